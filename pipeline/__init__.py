@@ -1,0 +1,23 @@
+"""MedFocusCLIP as software: few-shot classification of medical images on masked CLIP features.
+
+    from pipeline import open_features, open_masks
+    features = open_features("cache/brain/features.zarr")
+    X, y = features.xy(view="masked", split="train")
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["open_features", "open_masks", "__version__"]
+
+if TYPE_CHECKING:
+    from pipeline.stores import open_features, open_masks
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that `pipeline --help` pays for no array library.
+    if name in ("open_features", "open_masks"):
+        from pipeline import stores
+
+        return getattr(stores, name)
+    raise AttributeError(f"module 'pipeline' has no attribute {name!r}")

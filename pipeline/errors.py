@@ -1,0 +1,53 @@
+"""Errors a user can act on: what happened, which file, what to do about it."""
+
+from __future__ import annotations
+
+from os import PathLike
+
+
+class PipelineError(Exception):
+    """An error with a remedy. The command line prints it in plain words and exits with `exit_code`.
+
+    Args:
+        message: what is wrong, in one sentence.
+        remedy: what the user can do about it.
+        path: the file or folder concerned.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, remedy: str = "", path: str | PathLike | None = None):
+        self.message = message
+        self.remedy = remedy
+        self.path = path
+        super().__init__(message, remedy, path)
+
+    def __str__(self) -> str:
+        text = f"{self.path}: {self.message}" if self.path is not None else self.message
+        return f"{text} - {self.remedy}" if self.remedy else text
+
+
+class ConfigError(PipelineError):
+    """params.yaml or a command-line option is not usable."""
+
+
+class ManifestError(PipelineError):
+    """A manifest, or the folder, table or zip it is made from, is not usable."""
+
+
+class ImageError(PipelineError):
+    """One image cannot be read. It fails its own row; the rest of a run goes on."""
+
+
+class ModelError(PipelineError):
+    """A checkpoint or a model configuration cannot be used."""
+
+
+class StoreError(PipelineError):
+    """A mask or feature store is missing, damaged, locked or of another identity."""
+
+
+class StageFailed(PipelineError):
+    """A stage ran to its end, but more images failed than `max_failed` allows."""
+
+    exit_code = 3

@@ -1,0 +1,82 @@
+"""Where everything lies: one place for every file name of a project folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The files of a project folder.
+
+    Args:
+        root: the project folder (the one with params.yaml).
+        data_root: folder of the images, one folder or link per dataset, relative to `root`.
+            The environment variable PIPELINE_DATA_ROOT overrides it.
+    """
+
+    root: Path = Path(".")
+    data_root: str = "data"
+
+    def data(self, dataset: str) -> Path:
+        base = os.environ.get("PIPELINE_DATA_ROOT") or self.data_root
+        return Path(self.root) / base / dataset
+
+    def manifest(self, dataset: str) -> Path:
+        return self.root / "data_manifests" / f"{dataset}.csv"
+
+    @property
+    def prompts(self) -> Path:
+        return self.root / "data_manifests" / "prompts.yaml"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report" / "index.html"
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results"
+
+    def cache(self, dataset: str) -> Path:
+        return self.root / "cache" / dataset
+
+    def audit(self, dataset: str) -> Path:
+        return self.cache(dataset) / "audit.parquet"
+
+    def audit_pairs(self, dataset: str) -> Path:
+        return self.cache(dataset) / "audit_pairs.parquet"
+
+    def audit_summary(self, dataset: str) -> Path:
+        return self.cache(dataset) / "audit.json"
+
+    def masks(self, dataset: str) -> Path:
+        return self.cache(dataset) / "masks.zarr"
+
+    def features(self, dataset: str) -> Path:
+        return self.cache(dataset) / "features.zarr"
+
+    def heads(self, dataset: str) -> Path:
+        return self.cache(dataset) / "heads"
+
+    def runs(self, dataset: str) -> Path:
+        return self.cache(dataset) / "runs.parquet"
+
+    def predictions(self, dataset: str) -> Path:
+        return self.cache(dataset) / "predictions.parquet"
+
+    def metrics(self, dataset: str) -> Path:
+        return self.cache(dataset) / "metrics.json"
+
+    def metrics_table(self, dataset: str) -> Path:
+        return self.cache(dataset) / "metrics.parquet"
+
+    def mask_quality(self, dataset: str) -> Path:
+        return self.cache(dataset) / "mask_quality.parquet"
+
+    def plots(self, dataset: str) -> Path:
+        return self.cache(dataset) / "plots"
+
+    def record(self, dataset: str, stage: str) -> Path:
+        return self.cache(dataset) / "records" / f"{stage}.json"
