@@ -1,0 +1,9 @@
+"""The leak audit: which images of a dataset, or of two, are copies of each other.
+
+    from pipeline.audit import audit_dataset, compare_datasets, straddling_pairs
+"""
+
+from pipeline.audit.audit import audit_dataset, clean_test_ids, straddling_pairs
+from pipeline.audit.compare import compare_datasets
+
+__all__ = ["audit_dataset", "clean_test_ids", "compare_datasets", "straddling_pairs"]
