@@ -1,0 +1,234 @@
+"""The commands, in the order the data flows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli import options as o
+from pipeline.cli.data import app as data_app
+from pipeline.cli.data import splits_app
+
+app = typer.Typer(
+    name="pipeline",
+    help="Images -> SAM2 masks -> CLIP features -> few-shot heads -> report.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.add_typer(data_app, name="data")
+app.add_typer(splits_app, name="splits")
+
+
+def say(record, as_json: bool) -> None:
+    """Print a run record: one line for people, JSON for scripts."""
+    typer.echo(json.dumps(record.to_json(), indent=2) if as_json else record.summary())
+
+
+@app.command(epilog="Example: pipeline audit --dataset brain")
+def audit(
+    dataset: o.Dataset,
+    params_file: o.ParamsFile = o.PARAMS_FILE,
+    settings: o.Set = None,
+    as_json: o.Json = False,
+) -> None:
+    """Find copies of images that straddle train and test -> cache/DATASET/audit.parquet"""
+    from pipeline.audit import audit_dataset
+
+    c = o.context(params_file, settings)
+    summary = audit_dataset(dataset, c.params, c.paths)
+    typer.echo(json.dumps(summary, indent=2 if as_json else None, ensure_ascii=False))
+
+
+@app.command(epilog="Example: pipeline segment --dataset brain --set segment.prompt=auto")
+def segment(
+    dataset: o.Dataset,
+    device: o.Device = "auto",
+    batch_size: o.BatchSize = None,
+    workers: o.Workers = None,
+    precision: o.Precision = None,
+    profile: o.Profile = None,
+    limit: o.Limit = None,
+    only: o.Only = None,
+    force: o.Force = False,
+    params_file: o.ParamsFile = o.PARAMS_FILE,
+    settings: o.Set = None,
+    as_json: o.Json = False,
+) -> None:
+    """Stage 1: m = SAM2(x) for every image -> cache/DATASET/masks.zarr"""
+    from pipeline.segment import segment_dataset
+
+    c = o.context(params_file, settings, profile=profile, segment__precision=precision)
+    record = segment_dataset(
+        dataset,
+        c.params,
+        c.paths,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        limit=limit,
+        only=o.read_ids(only),
+        force=force,
+    )
+    say(record, as_json)
+
+
+@app.command(epilog="Example: pipeline encode --dataset brain --batch-size 64")
+def encode(
+    dataset: o.Dataset,
+    device: o.Device = "auto",
+    batch_size: o.BatchSize = None,
+    workers: o.Workers = None,
+    precision: o.Precision = None,
+    profile: o.Profile = None,
+    limit: o.Limit = None,
+    only: o.Only = None,
+    force: o.Force = False,
+    params_file: o.ParamsFile = o.PARAMS_FILE,
+    settings: o.Set = None,
+    as_json: o.Json = False,
+) -> None:
+    """Stage 2: I = E_v(x * m) and T = E_t(t) -> cache/DATASET/features.zarr"""
+    from pipeline.encode import encode_dataset
+
+    c = o.context(params_file, settings, profile=profile, encode__precision=precision)
+    record = encode_dataset(
+        dataset,
+        c.params,
+        c.paths,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        limit=limit,
+        only=o.read_ids(only),
+        force=force,
+    )
+    say(record, as_json)
+
+
+@app.command(epilog="Example: pipeline train --dataset brain --jobs 2")
+def train(
+    dataset: o.Dataset,
+    jobs: o.Jobs = -1,
+    params_file: o.ParamsFile = o.PARAMS_FILE,
+    settings: o.Set = None,
+    as_json: o.Json = False,
+) -> None:
+    """Fit the heads: protocol x view x fraction x seed -> cache/DATASET/heads/"""
+    from pipeline.train import train_dataset
+
+    c = o.context(params_file, settings)
+    say(train_dataset(dataset, c.params, c.paths, jobs=jobs), as_json)
+
+
+@app.command(epilog="Example: pipeline evaluate --dataset brain --compare masked whole")
+def evaluate(
+    dataset: o.Dataset,
+    compare: Annotated[
+        tuple[str, str] | None, typer.Option(help="Two views or two heads: paired differences.")
+    ] = None,
+    jobs: o.Jobs = -1,
+    params_file: o.ParamsFile = o.PARAMS_FILE,
+    settings: o.Set = None,
+    as_json: o.Json = False,
+) -> None:
+    """Metrics with intervals, per seed and fraction -> cache/DATASET/metrics.json"""
+    from pipeline.evaluate import compare_runs, evaluate_dataset
+
+    c = o.context(params_file, settings)
+    if compare:
+        table = compare_runs(dataset, c.params, c.paths, *compare)
+        typer.echo(table.to_json(orient="records") if as_json else table.to_string(index=False))
+        return
+    metrics = evaluate_dataset(dataset, c.params, c.paths, jobs=jobs)
+    typer.echo(json.dumps(metrics, indent=2) if as_json else c.paths.metrics(dataset))
+
+
+@app.command(epilog="Example: pipeline report --dataset brain --dataset lung")
+def report(
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", "-d", help="Default: all of params.yaml.")
+    ] = None,
+    params_file: o.ParamsFile = o.PARAMS_FILE,
+    settings: o.Set = None,
+) -> None:
+    """One self-contained page: tables, plots, overlays -> report/index.html"""
+    from pipeline.report import build_report
+
+    c = o.context(params_file, settings)
+    typer.echo(build_report(c.params, c.paths, list(dataset or c.params.datasets)))
+
+
+@app.command(epilog="Example: pipeline results --dataset brain")
+def results(
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", "-d", help="Default: all of params.yaml.")
+    ] = None,
+    params_file: o.ParamsFile = o.PARAMS_FILE,
+    settings: o.Set = None,
+) -> None:
+    """The same figures as Markdown and CSV -> results/"""
+    from pipeline.report import write_results
+
+    c = o.context(params_file, settings)
+    for path in write_results(c.params, c.paths, list(dataset or c.params.datasets)):
+        typer.echo(path)
+
+
+@app.command(epilog="Example: pipeline predict --dataset brain scan1.jpg scan2.dcm")
+def predict(
+    dataset: o.Dataset,
+    images: Annotated[list[Path], typer.Argument(help="New images.")],
+    head: Annotated[str, typer.Option(help="Which head.")] = "medfocus",
+    view: Annotated[str, typer.Option(help="On which view.")] = "masked",
+    out: Annotated[Path, typer.Option(help="Folder of the overlays.")] = Path("predictions"),
+    device: o.Device = "auto",
+    params_file: o.ParamsFile = o.PARAMS_FILE,
+    settings: o.Set = None,
+    as_json: o.Json = False,
+) -> None:
+    """Class probabilities and a mask overlay for new images."""
+    from pipeline.predict import predict_images
+
+    c = o.context(params_file, settings)
+    outcome = predict_images(
+        dataset, images, c.params, c.paths, head=head, view=view, out=out, device=device
+    )
+    typer.echo(outcome.to_json() if as_json else outcome.to_text())
+    if outcome.failed:
+        raise typer.Exit(3)
+
+
+@app.command(epilog="Example: pipeline status --json")
+def status(
+    params_file: o.ParamsFile = o.PARAMS_FILE, as_json: o.Json = False, settings: o.Set = None
+) -> None:
+    """What each dataset's last runs did: done, skipped, failed by name, images a second."""
+    from pipeline.engine.status import status_rows, status_text
+
+    c = o.context(params_file, settings)
+    if as_json:
+        typer.echo(json.dumps(status_rows(c.paths, c.params.datasets), indent=2))
+    else:
+        typer.echo(status_text(c.paths, c.params.datasets))
+
+
+@app.command(epilog="Example: pipeline verify cache/brain/masks.zarr")
+def verify(
+    stores: Annotated[list[Path], typer.Argument(help="Mask or feature stores.")],
+    as_json: o.Json = False,
+) -> None:
+    """Walk stores, check every row against its checksum, name what is lost."""
+    from pipeline.stores import verify_store
+
+    reports = {str(path): verify_store(path) for path in stores}
+    if as_json:
+        typer.echo(json.dumps({k: r.to_json() for k, r in reports.items()}, indent=2))
+    else:
+        for path, found in reports.items():
+            typer.echo(f"{path}: {found.summary()}")
+    if not all(found.ok for found in reports.values()):
+        raise typer.Exit(3)

@@ -1,0 +1,127 @@
+"""`pipeline data ...` and `pipeline splits ...`: from a folder of images to a checked manifest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli import options as o
+
+app = typer.Typer(help="Add, check and preview datasets.", no_args_is_help=True)
+splits_app = typer.Typer(help="Train, validation and test parts.", no_args_is_help=True)
+
+
+@app.command(
+    epilog="Example: pipeline data add brain --from scans/ --masks scan_masks/ --groups groups.csv"
+)
+def add(
+    dataset: Annotated[str, typer.Argument(help="Name of the dataset.")],
+    source: Annotated[
+        Path, typer.Option("--from", help="Folder ([split/]class/image), CSV or zip.")
+    ],
+    masks: Annotated[
+        Path | None, typer.Option(help="Ground-truth masks: folder of the same shape, or CSV.")
+    ] = None,
+    groups: Annotated[
+        Path | None, typer.Option(help="CSV of known groups (path, series, fold, ...).")
+    ] = None,
+    patient_regex: Annotated[
+        str | None, typer.Option(help="Regular expression; its first group is the patient.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace another manifest.")] = False,
+    params_file: o.ParamsFile = o.PARAMS_FILE,
+    as_json: o.Json = False,
+) -> None:
+    """Make data_manifests/DATASET.csv; the images stay where they are."""
+    from pipeline.intake import add_dataset
+
+    c = o.context(params_file)
+    summary = add_dataset(
+        dataset,
+        source,
+        paths=c.paths,
+        masks=masks,
+        groups=groups,
+        patient_regex=patient_regex,
+        force=force,
+    )
+    typer.echo(json.dumps(summary.to_json(), indent=2) if as_json else summary.text())
+
+
+@app.command(epilog="Example: pipeline data sample --dataset brain --images 160")
+def sample(
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", "-d", help="Default: all of params.yaml.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=8, help="Images per dataset.")] = 160,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    params_file: o.ParamsFile = o.PARAMS_FILE,
+) -> None:
+    """Draw synthetic phantoms of the four tasks, with ground-truth masks."""
+    from pipeline.sample import make_sample
+
+    c = o.context(params_file)
+    for path in make_sample(c.paths, tuple(dataset or c.params.datasets), n=images, seed=seed):
+        typer.echo(path)
+
+
+@app.command(epilog="Example: pipeline data check --dataset brain")
+def check(
+    dataset: o.Dataset,
+    against: Annotated[
+        str | None, typer.Option(help="Also look for copies in this other dataset.")
+    ] = None,
+    params_file: o.ParamsFile = o.PARAMS_FILE,
+    settings: o.Set = None,
+    as_json: o.Json = False,
+) -> None:
+    """Check the manifest, then look for copies that straddle train and test."""
+    from pipeline.audit import audit_dataset, compare_datasets
+    from pipeline.manifest import read_manifest
+
+    c = o.context(params_file, settings)
+    for name in [dataset, *([against] if against else [])]:
+        read_manifest(c.paths.manifest(name), data=c.paths.data(name), check_files=True)
+    summary = audit_dataset(dataset, c.params, c.paths)
+    if against:
+        shared = compare_datasets(dataset, against, c.params, c.paths)
+        summary = summary | {f"copies_in_{against}": len(shared)}
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+    else:
+        for key, value in summary.items():
+            typer.echo(f"{key}: {value}")
+
+
+@app.command(epilog="Example: pipeline data preview --dataset brain --out preview.png")
+def preview(
+    dataset: o.Dataset,
+    out: Annotated[Path, typer.Option(help="The contact sheet (PNG).")] = Path("preview.png"),
+    images: Annotated[int, typer.Option(min=1, help="How many images.")] = 48,
+    params_file: o.ParamsFile = o.PARAMS_FILE,
+) -> None:
+    """A contact sheet of what the models will see, with warnings."""
+    from pipeline.images.preview import preview_dataset
+
+    c = o.context(params_file)
+    for warning in preview_dataset(dataset, c.paths, out, images=images):
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(out)
+
+
+@splits_app.command(epilog="Example: pipeline splits export --dataset brain --out splits.csv")
+def export(
+    dataset: o.Dataset,
+    out: Annotated[Path, typer.Option(help="The CSV to write.")] = Path("splits.csv"),
+    params_file: o.ParamsFile = o.PARAMS_FILE,
+    settings: o.Set = None,
+) -> None:
+    """Write who trains, validates and tests, per protocol, seed and fraction, with hashes."""
+    from pipeline.splits import load_split_plan
+
+    c = o.context(params_file, settings)
+    load_split_plan(dataset, c.params, c.paths).export(out)
+    typer.echo(out)

@@ -1,0 +1,80 @@
+"""Options that several commands share, declared once."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from pipeline.config import Params, load_params
+from pipeline.errors import ConfigError
+from pipeline.paths import Paths
+
+Dataset = Annotated[str, typer.Option("--dataset", "-d", help="Name of the dataset.")]
+ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a parameter: segment.prompt=auto."),
+]
+Profile = Annotated[str | None, typer.Option(help="Models: a profile of params.yaml.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Images a forward pass.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Threads that read images.")]
+Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Compute at most so many images.")]
+Only = Annotated[Path | None, typer.Option(help="CSV whose column image_id names the images.")]
+Force = Annotated[bool, typer.Option("--force", help="Compute again, replacing another identity.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Jobs = Annotated[int, typer.Option(help="Parallel jobs; -1 for all cores.")]
+
+PARAMS_FILE = Path("params.yaml")
+
+
+@dataclass(frozen=True)
+class Context:
+    """The parameters of this run and the files of this project."""
+
+    params: Params
+    paths: Paths
+
+
+def context(
+    params_file: Path = PARAMS_FILE, settings: list[str] | None = None, **overrides: Any
+) -> Context:
+    """Load params.yaml with `--set` and the named flags on top.
+
+    Args:
+        params_file: the parameter file; its folder is the project folder.
+        settings: texts "dotted.key=value", the value read as YAML.
+        overrides: dotted keys with `__` for the dot, e.g. `segment__precision="bf16"`;
+            None leaves the file's value.
+
+    Raises:
+        ConfigError: a setting has no "=", or its key or value is not allowed.
+    """
+    replaced: dict[str, Any] = {}
+    for setting in settings or []:
+        key, separator, value = setting.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {setting}: no '='", remedy="write --set KEY=VALUE")
+        replaced[key] = yaml.safe_load(value)
+    replaced |= {k.replace("__", "."): v for k, v in overrides.items() if v is not None}
+    params = load_params(params_file, replaced)
+    return Context(params, Paths(params_file.parent, params.data_root))
+
+
+def read_ids(path: Path | None) -> list[str] | None:
+    """Read the column image_id of a CSV (`--only`); None stays None."""
+    if path is None:
+        return None
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            return [row["image_id"] for row in csv.DictReader(file)]
+    except (OSError, KeyError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"cannot read the ids ({error!r})", path=path, remedy="give a CSV with a column image_id"
+        ) from None

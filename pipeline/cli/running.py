@@ -1,0 +1,54 @@
+"""How a command ends: a plain sentence and an exit code instead of a traceback."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from pipeline.errors import PipelineError
+
+INTERRUPTED = 130
+# Typer may bring its own copy of click: take the base of its usage errors from a class it exports.
+ClickException = typer.BadParameter.__mro__[2]
+
+
+def guarded(run: Callable[..., Any]) -> None:
+    """Call `run`; turn the errors a user can mend into one line on stderr and an exit code.
+
+    Exit codes: 0 done, 1 an unforeseen error (with its traceback), 2 bad input, 3 a stage ended
+    with more failed images than allowed, 130 interrupted.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        code = run(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except PipelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print(
+            "interrupted - what was computed is kept; run the same command again to go on",
+            file=sys.stderr,
+        )
+        sys.exit(INTERRUPTED)
+    except ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone: there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def stage(run: Callable[..., None]) -> None:
+    """Run one DVC stage module: its command-line options are `run`'s parameters."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(run)
+    guarded(app)

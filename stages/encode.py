@@ -1,0 +1,15 @@
+"""DVC stage: images + masks.zarr -> cache/<dataset>/features.zarr (I = E_v(x * m), T = E_t(t))"""
+
+from pipeline.cli.options import Dataset, context
+from pipeline.cli.running import stage
+from pipeline.encode import encode_dataset
+
+
+def run(dataset: Dataset) -> None:
+    """Encode what is missing; parameters that changed the features' identity rebuild the store."""
+    c = context()
+    print(encode_dataset(dataset, c.params, c.paths, on_mismatch="rebuild").summary())
+
+
+if __name__ == "__main__":
+    stage(run)

@@ -1,0 +1,15 @@
+"""DVC stage: what the other stages made -> report/index.html"""
+
+from pipeline.cli.options import context
+from pipeline.cli.running import stage
+from pipeline.report import build_report
+
+
+def run() -> None:
+    """Write the report of all datasets of params.yaml."""
+    c = context()
+    print(build_report(c.params, c.paths, list(c.params.datasets)))
+
+
+if __name__ == "__main__":
+    stage(run)

@@ -1,0 +1,15 @@
+"""DVC stage: images -> cache/<dataset>/masks.zarr (m = SAM2(x))"""
+
+from pipeline.cli.options import Dataset, context
+from pipeline.cli.running import stage
+from pipeline.segment import segment_dataset
+
+
+def run(dataset: Dataset) -> None:
+    """Segment what is missing; parameters that changed the masks' identity rebuild the store."""
+    c = context()
+    print(segment_dataset(dataset, c.params, c.paths, on_mismatch="rebuild").summary())
+
+
+if __name__ == "__main__":
+    stage(run)
