@@ -1,0 +1,39 @@
+# make demo   set up, then images -> masks -> features -> heads -> report, on drawn phantoms
+# make test   set up, then the tests
+.PHONY: setup demo test lint
+.ONESHELL:
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(abspath $(VENV))/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+setup: $(VENV)/ready
+
+# sam2 builds against the installed torch: in an environment of its own pip would fetch a second
+# one. Its optional CUDA extension is not used here.
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) setuptools wheel
+	$(PIP) torch torchvision
+	SAM2_BUILD_CUDA=0 $(PIP) --no-build-isolation sam2
+	SAM2_BUILD_CUDA=0 $(PIP) --no-build-isolation --editable '.[test]'
+	touch $@
+
+demo: setup
+	export PATH="$(BIN):$$PATH"
+	pipeline data sample
+	dvc repro
+	pipeline status
+	echo "Open report/index.html"
+
+test: setup
+	export PATH="$(BIN):$$PATH"
+	python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
