@@ -129,7 +129,9 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
             f"line {reader.line_num}: not valid CSV ({error})", path=path, remedy="mend the quotes"
         ) from None
     if not header:
-        raise ManifestError("the file is empty", path=path, remedy="make it with `pipeline data add`")
+        raise ManifestError(
+            "the file is empty", path=path, remedy="make it with `pipeline data add`"
+        )
     if len(set(header)) != len(header):
         twice = sorted({name for name in header if header.count(name) > 1})
         raise ManifestError(f"column {twice[0]!r} twice", path=path, remedy="keep one of them")

@@ -133,7 +133,9 @@ def find_problems(
         for case in errors.failure_cases.itertuples(index=False):
             what, _, remedy = str(case.check).partition("|")
             line = lines[int(case.index)] if case.index is not None else 0
-            problems.append(Problem(line, str(case.column), f"{what}: {case.failure_case!r}", remedy))
+            problems.append(
+                Problem(line, str(case.column), f"{what}: {case.failure_case!r}", remedy)
+            )
     problems += _duplicates(frame, lines, ["image_id"], "change one of them")
     problems += _duplicates(frame, lines, ["path", "frame"], "keep one of the rows")
     problems += _patients(frame, lines)
@@ -209,8 +211,6 @@ def _unknown_labels(frame: pd.DataFrame, lines: list[int], classes: list[str]) -
             near = difflib.get_close_matches(label, classes, n=1)
             hint = f"did you mean {near[0]!r}? known" if near else "known"
             problems.append(
-                Problem(
-                    line, "label", f"unknown label {label!r}", f"{hint}: {', '.join(classes)}"
-                )
+                Problem(line, "label", f"unknown label {label!r}", f"{hint}: {', '.join(classes)}")
             )
     return problems
