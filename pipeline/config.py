@@ -101,11 +101,16 @@ class TrainParams(Section):
     c_min: float = Field(1e-4, gt=0)
     c_max: float = Field(1e2, gt=0)
     c_steps: int = Field(7, ge=1)
+    probe_max_iter: int = Field(300, ge=1)
+    attention_dim: int = Field(64, ge=1)
+    temperature: float = Field(0.07, gt=0)
+    zero_shot_scale: float = Field(100.0, gt=0)
 
 
 class EvaluateParams(Section):
     bootstrap: int = Field(1000, ge=10)
     confidence: float = Field(0.95, gt=0, lt=1)
+    bins: int = Field(15, ge=2)
     seed: int = 0
 
 

@@ -1,0 +1,118 @@
+"""Fitted heads on disk: two files a head name, <head>.safetensors and <head>.json. No pickle.
+
+A tensor's key is `protocol/view/fraction/seed/tensor`; the JSON holds, under
+`protocol/view/fraction/seed`, the head's config, the labels it used and the digest of all that
+decided it, and once for all the class list.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import PipelineError
+from pipeline.files import atomic_write, atomic_write_json
+from pipeline.heads.base import Head
+from pipeline.heads.registry import get_head
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SavedHead:
+    """One fitted head as it lies on disk.
+
+    Attributes:
+        where: (protocol, view, fraction, seed).
+        tensors: the arrays of `Head.to_tensors`.
+        config: the dictionary of `Head.to_config`.
+        facts: n_train, n_val, digest and what else the writer wants kept (json-able).
+    """
+
+    where: tuple[str, str, float, int]
+    tensors: dict[str, np.ndarray]
+    config: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def cell_key(protocol: str, view: str, fraction: float, seed: int) -> str:
+    """Return the key of a fitted head, e.g. `official/masked/0.05/3`."""
+    return f"{protocol}/{view}/{fraction:g}/{seed}"
+
+
+def save_heads(folder: Path, name: str, classes: list[str], heads: Iterable[SavedHead]) -> None:
+    """Write all fitted heads of one name, replacing the two files.
+
+    The JSON is written last and names what the tensors file must hold.
+    """
+    from safetensors.numpy import save_file
+
+    tensors: dict[str, np.ndarray] = {}
+    cells: dict[str, Any] = {}
+    for head in sorted(heads, key=lambda h: h.where):
+        key = cell_key(*head.where)
+        cells[key] = {"config": head.config, "tensors": sorted(head.tensors), **head.facts}
+        for tensor, array in head.tensors.items():
+            tensors[f"{key}/{tensor}"] = np.ascontiguousarray(array)
+    with atomic_write(folder / f"{name}.safetensors") as partial:
+        save_file(tensors, partial)
+    table = {"format": FORMAT, "head": name, "classes": classes, "cells": cells}
+    atomic_write_json(folder / f"{name}.json", table)
+
+
+def load_heads(folder: Path, name: str) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Return the class list and, by cell key, the JSON facts of the saved heads of one name.
+
+    Raises:
+        PipelineError: there is no such file, or it is of another format.
+    """
+    path = Path(folder) / f"{name}.json"
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PipelineError(
+            f"no saved head {name!r}", path=path, remedy="run: pipeline train"
+        ) from None
+    if table.get("format") != FORMAT:
+        raise PipelineError(
+            f"format {table.get('format')!r} is not {FORMAT}", path=path, remedy="train again"
+        )
+    return table["classes"], table["cells"]
+
+
+def read_tensors(folder: Path, name: str, keys: Iterable[str]) -> dict[str, dict[str, np.ndarray]]:
+    """Return the tensors of some cells: {cell key: {tensor: array}}."""
+    from safetensors import safe_open
+
+    _, cells = load_heads(folder, name)
+    found: dict[str, dict[str, np.ndarray]] = {}
+    with safe_open(Path(folder) / f"{name}.safetensors", framework="numpy") as file:
+        for key in keys:
+            names = cells[key]["tensors"]
+            found[key] = {tensor: file.get_tensor(f"{key}/{tensor}") for tensor in names}
+    return found
+
+
+def load_head(
+    folder: Path, name: str, *, protocol: str, view: str, fraction: float, seed: int
+) -> tuple[Head, list[str]]:
+    """Return one fitted head and its class list, in the order of `predict_proba`'s columns.
+
+    Raises:
+        PipelineError: it was not trained, or its fit failed; the message lists what there is.
+    """
+    classes, cells = load_heads(folder, name)
+    key = cell_key(protocol, view, fraction, seed)
+    if key not in cells:
+        raise PipelineError(
+            f"no head {name} for {key}",
+            path=Path(folder) / f"{name}.json",
+            remedy=f"there are: {', '.join(sorted(cells)) or 'none'}",
+        )
+    tensors = read_tensors(folder, name, [key])[key]
+    return get_head(name).from_saved(tensors, cells[key]["config"]), classes
