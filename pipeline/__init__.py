@@ -1,14 +1,14 @@
 """MedFocusCLIP as software: few-shot classification of medical images on masked CLIP features.
 
-    from pipeline import open_features, open_masks
-    features = open_features("cache/brain/features.zarr")
-    X, y = features.xy(view="masked", split="train")
+from pipeline import open_features, open_masks
+features = open_features("cache/brain/features.zarr")
+X, y = features.xy(view="masked", split="train")
 """
 
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["open_features", "open_masks", "__version__"]
+__all__ = ["__version__", "open_features", "open_masks"]
 
 if TYPE_CHECKING:
     from pipeline.stores import open_features, open_masks

@@ -147,7 +147,9 @@ class Params(Section):
         return self.profiles[self.profile]
 
 
-def load_params(path: str | Path = "params.yaml", overrides: dict[str, Any] | None = None) -> Params:
+def load_params(
+    path: str | Path = "params.yaml", overrides: dict[str, Any] | None = None
+) -> Params:
     """Read params.yaml.
 
     Args:

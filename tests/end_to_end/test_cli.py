@@ -1,0 +1,142 @@
+"""The command line: help without torch, plain errors, exit codes that scripts understand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.cli.app import app
+
+from .conftest import Project
+
+COMMANDS = [
+    ["audit"],
+    ["segment"],
+    ["encode"],
+    ["train"],
+    ["evaluate"],
+    ["report"],
+    ["results"],
+    ["predict"],
+    ["status"],
+    ["verify"],
+    ["data", "add"],
+    ["data", "sample"],
+    ["data", "check"],
+    ["data", "preview"],
+    ["splits", "export"],
+]
+
+
+def test_help_answers_without_importing_torch() -> None:
+    code = (
+        "import sys; from pipeline.cli import app; app(['--help'], standalone_mode=False); "
+        "print('torch' in sys.modules, 'zarr' in sys.modules, 'sklearn' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("False False False")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example(
+    command: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    app([*command, "--help"], standalone_mode=False)
+    assert "Example: pipeline " + " ".join(command) in capsys.readouterr().out
+
+
+def test_the_list_of_commands_above_is_complete() -> None:
+    names = {c.name or c.callback.__name__ for c in app.registered_commands}
+    assert names == {c[0] for c in COMMANDS if len(c) == 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["segment", "--dataset", "nowhere"], "nowhere.csv"),
+        (["encode", "--dataset", "breast", "--set", "encode.geometry"], "KEY=VALUE"),
+        (["encode", "--dataset", "breast", "--set", "encode.geometry=round"], "encode.geometry"),
+        (["encode", "--dataset", "breast", "--set", "encode.colour=red"], "encode.colour"),
+        (["segment", "--dataset", "breast", "--profile", "other"], "embedded, paper"),
+        (["segment", "--dataset", "breast", "--params", "other.yaml"], "other.yaml"),
+        (["segment", "--dataset", "breast", "--only", "no.csv"], "no.csv"),
+        (["segment", "--dataset", "breast", "--device", "gpu7"], "gpu7"),
+        (["segment", "--dataset", "breast", "--set", "segment.prompt=magic"], "magic"),
+        (["encode", "--dataset", "breast"], "pipeline segment --dataset breast"),
+        (["train", "--dataset", "breast"], "pipeline encode --dataset breast"),
+        (["evaluate", "--dataset", "breast"], "pipeline train --dataset breast"),
+        (["predict", "--dataset", "breast", "x.png"], "pipeline train --dataset breast"),
+        (["data", "add", "x", "--from", "no/such/folder"], "no/such/folder"),
+    ],
+)
+def test_bad_input_exits_2_and_names_the_cause(
+    fresh: Project, arguments: list[str], expected: str
+) -> None:
+    out = fresh.run("pipeline", *arguments, code=2)
+    assert expected in out
+    assert "Traceback" not in out
+
+
+def test_the_paper_profile_says_what_to_download_and_where_to_put_it(fresh: Project) -> None:
+    out = fresh.run("pipeline", "segment", "-d", "breast", "--profile", "paper", code=2)
+    assert "checkpoints/sam2.1_hiera_large.pt" in out
+    assert "sam2.1_hiera_large.pt" in out and "http" in out
+
+
+def test_json_output_is_json(project: Project) -> None:
+    out = project.run("pipeline", "segment", "--dataset", "breast", "--json")
+    record = json.loads(out[out.index("{") :])
+    assert record["done"] == 0 and record["failed"] == {}
+
+
+def test_status_shows_all_datasets_at_a_glance(project: Project) -> None:
+    out = project.run("pipeline", "status")
+    assert "breast" in out and "covid" in out and "segment" in out
+
+
+def test_verify_passes_a_good_store_and_names_the_rows_of_a_lost_shard(project: Project) -> None:
+    store = project.root / "cache/breast/masks.zarr"
+    project.run("pipeline", "verify", str(store))
+    for shard in (p for p in (store / "mask").rglob("*") if p.is_file() and p.name != "zarr.json"):
+        shard.unlink()
+    out = project.run("pipeline", "verify", str(store), code=3)
+    assert "lost" in out
+
+
+def test_predict_gives_probabilities_and_an_overlay_for_new_images(project: Project) -> None:
+    image = next(p for p in (project.root / "data/covid").resolve().rglob("*") if p.suffix)
+    out = project.run("pipeline", "predict", "--dataset", "covid", str(image), "--json")
+    outcome = json.loads(out[out.index("{") :])
+    (row,) = outcome["images"]
+    assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+    assert (project.root / row["overlay"]).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_predict_goes_on_after_an_unreadable_image_and_says_so(project: Project) -> None:
+    bad = project.root / "bad.png"
+    bad.write_text("no image")
+    image = next(p for p in (project.root / "data/covid").resolve().rglob("*") if p.suffix)
+    out = project.run("pipeline", "predict", "-d", "covid", str(bad), str(image), code=3)
+    assert "bad.png" in out and str(image.name) in out
+
+
+def test_two_lines_of_python_open_a_feature_store(project: Project) -> None:
+    code = (
+        "from pipeline import open_features, open_masks\n"
+        "fs = open_features('cache/breast/features.zarr')\n"
+        "X, y = fs.xy(view='masked', split='train')\n"
+        "assert X.dtype == 'float32' and X.ndim == 2 and len(X) == len(y) > 0\n"
+        "assert set(fs.text_features.dims) == {'class', 'template', 'feature'}\n"
+        "assert len(fs.to_pandas()) > 0 and fs.attrs\n"
+        "masks = open_masks('cache/breast/masks.zarr')\n"
+        "m = masks[fs.ids('train')[0]]\n"
+        "assert m.dtype == bool and m.ndim == 2\n"
+        "import warnings, xarray\n"
+        "warnings.simplefilter('error')\n"
+        "ds = xarray.open_zarr('cache/breast/features.zarr')\n"
+        "assert {'image_id', 'label', 'split', 'view', 'class'} <= set(ds.coords)\n"
+    )
+    project.run("python", "-W", "error::UserWarning", "-c", code)

@@ -1,0 +1,88 @@
+"""`dvc repro` builds everything once, and afterwards only what changed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+from .conftest import Project
+
+
+def stages_run(output: str) -> set[str]:
+    return set(re.findall(r"Running stage '([^']+)'", output))
+
+
+def record(project: Project, dataset: str, stage: str) -> dict:
+    return json.loads((project.root / f"cache/{dataset}/records/{stage}.json").read_text())
+
+
+def test_one_command_leads_from_images_to_a_report(built_project: Project) -> None:
+    root = built_project.root
+    for dataset in ("breast", "covid"):
+        assert record(built_project, dataset, "segment")["done"] > 0
+        metrics = json.loads((root / f"cache/{dataset}/metrics.json").read_text())
+        assert metrics
+    page = (root / "report/index.html").read_text()
+    assert "synthetic" in page.lower()
+
+
+def test_a_second_repro_runs_nothing(project: Project) -> None:
+    assert stages_run(project.run("dvc", "repro")) == set()
+
+
+def test_changing_lambda_reruns_only_the_heads_and_what_follows(project: Project) -> None:
+    project.params(train__lambda=0.25)
+    ran = stages_run(project.run("dvc", "repro"))
+    assert ran == {
+        *(f"{stage}@{d}" for stage in ("train", "evaluate") for d in ("breast", "covid")),
+        "report",
+    }
+
+
+def test_ten_added_images_are_ten_computed_images(project: Project) -> None:
+    source = (project.root / "data/breast").resolve()
+    donors = sorted(p for p in source.rglob("*.png") if "mask" not in str(p))[:10]
+    for i, donor in enumerate(donors):
+        copy = donor.with_name(f"added_{i}.png")
+        shutil.copy(donor, copy)
+        # One more byte after the end of the PNG: other bytes, the same picture.
+        copy.write_bytes(copy.read_bytes() + bytes([i]))
+    project.run("pipeline", "data", "add", "breast", "--from", str(source), "--force")
+    for stage in ("segment", "encode"):
+        project.run("python", "-m", f"stages.{stage}", "--dataset", "breast")
+        assert record(project, "breast", stage)["done"] == 10
+
+
+def test_removed_and_reordered_rows_recompute_nothing(project: Project) -> None:
+    path = project.root / "data_manifests/breast.csv"
+    with open(path, newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows[5:][::-1]])
+    for stage in ("segment", "encode"):
+        project.run("python", "-m", f"stages.{stage}", "--dataset", "breast")
+        assert record(project, "breast", stage)["done"] == 0
+
+
+def test_a_failing_stage_leaves_the_other_stores_and_the_lock_file_alone(project: Project) -> None:
+    before = {p: p.read_bytes() for p in (project.root / "cache/covid").rglob("zarr.json")}
+    lock = (project.root / "dvc.lock").read_bytes()
+    image = next(Path(project.root / "data/breast").resolve().rglob("*.png"))
+    image.write_bytes(b"not an image")
+    project.run("pipeline", "data", "check", "--dataset", "breast", code=None)
+    manifest = project.root / "data_manifests/breast.csv"
+    manifest.write_text(manifest.read_text().replace("malignant", "malignant", 1) + "\n\n")
+    project.params(segment__min_area=0.001)
+    project.run("dvc", "repro", "segment@breast", code=None)
+    assert (project.root / "dvc.lock").read_bytes() == lock
+    assert before == {p: p.read_bytes() for p in before}
+
+
+def test_metrics_and_plots_are_declared_to_dvc(project: Project) -> None:
+    shown = json.loads(project.run("dvc", "metrics", "show", "--json"))
+    assert shown[""]["data"]["cache/breast/metrics.json"]["data"]
+    out = project.run("dvc", "plots", "show", "--no-html" if False else "--json")
+    assert "cache/breast/plots" in out

@@ -1,0 +1,71 @@
+"""params.yaml: what is allowed, and how a wrong value is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.config import Params, load_params
+from pipeline.errors import ConfigError
+
+
+def test_the_shipped_file_spells_out_every_default(repo: Path) -> None:
+    params = load_params(repo / "params.yaml")
+    raw = yaml.safe_load((repo / "params.yaml").read_text())
+    for name in ("audit", "segment", "encode", "splits", "train", "evaluate", "report"):
+        section = getattr(params, name)
+        assert section == type(section)(), f"{name}: the file differs from the code's default"
+        aliases = {f.alias or n for n, f in type(section).model_fields.items()}
+        assert set(raw[name]) == aliases, f"{name}: the file does not spell out every parameter"
+
+
+def test_parameters_cannot_be_changed_after_parsing(repo: Path) -> None:
+    params = load_params(repo / "params.yaml")
+    with pytest.raises(Exception, match="frozen"):
+        params.train.epochs = 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("train.lambda", 1.5, "train.lambda"),
+        ("train.lamda", 0.5, "train.lamda"),
+        ("encode.fill", "red", "encode.fill"),
+        ("splits.fractions", [0.5, 0.1], "splits.fractions"),
+        ("splits.fractions", [], "splits.fractions"),
+        ("profile", "huge", "embedded, paper"),
+        ("profiles.embedded.sam2.sha256", "abc", "profiles.embedded.sam2.sha256"),
+        ("train.views", {"secret": ["whole"]}, "train.views"),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_dotted_key(
+    repo: Path, key: str, value: object, named: str
+) -> None:
+    with pytest.raises(ConfigError, match=named.replace(".", r"\.")) as caught:
+        load_params(repo / "params.yaml", {key: value})
+    assert "params.yaml" in str(caught.value)
+
+
+def test_all_problems_are_listed_at_once(repo: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_params(repo / "params.yaml", {"train.epochs": 0, "encode.crop_margin": -1})
+    assert "train.epochs" in str(caught.value) and "encode.crop_margin" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1\n- 2\n", ""])
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="params.yaml"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="project folder"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_lambda_is_read_under_its_own_name(repo: Path) -> None:
+    assert load_params(repo / "params.yaml", {"train.lambda": 0.25}).train.lambda_ == 0.25
+    assert isinstance(load_params(repo / "params.yaml"), Params)
