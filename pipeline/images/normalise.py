@@ -1,0 +1,99 @@
+"""Samples of any depth -> 8-bit display values, by a range that a hot pixel cannot move."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.errors import ImageError
+from pipeline.images.types import Pixels
+
+LOW, HIGH = 0.5, 99.5  # percentiles that become 0 and 255
+PLATEAU_SHARE = 0.05  # a burnt-in marker covers at most this share of the pixels
+PLATEAU_GAP = 0.1  # and lies this far outside the rest, as a share of the rest's range
+DISGUISED_SHARE = 0.99  # of the nonzero samples, to take 16 bits for 8 bits times 257 (or 256)
+
+
+def to_display(pixels: Pixels) -> np.ndarray:
+    """Return the (h, w, 3) uint8 image a viewer shows.
+
+    8-bit display values pass unchanged. All else is scaled by `display_range`, one range for
+    all channels (so that hue stays), then inverted if need be; invalid pixels become black.
+    """
+    values, valid = pixels.values, pixels.valid
+    if values.dtype == bool:
+        values = values.astype(np.uint8) * np.uint8(255)
+    elif not pixels.display:
+        values = _scale(values, valid)
+    if pixels.invert:
+        values = 255 - values
+    if valid is not None and not valid.all():
+        values = np.where(valid if values.ndim == 2 else valid[..., None], values, np.uint8(0))
+    if values.ndim == 2:
+        values = np.repeat(values[..., None], 3, axis=2)
+    return np.ascontiguousarray(values, dtype=np.uint8)
+
+
+def display_range(values: np.ndarray) -> tuple[float, float]:
+    """Return the (low, high) that become black and white.
+
+    Args:
+        values: any number of finite samples, flat, not empty.
+
+    A marker burnt in at one extreme value (or a hot or dead pixel) is left out when it lies
+    apart from the rest; then the 0.5th and 99.5th percentiles are taken. Where they coincide
+    (a small object on an even ground) the range is that of the rest, then that of all.
+    """
+    rest = _without_plateaus(values)
+    low, high = np.percentile(rest, (LOW, HIGH), method="nearest")
+    if low == high:
+        low, high = rest.min(), rest.max()
+    if low == high:
+        low, high = values.min(), values.max()
+    return float(low), float(high)
+
+
+def _without_plateaus(values: np.ndarray) -> np.ndarray:
+    rest = values
+    for extreme, sign in ((np.max, 1), (np.min, -1)):
+        plateau = rest == extreme(rest)
+        if not plateau.mean() <= PLATEAU_SHARE:
+            continue
+        others = rest[~plateau]
+        span = float(others.max()) - float(others.min())
+        gap = sign * (float(extreme(rest)) - float(extreme(others)))
+        if span > 0 and gap > PLATEAU_GAP * span:
+            rest = others
+    return rest
+
+
+def _scale(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    if values.dtype.kind not in "uif":
+        raise ImageError(f"holds samples of type {values.dtype}", remedy="save it as real numbers")
+    samples = values[valid] if valid is not None else values.reshape(-1)
+    if samples.size == 0:
+        raise ImageError("has only padding, NaN or transparent pixels", remedy="export it again")
+    samples = samples.reshape(-1)
+    if values.dtype == np.uint16:
+        factor = _disguised(samples)
+        if factor:
+            return np.minimum(values // factor, 255).astype(np.uint8)
+    low, high = display_range(samples)
+    if low == high:
+        return np.zeros(values.shape, np.uint8)
+    # Halving first keeps the span finite for floats near the limits of their type.
+    scaled = (values.astype(np.float64) / 2 - low / 2) / (high / 2 - low / 2)
+    return np.rint(np.clip(np.nan_to_num(scaled, nan=0.0), 0, 1) * 255).astype(np.uint8)
+
+
+def _disguised(samples: np.ndarray) -> int:
+    """Return 257 or 256 when 16-bit samples are 8-bit ones times that, else 0.
+
+    Then dividing restores the 8-bit picture byte for byte, whatever wrote the file.
+    """
+    nonzero = samples[samples > 0]
+    if nonzero.size == 0:
+        return 257
+    for factor in (257, 256):
+        if np.mean(nonzero % factor == 0) >= DISGUISED_SHARE:
+            return factor
+    return 0

@@ -1,0 +1,153 @@
+"""PNG, JPEG, BMP, WebP and GIF through Pillow; 16-bit PNG through libpng (imagecodecs)."""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from pipeline.errors import ImageError
+from pipeline.images.orientation import upright, upright_size
+from pipeline.images.types import FrameInfo, Pixels, check_size
+
+ORIENTATION = 274
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
+
+# Sizes are checked here (`check_size`), before anything is decoded; remarks of Pillow about odd
+# metadata are no business of somebody reading thousands of files. A filter set once is safe in
+# threads, which `warnings.catch_warnings` is not.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def probe_raster(data: bytes, kind: str) -> list[FrameInfo]:
+    """Read the size from the header."""
+    image = _open(data, kind)
+    width, height = upright_size(*image.size, _orientation(image, data))
+    return [FrameInfo(0, width, height)]
+
+
+def read_raster(data: bytes, kind: str, frame: int) -> Pixels:
+    """Decode one image of 8 or 16 bits a sample, upright, transparency composed on black."""
+    if frame != 0:
+        raise ImageError(f"has no frame {frame}: it holds one picture", remedy="use frame 0")
+    if kind == "PNG":
+        check_png(data)
+    image = _open(data, kind)
+    turn = _orientation(image, data)
+    if kind == "PNG" and data[24] == 16:
+        return _deep_png(data, turn)
+    image.load()
+    threshold = "half" if kind in ("JPEG", "WEBP") else "auto"
+    if image.mode == "P":
+        threshold = "nonzero"
+    values = np.asarray(_opaque(image, kind))
+    return Pixels(upright(values, turn), display=True, threshold=threshold)
+
+
+def encode_png(array: np.ndarray) -> bytes:
+    """Return a PNG of a (h, w) or (h, w, 3) uint8 image or a bool mask, without any metadata."""
+    array = np.asarray(array)
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * np.uint8(255)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3):
+        raise ValueError(f"needs uint8 or bool (h, w) or (h, w, 3), got {array.dtype} {array.shape}")
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (type, offset of the content, length) of each chunk up to IEND or the file's end."""
+    offset = 8
+    while offset + 12 <= len(data):
+        length = int.from_bytes(data[offset : offset + 4], "big")
+        kind = data[offset + 4 : offset + 8]
+        yield kind, offset + 8, length
+        if kind == b"IEND":
+            return
+        offset += 12 + length
+
+
+def check_png(data: bytes) -> None:
+    """Refuse a PNG that is cut or whose checksums are wrong; decoders skip those of the pixels."""
+    view = memoryview(data)
+    kind = b""
+    for kind, offset, length in png_chunks(data):
+        end = offset + length
+        if end + 4 > len(data):
+            break
+        if zlib.crc32(view[offset - 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+            raise ImageError(
+                "is damaged (a PNG checksum is wrong)", remedy="copy or download it again"
+            )
+    if kind != b"IEND":
+        raise ImageError("is cut short (no PNG end chunk)", remedy="copy or download it again")
+
+
+def _open(data: bytes, kind: str) -> ImageFile.ImageFile:
+    # Not Image.open: its own limit is a warning first, and one for the whole process.
+    Image.init()
+    factory, _ = Image.OPEN[kind]
+    image = factory(io.BytesIO(data), "")
+    check_size(*image.size)
+    frames = getattr(image, "n_frames", 1)
+    if kind != "JPEG" and frames > 1:  # several pictures in one JPEG (MPO) are previews of the first
+        raise ImageError(
+            f"is an animation of {frames} frames", remedy="save the frames as files of their own"
+        )
+    return image
+
+
+def _orientation(image: ImageFile.ImageFile, data: bytes) -> int:
+    """Return EXIF orientation 1 to 8; unreadable EXIF counts as upright, as viewers do."""
+    try:
+        late = image.format == "PNG" and "exif" not in image.info
+        if late:  # an eXIf chunk may follow the pixels; Pillow would decode them to find it
+            for kind, offset, length in png_chunks(data):
+                if kind == b"eXIf":
+                    image.info["exif"] = b"Exif\0\0" + data[offset : offset + length]
+        value = Image.Image.getexif(image).get(ORIENTATION, 1)
+    except Exception:
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _opaque(image: Image.Image, kind: str) -> Image.Image:
+    """Return mode L or RGB; transparency is composed on black."""
+    if image.mode in ("L", "RGB") and not image.has_transparency_data:
+        return image
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if kind == "BMP" and image.getchannel("A").getextrema() == (0, 0):
+            return image.convert("RGB")  # writers of 32-bit BMP leave alpha unset
+        ground = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        return Image.alpha_composite(ground, image).convert("RGB")
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _deep_png(data: bytes, turn: int) -> Pixels:
+    """16-bit PNG. Pillow keeps only the high byte of its colours, which blackens 12-in-16 bits."""
+    import imagecodecs
+
+    values = imagecodecs.png_decode(data)
+    return compose_deep(upright(values, turn))
+
+
+def compose_deep(values: np.ndarray) -> Pixels:
+    """(h, w), (h, w, 1..4) samples of more than 8 bits; a last alpha channel is put on black."""
+    if values.ndim == 3 and values.shape[2] in (2, 4):
+        alpha, values = values[..., -1], values[..., :-1]
+        top = float(np.iinfo(alpha.dtype).max) if alpha.dtype.kind in "ui" else 1.0
+        if (alpha < top).any():
+            shade = values * (alpha[..., None] / top)
+            values = np.rint(shade).astype(values.dtype) if values.dtype.kind in "ui" else shade
+            return Pixels(_squeeze(values), valid=alpha > 0)
+    return Pixels(_squeeze(values))
+
+
+def _squeeze(values: np.ndarray) -> np.ndarray:
+    return values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values

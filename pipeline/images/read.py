@@ -1,0 +1,187 @@
+"""One reader for every image: any supported file -> the array that all stages and reports see.
+
+The rules, in one place (`reader_rules` puts them into the identity of every store):
+content decides the format, never the name; EXIF and TIFF orientations are applied, so sizes are
+of the upright frame; 8-bit samples pass unchanged; deeper ones are scaled by robust percentiles
+of their own frame; transparency is composed on black, padding and NaN are black; DICOM runs
+modality LUT, VOI, then one inversion for MONOCHROME1; NIfTI is shown in the closest axial
+orientation. Every failure is an `ImageError` that names the file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from pipeline.errors import ImageError
+from pipeline.images import normalise
+from pipeline.images.kinds import HEAD_BYTES, sniff
+from pipeline.images.normalise import to_display
+from pipeline.images.types import MAX_PIXELS, FrameInfo, Pixels
+
+READER_VERSION = "1"
+
+Result = TypeVar("Result")
+
+
+def reader_rules() -> dict[str, Any]:
+    """Return what decides the content of `read_image`, for a store's identity (JSON)."""
+    return {
+        "version": READER_VERSION,
+        "percentiles": [normalise.LOW, normalise.HIGH],
+        "plateau": [normalise.PLATEAU_SHARE, normalise.PLATEAU_GAP],
+        "max_pixels": MAX_PIXELS,
+        "alpha": "black",
+        "nifti": "axial, anterior up, patient's right on the left",
+    }
+
+
+def read_image(path: str | os.PathLike, frame: int = 0, *, data: bytes | None = None) -> np.ndarray:
+    """Read one frame as a viewer shows it.
+
+    Args:
+        path: the file (also for messages).
+        frame: page, frame or slice; 0 for files of one picture.
+        data: the file's bytes, if they were read already.
+
+    Returns:
+        (h, w, 3) uint8, upright. Safe to call from many threads.
+
+    Raises:
+        ImageError: the file cannot be read, is damaged, too large, or has no such frame.
+        SkippedFile: it is no picture (DICOMDIR, DICOM object without pixels).
+    """
+    return _guarded(path, lambda: to_display(_pixels(path, frame, data)))
+
+
+def read_mask(
+    path: str | os.PathLike,
+    frame: int = 0,
+    *,
+    shape: tuple[int, int] | None = None,
+    data: bytes | None = None,
+) -> np.ndarray:
+    """Read one frame as a region, turned upright by the same rules as an image.
+
+    The region is what is shown bright: samples above 127 where any is (above half of the
+    largest for deep samples), else any above zero (label maps of small numbers). JPEG and WebP
+    are always cut at 127, so that coding noise is no region; in a palette, all but black counts.
+
+    Args:
+        path: the file.
+        frame: page, frame or slice.
+        shape: (height, width) of the image it belongs to; another size is an error.
+        data: the file's bytes, if they were read already.
+
+    Returns:
+        bool (h, w).
+
+    Raises:
+        ImageError: as `read_image`, or the size is not `shape`.
+    """
+
+    def read() -> np.ndarray:
+        mask = _region(_pixels(path, frame, data))
+        if shape is not None and mask.shape != tuple(shape):
+            raise ImageError(
+                f"the mask is {mask.shape[1]} x {mask.shape[0]}, "
+                f"its upright image {shape[1]} x {shape[0]}",
+                remedy="give the mask of this very image, turned as the image is shown",
+            )
+        return mask
+
+    return _guarded(path, read)
+
+
+def probe(path: str | os.PathLike) -> list[FrameInfo]:
+    """List the frames of a file from its header; pixels are not decoded.
+
+    Raises:
+        ImageError: no image, or its header is damaged.
+        SkippedFile: DICOMDIR, or a DICOM object without pixels.
+    """
+
+    def read() -> list[FrameInfo]:
+        kind, data = _load(path, None)
+        return _backend(kind)[0](data, kind)
+
+    return _guarded(path, read)
+
+
+def _pixels(path: str | os.PathLike, frame: int, data: bytes | None) -> Pixels:
+    kind, data = _load(path, data)
+    return _backend(kind)[1](data, kind, frame)
+
+
+def _region(pixels: Pixels) -> np.ndarray:
+    values = pixels.values
+    if values.ndim == 3:
+        values = values.max(axis=2)
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values, nan=0.0)
+    if pixels.invert:
+        top = np.array(255, values.dtype) if pixels.display else values.max()
+        values = ~values if values.dtype == bool else top - values
+    if values.dtype == bool:
+        region = values
+    else:
+        top = values.max(initial=0)
+        if pixels.threshold == "nonzero" or (pixels.threshold == "auto" and top <= 127):
+            region = values > 0
+        else:
+            region = values > (127 if top <= 255 else float(top) / 2)
+    return region & pixels.valid if pixels.valid is not None else region
+
+
+def _backend(kind: str) -> tuple[Callable, Callable]:
+    # Imported when met: most data sets need one of them, and pydicom and nibabel take a second.
+    from pipeline.images.raster import probe_raster, read_raster
+
+    return probe_raster, read_raster
+
+
+def _load(path: str | os.PathLike, data: bytes | None) -> tuple[str, bytes]:
+    if data is None:
+        data = _bytes(Path(path))
+    return sniff(data[:HEAD_BYTES]), data
+
+
+def _bytes(path: Path) -> bytes:
+    if path.is_symlink() and not path.exists():
+        raise ImageError("is a link to nothing", remedy="restore the file it points to")
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):  # a pipe or device would wait for ever
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+        raise ImageError(f"is {what}, not a file", remedy="give the image file itself")
+    return path.read_bytes()
+
+
+def _guarded(path: str | os.PathLike, read: Callable[[], Result]) -> Result:
+    """Run a reader; whatever goes wrong becomes an `ImageError` with the path.
+
+    Text of the decoders is not passed on: that of DICOM may quote the header.
+    """
+    try:
+        return read()
+    except ImageError as error:
+        if error.path is None:
+            error.path = path
+        raise
+    except FileNotFoundError:
+        problem, remedy = "does not exist", "run `pipeline data refresh`, or restore the file"
+    except PermissionError:
+        problem, remedy = "may not be read (permission denied)", "run chmod u+r on it"
+    except MemoryError:
+        problem, remedy = "does not fit into the memory", "make it smaller or cut it into tiles"
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            problem, remedy = f"cannot be read ({os.strerror(error.errno)})", "check the disk"
+        else:
+            problem = f"is damaged or cut short ({type(error).__name__})"
+            remedy = "copy or export it again, or take it out of the data set"
+    raise ImageError(problem, remedy=remedy, path=path) from None
