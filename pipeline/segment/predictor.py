@@ -1,0 +1,174 @@
+"""SAM2's image predictor over a batch of images, in one forward pass of encoder and decoder.
+
+`SAM2ImagePredictor.predict_batch` decodes image after image, and `set_image_batch` resizes images in
+the calling thread. A stage wants neither: it resizes in its loader threads and decodes all prompts
+of a batch at once. The modules, their order and their arithmetic are the predictor's own; a test
+holds the two against each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sam2.sam2_image_predictor import SAM2ImagePredictor
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Image features of n images: the coarse map (n, c, h, w) and the finer ones for the decoder."""
+
+    image: Tensor
+    high_res: list[Tensor]
+
+    def rows(self, index: Tensor) -> Embedding:
+        """The features of the images at `index`; one image may be taken several times."""
+        return Embedding(self.image[index], [level[index] for level in self.high_res])
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is pointed at, in pixels of the frame that SAM2 sees (an image or a crop of it).
+
+    Args:
+        points: float32 (n, 2) x, y; None for no prompt at all.
+        labels: int (n,): 1 object, 0 background, 2 and 3 a box's top left and bottom right.
+        mask: float32 (1, s, s) logits of SAM2's low-resolution mask prompt, or None.
+    """
+
+    points: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    mask: np.ndarray | None = None
+
+    @classmethod
+    def box(cls, box: np.ndarray, mask: np.ndarray | None = None) -> Prompt:
+        """A box x0, y0, x1, y1 as its two corners."""
+        return cls(np.asarray(box, np.float32).reshape(2, 2), np.array([2, 3], np.int32), mask)
+
+
+class BatchPredictor:
+    """A loaded SAM2 that embeds and decodes batches.
+
+    Args:
+        predictor: from `pipeline.models.load_sam2`, or any SAM2ImagePredictor.
+        bf16: run encoder and decoder in bfloat16 (autocast); logits come back in float32.
+    """
+
+    def __init__(self, predictor: SAM2ImagePredictor, bf16: bool = False):
+        self.predictor = predictor
+        self.bf16 = bf16
+        self.size: int = predictor.model.image_size
+        self.mask_prompt_size: int = predictor.model.sam_prompt_encoder.mask_input_size[0]
+
+    def preprocess(self, image: np.ndarray) -> Tensor:
+        """Resize and normalise a uint8 (h, w, 3) image as the predictor does; (3, size, size).
+
+        Safe to call from several threads.
+        """
+        return self.predictor._transforms(image)
+
+    @torch.inference_mode()
+    def embed(self, frames: list[Tensor]) -> Embedding:
+        """Encode preprocessed frames, each (3, size, size)."""
+        model = self.predictor.model
+        with self._autocast():
+            backbone = model.forward_image(torch.stack(frames).to(self.predictor.device))
+            _, features, _, sizes = model._prepare_backbone_features(backbone)
+            if model.directly_add_no_mem_embed:
+                features[-1] = features[-1] + model.no_mem_embed
+        maps = [
+            feature.permute(1, 2, 0).reshape(len(frames), -1, *size)
+            for feature, size in zip(features, sizes, strict=True)
+        ]
+        return Embedding(maps[-1], maps[:-1])
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        embedding: Embedding,
+        prompts: list[Prompt],
+        sizes: list[tuple[int, int]],
+        *,
+        index: list[int] | None = None,
+        multimask: bool = False,
+    ) -> tuple[Tensor, np.ndarray]:
+        """Decode p prompts; those with equally many points share one forward pass.
+
+        Args:
+            embedding: of n frames.
+            prompts: p prompts.
+            sizes: height, width in pixels of the frame of each prompt.
+            index: which frame each prompt is for; default one each, in order.
+            multimask: three masks a prompt instead of one.
+
+        Returns:
+            float32 logits (p, m, s, s) at SAM2's low resolution, and float32 (p, m) predicted IoU.
+        """
+        index = list(range(len(prompts))) if index is None else index
+        kinds: dict[tuple, list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            # Tokens added for padding would be attended to: group by count instead.
+            count = None if prompt.points is None else len(prompt.points)
+            kinds.setdefault((count, prompt.mask is None), []).append(i)
+        logits: list[Tensor | None] = [None] * len(prompts)
+        ious: list[np.ndarray | None] = [None] * len(prompts)
+        for members in kinds.values():
+            rows = torch.tensor([index[i] for i in members], device=embedding.image.device)
+            low_res, iou = self._decode_alike(
+                embedding.rows(rows),
+                [prompts[i] for i in members],
+                [sizes[i] for i in members],
+                multimask,
+            )
+            for i, mask, score in zip(members, low_res.float(), iou.float().cpu(), strict=True):
+                logits[i], ious[i] = mask, score.numpy()
+        return torch.stack(logits), np.stack(ious)
+
+    def _decode_alike(
+        self,
+        embedding: Embedding,
+        prompts: list[Prompt],
+        sizes: list[tuple[int, int]],
+        multimask: bool,
+    ) -> tuple[Tensor, Tensor]:
+        model, device = self.predictor.model, self.predictor.device
+        points = masks = None
+        if prompts[0].points is not None:
+            scale = np.array([[[self.size / w, self.size / h]] for h, w in sizes], np.float32)
+            coords = torch.from_numpy(np.stack([p.points for p in prompts]) * scale).to(device)
+            labels = torch.from_numpy(np.stack([p.labels for p in prompts])).to(device)
+            points = (coords, labels)
+        if prompts[0].mask is not None:
+            masks = torch.from_numpy(np.stack([p.mask for p in prompts])).to(device)
+        with self._autocast():
+            sparse, dense = model.sam_prompt_encoder(points=points, boxes=None, masks=masks)
+            if len(sparse) != len(prompts):  # no prompt at all: the encoder cannot know how many
+                sparse = sparse.expand(len(prompts), -1, -1)
+                dense = dense.expand(len(prompts), -1, -1, -1)
+            low_res, iou, _, _ = model.sam_mask_decoder(
+                image_embeddings=embedding.image,
+                image_pe=model.sam_prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=multimask,
+                repeat_image=False,
+                high_res_features=embedding.high_res,
+            )
+        return low_res, iou
+
+    @torch.inference_mode()
+    def upsample(self, logits: Tensor, height: int, width: int) -> np.ndarray:
+        """Masks (m, s, s) of logits as bool (m, height, width), as the predictor makes them.
+
+        Bilinear, then thresholded. The predictor's hole filling is off by default and needs
+        sam2's compiled extension: it is left out, so that masks do not depend on how sam2 was built.
+        """
+        full = F.interpolate(logits[None], (height, width), mode="bilinear", align_corners=False)[0]
+        return (full > self.predictor.mask_threshold).cpu().numpy()
+
+    def _autocast(self) -> torch.autocast:
+        device = torch.device(self.predictor.device).type
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.bf16)

@@ -1,0 +1,92 @@
+"""Boxes in manifests, boxes on crops: the arithmetic between an image and the part SAM2 looks at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.errors import PipelineError
+
+Region = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in pixels of the image; x1 and y1 exclusive."""
+
+
+def parse_box(text: str, width: int, height: int) -> np.ndarray:
+    """Read a manifest's box, "x0,y0,x1,y1" in pixels of the upright image.
+
+    Returns:
+        float32 (4,), clipped to the image.
+
+    Raises:
+        PipelineError: there is none, it is not four numbers, or it has no area in the image.
+    """
+    remedy = "put x0,y0,x1,y1 (pixels, upright image) in the manifest's box column"
+    if not text.strip():
+        raise PipelineError("no box in the manifest", remedy=remedy)
+    try:
+        box = np.array([float(v) for v in text.split(",")], dtype=np.float32)
+    except ValueError:
+        box = np.zeros(0, dtype=np.float32)
+    if box.shape != (4,) or not np.isfinite(box).all():
+        raise PipelineError(f"box {text!r} is not four numbers", remedy=remedy)
+    box = np.clip(box, 0, np.array([width, height, width, height], dtype=np.float32))
+    if box[2] <= box[0] or box[3] <= box[1]:
+        raise PipelineError(
+            f"box {text!r} has no area inside the {width} x {height} image", remedy=remedy
+        )
+    return box
+
+
+def parse_points(text: str, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Read a manifest's clicks, "x,y,1;x,y,0": 1 = on the object, 0 = on the background.
+
+    Returns:
+        float32 (n, 2) x and y in pixels, int32 (n,) labels.
+
+    Raises:
+        PipelineError: there is none, or one is not x,y,label inside the image.
+    """
+    remedy = 'put clicks such as "120,80,1;10,10,0" in the manifest\'s points column'
+    if not text.strip():
+        raise PipelineError("no points in the manifest", remedy=remedy)
+    try:
+        rows = [[float(v) for v in click.split(",")] for click in text.split(";") if click.strip()]
+        x, y, label = np.array(rows, dtype=np.float32).T
+    except ValueError:
+        raise PipelineError(f"points {text!r} are not x,y,label", remedy=remedy) from None
+    inside = (x >= 0) & (x <= width) & (y >= 0) & (y <= height)
+    if not (inside.all() and np.isin(label, (0, 1)).all()):
+        raise PipelineError(
+            f"points {text!r} do not lie inside the {width} x {height} image, "
+            "or a label is not 0 or 1",
+            remedy=remedy,
+        )
+    return np.stack([x, y], axis=1), label.astype(np.int32)
+
+
+def center_box(width: int, height: int, share: float) -> np.ndarray:
+    """A box in the middle of the image that spans `share` of each side; float32 (4,)."""
+    margin = (1 - share) / 2
+    box = [width * margin, height * margin, width * (1 - margin), height * (1 - margin)]
+    return np.array(box, dtype=np.float32)
+
+
+def zoom_region(box: Sequence[float] | np.ndarray, zoom: float, width: int, height: int) -> Region:
+    """The part of the image that is `zoom` times the box, around its middle, cut at the borders.
+
+    Args:
+        box: x0, y0, x1, y1 in pixels.
+        zoom: factor on both sides; 0 means the whole image, below 1 counts as 1.
+        width: of the image.
+        height: of the image.
+    """
+    if not zoom:
+        return 0, 0, width, height
+    x0, y0, x1, y1 = (float(v) for v in box)
+    grow = max(zoom, 1.0) / 2
+    cx, cy, half_w, half_h = (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) * grow, (y1 - y0) * grow
+    left, top = max(0, math.floor(cx - half_w)), max(0, math.floor(cy - half_h))
+    right, bottom = min(width, math.ceil(cx + half_w)), min(height, math.ceil(cy + half_h))
+    return left, top, right, bottom
