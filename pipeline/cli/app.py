@@ -113,6 +113,7 @@ def encode(
 def train(
     dataset: o.Dataset,
     jobs: o.Jobs = -1,
+    force: o.Force = False,
     params_file: o.ParamsFile = o.PARAMS_FILE,
     settings: o.Set = None,
     as_json: o.Json = False,
@@ -121,7 +122,8 @@ def train(
     from pipeline.train import train_dataset
 
     c = o.context(params_file, settings)
-    say(train_dataset(dataset, c.params, c.paths, jobs=jobs), as_json)
+    summary = train_dataset(dataset, c.params, c.paths, jobs=jobs, force=force)
+    typer.echo(json.dumps(summary, indent=2 if as_json else None, ensure_ascii=False))
 
 
 @app.command(epilog="Example: pipeline evaluate --dataset brain --compare masked whole")

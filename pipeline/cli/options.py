@@ -76,5 +76,7 @@ def read_ids(path: Path | None) -> list[str] | None:
             return [row["image_id"] for row in csv.DictReader(file)]
     except (OSError, KeyError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"cannot read the ids ({error!r})", path=path, remedy="give a CSV with a column image_id"
+            f"cannot read the ids ({error!r})",
+            path=path,
+            remedy="give a CSV with a column image_id",
         ) from None

@@ -1,0 +1,125 @@
+"""New images through the whole chain: x -> m = SAM2(x) -> I = E_v(view) -> class probabilities."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.config import Params
+from pipeline.encode import encode_images
+from pipeline.encode.encode import image_identity
+from pipeline.errors import ImageError, StoreError
+from pipeline.files import atomic_write
+from pipeline.heads.saved import load_head, load_heads
+from pipeline.images import probe, read_image
+from pipeline.models import load_clip, load_sam2
+from pipeline.paths import Paths
+from pipeline.report.overlay import draw_outlines
+from pipeline.segment import segment_images
+from pipeline.stores import open_features
+from pipeline.stores.identity import difference
+
+
+@dataclass(frozen=True)
+class ImagePrediction:
+    """One image's outcome. `probabilities` maps class name to probability; they sum to 1."""
+
+    image: str
+    probabilities: dict[str, float]
+    mask_status: str
+    overlay: str
+
+    @property
+    def label(self) -> str:
+        return max(self.probabilities, key=self.probabilities.__getitem__)
+
+
+@dataclass
+class Predictions:
+    """All outcomes of one call; `failed` maps an image to the reason it could not be read."""
+
+    head: str
+    view: str
+    seeds: list[int]
+    images: list[ImagePrediction] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        rows = [vars(row) | {"label": row.label} for row in self.images]
+        return json.dumps(vars(self) | {"images": rows}, indent=2, ensure_ascii=False)
+
+    def to_text(self) -> str:
+        lines = [f"head {self.head}, view {self.view}, mean of {len(self.seeds)} seeds"]
+        for row in self.images:
+            ranked = sorted(row.probabilities.items(), key=lambda item: -item[1])
+            shares = "  ".join(f"{name} {share:.3f}" for name, share in ranked)
+            lines.append(f"{row.image}: {shares}  (mask {row.mask_status}, {row.overlay})")
+        lines += [f"{image}: failed, {reason}" for image, reason in self.failed.items()]
+        return "\n".join(lines)
+
+
+def predict_images(
+    dataset: str,
+    images: list[Path],
+    params: Params,
+    paths: Paths,
+    *,
+    head: str = "medfocus",
+    view: str = "masked",
+    out: Path = Path("predictions"),
+    device: str = "auto",
+) -> Predictions:
+    """Classify new images with the heads trained on a dataset.
+
+    The heads of protocol "official" at the largest fraction are used, one per seed, and their
+    probabilities averaged. Masks and features are made as params.yaml says, which must be as the
+    dataset's feature store was made. Each frame of a file of several is an image of its own.
+
+    Args:
+        images: files of any supported format.
+        head, view: which trained head, on which view.
+        out: folder for the overlays (image with the mask's outline), one PNG per image.
+
+    Raises:
+        PipelineError: nothing was trained for this head and view.
+        StoreError: the parameters are not those the features were made with.
+    """
+    _, cells = load_heads(paths.heads(dataset), head)
+    trained = [key.split("/") for key in cells if key.startswith(f"official/{view}/")]
+    fraction = max((float(key[2]) for key in trained), default=1.0)
+    seeds = sorted(int(key[3]) for key in trained if float(key[2]) == fraction) or [0]
+    heads = [
+        load_head(
+            paths.heads(dataset),
+            head,
+            protocol="official",
+            view=view,
+            fraction=fraction,
+            seed=seed,
+        )
+        for seed in seeds
+    ]
+    clip = load_clip(params.models.clip, device=device)
+    sam2 = load_sam2(params.models.sam2, device=device)
+    _check_same_models(dataset, params, paths, clip)
+    outcome = Predictions(head, view, seeds)
+    for path in images:
+        try:
+            frames = [(frame.frame, read_image(path, frame.frame)) for frame in probe(path)]
+        except (ImageError, OSError) as error:
+            outcome.failed[str(path)] = str(error)
+            continue
+        for frame, image in frames:
+            name = str(path) if len(frames) == 1 else f"{path}#{frame}"
+            (mask,) = segment_images([image], params.segment, sam2)
+            features = encode_images([image], [mask], [view], params.encode, clip, ids=[name])[0]
+            proba = np.mean([fitted.predict_proba(features) for fitted, _ in heads], axis=0)[0]
+            overlay = out / f"{len(outcome.images):03d}_{path.stem}.png"
+            with atomic_write(overlay) as partial:
+                draw_outlines(image, mask.mask, size=max(image.shape)).save(partial)
+            shares = {name: float(p) for name, p in zip(heads[0][1], proba, strict=True)}
+            outcome.images.append(ImagePrediction(name, shares, mask.status, str(overlay)))
+    return outcome
