@@ -1,9 +1,9 @@
 """SAM2's image predictor over a batch of images, in one forward pass of encoder and decoder.
 
-`SAM2ImagePredictor.predict_batch` decodes image after image, and `set_image_batch` resizes images in
-the calling thread. A stage wants neither: it resizes in its loader threads and decodes all prompts
-of a batch at once. The modules, their order and their arithmetic are the predictor's own; a test
-holds the two against each other.
+`SAM2ImagePredictor.predict_batch` decodes image after image, and `set_image_batch` resizes images
+in the calling thread. A stage wants neither: it resizes in its loader threads and decodes all
+prompts of a batch at once. The modules, their order and their arithmetic are the predictor's own; a
+test holds the two against each other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Embedding:
-    """Image features of n images: the coarse map (n, c, h, w) and the finer ones for the decoder."""
+    """Image features of n images: the coarse map (n, c, h, w), and finer ones for the decoder."""
 
     image: Tensor
     high_res: list[Tensor]
@@ -164,7 +164,8 @@ class BatchPredictor:
         """Masks (m, s, s) of logits as bool (m, height, width), as the predictor makes them.
 
         Bilinear, then thresholded. The predictor's hole filling is off by default and needs
-        sam2's compiled extension: it is left out, so that masks do not depend on how sam2 was built.
+        sam2's compiled extension: it is left out, so that masks do not depend on how sam2 was
+        built.
         """
         full = F.interpolate(logits[None], (height, width), mode="bilinear", align_corners=False)[0]
         return (full > self.predictor.mask_threshold).cpu().numpy()

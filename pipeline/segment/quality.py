@@ -1,4 +1,4 @@
-"""What can be said of a mask without ground truth: area, parts, stability, and whether it is usable."""
+"""What can be said of a mask without ground truth: area, parts, stability, usable or not."""
 
 from __future__ import annotations
 

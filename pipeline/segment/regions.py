@@ -1,4 +1,4 @@
-"""Boxes in manifests, boxes on crops: the arithmetic between an image and the part SAM2 looks at."""
+"""Boxes and clicks in manifests, and the arithmetic between an image and the part SAM2 sees."""
 
 from __future__ import annotations
 

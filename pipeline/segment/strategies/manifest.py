@@ -1,4 +1,4 @@
-"""Ground-truth masks, from the manifest's `mask_path` column: the ceiling ablation. No model is run.
+"""Ground-truth masks, from the manifest's `mask_path`: the ceiling ablation. No model is run.
 
 An image without a mask file fails, naming the file. It is not taken for an image without a region:
 nobody has said that it has none. A mask file that is all black is a statement, and gives `empty`.
@@ -7,9 +7,8 @@ nobody has said that it has none. A mask file that is all black is a statement, 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
-from pipeline.errors import ImageError, PipelineError
+from pipeline.errors import PipelineError
 from pipeline.images import read_mask
 from pipeline.segment.strategies.base import Found, Look, Strategy
 
@@ -29,24 +28,8 @@ class Manifest(Strategy):
                 "no ground-truth mask in the manifest",
                 remedy="fill its mask_path, or choose another segment.prompt",
             )
-        mask = read_truth(row["mask_file"], int(row["frame"]), height, width)
+        mask = read_mask(row["mask_file"], int(row["frame"]), shape=(height, width))
         return Look(height, width, (0, 0, width, height), None, words=self.name, extra=mask)
 
     def segment(self, looks, sam):
         return [Found(look.extra, math.nan, math.nan, look.words) for look in looks]
-
-
-def read_truth(path: str | Path, frame: int, height: int, width: int):
-    """Read a ground-truth mask and hold its size against the image's; bool (height, width).
-
-    Raises:
-        ImageError: it cannot be read, or has another size.
-    """
-    mask = read_mask(path, frame)
-    if mask.shape != (height, width):
-        raise ImageError(
-            f"mask of {mask.shape[1]} x {mask.shape[0]} for an image of {width} x {height}",
-            path=path,
-            remedy="give a mask of the image's own size, upright",
-        )
-    return mask

@@ -1,0 +1,68 @@
+"""Where in an image CLIP sees what a text says: patch-text similarity, laid over the image.
+
+For people to look at, not a part of the method: patch features of CLIP are not trained to be
+compared with texts, so such maps show tendencies (MaskCLIP, Zhou et al. 2022).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+
+from pipeline.encode.fill import fill_colour
+from pipeline.encode.geometry import Geometry, make_geometry
+from pipeline.encode.pixels import normalise
+
+if TYPE_CHECKING:
+    from pipeline.models import ClipModel
+
+
+def patch_similarity(
+    clip: ClipModel, image: np.ndarray, text: np.ndarray, geometry: str = "pad", fill: str = "black"
+) -> np.ndarray:
+    """Cosine similarity of every place of an image to a text.
+
+    Args:
+        clip: from `pipeline.models.load_clip`.
+        image: uint8 (h, w, 3).
+        text: (d,) text feature, or (k, d) for several at once.
+        geometry: as in encode.
+        fill: as in encode; decides the padding's colour.
+
+    Returns:
+        float32 (h, w), or (k, h, w), at the image's own size; NaN where the `crop` geometry cuts
+        the image off, since the model has not seen it.
+    """
+    height, width = image.shape[:2]
+    plan = make_geometry(geometry, height, width, clip.image_size)
+    frame = plan.apply(image, fill_colour(fill, clip.mean), clip.interpolation)
+    patches = np.asarray(clip.encode_patches(normalise(frame[None], clip.mean, clip.std)))[0]
+    texts = np.atleast_2d(np.asarray(text, np.float32))
+    patches = patches / np.linalg.norm(patches, axis=-1, keepdims=True).clip(1e-12)
+    texts = texts / np.linalg.norm(texts, axis=-1, keepdims=True).clip(1e-12)
+    grids = np.moveaxis(patches @ texts.T, -1, 0)
+    maps = np.stack([grid_to_image(grid, plan) for grid in grids])
+    return maps if np.ndim(text) == 2 else maps[0]
+
+
+def grid_to_image(grid: np.ndarray, plan: Geometry) -> np.ndarray:
+    """Lay a grid over the model's frame back onto the image, each patch over what it saw.
+
+    Args:
+        grid: (rows, columns), covering the whole frame evenly.
+        plan: how the image came into the frame.
+
+    Returns:
+        float32 (h, w), bilinear between the middles of the patches; NaN outside the frame.
+    """
+    rows, columns = grid.shape
+    x = plan.to_model_frame(np.stack([np.arange(plan.width) + 0.5, np.zeros(plan.width)], 1))[:, 0]
+    y = plan.to_model_frame(np.stack([np.zeros(plan.height), np.arange(plan.height) + 0.5], 1))
+    y = y[:, 1]
+    where = np.meshgrid(y / plan.size * rows - 0.5, x / plan.size * columns - 0.5, indexing="ij")
+    image = ndimage.map_coordinates(grid.astype(np.float32), where, order=1, mode="nearest")
+    image[(y < 0) | (y > plan.size), :] = np.nan
+    image[:, (x < 0) | (x > plan.size)] = np.nan
+    return image
