@@ -1,8 +1,16 @@
 """One reader for every image: `read_image`, `read_mask`, `probe`. Rules: `pipeline.images.read`."""
 
 from pipeline.images.kinds import SUFFIXES, has_image_suffix, is_junk, sniff
+from pipeline.images.patient import patient_code
 from pipeline.images.raster import encode_png
-from pipeline.images.read import READER_VERSION, probe, read_image, read_mask, reader_rules
+from pipeline.images.read import (
+    READER_VERSION,
+    probe,
+    read_image,
+    read_mask,
+    reader_rules,
+    to_voxels,
+)
 from pipeline.images.types import MAX_PIXELS, FrameInfo, SkippedFile
 
 __all__ = [
@@ -14,9 +22,11 @@ __all__ = [
     "encode_png",
     "has_image_suffix",
     "is_junk",
+    "patient_code",
     "probe",
     "read_image",
     "read_mask",
     "reader_rules",
     "sniff",
+    "to_voxels",
 ]

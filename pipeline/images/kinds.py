@@ -7,10 +7,10 @@ from pathlib import PurePath
 from pipeline.errors import ImageError
 from pipeline.images.types import SkippedFile
 
-SUFFIXES = frozenset(
-    ".png .jpg .jpeg .jpe .jfif .tif .tiff .bmp .dib .webp .gif "
-    ".dcm .dicom .dic .ima .nii .nii.gz".split()
-)
+SUFFIXES = frozenset({
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".dib", ".webp", ".gif",
+    ".dcm", ".dicom", ".dic", ".ima", ".nii", ".nii.gz",
+})  # fmt: skip
 HEAD_BYTES = 1024
 
 _JUNK = {

@@ -8,8 +8,9 @@ from pipeline.errors import ImageError
 from pipeline.images.types import Pixels
 
 LOW, HIGH = 0.5, 99.5  # percentiles that become 0 and 255
-PLATEAU_SHARE = 0.05  # a burnt-in marker covers at most this share of the pixels
-PLATEAU_GAP = 0.1  # and lies this far outside the rest, as a share of the rest's range
+PLATEAU_SHARE = 0.1  # a burnt-in marker covers at most this share of the pixels
+PLATEAU_GAP = 0.02  # and lies this far outside the rest, as a share of the rest's range
+PLATEAU_LEVELS = 16  # where the rest has fewer values it is a label map, whose top is no marker
 DISGUISED_SHARE = 0.99  # of the nonzero samples, to take 16 bits for 8 bits times 257 (or 256)
 
 
@@ -19,7 +20,7 @@ def to_display(pixels: Pixels) -> np.ndarray:
     8-bit display values pass unchanged. All else is scaled by `display_range`, one range for
     all channels (so that hue stays), then inverted if need be; invalid pixels become black.
     """
-    values, valid = pixels.values, pixels.valid
+    values, valid = pixels.values, finite(pixels)
     if values.dtype == bool:
         values = values.astype(np.uint8) * np.uint8(255)
     elif not pixels.display:
@@ -31,6 +32,16 @@ def to_display(pixels: Pixels) -> np.ndarray:
     if values.ndim == 2:
         values = np.repeat(values[..., None], 3, axis=2)
     return np.ascontiguousarray(values, dtype=np.uint8)
+
+
+def finite(pixels: Pixels) -> np.ndarray | None:
+    """Return the bool (h, w) map of pixels that are neither padding, NaN nor infinite."""
+    values, valid = pixels.values, pixels.valid
+    if values.dtype.kind != "f":
+        return valid
+    good = np.isfinite(values)
+    good = good.all(axis=2) if good.ndim == 3 else good
+    return good if valid is None else good & valid
 
 
 def display_range(values: np.ndarray) -> tuple[float, float]:
@@ -61,7 +72,7 @@ def _without_plateaus(values: np.ndarray) -> np.ndarray:
         others = rest[~plateau]
         span = float(others.max()) - float(others.min())
         gap = sign * (float(extreme(rest)) - float(extreme(others)))
-        if span > 0 and gap > PLATEAU_GAP * span:
+        if gap > PLATEAU_GAP * span and np.unique(others).size >= PLATEAU_LEVELS:
             rest = others
     return rest
 

@@ -36,16 +36,23 @@ def read_raster(data: bytes, kind: str, frame: int) -> Pixels:
         raise ImageError(f"has no frame {frame}: it holds one picture", remedy="use frame 0")
     if kind == "PNG":
         check_png(data)
-    image = _open(data, kind)
-    turn = _orientation(image, data)
     if kind == "PNG" and data[24] == 16:
-        return _deep_png(data, turn)
+        return _deep_png(data)
+    return decode_with_pillow(data, kind)
+
+
+def decode_with_pillow(data: bytes, kind: str, page: int = 0) -> Pixels:
+    """Decode an 8-bit image; of a TIFF, page `page`, which Pillow turns upright itself."""
+    image = _open(data, kind)
+    if page:
+        image.seek(page)
+        check_size(*image.size)
+    turn = 1 if kind == "TIFF" else _orientation(image, data)
     image.load()
     threshold = "half" if kind in ("JPEG", "WEBP") else "auto"
     if image.mode == "P":
         threshold = "nonzero"
-    values = np.asarray(_opaque(image, kind))
-    return Pixels(upright(values, turn), display=True, threshold=threshold)
+    return Pixels(upright(np.asarray(opaque(image)), turn), display=True, threshold=threshold)
 
 
 def encode_png(array: np.ndarray) -> bytes:
@@ -54,7 +61,7 @@ def encode_png(array: np.ndarray) -> bytes:
     if array.dtype == bool:
         array = array.astype(np.uint8) * np.uint8(255)
     if array.dtype != np.uint8 or array.ndim not in (2, 3):
-        raise ValueError(f"needs uint8 or bool (h, w) or (h, w, 3), got {array.dtype} {array.shape}")
+        raise ValueError(f"needs uint8 or bool, (h, w) or (h, w, 3): {array.dtype} {array.shape}")
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
@@ -75,8 +82,8 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 def check_png(data: bytes) -> None:
     """Refuse a PNG that is cut or whose checksums are wrong; decoders skip those of the pixels."""
     view = memoryview(data)
-    kind = b""
-    for kind, offset, length in png_chunks(data):
+    last = b""
+    for last, offset, length in png_chunks(data):  # noqa: B007
         end = offset + length
         if end + 4 > len(data):
             break
@@ -84,7 +91,7 @@ def check_png(data: bytes) -> None:
             raise ImageError(
                 "is damaged (a PNG checksum is wrong)", remedy="copy or download it again"
             )
-    if kind != b"IEND":
+    if last != b"IEND":
         raise ImageError("is cut short (no PNG end chunk)", remedy="copy or download it again")
 
 
@@ -95,7 +102,7 @@ def _open(data: bytes, kind: str) -> ImageFile.ImageFile:
     image = factory(io.BytesIO(data), "")
     check_size(*image.size)
     frames = getattr(image, "n_frames", 1)
-    if kind != "JPEG" and frames > 1:  # several pictures in one JPEG (MPO) are previews of the first
+    if kind in ("PNG", "WEBP", "GIF") and frames > 1:  # more in a JPEG (MPO) are previews
         raise ImageError(
             f"is an animation of {frames} frames", remedy="save the frames as files of their own"
         )
@@ -116,25 +123,26 @@ def _orientation(image: ImageFile.ImageFile, data: bytes) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _opaque(image: Image.Image, kind: str) -> Image.Image:
+def opaque(image: Image.Image) -> Image.Image:
     """Return mode L or RGB; transparency is composed on black."""
     if image.mode in ("L", "RGB") and not image.has_transparency_data:
         return image
     if image.has_transparency_data:
+        unset_alpha = image.format == "BMP"  # writers of 32-bit BMP often leave it at zero
         image = image.convert("RGBA")
-        if kind == "BMP" and image.getchannel("A").getextrema() == (0, 0):
-            return image.convert("RGB")  # writers of 32-bit BMP leave alpha unset
+        if unset_alpha and image.getchannel("A").getextrema() == (0, 0):
+            return image.convert("RGB")
         ground = Image.new("RGBA", image.size, (0, 0, 0, 255))
         return Image.alpha_composite(ground, image).convert("RGB")
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _deep_png(data: bytes, turn: int) -> Pixels:
+def _deep_png(data: bytes) -> Pixels:
     """16-bit PNG. Pillow keeps only the high byte of its colours, which blackens 12-in-16 bits."""
     import imagecodecs
 
-    values = imagecodecs.png_decode(data)
-    return compose_deep(upright(values, turn))
+    turn = _orientation(_open(data, "PNG"), data)
+    return compose_deep(upright(imagecodecs.png_decode(data), turn))
 
 
 def compose_deep(values: np.ndarray) -> Pixels:

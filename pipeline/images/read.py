@@ -22,7 +22,8 @@ from pipeline.errors import ImageError
 from pipeline.images import normalise
 from pipeline.images.kinds import HEAD_BYTES, sniff
 from pipeline.images.normalise import to_display
-from pipeline.images.types import MAX_PIXELS, FrameInfo, Pixels
+from pipeline.images.raster import probe_raster, read_raster
+from pipeline.images.types import MAX_FILE_BYTES, MAX_PIXELS, FrameInfo, Pixels
 
 READER_VERSION = "1"
 
@@ -113,6 +114,39 @@ def probe(path: str | os.PathLike) -> list[FrameInfo]:
     return _guarded(path, read)
 
 
+def to_voxels(
+    mask: np.ndarray,
+    path: str | os.PathLike,
+    frame: int = 0,
+    *,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Map the mask of one NIfTI slice back to the file's voxels.
+
+    Args:
+        mask: bool (h, w), as `read_image(path, frame)` is turned.
+        path: the NIfTI file that the slice came from.
+        frame: the slice.
+        out: bool voxels of an earlier call, to collect the slices of a volume.
+
+    Returns:
+        bool, the shape and axes of the file's array; save it with the file's own affine.
+
+    Raises:
+        ImageError: no NIfTI file, or the mask is not of the slice's size.
+    """
+
+    def work() -> np.ndarray:
+        kind, data = _load(path, None)
+        if kind != "NIFTI":
+            raise ImageError(f"is {kind}, not NIfTI", remedy="its masks are stored upright as is")
+        from pipeline.images.nifti import mask_to_voxels
+
+        return mask_to_voxels(mask, data, frame, out)
+
+    return _guarded(path, work)
+
+
 def _pixels(path: str | os.PathLike, frame: int, data: bytes | None) -> Pixels:
     kind, data = _load(path, data)
     return _backend(kind)[1](data, kind, frame)
@@ -139,9 +173,20 @@ def _region(pixels: Pixels) -> np.ndarray:
 
 
 def _backend(kind: str) -> tuple[Callable, Callable]:
+    """Return (probe, read) of a format."""
     # Imported when met: most data sets need one of them, and pydicom and nibabel take a second.
-    from pipeline.images.raster import probe_raster, read_raster
+    if kind == "TIFF":
+        from pipeline.images.tiff import probe_tiff, read_tiff
 
+        return probe_tiff, read_tiff
+    if kind == "DICOM":
+        from pipeline.images.dicom import probe_dicom, read_dicom
+
+        return probe_dicom, read_dicom
+    if kind == "NIFTI":
+        from pipeline.images.nifti import probe_nifti, read_nifti
+
+        return probe_nifti, read_nifti
     return probe_raster, read_raster
 
 
@@ -158,6 +203,10 @@ def _bytes(path: Path) -> bytes:
     if not stat.S_ISREG(mode):  # a pipe or device would wait for ever
         what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
         raise ImageError(f"is {what}, not a file", remedy="give the image file itself")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ImageError(
+            f"is larger than {MAX_FILE_BYTES:,} bytes", remedy="cut it into smaller files"
+        )
     return path.read_bytes()
 
 

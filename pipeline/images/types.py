@@ -11,6 +11,7 @@ from pipeline.errors import ImageError
 # A frame of more pixels than this (16,384 x 16,384) is refused before it is decoded: a file of
 # a few kilobytes can otherwise ask for all of the memory.
 MAX_PIXELS = 2**28
+MAX_FILE_BYTES = 2**32
 # A volume is decompressed whole, since gzip has no random access.
 MAX_VOLUME_BYTES = 2**32
 

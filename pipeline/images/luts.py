@@ -1,0 +1,89 @@
+"""DICOM look-up tables and windows: stored values -> modality values -> display values 0..1."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from pipeline.errors import ImageError
+
+
+def apply_modality(values: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, bool]:
+    """Modality LUT sequence, or rescale slope and intercept (PS3.3 C.11.1).
+
+    Returns:
+        The values (float64 where a rescale applies), and whether the map is a rising line.
+    """
+    sequence = dataset.get("ModalityLUTSequence")
+    if sequence:
+        return _look_up(values, sequence[0])[0], False
+    slope, intercept = (
+        _number(dataset.get("RescaleSlope")),
+        _number(dataset.get("RescaleIntercept")),
+    )
+    slope = 1.0 if slope is None or slope == 0 else slope
+    intercept = intercept or 0.0
+    if (slope, intercept) == (1.0, 0.0):
+        return values, True
+    return values * slope + intercept, slope > 0
+
+
+def apply_voi(values: np.ndarray, dataset: Dataset) -> np.ndarray | None:
+    """VOI LUT sequence, else the first usable window (PS3.3 C.11.2); None where there is none.
+
+    Returns:
+        float64 in 0..1, same shape.
+    """
+    sequence = dataset.get("VOILUTSequence")
+    if sequence:
+        looked_up, bits = _look_up(values, sequence[0])
+        return np.clip(looked_up / (2**bits - 1), 0, 1)
+    function = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
+    for center, width in zip(
+        _numbers(dataset.get("WindowCenter")), _numbers(dataset.get("WindowWidth")), strict=False
+    ):
+        if center is not None and width is not None and width > 0:  # zero width shows nothing
+            return _window(values.astype(np.float64), center, width, function)
+    return None
+
+
+def _window(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
+    if function == "SIGMOID":
+        exponent = np.clip(-4 * (values - center) / width, -700, 700)
+        return 1 / (1 + np.exp(exponent))
+    if function != "LINEAR_EXACT" and width > 1:  # LINEAR is not defined for a width below 1
+        center, width = center - 0.5, width - 1
+    return np.clip((values - center) / width + 0.5, 0, 1)
+
+
+def _look_up(values: np.ndarray, item: Dataset) -> tuple[np.ndarray, int]:
+    """Return table values and their bits; below and above the table its ends are taken."""
+    entries, first, bits = (int(v) for v in item.LUTDescriptor)
+    entries = entries or 2**16
+    if first >= 2**15 and values.min() < 0:  # read as unsigned though the input is signed
+        first -= 2**16
+    raw = item.LUTData
+    if isinstance(raw, bytes):
+        little = item.original_encoding[1] is not False
+        eight = len(raw) < 2 * entries
+        raw = np.frombuffer(raw, np.uint8 if eight else ("<u2" if little else ">u2"))
+    table = np.atleast_1d(np.asarray(raw)).astype(np.int64) & 0xFFFF
+    if not 0 < entries <= table.size or not 1 <= bits <= 16:
+        raise ImageError("has a damaged look-up table", remedy="export it again")
+    index = np.clip(np.rint(values).astype(np.int64) - first, 0, entries - 1)
+    return table[index], bits
+
+
+def _numbers(value: object) -> list[float | None]:
+    if value is None:
+        return []
+    many = value if isinstance(value, (list, tuple)) or hasattr(value, "append") else [value]
+    return [_number(v) for v in many]
+
+
+def _number(value: object) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) else None

@@ -1,0 +1,148 @@
+"""TIFF and BigTIFF through tifffile. Pages are frames; thumbnails and transparency masks not."""
+
+from __future__ import annotations
+
+import io
+import logging
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from pipeline.errors import ImageError
+from pipeline.images.orientation import upright, upright_size
+from pipeline.images.raster import compose_deep, decode_with_pillow, opaque
+from pipeline.images.types import FrameInfo, Pixels, check_size
+
+# tifffile reports odd tags by logging, which reaches a user's screen when nothing else is set up.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
+
+REDUCED_OR_MASK = 1 | 4  # bits of NewSubfileType
+MINISWHITE, MINISBLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
+OLD_JPEG, JPEG = 6, 7  # compression; new-style JPEG decodes its own YCbCr
+UNASSOCIATED_ALPHA = 2
+RESAVE = "save it as an uncompressed RGB or grey TIFF, or as PNG"
+
+
+def probe_tiff(data: bytes, kind: str) -> list[FrameInfo]:
+    """List the pages from their tags."""
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        frames = []
+        for index, page in enumerate(_pages(tiff)):
+            check_size(page.imagewidth, page.imagelength)
+            size = upright_size(page.imagewidth, page.imagelength, _orientation(page))
+            frames.append(FrameInfo(index, *size))
+        return frames
+
+
+def read_tiff(data: bytes, kind: str, frame: int) -> Pixels:
+    """Decode one page: 1 to 64 bits, integer or float, any byte order and planar layout."""
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        pages = _pages(tiff)
+        if not 0 <= frame < len(pages):
+            raise ImageError(
+                f"has no page {frame}: it holds {len(pages)}", remedy="pages are 0-based"
+            )
+        page = pages[frame]
+        _check_page(page, len(data))
+        turn = _orientation(page)
+        if page.photometric == YCBCR and page.compression != JPEG:
+            return decode_with_pillow(data, "TIFF", page.index)  # chroma that tifffile leaves as is
+        values = page.asarray(maxworkers=1)
+        if values.ndim == 3 and page.axes[:1] == "S":
+            values = np.moveaxis(values, 0, 2)
+        if values.shape[:2] != (page.imagelength, page.imagewidth) or values.ndim > 3:
+            raise ImageError(f"has an unusual layout {page.axes}", remedy=RESAVE)
+        return _display(page, upright(values, turn))
+
+
+def _display(page: tifffile.TiffPage, values: np.ndarray) -> Pixels:
+    """Colour model -> grey or RGB samples."""
+    lossy = "half" if page.compression in (OLD_JPEG, JPEG) else "auto"
+    bits = page.bitspersample
+    if page.photometric == PALETTE:
+        table = page.colormap
+        if table is None:
+            raise ImageError("is a palette image without its palette", remedy=RESAVE)
+        table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
+        index = values[..., 0] if values.ndim == 3 else values
+        return Pixels(np.moveaxis(table[:, index], 0, 2), display=True, threshold="nonzero")
+    if page.photometric == CMYK:
+        if values.dtype != np.uint8 or values.ndim != 3 or values.shape[2] < 4:
+            raise ImageError("is CMYK of more than 8 bits or fewer than 4 inks", remedy=RESAVE)
+        inks = Image.fromarray(np.ascontiguousarray(values[..., :4]), mode="CMYK")
+        return Pixels(np.asarray(inks.convert("RGB")), display=True, threshold=lossy)
+    if page.photometric not in (MINISWHITE, MINISBLACK, RGB, YCBCR):
+        raise ImageError(f"has the colour model {page.photometric.name}", remedy=RESAVE)
+    values = _drop_extra(page, values)
+    invert = page.photometric == MINISWHITE
+    if values.dtype == bool or (values.dtype == np.uint8 and bits <= 8):
+        values = _eight_bit(values, bits)
+        return Pixels(values, display=True, invert=invert, threshold=lossy)
+    pixels = compose_deep(values)
+    return Pixels(pixels.values, invert=invert, valid=pixels.valid, threshold=lossy)
+
+
+def _drop_extra(page: tifffile.TiffPage, values: np.ndarray) -> np.ndarray:
+    """Keep the colours, and an alpha that is not multiplied in already."""
+    if values.ndim == 2:
+        return values
+    channels = values.shape[2]
+    colours = 3 if page.photometric in (RGB, YCBCR) or channels in (3, 4) else 1
+    if channels < colours or channels > colours + 1:
+        raise ImageError(
+            f"has {channels} channels", remedy="save the channels wanted as grey or RGB"
+        )
+    if channels == colours + 1 and tuple(page.extrasamples)[-1:] == (UNASSOCIATED_ALPHA,):
+        return values
+    return values[..., :colours] if colours == 3 else values[..., 0]
+
+
+def _eight_bit(values: np.ndarray, bits: int) -> np.ndarray:
+    if values.dtype == bool:
+        return values.astype(np.uint8) * np.uint8(255)
+    if bits < 8:
+        top = 2**bits - 1
+        return (values.astype(np.uint16) * 255 // top).astype(np.uint8)
+    if values.ndim == 3 and values.shape[2] in (2, 4):
+        image = Image.fromarray(np.ascontiguousarray(values))
+        return np.asarray(opaque(image))
+    return values
+
+
+def _pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
+    pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
+    pictures = [page for page in pages if not page.subfiletype & REDUCED_OR_MASK] or pages
+    if not pictures:
+        raise ImageError("holds no page", remedy="export it again")
+    stack = (tiff.imagej_metadata or {}).get("images", 1) if tiff.is_imagej else 1
+    if stack > len(pages):
+        raise ImageError(
+            f"holds {stack} images in one page (an ImageJ stack)",
+            remedy="save it as an OME or plain multi-page TIFF",
+        )
+    return pictures
+
+
+def _orientation(page: tifffile.TiffPage) -> int:
+    value = page.tags.valueof(274, 1)
+    return value if value in range(1, 9) else 1
+
+
+def _check_page(page: tifffile.TiffPage, length: int) -> None:
+    """Refuse what would be decoded to more than it should, or filled up with zeros."""
+    check_size(page.imagewidth, page.imagelength * page.imagedepth)
+    check_size(page.imagewidth * page.samplesperpixel, page.imagelength)
+    if page.is_tiled:
+        check_size(page.tilewidth, page.tilelength * page.tiledepth)
+    if page.imagedepth > 1:
+        raise ImageError(
+            f"holds {page.imagedepth} slices in one page", remedy="save one page for each slice"
+        )
+    offsets, counts = page.dataoffsets, page.databytecounts
+    if not counts or len(offsets) != len(counts) or 0 in counts or 0 in offsets:
+        raise ImageError(
+            "lacks some of its strips or tiles", remedy="copy it again, or save it whole"
+        )
+    if max(o + c for o, c in zip(offsets, counts, strict=True)) > length:
+        raise ImageError("is cut short", remedy="copy or download it again")

@@ -1,0 +1,101 @@
+"""The range of deep images: robust, and never a silent change of 8-bit ones."""
+
+from __future__ import annotations
+
+import imagecodecs
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from pipeline.images import read_image
+from pipeline.images.normalise import to_display
+from pipeline.images.types import Pixels
+from tests.images.makers import grey
+
+
+def deep(scale: int = 15) -> np.ndarray:
+    return grey(96, 96).astype(np.uint16) * scale + np.uint16(100)
+
+
+def far(a: np.ndarray, b: np.ndarray, keep: np.ndarray) -> int:
+    return int(np.abs(a.astype(int) - b.astype(int))[keep].max())
+
+
+@pytest.mark.parametrize("value", [0, 65535])
+def test_one_hot_or_dead_pixel_does_not_change_the_rest(tmp_path, value):
+    hurt = deep()
+    hurt[5, 7] = value
+    keep = np.ones(hurt.shape, bool)
+    keep[5, 7] = False
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(deep()))
+    (tmp_path / "b.png").write_bytes(imagecodecs.png_encode(hurt))
+    assert far(read_image(tmp_path / "a.png"), read_image(tmp_path / "b.png"), keep) <= 2
+
+
+@pytest.mark.parametrize("value", [4095, 65535])
+def test_a_burnt_in_marker_does_not_change_the_rest(value):
+    marked = deep(10)
+    marked[4:24, 70:90] = value  # 4 % of the picture
+    keep = np.ones(marked.shape, bool)
+    keep[4:24, 70:90] = False
+    a, b = to_display(Pixels(deep(10))), to_display(Pixels(marked))
+    assert far(a, b, keep) <= 6
+    assert (b[~keep] == 255).all()
+
+
+def test_a_marker_does_not_change_an_eight_bit_picture_stored_as_sixteen():
+    marked = grey().astype(np.uint16) * 257
+    marked[0, 0] = 12345
+    expected = grey()
+    expected[0, 0] = 12345 // 257
+    np.testing.assert_array_equal(to_display(Pixels(marked))[..., 0], expected)
+
+
+def test_a_small_object_on_an_even_ground_is_kept():
+    values = np.full((100, 100), 500, np.uint16)
+    values[50, 50:55] = [600, 700, 800, 900, 1000]  # far less than half a percent
+    array = to_display(Pixels(values))[..., 0]
+    assert array[0, 0] == 0 and list(array[50, 50:55]) == sorted(set(array[50, 50:55]))
+    two = np.where(values > 500, 65535, 0).astype(np.uint16)
+    assert set(np.unique(to_display(Pixels(two)))) == {0, 255}
+
+
+def test_the_levels_of_a_deep_label_map_stay_apart():
+    values = np.zeros((20, 20), np.uint16)
+    values[5:9, 5:9], values[5, 12] = 100, 200
+    assert len(np.unique(to_display(Pixels(values)))) == 3
+
+
+@pytest.mark.parametrize("value", [0, 1, 300, 65535])
+def test_an_even_picture_is_even(value):
+    array = to_display(Pixels(np.full((8, 8), value, np.uint16)))
+    assert len(np.unique(array)) == 1
+
+
+def test_padding_is_black_and_takes_no_part_in_the_range():
+    padded = np.full((120, 96), 60000, np.uint16)
+    padded[:96] = deep()
+    valid = np.zeros(padded.shape, bool)
+    valid[:96] = True
+    array = to_display(Pixels(padded, valid=valid))
+    np.testing.assert_array_equal(array[:96], to_display(Pixels(deep())))
+    assert not array[96:].any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hnp.arrays(
+        st.sampled_from([np.uint16, np.int16, np.int32, np.uint32, np.float32, np.float64]),
+        hnp.array_shapes(min_dims=2, max_dims=2, max_side=12),
+    )
+)
+def test_any_samples_give_an_image_that_keeps_their_order(values):
+    if values.dtype.kind == "f" and not np.isfinite(values).any():
+        return
+    array = to_display(Pixels(values))[..., 0]
+    assert array.dtype == np.uint8 and array.shape == values.shape
+    finite = np.isfinite(values)
+    order = np.argsort(values[finite], kind="stable")
+    assert (np.diff(array[finite][order].astype(int)) >= 0).all()
