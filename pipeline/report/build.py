@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import jinja2
+
 from pipeline.config import Params
+from pipeline.files import atomic_write_text
 from pipeline.paths import Paths
+from pipeline.report.gallery import Album
+from pipeline.report.inputs import DatasetInputs, Missing, load_inputs
+from pipeline.report.page import Section
+from pipeline.report.sections import DATASET_SECTIONS
+from pipeline.report.sections.reproduce import reproduce
+from pipeline.report.sections.summary import summary
+from pipeline.report.select import slug
+
+
+@dataclass(frozen=True)
+class DatasetPage:
+    """One dataset's part of the page."""
+
+    name: str
+    id: str
+    synthetic: bool
+    images: int | None
+    classes: list[str]
+    missing: list[Missing]
+    sections: list[Section]
 
 
 def build_report(params: Params, paths: Paths, datasets: Sequence[str] | None = None) -> Path:
@@ -21,4 +46,53 @@ def build_report(params: Params, paths: Paths, datasets: Sequence[str] | None = 
         paths: where the files of `evaluate`, the stores, the records and the images lie.
         datasets: names to report on; default `params.datasets`.
     """
-    raise NotImplementedError
+    names = list(datasets or params.datasets)
+    found = [load_inputs(name, paths) for name in names]
+    pages = [dataset_page(one, params) for one in found]
+    html = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            summary=summary(found, params),
+            pages=pages,
+            reproduce=reproduce(params, Path(paths.root), names),
+            synthetic=[p.name for p in pages if p.synthetic],
+            css=_asset("style.css"),
+            script=_asset("page.js"),
+        )
+    )
+    atomic_write_text(paths.report, html)
+    return paths.report
+
+
+def dataset_page(found: DatasetInputs, params: Params) -> DatasetPage:
+    """Build all sections of one dataset that its files allow."""
+    album = Album(found, params.report.thumbnail)
+    base = slug("set", found.name)
+    sections = []
+    for make in DATASET_SECTIONS:
+        made = make(found, album, params)
+        if made is not None:
+            made.id = f"{base}-{made.key}"
+            sections.append(made)
+    images = None if found.manifest is None else len(found.manifest)
+    return DatasetPage(
+        found.name, base, found.synthetic, images, found.classes, found.missing, sections
+    )
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    folder = Path(__file__).parent / "templates"
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@cache
+def _asset(name: str) -> str:
+    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")

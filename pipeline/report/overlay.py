@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +39,8 @@ def draw_outlines(
     scale = size / max(height, width)
     shown = (max(1, round(width * scale)), max(1, round(height * scale)))
     canvas = Image.fromarray(image).convert("RGB")
-    reducing = scale < 1
-    canvas = canvas.resize(shown, Image.Resampling.LANCZOS if reducing else Image.Resampling.BICUBIC)
+    sampling = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
+    canvas = canvas.resize(shown, sampling)
     canvas = canvas.resize(
         (shown[0] * _SUPERSAMPLE, shown[1] * _SUPERSAMPLE), Image.Resampling.BILINEAR
     )
@@ -83,7 +84,7 @@ def _dashes(line: list[tuple], length: float) -> list[list[tuple]]:
     """Cut a line into pieces of about `length` pixels and keep every other one."""
     pieces: list[list[tuple]] = [[line[0]]]
     run = 0.0
-    for a, b in zip(line, line[1:], strict=False):
+    for a, b in itertools.pairwise(line):
         run += float(np.hypot(b[0] - a[0], b[1] - a[1]))
         pieces[-1].append(b)
         if run >= length:

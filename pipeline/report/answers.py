@@ -1,0 +1,273 @@
+"""The answers in plain words, generated from the tables: nothing here is written by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from pipeline.report import select
+from pipeline.report.inputs import DatasetInputs
+from pipeline.report.sections.leaks import leak_counts
+from pipeline.report.sections.mask_quality import mean_interval
+from pipeline.report.tables import interval, listed, number, percent, share
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference of two runs with its interval and p value after Holm's correction."""
+
+    value: float
+    lo: float
+    hi: float
+    p_holm: float
+
+    @property
+    def verdict(self) -> str:
+        """ "helps", "hurts" or "undecided"; the interval and the corrected p must agree."""
+        sure = np.isnan(self.p_holm) or self.p_holm < 0.05
+        if sure and self.lo > 0:
+            return "helps"
+        if sure and self.hi < 0:
+            return "hurts"
+        return "undecided"
+
+    def __str__(self) -> str:
+        """In percentage points: "-3.1 points [-4.0, -2.2]"."""
+        if np.isnan(self.value):
+            return "not measured"
+        shown = [f"{100 * v:+.1f}".replace("-", "−") for v in (self.value, self.lo, self.hi)]
+        return f"{shown[0]} points [{shown[1]}, {shown[2]}]"
+
+
+Run = tuple[str, str]
+
+
+def difference(
+    table: pd.DataFrame | None,
+    a: Run,
+    b: Run,
+    fraction: float,
+    *,
+    protocol: str = "official",
+    subset: str = "full",
+    metric: str = "accuracy",
+) -> Difference | None:
+    """Return a - b from `plots/comparisons.csv`, whichever way round it is stored there."""
+    if table is None:
+        return None
+    for first, second, sign in ((a, b, 1), (b, a, -1)):
+        rows = table[
+            (table["protocol"] == protocol)
+            & (table["subset"] == subset)
+            & (table["metric"] == metric)
+            & ((table["fraction"].astype(float) - fraction).abs() < 1e-4)
+            & (table["head_a"] == first[0])
+            & (table["view_a"] == first[1])
+            & (table["head_b"] == second[0])
+            & (table["view_b"] == second[1])
+        ]
+        if len(rows):
+            r = rows.iloc[0]
+            lo, hi = sorted((sign * float(r["lo"]), sign * float(r["hi"])))
+            return Difference(sign * float(r["difference"]), lo, hi, float(r["p_holm"]))
+    return None
+
+
+def comparisons_of(
+    found: DatasetInputs, a: Run, b: Run, protocol: str = "official", subset: str = "full"
+) -> dict[float, Difference]:
+    """Return {fraction: a - b} for every fraction that was compared."""
+    table = found.comparisons
+    if table is None or table.empty:
+        return {}
+    pairs = {
+        f: difference(table, a, b, f, protocol=protocol, subset=subset)
+        for f in select.fractions_of(table)
+    }
+    return {f: d for f, d in pairs.items() if d is not None}
+
+
+def compare_sentence(name: str, differences: dict[float, Difference]) -> str:
+    """Say how large the difference is with the fewest and with all labels, and where it is sure."""
+    few, all_ = min(differences), max(differences)
+    text = f"{name}: {differences[few]} with {share(few)} of the labels"
+    if all_ != few:
+        text += f", {differences[all_]} with {share(all_)}"
+    by = {"helps": [], "hurts": [], "undecided": []}
+    for fraction, d in differences.items():
+        by[d.verdict].append(share(fraction))
+    parts = []
+    words = {
+        "helps": "better beyond chance at",
+        "hurts": "worse beyond chance at",
+        "undecided": "not told apart at",
+    }
+    for verdict, shares in by.items():
+        if shares:
+            parts.append(f"{words[verdict]} {listed(shares)}")
+    return f"{text} ({'; '.join(parts)})."
+
+
+def masking(found: DatasetInputs) -> list[str]:
+    """Does masking help? One sentence for each head and protocol."""
+    out = []
+    if found.metrics is None:
+        return out
+    for protocol, subset in select.blocks(found.metrics):
+        runs = select.runs_of(select.over_seeds(found.metrics, protocol, subset))
+        for name in dict.fromkeys(h for h, _ in runs):
+            if name == "zero-shot":
+                continue
+            d = comparisons_of(found, (name, "masked"), (name, "whole"), protocol, subset)
+            if d:
+                what = f"{select.HEADS.get(name, name)}, masked minus whole"
+                out.append(f"{select.block_name(protocol, subset)} – {compare_sentence(what, d)}")
+    return out
+
+
+def method(found: DatasetInputs) -> list[str]:
+    """Does the whole method beat the plain probe on whole images?"""
+    out = []
+    if found.metrics is None:
+        return out
+    for protocol, subset in select.blocks(found.metrics):
+        d = comparisons_of(found, select.METHOD, select.BASELINE, protocol, subset)
+        if d:
+            what = "the method minus the linear probe on whole images"
+            out.append(f"{select.block_name(protocol, subset)} – {compare_sentence(what, d)}")
+    return out
+
+
+def verdict(found: DatasetInputs, a: Run, b: Run) -> str:
+    """Sum the comparison up in one word over all shares of the strictest protocol there is."""
+    for protocol, subset in (("grouped", "full"), ("official", "clean_any"), ("official", "full")):
+        d = comparisons_of(found, a, b, protocol, subset)
+        if d:
+            kinds = [x.verdict for x in d.values()]
+            counts = {k: kinds.count(k) for k in ("helps", "hurts", "undecided")}
+            if counts["helps"] and not counts["hurts"]:
+                return f"helps at {counts['helps']} of {len(kinds)} shares"
+            if counts["hurts"] and not counts["helps"]:
+                return f"hurts at {counts['hurts']} of {len(kinds)} shares"
+            if counts["helps"]:
+                return f"helps at {counts['helps']}, hurts at {counts['hurts']} of {len(kinds)}"
+            return "makes no difference that can be told from chance"
+    return "not compared"
+
+
+def mask_information(found: DatasetInputs) -> list[str]:
+    """Do ground-truth masks help, and do random regions do as well as the stored masks?"""
+    out = []
+    pairs = {
+        "ground-truth masks minus whole image": ("oracle", "whole"),
+        "stored masks minus random regions of the same shape": ("masked", "random"),
+        "ground-truth masks minus stored masks": ("oracle", "masked"),
+    }
+    for words, (a, b) in pairs.items():
+        d = comparisons_of(found, ("linear-probe", a), ("linear-probe", b), "ground_truth", "full")
+        if d:
+            out.append(compare_sentence(f"linear probe, {words}", d))
+    return out
+
+
+def survival(found: DatasetInputs, run: Run = select.BASELINE) -> str | None:
+    """How much of a figure on the published split survives clean and grouped splits."""
+    if found.metrics is None:
+        return None
+    values = {}
+    for protocol, subset in (
+        ("official", "full"),
+        ("official", "clean"),
+        ("official", "clean_any"),
+        ("grouped", "full"),
+    ):
+        table = select.over_seeds(found.metrics, protocol, subset)
+        fractions = select.fractions_of(table)
+        row = select.one(table, *run, fractions[-1]) if fractions else None
+        if row is not None and np.isfinite(row["value"]):
+            values[(protocol, subset)] = row
+    if not values:
+        return None
+    words = {
+        ("official", "full"): "on the set's own test part",
+        ("official", "clean"): "without copies of training images",
+        ("official", "clean_any"): "without mirrored copies too",
+        ("grouped", "full"): "in grouped cross-validation",
+    }
+    parts = [
+        f"{interval(r['value'], r['lo'], r['hi'])} % {words[key]}" for key, r in values.items()
+    ]
+    return f"{select.run_name(*run)}, all labels: {listed(parts)}."
+
+
+def best_baseline(found: DatasetInputs) -> str | None:
+    """Which run that uses no mask is the one to beat (mean accuracy over the shares of labels)."""
+    if found.metrics is None:
+        return None
+    for protocol in ("grouped", "official"):
+        table = select.over_seeds(found.metrics, protocol, "full")
+        plain = table[(table["view"] == "whole") & (table["fraction"] > 0)]
+        if plain.empty:
+            continue
+        means = plain.groupby(["head", "view"])["value"].mean().sort_values()
+        run = means.index[-1]
+        fractions = select.fractions_of(plain)
+        ends = dict.fromkeys([fractions[0], fractions[-1]])
+        shown = [(f, select.one(plain, *run, f)) for f in ends]
+        parts = [
+            f"{interval(r['value'], r['lo'], r['hi'])} % with {share(f)} of the labels"
+            for f, r in shown
+            if r is not None
+        ]
+        where = "grouped splits" if protocol == "grouped" else "the set's own split"
+        return f"{select.run_name(*run)} ({listed(parts)}; {where})."
+    return None
+
+
+def leaking(found: DatasetInputs) -> str | None:
+    """How many test images have a copy in train."""
+    if found.audit_images is None:
+        return None
+    counts = leak_counts(found.audit_images, found.manifest)
+    if not counts["test"]:
+        return "The set has no test part of its own."
+    plain = f"{counts['copy_in_train']:,} ({percent(counts['copy_in_train'] / counts['test'])} %)"
+    every = counts["copy_in_train_any"]
+    return (
+        f"{plain} of {counts['test']:,} test images have a copy in train, "
+        f"{every:,} ({percent(every / counts['test'])} %) when mirrored and turned ones count."
+    )
+
+
+def dice(found: DatasetInputs) -> str | None:
+    """How good the masks are, on the part of the set that the heads are tested on."""
+    table = found.mask_quality
+    if table is None or table.empty:
+        return None
+    test = table[table["split"] == "test"]
+    part, where = (test, "test images") if len(test) else (table, "images")
+    words = []
+    for strategy, rows in part.groupby("strategy", sort=True):
+        mean, lo, hi = mean_interval(rows["dice"].to_numpy())
+        words.append(
+            f"{number(mean, 2)} [{number(lo, 2)}, {number(hi, 2)}] for the prompt “{strategy}”"
+        )
+    return f"mean Dice {listed(words)} ({len(part.drop_duplicates('image_id')):,} {where})."
+
+
+def certainty(found: DatasetInputs) -> str | None:
+    """How many seeds, runs, failures and test images stand behind the figures."""
+    if found.metrics is None:
+        return None
+    m = found.metrics
+    seeds = m[(m["seed"] >= 0) & (m["fraction"] > 0)]["seed"].nunique()
+    images = m[(m["protocol"] == "official") & (m["subset"] == "full")]["n_images"].dropna()
+    text = f"{seeds} seeds"
+    if len(images):
+        text += f", {round(images.max()):,} test images"
+    if found.runs is not None:
+        bad = int((found.runs["status"] != "ok").sum())
+        text += f", {len(found.runs):,} runs of which {bad or 'none'} failed or diverged"
+    return text + "."

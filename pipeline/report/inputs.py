@@ -1,0 +1,163 @@
+"""What the report reads of one dataset, each part present or named as missing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.errors import PipelineError
+from pipeline.paths import Paths
+
+STAGES = ("audit", "segment", "encode", "train", "evaluate")
+PLOTS = ("per_class", "comparisons")
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A file that is not there (or cannot be read), and the command that makes it."""
+
+    what: str
+    path: str
+    command: str
+    reason: str = "not there"
+
+
+@dataclass
+class DatasetInputs:
+    """The tables of one dataset; a table is None where its file is missing.
+
+    `masks` and `features` are the opened stores. `records` maps a stage to its run record.
+    """
+
+    name: str
+    paths: Paths
+    manifest: pd.DataFrame | None = None
+    metrics: pd.DataFrame | None = None
+    runs: pd.DataFrame | None = None
+    per_class: pd.DataFrame | None = None
+    comparisons: pd.DataFrame | None = None
+    mask_quality: pd.DataFrame | None = None
+    audit: dict[str, Any] | None = None
+    audit_images: pd.DataFrame | None = None
+    audit_pairs: pd.DataFrame | None = None
+    masks: Any = None
+    features: Any = None
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    missing: list[Missing] = field(default_factory=list)
+
+    @property
+    def synthetic(self) -> bool:
+        """True when any image of the manifest is labelled synthetic."""
+        if self.manifest is None or "synthetic" not in self.manifest:
+            return False
+        return bool((self.manifest["synthetic"] == "1").any())
+
+    @property
+    def classes(self) -> list[str]:
+        return [] if self.manifest is None else sorted(self.manifest["label"].unique())
+
+    def predictions(self, columns: list[str] | None = None, **where: Any) -> pd.DataFrame | None:
+        """Return the predictions of the runs where every given column has the given value.
+
+        `fraction` is compared with a tolerance, since it is stored as float32. Classes come
+        back as text in `y_true` and `y_pred`. None when there are no predictions.
+        """
+        path = self.paths.predictions(self.name)
+        if not path.is_file():
+            return None
+        filters = []
+        for column, value in where.items():
+            if column == "fraction":
+                filters += [(column, ">", value - 1e-4), (column, "<", value + 1e-4)]
+            else:
+                filters.append((column, "==", value))
+        table = pd.read_parquet(path, columns=columns, filters=filters or None)
+        for column in table.columns:
+            if isinstance(table[column].dtype, pd.CategoricalDtype):
+                table[column] = table[column].astype(str)
+        names = [c[2:] for c in table.columns if c.startswith("p:")]
+        for column in ("y_true", "y_pred"):
+            if column in table and pd.api.types.is_integer_dtype(table[column]):
+                table[column] = table[column].map(dict(enumerate(names)))
+        return table
+
+
+def load_inputs(name: str, paths: Paths) -> DatasetInputs:
+    """Read every table of a dataset; what is missing is listed, never invented."""
+    found = DatasetInputs(name, paths)
+    readers = {
+        "manifest": (paths.manifest(name), _manifest, "pipeline data add {} --from FOLDER"),
+        "audit": (paths.audit_summary(name), _json, "pipeline data audit --dataset {}"),
+        "audit_images": (paths.audit(name), pd.read_parquet, "pipeline data audit --dataset {}"),
+        "audit_pairs": (
+            paths.audit_pairs(name),
+            pd.read_parquet,
+            "pipeline data audit --dataset {}",
+        ),
+        "masks": (paths.masks(name), _masks, "pipeline segment --dataset {}"),
+        "features": (paths.features(name), _features, "pipeline encode --dataset {}"),
+        "runs": (paths.runs(name), pd.read_parquet, "pipeline train --dataset {}"),
+        "metrics": (paths.metrics_table(name), pd.read_parquet, "pipeline evaluate --dataset {}"),
+        "mask_quality": (
+            paths.mask_quality(name),
+            pd.read_parquet,
+            "pipeline evaluate --dataset {}",
+        ),
+    }
+    for plot in PLOTS:
+        path = paths.plots(name) / f"{plot}.csv"
+        readers[plot] = (path, _csv, "pipeline evaluate --dataset {}")
+    for part, (path, read, command) in readers.items():
+        try:
+            if not path.exists():
+                raise FileNotFoundError("not there")
+            setattr(found, part, read(path))
+        except (PipelineError, OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            shown = path.relative_to(paths.root) if path.is_relative_to(paths.root) else path
+            found.missing.append(Missing(part, str(shown), command.format(name), reason))
+    for stage in STAGES:
+        if paths.record(name, stage).is_file():
+            found.records[stage] = _json(paths.record(name, stage))
+    return found
+
+
+def _manifest(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def _csv(path: Path) -> pd.DataFrame:
+    """Read a plot table; names of classes and images stay text ("007", "NA")."""
+    names = ("class", "actual", "predicted", "image_id", "note")
+    return pd.read_csv(
+        path,
+        dtype=dict.fromkeys(names, str),
+        keep_default_na=False,
+        na_values={c: ["", "nan", "NaN"] for c in _number_columns(path, names)},
+    )
+
+
+def _number_columns(path: Path, names: tuple[str, ...]) -> list[str]:
+    text = {*names, "protocol", "subset", "head", "view", "metric"}
+    text |= {"head_a", "view_a", "head_b", "view_b"}
+    return [c for c in pd.read_csv(path, nrows=0).columns if c not in text]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _masks(path: Path) -> Any:
+    from pipeline import open_masks
+
+    return open_masks(path)
+
+
+def _features(path: Path) -> Any:
+    from pipeline import open_features
+
+    return open_features(path)

@@ -1,0 +1,107 @@
+"""Does a better mask give a better classification? One point per image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from pipeline.config import Params
+from pipeline.report import select
+from pipeline.report.figures import scatter
+from pipeline.report.gallery import Album
+from pipeline.report.inputs import DatasetInputs
+from pipeline.report.page import Grid, Section, Text
+from pipeline.report.sections.flips import flips
+from pipeline.report.sections.mask_quality import mean_interval
+from pipeline.report.tables import Table, head, interval_cell, number, share
+
+QUARTERS = 4
+
+
+def section(found: DatasetInputs, album: Album, params: Params) -> Section | None:
+    """Plot each test image's Dice against what masking did to its probability."""
+    both = joined(found, params.segment.prompt)
+    if both is None:
+        return None
+    table, name, fraction = both
+    rho, lo, hi = spearman(table["dice"].to_numpy(), table["p_change"].to_numpy())
+    quarter = pd.qcut(table["dice"].rank(method="first"), min(QUARTERS, len(table)), labels=False)
+    rows, bins = [], []
+    for _, part in table.groupby(quarter):
+        change = mean_interval(part["p_change"].to_numpy())
+        bins.append((float(part["dice"].mean()), *change))
+        rows.append(
+            [
+                head(f"{part['dice'].min():.2f} to {part['dice'].max():.2f}"),
+                len(part),
+                interval_cell(*mean_interval(part["right_whole"].to_numpy())),
+                interval_cell(*mean_interval(part["right_masked"].to_numpy())),
+                interval_cell(*change, as_percent=False),
+            ]
+        )
+    headers = ["Dice", "images", "whole right, %", "masked right, %", "change of p(true)"]
+    label = f"{select.HEADS.get(name, name)}, {share(fraction)} of the labels"
+    figure = scatter(
+        f"Mask quality and what the mask did ({label})",
+        table["dice"].to_numpy(),
+        table["p_change"].to_numpy(),
+        "Dice of the mask",
+        "p(true), masked minus whole",
+        Table(headers, rows, caption="A quarter of the images each, by Dice"),
+        groups=list(table["y_true_whole"]),
+        bins=bins,
+    )
+    text = (
+        f"{answer(rho, lo, hi)} Spearman's rank correlation between Dice and the change of the "
+        f"true class's probability: {number(rho, 2)} [{number(lo, 2)}, {number(hi, 2)}], "
+        f"{len(table):,} test images."
+    )
+    title = "Does a better mask give a better classification?"
+    return Section("dice-effect", title, [Text(text), Grid([figure])])
+
+
+def answer(rho: float, lo: float, hi: float) -> str:
+    """Say in words what the correlation means."""
+    if not np.isfinite([rho, lo, hi]).all():
+        return "There is too little to tell."
+    if lo > 0:
+        size = "Yes, clearly:" if rho >= 0.3 else "Yes, a little:"
+        return f"{size} images with a better mask gain more from masking."
+    if hi < 0:
+        return "No, the reverse: images with a better mask gain less from masking."
+    return "Not measurably: the interval of the correlation includes zero."
+
+
+def joined(found: DatasetInputs, prompt: str) -> tuple[pd.DataFrame, str, float] | None:
+    """Join Dice and the change between whole and masked, by image; with head and fraction."""
+    quality = found.mask_quality
+    if quality is None or quality.empty or found.metrics is None:
+        return None
+    strategies = list(quality["strategy"].unique())
+    chosen = quality[quality["strategy"] == (prompt if prompt in strategies else strategies[0])]
+    table = select.over_seeds(found.metrics, "official", "full")
+    runs, fractions = select.runs_of(table), select.fractions_of(table)
+    heads = [h for h, v in runs if v == "masked" and (h, "whole") in runs and h != "zero-shot"]
+    if not heads or not fractions:
+        return None
+    both = flips(found, heads[0], fractions[-1])
+    if both is None:
+        return None
+    dice = chosen.drop_duplicates("image_id").set_index("image_id")["dice"]
+    both = both.join(dice, how="inner").dropna(subset=["dice", "p_change"]).sort_index()
+    return (both, heads[0], fractions[-1]) if len(both) >= 2 * QUARTERS else None
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+    """Return Spearman's rho with a 95 % bootstrap interval over images."""
+    if len(np.unique(x)) < 2 or len(np.unique(y)) < 2:
+        return np.nan, np.nan, np.nan
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(500):
+        at = rng.integers(0, len(x), len(x))
+        if len(np.unique(x[at])) > 1 and len(np.unique(y[at])) > 1:
+            draws.append(spearmanr(x[at], y[at]).statistic)
+    lo, hi = np.quantile(draws, [0.025, 0.975]) if draws else (np.nan, np.nan)
+    return float(spearmanr(x, y).statistic), float(lo), float(hi)

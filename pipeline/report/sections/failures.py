@@ -1,0 +1,42 @@
+"""What failed, by name and reason; nothing is left out in silence."""
+
+from __future__ import annotations
+
+from pipeline.config import Params
+from pipeline.report.gallery import Album
+from pipeline.report.inputs import DatasetInputs
+from pipeline.report.page import Section, Text
+from pipeline.report.tables import Cell, Table, head
+
+SHOWN = 200
+
+
+def section(found: DatasetInputs, album: Album, params: Params) -> Section | None:
+    """List failed images from the stores and the records of the last runs."""
+    rows = failures(found)
+    if not rows:
+        ran = [s for s in ("segment", "encode") if s in found.records]
+        if not ran and found.masks is None and found.features is None:
+            return None
+        return Section("failures", "Failures", [Text("No image failed in any stage.")])
+    body = [[Cell(stage, look="bad"), head(name), reason] for stage, name, reason in rows[:SHOWN]]
+    note = f"{len(rows) - SHOWN:,} more are not shown." if len(rows) > SHOWN else ""
+    table = Table(["stage", "image", "reason"], body, note=note)
+    return Section("failures", "Failures", [Text(f"{len(rows):,} failures.", "warning"), table])
+
+
+def failures(found: DatasetInputs) -> list[tuple[str, str, str]]:
+    """Return (stage, image_id, reason), sorted, each once; the store's word comes first."""
+    seen: dict[tuple[str, str], str] = {}
+    for stage, store in (("segment", found.masks), ("encode", found.features)):
+        if store is None:
+            continue
+        table = store.table()
+        if "in_manifest" in table:
+            table = table[table["in_manifest"]]
+        for image_id, r in table[table["status"] == "failed"].iterrows():
+            seen[(stage, str(image_id))] = str(r.get("reason") or "no reason recorded")
+    for stage, record in found.records.items():
+        for image_id, reason in (record.get("failed") or {}).items():
+            seen.setdefault((stage, image_id), str(reason))
+    return [(stage, name, reason) for (stage, name), reason in sorted(seen.items())]

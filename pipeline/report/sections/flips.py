@@ -1,0 +1,81 @@
+"""Where the mask helped and where it hurt: predictions that flip between whole and masked."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from pipeline.config import Params
+from pipeline.report import select
+from pipeline.report.cases import image_cases
+from pipeline.report.gallery import Album, Gallery
+from pipeline.report.inputs import DatasetInputs
+from pipeline.report.page import Section, Text
+from pipeline.report.tables import Table, head, many, share
+
+SHOWN = 8
+
+
+def section(found: DatasetInputs, album: Album, params: Params) -> Section | None:
+    """Compare the same head on whole and masked images, image by image."""
+    if found.metrics is None:
+        return None
+    table = select.over_seeds(found.metrics, "official", "full")
+    runs, fractions = select.runs_of(table), select.fractions_of(table)
+    heads = [h for h, v in runs if v == "masked" and (h, "whole") in runs and h != "zero-shot"]
+    if not heads or not fractions:
+        return None
+    made = Section("flips", "Where the mask helped, where it hurt")
+    rows = []
+    for name in heads:
+        for fraction in dict.fromkeys([fractions[0], fractions[-1]]):
+            both = flips(found, name, fraction)
+            if both is not None:
+                helped = int((both["change"] > 0).sum())
+                hurt = int((both["change"] < 0).sum())
+                same = len(both) - helped - hurt
+                label = select.HEADS.get(name, name)
+                rows.append([head(label), share(fraction), helped, hurt, same])
+    if not rows:
+        return None
+    headers = ["head", "share of labels", "helped", "hurt", "no change"]
+    made.blocks.append(
+        Text(
+            "An image counts as helped when more seeds are right on the masked image than on the "
+            "whole one, and as hurt when fewer are."
+        )
+    )
+    made.blocks.append(Table(headers, rows, caption="Test images whose predictions flip"))
+    name = heads[0]
+    both = flips(found, name, fractions[-1])
+    label = f"{select.HEADS.get(name, name)}, {share(fractions[-1])} of the labels"
+    for sign, title in ((1, "The mask helped"), (-1, "The mask hurt")):
+        mine = both[both["change"] * sign > 0]
+        made.blocks.append(_gallery(mine, sign, f"{title} ({label})", album))
+    return made
+
+
+def flips(found: DatasetInputs, name: str, fraction: float) -> pd.DataFrame | None:
+    """Return by image the share of seeds right on `whole` and `masked`, and the change."""
+    whole = image_cases(found, "official", name, "whole", fraction)
+    masked = image_cases(found, "official", name, "masked", fraction)
+    if whole is None or masked is None:
+        return None
+    both = whole.join(masked, how="inner", lsuffix="_whole", rsuffix="_masked")
+    both["change"] = (both["right_masked"] - both["right_whole"]).round(6)
+    both["p_change"] = both["p_true_masked"] - both["p_true_whole"]
+    return both
+
+
+def _gallery(mine: pd.DataFrame, sign: int, title: str, album: Album) -> Gallery:
+    keys = mine.assign(a=-mine["change"] * sign, b=-mine["p_change"] * sign, id=mine.index)
+    shown = keys.sort_values(["a", "b", "id"]).head(SHOWN)
+    pictures = []
+    for image_id, r in shown.iterrows():
+        seeds = int(r["seeds_whole"])
+        counts = f"right: whole {round(r['right_whole'] * seeds)} of {seeds}, "
+        counts += f"masked {round(r['right_masked'] * seeds)} of {seeds}"
+        said = f"{r['y_true_whole']}: whole says {r['y_pred_whole']}, masked {r['y_pred_masked']}"
+        pictures.append(album.picture(image_id, f"{said}; {counts}"))
+    note = "" if pictures else "No such image."
+    heading = f"{title}: {many(len(mine), 'image')}"
+    return Gallery(heading, pictures, note=note, rest=max(0, len(mine) - len(shown)))

@@ -1,0 +1,120 @@
+"""The leak audit: copies across the split, with pictures of the pairs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from pipeline.config import Params
+from pipeline.report.gallery import Album, Gallery
+from pipeline.report.inputs import DatasetInputs
+from pipeline.report.page import Details, Section, Text
+from pipeline.report.tables import Cell, Table, head, many, number, percent
+
+PAIRS = 4
+KINDS = {
+    "byte": "the same bytes",
+    "near": "near-copies (re-saved, resized, brighter, shifted)",
+    "mirror": "mirror images",
+    "turn": "turned copies",
+}
+
+
+def section(found: DatasetInputs, album: Album, params: Params) -> Section | None:
+    """Count what the audit found and show pairs of every kind."""
+    if found.audit is None and found.audit_images is None and found.audit_pairs is None:
+        return None
+    made = Section("leaks", "Copies and leaks")
+    if found.audit_images is not None:
+        made.blocks.append(_test_table(found.audit_images, found.manifest))
+    pairs = found.audit_pairs
+    if pairs is not None and len(pairs):
+        made.blocks.append(_kinds(pairs))
+        conflicts = pairs[pairs["label_a"] != pairs["label_b"]]
+        if len(conflicts):
+            made.blocks.append(_gallery(conflicts, "Copies with different labels", album))
+        for kind, words in KINDS.items():
+            across = pairs[(pairs["kind"] == kind) & pairs["straddles"]]
+            if len(across):
+                made.blocks.append(_gallery(across, f"On both sides: {words}", album))
+    elif pairs is not None:
+        made.blocks.append(Text("The audit found no pair of copies."))
+    if found.audit is not None:
+        rows = [[head(k), v] for k, v in flat(found.audit)]
+        made.blocks.append(
+            Details("All counts and the parameters of the audit", [Table(["what", "value"], rows)])
+        )
+    return made
+
+
+def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """Flatten nested tables to (dotted name, text) pairs."""
+    if isinstance(value, dict):
+        return [p for k, v in value.items() for p in flat(v, f"{name}.{k}" if name else str(k))]
+    if isinstance(value, list):
+        shown = ", ".join(map(str, value[:12])) + (", …" if len(value) > 12 else "")
+        return [(name, shown)]
+    return [(name, str(value))]
+
+
+def leak_counts(images: pd.DataFrame, manifest: pd.DataFrame | None) -> dict[str, int]:
+    """Count test images, and those with a copy in train: plain, and mirrored ones included."""
+    table = images
+    if "split" not in table and manifest is not None:
+        table = table.merge(manifest[["image_id", "split"]], on="image_id", how="left")
+    test = table[table["split"] == "test"] if "split" in table else table.iloc[:0]
+    return {
+        "test": len(test),
+        "copy_in_train": int(test["copy_in_train"].sum()),
+        "copy_in_train_any": int(test["copy_in_train_any"].sum()),
+    }
+
+
+def _test_table(images: pd.DataFrame, manifest: pd.DataFrame | None) -> Table:
+    counts = leak_counts(images, manifest)
+    total = counts["test"]
+
+    def row(words: str, count: int) -> list:
+        share = percent(count / total) if total else None
+        return [head(words), Cell(f"{count:,}", sort=count, look="number"), share]
+
+    rows = [
+        row("test images", total),
+        row("with a copy in train", counts["copy_in_train"]),
+        row("with a copy in train, mirrored or turned included", counts["copy_in_train_any"]),
+    ]
+    conflicts = int(images["label_conflict"].sum()) if "label_conflict" in images else 0
+    rows.append([head("images (any part) with a copy of another label"), conflicts, None])
+    return Table(["what", "images", "% of test"], rows, caption="The set's own split")
+
+
+def _kinds(pairs: pd.DataFrame) -> Table:
+    rows = []
+    for kind in [*KINDS, *sorted(set(pairs["kind"]) - set(KINDS))]:
+        mine = pairs[pairs["kind"] == kind]
+        rows.append(
+            [
+                head(KINDS.get(kind, kind)),
+                len(mine),
+                int(mine["straddles"].sum()),
+                int((mine["label_a"] != mine["label_b"]).sum()),
+            ]
+        )
+    headers = ["kind", "pairs", "on both sides of the split", "with different labels"]
+    return Table(headers, rows, caption="Pairs of copies")
+
+
+def _gallery(pairs: pd.DataFrame, title: str, album: Album) -> Gallery:
+    shown = pairs.sort_values(
+        ["score", "image_id_a", "image_id_b"], ascending=[False, True, True]
+    ).head(PAIRS)
+    pictures = []
+    for number_, (_, r) in enumerate(shown.iterrows(), 1):
+        for side in "ab":
+            image_id, split, label = r[f"image_id_{side}"], r[f"split_{side}"], r[f"label_{side}"]
+            caption = f"pair {number_}: {split or 'no part'}, {label}"
+            if side == "b":
+                caption += f"; score {number(float(r['score']))}"
+            pictures.append(album.picture(image_id, caption, outlines=False))
+    return Gallery(f"{title} ({many(len(pairs), 'pair')})", pictures, rest=len(pairs) - len(shown))

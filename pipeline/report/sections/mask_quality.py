@@ -1,0 +1,155 @@
+"""Masks against ground truth, mask outcomes, and the worst masks in pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from pipeline.config import Params
+from pipeline.report.figures import Figure, histogram
+from pipeline.report.gallery import Album, Gallery
+from pipeline.report.inputs import DatasetInputs
+from pipeline.report.page import Grid, Section, Text
+from pipeline.report.tables import Cell, Table, head, interval_cell, many, number, percent
+
+WORST = 8
+RESAMPLES = 1000
+OUTCOMES = {
+    "ok": "used as they are",
+    "empty": "empty: the whole image is used instead",
+    "full": "full frame: the whole image is used instead",
+    "failed": "failed: no mask, no features",
+}
+
+
+def section(found: DatasetInputs, album: Album, params: Params) -> Section | None:
+    """Show how many masks came out how, their sizes, and Dice, IoU and HD95 by class."""
+    made = Section("mask-quality", "Mask quality")
+    figures: list[Figure] = []
+    masks = mask_table(found)
+    if masks is not None:
+        made.blocks.append(outcomes(masks))
+        figures += _store_figures(masks)
+    quality = found.mask_quality
+    if quality is not None and not quality.empty:
+        made.blocks.append(
+            Text(
+                "Dice and IoU: 1 is perfect, 0 no overlap. HD95: the 95th percentile of the "
+                "distance between the outlines, in pixels of the image. Intervals: bootstrap over "
+                "images. “test” rows are of the set's own test part."
+            )
+        )
+        made.blocks.append(dice_table(quality))
+        figures = _dice_figures(quality) + figures
+    elif masks is not None:
+        made.blocks.append(Text("This dataset has no ground-truth masks to compare with.", "note"))
+    if figures:
+        made.blocks.append(Grid(figures))
+    if quality is not None and not quality.empty:
+        made.blocks.append(_worst(quality, params.segment.prompt, album))
+    return made if made.blocks else None
+
+
+def mask_table(found: DatasetInputs) -> pd.DataFrame | None:
+    """Return the index of the mask store, without rows that left the manifest."""
+    if found.masks is None:
+        return None
+    table = found.masks.table()
+    return table[table["in_manifest"]] if "in_manifest" in table else table
+
+
+def outcomes(masks: pd.DataFrame) -> Table:
+    """Count the masks by outcome; the fallbacks are named."""
+    counts = masks["status"].value_counts()
+    rows = [
+        [
+            head(status),
+            Cell(f"{int(counts.get(status, 0)):,}", look="number"),
+            percent(counts.get(status, 0) / len(masks)),
+            words,
+        ]
+        for status, words in OUTCOMES.items()
+    ]
+    return Table(
+        ["outcome", "images", "%", "what becomes of them"], rows, caption="Masks by outcome"
+    )
+
+
+def mean_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Return mean, low and high of a percentile bootstrap over images; NaN without values."""
+    values = np.asarray(values, float)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return np.nan, np.nan, np.nan
+    rng = np.random.default_rng(0)
+    means = [rng.choice(values, len(values)).mean() for _ in range(RESAMPLES)]
+    tail = (1 - confidence) / 2
+    lo, hi = np.quantile(means, [tail, 1 - tail])
+    return float(values.mean()), float(lo), float(hi)
+
+
+def dice_table(quality: pd.DataFrame) -> Table:
+    """Return Dice, IoU and HD95 by strategy and class, and over all classes."""
+    rows = []
+    for strategy, table in quality.groupby("strategy", sort=True):
+        parts = [("all classes", table)]
+        test = table[table["split"] == "test"]
+        if len(test) and len(test) < len(table):
+            parts.append(("all classes, test", test))
+        parts += list(table.groupby("label", sort=True))
+        for name, part in parts:
+            cells = [
+                interval_cell(*mean_interval(part[m].to_numpy()), as_percent=False)
+                for m in ("dice", "iou", "hd95")
+            ]
+            median = float(part["dice"].median())
+            missed = float((part["dice"] < 0.1).mean())
+            rows.append([head(strategy), name, len(part), *cells, number(median), percent(missed)])
+    headers = ["prompt", "class", "images", "Dice", "IoU", "HD95, px"]
+    headers += ["median Dice", "Dice < 0.1, %"]
+    return Table(headers, rows, caption="Masks against ground truth")
+
+
+def _dice_figures(quality: pd.DataFrame) -> list[Figure]:
+    figures = []
+    for strategy, table in quality.groupby("strategy", sort=True):
+        values = {"": table["dice"].to_numpy()}
+        figures.append(histogram(f"Dice, prompt “{strategy}”", values, "Dice"))
+        areas = {
+            "stored mask": table["pred_area_fraction"].to_numpy(),
+            "ground truth": table["gt_area_fraction"].to_numpy(),
+        }
+        title = f"Share of the image inside the mask, “{strategy}”"
+        figures.append(histogram(title, areas, "share of the image"))
+    return figures[:6]
+
+
+def _store_figures(masks: pd.DataFrame) -> list[Figure]:
+    figures = []
+    known = {
+        "area_fraction": "Share of the image inside the mask",
+        "predicted_iou": "SAM2's own quality estimate (predicted IoU)",
+        "stability": "Stability of the mask",
+    }
+    for column, title in known.items():
+        if column in masks and np.isfinite(masks[column].to_numpy(float)).any():
+            values = masks[column].to_numpy(float)
+            figures.append(histogram(f"{title}, all images", {"": values}, title.split(" (")[0]))
+    return figures
+
+
+def _worst(quality: pd.DataFrame, prompt: str, album: Album) -> Gallery:
+    strategies = list(quality["strategy"].unique())
+    strategy = prompt if prompt in strategies else strategies[0]
+    table = quality[quality["strategy"] == strategy].dropna(subset=["dice"])
+    shown = table.sort_values(["dice", "image_id"]).head(WORST)
+    pictures = [
+        album.picture(r["image_id"], f"{r['label']}; Dice {number(r['dice'], 2)}")
+        for _, r in shown.iterrows()
+    ]
+    missed = int((table["dice"] < 0.1).sum())
+    note = (
+        f"{many(missed, 'mask')} of {len(table):,} miss the region (Dice below 0.1). "
+        "Orange line: stored mask; blue dashes: ground truth."
+    )
+    return Gallery("Worst masks", pictures, note=note)

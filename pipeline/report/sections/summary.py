@@ -1,0 +1,120 @@
+"""The summary in plain words: what was asked, what came out, how sure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.config import Params
+from pipeline.report import answers, select
+from pipeline.report.inputs import DatasetInputs
+from pipeline.report.page import Heading, Points, Section, Text
+from pipeline.report.paper import OTHER_SET, quoted
+from pipeline.report.tables import Cell, Table, head, interval_cell, percent
+
+SHOWN = (("official", "full"), ("official", "clean_any"), ("grouped", "full"))
+
+
+def summary(datasets: Sequence[DatasetInputs], params: Params) -> Section:
+    """Build the first section of the page."""
+    made = Section("summary", "Summary", id="summary")
+    blocks = made.blocks
+    blocks.append(Heading("What was asked"))
+    blocks.append(
+        Text(
+            "Does cutting an image down to the region that SAM2 segments, before CLIP encodes "
+            "it, make a better classifier of medical images when there are few labels – as the "
+            "MedFocusCLIP paper reports? Each data set is classified from 5 to 100 % of its "
+            "labels, on whole and on masked images, by plain heads and by the paper's method; "
+            "then again without the copies that link training and test images."
+        )
+    )
+    blocks.append(
+        Text(
+            f"Models: {params.models.sam2.name} for the masks, {params.models.clip.name} for the "
+            f"features (profile “{params.profile}”); masks prompted by “{params.segment.prompt}”.",
+            "note",
+        )
+    )
+    done = [d for d in datasets if d.metrics is not None]
+    blocks.append(Heading("What came out"))
+    if done:
+        blocks.append(at_a_glance(done))
+        for found in done:
+            blocks.append(Points(findings(found)))
+    else:
+        blocks.append(Text("Nothing yet: no dataset has been evaluated.", "warning"))
+    blocks.append(Heading("How sure"))
+    blocks.append(
+        Text(
+            "Intervals are 95 %, over seeds and over test images, by patient or group where these "
+            "are known. Differences are paired: the same seeds and images on both sides; "
+            "“beyond chance” means that the interval excludes zero and p, after Holm's correction "
+            "for the number of comparisons, is below 0.05. Grouped figures are the ones to trust; "
+            "those on a set's own test part are inflated by copies wherever the audit finds them."
+        )
+    )
+    blocks.append(Points([f"{d.name}: {answers.certainty(d)}" for d in done]))
+    return made
+
+
+def findings(found: DatasetInputs) -> list[str]:
+    """Say the findings on one dataset, the most important first."""
+    probe = answers.verdict(found, select.MASKED_PROBE, select.BASELINE)
+    whole = answers.verdict(found, select.METHOD, select.BASELINE)
+    out = [
+        f"{found.name}: masking {probe} for the linear probe; the method, against the linear "
+        f"probe on whole images, {whole}."
+    ]
+    label = {"": ""}
+    parts = [
+        ("The baseline to beat is the ", answers.best_baseline(found)),
+        ("Splits: ", answers.survival(found)),
+        ("Copies: ", answers.leaking(found)),
+        ("Masks: ", answers.dice(found)),
+        *(("Mask content: ", text) for text in answers.mask_information(found)[:2]),
+    ]
+    out += [f"{label.get('', '')}{start}{text}" for start, text in parts if text]
+    return out
+
+
+def at_a_glance(done: Sequence[DatasetInputs]) -> Table:
+    """Return datasets x headline figures: few and all labels, published and grouped."""
+    rows = []
+    for found in done:
+        for protocol, subset in SHOWN:
+            table = select.over_seeds(found.metrics, protocol, subset)
+            fractions = select.fractions_of(table)
+            if not fractions:
+                continue
+            row: list = [head(found.name), select.block_name(protocol, subset)]
+            for run in (select.BASELINE, select.MASKED_PROBE, select.METHOD):
+                for fraction in dict.fromkeys([fractions[0], fractions[-1]]):
+                    r = select.one(table, *run, fraction)
+                    row.append(None if r is None else interval_cell(r["value"], r["lo"], r["hi"]))
+            row.append(_quoted(found.name) if (protocol, subset) == ("official", "full") else None)
+            rows.append(row)
+    few, most = _ends(done)
+    names = ("probe, whole", "probe, masked", "method")
+    headers = ["data set", "test images", *(f"{n}, {s}" for n in names for s in (few, most))]
+    headers.append(Cell("quoted: MedFocusCLIP, 5 / 100 %", look="quoted"))
+    rows = [row for row in rows if len(row) == len(headers)]
+    note = "Accuracy in percent [95 % interval]. Method: MedFocus fusion on masked images, then a "
+    note += "logistic regression on the frozen fusion, as the paper evaluates."
+    if any(d.name in OTHER_SET for d in done):
+        note += " The paper's lung set is another one: its figures cannot be compared."
+    return Table(headers, rows, note=note)
+
+
+def _ends(done: Sequence[DatasetInputs]) -> tuple[str, str]:
+    table = select.over_seeds(done[0].metrics, "official", "full")
+    fractions = select.fractions_of(table) or [0.0, 1.0]
+    return f"{percent(fractions[0], 0)} %", f"{percent(fractions[-1], 0)} %"
+
+
+def _quoted(name: str) -> Cell | None:
+    points = quoted(name).get("MedFocusCLIP")
+    if not points:
+        return None
+    few, most = points[min(points)], points[max(points)]
+    star = "*" if name in OTHER_SET else ""
+    return Cell(f"{percent(few, 2)} / {percent(most, 2)}{star}", sort=most, look="number quoted")

@@ -1,0 +1,139 @@
+"""Which runs a section shows, and what they are called in plain words."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+
+HEADS = {
+    "zero-shot": "zero-shot",
+    "linear-probe": "linear probe",
+    "medfocus": "MedFocus head",
+    "medfocus-probe": "MedFocus + probe",
+}
+VIEWS = {
+    "whole": "whole image",
+    "masked": "masked",
+    "crop": "cropped to the mask",
+    "binary": "mask alone",
+    "oracle": "ground-truth mask",
+    "random": "random region",
+}
+BLOCKS = {
+    ("official", "full"): "As published: the set's own test part",
+    ("official", "clean"): "Clean: test images without a copy in train",
+    ("official", "clean_any"): "Clean, mirrored copies left out too",
+    ("grouped", "full"): "Grouped: no patient, group or copy on both sides",
+    ("grouped-pooled", "full"): "Grouped, all folds pooled",
+    ("ground_truth", "full"): "Only images with a ground-truth mask",
+}
+METRICS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro-F1",
+    "macro_auroc": "macro-AUROC",
+    "ece": "calibration error (ECE)",
+    "brier": "Brier score",
+}
+PERCENT_METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+BASELINE = ("linear-probe", "whole")
+MASKED_PROBE = ("linear-probe", "masked")
+METHOD = ("medfocus-probe", "masked")
+
+
+def run_name(head: str, view: str) -> str:
+    """Name a run in words: "linear probe, masked"."""
+    return f"{HEADS.get(head, head)}, {VIEWS.get(view, view)}"
+
+
+def block_name(protocol: str, subset: str) -> str:
+    """Name a protocol and subset in words."""
+    return BLOCKS.get((protocol, subset), f"{protocol}, {subset}")
+
+
+def slug(*parts: str) -> str:
+    """Make an HTML id from names; distinct names of the same letters stay distinct."""
+    text = "-".join(parts)
+    plain = re.sub(r"[^a-zA-Z0-9]+", "-", text).strip("-").lower()
+    if plain == text:
+        return plain
+    return f"{plain}-{sum(i * ord(c) for i, c in enumerate(text, 1)) % 99991}"
+
+
+def blocks(metrics: pd.DataFrame) -> list[tuple[str, str]]:
+    """List the (protocol, subset) pairs of the metrics, in the order to read them."""
+    found = set(map(tuple, metrics[["protocol", "subset"]].drop_duplicates().to_numpy()))
+    # Where grouping changes nothing, `evaluate` may repeat a block under another subset.
+    return [b for b in BLOCKS if b in found] + sorted(found - set(BLOCKS))
+
+
+def order(pairs: set[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Sort (head, view) pairs: known heads and views first, in their usual order."""
+    heads, views = list(HEADS), list(VIEWS)
+
+    def key(pair: tuple[str, str]):
+        head, view = pair
+        return (
+            heads.index(head) if head in heads else len(heads),
+            head,
+            views.index(view) if view in views else len(views),
+            view,
+        )
+
+    return sorted(pairs, key=key)
+
+
+def over_seeds(
+    metrics: pd.DataFrame, protocol: str, subset: str, metric: str = "accuracy"
+) -> pd.DataFrame:
+    """Return the rows of a block that summarise all seeds, by head, view and fraction."""
+    m = metrics
+    chosen = m[
+        (m["protocol"] == protocol)
+        & (m["subset"] == subset)
+        & (m["metric"] == metric)
+        & (m["seed"] == -1)
+    ]
+    return chosen.assign(fraction=chosen["fraction"].astype(float).round(4))
+
+
+def runs_of(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """List the (head, view) pairs of a table in their usual order."""
+    return order(set(map(tuple, table[["head", "view"]].drop_duplicates().to_numpy())))
+
+
+def fractions_of(table: pd.DataFrame) -> list[float]:
+    """List the fractions above zero (zero-shot has fraction 0), rising."""
+    return sorted({round(float(f), 4) for f in table["fraction"] if f > 0})
+
+
+def one(table: pd.DataFrame, head: str, view: str, fraction: float) -> pd.Series | None:
+    """Return the row of one run, or None."""
+    rows = table[
+        (table["head"] == head)
+        & (table["view"] == view)
+        & ((table["fraction"] - fraction).abs() < 1e-4)
+    ]
+    return None if rows.empty else rows.iloc[0]
+
+
+def labels_at(table: pd.DataFrame, fraction: float) -> int | None:
+    """Return the number of labels used (train + validation) at a fraction."""
+    rows = table[(table["fraction"] - fraction).abs() < 1e-4]["n_labels"].dropna()
+    return None if rows.empty else round(float(rows.median()))
+
+
+def reference_runs(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """The runs that details (confusion, per class) are shown for: the baseline and the method.
+
+    The method first. Where one of them was not run, the nearest run of the table stands in.
+    """
+    have = runs_of(table)
+    wanted = [run for run in (METHOD, BASELINE) if run in have]
+    for run in have[::-1]:
+        if len(wanted) == 2:
+            break
+        if run not in wanted:
+            wanted.append(run)
+    return wanted
