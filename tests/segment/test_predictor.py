@@ -1,0 +1,86 @@
+"""The batched predictor gives what SAM2ImagePredictor gives, whatever the batch."""
+
+import numpy as np
+import pytest
+
+from pipeline.models.prompts import draw_box_prompt
+from pipeline.segment.predictor import BatchPredictor, Prompt
+
+CLICKS = (np.array([[20.0, 30.0], [5.0, 5.0]], np.float32), np.array([1, 0], np.int32))
+BOX = np.array([10.0, 8.0, 40.0, 30.0], np.float32)
+
+
+@pytest.fixture
+def sam(sam2):
+    return BatchPredictor(sam2)
+
+
+@pytest.mark.parametrize("multimask", [False, True])
+@pytest.mark.parametrize("kind", ["none", "points", "box", "box+mask"])
+def test_batch_equals_the_predictor_image_by_image(sam, sam2, scenes, kind, multimask):
+    images = [image for image, _ in scenes]
+    sizes = [image.shape[:2] for image in images]
+    masks = [draw_box_prompt(BOX, h, w, sam.mask_prompt_size) for h, w in sizes]
+    prompts = {
+        "none": [Prompt() for _ in images],
+        "points": [Prompt(*CLICKS) for _ in images],
+        "box": [Prompt.box(BOX) for _ in images],
+        "box+mask": [Prompt.box(BOX, mask) for mask in masks],
+    }[kind]
+    asked = [
+        {
+            "none": {},
+            "points": {"point_coords": CLICKS[0], "point_labels": CLICKS[1]},
+            "box": {"box": BOX},
+            "box+mask": {"box": BOX, "mask_input": mask},
+        }[kind]
+        for mask in masks
+    ]
+    embedding = sam.embed([sam.preprocess(image) for image in images])
+    logits, ious = sam.decode(embedding, prompts, sizes, multimask=multimask)
+    for i, (image, question) in enumerate(zip(images, asked, strict=True)):
+        sam2.set_image(image)
+        theirs, iou, low_res = sam2.predict(multimask_output=multimask, **question)
+        ours = sam.upsample(logits[i], *sizes[i])
+        assert ours.shape == theirs.shape
+        assert (ours != theirs.astype(bool)).mean() < 1e-3
+        assert np.allclose(np.clip(logits[i].numpy(), -32, 32), low_res, atol=1e-4)
+        assert np.allclose(ious[i], iou, atol=1e-5)
+
+
+def test_prompts_of_different_kinds_in_one_batch_do_not_disturb_each_other(sam, scenes):
+    images = [image for image, _ in scenes[:4]]
+    sizes = [image.shape[:2] for image in images]
+    prompts = [Prompt.box(BOX), Prompt(), Prompt(*CLICKS), Prompt()]
+    frames = [sam.preprocess(image) for image in images]
+    together, _ = sam.decode(sam.embed(frames), prompts, sizes)
+    for i in range(4):
+        alone, _ = sam.decode(sam.embed(frames[i : i + 1]), prompts[i : i + 1], sizes[i : i + 1])
+        assert np.allclose(together[i], alone[0], atol=1e-4)
+
+
+def test_one_image_takes_several_prompts(sam, scenes):
+    frame = sam.preprocess(scenes[0][0])
+    size = scenes[0][0].shape[:2]
+    embedding = sam.embed([sam.preprocess(scenes[1][0]), frame])
+    logits, ious = sam.decode(
+        embedding, [Prompt.box(BOX), Prompt.box(BOX / 2)], [size, size], index=[1, 1]
+    )
+    first, _ = sam.decode(sam.embed([frame]), [Prompt.box(BOX)], [size])
+    assert logits.shape[:2] == (2, 1) == ious.shape
+    assert np.allclose(logits[0], first[0], atol=1e-4)
+
+
+def test_bf16_gives_nearly_the_same_masks_in_float32(sam2, scenes):
+    images = [image for image, _ in scenes]
+    sizes = [image.shape[:2] for image in images]
+    masks = []
+    for bf16 in (False, True):
+        sam = BatchPredictor(sam2, bf16=bf16)
+        embedding = sam.embed([sam.preprocess(image) for image in images])
+        logits, ious = sam.decode(embedding, [Prompt()] * len(images), sizes)
+        assert str(logits.dtype) == "torch.float32"
+        assert ious.dtype == np.float32
+        masks.append([sam.upsample(m, *s)[0] for m, s in zip(logits, sizes, strict=True)])
+    for exact, rough in zip(*masks, strict=True):
+        assert (exact & rough).sum() / (exact | rough).sum() > 0.9
