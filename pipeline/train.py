@@ -2,32 +2,218 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from pipeline.engine.record import RunRecord
+from pipeline.errors import PipelineError
+from pipeline.files import sha256_json
+from pipeline.heads.registry import get_head, make_head
+from pipeline.training.cell import Fit, Task, run_task
+from pipeline.training.data import ViewData, check_features, fit_digest, load_view, run_digest
+from pipeline.training.grid import Cell, plan_cells
+from pipeline.training.journal import Journal
+from pipeline.training.outputs import read_outputs, write_outputs
+
 if TYPE_CHECKING:
-    from pipeline.config import Params
+    from pipeline.config import Params, TrainParams
     from pipeline.paths import Paths
+
+FLUSH_SECONDS = 30.0
 
 
 def train_dataset(
     dataset: str, params: Params, paths: Paths, *, jobs: int = 1, force: bool = False
-) -> dict[str, Any]:
+) -> RunRecord:
     """Fit all heads of `params.train` and write cache/<dataset>/heads/, runs and predictions.
 
-    Fits whose code, parameters and data are those of an earlier run are taken from its files.
+    Fits whose code, parameters and data are those of an earlier run, or of one that was stopped,
+    are taken from its files. A head that fails or diverges is a row of runs.parquet that says so.
 
     Args:
         dataset: its name.
         params: all parameters; sections `train` and `splits` are read.
         paths: where everything lies.
-        jobs: parallel processes; the results are the same bits for any number.
+        jobs: parallel processes, -1 for one a core; the results are the same bits for any number.
         force: fit again even what is up to date.
 
     Returns:
-        A summary: fitted, reused, failed (list of texts), seconds, warnings.
+        The record, also written to cache/<dataset>/records/train.json. `total`, `done` and
+        `skipped` count fits; `failed` maps a fit to its error; `parameters` holds the notes.
 
     Raises:
         PipelineError: features of images that the splits name are missing or failed; the
             message counts them by part and names the remedy.
     """
-    raise NotImplementedError
+    from pipeline.manifest import class_names, read_manifest
+    from pipeline.splits import load_split_plan
+    from pipeline.stores import open_features
+
+    clock = time.monotonic()
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    manifest = read_manifest(paths.manifest(dataset))
+    classes = class_names(manifest)
+    labels = {
+        i: classes.index(label)
+        for i, label in zip(manifest["image_id"], manifest["label"], strict=True)
+    }
+    cells, notes = plan_cells(
+        load_split_plan(dataset, params, paths), params.train, params.splits.fractions
+    )
+    if not cells:
+        raise PipelineError(
+            "nothing to train: no protocol of train.views fits this manifest",
+            path=paths.manifest(dataset),
+            remedy="add a protocol to train.views in params.yaml",
+        )
+    store = open_features(paths.features(dataset))
+    check_features(store, cells, paths.features(dataset))
+    T = np.ascontiguousarray(store.class_features(classes), dtype=np.float32)
+    views = {v: load_view(store, v, cells, labels) for v in sorted({c.view for c in cells})}
+    read_seconds = time.monotonic() - clock
+
+    test_ids = {cell.where: np.asarray(cell.test, dtype=object) for cell in cells}
+    fits = _plan_fits(cells, views, params.train, classes, T)
+    journal = Journal(paths.heads(dataset))
+    done = [] if force else _reuse(dataset, paths, fits, test_ids, journal)
+    skipped = len(done)
+    tasks = _tasks(cells, fits, {fit.digest for fit in done}, views, params.train)
+    done += _run(tasks, views, T, jobs, journal)
+    write_outputs(dataset, paths, done, test_ids, labels, classes)
+    journal.clear()
+
+    bad = {
+        f"{fit.head} {'/'.join(map(str, fit.where))}": f"{fit.status}: {fit.error}"
+        for fit in done
+        if fit.status != "ok"
+    }
+    record = RunRecord(
+        stage="train",
+        dataset=dataset,
+        status="ok",
+        started=started,
+        total=len(done),
+        done=len(done) - skipped - len(bad),
+        skipped=skipped,
+        failed=bad,
+        seconds={"total": time.monotonic() - clock, "read": read_seconds},
+        versions=_versions(),
+        parameters={"jobs": jobs, "notes": notes, **params.train.model_dump(mode="json")},
+    )
+    record.write(paths.record(dataset, "train"))
+    return record
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("numpy", "scikit-learn", "torch")}
+
+
+def _code_digest(head: str) -> str:
+    """Digest of the source that decides a fit: this package's heads, and the head's own file."""
+    digest = hashlib.sha256()
+    for path in sorted((Path(__file__).parent / "heads").glob("*.py")):
+        digest.update(path.read_bytes())
+    try:
+        digest.update(inspect.getsource(get_head(head)).encode())
+    except (OSError, TypeError):  # defined in an interactive session: no source to read
+        digest.update(repr(get_head(head)).encode())
+    return digest.hexdigest()
+
+
+def _plan_fits(
+    cells: list[Cell],
+    views: dict[str, ViewData],
+    params: TrainParams,
+    classes: list[str],
+    T: np.ndarray,
+) -> dict[str, Fit]:
+    """Return an unfinished fit for every head of every cell, by digest."""
+    common = {"classes": classes, "T": hashlib.sha256(T.tobytes()).hexdigest(), **_versions()}
+    decides: dict[str, dict[str, Any]] = {}
+    for name in params.heads:
+        own = {field: getattr(params, field) for field in get_head(name).parameters}
+        decides[name] = {**common, "head": name, "own": own, "code": _code_digest(name)}
+    fits: dict[str, Fit] = {}
+    for cell in cells:
+        for name in cell.heads:
+            text = sha256_json({**decides[name], "where": list(cell.where)})
+            first = fit_digest(views[cell.view], cell, text)
+            second = run_digest(views[cell.view], cell, first)
+            sizes = (len(cell.train), len(cell.val), len(cell.test))
+            fits[second] = Fit(name, *cell.where, *sizes, fit_digest=first, digest=second)
+    return fits
+
+
+def _reuse(
+    dataset: str,
+    paths: Paths,
+    fits: dict[str, Fit],
+    test_ids: dict[tuple, np.ndarray],
+    journal: Journal,
+) -> list[Fit]:
+    """Return the fits that a stopped or an earlier run left, each once."""
+    kept = {f.digest: f for f in journal.read() if f.digest in fits and f.status == "ok"}
+    rest = {digest: fit for digest, fit in fits.items() if digest not in kept}
+    return [*kept.values(), *read_outputs(dataset, paths, rest, test_ids)]
+
+
+def _tasks(
+    cells: list[Cell],
+    fits: dict[str, Fit],
+    finished: set[str],
+    views: dict[str, ViewData],
+    params: TrainParams,
+) -> list[tuple[str, Task]]:
+    """Return (view, task) for every cell with a fit to do, the largest first."""
+    by_cell: dict[tuple, list[Fit]] = {}
+    for digest, fit in fits.items():
+        if digest not in finished:
+            by_cell.setdefault(fit.where, []).append(fit)
+    tasks = []
+    for cell in cells:
+        todo = [f for f in by_cell.get(cell.where, []) if f.head in cell.heads]
+        if not todo:
+            continue
+        data = views[cell.view]
+        parts = [data.rows(part) if len(part) else _NO_ROWS for part in (cell.train, cell.val)]
+        heads = [make_head(fit.head, params, seed=cell.seed) for fit in todo]
+        tasks.append((cell.view, Task(heads, todo, *parts, data.rows(cell.test))))
+    return sorted(tasks, key=lambda item: -len(item[1].train))
+
+
+_NO_ROWS = np.array([], dtype=np.int64)
+
+
+def _run(
+    tasks: list[tuple[str, Task]],
+    views: dict[str, ViewData],
+    T: np.ndarray,
+    jobs: int,
+    journal: Journal,
+) -> list[Fit]:
+    """Run the tasks; what is done is on disk every half minute, also when the run is stopped."""
+    from joblib import Parallel, delayed
+
+    done: list[Fit] = []
+    last = time.monotonic()
+    # loky starts fresh processes (no fork after a store was read) and maps X into each once.
+    parallel = Parallel(n_jobs=jobs, return_as="generator", max_nbytes="1M", mmap_mode="r")
+    calls = (delayed(run_task)(task, views[view].X, views[view].y, T) for view, task in tasks)
+    try:
+        for fits in parallel(calls):
+            done += fits
+            journal.append(fits)
+            if time.monotonic() - last > FLUSH_SECONDS:
+                journal.flush()
+                last = time.monotonic()
+    except BaseException:
+        journal.flush()
+        raise
+    return done
