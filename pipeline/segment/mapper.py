@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.config import SegmentParams
 from pipeline.engine import WorkItem
 from pipeline.images import read_image, reader_rules
+from pipeline.models.sam2 import Sam2ImagePredictor
 from pipeline.segment.predictor import BatchPredictor
 from pipeline.segment.quality import component_count, mask_status
 from pipeline.segment.strategies import Found, Look, make_strategy
@@ -24,26 +25,26 @@ class SegmentMapper:
 
     Args:
         params: the segment section of params.yaml.
-        predictor: a loaded SAM2ImagePredictor with a `fingerprint`; None for strategies that ask
-            no model (`full`, `manifest`).
-        bf16: run the model in bfloat16.
+        predictor: from `pipeline.models.load_sam2`; None for strategies that ask no model
+            (`full`, `manifest`).
     """
 
-    def __init__(self, params: SegmentParams, predictor: Any = None, *, bf16: bool = False):
+    def __init__(self, params: SegmentParams, predictor: Sam2ImagePredictor | None = None):
         self.params = params
         self.strategy = make_strategy(params)
         self.sam = None
         if self.strategy.needs_model:
-            self.sam = BatchPredictor(predictor, bf16)
-        self.identity = self._identity(predictor, bf16)
+            self.sam = BatchPredictor(predictor)
+        self.identity = self._identity()
 
-    def _identity(self, predictor: Any, bf16: bool) -> dict[str, Any]:
+    def _identity(self) -> dict[str, Any]:
         """Everything that decides a mask, beside the image and its row of the manifest."""
         model = None
         if self.sam is not None:
+            predictor = self.sam.predictor
             model = {
                 "fingerprint": predictor.fingerprint,
-                "precision": "bf16" if bf16 else "fp32",
+                "precision": predictor.precision,
                 "mask_threshold": predictor.mask_threshold,
             }
         return {
@@ -92,10 +93,8 @@ def mask_row(image_id: str, found: Found, params: SegmentParams) -> MaskRow:
 def segment_images(
     images: Sequence[np.ndarray],
     params: SegmentParams,
-    predictor: Any = None,
+    predictor: Sam2ImagePredictor | None = None,
     rows: Sequence[Mapping[str, Any]] | None = None,
-    *,
-    bf16: bool = False,
 ) -> list[MaskRow]:
     """Masks of images in memory, by the same code as the stage; one batch.
 
@@ -104,7 +103,6 @@ def segment_images(
         params: the segment section of params.yaml.
         predictor: a loaded SAM2; None for strategies that ask no model.
         rows: their manifest rows, for strategies that read columns.
-        bf16: as in SegmentMapper.
 
     Returns:
         One row an image, with image_id "0", "1", ...
@@ -114,7 +112,7 @@ def segment_images(
     """
     if not images:
         return []
-    mapper = SegmentMapper(params, predictor, bf16=bf16)
+    mapper = SegmentMapper(params, predictor)
     rows = rows or [{"box": "", "points": "", "mask_path": "", "frame": "0"}] * len(images)
     looks = [
         mapper.strategy.prepare(image, row, mapper.sam)

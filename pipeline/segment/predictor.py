@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sam2.sam2_image_predictor import SAM2ImagePredictor
 from torch import Tensor
+
+from pipeline.models.sam2 import Sam2ImagePredictor
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,14 @@ class BatchPredictor:
     """A loaded SAM2 that embeds and decodes batches.
 
     Args:
-        predictor: from `pipeline.models.load_sam2`, or any SAM2ImagePredictor.
-        bf16: run encoder and decoder in bfloat16 (autocast); logits come back in float32.
+        predictor: from `pipeline.models.load_sam2`; its precision is kept, and logits come back
+            in float32.
     """
 
-    def __init__(self, predictor: SAM2ImagePredictor, bf16: bool = False):
+    def __init__(self, predictor: Sam2ImagePredictor):
         self.predictor = predictor
-        self.bf16 = bf16
-        self.size: int = predictor.model.image_size
-        self.mask_prompt_size: int = predictor.model.sam_prompt_encoder.mask_input_size[0]
+        self.size: int = predictor.image_size
+        self.mask_prompt_size: int = predictor.mask_prompt_size
 
     def preprocess(self, image: np.ndarray) -> Tensor:
         """Resize and normalise a uint8 (h, w, 3) image as the predictor does; (3, size, size).
@@ -74,7 +74,7 @@ class BatchPredictor:
     def embed(self, frames: list[Tensor]) -> Embedding:
         """Encode preprocessed frames, each (3, size, size)."""
         model = self.predictor.model
-        with self._autocast():
+        with self.predictor._autocast():
             backbone = model.forward_image(torch.stack(frames).to(self.predictor.device))
             _, features, _, sizes = model._prepare_backbone_features(backbone)
             if model.directly_add_no_mem_embed:
@@ -143,7 +143,7 @@ class BatchPredictor:
             points = (coords, labels)
         if prompts[0].mask is not None:
             masks = torch.from_numpy(np.stack([p.mask for p in prompts])).to(device)
-        with self._autocast():
+        with self.predictor._autocast():
             sparse, dense = model.sam_prompt_encoder(points=points, boxes=None, masks=masks)
             if len(sparse) != len(prompts):  # no prompt at all: the encoder cannot know how many
                 sparse = sparse.expand(len(prompts), -1, -1)
@@ -169,7 +169,3 @@ class BatchPredictor:
         """
         full = F.interpolate(logits[None], (height, width), mode="bilinear", align_corners=False)[0]
         return (full > self.predictor.mask_threshold).cpu().numpy()
-
-    def _autocast(self) -> torch.autocast:
-        device = torch.device(self.predictor.device).type
-        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.bf16)

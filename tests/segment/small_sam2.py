@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
 from sam2.modeling.position_encoding import PositionEmbeddingSine
 from sam2.modeling.sam2_base import SAM2Base
-from sam2.sam2_image_predictor import SAM2ImagePredictor
 
+from pipeline.models.sam2 import Sam2ImagePredictor
 from pipeline.models.trunk import TimmTrunk
 
 SIZE = 64
@@ -21,7 +21,7 @@ class NoMemory(torch.nn.Module):
     d_model = 32
 
 
-def untrained(seed: int = 0) -> SAM2ImagePredictor:
+def untrained(seed: int = 0) -> Sam2ImagePredictor:
     """A predictor for 64-pixel frames with random weights."""
     torch.manual_seed(seed)
     trunk = TimmTrunk("test_efficientnet", (1, 2, 3, 4))
@@ -42,10 +42,8 @@ def untrained(seed: int = 0) -> SAM2ImagePredictor:
         multimask_output_in_sam=True,
         iou_prediction_use_sigmoid=True,
     ).eval()
-    predictor = SAM2ImagePredictor(model)
-    predictor._bb_feat_sizes = [(SIZE // s, SIZE // s) for s in (4, 8, 16)]
-    predictor.fingerprint = {"name": "small", "seed": seed}
-    return predictor
+    fingerprint = {"name": "small", "seed": seed}
+    return Sam2ImagePredictor(model, [0.5] * 3, [0.25] * 3, "fp32", fingerprint)
 
 
 def scene(seed: int, height: int, width: int, ellipse: bool = True):
@@ -59,7 +57,7 @@ def scene(seed: int, height: int, width: int, ellipse: bool = True):
     return image.astype(np.uint8), region
 
 
-def trained(seed: int = 0, steps: int = 60) -> SAM2ImagePredictor:
+def trained(seed: int = 0, steps: int = 60) -> Sam2ImagePredictor:
     """The same after a few steps on scenes, without prompt and with a click in the middle."""
     predictor = untrained(seed)
     model = predictor.model

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.models.prompts import draw_box_prompt
+from pipeline.models.sam2 import Sam2ImagePredictor
 from pipeline.segment.predictor import BatchPredictor, Prompt
 
 CLICKS = (np.array([[20.0, 30.0], [5.0, 5.0]], np.float32), np.array([1, 0], np.int32))
@@ -75,8 +76,10 @@ def test_bf16_gives_nearly_the_same_masks_in_float32(sam2, scenes):
     images = [image for image, _ in scenes]
     sizes = [image.shape[:2] for image in images]
     masks = []
-    for bf16 in (False, True):
-        sam = BatchPredictor(sam2, bf16=bf16)
+    for precision in ("fp32", "bf16"):
+        sam = BatchPredictor(
+            Sam2ImagePredictor(sam2.model, [0.5] * 3, [0.25] * 3, precision, sam2.fingerprint)
+        )
         embedding = sam.embed([sam.preprocess(image) for image in images])
         logits, ious = sam.decode(embedding, [Prompt()] * len(images), sizes)
         assert str(logits.dtype) == "torch.float32"

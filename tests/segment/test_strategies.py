@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.models.sam2 import Sam2ImagePredictor
 from pipeline.segment import SegmentMapper, segment_images
 from pipeline.segment.predictor import BatchPredictor, Prompt
 from pipeline.segment.strategies import STRATEGIES, make_strategy
@@ -212,5 +213,8 @@ def test_every_parameter_that_changes_a_strategys_masks_changes_the_identity(sam
     assert identity(prompt="auto", grid=5) != identity(prompt="auto", grid=3)
     assert identity(prompt="center-box", center_box=0.5) != identity(prompt="center-box")
     assert identity(prompt="salient", min_area=0.01) != identity(prompt="salient")
-    assert SegmentMapper(params(prompt="salient"), sam2, bf16=True).identity != identity()
+    rough = Sam2ImagePredictor(sam2.model, [0.5] * 3, [0.25] * 3, "bf16", sam2.fingerprint)
+    assert SegmentMapper(params(prompt="salient"), rough).identity != identity(prompt="salient")
+    other = Sam2ImagePredictor(sam2.model, [0.5] * 3, [0.25] * 3, "fp32", {"sha256": "other"})
+    assert SegmentMapper(params(prompt="salient"), other).identity != identity(prompt="salient")
     assert len({str(identity(prompt=name)) for name in STRATEGIES}) == len(STRATEGIES)
