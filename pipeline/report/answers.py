@@ -152,7 +152,9 @@ def verdict(found: DatasetInputs, a: Run, b: Run) -> str:
             if counts["hurts"] and not counts["helps"]:
                 return f"hurts at {counts['hurts']} of {len(kinds)} shares"
             if counts["helps"]:
-                return f"helps at {counts['helps']}, hurts at {counts['hurts']} of {len(kinds)}"
+                return (
+                    f"helps at {counts['helps']}, hurts at {counts['hurts']} of {len(kinds)} shares"
+                )
             return "makes no difference that can be told from chance"
     return "not compared"
 

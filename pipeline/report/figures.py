@@ -13,12 +13,23 @@ from markupsafe import Markup
 
 from pipeline.report import select
 from pipeline.report.svg import STYLES, Axis, Plot, Style
-from pipeline.report.tables import Table, head, interval_cell, number, percent, share
+from pipeline.report.tables import Table, head, interval_cell, number, numeric, percent, share
 
 QUOTED_STYLES = {
     "CLIP": Style("#777777", "triangle", "1 3"),
     "MedFocusCLIP": Style("#777777", "diamond", "1 3"),
 }
+
+
+# The same run and the same view look the same in every plot.
+RUN_STYLES = {
+    ("zero-shot", "whole"): STYLES[0],
+    select.BASELINE: STYLES[0],
+    select.MASKED_PROBE: STYLES[1],
+    ("medfocus", "masked"): STYLES[3],
+    select.METHOD: STYLES[2],
+}
+VIEW_STYLES = dict(zip(select.VIEWS, STYLES, strict=False))
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,7 @@ def curves(
         if name in QUOTED_STYLES
     }
     quoted = {name: row for name, row in quoted.items() if row}
+    styles = _styles(runs, by_view=names is not None)
     names = list(names or [select.run_name(*run) for run in runs])
     shown = table[[pair in set(runs) for pair in zip(table["head"], table["view"], strict=True)]]
     values = [*shown["lo"].dropna(), *shown["hi"].dropna(), *shown["value"].dropna()]
@@ -75,8 +87,7 @@ def curves(
     if chance is not None:
         plot.rule([(x.lo, chance), (x.hi, chance)], "guessing")
     rows = []
-    for i, (run, name) in enumerate(zip(runs, names, strict=True)):
-        style = STYLES[i % len(STYLES)]
+    for run, name, style in zip(runs, names, styles, strict=True):
         if run[0] == "zero-shot":
             row = select.one(table, *run, 0.0)
             if row is not None:
@@ -107,6 +118,14 @@ def curves(
     return Figure(title, plot.svg(), Table(headers, rows, note=note))
 
 
+def _styles(runs: Sequence[tuple[str, str]], *, by_view: bool) -> list[Style]:
+    """Give each run its usual style, and unknown ones those that are left."""
+    known = {run: VIEW_STYLES.get(run[1]) if by_view else RUN_STYLES.get(run) for run in runs}
+    taken = {style for style in known.values() if style}
+    free = iter([s for s in STYLES if s not in taken] + list(STYLES) * len(known))
+    return [known[run] or next(free) for run in runs]
+
+
 def reliability(title: str, series: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Figure:
     """Draw a reliability diagram: in each bin of confidence, how often the run was right.
 
@@ -122,7 +141,7 @@ def reliability(title: str, series: dict[str, tuple[np.ndarray, np.ndarray, np.n
         tips = [f"{name}: {int(n)} predictions" for n in count]
         plot.line(confidence, accuracy, style, name=name, tips=tips)
         rows += [
-            [head(name), number(float(c), 2), percent(float(a)), int(n)]
+            [head(name), numeric(number(float(c), 2)), numeric(percent(float(a))), int(n)]
             for c, a, n in zip(confidence, accuracy, count, strict=True)
         ]
     headers = ["run", "mean confidence", "right, %", "predictions (all seeds)"]

@@ -11,6 +11,7 @@ import pandas as pd
 
 from pipeline.errors import PipelineError
 from pipeline.paths import Paths
+from pipeline.report.paper import quoted
 
 STAGES = ("audit", "segment", "encode", "train", "evaluate")
 PLOTS = ("per_class", "comparisons")
@@ -55,6 +56,11 @@ class DatasetInputs:
         if self.manifest is None or "synthetic" not in self.manifest:
             return False
         return bool((self.manifest["synthetic"] == "1").any())
+
+    @property
+    def quoted(self) -> dict[str, dict[float, float]]:
+        """The paper's figures for this set; none for phantoms, whatever they are called."""
+        return {} if self.synthetic else quoted(self.name)
 
     @property
     def classes(self) -> list[str]:

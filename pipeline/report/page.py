@@ -20,10 +20,11 @@ class Text:
 
 @dataclass
 class Points:
-    """A list of statements."""
+    """A list of statements; with `lead` they are the headlines."""
 
     kind: ClassVar[str] = "points"
     items: Sequence[str]
+    lead: bool = False
 
 
 @dataclass

@@ -100,6 +100,8 @@ class Plot:
     ) -> None:
         """Draw a line with markers; gaps stay gaps. `tips` are shown on hovering a marker."""
         points = [(x, y, tip) for x, y, tip in _zip_tips(xs, ys, tips) if _ok(x, y)]
+        if not markers:
+            style = Style(style.colour, style.marker, "12 4")
         if points:
             path = " ".join(self._at(x, y) for x, y, _ in points)
             width = 1 if hollow else 1.8

@@ -42,8 +42,12 @@ class Table:
         if self.caption:
             out.append(f"<caption>{escape(self.caption)}</caption>")
         out.append("<thead><tr>")
-        for header in map(as_cell, self.headers):
-            out.append(f'<th scope="col"{_class(header.look)}>{escape(header.text)}</th>')
+        for column, header in enumerate(map(as_cell, self.headers)):
+            # Numbers stand right in their column; so does what stands above them.
+            cells = [as_cell(row[column]) for row in self.rows]
+            right = any("number" in c.look.split() for c in cells)
+            look = " ".join(filter(None, [header.look, "number" if right else ""]))
+            out.append(f'<th scope="col"{_class(look)}>{escape(header.text)}</th>')
         out.append("</tr></thead><tbody>")
         for row in self.rows:
             out.append("<tr>")
@@ -61,6 +65,24 @@ class Table:
 
     __html__ = html
 
+    def markdown(self) -> str:
+        """Return the table as Markdown, for the result pages."""
+        lines = [_markdown_row(self.headers)]
+        lines.append("|" + "---|" * len(self.headers))
+        lines += [_markdown_row(row) for row in self.rows]
+        title = f"**{self.caption}**\n\n" if self.caption else ""
+        note = f"\n\n{self.note}" if self.note else ""
+        return title + "\n".join(lines) + note
+
+
+def _markdown_row(cells: Sequence[Any]) -> str:
+    shown = []
+    for cell in map(as_cell, cells):
+        text = cell.text.striptags() if isinstance(cell.text, Markup) else cell.text
+        text = text.replace("|", "\\|").replace("\n", " ")
+        shown.append(f"**{text}**" if "best" in cell.look.split() else text)
+    return "| " + " | ".join(shown) + " |"
+
 
 def _class(look: str) -> str:
     return f' class="{escape(look)}"' if look else ""
@@ -71,7 +93,7 @@ def as_cell(value: Any) -> Cell:
     if isinstance(value, Cell):
         return value
     if value is None:
-        return Cell(NOTHING)
+        return Cell(NOTHING, look="number")
     if isinstance(value, Markup | str):
         return Cell(value)
     if isinstance(value, float):
@@ -82,6 +104,11 @@ def as_cell(value: Any) -> Cell:
 def head(text: Any) -> Cell:
     """A cell that names its row."""
     return Cell(text if isinstance(text, Markup) else str(text), look="head")
+
+
+def numeric(text: str, sort: float | None = None) -> Cell:
+    """A cell whose text is a number already."""
+    return Cell(text, sort=sort, look="number")
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -111,13 +138,18 @@ def interval_cell(value: float, lo: float, hi: float, *, as_percent: bool = True
     show = percent if as_percent else number
     text = Markup("<b>{}</b>").format(show(value))
     if _finite(lo) and _finite(hi):
-        text += Markup('<span class="ci">[{}, {}]</span>').format(show(lo), show(hi))
+        text += Markup(' <span class="ci">[{}, {}]</span>').format(show(lo), show(hi))
     look = " ".join(filter(None, ["number", kw.pop("look", "")]))
     return Cell(text, sort=float(value), look=look, **kw)
 
 
 def _finite(value: Any) -> bool:
     return value is not None and math.isfinite(value)
+
+
+def title(text: str) -> str:
+    """Begin with a capital and leave the rest: "Macro-F1"."""
+    return text[:1].upper() + text[1:]
 
 
 def share(fraction: float) -> str:

@@ -8,7 +8,7 @@ from pipeline.report.figures import Figure, curves
 from pipeline.report.gallery import Album
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Grid, Section, Text
-from pipeline.report.paper import OTHER_SET, quoted
+from pipeline.report.paper import OTHER_SET
 
 
 def section(found: DatasetInputs, album: Album, params: Params) -> Section | None:
@@ -24,7 +24,7 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
             "training and validation."
         )
     )
-    if found.name in OTHER_SET:
+    if found.name in OTHER_SET and found.quoted:
         made.blocks.append(Text(OTHER_SET[found.name], "warning"))
     figures: list[Figure] = []
     chance = 1 / len(found.classes) if found.classes else None
@@ -32,7 +32,7 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
         table = select.over_seeds(found.metrics, protocol, subset)
         if not select.fractions_of(table):
             continue
-        figures.append(_overview(found.name, protocol, subset, table, chance))
+        figures.append(_overview(found, protocol, subset, table, chance))
     figures += _views(found, "official", chance)
     if "ground_truth" in set(found.metrics["protocol"]):
         figures += _views(found, "ground_truth", chance)
@@ -40,7 +40,7 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
     return made
 
 
-def _overview(name: str, protocol: str, subset: str, table, chance) -> Figure:
+def _overview(found: DatasetInputs, protocol: str, subset: str, table, chance) -> Figure:
     """Baseline, masked baseline and the method in one plot, with the paper's own points."""
     have = select.runs_of(table)
     wanted = [
@@ -51,7 +51,7 @@ def _overview(name: str, protocol: str, subset: str, table, chance) -> Figure:
         select.METHOD,
     ]
     runs = [run for run in wanted if run in have] or have[:5]
-    points = quoted(name) if (protocol, subset) == ("official", "full") else {}
+    points = found.quoted if (protocol, subset) == ("official", "full") else {}
     return curves(select.block_name(protocol, subset), table, runs, points, chance=chance)
 
 

@@ -10,7 +10,7 @@ from pipeline.report.figures import Figure, histogram
 from pipeline.report.gallery import Album, Gallery
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Grid, Section, Text
-from pipeline.report.tables import Cell, Table, head, interval_cell, many, number, percent
+from pipeline.report.tables import Cell, Table, head, interval_cell, many, number, numeric, percent
 
 WORST = 8
 RESAMPLES = 1000
@@ -82,7 +82,7 @@ def mean_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, 
     if not len(values):
         return np.nan, np.nan, np.nan
     rng = np.random.default_rng(0)
-    means = [rng.choice(values, len(values)).mean() for _ in range(RESAMPLES)]
+    means = values[rng.integers(0, len(values), (RESAMPLES, len(values)))].mean(axis=1)
     tail = (1 - confidence) / 2
     lo, hi = np.quantile(means, [tail, 1 - tail])
     return float(values.mean()), float(lo), float(hi)
@@ -104,7 +104,16 @@ def dice_table(quality: pd.DataFrame) -> Table:
             ]
             median = float(part["dice"].median())
             missed = float((part["dice"] < 0.1).mean())
-            rows.append([head(strategy), name, len(part), *cells, number(median), percent(missed)])
+            rows.append(
+                [
+                    head(strategy),
+                    name,
+                    len(part),
+                    *cells,
+                    numeric(number(median), median),
+                    numeric(percent(missed), missed),
+                ]
+            )
     headers = ["prompt", "class", "images", "Dice", "IoU", "HD95, px"]
     headers += ["median Dice", "Dice < 0.1, %"]
     return Table(headers, rows, caption="Masks against ground truth")

@@ -7,7 +7,7 @@ from pipeline.report import select
 from pipeline.report.gallery import Album
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Section, Text
-from pipeline.report.paper import OTHER_SET, quoted, quoted_table
+from pipeline.report.paper import OTHER_SET, quoted_table
 from pipeline.report.tables import Cell, Table, head, interval_cell, percent, share
 
 # The paper's architecture and the run of ours that asks the same question.
@@ -15,8 +15,8 @@ COUNTERPARTS = {"CLIP": select.BASELINE, "MedFocusCLIP": select.METHOD}
 
 
 def section(found: DatasetInputs, album: Album, params: Params) -> Section | None:
-    """Show the paper's table; None for a dataset that the paper does not have."""
-    paper = quoted(found.name)
+    """Show the paper's table; None for a dataset that the paper does not have, and for phantoms."""
+    paper = found.quoted
     if not paper:
         return None
     made = Section("quoted", "Beside the paper's figures")

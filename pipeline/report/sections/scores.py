@@ -21,6 +21,7 @@ from pipeline.report.tables import (
     number,
     percent,
     share,
+    title,
 )
 
 
@@ -37,7 +38,7 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
             table = select.over_seeds(found.metrics, protocol, subset, metric)
             if metric != "accuracy" and not table.empty:
                 other = score_table(found.metrics, protocol, subset, metric)
-                blocks.append(Details(name.capitalize(), [other]))
+                blocks.append(Details(title(name), [other]))
         seeds = _seeds(found, protocol, subset)
         if seeds:
             blocks.append(Details("Every seed", [seeds]))
@@ -73,7 +74,11 @@ def score_table(
             )
         rows.append(row)
     labels = [(f, select.labels_at(table, f)) for f in fractions]
-    headers = ["head", "view", *(f"{share(f)} ({n or '?'} labels)" for f, n in labels)]
+    headers = [
+        "head",
+        "view",
+        *(f"{share(f)} ({many(n, 'label') if n else '? labels'})" for f, n in labels),
+    ]
     images = table["n_images"].dropna()
     unit = "percent" if as_percent else "0 to 1"
     better = "Lower is better. " if lower else ""
@@ -82,7 +87,7 @@ def score_table(
         f"green. Zero-shot uses no labels, so it is the same in every column."
     )
     size = many(round(images.median()), "test image") if len(images) else ""
-    caption = f"{select.METRICS.get(metric, metric).capitalize()}, {size}".rstrip(", ")
+    caption = f"{title(select.METRICS.get(metric, metric))}, {size}".rstrip(", ")
     return Table(headers, rows, caption=caption, note=note)
 
 
@@ -161,10 +166,10 @@ def _seed_cell(value: float | None, run: dict | None) -> Cell:
     if run is not None and run["status"] != "ok":
         shown = f"{run['status']} ({percent(value)})" if value is not None else run["status"]
         return Cell(shown, look="bad", title=str(run.get("error") or ""))
-    title = ""
+    hint = ""
     if run is not None and run.get("chosen"):
-        title = _chosen(run["chosen"], run.get("val_score"))
-    return Cell(percent(value), sort=value, look="number", title=title)
+        hint = _chosen(run["chosen"], run.get("val_score"))
+    return Cell(percent(value), sort=value, look="number", title=hint)
 
 
 def _chosen(text: str, score: float | None) -> str:

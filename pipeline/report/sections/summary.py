@@ -8,10 +8,14 @@ from pipeline.config import Params
 from pipeline.report import answers, select
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Heading, Points, Section, Text
-from pipeline.report.paper import OTHER_SET, quoted
+from pipeline.report.paper import OTHER_SET
 from pipeline.report.tables import Cell, Table, head, interval_cell, percent
 
-SHOWN = (("official", "full"), ("official", "clean_any"), ("grouped", "full"))
+SHOWN = {
+    ("official", "full"): "as published",
+    ("official", "clean_any"): "clean",
+    ("grouped", "full"): "grouped",
+}
 
 
 def summary(datasets: Sequence[DatasetInputs], params: Params) -> Section:
@@ -38,8 +42,10 @@ def summary(datasets: Sequence[DatasetInputs], params: Params) -> Section:
     done = [d for d in datasets if d.metrics is not None]
     blocks.append(Heading("What came out"))
     if done:
+        blocks.append(Points([headline(found) for found in done], lead=True))
         blocks.append(at_a_glance(done))
         for found in done:
+            blocks.append(Heading(found.name))
             blocks.append(Points(findings(found)))
     else:
         blocks.append(Text("Nothing yet: no dataset has been evaluated.", "warning"))
@@ -57,24 +63,26 @@ def summary(datasets: Sequence[DatasetInputs], params: Params) -> Section:
     return made
 
 
-def findings(found: DatasetInputs) -> list[str]:
-    """Say the findings on one dataset, the most important first."""
+def headline(found: DatasetInputs) -> str:
+    """Say in one sentence what masking and the method did."""
     probe = answers.verdict(found, select.MASKED_PROBE, select.BASELINE)
     whole = answers.verdict(found, select.METHOD, select.BASELINE)
-    out = [
-        f"{found.name}: masking {probe} for the linear probe; the method, against the linear "
-        f"probe on whole images, {whole}."
-    ]
-    label = {"": ""}
+    return (
+        f"{found.name}: masking {probe} for the linear probe; against the linear probe on whole "
+        f"images the method {whole}."
+    )
+
+
+def findings(found: DatasetInputs) -> list[str]:
+    """Say the findings on one dataset, each with its figures."""
     parts = [
         ("The baseline to beat is the ", answers.best_baseline(found)),
         ("Splits: ", answers.survival(found)),
         ("Copies: ", answers.leaking(found)),
         ("Masks: ", answers.dice(found)),
-        *(("Mask content: ", text) for text in answers.mask_information(found)[:2]),
+        *(("What the mask holds: ", text) for text in answers.mask_information(found)[:2]),
     ]
-    out += [f"{label.get('', '')}{start}{text}" for start, text in parts if text]
-    return out
+    return [f"{start}{text}" for start, text in parts if text]
 
 
 def at_a_glance(done: Sequence[DatasetInputs]) -> Table:
@@ -86,21 +94,23 @@ def at_a_glance(done: Sequence[DatasetInputs]) -> Table:
             fractions = select.fractions_of(table)
             if not fractions:
                 continue
-            row: list = [head(found.name), select.block_name(protocol, subset)]
+            row: list = [head(found.name), SHOWN[(protocol, subset)]]
             for run in (select.BASELINE, select.MASKED_PROBE, select.METHOD):
                 for fraction in dict.fromkeys([fractions[0], fractions[-1]]):
                     r = select.one(table, *run, fraction)
                     row.append(None if r is None else interval_cell(r["value"], r["lo"], r["hi"]))
-            row.append(_quoted(found.name) if (protocol, subset) == ("official", "full") else None)
+            row.append(_quoted(found) if (protocol, subset) == ("official", "full") else None)
             rows.append(row)
     few, most = _ends(done)
     names = ("probe, whole", "probe, masked", "method")
-    headers = ["data set", "test images", *(f"{n}, {s}" for n in names for s in (few, most))]
+    headers = ["data set", "split", *(f"{n}, {s}" for n in names for s in (few, most))]
     headers.append(Cell("quoted: MedFocusCLIP, 5 / 100 %", look="quoted"))
     rows = [row for row in rows if len(row) == len(headers)]
     note = "Accuracy in percent [95 % interval]. Method: MedFocus fusion on masked images, then a "
-    note += "logistic regression on the frozen fusion, as the paper evaluates."
-    if any(d.name in OTHER_SET for d in done):
+    note += "logistic regression on the frozen fusion, as the paper evaluates. "
+    note += "Clean: no test image with a copy in train, mirrored ones included. Grouped: "
+    note += "cross-validation in which no patient, group or copy is on both sides."
+    if any(d.name in OTHER_SET and d.quoted for d in done):
         note += " The paper's lung set is another one: its figures cannot be compared."
     return Table(headers, rows, note=note)
 
@@ -111,10 +121,10 @@ def _ends(done: Sequence[DatasetInputs]) -> tuple[str, str]:
     return f"{percent(fractions[0], 0)} %", f"{percent(fractions[-1], 0)} %"
 
 
-def _quoted(name: str) -> Cell | None:
-    points = quoted(name).get("MedFocusCLIP")
+def _quoted(found: DatasetInputs) -> Cell | None:
+    points = found.quoted.get("MedFocusCLIP")
     if not points:
         return None
     few, most = points[min(points)], points[max(points)]
-    star = "*" if name in OTHER_SET else ""
+    star = "*" if found.name in OTHER_SET else ""
     return Cell(f"{percent(few, 2)} / {percent(most, 2)}{star}", sort=most, look="number quoted")
