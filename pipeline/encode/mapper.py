@@ -55,7 +55,6 @@ class EncodeMapper:
         params: the encode section of params.yaml.
         clip: from `pipeline.models.load_clip`.
         masks: masks by image_id, bool (h, w).
-        bf16: whether `clip` runs in bfloat16 (recorded; the model does it).
         forward_batch: pictures in one forward pass, to bound memory whatever the number of views.
     """
 
@@ -65,7 +64,6 @@ class EncodeMapper:
         clip: ClipModel,
         masks: Masks,
         *,
-        bf16: bool = False,
         forward_batch: int = 32,
     ):
         self.params = params
@@ -80,7 +78,7 @@ class EncodeMapper:
             "reader": reader_rules(),
             "model": {
                 "fingerprint": clip.fingerprint,
-                "precision": "bf16" if bf16 else "fp32",
+                "precision": clip.precision,
                 "mean": [float(v) for v in clip.mean],
                 "std": [float(v) for v in clip.std],
                 "image_size": clip.image_size,

@@ -113,7 +113,7 @@ def segment_images(
     if not images:
         return []
     mapper = SegmentMapper(params, predictor)
-    rows = rows or [{"box": "", "points": "", "mask_path": "", "frame": "0"}] * len(images)
+    rows = rows or [{"box": "", "points": "", "truth_file": "", "frame": "0"}] * len(images)
     looks = [
         mapper.strategy.prepare(image, row, mapper.sam)
         for image, row in zip(images, rows, strict=True)

@@ -135,7 +135,7 @@ def test_full_is_all_ones_and_needs_no_model(scenes, params):
 def test_manifest_masks_are_the_files(tmp_path, scenes, params):
     image, region = scenes[2]
     Image.fromarray((region * 255).astype(np.uint8)).save(tmp_path / "m.png")
-    row = {"mask_path": "m.png", "mask_file": tmp_path / "m.png", "frame": "0"}
+    row = {"truth_file": tmp_path / "m.png", "frame": "0"}
     found = segment_images([image], params(prompt="manifest"), rows=[row])[0]
     assert np.array_equal(found.mask, region)
 
@@ -147,7 +147,7 @@ def test_manifest_mask_that_is_not_named_missing_or_of_another_size_fails(
     Image.fromarray((region[:-1] * 255).astype(np.uint8)).save(tmp_path / "small.png")
     cases = {"": "mask_path", "gone.png": "gone.png", "small.png": "small.png"}
     for name, said in cases.items():
-        row = {"mask_path": name, "mask_file": tmp_path / name, "frame": "0"}
+        row = {"truth_file": name and tmp_path / name, "frame": "0"}
         with pytest.raises(PipelineError, match=said):
             segment_images([image], params(prompt="manifest"), rows=[row])
 
@@ -155,7 +155,7 @@ def test_manifest_mask_that_is_not_named_missing_or_of_another_size_fails(
 def test_black_ground_truth_is_an_empty_mask(tmp_path, scenes, params):
     image, region = scenes[2]
     Image.fromarray(np.zeros(region.shape, np.uint8)).save(tmp_path / "m.png")
-    row = {"mask_path": "m.png", "mask_file": tmp_path / "m.png", "frame": "0"}
+    row = {"truth_file": tmp_path / "m.png", "frame": "0"}
     assert segment_images([image], params(prompt="manifest"), rows=[row])[0].status == "empty"
 
 

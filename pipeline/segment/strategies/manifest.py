@@ -17,18 +17,17 @@ class Manifest(Strategy):
     """The radiologist's region instead of SAM2's."""
 
     name = "manifest"
-    columns = ("mask_path",)
     mask_file = True
     needs_model = False
 
     def prepare(self, image, row, sam):
         height, width = image.shape[:2]
-        if not row["mask_path"]:
+        if not row["truth_file"]:
             raise PipelineError(
                 "no ground-truth mask in the manifest",
                 remedy="fill its mask_path, or choose another segment.prompt",
             )
-        mask = read_mask(row["mask_file"], int(row["frame"]), shape=(height, width))
+        mask = read_mask(row["truth_file"], int(row["frame"]), shape=(height, width))
         return Look(height, width, (0, 0, width, height), None, words=self.name, extra=mask)
 
     def segment(self, looks, sam):

@@ -1,0 +1,72 @@
+"""From the manifest to what a stage works on: one item an image, with the key of its content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.engine import WorkItem
+from pipeline.errors import ManifestError
+from pipeline.files import sha256_file, sha256_json
+from pipeline.manifest import mask_file, row_file
+
+Row = dict[str, Any]
+
+
+def select(manifest: pd.DataFrame, only: Collection[str] | None) -> pd.DataFrame:
+    """The manifest's rows whose image_id is in `only`, in the manifest's order; all for None.
+
+    Raises:
+        ManifestError: some ids are not in the manifest; the first ones are named.
+    """
+    if only is None:
+        return manifest
+    wanted = set(only)
+    unknown = sorted(wanted - set(manifest["image_id"]))
+    if unknown:
+        names = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+        raise ManifestError(
+            f"{len(unknown)} ids are not in the manifest: {names}",
+            remedy="take them from the manifest's image_id column",
+        )
+    return manifest[manifest["image_id"].isin(wanted)]
+
+
+def image_items(
+    manifest: pd.DataFrame, data: str | Path, content: Callable[[Row], dict[str, Any]]
+) -> list[WorkItem]:
+    """One item a row.
+
+    Args:
+        manifest: as read_manifest gives it.
+        data: folder of the dataset's images.
+        content: says of a row what decides its result beside the image's bytes and frame; it may
+            add to the row what the mapper needs.
+
+    Returns:
+        Items whose key is a hash of content alone, never of names: copies of an image share it.
+    """
+    items = []
+    for row in manifest.to_dict("records"):
+        frame = int(row["frame"])
+        key = sha256_json({"sha256": row["sha256"], "frame": frame, **content(row)})
+        items.append(WorkItem(row["image_id"], key, row_file(row, data), frame, row))
+    return items
+
+
+def add_truth(row: Row, data: str | Path) -> str:
+    """Put the ground-truth file of a row into `row["truth_file"]` ("" = none); return its digest.
+
+    The digest of a file that is not there is its name: the row fails when it is read.
+    """
+    path = mask_file(row, data)
+    row["truth_file"] = "" if path is None else path
+    if path is None:
+        return ""
+    try:
+        return sha256_file(path)
+    except OSError:
+        return f"unreadable: {row['mask_path']}"
