@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import json
+import platform
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from importlib import metadata
+from os import PathLike
 from pathlib import Path
 from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.files import atomic_write_json
+
+LIBRARIES = (
+    "medfocusclip",
+    "torch",
+    "torchvision",
+    "sam2",
+    "open_clip_torch",
+    "timm",
+    "zarr",
+    "numpy",
+    "pillow",
+)
 
 
 @dataclass
@@ -13,14 +33,16 @@ class RunRecord:
 
     Args:
         stage, dataset: which run.
-        status: "running" | "ok" | "failed" | "interrupted" | "error" (stopped by `error`).
+        status: "running" | "ok" | "failed" (more images than allowed) | "interrupted" | "error"
+            (stopped by `error`). A record that says "running" is of a run that was killed, or
+            that still runs.
         started: UTC time, ISO 8601.
-        total: items asked for; = done + skipped + len(failed) + what an interruption left.
-        done: rows computed in this run (copies of byte-identical images included).
-        skipped: rows that were in the store already (the same as `reused`).
+        total: items asked for = done + skipped + failed + what an interruption left.
+        done: rows computed in this run, copies included.
+        skipped: rows that were in the store already.
         copied: rows of `done` that were copied from a byte-identical image.
         failed: image_id -> reason.
-        redone: reason -> number of rows computed although the store had them.
+        redone: reason -> number of rows computed although the store knew the image.
         redone_rows: image_id -> reason.
         seconds: by part: "total", "load_wait" (the model waited for images), "model", "write".
         images_per_second: done / seconds["total"].
@@ -50,7 +72,7 @@ class RunRecord:
 
     @property
     def reused(self) -> int:
-        """Rows that needed no work."""
+        """Rows that needed no work (the same as `skipped`)."""
         return self.skipped
 
     @property
@@ -58,9 +80,64 @@ class RunRecord:
         """Failed items as a share of all asked for, 0 when there are none."""
         return len(self.failed) / self.total if self.total else 0.0
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    def redo(self, image_id: str, reason: str) -> None:
+        """Count a row that is computed although the store knew the image."""
+        self.redone[reason] = self.redone.get(reason, 0) + 1
+        self.redone_rows[image_id] = reason
 
-    def write(self, path: Path) -> None:
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON values, with the derived figures."""
+        return {
+            **asdict(self),
+            "reused": self.reused,
+            "failed_share": self.failed_share,
+        }
+
+    def summary(self) -> str:
+        """Return the run in one line, and a line each for the first failures."""
+        name = f"{self.stage} {self.dataset}".strip()
+        text = (
+            f"{name}: {self.status}; {self.done} computed, {self.skipped} there already, "
+            f"{len(self.failed)} failed of {self.total}; "
+            f"{self.seconds.get('total', 0):.1f} s, {self.images_per_second:.1f} images/s"
+        )
+        if self.redone:
+            reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(self.redone.items()))
+            text += f"\n  computed again: {reasons}"
+        for image_id, reason in list(self.failed.items())[:10]:
+            text += f"\n  failed: {image_id!r}: {reason}"
+        if len(self.failed) > 10:
+            text += f"\n  ... and {len(self.failed) - 10} more, all in the record"
+        return text
+
+    def write(self, path: str | PathLike) -> None:
         """Write the record atomically."""
-        raise NotImplementedError
+        atomic_write_json(path, self.to_json())
+
+    @classmethod
+    def read(cls, path: str | PathLike) -> RunRecord:
+        """Read a record.
+
+        Raises:
+            PipelineError: it is damaged.
+            FileNotFoundError: there is none.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            known = {f.name for f in fields(cls)}
+            return cls(**{k: v for k, v in values.items() if k in known})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise PipelineError(
+                f"not a run record: {error}", path=path, remedy="delete it; the next run writes one"
+            ) from None
+
+
+def library_versions(names: Iterable[str] = LIBRARIES) -> dict[str, str]:
+    """Return the versions of Python and of the installed ones among `names`."""
+    versions = {"python": platform.python_version()}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

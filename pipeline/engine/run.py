@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 from pipeline.engine.items import Mapper, WorkItem
-from pipeline.engine.record import RunRecord
+from pipeline.engine.loader import check_bytes, default_workers, load_in_order
+from pipeline.engine.progress import Progress
+from pipeline.engine.record import RunRecord, library_versions
+from pipeline.engine.signals import Interrupts
+from pipeline.errors import ConfigError, ModelError, PipelineError, StageFailed, StoreError
+
+if TYPE_CHECKING:
+    from pipeline.stores.writer import Plan, StoreWriter
 
 
 def run_stage(
     stage: str,
     items: Sequence[WorkItem],
     mapper: Mapper,
-    writer,
+    writer: StoreWriter,
     *,
     dataset: str = "",
-    record_path: str | Path | None = None,
+    record_path: str | PathLike | None = None,
     batch_size: int = 8,
     workers: int | None = None,
     limit: int | None = None,
     force: bool = False,
-    verify: bool = False,
+    verify: bool = True,
     max_failed: float = 0.0,
     progress: bool | None = None,
     retry_failed: bool = True,
-    parameters: dict | None = None,
+    parameters: Mapping[str, Any] | None = None,
 ) -> RunRecord:
     """Compute the rows of `items` that `writer`'s store lacks.
 
@@ -38,9 +49,10 @@ def run_stage(
         record_path: where the `RunRecord` goes (also after a failure or Ctrl-C); None = nowhere.
         batch_size: items a call of `mapper.map`.
         workers: loader threads; None = one a core, at most 8. 0 = load in the main thread.
-        limit: compute at most so many rows that need computing.
+        limit: compute at most so many rows of those that need it.
         force: compute all rows again.
-        verify: check every stored row's checksum first, and compute damaged rows again.
+        verify: compare every stored row with its checksum first (about 0.3 ms a row) and compute
+            damaged ones again; without it only missing files are noticed.
         max_failed: share of failed items above which `StageFailed` is raised at the end.
         progress: True = bar, False = nothing, None = bar on a terminal, log lines elsewhere.
         retry_failed: compute rows again that failed in an earlier run.
@@ -52,7 +64,196 @@ def run_stage(
     Raises:
         StageFailed: exit code 3; more than `max_failed` of the items failed (what was
             computed is kept).
-        StoreError: the store cannot be written (full disk, read-only folder, lock, identity).
-        KeyboardInterrupt: SIGINT or SIGTERM; rows already computed were committed.
+        StoreError: the store cannot be written (full disk, read-only folder).
+        KeyboardInterrupt: SIGINT or SIGTERM came; rows already computed were committed.
     """
-    raise NotImplementedError
+    if batch_size < 1 or (workers is not None and workers < 0):
+        raise ConfigError("batch size must be at least 1, workers at least 0")
+    workers = default_workers() if workers is None else workers
+    options = {"batch_size": batch_size, "workers": workers, "limit": limit, "force": force}
+    record = RunRecord(
+        stage,
+        dataset,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        identity=writer.identity_hash,
+        versions=library_versions(),
+        parameters={**options, "max_failed": max_failed, **(parameters or {})},
+    )
+    run = _Run(record, mapper, writer, batch_size, workers)
+    begin = time.monotonic()
+    with Interrupts() as signals:
+        run.stopped = signals.stopped
+        try:
+            run.save(record_path)
+            with run.clock("plan"):
+                plan = writer.plan(items, force=force, verify=verify, retry_failed=retry_failed)
+            run.go(plan, limit, Progress(f"{stage} {dataset}".strip(), 0, show=progress))
+            record.status = "interrupted" if signals.stopped() else "ok"
+            if record.status == "ok" and record.failed_share > max_failed:
+                record.status = "failed"
+        except BaseException as error:
+            record.status, record.error = "error", str(error) or type(error).__name__
+            raise
+        finally:
+            record.seconds["total"] = time.monotonic() - begin
+            record.images_per_second = record.done / max(record.seconds["total"], 1e-9)
+            run.save(record_path)
+    if record.status == "interrupted":
+        raise KeyboardInterrupt
+    if record.status == "failed":
+        raise _too_many_failed(record, max_failed, record_path)
+    return record
+
+
+class _Run:
+    """The state of one run."""
+
+    def __init__(
+        self, record: RunRecord, mapper: Mapper, writer: StoreWriter, batch_size: int, workers: int
+    ):
+        self.record, self.mapper, self.writer = record, mapper, writer
+        self.batch_size, self.workers = batch_size, workers
+        self.stopped = lambda: False
+        record.seconds.update({"load_wait": 0.0, "model": 0.0, "write": 0.0})
+
+    def save(self, path: str | PathLike | None) -> None:
+        if path is None:
+            return
+        try:
+            self.record.write(path)
+        except OSError as error:
+            # A full disk must not hide the error that tells of it; without one, say it here.
+            if self.record.status in ("ok", "running"):
+                raise StoreError(
+                    f"cannot write the run record: {error.strerror}",
+                    path=path,
+                    remedy="the cache folder must be writable and have space",
+                ) from error
+
+    @contextmanager
+    def clock(self, part: str) -> Iterator[None]:
+        """Add the time spent inside to a part of the run."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = time.monotonic() - begin
+            self.record.seconds[part] = self.record.seconds.get(part, 0.0) + spent
+
+    def go(self, plan: Plan, limit: int | None, progress: Progress) -> None:
+        record = self.record
+        todo = plan.todo[:limit]
+        copies = plan.copies[: None if limit is None else max(0, limit - len(todo))]
+        reasons = {item.image_id: reason for item, reason in [*todo, *copies] if reason}
+        record.skipped = len(plan.reused)
+        record.failed.update({item.image_id: reason for item, reason in plan.failed})
+        record.total = len(todo) + len(copies) + record.skipped + len(record.failed)
+        progress.total, progress.reused = len(todo) + len(copies), record.skipped
+        self.progress, self.reasons = progress, reasons
+        try:
+            with progress:
+                self.compute([item for item, _ in todo])
+                self.copy([item for item, _ in copies])
+        finally:
+            with self.clock("write"):
+                self.writer.commit()
+
+    def compute(self, items: Sequence[WorkItem]) -> None:
+        """Load, map and write `items`."""
+        loaded = load_in_order(
+            items,
+            self.mapper.load,
+            workers=self.workers,
+            ahead=2 * self.batch_size,
+            stopped=self.stopped,
+        )
+        while not self.stopped():
+            batch: list[tuple[WorkItem, Any]] = []
+            ended = False
+            with self.clock("load_wait"):
+                while len(batch) < self.batch_size:
+                    result = next(loaded, None)
+                    if result is None:
+                        ended = True
+                        break
+                    item, value, error = result
+                    if error is None:
+                        batch.append((item, value))
+                    else:
+                        self.fail(item, error)
+            if batch and not self.stopped():
+                self.map([item for item, _ in batch], [value for _, value in batch])
+            if ended:
+                return
+        loaded.close()
+
+    def map(self, items: list[WorkItem], values: list[Any]) -> None:
+        """Map one batch; one that fails is mapped again item by item, to find the one to blame."""
+        try:
+            with self.clock("model"):
+                rows = list(self.mapper.map(items, values))
+            if len(rows) != len(items):
+                raise ValueError(f"the mapper gave {len(rows)} rows for {len(items)} items")
+        except (ModelError, ConfigError, StoreError):
+            raise  # not this image's fault
+        except Exception as error:
+            if len(items) == 1:
+                self.fail(items[0], error)
+                return
+            for item, value in zip(items, values, strict=True):
+                if self.stopped():
+                    return
+                self.map([item], [value])
+            return
+        with self.clock("write"):
+            self.writer.write(items, rows)
+        for item in items:
+            self.count(item)
+
+    def copy(self, items: Sequence[WorkItem]) -> None:
+        """Give byte-identical images the row of their twin; compute those whose twin failed."""
+        alone = []
+        for item in items:
+            if self.stopped():
+                return
+            try:
+                check_bytes(item)
+            except Exception as error:
+                self.fail(item, error)
+                continue
+            with self.clock("write"):
+                copied = self.writer.copy(item)
+            if copied:
+                self.record.copied += 1
+                self.count(item)
+            else:
+                alone.append(item)
+        self.compute(alone)
+
+    def count(self, item: WorkItem) -> None:
+        if item.image_id in self.reasons:
+            self.record.redo(item.image_id, self.reasons[item.image_id])
+        self.record.done += 1
+        self.progress.add(done=1)
+
+    def fail(self, item: WorkItem, error: Exception) -> None:
+        if isinstance(error, PipelineError):
+            reason = f"{error.message} - {error.remedy}" if error.remedy else error.message
+        else:
+            reason = f"{type(error).__name__}: {error}"
+        reason = " ".join(reason.encode("utf-8", "replace").decode().split())
+        self.record.failed[item.image_id] = reason
+        self.writer.write_failed(item, reason)
+        self.progress.add(failed=1)
+
+
+def _too_many_failed(record: RunRecord, allowed: float, path: str | PathLike | None) -> StageFailed:
+    named = "; ".join(f"{name!r}: {why}" for name, why in list(record.failed.items())[:3])
+    more = f"; and {len(record.failed) - 3} more" if len(record.failed) > 3 else ""
+    return StageFailed(
+        f"{record.stage} {record.dataset}: {len(record.failed)} of {record.total} images failed "
+        f"({record.failed_share:.1%}, allowed {allowed:.1%}): {named}{more}",
+        path=path,
+        remedy="mend or remove these images, or raise max_failed in params.yaml; all other "
+        "images are kept",
+    )

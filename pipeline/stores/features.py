@@ -2,22 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from pipeline.errors import StoreError
+from pipeline.stores import index as idx
+from pipeline.stores.kinds import FEATURES
+from pipeline.stores.reader import StoreReader
+from pipeline.stores.text import read_text
 
-class FeatureStore:
+if TYPE_CHECKING:
+    import xarray
+
+
+class FeatureStore(StoreReader):
     """Features by image_id and view, checked on read. Made by `open_features`."""
 
-    attrs: dict[str, Any]
-    identity: dict[str, Any]
-    views: tuple[str, ...]
-    classes: tuple[str, ...]
-    templates: tuple[str, ...]
+    store_kind = FEATURES
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the views, e.g. ("whole", "masked")."""
+        return tuple(self._committed.attrs["views"])
+
+    @property
+    def dim(self) -> int:
+        """Length d of a feature."""
+        return self._rows.arrays["image_features"].shape[2]
+
+    # -- images -------------------------------------------------------------------------------
+
+    def image_features(self, view: str, ids: Iterable[str] | None = None) -> np.ndarray:
+        """Return float32 (n, d), not normalised, one row an id in the order of `ids` (default:
+        all rows of the manifest that have data).
+
+        A view that does not exist for an image (oracle without ground truth) is a row of NaN.
+
+        Raises:
+            StoreError: unknown view or id, a failed row, lost or damaged bytes.
+        """
+        v = self._view(view)
+        wanted = list(self._good_ids() if ids is None else ids)
+        positions = [self._checked(image_id)[0] for image_id in wanted]
+        return self._checked_rows(wanted, positions)[:, v]
+
+    def tokens(self, view: str, ids: Iterable[str]) -> np.ndarray:
+        """Return patch-token features, float32 (n, token, d), where the store keeps them."""
+        if "tokens" not in self._rows.arrays:
+            raise StoreError(
+                "the store keeps no patch tokens",
+                path=self.path,
+                remedy="set encode.tokens to true and encode again",
+            )
+        v = self._view(view)
+        return np.stack([self.read(image_id)["tokens"][v] for image_id in ids])
 
     def xy(
         self,
@@ -28,77 +70,193 @@ class FeatureStore:
         classes: Sequence[str] | None = None,
         missing: str = "raise",
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return X float32 (n, d) and y int64 (n,): y indexes `classes` (default: sorted labels
-        of the whole store in the manifest). `ids` (in their order) instead of a split. missing="drop" leaves out
-        failed rows and rows without this view; "raise" = StoreError that names them."""
-        raise NotImplementedError
+        """Return what a classifier is fitted on. Rows are joined by id, classes by name.
+
+        Args:
+            view: which view.
+            split: "train", "test", ...; None = all rows of the manifest.
+            ids: these images in this order, instead of a split.
+            classes: class names that y indexes; default: all labels of the manifest, sorted.
+            missing: "raise", or "drop" rows that failed or lack this view.
+
+        Returns:
+            X float32 (n, d), not normalised; y int64 (n,).
+
+        Raises:
+            StoreError: unknown view, split or id; a label that is not in `classes`; a failed row
+                or missing view (missing="raise"); lost or damaged bytes.
+        """
+        if missing not in ("raise", "drop"):
+            raise ValueError(f"missing: {missing!r} is not raise or drop")
+        if ids is None:
+            wanted = self.ids(split, view=view if missing == "drop" else None)
+            if not len(wanted) and split is not None and not len(self.ids(split)):
+                raise StoreError(
+                    f"no images of split {split!r}",
+                    path=self.path,
+                    remedy=f"the store has {sorted(set(self._committed.index.rows['split']))}",
+                )
+        else:
+            wanted = list(ids)
+            if missing == "drop":
+                there = set(self.ids(view=view))
+                wanted = [image_id for image_id in wanted if image_id in there]
+        X = self.image_features(view, wanted)
+        gone = np.isnan(X).any(axis=1)
+        if gone.any():
+            names = ", ".join(repr(wanted[i]) for i in np.flatnonzero(gone)[:5])
+            raise StoreError(
+                f"{int(gone.sum())} images have no view {view!r}: {names}",
+                path=self.path,
+                remedy='choose images with a ground-truth mask, or pass missing="drop"',
+            )
+        labels = self.labels(wanted)
+        names = list(classes) if classes is not None else self.labels_present()
+        number = {name: k for k, name in enumerate(names)}
+        unknown = sorted(set(labels) - set(number))
+        if unknown:
+            raise StoreError(f"labels that are not in classes: {unknown}", path=self.path)
+        return X, np.array([number[label] for label in labels], dtype=np.int64)
 
     def ids(self, split: str | None = None, *, view: str | None = None) -> np.ndarray:
-        """Ids in the manifest, in store order; with `view` those that xy(missing="drop") gives."""
-        raise NotImplementedError
-
-    def image_features(self, view: str, ids: Iterable[str] | None = None) -> np.ndarray:
-        """float32 (n, d) in the order of `ids`; NaN rows where the view does not exist."""
-        raise NotImplementedError
+        """Return ids of the manifest's rows in store order; with `view` only those of good rows
+        that have this view."""
+        wanted = super().ids(split)
+        if view is None:
+            return wanted
+        good = set(self._good_ids())
+        wanted = np.array([i for i in wanted if i in good], dtype=object)
+        there = ~np.isnan(self.image_features(view, wanted)).any(axis=1)
+        return wanted[there]
 
     def labels(self, ids: Iterable[str] | None = None) -> np.ndarray:
-        raise NotImplementedError
+        """Return the labels (object array of str) of `ids`, default all of the manifest."""
+        rows = self._committed.index.rows
+        wanted = super().ids() if ids is None else ids
+        return np.array([rows["label"][self._at(i)] for i in wanted], dtype=object)
 
-    def table(self) -> pd.DataFrame:
-        raise NotImplementedError
+    def labels_present(self) -> list[str]:
+        """Return the sorted labels of the manifest's rows."""
+        rows = self._committed.index.rows
+        return sorted(
+            {a for a, here in zip(rows["label"], rows["in_manifest"], strict=True) if here}
+        )
 
     def to_pandas(self, view: str | None = None) -> pd.DataFrame:
-        raise NotImplementedError
+        """Return features as a table: one row an image of the manifest that has data, label,
+        split, then columns 0 ... d-1. Index image_id; without `view`, all views, index
+        (image_id, view)."""
+        ids = self._good_ids()
+        parts = []
+        for name in [view] if view else self.views:
+            part = pd.DataFrame(
+                self.image_features(name, ids), index=pd.Index(ids, name="image_id")
+            )
+            part.insert(0, "label", self.labels(ids))
+            part.insert(1, "split", [self.row(i)["split"] for i in ids])
+            if view is None:
+                part.insert(0, "view", name)
+                part = part.set_index("view", append=True)
+            parts.append(part)
+        return pd.concat(parts)
+
+    # -- text ---------------------------------------------------------------------------------
 
     @property
-    def text_features(self):
-        """xarray.DataArray float32 (class, template, feature), with class and template names."""
-        raise NotImplementedError
+    def text_features(self) -> xarray.DataArray:
+        """float32 (class, template, feature), one unaveraged embedding a class and template."""
+        import xarray as xr
+
+        features, classes, templates = self._text_arrays()
+        return xr.DataArray(
+            features,
+            dims=("class", "template", "feature"),
+            coords={"class": classes, "template": templates},
+            name="text_features",
+        )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that have text features."""
+        return tuple(self._text_arrays()[1])
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The prompt templates."""
+        return tuple(self._text_arrays()[2])
 
     def class_features(self, classes: Sequence[str] | None = None) -> np.ndarray:
-        """float32 (C, d): templates normalised, averaged, normalised again (the CLIP way)."""
-        raise NotImplementedError
+        """Return T, float32 (C, d): each template's embedding normalised, their mean normalised
+        again (the CLIP way of averaging prompts), in the order of `classes`."""
+        features, names, _ = self._text_arrays()
+        number = {name: k for k, name in enumerate(names)}
+        wanted = list(names if classes is None else classes)
+        lacking = [name for name in wanted if name not in number]
+        if lacking:
+            raise StoreError(
+                f"no text features for {lacking}",
+                path=self.path,
+                remedy="add these classes to data_manifests/prompts.yaml and encode again",
+            )
+        T = _unit(_unit(features).mean(axis=1))
+        return T[[number[name] for name in wanted]].astype(np.float32)
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _text_arrays(self) -> tuple[np.ndarray, list[str], list[str]]:
+        if self._text is None:
+            try:
+                self._text = read_text(self.path, self._committed.root)
+            except StoreError:
+                self._load()  # prompts may have been replaced since this store was opened
+                self._text = read_text(self.path, self._committed.root)
+        return self._text
+
+    def _view(self, view: str) -> int:
+        if view not in self.views:
+            raise StoreError(
+                f"no view {view!r}; the store has {', '.join(self.views)}",
+                path=self.path,
+                remedy="add it to encode.views in params.yaml and encode again",
+            )
+        return self.views.index(view)
+
+    def _good_ids(self) -> np.ndarray:
+        rows = self._committed.index.rows
+        columns = zip(rows["image_id"], rows["in_manifest"], rows["status"], strict=True)
+        return np.array([i for i, here, s in columns if here and s in idx.GOOD], dtype=object)
+
+    def _checked_rows(self, ids: Sequence[str], positions: Sequence[int]) -> np.ndarray:
+        """float32 (n, view, d) of these rows, read a shard at a time, each checked."""
+        out = np.empty((len(ids), len(self.views), self.dim), dtype=np.float32)
+        step = self._rows.shard_rows
+        by_shard: dict[int, list[int]] = {}
+        for k, i in enumerate(positions):
+            by_shard.setdefault(i // step, []).append(k)
+        for shard, members in by_shard.items():
+            block = self._rows.block(shard * step, (shard + 1) * step)
+            for k in members:
+                i = positions[k]
+                data = None if block is None else {n: v[i - shard * step] for n, v in block.items()}
+                row = self._committed.index.get(i)
+                if data is None or FEATURES.crc(data) != row["crc"]:
+                    data = self.read(ids[k])  # re-reads the index, or says what is wrong
+                out[k] = data["image_features"]
+        return out
 
 
 def open_features(path: str | PathLike) -> FeatureStore:
-    raise NotImplementedError
+    """Open a feature store for reading.
 
+        features = open_features("cache/brain/features.zarr")
+        X, y = features.xy(view="masked", split="train")
 
-class FeatureStoreWriter:
-    """As `MaskStoreWriter`, for features.
-
-    Args:
-        path: e.g. cache/brain/features.zarr.
-        identity: the mapper's `identity` (without the text side).
-        views: names of the views, in the order of `FeatureRow.features`.
-        dim: length d of a feature.
-        tokens: tokens a view when patch tokens are kept, 0 = not kept.
+    Raises:
+        StoreError: no store there, or its index is damaged.
     """
+    return FeatureStore(path)
 
-    def __init__(
-        self,
-        path: str | PathLike,
-        identity: Mapping[str, Any],
-        *,
-        views: Sequence[str],
-        dim: int,
-        tokens: int = 0,
-        on_mismatch: str = "refuse",
-        attrs: Mapping[str, Any] | None = None,
-    ):
-        raise NotImplementedError
 
-    text_identity: dict[str, Any] | None
-    """Identity of the stored text features, None when there are none."""
-
-    def set_text(
-        self,
-        features: np.ndarray,
-        *,
-        classes: Sequence[str],
-        templates: Sequence[str],
-        identity: Mapping[str, Any],
-        prompts: Mapping[str, Sequence[str]] | None = None,
-    ) -> None:
-        """Replace the text features, float32 (class, template, feature); images stay as they are."""
-        raise NotImplementedError
+def _unit(x: np.ndarray) -> np.ndarray:
+    x = x.astype(np.float64)
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import StoreError
+from pipeline.stores import index as idx
+from pipeline.stores.kinds import RowReader, kind_of
+from pipeline.stores.layout import read_root
 
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """ok = nothing lost or damaged. lost: rows whose shard file is missing; damaged: rows whose
-    bytes do not match their checksum; failed: image_id -> reason (recorded, not a fault)."""
+    """What `verify_store` found.
+
+    Args:
+        path: the store.
+        rows: rows that its index lists.
+        lost: ids whose shard file is missing.
+        damaged: ids whose bytes do not match their checksum.
+        failed: image_id -> reason; recorded by the stage, no fault of the store.
+        problems: what is wrong with the store as a whole, e.g. a damaged index.
+    """
 
     path: str
-    rows: int
+    rows: int = 0
     lost: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -20,8 +35,56 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
+        """Nothing is lost or damaged (images that failed count as known, not as lost)."""
         return not (self.lost or self.damaged or self.problems)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {"ok": self.ok, **asdict(self)}
+
+    def summary(self) -> str:
+        """Return the report in words, one line a fault."""
+        lines = [f"{'ok' if self.ok else 'NOT OK'}: {self.rows} rows, {len(self.lost)} lost, "
+                 f"{len(self.damaged)} damaged, {len(self.failed)} failed"]  # fmt: skip
+        lines += [f"  {problem}" for problem in self.problems]
+        lines += [f"  lost: {image_id}" for image_id in self.lost]
+        lines += [f"  damaged: {image_id}" for image_id in self.damaged]
+        if self.lost or self.damaged:
+            lines.append("  run the stage again: it computes exactly these rows")
+        return "\n".join(lines)
 
 
 def verify_store(path: str | PathLike) -> VerifyReport:
-    raise NotImplementedError
+    """Read every row of a store and compare it with its checksum; writes nothing.
+
+    A missing store is a report with a problem, not an exception.
+    """
+    path = Path(path)
+    try:
+        kind = kind_of(path, read_root(path))
+        committed = idx.load(path, kind.columns)
+    except StoreError as error:
+        return VerifyReport(str(path), problems=[f"{error.message}; {error.remedy}"])
+    index = committed.index
+    ids = index.rows["image_id"]
+    try:
+        reader = RowReader(path, kind, committed.root["consolidated_metadata"]["metadata"])
+    except Exception as error:
+        return VerifyReport(str(path), len(index), problems=[f"metadata damaged: {error}"])
+    good = [i for i, status in enumerate(index.rows["status"]) if status in idx.GOOD]
+    lost = {i for i in good if reader.lost(i, index.get(i))}
+    damaged = set(reader.damaged(index)) - lost
+    bad = {i: s for i, s in enumerate(index.rows["status"]) if s not in idx.GOOD}
+    problems = []
+    if kind.name == "features":
+        from pipeline.stores.text import text_problem
+
+        problems = [p for p in [text_problem(path, committed.root)] if p]
+    return VerifyReport(
+        str(path),
+        len(index),
+        lost=[ids[i] for i in sorted(lost)],
+        damaged=[ids[i] for i in sorted(damaged)],
+        failed={ids[i]: index.rows["reason"][i] or status for i, status in bad.items()},
+        problems=problems,
+    )

@@ -1,0 +1,109 @@
+"""Images read ahead of the model by a bounded pool of threads, handed over in order."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine.items import WorkItem
+from pipeline.errors import ImageError
+from pipeline.files import sha256_file
+
+Loaded = tuple[WorkItem, Any, Exception | None]
+
+
+def default_workers() -> int:
+    """Return one loader thread a core that this process may use, at most 8."""
+    available = getattr(os, "sched_getaffinity", None)
+    cores = len(available(0)) if available else os.cpu_count() or 1
+    return max(1, min(8, cores))
+
+
+@lru_cache(maxsize=64)
+def _digest(path: str, size: int, modified_ns: int) -> str:
+    # Cached, since a volume of 100 frames is one file of 100 items.
+    return sha256_file(path)
+
+
+def check_bytes(item: WorkItem) -> None:
+    """Compare the file's bytes with the manifest's sha256, where it has one.
+
+    Raises:
+        ImageError: the bytes are not those that the manifest lists, so the row's key would lie.
+        OSError: the file cannot be read.
+    """
+    wanted = str(item.row.get("sha256") or "")
+    if not wanted:
+        return
+    stat = os.stat(item.path)
+    if _digest(str(item.path), stat.st_size, stat.st_mtime_ns) != wanted:
+        raise ImageError(
+            "its bytes changed since the manifest was made",
+            path=Path(item.path),
+            remedy="run: pipeline data refresh",
+        )
+
+
+def load_in_order(
+    items: Iterable[WorkItem],
+    load: Callable[[WorkItem], Any],
+    *,
+    workers: int,
+    ahead: int,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Loaded]:
+    """Yield (item, loaded, error) for every item in the order given.
+
+    Args:
+        items: what to load.
+        load: called as load(item) in a thread; an exception becomes the item's error.
+        workers: threads; 0 = load in the calling thread.
+        ahead: most items loaded or being loaded that were not handed over yet: memory does
+            not grow with the number of items.
+        stopped: asked while waiting; True ends the iteration.
+    """
+
+    def attempt(item: WorkItem) -> Loaded:
+        try:
+            check_bytes(item)
+            return item, load(item), None
+        except Exception as error:
+            return item, None, error
+
+    if workers == 0:
+        for item in items:
+            if stopped():
+                return
+            yield attempt(item)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="load")
+    waiting: deque[Future[Loaded]] = deque()
+    source = iter(items)
+    try:
+        while True:
+            while len(waiting) < max(ahead, workers):
+                item = next(source, None)
+                if item is None:
+                    break
+                waiting.append(pool.submit(attempt, item))
+            if not waiting:
+                return
+            first = waiting.popleft()
+            while True:
+                if stopped():
+                    return
+                try:
+                    # A short wait, so that Ctrl-C is answered while a slow file is read.
+                    result = first.result(timeout=0.2)
+                    break
+                except NotYet:
+                    continue
+            yield result
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,83 @@
+"""What each dataset's last runs did, at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pipeline.engine.record import RunRecord
+from pipeline.errors import PipelineError
+from pipeline.paths import Paths
+
+STAGES = ("segment", "encode")
+
+
+def status_rows(paths: Paths, datasets: Iterable[str]) -> list[dict[str, Any]]:
+    """Return one row a dataset and stage, in the order the data flows.
+
+    Keys: dataset, stage, status ("-" = never run), started, total, done, skipped, failed (count),
+    failures (image_id -> reason), images_per_second, seconds, error.
+    """
+    rows = []
+    for dataset in datasets:
+        folder = paths.record(dataset, "x").parent
+        others = sorted({f.stem for f in folder.glob("*.json")} - set(STAGES))
+        for stage in [*STAGES, *others]:
+            try:
+                record = RunRecord.read(paths.record(dataset, stage))
+            except FileNotFoundError:
+                record = RunRecord(stage, dataset, status="-")
+            except PipelineError as error:
+                record = RunRecord(stage, dataset, status="damaged", error=str(error))
+            rows.append(
+                {
+                    "dataset": dataset,
+                    "stage": stage,
+                    "status": record.status,
+                    "started": record.started,
+                    "total": record.total,
+                    "done": record.done,
+                    "skipped": record.skipped,
+                    "failed": len(record.failed),
+                    "failures": record.failed,
+                    "redone": record.redone,
+                    "images_per_second": round(record.images_per_second, 2),
+                    "seconds": {k: round(v, 3) for k, v in record.seconds.items()},
+                    "error": record.error,
+                }
+            )
+    return rows
+
+
+def status_text(paths: Paths, datasets: Iterable[str], *, failures: int = 5) -> str:
+    """Return the same as a plain table, with the first failures of each run by name and reason."""
+    columns = ("dataset", "stage", "status", "total", "done", "there", "failed", "img/s", "started")
+    table, notes = [columns], []
+    for row in status_rows(paths, datasets):
+        figures = [str(row[k]) for k in ("total", "done", "skipped", "failed")]
+        if row["status"] == "-":
+            figures = ["-"] * 4
+        table.append(
+            (
+                row["dataset"],
+                row["stage"],
+                row["status"],
+                *figures,
+                f"{row['images_per_second']:.1f}" if row["done"] else "-",
+                row["started"] or "-",
+            )
+        )
+        name = f"{row['dataset']} {row['stage']}"
+        notes += [f"{name}: {row['error']}"] if row["error"] else []
+        notes += [
+            f"{name}: failed {image_id!r}: {why}"
+            for image_id, why in list(row["failures"].items())[:failures]
+        ]
+        if row["failed"] > failures:
+            notes.append(f"{name}: and {row['failed'] - failures} more failed")
+    widths = [max(len(line[k]) for line in table) for k in range(len(columns))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in table
+    ]
+    return "\n".join([*lines, *([""] if notes else []), *notes])

@@ -1,0 +1,196 @@
+"""The row index of a store: one column an array, one checksum over all of them.
+
+The columns are separate files, so an update in place (a redone row, a changed label) passes
+through states in which some columns are new and some old. Two things make that harmless:
+the root carries a checksum over all committed rows, which a reader compares, and the complete
+new index is written to `index.journal.json` first, from which readers and the next writer
+take it when a writer was killed in between.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import zarr
+
+from pipeline.errors import StoreError
+from pipeline.stores.layout import INDEX_CHUNK, ArraySpec, open_array, read_root, write_json
+
+JOURNAL = "index.journal.json"
+
+Columns = Mapping[str, tuple[str, Any]]
+"""Index columns: name -> (dtype, value where a row has none)."""
+
+COMMON: dict[str, tuple[str, Any]] = {
+    "image_id": ("string", ""),
+    "label": ("string", ""),
+    "split": ("string", ""),
+    "in_manifest": ("bool", True),
+    "status": ("string", ""),
+    "reason": ("string", ""),
+    "sha256": ("string", ""),
+    "key": ("string", ""),
+    "crc": ("uint32", 0),
+}
+"""Columns of both stores."""
+
+GOOD = ("ok", "empty", "full")
+"""Statuses of rows that have data. The others: "failed" (see reason), "pending" (being redone)."""
+
+
+class Index:
+    """The index in memory: a list a column, and each id's row.
+
+    Args:
+        columns: name -> (dtype, default).
+        rows: name -> values, all of one length.
+    """
+
+    def __init__(self, columns: Columns, rows: Mapping[str, Any] | None = None):
+        self.columns = dict(columns)
+        self.rows = {n: list(rows[n]) if rows else [] for n in self.columns}
+        self.position = {image_id: i for i, image_id in enumerate(self.rows["image_id"])}
+
+    def __len__(self) -> int:
+        return len(self.rows["image_id"])
+
+    def get(self, i: int) -> dict[str, Any]:
+        return {name: values[i] for name, values in self.rows.items()}
+
+    def set(self, i: int, values: Mapping[str, Any]) -> None:
+        """Change some columns of row i; i = len appends (other columns get their default)."""
+        if i == len(self):
+            for name, (_, default) in self.columns.items():
+                self.rows[name].append(values.get(name, default))
+            self.position[values["image_id"]] = i
+            return
+        for name, value in values.items():
+            self.rows[name][i] = value
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the columns as arrays (text as object arrays of str)."""
+        return {
+            name: np.array(self.rows[name], dtype=object if dtype == "string" else dtype)
+            for name, (dtype, _) in self.columns.items()
+        }
+
+    def frame(self) -> pd.DataFrame:
+        """Return a table, one row an image, indexed by image_id."""
+        return pd.DataFrame(self.arrays()).set_index("image_id")
+
+
+def checksum(columns: Mapping[str, np.ndarray]) -> int:
+    """CRC-32 over columns in name order; text and numbers both bit for bit."""
+    crc = 0
+    for name in sorted(columns):
+        values = columns[name]
+        if values.dtype.kind == "O":
+            data = json.dumps(values.tolist()).encode("utf-8", "surrogatepass")
+        else:
+            data = np.ascontiguousarray(values).tobytes()
+        crc = zlib.crc32(data, zlib.crc32(name.encode(), crc))
+    return crc
+
+
+def column_spec(name: str, dtype: str) -> ArraySpec:
+    """Return the array of an index column."""
+    return ArraySpec(name, ("image",), (0,), dtype, (INDEX_CHUNK,))
+
+
+@dataclass
+class Committed:
+    """What a reader sees: root JSON and index of one moment."""
+
+    root: dict[str, Any]
+    index: Index
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        return self.root["attributes"]
+
+
+def load(path: Path, columns: Columns, *, patience: float = 3.0) -> Committed:
+    """Read root and index of one and the same moment.
+
+    Args:
+        path: the store.
+        columns: its index columns.
+        patience: seconds to wait for a writer that is just replacing columns.
+
+    Raises:
+        StoreError: the index is lost or damaged and no journal restores it.
+    """
+    end = time.monotonic() + patience
+    while True:
+        root = read_root(path)
+        found = read_columns(path, root, columns)
+        if found is not None:
+            return Committed(root, found)
+        journal = read_journal(path, columns)
+        if journal is not None:
+            return journal
+        if time.monotonic() > end:
+            raise StoreError(
+                "the row index is lost or damaged",
+                path=path,
+                remedy="restore it (dvc checkout), or run the stage again with --force",
+            )
+        time.sleep(0.05)
+
+
+def read_columns(path: Path, root: dict, columns: Columns) -> Index | None:
+    """Return the index that `root` commits, or None where the columns do not match it."""
+    metadata = root["consolidated_metadata"]["metadata"]
+    if any(name not in metadata for name in columns):
+        return None
+    n = metadata["image_id"]["shape"][0]
+    try:
+        arrays = {
+            name: zarr.open_array(str(path / name), mode="r")[:n] if n else np.zeros(0)
+            for name in columns
+        }
+    except Exception:
+        # Missing metadata, bytes that no codec takes: whatever it is, this index is not usable.
+        return None
+    if any(len(values) != n for values in arrays.values()):
+        return None
+    index = Index(columns, {name: values.tolist() for name, values in arrays.items()})
+    return index if checksum(index.arrays()) == root["attributes"].get("index_crc") else None
+
+
+def write_journal(path: Path, root: dict, index: Index, base_crc: int | None) -> None:
+    """Write root and index that are about to replace those with checksum `base_crc`."""
+    write_json(path / JOURNAL, {"base_crc": base_crc, "root": root, "rows": index.rows})
+
+
+def read_journal(path: Path, columns: Columns) -> Committed | None:
+    """Return the journal's root and index, or None: absent, damaged, or of another moment."""
+    try:
+        journal = json.loads((path / JOURNAL).read_bytes())
+        root, index = journal["root"], Index(columns, journal["rows"])
+        current = read_root(path)["attributes"]["index_crc"]
+    except (OSError, ValueError, KeyError, TypeError, StoreError):
+        return None
+    crc = root["attributes"]["index_crc"]
+    if current not in (journal["base_crc"], crc) or checksum(index.arrays()) != crc:
+        return None
+    return Committed(root, index)
+
+
+def write_columns(path: Path, index: Index, start: int) -> None:
+    """Write all columns from row `start` on (rounded down to a whole chunk)."""
+    start -= start % INDEX_CHUNK
+    for name, values in index.arrays().items():
+        array = open_array(path, name)
+        if array.shape != (len(index),):
+            array.resize((len(index),))
+        if len(index):
+            array[start:] = values[start:]

@@ -1,0 +1,156 @@
+"""Reading a store: lazy, by image_id, every row checked against its checksum. Never writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.errors import StoreError
+from pipeline.stores import index as idx
+from pipeline.stores.kinds import Data, Kind, Row, RowReader, kind_of
+
+
+class StoreReader:
+    """Base of `MaskStore` and `FeatureStore`.
+
+    Safe in threads and in forked or spawned workers: it keeps no open file, and pickles as its
+    path.
+
+    Args:
+        path: the store's folder.
+    """
+
+    store_kind: Kind
+
+    def __init__(self, path: str | PathLike):
+        self.path = Path(path)
+        self._load()
+        found = kind_of(self.path, self._committed.root)
+        if found is not self.store_kind:
+            raise StoreError(
+                f"a store of {found.name}, not of {self.store_kind.name}", path=self.path
+            )
+
+    def _load(self) -> None:
+        self._committed = idx.load(self.path, self.store_kind.columns)
+        metadata = self._committed.root["consolidated_metadata"]["metadata"]
+        self._rows = RowReader(self.path, self.store_kind, metadata)
+        self._text: Any = None
+
+    def __reduce__(self):
+        return type(self), (self.path,)
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """Attributes of the store: identity, model, checkpoint sha256, versions, prompts."""
+        return dict(self._committed.attrs)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decided the content."""
+        return self._committed.attrs["identity"]
+
+    @property
+    def identity_hash(self) -> str:
+        """SHA-256 of the identity."""
+        return self._committed.attrs["identity_hash"]
+
+    def __len__(self) -> int:
+        return len(self._committed.index)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._committed.index.rows["image_id"])
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self._committed.index.position
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r}, {len(self)} rows)"
+
+    def table(self) -> pd.DataFrame:
+        """Return the index, one row an image, indexed by image_id: label, split, in_manifest,
+        status, reason, sha256, key, crc and the columns of this kind of store."""
+        return self._committed.index.frame()
+
+    def ids(self, split: str | None = None) -> np.ndarray:
+        """Return the ids (object array of str) that the manifest lists, failed ones included, in
+        the store's order; of one split when given."""
+        rows = self._committed.index.rows
+        chosen = [
+            image_id
+            for image_id, here, part in zip(
+                rows["image_id"], rows["in_manifest"], rows["split"], strict=True
+            )
+            if here and split in (None, part)
+        ]
+        return np.array(chosen, dtype=object)
+
+    def dataset(self):
+        """Return the whole store as a lazy xarray.Dataset (unchecked: Zarr reads a lost shard as
+        fill values)."""
+        import xarray as xr
+
+        return xr.open_zarr(self.path, consolidated=True)
+
+    def row(self, image_id: str) -> Row:
+        """Return the index values of one image."""
+        return self._committed.index.get(self._at(image_id))
+
+    def read(self, image_id: str) -> Data:
+        """Return the checked data of one row, by array name.
+
+        Raises:
+            StoreError: unknown id, failed or pending row, lost or damaged bytes.
+        """
+        for attempt in (0, 1):
+            i, row = self._checked(image_id)
+            try:
+                lost = self._rows.lost(i, row)
+                data = None if lost else self._rows.read(i, row)
+            except Exception:
+                lost, data = False, None
+            if data is not None and self.store_kind.crc(data) == row["crc"]:
+                return data
+            if attempt == 0:
+                self._load()  # a writer may have redone the row since this store was opened
+        raise self._broken([image_id], "lost" if lost else "damaged")
+
+    def _at(self, image_id: str) -> int:
+        i = self._committed.index.position.get(image_id)
+        if i is None:
+            raise StoreError(
+                f"no row for {image_id!r}",
+                path=self.path,
+                remedy=f"run: pipeline {self.store_kind.stage} --dataset {self._dataset}",
+            )
+        return i
+
+    def _checked(self, image_id: str) -> tuple[int, Row]:
+        i = self._at(image_id)
+        row = self._committed.index.get(i)
+        if row["status"] not in idx.GOOD:
+            raise StoreError(
+                f"{image_id!r} has no data ({row['status']}: {row['reason']})",
+                path=self.path,
+                remedy=f"mend the image, then run: pipeline {self.store_kind.stage} "
+                f"--dataset {self._dataset}",
+            )
+        return i, row
+
+    def _broken(self, ids: list[str], how: str) -> StoreError:
+        names = ", ".join(map(repr, ids[:5])) + (f" and {len(ids) - 5} more" if ids[5:] else "")
+        return StoreError(
+            f"{how} data of {names}",
+            path=self.path,
+            remedy=f"pipeline {self.store_kind.stage} --dataset {self._dataset} computes these "
+            "rows again; pipeline verify lists all",
+        )
+
+    @property
+    def _dataset(self) -> str:
+        return self._committed.attrs.get("dataset") or self.path.absolute().parent.name

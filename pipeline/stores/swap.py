@@ -1,0 +1,48 @@
+"""A store of another identity is rebuilt beside the old one, which is replaced when all is done."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+
+class Workplace:
+    """Which folder a writer works in.
+
+    Args:
+        path: the store. A rebuild works in `<path>.new`, and goes on there after a kill.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.new = path.with_name(path.name + ".new")
+        self.old = path.with_name(path.name + ".old")
+        self.work = path
+
+    def recover(self) -> None:
+        """Finish an exchange that a kill cut between its two renames."""
+        if self.old.exists():
+            if not self.path.exists():
+                os.rename(self.new if self.new.exists() else self.old, self.path)
+            shutil.rmtree(self.old, ignore_errors=True)
+
+    def build_beside(self) -> None:
+        """Work in the new folder from now on."""
+        self.work = self.new
+
+    def clear(self) -> None:
+        """Empty the folder that is worked in."""
+        if self.work.exists():
+            shutil.rmtree(self.work)
+        self.work.mkdir(parents=True)
+
+    def finish(self) -> None:
+        """Put a rebuilt store in the old one's place; drop a rebuild that nobody wants any more."""
+        if self.work == self.new:
+            os.rename(self.path, self.old)
+            os.rename(self.new, self.path)
+            self.work = self.path
+            shutil.rmtree(self.old)
+        elif self.new.exists():
+            shutil.rmtree(self.new)
