@@ -10,7 +10,7 @@ from pipeline.images.types import Pixels
 LOW, HIGH = 0.5, 99.5  # percentiles that become 0 and 255
 PLATEAU_SHARE = 0.1  # a burnt-in marker covers at most this share of the pixels
 PLATEAU_GAP = 0.02  # and lies this far outside the rest, as a share of the rest's range
-PLATEAU_LEVELS = 16  # where the rest has fewer values it is a label map, whose top is no marker
+FEW_LEVELS = 16  # with fewer different values it is a label map, whose top level is no marker
 DISGUISED_SHARE = 0.99  # of the nonzero samples, to take 16 bits for 8 bits times 257 (or 256)
 
 
@@ -52,8 +52,11 @@ def display_range(values: np.ndarray) -> tuple[float, float]:
 
     A marker burnt in at one extreme value (or a hot or dead pixel) is left out when it lies
     apart from the rest; then the 0.5th and 99.5th percentiles are taken. Where they coincide
-    (a small object on an even ground) the range is that of the rest, then that of all.
+    (a small object on an even ground) the range is that of the rest, then that of all. Of a
+    label map (`FEW_LEVELS`) it is that of all, so that no level is lost.
     """
+    if _few_levels(values):
+        return float(values.min()), float(values.max())
     rest = _without_plateaus(values)
     low, high = np.percentile(rest, (LOW, HIGH), method="nearest")
     if low == high:
@@ -72,9 +75,14 @@ def _without_plateaus(values: np.ndarray) -> np.ndarray:
         others = rest[~plateau]
         span = float(others.max()) - float(others.min())
         gap = sign * (float(extreme(rest)) - float(extreme(others)))
-        if gap > PLATEAU_GAP * span and np.unique(others).size >= PLATEAU_LEVELS:
+        if gap > PLATEAU_GAP * span and not _few_levels(others):
             rest = others
     return rest
+
+
+def _few_levels(values: np.ndarray) -> bool:
+    sample = values[:: max(1, values.size // 4096)]  # spares the sort of nearly all images
+    return np.unique(sample).size < FEW_LEVELS and np.unique(values).size < FEW_LEVELS
 
 
 def _scale(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:

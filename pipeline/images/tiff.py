@@ -19,7 +19,8 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
 
 REDUCED_OR_MASK = 1 | 4  # bits of NewSubfileType
 MINISWHITE, MINISBLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
-OLD_JPEG, JPEG = 6, 7  # compression; new-style JPEG decodes its own YCbCr
+NOT_COMPRESSED, OLD_JPEG, JPEG = 1, 6, 7  # compression; new-style JPEG decodes its own YCbCr
+_ENDED = (JPEG, 33003, 33004, 33005, 34712)  # JPEG and JPEG 2000 segments end in ff d9
 UNASSOCIATED_ALPHA = 2
 RESAVE = "save it as an uncompressed RGB or grey TIFF, or as PNG"
 
@@ -44,7 +45,7 @@ def read_tiff(data: bytes, kind: str, frame: int) -> Pixels:
                 f"has no page {frame}: it holds {len(pages)}", remedy="pages are 0-based"
             )
         page = pages[frame]
-        _check_page(page, len(data))
+        _check_page(page, data)
         turn = _orientation(page)
         if page.photometric == YCBCR and page.compression != JPEG:
             return decode_with_pillow(data, "TIFF", page.index)  # chroma that tifffile leaves as is
@@ -129,7 +130,7 @@ def _orientation(page: tifffile.TiffPage) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _check_page(page: tifffile.TiffPage, length: int) -> None:
+def _check_page(page: tifffile.TiffPage, data: bytes) -> None:
     """Refuse what would be decoded to more than it should, or filled up with zeros."""
     check_size(page.imagewidth, page.imagelength * page.imagedepth)
     check_size(page.imagewidth * page.samplesperpixel, page.imagelength)
@@ -144,5 +145,13 @@ def _check_page(page: tifffile.TiffPage, length: int) -> None:
         raise ImageError(
             "lacks some of its strips or tiles", remedy="copy it again, or save it whole"
         )
-    if max(o + c for o, c in zip(offsets, counts, strict=True)) > length:
+    segments = list(zip(offsets, counts, strict=True))
+    short = max(offset + count for offset, count in segments) > len(data)
+    if page.compression == NOT_COMPRESSED:
+        row = -(-page.imagewidth * page.samplesperpixel * page.bitspersample // 8)
+        short = short or sum(counts) < row * page.imagelength
+    if page.compression in _ENDED:  # their decoders fill what is missing with grey
+        ends = [data[max(o, o + c - 16) : o + c] for o, c in segments]
+        short = short or any(b"\xff\xd9" not in end.rstrip(b"\0") for end in ends)
+    if short:
         raise ImageError("is cut short", remedy="copy or download it again")

@@ -1,0 +1,246 @@
+"""Files that are no images, or broken ones: each a plain error, never pixels, never a hang."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import socket
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from pipeline.errors import ImageError
+from pipeline.images import MAX_PIXELS, encode_png, probe, read_image, read_mask
+from tests.images.makers import colour, grey, rgb
+
+NOT_IMAGES = {
+    "zero.png": (b"", "empty"),
+    "zeros.jpg": (b"\0" * 5000, "only zero bytes"),
+    "notes.png": (b"patient seen today\n" * 9, "text"),
+    "page.jpg": (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "web page"),
+    "pointer.png": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    "paper.png": (b"%PDF-1.7\n" + bytes(range(256)), "PDF"),
+    "archive.png": (b"PK\x03\x04" + bytes(range(256)), "zip"),
+    "noise.bmp": (bytes(range(200, 256)) + bytes(range(100)), "no format"),
+    "packed.nii.gz": (gzip.compress(b"hello"), "without NIfTI"),
+    "packed2.nii.gz": (gzip.compress(b"hello" * 500), "no NIfTI header"),
+    "short.dcm": (b"\0" * 128 + b"DICM", "without pixels"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_IMAGES)
+def test_what_is_no_image_is_named_with_a_remedy(tmp_path, name):
+    content, words = NOT_IMAGES[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    for read in (probe, read_image, read_mask):
+        with pytest.raises(ImageError, match=words) as caught:
+            read(path)
+        assert caught.value.remedy and name in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp", "webp", "gif"])
+@pytest.mark.parametrize("keep", [0.3, 0.7, 0.97])
+def test_a_truncated_image_is_a_failure(tmp_path, suffix, keep):
+    path = tmp_path / f"x.{suffix}"
+    Image.fromarray(colour(64, 64)).save(path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    with pytest.raises(ImageError, match=r"damaged|cut short"):
+        read_image(path)
+
+
+def _patch(path, **tags: int) -> None:
+    """Overwrite the first value of tags in the file."""
+    with tifffile.TiffFile(path) as tiff:
+        found = {name: tiff.pages[0].tags[name] for name in tags}
+    data = bytearray(path.read_bytes())
+    for name, tag in found.items():
+        code = "<H" if tag.dtype == 3 else "<I"
+        struct.pack_into(code, data, tag.valueoffset, tags[name])
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw", "packbits", "lzma", "zstd", "jpeg"])
+def test_a_truncated_tiff_strip_is_a_failure_in_every_compression(tmp_path, compression):
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, colour(64, 64), compression=compression, photometric="rgb")
+    with tifffile.TiffFile(path) as tiff:
+        count = tiff.pages[0].databytecounts[0]
+    _patch(path, StripByteCounts=count // 2)
+    with pytest.raises(ImageError):
+        read_image(path)
+
+
+def test_a_tiff_whose_strips_are_missing_is_not_black(tmp_path):
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, grey(64, 64), compression="zlib")
+    _patch(path, StripByteCounts=0)
+    with pytest.raises(ImageError, match="lacks some of its strips"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("where", ["pixels", "header"])
+def test_a_png_with_a_broken_checksum_is_a_failure(tmp_path, where):
+    data = bytearray(encode_png(grey()))
+    at = data.index(b"IDAT") + 30 if where == "pixels" else data.index(b"IHDR") + 14
+    data[at] ^= 0xFF
+    path = tmp_path / "x.png"
+    path.write_bytes(data)
+    with pytest.raises(ImageError):
+        read_image(path)
+
+
+def test_the_zero_filled_tail_of_an_interrupted_copy_is_a_failure(tmp_path):
+    for suffix in ("png", "jpg", "webp", "gif"):
+        path = tmp_path / f"x.{suffix}"
+        Image.fromarray(colour(200, 200)).save(path)
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 2] + b"\0" * (len(data) - len(data) // 2))
+        with pytest.raises(ImageError):
+            read_image(path)
+
+
+def test_the_name_does_not_decide_the_format(tmp_path):
+    for suffix, kind in {"jpg": "PNG", "dcm": "PNG", "nii.gz": "BMP", "png": "TIFF"}.items():
+        path = tmp_path / f"x.{suffix}"
+        Image.fromarray(grey()).save(path, format=kind)
+        np.testing.assert_array_equal(read_image(path), rgb(grey()))
+
+
+def test_one_pixel_and_blank_images_are_what_they_are(tmp_path):
+    for value in (0, 7, 255):
+        for shape in ((1, 1), (30, 20)):
+            Image.fromarray(np.full(shape, value, np.uint8)).save(tmp_path / "x.png")
+            assert (read_image(tmp_path / "x.png") == value).all()
+            assert read_image(tmp_path / "x.png").shape == (*shape, 3)
+
+
+def test_links_to_nothing_loops_folders_and_pipes_are_named_and_do_not_hang(tmp_path):
+    os.symlink(tmp_path / "gone.png", tmp_path / "dangling.png")
+    os.symlink(tmp_path / "loop.png", tmp_path / "loop.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        os.chdir(tmp_path)
+        server.bind("socket.png")
+    words = {
+        "dangling.png": "link to nothing",
+        "loop.png": "link to nothing|loop|levels",
+        "pipe.png": "pipe",
+        "folder.png": "folder",
+        "socket.png": "socket",
+        "missing.png": "does not exist",
+    }
+    for name, text in words.items():
+        for read in (probe, read_image):
+            with pytest.raises(ImageError, match=text):
+                read(tmp_path / name)
+
+
+def test_an_unreadable_file_is_named_with_its_remedy(tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(encode_png(grey()))
+    path.chmod(0)
+    if os.geteuid() == 0:  # root reads everything: ask as somebody else
+        code = (
+            "import os, sys; from pipeline.images import read_image\n"
+            "os.setuid(65534)\n"
+            "try: read_image(sys.argv[1])\n"
+            "except Exception as error: print(type(error).__name__, error)"
+        )
+        for folder in (tmp_path, *tmp_path.parents[:3]):
+            if folder.stat().st_uid == os.geteuid() and str(folder).count("/") > 1:
+                folder.chmod(0o755)
+        told = subprocess.run(
+            [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+        ).stdout
+    else:
+        with pytest.raises(ImageError) as caught:
+            read_image(path)
+        told = f"ImageError {caught.value}"
+    assert told.startswith("ImageError") and "permission denied" in told and "chmod" in told
+
+
+def _png_of(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        crc = zlib.crc32(kind + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + kind + content + crc
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    row = zlib.compress(b"\0" * 10_000_000)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", row) + chunk(b"IEND", b"")
+
+
+def test_decompression_bombs_are_refused_before_they_are_unpacked(tmp_path):
+    (tmp_path / "a.png").write_bytes(_png_of(60_000, 60_000))
+    tifffile.imwrite(tmp_path / "b.tif", grey(), compression="zlib")
+    _patch(tmp_path / "b.tif", ImageWidth=60_000, ImageLength=60_000, RowsPerStrip=60_000)
+    bmp = bytearray()
+    bmp += b"BM" + struct.pack("<IHHI", 54, 0, 0, 54)
+    bmp += struct.pack("<IiiHHIIiiII", 40, 2**30, 2**30, 1, 24, 0, 0, 0, 0, 0, 0)
+    (tmp_path / "c.bmp").write_bytes(bmp)
+    for name in ("a.png", "b.tif", "c.bmp"):
+        for read in (probe, read_image, read_mask):
+            with pytest.raises(ImageError, match=f"limit of {MAX_PIXELS:,}"):
+                read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["quo'te\".png", "new\nline.png", "[0-9]*.png", "影像.png", "-rf.png", " x .png", "%s{}.png"],
+)
+def test_hostile_names_are_only_names(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(encode_png(grey()))
+    np.testing.assert_array_equal(read_image(path), rgb(grey()))
+    path.write_bytes(b"")
+    with pytest.raises(ImageError, match="empty"):
+        read_image(path)
+
+
+def test_a_name_with_a_nul_byte_is_an_image_error():
+    with pytest.raises(ImageError):
+        read_image("x\0.png")
+
+
+def test_a_bomb_in_the_metadata_is_refused(tmp_path):
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        crc = zlib.crc32(kind + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + kind + content + crc
+
+    data = encode_png(grey())
+    bomb = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"\0" * 300_000_000))
+    (tmp_path / "x.png").write_bytes(data[:33] + bomb + data[33:])
+    with pytest.raises(ImageError, match="damaged"):
+        read_image(tmp_path / "x.png")
+
+
+def test_reading_says_nothing_on_the_screen_even_where_warnings_are_errors(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    path = tmp_path / "x.jpg"
+    Image.fromarray(colour()).save(path, exif=exif)
+    data = path.read_bytes()
+    (tmp_path / "odd.jpg").write_bytes(data.replace(b"MM\0*", b"MM\0\xff", 1))
+    Image.fromarray(grey() // 64, mode="P").save(tmp_path / "p.png", transparency=b"\0\xff")
+    cut = tmp_path / "x.tif"
+    tifffile.imwrite(cut, grey(), compression="zlib")
+    cut.write_bytes(cut.read_bytes()[:-40])
+    code = (
+        "import sys; from pipeline.images import read_image, probe\n"
+        "for path in sys.argv[1:]:\n"
+        "    for read in (probe, read_image):\n"
+        "        try: read(path)\n"
+        "        except Exception as error: assert type(error).__name__ == 'ImageError', error\n"
+    )
+    files = [str(p) for p in sorted(tmp_path.iterdir())]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *files], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,158 @@
+"""The reader as a whole: masks, rules, names, threads, real images."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from pipeline.errors import ImageError
+from pipeline.images import (
+    READER_VERSION,
+    SUFFIXES,
+    has_image_suffix,
+    is_junk,
+    probe,
+    read_image,
+    read_mask,
+    reader_rules,
+)
+from tests.images.makers import colour, dicom, grey, save_dicom, save_nifti
+
+
+def region() -> np.ndarray:
+    mask = np.zeros((40, 56), bool)
+    mask[5:20, 10:50] = True
+    mask[15:20, 10:14] = False
+    return mask
+
+
+def test_a_region_is_the_same_however_the_mask_is_stored(tmp_path):
+    mask = region()
+    stored = {
+        "bits.png": mask,
+        "ones.png": mask.astype(np.uint8),
+        "labels.png": mask.astype(np.uint8) * 3,
+        "full.png": mask.astype(np.uint8) * 255,
+        "deep.png": mask.astype(np.uint16) * 65535,
+        "deep_ones.png": mask.astype(np.uint16),
+        "full.jpg": mask.astype(np.uint8) * 255,
+        "colour.png": mask[..., None] * np.array([255, 0, 0], np.uint8),
+        "lossy.webp": mask.astype(np.uint8) * 255,
+    }
+    for name, values in stored.items():
+        Image.fromarray(values).save(tmp_path / name)
+    palette = Image.fromarray(mask.astype(np.uint8), mode="P")
+    palette.putpalette([0, 0, 0, 64, 0, 0])
+    palette.save(tmp_path / "palette.png")
+    tifffile.imwrite(tmp_path / "float.tif", mask.astype(np.float32))
+    tifffile.imwrite(tmp_path / "white.tif", 255 - mask.astype(np.uint8) * 255, photometric=0)
+    save_nifti(mask.T.astype(np.uint8), tmp_path / "x.nii.gz", np.diag([-1.0, -1, 1, 1]))
+    save_dicom(dicom(mask.astype(np.uint8)), tmp_path / "x.dcm")
+    save_dicom(dicom(mask.astype(np.uint16) * 4095, bits=12), tmp_path / "deep.dcm")
+    inverse = 255 - mask.astype(np.uint8) * 255
+    save_dicom(dicom(inverse, model="MONOCHROME1"), tmp_path / "m1.dcm")
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert len(names) == 16
+    for name in names:
+        got = read_mask(tmp_path / name)
+        assert got.dtype == bool
+        np.testing.assert_array_equal(got, mask, err_msg=name)
+
+
+def test_coding_noise_of_a_black_jpeg_mask_is_no_region(tmp_path):
+    Image.fromarray(grey() // 40).save(tmp_path / "x.jpg")
+    assert not read_mask(tmp_path / "x.jpg").any()
+
+
+def test_mask_and_image_are_turned_by_the_same_rule_and_sizes_are_compared(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(colour()).save(tmp_path / "x.jpg", exif=exif)
+    full = region().astype(np.uint8) * 255
+    Image.fromarray(full).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(full).save(tmp_path / "flat.png")
+    shape = read_image(tmp_path / "x.jpg").shape[:2]
+    mask = read_mask(tmp_path / "turned.png", shape=shape)
+    np.testing.assert_array_equal(mask, np.rot90(region(), -1))
+    with pytest.raises(ImageError, match=r"the mask is 56 x 40, its upright image 40 x 56"):
+        read_mask(tmp_path / "flat.png", shape=shape)
+
+
+def test_files_that_show_different_pictures_give_different_arrays(tmp_path):
+    base = colour()
+    variants = [base, base[:, ::-1], base[::-1], 255 - base, np.rot90(base), base[..., ::-1]]
+    for k, values in enumerate(variants):
+        Image.fromarray(np.ascontiguousarray(values)).save(tmp_path / f"{k}.png")
+    arrays = [read_image(tmp_path / f"{k}.png").tobytes() for k in range(len(variants))]
+    assert len(set(arrays)) == len(variants)
+
+
+def test_bytes_read_already_give_the_same_array(tmp_path):
+    path = tmp_path / "x.jpg"
+    Image.fromarray(colour()).save(path)
+    np.testing.assert_array_equal(read_image(path, data=path.read_bytes()), read_image(path))
+
+
+def test_frames_that_do_not_exist_are_refused(tmp_path):
+    path = tmp_path / "x.png"
+    Image.fromarray(grey()).save(path)
+    for frame in (1, -1):
+        with pytest.raises(ImageError, match=f"no frame {frame}"):
+            read_image(path, frame)
+
+
+def test_many_threads_read_what_one_reads(tmp_path):
+    paths = []
+    for k in range(6):
+        Image.fromarray(grey(seed=k)).save(tmp_path / f"{k}.jpg")
+        save_dicom(dicom(grey(seed=k).astype(np.uint16) * 9), tmp_path / f"{k}.dcm")
+        volume = np.stack([grey(seed=k).T] * 2, axis=2).astype(np.int16) * 7
+        save_nifti(volume, tmp_path / f"{k}.nii.gz")
+        tifffile.imwrite(tmp_path / f"{k}.tif", grey(seed=k).astype(np.float32))
+    paths = sorted(tmp_path.iterdir()) * 4
+    alone = [read_image(path).tobytes() for path in paths]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda path: read_image(path).tobytes(), paths)) == alone
+
+
+def test_reader_rules_are_json_and_carry_the_version():
+    rules = reader_rules()
+    assert json.loads(json.dumps(rules)) == rules
+    assert rules["version"] == READER_VERSION
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["._x.png", ".DS_Store", "Thumbs.db", "THUMBS.DB", "desktop.ini", "__MACOSX", "~$x.png",
+     ".ipynb_checkpoints", "__MACOSX/train/a/._x.png", "train\\.ipynb_checkpoints\\x.png"],
+)  # fmt: skip
+def test_junk_of_systems_and_notebooks_is_known(name):
+    assert is_junk(name)
+
+
+def test_ordinary_names_are_no_junk():
+    for name in ("x.png", "no tumor/x.1.png", "a/./b.png", "../x.png", "thumbs.png", "[0-9]*.png"):
+        assert not is_junk(name), name
+
+
+def test_suffixes_are_known_in_any_case():
+    assert all(has_image_suffix(f"x{s.upper()}") for s in SUFFIXES)
+    assert has_image_suffix("a.b.nii.gz") and not has_image_suffix("x.tar.gz")
+    assert not has_image_suffix("notes.txt") and not has_image_suffix("IM0001")
+
+
+def test_real_images_are_read_as_pillow_shows_them(shared):
+    folders = [p for p in sorted((shared / "data").rglob("*")) if p.is_dir()]
+    files = [next((f for f in sorted(d.iterdir()) if f.is_file()), None) for d in folders]
+    files = [f for f in files if f is not None]
+    assert len(files) > 10
+    for path in files:
+        array = read_image(path)
+        with Image.open(path) as image:
+            np.testing.assert_array_equal(array, np.asarray(image.convert("RGB")))
+        assert [(f.height, f.width) for f in probe(path)] == [array.shape[:2]]
