@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import re
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
+from pipeline.errors import ManifestError
+from pipeline.intake.archive import extracted
+from pipeline.intake.existing import merge_existing
+from pipeline.intake.folder import Scan, scan_folder
+from pipeline.intake.ground_truth import join_masks
+from pipeline.intake.groups import join_groups
+from pipeline.intake.measure import Progress
+from pipeline.intake.patients import patients_from_names
+from pipeline.intake.place import make_way, same_folder, settle
+from pipeline.intake.rows import (
+    build_rows,
+    measure_masks,
+    oddities,
+    remeasure,
+    resolve_straddling,
+)
+from pipeline.intake.summary import AddSummary
+from pipeline.intake.table import scan_table
+from pipeline.manifest import read_manifest, write_manifest
+from pipeline.manifest_checks import find_problems, report_problems
 from pipeline.paths import Paths
 
-Progress = Callable[[int, int], None]
-
-
-@dataclass
-class AddSummary:
-    """What `add_dataset` did.
-
-    Attributes:
-        dataset: its name.
-        manifest: the file written.
-        counts: images by (split, label).
-        skipped: files left out, by reason.
-        failed: relative path -> why the file cannot be read (left out of the manifest).
-        masks: images with a ground-truth mask.
-        warnings: what the user should know.
-        changed: rows added, removed and changed since the manifest before this one.
-    """
-
-    dataset: str
-    manifest: Path
-    counts: dict[tuple[str, str], int] = field(default_factory=dict)
-    skipped: dict[str, int] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    masks: int = 0
-    warnings: list[str] = field(default_factory=list)
-    changed: dict[str, int] = field(default_factory=dict)
+OnStraddle = Literal["error", "drop-train", "drop-test"]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 def add_dataset(
@@ -45,17 +42,143 @@ def add_dataset(
     max_rank: int | None = 5,
     groups: str | Path | None = None,
     patient_regex: str | None = None,
-    on_straddle: str | None = None,
+    on_straddle: OnStraddle | None = None,
+    synthetic: bool = False,
     force: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> AddSummary:
-    """Make data_manifests/<dataset>.csv from a folder, CSV or zip of images."""
-    raise NotImplementedError
+    """Make data_manifests/<dataset>.csv from a folder, CSV or zip of images.
+
+    The images stay where they are: data/<dataset> becomes a link to their folder (a zip is
+    extracted there). Nothing is written unless all of it can be. Adding the same source again
+    brings what is new, gone or changed.
+
+    Args:
+        dataset: letters, digits, "_" and "-".
+        source: folder `[split/]class/image`; CSV with columns path and label; or zip of a folder.
+        paths: the project folder; default: the current one.
+        masks: ground truth: a folder that mirrors the images', or a CSV (path, mask, rank).
+        max_rank: rows of such a CSV above this rank are left out.
+        groups: CSV of known groups (path or image_id; group, series, slice, fold, patient_id).
+        patient_regex: its first group that matches a file name is the patient. Without it, known
+            kinds of names and DICOM headers (by a one-way code) are read.
+        on_straddle: what to do with a patient who is in two splits: "error"; "drop-train" or
+            "drop-test" take the images out of that split (they stay in the manifest, with no
+            split). Default: "error" for patients that a table states; "drop-train" for those
+            read from names and headers, since publishers often split by file - it keeps the
+            publisher's test part whole.
+        synthetic: the images are phantoms.
+        force: replace a manifest of other images, or one that says otherwise.
+        workers: threads.
+        progress: called with (done, total) images.
+
+    Returns:
+        Counts, what was skipped by reason, what failed by name, warnings.
+
+    Raises:
+        ManifestError: nothing usable, or a problem that needs a decision; nothing was written.
+    """
+    if not NAME.fullmatch(dataset):
+        raise ManifestError(
+            f"{dataset!r} is no name for a dataset", remedy="use letters, digits, _ and -"
+        )
+    paths = paths or Paths()
+    source, manifest = Path(source), paths.manifest(dataset)
+    mask_source = Path(masks) if masks is not None else None
+    with ExitStack() as undo:
+        scan = _scan(source, mask_source, paths.data(dataset), undo)
+        same = same_folder(paths.data(dataset), scan.root)
+        stated = _join(scan, mask_source, max_rank, groups, patient_regex)
+        rows = build_rows(scan, synthetic=synthetic, workers=workers, progress=progress)
+        frame = rows.frame
+        if frame.empty:
+            first = next(iter(rows.failed.items()), ("", ""))
+            raise ManifestError(
+                f"none of {len(rows.failed)} images can be read; the first, {first[0]}: {first[1]}",
+                path=source,
+                remedy="check the files",
+            )
+        summary = AddSummary(dataset, manifest, failed=rows.failed, warnings=scan.warnings)
+        summary.skipped = dict(sorted((scan.skipped + rows.skipped).items()))
+        summary.warnings += measure_masks(frame, scan.beside or scan.root, workers)
+        how = on_straddle or ("error" if stated else "drop-train")
+        if how != "error":
+            summary.warnings += resolve_straddling(frame, how)
+        problems = find_problems(frame.astype(str), rows.lines)
+        if problems:
+            raise report_problems(source, problems)
+        frame, summary.changed = merge_existing(frame, manifest, same_source=same, force=force)
+        if not same:
+            make_way(paths, dataset, force=force)
+            settle(paths, dataset, scan, extracted=scan.home is not None)
+        summary.warnings += oddities(frame)
+        summary.count(frame)
+        write_manifest(frame, manifest)
+    return summary
+
+
+def _scan(source: Path, masks: Path | None, place: Path, undo: ExitStack) -> Scan:
+    """Find the images of a folder, zip or CSV."""
+    if source.is_dir():
+        return scan_folder(source, exclude=(masks,) if masks is not None else ())
+    if source.suffix.lower() == ".zip":
+        beside = undo.enter_context(extracted(source, place))
+        scan = scan_folder(beside)
+        scan.home, scan.beside = place, beside
+        return scan
+    if not source.exists():
+        raise ManifestError("no such folder, CSV or zip", path=source, remedy="check --from")
+    return scan_table(source)
+
+
+def _join(
+    scan: Scan,
+    masks: Path | None,
+    max_rank: int | None,
+    groups: str | Path | None,
+    patient_regex: str | None,
+) -> bool:
+    """Fill in masks, groups and patients; return whether a table states patients."""
+    if masks is not None:
+        join_masks(scan, masks, max_rank=max_rank)
+    if groups is not None:
+        join_groups(scan, Path(groups))
+    stated = any(found.facts.get("patient_id") for found in scan.found)
+    if patient_regex or not stated:
+        names = [found.path for found in scan.found]
+        patients = patients_from_names(names, patient_regex)
+        for found, patient in zip(scan.found, patients, strict=True):
+            if patient:
+                found.facts.setdefault("patient_id", patient)
+    return stated
 
 
 def refresh_dataset(
-    dataset: str, *, paths: Paths | None = None, progress: Progress | None = None
+    dataset: str,
+    *,
+    paths: Paths | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
 ) -> AddSummary:
-    """Bring hashes, sizes and mask areas of a manifest up to date with its files."""
-    raise NotImplementedError
+    """Bring hashes, sizes and mask areas of a manifest up to date with its files.
+
+    Rows stay as they are otherwise; a file that is gone or cannot be read keeps its row and is
+    listed in `failed`. New files are not looked for: `add_dataset` does that.
+
+    Raises:
+        ManifestError: the manifest is missing or wrong.
+    """
+    paths = paths or Paths()
+    manifest, data = paths.manifest(dataset), paths.data(dataset)
+    frame = read_manifest(manifest)
+    summary = AddSummary(dataset, manifest)
+    before = frame["sha256"].copy()
+    summary.failed = remeasure(frame, data, workers, progress)
+    frame["mask_area"] = ""
+    summary.warnings += measure_masks(frame, data, workers)
+    changed = int((frame["sha256"] != before).sum())
+    summary.changed = {"added": 0, "removed": 0, "changed": changed}
+    summary.count(frame)
+    write_manifest(frame, manifest)
+    return summary

@@ -1,0 +1,213 @@
+"""A folder of images, [split/]class/[anything/]image: which files, which label, which split."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.errors import ImageError, ManifestError
+from pipeline.images import has_image_suffix, is_junk, sniff
+
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass
+class Found:
+    """One image file: `path` is posix and relative to the root; the rest is what is known of it.
+
+    `facts` holds further manifest columns (patient_id, group, fold, mask_path, box, ...), and
+    image_id where the source gives one. `line` is the line of the table it comes from.
+    """
+
+    path: str
+    label: str
+    split: str = ""
+    facts: dict[str, str] = field(default_factory=dict)
+    line: int = 0
+
+
+@dataclass
+class Scan:
+    """What was found below `root`: images, and what was left out (reason -> count).
+
+    `home` is the folder that these images will become once they are added (an extracted zip);
+    None = they stay where they are. `beside` is a folder in the place of `home` until then.
+    """
+
+    root: Path
+    home: Path | None = None
+    beside: Path | None = None
+    found: list[Found] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    failed: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def relative(self, name: str, known) -> str:
+        """Return the name by which `known` knows an image that a table names relative to the
+        images' folder or to the folder above it, with slashes or backslashes."""
+        if name in known:
+            return name
+        name = name.replace("\\", "/").removeprefix("./")
+        for top in (self.root.resolve().name, (self.home or self.root).name):
+            if name not in known and name.startswith(f"{top}/"):
+                return name.removeprefix(f"{top}/")
+        return name
+
+
+def scan_folder(source: Path, *, exclude: tuple[Path, ...] = ()) -> Scan:
+    """Find the images of a folder.
+
+    A lone wrapping folder (as zips have) is looked through. When one folder of the top level is
+    named for a split, all must be. Links are followed, loops are not.
+
+    Args:
+        source: the folder.
+        exclude: folders below it that hold other things (masks).
+
+    Raises:
+        ManifestError: no such folder, no class folders, no images, or splits and classes mixed.
+    """
+    if not source.is_dir():
+        what = "no such folder" if not source.exists() else "neither a folder, a CSV nor a zip"
+        raise ManifestError(what, path=source, remedy="check --from")
+    excluded = {folder.resolve() for folder in exclude}
+    root = _unwrap(source, excluded)
+    scan = Scan(root)
+    folders: dict[str, int] = {}
+    for file in _walk(root, excluded, scan, folders):
+        relative = file.relative_to(root).as_posix()
+        reason = why_not(file, relative)
+        if reason:
+            scan.skipped[reason] += 1
+        else:
+            scan.found.append(Found(relative, ""))
+    if not scan.found:
+        raise ManifestError(
+            "no images in it" + _counted(scan.skipped),
+            path=source,
+            remedy="arrange them as class/image or split/class/image",
+        )
+    _name_classes(scan, folders)
+    scan.found.sort(key=lambda found: found.path)
+    return scan
+
+
+def why_not(file: Path, relative: str) -> str:
+    """Return why a file is no image ("" = it is, or claims to be one)."""
+    try:
+        relative.encode("utf-8")
+    except UnicodeEncodeError:
+        return "file name is not UTF-8 (rename it)"
+    if has_image_suffix(file.name):
+        return ""
+    suffix = file.suffix.lower()
+    if suffix and not suffix[1:].isdigit():
+        return f"not an image ({suffix})"
+    try:  # DICOM files often have no suffix, or the last number of their UID
+        with open(file, "rb") as opened:
+            sniff(opened.read(1024))
+    except (ImageError, OSError):
+        return "not an image (no suffix)"
+    return ""
+
+
+def _walk(root: Path, excluded: set[Path], scan: Scan, folders: dict[str, int]) -> Iterator[Path]:
+    """Yield the files below `root` in a fixed order; count junk; note the folders seen."""
+    seen: set[Path] = set()
+    for here, names, files in os.walk(root, followlinks=True, onerror=_refuse):
+        place = Path(here)
+        real = place.resolve()
+        if real in seen:
+            names.clear()
+            scan.skipped["link to a folder that is read already"] += 1
+            continue
+        seen.add(real)
+        junk = [name for name in names if is_junk(name)]
+        if junk:
+            scan.skipped["folder left by a system or notebook"] += len(junk)
+        names[:] = sorted(
+            name for name in names if name not in junk and (place / name).resolve() not in excluded
+        )
+        if place != root:
+            folders[place.relative_to(root).as_posix()] = len(files)
+        for name in sorted(files):
+            if is_junk(name):
+                scan.skipped["file left by a system or notebook"] += 1
+            else:
+                yield place / name
+
+
+def _refuse(error: OSError) -> None:
+    raise ManifestError(
+        f"cannot be listed ({os.strerror(error.errno or 0)})",
+        path=error.filename,
+        remedy="give yourself the right to read it, or move it away",
+    )
+
+
+def _unwrap(source: Path, excluded: set[Path]) -> Path:
+    """Look through a lone wrapping folder: it holds folders only and is no split."""
+    root = source
+    while True:
+        entries = [e for e in root.iterdir() if not is_junk(e.name)]
+        folders = [e for e in entries if e.is_dir() and e.resolve() not in excluded]
+        images = [e for e in entries if e.is_file() and not why_not(e, e.name)]
+        if len(folders) != 1 or images or folders[0].name.lower() in SPLIT_FOLDERS:
+            return root
+        inner = [e for e in folders[0].iterdir() if not is_junk(e.name)]
+        if not any(e.is_dir() for e in inner) or any(
+            e.is_file() and not why_not(e, e.name) for e in inner
+        ):
+            return root
+        root = folders[0]
+
+
+def _name_classes(scan: Scan, folders: dict[str, int]) -> None:
+    """Fill label and split from the folder names."""
+    tops = sorted({found.path.split("/")[0] for found in scan.found if "/" in found.path})
+    splits = [name for name in tops if name.lower() in SPLIT_FOLDERS]
+    others = [name for name in tops if name not in splits]
+    if splits and others:
+        raise ManifestError(
+            f"{', '.join(map(repr, others))} beside the split folders {', '.join(splits)}",
+            path=scan.root,
+            remedy="put the classes inside the splits, and masks elsewhere (--masks)",
+        )
+    depth = 1 if splits else 0
+    loose = [found for found in scan.found if found.path.count("/") <= depth]
+    if len(loose) == len(scan.found):
+        raise ManifestError(
+            "the images are in no class folder",
+            path=scan.root,
+            remedy="arrange them as class/image or split/class/image, or pass a CSV with labels",
+        )
+    if loose:
+        scan.skipped["image in no class folder"] += len(loose)
+        scan.warnings.append(
+            f"{len(loose)} images lie in no class folder and are left out: {loose[0].path}, ..."
+        )
+    scan.found = [found for found in scan.found if found.path.count("/") > depth]
+    for found in scan.found:
+        parts = found.path.split("/")
+        found.split = SPLIT_FOLDERS[parts[0].lower()] if splits else ""
+        found.label = parts[depth]
+    full = {"/".join(found.path.split("/")[: depth + 1]) for found in scan.found}
+    for name in sorted(folders):
+        if name.count("/") == depth and name not in full:
+            scan.warnings.append(f"folder {name!r} holds no images, so it is no class")
+
+
+def _counted(skipped: Counter[str]) -> str:
+    return "".join(f"; {count} skipped: {reason}" for reason, count in skipped.most_common(3))

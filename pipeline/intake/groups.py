@@ -1,0 +1,81 @@
+"""Join what is known of the images from a table: patient, group, fold, the publisher's label."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.errors import ManifestError
+from pipeline.intake.folder import Scan
+from pipeline.intake.table import read_table
+
+# The column that becomes `group`, the first that is there: what holds more images comes first,
+# since a patient's neighbouring slices are as good as copies.
+GROUP_COLUMNS = ("group", "series", "study", "slice")
+
+
+def join_groups(scan: Scan, source: Path) -> int:
+    """Fill patient_id, group and fold of the images of `scan` from a CSV.
+
+    The CSV names an image by `path` (relative to the images' folder, or to the folder above it)
+    or `image_id`.
+
+    Args:
+        scan: images found; changed in place, warnings included.
+        source: the CSV.
+
+    Returns:
+        How many images it knows.
+
+    Raises:
+        ManifestError: no usable column, the same image twice with other values, or no image of
+            the table is here.
+    """
+    table = read_table(source)
+    key = "path" if "path" in table.columns else "image_id"
+    table.require(key)
+    chosen = next((name for name in GROUP_COLUMNS if name in table.columns), None)
+    takes = {
+        target: column
+        for target, column in (("group", chosen), ("fold", "fold"), ("patient_id", "patient_id"))
+        if column in table.columns
+    }
+    if not takes:
+        raise ManifestError(
+            f"no column that groups (it has: {', '.join(table.columns)})",
+            path=source,
+            remedy="name one group, series, slice, fold or patient_id",
+        )
+    by_name = {found.facts.get("image_id", found.path): found for found in scan.found}
+    by_name |= {found.path: found for found in scan.found}
+    known: dict[str, dict[str, str]] = {}
+    relabelled = 0
+    for row, line in zip(table.rows, table.lines, strict=True):
+        found = by_name.get(scan.relative(row[key], by_name))
+        if found is None:
+            continue
+        values = {target: row[column] for target, column in takes.items() if row[column]}
+        if known.setdefault(found.path, values) != values:
+            raise ManifestError(
+                f"line {line}: {row[key]!r} for the second time, with other values",
+                path=source,
+                remedy="keep one of the rows",
+            )
+        found.facts |= values
+        publisher = row.get("publisher_label", "")
+        relabelled += bool(publisher) and publisher != found.label
+    if not known:
+        raise ManifestError(
+            f"knows none of the images (its first: {table.rows[0][key]!r}; "
+            f"the images': {scan.found[0].path!r})",
+            path=source,
+            remedy="write paths relative to the images' folder, or to the folder above it",
+        )
+    missing = len(table.rows) - len(known)
+    if missing:
+        scan.warnings.append(f"{missing} rows of {source.name} name images that are not here")
+    if relabelled:
+        scan.warnings.append(
+            f"{relabelled} images have another label in {source.name} (publisher_label) "
+            "than in the folder names, which are kept"
+        )
+    return len(known)

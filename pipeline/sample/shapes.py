@@ -1,0 +1,66 @@
+"""What all phantoms are drawn from: smooth noise, blobs with rough edges, soft edges."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+
+def grid(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return y and x in [-1, 1] from edge to edge, float32 (h, w) each."""
+    y, x = np.meshgrid(
+        np.linspace(-1, 1, shape[0], dtype=np.float32),
+        np.linspace(-1, 1, shape[1], dtype=np.float32),
+        indexing="ij",
+    )
+    return y, x
+
+
+def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> np.ndarray:
+    """Return float32 noise of mean 0 and standard deviation 1 whose grain is `scale` pixels."""
+    # Coarse noise is drawn on a coarse grid: as smooth, and many times faster.
+    step = max(1, int(scale))
+    coarse = rng.standard_normal((shape[0] // step + 3, shape[1] // step + 3)).astype(np.float32)
+    coarse = ndimage.gaussian_filter(coarse, scale / step)
+    fine = ndimage.zoom(coarse, step, order=1)[: shape[0], : shape[1]]
+    return (fine - fine.mean()) / (fine.std() + 1e-6)
+
+
+def blob(
+    rng: np.random.Generator,
+    shape: tuple[int, int],
+    centre: tuple[float, float],
+    radii: tuple[float, float],
+    *,
+    angle: float = 0.0,
+    rough: float = 0.0,
+    spikes: int = 5,
+) -> np.ndarray:
+    """Return an ellipse with a wavy edge, bool (h, w).
+
+    Args:
+        centre, radii: (y, x) in the units of `grid`.
+        angle: turn, radians.
+        rough: amplitude of the waves as a share of the radius.
+        spikes: how many waves go around.
+    """
+    y, x = grid(shape)
+    y, x = y - centre[0], x - centre[1]
+    v = (y * np.cos(angle) - x * np.sin(angle)) / radii[0]
+    u = (y * np.sin(angle) + x * np.cos(angle)) / radii[1]
+    edge = np.ones(shape, np.float32)
+    if rough:
+        around = np.arctan2(v, u)
+        for k in (2, 3, spikes, spikes + 2):
+            edge += rough * rng.uniform(0.3, 1) * np.sin(k * around + rng.uniform(0, 2 * np.pi)) / 2
+    return u**2 + v**2 < edge**2
+
+
+def soften(mask: np.ndarray, sigma: float) -> np.ndarray:
+    """Return the mask with soft edges, float32 in [0, 1]; `sigma` in pixels."""
+    return ndimage.gaussian_filter(mask.astype(np.float32), sigma)
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """Return a float image in [0, 1] as uint8."""
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
