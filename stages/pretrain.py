@@ -26,6 +26,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     config = loop.TrainConfig(steps=args.steps, seed=args.seed)
     items = data.load_sets(args.data) + data.load_phantoms(args.seed)
+    logging.info("%d images and phantoms, %d held out", len(items), sum(i.held_out for i in items))
     run.make_sam2(items, config, args.out / "sam2-micro.safetensors")
 
 

@@ -1,1 +1,36 @@
-"""Model configurations and loading."""
+"""Model configurations and loading. Importing this package does not import torch.
+
+    from pipeline.models import ModelSpec, load_clip, load_sam2
+    predictor = load_sam2(ModelSpec(name="sam2-micro", checkpoint="package"))
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from pipeline.models.clip import ClipModel, load_clip
+    from pipeline.models.prompts import draw_box_prompt
+    from pipeline.models.sam2 import Sam2ImagePredictor, load_sam2
+
+_HOMES = {
+    "load_sam2": "sam2",
+    "Sam2ImagePredictor": "sam2",
+    "load_clip": "clip",
+    "ClipModel": "clip",
+    "draw_box_prompt": "prompts",
+}
+
+__all__ = [
+    "ClipModel", "ModelSpec", "Sam2ImagePredictor", "draw_box_prompt", "load_clip", "load_sam2",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        import importlib
+
+        return getattr(importlib.import_module(f"pipeline.models.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

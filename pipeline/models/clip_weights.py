@@ -1,0 +1,158 @@
+"""Where a CLIP's weights come from, and how they get into the model."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from open_clip.convert import convert_state_dict
+from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+from torch import nn
+
+from pipeline.errors import ModelError
+from pipeline.models.checkpoint import check_sha256, find_checkpoint, load_into, read_state
+from pipeline.models.sources import LITE0_SHA256, MINILM_SHA256, lite0_state
+from pipeline.models.spec import ModelSpec
+
+PROJECTION = "text.proj.weight"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that was found.
+
+    Args:
+        path: the file; None for the parts of CLIP-micro.
+        get: what to download and from where, for messages.
+        quick_gelu: the activation a tag demands, None where the configuration decides.
+        preprocess: mean, std, interpolation a tag demands.
+    """
+
+    path: Path | None
+    get: str
+    quick_gelu: bool | None = None
+    preprocess: dict[str, Any] = field(default_factory=dict)
+
+
+def resolve_checkpoint(spec: ModelSpec, config: dict[str, Any]) -> Found:
+    """Find the file that a spec's `checkpoint` names.
+
+    Args:
+        spec: the model.
+        config: its configuration.
+
+    Raises:
+        ModelError: nothing is named, or what is named cannot be had; says what to download.
+    """
+    base = spec.name.removesuffix("-quickgelu")
+    hub = get_pretrained_cfg(base, "openai").get("hf_hub", "").strip("/")
+    source = f"https://huggingface.co/{hub}" if hub else "https://huggingface.co/models?library=open_clip"
+    get = f"download open_clip_model.safetensors from {source}"
+    if spec.checkpoint in (None, "package"):
+        if config["text_cfg"].get("hf_model_name", "").startswith("package:"):
+            return Found(None, "restore pipeline/models/weights from git")
+        raise ModelError(
+            f"no checkpoint is given for {spec.name}",
+            remedy=f"{get} and set `checkpoint` in params.yaml to where it lies",
+        )
+    if spec.checkpoint.startswith("hf-hub:"):
+        return Found(_from_hub(spec.checkpoint.removeprefix("hf-hub:"), get), get)
+    tag = get_pretrained_cfg(spec.name, spec.checkpoint)
+    if tag:
+        repo = tag.get("hf_hub", "").strip("/")
+        get = f"download open_clip_model.safetensors from https://huggingface.co/{repo}"
+        demands = {k: tag[k] for k in ("mean", "std", "interpolation") if k in tag}
+        return Found(_from_hub(repo, get), get, bool(tag.get("quick_gelu", False)), demands)
+    try:
+        return Found(find_checkpoint(spec.checkpoint, get), get)
+    except ModelError as error:
+        tags = ", ".join(list_pretrained_tags_by_model(spec.name)[:6])
+        if tags and "/" not in spec.checkpoint and "." not in spec.checkpoint:
+            error = ModelError(
+                f"{spec.checkpoint!r} is neither a file nor a tag of {spec.name}",
+                remedy=f"tags are {tags}; or {get} and give its path",
+            )
+        raise error from None
+
+
+def _from_hub(repo: str, get: str) -> Path:
+    from open_clip.pretrained import download_pretrained_from_hf
+
+    try:
+        return Path(download_pretrained_from_hf(repo))
+    except Exception as error:
+        raise ModelError(
+            f"cannot be had from the hub ({type(error).__name__})", path=f"hf-hub:{repo}",
+            remedy=f"{get} by hand and give its path as `checkpoint`",
+        ) from None
+
+
+def fill_model(model: nn.Module, found: Found, spec: ModelSpec) -> str:
+    """Load an open_clip checkpoint strictly.
+
+    Args:
+        model: changed in place.
+        found: of `resolve_checkpoint`.
+        spec: for the hash.
+
+    Returns:
+        The file's SHA-256.
+
+    Raises:
+        ModelError: damaged, of another model or of another hash.
+    """
+    digest = check_sha256(found.path, spec.sha256, found.get)
+    state = read_state(found.path, found.get)
+    try:
+        state = convert_state_dict(model, state)
+    except (KeyError, IndexError, RuntimeError, AttributeError):
+        pass  # load_into names what does not fit
+    state.pop("text.transformer.embeddings.position_ids", None)
+    scale = state.get("logit_scale")
+    if scale is not None and scale.numel() == 1:
+        state["logit_scale"] = scale.reshape(model.logit_scale.shape)
+    load_into(model, state, found.path, found.get, may_lack=("attn_mask", "num_batches_tracked"))
+    return digest
+
+
+def micro_weights_path() -> Path:
+    """Return where CLIP-micro's own weights (the text projection) lie."""
+    return Path(str(files("pipeline.models") / "weights/clip-micro.safetensors"))
+
+
+def fill_micro(model: nn.Module, spec: ModelSpec) -> str:
+    """Put together CLIP-micro: ImageNet trunk and MiniLM from packages, the projection from here.
+
+    The text tower already holds MiniLM: open_clip loaded it from the package's folder.
+
+    Args:
+        model: a CustomTextCLIP of the clip-micro configuration, changed in place.
+        spec: for the hash, which is that of the three files' hashes.
+
+    Returns:
+        A SHA-256 over the SHA-256 of the trunk, MiniLM and the projection.
+
+    Raises:
+        ModelError: a package or the projection is missing or not the expected one.
+    """
+    get = "restore pipeline/models/weights from git or run `python -m stages.pretrain`"
+    trunk = model.visual.trunk
+    trunk.load_state_dict(lite0_state(list(trunk.state_dict())))
+    path = find_checkpoint(str(micro_weights_path()), get)
+    state = read_state(path, get)
+    if set(state) != {PROJECTION, "logit_scale"}:
+        raise ModelError("does not hold CLIP-micro's text projection", path=path, remedy=get)
+    with torch.no_grad():
+        model.text.proj.weight.copy_(state[PROJECTION])
+        model.logit_scale.copy_(state["logit_scale"])
+    parts = f"{LITE0_SHA256} {MINILM_SHA256} {check_sha256(path, None, get)}"
+    digest = hashlib.sha256(parts.encode()).hexdigest()
+    if spec.sha256 is not None and spec.sha256 != digest:
+        raise ModelError(
+            f"the parts' SHA-256 is {digest}, but {spec.sha256} is asked for", path=path, remedy=get
+        )
+    return digest
