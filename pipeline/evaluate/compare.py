@@ -1,14 +1,145 @@
-"""Paired differences between heads and between views, Holm-corrected."""
+"""Paired differences between heads and between views, Holm-corrected.
+
+Two runs are resampled alike (same images, same seeds), so the replicates of their difference are
+the differences of their replicates. The p-value is that of a normal test with the bootstrap's
+standard error, since a share of 1,000 replicates cannot be smaller than 1/1,000 and Holm's
+correction multiplies it.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from pipeline.errors import PipelineError
+from pipeline.evaluate.intervals import over_seeds, percentile_interval, seed_weights
+from pipeline.evaluate.scores import Scored
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from pipeline.config import Params
+    from pipeline.config import EvaluateParams, Params
     from pipeline.paths import Paths
+
+COMPARED = ("accuracy", "balanced_accuracy")
+BASELINE = ("linear-probe", "whole")
+COLUMNS = (
+    "protocol",
+    "subset",
+    "metric",
+    "fraction",
+    "head_a",
+    "view_a",
+    "head_b",
+    "view_b",
+    "difference",
+    "lo",
+    "hi",
+    "p",
+    "p_holm",
+    "n_seeds",
+    "n_images",
+)
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Return p-values adjusted by Holm (1979): sorted, times the number not yet rejected."""
+    p = np.asarray(p, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    factors = np.arange(len(p), 0, -1)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * factors))
+    return adjusted
+
+
+def difference(a: Scored, b: Scored, metric: str, params: EvaluateParams) -> dict[str, Any] | None:
+    """Return a - b over the seeds that both have; None when they share none.
+
+    Returns:
+        difference, lo, hi, p, n_seeds, n_images.
+    """
+    shared = [s for s in a.seeds if s in b.seeds]
+    if not shared:
+        return None
+    of_a, of_b = ([x.seeds.index(s) for s in shared] for x in (a, b))
+    value = (a.values[metric][of_a] - b.values[metric][of_b]).mean()
+    if not np.isfinite(value):
+        return None
+    gaps = a.replicates[metric][of_a] - b.replicates[metric][of_b]
+    drawn = over_seeds(gaps, seed_weights(shared, params.bootstrap, params.seed))
+    lo, hi = percentile_interval(drawn, params.confidence)
+    error = float(np.nanstd(drawn, ddof=1))
+    if error > 0:
+        p = float(2 * stats.norm.sf(abs(value) / error))
+    else:
+        p = 1.0 if value == 0 else 0.0
+    return {
+        "difference": float(value),
+        "lo": lo,
+        "hi": hi,
+        "p": p,
+        "n_seeds": len(shared),
+        "n_images": a.n_images,
+    }
+
+
+def compare_block(
+    scored: list[Scored], protocol: str, subset: str, params: EvaluateParams
+) -> list[dict[str, Any]]:
+    """Compare the runs of one block at each fraction.
+
+    Compared are runs of the same head on two views, of two heads on the same view, and every run
+    with the baseline (linear probe on whole images). All comparisons of one metric at one
+    fraction of a block are one family of Holm's correction.
+    """
+    rows: list[dict[str, Any]] = []
+    for fraction in sorted({s.run.fraction for s in scored}):
+        here = [s for s in scored if s.run.fraction == fraction]
+        for metric in COMPARED:
+            rows += _family(list(_pairs(here)), metric, protocol, subset, params)
+    return rows
+
+
+def _pairs(scored: list[Scored]) -> Iterator[tuple[Scored, Scored]]:
+    for i, b in enumerate(scored):
+        for a in scored[i + 1 :]:
+            one, two = (a.run.head, a.run.view), (b.run.head, b.run.view)
+            if one == BASELINE:
+                yield b, a
+            elif two == BASELINE or one[0] == two[0] or one[1] == two[1]:
+                yield a, b
+
+
+def _family(
+    pairs: list[tuple[Scored, Scored]],
+    metric: str,
+    protocol: str,
+    subset: str,
+    params: EvaluateParams,
+) -> list[dict[str, Any]]:
+    rows = []
+    for a, b in pairs:
+        found = difference(a, b, metric, params)
+        if found is None:
+            continue
+        rows.append(
+            {
+                "protocol": protocol,
+                "subset": subset,
+                "metric": metric,
+                "fraction": a.run.fraction,
+                "head_a": a.run.head,
+                "view_a": a.run.view,
+                "head_b": b.run.head,
+                "view_b": b.run.view,
+                **found,
+            }
+        )
+    for row, p in zip(rows, holm(np.array([r["p"] for r in rows])), strict=True):
+        row["p_holm"] = float(p)
+    return rows
 
 
 def compare_runs(dataset: str, params: Params, paths: Paths, a: str, b: str) -> pd.DataFrame:
@@ -18,10 +149,42 @@ def compare_runs(dataset: str, params: Params, paths: Paths, a: str, b: str) -> 
         a, b: both a head name, both a view name, or both `head/view`.
 
     Returns:
-        One row per protocol, subset, head/view that stays the same, fraction and metric: `a`,
-        `b`, `difference`, `lo`, `hi`, `p`, `p_holm`, `n_images`.
+        One row per protocol, subset, metric, fraction and head or view that stays the same, with
+        the columns of plots/comparisons.csv. Each protocol, subset and metric is one family of
+        Holm's correction.
 
     Raises:
         PipelineError: no predictions, or a name that they do not hold.
     """
-    raise NotImplementedError
+    from pipeline.evaluate.evaluate import score_blocks
+
+    def matches(name: str, head: str, view: str) -> bool:
+        return name in (head, view, f"{head}/{view}")
+
+    def rest(name: str, head: str, view: str) -> str:
+        return view if name == head else head if name == view else ""
+
+    rows: list[dict[str, Any]] = []
+    known: set[str] = set()
+    for protocol, subset, scored in score_blocks(dataset, params, paths):
+        runs = [(s.run.head, s.run.view) for s in scored]
+        known |= {n for h, v in runs for n in (h, v, f"{h}/{v}")}
+        pairs = [
+            (x, y)
+            for x, of_x in zip(scored, runs, strict=True)
+            for y, of_y in zip(scored, runs, strict=True)
+            if matches(a, *of_x)
+            and matches(b, *of_y)
+            and x.run.fraction == y.run.fraction
+            and rest(a, *of_x) == rest(b, *of_y)
+        ]
+        for metric in COMPARED:
+            rows += _family(pairs, metric, protocol, subset, params.evaluate)
+    for name in (a, b):
+        if name not in known:
+            raise PipelineError(
+                f"--compare: there are no predictions of {name!r}",
+                path=paths.predictions(dataset),
+                remedy=f"name two heads, two views or two head/view of: {', '.join(sorted(known))}",
+            )
+    return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -2,11 +2,52 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from pipeline.evaluate.compare import COLUMNS as COMPARISON_COLUMNS
+from pipeline.evaluate.compare import compare_block
+from pipeline.evaluate.mask_quality import mask_quality
+from pipeline.evaluate.predictions import read_runs
+from pipeline.evaluate.scores import POOLED, Block, Scored, metric_rows
+from pipeline.evaluate.subsets import image_groups, subset_ids
+from pipeline.evaluate.tables import (
+    class_rows,
+    confusion_rows,
+    curve_table,
+    reliability_rows,
+    summary,
+)
+from pipeline.files import atomic_write, atomic_write_json
+from pipeline.manifest import read_manifest
 
 if TYPE_CHECKING:
     from pipeline.config import Params
     from pipeline.paths import Paths
+
+
+def score_blocks(
+    dataset: str, params: Params, paths: Paths
+) -> Iterator[tuple[str, str, list[Scored]]]:
+    """Yield (protocol, subset, its runs scored), one block after the other."""
+    manifest = read_manifest(paths.manifest(dataset))
+    audit = pd.read_parquet(paths.audit(dataset)) if paths.audit(dataset).exists() else None
+    runs, classes = read_runs(dataset, paths)
+    groups = image_groups(manifest)
+    for protocol in dict.fromkeys(run.protocol for run in runs):
+        mine = [run for run in runs if run.protocol == protocol]
+        for subset, keep in subset_ids(audit, protocol).items():
+            block = Block(keep, groups, params.evaluate, classes)
+            yield protocol, subset, [s for s in map(block.score, mine) if s is not None]
+        if protocol == "grouped":
+            block = Block(None, groups, params.evaluate, classes)
+            pooled = [block.score(run, pooled=True) for run in mine]
+            yield POOLED, "full", [s for s in pooled if s is not None]
 
 
 def evaluate_dataset(
@@ -19,18 +60,68 @@ def evaluate_dataset(
     mask_quality.parquet and plots/{curve,confusion,reliability,per_class,comparisons}.csv.
 
     metrics.parquet is long, one row per (protocol, subset, head, view, fraction, seed, metric):
-    `value`, `lo`, `hi` (95 % bootstrap; seed = -1: mean over seeds, nested bootstrap over seeds
-    and images), `t_lo`, `t_hi` (t-interval over seeds; only seed = -1), `n_images`, `n_labels`
-    (train + validation), `note`. Protocol `grouped-pooled` holds every image's prediction from
-    the fold that tested it.
+    `value`, `lo`, `hi` (bootstrap at `evaluate.confidence`; seed = -1: the mean over seeds, with
+    a bootstrap nested in seeds), `t_lo`, `t_hi` (t-interval over seeds; only seed = -1),
+    `n_images`, `n_groups` (units that were resampled), `n_labels` (train + validation),
+    `n_seeds`, `note`. Protocol `grouped-pooled` holds every image's prediction from the fold
+    that tested it. A seed that failed or diverged has NaN and its error as note.
 
     Args:
         dataset: its name.
         params: section `evaluate` is read.
         paths: where everything lies.
-        jobs: parallel processes for mask quality.
+        jobs: parallel threads for mask quality.
 
     Returns:
         The small nested summary that metrics.json holds.
     """
-    raise NotImplementedError
+    clock = time.monotonic()
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    _, classes = read_runs(dataset, paths)
+    chosen = params.evaluate
+    rows: dict[str, list[dict[str, Any]]] = {
+        name: [] for name in ("metrics", "confusion", "reliability", "per_class", "comparisons")
+    }
+    for protocol, subset, scored in score_blocks(dataset, params, paths):
+        for one in scored:
+            rows["metrics"] += metric_rows(one, protocol, subset, chosen)
+            rows["per_class"] += class_rows(one, protocol, subset, classes, chosen.confidence)
+            if subset == "full":
+                rows["confusion"] += confusion_rows(one, protocol, classes)
+                rows["reliability"] += reliability_rows(one, protocol, len(classes), chosen.bins)
+        rows["comparisons"] += compare_block(scored, protocol, subset, chosen)
+    metrics = pd.DataFrame(rows.pop("metrics"))
+    with atomic_write(paths.metrics_table(dataset)) as partial:
+        metrics.to_parquet(partial, index=False)
+    plots = {name: pd.DataFrame(table) for name, table in rows.items()}
+    plots["comparisons"] = plots["comparisons"].reindex(columns=list(COMPARISON_COLUMNS))
+    plots["curve"] = curve_table(metrics, dataset)
+    for name, table in plots.items():
+        _write_csv(table, paths.plots(dataset) / f"{name}.csv")
+    scored_seconds = time.monotonic() - clock
+    quality = mask_quality(dataset, read_manifest(paths.manifest(dataset)), paths, jobs=jobs)
+    with atomic_write(paths.mask_quality(dataset)) as partial:
+        quality.to_parquet(partial, index=False)
+    found = summary(metrics, dataset)
+    if len(quality):
+        means = quality.groupby("strategy")["dice"].mean()
+        found[dataset]["dice"] = {k: round(float(v), 4) for k, v in means.items() if v == v}
+    atomic_write_json(paths.metrics(dataset), found)
+    seconds = {"total": time.monotonic() - clock, "metrics": scored_seconds}
+    _write_record(dataset, paths, started, len(metrics), seconds, params)
+    return found
+
+
+def _write_csv(table: pd.DataFrame, path: Path) -> None:
+    with atomic_write(path) as partial:
+        table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def _write_record(dataset, paths, started, total, seconds, params) -> None:
+    from pipeline.engine.record import RunRecord
+
+    record = RunRecord(stage="evaluate", dataset=dataset, status="ok", started=started)
+    record.total = record.done = total
+    record.seconds = seconds
+    record.parameters = params.evaluate.model_dump(mode="json")
+    record.write(paths.record(dataset, "evaluate"))

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from pipeline.heads.base import DivergedError
-from pipeline.heads.fusion import Fusion
+from pipeline.heads.fusion import Fusion, cosines_and_logits
 from pipeline.heads.loss import medfocus_loss
 
 if TYPE_CHECKING:
@@ -25,6 +24,22 @@ class Fitted:
     tensors: dict[str, np.ndarray]
     epoch: int
     gate: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images of one part as the network reads them, and their classes: I, Z, I T^T, y."""
+
+    image: torch.Tensor
+    asked: torch.Tensor
+    image_text: torch.Tensor
+    y: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, rows: torch.Tensor) -> Part:
+        return Part(self.image[rows], self.asked[rows], self.image_text[rows], self.y[rows])
 
 
 class Network(nn.Module):
@@ -46,11 +61,24 @@ class Network(nn.Module):
         """1 / temperature, at most 100 as in CLIP."""
         return self.log_inverse_temperature.exp().clamp(max=100)
 
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def prepare(self, image: np.ndarray, y: np.ndarray) -> Part:
+        """Compute once what every step needs of a part, float32 (n, d) with rows of length 1."""
+        I = torch.tensor(image)  # noqa: E741 - the paper's name
+        return Part(I, (I - self.mean) / self.scale, I @ self.text.T, torch.tensor(y))
+
+    def forward(self, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cosines of M and T over the temperature, and C(M); both (n, C)."""
-        M = self.fusion(image, (image - self.mean) / self.scale, self.text)
-        similarity = self.inverse_temperature() * (F.normalize(M, dim=1) @ self.text.T)
-        return similarity, ((M - self.mean) / self.scale) @ self.weight + self.bias
+        cosines, logits = cosines_and_logits(
+            self.fusion,
+            self.weight,
+            self.bias,
+            self.text,
+            image=part.image,
+            asked=part.asked,
+            image_text=part.image_text,
+            scale=self.scale,
+        )
+        return self.inverse_temperature() * cosines, logits
 
 
 def train_medfocus(
@@ -69,8 +97,7 @@ def train_medfocus(
     """
     generator = torch.Generator().manual_seed(head.seed)
     network = Network(head, generator)
-    images, labels = torch.tensor(image), torch.tensor(y)
-    images_val, labels_val = torch.tensor(image_val), torch.tensor(y_val)
+    train, val = network.prepare(image, y), network.prepare(image_val, y_val)
     plain = [network.fusion.gate, network.bias, network.log_inverse_temperature]
     decayed = [p for p in network.parameters() if all(p is not q for q in plain)]
     optimiser = torch.optim.AdamW(
@@ -79,19 +106,21 @@ def train_medfocus(
             {"params": plain, "weight_decay": 0.0},
         ],
         lr=head.learning_rate,
+        fused=True,
     )
     best, best_epoch, best_loss = _copy(network), 0, float("inf")
     for epoch in range(1, head.epochs + 1):
-        for rows in torch.randperm(len(images), generator=generator).split(head.batch_size):
-            loss = medfocus_loss(*network(images[rows]), labels[rows], head.lambda_)
+        for rows in torch.randperm(len(train), generator=generator).split(head.batch_size):
+            batch = train.take(rows)
+            loss = medfocus_loss(*network(batch), batch.y, head.lambda_)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
         if not torch.isfinite(loss):
             raise DivergedError(f"the loss is {loss.item()} after epoch {epoch}")
-        if len(images_val):
+        if len(val):
             with torch.no_grad():
-                loss = medfocus_loss(*network(images_val), labels_val, head.lambda_)
+                loss = medfocus_loss(*network(val), val.y, head.lambda_)
             if not torch.isfinite(loss):
                 raise DivergedError(f"the validation loss is {loss.item()} after epoch {epoch}")
             if loss.item() < best_loss:

@@ -1,0 +1,179 @@
+"""Masks against ground truth: Dice, IoU and HD95 of each image, with two floors beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy.ndimage import binary_erosion
+from scipy.spatial import cKDTree
+
+if TYPE_CHECKING:
+    from pipeline.paths import Paths
+
+COLUMNS = (
+    "image_id",
+    "label",
+    "split",
+    "strategy",
+    "dice",
+    "iou",
+    "hd95",
+    "pred_area_fraction",
+    "gt_area_fraction",
+    "note",
+)
+RANDOM, ELLIPSE = "random", "ellipse"
+
+
+def overlap(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Return Dice and IoU of two bool (h, w); NaN for both when both are empty."""
+    both = np.count_nonzero(predicted & truth)
+    total = np.count_nonzero(predicted) + np.count_nonzero(truth)
+    if total == 0:
+        return float("nan"), float("nan")
+    return 2 * both / total, both / (total - both)
+
+
+def boundary(mask: np.ndarray) -> np.ndarray:
+    """Return the (row, column) of the region's pixels with a 4-neighbour outside, int (n, 2).
+
+    What lies outside the image counts as outside the region.
+    """
+    return np.argwhere(mask & ~binary_erosion(mask))
+
+
+def hd95(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """Return the 95 % Hausdorff distance in pixels; NaN when a region is empty.
+
+    It is the larger of the two directed 95th percentiles of the distance from one boundary to
+    the nearest point of the other (as MONAI computes it).
+    """
+    a, b = boundary(predicted), boundary(truth)
+    if not len(a) or not len(b):
+        return float("nan")
+    forward = cKDTree(b).query(a)[0]
+    backward = cKDTree(a).query(b)[0]
+    return float(max(np.percentile(forward, 95), np.percentile(backward, 95)))
+
+
+def center_ellipse(mask: np.ndarray) -> np.ndarray:
+    """Return an ellipse in the middle of the frame, of the frame's proportions and the mask's
+    area (as near as it fits): what knowing only the size would give."""
+    height, width = mask.shape
+    share = np.count_nonzero(mask) / mask.size
+    scale = np.sqrt(4 * share / np.pi)  # of the frame; an ellipse that touches it covers pi / 4
+    y = (np.arange(height) + 0.5 - height / 2) / (height / 2)
+    x = (np.arange(width) + 0.5 - width / 2) / (width / 2)
+    radius = max(scale, 1e-9)
+    return (y[:, None] ** 2 + x[None, :] ** 2) <= radius**2
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a worker judges: one stored mask and the file of its ground truth."""
+
+    image_id: str
+    label: str
+    split: str
+    strategy: str
+    mask: np.ndarray
+    truth_path: Path
+    truth_frame: int
+
+
+def judge(pair: Pair) -> list[dict]:
+    """Return the rows of one image: the stored mask and the two floors.
+
+    An unreadable or empty ground truth gives one row with a note and NaN, so that it is counted.
+    """
+    from pipeline.encode.views import random_mask
+    from pipeline.errors import ImageError
+    from pipeline.images import read_mask
+
+    base = {"image_id": pair.image_id, "label": pair.label, "split": pair.split}
+    nan = float("nan")
+    nothing = {"dice": nan, "iou": nan, "hd95": nan, "gt_area_fraction": nan}
+    area = float(pair.mask.mean())
+    try:
+        truth = read_mask(pair.truth_path, pair.truth_frame, shape=pair.mask.shape)
+    except (ImageError, OSError) as error:
+        note = f"ground truth not readable: {error}"
+        return [
+            {**base, "strategy": pair.strategy, **nothing, "pred_area_fraction": area, "note": note}
+        ]
+    if not truth.any():
+        return []
+    candidates = {
+        pair.strategy: pair.mask,
+        RANDOM: random_mask(pair.mask, pair.image_id),
+        ELLIPSE: center_ellipse(pair.mask),
+    }
+    rows = []
+    for strategy, mask in candidates.items():
+        dice, iou = overlap(mask, truth)
+        rows.append(
+            {
+                **base,
+                "strategy": strategy,
+                "dice": dice,
+                "iou": iou,
+                "hd95": hd95(mask, truth),
+                "pred_area_fraction": float(mask.mean()),
+                "gt_area_fraction": float(truth.mean()),
+                "note": "" if mask.any() else "empty mask: HD95 not defined",
+            }
+        )
+    return rows
+
+
+def mask_quality(
+    dataset: str, manifest: pd.DataFrame, paths: Paths, *, jobs: int = 1
+) -> pd.DataFrame:
+    """Judge the stored masks of all images that have a ground-truth mask.
+
+    Images whose ground truth is empty are left out: no overlap is defined. Strategy names the
+    prompt strategy of the store; `random` is the mask's own shape moved elsewhere in the frame,
+    `ellipse` a centred ellipse of its area.
+
+    Args:
+        jobs: parallel threads (the store must not be carried over a fork).
+
+    Returns:
+        One row an image and strategy, columns as `COLUMNS`; empty without masks.
+    """
+    from joblib import Parallel, delayed
+
+    from pipeline.stores import open_masks
+
+    having = manifest[manifest["mask_path"] != ""]
+    if having.empty or not paths.masks(dataset).exists():
+        return pd.DataFrame(columns=list(COLUMNS))
+    store = open_masks(paths.masks(dataset))
+    table = store.table()
+    if "image_id" in table:
+        table = table.set_index("image_id")
+    usable = table[table["status"] != "failed"]
+    having = having[having["image_id"].isin(usable.index)]
+    strategy = usable["prompt"].map(lambda text: str(text).split()[0].split(":")[0] or "stored")
+
+    def one(row) -> list[dict]:
+        return judge(
+            Pair(
+                row.image_id,
+                row.label,
+                row.split,
+                strategy[row.image_id],
+                store[row.image_id],
+                paths.data(dataset) / row.mask_path,
+                int(row.frame),
+            )
+        )
+
+    found = Parallel(n_jobs=jobs, prefer="threads")(
+        delayed(one)(row) for row in having.itertuples()
+    )
+    return pd.DataFrame([r for rows in found for r in rows], columns=list(COLUMNS))

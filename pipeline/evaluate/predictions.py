@@ -1,0 +1,117 @@
+"""predictions.parquet and runs.parquet, cut into runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from pipeline.paths import Paths
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One seed's test images (n,), true classes (n,) and probabilities (n, C)."""
+
+    ids: np.ndarray
+    y: np.ndarray
+    proba: np.ndarray
+
+    def keep(self, ids: set[str] | None) -> Predicted:
+        """Return the part on some images; None keeps all."""
+        if ids is None:
+            return self
+        kept = np.fromiter((i in ids for i in self.ids), dtype=bool, count=len(self.ids))
+        return Predicted(self.ids[kept], self.y[kept], self.proba[kept])
+
+
+@dataclass(frozen=True)
+class Run:
+    """One head on one view at one fraction: its seeds, fitted or not.
+
+    Attributes:
+        protocol, head, view, fraction: which one.
+        seeds: Predicted by seed; only fits that succeeded.
+        labels: train + validation images by seed.
+        failed: "status: error" by seed, of the fits that did not.
+    """
+
+    protocol: str
+    head: str
+    view: str
+    fraction: float
+    seeds: dict[int, Predicted]
+    labels: dict[int, int]
+    failed: dict[int, str]
+
+    @property
+    def key(self) -> tuple[str, str, float]:
+        return self.head, self.view, self.fraction
+
+
+def read_runs(dataset: str, paths: Paths) -> tuple[list[Run], list[str]]:
+    """Return all runs, in the order of runs.parquet, and the class names.
+
+    Raises:
+        PipelineError: nothing was trained, or the two tables do not belong together.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        runs = pd.read_parquet(paths.runs(dataset))
+        table = pq.read_table(paths.predictions(dataset))
+    except FileNotFoundError as error:
+        raise PipelineError(
+            "no predictions", path=error.filename, remedy=f"run: pipeline train --dataset {dataset}"
+        ) from None
+    names = [c for c in table.column_names if c.startswith("p:")]
+    classes = [c[2:] for c in names]
+    proba = np.column_stack([table[c].to_numpy() for c in names])
+    ids = table["image_id"].to_pandas().astype(str).to_numpy(dtype=object)
+    number = {name: n for n, name in enumerate(classes)}
+    y = table["y_true"].to_pandas().astype(str).map(number).to_numpy(dtype=np.int64)
+    places = _places(table)
+    found: list[Run] = []
+    for key, rows in runs.groupby(["protocol", "head", "view", "fraction"], sort=False):
+        seeds: dict[int, Predicted] = {}
+        failed: dict[int, str] = {}
+        for row in rows.itertuples():
+            if row.status != "ok":
+                failed[row.seed] = f"{row.status}: {row.error}"
+                continue
+            here = places.get((*key[:3], round(key[3], 4), row.seed))
+            if here is None or here.stop - here.start != row.n_test:
+                raise PipelineError(
+                    f"does not hold the {row.n_test} predictions of {key} seed {row.seed}",
+                    path=paths.predictions(dataset),
+                    remedy=f"run: pipeline train --dataset {dataset}",
+                )
+            seeds[row.seed] = Predicted(ids[here], y[here], proba[here])
+        labels = {row.seed: row.n_train + row.n_val for row in rows.itertuples()}
+        found.append(Run(*key, seeds, labels, failed))
+    return found, classes
+
+
+def _places(table) -> dict[tuple, slice]:
+    """Return where each (protocol, head, view, fraction, seed) lies; its rows lie together."""
+    if not len(table):
+        return {}
+    columns = ["protocol", "head", "view", "fraction", "seed"]
+    frame = table.select(columns).to_pandas()
+    codes = [pd.factorize(frame[c])[0] for c in columns]
+    new = np.zeros(len(frame), dtype=bool)
+    new[0] = True
+    for code in codes:
+        new[1:] |= code[1:] != code[:-1]
+    starts = np.flatnonzero(new)
+    stops = [*starts[1:], len(frame)]
+    first = frame.iloc[starts]
+    return {
+        (r.protocol, r.head, r.view, round(float(r.fraction), 4), int(r.seed)): slice(a, b)
+        for r, a, b in zip(first.itertuples(), starts, stops, strict=True)
+    }

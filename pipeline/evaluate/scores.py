@@ -1,0 +1,191 @@
+"""Every run of a block (protocol and subset) scored: values, replicates, rows of the tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline.config import EvaluateParams
+from pipeline.evaluate.intervals import (
+    TestSet,
+    over_seeds,
+    percentile_interval,
+    seed_weights,
+    t_interval,
+)
+from pipeline.evaluate.metrics import METRICS, contributions, from_sums, notes, per_class
+from pipeline.evaluate.predictions import Predicted, Run
+
+POOLED = "grouped-pooled"
+
+
+@dataclass
+class Scored:
+    """One run of one block.
+
+    Attributes:
+        run: which head, view, fraction.
+        seeds: those that were scored, ascending.
+        values: metric -> (S,).
+        replicates: metric -> (S, B).
+        sums: contributions summed by seed, (S, K).
+        n_images: distinct test images; n_groups: what is resampled.
+        note: classes left out, seeds missing.
+    """
+
+    run: Run
+    seeds: list[int]
+    values: dict[str, np.ndarray]
+    replicates: dict[str, np.ndarray]
+    sums: np.ndarray
+    class_replicates: dict[str, np.ndarray]
+    n_by_seed: list[int]
+    n_images: int
+    n_groups: int
+    note: str
+    pooled: bool = False
+    weights: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+
+    def mean_replicates(self, metric: str) -> np.ndarray:
+        """Return the nested bootstrap of the mean over seeds, (B,)."""
+        return over_seeds(self.replicates[metric], self.weights)
+
+
+class Block:
+    """One protocol and subset: scores runs, with one set of resampling weights a test set.
+
+    Args:
+        keep: image ids of the subset, None for all.
+        groups: what is resampled together, by image_id.
+        params: bootstrap, confidence, bins, seed.
+        classes: class names.
+    """
+
+    def __init__(
+        self,
+        keep: set[str] | None,
+        groups: dict[str, str],
+        params: EvaluateParams,
+        classes: list[str],
+    ):
+        self.keep, self.groups, self.params, self.classes = keep, groups, params, classes
+        self._tests: dict[tuple, TestSet] = {}
+
+    def _test_set(self, part: Predicted) -> TestSet:
+        key = tuple(part.ids)
+        if key not in self._tests:
+            groups = np.array([self.groups.get(i, f"image {i}") for i in part.ids])
+            self._tests[key] = TestSet(part.ids, groups, self.params.bootstrap, self.params.seed)
+        return self._tests[key]
+
+    def score(self, run: Run, *, pooled: bool = False) -> Scored | None:
+        """Score a run; None when the subset leaves none of its images.
+
+        Args:
+            pooled: take the predictions of all seeds as one set, for grouped cross-validation:
+                each image then counts once, with the prediction of the fold that tested it.
+        """
+        parts = {seed: run.seeds[seed].keep(self.keep) for seed in sorted(run.seeds)}
+        parts = {seed: part for seed, part in parts.items() if len(part.ids)}
+        if not parts and run.seeds:
+            return None
+        ids = {i for part in parts.values() for i in part.ids}
+        if pooled and parts:
+            order = np.argsort(np.concatenate([p.ids for p in parts.values()]), kind="stable")
+            joined = [
+                np.concatenate([getattr(p, name) for p in parts.values()])[order]
+                for name in ("ids", "y", "proba")
+            ]
+            parts = {-1: Predicted(*joined)}
+        names: list[str] = []
+        values, replicates, class_replicates, sums = [], [], [], []
+        n_groups = 0
+        for part in parts.values():
+            about = contributions(part.proba, part.y, self.params.bins)
+            test = self._test_set(part)
+            drawn = test.replicate_sums(about.rows)
+            sums.append(about.total)
+            values.append(from_sums(about.total, about))
+            replicates.append(from_sums(drawn, about))
+            class_replicates.append(per_class(drawn, about.n_classes))
+            names.append(notes(part.y, self.classes))
+            n_groups = max(n_groups, len(test.names))
+        seeds = list(parts)
+        weights = seed_weights(seeds, self.params.bootstrap, self.params.seed) if seeds else None
+        said = sorted({name for name in names if name})
+        if run.failed:
+            which = ", ".join(f"{s} ({e.split(':')[0]})" for s, e in sorted(run.failed.items()))
+            total = len(run.failed) + len(run.seeds)
+            said.append(f"{len(run.failed)} of {total} seeds left out: {which}")
+        return Scored(
+            run,
+            seeds,
+            {m: np.array([v[m] for v in values], dtype=float) for m in METRICS},
+            {m: np.array([r[m] for r in replicates]) for m in METRICS},
+            np.array(sums),
+            {m: np.array([r[m] for r in class_replicates]) for m in ("precision", "recall", "f1")},
+            [len(part.ids) for part in parts.values()],
+            len(ids),
+            n_groups,
+            "; ".join(said),
+            pooled,
+            np.ones((self.params.bootstrap, 1)) if weights is None else weights,
+        )
+
+
+def metric_rows(
+    scored: Scored, protocol: str, subset: str, params: EvaluateParams
+) -> list[dict[str, Any]]:
+    """Return the rows of metrics.parquet for one run: all seeds, failed ones too, and the mean."""
+    run = scored.run
+    base = {"protocol": protocol, "subset": subset, "head": run.head, "view": run.view}
+    base["fraction"] = run.fraction
+    rows: list[dict[str, Any]] = []
+    n_labels = round(float(np.median(list(run.labels.values())))) if run.labels else 0
+    nan = float("nan")
+    for metric in METRICS:
+        if not scored.pooled:
+            for k, seed in enumerate(scored.seeds):
+                value = float(scored.values[metric][k])
+                lo, hi = percentile_interval(scored.replicates[metric][k], params.confidence)
+                size = {"n_images": scored.n_by_seed[k], "n_labels": run.labels[seed]}
+                rows.append(_row(base, seed, metric, (value, lo, hi), (nan, nan), size, ""))
+            for seed, error in sorted(run.failed.items()):
+                size = {"n_images": 0, "n_labels": run.labels[seed]}
+                rows.append(_row(base, seed, metric, (nan,) * 3, (nan, nan), size, error))
+        mean, lo, hi = nan, nan, nan
+        t = (nan, nan)
+        known = scored.values[metric][np.isfinite(scored.values[metric])]
+        if len(known):
+            mean = float(known.mean())
+            lo, hi = percentile_interval(scored.mean_replicates(metric), params.confidence)
+            t = (nan, nan) if scored.pooled else t_interval(known, params.confidence)
+        size = {"n_images": scored.n_images, "n_labels": n_labels}
+        note = scored.note
+        if not len(known) and scored.seeds:
+            note = "; ".join(filter(None, [note, "not defined on these images"]))
+        row = _row(base, -1, metric, (mean, lo, hi), t, size, note)
+        row["n_seeds"] = 1 if scored.pooled else len(scored.seeds)
+        row["n_groups"] = scored.n_groups
+        rows.append(row)
+    return rows
+
+
+def _row(base, seed, metric, interval, t, size, note) -> dict[str, Any]:
+    value, lo, hi = interval
+    return {
+        **base,
+        "seed": seed,
+        "metric": metric,
+        "value": value,
+        "lo": lo,
+        "hi": hi,
+        **size,
+        "note": note,
+        "t_lo": t[0],
+        "t_hi": t[1],
+        "n_seeds": 1,
+        "n_groups": 0,
+    }
