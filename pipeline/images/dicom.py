@@ -16,9 +16,10 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from pipeline.errors import ImageError
+from pipeline.images import rle_plugin
 from pipeline.images.codestream import check_codestream
 from pipeline.images.luts import apply_modality, apply_voi
 from pipeline.images.types import FrameInfo, Pixels, SkippedFile, check_size
@@ -29,6 +30,7 @@ warnings.filterwarnings("ignore", module=r"pylibjpeg")
 for _name in ("pydicom", "pylibjpeg"):
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+get_decoder(RLELossless).add_plugin(rle_plugin.NAME, (rle_plugin.__name__, "decode_frame"))
 
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _PALETTES = [
@@ -65,7 +67,8 @@ def read_dicom(data: bytes, kind: str, frame: int) -> Pixels:
         raise ImageError(f"has no frame {frame}: it holds {frames}", remedy="frames are 0-based")
     _check_stream(dataset, frame, frames)
     # Unused high bits are kept at first: a padding value may lie in them.
-    stored = pixel_array(dataset, index=frame, correct_unused_bits=False)
+    plugin = rle_plugin.NAME if dataset.file_meta.TransferSyntaxUID == RLELossless else ""
+    stored = pixel_array(dataset, index=frame, correct_unused_bits=False, decoding_plugin=plugin)
     if stored.shape[:2] != (rows, columns):
         raise ImageError("is damaged (frame size)", remedy="export it again")
     model = str(dataset.get("PhotometricInterpretation", "")).strip().upper()

@@ -227,7 +227,9 @@ def _guarded(path: str | os.PathLike, read: Callable[[], Result]) -> Result:
         problem, remedy = "may not be read (permission denied)", "run chmod u+r on it"
     except MemoryError:
         problem, remedy = "does not fit into the memory", "make it smaller or cut it into tiles"
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of a decoder written in Rust is no Exception
         if isinstance(error, OSError) and error.errno is not None:
             problem, remedy = f"cannot be read ({os.strerror(error.errno)})", "check the disk"
         else:
