@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pipeline.config import SplitsParams
+from pipeline.config import Params, SplitsParams
+from pipeline.errors import ManifestError
+from pipeline.manifest import read_manifest
+from pipeline.paths import Paths
+from pipeline.splits.draw import Draw
+from pipeline.splits.export import export_plan
+from pipeline.splits.grouping import units, with_copies
+from pipeline.splits.official import official_parts
+from pipeline.splits.parts import assign_folds
+
+TIES = ("patient_id", "group", "copy_group")
+PROTOCOLS = ("official", "grouped", "ground_truth")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Three disjoint, sorted arrays of image_id (str). `train` and `val` are the labels used."""
+    """Three disjoint, sorted arrays of image_id (object). `train` and `val` are the labels used."""
 
     train: np.ndarray
     val: np.ndarray
@@ -21,22 +34,178 @@ class Split:
 
 
 class SplitPlan:
-    """All splits of a dataset; see `plan_splits`."""
+    """All splits of a dataset, a fixed function of ids, labels, groups and seed.
 
-    protocols: tuple[str, ...]
-    notes: list[str]
+    Attributes:
+        protocols: those that the manifest allows, of "official", "grouped", "ground_truth".
+        notes: what a reader of the results must know (classes without a test image, ...).
+        fractions, seeds: those that `export` writes.
+    """
+
+    def __init__(self, table: pd.DataFrame, params: SplitsParams, seeds: Sequence[int]):
+        self._table = table
+        self._ids = table["image_id"].to_numpy(object)
+        self._labels = table["label"].to_numpy(object)
+        self._units = units(table, TIES)
+        self._params = params
+        self.fractions = params.fractions
+        self.seeds = tuple(seeds)
+        self.notes: list[str] = []
+        self.protocols = ()
+        # Per protocol: part of each row ("train", "val", "test" or ""); grouped has folds instead.
+        self._parts: dict[str, np.ndarray] = {}
+        self._draws = lru_cache(maxsize=None)(self._draw)
+        self._plan_official()
+        self._plan_grouped()
+        self._plan_ground_truth()
 
     def get(self, protocol: str, seed: int, fraction: float) -> Split:
-        """Return who trains, chooses and is tested."""
-        raise NotImplementedError
+        """Return who trains, chooses and is tested.
 
-    def export(self, path: str | Path, seeds=(0,)) -> None:
-        """Write every split as a CSV with hashes."""
-        raise NotImplementedError
+        Args:
+            protocol: one of `protocols`.
+            seed: of the draw; in "grouped" also of the fold that is tested (seed mod folds).
+            fraction: of the training labels, above 0 to 1.
+
+        Raises:
+            ManifestError: the manifest does not allow the protocol.
+            ValueError: the fraction is not in (0, 1].
+        """
+        if protocol not in self.protocols:
+            raise ManifestError(
+                f"no protocol {protocol!r} here (there are: {', '.join(self.protocols)})",
+                remedy="; ".join(self.notes) or "choose one of them",
+            )
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction {fraction} is not in (0, 1]")
+        train, val = self._draws(protocol, seed).take(fraction)
+        return Split(train, val, self._ids[self._part(protocol, seed) == "test"])
+
+    def group_of(self, ids: Sequence[str]) -> np.ndarray:
+        """Return the unit (patient, group and copies, joined) of each image, object (n,)."""
+        names = dict(zip(self._ids, self._units, strict=True))
+        return np.array([names[image_id] for image_id in ids], dtype=object)
+
+    def export(self, path: str | Path) -> None:
+        """Write all splits and their hashes; see `export_plan`."""
+        hashes = dict(zip(self._ids, self._table["sha256"], strict=True))
+        export_plan(self, hashes, Path(path))
+
+    def _part(self, protocol: str, seed: int) -> np.ndarray:
+        """Part of each row: "train", "val", "test" or "" (not used)."""
+        if protocol != "grouped":
+            return self._parts[protocol]
+        return np.where(self._folds == seed % self._n_folds, "test", "train")
+
+    def _draw(self, protocol: str, seed: int) -> Draw:
+        part = self._part(protocol, seed)
+        pool = np.flatnonzero((part == "train") | (part == "val"))
+        given = part[pool] == "val"
+        return Draw(
+            self._ids[pool],
+            self._labels[pool],
+            self._units[pool],
+            share=self._params.val,
+            seed=self._params.seed * 1_000_003 + seed,
+            val=given if given.any() else None,
+        )
+
+    def _note(self, protocol: str) -> None:
+        notes = self._draws(protocol, self.seeds[0] if self.seeds else 0).notes
+        self.notes += [f"{protocol}: {note}" for note in notes]
+
+    def _plan_official(self) -> None:
+        parts, notes = official_parts(self._table, self._units, self._params)
+        self.notes += [f"official: {note}" for note in notes]
+        lacking = sorted(set(self._labels) - set(self._labels[np.isin(parts, ["train", "val"])]))
+        if lacking:
+            raise ManifestError(
+                f"no training image of class {', '.join(map(repr, lacking))}",
+                remedy="give it some, take the class out of the manifest, "
+                "or set splits.on_leak: regroup",
+            )
+        if not (parts == "test").any():
+            self.notes.append("official: there is no test image, so it is left out")
+            return
+        self._parts["official"] = parts
+        self.protocols += ("official",)
+        self._note("official")
+
+    def _plan_grouped(self) -> None:
+        self._folds, self._n_folds, notes = assign_folds(
+            self._labels,
+            self._units,
+            self._table["fold"].to_numpy(object),
+            self._params.folds,
+            self._params.seed,
+        )
+        self.notes += notes
+        if self._n_folds < 2:
+            self.notes.append("grouped: the images fall into one group, so it is left out")
+            return
+        self.protocols += ("grouped",)
+        self._note("grouped")
+
+    def _plan_ground_truth(self) -> None:
+        """The official parts, restricted to images whose ground-truth mask is not empty."""
+        if "official" not in self.protocols:
+            return
+        marked = (self._table["mask_path"] != "") & (self._table["mask_area"] != "0")
+        parts = np.where(marked.to_numpy(), self._parts["official"], "")
+        trained = set(self._labels[np.isin(parts, ["train", "val"])])
+        untrained = sorted(set(self._labels[parts == "test"]) - trained)
+        if untrained:
+            self.notes.append(f"ground_truth: without {', '.join(map(repr, untrained))}")
+            parts[np.isin(self._labels, untrained)] = ""
+        if len(trained) < 2 or len(set(self._labels[parts == "test"])) < 2:
+            if marked.any():
+                self.notes.append(
+                    "ground_truth: masks of fewer than two classes, so it is left out"
+                )
+            return
+        self._parts["ground_truth"] = parts
+        self.protocols += ("ground_truth",)
+        self._note("ground_truth")
 
 
 def plan_splits(
-    manifest: pd.DataFrame, params: SplitsParams, audit: pd.DataFrame | None = None
+    manifest: pd.DataFrame,
+    params: SplitsParams,
+    audit: pd.DataFrame | None = None,
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
 ) -> SplitPlan:
-    """Plan the protocols official, grouped and ground_truth."""
-    raise NotImplementedError
+    """Plan the splits of a dataset.
+
+    Protocols: "official" is the manifest's own train/test where given (rows without a split take
+    no part), else a stratified test part of `params.test` in whole units; "grouped" tests fold
+    (seed mod folds), in whole units, the publisher's folds where given; "ground_truth" is
+    official restricted to images with a ground-truth mask that is not empty. A unit is a patient,
+    a group and their near and mirrored copies, joined. Few-shot draws: see `Draw`.
+
+    Args:
+        manifest: as of `read_manifest`, in any order.
+        params: shares, fractions, folds, seed, and what to do about copies (`on_leak`).
+        audit: audit.parquet; without it copies are not known to belong together.
+        seeds: those that `SplitPlan.export` writes.
+
+    Raises:
+        ManifestError: the audit is of other images; `on_leak` needs an audit; or a class has no
+            training image.
+    """
+    if audit is None and params.on_leak != "warn":
+        raise ManifestError(
+            f"splits.on_leak: {params.on_leak} needs the leak audit",
+            remedy="run `pipeline data check` first",
+        )
+    plan = SplitPlan(with_copies(manifest, audit), params, seeds)
+    if audit is None:
+        plan.notes.append("no leak audit: copies are not kept together (run `pipeline data check`)")
+    return plan
+
+
+def load_split_plan(dataset: str, params: Params, paths: Paths) -> SplitPlan:
+    """Plan the splits of a dataset from its manifest and, where there is one, its leak audit."""
+    manifest = read_manifest(paths.manifest(dataset))
+    file = paths.audit(dataset)
+    audit = pd.read_parquet(file) if file.exists() else None
+    return plan_splits(manifest, params.splits, audit, params.train.seeds)

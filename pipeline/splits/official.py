@@ -1,0 +1,56 @@
+"""The official parts: the publisher's train and test, and what is done about copies in both."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from pipeline.config import SplitsParams
+from pipeline.splits.parts import carve_test
+
+
+def official_parts(
+    table: pd.DataFrame, groups: np.ndarray, params: SplitsParams
+) -> tuple[np.ndarray, list[str]]:
+    """Return the part of each row ("train", "val", "test", "" = none) and notes.
+
+    Args:
+        table: manifest rows with copy_group.
+        groups: unit of each row.
+        params: `on_leak` warn: the publisher's parts as they are; drop-test: without the test
+            images that have a copy (mirrored ones too) in train or val; drop-train: without the
+            training images that have one in test; regroup: the publisher's parts are given up
+            for a new stratified test part in whole units.
+    """
+    split = table["split"].to_numpy(object).copy()
+    labels = table["label"].to_numpy(object)
+    notes: list[str] = []
+    if params.on_leak == "regroup" or not (split == "test").any():
+        if params.on_leak == "regroup":
+            split = np.full(len(table), "", dtype=object)
+        else:
+            notes.append("the manifest gives no test part: a stratified one is taken")
+        test, found = carve_test(labels, groups, params.test, params.seed)
+        parts = np.where(test, "test", np.where(split == "val", "val", "train")).astype(object)
+        return parts, notes + found
+    if not (split == "train").any():
+        split[split == ""] = "train"
+    elif (split == "").any():
+        notes.append(f"{(split == '').sum()} images without a split take no part")
+    notes += _drop_copies(split, table["copy_group"], params.on_leak)
+    for label in sorted(set(labels) - set(labels[split == "test"])):
+        notes.append(f"class {label!r} has no test image")
+    return split, notes
+
+
+def _drop_copies(split: np.ndarray, copies: pd.Series, on_leak: str) -> list[str]:
+    if on_leak not in ("drop-test", "drop-train"):
+        return []
+    test, train = split == "test", (split == "train") | (split == "val")
+    known = (copies != "").to_numpy()
+    leaking = set(copies[test & known]) & set(copies[train & known])
+    part = test if on_leak == "drop-test" else train
+    drop = part & copies.isin(leaking).to_numpy()
+    split[drop] = ""
+    other = "train" if on_leak == "drop-test" else "test"
+    return [f"{drop.sum()} {on_leak[5:]} images with a copy in {other} are left out"]
