@@ -117,6 +117,7 @@ class EvaluateParams(Section):
 class ReportParams(Section):
     gallery: int = Field(24, ge=1)
     thumbnail: int = Field(160, ge=32)
+    heatmaps: int = Field(4, ge=0)
 
 
 class Params(Section):

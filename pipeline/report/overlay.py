@@ -7,6 +7,7 @@ import io
 import itertools
 
 import numpy as np
+from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from skimage.measure import find_contours
@@ -54,6 +55,35 @@ def draw_outlines(
         for line in _outlines(region, factors):
             _draw_line(pen, line, colour, dashed=dashed)
     return canvas.resize(shown, Image.Resampling.LANCZOS)
+
+
+def draw_heat(
+    image: NDArray[np.uint8], heat: NDArray[np.float32], *, size: int = 160
+) -> Image.Image:
+    """Return a picture of `image` with `heat` laid over it, place for place.
+
+    Args:
+        image: (h, w, 3) uint8, upright.
+        heat: (h, w) float32; its own range is shown from dark to light (cividis, which reads
+            the same with and without colour vision). NaN shows the image alone.
+        size: longest side of the picture in pixels.
+
+    Raises:
+        ValueError: `heat` has another height or width than the image.
+    """
+    height, width = image.shape[:2]
+    if heat.shape != (height, width):
+        raise ValueError(f"heat map {heat.shape} does not fit image {(height, width)}")
+    known = np.isfinite(heat)
+    lo, hi = (heat[known].min(), heat[known].max()) if known.any() else (0.0, 1.0)
+    scaled = np.where(known, (heat - lo) / max(hi - lo, 1e-9), 0.0)
+    colours = colormaps["cividis"](scaled)[..., :3] * 255
+    grey = image.mean(axis=2, keepdims=True)
+    mixed = np.where(known[..., None], 0.45 * grey + 0.55 * colours, image)
+    scale = size / max(height, width)
+    shown = (max(1, round(width * scale)), max(1, round(height * scale)))
+    sampling = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
+    return Image.fromarray(mixed.round().astype(np.uint8)).resize(shown, sampling)
 
 
 def _outlines(region: NDArray[np.bool_], factors: tuple[float, float]) -> list[list[tuple]]:

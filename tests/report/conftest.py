@@ -1,0 +1,40 @@
+"""A built report of fabricated inputs, and a browser to open it in."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from make_inputs import project
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from pipeline.report import build_report
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory) -> Path:
+    """A report on two datasets with everything and one with nothing but its name."""
+    params, paths = project(tmp_path_factory.mktemp("report"), "set one", "set two")
+    return build_report(params, paths, ["set one", "set two", "not yet"])
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium, the system's own."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert found, "the report's tests need Chromium (apt-get install chromium)"
+    with sync_playwright() as play:
+        running = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: Browser, built: Path) -> Iterator[Page]:
+    """The built report, opened at desktop width."""
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    opened.goto(built.as_uri())
+    yield opened
+    opened.close()

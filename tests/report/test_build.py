@@ -1,0 +1,137 @@
+"""What stands on the page, and what happens when inputs are missing, odd or real."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from make_inputs import make_dataset, project
+
+from pipeline.report import build_report
+from pipeline.report.paper import paper_tables, quoted
+
+
+def text_of(params, paths, *names) -> str:
+    return build_report(params, paths, list(names) or None).read_text(encoding="utf-8")
+
+
+def test_two_builds_of_the_same_files_are_the_same_bytes(tmp_path):
+    params, paths = project(tmp_path, "one")
+    first = build_report(params, paths).read_bytes()
+    assert build_report(params, paths).read_bytes() == first
+
+
+def test_a_dataset_without_any_file_says_which_commands_make_them(tmp_path):
+    params, paths = project(tmp_path, "one")
+    html = text_of(params, paths, "one", "nothing here")
+    for command in ("segment", "encode", "train", "evaluate"):
+        assert f"pipeline {command} --dataset nothing here" in html
+
+
+@pytest.mark.parametrize(
+    "lost",
+    ["metrics_table", "predictions", "runs", "mask_quality", "audit", "audit_pairs", "manifest"],
+)
+def test_a_report_is_made_when_one_file_is_missing(tmp_path, lost):
+    params, paths = project(tmp_path, "one")
+    getattr(paths, lost)("one").unlink()
+    assert "<h2" in text_of(params, paths)
+
+
+def test_a_damaged_table_is_named_and_the_rest_is_shown(tmp_path):
+    params, paths = project(tmp_path, "one")
+    paths.runs("one").write_bytes(b"not parquet")
+    html = text_of(params, paths)
+    assert "cache/one/runs.parquet" in html.replace("\\", "/")
+    assert "Accuracy and the number of labels" in html
+
+
+def test_names_with_markup_are_shown_as_text(tmp_path):
+    params, paths = project(
+        tmp_path, "a<b>&c", classes=("<script>alert(1)</script>", "x&y"), per_class=6
+    )
+    html = text_of(params, paths)
+    assert "<script>alert(1)" not in html
+    assert "&lt;script&gt;alert(1)" in html
+    assert "<b>&c" not in html
+
+
+def test_class_names_that_look_like_numbers_or_gaps_stay_as_they_are(tmp_path):
+    params, paths = project(tmp_path, "one", classes=("007", "NA", "1e5"), per_class=9)
+    html = text_of(params, paths)
+    for name in ("called 007", "called NA", "called 1e5"):
+        assert f'<th scope="col">{name}</th>' in html
+
+
+def test_diverged_runs_stand_in_the_tables_with_their_reason(tmp_path):
+    params, paths = project(tmp_path, "one")
+    html = text_of(params, paths)
+    assert "1 of 211 runs failed or diverged" in html
+    assert "loss is not finite after epoch 3" in html
+    assert '<td class="bad" title="loss is not finite after epoch 3">diverged</td>' in html
+
+
+def test_failed_images_are_listed_by_name_and_reason(tmp_path):
+    params, paths = project(tmp_path, "one")
+    html = text_of(params, paths)
+    assert "train/alpha/001.png" in html
+    assert "truncated file" in html
+
+
+def test_an_image_that_cannot_be_read_leaves_its_reason_in_its_place(tmp_path):
+    params, paths = project(tmp_path, "one")
+    for file in paths.data("one").glob("test/alpha/*.png"):
+        file.write_bytes(b"broken")
+    assert "cannot be shown" in text_of(params, paths)
+
+
+def test_missing_figures_are_dashes_not_zeros(tmp_path):
+    params, paths = project(tmp_path, "one")
+    table = pd.read_parquet(paths.metrics_table("one"))
+    gone = (table["head"] == "medfocus") & (table["metric"] == "accuracy")
+    table.loc[gone, ["value", "lo", "hi"]] = float("nan")
+    table.to_parquet(paths.metrics_table("one"))
+    html = text_of(params, paths)
+    assert "nan" not in html.split("</style>")[1].split("<script>")[0].lower().replace("nan)", "")
+
+
+def test_quoted_figures_are_the_papers_to_the_last_digit():
+    assert quoted("brain")["MedFocusCLIP"] == pytest.approx(
+        {0.05: 0.8609, 0.1: 0.9212, 0.2: 0.9491, 0.5: 0.9628, 1.0: 0.9757}
+    )
+    assert len(paper_tables()) == 32
+
+
+def test_the_paper_stands_beside_real_sets_in_labelled_columns_and_lung_is_called_another_set(
+    tmp_path,
+):
+    params, paths = project(tmp_path, "lung", synthetic="0")
+    html = text_of(params, paths)
+    assert html.count('<th scope="col" class="quoted number">quoted, ') == 5
+    assert "MedFocusCLIP (quoted)" in html
+    assert "The paper&#39;s lung set is not this one" in html
+    assert "Synthetic data" not in html.split("</style>")[1]
+
+
+def test_the_papers_figures_are_never_set_beside_phantoms(tmp_path):
+    params, paths = project(tmp_path, "brain", synthetic="1")
+    html = text_of(params, paths)
+    assert "97.57" not in html
+
+
+def test_the_number_of_labels_stands_beside_each_fraction(tmp_path):
+    params, paths = project(tmp_path, "one")
+    assert "100 % (24 labels)" in text_of(params, paths)
+
+
+def test_the_page_carries_parameters_commit_and_command(tmp_path):
+    params, paths = project(tmp_path, "one")
+    html = text_of(params, paths)
+    assert "pipeline report --dataset one" in html
+    assert "lambda: 0.5" in html
+    assert "git commit" in html
+
+
+def test_a_dataset_with_one_seed_two_classes_and_few_images_is_reported(tmp_path):
+    params, paths = project(tmp_path, "x")
+    make_dataset(paths, "tiny", classes=("a", "b"), per_class=3, seeds=1)
+    assert "tiny" in text_of(params, paths, "tiny")
