@@ -5,22 +5,24 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pipeline.config import Params
-from pipeline.encode import encode_images
-from pipeline.encode.encode import image_identity
+from pipeline.devices import choose_device, choose_precision
+from pipeline.encode import EncodeMapper, encode_images
 from pipeline.errors import ImageError, StoreError
 from pipeline.files import atomic_write
 from pipeline.heads.saved import load_head, load_heads
 from pipeline.images import probe, read_image
-from pipeline.models import load_clip, load_sam2
+from pipeline.models import load_clip
 from pipeline.paths import Paths
 from pipeline.report.overlay import draw_outlines
 from pipeline.segment import segment_images
-from pipeline.stores import open_features
-from pipeline.stores.identity import difference
+from pipeline.segment.segment import make_mapper
+from pipeline.stores import open_features, open_masks
+from pipeline.stores.identity import canonical, identity_diff
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,14 @@ def predict_images(
         )
         for seed in seeds
     ]
-    clip = load_clip(params.models.clip, device=device)
-    sam2 = load_sam2(params.models.sam2, device=device)
-    _check_same_models(dataset, params, paths, clip)
+    masker = make_mapper(params, device)
+    device = choose_device(device)
+    precision = choose_precision(params.encode.precision, device)
+    clip = load_clip(params.models.clip, device=device, precision=precision)
+    encoder = EncodeMapper(params.encode, clip, {})
+    _check_same(paths.masks(dataset), open_masks(paths.masks(dataset)).identity, masker.identity)
+    features = open_features(paths.features(dataset))
+    _check_same(paths.features(dataset), features.identity, encoder.identity)
     outcome = Predictions(head, view, seeds)
     for path in images:
         try:
@@ -114,12 +121,30 @@ def predict_images(
             continue
         for frame, image in frames:
             name = str(path) if len(frames) == 1 else f"{path}#{frame}"
-            (mask,) = segment_images([image], params.segment, sam2)
-            features = encode_images([image], [mask], [view], params.encode, clip, ids=[name])[0]
-            proba = np.mean([fitted.predict_proba(features) for fitted, _ in heads], axis=0)[0]
+            (mask,) = segment_images([image], params.segment, masker.sam and masker.sam.predictor)
+            (embedding,) = encode_images(
+                [image],
+                [mask.mask],
+                params.encode,
+                clip,
+                views=[view],
+                statuses=[mask.status],
+                seeds=[name],
+            )
+            proba = np.mean([fitted.predict_proba(embedding) for fitted, _ in heads], axis=0)[0]
             overlay = out / f"{len(outcome.images):03d}_{path.stem}.png"
             with atomic_write(overlay) as partial:
                 draw_outlines(image, mask.mask, size=max(image.shape)).save(partial)
             shares = {name: float(p) for name, p in zip(heads[0][1], proba, strict=True)}
             outcome.images.append(ImagePrediction(name, shares, mask.status, str(overlay)))
     return outcome
+
+
+def _check_same(path: Path, stored: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse models or parameters other than those that the heads learned from."""
+    if canonical(now) != stored:
+        raise StoreError(
+            "made with other choices: " + "; ".join(identity_diff(stored, canonical(now))),
+            path=path,
+            remedy="set them back, or run the stages again",
+        )

@@ -3,15 +3,49 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+import yaml
 
 from pipeline.cli import options as o
 
+if TYPE_CHECKING:
+    from pipeline.intake import AddSummary
+
 app = typer.Typer(help="Add, check and preview datasets.", no_args_is_help=True)
 splits_app = typer.Typer(help="Train, validation and test parts.", no_args_is_help=True)
+
+
+def finish(summary: AddSummary, as_json: bool) -> None:
+    """Print what was added; exit 3 when files could not be read."""
+    text = json.dumps(summary.to_json(), indent=2, ensure_ascii=False)
+    typer.echo(text if as_json else summary.text())
+    if summary.failed:
+        raise typer.Exit(3)
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function of (done, total) that draws a bar on a terminal and is silent elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(title)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def prompted_classes(prompts: Path, dataset: str) -> list[str] | None:
+    """Return the classes that prompts.yaml has for a dataset; None where it has none."""
+    if not prompts.is_file():
+        return None
+    classes = yaml.safe_load(prompts.read_text(encoding="utf-8")).get("classes", {})
+    return sorted(classes[dataset]) if dataset in classes else None
 
 
 @app.command(
@@ -31,6 +65,13 @@ def add(
     patient_regex: Annotated[
         str | None, typer.Option(help="Regular expression; its first group is the patient.")
     ] = None,
+    max_rank: Annotated[
+        int, typer.Option(min=0, help="Of a CSV of masks, leave out rows above this rank.")
+    ] = 5,
+    on_straddle: Annotated[
+        str | None,
+        typer.Option(help="A patient in two splits: error, drop-train or drop-test."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace another manifest.")] = False,
     params_file: o.ParamsFile = o.PARAMS_FILE,
     as_json: o.Json = False,
@@ -39,16 +80,35 @@ def add(
     from pipeline.intake import add_dataset
 
     c = o.context(params_file)
-    summary = add_dataset(
-        dataset,
-        source,
-        paths=c.paths,
-        masks=masks,
-        groups=groups,
-        patient_regex=patient_regex,
-        force=force,
-    )
-    typer.echo(json.dumps(summary.to_json(), indent=2) if as_json else summary.text())
+    with progress_bar(f"data add {dataset}") as progress:
+        summary = add_dataset(
+            dataset,
+            source,
+            paths=c.paths,
+            masks=masks,
+            max_rank=max_rank,
+            groups=groups,
+            patient_regex=patient_regex,
+            on_straddle=on_straddle,
+            force=force,
+            progress=progress,
+        )
+    finish(summary, as_json)
+
+
+@app.command(epilog="Example: pipeline data refresh brain")
+def refresh(
+    dataset: Annotated[str, typer.Argument(help="Name of the dataset.")],
+    params_file: o.ParamsFile = o.PARAMS_FILE,
+    as_json: o.Json = False,
+) -> None:
+    """Bring the hashes and sizes of a manifest up to date with its files."""
+    from pipeline.intake import refresh_dataset
+
+    c = o.context(params_file)
+    with progress_bar(f"data refresh {dataset}") as progress:
+        summary = refresh_dataset(dataset, paths=c.paths, progress=progress)
+    finish(summary, as_json)
 
 
 @app.command(epilog="Example: pipeline data sample --dataset brain --images 160")
@@ -58,13 +118,15 @@ def sample(
     ] = None,
     images: Annotated[int, typer.Option(min=8, help="Images per dataset.")] = 160,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace real images' manifest.")] = False,
     params_file: o.ParamsFile = o.PARAMS_FILE,
 ) -> None:
     """Draw synthetic phantoms of the four tasks, with ground-truth masks."""
     from pipeline.sample import make_sample
 
     c = o.context(params_file)
-    for path in make_sample(c.paths, tuple(dataset or c.params.datasets), n=images, seed=seed):
+    names = tuple(dataset or c.params.datasets)
+    for path in make_sample(c.paths, names, n=images, seed=seed, force=force):
         typer.echo(path)
 
 
@@ -84,7 +146,12 @@ def check(
 
     c = o.context(params_file, settings)
     for name in [dataset, *([against] if against else [])]:
-        read_manifest(c.paths.manifest(name), data=c.paths.data(name), check_files=True)
+        read_manifest(
+            c.paths.manifest(name),
+            data=c.paths.data(name),
+            check_files=True,
+            classes=prompted_classes(c.paths.prompts, name),
+        )
     summary = audit_dataset(dataset, c.params, c.paths)
     if against:
         shared = compare_datasets(dataset, against, c.params, c.paths)

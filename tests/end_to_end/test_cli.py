@@ -24,6 +24,7 @@ COMMANDS = [
     ["status"],
     ["verify"],
     ["data", "add"],
+    ["data", "refresh"],
     ["data", "sample"],
     ["data", "check"],
     ["data", "preview"],
