@@ -1,0 +1,321 @@
+"""Properties that every split of every manifest has."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import SplitsParams
+from pipeline.errors import ManifestError
+from pipeline.manifest import COLUMNS, read_manifest
+from pipeline.splits import plan_splits
+
+QUICK = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def table(labels, *, groups=None, patients=None, splits=None, folds=None, areas=None):
+    n = len(labels)
+    frame = pd.DataFrame({name: [""] * n for name in COLUMNS}, dtype=str)
+    frame["image_id"] = [f"{i:03d}" for i in range(n)]
+    frame["path"] = [f"{i}.png" for i in range(n)]
+    frame["label"] = list(labels)
+    frame["sha256"] = [f"{i:064x}" for i in range(n)]
+    for name, values in (
+        ("group", groups),
+        ("patient_id", patients),
+        ("split", splits),
+        ("fold", folds),
+        ("mask_area", areas),
+    ):
+        if values is not None:
+            frame[name] = list(values)
+    if areas is not None:
+        frame["mask_path"] = ["" if area == "" else "m.png" for area in areas]
+    return frame
+
+
+@st.composite
+def manifests(draw):
+    n = draw(st.integers(8, 40))
+    classes = draw(st.sampled_from([["a", "b"], ["NA", "007", "True"], ["x", "y", "z", "w"]]))
+    labels = [draw(st.sampled_from(classes)) for _ in range(n)]
+    groups = [draw(st.sampled_from(["", *map(str, range(n // 2))])) for _ in range(n)]
+    patients = [draw(st.sampled_from(["", "", *(f"p{i}" for i in range(n // 3))])) for _ in range(n)]
+    given_ = draw(st.booleans())
+    splits = [draw(st.sampled_from(["train", "train", "test"])) if given_ else "" for _ in range(n)]
+    return table(labels, groups=groups, patients=patients, splits=splits)
+
+
+def audit_of(frame, copies):
+    return pd.DataFrame(
+        {"image_id": frame["image_id"], "sha256": frame["sha256"], "copy_group": copies}
+    )
+
+
+def plan_or_none(frame, params=None):
+    params = params or SplitsParams()
+    try:
+        return plan_splits(frame, params)
+    except ManifestError as error:
+        assert "no training image of class" in str(error)
+        return None
+
+
+@QUICK
+@given(manifests(), st.integers(0, 3))
+def test_train_val_and_test_are_disjoint_and_nested_over_fractions(frame, seed):
+    plan = plan_or_none(frame)
+    if plan is None:
+        return
+    for protocol in plan.protocols:
+        smaller = None
+        for fraction in plan.fractions:
+            split = plan.get(protocol, seed, fraction)
+            parts = [set(split.train), set(split.val), set(split.test)]
+            assert sum(map(len, parts)) == len(set().union(*parts))
+            if smaller is not None:
+                assert set(smaller.train) <= parts[0]
+                assert set(smaller.val) <= parts[1]
+                assert set(smaller.test) == parts[2]
+            smaller = split
+
+
+@QUICK
+@given(manifests(), st.integers(0, 3), st.sampled_from([0.05, 0.3, 1.0]))
+def test_no_unit_is_in_both_train_and_val_nor_in_a_test_part_that_is_ours(frame, seed, fraction):
+    plan = plan_or_none(frame)
+    if plan is None:
+        return
+    official = (frame["split"] == "test").any()
+    for protocol in plan.protocols:
+        split = plan.get(protocol, seed, fraction)
+        train, val, test = (
+            set(plan.group_of(ids)) for ids in (split.train, split.val, split.test)
+        )
+        assert not train & val
+        if protocol == "grouped" or not official:
+            assert not (train | val) & test
+
+
+@QUICK
+@given(manifests(), st.integers(0, 3), st.sampled_from([0.05, 0.2, 1.0]))
+def test_every_trained_class_has_its_share_and_at_least_one_label(frame, seed, fraction):
+    plan = plan_or_none(frame)
+    if plan is None:
+        return
+    label = dict(zip(frame["image_id"], frame["label"], strict=True))
+    for protocol in plan.protocols:
+        whole = plan.get(protocol, seed, 1.0)
+        pool = pd.Series([label[i] for i in (*whole.train, *whole.val)]).value_counts()
+        split = plan.get(protocol, seed, fraction)
+        drawn = pd.Series([label[i] for i in (*split.train, *split.val)]).value_counts()
+        assert set(drawn.index) == set(pool.index)
+        for name, count in pool.items():
+            assert drawn[name] == max(1, int(fraction * count + 0.5))
+        assert {label[i] for i in split.train} == set(pool.index)
+
+
+@QUICK
+@given(manifests(), st.randoms(use_true_random=False))
+def test_splits_do_not_depend_on_row_order_or_on_what_groups_are_called(frame, random):
+    plan = plan_or_none(frame)
+    if plan is None:
+        return
+    order = list(range(len(frame)))
+    random.shuffle(order)
+    other = frame.iloc[order].reset_index(drop=True)
+    other["group"] = [f"renamed {g}" if g else "" for g in other["group"]]
+    again = plan_splits(other, SplitsParams())
+    assert again.protocols == plan.protocols
+    for protocol in plan.protocols:
+        for fraction in (0.1, 1.0):
+            a, b = plan.get(protocol, 1, fraction), again.get(protocol, 1, fraction)
+            for part in ("train", "val", "test"):
+                assert getattr(a, part).tolist() == getattr(b, part).tolist()
+                assert getattr(a, part).tolist() == sorted(getattr(a, part))
+
+
+def test_seeds_differ_in_the_draw_but_not_in_the_official_test_part():
+    frame = table(["a", "b"] * 50)
+    plan = plan_splits(frame, SplitsParams())
+    one, two = plan.get("official", 0, 0.1), plan.get("official", 1, 0.1)
+    assert one.test.tolist() == two.test.tolist()
+    assert set(one.train) != set(two.train)
+
+
+def test_the_grouped_folds_cover_every_image_once_as_test():
+    frame = table(["a", "b", "c"] * 20, groups=[str(i // 4) for i in range(60)])
+    plan = plan_splits(frame, SplitsParams())
+    tested = [i for seed in range(5) for i in plan.get("grouped", seed, 1.0).test]
+    assert sorted(tested) == sorted(frame["image_id"])
+
+
+def test_a_taken_test_part_has_its_share_of_every_class():
+    frame = table(["common"] * 80 + ["rare"] * 20)
+    plan = plan_splits(frame, SplitsParams(test=0.25))
+    labels = pd.Series(plan.get("official", 0, 1.0).test).map(
+        dict(zip(frame["image_id"], frame["label"], strict=True))
+    )
+    assert labels.value_counts().to_dict() == {"common": 20, "rare": 5}
+
+
+def test_val_has_about_its_share_and_every_class_with_two_shots():
+    frame = table(["a"] * 100 + ["b"] * 40, splits=["train"] * 139 + ["test"])
+    plan = plan_splits(frame, SplitsParams(val=0.2))
+    for fraction in (0.05, 0.1, 0.5, 1.0):
+        split = plan.get("official", 3, fraction)
+        share = len(split.val) / (len(split.val) + len(split.train))
+        assert abs(share - 0.2) <= 0.2 if fraction < 0.1 else abs(share - 0.2) < 0.06
+        assert {"a", "b"} == set(frame.set_index("image_id").loc[split.val, "label"])
+
+
+def test_the_publishers_folds_are_the_folds():
+    folds = [str(1 + i % 3) for i in range(30)]
+    frame = table(["a", "b"] * 15, folds=folds)
+    plan = plan_splits(frame, SplitsParams())
+    test = plan.get("grouped", 1, 1.0).test
+    assert set(frame.set_index("image_id").loc[test, "fold"]) == {"2"}
+    assert any("3 folds of the publisher" in note for note in plan.notes)
+
+
+def test_copies_in_other_folds_move_with_the_majority_and_are_noted():
+    frame = table(["a", "b"] * 10, folds=[str(1 + i // 10) for i in range(20)])
+    copies = [""] * 20
+    copies[0] = copies[1] = copies[15] = "same"
+    plan = plan_splits(frame, SplitsParams(), audit_of(frame, copies))
+    assert "015" in plan.get("grouped", 0, 1.0).test
+    assert any("1 images leave the publisher's fold" in note for note in plan.notes)
+
+
+def test_ground_truth_takes_images_with_a_mask_that_is_not_empty():
+    frame = table(
+        ["sick", "ill", "well"] * 20,
+        splits=["train"] * 45 + ["test"] * 15,
+        areas=["9", "12", "0"] * 20,
+    )
+    plan = plan_splits(frame, SplitsParams())
+    split = plan.get("ground_truth", 0, 1.0)
+    used = frame.set_index("image_id").loc[[*split.train, *split.val, *split.test], "mask_area"]
+    assert set(used) == {"9", "12"}
+    assert len(split.test) == 10
+
+
+def test_without_masks_there_is_no_ground_truth_protocol_and_asking_says_why():
+    plan = plan_splits(table(["a", "b"] * 10), SplitsParams())
+    assert plan.protocols == ("official", "grouped")
+    with pytest.raises(ManifestError, match="no protocol 'ground_truth' here"):
+        plan.get("ground_truth", 0, 1.0)
+
+
+LEAKY = table(["a", "b"] * 10, splits=["train"] * 14 + ["test"] * 6)
+COPIES = ["x", "y", *[""] * 13, "x", "y", "", "", ""]  # 000-015 and 001-016 straddle
+
+
+@pytest.mark.parametrize(
+    ("on_leak", "gone_from_train", "gone_from_test"),
+    [
+        ("warn", set(), set()),
+        ("drop-test", set(), {"015", "016"}),
+        ("drop-train", {"000", "001"}, set()),
+    ],
+)
+def test_on_leak_drops_copies_from_the_side_it_names(on_leak, gone_from_train, gone_from_test):
+    plan = plan_splits(LEAKY, SplitsParams(on_leak=on_leak), audit_of(LEAKY, COPIES))
+    split = plan.get("official", 0, 1.0)
+    ids = LEAKY["image_id"]
+    assert set(split.train) | set(split.val) == set(ids[:14]) - gone_from_train
+    assert set(split.test) == set(ids[14:]) - gone_from_test
+
+
+def test_regroup_makes_a_test_part_without_any_copy_in_train():
+    plan = plan_splits(LEAKY, SplitsParams(on_leak="regroup"), audit_of(LEAKY, COPIES))
+    split = plan.get("official", 0, 1.0)
+    assert not set(plan.group_of(split.test)) & set(plan.group_of([*split.train, *split.val]))
+    assert len(split.test) + len(split.train) + len(split.val) == 20
+
+
+def test_on_leak_without_an_audit_says_what_to_run():
+    with pytest.raises(ManifestError, match="pipeline data check"):
+        plan_splits(LEAKY, SplitsParams(on_leak="drop-test"))
+
+
+def test_an_audit_of_other_images_is_refused():
+    audit = audit_of(LEAKY, COPIES)
+    with pytest.raises(ManifestError, match="does not know 1 images"):
+        plan_splits(LEAKY, SplitsParams(), audit.iloc[1:])
+    audit.loc[3, "sha256"] = "f" * 64
+    with pytest.raises(ManifestError, match="other bytes"):
+        plan_splits(LEAKY, SplitsParams(), audit)
+
+
+def test_a_class_that_test_lacks_is_noted_and_one_that_train_lacks_is_an_error():
+    splits = ["test" if i in (0, 2, 4) else "train" for i in range(20)]
+    plan = plan_splits(table(["a", "b"] * 10, splits=splits), SplitsParams())
+    assert "official: class 'b' has no test image" in plan.notes
+    splits = ["test" if i % 2 else "train" for i in range(20)]
+    with pytest.raises(ManifestError, match="no training image of class 'b'"):
+        plan_splits(table(["a", "b"] * 10, splits=splits), SplitsParams())
+
+
+def test_a_class_of_one_patient_is_trained_on_and_never_tested():
+    frame = table(["a"] * 20 + ["b"] * 6, patients=[f"p{i}" for i in range(20)] + ["q"] * 6)
+    plan = plan_splits(frame, SplitsParams())
+    for seed in range(5):
+        split = plan.get("grouped", seed, 1.0)
+        assert {"020", "025"} <= set(split.train)
+    assert any("class 'b' is never tested" in note for note in plan.notes)
+    assert any("class 'b' has no val image" in note for note in plan.notes)
+
+
+def test_images_without_a_split_take_no_part_where_others_have_one():
+    splits = ["train"] * 12 + ["test"] * 6 + [""] * 2
+    plan = plan_splits(table(["a", "b"] * 10, splits=splits), SplitsParams())
+    split = plan.get("official", 0, 1.0)
+    assert not {"018", "019"} & {*split.train, *split.val, *split.test}
+
+
+def test_a_val_part_of_the_manifest_stays_the_val_part():
+    splits = ["train"] * 12 + ["val"] * 4 + ["test"] * 4
+    frame = table(["a", "b"] * 10, splits=splits)
+    split = plan_splits(frame, SplitsParams()).get("official", 0, 1.0)
+    assert set(split.val) == set(frame["image_id"][12:16])
+    assert set(split.train) == set(frame["image_id"][:12])
+
+
+def test_export_lists_every_part_and_its_hash_changes_with_the_bytes_of_one_image(tmp_path):
+    frame = table(["a", "b"] * 20)
+    plan = plan_splits(frame, SplitsParams(), seeds=(0, 1))
+    plan.export(tmp_path / "splits.csv")
+    rows = pd.read_csv(tmp_path / "splits.csv", dtype=str)
+    sums = pd.read_csv(tmp_path / "splits.sha256.csv", dtype=str)
+    chosen = rows[(rows["protocol"] == "official") & (rows["seed"] == "1")]
+    small = chosen[(chosen["part"] != "test") & (chosen["from_fraction"].astype(float) <= 0.2)]
+    split = plan.get("official", 1, 0.2)
+    assert set(small["image_id"]) == {*split.train, *split.val}
+    frame.loc[frame["image_id"] == split.train[0], "sha256"] = "e" * 64
+    plan_splits(frame, SplitsParams(), seeds=(0, 1)).export(tmp_path / "other.csv")
+    other = pd.read_csv(tmp_path / "other.sha256.csv", dtype=str)
+    same = sums["sha256"] == other["sha256"]
+    where = (sums["protocol"] == "official") & (sums["seed"] == "1") & (sums["fraction"] == "0.2")
+    assert same[where & (sums["part"] == "test")].all()
+    assert not same[where & (sums["part"] == "train")].any()
+
+
+def test_the_brains_grouped_protocol_tests_whole_patients(shared, tmp_path):
+    from pipeline.intake import add_dataset
+    from pipeline.paths import Paths
+
+    data = shared / "data"
+    paths = Paths(tmp_path)
+    add_dataset("brain", data / "brain", paths=paths, groups=data / "brain_groups.csv")
+    frame = read_manifest(paths.manifest("brain")).set_index("image_id")
+    plan = plan_splits(frame.reset_index(), SplitsParams())
+    split = plan.get("grouped", 2, 0.05)
+    known = frame.loc[split.test, "fold"]
+    assert set(known[known != ""]) == {"3"}
+    assert not set(frame.loc[split.test, "group"]) & set(frame.loc[split.train, "group"]) - {""}
+    assert len(split.test) == pytest.approx(len(frame) / 5, rel=0.15)
+    assert np.isin(sorted(set(frame["label"])), frame.loc[split.train, "label"]).all()
