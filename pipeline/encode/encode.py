@@ -37,6 +37,7 @@ def encode_dataset(
     only: Collection[str] | None = None,
     force: bool = False,
     on_mismatch: str = "refuse",
+    clip: ClipModel | None = None,
 ) -> RunRecord:
     """Encode the images and prompts that cache/<dataset>/features.zarr lacks.
 
@@ -57,6 +58,7 @@ def encode_dataset(
         force: encode images again that are there.
         on_mismatch: what to do when the store was made with other choices: "refuse" (an error with
             the difference) or "rebuild". `force` of all images implies "rebuild".
+        clip: a CLIP that is loaded already, instead of the profile's.
 
     Returns:
         The record of the run, also written to cache/<dataset>/records/encode.json.
@@ -70,12 +72,11 @@ def encode_dataset(
     check_views(params.encode.views)
     prompts = load_prompts(paths.prompts, dataset, class_names(manifest))
     masks = open_masks(paths.masks(dataset))
-    items = encode_items(
-        chosen, paths.data(dataset), masks.table(), dataset, params.encode.views
-    )
-    device = choose_device(device)
-    precision = choose_precision(params.encode.precision, device)
-    clip = load_clip(params.models.clip, device=device, precision=precision)
+    items = encode_items(chosen, paths.data(dataset), masks.table(), dataset, params.encode.views)
+    if clip is None:
+        device = choose_device(device)
+        precision = choose_precision(params.encode.precision, device)
+        clip = load_clip(params.models.clip, device=device, precision=precision)
     check_length(prompts, clip.count_tokens, clip.context_length)
     batch_size = batch_size or BATCH_SIZE
     if force and only is None and limit is None:

@@ -75,7 +75,8 @@ class BatchPredictor:
         """Encode preprocessed frames, each (3, size, size)."""
         model = self.predictor.model
         with self.predictor._autocast():
-            backbone = model.forward_image(torch.stack(frames).to(self.predictor.device))
+            pixels = torch.stack(frames).to(self.predictor.device)
+            backbone = model.forward_image(pixels)
             _, features, _, sizes = model._prepare_backbone_features(backbone)
             if model.directly_add_no_mem_embed:
                 features[-1] = features[-1] + model.no_mem_embed

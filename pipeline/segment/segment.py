@@ -10,7 +10,7 @@ from pipeline.config import Params, SegmentParams
 from pipeline.devices import choose_device, choose_precision
 from pipeline.engine import RunRecord, run_stage
 from pipeline.manifest import read_manifest
-from pipeline.models import load_sam2
+from pipeline.models import Sam2ImagePredictor, load_sam2
 from pipeline.paths import Paths
 from pipeline.segment.items import Row, add_truth, image_items, select
 from pipeline.segment.mapper import SegmentMapper
@@ -32,6 +32,7 @@ def segment_dataset(
     only: Collection[str] | None = None,
     force: bool = False,
     on_mismatch: str = "refuse",
+    predictor: Sam2ImagePredictor | None = None,
 ) -> RunRecord:
     """Compute the masks that cache/<dataset>/masks.zarr lacks.
 
@@ -47,6 +48,7 @@ def segment_dataset(
         force: compute masks again that are there.
         on_mismatch: what to do when the store was made with other choices: "refuse" (an error with
             the difference) or "rebuild". `force` of all images implies "rebuild".
+        predictor: a SAM2 that is loaded already, instead of the profile's.
 
     Returns:
         The record of the run, also written to cache/<dataset>/records/segment.json.
@@ -57,7 +59,11 @@ def segment_dataset(
     """
     manifest = read_manifest(paths.manifest(dataset))
     chosen = select(manifest, only)
-    mapper = make_mapper(params, device)
+    mapper = (
+        make_mapper(params, device)
+        if predictor is None
+        else SegmentMapper(params.segment, predictor)
+    )
     if force and only is None and limit is None:
         on_mismatch = "rebuild"
     items = segment_items(chosen, paths.data(dataset), params.segment)

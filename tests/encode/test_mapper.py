@@ -1,0 +1,135 @@
+"""What CLIP is shown and what is stored of it."""
+
+import numpy as np
+import pytest
+import torch
+from open_clip.transform import image_transform
+from PIL import Image
+
+from pipeline.config import EncodeParams
+from pipeline.encode import EncodeMapper, encode_images
+from tests.encode.conftest import MEAN, STD, small_clip
+
+ALL = ("whole", "masked", "crop", "binary", "oracle", "random")
+
+
+def images_and_masks(n=5):
+    rng = np.random.default_rng(5)
+    images = [rng.integers(0, 256, (30 + 9 * i, 70 - 6 * i, 3), dtype=np.uint8) for i in range(n)]
+    masks = []
+    for i, image in enumerate(images):
+        mask = np.zeros(image.shape[:2], bool)
+        mask[5 : 15 + i, 8:20] = True
+        masks.append(mask)
+    return images, masks
+
+
+def params(**values):
+    return EncodeParams(**{"views": ALL, **values})
+
+
+def test_features_of_whole_in_crop_geometry_are_open_clips_own(clip):
+    images, masks = images_and_masks()
+    features = encode_images(images, masks, params(geometry="crop"), clip, views=["whole"])
+    transform = image_transform(32, is_train=False, mean=MEAN, std=STD)
+    with torch.inference_mode():
+        pixels = torch.stack([transform(Image.fromarray(image)) for image in images])
+        theirs = clip.model.encode_image(pixels).numpy()
+    assert np.allclose(features[:, 0], theirs, atol=1e-5)
+
+
+def test_masked_features_are_those_of_the_image_times_the_mask(clip):
+    images, masks = images_and_masks()
+    masked = encode_images(images, masks, params(), clip, views=["masked"])
+    product = [image * mask[..., None] for image, mask in zip(images, masks, strict=True)]
+    whole = encode_images(product, masks, params(), clip, views=["whole"])
+    assert np.allclose(masked, whole, atol=1e-5)
+
+
+def test_features_do_not_depend_on_batch_or_order(clip):
+    images, masks = images_and_masks()
+    seeds = list("abcde")
+    together = encode_images(images, masks, params(), clip, seeds=seeds, truths=masks)
+    backwards = encode_images(
+        images[::-1], masks[::-1], params(), clip, seeds=seeds[::-1], truths=masks[::-1]
+    )[::-1]
+    alone = np.concatenate(
+        [
+            encode_images([i], [m], params(), clip, seeds=[s], truths=[m])
+            for i, m, s in zip(images, masks, seeds, strict=True)
+        ]
+    )
+    assert together.shape == (5, 6, 24)
+    assert together.dtype == np.float32
+    assert np.abs(together - alone).max() < 1e-5
+    assert np.abs(together - backwards).max() < 1e-5
+
+
+def test_pictures_per_forward_pass_do_not_change_features(clip):
+    images, masks = images_and_masks()
+    results = []
+    for forward_batch in (1, 4, 100):
+        mapper = EncodeMapper(params(), clip, {}, forward_batch=forward_batch)
+        shown = [mapper.show(i, m) for i, m in zip(images, masks, strict=True)]
+        results.append(np.stack([f for f, _ in mapper.encode(shown)]))
+    assert np.nanmax(np.abs(results[0] - results[1])) < 1e-5
+    assert np.nanmax(np.abs(results[0] - results[2])) < 1e-5
+
+
+@pytest.mark.parametrize("status", ["empty", "full"])
+def test_unusable_mask_falls_back_to_the_whole_image(clip, status):
+    images, masks = images_and_masks(1)
+    features = encode_images(images, masks, params(), clip, statuses=[status], truths=masks)[0]
+    whole, masked, crop, binary, oracle, random = features
+    for view in (masked, crop, random):
+        assert np.array_equal(view, whole)
+    assert not np.allclose(binary, whole)
+    assert not np.allclose(oracle, whole)
+
+
+@pytest.mark.parametrize("truth", [None, np.zeros((30, 70), bool)])
+def test_oracle_is_nan_without_ground_truth_and_the_other_views_are_not(clip, truth):
+    images, masks = images_and_masks(1)
+    features = encode_images(images, masks, params(), clip, truths=[truth])[0]
+    assert np.isnan(features[4]).all()
+    assert np.isfinite(np.delete(features, 4, axis=0)).all()
+
+
+def test_images_none_of_which_has_the_view_are_all_nan(clip):
+    images, masks = images_and_masks(2)
+    features = encode_images(images, masks, params(), clip, views=["oracle"])
+    assert features.shape == (2, 1, 24)
+    assert np.isnan(features).all()
+
+
+def test_patch_tokens_are_kept_when_asked_for(clip):
+    images, masks = images_and_masks(3)
+    mapper = EncodeMapper(params(views=("whole", "oracle"), tokens=True), clip, {})
+    encoded = mapper.encode([mapper.show(i, m) for i, m in zip(images, masks, strict=True)])
+    features, tokens = encoded[0]
+    assert tokens.shape == (2, 16, 24)
+    assert np.isfinite(tokens[0]).all()
+    assert np.isnan(tokens[1]).all()
+    plain = encode_images(images, masks, params(), clip, views=["whole"])
+    assert np.allclose(features[0], plain[0, 0], atol=1e-5)
+
+
+def test_every_choice_that_changes_features_changes_the_identity(clip):
+    def identity(model=clip, **values):
+        return EncodeMapper(params(**values), model, {}).identity
+
+    base = identity()
+    assert identity() == base
+    changed = [
+        identity(geometry="squash"),
+        identity(geometry="crop"),
+        identity(fill="mean"),
+        identity(fill="blur"),
+        identity(crop_margin=0.2),
+        identity(views=("whole", "masked")),
+        identity(tokens=True),
+        identity(model=small_clip(seed=1)),
+        identity(model=small_clip(precision="bf16")),
+    ]
+    assert all(other != base for other in changed)
+    assert identity(max_failed=0.5) == base
