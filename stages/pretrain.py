@@ -16,7 +16,7 @@ from pipeline.pretrain import data, loop, run
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of segmentation/ and data/")
+    parser.add_argument("--data", type=Path, required=True, help="has segmentation/ and data/")
     parser.add_argument("--out", type=Path, default=Path("pipeline/models/weights"))
     parser.add_argument("--steps", type=int, default=loop.TrainConfig.steps)
     parser.add_argument("--seed", type=int, default=loop.TrainConfig.seed)

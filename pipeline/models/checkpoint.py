@@ -1,4 +1,4 @@
-"""Read a checkpoint file without ever running code from it, and say plainly what is wrong with it."""
+"""Read a checkpoint without ever running code from it, and say plainly what is wrong with it."""
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ def read_state(path: Path, get: str) -> dict[str, torch.Tensor]:
     for key in ("model", "state_dict"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
+    tables = isinstance(loaded, dict) and all(isinstance(v, torch.Tensor) for v in loaded.values())
+    if not tables:
         raise ModelError("holds no table of tensors", path=path, remedy=f"{get}")
     return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
 
@@ -127,7 +128,8 @@ def load_into(
         ModelError: another model's checkpoint; missing, unexpected and misshapen names are given.
     """
     own = model.state_dict()
-    missing = [n for n, t in own.items() if n not in state and t.numel() and not n.endswith(may_lack)]
+    needed = [n for n, t in own.items() if t.numel() and not n.endswith(may_lack)]
+    missing = [n for n in needed if n not in state]
     unexpected = [n for n in state if n not in own]
     shapes = [
         f"{n} {tuple(t.shape)} instead of {tuple(own[n].shape)}"

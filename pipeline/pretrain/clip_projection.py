@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from timm.data import ImageNetInfo
 
 from pipeline.files import atomic_write
-from pipeline.models import clip
+from pipeline.models.clip_build import build_clip, clip_config
 from pipeline.models.clip_weights import PROJECTION
 from pipeline.models.sources import lite0_path, minilm_folder
 
@@ -39,8 +39,7 @@ def classifier_rows() -> torch.Tensor:
 @torch.inference_mode()
 def text_embeddings(texts: list[str]) -> torch.Tensor:
     """Return MiniLM's mean-pooled embeddings through open_clip's text tower: float64 (n, 384)."""
-    clip.transformers_quiet()
-    model: CustomTextCLIP = clip._build(clip.clip_config("clip-micro")).eval()
+    model: CustomTextCLIP = build_clip(clip_config("clip-micro")).eval()
     model.text.proj = torch.nn.Identity()
     tokenizer = HFTokenizer(str(minilm_folder()), context_length=64)
     parts = [model.text(tokenizer(texts[i : i + 100])) for i in range(0, len(texts), 100)]
@@ -58,8 +57,10 @@ def ridge(x: torch.Tensor, y: torch.Tensor, strength: float = RIDGE) -> torch.Te
     return torch.linalg.solve(gram, x.T @ y).T
 
 
-def retrieval(embeddings: list[torch.Tensor], rows: torch.Tensor, seeds: int = 5) -> dict[str, float]:
-    """Measure on classes never fitted: 800 fitted, the text of each of 200 others looks for its row.
+def retrieval(
+    embeddings: list[torch.Tensor], rows: torch.Tensor, seeds: int = 5
+) -> dict[str, float]:
+    """Measure on classes never fitted: fit 800, let the text of each of the rest find its row.
 
     Args:
         embeddings: one (1000, 384) for each template; the first one is asked with.
@@ -102,5 +103,6 @@ def make_clip(out: Path) -> dict[str, float]:
         "logit_scale": torch.tensor(math.log(1 / 0.07)),
     }
     with atomic_write(out) as partial:
-        save_file(state, partial, metadata={"templates": " | ".join(TEMPLATES), "ridge": str(RIDGE)})
+        about = {"templates": " | ".join(TEMPLATES), "ridge": str(RIDGE)}
+        save_file(state, partial, metadata=about)
     return measured

@@ -117,9 +117,7 @@ def _group_keys(name: str, ids: list[str], images: list[torch.Tensor]) -> list[s
     return ids
 
 
-def load_sets(
-    root: Path, held_out: float = 0.1, limit: int | None = None
-) -> list[Item]:
+def load_sets(root: Path, held_out: float = 0.1, limit: int | None = None) -> list[Item]:
     """Load the mask sets of `root`/segmentation and the lung images of lung_train.csv.
 
     Args:
@@ -146,7 +144,8 @@ def _pairs(root: Path, name: str) -> list[tuple[str, Path, Path]]:
     listing = root / "segmentation" / ("lung_train.csv" if name == "lung" else f"{name}/index.csv")
     if not listing.is_file():
         raise ConfigError(
-            "no list of this mask set", path=listing, remedy="pass --data with the mask sets' folder"
+            "no list of this mask set", path=listing,
+            remedy="pass --data with the folder that holds segmentation/",
         )
     with open(listing, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -116,7 +116,8 @@ def step_loss(
         losses.append(w * loss)
         dice[kind] = float(overlap)
 
-    alone = [n for n, s in enumerate(batch) if s.salient is not None and float(s.salient.sum()) > 40]
+    asked = [(n, s.salient) for n, s in enumerate(batch) if s.salient is not None]
+    alone = [n for n, mask in asked if float(mask.sum()) > 40]
     if alone:
         out = decode(model, features, torch.tensor(alone))
         add("salient", out, _shrink([batch[n].salient for n in alone]), 0.8)
@@ -219,5 +220,6 @@ def train(
         decay = min(config.average, (step + 1) / (step + 10))
         torch._foreach_lerp_([q.data for q in followers], [p.data for p in leaders], 1 - decay)
         if on_step is not None:
-            on_step(step, time.monotonic() - start, {**dice, "loss": float(loss.detach())}, averaged)
+            seconds = time.monotonic() - start
+            on_step(step, seconds, {**dice, "loss": float(loss.detach())}, averaged)
     return averaged

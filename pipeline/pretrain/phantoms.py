@@ -1,4 +1,4 @@
-"""Drawn images with known masks: ultrasound, brain MRI, chest and plain shapes. Seeded, no photo."""
+"""Drawn images with known masks: ultrasound, brain MRI, chest, plain shapes. Seeded, no photo."""
 
 from __future__ import annotations
 
@@ -100,7 +100,8 @@ def brain(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     matter = rng.uniform(0.25, 0.6) + rng.uniform(0.02, 0.1) * _noise(rng, rng.uniform(2, 6))
     image[inside] = matter[inside]
     for side in (-1, 1):
-        horn = np.hypot((x - side * rng.uniform(0.03, 0.07)) / 0.03, y / rng.uniform(0.06, 0.14)) < 1
+        away, length = side * rng.uniform(0.03, 0.07), rng.uniform(0.06, 0.14)
+        horn = np.hypot((x - away) / 0.03, y / length) < 1
         image[horn] = rng.uniform(0.02, 0.2)
     for _ in range(20):
         lesion = _blob(rng, rng.uniform(0.07, 0.3), rng.uniform(0.02, 0.25)) & inside
@@ -135,7 +136,8 @@ def chest(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         lungs |= (np.hypot((x - cx) / a, y / b) + 0.06 * _noise(rng, 25)) < 1
     body = 0.75 - 0.5 * ndimage.gaussian_filter(lungs * 1.0, rng.uniform(2, 6))
     body += 0.05 * np.sin(y * rng.uniform(60, 110) + 3 * x * x) * (np.abs(x) < 0.4)
-    body += 0.25 * np.exp(-((x / 0.06) ** 2)) + 0.2 * (np.hypot((x - 0.07) / 0.13, (y - 0.15) / 0.12) < 1)
+    heart = np.hypot((x - 0.07) / 0.13, (y - 0.15) / 0.12) < 1
+    body += 0.25 * np.exp(-((x / 0.06) ** 2)) + 0.2 * heart
     body += 0.08 * _noise(rng, 15) + 0.02 * rng.normal(size=body.shape)
     return _grey(ndimage.gaussian_filter(body, 1) * rng.uniform(0.7, 1.1)), lungs
 

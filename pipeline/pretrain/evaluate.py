@@ -1,0 +1,193 @@
+"""How good the masks are: Dice by set and prompt, beside the ellipse that fits the same box."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import ndimage
+
+from pipeline.config import SegmentParams
+from pipeline.errors import ConfigError
+from pipeline.pretrain.data import Item
+from pipeline.pretrain.prompts import box_of, jitter_box
+from pipeline.segment.predictor import BatchPredictor
+from pipeline.segment.strategies import make_strategy
+
+JITTER = 0.1
+PROMPTS: dict[str, SegmentParams] = {
+    "salient": SegmentParams(prompt="salient"),
+    "salient-refine": SegmentParams(prompt="salient-refine"),
+    "center-box": SegmentParams(prompt="center-box"),
+    "auto": SegmentParams(prompt="auto"),
+    "click": SegmentParams(prompt="points"),
+    "box": SegmentParams(prompt="box", box_as_mask=False, zoom=0),
+    "box + mask": SegmentParams(prompt="box", box_as_mask=True, zoom=0),
+    "box + zoom": SegmentParams(prompt="box", box_as_mask=False, zoom=2),
+    "box + mask + zoom": SegmentParams(prompt="box", box_as_mask=True, zoom=2),
+}
+WITHOUT_A_PROMPT = ("salient", "salient-refine", "center-box", "auto")
+"""What can run where nobody has drawn a box: the candidates for the default."""
+ELLIPSE = "ellipse in the box (no model)"
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image with its true mask.
+
+    Args:
+        set: what it belongs to.
+        image: uint8 (H, W, 3).
+        mask: bool (H, W), not empty.
+    """
+
+    set: str
+    image: np.ndarray
+    mask: np.ndarray
+
+
+def dice(mask: np.ndarray, truth: np.ndarray) -> float:
+    """Return 2 |A and B| / (|A| + |B|) of two bool masks, 1.0 for two empty ones."""
+    total = int(mask.sum()) + int(truth.sum())
+    return 2 * int((mask & truth).sum()) / total if total else 1.0
+
+
+def ellipse(box: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Draw the ellipse inside a box (x0, y0, x1, y1), bool (height, width): what no model adds."""
+    x0, y0, x1, y1 = box
+    y, x = np.mgrid[:height, :width] + 0.5
+    reach = ((x - (x0 + x1) / 2) / ((x1 - x0) / 2)) ** 2
+    return reach + ((y - (y0 + y1) / 2) / ((y1 - y0) / 2)) ** 2 <= 1
+
+
+def deepest_point(mask: np.ndarray) -> tuple[int, int]:
+    """Return x, y of the pixel farthest from a mask's edge: where one would click."""
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    return int(x), int(y)
+
+
+def interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of a mean (percentiles, images resampled)."""
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(0, len(values), (resamples, len(values)))
+    low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def measure(
+    sam: BatchPredictor,
+    cases: Iterable[Case],
+    prompts: Iterable[str] = tuple(PROMPTS),
+    seed: int = 0,
+    batch: int = 8,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return the Dice of every case, by set and prompt, the ellipse floor among the prompts.
+
+    The box is the true mask's, each edge moved by up to 10 % of its side; the click is the
+    pixel deepest inside the true mask. Both are the same for every prompt and model.
+
+    Args:
+        sam: the loaded model.
+        cases: with masks that are not empty.
+        prompts: keys of `PROMPTS`.
+        seed: of the moved edges.
+        batch: images encoded at once.
+
+    Returns:
+        {set: {prompt: float (n,)}}, in the order of the cases.
+    """
+    strategies = {name: make_strategy(PROMPTS[name]) for name in prompts}
+    found: dict[str, dict[str, list[float]]] = {}
+    rng = np.random.default_rng(seed)
+    waiting: list[tuple[Case, dict[str, str]]] = []
+
+    def flush() -> None:
+        for name, strategy in strategies.items():
+            looks = [strategy.prepare(case.image, row, sam) for case, row in waiting]
+            for (case, _), result in zip(waiting, strategy.segment(looks, sam), strict=True):
+                add(case.set, name, dice(result.mask, case.mask))
+        waiting.clear()
+
+    def add(group: str, name: str, value: float) -> None:
+        found.setdefault(group, {}).setdefault(name, []).append(value)
+
+    for case in cases:
+        height, width = case.mask.shape
+        box = jitter_box(box_of(torch.from_numpy(case.mask)), JITTER, rng, height, width)
+        x, y = deepest_point(case.mask)
+        add(case.set, ELLIPSE, dice(ellipse(box, height, width), case.mask))
+        row = {"box": ",".join(f"{v:.3f}" for v in box), "points": f"{x + 0.5},{y + 0.5},1"}
+        waiting.append((case, row))
+        if len(waiting) == batch:
+            flush()
+    if waiting:
+        flush()
+    return {g: {n: np.array(v) for n, v in by.items()} for g, by in found.items()}
+
+
+def held_out_cases(items: Iterable[Item]) -> list[Case]:
+    """Return the held-out images as cases."""
+    return [
+        Case(i.set, np.ascontiguousarray(i.image.permute(1, 2, 0).numpy()), i.mask.numpy())
+        for i in items
+        if i.held_out
+    ]
+
+
+def _read(image: Path, mask: Path, name: str) -> Case | None:
+    truth = np.array(Image.open(mask).convert("L")) > 0
+    pixels = np.array(Image.open(image).convert("RGB"))
+    if truth.shape != pixels.shape[:2]:
+        raise ConfigError("mask and image differ in size", path=mask, remedy="restore the data")
+    return Case(name, pixels, truth) if truth.any() else None
+
+
+def four_sets(data: Path, limit: int | None = None) -> Iterable[Case]:
+    """Read the images of the study that have a true mask, one after the other.
+
+    breast: all lesions; brain: the test part; lung: the test part's safely paired masks
+    (rank at most 5 in lung_masks.csv).
+
+    Args:
+        data: the folder of brain, lung, breast and their masks.
+        limit: at most so many of each set, evenly spread.
+    """
+    with open(data / "lung_masks.csv", newline="", encoding="utf-8") as file:
+        rows = [r for r in csv.DictReader(file) if int(r["rank"]) <= 5]
+    pairs: dict[str, list[tuple[Path, Path]]] = {
+        "breast": _matching(data / "breast", data / "breast_masks"),
+        "brain": _matching(data / "brain/test", data / "brain_masks/test"),
+        "lung": sorted(
+            (data / r["path"], data / r["mask"]) for r in rows if r["path"].startswith("lung/test/")
+        ),
+    }
+    for name, both in pairs.items():
+        cases = (case for image, mask in both if (case := _read(image, mask, name)) is not None)
+        if limit is None:
+            yield from cases
+        else:
+            kept = list(cases)
+            yield from kept[:: max(1, len(kept) // limit)][:limit]
+
+
+def _matching(images: Path, masks: Path) -> list[tuple[Path, Path]]:
+    """Pair every mask with the image of its folder and stem."""
+    by_stem = {p.relative_to(images).with_suffix(""): p for p in images.rglob("*.*") if p.is_file()}
+    pairs = []
+    for mask in sorted(masks.rglob("*.png")):
+        image = by_stem.get(mask.relative_to(masks).with_suffix(""))
+        if image is not None:
+            pairs.append((image, mask))
+    return pairs
+
+
+def choose_default(measured: dict[str, dict[str, np.ndarray]]) -> str:
+    """Return the promptless strategy with the best mean over the held-out sets' means."""
+    names = [n for n in WITHOUT_A_PROMPT if all(n in by for by in measured.values())]
+    return max(names, key=lambda n: float(np.mean([by[n].mean() for by in measured.values()])))
