@@ -5,6 +5,16 @@ from __future__ import annotations
 from os import PathLike
 
 
+def printable(name: str | PathLike) -> str:
+    """Return a file name for a message: a newline or another control character is escaped."""
+    text = str(name)
+    return (
+        text
+        if text.isprintable()
+        else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    )
+
+
 class PipelineError(Exception):
     """An error with a remedy. The command line prints it in plain words and exits with `exit_code`.
 
@@ -23,7 +33,7 @@ class PipelineError(Exception):
         super().__init__(message, remedy, path)
 
     def __str__(self) -> str:
-        text = f"{self.path}: {self.message}" if self.path is not None else self.message
+        text = f"{printable(self.path)}: {self.message}" if self.path is not None else self.message
         return f"{text} - {self.remedy}" if self.remedy else text
 
 

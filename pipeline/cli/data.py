@@ -174,7 +174,10 @@ def preview(
     from pipeline.images.preview import preview_dataset
 
     c = o.context(params_file)
-    for warning in preview_dataset(dataset, c.paths, out, images=images):
+    warnings = preview_dataset(
+        dataset, c.paths, out, images=images, geometry=c.params.encode.geometry
+    )
+    for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(out)
 
