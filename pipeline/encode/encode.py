@@ -6,7 +6,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from pipeline.config import Params
@@ -160,7 +159,7 @@ def put_text(writer: FeatureStoreWriter, prompts: Prompts, clip: ClipModel) -> N
     identity = text_identity(prompts, clip.fingerprint, clip.precision)
     if writer.text_identity == identity:
         return
-    features = np.asarray(clip.encode_text(prompts.flat()), np.float32)
+    features = clip.encode_text(prompts.flat()).cpu().numpy()
     writer.set_text(
         features.reshape(len(prompts.classes), len(prompts.templates), -1),
         classes=prompts.classes,

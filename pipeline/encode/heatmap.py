@@ -38,7 +38,7 @@ def patch_similarity(
     height, width = image.shape[:2]
     plan = make_geometry(geometry, height, width, clip.image_size)
     frame = plan.apply(image, fill_colour(fill, clip.mean), clip.interpolation)
-    patches = np.asarray(clip.encode_patches(normalise(frame[None], clip.mean, clip.std)))[0]
+    patches = clip.encode_patches(normalise(frame[None], clip.mean, clip.std))[0].cpu().numpy()
     texts = np.atleast_2d(np.asarray(text, np.float32))
     patches = patches / np.linalg.norm(patches, axis=-1, keepdims=True).clip(1e-12)
     texts = texts / np.linalg.norm(texts, axis=-1, keepdims=True).clip(1e-12)

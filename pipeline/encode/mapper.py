@@ -177,26 +177,28 @@ class EncodeMapper:
 
         A view that an image does not have is NaN.
         """
+        keep = self.params.tokens
         pixels = torch.cat([one.pixels for one in shown])
-        features, tokens = [], []
-        for part in pixels.split(self.forward_batch):
-            if self.params.tokens:
-                pooled, patches = self.clip.encode_image(part, tokens=True)
-                tokens.append(np.asarray(patches, np.float32))
+        features = [np.zeros((0, self.clip.dim), np.float32)]
+        tokens = [np.zeros((0, self.clip.tokens, self.clip.dim), np.float32)]
+        for part in pixels.split(self.forward_batch) if len(pixels) else ():
+            if keep:
+                embedded, patches = self.clip.encode_image(part, tokens=True)
+                tokens.append(patches.cpu().numpy())
             else:
-                pooled = self.clip.encode_image(part)
-            features.append(np.asarray(pooled, np.float32))
-        counts = [len(one.pixels) for one in shown]
-        pooled = _by_view(np.concatenate(features), counts, shown)
-        if not tokens:
+                embedded = self.clip.encode_image(part)
+            features.append(embedded.cpu().numpy())
+        pooled = _by_view(np.concatenate(features), shown)
+        if not keep:
             return [(f, None) for f in pooled]
-        return list(zip(pooled, _by_view(np.concatenate(tokens), counts, shown), strict=True))
+        return list(zip(pooled, _by_view(np.concatenate(tokens), shown), strict=True))
 
 
-def _by_view(values: np.ndarray, counts: list[int], shown: Sequence[Shown]) -> list[np.ndarray]:
+def _by_view(values: np.ndarray, shown: Sequence[Shown]) -> list[np.ndarray]:
     """Deal the rows of a flat batch out to images and views; NaN where a view is missing."""
     dealt, start = [], 0
-    for count, one in zip(counts, shown, strict=True):
+    for one in shown:
+        count = len(one.pixels)
         own = values[start : start + count]
         out = np.full((len(one.rows), *values.shape[1:]), np.nan, np.float32)
         for view, row in enumerate(one.rows):

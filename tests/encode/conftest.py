@@ -26,9 +26,7 @@ def small_clip(seed: int = 0, precision: str = "fp32") -> ClipModel:
     ).eval()  # fmt: skip
     preprocess = {"mean": MEAN, "std": STD, "interpolation": "bicubic"}
     fingerprint = {"name": "small", "seed": seed}
-    return ClipModel(
-        model, SimpleTokenizer(context_length=32), preprocess, precision, fingerprint
-    )
+    return ClipModel(model, SimpleTokenizer(context_length=32), preprocess, precision, fingerprint)
 
 
 @pytest.fixture(scope="session")

@@ -68,9 +68,7 @@ def trained(seed: int = 0, steps: int = 60) -> Sam2ImagePredictor:
         frames = torch.stack([predictor._transforms(image) for image, _ in scenes])
         truth = torch.from_numpy(np.stack([region for _, region in scenes]))[:, None].float()
         _, features, _, sizes = model._prepare_backbone_features(model.forward_image(frames))
-        maps = [
-            f.permute(1, 2, 0).reshape(4, -1, *s) for f, s in zip(features, sizes, strict=True)
-        ]
+        maps = [f.permute(1, 2, 0).reshape(4, -1, *s) for f, s in zip(features, sizes, strict=True)]
         loss = torch.zeros(())
         for points in (None, click):
             sparse, dense = model.sam_prompt_encoder(points=points, boxes=None, masks=None)

@@ -140,9 +140,7 @@ def test_manifest_masks_are_the_files(tmp_path, scenes, params):
     assert np.array_equal(found.mask, region)
 
 
-def test_manifest_mask_that_is_not_named_missing_or_of_another_size_fails(
-    tmp_path, scenes, params
-):
+def test_manifest_mask_that_is_not_named_missing_or_of_another_size_fails(tmp_path, scenes, params):
     image, region = scenes[2]
     Image.fromarray((region[:-1] * 255).astype(np.uint8)).save(tmp_path / "small.png")
     cases = {"": "mask_path", "gone.png": "gone.png", "small.png": "small.png"}

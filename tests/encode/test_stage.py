@@ -1,0 +1,253 @@
+"""`encode` over a dataset: features joined by id, texts by name, nothing stale, nothing invented."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import open_features, open_masks
+from pipeline.encode import encode_dataset, encode_images
+from pipeline.encode.text import PromptError
+from pipeline.errors import StageFailed, StoreError
+from pipeline.files import sha256_file
+from pipeline.images import read_image
+from pipeline.segment import segment_dataset
+from tests.encode.conftest import small_clip
+from tests.project import DATASET, Project
+
+VIEWS = ["whole", "masked", "crop", "binary", "oracle", "random"]
+
+
+def picture(seed, height, width):
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    mask = np.zeros((height, width), bool)
+    mask[4 : 12 + seed % 7, 6:20] = True
+    return image, mask
+
+
+@pytest.fixture
+def project(tmp_path):
+    made = Project(tmp_path)
+    for i in range(5):
+        made.add(f"{i}.png", *picture(i, 30 + 5 * i, 60 - 6 * i), label="cat" if i % 2 else "dog")
+    return made
+
+
+@pytest.fixture
+def segment(project):
+    """Put the ground truth into the mask store: known masks, no model."""
+
+    def run(**options):
+        params = project.params(segment__prompt="manifest", segment__max_failed=0.9)
+        return segment_dataset(DATASET, params, project.paths, workers=1, **options)
+
+    return run
+
+
+@pytest.fixture
+def run(project, segment, clip):
+    segment()
+
+    def encode(model=clip, **options):
+        changed = {n: options.pop(n) for n in list(options) if n.startswith("encode__")}
+        params = project.params(**{"encode__views": VIEWS, **changed})
+        options = {"workers": 1, **options}
+        return encode_dataset(DATASET, params, project.paths, clip=model, **options)
+
+    return encode
+
+
+def features(project):
+    return open_features(project.paths.features(DATASET))
+
+
+def all_views(project):
+    """{image_id: float32 (view, d)} of all good rows."""
+    store = features(project)
+    good = store.table().query("status == 'ok'").index
+    stacked = np.stack([store.image_features(view, good) for view in VIEWS], axis=1)
+    return dict(zip(good, stacked, strict=True))
+
+
+def test_adding_ten_images_encodes_ten_and_nothing_else_costs_anything(project, run, segment):
+    assert run().done == 5
+    for i in range(10):
+        project.add(f"new{i}.png", *picture(40 + i, 24, 30))
+    segment()
+    assert run().done == 10
+    project.rows.reverse()
+    del project.rows[3:6]
+    project.write()
+    assert (record := run()).done == 0
+    assert record.skipped == 12
+
+
+def test_stored_features_are_those_of_the_views_by_id(project, run, clip):
+    run()
+    images, masks = zip(*(picture(i, 30 + 5 * i, 60 - 6 * i) for i in range(5)), strict=True)
+    seeds = [f"{project.row(f'{i}.png')['sha256']}#0" for i in range(5)]
+    params = project.params(encode__views=VIEWS).encode
+    expected = encode_images(images, masks, params, clip, seeds=seeds, truths=masks)
+    stored = all_views(project)
+    for i in range(5):
+        assert np.abs(stored[f"{i}.png"] - expected[i]).max() < 1e-5
+
+
+def test_features_do_not_depend_on_batch_size_workers_or_order(project, run):
+    run(batch_size=1, workers=0)
+    first = all_views(project)
+    project.rows.reverse()
+    project.write()
+    run(batch_size=4, workers=3, force=True)
+    second = all_views(project)
+    assert set(first) == set(second) == {f"{i}.png" for i in range(5)}
+    for i in first:
+        assert np.abs(first[i] - second[i]).max() < 1e-5
+
+
+def test_an_unreadable_image_fails_alone_and_shifts_no_other(project, run, segment):
+    run()
+    good = all_views(project)
+    path = project.file("2.png")
+    path.write_bytes(path.read_bytes()[:60])
+    project.row("2.png")["sha256"] = sha256_file(path)
+    project.write()
+    with pytest.raises(StageFailed):
+        run(force=True)
+    stored = all_views(project)
+    assert set(stored) == set(good) - {"2.png"}
+    for i in stored:
+        assert np.abs(stored[i] - good[i]).max() < 1e-5
+
+
+def test_relabelling_encodes_nothing_and_reaches_the_store(project, run):
+    run()
+    project.row("0.png")["label"] = "cat"
+    project.row("1.png")["label"] = "dog"
+    project.write()
+    assert run().done == 0
+    assert features(project).table().loc[["0.png", "1.png"], "label"].tolist() == ["cat", "dog"]
+
+
+def test_a_missing_mask_fails_its_image_and_is_never_an_empty_one(project, run, segment):
+    project.add("late.png", *picture(8, 30, 40))
+    record = run(encode__max_failed=0.5)
+    assert record.done == 5
+    assert set(record.failed) == {"late.png"}
+    assert "no mask" in record.failed["late.png"]
+    assert "pipeline segment --dataset toy" in record.failed["late.png"]
+    segment()
+    assert run().done == 1
+
+
+def test_a_failed_mask_fails_its_image(project, run, segment):
+    project.add("bare.png", picture(8, 30, 40)[0])
+    segment()
+    record = run(encode__max_failed=0.5)
+    assert "mask failed" in record.failed["bare.png"]
+
+
+def test_a_mask_of_older_image_bytes_is_not_used(project, run):
+    run()
+    Image.fromarray(picture(77, 30, 60)[0]).save(project.file("0.png"))
+    project.row("0.png")["sha256"] = sha256_file(project.file("0.png"))
+    project.write()
+    record = run(encode__max_failed=0.5)
+    assert "other image bytes" in record.failed["0.png"]
+
+
+def test_no_mask_store_at_all_is_an_error_before_any_work(project, clip):
+    with pytest.raises(StoreError, match=r"masks\.zarr"):
+        encode_dataset(DATASET, project.params(), project.paths, clip=clip)
+
+
+def test_a_changed_mask_encodes_its_image_again_and_no_other(project, run, segment):
+    run()
+    region = picture(1, 35, 54)[1]
+    Image.fromarray(region[::-1].astype(np.uint8) * 255).save(project.file("masks/1.png"))
+    segment()
+    record = run()
+    assert set(record.redone_rows) == {"1.png"}
+    assert record.done == 1
+
+
+def test_an_empty_mask_means_the_whole_image_and_is_recorded(project, run, segment):
+    image = picture(9, 30, 40)[0]
+    project.add("nothing.png", image, np.zeros((30, 40), bool))
+    segment()
+    run()
+    assert open_masks(project.paths.masks(DATASET)).table().loc["nothing.png", "status"] == "empty"
+    row = features(project).table().loc["nothing.png"]
+    assert row["mask_status"] == "empty"
+    assert "whole image" in row["reason"]
+    stored = dict(zip(VIEWS, all_views(project)["nothing.png"], strict=True))
+    assert np.array_equal(stored["masked"], stored["whole"])
+    assert np.isnan(stored["oracle"]).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"encode__fill": "mean"},
+        {"encode__geometry": "squash"},
+        {"encode__crop_margin": 0.3},
+        {"model": "other"},
+    ],
+)
+def test_other_choices_are_refused_with_the_difference_or_rebuilt(project, run, change):
+    run()
+    if "model" in change:
+        change = {"model": small_clip(seed=1)}
+    with pytest.raises(StoreError) as error:
+        run(**change)
+    named = {"model": "fingerprint"}.get(next(iter(change)), next(iter(change)).split("__")[-1])
+    assert named in str(error.value)
+    assert run(**change, on_mismatch="rebuild").done == 5
+
+
+def test_a_changed_template_encodes_the_texts_again_and_no_image(project, run, clip):
+    run()
+    before = features(project).text_features
+    project.prompts("a photo of {}.", "a scan of {}.")
+    assert run().done == 0
+    after = features(project).text_features
+    assert before.shape == (2, 1, 24)
+    assert after.shape == (2, 2, 24)
+    texts = ["a photo of a cat.", "a scan of a cat.", "a photo of a dog.", "a scan of a dog."]
+    expected = clip.encode_text(texts).numpy().reshape(2, 2, 24)
+    assert np.allclose(after.sel({"class": ["cat", "dog"]}).values, expected, atol=1e-5)
+
+
+def test_unusable_prompts_stop_the_run_before_anything_is_written(project, run):
+    project.prompts("a very long story about {} " + "and so on " * 20)
+    with pytest.raises(PromptError, match="tokens"):
+        run()
+    project.prompts("a photo of {}.")
+    project.row("0.png")["label"] = "ferret"
+    project.write()
+    with pytest.raises(PromptError, match="ferret"):
+        run()
+    assert not project.paths.features(DATASET).exists()
+
+
+def test_byte_copies_have_the_same_features_the_random_view_included(project, run, segment):
+    project.add("copy of 1.png", *picture(1, 35, 54))
+    segment()
+    assert run().copied == 1
+    stored = all_views(project)
+    assert np.array_equal(stored["copy of 1.png"], stored["1.png"])
+
+
+def test_views_are_made_of_the_image_as_the_reader_gives_it(project, run, segment, clip):
+    grey = picture(3, 30, 40)[0][..., 0]
+    mask = picture(3, 30, 40)[1]
+    project.add("grey.png", np.repeat(grey[..., None], 3, 2), mask)
+    Image.fromarray(grey).save(project.file("grey.png"))
+    project.row("grey.png")["sha256"] = sha256_file(project.file("grey.png"))
+    project.write()
+    segment()
+    run()
+    image = read_image(project.file("grey.png"))
+    params = project.params().encode
+    expected = encode_images([image], [mask], params, clip, views=["masked"])
+    assert np.abs(all_views(project)["grey.png"][1] - expected[0, 0]).max() < 1e-5

@@ -1,0 +1,83 @@
+"""A project folder made on the spot: images, a manifest, prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from pipeline.config import Params, load_params
+from pipeline.files import sha256_file
+from pipeline.manifest import COLUMNS, write_manifest
+from pipeline.paths import Paths
+
+DATASET = "toy"
+REPO = Path(__file__).resolve().parent.parent
+
+
+class Project:
+    """A dataset called "toy" below a folder.
+
+    Args:
+        root: the project folder.
+    """
+
+    def __init__(self, root: Path):
+        self.paths = Paths(root)
+        self.rows: list[dict] = []
+        self.prompts("a photo of {}.")
+
+    def prompts(self, *templates: str) -> None:
+        """Write prompts.yaml."""
+        self.paths.prompts.parent.mkdir(exist_ok=True, parents=True)
+        self.paths.prompts.write_text(
+            f"templates: {{default: {list(templates)!r}}}\n"
+            f"classes: {{{DATASET}: {{cat: a cat, dog: a dog}}}}\n"
+        )
+
+    def file(self, name: str) -> Path:
+        """A file of the dataset."""
+        path = self.paths.data(DATASET) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def add(
+        self, name: str, image: np.ndarray, mask: np.ndarray | None = None, **columns: str
+    ) -> str:
+        """Save an image (and its ground truth) and list it; returns its id."""
+        Image.fromarray(image).save(self.file(name))
+        mask_path = ""
+        if mask is not None:
+            mask_path = f"masks/{name}"
+            Image.fromarray(mask.astype(np.uint8) * 255).save(self.file(mask_path))
+        row = {
+            **dict.fromkeys(COLUMNS, ""),
+            "image_id": name,
+            "path": name,
+            "frame": 0,
+            "label": "cat",
+            "split": "train",
+            "sha256": sha256_file(self.file(name)),
+            "height": image.shape[0],
+            "width": image.shape[1],
+            "mask_path": mask_path,
+            "synthetic": "0",
+        }
+        self.rows.append(row | columns)
+        self.write()
+        return name
+
+    def row(self, image_id: str) -> dict:
+        """A row of the manifest, to be changed; call `write` afterwards."""
+        return next(row for row in self.rows if row["image_id"] == image_id)
+
+    def write(self) -> None:
+        """Write the manifest."""
+        write_manifest(pd.DataFrame(self.rows), self.paths.manifest(DATASET))
+
+    def params(self, **changed: object) -> Params:
+        """params.yaml with some values changed: `params(segment__prompt="full")`."""
+        overrides = {name.replace("__", "."): value for name, value in changed.items()}
+        return load_params(REPO / "params.yaml", overrides)
