@@ -32,7 +32,8 @@ class ProfileParams(Section):
 class AuditParams(Section):
     """The leak audit: which pairs of images count as copies."""
 
-    min_correlation: float = Field(0.995, gt=0, le=1)
+    min_correlation: float = Field(0.995, ge=0.9, le=1)
+    min_structure: float = Field(0.88, ge=0.8, le=1)
     mirrored: bool = True
 
 

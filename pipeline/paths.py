@@ -51,6 +51,9 @@ class Paths:
     def audit_summary(self, dataset: str) -> Path:
         return self.cache(dataset) / "audit.json"
 
+    def thumbnails(self, dataset: str) -> Path:
+        return self.cache(dataset) / "thumbnails.npy"
+
     def masks(self, dataset: str) -> Path:
         return self.cache(dataset) / "masks.zarr"
 

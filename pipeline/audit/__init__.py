@@ -1,6 +1,6 @@
 """The leak audit: which images of a dataset, or of two, are copies of each other.
 
-    from pipeline.audit import audit_dataset, compare_datasets, straddling_pairs
+from pipeline.audit import audit_dataset, compare_datasets, straddling_pairs
 """
 
 from pipeline.audit.audit import audit_dataset, clean_test_ids, straddling_pairs

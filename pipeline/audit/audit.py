@@ -2,29 +2,202 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from pipeline.audit.copies import Copies, find_copies
+from pipeline.audit.groups import connect, name_groups
+from pipeline.audit.table import byte_pairs, pair_table, sort_pairs
+from pipeline.audit.thumbnails import Thumbnails, load_thumbnails
 from pipeline.config import Params
+from pipeline.files import atomic_write, atomic_write_json
+from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
+
+LEARNED = ("train", "val")  # parts that a model has seen: a copy of them in test is a leak
+LISTED = 50  # groups of conflicting labels named in the summary; the parquet has all
 
 
 def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
     """Find the copies in a dataset; writes audit.parquet, audit_pairs.parquet and audit.json.
 
+    audit.parquet, one row an image in the manifest's order: image_id, sha256, exact_group (same
+    bytes and frame), near_group (also re-saved, resized, brighter, other contrast, slightly
+    shifted), copy_group (also mirrored, turned), copy_in_train (a test image that has an exact or
+    near copy in train or val), copy_in_train_any (mirrored and turned copies as well),
+    label_conflict (its copy_group holds several labels). A group bears the image_id of its first
+    member; an image that is alone its own.
+
+    audit_pairs.parquet, best first: image_id_a, image_id_b, split_a, split_b, label_a, label_b,
+    kind (byte | near | mirror | turn), score (correlation), straddles (one in test, the other in
+    train or val), by (bytes | thumbnail | structure: what found it). Of byte-identical images one
+    per part of the dataset stands for the rest.
+
+    Args:
+        dataset: name in params.yaml.
+        params: `params.audit` holds the thresholds.
+        paths: the project folder.
+
     Returns:
-        the content of audit.json (counts, parameters, unreadable images by name and reason).
+        the content of audit.json (counts, parameters, `unreadable` images by name and reason), and
+        `thumbnails_read`, the images that were not in the thumbnail cache yet.
+
+    Raises:
+        ManifestError: the manifest is missing or wrong.
     """
-    raise NotImplementedError
+    manifest = read_manifest(paths.manifest(dataset))
+    thumbnails = load_thumbnails(manifest, paths.data(dataset), paths.thumbnails(dataset))
+    copies = find_copies(thumbnails, None, params.audit)
+    table, flags = _table(manifest, thumbnails.content, copies)
+    pairs = sort_pairs(
+        pd.concat(
+            [
+                byte_pairs(manifest, thumbnails.content),
+                pair_table(manifest, thumbnails.content, manifest, thumbnails.content, copies),
+            ]
+        )
+    )
+    summary = _summary(dataset, manifest, thumbnails, table, pairs, flags)
+    summary["parameters"] = params.audit.model_dump()
+    with atomic_write(paths.audit(dataset)) as partial:
+        table.to_parquet(partial, index=False)
+    with atomic_write(paths.audit_pairs(dataset)) as partial:
+        pairs.to_parquet(partial, index=False)
+    atomic_write_json(paths.audit_summary(dataset), summary)
+    return copy.deepcopy(summary) | {"thumbnails_read": thumbnails.read}
 
 
 def clean_test_ids(audit: pd.DataFrame, splits: pd.Series, *, mirrored: bool = False) -> np.ndarray:
-    """Return the sorted image_id of the test images without a copy in train."""
-    raise NotImplementedError
+    """Return the sorted image_id of the test images without a copy in train or val.
+
+    Args:
+        audit: audit.parquet.
+        splits: the manifest's split, indexed by image_id.
+        mirrored: leave out mirrored and turned copies as well.
+    """
+    column = "copy_in_train_any" if mirrored else "copy_in_train"
+    test = audit["image_id"].map(splits).eq("test")
+    return np.sort(audit.loc[test & ~audit[column], "image_id"].to_numpy(dtype=object))
 
 
 def straddling_pairs(pairs: pd.DataFrame, limit: int) -> pd.DataFrame:
-    """Return at most `limit` pairs of audit_pairs.parquet to show, one a test image, best first."""
-    raise NotImplementedError
+    """Return at most `limit` pairs to show: one per test image, the kinds taking turns.
+
+    Args:
+        pairs: audit_pairs.parquet.
+        limit: rows returned.
+
+    Returns:
+        rows of `pairs`, best of each kind first, with `image_id_test` and `image_id_train`.
+    """
+    leaks = pairs[pairs["straddles"]].copy()
+    in_test = leaks["split_a"].eq("test")
+    leaks["image_id_test"] = leaks["image_id_a"].where(in_test, leaks["image_id_b"])
+    leaks["image_id_train"] = leaks["image_id_b"].where(in_test, leaks["image_id_a"])
+    leaks = sort_pairs(leaks).drop_duplicates("image_id_test")
+    turn = leaks.groupby("kind", sort=False).cumcount()
+    return (
+        leaks.assign(_turn=turn)
+        .sort_values("_turn", kind="stable")
+        .drop(columns="_turn")
+        .head(limit)
+        .reset_index(drop=True)
+    )
+
+
+def _table(
+    manifest: pd.DataFrame, content: np.ndarray, copies: Copies
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Return audit.parquet, and per kind of copy which rows are test images with one in train."""
+    count = int(content.max(initial=-1)) + 1
+    ids = manifest["image_id"].tolist()
+    near = copies.kind == "near"
+    thumbnail = copies.by == "thumbnail"
+    near_part = connect(count, copies.left[near], copies.right[near])
+    copy_part = connect(count, copies.left, copies.right)
+    is_test = manifest["split"].eq("test").to_numpy()
+    learned = np.zeros(count, bool)
+    learned[content[manifest["split"].isin(LEARNED).to_numpy()]] = True
+
+    def leaks(chosen: np.ndarray) -> np.ndarray:
+        """Test rows whose content, or one joined to it by a chosen pair, is in train or val."""
+        i, j = copies.left[chosen], copies.right[chosen]
+        seen = learned.copy()
+        seen[i[learned[j]]] = True
+        seen[j[learned[i]]] = True
+        return is_test & seen[content]
+
+    flags = {
+        "byte_identical": leaks(np.zeros(len(near), bool)),
+        "near": leaks(near),
+        "near_or_mirrored": leaks(copies.kind != "turn"),
+        "any": leaks(np.ones(len(near), bool)),
+        "near_by_thumbnail": leaks(near & thumbnail),
+        "near_or_mirrored_by_thumbnail": leaks((copies.kind != "turn") & thumbnail),
+        "any_by_thumbnail": leaks(thumbnail),
+    }
+    copy_group = name_groups(ids, copy_part[content])
+    labels = manifest["label"].groupby(copy_group).transform("nunique")
+    table = pd.DataFrame(
+        {
+            "image_id": manifest["image_id"],
+            "sha256": manifest["sha256"],
+            "exact_group": name_groups(ids, content),
+            "near_group": name_groups(ids, near_part[content]),
+            "copy_group": copy_group,
+            "copy_in_train": flags["near"],
+            "copy_in_train_any": flags["any"],
+            "label_conflict": labels.gt(1).to_numpy(),
+        }
+    )
+    return table, flags
+
+
+def _summary(
+    dataset: str,
+    manifest: pd.DataFrame,
+    thumbnails: Thumbnails,
+    table: pd.DataFrame,
+    pairs: pd.DataFrame,
+    flags: dict[str, np.ndarray],
+) -> dict[str, Any]:
+    """Return the counts of audit.json; every list is sorted, so equal input gives equal bytes."""
+    ids = manifest["image_id"].to_numpy(dtype=object)
+    unread = {
+        ids[row]: thumbnails.failures[content]
+        for row, content in enumerate(thumbnails.content)
+        if content in thumbnails.failures
+    }
+    blank = np.setdiff1d(np.flatnonzero(thumbnails.positions >= 0), thumbnails.comparable())
+    conflicts = [
+        {
+            "images": sorted(members["image_id"]),
+            "labels": sorted(set(manifest.loc[members.index, "label"])),
+        }
+        for _, members in table[table["label_conflict"]].groupby("copy_group")
+    ]
+
+    def sizes(column: str) -> dict[str, int]:
+        several = table[column].value_counts()
+        several = several[several > 1]
+        return {"groups": len(several), "images": int(several.sum())}
+
+    kinds = pairs["kind"].value_counts()
+    leaks = pairs.loc[pairs["straddles"], "kind"].value_counts()
+    order = ("byte", "near", "mirror", "turn")
+    return {
+        "dataset": dataset,
+        "images": len(manifest),
+        "test_images": int(manifest["split"].eq("test").sum()),
+        "test_images_with_copy_in_train": {name: int(flag.sum()) for name, flag in flags.items()},
+        "groups": {name: sizes(f"{name}_group") for name in ("exact", "near", "copy")},
+        "pairs": {kind: int(kinds.get(kind, 0)) for kind in order},
+        "pairs_straddling": {kind: int(leaks.get(kind, 0)) for kind in order},
+        "label_conflict_groups": len(conflicts),
+        "label_conflicts": conflicts[:LISTED],
+        "unreadable": dict(sorted(unread.items())),
+        "blank": sorted(ids[np.isin(thumbnails.content, blank)]),
+    }

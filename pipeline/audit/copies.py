@@ -1,0 +1,207 @@
+"""Pairs of contents that are copies: candidates by their low frequencies, then a closer look.
+
+Two ways lead to a pair; either is enough.
+thumbnail: the 32 x 32 thumbnails correlate above `min_correlation` (re-saved, resized, brightness,
+    linear contrast), and the structure does not speak against it (above `PLAUSIBLE`).
+structure: the 64 x 64 structures correlate above `min_structure` at the best of 25 shifts of up to
+    3 % of a side (any contrast change, slight shifts as well).
+
+Where the thresholds come from. 0.995 is the usual figure for thumbnails; different patients'
+chest films stay below 0.975. 0.88 for structure was set on training parts: pairs of different
+source slices of brain (the hardest non-copies, neighbouring slices of one head) end at 0.88, those
+of different patients' chest films at 0.74; re-saved, resized, shifted and gamma-changed copies made
+of the same images start at 0.89. The figures are in docs/audit.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.audit.descriptors import (
+    MIRROR,
+    ORIENTATIONS,
+    PLAIN_FREQUENCIES,
+    SAME,
+    SHIFT,
+    STRUCTURE_FREQUENCIES,
+    frequencies,
+    inverse,
+    orient,
+    orient_frequencies,
+    structure,
+    unit,
+    window,
+)
+from pipeline.audit.search import ROWS, Base
+from pipeline.audit.thumbnails import Thumbnails
+from pipeline.config import AuditParams
+
+CANDIDATE = 0.78  # correlation of low-frequency structure from which a pair is looked at closely
+PLAUSIBLE = 0.5  # structure below which equal thumbnails are a coincidence of smooth images
+MOVES = ((0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))  # windows searched, thumbnail pixels
+BATCH = 256  # pairs looked at closely at a time
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Pairs of contents, one row a pair, sorted by left and right.
+
+    Attributes:
+        left, right: (n,) int64 contents (right of the other set when two are compared).
+        kind: (n,) object: near | mirror | turn (turn = any other of the eight orientations).
+        score: (n,) float64: correlation by the way that found the pair.
+        by: (n,) object: thumbnail | structure.
+    """
+
+    left: np.ndarray
+    right: np.ndarray
+    kind: np.ndarray
+    score: np.ndarray
+    by: np.ndarray
+
+
+def find_copies(
+    a: Thumbnails, b: Thumbnails | None, params: AuditParams, *, index: bool | None = None
+) -> Copies:
+    """Find the copies within one set of thumbnails (b None), or across two.
+
+    Args:
+        a, b: the thumbnails.
+        params: thresholds, and whether mirrored and turned copies are looked for.
+        index: force or forbid the inverted file; None = by size.
+    """
+    left, right = a.comparable(), (a if b is None else b).comparable()
+    orientations = range(len(ORIENTATIONS)) if params.mirrored else [SAME]
+    found: list[np.ndarray] = []
+    for search in (_thumbnail_candidates, _structure_candidates):
+        found += search(a, b, left, right, orientations, params, index)
+    if not found:
+        found = [np.zeros((0, 3), np.int64)]
+    pairs = np.unique(np.concatenate(found), axis=0)  # orientation first: near before mirrored
+    return _judge(a, a if b is None else b, pairs, params)
+
+
+def _collect(rows, columns, orientation, left, right, within) -> np.ndarray:
+    """Return (orientation, left content, right content) rows; within one set left < right."""
+    i, j = left[rows], right[columns]
+    turned = np.full(len(i), orientation)
+    if within:
+        swap = i > j
+        i, j = np.where(swap, j, i), np.where(swap, i, j)
+        turned = np.where(swap, inverse(orientation), turned)
+        keep = i != j
+        i, j, turned = i[keep], j[keep], turned[keep]
+    return np.stack([turned, i, j], axis=1)
+
+
+def _thumbnail_candidates(a, b, left, right, orientations, params, index) -> list[np.ndarray]:
+    def vectors(images: np.ndarray) -> np.ndarray:
+        return frequencies(images, PLAIN_FREQUENCIES)
+
+    other = a if b is None else b
+    base = _gather(lambda part: vectors(other.plain(part)), right)
+    # |x - y|^2 = 2 - 2 r >= |Px - Py|^2 for the projection P on low frequencies: whoever has
+    # r above the threshold has Px.Py above (|Px|^2 + |Py|^2) / 2 - (1 - r). Nothing is lost.
+    half_base = (base**2).sum(axis=(1, 2)) / 2
+    store = Base(base.reshape(len(base), -1), index=index)
+    slack = 1 - params.min_correlation + 1e-5  # rounding
+    found = []
+    for start in range(0, len(left), ROWS):
+        part = left[start : start + ROWS]
+        coefficients = vectors(a.plain(part))
+        half = (coefficients**2).sum(axis=(1, 2)) / 2 - slack
+        for orientation in orientations:
+            query = orient_frequencies(coefficients, orientation).reshape(len(part), -1)
+            rows, columns = store.above(
+                [query],
+                np.concatenate([half, half_base]).astype(np.float32),
+                after=start if b is None else None,
+            )
+            found.append(_collect(start + rows, columns, orientation, left, right, b is None))
+    return found
+
+
+def _structure_candidates(a, b, left, right, orientations, params, index) -> list[np.ndarray]:
+    def vectors(images: np.ndarray, move: tuple[int, int] = (0, 0)) -> np.ndarray:
+        low = frequencies(window(images, *move), STRUCTURE_FREQUENCIES)
+        length = np.linalg.norm(low, axis=(1, 2), keepdims=True)
+        return low / np.maximum(length, 1e-6)
+
+    other = a if b is None else b
+    base = _gather(lambda part: vectors(structure(other.structure(part))), right)
+    store = Base(base.reshape(len(base), -1), index=index)
+    found = []
+    for start in range(0, len(left), ROWS):
+        part = left[start : start + ROWS]
+        detail = structure(a.structure(part))
+        moved = [vectors(detail, move) for move in MOVES]
+        for orientation in orientations:
+            queries = [
+                np.ascontiguousarray(orient_frequencies(v, orientation)).reshape(len(part), -1)
+                for v in moved
+            ]
+            rows, columns = store.above(queries, CANDIDATE, after=start if b is None else None)
+            found.append(_collect(start + rows, columns, orientation, left, right, b is None))
+    return found
+
+
+def _gather(make, contents: np.ndarray) -> np.ndarray:
+    starts = range(0, max(len(contents), 1), ROWS)
+    return np.concatenate([make(contents[start : start + ROWS]) for start in starts])
+
+
+def _judge(a: Thumbnails, b: Thumbnails, pairs: np.ndarray, params: AuditParams) -> Copies:
+    """Look closely at candidates (orientation, left, right), sorted; keep one row a pair."""
+    plain = np.zeros(len(pairs))
+    detail = np.zeros(len(pairs))
+    for start in range(0, len(pairs), BATCH):
+        part = slice(start, start + BATCH)
+        turned, i, j = pairs[part].T
+        for orientation in np.unique(turned):
+            at = np.flatnonzero(turned == orientation)
+            small = unit(orient(a.plain(i[at]), orientation))
+            plain[start + at] = (small.astype(float) * unit(b.plain(j[at]))).sum(axis=1)
+            large = orient(structure(a.structure(i[at])), orientation)
+            detail[start + at] = best_shift(large, structure(b.structure(j[at])))
+    by_plain = (plain > params.min_correlation) & (detail > PLAUSIBLE)
+    keep = by_plain | (detail > params.min_structure)
+    turned, i, j = pairs[keep].T
+    score = np.where(by_plain, plain, detail)[keep]
+    by = np.where(by_plain[keep], "thumbnail", "structure").astype(object)
+    rank = np.minimum(turned, MIRROR + 1)
+    kind = np.array(["near", "mirror", "turn"], dtype=object)[rank]
+    # One row a pair: the plainest kind; within it thumbnails before structure, then the best score.
+    order = np.lexsort((turned, -score, by == "structure", rank, j, i))
+    i, j = i[order], j[order]
+    first = np.ones(len(i), bool)
+    first[1:] = (i[1:] != i[:-1]) | (j[1:] != j[:-1])
+    chosen = order[first]
+    return Copies(i[first], j[first], kind[chosen], np.clip(score[chosen], -1, 1), by[chosen])
+
+
+def best_shift(images: np.ndarray, templates: np.ndarray) -> np.ndarray:
+    """Return the highest correlation of each template's window over shifts of up to `SHIFT` pixels.
+
+    Normalised cross-correlation as in skimage.feature.match_template, for many pairs at once.
+
+    Args:
+        images, templates: (n, 64, 64) float32.
+
+    Returns:
+        (n,) float32.
+    """
+    n, side = len(images), images.shape[-1] - 2 * SHIFT
+    fixed = unit(window(templates))
+    images = np.asarray(images, np.float32)
+    best = np.full(n, -1, np.float32)
+    for down in range(-SHIFT, SHIFT + 1):
+        for right in range(-SHIFT, SHIFT + 1):
+            moving = np.ascontiguousarray(window(images, down, right)).reshape(n, side * side)
+            total = moving.sum(axis=1)
+            energy = np.einsum("ij,ij->i", moving, moving) - total**2 / side**2
+            # `fixed` is centred, so the mean of the moving window falls out of the product.
+            product = np.einsum("ij,ij->i", moving, fixed)
+            np.maximum(best, product / np.sqrt(np.maximum(energy, 1e-6)), out=best)
+    return best

@@ -1,0 +1,87 @@
+"""From pairs of contents to pairs of images, as audit_pairs.parquet holds them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from pipeline.audit.copies import Copies
+
+COLUMNS = (
+    "image_id_a",
+    "image_id_b",
+    "split_a",
+    "split_b",
+    "label_a",
+    "label_b",
+    "kind",  # byte | near | mirror | turn
+    "score",  # correlation
+    "straddles",
+    "by",  # bytes | thumbnail | structure
+)
+KINDS = ("byte", "near", "mirror", "turn")
+
+
+def byte_pairs(manifest: pd.DataFrame, content: np.ndarray) -> pd.DataFrame:
+    """Pair each image with the first byte-identical one of each part of the dataset."""
+    several = np.bincount(content)[content] > 1
+    rows = _rows(manifest, content)[several]
+    pairs = rows.merge(_first_of_parts(rows), on="content", suffixes=("_a", "_b"))
+    pairs = pairs[pairs["image_id_a"] != pairs["image_id_b"]]
+    return _finish(pairs.assign(kind="byte", score=1.0, by="bytes"))
+
+
+def pair_table(
+    manifest_a: pd.DataFrame,
+    content_a: np.ndarray,
+    manifest_b: pd.DataFrame,
+    content_b: np.ndarray,
+    copies: Copies,
+) -> pd.DataFrame:
+    """Pair images by their contents; one per part of the dataset stands for equal ones."""
+    edges = pd.DataFrame(
+        {
+            "content_a": copies.left,
+            "content_b": copies.right,
+            "kind": copies.kind,
+            "score": copies.score,
+            "by": copies.by,
+        }
+    )
+    a = _first_of_parts(_rows(manifest_a, content_a)).add_suffix("_a")
+    b = _first_of_parts(_rows(manifest_b, content_b)).add_suffix("_b")
+    return _finish(
+        edges.merge(a, on="content_a").merge(b, on="content_b"), swap=manifest_a is manifest_b
+    )
+
+
+def sort_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Sort by kind (byte, near, mirror, turn), best score first, then by name."""
+    rank = pairs["kind"].map({kind: at for at, kind in enumerate(KINDS)}).astype(int)
+    order = pairs.assign(_rank=rank, _score=-pairs["score"])
+    order = order.sort_values(["_rank", "_score", "image_id_a", "image_id_b"], kind="stable")
+    return order.drop(columns=["_rank", "_score"]).reset_index(drop=True)
+
+
+def _rows(manifest: pd.DataFrame, content: np.ndarray) -> pd.DataFrame:
+    return manifest[["image_id", "split", "label"]].assign(content=content)
+
+
+def _first_of_parts(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.sort_values("image_id").drop_duplicates(["content", "split"])
+
+
+def _finish(pairs: pd.DataFrame, swap: bool = True) -> pd.DataFrame:
+    """Bring to the table's columns; with `swap` the smaller image_id comes first, pairs once."""
+    pairs = pairs.copy()
+    if swap:
+        turn = (pairs["image_id_a"] > pairs["image_id_b"]).to_numpy()
+        for name in ("image_id", "split", "label"):
+            a, b = pairs[f"{name}_a"].to_numpy(object), pairs[f"{name}_b"].to_numpy(object)
+            pairs[f"{name}_a"], pairs[f"{name}_b"] = np.where(turn, b, a), np.where(turn, a, b)
+        pairs = pairs.drop_duplicates(["image_id_a", "image_id_b"])
+    test_a, test_b = pairs["split_a"].eq("test"), pairs["split_b"].eq("test")
+    learned_a, learned_b = (pairs[f"split_{x}"].isin(("train", "val")) for x in "ab")
+    pairs["straddles"] = ((test_a & learned_b) | (test_b & learned_a)).astype(bool)
+    pairs["score"] = pairs["score"].astype(np.float64)
+    return sort_pairs(pairs)[list(COLUMNS)]
