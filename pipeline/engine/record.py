@@ -44,7 +44,8 @@ class RunRecord:
         failed: image_id -> reason.
         redone: reason -> number of rows computed although the store knew the image.
         redone_rows: image_id -> reason.
-        seconds: by part: "total", "load_wait" (the model waited for images), "model", "write".
+        seconds: by part: "total", "load_wait" (the model waited for images), "model", "write" (the
+            run waited for the disk; most writing goes on behind the model).
         images_per_second: done / seconds["total"].
         identity: hash of the store's identity.
         versions: of Python and the libraries.

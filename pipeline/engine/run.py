@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from pipeline.engine.behind import Behind
 from pipeline.engine.items import Mapper, WorkItem
 from pipeline.engine.loader import check_bytes, default_workers, load_in_order
 from pipeline.engine.progress import Progress
@@ -150,13 +151,14 @@ class _Run:
         record.total = len(todo) + len(copies) + record.skipped + len(record.failed)
         progress.total, progress.reused = len(todo) + len(copies), record.skipped
         self.progress, self.reasons = progress, reasons
-        try:
-            with progress:
-                self.compute([item for item, _ in todo])
-                self.copy([item for item, _ in copies])
-        finally:
-            with self.clock("write"):
-                self.writer.commit()
+        with Behind() as self.behind:
+            try:
+                with progress:
+                    self.compute([item for item, _ in todo])
+                    self.copy([item for item, _ in copies])
+            finally:
+                with self.clock("write"):
+                    self.behind.ask(self.writer.commit)
 
     def compute(self, items: Sequence[WorkItem]) -> None:
         """Load, map and write `items`."""
@@ -206,7 +208,7 @@ class _Run:
                 self.map([item], [value])
             return
         with self.clock("write"):
-            self.writer.write(items, rows)
+            self.behind.call(self.writer.write, items, rows)
         for item in items:
             self.count(item)
 
@@ -222,7 +224,7 @@ class _Run:
                 self.fail(item, error)
                 continue
             with self.clock("write"):
-                copied = self.writer.copy(item)
+                copied = self.behind.ask(self.writer.copy, item)
             if copied:
                 self.record.copied += 1
                 self.count(item)
@@ -243,7 +245,7 @@ class _Run:
             reason = f"{type(error).__name__}: {error}"
         reason = " ".join(reason.encode("utf-8", "replace").decode().split())
         self.record.failed[item.image_id] = reason
-        self.writer.write_failed(item, reason)
+        self.behind.call(self.writer.write_failed, item, reason)
         self.progress.add(failed=1)
 
 

@@ -93,9 +93,10 @@ class FeatureStoreWriter(StoreWriter):
 
     def _create(self, items: Sequence[WorkItem]) -> None:
         spec = ArraySpec("view", ("view",), (len(self.views),), "string", (len(self.views),))
-        array = layout.create_array(self.root, spec)
-        array[...] = np.array(self.views, dtype=object)
-        self._more_arrays = {"view": array.metadata.to_dict()}
+        metadata = layout.new_metadata(spec)
+        layout.array_of(self._store, "view", metadata)[...] = np.array(self.views, dtype=object)
+        layout.write_metadata(self._store, "view", metadata)
+        self._more_arrays = {"view": metadata}
         super()._create(items)
 
     def encode_row(self, row: FeatureRow) -> tuple[Row, Data]:
@@ -151,7 +152,7 @@ class FeatureStoreWriter(StoreWriter):
                 self._create([])
             self.commit()
             metadata, attrs = write_text(
-                self.root,
+                self._store,
                 features,
                 classes=classes,
                 templates=templates,

@@ -9,6 +9,7 @@ take it when a writer was killed in between.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import zlib
@@ -20,9 +21,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import zarr
+from zarr.core.sync import sync
 
 from pipeline.errors import StoreError
-from pipeline.stores.layout import INDEX_CHUNK, ArraySpec, open_array, read_root, write_json
+from pipeline.stores.layout import (
+    INDEX_CHUNK,
+    ArraySpec,
+    TrackedStore,
+    array_of,
+    read_root,
+    write_json,
+    write_metadata,
+)
 
 JOURNAL = "index.journal.json"
 
@@ -185,12 +195,28 @@ def read_journal(path: Path, columns: Columns) -> Committed | None:
     return Committed(root, index)
 
 
-def write_columns(path: Path, index: Index, start: int) -> None:
-    """Write all columns from row `start` on (rounded down to a whole chunk)."""
+def write_columns(
+    store: TrackedStore, metadata: Mapping[str, dict], index: Index, start: int
+) -> None:
+    """Write all columns from row `start` on (rounded down to a whole chunk).
+
+    Args:
+        store: of the folder that is written.
+        metadata: of the columns, with their new length.
+    """
     start -= start % INDEX_CHUNK
-    for name, values in index.arrays().items():
-        array = open_array(path, name)
-        if array.shape != (len(index),):
-            array.resize((len(index),))
-        if len(index):
-            array[start:] = values[start:]
+    columns = index.arrays()
+
+    async def write() -> None:
+        writes = [
+            array_of(store, name, metadata[name]).async_array.setitem(
+                slice(start, len(index)), values[start:]
+            )
+            for name, values in columns.items()
+        ]
+        await asyncio.gather(*writes)
+
+    if start < len(index):
+        sync(write())
+    for name in columns:
+        write_metadata(store, name, metadata[name])

@@ -10,10 +10,10 @@ over the old one, so a hard or symbolic link to an older file keeps the older by
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 from zarr.core.buffer import Buffer
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from pipeline.errors import StoreError
 from pipeline.files import atomic_write
@@ -56,35 +56,47 @@ class ArraySpec:
     fill: Any = None
 
 
-class DurableStore(LocalStore):
-    """Zarr's local store, with every file flushed to disk before it is renamed into place.
+class TrackedStore(LocalStore):
+    """Zarr's local store, which writes beside and renames, and remembers which files it wrote.
 
-    LocalStore writes beside and renames, but leaves the bytes in the system's cache: after a
-    power cut the newer root could then point to shards that are not there.
+    LocalStore leaves the bytes in the system's cache; a commit flushes them all at once before
+    the root, so that not even a power cut leaves a root that points to nothing.
     """
 
+    def __init__(self, root: Path, *, read_only: bool = False):
+        super().__init__(root, read_only=read_only)
+        self.written: set[Path] = set()
+
     async def _set(self, key: str, value: Buffer, exclusive: bool = False) -> None:
-        if exclusive:
-            await super()._set(key, value, exclusive)
-            return
-        self._check_writable()
-        await asyncio.to_thread(_write_file, self.root / key, value)
+        await super()._set(key, value, exclusive)
+        self.written.add(self.root / key)
 
     def set_sync(self, key: str, value: Buffer) -> None:
-        self._check_writable()
-        _write_file(self.root / key, value)
+        super().set_sync(key, value)
+        self.written.add(self.root / key)
+
+    def flush(self) -> None:
+        """Make all files written so far durable; together, since a disk takes many at once."""
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(_flush_file, self.written))
+        self.written.clear()
 
 
-def _write_file(path: Path, value: Buffer) -> None:
-    with atomic_write(path) as partial:
-        partial.write_bytes(value.as_buffer_like())
+def _flush_file(path: Path) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return  # replaced or removed since
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
-def create_array(root: Path, spec: ArraySpec) -> zarr.Array:
-    """Create one array, without touching the root."""
-    fill = {} if spec.fill is None else {"fill_value": spec.fill}
-    return zarr.create_array(
-        DurableStore(root / spec.name),
+def new_metadata(spec: ArraySpec) -> dict[str, Any]:
+    """Return the Zarr v3 metadata of an array; nothing is written."""
+    array = zarr.create_array(
+        MemoryStore(),
         shape=spec.shape,
         dtype=spec.dtype,
         chunks=spec.chunks,
@@ -92,17 +104,33 @@ def create_array(root: Path, spec: ArraySpec) -> zarr.Array:
         compressors=ZstdCodec(level=3),
         dimension_names=spec.dims,
         zarr_format=3,
-        overwrite=True,
-        # An absent file must mean "lost", never "all zeros".
-        config={"write_empty_chunks": True},
-        **fill,
+        **({} if spec.fill is None else {"fill_value": spec.fill}),
+    )
+    return json.loads(json.dumps(array.metadata.to_dict(), default=_plain))
+
+
+def array_of(store: LocalStore, name: str, metadata: Mapping[str, Any]) -> zarr.Array:
+    """Return an array by its metadata, without reading or writing a file.
+
+    Empty chunks are written too: an absent file must mean "lost", never "all zeros".
+    """
+    return zarr.Array(
+        zarr.AsyncArray(
+            metadata=dict(metadata),
+            store_path=StorePath(store, name),
+            config={"write_empty_chunks": True},
+        )
     )
 
 
-def open_array(root: Path, name: str) -> zarr.Array:
-    """Open one array for writing."""
-    array = zarr.open_array(DurableStore(root / name), mode="r+")
-    return array.with_config({"write_empty_chunks": True})
+def write_metadata(store: TrackedStore, name: str, metadata: Mapping[str, Any]) -> None:
+    """Replace an array's own zarr.json."""
+    path = store.root / name / "zarr.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".zarr.{os.getpid()}.partial.json")
+    partial.write_text(json.dumps(metadata, ensure_ascii=False), encoding="utf-8")
+    os.replace(partial, path)
+    store.written.add(path)
 
 
 def read_root(path: Path) -> dict[str, Any]:

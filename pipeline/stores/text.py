@@ -16,7 +16,13 @@ import zarr
 
 from pipeline.errors import StoreError
 from pipeline.stores.identity import canonical
-from pipeline.stores.layout import ArraySpec, create_array
+from pipeline.stores.layout import (
+    ArraySpec,
+    TrackedStore,
+    array_of,
+    new_metadata,
+    write_metadata,
+)
 
 ARRAYS = ("text_features", "class", "template")
 
@@ -28,7 +34,7 @@ def text_crc(features: np.ndarray, classes: Sequence[str], templates: Sequence[s
 
 
 def write_text(
-    root: Path,
+    store: TrackedStore,
     features: np.ndarray,
     *,
     classes: Sequence[str],
@@ -56,9 +62,9 @@ def write_text(
     ):
         dtype = "float32" if name == "text_features" else "string"
         shape = values.shape
-        array = create_array(root, ArraySpec(name, dim, shape, dtype, shape))
-        array[...] = values
-        metadata[name] = array.metadata.to_dict()
+        metadata[name] = new_metadata(ArraySpec(name, dim, shape, dtype, shape))
+        array_of(store, name, metadata[name])[...] = values
+        write_metadata(store, name, metadata[name])
     attrs = {
         "text_identity": canonical(identity),
         "text_crc": text_crc(features, classes, templates),

@@ -84,7 +84,9 @@ class StoreWriter:
         self._changed = False
         self._manifest: dict[str, tuple[str, str]] | None = None
         self._more_arrays: dict[str, dict] = {}
+        self._tracked: layout.TrackedStore | None = None
         self._last_commit = time.monotonic()
+        self._commit_took = 0.0
 
     # -- what a kind of store defines ---------------------------------------------------------
 
@@ -143,6 +145,12 @@ class StoreWriter:
         layout.remove_partials(self.root)
         self._load()
 
+    @property
+    def _store(self) -> layout.TrackedStore:
+        if self._tracked is None or self._tracked.root != self.root:
+            self._tracked = layout.TrackedStore(self.root)
+        return self._tracked
+
     @staticmethod
     def _stored_identity(path: Path) -> dict[str, Any] | None:
         if not (path / "zarr.json").exists():
@@ -154,9 +162,10 @@ class StoreWriter:
         self._root, self._index = committed.root, committed.index
         # Metadata of single arrays may be ahead of the root after a kill: bring it back.
         for name, metadata in self._arrays().items():
-            layout.write_json(self.root / name / "zarr.json", metadata)
+            layout.write_metadata(self._store, name, metadata)
         if (self.root / idx.JOURNAL).exists():
-            idx.write_columns(self.root, self._index, 0)
+            idx.write_columns(self._store, self._arrays(), self._index, 0)
+            self._store.flush()
             layout.write_json(self.root / "zarr.json", self._root)
             (self.root / idx.JOURNAL).unlink()
 
@@ -168,8 +177,7 @@ class StoreWriter:
             idx.column_spec(name, dtype) for name, (dtype, _) in self.store_kind.columns.items()
         ]
         metadata = {
-            spec.name: layout.create_array(self.root, spec).metadata.to_dict()
-            for spec in [*specs, *self.data_specs(items)]
+            spec.name: layout.new_metadata(spec) for spec in [*specs, *self.data_specs(items)]
         }
         self._root = layout.make_root({}, {**metadata, **self._more_arrays})
         self._commit_index(journal=False)
@@ -269,7 +277,9 @@ class StoreWriter:
                 raise ValueError(f"row of {row.image_id!r} given for {item.image_id!r}")
             self._put(item, *self.encode_row(row))
         waited = time.monotonic() - self._last_commit
-        if self._bytes >= self.commit_bytes or waited >= self.commit_seconds:
+        # On a slow disk, or with very many rows, commits grow rarer instead of taking over.
+        patience = max(self.commit_seconds, 10 * self._commit_took if self.commit_seconds else 0)
+        if self._bytes >= self.commit_bytes or waited >= patience:
             self.commit()
 
     def write_failed(self, item: WorkItem, reason: str) -> None:
@@ -336,6 +346,7 @@ class StoreWriter:
         """
         if self._root is None or not (self._buffer or self._changed):
             return
+        begin = time.monotonic()
         with self._disk():
             committed = len(self._index)
             redo = [
@@ -358,20 +369,22 @@ class StoreWriter:
                 self._index.set(i, self._buffer[image_id][0])
             self._commit_index(journal=changed, start=0 if changed else committed)
         self._buffer.clear()
-        self._bytes, self._changed, self._last_commit = 0, False, time.monotonic()
+        self._bytes, self._changed = 0, False
+        self._last_commit = time.monotonic()
+        self._commit_took = self._last_commit - begin
 
     def _place_rows(self, rows: Mapping[int, dict[str, np.ndarray]]) -> None:
         """Write data at row numbers; a row without data becomes the array's fill value."""
         if not rows:
             return
         for name in [n for n in self.store_kind.arrays if n in self._arrays()]:
-            array = layout.open_array(self.root, name)
+            metadata = self._arrays()[name]
+            old = metadata["shape"]
             shapes = [data[name].shape for data in rows.values() if name in data]
-            shape = tuple(np.max([array.shape[1:], *shapes], axis=0).tolist())
-            total = max(array.shape[0], max(rows) + 1)
-            if (total, *shape) != array.shape:
-                array.resize((total, *shape))
-                self._arrays()[name] = array.metadata.to_dict()
+            shape = np.max([old[1:], *shapes], axis=0).tolist()
+            metadata = {**metadata, "shape": [max(old[0], max(rows) + 1), *shape]}
+            self._arrays()[name] = metadata
+            array = layout.array_of(self._store, name, metadata)
             longest = max(1, SLAB_BYTES // max(1, int(np.prod(shape)) * array.dtype.itemsize))
             for start, stop in runs(rows, longest):
                 slab = np.full((stop - start, *shape), array.fill_value, array.dtype)
@@ -402,7 +415,10 @@ class StoreWriter:
         root = layout.make_root(attrs, metadata)
         if journal:
             idx.write_journal(self.root, root, self._index, old)
-        idx.write_columns(self.root, self._index, start)
+        idx.write_columns(self._store, metadata, self._index, start)
+        for name in metadata.keys() - self._index.columns.keys():
+            layout.write_metadata(self._store, name, metadata[name])
+        self._store.flush()
         layout.write_json(self.root / "zarr.json", root)
         self._root = root
         if journal:
