@@ -64,9 +64,9 @@ def train_dataset(
         i: classes.index(label)
         for i, label in zip(manifest["image_id"], manifest["label"], strict=True)
     }
-    cells, notes = plan_cells(
-        load_split_plan(dataset, params, paths), params.train, params.splits.fractions
-    )
+    plan = load_split_plan(dataset, params, paths)
+    cells, notes = plan_cells(plan, params.train, params.splits.fractions)
+    notes = [*plan.notes, *notes]
     if not cells:
         raise PipelineError(
             "nothing to train: no protocol of train.views fits this manifest",

@@ -71,15 +71,13 @@ def difference(a: Scored, b: Scored, metric: str, params: EvaluateParams) -> dic
     drawn = over_seeds(gaps, seed_weights(shared, params.bootstrap, params.seed))
     lo, hi = percentile_interval(drawn, params.confidence)
     error = float(np.nanstd(drawn, ddof=1))
-    if error > 0:
-        p = float(2 * stats.norm.sf(abs(value) / error))
-    else:
-        p = 1.0 if value == 0 else 0.0
+    # Without any spread: equal in every replicate, or apart in every one.
+    p = 2 * stats.norm.sf(abs(value) / error) if error > 0 else float(value == 0)
     return {
         "difference": float(value),
         "lo": lo,
         "hi": hi,
-        "p": p,
+        "p": float(p),
         "n_seeds": len(shared),
         "n_images": a.n_images,
     }

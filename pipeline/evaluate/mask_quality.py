@@ -147,6 +147,7 @@ def mask_quality(
     """
     from joblib import Parallel, delayed
 
+    from pipeline.manifest import mask_file
     from pipeline.stores import open_masks
 
     having = manifest[manifest["mask_path"] != ""]
@@ -154,8 +155,6 @@ def mask_quality(
         return pd.DataFrame(columns=list(COLUMNS))
     store = open_masks(paths.masks(dataset))
     table = store.table()
-    if "image_id" in table:
-        table = table.set_index("image_id")
     usable = table[table["status"] != "failed"]
     having = having[having["image_id"].isin(usable.index)]
     strategy = usable["prompt"].map(lambda text: str(text).split()[0].split(":")[0] or "stored")
@@ -168,7 +167,7 @@ def mask_quality(
                 row.split,
                 strategy[row.image_id],
                 store[row.image_id],
-                paths.data(dataset) / row.mask_path,
+                mask_file(row, paths.data(dataset)),
                 int(row.frame),
             )
         )

@@ -53,7 +53,7 @@ def check_features(store: FeatureStore, cells: list[Cell], path: str | PathLike)
             path=path,
             remedy="add it to encode.views and run: pipeline encode; or take it out of train.views",
         )
-    table = store.table().set_index("image_id")
+    table = store.table()
     failed = set(table.index[table["status"] == "failed"])
     known = set(table.index) - failed
     absent = {view: _absent(store, view, sorted(known)) for view in sorted(asked)}
@@ -99,7 +99,8 @@ def load_view(
 ) -> ViewData:
     """Read the features of one view for all images of the cells that use it."""
     ids = np.array(
-        sorted({i for c in cells if c.view == view for i in (*c.train, *c.val, *c.test)})
+        sorted({i for c in cells if c.view == view for i in (*c.train, *c.val, *c.test)}),
+        dtype=object,
     )
     X = np.ascontiguousarray(store.image_features(view, list(ids)), dtype=np.float32)
     y = np.array([labels[i] for i in ids], dtype=np.int64)
