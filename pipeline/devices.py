@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+
 from pipeline.errors import ConfigError
+
+_calmed = threading.local()
 
 
 def choose_device(device: str) -> str:
@@ -30,3 +34,17 @@ def choose_precision(precision: str, device: str) -> str:
     if precision != "auto":
         return precision
     return "bf16" if device.startswith("cuda") else "fp32"
+
+
+def one_thread_here() -> None:
+    """Keep torch from starting threads of its own inside a loader thread.
+
+    The loader threads are as many as the cores already; a pool of each of them would fight the
+    model for the cores. The main thread keeps its pool.
+    """
+    if threading.current_thread() is threading.main_thread() or getattr(_calmed, "done", False):
+        return
+    import torch
+
+    torch.set_num_threads(1)
+    _calmed.done = True

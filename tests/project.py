@@ -47,6 +47,14 @@ class Project:
         self, name: str, image: np.ndarray, mask: np.ndarray | None = None, **columns: str
     ) -> str:
         """Save an image (and its ground truth) and list it; returns its id."""
+        self.rows.append(self.make_row(name, image, mask, **columns))
+        self.write()
+        return name
+
+    def make_row(
+        self, name: str, image: np.ndarray, mask: np.ndarray | None = None, **columns: str
+    ) -> dict:
+        """Save an image (and its ground truth); returns its row of the manifest."""
         Image.fromarray(image).save(self.file(name))
         mask_path = ""
         if mask is not None:
@@ -65,9 +73,7 @@ class Project:
             "mask_path": mask_path,
             "synthetic": "0",
         }
-        self.rows.append(row | columns)
-        self.write()
-        return name
+        return row | columns
 
     def row(self, image_id: str) -> dict:
         """A row of the manifest, to be changed; call `write` afterwards."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.config import EncodeParams
+from pipeline.devices import one_thread_here
 from pipeline.encode.fill import fill_colour
 from pipeline.encode.geometry import make_geometry
 from pipeline.encode.pixels import normalise
@@ -101,6 +102,7 @@ class EncodeMapper:
         Raises:
             PipelineError: there is no mask for this image; it is never taken for an empty one.
         """
+        one_thread_here()
         row = item.row
         if row["mask_problem"]:
             raise PipelineError(row["mask_problem"], remedy=row["mask_remedy"])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import SegmentParams
+from pipeline.devices import one_thread_here
 from pipeline.engine import WorkItem
 from pipeline.images import read_image, reader_rules
 from pipeline.models.sam2 import Sam2ImagePredictor
@@ -62,6 +63,7 @@ class SegmentMapper:
 
     def load(self, item: WorkItem) -> Look:
         """Read an image and make it ready; called in loader threads."""
+        one_thread_here()
         return self.strategy.prepare(read_image(item.path, item.frame), item.row, self.sam)
 
     def map(self, items: Sequence[WorkItem], loaded: Sequence[Look]) -> list[MaskRow]:

@@ -68,6 +68,8 @@ class BatchPredictor:
 
         Safe to call from several threads.
         """
+        if not image.flags.writeable:  # torch warns of arrays that it may not write to
+            image = image.copy()
         return self.predictor._transforms(image)
 
     @torch.inference_mode()

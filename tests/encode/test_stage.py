@@ -1,4 +1,4 @@
-"""`encode` over a dataset: features joined by id, texts by name, nothing stale, nothing invented."""
+"""`encode` over a dataset: features joined by id, texts by name; nothing stale or invented."""
 
 import numpy as np
 import pytest

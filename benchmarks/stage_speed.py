@@ -1,0 +1,110 @@
+"""How fast segment and encode are, and how much of that is the model's own forward pass.
+
+    python benchmarks/stage_speed.py --images 200 --batch-size 16
+
+Runs both stages with the profile's models on images of its own making, then the bare models on
+as many frames at the same batch size, already in memory. `overhead` is stage time over forward
+time, minus one, loading and writing included; what loading hides behind the model costs nothing.
+Run it on an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from pipeline.encode import EncodeMapper, encode_dataset
+from pipeline.models import load_clip, load_sam2
+from pipeline.segment import SegmentMapper, segment_dataset
+from tests.project import DATASET, Project
+
+
+def make_images(project: Project, count: int, side: int) -> None:
+    """Smooth noise with a bright ellipse, `side` pixels wide and three quarters as high."""
+    rng = np.random.default_rng(0)
+    height, width = side * 3 // 4, side
+    y, x = np.mgrid[:height, :width]
+    for i in range(count):
+        cy, cx = rng.uniform(0.3, 0.7, 2) * (height, width)
+        inside = ((y - cy) / (height / 5)) ** 2 + ((x - cx) / (width / 6)) ** 2 < 1
+        coarse = rng.integers(0, 90, (height // 8 + 1, width // 8 + 1, 1))
+        noise = np.kron(coarse, np.ones((8, 8, 1), int))[:height, :width]
+        image = (noise + 130 * inside[..., None]).repeat(3, axis=2).astype(np.uint8)
+        project.rows.append(project.make_row(f"{i:05d}.png", image, label=("cat", "dog")[i % 2]))
+    project.write()
+
+
+def forward_seconds(call, batches: list) -> float:
+    """Seconds that `call` takes over all batches, after one to warm up."""
+    call(batches[0])
+    start = time.perf_counter()
+    for batch in batches:
+        call(batch)
+    return time.perf_counter() - start
+
+
+def chunks(values: list, size: int) -> list[list]:
+    return [values[i : i + size] for i in range(0, len(values), size)]
+
+
+def report(record, forward: float, extra: dict) -> dict:
+    total = record.seconds["total"]
+    return {
+        "images": record.done,
+        "ms_per_image": round(1e3 * total / record.done, 2),
+        "forward_ms_per_image": round(1e3 * forward / record.done, 2),
+        "overhead": round(total / forward - 1, 3),
+        "seconds": {k: round(v, 2) for k, v in record.seconds.items()},
+        **extra,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--side", type=int, default=320)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--prompt", default="salient")
+    parser.add_argument("--views", default="whole,masked,crop,binary,oracle,random")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        project = Project(Path(folder))
+        make_images(project, args.images, args.side)
+        params = project.params(segment__prompt=args.prompt, encode__views=args.views.split(","))
+        options = {"batch_size": args.batch_size, "workers": args.workers}
+        sam2, clip = load_sam2(params.models.sam2), load_clip(params.models.clip)
+
+        masks = segment_dataset(DATASET, params, project.paths, predictor=sam2, **options)
+        mapper = SegmentMapper(params.segment, sam2)
+        rng = np.random.default_rng(0)
+        picture = rng.integers(0, 256, (args.side * 3 // 4, args.side, 3), dtype=np.uint8)
+        look = mapper.strategy.prepare(picture, {}, mapper.sam)
+        batches = chunks([look] * args.images, args.batch_size)
+        spent = forward_seconds(lambda batch: mapper.strategy.segment(batch, mapper.sam), batches)
+        results = {"segment": report(masks, spent, {"prompt": args.prompt})}
+
+        features = encode_dataset(DATASET, params, project.paths, clip=clip, **options)
+        encoder = EncodeMapper(params.encode, clip, {})
+        shown = encoder.show(
+            picture, np.arange(picture[..., 0].size).reshape(picture.shape[:2]) % 3 == 0
+        )
+        pictures = args.images * len(shown.pixels)
+        batch = torch.cat([shown.pixels[:1]] * args.batch_size)
+        steps = [batch] * (pictures // args.batch_size)
+        spent = forward_seconds(clip.encode_image, steps)
+        results["encode"] = report(features, spent, {"views": len(shown.pixels)})
+    print(json.dumps({"threads": torch.get_num_threads(), **results}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
