@@ -26,8 +26,8 @@ from pydicom.uid import (
 )
 
 FORMATS = [
-    "PNG", "PNG, CRC mended", "JPEG", "TIFF", "BMP", "WebP", "GIF", "NIfTI", "DICOM", "DICOM RLE", "DICOM JPEG",
-    "DICOM JPEG lossless", "DICOM JPEG-LS", "DICOM JPEG 2000",
+    "PNG", "PNG, CRC mended", "JPEG", "TIFF", "BMP", "WebP", "GIF", "NIfTI", "DICOM", "DICOM RLE",
+    "DICOM JPEG", "DICOM JPEG lossless", "DICOM JPEG-LS", "DICOM JPEG 2000",
 ]  # fmt: skip
 MENDED = "PNG, CRC mended"  # the fuzzer puts the checksums right after the mutation
 STREAMS = {

@@ -21,6 +21,7 @@ __all__ = [
     "SkippedFile",
     "encode_png",
     "has_image_suffix",
+    "inspect_image",
     "is_junk",
     "patient_code",
     "probe",

@@ -34,6 +34,24 @@ def to_display(pixels: Pixels) -> np.ndarray:
     return np.ascontiguousarray(values, dtype=np.uint8)
 
 
+def remarks(pixels: Pixels) -> list[str]:
+    """Say how the samples differ from plain 8-bit ones, for people."""
+    values, valid = pixels.values, finite(pixels)
+    found = []
+    if values.dtype.kind == "f" and (bad := int((~np.isfinite(values)).sum())):
+        found.append(f"{bad:,} NaN or infinite samples, shown black")
+    if pixels.valid is not None and (share := 1 - float(pixels.valid.mean())):
+        found.append(f"{share:.0%} padding or transparent, shown black")
+    if not pixels.display and values.dtype != bool:
+        samples = (values if valid is None else values[valid]).reshape(-1)
+        if values.dtype == np.uint16 and (factor := _disguised(samples)):
+            found.append(f"8-bit values stored as {factor} times themselves")
+        else:
+            low, high = display_range(samples)
+            found.append(f"{values.dtype} samples, {low:g} to {high:g} shown as black to white")
+    return found
+
+
 def finite(pixels: Pixels) -> np.ndarray | None:
     """Return the bool (h, w) map of pixels that are neither padding, NaN nor infinite."""
     values, valid = pixels.values, pixels.valid

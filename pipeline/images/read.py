@@ -60,6 +60,20 @@ def read_image(path: str | os.PathLike, frame: int = 0, *, data: bytes | None = 
     return _guarded(path, lambda: to_display(_pixels(path, frame, data)))
 
 
+def inspect_image(path: str | os.PathLike, frame: int = 0) -> tuple[np.ndarray, list[str]]:
+    """Read one frame as `read_image` does, and say what was done to its samples.
+
+    Returns:
+        The (h, w, 3) uint8 image, and remarks: the range that was scaled, padding, NaN.
+    """
+
+    def read() -> tuple[np.ndarray, list[str]]:
+        pixels = _pixels(path, frame, None)
+        return to_display(pixels), normalise.remarks(pixels)
+
+    return _guarded(path, read)
+
+
 def read_mask(
     path: str | os.PathLike,
     frame: int = 0,

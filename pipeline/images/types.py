@@ -49,7 +49,6 @@ class Pixels:
             Invalid pixels are left out of the range and shown black.
         threshold: how a mask is cut from the values: "auto", "half" (lossy coding, so that
             ringing is no region) or "nonzero" (palette indices).
-        notes: what a person should know, for the preview.
     """
 
     values: np.ndarray
@@ -57,7 +56,6 @@ class Pixels:
     invert: bool = False
     valid: np.ndarray | None = None
     threshold: str = "auto"
-    notes: tuple[str, ...] = ()
 
 
 def check_size(width: int, height: int) -> None:
