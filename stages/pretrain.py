@@ -1,4 +1,4 @@
-"""Make the embedded models. Not part of the DVC pipeline: their weights are tracked in git.
+"""Make the embedded models and their cards. Not a DVC stage: their weights are tracked in git.
 
 python -m stages.pretrain --data ../shared
 """
@@ -11,23 +11,39 @@ from pathlib import Path
 
 import torch
 
-from pipeline.pretrain import data, loop, run
+from pipeline.pretrain import clip_projection, data, loop, report, run
+
+MODELS = Path("pipeline/models")
+PARTS = ("clip", "sam2", "judge-clip", "judge-sam2")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="has segmentation/ and data/")
-    parser.add_argument("--out", type=Path, default=Path("pipeline/models/weights"))
+    parser.add_argument("--out", type=Path, default=MODELS / "weights", help="weights")
+    parser.add_argument("--cards", type=Path, default=MODELS / "cards")
+    parser.add_argument("--prompts", type=Path, default=Path("data_manifests/prompts.yaml"))
     parser.add_argument("--steps", type=int, default=loop.TrainConfig.steps)
     parser.add_argument("--seed", type=int, default=loop.TrainConfig.seed)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
-    config = loop.TrainConfig(steps=args.steps, seed=args.seed)
-    items = data.load_sets(args.data) + data.load_phantoms(args.seed)
-    logging.info("%d images and phantoms, %d held out", len(items), sum(i.held_out for i in items))
-    run.make_sam2(items, config, args.out / "sam2-micro.safetensors")
+    sam2, clip = args.out / "sam2-micro.safetensors", args.out / "clip-micro.safetensors"
+    if "clip" in args.parts or "judge-clip" in args.parts:
+        retrieval = clip_projection.make_clip(clip)
+        judged = args.data / "data" if "judge-clip" in args.parts else None
+        report.report_clip(retrieval, clip, args.cards, judged, args.prompts)
+    if "sam2" in args.parts or "judge-sam2" in args.parts:
+        items = data.load_sets(args.data) + data.load_phantoms(args.seed)
+        logging.info("%d items, %d held out", len(items), sum(i.held_out for i in items))
+        if "sam2" in args.parts:
+            config = loop.TrainConfig(steps=args.steps, seed=args.seed)
+            run.make_sam2(items, config, sam2)
+        if "judge-sam2" in args.parts:
+            default = report.report_sam2(items, args.data, sam2, args.cards)
+            logging.info("default prompt, chosen on held-out images: %s", default)
 
 
 if __name__ == "__main__":

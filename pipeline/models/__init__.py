@@ -1,7 +1,7 @@
 """Model configurations and loading. Importing this package does not import torch.
 
-    from pipeline.models import ModelSpec, load_clip, load_sam2
-    predictor = load_sam2(ModelSpec(name="sam2-micro", checkpoint="package"))
+from pipeline.models import ModelSpec, load_clip, load_sam2
+predictor = load_sam2(ModelSpec(name="sam2-micro", checkpoint="package"))
 """
 
 from __future__ import annotations

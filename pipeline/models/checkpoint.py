@@ -43,7 +43,8 @@ def check_sha256(path: Path, wanted: str | None, get: str) -> str:
     found = sha256_file(path)
     if wanted is not None and found != wanted:
         raise ModelError(
-            f"has SHA-256 {found}, but {wanted} is asked for", path=path,
+            f"has SHA-256 {found}, but {wanted} is asked for",
+            path=path,
             remedy=f"{get} again, or correct sha256 in params.yaml",
         )
     return found
@@ -55,7 +56,8 @@ def _reject_text(path: Path, get: str) -> None:
     start = head.lstrip().lower()
     if head.startswith(b"version https://git-lfs"):
         raise ModelError(
-            "is a git-LFS pointer, not the checkpoint", path=path,
+            "is a git-LFS pointer, not the checkpoint",
+            path=path,
             remedy=f"run `git lfs pull`, or {get}",
         )
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
@@ -90,13 +92,15 @@ def read_state(path: Path, get: str) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError as error:
         if "Weights only load failed" in str(error) and zipfile.is_zipfile(path):
             raise ModelError(
-                "holds Python objects that loading would have to run; refused", path=path,
+                "holds Python objects that loading would have to run; refused",
+                path=path,
                 remedy=f"{get} (the official files hold tensors only)",
             ) from None
         raise ModelError("is not a readable checkpoint", path=path, remedy=f"{get}") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(
-            f"is cut off or not a checkpoint ({str(error).splitlines()[0][:120]})", path=path,
+            f"is cut off or not a checkpoint ({str(error).splitlines()[0][:120]})",
+            path=path,
             remedy=f"{get} again and compare its size",
         ) from None
     for key in ("model", "state_dict"):
@@ -144,7 +148,8 @@ def load_into(
     )
     if problems:
         raise ModelError(
-            f"is a checkpoint of another model: {problems}", path=path,
+            f"is a checkpoint of another model: {problems}",
+            path=path,
             remedy=f"{get}, or correct the model's name in params.yaml",
         )
     model.load_state_dict({n: t.to(own[n].dtype) for n, t in state.items()}, strict=False)

@@ -229,7 +229,8 @@ def load_clip(
     elif "openai" in Path(found.path or "").name.lower() and not config.get("quick_gelu", False):
         raise ModelError(
             f"is OpenAI's by its name, but {spec.name} computes GELU instead of QuickGELU",
-            path=found.path, remedy=f"set the model's name to {spec.name}-quickgelu in params.yaml",
+            path=found.path,
+            remedy=f"set the model's name to {spec.name}-quickgelu in params.yaml",
         )
     model = build_clip(config)
     fill = fill_micro if found.path is None else fill_model

@@ -51,7 +51,11 @@ def resolve_checkpoint(spec: ModelSpec, config: dict[str, Any]) -> Found:
     """
     base = spec.name.removesuffix("-quickgelu")
     hub = get_pretrained_cfg(base, "openai").get("hf_hub", "").strip("/")
-    source = f"https://huggingface.co/{hub}" if hub else "https://huggingface.co/models?library=open_clip"
+    source = (
+        f"https://huggingface.co/{hub}"
+        if hub
+        else "https://huggingface.co/models?library=open_clip"
+    )
     get = f"download open_clip_model.safetensors from {source}"
     if spec.checkpoint in (None, "package"):
         if config["text_cfg"].get("hf_model_name", "").startswith("package:"):
@@ -85,7 +89,8 @@ def _from_hub(repo: str, get: str) -> Path:
         return Path(download_pretrained_from_hf(repo))
     except Exception as error:
         raise ModelError(
-            f"cannot be had from the hub ({type(error).__name__})", path=f"hf-hub:{repo}",
+            f"cannot be had from the hub ({type(error).__name__})",
+            path=f"hf-hub:{repo}",
             remedy=f"{get} by hand and give its path as `checkpoint`",
         ) from None
 

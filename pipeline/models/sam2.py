@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from contextlib import nullcontext
 from importlib.resources import files
 from typing import Any
@@ -69,17 +70,17 @@ class Sam2ImagePredictor(SAM2ImagePredictor):
         precision: str = "fp32",
         fingerprint: dict[str, Any] | None = None,
     ):
-        super().__init__(model, max_hole_area=0.0, max_sprinkle_area=0.0)
+        with warnings.catch_warnings():  # sam2 scripts its resize, which torch calls outdated
+            warnings.simplefilter("ignore")
+            super().__init__(model, max_hole_area=0.0, max_sprinkle_area=0.0)
         self.image_size = int(model.image_size)
         self.mask_prompt_size = self.image_size // 4
         self.precision = precision
         self.fingerprint = fingerprint or {}
         self._bb_feat_sizes = [(self.image_size // s,) * 2 for s in (4, 8, 16)]
         self._transforms.mean, self._transforms.std = list(mean), list(std)
-        self._transforms.transforms = torch.jit.script(
-            torch.nn.Sequential(
-                Resize((self.image_size, self.image_size)), Normalize(list(mean), list(std))
-            )
+        self._transforms.transforms = torch.nn.Sequential(
+            Resize((self.image_size, self.image_size)), Normalize(list(mean), list(std))
         )
 
     def _autocast(self) -> Any:
@@ -204,6 +205,7 @@ def _from_hub(repo: str, name: str, get: str) -> Any:
         return Path(hf_hub_download(repo_id=repo, filename=f"{name}.pt"))
     except Exception as error:
         raise ModelError(
-            f"cannot be had from the hub ({type(error).__name__})", path=f"hf-hub:{repo}",
+            f"cannot be had from the hub ({type(error).__name__})",
+            path=f"hf-hub:{repo}",
             remedy=f"{get} by hand and give its path as `checkpoint`",
         ) from None

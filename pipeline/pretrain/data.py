@@ -144,7 +144,8 @@ def _pairs(root: Path, name: str) -> list[tuple[str, Path, Path]]:
     listing = root / "segmentation" / ("lung_train.csv" if name == "lung" else f"{name}/index.csv")
     if not listing.is_file():
         raise ConfigError(
-            "no list of this mask set", path=listing,
+            "no list of this mask set",
+            path=listing,
             remedy="pass --data with the folder that holds segmentation/",
         )
     with open(listing, newline="", encoding="utf-8") as file:

@@ -187,6 +187,10 @@ def _matching(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
+STUDY_PROMPTS = tuple(name for name in PROMPTS if name != "auto")
+"""`auto` decodes 64 clicks an image: it is measured on the held-out images only."""
+
+
 def choose_default(measured: dict[str, dict[str, np.ndarray]]) -> str:
     """Return the promptless strategy with the best mean over the held-out sets' means."""
     names = [n for n in WITHOUT_A_PROMPT if all(n in by for by in measured.values())]

@@ -30,15 +30,15 @@ WEIGHTS = {
 @dataclass(frozen=True)
 class TrainConfig:
     """Args:
-        steps: how many optimiser steps; the learning rates follow from it.
-        batch: scenes a step: half of them whole, a quarter mosaics, a quarter or more zooms.
-        learning_rate: peak rate of decoder, neck and prompt encoder.
-        trunk_rate: peak rate of the trunk.
-        warmup: steps until the peak.
-        weight_decay: of matrices; vectors have none.
-        average: decay of the averaged weights, which are the result.
-        seed: of everything that is drawn.
-        frozen: parts of the trunk that keep their ImageNet weights.
+    steps: how many optimiser steps; the learning rates follow from it.
+    batch: scenes a step: half of them whole, a quarter mosaics, a quarter or more zooms.
+    learning_rate: peak rate of decoder, neck and prompt encoder.
+    trunk_rate: peak rate of the trunk.
+    warmup: steps until the peak.
+    weight_decay: of matrices; vectors have none.
+    average: decay of the averaged weights, which are the result.
+    seed: of everything that is drawn.
+    frozen: parts of the trunk that keep their ImageNet weights.
     """
 
     steps: int = 2000
@@ -95,7 +95,10 @@ def _shrink(masks: list[torch.Tensor]) -> torch.Tensor:
 
 
 def step_loss(
-    model: SAM2Base, batch: list[scenes.Scene], mean: torch.Tensor, std: torch.Tensor,
+    model: SAM2Base,
+    batch: list[scenes.Scene],
+    mean: torch.Tensor,
+    std: torch.Tensor,
     rng: np.random.Generator,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Return the loss of one batch over all its prompts, and the Dice of each kind of prompt."""
@@ -199,7 +202,8 @@ def train(
     shift, scale = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (mean, std))
     learned = [p for g in groups for p in g["params"]]
     followers = [
-        q for q, p in zip(averaged.parameters(), model.parameters(), strict=True)
+        q
+        for q, p in zip(averaged.parameters(), model.parameters(), strict=True)
         if p.requires_grad and p.numel()
     ]
     leaders = [p for p in model.parameters() if p.requires_grad and p.numel()]

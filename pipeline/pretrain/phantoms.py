@@ -46,8 +46,9 @@ def ultrasound(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     layers = 0.5 + 0.16 * _noise(rng, (rng.uniform(4, 14), rng.uniform(30, 80)))
     layers += 0.08 * _noise(rng, (8, 12))
     layers *= np.exp(-rng.uniform(0, 1.2) * depth)
-    lesion = _blob(rng, rng.choice([0.12, 0.22, 0.35, 0.5]) * rng.uniform(0.8, 1.3),
-                   rng.uniform(0.05, 0.45))
+    lesion = _blob(
+        rng, rng.choice([0.12, 0.22, 0.35, 0.5]) * rng.uniform(0.8, 1.3), rng.uniform(0.05, 0.45)
+    )
     soft = ndimage.gaussian_filter(lesion.astype(float), rng.uniform(0.8, 4))
     inner = rng.uniform(0.08, 0.5) + rng.uniform(0, 0.12) * _noise(rng, 6)
     tissue = layers * (1 - soft) + layers * inner * soft

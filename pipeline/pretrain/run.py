@@ -53,9 +53,7 @@ def save_weights(model: SAM2Base, path: Path, about: dict[str, str]) -> None:
         save_file(state, partial, metadata=about)
 
 
-def make_sam2(
-    items: list[Item], config: loop.TrainConfig, out: Path, every: int = 200
-) -> SAM2Base:
+def make_sam2(items: list[Item], config: loop.TrainConfig, out: Path, every: int = 200) -> SAM2Base:
     """Train SAM2-micro and write its weights.
 
     Args:

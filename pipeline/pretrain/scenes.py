@@ -57,8 +57,12 @@ def _turn(rng: np.random.Generator, strength: float) -> torch.Tensor:
 
 
 def _sample(
-    item: Item, masks: list[torch.Tensor], turn: torch.Tensor, centre: torch.Tensor,
-    reach: torch.Tensor, size: int,
+    item: Item,
+    masks: list[torch.Tensor],
+    turn: torch.Tensor,
+    centre: torch.Tensor,
+    reach: torch.Tensor,
+    size: int,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Look through a window at an image turned about its middle.
 

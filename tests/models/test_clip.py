@@ -1,0 +1,142 @@
+"""CLIP models embed images, patch tokens and texts in one space, and know what they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP
+
+from pipeline.errors import ModelError
+from pipeline.models import ModelSpec, load_clip
+from tests.models.small import save_clip, small_clip_config
+
+
+@pytest.fixture(scope="module")
+def micro():
+    return load_clip(ModelSpec(name="clip-micro", checkpoint="package"))
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory):
+    path = save_clip(tmp_path_factory.mktemp("clip") / "small.safetensors")
+    return load_clip(ModelSpec(name="ViT-B-32", checkpoint=str(path)), config=small_clip_config())
+
+
+def test_the_mean_token_of_a_convolutional_tower_is_the_image(micro):
+    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    pooled, tokens = micro.encode_image(images), micro.encode_tokens(images)
+    assert pooled.shape == (2, 1280)
+    assert tokens.shape == (2, 49, 1280)
+    assert micro.token_grid == (7, 7)
+    torch.testing.assert_close(tokens.mean(1), pooled, atol=1e-4, rtol=1e-3)
+
+
+def test_a_vits_tokens_pass_its_norm_and_projection(vit):
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    visual = vit.model.visual
+    x = visual.transformer(visual._embeds(images))
+    with torch.inference_mode():
+        expected = visual.ln_post(x)[:, 1:] @ visual.proj
+        pooled, tokens = vit.encode_image(images, tokens=True)
+    torch.testing.assert_close(tokens, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(pooled, vit.encode_image(images), atol=1e-5, rtol=1e-4)
+    assert tokens.shape[1] == vit.token_grid[0] * vit.token_grid[1] == 16
+    assert visual.output_tokens is False
+
+
+def test_embeddings_are_those_of_open_clip(vit, tmp_path):
+    torch.manual_seed(0)
+    reference = CLIP(**small_clip_config()).eval()
+    images = torch.randn(2, 3, 64, 64)
+    texts = ["a tumour", "no tumour"]
+    with torch.inference_mode():
+        torch.testing.assert_close(vit.encode_image(images), reference.encode_image(images))
+        tokens = open_clip.get_tokenizer("ViT-B-32")(texts)
+        torch.testing.assert_close(vit.encode_text(texts), reference.encode_text(tokens))
+    assert vit.logit_scale == pytest.approx(float(reference.logit_scale.detach().exp()))
+
+
+def test_the_activation_is_part_of_the_fingerprint_and_of_the_result(tmp_path):
+    path = save_clip(tmp_path / "small.pt")
+    spec = ModelSpec(name="ViT-B-32", checkpoint=str(path))
+    plain = load_clip(spec, config=small_clip_config())
+    quick = load_clip(spec, config=small_clip_config(quick_gelu=True))
+    assert plain.fingerprint["config"]["quick_gelu"] is False
+    assert quick.fingerprint["config"]["quick_gelu"] is True
+    images = torch.randn(1, 3, 64, 64)
+    assert not torch.allclose(plain.encode_image(images), quick.encode_image(images))
+
+
+def test_the_openai_tag_brings_quickgelu_with_it(tmp_path):
+    """A hub cache that holds the tag's file: the tag decides the activation, not the name."""
+    repo = tmp_path / "hub/models--timm--vit_base_patch32_clip_224.openai"
+    revision = "0" * 40
+    (repo / f"snapshots/{revision}").mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs/main").write_text(revision)
+    save_clip(repo / f"snapshots/{revision}/open_clip_model.safetensors")
+    code = (
+        "import json; from pipeline.models import ModelSpec, load_clip;"
+        "from tests.models.small import small_clip_config;"
+        "m = load_clip(ModelSpec(name='ViT-B-32', checkpoint='openai'),"
+        " config=small_clip_config()); print(json.dumps(m.fingerprint))"
+    )
+    env = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    env |= {"HF_HUB_CACHE": str(tmp_path / "hub"), "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    tagged = json.loads(done.stdout.splitlines()[-1])
+    assert tagged["config"]["quick_gelu"] is True
+    path = save_clip(tmp_path / "small.safetensors")
+    plain = load_clip(
+        ModelSpec(name="ViT-B-32", checkpoint=str(path)), config=small_clip_config()
+    ).fingerprint
+    assert plain["checkpoint_sha256"] == tagged["checkpoint_sha256"]
+    assert plain != tagged
+
+
+@pytest.mark.parametrize("which", ["micro", "vit"])
+def test_a_prompt_that_would_be_cut_is_refused(which, request):
+    clip = request.getfixturevalue(which)
+    clip.check_text(["a brain MRI scan showing a glioma."])
+    long = "very " * clip.context_length + "long"
+    with pytest.raises(ModelError, match="tokens"):
+        clip.check_text(["short", long])
+    with pytest.raises(ModelError):
+        clip.encode_text([long])
+
+
+def test_micro_knows_everyday_things_without_having_seen_text_and_image_together(micro):
+    rows = micro.encode_text(["a photo of a dog.", "a photo of a cat.", "a photo of a truck."])
+    asked = micro.encode_text(["a puppy", "a kitten", "a lorry"])
+    similar = F.normalize(asked, dim=1) @ F.normalize(rows, dim=1).T
+    assert similar.argmax(1).tolist() == [0, 1, 2]
+
+
+def test_held_out_classes_are_found_by_their_name():
+    from pipeline.pretrain import clip_projection as cp
+
+    names, rows = cp.class_names(), cp.classifier_rows()
+    assert len(names) == 1000
+    pick = np.random.default_rng(0).permutation(1000)[:300]
+    embedding = cp.text_embeddings([cp.TEMPLATES[0].format(names[i]) for i in pick])
+    weight = cp.ridge(embedding[:240], rows[pick[:240]])
+    scores = embedding[240:] @ weight.T @ rows[pick[240:]].T
+    assert float((scores.argmax(1) == torch.arange(60)).double().mean()) > 0.2  # chance 0.017
+
+
+def test_a_wrong_hash_of_the_parts_is_refused(micro):
+    digest = micro.fingerprint["checkpoint_sha256"]
+    load_clip(ModelSpec(name="clip-micro", sha256=digest))
+    with pytest.raises(ModelError, match=digest):
+        load_clip(ModelSpec(name="clip-micro", sha256="0" * 64))
