@@ -44,21 +44,28 @@ def blob(
         rough: amplitude of the waves as a share of the radius.
         spikes: how many waves go around.
     """
-    y, x = grid(shape)
-    y, x = y - centre[0], x - centre[1]
-    v = (y * np.cos(angle) - x * np.sin(angle)) / radii[0]
-    u = (y * np.sin(angle) + x * np.cos(angle)) / radii[1]
-    edge = np.ones(shape, np.float32)
+    y, x = (np.linspace(-1, 1, size, dtype=np.float32) for size in shape)
+    reach = float(max(radii)) * (1 + 2 * rough)
+    rows = slice(*np.searchsorted(y, (centre[0] - reach, centre[0] + reach)))
+    columns = slice(*np.searchsorted(x, (centre[1] - reach, centre[1] + reach)))
+    dy, dx = y[rows, None] - np.float32(centre[0]), x[None, columns] - np.float32(centre[1])
+    sine, cosine = np.float32(np.sin(angle)), np.float32(np.cos(angle))
+    v = (dy * cosine - dx * sine) / np.float32(radii[0])
+    u = (dy * sine + dx * cosine) / np.float32(radii[1])
+    edge = np.float32(1)
     if rough:
         around = np.arctan2(v, u)
         for k in (2, 3, spikes, spikes + 2):
-            edge += rough * rng.uniform(0.3, 1) * np.sin(k * around + rng.uniform(0, 2 * np.pi)) / 2
-    return u**2 + v**2 < edge**2
+            height = np.float32(rough * rng.uniform(0.3, 1) / 2)
+            edge = edge + height * np.sin(k * around + np.float32(rng.uniform(0, 2 * np.pi)))
+    region = np.zeros(shape, bool)
+    region[rows, columns] = u**2 + v**2 < edge**2
+    return region
 
 
 def soften(mask: np.ndarray, sigma: float) -> np.ndarray:
     """Return the mask with soft edges, float32 in [0, 1]; `sigma` in pixels."""
-    return ndimage.gaussian_filter(mask.astype(np.float32), sigma)
+    return ndimage.gaussian_filter(mask.astype(np.float32), sigma, truncate=3)
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
