@@ -224,7 +224,7 @@ def best_baseline(found: DatasetInputs) -> str | None:
             if r is not None
         ]
         where = "grouped splits" if protocol == "grouped" else "the set's own split"
-        return f"{select.run_name(*run)} ({listed(parts)}; {where})."
+        return f"{select.run_name(*run)} ({listed(parts)}; {where}."
     return None
 
 
@@ -251,12 +251,12 @@ def dice(found: DatasetInputs) -> str | None:
     test = table[table["split"] == "test"]
     part, where = (test, "test images") if len(test) else (table, "images")
     words = []
-    for strategy, rows in part.groupby("strategy", sort=True):
-        mean, lo, hi = mean_interval(rows["dice"].to_numpy())
-        words.append(
-            f"{number(mean, 2)} [{number(lo, 2)}, {number(hi, 2)}] for the prompt “{strategy}”"
-        )
-    return f"mean Dice {listed(words)} ({len(part.drop_duplicates('image_id')):,} {where})."
+    names = sorted(part["strategy"].unique(), key=lambda s: (s in select.FLOORS, s))
+    for strategy in names:
+        mean, lo, hi = mean_interval(part[part["strategy"] == strategy]["dice"].to_numpy())
+        what = select.FLOORS.get(strategy, f"stored masks, prompt “{strategy}”")
+        words.append(f"{number(mean, 2)} [{number(lo, 2)}, {number(hi, 2)}] ({what})")
+    return f"mean Dice {listed(words)}; {len(part.drop_duplicates('image_id')):,} {where}."
 
 
 def certainty(found: DatasetInputs) -> str | None:

@@ -37,6 +37,11 @@ METRICS = {
     "brier": "Brier score",
 }
 PERCENT_METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+# Floors that `evaluate` judges beside the stored masks.
+FLOORS = {
+    "random": "floor: the mask's own shape elsewhere",
+    "ellipse": "floor: an ellipse of its area in the middle",
+}
 BASELINE = ("linear-probe", "whole")
 MASKED_PROBE = ("linear-probe", "masked")
 METHOD = ("medfocus-probe", "masked")
@@ -122,6 +127,12 @@ def labels_at(table: pd.DataFrame, fraction: float) -> int | None:
     """Return the number of labels used (train + validation) at a fraction."""
     rows = table[(table["fraction"] - fraction).abs() < 1e-4]["n_labels"].dropna()
     return None if rows.empty else round(float(rows.median()))
+
+
+def stored_strategy(quality: pd.DataFrame) -> str | None:
+    """Return the prompt strategy of the stored masks in mask_quality: the one that is no floor."""
+    found = [s for s in quality["strategy"].unique() if s not in FLOORS]
+    return str(found[0]) if found else None
 
 
 def reference_runs(table: pd.DataFrame) -> list[tuple[str, str]]:

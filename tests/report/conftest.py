@@ -10,6 +10,8 @@ import pytest
 from make_inputs import project
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from pipeline.config import Params
+from pipeline.paths import Paths
 from pipeline.report import build_report
 
 
@@ -18,6 +20,25 @@ def built(tmp_path_factory) -> Path:
     """A report on two datasets with everything and one with nothing but its name."""
     params, paths = project(tmp_path_factory.mktemp("report"), "set one", "set two")
     return build_report(params, paths, ["set one", "set two", "not yet"])
+
+
+@pytest.fixture(scope="session")
+def _one(tmp_path_factory) -> tuple[Params, Paths]:
+    return project(tmp_path_factory.mktemp("one"), "one")
+
+
+@pytest.fixture(scope="session")
+def ready(_one) -> Paths:
+    """A project with the dataset "one", for reading only."""
+    return _one[1]
+
+
+@pytest.fixture
+def fresh(_one, tmp_path) -> tuple[Params, Paths]:
+    """A copy of that project, for a test to change."""
+    params, paths = _one
+    shutil.copytree(paths.root, tmp_path / "project")
+    return params, Paths(tmp_path / "project")
 
 
 @pytest.fixture(scope="session")

@@ -15,10 +15,12 @@ import pandas as pd
 from PIL import Image
 
 from pipeline.config import Params, load_params
+from pipeline.engine.items import WorkItem
 from pipeline.paths import Paths
+from pipeline.stores import MaskRow, MaskStoreWriter
 
 REPO = Path(__file__).resolve().parents[2]
-FRACTIONS = (0.05, 0.1, 0.2, 0.5, 1.0)
+FRACTIONS = (0.05, 0.2, 1.0)
 RUNS = {
     "official": [("linear-probe", v) for v in ("whole", "masked", "crop", "binary")]
     + [("medfocus", "masked"), ("medfocus-probe", "whole"), ("medfocus-probe", "masked")],
@@ -29,6 +31,7 @@ RUNS = {
     ],
     "ground_truth": [("linear-probe", v) for v in ("whole", "masked", "oracle", "random")],
 }
+FAILED = "train/alpha/001.png"
 LIFT = {"masked": 0.04, "crop": 0.02, "binary": -0.2, "oracle": 0.1, "random": -0.06}
 
 
@@ -47,7 +50,7 @@ def make_dataset(
     *,
     classes: tuple[str, ...] = ("alpha", "beta", "gamma"),
     per_class: int = 12,
-    seeds: int = 3,
+    seeds: int = 2,
     synthetic: str = "1",
     size: tuple[int, int] = (48, 36),
 ) -> None:
@@ -57,12 +60,14 @@ def make_dataset(
     predictions, runs = _predictions(manifest, classes, seeds, rng)
     cache = paths.cache(name)
     (cache / "plots").mkdir(parents=True, exist_ok=True)
-    predictions.to_parquet(paths.predictions(name))
+    coded = ["protocol", "head", "view", "image_id", "y_true", "y_pred"]
+    predictions.astype(dict.fromkeys(coded, "category")).to_parquet(paths.predictions(name))
     runs.to_parquet(paths.runs(name))
     _metrics(predictions, manifest).to_parquet(paths.metrics_table(name))
     _per_class(predictions).to_csv(paths.plots(name) / "per_class.csv", index=False)
     _comparisons(predictions).to_csv(paths.plots(name) / "comparisons.csv", index=False)
     _quality(manifest, rng).to_parquet(paths.mask_quality(name))
+    _masks(paths, name, manifest)
     _audit(paths, name, manifest)
     _records(paths, name, manifest)
 
@@ -259,16 +264,43 @@ def _comparisons(predictions) -> pd.DataFrame:
 
 
 def _quality(manifest, rng) -> pd.DataFrame:
-    dice = rng.beta(4, 2, len(manifest))
     gt = manifest["mask_area"].astype(float) / (48 * 36)
-    return manifest[["image_id", "label", "split"]].assign(
-        strategy="salient",
-        dice=dice,
-        iou=dice / (2 - dice),
-        hd95=20 * (1 - dice),
-        pred_area_fraction=gt * rng.uniform(0.6, 1.5, len(manifest)),
-        gt_area_fraction=gt,
-    )
+    parts = []
+    for strategy, (a, b) in {"salient": (4, 2), "random": (1, 6), "ellipse": (2, 4)}.items():
+        dice = rng.beta(a, b, len(manifest))
+        parts.append(
+            manifest[["image_id", "label", "split"]].assign(
+                strategy=strategy,
+                dice=dice,
+                iou=dice / (2 - dice),
+                hd95=20 * (1 - dice),
+                pred_area_fraction=gt * rng.uniform(0.6, 1.5, len(manifest)),
+                gt_area_fraction=gt,
+                note="",
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def _masks(paths, name, manifest) -> None:
+    """Write a real mask store: the truth moved by two pixels; one empty mask, one failed row."""
+    items = [
+        WorkItem(r.image_id, r.sha256, paths.data(name) / r.path, 0, r._asdict())
+        for r in manifest.itertuples(index=False)
+    ]
+    with MaskStoreWriter(paths.masks(name), {"model": "fabricated", "prompt": "salient"}) as writer:
+        writer.sync_manifest(manifest)
+        writer.plan(items)
+        for i, item in enumerate(items):
+            if item.image_id == FAILED:
+                writer.write_failed(item, "truncated file")
+                continue
+            truth = np.asarray(Image.open(paths.data(name) / item.row["mask_path"])) > 127
+            mask = np.roll(truth, 2, axis=1) & (i != 3)
+            status = "ok" if mask.any() else "empty"
+            row = MaskRow(item.image_id, mask, status=status, predicted_iou=0.9, stability=0.95)
+            writer.write([item], [row])
+        writer.commit()
 
 
 def _audit(paths, name, manifest) -> None:
@@ -312,7 +344,7 @@ def _records(paths, name, manifest) -> None:
             "started": "2026-01-01T00:00:00Z",
             "done": len(manifest),
             "skipped": 0,
-            "failed": {"train/alpha/001.png": "truncated file"} if stage == "segment" else {},
+            "failed": {FAILED: "truncated file"} if stage == "segment" else {},
             "seconds": {"total": 12.5, "load_wait": 1.0, "model": 10.0, "write": 1.5},
             "versions": {"numpy": np.__version__},
             "parameters": {"batch_size": 8},

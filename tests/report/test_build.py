@@ -14,14 +14,14 @@ def text_of(params, paths, *names) -> str:
     return build_report(params, paths, list(names) or None).read_text(encoding="utf-8")
 
 
-def test_two_builds_of_the_same_files_are_the_same_bytes(tmp_path):
-    params, paths = project(tmp_path, "one")
+def test_two_builds_of_the_same_files_are_the_same_bytes(fresh):
+    params, paths = fresh
     first = build_report(params, paths).read_bytes()
     assert build_report(params, paths).read_bytes() == first
 
 
-def test_a_dataset_without_any_file_says_which_commands_make_them(tmp_path):
-    params, paths = project(tmp_path, "one")
+def test_a_dataset_without_any_file_says_which_commands_make_them(fresh):
+    params, paths = fresh
     html = text_of(params, paths, "one", "nothing here")
     for command in ("segment", "encode", "train", "evaluate"):
         assert f"pipeline {command} --dataset nothing here" in html
@@ -31,14 +31,14 @@ def test_a_dataset_without_any_file_says_which_commands_make_them(tmp_path):
     "lost",
     ["metrics_table", "predictions", "runs", "mask_quality", "audit", "audit_pairs", "manifest"],
 )
-def test_a_report_is_made_when_one_file_is_missing(tmp_path, lost):
-    params, paths = project(tmp_path, "one")
+def test_a_report_is_made_when_one_file_is_missing(fresh, lost):
+    params, paths = fresh
     getattr(paths, lost)("one").unlink()
     assert "<h2" in text_of(params, paths)
 
 
-def test_a_damaged_table_is_named_and_the_rest_is_shown(tmp_path):
-    params, paths = project(tmp_path, "one")
+def test_a_damaged_table_is_named_and_the_rest_is_shown(fresh):
+    params, paths = fresh
     paths.runs("one").write_bytes(b"not parquet")
     html = text_of(params, paths)
     assert "cache/one/runs.parquet" in html.replace("\\", "/")
@@ -62,30 +62,30 @@ def test_class_names_that_look_like_numbers_or_gaps_stay_as_they_are(tmp_path):
         assert f'<th scope="col">{name}</th>' in html
 
 
-def test_diverged_runs_stand_in_the_tables_with_their_reason(tmp_path):
-    params, paths = project(tmp_path, "one")
+def test_diverged_runs_stand_in_the_tables_with_their_reason(fresh):
+    params, paths = fresh
     html = text_of(params, paths)
-    assert "1 of 211 runs failed or diverged" in html
+    assert "1 of 85 runs failed or diverged" in html
     assert "loss is not finite after epoch 3" in html
     assert '<td class="bad" title="loss is not finite after epoch 3">diverged</td>' in html
 
 
-def test_failed_images_are_listed_by_name_and_reason(tmp_path):
-    params, paths = project(tmp_path, "one")
+def test_failed_images_are_listed_by_name_and_reason(fresh):
+    params, paths = fresh
     html = text_of(params, paths)
     assert "train/alpha/001.png" in html
     assert "truncated file" in html
 
 
-def test_an_image_that_cannot_be_read_leaves_its_reason_in_its_place(tmp_path):
-    params, paths = project(tmp_path, "one")
+def test_an_image_that_cannot_be_read_leaves_its_reason_in_its_place(fresh):
+    params, paths = fresh
     for file in paths.data("one").glob("test/alpha/*.png"):
         file.write_bytes(b"broken")
     assert "cannot be shown" in text_of(params, paths)
 
 
-def test_missing_figures_are_dashes_not_zeros(tmp_path):
-    params, paths = project(tmp_path, "one")
+def test_missing_figures_are_dashes_not_zeros(fresh):
+    params, paths = fresh
     table = pd.read_parquet(paths.metrics_table("one"))
     gone = (table["head"] == "medfocus") & (table["metric"] == "accuracy")
     table.loc[gone, ["value", "lo", "hi"]] = float("nan")
@@ -118,13 +118,13 @@ def test_the_papers_figures_are_never_set_beside_phantoms(tmp_path):
     assert "97.57" not in html
 
 
-def test_the_number_of_labels_stands_beside_each_fraction(tmp_path):
-    params, paths = project(tmp_path, "one")
+def test_the_number_of_labels_stands_beside_each_fraction(fresh):
+    params, paths = fresh
     assert "100 % (24 labels)" in text_of(params, paths)
 
 
-def test_the_page_carries_parameters_commit_and_command(tmp_path):
-    params, paths = project(tmp_path, "one")
+def test_the_page_carries_parameters_commit_and_command(fresh):
+    params, paths = fresh
     html = text_of(params, paths)
     assert "pipeline report --dataset one" in html
     assert "lambda: 0.5" in html

@@ -21,7 +21,7 @@ QUARTERS = 4
 
 def section(found: DatasetInputs, album: Album, params: Params) -> Section | None:
     """Plot each test image's Dice against what masking did to its probability."""
-    both = joined(found, params.segment.prompt)
+    both = joined(found)
     if both is None:
         return None
     table, name, fraction = both
@@ -73,13 +73,12 @@ def answer(rho: float, lo: float, hi: float) -> str:
     return "Not measurably: the interval of the correlation includes zero."
 
 
-def joined(found: DatasetInputs, prompt: str) -> tuple[pd.DataFrame, str, float] | None:
+def joined(found: DatasetInputs) -> tuple[pd.DataFrame, str, float] | None:
     """Join Dice and the change between whole and masked, by image; with head and fraction."""
     quality = found.mask_quality
     if quality is None or quality.empty or found.metrics is None:
         return None
-    strategies = list(quality["strategy"].unique())
-    chosen = quality[quality["strategy"] == (prompt if prompt in strategies else strategies[0])]
+    chosen = quality[quality["strategy"] == select.stored_strategy(quality)]
     table = select.over_seeds(found.metrics, "official", "full")
     runs, fractions = select.runs_of(table), select.fractions_of(table)
     heads = [h for h, v in runs if v == "masked" and (h, "whole") in runs and h != "zero-shot"]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.config import Params
+from pipeline.report import select
 from pipeline.report.figures import Figure, histogram
 from pipeline.report.gallery import Album, Gallery
 from pipeline.report.inputs import DatasetInputs
@@ -46,7 +47,7 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
     if figures:
         made.blocks.append(Grid(figures))
     if quality is not None and not quality.empty:
-        made.blocks.append(_worst(quality, params.segment.prompt, album))
+        made.blocks.append(_worst(quality, album))
     return made if made.blocks else None
 
 
@@ -89,24 +90,28 @@ def mean_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, 
 
 
 def dice_table(quality: pd.DataFrame) -> Table:
-    """Return Dice, IoU and HD95 by strategy and class, and over all classes."""
+    """Return Dice, IoU and HD95 by strategy and class, and over all classes; floors last."""
     rows = []
-    for strategy, table in quality.groupby("strategy", sort=True):
+    names = sorted(quality["strategy"].unique(), key=lambda s: (s in select.FLOORS, s))
+    for strategy in names:
+        table = quality[quality["strategy"] == strategy]
         parts = [("all classes", table)]
         test = table[table["split"] == "test"]
         if len(test) and len(test) < len(table):
             parts.append(("all classes, test", test))
-        parts += list(table.groupby("label", sort=True))
+        if strategy not in select.FLOORS:
+            parts += list(table.groupby("label", sort=True))
         for name, part in parts:
             cells = [
                 interval_cell(*mean_interval(part[m].to_numpy()), as_percent=False)
                 for m in ("dice", "iou", "hd95")
             ]
-            median = float(part["dice"].median())
-            missed = float((part["dice"] < 0.1).mean())
+            dice = part["dice"].dropna()
+            median = float(dice.median()) if len(dice) else np.nan
+            missed = float((dice < 0.1).mean()) if len(dice) else np.nan
             rows.append(
                 [
-                    head(strategy),
+                    head(select.FLOORS.get(strategy, f"stored masks, prompt “{strategy}”")),
                     name,
                     len(part),
                     *cells,
@@ -114,23 +119,30 @@ def dice_table(quality: pd.DataFrame) -> Table:
                     numeric(percent(missed), missed),
                 ]
             )
-    headers = ["prompt", "class", "images", "Dice", "IoU", "HD95, px"]
+    headers = ["masks", "class", "images", "Dice", "IoU", "HD95, px"]
     headers += ["median Dice", "Dice < 0.1, %"]
-    return Table(headers, rows, caption="Masks against ground truth")
+    note = "HD95 is the mean over the images whose mask is not empty."
+    unread = int(quality["dice"].isna().sum())
+    if unread:
+        note += f" {many(unread, 'row')} without a figure (ground truth not readable)."
+    return Table(headers, rows, caption="Masks against ground truth", note=note)
 
 
 def _dice_figures(quality: pd.DataFrame) -> list[Figure]:
-    figures = []
-    for strategy, table in quality.groupby("strategy", sort=True):
-        values = {"": table["dice"].to_numpy()}
-        figures.append(histogram(f"Dice, prompt “{strategy}”", values, "Dice"))
-        areas = {
-            "stored mask": table["pred_area_fraction"].to_numpy(),
-            "ground truth": table["gt_area_fraction"].to_numpy(),
-        }
-        title = f"Share of the image inside the mask, “{strategy}”"
-        figures.append(histogram(title, areas, "share of the image"))
-    return figures[:6]
+    stored = select.stored_strategy(quality)
+    table = quality[quality["strategy"] == stored]
+    dice = {"stored masks": table["dice"].to_numpy()}
+    floor = quality[quality["strategy"] == "random"]
+    if len(floor):
+        dice["the same shapes elsewhere"] = floor["dice"].to_numpy()
+    areas = {
+        "stored mask": table["pred_area_fraction"].to_numpy(),
+        "ground truth": table["gt_area_fraction"].to_numpy(),
+    }
+    return [
+        histogram("Dice of each image", dice, "Dice"),
+        histogram("Share of the image inside the mask", areas, "share of the image"),
+    ]
 
 
 def _store_figures(masks: pd.DataFrame) -> list[Figure]:
@@ -147,10 +159,9 @@ def _store_figures(masks: pd.DataFrame) -> list[Figure]:
     return figures
 
 
-def _worst(quality: pd.DataFrame, prompt: str, album: Album) -> Gallery:
-    strategies = list(quality["strategy"].unique())
-    strategy = prompt if prompt in strategies else strategies[0]
-    table = quality[quality["strategy"] == strategy].dropna(subset=["dice"])
+def _worst(quality: pd.DataFrame, album: Album) -> Gallery:
+    stored = select.stored_strategy(quality)
+    table = quality[quality["strategy"] == stored].dropna(subset=["dice"])
     shown = table.sort_values(["dice", "image_id"]).head(WORST)
     pictures = [
         album.picture(r["image_id"], f"{r['label']}; Dice {number(r['dice'], 2)}")
