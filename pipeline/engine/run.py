@@ -207,9 +207,15 @@ class _Run:
                     return
                 self.map([item], [value])
             return
+        prepared = []
+        for item, row in zip(items, rows, strict=True):
+            try:
+                prepared.append(self.writer.prepare(item, row))
+            except ValueError as error:
+                self.fail(item, error)
         with self.clock("write"):
-            self.behind.call(self.writer.write, items, rows)
-        for item in items:
+            self.behind.call(self.writer.put, prepared)
+        for item, *_ in prepared:
             self.count(item)
 
     def copy(self, items: Sequence[WorkItem]) -> None:
@@ -240,7 +246,7 @@ class _Run:
 
     def fail(self, item: WorkItem, error: Exception) -> None:
         if isinstance(error, PipelineError):
-            reason = f"{error.message} - {error.remedy}" if error.remedy else error.message
+            reason = str(error)
         else:
             reason = f"{type(error).__name__}: {error}"
         reason = " ".join(reason.encode("utf-8", "replace").decode().split())

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.engine.items import WorkItem
 from pipeline.stores import layout
+from pipeline.stores.disk import writing
 from pipeline.stores.kinds import FEATURES, Data, Row
 from pipeline.stores.layout import ArraySpec
 from pipeline.stores.rows import FeatureRow
@@ -147,7 +148,7 @@ class FeatureStoreWriter(StoreWriter):
             identity: everything that decides these features, JSON values.
             prompts: class -> full prompts, for people who read the store's attributes.
         """
-        with self._disk():
+        with writing(self.path):
             if self._root is None:
                 self._create([])
             self.commit()
@@ -165,5 +166,7 @@ class FeatureStoreWriter(StoreWriter):
 
 
 def _shard_rows(row_bytes: int, chunk_rows: int) -> int:
-    """Rows a shard of at most 32 MiB, a whole number of chunks."""
-    return max(1, min(SHARD_BYTES // (row_bytes * chunk_rows), 1024 // chunk_rows)) * chunk_rows
+    """Rows a shard of about 32 MiB: chunk_rows times a power of two, at most 1024. Powers of
+    two, so that the shards of features and tokens nest."""
+    chunks = max(1, min(SHARD_BYTES // (row_bytes * chunk_rows), 1024 // chunk_rows))
+    return chunk_rows * 2 ** (chunks.bit_length() - 1)

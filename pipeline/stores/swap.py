@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+from pipeline.errors import StoreError
+
 
 class Workplace:
     """Which folder a writer works in.
@@ -32,8 +34,25 @@ class Workplace:
         self.work = self.new
 
     def clear(self) -> None:
-        """Empty the folder that is worked in."""
+        """Empty the folder that is worked in: an unfinished creation or an unusable rebuild.
+
+        Raises:
+            StoreError: it holds files that no store has, so it is somebody else's.
+        """
         if self.work.exists():
+            foreign = [
+                entry.name
+                for entry in self.work.iterdir()
+                if not entry.name.startswith(".")
+                and entry.name not in ("zarr.json", "index.journal.json")
+                and not (entry.is_dir() and {f.name for f in entry.iterdir()} <= {"zarr.json", "c"})
+            ]
+            if foreign and self.work == self.path:
+                raise StoreError(
+                    f"a folder with other files, not a store: {', '.join(sorted(foreign)[:3])}",
+                    path=self.path,
+                    remedy="move it away",
+                )
             shutil.rmtree(self.work)
         self.work.mkdir(parents=True)
 

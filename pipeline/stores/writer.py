@@ -8,47 +8,31 @@ never takes new bytes for an old row.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import pandas as pd
 
 from pipeline.engine.items import WorkItem
 from pipeline.errors import StageFailed, StoreError
 from pipeline.stores import index as idx
 from pipeline.stores import layout
+from pipeline.stores.disk import writing
 from pipeline.stores.identity import canonical, identity_diff, identity_hash
-from pipeline.stores.kinds import Kind, RowReader
+from pipeline.stores.kinds import Data, Kind, Row, RowReader
 from pipeline.stores.lock import StoreLock
+from pipeline.stores.place import place_rows
+from pipeline.stores.plan import Plan, make_plan
 from pipeline.stores.swap import Workplace
 
 COMMIT_SECONDS = 5.0
 COMMIT_BYTES = 64 << 20
-SLAB_BYTES = 32 << 20
 
-
-@dataclass
-class Plan:
-    """What a run has to do.
-
-    Args:
-        todo: (item, reason) to compute; reason "" = a new row.
-        copies: (item, reason) whose key another item of `todo`, or a stored row, has.
-        reused: items whose row is there and good.
-        failed: items that failed before and are not retried, with the stored reason.
-    """
-
-    todo: list[tuple[WorkItem, str]] = field(default_factory=list)
-    copies: list[tuple[WorkItem, str]] = field(default_factory=list)
-    reused: list[WorkItem] = field(default_factory=list)
-    failed: list[tuple[WorkItem, str]] = field(default_factory=list)
+Prepared = tuple[WorkItem, Row, Data]
+"""A row as it waits for its commit: whose, index values, data by array name."""
 
 
 class StoreWriter:
@@ -79,11 +63,12 @@ class StoreWriter:
         self._lock = StoreLock(self.path.with_name(self.path.name + ".lock"))
         self._index = idx.Index(self.store_kind.columns)
         self._root: dict[str, Any] | None = None
-        self._buffer: dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]] = {}
+        self._buffer: dict[str, tuple[Row, Data]] = {}
         self._bytes = 0
         self._changed = False
         self._manifest: dict[str, tuple[str, str]] | None = None
         self._more_arrays: dict[str, dict] = {}
+        self._twins: dict[str, str] | None = None
         self._tracked: layout.TrackedStore | None = None
         self._last_commit = time.monotonic()
         self._commit_took = 0.0
@@ -94,7 +79,7 @@ class StoreWriter:
         """Return the data arrays of a new store."""
         raise NotImplementedError
 
-    def encode_row(self, row: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def encode_row(self, row: Any) -> tuple[Row, Data]:
         """Return a row's index values (crc included) and its data by array name."""
         raise NotImplementedError
 
@@ -108,7 +93,7 @@ class StoreWriter:
     def __enter__(self) -> Self:
         self._lock.acquire()
         try:
-            with self._disk():
+            with writing(self.path):
                 self._open()
         except BaseException:
             self._lock.release()
@@ -120,30 +105,40 @@ class StoreWriter:
             if kind is None or issubclass(kind, (KeyboardInterrupt, StageFailed)):
                 self.commit()
             if kind is None and self._root is not None:
-                with self._disk():
+                with writing(self.path):
                     self._place.finish()
         finally:
             self._lock.release()
 
     def _open(self) -> None:
         self._place.recover()
-        stored = self._stored_identity(self.path)
-        if stored is not None and stored != self.identity:
-            if self.on_mismatch == "refuse":
-                lines = "".join(f"\n  {line}" for line in identity_diff(stored, self.identity))
-                raise StoreError(
-                    f"the store was made with other choices:{lines}",
-                    path=self.path,
-                    remedy="set them back, or pass --force to compute the whole store again",
-                )
-            self._place.build_beside()
-            if self._stored_identity(self.root) not in (None, self.identity):
-                self._place.clear()
-        if self._stored_identity(self.root) is None:
-            self._place.clear()
-            return
-        layout.remove_partials(self.root)
-        self._load()
+        try:
+            wanted = self._stored_identity() in (None, self.identity)
+            if wanted:
+                self._load()
+                return
+            problem = self._mismatch()
+        except StoreError as error:
+            problem = error
+        if self.on_mismatch == "refuse":
+            raise problem
+        self._place.build_beside()
+        try:
+            if self._stored_identity() == self.identity:
+                self._load()
+                return
+        except StoreError:
+            pass  # a half-built store that cannot be read is worth nothing
+        self._place.clear()
+
+    def _mismatch(self) -> StoreError:
+        stored = layout.read_root(self.root)["attributes"]["identity"]
+        lines = "".join(f"\n  {line}" for line in identity_diff(stored, self.identity))
+        return StoreError(
+            f"the store was made with other choices:{lines}\n",
+            path=self.path,
+            remedy="set them back, or pass --force to compute the whole store again",
+        )
 
     @property
     def _store(self) -> layout.TrackedStore:
@@ -151,13 +146,23 @@ class StoreWriter:
             self._tracked = layout.TrackedStore(self.root)
         return self._tracked
 
-    @staticmethod
-    def _stored_identity(path: Path) -> dict[str, Any] | None:
-        if not (path / "zarr.json").exists():
-            return None
-        return layout.read_root(path)["attributes"]["identity"]
+    def _stored_identity(self) -> dict[str, Any] | None:
+        """Identity of the store in the folder that is worked in, None when there is none yet."""
+        if (self.root / "zarr.json").exists():
+            return layout.read_root(self.root)["attributes"]["identity"]
+        if (self.root / "image_id" / "c").exists():
+            raise StoreError(
+                "the store's zarr.json is lost",
+                path=self.path,
+                remedy="restore it (dvc checkout), or pass --force to compute the store again",
+            )
+        return None
 
     def _load(self) -> None:
+        if not (self.root / "zarr.json").exists():
+            self._place.clear()
+            return
+        layout.remove_partials(self.root)
         committed = idx.load(self.root, self.store_kind.columns, patience=0.0)
         self._root, self._index = committed.root, committed.index
         # Metadata of single arrays may be ahead of the root after a kill: bring it back.
@@ -201,43 +206,19 @@ class StoreWriter:
             retry_failed: compute failed rows again.
         """
         if self._root is None:
-            with self._disk():
+            with writing(self.path):
                 self._create(items)
-        plan = Plan()
-        leaders: set[str] = set()
+        # What a rebuild that was interrupted did is of this very run: go on, do not force again.
+        force = force and self.root == self.path
         lost, damaged = (set(), set()) if force else self._check(verify=verify)
-        needed: list[tuple[WorkItem, str]] = []
-        for item in items:
-            i = self._index.position.get(item.image_id)
-            if i is None:
-                needed.append((item, ""))
-                continue
-            row = self._index.get(i)
-            if force:
-                reason = "forced"
-            elif row["status"] == "pending":
-                reason = row["reason"]
-            elif row["key"] != item.key:
-                changed = row["sha256"] != str(item.row.get("sha256", ""))
-                reason = "image bytes changed" if changed else "prompt, mask or frame changed"
-            elif row["status"] == "failed":
-                reason = "failed before" if retry_failed else None
-                if reason is None:
-                    plan.failed.append((item, row["reason"]))
-                    continue
-            elif i in lost:
-                reason = "lost from the store"
-            elif i in damaged:
-                reason = "damaged in the store"
-            else:
-                plan.reused.append(item)
-                leaders.add(item.key)
-                continue
-            needed.append((item, reason))
-        for item, reason in needed:
-            (plan.copies if item.key in leaders else plan.todo).append((item, reason))
-            leaders.add(item.key)
-        return plan
+        return make_plan(
+            self._index,
+            items,
+            lost=lost,
+            damaged=damaged,
+            force=force,
+            retry_failed=retry_failed,
+        )
 
     def _check(self, *, verify: bool) -> tuple[set[int], set[int]]:
         """Return the rows whose file is missing, and (when asked for) those that are damaged."""
@@ -252,18 +233,16 @@ class StoreWriter:
     def _mend(self, reader: RowReader, damaged: set[int]) -> None:
         """Replace the files of damaged rows by files of the good rows alone, since Zarr has to
         read a shard that it adds to. A kill in here leaves rows that are lost and known to be."""
-        step = reader.shard_rows
+        step, status = reader.shard_rows, self._index.rows["status"]
         for shard in {i // step for i in damaged}:
             rows = range(shard * step, min((shard + 1) * step, len(self._index)))
-            good = [
-                i for i in rows if i not in damaged and self._index.rows["status"][i] in idx.GOOD
-            ]
+            good = [i for i in rows if i not in damaged and status[i] in idx.GOOD]
             kept = {i: reader.read(i, self._index.get(i)) for i in good}
-            for i in rows:
-                for file in reader.files(i, self._index.get(i)):
-                    file.unlink(missing_ok=True)
-            with self._disk():
-                self._place_rows(kept)
+            with writing(self.path):
+                for i in rows:
+                    for file in reader.files(i, self._index.get(i)):
+                        file.unlink(missing_ok=True)
+                place_rows(self._store, self.store_kind, self._arrays(), kept)
 
     def _reader(self) -> RowReader:
         return RowReader(self.root, self.store_kind, self._arrays())
@@ -271,11 +250,23 @@ class StoreWriter:
     # -- writing ------------------------------------------------------------------------------
 
     def write(self, items: Sequence[WorkItem], rows: Sequence[Any]) -> None:
-        """Take computed rows, one an item; they are committed when enough time or bytes passed."""
-        for item, row in zip(items, rows, strict=True):
-            if row.image_id != item.image_id:
-                raise ValueError(f"row of {row.image_id!r} given for {item.image_id!r}")
-            self._put(item, *self.encode_row(row))
+        """Take computed rows, one an item; they are committed when enough time or bytes passed.
+
+        Raises:
+            ValueError: a row is not what this store holds (shape, dtype, a feature not finite).
+        """
+        self.put([self.prepare(item, row) for item, row in zip(items, rows, strict=True)])
+
+    def prepare(self, item: WorkItem, row: Any) -> Prepared:
+        """Check one computed row and return it as `put` takes it; ValueError as in `write`."""
+        if row.image_id != item.image_id:
+            raise ValueError(f"row of {row.image_id!r} given for {item.image_id!r}")
+        return item, *self.encode_row(row)
+
+    def put(self, rows: Sequence[Prepared]) -> None:
+        """Take prepared rows."""
+        for item, values, data in rows:
+            self._buffer_row(item, values, data)
         waited = time.monotonic() - self._last_commit
         # On a slow disk, or with very many rows, commits grow rarer instead of taking over.
         patience = max(self.commit_seconds, 10 * self._commit_took if self.commit_seconds else 0)
@@ -285,22 +276,29 @@ class StoreWriter:
     def write_failed(self, item: WorkItem, reason: str) -> None:
         """Record that an item has no data, and why."""
         values = {name: default for name, (_, default) in self.store_kind.columns.items()}
-        self._put(item, {**values, "status": "failed", "reason": _clean(reason)}, {})
+        self.put([(item, {**values, "status": "failed", "reason": _clean(reason)}, {})])
 
     def copy(self, item: WorkItem) -> bool:
-        """Write `item` as a copy of a good row of the same key; False when there is none."""
-        self.commit()
-        for i, key in enumerate(self._index.rows["key"]):
-            good = self._index.rows["status"][i] in idx.GOOD
-            if key == item.key and good and self._index.rows["image_id"][i] != item.image_id:
-                values = self._index.get(i)
-                data = self._reader().read(i, values)
-                if self.store_kind.crc(data) == values["crc"]:
-                    self._put(item, values, data)
-                    return True
-        return False
+        """Write `item` as a copy of a good row of the same key; False when there is none.
 
-    def _put(self, item: WorkItem, values: dict[str, Any], data: dict[str, np.ndarray]) -> None:
+        To be called after all rows to be copied from were written.
+        """
+        if self._twins is None:
+            self.commit()
+            rows = self._index.rows
+            columns = zip(rows["key"], rows["status"], rows["image_id"], strict=True)
+            self._twins = {key: name for key, status, name in columns if status in idx.GOOD}
+        twin = self._twins.get(item.key)
+        if twin is None or twin == item.image_id:
+            return False
+        i = self._index.position[twin]
+        values, reader = self._index.get(i), self._reader()
+        if reader.lost(i, values) or not reader.good(i, values):
+            return False
+        self.put([(item, values, reader.read(i, values))])
+        return True
+
+    def _buffer_row(self, item: WorkItem, values: Row, data: Data) -> None:
         label, split = str(item.row.get("label", "")), str(item.row.get("split", ""))
         if self._manifest is not None:
             label, split = self._manifest.get(item.image_id, (label, split))
@@ -347,7 +345,7 @@ class StoreWriter:
         if self._root is None or not (self._buffer or self._changed):
             return
         begin = time.monotonic()
-        with self._disk():
+        with writing(self.path):
             committed = len(self._index)
             redo = [
                 i
@@ -363,7 +361,12 @@ class StoreWriter:
             for image_id in self._buffer:
                 placed[image_id] = self._index.position.get(image_id, end)
                 end += placed[image_id] == end
-            self._place_rows({placed[name]: data for name, (_, data) in self._buffer.items()})
+            place_rows(
+                self._store,
+                self.store_kind,
+                self._arrays(),
+                {placed[name]: data for name, (_, data) in self._buffer.items()},
+            )
             changed = self._changed or any(i < committed for i in placed.values())
             for image_id, i in placed.items():
                 self._index.set(i, self._buffer[image_id][0])
@@ -372,27 +375,6 @@ class StoreWriter:
         self._bytes, self._changed = 0, False
         self._last_commit = time.monotonic()
         self._commit_took = self._last_commit - begin
-
-    def _place_rows(self, rows: Mapping[int, dict[str, np.ndarray]]) -> None:
-        """Write data at row numbers; a row without data becomes the array's fill value."""
-        if not rows:
-            return
-        for name in [n for n in self.store_kind.arrays if n in self._arrays()]:
-            metadata = self._arrays()[name]
-            old = metadata["shape"]
-            shapes = [data[name].shape for data in rows.values() if name in data]
-            shape = np.max([old[1:], *shapes], axis=0).tolist()
-            metadata = {**metadata, "shape": [max(old[0], max(rows) + 1), *shape]}
-            self._arrays()[name] = metadata
-            array = layout.array_of(self._store, name, metadata)
-            longest = max(1, SLAB_BYTES // max(1, int(np.prod(shape)) * array.dtype.itemsize))
-            for start, stop in runs(rows, longest):
-                slab = np.full((stop - start, *shape), array.fill_value, array.dtype)
-                for i in range(start, stop):
-                    if name in rows[i]:
-                        data = rows[i][name]
-                        slab[(i - start, *(slice(n) for n in data.shape))] = data
-                array[start:stop] = slab
 
     def _commit_index(self, *, journal: bool, start: int = 0) -> None:
         old = self._root["attributes"].get("index_crc")
@@ -424,41 +406,7 @@ class StoreWriter:
         if journal:
             (self.root / idx.JOURNAL).unlink()
 
-    @contextmanager
-    def _disk(self) -> Iterator[None]:
-        """Turn what a disk refuses into an error with a remedy."""
-        try:
-            yield
-        except OSError as error:
-            remedies = {
-                errno.ENOSPC: "free some space and run again; it goes on from here",
-                errno.EDQUOT: "free some of your quota and run again; it goes on from here",
-                errno.EFBIG: "raise the file size limit (ulimit -f) and run again",
-                errno.EROFS: "the cache folder must be writable",
-                errno.EACCES: "the cache folder must be writable; check its owner and mode",
-                errno.EPERM: "the cache folder must be writable; check its owner and mode",
-            }
-            raise StoreError(
-                f"cannot write: {error.strerror or error}",
-                path=self.path,
-                remedy=remedies.get(error.errno, "check the disk and run again"),
-            ) from error
-
 
 def _clean(text: str) -> str:
     """One line of valid UTF-8: an error message may hold anything that a file name can."""
     return " ".join(text.encode("utf-8", "replace").decode().split())
-
-
-def runs(numbers: Iterable[int], longest: int) -> Iterator[tuple[int, int]]:
-    """Cut sorted numbers into runs (first, past the last) of at most `longest`."""
-    start = previous = None
-    for n in sorted(numbers):
-        if start is None:
-            start = n
-        elif n != previous + 1 or n - start >= longest:
-            yield start, previous + 1
-            start = n
-        previous = n
-    if start is not None:
-        yield start, previous + 1
