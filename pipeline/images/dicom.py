@@ -145,16 +145,22 @@ def _check_stream(dataset: Dataset, frame: int, frames: int) -> None:
         ) from None
     if not _encapsulated(syntax):
         return
-    stream = pydicom.encaps.get_frame(dataset.PixelData, frame, number_of_frames=frames)
+    offsets = None
+    if "ExtendedOffsetTable" in dataset:
+        offsets = dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths
+    stream = pydicom.encaps.get_frame(
+        dataset.PixelData, frame, number_of_frames=frames, extended_offsets=offsets
+    )
     check_codestream(stream, syntax, dataset.Rows, dataset.Columns)
 
 
 def _grey(stored: np.ndarray, dataset: Dataset, frame: int, *, invert: bool) -> Pixels:
     valid = _not_padding(stored, dataset)
     values, bits = _used_bits(stored, dataset)
+    little = dataset.original_encoding[1] is not False
     dataset = _with_frame_groups(dataset, frame)
-    scaled, increasing = apply_modality(values, dataset)
-    shown = apply_voi(scaled, dataset)
+    scaled, increasing = apply_modality(values, dataset, little=little)
+    shown = apply_voi(scaled, dataset, little=little)
     if shown is not None:
         levels = np.rint(shown * 255).astype(np.uint8)
         return Pixels(levels, display=True, invert=invert, valid=valid)
@@ -190,6 +196,9 @@ def _used_bits(stored: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, int]:
     bits = int(dataset.get("BitsStored") or allocated)
     if not 0 < bits <= allocated:
         raise ImageError("is damaged (bits stored)", remedy="export it again")
+    high = int(dataset.get("HighBit") or bits - 1)
+    if bits - 1 < high < allocated:  # some old files keep their samples in the upper bits
+        stored = stored >> (high + 1 - bits)
     if bits < allocated:
         stored = (stored << (allocated - bits)) >> (allocated - bits)
     if stored.dtype.kind == "u" and bits <= 8:

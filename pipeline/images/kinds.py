@@ -69,10 +69,10 @@ def sniff(head: bytes) -> str:
         return "GIF"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
+    if head[128:132] == b"DICM":  # whose preamble may be that of a TIFF
+        return "DICOM"
     if head[:4] in _TIFF:
         return "TIFF"
-    if head[128:132] == b"DICM":
-        return "DICOM"
     if head[:2] == b"\x1f\x8b" or _is_nifti_header(head):
         return "NIFTI"
     if head[:2] == b"BM" and len(head) > 26:

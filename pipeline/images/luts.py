@@ -8,15 +8,22 @@ from pydicom.dataset import Dataset
 from pipeline.errors import ImageError
 
 
-def apply_modality(values: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, bool]:
+def apply_modality(
+    values: np.ndarray, dataset: Dataset, *, little: bool = True
+) -> tuple[np.ndarray, bool]:
     """Modality LUT sequence, or rescale slope and intercept (PS3.3 C.11.1).
+
+    Args:
+        values: stored values without unused bits.
+        dataset: with the elements at its top level.
+        little: byte order of the file's tables.
 
     Returns:
         The values (float64 where a rescale applies), and whether the map is a rising line.
     """
     sequence = dataset.get("ModalityLUTSequence")
     if sequence:
-        return _look_up(values, sequence[0])[0], False
+        return _look_up(values, sequence[0], little)[0], False
     slope, intercept = (
         _number(dataset.get("RescaleSlope")),
         _number(dataset.get("RescaleIntercept")),
@@ -28,15 +35,20 @@ def apply_modality(values: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, bo
     return values * slope + intercept, slope > 0
 
 
-def apply_voi(values: np.ndarray, dataset: Dataset) -> np.ndarray | None:
+def apply_voi(values: np.ndarray, dataset: Dataset, *, little: bool = True) -> np.ndarray | None:
     """VOI LUT sequence, else the first usable window (PS3.3 C.11.2); None where there is none.
+
+    Args:
+        values: modality values.
+        dataset: with the elements at its top level.
+        little: byte order of the file's tables.
 
     Returns:
         float64 in 0..1, same shape.
     """
     sequence = dataset.get("VOILUTSequence")
     if sequence:
-        looked_up, bits = _look_up(values, sequence[0])
+        looked_up, bits = _look_up(values, sequence[0], little)
         return np.clip(looked_up / (2**bits - 1), 0, 1)
     function = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
     for center, width in zip(
@@ -56,7 +68,7 @@ def _window(values: np.ndarray, center: float, width: float, function: str) -> n
     return np.clip((values - center) / width + 0.5, 0, 1)
 
 
-def _look_up(values: np.ndarray, item: Dataset) -> tuple[np.ndarray, int]:
+def _look_up(values: np.ndarray, item: Dataset, little: bool) -> tuple[np.ndarray, int]:
     """Return table values and their bits; below and above the table its ends are taken."""
     entries, first, bits = (int(v) for v in item.LUTDescriptor)
     entries = entries or 2**16
@@ -64,7 +76,6 @@ def _look_up(values: np.ndarray, item: Dataset) -> tuple[np.ndarray, int]:
         first -= 2**16
     raw = item.LUTData
     if isinstance(raw, bytes):
-        little = item.original_encoding[1] is not False
         eight = len(raw) < 2 * entries
         raw = np.frombuffer(raw, np.uint8 if eight else ("<u2" if little else ">u2"))
     table = np.atleast_1d(np.asarray(raw)).astype(np.int64) & 0xFFFF

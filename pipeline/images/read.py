@@ -36,6 +36,7 @@ def reader_rules() -> dict[str, Any]:
         "version": READER_VERSION,
         "percentiles": [normalise.LOW, normalise.HIGH],
         "plateau": [normalise.PLATEAU_SHARE, normalise.PLATEAU_GAP],
+        "few_levels": normalise.FEW_LEVELS,
         "max_pixels": MAX_PIXELS,
         "alpha": "black",
         "nifti": "axial, anterior up, patient's right on the left",

@@ -28,6 +28,12 @@ from pipeline.errors import ImageError
 from pipeline.images import SkippedFile, patient_code, probe, read_image, read_mask
 from tests.images.makers import BIRTH, NAME, PATIENT, colour, dicom, grey, rgb, save_dicom
 
+# Outside of tests the reader silences these; pytest turns all warnings on again.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning:pydicom.filereader"),
+    pytest.mark.filterwarnings("ignore::UserWarning:pydicom.pixels.decoders.base"),
+]
+
 FAMILY = {
     JPEG2000Lossless: lambda a: imagecodecs.jpeg2k_encode(a, codecformat="j2k", level=0),
     JPEGLSLossless: imagecodecs.jpegls_encode,
@@ -165,6 +171,38 @@ def test_lut_sequences_of_both_stages_are_looked_up(tmp_path):
     expected = np.rint(voi.astype(np.uint16)[modality[stored] - 10] / 4095 * 255)
     array = read_image(save_dicom(dataset, tmp_path / "x.dcm"))
     np.testing.assert_array_equal(array[..., 0], expected)
+
+
+def test_tables_of_a_big_endian_file_are_read_in_its_byte_order(tmp_path):
+    table = (np.arange(256) ** 2 // 16).astype(np.uint16)
+    little = dicom(grey(), VOILUTSequence=[lut(table, 0, 12)])
+    big = dicom(grey(), syntax=ExplicitVRBigEndian, VOILUTSequence=[lut(table.byteswap(), 0, 12)])
+    np.testing.assert_array_equal(
+        read_image(save_dicom(big, tmp_path / "b.dcm")),
+        read_image(save_dicom(little, tmp_path / "a.dcm")),
+    )
+
+
+def test_samples_kept_in_the_upper_bits_are_shifted_down(tmp_path):
+    deep = grey().astype(np.uint16) * 14
+    window = {"WindowCenter": "1900", "WindowWidth": "3000"}
+    plain = read_image(save_dicom(dicom(deep, bits=12, **window), tmp_path / "a.dcm"))
+    upper = dicom(deep << 4, bits=12, HighBit=15, **window)
+    np.testing.assert_array_equal(read_image(save_dicom(upper, tmp_path / "b.dcm")), plain)
+
+
+def test_a_colour_jpeg_shows_the_same_inside_dicom_and_outside(tmp_path):
+    picture = Image.fromarray(colour(64, 64))
+    for name, subsampling in (("YBR_FULL", 0), ("YBR_FULL_422", 1), ("RGB", 0)):
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=90, subsampling=subsampling)
+        (tmp_path / "x.jpg").write_bytes(buffer.getvalue())
+        dataset = dicom(colour(64, 64), model=name, syntax=JPEGBaseline8Bit)
+        dataset.PixelData = encapsulate([buffer.getvalue()])
+        dataset["PixelData"].VR = "OB"
+        array = read_image(save_dicom(dataset, tmp_path / "x.dcm")).astype(int)
+        # The header of some files says RGB though the stream is YCbCr, as here: no false colours.
+        assert np.abs(array - read_image(tmp_path / "x.jpg")).max() <= 3, name
 
 
 @pytest.mark.parametrize("deep", [False, True])
