@@ -43,7 +43,9 @@ def manifests(draw):
     classes = draw(st.sampled_from([["a", "b"], ["NA", "007", "True"], ["x", "y", "z", "w"]]))
     labels = [draw(st.sampled_from(classes)) for _ in range(n)]
     groups = [draw(st.sampled_from(["", *map(str, range(n // 2))])) for _ in range(n)]
-    patients = [draw(st.sampled_from(["", "", *(f"p{i}" for i in range(n // 3))])) for _ in range(n)]
+    patients = [
+        draw(st.sampled_from(["", "", *(f"p{i}" for i in range(n // 3))])) for _ in range(n)
+    ]
     given_ = draw(st.booleans())
     splits = [draw(st.sampled_from(["train", "train", "test"])) if given_ else "" for _ in range(n)]
     return table(labels, groups=groups, patients=patients, splits=splits)
@@ -92,9 +94,7 @@ def test_no_unit_is_in_both_train_and_val_nor_in_a_test_part_that_is_ours(frame,
     official = (frame["split"] == "test").any()
     for protocol in plan.protocols:
         split = plan.get(protocol, seed, fraction)
-        train, val, test = (
-            set(plan.group_of(ids)) for ids in (split.train, split.val, split.test)
-        )
+        train, val, test = (set(plan.group_of(ids)) for ids in (split.train, split.val, split.test))
         assert not train & val
         if protocol == "grouped" or not official:
             assert not (train | val) & test

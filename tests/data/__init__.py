@@ -1,0 +1,1 @@
+"""Tests of manifests, intake, splits and phantoms."""

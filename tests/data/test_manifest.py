@@ -1,0 +1,178 @@
+"""The manifest: text survives byte for byte, and every problem is listed at once."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import ManifestError
+from pipeline.manifest import COLUMNS, class_names, read_manifest, row_file, write_manifest
+
+TEXT = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12
+)
+
+
+def rows(ids, **columns):
+    n = len(ids)
+    frame = pd.DataFrame({name: [""] * n for name in COLUMNS}, dtype=object)
+    frame["image_id"] = ids
+    frame["path"] = [f"images/{i}.png" for i in range(n)]
+    frame["label"] = "a"
+    frame["sha256"] = [f"{i:064x}" for i in range(n)]
+    frame["frame"] = 0
+    frame["width"], frame["height"] = 20, 10
+    frame["synthetic"] = "0"
+    for name, values in columns.items():
+        frame[name] = values
+    return frame
+
+
+def problems(frame, tmp_path, **options):
+    write_manifest(frame, tmp_path / "m.csv")
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(tmp_path / "m.csv", **options)
+    assert caught.value.exit_code == 2
+    return caught.value
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=6, unique_by=lambda pair: pair[0]))
+def test_any_id_and_label_come_back_byte_for_byte(tmp_path_factory, pairs):
+    path = tmp_path_factory.mktemp("m") / "m.csv"
+    ids, labels = zip(*pairs, strict=True)
+    write_manifest(rows(list(ids), label=list(labels)), path)
+    frame = read_manifest(path)
+    assert list(frame["image_id"]) == list(ids)
+    assert list(frame["label"]) == list(labels)
+
+
+@pytest.mark.parametrize(
+    "value", ["007", "NA", "1e5", "True", "nan", "", "null", " x ", "影像", "a\nb"]
+)
+def test_values_that_look_like_others_stay_text(tmp_path, value):
+    write_manifest(rows([value or "x"], label=value or "x", group=value), tmp_path / "m.csv")
+    row = read_manifest(tmp_path / "m.csv").iloc[0]
+    assert (row["image_id"], row["label"], row["group"]) == (value or "x", value or "x", value)
+
+
+def test_numbers_are_integers_and_unknown_columns_are_kept(tmp_path):
+    write_manifest(rows(["x"], frame=3, scanner="7T"), tmp_path / "m.csv")
+    frame = read_manifest(tmp_path / "m.csv")
+    assert frame[["frame", "width", "height"]].dtypes.eq("int64").all()
+    assert frame["frame"].tolist() == [3]
+    assert frame["scanner"].tolist() == ["7T"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"split": ["trian", "test"]}, "not a split: 'trian'"),
+        ({"label": ["", "a"]}, "an empty label"),
+        ({"frame": ["-1", "0"]}, "not a whole number from 0: '-1'"),
+        ({"width": ["0", "9"]}, "not a width in pixels: '0'"),
+        ({"sha256": ["12", "0" * 64]}, "not a sha256: '12'"),
+        ({"path": ["../x.png", "y.png"]}, "not a path below the data folder: '../x.png'"),
+        ({"path": ["/etc/x.png", "y.png"]}, "not a path below the data folder"),
+        ({"path": ["x.png", "x.png"]}, "'x.png' and '0' is on line 2 too"),
+        ({"box": ["5,5,1,9", ""]}, "not a box: '5,5,1,9'"),
+        ({"box": ["0,0,nan,9", ""]}, "not a box"),
+        ({"box": ["0,0,21,9", ""]}, "0,0,21,9 lies outside the image of 20 x 10"),
+        ({"points": ["3,3,2", ""]}, "not points: '3,3,2'"),
+        ({"points": ["3,10,1", ""]}, "3,10,1 lies outside the image"),
+        ({"synthetic": ["yes", "0"]}, "neither 0 nor 1: 'yes'"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_line_and_remedy(tmp_path, columns, expected):
+    error = problems(rows(["p", "q"], **columns), tmp_path)
+    assert expected in str(error)
+    assert all(problem.line in (2, 3) and problem.remedy for problem in error.problems)
+
+
+def test_every_problem_is_listed_at_once(tmp_path):
+    frame = rows(
+        ["x", "x", "y", "z"],
+        split=["train", "test", "dev", "train"],
+        patient_id=["p", "p", "", "q"],
+        label=["a", "a", "", "a"],
+    )
+    text = str(problems(frame, tmp_path))
+    assert "4 problems" in text
+    assert "line 3, image_id: 'x' is on line 2 too" in text
+    assert "patient 'p' is in test (line 3); train (line 2)" in text
+    assert "line 4, split: not a split: 'dev'" in text
+    assert "line 4, label: an empty label" in text
+
+
+def test_line_numbers_are_those_of_an_editor_after_a_field_with_line_breaks(tmp_path):
+    error = problems(rows(["a\nb\nc", "d"], split=["train", "tset"]), tmp_path)
+    assert [problem.line for problem in error.problems] == [5]
+
+
+def test_a_patient_without_split_in_one_row_is_no_problem(tmp_path):
+    frame = rows(["x", "y"], split=["", "test"], patient_id="p")
+    write_manifest(frame, tmp_path / "m.csv")
+    assert len(read_manifest(tmp_path / "m.csv")) == 2
+
+
+def test_missing_files_and_links_to_nothing_are_listed(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0.png").touch()
+    (tmp_path / "images" / "1.png").symlink_to("nowhere")
+    frame = rows(["a", "b", "c"], mask_path=["gone.png", "", ""])
+    text = str(problems(frame, tmp_path, data=tmp_path, check_files=True))
+    assert "line 2, mask_path: no such file" in text
+    assert "line 3, path: a link to nothing" in text
+    assert "line 4, path: no such file" in text
+    assert "3 problems" in text
+
+
+def test_an_unknown_label_comes_with_the_nearest_known_one(tmp_path):
+    error = problems(rows(["x"], label="gliomma"), tmp_path, classes=["glioma", "notumor"])
+    assert "did you mean 'glioma'?" in str(error)
+
+
+def test_thousands_of_equal_problems_are_counted_not_printed(tmp_path):
+    error = problems(rows([f"{i}" for i in range(3000)], split="x"), tmp_path)
+    assert len(error.problems) == 3000
+    assert "and 2900 more of this kind" in str(error)
+    assert len(str(error)) < 20_000
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "the file is empty"),
+        (b"image_id,path\n1,2\n", "no column frame, label"),
+        (b"\xff\xfea", "not UTF-8"),
+        (b"a,b,a\n", "column 'a' twice"),
+        (b'a,b\n"x,1\n', "not valid CSV"),
+        (b"a,b\n1,2,3\n", "3 fields where the header has 2"),
+    ],
+)
+def test_a_file_that_is_no_manifest_is_refused_with_the_cause(tmp_path, content, expected):
+    (tmp_path / "m.csv").write_bytes(content)
+    with pytest.raises(ManifestError, match=expected):
+        read_manifest(tmp_path / "m.csv")
+
+
+def test_a_missing_manifest_says_how_to_make_one(tmp_path):
+    with pytest.raises(ManifestError, match="pipeline data add brain"):
+        read_manifest(tmp_path / "brain.csv")
+
+
+def test_bom_and_windows_line_ends_are_read(tmp_path):
+    write_manifest(rows(["x", "y"]), tmp_path / "m.csv")
+    raw = (tmp_path / "m.csv").read_bytes().replace(b"\n", b"\r\n")
+    (tmp_path / "m.csv").write_bytes(b"\xef\xbb\xbf" + raw)
+    assert read_manifest(tmp_path / "m.csv")["image_id"].tolist() == ["x", "y"]
+
+
+def test_row_file_and_class_names(tmp_path):
+    write_manifest(rows(["x", "y"], label=["b", "a"]), tmp_path / "m.csv")
+    frame = read_manifest(tmp_path / "m.csv")
+    assert row_file(frame.iloc[1], "data/d").as_posix() == "data/d/images/1.png"
+    assert row_file(next(frame.itertuples()), "d").as_posix() == "d/images/0.png"
+    assert class_names(frame) == ["a", "b"]
