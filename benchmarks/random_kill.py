@@ -20,10 +20,9 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from cheap_stage import make_items, run_cheap, store_path
-
+from benchmarks.cheap_stage import make_items, run_cheap, store_path
 from pipeline.stores import FeatureStore, MaskStore, open_features, open_masks, verify_store
 
 
@@ -82,7 +81,7 @@ def random_kills(kind: str, folder: Path, *, kills: int, rows: int = 40, seed: i
     """
     moments = random.Random(seed)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cheap_stage"])
+    context.set_forkserver_preload(["benchmarks.cheap_stage"])
     calm, rough = folder / "calm", folder / "rough"
     begin = time.monotonic()
     _work(kind, str(calm), rows)

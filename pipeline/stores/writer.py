@@ -11,22 +11,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pandas as pd
 
 from pipeline.engine.items import WorkItem
-from pipeline.errors import StageFailed, StoreError
 from pipeline.stores import index as idx
-from pipeline.stores import layout
 from pipeline.stores.disk import writing
-from pipeline.stores.identity import canonical, identity_diff, identity_hash
-from pipeline.stores.kinds import Data, Kind, Row, RowReader
-from pipeline.stores.lock import StoreLock
+from pipeline.stores.kinds import Data, Row, RowReader
 from pipeline.stores.place import place_rows
 from pipeline.stores.plan import Plan, make_plan
-from pipeline.stores.swap import Workplace
+from pipeline.stores.session import StoreSession
 
 COMMIT_SECONDS = 5.0
 COMMIT_BYTES = 64 << 20
@@ -35,10 +30,8 @@ Prepared = tuple[WorkItem, Row, Data]
 """A row as it waits for its commit: whose, index values, data by array name."""
 
 
-class StoreWriter:
+class StoreWriter(StoreSession):
     """Base of both writers; see `MaskStoreWriter` and `FeatureStoreWriter`."""
-
-    store_kind: Kind
 
     def __init__(
         self,
@@ -50,142 +43,20 @@ class StoreWriter:
         commit_seconds: float = COMMIT_SECONDS,
         commit_bytes: int = COMMIT_BYTES,
     ):
-        if on_mismatch not in ("refuse", "rebuild"):
-            raise ValueError(f"on_mismatch: {on_mismatch!r} is not refuse or rebuild")
-        self.path = Path(path)
-        self.identity = canonical(identity)
-        self.identity_hash = identity_hash(identity)
-        self.on_mismatch = on_mismatch
-        self.extra_attrs = dict(attrs or {})
+        super().__init__(path, identity, on_mismatch=on_mismatch, attrs=attrs)
         self.commit_seconds = commit_seconds
         self.commit_bytes = commit_bytes
-        self._place = Workplace(self.path)
-        self._lock = StoreLock(self.path.with_name(self.path.name + ".lock"))
-        self._index = idx.Index(self.store_kind.columns)
-        self._root: dict[str, Any] | None = None
         self._buffer: dict[str, tuple[Row, Data]] = {}
         self._bytes = 0
         self._changed = False
         self._manifest: dict[str, tuple[str, str]] | None = None
-        self._more_arrays: dict[str, dict] = {}
         self._twins: dict[str, str] | None = None
-        self._tracked: layout.TrackedStore | None = None
         self._last_commit = time.monotonic()
         self._commit_took = 0.0
-
-    # -- what a kind of store defines ---------------------------------------------------------
-
-    def data_specs(self, items: Sequence[WorkItem]) -> list[layout.ArraySpec]:
-        """Return the data arrays of a new store."""
-        raise NotImplementedError
 
     def encode_row(self, row: Any) -> tuple[Row, Data]:
         """Return a row's index values (crc included) and its data by array name."""
         raise NotImplementedError
-
-    # -- opening and closing ------------------------------------------------------------------
-
-    @property
-    def root(self) -> Path:
-        """The folder that is written: the store, or its replacement being built beside it."""
-        return self._place.work
-
-    def __enter__(self) -> Self:
-        self._lock.acquire()
-        try:
-            with writing(self.path):
-                self._open()
-        except BaseException:
-            self._lock.release()
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None or issubclass(kind, (KeyboardInterrupt, StageFailed)):
-                self.commit()
-            if kind is None and self._root is not None:
-                with writing(self.path):
-                    self._place.finish()
-        finally:
-            self._lock.release()
-
-    def _open(self) -> None:
-        self._place.recover()
-        try:
-            wanted = self._stored_identity() in (None, self.identity)
-            if wanted:
-                self._load()
-                return
-            problem = self._mismatch()
-        except StoreError as error:
-            problem = error
-        if self.on_mismatch == "refuse":
-            raise problem
-        self._place.build_beside()
-        try:
-            if self._stored_identity() == self.identity:
-                self._load()
-                return
-        except StoreError:
-            pass  # a half-built store that cannot be read is worth nothing
-        self._place.clear()
-
-    def _mismatch(self) -> StoreError:
-        stored = layout.read_root(self.root)["attributes"]["identity"]
-        lines = "".join(f"\n  {line}" for line in identity_diff(stored, self.identity))
-        return StoreError(
-            f"the store was made with other choices:{lines}\n",
-            path=self.path,
-            remedy="set them back, or pass --force to compute the whole store again",
-        )
-
-    @property
-    def _store(self) -> layout.TrackedStore:
-        if self._tracked is None or self._tracked.root != self.root:
-            self._tracked = layout.TrackedStore(self.root)
-        return self._tracked
-
-    def _stored_identity(self) -> dict[str, Any] | None:
-        """Identity of the store in the folder that is worked in, None when there is none yet."""
-        if (self.root / "zarr.json").exists():
-            return layout.read_root(self.root)["attributes"]["identity"]
-        if (self.root / "image_id" / "c").exists():
-            raise StoreError(
-                "the store's zarr.json is lost",
-                path=self.path,
-                remedy="restore it (dvc checkout), or pass --force to compute the store again",
-            )
-        return None
-
-    def _load(self) -> None:
-        if not (self.root / "zarr.json").exists():
-            self._place.clear()
-            return
-        layout.remove_partials(self.root)
-        committed = idx.load(self.root, self.store_kind.columns, patience=0.0)
-        self._root, self._index = committed.root, committed.index
-        # Metadata of single arrays may be ahead of the root after a kill: bring it back.
-        for name, metadata in self._arrays().items():
-            layout.write_metadata(self._store, name, metadata)
-        if (self.root / idx.JOURNAL).exists():
-            idx.write_columns(self._store, self._arrays(), self._index, 0)
-            self._store.flush()
-            layout.write_json(self.root / "zarr.json", self._root)
-            (self.root / idx.JOURNAL).unlink()
-
-    def _arrays(self) -> dict[str, dict]:
-        return self._root["consolidated_metadata"]["metadata"] if self._root else {}
-
-    def _create(self, items: Sequence[WorkItem]) -> None:
-        specs = [
-            idx.column_spec(name, dtype) for name, (dtype, _) in self.store_kind.columns.items()
-        ]
-        metadata = {
-            spec.name: layout.new_metadata(spec) for spec in [*specs, *self.data_specs(items)]
-        }
-        self._root = layout.make_root({}, {**metadata, **self._more_arrays})
-        self._commit_index(journal=False)
 
     # -- planning -----------------------------------------------------------------------------
 
@@ -375,36 +246,6 @@ class StoreWriter:
         self._bytes, self._changed = 0, False
         self._last_commit = time.monotonic()
         self._commit_took = self._last_commit - begin
-
-    def _commit_index(self, *, journal: bool, start: int = 0) -> None:
-        old = self._root["attributes"].get("index_crc")
-        attrs = {
-            **self._root["attributes"],
-            **self.extra_attrs,
-            "store": self.store_kind.name,
-            "layout": layout.LAYOUT,
-            "identity": self.identity,
-            "identity_hash": self.identity_hash,
-            "index_crc": idx.checksum(self._index.arrays()),
-            "coordinates": " ".join(self.store_kind.columns),
-        }
-        metadata = dict(self._arrays())
-        for name in metadata:
-            shape = list(metadata[name]["shape"])
-            if metadata[name]["dimension_names"][0] == "image":
-                shape[0] = len(self._index)
-            metadata[name] = {**metadata[name], "shape": shape}
-        root = layout.make_root(attrs, metadata)
-        if journal:
-            idx.write_journal(self.root, root, self._index, old)
-        idx.write_columns(self._store, metadata, self._index, start)
-        for name in metadata.keys() - self._index.columns.keys():
-            layout.write_metadata(self._store, name, metadata[name])
-        self._store.flush()
-        layout.write_json(self.root / "zarr.json", root)
-        self._root = root
-        if journal:
-            (self.root / idx.JOURNAL).unlink()
 
 
 def _clean(text: str) -> str:

@@ -1,0 +1,124 @@
+"""One writer a store: live holders are named, dead ones are replaced at once."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pipeline.errors import StoreError
+from pipeline.stores.lock import StoreLock
+
+HOLD = """
+import sys, time
+from pipeline.stores.lock import StoreLock
+StoreLock(sys.argv[1]).acquire()
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path, repo):
+    """Another process that holds the lock."""
+    path = tmp_path / "masks.zarr.lock"
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True, cwd=repo
+    )
+    assert process.stdout.readline() == "held\n"
+    yield path, process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_live_writer_is_named_in_one_line_with_host_and_pid(holder):
+    path, process = holder
+    with pytest.raises(StoreError) as caught:
+        StoreLock(path).acquire()
+    assert str(process.pid) in str(caught.value) and socket.gethostname() in str(caught.value)
+    assert "\n" not in str(caught.value) and caught.value.remedy
+
+
+def test_a_killed_writers_lock_is_taken_over_within_seconds(holder):
+    path, process = holder
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    begin = time.monotonic()
+    lock = StoreLock(path)
+    lock.acquire()
+    assert time.monotonic() - begin < 5
+    assert json.loads(path.read_text())["pid"] == os.getpid()
+    lock.release()
+
+
+def test_a_stopped_writer_is_alive_and_keeps_its_lock(holder):
+    path, process = holder
+    process.send_signal(signal.SIGSTOP)
+    with pytest.raises(StoreError):
+        StoreLock(path).acquire()
+
+
+def test_releasing_removes_the_file_and_the_lock_can_be_taken_again(tmp_path):
+    lock = StoreLock(tmp_path / "x.lock")
+    for _ in range(2):
+        lock.acquire()
+        lock.release()
+        assert not lock.path.exists()
+
+
+def test_a_second_writer_in_the_same_process_is_refused(tmp_path):
+    first = StoreLock(tmp_path / "x.lock")
+    first.acquire()
+    with pytest.raises(StoreError, match=str(os.getpid())):
+        StoreLock(tmp_path / "x.lock").acquire()
+    first.release()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"host": "HERE"}', '{"host": "HERE", "pid": "x"}']
+)
+def test_a_lock_file_cut_while_being_written_is_taken_over(tmp_path, text):
+    path = tmp_path / "x.lock"
+    path.write_text(text.replace("HERE", socket.gethostname()))
+    lock = StoreLock(path)
+    lock.acquire()
+    lock.release()
+
+
+def test_a_pid_used_again_by_another_process_does_not_count_as_the_holder(tmp_path):
+    path = tmp_path / "x.lock"
+    # Our own pid, but started at another time: as after a reboot, or pids going round.
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "started": 1.0}
+    path.write_text(json.dumps(holder))
+    lock = StoreLock(path)
+    lock.acquire()
+    lock.release()
+
+
+def test_a_file_date_in_the_future_as_after_a_clock_set_back_changes_nothing(holder):
+    path, process = holder
+    os.utime(path, (4e9, 4e9))
+    with pytest.raises(StoreError):
+        StoreLock(path).acquire()
+    process.kill()
+    process.wait()
+    lock = StoreLock(path)
+    lock.acquire()
+    lock.release()
+
+
+def test_another_hosts_lock_cannot_be_judged_and_the_remedy_says_what_to_do(tmp_path):
+    path = tmp_path / "x.lock"
+    path.write_text(json.dumps({"host": "node-17", "pid": 4242, "started": 1.0}))
+    with pytest.raises(StoreError, match="4242 on node-17") as caught:
+        StoreLock(path).acquire()
+    assert "node-17" in caught.value.remedy and "delete" in caught.value.remedy
+    path.unlink()
+    lock = StoreLock(path)
+    lock.acquire()
+    lock.release()
