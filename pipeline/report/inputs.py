@@ -97,17 +97,17 @@ def load_inputs(name: str, paths: Paths) -> DatasetInputs:
     found = DatasetInputs(name, paths)
     readers = {
         "manifest": (paths.manifest(name), _manifest, "pipeline data add {} --from FOLDER"),
-        "audit": (paths.audit_summary(name), _json, "pipeline data audit --dataset {}"),
-        "audit_images": (paths.audit(name), pd.read_parquet, "pipeline data audit --dataset {}"),
+        "audit": (paths.audit_summary(name), _json, "pipeline audit --dataset {}"),
+        "audit_images": (paths.audit(name), pd.read_parquet, "pipeline audit --dataset {}"),
         "audit_pairs": (
             paths.audit_pairs(name),
             pd.read_parquet,
-            "pipeline data audit --dataset {}",
+            "pipeline audit --dataset {}",
         ),
         "masks": (paths.masks(name), _masks, "pipeline segment --dataset {}"),
         "features": (paths.features(name), _features, "pipeline encode --dataset {}"),
         "runs": (paths.runs(name), pd.read_parquet, "pipeline train --dataset {}"),
-        "metrics": (paths.metrics_table(name), pd.read_parquet, "pipeline evaluate --dataset {}"),
+        "metrics": (paths.metrics_table(name), _metrics, "pipeline evaluate --dataset {}"),
         "mask_quality": (
             paths.mask_quality(name),
             pd.read_parquet,
@@ -134,6 +134,12 @@ def load_inputs(name: str, paths: Paths) -> DatasetInputs:
 
 def _manifest(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def _metrics(path: Path) -> pd.DataFrame:
+    """Read metrics.parquet; its names become categories, since sections filter by them often."""
+    table = pd.read_parquet(path)
+    return table.astype(dict.fromkeys(("protocol", "subset", "head", "view", "metric"), "category"))
 
 
 def _csv(path: Path) -> pd.DataFrame:

@@ -37,12 +37,13 @@ class Grid:
 
 @dataclass
 class Details:
-    """Blocks behind a line that opens them."""
+    """Blocks behind a line that opens them; `printed` ones open by themselves for printing."""
 
     kind: ClassVar[str] = "details"
     title: str
     blocks: Sequence[Any]
     open: bool = False
+    printed: bool = True
 
 
 @dataclass

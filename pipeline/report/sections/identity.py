@@ -29,10 +29,14 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
         identity = getattr(store, "identity", None)
         if identity:
             rows = [[head(k), v] for k, v in flat(identity)]
-            blocks.append(Details(f"Identity of the {title}", [Table(["what", "value"], rows)]))
+            blocks.append(
+                Details(f"Identity of the {title}", [Table(["what", "value"], rows)], printed=False)
+            )
     for stage, record in found.records.items():
         facts = {k: record[k] for k in ("identity", "parameters", "versions") if record.get(k)}
         if facts:
             rows = [[head(k), v] for k, v in flat(facts)]
-            blocks.append(Details(f"Record of {stage}", [Table(["what", "value"], rows)]))
+            blocks.append(
+                Details(f"Record of {stage}", [Table(["what", "value"], rows)], printed=False)
+            )
     return Section("identity", "Where the figures come from", blocks) if blocks else None

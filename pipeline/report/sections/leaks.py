@@ -43,7 +43,11 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
     if found.audit is not None:
         rows = [[head(k), v] for k, v in flat(found.audit)]
         made.blocks.append(
-            Details("All counts and the parameters of the audit", [Table(["what", "value"], rows)])
+            Details(
+                "All counts and the parameters of the audit",
+                [Table(["what", "value"], rows)],
+                printed=False,
+            )
         )
     return made
 

@@ -41,7 +41,7 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
                 blocks.append(Details(title(name), [other]))
         seeds = _seeds(found, protocol, subset)
         if seeds:
-            blocks.append(Details("Every seed", [seeds]))
+            blocks.append(Details("Every seed", [seeds], printed=False))
         made.blocks.append(Details(select.block_name(protocol, subset), blocks, open=i == 0))
     return made
 

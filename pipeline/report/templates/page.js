@@ -45,10 +45,10 @@ const seen = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "-10% 0px -80% 0px" });
 links.forEach((_, id) => { const at = document.getElementById(id); if (at) seen.observe(at); });
-// Print everything: closed details open for the print and close again after it.
+// Closed details open for the print and close again after it, but for records and single seeds.
 let opened = [];
 window.addEventListener("beforeprint", () => {
-  opened = [...document.querySelectorAll("details:not([open])")];
+  opened = [...document.querySelectorAll("details:not([open]):not([data-screen-only])")];
   opened.forEach((d) => { d.open = true; });
 });
 window.addEventListener("afterprint", () => opened.forEach((d) => { d.open = false; }));
