@@ -41,6 +41,7 @@ from pipeline.config import AuditParams
 CANDIDATE = 0.78  # correlation of low-frequency structure from which a pair is looked at closely
 PLAUSIBLE = 0.5  # structure below which equal thumbnails are a coincidence of smooth images
 MOVES = ((0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))  # windows searched, thumbnail pixels
+THUMBNAIL_PARTNERS, STRUCTURE_PARTNERS = 128, 32  # candidates kept of an image in one block
 BATCH = 256  # pairs looked at closely at a time
 
 
@@ -117,6 +118,7 @@ def _thumbnail_candidates(a, b, left, right, orientations, params, index) -> lis
             rows, columns = store.above(
                 [query],
                 np.concatenate([half, half_base]).astype(np.float32),
+                partners=THUMBNAIL_PARTNERS,
                 after=start if b is None else None,
             )
             found.append(_collect(start + rows, columns, orientation, left, right, b is None))
@@ -142,7 +144,12 @@ def _structure_candidates(a, b, left, right, orientations, params, index) -> lis
                 np.ascontiguousarray(orient_frequencies(v, orientation)).reshape(len(part), -1)
                 for v in moved
             ]
-            rows, columns = store.above(queries, CANDIDATE, after=start if b is None else None)
+            rows, columns = store.above(
+                queries,
+                CANDIDATE,
+                partners=STRUCTURE_PARTNERS,
+                after=start if b is None else None,
+            )
             found.append(_collect(start + rows, columns, orientation, left, right, b is None))
     return found
 

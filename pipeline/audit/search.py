@@ -17,7 +17,6 @@ from sklearn.cluster import MiniBatchKMeans
 ROWS, COLUMNS = 1024, 8192  # of a block: 32 MB of scores
 INDEX_FROM = 100_000  # vectors from which the inverted file is used
 PROBES = 6  # cells looked at for each vector
-PARTNERS = 64  # kept of one vector within one block; sets of thousands of equal frames stay small
 
 
 class Base:
@@ -54,7 +53,12 @@ class Base:
         return np.argpartition(distance, probes - 1, axis=1)[:, :probes]
 
     def above(
-        self, queries: list[np.ndarray], threshold: float | np.ndarray, *, after: int | None = None
+        self,
+        queries: list[np.ndarray],
+        threshold: float | np.ndarray,
+        *,
+        partners: int,
+        after: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the base vectors close to a block of queries.
 
@@ -62,6 +66,8 @@ class Base:
             queries: variants of the same block, each (m, d) float32; the closest variant counts.
             threshold: the dot product to exceed; or (m + n,) values t such that row r and vector
                 c must exceed t[r] + t[m + c].
+            partners: how many of one query are kept within one block of the base or one cell, the
+                closest: thousands of nearly equal frames must not become millions of pairs.
             after: the block's first row in the base, if it is a part of it: then only vectors
                 after each query's own are returned. The inverted file ignores it.
 
@@ -77,20 +83,20 @@ class Base:
             if isinstance(threshold, np.ndarray):
                 scores -= threshold[row][:, None]
                 scores -= threshold[len(queries[0]) :][column]
-                r, c = _best(scores, 0.0)
             else:
-                r, c = _best(scores, threshold)
-            r, c = _numbers(row)[r], _numbers(column)[c]
+                scores -= threshold
+            row, column = _numbers(row), _numbers(column)
             if after is not None and self.cells is None:
-                r, c = r[c > r + after], c[c > r + after]
+                scores[column <= row[:, None] + after] = -1
+            r, c = _best(scores, partners)
+            r, c = row[r], column[c]
             rows.append(r)
             columns.append(c)
         empty = [np.zeros(0, np.int64)]
         return np.concatenate(rows or empty), np.concatenate(columns or empty)
 
     def _exact(self, queries: np.ndarray, after: int | None) -> Iterator[tuple]:
-        start = 0 if after is None else after // COLUMNS * COLUMNS
-        for left in range(start, len(self.vectors), COLUMNS):
+        for left in range(after or 0, len(self.vectors), COLUMNS):
             yield slice(0, len(queries)), slice(left, min(left + COLUMNS, len(self.vectors)))
 
     def _probe(self, queries: np.ndarray) -> Iterator[tuple]:
@@ -112,11 +118,11 @@ def _numbers(block: slice | np.ndarray) -> np.ndarray:
     return np.arange(block.start, block.stop) if isinstance(block, slice) else block
 
 
-def _best(scores: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return where scores exceed the threshold, at most `PARTNERS` a row, the largest."""
-    hit = scores > threshold
-    for row in np.flatnonzero(hit.sum(axis=1) > PARTNERS):
-        keep = np.argpartition(scores[row], -PARTNERS)[-PARTNERS:]
+def _best(scores: np.ndarray, partners: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return where scores are above 0, at most `partners` a row, the largest."""
+    hit = scores > 0
+    for row in np.flatnonzero(hit.sum(axis=1) > partners):
+        keep = np.argpartition(scores[row], -partners)[-partners:]
         hit[row] = False
         hit[row, keep] = True
     return np.nonzero(hit)

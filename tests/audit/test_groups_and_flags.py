@@ -1,0 +1,169 @@
+"""What audit.parquet, audit_pairs.parquet and audit.json say about known little datasets."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.audit import audit_dataset, clean_test_ids, straddling_pairs
+from pipeline.audit.table import COLUMNS
+from tests.audit.folder import Folder, params, texture
+
+
+def gamma(image, power=0.6):
+    return (255 * (image / 255) ** power).astype(np.uint8)
+
+
+def mirror(image):
+    return np.ascontiguousarray(image[:, ::-1])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Folder:
+    made = Folder(tmp_path_factory.mktemp("groups"))
+    made.save("train/one.png", texture(1), split="train", label="a")
+    made.save("train/one again.png", texture(1), split="train", label="a")
+    made.save("test/one.png", texture(1), split="test", label="b")
+    made.save("test/one, gamma.png", gamma(texture(1)), split="test", label="a")
+    made.save("test/one, mirrored.png", mirror(texture(1)), split="test", label="a")
+    made.save("val/two.png", texture(2), split="val", label="a")
+    made.save("test/two.png", gamma(texture(2)), split="test", label="a")
+    made.save("test/three.png", texture(3), split="test", label="a")
+    made.save("test/three, gamma.png", gamma(texture(3)), split="test", label="a")
+    made.save("elsewhere/four.png", texture(4), label="a")
+    made.save("test/four.png", texture(4), split="test", label="a")
+    made.save("test/alone, mirrored.png", mirror(texture(5)), split="test", label="a")
+    made.save("train/alone.png", texture(5), split="train", label="b")
+    made.summary = audit_dataset("toy", params(), made.write().paths)
+    return made
+
+
+def test_the_table_has_a_row_an_image_in_the_order_of_the_manifest(folder):
+    table = pd.read_parquet(folder.paths.audit("toy"))
+    assert list(table["image_id"]) == [row["image_id"] for row in folder.rows["toy"]]
+    assert list(table.columns) == [
+        "image_id",
+        "sha256",
+        "exact_group",
+        "near_group",
+        "copy_group",
+        "copy_in_train",
+        "copy_in_train_any",
+        "label_conflict",
+    ]
+    assert table[["copy_in_train", "copy_in_train_any", "label_conflict"]].dtypes.eq(bool).all()
+
+
+def test_groups_widen_from_bytes_to_near_to_mirrored(folder):
+    table = folder.table()
+    group = {
+        kind: set(table.index[table[f"{kind}_group"] == table.loc["test/one.png", f"{kind}_group"]])
+        for kind in ("exact", "near", "copy")
+    }
+    exact = {"train/one.png", "train/one again.png", "test/one.png"}
+    assert group["exact"] == exact
+    assert group["near"] == exact | {"test/one, gamma.png"}
+    assert group["copy"] == exact | {"test/one, gamma.png", "test/one, mirrored.png"}
+
+
+def test_leaks_are_copies_of_training_and_validation_images_only(folder):
+    table = folder.table()
+    leaks = {"test/one.png", "test/one, gamma.png", "test/two.png"}
+    assert set(table.index[table["copy_in_train"]]) == leaks
+    mirrored = {"test/one, mirrored.png", "test/alone, mirrored.png"}
+    assert set(table.index[table["copy_in_train_any"]]) == leaks | mirrored
+
+
+def test_the_clean_test_part_is_the_rest(folder):
+    table = folder.table().reset_index()
+    splits = pd.DataFrame(folder.rows["toy"]).set_index("image_id")["split"]
+    clean = ["test/four.png", "test/three, gamma.png", "test/three.png"]
+    assert list(clean_test_ids(table, splits, mirrored=True)) == clean
+    more = ["test/alone, mirrored.png", "test/one, mirrored.png"]
+    assert list(clean_test_ids(table, splits)) == sorted(clean + more)
+
+
+def test_groups_with_several_labels_are_named(folder):
+    table = folder.table()
+    assert table.loc["test/one, gamma.png", "label_conflict"]
+    assert not table.loc["test/three.png", "label_conflict"]
+    conflicts = folder.summary["label_conflicts"]
+    assert folder.summary["label_conflict_groups"] == len(conflicts) == 2
+    assert {"images": ["test/alone, mirrored.png", "train/alone.png"], "labels": ["a", "b"]} in (
+        conflicts
+    )
+
+
+def test_pairs_name_both_images_their_labels_and_parts(folder):
+    pairs = folder.pairs()
+    assert list(pairs.columns) == list(COLUMNS)
+    assert (pairs["image_id_a"] < pairs["image_id_b"]).all()
+    assert not pairs.duplicated(["image_id_a", "image_id_b"]).any()
+    rows = pd.DataFrame(folder.rows["toy"]).set_index("image_id")
+    for side in "ab":
+        listed = rows.loc[pairs[f"image_id_{side}"]]
+        assert list(listed["split"]) == list(pairs[f"split_{side}"])
+        assert list(listed["label"]) == list(pairs[f"label_{side}"])
+    parts = [set(pair) for pair in zip(pairs["split_a"], pairs["split_b"], strict=True)]
+    assert list(pairs["straddles"]) == [p in ({"train", "test"}, {"val", "test"}) for p in parts]
+
+
+def test_the_summary_counts_what_the_table_marks(folder):
+    summary = folder.summary
+    assert summary["images"] == 13
+    assert summary["test_images"] == 8
+    counts = summary["test_images_with_copy_in_train"]
+    assert counts["byte_identical"] == 1
+    assert counts["near"] == 3
+    assert counts["near_or_mirrored"] == counts["any"] == 5
+    assert summary["groups"]["exact"] == {"groups": 2, "images": 5}
+    saved = json.loads(folder.paths.audit_summary("toy").read_text())
+    assert saved == {k: v for k, v in summary.items() if k != "thumbnails_read"}
+    assert saved["parameters"] == params().audit.model_dump()
+
+
+def test_pictures_of_leaks_show_each_test_image_once_and_every_kind(folder):
+    shown = straddling_pairs(folder.pairs(), 3)
+    assert list(shown["kind"]) == ["byte", "near", "mirror"]
+    everything = straddling_pairs(folder.pairs(), 100)
+    assert not everything["image_id_test"].duplicated().any()
+    assert set(everything["image_id_test"]) == set(folder.table().query("copy_in_train_any").index)
+    assert everything["image_id_train"].str.match("train|val").all()
+
+
+def test_without_a_test_part_groups_are_given_and_nothing_is_a_leak(tmp_path):
+    folder = Folder(tmp_path)
+    folder.save("a.png", texture(1))
+    folder.save("b.png", texture(1))
+    folder.save("c.png", gamma(texture(1)))
+    audit_dataset("toy", params(), folder.write().paths)
+    table = folder.table()
+    assert table["near_group"].eq("a.png").all()
+    assert not table[["copy_in_train", "copy_in_train_any"]].any(axis=None)
+    assert straddling_pairs(folder.pairs(), 5).empty
+
+
+def test_a_long_burst_of_nearly_equal_frames_is_one_group(tmp_path):
+    folder = Folder(tmp_path)
+    rng = np.random.default_rng(0)
+    for number in range(30):
+        noise = rng.integers(-3, 4, (64, 64))
+        frame = (texture(1, 64) + noise).astype(np.uint8)
+        folder.save(f"{number:03}.png", frame, split="test" if number == 29 else "train")
+    audit_dataset("toy", params(mirrored=False), folder.write().paths)
+    assert folder.table()["near_group"].eq("000.png").all()
+    assert folder.table().loc["029.png", "copy_in_train"]
+
+
+def test_the_order_of_the_manifest_changes_nothing(folder, tmp_path):
+    other = Folder(tmp_path)
+    shuffled = [folder.rows["toy"][at] for at in np.random.default_rng(0).permutation(13)]
+    other.rows["toy"] = shuffled
+    other.paths.data("toy").parent.mkdir(parents=True)
+    other.paths.data("toy").symlink_to(folder.paths.data("toy"))
+    audit_dataset("toy", params(), other.write().paths)
+    pd.testing.assert_frame_equal(other.pairs(), folder.pairs())
+    pd.testing.assert_frame_equal(other.table().sort_index(), folder.table().sort_index())

@@ -1,0 +1,171 @@
+"""The thumbnail cache reads what is new and nothing else, and an unreadable image is named."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.audit import audit_dataset
+from pipeline.audit.thumbnails import load_thumbnails
+from pipeline.manifest import read_manifest
+from tests.audit.folder import Folder, params, texture
+
+
+@pytest.fixture
+def folder(tmp_path) -> Folder:
+    made = Folder(tmp_path)
+    for seed in range(6):
+        made.save(f"{seed}.png", texture(seed, 64), split="train" if seed % 2 else "test")
+    return made.write()
+
+
+def run(folder: Folder) -> dict:
+    return audit_dataset("toy", params(), folder.paths)
+
+
+def thumbnails(folder: Folder):
+    manifest = read_manifest(folder.paths.manifest("toy"))
+    return load_thumbnails(manifest, folder.paths.data("toy"), folder.paths.thumbnails("toy"))
+
+
+def outputs(folder: Folder) -> list[bytes]:
+    names = (folder.paths.audit, folder.paths.audit_pairs, folder.paths.audit_summary)
+    return [name("toy").read_bytes() for name in names]
+
+
+def test_run_again_add_two_take_one_away_reads_six_none_two_none(folder):
+    assert run(folder)["thumbnails_read"] == 6
+    assert run(folder)["thumbnails_read"] == 0
+    for seed in (7, 8):
+        folder.save(f"{seed}.png", texture(seed, 64))
+    assert run(folder.write())["thumbnails_read"] == 2
+    folder.rows["toy"].pop(0)
+    assert run(folder.write())["thumbnails_read"] == 0
+    assert len(folder.table()) == 7
+
+
+def test_the_same_input_gives_the_same_bytes(folder):
+    run(folder)
+    first = outputs(folder)
+    folder.paths.thumbnails("toy").unlink()
+    run(folder)
+    assert outputs(folder) == first
+
+
+def test_byte_copies_are_read_once(folder):
+    folder.save("copy.png", texture(0, 64))
+    assert run(folder.write())["thumbnails_read"] == 6
+
+
+def test_a_damaged_record_is_read_again_and_heals(folder):
+    run(folder)
+    first = outputs(folder)
+    cache = folder.paths.thumbnails("toy")
+    damaged = bytearray(cache.read_bytes())
+    damaged[-100] ^= 255
+    cache.write_bytes(damaged)
+    assert run(folder)["thumbnails_read"] == 1
+    assert run(folder)["thumbnails_read"] == 0
+    assert outputs(folder) == first
+
+
+@pytest.mark.parametrize("content", [b"", b"not a cache", None], ids=["empty", "text", "cut"])
+def test_a_cache_file_that_is_none_is_made_anew(folder, content):
+    run(folder)
+    first = outputs(folder)
+    cache = folder.paths.thumbnails("toy")
+    cache.write_bytes(cache.read_bytes()[:-3000] if content is None else content)
+    assert run(folder)["thumbnails_read"] == 6
+    assert outputs(folder) == first
+
+
+def test_unreadable_images_are_named_with_the_reason_and_keep_their_row(folder):
+    folder.save("page.png", b"<html>no image</html>", split="test")
+    folder.save("cut.png", folder.paths.data("toy").joinpath("0.png").read_bytes()[:300])
+    folder.save("gone.png", texture(9, 64))
+    folder.paths.data("toy").joinpath("gone.png").unlink()
+    summary = run(folder.write())
+    assert set(summary["unreadable"]) == {"page.png", "cut.png", "gone.png"}
+    assert all(summary["unreadable"].values())
+    assert "No such file" in summary["unreadable"]["gone.png"]
+    assert (
+        json.loads(folder.paths.audit_summary("toy").read_text())["unreadable"]
+        == (summary["unreadable"])
+    )
+    assert folder.table().loc["page.png", "copy_group"] == "page.png"
+    assert len(folder.table()) == 9
+
+
+def test_unreadable_images_are_tried_again(folder):
+    folder.save("gone.png", texture(9, 64))
+    file = folder.paths.data("toy") / "gone.png"
+    content = file.read_bytes()
+    file.unlink()
+    run(folder.write())
+    file.write_bytes(content)
+    summary = run(folder)
+    assert summary["thumbnails_read"] == 1
+    assert summary["unreadable"] == {}
+
+
+def test_unreadable_images_with_equal_bytes_are_still_copies(folder):
+    folder.save("a.png", b"no image", split="test")
+    folder.save("b.png", b"no image", split="train")
+    run(folder.write())
+    assert folder.table().loc["a.png", "copy_in_train"]
+
+
+def test_an_image_whose_bytes_changed_is_named_not_taken(folder):
+    folder.paths.data("toy").joinpath("3.png").write_bytes(
+        folder.paths.data("toy").joinpath("2.png").read_bytes()
+    )
+    summary = run(folder)
+    assert "data refresh" in summary["unreadable"]["3.png"]
+    assert not folder.table().loc["2.png", "copy_in_train"]
+
+
+def test_blank_images_are_listed_and_no_copies_of_each_other(folder):
+    folder.save("black.png", np.zeros((64, 64), np.uint8), split="train")
+    folder.save("grey.png", np.full((64, 64), 99, np.uint8), split="test")
+    assert run(folder.write())["blank"] == ["black.png", "grey.png"]
+    assert not folder.table().loc["grey.png", "copy_in_train_any"]
+
+
+def test_frames_of_one_file_are_images_of_their_own(folder):
+    pages = [Image.fromarray(texture(seed, 64)) for seed in (20, 21)]
+    file = folder.paths.data("toy") / "pages.tif"
+    pages[0].save(file, save_all=True, append_images=pages[1:])
+    folder.save("first.png", texture(20, 64), split="train")
+    row = folder.rows["toy"][-1]
+    folder.save("pages.tif", file.read_bytes(), split="test")
+    folder.rows["toy"][-1]["frame"] = 0
+    folder.rows["toy"].append(
+        folder.rows["toy"][-1] | {"image_id": "pages.tif#1", "frame": 1, "path": "pages.tif"}
+    )
+    run(folder.write())
+    table = folder.table()
+    assert table.loc["pages.tif", "near_group"] == row["image_id"]
+    assert table.loc["pages.tif", "copy_in_train"]
+    assert not table.loc["pages.tif#1", "copy_in_train_any"]
+    assert table.loc["pages.tif#1", "exact_group"] == "pages.tif#1"
+
+
+def test_the_number_of_reader_threads_changes_nothing(folder, tmp_path):
+    manifest = read_manifest(folder.paths.manifest("toy"))
+    one, four = (
+        load_thumbnails(
+            manifest, folder.paths.data("toy"), tmp_path / f"{workers}.npy", workers=workers
+        )
+        for workers in (1, 4)
+    )
+    np.testing.assert_array_equal(one.records, four.records)
+
+
+def test_contents_are_numbered_once(folder):
+    folder.save("copy.png", texture(0, 64))
+    found = thumbnails(folder.write())
+    assert found.content[0] == found.content[-1]
+    assert len(found.positions) == 6
