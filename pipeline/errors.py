@@ -32,9 +32,19 @@ class PipelineError(Exception):
         self.path = path
         super().__init__(message, remedy, path)
 
+    def __reduce__(self) -> tuple:
+        # Exceptions pickle their positional arguments only; a worker process must hand over all.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
     def __str__(self) -> str:
         text = f"{printable(self.path)}: {self.message}" if self.path is not None else self.message
         return f"{text} - {self.remedy}" if self.remedy else text
+
+
+def _rebuild(kind: type[PipelineError], args: tuple, state: dict) -> PipelineError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class ConfigError(PipelineError):
