@@ -9,15 +9,17 @@ from dvc.repo import Repo
 
 from .conftest import Project
 
-# Which stages read what. `profiles.paper` is read by nothing while the profile is `embedded`.
+# Which stages read what, the first match counts. `profiles.paper` is read by nothing while the profile is `embedded`.
 READERS = {
-    "data_root": {"audit", "segment", "encode", "train", "evaluate", "report"},
-    "profile": {"segment", "encode"},
+    "data_root": {"audit", "segment", "encode", "report"},
     "profiles.embedded.sam2": {"segment"},
-    "profiles.embedded.clip": {"encode"},
+    "profiles.embedded.clip": {"encode", "report"},
     "profiles.paper": set(),
     "audit": {"audit"},
+    "segment.prompt": {"segment", "report"},
     "segment": {"segment"},
+    "encode.fill": {"encode", "report"},
+    "encode.geometry": {"encode", "report"},
     "encode": {"encode"},
     "splits": {"train"},
     "train": {"train"},
@@ -84,7 +86,7 @@ def test_each_leaf_reruns_the_stages_that_read_it_and_no_others(project: Project
 def test_the_profile_reruns_the_two_model_stages(project: Project) -> None:
     project.params(profile="paper")
     with Repo(project.root) as repo:
-        assert directly_changed(repo) == {"segment", "encode"}
+        assert directly_changed(repo) == {"segment", "encode", "report"}
 
 
 def test_a_dataset_less_leaves_the_others_as_they_are(project: Project) -> None:
