@@ -1,0 +1,294 @@
+"""`train` on real stores: complete or refused, reusable, the same bits however it is run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.errors import PipelineError, StoreError
+from pipeline.heads import DivergedError, load_head, register
+from pipeline.heads.zero_shot import ZeroShot
+from pipeline.paths import Paths
+from pipeline.stores import open_features
+from pipeline.train import train_dataset
+from tests.heads.projects import blobs, make_manifest, small_params, write_features
+
+CLASSES = ["cyst", "none", "tumour"]
+HEADS = ["zero-shot", "linear-probe", "medfocus", "medfocus-probe"]
+
+
+def make_project(folder, *, manifest=None, n=48, failed=()) -> Paths:
+    """Write a project whose masked view shows the class and whose whole view is noise."""
+    paths = Paths(folder)
+    if manifest is None:
+        labels = [CLASSES[i % 3] for i in range(n)]
+        splits = ["test" if i % 4 == 3 else "train" for i in range(n)]
+        manifest = make_manifest(labels, splits)
+    # A feature belongs to its image, wherever the manifest lists it.
+    order = np.argsort(manifest["image_id"].to_numpy())
+    masked = np.zeros((len(manifest), 24), dtype=np.float32)
+    whole = np.zeros_like(masked)
+    _, text = blobs(CLASSES, CLASSES)
+    for i in order:
+        image_id = manifest["image_id"][i]
+        rng = np.random.default_rng(list(hashlib.sha256(image_id.encode()).digest()))
+        look = image_id.split("/")[0]
+        masked[i] = blobs([look], CLASSES, spread=0)[0][0] + rng.standard_normal(24)
+        whole[i] = rng.standard_normal(24)
+    views = {"whole": whole, "masked": masked}
+    write_features(paths, "toy", manifest, views, text, CLASSES, failed=tuple(failed))
+    return paths
+
+
+def digests(paths: Paths) -> dict[str, str]:
+    """Return the SHA-256 of every output of `train`."""
+    files = [paths.runs("toy"), paths.predictions("toy"), *sorted(paths.heads("toy").iterdir())]
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def head_digests(paths: Paths) -> dict[str, str]:
+    return {k: v for k, v in digests(paths).items() if not k.endswith(".parquet")}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    paths = make_project(tmp_path_factory.mktemp("trained"))
+    return paths, train_dataset("toy", small_params(), paths)
+
+
+def test_every_cell_has_a_row_with_the_labels_it_used(trained):
+    paths, record = trained
+    runs = pd.read_parquet(paths.runs("toy"))
+    # 3 heads x (2 + 1 views) x 2 fractions x 2 seeds, and zero-shot: 2 + 2 test sets
+    assert len(runs) == 3 * 3 * 2 * 2 + 2 + 2 == record.total
+    assert set(runs["status"]) == {"ok"}
+    full = runs[(runs["protocol"] == "official") & (runs["fraction"] == 1.0)]
+    assert set(full["n_train"] + full["n_val"]) == {36}
+    shot = runs[runs["head"] == "zero-shot"]
+    assert set(shot["fraction"]) == {0.0} and set(shot["n_train"] + shot["n_val"]) == {0}
+
+
+def test_predictions_hold_every_test_image_of_every_run(trained):
+    paths, _ = trained
+    runs, table = pd.read_parquet(paths.runs("toy")), pd.read_parquet(paths.predictions("toy"))
+    assert len(table) == runs["n_test"].sum()
+    proba = table[[f"p:{name}" for name in CLASSES]].to_numpy()
+    np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-5)
+    assert (table["y_pred"].astype(str) == np.array(CLASSES)[proba.argmax(axis=1)]).all()
+    official = table[(table["protocol"] == "official") & (table["view"] == "masked")]
+    assert (official["image_id"].astype(str).str.split("/").str[0] == official["y_true"]).all()
+
+
+def test_the_view_that_shows_the_class_wins(trained):
+    table = pd.read_parquet(trained[0].predictions("toy"))
+    table = table[(table["protocol"] == "official") & (table["head"] == "linear-probe")]
+    hit = table["y_true"].astype(str) == table["y_pred"].astype(str)
+    accuracy = hit.groupby(table["view"].astype(str)).mean()
+    assert accuracy["masked"] > accuracy["whole"] + 0.2
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_saved_head_gives_the_stored_predictions(trained, name):
+    paths, _ = trained
+    fraction, seed = (0.0, 0) if name == "zero-shot" else (0.2, 1)
+    place = {"protocol": "official", "view": "masked", "fraction": fraction, "seed": seed}
+    head, classes = load_head(paths.heads("toy"), name, **place)
+    table = pd.read_parquet(paths.predictions("toy")).query(
+        "protocol == 'official' and view == 'masked' and head == @name and seed == @seed"
+    )
+    table = table[np.isclose(table["fraction"], fraction)]
+    X = open_features(paths.features("toy")).image_features("masked", list(table["image_id"]))
+    np.testing.assert_array_equal(
+        head.predict_proba(X), table[[f"p:{c}" for c in classes]].to_numpy()
+    )
+
+
+def test_a_second_run_fits_nothing_and_writes_the_same_bits(trained):
+    paths, _ = trained
+    before = digests(paths)
+    record = train_dataset("toy", small_params(), paths)
+    assert (record.done, record.skipped) == (0, record.total)
+    assert digests(paths) == before
+
+
+def test_two_jobs_and_a_fresh_folder_give_the_same_bits(trained, tmp_path):
+    again = make_project(tmp_path)
+    train_dataset("toy", small_params(), again, jobs=2)
+    assert digests(again) == digests(trained[0])
+
+
+def test_a_new_lambda_refits_only_the_medfocus_heads(trained, tmp_path):
+    paths = make_project(tmp_path)
+    train_dataset("toy", small_params(), paths)
+    record = train_dataset("toy", small_params(train__lambda=0.25), paths)
+    assert record.done == 2 * 3 * 2 * 2
+    changed = {k for k, v in digests(paths).items() if v != digests(trained[0])[k]}
+    assert not {f for f in changed if f.startswith(("linear-probe", "zero-shot"))}
+    assert "medfocus.safetensors" in changed
+
+
+def test_without_the_test_rows_the_same_heads_are_saved(trained, tmp_path):
+    paths = make_project(tmp_path / "a")
+    params = small_params(train__views={"official": ["masked"]})
+    train_dataset("toy", params, paths)
+    # All but one test image of each class, which the protocol needs to exist at all.
+    manifest = pd.read_csv(paths.manifest("toy"), dtype=str, keep_default_na=False)
+    first = manifest[manifest["split"] == "test"].groupby("label").head(1).index
+    few = manifest[(manifest["split"] != "test") | manifest.index.isin(first)]
+    cut = make_project(tmp_path / "b", manifest=few.reset_index(drop=True))
+    train_dataset("toy", params, cut)
+    assert head_digests(cut) == head_digests(paths)
+
+
+def test_permuted_test_labels_change_no_head_and_no_probability(trained, tmp_path):
+    paths, _ = trained
+    manifest = pd.read_csv(paths.manifest("toy"), dtype=str, keep_default_na=False)
+    params = small_params(train__views={"official": ["whole", "masked"]})
+    plain = make_project(tmp_path / "a", manifest=manifest)
+    test = manifest["split"] == "test"
+    manifest.loc[test, "label"] = np.random.default_rng(0).permutation(manifest.loc[test, "label"])
+    moved = make_project(tmp_path / "b", manifest=manifest)
+    for one in (plain, moved):
+        train_dataset("toy", params, one)
+    assert head_digests(plain) == head_digests(moved)
+    a, b = (pd.read_parquet(p.predictions("toy")) for p in (plain, moved))
+    assert (a["y_true"].astype(str) != b["y_true"].astype(str)).any()
+    pd.testing.assert_frame_equal(a.drop(columns="y_true"), b.drop(columns="y_true"))
+
+
+def test_the_order_of_the_manifest_changes_nothing(trained, tmp_path):
+    manifest = pd.read_csv(trained[0].manifest("toy"), dtype=str, keep_default_na=False)
+    shuffled = manifest.sample(frac=1, random_state=0).reset_index(drop=True)
+    again = make_project(tmp_path, manifest=shuffled)
+    train_dataset("toy", small_params(), again)
+    assert digests(again) == digests(trained[0])
+
+
+def test_images_without_features_are_counted_and_training_is_refused(tmp_path):
+    manifest = make_manifest(CLASSES * 8, ["train", "train", "test"] * 8)
+    manifest["split"] = ["test" if i % 4 == 3 else "train" for i in range(24)]
+    failed = list(manifest["image_id"][[1, 2, 3]])
+    paths = make_project(tmp_path, manifest=manifest, failed=failed)
+    with pytest.raises(StoreError) as caught:
+        train_dataset("toy", small_params(train__views={"official": ["masked"]}), paths)
+    text = str(caught.value)
+    assert "2 image(s) official, train and validation: failed in encode" in text
+    assert "1 image(s) official, test: failed in encode" in text
+    assert failed[0] in text and "pipeline encode" in text
+    assert not paths.runs("toy").exists()
+
+
+def test_a_view_that_was_not_encoded_is_named(trained):
+    with pytest.raises(StoreError, match="no view crop"):
+        train_dataset("toy", small_params(train__views={"official": ["crop"]}), trained[0])
+
+
+def test_a_view_that_some_images_lack_is_refused(tmp_path):
+    manifest = make_manifest(CLASSES * 8, ["test" if i % 4 == 3 else "train" for i in range(24)])
+    paths = Paths(tmp_path)
+    X, text = blobs(list(manifest["label"]), CLASSES)
+    X[5] = np.nan
+    write_features(paths, "toy", manifest, {"oracle": X}, text, CLASSES)
+    with pytest.raises(StoreError, match=r"1 image\(s\) official, .*: have no view oracle"):
+        train_dataset("toy", small_params(train__views={"official": ["oracle"]}), paths)
+
+
+def test_no_feature_store_is_an_error_with_a_remedy(tmp_path, trained):
+    paths = Paths(tmp_path)
+    manifest = trained[0].manifest("toy")
+    paths.manifest("toy").parent.mkdir(parents=True)
+    paths.manifest("toy").write_bytes(manifest.read_bytes())
+    with pytest.raises(PipelineError, match="encode"):
+        train_dataset("toy", small_params(), paths)
+
+
+class Odd(ZeroShot):
+    """A labelled head that misbehaves on one seed."""
+
+    needs_labels, parameters = True, ()
+    fault: Exception | type[BaseException]
+
+    @classmethod
+    def from_params(cls, params, *, seed):
+        head = cls()
+        head.seed = seed
+        return head
+
+    def fit(self, X, y, *, T, X_val, y_val):
+        if self.seed == 1:
+            raise self.fault
+        return super().fit(X, y, T=T)
+
+
+@register("odd-diverges")
+class Diverges(Odd):
+    fault = DivergedError("the loss is nan")
+
+
+@register("odd-fails")
+class Fails(Odd):
+    fault = ValueError("cannot")
+
+
+def test_a_failed_or_diverged_fit_is_a_row_and_the_rest_goes_on(tmp_path):
+    paths = make_project(tmp_path)
+    heads = ["odd-diverges", "odd-fails", "linear-probe"]
+    params = small_params(train__heads=heads, train__views={"official": ["masked"]})
+    record = train_dataset("toy", params, paths)
+    runs = pd.read_parquet(paths.runs("toy"))
+    status = runs.groupby(["head", "seed"])["status"].unique().map(list).to_dict()
+    assert status["odd-diverges", 1] == ["diverged"] and status["odd-fails", 1] == ["failed"]
+    assert {s[0] for k, s in status.items() if k[1] == 0 or k[0] == "linear-probe"} == {"ok"}
+    assert set(runs.loc[runs["status"] == "failed", "error"]) == {"ValueError: cannot"}
+    assert len(record.failed) == 4
+
+
+@register("odd-stops")
+class Stops(Odd):
+    """Ends the process's run at seed 1 for as long as the environment says so."""
+
+    def fit(self, X, y, *, T, X_val, y_val):
+        if self.seed == 1 and os.environ.get("STOP_TRAINING"):
+            raise KeyboardInterrupt
+        return ZeroShot.fit(self, T=T)
+
+
+def test_a_stopped_run_loses_none_of_its_fits(tmp_path, monkeypatch):
+    paths = make_project(tmp_path)
+    params = small_params(
+        train__heads=["linear-probe", "odd-stops"], train__views={"official": ["masked"]}
+    )
+    monkeypatch.setenv("STOP_TRAINING", "1")
+    with pytest.raises(KeyboardInterrupt):
+        train_dataset("toy", params, paths)
+    assert not paths.runs("toy").exists()
+    monkeypatch.delenv("STOP_TRAINING")
+    record = train_dataset("toy", params, paths)
+    assert record.skipped > 0 and record.skipped + record.done == record.total
+    assert not list(paths.heads("toy").glob("partial-*"))
+    fresh = make_project(tmp_path / "fresh")
+    train_dataset("toy", params, fresh)
+    assert digests(fresh) == digests(paths)
+
+
+def test_a_damaged_output_is_computed_again(trained, tmp_path):
+    paths = make_project(tmp_path)
+    params = small_params(train__heads=["linear-probe"], train__views={"official": ["masked"]})
+    train_dataset("toy", params, paths)
+    before = digests(paths)
+    paths.predictions("toy").write_bytes(b"not parquet")
+    (paths.heads("toy") / "linear-probe.json").write_text("{")
+    train_dataset("toy", params, paths)
+    assert digests(paths) == before
+
+
+def test_the_record_says_what_was_fitted_and_with_which_versions(trained):
+    paths, record = trained
+    saved = json.loads(paths.record("toy", "train").read_text())
+    assert saved["stage"] == "train" and saved["parameters"]["lambda_"] == 0.5
+    assert {"torch", "scikit-learn", "numpy"} <= set(record.versions)
