@@ -17,6 +17,7 @@ from pipeline.intake.measure import Progress
 from pipeline.intake.patients import patients_from_names
 from pipeline.intake.place import make_way, same_folder, settle
 from pipeline.intake.rows import (
+    KEEPS,
     build_rows,
     measure_masks,
     oddities,
@@ -82,6 +83,11 @@ def add_dataset(
     if not NAME.fullmatch(dataset):
         raise ManifestError(
             f"{dataset!r} is no name for a dataset", remedy="use letters, digits, _ and -"
+        )
+    if on_straddle not in (None, "error", *KEEPS):
+        raise ManifestError(
+            f"--on-straddle {on_straddle!r} is not known",
+            remedy=f"use error, {' or '.join(KEEPS)}",
         )
     paths = paths or Paths()
     source, manifest = Path(source), paths.manifest(dataset)

@@ -67,8 +67,15 @@ class AddSummary:
         changes = ", ".join(f"{n} {what}" for what, n in self.changed.items() if n)
         lines.append(f"  since the last manifest: {changes or 'nothing changed'}")
         lines += [f"  skipped {n}: {reason}" for reason, n in sorted(self.skipped.items())]
-        lines += [f"  FAILED {path}: {why}" for path, why in list(self.failed.items())[:SHOWN]]
+        lines += [
+            f"  FAILED {_shown(path)}: {why}" for path, why in list(self.failed.items())[:SHOWN]
+        ]
         if len(self.failed) > SHOWN:
             lines.append(f"  FAILED: {len(self.failed) - SHOWN} more")
         lines += [f"  warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
+
+
+def _shown(path: str) -> str:
+    """A name that would break the line, or the terminal, is shown quoted."""
+    return path if path.isprintable() else repr(path)

@@ -167,6 +167,8 @@ def test_a_patient_whose_name_is_in_two_splits_leaves_train_and_test_stays_whole
                for w in summary.warnings)  # fmt: skip
     with pytest.raises(ManifestError, match="patient 'person1' is in"):
         add_dataset("e", tmp_path / "chest", paths=paths, on_straddle="error")
+    with pytest.raises(ManifestError, match="use error, drop-train or drop-test"):
+        add_dataset("e", tmp_path / "chest", paths=paths, on_straddle="ask")
 
 
 def test_dicom_patients_are_a_code_that_does_not_tell_the_header(tmp_path, paths):
