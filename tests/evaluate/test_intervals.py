@@ -1,0 +1,89 @@
+"""Intervals hold what they claim: images, groups, seeds; and pairs are paired."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pipeline.evaluate.compare import holm
+from pipeline.evaluate.intervals import (
+    TestSet,
+    over_seeds,
+    percentile_interval,
+    seed_weights,
+    t_interval,
+)
+from pipeline.evaluate.metrics import contributions
+
+
+def correct(flags: np.ndarray):
+    """Return contributions of a two-class set of class 0 with these images right."""
+    proba = np.where(flags[:, None], [0.9, 0.1], [0.1, 0.9]).astype(np.float32)
+    return contributions(proba, np.zeros(len(flags), dtype=int))
+
+
+def names(n: int) -> np.ndarray:
+    return np.array([f"i{k:03d}" for k in range(n)])
+
+
+def test_the_bootstrap_of_accuracy_has_the_binomial_error():
+    flags = np.arange(400) % 4 != 0
+    test = TestSet(names(400), names(400), 2000, 0)
+    drawn = test.replicates(correct(flags))["accuracy"]
+    assert drawn.mean() == pytest.approx(0.75, abs=0.005)
+    assert drawn.std() == pytest.approx((0.75 * 0.25 / 400) ** 0.5, rel=0.1)
+
+
+def test_images_of_one_patient_are_drawn_together_and_widen_the_interval():
+    flags = np.repeat(np.arange(40) % 4 != 0, 10)  # ten images a patient, all right or all wrong
+    patients = np.repeat(names(40), 10)
+    by_image = TestSet(names(400), names(400), 1000, 0).replicates(correct(flags))["accuracy"]
+    by_patient = TestSet(names(400), patients, 1000, 0).replicates(correct(flags))["accuracy"]
+    assert by_patient.std() / by_image.std() == pytest.approx(10**0.5, rel=0.15)
+
+
+def test_groups_in_any_order_are_joined_to_their_own_rows():
+    groups = np.array(["b", "a", "b", "c"])
+    rows = np.array([[1.0], [10.0], [2.0], [100.0]], dtype=np.float32)
+    test = TestSet(names(4), groups, 50, 0)
+    expected = test.weights @ np.array([[10.0], [3.0], [100.0]])
+    np.testing.assert_allclose(test.replicate_sums(rows), expected)
+    alone = TestSet(names(4)[::-1], names(4)[::-1], 50, 0)
+    expected = alone.weights @ rows[::-1]
+    np.testing.assert_allclose(alone.replicate_sums(rows), expected)
+
+
+def test_the_same_images_are_resampled_alike_and_others_not():
+    a, b = (TestSet(names(30), names(30), 20, 0).weights for _ in range(2))
+    np.testing.assert_array_equal(a, b)
+    assert (a != TestSet(names(30), names(30), 20, 1).weights).any()
+
+
+def test_nesting_in_seeds_adds_the_spread_of_the_seeds():
+    calm = np.zeros((5, 2000)) + 0.8
+    apart = calm + np.array([-0.1, -0.05, 0, 0.05, 0.1])[:, None]
+    weights = seed_weights([0, 1, 2, 3, 4], 2000, 0)
+    assert over_seeds(calm, weights).std() == pytest.approx(0, abs=1e-9)
+    expected = np.std([-0.1, -0.05, 0, 0.05, 0.1]) / 5**0.5
+    assert over_seeds(apart, weights).std() == pytest.approx(expected, rel=0.1)
+
+
+def test_the_t_interval_is_the_textbook_one():
+    values = np.array([0.8, 0.82, 0.79, 0.85, 0.81])
+    lo, hi = t_interval(values, 0.95)
+    expected = stats.t.interval(0.95, 4, values.mean(), stats.sem(values))
+    np.testing.assert_allclose((lo, hi), expected)
+    assert np.isnan(t_interval(values[:1], 0.95)).all()
+
+
+def test_a_nan_replicate_is_left_out_and_all_nan_gives_nan():
+    assert percentile_interval(np.array([0.5, np.nan, 0.5]), 0.95) == (0.5, 0.5)
+    assert np.isnan(percentile_interval(np.array([np.nan]), 0.95)).all()
+
+
+def test_holm_is_the_textbook_example_and_keeps_the_order():
+    p = np.array([0.01, 0.04, 0.03, 0.005])
+    np.testing.assert_allclose(holm(p), [0.03, 0.06, 0.06, 0.02])
+    assert (holm(np.array([0.6, 0.9])) == [1.0, 1.0]).all()
+    assert len(holm(np.array([]))) == 0
