@@ -71,6 +71,15 @@ def _head(path: Path) -> bytes:
         return file.read(512)
 
 
+def _cut_off(path: Path, get: str, error: Exception) -> ModelError:
+    words = (str(error) or type(error).__name__).splitlines()[0][:120]
+    return ModelError(
+        f"is cut off or not a checkpoint ({words})",
+        path=path,
+        remedy=f"{get} again and compare its size",
+    )
+
+
 def read_state(path: Path, get: str) -> dict[str, torch.Tensor]:
     """Read the tensors of a .safetensors file or of a torch file (official {"model": ...} or flat).
 
@@ -97,12 +106,16 @@ def read_state(path: Path, get: str) -> dict[str, torch.Tensor]:
                 remedy=f"{get} (the official files hold tensors only)",
             ) from None
         raise ModelError("is not a readable checkpoint", path=path, remedy=f"{get}") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
+    except RuntimeError as error:
+        if "TorchScript" not in str(error):
+            raise _cut_off(path, get, error) from None
         raise ModelError(
-            f"is cut off or not a checkpoint ({str(error).splitlines()[0][:120]})",
+            "is a TorchScript archive, which holds code; refused",
             path=path,
-            remedy=f"{get} again and compare its size",
+            remedy=f"{get} instead",
         ) from None
+    except (EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
+        raise _cut_off(path, get, error) from None
     for key in ("model", "state_dict"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]

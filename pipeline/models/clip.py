@@ -6,7 +6,6 @@ import copy
 import json
 from contextlib import nullcontext
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -226,7 +225,7 @@ def load_clip(
     found = resolve_checkpoint(spec, config)
     if found.quick_gelu is not None:
         config["quick_gelu"] = found.quick_gelu
-    elif "openai" in Path(found.path or "").name.lower() and not config.get("quick_gelu", False):
+    elif "openai" in str(spec.checkpoint).lower() and not config.get("quick_gelu", False):
         raise ModelError(
             f"is OpenAI's by its name, but {spec.name} computes GELU instead of QuickGELU",
             path=found.path,

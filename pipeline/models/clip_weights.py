@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -29,8 +30,9 @@ class Found:
     Args:
         path: the file; None for the parts of CLIP-micro.
         get: what to download and from where, for messages.
-        quick_gelu: the activation a tag demands, None where the configuration decides.
-        preprocess: mean, std, interpolation a tag demands.
+        quick_gelu: the activation that a tag or a configuration beside the file demands, None
+            where the named configuration decides.
+        preprocess: mean, std, interpolation demanded likewise.
     """
 
     path: Path | None
@@ -65,7 +67,11 @@ def resolve_checkpoint(spec: ModelSpec, config: dict[str, Any]) -> Found:
             remedy=f"{get} and set `checkpoint` in params.yaml to where it lies",
         )
     if spec.checkpoint.startswith("hf-hub:"):
-        return Found(_from_hub(spec.checkpoint.removeprefix("hf-hub:"), get), get)
+        repo = spec.checkpoint.removeprefix("hf-hub:")
+        path = _from_hub(repo, get)
+        with contextlib.suppress(Exception):  # not every repository states its configuration
+            _from_hub(repo, get, "open_clip_config.json")
+        return Found(path, get, *_stated_beside(path))
     tag = get_pretrained_cfg(spec.name, spec.checkpoint)
     if tag:
         repo = tag.get("hf_hub", "").strip("/")
@@ -79,14 +85,37 @@ def resolve_checkpoint(spec: ModelSpec, config: dict[str, Any]) -> Found:
             f"{spec.checkpoint!r} is neither a file nor a tag of {spec.name}",
             remedy=f"tags are {tags}; or {get} and give its path",
         )
-    return Found(find_checkpoint(spec.checkpoint, get), get)
+    path = find_checkpoint(spec.checkpoint, get)
+    return Found(path, get, *_stated_beside(path))
 
 
-def _from_hub(repo: str, get: str) -> Path:
+def _stated_beside(path: Path) -> tuple[bool | None, dict[str, Any]]:
+    """Return the activation and preprocessing that an open_clip_config.json beside a file states.
+
+    Every open_clip repository on the hub has one; it travels with the weights when both are
+    downloaded, and knows better than a name.
+    """
+    beside = path.parent / "open_clip_config.json"
+    if not beside.is_file():
+        return None, {}
+    try:
+        stated = json.loads(beside.read_text("utf-8"))
+        quick = bool(stated["model_cfg"].get("quick_gelu", False))
+    except (ValueError, KeyError, AttributeError):
+        raise ModelError(
+            "is not an open_clip configuration",
+            path=beside,
+            remedy="download it again, or remove it",
+        ) from None
+    given = stated.get("preprocess_cfg", {})
+    return quick, {k: given[k] for k in ("mean", "std", "interpolation") if k in given}
+
+
+def _from_hub(repo: str, get: str, filename: str | None = None) -> Path:
     from open_clip.pretrained import download_pretrained_from_hf
 
     try:
-        return Path(download_pretrained_from_hf(repo))
+        return Path(download_pretrained_from_hf(repo, filename=filename))
     except Exception as error:
         raise ModelError(
             f"cannot be had from the hub ({type(error).__name__})",

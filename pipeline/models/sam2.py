@@ -12,6 +12,7 @@ import numpy as np
 import sam2
 import torch
 import yaml
+from omegaconf import OmegaConf
 from sam2.modeling.sam2_base import SAM2Base
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 from torchvision.transforms import Normalize, Resize
@@ -117,7 +118,8 @@ def sam2_config(name: str) -> dict[str, Any]:
     """
     if name in OFFICIAL:
         path = files(sam2) / f"configs/sam2.1/sam2.1_hiera_{OFFICIAL[name]}.yaml"
-        model = yaml.safe_load(path.read_text("utf-8"))["model"]
+        # OmegaConf, not yaml: only it reads 1e-6 as a number
+        model = OmegaConf.to_container(OmegaConf.create(path.read_text("utf-8")))["model"]
         return {"model": {**model, "sam_mask_decoder_extra_args": dict(STABLE)}, **IMAGENET}
     path = files("pipeline.models") / f"configs/{name}.yaml"
     if not path.is_file():

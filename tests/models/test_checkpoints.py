@@ -141,6 +141,13 @@ def test_openais_weights_under_gelu_are_refused(tmp_path):
         load_clip(ModelSpec(name="ViT-B-32", checkpoint=str(path)), config=small_clip_config())
 
 
+def test_a_torchscript_archive_is_refused_by_name(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
+    with pytest.raises(ModelError, match="TorchScript"):
+        load(path)
+
+
 def test_a_foreign_clip_checkpoint_is_refused(tmp_path):
     path = tmp_path / "model.pt"
     torch.save({"state_dict": {"nobody.knows": torch.zeros(3)}}, path)

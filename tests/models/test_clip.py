@@ -105,6 +105,16 @@ def test_the_openai_tag_brings_quickgelu_with_it(tmp_path):
     assert plain != tagged
 
 
+def test_a_configuration_beside_the_checkpoint_decides_the_activation(tmp_path):
+    path = save_clip(tmp_path / "open_clip_model.safetensors")
+    stated = {"model_cfg": {"quick_gelu": True}, "preprocess_cfg": {"mean": [0.1, 0.2, 0.3]}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(stated))
+    spec = ModelSpec(name="ViT-B-32", checkpoint=str(path))
+    clip = load_clip(spec, config=small_clip_config())
+    assert clip.fingerprint["config"]["quick_gelu"] is True
+    assert clip.mean == (0.1, 0.2, 0.3)
+
+
 @pytest.mark.parametrize("which", ["micro", "vit"])
 def test_a_prompt_that_would_be_cut_is_refused(which, request):
     clip = request.getfixturevalue(which)
