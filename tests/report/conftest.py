@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,9 +53,23 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser, built: Path) -> Iterator[Page]:
+def new_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens pages with a long patience, since test machines may be busy; closes them after."""
+    context = browser.new_context()
+    context.set_default_timeout(240_000)
+
+    def make(width: int = 1280, height: int = 900) -> Page:
+        made = context.new_page()
+        made.set_viewport_size({"width": width, "height": height})
+        return made
+
+    yield make
+    context.close()
+
+
+@pytest.fixture
+def page(new_page, built: Path) -> Page:
     """The built report, opened at desktop width."""
-    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    opened = new_page()
     opened.goto(built.as_uri())
-    yield opened
-    opened.close()
+    return opened

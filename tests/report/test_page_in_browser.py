@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 
-def test_opening_and_using_the_page_sends_no_request(browser, built):
-    page = browser.new_page()
+def test_opening_and_using_the_page_sends_no_request(new_page, built):
+    page = new_page()
     asked, errors = [], []
     page.on("request", lambda r: asked.append(r.url))
     page.on("pageerror", lambda e: errors.append(str(e)))
@@ -18,7 +18,6 @@ def test_opening_and_using_the_page_sends_no_request(browser, built):
     assert outside == []
     assert [u for u in asked if u.startswith("file:")] == [built.as_uri()]
     assert errors == []
-    page.close()
 
 
 def test_the_file_names_no_address_of_the_web(built):
@@ -41,8 +40,8 @@ def test_every_picture_loads_and_has_a_text_for_those_who_cannot_see_it(page):
     assert broken == []
 
 
-def test_the_page_itself_never_scrolls_sideways_on_a_phone(browser, built):
-    page = browser.new_page(viewport={"width": 390, "height": 844})
+def test_the_page_itself_never_scrolls_sideways_on_a_phone(new_page, built):
+    page = new_page(390, 844)
     page.goto(built.as_uri())
     page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
@@ -50,7 +49,6 @@ def test_the_page_itself_never_scrolls_sideways_on_a_phone(browser, built):
         "boxes => boxes.filter((b) => b.scrollWidth > b.clientWidth).length"
     )
     assert wide > 0  # wide tables scroll inside their own box
-    page.close()
 
 
 def test_a_confusion_cell_opens_its_images_by_keyboard_and_closes_with_escape(page):
