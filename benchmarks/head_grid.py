@@ -1,6 +1,6 @@
 """Seconds for 4 heads x 5 fractions x 5 seeds on 3,000 images of 1,280 features.
 
-    python benchmarks/head_grid.py --jobs 2
+    python -m benchmarks.head_grid --jobs 2
 
 The features are synthetic: four overlapping classes with the decaying spectrum and the common
 mean of an image encoder. Stated target: under 2 minutes on 2 cores; evaluate is timed as well.

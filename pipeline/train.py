@@ -17,7 +17,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import sha256_json
 from pipeline.heads.registry import get_head, make_head
 from pipeline.training.cell import Fit, Task, run_task
-from pipeline.training.data import ViewData, check_features, fit_digest, load_view, run_digest
+from pipeline.training.data import ViewData, fit_digest, read_views, run_digest
 from pipeline.training.grid import Cell, plan_cells
 from pipeline.training.journal import Journal
 from pipeline.training.outputs import read_outputs, write_outputs
@@ -74,9 +74,8 @@ def train_dataset(
             remedy="add a protocol to train.views in params.yaml",
         )
     store = open_features(paths.features(dataset))
-    check_features(store, cells, paths.features(dataset))
     T = np.ascontiguousarray(store.class_features(classes), dtype=np.float32)
-    views = {v: load_view(store, v, cells, labels) for v in sorted({c.view for c in cells})}
+    views = read_views(store, cells, labels, paths.features(dataset))
     read_seconds = time.monotonic() - clock
 
     test_ids = {cell.where: np.asarray(cell.test, dtype=object) for cell in cells}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from pipeline.evaluate.compare import COLUMNS as COMPARISON_COLUMNS
 from pipeline.evaluate.compare import compare_block
@@ -82,14 +83,18 @@ def evaluate_dataset(
     rows: dict[str, list[dict[str, Any]]] = {
         name: [] for name in ("metrics", "confusion", "reliability", "per_class", "comparisons")
     }
-    for protocol, subset, scored in score_blocks(dataset, params, paths):
-        for one in scored:
-            rows["metrics"] += metric_rows(one, protocol, subset, chosen)
-            rows["per_class"] += class_rows(one, protocol, subset, classes, chosen.confidence)
-            if subset == "full":
-                rows["confusion"] += confusion_rows(one, protocol, classes)
-                rows["reliability"] += reliability_rows(one, protocol, len(classes), chosen.bins)
-        rows["comparisons"] += compare_block(scored, protocol, subset, chosen)
+    with threadpool_limits(limits=1):  # sums in one order, so the same bits on any machine's cores
+        for protocol, subset, scored in score_blocks(dataset, params, paths):
+            for one in scored:
+                rows["metrics"] += metric_rows(one, protocol, subset, chosen)
+                rows["per_class"] += class_rows(one, protocol, subset, classes, chosen.confidence)
+                one.class_replicates = {}  # the largest part, not needed any more
+                if subset == "full":
+                    rows["confusion"] += confusion_rows(one, protocol, classes)
+                    rows["reliability"] += reliability_rows(
+                        one, protocol, len(classes), chosen.bins
+                    )
+            rows["comparisons"] += compare_block(scored, protocol, subset, chosen)
     metrics = pd.DataFrame(rows.pop("metrics"))
     with atomic_write(paths.metrics_table(dataset)) as partial:
         metrics.to_parquet(partial, index=False)

@@ -74,12 +74,17 @@ def center_ellipse(mask: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Pair:
-    """What a worker judges: one stored mask and the file of its ground truth."""
+    """What a worker judges: one stored mask and the file of its ground truth.
+
+    `seed` places the random region; it is the encode stage's, so that the region judged here is
+    the one that view `random` shows.
+    """
 
     image_id: str
     label: str
     split: str
     strategy: str
+    seed: str
     mask: np.ndarray
     truth_path: Path
     truth_frame: int
@@ -109,7 +114,7 @@ def judge(pair: Pair) -> list[dict]:
         return []
     candidates = {
         pair.strategy: pair.mask,
-        RANDOM: random_mask(pair.mask, pair.image_id),
+        RANDOM: random_mask(pair.mask, pair.seed),
         ELLIPSE: center_ellipse(pair.mask),
     }
     rows = []
@@ -157,7 +162,7 @@ def mask_quality(
     table = store.table()
     usable = table[table["status"] != "failed"]
     having = having[having["image_id"].isin(usable.index)]
-    strategy = usable["prompt"].map(lambda text: str(text).split()[0].split(":")[0] or "stored")
+    strategy = usable["prompt"].map(lambda text: (str(text).split() or ["stored"])[0])
 
     def one(row) -> list[dict]:
         return judge(
@@ -166,6 +171,7 @@ def mask_quality(
                 row.label,
                 row.split,
                 strategy[row.image_id],
+                f"{row.sha256}#{row.frame}",
                 store[row.image_id],
                 mask_file(row, paths.data(dataset)),
                 int(row.frame),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,14 +38,17 @@ class ViewData:
         return np.searchsorted(self.ids, ids)
 
 
-def check_features(store: FeatureStore, cells: list[Cell], path: str | PathLike) -> None:
-    """Refuse to train when an image of a split has no features in a view that needs them.
+def read_views(
+    store: FeatureStore, cells: list[Cell], labels: dict[str, int], path: str | PathLike
+) -> dict[str, ViewData]:
+    """Read what the cells need, each view once.
 
     Raises:
-        StoreError: counts by protocol, part and reason, and what to do.
+        StoreError: a view was not encoded, or an image of a split has no features in a view that
+            needs them: counts by protocol, part and reason, and what to do.
     """
-    asked = {cell.view for cell in cells}
-    unknown = sorted(asked - set(store.views))
+    asked = sorted({cell.view for cell in cells})
+    unknown = [view for view in asked if view not in store.views]
     if unknown:
         raise StoreError(
             f"has no view {', '.join(unknown)} (it has {', '.join(store.views)})",
@@ -56,56 +58,54 @@ def check_features(store: FeatureStore, cells: list[Cell], path: str | PathLike)
     table = store.table()
     failed = set(table.index[table["status"] == "failed"])
     known = set(table.index) - failed
-    absent = {view: _absent(store, view, sorted(known)) for view in sorted(asked)}
-    reasons: Counter[str] = Counter()
-    examples: list[str] = []
-    seen: set[tuple[str, str, str]] = set()
+    views: dict[str, ViewData] = {}
+    complete: dict[str, set[str]] = {}
+    for view in asked:
+        wanted = {i for c in cells if c.view == view for i in (*c.train, *c.val, *c.test)}
+        ids = np.array(sorted(wanted & known), dtype=object)
+        X = store.image_features(view, list(ids)) if len(ids) else np.zeros((0, store.dim))
+        X = np.ascontiguousarray(X, dtype=np.float32)
+        complete[view] = set(ids[~np.isnan(X).any(axis=1)])
+        y = np.array([labels[i] for i in ids], dtype=np.int64)
+        digests = np.array([hashlib.sha256(row.tobytes()).digest() for row in X], dtype="V32")
+        views[view] = ViewData(ids, X, y, digests)
+    _refuse_gaps(cells, failed, known, complete, path)
+    return views
+
+
+def _refuse_gaps(
+    cells: list[Cell],
+    failed: set[str],
+    known: set[str],
+    complete: dict[str, set[str]],
+    path: str | PathLike,
+) -> None:
+    """Raise StoreError when a cell names an image that its view lacks; each counts once."""
+    gaps: dict[str, set[str]] = {}
     for cell in cells:
-        for part in ("train", "val", "test"):
-            for image_id in getattr(cell, part):
-                if image_id in known and image_id not in absent[cell.view]:
-                    continue
-                if (cell.protocol, cell.view, image_id) in seen:
-                    continue
-                seen.add((cell.protocol, cell.view, image_id))
-                why = "are missing"
+        for part, name in (
+            (cell.train, "train and validation"),
+            (cell.val, "train and validation"),
+            (cell.test, "test"),
+        ):
+            for image_id in set(part) - complete[cell.view]:
                 if image_id in failed:
                     why = "failed in encode"
                 elif image_id in known:
                     why = f"have no view {cell.view}"
-                part_name = "test" if part == "test" else "train and validation"
-                reasons[f"{cell.protocol}, {part_name}: {why}"] += 1
-                if len(examples) < 3 and image_id not in examples:
-                    examples.append(str(image_id))
-    if reasons:
-        counts = "; ".join(f"{n} image(s) {why}" for why, n in sorted(reasons.items()))
-        raise StoreError(
-            f"features are not complete: {counts}; for example {', '.join(examples)}",
-            path=path,
-            remedy="run: pipeline encode (it computes what is missing and retries what failed), "
-            "or take these images out of the manifest",
-        )
-
-
-def _absent(store: FeatureStore, view: str, ids: list[str]) -> set[str]:
-    if not ids:
-        return set()
-    lacking = np.isnan(store.image_features(view, ids)).any(axis=1)
-    return {image_id for image_id, gone in zip(ids, lacking, strict=True) if gone}
-
-
-def load_view(
-    store: FeatureStore, view: str, cells: list[Cell], labels: dict[str, int]
-) -> ViewData:
-    """Read the features of one view for all images of the cells that use it."""
-    ids = np.array(
-        sorted({i for c in cells if c.view == view for i in (*c.train, *c.val, *c.test)}),
-        dtype=object,
+                else:
+                    why = "are missing"
+                gaps.setdefault(f"{cell.protocol}, {name}: {why}", set()).add(image_id)
+    if not gaps:
+        return
+    counts = "; ".join(f"{len(ids)} image(s) {why}" for why, ids in sorted(gaps.items()))
+    examples = sorted(set().union(*gaps.values()))[:3]
+    raise StoreError(
+        f"features are not complete: {counts}; for example {', '.join(examples)}",
+        path=path,
+        remedy="run: pipeline encode (it computes what is missing and retries what failed), "
+        "or take these images out of the manifest",
     )
-    X = np.ascontiguousarray(store.image_features(view, list(ids)), dtype=np.float32)
-    y = np.array([labels[i] for i in ids], dtype=np.int64)
-    digests = np.array([hashlib.sha256(row.tobytes()).digest() for row in X], dtype="V32")
-    return ViewData(ids, X, y, digests)
 
 
 def fit_digest(data: ViewData, cell: Cell, decides: str) -> str:
