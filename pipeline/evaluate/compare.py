@@ -55,13 +55,14 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def difference(a: Scored, b: Scored, metric: str, params: EvaluateParams) -> dict[str, Any] | None:
-    """Return a - b over the seeds that both have; None when they share none.
+    """Return a - b over the seeds that both have; None when they share none, or when one of two
+    pooled runs lacks a fold.
 
     Returns:
         difference, lo, hi, p, n_seeds, n_images.
     """
     shared = [s for s in a.seeds if s in b.seeds]
-    if not shared:
+    if not shared or (a.pooled and a.n_images != b.n_images):
         return None
     of_a, of_b = ([x.seeds.index(s) for s in shared] for x in (a, b))
     value = (a.values[metric][of_a] - b.values[metric][of_b]).mean()
@@ -185,4 +186,10 @@ def compare_runs(dataset: str, params: Params, paths: Paths, a: str, b: str) -> 
                 path=paths.predictions(dataset),
                 remedy=f"name two heads, two views or two head/view of: {', '.join(sorted(known))}",
             )
+    if not rows:
+        raise PipelineError(
+            f"--compare: {a!r} and {b!r} share no view, head, fraction or seed",
+            path=paths.predictions(dataset),
+            remedy="name two heads, two views or two head/view of the same protocol",
+        )
     return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -78,6 +78,10 @@ def load_heads(folder: Path, name: str) -> tuple[list[str], dict[str, dict[str, 
         raise PipelineError(
             f"no saved head {name!r}", path=path, remedy="run: pipeline train"
         ) from None
+    except ValueError as error:
+        raise PipelineError(
+            f"damaged: {error}", path=path, remedy="run: pipeline train (it writes the file anew)"
+        ) from None
     if table.get("format") != FORMAT:
         raise PipelineError(
             f"format {table.get('format')!r} is not {FORMAT}", path=path, remedy="train again"

@@ -151,6 +151,8 @@ def test_compare_takes_views_heads_and_pairs(evaluated):
     assert set(pair["view_b"]) == {"whole"}
     with pytest.raises(PipelineError, match="linear-probe/masked"):
         compare_runs("toy", PARAMS, paths, "maskd", "whole")
+    with pytest.raises(PipelineError, match="share no view"):
+        compare_runs("toy", PARAMS, paths, "masked", "linear-probe")
 
 
 def test_the_tables_of_the_plots_add_up(evaluated):

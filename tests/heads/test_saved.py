@@ -58,3 +58,9 @@ def test_another_format_is_refused(saved):
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
     with pytest.raises(PipelineError, match="format 99"):
         load_heads(saved[0], "linear-probe")
+
+
+def test_a_damaged_file_is_named_with_the_remedy(saved):
+    (saved[0] / "linear-probe.json").write_text("{")
+    with pytest.raises(PipelineError, match="damaged.*pipeline train"):
+        load_heads(saved[0], "linear-probe")
