@@ -62,5 +62,5 @@ def test_another_format_is_refused(saved):
 
 def test_a_damaged_file_is_named_with_the_remedy(saved):
     (saved[0] / "linear-probe.json").write_text("{")
-    with pytest.raises(PipelineError, match="damaged.*pipeline train"):
+    with pytest.raises(PipelineError, match=r"damaged.*pipeline train"):
         load_heads(saved[0], "linear-probe")
