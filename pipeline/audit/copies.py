@@ -170,8 +170,8 @@ def _judge(a: Thumbnails, b: Thumbnails, pairs: np.ndarray, params: AuditParams)
             at = np.flatnonzero(turned == orientation)
             small = unit(orient(a.plain(i[at]), orientation))
             plain[start + at] = (small.astype(float) * unit(b.plain(j[at]))).sum(axis=1)
-            large = orient(structure(a.structure(i[at])), orientation)
-            detail[start + at] = best_shift(large, structure(b.structure(j[at])))
+            large = orient(_structures(a, i[at]), orientation)
+            detail[start + at] = best_shift(large, _structures(b, j[at]))
     by_plain = (plain > params.min_correlation) & (detail > PLAUSIBLE)
     keep = by_plain | (detail > params.min_structure)
     turned, i, j = pairs[keep].T
@@ -188,6 +188,11 @@ def _judge(a: Thumbnails, b: Thumbnails, pairs: np.ndarray, params: AuditParams)
     return Copies(i[first], j[first], kind[chosen], np.clip(score[chosen], -1, 1), by[chosen])
 
 
+def _structures(thumbnails: Thumbnails, contents: np.ndarray) -> np.ndarray:
+    distinct, at = np.unique(contents, return_inverse=True)
+    return structure(thumbnails.structure(distinct))[at]
+
+
 def best_shift(images: np.ndarray, templates: np.ndarray) -> np.ndarray:
     """Return the highest correlation of each template's window over shifts of up to `SHIFT` pixels.
 
@@ -197,18 +202,26 @@ def best_shift(images: np.ndarray, templates: np.ndarray) -> np.ndarray:
         images, templates: (n, 64, 64) float32.
 
     Returns:
-        (n,) float32.
+        (n,) float64.
     """
-    n, side = len(images), images.shape[-1] - 2 * SHIFT
-    fixed = unit(window(templates))
     images = np.asarray(images, np.float32)
-    best = np.full(n, -1, np.float32)
-    for down in range(-SHIFT, SHIFT + 1):
-        for right in range(-SHIFT, SHIFT + 1):
-            moving = np.ascontiguousarray(window(images, down, right)).reshape(n, side * side)
-            total = moving.sum(axis=1)
-            energy = np.einsum("ij,ij->i", moving, moving) - total**2 / side**2
+    side = images.shape[-1] - 2 * SHIFT
+    fixed = unit(window(templates)).reshape(-1, side, side)
+    total, energy = _box_sums(images, side), _box_sums(images**2, side)
+    length = np.sqrt(np.maximum(energy - total**2 / side**2, 1e-6))
+    best = np.full(len(images), -1.0)
+    for down in range(2 * SHIFT + 1):
+        for right in range(2 * SHIFT + 1):
+            moving = window(images, down - SHIFT, right - SHIFT)
             # `fixed` is centred, so the mean of the moving window falls out of the product.
-            product = np.einsum("ij,ij->i", moving, fixed)
-            np.maximum(best, product / np.sqrt(np.maximum(energy, 1e-6)), out=best)
+            product = np.einsum("nij,nij->n", moving, fixed)
+            np.maximum(best, product / length[:, down, right], out=best)
     return best
+
+
+def _box_sums(images: np.ndarray, side: int) -> np.ndarray:
+    """Return the sum over the window of `side` pixels at each place, (n, places, places)."""
+    sums = np.zeros((len(images), images.shape[1] + 1, images.shape[2] + 1))
+    sums[:, 1:, 1:] = images.cumsum(axis=1, dtype=float).cumsum(axis=2)
+    rows = sums[:, side:] - sums[:, :-side]
+    return rows[:, :, side:] - rows[:, :, :-side]

@@ -25,11 +25,20 @@ class Base:
     Args:
         vectors: (n, d) float32.
         index: use the inverted file; None = from `INDEX_FROM` vectors on.
+        columns: vectors in a block.
         seed: of the k-means.
     """
 
-    def __init__(self, vectors: np.ndarray, *, index: bool | None = None, seed: int = 0):
+    def __init__(
+        self,
+        vectors: np.ndarray,
+        *,
+        index: bool | None = None,
+        columns: int = COLUMNS,
+        seed: int = 0,
+    ):
         self.vectors = vectors
+        self.columns = columns
         self.cells: list[np.ndarray] | None = None
         if len(vectors) >= INDEX_FROM if index is None else index:
             self._build(seed)
@@ -96,8 +105,8 @@ class Base:
         return np.concatenate(rows or empty), np.concatenate(columns or empty)
 
     def _exact(self, queries: np.ndarray, after: int | None) -> Iterator[tuple]:
-        for left in range(after or 0, len(self.vectors), COLUMNS):
-            yield slice(0, len(queries)), slice(left, min(left + COLUMNS, len(self.vectors)))
+        for left in range(after or 0, len(self.vectors), self.columns):
+            yield slice(0, len(queries)), slice(left, min(left + self.columns, len(self.vectors)))
 
     def _probe(self, queries: np.ndarray) -> Iterator[tuple]:
         nearest = np.concatenate([self._nearest(part, PROBES) for part in _parts(queries)])

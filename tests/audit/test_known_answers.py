@@ -1,0 +1,103 @@
+"""The real images: what is known about their copies (shared/data/README.md)."""
+
+from __future__ import annotations
+
+import re
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.audit import audit_dataset, compare_datasets
+from pipeline.files import sha256_file
+from pipeline.manifest import COLUMNS, write_manifest
+from pipeline.paths import Paths
+from tests.audit.folder import params
+
+
+def project(root: Path, shared: Path, datasets: dict[str, list[str]]) -> Paths:
+    """List the images below the folders of each dataset."""
+    paths = Paths(root)
+    for dataset, folders in datasets.items():
+        home = shared / "data" / dataset
+        rows = []
+        for file in sorted(f for folder in folders for f in (home / folder).rglob("*.*")):
+            name = file.relative_to(home).as_posix()
+            split = name.split("/")[0] if name.split("/")[0] in ("train", "test") else ""
+            row = {"image_id": name, "path": name, "frame": 0, "label": file.parent.name}
+            row |= {"split": split, "sha256": sha256_file(file), "width": 1, "height": 1}
+            rows.append(dict.fromkeys(COLUMNS, "") | row)
+        write_manifest(pd.DataFrame(rows), paths.manifest(dataset))
+        paths.data(dataset).parent.mkdir(exist_ok=True)
+        paths.data(dataset).symlink_to(home)
+    return paths
+
+
+def test_covid_has_six_byte_identical_images_in_test(shared, tmp_path):
+    paths = project(tmp_path, shared, {"covid": ["train", "test"]})
+    summary = audit_dataset("covid", params(), paths)
+    counts = summary["test_images_with_copy_in_train"]
+    assert summary["test_images"] == 66
+    assert counts["byte_identical"] == counts["near_by_thumbnail"] == 6
+    assert counts["near"] >= 6
+    assert summary["unreadable"] == {}
+
+
+def test_breast_has_near_copies_of_conflicting_labels(shared, tmp_path):
+    paths = project(tmp_path, shared, {"breast": ["benign", "malignant", "normal"]})
+    summary = audit_dataset("breast", params(mirrored=False), paths)
+    pairs = pd.read_parquet(paths.audit_pairs("breast"))
+    by_thumbnail = pairs["by"].isin(["bytes", "thumbnail"]).sum()
+    assert 85 <= by_thumbnail <= 100, "about 91 near-copies are known"
+    # The known five count thumbnails only; structure may join a few more.
+    thumbnail = pairs[pairs["by"].isin(["bytes", "thumbnail"])]
+    conflicts = thumbnail[thumbnail["label_a"] != thumbnail["label_b"]]
+    assert len(conflicts) >= 5
+    assert summary["label_conflict_groups"] >= 5
+    groups = [set(c["images"]) for c in summary["label_conflicts"]]
+    both = ("benign (433)", "malignant (145)")
+    assert any({Path(name).stem for name in group} >= set(both) for group in groups)
+
+
+@pytest.mark.timeout(1200)
+def test_brain_has_the_known_copies_in_train(shared, tmp_path):
+    """Thumbnails of the whole set; the counts are exact."""
+    paths = project(tmp_path, shared, {"brain": ["train", "test"]})
+    counts = audit_dataset("brain", params(), paths)["test_images_with_copy_in_train"]
+    assert counts["byte_identical"] == 216
+    assert counts["near_by_thumbnail"] == 479
+    assert counts["near_or_mirrored_by_thumbnail"] == 937
+    assert counts["near"] >= 479
+    assert counts["any"] >= counts["near_or_mirrored"] >= 937
+
+
+def test_normal_films_of_different_patients_are_never_copies(shared, tmp_path):
+    """One film a patient; two patients share one film in the source, and only that is found."""
+    paths = project(tmp_path, shared, {"lung": ["test/normal"]})
+    table = pd.read_csv(paths.manifest("lung"), dtype=str, keep_default_na=False)
+    patient = table["path"].map(lambda p: re.search(r"(NORMAL2-)?IM-\d+", p).group(0))
+    audit_dataset("lung", params(), paths)
+    pairs = pd.read_parquet(paths.audit_pairs("lung"))
+    owner = dict(zip(table["image_id"], patient, strict=True))
+    strangers = [
+        (a, b)
+        for a, b in zip(pairs["image_id_a"], pairs["image_id_b"], strict=True)
+        if owner[a] != owner[b]
+    ]
+    assert strangers == []
+    assert len(list(combinations(np.unique(patient), 2))) > 10_000
+
+
+def test_contrast_changed_copies_across_covid_and_lung_are_found(shared, tmp_path):
+    """The known pairs (of those in these folders) are found, and no Covid film has a copy."""
+    known = pd.read_csv(shared / "data" / "covid_lung_overlap.csv")
+    known = known[known["lung_path"].str.startswith("lung/test/")]
+    paths = project(tmp_path, shared, {"covid": ["train", "test"], "lung": ["test"]})
+    pairs = compare_datasets("covid", "lung", params(mirrored=False), paths)
+    found = set(zip("covid/" + pairs["image_id_a"], "lung/" + pairs["image_id_b"], strict=True))
+    expected = set(zip(known["path"], known["lung_path"], strict=True))
+    assert len(expected) >= 20
+    assert expected <= found
+    assert not pairs["image_id_a"].str.contains("/Covid/").any()
