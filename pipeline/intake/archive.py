@@ -32,6 +32,7 @@ def extracted(archive: Path, target: Path) -> Iterator[Path]:
         ManifestError: not a zip, cut, damaged, encrypted; an entry that climbs out of the folder,
             is a link, or comes twice; a bomb; no room on the disk.
     """
+    fresh = not target.parent.exists()
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -55,6 +56,8 @@ def extracted(archive: Path, target: Path) -> Iterator[Path]:
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        if fresh and not any(target.parent.iterdir()):
+            target.parent.rmdir()
 
 
 def _sound(archive: Path, opened: zipfile.ZipFile, place: Path) -> list[zipfile.ZipInfo]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from pipeline.errors import ImageError, ManifestError
 from pipeline.images import has_image_suffix, is_junk, sniff
@@ -83,7 +84,10 @@ def scan_folder(source: Path, *, exclude: tuple[Path, ...] = ()) -> Scan:
         what = "no such folder" if not source.exists() else "neither a folder, a CSV nor a zip"
         raise ManifestError(what, path=source, remedy="check --from")
     excluded = {folder.resolve() for folder in exclude}
-    root = _unwrap(source, excluded)
+    try:
+        root = _unwrap(source, excluded)
+    except PermissionError as error:
+        _refuse(error)
     scan = Scan(root)
     folders: dict[str, int] = {}
     for file in _walk(root, excluded, scan, folders):
@@ -149,7 +153,7 @@ def _walk(root: Path, excluded: set[Path], scan: Scan, folders: dict[str, int]) 
                 yield place / name
 
 
-def _refuse(error: OSError) -> None:
+def _refuse(error: OSError) -> NoReturn:
     raise ManifestError(
         f"cannot be listed ({os.strerror(error.errno or 0)})",
         path=error.filename,
