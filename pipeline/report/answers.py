@@ -42,6 +42,7 @@ class Difference:
 
 
 Run = tuple[str, str]
+COMPARED = ("protocol", "subset", "metric", "fraction", "head_a", "view_a", "head_b", "view_b")
 
 
 def difference(
@@ -57,19 +58,11 @@ def difference(
     """Return a - b from `plots/comparisons.csv`, whichever way round it is stored there."""
     if table is None:
         return None
+    rows = select.lookup.rows(table, COMPARED)
+    where = (protocol, subset, metric, round(fraction, 4))
     for first, second, sign in ((a, b, 1), (b, a, -1)):
-        rows = table[
-            (table["protocol"] == protocol)
-            & (table["subset"] == subset)
-            & (table["metric"] == metric)
-            & ((table["fraction"].astype(float) - fraction).abs() < 1e-4)
-            & (table["head_a"] == first[0])
-            & (table["view_a"] == first[1])
-            & (table["head_b"] == second[0])
-            & (table["view_b"] == second[1])
-        ]
-        if len(rows):
-            r = rows.iloc[0]
+        r = rows.get((*where, *first, *second))
+        if r is not None:
             lo, hi = sorted((sign * float(r["lo"]), sign * float(r["hi"])))
             return Difference(sign * float(r["difference"]), lo, hi, float(r["p_holm"]))
     return None

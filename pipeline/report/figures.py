@@ -154,12 +154,18 @@ def histogram(
     x_title: str,
     *,
     bins: int = 20,
-    limits: tuple[float, float] = (0.0, 1.0),
+    limits: tuple[float, float] | None = (0.0, 1.0),
 ) -> Figure:
-    """Draw histograms of values over each other, as shares of each series."""
-    edges = np.linspace(*limits, bins + 1)
+    """Draw histograms of values over each other, as shares of each series.
+
+    `limits` None: from 0 to a round number above the largest value.
+    """
     series = {name: v[np.isfinite(v)] for name, v in series.items()}
     series = {name: v for name, v in series.items() if len(v)}
+    if limits is None:
+        top = max((float(v.max()) for v in series.values()), default=1.0)
+        limits = (0.0, Axis.nice("", 0, max(top, 1e-3)).hi)
+    edges = np.linspace(*limits, bins + 1)
     counts = {n: np.histogram(v.clip(*limits), edges)[0] for n, v in series.items()}
     shares = {n: c / c.sum() for n, c in counts.items()}
     top = max((s.max() for s in shares.values()), default=1.0)
@@ -169,7 +175,7 @@ def histogram(
         style = (Style("#0072B2"), Style("#D55E00", dash="5 3"))[i % 2]
         plot.bars(edges, values, style, name=name, hollow=i % 2 == 1)
     rows = [
-        [f"{a:.2f} to {b:.2f}", *(int(c[i]) for c in counts.values())]
+        [f"{a:.3g} to {b:.3g}", *(int(c[i]) for c in counts.values())]
         for i, (a, b) in enumerate(itertools.pairwise(edges))
         if any(c[i] for c in counts.values())
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 
 import pandas as pd
 
@@ -113,14 +114,41 @@ def fractions_of(table: pd.DataFrame) -> list[float]:
     return sorted({round(float(f), 4) for f in table["fraction"] if f > 0})
 
 
-def one(table: pd.DataFrame, head: str, view: str, fraction: float) -> pd.Series | None:
+class _Lookup:
+    """Rows of small tables by key, so that a page of some thousand cells filters no table.
+
+    Remembers the last tables asked about (and keeps them, so that an id names one table).
+    The tables must not change meanwhile.
+    """
+
+    def __init__(self, kept: int = 16):
+        self._kept = kept
+        self._tables: OrderedDict[tuple, tuple[pd.DataFrame, dict]] = OrderedDict()
+
+    def rows(self, table: pd.DataFrame, columns: tuple[str, ...]) -> dict[tuple, dict]:
+        """Return {values of `columns`: first row that has them}; fractions rounded to 4 digits."""
+        key = (id(table), columns)
+        if key not in self._tables:
+            found: dict[tuple, dict] = {}
+            for row in table.to_dict("records"):
+                where = (
+                    round(float(row[c]), 4) if c == "fraction" else str(row[c]) for c in columns
+                )
+                found.setdefault(tuple(where), row)
+            self._tables[key] = (table, found)
+            while len(self._tables) > self._kept:
+                self._tables.popitem(last=False)
+        self._tables.move_to_end(key)
+        return self._tables[key][1]
+
+
+lookup = _Lookup()
+
+
+def one(table: pd.DataFrame, head: str, view: str, fraction: float) -> dict | None:
     """Return the row of one run, or None."""
-    rows = table[
-        (table["head"] == head)
-        & (table["view"] == view)
-        & ((table["fraction"] - fraction).abs() < 1e-4)
-    ]
-    return None if rows.empty else rows.iloc[0]
+    rows = lookup.rows(table, ("head", "view", "fraction"))
+    return rows.get((head, view, round(float(fraction), 4)))
 
 
 def labels_at(table: pd.DataFrame, fraction: float) -> int | None:

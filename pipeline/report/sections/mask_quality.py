@@ -141,7 +141,7 @@ def _dice_figures(quality: pd.DataFrame) -> list[Figure]:
     }
     return [
         histogram("Dice of each image", dice, "Dice"),
-        histogram("Share of the image inside the mask", areas, "share of the image"),
+        histogram("Share of the image inside the mask", areas, "share of the image", limits=None),
     ]
 
 
@@ -155,7 +155,9 @@ def _store_figures(masks: pd.DataFrame) -> list[Figure]:
     for column, title in known.items():
         if column in masks and np.isfinite(masks[column].to_numpy(float)).any():
             values = masks[column].to_numpy(float)
-            figures.append(histogram(f"{title}, all images", {"": values}, title.split(" (")[0]))
+            limits = None if column == "area_fraction" else (0.0, 1.0)
+            axis = title.split(" (")[0]
+            figures.append(histogram(f"{title}, all images", {"": values}, axis, limits=limits))
     return figures
 
 
