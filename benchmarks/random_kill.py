@@ -35,7 +35,7 @@ class Outcome:
         kills: processes killed while at work.
         rounds: stores that were finished (and equal to the undisturbed one).
         rows: rows a store.
-        rows_computed: rows computed in all, those lost to kills included.
+        rows_computed: rows that the last run of each round computed; the rest survived kills.
         slowest_restart: seconds of the slowest whole run after a kill.
         faults: what went wrong, in words; empty is the promise.
     """

@@ -119,7 +119,7 @@ class FeatureStoreWriter(StoreWriter):
         return {
             "status": row.status,
             "reason": row.reason,
-            "crc": FEATURES.crc(data),
+            **FEATURES.checksums(data),
             "mask_status": row.mask_status,
         }, data
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from pipeline.errors import StoreError
 from pipeline.stores import index as idx
-from pipeline.stores.kinds import FEATURES
+from pipeline.stores.kinds import FEATURES, Data
 from pipeline.stores.reader import StoreReader
 from pipeline.stores.text import read_text
 
@@ -48,7 +48,7 @@ class FeatureStore(StoreReader):
         v = self._view(view)
         wanted = list(self._good_ids() if ids is None else ids)
         positions = [self._checked(image_id)[0] for image_id in wanted]
-        return self._checked_rows(wanted, positions)[:, v]
+        return self._view_rows(wanted, positions, v)
 
     def tokens(self, view: str, ids: Iterable[str]) -> np.ndarray:
         """Return patch-token features, float32 (n, token, d), where the store keeps them."""
@@ -226,23 +226,54 @@ class FeatureStore(StoreReader):
         columns = zip(rows["image_id"], rows["in_manifest"], rows["status"], strict=True)
         return np.array([i for i, here, s in columns if here and s in idx.GOOD], dtype=object)
 
-    def _checked_rows(self, ids: Sequence[str], positions: Sequence[int]) -> np.ndarray:
-        """float32 (n, view, d) of these rows, read a shard at a time, each checked."""
-        out = np.empty((len(ids), len(self.views), self.dim), dtype=np.float32)
+    def _view_rows(self, ids: Sequence[str], positions: Sequence[int], v: int) -> np.ndarray:
+        """float32 (n, d), read a shard at a time. A shard is read whole and checked once; while
+        its file stays the same file, other views of it are then read alone."""
+        out = np.empty((len(ids), self.dim), dtype=np.float32)
         step = self._rows.shard_rows
         by_shard: dict[int, list[int]] = {}
         for k, i in enumerate(positions):
             by_shard.setdefault(i // step, []).append(k)
         for shard, members in by_shard.items():
-            block = self._rows.block(shard * step, (shard + 1) * step)
-            for k in members:
-                i = positions[k]
-                data = None if block is None else {n: v[i - shard * step] for n, v in block.items()}
-                row = self._committed.index.get(i)
-                if data is None or FEATURES.crc(data) != row["crc"]:
-                    data = self.read(ids[k])  # re-reads the index, or says what is wrong
-                out[k] = data["image_features"]
+            low = shard * step
+            offsets = [positions[k] - low for k in members]
+            stamp = self._stamp(low)
+            if stamp is not None and self._trusted.get(shard) == stamp:
+                values = self._rows.arrays["image_features"][low : low + step, v]
+                if self._stamp(low) == stamp:
+                    out[members] = values[offsets]
+                    continue
+            block = self._rows.block(low, low + step, ["image_features"])
+            bad = set(range(step)) if block is None else self._bad_offsets(block, low)
+            for k, offset in zip(members, offsets, strict=True):
+                # `read` reads the index once more, or says what is wrong.
+                row = (
+                    self.read(ids[k]) if offset in bad else {n: b[offset] for n, b in block.items()}
+                )
+                out[k] = row["image_features"][v]
+            if not bad:
+                self._trusted[shard] = stamp
         return out
+
+    def _bad_offsets(self, block: Data, low: int) -> set[int]:
+        """Rows of a block that do not match their checksum (or have no data)."""
+        bad = set()
+        for offset in range(len(block["image_features"])):
+            if low + offset >= len(self._committed.index):
+                break
+            row = self._committed.index.get(low + offset)
+            data = {name: values[offset] for name, values in block.items()}
+            if row["status"] in idx.GOOD and not FEATURES.matches(data, row):
+                bad.add(offset)
+        return bad
+
+    def _stamp(self, i: int) -> tuple[int, int, int] | None:
+        """What tells one version of a shard file from the next; None where there is no file."""
+        try:
+            stat = self._rows.files(i, {})[0].stat()
+        except OSError:
+            return None
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def open_features(path: str | PathLike) -> FeatureStore:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ import zarr
 
 from pipeline.errors import StoreError
 from pipeline.stores.index import COMMON, GOOD, Index
+
+SLAB_BYTES = 32 << 20
+"""Most bytes read or written in one go: memory does not grow with number or size of images."""
 
 Row = dict[str, Any]
 Data = dict[str, np.ndarray]
@@ -26,31 +29,41 @@ class Kind:
         name: "masks" or "features", in the root's attributes.
         stage: the command that writes it.
         columns: index columns, name -> (dtype, default).
-        arrays: data arrays with one row an image; the first is always there.
+        sums: data array with one row an image -> the index column with its rows' checksums; the
+            first array is always there.
         region: index row -> the part of a stored row that belongs to the image.
-        crc: data of one row -> checksum.
+        digest: one row of an array -> its checksum.
     """
 
     name: str
     stage: str
     columns: Mapping[str, tuple[str, Any]]
-    arrays: tuple[str, ...]
+    sums: Mapping[str, str]
     region: Callable[[Row], tuple[slice, ...]]
-    crc: Callable[[Data], int]
+    digest: Callable[[np.ndarray], int]
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Names of the data arrays that may be there."""
+        return tuple(self.sums)
+
+    def checksums(self, data: Data) -> dict[str, int]:
+        """Return the checksums of a row's data by index column."""
+        return {self.sums[name]: self.digest(values) for name, values in data.items()}
+
+    def matches(self, data: Data, row: Row) -> bool:
+        """Whether data are what the index row says they are."""
+        return all(row[column] == crc for column, crc in self.checksums(data).items())
 
 
-def _mask_crc(data: Data) -> int:
+def _packed_crc(mask: np.ndarray) -> int:
     """CRC-32 of the packed bits: one bit a pixel, whatever the array holds a pixel in."""
-    return zlib.crc32(np.packbits(data["mask"]).tobytes())
+    return zlib.crc32(np.packbits(mask).tobytes())
 
 
-def _feature_crc(data: Data) -> int:
-    """CRC-32 of the row's float32 bytes, tokens after features."""
-    crc = 0
-    for name in ("image_features", "tokens"):
-        if name in data:
-            crc = zlib.crc32(np.ascontiguousarray(data[name], dtype="<f4").tobytes(), crc)
-    return crc
+def _float_crc(values: np.ndarray) -> int:
+    """CRC-32 of little-endian float32 bytes."""
+    return zlib.crc32(np.ascontiguousarray(values, dtype="<f4").tobytes())
 
 
 MASKS = Kind(
@@ -67,18 +80,18 @@ MASKS = Kind(
         "components": ("int32", 0),
         "prompt": ("string", ""),
     },
-    arrays=("mask",),
+    sums={"mask": "crc"},
     region=lambda row: (slice(row["height"]), slice(row["width"])),
-    crc=_mask_crc,
+    digest=_packed_crc,
 )
 
 FEATURES = Kind(
     name="features",
     stage="encode",
-    columns={**COMMON, "mask_status": ("string", "")},
-    arrays=("image_features", "tokens"),
+    columns={**COMMON, "tokens_crc": ("uint32", 0), "mask_status": ("string", "")},
+    sums={"image_features": "crc", "tokens": "tokens_crc"},
     region=lambda row: (),
-    crc=_feature_crc,
+    digest=_float_crc,
 )
 
 KINDS = {kind.name: kind for kind in (MASKS, FEATURES)}
@@ -141,23 +154,26 @@ class RowReader:
         region = self.kind.region(row)
         return {name: np.asarray(array[(i, *region)]) for name, array in self.arrays.items()}
 
-    def block(self, low: int, high: int) -> Data | None:
+    def block(self, low: int, high: int, names: Collection[str] | None = None) -> Data | None:
         """Return the data of rows low to high - 1, unchecked; None when a codec refuses it."""
+        arrays = {n: a for n, a in self.arrays.items() if names is None or n in names}
         try:
-            return {name: np.asarray(array[low:high]) for name, array in self.arrays.items()}
+            return {name: np.asarray(array[low:high]) for name, array in arrays.items()}
         except Exception:
             return None
 
     def good(self, i: int, row: Row) -> bool:
         """Whether row i reads back as what was written."""
         try:
-            return self.kind.crc(self.read(i, row)) == row["crc"]
+            return self.kind.matches(self.read(i, row), row)
         except Exception:
             return False  # bytes that no codec takes are as damaged as wrong ones
 
-    def damaged(self, index: Index, *, slab: int = 32) -> Iterator[int]:
+    def damaged(self, index: Index) -> Iterator[int]:
         """Yield good rows whose bytes do not match their checksum, reading a slab at a time."""
         n = len(index)
+        sizes = [a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in self.arrays.values()]
+        slab = max(1, min(128, SLAB_BYTES // max(1, sum(sizes))))
         for low in range(0, n, slab):
             high = min(low + slab, n)
             rows = {i: index.get(i) for i in range(low, high)}
@@ -171,5 +187,5 @@ class RowReader:
             for i, row in rows.items():
                 region = self.kind.region(row)
                 data = {name: values[(i - low, *region)] for name, values in slabs.items()}
-                if self.kind.crc(data) != row["crc"]:
+                if not self.kind.matches(data, row):
                     yield i

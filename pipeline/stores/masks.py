@@ -103,7 +103,7 @@ class MaskStoreWriter(StoreWriter):
         return {
             "status": row.status,
             "reason": row.reason,
-            "crc": MASKS.crc(data),
+            **MASKS.checksums(data),
             "height": mask.shape[0],
             "width": mask.shape[1],
             "area": area,

@@ -8,10 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.stores import layout
-from pipeline.stores.kinds import Data, Kind
-
-SLAB_BYTES = 32 << 20
-"""Most bytes written in one go: memory does not grow with the number or size of images."""
+from pipeline.stores.kinds import SLAB_BYTES, Data, Kind
 
 
 def place_rows(

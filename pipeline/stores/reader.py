@@ -41,6 +41,7 @@ class StoreReader:
         metadata = self._committed.root["consolidated_metadata"]["metadata"]
         self._rows = RowReader(self.path, self.store_kind, metadata)
         self._text: Any = None
+        self._trusted: dict[int, Any] = {}
 
     def __reduce__(self):
         return type(self), (self.path,)
@@ -114,7 +115,7 @@ class StoreReader:
                 data = None if lost else self._rows.read(i, row)
             except Exception:
                 lost, data = False, None
-            if data is not None and self.store_kind.crc(data) == row["crc"]:
+            if data is not None and self.store_kind.matches(data, row):
                 return data
             if attempt == 0:
                 self._load()  # a writer may have redone the row since this store was opened
