@@ -14,9 +14,10 @@ from scipy import ndimage
 
 from pipeline.config import SegmentParams
 from pipeline.errors import ConfigError
+from pipeline.models.sam2 import Sam2ImagePredictor
 from pipeline.pretrain.data import Item
 from pipeline.pretrain.prompts import box_of, jitter_box
-from pipeline.segment.predictor import BatchPredictor
+from pipeline.segment.predictor import BatchPredictor, Embedding
 from pipeline.segment.strategies import make_strategy
 
 JITTER = 0.1
@@ -80,8 +81,33 @@ def interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> tuple[
     return float(low), float(high)
 
 
+class Remembering(BatchPredictor):
+    """A predictor that encodes a batch of equal pictures once, whichever prompts follow."""
+
+    def __init__(self, predictor: Sam2ImagePredictor):
+        super().__init__(predictor)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what is remembered; called after each batch."""
+        self._frames: dict[tuple, torch.Tensor] = {}
+        self._embedded: dict[tuple, Embedding] = {}
+
+    def preprocess(self, image: np.ndarray) -> torch.Tensor:
+        key = (image.shape, image.tobytes())
+        if key not in self._frames:
+            self._frames[key] = super().preprocess(image)
+        return self._frames[key]
+
+    def embed(self, frames: list[torch.Tensor]) -> Embedding:
+        key = tuple(map(id, frames))
+        if key not in self._embedded:
+            self._embedded[key] = super().embed(frames)
+        return self._embedded[key]
+
+
 def measure(
-    sam: BatchPredictor,
+    predictor: Sam2ImagePredictor,
     cases: Iterable[Case],
     prompts: Iterable[str] = tuple(PROMPTS),
     seed: int = 0,
@@ -93,7 +119,7 @@ def measure(
     pixel deepest inside the true mask. Both are the same for every prompt and model.
 
     Args:
-        sam: the loaded model.
+        predictor: the loaded model.
         cases: with masks that are not empty.
         prompts: keys of `PROMPTS`.
         seed: of the moved edges.
@@ -102,6 +128,7 @@ def measure(
     Returns:
         {set: {prompt: float (n,)}}, in the order of the cases.
     """
+    sam = Remembering(predictor)
     strategies = {name: make_strategy(PROMPTS[name]) for name in prompts}
     found: dict[str, dict[str, list[float]]] = {}
     rng = np.random.default_rng(seed)
@@ -113,6 +140,7 @@ def measure(
             for (case, _), result in zip(waiting, strategy.segment(looks, sam), strict=True):
                 add(case.set, name, dice(result.mask, case.mask))
         waiting.clear()
+        sam.forget()
 
     def add(group: str, name: str, value: float) -> None:
         found.setdefault(group, {}).setdefault(name, []).append(value)

@@ -20,7 +20,6 @@ from pipeline.pretrain import clip_projection, evaluate, judge_clip
 from pipeline.pretrain.card import Measured, summarise, write_card
 from pipeline.pretrain.data import Item
 from pipeline.pretrain.hashes import DIGITS, write_hashes
-from pipeline.segment.predictor import BatchPredictor
 
 
 def lung_overlap(data: Path) -> tuple[int, int]:
@@ -44,11 +43,10 @@ def report_sam2(items: list[Item], data: Path, weights: Path, cards: Path) -> st
         The default strategy, chosen on the held-out images.
     """
     predictor = load_sam2(ModelSpec(name="sam2-micro", checkpoint=str(weights)))
-    sam = BatchPredictor(predictor)
-    held: Measured = evaluate.measure(sam, evaluate.held_out_cases(items))
+    held: Measured = evaluate.measure(predictor, evaluate.held_out_cases(items))
     default = evaluate.choose_default(held)
     study: Measured = evaluate.measure(
-        sam, evaluate.four_sets(data / "data"), evaluate.STUDY_PROMPTS
+        predictor, evaluate.four_sets(data / "data"), evaluate.STUDY_PROMPTS
     )
     with safe_open(weights, "pt") as file:
         about = file.metadata()

@@ -118,9 +118,7 @@ def test_the_ellipse_floor_knows_an_ellipse():
 
 
 def test_measuring_gives_every_prompt_and_the_floor_and_repeats(drawn):
-    from pipeline.segment.predictor import BatchPredictor
-
-    sam = BatchPredictor(load_sam2(ModelSpec(name="sam2-micro")))
+    sam = load_sam2(ModelSpec(name="sam2-micro"))
     cases = [evaluate.Case("p", i.image.permute(1, 2, 0).numpy(), i.mask.numpy()) for i in drawn]
     names = ("salient", "click", "box + mask + zoom")
     first, again = (evaluate.measure(sam, cases, names) for _ in range(2))
