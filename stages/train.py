@@ -1,7 +1,5 @@
 """DVC stage: features.zarr + splits -> cache/<dataset>/heads/, predictions.parquet"""
 
-import json
-
 from pipeline.cli.options import Dataset, context
 from pipeline.cli.running import stage
 from pipeline.train import train_dataset
@@ -10,7 +8,7 @@ from pipeline.train import train_dataset
 def run(dataset: Dataset, jobs: int = -1) -> None:
     """Fit every head of params.yaml and predict the test part."""
     c = context()
-    print(json.dumps(train_dataset(dataset, c.params, c.paths, jobs=jobs), indent=2))
+    print(train_dataset(dataset, c.params, c.paths, jobs=jobs).summary())
 
 
 if __name__ == "__main__":

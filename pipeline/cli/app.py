@@ -122,8 +122,7 @@ def train(
     from pipeline.train import train_dataset
 
     c = o.context(params_file, settings)
-    summary = train_dataset(dataset, c.params, c.paths, jobs=jobs, force=force)
-    typer.echo(json.dumps(summary, indent=2 if as_json else None, ensure_ascii=False))
+    say(train_dataset(dataset, c.params, c.paths, jobs=jobs, force=force), as_json)
 
 
 @app.command(epilog="Example: pipeline evaluate --dataset brain --compare masked whole")

@@ -235,6 +235,8 @@ def load_clip(
     fill = fill_micro if found.path is None else fill_model
     digest = fill(model, found, spec)
     model = model.float().to(device).eval().requires_grad_(False)
+    # Convolutions run about a third faster on this layout; a transformer does not mind.
+    model.visual.to(memory_format=torch.channels_last)
     preprocess = {"interpolation": "bicubic", **OPENAI, **found.preprocess}
     preprocess |= config.get("preprocess_cfg", {})
     config.setdefault("quick_gelu", False)
