@@ -97,7 +97,13 @@ def real(data: Path) -> list[dict]:
         name = file.relative_to(data).as_posix()
         split = name.split("/")[1] if name.split("/")[1] in ("train", "test") else ""
         row = {"image_id": name, "path": name, "frame": 0, "label": file.parent.name}
-        row |= {"split": split, "sha256": sha256_file(file), "width": 1, "height": 1}
+        row |= {
+            "split": split,
+            "sha256": sha256_file(file),
+            "width": 1,
+            "height": 1,
+            "synthetic": "0",
+        }
         rows.append(dict.fromkeys(COLUMNS, "") | row)
     results = []
     with tempfile.TemporaryDirectory() as folder:

@@ -179,8 +179,9 @@ def _judge(a: Thumbnails, b: Thumbnails, pairs: np.ndarray, params: AuditParams)
     by = np.where(by_plain[keep], "thumbnail", "structure").astype(object)
     rank = np.minimum(turned, MIRROR + 1)
     kind = np.array(["near", "mirror", "turn"], dtype=object)[rank]
-    # One row a pair: the plainest kind; within it thumbnails before structure, then the best score.
-    order = np.lexsort((turned, -score, by == "structure", rank, j, i))
+    # One row a pair. Equal thumbnails say more than alike structure: a mirrored slice of a head,
+    # which is nearly symmetric, is alike in structure unmirrored too. Then the plainest kind.
+    order = np.lexsort((turned, -score, rank, by == "structure", j, i))
     i, j = i[order], j[order]
     first = np.ones(len(i), bool)
     first[1:] = (i[1:] != i[:-1]) | (j[1:] != j[:-1])

@@ -27,7 +27,13 @@ def project(root: Path, shared: Path, datasets: dict[str, list[str]]) -> Paths:
             name = file.relative_to(home).as_posix()
             split = name.split("/")[0] if name.split("/")[0] in ("train", "test") else ""
             row = {"image_id": name, "path": name, "frame": 0, "label": file.parent.name}
-            row |= {"split": split, "sha256": sha256_file(file), "width": 1, "height": 1}
+            row |= {
+                "split": split,
+                "sha256": sha256_file(file),
+                "width": 1,
+                "height": 1,
+                "synthetic": "0",
+            }
             rows.append(dict.fromkeys(COLUMNS, "") | row)
         write_manifest(pd.DataFrame(rows), paths.manifest(dataset))
         paths.data(dataset).parent.mkdir(exist_ok=True)
