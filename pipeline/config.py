@@ -40,7 +40,7 @@ class AuditParams(Section):
 class SegmentParams(Section):
     """Stage 1, m = SAM2(x)."""
 
-    prompt: str = "salient"
+    prompt: str = "salient-refine"
     box_as_mask: bool = True
     zoom: float = Field(2.0, ge=0)
     grid: int = Field(8, ge=1)
