@@ -86,7 +86,8 @@ def read_mask(
 
     The region is what is shown bright: samples above 127 where any is (above half of the
     largest for deep samples), else any above zero (label maps of small numbers). JPEG and WebP
-    are always cut at 127, so that coding noise is no region; in a palette, all but black counts.
+    are always cut at 127, so that coding noise is no region; in a palette, all but black counts;
+    of probabilities (floats up to 1) those above half of the largest.
 
     Args:
         path: the file.
@@ -181,7 +182,9 @@ def _region(pixels: Pixels) -> np.ndarray:
     else:
         top = values.max(initial=0)
         if pixels.threshold == "nonzero" or (pixels.threshold == "auto" and top <= 127):
-            region = values > 0
+            # Floats up to 1 are probabilities.
+            soft = values.dtype.kind == "f" and top <= 1
+            region = values > (float(top) / 2 if soft else 0)
         else:
             region = values > (127 if top <= 255 else float(top) / 2)
     return region & pixels.valid if pixels.valid is not None else region

@@ -51,13 +51,15 @@ def test_a_region_is_the_same_however_the_mask_is_stored(tmp_path):
     palette.save(tmp_path / "palette.png")
     tifffile.imwrite(tmp_path / "float.tif", mask.astype(np.float32))
     tifffile.imwrite(tmp_path / "white.tif", 255 - mask.astype(np.uint8) * 255, photometric=0)
+    soft = np.where(mask, 0.9, 0.1).astype(np.float32)
+    tifffile.imwrite(tmp_path / "soft.tif", soft)
     save_nifti(mask.T.astype(np.uint8), tmp_path / "x.nii.gz", np.diag([-1.0, -1, 1, 1]))
     save_dicom(dicom(mask.astype(np.uint8)), tmp_path / "x.dcm")
     save_dicom(dicom(mask.astype(np.uint16) * 4095, bits=12), tmp_path / "deep.dcm")
     inverse = 255 - mask.astype(np.uint8) * 255
     save_dicom(dicom(inverse, model="MONOCHROME1"), tmp_path / "m1.dcm")
     names = sorted(p.name for p in tmp_path.iterdir())
-    assert len(names) == 16
+    assert len(names) == 17
     for name in names:
         got = read_mask(tmp_path / name)
         assert got.dtype == bool
