@@ -32,7 +32,7 @@ def quoted(dataset: str) -> dict[str, dict[float, float]]:
     rows = rows[rows["dataset"] == dataset]
     shares = [c for c in rows.columns if c.isdigit()]
     return {
-        row["architecture"]: {int(s) / 100: float(row[s]) / 100 for s in shares}
+        row["architecture"]: {int(s) / 100: round(float(row[s]) / 100, 6) for s in shares}
         for _, row in rows.iterrows()
     }
 

@@ -133,13 +133,13 @@ def interval(value: float, lo: float, hi: float, *, as_percent: bool = True) -> 
 
 def interval_cell(value: float, lo: float, hi: float, *, as_percent: bool = True, **kw) -> Cell:
     """A cell of a value with its interval on a second line."""
+    look = " ".join(filter(None, ["number", kw.pop("look", "")]))
     if not _finite(value):
-        return Cell(NOTHING, look="number", **kw)
+        return Cell(NOTHING, look=look, **kw)
     show = percent if as_percent else number
     text = Markup("<b>{}</b>").format(show(value))
     if _finite(lo) and _finite(hi):
         text += Markup(' <span class="ci">[{}, {}]</span>').format(show(lo), show(hi))
-    look = " ".join(filter(None, ["number", kw.pop("look", "")]))
     return Cell(text, sort=float(value), look=look, **kw)
 
 

@@ -328,7 +328,7 @@ def _audit(paths, name, manifest) -> None:
             "score": score,
             "straddles": True,
         }
-        for kind, score, i in kinds
+        for kind, score, i in kinds[: min(len(test), len(train))]
     ]
     pd.DataFrame(pairs).to_parquet(paths.audit_pairs(name))
     summary = {"images": len(manifest), "pairs": {"byte": 1, "mirror": 2}, "min_correlation": 0.995}

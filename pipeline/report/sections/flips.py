@@ -60,7 +60,7 @@ def flips(found: DatasetInputs, name: str, fraction: float) -> pd.DataFrame | No
     masked = image_cases(found, "official", name, "masked", fraction)
     if whole is None or masked is None:
         return None
-    both = whole.join(masked, how="inner", lsuffix="_whole", rsuffix="_masked")
+    both = whole.merge(masked, left_index=True, right_index=True, suffixes=("_whole", "_masked"))
     both["change"] = (both["right_masked"] - both["right_whole"]).round(6)
     both["p_change"] = both["p_true_masked"] - both["p_true_whole"]
     return both
