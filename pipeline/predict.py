@@ -13,7 +13,7 @@ from pipeline.config import Params
 from pipeline.devices import choose_device, choose_precision
 from pipeline.encode import EncodeMapper, encode_images
 from pipeline.errors import ImageError, StoreError
-from pipeline.files import atomic_write
+from pipeline.files import atomic_write, sha256_file
 from pipeline.heads.saved import load_head, load_heads
 from pipeline.images import probe, read_image
 from pipeline.models import load_clip
@@ -129,7 +129,7 @@ def predict_images(
                 clip,
                 views=[view],
                 statuses=[mask.status],
-                seeds=[name],
+                seeds=[f"{sha256_file(path)}#{frame}"],
             )
             proba = np.mean([fitted.predict_proba(embedding) for fitted, _ in heads], axis=0)[0]
             overlay = out / f"{len(outcome.images):03d}_{path.stem}.png"
