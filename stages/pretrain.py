@@ -25,24 +25,26 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path, default=Path("data_manifests/prompts.yaml"))
     parser.add_argument("--steps", type=int, default=loop.TrainConfig.steps)
     parser.add_argument("--seed", type=int, default=loop.TrainConfig.seed)
+    parser.add_argument("--images", type=int, help="judge at most so many of each study set")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
     sam2, clip = args.out / "sam2-micro.safetensors", args.out / "clip-micro.safetensors"
-    if "clip" in args.parts or "judge-clip" in args.parts:
-        retrieval = clip_projection.make_clip(clip)
-        judged = args.data / "data" if "judge-clip" in args.parts else None
-        report.report_clip(retrieval, clip, args.cards, judged, args.prompts)
+    if "clip" in args.parts:
+        clip_projection.make_clip(clip)
+        report.report_clip(clip, args.cards, None, args.prompts)
+    if "judge-clip" in args.parts:
+        report.report_clip(clip, args.cards, args.data / "data", args.prompts)
     if "sam2" in args.parts or "judge-sam2" in args.parts:
-        items = data.load_sets(args.data) + data.load_phantoms(args.seed)
-        logging.info("%d items, %d held out", len(items), sum(i.held_out for i in items))
+        items = data.load_sets(args.data)
+        logging.info("%d images, %d held out", len(items), sum(i.held_out for i in items))
         if "sam2" in args.parts:
             config = loop.TrainConfig(steps=args.steps, seed=args.seed)
-            run.make_sam2(items, config, sam2)
+            run.make_sam2(items + data.load_phantoms(args.seed), config, sam2)
         if "judge-sam2" in args.parts:
-            default = report.report_sam2(items, args.data, sam2, args.cards)
+            default = report.report_sam2(items, args.data, sam2, args.cards, args.images)
             logging.info("default prompt, chosen on held-out images: %s", default)
 
 

@@ -85,18 +85,19 @@ def retrieval(
     }
 
 
-def make_clip(out: Path) -> dict[str, float]:
+def training_pairs() -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Return the class names' embeddings, (1000, 384) a template, and the classifier's rows."""
+    names = class_names()
+    return [text_embeddings([t.format(n) for n in names]) for t in TEMPLATES], classifier_rows()
+
+
+def make_clip(out: Path) -> None:
     """Fit the projection on all 1,000 classes and write it in half precision.
 
     Args:
         out: a .safetensors file, replaced atomically.
-
-    Returns:
-        The held-out retrieval of `retrieval`.
     """
-    names, rows = class_names(), classifier_rows()
-    embeddings = [text_embeddings([t.format(n) for n in names]) for t in TEMPLATES]
-    measured = retrieval(embeddings, rows)
+    embeddings, rows = training_pairs()
     weight = ridge(torch.cat(embeddings), torch.cat([rows] * len(TEMPLATES)))
     state = {
         PROJECTION: weight.half().contiguous(),
@@ -105,4 +106,3 @@ def make_clip(out: Path) -> dict[str, float]:
     with atomic_write(out) as partial:
         about = {"templates": " | ".join(TEMPLATES), "ridge": str(RIDGE)}
         save_file(state, partial, metadata=about)
-    return measured

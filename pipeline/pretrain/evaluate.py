@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from pipeline.pretrain.data import Item
 from pipeline.pretrain.prompts import box_of, jitter_box
 from pipeline.segment.predictor import BatchPredictor, Embedding
 from pipeline.segment.strategies import make_strategy
+
+log = logging.getLogger(__name__)
 
 JITTER = 0.1
 PROMPTS: dict[str, SegmentParams] = {
@@ -133,12 +136,16 @@ def measure(
     found: dict[str, dict[str, list[float]]] = {}
     rng = np.random.default_rng(seed)
     waiting: list[tuple[Case, dict[str, str]]] = []
+    done = [0]
 
     def flush() -> None:
         for name, strategy in strategies.items():
             looks = [strategy.prepare(case.image, row, sam) for case, row in waiting]
             for (case, _), result in zip(waiting, strategy.segment(looks, sam), strict=True):
                 add(case.set, name, dice(result.mask, case.mask))
+        done[0] += len(waiting)
+        if done[0] % (10 * batch) == 0:
+            log.info("%d images judged", done[0])
         waiting.clear()
         sam.forget()
 
@@ -196,12 +203,18 @@ def four_sets(data: Path, limit: int | None = None) -> Iterable[Case]:
         ),
     }
     for name, both in pairs.items():
-        cases = (case for image, mask in both if (case := _read(image, mask, name)) is not None)
-        if limit is None:
-            yield from cases
-        else:
-            kept = list(cases)
-            yield from kept[:: max(1, len(kept) // limit)][:limit]
+        if limit is not None:
+            both = [pair for pair in both if _holds_something(pair[1])]
+            step = max(1.0, len(both) / limit)
+            both = [both[int(n * step)] for n in range(min(limit, len(both)))]
+        for image, mask in both:
+            if (case := _read(image, mask, name)) is not None:
+                yield case
+
+
+def _holds_something(mask: Path) -> bool:
+    with Image.open(mask) as file:
+        return file.convert("L").getbbox() is not None
 
 
 def _matching(images: Path, masks: Path) -> list[tuple[Path, Path]]:

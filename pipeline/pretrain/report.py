@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -17,9 +18,11 @@ from pipeline.models.sam2 import load_sam2
 from pipeline.models.sources import LITE0_SHA256, MINILM_SHA256
 from pipeline.models.spec import ModelSpec
 from pipeline.pretrain import clip_projection, evaluate, judge_clip
-from pipeline.pretrain.card import Measured, summarise, write_card
-from pipeline.pretrain.data import Item
+from pipeline.pretrain.card import Measured, summarise, table, write_card
+from pipeline.pretrain.data import PHANTOMS, Item
 from pipeline.pretrain.hashes import DIGITS, write_hashes
+
+log = logging.getLogger(__name__)
 
 
 def lung_overlap(data: Path) -> tuple[int, int]:
@@ -30,14 +33,17 @@ def lung_overlap(data: Path) -> tuple[int, int]:
     return sum(person in seen for person in test), len(test)
 
 
-def report_sam2(items: list[Item], data: Path, weights: Path, cards: Path) -> str:
+def report_sam2(
+    items: list[Item], data: Path, weights: Path, cards: Path, limit: int | None = None
+) -> str:
     """Measure SAM2-micro and write its card, figures and hashes.
 
     Args:
-        items: of `data.load_sets` and `data.load_phantoms`, as trained on.
+        items: of `data.load_sets`, as trained on.
         data: folder of segmentation/ and data/.
         weights: sam2-micro.safetensors.
         cards: folder of the cards.
+        limit: judge at most so many images of each study set, evenly spread; None for all.
 
     Returns:
         The default strategy, chosen on the held-out images.
@@ -45,9 +51,11 @@ def report_sam2(items: list[Item], data: Path, weights: Path, cards: Path) -> st
     predictor = load_sam2(ModelSpec(name="sam2-micro", checkpoint=str(weights)))
     held: Measured = evaluate.measure(predictor, evaluate.held_out_cases(items))
     default = evaluate.choose_default(held)
+    log.info("held out:\n%s\ndefault prompt: %s", table(summarise(held)), default)
     study: Measured = evaluate.measure(
-        predictor, evaluate.four_sets(data / "data"), evaluate.STUDY_PROMPTS
+        predictor, evaluate.four_sets(data / "data", limit), evaluate.STUDY_PROMPTS
     )
+    log.info("study:\n%s", table(summarise(study)))
     with safe_open(weights, "pt") as file:
         about = file.metadata()
     config = json.loads(about["config"])
@@ -63,13 +71,14 @@ def report_sam2(items: list[Item], data: Path, weights: Path, cards: Path) -> st
         "batch": config["batch"],
         "seed": config["seed"],
         "minutes": int(about["seconds"]) / 60,
-        "counts": {k: v for k, v in counts.items() if not k.startswith("phantom_")},
-        "phantoms": sum(v for k, v in counts.items() if k.startswith("phantom_")),
+        "counts": dict(counts),
+        "phantoms": sum(PHANTOMS.values()),
         "held_out": sum(item.held_out for item in items),
         "lung_patients": overlap,
         "lung_test": test,
         "digits": DIGITS,
         "hashes": write_hashes(items, cards / "training-hashes.txt.gz"),
+        "limit": limit,
         "study": summarise(study),
         "held": summarise(held),
         "default": default,
@@ -79,13 +88,10 @@ def report_sam2(items: list[Item], data: Path, weights: Path, cards: Path) -> st
     return default
 
 
-def report_clip(
-    retrieval: dict[str, float], weights: Path, cards: Path, data: Path | None, prompts: Path
-) -> None:
+def report_clip(weights: Path, cards: Path, data: Path | None, prompts: Path) -> None:
     """Measure CLIP-micro and write its card and figures.
 
     Args:
-        retrieval: of `clip_projection.make_clip`.
         weights: clip-micro.safetensors.
         cards: folder of the cards.
         data: folder of the four sets; None leaves zero-shot and linear probe out.
@@ -100,7 +106,7 @@ def report_clip(
         "minilm": MINILM_SHA256,
         "ridge": clip_projection.RIDGE,
         "templates": list(clip_projection.TEMPLATES),
-        "retrieval": retrieval,
+        "retrieval": clip_projection.retrieval(*clip_projection.training_pairs()),
         "study": [] if data is None else judge_clip.judge(model, data, prompts),
     }
     atomic_write_json(cards / "clip-micro.json", facts)
