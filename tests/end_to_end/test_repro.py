@@ -6,7 +6,6 @@ import csv
 import json
 import re
 import shutil
-from pathlib import Path
 
 from .conftest import Project
 
@@ -43,14 +42,14 @@ def test_changing_lambda_reruns_only_the_heads_and_what_follows(project: Project
 
 
 def test_ten_added_images_are_ten_computed_images(project: Project) -> None:
-    source = (project.root / "data/breast").resolve()
-    donors = sorted(p for p in source.rglob("*.png") if "mask" not in str(p))[:10]
+    donors = sorted((project.root / "data/breast").rglob("*.png"))[:10]
     for i, donor in enumerate(donors):
         copy = donor.with_name(f"added_{i}.png")
         shutil.copy(donor, copy)
         # One more byte after the end of the PNG: other bytes, the same picture.
         copy.write_bytes(copy.read_bytes() + bytes([i]))
-    project.run("pipeline", "data", "add", "breast", "--from", str(source), "--force")
+    add = ["--from", "data/breast", "--masks", "data/breast_masks", "--patient-regex", r"(P\d+)_"]
+    project.run("pipeline", "data", "add", "breast", *add, "--force")
     for stage in ("segment", "encode"):
         project.run("python", "-m", f"stages.{stage}", "--dataset", "breast")
         assert record(project, "breast", stage)["done"] == 10
@@ -70,13 +69,11 @@ def test_removed_and_reordered_rows_recompute_nothing(project: Project) -> None:
 def test_a_failing_stage_leaves_the_other_stores_and_the_lock_file_alone(project: Project) -> None:
     before = {p: p.read_bytes() for p in (project.root / "cache/covid").rglob("zarr.json")}
     lock = (project.root / "dvc.lock").read_bytes()
-    image = next(Path(project.root / "data/breast").resolve().rglob("*.png"))
+    image = next((project.root / "data/breast").rglob("*.png"))
     image.write_bytes(b"not an image")
-    project.run("pipeline", "data", "check", "--dataset", "breast", code=None)
-    manifest = project.root / "data_manifests/breast.csv"
-    manifest.write_text(manifest.read_text().replace("malignant", "malignant", 1) + "\n\n")
     project.params(segment__min_area=0.001)
-    project.run("dvc", "repro", "segment@breast", code=None)
+    out = project.run("dvc", "repro", "segment@breast", code=None)
+    assert image.name in out and "failed to reproduce" in out
     assert (project.root / "dvc.lock").read_bytes() == lock
     assert before == {p: p.read_bytes() for p in before}
 
@@ -84,5 +81,5 @@ def test_a_failing_stage_leaves_the_other_stores_and_the_lock_file_alone(project
 def test_metrics_and_plots_are_declared_to_dvc(project: Project) -> None:
     shown = json.loads(project.run("dvc", "metrics", "show", "--json"))
     assert shown[""]["data"]["cache/breast/metrics.json"]["data"]
-    out = project.run("dvc", "plots", "show", "--no-html" if False else "--json")
+    out = project.run("dvc", "plots", "show", "--json")
     assert "cache/breast/plots" in out
