@@ -9,7 +9,7 @@ from dvc.repo import Repo
 
 from .conftest import Project
 
-# Which stages read what, the first match counts. `profiles.paper` is read by nothing while the profile is `embedded`.
+# Which stages read what; the first match counts. Nothing reads the profile that is not chosen.
 READERS = {
     "data_root": {"audit", "segment", "encode", "report"},
     "profiles.embedded.sam2": {"segment"},
