@@ -6,6 +6,7 @@ import copy
 import json
 from contextlib import nullcontext
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -225,7 +226,7 @@ def load_clip(
     found = resolve_checkpoint(spec, config)
     if found.quick_gelu is not None:
         config["quick_gelu"] = found.quick_gelu
-    elif "openai" in str(spec.checkpoint).lower() and not config.get("quick_gelu", False):
+    elif _named_openai(spec.checkpoint) and not config.get("quick_gelu", False):
         raise ModelError(
             f"is OpenAI's by its name, but {spec.name} computes GELU instead of QuickGELU",
             path=found.path,
@@ -251,3 +252,9 @@ def load_clip(
     }
     tokenizer = build_tokenizer(spec.name, config)
     return ClipModel(model, tokenizer, preprocess, precision, json.loads(json.dumps(fingerprint)))
+
+
+def _named_openai(checkpoint: str | None) -> bool:
+    """Say whether a file's own name, or a repository's, claims OpenAI's weights."""
+    name = checkpoint or ""
+    return "openai" in (name if name.startswith("hf-hub:") else Path(name).name).lower()
