@@ -162,7 +162,8 @@ def mask_quality(
     table = store.table()
     usable = table[table["status"] != "failed"]
     having = having[having["image_id"].isin(usable.index)]
-    strategy = usable["prompt"].map(lambda text: (str(text).split() or ["stored"])[0])
+    prompt = store.identity.get("prompt")
+    strategy = prompt["strategy"] if isinstance(prompt, dict) else str(prompt or "stored")
 
     def one(row) -> list[dict]:
         return judge(
@@ -170,7 +171,7 @@ def mask_quality(
                 row.image_id,
                 row.label,
                 row.split,
-                strategy[row.image_id],
+                strategy,
                 f"{row.sha256}#{row.frame}",
                 store[row.image_id],
                 mask_file(row, paths.data(dataset)),

@@ -23,7 +23,7 @@ def test_one_command_leads_from_images_to_a_report(built_project: Project) -> No
     for dataset in ("breast", "covid"):
         assert record(built_project, dataset, "segment")["done"] > 0
         metrics = json.loads((root / f"cache/{dataset}/metrics.json").read_text())
-        assert metrics
+        assert set(metrics[dataset]["dice"]) == {"salient-refine", "ellipse", "random"}
     page = (root / "report/index.html").read_text()
     assert "synthetic" in page.lower()
 
