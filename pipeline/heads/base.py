@@ -90,6 +90,18 @@ def l2_normalise(x: np.ndarray) -> np.ndarray:
     return x / np.maximum(length, np.float32(1e-12))
 
 
+def standardisation(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and scale of each feature over the rows of (n, d), float64 (d,).
+
+    The scale is the deviation, but at least a tenth of the mean deviation: over a few images a
+    feature that is nearly dead varies by next to nothing, and divided by that, the one new image
+    in which it is alive would be decided by it alone.
+    """
+    mean = X.mean(axis=0, dtype=np.float64)
+    scale = X.std(axis=0, dtype=np.float64)
+    return mean, np.maximum(scale, max(0.1 * float(scale.mean()), 1e-12))
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Return float32 probabilities (n, C) of logits (n, C), computed in float64."""
     z = np.asarray(logits, dtype=np.float64)

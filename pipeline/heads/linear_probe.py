@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from pipeline.heads.base import accuracy, check_finite, log_loss, softmax
+from pipeline.heads.base import accuracy, check_finite, log_loss, softmax, standardisation
 from pipeline.heads.registry import register
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class LinearProbe:
     """L2-regularised multinomial logistic regression; C is chosen on the validation part.
 
-    Features are standardised with mean and deviation of the train part. The candidates for C are
+    Features are standardised over the train part (see `standardisation`). The candidates for C are
     log-spaced and fitted from small to large, each started at the one before. The best has the
     highest validation accuracy, then the lowest validation log loss, then the smallest C. The
     sweep ends early when the validation loss has risen twice in a row without a gain in accuracy.
@@ -73,9 +73,7 @@ class LinearProbe:
         """See `Head.fit`; of T only the number of classes is used."""
         check_finite("a feature of the train or validation part", X, X_val)
         n_classes = len(T)
-        mean = X.mean(axis=0, dtype=np.float64)
-        scale = X.std(axis=0, dtype=np.float64)
-        scale[scale < 1e-8 * max(scale.max(), 1e-30)] = 1.0
+        mean, scale = standardisation(X)
         Z = (X - mean) / scale
         # The optimum lies in the span of the rows, so an exact rotation onto that span loses
         # nothing and makes few-shot fits as small as their number of images.

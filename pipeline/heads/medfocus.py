@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from pipeline.heads.base import DivergedError, accuracy, check_finite, l2_normalise, softmax
+from pipeline.heads.base import (
+    DivergedError,
+    accuracy,
+    check_finite,
+    l2_normalise,
+    softmax,
+    standardisation,
+)
 from pipeline.heads.registry import register
 
 if TYPE_CHECKING:
@@ -85,11 +92,7 @@ class MedFocus:
 
         check_finite("a feature of the train or validation part", X, X_val, T)
         image = l2_normalise(X)
-        self.mean_ = image.mean(axis=0, dtype=np.float64).astype(np.float32)
-        deviation = image.std(axis=0, dtype=np.float64)
-        # Features that hardly vary are noise; raised to unit variance they would dominate.
-        floor = max(0.1 * float(deviation.mean()), 1e-12)
-        self.scale_ = np.maximum(deviation, floor).astype(np.float32)
+        self.mean_, self.scale_ = (a.astype(np.float32) for a in standardisation(image))
         self.text_ = l2_normalise(T)
         fitted = train_medfocus(self, image, y, l2_normalise(X_val), y_val)
         for name, array in fitted.tensors.items():

@@ -15,7 +15,7 @@ def draw(n, d, classes, seed):
     rng = np.random.default_rng(seed)
     y = np.arange(n) % classes
     centres = np.random.default_rng(99).standard_normal((classes, d))
-    X = centres[y] * 0.7 + rng.standard_normal((n, d)) * rng.uniform(0.1, 5, d) + 3
+    X = centres[y] * 0.7 + rng.standard_normal((n, d)) * rng.uniform(1, 5, d) + 3
     return X.astype(np.float32), y
 
 
@@ -78,3 +78,15 @@ def test_a_constant_feature_does_no_harm():
     X[:, 3] = 7.0
     head = LinearProbe(c_steps=2).fit(X, y, T=np.zeros((2, 16)), X_val=X, y_val=y)
     assert np.isfinite(head.coef_).all() and head.val_score > 0.8
+
+
+def test_a_feature_dead_in_training_does_not_decide_a_new_image():
+    X, y = draw(40, 16, 2, 0)
+    X[:, 3] = 1e-7 * np.arange(40) * (y - 0.5)  # next to nothing, and it tells the classes apart
+    head = LinearProbe().fit(X, y, T=np.zeros((2, 16)), X_val=X, y_val=y)
+    new, _ = draw(40, 16, 2, 1)
+    new[:, 3] = 0
+    alive = new.copy()
+    alive[:, 3] = 5.0
+    same = head.predict_proba(new).argmax(axis=1) == head.predict_proba(alive).argmax(axis=1)
+    assert same.all()
