@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.config import Params
 from pipeline.devices import choose_device, choose_precision
 from pipeline.encode import EncodeMapper, encode_images
-from pipeline.errors import ImageError, StoreError
+from pipeline.errors import ImageError, PipelineError, StoreError
 from pipeline.files import atomic_write, sha256_file
 from pipeline.heads.saved import load_head, load_heads
 from pipeline.images import probe, read_image
@@ -89,6 +89,12 @@ def predict_images(
         PipelineError: nothing was trained for this head and view.
         StoreError: the parameters are not those the features were made with.
     """
+    if not paths.heads(dataset).is_dir():
+        raise PipelineError(
+            "no trained heads",
+            path=paths.heads(dataset),
+            remedy=f"run: pipeline train --dataset {dataset}",
+        )
     _, cells = load_heads(paths.heads(dataset), head)
     trained = [key.split("/") for key in cells if key.startswith(f"official/{view}/")]
     fraction = max((float(key[2]) for key in trained), default=1.0)
@@ -141,10 +147,15 @@ def predict_images(
 
 
 def _check_same(path: Path, stored: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse models or parameters other than those that the heads learned from."""
-    if canonical(now) != stored:
+    """Refuse models or parameters other than those that the heads learned from.
+
+    A store's identity may say more than the mapper's (the length of a feature): that is left out.
+    """
+    now = canonical(now)
+    differences = identity_diff({key: stored.get(key) for key in now}, now)
+    if differences:
         raise StoreError(
-            "made with other choices: " + "; ".join(identity_diff(stored, canonical(now))),
+            "made with other choices: " + "; ".join(differences),
             path=path,
             remedy="set them back, or run the stages again",
         )

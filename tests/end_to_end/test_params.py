@@ -51,7 +51,7 @@ def changed(value: Any) -> Any:
 def directly_changed(repo: Repo) -> set[str]:
     """The stages whose own params changed, not those that merely follow."""
     return {
-        stage.split("@")[0]
+        stage.split(":")[-1].split("@")[0]
         for stage, causes in repo.status().items()
         for cause in causes
         if isinstance(cause, dict) and "params.yaml" in cause.get("changed deps", {})
