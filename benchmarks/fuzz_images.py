@@ -4,7 +4,7 @@ Each outcome must be an array or an ImageError: a crash of a decoder, a hang, an
 an array that contradicts `probe` is a finding. Files are read in a process of their own, so that a
 crash is seen and counted; memory and time are limited.
 
-    python benchmarks/fuzz_images.py --count 1000 --seed 0 --keep /tmp/findings
+    python benchmarks/fuzz_images.py --count 1000 --seed 0 --keep findings
 
 Prints a table and exits 1 if anything was found; --json writes the figures.
 """

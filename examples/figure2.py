@@ -1,6 +1,6 @@
 """Redraw the paper's Fig. 2 (accuracy versus share of labels) from the stored predictions.
 
-    python examples/figure2.py brain figure2.png
+python examples/figure2.py brain figure2.png
 """
 
 import sys

@@ -18,7 +18,7 @@ def repo() -> Path:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real images (data/, segmentation/), beside the checkout or in PIPELINE_SHARED."""
+    """The folder of real images, beside the checkout or in PIPELINE_SHARED."""
     folder = Path(os.environ.get("PIPELINE_SHARED", REPO.parent / "shared"))
     if not (folder / "data" / "README.md").is_file():
         pytest.skip(f"no real images at {folder}")

@@ -57,7 +57,7 @@ def test_all_problems_are_listed_at_once(repo: Path) -> None:
 @pytest.mark.parametrize("text", ["a: [", "- 1\n- 2\n", ""])
 def test_a_file_that_is_no_table_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "params.yaml").write_text(text)
-    with pytest.raises(ConfigError, match="params.yaml"):
+    with pytest.raises(ConfigError, match=r"params\.yaml"):
         load_params(tmp_path / "params.yaml")
 
 

@@ -172,7 +172,7 @@ def test_a_patient_whose_name_is_in_two_splits_leaves_train_and_test_stays_whole
 
 
 def test_dicom_patients_are_a_code_that_does_not_tell_the_header(tmp_path, paths):
-    pydicom = pytest.importorskip("pydicom")
+    import pydicom
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
