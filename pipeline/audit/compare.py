@@ -43,13 +43,14 @@ def compare_datasets(a: str, b: str, params: Params, paths: Paths) -> pd.DataFra
         np.ones(len(byte)),
         np.full(len(byte), "bytes", object),
     )
-    exact = pair_table(manifests[0], contents[0], manifests[1], contents[1], same)
+    exact = pair_table(manifests[0], contents[0], manifests[1], contents[1], same, every=True)
     close = pair_table(
         manifests[0],
         sets[0].content,
         manifests[1],
         sets[1].content,
         find_copies(sets[0], sets[1], params.audit),
+        every=True,
     )
     pairs = sort_pairs(pd.concat([exact, close])).drop_duplicates(["image_id_a", "image_id_b"])
     pairs = pairs.reset_index(drop=True)

@@ -37,8 +37,14 @@ def pair_table(
     manifest_b: pd.DataFrame,
     content_b: np.ndarray,
     copies: Copies,
+    *,
+    every: bool = False,
 ) -> pd.DataFrame:
-    """Pair images by their contents; one per part of the dataset stands for equal ones."""
+    """Pair images by their contents.
+
+    One image per part of the dataset stands for all of the same bytes, which are pairs of their
+    own within it; `every` names them all, as is needed across two datasets.
+    """
     edges = pd.DataFrame(
         {
             "content_a": copies.left,
@@ -48,8 +54,10 @@ def pair_table(
             "by": copies.by,
         }
     )
-    a = _first_of_parts(_rows(manifest_a, content_a)).add_suffix("_a")
-    b = _first_of_parts(_rows(manifest_b, content_b)).add_suffix("_b")
+    a, b = _rows(manifest_a, content_a), _rows(manifest_b, content_b)
+    if not every:
+        a, b = _first_of_parts(a), _first_of_parts(b)
+    a, b = a.add_suffix("_a"), b.add_suffix("_b")
     return _finish(
         edges.merge(a, on="content_a").merge(b, on="content_b"), swap=manifest_a is manifest_b
     )

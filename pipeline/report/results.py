@@ -1,4 +1,4 @@
-"""The result pages in git: results/<dataset>.md and .csv, results/README.md with the answers."""
+"""The result pages in git: results/<dataset>.md and .csv.gz, results/README.md with the answers."""
 
 from __future__ import annotations
 
@@ -46,10 +46,12 @@ def write_results(
     for one in found:
         if one.metrics is None:
             continue
-        page, table = folder / f"{one.name}.md", folder / f"{one.name}.csv"
+        page, table = folder / f"{one.name}.md", folder / f"{one.name}.csv.gz"
         atomic_write_text(page, dataset_markdown(one, params))
         with atomic_write(table) as partial:
-            results_table(one).to_csv(partial, index=False, lineterminator="\n")
+            # Without the time in the header the same table is the same bytes.
+            packed = {"method": "gzip", "mtime": 0}
+            results_table(one).to_csv(partial, index=False, lineterminator="\n", compression=packed)
         written += [page, table]
     atomic_write_text(folder / "README.md", answers_markdown(found, params, paths))
     return [*written, folder / "README.md"]
@@ -134,7 +136,7 @@ def answers_markdown(found: Sequence[DatasetInputs], params: Params, paths: Path
     if any(one.synthetic for one in done):
         parts.append(SYNTHETIC)
     parts.append(
-        "Pages: " + ", ".join(f"[{d.name}]({d.name}.md) ([CSV]({d.name}.csv))" for d in done)
+        "Pages: " + ", ".join(f"[{d.name}]({d.name}.md) ([CSV]({d.name}.csv.gz))" for d in done)
     )
     parts += ["## At a glance", at_a_glance(done).markdown()]
     questions = {

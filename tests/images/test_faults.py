@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import socket
@@ -126,8 +127,8 @@ def test_links_to_nothing_loops_folders_and_pipes_are_named_and_do_not_hang(tmp_
     os.symlink(tmp_path / "loop.png", tmp_path / "loop.png")
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
-    with socket.socket(socket.AF_UNIX) as server:
-        os.chdir(tmp_path)
+    # A relative name, since the path of a socket may have a hundred characters at most.
+    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(tmp_path):
         server.bind("socket.png")
     words = {
         "dangling.png": "link to nothing",

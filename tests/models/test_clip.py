@@ -75,14 +75,14 @@ def test_the_activation_is_part_of_the_fingerprint_and_of_the_result(tmp_path):
     assert not torch.allclose(plain.encode_image(images), quick.encode_image(images))
 
 
-def test_the_openai_tag_brings_quickgelu_with_it(tmp_path):
+def test_the_openai_tag_brings_quickgelu_with_it(tmp_path, repo):
     """A hub cache that holds the tag's file: the tag decides the activation, not the name."""
-    repo = tmp_path / "hub/models--timm--vit_base_patch32_clip_224.openai"
+    hub = tmp_path / "hub/models--timm--vit_base_patch32_clip_224.openai"
     revision = "0" * 40
-    (repo / f"snapshots/{revision}").mkdir(parents=True)
-    (repo / "refs").mkdir()
-    (repo / "refs/main").write_text(revision)
-    save_clip(repo / f"snapshots/{revision}/open_clip_model.safetensors")
+    (hub / f"snapshots/{revision}").mkdir(parents=True)
+    (hub / "refs").mkdir()
+    (hub / "refs/main").write_text(revision)
+    save_clip(hub / f"snapshots/{revision}/open_clip_model.safetensors")
     code = (
         "import json; from pipeline.models import ModelSpec, load_clip;"
         "from tests.models.small import small_clip_config;"
@@ -90,7 +90,7 @@ def test_the_openai_tag_brings_quickgelu_with_it(tmp_path):
         " config=small_clip_config()); print(json.dumps(m.fingerprint))"
     )
     env = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    env |= {"HF_HUB_CACHE": str(tmp_path / "hub"), "PYTHONPATH": os.getcwd()}
+    env |= {"HF_HUB_CACHE": str(tmp_path / "hub"), "PYTHONPATH": str(repo)}
     done = subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
     )

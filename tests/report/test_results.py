@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from make_inputs import project
+from make_inputs import REPO, project
 
 from pipeline.report import write_results
 
@@ -18,14 +18,14 @@ def written(tmp_path_factory):
 def test_each_dataset_has_a_page_and_a_table_and_the_readme_names_what_is_missing(written):
     paths, files = written
     names = [str(f.relative_to(paths.results)) for f in files]
-    assert names == ["brain.md", "brain.csv", "two.md", "two.csv", "README.md"]
+    assert names == ["brain.md", "brain.csv.gz", "two.md", "two.csv.gz", "README.md"]
     readme = (paths.results / "README.md").read_text(encoding="utf-8")
     assert "pipeline evaluate --dataset not yet" in readme
 
 
 def test_the_table_holds_every_row_of_the_metrics_with_the_same_values(written):
     paths, _ = written
-    ours = pd.read_csv(paths.results / "brain.csv", dtype={"seed": str})
+    ours = pd.read_csv(paths.results / "brain.csv.gz", dtype={"seed": str})
     source = pd.read_parquet(paths.metrics_table("brain"))
     assert len(ours) == len(source)
     key = ["protocol", "subset", "head", "view", "fraction", "seed", "metric"]
@@ -38,7 +38,7 @@ def test_the_table_holds_every_row_of_the_metrics_with_the_same_values(written):
 
 def test_quoted_figures_stand_only_in_their_own_columns_beside_the_published_split(written):
     paths, _ = written
-    table = pd.read_csv(paths.results / "brain.csv")
+    table = pd.read_csv(paths.results / "brain.csv.gz")
     quoted = table.dropna(subset=["quoted_MedFocusCLIP"])
     assert sorted(quoted["quoted_MedFocusCLIP"]) == [0.8609, 0.9491, 0.9757]
     assert set(quoted["protocol"]) == {"official"}
@@ -67,10 +67,7 @@ def test_writing_twice_gives_the_same_bytes(written):
 
     paths, files = written
     before = [f.read_bytes() for f in files]
-    params = load_params(
-        paths.root / "params.yaml" if (paths.root / "params.yaml").exists() else "params.yaml",
-        {"report.gallery": 6, "datasets": ["brain", "two"]},
-    )
+    params = load_params(REPO / "params.yaml", {"report.gallery": 6, "datasets": ["brain", "two"]})
     again = write_results(params, paths, ["brain", "two", "not yet"])
     assert [f.read_bytes() for f in again] == before
 
