@@ -54,7 +54,8 @@ class Table:
             for column, cell in enumerate(map(as_cell, row)):
                 look = " ".join(filter(None, [cell.look, self.looks.get(column, "")]))
                 title = f' title="{escape(cell.title)}"' if cell.title else ""
-                sort = "" if cell.sort is None else f' data-sort="{escape(cell.sort)}"'
+                missing = cell.sort is None or cell.sort != cell.sort  # NaN sorts as its dash
+                sort = "" if missing else f' data-sort="{escape(cell.sort)}"'
                 tag = 'th scope="row"' if "head" in look.split() else "td"
                 out.append(f"<{tag}{_class(look)}{sort}{title}>{escape(cell.text)}</{tag[:2]}>")
             out.append("</tr>")
