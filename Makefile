@@ -25,7 +25,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 demo: setup
 	export PATH="$(BIN):$$PATH"
-	pipeline data sample
+	pipeline data sample --images 64
 	dvc repro
 	pipeline status
 	echo "Open report/index.html"
