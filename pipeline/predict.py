@@ -125,6 +125,7 @@ def predict_images(
         except (ImageError, OSError) as error:
             outcome.failed[str(path)] = str(error)
             continue
+        digest = sha256_file(path)  # of the file, whatever its number of frames
         for frame, image in frames:
             name = str(path) if len(frames) == 1 else f"{path}#{frame}"
             (mask,) = segment_images([image], params.segment, masker.sam and masker.sam.predictor)
@@ -135,7 +136,7 @@ def predict_images(
                 clip,
                 views=[view],
                 statuses=[mask.status],
-                seeds=[f"{sha256_file(path)}#{frame}"],
+                seeds=[f"{digest}#{frame}"],
             )
             proba = np.mean([fitted.predict_proba(embedding) for fitted, _ in heads], axis=0)[0]
             overlay = out / f"{len(outcome.images):03d}_{path.stem}.png"
