@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -162,6 +163,18 @@ def parameter_groups(model: SAM2Base, config: TrainConfig) -> list[dict]:
     ]
 
 
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Add gradients of gathered rows in a fixed order: by default threads race on the sums."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+@_deterministic()
 def train(
     model: SAM2Base,
     items: list[Item],
