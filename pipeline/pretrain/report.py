@@ -71,6 +71,7 @@ def report_sam2(
         "batch": config["batch"],
         "seed": config["seed"],
         "minutes": int(about["seconds"]) / 60,
+        "deterministic": "deterministic" in about,
         "counts": dict(counts),
         "phantoms": sum(PHANTOMS.values()),
         "held_out": sum(item.held_out for item in items),

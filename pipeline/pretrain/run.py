@@ -75,7 +75,7 @@ def make_sam2(items: list[Item], config: loop.TrainConfig, out: Path, every: int
             recent.clear()
         if done % every == 0 or done == config.steps:
             about = {"steps": str(done), "seconds": f"{seconds:.0f}",
-                     "config": json.dumps(asdict(config))}  # fmt: skip
+                     "config": json.dumps(asdict(config)), "deterministic": "true"}  # fmt: skip
             save_weights(averaged, out, about)
 
     return loop.train(new_micro(config.seed), items, config, on_step=on_step)
