@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 import yaml
@@ -57,7 +57,11 @@ def add(
         Path, typer.Option("--from", help="Folder ([split/]class/image), CSV or zip.")
     ],
     masks: Annotated[
-        Path | None, typer.Option(help="Ground-truth masks: folder of the same shape, or CSV.")
+        Path | None,
+        typer.Option(
+            help="Ground-truth masks: folder of the same shape, or CSV. Default: x_mask.png beside "
+            "x.png."
+        ),
     ] = None,
     groups: Annotated[
         Path | None, typer.Option(help="CSV of known groups (path, series, fold, ...).")
@@ -118,13 +122,27 @@ def sample(
     ] = None,
     images: Annotated[int, typer.Option(min=8, help="Images per dataset.")] = 160,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    known_answer: Annotated[
+        Literal["lesion", "background"] | None,
+        typer.Option(
+            help="Instead: one set, known-lesion or known-background, whose class shows only there."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace real images' manifest.")] = False,
     params_file: o.ParamsFile = o.PARAMS_FILE,
 ) -> None:
     """Draw synthetic phantoms of the four tasks, with ground-truth masks."""
-    from pipeline.sample import make_sample
+    from pipeline.sample import make_known_answer, make_sample
 
     c = o.context(params_file)
+    if known_answer:
+        if dataset:
+            raise typer.BadParameter("--known-answer makes a set of its own: leave out --dataset")
+        made = make_known_answer(
+            c.paths, f"known-{known_answer}", known_answer, n=images, seed=seed, force=force
+        )
+        typer.echo(made.manifest)
+        return
     names = tuple(dataset or c.params.datasets)
     for path in make_sample(c.paths, names, n=images, seed=seed, force=force):
         typer.echo(path)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pipeline.errors import ManifestError
 from pipeline.intake.archive import extracted
+from pipeline.intake.beside import set_masks_aside
 from pipeline.intake.existing import merge_existing
 from pipeline.intake.folder import Scan, scan_folder
 from pipeline.intake.ground_truth import join_masks
@@ -60,6 +61,7 @@ def add_dataset(
         source: folder `[split/]class/image`; CSV with columns path and label; or zip of a folder.
         paths: the project folder; default: the current one.
         masks: ground truth: a folder that mirrors the images', or a CSV (path, mask, rank).
+            Without it, files named for an image beside them (`x_mask.png`) are its masks.
         max_rank: rows of such a CSV above this rank are left out.
         groups: CSV of known groups (path or image_id; group, series, slice, fold, patient_id).
         patient_regex: its first group that matches a file name is the patient. Without it, known
@@ -92,6 +94,8 @@ def add_dataset(
     paths = paths or Paths()
     source, manifest = Path(source), paths.manifest(dataset)
     mask_source = Path(masks) if masks is not None else None
+    if mask_source is not None and same_folder(source, mask_source):
+        mask_source = None  # the masks lie beside the images
     with ExitStack() as undo:
         scan = _scan(source, mask_source, paths.data(dataset), undo)
         same = same_folder(paths.data(dataset), scan.root)
@@ -107,7 +111,7 @@ def add_dataset(
             )
         summary = AddSummary(dataset, manifest, failed=rows.failed, warnings=scan.warnings)
         summary.skipped = dict(sorted((scan.skipped + rows.skipped).items()))
-        summary.warnings += measure_masks(frame, scan.beside or scan.root, workers)
+        summary.warnings += measure_masks(frame, scan.file, workers)
         how = on_straddle or ("error" if stated else "drop-train")
         if how != "error":
             summary.warnings += resolve_straddling(frame, how)
@@ -127,15 +131,17 @@ def add_dataset(
 def _scan(source: Path, masks: Path | None, place: Path, undo: ExitStack) -> Scan:
     """Find the images of a folder, zip or CSV."""
     if source.is_dir():
-        return scan_folder(source, exclude=(masks,) if masks is not None else ())
-    if source.suffix.lower() == ".zip":
+        scan = scan_folder(source, exclude=(masks,) if masks is not None else ())
+    elif source.suffix.lower() == ".zip":
         beside = undo.enter_context(extracted(source, place))
         scan = scan_folder(beside)
         scan.home, scan.beside = place, beside
-        return scan
-    if not source.exists():
+    elif not source.exists():
         raise ManifestError("no such folder, CSV or zip", path=source, remedy="check --from")
-    return scan_table(source)
+    else:
+        return scan_table(source)
+    set_masks_aside(scan, pair=masks is None)
+    return scan
 
 
 def _join(
@@ -182,7 +188,7 @@ def refresh_dataset(
     before = frame["sha256"].copy()
     summary.failed = remeasure(frame, data, workers, progress)
     frame["mask_area"] = ""
-    summary.warnings += measure_masks(frame, data, workers)
+    summary.warnings += measure_masks(frame, data.joinpath, workers)
     changed = int((frame["sha256"] != before).sum())
     summary.changed = {"added": 0, "removed": 0, "changed": changed}
     summary.count(frame)

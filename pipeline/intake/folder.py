@@ -55,6 +55,11 @@ class Scan:
     failed: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
+    def file(self, name: str) -> Path:
+        """Return where a path of the manifest lies now: below the images, or beside them."""
+        root = (self.beside or self.root) if name.startswith("../") else self.root
+        return root / name
+
     def relative(self, name: str, known) -> str:
         """Return the name by which `known` knows an image that a table names relative to the
         images' folder or to the folder above it, with slashes or backslashes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
@@ -11,7 +12,7 @@ from pipeline.images import has_image_suffix, is_junk
 from pipeline.intake.folder import Scan
 from pipeline.intake.table import read_table
 
-MASK_ENDINGS = ("", "_mask", "-mask", "_seg", "_segmentation")
+MASK_NAME = re.compile(r"(?P<image>.+?)[_-](?:mask|seg|segmentation)(?:[_-]?\d+)?", re.IGNORECASE)
 
 
 def join_masks(scan: Scan, source: Path, *, max_rank: int | None = None) -> int:
@@ -20,7 +21,7 @@ def join_masks(scan: Scan, source: Path, *, max_rank: int | None = None) -> int:
     Args:
         scan: images found; changed in place, warnings included.
         source: a folder that mirrors the images' (`train/a/x.jpg` -> `train/a/x.png`, or
-            `x_mask.png`), or a CSV with columns path, mask and perhaps rank.
+            `x_mask.png`, `x_seg.png`), or a CSV with columns path, mask and perhaps rank.
         max_rank: with a CSV that has ranks: rows above it are left out (the pairing is doubtful).
 
     Returns:
@@ -70,25 +71,36 @@ def stem(path: str) -> str:
     return (pure.parent / name).as_posix()
 
 
+def masked_stem(path: str) -> str | None:
+    """Return the stem of the image that a mask is named for (`a/x_mask_1` -> `a/x`), or None."""
+    pure = PurePosixPath(path)
+    named = MASK_NAME.fullmatch(pure.name)
+    return (pure.parent / named["image"]).as_posix() if named else None
+
+
 def _by_folder(scan: Scan, source: Path) -> dict[str, Path]:
     masks: dict[str, list[Path]] = defaultdict(list)
+    count = 0
     for here, folders, files in os.walk(source, followlinks=True):
         folders[:] = sorted(name for name in folders if not is_junk(name))
         for name in sorted(files):
             if has_image_suffix(name) and not is_junk(name):
                 file = Path(here) / name
-                masks[stem(file.relative_to(source).as_posix())].append(file)
+                key = stem(file.relative_to(source).as_posix())
+                count += 1
+                for image in {key, masked_stem(key)} - {None}:
+                    masks[image].append(file)
     images: dict[str, list[str]] = defaultdict(list)
     for found in scan.found:
         images[stem(found.path)].append(found.path)
     pairs: dict[str, Path] = {}
     unclear = 0
-    used = 0
+    used: set[Path] = set()
     for key, paths in images.items():
-        fits = [file for ending in MASK_ENDINGS for file in masks.get(key + ending, ())]
+        fits = masks.get(key, [])
         if not fits:
             continue
-        used += len(fits)
+        used.update(fits)
         for path in paths:
             # a.png and a.jpg in one folder: only a mask of the very same name can tell.
             exact = [file for file in fits if file.name == PurePosixPath(path).name]
@@ -100,9 +112,10 @@ def _by_folder(scan: Scan, source: Path) -> dict[str, Path]:
                 unclear += 1
     if unclear:
         scan.warnings.append(
-            f"{unclear} images have no mask since several fit or several images share a stem"
+            f"{unclear} images have no mask since several fit (join them into one) or several "
+            "images share a stem"
         )
-    spare = sum(map(len, masks.values())) - used
+    spare = count - len(used)
     if spare:
         scan.warnings.append(f"{spare} masks in {source.name} belong to no image")
     return pairs

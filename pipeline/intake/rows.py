@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pipeline.manifest import COLUMNS
 
 # Of two splits that share a patient, the one named first here keeps the images.
 KEEPS = {"drop-train": ("test", "val", "train"), "drop-test": ("train", "val", "test")}
+MASK_FOLDERS = ("mask", "masks", "ground_truth", "groundtruth", "segmentation", "segmentations")
 SHOWN = 5
 
 
@@ -113,17 +115,19 @@ def remeasure(
     return failed
 
 
-def measure_masks(frame: pd.DataFrame, root: Path, workers: int | None) -> list[str]:
+def measure_masks(
+    frame: pd.DataFrame, locate: Callable[[str], Path], workers: int | None
+) -> list[str]:
     """Fill mask_area (pixels); a mask that cannot be used is taken out, with a warning.
 
     Args:
         frame: rows; changed in place. A frame of a file of many takes the mask's same frame.
-        root: the folder that mask_path is relative to.
+        locate: gives the file of a mask_path.
     """
     rows = frame.index[frame["mask_path"] != ""]
     jobs = [
         (
-            root / frame.at[i, "mask_path"],
+            locate(frame.at[i, "mask_path"]),
             int(frame.at[i, "frame"]),
             (int(frame.at[i, "height"]), int(frame.at[i, "width"])),
         )
@@ -177,6 +181,8 @@ def oddities(frame: pd.DataFrame) -> list[str]:
     for label, count in table.sum(axis=1).items():
         if count < 5:
             warnings.append(f"class {label!r} has {count} images only")
+        if str(label).casefold() in MASK_FOLDERS:
+            warnings.append(f"class {label!r} looks like ground truth: pass its folder as --masks")
     alike: dict[str, list[str]] = {}
     for label in table.index:
         alike.setdefault(" ".join(str(label).casefold().split()), []).append(str(label))
