@@ -17,6 +17,7 @@ import json
 import resource
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -90,27 +91,40 @@ def made(n: int, share: float, index: bool | None, params: AuditParams) -> dict:
     }
 
 
+def list_images(files: Iterable[Path], data: Path, dataset: str, paths: Paths) -> None:
+    """Make image files `[split/]class/image` below `data` a dataset of a project.
+
+    They are hashed and not measured: the audit asks for no sizes.
+    """
+    rows = []
+    for file in files:
+        name = file.relative_to(data).as_posix()
+        split = file.parent.parent.name
+        rows.append(
+            dict.fromkeys(COLUMNS, "")
+            | {
+                "image_id": name,
+                "path": name,
+                "frame": 0,
+                "label": file.parent.name,
+                "split": split if split in ("train", "test") else "",
+                "sha256": sha256_file(file),
+                "width": 1,
+                "height": 1,
+                "synthetic": "0",
+            }
+        )
+    write_manifest(pd.DataFrame(rows), paths.manifest(dataset))
+    paths.data(dataset).parent.mkdir(exist_ok=True)
+    paths.data(dataset).symlink_to(data.resolve())
+
+
 def real(data: Path) -> list[dict]:
     files = sorted(p for ds in ("brain", "breast", "covid", "lung") for p in (data / ds).rglob("*"))
-    rows = []
-    for file in (f for f in files if f.is_file()):
-        name = file.relative_to(data).as_posix()
-        split = name.split("/")[1] if name.split("/")[1] in ("train", "test") else ""
-        row = {"image_id": name, "path": name, "frame": 0, "label": file.parent.name}
-        row |= {
-            "split": split,
-            "sha256": sha256_file(file),
-            "width": 1,
-            "height": 1,
-            "synthetic": "0",
-        }
-        rows.append(dict.fromkeys(COLUMNS, "") | row)
     results = []
     with tempfile.TemporaryDirectory() as folder:
         paths = Paths(Path(folder))
-        write_manifest(pd.DataFrame(rows), paths.manifest("all"))
-        paths.data("all").parent.mkdir()
-        paths.data("all").symlink_to(data.resolve())
+        list_images([f for f in files if f.is_file()], data, "all", paths)
         params = load_params(Path(__file__).resolve().parent.parent / "params.yaml")
         for _ in range(2):
             clock = Clock()

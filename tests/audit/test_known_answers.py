@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.audit_scale import list_images
 from pipeline.audit import audit_dataset, compare_datasets
-from pipeline.files import sha256_file
-from pipeline.manifest import COLUMNS, write_manifest
 from pipeline.paths import Paths
 from tests.audit.folder import params
 
@@ -22,22 +21,8 @@ def project(root: Path, shared: Path, datasets: dict[str, list[str]]) -> Paths:
     paths = Paths(root)
     for dataset, folders in datasets.items():
         home = shared / "data" / dataset
-        rows = []
-        for file in sorted(f for folder in folders for f in (home / folder).rglob("*.*")):
-            name = file.relative_to(home).as_posix()
-            split = name.split("/")[0] if name.split("/")[0] in ("train", "test") else ""
-            row = {"image_id": name, "path": name, "frame": 0, "label": file.parent.name}
-            row |= {
-                "split": split,
-                "sha256": sha256_file(file),
-                "width": 1,
-                "height": 1,
-                "synthetic": "0",
-            }
-            rows.append(dict.fromkeys(COLUMNS, "") | row)
-        write_manifest(pd.DataFrame(rows), paths.manifest(dataset))
-        paths.data(dataset).parent.mkdir(exist_ok=True)
-        paths.data(dataset).symlink_to(home)
+        files = sorted(f for folder in folders for f in (home / folder).rglob("*.*"))
+        list_images(files, home, dataset, paths)
     return paths
 
 

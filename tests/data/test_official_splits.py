@@ -1,0 +1,115 @@
+"""What the manifest and the leak audit decide: the publisher's parts and folds, copies, masks."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.config import SplitsParams
+from pipeline.errors import ManifestError
+from pipeline.splits import plan_splits
+from tests.data.split_tables import audit_of, table
+
+
+def test_the_publishers_folds_are_the_folds():
+    folds = [str(1 + i % 3) for i in range(30)]
+    frame = table(["a", "b"] * 15, folds=folds)
+    plan = plan_splits(frame, SplitsParams())
+    test = plan.get("grouped", 1, 1.0).test
+    assert set(frame.set_index("image_id").loc[test, "fold"]) == {"2"}
+    assert any("3 folds of the publisher" in note for note in plan.notes)
+
+
+def test_copies_in_other_folds_move_with_the_majority_and_are_noted():
+    frame = table(["a", "b"] * 10, folds=[str(1 + i // 10) for i in range(20)])
+    copies = [""] * 20
+    copies[0] = copies[1] = copies[15] = "same"
+    plan = plan_splits(frame, SplitsParams(), audit_of(frame, copies))
+    assert "015" in plan.get("grouped", 0, 1.0).test
+    assert any("1 images leave the publisher's fold" in note for note in plan.notes)
+
+
+def test_ground_truth_takes_images_with_a_mask_that_is_not_empty():
+    frame = table(
+        ["sick", "ill", "well"] * 20,
+        splits=["train"] * 45 + ["test"] * 15,
+        areas=["9", "12", "0"] * 20,
+    )
+    plan = plan_splits(frame, SplitsParams())
+    split = plan.get("ground_truth", 0, 1.0)
+    used = frame.set_index("image_id").loc[[*split.train, *split.val, *split.test], "mask_area"]
+    assert set(used) == {"9", "12"}
+    assert len(split.test) == 10
+
+
+def test_without_masks_there_is_no_ground_truth_protocol_and_asking_says_why():
+    plan = plan_splits(table(["a", "b"] * 10), SplitsParams())
+    assert plan.protocols == ("official", "grouped")
+    with pytest.raises(ManifestError, match="no protocol 'ground_truth' here"):
+        plan.get("ground_truth", 0, 1.0)
+
+
+LEAKY = table(["a", "b"] * 10, splits=["train"] * 14 + ["test"] * 6)
+
+
+COPIES = ["x", "y", *[""] * 13, "x", "y", "", "", ""]  # 000-015 and 001-016 straddle
+
+
+@pytest.mark.parametrize(
+    ("on_leak", "gone_from_train", "gone_from_test"),
+    [
+        ("warn", set(), set()),
+        ("drop-test", set(), {"015", "016"}),
+        ("drop-train", {"000", "001"}, set()),
+    ],
+)
+def test_on_leak_drops_copies_from_the_side_it_names(on_leak, gone_from_train, gone_from_test):
+    plan = plan_splits(LEAKY, SplitsParams(on_leak=on_leak), audit_of(LEAKY, COPIES))
+    split = plan.get("official", 0, 1.0)
+    ids = LEAKY["image_id"]
+    assert set(split.train) | set(split.val) == set(ids[:14]) - gone_from_train
+    assert set(split.test) == set(ids[14:]) - gone_from_test
+
+
+def test_regroup_makes_a_test_part_without_any_copy_in_train():
+    plan = plan_splits(LEAKY, SplitsParams(on_leak="regroup"), audit_of(LEAKY, COPIES))
+    split = plan.get("official", 0, 1.0)
+    assert not set(plan.group_of(split.test)) & set(plan.group_of([*split.train, *split.val]))
+    assert len(split.test) + len(split.train) + len(split.val) == 20
+
+
+def test_on_leak_without_an_audit_says_what_to_run():
+    with pytest.raises(ManifestError, match="pipeline data check"):
+        plan_splits(LEAKY, SplitsParams(on_leak="drop-test"))
+
+
+def test_an_audit_of_other_images_is_refused():
+    audit = audit_of(LEAKY, COPIES)
+    with pytest.raises(ManifestError, match="does not know 1 images"):
+        plan_splits(LEAKY, SplitsParams(), audit.iloc[1:])
+    audit.loc[3, "sha256"] = "f" * 64
+    with pytest.raises(ManifestError, match="other bytes"):
+        plan_splits(LEAKY, SplitsParams(), audit)
+
+
+def test_a_class_that_test_lacks_is_noted_and_one_that_train_lacks_is_an_error():
+    splits = ["test" if i in (0, 2, 4) else "train" for i in range(20)]
+    plan = plan_splits(table(["a", "b"] * 10, splits=splits), SplitsParams())
+    assert "official: class 'b' has no test image" in plan.notes
+    splits = ["test" if i % 2 else "train" for i in range(20)]
+    with pytest.raises(ManifestError, match="no training image of class 'b'"):
+        plan_splits(table(["a", "b"] * 10, splits=splits), SplitsParams())
+
+
+def test_images_without_a_split_take_no_part_where_others_have_one():
+    splits = ["train"] * 12 + ["test"] * 6 + [""] * 2
+    plan = plan_splits(table(["a", "b"] * 10, splits=splits), SplitsParams())
+    split = plan.get("official", 0, 1.0)
+    assert not {"018", "019"} & {*split.train, *split.val, *split.test}
+
+
+def test_a_val_part_of_the_manifest_stays_the_val_part():
+    splits = ["train"] * 12 + ["val"] * 4 + ["test"] * 4
+    frame = table(["a", "b"] * 10, splits=splits)
+    split = plan_splits(frame, SplitsParams()).get("official", 0, 1.0)
+    assert set(split.val) == set(frame["image_id"][12:16])
+    assert set(split.train) == set(frame["image_id"][:12])
