@@ -207,14 +207,17 @@ def predict(
 def status(
     params_file: o.ParamsFile = o.PARAMS_FILE, as_json: o.Json = False, settings: o.Set = None
 ) -> None:
-    """What each dataset's last runs did: done, skipped, failed by name, images a second."""
+    """What each dataset's last runs did: done, skipped, failed by name; who holds which lock."""
     from pipeline.engine.status import status_rows, status_text
+    from pipeline.locks import lock_notes
 
     c = o.context(params_file, settings)
     if as_json:
         typer.echo(json.dumps(status_rows(c.paths, c.params.datasets), indent=2))
     else:
         typer.echo(status_text(c.paths, c.params.datasets))
+        for line in lock_notes(c.paths):
+            typer.echo(f"lock: {line}")
 
 
 @app.command(epilog="Example: pipeline verify cache/brain/masks.zarr")

@@ -70,6 +70,18 @@ class StoreLock:
         os.close(self._fd)
         self._fd = None
 
+    def describe(self) -> str:
+        """Return a line on who holds the lock file, whether that process lives, and what to do."""
+        try:
+            holder = json.loads(self.path.read_bytes())
+        except (OSError, ValueError):
+            holder = {}
+        holder = holder if isinstance(holder, dict) else {}
+        if holder and not _dead(holder):
+            return str(self._held(holder))
+        who = f"process {holder['pid']}" if "pid" in holder else "the process"
+        return f"{self.path}: {who} has ended - nothing to do: the next run takes the lock over"
+
     def _open(self) -> int:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +128,10 @@ def _start(pid: int) -> float:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         raise psutil.NoSuchProcess(pid) from None
-    return float(text.rpartition(")")[2].split()[19])
+    fields = text.rpartition(")")[2].split()
+    if fields[0] == "Z":  # killed, and never waited for, as under a container's first process
+        raise psutil.NoSuchProcess(pid)
+    return float(fields[19])
 
 
 def _dead(holder: dict) -> bool:

@@ -56,6 +56,25 @@ def test_a_killed_writers_lock_is_taken_over_within_seconds(holder):
     lock.release()
 
 
+def test_a_killed_writer_that_nobody_waited_for_does_not_hold_the_lock_for_ever(holder):
+    path, process = holder
+    process.send_signal(signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended, and still listed
+    lock = StoreLock(path)
+    lock.acquire()
+    lock.release()
+
+
+def test_a_lock_file_can_be_described_without_being_touched(holder):
+    path, process = holder
+    assert f"written by process {process.pid}" in StoreLock(path).describe()
+    process.kill()
+    process.wait()
+    text = path.read_text()
+    assert f"process {process.pid} has ended" in StoreLock(path).describe()
+    assert path.read_text() == text
+
+
 def test_a_stopped_writer_is_alive_and_keeps_its_lock(holder):
     path, process = holder
     process.send_signal(signal.SIGSTOP)
