@@ -18,7 +18,7 @@ from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 
 LEARNED = ("train", "val")  # parts that a model has seen: a copy of them in test is a leak
-LISTED = 50  # groups of conflicting labels named in the summary; the parquet has all
+LISTED = 50  # pairs and groups named in the summary; the parquet files have all
 
 
 def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
@@ -106,6 +106,38 @@ def straddling_pairs(pairs: pd.DataFrame, limit: int) -> pd.DataFrame:
         .head(limit)
         .reset_index(drop=True)
     )
+
+
+def _named(leaks: pd.DataFrame) -> list[dict[str, Any]]:
+    """Name both sides of pairs that straddle, with kind, score and labels."""
+    in_test = leaks["split_a"].eq("test")
+    label = {
+        "test": leaks["label_a"].where(in_test, leaks["label_b"]),
+        "train": leaks["label_b"].where(in_test, leaks["label_a"]),
+    }
+    table = pd.DataFrame(
+        {
+            "test": leaks["image_id_test"],
+            "train": leaks["image_id_train"],
+            "kind": leaks["kind"],
+            "score": leaks["score"].round(4),
+            "label_test": label["test"],
+            "label_train": label["train"],
+        }
+    )
+    return table.to_dict("records")
+
+
+def _known(manifest: pd.DataFrame, column: str) -> dict[str, int]:
+    """Count the patients or groups that the manifest knows, and those that straddle."""
+    known = manifest[manifest[column] != ""]
+    test = known["split"].eq("test")
+    both = set(known.loc[test, column]) & set(known.loc[known["split"].isin(LEARNED), column])
+    return {
+        "known": int(known[column].nunique()),
+        "straddling": len(both),
+        "test_images": int((test & known[column].isin(both)).sum()),
+    }
 
 
 def _table(
@@ -196,6 +228,8 @@ def _summary(
         "groups": {name: sizes(f"{name}_group") for name in ("exact", "near", "copy")},
         "pairs": {kind: int(kinds.get(kind, 0)) for kind in order},
         "pairs_straddling": {kind: int(leaks.get(kind, 0)) for kind in order},
+        "straddling": _named(straddling_pairs(pairs, LISTED)),
+        "known_groups": {name: _known(manifest, name) for name in ("patient_id", "group")},
         "label_conflict_groups": len(conflicts),
         "label_conflicts": conflicts[:LISTED],
         "unreadable": dict(sorted(unread.items())),

@@ -154,12 +154,17 @@ def check(
     against: Annotated[
         str | None, typer.Option(help="Also look for copies in this other dataset.")
     ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(help="First join known groups (CSV: path, series, fold) to the manifest."),
+    ] = None,
     params_file: o.ParamsFile = o.PARAMS_FILE,
     settings: o.Set = None,
     as_json: o.Json = False,
 ) -> None:
     """Check the manifest, then look for copies that straddle train and test."""
-    from pipeline.audit import audit_dataset, compare_datasets
+    from pipeline.audit import across_text, audit_dataset, audit_text, compare_datasets
+    from pipeline.intake import group_dataset
     from pipeline.manifest import read_manifest
 
     c = o.context(params_file, settings)
@@ -170,15 +175,19 @@ def check(
             check_files=True,
             classes=prompted_classes(c.paths.prompts, name),
         )
+    notes = group_dataset(dataset, groups, paths=c.paths) if groups else []
     summary = audit_dataset(dataset, c.params, c.paths)
-    if against:
-        shared = compare_datasets(dataset, against, c.params, c.paths)
-        summary = summary | {f"copies_in_{against}": len(shared)}
+    across = compare_datasets(dataset, against, c.params, c.paths) if against else None
     if as_json:
+        if across is not None:
+            summary[f"copies_in_{against}"] = across.to_dict("records")
         typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
-    else:
-        for key, value in summary.items():
-            typer.echo(f"{key}: {value}")
+        return
+    for note in notes:
+        typer.echo(note)
+    typer.echo(audit_text(summary, str(c.paths.audit_pairs(dataset))))
+    if across is not None:
+        typer.echo(across_text(against, across.to_dict("records")))
 
 
 @app.command(epilog="Example: pipeline data preview --dataset brain --out preview.png")

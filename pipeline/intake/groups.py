@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.errors import ManifestError
-from pipeline.intake.folder import Scan
+from pipeline.intake.existing import merge_existing
+from pipeline.intake.folder import Found, Scan
 from pipeline.intake.table import read_table
+from pipeline.manifest import read_manifest, write_manifest
+from pipeline.manifest_checks import find_problems, report_problems
+from pipeline.paths import Paths
 
 # The column that becomes `group`, the first that is there: what holds more images comes first,
 # since a patient's neighbouring slices are as good as copies.
@@ -79,3 +83,45 @@ def join_groups(scan: Scan, source: Path) -> int:
             "than in the folder names, which are kept"
         )
     return len(known)
+
+
+def group_dataset(dataset: str, source: str | Path, *, paths: Paths) -> list[str]:
+    """Join known groups to a manifest that is there; images and all else stay as they are.
+
+    Args:
+        dataset: its name.
+        source: CSV as of `join_groups`.
+        paths: the project folder.
+
+    Returns:
+        What was joined, and what the user should know.
+
+    Raises:
+        ManifestError: as `join_groups`; the manifest says otherwise of an image; or a patient
+            would be in two splits. Nothing was written.
+    """
+    manifest = paths.manifest(dataset)
+    frame = read_manifest(manifest)
+    scan = Scan(paths.data(dataset))
+    for row in frame.itertuples():
+        facts = {"image_id": row.image_id} if row.image_id != row.path else {}
+        scan.found.append(Found(row.path, row.label, row.split, facts))
+    known = join_groups(scan, Path(source))
+    of_file: dict[str, dict[str, str]] = {}  # a table that names a file means all its frames
+    for found in scan.found:
+        of_file.setdefault(found.path, {}).update(found.facts)
+    for column in ("patient_id", "group", "fold"):
+        joined = [f.facts.get(column) or of_file[f.path].get(column, "") for f in scan.found]
+        frame[column] = [new or old for new, old in zip(joined, frame[column], strict=True)]
+    try:
+        frame, _ = merge_existing(frame, manifest, same_source=True, force=False)
+    except ManifestError as error:
+        error.remedy = (
+            "correct the table, or take its values by `pipeline data add --groups --force`"
+        )
+        raise
+    problems = find_problems(frame.astype(str), list(range(2, len(frame) + 2)))
+    if problems:
+        raise report_problems(Path(source), problems)
+    write_manifest(frame, manifest)
+    return [f"{manifest}: groups of {known} of {len(frame)} images joined", *scan.warnings]

@@ -1,0 +1,94 @@
+"""The leak audit in words, for `pipeline data check`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.errors import printable
+
+SHOWN = 20
+KINDS = {"byte": "same bytes", "near": "near-copy", "mirror": "mirrored", "turn": "turned"}
+FLAGS = {
+    "byte_identical": "with the same bytes",
+    "near": "near-copies too (re-saved, resized, brighter, other contrast, shifted)",
+    "near_or_mirrored": "mirrored ones too",
+    "any": "turned ones too",
+}
+KNOWN = {"patient_id": "patients", "group": "known groups"}
+
+
+def audit_text(summary: dict[str, Any], pairs: str) -> str:
+    """Return the counts, and by name what straddles the split or carries several labels.
+
+    Args:
+        summary: of `audit_dataset`; the lists in it are cut at `SHOWN`.
+        pairs: the file that has all pairs.
+    """
+    leaks = summary["test_images_with_copy_in_train"]
+    lines = [
+        f"{summary['dataset']}: {summary['images']} images, {summary['test_images']} of them test",
+        *_counted("pairs of copies", summary["pairs"], KINDS),
+        "test images with a copy in train or val:",
+        *(f"  {leaks[flag]} {words}" for flag, words in FLAGS.items()),
+        *_listed(
+            [_pair(pair) for pair in summary["straddling"]], leaks["any"], f"all pairs: {pairs}"
+        ),
+    ]
+    for column, facts in summary["known_groups"].items():
+        if facts["straddling"]:
+            lines.append(
+                f"{facts['straddling']} of {facts['known']} {KNOWN[column]} are in test and in "
+                f"train or val ({facts['test_images']} test images)"
+            )
+    if summary["label_conflict_groups"]:
+        lines.append(f"{summary['label_conflict_groups']} groups of copies with several labels:")
+        lines += _listed(
+            [
+                f"{', '.join(map(printable, c['images']))}: {', '.join(c['labels'])}"
+                for c in summary["label_conflicts"]
+            ],
+            summary["label_conflict_groups"],
+            "the others: audit.parquet, label_conflict",
+        )
+    unreadable = [f"{printable(name)}: {why}" for name, why in summary["unreadable"].items()]
+    if unreadable:
+        lines.append(f"{len(unreadable)} images cannot be read:")
+        lines += _listed(unreadable, len(unreadable), "")
+    if summary["blank"]:
+        lines.append(f"{len(summary['blank'])} blank images are compared by their bytes only:")
+        lines += _listed([printable(name) for name in summary["blank"]], len(summary["blank"]), "")
+    return "\n".join(lines)
+
+
+def across_text(other: str, pairs: list[dict[str, Any]]) -> str:
+    """Return the copies that another dataset has, by name."""
+    lines = [
+        f"{printable(p['image_id_a'])} = {other}: {printable(p['image_id_b'])} "
+        f"({KINDS[p['kind']]}, {p['score']:.3f}; {_labels(p['label_a'], p['label_b'])})"
+        for p in pairs
+    ]
+    return "\n".join(
+        [f"{len(pairs)} pairs of copies across it and {other}", *_listed(lines, len(pairs), "")]
+    )
+
+
+def _labels(a: str, b: str) -> str:
+    return a if a == b else f"labelled {a} and {b}"
+
+
+def _pair(pair: dict[str, Any]) -> str:
+    kind = f"{KINDS[pair['kind']]}, {pair['score']:.3f}"
+    labels = _labels(pair["label_test"], pair["label_train"])
+    return f"{printable(pair['test'])} = {printable(pair['train'])} ({kind}; {labels})"
+
+
+def _counted(title: str, counts: dict[str, int], words: dict[str, str]) -> list[str]:
+    told = ", ".join(f"{counts[key]} {word}" for key, word in words.items())
+    return [f"{title}: {told}"]
+
+
+def _listed(lines: list[str], total: int, rest: str) -> list[str]:
+    shown = [f"  {line}" for line in lines[:SHOWN]]
+    if total > len(shown):
+        shown.append(f"  and {total - len(shown)} more{f'; {rest}' if rest else ''}")
+    return shown

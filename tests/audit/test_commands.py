@@ -1,0 +1,193 @@
+"""The leak audit on the real command line: folders of copies in, counts, names and splits out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.audit.folder import REPO, texture
+from tests.audit.test_kinds_of_copy import COPIES, resaved
+
+# What lies in test, made of train's picture of that number.
+CHANGES = {
+    "0 same bytes": None,
+    "1 re-saved": COPIES["resaved"][0],
+    "2 resized": COPIES["half size"][0],
+    "3 brightened": COPIES["brighter"][0],
+    "4 contrast": COPIES["less contrast"][0],
+    "5 gamma": COPIES["gamma 0.5"][0],
+    "6 shifted": COPIES["down 2 %"][0],
+    "7 mirrored": COPIES["mirrored"][0],
+    "8 turned": COPIES["turned 90"][0],
+}
+SINGLES = 4  # further pictures in train and in test, copies of nothing
+RELABELLED = "3 brightened"
+
+
+def run(root: Path, *arguments: str, code: int = 0) -> str:
+    """Run `pipeline ...` in a project folder; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPO), "COLUMNS": "200"},
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def save(file: Path, image: np.ndarray) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.ascontiguousarray(image)).save(file)
+
+
+def label(name: str) -> str:
+    return "a" if int(name[0]) % 2 else "b"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """A project with the dataset "scans", and "others" that shares two pictures with it."""
+    base = tmp_path_factory.mktemp("audit")
+    root, scans, others = base / "project", base / "scans", base / "others"
+    root.mkdir()
+    (root / "params.yaml").write_text((REPO / "params.yaml").read_text())
+    for name, change in CHANGES.items():
+        image = texture(int(name[0]))
+        there = ("a" if label(name) == "b" else "b") if name == RELABELLED else label(name)
+        save(scans / "train" / label(name) / f"{name[0]} original.png", image)
+        save(scans / "test" / there / f"{name}.png", image if change is None else change(image))
+    for k in range(SINGLES):
+        for at, split in enumerate(("train", "test")):
+            save(scans / split / "ab"[k % 2] / f"single {k}.png", texture(50 + 2 * k + at))
+    gamma = (255 * (texture(1) / 255) ** 0.6).astype(np.uint8)
+    save(others / "train" / "a" / "contrast.png", gamma)
+    save(others / "train" / "b" / "again.png", resaved(texture(57)))
+    save(others / "train" / "b" / "new.png", texture(90))
+    for name, folder in (("scans", scans), ("others", others)):
+        run(root, "data", "add", name, "--from", str(folder))
+    return root
+
+
+@pytest.fixture(scope="module")
+def said(project) -> str:
+    return run(project, "data", "check", "--dataset", "scans")
+
+
+def test_check_counts_what_straddles_by_kind(said):
+    assert "26 images, 13 of them test" in said
+    counts = dict(
+        (words, int(count)) for count, words in re.findall(r"^  (\d+) (with|\w+)", said, re.M)
+    )
+    assert counts == {"with": 1, "near": 7, "mirrored": 8, "turned": 9}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_check_names_both_sides_of_each_copy_and_its_kind(said, name):
+    (line,) = [line for line in said.splitlines() if f"/{name}.png =" in line]
+    assert f"train/{label(name)}/{name[0]} original.png" in line
+    kind = {"0": "same bytes", "7": "mirrored", "8": "turned"}.get(name[0], "near-copy")
+    assert kind in line
+
+
+def test_check_names_no_image_that_has_no_copy(said):
+    assert "single" not in said
+
+
+def test_check_names_copies_with_different_labels(said):
+    part = said[said.index("1 groups of copies with several labels") :]
+    assert f"test/b/{RELABELLED}.png, train/a/{RELABELLED[0]} original.png: a, b" in part
+
+
+def test_check_finds_the_copies_in_another_dataset_by_name(project):
+    told = run(project, "data", "check", "--dataset", "scans", "--against", "others")
+    part = told[told.index("pairs of copies across it and others") :]
+    assert re.search(r"1 original\.png = others: train/a/contrast\.png \(near-copy", part)
+    assert "= others: train/b/again.png (near-copy" in part
+    assert "new.png" not in part
+    found = json.loads(
+        run(project, "data", "check", "-d", "scans", "--against", "others", "--json")
+    )
+    names = {(p["image_id_a"], p["image_id_b"]) for p in found["copies_in_others"]}
+    assert ("train/a/1 original.png", "train/a/contrast.png") in names
+
+
+def parts(project: Path, on_leak: str, seed: str = "0") -> dict[str, set[str]]:
+    """Who trains, validates and tests officially, as `splits export` writes it."""
+    run(
+        project, "splits", "export", "-d", "scans", "--out", "s.csv",
+        "--set", f"splits.on_leak={on_leak}",
+    )  # fmt: skip
+    with open(project / "s.csv", newline="", encoding="utf-8") as file:
+        rows = [r for r in csv.DictReader(file) if (r["protocol"], r["seed"]) == ("official", seed)]
+    return {p: {r["image_id"] for r in rows if r["part"] == p} for p in ("train", "val", "test")}
+
+
+@pytest.mark.parametrize("on_leak", ["warn", "drop-test", "drop-train", "regroup"])
+def test_splits_export_honours_on_leak(project, said, on_leak):
+    found = parts(project, on_leak)
+    learned = found["train"] | found["val"]
+    every = set.union(*found.values())
+    copies = {f"test/{'b' if n == RELABELLED else label(n)}/{n}.png" for n in CHANGES}
+    originals = {f"train/{label(n)}/{n[0]} original.png" for n in CHANGES}
+    match on_leak:
+        case "warn":
+            assert copies < found["test"] and originals < learned
+            assert all(i.startswith("test/") for i in found["test"]) and len(every) == 26
+        case "drop-test":
+            assert {Path(i).stem[:6] for i in found["test"]} == {"single"}
+            assert originals < learned
+        case "drop-train":
+            assert copies < found["test"]
+            assert {Path(i).stem[:6] for i in learned} == {"single"}
+        case "regroup":
+            number = {i: Path(i).stem[0] for i in copies | originals}
+            assert not {number[i] for i in found["test"] & set(number)} & {
+                number[i] for i in learned & set(number)
+            }
+            assert len(every) == 26 and found["test"]
+
+
+def test_known_groups_are_joined_straddling_ones_counted_and_contradictions_refused(
+    project, tmp_path
+):
+    table = tmp_path / "groups.csv"
+    table.write_text(
+        "path,series,fold\n"
+        "scans/train/a/single 0.png,s1,1\nscans/test/a/single 0.png,s1,1\n"
+        "scans/train/b/single 1.png,s2,2\n"
+    )
+    told = run(project, "data", "check", "-d", "scans", "--groups", str(table))
+    assert "groups of 3 of 26 images joined" in told
+    assert "1 of 2 known groups are in test and in train or val (1 test images)" in told
+    with open(project / "data_manifests/scans.csv", newline="", encoding="utf-8") as file:
+        rows = {row["image_id"]: (row["group"], row["fold"]) for row in csv.DictReader(file)}
+    assert rows["test/a/single 0.png"] == ("s1", "1")
+    assert sum(group != "" for group, _ in rows.values()) == 3
+    manifest = (project / "data_manifests/scans.csv").read_bytes()
+    table.write_text("path,series\nscans/train/a/single 0.png,other\n")
+    told = run(project, "data", "check", "-d", "scans", "--groups", str(table), code=2)
+    assert "'s1' -> 'other'" in told and "--force" in told
+    assert (project / "data_manifests/scans.csv").read_bytes() == manifest
+
+
+def test_the_report_shows_the_pairs(project, said):
+    run(project, "report", "--dataset", "scans")
+    page = (project / "report/index.html").read_text(encoding="utf-8")
+    assert "Copies with different labels" in page
+    for words in ("the same bytes", "near-copies", "mirror images", "turned copies"):
+        assert f"On both sides: {words}" in page
+    for name in ("0 same bytes", "7 mirrored", "8 turned"):
+        assert f"test/{label(name)}/{name}.png" in page
+        assert f"train/{label(name)}/{name[0]} original.png" in page
+    assert page.count("data:image") >= 2 * 4
