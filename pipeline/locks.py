@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -29,15 +30,20 @@ def _dvc_notes(path: Path) -> list[str]:
         return []
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-        entries = [*table.get("write", {}).values()]
-        entries += [entry for several in table.get("read", {}).values() for entry in several]
-        holders = sorted({(int(entry["pid"]), str(entry["cmd"])) for entry in entries})
+        writers = _holders(table.get("write", {}).values())
+        readers = _holders(e for several in table.get("read", {}).values() for e in several)
     except (ValueError, KeyError, TypeError, AttributeError):
         return [
             f"{path}: cut while being written, so that DVC cannot read it - "
             "delete this file when no dvc command is running"
         ]
+    # DVC leaves what a killed reader held; it is in nobody's way.
+    holders = sorted(writers | {h for h in readers if psutil.pid_exists(h[0])})
     return [f"{path}: {_judge(pid, command)}" for pid, command in holders]
+
+
+def _holders(entries: Iterable[dict]) -> set[tuple[int, str]]:
+    return {(int(entry["pid"]), str(entry["cmd"])) for entry in entries}
 
 
 def _judge(pid: int, command: str) -> str:
