@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.engine.items import WorkItem
@@ -32,6 +32,7 @@ def make_plan(
     *,
     lost: Collection[int] = (),
     damaged: Collection[int] = (),
+    replaced: Mapping[str, str] | None = None,
     force: bool = False,
     retry_failed: bool = True,
 ) -> Plan:
@@ -41,6 +42,7 @@ def make_plan(
         index: the store's index.
         items: all items wanted.
         lost, damaged: row numbers whose bytes are gone or wrong.
+        replaced: image_id -> reason, of rows that a store had which this one replaces.
         force: compute all.
         retry_failed: compute failed rows again.
     """
@@ -51,7 +53,7 @@ def make_plan(
         i = index.position.get(item.image_id)
         row = None if i is None else index.get(i)
         if row is None:
-            reason = ""
+            reason = (replaced or {}).get(item.image_id, "")
         elif force:
             reason = "forced"
         elif row["status"] == "pending":

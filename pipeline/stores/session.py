@@ -51,6 +51,8 @@ class StoreSession:
         self._root: dict[str, Any] | None = None
         self._more_arrays: dict[str, dict] = {}
         self._tracked: layout.TrackedStore | None = None
+        self._replaced: frozenset[str] | None = frozenset()  # None = nobody knows which rows
+        self._replaced_because = ""
 
     def commit(self) -> None:
         """Make all rows so far permanent."""
@@ -97,6 +99,7 @@ class StoreSession:
             problem = error
         if self.on_mismatch == "refuse":
             raise problem
+        self._note_replaced()
         self._place.build_beside()
         try:
             if self._stored_identity() == self.identity:
@@ -114,6 +117,18 @@ class StoreSession:
             path=self.path,
             remedy="set them back, or pass --force to compute the whole store again",
         )
+
+    def _note_replaced(self) -> None:
+        """Remember the rows of the store that is being replaced, and what is different now."""
+        try:
+            old = idx.load(self.root, self.store_kind.columns, patience=0.0)
+            lines = identity_diff(old.root["attributes"]["identity"], self.identity)
+        except StoreError:
+            self._replaced, self._replaced_because = None, "the store could not be read"
+            return
+        self._replaced = frozenset(old.index.position)
+        choices = ", ".join(line.split(":", 1)[0] for line in lines)
+        self._replaced_because = f"the store was made with other choices: {choices}"
 
     @property
     def _store(self) -> layout.TrackedStore:

@@ -87,6 +87,11 @@ class StoreWriter(StoreSession):
             items,
             lost=lost,
             damaged=damaged,
+            replaced={
+                item.image_id: self._replaced_because
+                for item in items
+                if self._replaced is None or item.image_id in self._replaced
+            },
             force=force,
             retry_failed=retry_failed,
         )

@@ -88,7 +88,8 @@ def test_a_damaged_index_is_an_error_until_force_builds_the_store_again(tmp_path
         idx.load(path, KINDS["masks"].columns, patience=0.1)
     with pytest.raises(StoreError, match="--force"):
         run_cheap("masks", tmp_path, items)
-    run_cheap("masks", tmp_path, items, on_mismatch="rebuild", force=True)
+    record = run_cheap("masks", tmp_path, items, on_mismatch="rebuild", force=True)
+    assert record.redone == {"the store could not be read": 4}
     assert content("masks", tmp_path) == before
 
 

@@ -101,6 +101,8 @@ def test_a_rebuild_takes_the_old_stores_place_only_when_it_is_complete(tmp_path,
         kind, tmp_path, items, mapper=CheapMapper(kind, tag="b"), force=True, **options
     )
     assert record.done == 2 and record.skipped == 4
+    # Every row done again has its reason: which choice is another one now.
+    assert record.redone == {"the store was made with other choices: model.tag": 2}
     path = store_path(tmp_path, kind)
     store = open_masks(path) if kind == "masks" else open_features(path)
     assert store.identity["model"]["tag"] == "b"
