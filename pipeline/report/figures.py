@@ -16,8 +16,8 @@ from pipeline.report.svg import STYLES, Axis, Plot, Style
 from pipeline.report.tables import Table, head, interval_cell, number, numeric, percent, share
 
 QUOTED_STYLES = {
-    "CLIP": Style("#777777", "triangle", "1 3"),
-    "MedFocusCLIP": Style("#777777", "diamond", "1 3"),
+    "CLIP": Style("#6C6C6C", "triangle", "1 3"),
+    "MedFocusCLIP": Style("#6C6C6C", "diamond", "1 3"),
 }
 
 

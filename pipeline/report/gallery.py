@@ -13,6 +13,11 @@ from pipeline.errors import PipelineError
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.overlay import data_uri, draw_outlines
 
+OUTLINES = (
+    "Orange line: the stored mask. Blue dashes: the ground truth, where there is one. "
+    "No line: the mask is empty, or the image has none."
+)
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -27,13 +32,14 @@ class Picture:
 
 @dataclass
 class Gallery:
-    """Pictures under a title."""
+    """Pictures under a title; with `pairs` each two that follow each other stay side by side."""
 
     kind: ClassVar[str] = "gallery"
     title: str
     pictures: Sequence[Picture]
     note: str = ""
     rest: int = 0
+    pairs: bool = False
 
 
 @dataclass

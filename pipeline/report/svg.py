@@ -165,7 +165,7 @@ class Plot:
         """Return the figure as an inline SVG that scales to its box."""
         columns = self._columns()
         rows = math.ceil(len(self._legend) / columns)
-        total = self.height + rows * LEGEND_ROW + (6 if rows else 0)
+        total = self.height + rows * LEGEND_ROW + (12 if rows else 0)
         out = [
             f'<svg viewBox="0 0 {self.width} {total}" role="img" '
             f'aria-label="{escape(self.label)}">',
@@ -174,7 +174,7 @@ class Plot:
         ]
         step = (self.width - 20) / columns
         for i, (name, sample) in enumerate(self._legend):
-            x, y = 14 + (i % columns) * step, self.height + 8 + (i // columns) * LEGEND_ROW
+            x, y = 14 + (i % columns) * step, self.height + 14 + (i // columns) * LEGEND_ROW
             out.append(
                 f'<g transform="translate({x:.0f},{y})">{sample}'
                 f'<text x="31" y="4">{escape(name)}</text></g>'

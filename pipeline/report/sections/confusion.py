@@ -7,7 +7,7 @@ import pandas as pd
 from pipeline.config import Params
 from pipeline.report import select
 from pipeline.report.cases import confusion_cases
-from pipeline.report.gallery import Album, Gallery
+from pipeline.report.gallery import OUTLINES, Album, Gallery
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Confusion, ConfusionCell, Section, Text
 from pipeline.report.tables import many, number, percent, share
@@ -85,4 +85,5 @@ def _gallery(cell: pd.DataFrame, album: Album, label: str, seeds: int) -> Galler
         album.picture(r["image_id"], f"{r['n']} of {seeds} seeds, p(true) {number(r['p_true'], 2)}")
         for _, r in shown.iterrows()
     ]
-    return Gallery(f"{label} ({many(len(cell), 'image')})", pictures, rest=len(cell) - len(shown))
+    title = f"{label} ({many(len(cell), 'image')})"
+    return Gallery(title, pictures, note=OUTLINES, rest=len(cell) - len(shown))

@@ -7,7 +7,7 @@ import pandas as pd
 from pipeline.config import Params
 from pipeline.report import select
 from pipeline.report.cases import image_cases
-from pipeline.report.gallery import Album, Gallery
+from pipeline.report.gallery import OUTLINES, Album, Gallery
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Section, Text
 from pipeline.report.tables import Table, head, many, share
@@ -41,7 +41,7 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
     made.blocks.append(
         Text(
             "An image counts as helped when more seeds are right on the masked image than on the "
-            "whole one, and as hurt when fewer are."
+            f"whole one, and as hurt when fewer are. {OUTLINES}"
         )
     )
     made.blocks.append(Table(headers, rows, caption="Test images whose predictions flip"))

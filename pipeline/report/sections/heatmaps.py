@@ -11,7 +11,7 @@ from pipeline.errors import PipelineError
 from pipeline.models import ModelSpec
 from pipeline.report import select
 from pipeline.report.cases import image_cases
-from pipeline.report.gallery import Album, Gallery, Picture, spread
+from pipeline.report.gallery import OUTLINES, Album, Gallery, Picture, spread
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.overlay import data_uri, draw_heat
 from pipeline.report.page import Section, Text
@@ -19,7 +19,7 @@ from pipeline.report.page import Section, Text
 TEXT = (
     "How similar each place of an image is to the text of its true class (averaged over the "
     "templates), from dark blue (least) to yellow (most), each image on its own scale. CLIP's "
-    "patches were not trained to be compared with texts: read tendencies, not borders."
+    "patches were not trained to be compared with texts: read tendencies, not borders. " + OUTLINES
 )
 
 
@@ -39,7 +39,7 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
         return made
     if not pictures:
         return None
-    made.blocks.append(Gallery("", pictures))
+    made.blocks.append(Gallery("", pictures, pairs=True))
     return made
 
 

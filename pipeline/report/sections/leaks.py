@@ -10,7 +10,7 @@ from pipeline.config import Params
 from pipeline.report.gallery import Album, Gallery
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Details, Section, Text
-from pipeline.report.tables import Cell, Table, head, many, number, percent
+from pipeline.report.tables import Cell, Table, head, many, number, numeric, percent
 
 PAIRS = 4
 KINDS = {
@@ -80,8 +80,8 @@ def _test_table(images: pd.DataFrame, manifest: pd.DataFrame | None) -> Table:
     total = counts["test"]
 
     def row(words: str, count: int) -> list:
-        share = percent(count / total) if total else None
-        return [head(words), Cell(f"{count:,}", sort=count, look="number"), share]
+        share = numeric(percent(count / total), count / total) if total else None
+        return [head(words), _count(count), share]
 
     rows = [
         row("test images", total),
@@ -89,7 +89,7 @@ def _test_table(images: pd.DataFrame, manifest: pd.DataFrame | None) -> Table:
         row("with a copy in train, mirrored or turned included", counts["copy_in_train_any"]),
     ]
     conflicts = int(images["label_conflict"].sum()) if "label_conflict" in images else 0
-    rows.append([head("images (any part) with a copy of another label"), conflicts, None])
+    rows.append([head("images (any part) with a copy of another label"), _count(conflicts), None])
     return Table(["what", "images", "% of test"], rows, caption="The set's own split")
 
 
@@ -100,13 +100,17 @@ def _kinds(pairs: pd.DataFrame) -> Table:
         rows.append(
             [
                 head(KINDS.get(kind, kind)),
-                len(mine),
-                int(mine["straddles"].sum()),
-                int((mine["label_a"] != mine["label_b"]).sum()),
+                _count(len(mine)),
+                _count(mine["straddles"].sum()),
+                _count((mine["label_a"] != mine["label_b"]).sum()),
             ]
         )
     headers = ["kind", "pairs", "on both sides of the split", "with different labels"]
     return Table(headers, rows, caption="Pairs of copies")
+
+
+def _count(value: int) -> Cell:
+    return Cell(f"{value:,}", sort=int(value), look="number")
 
 
 def _gallery(pairs: pd.DataFrame, title: str, album: Album) -> Gallery:
@@ -121,4 +125,5 @@ def _gallery(pairs: pd.DataFrame, title: str, album: Album) -> Gallery:
             if side == "b":
                 caption += f"; score {number(float(r['score']))}"
             pictures.append(album.picture(image_id, caption, outlines=False))
-    return Gallery(f"{title} ({many(len(pairs), 'pair')})", pictures, rest=len(pairs) - len(shown))
+    heading = f"{title} ({many(len(pairs), 'pair')})"
+    return Gallery(heading, pictures, rest=len(pairs) - len(shown), pairs=True)

@@ -5,15 +5,10 @@ from __future__ import annotations
 from pipeline.config import Params
 from pipeline.report import select
 from pipeline.report.cases import image_cases
-from pipeline.report.gallery import Album, Gallery, spread
+from pipeline.report.gallery import OUTLINES, Album, Gallery, spread
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Section, Text
 from pipeline.report.tables import number, share
-
-OUTLINES = (
-    "Orange line: the stored mask. Blue dashes: the ground truth, where there is one. "
-    "No line: the mask is empty, or the image has none."
-)
 
 
 def section(found: DatasetInputs, album: Album, params: Params) -> Section | None:

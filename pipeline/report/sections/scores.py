@@ -30,6 +30,14 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
     if found.metrics is None:
         return None
     made = Section("scores", "All figures")
+    made.blocks.append(
+        Text(
+            "Labels count every labelled image that was used: those that trained, and those that "
+            "chose hyperparameters (validation). The latter are taken out of the same labels: "
+            f"{share(params.splits.val)} of them, by whole patients and groups, at least one of "
+            "each class that has two. Nothing is chosen on test images."
+        )
+    )
     made.blocks += [*_broken(found.runs)]
     for i, (protocol, subset) in enumerate(select.blocks(found.metrics)):
         blocks = [score_table(found.metrics, protocol, subset)]

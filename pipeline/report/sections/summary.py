@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pipeline.config import Params
 from pipeline.report import answers, select
 from pipeline.report.inputs import DatasetInputs
-from pipeline.report.page import Heading, Points, Section, Text
+from pipeline.report.page import Details, Heading, Points, Section, Text
 from pipeline.report.paper import OTHER_SET
+from pipeline.report.sections.in_short import in_short
 from pipeline.report.tables import Cell, Table, head, interval_cell, percent
 
 SHOWN = {
@@ -19,36 +20,17 @@ SHOWN = {
 
 
 def summary(datasets: Sequence[DatasetInputs], params: Params) -> Section:
-    """Build the first section of the page."""
+    """Build the first section of the page: ten lines, then the figures they come from."""
     made = Section("summary", "Summary", id="summary")
     blocks = made.blocks
-    blocks.append(Heading("What was asked"))
-    blocks.append(
-        Text(
-            "Does cutting an image down to the region that SAM2 segments, before CLIP encodes "
-            "it, make a better classifier of medical images when there are few labels – as the "
-            "MedFocusCLIP paper reports? Each data set is classified from 5 to 100 % of its "
-            "labels, on whole and on masked images, by plain heads and by the paper's method; "
-            "then again without the copies that link training and test images."
-        )
-    )
-    blocks.append(
-        Text(
-            f"Models: {params.models.sam2.name} for the masks, {params.models.clip.name} for the "
-            f"features (profile “{params.profile}”); masks prompted by “{params.segment.prompt}”.",
-            "note",
-        )
-    )
     done = [d for d in datasets if d.metrics is not None]
-    blocks.append(Heading("What came out"))
-    if done:
-        blocks.append(Points([headline(found) for found in done], lead=True))
-        blocks.append(at_a_glance(done))
-        for found in done:
-            blocks.append(Heading(found.name))
-            blocks.append(Points(findings(found)))
-    else:
+    blocks.append(Points(in_short(done, params), lead=True))
+    if not done:
         blocks.append(Text("Nothing yet: no dataset has been evaluated.", "warning"))
+        return made
+    blocks.append(Heading("At a glance"))
+    blocks.append(at_a_glance(done))
+    blocks += [Details(f"More on {d.name}", [Points([headline(d), *findings(d)])]) for d in done]
     blocks.append(Heading("How sure"))
     blocks.append(
         Text(
@@ -60,6 +42,13 @@ def summary(datasets: Sequence[DatasetInputs], params: Params) -> Section:
         )
     )
     blocks.append(Points([f"{d.name}: {answers.certainty(d)}" for d in done]))
+    blocks.append(
+        Text(
+            f"Models: {params.models.sam2.name} for the masks, {params.models.clip.name} for the "
+            f"features (profile “{params.profile}”); masks prompted by “{params.segment.prompt}”.",
+            "note",
+        )
+    )
     return made
 
 
@@ -111,7 +100,7 @@ def at_a_glance(done: Sequence[DatasetInputs]) -> Table:
     note += "Clean: no test image with a copy in train, mirrored ones included. Grouped: "
     note += "cross-validation in which no patient, group or copy is on both sides."
     if any(d.name in OTHER_SET and d.quoted for d in done):
-        note += " The paper's lung set is another one: its figures cannot be compared."
+        note += " * The paper's lung set is another one: its figures cannot be compared."
     return Table(headers, rows, note=note)
 
 

@@ -13,6 +13,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
     button.type = "button";
     button.className = "sort";
     button.append(...th.childNodes);
+    // A number stays on one line with its unit.
+    for (const part of button.childNodes)
+      if (part.data) part.data = part.data.replace(/ (%|labels?\b)/g, "\u00a0$1");
     th.append(button);
     button.addEventListener("click", () => {
       const down = th.getAttribute("aria-sort") === "ascending";

@@ -1,0 +1,181 @@
+"""The study in about ten lines for a reader who knows medicine and no machine learning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from markupsafe import Markup
+
+from pipeline.config import Params
+from pipeline.report import answers, select
+from pipeline.report.inputs import DatasetInputs
+from pipeline.report.sections.leaks import leak_counts
+from pipeline.report.tables import interval, listed, many, number, percent, share, title
+
+# The strictest split there is counts; what it means in words.
+GROUPED = ("grouped", "full")
+STRICTEST = {
+    GROUPED: "images that share no patient, known group or copy with those it learned from",
+    ("official", "clean_any"): "test images without a copy in training",
+    ("official", "full"): "the set's own test part, copies of training images included",
+}
+VERDICTS = {
+    "helps": "masking gains {} points [{}, {}]",
+    "hurts": "masking costs {} points [{}, {}]",
+    "undecided": "masking makes no difference that can be told from chance",
+}
+AGAINST_WHOLE = {
+    "helps": "more than of whole images",
+    "hurts": "fewer than of whole images",
+    "undecided": "not told apart from whole images",
+}
+
+
+def in_short(done: Sequence[DatasetInputs], params: Params) -> list[Markup]:
+    """Return the lines: the question, how it was tested, one line a dataset, what to beware of."""
+    synthetic = bool(done) and all(found.synthetic for found in done)
+    lines = [
+        (
+            "Asked",
+            "Does a computer sort medical images into diagnoses better when everything outside "
+            "the region that matters is blacked out first (“masked”), and does the method of the "
+            "MedFocusCLIP paper do better still, when few images carry a diagnosis to learn from?",
+        ),
+        (
+            "Done",
+            "One program (SAM2) finds the region, another (CLIP) turns the image into numbers, "
+            f"and a simple classifier learns from {_shares(params)} of the labelled training "
+            f"images. Each figure is the mean of {many(len(params.train.seeds), 'repetition')}, "
+            f"each with other images drawn for training{_tested(done)}.",
+        ),
+    ]
+    lines += [(found.name, text) for found in done if (text := result(found))]
+    lines += [line for line in (_copies(done), _masks(done)) if line]
+    lines.append(
+        (
+            "How sure",
+            f"[a, b] holds the true value {100 * params.evaluate.confidence:g} times in 100, "
+            "counting which images were drawn for training and which for testing. A difference is "
+            "called one only if chance hardly explains it, even after so many comparisons.",
+        )
+    )
+    source = "drawn phantoms, no patients" if synthetic else "public collections, not a clinic's"
+    lines.append(
+        (
+            "Beware",
+            f"The images are {source}. The models tested are {params.models.sam2.name} and "
+            f"{params.models.clip.name}; others may do otherwise. Nothing here is fit for "
+            "diagnosis.",
+        )
+    )
+    return [Markup("<b>{}.</b> {}").format(term, text) for term, text in lines]
+
+
+def result(found: DatasetInputs) -> str | None:
+    """Say in one line what whole images, masked ones and the method reached, and the difference."""
+    for (protocol, subset), where in STRICTEST.items():
+        table = select.over_seeds(found.metrics, protocol, subset)
+        fractions = select.fractions_of(table)
+        if not fractions:
+            continue
+        few, most = fractions[0], fractions[-1]
+        runs = (select.BASELINE, select.MASKED_PROBE, select.METHOD)
+        whole, masked, method = (select.one(table, *run, most) for run in runs)
+        if whole is None or masked is None:
+            continue
+        text = f"{many(len(found.classes), 'diagnosis', 'diagnoses')}. "
+        text += "" if (protocol, subset) == GROUPED else f"Tested on {where}. "
+        text += f"Learning from {_labels(most)} it sorts right {_percent(whole)} of whole images, "
+        text += f"{_percent(masked)} of masked ones"
+        if method is not None:
+            text += f", and by the paper's method {_percent(method)}"
+            d = answers.comparisons_of(found, select.METHOD, select.BASELINE, protocol, subset)
+            text += f", {AGAINST_WHOLE[d[most].verdict]}" if most in d else ""
+        d = answers.comparisons_of(found, select.MASKED_PROBE, select.BASELINE, protocol, subset)
+        return f"{text}. {_effect({f: d[f] for f in (most, few) if f in d})}".rstrip()
+    return None
+
+
+def _tested(done: Sequence[DatasetInputs]) -> str:
+    grouped = any("grouped" in set(found.metrics["protocol"]) for found in done)
+    return f", and tested on {STRICTEST[GROUPED]}" if grouped else ""
+
+
+def _effect(differences: dict[float, answers.Difference]) -> str:
+    """Say what masking did at each share of labels; one sentence where the answer is the same."""
+    if not differences:
+        return ""
+    said = {f: _difference(d) for f, d in differences.items()}
+    if len(set(said.values())) == 1:
+        return f"{title(said.popitem()[1])}, with {listed(map(_labels, differences))} alike."
+    return title("; ".join(f"with {_labels(f)} {text}" for f, text in said.items())) + "."
+
+
+def _percent(row: dict) -> str:
+    value, bounds = interval(row["value"], row["lo"], row["hi"]).partition(" ")[::2]
+    return f"{value} % {bounds}".rstrip()
+
+
+def _labels(fraction: float) -> str:
+    return "all labels" if fraction >= 1 else f"{share(fraction)} of the labels"
+
+
+def _shares(params: Params) -> str:
+    shares = sorted({params.splits.fractions[0], params.splits.fractions[-1]})
+    return " to ".join(share(f) for f in shares)
+
+
+def _difference(d: answers.Difference) -> str:
+    sign = -1 if d.verdict == "hurts" else 1
+    values = (sign * 100 * v for v in (d.value, *sorted((d.lo, d.hi), key=lambda v: sign * v)))
+    return VERDICTS[d.verdict].format(*(number(v, 1) for v in values))
+
+
+def _copies(done: Sequence[DatasetInputs]) -> tuple[str, str] | None:
+    """Say how many test images were seen in training, and what the best-known figure loses."""
+    parts = []
+    for found in done:
+        if found.audit_images is None:
+            continue
+        counts = leak_counts(found.audit_images, found.manifest)
+        if not counts["copy_in_train_any"]:
+            continue
+        part = f"{found.name} {counts['copy_in_train_any']:,} of {counts['test']:,}"
+        values = []
+        for subset in ("full", "clean_any"):
+            table = select.over_seeds(found.metrics, "official", subset)
+            fractions = select.fractions_of(table)
+            row = select.one(table, *select.BASELINE, fractions[-1]) if fractions else None
+            values.append(np.nan if row is None else float(row["value"]))
+        if np.isfinite(values).all():
+            part += f" (without them {percent(values[1])} instead of {percent(values[0])} %)"
+        parts.append(part)
+    if not parts:
+        return None
+    return (
+        "Copies",
+        "Some test images were in the training part already, mirrored or turned ones included, "
+        f"which flatters every figure on the published split: {listed(parts)}.",
+    )
+
+
+def _masks(done: Sequence[DatasetInputs]) -> tuple[str, str] | None:
+    """Say how well the regions agree with the ground truth, as a mean Dice by dataset."""
+    parts = []
+    for found in done:
+        quality = found.mask_quality
+        if quality is None or quality.empty:
+            continue
+        mine = quality[quality["strategy"] == select.stored_strategy(quality)]
+        test = mine[mine["split"] == "test"]
+        dice = (test if len(test) else mine)["dice"].dropna()
+        if len(dice):
+            parts.append(f"{found.name} {number(float(dice.mean()), 2)}")
+    if not parts:
+        return None
+    return (
+        "Regions",
+        "Overlap with the reference outlines (Dice: 1 is the same region, 0 none of it): "
+        f"{listed(parts)}. A wrong region hides what matters.",
+    )
