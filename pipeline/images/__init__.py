@@ -5,6 +5,7 @@ from pipeline.images.patient import patient_code
 from pipeline.images.raster import encode_png
 from pipeline.images.read import (
     READER_VERSION,
+    inspect_image,
     probe,
     read_image,
     read_mask,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -98,13 +99,20 @@ def test_status_shows_all_datasets_at_a_glance(project: Project) -> None:
     assert "breast" in out and "covid" in out and "segment" in out
 
 
-def test_verify_passes_a_good_store_and_names_the_rows_of_a_lost_shard(project: Project) -> None:
-    store = project.root / "cache/breast/masks.zarr"
-    project.run("pipeline", "verify", str(store))
-    for shard in (p for p in (store / "mask").rglob("*") if p.is_file() and p.name != "zarr.json"):
+@pytest.mark.parametrize(("name", "array"), [("masks", "mask"), ("features", "image_features")])
+def test_verify_passes_a_good_store_and_names_the_rows_of_a_lost_shard(
+    project: Project, name: str, array: str
+) -> None:
+    store = project.root / f"cache/breast/{name}.zarr"
+    assert "ok: 40 rows, 0 lost" in project.run("pipeline", "verify", str(store))
+    for shard in (p for p in (store / array).rglob("*") if p.is_file() and p.name != "zarr.json"):
         shard.unlink()
     out = project.run("pipeline", "verify", str(store), code=3)
-    assert "lost" in out
+    assert "NOT OK: 40 rows, 40 lost" in out
+    with open(project.root / "data_manifests/breast.csv", newline="", encoding="utf-8") as file:
+        ids = [row["image_id"] for row in csv.DictReader(file)]
+    assert len(ids) == 40
+    assert all(f"lost: {image_id}" in out for image_id in ids)
 
 
 def test_predict_gives_probabilities_and_an_overlay_for_new_images(project: Project) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
+import struct
+import subprocess
+import sys
 
 import imagecodecs
 import numpy as np
@@ -90,6 +93,27 @@ def test_a_cut_or_foreign_stream_is_a_failure_and_never_a_black_row(tmp_path, sy
         dataset.PixelData = encapsulate([bad])
         with pytest.raises(ImageError):
             read_image(save_dicom(dataset, path))
+
+
+def test_rle_segments_outside_the_frame_are_refused_and_end_no_process(tmp_path):
+    dataset = compressed(grey().astype(np.uint16) * 257, RLELossless)
+    stream = pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1)
+    first, second = struct.unpack("<2I", stream[4:12])
+    for k, starts in enumerate(
+        [(first, 2**31 - 8), (2**31 - 8, second), (second, first), (first, first), (8, second)]
+    ):
+        dataset.PixelData = encapsulate([stream[:4] + struct.pack("<2I", *starts) + stream[12:]])
+        save_dicom(dataset, tmp_path / f"{k}.dcm")
+    # In a process of its own: the decoder would read anywhere, and take all tests with it.
+    code = (
+        "import sys; from pipeline.errors import ImageError; from pipeline.images import read_image"
+        "\nfor path in sys.argv[1:]:\n"
+        "    try: read_image(path)\n"
+        "    except ImageError: print('refused')\n"
+    )
+    files = sorted(map(str, tmp_path.iterdir()))
+    done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "refused\n" * 5), done.stderr
 
 
 def test_a_stream_of_another_size_than_the_header_is_refused(tmp_path):
