@@ -51,6 +51,30 @@ class SegmentParams(Section):
     max_failed: float = Field(0.0, ge=0, le=1)
 
 
+class PromptQualityParams(Section):
+    """Every prompt strategy judged against ground truth, on a sample of each dataset."""
+
+    images: int = Field(200, ge=0)
+    phantoms: int = Field(6, ge=0)
+    strategies: tuple[str, ...] = (
+        "salient",
+        "salient-refine",
+        "auto",
+        "center-box",
+        "box",
+        "points",
+    )
+    box_jitter: float = Field(0.1, ge=0, le=0.5)
+    seed: int = 0
+
+    @field_validator("strategies")
+    @classmethod
+    def _strategies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("must name at least one prompt strategy, each once")
+        return value
+
+
 class EncodeParams(Section):
     """Stage 2, I = E_v(x * m) and T = E_t(t)."""
 
@@ -130,6 +154,7 @@ class Params(Section):
     profiles: dict[str, ProfileParams]
     audit: AuditParams = AuditParams()
     segment: SegmentParams = SegmentParams()
+    prompt_quality: PromptQualityParams = PromptQualityParams()
     encode: EncodeParams = EncodeParams()
     splits: SplitsParams = SplitsParams()
     train: TrainParams = TrainParams()

@@ -78,6 +78,9 @@ class Paths:
     def mask_quality(self, dataset: str) -> Path:
         return self.cache(dataset) / "mask_quality.parquet"
 
+    def prompt_quality(self, dataset: str) -> Path:
+        return self.cache(dataset) / "prompt_quality.parquet"
+
     def plots(self, dataset: str) -> Path:
         return self.cache(dataset) / "plots"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import time
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from pipeline.audit.groups import connect, name_groups
 from pipeline.audit.table import byte_pairs, pair_table, sort_pairs
 from pipeline.audit.thumbnails import Thumbnails, load_thumbnails
 from pipeline.config import Params
+from pipeline.engine.record import RunRecord, library_versions
 from pipeline.files import atomic_write, atomic_write_json
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
@@ -48,6 +51,7 @@ def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
     Raises:
         ManifestError: the manifest is missing or wrong.
     """
+    clock, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     manifest = read_manifest(paths.manifest(dataset))
     thumbnails = load_thumbnails(manifest, paths.data(dataset), paths.thumbnails(dataset))
     copies = find_copies(thumbnails, None, params.audit)
@@ -67,6 +71,19 @@ def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
     with atomic_write(paths.audit_pairs(dataset)) as partial:
         pairs.to_parquet(partial, index=False)
     atomic_write_json(paths.audit_summary(dataset), summary)
+    RunRecord(
+        "audit",
+        dataset,
+        status="ok",
+        started=started,
+        total=len(manifest),
+        done=thumbnails.read,
+        skipped=max(0, len(manifest) - thumbnails.read - len(summary["unreadable"])),
+        failed=summary["unreadable"],
+        seconds={"total": time.monotonic() - clock},
+        versions=library_versions(),
+        parameters=summary["parameters"],
+    ).write(paths.record(dataset, "audit"))
     return copy.deepcopy(summary) | {"thumbnails_read": thumbnails.read}
 
 

@@ -76,6 +76,38 @@ def segment(
     say(record, as_json)
 
 
+@app.command(epilog="Example: pipeline prompt-quality --dataset brain --images 300")
+def prompt_quality(
+    dataset: o.Dataset,
+    images: Annotated[
+        int | None, typer.Option(min=0, help="Size of the sample; 0 = all with a mask.")
+    ] = None,
+    device: o.Device = "auto",
+    batch_size: o.BatchSize = None,
+    workers: o.Workers = None,
+    profile: o.Profile = None,
+    force: o.Force = False,
+    params_file: o.ParamsFile = o.PARAMS_FILE,
+    settings: o.Set = None,
+    as_json: o.Json = False,
+) -> None:
+    """Every prompt strategy against ground truth -> cache/DATASET/prompt_quality.parquet"""
+    from pipeline.prompt_quality import judge_prompts
+
+    sizes = {"prompt_quality__images": images, "prompt_quality__phantoms": images}
+    c = o.context(params_file, settings, profile=profile, **sizes)
+    record = judge_prompts(
+        dataset,
+        c.params,
+        c.paths,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        force=force,
+    )
+    say(record, as_json)
+
+
 @app.command(epilog="Example: pipeline encode --dataset brain --batch-size 64")
 def encode(
     dataset: o.Dataset,

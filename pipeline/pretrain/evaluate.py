@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from scipy import ndimage
 
 from pipeline.config import SegmentParams
 from pipeline.errors import ConfigError
 from pipeline.models.sam2 import Sam2ImagePredictor
 from pipeline.pretrain.data import Item
-from pipeline.pretrain.prompts import box_of, jitter_box
-from pipeline.segment.predictor import BatchPredictor, Embedding
+from pipeline.pretrain.prompts import box_of
+from pipeline.prompt_quality.references import deepest_point, ellipse, jitter_box
+from pipeline.prompt_quality.remember import Remembering
 from pipeline.segment.strategies import make_strategy
 
 log = logging.getLogger(__name__)
@@ -61,52 +61,12 @@ def dice(mask: np.ndarray, truth: np.ndarray) -> float:
     return 2 * int((mask & truth).sum()) / total if total else 1.0
 
 
-def ellipse(box: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Draw the ellipse inside a box (x0, y0, x1, y1), bool (height, width): what no model adds."""
-    x0, y0, x1, y1 = box
-    y, x = np.mgrid[:height, :width] + 0.5
-    reach = ((x - (x0 + x1) / 2) / ((x1 - x0) / 2)) ** 2
-    return reach + ((y - (y0 + y1) / 2) / ((y1 - y0) / 2)) ** 2 <= 1
-
-
-def deepest_point(mask: np.ndarray) -> tuple[int, int]:
-    """Return x, y of the pixel farthest from a mask's edge: where one would click."""
-    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    return int(x), int(y)
-
-
 def interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of a mean (percentiles, images resampled)."""
     rng = np.random.default_rng(seed)
     picks = rng.integers(0, len(values), (resamples, len(values)))
     low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
     return float(low), float(high)
-
-
-class Remembering(BatchPredictor):
-    """A predictor that encodes a batch of equal pictures once, whichever prompts follow."""
-
-    def __init__(self, predictor: Sam2ImagePredictor):
-        super().__init__(predictor)
-        self.forget()
-
-    def forget(self) -> None:
-        """Drop what is remembered; called after each batch."""
-        self._frames: dict[tuple, torch.Tensor] = {}
-        self._embedded: dict[tuple, Embedding] = {}
-
-    def preprocess(self, image: np.ndarray) -> torch.Tensor:
-        key = (image.shape, image.tobytes())
-        if key not in self._frames:
-            self._frames[key] = super().preprocess(image)
-        return self._frames[key]
-
-    def embed(self, frames: list[torch.Tensor]) -> Embedding:
-        key = tuple(map(id, frames))
-        if key not in self._embedded:
-            self._embedded[key] = super().embed(frames)
-        return self._embedded[key]
 
 
 def measure(

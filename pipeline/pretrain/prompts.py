@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.models.prompts import draw_box_prompt
+from pipeline.prompt_quality.references import jitter_box
 
 
 def box_of(mask: torch.Tensor) -> np.ndarray | None:
@@ -16,27 +17,6 @@ def box_of(mask: torch.Tensor) -> np.ndarray | None:
         return None
     columns, rows = torch.nonzero(inside.any(0))[:, 0], torch.nonzero(inside.any(1))[:, 0]
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float64)
-
-
-def jitter_box(
-    box: np.ndarray, amount: float, rng: np.random.Generator, height: int, width: int
-) -> np.ndarray:
-    """Move every edge of a box by up to `amount` of the box's side, within the image.
-
-    Args:
-        box: x0, y0, x1, y1 in pixels.
-        amount: 0.1 moves an edge by at most a tenth of the side, evenly spread.
-        rng: source of the four moves.
-        height: of the image.
-        width: of the image.
-
-    Returns:
-        float64 (4,), at least one pixel wide and high.
-    """
-    sides = np.tile(box[2:] - box[:2], 2)
-    x0, y0, x1, y1 = box + rng.uniform(-amount, amount, 4) * sides
-    x0, y0 = np.clip(x0, 0, width - 1), np.clip(y0, 0, height - 1)
-    return np.array([x0, y0, np.clip(x1, x0 + 1, width), np.clip(y1, y0 + 1, height)])
 
 
 def box_batch(

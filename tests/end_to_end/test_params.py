@@ -11,13 +11,15 @@ from .conftest import Project
 
 # Which stages read what; the first match counts. Nothing reads the profile that is not chosen.
 READERS = {
-    "data_root": {"audit", "segment", "encode", "report"},
-    "profiles.embedded.sam2": {"segment"},
+    "data_root": {"audit", "segment", "prompt_quality", "encode", "report"},
+    "profiles.embedded.sam2": {"segment", "prompt_quality"},
     "profiles.embedded.clip": {"encode", "report"},
     "profiles.paper": set(),
     "audit": {"audit"},
     "segment.prompt": {"segment", "report"},
-    "segment": {"segment"},
+    "segment.max_failed": {"segment"},
+    "segment": {"segment", "prompt_quality"},
+    "prompt_quality": {"prompt_quality"},
     "encode.fill": {"encode", "report"},
     "encode.geometry": {"encode", "report"},
     "encode": {"encode"},
@@ -83,10 +85,10 @@ def test_each_leaf_reruns_the_stages_that_read_it_and_no_others(project: Project
     assert not wrong
 
 
-def test_the_profile_reruns_the_two_model_stages(project: Project) -> None:
+def test_the_profile_reruns_the_stages_with_a_model(project: Project) -> None:
     project.params(profile="paper")
     with Repo(project.root) as repo:
-        assert directly_changed(repo) == {"segment", "encode", "report"}
+        assert directly_changed(repo) == {"segment", "prompt_quality", "encode", "report"}
 
 
 def test_a_dataset_less_leaves_the_others_as_they_are(project: Project) -> None:

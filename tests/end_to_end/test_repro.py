@@ -7,6 +7,8 @@ import json
 import re
 import shutil
 
+import pandas as pd
+
 from .conftest import Project
 
 
@@ -24,6 +26,9 @@ def test_one_command_leads_from_images_to_a_report(built_project: Project) -> No
         assert record(built_project, dataset, "segment")["done"] > 0
         metrics = json.loads((root / f"cache/{dataset}/metrics.json").read_text())
         assert set(metrics[dataset]["dice"]) == {"salient-refine", "ellipse", "random"}
+        judged = pd.read_parquet(root / f"cache/{dataset}/prompt_quality.parquet")
+        assert judged["image_id"].nunique() == 6
+        assert {"salient", "auto", "box", "box-ellipse"} < set(judged["strategy"])
     page = (root / "report/index.html").read_text()
     assert "synthetic" in page.lower()
 

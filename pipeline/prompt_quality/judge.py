@@ -1,0 +1,221 @@
+"""Segment a sample with every prompt strategy and judge the masks: prompt_quality.parquet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.config import Params, PromptQualityParams
+from pipeline.devices import choose_device, choose_precision
+from pipeline.engine import RunRecord, WorkItem
+from pipeline.engine.loader import Loaded, default_workers, load_in_order
+from pipeline.engine.progress import Progress
+from pipeline.engine.record import library_versions
+from pipeline.engine.signals import Interrupts
+from pipeline.errors import PipelineError, StageFailed
+from pipeline.manifest import read_manifest
+from pipeline.models import Sam2ImagePredictor, load_sam2
+from pipeline.paths import Paths
+from pipeline.prompt_quality.judging import Judge, compare
+from pipeline.prompt_quality.sample import truth_sample
+from pipeline.prompt_quality.table import FIGURES, Row, read_rows, write_rows
+from pipeline.segment.items import add_truth, image_items
+
+BATCH_SIZE = 8
+SAVE_EVERY = 30.0
+"""Seconds of work that a killed run may lose."""
+
+
+def judge_prompts(
+    dataset: str,
+    params: Params,
+    paths: Paths,
+    *,
+    device: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    force: bool = False,
+    predictor: Sam2ImagePredictor | None = None,
+) -> RunRecord:
+    """Judge every strategy of `prompt_quality.strategies` on a sample with ground truth.
+
+    Writes cache/<dataset>/prompt_quality.parquet, one row an image and strategy: `dice`, `iou`,
+    `hd95` (pixels of the image), areas as shares of the image, `from_truth`, `note`. A strategy
+    that needs a box or clicks (`box`, `points`) gets them from the ground truth, with the box's
+    edges moved by `box_jitter`; beside `box` stands `box-ellipse`, the ellipse in the same box.
+    These are references; no mask made here is used by another stage.
+
+    Rows that the file holds already, made of the same image, truth, model and parameters, are
+    kept: an interrupted run goes on where it was, and a larger sample adds to a smaller one.
+
+    Args:
+        dataset: name of data_manifests/<dataset>.csv.
+        params: `prompt_quality`, `segment` (but its `prompt`) and the profile's `sam2` are read.
+        paths: the project folder.
+        device: "auto", "cpu", "cuda" or "mps".
+        batch_size: images in one forward pass; masks do not depend on it.
+        workers: loader threads.
+        force: judge images again that are there.
+        predictor: a SAM2 that is loaded already, instead of the profile's.
+
+    Returns:
+        The record of the run, also written to cache/<dataset>/records/prompt_quality.json.
+
+    Raises:
+        ManifestError, ModelError, ConfigError: nothing could be done; what to mend.
+        StageFailed: no image could be judged.
+        KeyboardInterrupt: SIGINT or SIGTERM came; what was judged is kept.
+    """
+    begin = time.monotonic()
+    record = RunRecord(
+        "prompt_quality",
+        dataset,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=library_versions(),
+        parameters={
+            "profile": params.profile,
+            "prompt_quality": params.prompt_quality.model_dump(mode="json"),
+        },
+    )
+    manifest = read_manifest(paths.manifest(dataset))
+    sample = truth_sample(
+        manifest, sample_size(manifest, params.prompt_quality), params.prompt_quality.seed
+    )
+    record.total = len(sample)
+    out, record_path = paths.prompt_quality(dataset), paths.record(dataset, "prompt_quality")
+    if sample.empty:  # a set without ground truth: nothing to load a model for
+        write_rows([], out)
+        record.status = "ok"
+        record.write(record_path)
+        return record
+    if predictor is None:
+        device = choose_device(device)
+        precision = choose_precision(params.segment.precision, device)
+        predictor = load_sam2(params.models.sam2, device=device, precision=precision)
+    data = paths.data(dataset)
+    items = image_items(sample, data, lambda row: {"truth": add_truth(row, data)})
+    run = _Run(Judge(params, predictor), items, record, out)
+    run.keep({} if force else read_rows(out))
+    batch_size = batch_size or BATCH_SIZE
+    with Interrupts() as signals:
+        try:
+            loaded = load_in_order(
+                run.todo,
+                run.judge.load,
+                workers=default_workers() if workers is None else workers,
+                ahead=2 * batch_size,
+                stopped=signals.stopped,
+            )
+            title = f"prompt_quality {dataset}"
+            with Progress(title, len(run.todo), reused=record.skipped) as progress:
+                while batch := run.take(loaded, batch_size):
+                    if signals.stopped():
+                        break
+                    failed = run.add(batch)
+                    progress.add(done=len(batch) - failed, failed=failed)
+            record.status = "interrupted" if signals.stopped() else "ok"
+            if len(record.failed) == len(items):
+                record.status = "failed"
+        except BaseException as error:
+            record.status, record.error = "error", str(error) or type(error).__name__
+            raise
+        finally:
+            run.save()
+            record.seconds["total"] = time.monotonic() - begin
+            record.images_per_second = record.done / max(record.seconds["total"], 1e-9)
+            record.write(record_path)
+    if record.status == "interrupted":
+        raise KeyboardInterrupt
+    if record.status == "failed":
+        image_id, reason = next(iter(record.failed.items()))
+        raise StageFailed(
+            f"no image could be judged; the first, {image_id!r}: {reason}",
+            path=record_path,
+            remedy=f"pipeline data check --dataset {dataset}",
+        )
+    return record
+
+
+def sample_size(manifest: pd.DataFrame, params: PromptQualityParams) -> int:
+    """How many images of a dataset are judged: few of phantoms, whose figures mean little."""
+    synthetic = bool((manifest["synthetic"] == "1").any())
+    return params.phantoms if synthetic else params.images
+
+
+class _Run:
+    """The rows of one run, by (image_id, strategy)."""
+
+    def __init__(self, judge: Judge, items: Sequence[WorkItem], record: RunRecord, out: Path):
+        self.judge, self.items, self.record, self.out = judge, items, record, out
+        self.rows: dict[tuple[str, str], Row] = {}
+        self.todo = list(items)
+        self.saved = time.monotonic()
+        record.seconds.update({"load_wait": 0.0, "model": 0.0, "judge": 0.0})
+
+    def keep(self, rows: dict[tuple[str, str], Row]) -> None:
+        """Take over those rows of an earlier run that would come out the same."""
+        self.todo = []
+        for item in self.items:
+            for name in self.judge.names:
+                row = rows.get((item.image_id, name))
+                if row is not None and row["key"] == self.judge.key(item, name):
+                    # Labels and parts are the manifest's of today; they decide no figure.
+                    now = {"label": item.row["label"], "split": item.row["split"]}
+                    self.rows[item.image_id, name] = row | now
+            if any((item.image_id, name) not in self.rows for name in self.judge.names):
+                self.todo.append(item)
+        self.record.skipped = len(self.items) - len(self.todo)
+
+    def take(self, loaded: Iterator[Loaded], count: int) -> list[Loaded]:
+        """Wait for the next images."""
+        clock = time.monotonic()
+        batch = list(islice(loaded, count))
+        self.record.seconds["load_wait"] += time.monotonic() - clock
+        return batch
+
+    def add(self, batch: Sequence[Loaded]) -> int:
+        """Judge a batch of loaded images; return how many of them failed.
+
+        A failed one gets rows with a note and no figures, so that it is counted.
+        """
+        ready = [(item, case) for item, case, error in batch if error is None]
+        for item, _, error in batch:
+            if error is not None:
+                known = isinstance(error, PipelineError)
+                reason = str(error) if known else f"{type(error).__name__}: {error}"
+                self.record.failed[item.image_id] = reason
+                for name in self.judge.names:
+                    self.put(item, name, dict.fromkeys(FIGURES, np.nan), reason)
+        clock = time.monotonic()
+        found = list(self.judge.masks([case for _, case in ready])) if ready else []
+        self.record.seconds["model"] += time.monotonic() - clock
+        clock = time.monotonic()
+        for name, masks in found:
+            for (item, case), mask in zip(ready, masks, strict=True):
+                note = "" if mask.any() else "empty mask: HD95 not defined"
+                self.put(item, name, compare(mask, case.truth), note)
+        self.record.seconds["judge"] += time.monotonic() - clock
+        self.record.done += len(ready)
+        if time.monotonic() - self.saved > SAVE_EVERY:
+            self.save()
+        return len(batch) - len(ready)
+
+    def put(self, item: WorkItem, name: str, figures: dict[str, float], note: str) -> None:
+        """Set one row."""
+        row: dict[str, Any] = {"image_id": item.image_id, "strategy": name, **figures}
+        row |= {"label": item.row["label"], "split": item.row["split"], "note": note}
+        row |= {"from_truth": self.judge.from_truth(name), "key": self.judge.key(item, name)}
+        self.rows[item.image_id, name] = row
+
+    def save(self) -> None:
+        """Write all rows so far, in the order of the sample."""
+        order = [(item.image_id, name) for item in self.items for name in self.judge.names]
+        write_rows([self.rows[where] for where in order if where in self.rows], self.out)
+        self.saved = time.monotonic()

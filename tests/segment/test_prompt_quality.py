@@ -1,0 +1,203 @@
+"""Every prompt strategy against ground truth: true figures, kept rows, and no way into segment."""
+
+import os
+import signal
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torchmetrics.functional.classification import binary_f1_score, binary_jaccard_index
+
+from pipeline import open_masks
+from pipeline.engine import RunRecord
+from pipeline.errors import ConfigError, StageFailed
+from pipeline.prompt_quality import judge_prompts
+from pipeline.prompt_quality.references import reference_prompts
+from pipeline.segment import segment_dataset
+from tests.project import DATASET, Project
+from tests.segment.small_sam2 import scene
+
+NAMES = ["salient", "salient-refine", "auto", "center-box", "box", "points", "box-ellipse"]
+
+
+@pytest.fixture
+def project(tmp_path):
+    made = Project(tmp_path)
+    for i in range(6):
+        image, region = scene(i, 40 + 5 * i, 70 - 6 * i)
+        made.add(f"{i}.png", image, region, label="cat" if i % 2 else "dog")
+    return made
+
+
+@pytest.fixture
+def run(project, sam2):
+    def judge(predictor=sam2, **changed):
+        options = {k: changed.pop(k) for k in ("force", "batch_size") if k in changed}
+        changed = {"segment__grid": 3, "prompt_quality__images": 0} | changed
+        return judge_prompts(
+            DATASET,
+            project.params(**changed),
+            project.paths,
+            predictor=predictor,
+            workers=1,
+            **options,
+        )
+
+    return judge
+
+
+def table(project) -> pd.DataFrame:
+    return pd.read_parquet(project.paths.prompt_quality(DATASET))
+
+
+def of(project, strategy: str) -> pd.Series:
+    rows = table(project)
+    return rows[rows["strategy"] == strategy].set_index("image_id")["dice"]
+
+
+@pytest.mark.parametrize("prompt", ("salient-refine", "auto", "center-box", "box", "points"))
+def test_figures_are_those_of_the_masks_that_segment_makes(project, run, sam2, prompt):
+    run(batch_size=4)
+    assert list(table(project)["strategy"]) == NAMES * 6
+    for row in project.rows:  # the references, given to segment as a user would give them
+        truth = scene(int(row["image_id"][0]), row["height"], row["width"])[1]
+        seed = f"0\n{row['sha256']}#0"
+        _, row["box"], row["points"] = reference_prompts(truth, 0.1, seed)
+    project.write()
+    params = project.params(segment__prompt=prompt, segment__grid=3)
+    segment_dataset(DATASET, params, project.paths, predictor=sam2, workers=1)
+    store, rows = open_masks(project.paths.masks(DATASET)), table(project)
+    rows = rows[rows["strategy"] == prompt].set_index("image_id")
+    for i in range(6):
+        mask = torch.tensor(store[f"{i}.png"])
+        truth = torch.tensor(scene(i, 40 + 5 * i, 70 - 6 * i)[1])
+        got = rows.loc[f"{i}.png"]
+        assert got["dice"] == pytest.approx(float(binary_f1_score(mask, truth)), abs=2e-3)
+        assert got["iou"] == pytest.approx(float(binary_jaccard_index(mask, truth)), abs=2e-3)
+        assert got["pred_area_fraction"] == pytest.approx(float(mask.float().mean()), abs=2e-3)
+        assert got["gt_area_fraction"] == pytest.approx(float(truth.float().mean()))
+
+
+def test_prompts_made_from_the_truth_are_marked(project, run):
+    run()
+    marked = table(project).groupby("strategy")["from_truth"].first()
+    assert {name for name, flag in marked.items() if flag} == {"box", "points", "box-ellipse"}
+
+
+def test_a_second_run_judges_nothing_and_a_larger_sample_adds_to_a_smaller(project, run):
+    assert run(prompt_quality__images=2).done == 2
+    record = run()
+    assert (record.done, record.skipped) == (4, 2)
+    before = project.paths.prompt_quality(DATASET).read_bytes()
+    record = run()
+    assert (record.done, record.skipped) == (0, 6)
+    assert project.paths.prompt_quality(DATASET).read_bytes() == before
+    run(force=True)
+    assert project.paths.prompt_quality(DATASET).read_bytes() == before
+
+
+def test_a_changed_choice_judges_again_only_what_it_decides(project, run):
+    run()
+    before = table(project).set_index(["strategy", "image_id"])
+    run(segment__grid=2, prompt_quality__box_jitter=0.3)
+    after = table(project).set_index(["strategy", "image_id"])
+    changed = before["key"] != after["key"]
+    assert set(changed[changed].index.get_level_values(0)) == {
+        "auto",
+        *("box", "points", "box-ellipse"),
+    }
+    assert before["dice"][~changed].equals(after["dice"][~changed])
+    assert not before["dice"]["box-ellipse"].equals(after["dice"]["box-ellipse"])
+
+
+def test_a_relabelled_image_keeps_its_figures_under_its_new_label(project, run):
+    run()
+    project.row("0.png")["label"] = "cat"
+    project.write()
+    assert run().done == 0
+    rows = table(project)
+    assert set(rows[rows["image_id"] == "0.png"]["label"]) == {"cat"}
+
+
+def test_another_mask_file_is_judged_again(project, run):
+    run()
+    truth = scene(1, 45, 64)[1]
+    project.add("1.png", scene(1, 45, 64)[0], np.roll(truth, 9, axis=1))
+    project.rows = project.rows[:1] + project.rows[-1:] + project.rows[2:-1]
+    project.write()
+    assert run().done == 1
+
+
+def test_ctrl_c_keeps_what_was_judged_and_the_next_run_goes_on(project, run, sam2, monkeypatch):
+    resize, calls = sam2._transforms, []
+
+    def pressed(image):
+        calls.append(1)
+        if len(calls) == 3:  # in the first batch
+            os.kill(os.getpid(), signal.SIGINT)
+        return resize(image)
+
+    monkeypatch.setattr(sam2, "_transforms", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        run(batch_size=2)
+    record = RunRecord.read(project.paths.record(DATASET, "prompt_quality"))
+    assert (record.status, record.done) == ("interrupted", 2)
+    assert len(table(project)) == 2 * len(NAMES)
+    record = run()
+    assert (record.status, record.done, record.skipped) == ("ok", 4, 2)
+
+
+def test_a_truth_that_cannot_be_read_is_noted_and_tried_again(project, run):
+    mask = project.file("masks/2.png")
+    good = mask.read_bytes()
+    mask.write_bytes(good[:40])
+    assert set(run().failed) == {"2.png"}
+    rows = table(project)
+    bad = rows[rows["image_id"] == "2.png"]
+    assert len(bad) == len(NAMES) and bad["dice"].isna().all() and bad["note"].all()
+    assert rows[rows["image_id"] != "2.png"]["dice"].notna().all()
+    mask.write_bytes(good)
+    record = run()
+    assert (record.done, record.skipped, record.failed) == (1, 5, {})
+
+
+def test_a_set_of_which_nothing_can_be_judged_fails(project, run):
+    for i in range(6):
+        project.file(f"masks/{i}.png").write_bytes(b"")
+    with pytest.raises(StageFailed, match="no image could be judged"):
+        run()
+
+
+def test_a_set_without_ground_truth_has_an_empty_table(project, run):
+    for row in project.rows:
+        row["mask_path"] = ""
+    project.write()
+    assert run(predictor=None).total == 0
+    assert table(project).empty
+
+
+def test_phantoms_have_a_sample_size_of_their_own(project, run):
+    for row in project.rows:
+        row["synthetic"] = "1"
+    project.write()
+    assert run(prompt_quality__phantoms=3).done == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(["boxx"], "prompt_quality.strategies"), (["manifest"], "itself")]
+)
+def test_a_strategy_that_is_unknown_or_the_truth_itself_is_refused(run, names, said):
+    with pytest.raises(ConfigError, match=said):
+        run(prompt_quality__strategies=names)
+
+
+def test_references_never_reach_segment(project, run, sam2):
+    manifest = project.paths.manifest(DATASET).read_bytes()
+    run()
+    assert project.paths.manifest(DATASET).read_bytes() == manifest
+    assert not project.paths.masks(DATASET).exists()
+    with pytest.raises(StageFailed, match="no box in the manifest"):
+        segment_dataset(
+            DATASET, project.params(segment__prompt="box"), project.paths, predictor=sam2
+        )
