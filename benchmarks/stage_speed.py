@@ -3,7 +3,7 @@
     python benchmarks/stage_speed.py --images 200 --batch-size 16
 
 Runs both stages with the profile's models on images of its own making, then the bare models on
-as many frames at the same batch size, already in memory. `overhead` is stage time over forward
+the same frames at the same batch size, already in memory. `overhead` is stage time over forward
 time, minus one, loading and writing included; what loading hides behind the model costs nothing.
 Run it on an idle machine.
 """
@@ -15,6 +15,7 @@ import json
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline.encode import EncodeMapper, encode_dataset
+from pipeline.encode.encode import encode_items
+from pipeline.manifest import read_manifest
 from pipeline.models import load_clip, load_sam2
 from pipeline.segment import SegmentMapper, segment_dataset
+from pipeline.segment.segment import segment_items
+from pipeline.stores import open_masks
 from tests.project import DATASET, Project
 
 
@@ -50,6 +55,12 @@ def forward_seconds(call, batches: list) -> float:
     for batch in batches:
         call(batch)
     return time.perf_counter() - start
+
+
+def load_all(mapper, items: list) -> list:
+    """What the model is given of each item; loaded in a thread, as the stage does."""
+    with ThreadPoolExecutor(1) as pool:
+        return list(pool.map(mapper.load, items))
 
 
 def chunks(values: list, size: int) -> list[list]:
@@ -84,25 +95,25 @@ def main() -> None:
         options = {"batch_size": args.batch_size, "workers": args.workers}
         sam2, clip = load_sam2(params.models.sam2), load_clip(params.models.clip)
 
-        masks = segment_dataset(DATASET, params, project.paths, predictor=sam2, **options)
-        mapper = SegmentMapper(params.segment, sam2)
-        rng = np.random.default_rng(0)
-        picture = rng.integers(0, 256, (args.side * 3 // 4, args.side, 3), dtype=np.uint8)
-        look = mapper.strategy.prepare(picture, {}, mapper.sam)
-        batches = chunks([look] * args.images, args.batch_size)
-        spent = forward_seconds(lambda batch: mapper.strategy.segment(batch, mapper.sam), batches)
-        results = {"segment": report(masks, spent, {"prompt": args.prompt})}
+        manifest = read_manifest(project.paths.manifest(DATASET))
+        data = project.paths.data(DATASET)
 
-        features = encode_dataset(DATASET, params, project.paths, clip=clip, **options)
-        encoder = EncodeMapper(params.encode, clip, {})
-        shown = encoder.show(
-            picture, np.arange(picture[..., 0].size).reshape(picture.shape[:2]) % 3 == 0
+        record = segment_dataset(DATASET, params, project.paths, predictor=sam2, **options)
+        mapper = SegmentMapper(params.segment, sam2)
+        looks = load_all(mapper, segment_items(manifest, data, params.segment))
+        spent = forward_seconds(
+            lambda batch: mapper.strategy.segment(batch, mapper.sam),
+            chunks(looks, args.batch_size),
         )
-        pictures = args.images * len(shown.pixels)
-        batch = torch.cat([shown.pixels[:1]] * args.batch_size)
-        steps = [batch] * (pictures // args.batch_size)
-        spent = forward_seconds(clip.encode_image, steps)
-        results["encode"] = report(features, spent, {"views": len(shown.pixels)})
+        results = {"segment": report(record, spent, {"prompt": args.prompt})}
+
+        record = encode_dataset(DATASET, params, project.paths, clip=clip, **options)
+        masks = open_masks(project.paths.masks(DATASET))
+        encoder = EncodeMapper(params.encode, clip, masks)
+        items = encode_items(manifest, data, masks.table(), DATASET, params.encode.views)
+        pictures = torch.cat([shown.pixels for shown in load_all(encoder, items)])
+        spent = forward_seconds(clip.encode_image, list(pictures.split(args.batch_size)))
+        results["encode"] = report(record, spent, {"pictures": len(pictures)})
     print(json.dumps({"threads": torch.get_num_threads(), **results}, indent=2))
 
 
