@@ -18,6 +18,7 @@ from make_tables import (
     metrics_table,
     per_class_table,
     predictions_and_runs,
+    prompts_table,
     quality_table,
 )
 from PIL import Image
@@ -61,6 +62,7 @@ def make_dataset(
     per_class_table(predictions).to_csv(paths.plots(name) / "per_class.csv", index=False)
     comparisons_table(predictions).to_csv(paths.plots(name) / "comparisons.csv", index=False)
     quality_table(manifest, rng).to_parquet(paths.mask_quality(name))
+    prompts_table(manifest).to_parquet(paths.prompt_quality(name))
     write_masks(paths, name, manifest)
     write_audit(paths, name, manifest)
     write_records(paths, name, manifest)

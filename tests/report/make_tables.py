@@ -137,6 +137,7 @@ def comparisons_table(predictions) -> pd.DataFrame:
         (("medfocus-probe", "masked"), ("medfocus-probe", "whole")),
         (("linear-probe", "whole"), ("linear-probe", "oracle")),
         (("linear-probe", "masked"), ("linear-probe", "random")),
+        (("linear-probe", "oracle"), ("linear-probe", "masked")),
     ]
     rows = []
     for protocol in RUNS:
@@ -184,4 +185,24 @@ def quality_table(manifest, rng) -> pd.DataFrame:
                 note="",
             )
         )
+    return pd.concat(parts, ignore_index=True)
+
+
+def prompts_table(manifest) -> pd.DataFrame:
+    """What `prompt_quality` writes, on two images in three; the stored strategy is `salient`."""
+    rng = np.random.default_rng(11)
+    sample = manifest.iloc[[i for i in range(len(manifest)) if i % 3 < 2]]
+    parts = []
+    for strategy, a, told in (
+        ("salient", 4, False),
+        ("center-box", 2, False),
+        ("box", 9, True),
+        ("box-ellipse", 8, True),
+    ):
+        dice = rng.beta(a, 2, len(sample))
+        table = sample[["image_id", "label", "split"]].assign(
+            strategy=strategy, dice=dice, iou=dice / (2 - dice), hd95=20 * (1 - dice)
+        )
+        table = table.assign(pred_area_fraction=0.1, gt_area_fraction=0.1, note="", key="")
+        parts.append(table.assign(from_truth=told))
     return pd.concat(parts, ignore_index=True)

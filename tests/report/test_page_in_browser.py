@@ -63,6 +63,15 @@ def test_a_confusion_cell_opens_its_images_by_keyboard_and_closes_with_escape(pa
     assert button.evaluate("b => b === document.activeElement")  # focus comes back
 
 
+def test_the_page_begins_with_what_was_asked_what_came_out_and_how_sure(page):
+    first = page.locator("main section").first
+    assert first.get_attribute("id") == "summary"
+    starts = first.locator("ul").first.locator("b").all_inner_texts()
+    assert starts[:2] == ["Asked.", "Done."]
+    assert starts[-2:] == ["How sure.", "Beware."]
+    assert {"set one.", "set two."} < set(starts)
+
+
 def test_every_control_is_reached_with_the_tab_key(page):
     unreachable = page.locator("button, summary, nav a").evaluate_all(
         "all => all.filter((e) => e.tabIndex < 0).length"

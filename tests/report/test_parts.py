@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 from pipeline.report.answers import Difference, compare_sentence, difference
+from pipeline.report.bootstrap import mean_interval, spearman
 from pipeline.report.cases import confusion_cases, image_cases, reliability_bins
 from pipeline.report.gallery import spread
 from pipeline.report.inputs import load_inputs
 from pipeline.report.overlay import PREDICTED, draw_heat, draw_outlines
-from pipeline.report.sections.dice_effect import answer, spearman
-from pipeline.report.sections.mask_quality import mean_interval
+from pipeline.report.sections.dice_effect import answer
 from pipeline.report.select import slug
 from pipeline.report.svg import Axis
 from pipeline.report.tables import Table, interval_cell
@@ -53,16 +53,26 @@ def test_a_mask_of_another_size_is_refused():
         draw_outlines(np.zeros((40, 30, 3), np.uint8), np.ones((30, 40), bool))
 
 
-def test_a_heat_map_lights_the_place_it_names_and_leaves_unseen_places_alone():
+@pytest.mark.parametrize("shape", [(40, 80), (90, 50), (64, 64)])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_a_heat_map_lights_the_place_it_names_to_the_pixel(shape, scale):
+    image = np.full((*shape, 3), 100, np.uint8)
+    heat = np.zeros(shape, np.float32)
+    heat[5:15, 30:44] = 1
+    shown = np.asarray(draw_heat(image, heat, size=scale * max(shape)), int)
+    assert shown.shape[:2] == (scale * shape[0], scale * shape[1])
+    y, x = np.nonzero(shown[..., 0] - shown[..., 2] > 0)
+    assert abs((y.min() + y.max() + 1) / 2 - scale * 10) < 1
+    assert abs((x.min() + x.max() + 1) / 2 - scale * 37) < 1
+    assert abs(np.ptp(y) + 1 - scale * 10) <= 2 and abs(np.ptp(x) + 1 - scale * 14) <= 2
+
+
+def test_a_heat_map_leaves_places_that_were_not_seen_as_they_are():
     image = np.full((40, 80, 3), 100, np.uint8)
-    heat = np.zeros((40, 80), np.float32)
-    heat[5:15, 60:70] = 1
+    heat = np.random.default_rng(0).uniform(size=(40, 80)).astype(np.float32)
     heat[:, :10] = np.nan
     shown = np.asarray(draw_heat(image, heat, size=80), int)
-    lit = shown[..., 0] - shown[..., 2]
-    y, x = np.unravel_index(lit.argmax(), lit.shape)
-    assert 5 <= y < 15 and 60 <= x < 70
-    assert (shown[:, :8] == 100).all()
+    assert (shown[:, :8] == 100).all() and not (shown[:, 12:] == 100).all(axis=2).any()
 
 
 def test_the_mean_confusion_is_scikit_learns(ready):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 import pytest
 from make_inputs import REPO, project
@@ -49,10 +51,10 @@ def test_quoted_figures_stand_only_in_their_own_columns_beside_the_published_spl
 def test_the_answers_carry_intervals_and_questions(written):
     paths, _ = written
     readme = (paths.results / "README.md").read_text(encoding="utf-8")
-    for question in ("Does masking help", "How much survives", "Which baseline"):
+    for question in ("Does masking help", "How much of the figures survives", "Which baseline"):
         assert question in readme
     assert "points [" in readme
-    assert "Quoted from the paper, MedFocusCLIP with all labels: 97.57 %" in readme
+    assert "The paper reports (quoted, single runs) 97.57 % with all labels" in readme
 
 
 def test_pages_say_the_parameters_and_the_command_that_made_them(written):
@@ -60,6 +62,41 @@ def test_pages_say_the_parameters_and_the_command_that_made_them(written):
     page = (paths.results / "brain.md").read_text(encoding="utf-8")
     assert "pipeline results --dataset brain" in page
     assert "lambda: 0.5" in page
+
+
+def test_no_table_has_an_empty_column_a_ragged_row_or_a_number_that_is_none(written):
+    _, files = written
+    for page in (f for f in files if f.suffix == ".md"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"\b(nan|NaN|None|inf)\b", text.split("## Parameters")[0])
+        tables = re.findall(r"(?:^\|.*\|\n?)+", text, flags=re.MULTILINE)
+        assert len(tables) >= 5
+        for table in tables:
+            rows = [line.strip("|").split(" | ") for line in table.strip().splitlines()]
+            header, _, *body = rows
+            assert all(len(row) == len(header) for row in body), header
+            for column, name in enumerate(header):
+                if "ours" not in name:  # only the two shares that were run are beside the paper
+                    assert {row[column].strip() for row in body} != {"–"}, (page.name, name)
+
+
+def test_names_of_the_tables_inside_do_not_reach_a_reader(written):
+    _, files = written
+    for page in (f for f in files if f.suffix == ".md"):
+        text = page.read_text(encoding="utf-8").split("## Parameters")[0]
+        assert not re.search(r"clean_any|ground_truth|grouped-pooled|linear-probe|p_holm", text)
+
+
+def test_every_comparison_stands_on_the_page_of_its_dataset_and_not_in_the_readme(written):
+    paths, _ = written
+    page = (paths.results / "brain.md").read_text(encoding="utf-8").split("## Paired")[1]
+    table = pd.read_csv(paths.plots("brain") / "comparisons.csv")
+    rows = table[(table["head_a"] == "linear-probe") & (table["view_a"] == "masked")]
+    assert len(rows)
+    for row in rows.to_dict("records"):
+        assert f"{100 * row['difference']:+.1f}".replace("-", "−") + " [" in page
+    readme = (paths.results / "README.md").read_text(encoding="utf-8")
+    assert len(readme) < 20_000 and readme.count("\n- ") < 15
 
 
 def test_writing_twice_gives_the_same_bytes(written):

@@ -1,0 +1,158 @@
+"""What the result pages answer follows the verdicts of the tables, whichever way they go."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.report import results_text, select
+from pipeline.report.answers import Difference
+from pipeline.report.bootstrap import mean_interval, spearman
+from pipeline.report.inputs import load_inputs
+from pipeline.report.results_tables import information_table, masking_table, time_table
+from pipeline.report.sections.scores import repeated_text
+from pipeline.report.sections.summary import at_a_glance
+from pipeline.report.sections.truth_tables import prompt_table
+
+GAPS = {"helps": (0.08, 0.001), "hurts": (-0.08, 0.001), "undecided": (0.01, 0.9)}
+
+
+@pytest.fixture
+def found(fresh):
+    return load_inputs("one", fresh[1])
+
+
+def decide(found, kind: str):
+    """Give every comparison the same verdict, in the direction in which it is stored."""
+    value, p = GAPS[kind]
+    table = found.comparisons.copy()
+    # Stored as oracle below whole: the other way round.
+    sign = np.where(table["view_b"] == "oracle", -1, 1)
+    table["difference"], table["p_holm"] = sign * value, p
+    table["lo"], table["hi"] = table["difference"] - 0.05, table["difference"] + 0.05
+    found.comparisons = table
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "short", "paragraph", "content"),
+    [
+        ("helps", "helps in some cases.**", "masking helps at all 3 shares", "would help"),
+        (
+            "hurts",
+            "does not help.**",
+            "masking hurts at all 3 shares",
+            "Even the true regions lose",
+        ),
+        ("undecided", "does not help.**", "no difference that can be told", "make no difference"),
+    ],
+)
+def test_the_words_follow_the_verdicts(found, kind, short, paragraph, content):
+    decide(found, kind)
+    lines = results_text.in_short([found])
+    assert lines[0].startswith(f"**With these models masking {short}")
+    assert paragraph in results_text.masking(found)
+    assert content in results_text.content(found)
+    word = {"helps": "better", "hurts": "worse", "undecided": "not told apart"}[kind]
+    for table in (masking_table([found]), information_table([found])):
+        assert any(word in str(cell) for row in table.rows for cell in row)
+
+
+def test_the_counts_of_the_first_line_are_those_of_the_comparisons(found):
+    table = found.comparisons
+    sure = (table["p_holm"] < 0.05) & ((table["lo"] > 0) | (table["hi"] < 0))
+    mine = table["protocol"].isin(["official", "grouped"]) & (table["view_a"] == "masked")
+    mine &= (table["head_a"] == "linear-probe") & (table["view_b"] == "whole")
+    better = int((sure & mine & (table["difference"] > 0)).sum())
+    worse = int((sure & mine & (table["difference"] < 0)).sum())
+    line = results_text.in_short([found])[0]
+    assert f"in {better} of {int(mine.sum())} comparisons, worse in {worse}" in line
+
+
+def test_an_interval_beside_zero_that_the_correction_takes_back_is_marked(found):
+    difference = Difference(-0.08, -0.15, -0.01, 0.2)
+    assert difference.short == "−8.0 [−15.0, −1.0] not told apart†"
+    assert Difference(-0.08, -0.15, 0.01, 0.2).short.endswith("apart")
+    decide(found, "hurts").comparisons["p_holm"] = 0.2
+    assert "withstands the correction" in results_text.masking(found)
+
+
+def test_a_part_without_copies_is_shown_once_and_named(found):
+    metrics = found.metrics
+    full = metrics[(metrics["protocol"] == "official") & (metrics["subset"] == "full")]
+    others = metrics[~((metrics["protocol"] == "official") & (metrics["subset"] != "full"))]
+    again = [full.assign(subset=name) for name in ("clean", "clean_any")]
+    assert ("official", "clean_any") in select.distinct_blocks(metrics)
+    found.metrics = pd.concat([others, *again], ignore_index=True)
+    assert select.repeated(found.metrics) == {
+        ("official", "clean"): select.PUBLISHED,
+        ("official", "clean_any"): select.PUBLISHED,
+    }
+    splits = [row[1] for row in at_a_glance([found]).rows]
+    assert splits == ["as published", "grouped"]
+    assert "Not repeated: “Clean: test images" in repeated_text(found)
+
+
+def test_a_set_without_a_test_part_is_not_said_to_be_published(found):
+    found.manifest["split"] = ""
+    assert at_a_glance([found]).rows[0][1] == "drawn here"
+    assert "on a test part drawn here" in results_text.survival(found)
+    assert "published" not in results_text.masking(found)
+
+
+def test_the_papers_gain_is_set_beside_ours_with_its_verdict(found):
+    found.name, found.manifest["synthetic"] = "covid", "0"
+    said = results_text.paper_gain(decide(found, "hurts"))
+    assert "a gain of MedFocusCLIP over CLIP of +4.5 points" in said
+    assert "the intervals exclude that gain: −8.0 points [−13.0, −3.0]" in said
+    assert "do not exclude" in results_text.paper_gain(decide(found, "helps"))
+
+
+def test_times_are_those_of_the_records_and_partial_runs_are_marked(found):
+    found.records["encode"] = json.loads(json.dumps(found.records["segment"]))
+    found.records["encode"] |= {"skipped": 3, "seconds": {"total": 47.0}}
+    table = time_table([found])
+    row = dict(zip(table.headers, table.rows[0], strict=True))
+    assert row["segment, s"].text == "12" and row["encode, s"].text == "47*"
+    assert row["sum, min"].text == f"{(3 * 12.5 + 47) / 60:.1f}"
+    assert "already" in table.note
+
+
+def test_patients_are_drawn_whole():
+    rng = np.random.default_rng(0)
+    of_patient = rng.normal(size=20)
+    values = np.repeat(of_patient, 10)
+    units = np.repeat([f"p{i}" for i in range(20)], 10)
+    mean, lo, hi = mean_interval(values, units)
+    _, narrow_lo, narrow_hi = mean_interval(values)
+    assert mean == pytest.approx(values.mean())
+    assert (hi - lo) > 2 * (narrow_hi - narrow_lo)
+    assert (hi - lo) == pytest.approx(3.92 * of_patient.std() / np.sqrt(20), rel=0.2)
+    noise = values + 0.1 * rng.normal(size=200)
+    (_, a, b), (_, c, d) = spearman(values, noise, units), spearman(values, noise)
+    assert (b - a) > (d - c)
+
+
+def test_the_prompt_table_has_the_means_and_the_paired_differences(found):
+    quality = found.prompt_quality
+    table = prompt_table(found)
+    rows = [dict(zip(table.headers, row, strict=True)) for row in table.rows]
+    every = [row for row in rows if row["class"] == "all classes"]
+    assert [row["prompt"].text.split(" (")[0] for row in every] == [
+        "salient",
+        "center-box",
+        "reference: box",
+        "reference: box-ellipse",
+    ]
+    means = quality.groupby("strategy")[["dice", "iou", "hd95"]].mean()
+    for row, strategy in zip(every, ("salient", "center-box", "box", "box-ellipse"), strict=True):
+        for column, name in (("Dice", "dice"), ("IoU", "iou"), ("HD95, px", "hd95")):
+            assert row[column].sort == pytest.approx(means.loc[strategy, name])
+    gap = means.loc["center-box", "dice"] - means.loc["salient", "dice"]
+    less = every[1]["Dice minus that of “salient”"]
+    assert less.sort == pytest.approx(gap)
+    assert len(rows) == 4 * (1 + quality["label"].nunique())
+    assert "no mask that is classified was made with them" in table.note

@@ -1,0 +1,95 @@
+"""Plots and their tables show the figures of `evaluate`, and the paper's points as quoted."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pytest
+from make_inputs import project
+
+from pipeline.report import select
+from pipeline.report.gallery import Album
+from pipeline.report.inputs import load_inputs
+from pipeline.report.paper import quoted
+from pipeline.report.sections import calibration, curves, per_class
+
+
+@pytest.fixture(scope="module")
+def brain(tmp_path_factory):
+    """A set that the paper has too, and its parameters."""
+    params, paths = project(tmp_path_factory.mktemp("figures"), "brain", synthetic="0")
+    return load_inputs("brain", paths), params
+
+
+@pytest.fixture(scope="module")
+def first(brain):
+    """The redrawn Fig. 2: the published split."""
+    found, params = brain
+    grid = curves.section(found, Album(found), params).blocks[-1]
+    return grid.figures[0]
+
+
+def test_each_line_has_its_band_and_each_marker_its_figure(brain, first):
+    found, _ = brain
+    table = select.over_seeds(found.metrics, "official", "full")
+    drawn = [("linear-probe", "whole"), ("linear-probe", "masked"), ("medfocus", "masked")]
+    drawn.append(("medfocus-probe", "masked"))
+    assert first.svg.count("<polygon") == len(drawn)
+    for run in drawn:
+        for fraction in (0.05, 0.2, 1.0):
+            value = select.one(table, *run, fraction)["value"]
+            tip = f"{select.run_name(*run)}, {100 * fraction:.3g} %: {100 * value:.1f} %"
+            assert f"<title>{tip}</title>" in first.svg
+
+
+def test_the_papers_points_are_drawn_hollow_and_labelled_quoted(first):
+    for name in ("CLIP", "MedFocusCLIP"):
+        for fraction, value in quoted("brain")[name].items():
+            if fraction not in (0.05, 0.2, 1.0):
+                continue
+            tip = f"{name} (quoted), {100 * fraction:.3g} %: {100 * value:.1f} %"
+            (marker,) = re.findall(rf"<path [^>]*><title>{re.escape(tip)}", first.svg)
+            assert 'fill="#fff"' in marker
+    assert not [t for t in re.findall("<polygon[^>]*>", first.svg) if "#6C6C6C" in t]
+
+
+def test_a_marker_stands_at_the_height_of_its_figure(first):
+    found = re.findall(r"(\d+\.\d+)h8v8h-8z[^>]*><title>[^:]*: ([\d.]+) %", first.svg)
+    heights = [(float(y), float(value)) for y, value in found]
+    assert len(heights) == 3  # the squares: the masked probe at three shares
+    (y0, v0), (y1, v1), (y2, v2) = heights
+    assert (y1 - y0) * (v2 - v0) == pytest.approx((y2 - y0) * (v1 - v0), abs=6)
+    assert (y0 > y2) == (v0 < v2)
+
+
+def test_the_table_of_the_plot_holds_the_same_figures(brain, first):
+    table = select.over_seeds(brain[0].metrics, "official", "full")
+    rows = {str(row[0].text): row[1:] for row in first.table.rows}
+    for fraction, cell in zip((0.05, 0.2, 1.0), rows["linear probe, whole image"], strict=True):
+        assert cell.sort == select.one(table, "linear-probe", "whole", fraction)["value"]
+    assert {"CLIP (quoted from the paper)", "MedFocusCLIP (quoted from the paper)"} < set(rows)
+
+
+def test_the_per_class_table_is_evaluates(brain):
+    found, params = brain
+    made = per_class.section(found, Album(found), params)
+    shown = made.blocks[0].blocks[0]
+    source = pd.read_csv(found.paths.plots("brain") / "per_class.csv")
+    mine = source.query(
+        "protocol == 'official' and head == 'medfocus-probe' and view == 'masked' and fraction > .9"
+    ).set_index("class")
+    assert shown.caption == "MedFocus + probe, masked, 100 % of the labels"
+    assert [row[0].text for row in shown.rows] == list(mine.index)
+    for row in shown.rows:
+        expected = mine.loc[row[0].text]
+        assert [c.sort for c in row[1:4]] == list(expected[["precision", "recall", "f1"]])
+        assert row[4] == round(expected["support"])
+
+
+def test_the_reliability_diagram_counts_every_prediction_once(brain):
+    found, params = brain
+    grid = calibration.section(found, Album(found), params).blocks[1]
+    for figure in grid.figures:
+        counts = pd.DataFrame([(row[0].text, row[3]) for row in figure.table.rows])
+        assert set(counts.groupby(0)[1].sum()) == {12 * 2}  # test images x seeds
