@@ -71,7 +71,14 @@ def judge(
         zero = np.array(classes)[(test_x @ text.T).argmax(1)] == test_y
         probe = make_pipeline(
             StandardScaler(),
-            LogisticRegressionCV(Cs=np.logspace(-5, 0, 6), cv=3, max_iter=500),
+            LogisticRegressionCV(
+                Cs=np.logspace(-5, 0, 6),
+                cv=3,
+                max_iter=500,
+                scoring="accuracy",
+                l1_ratios=(0.0,),
+                use_legacy_attributes=False,
+            ),
         ).fit(train_x, train_y)
         right = probe.predict(test_x) == test_y
         results.append(
