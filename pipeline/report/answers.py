@@ -8,10 +8,18 @@ import numpy as np
 import pandas as pd
 
 from pipeline.report import select
+from pipeline.report.bootstrap import mean_interval
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.sections.leaks import leak_counts
-from pipeline.report.sections.mask_quality import mean_interval
-from pipeline.report.tables import interval, listed, number, percent, share
+from pipeline.report.tables import NOTHING, interval, listed, number, percent, share
+
+# Verdicts as a table has them.
+SHORT = {"helps": "better", "hurts": "worse", "undecided": "not told apart"}
+
+
+def signed(value: float) -> str:
+    """Show a share in percentage points with its sign: "−3.1", "+0.4"."""
+    return f"{100 * value:+.1f}".replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -33,12 +41,26 @@ class Difference:
             return "hurts"
         return "undecided"
 
-    def __str__(self) -> str:
-        """In percentage points: "-3.1 points [-4.0, -2.2]"."""
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of zero, before any correction."""
+        return self.lo > 0 or self.hi < 0
+
+    @property
+    def short(self) -> str:
+        """In percentage points with the verdict, for a table: "−3.1 [−4.0, −2.2] worse"."""
         if np.isnan(self.value):
-            return "not measured"
-        shown = [f"{100 * v:+.1f}".replace("-", "−") for v in (self.value, self.lo, self.hi)]
-        return f"{shown[0]} points [{shown[1]}, {shown[2]}]"
+            return NOTHING
+        alone = "†" if self.verdict == "undecided" and self.excludes_zero else ""
+        return f"{self._shown()} {SHORT[self.verdict]}{alone}"
+
+    def __str__(self) -> str:
+        """In percentage points: "−3.1 points [−4.0, −2.2]"."""
+        return "not measured" if np.isnan(self.value) else self._shown(" points")
+
+    def _shown(self, unit: str = "") -> str:
+        value, lo, hi = (signed(v) for v in (self.value, self.lo, self.hi))
+        return f"{value}{unit} [{lo}, {hi}]"
 
 
 Run = tuple[str, str]
@@ -103,36 +125,6 @@ def compare_sentence(name: str, differences: dict[float, Difference]) -> str:
     return f"{text} ({'; '.join(parts)})."
 
 
-def masking(found: DatasetInputs) -> list[str]:
-    """Does masking help? One sentence for each head and protocol."""
-    out = []
-    if found.metrics is None:
-        return out
-    for protocol, subset in select.blocks(found.metrics):
-        runs = select.runs_of(select.over_seeds(found.metrics, protocol, subset))
-        for name in dict.fromkeys(h for h, _ in runs):
-            if name == "zero-shot":
-                continue
-            d = comparisons_of(found, (name, "masked"), (name, "whole"), protocol, subset)
-            if d:
-                what = f"{select.HEADS.get(name, name)}, masked minus whole"
-                out.append(f"{select.block_name(protocol, subset)} – {compare_sentence(what, d)}")
-    return out
-
-
-def method(found: DatasetInputs) -> list[str]:
-    """Does the whole method beat the plain probe on whole images?"""
-    out = []
-    if found.metrics is None:
-        return out
-    for protocol, subset in select.blocks(found.metrics):
-        d = comparisons_of(found, select.METHOD, select.BASELINE, protocol, subset)
-        if d:
-            what = "the method minus the linear probe on whole images"
-            out.append(f"{select.block_name(protocol, subset)} – {compare_sentence(what, d)}")
-    return out
-
-
 def verdict(found: DatasetInputs, a: Run, b: Run) -> str:
     """Sum the comparison up in one word over all shares of the strictest protocol there is."""
     for protocol, subset in (("grouped", "full"), ("official", "clean_any"), ("official", "full")):
@@ -167,34 +159,32 @@ def mask_information(found: DatasetInputs) -> list[str]:
     return out
 
 
+SPLITS = {
+    select.PUBLISHED: "on the set's own test part",
+    ("official", "clean"): "without copies of training images",
+    ("official", "clean_any"): "without copies of training images, mirrored and turned ones too",
+    ("grouped", "full"): "in grouped cross-validation",
+}
+
+
 def survival(found: DatasetInputs, run: Run = select.BASELINE) -> str | None:
     """How much of a figure on the published split survives clean and grouped splits."""
     if found.metrics is None:
         return None
-    values = {}
-    for protocol, subset in (
-        ("official", "full"),
-        ("official", "clean"),
-        ("official", "clean_any"),
-        ("grouped", "full"),
-    ):
-        table = select.over_seeds(found.metrics, protocol, subset)
+    parts = []
+    left_out = set(select.repeated(found.metrics))
+    if ("official", "clean_any") not in left_out:
+        left_out.add(("official", "clean"))  # the stricter of the two says it
+    for block, words in SPLITS.items():
+        table = select.over_seeds(found.metrics, *block)
         fractions = select.fractions_of(table)
         row = select.one(table, *run, fractions[-1]) if fractions else None
-        if row is not None and np.isfinite(row["value"]):
-            values[(protocol, subset)] = row
-    if not values:
-        return None
-    words = {
-        ("official", "full"): "on the set's own test part",
-        ("official", "clean"): "without copies of training images",
-        ("official", "clean_any"): "without mirrored copies too",
-        ("grouped", "full"): "in grouped cross-validation",
-    }
-    parts = [
-        f"{interval(r['value'], r['lo'], r['hi'])} % {words[key]}" for key, r in values.items()
-    ]
-    return f"{select.run_name(*run)}, all labels: {listed(parts)}."
+        if row is None or not np.isfinite(row["value"]) or block in left_out:
+            continue
+        if found.drawn_split and block == select.PUBLISHED:
+            words = "on a test part drawn here"
+        parts.append(f"{interval(row['value'], row['lo'], row['hi'])} % {words}")
+    return f"{select.run_name(*run)}, all labels: {listed(parts)}." if parts else None
 
 
 def best_baseline(found: DatasetInputs) -> str | None:
@@ -217,7 +207,7 @@ def best_baseline(found: DatasetInputs) -> str | None:
             if r is not None
         ]
         where = "grouped splits" if protocol == "grouped" else "the set's own split"
-        return f"{select.run_name(*run)} ({listed(parts)}; {where}."
+        return f"{select.run_name(*run)} ({listed(parts)}; {where})."
     return None
 
 
@@ -228,8 +218,12 @@ def leaking(found: DatasetInputs) -> str | None:
     counts = leak_counts(found.audit_images, found.manifest)
     if not counts["test"]:
         return "The set has no test part of its own."
+    if not counts["copy_in_train_any"]:
+        return f"None of {counts['test']:,} test images has a copy in train."
     plain = f"{counts['copy_in_train']:,} ({percent(counts['copy_in_train'] / counts['test'])} %)"
     every = counts["copy_in_train_any"]
+    if every == counts["copy_in_train"]:
+        return f"{plain} of {counts['test']:,} test images have a copy in train."
     return (
         f"{plain} of {counts['test']:,} test images have a copy in train, "
         f"{every:,} ({percent(every / counts['test'])} %) when mirrored and turned ones count."
@@ -246,7 +240,8 @@ def dice(found: DatasetInputs) -> str | None:
     words = []
     names = sorted(part["strategy"].unique(), key=lambda s: (s in select.FLOORS, s))
     for strategy in names:
-        mean, lo, hi = mean_interval(part[part["strategy"] == strategy]["dice"].to_numpy())
+        mine = part[part["strategy"] == strategy]
+        mean, lo, hi = mean_interval(mine["dice"].to_numpy(), found.units(mine["image_id"]))
         what = select.FLOORS.get(strategy, f"stored masks, prompt “{strategy}”")
         words.append(f"{number(mean, 2)} [{number(lo, 2)}, {number(hi, 2)}] ({what})")
     return f"mean Dice {listed(words)}; {len(part.drop_duplicates('image_id')):,} {where}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import pandas as pd
 
 from pipeline.errors import PipelineError
+from pipeline.evaluate.subsets import image_groups
 from pipeline.paths import Paths
 from pipeline.report.paper import quoted
 
-STAGES = ("audit", "segment", "encode", "train", "evaluate")
+STAGES = ("audit", "segment", "prompt_quality", "encode", "train", "evaluate")
 PLOTS = ("per_class", "comparisons")
 
 
@@ -42,6 +44,7 @@ class DatasetInputs:
     per_class: pd.DataFrame | None = None
     comparisons: pd.DataFrame | None = None
     mask_quality: pd.DataFrame | None = None
+    prompt_quality: pd.DataFrame | None = None
     audit: dict[str, Any] | None = None
     audit_images: pd.DataFrame | None = None
     audit_pairs: pd.DataFrame | None = None
@@ -49,6 +52,7 @@ class DatasetInputs:
     features: Any = None
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     missing: list[Missing] = field(default_factory=list)
+    _units: dict[str, str] | None = None
 
     @property
     def synthetic(self) -> bool:
@@ -58,6 +62,11 @@ class DatasetInputs:
         return bool((self.manifest["synthetic"] == "1").any())
 
     @property
+    def drawn_split(self) -> bool:
+        """True when the manifest has no test part: `train` drew the one of protocol official."""
+        return self.manifest is not None and not (self.manifest["split"] == "test").any()
+
+    @property
     def quoted(self) -> dict[str, dict[float, float]]:
         """The paper's figures for this set; none for phantoms, whatever they are called."""
         return {} if self.synthetic else quoted(self.name)
@@ -65,6 +74,12 @@ class DatasetInputs:
     @property
     def classes(self) -> list[str]:
         return [] if self.manifest is None else sorted(self.manifest["label"].unique())
+
+    def units(self, image_ids: Iterable[str]) -> list[str]:
+        """Return what each image is resampled with: its patient, else its group, else itself."""
+        if self._units is None:
+            self._units = {} if self.manifest is None else image_groups(self.manifest)
+        return [self._units.get(i, f"image {i}") for i in image_ids]
 
     def predictions(self, columns: list[str] | None = None, **where: Any) -> pd.DataFrame | None:
         """Return the predictions of the runs where every given column has the given value.
@@ -112,6 +127,11 @@ def load_inputs(name: str, paths: Paths) -> DatasetInputs:
             paths.mask_quality(name),
             pd.read_parquet,
             "pipeline evaluate --dataset {}",
+        ),
+        "prompt_quality": (
+            paths.prompt_quality(name),
+            pd.read_parquet,
+            "pipeline prompt-quality --dataset {}",
         ),
     }
     for plot in PLOTS:

@@ -11,16 +11,18 @@ import pandas as pd
 from pipeline.config import Params
 from pipeline.files import atomic_write, atomic_write_text
 from pipeline.paths import Paths
-from pipeline.report import answers, select
+from pipeline.report import answers, results_text, select
 from pipeline.report.inputs import DatasetInputs, load_inputs
 from pipeline.report.paper import OTHER_SET, quoted_table
-from pipeline.report.sections.mask_quality import dice_table, mask_table, outcomes
+from pipeline.report.results_readme import readme_markdown
+from pipeline.report.results_tables import comparison_table
+from pipeline.report.sections.mask_quality import mask_table, outcomes
 from pipeline.report.sections.quoted import COUNTERPARTS, quoted_beside
 from pipeline.report.sections.reproduce import git_commit, parameters_text
-from pipeline.report.sections.scores import score_table
-from pipeline.report.sections.summary import at_a_glance, findings, headline
+from pipeline.report.sections.scores import repeated_text, score_table
 from pipeline.report.sections.timings import timing_table
-from pipeline.report.tables import title
+from pipeline.report.sections.truth_tables import dice_table, prompt_table
+from pipeline.report.tables import Table, title
 
 SYNTHETIC = (
     "> **Synthetic data**: procedurally made phantoms; these figures say nothing of patients."
@@ -53,7 +55,8 @@ def write_results(
             packed = {"method": "gzip", "mtime": 0}
             results_table(one).to_csv(partial, index=False, lineterminator="\n", compression=packed)
         written += [page, table]
-    atomic_write_text(folder / "README.md", answers_markdown(found, params, paths))
+    provenance = _provenance(paths, params, [one.name for one in found])
+    atomic_write_text(folder / "README.md", readme_markdown(found, provenance, SYNTHETIC))
     return [*written, folder / "README.md"]
 
 
@@ -93,102 +96,63 @@ def dataset_markdown(found: DatasetInputs, params: Params) -> str:
         parts.append(SYNTHETIC)
     if found.manifest is not None:
         parts.append(f"{len(found.manifest):,} images; classes: {', '.join(found.classes)}.")
-    parts += ["## In words", _bullets([headline(found), *findings(found)])]
-    for protocol, subset in select.blocks(found.metrics):
-        parts.append(f"## {title(select.block_name(protocol, subset))}")
+    words = (
+        results_text.masking,
+        results_text.content,
+        results_text.survival,
+        results_text.baseline,
+        answers.certainty,
+    )
+    parts += ["## In words", *filter(None, (say(found) for say in words))]
+    again = repeated_text(found)
+    if again:
+        parts.append(again)
+    for protocol, subset in select.distinct_blocks(found.metrics):
+        parts.append(f"## {title(select.block_name(protocol, subset, found.drawn_split))}")
         for metric in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"):
             if not select.over_seeds(found.metrics, protocol, subset, metric).empty:
-                parts.append(score_table(found.metrics, protocol, subset, metric).markdown())
-    differences = [*answers.masking(found), *answers.method(found)]
-    if differences:
-        parts += ["## Paired differences", _bullets(differences)]
+                table = score_table(found.metrics, protocol, subset, metric)
+                parts.append(table.markdown() if metric == "accuracy" else _folded(table, metric))
+    differences = comparison_table(found)
+    if differences is not None:
+        parts += ["## Paired differences", differences.markdown()]
     paper = found.quoted
     if paper:
         parts.append(f"## Beside the paper (quoted from its table {quoted_table(name)})")
         if name in OTHER_SET:
             parts.append(OTHER_SET[name])
         parts.append(quoted_beside(found, paper).markdown())
-    masks = mask_table(found)
-    quality = found.mask_quality
-    if masks is not None or (quality is not None and len(quality)):
-        parts.append("## Masks")
-        if masks is not None:
-            parts.append(outcomes(masks).markdown())
-        if quality is not None and len(quality):
-            parts.append(dice_table(quality).markdown())
+    parts += _masks(found)
     if found.records:
         parts += ["## Time per stage", timing_table(found).markdown()]
     parts.append("## Parameters\n\n```yaml\n" + parameters_text(params) + "```")
     return "\n\n".join(parts) + "\n"
 
 
-def answers_markdown(found: Sequence[DatasetInputs], params: Params, paths: Paths) -> str:
-    """Return results/README.md: the questions of the study and what was measured."""
-    done = [one for one in found if one.metrics is not None]
-    parts = ["# Results", _provenance(paths, params, [one.name for one in found])]
-    missing = [one for one in found if one.metrics is None]
-    for one in missing:
-        parts.append(
-            f"`{one.name}` has not been evaluated: `pipeline evaluate --dataset {one.name}`."
-        )
-    if not done:
-        return "\n\n".join(parts) + "\n"
-    if any(one.synthetic for one in done):
-        parts.append(SYNTHETIC)
-    parts.append(
-        "Pages: " + ", ".join(f"[{d.name}]({d.name}.md) ([CSV]({d.name}.csv.gz))" for d in done)
-    )
-    parts += ["## At a glance", at_a_glance(done).markdown()]
-    questions = {
-        "Does masking help, where, and by how much?": lambda d: [
-            headline(d),
-            *answers.masking(d),
-            *answers.method(d),
-        ],
-        "Does the content of the mask matter?": lambda d: [
-            *answers.mask_information(d),
-            *_optional("Masks against ground truth: ", answers.dice(d)),
-        ],
-        "How much survives clean and grouped splits?": lambda d: [
-            *_optional("", answers.leaking(d)),
-            *_optional("", answers.survival(d)),
-            *_optional("", answers.survival(d, select.METHOD)),
-            *_beside_paper(d),
-        ],
-        "Which baseline is the one to beat?": lambda d: _optional("", answers.best_baseline(d)),
-        "How sure?": lambda d: _optional("", answers.certainty(d)),
-    }
-    for question, answer in questions.items():
-        parts.append(f"## {question}")
-        for one in done:
-            said = answer(one)
-            parts.append(f"### {one.name}\n\n" + (_bullets(said) if said else "Not measured."))
-    return "\n\n".join(parts) + "\n"
+def _masks(found: DatasetInputs) -> list[str]:
+    """Return what became of the masks and how they compare with ground truth."""
+    tables = []
+    masks, quality, prompts = mask_table(found), found.mask_quality, found.prompt_quality
+    if masks is not None:
+        tables.append(outcomes(masks))
+    if quality is not None and len(quality):
+        tables.append(dice_table(found))
+    if prompts is not None and len(prompts):
+        tables.append(prompt_table(found))
+    return ["## Masks", *(t.markdown() for t in tables)] if tables else []
 
 
-def _beside_paper(found: DatasetInputs) -> list[str]:
-    """Set the paper's figure for all labels beside ours; quoted figures are named so."""
-    points = found.quoted.get("MedFocusCLIP")
-    if not points:
-        return []
-    text = (
-        f"Quoted from the paper, MedFocusCLIP with all labels: {100 * points[max(points)]:.2f} %."
-    )
-    return [f"{text} {OTHER_SET[found.name]}" if found.name in OTHER_SET else text]
-
-
-def _optional(start: str, text: str | None) -> list[str]:
-    return [f"{start}{text}"] if text else []
-
-
-def _bullets(items: Sequence[str]) -> str:
-    return "\n".join(f"- {item}" for item in items)
+def _folded(table: Table, metric: str) -> str:
+    """Return a table behind a line that opens it."""
+    name = title(select.METRICS.get(metric, metric))
+    return f"<details><summary>{name}</summary>\n\n{table.markdown()}\n\n</details>"
 
 
 def _provenance(paths: Paths, params: Params, names: Sequence[str]) -> str:
     flags = " ".join(f"--dataset {name}" for name in names)
+    commit = git_commit(Path(paths.root))
     return (
-        f"Made by `pipeline results {flags}` at commit {git_commit(Path(paths.root))}; profile "
+        f"Made by `pipeline results {flags}` after `dvc repro`, at commit {commit}; profile "
         f"`{params.profile}` ({params.models.sam2.name}, {params.models.clip.name}), masks "
         f"prompted by `{params.segment.prompt}`. Figures are accuracy in percent with 95 % "
         "intervals unless said otherwise; do not edit by hand."

@@ -31,6 +31,17 @@ BLOCKS = {
     ("ground_truth", "clean"): "Of these, test images without a copy in train",
     ("ground_truth", "clean_any"): "Of these, mirrored copies left out too",
 }
+PUBLISHED = ("official", "full")
+SHORT_BLOCKS = {
+    PUBLISHED: "as published",
+    ("official", "clean"): "clean",
+    ("official", "clean_any"): "clean, mirrored too",
+    ("grouped", "full"): "grouped",
+    ("grouped-pooled", "full"): "grouped, pooled",
+    ("ground_truth", "full"): "with ground truth",
+    ("ground_truth", "clean"): "with ground truth, clean",
+    ("ground_truth", "clean_any"): "with ground truth, clean, mirrored too",
+}
 METRICS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -45,6 +56,17 @@ FLOORS = {
     "random": "floor: the mask's own shape elsewhere",
     "ellipse": "floor: an ellipse of its area in the middle",
 }
+# What each prompt strategy asks of SAM2.
+STRATEGIES = {
+    "salient": "no prompt",
+    "salient-refine": "no prompt, then a closer look",
+    "auto": "a grid of clicks",
+    "center-box": "a box in the middle",
+    "full": "the whole frame",
+    "box": "the true region's box, its edges moved",
+    "points": "one click inside the true region",
+    "box-ellipse": "the ellipse in that box, no model",
+}
 BASELINE = ("linear-probe", "whole")
 MASKED_PROBE = ("linear-probe", "masked")
 METHOD = ("medfocus-probe", "masked")
@@ -55,9 +77,18 @@ def run_name(head: str, view: str) -> str:
     return f"{HEADS.get(head, head)}, {VIEWS.get(view, view)}"
 
 
-def block_name(protocol: str, subset: str) -> str:
-    """Name a protocol and subset in words."""
+def block_name(protocol: str, subset: str, drawn: bool = False) -> str:
+    """Name a protocol and subset in words; `drawn`: the set has no test part of its own."""
+    if drawn and (protocol, subset) == PUBLISHED:
+        return "Split drawn here: the set has no test part of its own"
     return BLOCKS.get((protocol, subset), f"{protocol}, {subset}")
+
+
+def short_name(protocol: str, subset: str, drawn: bool = False) -> str:
+    """The same, for a cell of a table."""
+    if drawn and (protocol, subset) == PUBLISHED:
+        return "drawn here"
+    return SHORT_BLOCKS.get((protocol, subset), block_name(protocol, subset))
 
 
 def slug(*parts: str) -> str:
@@ -69,11 +100,37 @@ def slug(*parts: str) -> str:
     return f"{plain}-{sum(i * ord(c) for i, c in enumerate(text, 1)) % 99991}"
 
 
-def blocks(metrics: pd.DataFrame) -> list[tuple[str, str]]:
-    """List the (protocol, subset) pairs of the metrics, in the order to read them."""
-    found = set(map(tuple, metrics[["protocol", "subset"]].drop_duplicates().to_numpy()))
-    # Where grouping changes nothing, `evaluate` may repeat a block under another subset.
+def blocks(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """List the (protocol, subset) pairs of a table, in the order to read them."""
+    found = set(map(tuple, table[["protocol", "subset"]].drop_duplicates().to_numpy()))
     return [b for b in BLOCKS if b in found] + sorted(found - set(BLOCKS))
+
+
+def distinct_blocks(metrics: pd.DataFrame) -> list[tuple[str, str]]:
+    """List the blocks of the metrics but those that `repeated` names."""
+    again = repeated(metrics)
+    return [block for block in blocks(metrics) if block not in again]
+
+
+def repeated(metrics: pd.DataFrame) -> dict[tuple[str, str], tuple[str, str]]:
+    """Return {(protocol, subset): the earlier block of the protocol whose figures it has again}.
+
+    A subset without copies repeats the full set where the set has none: the images are the same.
+    """
+    found: dict[tuple[str, str], tuple[str, str]] = {}
+    seen: list[tuple[tuple[str, str], pd.DataFrame]] = []
+    for block in blocks(metrics):
+        table = over_seeds(metrics, *block)
+        key = ["head", "view", "fraction"]
+        figures = table.sort_values(key)[[*key, "value", "n_images"]].reset_index(drop=True)
+        figures = figures.astype(dict.fromkeys(("head", "view"), str))
+        for earlier, other in seen:
+            if earlier[0] == block[0] and figures.equals(other):
+                found[block] = earlier
+                break
+        else:
+            seen.append((block, figures))
+    return found
 
 
 def order(pairs: set[tuple[str, str]]) -> list[tuple[str, str]]:

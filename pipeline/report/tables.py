@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -124,24 +124,39 @@ def percent(value: float | None, digits: int = 1) -> str:
     return NOTHING if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}"
 
 
-def interval(value: float, lo: float, hi: float, *, as_percent: bool = True) -> str:
+def interval(
+    value: float, lo: float, hi: float, *, as_percent: bool = True, digits: int | None = None
+) -> str:
     """Show a value with its interval: "84.2 [81.0, 87.1]"."""
-    show = percent if as_percent else number
+    show = _shower(as_percent, digits)
     if not all(map(_finite, (lo, hi))):
         return show(value)
     return f"{show(value)} [{show(lo)}, {show(hi)}]"
 
 
-def interval_cell(value: float, lo: float, hi: float, *, as_percent: bool = True, **kw) -> Cell:
+def interval_cell(
+    value: float,
+    lo: float,
+    hi: float,
+    *,
+    as_percent: bool = True,
+    digits: int | None = None,
+    **kw,
+) -> Cell:
     """A cell of a value with its interval on a second line."""
     look = " ".join(filter(None, ["number", kw.pop("look", "")]))
     if not _finite(value):
         return Cell(NOTHING, look=look, **kw)
-    show = percent if as_percent else number
+    show = _shower(as_percent, digits)
     text = Markup("<b>{}</b>").format(show(value))
     if _finite(lo) and _finite(hi):
         text += Markup(' <span class="ci">[{}, {}]</span>').format(show(lo), show(hi))
     return Cell(text, sort=float(value), look=look, **kw)
+
+
+def _shower(as_percent: bool, digits: int | None) -> Callable[[float], str]:
+    show = percent if as_percent else number
+    return show if digits is None else lambda value: show(value, digits)
 
 
 def _finite(value: Any) -> bool:

@@ -148,16 +148,17 @@ def test_ctrl_c_keeps_what_was_judged_and_the_next_run_goes_on(project, run, sam
     assert (record.status, record.done, record.skipped) == ("ok", 4, 2)
 
 
-def test_a_truth_that_cannot_be_read_is_noted_and_tried_again(project, run):
-    mask = project.file("masks/2.png")
-    good = mask.read_bytes()
-    mask.write_bytes(good[:40])
+@pytest.mark.parametrize("name", ("masks/2.png", "2.png"))
+def test_a_file_that_cannot_be_read_is_noted_and_tried_again(project, run, name):
+    file = project.file(name)
+    good = file.read_bytes()
+    file.write_bytes(good[:40])
     assert set(run().failed) == {"2.png"}
     rows = table(project)
     bad = rows[rows["image_id"] == "2.png"]
     assert len(bad) == len(NAMES) and bad["dice"].isna().all() and bad["note"].all()
     assert rows[rows["image_id"] != "2.png"]["dice"].notna().all()
-    mask.write_bytes(good)
+    file.write_bytes(good)
     record = run()
     assert (record.done, record.skipped, record.failed) == (1, 5, {})
 

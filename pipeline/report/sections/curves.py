@@ -28,7 +28,7 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
         made.blocks.append(Text(OTHER_SET[found.name], "warning"))
     figures: list[Figure] = []
     chance = 1 / len(found.classes) if found.classes else None
-    for protocol, subset in select.blocks(found.metrics):
+    for protocol, subset in select.distinct_blocks(found.metrics):
         table = select.over_seeds(found.metrics, protocol, subset)
         if not select.fractions_of(table):
             continue
@@ -52,7 +52,8 @@ def _overview(found: DatasetInputs, protocol: str, subset: str, table, chance) -
     ]
     runs = [run for run in wanted if run in have] or have[:5]
     points = found.quoted if (protocol, subset) == ("official", "full") else {}
-    return curves(select.block_name(protocol, subset), table, runs, points, chance=chance)
+    name = select.block_name(protocol, subset, found.drawn_split)
+    return curves(name, table, runs, points, chance=chance)
 
 
 def _views(found: DatasetInputs, protocol: str, chance) -> list[Figure]:

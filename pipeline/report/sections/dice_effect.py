@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from pipeline.config import Params
 from pipeline.report import select
+from pipeline.report.bootstrap import mean_interval, spearman
 from pipeline.report.figures import scatter
 from pipeline.report.gallery import Album
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Grid, Section, Text
 from pipeline.report.sections.flips import flips
-from pipeline.report.sections.mask_quality import mean_interval
 from pipeline.report.tables import Table, head, interval_cell, number, share
 
 QUARTERS = 4
@@ -25,18 +24,19 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
     if both is None:
         return None
     table, name, fraction = both
-    rho, lo, hi = spearman(table["dice"].to_numpy(), table["p_change"].to_numpy())
+    units = pd.Series(found.units(table.index), index=table.index)
     quarter = pd.qcut(table["dice"].rank(method="first"), min(QUARTERS, len(table)), labels=False)
     rows, bins = [], []
     for _, part in table.groupby(quarter):
-        change = mean_interval(part["p_change"].to_numpy())
+        drawn = units[part.index].to_numpy()
+        change = mean_interval(part["p_change"].to_numpy(), drawn)
         bins.append((float(part["dice"].mean()), *change))
         rows.append(
             [
                 head(f"{part['dice'].min():.2f} to {part['dice'].max():.2f}"),
                 len(part),
-                interval_cell(*mean_interval(part["right_whole"].to_numpy())),
-                interval_cell(*mean_interval(part["right_masked"].to_numpy())),
+                interval_cell(*mean_interval(part["right_whole"].to_numpy(), drawn)),
+                interval_cell(*mean_interval(part["right_masked"].to_numpy(), drawn)),
                 interval_cell(*change, as_percent=False),
             ]
         )
@@ -52,13 +52,24 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
         groups=list(table["y_true_whole"]),
         bins=bins,
     )
-    text = (
-        f"{answer(rho, lo, hi)} Spearman's rank correlation between Dice and the change of the "
-        f"true class's probability: {number(rho, 2)} [{number(lo, 2)}, {number(hi, 2)}], "
-        f"{len(table):,} test images."
-    )
     title = "Does a better mask give a better classification?"
-    return Section("dice-effect", title, [Text(text), Grid([figure])])
+    return Section("dice-effect", title, [Text(effect(found, both)), Grid([figure])])
+
+
+def effect(found: DatasetInputs, both: tuple[pd.DataFrame, str, float] | None = None) -> str | None:
+    """Answer the question in words, with the rank correlation and its interval."""
+    both = both or joined(found)
+    if both is None:
+        return None
+    table, _, _ = both
+    dice, change = table["dice"].to_numpy(), table["p_change"].to_numpy()
+    rho, lo, hi = spearman(dice, change, found.units(table.index))
+    shown = [number(v, 2).replace("-", "−") for v in (rho, lo, hi)]
+    return (
+        f"{answer(rho, lo, hi)} Spearman's rank correlation between Dice and the change of the "
+        f"true class's probability: {shown[0]} [{shown[1]}, {shown[2]}], {len(table):,} test "
+        "images."
+    )
 
 
 def answer(rho: float, lo: float, hi: float) -> str:
@@ -90,17 +101,3 @@ def joined(found: DatasetInputs) -> tuple[pd.DataFrame, str, float] | None:
     dice = chosen.drop_duplicates("image_id").set_index("image_id")["dice"]
     both = both.join(dice, how="inner").dropna(subset=["dice", "p_change"]).sort_index()
     return (both, heads[0], fractions[-1]) if len(both) >= 2 * QUARTERS else None
-
-
-def spearman(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
-    """Return Spearman's rho with a 95 % bootstrap interval over images."""
-    if len(np.unique(x)) < 2 or len(np.unique(y)) < 2:
-        return np.nan, np.nan, np.nan
-    rng = np.random.default_rng(0)
-    draws = []
-    for _ in range(500):
-        at = rng.integers(0, len(x), len(x))
-        if len(np.unique(x[at])) > 1 and len(np.unique(y[at])) > 1:
-            draws.append(spearmanr(x[at], y[at]).statistic)
-    lo, hi = np.quantile(draws, [0.025, 0.975]) if draws else (np.nan, np.nan)
-    return float(spearmanr(x, y).statistic), float(lo), float(hi)

@@ -10,11 +10,11 @@ from pipeline.report import select
 from pipeline.report.figures import Figure, histogram
 from pipeline.report.gallery import Album, Gallery
 from pipeline.report.inputs import DatasetInputs
-from pipeline.report.page import Grid, Section, Text
-from pipeline.report.tables import Cell, Table, head, interval_cell, many, number, numeric, percent
+from pipeline.report.page import Grid, Heading, Section, Text
+from pipeline.report.sections.truth_tables import dice_table, prompt_table
+from pipeline.report.tables import Cell, Table, head, many, number, percent
 
 WORST = 8
-RESAMPLES = 1000
 OUTCOMES = {
     "ok": "used as they are",
     "empty": "empty: the whole image is used instead",
@@ -37,13 +37,16 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
             Text(
                 "Dice and IoU: 1 is perfect, 0 no overlap. HD95: the 95th percentile of the "
                 "distance between the outlines, in pixels of the image. Intervals: bootstrap over "
-                "images. “test” rows are of the set's own test part."
+                "images, by patient or group where these are known. “test” rows are of the set's "
+                "own test part."
             )
         )
-        made.blocks.append(dice_table(quality))
+        made.blocks.append(dice_table(found))
         figures = _dice_figures(quality) + figures
     elif masks is not None:
         made.blocks.append(Text("This dataset has no ground-truth masks to compare with.", "note"))
+    if found.prompt_quality is not None and not found.prompt_quality.empty:
+        made.blocks += [Heading("Every prompt strategy"), prompt_table(found)]
     if figures:
         made.blocks.append(Grid(figures))
     if quality is not None and not quality.empty:
@@ -74,58 +77,6 @@ def outcomes(masks: pd.DataFrame) -> Table:
     return Table(
         ["outcome", "images", "%", "what becomes of them"], rows, caption="Masks by outcome"
     )
-
-
-def mean_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Return mean, low and high of a percentile bootstrap over images; NaN without values."""
-    values = np.asarray(values, float)
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return np.nan, np.nan, np.nan
-    rng = np.random.default_rng(0)
-    means = values[rng.integers(0, len(values), (RESAMPLES, len(values)))].mean(axis=1)
-    tail = (1 - confidence) / 2
-    lo, hi = np.quantile(means, [tail, 1 - tail])
-    return float(values.mean()), float(lo), float(hi)
-
-
-def dice_table(quality: pd.DataFrame) -> Table:
-    """Return Dice, IoU and HD95 by strategy and class, and over all classes; floors last."""
-    rows = []
-    names = sorted(quality["strategy"].unique(), key=lambda s: (s in select.FLOORS, s))
-    for strategy in names:
-        table = quality[quality["strategy"] == strategy]
-        parts = [("all classes", table)]
-        test = table[table["split"] == "test"]
-        if len(test) and len(test) < len(table):
-            parts.append(("all classes, test", test))
-        if strategy not in select.FLOORS:
-            parts += list(table.groupby("label", sort=True))
-        for name, part in parts:
-            cells = [
-                interval_cell(*mean_interval(part[m].to_numpy()), as_percent=False)
-                for m in ("dice", "iou", "hd95")
-            ]
-            dice = part["dice"].dropna()
-            median = float(dice.median()) if len(dice) else np.nan
-            missed = float((dice < 0.1).mean()) if len(dice) else np.nan
-            rows.append(
-                [
-                    head(select.FLOORS.get(strategy, f"stored masks, prompt “{strategy}”")),
-                    name,
-                    len(part),
-                    *cells,
-                    numeric(number(median), median),
-                    numeric(percent(missed), missed),
-                ]
-            )
-    headers = ["masks", "class", "images", "Dice", "IoU", "HD95, px"]
-    headers += ["median Dice", "Dice < 0.1, %"]
-    note = "HD95 is the mean over the images whose mask is not empty."
-    unread = int(quality["dice"].isna().sum())
-    if unread:
-        note += f" {many(unread, 'row')} without a figure (ground truth not readable)."
-    return Table(headers, rows, caption="Masks against ground truth", note=note)
 
 
 def _dice_figures(quality: pd.DataFrame) -> list[Figure]:

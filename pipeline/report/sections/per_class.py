@@ -18,7 +18,10 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
     if table is None or table.empty:
         return None
     made = Section("per-class", "Each class")
+    again = {} if found.metrics is None else select.repeated(found.metrics)
     for protocol, subset in select.blocks(table):
+        if (protocol, subset) in again:
+            continue
         mine = table[(table["protocol"] == protocol) & (table["subset"] == subset)]
         fractions = select.fractions_of(mine)
         if not fractions:
@@ -28,7 +31,8 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
             few = [_table(mine, *run, fractions[0]) for run in select.reference_runs(mine)]
             shown.append(Details(f"The same with {share(fractions[0])} of the labels", few))
         first = not made.blocks
-        made.blocks.append(Details(select.block_name(protocol, subset), shown, open=first))
+        name = select.block_name(protocol, subset, found.drawn_split)
+        made.blocks.append(Details(name, shown, open=first))
     made.blocks.append(Text("Percent, mean over the seeds.", "note"))
     return made
 

@@ -20,7 +20,7 @@ LIBRARIES += ("torch", "sam2", "open_clip_torch", "timm")
 def reproduce(params: Params, root: Path, datasets: list[str]) -> Section:
     """Build the last section of the page."""
     names = " ".join(f"--dataset {name}" for name in datasets)
-    steps = ["audit", "segment", "encode", "train", "evaluate"]
+    steps = ["audit", "segment", "prompt-quality", "encode", "train", "evaluate"]
     commands = [f"pipeline {step} --dataset {name}" for name in datasets for step in steps]
     blocks = [
         Text("This page was made by"),

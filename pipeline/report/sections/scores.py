@@ -39,7 +39,10 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
         )
     )
     made.blocks += [*_broken(found.runs)]
-    for i, (protocol, subset) in enumerate(select.blocks(found.metrics)):
+    again = repeated_text(found)
+    if again:
+        made.blocks.append(Text(again, "note"))
+    for i, (protocol, subset) in enumerate(select.distinct_blocks(found.metrics)):
         blocks = [score_table(found.metrics, protocol, subset)]
         blocks += _notes(found.metrics, protocol, subset)
         for metric, name in select.METRICS.items():
@@ -50,8 +53,19 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
         seeds = _seeds(found, protocol, subset)
         if seeds:
             blocks.append(Details("Every seed", [seeds], printed=False))
-        made.blocks.append(Details(select.block_name(protocol, subset), blocks, open=i == 0))
+        name = select.block_name(protocol, subset, found.drawn_split)
+        made.blocks.append(Details(name, blocks, open=i == 0))
     return made
+
+
+def repeated_text(found: DatasetInputs) -> str:
+    """Say which blocks are left out since they hold the images of another; "" if none."""
+    parts = [
+        f"“{select.block_name(*block)}” holds the images of "
+        f"“{select.block_name(*earlier, drawn=found.drawn_split)}”"
+        for block, earlier in select.repeated(found.metrics).items()
+    ]
+    return f"Not repeated: {'; '.join(parts)}." if parts else ""
 
 
 def score_table(
@@ -91,8 +105,8 @@ def score_table(
     unit = "percent" if as_percent else "0 to 1"
     better = "Lower is better. " if lower else ""
     note = (
-        f"{better}Mean over the seeds [95 % interval], {unit}; the best of each column in bold "
-        f"green. Zero-shot uses no labels, so it is the same in every column."
+        f"{better}Mean over the seeds [95 % interval], {unit}; the best of each column in "
+        f"bold. Zero-shot uses no labels, so it is the same in every column."
     )
     size = many(round(images.median()), "test image") if len(images) else ""
     caption = f"{title(select.METRICS.get(metric, metric))}, {size}".rstrip(", ")

@@ -12,11 +12,7 @@ from pipeline.report.paper import OTHER_SET
 from pipeline.report.sections.in_short import in_short
 from pipeline.report.tables import Cell, Table, head, interval_cell, percent
 
-SHOWN = {
-    ("official", "full"): "as published",
-    ("official", "clean_any"): "clean",
-    ("grouped", "full"): "grouped",
-}
+SHOWN = (select.PUBLISHED, ("official", "clean_any"), ("grouped", "full"))
 
 
 def summary(datasets: Sequence[DatasetInputs], params: Params) -> Section:
@@ -78,17 +74,19 @@ def at_a_glance(done: Sequence[DatasetInputs]) -> Table:
     """Return datasets x headline figures: few and all labels, published and grouped."""
     rows = []
     for found in done:
-        for protocol, subset in SHOWN:
-            table = select.over_seeds(found.metrics, protocol, subset)
+        again = select.repeated(found.metrics)
+        for block in SHOWN:
+            table = select.over_seeds(found.metrics, *block)
             fractions = select.fractions_of(table)
-            if not fractions:
+            if not fractions or again.get(block) == select.PUBLISHED:
                 continue
-            row: list = [head(found.name), SHOWN[(protocol, subset)]]
+            name = select.short_name(*again.get(block, block), drawn=found.drawn_split)
+            row: list = [head(found.name), name]
             for run in (select.BASELINE, select.MASKED_PROBE, select.METHOD):
                 for fraction in dict.fromkeys([fractions[0], fractions[-1]]):
                     r = select.one(table, *run, fraction)
                     row.append(None if r is None else interval_cell(r["value"], r["lo"], r["hi"]))
-            row.append(_quoted(found) if (protocol, subset) == ("official", "full") else None)
+            row.append(_quoted(found) if block == select.PUBLISHED else None)
             rows.append(row)
     few, most = _ends(done)
     names = ("probe, whole", "probe, masked", "method")
@@ -97,7 +95,8 @@ def at_a_glance(done: Sequence[DatasetInputs]) -> Table:
     rows = [row for row in rows if len(row) == len(headers)]
     note = "Accuracy in percent [95 % interval]. Method: MedFocus fusion on masked images, then a "
     note += "logistic regression on the frozen fusion, as the paper evaluates. "
-    note += "Clean: no test image with a copy in train, mirrored ones included. Grouped: "
+    note += "Clean: without the test images that have a copy in train (“mirrored too”: or a "
+    note += "mirrored or turned one); a set without such a row has no such images. Grouped: "
     note += "cross-validation in which no patient, group or copy is on both sides."
     if any(d.name in OTHER_SET and d.quoted for d in done):
         note += " * The paper's lung set is another one: its figures cannot be compared."

@@ -1,0 +1,90 @@
+"""results/README.md: three questions, a paragraph a dataset each, one table each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pipeline.report import answers, results_text
+from pipeline.report.inputs import DatasetInputs
+from pipeline.report.results_tables import (
+    information_table,
+    masking_table,
+    prompts_overview,
+    time_table,
+)
+from pipeline.report.sections.summary import at_a_glance
+from pipeline.report.tables import Table
+
+SURE = (
+    "Intervals are 95 %, over seeds (which images train) and over test images, by patient or group "
+    "where these are known; differences are paired. Grouped figures are the ones to trust."
+)
+
+
+def readme_markdown(found: Sequence[DatasetInputs], provenance: str, synthetic: str) -> str:
+    """Return the page.
+
+    Args:
+        found: the datasets; those without metrics are named with the command that makes them.
+        provenance: what made the page.
+        synthetic: the label of synthetic data, put where any dataset is.
+    """
+    done = [one for one in found if one.metrics is not None]
+    parts = ["# Results", provenance]
+    parts += [
+        f"`{one.name}` has not been evaluated: `pipeline evaluate --dataset {one.name}`."
+        for one in found
+        if one.metrics is None
+    ]
+    if not done:
+        return "\n\n".join(parts) + "\n"
+    if any(one.synthetic for one in done):
+        parts.append(synthetic)
+    pages = ", ".join(f"[{d.name}]({d.name}.md) ([CSV]({d.name}.csv.gz))" for d in done)
+    parts.append(f"Every figure, every seed and every comparison: {pages}.")
+    parts += ["## In short", bullets(results_text.in_short(done))]
+    parts += _question(
+        "Does masking help, where, and by how much?",
+        done,
+        results_text.masking,
+        masking_table(done),
+    )
+    parts += _question(
+        "Does the mask carry information?",
+        done,
+        results_text.content,
+        information_table(done),
+        prompts_overview(done),
+    )
+    parts += _question(
+        "How much of the figures survives clean and grouped splits?",
+        done,
+        results_text.survival,
+        at_a_glance(done),
+    )
+    parts += _question("Which baseline is the one to beat?", done, results_text.baseline)
+    sure = [f"{one.name}: {answers.certainty(one)}" for one in done]
+    parts += ["## How sure?", SURE, bullets(sure)]
+    times = time_table(done)
+    if times is not None:
+        parts += ["## Time per stage", times.markdown()]
+    return "\n\n".join(parts) + "\n"
+
+
+def bullets(items: Sequence[str]) -> str:
+    """Return a Markdown list."""
+    return "\n".join(f"- {item}" for item in items)
+
+
+def _question(
+    question: str,
+    done: Sequence[DatasetInputs],
+    answer: Callable[[DatasetInputs], str | None],
+    *tables: Table | None,
+) -> list[str]:
+    """Return the question, a paragraph for each dataset that has an answer, then its tables."""
+    said = [(one.name, answer(one)) for one in done]
+    paragraphs = [f"**{name}.** {text}" for name, text in said if text]
+    if not paragraphs:
+        return []
+    return [f"## {question}", *paragraphs, *(t.markdown() for t in tables if t is not None)]

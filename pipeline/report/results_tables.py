@@ -1,0 +1,177 @@
+"""The tables of the result pages that the report does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.report import select
+from pipeline.report.answers import Run, comparisons_of
+from pipeline.report.bootstrap import mean_interval
+from pipeline.report.inputs import STAGES, DatasetInputs
+from pipeline.report.results_text import ORACLE, RANDOM, TRUTH
+from pipeline.report.sections.truth_tables import ELLIPSE, prompt_names
+from pipeline.report.tables import (
+    NOTHING,
+    Cell,
+    Table,
+    head,
+    interval_cell,
+    number,
+    numeric,
+    share,
+)
+
+VERDICTS = (
+    "Percentage points of accuracy [95 % interval], paired over seeds and images. Better and "
+    "worse: the interval excludes zero and p is below 0.05 after Holm's correction over all "
+    "comparisons of the same split and share; otherwise not told apart († although the interval "
+    "alone excludes zero)."
+)
+
+
+def masking_table(done: Sequence[DatasetInputs]) -> Table:
+    """Return datasets x splits: what masking and the method do, with few labels and with all."""
+    rows = []
+    few, most = ends(done)
+    for found in done:
+        for block in select.distinct_blocks(found.metrics):
+            if block[0] not in ("official", "grouped"):
+                continue
+            cells = []
+            for run in (select.MASKED_PROBE, select.METHOD):
+                d = comparisons_of(found, run, select.BASELINE, *block)
+                cells += [d[f].short if f in d else NOTHING for f in (few, most)]
+            if any(cell != NOTHING for cell in cells):
+                images = select.over_seeds(found.metrics, *block)["n_images"].max()
+                name = select.short_name(*block, drawn=found.drawn_split)
+                rows.append([head(found.name), name, numeric(f"{images:,.0f}", images), *cells])
+    headers = ["data set", "split", "test images"]
+    headers += [f"probe, masked − whole, {share(f)}" for f in (few, most)]
+    headers += [f"method − probe on whole, {share(f)}" for f in (few, most)]
+    return Table(headers, rows, note=VERDICTS)
+
+
+def information_table(done: Sequence[DatasetInputs]) -> Table | None:
+    """Return datasets x (true regions, found ones, random ones), on images with ground truth."""
+    pairs: dict[str, tuple[Run, Run]] = {
+        "true − whole": (ORACLE, select.BASELINE),
+        "found − random": (select.MASKED_PROBE, RANDOM),
+        "true − found": (ORACLE, select.MASKED_PROBE),
+    }
+    few, most = ends(done)
+    rows = []
+    for found in done:
+        compared = [comparisons_of(found, a, b, *TRUTH) for a, b in pairs.values()]
+        if not any(compared):
+            continue
+        images = select.over_seeds(found.metrics, *TRUTH)["n_images"].max()
+        cells = [d[f].short if f in d else NOTHING for d in compared for f in (few, most)]
+        rows.append([head(found.name), numeric(f"{images:,.0f}", images), *cells])
+    if not rows:
+        return None
+    headers = ["data set", "test images"]
+    headers += [f"{name}, {share(f)}" for name in pairs for f in (few, most)]
+    note = (
+        "Linear probe on test images that have a ground-truth mask. True: the ground-truth region "
+        "(the ceiling); found: the stored mask; random: the stored mask's shape elsewhere in the "
+        "image (the floor). " + VERDICTS
+    )
+    return Table(headers, rows, note=note)
+
+
+def prompts_overview(done: Sequence[DatasetInputs]) -> Table | None:
+    """Return prompt strategies x datasets: mean Dice with its interval."""
+    having = [d for d in done if d.prompt_quality is not None and len(d.prompt_quality)]
+    names: dict[str, str] = {}
+    for found in having:
+        names |= prompt_names(found.prompt_quality)
+    if not names:
+        return None
+    names = dict(sorted(names.items(), key=lambda n: (n[1].startswith("reference"), n[0])))
+    if ELLIPSE in names:  # the floor stands last
+        names[ELLIPSE] = names.pop(ELLIPSE)
+    rows = []
+    for strategy, words in names.items():
+        row: list = [head(words)]
+        for found in having:
+            quality = found.prompt_quality
+            part = quality[quality["strategy"] == strategy]
+            mean = mean_interval(part["dice"].to_numpy(), found.units(part["image_id"]))
+            row.append(interval_cell(*mean, as_percent=False, digits=2))
+        rows.append(row)
+    sizes = [f"{d.name} ({d.prompt_quality['image_id'].nunique():,} images)" for d in having]
+    note = (
+        "Mean Dice [95 % interval], 1 is the true region. References are made from the ground "
+        "truth, to judge SAM2 alone: no mask that is classified was made with them."
+    )
+    return Table(["prompt", *sizes], rows, note=note)
+
+
+def comparison_table(found: DatasetInputs) -> Table | None:
+    """Return every comparison of the answers: splits x pairs of runs, all shares of labels."""
+    blocks = select.distinct_blocks(found.metrics)
+    rows, shares = [], set()
+    for block in blocks:
+        for words, a, b in _pairs(found, block):
+            d = comparisons_of(found, a, b, *block)
+            if d:
+                rows.append((select.short_name(*block, drawn=found.drawn_split), words, d))
+                shares |= set(d)
+    if not rows:
+        return None
+    columns = sorted(shares)
+    body = [
+        [head(where), words, *(d[f].short if f in d else NOTHING for f in columns)]
+        for where, words, d in rows
+    ]
+    return Table(["split", "difference", *map(share, columns)], body, note=VERDICTS)
+
+
+def _pairs(found: DatasetInputs, block: tuple[str, str]) -> list[tuple[str, Run, Run]]:
+    runs = select.runs_of(select.over_seeds(found.metrics, *block))
+    heads = [h for h in dict.fromkeys(h for h, _ in runs) if h != "zero-shot"]
+    named = select.HEADS
+    pairs = [(f"{named.get(h, h)}: masked − whole", (h, "masked"), (h, "whole")) for h in heads]
+    pairs.append(("method − linear probe on whole", select.METHOD, select.BASELINE))
+    if block[0] == TRUTH[0]:
+        pairs += [
+            ("linear probe: true region − whole", ORACLE, select.BASELINE),
+            ("linear probe: found region − random", select.MASKED_PROBE, RANDOM),
+            ("linear probe: true region − found", ORACLE, select.MASKED_PROBE),
+        ]
+    return pairs
+
+
+def time_table(found: Sequence[DatasetInputs]) -> Table | None:
+    """Return datasets x stages: seconds of the last run, from the run records."""
+    stages = [s for s in STAGES if any(s in d.records for d in found)]
+    if not stages:
+        return None
+    rows, partial = [], False
+    for one in found:
+        seconds = {}
+        row: list = [head(one.name)]
+        for stage in stages:
+            record = one.records.get(stage, {})
+            spent = record.get("seconds")
+            spent = spent.get("total") if isinstance(spent, dict) else spent
+            if spent is None:
+                row.append(None)
+                continue
+            seconds[stage] = float(spent)
+            there = int(record.get("skipped") or 0) > 0
+            partial |= there
+            row.append(Cell(number(seconds[stage], 0) + ("*" if there else ""), look="number"))
+        total = sum(seconds.values())
+        rows.append([*row, numeric(number(total / 60, 1), total)])
+    names = [f"{stage.replace('_', ' ')}, s" for stage in stages]
+    note = "Wall time of each stage's last run, as its record has it."
+    if partial:
+        note += " * Part of the work was there already from an earlier run."
+    return Table(["data set", *names, "sum, min"], rows, note=note)
+
+
+def ends(done: Sequence[DatasetInputs]) -> tuple[float, float]:
+    """Return the smallest and the largest share of labels that was run."""
+    shares = {f for d in done for f in select.fractions_of(d.metrics)}
+    return (min(shares), max(shares)) if shares else (0.05, 1.0)

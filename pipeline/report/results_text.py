@@ -1,0 +1,298 @@
+"""The paragraphs of the result pages, generated from the tables: one a dataset and question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from pipeline.report import answers, select
+from pipeline.report.answers import Difference, Run, comparisons_of, signed
+from pipeline.report.bootstrap import mean_interval
+from pipeline.report.inputs import DatasetInputs
+from pipeline.report.paper import OTHER_SET
+from pipeline.report.sections.dice_effect import effect
+from pipeline.report.sections.leaks import leak_counts
+from pipeline.report.tables import interval, listed, many, number, percent, share
+
+Block = tuple[str, str]
+GROUPED, TRUTH = ("grouped", "full"), ("ground_truth", "full")
+ORACLE, RANDOM = ("linear-probe", "oracle"), ("linear-probe", "random")
+VERBS = {"helps": "helps", "hurts": "hurts", "undecided": "makes no difference told from chance"}
+
+
+def in_short(done: Sequence[DatasetInputs]) -> list[str]:
+    """Answer the questions over all datasets, in a line each."""
+    lines = [
+        _count(done, "masking", "Masked against whole images, linear probe", select.MASKED_PROBE),
+        _count(
+            done,
+            "the whole method",
+            "The method on masked images against the linear probe on whole ones",
+            select.METHOD,
+        ),
+        _by_verdict(
+            done,
+            "Even with the true regions instead of SAM2's (the ceiling), masking",
+            ORACLE,
+            select.BASELINE,
+        ),
+        _by_verdict(
+            done,
+            "Against random regions of the same shape (the floor), the found region",
+            select.MASKED_PROBE,
+            RANDOM,
+        ),
+        *map(_copies, done),
+        _unbeaten(done),
+    ]
+    return [line for line in lines if line]
+
+
+def _count(done: Sequence[DatasetInputs], what: str, compared: str, run: Run) -> str | None:
+    """Count the verdicts of a run against the baseline over datasets, splits and shares."""
+    kinds = [
+        d.verdict
+        for found in done
+        for block in select.distinct_blocks(found.metrics)
+        if block[0] in ("official", "grouped")
+        for d in comparisons_of(found, run, select.BASELINE, *block).values()
+    ]
+    if not kinds:
+        return None
+    better, worse, same = (kinds.count(k) for k in VERBS)
+    says = "helps in some cases" if better else "does not help"
+    if better and worse:
+        says += " and hurts in others"
+    return (
+        f"**With these models {what} {says}.** {compared}, over {many(len(done), 'data set')}, "
+        f"all splits and all shares of the labels: better beyond chance in {better} of "
+        f"{many(len(kinds), 'comparison')}, worse in {worse}, not told apart in {same}."
+    )
+
+
+def _by_verdict(done: Sequence[DatasetInputs], words: str, a: Run, b: Run) -> str | None:
+    """Name the datasets by what a does against b, on images with a ground-truth mask."""
+    by: dict[str, list[str]] = {}
+    for found in done:
+        d = comparisons_of(found, a, b, *TRUTH)
+        if d:
+            by.setdefault(d[max(d)].verdict, []).append(found.name)
+    parts = [f"{VERBS[kind]} on {listed(by[kind])}" for kind in VERBS if kind in by]
+    return f"{words} {listed(parts)} (linear probe, all labels)." if parts else None
+
+
+def _copies(found: DatasetInputs) -> str | None:
+    """Say what copies across the published split are worth to the baseline."""
+    if found.audit_images is None:
+        return None
+    counts = leak_counts(found.audit_images, found.manifest)
+    copies, total = counts["copy_in_train_any"], counts["test"]
+    with_all = [
+        _last(found, select.BASELINE, block)
+        for block in (select.PUBLISHED, ("official", "clean_any"))
+    ]
+    if not copies or None in with_all:
+        return None
+    before, after = (f"{interval(r['value'], r['lo'], r['hi'])} %" for r in with_all)
+    return (
+        f"{found.name}: {copies:,} of {total:,} test images ({percent(copies / total)} %) have a "
+        f"copy in train, mirrored and turned ones included; without them the linear probe on whole "
+        f"images reaches {after} instead of {before} (all labels)."
+    )
+
+
+def _unbeaten(done: Sequence[DatasetInputs]) -> str | None:
+    """Say whether any head on whole images beats the linear probe beyond chance."""
+    wins = []
+    for found in done:
+        for block in (GROUPED, select.PUBLISHED):
+            plain = _plain(found, block)
+            if plain.empty:
+                continue
+            for run in select.runs_of(plain):
+                d = comparisons_of(found, run, select.BASELINE, *block)
+                if any(x.verdict == "helps" for x in d.values()):
+                    wins.append(f"{select.run_name(*run)} on {found.name}")
+            break
+    if wins:
+        return f"The linear probe on whole images is beaten beyond chance by {listed(wins)}."
+    return (
+        "The baseline to beat is the linear probe on whole images: no other head without masks "
+        "is better beyond chance on any set, at any share of the labels."
+    )
+
+
+def masking(found: DatasetInputs) -> str | None:
+    """Does masking help, where, by how much; and the whole method."""
+
+    def measured(run: Run) -> dict[str, dict[float, Difference]]:
+        every = {w: comparisons_of(found, run, select.BASELINE, *b) for b, w in _where(found)}
+        return {where: d for where, d in every.items() if d}
+
+    probe, method = measured(select.MASKED_PROBE), measured(select.METHOD)
+    said = []
+    if probe:
+        parts = "; ".join(f"{where} {_ends(d)}" for where, d in probe.items())
+        verdict = _verdict(next(iter(probe.values())))
+        said.append(f"For the linear probe masking {verdict}: {parts}.")
+    if method:
+        where, d = next(iter(method.items()))
+        said.append(
+            f"Against the linear probe on whole images the whole method {_verdict(d)}: {where} "
+            f"{_ends(d)}."
+        )
+    return " ".join(said) or None
+
+
+def content(found: DatasetInputs) -> str | None:
+    """Does the mask carry information: the true regions, random ones, and the masks' quality."""
+    said = []
+    ceiling = comparisons_of(found, ORACLE, select.BASELINE, *TRUTH)
+    if ceiling:
+        d = ceiling[max(ceiling)]
+        words = {
+            "helps": "The true regions would help",
+            "hurts": "Even the true regions lose: what surrounds them carries information",
+            "undecided": "Even the true regions make no difference told from chance",
+        }
+        said.append(f"{words[d.verdict]} (ground-truth masks minus whole images, all labels: {d}).")
+    floor = comparisons_of(found, select.MASKED_PROBE, RANDOM, *TRUTH)
+    if floor:
+        d = floor[max(floor)]
+        words = {
+            "helps": "The found masks hold more than random regions of the same shape",
+            "hurts": "Random regions of the same shape do better than the found masks",
+            "undecided": "The found masks cannot be told from random regions of the same shape",
+        }
+        said.append(f"{words[d.verdict]} ({d}).")
+    quality, better = _dice(found), effect(found)
+    if quality:
+        said.append(quality)
+    if better:
+        said.append(f"Does a better mask give a better classification? {better}")
+    return " ".join(said) or None
+
+
+def _dice(found: DatasetInputs) -> str | None:
+    quality = found.mask_quality
+    if quality is None or quality.empty:
+        return None
+    stored = quality[quality["strategy"] == select.stored_strategy(quality)]
+    test = stored[stored["split"] == "test"]
+    part, what = (test, "test images") if len(test) else (stored, "images")
+    values = mean_interval(part["dice"].to_numpy(), found.units(part["image_id"]))
+    mean, lo, hi = (number(v, 2) for v in values)
+    return f"Mean Dice of the found masks: {mean} [{lo}, {hi}], {len(part):,} {what}."
+
+
+def survival(found: DatasetInputs) -> str | None:
+    """How much of the figures survives clean and grouped splits, and of the paper's gain."""
+    said = [answers.leaking(found)]
+    for run in (select.BASELINE, select.METHOD):
+        text = answers.survival(found, run)
+        said.append(text and text[:1].upper() + text[1:])
+    said.append(paper_gain(found))
+    return " ".join(filter(None, said)) or None
+
+
+def paper_gain(found: DatasetInputs) -> str | None:
+    """Set the gain that the paper reports beside the one measured here."""
+    theirs, base = found.quoted.get("MedFocusCLIP"), found.quoted.get("CLIP")
+    if not theirs or not base:
+        return None
+    few, most = min(theirs), max(theirs)
+    gains = {f: theirs[f] - base[f] for f in dict.fromkeys((few, most))}
+    shown = listed(f"{signed(g)} points with {_labels(f)}" for f, g in gains.items())
+    text = f"The paper reports (quoted, single runs) {100 * theirs[most]:.2f} % with all labels "
+    text += f"and a gain of MedFocusCLIP over CLIP of {shown}."
+    if found.name in OTHER_SET:
+        return f"{text} {OTHER_SET[found.name]}"
+    for block, where in _where(found):
+        d = comparisons_of(found, select.METHOD, select.BASELINE, *block)
+        mine = {f: d[f] for f in gains if f in d}
+        if not mine:
+            continue
+        outside = [f for f in mine if gains[f] > mine[f].hi]
+        survives = "the intervals do not exclude that gain"
+        if len(outside) == len(mine):
+            survives = "the intervals exclude that gain"
+        elif outside:
+            survives = f"the interval excludes that gain with {listed(map(_labels, outside))}"
+        return f"{text} With the models here, {where}, {survives}: {_ends(mine)}."
+    return text
+
+
+def baseline(found: DatasetInputs) -> str | None:
+    """Which run without masks is the one to beat."""
+    for block, where in _where(found):
+        plain = _plain(found, block)
+        ends = _shares(plain)
+        rows = {f: select.one(plain, *select.BASELINE, f) for f in ends}
+        figures = [
+            f"{interval(r['value'], r['lo'], r['hi'])} % with {_labels(f)}"
+            for f, r in rows.items()
+            if r is not None and np.isfinite(r["value"])
+        ]
+        if not figures:
+            continue
+        text = f"The linear probe on whole images, {where}: {listed(figures)}."
+        best = plain.groupby(["head", "view"], observed=True)["value"].mean().idxmax()
+        if best == select.BASELINE:
+            return f"{text} No other head on whole images has a higher mean over the shares."
+        d = comparisons_of(found, best, select.BASELINE, *block)
+        name = select.run_name(*best)
+        text += f" {name[:1].upper()}{name[1:]}, has the highest mean over the shares"
+        if not d:
+            return f"{text}."
+        return f"{text}; against the linear probe it {_verdict(d)}: {_ends(d)}."
+    return None
+
+
+def _where(found: DatasetInputs) -> list[tuple[Block, str]]:
+    """The splits that the paragraphs speak of, the strictest first, in words."""
+    published = "on a split drawn here" if found.drawn_split else "on the published split"
+    return [(GROUPED, "in grouped cross-validation"), (select.PUBLISHED, published)]
+
+
+def _plain(found: DatasetInputs, block: Block) -> pd.DataFrame:
+    """Return the accuracies of the trained heads on whole images."""
+    table = select.over_seeds(found.metrics, *block)
+    return table[(table["view"] == "whole") & (table["fraction"] > 0)]
+
+
+def _last(found: DatasetInputs, run: Run, block: Block) -> dict | None:
+    """Return a run's row with all labels."""
+    table = select.over_seeds(found.metrics, *block)
+    ends = _shares(table)
+    row = select.one(table, *run, ends[-1]) if ends else None
+    return row if row is not None and np.isfinite(row["value"]) else None
+
+
+def _shares(table: pd.DataFrame) -> list[float]:
+    """Return the smallest and the largest share of labels, once if they are the same."""
+    fractions = select.fractions_of(table)
+    return list(dict.fromkeys([*fractions[:1], *fractions[-1:]]))
+
+
+def _ends(d: dict[float, Difference]) -> str:
+    return listed(f"{d[f]} with {_labels(f)}" for f in dict.fromkeys((min(d), max(d))))
+
+
+def _labels(fraction: float) -> str:
+    return "all labels" if fraction >= 1 else f"{share(fraction)} of the labels"
+
+
+def _verdict(d: dict[float, Difference]) -> str:
+    """Sum up the verdicts over the shares of labels: "hurts at all 5 shares of the labels"."""
+    kinds = [x.verdict for x in d.values()]
+    sure = {k: kinds.count(k) for k in ("helps", "hurts") if k in kinds}
+    if not sure:
+        if any(x.excludes_zero for x in d.values()):
+            return "makes no difference that withstands the correction for many comparisons"
+        return "makes no difference that can be told from chance"
+    total = len(kinds)
+    parts = [f"{k} at {'all ' if n == total else ''}{n}" for k, n in sure.items()]
+    of = "" if total in sure.values() else f" of {total}"
+    return f"{listed(parts)}{of} shares of the labels"
