@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +44,13 @@ def embed_folder(clip: ClipModel, folder: Path, batch: int = 32) -> tuple[np.nda
     return torch.cat(parts).cpu().numpy(), np.array([p.parent.name for p in paths])
 
 
-def judge(
-    clip: ClipModel, data: Path, prompts: Path, embed: Callable = embed_folder
-) -> list[dict[str, Any]]:
+def judge(clip: ClipModel, data: Path, prompts: Path) -> list[dict[str, Any]]:
     """Measure accuracy on the test parts of the sets that have one.
 
     Args:
         clip: the loaded model.
         data: folder of brain, covid, lung, each with train/ and test/.
         prompts: prompts.yaml; a class's vector is the CLIP mean over its templates.
-        embed: for tests.
 
     Returns:
         For each set: set, n, chance (share of the largest class in the test part), and zero and
@@ -62,8 +58,8 @@ def judge(
     """
     results = []
     for name in SETS:
-        train_x, train_y = embed(clip, data / name / "train")
-        test_x, test_y = embed(clip, data / name / "test")
+        train_x, train_y = embed_folder(clip, data / name / "train")
+        test_x, test_y = embed_folder(clip, data / name / "test")
         classes = sorted(set(train_y))
         by_class = load_prompts(prompts, name, classes).by_class()
         vectors = [F.normalize(clip.encode_text(by_class[c]), dim=1).mean(0) for c in classes]
