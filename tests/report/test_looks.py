@@ -52,6 +52,7 @@ CROWDED = """() => [...document.querySelectorAll('figure svg')].flatMap((svg) =>
   return [...out, ...over].map((t) => `${svg.getAttribute('aria-label')}: ${t.textContent}`);
 })"""
 
+SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 OPEN = "document.querySelectorAll('details').forEach((d) => { d.open = true; })"
 
 
@@ -96,6 +97,7 @@ def test_every_word_stands_out_from_what_is_behind_it(wide_page, media, scheme):
 
 def test_nothing_is_cut_off_at_the_desk(wide_page):
     assert wide_page.evaluate(CUT, True) == []
+    assert wide_page.evaluate(SIDEWAYS) == 0
 
 
 def test_nothing_is_cut_off_on_paper(wide_page):
@@ -107,6 +109,7 @@ def test_a_phone_shows_everything_within_its_width_and_the_opened_images_too(wid
     page = wide_page
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate(CUT, True) == []
+    assert page.evaluate(SIDEWAYS) == 0
     page.locator("button[data-dialog]").first.click()
     box = page.locator("dialog[open]").bounding_box()
     assert box["x"] >= 0 and box["x"] + box["width"] <= 390
