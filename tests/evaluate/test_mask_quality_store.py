@@ -1,0 +1,139 @@
+"""`mask_quality` on a real mask store and mask files, against torchmetrics and scipy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import binary_erosion, distance_transform_edt
+from torchmetrics.functional.classification import binary_f1_score, binary_jaccard_index
+
+from pipeline import open_masks
+from pipeline.encode.views import random_mask
+from pipeline.engine import WorkItem
+from pipeline.evaluate.mask_quality import COLUMNS, center_ellipse, mask_quality
+from pipeline.manifest import read_manifest
+from pipeline.stores import MaskRow, MaskStoreWriter
+from tests.project import DATASET, Project
+from tests.segment.small_sam2 import scene
+
+SHIFTS = {"exact": (0, 0), "near": (2, -3), "far": (14, 20), "wide": (1, 5)}
+SIZES = {"exact": (50, 70), "near": (64, 48), "far": (90, 120), "wide": (41, 150)}
+
+
+def truth(name: str) -> np.ndarray:
+    return scene(len(name), *SIZES[name])[1]
+
+
+def found(name: str) -> np.ndarray:
+    """The true region, moved and frayed: what a model may have found."""
+    moved = np.roll(truth(name), SHIFTS[name], axis=(0, 1))
+    if name == "exact":
+        return moved
+    rng = np.random.default_rng(len(name))
+    return moved & (rng.random(moved.shape) > 0.05)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """Four judged images, and one each without mask, with a black one, a damaged one, a failure."""
+    made = Project(tmp_path_factory.mktemp("quality"))
+    for name in SIZES:
+        image, region = scene(len(name), *SIZES[name])
+        made.add(f"{name}.png", image, region)
+    plain, region = scene(9, 40, 60)
+    made.add("no truth.png", plain)
+    made.add("black truth.png", plain, np.zeros_like(region))
+    made.add("empty mask.png", plain, region)
+    made.add("damaged truth.png", plain, region)
+    made.add("failed.png", plain, region)
+    made.file("masks/damaged truth.png").write_bytes(b"no image")
+    masks = {f"{name}.png": found(name) for name in SIZES}
+    masks |= {n: region for n in ("no truth.png", "black truth.png", "damaged truth.png")}
+    masks["empty mask.png"] = np.zeros_like(region)
+    identity = {"prompt": {"strategy": "salient", "version": 1}}
+    with MaskStoreWriter(made.paths.masks(DATASET), identity) as writer:
+        manifest = read_manifest(made.paths.manifest(DATASET))
+        writer.sync_manifest(manifest)
+        items = [
+            WorkItem(r["image_id"], r["sha256"], made.file(r["path"]), 0, r) for r in made.rows
+        ]
+        writer.plan(items)
+        for item in items:
+            if item.image_id == "failed.png":
+                writer.write_failed(item, "truncated file")
+                continue
+            mask = masks[item.image_id]
+            status = "ok" if mask.any() else "empty"
+            writer.write([item], [MaskRow(item.image_id, mask, status=status)])
+        writer.commit()
+    return made
+
+
+def judged(project, jobs: int = 1):
+    manifest = read_manifest(project.paths.manifest(DATASET))
+    return mask_quality(DATASET, manifest, project.paths, jobs=jobs)
+
+
+@pytest.fixture(scope="module")
+def table(project):
+    return judged(project).set_index(["image_id", "strategy"])
+
+
+def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """From each pixel of a's inner border to b's nearest, by an exact distance transform."""
+    border_a, border_b = (m & ~binary_erosion(m) for m in (a, b))
+    return distance_transform_edt(~border_b)[border_a]
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("strategy", ("salient", "random", "ellipse"))
+def test_figures_of_stored_masks_equal_torchmetrics_and_a_distance_transform(
+    project, table, name, strategy
+):
+    stored = open_masks(project.paths.masks(DATASET))[f"{name}.png"]
+    assert np.array_equal(stored, found(name))
+    sha256 = project.row(f"{name}.png")["sha256"]
+    mask = {
+        "salient": stored,
+        "random": random_mask(stored, f"{sha256}#0"),
+        "ellipse": center_ellipse(stored),
+    }[strategy]
+    row, right = table.loc[(f"{name}.png", strategy)], truth(name)
+    a, b = torch.tensor(mask), torch.tensor(right)
+    assert row["dice"] == pytest.approx(float(binary_f1_score(a, b)), abs=1e-6)
+    assert row["iou"] == pytest.approx(float(binary_jaccard_index(a, b)), abs=1e-6)
+    there, back = distances(mask, right), distances(right, mask)
+    assert row["hd95"] == pytest.approx(max(np.percentile(there, 95), np.percentile(back, 95)))
+    assert row["pred_area_fraction"] == pytest.approx(mask.mean())
+    assert row["gt_area_fraction"] == pytest.approx(right.mean())
+
+
+def test_a_perfect_mask_is_perfect_and_a_far_one_is_not(table):
+    exact, far = table.loc[("exact.png", "salient")], table.loc[("far.png", "salient")]
+    assert (exact["dice"], exact["iou"], exact["hd95"]) == (1, 1, 0)
+    assert far["dice"] < 0.6 and far["hd95"] > 10
+
+
+def test_what_cannot_be_judged_is_noted_or_left_out(table):
+    images = set(table.index.get_level_values(0))
+    assert images == {f"{n}.png" for n in (*SIZES, "empty mask", "damaged truth")}
+    empty = table.loc[("empty mask.png", "salient")]
+    assert empty["dice"] == 0 and math.isnan(empty["hd95"]) and "empty" in empty["note"]
+    damaged = table.loc["damaged truth.png"]
+    assert len(damaged) == 1 and math.isnan(damaged["dice"].iloc[0])
+    assert "not readable" in damaged["note"].iloc[0]
+
+
+def test_the_table_does_not_depend_on_the_number_of_jobs(project):
+    one, two = judged(project), judged(project, jobs=2)
+    assert list(one.columns) == list(COLUMNS)
+    assert one.equals(two)
+
+
+def test_without_a_store_or_masks_the_table_is_empty(project, tmp_path):
+    manifest = read_manifest(project.paths.manifest(DATASET))
+    assert mask_quality(DATASET, manifest.assign(mask_path=""), project.paths).empty
+    assert mask_quality("other", manifest, project.paths).empty
