@@ -48,10 +48,11 @@ def make_dataset(
     fractions: tuple[float, ...] = FRACTIONS,
     synthetic: str = "1",
     size: tuple[int, int] = (48, 36),
+    noise: float = 12,
 ) -> None:
     """Write every file that a report reads of one dataset."""
     rng = np.random.default_rng(7)
-    manifest = _images(paths, name, classes, per_class, size, synthetic, rng)
+    manifest = _images(paths, name, classes, per_class, size, noise, synthetic, rng)
     predictions, runs = predictions_and_runs(manifest, classes, fractions, seeds, rng)
     cache = paths.cache(name)
     (cache / "plots").mkdir(parents=True, exist_ok=True)
@@ -68,7 +69,7 @@ def make_dataset(
     write_records(paths, name, manifest)
 
 
-def _images(paths, name, classes, per_class, size, synthetic, rng) -> pd.DataFrame:
+def _images(paths, name, classes, per_class, size, noise, synthetic, rng) -> pd.DataFrame:
     width, height = size
     data = paths.data(name)
     rows = []
@@ -79,7 +80,7 @@ def _images(paths, name, classes, per_class, size, synthetic, rng) -> pd.DataFra
             relative = f"{split}/{label}/{i:03d}.png"
             cx, cy, r = rng.uniform(14, width - 14), rng.uniform(12, height - 12), 5 + 2 * c
             truth = (x - cx) ** 2 + (y - cy) ** 2 < r**2
-            image = rng.normal(60, 12, (height, width)) + 110 * truth
+            image = rng.normal(60, noise, (height, width)) + 110 * truth
             file = data / relative
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(file)

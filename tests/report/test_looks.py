@@ -132,7 +132,7 @@ def test_the_plots_are_legible_on_a_phone(wide_page):
 
 
 def test_four_datasets_with_full_galleries_stay_under_15_mb(tmp_path):
-    params, paths = project(tmp_path, "a", "b", "c", "d", per_class=40, size=(220, 180))
+    params, paths = project(tmp_path, "a", "b", "c", "d", per_class=40, size=(220, 180), noise=40)
     section = params.report.model_copy(update={"gallery": 24, "heatmaps": 4})
     page = build_report(params.model_copy(update={"report": section}), paths)
     assert page.stat().st_size < 15e6
