@@ -76,7 +76,9 @@ def segment(
     say(record, as_json)
 
 
-@app.command(epilog="Example: pipeline prompt-quality --dataset brain --images 300")
+@app.command(
+    "prompt-quality", epilog="Example: pipeline prompt-quality --dataset brain --images 300"
+)
 def prompt_quality(
     dataset: o.Dataset,
     images: Annotated[

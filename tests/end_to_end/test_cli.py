@@ -16,6 +16,7 @@ from .conftest import Project
 COMMANDS = [
     ["audit"],
     ["segment"],
+    ["prompt-quality"],
     ["encode"],
     ["train"],
     ["evaluate"],
@@ -67,6 +68,14 @@ def test_the_list_of_commands_above_is_complete() -> None:
         (["segment", "--dataset", "breast", "--only", "no.csv"], "no.csv"),
         (["segment", "--dataset", "breast", "--device", "gpu7"], "gpu7"),
         (["segment", "--dataset", "breast", "--set", "segment.prompt=magic"], "magic"),
+        (
+            ["prompt-quality", "--dataset", "breast", "--set", "prompt_quality.strategies=[magic]"],
+            "prompt_quality.strategies",
+        ),
+        (
+            ["prompt-quality", "--dataset", "breast", "--set", "prompt_quality.box_jitter=2"],
+            "prompt_quality.box_jitter",
+        ),
         (["encode", "--dataset", "breast"], "pipeline segment --dataset breast"),
         (["train", "--dataset", "breast"], "pipeline encode --dataset breast"),
         (["evaluate", "--dataset", "breast"], "pipeline train --dataset breast"),
