@@ -72,7 +72,7 @@ def prompt_table(found: DatasetInputs) -> Table:
     for strategy, words in prompt_names(quality).items():
         table = quality[quality["strategy"] == strategy]
         for name, part in [("all classes", table), *table.groupby("label", sort=True)]:
-            less: Cell | str = NOTHING
+            less = Cell(NOTHING, look="number")
             if stored in dice and strategy != stored:
                 mine = dice.loc[part["image_id"]]
                 gap = mean_interval(mine[strategy] - mine[stored], found.units(mine.index))
