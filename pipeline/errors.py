@@ -67,6 +67,10 @@ class StoreError(PipelineError):
     """A mask or feature store is missing, damaged, locked or of another identity."""
 
 
+class DiskError(PipelineError):
+    """A file cannot be written: a full disk, a folder that is read-only, a quota."""
+
+
 class StageFailed(PipelineError):
     """A stage ran to its end, but more images failed than `max_failed` allows."""
 

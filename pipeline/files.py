@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+from pipeline.errors import DiskError
+
+REMEDIES = {
+    errno.ENOSPC: "free some space and run again; it goes on from here",
+    errno.EDQUOT: "free some of your quota and run again; it goes on from here",
+    errno.EFBIG: "raise the file size limit (ulimit -f) and run again",
+    errno.EROFS: "its folder must be writable",
+    errno.EACCES: "its folder must be writable; check its owner and mode",
+    errno.EPERM: "its folder must be writable; check its owner and mode",
+}
+
+
+@contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Turn an `OSError` of the code inside into a `DiskError` that names `path` and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(
+            f"cannot write: {os.strerror(error.errno) if error.errno else error}",
+            path=path,
+            remedy=REMEDIES.get(error.errno, "check the disk and run again"),
+        ) from error
 
 
 @contextmanager
@@ -16,17 +44,32 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on error it is removed.
 
     The temporary name keeps the suffix, since many writers choose their format by it.
+
+    Raises:
+        DiskError: the file cannot be written; `path` is as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        yield partial
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+        try:
+            yield partial
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            with suppress(OSError):  # on a read-only disk: the error that led here says so
+                partial.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of `path`; the name holds the number of its process."""
+    stem, suffix = glob.escape(path.stem), glob.escape(path.suffix)
+    for left in path.parent.glob(f".{stem}.*.partial{suffix}"):
+        number = left.name.removesuffix(f".partial{path.suffix}").rpartition(".")[2]
+        if number.isdigit() and not psutil.pid_exists(int(number)):
+            left.unlink(missing_ok=True)
 
 
 def atomic_write_text(path: str | os.PathLike, text: str) -> None:

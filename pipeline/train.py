@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import tempfile
 import time
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,7 +15,7 @@ import numpy as np
 
 from pipeline.engine.record import RunRecord
 from pipeline.errors import PipelineError
-from pipeline.files import sha256_json
+from pipeline.files import sha256_json, writing
 from pipeline.heads.registry import get_head, make_head
 from pipeline.training.cell import Fit, Task, run_task
 from pipeline.training.data import ViewData, fit_digest, read_views, run_digest
@@ -199,6 +200,7 @@ def _run(
 ) -> list[Fit]:
     """Run the tasks; what is done is on disk every half minute, also when the run is stopped."""
     from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     done: list[Fit] = []
     last = time.monotonic()
@@ -206,13 +208,19 @@ def _run(
     parallel = Parallel(n_jobs=jobs, return_as="generator", max_nbytes="1M", mmap_mode="r")
     calls = (delayed(run_task)(task, views[view].X, views[view].y, T) for view, task in tasks)
     try:
-        for fits in parallel(calls):
-            done += fits
-            journal.append(fits)
-            if time.monotonic() - last > FLUSH_SECONDS:
-                journal.flush()
-                last = time.monotonic()
-    except BaseException:
+        with writing(tempfile.gettempdir()):  # where joblib puts what the workers share
+            for fits in parallel(calls):
+                done += fits
+                journal.append(fits)
+                if time.monotonic() - last > FLUSH_SECONDS:
+                    journal.flush()
+                    last = time.monotonic()
+    except BaseException as error:
         journal.flush()
+        if isinstance(error, TerminatedWorkerError):
+            raise PipelineError(
+                "a worker process died: killed, or the memory was full",
+                remedy="run again with fewer --jobs; it goes on from here",
+            ) from error
         raise
     return done

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.engine.items import WorkItem
 from pipeline.errors import ImageError
 from pipeline.files import sha256_file
+from pipeline.images.read import unreadable
 
 Loaded = tuple[WorkItem, Any, Exception | None]
 
@@ -35,14 +36,18 @@ def check_bytes(item: WorkItem) -> None:
     """Compare the file's bytes with the manifest's sha256, where it has one.
 
     Raises:
-        ImageError: the bytes are not those that the manifest lists, so the row's key would lie.
-        OSError: the file cannot be read.
+        ImageError: the file cannot be read, or its bytes are not those that the manifest lists, so
+            that the row's key would lie.
     """
     wanted = str(item.row.get("sha256") or "")
     if not wanted:
         return
-    stat = os.stat(item.path)
-    if _digest(str(item.path), stat.st_size, stat.st_mtime_ns) != wanted:
+    try:
+        stat = os.stat(item.path)
+        digest = _digest(str(item.path), stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise unreadable(item.path, error) from None
+    if digest != wanted:
         raise ImageError(
             "its bytes changed since the manifest was made",
             path=Path(item.path),

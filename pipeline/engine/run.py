@@ -15,7 +15,14 @@ from pipeline.engine.loader import check_bytes, default_workers, load_in_order
 from pipeline.engine.progress import Progress
 from pipeline.engine.record import RunRecord, library_versions
 from pipeline.engine.signals import Interrupts
-from pipeline.errors import ConfigError, ModelError, PipelineError, StageFailed, StoreError
+from pipeline.errors import (
+    ConfigError,
+    DiskError,
+    ModelError,
+    PipelineError,
+    StageFailed,
+    StoreError,
+)
 
 if TYPE_CHECKING:
     from pipeline.stores.writer import Plan, StoreWriter
@@ -65,7 +72,7 @@ def run_stage(
     Raises:
         StageFailed: exit code 3; more than `max_failed` of the items failed (what was
             computed is kept).
-        StoreError: the store cannot be written (full disk, read-only folder).
+        DiskError: the store or the record cannot be written (full disk, read-only folder).
         KeyboardInterrupt: SIGINT or SIGTERM came; rows already computed were committed.
     """
     if batch_size < 1 or (workers is not None and workers < 0):
@@ -122,14 +129,10 @@ class _Run:
             return
         try:
             self.record.write(path)
-        except OSError as error:
-            # A full disk must not hide the error that tells of it; without one, say it here.
+        except DiskError:
+            # Where an error stopped the run, it is the one to tell.
             if self.record.status in ("ok", "running"):
-                raise StoreError(
-                    f"cannot write the run record: {error.strerror}",
-                    path=path,
-                    remedy="the cache folder must be writable and have space",
-                ) from error
+                raise
 
     @contextmanager
     def clock(self, part: str) -> Iterator[None]:

@@ -50,7 +50,7 @@ def save_heads(folder: Path, name: str, classes: list[str], heads: Iterable[Save
 
     The JSON is written last and names what the tensors file must hold.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     tensors: dict[str, np.ndarray] = {}
     cells: dict[str, Any] = {}
@@ -60,7 +60,7 @@ def save_heads(folder: Path, name: str, classes: list[str], heads: Iterable[Save
         for tensor, array in head.tensors.items():
             tensors[f"{key}/{tensor}"] = np.ascontiguousarray(array)
     with atomic_write(folder / f"{name}.safetensors") as partial:
-        save_file(tensors, partial)
+        partial.write_bytes(save(tensors))  # not save_file: its error hides what the disk said
     table = {"format": FORMAT, "head": name, "classes": classes, "cells": cells}
     atomic_write_json(folder / f"{name}.json", table)
 

@@ -215,8 +215,6 @@ def _load(path: str | os.PathLike, data: bytes | None) -> tuple[str, bytes]:
 
 
 def _bytes(path: Path) -> bytes:
-    if path.is_symlink() and not path.exists():
-        raise ImageError("is a link to nothing", remedy="restore the file it points to")
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):  # a pipe or device would wait for ever
         what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
@@ -239,18 +237,25 @@ def _guarded(path: str | os.PathLike, read: Callable[[], Result]) -> Result:
         if error.path is None:
             error.path = path
         raise
-    except FileNotFoundError:
-        problem, remedy = "does not exist", "run `pipeline data refresh`, or restore the file"
-    except PermissionError:
-        problem, remedy = "may not be read (permission denied)", "run chmod u+r on it"
     except MemoryError:
         problem, remedy = "does not fit into the memory", "make it smaller or cut it into tiles"
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # a panic of a decoder written in Rust is no Exception
         if isinstance(error, OSError) and error.errno is not None:
-            problem, remedy = f"cannot be read ({os.strerror(error.errno)})", "check the disk"
-        else:
-            problem = f"is damaged or cut short ({type(error).__name__})"
-            remedy = "copy or export it again, or take it out of the data set"
+            raise unreadable(path, error) from None
+        problem = f"is damaged or cut short ({type(error).__name__})"
+        remedy = "copy or export it again, or take it out of the data set"
     raise ImageError(problem, remedy=remedy, path=path) from None
+
+
+def unreadable(path: str | os.PathLike, error: OSError) -> ImageError:
+    """Return what the system said of a file, as an error with its remedy."""
+    if isinstance(error, FileNotFoundError):
+        what = "is a link to nothing" if Path(path).is_symlink() else "does not exist"
+        remedy = "restore it, or run `pipeline data add` again to take it off the list"
+    elif isinstance(error, PermissionError):
+        what, remedy = "may not be read (permission denied)", "run chmod u+r on it"
+    else:
+        what, remedy = f"cannot be read ({os.strerror(error.errno or 0)})", "check the disk"
+    return ImageError(what, remedy=remedy, path=path)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.engine.items import WorkItem
+from pipeline.files import writing
 from pipeline.stores import layout
-from pipeline.stores.disk import writing
 from pipeline.stores.kinds import FEATURES, Data, Row
 from pipeline.stores.layout import ArraySpec
 from pipeline.stores.rows import FeatureRow

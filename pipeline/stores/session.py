@@ -9,9 +9,9 @@ from typing import Any, Self
 
 from pipeline.engine.items import WorkItem
 from pipeline.errors import StageFailed, StoreError
+from pipeline.files import writing
 from pipeline.stores import index as idx
 from pipeline.stores import layout
-from pipeline.stores.disk import writing
 from pipeline.stores.identity import canonical, identity_diff, identity_hash
 from pipeline.stores.kinds import Kind
 from pipeline.stores.lock import StoreLock

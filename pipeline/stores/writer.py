@@ -16,8 +16,8 @@ from typing import Any
 import pandas as pd
 
 from pipeline.engine.items import WorkItem
+from pipeline.files import writing
 from pipeline.stores import index as idx
-from pipeline.stores.disk import writing
 from pipeline.stores.kinds import Data, Row, RowReader
 from pipeline.stores.place import place_rows
 from pipeline.stores.plan import Plan, make_plan
@@ -216,7 +216,7 @@ class StoreWriter(StoreSession):
         """Make all rows so far permanent.
 
         Raises:
-            StoreError: full disk, read-only folder; what was committed before stays.
+            DiskError: full disk, read-only folder; what was committed before stays.
         """
         if self._root is None or not (self._buffer or self._changed):
             return

@@ -34,7 +34,7 @@ class Journal:
 
     def flush(self) -> None:
         """Write what waits as one more file."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         if not self.waiting:
             return
@@ -49,7 +49,7 @@ class Journal:
             for name, array in fit.tensors.items():
                 arrays[f"{number}/tensor/{name}"] = np.ascontiguousarray(array)
         with atomic_write(self.folder / f"partial-{len(self._files()):04d}.safetensors") as path:
-            save_file(arrays, path, metadata={"fits": json.dumps(facts)})
+            path.write_bytes(save(arrays, metadata={"fits": json.dumps(facts)}))
         self.waiting = []
 
     def read(self) -> list[Fit]:

@@ -40,7 +40,7 @@ def test_images_that_fail_are_named_and_the_rest_is_computed(tmp_path):
     record = RunRecord.read(tmp_path / "masks.json")
     assert record.status == "failed" and record.done == 5 and record.total == 8
     assert "not an image" in record.failed[items[1].image_id]
-    assert "No such file" in record.failed[items[4].image_id]
+    assert "does not exist" in record.failed[items[4].image_id]
     assert "bytes changed since the manifest" in record.failed[items[6].image_id]
     table = open_masks(store_path(tmp_path, "masks")).table()
     assert (table.status == "ok").sum() == 5
