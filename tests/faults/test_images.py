@@ -85,7 +85,7 @@ def test_damaged_pixels_are_named_and_hostile_names_are_done_each_as_itself(mixe
             masks[name]
     features = open_features(site.root / "cache/toy/features.zarr").image_features("whole")
     # No two of these pictures are the same, so no two rows are.
-    assert len({row.tobytes() for row in features.values}) == len(wanted)
+    assert len({row.tobytes() for row in features}) == len(wanted)
 
 
 @pytest.fixture(scope="module")
