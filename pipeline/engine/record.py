@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from os import PathLike
@@ -51,6 +52,8 @@ class RunRecord:
         versions: of Python and the libraries.
         parameters: batch size, workers, limit, ... and what the stage adds.
         error: what stopped the run, "" otherwise.
+        last_computed: "started", "done", "skipped" and "seconds" (total) of the latest run that
+            computed any row: a run that finds all there must not hide what the work cost.
     """
 
     stage: str
@@ -70,6 +73,7 @@ class RunRecord:
     versions: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
     error: str = ""
+    last_computed: dict[str, Any] = field(default_factory=dict)
 
     @property
     def reused(self) -> int:
@@ -112,7 +116,17 @@ class RunRecord:
         return text
 
     def write(self, path: str | PathLike) -> None:
-        """Write the record atomically."""
+        """Write the record atomically; `last_computed` goes on from the record that was there."""
+        if self.done:
+            self.last_computed = {
+                "started": self.started,
+                "done": self.done,
+                "skipped": self.skipped,
+                "seconds": self.seconds.get("total", 0.0),
+            }
+        elif not self.last_computed and Path(path).is_file():
+            with suppress(PipelineError):  # a damaged one has nothing to go on from
+                self.last_computed = RunRecord.read(path).last_computed
         atomic_write_json(path, self.to_json())
 
     @classmethod

@@ -143,7 +143,7 @@ def _pairs(found: DatasetInputs, block: tuple[str, str]) -> list[tuple[str, Run,
 
 
 def time_table(found: Sequence[DatasetInputs]) -> Table | None:
-    """Return datasets x stages: seconds of the last run, from the run records."""
+    """Return datasets x stages: seconds of the last run that computed, from the run records."""
     stages = [s for s in STAGES if any(s in d.records for d in found)]
     if not stages:
         return None
@@ -152,20 +152,18 @@ def time_table(found: Sequence[DatasetInputs]) -> Table | None:
         seconds = {}
         row: list = [head(one.name)]
         for stage in stages:
-            record = one.records.get(stage, {})
-            spent = record.get("seconds")
-            spent = spent.get("total") if isinstance(spent, dict) else spent
-            if spent is None:
+            run = one.records.get(stage, {}).get("last_computed")
+            if not run:
                 row.append(None)
                 continue
-            seconds[stage] = float(spent)
-            there = int(record.get("skipped") or 0) > 0
+            seconds[stage] = float(run["seconds"])
+            there = run["skipped"] > 0
             partial |= there
             row.append(Cell(number(seconds[stage], 0) + ("*" if there else ""), look="number"))
         total = sum(seconds.values())
         rows.append([*row, numeric(number(total / 60, 1), total)])
     names = [f"{stage.replace('_', ' ')}, s" for stage in stages]
-    note = "Wall time of each stage's last run, as its record has it."
+    note = "Wall time of each stage's last run that computed anything, as its record has it."
     if partial:
         note += " * Part of the work was there already from an earlier run."
     return Table(["data set", *names, "sum, min"], rows, note=note)

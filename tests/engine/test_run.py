@@ -146,6 +146,18 @@ def test_the_record_counts_times_and_names_versions_and_parameters(tmp_path):
     assert record["parameters"]["fill"] == "black" and record["parameters"]["batch_size"] == 4
 
 
+def test_a_run_that_finds_all_there_keeps_what_the_work_cost(tmp_path):
+    items = make_items(tmp_path, 4)
+    first = run_cheap("masks", tmp_path, items[:3])
+    again = run_cheap("masks", tmp_path, items[:3])
+    assert again.done == 0
+    cost = {"started": first.started, "done": 3, "skipped": 0, "seconds": first.seconds["total"]}
+    assert RunRecord.read(tmp_path / "masks.json").last_computed == cost
+    run_cheap("masks", tmp_path, items)
+    last = RunRecord.read(tmp_path / "masks.json").last_computed
+    assert (last["done"], last["skipped"]) == (1, 3)
+
+
 def test_loading_keeps_order_and_never_runs_far_ahead():
     lock, held, most = threading.Lock(), set(), 0
 

@@ -80,6 +80,12 @@ def write_records(paths, name, manifest) -> None:
             "seconds": {"total": 12.5, "load_wait": 1.0, "model": 10.0, "write": 1.5},
             "versions": {"numpy": np.__version__},
             "parameters": {"batch_size": 8},
+            "last_computed": {
+                "started": "2026-01-01T00:00:00Z",
+                "done": len(manifest),
+                "skipped": 0,
+                "seconds": 12.5,
+            },
         }
         paths.record(name, stage).parent.mkdir(parents=True, exist_ok=True)
         paths.record(name, stage).write_text(json.dumps(record))

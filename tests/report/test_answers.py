@@ -113,7 +113,7 @@ def test_the_papers_gain_is_set_beside_ours_with_its_verdict(found):
 
 def test_times_are_those_of_the_records_and_partial_runs_are_marked(found):
     found.records["encode"] = json.loads(json.dumps(found.records["segment"]))
-    found.records["encode"] |= {"skipped": 3, "seconds": {"total": 47.0}}
+    found.records["encode"]["last_computed"] |= {"skipped": 3, "seconds": 47.0}
     table = time_table([found])
     row = dict(zip(table.headers, table.rows[0], strict=True))
     assert row["segment, s"].text == "12" and row["encode, s"].text == "47*"
