@@ -28,8 +28,8 @@ BLOCKS = {
     ("grouped", "full"): "Grouped: no patient, group or copy on both sides",
     ("grouped-pooled", "full"): "Grouped, all folds pooled",
     ("ground_truth", "full"): "Only images with a ground-truth mask",
-    ("ground_truth", "clean"): "Of these, test images without a copy in train",
-    ("ground_truth", "clean_any"): "Of these, mirrored copies left out too",
+    ("ground_truth", "clean"): "With a ground-truth mask and without a copy in train",
+    ("ground_truth", "clean_any"): "With a ground-truth mask, mirrored copies left out too",
 }
 PUBLISHED = ("official", "full")
 SHORT_BLOCKS = {

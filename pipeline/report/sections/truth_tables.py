@@ -90,9 +90,10 @@ def prompt_table(found: DatasetInputs) -> Table:
     headers.append(f"Dice minus that of “{stored}”" if stored else "Dice minus the stored one's")
     images = quality["image_id"].nunique()
     test = quality[quality["split"] == "test"]["image_id"].nunique()
+    own = f", {test:,} of them of the set's own test part" if test else ""
     note = (
-        f"A seeded sample of {many(images, 'image')} with ground truth, by class, {test:,} of them "
-        f"of the set's own test part. {EMPTY} References are made from the ground truth, for this "
+        f"A seeded sample of {many(images, 'image')} with ground truth, in proportion to the "
+        f"classes{own}. {EMPTY} References are made from the ground truth, for this "
         "table alone: no mask that is classified was made with them."
     )
     unread = quality[quality["dice"].isna()]["image_id"].nunique()
@@ -114,7 +115,7 @@ def figures_of(found: DatasetInputs, part: pd.DataFrame) -> list[Cell]:
 def _signed(value: float, lo: float, hi: float) -> Cell:
     if not np.isfinite([value, lo, hi]).all():
         return Cell(NOTHING, look="number")
-    shown = [f"{v:+.2f}".replace("-", "−") for v in (value, lo, hi)]
+    shown = [f"{v:+.3f}".replace("-", "−") for v in (value, lo, hi)]
     return numeric(f"{shown[0]} [{shown[1]}, {shown[2]}]", value)
 
 
