@@ -125,24 +125,33 @@ def straddling_pairs(pairs: pd.DataFrame, limit: int) -> pd.DataFrame:
     )
 
 
-def _named(leaks: pd.DataFrame) -> list[dict[str, Any]]:
-    """Name both sides of pairs that straddle, with kind, score and labels."""
-    in_test = leaks["split_a"].eq("test")
-    label = {
-        "test": leaks["label_a"].where(in_test, leaks["label_b"]),
-        "train": leaks["label_b"].where(in_test, leaks["label_a"]),
-    }
-    table = pd.DataFrame(
-        {
-            "test": leaks["image_id_test"],
-            "train": leaks["image_id_train"],
-            "kind": leaks["kind"],
-            "score": leaks["score"].round(4),
-            "label_test": label["test"],
-            "label_train": label["train"],
-        }
-    )
-    return table.to_dict("records")
+def _named(manifest: pd.DataFrame, table: pd.DataFrame, pairs: pd.DataFrame) -> list[dict]:
+    """Name each test image that has a copy in train or val, the copy, their kind and labels.
+
+    Of byte-identical test images one stands for the rest in `pairs`; here each is named.
+    """
+    leaks = straddling_pairs(pairs, len(pairs))
+    label = manifest.set_index("image_id")["label"]
+    group = table.set_index("image_id")["exact_group"]
+    test = manifest.loc[manifest["split"].eq("test"), "image_id"]
+    twins = test.groupby(group.loc[test].to_numpy()).agg(list)
+    named: dict[str, dict] = {}
+    for row in leaks.itertuples():
+        for image_id in (row.image_id_test, *twins[group[row.image_id_test]]):
+            named.setdefault(
+                image_id,
+                {
+                    "test": image_id,
+                    "train": row.image_id_train,
+                    "kind": row.kind,
+                    "score": round(row.score, 4),
+                    "label_test": label[image_id],
+                    "label_train": label[row.image_id_train],
+                },
+            )
+        if len(named) >= LISTED:
+            break
+    return list(named.values())[:LISTED]
 
 
 def _known(manifest: pd.DataFrame, column: str) -> dict[str, int]:
@@ -245,7 +254,7 @@ def _summary(
         "groups": {name: sizes(f"{name}_group") for name in ("exact", "near", "copy")},
         "pairs": {kind: int(kinds.get(kind, 0)) for kind in order},
         "pairs_straddling": {kind: int(leaks.get(kind, 0)) for kind in order},
-        "straddling": _named(straddling_pairs(pairs, LISTED)),
+        "straddling": _named(manifest, table, pairs),
         "known_groups": {name: _known(manifest, name) for name in ("patient_id", "group")},
         "label_conflict_groups": len(conflicts),
         "label_conflicts": conflicts[:LISTED],

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,7 @@ def project(tmp_path_factory) -> Path:
         there = ("a" if label(name) == "b" else "b") if name == RELABELLED else label(name)
         save(scans / "train" / label(name) / f"{name[0]} original.png", image)
         save(scans / "test" / there / f"{name}.png", image if change is None else change(image))
+    shutil.copy(scans / "test/b/4 contrast.png", scans / "test/b/9 contrast again.png")
     for k in range(SINGLES):
         for at, split in enumerate(("train", "test")):
             save(scans / split / "ab"[k % 2] / f"single {k}.png", texture(50 + 2 * k + at))
@@ -85,11 +87,11 @@ def said(project) -> str:
 
 
 def test_check_counts_what_straddles_by_kind(said):
-    assert "26 images, 13 of them test" in said
+    assert "27 images, 14 of them test" in said
     counts = dict(
         (words, int(count)) for count, words in re.findall(r"^  (\d+) (with|\w+)", said, re.M)
     )
-    assert counts == {"with": 1, "near": 7, "mirrored": 8, "turned": 9}
+    assert counts == {"with": 1, "near": 8, "mirrored": 9, "turned": 10}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -98,6 +100,12 @@ def test_check_names_both_sides_of_each_copy_and_its_kind(said, name):
     assert f"train/{label(name)}/{name[0]} original.png" in line
     kind = {"0": "same bytes", "7": "mirrored", "8": "turned"}.get(name[0], "near-copy")
     assert kind in line
+
+
+def test_check_names_every_one_of_test_images_with_the_same_bytes(said):
+    (line,) = [line for line in said.splitlines() if "9 contrast again.png =" in line]
+    assert "train/b/4 original.png (near-copy" in line
+    assert " more; all pairs" not in said
 
 
 def test_check_names_no_image_that_has_no_copy(said):
@@ -139,11 +147,12 @@ def test_splits_export_honours_on_leak(project, said, on_leak):
     learned = found["train"] | found["val"]
     every = set.union(*found.values())
     copies = {f"test/{'b' if n == RELABELLED else label(n)}/{n}.png" for n in CHANGES}
+    copies.add("test/b/9 contrast again.png")
     originals = {f"train/{label(n)}/{n[0]} original.png" for n in CHANGES}
     match on_leak:
         case "warn":
             assert copies < found["test"] and originals < learned
-            assert all(i.startswith("test/") for i in found["test"]) and len(every) == 26
+            assert all(i.startswith("test/") for i in found["test"]) and len(every) == 27
         case "drop-test":
             assert {Path(i).stem[:6] for i in found["test"]} == {"single"}
             assert originals < learned
@@ -151,11 +160,11 @@ def test_splits_export_honours_on_leak(project, said, on_leak):
             assert copies < found["test"]
             assert {Path(i).stem[:6] for i in learned} == {"single"}
         case "regroup":
-            number = {i: Path(i).stem[0] for i in copies | originals}
+            number = {i: Path(i).stem[0].replace("9", "4") for i in copies | originals}
             assert not {number[i] for i in found["test"] & set(number)} & {
                 number[i] for i in learned & set(number)
             }
-            assert len(every) == 26 and found["test"]
+            assert len(every) == 27 and found["test"]
 
 
 def test_known_groups_are_joined_straddling_ones_counted_and_contradictions_refused(
@@ -168,7 +177,7 @@ def test_known_groups_are_joined_straddling_ones_counted_and_contradictions_refu
         "scans/train/b/single 1.png,s2,2\n"
     )
     told = run(project, "data", "check", "-d", "scans", "--groups", str(table))
-    assert "groups of 3 of 26 images joined" in told
+    assert "groups of 3 of 27 images joined" in told
     assert "1 of 2 known groups are in test and in train or val (1 test images)" in told
     with open(project / "data_manifests/scans.csv", newline="", encoding="utf-8") as file:
         rows = {row["image_id"]: (row["group"], row["fold"]) for row in csv.DictReader(file)}
