@@ -121,6 +121,15 @@ def test_times_are_those_of_the_records_and_partial_runs_are_marked(found):
     assert "already" in table.note
 
 
+def test_a_record_of_an_earlier_version_still_tells_its_time(found):
+    for stage in ("segment", "encode"):
+        del found.records[stage]["last_computed"]
+    found.records["encode"]["done"] = 0  # found all there: what the work cost is not known
+    table = time_table([found])
+    row = dict(zip(table.headers, table.rows[0], strict=True))
+    assert row["segment, s"].text == "12" and row["encode, s"] is None
+
+
 def test_patients_are_drawn_whole():
     rng = np.random.default_rng(0)
     of_patient = rng.normal(size=20)
