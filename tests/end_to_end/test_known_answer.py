@@ -77,3 +77,10 @@ def test_the_two_runs_of_a_pair_share_their_images_and_seeds(compared) -> None:
         assert set(table["view_a"]) == {"masked"} and set(table["view_b"]) == {"whole"}
         assert set(table.loc[sorted(TRAINED), "n_seeds"]) == {3}
         assert set(table["n_images"]) == {20}
+
+
+def test_the_set_has_a_name_of_its_own(tmp_path: Path, repo: Path) -> None:
+    project = empty_project(tmp_path / "project", repo)
+    command = ("pipeline", "data", "sample", "--known-answer", "lesion", "--images", "16")
+    assert "leave out --dataset" in project.run(*command, "-d", "brain", code=2)
+    assert "known-lesion.csv" in project.run(*command)

@@ -149,7 +149,7 @@ def _copies(done: Sequence[DatasetInputs]) -> tuple[str, str] | None:
             row = select.one(table, *select.BASELINE, fractions[-1]) if fractions else None
             values.append(np.nan if row is None else float(row["value"]))
         if np.isfinite(values).all():
-            part += f" (without them {percent(values[1])} instead of {percent(values[0])} %)"
+            part += f" ({percent(values[1])} % right without them, {percent(values[0])} % with)"
         parts.append(part)
     if not parts:
         return None
