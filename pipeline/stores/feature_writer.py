@@ -154,6 +154,7 @@ class FeatureStoreWriter(StoreWriter):
             self.commit()
             metadata, attrs = write_text(
                 self._store,
+                self._arrays(),
                 features,
                 classes=classes,
                 templates=templates,
@@ -162,7 +163,7 @@ class FeatureStoreWriter(StoreWriter):
             )
             self._arrays().update(metadata)
             self._root["attributes"].update(attrs)
-            self._commit_index(journal=False, start=len(self._index))
+            self._commit_index(len(self._index))
 
 
 def _shard_rows(row_bytes: int, chunk_rows: int) -> int:

@@ -1,10 +1,10 @@
 """The row index of a store: one column an array, one checksum over all of them.
 
-The columns are separate files, so an update in place (a redone row, a changed label) passes
-through states in which some columns are new and some old. Two things make that harmless:
-the root carries a checksum over all committed rows, which a reader compares, and the complete
-new index is written to `index.journal.json` first, from which readers and the next writer
-take it when a writer was killed in between.
+The columns are separate files. Rows are appended in place, since nobody reads past the length
+that the root states; when rows change (a redone row, a new label), all columns are written to
+other files first (`layout.moved`) and the root, replaced last, names those. So whatever reads
+through the root sees one moment, also after a kill. A reader that two such changes overtake
+compares the root's checksum over all rows and reads again.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import zarr
 from zarr.core.sync import sync
+from zarr.storage import LocalStore
 
 from pipeline.errors import StoreError
 from pipeline.stores.layout import (
@@ -30,11 +30,8 @@ from pipeline.stores.layout import (
     TrackedStore,
     array_of,
     read_root,
-    write_json,
     write_metadata,
 )
-
-JOURNAL = "index.journal.json"
 
 Columns = Mapping[str, tuple[str, Any]]
 """Index columns: name -> (dtype, value where a row has none)."""
@@ -136,7 +133,7 @@ def load(path: Path, columns: Columns, *, patience: float = 3.0) -> Committed:
         patience: seconds to wait for a writer that is just replacing columns.
 
     Raises:
-        StoreError: the index is lost or damaged and no journal restores it.
+        StoreError: the index is lost or damaged.
     """
     end = time.monotonic() + patience
     while True:
@@ -144,9 +141,6 @@ def load(path: Path, columns: Columns, *, patience: float = 3.0) -> Committed:
         found = read_columns(path, root, columns)
         if found is not None:
             return Committed(root, found)
-        journal = read_journal(path, columns)
-        if journal is not None:
-            return journal
         if time.monotonic() > end:
             raise StoreError(
                 "the row index is lost or damaged",
@@ -162,9 +156,10 @@ def read_columns(path: Path, root: dict, columns: Columns) -> Index | None:
     if any(name not in metadata for name in columns):
         return None
     n = metadata["image_id"]["shape"][0]
+    store = LocalStore(path, read_only=True)
     try:
         arrays = {
-            name: zarr.open_array(str(path / name), mode="r")[:n] if n else np.zeros(0)
+            name: array_of(store, name, metadata[name])[:n] if n else np.zeros(0)
             for name in columns
         }
     except Exception:
@@ -174,25 +169,6 @@ def read_columns(path: Path, root: dict, columns: Columns) -> Index | None:
         return None
     index = Index(columns, {name: values.tolist() for name, values in arrays.items()})
     return index if checksum(index.arrays()) == root["attributes"].get("index_crc") else None
-
-
-def write_journal(path: Path, root: dict, index: Index, base_crc: int | None) -> None:
-    """Write root and index that are about to replace those with checksum `base_crc`."""
-    write_json(path / JOURNAL, {"base_crc": base_crc, "root": root, "rows": index.rows})
-
-
-def read_journal(path: Path, columns: Columns) -> Committed | None:
-    """Return the journal's root and index, or None: absent, damaged, or of another moment."""
-    try:
-        journal = json.loads((path / JOURNAL).read_bytes())
-        root, index = journal["root"], Index(columns, journal["rows"])
-        current = read_root(path)["attributes"]["index_crc"]
-    except (OSError, ValueError, KeyError, TypeError, StoreError):
-        return None
-    crc = root["attributes"]["index_crc"]
-    if current not in (journal["base_crc"], crc) or checksum(index.arrays()) != crc:
-        return None
-    return Committed(root, index)
 
 
 def write_columns(

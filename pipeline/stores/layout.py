@@ -3,6 +3,7 @@
     masks.zarr/zarr.json        root: attributes + consolidated metadata, replaced last = commit
     masks.zarr/mask/c/...       data shards, each the work of many rows
     masks.zarr/<column>/c/0     index columns, one chunk for thousands of rows
+    masks.zarr/<column>/c.0     their version before or after; the root says which one counts
 
 A row exists when the root's array length covers it. Every file is written beside and renamed
 over the old one, so a hard or symbolic link to an older file keeps the older bytes.
@@ -107,6 +108,20 @@ def new_metadata(spec: ArraySpec) -> dict[str, Any]:
         **({} if spec.fill is None else {"fill_value": spec.fill}),
     )
     return json.loads(json.dumps(array.metadata.to_dict(), default=_plain))
+
+
+def moved(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an array's metadata with its chunks in other files: `c/0` becomes `c.0`, or back.
+
+    So the next version of an array is written beside the one that the root commits, and stays
+    unseen until the root, which is replaced last, names the other files.
+    """
+    separator = metadata["chunk_key_encoding"]["configuration"]["separator"]
+    configuration = {"separator": {"/": ".", ".": "/"}[separator]}
+    return {
+        **metadata,
+        "chunk_key_encoding": {"name": "default", "configuration": configuration},
+    }
 
 
 def array_of(store: LocalStore, name: str, metadata: Mapping[str, Any]) -> zarr.Array:

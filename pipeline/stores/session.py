@@ -140,7 +140,7 @@ class StoreSession:
         """Identity of the store in the folder that is worked in, None when there is none yet."""
         if (self.root / "zarr.json").exists():
             return layout.read_root(self.root)["attributes"]["identity"]
-        if (self.root / "image_id" / "c").exists():
+        if any((self.root / "image_id").glob("c*")):
             raise StoreError(
                 "the store's zarr.json is lost",
                 path=self.path,
@@ -158,11 +158,6 @@ class StoreSession:
         # Metadata of single arrays may be ahead of the root after a kill: bring it back.
         for name, metadata in self._arrays().items():
             layout.write_metadata(self._store, name, metadata)
-        if (self.root / idx.JOURNAL).exists():
-            idx.write_columns(self._store, self._arrays(), self._index, 0)
-            self._store.flush()
-            layout.write_json(self.root / "zarr.json", self._root)
-            (self.root / idx.JOURNAL).unlink()
 
     def _arrays(self) -> dict[str, dict]:
         return self._root["consolidated_metadata"]["metadata"] if self._root else {}
@@ -175,10 +170,15 @@ class StoreSession:
             spec.name: layout.new_metadata(spec) for spec in [*specs, *self.data_specs(items)]
         }
         self._root = layout.make_root({}, {**metadata, **self._more_arrays})
-        self._commit_index(journal=False)
+        self._commit_index(0)
 
-    def _commit_index(self, *, journal: bool, start: int = 0) -> None:
-        old = self._root["attributes"].get("index_crc")
+    def _commit_index(self, start: int | None = None) -> None:
+        """Write the index, then the root that commits it.
+
+        Args:
+            start: the first row that is new, where all before it are unchanged; None = rows have
+                changed, so that all columns go to other files.
+        """
         attrs = {
             **self._root["attributes"],
             **self.extra_attrs,
@@ -195,14 +195,12 @@ class StoreSession:
             if metadata[name]["dimension_names"][0] == "image":
                 shape[0] = len(self._index)
             metadata[name] = {**metadata[name], "shape": shape}
+            if start is None and name in self._index.columns:
+                metadata[name] = layout.moved(metadata[name])
         root = layout.make_root(attrs, metadata)
-        if journal:
-            idx.write_journal(self.root, root, self._index, old)
-        idx.write_columns(self._store, metadata, self._index, start)
+        idx.write_columns(self._store, metadata, self._index, start or 0)
         for name in metadata.keys() - self._index.columns.keys():
             layout.write_metadata(self._store, name, metadata[name])
         self._store.flush()
         layout.write_json(self.root / "zarr.json", root)
         self._root = root
-        if journal:
-            (self.root / idx.JOURNAL).unlink()

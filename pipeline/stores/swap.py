@@ -9,6 +9,11 @@ from pathlib import Path
 from pipeline.errors import StoreError
 
 
+def _is_zarrs(name: str) -> bool:
+    """Whether an array's folder has files of this name: metadata, or chunks `c/...`, `c.0`."""
+    return name in ("zarr.json", "c") or name.startswith("c.")
+
+
 class Workplace:
     """Which folder a writer works in.
 
@@ -44,8 +49,8 @@ class Workplace:
                 entry.name
                 for entry in self.work.iterdir()
                 if not entry.name.startswith(".")
-                and entry.name not in ("zarr.json", "index.journal.json")
-                and not (entry.is_dir() and {f.name for f in entry.iterdir()} <= {"zarr.json", "c"})
+                and entry.name != "zarr.json"
+                and not (entry.is_dir() and all(_is_zarrs(f.name) for f in entry.iterdir()))
             ]
             if foreign and self.work == self.path:
                 raise StoreError(

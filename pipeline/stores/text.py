@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
+from zarr.storage import LocalStore
 
 from pipeline.errors import StoreError
 from pipeline.stores.identity import canonical
@@ -20,6 +20,7 @@ from pipeline.stores.layout import (
     ArraySpec,
     TrackedStore,
     array_of,
+    moved,
     new_metadata,
     write_metadata,
 )
@@ -35,6 +36,7 @@ def text_crc(features: np.ndarray, classes: Sequence[str], templates: Sequence[s
 
 def write_text(
     store: TrackedStore,
+    old: Mapping[str, dict],
     features: np.ndarray,
     *,
     classes: Sequence[str],
@@ -42,7 +44,8 @@ def write_text(
     identity: Mapping[str, Any],
     prompts: Mapping[str, Sequence[str]] | None,
 ) -> tuple[dict[str, dict], dict[str, Any]]:
-    """Write the three text arrays; return their metadata and the root attributes they need."""
+    """Write the three text arrays beside the `old` ones, by metadata; return their metadata and
+    the root attributes they need."""
     features = np.asarray(features, dtype=np.float32)
     if features.ndim != 3 or features.shape[:2] != (len(classes), len(templates)):
         raise ValueError(
@@ -63,6 +66,8 @@ def write_text(
         dtype = "float32" if name == "text_features" else "string"
         shape = values.shape
         metadata[name] = new_metadata(ArraySpec(name, dim, shape, dtype, shape))
+        same = old.get(name, {}).get("chunk_key_encoding") == metadata[name]["chunk_key_encoding"]
+        metadata[name] = moved(metadata[name]) if same else metadata[name]
         array_of(store, name, metadata[name])[...] = values
         write_metadata(store, name, metadata[name])
     attrs = {
@@ -84,8 +89,10 @@ def read_text(path: Path, root: Mapping[str, Any]) -> tuple[np.ndarray, list[str
     if expected is None:
         raise StoreError("the store holds no text features", path=path, remedy=remedy)
     try:
+        store = LocalStore(path, read_only=True)
+        metadata = root["consolidated_metadata"]["metadata"]
         features, classes, templates = (
-            zarr.open_array(str(path / name), mode="r")[...] for name in ARRAYS
+            array_of(store, name, metadata[name])[...] for name in ARRAYS
         )
         classes, templates = classes.tolist(), templates.tolist()
         intact = text_crc(features, classes, templates) == expected

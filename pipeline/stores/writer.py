@@ -232,7 +232,7 @@ class StoreWriter(StoreSession):
             if redo:
                 for i in redo:
                     self._index.set(i, {"status": "pending", "reason": "interrupted while redone"})
-                self._commit_index(journal=True)
+                self._commit_index()
             placed, end = {}, committed
             for image_id in self._buffer:
                 placed[image_id] = self._index.position.get(image_id, end)
@@ -246,7 +246,7 @@ class StoreWriter(StoreSession):
             changed = self._changed or any(i < committed for i in placed.values())
             for image_id, i in placed.items():
                 self._index.set(i, self._buffer[image_id][0])
-            self._commit_index(journal=changed, start=0 if changed else committed)
+            self._commit_index(None if changed else committed)
         self._buffer.clear()
         self._bytes, self._changed = 0, False
         self._last_commit = time.monotonic()

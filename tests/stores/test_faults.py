@@ -2,9 +2,11 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import xarray as xr
 
 from benchmarks.cheap_stage import CheapMapper, make_items, run_cheap, store_path
 from benchmarks.random_kill import content
@@ -12,6 +14,7 @@ from pipeline.errors import StoreError
 from pipeline.stores import index as idx
 from pipeline.stores import open_masks, verify_store
 from pipeline.stores.kinds import KINDS
+from pipeline.stores.layout import TrackedStore, moved
 from tests.stores.conftest import DATA, ROWS, opened, shards
 
 
@@ -108,37 +111,31 @@ def test_a_lost_or_damaged_root_is_an_error_and_nothing_is_deleted(tmp_path, tex
     assert shards(path) and not verify_store(path).ok
 
 
-def test_a_writer_killed_while_replacing_columns_leaves_the_new_index_to_readers(store):
+def test_a_writer_killed_while_rows_change_leaves_the_old_index_to_every_reader(store):
     kind, folder, items, path = store
     before = content(kind, folder)
-    # The state between the journal and the root: columns half replaced.
-    columns = KINDS[kind].columns
-    committed = idx.load(path, columns)
-    root, index = committed.root, committed.index
-    for i in range(len(index)):
-        index.set(i, {"label": "new"})
-    newer = {**root, "attributes": {**root["attributes"]}}
-    newer["attributes"]["index_crc"] = idx.checksum(index.arrays())
-    idx.write_journal(path, newer, index, root["attributes"]["index_crc"])
-    (path / "label" / "c" / "0").write_bytes(b"half")
-    assert set(opened(path).table().label) == {"new"}
-    for item in items:
-        opened(path).read(item.image_id)
-    assert run_cheap(kind, folder, items).done == 0  # the writer finishes what was begun
-    assert not (path / idx.JOURNAL).exists()
+    labels = xr.open_zarr(path).label.values.tolist()
+    # The state just before the root is replaced: all columns of the next moment are on disk.
+    committed = idx.load(path, KINDS[kind].columns)
+    metadata = committed.root["consolidated_metadata"]["metadata"]
+    for i in range(len(committed.index)):
+        committed.index.set(i, {"label": "new"})
+    beside = {name: moved(metadata[name]) for name in committed.index.columns}
+    idx.write_columns(TrackedStore(path), beside, committed.index, 0)
+    assert content(kind, folder) == before and verify_store(path).ok
+    assert xr.open_zarr(path).label.values.tolist() == labels  # a plain reader, nothing checked
+    assert run_cheap(kind, folder, items).done == 0
     assert content(kind, folder) == before
 
 
-def test_a_journal_of_another_moment_is_ignored(tmp_path):
-    items = make_items(tmp_path, 3)
-    run_cheap("masks", tmp_path, items)
-    path = store_path(tmp_path, "masks")
-    committed = idx.load(path, KINDS["masks"].columns)
-    committed.index.set(0, {"label": "stale"})
-    stale = {**committed.root, "attributes": {**committed.root["attributes"]}}
-    stale["attributes"]["index_crc"] = idx.checksum(committed.index.arrays())
-    idx.write_journal(path, stale, committed.index, base_crc=12345)
-    assert "stale" not in set(open_masks(path).table().label)
+def test_changed_rows_are_seen_at_once_and_the_files_of_the_last_moment_stay(store):
+    kind, folder, items, path = store
+    labels = xr.open_zarr(path).label.values.tolist()
+    earlier = xr.open_zarr(path)  # lazy: its columns are read after the change
+    changed = [replace(item, row={**item.row, "label": "cow"}) for item in items]
+    assert run_cheap(kind, folder, changed).done == 0
+    assert set(opened(path).table().label) == {"cow"} == set(xr.open_zarr(path).label.values)
+    assert earlier.label.values.tolist() == labels
 
 
 def test_stray_and_half_written_files_do_no_harm(store):
