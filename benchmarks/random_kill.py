@@ -1,10 +1,12 @@
 """kill -9 at random moments of both stages; the finished store must equal an undisturbed one.
 
     python benchmarks/random_kill.py --kills 100
+    python benchmarks/random_kill.py --kills 20 --stages segment encode
 
-After every kill the store must open (or not exist yet) and hold no damaged row; the next run
-goes on from there. The model is replaced by a cheap function, so that most of the time is spent
-where a kill could hurt: in the writes.
+After every kill the store must open (or not exist yet), hold no damaged row, and show columns of
+one moment to a plain xarray reader; the next run goes on from there. Every other round redoes all
+rows of a finished store. In the first form the model is a cheap function, so that most of the time
+is spent where a kill could hurt: in the writes. The second kills the real commands at their work.
 """
 
 from __future__ import annotations
@@ -20,10 +22,16 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import xarray as xr
+
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.cheap_stage import make_items, run_cheap, store_path
+from benchmarks.real_stage import STORES, RealStage
 from pipeline.stores import FeatureStore, MaskStore, open_features, open_masks, verify_store
+from pipeline.stores.index import Index, checksum
+from pipeline.stores.kinds import kind_of
+from pipeline.stores.layout import read_root
 
 
 @dataclass
@@ -35,7 +43,7 @@ class Outcome:
         kills: processes killed while at work.
         rounds: stores that were finished (and equal to the undisturbed one).
         rows: rows a store.
-        rows_computed: rows that the last run of each round computed; the rest survived kills.
+        rows_computed: rows that the last run of each first round computed; the rest survived kills.
         slowest_restart: seconds of the slowest whole run after a kill.
         faults: what went wrong, in words; empty is the promise.
     """
@@ -50,9 +58,14 @@ class Outcome:
 
 
 def content(kind: str, folder: Path) -> dict[str, tuple]:
+    """Return everything a reader gets of the store of a cheap stage."""
+    return store_content(store_path(folder, kind))
+
+
+def store_content(path: Path) -> dict[str, tuple]:
     """Return everything a reader gets of a store: id -> bytes and index values."""
-    path = store_path(folder, kind)
-    store: MaskStore | FeatureStore = open_masks(path) if kind == "masks" else open_features(path)
+    masks = path.name == "masks.zarr"
+    store: MaskStore | FeatureStore = open_masks(path) if masks else open_features(path)
     table = store.table()
     rows = {}
     for image_id in store:
@@ -64,58 +77,96 @@ def content(kind: str, folder: Path) -> dict[str, tuple]:
     return rows
 
 
-def _work(kind: str, folder: str, rows: int) -> None:
-    path = Path(folder)
-    run_cheap(kind, path, make_items(path, rows), commit_seconds=0.0, batch_size=3, verify=False)
+class CheapStage:
+    """A stage without a model, in a process of its own.
+
+    Args:
+        kind: "masks" or "features".
+        folder: an empty folder.
+        rows: images a store.
+    """
+
+    def __init__(self, kind: str, folder: Path, rows: int):
+        self.name, self.folder, self.rows = kind, folder, rows
+        self.store = store_path(folder, kind)
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["benchmarks.cheap_stage"])
+
+    def start(self, *, redo: bool = False) -> multiprocessing.process.BaseProcess:
+        """Start the stage; `redo` computes again what is there."""
+        worker = self._context.Process(
+            target=_work, args=(self.name, str(self.folder), self.rows, redo)
+        )
+        worker.start()
+        return worker
+
+    def computed(self) -> int:
+        """Return how many rows the last run computed."""
+        return json.loads((self.folder / f"{self.name}.json").read_text())["done"]
+
+
+def _work(kind: str, folder: str, rows: int, redo: bool) -> None:
+    path, options = Path(folder), {"commit_seconds": 0.0, "batch_size": 3, "verify": False}
+    run_cheap(kind, path, make_items(path, rows), force=redo, **options)
+
+
+def faults_of(path: Path) -> list[str]:
+    """Return what is wrong with a store that was left in the middle of its work."""
+    report = verify_store(path)
+    plain = xr.open_zarr(path)
+    kind = kind_of(path, read_root(path))
+    seen = Index(kind.columns, {name: plain[name].values.tolist() for name in kind.columns})
+    if checksum(seen.arrays()) != plain.attrs["index_crc"]:
+        return [report.summary(), "a plain reader sees columns of two moments"]
+    return [] if report.ok else [report.summary()]
 
 
 def random_kills(kind: str, folder: Path, *, kills: int, rows: int = 40, seed: int = 0) -> Outcome:
     """Kill writers of one store `kills` times and compare what they leave.
 
     Args:
-        kind: "masks" or "features".
+        kind: "masks" or "features" of the cheap stage; "segment" or "encode" of the command line.
         folder: an empty folder to work in.
         kills: how many.
         rows: images a store.
         seed: of the moments.
     """
+    stage = (RealStage if kind in STORES else CheapStage)(kind, folder / "stage", rows)
     moments = random.Random(seed)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.cheap_stage"])
-    calm, rough = folder / "calm", folder / "rough"
+    worker = stage.start()
     begin = time.monotonic()
-    _work(kind, str(calm), rows)
-    expected, length = content(kind, calm), time.monotonic() - begin
+    worker.join()
+    expected, length = store_content(stage.store), time.monotonic() - begin
+    shutil.rmtree(stage.store)
     outcome = Outcome(kind, rows=rows, faults=[])
-    path = store_path(rough, kind)
     while outcome.kills < kills:
+        redo = outcome.rounds % 2 == 1
         begin = time.monotonic()
-        worker = context.Process(target=_work, args=(kind, str(rough), rows))
-        worker.start()
+        worker = stage.start(redo=redo)
         worker.join(moments.uniform(0.0, length))
         if worker.is_alive():
             worker.kill()
             worker.join()
             outcome.kills += 1
-            if (path / "zarr.json").exists():
-                report = verify_store(path)
-                if not report.ok:
-                    outcome.faults.append(f"after kill {outcome.kills}: {report.summary()}")
+            if (stage.store / "zarr.json").exists():
+                outcome.faults += [
+                    f"after kill {outcome.kills}: {f}" for f in faults_of(stage.store)
+                ]
             if outcome.kills < kills:
                 continue
-            worker = context.Process(target=_work, args=(kind, str(rough), rows))
             begin = time.monotonic()
-            worker.start()
+            worker = stage.start(redo=redo)
             worker.join()
         outcome.slowest_restart = max(outcome.slowest_restart, time.monotonic() - begin)
         if worker.exitcode != 0:
             outcome.faults.append(f"a run ended with exit code {worker.exitcode}")
-        elif content(kind, rough) != expected:
+        elif store_content(stage.store) != expected:
             outcome.faults.append(f"round {outcome.rounds}: differs from the undisturbed store")
         outcome.rounds += 1
-        record = json.loads((rough / f"{kind}.json").read_text())
-        outcome.rows_computed += record["done"]
-        shutil.rmtree(path)
+        if redo:
+            shutil.rmtree(stage.store)
+        else:
+            outcome.rows_computed += stage.computed()
     return outcome
 
 
@@ -124,9 +175,11 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--rows", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
+    kinds = ["masks", "features", *STORES]
+    parser.add_argument("--stages", nargs="+", choices=kinds, default=kinds[:2])
     a = parser.parse_args()
     good = True
-    for kind in ("masks", "features"):
+    for kind in a.stages:
         with tempfile.TemporaryDirectory() as folder:
             begin = time.monotonic()
             outcome = random_kills(kind, Path(folder), kills=a.kills, rows=a.rows, seed=a.seed)
