@@ -28,7 +28,7 @@ def test_a_difference_is_that_of_the_two_figures_and_holms_p_is_never_smaller(
         assert row.difference == pytest.approx(expected, abs=1e-9)
         assert row.lo <= row.hi and row.p_holm >= row.p
     assert (table["head_a"] == table["head_b"]).all()
-    assert {"official", "grouped"} <= set(table["protocol"])
+    assert set(table["subset"]) == {"full", "clean", "clean_any"}
 
 
 def test_the_other_way_round_the_signs_turn(built_project: Project) -> None:
