@@ -25,26 +25,28 @@ def guarded(run: Callable[..., Any]) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        code = run(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        result = run(standalone_mode=False)
+        code = result if isinstance(result, int) else 0
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except typer.Exit as error:
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except ClickException as error:
+        error.show()
+        code = error.exit_code
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone: there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    if code == INTERRUPTED:  # typer itself may turn Ctrl-C into an exit with this code
         print(
             "interrupted - what was computed is kept; run the same command again to go on",
             file=sys.stderr,
         )
-        sys.exit(INTERRUPTED)
-    except ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output (head, less) has gone: there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    sys.exit(code)
 
 
 def stage(run: Callable[..., None]) -> None:

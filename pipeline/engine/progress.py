@@ -85,11 +85,10 @@ class Progress:
 
     def _line(self) -> None:
         rows = self.done + self.failed
-        left = (self.total - rows) / max(self.rate, 1e-9)
+        left = f", {_clock((self.total - rows) / self.rate)} left" if rows else ""
         failed = f", {self.failed} failed" if self.failed else ""
         print(
-            f"{self.title}: {rows}/{self.total}{failed}, {self.rate:.1f} images/s, "
-            f"{_clock(left)} left",
+            f"{self.title}: {rows}/{self.total}{failed}, {self.rate:.1f} images/s{left}",
             file=sys.stderr,
             flush=True,
         )

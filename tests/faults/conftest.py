@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .site import Site, draw_images
-
-STAGES = ("segment", "encode", "train", "evaluate", "report")
+from .site import STAGES, Site, draw_images
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +32,7 @@ def added(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture(scope="session")
 def half(added: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """12 of the images are segmented and encoded."""
+    """The first 12 images, the test part, are segmented and encoded."""
     site = added.copy(tmp_path_factory.mktemp("half") / "site")
     site.stage("segment", "--limit", "12").expect(0, "12 computed")
     only = site.root / "first.csv"

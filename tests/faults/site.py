@@ -38,6 +38,10 @@ PARAMS: dict[str, Any] = {
 }
 PROMPTS = "templates: {default: ['a photo of {}.']}\nclasses: {toy: {cat: a cat, dog: a dog}}\n"
 
+STAGES = ("segment", "encode", "train", "evaluate", "report")
+STORES = ("segment", "encode")
+"""The stages that write a store."""
+
 OUTPUTS = {
     "segment": ("cache/toy/masks.zarr",),
     "encode": ("cache/toy/features.zarr",),
@@ -203,9 +207,13 @@ class Site:
         """Run `pipeline ...` to its end; see `start`."""
         return self.start(*arguments, **options).wait()
 
+    def start_stage(self, name: str, *arguments: str, **options: Any) -> Running:
+        """Start one stage of the dataset."""
+        return self.start(*stage_command(name), *arguments, **options)
+
     def stage(self, name: str, *arguments: str, **options: Any) -> Done:
-        """Run one stage of the dataset."""
-        return self.run(*stage_command(name), *arguments, **options)
+        """Run one stage of the dataset to its end."""
+        return self.start_stage(name, *arguments, **options).wait()
 
     def outputs(self, stage: str) -> dict[str, bytes]:
         """Return the bytes of all files that a stage wrote, by path."""
@@ -225,6 +233,15 @@ class Site:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+    def before(self, stage: str, half: Site, root: Path) -> Site:
+        """Return a copy in which a stage has work to do: its store is that of `half`."""
+        site = self.copy(root)
+        if stage in STORES:
+            store = OUTPUTS[stage][0]
+            shutil.rmtree(root / store)
+            shutil.copytree(half.root / store, root / store)
+        return site
 
     def leftovers(self) -> list[str]:
         """Return lock files, half-written files and journals below cache/ and report/."""

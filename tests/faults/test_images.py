@@ -96,7 +96,7 @@ def broken(half: Site, source: Path, tmp_path_factory: pytest.TempPathFactory):
     site = half.copy(root / "site")
     (site.root / "data/toy").unlink()
     (site.root / "data/toy").symlink_to(root / "toy")
-    folder = root / "toy/test/dog"
+    folder = root / "toy/train/dog"
     cut = (folder / "01.png").read_bytes()
     (folder / "00.png").write_bytes(b"<html>Sign in</html>")
     (folder / "01.png").write_bytes(cut[: len(cut) // 2])
@@ -105,5 +105,25 @@ def broken(half: Site, source: Path, tmp_path_factory: pytest.TempPathFactory):
     (folder / "03.png").symlink_to("nowhere.png")
     (folder / "04.png").write_bytes(encode_png(picture(55)))
     (folder / "05.png").chmod(0)
-    reasons = ("changed", "changed", "exist", "exist", "changed", "permission denied")
-    return site, {f"test/dog/{i:02d}.png": why for i, why in enumerate(reasons)}
+    reasons = ("changed", "changed", "not exist", "link to nothing", "changed", "permission denied")
+    return site, {f"train/dog/{i:02d}.png": why for i, why in enumerate(reasons)}
+
+
+def test_files_that_break_after_data_add_fail_alone_and_are_done_once_they_are_back(
+    broken, no_override: list[str], source: Path
+) -> None:
+    site, reasons = broken
+    said = site.stage("segment", before=no_override).expect(3, "6 of 32 images failed")
+    failed = record(site, "segment")["failed"]
+    assert failed.keys() == reasons.keys()
+    for name, reason in reasons.items():
+        assert reason in failed[name] and " - " in failed[name], failed[name]
+    assert sum(repr(name) in said for name in reasons) == 3 and "and 3 more" in said
+    masks = open_masks(site.root / "cache/toy/masks.zarr")
+    assert set(masks.table().query("status != 'failed'").index) == set(masks) - set(reasons)
+    assert len(masks) == 32
+
+    folder = site.root.parent / "toy/train/dog"
+    shutil.rmtree(folder)
+    shutil.copytree(source / "train/dog", folder)
+    site.stage("segment").expect(0, "6 computed, 26 there already, 0 failed of 32")

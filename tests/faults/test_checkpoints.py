@@ -1,0 +1,125 @@
+"""A checkpoint that is not what it should be, through the real commands: it is named as what it
+is with what to do, nothing of it runs, and the store stands."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from .site import REPO, Done, Site
+
+WEIGHTS = REPO / "pipeline/models/weights"
+ZEROS = "0" * 64
+
+
+class Marker:
+    """Unpickling it creates a file."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def cut(path: Path, good: Path) -> None:
+    path.write_bytes(good.read_bytes()[: good.stat().st_size * 2 // 3])
+
+
+def page(path: Path, good: Path) -> None:
+    path.write_bytes(b"<!DOCTYPE html><html><body>404: not found</body></html>")
+
+
+def pointer(path: Path, good: Path) -> None:
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+
+
+def foreign(path: Path, good: Path) -> None:
+    """The weights of the other model."""
+    (other,) = set(WEIGHTS.glob("*.safetensors")) - {good}
+    path.write_bytes(other.read_bytes())
+
+
+def code(path: Path, good: Path) -> None:
+    torch.save({"model": Marker(path.with_suffix(".ran"))}, path)
+
+
+def old_code(path: Path, good: Path) -> None:
+    path.write_bytes(pickle.dumps({"model": Marker(path.with_suffix(".ran"))}))
+
+
+def nothing(path: Path, good: Path) -> None:
+    """No file at all."""
+
+
+def sound(path: Path, good: Path) -> None:
+    if path.suffix == ".pt":
+        torch.save({"model": load_file(good)}, path)
+    else:
+        path.write_bytes(good.read_bytes())
+
+
+FAULTS: dict[str, tuple[Callable[[Path, Path], None], str, str]] = {
+    "cut": (cut, ".safetensors", "cut off"),
+    "page": (page, ".safetensors", "is a web page"),
+    "pointer": (pointer, ".pt", "git lfs pull"),
+    "foreign": (foreign, ".safetensors", "a checkpoint of another model"),
+    "code": (code, ".pt", "have to run; refused"),
+    "old code": (old_code, ".pt", "not a readable checkpoint"),
+    "nothing": (nothing, ".pt", "no such checkpoint"),
+    "another hash": (sound, ".safetensors", ZEROS),
+}
+STAGES = {"segment": ("sam2", "sam2-micro"), "encode": ("clip", "clip-micro")}
+CASES = [("segment", fault) for fault in FAULTS]
+CASES += [("encode", fault) for fault in ("cut", "foreign", "code")]
+
+
+@pytest.fixture(scope="module")
+def ran(half: Site, tmp_path_factory, pool) -> Iterator[dict[tuple[str, str], tuple[Path, Future]]]:
+    """Both stages with every fault, each in a profile of its own of one params.yaml."""
+    site = half.copy(tmp_path_factory.mktemp("checkpoints") / "site")
+    package = {m: {"name": n, "checkpoint": "package"} for m, n in STAGES.values()}
+    profiles, files = {}, {}
+    for number, (stage, fault) in enumerate(CASES):
+        make, suffix, _ = FAULTS[fault]
+        model, name = STAGES[stage]
+        path = site.root / f"weights-{number}{suffix}"
+        make(path, WEIGHTS / f"{name}.safetensors")
+        given = {"name": name, "checkpoint": path.name}
+        given |= {"sha256": ZEROS} if fault == "another hash" else {}
+        profiles[f"p{number}"] = package | {model: given}
+        files[stage, fault] = path
+    site.set(profiles=profiles | {"embedded": package}, profile="embedded")
+    before = {stage: site.outputs(stage) for stage in STAGES}
+    runs = {
+        case: pool.submit(site.stage, case[0], "--profile", f"p{number}")
+        for number, case in enumerate(CASES)
+    }
+    yield {case: (files[case], runs[case]) for case in CASES}
+    assert before == {stage: site.outputs(stage) for stage in STAGES}
+
+
+@pytest.mark.parametrize(("stage", "fault"), CASES)
+def test_a_wrong_checkpoint_is_named_as_what_it_is_and_never_run(ran, stage, fault) -> None:
+    path, run = ran[stage, fault]
+    done: Done = run.result()
+    done.expect(2, path.name, FAULTS[fault][2])
+    assert " - " in done.said and len(done.said.strip().splitlines()) == 1, "no remedy in one line"
+    assert not path.with_suffix(".ran").exists()
+
+
+def test_the_same_file_sound_is_taken(half: Site, tmp_path: Path) -> None:
+    site = half.copy(tmp_path / "site")
+    sound(site.root / "mine.pt", WEIGHTS / "sam2-micro.safetensors")
+    models = {"sam2": {"name": "sam2-micro", "checkpoint": "mine.pt"}}
+    models["clip"] = {"name": "clip-micro", "checkpoint": "package"}
+    site.set(profiles={"mine": models}, profile="mine")
+    # Other bytes are another identity, so the store is refused with the difference, not continued.
+    site.stage("segment").expect(2, "made with other choices", "checkpoint_sha256")
+    site.stage("segment", "--force", "--set", "segment.prompt=center-box").expect(0, "32 computed")

@@ -1,0 +1,110 @@
+"""A dataset of which nothing, or a tenth, can be read: the exit code, the counts in record, status
+and report, and DVC, which does not take the stage for done."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.end_to_end.conftest import empty_project
+
+from .site import PARAMS, PROMPTS, REPO, Site, draw_images
+
+PAGE = b"<!DOCTYPE html><html>Sign in</html>"
+
+
+def record(site: Site, stage: str) -> dict:
+    return json.loads((site.root / f"cache/toy/records/{stage}.json").read_text())
+
+
+def status(site: Site) -> str:
+    """What `pipeline status` says of segment."""
+    said = site.run("status").expect(0)
+    return next(line for line in said.splitlines() if re.match(r"toy\s+segment", line))
+
+
+def broken(added: Site, source: Path, root: Path, names: list[str]) -> Site:
+    """The project, some of whose images became web pages after they were added."""
+    shutil.copytree(source, root / "toy")
+    site = added.copy(root / "site")
+    (site.root / "data/toy").unlink()
+    (site.root / "data/toy").symlink_to(root / "toy")
+    for name in names or [str(f.relative_to(source)) for f in source.rglob("*.png")]:
+        (root / "toy" / name).write_bytes(PAGE)
+    return site
+
+
+def test_a_dataset_of_which_nothing_can_be_read_exits_3_and_is_told_everywhere(
+    added: Site, source: Path, tmp_path: Path
+) -> None:
+    site = broken(added, source, tmp_path, names=[])
+    site.stage("segment", "--set", "segment.max_failed=0.99").expect(
+        3, "32 of 32 images failed (100.0%, allowed 99.0%)", "and 29 more", "max_failed"
+    )
+    assert record(site, "segment")["status"] == "failed"
+    assert len(record(site, "segment")["failed"]) == record(site, "segment")["total"] == 32
+    assert re.search(r"toy +segment +failed +32 +0 +0 +32 ", status(site))
+    site.stage("report").expect(0)
+    assert "32 failures." in (site.root / "report/index.html").read_text()
+    site.stage("encode").expect(3, "32 of 32 images failed", "bytes changed")
+    site.stage("train").expect(2, "features are not complete", "failed in encode")
+
+
+def test_a_tenth_that_cannot_be_read_fails_above_the_stated_share_and_passes_below(
+    added: Site, source: Path, tmp_path: Path
+) -> None:
+    names = ["test/cat/00.png", "train/cat/00.png", "train/dog/00.png"]
+    site = broken(added, source, tmp_path, names)
+    for allowed, code, ended in (("0.05", 3, "failed"), ("0.1", 0, "ok")):
+        share = ["--set", f"segment.max_failed={allowed}"]
+        site.stage("segment", *share).expect(code, *names, "changed since the manifest")
+        assert record(site, "segment")["status"] == ended
+        assert set(record(site, "segment")["failed"]) == set(names)
+        assert record(site, "segment")["failed_share"] == 3 / 32
+        assert re.search(rf"toy +segment +{ended} +32 .* 3 ", status(site))
+    site.stage("report").expect(0)
+    page = (site.root / "report/index.html").read_text()
+    assert "3 failures." in page and all(name in page for name in names)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Site:
+    """A git and DVC repository with a dataset added, one image of which then broke."""
+    root = tmp_path / "project"
+    empty_project(root, REPO)
+    raw = yaml.safe_load((root / "params.yaml").read_text())
+    for name, value in PARAMS.items():
+        raw[name] = raw[name] | value if isinstance(value, dict) else value
+    (root / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    (root / "data_manifests/prompts.yaml").write_text(PROMPTS)
+    draw_images(tmp_path / "toy", {"train": 3, "test": 2})
+    site = Site(root)
+    site.run("data", "add", "toy", "--from", str(tmp_path / "toy")).expect(0)
+    subprocess.run(["git", "add", "-A"], cwd=root, check=True)
+    return site
+
+
+def test_dvc_does_not_take_a_failed_stage_for_done_and_runs_it_again(
+    repository: Site, tmp_path: Path
+) -> None:
+    image = tmp_path / "toy/train/cat/00.png"
+    sound = image.read_bytes()
+    image.write_bytes(PAGE)
+    dvc = {"program": ("-m", "dvc"), "PYTHONPATH": str(repository.root)}
+    lock = repository.root / "dvc.lock"
+    done = repository.run("repro", "segment@toy", **dvc)
+    assert done.code != 0 and "1 of 10 images failed" in done.said, done.said
+    assert not lock.exists()
+
+    # What DVC compares has not changed; it runs the stage because it was never done.
+    image.write_bytes(sound)
+    done = repository.run("repro", "segment@toy", **dvc)
+    assert done.code == 0 and "Running stage 'segment@toy'" in done.said, done.said
+    assert record(repository, "segment")["done"] == 1, "the nine good ones were kept"
+    assert list(yaml.safe_load(lock.read_text())["stages"]) == ["segment@toy"]
