@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pandas as pd
@@ -107,6 +108,8 @@ def test_writing_twice_gives_the_same_bytes(written):
     params = load_params(REPO / "params.yaml", {"report.gallery": 6, "datasets": ["brain", "two"]})
     again = write_results(params, paths, ["brain", "two", "not yet"])
     assert [f.read_bytes() for f in again] == before
+    # Nor do they name this process, whose temporary files they were: another's must be the same.
+    assert not any(str(os.getpid()).encode() in f.read_bytes()[:64] for f in again)
 
 
 def test_synthetic_results_are_labelled_on_every_page(tmp_path):
