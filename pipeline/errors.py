@@ -41,6 +41,12 @@ class PipelineError(Exception):
         return f"{text} - {self.remedy}" if self.remedy else text
 
 
+def reason_of(error: Exception) -> str:
+    """Return in one line why an image failed: the words of our own errors, else the kind too."""
+    text = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.encode("utf-8", "replace").decode().split())
+
+
 def _rebuild(kind: type[PipelineError], args: tuple, state: dict) -> PipelineError:
     error = kind.__new__(kind, *args)
     error.__dict__.update(state)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable
-from contextlib import suppress
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from os import PathLike
@@ -90,6 +91,15 @@ class RunRecord:
         self.redone[reason] = self.redone.get(reason, 0) + 1
         self.redone_rows[image_id] = reason
 
+    @contextmanager
+    def clock(self, part: str) -> Iterator[None]:
+        """Add the time spent inside to a part of `seconds`."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - begin
+
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values, with the derived figures."""
         return {
@@ -118,16 +128,19 @@ class RunRecord:
     def write(self, path: str | PathLike) -> None:
         """Write the record atomically; `last_computed` goes on from the record that was there."""
         if self.done:
-            self.last_computed = {
-                "started": self.started,
-                "done": self.done,
-                "skipped": self.skipped,
-                "seconds": self.seconds.get("total", 0.0),
-            }
+            self.last_computed = self._cost()
         elif not self.last_computed and Path(path).is_file():
             with suppress(PipelineError):  # a damaged one has nothing to go on from
                 self.last_computed = RunRecord.read(path).last_computed
         atomic_write_json(path, self.to_json())
+
+    def _cost(self) -> dict[str, Any]:
+        return {
+            "started": self.started,
+            "done": self.done,
+            "skipped": self.skipped,
+            "seconds": self.seconds.get("total", 0.0),
+        }
 
     @classmethod
     def read(cls, path: str | PathLike) -> RunRecord:
@@ -140,7 +153,10 @@ class RunRecord:
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
             known = {f.name for f in fields(cls)}
-            return cls(**{k: v for k, v in values.items() if k in known})
+            record = cls(**{k: v for k, v in values.items() if k in known})
+            if record.done and not record.last_computed:  # written before this was kept
+                record.last_computed = record._cost()
+            return record
         except (ValueError, TypeError, AttributeError) as error:
             raise PipelineError(
                 f"not a run record: {error}", path=path, remedy="delete it; the next run writes one"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -19,9 +18,9 @@ from pipeline.errors import (
     ConfigError,
     DiskError,
     ModelError,
-    PipelineError,
     StageFailed,
     StoreError,
+    reason_of,
 )
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ def run_stage(
         run.stopped = signals.stopped
         try:
             run.save(record_path)
-            with run.clock("plan"):
+            with record.clock("plan"):
                 plan = writer.plan(items, force=force, verify=verify, retry_failed=retry_failed)
             run.go(plan, limit, Progress(f"{stage} {dataset}".strip(), 0, show=progress))
             record.status = "interrupted" if signals.stopped() else "ok"
@@ -134,16 +133,6 @@ class _Run:
             if self.record.status in ("ok", "running"):
                 raise
 
-    @contextmanager
-    def clock(self, part: str) -> Iterator[None]:
-        """Add the time spent inside to a part of the run."""
-        begin = time.monotonic()
-        try:
-            yield
-        finally:
-            spent = time.monotonic() - begin
-            self.record.seconds[part] = self.record.seconds.get(part, 0.0) + spent
-
     def go(self, plan: Plan, limit: int | None, progress: Progress) -> None:
         record = self.record
         todo = plan.todo[:limit]
@@ -160,7 +149,7 @@ class _Run:
                     self.compute([item for item, _ in todo])
                     self.copy([item for item, _ in copies])
             finally:
-                with self.clock("write"):
+                with self.record.clock("write"):
                     self.behind.ask(self.writer.commit)
 
     def compute(self, items: Sequence[WorkItem]) -> None:
@@ -175,7 +164,7 @@ class _Run:
         while not self.stopped():
             batch: list[tuple[WorkItem, Any]] = []
             ended = False
-            with self.clock("load_wait"):
+            with self.record.clock("load_wait"):
                 while len(batch) < self.batch_size:
                     result = next(loaded, None)
                     if result is None:
@@ -195,7 +184,7 @@ class _Run:
     def map(self, items: list[WorkItem], values: list[Any]) -> None:
         """Map one batch; one that fails is mapped again item by item, to find the one to blame."""
         try:
-            with self.clock("model"):
+            with self.record.clock("model"):
                 rows = list(self.mapper.map(items, values))
             if len(rows) != len(items):
                 raise ValueError(f"the mapper gave {len(rows)} rows for {len(items)} items")
@@ -216,7 +205,7 @@ class _Run:
                 prepared.append(self.writer.prepare(item, row))
             except ValueError as error:
                 self.fail(item, error)
-        with self.clock("write"):
+        with self.record.clock("write"):
             self.behind.call(self.writer.put, prepared)
         for item, *_ in prepared:
             self.count(item)
@@ -232,7 +221,7 @@ class _Run:
             except Exception as error:
                 self.fail(item, error)
                 continue
-            with self.clock("write"):
+            with self.record.clock("write"):
                 copied = self.behind.ask(self.writer.copy, item)
             if copied:
                 self.record.copied += 1
@@ -248,13 +237,9 @@ class _Run:
         self.progress.add(done=1)
 
     def fail(self, item: WorkItem, error: Exception) -> None:
-        if isinstance(error, PipelineError):
-            reason = str(error)
-        else:
-            reason = f"{type(error).__name__}: {error}"
-        reason = " ".join(reason.encode("utf-8", "replace").decode().split())
-        self.record.failed[item.image_id] = reason
-        self.behind.call(self.writer.write_failed, item, reason)
+        why = reason_of(error)
+        self.record.failed[item.image_id] = why
+        self.behind.call(self.writer.write_failed, item, why)
         self.progress.add(failed=1)
 
 

@@ -13,20 +13,20 @@ import numpy as np
 import pandas as pd
 
 from pipeline.config import Params, PromptQualityParams
-from pipeline.devices import choose_device, choose_precision
 from pipeline.engine import RunRecord, WorkItem
 from pipeline.engine.loader import Loaded, default_workers, load_in_order
 from pipeline.engine.progress import Progress
 from pipeline.engine.record import library_versions
 from pipeline.engine.signals import Interrupts
-from pipeline.errors import PipelineError, StageFailed
+from pipeline.errors import StageFailed, reason_of
 from pipeline.manifest import read_manifest
-from pipeline.models import Sam2ImagePredictor, load_sam2
+from pipeline.models import Sam2ImagePredictor
 from pipeline.paths import Paths
 from pipeline.prompt_quality.judging import Judge, compare
 from pipeline.prompt_quality.sample import truth_sample
 from pipeline.prompt_quality.table import FIGURES, Row, read_rows, write_rows
 from pipeline.segment.items import add_truth, image_items
+from pipeline.segment.segment import load_predictor
 
 BATCH_SIZE = 8
 SAVE_EVERY = 30.0
@@ -96,9 +96,7 @@ def judge_prompts(
         record.write(record_path)
         return record
     if predictor is None:
-        device = choose_device(device)
-        precision = choose_precision(params.segment.precision, device)
-        predictor = load_sam2(params.models.sam2, device=device, precision=precision)
+        predictor = load_predictor(params, device)
     data = paths.data(dataset)
     items = image_items(sample, data, lambda row: {"truth": add_truth(row, data)})
     run = _Run(Judge(params, predictor), items, record, out)
@@ -134,9 +132,9 @@ def judge_prompts(
     if record.status == "interrupted":
         raise KeyboardInterrupt
     if record.status == "failed":
-        image_id, reason = next(iter(record.failed.items()))
+        image_id, why = next(iter(record.failed.items()))
         raise StageFailed(
-            f"no image could be judged; the first, {image_id!r}: {reason}",
+            f"no image could be judged; the first, {image_id!r}: {why}",
             path=record_path,
             remedy=f"pipeline data check --dataset {dataset}",
         )
@@ -175,10 +173,8 @@ class _Run:
 
     def take(self, loaded: Iterator[Loaded], count: int) -> list[Loaded]:
         """Wait for the next images."""
-        clock = time.monotonic()
-        batch = list(islice(loaded, count))
-        self.record.seconds["load_wait"] += time.monotonic() - clock
-        return batch
+        with self.record.clock("load_wait"):
+            return list(islice(loaded, count))
 
     def add(self, batch: Sequence[Loaded]) -> int:
         """Judge a batch of loaded images; return how many of them failed.
@@ -188,20 +184,17 @@ class _Run:
         ready = [(item, case) for item, case, error in batch if error is None]
         for item, _, error in batch:
             if error is not None:
-                known = isinstance(error, PipelineError)
-                reason = str(error) if known else f"{type(error).__name__}: {error}"
-                self.record.failed[item.image_id] = reason
+                why = reason_of(error)
+                self.record.failed[item.image_id] = why
                 for name in self.judge.names:
-                    self.put(item, name, dict.fromkeys(FIGURES, np.nan), reason)
-        clock = time.monotonic()
-        found = list(self.judge.masks([case for _, case in ready])) if ready else []
-        self.record.seconds["model"] += time.monotonic() - clock
-        clock = time.monotonic()
-        for name, masks in found:
-            for (item, case), mask in zip(ready, masks, strict=True):
-                note = "" if mask.any() else "empty mask: HD95 not defined"
-                self.put(item, name, compare(mask, case.truth), note)
-        self.record.seconds["judge"] += time.monotonic() - clock
+                    self.put(item, name, dict.fromkeys(FIGURES, np.nan), why)
+        with self.record.clock("model"):
+            found = list(self.judge.masks([case for _, case in ready])) if ready else []
+        with self.record.clock("judge"):
+            for name, masks in found:
+                for (item, case), mask in zip(ready, masks, strict=True):
+                    note = "" if mask.any() else "empty mask: HD95 not defined"
+                    self.put(item, name, compare(mask, case.truth), note)
         self.record.done += len(ready)
         if time.monotonic() - self.saved > SAVE_EVERY:
             self.save()

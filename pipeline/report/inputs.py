@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.engine.record import RunRecord
 from pipeline.errors import PipelineError
 from pipeline.evaluate.subsets import image_groups
 from pipeline.paths import Paths
@@ -148,7 +149,7 @@ def load_inputs(name: str, paths: Paths) -> DatasetInputs:
             found.missing.append(Missing(part, str(shown), command.format(name), reason))
     for stage in STAGES:
         if paths.record(name, stage).is_file():
-            found.records[stage] = _json(paths.record(name, stage))
+            found.records[stage] = RunRecord.read(paths.record(name, stage)).to_json()
     return found
 
 

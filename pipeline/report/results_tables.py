@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from pipeline.prompt_quality.references import ELLIPSE
 from pipeline.report import select
 from pipeline.report.answers import Run, comparisons_of
 from pipeline.report.bootstrap import mean_interval
 from pipeline.report.inputs import STAGES, DatasetInputs
 from pipeline.report.results_text import ORACLE, RANDOM, TRUTH
-from pipeline.report.sections.truth_tables import ELLIPSE, prompt_names
+from pipeline.report.sections.truth_tables import prompt_names
 from pipeline.report.tables import (
     NOTHING,
     Cell,
@@ -153,7 +153,7 @@ def time_table(found: Sequence[DatasetInputs]) -> Table | None:
         seconds = {}
         row: list = [head(one.name)]
         for stage in stages:
-            run = _last_computed(one.records.get(stage, {}))
+            run = one.records.get(stage, {}).get("last_computed")
             if not run:
                 row.append(None)
                 continue
@@ -168,16 +168,6 @@ def time_table(found: Sequence[DatasetInputs]) -> Table | None:
     if partial:
         note += " * Part of the work was there already from an earlier run."
     return Table(["data set", *names, "sum, min"], rows, note=note)
-
-
-def _last_computed(record: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what the latest run that computed any row cost; None where no record tells."""
-    if record.get("last_computed"):
-        return record["last_computed"]
-    if not record.get("done"):
-        return None
-    # A record from before `last_computed` was kept is itself of such a run.
-    return {"seconds": record["seconds"]["total"], "skipped": record.get("skipped", 0)}
 
 
 def ends(done: Sequence[DatasetInputs]) -> tuple[float, float]:

@@ -94,10 +94,14 @@ def make_mapper(params: Params, device: str = "auto") -> SegmentMapper:
     """Load the profile's SAM2, unless the strategy asks no model, and make the mapper."""
     if not make_strategy(params.segment).needs_model:
         return SegmentMapper(params.segment)
+    return SegmentMapper(params.segment, load_predictor(params, device))
+
+
+def load_predictor(params: Params, device: str = "auto") -> Sam2ImagePredictor:
+    """Load the profile's SAM2 in the precision of `segment.precision`."""
     device = choose_device(device)
     precision = choose_precision(params.segment.precision, device)
-    predictor = load_sam2(params.models.sam2, device=device, precision=precision)
-    return SegmentMapper(params.segment, predictor)
+    return load_sam2(params.models.sam2, device=device, precision=precision)
 
 
 def segment_items(manifest, data: str | Path, params: SegmentParams):

@@ -153,6 +153,11 @@ def test_a_run_that_finds_all_there_keeps_what_the_work_cost(tmp_path):
     assert again.done == 0
     cost = {"started": first.started, "done": 3, "skipped": 0, "seconds": first.seconds["total"]}
     assert RunRecord.read(tmp_path / "masks.json").last_computed == cost
+    older = json.loads((tmp_path / "masks.json").read_text())
+    del older["last_computed"]
+    (tmp_path / "masks.json").write_text(json.dumps({**older, "done": 3, "skipped": 0}))
+    run_cheap("masks", tmp_path, items[:3])  # over a record from before this was kept
+    assert RunRecord.read(tmp_path / "masks.json").last_computed["done"] == 3
     run_cheap("masks", tmp_path, items)
     last = RunRecord.read(tmp_path / "masks.json").last_computed
     assert (last["done"], last["skipped"]) == (1, 3)

@@ -121,11 +121,15 @@ def test_times_are_those_of_the_records_and_partial_runs_are_marked(found):
     assert "already" in table.note
 
 
-def test_a_record_of_an_earlier_version_still_tells_its_time(found):
+def test_a_record_of_an_earlier_version_still_tells_its_time(fresh):
+    paths = fresh[1]
     for stage in ("segment", "encode"):
-        del found.records[stage]["last_computed"]
-    found.records["encode"]["done"] = 0  # found all there: what the work cost is not known
-    table = time_table([found])
+        record = json.loads(paths.record("one", stage).read_text())
+        del record["last_computed"]
+        if stage == "encode":
+            record["done"] = 0  # found all there: what the work cost is not known
+        paths.record("one", stage).write_text(json.dumps(record))
+    table = time_table([load_inputs("one", paths)])
     row = dict(zip(table.headers, table.rows[0], strict=True))
     assert row["segment, s"].text == "12" and row["encode, s"] is None
 

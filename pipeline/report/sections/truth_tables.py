@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from pipeline.prompt_quality.references import ELLIPSE
 from pipeline.report import select
 from pipeline.report.bootstrap import mean_interval
 from pipeline.report.inputs import DatasetInputs
@@ -20,7 +21,6 @@ from pipeline.report.tables import (
     percent,
 )
 
-ELLIPSE = "box-ellipse"
 EMPTY = "HD95 is the mean over the images whose mask is not empty, in pixels of the image."
 
 
