@@ -176,10 +176,8 @@ def survival(found: DatasetInputs, run: Run = select.BASELINE) -> str | None:
     if ("official", "clean_any") not in left_out:
         left_out.add(("official", "clean"))  # the stricter of the two says it
     for block, words in SPLITS.items():
-        table = select.over_seeds(found.metrics, *block)
-        fractions = select.fractions_of(table)
-        row = select.one(table, *run, fractions[-1]) if fractions else None
-        if row is None or not np.isfinite(row["value"]) or block in left_out:
+        row = select.with_all_labels(found.metrics, run, block)
+        if row is None or block in left_out:
             continue
         if found.drawn_split and block == select.PUBLISHED:
             words = "on a test part drawn here"
@@ -235,8 +233,7 @@ def dice(found: DatasetInputs) -> str | None:
     table = found.mask_quality
     if table is None or table.empty:
         return None
-    test = table[table["split"] == "test"]
-    part, where = (test, "test images") if len(test) else (table, "images")
+    part, where = select.judged_part(table)
     words = []
     names = sorted(part["strategy"].unique(), key=lambda s: (s in select.FLOORS, s))
     for strategy in names:

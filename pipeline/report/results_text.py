@@ -14,11 +14,21 @@ from pipeline.report.inputs import DatasetInputs
 from pipeline.report.paper import OTHER_SET
 from pipeline.report.sections.dice_effect import effect
 from pipeline.report.sections.leaks import leak_counts
-from pipeline.report.tables import interval, listed, many, number, percent, share
+from pipeline.report.tables import interval, labels_words, listed, many, number, percent
 
 Block = tuple[str, str]
-GROUPED, TRUTH = ("grouped", "full"), ("ground_truth", "full")
+TRUTH = ("ground_truth", "full")
 ORACLE, RANDOM = ("linear-probe", "oracle"), ("linear-probe", "random")
+CEILING = {
+    "helps": "The true regions would help",
+    "hurts": "Even the true regions lose: what surrounds them carries information",
+    "undecided": "Even the true regions make no difference told from chance",
+}
+FLOOR = {
+    "helps": "The found masks hold more than random regions of the same shape",
+    "hurts": "Random regions of the same shape do better than the found masks",
+    "undecided": "The found masks cannot be told from random regions of the same shape",
+}
 VERBS = {"helps": "helps", "hurts": "hurts", "undecided": "makes no difference told from chance"}
 
 
@@ -90,7 +100,7 @@ def _copies(found: DatasetInputs) -> str | None:
     counts = leak_counts(found.audit_images, found.manifest)
     copies, total = counts["copy_in_train_any"], counts["test"]
     with_all = [
-        _last(found, select.BASELINE, block)
+        select.with_all_labels(found.metrics, select.BASELINE, block)
         for block in (select.PUBLISHED, ("official", "clean_any"))
     ]
     if not copies or None in with_all:
@@ -107,7 +117,7 @@ def _unbeaten(done: Sequence[DatasetInputs]) -> str | None:
     """Say whether any head on whole images beats the linear probe beyond chance."""
     wins = []
     for found in done:
-        for block in (GROUPED, select.PUBLISHED):
+        for block in (select.GROUPED, select.PUBLISHED):
             plain = _plain(found, block)
             if plain.empty:
                 continue
@@ -149,24 +159,14 @@ def masking(found: DatasetInputs) -> str | None:
 def content(found: DatasetInputs) -> str | None:
     """Does the mask carry information: the true regions, random ones, and the masks' quality."""
     said = []
-    ceiling = comparisons_of(found, ORACLE, select.BASELINE, *TRUTH)
-    if ceiling:
-        d = ceiling[max(ceiling)]
-        words = {
-            "helps": "The true regions would help",
-            "hurts": "Even the true regions lose: what surrounds them carries information",
-            "undecided": "Even the true regions make no difference told from chance",
-        }
-        said.append(f"{words[d.verdict]} (ground-truth masks minus whole images, all labels: {d}).")
-    floor = comparisons_of(found, select.MASKED_PROBE, RANDOM, *TRUTH)
-    if floor:
-        d = floor[max(floor)]
-        words = {
-            "helps": "The found masks hold more than random regions of the same shape",
-            "hurts": "Random regions of the same shape do better than the found masks",
-            "undecided": "The found masks cannot be told from random regions of the same shape",
-        }
-        said.append(f"{words[d.verdict]} ({d}).")
+    for a, b, words, measured in (
+        (ORACLE, select.BASELINE, CEILING, "ground-truth masks minus whole images, all labels: "),
+        (select.MASKED_PROBE, RANDOM, FLOOR, ""),
+    ):
+        d = comparisons_of(found, a, b, *TRUTH)
+        if d:
+            most = d[max(d)]
+            said.append(f"{words[most.verdict]} ({measured}{most}).")
     quality, better = _dice(found), effect(found)
     if quality:
         said.append(quality)
@@ -180,8 +180,7 @@ def _dice(found: DatasetInputs) -> str | None:
     if quality is None or quality.empty:
         return None
     stored = quality[quality["strategy"] == select.stored_strategy(quality)]
-    test = stored[stored["split"] == "test"]
-    part, what = (test, "test images") if len(test) else (stored, "images")
+    part, what = select.judged_part(stored)
     values = mean_interval(part["dice"].to_numpy(), found.units(part["image_id"]))
     mean, lo, hi = (number(v, 2) for v in values)
     return f"Mean Dice of the found masks: {mean} [{lo}, {hi}], {len(part):,} {what}."
@@ -204,7 +203,7 @@ def paper_gain(found: DatasetInputs) -> str | None:
         return None
     few, most = min(theirs), max(theirs)
     gains = {f: theirs[f] - base[f] for f in dict.fromkeys((few, most))}
-    shown = listed(f"{signed(g)} points with {_labels(f)}" for f, g in gains.items())
+    shown = listed(f"{signed(g)} points with {labels_words(f)}" for f, g in gains.items())
     text = f"The paper reports (quoted, single runs) {100 * theirs[most]:.2f} % with all labels "
     text += f"and a gain of MedFocusCLIP over CLIP of {shown}."
     if found.name in OTHER_SET:
@@ -219,7 +218,7 @@ def paper_gain(found: DatasetInputs) -> str | None:
         if len(outside) == len(mine):
             survives = "the intervals exclude that gain"
         elif outside:
-            survives = f"the interval excludes that gain with {listed(map(_labels, outside))}"
+            survives = f"the interval excludes that gain with {listed(map(labels_words, outside))}"
         return f"{text} With the models here, {where}, {survives}: {_ends(mine)}."
     return text
 
@@ -231,7 +230,7 @@ def baseline(found: DatasetInputs) -> str | None:
         ends = _shares(plain)
         rows = {f: select.one(plain, *select.BASELINE, f) for f in ends}
         figures = [
-            f"{interval(r['value'], r['lo'], r['hi'])} % with {_labels(f)}"
+            f"{interval(r['value'], r['lo'], r['hi'])} % with {labels_words(f)}"
             for f, r in rows.items()
             if r is not None and np.isfinite(r["value"])
         ]
@@ -253,21 +252,13 @@ def baseline(found: DatasetInputs) -> str | None:
 def _where(found: DatasetInputs) -> list[tuple[Block, str]]:
     """The splits that the paragraphs speak of, the strictest first, in words."""
     published = "on a split drawn here" if found.drawn_split else "on the published split"
-    return [(GROUPED, "in grouped cross-validation"), (select.PUBLISHED, published)]
+    return [(select.GROUPED, "in grouped cross-validation"), (select.PUBLISHED, published)]
 
 
 def _plain(found: DatasetInputs, block: Block) -> pd.DataFrame:
     """Return the accuracies of the trained heads on whole images."""
     table = select.over_seeds(found.metrics, *block)
     return table[(table["view"] == "whole") & (table["fraction"] > 0)]
-
-
-def _last(found: DatasetInputs, run: Run, block: Block) -> dict | None:
-    """Return a run's row with all labels."""
-    table = select.over_seeds(found.metrics, *block)
-    ends = _shares(table)
-    row = select.one(table, *run, ends[-1]) if ends else None
-    return row if row is not None and np.isfinite(row["value"]) else None
 
 
 def _shares(table: pd.DataFrame) -> list[float]:
@@ -277,11 +268,7 @@ def _shares(table: pd.DataFrame) -> list[float]:
 
 
 def _ends(d: dict[float, Difference]) -> str:
-    return listed(f"{d[f]} with {_labels(f)}" for f in dict.fromkeys((min(d), max(d))))
-
-
-def _labels(fraction: float) -> str:
-    return "all labels" if fraction >= 1 else f"{share(fraction)} of the labels"
+    return listed(f"{d[f]} with {labels_words(f)}" for f in dict.fromkeys((min(d), max(d))))
 
 
 def _verdict(d: dict[float, Difference]) -> str:

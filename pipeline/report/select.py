@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 
+import numpy as np
 import pandas as pd
 
 HEADS = {
@@ -31,12 +32,12 @@ BLOCKS = {
     ("ground_truth", "clean"): "With a ground-truth mask and without a copy in train",
     ("ground_truth", "clean_any"): "With a ground-truth mask, mirrored copies left out too",
 }
-PUBLISHED = ("official", "full")
+PUBLISHED, GROUPED = ("official", "full"), ("grouped", "full")
 SHORT_BLOCKS = {
     PUBLISHED: "as published",
     ("official", "clean"): "clean",
     ("official", "clean_any"): "clean, mirrored too",
-    ("grouped", "full"): "grouped",
+    GROUPED: "grouped",
     ("grouped-pooled", "full"): "grouped, pooled",
     ("ground_truth", "full"): "with ground truth",
     ("ground_truth", "clean"): "with ground truth, clean",
@@ -208,6 +209,22 @@ def one(table: pd.DataFrame, head: str, view: str, fraction: float) -> dict | No
     """Return the row of one run, or None."""
     rows = lookup.rows(table, ("head", "view", "fraction"))
     return rows.get((head, view, round(float(fraction), 4)))
+
+
+def with_all_labels(
+    metrics: pd.DataFrame, run: tuple[str, str], block: tuple[str, str]
+) -> dict | None:
+    """Return a run's row of a block at the largest share of labels; None where not measured."""
+    table = over_seeds(metrics, *block)
+    fractions = fractions_of(table)
+    row = one(table, *run, fractions[-1]) if fractions else None
+    return row if row is not None and np.isfinite(row["value"]) else None
+
+
+def judged_part(quality: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Return the rows of the set's own test part, or all where it has none, and what they are."""
+    test = quality[quality["split"] == "test"]
+    return (test, "test images") if len(test) else (quality, "images")
 
 
 def labels_at(table: pd.DataFrame, fraction: float) -> int | None:

@@ -124,6 +124,11 @@ def percent(value: float | None, digits: int = 1) -> str:
     return NOTHING if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}"
 
 
+def labels_words(fraction: float) -> str:
+    """Name a share of the training labels in a sentence."""
+    return "all labels" if fraction >= 1 else f"{share(fraction)} of the labels"
+
+
 def interval(
     value: float, lo: float, hi: float, *, as_percent: bool = True, digits: int | None = None
 ) -> str:

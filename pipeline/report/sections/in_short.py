@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from markupsafe import Markup
 
 from pipeline.config import Params
 from pipeline.report import answers, select
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.sections.leaks import leak_counts
-from pipeline.report.tables import interval, listed, many, number, percent, share, title
+from pipeline.report.tables import (
+    interval,
+    labels_words,
+    listed,
+    many,
+    number,
+    percent,
+    share,
+    title,
+)
 
 # The strictest split there is counts; what it means in words.
-GROUPED = ("grouped", "full")
 STRICTEST = {
-    GROUPED: "images that share no patient, known group or copy with those it learned from",
+    select.GROUPED: "images that share no patient, known group or copy with those it learned from",
     ("official", "clean_any"): "test images without a copy in training",
-    ("official", "full"): "the set's own test part, copies of training images included",
+    select.PUBLISHED: "the set's own test part, copies of training images included",
 }
 VERDICTS = {
     "helps": "masking gains {} points [{}, {}]",
@@ -85,9 +92,9 @@ def result(found: DatasetInputs) -> str | None:
         if whole is None or masked is None:
             continue
         text = f"{many(len(found.classes), 'diagnosis', 'diagnoses')}. "
-        text += "" if (protocol, subset) == GROUPED else f"Tested on {where}. "
-        text += f"Learning from {_labels(most)} it sorts right {_percent(whole)} of whole images, "
-        text += f"{_percent(masked)} of masked ones"
+        text += "" if (protocol, subset) == select.GROUPED else f"Tested on {where}. "
+        text += f"Learning from {labels_words(most)} it sorts right {_percent(whole)} of whole "
+        text += f"images, {_percent(masked)} of masked ones"
         if method is not None:
             text += f", and by the paper's method {_percent(method)}"
             d = answers.comparisons_of(found, select.METHOD, select.BASELINE, protocol, subset)
@@ -99,7 +106,7 @@ def result(found: DatasetInputs) -> str | None:
 
 def _tested(done: Sequence[DatasetInputs]) -> str:
     grouped = any("grouped" in set(found.metrics["protocol"]) for found in done)
-    return f", and tested on {STRICTEST[GROUPED]}" if grouped else ""
+    return f", and tested on {STRICTEST[select.GROUPED]}" if grouped else ""
 
 
 def _effect(differences: dict[float, answers.Difference]) -> str:
@@ -108,17 +115,13 @@ def _effect(differences: dict[float, answers.Difference]) -> str:
         return ""
     said = {f: _difference(d) for f, d in differences.items()}
     if len(set(said.values())) == 1:
-        return f"{title(said.popitem()[1])}, with {listed(map(_labels, differences))} alike."
-    return title("; ".join(f"with {_labels(f)} {text}" for f, text in said.items())) + "."
+        return f"{title(said.popitem()[1])}, with {listed(map(labels_words, differences))} alike."
+    return title("; ".join(f"with {labels_words(f)} {text}" for f, text in said.items())) + "."
 
 
 def _percent(row: dict) -> str:
     value, bounds = interval(row["value"], row["lo"], row["hi"]).partition(" ")[::2]
     return f"{value} % {bounds}".rstrip()
-
-
-def _labels(fraction: float) -> str:
-    return "all labels" if fraction >= 1 else f"{share(fraction)} of the labels"
 
 
 def _shares(params: Params) -> str:
@@ -142,14 +145,13 @@ def _copies(done: Sequence[DatasetInputs]) -> tuple[str, str] | None:
         if not counts["copy_in_train_any"]:
             continue
         part = f"{found.name} {counts['copy_in_train_any']:,} of {counts['test']:,}"
-        values = []
-        for subset in ("full", "clean_any"):
-            table = select.over_seeds(found.metrics, "official", subset)
-            fractions = select.fractions_of(table)
-            row = select.one(table, *select.BASELINE, fractions[-1]) if fractions else None
-            values.append(np.nan if row is None else float(row["value"]))
-        if np.isfinite(values).all():
-            part += f" ({percent(values[1])} % right without them, {percent(values[0])} % with)"
+        before, after = (
+            select.with_all_labels(found.metrics, select.BASELINE, ("official", subset))
+            for subset in ("full", "clean_any")
+        )
+        if before and after:
+            part += f" ({percent(after['value'])} % right without them, "
+            part += f"{percent(before['value'])} % with)"
         parts.append(part)
     if not parts:
         return None
@@ -168,8 +170,7 @@ def _masks(done: Sequence[DatasetInputs]) -> tuple[str, str] | None:
         if quality is None or quality.empty:
             continue
         mine = quality[quality["strategy"] == select.stored_strategy(quality)]
-        test = mine[mine["split"] == "test"]
-        dice = (test if len(test) else mine)["dice"].dropna()
+        dice = select.judged_part(mine)[0]["dice"].dropna()
         if len(dice):
             parts.append(f"{found.name} {number(float(dice.mean()), 2)}")
     if not parts:
