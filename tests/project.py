@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,18 @@ from pipeline.paths import Paths
 
 DATASET = "toy"
 REPO = Path(__file__).resolve().parent.parent
+
+
+def pipeline(root: Path, *arguments: str) -> tuple[int, str]:
+    """Run a command in a project folder; return its exit code and what it said."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPO), "COLUMNS": "200"},
+    )
+    return done.returncode, done.stdout + done.stderr
 
 
 class Project:

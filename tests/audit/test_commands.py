@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +14,7 @@ from PIL import Image
 
 from tests.audit.folder import REPO, texture
 from tests.audit.test_kinds_of_copy import COPIES, resaved
+from tests.project import pipeline
 
 # What lies in test, made of train's picture of that number.
 CHANGES = {
@@ -36,15 +34,9 @@ RELABELLED = "3 brightened"
 
 def run(root: Path, *arguments: str, code: int = 0) -> str:
     """Run `pipeline ...` in a project folder; return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(REPO), "COLUMNS": "200"},
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    exit_code, said = pipeline(root, *arguments)
+    assert exit_code == code, said
+    return said
 
 
 def save(file: Path, image: np.ndarray) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +14,7 @@ from PIL import Image
 from pipeline.images import encode_png, patient_code, read_image
 from tests.images.makers import BIRTH, NAME, PATIENT, colour, dicom, grey, save_dicom, save_nifti
 from tests.images.test_faults import NOT_IMAGES
-
-REPO = Path(__file__).resolve().parents[2]
-
-
-def pipeline(root: Path, *arguments: str) -> tuple[int, str]:
-    """Run a command in a project folder; return its exit code and what it said."""
-    done = subprocess.run(
-        [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(REPO), "COLUMNS": "200"},
-    )
-    return done.returncode, done.stdout + done.stderr
+from tests.project import REPO, pipeline
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.config import SegmentParams
+from tests.project import Project
 from tests.segment.small_sam2 import scene, trained
 
 
@@ -18,6 +19,20 @@ def sam2():
 def params():
     """`params(prompt="auto", ...)`: the segment section with some values changed."""
     return lambda **values: SegmentParams(**{"grid": 3, **values})
+
+
+@pytest.fixture
+def ellipses(tmp_path):
+    """`ellipses(5)`: a project of so many images with ground truth, of cats and dogs."""
+
+    def make(count: int) -> Project:
+        made = Project(tmp_path)
+        for i in range(count):
+            image, region = scene(i, 40 + 5 * i, 70 - 6 * i)
+            made.add(f"{i}.png", image, region, label="cat" if i % 2 else "dog")
+        return made
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -15,19 +15,15 @@ from pipeline.errors import ConfigError, StageFailed
 from pipeline.prompt_quality import judge_prompts
 from pipeline.prompt_quality.references import reference_prompts
 from pipeline.segment import segment_dataset
-from tests.project import DATASET, Project
+from tests.project import DATASET
 from tests.segment.small_sam2 import scene
 
 NAMES = ["salient", "salient-refine", "auto", "center-box", "box", "points", "box-ellipse"]
 
 
 @pytest.fixture
-def project(tmp_path):
-    made = Project(tmp_path)
-    for i in range(6):
-        image, region = scene(i, 40 + 5 * i, 70 - 6 * i)
-        made.add(f"{i}.png", image, region, label="cat" if i % 2 else "dog")
-    return made
+def project(ellipses):
+    return ellipses(6)
 
 
 @pytest.fixture

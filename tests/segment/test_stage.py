@@ -9,17 +9,13 @@ from pipeline.errors import ManifestError, StageFailed, StoreError
 from pipeline.files import sha256_file
 from pipeline.models.sam2 import Sam2ImagePredictor
 from pipeline.segment import segment_dataset
-from tests.project import DATASET, Project
+from tests.project import DATASET
 from tests.segment.small_sam2 import scene
 
 
 @pytest.fixture
-def project(tmp_path):
-    made = Project(tmp_path)
-    for i in range(5):
-        image, region = scene(i, 40 + 5 * i, 70 - 6 * i)
-        made.add(f"{i}.png", image, region, label="cat" if i % 2 else "dog")
-    return made
+def project(ellipses):
+    return ellipses(5)
 
 
 @pytest.fixture
