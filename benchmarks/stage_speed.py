@@ -3,9 +3,9 @@
     python benchmarks/stage_speed.py --images 200 --batch-size 16
 
 Runs both stages with the profile's models on images of its own making, then the bare models on
-the same frames at the same batch size, already in memory. `overhead` is stage time over forward
-time, minus one, loading and writing included; what loading hides behind the model costs nothing.
-Run it on an idle machine.
+the same frames at the same batch size, already in memory, in turn. `overhead` is stage time over
+forward time, minus one (the median over the turns), loading and writing included; what loading
+hides behind the model costs nothing. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -57,6 +58,15 @@ def forward_seconds(call, batches: list) -> float:
     return time.perf_counter() - start
 
 
+def in_turn(stage, forward, repeats: int) -> list[tuple[dict[str, float], float]]:
+    """Run the stage and the bare model in turn, since a shared machine's speed drifts.
+
+    Returns:
+        Of each turn the seconds of the stage by part, and those of the model.
+    """
+    return [(stage().seconds, forward()) for _ in range(repeats)]
+
+
 def load_all(mapper, items: list) -> list:
     """What the model is given of each item; loaded in a thread, as the stage does."""
     with ThreadPoolExecutor(1) as pool:
@@ -67,14 +77,17 @@ def chunks(values: list, size: int) -> list[list]:
     return [values[i : i + size] for i in range(0, len(values), size)]
 
 
-def report(record, forward: float, extra: dict) -> dict:
-    total = record.seconds["total"]
+def report(turns: list[tuple[dict[str, float], float]], images: int, **extra) -> dict:
+    """Return the medians over the turns, and the overhead of each."""
+    overheads = sorted(stage["total"] / forward - 1 for stage, forward in turns)
+    parts = {part: median(stage[part] for stage, _ in turns) for part in turns[0][0]}
     return {
-        "images": record.done,
-        "ms_per_image": round(1e3 * total / record.done, 2),
-        "forward_ms_per_image": round(1e3 * forward / record.done, 2),
-        "overhead": round(total / forward - 1, 3),
-        "seconds": {k: round(v, 2) for k, v in record.seconds.items()},
+        "images": images,
+        "ms_per_image": round(1e3 * parts["total"] / images, 2),
+        "forward_ms_per_image": round(1e3 * median(f for _, f in turns) / images, 2),
+        "overhead": round(median(overheads), 3),
+        "overheads": [round(o, 3) for o in overheads],
+        "seconds": {part: round(seconds, 2) for part, seconds in parts.items()},
         **extra,
     }
 
@@ -82,6 +95,7 @@ def report(record, forward: float, extra: dict) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--side", type=int, default=320)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--workers", type=int)
@@ -92,28 +106,40 @@ def main() -> None:
         project = Project(Path(folder))
         make_images(project, args.images, args.side)
         params = project.params(segment__prompt=args.prompt, encode__views=args.views.split(","))
-        options = {"batch_size": args.batch_size, "workers": args.workers}
+        size = args.batch_size
+        options = {"batch_size": size, "workers": args.workers}
         sam2, clip = load_sam2(params.models.sam2), load_clip(params.models.clip)
 
         manifest = read_manifest(project.paths.manifest(DATASET))
         data = project.paths.data(DATASET)
 
-        record = segment_dataset(DATASET, params, project.paths, predictor=sam2, **options)
-        mapper = SegmentMapper(params.segment, sam2)
-        looks = load_all(mapper, segment_items(manifest, data, params.segment))
-        spent = forward_seconds(
-            lambda batch: mapper.strategy.segment(batch, mapper.sam),
-            chunks(looks, args.batch_size),
-        )
-        results = {"segment": report(record, spent, {"prompt": args.prompt})}
+        def segment():
+            return segment_dataset(
+                DATASET, params, project.paths, predictor=sam2, force=True, **options
+            )
 
-        record = encode_dataset(DATASET, params, project.paths, clip=clip, **options)
+        segment()  # once to warm up, and for the masks
+        mapper = SegmentMapper(params.segment, sam2)
+        looks = chunks(load_all(mapper, segment_items(manifest, data, params.segment)), size)
+        turns = in_turn(
+            segment,
+            lambda: forward_seconds(
+                lambda batch: mapper.strategy.segment(batch, mapper.sam), looks
+            ),
+            args.repeats,
+        )
+        results = {"segment": report(turns, args.images, prompt=args.prompt)}
+
+        def encode():
+            return encode_dataset(DATASET, params, project.paths, clip=clip, force=True, **options)
+
         masks = open_masks(project.paths.masks(DATASET))
         encoder = EncodeMapper(params.encode, clip, masks)
         items = encode_items(manifest, data, masks.table(), DATASET, params.encode.views)
         pictures = torch.cat([shown.pixels for shown in load_all(encoder, items)])
-        spent = forward_seconds(clip.encode_image, list(pictures.split(args.batch_size)))
-        results["encode"] = report(record, spent, {"pictures": len(pictures)})
+        batches = list(pictures.split(size))
+        turns = in_turn(encode, lambda: forward_seconds(clip.encode_image, batches), args.repeats)
+        results["encode"] = report(turns, args.images, pictures=len(pictures))
     print(json.dumps({"threads": torch.get_num_threads(), **results}, indent=2))
 
 
