@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import threading
 
 from pipeline.errors import ConfigError
@@ -48,3 +50,16 @@ def one_thread_here() -> None:
 
     torch.set_num_threads(1)
     _calmed.done = True
+
+
+def keep_freed_memory() -> None:
+    """Let the process keep the memory of freed tensors for the next batch (glibc; else nothing).
+
+    By default the C library gives blocks above 32 MB back at once, and the system clears their
+    pages anew for each layer of each batch: a quarter of the time of a model on the CPU.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc, trim, mmap = ctypes.CDLL(None), -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    libc.mallopt(trim, 2**31 - 1)
+    libc.mallopt(mmap, 2**30)
