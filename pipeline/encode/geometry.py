@@ -57,8 +57,7 @@ class Geometry:
             image = np.asarray(pil.resize((width, height), RESAMPLE[interpolation]))
         if (height, width, self.top, self.left) == (self.size, self.size, 0, 0):
             return image
-        frame = np.empty((self.size, self.size, 3), np.uint8)
-        frame[:] = fill
+        frame = np.array(Image.new("RGB", (self.size, self.size), fill))
         y0, x0 = max(0, self.top), max(0, self.left)
         y1, x1 = min(self.size, self.top + height), min(self.size, self.left + width)
         frame[y0:y1, x0:x1] = image[y0 - self.top : y1 - self.top, x0 - self.left : x1 - self.left]
