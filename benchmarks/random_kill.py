@@ -1,12 +1,13 @@
-"""kill -9 at random moments of both stages; the finished store must equal an undisturbed one.
+"""kill -9 at random moments of each stage; what is there in the end must equal undisturbed work.
 
     python benchmarks/random_kill.py --kills 100
-    python benchmarks/random_kill.py --kills 20 --stages segment encode
+    python benchmarks/random_kill.py --kills 100 --stages segment encode train evaluate report
 
-After every kill the store must open (or not exist yet), hold no damaged row, and show columns of
-one moment to a plain xarray reader; the next run goes on from there. Every other round redoes all
-rows of a finished store. In the first form the model is a cheap function, so that most of the time
-is spent where a kill could hurt: in the writes. The second kills the real commands at their work.
+After every kill a store must open (or not exist yet), hold no damaged row, and show columns of one
+moment to a plain xarray reader, and each file must be a whole one; the next run goes on from there.
+Every other round redoes what is finished. In the first form the model is a cheap function, so that
+most of the time is spent where a kill could hurt: in the writes. The second kills the real commands
+at their work.
 """
 
 from __future__ import annotations
@@ -15,23 +16,18 @@ import argparse
 import json
 import multiprocessing
 import random
-import shutil
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import xarray as xr
-
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.cheap_stage import make_items, run_cheap, store_path
+from benchmarks.file_stage import FILES, FileStage
 from benchmarks.real_stage import STORES, RealStage
-from pipeline.stores import FeatureStore, MaskStore, open_features, open_masks, verify_store
-from pipeline.stores.index import Index, checksum
-from pipeline.stores.kinds import kind_of
-from pipeline.stores.layout import read_root
+from benchmarks.store_stage import StoreStage
 
 
 @dataclass
@@ -39,10 +35,10 @@ class Outcome:
     """What `random_kills` saw.
 
     Args:
-        kind: which store.
+        kind: which store or stage.
         kills: processes killed while at work.
-        rounds: stores that were finished (and equal to the undisturbed one).
-        rows: rows a store.
+        rounds: times that the work was finished (and equal to the undisturbed one).
+        rows: rows a store, or files.
         rows_computed: rows that the last run of each first round computed; the rest survived kills.
         slowest_restart: seconds of the slowest whole run after a kill.
         faults: what went wrong, in words; empty is the promise.
@@ -57,27 +53,7 @@ class Outcome:
     faults: list[str] | None = None
 
 
-def content(kind: str, folder: Path) -> dict[str, tuple]:
-    """Return everything a reader gets of the store of a cheap stage."""
-    return store_content(store_path(folder, kind))
-
-
-def store_content(path: Path) -> dict[str, tuple]:
-    """Return everything a reader gets of a store: id -> bytes and index values."""
-    masks = path.name == "masks.zarr"
-    store: MaskStore | FeatureStore = open_masks(path) if masks else open_features(path)
-    table = store.table()
-    rows = {}
-    for image_id in store:
-        data = store.read(image_id)
-        arrays = tuple((n, a.dtype.str, a.shape, a.tobytes()) for n, a in sorted(data.items()))
-        rows[image_id] = (arrays, table.loc[image_id].to_json())
-    if isinstance(store, FeatureStore):
-        rows["text"] = (store.text_features.values.tobytes(), store.classes, store.templates)
-    return rows
-
-
-class CheapStage:
+class CheapStage(StoreStage):
     """A stage without a model, in a process of its own.
 
     Args:
@@ -110,35 +86,31 @@ def _work(kind: str, folder: str, rows: int, redo: bool) -> None:
     run_cheap(kind, path, make_items(path, rows), force=redo, **options)
 
 
-def faults_of(path: Path) -> list[str]:
-    """Return what is wrong with a store that was left in the middle of its work."""
-    report = verify_store(path)
-    plain = xr.open_zarr(path)
-    kind = kind_of(path, read_root(path))
-    seen = Index(kind.columns, {name: plain[name].values.tolist() for name in kind.columns})
-    if checksum(seen.arrays()) != plain.attrs["index_crc"]:
-        return [report.summary(), "a plain reader sees columns of two moments"]
-    return [] if report.ok else [report.summary()]
+def make_stage(kind: str, folder: Path, rows: int) -> CheapStage | RealStage | FileStage:
+    """Return a stage with nothing done; see `random_kills`."""
+    if kind in FILES:
+        return FileStage(kind, folder)
+    return (RealStage if kind in STORES else CheapStage)(kind, folder, rows)
 
 
 def random_kills(kind: str, folder: Path, *, kills: int, rows: int = 40, seed: int = 0) -> Outcome:
-    """Kill writers of one store `kills` times and compare what they leave.
+    """Kill a stage `kills` times and compare what it leaves.
 
     Args:
-        kind: "masks" or "features" of the cheap stage; "segment" or "encode" of the command line.
+        kind: "masks" or "features" of the cheap stage, or a stage of the command line.
         folder: an empty folder to work in.
         kills: how many.
-        rows: images a store.
+        rows: images a store; `train`, `evaluate` and `report` have a project of 32 images.
         seed: of the moments.
     """
-    stage = (RealStage if kind in STORES else CheapStage)(kind, folder / "stage", rows)
+    stage = make_stage(kind, folder / "stage", rows)
     moments = random.Random(seed)
     worker = stage.start()
     begin = time.monotonic()
     worker.join()
-    expected, length = store_content(stage.store), time.monotonic() - begin
-    shutil.rmtree(stage.store)
-    outcome = Outcome(kind, rows=rows, faults=[])
+    expected, length = stage.content(), time.monotonic() - begin
+    stage.clear()
+    outcome = Outcome(kind, rows=stage.rows, faults=[])
     while outcome.kills < kills:
         redo = outcome.rounds % 2 == 1
         begin = time.monotonic()
@@ -148,10 +120,7 @@ def random_kills(kind: str, folder: Path, *, kills: int, rows: int = 40, seed: i
             worker.kill()
             worker.join()
             outcome.kills += 1
-            if (stage.store / "zarr.json").exists():
-                outcome.faults += [
-                    f"after kill {outcome.kills}: {f}" for f in faults_of(stage.store)
-                ]
+            outcome.faults += [f"after kill {outcome.kills}: {f}" for f in stage.faults()]
             if outcome.kills < kills:
                 continue
             begin = time.monotonic()
@@ -160,11 +129,11 @@ def random_kills(kind: str, folder: Path, *, kills: int, rows: int = 40, seed: i
         outcome.slowest_restart = max(outcome.slowest_restart, time.monotonic() - begin)
         if worker.exitcode != 0:
             outcome.faults.append(f"a run ended with exit code {worker.exitcode}")
-        elif store_content(stage.store) != expected:
-            outcome.faults.append(f"round {outcome.rounds}: differs from the undisturbed store")
+        elif stage.content() != expected:
+            outcome.faults.append(f"round {outcome.rounds}: differs from the undisturbed work")
         outcome.rounds += 1
         if redo:
-            shutil.rmtree(stage.store)
+            stage.clear()
         else:
             outcome.rows_computed += stage.computed()
     return outcome
@@ -175,7 +144,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--rows", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    kinds = ["masks", "features", *STORES]
+    kinds = ["masks", "features", *STORES, *FILES]
     parser.add_argument("--stages", nargs="+", choices=kinds, default=kinds[:2])
     a = parser.parse_args()
     good = True

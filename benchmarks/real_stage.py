@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.store_stage import StoreStage
+
 REPO = Path(__file__).resolve().parent.parent
 DATASET = "breast"
 STORES = {"segment": "masks.zarr", "encode": "features.zarr"}
@@ -55,7 +57,7 @@ class Command:
         return self.log.read_text(errors="replace")
 
 
-class RealStage:
+class RealStage(StoreStage):
     """A model stage on a dataset of phantoms.
 
     Args:
@@ -65,7 +67,7 @@ class RealStage:
     """
 
     def __init__(self, name: str, folder: Path, images: int):
-        self.name, self.root = name, folder
+        self.name, self.root, self.rows = name, folder, images
         (folder / "data_manifests").mkdir(parents=True)
         shutil.copy(REPO / "params.yaml", folder)
         shutil.copy(REPO / "data_manifests/prompts.yaml", folder / "data_manifests")

@@ -253,7 +253,7 @@ def unreadable(path: str | os.PathLike, error: OSError) -> ImageError:
     """Return what the system said of a file, as an error with its remedy."""
     if isinstance(error, FileNotFoundError):
         what = "is a link to nothing" if Path(path).is_symlink() else "does not exist"
-        remedy = "restore it, or run `pipeline data add` again to take it off the list"
+        remedy = "check its name; if it is gone, restore it or run `pipeline data add` again"
     elif isinstance(error, PermissionError):
         what, remedy = "may not be read (permission denied)", "run chmod u+r on it"
     else:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.cheap_stage import CheapMapper, item_of, make_items, run_cheap, store_path
-from benchmarks.random_kill import content
+from benchmarks.store_stage import content
 from pipeline.engine import RunRecord
 from pipeline.engine.loader import load_in_order
 from pipeline.engine.status import status_rows, status_text

@@ -42,6 +42,9 @@ STAGES = ("segment", "encode", "train", "evaluate", "report")
 STORES = ("segment", "encode")
 """The stages that write a store."""
 
+LOADED = {"train": "sklearn", "evaluate": "pyarrow", "report": "pandas"}
+"""A library that a stage has loaded when it is past its start-up."""
+
 OUTPUTS = {
     "segment": ("cache/toy/masks.zarr",),
     "encode": ("cache/toy/features.zarr",),
@@ -112,6 +115,13 @@ class Running:
             assert time.monotonic() < end, f"it never came\n{self.said}"
             time.sleep(0.002)
         return True
+
+    def at_work(self, stage: str) -> bool:
+        """Wait until a stage is past its start-up; False when it ends before."""
+        if stage in STORES:  # a model stage says so itself
+            return self.until(lambda: "to do" in self.said)
+        maps = Path(f"/proc/{self.process.pid}/maps")
+        return self.until(lambda: maps.exists() and LOADED[stage] in maps.read_text())
 
     def signal(self, number: int) -> None:
         """Send a signal to all its processes, as a terminal sends Ctrl-C."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.random_kill import store_content
+from benchmarks.store_stage import store_content
 from pipeline.stores import verify_store
 
 from .site import OUTPUTS, STAGES, STORES, Site, stage_command

@@ -6,24 +6,12 @@ from __future__ import annotations
 import signal
 import sys
 from concurrent.futures import Future
-from pathlib import Path
 
 import pytest
 
-from .site import STAGES, STORES, Running, Site
+from .site import STAGES, STORES, Site
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches processes in /proc")
-
-LOADED = {"train": "sklearn", "evaluate": "pyarrow", "report": "pandas"}
-"""A library that a stage has loaded when it is past its start-up."""
-
-
-def at_work(running: Running, stage: str) -> bool:
-    """Whether a stage is past its start-up: a model stage says so itself."""
-    if stage in STORES:
-        return running.until(lambda: "to do" in running.said)
-    maps = Path(f"/proc/{running.process.pid}/maps")
-    return running.until(lambda: maps.exists() and LOADED[stage] in maps.read_text())
 
 
 def files(site: Site, stage: str) -> dict[str, int]:
@@ -34,7 +22,7 @@ def files(site: Site, stage: str) -> dict[str, int]:
 def interrupted_killed_and_finished(site: Site, stage: str, whole: Site) -> None:
     options = ["--batch-size", "1"] if stage in STORES else []
     running = site.start_stage(stage, *options)
-    assert at_work(running, stage), f"it ended too early\n{running.said}"
+    assert running.at_work(stage), f"it ended too early\n{running.said}"
     running.signal(signal.SIGINT)
     running.wait().expect(130, "interrupted", "run the same command again")
 
@@ -42,7 +30,7 @@ def interrupted_killed_and_finished(site: Site, stage: str, whole: Site) -> None
     before = files(site, stage)
     running = site.start_stage(stage, *options)
     if stage == "report":  # one file, the last thing that it writes
-        at_work(running, stage)
+        running.at_work(stage)
     else:
         running.until(lambda: files(site, stage) != before)
     running.process.kill()

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from benchmarks.cheap_stage import CheapMapper, make_items, run_cheap, store_path
-from benchmarks.random_kill import content
+from benchmarks.store_stage import content
 from pipeline.errors import StoreError
 from pipeline.stores import index as idx
 from pipeline.stores import open_masks, verify_store

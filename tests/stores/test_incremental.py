@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.cheap_stage import CheapMapper, item_of, make_items, run_cheap, store_path
-from benchmarks.random_kill import content
+from benchmarks.store_stage import content
 from pipeline.errors import StoreError
 from pipeline.stores import open_features, open_masks
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.cheap_stage import CheapMapper, make_items, make_writer, run_cheap, store_path
-from benchmarks.random_kill import content
+from benchmarks.store_stage import content
 from pipeline.stores import open_features, open_masks, verify_store
 from tests.stores.conftest import DATA, ROWS, opened
 

@@ -1,0 +1,102 @@
+"""The real `train`, `evaluate` and `report` of the command line, to be killed at work."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from tests.faults.site import STAGES, Running, Site, draw_images
+
+FILES = ("train", "evaluate", "report")
+
+
+def undisturbed(root: Path) -> Site:
+    """Return a project of 32 small images in which all stages have run."""
+    draw_images(root / "images" / "toy", {"train": 10, "test": 6})
+    site = Site.make(root / "site")
+    site.run("data", "add", "toy", "--from", str(root / "images" / "toy")).expect(0)
+    for stage in STAGES:
+        site.stage(stage).expect(0)
+    return site
+
+
+class Worker:
+    """A running stage, with what is used of `multiprocessing.Process`."""
+
+    def __init__(self, running: Running):
+        self._running = running
+
+    def join(self, seconds: float | None = None) -> None:
+        end = time.monotonic() + (seconds or 0)
+        if seconds is None:
+            self._running.wait()
+        while self.is_alive() and time.monotonic() < end:
+            time.sleep(0.001)
+
+    def is_alive(self) -> bool:
+        return self._running.process.poll() is None
+
+    def kill(self) -> None:
+        self._running.process.kill()
+
+    @property
+    def exitcode(self) -> int | None:
+        return self._running.process.poll()
+
+
+class FileStage:
+    """A stage whose results are files, each replaced whole.
+
+    Args:
+        name: "train", "evaluate" or "report".
+        folder: an empty folder for the project.
+    """
+
+    def __init__(self, name: str, folder: Path):
+        self.name, self.site = name, undisturbed(folder)
+        self.rows = len(self.content())
+        self.clear()
+
+    def start(self, *, redo: bool = False) -> Worker:
+        """Start the stage and return it when it is past its start-up; `redo`: over what is there.
+
+        Only `train` can be told to compute again; the others always do.
+        """
+        force = ["--force"] if redo and self.name == "train" else []
+        running = self.site.start_stage(self.name, *force)
+        running.at_work(self.name)
+        return Worker(running)
+
+    def content(self) -> dict[str, bytes]:
+        """Return the bytes of all its files."""
+        return self.site.outputs(self.name)
+
+    def faults(self) -> list[str]:
+        """Return which of its files is not a whole one."""
+        return [name for name in self.content() if not _whole(self.site.root / name)]
+
+    def clear(self) -> None:
+        self.site.remove(self.name)
+
+    def computed(self) -> int:
+        """Return how many rows the last run computed."""
+        record = self.site.root / "cache" / "toy" / "records" / f"{self.name}.json"
+        return json.loads(record.read_text())["done"] if record.exists() else 0
+
+
+def _whole(path: Path) -> bool:
+    try:
+        if path.suffix == ".parquet":
+            return len(pd.read_parquet(path)) > 0
+        if path.suffix == ".json":
+            return bool(json.loads(path.read_text()))
+        if path.suffix == ".csv":
+            return len(pd.read_csv(path)) > 0
+        if path.suffix == ".html":
+            return path.read_text().rstrip().endswith("</html>")
+        return path.stat().st_size > 0
+    except ValueError:
+        return False

@@ -1,0 +1,62 @@
+"""What the store of a stage holds, and what is wrong with it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import xarray as xr
+
+from benchmarks.cheap_stage import store_path
+from pipeline.stores import FeatureStore, MaskStore, open_features, open_masks, verify_store
+from pipeline.stores.index import Index, checksum
+from pipeline.stores.kinds import kind_of
+from pipeline.stores.layout import read_root
+
+
+class StoreStage:
+    """A stage whose result is the store `self.store`."""
+
+    store: Path
+
+    def content(self) -> dict[str, tuple]:
+        """Return everything a reader gets."""
+        return store_content(self.store)
+
+    def faults(self) -> list[str]:
+        """Return what is wrong with a store that was left in the middle of its work."""
+        return faults_of(self.store) if (self.store / "zarr.json").exists() else []
+
+    def clear(self) -> None:
+        shutil.rmtree(self.store)
+
+
+def content(kind: str, folder: Path) -> dict[str, tuple]:
+    """Return everything a reader gets of the store of a cheap stage."""
+    return store_content(store_path(folder, kind))
+
+
+def store_content(path: Path) -> dict[str, tuple]:
+    """Return everything a reader gets of a store: id -> bytes and index values."""
+    masks = path.name == "masks.zarr"
+    store: MaskStore | FeatureStore = open_masks(path) if masks else open_features(path)
+    table = store.table()
+    rows = {}
+    for image_id in store:
+        data = store.read(image_id)
+        arrays = tuple((n, a.dtype.str, a.shape, a.tobytes()) for n, a in sorted(data.items()))
+        rows[image_id] = (arrays, table.loc[image_id].to_json())
+    if isinstance(store, FeatureStore):
+        rows["text"] = (store.text_features.values.tobytes(), store.classes, store.templates)
+    return rows
+
+
+def faults_of(path: Path) -> list[str]:
+    """Return what is wrong with a store that was left in the middle of its work."""
+    report = verify_store(path)
+    plain = xr.open_zarr(path)
+    kind = kind_of(path, read_root(path))
+    seen = Index(kind.columns, {name: plain[name].values.tolist() for name in kind.columns})
+    if checksum(seen.arrays()) != plain.attrs["index_crc"]:
+        return [report.summary(), "a plain reader sees columns of two moments"]
+    return [] if report.ok else [report.summary()]
