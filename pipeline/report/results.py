@@ -20,7 +20,7 @@ from pipeline.report.results_tables import comparison_table
 from pipeline.report.sections.mask_quality import mask_table, outcomes
 from pipeline.report.sections.quoted import COUNTERPARTS, quoted_beside
 from pipeline.report.sections.reproduce import git_commit, parameters_text
-from pipeline.report.sections.scores import repeated_text, score_table
+from pipeline.report.sections.scores import labels_rule, repeated_text, score_table
 from pipeline.report.sections.timings import timing_table
 from pipeline.report.sections.truth_tables import dice_table, prompt_table
 from pipeline.report.tables import Table, title
@@ -108,6 +108,7 @@ def dataset_markdown(found: DatasetInputs, params: Params) -> str:
     again = repeated_text(found)
     if again:
         parts.append(again)
+    parts.append(labels_rule(params))
     for protocol, subset in select.distinct_blocks(found.metrics):
         parts.append(f"## {title(select.block_name(protocol, subset, found.drawn_split))}")
         for metric in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"):

@@ -76,8 +76,7 @@ FAULTS: dict[str, tuple[Callable[[Path, Path], None], str, str]] = {
     "another hash": (sound, ".safetensors", ZEROS),
 }
 STAGES = {"segment": ("sam2", "sam2-micro"), "encode": ("clip", "clip-micro")}
-CASES = [("segment", fault) for fault in FAULTS]
-CASES += [("encode", fault) for fault in ("cut", "foreign", "code")]
+CASES = [(stage, fault) for stage in STAGES for fault in FAULTS]
 
 
 @pytest.fixture(scope="module")

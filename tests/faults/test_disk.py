@@ -50,6 +50,11 @@ def read_only_then_full_then_fine(site: Site, stage: str, whole: Site, bound: li
     assert len(said.strip().splitlines()[-1]) < 300
     assert stands(site, stage, before)
 
+    if stage not in STORES:  # once more with nothing there: no part of a file is left
+        site.remove(stage)
+        site.stage(stage, first=limited_file_size).expect(2, "cannot write", "ulimit -f")
+        assert site.outputs(stage).items() <= whole.outputs(stage).items()
+        assert site.leftovers() == []
     site.stage(stage).expect(0)
     assert site.outputs(stage) == whole.outputs(stage)
     assert site.leftovers() == []
@@ -91,7 +96,7 @@ cp -a cache/. kept/
 """
 
 
-@pytest.mark.parametrize("stage", ["segment", "train"])
+@pytest.mark.parametrize("stage", ["segment", "encode", "train", "evaluate"])
 def test_a_file_system_that_fills_up_stops_a_stage_and_nothing_is_lost(
     whole: Site, half: Site, tmp_path: Path, own_mounts: list[str], stage: str
 ) -> None:
@@ -109,3 +114,18 @@ def test_a_file_system_that_fills_up_stops_a_stage_and_nothing_is_lost(
     (site.root / "cache").rename(site.root / "after")
     (site.root / "kept").rename(site.root / "cache")
     assert site.outputs(stage) == whole.outputs(stage)
+
+
+READ_ONLY = 'mount --bind "$FOLDER" "$FOLDER" && mount -o remount,bind,ro "$FOLDER" && "$@"'
+
+
+@pytest.mark.parametrize(("stage", "folder"), [("encode", "cache"), ("report", "report")])
+def test_a_read_only_mount_stops_a_stage_with_the_path_and_the_remedy(
+    whole: Site, half: Site, tmp_path: Path, own_mounts: list[str], stage: str, folder: str
+) -> None:
+    site = whole.before(stage, half, tmp_path / "site")
+    before = state(site, stage)
+    script = [*own_mounts, "bash", "-c", READ_ONLY, "bash"]
+    done = site.run(*stage_command(stage), before=script, FOLDER=folder)
+    done.expect(2, "cannot write", "Read-only file system", folder)
+    assert stands(site, stage, before)

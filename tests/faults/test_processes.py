@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 from PIL import Image
 
+from benchmarks.store_stage import store_content
+
 from .site import Running, Site, picture
 
 
@@ -120,6 +122,8 @@ def test_a_clock_set_back_makes_nothing_stale_and_holds_nothing_up(
         copy.write_bytes(image.read_bytes())
     Image.fromarray(picture(5000)).save(images / "train/cat/new.png")
     site.run("data", "add", "toy", "--from", str(images), "--force").expect(0, "1 added")
-    for stage in ("segment", "encode"):
+    for stage, store in (("segment", "masks"), ("encode", "features")):
         site.stage(stage).expect(0, "1 computed, 32 there already, 0 failed")
+        before, after = (store_content(s.root / f"cache/toy/{store}.zarr") for s in (whole, site))
+        assert {name: after.get(name) for name in before} == before
     assert site.leftovers() == []

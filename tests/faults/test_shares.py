@@ -23,10 +23,10 @@ def record(site: Site, stage: str) -> dict:
     return json.loads((site.root / f"cache/toy/records/{stage}.json").read_text())
 
 
-def status(site: Site) -> str:
-    """What `pipeline status` says of segment."""
+def status(site: Site, stage: str) -> str:
+    """What `pipeline status` says of a stage."""
     said = site.run("status").expect(0)
-    return next(line for line in said.splitlines() if re.match(r"toy\s+segment", line))
+    return next(line for line in said.splitlines() if re.match(rf"toy\s+{stage}", line))
 
 
 def broken(added: Site, source: Path, root: Path, names: list[str]) -> Site:
@@ -49,7 +49,7 @@ def test_a_dataset_of_which_nothing_can_be_read_exits_3_and_is_told_everywhere(
     )
     assert record(site, "segment")["status"] == "failed"
     assert len(record(site, "segment")["failed"]) == record(site, "segment")["total"] == 32
-    assert re.search(r"toy +segment +failed +32 +0 +0 +32 ", status(site))
+    assert re.search(r"toy +segment +failed +32 +0 +0 +32 ", status(site, "segment"))
     site.stage("report").expect(0)
     assert "32 failures." in (site.root / "report/index.html").read_text()
     site.stage("encode").expect(3, "32 of 32 images failed", "bytes changed")
@@ -61,13 +61,16 @@ def test_a_tenth_that_cannot_be_read_fails_above_the_stated_share_and_passes_bel
 ) -> None:
     names = ["test/cat/00.png", "train/cat/00.png", "train/dog/00.png"]
     site = broken(added, source, tmp_path, names)
-    for allowed, code, ended in (("0.05", 3, "failed"), ("0.1", 0, "ok")):
-        share = ["--set", f"segment.max_failed={allowed}"]
-        site.stage("segment", *share).expect(code, *names, "changed since the manifest")
-        assert record(site, "segment")["status"] == ended
-        assert set(record(site, "segment")["failed"]) == set(names)
-        assert record(site, "segment")["failed_share"] == 3 / 32
-        assert re.search(rf"toy +segment +{ended} +32 .* 3 ", status(site))
+    for stage, why in (("segment", "changed since the manifest"), ("encode", "failed")):
+        for allowed, code, ended in (("0.05", 3, "failed"), ("0.1", 0, "ok")):
+            share = ["--set", f"{stage}.max_failed={allowed}"]
+            site.stage(stage, *share).expect(code, *names, why)
+            assert record(site, stage)["status"] == ended
+            assert set(record(site, stage)["failed"]) == set(names)
+            assert record(site, stage)["failed_share"] == 3 / 32
+            assert re.search(rf"toy +{stage} +{ended} +32 .* 3 ", status(site, stage))
+    # No table is made with images silently missing: who leaves them out says so in the manifest.
+    site.stage("train").expect(2, "features are not complete", *names, "out of the manifest")
     site.stage("report").expect(0)
     page = (site.root / "report/index.html").read_text()
     assert "3 failures." in page and all(name in page for name in names)

@@ -65,6 +65,13 @@ def test_pages_say_the_parameters_and_the_command_that_made_them(written):
     assert "lambda: 0.5" in page
 
 
+def test_pages_say_how_many_of_the_labels_are_for_validation(written):
+    paths, _ = written
+    page = (paths.results / "brain.md").read_text(encoding="utf-8")
+    assert "labels) |" in page
+    assert "(validation). The latter are taken out of the same labels: 20 % of them" in page
+
+
 def test_no_table_has_an_empty_column_a_ragged_row_or_a_number_that_is_none(written):
     _, files = written
     for page in (f for f in files if f.suffix == ".md"):

@@ -25,19 +25,22 @@ from pipeline.report.tables import (
 )
 
 
+def labels_rule(params: Params) -> str:
+    """Say which labels are counted, and how many of them are for validation."""
+    return (
+        "Labels count every labelled image that was used: those that trained, and those that "
+        "chose hyperparameters (validation). The latter are taken out of the same labels: "
+        f"{share(params.splits.val)} of them, by whole patients and groups, at least one of "
+        "each class that has two. Nothing is chosen on test images."
+    )
+
+
 def section(found: DatasetInputs, album: Album, params: Params) -> Section | None:
     """Show every figure that `evaluate` made, and every run behind it."""
     if found.metrics is None:
         return None
     made = Section("scores", "All figures")
-    made.blocks.append(
-        Text(
-            "Labels count every labelled image that was used: those that trained, and those that "
-            "chose hyperparameters (validation). The latter are taken out of the same labels: "
-            f"{share(params.splits.val)} of them, by whole patients and groups, at least one of "
-            "each class that has two. Nothing is chosen on test images."
-        )
-    )
+    made.blocks.append(Text(labels_rule(params)))
     made.blocks += [*_broken(found.runs)]
     again = repeated_text(found)
     if again:
