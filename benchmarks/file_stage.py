@@ -75,8 +75,9 @@ class FileStage:
         return self.site.outputs(self.name)
 
     def faults(self) -> list[str]:
-        """Return which of its files is not a whole one."""
-        return [name for name in self.content() if not _whole(self.site.root / name)]
+        """Return which of its files is not a whole one; one that is being written is no result."""
+        names = [name for name in self.content() if ".partial" not in name]
+        return [name for name in names if not _whole(self.site.root / name)]
 
     def clear(self) -> None:
         self.site.remove(self.name)
@@ -90,7 +91,7 @@ class FileStage:
 def _whole(path: Path) -> bool:
     try:
         if path.suffix == ".parquet":
-            return len(pd.read_parquet(path)) > 0
+            return len(pd.read_parquet(path).columns) > 0
         if path.suffix == ".json":
             return bool(json.loads(path.read_text()))
         if path.suffix == ".csv":
