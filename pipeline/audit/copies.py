@@ -16,6 +16,7 @@ black images reach lower (0.74 and more) and may be missed. Figures: docs/audit.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,21 @@ class Copies:
     by: np.ndarray
 
 
+@dataclass(frozen=True)
+class Judged:
+    """Copies among a block's candidates; a pair may be there in several orientations.
+
+    Attributes:
+        pairs: (n, 3) int64: orientation, left and right content.
+        score: (n,) float64 correlation, of the thumbnails or the structures.
+        by_plain: (n,) bool, the thumbnails are equal.
+    """
+
+    pairs: np.ndarray
+    score: np.ndarray
+    by_plain: np.ndarray
+
+
 def find_copies(
     a: Thumbnails, b: Thumbnails | None, params: AuditParams, *, index: bool | None = None
 ) -> Copies:
@@ -76,18 +92,25 @@ def find_copies(
     """
     left, right = a.comparable(), (a if b is None else b).comparable()
     orientations = range(len(ORIENTATIONS)) if params.mirrored else [SAME]
-    found: list[np.ndarray] = []
-    for search in (_thumbnail_candidates, _structure_candidates):
-        found += search(a, b, left, right, orientations, params, index)
-    if not found:
-        found = [np.zeros((0, 3), np.int64)]
-    pairs = np.unique(np.concatenate(found), axis=0)  # orientation first: near before mirrored
-    return _judge(a, a if b is None else b, pairs, params)
+    other = a if b is None else b
+    searches = [kind(a, other, right, params, index) for kind in (_ByThumbnail, _ByStructure)]
+    judged = []
+    # Each block's candidates are judged at once: kept, they would be most of the memory.
+    for start in range(0, len(left), ROWS):
+        part = left[start : start + ROWS]
+        after = start if b is None else None
+        found = [
+            _collect(part[rows], right[columns], orientation, within=b is None)
+            for search in searches
+            for orientation, rows, columns in search.candidates(part, orientations, after)
+        ]
+        pairs = np.unique(np.concatenate(found), axis=0)
+        judged.append(_judge(a, other, pairs, params))
+    return _best_of_each(judged)
 
 
-def _collect(rows, columns, orientation, left, right, within) -> np.ndarray:
+def _collect(i: np.ndarray, j: np.ndarray, orientation: int, *, within: bool) -> np.ndarray:
     """Return (orientation, left content, right content) rows; within one set left < right."""
-    i, j = left[rows], right[columns]
     turned = np.full(len(i), orientation)
     if within:
         swap = i > j
@@ -98,61 +121,58 @@ def _collect(rows, columns, orientation, left, right, within) -> np.ndarray:
     return np.stack([turned, i, j], axis=1)
 
 
-def _thumbnail_candidates(a, b, left, right, orientations, params, index) -> list[np.ndarray]:
-    def vectors(images: np.ndarray) -> np.ndarray:
+Found = Iterator[tuple[int, np.ndarray, np.ndarray]]
+"""Orientation, rows in the block, numbers of the contents compared with."""
+
+
+class _ByThumbnail:
+    """Candidates by the low frequencies of the 32 x 32 thumbnails."""
+
+    def __init__(self, a, other, right, params, index):
+        self.a = a
+        base = _gather(lambda part: self._vectors(other.plain(part)), right)
+        # |x - y|^2 = 2 - 2 r >= |Px - Py|^2 for the projection P on low frequencies: whoever has
+        # r above the threshold has Px.Py above (|Px|^2 + |Py|^2) / 2 - (1 - r). Nothing is lost.
+        self.half = (base**2).sum(axis=(1, 2)) / 2
+        self.store = Base(base.reshape(len(base), -1), index=index)
+        self.slack = 1 - params.min_correlation + 1e-5  # rounding
+
+    def _vectors(self, images: np.ndarray) -> np.ndarray:
         return frequencies(images, PLAIN_FREQUENCIES)
 
-    other = a if b is None else b
-    base = _gather(lambda part: vectors(other.plain(part)), right)
-    # |x - y|^2 = 2 - 2 r >= |Px - Py|^2 for the projection P on low frequencies: whoever has
-    # r above the threshold has Px.Py above (|Px|^2 + |Py|^2) / 2 - (1 - r). Nothing is lost.
-    half_base = (base**2).sum(axis=(1, 2)) / 2
-    store = Base(base.reshape(len(base), -1), index=index)
-    slack = 1 - params.min_correlation + 1e-5  # rounding
-    found = []
-    for start in range(0, len(left), ROWS):
-        part = left[start : start + ROWS]
-        coefficients = vectors(a.plain(part))
-        half = (coefficients**2).sum(axis=(1, 2)) / 2 - slack
+    def candidates(self, part: np.ndarray, orientations: Sequence[int], after: int | None) -> Found:
+        coefficients = self._vectors(self.a.plain(part))
+        half = (coefficients**2).sum(axis=(1, 2)) / 2 - self.slack
+        threshold = np.concatenate([half, self.half]).astype(np.float32)
         for orientation in orientations:
             query = orient_frequencies(coefficients, orientation).reshape(len(part), -1)
-            rows, columns = store.above(
-                [query],
-                np.concatenate([half, half_base]).astype(np.float32),
-                partners=THUMBNAIL_PARTNERS,
-                after=start if b is None else None,
-            )
-            found.append(_collect(start + rows, columns, orientation, left, right, b is None))
-    return found
+            found = self.store.above([query], threshold, partners=THUMBNAIL_PARTNERS, after=after)
+            yield orientation, *found
 
 
-def _structure_candidates(a, b, left, right, orientations, params, index) -> list[np.ndarray]:
-    def vectors(images: np.ndarray, move: tuple[int, int] = (0, 0)) -> np.ndarray:
+class _ByStructure:
+    """Candidates by the low frequencies of the 64 x 64 structures, at five shifts."""
+
+    def __init__(self, a, other, right, params, index):
+        self.a = a
+        base = _gather(lambda part: self._vectors(structure(other.structure(part))), right)
+        self.store = Base(base.reshape(len(base), -1), index=index)
+
+    def _vectors(self, images: np.ndarray, move: tuple[int, int] = (0, 0)) -> np.ndarray:
         low = frequencies(window(images, *move), STRUCTURE_FREQUENCIES)
         length = np.linalg.norm(low, axis=(1, 2), keepdims=True)
         return low / np.maximum(length, 1e-6)
 
-    other = a if b is None else b
-    base = _gather(lambda part: vectors(structure(other.structure(part))), right)
-    store = Base(base.reshape(len(base), -1), index=index)
-    found = []
-    for start in range(0, len(left), ROWS):
-        part = left[start : start + ROWS]
-        detail = structure(a.structure(part))
-        moved = [vectors(detail, move) for move in MOVES]
+    def candidates(self, part: np.ndarray, orientations: Sequence[int], after: int | None) -> Found:
+        detail = structure(self.a.structure(part))
+        moved = [self._vectors(detail, move) for move in MOVES]
         for orientation in orientations:
             queries = [
                 np.ascontiguousarray(orient_frequencies(v, orientation)).reshape(len(part), -1)
                 for v in moved
             ]
-            rows, columns = store.above(
-                queries,
-                CANDIDATE,
-                partners=STRUCTURE_PARTNERS,
-                after=start if b is None else None,
-            )
-            found.append(_collect(start + rows, columns, orientation, left, right, b is None))
-    return found
+            found = self.store.above(queries, CANDIDATE, partners=STRUCTURE_PARTNERS, after=after)
+            yield orientation, *found
 
 
 def _gather(make, contents: np.ndarray) -> np.ndarray:
@@ -160,8 +180,8 @@ def _gather(make, contents: np.ndarray) -> np.ndarray:
     return np.concatenate([make(contents[start : start + ROWS]) for start in starts])
 
 
-def _judge(a: Thumbnails, b: Thumbnails, pairs: np.ndarray, params: AuditParams) -> Copies:
-    """Look closely at candidates (orientation, left, right), sorted; keep one row a pair."""
+def _judge(a: Thumbnails, b: Thumbnails, pairs: np.ndarray, params: AuditParams) -> Judged:
+    """Look closely at candidates (orientation, left, right), sorted; keep those that are copies."""
     plain = np.zeros(len(pairs))
     detail = np.zeros(len(pairs))
     for start in range(0, len(pairs), BATCH):
@@ -175,18 +195,27 @@ def _judge(a: Thumbnails, b: Thumbnails, pairs: np.ndarray, params: AuditParams)
             detail[start + at] = best_shift(large, _structures(b, j[at]))
     by_plain = (plain > params.min_correlation) & (detail > PLAUSIBLE)
     keep = by_plain | (detail > params.min_structure)
-    turned, i, j = pairs[keep].T
-    score = np.where(by_plain, plain, detail)[keep]
-    by = np.where(by_plain[keep], "thumbnail", "structure").astype(object)
+    return Judged(pairs[keep], np.where(by_plain, plain, detail)[keep], by_plain[keep])
+
+
+def _best_of_each(judged: list[Judged]) -> Copies:
+    """Keep one row a pair.
+
+    Equal thumbnails say more than alike structure: a mirrored slice of a head, which is nearly
+    symmetric, is alike in structure unmirrored too. Then the plainest kind.
+    """
+    pairs = np.concatenate([np.zeros((0, 3), np.int64), *(one.pairs for one in judged)])
+    score = np.concatenate([np.zeros(0), *(one.score for one in judged)])
+    by_plain = np.concatenate([np.zeros(0, bool), *(one.by_plain for one in judged)])
+    turned, i, j = pairs.T
     rank = np.minimum(turned, MIRROR + 1)
-    kind = np.array(["near", "mirror", "turn"], dtype=object)[rank]
-    # One row a pair. Equal thumbnails say more than alike structure: a mirrored slice of a head,
-    # which is nearly symmetric, is alike in structure unmirrored too. Then the plainest kind.
-    order = np.lexsort((turned, -score, rank, by == "structure", j, i))
+    order = np.lexsort((turned, -score, rank, ~by_plain, j, i))
     i, j = i[order], j[order]
     first = np.ones(len(i), bool)
     first[1:] = (i[1:] != i[:-1]) | (j[1:] != j[:-1])
     chosen = order[first]
+    kind = np.array(["near", "mirror", "turn"], dtype=object)[rank]
+    by = np.where(by_plain, "thumbnail", "structure").astype(object)
     return Copies(i[first], j[first], kind[chosen], np.clip(score[chosen], -1, 1), by[chosen])
 
 
