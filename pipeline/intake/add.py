@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import ManifestError
-from pipeline.intake.archive import extracted
+from pipeline.intake.archive import extracted, remove_leftovers
 from pipeline.intake.beside import set_masks_aside
 from pipeline.intake.existing import merge_existing
 from pipeline.intake.folder import Scan, scan_folder
@@ -92,6 +92,7 @@ def add_dataset(
             remedy=f"use error, {' or '.join(KEEPS)}",
         )
     paths = paths or Paths()
+    remove_leftovers(paths.data(dataset))
     source, manifest = Path(source), paths.manifest(dataset)
     mask_source = Path(masks) if masks is not None else None
     if mask_source is not None and same_folder(source, mask_source):

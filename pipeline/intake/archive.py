@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+import psutil
+
 from pipeline.errors import ManifestError
 from pipeline.images import is_junk
 
@@ -58,6 +60,17 @@ def extracted(archive: Path, target: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         if fresh and not any(target.parent.iterdir()):
             target.parent.rmdir()
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove what killed processes left of extracting to `target`.
+
+    The folder's name holds the number of its process; one that still runs keeps its folder.
+    """
+    for left in target.parent.glob(f".{target.name}.*.partial"):
+        number = left.name.removesuffix(".partial").rpartition(".")[2]
+        if number.isdigit() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _sound(archive: Path, opened: zipfile.ZipFile, place: Path) -> list[zipfile.ZipInfo]:
