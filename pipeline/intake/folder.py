@@ -119,6 +119,8 @@ def why_not(file: Path, relative: str) -> str:
         relative.encode("utf-8")
     except UnicodeEncodeError:
         return "file name is not UTF-8 (rename it)"
+    if file.name.upper() == "DICOMDIR":  # also on top of a disc, where it is in no class folder
+        return "a DICOMDIR, an index of other files"
     if has_image_suffix(file.name):
         return ""
     suffix = file.suffix.lower()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.files import sha256_file
-from tests.data.test_add_table_zip import zip_of
+from tests.data.conftest import picture
+from tests.data.test_add_table_zip import REFUSED_TABLES, SPOILED_ZIPS, table_of, zip_of
+from tests.images.makers import dicom, grey, save_dicom
 from tests.project import REPO, pipeline
 
 KILLED = """
@@ -68,3 +72,81 @@ def test_what_a_kill_in_mid_extraction_leaves_is_gone_after_the_next_add(
     )
     assert code == 0, said
     assert {path.name for path in (project / "data").iterdir()} == {"d", at_work.name}
+
+
+def refused(project: Path, source: Path, expected: str) -> None:
+    """Check that a source is refused in one line with a remedy, or a list of several problems
+    with one each, and that nothing is written."""
+    before = tree(project.parent)
+    code, said = pipeline(project, "data", "add", "new", "--from", str(source))
+    assert code == 2, said
+    assert re.search(expected, said) and "Traceback" not in said
+    remedies = r"error: .+( - .+\n| problems\n(  line .+ - .+\n)+)"
+    assert re.fullmatch(remedies, said), f"not one line with a remedy:\n{said}"
+    assert tree(project.parent) == before
+
+
+def test_a_zip_that_is_not_sound_is_refused_in_one_line_and_the_project_stays(
+    scans, tmp_path, project
+):
+    assert pipeline(project, "data", "add", "d", "--from", str(scans))[0] == 0
+    for at in (0, 2, 5, 6, 7, 8, 10):  # climbs out, is absolute, a link, a bomb, cut, flipped, none
+        spoil, expected = SPOILED_ZIPS[at]
+        source = zip_of(tmp_path / "s.zip", scans)
+        spoil(source)
+        refused(project, source, expected)
+
+
+def test_a_table_that_cannot_be_used_is_refused_in_one_line_and_the_project_stays(
+    scans, tmp_path, project
+):
+    assert pipeline(project, "data", "add", "d", "--from", str(scans))[0] == 0
+    for at in (0, 1, 2, 4, 6, 8):
+        text, encoding, expected = REFUSED_TABLES[at]
+        refused(project, table_of(tmp_path / "t", text, encoding), expected)
+
+
+def test_junk_in_the_folder_is_told_and_a_folder_of_junk_alone_is_refused(scans, tmp_path, project):
+    junk = tmp_path / "junk"
+    for folder in (scans / "train" / "cat", junk / "cat"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("._0.png", ".DS_Store", "Thumbs.db", "notes.txt"):
+            (folder / name).write_bytes(b"junk")
+        picture(folder / "__MACOSX" / "x.png")
+    refused(project, junk, "no images in it; .*3 skipped: file left by a system or notebook")
+    code, said = pipeline(project, "data", "add", "d", "--from", str(scans))
+    assert code == 0 and "24 images" in said, said
+    for told in (
+        "skipped 3: file left by a system or notebook",
+        "skipped 1: folder left by a system or notebook",
+        "skipped 1: not an image (.txt)",
+    ):
+        assert told in said
+
+
+def test_a_dicomdir_and_objects_without_pixels_are_skipped_aloud_and_the_image_is_taken(
+    tmp_path, project
+):
+    disc = tmp_path / "disc"
+    for label in ("a", "b"):
+        (disc / label).mkdir(parents=True)
+        save_dicom(dicom(grey(seed=ord(label))), disc / label / "IM0001")
+    index = dicom(grey())
+    del index.PixelData
+    index.SOPClassUID = index.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    for place in (disc, disc / "a"):  # on top, as on a disc, and beside the images
+        save_dicom(index, place / "DICOMDIR")
+    report = dicom(grey())
+    for name in ("PixelData", "Rows", "Columns", "BitsAllocated"):
+        delattr(report, name)
+    report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"
+    save_dicom(report, disc / "a" / "SR0001")
+    save_dicom(report, disc / "b" / "sr.dcm")
+    (disc / "b" / "short.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    code, said = pipeline(project, "data", "add", "d", "--from", str(disc))
+    assert code == 0, said
+    assert "Traceback" not in said and "FAILED" not in said and "no class folder" not in said
+    assert "skipped 2: a DICOMDIR, an index of other files" in said
+    assert "skipped 3: a DICOM object without pixels (a report, plan or presentation)" in said
+    with open(project / "data_manifests" / "d.csv", newline="", encoding="utf-8") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == ["a/IM0001", "b/IM0001"]

@@ -67,21 +67,21 @@ def test_ids_prompts_groups_and_other_columns_of_a_table_are_kept(tmp_path, path
     assert (rows[1]["image_id"], rows[1]["site"]) == ("True", "south")
 
 
-@pytest.mark.parametrize(
-    ("text", "encoding", "expected"),
-    [
-        (PLAIN, "utf-16", "UTF-16"),
-        (PLAIN.replace("007", "é"), "latin-1", "line 2: not UTF-8"),
-        (PLAIN.replace("sub/1", "../sub/1"), "utf-8", "line 3: ../sub/1.png"),
-        (PLAIN.replace("sub/1", "/etc/1"), "utf-8", "lie outside the table's folder"),
-        (PLAIN.replace("NA\n", "NA,extra\n", 1), "utf-8", "line 4: 3 fields"),
-        ('path,label\n"sub/0.png,a\n', "utf-8", "not valid CSV"),
-        (PLAIN.replace("label", "diagnose"), "utf-8", "no column 'label'"),
-        ("path,label\n", "utf-8", "no rows"),
-        (PLAIN.replace("sub/1", "sub/0"), "utf-8", "'sub/0.png' is on line 2 too"),
-        (PLAIN.replace("path,label", "path,path"), "utf-8", "two columns are 'path'"),
-    ],
-)
+REFUSED_TABLES = [
+    (PLAIN, "utf-16", "UTF-16"),
+    (PLAIN.replace("007", "é"), "latin-1", "line 2: not UTF-8"),
+    (PLAIN.replace("sub/1", "../sub/1"), "utf-8", "line 3: ../sub/1.png"),
+    (PLAIN.replace("sub/1", "/etc/1"), "utf-8", "lie outside the table's folder"),
+    (PLAIN.replace("NA\n", "NA,extra\n", 1), "utf-8", "line 4: 3 fields"),
+    ('path,label\n"sub/0.png,a\n', "utf-8", "not valid CSV"),
+    (PLAIN.replace("label", "diagnose"), "utf-8", "no column 'label'"),
+    ("path,label\n", "utf-8", "no rows"),
+    (PLAIN.replace("sub/1", "sub/0"), "utf-8", "'sub/0.png' is on line 2 too"),
+    (PLAIN.replace("path,label", "path,path"), "utf-8", "two columns are 'path'"),
+]
+
+
+@pytest.mark.parametrize(("text", "encoding", "expected"), REFUSED_TABLES)
 def test_a_table_that_cannot_be_used_is_refused_with_the_cause(
     tmp_path, paths, text, encoding, expected
 ):
@@ -164,22 +164,22 @@ def _doubled(path: Path) -> None:
         _climbing(path, "train/cat/0.png")
 
 
-@pytest.mark.parametrize(
-    ("spoil", "expected"),
-    [
-        (lambda p: _climbing(p, "../out.png"), "climbs out of its folder"),
-        (lambda p: _climbing(p, "train/../../out.png"), "climbs out of its folder"),
-        (lambda p: _climbing(p, "/out.png"), "climbs out of its folder"),
-        (lambda p: _climbing(p, "C:/out.png"), "climbs out of its folder"),
-        (lambda p: _climbing(p, "a\\b.png"), "backslashes"),
-        (_linking, "is a link or device"),
-        (_bomb, "zip bomb"),
-        (_cut, "cut short"),
-        (_flip, "damaged|cut short"),
-        (_doubled, "comes twice"),
-        (lambda p: p.write_bytes(b"<html>"), "is no zip"),
-    ],
-)  # fmt: skip
+SPOILED_ZIPS = [
+    (lambda p: _climbing(p, "../out.png"), "climbs out of its folder"),
+    (lambda p: _climbing(p, "train/../../out.png"), "climbs out of its folder"),
+    (lambda p: _climbing(p, "/out.png"), "climbs out of its folder"),
+    (lambda p: _climbing(p, "C:/out.png"), "climbs out of its folder"),
+    (lambda p: _climbing(p, "a\\b.png"), "backslashes"),
+    (_linking, "is a link or device"),
+    (_bomb, "zip bomb"),
+    (_cut, "cut short"),
+    (_flip, "damaged|cut short"),
+    (_doubled, "comes twice"),
+    (lambda p: p.write_bytes(b"<html>"), "is no zip"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "expected"), SPOILED_ZIPS)
 def test_a_zip_that_is_not_sound_is_refused_and_nothing_is_written(
     scans, tmp_path, paths, spoil, expected
 ):
