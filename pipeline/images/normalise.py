@@ -19,7 +19,8 @@ def to_display(pixels: Pixels) -> np.ndarray:
     """Return the (h, w, 3) uint8 image a viewer shows.
 
     8-bit display values pass unchanged. All else is scaled by `display_range`, one range for
-    all channels (so that hue stays), then inverted if need be; invalid pixels become black.
+    all channels (so that hue stays), then inverted if need be, then put on black where it is
+    transparent; invalid pixels become black.
     """
     values, valid = pixels.values, finite(pixels)
     if values.dtype == bool:
@@ -28,11 +29,20 @@ def to_display(pixels: Pixels) -> np.ndarray:
         values = _scale(values, valid)
     if pixels.invert:
         values = 255 - values
+    values = on_black(values, pixels.alpha)
     if valid is not None and not valid.all():
         values = np.where(valid if values.ndim == 2 else valid[..., None], values, np.uint8(0))
     if values.ndim == 2:
         values = np.repeat(values[..., None], 3, axis=2)
     return np.ascontiguousarray(values, dtype=np.uint8)
+
+
+def on_black(values: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+    """Darken (h, w) or (h, w, 3) samples by the (h, w) opacity; their type stays."""
+    if alpha is None:
+        return values
+    shade = values * (alpha if values.ndim == 2 else alpha[..., None])
+    return (np.rint(shade) if values.dtype.kind in "ui" else shade).astype(values.dtype)
 
 
 def remarks(pixels: Pixels) -> list[str]:

@@ -154,18 +154,21 @@ def _deep_png(data: bytes) -> Pixels:
     import imagecodecs
 
     turn = _orientation(_open(data, "PNG"), data)
-    return compose_deep(upright(imagecodecs.png_decode(data), turn))
+    return split_alpha(upright(imagecodecs.png_decode(data), turn))
 
 
-def compose_deep(values: np.ndarray) -> Pixels:
-    """(h, w), (h, w, 1..4) samples of more than 8 bits; a last alpha channel is put on black."""
+def split_alpha(values: np.ndarray) -> Pixels:
+    """(h, w), (h, w, 1..4) samples -> colours, and the last channel of 2 or 4 as their alpha.
+
+    The colours are not darkened here: their range has to be that of the opaque picture.
+    """
     if values.ndim == 3 and values.shape[2] in (2, 4):
         alpha, values = values[..., -1], values[..., :-1]
-        top = float(np.iinfo(alpha.dtype).max) if alpha.dtype.kind in "ui" else 1.0
+        top = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "ui" else 1
         if (alpha < top).any():
-            shade = values * (alpha[..., None] / top)
-            values = np.rint(shade).astype(values.dtype) if values.dtype.kind in "ui" else shade
-            return Pixels(_squeeze(values), valid=alpha > 0)
+            valid = alpha > 0  # what is not seen is no part of the range, unless nothing is
+            alpha = np.clip(alpha / top, 0, 1).astype(np.float32)
+            return Pixels(_squeeze(values), valid=valid if valid.any() else None, alpha=alpha)
     return Pixels(_squeeze(values))
 
 

@@ -25,7 +25,7 @@ from pipeline.images.normalise import to_display
 from pipeline.images.raster import probe_raster, read_raster
 from pipeline.images.types import MAX_FILE_BYTES, MAX_PIXELS, FrameInfo, Pixels
 
-READER_VERSION = "1"
+READER_VERSION = "2"
 
 Result = TypeVar("Result")
 
@@ -177,6 +177,7 @@ def _region(pixels: Pixels) -> np.ndarray:
     if pixels.invert:
         top = np.array(255, values.dtype) if pixels.display else values.max()
         values = ~values if values.dtype == bool else top - values
+    values = normalise.on_black(values, pixels.alpha)
     if values.dtype == bool:
         region = values
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from dataclasses import replace
 
 import numpy as np
 import tifffile
@@ -11,7 +12,7 @@ from PIL import Image
 
 from pipeline.errors import ImageError
 from pipeline.images.orientation import upright, upright_size
-from pipeline.images.raster import compose_deep, decode_with_pillow, opaque
+from pipeline.images.raster import decode_with_pillow, split_alpha
 from pipeline.images.types import FrameInfo, Pixels, check_size
 
 # tifffile reports odd tags by logging, which reaches a user's screen when nothing else is set up.
@@ -77,11 +78,9 @@ def _display(page: tifffile.TiffPage, values: np.ndarray) -> Pixels:
         raise ImageError(f"has the colour model {page.photometric.name}", remedy=RESAVE)
     values = _drop_extra(page, values)
     invert = page.photometric == MINISWHITE
-    if values.dtype == bool or (values.dtype == np.uint8 and bits <= 8):
-        values = _eight_bit(values, bits)
-        return Pixels(values, display=True, invert=invert, threshold=lossy)
-    pixels = compose_deep(values)
-    return Pixels(pixels.values, invert=invert, valid=pixels.valid, threshold=lossy)
+    shallow = values.dtype == bool or (values.dtype == np.uint8 and bits <= 8)
+    pixels = split_alpha(_eight_bit(values, bits) if shallow else values)
+    return replace(pixels, display=shallow, invert=invert, threshold=lossy)
 
 
 def _drop_extra(page: tifffile.TiffPage, values: np.ndarray) -> np.ndarray:
@@ -105,9 +104,6 @@ def _eight_bit(values: np.ndarray, bits: int) -> np.ndarray:
     if bits < 8:
         top = 2**bits - 1
         return (values.astype(np.uint16) * 255 // top).astype(np.uint8)
-    if values.ndim == 3 and values.shape[2] in (2, 4):
-        image = Image.fromarray(np.ascontiguousarray(values))
-        return np.asarray(opaque(image))
     return values
 
 

@@ -47,6 +47,8 @@ class Pixels:
         invert: low values are bright (MONOCHROME1, MINISWHITE).
         valid: bool (h, w), False for padding, NaN and transparent pixels; None = all valid.
             Invalid pixels are left out of the range and shown black.
+        alpha: float32 (h, w), the opacity from 0 to 1 by which the display values are darkened
+            at last; None = opaque, or composed already.
         threshold: how a mask is cut from the values: "auto", "half" (lossy coding, so that
             ringing is no region) or "nonzero" (palette indices).
     """
@@ -55,6 +57,7 @@ class Pixels:
     display: bool = False
     invert: bool = False
     valid: np.ndarray | None = None
+    alpha: np.ndarray | None = None
     threshold: str = "auto"
 
 

@@ -12,7 +12,7 @@ import tifffile
 from PIL import Image, ImageOps
 
 from pipeline.errors import ImageError
-from pipeline.images import encode_png, probe, read_image
+from pipeline.images import encode_png, probe, read_image, read_mask
 from tests.images.makers import colour, grey, rgb
 
 LOSSLESS = ["png", "tif", "bmp", "webp", "gif"]
@@ -75,6 +75,68 @@ def test_transparency_is_composed_on_black_in_every_mode(tmp_path):
     deep = np.stack([grey().astype(np.uint16) * 257, alpha.astype(np.uint16) * 257], axis=-1)
     (tmp_path / "deep.png").write_bytes(imagecodecs.png_encode(deep))
     np.testing.assert_array_equal(read_image(tmp_path / "deep.png"), expected)
+
+
+ALPHAS = {
+    "half": np.full((40, 56), 128, np.uint8),
+    "ramp": np.linspace(0, 255, 56).round().astype(np.uint8)[None].repeat(40, axis=0),
+    "none": np.zeros((40, 56), np.uint8),
+}
+
+
+@pytest.mark.parametrize("alpha", ALPHAS.values(), ids=ALPHAS)
+@pytest.mark.parametrize("make", [grey, colour])
+def test_partial_transparency_darkens_alike_in_8_and_16_bits(tmp_path, make, alpha):
+    values = make()
+    with_alpha = np.dstack([values, alpha])
+    shown = rgb(values) if values.ndim == 2 else values
+    expected = np.rint(shown * (alpha[..., None] / 255.0)).astype(np.uint8)
+    Image.fromarray(with_alpha).save(tmp_path / "a.png")
+    Image.fromarray(with_alpha).save(tmp_path / "a.webp", lossless=True, exact=True)
+    deep = with_alpha.astype(np.uint16) * 257
+    (tmp_path / "b.png").write_bytes(imagecodecs.png_encode(deep))
+    kind = {"photometric": "minisblack" if values.ndim == 2 else "rgb"}
+    kind |= {"extrasamples": ["unassalpha"], "planarconfig": "contig"}
+    tifffile.imwrite(tmp_path / "a.tif", with_alpha, **kind)
+    tifffile.imwrite(tmp_path / "b.tif", deep, **kind)
+    for name in ("a.png", "a.webp", "a.tif", "b.png", "b.tif"):
+        np.testing.assert_array_equal(read_image(tmp_path / name), expected, err_msg=name)
+
+
+def test_a_mask_is_cut_from_what_shows_through_its_transparency(tmp_path):
+    full = np.dstack([np.full((40, 56), 255, np.uint8), ALPHAS["ramp"]])
+    Image.fromarray(full).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(imagecodecs.png_encode(full.astype(np.uint16) * 257))
+    kind = {"photometric": "minisblack", "extrasamples": ["unassalpha"], "planarconfig": "contig"}
+    tifffile.imwrite(tmp_path / "a.tif", full, **kind)
+    tifffile.imwrite(tmp_path / "b.tif", full.astype(np.uint16) * 257, **kind)
+    for name in ("a.png", "b.png", "a.tif", "b.tif"):
+        np.testing.assert_array_equal(
+            read_mask(tmp_path / name), ALPHAS["ramp"] > 127, err_msg=name
+        )
+
+
+def test_the_range_of_deep_samples_is_that_of_the_colours_before_alpha(tmp_path):
+    deep = grey().astype(np.uint16) * 16  # 12 bits in 16: the range is scaled
+    alpha = np.full_like(deep, 128 * 257)
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(deep))
+    (tmp_path / "b.png").write_bytes(imagecodecs.png_encode(np.dstack([deep, alpha])))
+    expected = np.rint(read_image(tmp_path / "a.png") * (128 / 255)).astype(np.uint8)
+    np.testing.assert_array_equal(read_image(tmp_path / "b.png"), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_what_is_transparent_is_black_where_white_is_zero_too(tmp_path, dtype):
+    top = np.iinfo(dtype).max
+    alpha = ALPHAS["ramp"].astype(dtype) * dtype(top // 255)
+    values = top - grey().astype(dtype) * dtype(top // 255)
+    tifffile.imwrite(
+        tmp_path / "x.tif", np.dstack([values, alpha]), photometric="miniswhite",
+        extrasamples=["unassalpha"], planarconfig="contig",
+    )  # fmt: skip
+    expected = np.rint(grey() * (ALPHAS["ramp"] / 255.0)).astype(np.uint8)
+    far = np.abs(read_image(tmp_path / "x.tif")[..., 0].astype(int) - expected)
+    assert far.max() <= 1
 
 
 def test_a_palette_shows_its_colours_and_its_transparent_entry_is_black(tmp_path):
