@@ -246,21 +246,27 @@ class FeatureStore(StoreReader):
             block = self._rows.block(low, low + step, ["image_features"])
             bad = set(range(step)) if block is None else self._bad_offsets(block, low)
             for k, offset in zip(members, offsets, strict=True):
-                # `read` reads the index once more, or says what is wrong.
-                row = (
-                    self.read(ids[k]) if offset in bad else {n: b[offset] for n, b in block.items()}
-                )
-                out[k] = row["image_features"][v]
+                # `_read_of` reads the index once more, or says what is wrong.
+                values = self._read_of(ids, k) if offset in bad else block["image_features"][offset]
+                out[k] = values[v]
             if not bad:
                 self._trusted[shard] = stamp
         return out
 
+    def _read_of(self, ids: Sequence[str], k: int) -> np.ndarray:
+        """float32 (view, d) of ids[k]; the error of a lost row names all of `ids` that are lost."""
+        try:
+            return self.read(ids[k])["image_features"]
+        except StoreError:
+            lost = set(self._lost())
+            if ids[k] not in lost:
+                raise
+            raise self._broken([i for i in ids if i in lost], "lost") from None
+
     def _bad_offsets(self, block: Data, low: int) -> set[int]:
         """Rows of a block that do not match their checksum (or have no data)."""
         bad = set()
-        for offset in range(len(block["image_features"])):
-            if low + offset >= len(self._committed.index):
-                break
+        for offset in range(min(len(block["image_features"]), len(self._committed.index) - low)):
             row = self._committed.index.get(low + offset)
             data = {name: values[offset] for name, values in block.items()}
             if row["status"] in idx.GOOD and not FEATURES.matches(data, row):

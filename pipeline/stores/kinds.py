@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -148,6 +149,15 @@ class RowReader:
     def lost(self, i: int, row: Row) -> bool:
         """Whether a file of row i is missing; Zarr would read it as zeros."""
         return not all(file.exists() for file in self.files(i, row))
+
+    def lost_rows(self, index: Index) -> list[int]:
+        """Return the good rows of an index that are lost; each file is looked for once."""
+        there = functools.cache(Path.exists)
+        return [
+            i
+            for i, status in enumerate(index.rows["status"])
+            if status in GOOD and not all(map(there, self.files(i, index.get(i))))
+        ]
 
     def read(self, i: int, row: Row) -> Data:
         """Return the data of row i, unchecked."""

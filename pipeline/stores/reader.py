@@ -92,10 +92,21 @@ class StoreReader:
         return np.array(chosen, dtype=object)
 
     def dataset(self):
-        """Return the whole store as a lazy xarray.Dataset (unchecked: Zarr reads a lost shard as
-        fill values)."""
+        """Return the whole store as a lazy xarray.Dataset.
+
+        That the rows' files are there is checked here, once; their bytes are not. A plain
+        `xarray.open_zarr` cannot even check that: Zarr reads a lost shard as fill values, an
+        empty mask or NaN. Rows whose `status` is "failed" or "pending" hold nothing of use.
+
+        Raises:
+            StoreError: lost data of rows that the index lists as good.
+        """
         import xarray as xr
 
+        self._load()  # as the dataset: of this moment, not of the one when this store was opened
+        lost = self._lost()
+        if lost:
+            raise self._broken(lost, "lost")
         return xr.open_zarr(self.path, consolidated=True)
 
     def row(self, image_id: str) -> Row:
@@ -142,6 +153,11 @@ class StoreReader:
                 f"--dataset {self._dataset}",
             )
         return i, row
+
+    def _lost(self) -> list[str]:
+        """Ids of the good rows whose files are missing."""
+        ids = self._committed.index.rows["image_id"]
+        return [ids[i] for i in self._rows.lost_rows(self._committed.index)]
 
     def _broken(self, ids: list[str], how: str) -> StoreError:
         names = ", ".join(map(repr, ids[:5])) + (f" and {len(ids) - 5} more" if ids[5:] else "")

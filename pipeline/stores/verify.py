@@ -71,8 +71,7 @@ def verify_store(path: str | PathLike) -> VerifyReport:
         reader = RowReader(path, kind, committed.root["consolidated_metadata"]["metadata"])
     except Exception as error:
         return VerifyReport(str(path), len(index), problems=[f"metadata damaged: {error}"])
-    good = [i for i, status in enumerate(index.rows["status"]) if status in idx.GOOD]
-    lost = {i for i in good if reader.lost(i, index.get(i))}
+    lost = set(reader.lost_rows(index))
     damaged = set(reader.damaged(index)) - lost
     bad = {i: s for i, s in enumerate(index.rows["status"]) if s not in idx.GOOD}
     problems = []

@@ -99,8 +99,7 @@ class StoreWriter(StoreSession):
     def _check(self, *, verify: bool) -> tuple[set[int], set[int]]:
         """Return the rows whose file is missing, and (when asked for) those that are damaged."""
         reader, index = self._reader(), self._index
-        rows = [i for i, status in enumerate(index.rows["status"]) if status in idx.GOOD]
-        lost = {i for i in rows if reader.lost(i, index.get(i))}
+        lost = set(reader.lost_rows(index))
         damaged = set(reader.damaged(index)) - lost if verify else set()
         if damaged:
             self._mend(reader, damaged)

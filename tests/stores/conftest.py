@@ -24,3 +24,13 @@ def store(request, tmp_path):
     items = make_items(tmp_path, ROWS)
     run_cheap(request.param, tmp_path, items)
     return request.param, tmp_path, items, store_path(tmp_path, request.param)
+
+
+def reads(kind, image_id):
+    """Every way to read the data of a store: name -> function of the opened store."""
+    ways = {"read": lambda store: store.read(image_id)}
+    if kind == "features":
+        ways["image_features"] = lambda store: store.image_features("whole")
+        ways["xy"] = lambda store: store.xy("whole")
+        ways["to_pandas"] = lambda store: store.to_pandas()
+    return ways

@@ -5,8 +5,10 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
+import zarr
 
 from benchmarks.cheap_stage import CheapMapper, make_items, run_cheap, store_path
 from benchmarks.store_stage import content
@@ -15,33 +17,84 @@ from pipeline.stores import index as idx
 from pipeline.stores import open_masks, verify_store
 from pipeline.stores.kinds import KINDS
 from pipeline.stores.layout import TrackedStore, moved
-from tests.stores.conftest import DATA, ROWS, opened, shards
+from tests.stores.conftest import DATA, ROWS, opened, reads, shards
+
+
+def read_by_each_way(kind, path, items):
+    """A reader for each way of reading, which has read that way once: (read, opened store)."""
+    ways = reads(kind, items[0].image_id)
+    readers = [(read, opened(path)) for read in ways.values()]
+    for read, reader in readers:
+        read(reader)
+    return readers
+
+
+def check_that_all_raise(readers, path, match):
+    """Each way of reading is an error, to the reader that read before and to a new one."""
+    for read, reader in readers:
+        for store in (reader, opened(path)):
+            with pytest.raises(StoreError, match=match):
+                read(store)
 
 
 def test_a_deleted_shard_is_an_error_on_read_and_its_rows_are_computed_again(store):
     kind, folder, items, path = store
     before = content(kind, folder)
+    readers = read_by_each_way(kind, path, items)
     for file in shards(path):
         file.unlink()
-    with pytest.raises(StoreError, match="lost data"):
-        opened(path).read(items[0].image_id)
+    check_that_all_raise(readers, path, "lost data")
     assert sorted(verify_store(path).lost) == sorted(i.image_id for i in items)
     record = run_cheap(kind, folder, items)
     assert record.redone == {"lost from the store": ROWS}
     assert content(kind, folder) == before and verify_store(path).ok
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "noise"])
+@pytest.mark.parametrize("kind", ["masks", "features"])
+def test_a_dataset_of_a_store_that_lost_a_shard_is_an_error_with_the_ids_and_the_remedy(
+    tmp_path, monkeypatch, kind
+):
+    monkeypatch.setattr("pipeline.stores.masks.SHARD_ROWS", 4)
+    monkeypatch.setattr("pipeline.stores.feature_writer.CHUNK_ROWS", 4)
+    monkeypatch.setattr("pipeline.stores.feature_writer._shard_rows", lambda *_: 4)
+    items = make_items(tmp_path, ROWS)
+    items[4].path.write_bytes(b"no picture")  # a failed row has no data that could be lost
+    run_cheap(kind, tmp_path, items, max_failed=0.5)
+    path = store_path(tmp_path, kind)
+    early = opened(path)
+    assert early.dataset()[DATA[kind]].shape[0] == ROWS
+    (second,) = [f for f in shards(path) if f.relative_to(path / DATA[kind] / "c").parts[0] == "1"]
+    second.unlink()
+    for store in (early, opened(path)):
+        with pytest.raises(StoreError, match="lost data of") as raised:
+            store.dataset()
+        named = {i.image_id for i in items if repr(i.image_id) in raised.value.message}
+        assert named == {i.image_id for i in items[5:8]}
+        if kind == "features":
+            with pytest.raises(StoreError) as bulk:
+                store.image_features("whole")
+            assert bulk.value.message == raised.value.message
+        stage = {"masks": "segment", "features": "encode"}[kind]
+        assert f"pipeline {stage} --dataset" in raised.value.remedy
+    items[4].path.write_bytes(b"image 4")
+    run_cheap(kind, tmp_path, items)
+    assert (early.dataset().status == "ok").all()
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "noise", "others"])
 def test_a_damaged_shard_is_an_error_and_the_next_run_mends_it(store, damage):
     kind, folder, items, path = store
     before = content(kind, folder)
+    readers = read_by_each_way(kind, path, items)
     (shard,) = shards(path)
     data = shard.read_bytes()
-    shard.write_bytes(
-        {"cut": data[: len(data) // 2], "empty": b"", "noise": os.urandom(len(data))}[damage]
-    )
-    with pytest.raises(StoreError, match="damaged data"):
-        opened(path).read(items[0].image_id)
+    if damage == "others":  # a file that every codec takes, of other rows
+        array = zarr.open_array(path / DATA[kind], mode="r+")
+        array[:] = np.roll(array[:], 1, axis=0)
+    else:
+        half, noise = data[: len(data) // 2], os.urandom(len(data))
+        shard.write_bytes({"cut": half, "empty": b"", "noise": noise}[damage])
+    check_that_all_raise(readers, path, "damaged data")
     assert len(verify_store(path).damaged) == ROWS
     record = run_cheap(kind, folder, items)
     assert record.redone == {"damaged in the store": ROWS}
