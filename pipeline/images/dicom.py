@@ -231,7 +231,11 @@ def _colour(stored: np.ndarray) -> Pixels:
 def _palette(stored: np.ndarray, dataset: Dataset) -> Pixels:
     rgb = apply_color_lut(stored, dataset)[..., :3]
     if rgb.dtype != np.uint8:
-        rgb = (rgb >> 8 if rgb.max() > 255 else rgb).astype(np.uint8)
+        # Some writers keep 8-bit values in 16-bit words and call them either. The whole table
+        # tells, never one frame, which may hold dark entries only.
+        entries, first = (int(v) for v in dataset.RedPaletteColorLookupTableDescriptor[:2])
+        table = apply_color_lut(np.arange(first, first + (entries or 2**16)), dataset)[..., :3]
+        rgb = (rgb >> 8 if table.max() > 255 else rgb).astype(np.uint8)
     return Pixels(rgb, display=True, threshold="nonzero")
 
 

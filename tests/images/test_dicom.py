@@ -176,6 +176,32 @@ def test_ybr_and_palette_colour_become_rgb(tmp_path):
     np.testing.assert_array_equal(read_image(path), table[index])
 
 
+def palette(index: np.ndarray, entries: list[int], bits: int, **tags) -> Dataset:
+    """Grey entries, kept in words of 16 bits."""
+    dataset = dicom(index, model="PALETTE COLOR", **tags)
+    for name in ("Red", "Green", "Blue"):
+        dataset.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [len(entries), 0, bits])
+        raw = np.array(entries, "<u2").tobytes()
+        dataset.add_new(f"{name}PaletteColorLookupTableData", "OW", raw)
+    return dataset
+
+
+def test_the_depth_of_a_palette_is_that_of_its_whole_table_and_never_of_a_frame(tmp_path):
+    index = np.stack([grey() // 128, grey() // 64])  # the first frame has dark entries only
+    dataset = palette(index, [0, 200, 40000, 65535], 16, frames=2)
+    path = save_dicom(dataset, tmp_path / "x.dcm")
+    shown = np.array([0, 0, 156, 255], np.uint8)
+    for frame in (0, 1):
+        np.testing.assert_array_equal(read_image(path, frame), rgb(shown[index[frame]]))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_palette_of_8_bit_values_in_16_bit_words_is_shown_as_it_is(tmp_path, bits):
+    path = save_dicom(palette(grey() // 64, [0, 60, 200, 255], bits), tmp_path / "x.dcm")
+    shown = np.array([0, 60, 200, 255], np.uint8)
+    np.testing.assert_array_equal(read_image(path), rgb(shown[grey() // 64]))
+
+
 def test_frames_are_rows_with_their_own_functional_groups(tmp_path):
     frames = np.stack([grey(seed=s).astype(np.uint16) * 10 for s in range(3)])
     dataset = dicom(frames, frames=3)
