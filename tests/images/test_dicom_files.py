@@ -28,7 +28,7 @@ from pydicom.uid import (
 
 from pipeline.errors import ImageError
 from pipeline.images import SkippedFile, patient_code, probe, read_image, read_mask
-from tests.images.makers import BIRTH, NAME, PATIENT, dicom, grey, rgb, save_dicom
+from tests.images.makers import BIRTH, NAME, PATIENT, colour, dicom, grey, rgb, save_dicom
 
 # Outside of tests the reader silences these; pytest turns all warnings on again.
 pytestmark = [
@@ -37,10 +37,12 @@ pytestmark = [
 ]
 
 FAMILY = {
-    JPEG2000Lossless: lambda a: imagecodecs.jpeg2k_encode(a, codecformat="j2k", level=0),
-    JPEGLSLossless: imagecodecs.jpegls_encode,
-    JPEGLosslessSV1: imagecodecs.ljpeg_encode,
-    JPEGBaseline8Bit: lambda a: imagecodecs.jpeg8_encode(a, level=95),
+    JPEG2000Lossless: lambda a, bits: imagecodecs.jpeg2k_encode(
+        a, codecformat="j2k", level=0, bitspersample=bits
+    ),
+    JPEGLSLossless: lambda a, bits: imagecodecs.jpegls_encode(a),
+    JPEGLosslessSV1: lambda a, bits: imagecodecs.ljpeg_encode(a, bitspersample=bits),
+    JPEGBaseline8Bit: lambda a, bits: imagecodecs.jpeg8_encode(a, level=95),
 }
 
 
@@ -50,7 +52,8 @@ def compressed(pixels, syntax, **tags) -> Dataset:
         plain = dicom(pixels, **tags)
         plain.compress(RLELossless)
         return plain
-    dataset.PixelData = encapsulate([FAMILY[syntax](pixels)])
+    frames = pixels if tags.get("frames") else [pixels]
+    dataset.PixelData = encapsulate([FAMILY[syntax](frame, tags.get("bits")) for frame in frames])
     dataset["PixelData"].VR = "OB"
     return dataset
 
@@ -75,6 +78,34 @@ def test_every_compression_shows_the_picture(tmp_path, syntax):
     array = read_image(save_dicom(compressed(grey(), syntax), tmp_path / "x.dcm"))
     limit = 8 if syntax == JPEGBaseline8Bit else 0
     assert np.abs(array.astype(int) - rgb(grey())).max() <= limit
+
+
+DEEP = grey().astype(np.uint16) * 16 + 7  # 12 bits
+SIGNED = DEEP.astype(np.int16) * 7 - 14_000
+FRAMES = np.stack([grey(seed=s) for s in range(3)])
+WINDOW = {"WindowCenter": "-1000", "WindowWidth": "20000"}
+
+
+@pytest.mark.parametrize(
+    ("syntax", "pixels", "tags"),
+    [
+        *((s, DEEP, {"bits": 12}) for s in (RLELossless, JPEG2000Lossless)),
+        *((s, DEEP, {"bits": 12}) for s in (JPEGLSLossless, JPEGLosslessSV1)),
+        *((s, SIGNED, WINDOW) for s in (RLELossless, JPEG2000Lossless)),
+        *((s, colour(), {"model": "RGB"}) for s in (RLELossless, JPEGLSLossless)),
+        *((s, FRAMES, {"frames": 3}) for s in (RLELossless, JPEG2000Lossless)),
+    ],
+    ids=lambda v: getattr(v, "keyword", None) or str(getattr(v, "dtype", "")) or "-".join(v),
+)
+def test_deep_signed_coloured_and_many_frames_show_as_uncompressed(tmp_path, syntax, pixels, tags):
+    plain = save_dicom(dicom(pixels, **tags), tmp_path / "a.dcm")
+    packed = save_dicom(compressed(pixels, syntax, **tags), tmp_path / "b.dcm")
+    assert pydicom.dcmread(packed).file_meta.TransferSyntaxUID == syntax
+    assert probe(packed) == probe(plain)
+    shown = [read_image(plain, f.frame) for f in probe(plain)]
+    assert len({array.tobytes() for array in shown}) == max(1, tags.get("frames", 0))
+    for frame, array in enumerate(shown):
+        np.testing.assert_array_equal(read_image(packed, frame), array)
 
 
 @pytest.mark.parametrize(
