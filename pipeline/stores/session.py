@@ -198,6 +198,9 @@ class StoreSession:
             if start is None and name in self._index.columns:
                 metadata[name] = layout.moved(metadata[name])
         root = layout.make_root(attrs, metadata)
+        # Arrays' own metadata go ahead of the root and never lag behind it, since readers of data
+        # (`RowReader`) open arrays by it and must reach every row of the root. Being many files,
+        # it could not be of one moment in either order; only the root is.
         idx.write_columns(self._store, metadata, self._index, start or 0)
         for name in metadata.keys() - self._index.columns.keys():
             layout.write_metadata(self._store, name, metadata[name])
