@@ -111,9 +111,15 @@ def _open(data: bytes, kind: str) -> ImageFile.ImageFile:
     # Not Image.open: its own limit is a warning first, and one for the whole process.
     Image.init()
     factory, _ = Image.OPEN[kind]
-    image = factory(io.BytesIO(data), "")
-    check_size(*image.size)
-    frames = getattr(image, "n_frames", 1)
+    try:
+        image = factory(io.BytesIO(data), "")
+        check_size(*image.size)
+        frames = getattr(image, "n_frames", 1)
+    except Image.DecompressionBombError:  # GIF and WebP check themselves, by Pillow's own limit
+        raise ImageError(
+            f"has more pixels than are read from a {kind}",
+            remedy="make it smaller or save it as PNG",
+        ) from None
     if kind in ("PNG", "WEBP", "GIF") and frames > 1:  # more in a JPEG (MPO) are previews
         raise ImageError(
             f"is an animation of {frames} frames", remedy="save the frames as files of their own"

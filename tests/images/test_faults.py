@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import os
 import socket
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from pipeline.errors import ImageError
 from pipeline.images import MAX_PIXELS, encode_png, probe, read_image, read_mask
-from tests.images.makers import colour, grey, rgb
+from pipeline.images.dicom import MAX_DEFLATED
+from tests.images.makers import colour, dicom, grey, rgb, save_dicom
 
 NOT_IMAGES = {
     "zero.png": (b"", "empty"),
@@ -190,6 +194,50 @@ def test_decompression_bombs_are_refused_before_they_are_unpacked(tmp_path):
         for read in (probe, read_image, read_mask):
             with pytest.raises(ImageError, match=f"limit of {MAX_PIXELS:,}"):
                 read(tmp_path / name)
+
+
+def test_a_gif_or_webp_that_claims_to_be_huge_is_refused_as_too_large(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(grey()).save(buffer, "GIF")
+    gif = buffer.getvalue()
+    for name, at in (("screen.gif", 6), ("picture.gif", gif.index(b",\0\0\0\0") + 5)):
+        data = bytearray(gif)
+        struct.pack_into("<HH", data, at, 65_535, 65_535)
+        (tmp_path / name).write_bytes(data)
+    buffer = io.BytesIO()
+    Image.fromarray(colour()).save(buffer, "WEBP", lossless=True)
+    webp = buffer.getvalue()
+    data = bytearray(webp)
+    at = data.index(b"VP8L") + 9  # 14 bits of width - 1, as many of height - 1, flags
+    struct.pack_into("<I", data, at, struct.unpack_from("<I", data, at)[0] | 2**28 - 1)
+    (tmp_path / "stream.webp").write_bytes(data)
+    size = (60_000 - 1).to_bytes(3, "little")
+    body = b"WEBPVP8X" + struct.pack("<II", 10, 0) + size + size + webp[12:]
+    (tmp_path / "canvas.webp").write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    for name in ("screen.gif", "picture.gif", "stream.webp", "canvas.webp"):
+        for read in (probe, read_image, read_mask):
+            with pytest.raises(ImageError, match=r"more than|more pixels") as caught:
+                read(tmp_path / name)
+            assert "make it smaller" in caught.value.remedy
+
+
+def test_a_deflated_dicom_bomb_is_refused_without_being_unpacked_at_one_go(tmp_path):
+    dataset = dicom(grey(), syntax=DeflatedExplicitVRLittleEndian)
+    data = save_dicom(dataset, tmp_path / "x.dcm").read_bytes()
+    start = 144 + int.from_bytes(data[140:144], "little")
+    packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    block = packer.compress(b"\0" * 2**24) + packer.flush(zlib.Z_FULL_FLUSH)
+    again = packer.compress(b"\0" * 2**24) + packer.flush(zlib.Z_FULL_FLUSH)
+    bomb = data[:start] + block + again * (MAX_DEFLATED // 2**24) + packer.flush()
+    assert len(bomb) < 2**21
+    (tmp_path / "x.dcm").write_bytes(bomb)
+    tracemalloc.start()
+    for read in (probe, read_image):
+        with pytest.raises(ImageError, match="unpacks to more than 1 GiB"):
+            read(tmp_path / "x.dcm")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**26
 
 
 @pytest.mark.parametrize(
