@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
+from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from pydicom.dataset import Dataset
 
 from pipeline.errors import ImageError
 from pipeline.images import (
@@ -92,6 +96,46 @@ def test_files_that_show_different_pictures_give_different_arrays(tmp_path):
         Image.fromarray(np.ascontiguousarray(values)).save(tmp_path / f"{k}.png")
     arrays = [read_image(tmp_path / f"{k}.png").tobytes() for k in range(len(variants))]
     assert len(set(arrays)) == len(variants)
+
+
+def _alpha_png(alpha: int, path: Path) -> Path:
+    deep = grey().astype(np.uint16) * 257
+    path.write_bytes(imagecodecs.png_encode(np.dstack([deep, np.full_like(deep, alpha)])))
+    return path
+
+
+def _voi(table: np.ndarray) -> Dataset:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [len(table), 0, 16])
+    item.add_new("LUTData", "OW", table.astype("<u2").tobytes())
+    return item
+
+
+def test_what_is_shown_differently_of_the_same_samples_gives_different_arrays(tmp_path):
+    deep = grey().astype(np.uint16) * 14
+    window = {"WindowCenter": "1700", "WindowWidth": "3000"}
+    other = {"WindowCenter": "1700", "WindowWidth": "1500"}
+    table = np.sqrt(np.arange(4096) / 4095) * 65535
+    for name, tags in {
+        "plain": {},
+        "window": window,
+        "other": other,
+        "inverse": {"model": "MONOCHROME1"},
+        "sigmoid": {**window, "VOILUTFunction": "SIGMOID"},
+        "voi": {"VOILUTSequence": [_voi(table)]},
+    }.items():
+        save_dicom(dicom(deep, bits=12, **tags), tmp_path / f"{name}.dcm")
+    frames = np.stack([deep, deep[::-1]])
+    twice = save_dicom(dicom(frames, bits=12, frames=2, **window), tmp_path / "frames.dcm")
+    for alpha in (65535, 65535 // 2, 257):
+        _alpha_png(alpha, tmp_path / f"{alpha}.png")
+    shown = {p.name: read_image(p) for p in sorted(tmp_path.iterdir())}
+    shown["second frame"] = read_image(twice, 1)
+    # The first frame is the picture of the single file with that window, and of no other.
+    np.testing.assert_array_equal(shown.pop("frames.dcm"), shown["window.dcm"])
+    names = list(shown)
+    same = [(a, b) for a, b in combinations(names, 2) if (shown[a] == shown[b]).all()]
+    assert len(names) == 10 and not same
 
 
 def test_bytes_read_already_give_the_same_array(tmp_path):
