@@ -1,13 +1,23 @@
-"""No name, id or birth date of a DICOM header reaches anything that the pipeline writes or says."""
+"""No name, id, date or remark of a file's header reaches anything that the pipeline writes or says:
+DICOM, EXIF, PNG text, TIFF description, NIfTI header."""
 
 from __future__ import annotations
 
+import base64
+import gzip
+import io
 import json
+import re
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import yaml
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pipeline import open_features, open_masks
 from tests.images.makers import BIRTH, PATIENT, dicom, grey, save_dicom
@@ -16,26 +26,62 @@ from .conftest import Project
 
 # Long enough that no code or picture holds it by chance.
 NAME = "Featherstonehaugh^Wilhelmina"
-SECRETS = (*NAME.split("^"), PATIENT, BIRTH)
+EXIF = ("Thistlewood, Zebediah", "Dr. Ottoline Quackenbush", "48.20849N 16.37208E", "room 7431-Q")
+TEXT = ("Mountstuart-Elphinstone", "admitted 1952-07-04")
+TIFF = "Throckmorton born 1939-02-28"
+NIFTI = ("Cholmondeley 19630312", "MRN-8830017")
+SECRETS = (*NAME.split("^"), PATIENT, BIRTH, *EXIF, *TEXT, TIFF, *NIFTI)
+OTHERS = ("photo.jpg", "shot.png", "film.tif", "slice.nii")
 COMMANDS = (
     ("data", "add", "scans", "--from", "scans"),
     ("data", "preview", "--dataset", "scans"),
     ("data", "check", "--dataset", "scans"),
-    ("segment", "--dataset", "scans", "--set", "segment.prompt=full"),
-    ("encode", "--dataset", "scans", "--set", "encode.views=[whole]"),
+    ("data", "refresh", "scans"),
+    ("audit", "--dataset", "scans", "--json"),
+    ("segment", "--dataset", "scans"),
+    ("encode", "--dataset", "scans"),
     ("splits", "export", "--dataset", "scans"),
+    ("train", "--dataset", "scans", "--jobs", "1"),
+    ("evaluate", "--dataset", "scans", "--jobs", "1", "--json"),
     ("verify", "cache/scans/masks.zarr", "cache/scans/features.zarr"),
     ("status",),
-    ("report", "--dataset", "scans"),
+    ("results", "--dataset", "scans"),
 )
+PREDICT = ("predict", "--dataset", "scans", "--view", "whole")
+PARAMS = {
+    "segment": {"prompt": "full", "max_failed": 1.0},
+    "encode": {"views": ["whole"], "max_failed": 1.0},
+    "splits": {"fractions": [1.0], "folds": 2},
+    "train": {"seeds": [0], "views": {"official": ["whole"]}, "epochs": 2, "c_steps": 2},
+    "evaluate": {"bootstrap": 20},
+    "report": {"heatmaps": 1},
+}
+
+
+def draw_others(folder: Path) -> None:
+    """Save one picture in each further format whose header holds what nobody should read."""
+    exif = Image.Exif()
+    exif[0x010E], exif[0x013B] = EXIF[:2]  # description, artist
+    exif.get_ifd(0x8825)[0x1C] = EXIF[2].encode()  # the name of a place
+    picture = Image.fromarray(grey(seed=20))
+    picture.save(folder / "photo.jpg", exif=exif, comment=EXIF[3])
+    text = PngInfo()
+    text.add_text("Patient", TEXT[0])
+    text.add_itxt("Remark", TEXT[1])
+    Image.fromarray(grey(seed=21)).save(folder / "shot.png", pnginfo=text)
+    tifffile.imwrite(folder / "film.tif", grey(seed=22), description=TIFF, photometric=1)
+    volume = nib.Nifti1Image(grey(seed=23)[..., None], np.eye(4))
+    volume.header["descrip"], volume.header["aux_file"] = NIFTI
+    volume.to_filename(folder / "slice.nii")
 
 
 @pytest.fixture
 def project(tmp_path: Path, repo: Path) -> Project:
-    """Eight scans of four patients, one of whom has a damaged file too."""
+    """Eight DICOM scans of four patients, and a picture of each further format."""
     root = tmp_path / "project"
     params = yaml.safe_load((repo / "params.yaml").read_text()) | {"datasets": ["scans"]}
-    params["segment"]["max_failed"] = params["encode"]["max_failed"] = 1.0
+    for section, values in PARAMS.items():
+        params[section] |= values
     (root / "data_manifests").mkdir(parents=True)
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     prompts = {"templates": {"default": ["{}"]}, "classes": {"scans": {"a": "one", "b": "two"}}}
@@ -45,20 +91,35 @@ def project(tmp_path: Path, repo: Path) -> Project:
         file.parent.mkdir(parents=True, exist_ok=True)
         patient = {"patient": f"{PATIENT}-{k // 2}", "PatientName": NAME}
         save_dicom(dicom(grey(seed=k), **patient), file)
+    draw_others(root / "scans/a")
     return Project(root)
 
 
+def unpacked(raw: bytes) -> str:
+    """Return bytes as text, decompressed, and all that a picture says beside its pixels."""
+    raw = gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
+    text = raw.decode("latin-1")
+    if raw.startswith((b"\x89PNG", b"\xff\xd8", b"RIFF")):
+        with Image.open(io.BytesIO(raw)) as picture:
+            exif = picture.getexif()
+            text += f"{picture.info} {dict(exif)} {exif.get_ifd(0x8825)}"
+    return text
+
+
 def written(project: Project) -> dict[str, str]:
-    """Everything written, decompressed: {what: text}."""
+    """Everything written, decompressed, and the pictures inside pages: {what: text}."""
     found = {}
     for file in project.root.rglob("*"):
         inside = file.relative_to(project.root)
         if not file.is_file() or inside.parts[0] in ("scans", "data"):
             continue
+        found[str(inside)] = unpacked(file.read_bytes())
         if file.suffix == ".parquet":
-            found[str(inside)] = pd.read_parquet(file).to_csv()
-        else:
-            found[str(inside)] = file.read_bytes().decode("latin-1")
+            found[f"{inside}: table"] = pd.read_parquet(file).to_csv()
+        elif file.suffix == ".html":
+            blobs = re.findall(r"base64,([A-Za-z0-9+/=]+)", file.read_text())
+            for k, blob in enumerate(blobs):
+                found[f"{inside}: picture {k}"] = unpacked(base64.b64decode(blob))
     for store in (
         open_masks(project.root / "cache/scans/masks.zarr"),
         open_features(project.root / "cache/scans/features.zarr"),
@@ -68,17 +129,29 @@ def written(project: Project) -> dict[str, str]:
 
 
 def test_nothing_written_or_said_holds_a_name_an_id_or_a_birth_date(project: Project) -> None:
+    sources = {file.name: file for file in project.root.glob("scans/*/*")}
+    held = "".join(file.read_bytes().decode("latin-1") for file in sources.values())
+    assert all(secret in held for secret in SECRETS)
+    images = [str(sources[name].relative_to(project.root)) for name in ("0.dcm", *OTHERS)]
     said = {" ".join(command): project.run("pipeline", *command) for command in COMMANDS}
-    damaged = project.root / "scans/a/0.dcm"
-    damaged.write_bytes(damaged.read_bytes()[:-300])
-    said["again"] = project.run("pipeline", "segment", "-d", "scans", "--force",
-                                "--set", "segment.prompt=full")  # fmt: skip
-    assert "0.dcm" in said["again"]
+    said["predict"] = project.run("pipeline", *PREDICT, *images)
+    assert len(list((project.root / "predictions").glob("*.png"))) == len(images)
+    for name in ("0.dcm", *OTHERS):
+        sources[name].write_bytes(sources[name].read_bytes()[:-300])
+    said["again"] = project.run("pipeline", "segment", "-d", "scans", "--force")
+    said["refresh"] = project.run("pipeline", "data", "refresh", "scans", code=3)
+    said["refused"] = project.run("pipeline", *PREDICT, *images, code=3)
+    said["report"] = project.run("pipeline", "report", "--dataset", "scans")
+    assert "FAILED a/0.dcm" in said["refresh"]
+    for what in ("again", "refused"):
+        assert all(name in said[what] for name in ("0.dcm", *OTHERS)), said[what]
     found = written(project)
     kinds = {Path(name).suffix for name in found}
-    assert {".csv", ".png", ".parquet", ".json", ".html", ".zarr"} <= kinds
+    assert {".csv", ".png", ".parquet", ".json", ".html", ".zarr", ".md", ".safetensors"} <= kinds
+    assert [name for name in found if ".html: picture" in name]
     for what, text in {**said, **found}.items():
         assert not [secret for secret in SECRETS if secret in text], what
     assert not [n for n in found for secret in SECRETS if secret in n]
     manifest = pd.read_csv(project.root / "data_manifests/scans.csv", dtype=str)
     assert manifest["patient_id"].nunique() == 4
+    assert {Path(path).name for path in manifest["path"]} == set(sources)
