@@ -116,9 +116,11 @@ def _versions() -> dict[str, str]:
 
 
 def _code_digest(head: str) -> str:
-    """Digest of the source that decides a fit: this package's heads, and the head's own file."""
+    """Digest of the source that decides a fit: how it is done, this package's heads, and the
+    head's own class."""
     digest = hashlib.sha256()
-    for path in sorted((Path(__file__).parent / "heads").glob("*.py")):
+    here = Path(__file__).parent
+    for path in [here / "training/cell.py", *sorted((here / "heads").glob("*.py"))]:
         digest.update(path.read_bytes())
     try:
         digest.update(inspect.getsource(get_head(head)).encode())

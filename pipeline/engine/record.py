@@ -53,8 +53,8 @@ class RunRecord:
         versions: of Python and the libraries.
         parameters: batch size, workers, limit, ... and what the stage adds.
         error: what stopped the run, "" otherwise.
-        last_computed: "started", "done", "skipped" and "seconds" (total) of the latest run that
-            computed any row: a run that finds all there must not hide what the work cost.
+        last_computed: "started", "done", "skipped", "seconds" (total) and "parts" (all seconds) of
+            the latest run that computed any row: one that finds all there must not hide the cost.
     """
 
     stage: str
@@ -140,6 +140,7 @@ class RunRecord:
             "done": self.done,
             "skipped": self.skipped,
             "seconds": self.seconds.get("total", 0.0),
+            "parts": dict(self.seconds),
         }
 
     @classmethod

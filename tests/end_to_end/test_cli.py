@@ -6,10 +6,15 @@ import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from pipeline.cli.app import app
+from pipeline.images import read_image
+from tests.images.makers import dicom as dicom_of
+from tests.images.makers import save_dicom
 
 from .conftest import Project
 
@@ -124,13 +129,35 @@ def test_verify_passes_a_good_store_and_names_the_rows_of_a_lost_shard(
     assert all(f"lost: {image_id}" in out for image_id in ids)
 
 
-def test_predict_gives_probabilities_and_an_overlay_for_new_images(project: Project) -> None:
+@pytest.mark.parametrize(("head", "view"), [("medfocus", "masked"), ("linear-probe", "whole")])
+def test_predict_gives_a_test_image_what_evaluate_judged_whatever_its_format(
+    project: Project, tmp_path: Path, head: str, view: str
+) -> None:
+    stored = pd.read_parquet(project.root / "cache/covid/predictions.parquet")
+    stored = stored[(stored["protocol"] == "official") & (stored["fraction"] == 1.0)]
+    stored = stored[(stored["head"] == head) & (stored["view"] == view)]
+    image_id = stored["image_id"].iloc[0]
+    expected = stored[stored["image_id"] == image_id].filter(like="p:").mean()
+    file = project.root / "data/covid" / image_id
+    pixels = read_image(file)
+    assert (pixels == pixels[..., :1]).all(), "a grey image"
+    dicom = save_dicom(dicom_of(pixels[..., 0]), tmp_path / "same.dcm")
+
+    command = ["pipeline", "predict", "--dataset", "covid", "--head", head, "--view", view]
+    out = project.run(*command, "--json", str(file), str(dicom))
+    images = json.loads(out[out.index("{") :])["images"]
+    assert [row["image"] for row in images] == [str(file), str(dicom)]
+    for row in images:
+        found = {f"p:{name}": share for name, share in row["probabilities"].items()}
+        assert found == pytest.approx(expected.to_dict(), abs=1e-3)
+        assert (project.root / row["overlay"]).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_predict_refuses_other_choices_than_those_the_heads_learned_from(project: Project) -> None:
     image = next(p for p in (project.root / "data/covid").resolve().rglob("*") if p.suffix)
-    out = project.run("pipeline", "predict", "--dataset", "covid", str(image), "--json")
-    outcome = json.loads(out[out.index("{") :])
-    (row,) = outcome["images"]
-    assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-4)
-    assert (project.root / row["overlay"]).read_bytes()[:4] == b"\x89PNG"
+    command = ["pipeline", "predict", "--dataset", "covid", str(image)]
+    out = project.run(*command, "--set", "encode.fill=mean", code=2)
+    assert "made with other choices" in out and "fill" in out
 
 
 def test_predict_goes_on_after_an_unreadable_image_and_says_so(project: Project) -> None:

@@ -11,10 +11,11 @@ import pytest
 from pipeline.report import results_text, select
 from pipeline.report.answers import Difference
 from pipeline.report.bootstrap import mean_interval, spearman
-from pipeline.report.inputs import load_inputs
+from pipeline.report.inputs import STAGES, load_inputs
 from pipeline.report.results_tables import information_table, masking_table, time_table
 from pipeline.report.sections.scores import repeated_text
 from pipeline.report.sections.summary import at_a_glance
+from pipeline.report.sections.timings import timing_table
 from pipeline.report.sections.truth_tables import prompt_table
 
 GAPS = {"helps": (0.08, 0.001), "hurts": (-0.08, 0.001), "undecided": (0.01, 0.9)}
@@ -119,6 +120,17 @@ def test_times_are_those_of_the_records_and_partial_runs_are_marked(found):
     assert row["segment, s"].text == "12" and row["encode, s"].text == "47*"
     assert row["sum, min"].text == f"{(3 * 12.5 + 47) / 60:.1f}"
     assert "already" in table.note
+
+
+def test_a_run_that_found_all_there_does_not_hide_what_the_work_cost(found):
+    record = found.records["encode"]
+    parts = record["seconds"]
+    record["last_computed"] |= {"done": 30, "skipped": 2, "parts": parts}
+    record |= {"done": 0, "skipped": 32, "seconds": {"total": 0.6}}
+    table = timing_table(found)
+    row = dict(zip(table.headers, table.rows[STAGES.index("encode")], strict=True))
+    assert row["done"].text == "30" and row["in the store already"].text == "2"
+    assert row["total, s"].text == "12.5" and row["model, s"].text == "10.0"
 
 
 def test_a_record_of_an_earlier_version_still_tells_its_time(fresh):

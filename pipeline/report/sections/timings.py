@@ -1,4 +1,4 @@
-"""Time per stage, from the records of the last runs."""
+"""Time per stage, from the records of the last runs that computed anything."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
     if not found.records:
         return None
     text = (
-        "The last run of each stage. A stage that found its rows in the store did little: "
-        "look at “done” before reading a time."
+        "Counts and times are those of each stage's last run that computed anything; failures and "
+        "the status are those of its last run."
     )
     return Section("timings", "Time per stage", [Text(text, "note"), timing_table(found)])
 
@@ -32,7 +32,8 @@ def timing_table(found: DatasetInputs) -> Table:
         if record is None:
             rows.append([head(stage), Cell("no record"), *[None] * 8])
             continue
-        seconds = record.get("seconds") or {}
+        run = record if record.get("done") else record.get("last_computed") or record
+        seconds = run.get("parts") or run.get("seconds") or {}
         if not isinstance(seconds, dict):
             seconds = {"total": seconds}
         failed = record.get("failed") or {}
@@ -40,9 +41,9 @@ def timing_table(found: DatasetInputs) -> Table:
             [
                 head(stage),
                 str(record.get("status") or NOTHING),
-                str(record.get("started") or NOTHING),
-                _count(record.get("done")),
-                _count(record.get("skipped", record.get("reused"))),
+                str(run.get("started") or NOTHING),
+                _count(run.get("done")),
+                _count(run.get("skipped")),
                 _count(len(failed)),
                 *(_seconds(seconds.get(part)) for part in PARTS),
             ]
