@@ -73,6 +73,7 @@ def change_reader_rules(encoded, monkeypatch):
     monkeypatch.setattr(reader, "READER_VERSION", "another")
 
 
+READER_RULES = f'reader.version: "{reader.READER_VERSION}" in the store'
 CHANGES = {
     "checkpoint bytes": (change_checkpoint, {}, "sha256"),
     "activation": (change_activation, {}, "quick_gelu"),
@@ -80,7 +81,7 @@ CHANGES = {
     "geometry": (None, {"encode__geometry": "squash"}, 'geometry: "pad" in the store'),
     "precision": (None, {"precision": "bf16"}, 'model.precision: "fp32" in the store, "bf16" now'),
     "views": (None, {"encode__views": ["whole"]}, "views"),
-    "reader rules": (change_reader_rules, {}, 'reader.version: "1" in the store'),
+    "reader rules": (change_reader_rules, {}, READER_RULES),
 }
 
 

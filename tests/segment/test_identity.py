@@ -55,13 +55,14 @@ def change_reader_rules(segmented, monkeypatch):
     monkeypatch.setattr(reader, "READER_VERSION", "another")
 
 
+READER_RULES = f'reader.version: "{reader.READER_VERSION}" in the store'
 CHANGES = {
     "checkpoint bytes": (change_checkpoint, {}, "sha256"),
     "precision": (None, {"precision": "bf16"}, 'model.precision: "fp32" in the store, "bf16" now'),
     "prompt": (None, {"prompt": "salient"}, 'prompt.strategy: "center-box" in the store'),
     "prompt's box": (None, {"segment__center_box": 0.5}, "prompt.center_box: 0.7 in the store"),
     "min_area": (None, {"segment__min_area": 0.01}, "status.min_area: 0.002 in the store"),
-    "reader rules": (change_reader_rules, {}, 'reader.version: "1" in the store'),
+    "reader rules": (change_reader_rules, {}, READER_RULES),
 }
 
 
