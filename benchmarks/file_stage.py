@@ -3,48 +3,23 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pandas as pd
 
-from tests.faults.site import STAGES, Running, Site, draw_images
+from benchmarks.real_stage import Worker
+from tests.faults.site import IMAGES, STAGES, Site, draw_images
 
 FILES = ("train", "evaluate", "report")
 
 
 def undisturbed(root: Path) -> Site:
     """Return a project of 32 small images in which all stages have run."""
-    draw_images(root / "images" / "toy", {"train": 10, "test": 6})
-    site = Site.make(root / "site")
-    site.run("data", "add", "toy", "--from", str(root / "images" / "toy")).expect(0)
+    draw_images(root / "images" / "toy", IMAGES)
+    site = Site.added(root / "site", root / "images" / "toy")
     for stage in STAGES:
         site.stage(stage).expect(0)
     return site
-
-
-class Worker:
-    """A running stage, with what is used of `multiprocessing.Process`."""
-
-    def __init__(self, running: Running):
-        self._running = running
-
-    def join(self, seconds: float | None = None) -> None:
-        end = time.monotonic() + (seconds or 0)
-        if seconds is None:
-            self._running.wait()
-        while self.is_alive() and time.monotonic() < end:
-            time.sleep(0.001)
-
-    def is_alive(self) -> bool:
-        return self._running.process.poll() is None
-
-    def kill(self) -> None:
-        self._running.process.kill()
-
-    @property
-    def exitcode(self) -> int | None:
-        return self._running.process.poll()
 
 
 class FileStage:

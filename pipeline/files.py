@@ -7,6 +7,7 @@ import glob
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,8 +52,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
-        partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+        remove_leftovers(path)
+        partial = partial_path(path)
         try:
             yield partial
             with open(partial, "rb") as file:
@@ -63,13 +64,21 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
                 partial.unlink(missing_ok=True)
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove what killed processes left of `path`; the name holds the number of its process."""
+def partial_path(path: Path) -> Path:
+    """Return where this process writes a file or folder before it takes its place."""
+    return path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left at their `partial_path`s; one that still runs keeps its."""
     stem, suffix = glob.escape(path.stem), glob.escape(path.suffix)
     for left in path.parent.glob(f".{stem}.*.partial{suffix}"):
         number = left.name.removesuffix(f".partial{path.suffix}").rpartition(".")[2]
         if number.isdigit() and not psutil.pid_exists(int(number)):
-            left.unlink(missing_ok=True)
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def atomic_write_text(path: str | os.PathLike, text: str) -> None:

@@ -90,12 +90,13 @@ def find_copies(
         params: thresholds, and whether mirrored and turned copies are looked for.
         index: force or forbid the inverted file; None = by size.
     """
-    left, right = a.comparable(), (a if b is None else b).comparable()
+    left = a.comparable()
+    other, right = (a, left) if b is None else (b, b.comparable())
     orientations = range(len(ORIENTATIONS)) if params.mirrored else [SAME]
-    other = a if b is None else b
     searches = [kind(a, other, right, params, index) for kind in (_ByThumbnail, _ByStructure)]
     judged = []
-    # Each block's candidates are judged at once: kept, they would be most of the memory.
+    # Each block's candidates are judged at once: however many near-equal frames there are, no more
+    # than a block's candidates are held.
     for start in range(0, len(left), ROWS):
         part = left[start : start + ROWS]
         after = start if b is None else None

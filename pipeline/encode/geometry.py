@@ -57,6 +57,7 @@ class Geometry:
             image = np.asarray(pil.resize((width, height), RESAMPLE[interpolation]))
         if (height, width, self.top, self.left) == (self.size, self.size, 0, 0):
             return image
+        # Pillow lays out a colour several times as fast as numpy repeats it.
         frame = np.array(Image.new("RGB", (self.size, self.size), fill))
         y0, x0 = max(0, self.top), max(0, self.left)
         y1, x1 = min(self.size, self.top + height), min(self.size, self.left + width)

@@ -12,9 +12,10 @@ from pipeline.images.read import (
     reader_rules,
     to_voxels,
 )
-from pipeline.images.types import MAX_PIXELS, FrameInfo, SkippedFile
+from pipeline.images.types import DICOMDIR_REASON, MAX_PIXELS, FrameInfo, SkippedFile
 
 __all__ = [
+    "DICOMDIR_REASON",
     "MAX_PIXELS",
     "READER_VERSION",
     "SUFFIXES",

@@ -22,7 +22,7 @@ from pipeline.errors import ImageError
 from pipeline.images import rle_plugin
 from pipeline.images.codestream import check_codestream
 from pipeline.images.luts import apply_modality, apply_voi
-from pipeline.images.types import FrameInfo, Pixels, SkippedFile, check_size
+from pipeline.images.types import DICOMDIR_REASON, FrameInfo, Pixels, SkippedFile, check_size
 
 # pydicom quotes header values in its warnings and log lines; neither may reach a log.
 warnings.filterwarnings("ignore", module=r"pydicom\.")
@@ -99,7 +99,7 @@ def load_dataset(data: bytes, tags: list[str] | None = None) -> Dataset:
         return dataset
     storage = str(meta.get("MediaStorageSOPClassUID", dataset.get("SOPClassUID", "")))
     if storage == DICOMDIR or "DirectoryRecordSequence" in dataset:
-        raise SkippedFile("a DICOMDIR, an index of other files")
+        raise SkippedFile(DICOMDIR_REASON)
     if not any(name in dataset for name in PIXELS):
         if "Rows" in dataset and "BitsAllocated" in dataset:
             raise ImageError(

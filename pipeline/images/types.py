@@ -16,6 +16,9 @@ MAX_FILE_BYTES = 2**32
 MAX_VOLUME_BYTES = 2**32
 
 
+DICOMDIR_REASON = "a DICOMDIR, an index of other files"  # by its name and by its content alike
+
+
 class SkippedFile(ImageError):
     """A file that is no picture and does not claim to be one: a DICOMDIR, a report, junk.
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import ManifestError
-from pipeline.intake.archive import extracted, remove_leftovers
+from pipeline.files import remove_leftovers
+from pipeline.intake.archive import extracted
 from pipeline.intake.beside import set_masks_aside
 from pipeline.intake.existing import merge_existing
 from pipeline.intake.folder import Scan, scan_folder

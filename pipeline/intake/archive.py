@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import stat
 import zipfile
@@ -11,9 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-import psutil
-
 from pipeline.errors import ManifestError
+from pipeline.files import partial_path
 from pipeline.images import is_junk
 
 MAX_RATIO = 200  # images hardly shrink; a file that grows more than this when unpacked is a bomb
@@ -36,7 +34,7 @@ def extracted(archive: Path, target: Path) -> Iterator[Path]:
     """
     fresh = not target.parent.exists()
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = partial_path(target)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         try:
@@ -60,17 +58,6 @@ def extracted(archive: Path, target: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         if fresh and not any(target.parent.iterdir()):
             target.parent.rmdir()
-
-
-def remove_leftovers(target: Path) -> None:
-    """Remove what killed processes left of extracting to `target`.
-
-    The folder's name holds the number of its process; one that still runs keeps its folder.
-    """
-    for left in target.parent.glob(f".{target.name}.*.partial"):
-        number = left.name.removesuffix(".partial").rpartition(".")[2]
-        if number.isdigit() and not psutil.pid_exists(int(number)):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _sound(archive: Path, opened: zipfile.ZipFile, place: Path) -> list[zipfile.ZipInfo]:

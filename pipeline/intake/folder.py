@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pipeline.errors import ImageError, ManifestError
-from pipeline.images import has_image_suffix, is_junk, sniff
+from pipeline.images import DICOMDIR_REASON, has_image_suffix, is_junk, sniff
 
 SPLIT_FOLDERS = {
     "train": "train",
@@ -120,7 +120,7 @@ def why_not(file: Path, relative: str) -> str:
     except UnicodeEncodeError:
         return "file name is not UTF-8 (rename it)"
     if file.name.upper() == "DICOMDIR":  # also on top of a disc, where it is in no class folder
-        return "a DICOMDIR, an index of other files"
+        return DICOMDIR_REASON
     if has_image_suffix(file.name):
         return ""
     suffix = file.suffix.lower()

@@ -146,17 +146,17 @@ class RowReader:
             files += [self.path.joinpath(name, "c", *map(str, (first, *c))) for c in cells]
         return files
 
-    def lost(self, i: int, row: Row) -> bool:
+    def lost(self, i: int, row: Row, exists: Callable[[Path], bool] = Path.exists) -> bool:
         """Whether a file of row i is missing; Zarr would read it as zeros."""
-        return not all(file.exists() for file in self.files(i, row))
+        return not all(map(exists, self.files(i, row)))
 
     def lost_rows(self, index: Index) -> list[int]:
         """Return the good rows of an index that are lost; each file is looked for once."""
-        there = functools.cache(Path.exists)
+        exists = functools.cache(Path.exists)
         return [
             i
             for i, status in enumerate(index.rows["status"])
-            if status in GOOD and not all(map(there, self.files(i, index.get(i))))
+            if status in GOOD and self.lost(i, index.get(i), exists)
         ]
 
     def read(self, i: int, row: Row) -> Data:

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.store_stage import store_content
 from pipeline.stores import open_features, open_masks
-from tests.faults.site import OUTPUTS, STAGES, STORES, Site, draw_images
+from tests.faults.site import IMAGES, OUTPUTS, STAGES, STORES, Site, draw_images
 
 SMALL_SHARDS = """
 import pipeline.stores.feature_writer as features, pipeline.stores.masks as masks
@@ -30,9 +30,8 @@ rounded by the shape of the batch, and bit for bit is asked for here."""
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """All stages have run on 32 images."""
     folder = tmp_path_factory.mktemp("images") / "toy"
-    draw_images(folder, {"train": 10, "test": 6})
-    site = Site.make(tmp_path_factory.mktemp("whole") / "site")
-    site.run("data", "add", "toy", "--from", str(folder)).expect(0, "32 images")
+    draw_images(folder, IMAGES)
+    site = Site.added(tmp_path_factory.mktemp("whole") / "site", folder)
     for stage in STAGES:
         batch = BATCH if stage in STORES else ()
         site.stage(stage, *batch, program=("-c", SMALL_SHARDS)).expect(0)

@@ -11,23 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from .site import STAGES, Site, draw_images
+from .site import IMAGES, STAGES, Site, draw_images
 
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 32 good images of two classes."""
     folder = tmp_path_factory.mktemp("images") / "toy"
-    draw_images(folder, {"train": 10, "test": 6})
+    draw_images(folder, IMAGES)
     return folder
 
 
 @pytest.fixture(scope="session")
 def added(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """The images are added, nothing is computed."""
-    site = Site.make(tmp_path_factory.mktemp("added") / "site")
-    site.run("data", "add", "toy", "--from", str(source)).expect(0, "32 images")
-    return site
+    return Site.added(tmp_path_factory.mktemp("added") / "site", source)
 
 
 @pytest.fixture(scope="session")

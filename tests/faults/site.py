@@ -42,6 +42,9 @@ STAGES = ("segment", "encode", "train", "evaluate", "report")
 STORES = ("segment", "encode")
 """The stages that write a store."""
 
+IMAGES = {"train": 10, "test": 6}
+"""Images of each class and split."""
+
 LOADED = {"train": "sklearn", "evaluate": "pyarrow", "report": "pandas"}
 """A library that a stage has loaded when it is past its start-up."""
 
@@ -162,6 +165,13 @@ class Site:
         shutil.copy(REPO / "params.yaml", root)
         site.set(**PARAMS)
         site.set(**changes)
+        return site
+
+    @classmethod
+    def added(cls, root: Path, source: Path) -> Site:
+        """Make a project whose dataset is the 32 images of `draw_images(source, IMAGES)`."""
+        site = cls.make(root)
+        site.run("data", "add", "toy", "--from", str(source)).expect(0, "32 images")
         return site
 
     def set(self, **sections: Any) -> None:
