@@ -55,10 +55,11 @@ class Run:
 
 
 def read_runs(dataset: str, paths: Paths) -> tuple[list[Run], list[str]]:
-    """Return all runs, in the order of runs.parquet, and the class names.
+    """Return all runs that have test images, in the order of runs.parquet, and the class names.
 
     Raises:
-        PipelineError: nothing was trained, or the two tables do not belong together.
+        PipelineError: nothing was trained, no protocol has a test image, or the two tables do
+            not belong together.
     """
     import pyarrow.parquet as pq
 
@@ -69,6 +70,14 @@ def read_runs(dataset: str, paths: Paths) -> tuple[list[Run], list[str]]:
         raise PipelineError(
             "no predictions", path=error.filename, remedy=f"run: pipeline train --dataset {dataset}"
         ) from None
+    runs = runs[runs["n_test"] > 0]
+    if not len(runs):
+        raise PipelineError(
+            "no protocol has a test image, so there is nothing to evaluate",
+            path=paths.manifest(dataset),
+            remedy="give it images whose split is test, or set splits.on_leak: regroup in "
+            "params.yaml and train again",
+        )
     names = [c for c in table.column_names if c.startswith("p:")]
     classes = [c[2:] for c in names]
     proba = np.column_stack([table[c].to_numpy() for c in names])

@@ -20,12 +20,13 @@ def official_parts(
         params: `on_leak` warn: the publisher's parts as they are; drop-test: without the test
             images that have a copy (mirrored ones too) in train or val; drop-train: without the
             training images that have one in test; regroup: the publisher's parts are given up
-            for a new stratified test part in whole units.
+            for a new stratified test part in whole units. Where no image has a split, such a
+            part is taken too; where some say train and none says test, nothing is tested.
     """
     split = table["split"].to_numpy(object).copy()
     labels = table["label"].to_numpy(object)
     notes: list[str] = []
-    if params.on_leak == "regroup" or not (split == "test").any():
+    if params.on_leak == "regroup" or not np.isin(split, ["train", "test"]).any():
         if params.on_leak == "regroup":
             split = np.full(len(table), "", dtype=object)
         else:
@@ -37,6 +38,12 @@ def official_parts(
         split[split == ""] = "train"
     elif (split == "").any():
         notes.append(f"{(split == '').sum()} images without a split take no part")
+    if not (split == "test").any():
+        notes.append(
+            "images say train and no image says test, so heads are trained and none is tested; "
+            "splits.on_leak: regroup takes a test part"
+        )
+        return split, notes
     notes += _drop_copies(split, table["copy_group"], params.on_leak)
     for label in sorted(set(labels) - set(labels[split == "test"])):
         notes.append(f"class {label!r} has no test image")

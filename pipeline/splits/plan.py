@@ -124,9 +124,6 @@ class SplitPlan:
                 remedy="give it some, take the class out of the manifest, "
                 "or set splits.on_leak: regroup",
             )
-        if not (parts == "test").any():
-            self.notes.append("official: there is no test image, so it is left out")
-            return
         self._parts["official"] = parts
         self.protocols += ("official",)
         self._note("official")
@@ -177,10 +174,11 @@ def plan_splits(
     """Plan the splits of a dataset.
 
     Protocols: "official" is the manifest's own train/test where given (rows without a split take
-    no part), else a stratified test part of `params.test` in whole units; "grouped" tests fold
-    (seed mod folds), in whole units, the publisher's folds where given; "ground_truth" is
-    official restricted to images with a ground-truth mask that is not empty. A unit is a patient,
-    a group and their near and mirrored copies, joined. Few-shot draws: see `Draw`.
+    no part; its test part may be empty), else a stratified test part of `params.test` in whole
+    units; "grouped" tests fold (seed mod folds), in whole units, the publisher's folds where
+    given; "ground_truth" is official restricted to images with a ground-truth mask that is not
+    empty. A unit is a patient, a group and their near and mirrored copies, joined. Few-shot
+    draws: see `Draw`.
 
     Args:
         manifest: as of `read_manifest`, in any order.

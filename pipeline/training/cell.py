@@ -72,7 +72,9 @@ def run_task(task: Task, X: np.ndarray, y: np.ndarray, T: np.ndarray) -> list[Fi
                 if shared is not None:
                     head.share(shared)
                 head.fit(X_train, y_train, T=T, X_val=X_val, y_val=y_val)
-                proba = np.asarray(head.predict_proba(X_test), dtype=np.float32)
+                proba = np.zeros((0, len(T)), np.float32)  # scikit-learn refuses no rows
+                if len(X_test):
+                    proba = np.asarray(head.predict_proba(X_test), dtype=np.float32)
                 if proba.shape != (len(X_test), len(T)):
                     raise ValueError(f"predict_proba gave {proba.shape}, not (images, classes)")
                 if not np.isfinite(proba).all():

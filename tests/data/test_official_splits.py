@@ -113,3 +113,26 @@ def test_a_val_part_of_the_manifest_stays_the_val_part():
     split = plan_splits(frame, SplitsParams()).get("official", 0, 1.0)
     assert set(split.val) == set(frame["image_id"][12:16])
     assert set(split.train) == set(frame["image_id"][:12])
+
+
+def test_copies_with_other_labels_are_drawn_together():
+    frame = table(["a", "b"] * 40, splits=["train"] * 78 + ["test"] * 2)
+    copies = [f"pair {i // 2}" if i < 78 else "" for i in range(80)]
+    plan = plan_splits(frame, SplitsParams(), audit_of(frame, copies))
+    split = plan.get("official", 0, 0.1)
+    drawn = {*split.train, *split.val}
+    assert len(drawn) < 20
+    assert all(
+        ({f"{i:03d}", f"{i + 1:03d}"} <= drawn) or f"{i:03d}" not in drawn for i in range(0, 78, 2)
+    )
+
+
+def test_images_that_say_train_are_never_tested_where_no_image_says_test():
+    frame = table(["a", "b"] * 10, splits=["train"] * 20)
+    plan = plan_splits(frame, SplitsParams())
+    split = plan.get("official", 0, 1.0)
+    assert len(split.test) == 0
+    assert {*split.train, *split.val} == set(frame["image_id"])
+    assert any("no image says test" in note for note in plan.notes)
+    some = plan_splits(frame, SplitsParams(on_leak="regroup"), audit_of(frame, [""] * 20))
+    assert len(some.get("official", 0, 1.0).test) == 4

@@ -75,21 +75,61 @@ def test_no_unit_is_in_both_train_and_val_nor_in_a_test_part_that_is_ours(frame,
 
 
 @QUICK
-@given(manifests(), st.integers(0, 3), st.sampled_from([0.05, 0.2, 1.0]))
-def test_every_trained_class_has_its_share_and_at_least_one_label(frame, seed, fraction):
+@given(manifests(), st.integers(0, 3), st.sampled_from([0.05, 0.2, 0.5, 1.0]))
+def test_shots_are_whole_units_of_every_class_as_near_to_its_share_as_units_allow(
+    frame, seed, fraction
+):
     plan = plan_or_none(frame)
     if plan is None:
         return
     label = dict(zip(frame["image_id"], frame["label"], strict=True))
     for protocol in plan.protocols:
         whole = plan.get(protocol, seed, 1.0)
-        pool = pd.Series([label[i] for i in (*whole.train, *whole.val)]).value_counts()
+        pool = [*whole.train, *whole.val]
         split = plan.get(protocol, seed, fraction)
-        drawn = pd.Series([label[i] for i in (*split.train, *split.val)]).value_counts()
-        assert set(drawn.index) == set(pool.index)
-        for name, count in pool.items():
-            assert drawn[name] == max(1, int(fraction * count + 0.5))
-        assert {label[i] for i in split.train} == set(pool.index)
+        drawn = [*split.train, *split.val]
+        unit = dict(zip(pool, plan.group_of(pool), strict=True))
+        taken = {unit[i] for i in drawn}
+        assert set(drawn) == {i for i in pool if unit[i] in taken}
+        assert {label[i] for i in split.train} == {label[i] for i in pool}
+        mixed = {u for u in unit.values() if len({label[i] for i in pool if unit[i] == u}) > 1}
+        if mixed:  # these come along with another class
+            continue
+        for name in {label[i] for i in pool}:
+            mine = [i for i in pool if label[i] == name]
+            sizes = pd.Series([unit[i] for i in mine]).value_counts()
+            wanted = max(1, int(fraction * len(mine) + 0.5))
+            have = sum(label[i] == name for i in drawn)
+            assert min(wanted, 2, len(sizes)) <= len({unit[i] for i in drawn if label[i] == name})
+            # Half a unit off at most, or the two units that train and val need.
+            assert abs(have - wanted) <= max(sizes.max() / 2, sizes.max() * 2 - wanted)
+            if sizes.max() == 1:
+                assert have == wanted
+
+
+def test_a_fraction_takes_all_images_of_a_patient_or_none():
+    patients = [f"p{i // 6}" for i in range(240)]
+    frame = table(["a"] * 120 + ["b"] * 120, patients=patients)
+    plan = plan_splits(frame, SplitsParams())
+    for fraction in (0.05, 0.1, 0.2, 0.5):
+        split = plan.get("official", 0, fraction)
+        counts = pd.Series(plan.group_of([*split.train, *split.val])).value_counts()
+        assert set(counts) == {6}
+
+
+def test_large_patients_are_drawn_no_sooner_than_small_ones():
+    # 40 patients of one image, 10 of eight: if images were shuffled, the large would come first.
+    patients = [f"s{i}" for i in range(40)] + [f"l{i // 8}" for i in range(80)]
+    frame = table(["a"] * 120 + ["b"] * 2, patients=[*patients, "x", "y"])
+    frame["split"] = ["train"] * 121 + ["test"]
+    plan = plan_splits(frame, SplitsParams())
+    first = 0
+    for seed in range(200):
+        split = plan.get("official", seed, 0.2)
+        drawn = {*split.train, *split.val} & set(frame["image_id"][:120])
+        first += len({u for u in plan.group_of(sorted(drawn)) if u >= "040"})
+    # 24 images of 120 in units of 2.4 on average: 10 units, of which a fifth are large.
+    assert 1.0 < first / 200 < 3.0
 
 
 @QUICK

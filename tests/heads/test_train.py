@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from pipeline.errors import PipelineError, StoreError
+from pipeline.evaluate import evaluate_dataset
 from pipeline.heads import DivergedError, load_head, register
 from pipeline.heads.zero_shot import ZeroShot
 from pipeline.paths import Paths
@@ -132,17 +133,21 @@ def test_a_new_lambda_refits_only_the_medfocus_heads(trained, tmp_path):
     assert "medfocus.safetensors" in changed
 
 
-def test_without_the_test_rows_the_same_heads_are_saved(trained, tmp_path):
+def test_without_any_test_row_the_same_heads_are_saved_and_evaluate_says_what_is_missing(
+    trained, tmp_path
+):
     paths = make_project(tmp_path / "a")
     params = small_params(train__views={"official": ["masked"]})
     train_dataset("toy", params, paths)
-    # All but one test image of each class, which the protocol needs to exist at all.
     manifest = pd.read_csv(paths.manifest("toy"), dtype=str, keep_default_na=False)
-    first = manifest[manifest["split"] == "test"].groupby("label").head(1).index
-    few = manifest[(manifest["split"] != "test") | manifest.index.isin(first)]
-    cut = make_project(tmp_path / "b", manifest=few.reset_index(drop=True))
-    train_dataset("toy", params, cut)
+    rest = manifest[manifest["split"] != "test"].reset_index(drop=True)
+    cut = make_project(tmp_path / "b", manifest=rest)
+    record = train_dataset("toy", params, cut)
     assert head_digests(cut) == head_digests(paths)
+    assert any("no image says test" in note for note in record.parameters["notes"])
+    assert not train_dataset("toy", params, cut).done
+    with pytest.raises(PipelineError, match="no protocol has a test image"):
+        evaluate_dataset("toy", params, cut)
 
 
 def test_permuted_test_labels_change_no_head_and_no_probability(trained, tmp_path):
