@@ -63,9 +63,10 @@ def evaluate_dataset(
     metrics.parquet is long, one row per (protocol, subset, head, view, fraction, seed, metric):
     `value`, `lo`, `hi` (bootstrap at `evaluate.confidence`; seed = -1: the mean over seeds, with
     a bootstrap nested in seeds), `t_lo`, `t_hi` (t-interval over seeds; only seed = -1),
-    `n_images`, `n_groups` (units that were resampled), `n_labels` (train + validation),
-    `n_seeds`, `note`. Protocol `grouped-pooled` holds every image's prediction from the fold
-    that tested it. A seed that failed or diverged has NaN and its error as note.
+    `n_images`, `n_groups` (units that were resampled), `n_labels` (train + validation; the
+    median of the seeds where seed = -1), `n_seeds`, `note`. Protocol `grouped-pooled` holds every
+    image's prediction from the fold that tested it. A seed that failed or diverged has NaN and
+    its error as note.
 
     Args:
         dataset: its name.

@@ -21,7 +21,7 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
             "Each line is the mean over the seeds, each band its 95 % interval. The first plot is "
             "the paper's Fig. 2 with our runs; grey hollow markers are quoted from the paper, "
             "single runs without an interval. The numbers under the axis count every label used: "
-            "training and validation."
+            "training and validation (median over the seeds)."
         )
     )
     if found.name in OTHER_SET and found.quoted:

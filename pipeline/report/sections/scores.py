@@ -31,7 +31,9 @@ def labels_rule(params: Params) -> str:
         "Labels count every labelled image that was used: those that trained, and those that "
         "chose hyperparameters (validation). The latter are taken out of the same labels: "
         f"{share(params.splits.val)} of them, by whole patients and groups, at least one of "
-        "each class that has two. Nothing is chosen on test images."
+        "each class that has two. A share of the labels is drawn in whole patients, groups and "
+        "copies too, as near to it as these allow: the number differs a little between seeds, and "
+        "the median is given. Nothing is chosen on test images."
     )
 
 
