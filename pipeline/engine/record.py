@@ -48,7 +48,7 @@ class RunRecord:
         redone_rows: image_id -> reason.
         seconds: by part: "total", "load_wait" (the model waited for images), "model", "write" (the
             run waited for the disk; most writing goes on behind the model).
-        images_per_second: done / seconds["total"].
+        images_per_second: done / seconds["total"]; 0 where the items are no images.
         identity: hash of the store's identity.
         versions: of Python and the libraries.
         parameters: batch size, workers, limit, ... and what the stage adds.
@@ -114,8 +114,10 @@ class RunRecord:
         text = (
             f"{name}: {self.status}; {self.done} computed, {self.skipped} there already, "
             f"{len(self.failed)} failed of {self.total}; "
-            f"{self.seconds.get('total', 0):.1f} s, {self.images_per_second:.1f} images/s"
+            f"{self.seconds.get('total', 0):.1f} s"
         )
+        if self.images_per_second:
+            text += f", {self.images_per_second:.1f} images/s"
         if self.redone:
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(self.redone.items()))
             text += f"\n  computed again: {reasons}"

@@ -63,7 +63,7 @@ def status_text(paths: Paths, datasets: Iterable[str], *, failures: int = 5) -> 
                 row["stage"],
                 row["status"],
                 *figures,
-                f"{row['images_per_second']:.1f}" if row["done"] else "-",
+                f"{row['images_per_second']:.1f}" if row["images_per_second"] else "-",
                 row["started"] or "-",
             )
         )
