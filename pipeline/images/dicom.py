@@ -15,13 +15,14 @@ import zlib
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
+from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from pipeline.errors import ImageError
 from pipeline.images import rle_plugin
 from pipeline.images.codestream import check_codestream
 from pipeline.images.luts import apply_modality, apply_voi
+from pipeline.images.palette import COLOURS, apply_palette
 from pipeline.images.types import DICOMDIR_REASON, FrameInfo, Pixels, SkippedFile, check_size
 
 # pydicom quotes header values in its warnings and log lines; neither may reach a log.
@@ -35,7 +36,7 @@ get_decoder(RLELossless).add_plugin(rle_plugin.NAME, (rle_plugin.__name__, "deco
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _PALETTES = [
     f"{prefix}{colour}PaletteColorLookupTable{part}"
-    for colour in ("Red", "Green", "Blue")
+    for colour in COLOURS
     for prefix, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
 ]
 _TAGS = [
@@ -45,7 +46,7 @@ _TAGS = [
     "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope", "ModalityLUTSequence",
     "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelPresentation",
+    "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
     *_PALETTES, *PIXELS,
 ]  # fmt: skip
 MAX_DEFLATED = 2**30
@@ -229,13 +230,8 @@ def _colour(stored: np.ndarray) -> Pixels:
 
 
 def _palette(stored: np.ndarray, dataset: Dataset) -> Pixels:
-    rgb = apply_color_lut(stored, dataset)[..., :3]
-    if rgb.dtype != np.uint8:
-        # Some writers keep 8-bit values in 16-bit words and call them either. The whole table
-        # tells, never one frame, which may hold dark entries only.
-        entries, first = (int(v) for v in dataset.RedPaletteColorLookupTableDescriptor[:2])
-        table = apply_color_lut(np.arange(first, first + (entries or 2**16)), dataset)[..., :3]
-        rgb = (rgb >> 8 if table.max() > 255 else rgb).astype(np.uint8)
+    little = dataset.original_encoding[1] is not False
+    rgb = apply_palette(_used_bits(stored, dataset)[0], dataset, little=little)
     return Pixels(rgb, display=True, threshold="nonzero")
 
 

@@ -1,0 +1,176 @@
+"""Palette DICOM against a PNG of the same colours: every kind of table, byte order and index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom import dcmread
+from pydicom.data import get_palette_files
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_color_lut
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from pipeline.errors import ImageError
+from pipeline.images import read_image
+from pipeline.images.palette import COLOURS
+from tests.images.makers import dicom, rgb, save_dicom
+
+SYNTAXES = [ExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian]
+
+
+def colours(entries: int, bits: int) -> np.ndarray:
+    """(entries, 3): another colour for each of the first 65,536, as far as the bits go."""
+    i = np.arange(entries)
+    table = np.stack([i % 251, i // 251 % 256, 255 - i % 256], axis=1).astype(np.uint16)
+    return table if bits == 8 else table * 257
+
+
+def table_bytes(values: np.ndarray, bits: int, syntax: str) -> bytes:
+    """Entries as a writer stores them: 8-bit ones two in a word, the first in its low byte."""
+    raw = values.astype("<u2" if bits == 16 else np.uint8).tobytes()
+    raw += b"\0" * (len(raw) % 2)
+    order = ">u2" if syntax == ExplicitVRBigEndian else "<u2"
+    return np.frombuffer(raw, "<u2").astype(order).tobytes()
+
+
+def with_tables(
+    index: np.ndarray,
+    tables: np.ndarray,
+    *,
+    descriptor: list[int],
+    syntax: str = ExplicitVRLittleEndian,
+    prefix: str = "",
+    words: bool = False,
+    **tags: object,
+) -> Dataset:
+    """Palette DICOM.
+
+    Args:
+        index: (h, w) integers.
+        tables: (n, 3) entries, or what a segmented table of each colour says.
+        descriptor: entries, first index, bits.
+        prefix: "Segmented" for segmented tables.
+        words: each 8-bit entry in a word of its own.
+    """
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    stored = index.astype(index.dtype.newbyteorder(order))
+    dataset = dicom(stored, model="PALETTE COLOR", syntax=syntax, **tags)
+    sign = "SS" if index.dtype.kind == "i" else "US"
+    for c, colour in enumerate(COLOURS):
+        name = f"{colour}PaletteColorLookupTable"
+        dataset.add_new(f"{name}Descriptor", sign, descriptor)
+        raw = table_bytes(tables[:, c], 16 if words else descriptor[2], syntax)
+        dataset.add_new(f"{prefix}{name}Data", "OW", raw)
+    return dataset
+
+
+def same_as_png(dataset: Dataset, shown: np.ndarray, folder: Path) -> None:
+    Image.fromarray(shown.astype(np.uint8)).save(folder / "x.png")
+    found = read_image(save_dicom(dataset, folder / "x.dcm"))
+    np.testing.assert_array_equal(found, read_image(folder / "x.png"))
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda uid: uid.name[:15])
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("entries", [1, 2, 5, 255, 256, 257, 300, 1000, 65_535, 65_536])
+def test_a_palette_of_any_length_and_depth_shows_its_colours(tmp_path, entries, bits, syntax):
+    table = colours(entries, bits)
+    index = np.linspace(0, entries - 1, 40 * 56).astype(np.uint16).reshape(40, 56)
+    dataset = with_tables(index, table, descriptor=[entries % 2**16, 0, bits], syntax=syntax)
+    same_as_png(dataset, colours(entries, 8)[index], tmp_path)
+
+
+@pytest.mark.parametrize("first", [-300, -1, 0, 7, 500])
+@pytest.mark.parametrize("entries", [5, 300])
+def test_indices_outside_the_table_take_its_ends(tmp_path, entries, first):
+    index = np.arange(-1120, 1120, dtype=np.int16).reshape(40, 56)
+    dataset = with_tables(index, colours(entries, 8), descriptor=[entries, first, 8])
+    shown = colours(entries, 8)[np.clip(index.astype(int) - first, 0, entries - 1)]
+    same_as_png(dataset, shown, tmp_path)
+
+
+def test_a_first_index_above_32767_is_no_negative_one(tmp_path):
+    index = np.arange(39_000, 39_000 + 2240, dtype=np.uint16).reshape(40, 56)
+    dataset = with_tables(index, colours(300, 8), descriptor=[300, 40_000, 8])
+    shown = colours(300, 8)[np.clip(index.astype(int) - 40_000, 0, 299)]
+    same_as_png(dataset, shown, tmp_path)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("entries", [5, 300])
+def test_8_bit_entries_in_words_of_their_own_are_shown_as_they_are(tmp_path, entries, bits):
+    index = (np.arange(2240) % entries).astype(np.uint16).reshape(40, 56)
+    table = colours(entries, 8)
+    dataset = with_tables(index, table, descriptor=[entries, 0, bits], words=True)
+    same_as_png(dataset, table[index], tmp_path)
+
+
+def test_bits_that_hold_no_index_are_not_looked_at(tmp_path):
+    index = (np.arange(2240) % 300).astype(np.uint16).reshape(40, 56)
+    noisy = index | np.uint16(0xE000)
+    dataset = with_tables(noisy, colours(300, 8), descriptor=[300, 0, 8], bits=12)
+    same_as_png(dataset, colours(300, 8)[index], tmp_path)
+
+
+def segments(bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """A table of discrete, linear and indirect segments, and the entries that it stands for."""
+    scale = 1 if bits == 8 else 257
+    discrete, ramp = [0, 3, 10 * scale, 0, 20 * scale], [1, 4, 100 * scale]
+    start = len(discrete) * bits // 8  # an indirect segment counts bytes
+    parts = [start & 0xFFFF, start >> 16] if bits == 16 else [start, 0, 0, 0]
+    text = [*discrete, *ramp, 0, 1, 0, 2, 1, *parts, 1, 3, 100 * scale]
+    ramp = [0.25, 0.5, 0.75, 1]
+    entries = [10, 0, 20, *(20 + 80 * np.array(ramp)), 0, *(100 * np.array(ramp)), 100, 100, 100]
+    return rgb(np.array(text)[None])[0], rgb(np.array(entries, int)[None])[0]
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda uid: uid.name[:15])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_segmented_palette_shows_what_the_plain_one_shows(tmp_path, bits, syntax):
+    text, entries = segments(bits)
+    index = (np.arange(2240) % 18).astype(np.uint8).reshape(40, 56)  # the last ones are clamped
+    descriptor = [len(entries), 0, bits]
+    dataset = with_tables(index, text, descriptor=descriptor, prefix="Segmented", syntax=syntax)
+    same_as_png(dataset, entries[np.minimum(index, len(entries) - 1)], tmp_path)
+
+
+@pytest.mark.parametrize("path", get_palette_files("*.dcm"), ids=lambda path: Path(path).stem)
+def test_the_standards_own_palettes_are_shown_as_pydicom_shows_them(tmp_path, path):
+    standard = dcmread(path)
+    index = (np.arange(2240) % 256).astype(np.uint8).reshape(40, 56)
+    dataset = dicom(index, model="PALETTE COLOR")
+    dataset.update({e.tag: e for e in standard if "Palette" in e.keyword and e.VR in ("US", "OW")})
+    same_as_png(dataset, apply_color_lut(index, standard)[..., :3], tmp_path)
+
+
+BROKEN = {
+    "too few entries": [0, 2, 7, 9],
+    "a ramp from nothing": [1, 5, 200],
+    "an unknown segment": [0, 1, 7, 9, 4, 200],
+    "a ramp to nothing": [0, 1, 7, 1],
+    "a segment that leads to itself": [0, 1, 7, 2, 9, 3, 0, 0, 0],
+    "a segment outside of the table": [0, 1, 7, 2, 1, 255, 255, 255, 255],
+    "nothing": [],
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_damaged_palette_is_a_failure(tmp_path, kind):
+    text = rgb(np.array([BROKEN[kind]], int))[0]
+    index = np.zeros((40, 56), np.uint8)
+    dataset = with_tables(index, text, descriptor=[5, 0, 8], prefix="Segmented")
+    with pytest.raises(ImageError, match="damaged"):
+        read_image(save_dicom(dataset, tmp_path / "x.dcm"))
+
+
+@pytest.mark.parametrize("descriptor", [[300, 0, 8], [0, 0, 8], [256, 0, 16], [256, 0, 12]])
+def test_a_table_shorter_than_its_descriptor_says_is_a_failure(tmp_path, descriptor):
+    table = colours(200, 8)
+    dataset = with_tables(np.zeros((40, 56), np.uint8), table, descriptor=descriptor, words=False)
+    for colour in COLOURS:
+        dataset[f"{colour}PaletteColorLookupTableData"].value = table_bytes(table[:, 0], 8, "")
+    with pytest.raises(ImageError, match="damaged palette"):
+        read_image(save_dicom(dataset, tmp_path / "x.dcm"))
