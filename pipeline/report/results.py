@@ -16,11 +16,17 @@ from pipeline.report import answers, results_text, select
 from pipeline.report.inputs import DatasetInputs, load_inputs
 from pipeline.report.paper import OTHER_SET, quoted_table
 from pipeline.report.results_readme import readme_markdown
+from pipeline.report.results_runs import calibration_table, seeds_table
 from pipeline.report.results_tables import comparison_table
 from pipeline.report.sections.mask_quality import mask_table, outcomes
 from pipeline.report.sections.quoted import COUNTERPARTS, quoted_beside
 from pipeline.report.sections.reproduce import git_commit, parameters_text
-from pipeline.report.sections.scores import labels_rule, repeated_text, score_table
+from pipeline.report.sections.scores import (
+    broken_runs,
+    labels_rule,
+    repeated_text,
+    score_table,
+)
 from pipeline.report.sections.timings import timing_table
 from pipeline.report.sections.truth_tables import dice_table, prompt_table
 from pipeline.report.tables import Table, title
@@ -105,6 +111,9 @@ def dataset_markdown(found: DatasetInputs, params: Params) -> str:
         answers.certainty,
     )
     parts += ["## In words", *filter(None, (say(found) for say in words))]
+    if found.runs is not None and (found.runs["status"] != "ok").any():
+        text, table = broken_runs(found.runs)
+        parts += [text.text, table.markdown()]
     again = repeated_text(found)
     if again:
         parts.append(again)
@@ -114,7 +123,14 @@ def dataset_markdown(found: DatasetInputs, params: Params) -> str:
         for metric in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"):
             if not select.over_seeds(found.metrics, protocol, subset, metric).empty:
                 table = score_table(found.metrics, protocol, subset, metric)
-                parts.append(table.markdown() if metric == "accuracy" else _folded(table, metric))
+                name = select.METRICS[metric]
+                parts.append(table.markdown() if metric == "accuracy" else _folded(table, name))
+        seeds = seeds_table(found, protocol, subset)
+        if seeds is not None:
+            parts.append(_folded(seeds, "accuracy of every seed"))
+    calibration = calibration_table(found)
+    if calibration is not None:
+        parts += ["## Calibration", calibration.markdown()]
     differences = comparison_table(found)
     if differences is not None:
         parts += ["## Paired differences", differences.markdown()]
@@ -144,10 +160,9 @@ def _masks(found: DatasetInputs) -> list[str]:
     return ["## Masks", *(t.markdown() for t in tables)] if tables else []
 
 
-def _folded(table: Table, metric: str) -> str:
+def _folded(table: Table, name: str) -> str:
     """Return a table behind a line that opens it."""
-    name = title(select.METRICS.get(metric, metric))
-    return f"<details><summary>{name}</summary>\n\n{table.markdown()}\n\n</details>"
+    return f"<details><summary>{title(name)}</summary>\n\n{table.markdown()}\n\n</details>"
 
 
 def _provenance(paths: Paths, params: Params, names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from pipeline.report.results_tables import (
     masking_table,
     prompts_overview,
     time_table,
+    views_table,
 )
 from pipeline.report.sections.summary import at_a_glance
 from pipeline.report.tables import Table
@@ -48,6 +49,7 @@ def readme_markdown(found: Sequence[DatasetInputs], provenance: str, synthetic: 
         done,
         results_text.masking,
         masking_table(done),
+        views_table(done),
     )
     parts += _question(
         "Does the mask carry information?",

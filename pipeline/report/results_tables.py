@@ -10,6 +10,7 @@ from pipeline.report.answers import Run, comparisons_of
 from pipeline.report.bootstrap import mean_interval
 from pipeline.report.inputs import STAGES, DatasetInputs
 from pipeline.report.results_text import ORACLE, RANDOM, TRUTH
+from pipeline.report.results_views import OTHERS, PROBE
 from pipeline.report.sections.truth_tables import prompt_names
 from pipeline.report.tables import (
     NOTHING,
@@ -50,6 +51,35 @@ def masking_table(done: Sequence[DatasetInputs]) -> Table:
     headers += [f"probe, masked − whole, {share(f)}" for f in (few, most)]
     headers += [f"method − probe on whole, {share(f)}" for f in (few, most)]
     return Table(headers, rows, note=VERDICTS)
+
+
+def views_table(done: Sequence[DatasetInputs]) -> Table | None:
+    """Return datasets x splits: what cropping to the mask and the mask alone do."""
+    few, most = ends(done)
+    pairs = {
+        "crop − whole": ((PROBE, "crop"), select.BASELINE),
+        "crop − masked": ((PROBE, "crop"), select.MASKED_PROBE),
+        "mask alone − whole": ((PROBE, "binary"), select.BASELINE),
+    }
+    rows = []
+    for found in done:
+        for block in select.distinct_blocks(found.metrics):
+            compared = [comparisons_of(found, a, b, *block) for a, b in pairs.values()]
+            if block[0] in ("official", "grouped") and any(compared):
+                cells = [d[f].short if f in d else NOTHING for d in compared for f in (few, most)]
+                name = select.short_name(*block, drawn=found.drawn_split)
+                rows.append([head(found.name), name, *cells])
+    if not rows:
+        return None
+    columns = [f"{name}, {share(f)}" for name in pairs for f in (few, most)]
+    filled = [i for i in range(len(columns)) if any(row[2 + i] != NOTHING for row in rows)]
+    rows = [[*row[:2], *(row[2 + i] for i in filled)] for row in rows]
+    headers = ["data set", "split", *(columns[i] for i in filled)]
+    note = (
+        "Linear probe. Crop: the image cropped to the mask; mask alone: its shape, without what is "
+        "inside it. Cross-validation has the views that `train.views.grouped` names. "
+    )
+    return Table(headers, rows, note=note + VERDICTS)
 
 
 def information_table(done: Sequence[DatasetInputs]) -> Table | None:
@@ -132,7 +162,11 @@ def _pairs(found: DatasetInputs, block: tuple[str, str]) -> list[tuple[str, Run,
     runs = select.runs_of(select.over_seeds(found.metrics, *block))
     heads = [h for h in dict.fromkeys(h for h, _ in runs) if h != "zero-shot"]
     named = select.HEADS
-    pairs = [(f"{named.get(h, h)}: masked − whole", (h, "masked"), (h, "whole")) for h in heads]
+    pairs = [
+        (f"{named.get(h, h)}: {select.VIEWS[v]} − whole", (h, v), (h, "whole"))
+        for h in heads
+        for v in ("masked", *OTHERS)
+    ]
     pairs.append(("method − linear probe on whole", select.METHOD, select.BASELINE))
     if block[0] == TRUTH[0]:
         pairs += [

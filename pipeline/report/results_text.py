@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
-from pipeline.report import answers, select
+from pipeline.report import answers, results_views, select
+from pipeline.report import results_phrases as phrases
 from pipeline.report.answers import Difference, Run, comparisons_of, signed
 from pipeline.report.bootstrap import mean_interval
 from pipeline.report.inputs import DatasetInputs
@@ -16,7 +16,6 @@ from pipeline.report.sections.dice_effect import effect
 from pipeline.report.sections.leaks import leak_counts
 from pipeline.report.tables import interval, labels_words, listed, many, number, percent
 
-Block = tuple[str, str]
 TRUTH = ("ground_truth", "full")
 ORACLE, RANDOM = ("linear-probe", "oracle"), ("linear-probe", "random")
 CEILING = {
@@ -29,7 +28,6 @@ FLOOR = {
     "hurts": "Random regions of the same shape do better than the found masks",
     "undecided": "The found masks cannot be told from random regions of the same shape",
 }
-VERBS = {"helps": "helps", "hurts": "hurts", "undecided": "makes no difference told from chance"}
 
 
 def in_short(done: Sequence[DatasetInputs]) -> list[str]:
@@ -42,6 +40,7 @@ def in_short(done: Sequence[DatasetInputs]) -> list[str]:
             "The method on masked images against the linear probe on whole ones",
             select.METHOD,
         ),
+        results_views.in_short(done),
         _by_verdict(
             done,
             "Even with the true regions instead of SAM2's (the ceiling), masking",
@@ -62,16 +61,10 @@ def in_short(done: Sequence[DatasetInputs]) -> list[str]:
 
 def _count(done: Sequence[DatasetInputs], what: str, compared: str, run: Run) -> str | None:
     """Count the verdicts of a run against the baseline over datasets, splits and shares."""
-    kinds = [
-        d.verdict
-        for found in done
-        for block in select.distinct_blocks(found.metrics)
-        if block[0] in ("official", "grouped")
-        for d in comparisons_of(found, run, select.BASELINE, *block).values()
-    ]
+    kinds = phrases.verdicts(done, run)
     if not kinds:
         return None
-    better, worse, same = (kinds.count(k) for k in VERBS)
+    better, worse, same = (kinds.count(k) for k in phrases.VERBS)
     says = "helps in some cases" if better else "does not help"
     if better and worse:
         says += " and hurts in others"
@@ -89,7 +82,7 @@ def _by_verdict(done: Sequence[DatasetInputs], words: str, a: Run, b: Run) -> st
         d = comparisons_of(found, a, b, *TRUTH)
         if d:
             by.setdefault(d[max(d)].verdict, []).append(found.name)
-    parts = [f"{VERBS[kind]} on {listed(by[kind])}" for kind in VERBS if kind in by]
+    parts = [f"{phrases.VERBS[kind]} on {listed(by[kind])}" for kind in phrases.VERBS if kind in by]
     return f"{words} {listed(parts)} (linear probe, all labels)." if parts else None
 
 
@@ -118,7 +111,7 @@ def _unbeaten(done: Sequence[DatasetInputs]) -> str | None:
     wins = []
     for found in done:
         for block in (select.GROUPED, select.PUBLISHED):
-            plain = _plain(found, block)
+            plain = phrases.plain(found, block)
             if plain.empty:
                 continue
             for run in select.runs_of(plain):
@@ -135,25 +128,28 @@ def _unbeaten(done: Sequence[DatasetInputs]) -> str | None:
 
 
 def masking(found: DatasetInputs) -> str | None:
-    """Does masking help, where, by how much; and the whole method."""
+    """Does masking help, where, by how much; the whole method; the other views of the masks."""
 
     def measured(run: Run) -> dict[str, dict[float, Difference]]:
-        every = {w: comparisons_of(found, run, select.BASELINE, *b) for b, w in _where(found)}
+        every = {
+            w: comparisons_of(found, run, select.BASELINE, *b) for b, w in phrases.where(found)
+        }
         return {where: d for where, d in every.items() if d}
 
     probe, method = measured(select.MASKED_PROBE), measured(select.METHOD)
     said = []
     if probe:
-        parts = "; ".join(f"{where} {_ends(d)}" for where, d in probe.items())
-        verdict = _verdict(next(iter(probe.values())))
+        parts = "; ".join(f"{words} {phrases.ends(d)}" for words, d in probe.items())
+        verdict = phrases.verdict(next(iter(probe.values())))
         said.append(f"For the linear probe masking {verdict}: {parts}.")
     if method:
-        where, d = next(iter(method.items()))
+        words, d = next(iter(method.items()))
         said.append(
-            f"Against the linear probe on whole images the whole method {_verdict(d)}: {where} "
-            f"{_ends(d)}."
+            f"Against the linear probe on whole images the whole method {phrases.verdict(d)}: "
+            f"{words} {phrases.ends(d)}."
         )
-    return " ".join(said) or None
+    said.append(results_views.views(found))
+    return " ".join(filter(None, said)) or None
 
 
 def content(found: DatasetInputs) -> str | None:
@@ -208,7 +204,7 @@ def paper_gain(found: DatasetInputs) -> str | None:
     text += f"and a gain of MedFocusCLIP over CLIP of {shown}."
     if found.name in OTHER_SET:
         return f"{text} {OTHER_SET[found.name]}"
-    for block, where in _where(found):
+    for block, where in phrases.where(found):
         d = comparisons_of(found, select.METHOD, select.BASELINE, *block)
         mine = {f: d[f] for f in gains if f in d}
         if not mine:
@@ -219,15 +215,15 @@ def paper_gain(found: DatasetInputs) -> str | None:
             survives = "the intervals exclude that gain"
         elif outside:
             survives = f"the interval excludes that gain with {listed(map(labels_words, outside))}"
-        return f"{text} With the models here, {where}, {survives}: {_ends(mine)}."
+        return f"{text} With the models here, {where}, {survives}: {phrases.ends(mine)}."
     return text
 
 
 def baseline(found: DatasetInputs) -> str | None:
     """Which run without masks is the one to beat."""
-    for block, where in _where(found):
-        plain = _plain(found, block)
-        ends = _shares(plain)
+    for block, where in phrases.where(found):
+        plain = phrases.plain(found, block)
+        ends = phrases.shares(plain)
         rows = {f: select.one(plain, *select.BASELINE, f) for f in ends}
         figures = [
             f"{interval(r['value'], r['lo'], r['hi'])} % with {labels_words(f)}"
@@ -245,41 +241,5 @@ def baseline(found: DatasetInputs) -> str | None:
         text += f" {name[:1].upper()}{name[1:]}, has the highest mean over the shares"
         if not d:
             return f"{text}."
-        return f"{text}; against the linear probe it {_verdict(d)}: {_ends(d)}."
+        return f"{text}; against the linear probe it {phrases.verdict(d)}: {phrases.ends(d)}."
     return None
-
-
-def _where(found: DatasetInputs) -> list[tuple[Block, str]]:
-    """The splits that the paragraphs speak of, the strictest first, in words."""
-    published = "on a split drawn here" if found.drawn_split else "on the published split"
-    return [(select.GROUPED, "in grouped cross-validation"), (select.PUBLISHED, published)]
-
-
-def _plain(found: DatasetInputs, block: Block) -> pd.DataFrame:
-    """Return the accuracies of the trained heads on whole images."""
-    table = select.over_seeds(found.metrics, *block)
-    return table[(table["view"] == "whole") & (table["fraction"] > 0)]
-
-
-def _shares(table: pd.DataFrame) -> list[float]:
-    """Return the smallest and the largest share of labels, once if they are the same."""
-    fractions = select.fractions_of(table)
-    return list(dict.fromkeys([*fractions[:1], *fractions[-1:]]))
-
-
-def _ends(d: dict[float, Difference]) -> str:
-    return listed(f"{d[f]} with {labels_words(f)}" for f in dict.fromkeys((min(d), max(d))))
-
-
-def _verdict(d: dict[float, Difference]) -> str:
-    """Sum up the verdicts over the shares of labels: "hurts at all 5 shares of the labels"."""
-    kinds = [x.verdict for x in d.values()]
-    sure = {k: kinds.count(k) for k in ("helps", "hurts") if k in kinds}
-    if not sure:
-        if any(x.excludes_zero for x in d.values()):
-            return "makes no difference that withstands the correction for many comparisons"
-        return "makes no difference that can be told from chance"
-    total = len(kinds)
-    parts = [f"{k} at {'all ' if n == total else ''}{n}" for k, n in sure.items()]
-    of = "" if total in sure.values() else f" of {total}"
-    return f"{listed(parts)}{of} shares of the labels"

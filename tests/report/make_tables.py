@@ -138,6 +138,9 @@ def comparisons_table(predictions) -> pd.DataFrame:
         (("linear-probe", "whole"), ("linear-probe", "oracle")),
         (("linear-probe", "masked"), ("linear-probe", "random")),
         (("linear-probe", "oracle"), ("linear-probe", "masked")),
+        (("linear-probe", "crop"), ("linear-probe", "whole")),
+        (("linear-probe", "crop"), ("linear-probe", "masked")),
+        (("linear-probe", "binary"), ("linear-probe", "whole")),
     ]
     rows = []
     for protocol in RUNS:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from make_inputs import REPO, project
 
-from pipeline.report import write_results
+from pipeline.report import select, write_results
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,92 @@ def test_every_comparison_stands_on_the_page_of_its_dataset_and_not_in_the_readm
         assert f"{100 * row['difference']:+.1f}".replace("-", "−") + " [" in page
     readme = (paths.results / "README.md").read_text(encoding="utf-8")
     assert len(readme) < 20_000 and readme.count("\n- ") < 15
+
+
+def rows_of(text: str, header: str) -> list[list[str]]:
+    """The cells of the first table whose header line begins with `header`."""
+    lines = iter(text[text.index(f"| {header} |") :].splitlines()[2:])
+    table = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        table.append([cell.strip() for cell in line.strip("|").split(" | ")])
+    return table
+
+
+def test_the_calibration_table_has_the_interval_of_every_head_and_view_with_all_labels(written):
+    paths, _ = written
+    page = (paths.results / "brain.md").read_text(encoding="utf-8")
+    rows = rows_of(page, "split | head | view | Calibration error (ECE)")
+    metrics = pd.read_parquet(paths.metrics_table("brain"))
+    metrics = metrics[(metrics["seed"] == -1) & (metrics["subset"] == "full")]
+    metrics = metrics[metrics["protocol"].isin(["official", "grouped"])]
+    at_end = metrics[(metrics["fraction"] == 1) | (metrics["head"] == "zero-shot")]
+    assert len(rows) == len(at_end[["protocol", "head", "view"]].drop_duplicates())
+    figures = at_end.set_index(["protocol", "head", "view", "metric"])
+    where = {"as published": "official", "grouped": "grouped"}
+    heads = {words: name for name, words in select.HEADS.items()}
+    views = {words: name for name, words in select.VIEWS.items()}
+    for split, head, view, *shown in rows:
+        for metric, cell in zip(("ece", "brier", "macro_auroc"), shown, strict=True):
+            one = figures.loc[(where[split], heads[head], views[view], metric)]
+            assert cell == f"{one['value']:.3f} [{one['lo']:.3f}, {one['hi']:.3f}]"
+
+
+def test_every_seed_stands_on_the_page_and_a_diverged_one_is_named_with_its_reason(written):
+    paths, _ = written
+    page = (paths.results / "brain.md").read_text(encoding="utf-8")
+    metrics = pd.read_parquet(paths.metrics_table("brain"))
+    of_seed = metrics[(metrics["metric"] == "accuracy") & (metrics["seed"] >= 0)]
+    for words, protocol in (("As published", "official"), ("Grouped", "grouped")):
+        part = page.split(f"## {words}")[1].split("\n## ")[0].split("every seed")[1]
+        rows = rows_of(part, "head | view | 5 % | 20 % | 100 %")
+        here = of_seed[(of_seed["protocol"] == protocol) & (of_seed["subset"] == "full")]
+        here = here[here["head"] != "zero-shot"]
+        shown = re.findall(
+            r"\d+\.\d", " ".join(c for row in rows for c in row if row[0] != "zero-shot")
+        )
+        expected = [f"{100 * v:.1f}" for v in here["value"]]
+        assert sorted(shown) == sorted(expected)
+        broken = [cell for row in rows for cell in row if "diverged" in cell]
+        assert len(broken) == (protocol == "official")
+        assert all(re.fullmatch(r"\d+\.\d · \*\*diverged\*\*", cell) for cell in broken)
+    runs = pd.read_parquet(paths.runs("brain"))
+    assert f"1 of {len(runs)} runs failed or diverged." in page
+    assert "loss is not finite after epoch 3" in page
+
+
+def test_a_run_that_left_no_figure_at_all_is_in_the_table_of_seeds(fresh):
+    params, paths = fresh
+    runs = pd.read_parquet(paths.runs("one"))
+    lost = (runs["head"] == "linear-probe") & (runs["view"] == "crop") & (runs["seed"] == 0)
+    runs.loc[lost, ["status", "error"]] = ["failed", "out of memory"]
+    runs.to_parquet(paths.runs("one"))
+    metrics = pd.read_parquet(paths.metrics_table("one"))
+    gone = (metrics["head"] == "linear-probe") & (metrics["view"] == "crop")
+    metrics[~gone].to_parquet(paths.metrics_table("one"))
+    write_results(params, paths, ["one"])
+    page = (paths.results / "one.md").read_text(encoding="utf-8")
+    rows = rows_of(page.split("every seed")[1], "head | view | 5 % | 20 % | 100 %")
+    crop = next(row for row in rows if row[:2] == ["linear probe", "cropped to the mask"])
+    assert crop[2:] == ["**failed** · –"] * 3
+
+
+def test_the_readme_says_with_intervals_whether_crop_and_mask_alone_differ_from_whole(written):
+    paths, _ = written
+    readme = (paths.results / "README.md").read_text(encoding="utf-8")
+    table = pd.read_csv(paths.plots("brain") / "comparisons.csv")
+    table = table[(table["protocol"] == "official") & (table["view_b"] == "whole")]
+    for view, words in (("crop", "cropping to the mask"), ("binary", "the mask alone")):
+        said = readme.split("**brain.**")[1].split(f"Against whole images {words}")[1]
+        rows = table[(table["view_a"] == view) & table["fraction"].isin([0.05, 1.0])]
+        assert len(rows) == 2
+        for row in rows.itertuples():
+            lo, hi = (f"{100 * v:+.1f}".replace("-", "−") for v in (row.lo, row.hi))
+            assert f"points [{lo}, {hi}]" in said.split("\n")[0]
+    assert "**Another view of the masks helps" in readme or "**The other views of" in readme
+    rows = rows_of(readme, "data set | split | crop − whole, 5 % | crop − whole, 100 %")
+    assert [row[0] for row in rows] == ["brain", "two"]
 
 
 def test_writing_twice_gives_the_same_bytes(written):

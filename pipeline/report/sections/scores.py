@@ -43,7 +43,7 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
         return None
     made = Section("scores", "All figures")
     made.blocks.append(Text(labels_rule(params)))
-    made.blocks += [*_broken(found.runs)]
+    made.blocks += broken_runs(found.runs)
     again = repeated_text(found)
     if again:
         made.blocks.append(Text(again, "note"))
@@ -127,8 +127,8 @@ def _notes(metrics: pd.DataFrame, protocol: str, subset: str) -> list[Text]:
     return [Text("Notes: " + "; ".join(notes[:8]), "note")] if notes else []
 
 
-def _broken(runs: pd.DataFrame | None) -> list:
-    """List the runs that failed or diverged; none is dropped in silence."""
+def broken_runs(runs: pd.DataFrame | None) -> list[Text | Table]:
+    """Count the runs that failed or diverged and list each with its reason."""
     if runs is None:
         return []
     bad = runs[runs["status"] != "ok"]

@@ -1,0 +1,63 @@
+"""Phrases that the paragraphs of the result pages share: which splits, which ends, what verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from pipeline.report import select
+from pipeline.report.answers import Difference, Run, comparisons_of
+from pipeline.report.inputs import DatasetInputs
+from pipeline.report.tables import labels_words, listed
+
+Block = tuple[str, str]
+VERBS = {"helps": "helps", "hurts": "hurts", "undecided": "makes no difference told from chance"}
+
+
+def where(found: DatasetInputs) -> list[tuple[Block, str]]:
+    """The splits that the paragraphs speak of, the strictest first, in words."""
+    published = "on a split drawn here" if found.drawn_split else "on the published split"
+    return [(select.GROUPED, "in grouped cross-validation"), (select.PUBLISHED, published)]
+
+
+def plain(found: DatasetInputs, block: Block) -> pd.DataFrame:
+    """Return the accuracies of the trained heads on whole images."""
+    table = select.over_seeds(found.metrics, *block)
+    return table[(table["view"] == "whole") & (table["fraction"] > 0)]
+
+
+def shares(table: pd.DataFrame) -> list[float]:
+    """Return the smallest and the largest share of labels, once if they are the same."""
+    fractions = select.fractions_of(table)
+    return list(dict.fromkeys([*fractions[:1], *fractions[-1:]]))
+
+
+def ends(d: dict[float, Difference]) -> str:
+    """Give the difference with the fewest labels and with the most."""
+    return listed(f"{d[f]} with {labels_words(f)}" for f in dict.fromkeys((min(d), max(d))))
+
+
+def verdicts(done: Sequence[DatasetInputs], run: Run) -> list[str]:
+    """Return a run's verdicts against the baseline, over datasets, distinct splits and shares."""
+    return [
+        d.verdict
+        for found in done
+        for block in select.distinct_blocks(found.metrics)
+        if block[0] in ("official", "grouped")
+        for d in comparisons_of(found, run, select.BASELINE, *block).values()
+    ]
+
+
+def verdict(d: dict[float, Difference]) -> str:
+    """Sum up the verdicts over the shares of labels: "hurts at all 5 shares of the labels"."""
+    kinds = [x.verdict for x in d.values()]
+    sure = {k: kinds.count(k) for k in ("helps", "hurts") if k in kinds}
+    if not sure:
+        if any(x.excludes_zero for x in d.values()):
+            return "makes no difference that withstands the correction for many comparisons"
+        return "makes no difference that can be told from chance"
+    total = len(kinds)
+    parts = [f"{k} at {'all ' if n == total else ''}{n}" for k, n in sure.items()]
+    of = "" if total in sure.values() else f" of {total}"
+    return f"{listed(parts)}{of} shares of the labels"
