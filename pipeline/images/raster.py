@@ -117,7 +117,7 @@ def _open(data: bytes, kind: str) -> ImageFile.ImageFile:
         frames = getattr(image, "n_frames", 1)
     except Image.DecompressionBombError:  # GIF and WebP check themselves, by Pillow's own limit
         raise ImageError(
-            f"has more pixels than are read from a {kind}",
+            f"has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels, the limit of a {kind}",
             remedy="make it smaller or save it as PNG",
         ) from None
     if kind in ("PNG", "WEBP", "GIF") and frames > 1:  # more in a JPEG (MPO) are previews
