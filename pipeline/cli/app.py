@@ -11,6 +11,7 @@ import typer
 from pipeline.cli import options as o
 from pipeline.cli.data import app as data_app
 from pipeline.cli.data import splits_app
+from pipeline.cli.running import say_written
 
 app = typer.Typer(
     name="pipeline",
@@ -87,7 +88,10 @@ def prompt_quality(
     device: o.Device = "auto",
     batch_size: o.BatchSize = None,
     workers: o.Workers = None,
+    precision: o.Precision = None,
     profile: o.Profile = None,
+    limit: o.Limit = None,
+    only: o.Only = None,
     force: o.Force = False,
     params_file: o.ParamsFile = o.PARAMS_FILE,
     settings: o.Set = None,
@@ -97,7 +101,7 @@ def prompt_quality(
     from pipeline.prompt_quality import judge_prompts
 
     sizes = {"prompt_quality__images": images, "prompt_quality__phantoms": images}
-    c = o.context(params_file, settings, profile=profile, **sizes)
+    c = o.context(params_file, settings, profile=profile, segment__precision=precision, **sizes)
     record = judge_prompts(
         dataset,
         c.params,
@@ -105,6 +109,8 @@ def prompt_quality(
         device=device,
         batch_size=batch_size,
         workers=workers,
+        limit=limit,
+        only=o.read_ids(only),
         force=force,
     )
     say(record, as_json)
@@ -163,7 +169,11 @@ def train(
 def evaluate(
     dataset: o.Dataset,
     compare: Annotated[
-        tuple[str, str] | None, typer.Option(help="Two views or two heads: paired differences.")
+        tuple[str, str] | None,
+        typer.Option(
+            help="Two views, two heads or two HEAD/VIEW: paired differences in accuracy, balanced "
+            "accuracy, macro-F1 and macro-AUROC. p_holm: Holm over all rows."
+        ),
     ] = None,
     jobs: o.Jobs = -1,
     params_file: o.ParamsFile = o.PARAMS_FILE,
@@ -189,12 +199,13 @@ def report(
     ] = None,
     params_file: o.ParamsFile = o.PARAMS_FILE,
     settings: o.Set = None,
+    as_json: o.Json = False,
 ) -> None:
     """One self-contained page: tables, plots, overlays -> report/index.html"""
     from pipeline.report import build_report
 
     c = o.context(params_file, settings)
-    typer.echo(build_report(c.params, c.paths, list(dataset or c.params.datasets)))
+    say_written([build_report(c.params, c.paths, list(dataset or c.params.datasets))], as_json)
 
 
 @app.command(epilog="Example: pipeline results --dataset brain")
@@ -204,13 +215,13 @@ def results(
     ] = None,
     params_file: o.ParamsFile = o.PARAMS_FILE,
     settings: o.Set = None,
+    as_json: o.Json = False,
 ) -> None:
     """The same figures as Markdown and CSV -> results/"""
     from pipeline.report import write_results
 
     c = o.context(params_file, settings)
-    for path in write_results(c.params, c.paths, list(dataset or c.params.datasets)):
-        typer.echo(path)
+    say_written(write_results(c.params, c.paths, list(dataset or c.params.datasets)), as_json)
 
 
 @app.command(epilog="Example: pipeline predict --dataset brain scan1.jpg scan2.dcm")
@@ -221,6 +232,10 @@ def predict(
     view: Annotated[str, typer.Option(help="On which view.")] = "masked",
     out: Annotated[Path, typer.Option(help="Folder of the overlays.")] = Path("predictions"),
     device: o.Device = "auto",
+    batch_size: o.BatchSize = None,
+    workers: o.Workers = None,
+    precision: o.Precision = None,
+    profile: o.Profile = None,
     params_file: o.ParamsFile = o.PARAMS_FILE,
     settings: o.Set = None,
     as_json: o.Json = False,
@@ -228,9 +243,19 @@ def predict(
     """Class probabilities and a mask overlay for new images."""
     from pipeline.predict import predict_images
 
-    c = o.context(params_file, settings)
+    both = {"segment__precision": precision, "encode__precision": precision}
+    c = o.context(params_file, settings, profile=profile, **both)
     outcome = predict_images(
-        dataset, images, c.params, c.paths, head=head, view=view, out=out, device=device
+        dataset,
+        images,
+        c.params,
+        c.paths,
+        head=head,
+        view=view,
+        out=out,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
     )
     typer.echo(outcome.to_json() if as_json else outcome.to_text())
     if outcome.failed:

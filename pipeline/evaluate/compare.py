@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.config import EvaluateParams, Params
     from pipeline.paths import Paths
 
-COMPARED = ("accuracy", "balanced_accuracy")
+COMPARED = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc")
 BASELINE = ("linear-probe", "whole")
 COLUMNS = (
     "protocol",
@@ -97,7 +97,7 @@ def compare_block(
     for fraction in sorted({s.run.fraction for s in scored}):
         here = [s for s in scored if s.run.fraction == fraction]
         for metric in COMPARED:
-            rows += _family(list(_pairs(here)), metric, protocol, subset, params)
+            rows += _correct(_rows(list(_pairs(here)), metric, protocol, subset, params))
     return rows
 
 
@@ -111,7 +111,7 @@ def _pairs(scored: list[Scored]) -> Iterator[tuple[Scored, Scored]]:
                 yield a, b
 
 
-def _family(
+def _rows(
     pairs: list[tuple[Scored, Scored]],
     metric: str,
     protocol: str,
@@ -136,6 +136,11 @@ def _family(
                 **found,
             }
         )
+    return rows
+
+
+def _correct(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add Holm's p over these rows, one family, to each."""
     for row, p in zip(rows, holm(np.array([r["p"] for r in rows])), strict=True):
         row["p_holm"] = float(p)
     return rows
@@ -149,8 +154,8 @@ def compare_runs(dataset: str, params: Params, paths: Paths, a: str, b: str) -> 
 
     Returns:
         One row per protocol, subset, metric, fraction and head or view that stays the same, with
-        the columns of plots/comparisons.csv. Each protocol, subset and metric is one family of
-        Holm's correction.
+        the columns of plots/comparisons.csv. All rows are one family of Holm's correction: any
+        of them may be quoted.
 
     Raises:
         PipelineError: no predictions, or a name that they do not hold.
@@ -178,7 +183,7 @@ def compare_runs(dataset: str, params: Params, paths: Paths, a: str, b: str) -> 
             and rest(a, *of_x) == rest(b, *of_y)
         ]
         for metric in COMPARED:
-            rows += _family(pairs, metric, protocol, subset, params.evaluate)
+            rows += _rows(pairs, metric, protocol, subset, params.evaluate)
     for name in (a, b):
         if name not in known:
             raise PipelineError(
@@ -192,4 +197,4 @@ def compare_runs(dataset: str, params: Params, paths: Paths, a: str, b: str) -> 
             path=paths.predictions(dataset),
             remedy="name two heads, two views or two head/view of the same protocol",
         )
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(_correct(rows), columns=list(COLUMNS))

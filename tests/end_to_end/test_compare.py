@@ -7,6 +7,8 @@ import json
 import pandas as pd
 import pytest
 
+from pipeline.evaluate.compare import holm
+
 from .conftest import Project
 
 
@@ -29,6 +31,9 @@ def test_a_difference_is_that_of_the_two_figures_and_holms_p_is_never_smaller(
         assert row.lo <= row.hi and row.p_holm >= row.p
     assert (table["head_a"] == table["head_b"]).all()
     assert set(table["subset"]) == {"full", "clean", "clean_any"}
+    assert set(table["metric"]) == {"accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"}
+    # One family: all that is shown.
+    assert table["p_holm"].to_numpy() == pytest.approx(holm(table["p"].to_numpy()))
 
 
 def test_the_other_way_round_the_signs_turn(built_project: Project) -> None:
@@ -48,6 +53,11 @@ def test_it_prints_a_table_and_writes_nothing(built_project: Project) -> None:
     header = next(line for line in out.splitlines() if "p_holm" in line).split()
     assert {"fraction", "head_a", "view_a", "difference", "lo", "hi", "p", "n_seeds"} < set(header)
     assert before == {p: p.read_bytes() for p in before}
+
+
+def test_the_help_says_what_is_compared_and_over_what_is_corrected(built_project: Project) -> None:
+    said = " ".join(built_project.run("pipeline", "evaluate", "--help").replace("│", " ").split())
+    assert "accuracy, balanced accuracy, macro-F1 and macro-AUROC. p_holm: Holm over all" in said
 
 
 def test_an_unknown_name_exits_2_and_lists_the_known(built_project: Project) -> None:

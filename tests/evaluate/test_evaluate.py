@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score
 
 from pipeline.errors import PipelineError
 from pipeline.evaluate import compare_runs, evaluate_dataset
+from pipeline.evaluate.compare import holm
 from pipeline.evaluate.metrics import METRICS
 from pipeline.paths import Paths
 from pipeline.train import train_dataset
@@ -136,6 +137,14 @@ def test_the_view_that_shows_the_class_differs_and_pairs_are_paired(evaluated):
     sign = 1 if row.view_a == "masked" else -1
     assert sign * row.difference > 0.2 and row.p_holm < 0.01 and row.lo * row.hi > 0
     assert (table["p_holm"] >= table["p"] - 1e-12).all()
+
+
+def test_p_values_are_corrected_for_the_comparisons_of_their_family(evaluated):
+    paths, _ = evaluated
+    table = pd.read_csv(paths.plots("toy") / "comparisons.csv")
+    for _, family in table.groupby(["protocol", "subset", "metric", "fraction"]):
+        np.testing.assert_allclose(family["p_holm"], holm(family["p"]), rtol=1e-4)
+    assert (table["p_holm"] > table["p"]).any()
 
 
 def test_compare_takes_views_heads_and_pairs(evaluated):

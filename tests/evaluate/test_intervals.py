@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import softmax
+from sklearn.metrics import f1_score, roc_auc_score
 
-from pipeline.evaluate.compare import holm
+from pipeline.config import EvaluateParams
+from pipeline.evaluate.compare import difference, holm
 from pipeline.evaluate.intervals import (
     TestSet,
     over_seeds,
@@ -15,6 +18,8 @@ from pipeline.evaluate.intervals import (
     t_interval,
 )
 from pipeline.evaluate.metrics import contributions
+from pipeline.evaluate.predictions import Predicted, Run
+from pipeline.evaluate.scores import Block
 
 
 def correct(flags: np.ndarray):
@@ -87,3 +92,51 @@ def test_holm_is_the_textbook_example_and_keeps_the_order():
     np.testing.assert_allclose(holm(p), [0.03, 0.06, 0.06, 0.02])
     assert (holm(np.array([0.6, 0.9])) == [1.0, 1.0]).all()
     assert len(holm(np.array([]))) == 0
+
+
+def test_a_difference_is_as_sure_as_its_pairs():
+    params = EvaluateParams(bootstrap=2000)
+    block = Block(None, {}, params, ["a", "b"])
+    flags = np.arange(200) % 4 != 0
+    scored = []
+    for right in (flags | (np.arange(200) < 16), flags):  # they differ in four images
+        proba = np.where(right[:, None], [0.9, 0.1], [0.1, 0.9]).astype(np.float32)
+        part = Predicted(names(200), np.zeros(200, dtype=int), proba)
+        scored.append(block.score(Run("official", "head", "view", 1.0, {0: part}, {0: 10}, {})))
+    found = difference(*scored, "accuracy", params)
+    assert found["difference"] == pytest.approx(0.02)
+    # The error of a share of 4 in 200; that of two runs drawn apart would be four times as large.
+    error = (0.02 * 0.98 / 200) ** 0.5
+    assert (found["hi"] - found["lo"]) / 3.92 == pytest.approx(error, rel=0.15)
+    assert found["p"] == pytest.approx(2 * stats.norm.sf(0.02 / error), rel=0.5)
+
+
+@pytest.mark.parametrize("metric", ("macro_f1", "macro_auroc"))
+def test_the_interval_of_a_difference_over_classes_is_that_of_scoring_each_resample_anew(metric):
+    params = EvaluateParams(bootstrap=400)
+    rng = np.random.default_rng(0)
+    y = np.arange(180) % 3
+    probas = [
+        softmax(rng.standard_normal((180, 3)) + skill * np.eye(3)[y], axis=1) for skill in (2, 1)
+    ]
+    block = Block(None, {}, params, ["a", "b", "c"])
+    scored = []
+    for proba in probas:
+        part = Predicted(names(180), y, proba.astype(np.float32))
+        scored.append(block.score(Run("official", "head", "view", 1.0, {0: part}, {0: 10}, {})))
+    found = difference(*scored, metric, params)
+
+    def score(proba: np.ndarray, y: np.ndarray, drawn: np.ndarray | None = None) -> float:
+        if metric == "macro_f1":
+            return f1_score(y, proba.argmax(axis=1), average="macro", sample_weight=drawn)
+        binary = np.eye(3)[y]
+        return roc_auc_score(binary, proba, average="macro", sample_weight=drawn)
+
+    assert found["difference"] == pytest.approx(score(probas[0], y) - score(probas[1], y), abs=1e-6)
+    weights = TestSet(names(180), names(180), params.bootstrap, params.seed).weights
+    again = [score(probas[0], y, w) - score(probas[1], y, w) for w in weights]
+    lo, hi = percentile_interval(np.array(again), params.confidence)
+    # Replicates of AUROC are first-order: as wide, to a tenth of the width.
+    width = hi - lo
+    assert found["lo"] == pytest.approx(lo, abs=0.1 * width)
+    assert found["hi"] == pytest.approx(hi, abs=0.1 * width)

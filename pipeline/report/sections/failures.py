@@ -6,9 +6,10 @@ from pipeline.config import Params
 from pipeline.report.gallery import Album
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Section, Text
-from pipeline.report.tables import Cell, Table, head
+from pipeline.report.tables import Cell, Table, head, listed
 
 SHOWN = 200
+STORES = {"segment": "masks", "encode": "features"}
 
 
 def section(found: DatasetInputs, album: Album, params: Params) -> Section | None:
@@ -20,15 +21,31 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
             return None
         return Section("failures", "Failures", [Text("No image failed in any stage.")])
     body = [[Cell(stage, look="bad"), head(name), reason] for stage, name, reason in rows[:SHOWN]]
-    note = f"{len(rows) - SHOWN:,} more are not shown." if len(rows) > SHOWN else ""
+    note = ""
+    if len(rows) > SHOWN:
+        note = f"{len(rows) - SHOWN:,} more are not shown: {_where(found, rows[SHOWN:])}."
     table = Table(["stage", "image", "reason"], body, note=note)
     return Section("failures", "Failures", [Text(f"{len(rows):,} failures.", "warning"), table])
+
+
+def _where(found: DatasetInputs, rows: list[tuple[str, str, str]]) -> str:
+    """Say which files name these failures: the stage's record, or the store if it knows more."""
+    root, places = found.paths.root, {}
+    for stage, name, _ in rows:
+        recorded = name in (found.records.get(stage, {}).get("failed") or {})
+        path = found.paths.record(found.name, stage)
+        if not recorded:
+            path = getattr(found.paths, STORES[stage])(found.name)
+        key = "“failed” in" if recorded else "the rows with status “failed” of"
+        shown = path.relative_to(root) if path.is_relative_to(root) else path
+        places[f"{key} {shown.as_posix()}"] = None
+    return f"they are named in {listed(places)}"
 
 
 def failures(found: DatasetInputs) -> list[tuple[str, str, str]]:
     """Return (stage, image_id, reason), sorted, each once; the store's word comes first."""
     seen: dict[tuple[str, str], str] = {}
-    for stage, store in (("segment", found.masks), ("encode", found.features)):
+    for stage, store in ((stage, getattr(found, part)) for stage, part in STORES.items()):
         if store is None:
             continue
         table = store.table()
