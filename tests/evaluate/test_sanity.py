@@ -180,3 +180,34 @@ def test_shuffled_labels_are_chance_within_the_interval_for_every_head(tmp_path,
     assert (table["hi"] - table["lo"] < 0.45).all()
     at_chance = (table["lo"] < 1 / 3) & (table["hi"] > 1 / 3)
     assert at_chance.all() if shuffled else not at_chance.any()
+
+
+def test_noise_features_are_chance_within_the_interval_for_every_head_and_protocol(tmp_path):
+    n = 240
+    labels = [CLASSES[i % 3] for i in range(n)]
+    manifest = make_manifest(labels, ["test" if i % 4 == 3 else "train" for i in range(n)])
+    paths = make_project(tmp_path, manifest=manifest)  # `whole` is noise, `masked` is not
+    params = small_params(
+        splits__fractions=[0.2, 1.0],
+        splits__folds=3,
+        train__views={"official": ["whole", "masked"], "grouped": ["whole", "masked"]},
+        evaluate__confidence=0.99,
+        evaluate__bootstrap=400,
+    )
+    train_dataset("toy", params, paths)
+    evaluate_dataset("toy", params, paths)
+    table = pd.read_parquet(paths.metrics_table("toy"))
+    table = table[table["seed"] == -1]
+    for metric, chance in (
+        ("accuracy", 1 / 3),
+        ("balanced_accuracy", 1 / 3),
+        ("macro_auroc", 1 / 2),
+    ):
+        mine = table[table["metric"] == metric]
+        noise, signal = (mine[mine["view"] == view] for view in ("whole", "masked"))
+        assert set(noise["head"]) == set(HEADS)
+        assert set(noise["protocol"]) == {"official", "grouped", "grouped-pooled"}
+        assert len(noise) == 3 * (3 * 2 + 1)  # protocols x (heads x fractions + zero-shot)
+        assert ((noise["lo"] < chance) & (noise["hi"] > chance)).all()
+        assert (noise["hi"] - noise["lo"] < 0.45).all()
+        assert (signal["lo"] > chance).all()
