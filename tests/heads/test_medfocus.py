@@ -12,6 +12,7 @@ from pipeline.heads.fusion import Fusion, cosines_and_logits
 from pipeline.heads.loss import classification_loss, contrastive_loss, medfocus_loss
 from pipeline.heads.medfocus import MedFocus
 from pipeline.heads.medfocus_probe import MedFocusProbe
+from tests.heads.projects import small_params
 from tests.heads.test_heads import draw
 
 
@@ -130,3 +131,14 @@ def test_the_probe_uses_a_shared_fusion_as_it_is():
     own = MedFocusProbe(MedFocus(epochs=10, attention_dim=8)).fit(X, y, **kwargs)
     for name, array in own.to_tensors().items():
         np.testing.assert_array_equal(array, shared.to_tensors()[name])
+
+
+def test_the_seed_decides_where_training_starts():
+    X, y, T = draw(60, 1)
+    params = small_params(train__epochs=2).train
+    first, again, other = (
+        MedFocus.from_params(params, seed=seed).fit(X, y, T=T, X_val=X[:0], y_val=y[:0])
+        for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first.attention_, again.attention_)
+    assert (first.attention_ != other.attention_).any()

@@ -10,9 +10,9 @@ import pytest
 import xarray as xr
 import zarr
 
-from benchmarks.cheap_stage import CheapMapper, make_items, run_cheap, store_path
+from benchmarks.cheap_stage import CheapMapper, make_items, make_writer, run_cheap, store_path
 from benchmarks.store_stage import content
-from pipeline.errors import StoreError
+from pipeline.errors import DiskError, StoreError
 from pipeline.stores import index as idx
 from pipeline.stores import open_masks, verify_store
 from pipeline.stores.kinds import KINDS
@@ -179,6 +179,30 @@ def test_a_writer_killed_while_rows_change_leaves_the_old_index_to_every_reader(
     assert xr.open_zarr(path).label.values.tolist() == labels  # a plain reader, nothing checked
     assert run_cheap(kind, folder, items).done == 0
     assert content(kind, folder) == before
+
+
+def test_a_write_that_fails_lists_no_new_row_and_forgets_no_row_that_it_was_redoing(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("pipeline.stores.masks.SHARD_ROWS", 4)
+    items = make_items(tmp_path, 12)
+    run_cheap("masks", tmp_path, items[:8])
+    before = content("masks", tmp_path)
+    path = store_path(tmp_path, "masks")
+    barrier = path / "mask/c/2"
+    barrier.write_bytes(b"a file where the third shard's folder belongs")
+    rows = CheapMapper("masks").map(items, range(12))
+    with (
+        pytest.raises(DiskError),
+        make_writer("masks", tmp_path, CheapMapper("masks").identity) as writer,
+    ):
+        writer.plan(items)
+        writer.write([items[0], *items[8:]], [rows[0], *rows[8:]])  # other bits for the first
+        writer.commit()
+    assert list(open_masks(path)) == [item.image_id for item in items[:8]]
+    barrier.unlink()
+    run_cheap("masks", tmp_path, items[:8])
+    assert verify_store(path).ok and content("masks", tmp_path) == before
 
 
 def test_changed_rows_are_seen_at_once_and_the_files_of_the_last_moment_stay(store):
