@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import numpy as np
 from pipeline.config import Params
 from pipeline.devices import choose_device, choose_precision
 from pipeline.encode import EncodeMapper, encode_images
+from pipeline.engine import WorkItem
+from pipeline.engine.loader import default_workers, load_in_order
 from pipeline.errors import ImageError, PipelineError, StoreError
 from pipeline.files import atomic_write, sha256_file
 from pipeline.heads.saved import load_head, load_heads
@@ -23,6 +27,8 @@ from pipeline.segment import segment_images
 from pipeline.segment.segment import make_mapper
 from pipeline.stores import open_features, open_masks
 from pipeline.stores.identity import canonical, identity_diff
+
+BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ def predict_images(
     view: str = "masked",
     out: Path = Path("predictions"),
     device: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
 ) -> Predictions:
     """Classify new images with the heads trained on a dataset.
 
@@ -84,6 +92,9 @@ def predict_images(
         images: files of any supported format.
         head, view: which trained head, on which view.
         out: folder for the overlays (image with the mask's outline), one PNG per image.
+        device: "auto", "cpu", "cuda" or "mps".
+        batch_size: images in one forward pass; predictions do not depend on it.
+        workers: threads that read images ahead of the models.
 
     Raises:
         PipelineError: nothing was trained for this head and view.
@@ -119,32 +130,60 @@ def predict_images(
     features = open_features(paths.features(dataset))
     _check_same(paths.features(dataset), features.identity, encoder.identity)
     outcome = Predictions(head, view, seeds)
-    for path in images:
-        try:
-            frames = [(frame.frame, read_image(path, frame.frame)) for frame in probe(path)]
-        except (ImageError, OSError) as error:
-            outcome.failed[str(path)] = str(error)
+    batch_size = batch_size or BATCH_SIZE
+    loaded = load_in_order(
+        _frames(images, outcome.failed),
+        lambda item: read_image(item.path, item.frame),
+        workers=workers or default_workers(),
+        ahead=2 * batch_size,
+    )
+    while batch := list(islice(loaded, batch_size)):
+        ready = []
+        for item, image, error in batch:
+            if error is None:
+                ready.append((item, image))
+            elif isinstance(error, (ImageError, OSError)):
+                outcome.failed[item.image_id] = str(error)
+            else:
+                raise error
+        if not ready:
             continue
-        digest = sha256_file(path)  # of the file, whatever its number of frames
-        for frame, image in frames:
-            name = str(path) if len(frames) == 1 else f"{path}#{frame}"
-            (mask,) = segment_images([image], params.segment, masker.sam and masker.sam.predictor)
-            (embedding,) = encode_images(
-                [image],
-                [mask.mask],
-                params.encode,
-                clip,
-                views=[view],
-                statuses=[mask.status],
-                seeds=[f"{digest}#{frame}"],
-            )
+        shown = [image for _, image in ready]
+        masks = segment_images(shown, params.segment, masker.sam and masker.sam.predictor)
+        embedded = encode_images(
+            shown,
+            [mask.mask for mask in masks],
+            params.encode,
+            clip,
+            views=[view],
+            statuses=[mask.status for mask in masks],
+            seeds=[item.key for item, _ in ready],
+        )
+        for (item, image), mask, embedding in zip(ready, masks, embedded, strict=True):
             proba = np.mean([fitted.predict_proba(embedding) for fitted, _ in heads], axis=0)[0]
-            overlay = out / f"{len(outcome.images):03d}_{path.stem}.png"
+            overlay = out / f"{len(outcome.images):03d}_{item.path.stem}.png"
             with atomic_write(overlay) as partial:
                 draw_outlines(image, mask.mask, size=max(image.shape)).save(partial)
             shares = {name: float(p) for name, p in zip(heads[0][1], proba, strict=True)}
-            outcome.images.append(ImagePrediction(name, shares, mask.status, str(overlay)))
+            outcome.images.append(ImagePrediction(item.image_id, shares, mask.status, str(overlay)))
     return outcome
+
+
+def _frames(images: Sequence[Path], failed: dict[str, str]) -> Iterator[WorkItem]:
+    """One item a frame; a file that cannot be looked into goes to `failed` with the reason.
+
+    The key is the seed of the random view: the same as the stages give an image of these bytes.
+    """
+    for path in images:
+        try:
+            numbers = [one.frame for one in probe(path)]
+            digest = sha256_file(path)  # of the file, whatever its number of frames
+        except (ImageError, OSError) as error:
+            failed[str(path)] = str(error)
+            continue
+        for number in numbers:
+            name = str(path) if len(numbers) == 1 else f"{path}#{number}"
+            yield WorkItem(name, f"{digest}#{number}", path, number)
 
 
 def _check_same(path: Path, stored: dict[str, Any], now: dict[str, Any]) -> None:

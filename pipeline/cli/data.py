@@ -12,6 +12,7 @@ import typer
 import yaml
 
 from pipeline.cli import options as o
+from pipeline.cli.running import say_written
 
 if TYPE_CHECKING:
     from pipeline.intake import AddSummary
@@ -130,6 +131,7 @@ def sample(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace real images' manifest.")] = False,
     params_file: o.ParamsFile = o.PARAMS_FILE,
+    as_json: o.Json = False,
 ) -> None:
     """Draw synthetic phantoms of the four tasks, with ground-truth masks."""
     from pipeline.sample import make_known_answer, make_sample
@@ -141,11 +143,10 @@ def sample(
         made = make_known_answer(
             c.paths, f"known-{known_answer}", known_answer, n=images, seed=seed, force=force
         )
-        typer.echo(made.manifest)
+        say_written([made.manifest], as_json)
         return
     names = tuple(dataset or c.params.datasets)
-    for path in make_sample(c.paths, names, n=images, seed=seed, force=force):
-        typer.echo(path)
+    say_written(make_sample(c.paths, names, n=images, seed=seed, force=force), as_json)
 
 
 @app.command(epilog="Example: pipeline data check --dataset brain")
@@ -196,6 +197,7 @@ def preview(
     out: Annotated[Path, typer.Option(help="The contact sheet (PNG).")] = Path("preview.png"),
     images: Annotated[int, typer.Option(min=1, help="How many images.")] = 48,
     params_file: o.ParamsFile = o.PARAMS_FILE,
+    as_json: o.Json = False,
 ) -> None:
     """A contact sheet of what the models will see, with warnings."""
     from pipeline.images.preview import preview_dataset
@@ -206,7 +208,7 @@ def preview(
     )
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
-    typer.echo(out)
+    say_written([out], as_json, warnings=list(map(str, warnings)))
 
 
 @splits_app.command(epilog="Example: pipeline splits export --dataset brain --out splits.csv")
@@ -215,10 +217,12 @@ def export(
     out: Annotated[Path, typer.Option(help="The CSV to write.")] = Path("splits.csv"),
     params_file: o.ParamsFile = o.PARAMS_FILE,
     settings: o.Set = None,
+    as_json: o.Json = False,
 ) -> None:
     """Write who trains, validates and tests, per protocol, seed and fraction, with hashes."""
     from pipeline.splits import load_split_plan
 
     c = o.context(params_file, settings)
-    load_split_plan(dataset, c.params, c.paths).export(out)
-    typer.echo(out)
+    plan = load_split_plan(dataset, c.params, c.paths)
+    plan.export(out)
+    say_written([out], as_json, notes=plan.notes)

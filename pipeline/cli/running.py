@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -47,6 +49,12 @@ def guarded(run: Callable[..., Any]) -> None:
             file=sys.stderr,
         )
     sys.exit(code)
+
+
+def say_written(paths: Iterable[Path], as_json: bool, **more: Any) -> None:
+    """Print the files that a command wrote, one a line; JSON {"written": [...], **more}."""
+    names = [str(path) for path in paths]
+    typer.echo(json.dumps({"written": names, **more}, indent=2) if as_json else "\n".join(names))
 
 
 def stage(run: Callable[..., None]) -> None:

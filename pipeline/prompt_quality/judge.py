@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -18,14 +18,14 @@ from pipeline.engine.loader import Loaded, default_workers, load_in_order
 from pipeline.engine.progress import Progress
 from pipeline.engine.record import library_versions
 from pipeline.engine.signals import Interrupts
-from pipeline.errors import StageFailed, reason_of
+from pipeline.errors import ConfigError, StageFailed, reason_of
 from pipeline.manifest import read_manifest
 from pipeline.models import Sam2ImagePredictor
 from pipeline.paths import Paths
 from pipeline.prompt_quality.judging import Judge, compare
 from pipeline.prompt_quality.sample import truth_sample
 from pipeline.prompt_quality.table import FIGURES, Row, read_rows, write_rows
-from pipeline.segment.items import add_truth, image_items
+from pipeline.segment.items import add_truth, image_items, select
 from pipeline.segment.segment import load_predictor
 
 BATCH_SIZE = 8
@@ -41,6 +41,8 @@ def judge_prompts(
     device: str = "auto",
     batch_size: int | None = None,
     workers: int | None = None,
+    limit: int | None = None,
+    only: Collection[str] | None = None,
     force: bool = False,
     predictor: Sam2ImagePredictor | None = None,
 ) -> RunRecord:
@@ -62,6 +64,8 @@ def judge_prompts(
         device: "auto", "cpu", "cuda" or "mps".
         batch_size: images in one forward pass; masks do not depend on it.
         workers: loader threads.
+        limit: judge at most so many more images; what the file holds is kept.
+        only: ids to work on, of those that the sample has; default all.
         force: judge images again that are there.
         predictor: a SAM2 that is loaded already, instead of the profile's.
 
@@ -88,7 +92,12 @@ def judge_prompts(
     sample = truth_sample(
         manifest, sample_size(manifest, params.prompt_quality), params.prompt_quality.seed
     )
-    record.total = len(sample)
+    asked = set(select(manifest, only)["image_id"]).intersection(sample["image_id"])
+    if only is not None and not asked:
+        raise ConfigError(
+            "none of these images is in the sample of those with ground truth",
+            remedy="take all of them as the sample: --images 0",
+        )
     out, record_path = paths.prompt_quality(dataset), paths.record(dataset, "prompt_quality")
     if sample.empty:  # a set without ground truth: nothing to load a model for
         write_rows([], out)
@@ -100,7 +109,8 @@ def judge_prompts(
     data = paths.data(dataset)
     items = image_items(sample, data, lambda row: {"truth": add_truth(row, data)})
     run = _Run(Judge(params, predictor), items, record, out)
-    run.keep({} if force else read_rows(out))
+    run.keep(read_rows(out))
+    run.choose(asked, limit, force=force)
     batch_size = batch_size or BATCH_SIZE
     with Interrupts() as signals:
         try:
@@ -119,7 +129,7 @@ def judge_prompts(
                     failed = run.add(batch)
                     progress.add(done=len(batch) - failed, failed=failed)
             record.status = "interrupted" if signals.stopped() else "ok"
-            if len(record.failed) == len(items):
+            if record.failed and len(record.failed) == record.total:
                 record.status = "failed"
         except BaseException as error:
             record.status, record.error = "error", str(error) or type(error).__name__
@@ -153,13 +163,12 @@ class _Run:
     def __init__(self, judge: Judge, items: Sequence[WorkItem], record: RunRecord, out: Path):
         self.judge, self.items, self.record, self.out = judge, items, record, out
         self.rows: dict[tuple[str, str], Row] = {}
-        self.todo = list(items)
+        self.todo: list[WorkItem] = []
         self.saved = time.monotonic()
         record.seconds.update({"load_wait": 0.0, "model": 0.0, "judge": 0.0})
 
     def keep(self, rows: dict[tuple[str, str], Row]) -> None:
         """Take over those rows of an earlier run that would come out the same."""
-        self.todo = []
         for item in self.items:
             for name in self.judge.names:
                 row = rows.get((item.image_id, name))
@@ -167,9 +176,18 @@ class _Run:
                     # Labels and parts are the manifest's of today; they decide no figure.
                     now = {"label": item.row["label"], "split": item.row["split"]}
                     self.rows[item.image_id, name] = row | now
-            if any((item.image_id, name) not in self.rows for name in self.judge.names):
-                self.todo.append(item)
-        self.record.skipped = len(self.items) - len(self.todo)
+
+    def choose(self, asked: Collection[str], limit: int | None, *, force: bool) -> None:
+        """Settle what is to do: of the images asked for, those whose rows are not all there."""
+        here = [item for item in self.items if item.image_id in asked]
+        self.todo = [
+            item
+            for item in here
+            if force or any((item.image_id, name) not in self.rows for name in self.judge.names)
+        ]
+        self.record.skipped = len(here) - len(self.todo)
+        self.todo = self.todo[:limit]
+        self.record.total = self.record.skipped + len(self.todo)
 
     def take(self, loaded: Iterator[Loaded], count: int) -> list[Loaded]:
         """Wait for the next images."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import pty
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +46,22 @@ class Project:
             assert done.returncode == code, f"{command} -> {done.returncode}\n{out}"
         return out
 
-    def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
+    def on_terminal(self, *command: str, columns: int = 120) -> str:
+        """Run a command with a terminal for its output; return all that it drew."""
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 50, columns, 0, 0))
+        done = self.start(*command, output=theirs, TERM="xterm-256color")
+        os.close(theirs)
+        drawn = b""
+        with os.fdopen(ours, "rb", buffering=0) as screen, contextlib.suppress(OSError):
+            while part := screen.read(65536):  # an OSError: the other end has closed
+                drawn += part
+        assert done.wait(timeout=900) == 0, drawn.decode()
+        return drawn.decode()
+
+    def start(
+        self, *command: str, output: int = subprocess.PIPE, **environment: str
+    ) -> subprocess.Popen[str]:
         """Start a command in the project with its own code first on the path."""
         program, *arguments = command
         if program == "pipeline":
@@ -51,7 +71,7 @@ class Project:
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=self.root,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
             env=os.environ
