@@ -1,9 +1,10 @@
 """Peak memory of a stage against the number of images: it must not grow.
 
-    python benchmarks/memory.py --rows 200 2000 --size 512
+    python benchmarks/memory.py                                # segment, encode: 200 and 2000
+    python benchmarks/memory.py --cheap --images 2000 4000     # no model: reading ahead and writing
 
-Each figure is the peak resident size of a process of its own. The model is the cheap one: what is
-measured is loading ahead, buffering and writing.
+Each figure is the peak resident size of a process of its own: the stage's own command on phantoms,
+or with `--cheap` the engine and the stores without a model, on rows of 512 x 512 pixels.
 """
 
 from __future__ import annotations
@@ -13,40 +14,70 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.real_stage import DATASET, RealStage
+from tests.faults.site import REPO, Done
+
 CHILD = """
 import resource, sys
-from benchmarks.cheap_stage import main
+{run}
 try:
-    main(sys.argv[1:])
+    main({arguments})
 finally:
     print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
 """
+REAL = CHILD.format(run="from pipeline.cli import main", arguments="")
+CHEAP = CHILD.format(run="from benchmarks.cheap_stage import main", arguments="sys.argv[1:]")
+SIDE = 512
 
 
-def peak_mib(kind: str, rows: int, size: int) -> float:
-    """Return the peak resident size in MiB of one run over `rows` images of size x size."""
+def real_peaks(images: int) -> dict[str, float]:
+    """Peak MiB of `pipeline segment` and `pipeline encode` over so many phantoms."""
+    peaks = {}
     with tempfile.TemporaryDirectory() as folder:
-        options = [kind, folder, "--rows", str(rows), "--size", str(size)]
-        done = subprocess.run(
-            [sys.executable, "-c", CHILD, *options], cwd=REPO, capture_output=True, text=True
-        )
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    return int(done.stderr.split("PEAK")[1]) / 1024
+        site = RealStage("segment", Path(folder), images).site
+        for stage in ("segment", "encode"):
+            running = site.start(stage, "--dataset", DATASET, program=("-c", REAL))
+            done = Done(running.process.wait(), running.said)  # however long it takes
+            peaks[stage] = peak_of(done.expect(0, f"{images} computed"))
+    return peaks
+
+
+def cheap_peaks(rows: int) -> dict[str, float]:
+    """Peak MiB of the engine and the stores over so many rows, without a model."""
+    peaks = {}
+    for kind in ("masks", "features"):
+        with tempfile.TemporaryDirectory() as folder:
+            options = [kind, folder, "--rows", str(rows), "--size", str(SIDE)]
+            done = subprocess.run(
+                [sys.executable, "-c", CHEAP, *options], cwd=REPO, capture_output=True, text=True
+            )
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        peaks[kind] = peak_of(done.stderr)
+    return peaks
+
+
+def peak_of(said: str) -> float:
+    """MiB of what a process said of its own peak."""
+    return int(said.split("PEAK")[1].split()[0]) / 1024
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, nargs=2, default=(200, 2000))
-    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--images", type=int, nargs=2, default=(200, 2000))
+    parser.add_argument("--cheap", action="store_true", help="without a model")
     a = parser.parse_args()
-    for kind in ("masks", "features"):
-        few, many = (peak_mib(kind, rows, a.size) for rows in a.rows)
-        figures = {f"{rows} images": round(p) for rows, p in zip(a.rows, (few, many), strict=True)}
-        print(json.dumps({"kind": kind, "size": a.size, "peak_mib": figures}))
+    measure: Callable[[int], dict[str, float]] = cheap_peaks if a.cheap else real_peaks
+    for images in a.images:
+        for stage, peak in measure(images).items():
+            print(
+                json.dumps({"stage": stage, "images": images, "peak_mib": round(peak)}), flush=True
+            )
 
 
 if __name__ == "__main__":
