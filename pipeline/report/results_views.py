@@ -31,7 +31,7 @@ def in_short(done: Sequence[DatasetInputs]) -> str | None:
         return None
     claim = "Another view of the masks helps in some cases"
     if not helping:
-        claim = "The other views of the masks do not help either"
+        claim = "The other views of the masks do not help"
     return f"**{claim}.** Linear probe, against whole images: {'; '.join(said)}."
 
 
