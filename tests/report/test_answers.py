@@ -12,7 +12,12 @@ from pipeline.report import results_text, select
 from pipeline.report.answers import Difference
 from pipeline.report.bootstrap import mean_interval, spearman
 from pipeline.report.inputs import STAGES, load_inputs
-from pipeline.report.results_tables import information_table, masking_table, time_table
+from pipeline.report.results_tables import (
+    information_table,
+    masking_table,
+    time_table,
+    views_table,
+)
 from pipeline.report.sections.scores import repeated_text
 from pipeline.report.sections.summary import at_a_glance
 from pipeline.report.sections.timings import timing_table
@@ -60,6 +65,29 @@ def test_the_words_follow_the_verdicts(found, kind, short, paragraph, content):
     word = {"helps": "better", "hurts": "worse", "undecided": "not told apart"}[kind]
     for table in (masking_table([found]), information_table([found])):
         assert any(word in str(cell) for row in table.rows for cell in row)
+
+
+@pytest.mark.parametrize(
+    ("kind", "short", "verdict", "counts"),
+    [
+        ("helps", "Another view of the masks helps in some cases", "helps at all 3", "3 of 3"),
+        ("hurts", "The other views of the masks do not help", "hurts at all 3", "0 of 3"),
+        ("undecided", "The other views of the masks do not help", "makes no difference", "0 of 3"),
+    ],
+)
+def test_the_words_on_crop_and_mask_alone_follow_the_verdicts(found, kind, short, verdict, counts):
+    decide(found, kind)
+    (line,) = (x for x in results_text.in_short([found]) if x.startswith(f"**{short}.**"))
+    worse = 3 if kind == "hurts" else 0
+    for words in ("cropping to the mask", "what is inside it,"):
+        assert f"{words} is better beyond chance in {counts} comparisons, worse in {worse}" in line
+    said = results_text.masking(found)
+    assert f"Against whole images cropping to the mask {verdict}" in said
+    assert f"Against whole images the mask alone, without what is inside it, {verdict}" in said
+    assert f"against masked ones it {verdict}" in said
+    (row,) = views_table([found]).rows
+    word = {"helps": "better", "hurts": "worse", "undecided": "not told apart"}[kind]
+    assert len(row) == 2 + 6 and all(str(cell).endswith(word) for cell in row[2:])
 
 
 def test_the_counts_of_the_first_line_are_those_of_the_comparisons(found):
