@@ -1,0 +1,92 @@
+"""Runs a stage as DVC does and writes down which parameters its code reads.
+
+    python recorder.py FILE STAGE --dataset NAME    # FILE: a JSON list of dotted names
+
+Every section of `Params` is of a class of its own, so the class of the object that is asked
+tells the name. Reading a whole section (`model_dump`, for identities and the report) reads all
+of its leaves.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline import config
+from pipeline.cli import options
+from pipeline.paths import Paths
+
+WHOLE = ("model_dump", "model_dump_json", "__iter__", "__eq__", "__hash__", "__repr__")
+NAMES = {f.annotation: n for n, f in config.Params.model_fields.items()}
+NAMES = {cls: n for cls, n in NAMES.items() if isinstance(cls, type) and n != "profiles"}
+
+seen: set[str] = set()
+replaced: dict[int, tuple[Any, set[str]]] = {}  # what the code itself has set in a copy
+running = False
+
+
+def record(section: config.Section, name: str) -> None:
+    """Note that an attribute of a section was asked for."""
+    get = object.__getattribute__
+    cls = type(section)
+    fields = cls.model_fields
+    if name in WHOLE:
+        for field in fields:
+            record(section, field)
+            if isinstance(get(section, field), config.Section):
+                record(get(section, field), name)
+        if cls is config.Params:
+            seen.add("profiles")
+    elif name in fields and name not in replaced.get(id(section), (None, set()))[1]:
+        label = fields[name].alias or name
+        if cls in NAMES:
+            seen.add(f"{NAMES[cls]}.{label}")
+        elif cls is config.ProfileParams:
+            seen.add(f"profiles.{label}")
+        elif name != "profiles" and not isinstance(get(section, name), config.Section):
+            seen.add(label)  # of the profiles, what is asked of the chosen one
+
+
+def asked(section: config.Section, name: str) -> Any:
+    """`__getattribute__` of all sections."""
+    value = object.__getattribute__(section, name)
+    if running:
+        record(section, name)
+        if name == "model_copy":
+
+            def copy(*, update: dict | None = None, **options: Any) -> Any:
+                made = value(update=update, **options)
+                before = replaced.get(id(section), (None, set()))[1]
+                replaced[id(made)] = made, before | set(update or {})
+                return made
+
+            return copy
+    return value
+
+
+def context(*arguments: Any, **options: Any) -> Any:
+    """`context`, whose own checks and copies are not the stage's reading."""
+    global running
+    made = of_the_pipeline(*arguments, **options)
+    running = True
+    return made
+
+
+def data(paths: Paths, dataset: str) -> Path:
+    """`Paths.data`: who asks for a dataset's folder reads data_root."""
+    seen.add("data_root")
+    return folder(paths, dataset)
+
+
+if __name__ == "__main__":
+    out, stage, *rest = sys.argv[1:]
+    atexit.register(lambda: Path(out).write_text(json.dumps(sorted(seen))))
+    config.Section.__getattribute__ = asked
+    of_the_pipeline, options.context = options.context, context
+    folder, Paths.data = Paths.data, data
+    sys.argv = [stage, *rest]
+    runpy.run_module(f"stages.{stage}", run_name="__main__")
