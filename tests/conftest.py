@@ -1,11 +1,14 @@
-"""What all tests share: the folder of real images where there is one."""
+"""What all tests share: the folder of real images where there is one, and a browser."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -23,3 +26,29 @@ def shared() -> Path:
     if not (folder / "data" / "README.md").is_file():
         pytest.skip(f"no real images at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium, the system's own."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert found, "the report's tests need Chromium (apt-get install chromium)"
+    with sync_playwright() as play:
+        running = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def new_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens pages with a long patience, since test machines may be busy; closes them after."""
+    context = browser.new_context()
+    context.set_default_timeout(240_000)
+
+    def make(width: int = 1280, height: int = 900) -> Page:
+        made = context.new_page()
+        made.set_viewport_size({"width": width, "height": height})
+        return made
+
+    yield make
+    context.close()

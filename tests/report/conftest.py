@@ -1,14 +1,13 @@
-"""A built report of fabricated inputs, and a browser to open it in."""
+"""A built report of fabricated inputs, opened in a browser."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from make_inputs import project
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Page
 
 from pipeline.config import Params
 from pipeline.paths import Paths
@@ -39,32 +38,6 @@ def fresh(_one, tmp_path) -> tuple[Params, Paths]:
     params, paths = _one
     shutil.copytree(paths.root, tmp_path / "project")
     return params, Paths(tmp_path / "project")
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Headless Chromium, the system's own."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert found, "the report's tests need Chromium (apt-get install chromium)"
-    with sync_playwright() as play:
-        running = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield running
-        running.close()
-
-
-@pytest.fixture
-def new_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens pages with a long patience, since test machines may be busy; closes them after."""
-    context = browser.new_context()
-    context.set_default_timeout(240_000)
-
-    def make(width: int = 1280, height: int = 900) -> Page:
-        made = context.new_page()
-        made.set_viewport_size({"width": width, "height": height})
-        return made
-
-    yield make
-    context.close()
 
 
 @pytest.fixture
