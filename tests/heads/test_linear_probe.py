@@ -60,10 +60,13 @@ def test_the_candidates_are_log_spaced_and_the_best_on_validation_is_taken():
     head = LinearProbe(c_min=1e-4, c_max=1e2, c_steps=7)
     np.testing.assert_allclose(head.candidates, [1e-4, 1e-3, 1e-2, 1e-1, 1, 10, 100])
     head.fit(X, y, T=np.zeros((3, 16)), X_val=X_val, y_val=y_val)
-    for c in (1e-4, 1e-3):
+    scores = []
+    for c in head.candidates:
         alone = LinearProbe(c_min=c, c_max=c, c_steps=1)
         alone.fit(X, y, T=np.zeros((3, 16)), X_val=X_val, y_val=y_val)
-        assert alone.val_score <= head.val_score
+        scores.append(alone.val_score)
+    assert max(scores) == head.val_score > scores[-1]
+    assert head.chosen["C"] == head.candidates[np.argmax(scores)]
 
 
 def test_a_class_without_training_images_gets_no_probability():

@@ -90,11 +90,12 @@ def test_a_tiff_whose_strips_are_missing_is_not_black(tmp_path):
         read_image(path)
 
 
-@pytest.mark.parametrize("where", ["pixels", "header"])
+@pytest.mark.parametrize("where", ["pixels", "header", "checksum"])
 def test_a_png_with_a_broken_checksum_is_a_failure(tmp_path, where):
     data = bytearray(encode_png(grey()))
-    at = data.index(b"IDAT") + 30 if where == "pixels" else data.index(b"IHDR") + 14
-    data[at] ^= 0xFF
+    pixels, header = data.index(b"IDAT"), data.index(b"IHDR")
+    checksum = pixels + 4 + int.from_bytes(data[pixels - 4 : pixels], "big")
+    data[{"pixels": pixels + 30, "header": header + 14, "checksum": checksum}[where]] ^= 0xFF
     path = tmp_path / "x.png"
     path.write_bytes(data)
     with pytest.raises(ImageError):
