@@ -11,10 +11,12 @@ breaks an import, the collection or a fixture proves nothing and is not caught.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -130,6 +132,8 @@ class Checkout:
         child = FORKS.Process(target=_pytest, args=(self.folder, self.env, tests, report))
         child.start()
         child.join()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
         outcomes: dict[str, str] = {}
         cases = ET.parse(report).iter("testcase") if report.exists() else ()
         for case in cases:
@@ -154,6 +158,7 @@ class Checkout:
 
 def _pytest(folder: Path, env: dict[str, str], tests: list[str], report: Path) -> None:
     """Run pytest in this process, which is a fresh fork; ends it with pytest's exit code."""
+    os.setsid()  # so that workers which outlive their test can be ended with it
     log = os.open(report.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(log, stream)
@@ -172,7 +177,7 @@ def _pytest(folder: Path, env: dict[str, str], tests: list[str], report: Path) -
         print(f"the code of {loaded.__file__} was tested")
         code = 99
     sys.stdout.flush()
-    sys.exit(code)
+    os._exit(code)  # without waiting for idle workers
 
 
 def _outcome(case: ET.Element) -> str:

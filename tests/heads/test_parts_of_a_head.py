@@ -12,7 +12,7 @@ from pipeline.splits import load_split_plan
 from pipeline.stores import open_features
 from pipeline.train import train_dataset
 from tests.heads.projects import make_manifest, small_params
-from tests.heads.test_train import CLASSES, make_project
+from tests.heads.test_train import CLASSES, digests, make_project
 
 PLACE = {"protocol": "official", "view": "masked", "fraction": 1.0, "seed": 0}
 
@@ -61,3 +61,22 @@ def test_a_saved_head_is_fitted_on_the_training_rows_of_its_split_and_no_others(
     saved, _ = load_head(paths.heads("toy"), "linear-probe", **place)
     for tensor, values in own.to_tensors().items():
         np.testing.assert_allclose(saved.to_tensors()[tensor], values, rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_that_takes_half_of_its_fits_from_another_writes_the_bits_of_a_fresh_one(tmp_path):
+    params, other = (
+        small_params(
+            train__heads=["linear-probe", "medfocus"],
+            train__seeds=[0, 1],
+            train__views={"official": ["masked"]},
+            train__epochs=1,
+            train__c_steps=1,
+            train__lambda=weight,
+        )
+        for weight in (0.5, 0.25)
+    )
+    paths, fresh = make_project(tmp_path / "a"), make_project(tmp_path / "b")
+    train_dataset("toy", other, paths)
+    assert train_dataset("toy", params, paths).skipped == 4
+    train_dataset("toy", params, fresh)
+    assert digests(paths) == digests(fresh)

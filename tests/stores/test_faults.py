@@ -200,9 +200,25 @@ def test_a_write_that_fails_lists_no_new_row_and_forgets_no_row_that_it_was_redo
         writer.write([items[0], *items[8:]], [rows[0], *rows[8:]])  # other bits for the first
         writer.commit()
     assert list(open_masks(path)) == [item.image_id for item in items[:8]]
+    with pytest.raises(StoreError, match="pending"):
+        open_masks(path)[items[0].image_id]
     barrier.unlink()
     run_cheap("masks", tmp_path, items[:8])
     assert verify_store(path).ok and content("masks", tmp_path) == before
+
+
+def test_columns_that_cannot_be_written_leave_the_store_as_it_was(store):
+    kind, folder, items, path = store
+    before = content(kind, folder)
+    barrier = path / "label/c.0"
+    barrier.mkdir()
+    changed = [replace(item, row={**item.row, "label": "cow"}) for item in items]
+    with pytest.raises(DiskError):
+        run_cheap(kind, folder, changed)
+    assert content(kind, folder) == before and verify_store(path).ok
+    barrier.rmdir()
+    assert run_cheap(kind, folder, items).done == 0
+    assert content(kind, folder) == before
 
 
 def test_changed_rows_are_seen_at_once_and_the_files_of_the_last_moment_stay(store):
