@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from .site import IMAGES, STAGES, Site, draw_images
+from .site import IMAGES, STAGES, Site, draw_images, draw_truth
 
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 32 good images of two classes."""
+    """A folder of 32 good images of two classes, each with its ground truth beside it."""
     folder = tmp_path_factory.mktemp("images") / "toy"
     draw_images(folder, IMAGES)
+    draw_truth(folder)
     return folder
 
 

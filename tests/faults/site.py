@@ -25,6 +25,7 @@ SECONDS = 240  # longest that a command may take here: nothing hangs
 PARAMS: dict[str, Any] = {
     "datasets": ["toy"],
     "segment": {"prompt": "center-box", "zoom": 0},
+    "prompt_quality": {"strategies": ["center-box", "box"]},
     "encode": {"views": ["whole", "masked"]},
     "splits": {"fractions": [0.5, 1.0], "folds": 2},
     "train": {
@@ -38,18 +39,25 @@ PARAMS: dict[str, Any] = {
 }
 PROMPTS = "templates: {default: ['a photo of {}.']}\nclasses: {toy: {cat: a cat, dog: a dog}}\n"
 
-STAGES = ("segment", "encode", "train", "evaluate", "report")
+STAGES = ("audit", "segment", "prompt_quality", "encode", "train", "evaluate", "report")
 STORES = ("segment", "encode")
 """The stages that write a store."""
 
 IMAGES = {"train": 10, "test": 6}
 """Images of each class and split."""
 
-LOADED = {"train": "sklearn", "evaluate": "pyarrow", "report": "pandas"}
+LOADED = {"audit": "pyarrow", "train": "sklearn", "evaluate": "pyarrow", "report": "pandas"}
 """A library that a stage has loaded when it is past its start-up."""
 
 OUTPUTS = {
+    "audit": (
+        "cache/toy/thumbnails.npy",
+        "cache/toy/audit.parquet",
+        "cache/toy/audit_pairs.parquet",
+        "cache/toy/audit.json",
+    ),
     "segment": ("cache/toy/masks.zarr",),
+    "prompt_quality": ("cache/toy/prompt_quality.parquet",),
     "encode": ("cache/toy/features.zarr",),
     "train": ("cache/toy/heads", "cache/toy/runs.parquet", "cache/toy/predictions.parquet"),
     "evaluate": (
@@ -80,6 +88,13 @@ def draw_images(folder: Path, counts: dict[str, int]) -> None:
             for i in range(counts[split]):
                 image = picture(1000 * number + i, bright=label == "cat")
                 Image.fromarray(image).save(folder / split / label / f"{i:02d}.png")
+
+
+def draw_truth(folder: Path) -> None:
+    """Save a ground truth beside each image of `draw_images`: what is bright in it."""
+    for path in sorted(folder.rglob("*.png")):
+        image = Image.open(path).convert("L")
+        image.point(lambda grey: 255 * (grey > 89)).save(path.with_name(f"{path.stem}_mask.png"))
 
 
 @dataclass(frozen=True)
@@ -121,7 +136,7 @@ class Running:
 
     def at_work(self, stage: str) -> bool:
         """Wait until a stage is past its start-up; False when it ends before."""
-        if stage in STORES:  # a model stage says so itself
+        if stage not in LOADED:  # a model stage says so itself
             return self.until(lambda: "to do" in self.said)
         maps = Path(f"/proc/{self.process.pid}/maps")
         return self.until(lambda: maps.exists() and LOADED[stage] in maps.read_text())
@@ -273,4 +288,5 @@ class Site:
 def stage_command(name: str) -> list[str]:
     """Return the arguments of `pipeline` for one stage of the dataset; training in two processes
     only where a test says so, since they take a second to start."""
-    return [name, "--dataset", "toy", *(["--jobs", "1"] if name in ("train", "evaluate") else [])]
+    jobs = ["--jobs", "1"] if name in ("train", "evaluate") else []
+    return [name.replace("_", "-"), "--dataset", "toy", *jobs]

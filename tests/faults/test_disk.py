@@ -14,7 +14,7 @@ from pipeline.stores import verify_store
 
 from .site import OUTPUTS, STAGES, STORES, Site, stage_command
 
-LIMIT = 8000
+LIMIT = 7000
 """Bytes a file may have: more than a run record, less than any stage's largest output."""
 
 

@@ -29,7 +29,7 @@ def interrupted_killed_and_finished(site: Site, stage: str, whole: Site) -> None
     # Killed when the first of its files is new: the others are still to come.
     before = files(site, stage)
     running = site.start_stage(stage, *options)
-    if stage == "report":  # one file, the last thing that it writes
+    if stage in ("prompt_quality", "report"):  # one file, the last thing that it writes
         running.at_work(stage)
     else:
         running.until(lambda: files(site, stage) != before)

@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 from PIL import Image
 
 from benchmarks.store_stage import store_content
 
-from .site import Running, Site, picture
+from .site import STAGES, STORES, Running, Site, picture
 
 
 def alive(running: Running) -> list[psutil.Process]:
@@ -93,15 +94,29 @@ def test_an_interrupted_training_leaves_no_worker_behind(whole: Site, tmp_path: 
     assert all_ended(running), [p.cmdline() for p in alive(running)]
 
 
+# Loader threads and the resampling share nothing through /dev/shm; the processes of `train` do.
+TWO_AT_WORK = {
+    "audit": [],
+    "segment": ["--workers", "2"],
+    "prompt_quality": ["--workers", "2"],
+    "encode": ["--workers", "2"],
+    "train": ["--jobs", "2"],
+    "evaluate": ["--jobs", "2"],
+    "report": [],
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_small_shared_memory_is_enough(
-    whole: Site, tmp_path: Path, own_mounts: list[str]
+    whole: Site, half: Site, tmp_path: Path, own_mounts: list[str], stage: str
 ) -> None:
-    site = whole.copy(tmp_path / "site")
-    site.remove("train")
+    site = whole.before(stage, half, tmp_path / "site")
+    if stage not in STORES:
+        site.remove(stage)
     small = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && "$@"'
     before = [*own_mounts, "bash", "-c", small, "bash"]
-    site.stage("train", "--jobs", "2", before=before).expect(0)
-    assert site.outputs("train") == whole.outputs("train")
+    site.stage(stage, *TWO_AT_WORK[stage], before=before).expect(0)
+    assert site.outputs(stage) == whole.outputs(stage)
 
 
 def test_a_clock_set_back_makes_nothing_stale_and_holds_nothing_up(
