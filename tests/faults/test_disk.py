@@ -85,7 +85,7 @@ def test_a_read_only_folder_and_a_file_size_limit_stop_a_stage_and_nothing_is_lo
 SMALL_DISK = """
 mount -t tmpfs -o size=16m tmpfs cache && cp -a kept/. cache/ || exit 99
 dd if=/dev/zero of=cache/filler bs=4k 2>/dev/null
-truncate -s -12k cache/filler
+truncate -s -$FREE cache/filler
 "$@"
 echo "full: $?"
 cp -a cache/. after/
@@ -96,7 +96,7 @@ cp -a cache/. kept/
 """
 
 
-@pytest.mark.parametrize("stage", ["segment", "encode", "train", "evaluate"])
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "report"])
 def test_a_file_system_that_fills_up_stops_a_stage_and_nothing_is_lost(
     whole: Site, half: Site, tmp_path: Path, own_mounts: list[str], stage: str
 ) -> None:
@@ -106,7 +106,8 @@ def test_a_file_system_that_fills_up_stops_a_stage_and_nothing_is_lost(
     for name in ("cache", "after"):
         (site.root / name).mkdir()
     script = [*own_mounts, "bash", "-c", SMALL_DISK, "bash"]
-    done = site.run(*stage_command(stage), before=script)
+    free = "4k" if stage == "audit" else "12k"  # less than its largest file
+    done = site.run(*stage_command(stage), before=script, FREE=free)
     done.expect(0, "No space left on device", "free some space", "full: 2", "free: 0")
     (site.root / "cache").rmdir()
     (site.root / "after").rename(site.root / "cache")
