@@ -71,14 +71,19 @@ def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
     with atomic_write(paths.audit_pairs(dataset)) as partial:
         pairs.to_parquet(partial, index=False)
     atomic_write_json(paths.audit_summary(dataset), summary)
+    readable = len(manifest) - len(summary["unreadable"])
+    # One thumbnail serves all files of the same bytes.
+    all_new = thumbnails.read == (thumbnails.positions >= 0).sum()
+    twins = readable - thumbnails.read if all_new else 0
     RunRecord(
         "audit",
         dataset,
         status="ok",
         started=started,
         total=len(manifest),
-        done=thumbnails.read,
-        skipped=max(0, len(manifest) - thumbnails.read - len(summary["unreadable"])),
+        done=thumbnails.read + twins,
+        skipped=readable - thumbnails.read - twins,
+        copied=twins,
         failed=summary["unreadable"],
         seconds={"total": time.monotonic() - clock},
         versions=library_versions(),

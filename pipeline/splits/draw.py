@@ -122,19 +122,22 @@ def _roles(pool: _Pool, share: float) -> dict[str, bool]:
     train: Counter = Counter()
     val: Counter = Counter()
     for _, label, unit in walk:
-        mine = pool.counts[unit][label]
+        mine, drawn = pool.counts[unit][label], train[label] + val[label]
         if unit not in roles:
-            roles[unit] = val[label] + mine <= share * (train[label] + val[label] + mine)
+            # By what was drawn so far, not by the unit's size: else val gets the small units, and
+            # train lacks them. Only one that would make val twice its share is kept out.
+            lacks = val[label] + 1 <= share * (drawn + 1)
+            roles[unit] = lacks and val[label] + mine <= 2 * share * (drawn + mine)
         (val if roles[unit] else train)[label] += mine
     return roles
 
 
 def _second(pool: _Pool, label: str, roles: dict[str, bool], share: float) -> int | None:
-    """Place of the unit that is a class's first in val; one far too large is not chosen."""
+    """Place of the unit that is a class's first in val: small beside the first, or the smallest."""
     order = pool.orders[label]
     free = [i for i in range(1, len(order)) if roles.get(order[i], True)]
     if not free:
         return None
     sizes = [sum(pool.counts[unit].values()) for unit in order]
-    fits = [i for i in free if sizes[i] <= max(1, share * pool.totals[label])]
+    fits = [i for i in free if sizes[i] <= max(1, share * sizes[0])]
     return fits[0] if fits else min(free, key=lambda i: (sizes[i], i))

@@ -160,6 +160,21 @@ def test_seeds_differ_in_the_draw_but_not_in_the_official_test_part():
     assert set(one.train) != set(two.train)
 
 
+def test_small_and_large_patients_are_parted_alike_between_train_and_val():
+    # Half the images are of 200 patients with one, half of 20 patients with ten.
+    patients = [f"s{i}" for i in range(200)] + [f"l{i // 10}" for i in range(200)]
+    frame = table(["a"] * 400 + ["b"] * 10, patients=[*patients, *map(str, range(10))])
+    frame["split"] = ["train"] * 409 + ["test"]
+    plan = plan_splits(frame, SplitsParams(val=0.2))
+    shares = []
+    for seed in range(20):
+        val = np.array(plan.get("official", seed, 1.0).val, dtype=str)
+        val = val[val < "400"]
+        assert len(val) == pytest.approx(80, abs=10)
+        shares.append((val < "200").mean())
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.1)
+
+
 def test_the_grouped_folds_cover_every_image_once_as_test():
     frame = table(["a", "b", "c"] * 20, groups=[str(i // 4) for i in range(60)])
     plan = plan_splits(frame, SplitsParams())
