@@ -58,6 +58,15 @@ def test_the_same_input_gives_the_same_bytes(folder):
 def test_byte_copies_are_read_once(folder):
     folder.save("copy.png", texture(0, 64))
     assert run(folder.write())["thumbnails_read"] == 6
+    counts = [_counts(folder)]
+    run(folder)
+    counts.append(_counts(folder))
+    assert counts == [(7, 1, 0), (0, 0, 7)]  # one of the seven was copied, none was there before
+
+
+def _counts(folder: Folder) -> tuple[int, int, int]:
+    record = json.loads(folder.paths.record("toy", "audit").read_text())
+    return record["done"], record["copied"], record["skipped"]
 
 
 def test_a_damaged_record_is_read_again_and_heals(folder):
