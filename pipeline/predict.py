@@ -15,7 +15,7 @@ from pipeline.config import Params
 from pipeline.devices import choose_device, choose_precision
 from pipeline.encode import EncodeMapper, encode_images
 from pipeline.engine import WorkItem
-from pipeline.engine.loader import default_workers, load_in_order
+from pipeline.engine.loader import load_in_order
 from pipeline.errors import ImageError, PipelineError, StoreError
 from pipeline.files import atomic_write, sha256_file
 from pipeline.heads.saved import load_head, load_heads
@@ -134,7 +134,7 @@ def predict_images(
     loaded = load_in_order(
         _frames(images, outcome.failed),
         lambda item: read_image(item.path, item.frame),
-        workers=workers or default_workers(),
+        workers=workers,
         ahead=2 * batch_size,
     )
     while batch := list(islice(loaded, batch_size)):

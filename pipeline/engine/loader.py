@@ -59,7 +59,7 @@ def load_in_order(
     items: Iterable[WorkItem],
     load: Callable[[WorkItem], Any],
     *,
-    workers: int,
+    workers: int | None,
     ahead: int,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Loaded]:
@@ -68,7 +68,7 @@ def load_in_order(
     Args:
         items: what to load.
         load: called as load(item) in a thread; an exception becomes the item's error.
-        workers: threads; 0 = load in the calling thread.
+        workers: threads; None = `default_workers`, 0 = load in the calling thread.
         ahead: most items loaded or being loaded that were not handed over yet: memory does
             not grow with the number of items.
         stopped: asked while waiting; True ends the iteration.
@@ -81,6 +81,7 @@ def load_in_order(
         except Exception as error:
             return item, None, error
 
+    workers = default_workers() if workers is None else workers
     if workers == 0:
         for item in items:
             if stopped():

@@ -14,7 +14,7 @@ import pandas as pd
 
 from pipeline.config import Params, PromptQualityParams
 from pipeline.engine import RunRecord, WorkItem
-from pipeline.engine.loader import Loaded, default_workers, load_in_order
+from pipeline.engine.loader import Loaded, load_in_order
 from pipeline.engine.progress import Progress
 from pipeline.engine.record import library_versions
 from pipeline.engine.signals import Interrupts
@@ -117,7 +117,7 @@ def judge_prompts(
             loaded = load_in_order(
                 run.todo,
                 run.judge.load,
-                workers=default_workers() if workers is None else workers,
+                workers=workers,
                 ahead=2 * batch_size,
                 stopped=signals.stopped,
             )

@@ -9,7 +9,7 @@ import pandas as pd
 from pipeline.report import select
 from pipeline.report.answers import Difference, Run, comparisons_of
 from pipeline.report.inputs import DatasetInputs
-from pipeline.report.tables import labels_words, listed
+from pipeline.report.tables import labels_words, listed, many
 
 Block = tuple[str, str]
 VERBS = {"helps": "helps", "hurts": "hurts", "undecided": "makes no difference told from chance"}
@@ -38,15 +38,29 @@ def ends(d: dict[float, Difference]) -> str:
     return listed(f"{d[f]} with {labels_words(f)}" for f in dict.fromkeys((min(d), max(d))))
 
 
+def judged_blocks(found: DatasetInputs) -> list[Block]:
+    """The distinct splits on which masking is judged: published, clean and grouped."""
+    blocks = select.distinct_blocks(found.metrics)
+    return [block for block in blocks if block[0] in ("official", "grouped")]
+
+
 def verdicts(done: Sequence[DatasetInputs], run: Run) -> list[str]:
     """Return a run's verdicts against the baseline, over datasets, distinct splits and shares."""
     return [
         d.verdict
         for found in done
-        for block in select.distinct_blocks(found.metrics)
-        if block[0] in ("official", "grouped")
+        for block in judged_blocks(found)
         for d in comparisons_of(found, run, select.BASELINE, *block).values()
     ]
+
+
+def counted(kinds: list[str]) -> str:
+    """Count verdicts: "better beyond chance in 0 of 5 comparisons, worse in 2, ..."."""
+    better, worse, same = (kinds.count(kind) for kind in VERBS)
+    return (
+        f"better beyond chance in {better} of {many(len(kinds), 'comparison')}, worse in {worse}, "
+        f"not told apart in {same}"
+    )
 
 
 def verdict(d: dict[float, Difference]) -> str:

@@ -57,17 +57,10 @@ def seeds_table(found: DatasetInputs, protocol: str, subset: str) -> Table | Non
     A run that failed or diverged is named where its figure would stand; a run that is neither in
     the metrics nor among the failed shows a dash.
     """
-    m = found.metrics
-    mine = m[(m["protocol"] == protocol) & (m["subset"] == subset) & (m["seed"] >= 0)]
-    mine = mine[mine["metric"] == "accuracy"]
-    runs = found.runs
-    if runs is not None:
-        runs = runs[runs["protocol"] == protocol]
-    source = mine if runs is None else pd.concat([mine, runs])
+    values, ended, source = select.by_seed(found.metrics, found.runs, protocol, subset)
     if source.empty:
         return None
-    values = {_key(r): r["value"] for r in mine.to_dict("records")}
-    ended = {} if runs is None else {_key(r): str(r["status"]) for r in runs.to_dict("records")}
+    status = {key: str(run["status"]) for key, run in ended.items()}
     seeds, fractions = sorted({k[3] for k in values | ended}), select.fractions_of(source)
     rows = []
     for model, view in select.runs_of(source):
@@ -75,7 +68,7 @@ def seeds_table(found: DatasetInputs, protocol: str, subset: str) -> Table | Non
         for f in fractions:
             keys = [(model, view, 0.0 if model == "zero-shot" else f, seed) for seed in seeds]
             keys = [k for k in keys if model != "zero-shot" or k in values | ended]
-            row.append(BETWEEN.join(_shown(values.get(k), ended.get(k, "ok")) for k in keys))
+            row.append(BETWEEN.join(_shown(values.get(k), status.get(k, "ok")) for k in keys))
         rows.append(row)
     headers = ["head", "view", *map(share, fractions)]
     what = "folds" if protocol == "grouped" else "seeds"
@@ -85,10 +78,6 @@ def seeds_table(found: DatasetInputs, protocol: str, subset: str) -> Table | Non
         "learns nothing: it has one figure for each test part."
     )
     return Table(headers, rows, note=note)
-
-
-def _key(row: dict) -> tuple[str, str, float, int]:
-    return row["head"], row["view"], round(float(row["fraction"]), 4), int(row["seed"])
 
 
 def _shown(value: float | None, status: str) -> str:

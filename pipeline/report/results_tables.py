@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from pipeline.prompt_quality.references import ELLIPSE
 from pipeline.report import select
-from pipeline.report.answers import Run, comparisons_of
+from pipeline.report.answers import Difference, Run, comparisons_of
 from pipeline.report.bootstrap import mean_interval
 from pipeline.report.inputs import STAGES, DatasetInputs
+from pipeline.report.results_phrases import Block, judged_blocks
 from pipeline.report.results_text import ORACLE, RANDOM, TRUTH
 from pipeline.report.results_views import OTHERS, PROBE
 from pipeline.report.sections.truth_tables import prompt_names
@@ -23,6 +24,7 @@ from pipeline.report.tables import (
     share,
 )
 
+Pairs = dict[str, tuple[Run, Run]]
 VERDICTS = (
     "Percentage points of accuracy [95 % interval], paired over seeds and images. Better and "
     "worse: the interval excludes zero and p is below 0.05 after Holm's correction over all "
@@ -33,45 +35,40 @@ VERDICTS = (
 
 def masking_table(done: Sequence[DatasetInputs]) -> Table:
     """Return datasets x splits: what masking and the method do, with few labels and with all."""
+    pairs: Pairs = {
+        "probe, masked − whole": (select.MASKED_PROBE, select.BASELINE),
+        "method − probe on whole": (select.METHOD, select.BASELINE),
+    }
+    at = ends(done)
     rows = []
-    few, most = ends(done)
     for found in done:
-        for block in select.distinct_blocks(found.metrics):
-            if block[0] not in ("official", "grouped"):
-                continue
-            cells = []
-            for run in (select.MASKED_PROBE, select.METHOD):
-                d = comparisons_of(found, run, select.BASELINE, *block)
-                cells += [d[f].short if f in d else NOTHING for f in (few, most)]
+        for block in judged_blocks(found):
+            cells = _cells(_compared(found, block, pairs), at)
             if any(cell != NOTHING for cell in cells):
-                images = select.over_seeds(found.metrics, *block)["n_images"].max()
                 name = select.short_name(*block, drawn=found.drawn_split)
-                rows.append([head(found.name), name, numeric(f"{images:,.0f}", images), *cells])
-    headers = ["data set", "split", "test images"]
-    headers += [f"probe, masked − whole, {share(f)}" for f in (few, most)]
-    headers += [f"method − probe on whole, {share(f)}" for f in (few, most)]
+                rows.append([head(found.name), name, _images(found, block), *cells])
+    headers = ["data set", "split", "test images", *_columns(pairs, at)]
     return Table(headers, rows, note=VERDICTS)
 
 
 def views_table(done: Sequence[DatasetInputs]) -> Table | None:
     """Return datasets x splits: what cropping to the mask and the mask alone do."""
-    few, most = ends(done)
-    pairs = {
+    pairs: Pairs = {
         "crop − whole": ((PROBE, "crop"), select.BASELINE),
         "crop − masked": ((PROBE, "crop"), select.MASKED_PROBE),
         "mask alone − whole": ((PROBE, "binary"), select.BASELINE),
     }
+    at = ends(done)
     rows = []
     for found in done:
-        for block in select.distinct_blocks(found.metrics):
-            compared = [comparisons_of(found, a, b, *block) for a, b in pairs.values()]
-            if block[0] in ("official", "grouped") and any(compared):
-                cells = [d[f].short if f in d else NOTHING for d in compared for f in (few, most)]
+        for block in judged_blocks(found):
+            compared = _compared(found, block, pairs)
+            if any(compared):
                 name = select.short_name(*block, drawn=found.drawn_split)
-                rows.append([head(found.name), name, *cells])
+                rows.append([head(found.name), name, *_cells(compared, at)])
     if not rows:
         return None
-    columns = [f"{name}, {share(f)}" for name in pairs for f in (few, most)]
+    columns = _columns(pairs, at)
     filled = [i for i in range(len(columns)) if any(row[2 + i] != NOTHING for row in rows)]
     rows = [[*row[:2], *(row[2 + i] for i in filled)] for row in rows]
     headers = ["data set", "split", *(columns[i] for i in filled)]
@@ -84,30 +81,44 @@ def views_table(done: Sequence[DatasetInputs]) -> Table | None:
 
 def information_table(done: Sequence[DatasetInputs]) -> Table | None:
     """Return datasets x (true regions, found ones, random ones), on images with ground truth."""
-    pairs: dict[str, tuple[Run, Run]] = {
+    pairs: Pairs = {
         "true − whole": (ORACLE, select.BASELINE),
         "found − random": (select.MASKED_PROBE, RANDOM),
         "true − found": (ORACLE, select.MASKED_PROBE),
     }
-    few, most = ends(done)
+    at = ends(done)
     rows = []
     for found in done:
-        compared = [comparisons_of(found, a, b, *TRUTH) for a, b in pairs.values()]
-        if not any(compared):
-            continue
-        images = select.over_seeds(found.metrics, *TRUTH)["n_images"].max()
-        cells = [d[f].short if f in d else NOTHING for d in compared for f in (few, most)]
-        rows.append([head(found.name), numeric(f"{images:,.0f}", images), *cells])
+        compared = _compared(found, TRUTH, pairs)
+        if any(compared):
+            rows.append([head(found.name), _images(found, TRUTH), *_cells(compared, at)])
     if not rows:
         return None
-    headers = ["data set", "test images"]
-    headers += [f"{name}, {share(f)}" for name in pairs for f in (few, most)]
+    headers = ["data set", "test images", *_columns(pairs, at)]
     note = (
         "Linear probe on test images that have a ground-truth mask. True: the ground-truth region "
         "(the ceiling); found: the stored mask; random: the stored mask's shape elsewhere in the "
         "image (the floor). " + VERDICTS
     )
     return Table(headers, rows, note=note)
+
+
+def _columns(pairs: Pairs, at: Sequence[float]) -> list[str]:
+    return [f"{name}, {share(f)}" for name in pairs for f in at]
+
+
+def _compared(found: DatasetInputs, block: Block, pairs: Pairs) -> list[dict[float, Difference]]:
+    return [comparisons_of(found, a, b, *block) for a, b in pairs.values()]
+
+
+def _cells(compared: Sequence[dict[float, Difference]], at: Sequence[float]) -> list[str]:
+    """Return the differences under `_columns`, or dashes."""
+    return [d[f].short if f in d else NOTHING for d in compared for f in at]
+
+
+def _images(found: DatasetInputs, block: Block) -> Cell:
+    images = select.over_seeds(found.metrics, *block)["n_images"].max()
+    return numeric(f"{images:,.0f}", images)
 
 
 def prompts_overview(done: Sequence[DatasetInputs]) -> Table | None:

@@ -64,14 +64,12 @@ def _count(done: Sequence[DatasetInputs], what: str, compared: str, run: Run) ->
     kinds = phrases.verdicts(done, run)
     if not kinds:
         return None
-    better, worse, same = (kinds.count(k) for k in phrases.VERBS)
-    says = "helps in some cases" if better else "does not help"
-    if better and worse:
+    says = "helps in some cases" if "helps" in kinds else "does not help"
+    if {"helps", "hurts"} <= set(kinds):
         says += " and hurts in others"
     return (
         f"**With these models {what} {says}.** {compared}, over {many(len(done), 'data set')}, "
-        f"all splits and all shares of the labels: better beyond chance in {better} of "
-        f"{many(len(kinds), 'comparison')}, worse in {worse}, not told apart in {same}."
+        f"all splits and all shares of the labels: {phrases.counted(kinds)}."
     )
 
 

@@ -8,7 +8,6 @@ from pipeline.report import results_phrases as phrases
 from pipeline.report import select
 from pipeline.report.answers import comparisons_of
 from pipeline.report.inputs import DatasetInputs
-from pipeline.report.tables import many
 
 PROBE = select.BASELINE[0]
 OTHERS = {"crop": "cropping to the mask", "binary": "the mask alone, without what is inside it,"}
@@ -16,22 +15,13 @@ OTHERS = {"crop": "cropping to the mask", "binary": "the mask alone, without wha
 
 def in_short(done: Sequence[DatasetInputs]) -> str | None:
     """Count the verdicts of the other views against whole images, in a line; None without any."""
-    said, helping = [], []
-    for view, words in OTHERS.items():
-        kinds = phrases.verdicts(done, (PROBE, view))
-        if not kinds:
-            continue
-        better, worse, same = (kinds.count(k) for k in phrases.VERBS)
-        helping += [view] * bool(better)
-        said.append(
-            f"{words} is better beyond chance in {better} of {many(len(kinds), 'comparison')}, "
-            f"worse in {worse}, not told apart in {same}"
-        )
+    kinds = {view: phrases.verdicts(done, (PROBE, view)) for view in OTHERS}
+    said = [f"{words} is {phrases.counted(kinds[v])}" for v, words in OTHERS.items() if kinds[v]]
     if not said:
         return None
-    claim = "Another view of the masks helps in some cases"
-    if not helping:
-        claim = "The other views of the masks do not help"
+    claim = "The other views of the masks do not help"
+    if any("helps" in found for found in kinds.values()):
+        claim = "Another view of the masks helps in some cases"
     return f"**{claim}.** Linear probe, against whole images: {'; '.join(said)}."
 
 

@@ -8,6 +8,7 @@ from collections import OrderedDict
 import numpy as np
 import pandas as pd
 
+SeedKey = tuple[str, str, float, int]
 HEADS = {
     "zero-shot": "zero-shot",
     "linear-probe": "linear probe",
@@ -162,6 +163,30 @@ def over_seeds(
         & (m["seed"] == -1)
     ]
     return chosen.assign(fraction=chosen["fraction"].astype(float).round(4))
+
+
+def by_seed(
+    metrics: pd.DataFrame, runs: pd.DataFrame | None, protocol: str, subset: str
+) -> tuple[dict[SeedKey, float], dict[SeedKey, dict], pd.DataFrame]:
+    """Return accuracies and rows of runs.parquet, by (head, view, fraction, seed), and both joined.
+
+    A run that failed or diverged may be in one of them only, so the joined table names all.
+    """
+    m = metrics
+    scored = m[
+        (m["protocol"] == protocol)
+        & (m["subset"] == subset)
+        & (m["metric"] == "accuracy")
+        & (m["seed"] >= 0)
+    ]
+    mine = pd.DataFrame() if runs is None else runs[runs["protocol"] == protocol]
+    values = {_seed_key(row): row["value"] for row in scored.to_dict("records")}
+    ended = {_seed_key(row): row for row in mine.to_dict("records")}
+    return values, ended, scored if runs is None else pd.concat([scored, mine])
+
+
+def _seed_key(row: dict) -> SeedKey:
+    return row["head"], row["view"], round(float(row["fraction"]), 4), int(row["seed"])
 
 
 def runs_of(table: pd.DataFrame) -> list[tuple[str, str]]:

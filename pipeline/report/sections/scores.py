@@ -153,22 +153,10 @@ def broken_runs(runs: pd.DataFrame | None) -> list[Text | Table]:
 
 def _seeds(found: DatasetInputs, protocol: str, subset: str) -> Table | None:
     """Return accuracy by seed for every run, with the status of those that did not end well."""
-    m = found.metrics
-    rows = m[
-        (m["protocol"] == protocol)
-        & (m["subset"] == subset)
-        & (m["metric"] == "accuracy")
-        & (m["seed"] >= 0)
-    ]
-    runs = found.runs
-    if runs is not None:
-        runs = runs[runs["protocol"] == protocol]
-    source = rows if runs is None else pd.concat([rows, runs])
+    values, chosen, source = select.by_seed(found.metrics, found.runs, protocol, subset)
     if source.empty:
         return None
     seeds = sorted({int(s) for s in source["seed"]})
-    values = {_key(r): r["value"] for r in rows.to_dict("records")}
-    chosen = {} if runs is None else {_key(r): r for r in runs.to_dict("records")}
     body = []
     for run in select.runs_of(source):
         mine = source[(source["head"] == run[0]) & (source["view"] == run[1])]
@@ -183,10 +171,6 @@ def _seeds(found: DatasetInputs, protocol: str, subset: str) -> Table | None:
     headers = ["run", "share", "labels: train + val", *(f"seed {s}" for s in seeds)]
     note = "Accuracy in percent. Hover or focus a cell for what the validation part chose."
     return Table(headers, body, note=note)
-
-
-def _key(row: dict) -> tuple:
-    return row["head"], row["view"], round(float(row["fraction"]), 4), int(row["seed"])
 
 
 def _seed_cell(value: float | None, run: dict | None) -> Cell:
