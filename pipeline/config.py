@@ -15,7 +15,8 @@ from pipeline.errors import ConfigError
 from pipeline.models.spec import ModelSpec
 
 View = str
-Protocol = Literal["official", "grouped", "ground_truth"]
+Protocol = Literal["official", "grouped", "ground_truth", "grouped_truth"]
+CROSS_VALIDATED: tuple[Protocol, ...] = ("grouped", "grouped_truth")  # each seed tests a fold
 
 
 class Section(BaseModel):
@@ -114,8 +115,9 @@ class TrainParams(Section):
     heads: tuple[str, ...] = ("zero-shot", "linear-probe", "medfocus", "medfocus-probe")
     views: dict[Protocol, tuple[View, ...]] = {
         "official": ("whole", "masked", "crop", "binary"),
-        "grouped": ("whole", "masked"),
+        "grouped": ("whole", "masked", "crop", "binary"),
         "ground_truth": ("whole", "masked", "oracle", "random"),
+        "grouped_truth": ("whole", "masked", "oracle", "random"),
     }
     lambda_: float = Field(0.5, ge=0, le=1, alias="lambda")
     learning_rate: float = Field(1e-3, gt=0)

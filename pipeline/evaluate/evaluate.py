@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
+from pipeline.config import CROSS_VALIDATED
 from pipeline.evaluate.compare import COLUMNS as COMPARISON_COLUMNS
 from pipeline.evaluate.compare import compare_block
 from pipeline.evaluate.mask_quality import mask_quality
@@ -45,10 +46,10 @@ def score_blocks(
         for subset, keep in subset_ids(audit, protocol).items():
             block = Block(keep, groups, params.evaluate, classes)
             yield protocol, subset, [s for s in map(block.score, mine) if s is not None]
-        if protocol == "grouped":
+        if protocol in CROSS_VALIDATED:
             block = Block(None, groups, params.evaluate, classes)
             pooled = [block.score(run, pooled=True) for run in mine]
-            yield POOLED, "full", [s for s in pooled if s is not None]
+            yield f"{protocol}{POOLED}", "full", [s for s in pooled if s is not None]
 
 
 def evaluate_dataset(
@@ -64,9 +65,9 @@ def evaluate_dataset(
     `value`, `lo`, `hi` (bootstrap at `evaluate.confidence`; seed = -1: the mean over seeds, with
     a bootstrap nested in seeds), `t_lo`, `t_hi` (t-interval over seeds; only seed = -1),
     `n_images`, `n_groups` (units that were resampled), `n_labels` (train + validation; the
-    median of the seeds where seed = -1), `n_seeds`, `note`. Protocol `grouped-pooled` holds every
-    image's prediction from the fold that tested it. A seed that failed or diverged has NaN and
-    its error as note.
+    median of the seeds where seed = -1), `n_seeds`, `note`. Protocols `grouped-pooled` and
+    `grouped_truth-pooled` hold every image's prediction from the fold that tested it. A seed that
+    failed or diverged has NaN and its error as note.
 
     Args:
         dataset: its name.

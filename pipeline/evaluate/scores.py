@@ -18,7 +18,7 @@ from pipeline.evaluate.intervals import (
 from pipeline.evaluate.metrics import METRICS, contributions, from_sums, notes, per_class
 from pipeline.evaluate.predictions import Predicted, Run
 
-POOLED = "grouped-pooled"
+POOLED = "-pooled"  # added to the name of a cross-validated protocol
 
 
 @dataclass

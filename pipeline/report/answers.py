@@ -153,9 +153,14 @@ def mask_information(found: DatasetInputs) -> list[str]:
         "ground-truth masks minus stored masks": ("oracle", "masked"),
     }
     for words, (a, b) in pairs.items():
-        d = comparisons_of(found, ("linear-probe", a), ("linear-probe", b), "ground_truth", "full")
-        if d:
-            out.append(compare_sentence(f"linear probe, {words}", d))
+        for block, where in (
+            (select.GROUPED_TRUTH, ", in grouped cross-validation"),
+            (select.TRUTH, ""),
+        ):
+            d = comparisons_of(found, ("linear-probe", a), ("linear-probe", b), *block)
+            if d:
+                out.append(compare_sentence(f"linear probe, {words}{where}", d))
+                break  # the strictest split there is
     return out
 
 

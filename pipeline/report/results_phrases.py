@@ -21,6 +21,21 @@ def where(found: DatasetInputs) -> list[tuple[Block, str]]:
     return [(select.GROUPED, "in grouped cross-validation"), (select.PUBLISHED, published)]
 
 
+def differences(
+    found: DatasetInputs, a: Run, b: Run, among: dict[Block, Block] | None = None
+) -> dict[str, dict[float, Difference]]:
+    """Return {where, in words: a - b by share of labels} for the splits that compared them.
+
+    Args:
+        among: the block to look into in place of each split; None for the splits themselves.
+    """
+    every = {
+        words: comparisons_of(found, a, b, *(among or {}).get(block, block))
+        for block, words in where(found)
+    }
+    return {words: d for words, d in every.items() if d}
+
+
 def plain(found: DatasetInputs, block: Block) -> pd.DataFrame:
     """Return the accuracies of the trained heads on whole images."""
     table = select.over_seeds(found.metrics, *block)
@@ -31,6 +46,11 @@ def shares(table: pd.DataFrame) -> list[float]:
     """Return the smallest and the largest share of labels, once if they are the same."""
     fractions = select.fractions_of(table)
     return list(dict.fromkeys([*fractions[:1], *fractions[-1:]]))
+
+
+def each(measured: dict[str, dict[float, Difference]]) -> str:
+    """Give `ends` of every split, the strictest first."""
+    return "; ".join(f"{words} {ends(d)}" for words, d in measured.items())
 
 
 def ends(d: dict[float, Difference]) -> str:

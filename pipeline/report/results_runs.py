@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from pipeline.config import CROSS_VALIDATED
 from pipeline.report import select
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.tables import (
@@ -71,7 +72,7 @@ def seeds_table(found: DatasetInputs, protocol: str, subset: str) -> Table | Non
             row.append(BETWEEN.join(_shown(values.get(k), status.get(k, "ok")) for k in keys))
         rows.append(row)
     headers = ["head", "view", *map(share, fractions)]
-    what = "folds" if protocol == "grouped" else "seeds"
+    what = "folds" if protocol in CROSS_VALIDATED else "seeds"
     note = (
         f"Accuracy in percent, {what} {', '.join(map(str, seeds))} in this order; a run that "
         "failed or diverged stands in bold by that name, with its figure if it has one. Zero-shot "

@@ -10,7 +10,7 @@ from pipeline.report.answers import Difference, Run, comparisons_of
 from pipeline.report.bootstrap import mean_interval
 from pipeline.report.inputs import STAGES, DatasetInputs
 from pipeline.report.results_phrases import Block, judged_blocks
-from pipeline.report.results_text import ORACLE, RANDOM, TRUTH
+from pipeline.report.results_text import ORACLE, RANDOM
 from pipeline.report.results_views import OTHERS, PROBE
 from pipeline.report.sections.truth_tables import prompt_names
 from pipeline.report.tables import (
@@ -74,13 +74,13 @@ def views_table(done: Sequence[DatasetInputs]) -> Table | None:
     headers = ["data set", "split", *(columns[i] for i in filled)]
     note = (
         "Linear probe. Crop: the image cropped to the mask; mask alone: its shape, without what is "
-        "inside it. Cross-validation has the views that `train.views.grouped` names. "
+        "inside it. "
     )
     return Table(headers, rows, note=note + VERDICTS)
 
 
 def information_table(done: Sequence[DatasetInputs]) -> Table | None:
-    """Return datasets x (true regions, found ones, random ones), on images with ground truth."""
+    """Return datasets x splits: true regions, found and random ones, on images with truth."""
     pairs: Pairs = {
         "true − whole": (ORACLE, select.BASELINE),
         "found − random": (select.MASKED_PROBE, RANDOM),
@@ -89,12 +89,16 @@ def information_table(done: Sequence[DatasetInputs]) -> Table | None:
     at = ends(done)
     rows = []
     for found in done:
-        compared = _compared(found, TRUTH, pairs)
-        if any(compared):
-            rows.append([head(found.name), _images(found, TRUTH), *_cells(compared, at)])
+        for split in (select.PUBLISHED, select.GROUPED):
+            block = select.WITH_TRUTH[split]
+            compared = _compared(found, block, pairs)
+            if any(compared):
+                name = select.short_name(*split, drawn=found.drawn_split)
+                cells = _cells(compared, at)
+                rows.append([head(found.name), name, _images(found, block), *cells])
     if not rows:
         return None
-    headers = ["data set", "test images", *_columns(pairs, at)]
+    headers = ["data set", "split", "test images", *_columns(pairs, at)]
     note = (
         "Linear probe on test images that have a ground-truth mask. True: the ground-truth region "
         "(the ceiling); found: the stored mask; random: the stored mask's shape elsewhere in the "
@@ -179,7 +183,7 @@ def _pairs(found: DatasetInputs, block: tuple[str, str]) -> list[tuple[str, Run,
         for v in ("masked", *OTHERS)
     ]
     pairs.append(("method − linear probe on whole", select.METHOD, select.BASELINE))
-    if block[0] == TRUTH[0]:
+    if ORACLE in runs:
         pairs += [
             ("linear probe: true region − whole", ORACLE, select.BASELINE),
             ("linear probe: found region − random", select.MASKED_PROBE, RANDOM),

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.report import answers, results_views, select
 from pipeline.report import results_phrases as phrases
-from pipeline.report.answers import Difference, Run, comparisons_of, signed
+from pipeline.report.answers import Run, comparisons_of, signed
 from pipeline.report.bootstrap import mean_interval
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.paper import OTHER_SET
@@ -16,7 +16,6 @@ from pipeline.report.sections.dice_effect import effect
 from pipeline.report.sections.leaks import leak_counts
 from pipeline.report.tables import interval, labels_words, listed, many, number, percent
 
-TRUTH = ("ground_truth", "full")
 ORACLE, RANDOM = ("linear-probe", "oracle"), ("linear-probe", "random")
 CEILING = {
     "helps": "The true regions would help",
@@ -77,11 +76,16 @@ def _by_verdict(done: Sequence[DatasetInputs], words: str, a: Run, b: Run) -> st
     """Name the datasets by what a does against b, on images with a ground-truth mask."""
     by: dict[str, list[str]] = {}
     for found in done:
-        d = comparisons_of(found, a, b, *TRUTH)
-        if d:
+        every = phrases.differences(found, a, b, select.WITH_TRUTH)
+        if every:
+            d = next(iter(every.values()))  # of the strictest split
             by.setdefault(d[max(d)].verdict, []).append(found.name)
     parts = [f"{phrases.VERBS[kind]} on {listed(by[kind])}" for kind in phrases.VERBS if kind in by]
-    return f"{words} {listed(parts)} (linear probe, all labels)." if parts else None
+    return (
+        f"{words} {listed(parts)} (linear probe, all labels, images with ground truth)."
+        if parts
+        else None
+    )
 
 
 def _copies(found: DatasetInputs) -> str | None:
@@ -127,19 +131,12 @@ def _unbeaten(done: Sequence[DatasetInputs]) -> str | None:
 
 def masking(found: DatasetInputs) -> str | None:
     """Does masking help, where, by how much; the whole method; the other views of the masks."""
-
-    def measured(run: Run) -> dict[str, dict[float, Difference]]:
-        every = {
-            w: comparisons_of(found, run, select.BASELINE, *b) for b, w in phrases.where(found)
-        }
-        return {where: d for where, d in every.items() if d}
-
-    probe, method = measured(select.MASKED_PROBE), measured(select.METHOD)
+    probe = phrases.differences(found, select.MASKED_PROBE, select.BASELINE)
+    method = phrases.differences(found, select.METHOD, select.BASELINE)
     said = []
     if probe:
-        parts = "; ".join(f"{words} {phrases.ends(d)}" for words, d in probe.items())
         verdict = phrases.verdict(next(iter(probe.values())))
-        said.append(f"For the linear probe masking {verdict}: {parts}.")
+        said.append(f"For the linear probe masking {verdict}: {phrases.each(probe)}.")
     if method:
         words, d = next(iter(method.items()))
         said.append(
@@ -155,12 +152,13 @@ def content(found: DatasetInputs) -> str | None:
     said = []
     for a, b, words, measured in (
         (ORACLE, select.BASELINE, CEILING, "ground-truth masks minus whole images, all labels: "),
-        (select.MASKED_PROBE, RANDOM, FLOOR, ""),
+        (select.MASKED_PROBE, RANDOM, FLOOR, "found minus random regions, all labels: "),
     ):
-        d = comparisons_of(found, a, b, *TRUTH)
-        if d:
-            most = d[max(d)]
-            said.append(f"{words[most.verdict]} ({measured}{most}).")
+        every = phrases.differences(found, a, b, select.WITH_TRUTH)
+        if every:
+            most = {where: d[max(d)] for where, d in every.items()}
+            shown = "; ".join(f"{where} {value}" for where, value in most.items())
+            said.append(f"{words[next(iter(most.values())).verdict]} ({measured}{shown}).")
     quality, better = _dice(found), effect(found)
     if quality:
         said.append(quality)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from pipeline.report import results_phrases as phrases
 from pipeline.report import select
-from pipeline.report.answers import comparisons_of
 from pipeline.report.inputs import DatasetInputs
 
 PROBE = select.BASELINE[0]
@@ -29,15 +28,14 @@ def views(found: DatasetInputs) -> str | None:
     """Say how the other views do against whole images, and the crop against masked ones."""
     said = []
     for view, words in OTHERS.items():
-        for block, where in phrases.where(found):
-            d = comparisons_of(found, (PROBE, view), select.BASELINE, *block)
-            if not d:
-                continue
-            text = f"Against whole images {words} {phrases.verdict(d)}: {where} {phrases.ends(d)}"
-            beside = comparisons_of(found, (PROBE, view), select.MASKED_PROBE, *block)
-            if beside and view == "crop":  # both show what is inside the mask
-                text += f"; against masked ones it {phrases.verdict(beside)}: "
-                text += phrases.ends(beside)
-            said.append(f"{text}.")
-            break
+        measured = phrases.differences(found, (PROBE, view), select.BASELINE)
+        if not measured:
+            continue
+        where, d = next(iter(measured.items()))
+        said.append(f"Against whole images {words} {phrases.verdict(d)}: {phrases.each(measured)}.")
+        beside = phrases.differences(found, (PROBE, view), select.MASKED_PROBE).get(where)
+        if beside and view == "crop":  # both show what is inside the mask
+            said.append(
+                f"Against masked ones it {phrases.verdict(beside)}: {where} {phrases.ends(beside)}."
+            )
     return " ".join(said) or None

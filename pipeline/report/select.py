@@ -32,17 +32,24 @@ BLOCKS = {
     ("ground_truth", "full"): "Only images with a ground-truth mask",
     ("ground_truth", "clean"): "With a ground-truth mask and without a copy in train",
     ("ground_truth", "clean_any"): "With a ground-truth mask, mirrored copies left out too",
+    ("grouped_truth", "full"): "Grouped, only images with a ground-truth mask",
+    ("grouped_truth-pooled", "full"): "Grouped, with a ground-truth mask, all folds pooled",
 }
 PUBLISHED, GROUPED = ("official", "full"), ("grouped", "full")
+TRUTH, GROUPED_TRUTH = ("ground_truth", "full"), ("grouped_truth", "full")
+# The same splits, restricted to images with a ground-truth mask.
+WITH_TRUTH = {GROUPED: GROUPED_TRUTH, PUBLISHED: TRUTH}
 SHORT_BLOCKS = {
     PUBLISHED: "as published",
     ("official", "clean"): "clean",
     ("official", "clean_any"): "clean, mirrored too",
     GROUPED: "grouped",
     ("grouped-pooled", "full"): "grouped, pooled",
-    ("ground_truth", "full"): "with ground truth",
+    TRUTH: "with ground truth",
     ("ground_truth", "clean"): "with ground truth, clean",
     ("ground_truth", "clean_any"): "with ground truth, clean, mirrored too",
+    GROUPED_TRUTH: "with ground truth, grouped",
+    ("grouped_truth-pooled", "full"): "with ground truth, grouped, pooled",
 }
 METRICS = {
     "accuracy": "accuracy",

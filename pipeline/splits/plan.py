@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.config import Params, SplitsParams
+from pipeline.config import CROSS_VALIDATED, Params, SplitsParams
 from pipeline.errors import ManifestError
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
@@ -21,7 +21,7 @@ from pipeline.splits.official import official_parts
 from pipeline.splits.parts import assign_folds
 
 TIES = ("patient_id", "group", "copy_group")
-PROTOCOLS = ("official", "grouped", "ground_truth")
+PROTOCOLS = ("official", "grouped", "ground_truth", "grouped_truth")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class SplitPlan:
     """All splits of a dataset, a fixed function of ids, labels, groups and seed.
 
     Attributes:
-        protocols: those that the manifest allows, of "official", "grouped", "ground_truth".
+        protocols: those of `PROTOCOLS` that the manifest allows.
         notes: what a reader of the results must know (classes without a test image, ...).
         fractions, seeds: those that `export` writes.
     """
@@ -52,19 +52,23 @@ class SplitPlan:
         self.seeds = tuple(seeds)
         self.notes: list[str] = []
         self.protocols = ()
-        # Per protocol: part of each row ("train", "val", "test" or ""); grouped has folds instead.
+        # Part of each row ("train", "val", "test" or ""), of protocols that have one test part.
         self._parts: dict[str, np.ndarray] = {}
+        # Which rows take part, of cross-validated protocols: bool (n,).
+        self._taken: dict[str, np.ndarray] = {}
         self._draws = lru_cache(maxsize=None)(self._draw)
         self._plan_official()
         self._plan_grouped()
-        self._plan_ground_truth()
+        marked = ((table["mask_path"] != "") & (table["mask_area"] != "0")).to_numpy(bool)
+        self._plan_ground_truth(marked)
+        self._plan_grouped_truth(marked)
 
     def get(self, protocol: str, seed: int, fraction: float) -> Split:
         """Return who trains, chooses and is tested.
 
         Args:
             protocol: one of `protocols`.
-            seed: of the draw; in "grouped" also of the fold that is tested (seed mod folds).
+            seed: of the draw; where folds are tested, also of the fold (seed mod folds).
             fraction: of the training labels, above 0 to 1.
 
         Raises:
@@ -93,9 +97,10 @@ class SplitPlan:
 
     def _part(self, protocol: str, seed: int) -> np.ndarray:
         """Part of each row: "train", "val", "test" or "" (not used)."""
-        if protocol != "grouped":
+        if protocol not in CROSS_VALIDATED:
             return self._parts[protocol]
-        return np.where(self._folds == seed % self._n_folds, "test", "train")
+        parts = np.where(self._folds == seed % self._n_folds, "test", "train")
+        return np.where(self._taken[protocol], parts, "")
 
     def _draw(self, protocol: str, seed: int) -> Draw:
         part = self._part(protocol, seed)
@@ -140,15 +145,15 @@ class SplitPlan:
         if self._n_folds < 2:
             self.notes.append("grouped: the images fall into one group, so it is left out")
             return
+        self._taken["grouped"] = np.ones(len(self._ids), dtype=bool)
         self.protocols += ("grouped",)
         self._note("grouped")
 
-    def _plan_ground_truth(self) -> None:
+    def _plan_ground_truth(self, marked: np.ndarray) -> None:
         """The official parts, restricted to images whose ground-truth mask is not empty."""
         if "official" not in self.protocols:
             return
-        marked = (self._table["mask_path"] != "") & (self._table["mask_area"] != "0")
-        parts = np.where(marked.to_numpy(), self._parts["official"], "")
+        parts = np.where(marked, self._parts["official"], "")
         trained = set(self._labels[np.isin(parts, ["train", "val"])])
         untrained = sorted(set(self._labels[parts == "test"]) - trained)
         if untrained:
@@ -164,6 +169,28 @@ class SplitPlan:
         self.protocols += ("ground_truth",)
         self._note("ground_truth")
 
+    def _plan_grouped_truth(self, marked: np.ndarray) -> None:
+        """The folds of "grouped", restricted to images whose ground-truth mask is not empty."""
+        if "grouped" not in self.protocols or not marked.any():
+            return
+        tested = marked & (self._folds >= 0)
+        folds = {name: set(self._folds[tested & (self._labels == name)]) for name in self._labels}
+        # Where its one fold is tested, nothing of the class would be left to train on.
+        lone = sorted(name for name, of in folds.items() if len(of) == 1)
+        if lone:
+            self.notes.append(f"grouped_truth: without {', '.join(map(repr, lone))}")
+        taken = marked & ~np.isin(self._labels, lone)
+        classes = {name for name, of in folds.items() if len(of) > 1}
+        if len(classes) < 2 or len(set(self._folds[taken & tested])) < self._n_folds:
+            self.notes.append(
+                "grouped_truth: masks of fewer than two classes, or none in a fold, "
+                "so it is left out"
+            )
+            return
+        self._taken["grouped_truth"] = taken
+        self.protocols += ("grouped_truth",)
+        self._note("grouped_truth")
+
 
 def plan_splits(
     manifest: pd.DataFrame,
@@ -176,9 +203,9 @@ def plan_splits(
     Protocols: "official" is the manifest's own train/test where given (rows without a split take
     no part; its test part may be empty), else a stratified test part of `params.test` in whole
     units; "grouped" tests fold (seed mod folds), in whole units, the publisher's folds where
-    given; "ground_truth" is official restricted to images with a ground-truth mask that is not
-    empty. A unit is a patient, a group and their near and mirrored copies, joined. Few-shot
-    draws: see `Draw`.
+    given; "ground_truth" and "grouped_truth" are these two restricted to images with a
+    ground-truth mask that is not empty. A unit is a patient, a group and their near and mirrored
+    copies, joined. Few-shot draws: see `Draw`.
 
     Args:
         manifest: as of `read_manifest`, in any order.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.config import CROSS_VALIDATED
 from pipeline.heads.registry import get_head
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ def plan_cells(
 ) -> tuple[list[Cell], list[str]]:
     """Return the cells and, as text, the protocols that were asked for but do not exist here.
 
-    A head without labels gets one cell for each test set, at fraction 0: seed 0, and in the
-    grouped protocol, where every seed tests another fold, one for each seed.
+    A head without labels gets one cell for each test set, at fraction 0: seed 0, and in
+    cross-validation, where every seed tests another fold, one for each seed.
     """
     labelled = tuple(name for name in params.heads if get_head(name).needs_labels)
     unlabelled = tuple(name for name in params.heads if not get_head(name).needs_labels)
@@ -68,7 +69,8 @@ def plan_cells(
                     )
                     for view in views
                 ]
-        for seed in (params.seeds if protocol == "grouped" else (0,)) if unlabelled else ():
+        tests = params.seeds if protocol in CROSS_VALIDATED else (0,)
+        for seed in tests if unlabelled else ():
             test = plan.get(protocol, seed, fractions[-1]).test
             cells += [
                 Cell(protocol, view, 0.0, seed, unlabelled, nobody, nobody, test) for view in views

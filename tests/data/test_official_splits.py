@@ -41,6 +41,53 @@ def test_ground_truth_takes_images_with_a_mask_that_is_not_empty():
     assert len(split.test) == 10
 
 
+def test_grouped_truth_tests_every_image_with_a_mask_once_and_uses_no_other():
+    frame = table(
+        ["sick", "ill", "well"] * 20,
+        groups=[str(i // 2) for i in range(60)],
+        areas=["9", "12", "0"] * 20,
+    )
+    plan = plan_splits(frame, SplitsParams())
+    marked = set(frame.loc[frame["mask_area"] != "0", "image_id"])
+    group = frame.set_index("image_id")["group"]
+    tested = []
+    for seed in range(5):
+        split, whole = plan.get("grouped_truth", seed, 1.0), plan.get("grouped", seed, 1.0)
+        learned = {*split.train, *split.val}
+        assert set(split.test) == set(whole.test) & marked
+        assert learned == {*whole.train, *whole.val} & marked
+        assert not set(group[split.test]) & set(group[list(learned)])
+        tested += list(split.test)
+    assert sorted(tested) == sorted(marked)
+
+
+@pytest.mark.parametrize(
+    ("areas", "says"),
+    [
+        (["9", "", ""] * 20, "masks of fewer than two classes"),
+        (["9", "9", ""] * 2 + [""] * 54, "or none in a fold"),
+    ],
+    ids=["one class", "too few"],
+)
+def test_grouped_truth_is_left_out_aloud_where_the_masks_do_not_suffice(areas, says):
+    plan = plan_splits(table(["sick", "ill", "well"] * 20, areas=areas), SplitsParams())
+    assert "grouped_truth" not in plan.protocols and "grouped" in plan.protocols
+    assert any(note.startswith("grouped_truth") and says in note for note in plan.notes)
+
+
+def test_grouped_truth_lacks_a_class_whose_masks_lie_in_one_fold():
+    folds = [str(1 + i % 5) for i in range(60)]
+    labels = ["a", "b", "c"] * 20
+    lone = [label == "c" and fold != "2" for label, fold in zip(labels, folds, strict=True)]
+    frame = table(labels, folds=folds, areas=["" if gone else "9" for gone in lone])
+    plan = plan_splits(frame, SplitsParams())
+    of = frame.set_index("image_id")["label"]
+    for seed in range(5):
+        split = plan.get("grouped_truth", seed, 1.0)
+        assert set(of[[*split.train, *split.val, *split.test]]) == {"a", "b"}
+    assert "grouped_truth: without 'c'" in plan.notes
+
+
 def test_without_masks_there_is_no_ground_truth_protocol_and_asking_says_why():
     plan = plan_splits(table(["a", "b"] * 10), SplitsParams())
     assert plan.protocols == ("official", "grouped")

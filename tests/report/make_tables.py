@@ -15,9 +15,11 @@ RUNS = {
     "grouped": [
         ("linear-probe", "whole"),
         ("linear-probe", "masked"),
+        ("linear-probe", "crop"),
         ("medfocus-probe", "masked"),
     ],
     "ground_truth": [("linear-probe", v) for v in ("whole", "masked", "oracle", "random")],
+    "grouped_truth": [("linear-probe", v) for v in ("whole", "masked", "oracle", "random")],
 }
 LIFT = {"masked": 0.04, "crop": 0.02, "binary": -0.2, "oracle": 0.1, "random": -0.06}
 

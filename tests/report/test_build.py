@@ -67,7 +67,7 @@ def test_class_names_that_look_like_numbers_or_gaps_stay_as_they_are(tmp_path):
 def test_diverged_runs_stand_in_the_tables_with_their_reason(fresh):
     params, paths = fresh
     html = text_of(params, paths)
-    assert "1 of 85 runs failed or diverged" in html
+    assert "1 of 115 runs failed or diverged" in html
     assert "loss is not finite after epoch 3" in html
     assert '<td class="bad" title="loss is not finite after epoch 3">diverged</td>' in html
 

@@ -33,9 +33,8 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
         if not select.fractions_of(table):
             continue
         figures.append(_overview(found, protocol, subset, table, chance))
-    figures += _views(found, "official", chance)
-    if "ground_truth" in set(found.metrics["protocol"]):
-        figures += _views(found, "ground_truth", chance)
+    for block in (select.PUBLISHED, select.GROUPED, select.TRUTH, select.GROUPED_TRUTH):
+        figures += _views(found, block, chance)
     made.blocks.append(Grid(figures))
     return made
 
@@ -56,15 +55,15 @@ def _overview(found: DatasetInputs, protocol: str, subset: str, table, chance) -
     return curves(name, table, runs, points, chance=chance)
 
 
-def _views(found: DatasetInputs, protocol: str, chance) -> list[Figure]:
-    """One plot a head, all views of it."""
-    table = select.over_seeds(found.metrics, protocol, "full")
+def _views(found: DatasetInputs, block: tuple[str, str], chance) -> list[Figure]:
+    """One plot a head, all views of it; none where the block was not run."""
+    table = select.over_seeds(found.metrics, *block)
     figures = []
     heads = dict.fromkeys(head for head, _ in select.runs_of(table) if head != "zero-shot")
     for name in heads:
         runs = [run for run in select.runs_of(table) if run[0] == name]
-        where = "" if protocol == "official" else " (images with ground truth)"
-        title = f"All views, {select.HEADS.get(name, name)}{where}"
+        where = select.short_name(*block, drawn=found.drawn_split)
+        title = f"All views, {select.HEADS.get(name, name)} ({where})"
         labels = [select.VIEWS.get(view, view) for _, view in runs]
         figures.append(curves(title, table, runs, names=labels, chance=chance))
     return figures
