@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.ndimage import binary_dilation
 
 from pipeline.errors import ImageError
 from pipeline.images.types import Pixels
@@ -10,6 +11,9 @@ from pipeline.images.types import Pixels
 LOW, HIGH = 0.5, 99.5  # percentiles that become 0 and 255
 PLATEAU_SHARE = 0.1  # a burnt-in marker covers at most this share of the pixels
 PLATEAU_GAP = 0.02  # and lies this far outside the rest, as a share of the rest's range
+EDGE = 2  # pixels around a marker that smoothed letters blend into the picture
+SQUARE = np.ones((3, 3), dtype=bool)  # neighbours at the corners too
+EDGE_SHARE = 0.001  # the percentiles leave out a smaller marker, its edges included
 FEW_LEVELS = 16  # with fewer different values it is a label map, whose top level is no marker
 BLOCK = 2**20  # samples scaled at a time, to keep the memory flat
 DISGUISED_SHARE = 0.99  # of the nonzero samples, to take 16 bits for 8 bits times 257 (or 256)
@@ -58,7 +62,7 @@ def remarks(pixels: Pixels) -> list[str]:
         if values.dtype == np.uint16 and (factor := _disguised(samples)):
             found.append(f"8-bit values stored as {factor} times themselves")
         else:
-            low, high = display_range(samples)
+            low, high = display_range(values, valid)
             found.append(f"{values.dtype} samples, {low:g} to {high:g} shown as black to white")
     return found
 
@@ -73,40 +77,57 @@ def finite(pixels: Pixels) -> np.ndarray | None:
     return good if valid is None else good & valid
 
 
-def display_range(values: np.ndarray) -> tuple[float, float]:
+def display_range(values: np.ndarray, valid: np.ndarray | None = None) -> tuple[float, float]:
     """Return the (low, high) that become black and white.
 
     Args:
-        values: any number of finite samples, flat, not empty.
+        values: samples, (h, w) or (h, w, channels).
+        valid: bool (h, w), the pixels that count, at least one, all of them finite; None: all.
 
-    A marker burnt in at one extreme value (or a hot or dead pixel) is left out when it lies
-    apart from the rest; then the 0.5th and 99.5th percentiles are taken. Where they coincide
-    (a small object on an even ground) the range is that of the rest, then that of all. Of a
-    label map (`FEW_LEVELS`) it is that of all, so that no level is lost.
+    A marker burnt in at one extreme value, its smoothed edges too (or a hot or dead pixel), is
+    left out when it lies apart from the rest; then the 0.5th and 99.5th percentiles are taken.
+    Where they coincide (a small object on an even ground) the range is that of the rest, then
+    that of all. Of a label map (`FEW_LEVELS`) it is that of all, so that no level is lost.
     """
-    if _few_levels(values):
-        return float(values.min()), float(values.max())
-    rest = _without_plateaus(values)
+    samples = _samples(values, valid)
+    if _few_levels(samples):
+        return float(samples.min()), float(samples.max())
+    rest = _samples(values, _outside_markers(values, valid))
     low, high = np.percentile(rest, (LOW, HIGH), method="nearest")
     if low == high:
         low, high = rest.min(), rest.max()
     if low == high:
-        low, high = values.min(), values.max()
+        low, high = samples.min(), samples.max()
     return float(low), float(high)
 
 
-def _without_plateaus(values: np.ndarray) -> np.ndarray:
-    rest = values
+def _samples(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    return (values if valid is None else values[valid]).reshape(-1)
+
+
+def _outside_markers(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray | None:
+    """Return the pixels that are valid and in no marker: bool (h, w), or None for all."""
+    kept = valid
     for extreme, sign in ((np.max, 1), (np.min, -1)):
-        plateau = rest == extreme(rest)
-        if not plateau.mean() <= PLATEAU_SHARE:
-            continue
-        others = rest[~plateau]
-        span = float(others.max()) - float(others.min())
-        gap = sign * (float(extreme(rest)) - float(extreme(others)))
-        if gap > PLATEAU_GAP * span and not _few_levels(others):
-            rest = others
-    return rest
+        samples = _samples(values, kept)
+        at = extreme(samples)
+        marker = values == at
+        marker = marker.any(axis=2) if marker.ndim == 3 else marker
+        total = marker.size if kept is None else int(kept.sum())
+        # First with the edges that smoothed letters have, then as it stands.
+        for edge in (EDGE, 0) if marker.sum() >= EDGE_SHARE * total else (0,):
+            around = binary_dilation(marker, SQUARE, edge) if edge else marker
+            others = ~around if kept is None else kept & ~around
+            left = int(others.sum())
+            if not left >= (1 - PLATEAU_SHARE) * total:
+                continue
+            rest = _samples(values, others)
+            span = float(rest.max()) - float(rest.min())
+            gap = sign * (float(at) - float(extreme(rest)))
+            if gap > PLATEAU_GAP * span and not _few_levels(rest):
+                kept = others
+                break
+    return kept
 
 
 def _few_levels(values: np.ndarray) -> bool:
@@ -125,7 +146,7 @@ def _scale(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
         factor = _disguised(samples)
         if factor:
             return np.minimum(values // factor, 255).astype(np.uint8)
-    low, high = display_range(samples)
+    low, high = display_range(values, valid)
     if low == high:
         return np.zeros(values.shape, np.uint8)
     if values.dtype.kind in "ui" and values.dtype.itemsize <= 2:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.images import read_image
 from pipeline.images.normalise import to_display
@@ -43,6 +44,26 @@ def test_a_burnt_in_marker_does_not_change_the_rest(value):
     a, b = to_display(Pixels(deep(10))), to_display(Pixels(marked))
     assert far(a, b, keep) <= 6
     assert (b[~keep] == 255).all()
+
+
+@pytest.mark.parametrize("value", [0, 65535])
+def test_smoothed_letters_burnt_in_do_not_change_the_rest(value):
+    letters = Image.new("L", (96, 96))
+    ImageDraw.Draw(letters).text((4, 4), "L 12", fill=255, font=ImageFont.load_default(28))
+    share = np.asarray(letters) / 255
+    assert 0.02 < (share > 0).mean() < 0.1 and ((share > 0) & (share < 1)).sum() > 50
+    plain = deep(10)
+    marked = np.rint(plain * (1 - share) + value * share).astype(np.uint16)
+    a, b = to_display(Pixels(plain)), to_display(Pixels(marked))
+    assert far(a, b, share == 0) <= 6
+    assert (b[share == 1] == (255 if value else 0)).all()
+
+
+def test_a_bright_part_with_structure_keeps_it():
+    lesion = deep(2)
+    lesion[40:55, 40:55] = 3000 + 4 * np.arange(225).reshape(15, 15)  # 2.4 %, far above the rest
+    shown = to_display(Pixels(lesion))[40:55, 40:55, 0]
+    assert len(np.unique(shown)) > 40
 
 
 def test_a_marker_does_not_change_an_eight_bit_picture_stored_as_sixteen():
