@@ -36,6 +36,7 @@ class AuditParams(Section):
     min_correlation: float = Field(0.995, ge=0.9, le=1)
     min_structure: float = Field(0.88, ge=0.8, le=1)
     mirrored: bool = True
+    max_failed: float = Field(0.0, ge=0, le=1)
 
 
 class SegmentParams(Section):
@@ -67,6 +68,7 @@ class PromptQualityParams(Section):
     )
     box_jitter: float = Field(0.1, ge=0, le=0.5)
     seed: int = 0
+    max_failed: float = Field(0.0, ge=0, le=1)
 
     @field_validator("strategies")
     @classmethod
@@ -187,8 +189,8 @@ def load_params(
             e.g. `{"segment.prompt": "auto"}`.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, or a value is not allowed; every
-            problem is listed with its dotted key.
+        ConfigError: the file is missing, is not YAML, a key of `overrides` leads into what is no
+            table, or a value is not allowed; every problem is listed with its dotted key.
     """
     path = Path(path)
     try:
@@ -202,11 +204,7 @@ def load_params(
     if not isinstance(raw, dict):
         raise ConfigError("holds no table of parameters", path=path, remedy="restore it from git")
     for dotted, value in (overrides or {}).items():
-        *parents, leaf = dotted.split(".")
-        table = raw
-        for key in parents:
-            table = table.setdefault(key, {})
-        table[leaf] = value
+        _replace(raw, dotted, value, path)
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
@@ -214,3 +212,18 @@ def load_params(
             f"{'.'.join(map(str, e['loc'])) or 'params'}: {e['msg']}" for e in error.errors()
         )
         raise ConfigError(problems, path=path, remedy="mend these keys") from None
+
+
+def _replace(raw: dict[str, Any], dotted: str, value: Any, path: Path) -> None:
+    *parents, leaf = dotted.split(".")
+    table = raw
+    for at, key in enumerate(parents, start=1):
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            above = ".".join(parents[:at])
+            raise ConfigError(
+                f"{dotted}: {above} is no table, so nothing can be set below it",
+                path=path,
+                remedy=f"mend the key, or set {above} as a whole",
+            )
+    table[leaf] = value

@@ -38,6 +38,8 @@ def test_parameters_cannot_be_changed_after_parsing(repo: Path) -> None:
         ("profile", "huge", "embedded, paper"),
         ("profiles.embedded.sam2.sha256", "abc", "profiles.embedded.sam2.sha256"),
         ("train.views", {"secret": ["whole"]}, "train.views"),
+        ("datasets.x", 1, "datasets is no table"),
+        ("train.seeds.first", 1, "train.seeds is no table"),
     ],
 )
 def test_a_wrong_value_is_named_by_its_dotted_key(

@@ -6,10 +6,9 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-import yaml
 
 from pipeline.cli import options as o
 from pipeline.cli.running import say_written
@@ -39,14 +38,6 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(title)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def prompted_classes(prompts: Path, dataset: str) -> list[str] | None:
-    """Return the classes that prompts.yaml has for a dataset; None where it has none."""
-    if not prompts.is_file():
-        return None
-    classes = yaml.safe_load(prompts.read_text(encoding="utf-8")).get("classes", {})
-    return sorted(classes[dataset]) if dataset in classes else None
 
 
 @app.command(
@@ -163,8 +154,14 @@ def check(
     settings: o.Set = None,
     as_json: o.Json = False,
 ) -> None:
-    """Check the manifest, then look for copies that straddle train and test."""
+    """Check the manifest, then look for copies that straddle train and test.
+
+    Exits 3 when more images cannot be read than audit.max_failed allows.
+    """
     from pipeline.audit import across_text, audit_dataset, audit_text, compare_datasets
+    from pipeline.encode.text import prompted_classes
+    from pipeline.engine import RunRecord
+    from pipeline.errors import StageFailed
     from pipeline.intake import group_dataset
     from pipeline.manifest import read_manifest
 
@@ -177,18 +174,33 @@ def check(
             classes=prompted_classes(c.paths.prompts, name),
         )
     notes = group_dataset(dataset, groups, paths=c.paths) if groups else []
-    summary = audit_dataset(dataset, c.params, c.paths)
-    across = compare_datasets(dataset, against, c.params, c.paths) if against else None
+    failed: StageFailed | None = None
+    try:
+        summary = audit_dataset(dataset, c.params, c.paths)
+    except StageFailed as error:  # what could be compared is written: tell it first
+        failed = error
+        summary = json.loads(c.paths.audit_summary(dataset).read_text(encoding="utf-8"))
+    across: list[dict[str, Any]] = []
+    unreadable: dict[str, str] = {}
+    if against:
+        pairs = compare_datasets(dataset, against, c.params, c.paths)
+        across, unreadable = pairs.to_dict("records"), pairs.attrs["unreadable"][against]
+        other = RunRecord("check", against, total=pairs.attrs["images"][against], failed=unreadable)
+        allowed = c.params.audit.max_failed
+        if failed is None and other.failed_share > allowed:
+            failed = other.too_many_failed(allowed, c.paths.manifest(against))
     if as_json:
-        if across is not None:
-            summary[f"copies_in_{against}"] = across.to_dict("records")
+        if against:
+            summary |= {f"copies_in_{against}": across, f"unreadable_in_{against}": unreadable}
         typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
-        return
-    for note in notes:
-        typer.echo(note)
-    typer.echo(audit_text(summary, str(c.paths.audit_pairs(dataset))))
-    if across is not None:
-        typer.echo(across_text(against, across.to_dict("records")))
+    else:
+        for note in notes:
+            typer.echo(note)
+        typer.echo(audit_text(summary, str(c.paths.audit_pairs(dataset))))
+        if against:
+            typer.echo(across_text(against, across, unreadable))
+    if failed is not None:
+        raise failed
 
 
 @app.command(epilog="Example: pipeline data preview --dataset brain --out preview.png")

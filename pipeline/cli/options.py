@@ -54,27 +54,45 @@ def context(
             None leaves the file's value.
 
     Raises:
-        ConfigError: a setting has no "=", or its key or value is not allowed.
+        ConfigError: a setting has no "=", its value is not YAML, or its key or value is not
+            allowed.
     """
     replaced: dict[str, Any] = {}
     for setting in settings or []:
         key, separator, value = setting.partition("=")
         if not separator:
             raise ConfigError(f"--set {setting}: no '='", remedy="write --set KEY=VALUE")
-        replaced[key] = yaml.safe_load(value)
+        try:
+            replaced[key] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-99-99
+            raise ConfigError(
+                f"--set {setting}: the value is not YAML ({' '.join(str(error).split())})",
+                remedy="write one such as auto, 0.5 or [a, b]",
+            ) from None
     replaced |= {k.replace("__", "."): v for k, v in overrides.items() if v is not None}
     params = load_params(params_file, replaced)
     return Context(params, Paths(params_file.parent, params.data_root))
 
 
 def read_ids(path: Path | None) -> list[str] | None:
-    """Read the column image_id of a CSV (`--only`); None stays None."""
+    """Read the column image_id of a CSV (`--only`); None stays None.
+
+    Raises:
+        ConfigError: the file cannot be read, is no CSV, or has no such column.
+    """
     if path is None:
         return None
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            return [row["image_id"] for row in csv.DictReader(file)]
-    except (OSError, KeyError, UnicodeDecodeError) as error:
+            table = csv.DictReader(file)
+            if "image_id" not in (table.fieldnames or []):
+                raise ConfigError(
+                    "has no column image_id",
+                    path=path,
+                    remedy="name it in the first line, one id a line below",
+                )
+            return [row["image_id"] or "" for row in table]
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise ConfigError(
             f"cannot read the ids ({error!r})",
             path=path,

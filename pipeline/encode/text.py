@@ -85,6 +85,25 @@ def load_prompts(path: str | Path, dataset: str, classes: Sequence[str]) -> Prom
     return Prompts(tuple(classes), templates, texts, path)
 
 
+def prompted_classes(path: Path, dataset: str) -> list[str] | None:
+    """Return the classes that prompts.yaml has for a dataset, as written there.
+
+    Args:
+        path: prompts.yaml.
+        dataset: its name in the file.
+
+    Returns:
+        Their names, sorted; None where there is no such file, or it does not have the dataset.
+
+    Raises:
+        PromptError: the file is not YAML, or it or its part has no table of classes.
+    """
+    if not path.is_file():
+        return None
+    classes = _part(_read(path), "classes", path)
+    return sorted(_part(classes, dataset, path, "classes")) if dataset in classes else None
+
+
 def check_length(prompts: Prompts, count_tokens: Callable[[str], int], limit: int) -> None:
     """Refuse texts that the tokenizer would cut: their end would silently not count.
 

@@ -120,7 +120,7 @@ def _make_room(paths: Paths, dataset: str, folder: Path, masks: Path, force: boo
         raise ManifestError(
             "holds images that are no phantoms",
             path=folder,
-            remedy="make the sample in another folder (--project), or pass --force",
+            remedy="make the sample in another project (--params OTHER/params.yaml), or --force",
         )
     for old in (folder, masks):
         if old.is_symlink():

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.files import sha256_file
+from pipeline.intake import add_dataset
+from pipeline.paths import Paths
 from tests.data.conftest import picture
 from tests.data.test_add_table_zip import REFUSED_TABLES, SPOILED_ZIPS, table_of, zip_of
 from tests.images.makers import dicom, grey, save_dicom
@@ -150,3 +152,19 @@ def test_a_dicomdir_and_objects_without_pixels_are_skipped_aloud_and_the_image_i
     assert "skipped 3: a DICOM object without pixels (a report, plan or presentation)" in said
     with open(project / "data_manifests" / "d.csv", newline="", encoding="utf-8") as file:
         assert [row["path"] for row in csv.DictReader(file)] == ["a/IM0001", "b/IM0001"]
+
+
+def test_check_joins_labels_to_prompts_as_written_and_refuses_an_empty_file(tmp_path, project):
+    for label in ("007", "True"):
+        picture(tmp_path / "odd" / label / "x.png", seed=len(label))
+    add_dataset("odd", tmp_path / "odd", paths=Paths(project))
+    prompts = project / "data_manifests/prompts.yaml"
+    for text, expected_code, expected in (
+        ("classes: {odd: {007: an agent, True: truth}}", 0, "2 images"),
+        ("classes: {odd: {007: an agent, 1e5: many}}", 2, "'True' - known: 007, 1e5"),
+        ("", 2, "prompts.yaml: holds no table"),
+    ):
+        prompts.write_text(text)
+        code, said = pipeline(project, "data", "check", "--dataset", "odd")
+        assert code == expected_code and expected in said, said
+        assert "Traceback" not in said

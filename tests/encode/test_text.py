@@ -2,7 +2,13 @@
 
 import pytest
 
-from pipeline.encode.text import PromptError, check_length, load_prompts, text_identity
+from pipeline.encode.text import (
+    PromptError,
+    check_length,
+    load_prompts,
+    prompted_classes,
+    text_identity,
+)
 
 
 def write(tmp_path, text):
@@ -33,6 +39,8 @@ def test_labels_that_look_like_numbers_or_booleans_keep_their_prompts(tmp_path):
     prompts = load_prompts(write(tmp_path, GOOD), "odd", classes)
     assert prompts.by_class()["007"] == ["a photo of an agent."]
     assert prompts.by_class()["no"] == ["a photo of nothing."]
+    assert prompted_classes(prompts.path, "odd") == sorted(classes)
+    assert prompted_classes(prompts.path, "other") is None
 
 
 def test_braces_in_a_classes_words_are_plain_text(tmp_path):
@@ -79,6 +87,20 @@ def test_malformed_file_says_what_is_wrong_and_where(tmp_path, text, said):
     with pytest.raises(PromptError, match=said) as error:
         load_prompts(path, "d", ["a"])
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "no table"),
+        ("classes: {odd: [", "not valid YAML"),
+        ("templates: {}", "no table classes"),
+        ("classes: {odd: [a, b]}", "no table classes.odd"),
+    ],
+)
+def test_classes_are_not_taken_from_a_malformed_file(tmp_path, text, said):
+    with pytest.raises(PromptError, match=rf"prompts\.yaml: .*{said}"):
+        prompted_classes(write(tmp_path, text), "odd")
 
 
 def test_missing_file_is_named(tmp_path):

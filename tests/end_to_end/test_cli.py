@@ -67,10 +67,13 @@ def test_the_list_of_commands_above_is_complete() -> None:
         (["segment", "--dataset", "nowhere"], "nowhere.csv"),
         (["encode", "--dataset", "breast", "--set", "encode.geometry"], "KEY=VALUE"),
         (["encode", "--dataset", "breast", "--set", "encode.geometry=round"], "encode.geometry"),
+        (["segment", "--dataset", "breast", "--set", "segment.prompt=[a"], "is not YAML"),
+        (["segment", "--dataset", "breast", "--set", "datasets.x=1"], "set datasets as a whole"),
         (["encode", "--dataset", "breast", "--set", "encode.colour=red"], "encode.colour"),
         (["segment", "--dataset", "breast", "--profile", "other"], "embedded, paper"),
         (["segment", "--dataset", "breast", "--params", "other.yaml"], "other.yaml"),
         (["segment", "--dataset", "breast", "--only", "no.csv"], "no.csv"),
+        (["segment", "--dataset", "breast", "--only", "header.csv"], "no column image_id"),
         (["segment", "--dataset", "breast", "--device", "gpu7"], "gpu7"),
         (["segment", "--dataset", "breast", "--set", "segment.prompt=magic"], "magic"),
         (
@@ -91,6 +94,7 @@ def test_the_list_of_commands_above_is_complete() -> None:
 def test_bad_input_exits_2_and_names_the_cause(
     fresh: Project, arguments: list[str], expected: str
 ) -> None:
+    (fresh.root / "header.csv").write_text("id,label\n")
     out = fresh.run("pipeline", *arguments, code=2)
     assert expected in out
     assert "Traceback" not in out
