@@ -50,8 +50,8 @@ def train_dataset(
         `skipped` count fits; `failed` maps a fit to its error; `parameters` holds the notes.
 
     Raises:
-        PipelineError: features of images that the splits name are missing or failed; the
-            message counts them by part and names the remedy.
+        PipelineError: features of images that the splits name are missing, failed or of older
+            bytes; the message counts them by part and names the remedy.
     """
     from pipeline.manifest import class_names, read_manifest
     from pipeline.splits import load_split_plan
@@ -76,7 +76,8 @@ def train_dataset(
         )
     store = open_features(paths.features(dataset))
     T = np.ascontiguousarray(store.class_features(classes), dtype=np.float32)
-    views = read_views(store, cells, labels, paths.features(dataset))
+    hashes = dict(zip(manifest["image_id"], manifest["sha256"], strict=True))
+    views = read_views(store, cells, labels, hashes, paths.features(dataset))
     read_seconds = time.monotonic() - clock
 
     test_ids = {cell.where: np.asarray(cell.test, dtype=object) for cell in cells}

@@ -149,9 +149,13 @@ def mask_quality(
 
     Returns:
         One row an image and strategy, columns as `COLUMNS`; empty without masks.
+
+    Raises:
+        StoreError: masks are of other bytes than the manifest's images.
     """
     from joblib import Parallel, delayed
 
+    from pipeline.errors import StoreError
     from pipeline.manifest import mask_file
     from pipeline.stores import open_masks
 
@@ -162,6 +166,15 @@ def mask_quality(
     table = store.table()
     usable = table[table["status"] != "failed"]
     having = having[having["image_id"].isin(usable.index)]
+    segmented = usable.loc[having["image_id"], "sha256"].to_numpy()
+    stale = having.loc[segmented != having["sha256"], "image_id"]
+    if len(stale):
+        raise StoreError(
+            f"masks of {len(stale)} image(s) are of older image bytes; for example "
+            + ", ".join(stale[:3]),
+            path=paths.masks(dataset),
+            remedy=f"run: pipeline segment --dataset {dataset}",
+        )
     prompt = store.identity.get("prompt")
     strategy = prompt["strategy"] if isinstance(prompt, dict) else str(prompt or "stored")
 

@@ -20,7 +20,8 @@ from pipeline.splits.grouping import units, with_copies
 from pipeline.splits.official import official_parts
 from pipeline.splits.parts import assign_folds
 
-TIES = ("patient_id", "group", "copy_group")
+# `path`: the pages, frames and slices of one file are one patient's, whether or not it says so.
+TIES = ("patient_id", "group", "copy_group", "path")
 PROTOCOLS = ("official", "grouped", "ground_truth", "grouped_truth")
 
 
@@ -86,7 +87,7 @@ class SplitPlan:
         return Split(train, val, self._ids[self._part(protocol, seed) == "test"])
 
     def group_of(self, ids: Sequence[str]) -> np.ndarray:
-        """Return the unit (patient, group and copies, joined) of each image, object (n,)."""
+        """Return the unit (patient, group, copies and file, joined) of each image, object (n,)."""
         names = dict(zip(self._ids, self._units, strict=True))
         return np.array([names[image_id] for image_id in ids], dtype=object)
 
@@ -204,8 +205,8 @@ def plan_splits(
     no part; its test part may be empty), else a stratified test part of `params.test` in whole
     units; "grouped" tests fold (seed mod folds), in whole units, the publisher's folds where
     given; "ground_truth" and "grouped_truth" are these two restricted to images with a
-    ground-truth mask that is not empty. A unit is a patient, a group and their near and mirrored
-    copies, joined. Few-shot draws: see `Draw`.
+    ground-truth mask that is not empty. A unit is a patient, a group, the frames of one file and
+    their near and mirrored copies, joined. Few-shot draws: see `Draw`.
 
     Args:
         manifest: as of `read_manifest`, in any order.

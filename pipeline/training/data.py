@@ -39,13 +39,25 @@ class ViewData:
 
 
 def read_views(
-    store: FeatureStore, cells: list[Cell], labels: dict[str, int], path: str | PathLike
+    store: FeatureStore,
+    cells: list[Cell],
+    labels: dict[str, int],
+    hashes: dict[str, str],
+    path: str | PathLike,
 ) -> dict[str, ViewData]:
     """Read what the cells need, each view once.
 
+    Args:
+        store: the features.
+        cells: what is to be trained.
+        labels: image_id -> class number.
+        hashes: image_id -> the SHA-256 of the file that the manifest states.
+        path: of the store, for messages.
+
     Raises:
         StoreError: a view was not encoded, or an image of a split has no features in a view that
-            needs them: counts by protocol, part and reason, and what to do.
+            needs them, or those of other bytes: counts by protocol, part and reason, and what to
+            do.
     """
     asked = sorted({cell.view for cell in cells})
     unknown = [view for view in asked if view not in store.views]
@@ -57,7 +69,9 @@ def read_views(
         )
     table = store.table()
     failed = set(table.index[table["status"] == "failed"])
-    known = set(table.index) - failed
+    encoded = table["sha256"].to_dict()
+    stale = {i for i, now in hashes.items() if encoded.get(i, now) != now} - failed
+    known = set(table.index) - failed - stale
     views: dict[str, ViewData] = {}
     complete: dict[str, set[str]] = {}
     for view in asked:
@@ -69,13 +83,14 @@ def read_views(
         y = np.array([labels[i] for i in ids], dtype=np.int64)
         digests = np.array([hashlib.sha256(row.tobytes()).digest() for row in X], dtype="V32")
         views[view] = ViewData(ids, X, y, digests)
-    _refuse_gaps(cells, failed, known, complete, path)
+    _refuse_gaps(cells, failed, stale, known, complete, path)
     return views
 
 
 def _refuse_gaps(
     cells: list[Cell],
     failed: set[str],
+    stale: set[str],
     known: set[str],
     complete: dict[str, set[str]],
     path: str | PathLike,
@@ -91,6 +106,8 @@ def _refuse_gaps(
             for image_id in set(part) - complete[cell.view]:
                 if image_id in failed:
                     why = "failed in encode"
+                elif image_id in stale:
+                    why = "are of older image bytes"
                 elif image_id in known:
                     why = f"have no view {cell.view}"
                 else:
@@ -103,8 +120,8 @@ def _refuse_gaps(
     raise StoreError(
         f"features are not complete: {counts}; for example {', '.join(examples)}",
         path=path,
-        remedy="run: pipeline encode (it computes what is missing and retries what failed), "
-        "or take these images out of the manifest",
+        remedy="run: pipeline encode (it computes what is missing or older and retries what "
+        "failed), or take these images out of the manifest",
     )
 
 

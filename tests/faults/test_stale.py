@@ -1,0 +1,27 @@
+"""An image replaced by another picture under its name: no stage uses what the old one gave."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from PIL import Image
+
+from .site import Site, picture
+
+
+def test_what_an_older_image_gave_is_neither_trained_on_nor_judged(
+    whole: Site, source: Path, tmp_path: Path
+) -> None:
+    site = whole.copy(tmp_path / "site")
+    data = site.root / "data/toy"
+    data.unlink()
+    shutil.copytree(source, data)
+    image_id = "train/cat/03.png"
+    Image.fromarray(picture(77, bright=False)).save(data / image_id)
+    site.run("data", "refresh", "toy").expect(0, "1 changed")
+    (site.root / "cache/toy/audit.parquet").unlink()  # it would be the first to refuse
+    trained = site.outputs("train")
+    site.stage("train").expect(2, "are of older image bytes", image_id, "pipeline encode")
+    assert site.outputs("train") == trained
+    site.stage("evaluate").expect(2, "older image bytes", image_id, "pipeline segment")
