@@ -6,9 +6,9 @@ import re
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import ManifestError
-from pipeline.images import patient_code
+from pipeline.images import patient_code, sniff
+from pipeline.images.kinds import HEAD_BYTES
 
-RASTER = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
 # File names that say who is on them. Kermany's chest films: person1000_bacteria_2931.jpeg and
 # person1000_virus_1681.jpeg are one person; NORMAL2-IM-0516-0001-0002.jpeg, IM-0115-0001.jpeg.
 KNOWN_NAMES = re.compile(r"(person\d+)_(?:bacteria|virus)_|((?:NORMAL\d*-)?IM-\d+)-\d+")
@@ -53,7 +53,14 @@ def patients_from_names(names: list[str], pattern: str | None = None) -> list[st
 
 
 def patient_from_header(file: Path) -> str:
-    """Return the one-way code of a DICOM file's patient ("" = no DICOM, or not told)."""
-    if file.suffix.lower() in RASTER:
-        return ""
+    """Return the one-way code of a DICOM file's patient ("" = no DICOM, or not told).
+
+    The content decides, whatever the name: a DICOM called x.png has a patient too.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    with open(file, "rb") as opened:  # the head alone: other formats may be large
+        if sniff(opened.read(HEAD_BYTES)) != "DICOM":
+            return ""
     return patient_code(file)

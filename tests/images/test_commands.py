@@ -87,6 +87,7 @@ def test_no_header_identity_reaches_any_file_or_message_and_patients_are_grouped
     folder = project.parent / "scans"
     for k, label in enumerate("aab"):
         save_dicom(dicom(grey(seed=20 + k)), folder / label / f"d{k}.dcm")
+    save_dicom(dicom(grey(seed=30)), folder / "b" / "named.png")  # content decides, not the name
     whole = (folder / "a" / "d0.dcm").read_bytes()
     (folder / "b" / "cut.dcm").write_bytes(whole[:-500])
     code, said = pipeline(project, "data", "add", "scans", "--from", "../scans")
@@ -105,3 +106,4 @@ def test_no_header_identity_reaches_any_file_or_message_and_patients_are_grouped
     assert not any(s.decode() in p.name for p in project.rglob("*") for s in secrets)
     codes = {row["path"]: row["patient_id"] for row in manifest(project)}
     assert codes["a/d0.dcm"] == codes["a/d1.dcm"] == patient_code(folder / "a" / "d0.dcm") != ""
+    assert codes["b/named.png"] == codes["b/d2.dcm"] == codes["a/d0.dcm"] and codes["a/0.png"] == ""
