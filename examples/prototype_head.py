@@ -2,8 +2,8 @@
 
     python examples/prototype_head.py brain
 
-Its rows appear beside the others' in cache/<dataset>/runs.parquet and in the metrics. For a head
-that every command knows, name its class in an entry point of group "pipeline.heads".
+Its rows stand beside those of the heads of params.yaml in cache/<dataset>/metrics.parquet. For a
+head that every command knows, name its class in an entry point of group "pipeline.heads".
 """
 
 import sys
@@ -13,43 +13,24 @@ import numpy as np
 from pipeline.cli.options import context
 from pipeline.evaluate import evaluate_dataset
 from pipeline.heads import register
-from pipeline.heads.base import accuracy, l2_normalise, softmax
+from pipeline.heads.base import l2_normalise
+from pipeline.heads.zero_shot import ZeroShot
 from pipeline.train import train_dataset
 
 
 @register("prototype")
-class Prototype:
-    """Class probabilities from the cosine to each class's mean embedding."""
+class Prototype(ZeroShot):
+    """The zero-shot head, with the mean of each class's images in place of its prompts."""
 
-    needs_labels, parameters, chosen, val_score = True, (), {}, None
-
-    @classmethod
-    def from_params(cls, params, *, seed):
-        return cls()
-
-    @classmethod
-    def from_saved(cls, tensors, config):
-        head = cls()
-        head.means = tensors["means"]
-        return head
+    needs_labels = True
 
     def fit(self, X, y, *, T, X_val, y_val):
-        x = l2_normalise(X)
-        self.means = l2_normalise(np.stack([x[y == c].mean(axis=0) for c in range(len(T))]))
-        self.val_score = accuracy(self.predict_proba(X_val), y_val) if len(X_val) else None
-        return self
-
-    def predict_proba(self, X):
-        return softmax(20 * l2_normalise(X) @ self.means.T)
-
-    def to_tensors(self):
-        return {"means": self.means}
-
-    def to_config(self):
-        return {}
+        images = l2_normalise(X)
+        return super().fit(T=np.stack([images[y == c].mean(axis=0) for c in range(len(T))]))
 
 
 if __name__ == "__main__":
-    c = context(settings=["train.heads=[zero-shot, linear-probe, prototype]"])
+    c = context()
+    c = context(train__heads=[*c.params.train.heads, "prototype"])
     train_dataset(sys.argv[1], c.params, c.paths, jobs=1)
     evaluate_dataset(sys.argv[1], c.params, c.paths)
