@@ -64,7 +64,10 @@ class SegmentMapper:
     def load(self, item: WorkItem) -> Look:
         """Read an image and make it ready; called in loader threads."""
         one_thread_here()
-        return self.strategy.prepare(read_image(item.path, item.frame), item.row, self.sam)
+        # No label, split, path or id: a mask must not know the class (folders name it, too).
+        shown = (*self.strategy.columns, "truth_file", "frame")
+        row = {name: item.row[name] for name in shown if name in item.row}
+        return self.strategy.prepare(read_image(item.path, item.frame), row, self.sam)
 
     def map(self, items: Sequence[WorkItem], loaded: Sequence[Look]) -> list[MaskRow]:
         """Find the masks of a batch."""

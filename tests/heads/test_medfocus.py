@@ -118,6 +118,12 @@ def test_training_stops_early_and_keeps_the_best_epoch():
     head = MedFocus(epochs=400, patience=5, attention_dim=8, learning_rate=3e-2)
     head.fit(X, y, T=T, X_val=X_val, y_val=y_val)
     assert 1 <= head.chosen["epoch"] < 395
+    # What is kept is the best epoch's: training that ends there, with nothing to choose by, gives
+    # the same bits.
+    again = MedFocus(epochs=head.chosen["epoch"], attention_dim=8, learning_rate=3e-2)
+    again.fit(X, y, T=T, X_val=X_val[:0], y_val=y_val[:0])
+    for name, array in again.to_tensors().items():
+        np.testing.assert_array_equal(head.to_tensors()[name], array)
 
 
 def test_the_probe_uses_a_shared_fusion_as_it_is():

@@ -9,6 +9,7 @@ from pipeline.errors import ManifestError, StageFailed, StoreError
 from pipeline.files import sha256_file
 from pipeline.models.sam2 import Sam2ImagePredictor
 from pipeline.segment import segment_dataset
+from pipeline.segment.strategies import STRATEGIES
 from tests.project import DATASET
 from tests.segment.small_sam2 import scene
 
@@ -169,6 +170,34 @@ def test_limit_and_only_choose_what_is_done(project, run):
     assert set(masks(project)) == {"0.png", "1.png", "4.png"}
     with pytest.raises(ManifestError, match=r"nowhere\.png"):
         run(only=["nowhere.png"])
+
+
+@pytest.mark.parametrize("prompt", ["salient", "salient-refine", "auto", "center-box", "box"])
+def test_a_strategy_sees_neither_label_nor_split_nor_names(project, run, monkeypatch, prompt):
+    for row in project.rows:
+        row["box"] = "5,5,30,30"
+    project.write()
+    seen = set()
+    prepare = STRATEGIES[prompt].prepare
+
+    def spy(self, image, row, sam):
+        seen.update(row)
+        return prepare(self, image, row, sam)
+
+    monkeypatch.setattr(STRATEGIES[prompt], "prepare", spy)
+    run(prompt=prompt)
+    assert seen <= {"box", "frame"}
+
+
+def test_permuted_labels_give_the_same_masks(project, run):
+    run()
+    before = {i: masks(project)[i] for i in masks(project)}
+    labels = [row["label"] for row in project.rows]
+    for row, label in zip(project.rows, labels[1:] + labels[:1], strict=True):
+        row["label"] = label
+    project.write()
+    assert run(force=True).done == 5
+    assert all(np.array_equal(masks(project)[i], mask) for i, mask in before.items())
 
 
 def test_relabelling_segments_nothing_and_reaches_the_store(project, run):
