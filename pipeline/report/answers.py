@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from pipeline.report import select
-from pipeline.report.bootstrap import mean_interval
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.sections.leaks import leak_counts
 from pipeline.report.tables import NOTHING, interval, listed, number, percent, share
@@ -243,7 +242,7 @@ def dice(found: DatasetInputs) -> str | None:
     names = sorted(part["strategy"].unique(), key=lambda s: (s in select.FLOORS, s))
     for strategy in names:
         mine = part[part["strategy"] == strategy]
-        mean, lo, hi = mean_interval(mine["dice"].to_numpy(), found.units(mine["image_id"]))
+        mean, lo, hi = found.mean_interval(mine, "dice")
         what = select.FLOORS.get(strategy, f"stored masks, prompt “{strategy}”")
         words.append(f"{number(mean, 2)} [{number(lo, 2)}, {number(hi, 2)}] ({what})")
     return f"mean Dice {listed(words)}; {len(part.drop_duplicates('image_id')):,} {where}."

@@ -47,7 +47,7 @@ def build_report(params: Params, paths: Paths, datasets: Sequence[str] | None = 
         datasets: names to report on; default `params.datasets`.
     """
     names = list(datasets or params.datasets)
-    found = [load_inputs(name, paths) for name in names]
+    found = [load_inputs(name, paths, params.evaluate) for name in names]
     pages = [dataset_page(one, params) for one in found]
     html = (
         _environment()

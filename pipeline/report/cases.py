@@ -72,7 +72,7 @@ def confusion_cases(
 
 
 def reliability_bins(
-    found: DatasetInputs, protocol: str, head: str, view: str, fraction: float, bins: int = 10
+    found: DatasetInputs, protocol: str, head: str, view: str, fraction: float, bins: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Return (mean confidence, accuracy, number) of the bins of confidence that are not empty."""
     rows = found.predictions(protocol=protocol, head=head, view=view, fraction=fraction)

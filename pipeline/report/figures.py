@@ -49,6 +49,7 @@ def curves(
     runs: Sequence[tuple[str, str]],
     quoted: dict[str, dict[float, float]] | None = None,
     *,
+    level: str,
     names: Sequence[str] | None = None,
     chance: float | None = None,
 ) -> Figure:
@@ -59,6 +60,7 @@ def curves(
         table: rows of one block and metric over all seeds (`select.over_seeds`).
         runs: (head, view) pairs to draw, in order; zero-shot is drawn as a level line.
         quoted: {architecture: {fraction: accuracy}}; drawn grey and hollow, labelled quoted.
+        level: confidence of the intervals, in words.
         names: legend names of the runs.
         chance: draws the level of guessing.
     """
@@ -114,7 +116,8 @@ def curves(
         cells = [interval_cell(points.get(f, np.nan), np.nan, np.nan) for f in fractions]
         rows.append([head(f"{name} (quoted from the paper)"), *cells])
     headers = ["run", *(share(f) for f in fractions)]
-    note = "Accuracy in percent; in brackets the 95 % interval. Bands in the plot are the same."
+    note = f"Accuracy in percent; in brackets the {level} interval. "
+    note += "Bands in the plot are the same."
     return Figure(title, plot.svg(), Table(headers, rows, note=note))
 
 

@@ -32,7 +32,10 @@ class Picture:
 
 @dataclass
 class Gallery:
-    """Pictures under a title; with `pairs` each two that follow each other stay side by side."""
+    """Pictures under a title; with `pairs` each two that follow each other stay side by side.
+
+    `rest` counts what is not shown; `others` names it, where there is room for that.
+    """
 
     kind: ClassVar[str] = "gallery"
     title: str
@@ -40,6 +43,7 @@ class Gallery:
     note: str = ""
     rest: int = 0
     pairs: bool = False
+    others: Sequence[str] = ()
 
 
 @dataclass

@@ -5,19 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from pipeline.config import EvaluateParams
 from pipeline.engine.record import RunRecord
 from pipeline.errors import PipelineError
 from pipeline.evaluate.subsets import image_groups
+from pipeline.files import sha256_file
 from pipeline.paths import Paths
+from pipeline.report import select
+from pipeline.report.bootstrap import Interval, mean_interval
 from pipeline.report.paper import quoted
+from pipeline.report.tables import share
 
 STAGES = ("audit", "segment", "prompt_quality", "encode", "train", "evaluate")
 PLOTS = ("per_class", "comparisons")
+NO_AUDIT = "no leak audit"  # how the note of the plan of the splits begins
 
 
 @dataclass(frozen=True)
@@ -35,10 +42,12 @@ class DatasetInputs:
     """The tables of one dataset; a table is None where its file is missing.
 
     `masks` and `features` are the opened stores. `records` maps a stage to its run record.
+    `evaluate` says how sure intervals are, how they are drawn, and how many bins there are.
     """
 
     name: str
     paths: Paths
+    evaluate: EvaluateParams = field(default_factory=EvaluateParams)
     manifest: pd.DataFrame | None = None
     metrics: pd.DataFrame | None = None
     runs: pd.DataFrame | None = None
@@ -71,6 +80,38 @@ class DatasetInputs:
     def quoted(self) -> dict[str, dict[float, float]]:
         """The paper's figures for this set; none for phantoms, whatever they are called."""
         return {} if self.synthetic else quoted(self.name)
+
+    @property
+    def audited(self) -> bool:
+        """True when copies are known, here and when the splits were drawn."""
+        unaware = any(note.startswith(NO_AUDIT) for note in self.notes)
+        return self.audit_images is not None and not unaware
+
+    @cached_property
+    def manifest_hash(self) -> str:
+        """SHA-256 of the manifest's bytes; "" where there is none."""
+        path = self.paths.manifest(self.name)
+        return sha256_file(path) if path.is_file() else ""
+
+    @property
+    def notes(self) -> list[str]:
+        """What the plan of the splits noted, as `train` has recorded it."""
+        parameters = self.records.get("train", {}).get("parameters") or {}
+        return [str(note) for note in parameters.get("notes") or []]
+
+    @property
+    def level(self) -> str:
+        """The confidence of the intervals, in words: "95 %"."""
+        return share(self.evaluate.confidence)
+
+    def block_name(self, protocol: str, subset: str) -> str:
+        """Name a split in words: whether it is drawn here, and whether copies were known."""
+        return select.block_name(protocol, subset, drawn=self.drawn_split, audited=self.audited)
+
+    def mean_interval(self, table: pd.DataFrame, column: str) -> Interval:
+        """Return mean, low and high of a column over the images of a table (`image_id`)."""
+        units = self.units(table["image_id"])
+        return mean_interval(table[column].to_numpy(), units, self.evaluate)
 
     @property
     def classes(self) -> list[str]:
@@ -108,9 +149,9 @@ class DatasetInputs:
         return table
 
 
-def load_inputs(name: str, paths: Paths) -> DatasetInputs:
+def load_inputs(name: str, paths: Paths, evaluate: EvaluateParams | None = None) -> DatasetInputs:
     """Read every table of a dataset; what is missing is listed, never invented."""
-    found = DatasetInputs(name, paths)
+    found = DatasetInputs(name, paths, evaluate or EvaluateParams())
     readers = {
         "manifest": (paths.manifest(name), _manifest, "pipeline data add {} --from FOLDER"),
         "audit": (paths.audit_summary(name), _json, "pipeline audit --dataset {}"),

@@ -15,7 +15,8 @@ from pipeline.paths import Paths
 from pipeline.report import answers, results_text, select
 from pipeline.report.inputs import DatasetInputs, load_inputs
 from pipeline.report.paper import OTHER_SET, quoted_table
-from pipeline.report.results_readme import readme_markdown
+from pipeline.report.remarks import evaluate_notes, plan_remarks
+from pipeline.report.results_readme import bullets, readme_markdown
 from pipeline.report.results_runs import calibration_table, seeds_table
 from pipeline.report.results_tables import comparison_table
 from pipeline.report.sections.mask_quality import mask_table, outcomes
@@ -29,7 +30,7 @@ from pipeline.report.sections.scores import (
 )
 from pipeline.report.sections.timings import timing_table
 from pipeline.report.sections.truth_tables import dice_table, prompt_table
-from pipeline.report.tables import Table, title
+from pipeline.report.tables import Table, share, title
 
 SYNTHETIC = (
     "> **Synthetic data**: procedurally made phantoms; these figures say nothing of patients."
@@ -49,7 +50,7 @@ def write_results(
         datasets: names to write about; default `params.datasets`. Datasets without metrics
             are named in the README with the command that makes them.
     """
-    found = [load_inputs(name, paths) for name in datasets or params.datasets]
+    found = [load_inputs(name, paths, params.evaluate) for name in datasets or params.datasets]
     folder = paths.results
     written = []
     for one in found:
@@ -62,8 +63,9 @@ def write_results(
             # Without time and file name in the header the same table is the same bytes.
             partial.write_bytes(gzip.compress(text.encode(), mtime=0))
         written += [page, table]
-    provenance = _provenance(paths, params, [one.name for one in found])
-    atomic_write_text(folder / "README.md", readme_markdown(found, provenance, SYNTHETIC))
+    provenance, commit = _provenance(found, params), git_commit(Path(paths.root))
+    page = readme_markdown(found, provenance, SYNTHETIC, commit)
+    atomic_write_text(folder / "README.md", page)
     return [*written, folder / "README.md"]
 
 
@@ -74,7 +76,7 @@ def results_table(found: DatasetInputs) -> pd.DataFrame:
     accuracy over all seeds on the set's own test part, the only place where they may be read.
     """
     columns = ["protocol", "subset", "head", "view", "fraction", "seed", "metric"]
-    columns += ["value", "lo", "hi", "n_labels", "n_images", "note"]
+    columns += ["value", "lo", "hi", "t_lo", "t_hi", "n_labels", "n_images", "note"]
     table = found.metrics[[c for c in columns if c in found.metrics]].copy()
     table["fraction"] = table["fraction"].astype(float).round(4)
     for name, run in COUNTERPARTS.items():
@@ -90,7 +92,7 @@ def results_table(found: DatasetInputs) -> pd.DataFrame:
         table[f"quoted_{name}"] = table["fraction"].map(points).where(here, np.nan)
     table = table.sort_values(columns[:7], kind="stable")
     table["seed"] = table["seed"].astype(str).replace("-1", "all")
-    numbers = ["value", "lo", "hi"]
+    numbers = [c for c in ("value", "lo", "hi", "t_lo", "t_hi") if c in table]
     table[numbers] = table[numbers].astype(float).round(5)
     return table
 
@@ -98,7 +100,7 @@ def results_table(found: DatasetInputs) -> pd.DataFrame:
 def dataset_markdown(found: DatasetInputs, params: Params) -> str:
     """Return the page of one dataset."""
     name = found.name
-    parts = [f"# {name}", _provenance(found.paths, params, [name])]
+    parts = [f"# {name}", _provenance([found], params)]
     if found.synthetic:
         parts.append(SYNTHETIC)
     if found.manifest is not None:
@@ -117,14 +119,19 @@ def dataset_markdown(found: DatasetInputs, params: Params) -> str:
     again = repeated_text(found)
     if again:
         parts.append(again)
-    parts.append(labels_rule(params))
+    parts.append(labels_rule(found, params))
+    remarks = plan_remarks(found)
+    if remarks:
+        parts += ["What the plan of the splits noted:", bullets(remarks)]
     for protocol, subset in select.distinct_blocks(found.metrics):
-        parts.append(f"## {title(select.block_name(protocol, subset, found.drawn_split))}")
+        parts.append(f"## {title(found.block_name(protocol, subset))}")
         for metric in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"):
             if not select.over_seeds(found.metrics, protocol, subset, metric).empty:
-                table = score_table(found.metrics, protocol, subset, metric)
+                table = score_table(found, protocol, subset, metric)
                 name = select.METRICS[metric]
                 parts.append(table.markdown() if metric == "accuracy" else _folded(table, name))
+                if metric == "accuracy":
+                    parts.append(evaluate_notes(found.metrics, protocol, subset))
         seeds = seeds_table(found, protocol, subset)
         if seeds is not None:
             parts.append(_folded(seeds, "accuracy of every seed"))
@@ -144,7 +151,7 @@ def dataset_markdown(found: DatasetInputs, params: Params) -> str:
     if found.records:
         parts += ["## Time per stage", timing_table(found).markdown()]
     parts.append("## Parameters\n\n```yaml\n" + parameters_text(params) + "```")
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _masks(found: DatasetInputs) -> list[str]:
@@ -165,12 +172,15 @@ def _folded(table: Table, name: str) -> str:
     return f"<details><summary>{title(name)}</summary>\n\n{table.markdown()}\n\n</details>"
 
 
-def _provenance(paths: Paths, params: Params, names: Sequence[str]) -> str:
-    flags = " ".join(f"--dataset {name}" for name in names)
-    commit = git_commit(Path(paths.root))
+def _provenance(found: Sequence[DatasetInputs], params: Params) -> str:
+    flags = " ".join(f"--dataset {one.name}" for one in found)
+    commit = git_commit(Path(found[0].paths.root))
+    # README.md has the hashes of all sets beside the commands that make them again.
+    manifest = found[0].manifest_hash if len(found) == 1 else ""
+    manifest = manifest and f" Manifest: sha256 `{manifest}`."
     return (
         f"Made by `pipeline results {flags}` after `dvc repro`, at commit {commit}; profile "
         f"`{params.profile}` ({params.models.sam2.name}, {params.models.clip.name}), masks "
-        f"prompted by `{params.segment.prompt}`. Figures are accuracy in percent with 95 % "
-        "intervals unless said otherwise; do not edit by hand."
+        f"prompted by `{params.segment.prompt}`.{manifest} Figures are accuracy in percent with "
+        f"{share(params.evaluate.confidence)} intervals unless said otherwise; do not edit by hand."
     )

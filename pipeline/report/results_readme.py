@@ -14,21 +14,33 @@ from pipeline.report.results_tables import (
     views_table,
 )
 from pipeline.report.sections.summary import at_a_glance
-from pipeline.report.tables import Table
+from pipeline.report.tables import Table, head
 
 SURE = (
-    "Intervals are 95 %, over seeds (which images train) and over test images, by patient or group "
-    "where these are known; differences are paired. Grouped figures are the ones to trust."
+    "Intervals are {level}, over seeds (which images train) and over test images, by patient or "
+    "group where these are known; differences are paired. Grouped figures are the ones to trust."
+)
+CSV = (
+    "In the CSV `lo` and `hi` are that interval; `t_lo` and `t_hi` are the t-interval over the "
+    "seeds alone: which images train, not which are tested."
+)
+AGAIN = (
+    "From the images of each set to these pages. Which options `data add` was given is not "
+    "recorded with a manifest; docs/benchmarks.md has the line of each set. A manifest that comes "
+    "out the same has the same sha256."
 )
 
 
-def readme_markdown(found: Sequence[DatasetInputs], provenance: str, synthetic: str) -> str:
+def readme_markdown(
+    found: Sequence[DatasetInputs], provenance: str, synthetic: str, commit: str
+) -> str:
     """Return the page.
 
     Args:
         found: the datasets; those without metrics are named with the command that makes them.
         provenance: what made the page.
         synthetic: the label of synthetic data, put where any dataset is.
+        commit: of the project folder, in words.
     """
     done = [one for one in found if one.metrics is not None]
     parts = ["# Results", provenance]
@@ -66,11 +78,27 @@ def readme_markdown(found: Sequence[DatasetInputs], provenance: str, synthetic: 
     )
     parts += _question("Which baseline is the one to beat?", done, results_text.baseline)
     sure = [f"{one.name}: {answers.certainty(one)}" for one in done]
-    parts += ["## How sure?", SURE, bullets(sure)]
+    parts += ["## How sure?", SURE.format(level=done[0].level), bullets(sure), CSV]
     times = time_table(done)
     if times is not None:
         parts += ["## Time per stage", times.markdown()]
+    parts += ["## Making these results again", AGAIN, again(found, commit)]
     return "\n\n".join(parts) + "\n"
+
+
+def again(found: Sequence[DatasetInputs], commit: str) -> str:
+    """Return the commands that lead from images to these pages, and the hash of each manifest."""
+    flags = " ".join(f"--dataset {one.name}" for one in found)
+    lines = [f"# commit: {commit}"]
+    lines += [f"pipeline data add {one.name} --from FOLDER ..." for one in found]
+    commands = "\n".join([*lines, "dvc repro", f"pipeline results {flags}"])
+    rows = [
+        [head(one.name), f"`data_manifests/{one.name}.csv`", f"`{one.manifest_hash}`"]
+        for one in found
+        if one.manifest_hash
+    ]
+    table = Table(["data set", "manifest", "sha256"], rows).markdown() if rows else ""
+    return "\n\n".join(filter(None, [f"```sh\n{commands}\n```", table]))
 
 
 def bullets(items: Sequence[str]) -> str:

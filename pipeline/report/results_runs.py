@@ -37,10 +37,10 @@ def calibration_table(found: DatasetInputs) -> Table | None:
             names = select.HEADS.get(model, model), select.VIEWS.get(view, view)
             rows.append([head(name), *names, *cells])
     note = (
-        f"Mean over the seeds [95 % interval], 0 to 1, with {share(most)} of the labels. ECE: the "
-        "gap between confidence and accuracy; Brier: the squared error of the probabilities, "
-        "summed over the classes, 0 to 2; lower is better for both. Zero-shot uses no labels. "
-        "Other shares and splits are in the CSV."
+        f"Mean over the seeds [{found.level} interval], 0 to 1, with {share(most)} of the labels. "
+        "ECE: the gap between confidence and accuracy; Brier: the squared error of the "
+        "probabilities, summed over the classes, 0 to 2; lower is better for both. "
+        "Zero-shot uses no labels. Other shares and splits are in the CSV."
     )
     names = [title(select.METRICS[metric]) for metric in CALIBRATION]
     return Table(["split", "head", "view", *names], rows, note=note)

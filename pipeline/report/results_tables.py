@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pipeline.prompt_quality.references import ELLIPSE
 from pipeline.report import select
 from pipeline.report.answers import Difference, Run, comparisons_of
-from pipeline.report.bootstrap import mean_interval
 from pipeline.report.inputs import STAGES, DatasetInputs
+from pipeline.report.remarks import as_published, classes_in_words
 from pipeline.report.results_phrases import Block, judged_blocks
 from pipeline.report.results_text import ORACLE, RANDOM
 from pipeline.report.results_views import OTHERS, PROBE
@@ -25,12 +25,16 @@ from pipeline.report.tables import (
 )
 
 Pairs = dict[str, tuple[Run, Run]]
-VERDICTS = (
-    "Percentage points of accuracy [95 % interval], paired over seeds and images. Better and "
-    "worse: the interval excludes zero and p is below 0.05 after Holm's correction over all "
-    "comparisons of the same split and share; otherwise not told apart († although the interval "
-    "alone excludes zero)."
-)
+
+
+def verdicts_note(done: Sequence[DatasetInputs]) -> str:
+    """Say what the differences of a table are, when one is called better, and on which images."""
+    return (
+        f"Percentage points of accuracy [{done[0].level} interval], paired over seeds and images. "
+        "Better and worse: the interval excludes zero and p is below 0.05 after Holm's correction "
+        "over all comparisons of the same split and share; otherwise not told apart († although "
+        f"the interval alone excludes zero).{as_published(done)}"
+    )
 
 
 def masking_table(done: Sequence[DatasetInputs]) -> Table:
@@ -48,7 +52,7 @@ def masking_table(done: Sequence[DatasetInputs]) -> Table:
                 name = select.short_name(*block, drawn=found.drawn_split)
                 rows.append([head(found.name), name, _images(found, block), *cells])
     headers = ["data set", "split", "test images", *_columns(pairs, at)]
-    return Table(headers, rows, note=VERDICTS)
+    return Table(headers, rows, note=verdicts_note(done))
 
 
 def views_table(done: Sequence[DatasetInputs]) -> Table | None:
@@ -76,7 +80,7 @@ def views_table(done: Sequence[DatasetInputs]) -> Table | None:
         "Linear probe. Crop: the image cropped to the mask; mask alone: its shape, without what is "
         "inside it. "
     )
-    return Table(headers, rows, note=note + VERDICTS)
+    return Table(headers, rows, note=note + verdicts_note(done))
 
 
 def information_table(done: Sequence[DatasetInputs]) -> Table | None:
@@ -95,14 +99,16 @@ def information_table(done: Sequence[DatasetInputs]) -> Table | None:
             if any(compared):
                 name = select.short_name(*split, drawn=found.drawn_split)
                 cells = _cells(compared, at)
-                rows.append([head(found.name), name, _images(found, block), *cells])
+                size = _images(found, block)
+                classes = classes_in_words(found, *block)
+                rows.append([head(found.name), name, size, classes, *cells])
     if not rows:
         return None
-    headers = ["data set", "split", "test images", *_columns(pairs, at)]
+    headers = ["data set", "split", "test images", "classes", *_columns(pairs, at)]
     note = (
         "Linear probe on test images that have a ground-truth mask. True: the ground-truth region "
         "(the ceiling); found: the stored mask; random: the stored mask's shape elsewhere in the "
-        "image (the floor). " + VERDICTS
+        "image (the floor). Classes: those that have such a test image. " + verdicts_note(done)
     )
     return Table(headers, rows, note=note)
 
@@ -142,13 +148,13 @@ def prompts_overview(done: Sequence[DatasetInputs]) -> Table | None:
         for found in having:
             quality = found.prompt_quality
             part = quality[quality["strategy"] == strategy]
-            mean = mean_interval(part["dice"].to_numpy(), found.units(part["image_id"]))
+            mean = found.mean_interval(part, "dice")
             row.append(interval_cell(*mean, as_percent=False, digits=2))
         rows.append(row)
     sizes = [f"{d.name} ({d.prompt_quality['image_id'].nunique():,} images)" for d in having]
     note = (
-        "Mean Dice [95 % interval], 1 is the true region. References are made from the ground "
-        "truth, to judge SAM2 alone: no mask that is classified was made with them."
+        f"Mean Dice [{done[0].level} interval], 1 is the true region. References are made from the "
+        "ground truth, to judge SAM2 alone: no mask that is classified was made with them."
     )
     return Table(["prompt", *sizes], rows, note=note)
 
@@ -170,7 +176,7 @@ def comparison_table(found: DatasetInputs) -> Table | None:
         [head(where), words, *(d[f].short if f in d else NOTHING for f in columns)]
         for where, words, d in rows
     ]
-    return Table(["split", "difference", *map(share, columns)], body, note=VERDICTS)
+    return Table(["split", "difference", *map(share, columns)], body, note=verdicts_note([found]))
 
 
 def _pairs(found: DatasetInputs, block: tuple[str, str]) -> list[tuple[str, Run, Run]]:

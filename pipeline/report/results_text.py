@@ -9,9 +9,9 @@ import numpy as np
 from pipeline.report import answers, results_views, select
 from pipeline.report import results_phrases as phrases
 from pipeline.report.answers import Run, comparisons_of, signed
-from pipeline.report.bootstrap import mean_interval
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.paper import OTHER_SET
+from pipeline.report.remarks import fewer_classes
 from pipeline.report.sections.dice_effect import effect
 from pipeline.report.sections.leaks import leak_counts
 from pipeline.report.tables import interval, labels_words, listed, many, number, percent
@@ -159,12 +159,13 @@ def content(found: DatasetInputs) -> str | None:
             most = {where: d[max(d)] for where, d in every.items()}
             shown = "; ".join(f"{where} {value}" for where, value in most.items())
             said.append(f"{words[next(iter(most.values())).verdict]} ({measured}{shown}).")
+    said.append(fewer_classes(found))
     quality, better = _dice(found), effect(found)
     if quality:
         said.append(quality)
     if better:
         said.append(f"Does a better mask give a better classification? {better}")
-    return " ".join(said) or None
+    return " ".join(filter(None, said)) or None
 
 
 def _dice(found: DatasetInputs) -> str | None:
@@ -173,7 +174,7 @@ def _dice(found: DatasetInputs) -> str | None:
         return None
     stored = quality[quality["strategy"] == select.stored_strategy(quality)]
     part, what = select.judged_part(stored)
-    values = mean_interval(part["dice"].to_numpy(), found.units(part["image_id"]))
+    values = found.mean_interval(part, "dice")
     mean, lo, hi = (number(v, 2) for v in values)
     return f"Mean Dice of the found masks: {mean} [{lo}, {hi}], {len(part):,} {what}."
 

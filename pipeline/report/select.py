@@ -86,8 +86,15 @@ def run_name(head: str, view: str) -> str:
     return f"{HEADS.get(head, head)}, {VIEWS.get(view, view)}"
 
 
-def block_name(protocol: str, subset: str, drawn: bool = False) -> str:
-    """Name a protocol and subset in words; `drawn`: the set has no test part of its own."""
+def block_name(protocol: str, subset: str, *, drawn: bool = False, audited: bool = True) -> str:
+    """Name a protocol and subset in words.
+
+    Args:
+        drawn: the set has no test part of its own.
+        audited: copies are known; otherwise no split can be said to keep them together.
+    """
+    if not audited and (protocol, subset) == GROUPED:
+        return "Grouped: no patient or group on both sides; copies were not looked for"
     if drawn and (protocol, subset) == PUBLISHED:
         return "Split drawn here: the set has no test part of its own"
     return BLOCKS.get((protocol, subset), f"{protocol}, {subset}")

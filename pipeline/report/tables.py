@@ -53,7 +53,8 @@ class Table:
             out.append("<tr>")
             for column, cell in enumerate(map(as_cell, row)):
                 look = " ".join(filter(None, [cell.look, self.looks.get(column, "")]))
-                title = f' title="{escape(cell.title)}"' if cell.title else ""
+                # What a pointer shows on hovering, the Tab key must reach (the style shows it).
+                title = f' tabindex="0" title="{escape(cell.title)}"' if cell.title else ""
                 missing = cell.sort is None or cell.sort != cell.sort  # NaN sorts as its dash
                 sort = "" if missing else f' data-sort="{escape(cell.sort)}"'
                 tag = 'th scope="row"' if "head" in look.split() else "td"

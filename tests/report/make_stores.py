@@ -12,6 +12,8 @@ from pipeline.engine.items import WorkItem
 from pipeline.stores import MaskRow, MaskStoreWriter
 
 FAILED = "train/alpha/001.png"
+# What the plan of the splits noted, as `train` records it.
+NOTES = ["official: 5 images without a split take no part", "ground_truth: without 'omega'"]
 
 
 def write_masks(paths, name, manifest) -> None:
@@ -79,7 +81,7 @@ def write_records(paths, name, manifest) -> None:
             "failed": {FAILED: "truncated file"} if stage == "segment" else {},
             "seconds": {"total": 12.5, "load_wait": 1.0, "model": 10.0, "write": 1.5},
             "versions": {"numpy": np.__version__},
-            "parameters": {"batch_size": 8},
+            "parameters": {"batch_size": 8, **({"notes": NOTES} if stage == "train" else {})},
             "last_computed": {
                 "started": "2026-01-01T00:00:00Z",
                 "done": len(manifest),

@@ -103,7 +103,10 @@ def metrics_table(predictions, manifest) -> pd.DataFrame:
                 base |= {"metric": metric, "note": "", "n_images": part["image_id"].nunique()}
                 base["n_labels"] = round(float(key[3]) * labels)
                 mean = values.mean()
-                rows.append(base | {"seed": -1, "value": mean} | _around(mean, spread + 0.02))
+                over = {"t_lo": mean - spread, "t_hi": mean + spread}
+                rows.append(
+                    base | {"seed": -1, "value": mean} | over | _around(mean, spread + 0.02)
+                )
                 for seed, value in values.items():
                     rows.append(base | {"seed": seed, "value": value} | _around(value, 0.1))
     return pd.DataFrame(rows)

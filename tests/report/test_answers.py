@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.config import EvaluateParams
 from pipeline.report import results_text, select
 from pipeline.report.answers import Difference
 from pipeline.report.bootstrap import mean_interval, spearman
 from pipeline.report.inputs import STAGES, load_inputs
+from pipeline.report.remarks import plan_remarks
 from pipeline.report.results_tables import (
     information_table,
     masking_table,
@@ -23,6 +25,7 @@ from pipeline.report.sections.summary import at_a_glance
 from pipeline.report.sections.timings import timing_table
 from pipeline.report.sections.truth_tables import prompt_table
 
+SURE = EvaluateParams()
 GAPS = {"helps": (0.08, 0.001), "hurts": (-0.08, 0.001), "undecided": (0.01, 0.9)}
 
 
@@ -135,6 +138,41 @@ def test_a_set_without_a_test_part_is_not_said_to_be_published(found):
     assert "published" not in results_text.masking(found)
 
 
+def test_a_class_without_a_test_image_that_has_a_mask_is_named(found):
+    assert "a task of" not in results_text.content(found)
+    table = found.per_class
+    truth = table["protocol"].str.endswith("_truth") & (table["class"] == "beta")
+    table.loc[truth, "support"] = 0
+    said = results_text.content(found)
+    assert "task of 2 classes, alpha and gamma: no test image of beta has one." in said
+    assert "in grouped cross-validation a task of 2 classes" in said
+    rows = information_table([found]).rows
+    assert [str(row[3]) for row in rows] == ["2: alpha, gamma"] * 2
+
+
+def test_images_left_out_of_the_published_split_are_named_where_it_is_called_so(found):
+    said = "“As published” is without some images of one (5 images without a split take no part)."
+    for make in (at_a_glance, masking_table, views_table, information_table):
+        assert make([found]).note.endswith(said)
+    found.records["train"]["parameters"]["notes"].pop(0)
+    assert "As published" not in at_a_glance([found]).note
+
+
+@pytest.mark.parametrize(
+    ("note", "said"),
+    [
+        ("official: class 'x' has no test image", "As published: class 'x' has no test image."),
+        ("grouped_truth: without 'x'", "With ground truth, grouped: without the class 'x'."),
+        ("protocol grouped is left out: why", "“grouped” is left out: why."),
+        ("no leak audit: copies are not", "No leak audit: copies are not."),
+    ],
+)
+def test_notes_of_the_plan_are_said_without_names_of_tables(found, note, said):
+    found.records["train"]["parameters"]["notes"] = [note]
+    assert plan_remarks(found) == [said]
+    assert found.audited == (not said.startswith("No leak audit"))
+
+
 def test_the_papers_gain_is_set_beside_ours_with_its_verdict(found):
     found.name, found.manifest["synthetic"] = "covid", "0"
     said = results_text.paper_gain(decide(found, "hurts"))
@@ -182,13 +220,13 @@ def test_patients_are_drawn_whole():
     of_patient = rng.normal(size=20)
     values = np.repeat(of_patient, 10)
     units = np.repeat([f"p{i}" for i in range(20)], 10)
-    mean, lo, hi = mean_interval(values, units)
-    _, narrow_lo, narrow_hi = mean_interval(values)
+    mean, lo, hi = mean_interval(values, units, SURE)
+    _, narrow_lo, narrow_hi = mean_interval(values, None, SURE)
     assert mean == pytest.approx(values.mean())
     assert (hi - lo) > 2 * (narrow_hi - narrow_lo)
     assert (hi - lo) == pytest.approx(3.92 * of_patient.std() / np.sqrt(20), rel=0.2)
     noise = values + 0.1 * rng.normal(size=200)
-    (_, a, b), (_, c, d) = spearman(values, noise, units), spearman(values, noise)
+    (_, a, b), (_, c, d) = (spearman(values, noise, drawn, SURE) for drawn in (units, None))
     assert (b - a) > (d - c)
 
 

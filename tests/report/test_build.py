@@ -8,12 +8,24 @@ import pandas as pd
 import pytest
 from make_inputs import make_dataset, project
 
-from pipeline.report import build_report
+from pipeline.report import build_report, write_results
 from pipeline.report.paper import paper_tables, quoted
 
 
 def text_of(params, paths, *names) -> str:
     return build_report(params, paths, list(names) or None).read_text(encoding="utf-8")
+
+
+def test_how_sure_intervals_are_is_a_parameter_everywhere(fresh):
+    params, paths = fresh
+    evaluate = params.evaluate.model_copy(update={"confidence": 0.9})
+    params = params.model_copy(update={"evaluate": evaluate})
+    pages = [build_report(params, paths), *write_results(params, paths)]
+    said = [p.read_text(encoding="utf-8") for p in pages if p.suffix in (".html", ".md")]
+    assert len(said) == 3
+    for text in said:
+        assert "95 %" not in text
+        assert text.count("90 % interval") >= 5
 
 
 def test_two_builds_of_the_same_files_are_the_same_bytes(fresh):
@@ -36,7 +48,12 @@ def test_a_dataset_without_any_file_says_which_commands_make_them(fresh):
 def test_a_report_is_made_when_one_file_is_missing(fresh, lost):
     params, paths = fresh
     getattr(paths, lost)("one").unlink()
-    assert "<h2" in text_of(params, paths)
+    html = text_of(params, paths)
+    assert "<h2" in html
+    # Without an audit no split can be said to keep copies together.
+    claims = re.findall("no patient, (?:known )?group or copy|patients, groups and copies", html)
+    assert (not claims) == (lost == "audit")
+    assert (html.count("copies were not looked for") >= 5) == (lost == "audit")
 
 
 def test_a_damaged_table_is_named_and_the_rest_is_shown(fresh):
@@ -69,7 +86,8 @@ def test_diverged_runs_stand_in_the_tables_with_their_reason(fresh):
     html = text_of(params, paths)
     assert "1 of 115 runs failed or diverged" in html
     assert "loss is not finite after epoch 3" in html
-    assert '<td class="bad" title="loss is not finite after epoch 3">diverged</td>' in html
+    hint = 'tabindex="0" title="loss is not finite after epoch 3"'
+    assert f'<td class="bad" {hint}>diverged</td>' in html
 
 
 def test_failed_images_are_listed_by_name_and_reason(fresh):

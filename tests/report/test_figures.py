@@ -89,7 +89,11 @@ def test_the_per_class_table_is_evaluates(brain):
 
 def test_the_reliability_diagram_counts_every_prediction_once(brain):
     found, params = brain
-    grid = calibration.section(found, Album(found), params).blocks[1]
+    evaluate = params.evaluate.model_copy(update={"bins": 3})
+    params = params.model_copy(update={"evaluate": evaluate})
+    text, grid = calibration.section(found, Album(found), params).blocks
+    assert "sorted into 3 bins" in text.text
     for figure in grid.figures:
         counts = pd.DataFrame([(row[0].text, row[3]) for row in figure.table.rows])
         assert set(counts.groupby(0)[1].sum()) == {12 * 2}  # test images x seeds
+        assert counts.groupby(0).size().max() <= 3

@@ -81,6 +81,20 @@ def test_every_control_is_reached_with_the_tab_key(page):
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
 
 
+def test_what_validation_chose_is_written_out_and_hints_are_shown_to_the_keyboard_too(page):
+    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    table = page.locator("table", has_text="chosen on the validation part").first
+    cells = table.locator("tbody tr td:last-child").all_inner_texts()
+    assert cells.count("C = 0.1 (0.800) · C = 0.1 (0.800)") > 10
+    hints = page.locator("td[title]")
+    assert hints.evaluate_all("all => all.filter((e) => e.tabIndex < 0).length") == 0
+    hint = table.locator("td[title]").first
+    said = "e => getComputedStyle(e, '::after').content"
+    assert hint.evaluate(said) == "none"
+    hint.focus()
+    assert "loss is not finite" in hint.evaluate(said)
+
+
 def test_a_table_sorts_by_number_both_ways_with_the_keyboard(page):
     table = page.locator("table.sortable", has_text="Pairs of copies").first
     values = "rows => rows.map((r) => Number(r.cells[1].textContent))"

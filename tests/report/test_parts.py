@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.config import EvaluateParams
 from pipeline.report.answers import Difference, compare_sentence, difference
 from pipeline.report.bootstrap import mean_interval, spearman
 from pipeline.report.cases import confusion_cases, image_cases, reliability_bins
@@ -16,6 +17,8 @@ from pipeline.report.sections.dice_effect import answer
 from pipeline.report.select import slug
 from pipeline.report.svg import Axis
 from pipeline.report.tables import Table, interval_cell
+
+SURE = EvaluateParams()
 
 
 def orange(picture) -> np.ndarray:
@@ -91,10 +94,10 @@ def test_reliability_bins_are_scikit_learns(ready):
 
     found = load_inputs("one", ready)
     run = {"protocol": "official", "head": "linear-probe", "view": "whole", "fraction": 0.2}
-    confidence, accuracy, count = reliability_bins(found, *run.values())
+    confidence, accuracy, count = reliability_bins(found, *run.values(), bins=15)
     rows = found.predictions(**run)
     sure = rows[[c for c in rows if c.startswith("p:")]].max(axis=1)
-    expected = calibration_curve(rows["y_true"] == rows["y_pred"], sure, n_bins=10)
+    expected = calibration_curve(rows["y_true"] == rows["y_pred"], sure, n_bins=15)
     assert accuracy == pytest.approx(expected[0])
     assert confidence == pytest.approx(expected[1])
     assert count.sum() == len(rows)
@@ -184,15 +187,35 @@ def test_a_gallery_shows_the_worst_and_does_not_hide_the_rest():
 def test_the_answer_on_dice_follows_the_interval():
     x = np.linspace(0, 1, 60)
     noise = np.random.default_rng(0).normal(size=60)
-    assert answer(*spearman(x, x + 0.1 * noise)).startswith("Yes, clearly")
-    assert answer(*spearman(x, -x)).startswith("No, the reverse")
-    assert answer(*spearman(x, noise)).startswith("Not measurably")
-    assert answer(*spearman(x, np.zeros(60))).startswith("There is too little")
+    assert answer(*spearman(x, x + 0.1 * noise, None, SURE)).startswith("Yes, clearly")
+    assert answer(*spearman(x, -x, None, SURE)).startswith("No, the reverse")
+    assert answer(*spearman(x, noise, None, SURE)).startswith("Not measurably")
+    assert answer(*spearman(x, np.zeros(60), None, SURE)).startswith("There is too little")
+
+
+def test_a_correlation_is_scipys_ties_included():
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 5, 40), rng.integers(0, 5, 40)
+    assert spearman(x, y, None, SURE)[0] == pytest.approx(spearmanr(x, y).statistic)
+
+
+def test_intervals_follow_the_parameters_of_evaluate():
+    x, y = np.random.default_rng(0).normal(size=(2, 60))
+    for measure in (mean_interval, spearman):
+        given = (x,) if measure is mean_interval else (x, y)
+        usual = measure(*given, None, SURE)
+        less_sure = measure(*given, None, SURE.model_copy(update={"confidence": 0.5}))
+        assert less_sure[0] == usual[0]
+        assert usual[1] < less_sure[1] < less_sure[2] < usual[2]
+        for changed in ({"seed": 1}, {"bootstrap": 20}):
+            assert measure(*given, None, SURE.model_copy(update=changed)) != usual
 
 
 def test_a_mean_without_values_is_not_a_number_and_one_with_values_lies_in_its_interval():
-    assert np.isnan(mean_interval(np.array([np.nan]))).all()
-    mean, lo, hi = mean_interval(np.random.default_rng(0).uniform(size=50))
+    assert np.isnan(mean_interval(np.array([np.nan]), None, SURE)).all()
+    mean, lo, hi = mean_interval(np.random.default_rng(0).uniform(size=50), None, SURE)
     assert lo < mean < hi
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from make_inputs import REPO, project
 
+from pipeline.files import sha256_file
 from pipeline.report import select, write_results
 
 
@@ -36,7 +37,10 @@ def test_the_table_holds_every_row_of_the_metrics_with_the_same_values(written):
     source["fraction"] = source["fraction"].astype(float).round(4)
     both = ours.merge(source, on=key, suffixes=("", "_source"))
     assert len(both) == len(source)
-    assert both["value"].to_numpy() == pytest.approx(both["value_source"].to_numpy(), abs=1e-5)
+    for column in ("value", "lo", "hi", "t_lo", "t_hi"):
+        theirs = both[f"{column}_source"].to_numpy()
+        assert both[column].to_numpy() == pytest.approx(theirs, abs=1e-5, nan_ok=True), column
+    assert both.loc[both["seed"] == "all", "t_lo"].notna().all()
 
 
 def test_quoted_figures_stand_only_in_their_own_columns_beside_the_published_split(written):
@@ -63,6 +67,28 @@ def test_pages_say_the_parameters_and_the_command_that_made_them(written):
     page = (paths.results / "brain.md").read_text(encoding="utf-8")
     assert "pipeline results --dataset brain" in page
     assert "lambda: 0.5" in page
+
+
+def test_pages_say_what_the_plan_of_the_splits_left_out(written):
+    paths, _ = written
+    page = (paths.results / "brain.md").read_text(encoding="utf-8")
+    assert "\n- As published: 5 images without a split take no part.\n" in page
+    assert "\n- With ground truth: without the class 'omega'.\n" in page
+    for text in (page, (paths.results / "README.md").read_text(encoding="utf-8")):
+        assert "“As published” is without some images of brain (5 images without" in text
+
+
+def test_pages_say_which_manifest_and_how_to_make_them_again(written):
+    paths, _ = written
+    readme = (paths.results / "README.md").read_text(encoding="utf-8")
+    again = readme.split("## Making these results again")[1]
+    for name in ("brain", "two"):
+        digest = sha256_file(paths.manifest(name))
+        page = (paths.results / f"{name}.md").read_text(encoding="utf-8")
+        assert digest in page.split("\n\n")[1]
+        assert f"`data_manifests/{name}.csv` | `{digest}` |" in again
+        assert f"pipeline data add {name} --from FOLDER" in again
+    assert "docs/benchmarks.md" in again and "dvc repro\npipeline results --dataset brain" in again
 
 
 def test_pages_say_how_many_of_the_labels_are_for_validation(written):

@@ -10,6 +10,7 @@ import re
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from make_stores import FAILED
 from PIL import Image
@@ -17,6 +18,7 @@ from PIL import Image
 from pipeline.files import sha256_file
 from pipeline.paths import Paths
 from pipeline.report import build_report
+from pipeline.report.build import _environment
 from pipeline.report.cases import image_cases
 from pipeline.report.gallery import Album
 from pipeline.report.inputs import load_inputs
@@ -75,11 +77,30 @@ def test_images_that_the_mask_helped_and_hurt_are_those_whose_predictions_flip(
         assert all(p.uri for p in gallery.pictures)
 
 
-def test_a_confusion_cell_opens_the_images_that_are_counted_in_it(found, album, params):
+def test_a_head_without_predictions_with_all_labels_leaves_the_pictures_to_the_next(fresh):
+    params, paths = fresh
+    table = pd.read_parquet(paths.predictions("one"))
+    gone = (table["view"] == "masked") & (table["fraction"] == 1)
+    probe = gone & (table["head"] == "linear-probe") & (table["protocol"] == "official")
+    table[~probe].to_parquet(paths.predictions("one"))
+    found = load_inputs("one", paths)
+    *_, helped, hurt = flips.section(found, Album(found, 64), params).blocks
+    assert all("MedFocus + probe, 100 % of" in g.title for g in (helped, hurt))
+    assert dice_effect.joined(found)[1] == "medfocus-probe"
+    table[~gone].to_parquet(paths.predictions("one"))
+    _, table = flips.section(found, Album(found, 64), params).blocks
+    assert {row[1] for row in table.rows} == {"5 %"}
+    assert "Test images whose predictions flip" in build_report(params, paths).read_text("utf-8")
+
+
+def test_a_confusion_cell_opens_the_images_that_are_counted_in_it(
+    found, album, params, monkeypatch
+):
+    monkeypatch.setattr(confusion, "PER_CELL", 2)
     rows = found.predictions(protocol="official", head="linear-probe", view="whole", fraction=1.0)
     made = confusion.section(found, album, params)
     matrix = next(b for b in made.blocks if "linear probe, whole" in getattr(b, "caption", ""))
-    opened = 0
+    opened = named = 0
     for true, line in zip(matrix.classes, matrix.rows, strict=True):
         for called, cell in zip(matrix.classes, line, strict=True):
             mine = rows[(rows["y_true"] == true) & (rows["y_pred"] == called)]
@@ -88,10 +109,14 @@ def test_a_confusion_cell_opens_the_images_that_are_counted_in_it(found, album, 
                 assert mine.empty
                 continue
             shown = [p.image_id for p in cell.gallery.pictures]
-            assert set(shown) <= set(mine["image_id"])
-            assert len(shown) + cell.gallery.rest == mine["image_id"].nunique()
+            assert len(shown) == min(2, mine["image_id"].nunique())
+            assert sorted([*shown, *cell.gallery.others]) == sorted(mine["image_id"].unique())
+            named += len(cell.gallery.others)
             opened += 1
-    assert opened >= 3
+    assert opened >= 3 and named >= 3
+    html = str(_environment().get_template("blocks.html.j2").module.draw(matrix))
+    cell = next(c for line in matrix.rows for c in line if c.gallery and c.gallery.others)
+    assert f"more without a picture: {', '.join(cell.gallery.others)}</p>" in html
 
 
 def test_the_gallery_begins_with_the_worst_image(found, album, params):
@@ -135,7 +160,10 @@ def test_hashes_versions_parameters_and_commands_are_on_the_page(fresh):
 
 
 def test_the_size_of_the_validation_part_is_stated_beside_the_figures(found, album, params):
-    text = scores.section(found, album, params).blocks[0].text
+    text, noted, points, *_ = scores.section(found, album, params).blocks
+    text = text.text
+    assert noted.text == "What the plan of the splits noted:"
+    assert points.items[0] == "As published: 5 images without a split take no part."
     assert "20 % of them, by whole patients and groups" in text
     assert "Nothing is chosen on test images" in text
 

@@ -22,7 +22,7 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
     for fraction in dict.fromkeys([*fractions[-1:], *fractions[:1]]):
         series = {}
         for run in select.reference_runs(table):
-            bins = reliability_bins(found, "official", *run, fraction)
+            bins = reliability_bins(found, "official", *run, fraction, params.evaluate.bins)
             if bins is not None:
                 series[select.run_name(*run)] = bins
         if series:
@@ -30,7 +30,8 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
     if not figures:
         return None
     text = (
-        "Predictions sorted into ten bins by confidence, all seeds together. On the grey line a "
-        "run is right as often as it is sure; below the line it is overconfident."
+        f"Predictions sorted into {params.evaluate.bins} bins by confidence, all seeds "
+        "together. On the grey line a run is right as often as it is sure; "
+        "below the line it is overconfident."
     )
     return Section("calibration", "Calibration", [Text(text), Grid(figures)])

@@ -35,7 +35,8 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
         0,
         Text(
             "Mean number of test images over the seeds. A cell is a button: it opens images of "
-            f"that cell, at most {PER_CELL}, the surest mistakes first."
+            f"that cell, the surest mistakes first: at most {PER_CELL} in pictures, the others by "
+            "name."
         ),
     )
     return made
@@ -80,10 +81,10 @@ def _gallery(cell: pd.DataFrame, album: Album, label: str, seeds: int) -> Galler
     ordered = cell.sort_values(["n", "p_true", "image_id"], ascending=[False, True, True])
     if label.endswith("recognised"):
         ordered = cell.sort_values(["n", "p_true", "image_id"])
-    shown = ordered.head(PER_CELL)
+    shown, others = ordered.head(PER_CELL), ordered["image_id"].iloc[PER_CELL:]
     pictures = [
         album.picture(r["image_id"], f"{r['n']} of {seeds} seeds, p(true) {number(r['p_true'], 2)}")
         for _, r in shown.iterrows()
     ]
     title = f"{label} ({many(len(cell), 'image')})"
-    return Gallery(title, pictures, note=OUTLINES, rest=len(cell) - len(shown))
+    return Gallery(title, pictures, note=OUTLINES, rest=len(others), others=list(others))

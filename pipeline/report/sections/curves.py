@@ -18,10 +18,10 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
     made = Section("curves", "Accuracy and the number of labels")
     made.blocks.append(
         Text(
-            "Each line is the mean over the seeds, each band its 95 % interval. The first plot is "
-            "the paper's Fig. 2 with our runs; grey hollow markers are quoted from the paper, "
-            "single runs without an interval. The numbers under the axis count every label used: "
-            "training and validation (median over the seeds)."
+            f"Each line is the mean over the seeds, each band its {found.level} interval. "
+            "The first plot is the paper's Fig. 2 with our runs; grey hollow markers are quoted "
+            "from the paper, single runs without an interval. The numbers under the axis count "
+            "every label used: training and validation (median over the seeds)."
         )
     )
     if found.name in OTHER_SET and found.quoted:
@@ -51,8 +51,8 @@ def _overview(found: DatasetInputs, protocol: str, subset: str, table, chance) -
     ]
     runs = [run for run in wanted if run in have] or have[:5]
     points = found.quoted if (protocol, subset) == ("official", "full") else {}
-    name = select.block_name(protocol, subset, found.drawn_split)
-    return curves(name, table, runs, points, chance=chance)
+    name = found.block_name(protocol, subset)
+    return curves(name, table, runs, points, level=found.level, chance=chance)
 
 
 def _views(found: DatasetInputs, block: tuple[str, str], chance) -> list[Figure]:
@@ -65,5 +65,5 @@ def _views(found: DatasetInputs, block: tuple[str, str], chance) -> list[Figure]
         where = select.short_name(*block, drawn=found.drawn_split)
         title = f"All views, {select.HEADS.get(name, name)} ({where})"
         labels = [select.VIEWS.get(view, view) for _, view in runs]
-        figures.append(curves(title, table, runs, names=labels, chance=chance))
+        figures.append(curves(title, table, runs, level=found.level, names=labels, chance=chance))
     return figures

@@ -12,7 +12,7 @@ from pipeline.report.figures import scatter
 from pipeline.report.gallery import Album
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Grid, Section, Text
-from pipeline.report.sections.flips import flips
+from pipeline.report.sections.flips import first_flips
 from pipeline.report.tables import Table, head, interval_cell, number, share
 
 QUARTERS = 4
@@ -29,14 +29,17 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
     rows, bins = [], []
     for _, part in table.groupby(quarter):
         drawn = units[part.index].to_numpy()
-        change = mean_interval(part["p_change"].to_numpy(), drawn)
+        change, whole, masked = (
+            mean_interval(part[column].to_numpy(), drawn, found.evaluate)
+            for column in ("p_change", "right_whole", "right_masked")
+        )
         bins.append((float(part["dice"].mean()), *change))
         rows.append(
             [
                 head(f"{part['dice'].min():.2f} to {part['dice'].max():.2f}"),
                 len(part),
-                interval_cell(*mean_interval(part["right_whole"].to_numpy(), drawn)),
-                interval_cell(*mean_interval(part["right_masked"].to_numpy(), drawn)),
+                interval_cell(*whole),
+                interval_cell(*masked),
                 interval_cell(*change, as_percent=False),
             ]
         )
@@ -63,7 +66,7 @@ def effect(found: DatasetInputs, both: tuple[pd.DataFrame, str, float] | None = 
         return None
     table, _, _ = both
     dice, change = table["dice"].to_numpy(), table["p_change"].to_numpy()
-    rho, lo, hi = spearman(dice, change, found.units(table.index))
+    rho, lo, hi = spearman(dice, change, found.units(table.index), found.evaluate)
     shown = [number(v, 2).replace("-", "−") for v in (rho, lo, hi)]
     return (
         f"{answer(rho, lo, hi)} Spearman's rank correlation between Dice and the change of the "
@@ -95,9 +98,10 @@ def joined(found: DatasetInputs) -> tuple[pd.DataFrame, str, float] | None:
     heads = [h for h, v in runs if v == "masked" and (h, "whole") in runs and h != "zero-shot"]
     if not heads or not fractions:
         return None
-    both = flips(found, heads[0], fractions[-1])
-    if both is None:
+    shown = first_flips(found, heads, fractions[-1])
+    if shown is None:
         return None
+    name, both = shown
     dice = chosen.drop_duplicates("image_id").set_index("image_id")["dice"]
     both = both.join(dice, how="inner").dropna(subset=["dice", "p_change"]).sort_index()
-    return (both, heads[0], fractions[-1]) if len(both) >= 2 * QUARTERS else None
+    return (both, name, fractions[-1]) if len(both) >= 2 * QUARTERS else None

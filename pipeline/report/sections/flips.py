@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from pipeline.config import Params
@@ -45,13 +47,26 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
         )
     )
     made.blocks.append(Table(headers, rows, caption="Test images whose predictions flip"))
-    name = heads[0]
-    both = flips(found, name, fractions[-1])
+    shown = first_flips(found, heads, fractions[-1])
+    if shown is None:
+        return made
+    name, both = shown
     label = f"{select.HEADS.get(name, name)}, {share(fractions[-1])} of the labels"
     for sign, title in ((1, "The mask helped"), (-1, "The mask hurt")):
         mine = both[both["change"] * sign > 0]
         made.blocks.append(_gallery(mine, sign, f"{title} ({label})", album))
     return made
+
+
+def first_flips(
+    found: DatasetInputs, heads: Sequence[str], fraction: float
+) -> tuple[str, pd.DataFrame] | None:
+    """Return the first head with predictions on both views and its `flips`; None without one."""
+    for name in heads:
+        both = flips(found, name, fraction)
+        if both is not None:
+            return name, both
+    return None
 
 
 def flips(found: DatasetInputs, name: str, fraction: float) -> pd.DataFrame | None:

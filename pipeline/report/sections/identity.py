@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.config import Params
-from pipeline.files import sha256_file
 from pipeline.report.gallery import Album
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Details, Section
@@ -16,11 +15,10 @@ from pipeline.report.tables import Table, head
 def section(found: DatasetInputs, album: Album, params: Params) -> Section | None:
     """Show the manifest's hash and everything that decides the content of the stores."""
     blocks: list[Any] = []
-    manifest = found.paths.manifest(found.name)
-    if manifest.is_file():
+    if found.manifest_hash:
         rows = [
             [head("manifest"), f"data_manifests/{found.name}.csv"],
-            [head("sha256"), sha256_file(manifest)],
+            [head("sha256"), found.manifest_hash],
             [head("images"), len(found.manifest) if found.manifest is not None else None],
             [head("classes"), ", ".join(found.classes)],
         ]

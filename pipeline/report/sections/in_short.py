@@ -21,6 +21,8 @@ from pipeline.report.tables import (
     title,
 )
 
+UNAWARE = "images that share no patient or known group with those it learned from (copies were not "
+UNAWARE += "looked for)"
 # The strictest split there is counts; what it means in words.
 STRICTEST = {
     select.GROUPED: "images that share no patient, known group or copy with those it learned from",
@@ -106,7 +108,8 @@ def result(found: DatasetInputs) -> str | None:
 
 def _tested(done: Sequence[DatasetInputs]) -> str:
     grouped = any("grouped" in set(found.metrics["protocol"]) for found in done)
-    return f", and tested on {STRICTEST[select.GROUPED]}" if grouped else ""
+    where = STRICTEST[select.GROUPED] if all(found.audited for found in done) else UNAWARE
+    return f", and tested on {where}" if grouped else ""
 
 
 def _effect(differences: dict[float, answers.Difference]) -> str:

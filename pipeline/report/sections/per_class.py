@@ -31,7 +31,7 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
             few = [_table(mine, *run, fractions[0]) for run in select.reference_runs(mine)]
             shown.append(Details(f"The same with {share(fractions[0])} of the labels", few))
         first = not made.blocks
-        name = select.block_name(protocol, subset, found.drawn_split)
+        name = found.block_name(protocol, subset)
         made.blocks.append(Details(name, shown, open=first))
     made.blocks.append(Text("Percent, mean over the seeds.", "note"))
     return made

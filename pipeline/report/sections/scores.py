@@ -10,7 +10,8 @@ from pipeline.config import Params
 from pipeline.report import select
 from pipeline.report.gallery import Album
 from pipeline.report.inputs import DatasetInputs
-from pipeline.report.page import Details, Section, Text
+from pipeline.report.page import Details, Points, Section, Text
+from pipeline.report.remarks import as_published, evaluate_notes, plan_remarks
 from pipeline.report.tables import (
     NOTHING,
     Cell,
@@ -25,15 +26,16 @@ from pipeline.report.tables import (
 )
 
 
-def labels_rule(params: Params) -> str:
+def labels_rule(found: DatasetInputs, params: Params) -> str:
     """Say which labels are counted, and how many of them are for validation."""
+    wholes = "patients, groups and copies" if found.audited else "patients and groups"
     return (
         "Labels count every labelled image that was used: those that trained, and those that "
         "chose hyperparameters (validation). The latter are taken out of the same labels: "
         f"{share(params.splits.val)} of them, by whole patients and groups, at least one of "
-        "each class that has two. A share of the labels is drawn in whole patients, groups and "
-        "copies too, as near to it as these allow: the number differs a little between seeds, and "
-        "the median is given. Nothing is chosen on test images."
+        f"each class that has two. A share of the labels is drawn in whole {wholes} too, as near "
+        "to it as these allow: the number differs a little between seeds, and the median is "
+        "given. Nothing is chosen on test images."
     )
 
 
@@ -42,23 +44,27 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
     if found.metrics is None:
         return None
     made = Section("scores", "All figures")
-    made.blocks.append(Text(labels_rule(params)))
+    made.blocks.append(Text(labels_rule(found, params)))
+    remarks = plan_remarks(found)
+    if remarks:
+        made.blocks += [Text("What the plan of the splits noted:"), Points(remarks)]
     made.blocks += broken_runs(found.runs)
     again = repeated_text(found)
     if again:
         made.blocks.append(Text(again, "note"))
     for i, (protocol, subset) in enumerate(select.distinct_blocks(found.metrics)):
-        blocks = [score_table(found.metrics, protocol, subset)]
-        blocks += _notes(found.metrics, protocol, subset)
+        blocks = [score_table(found, protocol, subset)]
+        notes = evaluate_notes(found.metrics, protocol, subset)
+        blocks += [Text(notes, "note")] if notes else []
         for metric, name in select.METRICS.items():
             table = select.over_seeds(found.metrics, protocol, subset, metric)
             if metric != "accuracy" and not table.empty:
-                other = score_table(found.metrics, protocol, subset, metric)
+                other = score_table(found, protocol, subset, metric)
                 blocks.append(Details(title(name), [other]))
         seeds = _seeds(found, protocol, subset)
         if seeds:
             blocks.append(Details("Every seed", [seeds], printed=False))
-        name = select.block_name(protocol, subset, found.drawn_split)
+        name = found.block_name(protocol, subset)
         made.blocks.append(Details(name, blocks, open=i == 0))
     return made
 
@@ -66,18 +72,17 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
 def repeated_text(found: DatasetInputs) -> str:
     """Say which blocks are left out since they hold the images of another; "" if none."""
     parts = [
-        f"“{select.block_name(*block)}” holds the images of "
-        f"“{select.block_name(*earlier, drawn=found.drawn_split)}”"
+        f"“{found.block_name(*block)}” holds the images of “{found.block_name(*earlier)}”"
         for block, earlier in select.repeated(found.metrics).items()
     ]
     return f"Not repeated: {'; '.join(parts)}." if parts else ""
 
 
 def score_table(
-    metrics: pd.DataFrame, protocol: str, subset: str, metric: str = "accuracy"
+    found: DatasetInputs, protocol: str, subset: str, metric: str = "accuracy"
 ) -> Table:
     """Return runs x fractions of one metric; the best of each column is marked."""
-    table = select.over_seeds(metrics, protocol, subset, metric)
+    table = select.over_seeds(found.metrics, protocol, subset, metric)
     fractions = select.fractions_of(table)
     as_percent = metric in select.PERCENT_METRICS
     lower = metric in ("ece", "brier")
@@ -89,14 +94,14 @@ def score_table(
     for run in select.runs_of(table):
         row: list = [head(select.HEADS.get(run[0], run[0])), select.VIEWS.get(run[1], run[1])]
         for f in fractions:
-            found = select.one(table, *run, 0.0 if run[0] == "zero-shot" else f)
-            if found is None:
+            mine = select.one(table, *run, 0.0 if run[0] == "zero-shot" else f)
+            if mine is None:
                 row.append(Cell(NOTHING, look="number"))
                 continue
-            look = "best" if run[0] != "zero-shot" and found["value"] == best[f] else ""
+            look = "best" if run[0] != "zero-shot" and mine["value"] == best[f] else ""
             row.append(
                 interval_cell(
-                    found["value"], found["lo"], found["hi"], as_percent=as_percent, look=look
+                    mine["value"], mine["lo"], mine["hi"], as_percent=as_percent, look=look
                 )
             )
         rows.append(row)
@@ -110,21 +115,14 @@ def score_table(
     unit = "percent" if as_percent else "0 to 1"
     better = "Lower is better. " if lower else ""
     note = (
-        f"{better}Mean over the seeds [95 % interval], {unit}; the best of each column in "
-        f"bold. Zero-shot uses no labels, so it is the same in every column."
+        f"{better}Mean over the seeds [{found.level} interval], {unit}; the best of each column "
+        "in bold. Zero-shot uses no labels, so it is the same in every column."
     )
+    if (protocol, subset) == select.PUBLISHED:
+        note += as_published([found])
     size = many(round(images.median()), "test image") if len(images) else ""
     caption = f"{title(select.METRICS.get(metric, metric))}, {size}".rstrip(", ")
     return Table(headers, rows, caption=caption, note=note)
-
-
-def _notes(metrics: pd.DataFrame, protocol: str, subset: str) -> list[Text]:
-    """Say what `evaluate` noted, e.g. classes left out of a mean."""
-    if "note" not in metrics:
-        return []
-    rows = metrics[(metrics["protocol"] == protocol) & (metrics["subset"] == subset)]
-    notes = sorted({str(n) for n in rows["note"].dropna() if str(n).strip()})
-    return [Text("Notes: " + "; ".join(notes[:8]), "note")] if notes else []
 
 
 def broken_runs(runs: pd.DataFrame | None) -> list[Text | Table]:
@@ -167,9 +165,14 @@ def _seeds(found: DatasetInputs, protocol: str, subset: str) -> Table | None:
                 cells.append(_seed_cell(values.get(key), chosen.get(key)))
             ran = [chosen[k] for s in seeds if (k := (*run, f, s)) in chosen]
             sizes = f"{ran[0]['n_train']} + {ran[0]['n_val']}" if ran else NOTHING
-            body.append([head(select.run_name(*run)), Cell(share(f), sort=f), sizes, *cells])
+            name, at = head(select.run_name(*run)), Cell(share(f), sort=f)
+            body.append([name, at, sizes, *cells, _all_chosen(ran)])
     headers = ["run", "share", "labels: train + val", *(f"seed {s}" for s in seeds)]
-    note = "Accuracy in percent. Hover or focus a cell for what the validation part chose."
+    headers.append("chosen on the validation part")
+    note = (
+        "Accuracy in percent. Last column: what the validation part chose for each seed, in their "
+        "order, and in brackets the score that it had there."
+    )
     return Table(headers, body, note=note)
 
 
@@ -177,13 +180,18 @@ def _seed_cell(value: float | None, run: dict | None) -> Cell:
     if run is not None and run["status"] != "ok":
         shown = f"{run['status']} ({percent(value)})" if value is not None else run["status"]
         return Cell(shown, look="bad", title=str(run.get("error") or ""))
-    hint = ""
-    if run is not None and run.get("chosen"):
-        hint = _chosen(run["chosen"], run.get("val_score"))
-    return Cell(percent(value), sort=value, look="number", title=hint)
+    return Cell(percent(value), sort=value, look="number")
 
 
-def _chosen(text: str, score: float | None) -> str:
+def _all_chosen(ran: list[dict]) -> str:
+    """Return what was chosen for each seed."""
+    said = [_chosen(run.get("chosen"), run.get("val_score")) for run in ran]
+    return " · ".join(said) if any(text != NOTHING for text in said) else NOTHING
+
+
+def _chosen(text: str | None, score: float | None) -> str:
+    if not isinstance(text, str) or text in ("", "{}"):
+        return NOTHING
     try:
         values = json.loads(text)
     except (TypeError, ValueError):
@@ -191,4 +199,4 @@ def _chosen(text: str, score: float | None) -> str:
     if not isinstance(values, dict):
         return str(values)
     parts = [f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in values.items()]
-    return ", ".join([*parts, f"validation {number(score)}"])
+    return f"{', '.join(parts)} ({number(score)})"

@@ -9,14 +9,16 @@ from pipeline.report import answers, select
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Details, Heading, Points, Section, Text
 from pipeline.report.paper import OTHER_SET
+from pipeline.report.remarks import as_published
 from pipeline.report.sections.in_short import in_short
-from pipeline.report.tables import Cell, Table, head, interval_cell, percent
+from pipeline.report.tables import Cell, Table, head, interval_cell, listed, percent, share
 
 SHOWN = (select.PUBLISHED, ("official", "clean_any"), ("grouped", "full"))
 
 
 def summary(datasets: Sequence[DatasetInputs], params: Params) -> Section:
     """Build the first section of the page: ten lines, then the figures they come from."""
+    level = share(params.evaluate.confidence)
     made = Section("summary", "Summary", id="summary")
     blocks = made.blocks
     done = [d for d in datasets if d.metrics is not None]
@@ -30,11 +32,12 @@ def summary(datasets: Sequence[DatasetInputs], params: Params) -> Section:
     blocks.append(Heading("How sure"))
     blocks.append(
         Text(
-            "Intervals are 95 %, over seeds and over test images, by patient or group where these "
-            "are known. Differences are paired: the same seeds and images on both sides; "
-            "“beyond chance” means that the interval excludes zero and p, after Holm's correction "
-            "for the number of comparisons, is below 0.05. Grouped figures are the ones to trust; "
-            "those on a set's own test part are inflated by copies wherever the audit finds them."
+            f"Intervals are {level}, over seeds and over test images, by patient or group "
+            "where these are known. Differences are paired: the same seeds and images on both "
+            "sides; “beyond chance” means that the interval excludes zero and p, after Holm's "
+            "correction for the number of comparisons, is below 0.05. Grouped figures are the "
+            "ones to trust; those on a set's own test part are inflated by copies wherever the "
+            "audit finds them."
         )
     )
     blocks.append(Points([f"{d.name}: {answers.certainty(d)}" for d in done]))
@@ -93,11 +96,18 @@ def at_a_glance(done: Sequence[DatasetInputs]) -> Table:
     headers = ["data set", "split", *(f"{n}, {s}" for n in names for s in (few, most))]
     headers.append(Cell("quoted: MedFocusCLIP, 5 / 100 %", look="quoted"))
     rows = [row for row in rows if len(row) == len(headers)]
-    note = "Accuracy in percent [95 % interval]. Method: MedFocus fusion on masked images, then a "
-    note += "logistic regression on the frozen fusion, as the paper evaluates. "
+    note = f"Accuracy in percent [{done[0].level} interval]. Method: MedFocus fusion on masked "
+    note += "images, then a logistic regression on the frozen fusion, as the paper evaluates. "
     note += "Clean: without the test images that have a copy in train (“mirrored too”: or a "
     note += "mirrored or turned one); a set without such a row has no such images. Grouped: "
-    note += "cross-validation in which no patient, group or copy is on both sides."
+    note += "cross-validation in which no patient"
+    unaware = [d.name for d in done if not d.audited]
+    if unaware:
+        note += " or group is on both sides; nor a copy, but copies were not looked for in "
+        note += f"{listed(unaware)}."
+    else:
+        note += ", group or copy is on both sides."
+    note += as_published(done)
     if any(d.name in OTHER_SET and d.quoted for d in done):
         note += " * The paper's lung set is another one: its figures cannot be compared."
     return Table(headers, rows, note=note)

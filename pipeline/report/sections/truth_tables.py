@@ -75,7 +75,9 @@ def prompt_table(found: DatasetInputs) -> Table:
             less = Cell(NOTHING, look="number")
             if stored in dice and strategy != stored:
                 mine = dice.loc[part["image_id"]]
-                gap = mean_interval(mine[strategy] - mine[stored], found.units(mine.index))
+                gap = mean_interval(
+                    mine[strategy] - mine[stored], found.units(mine.index), found.evaluate
+                )
                 less = _signed(*gap)
             rows.append(
                 [
@@ -104,10 +106,9 @@ def prompt_table(found: DatasetInputs) -> Table:
 
 def figures_of(found: DatasetInputs, part: pd.DataFrame) -> list[Cell]:
     """Return the cells of mean Dice, IoU (0 to 1) and HD95 (pixels) with their intervals."""
-    units = found.units(part["image_id"])
     digits = {"dice": 2, "iou": 2, "hd95": 1}
     return [
-        interval_cell(*mean_interval(part[m].to_numpy(), units), as_percent=False, digits=d)
+        interval_cell(*found.mean_interval(part, m), as_percent=False, digits=d)
         for m, d in digits.items()
     ]
 

@@ -1,0 +1,87 @@
+"""What must be read beside the figures: what the plan of the splits and `evaluate` noted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pandas as pd
+
+from pipeline.report import select
+from pipeline.report.inputs import DatasetInputs
+from pipeline.report.tables import listed, title
+
+SHOWN = 8
+OFFICIAL = "official: "
+
+
+def plan_remarks(found: DatasetInputs) -> list[str]:
+    """Return the notes of the plan of the splits as sentences, each with its split in words."""
+    return [f"{title(_named(note, found.drawn_split))}." for note in found.notes]
+
+
+def _named(note: str, drawn: bool) -> str:
+    """Put the words for a protocol in place of its name, at the start or after "protocol"."""
+    known = {protocol for protocol, _ in select.BLOCKS}
+    start, colon, text = note.partition(": ")
+    if colon and start in known:
+        text = re.sub(r"^without (?=')", "without the class ", text)
+        return f"{select.short_name(start, 'full', drawn=drawn)}: {text}"
+    word, _, rest = note.partition(" ")
+    name, _, rest = rest.partition(" ")
+    if word == "protocol" and name in known:
+        return f"“{select.short_name(name, 'full', drawn=drawn)}” {rest}"
+    return note
+
+
+def as_published(done: Sequence[DatasetInputs]) -> str:
+    """Say which images take no part in what is called "as published"; "" where all do."""
+    said = []
+    for found in done:
+        notes = [n.removeprefix(OFFICIAL) for n in found.notes if n.startswith(OFFICIAL)]
+        out = [n for n in notes if n.endswith(("take no part", "are left out"))]
+        if out and not found.drawn_split:
+            said.append(f"{found.name} ({'; '.join(out)})")
+    return f" “As published” is without some images of {listed(said)}." if said else ""
+
+
+def evaluate_notes(metrics: pd.DataFrame, protocol: str, subset: str) -> str:
+    """Say what `evaluate` noted of a split, e.g. classes left out of a mean; "" if nothing."""
+    if "note" not in metrics:
+        return ""
+    rows = metrics[(metrics["protocol"] == protocol) & (metrics["subset"] == subset)]
+    notes = sorted({str(n) for n in rows["note"].dropna() if str(n).strip()})
+    return "Notes: " + "; ".join(notes[:SHOWN]) + "." if notes else ""
+
+
+def tested_classes(found: DatasetInputs, protocol: str, subset: str) -> list[str]:
+    """Return the classes that have a test image in a split; none where that is not known."""
+    table = found.per_class
+    if table is None or table.empty:
+        return []
+    mine = table[(table["protocol"] == protocol) & (table["subset"] == subset)]
+    return sorted(set(mine.loc[mine["support"] > 0, "class"]))
+
+
+def classes_in_words(found: DatasetInputs, protocol: str, subset: str) -> str | None:
+    """Count the classes that are tested, and name them where some of the set's are not."""
+    tested = tested_classes(found, protocol, subset)
+    if not tested:
+        return None
+    missing = set(found.classes) - set(tested)
+    return f"{len(tested)}: {', '.join(tested)}" if missing else f"{len(tested)}, all"
+
+
+def fewer_classes(found: DatasetInputs) -> str | None:
+    """Say where images with ground truth make a task of fewer classes; None where they do not."""
+    said = []
+    for block in (select.TRUTH, select.GROUPED_TRUTH):
+        tested = tested_classes(found, *block)
+        missing = sorted(set(found.classes) - set(tested))
+        if tested and missing:
+            where = " in grouped cross-validation" if block == select.GROUPED_TRUTH else ""
+            said.append(
+                f"On images with a ground-truth mask this is{where} a task of {len(tested)} "
+                f"classes, {listed(tested)}: no test image of {listed(missing)} has one."
+            )
+    return " ".join(said) or None
