@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -95,7 +96,8 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     Line numbers are those an editor shows, also after a quoted field with a line break.
 
     Raises:
-        ManifestError: missing, not UTF-8, no header, doubled columns, or rows of another length.
+        ManifestError: missing, unreadable, not UTF-8, no header, doubled columns, or rows of
+            another length.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -105,6 +107,12 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
         ) from None
     except IsADirectoryError:
         raise ManifestError("is a folder, not a CSV", path=path, remedy="name a file") from None
+    except OSError as error:
+        raise ManifestError(
+            f"cannot be read: {os.strerror(error.errno or 0)}",
+            path=path,
+            remedy="check its owner and mode, and the disk",
+        ) from None
     except UnicodeDecodeError as error:
         raise ManifestError(
             f"not UTF-8 text (byte {error.start})", path=path, remedy="save it as UTF-8 CSV"
@@ -140,8 +148,20 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     return header, rows, lines
 
 
-def write_manifest(frame: pd.DataFrame, path: str | Path) -> None:
-    """Write a manifest atomically: UTF-8, Unix line ends, columns in the order of `COLUMNS`."""
+def write_manifest(
+    frame: pd.DataFrame, path: str | Path, *, first: Callable[[], None] = lambda: None
+) -> None:
+    """Write a manifest atomically: UTF-8, Unix line ends, columns in the order of `COLUMNS`.
+
+    Args:
+        frame: its rows.
+        path: the CSV.
+        first: called when all is on the disk and the file has but to take its place; when it
+            raises, the manifest stays as it was.
+
+    Raises:
+        DiskError: it cannot be written; it is as it was.
+    """
     others = [name for name in frame.columns if name not in COLUMNS]
     table = frame[[*COLUMNS, *others]]
     with atomic_write(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
@@ -151,6 +171,9 @@ def write_manifest(frame: pd.DataFrame, path: str | Path) -> None:
         plain.writerow(table.columns)
         for row in table.itertuples(index=False):
             (quoted if any("\r" in str(value) for value in row) else plain).writerow(row)
+        file.flush()
+        os.fsync(file.fileno())
+        first()
 
 
 def missing_files(frame: pd.DataFrame, lines: list[int], data: Path) -> list[Problem]:

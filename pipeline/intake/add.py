@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,7 @@ from pipeline.intake.ground_truth import join_masks
 from pipeline.intake.groups import join_groups
 from pipeline.intake.measure import Progress
 from pipeline.intake.patients import patients_from_names
-from pipeline.intake.place import make_way, same_folder, settle
+from pipeline.intake.place import same_folder, settle
 from pipeline.intake.rows import (
     KEEPS,
     build_rows,
@@ -82,6 +82,7 @@ def add_dataset(
 
     Raises:
         ManifestError: nothing usable, or a problem that needs a decision; nothing was written.
+        DiskError: a folder cannot be written, or the disk is full; nothing was written.
     """
     if not NAME.fullmatch(dataset):
         raise ManifestError(
@@ -99,6 +100,9 @@ def add_dataset(
     if mask_source is not None and same_folder(source, mask_source):
         mask_source = None  # the masks lie beside the images
     with ExitStack() as undo:
+        for folder in (manifest.parent, paths.data(dataset).parent):
+            if not folder.exists():
+                undo.callback(_remove_empty, folder)
         scan = _scan(source, mask_source, paths.data(dataset), undo)
         same = same_folder(paths.data(dataset), scan.root)
         stated = _join(scan, mask_source, max_rank, groups, patient_regex)
@@ -121,13 +125,21 @@ def add_dataset(
         if problems:
             raise report_problems(source, problems)
         frame, summary.changed = merge_existing(frame, manifest, same_source=same, force=force)
-        if not same:
-            make_way(paths, dataset, force=force)
-            settle(paths, dataset, scan, extracted=scan.home is not None)
         summary.warnings += oddities(frame)
         summary.count(frame)
-        write_manifest(frame, manifest)
+
+        def place_images() -> None:
+            if not same:
+                settle(paths, dataset, scan, extracted=scan.home is not None, force=force)
+
+        # Images and manifest take their places together, when nothing is left that may fail.
+        write_manifest(frame, manifest, first=place_images)
     return summary
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # it is not there, or there is something in it
+        folder.rmdir()
 
 
 def _scan(source: Path, masks: Path | None, place: Path, undo: ExitStack) -> Scan:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import stat
 import zipfile
@@ -11,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import ManifestError
-from pipeline.files import partial_path
+from pipeline.files import partial_path, writing
 from pipeline.images import is_junk
 
 MAX_RATIO = 200  # images hardly shrink; a file that grows more than this when unpacked is a bomb
@@ -30,34 +32,49 @@ def extracted(archive: Path, target: Path) -> Iterator[Path]:
 
     Raises:
         ManifestError: not a zip, cut, damaged, encrypted; an entry that climbs out of the folder,
-            is a link, or comes twice; a bomb; no room on the disk.
+            is a link, or comes twice; a name that the file system does not take; a bomb; no room
+            on the disk.
+        DiskError: the folder cannot be written, or the disk is full.
     """
     fresh = not target.parent.exists()
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with writing(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(target)
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        try:
-            with zipfile.ZipFile(archive) as opened:
-                entries = _sound(archive, opened, target.parent)
-                partial.mkdir()
-                for entry in entries:
-                    _extract(archive, opened, entry, partial)
-        except zipfile.BadZipFile:
-            raise ManifestError(
-                "is no zip, or one that was cut short", path=archive, remedy="download it again"
-            ) from None
-        except (zlib.error, EOFError, NotImplementedError) as error:
-            raise ManifestError(
-                f"is damaged or packed in a way that is not known ({error})",
-                path=archive,
-                remedy="download it again, or unpack it yourself and pass the folder",
-            ) from None
+        _unpack(archive, partial)
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if fresh and not any(target.parent.iterdir()):
             target.parent.rmdir()
+
+
+def _unpack(archive: Path, partial: Path) -> None:
+    """Make folder `partial` of what is in a zip; errors as `extracted`."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            entries = _sound(archive, opened, partial.parent)
+            with writing(partial.parent):
+                partial.mkdir()
+                for entry in entries:
+                    _extract(archive, opened, entry, partial)
+    except zipfile.BadZipFile:
+        raise ManifestError(
+            "is no zip, or one that was cut short", path=archive, remedy="download it again"
+        ) from None
+    except (zlib.error, EOFError, NotImplementedError) as error:
+        raise ManifestError(
+            f"is damaged or packed in a way that is not known ({error})",
+            path=archive,
+            remedy="download it again, or unpack it yourself and pass the folder",
+        ) from None
+    except OSError as error:
+        raise ManifestError(
+            f"cannot be read: {os.strerror(error.errno or 0)}",
+            path=archive,
+            remedy="check its owner and mode, and the disk",
+        ) from None
 
 
 def _sound(archive: Path, opened: zipfile.ZipFile, place: Path) -> list[zipfile.ZipInfo]:
@@ -104,9 +121,19 @@ def _sound(archive: Path, opened: zipfile.ZipFile, place: Path) -> list[zipfile.
 
 def _extract(archive: Path, opened: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> None:
     file = folder / entry.filename
-    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unpacked = open(file, "xb")  # noqa: SIM115
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ):
+            raise
+        raise ManifestError(
+            f"entry {entry.filename[:60]!r}... has a name that the file system does not take",
+            path=archive,
+            remedy="give it a shorter or plainer name and pack it again",
+        ) from None
     left = entry.file_size
-    with opened.open(entry) as packed, open(file, "xb") as unpacked:
+    with unpacked, opened.open(entry) as packed:
         while block := packed.read(BLOCK):
             left -= len(block)
             if left < 0:  # the header lied about the size

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 from pathlib import Path
 
 from pipeline.errors import ManifestError
+from pipeline.files import writing
 from pipeline.intake.existing import described
 from pipeline.intake.folder import Scan
 from pipeline.paths import Paths
@@ -45,11 +47,29 @@ def make_way(paths: Paths, dataset: str, *, force: bool) -> None:
     shutil.rmtree(place)
 
 
-def settle(paths: Paths, dataset: str, scan: Scan, *, extracted: bool) -> None:
-    """Make data/<dataset> a link to the images, or move the extracted images there."""
+def settle(paths: Paths, dataset: str, scan: Scan, *, extracted: bool, force: bool) -> None:
+    """Make data/<dataset> a link to the images, or move the extracted images there.
+
+    Raises:
+        ManifestError: something else is there; see `make_way`.
+        DiskError: the folder cannot be written.
+    """
     place = paths.data(dataset)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if extracted:
-        scan.root.rename(place)
-    else:
-        place.symlink_to(scan.root.resolve(), target_is_directory=True)
+    with writing(place):
+        # A run that was killed before it wrote the manifest has left them there.
+        if extracted and _same_content(place, scan.root):
+            return
+        make_way(paths, dataset, force=force)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if extracted:
+            scan.root.rename(place)
+        else:
+            place.symlink_to(scan.root.resolve(), target_is_directory=True)
+
+
+def _same_content(a: Path, b: Path) -> bool:
+    """True when two folders (no links) hold files of the same names and bytes, and no others."""
+    if a.is_symlink() or not a.is_dir():
+        return False
+    names, others = ({p.relative_to(f) for p in f.rglob("*") if p.is_file()} for f in (a, b))
+    return names == others and all(filecmp.cmp(a / n, b / n, shallow=False) for n in names)

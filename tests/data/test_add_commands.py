@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,20 @@ def extract_three(*given):
         os.kill(os.getpid(), signal.SIGKILL)
 
 archive._extract = extract_three
+from pipeline.cli import main
+main()
+"""
+
+KILLED_BEFORE_THE_MANIFEST = """
+import os, signal
+from pipeline.intake import add
+settle = add.settle
+
+def settle_and_die(*given, **more):
+    settle(*given, **more)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+add.settle = settle_and_die
 from pipeline.cli import main
 main()
 """
@@ -76,11 +93,85 @@ def test_what_a_kill_in_mid_extraction_leaves_is_gone_after_the_next_add(
     assert {path.name for path in (project / "data").iterdir()} == {"d", at_work.name}
 
 
-def refused(project: Path, source: Path, expected: str) -> None:
-    """Check that a source is refused in one line with a remedy, or a list of several problems
-    with one each, and that nothing is written."""
-    before = tree(project.parent)
+@pytest.mark.parametrize("first", ["--force", None])
+def test_an_add_killed_between_images_and_manifest_is_ended_by_the_same_command(
+    scans, tmp_path, project, first
+):
+    if first:  # the zip takes the place of another dataset
+        picture(tmp_path / "other" / "cat" / "9.png", seed=9)
+        assert pipeline(project, "data", "add", "d", "--from", str(tmp_path / "other"))[0] == 0
+    command = ["data", "add", "d", "--from", str(zip_of(tmp_path / "s.zip", scans))]
+    command += [first] if first else []
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_BEFORE_THE_MANIFEST, *command],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert (project / "data/d/train").is_dir()
+    assert (project / "data_manifests/d.csv").exists() == bool(first)
+    code, said = pipeline(project, *command)
+    assert code == 0 and "24 images" in said, said
+    assert [path.name for path in (project / "data").iterdir()] == ["d"]
+    assert [path.name for path in (project / "data_manifests").iterdir()] == ["d.csv"]
+
+
+def test_what_cannot_be_written_or_read_is_said_in_one_line_and_a_retry_works(
+    scans, tmp_path, project, no_override
+):
+    source = zip_of(tmp_path / "s.zip", scans)
+    code, said = pipeline(project, "data", "add", "d", "--from", str(scans))
+    assert code == 0, said
+    with zipfile.ZipFile(source) as opened:
+        size = min(entry.file_size for entry in opened.infolist()) // 2
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # noqa: E731
+    refused(project, source, "cannot write: File too large .*ulimit", preexec_fn=limit)
+    long = tmp_path / "long.zip"
+    long.write_bytes(source.read_bytes())
+    with zipfile.ZipFile(long, "a") as opened:
+        opened.writestr(f"train/cat/{'x' * 300}.png", b"")
+    refused(project, long, r"long\.zip: entry 'train/cat/xx.* does not take - ")
+    for folder, given in (
+        (project / "data", source),
+        (project / "data_manifests", source),
+        (project / "data_manifests", scans),
+        (project, source),
+    ):
+        hidden = [project / "data", project / "data_manifests"] if folder == project else []
+        for path in hidden:  # a project to which nothing was added yet
+            path.rename(tmp_path / path.name)
+        folder.chmod(0o555)
+        refused(project, given, "cannot write: Permission denied .*writable", before=no_override)
+        folder.chmod(0o755)
+        for path in hidden:
+            (tmp_path / path.name).rename(path)
     code, said = pipeline(project, "data", "add", "new", "--from", str(source))
+    assert code == 0 and "24 images" in said, said
+    manifest = project / "data_manifests/d.csv"
+    manifest.chmod(0)
+    code, said = run(project, "data", "check", "--dataset", "d", before=no_override)
+    assert code == 2 and "Traceback" not in said
+    assert "d.csv: cannot be read: Permission denied - " in said
+
+
+def run(project: Path, *arguments: str, before: Sequence[str] = (), **options) -> tuple[int, str]:
+    """Run a command as `pipeline` does, started by another or with options of `subprocess.run`."""
+    done = subprocess.run(
+        [*before, sys.executable, "-c", "from pipeline.cli import main; main()", *arguments],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPO), "COLUMNS": "200"},
+        **options,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def refused(project: Path, source: Path, expected: str, **how) -> None:
+    """Check that a source is refused in one line with a remedy, or a list of several problems
+    with one each, and that nothing is written; `how` as of `run`."""
+    before = tree(project.parent)
+    code, said = run(project, "data", "add", "new", "--from", str(source), **how)
     assert code == 2, said
     assert re.search(expected, said) and "Traceback" not in said
     remedies = r"error: .+( - .+\n| problems\n(  line .+ - .+\n)+)"
