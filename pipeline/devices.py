@@ -38,6 +38,20 @@ def choose_precision(precision: str, device: str) -> str:
     return "bf16" if device.startswith("cuda") else "fp32"
 
 
+def model_cores(device: str) -> int:
+    """Return how many cores the model computes on: torch's threads on the CPU, else 1."""
+    import torch
+
+    return torch.get_num_threads() if device == "cpu" else 1
+
+
+def torch_threads_here(count: int) -> None:
+    """Let torch use so many cores for what this thread computes."""
+    import torch
+
+    torch.set_num_threads(max(1, count))
+
+
 def one_thread_here() -> None:
     """Keep torch from starting threads of its own inside a loader thread.
 
@@ -46,9 +60,7 @@ def one_thread_here() -> None:
     """
     if threading.current_thread() is threading.main_thread() or getattr(_calmed, "done", False):
         return
-    import torch
-
-    torch.set_num_threads(1)
+    torch_threads_here(1)
     _calmed.done = True
 
 
@@ -56,10 +68,14 @@ def keep_freed_memory() -> None:
     """Let the process keep the memory of freed tensors for the next batch (glibc; else nothing).
 
     By default the C library gives blocks above 32 MB back at once, and the system clears their
-    pages anew for each layer of each batch: a quarter of the time of a model on the CPU.
+    pages anew for each layer of each batch: a quarter of the time of a model on the CPU. It also
+    gives each thread an arena of its own, which cannot hold such blocks at all; that can be changed
+    only for threads that have not started, so the command calls this before all else.
     """
     if platform.libc_ver()[0] != "glibc":
         return
-    libc, trim, mmap = ctypes.CDLL(None), -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    libc = ctypes.CDLL(None)
+    trim, mmap, arenas = -1, -3, -8  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX of malloc.h
     libc.mallopt(trim, 2**31 - 1)
     libc.mallopt(mmap, 2**30)
+    libc.mallopt(arenas, 1)

@@ -1,7 +1,11 @@
 """The `pipeline` command. Only argument parsing lives here; the work is in the library."""
 
-from pipeline.cli.app import app
-from pipeline.cli.running import guarded
+from pipeline.devices import keep_freed_memory
+
+keep_freed_memory()  # before any library starts a thread, which would get memory of its own
+
+from pipeline.cli.app import app  # noqa: E402
+from pipeline.cli.running import guarded  # noqa: E402
 
 __all__ = ["app", "main"]
 

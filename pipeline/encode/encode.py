@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.config import Params
-from pipeline.devices import choose_device, choose_precision
+from pipeline.devices import choose_device, choose_precision, model_cores
 from pipeline.encode.mapper import EncodeMapper
 from pipeline.encode.text import Prompts, check_length, load_prompts, text_identity
 from pipeline.encode.views import check_views
@@ -100,6 +100,7 @@ def encode_dataset(
             dataset=dataset,
             record_path=paths.record(dataset, "encode"),
             batch_size=batch_size,
+            cores=model_cores(mapper.clip.device.type),
             workers=workers,
             limit=limit,
             force=force,

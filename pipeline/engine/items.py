@@ -45,8 +45,9 @@ class Mapper(Protocol):
         ...
 
     def map(self, items: Sequence[WorkItem], loaded: Sequence[Any]) -> Sequence[Any]:
-        """Return one row an item (`MaskRow`, `FeatureRow`), in order; called in the main thread.
+        """Return one row an item (`MaskRow`, `FeatureRow`), in order.
 
+        Called from several threads at a time where `run_stage` was given several cores.
         A row's content may depend on its own item only, never on its neighbours in the batch.
         An exception here makes the engine repeat the batch item by item, so that one image
         that a model cannot take fails alone.

@@ -13,7 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, StageFailed
 from pipeline.files import atomic_write_json
 
 LIBRARIES = (
@@ -85,6 +85,23 @@ class RunRecord:
     def failed_share(self) -> float:
         """Failed items as a share of all asked for, 0 when there are none."""
         return len(self.failed) / self.total if self.total else 0.0
+
+    def too_many_failed(self, allowed: float, path: str | PathLike | None) -> StageFailed:
+        """Return the error of a run of which a larger share failed than allowed.
+
+        Args:
+            allowed: the share, `max_failed` of the stage.
+            path: where this record is.
+        """
+        named = "; ".join(f"{name!r}: {why}" for name, why in list(self.failed.items())[:3])
+        more = f"; and {len(self.failed) - 3} more" if len(self.failed) > 3 else ""
+        return StageFailed(
+            f"{self.stage} {self.dataset}: {len(self.failed)} of {self.total} images failed "
+            f"({self.failed_share:.1%}, allowed {allowed:.1%}): {named}{more}",
+            path=path,
+            remedy="mend or remove these images, or raise max_failed in params.yaml; all other "
+            "images are kept",
+        )
 
     def redo(self, image_id: str, reason: str) -> None:
         """Count a row that is computed although the store knew the image."""

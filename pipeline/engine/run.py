@@ -13,12 +13,12 @@ from pipeline.engine.items import Mapper, WorkItem
 from pipeline.engine.loader import check_bytes, default_workers, load_in_order
 from pipeline.engine.progress import Progress
 from pipeline.engine.record import RunRecord, library_versions
+from pipeline.engine.side_by_side import SideBySide
 from pipeline.engine.signals import Interrupts
 from pipeline.errors import (
     ConfigError,
     DiskError,
     ModelError,
-    StageFailed,
     StoreError,
     reason_of,
 )
@@ -36,6 +36,7 @@ def run_stage(
     dataset: str = "",
     record_path: str | PathLike | None = None,
     batch_size: int = 8,
+    cores: int = 1,
     workers: int | None = None,
     limit: int | None = None,
     force: bool = False,
@@ -54,7 +55,9 @@ def run_stage(
         writer: an ENTERED `MaskStoreWriter` or `FeatureStoreWriter` (`with ... as writer`).
         dataset: for record and messages.
         record_path: where the `RunRecord` goes (also after a failure or Ctrl-C); None = nowhere.
-        batch_size: items a call of `mapper.map`.
+        batch_size: items mapped together.
+        cores: that the mapper's model computes on. With several, a batch is cut into as many
+            slices, which `mapper.map` is given side by side (`pipeline.devices.model_cores`).
         workers: loader threads; None = one a core, at most 8. 0 = load in the main thread.
         limit: compute at most so many rows of those that need it.
         force: compute all rows again.
@@ -88,7 +91,7 @@ def run_stage(
     )
     run = _Run(record, mapper, writer, batch_size, workers)
     begin = time.monotonic()
-    with Interrupts() as signals:
+    with Interrupts() as signals, SideBySide(cores, batch_size) as run.side_by_side:
         run.stopped = signals.stopped
         try:
             run.save(record_path)
@@ -108,7 +111,7 @@ def run_stage(
     if record.status == "interrupted":
         raise KeyboardInterrupt
     if record.status == "failed":
-        raise _too_many_failed(record, max_failed, record_path)
+        raise record.too_many_failed(max_failed, record_path)
     return record
 
 
@@ -185,9 +188,7 @@ class _Run:
         """Map one batch; one that fails is mapped again item by item, to find the one to blame."""
         try:
             with self.record.clock("model"):
-                rows = list(self.mapper.map(items, values))
-            if len(rows) != len(items):
-                raise ValueError(f"the mapper gave {len(rows)} rows for {len(items)} items")
+                rows = self.side_by_side.map(self.mapper.map, items, values)
         except (ModelError, ConfigError, StoreError):
             raise  # not this image's fault
         except Exception as error:
@@ -241,15 +242,3 @@ class _Run:
         self.record.failed[item.image_id] = why
         self.behind.call(self.writer.write_failed, item, why)
         self.progress.add(failed=1)
-
-
-def _too_many_failed(record: RunRecord, allowed: float, path: str | PathLike | None) -> StageFailed:
-    named = "; ".join(f"{name!r}: {why}" for name, why in list(record.failed.items())[:3])
-    more = f"; and {len(record.failed) - 3} more" if len(record.failed) > 3 else ""
-    return StageFailed(
-        f"{record.stage} {record.dataset}: {len(record.failed)} of {record.total} images failed "
-        f"({record.failed_share:.1%}, allowed {allowed:.1%}): {named}{more}",
-        path=path,
-        remedy="mend or remove these images, or raise max_failed in params.yaml; all other "
-        "images are kept",
-    )

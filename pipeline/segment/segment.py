@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Params, SegmentParams
-from pipeline.devices import choose_device, choose_precision
+from pipeline.devices import choose_device, choose_precision, model_cores
 from pipeline.engine import RunRecord, run_stage
 from pipeline.manifest import read_manifest
 from pipeline.models import Sam2ImagePredictor, load_sam2
@@ -82,6 +82,7 @@ def segment_dataset(
             dataset=dataset,
             record_path=paths.record(dataset, "segment"),
             batch_size=batch_size or BATCH_SIZE,
+            cores=model_cores(mapper.sam.predictor.device.type) if mapper.sam else 1,
             workers=workers,
             limit=limit,
             force=force,
