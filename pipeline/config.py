@@ -1,6 +1,7 @@
 """params.yaml, parsed once into frozen typed objects. Functions take these, never dictionaries.
 
-Every field is documented where it is declared and has the default that params.yaml spells out.
+Every value has below it what it means, every section in its class; the defaults are those that
+params.yaml spells out.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ CROSS_VALIDATED: tuple[Protocol, ...] = ("grouped", "grouped_truth")  # each see
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    """A part of params.yaml: cannot be changed once read, and knows no other keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class ProfileParams(Section):
@@ -34,30 +37,45 @@ class AuditParams(Section):
     """The leak audit: which pairs of images count as copies."""
 
     min_correlation: float = Field(0.995, ge=0.9, le=1)
+    """Of two 32 x 32 grey thumbnails, above which the images are copies."""
     min_structure: float = Field(0.88, ge=0.8, le=1)
+    """Of the 64 x 64 local structure, above which they are copies too."""
     mirrored: bool = True
+    """Whether mirrored and turned copies are looked for too."""
     max_failed: float = Field(0.0, ge=0, le=1)
+    """Share of images that may fail before the stage fails."""
 
 
 class SegmentParams(Section):
     """Stage 1, m = SAM2(x)."""
 
     prompt: str = "salient-refine"
+    """What SAM2 is asked: a name of pipeline.segment.strategies.STRATEGIES."""
     box_as_mask: bool = True
+    """Whether a box also enters as SAM2's low-resolution mask prompt."""
     zoom: float = Field(2.0, ge=0)
+    """A box is segmented on a crop of so many times its size; 0 = on the whole image."""
     grid: int = Field(8, ge=1)
+    """auto: clicks along a side."""
     center_box: float = Field(0.7, gt=0, le=1)
+    """center-box: share of each side."""
     min_area: float = Field(0.002, ge=0, lt=1)
+    """A mask of a smaller share of the image counts as empty."""
     max_area: float = Field(0.95, gt=0, le=1)
+    """A mask of a larger share of the image counts as full-frame."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the model; auto: bf16 on cuda, else fp32."""
     max_failed: float = Field(0.0, ge=0, le=1)
+    """Share of images that may fail before the stage fails."""
 
 
 class PromptQualityParams(Section):
     """Every prompt strategy judged against ground truth, on a sample of each dataset."""
 
     images: int = Field(200, ge=0)
+    """Of a dataset, its test part first; 0 = all that have a mask."""
     phantoms: int = Field(6, ge=0)
+    """Images of a synthetic dataset."""
     strategies: tuple[str, ...] = (
         "salient",
         "salient-refine",
@@ -66,9 +84,13 @@ class PromptQualityParams(Section):
         "box",
         "points",
     )
+    """The prompt strategies that are judged."""
     box_jitter: float = Field(0.1, ge=0, le=0.5)
+    """box: each edge of the true box is moved by up to this share of its side."""
     seed: int = 0
+    """Of the sample and the jitter."""
     max_failed: float = Field(0.0, ge=0, le=1)
+    """Share of images that may fail before the stage fails."""
 
     @field_validator("strategies")
     @classmethod
@@ -82,23 +104,36 @@ class EncodeParams(Section):
     """Stage 2, I = E_v(x * m) and T = E_t(t)."""
 
     geometry: Literal["pad", "squash", "crop"] = "pad"
+    """How an image becomes square: pad, squash, or crop (the model's own preprocessing)."""
     views: tuple[View, ...] = ("whole", "masked", "crop", "binary", "oracle", "random")
+    """What CLIP is shown of each image: names of pipeline.encode.views."""
     fill: Literal["black", "mean", "blur"] = "black"
+    """What lies outside the mask."""
     crop_margin: float = Field(0.1, ge=0)
+    """Margin of the crop view, as a share of the mask's box."""
     tokens: bool = False
+    """Whether patch-token features are kept as well."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the model; auto: bf16 on cuda, else fp32."""
     max_failed: float = Field(0.0, ge=0, le=1)
+    """Share of images that may fail before the stage fails."""
 
 
 class SplitsParams(Section):
     """Who trains, who chooses, who is tested."""
 
     fractions: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5, 1.0)
+    """Few-shot shares of the training labels, nested, in whole patients and groups."""
     val: float = Field(0.2, gt=0, lt=1)
+    """Share of the drawn labels that chooses hyperparameters."""
     test: float = Field(0.2, gt=0, lt=1)
+    """Share of the images, where the manifest gives no test part."""
     folds: int = Field(5, ge=2)
+    """Of the cross-validated protocols; seed s tests fold s modulo folds."""
     seed: int = 0
+    """Of the parts that the manifest leaves open and, with each of train.seeds, of the shots."""
     on_leak: Literal["warn", "drop-test", "drop-train", "regroup"] = "warn"
+    """What is done about copies and groups that straddle train and test."""
 
     @field_validator("fractions")
     @classmethod
@@ -109,53 +144,84 @@ class SplitsParams(Section):
 
 
 class TrainParams(Section):
-    """The heads. `views` says which views each protocol is run on."""
+    """The heads."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """One fit of each head, view and fraction for each; they draw the shots and the weights."""
     heads: tuple[str, ...] = ("zero-shot", "linear-probe", "medfocus", "medfocus-probe")
+    """Names of registered heads."""
     views: dict[Protocol, tuple[View, ...]] = {
         "official": ("whole", "masked", "crop", "binary"),
         "grouped": ("whole", "masked", "crop", "binary"),
         "ground_truth": ("whole", "masked", "oracle", "random"),
         "grouped_truth": ("whole", "masked", "oracle", "random"),
     }
+    """The views that each protocol is run on."""
     lambda_: float = Field(0.5, ge=0, le=1, alias="lambda")
+    """L = lambda * L_c + (1 - lambda) * L_e."""
     learning_rate: float = Field(1e-3, gt=0)
+    """MedFocusCLIP: of AdamW."""
     weight_decay: float = Field(1e-2, ge=0)
+    """MedFocusCLIP: of AdamW."""
     epochs: int = Field(100, ge=1)
+    """MedFocusCLIP: at most so many passes."""
     patience: int = Field(10, ge=1)
+    """MedFocusCLIP: passes without a better validation loss, after which training stops."""
     batch_size: int = Field(128, ge=1)
+    """MedFocusCLIP: images a step."""
     c_min: float = Field(1e-4, gt=0)
+    """Smallest C of the linear probe's logistic regression; the validation part chooses."""
     c_max: float = Field(1e2, gt=0)
+    """Largest C."""
     c_steps: int = Field(7, ge=1)
+    """How many C are tried, evenly spaced in their logarithm."""
     probe_max_iter: int = Field(300, ge=1)
+    """Iterations of L-BFGS for one C."""
     attention_dim: int = Field(64, ge=1)
+    """MedFocusCLIP: width of the queries and keys of F(T, I)."""
     temperature: float = Field(0.07, gt=0)
+    """MedFocusCLIP: where the learned temperature of L_c starts."""
     zero_shot_scale: float = Field(100.0, gt=0)
+    """Zero-shot: softmax(scale * cosine)."""
 
 
 class EvaluateParams(Section):
+    """Intervals and calibration."""
+
     bootstrap: int = Field(1000, ge=10)
+    """Resamples of the test images, by patient or group where there are any."""
     confidence: float = Field(0.95, gt=0, lt=1)
+    """Of every interval."""
     bins: int = Field(15, ge=2)
+    """Of the reliability diagram and of ECE."""
     seed: int = 0
+    """Of the resamples."""
 
 
 class ReportParams(Section):
+    """What the report shows."""
+
     gallery: int = Field(24, ge=1)
+    """Overlays of each dataset."""
     thumbnail: int = Field(160, ge=32)
+    """Longer side of a picture in the page, pixels."""
     heatmaps: int = Field(4, ge=0)
+    """Images of each dataset with a map of patch-text similarity; 0 = no model is run."""
 
 
 class Params(Section):
     """All of params.yaml."""
 
     datasets: tuple[str, ...]
+    """Those that `dvc repro` and commands without --dataset work on."""
     data_root: str = "data"
+    """Folder of the images, relative to the project; data_root/<dataset> may be a link."""
     profile: str
+    """Which of `profiles` is used."""
     profiles: dict[str, ProfileParams]
+    """Pairs of models by name."""
     audit: AuditParams = AuditParams()
     segment: SegmentParams = SegmentParams()
     prompt_quality: PromptQualityParams = PromptQualityParams()

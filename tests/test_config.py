@@ -19,6 +19,8 @@ def test_the_shipped_file_spells_out_every_default(repo: Path) -> None:
         assert section == type(section)(), f"{name}: the file differs from the code's default"
         aliases = {f.alias or n for n, f in type(section).model_fields.items()}
         assert set(raw[name]) == aliases, f"{name}: the file does not spell out every parameter"
+        for field, info in type(section).model_fields.items():
+            assert info.description, f"{name}.{field}: config.py does not say what it means"
 
 
 def test_parameters_cannot_be_changed_after_parsing(repo: Path) -> None:
