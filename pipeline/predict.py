@@ -42,6 +42,7 @@ class ImagePrediction:
 
     @property
     def label(self) -> str:
+        """The likeliest class."""
         return max(self.probabilities, key=self.probabilities.__getitem__)
 
 
@@ -56,10 +57,12 @@ class Predictions:
     failed: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
+        """Return all of it as a JSON text; each image's `label` is the likeliest class."""
         rows = [vars(row) | {"label": row.label} for row in self.images]
         return json.dumps(vars(self) | {"images": rows}, indent=2, ensure_ascii=False)
 
     def to_text(self) -> str:
+        """Return one line for the head and one for each image, classes by falling probability."""
         lines = [f"head {self.head}, view {self.view}, mean of {len(self.seeds)} seeds"]
         for row in self.images:
             ranked = sorted(row.probabilities.items(), key=lambda item: -item[1])

@@ -108,7 +108,11 @@ class MedFocus:
         return image + softmax(asked @ self.attention_) @ self.values_
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Return float32 (n, C) for image features (n, d)."""
+        """Return class probabilities, float32 (n, C), for image features, float32 (n, d).
+
+        Raises:
+            DivergedError: a logit is infinite or NaN.
+        """
         M = self.fuse(X)
         if self.lambda_ == 1:
             logits = self.inverse_temperature_ * (l2_normalise(M) @ self.text_.T)

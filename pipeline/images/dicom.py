@@ -61,7 +61,23 @@ def probe_dicom(data: bytes, kind: str) -> list[FrameInfo]:
 
 
 def read_dicom(data: bytes, kind: str, frame: int) -> Pixels:
-    """Decode one frame through the grey-scale or colour pipeline."""
+    """Decode one frame through the grey-scale or colour pipeline.
+
+    Args:
+        data: the file's bytes.
+        kind: "DICOM".
+        frame: counted from 0.
+
+    Returns:
+        Values of (h, w) grey or (h, w, 3) colour; uint8 where they are shown unchanged (windowed,
+        8 bits, a palette), otherwise the stored integers, or floats after the modality LUT.
+
+    Raises:
+        ImageError: no such frame; it is cut, too large, compressed in an unknown way, or of an
+            unknown colour model.
+        SkippedFile: a DICOMDIR, or an object without pixels.
+        Exception: of the decoder, for damaged bytes; `read_image` makes an ImageError of it.
+    """
     dataset = load_dataset(data)
     rows, columns, frames = _geometry(dataset)
     if not 0 <= frame < frames:

@@ -69,7 +69,22 @@ def probe_nifti(data: bytes, kind: str) -> list[FrameInfo]:
 
 
 def read_nifti(data: bytes, kind: str, frame: int) -> Pixels:
-    """Read one slice, scaled by slope and intercept; NaN and infinities are counted and black."""
+    """Read one slice, scaled by slope and intercept; NaN and infinities are counted and black.
+
+    Args:
+        data: the file's bytes, gzipped or not.
+        kind: "NIFTI".
+        frame: the slice, counted from 0.
+
+    Returns:
+        Values of (h, w) in the file's own dtype, floats where it is scaled; of RGB voxels
+        (h, w, 3) uint8.
+
+    Raises:
+        ImageError: no such slice; several volumes, complex numbers, a broken orientation or gzip,
+            or too large.
+        Exception: of the decoder, for damaged bytes; `read_image` makes an ImageError of it.
+    """
     image, plane = _open(data)
     count = _shape(image)[plane.axis]
     if not 0 <= frame < count:
@@ -91,7 +106,21 @@ def read_nifti(data: bytes, kind: str, frame: int) -> Pixels:
 def mask_to_voxels(
     mask: np.ndarray, data: bytes, frame: int, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """Write a display mask (h, w) into voxels of the file's own shape and axes (bool)."""
+    """Write a display mask into voxels of the file's own shape and axes.
+
+    Args:
+        mask: bool (h, w), as the slice is shown.
+        data: the file's bytes.
+        frame: the slice, counted from 0.
+        out: bool voxels of an earlier call, written into; None = all False.
+
+    Returns:
+        bool, of the file's shape.
+
+    Raises:
+        ImageError: no such slice, the mask is not of its size, `out` not of the file's shape, or
+            the file cannot be read (see `read_nifti`).
+    """
     image, plane = _open(data)
     shape = _shape(image)
     stored = plane.store(np.asarray(mask, bool))

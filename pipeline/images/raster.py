@@ -31,7 +31,20 @@ def probe_raster(data: bytes, kind: str) -> list[FrameInfo]:
 
 
 def read_raster(data: bytes, kind: str, frame: int) -> Pixels:
-    """Decode one image of 8 or 16 bits a sample, upright, transparency composed on black."""
+    """Decode one image of 8 or 16 bits a sample, upright, transparency composed on black.
+
+    Args:
+        data: the file's bytes.
+        kind: one of `FORMATS`.
+        frame: 0, the only one.
+
+    Returns:
+        Values of (h, w) or (h, w, 3); uint8, of a 16-bit PNG uint16 with its alpha apart.
+
+    Raises:
+        ImageError: another frame than 0, an animation, too many pixels, cut or damaged.
+        Exception: of the decoder, for damaged bytes; `read_image` makes an ImageError of it.
+    """
     if frame != 0:
         raise ImageError(f"has no frame {frame}: it holds one picture", remedy="use frame 0")
     if kind == "PNG":
@@ -58,7 +71,11 @@ def decode_with_pillow(data: bytes, kind: str, page: int = 0) -> Pixels:
 
 
 def encode_png(array: np.ndarray) -> bytes:
-    """Return a PNG of a (h, w) or (h, w, 3) uint8 image or a bool mask, without any metadata."""
+    """Return a PNG of a (h, w) or (h, w, 3) uint8 image or a bool mask, without any metadata.
+
+    Raises:
+        ValueError: another dtype or number of axes.
+    """
     array = np.asarray(array)
     if array.dtype == bool:
         array = array.astype(np.uint8) * np.uint8(255)

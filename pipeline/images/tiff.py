@@ -38,7 +38,22 @@ def probe_tiff(data: bytes, kind: str) -> list[FrameInfo]:
 
 
 def read_tiff(data: bytes, kind: str, frame: int) -> Pixels:
-    """Decode one page: 1 to 64 bits, integer or float, any byte order and planar layout."""
+    """Decode one page: 1 to 64 bits, integer or float, any byte order and planar layout.
+
+    Args:
+        data: the file's bytes.
+        kind: "TIFF".
+        frame: the page, counted from 0; thumbnails and transparency masks are not counted.
+
+    Returns:
+        Values of (h, w) or (h, w, 3), upright; uint8 for up to 8 bits a sample, palettes, CMYK and
+        JPEG, otherwise in the dtype of the file.
+
+    Raises:
+        ImageError: no such page; an unusual layout, colour model or number of channels, a volume
+            in one page, cut, or too large.
+        Exception: of the decoder, for damaged bytes; `read_image` makes an ImageError of it.
+    """
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         pages = _pages(tiff)
         if not 0 <= frame < len(pages):

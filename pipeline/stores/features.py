@@ -34,8 +34,6 @@ class FeatureStore(StoreReader):
         """Length d of a feature."""
         return self._rows.arrays["image_features"].shape[2]
 
-    # -- images -------------------------------------------------------------------------------
-
     def image_features(self, view: str, ids: Iterable[str] | None = None) -> np.ndarray:
         """Return float32 (n, d), not normalised, one row an id in the order of `ids` (default:
         all rows of the manifest that have data).
@@ -51,7 +49,10 @@ class FeatureStore(StoreReader):
         return self._view_rows(wanted, positions, v)
 
     def tokens(self, view: str, ids: Iterable[str]) -> np.ndarray:
-        """Return patch-token features, float32 (n, token, d), where the store keeps them."""
+        """Return patch-token features, float32 (n, token, d).
+
+        Raises:
+            StoreError: the store keeps none, or lacks the view or an image."""
         if "tokens" not in self._rows.arrays:
             raise StoreError(
                 "the store keeps no patch tokens",
@@ -160,8 +161,6 @@ class FeatureStore(StoreReader):
             parts.append(part)
         return pd.concat(parts)
 
-    # -- text ---------------------------------------------------------------------------------
-
     @property
     def text_features(self) -> xarray.DataArray:
         """float32 (class, template, feature), one unaveraged embedding a class and template."""
@@ -187,7 +186,10 @@ class FeatureStore(StoreReader):
 
     def class_features(self, classes: Sequence[str] | None = None) -> np.ndarray:
         """Return T, float32 (C, d): each template's embedding normalised, their mean normalised
-        again (the CLIP way of averaging prompts), in the order of `classes`."""
+        again (the CLIP way of averaging prompts), in the order of `classes`.
+
+        Raises:
+            StoreError: a class or the whole store has no text features."""
         features, names, _ = self._text_arrays()
         number = {name: k for k, name in enumerate(names)}
         wanted = list(names if classes is None else classes)
@@ -200,8 +202,6 @@ class FeatureStore(StoreReader):
             )
         T = _unit(_unit(features).mean(axis=1))
         return T[[number[name] for name in wanted]].astype(np.float32)
-
-    # -- inside -------------------------------------------------------------------------------
 
     def _text_arrays(self) -> tuple[np.ndarray, list[str], list[str]]:
         if self._text is None:
