@@ -8,14 +8,15 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import psutil
 
-from pipeline.errors import DiskError
+from pipeline.errors import DiskError, PipelineError
 
 REMEDIES = {
     errno.ENOSPC: "free some space and run again; it goes on from here",
@@ -93,9 +94,28 @@ def atomic_write_json(path: str | os.PathLike, value: Any) -> None:
     atomic_write_text(path, text + "\n")
 
 
+def open_bytes(path: str | os.PathLike) -> BinaryIO:
+    """Open a file to read its bytes.
+
+    Raises:
+        PipelineError: it is a pipe, socket or device, of which a reader might wait for ever.
+        OSError: it cannot be opened.
+    """
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder the system says what it is
+        raise PipelineError(
+            "is a pipe, socket or device, not a file", path=path, remedy="give the file itself"
+        )
+    return open(path, "rb")
+
+
 def sha256_file(path: str | os.PathLike) -> str:
-    """Return the hexadecimal SHA-256 of a file's bytes, read in blocks."""
-    with open(path, "rb") as file:
+    """Return the hexadecimal SHA-256 of a file's bytes, read in blocks.
+
+    Raises:
+        PipelineError, OSError: as `open_bytes`.
+    """
+    with open_bytes(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

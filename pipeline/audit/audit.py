@@ -50,6 +50,8 @@ def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
 
     Raises:
         ManifestError: the manifest is missing or wrong.
+        StageFailed: more images cannot be read than `params.audit.max_failed` allows; the others
+            are compared and all files written.
     """
     clock, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     manifest = read_manifest(paths.manifest(dataset))
@@ -71,24 +73,29 @@ def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
     with atomic_write(paths.audit_pairs(dataset)) as partial:
         pairs.to_parquet(partial, index=False)
     atomic_write_json(paths.audit_summary(dataset), summary)
-    readable = len(manifest) - len(summary["unreadable"])
+    failed = summary["unreadable"]
+    readable = len(manifest) - len(failed)
     # One thumbnail serves all files of the same bytes.
     all_new = thumbnails.read == (thumbnails.positions >= 0).sum()
     twins = readable - thumbnails.read if all_new else 0
-    RunRecord(
+    record_path, max_failed = paths.record(dataset, "audit"), params.audit.max_failed
+    record = RunRecord(
         "audit",
         dataset,
-        status="ok",
         started=started,
         total=len(manifest),
         done=thumbnails.read + twins,
         skipped=readable - thumbnails.read - twins,
         copied=twins,
-        failed=summary["unreadable"],
+        failed=failed,
         seconds={"total": time.monotonic() - clock},
         versions=library_versions(),
         parameters=summary["parameters"],
-    ).write(paths.record(dataset, "audit"))
+    )
+    record.status = "failed" if record.failed_share > max_failed else "ok"
+    record.write(record_path)
+    if record.status == "failed":
+        raise record.too_many_failed(max_failed, record_path)
     return copy.deepcopy(summary) | {"thumbnails_read": thumbnails.read}
 
 
@@ -229,11 +236,7 @@ def _summary(
 ) -> dict[str, Any]:
     """Return the counts of audit.json; every list is sorted, so equal input gives equal bytes."""
     ids = manifest["image_id"].to_numpy(dtype=object)
-    unread = {
-        ids[row]: thumbnails.failures[content]
-        for row, content in enumerate(thumbnails.content)
-        if content in thumbnails.failures
-    }
+    unread = {ids[row]: reason for row, reason in thumbnails.failures.items()}
     blank = np.setdiff1d(np.flatnonzero(thumbnails.positions >= 0), thumbnails.comparable())
     conflicts = [
         {

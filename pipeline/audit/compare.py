@@ -24,7 +24,8 @@ def compare_datasets(a: str, b: str, params: Params, paths: Paths) -> pd.DataFra
     Returns:
         the columns of audit_pairs.parquet, image_id_a of dataset a, image_id_b of dataset b, best
         first. `straddles`: one is a test image, the other a training image. Images that cannot be
-        read are named in `.attrs["unreadable"]` ("dataset/image_id" -> reason).
+        read are named in `.attrs["unreadable"]` (dataset -> image_id -> reason); all are counted
+        in `.attrs["images"]` (dataset -> count).
     """
     manifests = [read_manifest(paths.manifest(name)) for name in (a, b)]
     sets = [
@@ -54,10 +55,10 @@ def compare_datasets(a: str, b: str, params: Params, paths: Paths) -> pd.DataFra
     )
     pairs = sort_pairs(pd.concat([exact, close])).drop_duplicates(["image_id_a", "image_id_b"])
     pairs = pairs.reset_index(drop=True)
+    named = list(zip((a, b), manifests, sets, strict=True))
     pairs.attrs["unreadable"] = {
-        f"{name}/{manifest['image_id'].iloc[row]}": part.failures[content]
-        for name, manifest, part in zip((a, b), manifests, sets, strict=True)
-        for row, content in enumerate(part.content)
-        if content in part.failures
+        name: {manifest["image_id"].iloc[row]: why for row, why in sorted(part.failures.items())}
+        for name, manifest, part in named
     }
+    pairs.attrs["images"] = {name: len(manifest) for name, manifest, _ in named}
     return pairs

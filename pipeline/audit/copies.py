@@ -92,6 +92,8 @@ def find_copies(
     """
     left = a.comparable()
     other, right = (a, left) if b is None else (b, b.comparable())
+    if not len(left) or not len(right):  # nothing could be read, or all is blank
+        return _best_of_each([])
     orientations = range(len(ORIENTATIONS)) if params.mirrored else [SAME]
     searches = [kind(a, other, right, params, index) for kind in (_ByThumbnail, _ByStructure)]
     judged = []

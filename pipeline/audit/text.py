@@ -50,26 +50,34 @@ def audit_text(summary: dict[str, Any], pairs: str) -> str:
             summary["label_conflict_groups"],
             "the others: audit.parquet, label_conflict",
         )
-    unreadable = [f"{printable(name)}: {why}" for name, why in summary["unreadable"].items()]
-    if unreadable:
-        lines.append(f"{len(unreadable)} images cannot be read:")
-        lines += _listed(unreadable, len(unreadable), "")
+    lines += _unreadable(summary["unreadable"], "images")
     if summary["blank"]:
         lines.append(f"{len(summary['blank'])} blank images are compared by their bytes only:")
         lines += _listed([printable(name) for name in summary["blank"]], len(summary["blank"]), "")
     return "\n".join(lines)
 
 
-def across_text(other: str, pairs: list[dict[str, Any]]) -> str:
-    """Return the copies that another dataset has, by name."""
+def across_text(other: str, pairs: list[dict[str, Any]], unreadable: dict[str, str]) -> str:
+    """Return the copies that another dataset has, and its images that cannot be read, by name."""
     lines = [
         f"{printable(p['image_id_a'])} = {other}: {printable(p['image_id_b'])} "
         f"({KINDS[p['kind']]}, {p['score']:.3f}; {_labels(p['label_a'], p['label_b'])})"
         for p in pairs
     ]
     return "\n".join(
-        [f"{len(pairs)} pairs of copies across it and {other}", *_listed(lines, len(pairs), "")]
+        [
+            f"{len(pairs)} pairs of copies across it and {other}",
+            *_listed(lines, len(pairs), ""),
+            *_unreadable(unreadable, f"images of {other}"),
+        ]
     )
+
+
+def _unreadable(reasons: dict[str, str], what: str) -> list[str]:
+    if not reasons:
+        return []
+    named = [f"{printable(name)}: {why}" for name, why in reasons.items()]
+    return [f"{len(named)} {what} cannot be read:", *_listed(named, len(named), "")]
 
 
 def _labels(a: str, b: str) -> str:

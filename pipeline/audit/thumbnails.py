@@ -17,13 +17,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.lib.format import open_memmap
+from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 from PIL import Image
 
 from pipeline.audit.descriptors import PLAIN_SIDE, STRUCTURE_SIDE
-from pipeline.errors import ImageError
-from pipeline.files import atomic_write, sha256_json
+from pipeline.errors import ImageError, PipelineError
+from pipeline.files import atomic_write, open_bytes, sha256_json
 from pipeline.images import read_image, reader_rules
+from pipeline.images.read import unreadable
 
 RECORD = np.dtype(
     [
@@ -45,8 +46,8 @@ class Thumbnails:
         records: structured array of `RECORD`s, mapped from the cache file.
         positions: (contents,) int64, the record of each content; -1 = could not be read.
         content: (rows,) int64, the content of each manifest row.
-        failures: reason by content, for those that could not be read.
-        read: how many images were read from their files this time.
+        failures: reason by manifest row, for those whose file could not be read.
+        read: how many contents were read from their files this time.
     """
 
     records: np.ndarray
@@ -104,8 +105,8 @@ def load_thumbnails(
         workers: reader threads.
 
     Returns:
-        thumbnails of every distinct content. An image that cannot be read, or whose bytes are
-        not the manifest's, is in `failures`.
+        thumbnails of every distinct content. A row whose file cannot be read, or whose bytes are
+        not the manifest's, is in `failures`; another row of the same content may still be read.
     """
     rules = sha256_json(reader_rules())
     keys = [
@@ -114,25 +115,26 @@ def load_thumbnails(
     ]
     # Sorted, so that contents, and all that follows, do not depend on the manifest's order.
     content, distinct = pd.factorize(np.array(keys, dtype=object), sort=True)
-    first_row = pd.Series(np.arange(len(keys))).groupby(content).first().to_numpy(int)
     known = _read_cache(cache)
     found = {key: at for at, key in enumerate(known["key"]) if key and _intact(known[at])}
     missing = [c for c, key in enumerate(distinct) if key not in found]
     failures: dict[int, str] = {}
     if missing:
-        rows = manifest.iloc[first_row[missing]]
-        jobs = [
-            (data / path, int(frame), digest)
-            for path, frame, digest in zip(rows["path"], rows["frame"], rows["sha256"], strict=True)
-        ]
+        rows = pd.Series(np.arange(len(keys))).groupby(content).apply(list)
+        paths = manifest["path"].to_numpy()
+        frames, digests = manifest["frame"].to_numpy(), manifest["sha256"].to_numpy()
+        jobs = []
+        for c in missing:
+            first = rows[c][0]
+            files = {row: data / paths[row] for row in rows[c]}
+            jobs.append(_Job(distinct[c], files, int(frames[first]), digests[first]))
         kept = [found[key] for key in distinct if key in found]
-        new_keys = [distinct[c] for c in missing]
-        reasons = _extend(cache, known, kept, new_keys, jobs, workers)
-        failures = {missing[at]: reason for at, reason in reasons.items()}
+        failures = _extend(cache, known, kept, jobs, workers)
         known = _read_cache(cache)
         found = {key: at for at, key in enumerate(known["key"]) if key}
     positions = np.array([found.get(key, -1) for key in distinct], dtype=np.int64)
-    return Thumbnails(known, positions, content, failures, len(missing) - len(failures))
+    read = int((positions[missing] >= 0).sum())
+    return Thumbnails(known, positions, content, failures, read)
 
 
 def _read_cache(cache: Path) -> np.ndarray:
@@ -152,58 +154,88 @@ def _intact(record: np.void) -> bool:
     return int(record["crc"]) == _checksum(record)
 
 
-def _extend(
-    cache: Path,
-    known: np.ndarray,
-    kept: list[int],
-    keys: list[bytes],
-    jobs: list[tuple[Path, int, str]],
-    workers: int | None,
-) -> dict[int, str]:
-    """Write the kept records and the newly read ones; return the reasons of the jobs that failed.
+@dataclass(frozen=True)
+class _Job:
+    """A content to read: its key, its files by manifest row, its frame and its bytes' SHA-256."""
 
-    An image that failed leaves a record without a key, which no image ever matches.
+    key: bytes
+    files: dict[int, Path]
+    frame: int
+    digest: str
+
+
+def _extend(
+    cache: Path, known: np.ndarray, kept: list[int], jobs: list[_Job], workers: int | None
+) -> dict[int, str]:
+    """Write the kept records and the newly read ones; return the reasons of the rows that failed.
+
+    A content that failed leaves a record without a key, which no image ever matches; one of which
+    some rows failed a record without a checksum, so that the next run looks at all rows again.
     """
-    reasons: dict[int, str] = {}
+    failures: dict[int, str] = {}
     interrupted: BaseException | None = None
-    with atomic_write(cache) as partial:
-        records = open_memmap(partial, mode="w+", dtype=RECORD, shape=(len(kept) + len(jobs),))
+    # Written, not mapped: a disk that fills up under a mapping kills the process.
+    with atomic_write(cache) as partial, open(partial, "wb") as file:
+        shape = (len(kept) + len(jobs),)
+        descr = {"descr": dtype_to_descr(RECORD), "fortran_order": False, "shape": shape}
+        write_array_header_1_0(file, descr)
         for start in range(0, len(kept), CHUNK):
-            part = kept[start : start + CHUNK]
-            records[start : start + len(part)] = known[part]
+            file.write(known[kept[start : start + CHUNK]].tobytes())
+        begin = file.tell()
+        whole = 0
         try:
-            for at, result in enumerate(_read_all(jobs, workers)):
-                if isinstance(result, str):
-                    reasons[at] = result
-                    continue
-                record = records[len(kept) + at]
-                record["key"] = keys[at]
-                record["plain"], record["structure"] = result
-                record["crc"] = _checksum(record)
+            for job, (pixels, reasons) in zip(jobs, _read_all(jobs, workers), strict=True):
+                failures |= reasons
+                file.write(_record(job.key, pixels, proved=not reasons).tobytes())
+                whole += 1
+        except OSError:
+            raise  # of this file: those of the images became reasons
         except BaseException as error:  # Ctrl-C included: keep what was read, then go on failing
             interrupted = error
-        records.flush()
+            file.truncate(begin + whole * RECORD.itemsize)
+            file.truncate(begin + len(jobs) * RECORD.itemsize)
     if interrupted is not None:
         raise interrupted
-    return reasons
+    return failures
 
 
-def _read_all(
-    jobs: list[tuple[Path, int, str]], workers: int | None
-) -> Iterator[tuple[np.ndarray, np.ndarray] | str]:
+def _record(
+    key: bytes, pixels: tuple[np.ndarray, np.ndarray] | None, *, proved: bool
+) -> np.ndarray:
+    record = np.zeros((), RECORD)
+    if pixels is not None:
+        record["key"] = key
+        record["plain"], record["structure"] = pixels
+        # Of another checksum, it serves this run and is no proof to the next.
+        record["crc"] = _checksum(record) ^ (0 if proved else 1)
+    return record
+
+
+Read = tuple[tuple[np.ndarray, np.ndarray] | None, dict[int, str]]
+
+
+def _read_all(jobs: list[_Job], workers: int | None) -> Iterator[Read]:
     with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
         for start in range(0, len(jobs), CHUNK):
             yield from pool.map(_read_one, jobs[start : start + CHUNK])
 
 
-def _read_one(job: tuple[Path, int, str]) -> tuple[np.ndarray, np.ndarray] | str:
-    path, frame, digest = job
-    try:
-        data = path.read_bytes()
-        if sha256(data).hexdigest() != digest:
-            return "its bytes changed since the manifest was made; run `pipeline data refresh`"
-        return make_thumbnails(read_image(path, frame, data=data))
-    except ImageError as error:
-        return error.message
-    except OSError as error:
-        return error.strerror or str(error)
+def _read_one(job: _Job) -> Read:
+    """Return the thumbnails of a content, from its first good file, and the reasons of the rows
+    that failed: of files listed with the same bytes, one may be broken and the others not."""
+    pixels, reasons = None, {}
+    for row, path in job.files.items():
+        try:
+            with open_bytes(path) as file:
+                data = file.read()
+            if sha256(data).hexdigest() != job.digest:
+                raise ImageError(
+                    "its bytes changed since the manifest was made",
+                    remedy="run: pipeline data refresh",
+                )
+            if pixels is None:
+                pixels = make_thumbnails(read_image(path, job.frame, data=data))
+        except (PipelineError, OSError) as error:
+            told = unreadable(path, error) if isinstance(error, OSError) else error
+            reasons[row] = " - ".join(filter(None, (told.message, told.remedy)))
+    return pixels, reasons

@@ -46,7 +46,11 @@ def test_the_other_way_round_finds_the_same_pairs(folder):
 
 def test_unreadable_images_of_either_are_named(folder):
     pairs = compare_datasets("one", "two", params(), folder.paths)
-    assert list(pairs.attrs["unreadable"]) == ["two/broken.png"]
+    unreadable = pairs.attrs["unreadable"]
+    assert {name: list(reasons) for name, reasons in unreadable.items()} == {
+        "one": [],
+        "two": ["broken.png"],
+    }
 
 
 def test_datasets_that_share_nothing_give_an_empty_table(folder, tmp_path):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.audit import audit_dataset
+from pipeline.audit import audit_dataset, compare_datasets
 from pipeline.audit.thumbnails import load_thumbnails
+from pipeline.errors import StageFailed
 from pipeline.manifest import read_manifest
 from tests.audit.folder import Folder, params, texture
 
@@ -23,7 +24,7 @@ def folder(tmp_path) -> Folder:
 
 
 def run(folder: Folder) -> dict:
-    return audit_dataset("toy", params(), folder.paths)
+    return audit_dataset("toy", params(max_failed=1.0), folder.paths)
 
 
 def thumbnails(folder: Folder):
@@ -99,7 +100,7 @@ def test_unreadable_images_are_named_with_the_reason_and_keep_their_row(folder):
     summary = run(folder.write())
     assert set(summary["unreadable"]) == {"page.png", "cut.png", "gone.png"}
     assert all(summary["unreadable"].values())
-    assert "No such file" in summary["unreadable"]["gone.png"]
+    assert "does not exist - " in summary["unreadable"]["gone.png"]
     assert (
         json.loads(folder.paths.audit_summary("toy").read_text())["unreadable"]
         == (summary["unreadable"])
@@ -134,6 +135,54 @@ def test_an_image_whose_bytes_changed_is_named_not_taken(folder):
     summary = run(folder)
     assert "data refresh" in summary["unreadable"]["3.png"]
     assert not folder.table().loc["2.png", "copy_in_train"]
+
+
+def test_a_broken_file_accuses_no_twin_and_hides_no_copy_until_it_is_mended(folder):
+    folder.save("broken.png", texture(20, 64), split="train")
+    file = folder.paths.data("toy") / "broken.png"
+    content = file.read_bytes()
+    folder.save("twin.png", content, split="train")
+    folder.save("twin too.png", content, split="train")
+    folder.save("resaved.jpg", texture(20, 64), split="test", quality=90)
+    for path in ("broken.png", "twin too.png"):
+        folder.paths.data("toy").joinpath(path).write_bytes(b"<html>no image</html>")
+    folder.write()
+    for _ in range(2):  # also when all else is in the cache
+        summary = run(folder)
+        assert set(summary["unreadable"]) == {"broken.png", "twin too.png"}
+        assert all("bytes changed" in why for why in summary["unreadable"].values())
+        assert folder.table().loc["resaved.jpg", "copy_in_train"]
+        assert sum(_counts(folder)[::2]) == len(folder.table()) - 2  # done and there already
+    for path in ("broken.png", "twin too.png"):
+        folder.paths.data("toy").joinpath(path).write_bytes(content)
+    assert [run(folder)["thumbnails_read"] for _ in range(2)] == [1, 0]
+    assert run(folder)["unreadable"] == {}
+
+
+@pytest.mark.parametrize("image", [b"<html>no image</html>", np.full((9, 9), 7, np.uint8)])
+def test_a_set_of_which_nothing_can_be_compared_has_its_files_and_says_so(tmp_path, image):
+    made = Folder(tmp_path)
+    for name in ("one", "two"):
+        for at in range(3):
+            made.save(f"{at}.png", image, split=("train", "test")[at % 2], dataset=name)
+    made.save("texture.png", texture(1), dataset="three")
+    made.write()
+    named = [f"{at}.png" for at in range(3)]
+    read = not isinstance(image, bytes)
+    if read:
+        summary = audit_dataset("one", params(), made.paths)
+    else:
+        with pytest.raises(StageFailed, match="3 of 3 images failed"):
+            audit_dataset("one", params(), made.paths)
+        summary = json.loads(made.paths.audit_summary("one").read_text())
+    assert summary["blank"] == (named if read else [])
+    assert list(summary["unreadable"]) == ([] if read else named)
+    assert summary["pairs"] == {"byte": 3, "near": 0, "mirror": 0, "turn": 0}
+    assert len(made.table("one")) == 3 and len(made.pairs("one")) == 3
+    for a, b in (("one", "two"), ("one", "three"), ("three", "one")):
+        pairs = compare_datasets(a, b, params(), made.paths)
+        assert set(pairs["kind"]) == ({"byte"} if b == "two" else set())
+        assert list(pairs.attrs["unreadable"]["one"]) == list(summary["unreadable"])
 
 
 def test_blank_images_are_listed_and_no_copies_of_each_other(folder):

@@ -101,17 +101,20 @@ def test_a_file_system_that_fills_up_stops_a_stage_and_nothing_is_lost(
     whole: Site, half: Site, tmp_path: Path, own_mounts: list[str], stage: str
 ) -> None:
     site = whole.before(stage, half, tmp_path / "site")
+    if stage == "audit":  # with its thumbnails there it writes next to nothing
+        site.remove(stage)
     before = state(site, stage)
     (site.root / "cache").rename(site.root / "kept")
     for name in ("cache", "after"):
         (site.root / name).mkdir()
     script = [*own_mounts, "bash", "-c", SMALL_DISK, "bash"]
-    free = "4k" if stage == "audit" else "12k"  # less than its largest file
-    done = site.run(*stage_command(stage), before=script, FREE=free)
+    # Less than its largest file.
+    done = site.run(*stage_command(stage), before=script, FREE="12k")
     done.expect(0, "No space left on device", "free some space", "full: 2", "free: 0")
     (site.root / "cache").rmdir()
     (site.root / "after").rename(site.root / "cache")
     assert stands(site, stage, before)
+    assert site.leftovers() == []
     (site.root / "cache").rename(site.root / "after")
     (site.root / "kept").rename(site.root / "cache")
     assert site.outputs(stage) == whole.outputs(stage)
