@@ -38,6 +38,7 @@ def check_bytes(item: WorkItem) -> None:
     Raises:
         ImageError: the file cannot be read, or its bytes are not those that the manifest lists, so
             that the row's key would lie.
+        PipelineError: it is no file but a pipe, socket or device.
     """
     wanted = str(item.row.get("sha256") or "")
     if not wanted:

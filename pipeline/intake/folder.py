@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from pipeline.errors import ImageError, ManifestError
+from pipeline.errors import ImageError, ManifestError, PipelineError
+from pipeline.files import open_bytes
 from pipeline.images import DICOMDIR_REASON, has_image_suffix, is_junk, sniff
 
 SPLIT_FOLDERS = {
@@ -127,10 +128,12 @@ def why_not(file: Path, relative: str) -> str:
     if suffix and not suffix[1:].isdigit():
         return f"not an image ({suffix})"
     try:  # DICOM files often have no suffix, or the last number of their UID
-        with open(file, "rb") as opened:
+        with open_bytes(file) as opened:
             sniff(opened.read(1024))
     except (ImageError, OSError):
         return "not an image (no suffix)"
+    except PipelineError as error:
+        return error.message
     return ""
 
 

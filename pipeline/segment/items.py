@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.engine import WorkItem
-from pipeline.errors import ManifestError
+from pipeline.errors import ManifestError, PipelineError
 from pipeline.files import sha256_file, sha256_json
 from pipeline.manifest import mask_file, row_file
 
@@ -60,7 +60,7 @@ def image_items(
 def add_truth(row: Row, data: str | Path) -> str:
     """Put the ground-truth file of a row into `row["truth_file"]` ("" = none); return its digest.
 
-    The digest of a file that is not there is its name: the row fails when it is read.
+    The digest of a file that cannot be read is its name: the row fails when it is read.
     """
     path = mask_file(row, data)
     row["truth_file"] = "" if path is None else path
@@ -68,5 +68,5 @@ def add_truth(row: Row, data: str | Path) -> str:
         return ""
     try:
         return sha256_file(path)
-    except OSError:
+    except (PipelineError, OSError):
         return f"unreadable: {row['mask_path']}"

@@ -66,6 +66,7 @@ BAD: dict[str, tuple[Make, str, str]] = {
     "bomb.png": (_bomb, "limit of", ""),
     "dangling.png": (lambda path: os.symlink("nowhere.png", path), "link to nothing", ""),
     "locked.png": (_locked, "permission denied", "chmod"),
+    "pipe.png": (os.mkfifo, "is a pipe", "give the image file itself"),
 }
 """Files that `data add` cannot take: what is said of the cause and, in part, of the remedy."""
 

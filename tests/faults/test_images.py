@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, no_override: list[str]) -> t
     for name, make in {**makers, **GOOD}.items():
         make(folder / "train" / "cat" / name)
     Image.fromarray(picture(99)).save(folder / "train" / "dog" / "stem.png")
+    os.mkfifo(folder / "train" / "dog" / "pipe")  # might be DICOM, which often has no suffix
     site = Site.make(folder.parent / "site")
     return site, site.run("data", "add", "toy", "--from", str(folder), before=no_override)
 
@@ -53,7 +55,7 @@ def test_data_add_names_each_bad_file_with_its_reason_and_remedy(mixed, name: st
 def test_data_add_takes_exactly_the_others_and_exits_3(mixed) -> None:
     site, done = mixed
     taken = {**GOOD, **DAMAGED}
-    done.expect(3, f"{len(taken) + 9} images")
+    done.expect(3, f"{len(taken) + 9} images", "is a pipe, socket or device, not a file")
     plain = {
         f"{s}/{c}/{i:02d}.png" for s in ("train", "test") for c in ("cat", "dog") for i in (0, 1)
     }
@@ -105,7 +107,11 @@ def broken(half: Site, source: Path, tmp_path_factory: pytest.TempPathFactory):
     (folder / "03.png").symlink_to("nowhere.png")
     (folder / "04.png").write_bytes(encode_png(picture(55)))
     (folder / "05.png").chmod(0)
-    reasons = ("changed", "changed", "not exist", "link to nothing", "changed", "permission denied")
+    for name in ("06.png", "07_mask.png"):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+    reasons = ("changed", "changed", "not exist", "link to nothing", "changed")
+    reasons += ("permission denied", "is a pipe")
     return site, {f"train/dog/{i:02d}.png": why for i, why in enumerate(reasons)}
 
 
@@ -113,12 +119,21 @@ def test_files_that_break_after_data_add_fail_alone_and_are_done_once_they_are_b
     broken, no_override: list[str], source: Path
 ) -> None:
     site, reasons = broken
-    said = site.stage("segment", before=no_override).expect(3, "6 of 32 images failed")
-    failed = record(site, "segment")["failed"]
-    assert failed.keys() == reasons.keys()
-    for name, reason in reasons.items():
-        assert reason in failed[name] and " - " in failed[name], failed[name]
-    assert sum(repr(name) in said for name in reasons) == 3 and "and 3 more" in said
+    # A pipe in the place of a ground truth fails the one stage that reads it here.
+    truth = {"train/dog/07.png": "07_mask.png: is a pipe"}
+    for stage, wanted in (
+        ("audit", reasons),
+        ("segment", reasons),
+        ("prompt_quality", reasons | truth),
+    ):
+        said = site.stage(stage, before=no_override).expect(
+            3, f"{len(wanted)} of 32 images failed", f"and {len(wanted) - 3} more"
+        )
+        failed = record(site, stage)["failed"]
+        assert failed.keys() == wanted.keys()
+        for name, reason in wanted.items():
+            assert reason in failed[name] and " - " in failed[name], failed[name]
+        assert sum(repr(name) in said for name in wanted) == 3
     masks = open_masks(site.root / "cache/toy/masks.zarr")
     assert set(masks.table().query("status != 'failed'").index) == set(masks) - set(reasons)
     assert len(masks) == 32
@@ -126,4 +141,4 @@ def test_files_that_break_after_data_add_fail_alone_and_are_done_once_they_are_b
     folder = site.root.parent / "toy/train/dog"
     shutil.rmtree(folder)
     shutil.copytree(source / "train/dog", folder)
-    site.stage("segment").expect(0, "6 computed, 26 there already, 0 failed of 32")
+    site.stage("segment").expect(0, "7 computed, 25 there already, 0 failed of 32")
