@@ -18,7 +18,7 @@ from pipeline.engine.loader import Loaded, load_in_order
 from pipeline.engine.progress import Progress
 from pipeline.engine.record import library_versions
 from pipeline.engine.signals import Interrupts
-from pipeline.errors import ConfigError, StageFailed, reason_of
+from pipeline.errors import ConfigError, reason_of
 from pipeline.manifest import read_manifest
 from pipeline.models import Sam2ImagePredictor
 from pipeline.paths import Paths
@@ -74,10 +74,11 @@ def judge_prompts(
 
     Raises:
         ManifestError, ModelError, ConfigError: nothing could be done; what to mend.
-        StageFailed: no image could be judged.
+        StageFailed: more images failed than `prompt_quality.max_failed` allows; the others are
+            judged.
         KeyboardInterrupt: SIGINT or SIGTERM came; what was judged is kept.
     """
-    begin = time.monotonic()
+    begin, max_failed = time.monotonic(), params.prompt_quality.max_failed
     record = RunRecord(
         "prompt_quality",
         dataset,
@@ -129,7 +130,7 @@ def judge_prompts(
                     failed = run.add(batch)
                     progress.add(done=len(batch) - failed, failed=failed)
             record.status = "interrupted" if signals.stopped() else "ok"
-            if record.failed and len(record.failed) == record.total:
+            if record.status == "ok" and record.failed_share > max_failed:
                 record.status = "failed"
         except BaseException as error:
             record.status, record.error = "error", str(error) or type(error).__name__
@@ -142,12 +143,7 @@ def judge_prompts(
     if record.status == "interrupted":
         raise KeyboardInterrupt
     if record.status == "failed":
-        image_id, why = next(iter(record.failed.items()))
-        raise StageFailed(
-            f"no image could be judged; the first, {image_id!r}: {why}",
-            path=record_path,
-            remedy=f"pipeline data check --dataset {dataset}",
-        )
+        raise record.too_many_failed(max_failed, record_path)
     return record
 
 

@@ -44,16 +44,36 @@ def test_a_dataset_of_which_nothing_can_be_read_exits_3_and_is_told_everywhere(
     added: Site, source: Path, tmp_path: Path
 ) -> None:
     site = broken(added, source, tmp_path, names=[])
-    site.stage("segment", "--set", "segment.max_failed=0.99").expect(
-        3, "32 of 32 images failed (100.0%, allowed 99.0%)", "and 29 more", "max_failed"
-    )
-    assert record(site, "segment")["status"] == "failed"
-    assert len(record(site, "segment")["failed"]) == record(site, "segment")["total"] == 32
-    assert re.search(r"toy +segment +failed +32 +0 +0 +32 ", status(site, "segment"))
+    for stage in ("audit", "segment", "prompt_quality"):
+        site.stage(stage, "--set", f"{stage}.max_failed=0.99").expect(
+            3, "32 of 32 images failed (100.0%, allowed 99.0%)", "and 29 more", "max_failed"
+        )
+        assert record(site, stage)["status"] == "failed"
+        assert len(record(site, stage)["failed"]) == record(site, stage)["total"] == 32
+    said = site.run("status").expect(0)
+    for stage in ("audit", "segment", "prompt_quality"):
+        assert re.search(rf"toy +{stage} +failed +32 +0 +0 +32 ", said)
     site.stage("report").expect(0)
-    assert "32 failures." in (site.root / "report/index.html").read_text()
+    assert "96 failures." in (site.root / "report/index.html").read_text()
     site.stage("encode").expect(3, "32 of 32 images failed", "bytes changed")
     site.stage("train").expect(2, "features are not complete", "failed in encode")
+
+
+def test_data_check_names_what_cannot_be_read_in_either_set_and_exits_3(
+    added: Site, source: Path, tmp_path: Path
+) -> None:
+    names = ["test/cat/00.png", "train/cat/00.png", "train/dog/00.png"]
+    site = broken(added, source, tmp_path, names)
+    shutil.copy(site.root / "data_manifests/toy.csv", site.root / "data_manifests/sound.csv")
+    (site.root / "data/sound").symlink_to(source)
+    check = ("data", "check", "--dataset")
+    said = site.run(*check, "toy").expect(3, "toy: 32 images", "audit toy: 3 of 32 images failed")
+    assert said.index("3 images cannot be read:") < said.index("error: ")
+    assert all(f"  {name}: its bytes changed" in said for name in names)
+    said = site.run(*check, "sound", "--against", "toy").expect(3, "check toy: 3 of 32 images")
+    assert said.index("3 images of toy cannot be read:") < said.index("error: ")
+    share = ["--set", "audit.max_failed=0.1"]
+    site.run(*check, "sound", "--against", "toy", *share).expect(0, *names, "cannot be read:")
 
 
 def test_a_tenth_that_cannot_be_read_fails_above_the_stated_share_and_passes_below(
@@ -61,8 +81,15 @@ def test_a_tenth_that_cannot_be_read_fails_above_the_stated_share_and_passes_bel
 ) -> None:
     names = ["test/cat/00.png", "train/cat/00.png", "train/dog/00.png"]
     site = broken(added, source, tmp_path, names)
-    for stage, why in (("segment", "changed since the manifest"), ("encode", "failed")):
-        for allowed, code, ended in (("0.05", 3, "failed"), ("0.1", 0, "ok")):
+    changed = "changed since the manifest"
+    shares = (("0.05", 3, "failed"), ("0.1", 0, "ok"))
+    for stage, why, tried in (
+        ("audit", changed, shares[1:]),  # other tests see it fail
+        ("segment", changed, shares),
+        ("prompt_quality", changed, shares[1:]),
+        ("encode", "failed", shares),
+    ):
+        for allowed, code, ended in tried:
             share = ["--set", f"{stage}.max_failed={allowed}"]
             site.stage(stage, *share).expect(code, *names, why)
             assert record(site, stage)["status"] == ended
@@ -73,7 +100,7 @@ def test_a_tenth_that_cannot_be_read_fails_above_the_stated_share_and_passes_bel
     site.stage("train").expect(2, "features are not complete", *names, "out of the manifest")
     site.stage("report").expect(0)
     page = (site.root / "report/index.html").read_text()
-    assert "6 failures." in page and all(name in page for name in names)
+    assert "12 failures." in page and all(name in page for name in names)
 
 
 @pytest.fixture
@@ -101,13 +128,16 @@ def test_dvc_does_not_take_a_failed_stage_for_done_and_runs_it_again(
     image.write_bytes(PAGE)
     dvc = {"program": ("-m", "dvc"), "PYTHONPATH": str(repository.root)}
     lock = repository.root / "dvc.lock"
-    done = repository.run("repro", "segment@toy", **dvc)
-    assert done.code != 0 and "1 of 10 images failed" in done.said, done.said
+    stages = ["audit@toy", "segment@toy"]
+    done = repository.run("repro", "--keep-going", *stages, **dvc)
+    assert done.code != 0 and done.said.count("1 of 10 images failed") == 2, done.said
     assert not lock.exists()
 
     # What DVC compares has not changed; it runs the stage because it was never done.
     image.write_bytes(sound)
-    done = repository.run("repro", "segment@toy", **dvc)
-    assert done.code == 0 and "Running stage 'segment@toy'" in done.said, done.said
-    assert record(repository, "segment")["done"] == 1, "the nine good ones were kept"
-    assert list(yaml.safe_load(lock.read_text())["stages"]) == ["segment@toy"]
+    done = repository.run("repro", *stages, **dvc)
+    assert done.code == 0, done.said
+    for stage in stages:
+        assert f"Running stage '{stage}'" in done.said
+        assert record(repository, stage.split("@")[0])["done"] == 1, "the nine good ones were kept"
+    assert sorted(yaml.safe_load(lock.read_text())["stages"]) == stages

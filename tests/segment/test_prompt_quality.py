@@ -149,11 +149,15 @@ def test_a_file_that_cannot_be_read_is_noted_and_tried_again(project, run, name)
     file = project.file(name)
     good = file.read_bytes()
     file.write_bytes(good[:40])
-    assert set(run().failed) == {"2.png"}
+    with pytest.raises(StageFailed, match="1 of 6 images failed"):
+        run()
     rows = table(project)
     bad = rows[rows["image_id"] == "2.png"]
     assert len(bad) == len(NAMES) and bad["dice"].isna().all() and bad["note"].all()
     assert rows[rows["image_id"] != "2.png"]["dice"].notna().all()
+    record = run(prompt_quality__max_failed=0.2)
+    assert (record.status, record.done, record.skipped) == ("ok", 0, 5)
+    assert set(record.failed) == {"2.png"}
     file.write_bytes(good)
     record = run()
     assert (record.done, record.skipped, record.failed) == (1, 5, {})
@@ -162,8 +166,8 @@ def test_a_file_that_cannot_be_read_is_noted_and_tried_again(project, run, name)
 def test_a_set_of_which_nothing_can_be_judged_fails(project, run):
     for i in range(6):
         project.file(f"masks/{i}.png").write_bytes(b"")
-    with pytest.raises(StageFailed, match="no image could be judged"):
-        run()
+    with pytest.raises(StageFailed, match="6 of 6 images failed"):
+        run(prompt_quality__max_failed=0.9)
 
 
 def test_a_set_without_ground_truth_has_an_empty_table(project, run):
