@@ -32,7 +32,7 @@ demo: setup
 
 test: setup
 	export PATH="$(BIN):$$PATH"
-	python -m pytest
+	python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

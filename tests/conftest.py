@@ -1,4 +1,4 @@
-"""What all tests share: the folder of real images where there is one, and a browser."""
+"""What all tests share: which run on one worker, the folder of real images, and a browser."""
 
 from __future__ import annotations
 
@@ -11,6 +11,26 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 REPO = Path(__file__).resolve().parent.parent
+# Their tests share projects that take minutes to build; the longest first.
+BUILT_ONCE = ("end_to_end", "faults", "report")
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several workers: a core each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep on one worker what shares costly fixtures, and start with it."""
+
+    def place(item: pytest.Item) -> int:
+        folder = item.path.parent.name
+        return BUILT_ONCE.index(folder) if folder in BUILT_ONCE else len(BUILT_ONCE)
+
+    items.sort(key=place)
+    for item in items:
+        alone = place(item) == len(BUILT_ONCE)
+        group = str(item.path) if alone else item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

@@ -9,20 +9,30 @@ import sys
 import pytest
 
 FREED = """
-import psutil, torch
-from pipeline.devices import keep_freed_memory
-if {keep}:
-    keep_freed_memory()
+{first}
+import psutil, threading, torch
+def make_and_free():
+    torch.ones(50_000_000)
 before = psutil.Process().memory_info().rss
-tensor = torch.ones(50_000_000)
-del tensor
+{call}
 print(psutil.Process().memory_info().rss - before)
 """
+ASKED = "from pipeline.devices import keep_freed_memory; keep_freed_memory()"
+HERE = "make_and_free()"
+IN_A_THREAD = "t = threading.Thread(target=make_and_free); t.start(); t.join()"
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
-@pytest.mark.parametrize("keep", [True, False])
-def test_freed_memory_is_kept_only_when_asked(keep: bool) -> None:
-    code = FREED.format(keep=keep)
+@pytest.mark.parametrize(
+    ("first", "call", "kept"),
+    [
+        (ASKED, HERE, True),
+        ("", HERE, False),
+        ("import pipeline.cli", IN_A_THREAD, True),
+    ],
+    ids=["asked", "not asked", "command, in a thread"],
+)
+def test_freed_memory_is_kept_only_when_asked(first: str, call: str, kept: bool) -> None:
+    code = FREED.format(first=first, call=call)
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (int(ran.stdout) > 150_000_000) == keep
+    assert (int(ran.stdout) > 150_000_000) == kept

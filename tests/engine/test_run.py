@@ -78,7 +78,8 @@ def test_failed_images_are_tried_again_once_they_are_mended(tmp_path):
     assert record.redone == {"failed before": 1} and record.done == 1 and record.skipped == 2
 
 
-def test_an_image_that_the_model_cannot_take_fails_alone(tmp_path):
+@pytest.mark.parametrize("cores", [1, 3])
+def test_an_image_that_the_model_cannot_take_fails_alone(tmp_path, cores):
     items = make_items(tmp_path, 6)
 
     class Picky(CheapMapper):
@@ -87,7 +88,9 @@ def test_an_image_that_the_model_cannot_take_fails_alone(tmp_path):
                 raise RuntimeError("shape mismatch")
             return super().map(items, loaded)
 
-    record = run_cheap("masks", tmp_path, items, mapper=Picky("masks"), max_failed=0.5)
+    record = run_cheap(
+        "masks", tmp_path, items, mapper=Picky("masks"), max_failed=0.5, cores=cores
+    )
     assert list(record.failed.values()) == ["RuntimeError: shape mismatch"]
     assert record.done == 5
 
