@@ -79,7 +79,7 @@ def difference(
     """Return a - b from `plots/comparisons.csv`, whichever way round it is stored there."""
     if table is None:
         return None
-    rows = select.lookup.rows(table, COMPARED)
+    rows = select.rows_by(table, COMPARED)
     where = (protocol, subset, metric, round(fraction, 4))
     for first, second, sign in ((a, b, 1), (b, a, -1)):
         r = rows.get((*where, *first, *second))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 
 import numpy as np
 import pandas as pd
 
+from pipeline.report.remember import Remember
+
 SeedKey = tuple[str, str, float, int]
+# A data set has some ten splits of six metrics each.
+_rows, _summaries, _labels, _repeated = (Remember(64) for _ in range(4))
 HEADS = {
     "zero-shot": "zero-shot",
     "linear-probe": "linear probe",
@@ -133,6 +136,10 @@ def repeated(metrics: pd.DataFrame) -> dict[tuple[str, str], tuple[str, str]]:
 
     A subset without copies repeats the full set where the set has none: the images are the same.
     """
+    return _repeated(metrics, "", lambda: _find_repeated(metrics))
+
+
+def _find_repeated(metrics: pd.DataFrame) -> dict[tuple[str, str], tuple[str, str]]:
     found: dict[tuple[str, str], tuple[str, str]] = {}
     seen: list[tuple[tuple[str, str], pd.DataFrame]] = []
     for block in blocks(metrics):
@@ -169,14 +176,18 @@ def over_seeds(
     metrics: pd.DataFrame, protocol: str, subset: str, metric: str = "accuracy"
 ) -> pd.DataFrame:
     """Return the rows of a block that summarise all seeds, by head, view and fraction."""
-    m = metrics
-    chosen = m[
-        (m["protocol"] == protocol)
-        & (m["subset"] == subset)
-        & (m["metric"] == metric)
-        & (m["seed"] == -1)
-    ]
-    return chosen.assign(fraction=chosen["fraction"].astype(float).round(4))
+
+    def make() -> pd.DataFrame:
+        m = metrics
+        chosen = m[
+            (m["protocol"] == protocol)
+            & (m["subset"] == subset)
+            & (m["metric"] == metric)
+            & (m["seed"] == -1)
+        ]
+        return chosen.assign(fraction=chosen["fraction"].astype(float).round(4))
+
+    return _summaries(metrics, (protocol, subset, metric), make)
 
 
 def by_seed(
@@ -213,40 +224,25 @@ def fractions_of(table: pd.DataFrame) -> list[float]:
     return sorted({round(float(f), 4) for f in table["fraction"] if f > 0})
 
 
-class _Lookup:
-    """Rows of small tables by key, so that a page of some thousand cells filters no table.
+def rows_by(table: pd.DataFrame, columns: tuple[str, ...]) -> dict[tuple, dict]:
+    """Return {values of `columns`: first row that has them}; fractions rounded to 4 digits.
 
-    Remembers the last tables asked about (and keeps them, so that an id names one table).
-    The tables must not change meanwhile.
+    So that a page of some thousand cells filters no table.
     """
 
-    def __init__(self, kept: int = 16):
-        self._kept = kept
-        self._tables: OrderedDict[tuple, tuple[pd.DataFrame, dict]] = OrderedDict()
+    def make() -> dict[tuple, dict]:
+        found: dict[tuple, dict] = {}
+        for row in table.to_dict("records"):
+            where = (round(float(row[c]), 4) if c == "fraction" else str(row[c]) for c in columns)
+            found.setdefault(tuple(where), row)
+        return found
 
-    def rows(self, table: pd.DataFrame, columns: tuple[str, ...]) -> dict[tuple, dict]:
-        """Return {values of `columns`: first row that has them}; fractions rounded to 4 digits."""
-        key = (id(table), columns)
-        if key not in self._tables:
-            found: dict[tuple, dict] = {}
-            for row in table.to_dict("records"):
-                where = (
-                    round(float(row[c]), 4) if c == "fraction" else str(row[c]) for c in columns
-                )
-                found.setdefault(tuple(where), row)
-            self._tables[key] = (table, found)
-            while len(self._tables) > self._kept:
-                self._tables.popitem(last=False)
-        self._tables.move_to_end(key)
-        return self._tables[key][1]
-
-
-lookup = _Lookup()
+    return _rows(table, columns, make)
 
 
 def one(table: pd.DataFrame, head: str, view: str, fraction: float) -> dict | None:
     """Return the row of one run, or None."""
-    rows = lookup.rows(table, ("head", "view", "fraction"))
+    rows = rows_by(table, ("head", "view", "fraction"))
     return rows.get((head, view, round(float(fraction), 4)))
 
 
@@ -267,9 +263,11 @@ def judged_part(quality: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def labels_at(table: pd.DataFrame, fraction: float) -> int | None:
-    """Return the number of labels used (train + validation) at a fraction."""
-    rows = table[(table["fraction"] - fraction).abs() < 1e-4]["n_labels"].dropna()
-    return None if rows.empty else round(float(rows.median()))
+    """Return the number of labels used (train + validation) at a fraction, of `over_seeds`."""
+    labels = ["fraction", "n_labels"]
+    medians = _labels(table, "", lambda: table[labels].dropna().groupby("fraction").median())
+    used = medians["n_labels"].get(round(float(fraction), 4))
+    return None if used is None else round(float(used))
 
 
 def stored_strategy(quality: pd.DataFrame) -> str | None:

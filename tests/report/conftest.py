@@ -32,6 +32,15 @@ def ready(_one) -> Paths:
     return _one[1]
 
 
+@pytest.fixture(scope="session")
+def html(_one, tmp_path_factory) -> str:
+    """The report on "one", as it is."""
+    params, paths = _one
+    root = tmp_path_factory.mktemp("html") / "project"
+    shutil.copytree(paths.root, root)
+    return build_report(params, Paths(root)).read_text(encoding="utf-8")
+
+
 @pytest.fixture
 def fresh(_one, tmp_path) -> tuple[Params, Paths]:
     """A copy of that project, for a test to change."""

@@ -231,8 +231,7 @@ def test_writing_twice_gives_the_same_bytes(written):
     assert not any(str(os.getpid()).encode() in f.read_bytes()[:64] for f in again)
 
 
-def test_synthetic_results_are_labelled_on_every_page(tmp_path):
-    params, paths = project(tmp_path, "one", synthetic="1")
-    for file in write_results(params, paths):
+def test_synthetic_results_are_labelled_on_every_page(fresh):
+    for file in write_results(*fresh):
         if file.suffix == ".md":
             assert "Synthetic data" in file.read_text(encoding="utf-8")

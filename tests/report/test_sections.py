@@ -144,9 +144,8 @@ def test_failures_are_named_once_with_stage_and_reason(found):
     assert failures.failures(found) == [("segment", FAILED, "truncated file")]
 
 
-def test_hashes_versions_parameters_and_commands_are_on_the_page(fresh):
-    params, paths = fresh
-    html = build_report(params, paths).read_text(encoding="utf-8")
+def test_hashes_versions_parameters_and_commands_are_on_the_page(_one, html):
+    params, paths = _one
     assert sha256_file(paths.manifest("one")) in html
     record = identity.section(load_inputs("one", paths), None, params)
     titles = [b.title for b in record.blocks if b.kind == "details"]

@@ -86,10 +86,7 @@ def score_table(
     fractions = select.fractions_of(table)
     as_percent = metric in select.PERCENT_METRICS
     lower = metric in ("ece", "brier")
-    best = {}
-    for f in fractions:
-        at = table[(table["fraction"] - f).abs() < 1e-4]["value"].dropna()
-        best[f] = None if at.empty else (at.min() if lower else at.max())
+    best = table.groupby("fraction")["value"].agg("min" if lower else "max")
     rows = []
     for run in select.runs_of(table):
         row: list = [head(select.HEADS.get(run[0], run[0])), select.VIEWS.get(run[1], run[1])]
@@ -98,7 +95,7 @@ def score_table(
             if mine is None:
                 row.append(Cell(NOTHING, look="number"))
                 continue
-            look = "best" if run[0] != "zero-shot" and mine["value"] == best[f] else ""
+            look = "best" if run[0] != "zero-shot" and mine["value"] == best.get(f) else ""
             row.append(
                 interval_cell(
                     mine["value"], mine["lo"], mine["hi"], as_percent=as_percent, look=look
