@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.engine.record import RunRecord
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, StageFailed
 from pipeline.files import sha256_json, writing
 from pipeline.heads.registry import get_head, make_head
+from pipeline.recorded import recorded
 from pipeline.training.cell import Fit, Task, run_task
 from pipeline.training.data import ViewData, fit_digest, read_views, run_digest
 from pipeline.training.grid import Cell, plan_cells
@@ -24,6 +25,8 @@ from pipeline.training.journal import Journal
 from pipeline.training.outputs import read_outputs, write_outputs
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from pipeline.config import Params, TrainParams
     from pipeline.paths import Paths
 
@@ -46,20 +49,58 @@ def train_dataset(
         force: fit again even what is up to date.
 
     Returns:
-        The record, also written to cache/<dataset>/records/train.json. `total`, `done` and
-        `skipped` count fits; `failed` maps a fit to its error; `parameters` holds the notes.
+        The record, also written to cache/<dataset>/records/train.json, after a failure or Ctrl-C
+        too. `total`, `done` and `skipped` count fits; `failed` maps a fit to its error;
+        `parameters` holds the notes.
 
     Raises:
         PipelineError: features of images that the splits name are missing, failed or of older
             bytes; the message counts them by part and names the remedy.
+        StageFailed: exit code 3; every fit of a head failed or diverged. All else is written.
     """
-    from pipeline.manifest import class_names, read_manifest
+    from pipeline.manifest import read_manifest
+
+    manifest = read_manifest(paths.manifest(dataset))
+    record = RunRecord(
+        stage="train",
+        dataset=dataset,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=_versions(),
+        parameters={"jobs": jobs, "notes": [], **params.train.model_dump(mode="json")},
+    )
+    path = paths.record(dataset, "train")
+    with recorded(record, path):
+        done = _train(record, manifest, params, paths, jobs=jobs, force=force)
+        lost = sorted({f.head for f in done} - {f.head for f in done if f.status == "ok"})
+        if lost:
+            record.status = "failed"
+    if lost:
+        reason = next(fit.error for fit in done if fit.head == lost[0])
+        raise StageFailed(
+            f"train {dataset}: {len(record.failed)} of {record.total} fits failed, among them "
+            f"every one of {', '.join(lost)}: {reason}",
+            path=path,
+            remedy="mend the head or its parameters, or take it out of train.heads; the fits of "
+            "the other heads are kept",
+        )
+    return record
+
+
+def _train(
+    record: RunRecord,
+    manifest: pd.DataFrame,
+    params: Params,
+    paths: Paths,
+    *,
+    jobs: int,
+    force: bool,
+) -> list[Fit]:
+    """Do what `train_dataset` says and fill in the record; return all fits."""
+    from pipeline.manifest import class_names
     from pipeline.splits import load_split_plan
     from pipeline.stores import open_features
 
-    clock = time.monotonic()
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    manifest = read_manifest(paths.manifest(dataset))
+    dataset, clock = record.dataset, time.monotonic()
     classes = class_names(manifest)
     labels = {
         i: classes.index(label)
@@ -67,7 +108,7 @@ def train_dataset(
     }
     plan = load_split_plan(dataset, params, paths)
     cells, notes = plan_cells(plan, params.train, params.splits.fractions)
-    notes = [*plan.notes, *notes]
+    record.parameters["notes"] = [*plan.notes, *notes]
     if not cells:
         raise PipelineError(
             "nothing to train: no protocol of train.views fits this manifest",
@@ -78,7 +119,7 @@ def train_dataset(
     T = np.ascontiguousarray(store.class_features(classes), dtype=np.float32)
     hashes = dict(zip(manifest["image_id"], manifest["sha256"], strict=True))
     views = read_views(store, cells, labels, hashes, paths.features(dataset))
-    read_seconds = time.monotonic() - clock
+    record.seconds["read"] = time.monotonic() - clock
 
     test_ids = {cell.where: np.asarray(cell.test, dtype=object) for cell in cells}
     fits = _plan_fits(cells, views, params.train, classes, T)
@@ -90,26 +131,14 @@ def train_dataset(
     write_outputs(dataset, paths, done, test_ids, labels, classes)
     journal.clear()
 
-    bad = {
+    record.failed = {
         f"{fit.head} {'/'.join(map(str, fit.where))}": f"{fit.status}: {fit.error}"
         for fit in done
         if fit.status != "ok"
     }
-    record = RunRecord(
-        stage="train",
-        dataset=dataset,
-        status="ok",
-        started=started,
-        total=len(done),
-        done=len(done) - skipped - len(bad),
-        skipped=skipped,
-        failed=bad,
-        seconds={"total": time.monotonic() - clock, "read": read_seconds},
-        versions=_versions(),
-        parameters={"jobs": jobs, "notes": notes, **params.train.model_dump(mode="json")},
-    )
-    record.write(paths.record(dataset, "train"))
-    return record
+    record.total, record.skipped = len(done), skipped
+    record.done = len(done) - skipped - len(record.failed)
+    return done
 
 
 def _versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from pipeline.config import CROSS_VALIDATED
+from pipeline.engine.record import RunRecord
 from pipeline.evaluate.compare import COLUMNS as COMPARISON_COLUMNS
 from pipeline.evaluate.compare import compare_block
 from pipeline.evaluate.mask_quality import mask_quality
@@ -27,6 +28,7 @@ from pipeline.evaluate.tables import (
 )
 from pipeline.files import atomic_write, atomic_write_json
 from pipeline.manifest import read_manifest
+from pipeline.recorded import recorded
 
 if TYPE_CHECKING:
     from pipeline.config import Params
@@ -76,11 +78,32 @@ def evaluate_dataset(
         jobs: parallel threads for mask quality.
 
     Returns:
-        The small nested summary that metrics.json holds.
+        The small nested summary that metrics.json holds. The record of the run is
+        cache/<dataset>/records/evaluate.json, after a failure or Ctrl-C too.
+
+    Raises:
+        PipelineError: no predictions, or masks of older image bytes; nothing was written but the
+            record.
     """
-    clock = time.monotonic()
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    manifest = read_manifest(paths.manifest(dataset))
+    record = RunRecord(
+        stage="evaluate",
+        dataset=dataset,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        parameters=params.evaluate.model_dump(mode="json"),
+    )
+    with recorded(record, paths.record(dataset, "evaluate")):
+        return _evaluate(record, manifest, params, paths, jobs)
+
+
+def _evaluate(
+    record: RunRecord, manifest: pd.DataFrame, params: Params, paths: Paths, jobs: int
+) -> dict[str, Any]:
+    """Do what `evaluate_dataset` says and fill in the record."""
+    dataset = record.dataset
     _, classes = read_runs(dataset, paths)
+    quality = mask_quality(dataset, manifest, paths, jobs=jobs)  # first: it may refuse
+    clock = time.monotonic()
     chosen = params.evaluate
     rows: dict[str, list[dict[str, Any]]] = {
         name: [] for name in ("metrics", "confusion", "reliability", "per_class", "comparisons")
@@ -105,8 +128,7 @@ def evaluate_dataset(
     plots["curve"] = curve_table(metrics, dataset)
     for name, table in plots.items():
         _write_csv(table, paths.plots(dataset) / f"{name}.csv")
-    scored_seconds = time.monotonic() - clock
-    quality = mask_quality(dataset, read_manifest(paths.manifest(dataset)), paths, jobs=jobs)
+    record.seconds["metrics"] = time.monotonic() - clock
     with atomic_write(paths.mask_quality(dataset)) as partial:
         quality.to_parquet(partial, index=False)
     found = summary(metrics, dataset)
@@ -114,21 +136,10 @@ def evaluate_dataset(
         means = quality.groupby("strategy")["dice"].mean()
         found[dataset]["dice"] = {k: round(float(v), 4) for k, v in means.items() if v == v}
     atomic_write_json(paths.metrics(dataset), found)
-    seconds = {"total": time.monotonic() - clock, "metrics": scored_seconds}
-    _write_record(dataset, paths, started, len(metrics), seconds, params)
+    record.total = record.done = len(metrics)
     return found
 
 
 def _write_csv(table: pd.DataFrame, path: Path) -> None:
     with atomic_write(path) as partial:
         table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
-
-
-def _write_record(dataset, paths, started, total, seconds, params) -> None:
-    from pipeline.engine.record import RunRecord
-
-    record = RunRecord(stage="evaluate", dataset=dataset, status="ok", started=started)
-    record.total = record.done = total
-    record.seconds = seconds
-    record.parameters = params.evaluate.model_dump(mode="json")
-    record.write(paths.record(dataset, "evaluate"))

@@ -188,4 +188,4 @@ def test_a_second_evaluation_writes_the_same_bits(evaluated):
 
 def test_nothing_trained_is_an_error_with_the_command(tmp_path):
     with pytest.raises(PipelineError, match="pipeline train --dataset toy"):
-        evaluate_dataset("toy", PARAMS, Paths(tmp_path))
+        evaluate_dataset("toy", PARAMS, make_project(tmp_path))

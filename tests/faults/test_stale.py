@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -24,4 +25,10 @@ def test_what_an_older_image_gave_is_neither_trained_on_nor_judged(
     trained = site.outputs("train")
     site.stage("train").expect(2, "are of older image bytes", image_id, "pipeline encode")
     assert site.outputs("train") == trained
+    evaluated = site.outputs("evaluate")
     site.stage("evaluate").expect(2, "older image bytes", image_id, "pipeline segment")
+    assert site.outputs("evaluate") == evaluated
+    rows = json.loads(site.run("status", "--json").expect(0))
+    told = {row["stage"]: row for row in rows}
+    for stage in ("train", "evaluate"):  # the "ok" of the run before stands no longer
+        assert told[stage]["status"] == "error" and image_id in told[stage]["error"]

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.errors import PipelineError, StoreError
+from pipeline.engine.status import status_rows
+from pipeline.errors import PipelineError, StageFailed, StoreError
 from pipeline.evaluate import evaluate_dataset
 from pipeline.heads import DivergedError, load_head, register
 from pipeline.heads.zero_shot import ZeroShot
@@ -186,6 +187,7 @@ def test_images_without_features_are_counted_and_training_is_refused(tmp_path):
     assert "1 image(s) official, test: failed in encode" in text
     assert failed[0] in text and "pipeline encode" in text
     assert not paths.runs("toy").exists()
+    assert told(paths)["status"] == "error" and failed[0] in told(paths)["error"]
 
 
 def test_a_view_that_was_not_encoded_is_named(trained):
@@ -253,6 +255,25 @@ def test_a_failed_or_diverged_fit_is_a_row_and_the_rest_goes_on(tmp_path):
     assert len(record.failed) == 4
 
 
+def test_a_head_of_which_every_fit_failed_fails_the_run_and_the_others_are_kept(tmp_path):
+    paths = make_project(tmp_path)
+    heads = ["odd-fails", "linear-probe"]
+    params = small_params(
+        train__heads=heads, train__seeds=[1], train__views={"official": ["masked"]}
+    )
+    with pytest.raises(StageFailed, match=r"2 of 4 fits .* every one of odd-fails: .*cannot"):
+        train_dataset("toy", params, paths)
+    assert (told(paths)["status"], told(paths)["failed"], told(paths)["total"]) == ("failed", 2, 4)
+    runs = pd.read_parquet(paths.runs("toy"))
+    assert set(runs.loc[runs["head"] == "linear-probe", "status"]) == {"ok"}
+    evaluate_dataset("toy", params, paths)
+
+
+def told(paths: Paths) -> dict:
+    """What `pipeline status` says of the last run of train."""
+    return next(row for row in status_rows(paths, ["toy"]) if row["stage"] == "train")
+
+
 @register("odd-stops")
 class Stops(Odd):
     """Ends the process's run at seed 1 for as long as the environment says so."""
@@ -271,7 +292,7 @@ def test_a_stopped_run_loses_none_of_its_fits(tmp_path, monkeypatch):
     monkeypatch.setenv("STOP_TRAINING", "1")
     with pytest.raises(KeyboardInterrupt):
         train_dataset("toy", params, paths)
-    assert not paths.runs("toy").exists()
+    assert not paths.runs("toy").exists() and told(paths)["status"] == "interrupted"
     monkeypatch.delenv("STOP_TRAINING")
     record = train_dataset("toy", params, paths)
     assert record.skipped > 0 and record.skipped + record.done == record.total
