@@ -75,19 +75,27 @@ def test_bf16_works_on_the_cpu_and_never_continues_a_store_in_fp32(fresh: Projec
             assert not np.array_equal(a, b) and (cosine > 0.99).all()
 
 
-def test_masks_are_the_same_whatever_the_workers_and_the_batch(fresh: Project) -> None:
+def test_masks_and_features_are_the_same_whatever_the_workers_and_the_batch(
+    fresh: Project,
+) -> None:
     other = fresh.copy(fresh.root.parent / "other")
-    for project, workers, batch in ((fresh, 1, 4), (other, 3, 2)):
+    for project, workers, batch in ((fresh, 1, 4), (other, 3, 1)):
         flags = ("--workers", str(workers), "--batch-size", str(batch), "--limit", "8", "--json")
-        record = result(project.run(*SEGMENT, *flags))
-        assert record["done"] == 8
-        assert (record["parameters"]["workers"], record["parameters"]["batch_size"]) == (
-            workers,
-            batch,
-        )
+        for command in (SEGMENT, ENCODE):
+            record = result(project.run(*command, *flags))
+            assert record["done"] == 8
+            assert (record["parameters"]["workers"], record["parameters"]["batch_size"]) == (
+                workers,
+                batch,
+            )
     one, three = (open_masks(p.root / "cache/breast/masks.zarr") for p in (fresh, other))
     assert one.identity_hash == three.identity_hash and list(one) == list(three)
     assert all(np.array_equal(one[image_id], three[image_id]) for image_id in one)
+    one, three = (open_features(p.root / "cache/breast/features.zarr") for p in (fresh, other))
+    assert one.identity_hash == three.identity_hash and list(one) == list(three)
+    for view in one.views:
+        a, b = (store.image_features(view, list(one)) for store in (one, three))
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
 
 def test_a_device_that_is_not_there_is_refused_in_one_line(fresh: Project) -> None:
