@@ -103,5 +103,12 @@ def test_a_failing_stage_leaves_the_other_stores_and_the_lock_file_alone(project
 def test_metrics_and_plots_are_declared_to_dvc(project: Project) -> None:
     shown = json.loads(project.run("dvc", "metrics", "show", "--json"))
     assert shown[""]["data"]["cache/breast/metrics.json"]["data"]
-    out = project.run("dvc", "plots", "show", "--json")
-    assert "cache/breast/plots" in out
+    drawn = json.loads(project.run("dvc", "plots", "show", "--json"))["data"]
+    axes = {"curve": ("fraction", "accuracy"), "reliability": ("confidence", "accuracy")}
+    tables = {f"cache/{d}/plots/{t}.csv": xy for d in ("breast", "covid") for t, xy in axes.items()}
+    assert set(drawn) == set(tables)
+    for path, (x, y) in tables.items():
+        (plot,) = drawn[path]
+        content = plot["content"]
+        assert [content["encoding"][axis]["field"] for axis in "xy"] == [x, y]
+        assert len(content["data"]["values"]) == len(pd.read_csv(project.root / path)) > 0
