@@ -1,4 +1,4 @@
-"""The real `train`, `evaluate` and `report` of the command line, to be killed at work."""
+"""The real commands whose results are files and no stores, to be killed at work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from benchmarks.real_stage import Worker
 from tests.faults.site import IMAGES, STAGES, Site, draw_images
 
-FILES = ("train", "evaluate", "report")
+FILES = ("audit", "prompt_quality", "train", "evaluate", "report")
 
 
 def undisturbed(root: Path) -> Site:
@@ -26,7 +26,7 @@ class FileStage:
     """A stage whose results are files, each replaced whole.
 
     Args:
-        name: "train", "evaluate" or "report".
+        name: one of `FILES`.
         folder: an empty folder for the project.
     """
 
@@ -38,9 +38,9 @@ class FileStage:
     def start(self, *, redo: bool = False) -> Worker:
         """Start the stage and return it when it is past its start-up; `redo`: over what is there.
 
-        Only `train` can be told to compute again; the others always do.
+        Only some can be told to compute again; the others always do.
         """
-        force = ["--force"] if redo and self.name == "train" else []
+        force = ["--force"] if redo and self.name in ("prompt_quality", "train") else []
         running = self.site.start_stage(self.name, *force)
         running.at_work(self.name)
         return Worker(running)

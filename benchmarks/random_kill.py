@@ -1,7 +1,8 @@
 """kill -9 at random moments of each stage; what is there in the end must equal undisturbed work.
 
     python benchmarks/random_kill.py --kills 100
-    python benchmarks/random_kill.py --kills 100 --stages segment encode train evaluate report
+    python benchmarks/random_kill.py --kills 100 --stages segment encode audit prompt_quality \
+        train evaluate report
 
 After every kill a store must open (or not exist yet), hold no damaged row, and show columns of one
 moment to a plain xarray reader, and each file must be a whole one; the next run goes on from there.
@@ -100,7 +101,7 @@ def random_kills(kind: str, folder: Path, *, kills: int, rows: int = 40, seed: i
         kind: "masks" or "features" of the cheap stage, or a stage of the command line.
         folder: an empty folder to work in.
         kills: how many.
-        rows: images a store; `train`, `evaluate` and `report` have a project of 32 images.
+        rows: images a store; stages of `FILES` have a project of 32 images.
         seed: of the moments.
     """
     stage = make_stage(kind, folder / "stage", rows)
