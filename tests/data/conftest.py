@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.intake import AddSummary, add_dataset
 from pipeline.paths import Paths
 from tests.faults.conftest import no_override as no_override  # a fixture of these tests too
 
@@ -25,6 +26,20 @@ def paths(tmp_path: Path) -> Paths:
     """An empty project folder."""
     (tmp_path / "project").mkdir()
     return Paths(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def brain(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Paths, AddSummary]:
+    """The real brain set, added once with its masks and known groups."""
+    data, made = shared / "data", Paths(tmp_path_factory.mktemp("brain"))
+    summary = add_dataset(
+        "brain",
+        data / "brain",
+        paths=made,
+        masks=data / "brain_masks",
+        groups=data / "brain_groups.csv",
+    )
+    return made, summary
 
 
 @pytest.fixture

@@ -204,9 +204,12 @@ def test_dicom_patients_are_a_code_that_does_not_tell_the_header(tmp_path, paths
     ("dataset", "images", "masks", "patients"),
     [("brain", 6619, 4411, 0), ("covid", 293, 150, 0), ("breast", 702, 702, 0)],
 )
-def test_the_real_sets_are_added_whole(shared, paths, dataset, images, masks, patients):
+def test_the_real_sets_are_added_whole(request, shared, paths, dataset, images, masks, patients):
     data = shared / "data"
-    summary = add_dataset(dataset, data / dataset, paths=paths, masks=data / f"{dataset}_masks")
+    if dataset == "brain":
+        paths, summary = request.getfixturevalue("brain")
+    else:
+        summary = add_dataset(dataset, data / dataset, paths=paths, masks=data / f"{dataset}_masks")
     assert (summary.images, summary.masks, summary.patients) == (images, masks, patients)
     assert not summary.failed
     read_manifest(paths.manifest(dataset), data=paths.data(dataset), check_files=True)

@@ -230,14 +230,8 @@ def test_export_lists_every_part_and_its_hash_changes_with_the_bytes_of_one_imag
     assert not same[where & (sums["part"] == "train")].any()
 
 
-def test_the_brains_grouped_protocol_tests_whole_patients(shared, tmp_path):
-    from pipeline.intake import add_dataset
-    from pipeline.paths import Paths
-
-    data = shared / "data"
-    paths = Paths(tmp_path)
-    add_dataset("brain", data / "brain", paths=paths, groups=data / "brain_groups.csv")
-    frame = read_manifest(paths.manifest("brain")).set_index("image_id")
+def test_the_brains_grouped_protocol_tests_whole_patients(brain):
+    frame = read_manifest(brain[0].manifest("brain")).set_index("image_id")
     plan = plan_splits(frame.reset_index(), SplitsParams())
     split = plan.get("grouped", 2, 0.05)
     known = frame.loc[split.test, "fold"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -61,6 +62,11 @@ def head_digests(paths: Paths) -> dict[str, str]:
 def trained(tmp_path_factory):
     paths = make_project(tmp_path_factory.mktemp("trained"))
     return paths, train_dataset("toy", small_params(), paths)
+
+
+def copy_of(trained, folder) -> Paths:
+    """Return a copy of the trained project, whose fits are not done again."""
+    return Paths(shutil.copytree(trained[0].root, folder))
 
 
 def test_every_cell_has_a_row_with_the_labels_it_used(trained):
@@ -125,8 +131,7 @@ def test_two_jobs_and_a_fresh_folder_give_the_same_bits(trained, tmp_path):
 
 
 def test_a_new_lambda_refits_only_the_medfocus_heads(trained, tmp_path):
-    paths = make_project(tmp_path)
-    train_dataset("toy", small_params(), paths)
+    paths = copy_of(trained, tmp_path / "copy")
     record = train_dataset("toy", small_params(train__lambda=0.25), paths)
     assert record.done == 2 * 3 * 2 * 2
     changed = {k for k, v in digests(paths).items() if v != digests(trained[0])[k]}
@@ -137,9 +142,9 @@ def test_a_new_lambda_refits_only_the_medfocus_heads(trained, tmp_path):
 def test_without_any_test_row_the_same_heads_are_saved_and_evaluate_says_what_is_missing(
     trained, tmp_path
 ):
-    paths = make_project(tmp_path / "a")
+    paths = copy_of(trained, tmp_path / "a")
     params = small_params(train__views={"official": ["masked"]})
-    train_dataset("toy", params, paths)
+    assert not train_dataset("toy", params, paths).done
     manifest = pd.read_csv(paths.manifest("toy"), dtype=str, keep_default_na=False)
     rest = manifest[manifest["split"] != "test"].reset_index(drop=True)
     cut = make_project(tmp_path / "b", manifest=rest)
@@ -155,7 +160,7 @@ def test_permuted_test_labels_change_no_head_and_no_probability(trained, tmp_pat
     paths, _ = trained
     manifest = pd.read_csv(paths.manifest("toy"), dtype=str, keep_default_na=False)
     params = small_params(train__views={"official": ["whole", "masked"]})
-    plain = make_project(tmp_path / "a", manifest=manifest)
+    plain = copy_of(trained, tmp_path / "a")
     test = manifest["split"] == "test"
     manifest.loc[test, "label"] = np.random.default_rng(0).permutation(manifest.loc[test, "label"])
     moved = make_project(tmp_path / "b", manifest=manifest)
