@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +18,7 @@ from pipeline.engine.record import RunRecord, library_versions
 from pipeline.files import atomic_write, atomic_write_json
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
+from pipeline.recorded import recorded
 
 LEARNED = ("train", "val")  # parts that a model has seen: a copy of them in test is a leak
 LISTED = 50  # pairs and groups named in the summary; the parquet files have all
@@ -46,15 +46,38 @@ def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
 
     Returns:
         the content of audit.json (counts, parameters, `unreadable` images by name and reason), and
-        `thumbnails_read`, the images that were not in the thumbnail cache yet.
+        `thumbnails_read`, the images that were not in the thumbnail cache yet. The record of the
+        run is cache/<dataset>/records/audit.json, after a failure or Ctrl-C too.
 
     Raises:
         ManifestError: the manifest is missing or wrong.
         StageFailed: more images cannot be read than `params.audit.max_failed` allows; the others
             are compared and all files written.
     """
-    clock, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     manifest = read_manifest(paths.manifest(dataset))
+    record_path, max_failed = paths.record(dataset, "audit"), params.audit.max_failed
+    record = RunRecord(
+        "audit",
+        dataset,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        total=len(manifest),
+        versions=library_versions(),
+        parameters=params.audit.model_dump(),
+    )
+    with recorded(record, record_path):
+        found = _audit(record, manifest, params, paths)
+        if record.failed_share > max_failed:
+            record.status = "failed"
+    if record.status == "failed":
+        raise record.too_many_failed(max_failed, record_path)
+    return found
+
+
+def _audit(
+    record: RunRecord, manifest: pd.DataFrame, params: Params, paths: Paths
+) -> dict[str, Any]:
+    """Do what `audit_dataset` says and fill in the record."""
+    dataset = record.dataset
     thumbnails = load_thumbnails(manifest, paths.data(dataset), paths.thumbnails(dataset))
     copies = find_copies(thumbnails, None, params.audit)
     table, flags = _table(manifest, thumbnails.content, copies)
@@ -73,29 +96,13 @@ def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
     with atomic_write(paths.audit_pairs(dataset)) as partial:
         pairs.to_parquet(partial, index=False)
     atomic_write_json(paths.audit_summary(dataset), summary)
-    failed = summary["unreadable"]
-    readable = len(manifest) - len(failed)
+    record.failed = summary["unreadable"]
+    readable = len(manifest) - len(record.failed)
     # One thumbnail serves all files of the same bytes.
     all_new = thumbnails.read == (thumbnails.positions >= 0).sum()
     twins = readable - thumbnails.read if all_new else 0
-    record_path, max_failed = paths.record(dataset, "audit"), params.audit.max_failed
-    record = RunRecord(
-        "audit",
-        dataset,
-        started=started,
-        total=len(manifest),
-        done=thumbnails.read + twins,
-        skipped=readable - thumbnails.read - twins,
-        copied=twins,
-        failed=failed,
-        seconds={"total": time.monotonic() - clock},
-        versions=library_versions(),
-        parameters=summary["parameters"],
-    )
-    record.status = "failed" if record.failed_share > max_failed else "ok"
-    record.write(record_path)
-    if record.status == "failed":
-        raise record.too_many_failed(max_failed, record_path)
+    record.done, record.copied = thumbnails.read + twins, twins
+    record.skipped = readable - record.done
     return copy.deepcopy(summary) | {"thumbnails_read": thumbnails.read}
 
 

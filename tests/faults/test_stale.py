@@ -1,4 +1,5 @@
-"""An image replaced by another picture under its name: no stage uses what the old one gave."""
+"""An image replaced by another picture under its name: no stage uses what the old one gave, and
+no record says "ok" of a run that failed."""
 
 from __future__ import annotations
 
@@ -28,7 +29,12 @@ def test_what_an_older_image_gave_is_neither_trained_on_nor_judged(
     evaluated = site.outputs("evaluate")
     site.stage("evaluate").expect(2, "older image bytes", image_id, "pipeline segment")
     assert site.outputs("evaluate") == evaluated
+    pairs = site.root / "cache/toy/audit_pairs.parquet"
+    pairs.unlink()
+    pairs.mkdir()  # in the way of the file
+    site.stage("audit").expect(2, "cannot write", pairs.name)
     rows = json.loads(site.run("status", "--json").expect(0))
     told = {row["stage"]: row for row in rows}
-    for stage in ("train", "evaluate"):  # the "ok" of the run before stands no longer
-        assert told[stage]["status"] == "error" and image_id in told[stage]["error"]
+    for stage, cause in (("train", image_id), ("evaluate", image_id), ("audit", pairs.name)):
+        # The "ok" of the run before stands no longer.
+        assert told[stage]["status"] == "error" and cause in told[stage]["error"]
