@@ -23,7 +23,7 @@ def guarded(run: Callable[..., Any]) -> None:
     """Call `run`; turn the errors a user can mend into one line on stderr and an exit code.
 
     Exit codes: 0 done, 1 an unforeseen error (with its traceback), 2 bad input, 3 a stage ended
-    with more failed images than allowed, 130 interrupted.
+    with more failed images than allowed or a head that no fit succeeded of, 130 interrupted.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:

@@ -25,8 +25,10 @@ def subset_ids(audit: pd.DataFrame | None, protocol: str) -> dict[str, set[str] 
 
 
 def image_groups(manifest: pd.DataFrame) -> dict[str, str]:
-    """Return what is resampled together: the patient, else the group, else the image alone."""
+    """Return what is resampled together: the patient, else the group, else the file's frames."""
     patient, group, own = (manifest[c] for c in ("patient_id", "group", "image_id"))
+    frames = manifest["path"].duplicated(keep=False)
+    alone = np.where(frames, "file " + manifest["path"], "image " + own)
     unit = np.where(patient != "", "patient " + patient, "group " + group)
-    unit = np.where((patient == "") & (group == ""), "image " + own, unit)
+    unit = np.where((patient == "") & (group == ""), alone, unit)
     return dict(zip(own, unit, strict=True))

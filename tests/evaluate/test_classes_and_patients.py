@@ -91,9 +91,10 @@ def test_images_of_a_patient_are_resampled_together(patients, tmp_path):
     assert width["together"] > 1.5 * width["alone"]
 
 
-def test_the_patient_comes_before_the_group_and_the_group_before_the_image():
-    manifest = make_manifest(["cyst"] * 4, ["test"] * 4, patients=["p", "p", "", ""])
-    manifest["group"] = ["g", "h", "g", ""]
+def test_patient_comes_before_group_and_group_before_the_frames_of_one_file():
+    manifest = make_manifest(["cyst"] * 6, ["test"] * 6, patients=["p", "p", "", "", "", ""])
+    manifest["group"] = ["g", "h", "g", "", "", ""]
+    manifest["path"] = ["v.nii", "v.nii", "v.nii", "w.nii", "w.nii", "x.png"]
     units = list(image_groups(manifest).values())
     assert units[:3] == ["patient p", "patient p", "group g"]
-    assert units[3] == f"image {manifest['image_id'][3]}"
+    assert units[3:] == ["file w.nii", "file w.nii", f"image {manifest['image_id'][5]}"]
