@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.engine.record import RunRecord
+from pipeline.engine.recorded import recorded
 from pipeline.errors import PipelineError, StageFailed
 from pipeline.files import sha256_json, writing
 from pipeline.heads.registry import get_head, make_head
-from pipeline.recorded import recorded
 from pipeline.training.cell import Fit, Task, run_task
 from pipeline.training.data import ViewData, fit_digest, read_views, run_digest
 from pipeline.training.grid import Cell, plan_cells

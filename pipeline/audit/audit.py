@@ -15,10 +15,10 @@ from pipeline.audit.table import byte_pairs, pair_table, sort_pairs
 from pipeline.audit.thumbnails import Thumbnails, load_thumbnails
 from pipeline.config import Params
 from pipeline.engine.record import RunRecord, library_versions
+from pipeline.engine.recorded import recorded
 from pipeline.files import atomic_write, atomic_write_json
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
-from pipeline.recorded import recorded
 
 LEARNED = ("train", "val")  # parts that a model has seen: a copy of them in test is a leak
 LISTED = 50  # pairs and groups named in the summary; the parquet files have all

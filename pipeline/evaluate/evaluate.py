@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.config import CROSS_VALIDATED
 from pipeline.engine.record import RunRecord
+from pipeline.engine.recorded import recorded
 from pipeline.evaluate.compare import COLUMNS as COMPARISON_COLUMNS
 from pipeline.evaluate.compare import compare_block
 from pipeline.evaluate.mask_quality import mask_quality
@@ -28,7 +29,6 @@ from pipeline.evaluate.tables import (
 )
 from pipeline.files import atomic_write, atomic_write_json
 from pipeline.manifest import read_manifest
-from pipeline.recorded import recorded
 
 if TYPE_CHECKING:
     from pipeline.config import Params
