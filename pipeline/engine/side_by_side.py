@@ -46,8 +46,7 @@ class SideBySide:
             return _mapped(function, items, values)
         ends = [len(items) * i // n for i in range(n + 1)]
         calls = [
-            self._pool.submit(_mapped, function, items[a:b], values[a:b])
-            for a, b in pairwise(ends)
+            self._pool.submit(_mapped, function, items[a:b], values[a:b]) for a, b in pairwise(ends)
         ]
         wait(calls)
         return [row for call in calls for row in call.result()]

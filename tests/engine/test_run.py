@@ -88,9 +88,7 @@ def test_an_image_that_the_model_cannot_take_fails_alone(tmp_path, cores):
                 raise RuntimeError("shape mismatch")
             return super().map(items, loaded)
 
-    record = run_cheap(
-        "masks", tmp_path, items, mapper=Picky("masks"), max_failed=0.5, cores=cores
-    )
+    record = run_cheap("masks", tmp_path, items, mapper=Picky("masks"), max_failed=0.5, cores=cores)
     assert list(record.failed.values()) == ["RuntimeError: shape mismatch"]
     assert record.done == 5
 
