@@ -8,6 +8,7 @@ forward time, minus one (the median over the turns), loading and writing include
 hides behind the model costs nothing. Run it on an idle machine.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse
@@ -19,10 +20,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from pipeline.devices import keep_freed_memory
+
+keep_freed_memory()  # first, as the command does
+
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline.encode import EncodeMapper, encode_dataset
 from pipeline.encode.encode import encode_items

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import sys
 import threading
 
 from pipeline.errors import ConfigError
 
 _calmed = threading.local()
+
+
+class _Memory:
+    """Whether all threads of this process share one arena of memory."""
+
+    shared = False
+
+
+_memory = _Memory()
 
 
 def choose_device(device: str) -> str:
@@ -39,10 +49,14 @@ def choose_precision(precision: str, device: str) -> str:
 
 
 def model_cores(device: str) -> int:
-    """Return how many cores the model computes on: torch's threads on the CPU, else 1."""
+    """Return on how many cores slices of a batch are worth mapping side by side.
+
+    All of torch's on the CPU, if its threads share the memory that `keep_freed_memory` keeps; else
+    1, since each slice would have its pages cleared anew.
+    """
     import torch
 
-    return torch.get_num_threads() if device == "cpu" else 1
+    return torch.get_num_threads() if device == "cpu" and _memory.shared else 1
 
 
 def torch_threads_here(count: int) -> None:
@@ -79,3 +93,5 @@ def keep_freed_memory() -> None:
     libc.mallopt(trim, 2**31 - 1)
     libc.mallopt(mmap, 2**30)
     libc.mallopt(arenas, 1)
+    # The threads that array libraries start on import have arenas by then, for others to share.
+    _memory.shared = _memory.shared or "numpy" not in sys.modules

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -20,6 +21,24 @@ print(psutil.Process().memory_info().rss - before)
 ASKED = "from pipeline.devices import keep_freed_memory; keep_freed_memory()"
 HERE = "make_and_free()"
 IN_A_THREAD = "t = threading.Thread(target=make_and_free); t.start(); t.join()"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+@pytest.mark.parametrize(
+    ("first", "cores"),
+    [("import pipeline.cli", "2"), ("import numpy, pipeline.cli", "1"), ("", "1")],
+    ids=["command", "too late", "not asked"],
+)
+def test_slices_side_by_side_are_for_processes_whose_threads_share_memory(first, cores) -> None:
+    code = f"{first}\nfrom pipeline.devices import model_cores; print(model_cores('cpu'))"
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "2"},
+    )
+    assert ran.stdout.strip() == cores
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
