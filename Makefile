@@ -32,7 +32,7 @@ demo: setup
 
 test: setup
 	export PATH="$(BIN):$$PATH"
-	python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 REPO = Path(__file__).resolve().parent.parent
 # Their tests share projects that take minutes to build; the longest first.
@@ -18,19 +20,26 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several workers: a core each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep on one worker what shares costly fixtures, and start with it."""
+    """Start with what takes longest."""
+    order = (*BUILT_ONCE, "")
+    items.sort(key=lambda item: order.index(_shared_by(item.nodeid) or ""))
 
-    def place(item: pytest.Item) -> int:
-        folder = item.path.parent.name
-        return BUILT_ONCE.index(folder) if folder in BUILT_ONCE else len(BUILT_ONCE)
 
-    items.sort(key=place)
-    for item in items:
-        alone = place(item) == len(BUILT_ONCE)
-        group = str(item.path) if alone else item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Keep on one worker what shares costly fixtures: a folder of `BUILT_ONCE`, else a file."""
+
+    class ByFolder(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _shared_by(nodeid) or nodeid.split("::")[0]
+
+    return ByFolder(config, log)
+
+
+def _shared_by(nodeid: str) -> str | None:
+    folder = Path(nodeid.split("::")[0]).parent.name
+    return folder if folder in BUILT_ONCE else None
 
 
 @pytest.fixture(scope="session")
