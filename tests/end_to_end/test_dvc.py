@@ -77,8 +77,8 @@ def await_file(path: Path, process: subprocess.Popen) -> None:
 
 
 def kill_all(process: subprocess.Popen) -> None:
-    """kill -9 a command and all that it started."""
-    for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+    """kill -9 a command, then all that it started: it must not see them die and tidy up."""
+    for each in [process, *psutil.Process(process.pid).children(recursive=True)]:
         each.kill()
     process.wait()
     process.stdout.close()
