@@ -74,11 +74,12 @@ def classes_in_words(found: DatasetInputs, protocol: str, subset: str) -> str | 
 
 def fewer_classes(found: DatasetInputs) -> str | None:
     """Say where images with ground truth make a task of fewer classes; None where they do not."""
-    said = []
+    said, before = [], None
     for block in (select.TRUTH, select.GROUPED_TRUTH):
         tested = tested_classes(found, *block)
         missing = sorted(set(found.classes) - set(tested))
-        if tested and missing:
+        if tested and missing and tested != before:
+            before = tested
             where = " in grouped cross-validation" if block == select.GROUPED_TRUTH else ""
             said.append(
                 f"On images with a ground-truth mask this is{where} a task of {len(tested)} "
