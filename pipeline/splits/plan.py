@@ -175,7 +175,9 @@ class SplitPlan:
         if "grouped" not in self.protocols or not marked.any():
             return
         tested = marked & (self._folds >= 0)
-        folds = {name: set(self._folds[tested & (self._labels == name)]) for name in self._labels}
+        folds = {
+            name: set(self._folds[tested & (self._labels == name)]) for name in set(self._labels)
+        }
         # Where its one fold is tested, nothing of the class would be left to train on.
         lone = sorted(name for name, of in folds.items() if len(of) == 1)
         if lone:
