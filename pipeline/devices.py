@@ -10,15 +10,7 @@ import threading
 from pipeline.errors import ConfigError
 
 _calmed = threading.local()
-
-
-class _Memory:
-    """Whether all threads of this process share one arena of memory."""
-
-    shared = False
-
-
-_memory = _Memory()
+_one_arena = threading.Event()  # set where all threads of this process share their memory
 
 
 def choose_device(device: str) -> str:
@@ -56,7 +48,7 @@ def model_cores(device: str) -> int:
     """
     import torch
 
-    return torch.get_num_threads() if device == "cpu" and _memory.shared else 1
+    return torch.get_num_threads() if device == "cpu" and _one_arena.is_set() else 1
 
 
 def torch_threads_here(count: int) -> None:
@@ -94,4 +86,5 @@ def keep_freed_memory() -> None:
     libc.mallopt(mmap, 2**30)
     libc.mallopt(arenas, 1)
     # The threads that array libraries start on import have arenas by then, for others to share.
-    _memory.shared = _memory.shared or "numpy" not in sys.modules
+    if "numpy" not in sys.modules:
+        _one_arena.set()

@@ -108,11 +108,7 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     except IsADirectoryError:
         raise ManifestError("is a folder, not a CSV", path=path, remedy="name a file") from None
     except OSError as error:
-        raise ManifestError(
-            f"cannot be read: {os.strerror(error.errno or 0)}",
-            path=path,
-            remedy="check its owner and mode, and the disk",
-        ) from None
+        raise unreadable(path, error) from None
     except UnicodeDecodeError as error:
         raise ManifestError(
             f"not UTF-8 text (byte {error.start})", path=path, remedy="save it as UTF-8 CSV"
@@ -146,6 +142,15 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     if problems:
         raise report_problems(path, problems)
     return header, rows, lines
+
+
+def unreadable(path: Path, error: OSError) -> ManifestError:
+    """Return what the system said of a list of images, or an archive of them, with its remedy."""
+    return ManifestError(
+        f"cannot be read: {os.strerror(error.errno or 0)}",
+        path=path,
+        remedy="check its owner and mode, and the disk",
+    )
 
 
 def write_manifest(

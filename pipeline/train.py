@@ -6,7 +6,6 @@ import hashlib
 import inspect
 import tempfile
 import time
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +63,6 @@ def train_dataset(
     record = RunRecord(
         stage="train",
         dataset=dataset,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=_versions(),
         parameters={"jobs": jobs, "notes": [], **params.train.model_dump(mode="json")},
     )

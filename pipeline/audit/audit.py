@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -59,7 +58,6 @@ def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
     record = RunRecord(
         "audit",
         dataset,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
         total=len(manifest),
         versions=library_versions(),
         parameters=params.audit.model_dump(),

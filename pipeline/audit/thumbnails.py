@@ -21,10 +21,10 @@ from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 from PIL import Image
 
 from pipeline.audit.descriptors import PLAIN_SIDE, STRUCTURE_SIDE
-from pipeline.errors import ImageError, PipelineError
+from pipeline.errors import PipelineError
 from pipeline.files import atomic_write, open_bytes, sha256_json
 from pipeline.images import read_image, reader_rules
-from pipeline.images.read import unreadable
+from pipeline.images.read import bytes_changed, unreadable
 
 RECORD = np.dtype(
     [
@@ -229,10 +229,7 @@ def _read_one(job: _Job) -> Read:
             with open_bytes(path) as file:
                 data = file.read()
             if sha256(data).hexdigest() != job.digest:
-                raise ImageError(
-                    "its bytes changed since the manifest was made",
-                    remedy="run: pipeline data refresh",
-                )
+                raise bytes_changed(path)
             if pixels is None:
                 pixels = make_thumbnails(read_image(path, job.frame, data=data))
         except (PipelineError, OSError) as error:

@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from pipeline.engine.items import WorkItem
-from pipeline.errors import ImageError
 from pipeline.files import sha256_file
-from pipeline.images.read import unreadable
+from pipeline.images.read import bytes_changed, unreadable
 
 Loaded = tuple[WorkItem, Any, Exception | None]
 
@@ -49,11 +47,7 @@ def check_bytes(item: WorkItem) -> None:
     except OSError as error:
         raise unreadable(item.path, error) from None
     if digest != wanted:
-        raise ImageError(
-            "its bytes changed since the manifest was made",
-            path=Path(item.path),
-            remedy="run: pipeline data refresh",
-        )
+        raise bytes_changed(item.path)
 
 
 def load_in_order(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
 def recorded(record: RunRecord, path: str | PathLike) -> Iterator[None]:
     """Write a record when the code inside begins and when it ends, in whatever way.
 
-    What an earlier run said there would stand otherwise: "ok" after a run that failed. Inside,
-    `record.status` may be set; if it is not, it becomes "ok", "interrupted" or "error".
+    What an earlier run said there would stand otherwise: "ok" after a run that failed. `started`
+    and `seconds["total"]` are filled in. Inside, `record.status` may be set; if it is not, it
+    becomes "ok", "interrupted" or "error".
 
     Raises:
         DiskError: the record cannot be written.
     """
     begin = time.monotonic()
+    record.started = datetime.now(UTC).isoformat(timespec="seconds")
 
     def save() -> None:
         record.seconds["total"] = time.monotonic() - begin

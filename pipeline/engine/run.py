@@ -80,8 +80,13 @@ def run_stage(
     if batch_size < 1 or (workers is not None and workers < 0):
         raise ConfigError("batch size must be at least 1, workers at least 0")
     workers = default_workers() if workers is None else workers
-    options = {"batch_size": batch_size, "cores": cores, "workers": workers}
-    options |= {"limit": limit, "force": force}
+    options = {
+        "batch_size": batch_size,
+        "cores": cores,
+        "workers": workers,
+        "limit": limit,
+        "force": force,
+    }
     record = RunRecord(
         stage,
         dataset,

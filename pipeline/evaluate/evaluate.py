@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +88,6 @@ def evaluate_dataset(
     record = RunRecord(
         stage="evaluate",
         dataset=dataset,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
         parameters=params.evaluate.model_dump(mode="json"),
     )
     with recorded(record, paths.record(dataset, "evaluate")):

@@ -250,6 +250,15 @@ def _guarded(path: str | os.PathLike, read: Callable[[], Result]) -> Result:
     raise ImageError(problem, remedy=remedy, path=path) from None
 
 
+def bytes_changed(path: str | os.PathLike) -> ImageError:
+    """Return the error of a file that is not the one the manifest lists, with its remedy."""
+    return ImageError(
+        "its bytes changed since the manifest was made",
+        path=path,
+        remedy="run: pipeline data refresh",
+    )
+
+
 def unreadable(path: str | os.PathLike, error: OSError) -> ImageError:
     """Return what the system said of a file, as an error with its remedy."""
     if isinstance(error, FileNotFoundError):

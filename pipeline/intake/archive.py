@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import stat
 import zipfile
@@ -15,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.errors import ManifestError
 from pipeline.files import partial_path, writing
 from pipeline.images import is_junk
+from pipeline.manifest import unreadable
 
 MAX_RATIO = 200  # images hardly shrink; a file that grows more than this when unpacked is a bomb
 SMALL = 2**26  # ... unless all of it is small, e.g. black masks
@@ -70,11 +70,7 @@ def _unpack(archive: Path, partial: Path) -> None:
             remedy="download it again, or unpack it yourself and pass the folder",
         ) from None
     except OSError as error:
-        raise ManifestError(
-            f"cannot be read: {os.strerror(error.errno or 0)}",
-            path=archive,
-            remedy="check its owner and mode, and the disk",
-        ) from None
+        raise unreadable(archive, error) from None
 
 
 def _sound(archive: Path, opened: zipfile.ZipFile, place: Path) -> list[zipfile.ZipInfo]:
