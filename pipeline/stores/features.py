@@ -237,10 +237,10 @@ class FeatureStore(StoreReader):
         for shard, members in by_shard.items():
             low = shard * step
             offsets = [positions[k] - low for k in members]
-            stamp = self._stamp(low)
+            stamp = self._rows.stamp(low, {})
             if stamp is not None and self._trusted.get(shard) == stamp:
                 values = self._rows.arrays["image_features"][low : low + step, v]
-                if self._stamp(low) == stamp:
+                if self._rows.stamp(low, {}) == stamp:
                     out[members] = values[offsets]
                     continue
             block = self._rows.block(low, low + step, ["image_features"])
@@ -272,14 +272,6 @@ class FeatureStore(StoreReader):
             if row["status"] in idx.GOOD and not FEATURES.matches(data, row):
                 bad.add(offset)
         return bad
-
-    def _stamp(self, i: int) -> tuple[int, int, int] | None:
-        """What tells one version of a shard file from the next; None where there is no file."""
-        try:
-            stat = self._rows.files(i, {})[0].stat()
-        except OSError:
-            return None
-        return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def open_features(path: str | PathLike) -> FeatureStore:

@@ -53,6 +53,10 @@ GOOD = ("ok", "empty", "full")
 """Statuses of rows that have data. The others: "failed" (see reason), "pending" (being redone)."""
 
 
+PATIENCE = 3.0
+"""Seconds for which a reader that a writer overtakes reads again before it speaks of damage."""
+
+
 class Index:
     """The index in memory: a list a column, and each id's row.
 
@@ -124,7 +128,7 @@ class Committed:
         return self.root["attributes"]
 
 
-def load(path: Path, columns: Columns, *, patience: float = 3.0) -> Committed:
+def load(path: Path, columns: Columns, *, patience: float = PATIENCE) -> Committed:
     """Read root and index of one and the same moment.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 import zarr
 
 from pipeline.errors import StoreError
-from pipeline.stores.index import COMMON, GOOD, Index
+from pipeline.stores.index import COMMON, GOOD, PATIENCE, Index
 
 SLAB_BYTES = 32 << 20
 """Most bytes read or written in one go: memory does not grow with number or size of images."""
@@ -172,12 +173,32 @@ class RowReader:
         except Exception:
             return None
 
-    def good(self, i: int, row: Row) -> bool:
-        """Whether row i reads back as what was written."""
+    def stamp(self, i: int, row: Row) -> tuple | None:
+        """What tells one version of row i's files from the next; None where one is missing."""
         try:
-            return self.kind.matches(self.read(i, row), row)
-        except Exception:
-            return False  # bytes that no codec takes are as damaged as wrong ones
+            stats = [file.stat() for file in self.files(i, row)]
+        except OSError:
+            return None
+        return tuple((s.st_ino, s.st_size, s.st_mtime_ns) for s in stats)
+
+    def checked(self, i: int, row: Row) -> Data | None:
+        """Return the data of row i when they are what the index row says, else None.
+
+        Zarr reads a shard in two goes, where its chunks lie and then one of them. A writer that
+        adds rows replaces the file between the two every now and then, so what does not match is
+        read again for as long as the files go on changing, PATIENCE seconds at most.
+        """
+        end = time.monotonic() + PATIENCE
+        while (stamp := self.stamp(i, row)) is not None:
+            try:
+                data = self.read(i, row)
+            except Exception:
+                data = None  # bytes that no codec takes are as damaged as wrong ones
+            if data is not None and self.kind.matches(data, row):
+                return data
+            if self.stamp(i, row) == stamp or time.monotonic() > end:
+                break
+        return None
 
     def damaged(self, index: Index) -> Iterator[int]:
         """Yield good rows whose bytes do not match their checksum, reading a slab at a time."""
@@ -192,10 +213,10 @@ class RowReader:
                 continue
             slabs = self.block(low, high)
             if slabs is None:
-                yield from (i for i, row in rows.items() if not self.good(i, row))
+                yield from (i for i, row in rows.items() if self.checked(i, row) is None)
                 continue
             for i, row in rows.items():
                 region = self.kind.region(row)
                 data = {name: values[(i - low, *region)] for name, values in slabs.items()}
-                if not self.kind.matches(data, row):
+                if not self.kind.matches(data, row) and self.checked(i, row) is None:
                     yield i

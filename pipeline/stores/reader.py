@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
@@ -119,18 +120,16 @@ class StoreReader:
         Raises:
             StoreError: unknown id, failed or pending row, lost or damaged bytes.
         """
-        for attempt in (0, 1):
+        end = time.monotonic() + idx.PATIENCE
+        while True:
             i, row = self._checked(image_id)
-            try:
-                lost = self._rows.lost(i, row)
-                data = None if lost else self._rows.read(i, row)
-            except Exception:
-                lost, data = False, None
-            if data is not None and self.store_kind.matches(data, row):
+            data = self._rows.checked(i, row)
+            if data is not None:
                 return data
-            if attempt == 0:
-                self._load()  # a writer may have redone the row since this store was opened
-        raise self._broken([image_id], "lost" if lost else "damaged")
+            before = self._committed.root
+            self._load()  # a writer may have redone the row since this store was opened
+            if self._committed.root == before or time.monotonic() > end:
+                raise self._broken([image_id], "lost" if self._rows.lost(i, row) else "damaged")
 
     def _at(self, image_id: str) -> int:
         i = self._committed.index.position.get(image_id)

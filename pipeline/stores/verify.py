@@ -73,7 +73,14 @@ def verify_store(path: str | PathLike) -> VerifyReport:
         return VerifyReport(str(path), len(index), problems=[f"metadata damaged: {error}"])
     lost = set(reader.lost_rows(index))
     damaged = set(reader.damaged(index)) - lost
-    bad = {i: s for i, s in enumerate(index.rows["status"]) if s not in idx.GOOD}
+    if (lost or damaged) and read_root(path) != committed.root:
+        # A writer was at work: what it wrote meanwhile is no longer what this index says.
+        now = idx.load(path, kind.columns)
+        reader = RowReader(path, kind, now.root["consolidated_metadata"]["metadata"])
+        rows = {i: now.index.position.get(ids[i]) for i in lost | damaged}
+        bad = {i for i, k in rows.items() if _is_bad(reader, now.index, k)}
+        lost, damaged = lost & bad, damaged & bad
+    failed = {i: s for i, s in enumerate(index.rows["status"]) if s not in idx.GOOD}
     problems = []
     if kind.name == "features":
         from pipeline.stores.text import text_problem
@@ -84,6 +91,14 @@ def verify_store(path: str | PathLike) -> VerifyReport:
         len(index),
         lost=[ids[i] for i in sorted(lost)],
         damaged=[ids[i] for i in sorted(damaged)],
-        failed={ids[i]: index.rows["reason"][i] or status for i, status in bad.items()},
+        failed={ids[i]: index.rows["reason"][i] or status for i, status in failed.items()},
         problems=problems,
     )
+
+
+def _is_bad(reader: RowReader, index: idx.Index, i: int | None) -> bool:
+    """Whether row i is listed as good and does not read back as what was written."""
+    if i is None:
+        return False  # removed meanwhile
+    row = index.get(i)
+    return row["status"] in idx.GOOD and reader.checked(i, row) is None

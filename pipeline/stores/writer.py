@@ -168,9 +168,10 @@ class StoreWriter(StoreSession):
             return False
         i = self._index.position[twin]
         values, reader = self._index.get(i), self._reader()
-        if reader.lost(i, values) or not reader.good(i, values):
+        data = reader.checked(i, values)
+        if data is None:
             return False
-        self.put([(item, values, reader.read(i, values))])
+        self.put([(item, values, data)])
         return True
 
     def _buffer_row(self, item: WorkItem, values: Row, data: Data) -> None:

@@ -15,7 +15,7 @@ import pytest
 from benchmarks.cheap_stage import CheapMapper, make_items, make_writer, run_cheap, store_path
 from benchmarks.store_stage import content
 from pipeline.stores import open_features, open_masks, verify_store
-from tests.stores.conftest import DATA, ROWS, opened, reads
+from tests.stores.conftest import DATA, ROWS, opened, reads, shards
 
 
 def test_xarray_opens_both_stores_without_a_warning(tmp_path, repo):
@@ -114,6 +114,39 @@ def test_no_reader_ever_sees_columns_of_different_length_while_a_writer_works(tm
         seen.add(len(table))
     writer.join()
     assert len(open_features(path)) == 24
+
+
+def test_a_row_read_while_its_shard_is_replaced_is_not_called_damaged(store):
+    # Zarr reads where the chunks of a shard lie and then a chunk: of another file, it may be.
+    kind, folder, items, longer = store
+    path = folder / "before" / longer.name
+    shutil.copytree(longer, path)
+    run_cheap(kind, folder, make_items(folder, ROWS + 2))
+    old = {f.relative_to(path): f.read_bytes() for f in shards(path)}
+    versions = [old, {name: (longer / name).read_bytes() for name in old}]
+    changed = [name for name in old if old[name] != versions[1][name]]
+    assert changed, "the append was to replace a shard"
+    reader, image_id = opened(path), items[0].image_id
+    before = _bytes_of(reader, kind, image_id)
+    stop = threading.Event()
+
+    def replace():
+        while not stop.is_set():
+            for version in versions:
+                for name in changed:
+                    (folder / "next").write_bytes(version[name])
+                    os.replace(folder / "next", path / name)
+
+    replacing = threading.Thread(target=replace)
+    replacing.start()
+    try:
+        for _ in range(100):
+            assert _bytes_of(opened(path), kind, image_id) == before
+        for _ in range(10):
+            assert verify_store(path).ok
+    finally:
+        stop.set()
+        replacing.join()
 
 
 def test_a_row_being_redone_is_never_read_as_its_old_self(tmp_path):
