@@ -17,7 +17,7 @@ from pipeline.engine.recorded import recorded
 from pipeline.errors import PipelineError, StageFailed
 from pipeline.files import sha256_json, writing
 from pipeline.heads.registry import get_head, make_head
-from pipeline.training.cell import Fit, Task, run_task
+from pipeline.training.cell import Fit, Task, Tested, run_task
 from pipeline.training.data import ViewData, fit_digest, read_views, run_digest
 from pipeline.training.grid import Cell, plan_cells
 from pipeline.training.journal import Journal
@@ -201,21 +201,26 @@ def _tasks(
     views: dict[str, ViewData],
     params: TrainParams,
 ) -> list[tuple[str, Task]]:
-    """Return (view, task) for every cell with a fit to do, the largest first."""
-    by_cell: dict[tuple, list[Fit]] = {}
+    """Return (view, task) for all cells with a fit to do, the largest first; cells of the same
+    training images are one task."""
+    by_cell: dict[tuple, dict[str, Fit]] = {}
     for digest, fit in fits.items():
         if digest not in finished:
-            by_cell.setdefault(fit.where, []).append(fit)
-    tasks = []
+            by_cell.setdefault(fit.where, {})[fit.head] = fit
+    tasks: dict[tuple, Task] = {}
     for cell in cells:
-        todo = [f for f in by_cell.get(cell.where, []) if f.head in cell.heads]
+        todo = {n: by_cell[cell.where][n] for n in cell.heads if n in by_cell.get(cell.where, {})}
         if not todo:
             continue
         data = views[cell.view]
-        parts = [data.rows(part) if len(part) else _NO_ROWS for part in (cell.train, cell.val)]
-        heads = [make_head(fit.head, params, seed=cell.seed) for fit in todo]
-        tasks.append((cell.view, Task(heads, todo, *parts, data.rows(cell.test))))
-    return sorted(tasks, key=lambda item: -len(item[1].train))
+        train, val = (data.rows(part) if len(part) else _NO_ROWS for part in (cell.train, cell.val))
+        same = cell.view, cell.seed, train.tobytes(), val.tobytes(), cell.heads
+        task = tasks.setdefault(same, Task({}, train, val, []))
+        task.cells.append(Tested(todo, data.rows(cell.test)))
+    for (_, seed, *_, heads), task in tasks.items():
+        wanted = {fit.head for fit in task.fits}
+        task.heads = {n: make_head(n, params, seed=seed) for n in heads if n in wanted}
+    return sorted(((view, t) for (view, *_), t in tasks.items()), key=lambda x: -len(x[1].train))
 
 
 _NO_ROWS = np.array([], dtype=np.int64)

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from pipeline.errors import PipelineError
-from pipeline.evaluate.intervals import over_seeds, percentile_interval, seed_weights
+from pipeline.evaluate.intervals import over_seeds, percentile_intervals, seed_weights
 from pipeline.evaluate.scores import Scored
 
 if TYPE_CHECKING:
@@ -61,27 +61,37 @@ def difference(a: Scored, b: Scored, metric: str, params: EvaluateParams) -> dic
     Returns:
         difference, lo, hi, p, n_seeds, n_images.
     """
-    shared = [s for s in a.seeds if s in b.seeds]
-    if not shared or (a.pooled and a.n_images != b.n_images):
-        return None
-    of_a, of_b = ([x.seeds.index(s) for s in shared] for x in (a, b))
-    value = (a.values[metric][of_a] - b.values[metric][of_b]).mean()
-    if not np.isfinite(value):
-        return None
-    gaps = a.replicates[metric][of_a] - b.replicates[metric][of_b]
-    drawn = over_seeds(gaps, seed_weights(shared, params.bootstrap, params.seed))
-    lo, hi = percentile_interval(drawn, params.confidence)
-    error = float(np.nanstd(drawn, ddof=1))
-    # Without any spread: equal in every replicate, or apart in every one.
-    p = 2 * stats.norm.sf(abs(value) / error) if error > 0 else float(value == 0)
-    return {
-        "difference": float(value),
-        "lo": lo,
-        "hi": hi,
-        "p": float(p),
-        "n_seeds": len(shared),
-        "n_images": a.n_images,
-    }
+    return differences([(a, b)], metric, params)[0]
+
+
+def differences(
+    pairs: list[tuple[Scored, Scored]], metric: str, params: EvaluateParams
+) -> list[dict[str, Any] | None]:
+    """Return `difference` of each pair."""
+    found: list[dict[str, Any] | None] = [None] * len(pairs)
+    drawn: dict[int, np.ndarray] = {}
+    for k, (a, b) in enumerate(pairs):
+        shared = [s for s in a.seeds if s in b.seeds]
+        if not shared or (a.pooled and a.n_images != b.n_images):
+            continue
+        of_a, of_b = ([x.seeds.index(s) for s in shared] for x in (a, b))
+        value = float((a.values[metric][of_a] - b.values[metric][of_b]).mean())
+        if not np.isfinite(value):
+            continue
+        gaps = a.replicates[metric][of_a] - b.replicates[metric][of_b]
+        drawn[k] = over_seeds(gaps, seed_weights(shared, params.bootstrap, params.seed))
+        found[k] = {"difference": value, "n_seeds": len(shared), "n_images": a.n_images}
+    if not drawn:
+        return found
+    replicates = np.array(list(drawn.values()))
+    errors = np.nanstd(replicates, axis=1, ddof=1)
+    intervals = percentile_intervals(replicates, params.confidence)
+    for k, error, (lo, hi) in zip(drawn, errors, intervals, strict=True):
+        value = abs(found[k]["difference"])
+        # Without any spread: equal in every replicate, or apart in every one.
+        p = 2 * stats.norm.sf(value / error) if error > 0 else float(value == 0)
+        found[k] |= {"lo": lo, "hi": hi, "p": float(p)}
+    return found
 
 
 def compare_block(
@@ -119,8 +129,7 @@ def _rows(
     params: EvaluateParams,
 ) -> list[dict[str, Any]]:
     rows = []
-    for a, b in pairs:
-        found = difference(a, b, metric, params)
+    for (a, b), found in zip(pairs, differences(pairs, metric, params), strict=True):
         if found is None:
             continue
         rows.append(

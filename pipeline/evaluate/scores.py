@@ -11,7 +11,7 @@ from pipeline.config import EvaluateParams
 from pipeline.evaluate.intervals import (
     TestSet,
     over_seeds,
-    percentile_interval,
+    percentile_intervals,
     seed_weights,
     t_interval,
 )
@@ -146,12 +146,15 @@ def metric_rows(
     n_labels = round(float(np.median(list(run.labels.values())))) if run.labels else 0
     nan = float("nan")
     for metric in METRICS:
+        by_seed, of_mean = [], (nan, nan)
+        if scored.seeds:
+            drawn = np.array([*scored.replicates[metric], scored.mean_replicates(metric)])
+            *by_seed, of_mean = percentile_intervals(drawn, params.confidence)
         if not scored.pooled:
             for k, seed in enumerate(scored.seeds):
                 value = float(scored.values[metric][k])
-                lo, hi = percentile_interval(scored.replicates[metric][k], params.confidence)
                 size = {"n_images": scored.n_by_seed[k], "n_labels": run.labels[seed]}
-                rows.append(_row(base, seed, metric, (value, lo, hi), (nan, nan), size, ""))
+                rows.append(_row(base, seed, metric, (value, *by_seed[k]), (nan, nan), size, ""))
             for seed, error in sorted(run.failed.items()):
                 size = {"n_images": 0, "n_labels": run.labels[seed]}
                 rows.append(_row(base, seed, metric, (nan,) * 3, (nan, nan), size, error))
@@ -159,8 +162,7 @@ def metric_rows(
         t = (nan, nan)
         known = scored.values[metric][np.isfinite(scored.values[metric])]
         if len(known):
-            mean = float(known.mean())
-            lo, hi = percentile_interval(scored.mean_replicates(metric), params.confidence)
+            mean, (lo, hi) = float(known.mean()), of_mean
             t = (nan, nan) if scored.pooled else t_interval(known, params.confidence)
         size = {"n_images": scored.n_images, "n_labels": n_labels}
         note = scored.note

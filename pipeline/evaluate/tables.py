@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.evaluate.intervals import over_seeds, percentile_interval
+from pipeline.evaluate.intervals import over_seeds, percentile_intervals
 from pipeline.evaluate.metrics import per_class
 from pipeline.evaluate.scores import Scored
 
@@ -62,12 +62,13 @@ def class_rows(
     rows = []
     for c, name in enumerate(classes):
         row = {**base, "class": name, "support": float(values["support"][:, c].mean())}
-        for metric, replicates in scored.class_replicates.items():
+        drawn = [over_seeds(r[:, :, c], scored.weights) for r in scored.class_replicates.values()]
+        intervals = percentile_intervals(np.array(drawn), confidence)
+        for metric, interval in zip(scored.class_replicates, intervals, strict=True):
             known = values[metric][:, c]
             known = known[np.isfinite(known)]
             row[metric] = float(known.mean()) if len(known) else float("nan")
-            drawn = over_seeds(replicates[:, :, c], scored.weights)
-            row[f"{metric}_lo"], row[f"{metric}_hi"] = percentile_interval(drawn, confidence)
+            row[f"{metric}_lo"], row[f"{metric}_hi"] = interval
         rows.append(row)
     return rows
 

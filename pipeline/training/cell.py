@@ -1,4 +1,4 @@
-"""Fit all heads of one cell and predict its test images; runs in a worker process."""
+"""Fit the heads of a cell and predict its test images; runs in a worker process."""
 
 from __future__ import annotations
 
@@ -43,49 +43,80 @@ class Fit:
 
 
 @dataclass
-class Task:
-    """What a worker needs for one cell: row numbers into X and y, heads, the rows to fill."""
+class Tested:
+    """The rows of X that one cell tests, and that cell's fits by head."""
 
-    heads: list[Head]
-    fits: list[Fit]
+    fits: dict[str, Fit]
+    rows: np.ndarray
+
+
+@dataclass
+class Task:
+    """What a worker needs: heads to fit, row numbers into X and y, the cells that wait for them.
+
+    Cells whose training images are the same (every image has ground truth, say, so that two
+    protocols agree) are one task: each head is fitted once, and predicts for all of them.
+    """
+
+    heads: dict[str, Head]
     train: np.ndarray
     val: np.ndarray
-    test: np.ndarray
+    cells: list[Tested]
+
+    @property
+    def fits(self) -> list[Fit]:
+        return [fit for cell in self.cells for fit in cell.fits.values()]
 
 
 def run_task(task: Task, X: np.ndarray, y: np.ndarray, T: np.ndarray) -> list[Fit]:
-    """Fit every head of the task on its rows. A head that fails fills its row, and no other.
+    """Fit every head of the task on its rows. A head that fails fills its rows, and no other.
 
     Args:
-        task: the cell.
+        task: heads and cells.
         X: features of the view, float32 (n, d).
         y: classes, int64 (n,). The labels of test rows are not looked at.
         T: text features of all classes, float32 (C, d).
     """
     with single_thread():
         X_train, y_train = X[task.train], y[task.train]
-        X_val, y_val, X_test = X[task.val], y[task.val], X[task.test]
+        X_val, y_val = X[task.val], y[task.val]
         fitted: dict[str, Head] = {}
-        for head, fit in zip(task.heads, task.fits, strict=True):
+        for name, head in task.heads.items():
+            waiting = [(cell.fits[name], cell.rows) for cell in task.cells if name in cell.fits]
             try:
                 shared = fitted.get(getattr(head, "shares", ""))
                 if shared is not None:
                     head.share(shared)
                 head.fit(X_train, y_train, T=T, X_val=X_val, y_val=y_val)
-                proba = np.zeros((0, len(T)), np.float32)  # scikit-learn refuses no rows
-                if len(X_test):
-                    proba = np.asarray(head.predict_proba(X_test), dtype=np.float32)
-                if proba.shape != (len(X_test), len(T)):
-                    raise ValueError(f"predict_proba gave {proba.shape}, not (images, classes)")
-                if not np.isfinite(proba).all():
-                    raise DivergedError("a predicted probability is not finite")
-                fit.chosen = json.dumps(head.chosen, sort_keys=True)
-                fit.val_score = head.val_score
-                fit.tensors, fit.config = head.to_tensors(), head.to_config()
-                fit.proba = proba
-                fitted[fit.head] = head
-            except DivergedError as error:
-                fit.status, fit.error = "diverged", str(error)
-            except Exception as error:  # any fault of a head is its row's, never the run's
-                fit.status, fit.error = "failed", f"{type(error).__name__}: {error}"
+            except Exception as error:  # any fault of a head is its rows', never the run's
+                for fit, _ in waiting:
+                    _fail(fit, error)
+                continue
+            fitted[name] = head
+            for fit, rows in waiting:
+                try:
+                    _fill(fit, head, X[rows], len(T))
+                except Exception as error:
+                    _fail(fit, error)
     return task.fits
+
+
+def _fail(fit: Fit, error: Exception) -> None:
+    diverged = isinstance(error, DivergedError)
+    fit.status = "diverged" if diverged else "failed"
+    fit.error = str(error) if diverged else f"{type(error).__name__}: {error}"
+
+
+def _fill(fit: Fit, head: Head, X: np.ndarray, n_classes: int) -> None:
+    """Predict X (n, d) and put what a fitted head leaves into its row."""
+    proba = np.zeros((0, n_classes), np.float32)  # scikit-learn refuses no rows
+    if len(X):
+        proba = np.asarray(head.predict_proba(X), dtype=np.float32)
+    if proba.shape != (len(X), n_classes):
+        raise ValueError(f"predict_proba gave {proba.shape}, not (images, classes)")
+    if not np.isfinite(proba).all():
+        raise DivergedError("a predicted probability is not finite")
+    fit.chosen = json.dumps(head.chosen, sort_keys=True)
+    fit.val_score = head.val_score
+    fit.tensors, fit.config = head.to_tensors(), head.to_config()
+    fit.proba = proba

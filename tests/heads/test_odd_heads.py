@@ -12,8 +12,8 @@ from pipeline.evaluate import evaluate_dataset
 from pipeline.heads import DivergedError, register
 from pipeline.heads.zero_shot import ZeroShot
 from pipeline.train import train_dataset
-from tests.heads.projects import small_params
-from tests.heads.test_train import digests, make_project, told
+from tests.heads.projects import make_manifest, small_params
+from tests.heads.test_train import CLASSES, digests, make_project, told
 
 
 class Odd(ZeroShot):
@@ -97,3 +97,47 @@ def test_a_stopped_run_loses_none_of_its_fits(tmp_path, monkeypatch):
     fresh = make_project(tmp_path / "fresh")
     train_dataset("toy", params, fresh)
     assert digests(fresh) == digests(paths)
+
+
+@register("odd-counts")
+class Counts(Odd):
+    """Counts its fits, and cannot predict six images."""
+
+    fits = 0
+
+    def fit(self, X, y, *, T, X_val, y_val):
+        Counts.fits += 1
+        return ZeroShot.fit(self, T=T)
+
+    def predict_proba(self, X):
+        if len(X) == 6:
+            raise ValueError("no six")
+        return super().predict_proba(X)
+
+
+def test_cells_of_the_same_training_images_share_one_fit_and_none_shares_a_failed_prediction(
+    tmp_path,
+):
+    manifest = make_manifest([CLASSES[i % 3] for i in range(24)], ["train"] * 12 + ["test"] * 12)
+    truth = manifest.assign(mask_path="masks/" + manifest["image_id"])
+    paths = make_project(tmp_path / "all", manifest=truth)
+    views = {"official": ["masked"], "ground_truth": ["masked"]}
+    params = small_params(train__heads=["odd-counts"], train__views=views)
+    Counts.fits = 0
+    record = train_dataset("toy", params, paths)
+    assert (Counts.fits, record.total) == (4, 8)
+    probabilities = pd.read_parquet(paths.predictions("toy")).drop(columns="protocol")
+    twice = probabilities.groupby(list(probabilities.columns)).size()
+    assert set(twice) == {2}
+
+    # Six test images have ground truth: the same images train, and their protocol cannot predict.
+    truth.loc[18:, "mask_path"] = ""
+    paths = make_project(tmp_path / "six", manifest=truth)
+    Counts.fits = 0
+    train_dataset("toy", params, paths)
+    runs = pd.read_parquet(paths.runs("toy"))
+    assert Counts.fits == 4
+    assert runs.groupby("protocol")["status"].unique().map(list).to_dict() == {
+        "ground_truth": ["failed"],
+        "official": ["ok"],
+    }
