@@ -54,7 +54,6 @@ def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
             are compared and all files written.
     """
     manifest = read_manifest(paths.manifest(dataset))
-    record_path, max_failed = paths.record(dataset, "audit"), params.audit.max_failed
     record = RunRecord(
         "audit",
         dataset,
@@ -62,13 +61,9 @@ def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
         versions=library_versions(),
         parameters=params.audit.model_dump(),
     )
-    with recorded(record, record_path):
-        found = _audit(record, manifest, params, paths)
-        if record.failed_share > max_failed:
-            record.status = "failed"
-    if record.status == "failed":
-        raise record.too_many_failed(max_failed, record_path)
-    return found
+    path = paths.record(dataset, "audit")
+    with recorded(record, path, max_failed=params.audit.max_failed):
+        return _audit(record, manifest, params, paths)
 
 
 def _audit(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +11,10 @@ from pipeline.engine.items import Mapper, WorkItem
 from pipeline.engine.loader import check_bytes, default_workers, load_in_order
 from pipeline.engine.progress import Progress
 from pipeline.engine.record import RunRecord, library_versions
+from pipeline.engine.recorded import recorded
 from pipeline.engine.side_by_side import SideBySide
 from pipeline.engine.signals import Interrupts
-from pipeline.errors import (
-    ConfigError,
-    DiskError,
-    ModelError,
-    StoreError,
-    reason_of,
-)
+from pipeline.errors import ConfigError, ModelError, StoreError, reason_of
 
 if TYPE_CHECKING:
     from pipeline.stores.writer import Plan, StoreWriter
@@ -90,34 +83,20 @@ def run_stage(
     record = RunRecord(
         stage,
         dataset,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
         identity=writer.identity_hash,
         versions=library_versions(),
         parameters={**options, "max_failed": max_failed, **(parameters or {})},
     )
     run = _Run(record, mapper, writer, batch_size, workers)
-    begin = time.monotonic()
-    with Interrupts() as signals, SideBySide(cores, batch_size) as run.side_by_side:
+    with (
+        Interrupts() as signals,
+        SideBySide(cores, batch_size) as run.side_by_side,
+        recorded(record, record_path, max_failed=max_failed, stopped=signals.stopped),
+    ):
         run.stopped = signals.stopped
-        try:
-            run.save(record_path)
-            with record.clock("plan"):
-                plan = writer.plan(items, force=force, verify=verify, retry_failed=retry_failed)
-            run.go(plan, limit, Progress(f"{stage} {dataset}".strip(), 0, show=progress))
-            record.status = "interrupted" if signals.stopped() else "ok"
-            if record.status == "ok" and record.failed_share > max_failed:
-                record.status = "failed"
-        except BaseException as error:
-            record.status, record.error = "error", str(error) or type(error).__name__
-            raise
-        finally:
-            record.seconds["total"] = time.monotonic() - begin
-            record.images_per_second = record.done / max(record.seconds["total"], 1e-9)
-            run.save(record_path)
-    if record.status == "interrupted":
-        raise KeyboardInterrupt
-    if record.status == "failed":
-        raise record.too_many_failed(max_failed, record_path)
+        with record.clock("plan"):
+            plan = writer.plan(items, force=force, verify=verify, retry_failed=retry_failed)
+        run.go(plan, limit, Progress(f"{stage} {dataset}".strip(), 0, show=progress))
     return record
 
 
@@ -131,16 +110,6 @@ class _Run:
         self.batch_size, self.workers = batch_size, workers
         self.stopped = lambda: False
         record.seconds.update({"load_wait": 0.0, "model": 0.0, "write": 0.0})
-
-    def save(self, path: str | PathLike | None) -> None:
-        if path is None:
-            return
-        try:
-            self.record.write(path)
-        except DiskError:
-            # Where an error stopped the run, it is the one to tell.
-            if self.record.status in ("ok", "running"):
-                raise
 
     def go(self, plan: Plan, limit: int | None, progress: Progress) -> None:
         record = self.record

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pipeline.engine import RunRecord, WorkItem
 from pipeline.engine.loader import Loaded, load_in_order
 from pipeline.engine.progress import Progress
 from pipeline.engine.record import library_versions
+from pipeline.engine.recorded import recorded
 from pipeline.engine.signals import Interrupts
 from pipeline.errors import ConfigError, reason_of
 from pipeline.manifest import read_manifest
@@ -78,11 +78,9 @@ def judge_prompts(
             judged.
         KeyboardInterrupt: SIGINT or SIGTERM came; what was judged is kept.
     """
-    begin, max_failed = time.monotonic(), params.prompt_quality.max_failed
     record = RunRecord(
         "prompt_quality",
         dataset,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=library_versions(),
         parameters={
             "profile": params.profile,
@@ -99,51 +97,20 @@ def judge_prompts(
             "none of these images is in the sample of those with ground truth",
             remedy="take all of them as the sample: --images 0",
         )
-    out, record_path = paths.prompt_quality(dataset), paths.record(dataset, "prompt_quality")
-    if sample.empty:  # a set without ground truth: nothing to load a model for
-        write_rows([], out)
-        record.status = "ok"
-        record.write(record_path)
-        return record
-    if predictor is None:
-        predictor = load_predictor(params, device)
-    data = paths.data(dataset)
-    items = image_items(sample, data, lambda row: {"truth": add_truth(row, data)})
-    run = _Run(Judge(params, predictor), items, record, out)
-    run.keep(read_rows(out))
-    run.choose(asked, limit, force=force)
-    batch_size = batch_size or BATCH_SIZE
-    with Interrupts() as signals:
-        try:
-            loaded = load_in_order(
-                run.todo,
-                run.judge.load,
-                workers=workers,
-                ahead=2 * batch_size,
-                stopped=signals.stopped,
-            )
-            title = f"prompt_quality {dataset}"
-            with Progress(title, len(run.todo), reused=record.skipped) as progress:
-                while batch := run.take(loaded, batch_size):
-                    if signals.stopped():
-                        break
-                    failed = run.add(batch)
-                    progress.add(done=len(batch) - failed, failed=failed)
-            record.status = "interrupted" if signals.stopped() else "ok"
-            if record.status == "ok" and record.failed_share > max_failed:
-                record.status = "failed"
-        except BaseException as error:
-            record.status, record.error = "error", str(error) or type(error).__name__
-            raise
-        finally:
-            run.save()
-            record.seconds["total"] = time.monotonic() - begin
-            record.images_per_second = record.done / max(record.seconds["total"], 1e-9)
-            record.write(record_path)
-    if record.status == "interrupted":
-        raise KeyboardInterrupt
-    if record.status == "failed":
-        raise record.too_many_failed(max_failed, record_path)
+    path, max_failed = paths.record(dataset, "prompt_quality"), params.prompt_quality.max_failed
+    with (
+        Interrupts() as signals,
+        recorded(record, path, max_failed=max_failed, stopped=signals.stopped),
+    ):
+        if sample.empty:  # a set without ground truth: nothing to load a model for
+            write_rows([], paths.prompt_quality(dataset))
+            return record
+        data = paths.data(dataset)
+        items = image_items(sample, data, lambda row: {"truth": add_truth(row, data)})
+        judge = Judge(params, predictor or load_predictor(params, device))
+        run = _Run(judge, items, record, paths.prompt_quality(dataset))
+        run.choose(asked, limit, force=force)
+        run.go(workers, batch_size or BATCH_SIZE, signals.stopped)
     return record
 
 
@@ -162,8 +129,9 @@ class _Run:
         self.todo: list[WorkItem] = []
         self.saved = time.monotonic()
         record.seconds.update({"load_wait": 0.0, "model": 0.0, "judge": 0.0})
+        self._keep(read_rows(out))
 
-    def keep(self, rows: dict[tuple[str, str], Row]) -> None:
+    def _keep(self, rows: dict[tuple[str, str], Row]) -> None:
         """Take over those rows of an earlier run that would come out the same."""
         for item in self.items:
             for name in self.judge.names:
@@ -184,6 +152,20 @@ class _Run:
         self.record.skipped = len(here) - len(self.todo)
         self.todo = self.todo[:limit]
         self.record.total = self.record.skipped + len(self.todo)
+
+    def go(self, workers: int | None, batch_size: int, stopped: Callable[[], bool]) -> None:
+        """Judge what is to do; what was judged is written, however this ends."""
+        judging = f"{self.record.stage} {self.record.dataset}"
+        loaded = load_in_order(
+            self.todo, self.judge.load, workers=workers, ahead=2 * batch_size, stopped=stopped
+        )
+        try:
+            with Progress(judging, len(self.todo), reused=self.record.skipped) as progress:
+                while (batch := self.take(loaded, batch_size)) and not stopped():
+                    failed = self.add(batch)
+                    progress.add(done=len(batch) - failed, failed=failed)
+        finally:
+            self.save()
 
     def take(self, loaded: Iterator[Loaded], count: int) -> list[Loaded]:
         """Wait for the next images."""
