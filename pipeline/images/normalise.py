@@ -113,6 +113,7 @@ def _outside_markers(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray
         at = extreme(samples)
         marker = values == at
         marker = marker.any(axis=2) if marker.ndim == 3 else marker
+        marker = marker if kept is None else marker & kept  # padding is no marker with edges
         total = marker.size if kept is None else int(kept.sum())
         # First with the edges that smoothed letters have, then as it stands.
         for edge in (EDGE, 0) if marker.sum() >= EDGE_SHARE * total else (0,):

@@ -105,6 +105,18 @@ def test_padding_is_black_and_takes_no_part_in_the_range():
     assert not array[96:].any()
 
 
+def test_padding_of_a_hot_pixel_s_value_does_not_change_the_rows_beside_it():
+    ramp = np.repeat(1000 + 10 * np.arange(40)[:, None] ** 2, 96, axis=1).astype(np.uint16)
+    shown = []
+    for padding in (0, 60000):
+        values = np.full((60, 96), padding, np.uint16)
+        values[:40] = ramp
+        values[5, 7] = 60000
+        valid = np.arange(60)[:, None].repeat(96, axis=1) < 40
+        shown.append(to_display(Pixels(values, valid=valid)))
+    np.testing.assert_array_equal(*shown)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     hnp.arrays(
