@@ -137,7 +137,7 @@ class StoreReader:
             raise StoreError(
                 f"no row for {image_id!r}",
                 path=self.path,
-                remedy=f"run: pipeline {self.store_kind.stage} --dataset {self._dataset}",
+                remedy=f"run: {self._command}",
             )
         return i
 
@@ -145,11 +145,11 @@ class StoreReader:
         i = self._at(image_id)
         row = self._committed.index.get(i)
         if row["status"] not in idx.GOOD:
+            first = "mend the image, then " if row["status"] == "failed" else ""
             raise StoreError(
                 f"{image_id!r} has no data ({row['status']}: {row['reason']})",
                 path=self.path,
-                remedy=f"mend the image, then run: pipeline {self.store_kind.stage} "
-                f"--dataset {self._dataset}",
+                remedy=f"{first}run: {self._command}",
             )
         return i, row
 
@@ -163,10 +163,10 @@ class StoreReader:
         return StoreError(
             f"{how} data of {names}",
             path=self.path,
-            remedy=f"pipeline {self.store_kind.stage} --dataset {self._dataset} computes these "
-            "rows again; pipeline verify lists all",
+            remedy=f"{self._command} computes these rows again; pipeline verify lists all",
         )
 
     @property
-    def _dataset(self) -> str:
-        return self._committed.attrs.get("dataset") or self.path.absolute().parent.name
+    def _command(self) -> str:
+        dataset = self._committed.attrs.get("dataset") or self.path.absolute().parent.name
+        return f"pipeline {self.store_kind.stage} --dataset {dataset}"

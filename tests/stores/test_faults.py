@@ -63,6 +63,9 @@ def test_a_dataset_of_a_store_that_lost_a_shard_is_an_error_with_the_ids_and_the
     path = store_path(tmp_path, kind)
     early = opened(path)
     assert early.dataset()[DATA[kind]].shape[0] == ROWS
+    with pytest.raises(StoreError) as failed:
+        early.read(items[4].image_id)
+    assert failed.value.remedy.startswith("mend the image, then run: pipeline")
     (second,) = [f for f in shards(path) if f.relative_to(path / DATA[kind] / "c").parts[0] == "1"]
     second.unlink()
     for store in (early, opened(path)):
@@ -200,8 +203,9 @@ def test_a_write_that_fails_lists_no_new_row_and_forgets_no_row_that_it_was_redo
         writer.write([items[0], *items[8:]], [rows[0], *rows[8:]])  # other bits for the first
         writer.commit()
     assert list(open_masks(path)) == [item.image_id for item in items[:8]]
-    with pytest.raises(StoreError, match="pending"):
+    with pytest.raises(StoreError, match="pending") as raised:
         open_masks(path)[items[0].image_id]
+    assert raised.value.remedy.startswith("run: pipeline segment")  # the image is well
     barrier.unlink()
     run_cheap("masks", tmp_path, items[:8])
     assert verify_store(path).ok and content("masks", tmp_path) == before
