@@ -136,7 +136,8 @@ def encode_items(
         row["truth_file"] = ""
         decides: dict[str, Any] = {"mask": None}
         if not row["mask_problem"]:
-            decides["mask"] = [int(mask["crc"]), int(mask["area"]), mask["status"]]
+            row["mask_crc"] = int(mask["crc"])
+            decides["mask"] = [row["mask_crc"], int(mask["area"]), mask["status"]]
         if "oracle" in views:
             decides["truth"] = add_truth(row, data)
         return decides

@@ -20,6 +20,7 @@ from pipeline.errors import PipelineError
 from pipeline.images import read_image, read_mask, reader_rules
 from pipeline.segment.mapper import effective_mask
 from pipeline.stores import FeatureRow
+from pipeline.stores.kinds import MASKS
 
 if TYPE_CHECKING:
     from pipeline.models import ClipModel
@@ -96,8 +97,8 @@ class EncodeMapper:
     def load(self, item: WorkItem) -> Shown:
         """Read an image, its mask and (for the oracle) its ground truth; make all views.
 
-        `item.row` has, beside the manifest's columns: `mask_status` and `mask_problem` (from the
-        mask store) and `truth_file` ("" = none). Called in loader threads.
+        `item.row` has, beside the manifest's columns: `mask_status`, `mask_crc` and `mask_problem`
+        (from the mask store) and `truth_file` ("" = none). Called in loader threads.
 
         Raises:
             PipelineError: there is no mask for this image; it is never taken for an empty one.
@@ -108,6 +109,12 @@ class EncodeMapper:
             raise PipelineError(row["mask_problem"], remedy=row["mask_remedy"])
         image = read_image(item.path, item.frame)
         mask = self.masks[item.image_id]
+        if row.get("mask_crc") not in (None, MASKS.digest(mask)):
+            raise PipelineError(
+                "its mask was made again while encode was at work",
+                path=item.path,
+                remedy="run encode again",
+            )
         if mask.shape != image.shape[:2]:
             raise PipelineError(
                 f"its mask is {mask.shape[1]} x {mask.shape[0]}, "

@@ -97,6 +97,8 @@ def run_stage(
         with record.clock("plan"):
             plan = writer.plan(items, force=force, verify=verify, retry_failed=retry_failed)
         run.go(plan, limit, Progress(f"{stage} {dataset}".strip(), 0, show=progress))
+        if not signals.stopped() and record.failed_share <= max_failed:
+            writer.finish()  # before the record says "ok"
     return record
 
 

@@ -21,7 +21,7 @@ def status_rows(paths: Paths, datasets: Iterable[str]) -> list[dict[str, Any]]:
     rows = []
     for dataset in datasets:
         folder = paths.record(dataset, "x").parent
-        others = sorted({f.stem for f in folder.glob("*.json")} - set(STAGES))
+        others = sorted({f.stem for f in folder.glob("[!.]*.json")} - set(STAGES))
         for stage in [*STAGES, *others]:
             try:
                 record = RunRecord.read(paths.record(dataset, stage))

@@ -8,9 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.files import atomic_write
+from pipeline.models.seen import DIGITS
 from pipeline.pretrain.data import Item
-
-DIGITS = 16
 
 
 def write_hashes(items: Iterable[Item], path: Path) -> str:
@@ -30,8 +29,3 @@ def write_hashes(items: Iterable[Item], path: Path) -> str:
     with atomic_write(path) as partial:
         partial.write_bytes(gzip.compress(text, 9, mtime=0))
     return hashlib.sha256(text).hexdigest()
-
-
-def read_hashes(path: Path) -> frozenset[str]:
-    """Return the digits of `write_hashes`."""
-    return frozenset(gzip.decompress(path.read_bytes()).decode().split())

@@ -139,6 +139,8 @@ def verdict(found: DatasetInputs, a: Run, b: Run) -> str:
                 return (
                     f"helps at {counts['helps']}, hurts at {counts['hurts']} of {len(kinds)} shares"
                 )
+            if any(x.excludes_zero for x in d.values()):
+                return "makes no difference that withstands the correction for many comparisons"
             return "makes no difference that can be told from chance"
     return "not compared"
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from pipeline.models.seen import DIGITS, trained_on
 from pipeline.report import select
 from pipeline.report.inputs import DatasetInputs
-from pipeline.report.tables import listed, title
+from pipeline.report.tables import listed, many, title
 
 SHOWN = 8
 OFFICIAL = "official: "
@@ -86,3 +87,29 @@ def fewer_classes(found: DatasetInputs) -> str | None:
                 f"classes, {listed(tested)}: no test image of {listed(missing)} has one."
             )
     return " ".join(said) or None
+
+
+def seen_images(found: DatasetInputs) -> str | None:
+    """Say how many of a set's images SAM2's weights were trained on; None where none is known."""
+    if found.masks is None or found.manifest is None:
+        return None
+    model = found.masks.identity.get("model")  # none for masks that no model made
+    model = model["fingerprint"] if isinstance(model, dict) else {}
+    table = found.manifest
+    seen = table["sha256"].str[:DIGITS].isin(trained_on(model.get("checkpoint_sha256", "")))
+    if not seen.any():
+        return None
+    counts = table["split"][seen].value_counts()
+    where = listed(f"{n:,} of {split or 'no split'}" for split, n in counts.items())
+    text = (
+        f"{model.get('name', 'SAM2')} was trained on the true regions, not on the diagnoses, of "
+        f"{many(int(seen.sum()), 'image')} of this set ({where}): its masks here are no result on "
+        "images of an unseen kind."
+    )
+    patients = set(table["patient_id"][seen]) - {""}
+    test = table["split"] == "test"
+    shared = int((test & ~seen & table["patient_id"].isin(patients)).sum())
+    if shared:
+        total = int(test.sum())
+        text += f" {shared:,} of the {total:,} test images carry the patient id of one of them."
+    return text

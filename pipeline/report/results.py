@@ -1,4 +1,4 @@
-"""The result pages in git: results/<dataset>.md and .csv.gz, results/README.md with the answers."""
+"""The result pages in git: results/<dataset>.md and its CSV, results/README.md with the answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.report import answers, results_text, select
 from pipeline.report.inputs import DatasetInputs, load_inputs
 from pipeline.report.paper import OTHER_SET, quoted_table
 from pipeline.report.remarks import evaluate_notes, plan_remarks
-from pipeline.report.results_readme import bullets, readme_markdown
+from pipeline.report.results_readme import MADE_BY, bullets, readme_markdown
 from pipeline.report.results_runs import calibration_table, seeds_table
 from pipeline.report.results_tables import comparison_table
 from pipeline.report.sections.mask_quality import mask_table, outcomes
@@ -56,17 +56,25 @@ def write_results(
     for one in found:
         if one.metrics is None:
             continue
-        page, table = folder / f"{one.name}.md", folder / f"{one.name}.csv.gz"
+        page = folder / f"{one.name}.md"
         atomic_write_text(page, dataset_markdown(one, params))
-        text = results_table(one).to_csv(index=False, lineterminator="\n")
-        with atomic_write(table) as partial:
-            # Without time and file name in the header the same table is the same bytes.
-            partial.write_bytes(gzip.compress(text.encode(), mtime=0))
-        written += [page, table]
+        tables = {f"{one.name}.csv.gz": results_table(one)}
+        if one.comparisons is not None:
+            tables[f"{one.name}_comparisons.csv.gz"] = one.comparisons
+        for name, table in tables.items():
+            _write_csv(table, folder / name)
+        written += [page, *(folder / name for name in tables)]
     provenance, commit = _provenance(found, params), git_commit(Path(paths.root))
     page = readme_markdown(found, provenance, SYNTHETIC, commit)
     atomic_write_text(folder / "README.md", page)
     return [*written, folder / "README.md"]
+
+
+def _write_csv(table: pd.DataFrame, path: Path) -> None:
+    text = table.to_csv(index=False, lineterminator="\n")
+    with atomic_write(path) as partial:
+        # Without time and file name in the header the same table is the same bytes.
+        partial.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 def results_table(found: DatasetInputs) -> pd.DataFrame:
@@ -173,13 +181,12 @@ def _folded(table: Table, name: str) -> str:
 
 
 def _provenance(found: Sequence[DatasetInputs], params: Params) -> str:
-    flags = " ".join(f"--dataset {one.name}" for one in found)
     commit = git_commit(Path(found[0].paths.root))
     # README.md has the hashes of all sets beside the commands that make them again.
     manifest = found[0].manifest_hash if len(found) == 1 else ""
     manifest = manifest and f" Manifest: sha256 `{manifest}`."
     return (
-        f"Made by `pipeline results {flags}` after `dvc repro`, at commit {commit}; profile "
+        f"Made by `{MADE_BY}`, at commit {commit}; profile "
         f"`{params.profile}` ({params.models.sam2.name}, {params.models.clip.name}), masks "
         f"prompted by `{params.segment.prompt}`.{manifest} Figures are accuracy in percent with "
         f"{share(params.evaluate.confidence)} intervals unless said otherwise; do not edit by hand."

@@ -49,8 +49,8 @@ def shares(table: pd.DataFrame) -> list[float]:
 
 
 def each(measured: dict[str, dict[float, Difference]]) -> str:
-    """Give `ends` of every split, the strictest first."""
-    return "; ".join(f"{words} {ends(d)}" for words, d in measured.items())
+    """Give verdict and `ends` of every split, the strictest first."""
+    return "; ".join(f"{verdict(d)} {words} ({ends(d)})" for words, d in measured.items())
 
 
 def ends(d: dict[float, Difference]) -> str:

@@ -16,6 +16,7 @@ from pipeline.report.results_tables import (
 from pipeline.report.sections.summary import at_a_glance
 from pipeline.report.tables import Table, head
 
+MADE_BY = "dvc repro && dvc repro results/dvc.yaml"
 SURE = (
     "Intervals are {level}, over seeds (which images train) and over test images, by patient or "
     "group where these are known; differences are paired. Grouped figures are the ones to trust."
@@ -53,8 +54,7 @@ def readme_markdown(
         return "\n\n".join(parts) + "\n"
     if any(one.synthetic for one in done):
         parts.append(synthetic)
-    pages = ", ".join(f"[{d.name}]({d.name}.md) ([CSV]({d.name}.csv.gz))" for d in done)
-    parts.append(f"Every figure, every seed and every comparison: {pages}.")
+    parts.append(f"Every figure and every seed, every comparison: {', '.join(map(_files, done))}.")
     parts += ["## In short", bullets(results_text.in_short(done))]
     parts += _question(
         "Does masking help, where, and by how much?",
@@ -88,10 +88,9 @@ def readme_markdown(
 
 def again(found: Sequence[DatasetInputs], commit: str) -> str:
     """Return the commands that lead from images to these pages, and the hash of each manifest."""
-    flags = " ".join(f"--dataset {one.name}" for one in found)
     lines = [f"# commit: {commit}"]
     lines += [f"pipeline data add {one.name} --from FOLDER ..." for one in found]
-    commands = "\n".join([*lines, "dvc repro", f"pipeline results {flags}"])
+    commands = "\n".join([*lines, MADE_BY])
     rows = [
         [head(one.name), f"`data_manifests/{one.name}.csv`", f"`{one.manifest_hash}`"]
         for one in found
@@ -99,6 +98,13 @@ def again(found: Sequence[DatasetInputs], commit: str) -> str:
     ]
     table = Table(["data set", "manifest", "sha256"], rows).markdown() if rows else ""
     return "\n\n".join(filter(None, [f"```sh\n{commands}\n```", table]))
+
+
+def _files(found: DatasetInputs) -> str:
+    name = found.name
+    compared = found.comparisons is not None
+    more = f", [comparisons]({name}_comparisons.csv.gz)" if compared else ""
+    return f"[{name}]({name}.md) ([CSV]({name}.csv.gz){more})"
 
 
 def bullets(items: Sequence[str]) -> str:

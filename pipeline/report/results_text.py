@@ -11,21 +11,21 @@ from pipeline.report import results_phrases as phrases
 from pipeline.report.answers import Run, comparisons_of, signed
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.paper import OTHER_SET
-from pipeline.report.remarks import fewer_classes
+from pipeline.report.remarks import fewer_classes, seen_images
 from pipeline.report.sections.dice_effect import effect
 from pipeline.report.sections.leaks import leak_counts
-from pipeline.report.tables import interval, labels_words, listed, many, number, percent
+from pipeline.report.tables import interval, labels_words, listed, many, number, percent, title
 
 ORACLE, RANDOM = ("linear-probe", "oracle"), ("linear-probe", "random")
 CEILING = {
-    "helps": "The true regions would help",
-    "hurts": "Even the true regions lose: what surrounds them carries information",
-    "undecided": "Even the true regions make no difference told from chance",
+    "helps": "the true regions would help",
+    "hurts": "even the true regions lose: what surrounds them carries information",
+    "undecided": "even the true regions make no difference told from chance",
 }
 FLOOR = {
-    "helps": "The found masks hold more than random regions of the same shape",
-    "hurts": "Random regions of the same shape do better than the found masks",
-    "undecided": "The found masks cannot be told from random regions of the same shape",
+    "helps": "the found masks hold more than random regions of the same shape",
+    "hurts": "random regions of the same shape do better than the found masks",
+    "undecided": "the found masks cannot be told from random regions of the same shape",
 }
 
 
@@ -75,14 +75,17 @@ def _count(done: Sequence[DatasetInputs], what: str, compared: str, run: Run) ->
 def _by_verdict(done: Sequence[DatasetInputs], words: str, a: Run, b: Run) -> str | None:
     """Name the datasets by what a does against b, on images with a ground-truth mask."""
     by: dict[str, list[str]] = {}
+    splits: list[str] = []
     for found in done:
         every = phrases.differences(found, a, b, select.WITH_TRUTH)
         if every:
-            d = next(iter(every.values()))  # of the strictest split
+            where, d = next(iter(every.items()))  # of the strictest split
+            splits.append(where)
             by.setdefault(d[max(d)].verdict, []).append(found.name)
     parts = [f"{phrases.VERBS[kind]} on {listed(by[kind])}" for kind in phrases.VERBS if kind in by]
     return (
-        f"{words} {listed(parts)} (linear probe, all labels, images with ground truth)."
+        f"{words} {listed(parts)} (linear probe, all labels, images with ground truth, "
+        f"{listed(dict.fromkeys(splits))})."
         if parts
         else None
     )
@@ -112,20 +115,17 @@ def _unbeaten(done: Sequence[DatasetInputs]) -> str | None:
     """Say whether any head on whole images beats the linear probe beyond chance."""
     wins = []
     for found in done:
-        for block in (select.GROUPED, select.PUBLISHED):
-            plain = phrases.plain(found, block)
-            if plain.empty:
-                continue
-            for run in select.runs_of(plain):
+        for block, where in phrases.where(found):
+            for run in select.runs_of(phrases.plain(found, block)):
                 d = comparisons_of(found, run, select.BASELINE, *block)
                 if any(x.verdict == "helps" for x in d.values()):
-                    wins.append(f"{select.run_name(*run)} on {found.name}")
-            break
+                    wins.append(f"{select.run_name(*run)} on {found.name}, {where}")
     if wins:
         return f"The linear probe on whole images is beaten beyond chance by {listed(wins)}."
     return (
         "The baseline to beat is the linear probe on whole images: no other head without masks "
-        "is better beyond chance on any set, at any share of the labels."
+        "is better beyond chance on any set, as published or in grouped cross-validation, at any "
+        "share of the labels."
     )
 
 
@@ -135,14 +135,10 @@ def masking(found: DatasetInputs) -> str | None:
     method = phrases.differences(found, select.METHOD, select.BASELINE)
     said = []
     if probe:
-        verdict = phrases.verdict(next(iter(probe.values())))
-        said.append(f"For the linear probe masking {verdict}: {phrases.each(probe)}.")
+        said.append(f"For the linear probe masking {phrases.each(probe)}.")
     if method:
-        words, d = next(iter(method.items()))
-        said.append(
-            f"Against the linear probe on whole images the whole method {phrases.verdict(d)}: "
-            f"{words} {phrases.ends(d)}."
-        )
+        compared = "Against the linear probe on whole images the whole method"
+        said.append(f"{compared} {phrases.each(method)}.")
     said.append(results_views.views(found))
     return " ".join(filter(None, said)) or None
 
@@ -155,14 +151,16 @@ def content(found: DatasetInputs) -> str | None:
         (select.MASKED_PROBE, RANDOM, FLOOR, "found minus random regions, all labels: "),
     ):
         every = phrases.differences(found, a, b, select.WITH_TRUTH)
-        if every:
-            most = {where: d[max(d)] for where, d in every.items()}
-            shown = "; ".join(f"{where} {value}" for where, value in most.items())
-            said.append(f"{words[next(iter(most.values())).verdict]} ({measured}{shown}).")
+        most = {where: d[max(d)] for where, d in every.items()}
+        for verdict in words:
+            mine = {where: d for where, d in most.items() if d.verdict == verdict}
+            if mine:
+                shown = "; ".join(map(str, mine.values()))
+                said.append(f"{title(listed(mine))} {words[verdict]} ({measured}{shown}).")
     said.append(fewer_classes(found))
     quality, better = _dice(found), effect(found)
     if quality:
-        said.append(quality)
+        said += [quality, seen_images(found)]
     if better:
         said.append(f"Does a better mask give a better classification? {better}")
     return " ".join(filter(None, said)) or None

@@ -31,11 +31,8 @@ def views(found: DatasetInputs) -> str | None:
         measured = phrases.differences(found, (PROBE, view), select.BASELINE)
         if not measured:
             continue
-        where, d = next(iter(measured.items()))
-        said.append(f"Against whole images {words} {phrases.verdict(d)}: {phrases.each(measured)}.")
-        beside = phrases.differences(found, (PROBE, view), select.MASKED_PROBE).get(where)
+        said.append(f"Against whole images {words} {phrases.each(measured)}.")
+        beside = phrases.differences(found, (PROBE, view), select.MASKED_PROBE)
         if beside and view == "crop":  # both show what is inside the mask
-            said.append(
-                f"Against masked ones it {phrases.verdict(beside)}: {where} {phrases.ends(beside)}."
-            )
+            said.append(f"Against masked ones it {phrases.each(beside)}.")
     return " ".join(said) or None

@@ -231,7 +231,7 @@ class FeatureStore(StoreReader):
         its file stays the same file, other views of it are then read alone."""
         out = np.empty((len(ids), self.dim), dtype=np.float32)
         step = self._rows.shard_rows
-        by_shard: dict[int, list[int]] = {}
+        committed, by_shard = self._committed, {}
         for k, i in enumerate(positions):
             by_shard.setdefault(i // step, []).append(k)
         for shard, members in by_shard.items():
@@ -249,6 +249,11 @@ class FeatureStore(StoreReader):
                 # `_read_of` reads the index once more, or says what is wrong.
                 values = self._read_of(ids, k) if offset in bad else block["image_features"][offset]
                 out[k] = values[v]
+            if self._committed is not committed:  # read again meanwhile: rows may lie elsewhere
+                now = [self._at(image_id) for image_id in ids]
+                if now != list(positions):
+                    return self._view_rows(ids, now, v)
+                committed = self._committed
             if not bad:
                 self._trusted[shard] = stamp
         return out

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,6 +34,10 @@ LAYOUT = 1
 
 INDEX_CHUNK = 16384
 """Rows a chunk of an index column: one file a column for any usual dataset."""
+
+
+MENDED = ".mended"
+"""Folder inside a store in which the files of a damaged shard are made anew."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +216,7 @@ def _plain(value: Any) -> Any:
 
 def remove_partials(root: Path) -> None:
     """Remove half-written files that a killed writer left."""
+    shutil.rmtree(root / MENDED, ignore_errors=True)
     for folder, _, names in os.walk(root):
         for name in names:
             if ".partial" in name:

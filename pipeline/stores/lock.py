@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.errors import StoreError
+from pipeline.files import writing
 
 
 class StoreLock:
@@ -35,16 +36,24 @@ class StoreLock:
 
         Raises:
             StoreError: a live process holds it, or one on another host, which cannot be judged
-                from here; or the folder cannot be written.
+                from here; the folder cannot be written; or its file system has no locks.
+            DiskError: the disk is full.
         """
         while True:
             fd = self._open()
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 holder = _read(fd)
                 os.close(fd)
                 raise self._held(holder) from None
+            except OSError as error:
+                os.close(fd)
+                raise StoreError(
+                    f"this file system has no file locks: {error.strerror}",
+                    path=self.path,
+                    remedy="keep the cache on another one, or mount it with locks (flock)",
+                ) from None
             if self._is_current(fd):
                 break
             os.close(fd)  # its holder removed it between our open and our flock
@@ -57,8 +66,13 @@ class StoreLock:
             "pid": os.getpid(),
             "started": _start(os.getpid()),
         }
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps(me).encode(), 0)
+        try:
+            with writing(self.path):
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, json.dumps(me).encode(), 0)
+        except BaseException:
+            os.close(fd)
+            raise
         self._fd = fd
 
     def release(self) -> None:

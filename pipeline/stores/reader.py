@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from zarr.errors import ArrayNotFoundError
 
 from pipeline.errors import StoreError
 from pipeline.stores import index as idx
@@ -40,9 +41,33 @@ class StoreReader:
     def _load(self) -> None:
         self._committed = idx.load(self.path, self.store_kind.columns)
         metadata = self._committed.root["consolidated_metadata"]["metadata"]
-        self._rows = RowReader(self.path, self.store_kind, metadata)
+        try:
+            self._rows = RowReader(self.path, self.store_kind, metadata)
+        except (ArrayNotFoundError, OSError, ValueError) as error:
+            raise StoreError(
+                f"the metadata of an array is lost or damaged: {error}",
+                path=self.path,
+                remedy=f"run: {self._command}",
+            ) from None
         self._text: Any = None
         self._trusted: dict[int, Any] = {}
+
+    def _reload(self) -> bool:
+        """Read the index again and return whether it changed.
+
+        Raises:
+            StoreError: another store stands in this one's place; its rows are not mixed in.
+        """
+        before = self._committed
+        now = idx.load(self.path, self.store_kind.columns)
+        if now.attrs["identity_hash"] != before.attrs["identity_hash"]:
+            raise StoreError(
+                "the store was replaced by one made with other choices while it was read",
+                path=self.path,
+                remedy="open it again",
+            )
+        self._load()
+        return self._committed.root != before.root
 
     def __reduce__(self):
         return type(self), (self.path,)
@@ -126,9 +151,8 @@ class StoreReader:
             data = self._rows.checked(i, row)
             if data is not None:
                 return data
-            before = self._committed.root
-            self._load()  # a writer may have redone the row since this store was opened
-            if self._committed.root == before or time.monotonic() > end:
+            # A writer may have redone the row since this store was opened.
+            if not self._reload() or time.monotonic() > end:
                 raise self._broken([image_id], "lost" if self._rows.lost(i, row) else "damaged")
 
     def _at(self, image_id: str) -> int:

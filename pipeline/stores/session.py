@@ -79,13 +79,19 @@ class StoreSession:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is None or issubclass(kind, (KeyboardInterrupt, StageFailed)):
+            if kind is None:
+                self.finish()
+            elif issubclass(kind, (KeyboardInterrupt, StageFailed)):
                 self.commit()
-            if kind is None and self._root is not None:
-                with writing(self.path):
-                    self._place.finish()
         finally:
             self._lock.release()
+
+    def finish(self) -> None:
+        """Commit, and put a store that was built beside an older one in its place."""
+        self.commit()
+        if self._root is not None:
+            with writing(self.path):
+                self._place.finish()
 
     def _open(self) -> None:
         self._place.recover()

@@ -75,10 +75,10 @@ def verify_store(path: str | PathLike) -> VerifyReport:
     damaged = set(reader.damaged(index)) - lost
     if (lost or damaged) and read_root(path) != committed.root:
         # A writer was at work: what it wrote meanwhile is no longer what this index says.
-        now = idx.load(path, kind.columns)
-        reader = RowReader(path, kind, now.root["consolidated_metadata"]["metadata"])
-        rows = {i: now.index.position.get(ids[i]) for i in lost | damaged}
-        bad = {i for i, k in rows.items() if _is_bad(reader, now.index, k)}
+        committed = idx.load(path, kind.columns)
+        reader = RowReader(path, kind, committed.root["consolidated_metadata"]["metadata"])
+        rows = {i: committed.index.position.get(ids[i]) for i in lost | damaged}
+        bad = {i for i, k in rows.items() if _is_bad(reader, committed.index, k)}
         lost, damaged = lost & bad, damaged & bad
     failed = {i: s for i, s in enumerate(index.rows["status"]) if s not in idx.GOOD}
     problems = []

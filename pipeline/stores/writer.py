@@ -9,6 +9,7 @@ never takes new bytes for an old row.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from pipeline.engine.items import WorkItem
 from pipeline.files import writing
 from pipeline.stores import index as idx
 from pipeline.stores.kinds import Data, Row, RowReader
+from pipeline.stores.layout import MENDED, TrackedStore
 from pipeline.stores.place import place_rows
 from pipeline.stores.plan import Plan, make_plan
 from pipeline.stores.session import StoreSession
@@ -107,17 +109,26 @@ class StoreWriter(StoreSession):
 
     def _mend(self, reader: RowReader, damaged: set[int]) -> None:
         """Replace the files of damaged rows by files of the good rows alone, since Zarr has to
-        read a shard that it adds to. A kill in here leaves rows that are lost and known to be."""
+        read a shard that it adds to. The new ones are made beside the old, so that no good row is
+        lost for a moment to a reader, or for good to a kill or a full disk."""
         step, status = reader.shard_rows, self._index.rows["status"]
+        beside = self.root / MENDED
         for shard in {i // step for i in damaged}:
             rows = range(shard * step, min((shard + 1) * step, len(self._index)))
             good = [i for i in rows if i not in damaged and status[i] in idx.GOOD]
             kept = {i: reader.read(i, self._index.get(i)) for i in good}
+            files = {file for i in rows for file in reader.files(i, self._index.get(i))}
             with writing(self.path):
-                for i in rows:
-                    for file in reader.files(i, self._index.get(i)):
-                        file.unlink(missing_ok=True)
-                place_rows(self._store, self.store_kind, self._arrays(), kept)
+                store = TrackedStore(beside)
+                place_rows(store, self.store_kind, dict(self._arrays()), kept)
+                store.flush()
+                for file in files:
+                    mended = beside / file.relative_to(self.root)
+                    if mended.exists():
+                        os.replace(mended, file)
+                    else:
+                        file.unlink(missing_ok=True)  # it holds no good row
+                shutil.rmtree(beside, ignore_errors=True)
 
     def _reader(self) -> RowReader:
         return RowReader(self.root, self.store_kind, self._arrays())

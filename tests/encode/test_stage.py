@@ -7,7 +7,7 @@ from PIL import Image
 from pipeline import open_features, open_masks
 from pipeline.encode import encode_dataset, encode_images
 from pipeline.encode.text import PromptError
-from pipeline.errors import StageFailed, StoreError
+from pipeline.errors import PipelineError, StageFailed, StoreError
 from pipeline.files import sha256_file
 from pipeline.images import read_image
 from pipeline.segment import segment_dataset
@@ -169,6 +169,24 @@ def test_a_changed_mask_encodes_its_image_again_and_no_other(project, run, segme
     record = run()
     assert set(record.redone_rows) == {"1.png"}
     assert record.done == 1
+
+
+def test_a_mask_that_was_made_again_meanwhile_fails_its_image_and_is_not_filed_under_the_old_one(
+    project, run, clip
+):
+    from pipeline.encode.encode import encode_items
+    from pipeline.encode.mapper import EncodeMapper
+    from pipeline.manifest import read_manifest
+
+    masks = open_masks(project.paths.masks(DATASET))
+    manifest = read_manifest(project.paths.manifest(DATASET))
+    table, data = masks.table(), project.paths.data(DATASET)
+    params = project.params(encode__views=VIEWS).encode
+    mapper = EncodeMapper(params, clip, masks)
+    mapper.load(encode_items(manifest, data, table, DATASET, VIEWS)[0])
+    older = encode_items(manifest, data, table.assign(crc=table["crc"] ^ 1), DATASET, VIEWS)
+    with pytest.raises(PipelineError, match="made again while encode was at work"):
+        mapper.load(older[0])
 
 
 def test_an_empty_mask_means_the_whole_image_and_is_recorded(project, run, segment):

@@ -175,7 +175,10 @@ def test_commands_that_write_files_name_them_and_as_json_for_scripts(project: Pr
     assert project.run("pipeline", *export).splitlines()[-1] == "splits.csv"
     expected = (
         (["report"], ["index.html"]),
-        (["results", "-d", "covid"], ["covid.md", "covid.csv.gz", "README.md"]),
+        (
+            ["results", "-d", "covid"],
+            ["covid.md", "covid.csv.gz", "covid_comparisons.csv.gz", "README.md"],
+        ),
         (export, ["splits.csv"]),
         (["data", "preview", "-d", "covid", "--out", "sheet.png"], ["sheet.png"]),
         (

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from pipeline.config import SegmentParams, load_params
 from pipeline.errors import ConfigError
 from pipeline.models import ModelSpec, load_sam2
-from pipeline.pretrain import data, evaluate, hashes, loop, losses, phantoms, prompts, run, scenes
+from pipeline.models.seen import DIGITS, read_hashes
+from pipeline.pretrain import data, evaluate, loop, losses, phantoms, prompts, run, scenes
 from pipeline.pretrain.card import summarise, table, verdicts
+from pipeline.segment.strategies import STRATEGIES
 
 REPO = Path(__file__).resolve().parents[2]
 CARDS = REPO / "pipeline/models/cards"
@@ -146,7 +150,7 @@ def test_a_missing_mask_set_is_named(tmp_path):
 def test_no_image_of_the_four_sets_was_seen_but_the_stated_lung_fields(shared):
     import csv
 
-    seen = hashes.read_hashes(CARDS / "training-hashes.txt.gz")
+    seen = read_hashes(CARDS / "training-hashes.txt.gz")
 
     def digest(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -157,7 +161,7 @@ def test_no_image_of_the_four_sets_was_seen_but_the_stated_lung_fields(shared):
     found = set()
     for name in ("brain", "covid", "lung", "breast"):
         for path in sorted((shared / "data" / name).rglob("*.*")):
-            if (sha256 := digest(path))[: hashes.DIGITS] in seen:
+            if (sha256 := digest(path))[:DIGITS] in seen:
                 found.add(sha256)
                 assert sha256 in allowed, path  # the publisher repeats some files byte for byte
                 assert path.relative_to(shared / "data").parts[:2] == ("lung", "train"), path
@@ -169,3 +173,19 @@ def test_the_cards_state_the_weights_they_are_about():
         weights = REPO / f"pipeline/models/weights/{name}.safetensors"
         digest = hashlib.sha256(weights.read_bytes()).hexdigest()
         assert digest in (CARDS / f"{name}.md").read_text()
+
+
+def test_the_default_prompt_is_the_best_without_ground_truth_on_held_out_images():
+    card = json.loads((CARDS / "sam2-micro.json").read_text())
+    weights = REPO / "pipeline/models/weights/sam2-micro.safetensors"
+    assert card["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    means = {
+        name: np.mean([measured["prompts"][name]["mean"] for measured in card["held"].values()])
+        for name, params in evaluate.PROMPTS.items()
+        if not (STRATEGIES[params.prompt].columns or STRATEGIES[params.prompt].mask_file)
+    }
+    assert set(means) == set(evaluate.WITHOUT_A_PROMPT)
+    best = max(means, key=means.get)
+    assert card["default"] == best
+    assert SegmentParams().prompt == best
+    assert load_params(REPO / "params.yaml").segment.prompt == best

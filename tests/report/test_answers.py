@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 
 from pipeline.config import EvaluateParams
+from pipeline.models.seen import DIGITS
 from pipeline.report import results_text, select
 from pipeline.report.answers import Difference
 from pipeline.report.bootstrap import mean_interval, spearman
 from pipeline.report.inputs import STAGES, load_inputs
-from pipeline.report.remarks import plan_remarks
+from pipeline.report.remarks import plan_remarks, seen_images
 from pipeline.report.results_tables import (
     information_table,
     masking_table,
@@ -54,7 +55,7 @@ def decide(found, kind: str):
             "hurts",
             "does not help.**",
             "masking hurts at all 3 shares",
-            "Even the true regions lose",
+            "even the true regions lose",
         ),
         ("undecided", "does not help.**", "no difference that can be told", "make no difference"),
     ],
@@ -68,6 +69,46 @@ def test_the_words_follow_the_verdicts(found, kind, short, paragraph, content):
     word = {"helps": "better", "hurts": "worse", "undecided": "not told apart"}[kind]
     for table in (masking_table([found]), information_table([found])):
         assert any(word in str(cell) for row in table.rows for cell in row)
+
+
+def test_each_split_has_its_own_verdict(found):
+    calm, worse = (decide(found, kind).comparisons for kind in ("undecided", "hurts"))
+    published = calm["protocol"].isin(["official", "ground_truth"])
+    found.comparisons = worse.where(published, calm)
+    said = results_text.masking(found)
+    assert "masking makes no difference that can be told from chance in grouped" in said
+    assert "; hurts at all 3 shares of the labels on the published split (" in said
+    said = results_text.content(found)
+    assert "In grouped cross-validation even the true regions make no difference" in said
+    assert "On the published split even the true regions lose" in said
+    short = results_text.in_short([found])
+    assert any("images with ground truth, in grouped cross-validation)" in x for x in short)
+
+
+def test_a_head_that_wins_on_the_published_split_alone_is_named_with_the_split(found):
+    table = found.comparisons
+    crop = (table["view_a"] == "crop") & (table["view_b"] == "whole")
+    table.loc[crop, ["head_a", "view_a"]] = ["medfocus-probe", "whole"]
+    calm, better = (decide(found, kind).comparisons for kind in ("undecided", "helps"))
+    found.comparisons = calm
+    assert "no other head without masks" in results_text.in_short([found])[-1]
+    found.comparisons = better.where(calm["protocol"] == "official", calm)
+    line = results_text.in_short([found])[-1]
+    assert "is beaten beyond chance by" in line and "on one, on the published split" in line
+
+
+def test_images_that_sam2_was_trained_on_are_counted_beside_its_masks(found, monkeypatch):
+    assert seen_images(found) is None
+    table = found.manifest
+    train, test = ((table.index[table["split"] == part]) for part in ("train", "test"))
+    table.loc[[*train[:2], test[0]], "patient_id"] = "p1"
+    known = frozenset(table.loc[train[:2], "sha256"].str[:DIGITS])
+    monkeypatch.setattr("pipeline.report.remarks.trained_on", lambda checkpoint: known)
+    said = seen_images(found)
+    assert "trained on the true regions, not on the diagnoses, of 2 images" in said
+    assert "(2 of train)" in said
+    assert f"1 of the {len(test)} test images carry the patient id of one of them" in said
+    assert said in results_text.content(found)
 
 
 @pytest.mark.parametrize(

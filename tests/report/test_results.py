@@ -12,6 +12,8 @@ from make_inputs import REPO, project
 from pipeline.files import sha256_file
 from pipeline.report import select, write_results
 
+COMPARISONS = "_comparisons.csv.gz"
+
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
@@ -22,9 +24,16 @@ def written(tmp_path_factory):
 def test_each_dataset_has_a_page_and_a_table_and_the_readme_names_what_is_missing(written):
     paths, files = written
     names = [str(f.relative_to(paths.results)) for f in files]
-    assert names == ["brain.md", "brain.csv.gz", "two.md", "two.csv.gz", "README.md"]
+    of = [f"{name}{end}" for name in ("brain", "two") for end in (".md", ".csv.gz", COMPARISONS)]
+    assert names == [*of, "README.md"]
     readme = (paths.results / "README.md").read_text(encoding="utf-8")
     assert "pipeline evaluate --dataset not yet" in readme
+
+
+def test_every_comparison_is_in_the_file_beside_the_page(written):
+    paths, _ = written
+    ours = pd.read_csv(paths.results / f"brain{COMPARISONS}")
+    pd.testing.assert_frame_equal(ours, pd.read_csv(paths.plots("brain") / "comparisons.csv"))
 
 
 def test_the_table_holds_every_row_of_the_metrics_with_the_same_values(written):

@@ -1,7 +1,9 @@
 """One writer a store: live holders are named, dead ones are replaced at once."""
 
+import errno
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -10,7 +12,7 @@ import time
 
 import pytest
 
-from pipeline.errors import StoreError
+from pipeline.errors import DiskError, StoreError
 from pipeline.stores.lock import StoreLock
 
 HOLD = """
@@ -139,5 +141,28 @@ def test_another_hosts_lock_cannot_be_judged_and_the_remedy_says_what_to_do(tmp_
     assert "node-17" in caught.value.remedy and "delete" in caught.value.remedy
     path.unlink()
     lock = StoreLock(path)
+    lock.acquire()
+    lock.release()
+
+
+def test_a_file_system_without_locks_is_named_as_that(tmp_path, monkeypatch):
+    def no_locks(fd, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with pytest.raises(StoreError, match="no file locks") as caught:
+        StoreLock(tmp_path / "masks.zarr.lock").acquire()
+    assert "keep the cache on another one" in caught.value.remedy
+
+
+def test_a_full_disk_is_named_and_leaves_the_lock_free(tmp_path):
+    lock = StoreLock(tmp_path / "masks.zarr.lock")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(DiskError, match="cannot write"):
+            lock.acquire()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     lock.acquire()
     lock.release()

@@ -128,10 +128,11 @@ def test_a_row_read_while_its_shard_is_replaced_is_not_called_damaged(store):
     assert changed, "the append was to replace a shard"
     reader, image_id = opened(path), items[0].image_id
     before = _bytes_of(reader, kind, image_id)
-    stop = threading.Event()
+    stop, rounds = threading.Event(), []
 
     def replace():
         while not stop.is_set():
+            rounds.append(1)
             for version in versions:
                 for name in changed:
                     (folder / "next").write_bytes(version[name])
@@ -147,6 +148,7 @@ def test_a_row_read_while_its_shard_is_replaced_is_not_called_damaged(store):
     finally:
         stop.set()
         replacing.join()
+    assert len(rounds) > 10
 
 
 def test_a_row_being_redone_is_never_read_as_its_old_self(tmp_path):

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from pipeline.config import Params
 from pipeline.report import answers, select
 from pipeline.report.inputs import DatasetInputs
+from pipeline.report.remarks import seen_images
 from pipeline.report.sections.leaks import leak_counts
 from pipeline.report.tables import (
     interval,
@@ -34,6 +35,7 @@ VERDICTS = {
     "hurts": "masking costs {} points [{}, {}]",
     "undecided": "masking makes no difference that can be told from chance",
 }
+NOT_CORRECTED = "masking makes no difference that withstands the correction for many comparisons"
 AGAINST_WHOLE = {
     "helps": "more than of whole images",
     "hurts": "fewer than of whole images",
@@ -133,6 +135,8 @@ def _shares(params: Params) -> str:
 
 
 def _difference(d: answers.Difference) -> str:
+    if d.verdict == "undecided" and d.excludes_zero:
+        return f"{NOT_CORRECTED} ({d})"
     sign = -1 if d.verdict == "hurts" else 1
     values = (sign * 100 * v for v in (d.value, *sorted((d.lo, d.hi), key=lambda v: sign * v)))
     return VERDICTS[d.verdict].format(*(number(v, 1) for v in values))
@@ -175,7 +179,8 @@ def _masks(done: Sequence[DatasetInputs]) -> tuple[str, str] | None:
         mine = quality[quality["strategy"] == select.stored_strategy(quality)]
         dice = select.judged_part(mine)[0]["dice"].dropna()
         if len(dice):
-            parts.append(f"{found.name} {number(float(dice.mean()), 2)}")
+            known = " (SAM2 was trained on some of its images)" if seen_images(found) else ""
+            parts.append(f"{found.name} {number(float(dice.mean()), 2)}{known}")
     if not parts:
         return None
     return (

@@ -11,6 +11,7 @@ from pipeline.report.figures import Figure, histogram
 from pipeline.report.gallery import Album, Gallery
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Grid, Heading, Section, Text
+from pipeline.report.remarks import seen_images
 from pipeline.report.sections.truth_tables import dice_table, prompt_table
 from pipeline.report.tables import Cell, Table, head, many, number, percent
 
@@ -41,6 +42,8 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
                 "own test part."
             )
         )
+        seen = seen_images(found)
+        made.blocks += [Text(seen, "note")] if seen else []
         made.blocks.append(dice_table(found))
         figures = _dice_figures(quality) + figures
     elif masks is not None:

@@ -1,0 +1,104 @@
+"""A store that changes under its readers and its writer: refused or followed, never mixed."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.cheap_stage import CheapMapper, make_items, make_writer, run_cheap, store_path
+from benchmarks.store_stage import content
+from pipeline.errors import DiskError, StoreError
+from pipeline.stores import open_features, open_masks, verify_store
+from pipeline.stores.swap import Workplace
+from tests.stores.conftest import DATA, opened, shards
+
+ROWS = 10
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr("pipeline.stores.masks.SHARD_ROWS", 4)
+    monkeypatch.setattr("pipeline.stores.feature_writer.CHUNK_ROWS", 4)
+    monkeypatch.setattr("pipeline.stores.feature_writer._shard_rows", lambda *_: 4)
+
+
+def test_rows_of_a_store_that_took_the_place_of_another_are_not_mixed_with_its_own(tmp_path):
+    items = make_items(tmp_path, ROWS)
+    run_cheap("features", tmp_path, items)
+    early = open_features(store_path(tmp_path, "features"))
+    first = early.identity_hash
+    other = CheapMapper("features", tag="b")
+    run_cheap("features", tmp_path, items[::-1], mapper=other, on_mismatch="rebuild")
+    with pytest.raises(StoreError, match="replaced") as raised:
+        early.image_features("whole")
+    assert raised.value.remedy == "open it again" and early.identity_hash == first
+
+
+def test_a_store_made_again_in_another_order_gives_each_image_its_own_row(tmp_path):
+    items = make_items(tmp_path, ROWS)
+    run_cheap("features", tmp_path, items)
+    path = store_path(tmp_path, "features")
+    early = open_features(path)
+    ids = list(early)
+    expected = early.image_features("whole", ids)
+    early = open_features(path)
+    path.rename(tmp_path / "older")
+    run_cheap("features", tmp_path, items[::-1])
+    np.testing.assert_array_equal(early.image_features("whole", ids), expected)
+
+
+@pytest.mark.parametrize("kind", ["masks", "features"])
+def test_good_rows_of_a_damaged_shard_stay_when_it_cannot_be_mended(tmp_path, kind):
+    items = make_items(tmp_path, ROWS)
+    run_cheap(kind, tmp_path, items)
+    before, path = content(kind, tmp_path), store_path(tmp_path, kind)
+    first = min(shards(path))
+    data = bytearray(first.read_bytes())
+    data[40] ^= 0xFF
+    first.write_bytes(data)
+    (path / ".mended").write_bytes(b"a file where a folder belongs, as good as a full disk")
+    bad = verify_store(path).damaged
+    with pytest.raises(DiskError):
+        run_cheap(kind, tmp_path, items)
+    assert bad and verify_store(path).damaged == bad and not verify_store(path).lost
+    (path / ".mended").unlink()
+    run_cheap(kind, tmp_path, items)
+    assert content(kind, tmp_path) == before and not (path / ".mended").exists()
+
+
+def test_a_row_whose_array_lost_its_metadata_is_an_error_with_the_remedy(tmp_path):
+    for kind in ("masks", "features"):
+        run_cheap(kind, tmp_path, make_items(tmp_path, 3))
+        path = store_path(tmp_path, kind)
+        (path / DATA[kind] / "zarr.json").unlink()
+        with pytest.raises(StoreError, match="metadata") as raised:
+            opened(path)
+        assert raised.value.remedy.startswith("run: pipeline ")
+        run_cheap(kind, tmp_path, make_items(tmp_path, 3))
+        assert verify_store(path).ok
+
+
+def test_a_run_is_not_ok_before_its_store_stands_in_its_place(tmp_path, monkeypatch):
+    items = make_items(tmp_path, 3)
+    run_cheap("masks", tmp_path, items)
+
+    def fails(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Workplace, "finish", fails)
+    other = CheapMapper("masks", tag="b")
+    with pytest.raises(DiskError):
+        run_cheap("masks", tmp_path, items, mapper=other, on_mismatch="rebuild")
+    assert json.loads((tmp_path / "masks.json").read_text())["status"] == "error"
+
+
+def test_a_writer_that_finished_early_can_go_on(tmp_path):
+    items = make_items(tmp_path, ROWS)
+    mapper = CheapMapper("masks")
+    with make_writer("masks", tmp_path, mapper.identity) as writer:
+        writer.plan(items)
+        for part in (items[:4], items[4:]):
+            rows = mapper.map(part, [mapper.load(item) for item in part])
+            writer.write(part, rows)
+            writer.finish()
+            assert len(open_masks(store_path(tmp_path, "masks"))) == items.index(part[-1]) + 1
