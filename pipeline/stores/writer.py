@@ -1,9 +1,10 @@
 """Writing a store: plan what is missing, buffer rows, commit them so that a kill loses no more
 than what was not committed.
 
-A commit writes data shards first, the index columns second, the root last. Rows being redone
-are marked "pending" in a commit of their own before their bytes are touched, so that a reader
-never takes new bytes for an old row.
+A commit writes data shards first, the index columns second, the root last. Data go to their shards
+as often as memory asks for it, the index, whose cost grows with all rows, as seldom as time allows.
+Rows being redone are marked "pending" in a commit of their own before their bytes are touched, so
+that a reader never takes new bytes for an old row.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class StoreWriter(StoreSession):
         self.commit_bytes = commit_bytes
         self._buffer: dict[str, tuple[Row, Data]] = {}
         self._bytes = 0
+        self._placed: dict[int, Row] = {}  # in their shards, not yet in the index
+        self._new: dict[str, int] = {}  # row numbers of those that the index does not know
         self._changed = False
         self._manifest: dict[str, tuple[str, str]] | None = None
         self._twins: dict[str, str] | None = None
@@ -154,10 +157,14 @@ class StoreWriter(StoreSession):
         for item, values, data in rows:
             self._buffer_row(item, values, data)
         waited = time.monotonic() - self._last_commit
-        # On a slow disk, or with very many rows, commits grow rarer instead of taking over.
+        # On a slow disk, or with very many rows, commits grow rarer instead of taking over; data
+        # do not wait for them in memory.
         patience = max(self.commit_seconds, 10 * self._commit_took if self.commit_seconds else 0)
-        if self._bytes >= self.commit_bytes or waited >= patience:
+        if waited >= patience:
             self.commit()
+        elif self._bytes >= self.commit_bytes:
+            with writing(self.path):
+                self._place_rows()
 
     def write_failed(self, item: WorkItem, reason: str) -> None:
         """Record that an item has no data, and why."""
@@ -229,39 +236,41 @@ class StoreWriter(StoreSession):
         Raises:
             DiskError: full disk, read-only folder; what was committed before stays.
         """
-        if self._root is None or not (self._buffer or self._changed):
+        if self._root is None or not (self._buffer or self._placed or self._changed):
             return
         begin = time.monotonic()
         with writing(self.path):
+            self._place_rows()
             committed = len(self._index)
-            redo = [
-                i
-                for image_id in self._buffer
-                if (i := self._index.position.get(image_id)) is not None
-                and self._index.rows["status"][i] in idx.GOOD
-            ]
-            if redo:
-                for i in redo:
-                    self._index.set(i, {"status": "pending", "reason": "interrupted while redone"})
-                self._commit_index()
-            placed, end = {}, committed
-            for image_id in self._buffer:
-                placed[image_id] = self._index.position.get(image_id, end)
-                end += placed[image_id] == end
-            place_rows(
-                self._store,
-                self.store_kind,
-                self._arrays(),
-                {placed[name]: data for name, (_, data) in self._buffer.items()},
-            )
-            changed = self._changed or any(i < committed for i in placed.values())
-            for image_id, i in placed.items():
-                self._index.set(i, self._buffer[image_id][0])
+            changed = self._changed or any(i < committed for i in self._placed)
+            for i in sorted(self._placed):
+                self._index.set(i, self._placed[i])
             self._commit_index(None if changed else committed)
-        self._buffer.clear()
-        self._bytes, self._changed = 0, False
+        self._placed.clear()
+        self._new.clear()
+        self._changed = False
         self._last_commit = time.monotonic()
         self._commit_took = self._last_commit - begin
+
+    def _place_rows(self) -> None:
+        """Put the buffered rows' data into their shards. They count once `commit` lists them."""
+        rows: dict[int, tuple[Row, Data]] = {}
+        for image_id, row in self._buffer.items():
+            i = self._index.position.get(image_id)
+            if i is None:
+                i = self._new.setdefault(image_id, len(self._index) + len(self._new))
+            rows[i] = row
+        known = len(self._index)
+        redo = [i for i in rows if i < known and self._index.rows["status"][i] in idx.GOOD]
+        if redo:
+            for i in redo:
+                self._index.set(i, {"status": "pending", "reason": "interrupted while redone"})
+            self._commit_index()
+        data = {i: data for i, (_, data) in rows.items()}
+        place_rows(self._store, self.store_kind, self._arrays(), data)
+        self._placed |= {i: values for i, (values, _) in rows.items()}
+        self._buffer.clear()
+        self._bytes = 0
 
 
 def _clean(text: str) -> str:

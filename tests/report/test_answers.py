@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.config import EvaluateParams
 from pipeline.models.seen import DIGITS
-from pipeline.report import results_text, select
+from pipeline.report import answers, results_text, select
 from pipeline.report.answers import Difference
 from pipeline.report.bootstrap import mean_interval, spearman
 from pipeline.report.inputs import STAGES, load_inputs
@@ -21,6 +21,7 @@ from pipeline.report.results_tables import (
     time_table,
     views_table,
 )
+from pipeline.report.sections import in_short
 from pipeline.report.sections.scores import repeated_text
 from pipeline.report.sections.summary import at_a_glance
 from pipeline.report.sections.timings import timing_table
@@ -154,6 +155,11 @@ def test_an_interval_beside_zero_that_the_correction_takes_back_is_marked(found)
     assert Difference(-0.08, -0.15, 0.01, 0.2).short.endswith("apart")
     decide(found, "hurts").comparisons["p_holm"] = 0.2
     assert "withstands the correction" in results_text.masking(found)
+    said = "no difference that withstands the correction for many comparisons (−8.0 points [−13.0, "
+    assert said in in_short.result(found)
+    assert "withstands the correction" in answers.verdict(
+        found, select.MASKED_PROBE, select.BASELINE
+    )
 
 
 def test_a_part_without_copies_is_shown_once_and_named(found):

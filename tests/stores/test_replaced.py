@@ -5,7 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.cheap_stage import CheapMapper, make_items, make_writer, run_cheap, store_path
+from benchmarks.cheap_stage import (
+    CLASSES,
+    TEMPLATES,
+    CheapMapper,
+    make_items,
+    make_writer,
+    run_cheap,
+    store_path,
+)
 from benchmarks.store_stage import content
 from pipeline.errors import DiskError, StoreError
 from pipeline.stores import open_features, open_masks, verify_store
@@ -102,3 +110,26 @@ def test_a_writer_that_finished_early_can_go_on(tmp_path):
             writer.write(part, rows)
             writer.finish()
             assert len(open_masks(store_path(tmp_path, "masks"))) == items.index(part[-1]) + 1
+
+
+@pytest.mark.parametrize("kind", ["masks", "features"])
+def test_data_do_not_wait_in_memory_for_the_index_and_count_only_with_it(tmp_path, kind):
+    calm, rare = tmp_path / "calm", tmp_path / "rare"
+    items = make_items(tmp_path, ROWS)
+    run_cheap(kind, calm, items)
+    mapper = CheapMapper(kind)
+    for force, seen in ((False, 0), (True, ROWS)):
+        writer = make_writer(kind, rare, mapper.identity, commit_seconds=1000, commit_bytes=1)
+        with writer:
+            if kind == "features":
+                text = open_features(store_path(calm, kind)).text_features
+                identity = {"templates": list(TEMPLATES)}
+                writer.set_text(text, classes=CLASSES, templates=TEMPLATES, identity=identity)
+            writer.plan(items, force=force)
+            for part in (items[:3], items[3:7], items[7:]):
+                rows = mapper.map(part, [mapper.load(item) for item in part])
+                writer.write(part, rows)
+            store = opened(store_path(rare, kind))
+            assert len(store) == seen and len(shards(store.path)) == 3
+            assert set(store.table()["status"]) <= {"pending"}
+        assert content(kind, rare) == content(kind, calm)
