@@ -8,15 +8,17 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.real_stage import Worker
-from tests.faults.site import IMAGES, STAGES, Site, draw_images
+from tests.faults.site import IMAGES, STAGES, Site, draw_images, draw_truth
 
 FILES = ("audit", "prompt_quality", "train", "evaluate", "report")
 
 
 def undisturbed(root: Path) -> Site:
-    """Return a project of 32 small images in which all stages have run."""
-    draw_images(root / "images" / "toy", IMAGES)
-    site = Site.added(root / "site", root / "images" / "toy")
+    """Return a project of 32 small images with ground truth in which all stages have run."""
+    images = root / "images" / "toy"
+    draw_images(images, IMAGES)
+    draw_truth(images)
+    site = Site.added(root / "site", images)
     for stage in STAGES:
         site.stage(stage).expect(0)
     return site

@@ -239,8 +239,11 @@ class FeatureStore(StoreReader):
             offsets = [positions[k] - low for k in members]
             stamp = self._rows.stamp(low, {})
             if stamp is not None and self._trusted.get(shard) == stamp:
-                values = self._rows.arrays["image_features"][low : low + step, v]
-                if self._rows.stamp(low, {}) == stamp:
+                try:
+                    values = self._rows.arrays["image_features"][low : low + step, v]
+                except Exception:
+                    values = None  # replaced between the two goes in which Zarr reads a shard
+                if values is not None and self._rows.stamp(low, {}) == stamp:
                     out[members] = values[offsets]
                     continue
             block = self._rows.block(low, low + step, ["image_features"])

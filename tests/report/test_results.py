@@ -74,7 +74,7 @@ def test_the_answers_carry_intervals_and_questions(written):
 def test_pages_say_the_parameters_and_the_command_that_made_them(written):
     paths, _ = written
     page = (paths.results / "brain.md").read_text(encoding="utf-8")
-    assert "pipeline results --dataset brain" in page
+    assert "Made by `dvc repro && dvc repro results/dvc.yaml`" in page
     assert "lambda: 0.5" in page
 
 
@@ -97,7 +97,7 @@ def test_pages_say_which_manifest_and_how_to_make_them_again(written):
         assert digest in page.split("\n\n")[1]
         assert f"`data_manifests/{name}.csv` | `{digest}` |" in again
         assert f"pipeline data add {name} --from FOLDER" in again
-    assert "docs/benchmarks.md" in again and "dvc repro\npipeline results --dataset brain" in again
+    assert "docs/benchmarks.md" in again and "dvc repro && dvc repro results/dvc.yaml" in again
 
 
 def test_pages_say_how_many_of_the_labels_are_for_validation(written):
