@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,24 @@ def test_every_part_of_the_promises_has_faults() -> None:
     assert {"sanity", "splits", "metrics", "pixels", "stores", "audit", "faults", "report"} <= {
         mutant.part for mutant in MUTANTS
     }
+
+
+PARTS = {  # as docs/trust.md calls them
+    "sanity and training": "sanity",
+    "metrics and intervals": "metrics",
+    "failures and hostile files": "faults",
+    "leak audit": "audit",
+}
+
+
+def test_docs_trust_counts_the_faults_as_they_are(repo: Path) -> None:
+    text = (repo / "docs/trust.md").read_text(encoding="utf-8").split("## Do the tests fail")[1]
+    rows = re.findall(r"^\| ([\w ]+) \| (\d+) \|", text, re.MULTILINE)
+    stated = {PARTS.get(about, about): int(count) for about, count in rows}
+    assert stated == Counter(mutant.part for mutant in MUTANTS)
+    tests = {test for mutant in MUTANTS for test in mutant.tests}
+    n = len(MUTANTS)
+    assert f"**{n} of {n} faults are caught**, by {len(tests)} tests" in " ".join(text.split())
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

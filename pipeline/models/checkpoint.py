@@ -35,6 +35,26 @@ def find_checkpoint(checkpoint: str, get: str) -> Path:
     raise ModelError("no such checkpoint", path=path, remedy=f"{get} and put it there")
 
 
+def hub_repository(checkpoint: str) -> str:
+    """Return the repository of "hf-hub:organisation/name".
+
+    Raises:
+        ModelError: the hub can have no repository of this name.
+    """
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    repository = checkpoint.removeprefix("hf-hub:")
+    try:
+        validate_repo_id(repository)
+    except HFValidationError:
+        raise ModelError(
+            "names no repository that the hub can have",
+            path=checkpoint,
+            remedy="write it as hf-hub:organisation/name",
+        ) from None
+    return repository
+
+
 def check_sha256(path: Path, wanted: str | None, get: str) -> str:
     """Return the file's SHA-256.
 

@@ -16,7 +16,13 @@ from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_mod
 from torch import nn
 
 from pipeline.errors import ModelError
-from pipeline.models.checkpoint import check_sha256, find_checkpoint, load_into, read_state
+from pipeline.models.checkpoint import (
+    check_sha256,
+    find_checkpoint,
+    hub_repository,
+    load_into,
+    read_state,
+)
 from pipeline.models.sources import LITE0_SHA256, MINILM_SHA256, lite0_state
 from pipeline.models.spec import ModelSpec
 
@@ -67,7 +73,8 @@ def resolve_checkpoint(spec: ModelSpec, config: dict[str, Any]) -> Found:
             remedy=f"{get} and set `checkpoint` in params.yaml to where it lies",
         )
     if spec.checkpoint.startswith("hf-hub:"):
-        repo = spec.checkpoint.removeprefix("hf-hub:")
+        repo = hub_repository(spec.checkpoint)
+        get = f"download open_clip_model.safetensors from https://huggingface.co/{repo}"
         path = _from_hub(repo, get)
         with contextlib.suppress(Exception):  # not every repository states its configuration
             _from_hub(repo, get, "open_clip_config.json")

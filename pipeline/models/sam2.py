@@ -20,7 +20,13 @@ from torchvision.transforms import Normalize, Resize
 from pipeline.devices import keep_freed_memory
 from pipeline.errors import ModelError
 from pipeline.models.build import instantiate_sam2
-from pipeline.models.checkpoint import check_sha256, find_checkpoint, load_into, read_state
+from pipeline.models.checkpoint import (
+    check_sha256,
+    find_checkpoint,
+    hub_repository,
+    load_into,
+    read_state,
+)
 from pipeline.models.spec import ModelSpec
 
 CODE_VERSION = 1
@@ -172,7 +178,9 @@ def load_sam2(
         path = files("pipeline.models") / f"weights/{spec.name}.safetensors"
         path = find_checkpoint(str(path), get)
     elif checkpoint.startswith("hf-hub:"):
-        path = _from_hub(checkpoint.removeprefix("hf-hub:"), spec.name, get)
+        repo = hub_repository(checkpoint)
+        get = f"download {spec.name}.pt from https://huggingface.co/{repo}"
+        path = _from_hub(repo, spec.name, get)
     else:
         path = find_checkpoint(checkpoint, get)
     digest = check_sha256(path, spec.sha256, get)
