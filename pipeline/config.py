@@ -1,16 +1,16 @@
 """params.yaml, parsed once into frozen typed objects. Functions take these, never dictionaries.
 
-Every value has below it what it means, every section in its class; the defaults are those that
-params.yaml spells out.
+Below every value stands what it means; the defaults are those that params.yaml spells out.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.functional_validators import AfterValidator
 
 from pipeline.errors import ConfigError
 from pipeline.models.spec import ModelSpec
@@ -18,6 +18,16 @@ from pipeline.models.spec import ModelSpec
 View = str
 Protocol = Literal["official", "grouped", "ground_truth", "grouped_truth"]
 CROSS_VALIDATED: tuple[Protocol, ...] = ("grouped", "grouped_truth")  # each seed tests a fold
+
+
+def _each_once(value: tuple) -> tuple:
+    if len(set(value)) != len(value):
+        raise ValueError("must hold each value once")
+    return value
+
+
+Seed = Annotated[int, Field(ge=0, le=2**15 - 1)]  # int16 in predictions.parquet
+EachOnce = AfterValidator(_each_once)
 
 
 class Section(BaseModel):
@@ -76,7 +86,7 @@ class PromptQualityParams(Section):
     """Of a dataset, its test part first; 0 = all that have a mask."""
     phantoms: int = Field(6, ge=0)
     """Images of a synthetic dataset."""
-    strategies: tuple[str, ...] = (
+    strategies: Annotated[tuple[str, ...], Field(min_length=1), EachOnce] = (
         "salient",
         "salient-refine",
         "auto",
@@ -91,13 +101,6 @@ class PromptQualityParams(Section):
     """Of the sample and the jitter."""
     max_failed: float = Field(0.0, ge=0, le=1)
     """Share of images that may fail before the stage fails."""
-
-    @field_validator("strategies")
-    @classmethod
-    def _strategies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value or len(set(value)) != len(value):
-            raise ValueError("must name at least one prompt strategy, each once")
-        return value
 
 
 class EncodeParams(Section):
@@ -138,8 +141,9 @@ class SplitsParams(Section):
     @field_validator("fractions")
     @classmethod
     def _fractions(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not value or any(not 0 < f <= 1 for f in value) or list(value) != sorted(set(value)):
-            raise ValueError("must rise from above 0 to at most 1, e.g. [0.05, 0.1, 0.2, 0.5, 1.0]")
+        told = [round(f, 4) for f in value]  # how predictions and reports tell them apart
+        if not value or any(not 1e-4 <= f <= 1 for f in value) or told != sorted(set(told)):
+            raise ValueError("must rise within 0.0001 to 1, also when rounded to 4 decimals")
         return value
 
 
@@ -148,7 +152,7 @@ class TrainParams(Section):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: Annotated[tuple[Seed, ...], EachOnce] = (0, 1, 2, 3, 4)
     """One fit of each head, view and fraction for each; they draw the shots and the weights."""
     heads: tuple[str, ...] = ("zero-shot", "linear-probe", "medfocus", "medfocus-probe")
     """Names of registered heads."""

@@ -6,6 +6,8 @@ import hashlib
 import inspect
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +56,8 @@ def train_dataset(
 
     Raises:
         PipelineError: features of images that the splits name are missing, failed or of older
-            bytes; the message counts them by part and names the remedy.
+            bytes; the message counts them by part and names the remedy. Or another process
+            trains this dataset: it is named, and its record stands.
         StageFailed: exit code 3; every fit of a head failed or diverged. All else is written.
     """
     from pipeline.manifest import read_manifest
@@ -67,7 +70,7 @@ def train_dataset(
         parameters={"jobs": jobs, "notes": [], **params.train.model_dump(mode="json")},
     )
     path = paths.record(dataset, "train")
-    with recorded(record, path):
+    with _alone(paths.heads(dataset)), recorded(record, path):
         done = _train(record, manifest, params, paths, jobs=jobs, force=force)
         lost = sorted({f.head for f in done} - {f.head for f in done if f.status == "ok"})
         if lost:
@@ -82,6 +85,23 @@ def train_dataset(
             "the other heads are kept",
         )
     return record
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the lock beside the folder of heads, as a writer holds that of its store.
+
+    Raises:
+        StoreError: a live process holds it.
+    """
+    from pipeline.stores.lock import StoreLock
+
+    lock = StoreLock(folder.with_name(f"{folder.name}.lock"))
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _train(
@@ -250,6 +270,7 @@ def _run(
                 if time.monotonic() - last > FLUSH_SECONDS:
                     journal.flush()
                     last = time.monotonic()
+        journal.flush()  # the outputs may yet fail, or be stopped
     except BaseException as error:
         journal.flush()
         if isinstance(error, TerminatedWorkerError):

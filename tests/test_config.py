@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,13 @@ def test_parameters_cannot_be_changed_after_parsing(repo: Path) -> None:
         ("encode.fill", "red", "encode.fill"),
         ("splits.fractions", [0.5, 0.1], "splits.fractions"),
         ("splits.fractions", [], "splits.fractions"),
+        ("splits.fractions", [0.00009, 1.0], "splits.fractions: .* rise within 0.0001 to 1"),
+        ("splits.fractions", [0.1, 0.10004], "splits.fractions: .* rounded to 4 decimals"),
+        ("train.seeds", [0, 20240101], "train.seeds.1: .* less than or equal to 32767"),
+        ("train.seeds", [-1], "train.seeds.0: .* greater than or equal to 0"),
+        ("train.seeds", [3, 0, 3], "train.seeds: .* each value once"),
+        ("prompt_quality.strategies", ["box", "box"], "strategies: .* each value once"),
+        ("prompt_quality.strategies", [], "strategies: .* at least 1 item"),
         ("profile", "huge", "embedded, paper"),
         ("profiles.embedded.sam2.sha256", "abc", "profiles.embedded.sam2.sha256"),
         ("train.views", {"secret": ["whole"]}, "train.views"),
@@ -47,9 +55,15 @@ def test_parameters_cannot_be_changed_after_parsing(repo: Path) -> None:
 def test_a_wrong_value_is_named_by_its_dotted_key(
     repo: Path, key: str, value: object, named: str
 ) -> None:
-    with pytest.raises(ConfigError, match=named.replace(".", r"\.")) as caught:
+    with pytest.raises(ConfigError, match=re.sub(r"\.(?!\*)", r"\.", named)) as caught:
         load_params(repo / "params.yaml", {key: value})
     assert "params.yaml" in str(caught.value)
+
+
+def test_seeds_and_fractions_up_to_their_limits_are_taken(repo: Path) -> None:
+    limits = {"train.seeds": [32767, 0], "splits.fractions": [0.0001, 0.0002, 1 / 3, 1]}
+    params = load_params(repo / "params.yaml", limits)
+    assert params.train.seeds == (32767, 0) and params.splits.fractions[0] == 0.0001
 
 
 def test_all_problems_are_listed_at_once(repo: Path) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import typer
@@ -23,11 +27,13 @@ def guarded(run: Callable[..., Any]) -> None:
     """Call `run`; turn the errors a user can mend into one line on stderr and an exit code.
 
     Exit codes: 0 done, 1 an unforeseen error (with its traceback), 2 bad input, 3 a stage ended
-    with more failed images than allowed or a head that no fit succeeded of, 130 interrupted.
+    with more failed images than allowed or a head that no fit succeeded of, 130 interrupted, by
+    Ctrl-C or SIGTERM.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        result = run(standalone_mode=False)
+        with _terminable():
+            result = run(standalone_mode=False)
         code = result if isinstance(result, int) else 0
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -49,6 +55,31 @@ def guarded(run: Callable[..., Any]) -> None:
             file=sys.stderr,
         )
     sys.exit(code)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM (docker stop, Slurm, timeout) end the code inside as Ctrl-C does.
+
+    Stages with `Interrupts` put their own handler above this one while they run.
+
+    Raises:
+        KeyboardInterrupt: SIGTERM came. More of them are ignored, since `timeout` sends two and
+            the second would end the writing of what is done.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Python allows it there only
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def say_written(paths: Iterable[Path], as_json: bool, **more: Any) -> None:

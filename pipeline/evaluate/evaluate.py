@@ -18,7 +18,7 @@ from pipeline.evaluate.compare import compare_block
 from pipeline.evaluate.mask_quality import mask_quality
 from pipeline.evaluate.predictions import read_runs
 from pipeline.evaluate.scores import POOLED, Block, Scored, metric_rows
-from pipeline.evaluate.subsets import image_groups, subset_ids
+from pipeline.evaluate.subsets import fold_ids, image_groups, subset_ids
 from pipeline.evaluate.tables import (
     class_rows,
     confusion_rows,
@@ -49,7 +49,8 @@ def score_blocks(
             yield protocol, subset, [s for s in map(block.score, mine) if s is not None]
         if protocol in CROSS_VALIDATED:
             block = Block(None, groups, params.evaluate, classes)
-            pooled = [block.score(run, pooled=True) for run in mine]
+            every = fold_ids(manifest, protocol)
+            pooled = [block.score(run, pooled=every) for run in mine]
             yield f"{protocol}{POOLED}", "full", [s for s in pooled if s is not None]
 
 
@@ -67,8 +68,9 @@ def evaluate_dataset(
     a bootstrap nested in seeds), `t_lo`, `t_hi` (t-interval over seeds; only seed = -1),
     `n_images`, `n_groups` (units that were resampled), `n_labels` (train + validation; the
     median of the seeds where seed = -1), `n_seeds`, `note`. Protocols `grouped-pooled` and
-    `grouped_truth-pooled` hold every image's prediction from the fold that tested it. A seed that
-    failed or diverged has NaN and its error as note.
+    `grouped_truth-pooled` hold each image once, with the prediction of the first seed whose fold
+    tested it; images that none tested are counted in `note`. A seed that failed or diverged has
+    NaN and its error as note.
 
     Args:
         dataset: its name.

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import PipelineError
+from pipeline.training.pairing import paired
 
 if TYPE_CHECKING:
     from pipeline.paths import Paths
@@ -63,13 +64,18 @@ def read_runs(dataset: str, paths: Paths) -> tuple[list[Run], list[str]]:
     """
     import pyarrow.parquet as pq
 
+    again = f"run: pipeline train --dataset {dataset}"
     try:
         runs = pd.read_parquet(paths.runs(dataset))
         table = pq.read_table(paths.predictions(dataset))
     except FileNotFoundError as error:
+        raise PipelineError("no predictions", path=error.filename, remedy=again) from None
+    if not paired(runs, table.schema):
         raise PipelineError(
-            "no predictions", path=error.filename, remedy=f"run: pipeline train --dataset {dataset}"
-        ) from None
+            "holds the predictions of other runs than runs.parquet",
+            path=paths.predictions(dataset),
+            remedy=f"if a train is at work, wait for it to end; else {again}",
+        )
     runs = runs[runs["n_test"] > 0]
     if not len(runs):
         raise PipelineError(
@@ -93,12 +99,12 @@ def read_runs(dataset: str, paths: Paths) -> tuple[list[Run], list[str]]:
             if row.status != "ok":
                 failed[row.seed] = f"{row.status}: {row.error}"
                 continue
-            here = places.get((*key[:3], round(key[3], 4), row.seed))
+            here = places.get((*key[:3], float(np.float32(key[3])), row.seed))
             if here is None or here.stop - here.start != row.n_test:
                 raise PipelineError(
                     f"does not hold the {row.n_test} predictions of {key} seed {row.seed}",
                     path=paths.predictions(dataset),
-                    remedy=f"run: pipeline train --dataset {dataset}",
+                    remedy=again,
                 )
             seeds[row.seed] = Predicted(ids[here], y[here], proba[here])
         labels = {row.seed: row.n_train + row.n_val for row in rows.itertuples()}
@@ -121,6 +127,6 @@ def _places(table) -> dict[tuple, slice]:
     stops = [*starts[1:], len(frame)]
     first = frame.iloc[starts]
     return {
-        (r.protocol, r.head, r.view, round(float(r.fraction), 4), int(r.seed)): slice(a, b)
+        (r.protocol, r.head, r.view, float(r.fraction), int(r.seed)): slice(a, b)
         for r, a, b in zip(first.itertuples(), starts, stops, strict=True)
     }

@@ -80,20 +80,23 @@ class Block:
             self._tests[key] = TestSet(part.ids, groups, self.params.bootstrap, self.params.seed)
         return self._tests[key]
 
-    def score(self, run: Run, *, pooled: bool = False) -> Scored | None:
+    def score(self, run: Run, *, pooled: set[str] | None = None) -> Scored | None:
         """Score a run; None when the subset leaves none of its images.
 
         Args:
             pooled: take the predictions of all seeds as one set, for grouped cross-validation:
-                each image then counts once, with the prediction of the fold that tested it.
+                each image then counts once, with that of the first seed whose fold tested it
+                (more seeds than folds test some folds again). These are the images that some
+                fold should test; the note counts those that are lacking.
         """
         parts = {seed: run.seeds[seed].keep(self.keep) for seed in sorted(run.seeds)}
         parts = {seed: part for seed, part in parts.items() if len(part.ids)}
         if not parts and run.seeds:
             return None
         ids = {i for part in parts.values() for i in part.ids}
-        if pooled and parts:
-            order = np.argsort(np.concatenate([p.ids for p in parts.values()]), kind="stable")
+        if pooled is not None and parts:
+            every = np.concatenate([p.ids for p in parts.values()])
+            order = np.unique(every, return_index=True)[1]  # where each first stands
             joined = [
                 np.concatenate([getattr(p, name) for p in parts.values()])[order]
                 for name in ("ids", "y", "proba")
@@ -119,6 +122,9 @@ class Block:
             which = ", ".join(f"{s} ({e.split(':')[0]})" for s, e in sorted(run.failed.items()))
             total = len(run.failed) + len(run.seeds)
             said.append(f"{len(run.failed)} of {total} seeds left out: {which}")
+        if pooled is not None and pooled - ids:
+            lacking = f"{len(pooled - ids)} of {len(pooled)} images lacking"
+            said.append(f"{lacking}: no seed that was fitted tests their fold")
         return Scored(
             run,
             seeds,
@@ -130,7 +136,7 @@ class Block:
             len(ids),
             n_groups,
             "; ".join(said),
-            pooled,
+            pooled is not None,
             np.ones((self.params.bootstrap, 1)) if weights is None else weights,
         )
 

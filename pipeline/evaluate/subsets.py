@@ -24,6 +24,15 @@ def subset_ids(audit: pd.DataFrame | None, protocol: str) -> dict[str, set[str] 
     return found
 
 
+def fold_ids(manifest: pd.DataFrame, protocol: str) -> set[str]:
+    """Return the images that some fold of a cross-validated protocol should test: all, or with
+    ground truth those whose mask is not empty (as `pipeline.splits` takes them)."""
+    taken = pd.Series(True, index=manifest.index)
+    if protocol == "grouped_truth":
+        taken = (manifest["mask_path"] != "") & (manifest["mask_area"] != "0")
+    return set(manifest.loc[taken, "image_id"])
+
+
 def image_groups(manifest: pd.DataFrame) -> dict[str, str]:
     """Return what is resampled together: the patient, else the group, else the file's frames."""
     patient, group, own = (manifest[c] for c in ("patient_id", "group", "image_id"))

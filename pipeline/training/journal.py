@@ -48,7 +48,10 @@ class Journal:
                 arrays[f"{number}/proba"] = fit.proba
             for name, array in fit.tensors.items():
                 arrays[f"{number}/tensor/{name}"] = np.ascontiguousarray(array)
-        with atomic_write(self.folder / f"partial-{len(self._files()):04d}.safetensors") as path:
+        # After the last one, not by their count: a kill may have come while they were removed.
+        files = self._files()
+        number = int(files[-1].stem.removeprefix("partial-")) + 1 if files else 0
+        with atomic_write(self.folder / f"partial-{number:04d}.safetensors") as path:
             path.write_bytes(save(arrays, metadata={"fits": json.dumps(facts)}))
         self.waiting = []
 
@@ -75,4 +78,4 @@ class Journal:
     def clear(self) -> None:
         """Remove the files, once the outputs hold their fits."""
         for path in self._files():
-            path.unlink()
+            path.unlink(missing_ok=True)

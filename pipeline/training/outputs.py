@@ -12,6 +12,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import atomic_write
 from pipeline.heads.saved import SavedHead, cell_key, load_heads, read_tensors, save_heads
 from pipeline.training.cell import Fit
+from pipeline.training.pairing import paired, pairing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,13 +49,16 @@ def write_outputs(
     labels: dict[str, int],
     classes: list[str],
 ) -> None:
-    """Replace the three outputs. runs.parquet is written last: it dates the other two.
+    """Replace the three outputs. runs.parquet takes its place last: it dates the other two.
 
     Args:
         fits: all fits of the run, reused ones included.
         test_ids: the test images by `Fit.where`.
         labels: class number by image_id.
         classes: class names.
+
+    Raises:
+        DiskError: one of them cannot be written.
     """
     fits = sorted(fits, key=order)
     folder = paths.heads(dataset)
@@ -76,11 +80,13 @@ def write_outputs(
         ours = path.suffix in (".json", ".safetensors") and not path.name.startswith("partial-")
         if ours and path.stem not in names:
             path.unlink()
-    _write_predictions(paths.predictions(dataset), fits, test_ids, labels, classes)
     runs = pd.DataFrame([{c: getattr(fit, c) for c in RUN_COLUMNS} for fit in fits])
     runs["val_score"] = runs["val_score"].astype("float64")
     with atomic_write(paths.runs(dataset)) as partial:
         runs.to_parquet(partial, index=False)
+        # Within, so that next to nothing comes between the replacements of the two.
+        path, metadata = paths.predictions(dataset), pairing(runs)
+        _write_predictions(path, fits, test_ids, labels, classes, metadata)
 
 
 def _write_predictions(
@@ -89,6 +95,7 @@ def _write_predictions(
     test_ids: dict[tuple, np.ndarray],
     labels: dict[str, int],
     classes: list[str],
+    metadata: dict[bytes, bytes],
 ) -> None:
     """Write one row group for each protocol, head and view, so that a filter reads only that."""
     import pyarrow as pa
@@ -137,7 +144,8 @@ def _write_predictions(
         writer = None
         for block in blocks.values():
             part = table(block)
-            writer = writer or pq.ParquetWriter(partial, part.schema, compression="zstd")
+            schema = part.schema.with_metadata(metadata)
+            writer = writer or pq.ParquetWriter(partial, schema, compression="zstd")
             writer.write_table(part)
         writer.close()
 
@@ -163,7 +171,7 @@ def read_outputs(
     except (OSError, pa.ArrowException, ValueError, KeyError):
         return []
     starts = np.concatenate([[0], np.cumsum(ok["n_test"].to_numpy())])
-    if starts[-1] != len(table):
+    if not paired(runs, table.schema) or starts[-1] != len(table):
         return []
     ids = table["image_id"].to_pandas().astype(str).to_numpy(dtype=object)
     scores = [table[c].to_numpy() for c in table.column_names if c.startswith("p:")]

@@ -39,7 +39,8 @@ class Project:
     root: Path
 
     def run(self, *command: str, code: int | None = 0, **environment: str) -> str:
-        """Run `pipeline ...`, `dvc ...` or `python ...`; return stdout + stderr; check the code."""
+        """Run `pipeline ...`, `dvc ...`, `python ...` or `bash ...`; return stdout + stderr; check
+        the code."""
         done = self.start(*command, **environment)
         out = done.communicate(timeout=900)[0]
         if code is not None:
@@ -69,7 +70,7 @@ class Project:
         elif program == "dvc":
             arguments = ["-m", "dvc", *arguments]
         return subprocess.Popen(
-            [sys.executable, *arguments],
+            [program if program == "bash" else sys.executable, *arguments],
             cwd=self.root,
             stdout=output,
             stderr=subprocess.STDOUT,
