@@ -72,7 +72,7 @@ def differences(
     drawn: dict[int, np.ndarray] = {}
     for k, (a, b) in enumerate(pairs):
         shared = [s for s in a.seeds if s in b.seeds]
-        if not shared or (a.pooled and a.n_images != b.n_images):
+        if not shared or (a.pooled and a.tested != b.tested):
             continue
         of_a, of_b = ([x.seeds.index(s) for s in shared] for x in (a, b))
         value = float((a.values[metric][of_a] - b.values[metric][of_b]).mean())

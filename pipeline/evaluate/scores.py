@@ -33,6 +33,7 @@ class Scored:
         sums: contributions summed by seed, (S, K).
         n_images: distinct test images; n_groups: what is resampled.
         note: classes left out, seeds missing.
+        tested: tells runs of the same images from others, within a process.
     """
 
     run: Run
@@ -46,6 +47,7 @@ class Scored:
     n_groups: int
     note: str
     pooled: bool = False
+    tested: int = 0
     weights: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
     def mean_replicates(self, metric: str) -> np.ndarray:
@@ -137,6 +139,7 @@ class Block:
             n_groups,
             "; ".join(said),
             pooled is not None,
+            hash(frozenset(ids)),
             np.ones((self.params.bootstrap, 1)) if weights is None else weights,
         )
 

@@ -111,6 +111,22 @@ def test_a_difference_is_as_sure_as_its_pairs():
     assert found["p"] == pytest.approx(2 * stats.norm.sf(0.02 / error), rel=0.5)
 
 
+def test_pooled_runs_that_lack_different_folds_are_not_compared():
+    params = EvaluateParams(bootstrap=50)
+    block, every = Block(None, {}, params, ["a", "b"]), set(names(30))
+    proba = np.full((10, 2), 0.5, dtype=np.float32)
+    folds = [Predicted(names(30)[i : i + 10], np.arange(10) % 2, proba) for i in range(0, 30, 10)]
+    one, same, other = (
+        block.score(
+            Run("grouped", "head", "view", 1.0, {k: folds[k] for k in kept}, {}, {}), pooled=every
+        )
+        for kept in ((0, 1), (0, 1), (0, 2))
+    )
+    assert one.n_images == other.n_images
+    assert difference(one, same, "accuracy", params)["difference"] == 0
+    assert difference(one, other, "accuracy", params) is None
+
+
 @pytest.mark.parametrize("metric", ("macro_f1", "macro_auroc"))
 def test_the_interval_of_a_difference_over_classes_is_that_of_scoring_each_resample_anew(metric):
     params = EvaluateParams(bootstrap=400)
