@@ -93,8 +93,7 @@ def curves(
         if run[0] == "zero-shot":
             row = select.one(table, *run, 0.0)
             if row is not None:
-                level = float(row["value"])
-                plot.line([x.lo, x.hi], [level] * 2, style, name=name, markers=False)
+                plot.line([x.lo, x.hi], [float(row["value"])] * 2, style, name=name, markers=False)
                 cell = interval_cell(row["value"], row["lo"], row["hi"])
                 rows.append([head(name), *[cell] * len(fractions)])
             continue

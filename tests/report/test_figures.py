@@ -68,7 +68,9 @@ def test_the_table_of_the_plot_holds_the_same_figures(brain, first):
     rows = {str(row[0].text): row[1:] for row in first.table.rows}
     for fraction, cell in zip((0.05, 0.2, 1.0), rows["linear probe, whole image"], strict=True):
         assert cell.sort == select.one(table, "linear-probe", "whole", fraction)["value"]
-    assert {"CLIP (quoted from the paper)", "MedFocusCLIP (quoted from the paper)"} < set(rows)
+    quoted_too = {"CLIP (quoted from the paper)", "MedFocusCLIP (quoted from the paper)"}
+    assert quoted_too | {"zero-shot, whole image"} < set(rows)
+    assert "in brackets the 95 % interval" in first.table.note
 
 
 def test_the_per_class_table_is_evaluates(brain):
