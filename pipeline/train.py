@@ -6,8 +6,6 @@ import hashlib
 import inspect
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +59,7 @@ def train_dataset(
         StageFailed: exit code 3; every fit of a head failed or diverged. All else is written.
     """
     from pipeline.manifest import read_manifest
+    from pipeline.stores.lock import StoreLock
 
     manifest = read_manifest(paths.manifest(dataset))
     record = RunRecord(
@@ -70,7 +69,9 @@ def train_dataset(
         parameters={"jobs": jobs, "notes": [], **params.train.model_dump(mode="json")},
     )
     path = paths.record(dataset, "train")
-    with _alone(paths.heads(dataset)), recorded(record, path):
+    heads = paths.heads(dataset)
+    # Held as a writer holds the lock of its store; it lies beside the folder, so that DVC skips it.
+    with StoreLock(heads.with_name(f"{heads.name}.lock")), recorded(record, path):
         done = _train(record, manifest, params, paths, jobs=jobs, force=force)
         lost = sorted({f.head for f in done} - {f.head for f in done if f.status == "ok"})
         if lost:
@@ -85,23 +86,6 @@ def train_dataset(
             "the other heads are kept",
         )
     return record
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock beside the folder of heads, as a writer holds that of its store.
-
-    Raises:
-        StoreError: a live process holds it.
-    """
-    from pipeline.stores.lock import StoreLock
-
-    lock = StoreLock(folder.with_name(f"{folder.name}.lock"))
-    lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _train(
@@ -229,7 +213,8 @@ def _tasks(
             by_cell.setdefault(fit.where, {})[fit.head] = fit
     tasks: dict[tuple, Task] = {}
     for cell in cells:
-        todo = {n: by_cell[cell.where][n] for n in cell.heads if n in by_cell.get(cell.where, {})}
+        here = by_cell.get(cell.where, {})
+        todo = {name: here[name] for name in cell.heads if name in here}
         if not todo:
             continue
         data = views[cell.view]

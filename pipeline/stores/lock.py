@@ -13,6 +13,7 @@ import json
 import os
 import socket
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -83,6 +84,13 @@ class StoreLock:
             self.path.unlink(missing_ok=True)
         os.close(self._fd)
         self._fd = None
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def describe(self) -> str:
         """Return a line on who holds the lock file, whether that process lives, and what to do."""

@@ -39,7 +39,10 @@ class StoreReader:
             )
 
     def _load(self) -> None:
-        self._committed = idx.load(self.path, self.store_kind.columns)
+        self._adopt(idx.load(self.path, self.store_kind.columns))
+
+    def _adopt(self, committed: idx.Committed) -> None:
+        self._committed = committed
         metadata = self._committed.root["consolidated_metadata"]["metadata"]
         try:
             self._rows = RowReader(self.path, self.store_kind, metadata)
@@ -66,8 +69,8 @@ class StoreReader:
                 path=self.path,
                 remedy="open it again",
             )
-        self._load()
-        return self._committed.root != before.root
+        self._adopt(now)
+        return now.root != before.root
 
     def __reduce__(self):
         return type(self), (self.path,)
