@@ -84,8 +84,9 @@ def test_the_recipe_of_make_demo_evaluates_its_four_datasets_once_each_and_then_
     project: Project,
 ) -> None:
     root = project.root
-    make = ("make", "--dry-run", "--old-file=setup", "demo", f"VENV={sys.prefix}")
-    recipe = subprocess.check_output(make, cwd=root, text=True)
+    # `make test` is the caller as a rule: a make below another says which folder it enters.
+    flags = ("--dry-run", "--no-print-directory", "--old-file=setup", f"VENV={sys.prefix}")
+    recipe = subprocess.check_output(("make", *flags, "demo"), cwd=root, text=True)
     (line,) = (line for line in recipe.splitlines() if line.startswith("printf"))
     names = re.findall(r"[a-z]{3,}", line.split(r"\n")[1])
     # The two finished datasets under the names of the other two as well, as DVC is told.
