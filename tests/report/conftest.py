@@ -12,6 +12,7 @@ from playwright.sync_api import Page
 from pipeline.config import Params
 from pipeline.paths import Paths
 from pipeline.report import build_report
+from pipeline.report.inputs import DatasetInputs, load_inputs
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +31,12 @@ def _one(tmp_path_factory) -> tuple[Params, Paths]:
 def ready(_one) -> Paths:
     """A project with the dataset "one", for reading only."""
     return _one[1]
+
+
+@pytest.fixture
+def found(ready) -> DatasetInputs:
+    """What the report reads of the dataset "one", to be changed in memory at will."""
+    return load_inputs("one", ready)
 
 
 @pytest.fixture(scope="session")

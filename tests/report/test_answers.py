@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from pipeline.config import EvaluateParams
-from pipeline.models.seen import DIGITS
 from pipeline.report import answers, results_text, select
 from pipeline.report.answers import Difference
 from pipeline.report.bootstrap import mean_interval, spearman
-from pipeline.report.inputs import STAGES, load_inputs
-from pipeline.report.remarks import plan_remarks, seen_images
 from pipeline.report.results_tables import (
     information_table,
     masking_table,
-    time_table,
     views_table,
 )
 from pipeline.report.sections import in_short
 from pipeline.report.sections.scores import repeated_text
 from pipeline.report.sections.summary import at_a_glance
-from pipeline.report.sections.timings import timing_table
 from pipeline.report.sections.truth_tables import prompt_table
 
 SURE = EvaluateParams()
 GAPS = {"helps": (0.08, 0.001), "hurts": (-0.08, 0.001), "undecided": (0.01, 0.9)}
-
-
-@pytest.fixture
-def found(fresh):
-    return load_inputs("one", fresh[1])
 
 
 def decide(found, kind: str):
@@ -96,20 +84,6 @@ def test_a_head_that_wins_on_the_published_split_alone_is_named_with_the_split(f
     found.comparisons = better.where(calm["protocol"] == "official", calm)
     line = results_text.in_short([found])[-1]
     assert "is beaten beyond chance by" in line and "on one, on the published split" in line
-
-
-def test_images_that_sam2_was_trained_on_are_counted_beside_its_masks(found, monkeypatch):
-    assert seen_images(found) is None
-    table = found.manifest
-    train, test = ((table.index[table["split"] == part]) for part in ("train", "test"))
-    table.loc[[*train[:2], test[0]], "patient_id"] = "p1"
-    known = frozenset(table.loc[train[:2], "sha256"].str[:DIGITS])
-    monkeypatch.setattr("pipeline.report.remarks.trained_on", lambda checkpoint: known)
-    said = seen_images(found)
-    assert "trained on the true regions, not on the diagnoses, of 2 images" in said
-    assert "(2 of train)" in said
-    assert f"1 of the {len(test)} test images carry the patient id of one of them" in said
-    assert said in results_text.content(found)
 
 
 @pytest.mark.parametrize(
@@ -178,92 +152,12 @@ def test_a_part_without_copies_is_shown_once_and_named(found):
     assert "Not repeated: “Clean: test images" in repeated_text(found)
 
 
-def test_a_set_without_a_test_part_is_not_said_to_be_published(found):
-    found.manifest["split"] = ""
-    assert at_a_glance([found]).rows[0][1] == "drawn here"
-    assert "on a test part drawn here" in results_text.survival(found)
-    assert "published" not in results_text.masking(found)
-
-
-def test_a_class_without_a_test_image_that_has_a_mask_is_named(found):
-    assert "a task of" not in results_text.content(found)
-    table = found.per_class
-    truth = table["protocol"].str.endswith("_truth") & (table["class"] == "beta")
-    table.loc[truth, "support"] = 0
-    said = results_text.content(found)
-    assert "task of 2 classes, alpha and gamma: no test image of beta has one." in said
-    assert said.count("task of 2 classes") == 1  # of both splits, and said once
-    published = table["protocol"] == "ground_truth"
-    table.loc[published & (table["class"] == "beta"), "support"] = 1
-    assert "in grouped cross-validation a task of 2 classes" in results_text.content(found)
-    table.loc[truth, "support"] = 0
-    rows = information_table([found]).rows
-    assert [str(row[3]) for row in rows] == ["2: alpha, gamma"] * 2
-
-
-def test_images_left_out_of_the_published_split_are_named_where_it_is_called_so(found):
-    said = "“As published” is without some images of one (5 images without a split take no part)."
-    for make in (at_a_glance, masking_table, views_table, information_table):
-        assert make([found]).note.endswith(said)
-    found.records["train"]["parameters"]["notes"].pop(0)
-    assert "As published" not in at_a_glance([found]).note
-
-
-@pytest.mark.parametrize(
-    ("note", "said"),
-    [
-        ("official: class 'x' has no test image", "As published: class 'x' has no test image."),
-        ("grouped_truth: without 'x'", "With ground truth, grouped: without the class 'x'."),
-        ("protocol grouped is left out: why", "“grouped” is left out: why."),
-        ("no leak audit: copies are not", "No leak audit: copies are not."),
-    ],
-)
-def test_notes_of_the_plan_are_said_without_names_of_tables(found, note, said):
-    found.records["train"]["parameters"]["notes"] = [note]
-    assert plan_remarks(found) == [said]
-    assert found.audited == (not said.startswith("No leak audit"))
-
-
 def test_the_papers_gain_is_set_beside_ours_with_its_verdict(found):
     found.name, found.manifest["synthetic"] = "covid", "0"
     said = results_text.paper_gain(decide(found, "hurts"))
     assert "a gain of MedFocusCLIP over CLIP of +4.5 points" in said
     assert "the intervals exclude that gain: −8.0 points [−13.0, −3.0]" in said
     assert "do not exclude" in results_text.paper_gain(decide(found, "helps"))
-
-
-def test_times_are_those_of_the_records_and_partial_runs_are_marked(found):
-    found.records["encode"] = json.loads(json.dumps(found.records["segment"]))
-    found.records["encode"]["last_computed"] |= {"skipped": 3, "seconds": 47.0}
-    table = time_table([found])
-    row = dict(zip(table.headers, table.rows[0], strict=True))
-    assert row["segment, s"].text == "12" and row["encode, s"].text == "47*"
-    assert row["sum, min"].text == f"{(3 * 12.5 + 47) / 60:.1f}"
-    assert "already" in table.note
-
-
-def test_a_run_that_found_all_there_does_not_hide_what_the_work_cost(found):
-    record = found.records["encode"]
-    parts = record["seconds"]
-    record["last_computed"] |= {"done": 30, "skipped": 2, "parts": parts}
-    record |= {"done": 0, "skipped": 32, "seconds": {"total": 0.6}}
-    table = timing_table(found)
-    row = dict(zip(table.headers, table.rows[STAGES.index("encode")], strict=True))
-    assert row["done"].text == "30" and row["in the store already"].text == "2"
-    assert row["total, s"].text == "12.5" and row["model, s"].text == "10.0"
-
-
-def test_a_record_of_an_earlier_version_still_tells_its_time(fresh):
-    paths = fresh[1]
-    for stage in ("segment", "encode"):
-        record = json.loads(paths.record("one", stage).read_text())
-        del record["last_computed"]
-        if stage == "encode":
-            record["done"] = 0  # found all there: what the work cost is not known
-        paths.record("one", stage).write_text(json.dumps(record))
-    table = time_table([load_inputs("one", paths)])
-    row = dict(zip(table.headers, table.rows[0], strict=True))
-    assert row["segment, s"].text == "12" and row["encode, s"] is None
 
 
 def test_patients_are_drawn_whole():
