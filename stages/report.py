@@ -2,7 +2,7 @@
 
 from pipeline.cli.options import context
 from pipeline.cli.running import stage
-from pipeline.report import build_report
+from pipeline.report.build import build_report
 
 
 def run() -> None:

@@ -1,14 +1,28 @@
-"""DVC stage of results/dvc.yaml: what the other stages made -> results/*.md, results/*.csv"""
+"""DVC stages of results/dvc.yaml: what the other stages made -> results/*.md, results/*.csv.gz"""
+
+from typing import Annotated
+
+import typer
 
 from pipeline.cli.options import context
 from pipeline.cli.running import stage
-from pipeline.report import write_results
+from pipeline.errors import PipelineError
+from pipeline.report.results import write_pages, write_readme
 
 
-def run() -> None:
-    """Write the result pages of all datasets of params.yaml."""
+def run(
+    dataset: Annotated[str | None, typer.Option(help="Default: README.md, of all.")] = None,
+) -> None:
+    """Write the result pages of a dataset, or the README of all datasets of params.yaml."""
     c = context()
-    for path in write_results(c.params, c.paths, list(c.params.datasets)):
+    if dataset:
+        written = write_pages(c.params, c.paths, dataset)
+        if not written:
+            remedy = f"run `pipeline evaluate --dataset {dataset}`"
+            raise PipelineError(f"{dataset} has not been evaluated", remedy=remedy)
+    else:
+        written = [write_readme(c.params, c.paths, list(c.params.datasets))]
+    for path in written:
         print(path)
 
 

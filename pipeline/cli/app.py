@@ -202,7 +202,7 @@ def report(
     as_json: o.Json = False,
 ) -> None:
     """One self-contained page: tables, plots, overlays -> report/index.html"""
-    from pipeline.report import build_report
+    from pipeline.report.build import build_report
 
     c = o.context(params_file, settings)
     say_written([build_report(c.params, c.paths, list(dataset or c.params.datasets))], as_json)
@@ -217,8 +217,8 @@ def results(
     settings: o.Set = None,
     as_json: o.Json = False,
 ) -> None:
-    """The same figures as Markdown and CSV -> results/"""
-    from pipeline.report import write_results
+    """The same figures as Markdown and CSV -> results/, README.md telling of all of params.yaml"""
+    from pipeline.report.results import write_results
 
     c = o.context(params_file, settings)
     say_written(write_results(c.params, c.paths, list(dataset or c.params.datasets)), as_json)

@@ -47,27 +47,36 @@ def write_results(
     Args:
         params: the parameters of the run.
         paths: the project folder; pages go to `paths.results`.
-        datasets: names to write about; default `params.datasets`. Datasets without metrics
-            are named in the README with the command that makes them.
+        datasets: names to write pages of; default `params.datasets`. The README tells of all
+            of both; those without metrics are named there with the command that makes them.
     """
-    found = [load_inputs(name, paths, params.evaluate) for name in datasets or params.datasets]
-    folder = paths.results
-    written = []
-    for one in found:
-        if one.metrics is None:
-            continue
-        page = folder / f"{one.name}.md"
-        atomic_write_text(page, dataset_markdown(one, params))
-        tables = {f"{one.name}.csv.gz": results_table(one)}
-        if one.comparisons is not None:
-            tables[f"{one.name}_comparisons.csv.gz"] = one.comparisons
-        for name, table in tables.items():
-            _write_csv(table, folder / name)
-        written += [page, *(folder / name for name in tables)]
+    asked = datasets or params.datasets
+    pages = [path for name in asked for path in write_pages(params, paths, name)]
+    return [*pages, write_readme(params, paths, list(dict.fromkeys([*params.datasets, *asked])))]
+
+
+def write_pages(params: Params, paths: Paths, dataset: str) -> list[Path]:
+    """Write the page and the tables of one dataset, if it has metrics; return their paths."""
+    found = load_inputs(dataset, paths, params.evaluate)
+    if found.metrics is None:
+        return []
+    page = paths.results / f"{dataset}.md"
+    atomic_write_text(page, dataset_markdown(found, params))
+    tables = {f"{dataset}.csv.gz": results_table(found)}
+    if found.comparisons is not None:
+        tables[f"{dataset}_comparisons.csv.gz"] = found.comparisons
+    for name, table in tables.items():
+        _write_csv(table, paths.results / name)
+    return [page, *(paths.results / name for name in tables)]
+
+
+def write_readme(params: Params, paths: Paths, datasets: Sequence[str]) -> Path:
+    """Write results/README.md, with the answers of all datasets; return its path."""
+    found = [load_inputs(name, paths, params.evaluate) for name in datasets]
     provenance, commit = _provenance(found, params), git_commit(Path(paths.root))
     page = readme_markdown(found, provenance, SYNTHETIC, commit)
-    atomic_write_text(folder / "README.md", page)
-    return [*written, folder / "README.md"]
+    atomic_write_text(paths.results / "README.md", page)
+    return paths.results / "README.md"
 
 
 def _write_csv(table: pd.DataFrame, path: Path) -> None:

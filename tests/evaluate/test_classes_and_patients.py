@@ -10,7 +10,8 @@ from pipeline.evaluate import evaluate_dataset
 from pipeline.evaluate.metrics import METRICS
 from pipeline.evaluate.subsets import image_groups
 from pipeline.paths import Paths
-from pipeline.report import build_report, write_results
+from pipeline.report.build import build_report
+from pipeline.report.results import write_results
 from pipeline.train import train_dataset
 from tests.heads.projects import make_manifest, small_params
 from tests.heads.test_train import CLASSES, make_project

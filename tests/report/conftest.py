@@ -11,7 +11,7 @@ from playwright.sync_api import Page
 
 from pipeline.config import Params
 from pipeline.paths import Paths
-from pipeline.report import build_report
+from pipeline.report.build import build_report
 from pipeline.report.inputs import DatasetInputs, load_inputs
 
 

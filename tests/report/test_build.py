@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from make_inputs import make_dataset, project
 
-from pipeline.report import build_report, write_results
+from pipeline.report.build import build_report
 from pipeline.report.paper import paper_tables, quoted
+from pipeline.report.results import write_results
 
 
 def text_of(params, paths, *names) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from make_inputs import project
 
-from pipeline.report import build_report
+from pipeline.report.build import build_report
 
 # The printed width of A4 between the margins of the style sheet (12 mm), in CSS pixels.
 PAPER = round((210 - 2 * 12) / 25.4 * 96)

@@ -10,7 +10,8 @@ import pytest
 from make_inputs import REPO, project
 
 from pipeline.files import sha256_file
-from pipeline.report import select, write_results
+from pipeline.report import select
+from pipeline.report.results import write_results
 
 COMPARISONS = "_comparisons.csv.gz"
 
@@ -238,6 +239,18 @@ def test_writing_twice_gives_the_same_bytes(written):
     assert [f.read_bytes() for f in again] == before
     # Nor do they name this process, whose temporary files they were: another's must be the same.
     assert not any(str(os.getpid()).encode() in f.read_bytes()[:64] for f in again)
+
+
+def test_writing_the_pages_of_one_dataset_leaves_the_others_in_the_readme(written):
+    from pipeline.config import load_params
+
+    paths, _ = written
+    before = (paths.results / "README.md").read_bytes()
+    datasets = ["brain", "two", "not yet"]
+    params = load_params(REPO / "params.yaml", {"report.gallery": 6, "datasets": datasets})
+    again = write_results(params, paths, ["two"])
+    assert {f.name.split(".")[0] for f in again} == {"two", "two_comparisons", "README"}
+    assert (paths.results / "README.md").read_bytes() == before
 
 
 def test_synthetic_results_are_labelled_on_every_page(fresh):

@@ -17,8 +17,7 @@ from PIL import Image
 
 from pipeline.files import sha256_file
 from pipeline.paths import Paths
-from pipeline.report import build_report
-from pipeline.report.build import _environment
+from pipeline.report.build import _environment, build_report
 from pipeline.report.cases import image_cases
 from pipeline.report.gallery import Album
 from pipeline.report.inputs import load_inputs
