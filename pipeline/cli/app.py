@@ -1,4 +1,7 @@
-"""The commands, in the order the data flows."""
+"""The commands, in the order the data flows.
+
+Each checks its options before it imports what it runs: torch alone takes seconds to load.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +40,10 @@ def audit(
     as_json: o.Json = False,
 ) -> None:
     """Find copies of images that straddle train and test -> cache/DATASET/audit.parquet"""
+    c = o.context(params_file, settings)
+
     from pipeline.audit import audit_dataset
 
-    c = o.context(params_file, settings)
     summary = audit_dataset(dataset, c.params, c.paths)
     typer.echo(json.dumps(summary, indent=2 if as_json else None, ensure_ascii=False))
 
@@ -60,9 +64,11 @@ def segment(
     as_json: o.Json = False,
 ) -> None:
     """Stage 1: m = SAM2(x) for every image -> cache/DATASET/masks.zarr"""
+    c = o.context(params_file, settings, profile=profile, segment__precision=precision)
+    ids = o.read_ids(only)
+
     from pipeline.segment import segment_dataset
 
-    c = o.context(params_file, settings, profile=profile, segment__precision=precision)
     record = segment_dataset(
         dataset,
         c.params,
@@ -71,7 +77,7 @@ def segment(
         batch_size=batch_size,
         workers=workers,
         limit=limit,
-        only=o.read_ids(only),
+        only=ids,
         force=force,
     )
     say(record, as_json)
@@ -98,10 +104,12 @@ def prompt_quality(
     as_json: o.Json = False,
 ) -> None:
     """Every prompt strategy against ground truth -> cache/DATASET/prompt_quality.parquet"""
-    from pipeline.prompt_quality import judge_prompts
-
     sizes = {"prompt_quality__images": images, "prompt_quality__phantoms": images}
     c = o.context(params_file, settings, profile=profile, segment__precision=precision, **sizes)
+    ids = o.read_ids(only)
+
+    from pipeline.prompt_quality import judge_prompts
+
     record = judge_prompts(
         dataset,
         c.params,
@@ -110,7 +118,7 @@ def prompt_quality(
         batch_size=batch_size,
         workers=workers,
         limit=limit,
-        only=o.read_ids(only),
+        only=ids,
         force=force,
     )
     say(record, as_json)
@@ -132,9 +140,11 @@ def encode(
     as_json: o.Json = False,
 ) -> None:
     """Stage 2: I = E_v(x * m) and T = E_t(t) -> cache/DATASET/features.zarr"""
+    c = o.context(params_file, settings, profile=profile, encode__precision=precision)
+    ids = o.read_ids(only)
+
     from pipeline.encode import encode_dataset
 
-    c = o.context(params_file, settings, profile=profile, encode__precision=precision)
     record = encode_dataset(
         dataset,
         c.params,
@@ -143,7 +153,7 @@ def encode(
         batch_size=batch_size,
         workers=workers,
         limit=limit,
-        only=o.read_ids(only),
+        only=ids,
         force=force,
     )
     say(record, as_json)
@@ -159,9 +169,10 @@ def train(
     as_json: o.Json = False,
 ) -> None:
     """Fit the heads: protocol x view x fraction x seed -> cache/DATASET/heads/"""
+    c = o.context(params_file, settings)
+
     from pipeline.train import train_dataset
 
-    c = o.context(params_file, settings)
     say(train_dataset(dataset, c.params, c.paths, jobs=jobs, force=force), as_json)
 
 
@@ -181,9 +192,10 @@ def evaluate(
     as_json: o.Json = False,
 ) -> None:
     """Metrics with intervals, per seed and fraction -> cache/DATASET/metrics.json"""
+    c = o.context(params_file, settings)
+
     from pipeline.evaluate import compare_runs, evaluate_dataset
 
-    c = o.context(params_file, settings)
     if compare:
         table = compare_runs(dataset, c.params, c.paths, *compare)
         typer.echo(table.to_json(orient="records") if as_json else table.to_string(index=False))
@@ -202,9 +214,10 @@ def report(
     as_json: o.Json = False,
 ) -> None:
     """One self-contained page: tables, plots, overlays -> report/index.html"""
+    c = o.context(params_file, settings)
+
     from pipeline.report.build import build_report
 
-    c = o.context(params_file, settings)
     say_written([build_report(c.params, c.paths, list(dataset or c.params.datasets))], as_json)
 
 
@@ -218,9 +231,10 @@ def results(
     as_json: o.Json = False,
 ) -> None:
     """The same figures as Markdown and CSV -> results/, README.md telling of all of params.yaml"""
+    c = o.context(params_file, settings)
+
     from pipeline.report.results import write_results
 
-    c = o.context(params_file, settings)
     say_written(write_results(c.params, c.paths, list(dataset or c.params.datasets)), as_json)
 
 
@@ -241,10 +255,11 @@ def predict(
     as_json: o.Json = False,
 ) -> None:
     """Class probabilities and a mask overlay for new images."""
-    from pipeline.predict import predict_images
-
     both = {"segment__precision": precision, "encode__precision": precision}
     c = o.context(params_file, settings, profile=profile, **both)
+
+    from pipeline.predict import predict_images
+
     outcome = predict_images(
         dataset,
         images,
@@ -267,10 +282,11 @@ def status(
     params_file: o.ParamsFile = o.PARAMS_FILE, as_json: o.Json = False, settings: o.Set = None
 ) -> None:
     """What each dataset's last runs did: done, skipped, failed by name; who holds which lock."""
+    c = o.context(params_file, settings)
+
     from pipeline.engine.status import status_rows, status_text
     from pipeline.locks import lock_notes
 
-    c = o.context(params_file, settings)
     if as_json:
         typer.echo(json.dumps(status_rows(c.paths, c.params.datasets), indent=2))
     else:

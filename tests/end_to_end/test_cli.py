@@ -39,13 +39,24 @@ COMMANDS = [
 ]
 
 
-def test_help_answers_without_importing_torch() -> None:
-    code = (
-        "import sys; from pipeline.cli import app; app(['--help'], standalone_mode=False); "
-        "print('torch' in sys.modules, 'zarr' in sys.modules, 'sklearn' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip().endswith("False False False")
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["segment", "-d", "x", "--set", "segment.colour=red"], 2),
+        (["encode", "-d", "x", "--only", "no.csv"], 2),
+        (["predict", "-d", "x", "x.png", "--precision", "fp8"], 2),
+    ],
+)
+def test_help_and_mistyped_options_answer_without_importing_torch(
+    repo: Path, arguments: list[str], code: int
+) -> None:
+    heavy = "print({'torch', 'zarr', 'sklearn'} & sys.modules.keys())"
+    program = f"import sys; from pipeline.cli import main\ntry: main()\nfinally: {heavy}"
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert done.stdout.strip().endswith("set()")
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
