@@ -18,7 +18,7 @@ from pipeline.engine import WorkItem
 from pipeline.engine.loader import load_in_order
 from pipeline.errors import ImageError, PipelineError, StoreError
 from pipeline.files import atomic_write, sha256_file
-from pipeline.heads.saved import load_head, load_heads
+from pipeline.heads.saved import learned_from, load_head, load_heads
 from pipeline.images import probe, read_image
 from pipeline.models import load_clip
 from pipeline.paths import Paths
@@ -101,7 +101,8 @@ def predict_images(
 
     Raises:
         PipelineError: nothing was trained for this head and view.
-        StoreError: the parameters are not those the features were made with.
+        StoreError: the parameters are not those the features were made with, or masks, features
+            and heads are not of each other.
     """
     if not paths.heads(dataset).is_dir():
         raise PipelineError(
@@ -124,13 +125,20 @@ def predict_images(
         )
         for seed in seeds
     ]
+    features, masks = open_features(paths.features(dataset)), open_masks(paths.masks(dataset))
+    _check_same(paths.heads(dataset), learned_from(paths.heads(dataset), head), features.identity)
+    if other := features.of_other_masks(masks.table()):
+        raise StoreError(
+            f"{len(other)} images were encoded with other masks than segment has made since",
+            path=paths.features(dataset),
+            remedy=f"run pipeline encode, then train, with --dataset {dataset}",
+        )
     masker = make_mapper(params, device)
     device = choose_device(device)
     precision = choose_precision(params.encode.precision, device)
     clip = load_clip(params.models.clip, device=device, precision=precision)
     encoder = EncodeMapper(params.encode, clip, {})
-    _check_same(paths.masks(dataset), open_masks(paths.masks(dataset)).identity, masker.identity)
-    features = open_features(paths.features(dataset))
+    _check_same(paths.masks(dataset), masks.identity, masker.identity)
     _check_same(paths.features(dataset), features.identity, encoder.identity)
     outcome = Predictions(head, view, seeds)
     batch_size = batch_size or BATCH_SIZE
@@ -152,17 +160,17 @@ def predict_images(
         if not ready:
             continue
         shown = [image for _, image in ready]
-        masks = segment_images(shown, params.segment, masker.sam and masker.sam.predictor)
+        made = segment_images(shown, params.segment, masker.sam and masker.sam.predictor)
         embedded = encode_images(
             shown,
-            [mask.mask for mask in masks],
+            [mask.mask for mask in made],
             params.encode,
             clip,
             views=[view],
-            statuses=[mask.status for mask in masks],
+            statuses=[mask.status for mask in made],
             seeds=[item.key for item, _ in ready],
         )
-        for (item, image), mask, embedding in zip(ready, masks, embedded, strict=True):
+        for (item, image), mask, embedding in zip(ready, made, embedded, strict=True):
             proba = np.mean([fitted.predict_proba(embedding) for fitted, _ in heads], axis=0)[0]
             overlay = out / f"{len(outcome.images):03d}_{item.path.stem}.png"
             with atomic_write(overlay) as partial:

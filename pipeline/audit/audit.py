@@ -26,12 +26,12 @@ LISTED = 50  # pairs and groups named in the summary; the parquet files have all
 def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
     """Find the copies in a dataset; writes audit.parquet, audit_pairs.parquet and audit.json.
 
-    audit.parquet, one row an image in the manifest's order: image_id, sha256, exact_group (same
-    bytes and frame), near_group (also re-saved, resized, brighter, other contrast, slightly
-    shifted), copy_group (also mirrored, turned), copy_in_train (a test image that has an exact or
-    near copy in train or val), copy_in_train_any (mirrored and turned copies as well),
-    label_conflict (its copy_group holds several labels). A group bears the image_id of its first
-    member; an image that is alone its own.
+    audit.parquet, one row an image in the manifest's order: image_id, sha256, split,
+    exact_group (same bytes and frame), near_group (also re-saved, resized, brighter, other
+    contrast, slightly shifted), copy_group (also mirrored, turned), copy_in_train (a test image
+    that has an exact or near copy in train or val), copy_in_train_any (mirrored and turned copies
+    as well), label_conflict (its copy_group holds several labels). A group bears the image_id of
+    its first member; an image that is alone its own.
 
     audit_pairs.parquet, best first: image_id_a, image_id_b, split_a, split_b, label_a, label_b,
     kind (byte | near | mirror | turn), score (correlation), straddles (one in test, the other in
@@ -215,6 +215,7 @@ def _table(
         {
             "image_id": manifest["image_id"],
             "sha256": manifest["sha256"],
+            "split": manifest["split"],
             "exact_group": name_groups(ids, content),
             "near_group": name_groups(ids, near_part[content]),
             "copy_group": copy_group,

@@ -47,6 +47,7 @@ def test_the_table_has_a_row_an_image_in_the_order_of_the_manifest(folder):
     assert list(table.columns) == [
         "image_id",
         "sha256",
+        "split",
         "exact_group",
         "near_group",
         "copy_group",

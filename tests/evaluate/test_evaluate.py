@@ -29,12 +29,9 @@ def evaluated(tmp_path_factory) -> tuple[Paths, dict]:
     train_dataset("toy", PARAMS, paths)
     manifest = pd.read_csv(paths.manifest("toy"), dtype=str, keep_default_na=False)
     leaks = (manifest["split"] == "test") & (manifest.index % 8 == 3)
-    audit = pd.DataFrame(
-        {
-            "image_id": manifest["image_id"],
-            "copy_in_train": leaks,
-            "copy_in_train_any": leaks | (manifest["split"] == "test") & (manifest.index % 12 == 7),
-        }
+    turned = (manifest["split"] == "test") & (manifest.index % 12 == 7)
+    audit = manifest[["image_id", "sha256", "split"]].assign(
+        copy_in_train=leaks, copy_in_train_any=leaks | turned
     )
     audit.to_parquet(paths.audit("toy"))
     return paths, evaluate_dataset("toy", PARAMS, paths)
