@@ -134,4 +134,3 @@ def test_a_store_of_an_earlier_version_is_read_and_gains_the_columns_it_lacks(tm
     assert (after.table().loc[list(before)].drop(columns="in_manifest")).equals(
         before.table().drop(columns="in_manifest")
     )
-    assert len(content("features", tmp_path)) == 6
