@@ -25,7 +25,7 @@ from pipeline.images.normalise import to_display
 from pipeline.images.raster import probe_raster, read_raster
 from pipeline.images.types import MAX_FILE_BYTES, MAX_PIXELS, FrameInfo, Pixels
 
-READER_VERSION = "5"
+READER_VERSION = "6"
 
 Result = TypeVar("Result")
 
