@@ -135,11 +135,13 @@ def test_signed_padding_and_samples_are_the_same_with_and_without_extended_sign(
 
 def test_a_padding_value_that_only_unused_bits_hold_takes_no_sample_of_zero(tmp_path):
     values = grey().astype(np.uint16) * 16
-    dataset = dicom(values, bits=12)
-    plain = read_image(save_dicom(dataset, tmp_path / "a.dcm"))
+    plain = read_image(save_dicom(dicom(values, bits=12), tmp_path / "a.dcm"))
+    dataset = dicom(np.vstack([values, np.full_like(values, 0x8000)]), bits=12)
     dataset.add_new("PixelPaddingValue", "US", 0x8000)
     dataset.PhotometricInterpretation = "MONOCHROME1"  # where zero is white, not black as padding
-    np.testing.assert_array_equal(read_image(save_dicom(dataset, tmp_path / "b.dcm")), 255 - plain)
+    array = read_image(save_dicom(dataset, tmp_path / "b.dcm"))
+    np.testing.assert_array_equal(array[:40], 255 - plain)
+    assert not array[40:].any()
 
 
 def group(**items: Dataset) -> Dataset:

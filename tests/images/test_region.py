@@ -112,7 +112,7 @@ def test_of_two_levels_the_upper_one_is_the_region_on_every_frame(tmp_path, leve
 
 @pytest.mark.parametrize("levels", [(0, 65535), (0, 4095)])
 def test_where_white_is_zero_a_frame_is_taken_from_the_files_largest(tmp_path, levels):
-    mask = np.stack([disc(15), disc(0), ~disc(0)])
+    mask = np.stack([~disc(0), disc(15), disc(0)])
     frames = np.where(mask, *levels).astype(np.uint16)
     tifffile.imwrite(tmp_path / "x.tif", frames, photometric="miniswhite")
     for k in range(3):
