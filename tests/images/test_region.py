@@ -119,6 +119,17 @@ def test_where_white_is_zero_a_frame_is_taken_from_the_files_largest(tmp_path, l
         np.testing.assert_array_equal(read_mask(tmp_path / "x.tif", k), mask[k], err_msg=str(k))
 
 
+def test_a_smooth_mask_where_white_is_zero_is_cut_where_the_same_mask_in_black_is(tmp_path):
+    smooth = np.rint(gaussian_filter(disc(15) * 4095.0, 2)).astype(np.uint16)
+    frames = np.stack([np.full_like(smooth, 4095), smooth, smooth // 4, smooth * 0])
+    tifffile.imwrite(tmp_path / "a.tif", frames, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "b.tif", 4095 - frames, photometric="miniswhite")
+    for k in range(4):
+        mask = read_mask(tmp_path / "b.tif", k)
+        np.testing.assert_array_equal(mask, frames[k] > 2047.5)
+        np.testing.assert_array_equal(mask, read_mask(tmp_path / "a.tif", k))
+
+
 def test_coding_noise_kept_in_a_png_is_no_region(tmp_path):
     Image.fromarray(disc(15).astype(np.uint8) * 255).save(tmp_path / "x.jpg", quality=60)
     noisy = read_image(tmp_path / "x.jpg")
