@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from skimage.feature import match_template
 
-from pipeline.audit.copies import best_shift, find_copies
+from pipeline.audit.copies import find_copies
 from pipeline.audit.descriptors import (
     ORIENTATIONS,
-    SHIFT,
     frequencies,
     inverse,
     orient,
     orient_frequencies,
     structure,
     unit,
-    window,
 )
 from pipeline.audit.groups import connect, name_groups
 from pipeline.audit.search import Base
-from pipeline.audit.thumbnails import RECORD, Thumbnails, make_thumbnails
-from tests.audit.folder import params, texture
+from pipeline.audit.thumbnails import make_thumbnails
+from tests.audit.folder import as_thumbnails, params, texture
 
 
 def vectors(n: int, planted: int) -> np.ndarray:
@@ -93,27 +90,9 @@ def test_the_eight_orientations_differ():
     assert len({orient(image, o).tobytes() for o in range(8)}) == 8
 
 
-def test_best_shift_is_the_peak_of_match_template():
-    images, templates = (
-        structure(np.stack([make_thumbnails(np.dstack([texture(s)] * 3))[1] for s in seeds]))
-        for seeds in ((1, 2, 3), (1, 5, 3))
-    )
-    templates = np.roll(templates, 1, axis=2)
-    expected = [match_template(i, window(t)).max() for i, t in zip(images, templates, strict=True)]
-    np.testing.assert_allclose(best_shift(images, templates), expected, atol=1e-4)
-    assert match_template(images[0], window(templates[0])).shape == (2 * SHIFT + 1,) * 2
-
-
 def test_structure_forgets_brightness_and_contrast():
     image = make_thumbnails(np.dstack([texture(1)] * 3))[1][None]
     np.testing.assert_allclose(structure(image), structure(image * 0.5 + 40), atol=1e-4)
-
-
-def as_thumbnails(images: list[np.ndarray]) -> Thumbnails:
-    records = np.zeros(len(images), RECORD)
-    for record, image in zip(records, images, strict=True):
-        record["plain"], record["structure"] = make_thumbnails(np.dstack([image] * 3))
-    return Thumbnails(records, np.arange(len(images)), np.arange(len(images)))
 
 
 def test_copies_found_by_index_and_by_blocks_are_the_same():
