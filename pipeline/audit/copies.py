@@ -18,7 +18,7 @@ Figures: docs/audit.md.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -46,6 +46,25 @@ PLAUSIBLE = 0.5  # structure below which equal thumbnails are a coincidence of s
 MOVES = (0, -4 / 3, 4 / 3)  # of the windows searched, thumbnail pixels on either axis
 THUMBNAIL_PARTNERS, STRUCTURE_PARTNERS = 128, 32  # candidates kept of an image in one block
 BATCH = 256  # pairs looked at closely at a time
+KINDS = np.array(["near", "mirror", *["turn"] * 6], dtype=object)  # of the eight orientations
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Contents that had more candidates than are kept, so that some copies may have been missed.
+
+    Attributes:
+        content: (n,) int64, of the left set; one may be there several times.
+        kind: (n,) object: the kind of copy looked for, as in `Copies`.
+        by: (n,) object: the way it was looked for.
+    """
+
+    content: np.ndarray
+    kind: np.ndarray
+    by: np.ndarray
+
+
+NO_CUT = Cut(np.zeros(0, np.int64), np.zeros(0, object), np.zeros(0, object))
 
 
 @dataclass(frozen=True)
@@ -57,6 +76,7 @@ class Copies:
         kind: (n,) object: near | mirror | turn (turn = any other of the eight orientations).
         score: (n,) float64: correlation by the way that found the pair.
         by: (n,) object: thumbnail | structure.
+        cut: where candidates were left out.
     """
 
     left: np.ndarray
@@ -64,6 +84,7 @@ class Copies:
     kind: np.ndarray
     score: np.ndarray
     by: np.ndarray
+    cut: Cut = NO_CUT
 
 
 @dataclass(frozen=True)
@@ -96,21 +117,25 @@ def find_copies(
     if not len(left) or not len(right):  # nothing could be read, or all is blank
         return _best_of_each([])
     orientations = range(len(ORIENTATIONS)) if params.mirrored else [SAME]
-    searches = [kind(a, other, right, params, index) for kind in (_ByThumbnail, _ByStructure)]
-    judged = []
+    searches = {
+        "thumbnail": _ByThumbnail(a, other, right, params, index),
+        "structure": _ByStructure(a, other, right, params, index),
+    }
+    judged, cuts = [], []
     # Each block's candidates are judged at once: however many near-equal frames there are, no more
     # than a block's candidates are held.
     for start in range(0, len(left), ROWS):
         part = left[start : start + ROWS]
         after = start if b is None else None
-        found = [
-            _collect(part[rows], right[columns], orientation, within=b is None)
-            for search in searches
-            for orientation, rows, columns in search.candidates(part, orientations, after)
-        ]
+        found = []
+        for by, search in searches.items():
+            for orientation, rows, columns, cut in search.candidates(part, orientations, after):
+                found.append(_collect(part[rows], right[columns], orientation, within=b is None))
+                cuts += [(content, KINDS[orientation], by) for content in part[cut]]
         pairs = np.unique(np.concatenate(found), axis=0)
         judged.append(_judge(a, other, pairs, params))
-    return _best_of_each(judged)
+    content, kind, by = np.array(cuts, dtype=object).reshape(-1, 3).T
+    return replace(_best_of_each(judged), cut=Cut(content.astype(np.int64), kind, by))
 
 
 def _collect(i: np.ndarray, j: np.ndarray, orientation: int, *, within: bool) -> np.ndarray:
@@ -125,8 +150,8 @@ def _collect(i: np.ndarray, j: np.ndarray, orientation: int, *, within: bool) ->
     return np.stack([turned, i, j], axis=1)
 
 
-Found = Iterator[tuple[int, np.ndarray, np.ndarray]]
-"""Orientation, rows in the block, numbers of the contents compared with."""
+Found = Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]
+"""Orientation, rows in the block, numbers of the contents compared with, rows with too many."""
 
 
 class _ByThumbnail:
@@ -212,15 +237,15 @@ def _best_of_each(judged: list[Judged]) -> Copies:
     score = np.concatenate([np.zeros(0), *(one.score for one in judged)])
     by_plain = np.concatenate([np.zeros(0, bool), *(one.by_plain for one in judged)])
     turned, i, j = pairs.T
-    rank = np.minimum(turned, MIRROR + 1)
-    order = np.lexsort((turned, -score, rank, ~by_plain, j, i))
+    order = np.lexsort((turned, -score, np.minimum(turned, MIRROR + 1), ~by_plain, j, i))
     i, j = i[order], j[order]
     first = np.ones(len(i), bool)
     first[1:] = (i[1:] != i[:-1]) | (j[1:] != j[:-1])
     chosen = order[first]
-    kind = np.array(["near", "mirror", "turn"], dtype=object)[rank]
     by = np.where(by_plain, "thumbnail", "structure").astype(object)
-    return Copies(i[first], j[first], kind[chosen], np.clip(score[chosen], -1, 1), by[chosen])
+    return Copies(
+        i[first], j[first], KINDS[turned[chosen]], np.clip(score[chosen], -1, 1), by[chosen]
+    )
 
 
 def _structures(thumbnails: Thumbnails, contents: np.ndarray) -> np.ndarray:

@@ -38,7 +38,7 @@ def pairs(base: Base, rows: int, partners: int = 99) -> set[tuple[int, int]]:
     found = set()
     for start in range(0, len(base.vectors), rows):
         query = base.vectors[start : start + rows]
-        r, c = base.above([query], 0.9, partners=partners, after=start)
+        r, c, _ = base.above([query], 0.9, partners=partners, after=start)
         i, j = np.minimum(start + r, c), np.maximum(start + r, c)
         found |= set(zip(i[i != j].tolist(), j[i != j].tolist(), strict=True))
     return found
@@ -58,15 +58,17 @@ def test_the_index_finds_the_same_pairs_as_the_blocks():
 
 def test_the_closest_partners_are_kept_when_there_are_too_many():
     base = unit(np.random.default_rng(0).standard_normal(40) + np.eye(40) * 0.01)
-    rows, columns = Base(base).above([base[:1]], 0.9, partners=5)
+    rows, columns, cut = Base(base).above([base[:1]], 0.9, partners=5)
+    assert list(cut) == [0]
     assert list(rows) == [0] * 5
     assert set(columns) == set(np.argsort(-(base @ base[0]))[:5])
 
 
 def test_a_query_counts_by_its_closest_variant():
     base = vectors(50, 0)
-    rows, columns = Base(base).above([-base[:3], base[:3]], 0.9, partners=9)
+    rows, columns, cut = Base(base).above([-base[:3], base[:3]], 0.9, partners=9)
     assert list(zip(rows, columns, strict=True)) == [(0, 0), (1, 1), (2, 2)]
+    assert not len(cut)
 
 
 @pytest.mark.parametrize("orientation", range(len(ORIENTATIONS)))
