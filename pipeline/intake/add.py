@@ -21,6 +21,7 @@ from pipeline.intake.place import same_folder, settle
 from pipeline.intake.rows import (
     KEEPS,
     build_rows,
+    leave_masks_out,
     measure_masks,
     oddities,
     remeasure,
@@ -117,7 +118,8 @@ def add_dataset(
             )
         summary = AddSummary(dataset, manifest, failed=rows.failed, warnings=scan.warnings)
         summary.skipped = dict(sorted((scan.skipped + rows.skipped).items()))
-        summary.warnings += measure_masks(frame, scan.file, workers)
+        bad_masks = measure_masks(frame, scan.file, workers)
+        summary.warnings += leave_masks_out(frame, bad_masks)
         how = on_straddle or ("error" if stated else "drop-train")
         if how != "error":
             summary.warnings += resolve_straddling(frame, how)
@@ -189,8 +191,8 @@ def refresh_dataset(
 ) -> AddSummary:
     """Bring hashes, sizes and mask areas of a manifest up to date with its files.
 
-    Rows stay as they are otherwise; a file that is gone or cannot be read keeps its row and is
-    listed in `failed`. New files are not looked for: `add_dataset` does that.
+    Rows stay as they are otherwise: one whose image or mask is gone or cannot be read keeps its
+    cells and is listed in `failed`. New files are not looked for: `add_dataset` does that.
 
     Raises:
         ManifestError: the manifest is missing or wrong.
@@ -201,8 +203,13 @@ def refresh_dataset(
     summary = AddSummary(dataset, manifest)
     before = frame["sha256"].copy()
     summary.failed = remeasure(frame, data, workers, progress)
-    frame["mask_area"] = ""
-    summary.warnings += measure_masks(frame, data.joinpath, workers)
+    frame.loc[frame["mask_path"] == "", "mask_area"] = ""
+    for i, reason in measure_masks(frame, data.joinpath, workers).items():
+        mask = frame.at[i, "mask_path"]
+        summary.failed.setdefault(
+            frame.at[i, "image_id"],
+            f"its mask {mask} {reason} - put it back or mend it; or empty its mask_path",
+        )
     changed = int((frame["sha256"] != before).sum())
     summary.changed = {"added": 0, "removed": 0, "changed": changed}
     summary.count(frame)
