@@ -29,6 +29,7 @@ from pipeline.intake.rows import (
 )
 from pipeline.intake.summary import AddSummary
 from pipeline.intake.table import scan_table
+from pipeline.locks import manifest_lock
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.manifest_checks import find_problems, report_problems
 from pipeline.paths import Paths
@@ -104,6 +105,7 @@ def add_dataset(
         for folder in (manifest.parent, paths.data(dataset).parent):
             if not folder.exists():
                 undo.callback(_remove_empty, folder)
+        undo.enter_context(manifest_lock(manifest))
         scan = _scan(source, mask_source, paths.data(dataset), undo)
         same = same_folder(paths.data(dataset), scan.root)
         stated = _join(scan, mask_source, max_rank, groups, patient_regex)
@@ -199,19 +201,20 @@ def refresh_dataset(
     """
     paths = paths or Paths()
     manifest, data = paths.manifest(dataset), paths.data(dataset)
-    frame = read_manifest(manifest)
-    summary = AddSummary(dataset, manifest)
-    before = frame["sha256"].copy()
-    summary.failed = remeasure(frame, data, workers, progress)
-    frame.loc[frame["mask_path"] == "", "mask_area"] = ""
-    for i, reason in measure_masks(frame, data.joinpath, workers).items():
-        mask = frame.at[i, "mask_path"]
-        summary.failed.setdefault(
-            frame.at[i, "image_id"],
-            f"its mask {mask} {reason} - put it back or mend it; or empty its mask_path",
-        )
-    changed = int((frame["sha256"] != before).sum())
-    summary.changed = {"added": 0, "removed": 0, "changed": changed}
-    summary.count(frame)
-    write_manifest(frame, manifest)
+    with manifest_lock(manifest):
+        frame = read_manifest(manifest)
+        summary = AddSummary(dataset, manifest)
+        before = frame["sha256"].copy()
+        summary.failed = remeasure(frame, data, workers, progress)
+        frame.loc[frame["mask_path"] == "", "mask_area"] = ""
+        for i, reason in measure_masks(frame, data.joinpath, workers).items():
+            mask = frame.at[i, "mask_path"]
+            summary.failed.setdefault(
+                frame.at[i, "image_id"],
+                f"its mask {mask} {reason} - put it back or mend it; or empty its mask_path",
+            )
+        changed = int((frame["sha256"] != before).sum())
+        summary.changed = {"added": 0, "removed": 0, "changed": changed}
+        summary.count(frame)
+        write_manifest(frame, manifest)
     return summary
