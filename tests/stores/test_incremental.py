@@ -107,7 +107,9 @@ def test_a_rebuild_takes_the_old_stores_place_only_when_it_is_complete(tmp_path,
     path = store_path(tmp_path, kind)
     store = open_masks(path) if kind == "masks" else open_features(path)
     assert store.identity["model"]["tag"] == "b"
-    assert sorted(p.name for p in tmp_path.glob("*.zarr*")) == [path.name]
+    assert sorted(p.name for p in [*tmp_path.glob("*.zarr*"), *tmp_path.glob(".*.zarr*")]) == [
+        path.name
+    ]
 
 
 def test_force_computes_all_rows_again(tmp_path):
