@@ -126,6 +126,9 @@ def add_dataset(
             raise report_problems(source, problems)
         frame, summary.changed = merge_existing(frame, manifest, same_source=same, force=force)
         summary.warnings += oddities(frame)
+        if frame["label"].nunique() == 1:
+            only = frame["label"].iloc[0]
+            summary.warnings.append(f"all images are of one class, {only!r}: check the folders")
         summary.count(frame)
 
         def place_images() -> None:
