@@ -215,10 +215,11 @@ def report(
 ) -> None:
     """One self-contained page: tables, plots, overlays -> report/index.html"""
     c = o.context(params_file, settings)
+    names = o.chosen_datasets(c, dataset)
 
     from pipeline.report.build import build_report
 
-    say_written([build_report(c.params, c.paths, list(dataset or c.params.datasets))], as_json)
+    say_written([build_report(c.params, c.paths, names)], as_json)
 
 
 @app.command(epilog="Example: pipeline results --dataset brain")
@@ -232,10 +233,11 @@ def results(
 ) -> None:
     """The same figures as Markdown and CSV -> results/, README.md telling of all of params.yaml"""
     c = o.context(params_file, settings)
+    names = o.chosen_datasets(c, dataset)
 
     from pipeline.report.results import write_results
 
-    say_written(write_results(c.params, c.paths, list(dataset or c.params.datasets)), as_json)
+    say_written(write_results(c.params, c.paths, names), as_json)
 
 
 @app.command(epilog="Example: pipeline predict --dataset brain scan1.jpg scan2.dcm")
@@ -284,13 +286,14 @@ def status(
     """What each dataset's last runs did: done, skipped, failed by name; who holds which lock."""
     c = o.context(params_file, settings)
 
-    from pipeline.engine.status import status_rows, status_text
+    from pipeline.engine.status import known_datasets, status_rows, status_text
     from pipeline.locks import lock_notes
 
+    names = known_datasets(c.paths, c.params.datasets)
     if as_json:
-        typer.echo(json.dumps(status_rows(c.paths, c.params.datasets), indent=2))
+        typer.echo(json.dumps(status_rows(c.paths, names), indent=2))
     else:
-        typer.echo(status_text(c.paths, c.params.datasets))
+        typer.echo(status_text(c.paths, names))
         for line in lock_notes(c.paths):
             typer.echo(f"lock: {line}")
 

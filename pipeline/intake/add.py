@@ -7,6 +7,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Literal
 
+from pipeline.config_rules import DATASET_NAME
 from pipeline.errors import ManifestError
 from pipeline.files import remove_leftovers
 from pipeline.intake.archive import extracted
@@ -33,7 +34,6 @@ from pipeline.manifest_checks import find_problems, report_problems
 from pipeline.paths import Paths
 
 OnStraddle = Literal["error", "drop-train", "drop-test"]
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 def add_dataset(
@@ -84,7 +84,7 @@ def add_dataset(
         ManifestError: nothing usable, or a problem that needs a decision; nothing was written.
         DiskError: a folder cannot be written, or the disk is full; nothing was written.
     """
-    if not NAME.fullmatch(dataset):
+    if not re.fullmatch(DATASET_NAME, dataset):
         raise ManifestError(
             f"{dataset!r} is no name for a dataset", remedy="use letters, digits, _ and -"
         )
