@@ -12,13 +12,13 @@ from pipeline.errors import ManifestError
 from pipeline.files import remove_leftovers
 from pipeline.intake.archive import extracted
 from pipeline.intake.beside import set_masks_aside
-from pipeline.intake.existing import merge_existing
+from pipeline.intake.existing import described, merge_existing
 from pipeline.intake.folder import Scan, scan_folder
 from pipeline.intake.ground_truth import join_masks
 from pipeline.intake.groups import join_groups
 from pipeline.intake.measure import Progress
 from pipeline.intake.patients import patients_from_names
-from pipeline.intake.place import same_folder, settle
+from pipeline.intake.place import same_content, same_folder, settle
 from pipeline.intake.rows import (
     KEEPS,
     build_rows,
@@ -54,8 +54,9 @@ def add_dataset(
     """Make data_manifests/<dataset>.csv from a folder, CSV or zip of images.
 
     The images stay where they are: data/<dataset> becomes a link to their folder (a zip is
-    extracted there). Nothing is written unless all of it can be. Adding the same source again
-    brings what is new, gone or changed.
+    extracted there). Nothing is written unless all of it can be. Adding the same folder or CSV
+    again brings what is new, gone or changed; the same zip may be added again, but the images of
+    another version of it are for the user to put into the folder.
 
     Args:
         dataset: letters, digits, "_" and "-".
@@ -104,7 +105,7 @@ def add_dataset(
             if not folder.exists():
                 undo.callback(_remove_empty, folder)
         scan = _scan(source, mask_source, paths.data(dataset), undo)
-        same = same_folder(paths.data(dataset), scan.root)
+        same = _is_home(paths, dataset, scan)
         stated = _join(scan, mask_source, max_rank, groups, patient_regex)
         rows = build_rows(scan, synthetic=synthetic, workers=workers, progress=progress)
         frame = rows.frame
@@ -138,6 +139,30 @@ def add_dataset(
         # Images and manifest take their places together, when nothing is left that may fail.
         write_manifest(frame, manifest, first=place_images)
     return summary
+
+
+def _is_home(paths: Paths, dataset: str, scan: Scan) -> bool:
+    """Return whether the images are those that data/<dataset> has.
+
+    Raises:
+        ManifestError: it is a folder that an earlier zip became, with images that only the user
+            may replace.
+    """
+    place = paths.data(dataset)
+    if scan.home is None:
+        return same_folder(place, scan.root)
+    if place.is_symlink() or not place.is_dir():
+        return False
+    if same_content(place, scan.root):
+        return True
+    if described(paths.manifest(dataset)) == "images":
+        raise ManifestError(
+            "holds other images than this zip; they are not replaced, even by --force",
+            path=place,
+            remedy="unpack the zip into it and pass it as --from, use another dataset name, or "
+            "move it away",
+        )
+    return False
 
 
 def _remove_empty(folder: Path) -> None:
