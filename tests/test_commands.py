@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +57,27 @@ def test_status_shows_datasets_that_params_yaml_does_not_name(paths: Paths) -> N
     assert [row["dataset"] for row in rows if row["stage"] == "segment"] == ["brain", "gone", "toy"]
     _, said = in_process(paths.root, "status")
     assert [line.split()[0] for line in said.splitlines()[1:4:2]] == ["brain", "gone"]
+
+
+def test_audit_says_in_words_what_data_check_does(paths: Paths) -> None:
+    code, said = in_process(paths.root, "audit", "-d", "toy")
+    checked = in_process(paths.root, "data", "check", "--dataset", "toy")
+    assert code == 0 and (code, said) == checked
+    assert said.startswith("toy: 8 images") and "{" not in said
+    code, said = in_process(paths.root, "audit", "-d", "toy", "--json")
+    assert code == 0 and json.loads(said)["images"] == 8
+
+
+def test_preview_takes_parameters_of_the_run(paths: Paths) -> None:
+    sheets = []
+    for geometry in ("pad", "crop"):
+        setting = f"encode.geometry={geometry}"
+        code, said = in_process(paths.root, "data", "preview", "-d", "toy", "--set", setting)
+        assert code == 0, said
+        sheets.append((paths.root / "preview.png").read_bytes())
+    assert sheets[0] != sheets[1]
+
+
+def test_git_ignores_what_commands_write_of_patients_by_default() -> None:
+    for name in ("predictions/scan1.png", "preview.png", "splits.csv"):
+        assert subprocess.run(["git", "check-ignore", "-q", name], cwd=REPO).returncode == 0, name

@@ -42,10 +42,11 @@ def audit(
     """Find copies of images that straddle train and test -> cache/DATASET/audit.parquet"""
     c = o.context(params_file, settings)
 
-    from pipeline.audit import audit_dataset
+    from pipeline.audit import audit_dataset, audit_text
 
     summary = audit_dataset(dataset, c.params, c.paths)
-    typer.echo(json.dumps(summary, indent=2 if as_json else None, ensure_ascii=False))
+    text = audit_text(summary, str(c.paths.audit_pairs(dataset)))
+    typer.echo(json.dumps(summary, indent=2, ensure_ascii=False) if as_json else text)
 
 
 @app.command(epilog="Example: pipeline segment --dataset brain --set segment.prompt=auto")

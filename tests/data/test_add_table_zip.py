@@ -79,6 +79,7 @@ REFUSED_TABLES = [
     ("path,label\n", "utf-8", "no rows"),
     (PLAIN.replace("sub/1", "sub/0"), "utf-8", "'sub/0.png' is on line 2 too"),
     (PLAIN.replace("path,label", "path,path"), "utf-8", "two columns are 'path'"),
+    ("image,path,label\na,b,c\n", "utf-8", "two columns are 'path': 'image' and 'path'"),
 ]
 
 
