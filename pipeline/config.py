@@ -9,25 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic.functional_validators import AfterValidator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline.config_rules import DatasetName, EachOnce, Fractions, Seed, check_train_views
 from pipeline.errors import ConfigError
 from pipeline.models.spec import ModelSpec
 
 View = str
 Protocol = Literal["official", "grouped", "ground_truth", "grouped_truth"]
 CROSS_VALIDATED: tuple[Protocol, ...] = ("grouped", "grouped_truth")  # each seed tests a fold
-
-
-def _each_once(value: tuple) -> tuple:
-    if len(set(value)) != len(value):
-        raise ValueError("must hold each value once")
-    return value
-
-
-Seed = Annotated[int, Field(ge=0, le=2**15 - 1)]  # int16 in predictions.parquet
-EachOnce = AfterValidator(_each_once)
 
 
 class Section(BaseModel):
@@ -125,7 +115,7 @@ class EncodeParams(Section):
 class SplitsParams(Section):
     """Who trains, who chooses, who is tested."""
 
-    fractions: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5, 1.0)
+    fractions: Fractions = (0.05, 0.1, 0.2, 0.5, 1.0)
     """Few-shot shares of the training labels, nested, in whole patients and groups."""
     val: float = Field(0.2, gt=0, lt=1)
     """Share of the drawn labels that chooses hyperparameters."""
@@ -138,14 +128,6 @@ class SplitsParams(Section):
     on_leak: Literal["warn", "drop-test", "drop-train", "regroup"] = "warn"
     """What is done about copies and groups that straddle train and test."""
 
-    @field_validator("fractions")
-    @classmethod
-    def _fractions(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        told = [round(f, 4) for f in value]  # how predictions and reports tell them apart
-        if not value or any(not 1e-4 <= f <= 1 for f in value) or told != sorted(set(told)):
-            raise ValueError("must rise within 0.0001 to 1, also when rounded to 4 decimals")
-        return value
-
 
 class TrainParams(Section):
     """The heads."""
@@ -154,9 +136,14 @@ class TrainParams(Section):
 
     seeds: Annotated[tuple[Seed, ...], EachOnce] = (0, 1, 2, 3, 4)
     """One fit of each head, view and fraction for each; they draw the shots and the weights."""
-    heads: tuple[str, ...] = ("zero-shot", "linear-probe", "medfocus", "medfocus-probe")
+    heads: Annotated[tuple[str, ...], EachOnce] = (
+        "zero-shot",
+        "linear-probe",
+        "medfocus",
+        "medfocus-probe",
+    )
     """Names of registered heads."""
-    views: dict[Protocol, tuple[View, ...]] = {
+    views: dict[Protocol, Annotated[tuple[View, ...], EachOnce]] = {
         "official": ("whole", "masked", "crop", "binary"),
         "grouped": ("whole", "masked", "crop", "binary"),
         "ground_truth": ("whole", "masked", "oracle", "random"),
@@ -218,7 +205,7 @@ class ReportParams(Section):
 class Params(Section):
     """All of params.yaml."""
 
-    datasets: tuple[str, ...]
+    datasets: Annotated[tuple[DatasetName, ...], EachOnce]
     """Those that `dvc repro` and commands without --dataset work on."""
     data_root: str = "data"
     """Folder of the images, relative to the project; data_root/<dataset> may be a link."""
@@ -240,6 +227,12 @@ class Params(Section):
         if self.profile not in self.profiles:
             names = ", ".join(sorted(self.profiles))
             raise ValueError(f"profile: {self.profile!r} is not one of the profiles ({names})")
+        return self
+
+    @model_validator(mode="after")
+    def _views_exist(self) -> Params:
+        built_in = EncodeParams.model_fields["views"].default
+        check_train_views(self.train.views, self.encode.views, built_in)
         return self
 
     @property

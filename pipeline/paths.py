@@ -29,6 +29,10 @@ class Paths:
         """The dataset's images, one a row."""
         return self.root / "data_manifests" / f"{dataset}.csv"
 
+    def datasets(self) -> list[str]:
+        """Names of the datasets that have a manifest, sorted."""
+        return sorted(file.stem for file in self.manifest("x").parent.glob("[!.]*.csv"))
+
     @property
     def prompts(self) -> Path:
         """The words of every class."""

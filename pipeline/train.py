@@ -53,6 +53,7 @@ def train_dataset(
         `parameters` holds the notes.
 
     Raises:
+        ConfigError: there is no head of a name in `params.train.heads`.
         PipelineError: features of images that the splits name are missing, failed, or of older
             bytes or masks; the message counts them by part and names the remedy. Or another process
             trains this dataset: it is named, and its record stands.
@@ -61,6 +62,8 @@ def train_dataset(
     from pipeline.manifest import read_manifest
     from pipeline.stores.lock import StoreLock
 
+    for name in params.train.heads:
+        get_head(name)  # a mistyped one is an error before any work
     manifest = read_manifest(paths.manifest(dataset))
     record = RunRecord(
         stage="train",

@@ -1,11 +1,11 @@
 """DVC stage: predictions.parquet + masks.zarr -> cache/<dataset>/metrics.json, plots/"""
 
-from pipeline.cli.options import Dataset, context
+from pipeline.cli.options import Dataset, Jobs, context
 from pipeline.cli.running import stage
 from pipeline.evaluate import evaluate_dataset
 
 
-def run(dataset: Dataset, jobs: int = -1) -> None:
+def run(dataset: Dataset, jobs: Jobs = -1) -> None:
     """Compute the metrics with their intervals, and the masks against ground truth."""
     c = context()
     evaluate_dataset(dataset, c.params, c.paths, jobs=jobs)

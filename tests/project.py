@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 
+from pipeline.cli.app import app
+from pipeline.cli.running import guarded
 from pipeline.config import Params, load_params
 from pipeline.files import sha256_file
 from pipeline.manifest import COLUMNS, write_manifest
@@ -30,6 +36,22 @@ def pipeline(root: Path, *arguments: str) -> tuple[int, str]:
         env={**os.environ, "PYTHONPATH": str(REPO), "COLUMNS": "200"},
     )
     return done.returncode, done.stdout + done.stderr
+
+
+def in_process(root: Path, *arguments: str) -> tuple[int, str]:
+    """Do what `pipeline` does without a process of its own, which takes seconds to start: for
+    commands that end before a model is loaded. An unforeseen error is raised."""
+    said = io.StringIO()
+    with (
+        contextlib.chdir(root),
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(said),
+        mock.patch.object(sys, "argv", ["pipeline", *arguments]),
+        mock.patch.dict(os.environ, {"COLUMNS": "200"}),
+        pytest.raises(SystemExit) as ended,
+    ):
+        guarded(app)
+    return ended.value.code, said.getvalue()
 
 
 class Project:

@@ -48,6 +48,12 @@ def test_parameters_cannot_be_changed_after_parsing(repo: Path) -> None:
         ("profile", "huge", "embedded, paper"),
         ("profiles.embedded.sam2.sha256", "abc", "profiles.embedded.sam2.sha256"),
         ("train.views", {"secret": ["whole"]}, "train.views"),
+        ("train.views", {"official": ["whole", "maskd"]}, "train.views.official: .* 'maskd'"),
+        ("train.views", {"grouped": ["whole", "whole"]}, "train.views.grouped: .* value once"),
+        ("train.heads", ["medfocus", "medfocus"], "train.heads: .* value once"),
+        ("datasets", ["a", "../x"], "datasets.1: .* match pattern"),
+        ("datasets", ["a", "b c"], "datasets.1: .* match pattern"),
+        ("datasets", ["a", "b", "a"], "datasets: .* value once"),
         ("datasets.x", 1, "datasets is no table"),
         ("train.seeds.first", 1, "train.seeds is no table"),
     ],
@@ -64,6 +70,13 @@ def test_seeds_and_fractions_up_to_their_limits_are_taken(repo: Path) -> None:
     limits = {"train.seeds": [32767, 0], "splits.fractions": [0.0001, 0.0002, 1 / 3, 1]}
     params = load_params(repo / "params.yaml", limits)
     assert params.train.seeds == (32767, 0) and params.splits.fractions[0] == 0.0001
+
+
+def test_a_view_of_ones_own_may_be_trained_on_once_it_is_encoded(repo: Path) -> None:
+    views = {"encode.views": ["whole", "mine"], "train.views": {"official": ["mine"]}}
+    assert load_params(repo / "params.yaml", views).train.views == {"official": ("mine",)}
+    # For one command fewer views may be asked than `train` needs; it looks into the store itself.
+    load_params(repo / "params.yaml", {"encode.views": ["whole"]})
 
 
 def test_all_problems_are_listed_at_once(repo: Path) -> None:

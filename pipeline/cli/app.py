@@ -42,10 +42,11 @@ def audit(
     """Find copies of images that straddle train and test -> cache/DATASET/audit.parquet"""
     c = o.context(params_file, settings)
 
-    from pipeline.audit import audit_dataset
+    from pipeline.audit import audit_dataset, audit_text
 
     summary = audit_dataset(dataset, c.params, c.paths)
-    typer.echo(json.dumps(summary, indent=2 if as_json else None, ensure_ascii=False))
+    text = audit_text(summary, str(c.paths.audit_pairs(dataset)))
+    typer.echo(json.dumps(summary, indent=2, ensure_ascii=False) if as_json else text)
 
 
 @app.command(epilog="Example: pipeline segment --dataset brain --set segment.prompt=auto")
@@ -215,10 +216,11 @@ def report(
 ) -> None:
     """One self-contained page: tables, plots, overlays -> report/index.html"""
     c = o.context(params_file, settings)
+    names = o.chosen_datasets(c, dataset)
 
     from pipeline.report.build import build_report
 
-    say_written([build_report(c.params, c.paths, list(dataset or c.params.datasets))], as_json)
+    say_written([build_report(c.params, c.paths, names)], as_json)
 
 
 @app.command(epilog="Example: pipeline results --dataset brain")
@@ -232,10 +234,11 @@ def results(
 ) -> None:
     """The same figures as Markdown and CSV -> results/, README.md telling of all of params.yaml"""
     c = o.context(params_file, settings)
+    names = o.chosen_datasets(c, dataset)
 
     from pipeline.report.results import write_results
 
-    say_written(write_results(c.params, c.paths, list(dataset or c.params.datasets)), as_json)
+    say_written(write_results(c.params, c.paths, names), as_json)
 
 
 @app.command(epilog="Example: pipeline predict --dataset brain scan1.jpg scan2.dcm")
@@ -286,13 +289,14 @@ def status(
     """What each dataset's last runs did: done, skipped, failed by name; who holds which lock."""
     c = o.context(params_file, settings)
 
-    from pipeline.engine.status import status_rows, status_text
+    from pipeline.engine.status import known_datasets, status_rows, status_text
     from pipeline.locks import lock_notes
 
+    names = known_datasets(c.paths, c.params.datasets)
     if as_json:
-        typer.echo(json.dumps(status_rows(c.paths, c.params.datasets), indent=2))
+        typer.echo(json.dumps(status_rows(c.paths, names), indent=2))
     else:
-        typer.echo(status_text(c.paths, c.params.datasets))
+        typer.echo(status_text(c.paths, names))
         for line in lock_notes(c.paths):
             typer.echo(f"lock: {line}")
 

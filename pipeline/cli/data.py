@@ -209,12 +209,13 @@ def preview(
     out: Annotated[Path, typer.Option(help="The contact sheet (PNG).")] = Path("preview.png"),
     images: Annotated[int, typer.Option(min=1, help="How many images.")] = 48,
     params_file: o.ParamsFile = o.PARAMS_FILE,
+    settings: o.Set = None,
     as_json: o.Json = False,
 ) -> None:
     """A contact sheet of what the models will see, with warnings."""
     from pipeline.images.preview import preview_dataset
 
-    c = o.context(params_file)
+    c = o.context(params_file, settings)
     warnings = preview_dataset(
         dataset, c.paths, out, images=images, geometry=c.params.encode.geometry
     )

@@ -11,8 +11,15 @@ import typer
 import yaml
 
 from pipeline.config import Params, load_params
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ManifestError
 from pipeline.paths import Paths
+
+
+def _jobs_or_all(jobs: int) -> int:
+    if jobs < 1 and jobs != -1:
+        raise typer.BadParameter(f"{jobs} is neither 1 or more nor -1 (all cores)")
+    return jobs
+
 
 Dataset = Annotated[str, typer.Option("--dataset", "-d", help="Name of the dataset.")]
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.")]
@@ -22,14 +29,17 @@ Set = Annotated[
 ]
 Profile = Annotated[str | None, typer.Option(help="Models: a profile of params.yaml.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Images a forward pass.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Images read and mapped together; several cores share them."),
+]
 Workers = Annotated[int | None, typer.Option(min=1, help="Threads that read images.")]
 Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Compute at most so many images.")]
 Only = Annotated[Path | None, typer.Option(help="CSV whose column image_id names the images.")]
 Force = Annotated[bool, typer.Option("--force", help="Compute again, replacing another identity.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Jobs = Annotated[int, typer.Option(help="Parallel jobs; -1 for all cores.")]
+Jobs = Annotated[int, typer.Option(help="Parallel jobs; -1 for all cores.", callback=_jobs_or_all)]
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -72,6 +82,23 @@ def context(
     replaced |= {k.replace("__", "."): v for k, v in overrides.items() if v is not None}
     params = load_params(params_file, replaced)
     return Context(params, Paths(params_file.parent, params.data_root))
+
+
+def chosen_datasets(c: Context, named: list[str] | None) -> list[str]:
+    """Return the datasets of `--dataset`, those of params.yaml when it is not given.
+
+    Raises:
+        ManifestError: one that is named has no manifest; those that have one are listed.
+    """
+    for name in named or []:
+        if not c.paths.manifest(name).is_file():
+            raise ManifestError(
+                f"there is no dataset {name!r}",
+                path=c.paths.manifest(name),
+                remedy=f"name one of {', '.join(c.paths.datasets()) or '(none yet)'}, or make it "
+                f"with `pipeline data add`",
+            )
+    return list(dict.fromkeys(named or c.params.datasets))
 
 
 def read_ids(path: Path | None) -> list[str] | None:

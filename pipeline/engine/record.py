@@ -99,8 +99,9 @@ class RunRecord:
             f"{self.stage} {self.dataset}: {len(self.failed)} of {self.total} images failed "
             f"({self.failed_share:.1%}, allowed {allowed:.1%}): {named}{more}",
             path=path,
-            remedy="mend or remove these images, or raise max_failed in params.yaml; all other "
-            "images are kept",
+            remedy="mend these images, or take the rows of those that cannot be mended out of the "
+            "manifest, since `train` needs every row (a higher max_failed in params.yaml only lets "
+            "this stage end well); all other images are kept",
         )
 
     def redo(self, image_id: str, reason: str) -> None:

@@ -12,6 +12,14 @@ from pipeline.paths import Paths
 STAGES = ("segment", "encode")
 
 
+def known_datasets(paths: Paths, named: Iterable[str]) -> list[str]:
+    """Return the datasets `named` (of params.yaml), then those that have a manifest or a record
+    of a run besides, sorted."""
+    run = {folder.parent.name for folder in paths.cache("x").parent.glob("*/records")}
+    named = list(named)
+    return [*named, *sorted((run | set(paths.datasets())) - set(named))]
+
+
 def status_rows(paths: Paths, datasets: Iterable[str]) -> list[dict[str, Any]]:
     """Return one row a dataset and stage, in the order the data flows.
 

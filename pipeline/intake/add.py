@@ -7,17 +7,18 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Literal
 
+from pipeline.config_rules import DATASET_NAME
 from pipeline.errors import ManifestError
 from pipeline.files import remove_leftovers
 from pipeline.intake.archive import extracted
 from pipeline.intake.beside import set_masks_aside
-from pipeline.intake.existing import merge_existing
+from pipeline.intake.existing import described, merge_existing
 from pipeline.intake.folder import Scan, scan_folder
 from pipeline.intake.ground_truth import join_masks
 from pipeline.intake.groups import join_groups
 from pipeline.intake.measure import Progress
 from pipeline.intake.patients import patients_from_names
-from pipeline.intake.place import same_folder, settle
+from pipeline.intake.place import same_content, same_folder, settle
 from pipeline.intake.rows import (
     KEEPS,
     build_rows,
@@ -35,7 +36,6 @@ from pipeline.manifest_checks import find_problems, report_problems
 from pipeline.paths import Paths
 
 OnStraddle = Literal["error", "drop-train", "drop-test"]
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 def add_dataset(
@@ -56,8 +56,9 @@ def add_dataset(
     """Make data_manifests/<dataset>.csv from a folder, CSV or zip of images.
 
     The images stay where they are: data/<dataset> becomes a link to their folder (a zip is
-    extracted there). Nothing is written unless all of it can be. Adding the same source again
-    brings what is new, gone or changed.
+    extracted there). Nothing is written unless all of it can be. Adding the same folder or CSV
+    again brings what is new, gone or changed; the same zip may be added again, but the images of
+    another version of it are for the user to put into the folder.
 
     Args:
         dataset: letters, digits, "_" and "-".
@@ -86,7 +87,7 @@ def add_dataset(
         ManifestError: nothing usable, or a problem that needs a decision; nothing was written.
         DiskError: a folder cannot be written, or the disk is full; nothing was written.
     """
-    if not NAME.fullmatch(dataset):
+    if not re.fullmatch(DATASET_NAME, dataset):
         raise ManifestError(
             f"{dataset!r} is no name for a dataset", remedy="use letters, digits, _ and -"
         )
@@ -107,7 +108,7 @@ def add_dataset(
                 undo.callback(_remove_empty, folder)
         undo.enter_context(manifest_lock(manifest))
         scan = _scan(source, mask_source, paths.data(dataset), undo)
-        same = same_folder(paths.data(dataset), scan.root)
+        same = _is_home(paths, dataset, scan)
         stated = _join(scan, mask_source, max_rank, groups, patient_regex)
         rows = build_rows(scan, synthetic=synthetic, workers=workers, progress=progress)
         frame = rows.frame
@@ -130,6 +131,9 @@ def add_dataset(
             raise report_problems(source, problems)
         frame, summary.changed = merge_existing(frame, manifest, same_source=same, force=force)
         summary.warnings += oddities(frame)
+        if frame["label"].nunique() == 1:
+            only = frame["label"].iloc[0]
+            summary.warnings.append(f"all images are of one class, {only!r}: check the folders")
         summary.count(frame)
 
         def place_images() -> None:
@@ -139,6 +143,30 @@ def add_dataset(
         # Images and manifest take their places together, when nothing is left that may fail.
         write_manifest(frame, manifest, first=place_images)
     return summary
+
+
+def _is_home(paths: Paths, dataset: str, scan: Scan) -> bool:
+    """Return whether the images are those that data/<dataset> has.
+
+    Raises:
+        ManifestError: it is a folder that an earlier zip became, with images that only the user
+            may replace.
+    """
+    place = paths.data(dataset)
+    if scan.home is None:
+        return same_folder(place, scan.root)
+    if place.is_symlink() or not place.is_dir():
+        return False
+    if same_content(place, scan.root):
+        return True
+    if described(paths.manifest(dataset)) == "images":
+        raise ManifestError(
+            "holds other images than this zip; they are not replaced, even by --force",
+            path=place,
+            remedy="unpack the zip into it and pass it as --from, use another dataset name, or "
+            "move it away",
+        )
+    return False
 
 
 def _remove_empty(folder: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from pipeline.errors import ImageError, ManifestError, PipelineError
+from pipeline.errors import ImageError, ManifestError, PipelineError, printable
 from pipeline.files import open_bytes
 from pipeline.images import DICOMDIR_REASON, has_image_suffix, is_junk, sniff
 
@@ -23,6 +23,7 @@ SPLIT_FOLDERS = {
     "test": "test",
     "testing": "test",
 }
+SHOWN = 5  # names in a warning
 
 
 @dataclass
@@ -76,8 +77,9 @@ class Scan:
 def scan_folder(source: Path, *, exclude: tuple[Path, ...] = ()) -> Scan:
     """Find the images of a folder.
 
-    A lone wrapping folder (as zips have) is looked through. When one folder of the top level is
-    named for a split, all must be. Links are followed, loops are not.
+    A lone wrapping folder (as zips have) is looked through, whatever image strayed into it or
+    beside it: such images are named as being in no class folder. When one folder of the top level
+    is named for a split, all must be. Links are followed, loops are not.
 
     Args:
         source: the folder.
@@ -91,7 +93,7 @@ def scan_folder(source: Path, *, exclude: tuple[Path, ...] = ()) -> Scan:
         raise ManifestError(what, path=source, remedy="check --from")
     excluded = {folder.resolve() for folder in exclude}
     try:
-        root = _unwrap(source, excluded)
+        root, outside = _unwrap(source, excluded)
     except PermissionError as error:
         _refuse(error)
     scan = Scan(root)
@@ -109,7 +111,7 @@ def scan_folder(source: Path, *, exclude: tuple[Path, ...] = ()) -> Scan:
             path=source,
             remedy="arrange them as class/image or split/class/image",
         )
-    _name_classes(scan, folders)
+    _name_classes(scan, folders, outside)
     scan.found.sort(key=lambda found: found.path)
     return scan
 
@@ -171,25 +173,56 @@ def _refuse(error: OSError) -> NoReturn:
     )
 
 
-def _unwrap(source: Path, excluded: set[Path]) -> Path:
-    """Look through a lone wrapping folder: it holds folders only and is no split."""
-    root = source
+def _unwrap(source: Path, excluded: set[Path]) -> tuple[Path, list[str]]:
+    """Look through lone wrapping folders; return the folder in the innermost one, and the images
+    beside them, relative to `source`, which are in no class folder."""
+    root, loose = source, []
     while True:
-        entries = [e for e in root.iterdir() if not is_junk(e.name)]
-        folders = [e for e in entries if e.is_dir() and e.resolve() not in excluded]
-        images = [e for e in entries if e.is_file() and not why_not(e, e.name)]
-        if len(folders) != 1 or images or folders[0].name.lower() in SPLIT_FOLDERS:
-            return root
-        inner = [e for e in folders[0].iterdir() if not is_junk(e.name)]
-        if not any(e.is_dir() for e in inner) or any(
-            e.is_file() and not why_not(e, e.name) for e in inner
-        ):
-            return root
-        root = folders[0]
+        folders, images = _entries(root, excluded)
+        inner = _wrapped(folders, images, excluded)
+        if inner is None:
+            return root, [image.relative_to(source).as_posix() for image in loose]
+        loose += images
+        root = inner
 
 
-def _name_classes(scan: Scan, folders: dict[str, int]) -> None:
-    """Fill label and split from the folder names."""
+def _entries(folder: Path, excluded: set[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the folders and the images of a folder, without junk, in a fixed order."""
+    entries = sorted(e for e in folder.iterdir() if not is_junk(e.name))
+    folders = [e for e in entries if e.is_dir() and e.resolve() not in excluded]
+    return folders, [e for e in entries if e.is_file() and not why_not(e, e.name)]
+
+
+def _wrapped(folders: list[Path], images: list[Path], excluded: set[Path]) -> Path | None:
+    """Return the one folder of several that holds the whole set, None where there is none.
+
+    It holds split folders; or it is alone, and holds folders only or several classes. A stray
+    image beside those makes it no class.
+    """
+    if any(folder.name.lower() in SPLIT_FOLDERS for folder in folders):
+        return None
+    full = [folder for folder in folders if _holds_images(folder, excluded)]
+    if len(full) != 1:
+        return None
+    inner, strays = _entries(full[0], excluded)
+    classes = [folder for folder in inner if _holds_images(folder, excluded)]
+    if any(folder.name.lower() in SPLIT_FOLDERS for folder in classes):
+        return full[0]
+    if len(folders) > 1 or not inner:
+        return None
+    clean = not images and not strays
+    several = len(classes) > 1 or _wrapped(inner, strays, excluded) is not None
+    return full[0] if clean or several else None
+
+
+def _holds_images(folder: Path, excluded: set[Path]) -> bool:
+    """True when an image lies anywhere below a folder."""
+    return any(not why_not(file, file.name) for file in _walk(folder, excluded, Scan(folder), {}))
+
+
+def _name_classes(scan: Scan, folders: dict[str, int], outside: list[str]) -> None:
+    """Fill label and split from the folder names; name the images in no class folder, those
+    `outside` of the root too."""
     tops = sorted({found.path.split("/")[0] for found in scan.found if "/" in found.path})
     splits = [name for name in tops if name.lower() in SPLIT_FOLDERS]
     others = [name for name in tops if name not in splits]
@@ -207,10 +240,12 @@ def _name_classes(scan: Scan, folders: dict[str, int]) -> None:
             path=scan.root,
             remedy="arrange them as class/image or split/class/image, or pass a CSV with labels",
         )
-    if loose:
-        scan.skipped["image in no class folder"] += len(loose)
+    stray = outside + [found.path for found in loose]
+    if stray:
+        scan.skipped["image in no class folder"] += len(stray)
+        shown = ", ".join(map(printable, stray[:SHOWN])) + (", ..." if len(stray) > SHOWN else "")
         scan.warnings.append(
-            f"{len(loose)} images lie in no class folder and are left out: {loose[0].path}, ..."
+            f"{len(stray)} images lie in no class folder and are left out: {shown}"
         )
     scan.found = [found for found in scan.found if found.path.count("/") > depth]
     for found in scan.found:

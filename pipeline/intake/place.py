@@ -57,7 +57,7 @@ def settle(paths: Paths, dataset: str, scan: Scan, *, extracted: bool, force: bo
     place = paths.data(dataset)
     with writing(place):
         # A run that was killed before it wrote the manifest has left them there.
-        if extracted and _same_content(place, scan.root):
+        if extracted and same_content(place, scan.root):
             return
         make_way(paths, dataset, force=force)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def settle(paths: Paths, dataset: str, scan: Scan, *, extracted: bool, force: bo
             place.symlink_to(scan.root.resolve(), target_is_directory=True)
 
 
-def _same_content(a: Path, b: Path) -> bool:
+def same_content(a: Path, b: Path) -> bool:
     """True when two folders (no links) hold files of the same names and bytes, and no others."""
     if a.is_symlink() or not a.is_dir():
         return False

@@ -63,7 +63,8 @@ def read_table(path: Path) -> Table:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows, lines = [], []
     try:
-        header = [ALIASES.get(name.strip().lower(), name.strip()) for name in next(reader, [])]
+        written = [name.strip() for name in next(reader, [])]
+        header = [ALIASES.get(name.lower(), name) for name in written]
         start = reader.line_num + 1
         for row in reader:
             if row and len(row) != len(header):
@@ -82,7 +83,12 @@ def read_table(path: Path) -> Table:
         ) from None
     if len(set(header)) != len(header):
         twice = next(name for name in header if header.count(name) > 1)
-        raise ManifestError(f"two columns are {twice!r}", path=path, remedy="keep one of them")
+        names = [repr(name) for name, known in zip(written, header, strict=True) if known == twice]
+        raise ManifestError(
+            f"two columns are {twice!r}: {' and '.join(names)}",
+            path=path,
+            remedy="keep one of them",
+        )
     if not rows:
         raise ManifestError("the table has no rows", path=path, remedy="check the file")
     return Table(path, tuple(header), rows, lines)

@@ -92,10 +92,12 @@ class FeatureStore(StoreReader):
         if ids is None:
             wanted = self.ids(split, view=view if missing == "drop" else None)
             if not len(wanted) and split is not None and not len(self.ids(split)):
+                there = sorted(set(self._committed.index.rows["split"]) - {""})
                 raise StoreError(
                     f"no images of split {split!r}",
                     path=self.path,
-                    remedy=f"the store has {sorted(set(self._committed.index.rows['split']))}",
+                    remedy=f"the store has {', '.join(there) or 'no published split'}; pass ids=, "
+                    "for example those of a part that `pipeline splits export` lists",
                 )
         else:
             wanted = list(ids)

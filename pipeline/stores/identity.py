@@ -30,27 +30,27 @@ def identity_hash(identity: Mapping[str, Any]) -> str:
     return sha256_json(canonical(identity))
 
 
-def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}. Lists are leaves: their order counts as one choice."""
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    leaves: dict[str, Any] = {}
-    for key in sorted(value):
-        leaves.update(_leaves(value[key], f"{prefix}.{key}" if prefix else key))
-    return leaves
-
-
 def identity_diff(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Return one line for each difference, e.g. `encode.fill: "black" in the store, "mean" now`."""
-    old, new = _leaves(canonical(stored)), _leaves(canonical(wanted))
+    """Return one line for each difference, e.g. `encode.fill: "black" in the store, "mean" now`.
+
+    What one side lacks as a whole is one line. Lists are compared as a whole too: their order
+    counts as one choice.
+    """
+    return _differ(canonical(stored), canonical(wanted), "")
+
+
+def _differ(old: dict[str, Any], new: dict[str, Any], above: str) -> list[str]:
     lines = []
-    for key in sorted(old.keys() | new.keys()):
-        if key not in new:
-            lines.append(f"{key}: {_show(old[key])} in the store, absent now")
-        elif key not in old:
-            lines.append(f"{key}: absent in the store, {_show(new[key])} now")
-        elif old[key] != new[key]:
-            lines.append(f"{key}: {_show(old[key])} in the store, {_show(new[key])} now")
+    for name in sorted(old.keys() | new.keys()):
+        key, was, now = above + name, old.get(name), new.get(name)
+        if isinstance(was, dict) and isinstance(now, dict) and was and now:
+            lines += _differ(was, now, f"{key}.")
+        elif name not in new:
+            lines.append(f"{key}: {_show(was)} in the store, absent now")
+        elif name not in old:
+            lines.append(f"{key}: absent in the store, {_show(now)} now")
+        elif was != now:
+            lines.append(f"{key}: {_show(was)} in the store, {_show(now)} now")
     return lines
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pipeline.engine.items import WorkItem
 from pipeline.stores.index import Index
 
+FAILED = "failed before"
+
 
 @dataclass
 class Plan:
@@ -64,7 +66,7 @@ def make_plan(
             if not retry_failed:
                 plan.failed.append((item, row["reason"]))
                 continue
-            reason = "failed before"
+            reason = FAILED
         elif i in lost:
             reason = "lost from the store"
         elif i in damaged:
@@ -74,6 +76,7 @@ def make_plan(
             keys.add(item.key)
             continue
         needed.append((item, reason))
+    needed.sort(key=lambda pair: pair[1] == FAILED)  # last, so that a limit gets past them
     for item, reason in needed:
         (plan.copies if item.key in keys else plan.todo).append((item, reason))
         keys.add(item.key)

@@ -15,6 +15,7 @@ from zarr.errors import ArrayNotFoundError
 from pipeline.errors import StoreError
 from pipeline.stores import index as idx
 from pipeline.stores.kinds import Data, Kind, Row, RowReader, kind_of
+from pipeline.stores.layout import read_root
 
 
 class StoreReader:
@@ -31,11 +32,21 @@ class StoreReader:
 
     def __init__(self, path: str | PathLike):
         self.path = Path(path)
+        self._check_kind()
         self._load()
-        found = kind_of(self.path, self._committed.root)
+
+    def _check_kind(self) -> None:
+        """Look at the root first: to a reader of masks an index of features is a damaged one."""
+        try:
+            root = read_root(self.path)
+        except StoreError:
+            return  # `_load` says what is wrong
+        found = kind_of(self.path, root)
         if found is not self.store_kind:
             raise StoreError(
-                f"a store of {found.name}, not of {self.store_kind.name}", path=self.path
+                f"is a store of {found.name}, not of {self.store_kind.name}",
+                path=self.path,
+                remedy=f"open it with open_{found.name}",
             )
 
     def _load(self) -> None:

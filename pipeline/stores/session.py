@@ -121,7 +121,8 @@ class StoreSession:
         return StoreError(
             f"the store was made with other choices:{lines}\n",
             path=self.path,
-            remedy="set them back, or pass --force to compute the whole store again",
+            remedy="set them back, or pass --force without --only and --limit to compute the whole "
+            "store again",
         )
 
     def _note_replaced(self) -> None:

@@ -22,7 +22,7 @@ from pipeline.paths import Paths
 from tests.data.conftest import picture
 from tests.data.test_add_table_zip import REFUSED_TABLES, SPOILED_ZIPS, table_of, zip_of
 from tests.images.makers import dicom, grey, save_dicom
-from tests.project import REPO, pipeline
+from tests.project import REPO, in_process, pipeline
 
 KILLED = """
 import os, signal
@@ -170,9 +170,10 @@ def run(project: Path, *arguments: str, before: Sequence[str] = (), **options) -
 
 def refused(project: Path, source: Path, expected: str, **how) -> None:
     """Check that a source is refused in one line with a remedy, or a list of several problems
-    with one each, and that nothing is written; `how` as of `run`."""
+    with one each, and that nothing is written; with `how`, of `run`, by a process of its own."""
     before = tree(project.parent)
-    code, said = run(project, "data", "add", "new", "--from", str(source), **how)
+    command = ("data", "add", "new", "--from", str(source))
+    code, said = run(project, *command, **how) if how else in_process(project, *command)
     assert code == 2, said
     assert re.search(expected, said) and "Traceback" not in said
     remedies = r"error: .+( - .+\n| problems\n(  line .+ - .+\n)+)"
@@ -183,7 +184,7 @@ def refused(project: Path, source: Path, expected: str, **how) -> None:
 def test_a_zip_that_is_not_sound_is_refused_in_one_line_and_the_project_stays(
     scans, tmp_path, project
 ):
-    assert pipeline(project, "data", "add", "d", "--from", str(scans))[0] == 0
+    assert in_process(project, "data", "add", "d", "--from", str(scans))[0] == 0
     for at in (0, 2, 5, 6, 7, 8, 10):  # climbs out, is absolute, a link, a bomb, cut, flipped, none
         spoil, expected = SPOILED_ZIPS[at]
         source = zip_of(tmp_path / "s.zip", scans)
@@ -194,7 +195,7 @@ def test_a_zip_that_is_not_sound_is_refused_in_one_line_and_the_project_stays(
 def test_a_table_that_cannot_be_used_is_refused_in_one_line_and_the_project_stays(
     scans, tmp_path, project
 ):
-    assert pipeline(project, "data", "add", "d", "--from", str(scans))[0] == 0
+    assert in_process(project, "data", "add", "d", "--from", str(scans))[0] == 0
     for at in (0, 1, 2, 4, 6, 8):
         text, encoding, expected = REFUSED_TABLES[at]
         refused(project, table_of(tmp_path / "t", text, encoding), expected)
@@ -208,7 +209,7 @@ def test_junk_in_the_folder_is_told_and_a_folder_of_junk_alone_is_refused(scans,
             (folder / name).write_bytes(b"junk")
         picture(folder / "__MACOSX" / "x.png")
     refused(project, junk, "no images in it; .*3 skipped: file left by a system or notebook")
-    code, said = pipeline(project, "data", "add", "d", "--from", str(scans))
+    code, said = in_process(project, "data", "add", "d", "--from", str(scans))
     assert code == 0 and "24 images" in said, said
     for told in (
         "skipped 3: file left by a system or notebook",
@@ -237,7 +238,7 @@ def test_a_dicomdir_and_objects_without_pixels_are_skipped_aloud_and_the_image_i
     save_dicom(report, disc / "a" / "SR0001")
     save_dicom(report, disc / "b" / "sr.dcm")
     (disc / "b" / "short.dcm").write_bytes(b"\0" * 128 + b"DICM")
-    code, said = pipeline(project, "data", "add", "d", "--from", str(disc))
+    code, said = in_process(project, "data", "add", "d", "--from", str(disc))
     assert code == 0, said
     assert "Traceback" not in said and "FAILED" not in said and "no class folder" not in said
     assert "skipped 2: a DICOMDIR, an index of other files" in said
@@ -281,6 +282,6 @@ def test_check_joins_labels_to_prompts_as_written_and_refuses_an_empty_file(tmp_
         ("", 2, "prompts.yaml: holds no table"),
     ):
         prompts.write_text(text)
-        code, said = pipeline(project, "data", "check", "--dataset", "odd")
+        code, said = in_process(project, "data", "check", "--dataset", "odd")
         assert code == expected_code and expected in said, said
         assert "Traceback" not in said

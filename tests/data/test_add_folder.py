@@ -139,6 +139,51 @@ def test_a_folder_of_another_shape_is_refused(scans, paths, spoil, expected):
         add_dataset("d", scans, paths=paths)
 
 
+@pytest.mark.parametrize(
+    "strays",
+    [
+        ["wrap/readme.png"],
+        ["readme.png"],
+        ["wrap/readme.png", "a.png"],
+        ["wrap/inner/cover.png", "wrap/b.png"],
+    ],
+)
+@pytest.mark.parametrize("below", ["", "train"])
+def test_a_stray_image_in_or_beside_a_wrapping_folder_makes_it_no_class(
+    scans, tmp_path, paths, strays, below
+):
+    inner = "wrap/inner" if "inner" in "".join(strays) else "wrap"
+    shutil.copytree(scans / below, tmp_path / "h" / inner)
+    for at, name in enumerate(strays):
+        picture(tmp_path / "h" / name, seed=70 + at)
+    summary = add_dataset("d", tmp_path / "h", paths=paths)
+    classes = {"cat": 6, "dog": 6}
+    assert summary.counts == ({"": classes} if below else {"test": classes, "train": classes})
+    assert summary.skipped == {"image in no class folder": len(strays)}
+    (warning,) = summary.warnings
+    assert f"{len(strays)} images lie in no class folder" in warning
+    assert all(name.rsplit("/", 1)[-1] in warning for name in strays)
+    assert paths.data("d").resolve() == (tmp_path / "h" / inner).resolve()
+
+
+def test_splits_below_a_wrapping_folder_are_found_whatever_lies_beside_it(scans, tmp_path, paths):
+    shutil.copytree(scans, tmp_path / "h" / "wrap")
+    (tmp_path / "h" / "docs").mkdir()
+    (tmp_path / "h" / "docs" / "licence.txt").write_text("free")
+    assert set(add_dataset("d", tmp_path / "h", paths=paths).counts) == {"train", "test"}
+
+
+def test_folders_below_a_class_are_no_classes_and_a_single_class_is_warned_of(
+    scans, tmp_path, paths
+):
+    for at in range(6):
+        picture(tmp_path / "h" / "cat" / f"p{at}" / "x.png", seed=at)
+    (tmp_path / "h" / "dog").mkdir()
+    summary = add_dataset("d", tmp_path / "h", paths=paths)
+    assert summary.counts == {"": {"cat": 6}}
+    assert "all images are of one class, 'cat': check the folders" in summary.warnings
+
+
 def test_images_without_class_folders_are_refused(tmp_path, paths):
     picture(tmp_path / "flat" / "a.png")
     with pytest.raises(ManifestError, match="in no class folder"):

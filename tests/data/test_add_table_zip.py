@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 import zipfile
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image
 
 from pipeline.errors import ManifestError
 from pipeline.intake import add_dataset
-from pipeline.manifest import read_manifest
+from pipeline.manifest import read_manifest, write_manifest
 from tests.data.conftest import picture
 
 
@@ -96,6 +97,7 @@ REFUSED_TABLES = [
     ("path,label\n", "utf-8", "no rows"),
     (PLAIN.replace("sub/1", "sub/0"), "utf-8", "'sub/0.png' is on line 2 too"),
     (PLAIN.replace("path,label", "path,path"), "utf-8", "two columns are 'path'"),
+    ("image,path,label\na,b,c\n", "utf-8", "two columns are 'path': 'image' and 'path'"),
 ]
 
 
@@ -141,6 +143,31 @@ def test_a_zip_gives_the_manifest_of_its_folder(scans, tmp_path, paths, prefix):
     assert a.equals(b)
     assert (paths.data("zipped") / "train" / "cat" / "0.png").is_file()
     assert sorted(p.name for p in paths.data("d").parent.iterdir()) == ["folder", "zipped"]
+
+
+@pytest.mark.parametrize("prefix", ["", "wrap/"])
+def test_the_same_zip_can_be_added_again_and_a_changed_one_is_refused_with_a_way_that_works(
+    scans, tmp_path, paths, prefix
+):
+    source = zip_of(tmp_path / "s.zip", scans, prefix)
+    add_dataset("d", source, paths=paths)
+    frame = read_manifest(paths.manifest("d"))
+    frame.loc[3, "box"] = "1,1,5,5"
+    write_manifest(frame, paths.manifest("d"))
+    again = add_dataset("d", source, paths=paths)
+    assert again.changed == {"added": 0, "removed": 0, "changed": 0}
+    assert read_manifest(paths.manifest("d")).loc[3, "box"] == "1,1,5,5"
+
+    picture(scans / "train" / "cat" / "new.png", seed=1)
+    source = zip_of(tmp_path / "s.zip", scans, prefix)
+    before = paths.manifest("d").read_bytes()
+    for force in (False, True):
+        with pytest.raises(ManifestError, match="other images than this zip") as caught:
+            add_dataset("d", source, paths=paths, force=force)
+        assert "unpack the zip into it and pass it as --from" in str(caught.value)
+    assert paths.manifest("d").read_bytes() == before
+    shutil.copytree(scans, paths.data("d"), dirs_exist_ok=True)
+    assert add_dataset("d", paths.data("d"), paths=paths).changed["added"] == 1
 
 
 def test_junk_in_a_zip_is_not_extracted(scans, tmp_path, paths):

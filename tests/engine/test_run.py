@@ -39,6 +39,7 @@ def test_images_that_fail_are_named_and_the_rest_is_computed(tmp_path):
     with pytest.raises(StageFailed) as caught:
         run_cheap("masks", tmp_path, items)
     assert caught.value.exit_code == 3 and "3 of 8" in str(caught.value)
+    assert "take the rows" in str(caught.value) and "out of the manifest" in str(caught.value)
     record = RunRecord.read(tmp_path / "masks.json")
     assert record.status == "failed" and record.done == 5 and record.total == 8
     assert "not an image" in record.failed[items[1].image_id]
@@ -137,6 +138,14 @@ def test_limit_computes_so_many_and_the_next_run_the_rest(tmp_path):
     items = make_items(tmp_path, 5)
     assert run_cheap("masks", tmp_path, items, limit=2).done == 2
     assert run_cheap("masks", tmp_path, items).done == 3
+
+
+def test_images_that_failed_come_last_so_that_a_limit_gets_past_them(tmp_path):
+    items = make_items(tmp_path, 6)
+    for item in items[:2]:
+        item.path.write_bytes(b"")
+    done = [run_cheap("masks", tmp_path, items, limit=2, max_failed=1.0).done for _ in range(4)]
+    assert done == [0, 2, 2, 0]
 
 
 def test_the_record_counts_times_and_names_versions_and_parameters(tmp_path):

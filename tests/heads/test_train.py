@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from pipeline.engine.status import status_rows
-from pipeline.errors import PipelineError, StoreError
+from pipeline.errors import ConfigError, PipelineError, StoreError
 from pipeline.evaluate import evaluate_dataset
 from pipeline.heads import load_head
 from pipeline.paths import Paths
@@ -196,6 +196,12 @@ def test_images_without_features_are_counted_and_training_is_refused(tmp_path):
     assert failed[0] in text and "pipeline encode" in text
     assert not paths.runs("toy").exists()
     assert told(paths)["status"] == "error" and failed[0] in told(paths)["error"]
+
+
+def test_a_mistyped_head_is_an_error_before_any_work(tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no head 'linear-prob'.*linear-probe"):
+        train_dataset("nowhere", small_params(train__heads=["linear-prob"]), Paths(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_view_that_was_not_encoded_is_named(trained):

@@ -31,7 +31,8 @@ REPO = Path(__file__).resolve().parents[2]
 
 def project(root: Path, *names: str, **kwargs) -> tuple[Params, Paths]:
     """Make a project folder with the given datasets; returns its parameters and paths."""
-    params = load_params(REPO / "params.yaml", {"datasets": list(names), "report.gallery": 6})
+    params = load_params(REPO / "params.yaml", {"report.gallery": 6})
+    params = params.model_copy(update={"datasets": names})  # whatever they are called
     paths = Paths(root)
     for name in names:
         make_dataset(paths, name, **kwargs)

@@ -262,8 +262,8 @@ def test_writing_the_pages_of_one_dataset_leaves_the_others_in_the_readme(writte
 
     paths, _ = written
     before = (paths.results / "README.md").read_bytes()
-    datasets = ["brain", "two", "not yet"]
-    params = load_params(REPO / "params.yaml", {"report.gallery": 6, "datasets": datasets})
+    params = load_params(REPO / "params.yaml", {"report.gallery": 6})
+    params = params.model_copy(update={"datasets": ("brain", "two", "not yet")})
     again = write_results(params, paths, ["two"])
     assert {f.name.split(".")[0] for f in again} == {"two", "two_comparisons", "README"}
     assert (paths.results / "README.md").read_bytes() == before

@@ -1,5 +1,7 @@
 """Features are joined by id and class name, never by position."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -196,3 +198,11 @@ def test_shards_hold_whole_chunks_and_stay_small(row_bytes):
     rows = _shard_rows(row_bytes, 128)
     assert rows % 128 == 0 and rows <= 1024
     assert rows * row_bytes <= 32 << 20 or rows == 128
+
+
+def test_asking_a_set_without_a_published_split_for_one_says_where_to_take_one(tmp_path):
+    items = [replace(i, row={**i.row, "split": ""}) for i in make_items(tmp_path, 4)]
+    run_cheap("features", tmp_path, items)
+    store = open_features(store_path(tmp_path, "features"))
+    with pytest.raises(StoreError, match=r"no published split.* ids=.*pipeline splits export"):
+        store.xy("whole", split="train")

@@ -11,9 +11,23 @@ def test_a_changed_an_absent_and_a_new_choice_are_each_named_by_their_dotted_key
     stored = {"encode": {"fill": "black", "views": ["whole"]}, "old": 1}
     wanted = {"encode": {"fill": "mean", "views": ["whole"]}, "clip": {"sha256": "ab"}}
     assert identity_diff(stored, wanted) == [
-        'clip.sha256: absent in the store, "ab" now',
+        'clip: absent in the store, {"sha256": "ab"} now',
         'encode.fill: "black" in the store, "mean" now',
         "old: 1 in the store, absent now",
+    ]
+
+
+def test_what_one_side_lacks_as_a_whole_is_one_line():
+    model = {"name": "sam2", "fingerprint": {"config": {"a": 1, "b": {"c": [2]}}, "sha256": "ab"}}
+    for none in ({}, {"model": None}, {"model": {}}):
+        for before, now in ((none, {"model": model}), ({"model": model}, none)):
+            (line,) = identity_diff({**before, "prompt": "full"}, {**now, "prompt": "full"})
+            assert line.startswith("model: ") and len(line) < 150
+    other = {"name": "sam2", "fingerprint": {"sha256": "cd"}}
+    lines = identity_diff({"model": model}, {"model": other})
+    assert [line.split(": ")[0] for line in lines] == [
+        "model.fingerprint.config",
+        "model.fingerprint.sha256",
     ]
 
 

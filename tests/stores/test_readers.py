@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.cheap_stage import CheapMapper, make_items, make_writer, run_cheap, store_path
 from benchmarks.store_stage import content
+from pipeline.errors import StoreError
 from pipeline.stores import open_features, open_masks, verify_store
 from tests.stores.conftest import DATA, ROWS, opened, reads, shards
 
@@ -44,6 +45,13 @@ print(features.attrs["identity"]["model"]["name"])
         cwd=repo,
     )
     assert done.returncode == 0 and done.stderr == "" and done.stdout == "cheap\n", done.stderr
+
+
+def test_a_store_of_the_other_kind_is_called_that_and_not_damaged(store):
+    kind, _, _, path = store
+    right, wrong = (open_masks, open_features)[:: 1 if kind == "masks" else -1]
+    with pytest.raises(StoreError, match=f"is a store of {kind}, not of .*{right.__name__}"):
+        wrong(path)
 
 
 def _bytes_of(store, kind, image_id):
