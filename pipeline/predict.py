@@ -29,6 +29,7 @@ from pipeline.segment import segment_images
 from pipeline.segment.segment import make_mapper
 from pipeline.stores import MaskRow, open_features, open_masks
 from pipeline.stores.identity import canonical, identity_diff
+from pipeline.training.data import of_other_masks
 
 BATCH_SIZE = 8
 
@@ -194,7 +195,7 @@ def _load_chain(
     heads = [load_head(folder, head, **where, seed=seed) for seed in seeds]
     features, masks = open_features(paths.features(dataset)), open_masks(paths.masks(dataset))
     _check_same(folder, learned_from(folder, head), features.identity)
-    if other := features.of_other_masks(masks.table()):
+    if other := of_other_masks(features, masks):
         raise StoreError(
             f"{len(other)} images were encoded with other masks than segment has made since",
             path=paths.features(dataset),

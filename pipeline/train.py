@@ -124,7 +124,7 @@ def _train(
     T = np.ascontiguousarray(store.class_features(classes), dtype=np.float32)
     hashes = dict(zip(manifest["image_id"], manifest["sha256"], strict=True))
     # Analysts may have the features alone; where the masks are there too, both must agree.
-    masks = open_masks(paths.masks(dataset)).table() if paths.masks(dataset).is_dir() else None
+    masks = open_masks(paths.masks(dataset)) if paths.masks(dataset).is_dir() else None
     views = read_views(store, cells, labels, hashes, paths.features(dataset), masks)
     record.seconds["read"] = time.monotonic() - clock
 

@@ -14,6 +14,7 @@ import typer
 from pipeline.cli import options as o
 from pipeline.cli.data import app as data_app
 from pipeline.cli.data import splits_app
+from pipeline.cli.look import app as look_app
 from pipeline.cli.running import say_written
 
 app = typer.Typer(
@@ -282,38 +283,5 @@ def predict(
         raise typer.Exit(3)
 
 
-@app.command(epilog="Example: pipeline status --json")
-def status(
-    params_file: o.ParamsFile = o.PARAMS_FILE, as_json: o.Json = False, settings: o.Set = None
-) -> None:
-    """What each dataset's last runs did: done, skipped, failed by name; who holds which lock."""
-    c = o.context(params_file, settings)
-
-    from pipeline.engine.status import known_datasets, status_rows, status_text
-    from pipeline.locks import lock_notes
-
-    names = known_datasets(c.paths, c.params.datasets)
-    if as_json:
-        typer.echo(json.dumps(status_rows(c.paths, names), indent=2))
-    else:
-        typer.echo(status_text(c.paths, names))
-        for line in lock_notes(c.paths):
-            typer.echo(f"lock: {line}")
-
-
-@app.command(epilog="Example: pipeline verify cache/brain/masks.zarr")
-def verify(
-    stores: Annotated[list[Path], typer.Argument(help="Mask or feature stores.")],
-    as_json: o.Json = False,
-) -> None:
-    """Walk stores, check every row against its checksum, name what is lost."""
-    from pipeline.stores import verify_store
-
-    reports = {str(path): verify_store(path) for path in stores}
-    if as_json:
-        typer.echo(json.dumps({k: r.to_json() for k, r in reports.items()}, indent=2))
-    else:
-        for path, found in reports.items():
-            typer.echo(f"{path}: {found.summary()}")
-    if not all(found.ok for found in reports.values()):
-        raise typer.Exit(3)
+# Commands of the top level, which help lists last.
+app.registered_commands += look_app.registered_commands

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.errors import StoreError
+from pipeline.stores.index import GOOD
 from pipeline.training.grid import Cell
 
 if TYPE_CHECKING:
     from os import PathLike
 
-    import pandas as pd
-
-    from pipeline.stores import FeatureStore
+    from pipeline.stores import FeatureStore, MaskStore
 
 
 @dataclass(frozen=True)
@@ -40,13 +39,25 @@ class ViewData:
         return np.searchsorted(self.ids, ids)
 
 
+def of_other_masks(features: FeatureStore, masks: MaskStore) -> set[str]:
+    """Return the ids of good rows that were encoded with another mask than there is now.
+
+    Rows of a store of an earlier version, which does not know its masks, are not among them.
+    """
+    now = masks.table()
+    crc = now["crc"].where(now["status"].isin(GOOD), -1).to_dict()
+    then = features.table()
+    then = then.loc[then["status"].isin(GOOD) & (then["mask_crc"] >= 0), "mask_crc"]
+    return {i for i, known in then.items() if known != crc.get(i)}
+
+
 def read_views(
     store: FeatureStore,
     cells: list[Cell],
     labels: dict[str, int],
     hashes: dict[str, str],
     path: str | PathLike,
-    masks: pd.DataFrame | None = None,
+    masks: MaskStore | None = None,
 ) -> dict[str, ViewData]:
     """Read what the cells need, each view once.
 
@@ -56,7 +67,7 @@ def read_views(
         labels: image_id -> class number.
         hashes: image_id -> the SHA-256 of the file that the manifest states.
         path: of the store, for messages.
-        masks: `MaskStore.table()` of the dataset; None where there is no mask store.
+        masks: of the dataset; None where there are none.
 
     Raises:
         StoreError: a view was not encoded, or an image of a split has no features in a view that
@@ -75,7 +86,7 @@ def read_views(
     failed = set(table.index[table["status"] == "failed"])
     encoded = table["sha256"].to_dict()
     stale = {i for i, now in hashes.items() if encoded.get(i, now) != now} - failed
-    other = set() if masks is None else store.of_other_masks(masks) - failed - stale
+    other = set() if masks is None else of_other_masks(store, masks) - failed - stale
     known = set(table.index) - failed - stale - other
     views: dict[str, ViewData] = {}
     complete: dict[str, set[str]] = {}
