@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.cli.options import context
 from pipeline.evaluate import evaluate_dataset
 from pipeline.heads import register
-from pipeline.heads.base import l2_normalise
+from pipeline.heads.base import l2_normalise, softmax
 from pipeline.heads.zero_shot import ZeroShot
 from pipeline.train import train_dataset
 
@@ -26,11 +26,14 @@ class Prototype(ZeroShot):
 
     def fit(self, X, y, *, T, X_val, y_val):
         images = l2_normalise(X)
-        return super().fit(T=np.stack([images[y == c].mean(axis=0) for c in range(len(T))]))
+        return super().fit(T=np.stack([images[y == c].sum(axis=0) for c in range(len(T))]))
+
+    def predict_proba(self, X):
+        there = self.text_.any(axis=1)  # not so for a class without an image: its probability is 0
+        return softmax(np.where(there, self.scale * l2_normalise(X) @ self.text_.T, -np.inf))
 
 
 if __name__ == "__main__":
-    c = context()
-    c = context(train__heads=[*c.params.train.heads, "prototype"])
+    c = context(train__heads=[*context().params.train.heads, "prototype"])
     train_dataset(sys.argv[1], c.params, c.paths, jobs=1)
     evaluate_dataset(sys.argv[1], c.params, c.paths)

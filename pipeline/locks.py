@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
+from pipeline.files import writing
 from pipeline.paths import Paths
 
 
-def lock_notes(paths: Paths) -> list[str]:
-    """Return a line for each lock of the stores and of DVC; [] when nothing is locked.
+@contextmanager
+def manifest_lock(manifest: Path) -> Iterator[None]:
+    """Hold a manifest from the reading to the writing of it, so that no change of another is lost.
 
-    The stores' locks and DVC's lock of the repository end with their process. What can outlive
-    a killed `dvc repro` is its entry in .dvc/tmp/rwlock: DVC drops it by itself unless the
-    process number is in use again, or the file was cut while being written.
+    Raises:
+        StoreError: another process is at it; it is named, with the remedy.
+        DiskError: the folder cannot be written.
+    """
+    from pipeline.stores.lock import StoreLock
+
+    with writing(manifest):
+        manifest.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(manifest.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    with StoreLock(manifest.with_name(f".{manifest.name}.lock"), of="manifest"):
+        yield
+
+
+def lock_notes(paths: Paths) -> list[str]:
+    """Return a line for each lock of stores, manifests and DVC; [] when nothing is locked.
+
+    Locks of stores and manifests, and DVC's lock of the repository, end with their process. What
+    can outlive a killed `dvc repro` is its entry in .dvc/tmp/rwlock: DVC drops it by itself unless
+    the process number is in use again, or the file was cut while being written.
     """
     from pipeline.stores.lock import StoreLock
 
     root = Path(paths.root)
     stores = [StoreLock(path).describe() for path in sorted(root.glob("cache/*/*.lock"))]
-    return [*stores, *_dvc_notes(root / ".dvc" / "tmp" / "rwlock")]
+    manifests = [
+        StoreLock(path, of="manifest").describe()
+        for path in sorted((root / "data_manifests").glob(".*.csv.lock"))
+    ]
+    return [*stores, *manifests, *_dvc_notes(root / ".dvc" / "tmp" / "rwlock")]
 
 
 def _dvc_notes(path: Path) -> list[str]:

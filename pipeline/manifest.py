@@ -185,10 +185,13 @@ def missing_files(frame: pd.DataFrame, lines: list[int], data: Path) -> list[Pro
     """Return a problem for each image or mask file that is not there."""
     problems = []
     for line, path, mask in zip(lines, frame["path"], frame["mask_path"], strict=True):
-        for column, name in (("path", path), ("mask_path", mask)):
+        for column, name, otherwise in (
+            ("path", path, "run `pipeline data add` again"),
+            ("mask_path", mask, "empty the cell"),
+        ):
             if name and not (file := data / name).is_file():
                 what = "a link to nothing" if file.is_symlink() else "no such file"
-                remedy = "put it back, or run `pipeline data refresh`"
+                remedy = f"put it back, or {otherwise}"
                 problems.append(Problem(line, column, f"{what}: {file}", remedy))
     return problems
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,16 +16,18 @@ from pipeline.devices import choose_device, choose_precision
 from pipeline.encode import EncodeMapper, encode_images
 from pipeline.engine import WorkItem
 from pipeline.engine.loader import load_in_order
+from pipeline.engine.progress import Progress
 from pipeline.errors import ImageError, PipelineError, StoreError
 from pipeline.files import atomic_write, sha256_file
-from pipeline.heads.saved import load_head, load_heads
+from pipeline.heads import Head
+from pipeline.heads.saved import learned_from, load_head, load_heads
 from pipeline.images import probe, read_image
-from pipeline.models import load_clip
+from pipeline.models import ClipModel, Sam2ImagePredictor, load_clip
 from pipeline.paths import Paths
 from pipeline.report.overlay import draw_outlines
 from pipeline.segment import segment_images
 from pipeline.segment.segment import make_mapper
-from pipeline.stores import open_features, open_masks
+from pipeline.stores import MaskRow, open_features, open_masks
 from pipeline.stores.identity import canonical, identity_diff
 
 BATCH_SIZE = 8
@@ -45,6 +47,12 @@ class ImagePrediction:
         """The likeliest class."""
         return max(self.probabilities, key=self.probabilities.__getitem__)
 
+    def __str__(self) -> str:
+        """One line, classes by falling probability."""
+        ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])
+        shares = "  ".join(f"{name} {share:.3f}" for name, share in ranked)
+        return f"{self.image}: {shares}  (mask {self.mask_status}, {self.overlay})"
+
 
 @dataclass
 class Predictions:
@@ -61,15 +69,13 @@ class Predictions:
         rows = [vars(row) | {"label": row.label} for row in self.images]
         return json.dumps(vars(self) | {"images": rows}, indent=2, ensure_ascii=False)
 
-    def to_text(self) -> str:
-        """Return one line for the head and one for each image, classes by falling probability."""
-        lines = [f"head {self.head}, view {self.view}, mean of {len(self.seeds)} seeds"]
-        for row in self.images:
-            ranked = sorted(row.probabilities.items(), key=lambda item: -item[1])
-            shares = "  ".join(f"{name} {share:.3f}" for name, share in ranked)
-            lines.append(f"{row.image}: {shares}  (mask {row.mask_status}, {row.overlay})")
-        lines += [f"{image}: failed, {reason}" for image, reason in self.failed.items()]
-        return "\n".join(lines)
+    def heading(self) -> str:
+        """Return the heads in one line."""
+        return f"head {self.head}, view {self.view}, mean of {len(self.seeds)} seeds"
+
+    def failures(self) -> list[str]:
+        """Return one line for each image that failed."""
+        return [f"{image}: failed, {reason}" for image, reason in self.failed.items()]
 
 
 def predict_images(
@@ -84,6 +90,7 @@ def predict_images(
     device: str = "auto",
     batch_size: int | None = None,
     workers: int | None = None,
+    say: Callable[[object], None] = lambda line: None,
 ) -> Predictions:
     """Classify new images with the heads trained on a dataset.
 
@@ -98,78 +105,110 @@ def predict_images(
         device: "auto", "cpu", "cuda" or "mps".
         batch_size: images in one forward pass; predictions do not depend on it.
         workers: threads that read images ahead of the models.
+        say: called with the heading, then with each `ImagePrediction` as soon as it is made.
 
     Raises:
         PipelineError: nothing was trained for this head and view.
-        StoreError: the parameters are not those the features were made with.
+        StoreError: the parameters are not those the features were made with, or masks, features
+            and heads are not of each other.
     """
-    if not paths.heads(dataset).is_dir():
-        raise PipelineError(
-            "no trained heads",
-            path=paths.heads(dataset),
-            remedy=f"run: pipeline train --dataset {dataset}",
-        )
-    _, cells = load_heads(paths.heads(dataset), head)
-    trained = [key.split("/") for key in cells if key.startswith(f"official/{view}/")]
-    fraction = max((float(key[2]) for key in trained), default=1.0)
-    seeds = sorted(int(key[3]) for key in trained if float(key[2]) == fraction) or [0]
-    heads = [
-        load_head(
-            paths.heads(dataset),
-            head,
-            protocol="official",
-            view=view,
-            fraction=fraction,
-            seed=seed,
-        )
-        for seed in seeds
-    ]
-    masker = make_mapper(params, device)
-    device = choose_device(device)
-    precision = choose_precision(params.encode.precision, device)
-    clip = load_clip(params.models.clip, device=device, precision=precision)
-    encoder = EncodeMapper(params.encode, clip, {})
-    _check_same(paths.masks(dataset), open_masks(paths.masks(dataset)).identity, masker.identity)
-    features = open_features(paths.features(dataset))
-    _check_same(paths.features(dataset), features.identity, encoder.identity)
-    outcome = Predictions(head, view, seeds)
+    chain = _load_chain(dataset, params, paths, head, view, device)
+    outcome = Predictions(head, view, chain.seeds)
     batch_size = batch_size or BATCH_SIZE
+    items = list(_frames(images, outcome.failed))
     loaded = load_in_order(
-        _frames(images, outcome.failed),
+        items,
         lambda item: read_image(item.path, item.frame),
         workers=workers,
         ahead=2 * batch_size,
     )
-    while batch := list(islice(loaded, batch_size)):
-        ready = []
-        for item, image, error in batch:
-            if error is None:
-                ready.append((item, image))
-            elif isinstance(error, (ImageError, OSError)):
-                outcome.failed[item.image_id] = str(error)
-            else:
-                raise error
+    say(outcome.heading())
+    with Progress(f"predict {dataset}", len(items)) as progress:
+        while batch := list(islice(loaded, batch_size)):
+            ready = [(item, image) for item, image, error in batch if error is None]
+            for item, _, error in batch:
+                if isinstance(error, (ImageError, OSError)):
+                    outcome.failed[item.image_id] = str(error)
+                elif error is not None:
+                    raise error
+            for (item, image), (mask, shares) in zip(ready, chain.classify(ready), strict=True):
+                overlay = out / f"{len(outcome.images):03d}_{item.path.stem}.png"
+                with atomic_write(overlay) as partial:
+                    draw_outlines(image, mask.mask, size=max(image.shape)).save(partial)
+                row = ImagePrediction(item.image_id, shares, mask.status, str(overlay))
+                outcome.images.append(row)
+                say(row)
+            progress.add(len(ready), len(batch) - len(ready))
+    return outcome
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """The models that an image goes through, and the heads of all seeds with their classes."""
+
+    params: Params
+    view: str
+    sam: Sam2ImagePredictor | None
+    clip: ClipModel
+    heads: list[Head]
+    classes: list[str]
+    seeds: list[int]
+
+    def classify(
+        self, ready: Sequence[tuple[WorkItem, np.ndarray]]
+    ) -> list[tuple[MaskRow, dict[str, float]]]:
+        """Return the mask and the mean probability of each class for uint8 (h, w, 3) images."""
         if not ready:
-            continue
-        shown = [image for _, image in ready]
-        masks = segment_images(shown, params.segment, masker.sam and masker.sam.predictor)
+            return []
+        images = [image for _, image in ready]
+        masks = segment_images(images, self.params.segment, self.sam)
         embedded = encode_images(
-            shown,
+            images,
             [mask.mask for mask in masks],
-            params.encode,
-            clip,
-            views=[view],
+            self.params.encode,
+            self.clip,
+            views=[self.view],
             statuses=[mask.status for mask in masks],
             seeds=[item.key for item, _ in ready],
         )
-        for (item, image), mask, embedding in zip(ready, masks, embedded, strict=True):
-            proba = np.mean([fitted.predict_proba(embedding) for fitted, _ in heads], axis=0)[0]
-            overlay = out / f"{len(outcome.images):03d}_{item.path.stem}.png"
-            with atomic_write(overlay) as partial:
-                draw_outlines(image, mask.mask, size=max(image.shape)).save(partial)
-            shares = {name: float(p) for name, p in zip(heads[0][1], proba, strict=True)}
-            outcome.images.append(ImagePrediction(item.image_id, shares, mask.status, str(overlay)))
-    return outcome
+        found = []
+        for mask, embedding in zip(masks, embedded, strict=True):
+            proba = np.mean([head.predict_proba(embedding) for head in self.heads], axis=0)[0]
+            found.append((mask, dict(zip(self.classes, map(float, proba), strict=True))))
+        return found
+
+
+def _load_chain(
+    dataset: str, params: Params, paths: Paths, head: str, view: str, device: str
+) -> _Chain:
+    """Load what `predict_images` needs, once all that it is made of is of each other."""
+    folder = paths.heads(dataset)
+    if not folder.is_dir():
+        remedy = f"run: pipeline train --dataset {dataset}"
+        raise PipelineError("no trained heads", path=folder, remedy=remedy)
+    _, cells = load_heads(folder, head)
+    trained = [key.split("/") for key in cells if key.startswith(f"official/{view}/")]
+    fraction = max((float(key[2]) for key in trained), default=1.0)
+    seeds = sorted(int(key[3]) for key in trained if float(key[2]) == fraction) or [0]
+    where = {"protocol": "official", "view": view, "fraction": fraction}
+    heads = [load_head(folder, head, **where, seed=seed) for seed in seeds]
+    features, masks = open_features(paths.features(dataset)), open_masks(paths.masks(dataset))
+    _check_same(folder, learned_from(folder, head), features.identity)
+    if other := features.of_other_masks(masks.table()):
+        raise StoreError(
+            f"{len(other)} images were encoded with other masks than segment has made since",
+            path=paths.features(dataset),
+            remedy=f"run pipeline encode, then train, with --dataset {dataset}",
+        )
+    masker = make_mapper(params, device)
+    device = choose_device(device)
+    precision = choose_precision(params.encode.precision, device)
+    clip = load_clip(params.models.clip, device=device, precision=precision)
+    _check_same(paths.masks(dataset), masks.identity, masker.identity)
+    encoder = EncodeMapper(params.encode, clip, {})
+    _check_same(paths.features(dataset), features.identity, encoder.identity)
+    sam = masker.sam and masker.sam.predictor
+    return _Chain(params, view, sam, clip, [h for h, _ in heads], heads[0][1], seeds)
 
 
 def _frames(images: Sequence[Path], failed: dict[str, str]) -> Iterator[WorkItem]:

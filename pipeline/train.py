@@ -54,8 +54,8 @@ def train_dataset(
 
     Raises:
         ConfigError: there is no head of a name in `params.train.heads`.
-        PipelineError: features of images that the splits name are missing, failed or of older
-            bytes; the message counts them by part and names the remedy. Or another process
+        PipelineError: features of images that the splits name are missing, failed, or of older
+            bytes or masks; the message counts them by part and names the remedy. Or another process
             trains this dataset: it is named, and its record stands.
         StageFailed: exit code 3; every fit of a head failed or diverged. All else is written.
     """
@@ -103,7 +103,7 @@ def _train(
     """Do what `train_dataset` says and fill in the record; return all fits."""
     from pipeline.manifest import class_names
     from pipeline.splits import load_split_plan
-    from pipeline.stores import open_features
+    from pipeline.stores import open_features, open_masks
 
     dataset, clock = record.dataset, time.monotonic()
     classes = class_names(manifest)
@@ -123,7 +123,9 @@ def _train(
     store = open_features(paths.features(dataset))
     T = np.ascontiguousarray(store.class_features(classes), dtype=np.float32)
     hashes = dict(zip(manifest["image_id"], manifest["sha256"], strict=True))
-    views = read_views(store, cells, labels, hashes, paths.features(dataset))
+    # Analysts may have the features alone; where the masks are there too, both must agree.
+    masks = open_masks(paths.masks(dataset)).table() if paths.masks(dataset).is_dir() else None
+    views = read_views(store, cells, labels, hashes, paths.features(dataset), masks)
     record.seconds["read"] = time.monotonic() - clock
 
     test_ids = {cell.where: np.asarray(cell.test, dtype=object) for cell in cells}
@@ -133,7 +135,7 @@ def _train(
     skipped = len(done)
     tasks = _tasks(cells, fits, {fit.digest for fit in done}, views, params.train)
     done += _run(tasks, views, T, jobs, journal)
-    write_outputs(dataset, paths, done, test_ids, labels, classes)
+    write_outputs(dataset, paths, done, test_ids, labels, classes, store.identity)
     journal.clear()
 
     record.failed = {

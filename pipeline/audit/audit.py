@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline.audit.copies import Copies, find_copies
-from pipeline.audit.groups import connect, name_groups
+from pipeline.audit.groups import connect, joined_to, name_groups
 from pipeline.audit.table import byte_pairs, pair_table, sort_pairs
 from pipeline.audit.thumbnails import Thumbnails, load_thumbnails
 from pipeline.config import Params
@@ -26,12 +27,13 @@ LISTED = 50  # pairs and groups named in the summary; the parquet files have all
 def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
     """Find the copies in a dataset; writes audit.parquet, audit_pairs.parquet and audit.json.
 
-    audit.parquet, one row an image in the manifest's order: image_id, sha256, exact_group (same
-    bytes and frame), near_group (also re-saved, resized, brighter, other contrast, slightly
-    shifted), copy_group (also mirrored, turned), copy_in_train (a test image that has an exact or
-    near copy in train or val), copy_in_train_any (mirrored and turned copies as well),
-    label_conflict (its copy_group holds several labels). A group bears the image_id of its first
-    member; an image that is alone its own.
+    audit.parquet, one row an image in the manifest's order: image_id, sha256, split,
+    exact_group (same bytes and frame), near_group (also re-saved, resized, brighter, other
+    contrast, slightly shifted), copy_group (also mirrored, turned), copy_in_train (a test image
+    that has an exact or near copy in train or val; where there are more near-equal images than are
+    paired, one joined to train or val by a chain of them), copy_in_train_any (mirrored and turned
+    copies as well), label_conflict (its copy_group holds several labels). A group bears the
+    image_id of its first member; an image that is alone its own.
 
     audit_pairs.parquet, best first: image_id_a, image_id_b, split_a, split_b, label_a, label_b,
     kind (byte | near | mirror | turn), score (correlation), straddles (one in test, the other in
@@ -185,29 +187,36 @@ def _table(
     count = int(content.max(initial=-1)) + 1
     ids = manifest["image_id"].tolist()
     near = copies.kind == "near"
-    thumbnail = copies.by == "thumbnail"
     near_part = connect(count, copies.left[near], copies.right[near])
     copy_part = connect(count, copies.left, copies.right)
     is_test = manifest["split"].eq("test").to_numpy()
     learned = np.zeros(count, bool)
     learned[content[manifest["split"].isin(LEARNED).to_numpy()]] = True
 
-    def leaks(chosen: np.ndarray) -> np.ndarray:
-        """Test rows whose content, or one joined to it by a chosen pair, is in train or val."""
-        i, j = copies.left[chosen], copies.right[chosen]
-        seen = learned.copy()
-        seen[i[learned[j]]] = True
-        seen[j[learned[i]]] = True
-        return is_test & seen[content]
+    def leaks(
+        *kinds: str, ways: Sequence[str] = ("thumbnail", "structure"), chains: bool = True
+    ) -> np.ndarray:
+        """Test rows whose content, or one joined to it by such a pair, is in train or val.
 
+        With `chains` also by several pairs, where not all pairs are known.
+        """
+        chosen, cut = (
+            np.isin(found.kind, kinds) & np.isin(found.by, ways) for found in (copies, copies.cut)
+        )
+        left, right = copies.left[chosen], copies.right[chosen]
+        unknown = copies.cut.content[cut & chains]
+        return is_test & joined_to(learned, left, right, unknown)[content]
+
+    mirrored, turned = ("near", "mirror"), ("near", "mirror", "turn")
     flags = {
-        "byte_identical": leaks(np.zeros(len(near), bool)),
-        "near": leaks(near),
-        "near_or_mirrored": leaks(copies.kind != "turn"),
-        "any": leaks(np.ones(len(near), bool)),
-        "near_by_thumbnail": leaks(near & thumbnail),
-        "near_or_mirrored_by_thumbnail": leaks((copies.kind != "turn") & thumbnail),
-        "any_by_thumbnail": leaks(thumbnail),
+        "byte_identical": leaks(),
+        "near": leaks("near"),
+        "near_or_mirrored": leaks(*mirrored),
+        "any": leaks(*turned),
+        "near_by_thumbnail": leaks("near", ways=["thumbnail"]),
+        "near_or_mirrored_by_thumbnail": leaks(*mirrored, ways=["thumbnail"]),
+        "any_by_thumbnail": leaks(*turned, ways=["thumbnail"]),
+        "any_by_pair": leaks(*turned, chains=False),
     }
     copy_group = name_groups(ids, copy_part[content])
     labels = manifest["label"].groupby(copy_group).transform("nunique")
@@ -215,6 +224,7 @@ def _table(
         {
             "image_id": manifest["image_id"],
             "sha256": manifest["sha256"],
+            "split": manifest["split"],
             "exact_group": name_groups(ids, content),
             "near_group": name_groups(ids, near_part[content]),
             "copy_group": copy_group,
@@ -260,6 +270,8 @@ def _summary(
         "test_images": int(manifest["split"].eq("test").sum()),
         "test_images_with_copy_in_train": {name: int(flag.sum()) for name, flag in flags.items()},
         "groups": {name: sizes(f"{name}_group") for name in ("exact", "near", "copy")},
+        # Marked, but by no pair of their own: see `joined_to`.
+        "joined_by_chain": int((flags["any"] & ~flags["any_by_pair"]).sum()),
         "pairs": {kind: int(kinds.get(kind, 0)) for kind in order},
         "pairs_straddling": {kind: int(leaks.get(kind, 0)) for kind in order},
         "straddling": _named(manifest, table, pairs),

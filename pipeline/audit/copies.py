@@ -3,21 +3,23 @@
 Two ways lead to a pair; either is enough.
 thumbnail: the 32 x 32 thumbnails correlate above `min_correlation` (re-saved, resized, brightness,
     linear contrast), and the structure does not speak against it (above `PLAUSIBLE`).
-structure: the 64 x 64 structures correlate above `min_structure` at the best of 25 shifts of up to
-    3 % of a side (any contrast change, slight shifts as well).
+structure: the 64 x 64 structures correlate above `min_structure` at the best of all shifts of up to
+    3 % of a side by quarter pixels (any contrast change, slight shifts as well).
 
 Where the thresholds come from: 0.995 is the usual figure for thumbnails; different patients' chest
-films stay below 0.975. For structure, 0.88 lies in the valley between non-copies (neighbouring
-slices of one head: none of 2,500 brain images' pairs above 0.90; different patients' chest films:
-highest 0.73) and copies made of the same images (re-saved, resized, shifted by up to 3 %, gamma,
-stretched: 98 of 100 above 0.91). Local equalisation (CLAHE) and histogram equalisation of mostly
-black images reach lower (0.74 and more) and may be missed. Figures: docs/audit.md.
+films stay below 0.975. For structure, 0.88 lies in the valley between non-copies (different
+patients' chest films: none of 14.8 million pairs above it; one head examined twice: 0.885, the one
+such pair seen among 6,619 brain images) and copies made of the same images (re-saved, resized,
+shifted by up to 3 %, gamma, stretched: 98 of 100 above 0.91). Local equalisation (CLAHE) and
+histogram equalisation of mostly black images reach lower (0.74 and more) and may be missed.
+Figures: docs/audit.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -26,7 +28,6 @@ from pipeline.audit.descriptors import (
     ORIENTATIONS,
     PLAIN_FREQUENCIES,
     SAME,
-    SHIFT,
     STRUCTURE_FREQUENCIES,
     frequencies,
     inverse,
@@ -34,17 +35,36 @@ from pipeline.audit.descriptors import (
     orient_frequencies,
     structure,
     unit,
-    window,
 )
 from pipeline.audit.search import ROWS, Base
+from pipeline.audit.shifts import best_shift, moved_window
 from pipeline.audit.thumbnails import Thumbnails
 from pipeline.config import AuditParams
 
 CANDIDATE = 0.78  # correlation of low-frequency structure from which a pair is looked at closely
 PLAUSIBLE = 0.5  # structure below which equal thumbnails are a coincidence of smooth images
-MOVES = ((0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))  # windows searched, thumbnail pixels
+MOVES = (0, -4 / 3, 4 / 3)  # of the windows searched, thumbnail pixels on either axis
 THUMBNAIL_PARTNERS, STRUCTURE_PARTNERS = 128, 32  # candidates kept of an image in one block
 BATCH = 256  # pairs looked at closely at a time
+KINDS = np.array(["near", "mirror", *["turn"] * 6], dtype=object)  # of the eight orientations
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Contents that had more candidates than are kept, so that some copies may have been missed.
+
+    Attributes:
+        content: (n,) int64, of the left set; one may be there several times.
+        kind: (n,) object: the kind of copy looked for, as in `Copies`.
+        by: (n,) object: the way it was looked for.
+    """
+
+    content: np.ndarray
+    kind: np.ndarray
+    by: np.ndarray
+
+
+NO_CUT = Cut(np.zeros(0, np.int64), np.zeros(0, object), np.zeros(0, object))
 
 
 @dataclass(frozen=True)
@@ -56,6 +76,7 @@ class Copies:
         kind: (n,) object: near | mirror | turn (turn = any other of the eight orientations).
         score: (n,) float64: correlation by the way that found the pair.
         by: (n,) object: thumbnail | structure.
+        cut: where candidates were left out.
     """
 
     left: np.ndarray
@@ -63,6 +84,7 @@ class Copies:
     kind: np.ndarray
     score: np.ndarray
     by: np.ndarray
+    cut: Cut = NO_CUT
 
 
 @dataclass(frozen=True)
@@ -95,21 +117,25 @@ def find_copies(
     if not len(left) or not len(right):  # nothing could be read, or all is blank
         return _best_of_each([])
     orientations = range(len(ORIENTATIONS)) if params.mirrored else [SAME]
-    searches = [kind(a, other, right, params, index) for kind in (_ByThumbnail, _ByStructure)]
-    judged = []
+    searches = {
+        "thumbnail": _ByThumbnail(a, other, right, params, index),
+        "structure": _ByStructure(a, other, right, params, index),
+    }
+    judged, cuts = [], []
     # Each block's candidates are judged at once: however many near-equal frames there are, no more
     # than a block's candidates are held.
     for start in range(0, len(left), ROWS):
         part = left[start : start + ROWS]
         after = start if b is None else None
-        found = [
-            _collect(part[rows], right[columns], orientation, within=b is None)
-            for search in searches
-            for orientation, rows, columns in search.candidates(part, orientations, after)
-        ]
+        found = []
+        for by, search in searches.items():
+            for orientation, rows, columns, cut in search.candidates(part, orientations, after):
+                found.append(_collect(part[rows], right[columns], orientation, within=b is None))
+                cuts += [(content, KINDS[orientation], by) for content in part[cut]]
         pairs = np.unique(np.concatenate(found), axis=0)
         judged.append(_judge(a, other, pairs, params))
-    return _best_of_each(judged)
+    content, kind, by = np.array(cuts, dtype=object).reshape(-1, 3).T
+    return replace(_best_of_each(judged), cut=Cut(content.astype(np.int64), kind, by))
 
 
 def _collect(i: np.ndarray, j: np.ndarray, orientation: int, *, within: bool) -> np.ndarray:
@@ -124,8 +150,8 @@ def _collect(i: np.ndarray, j: np.ndarray, orientation: int, *, within: bool) ->
     return np.stack([turned, i, j], axis=1)
 
 
-Found = Iterator[tuple[int, np.ndarray, np.ndarray]]
-"""Orientation, rows in the block, numbers of the contents compared with."""
+Found = Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]
+"""Orientation, rows in the block, numbers of the contents compared with, rows with too many."""
 
 
 class _ByThumbnail:
@@ -154,21 +180,21 @@ class _ByThumbnail:
 
 
 class _ByStructure:
-    """Candidates by the low frequencies of the 64 x 64 structures, at five shifts."""
+    """Candidates by the low frequencies of the 64 x 64 structures, at nine shifts."""
 
     def __init__(self, a, other, right, params, index):
         self.a = a
         base = _gather(lambda part: self._vectors(structure(other.structure(part))), right)
         self.store = Base(base.reshape(len(base), -1), index=index)
 
-    def _vectors(self, images: np.ndarray, move: tuple[int, int] = (0, 0)) -> np.ndarray:
-        low = frequencies(window(images, *move), STRUCTURE_FREQUENCIES)
+    def _vectors(self, images: np.ndarray, down: float = 0, right: float = 0) -> np.ndarray:
+        low = frequencies(moved_window(images, down, right), STRUCTURE_FREQUENCIES)
         length = np.linalg.norm(low, axis=(1, 2), keepdims=True)
         return low / np.maximum(length, 1e-6)
 
     def candidates(self, part: np.ndarray, orientations: Sequence[int], after: int | None) -> Found:
         detail = structure(self.a.structure(part))
-        moved = [self._vectors(detail, move) for move in MOVES]
+        moved = [self._vectors(detail, *move) for move in product(MOVES, repeat=2)]
         for orientation in orientations:
             queries = [
                 np.ascontiguousarray(orient_frequencies(v, orientation)).reshape(len(part), -1)
@@ -211,51 +237,17 @@ def _best_of_each(judged: list[Judged]) -> Copies:
     score = np.concatenate([np.zeros(0), *(one.score for one in judged)])
     by_plain = np.concatenate([np.zeros(0, bool), *(one.by_plain for one in judged)])
     turned, i, j = pairs.T
-    rank = np.minimum(turned, MIRROR + 1)
-    order = np.lexsort((turned, -score, rank, ~by_plain, j, i))
+    order = np.lexsort((turned, -score, np.minimum(turned, MIRROR + 1), ~by_plain, j, i))
     i, j = i[order], j[order]
     first = np.ones(len(i), bool)
     first[1:] = (i[1:] != i[:-1]) | (j[1:] != j[:-1])
     chosen = order[first]
-    kind = np.array(["near", "mirror", "turn"], dtype=object)[rank]
     by = np.where(by_plain, "thumbnail", "structure").astype(object)
-    return Copies(i[first], j[first], kind[chosen], np.clip(score[chosen], -1, 1), by[chosen])
+    return Copies(
+        i[first], j[first], KINDS[turned[chosen]], np.clip(score[chosen], -1, 1), by[chosen]
+    )
 
 
 def _structures(thumbnails: Thumbnails, contents: np.ndarray) -> np.ndarray:
     distinct, at = np.unique(contents, return_inverse=True)
     return structure(thumbnails.structure(distinct))[at]
-
-
-def best_shift(images: np.ndarray, templates: np.ndarray) -> np.ndarray:
-    """Return the highest correlation of each template's window over shifts of up to `SHIFT` pixels.
-
-    Normalised cross-correlation as in skimage.feature.match_template, for many pairs at once.
-
-    Args:
-        images, templates: (n, 64, 64) float32.
-
-    Returns:
-        (n,) float64.
-    """
-    images = np.asarray(images, np.float32)
-    side = images.shape[-1] - 2 * SHIFT
-    fixed = unit(window(templates)).reshape(-1, side, side)
-    total, energy = _box_sums(images, side), _box_sums(images**2, side)
-    length = np.sqrt(np.maximum(energy - total**2 / side**2, 1e-6))
-    best = np.full(len(images), -1.0)
-    for down in range(2 * SHIFT + 1):
-        for right in range(2 * SHIFT + 1):
-            moving = window(images, down - SHIFT, right - SHIFT)
-            # `fixed` is centred, so the mean of the moving window falls out of the product.
-            product = np.einsum("nij,nij->n", moving, fixed)
-            np.maximum(best, product / length[:, down, right], out=best)
-    return best
-
-
-def _box_sums(images: np.ndarray, side: int) -> np.ndarray:
-    """Return the sum over the window of `side` pixels at each place, (n, places, places)."""
-    sums = np.zeros((len(images), images.shape[1] + 1, images.shape[2] + 1))
-    sums[:, 1:, 1:] = images.cumsum(axis=1, dtype=float).cumsum(axis=2)
-    rows = sums[:, side:] - sums[:, :-side]
-    return rows[:, :, side:] - rows[:, :, :-side]

@@ -19,6 +19,29 @@ def connect(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return connected_components(edges, directed=False)[1].astype(np.int64)
 
 
+def joined_to(
+    marked: np.ndarray, left: np.ndarray, right: np.ndarray, cut: np.ndarray
+) -> np.ndarray:
+    """Return which nodes are marked or joined to a marked one by an edge left[k] - right[k].
+
+    The edges of the nodes in `cut` are not all known: in a component that has one of these, a
+    chain of edges joins as well.
+
+    Args:
+        marked: (count,) bool.
+        left, right: (n,) int64 nodes.
+        cut: (m,) int64 nodes.
+
+    Returns:
+        (count,) bool.
+    """
+    joined = marked.copy()
+    joined[left[marked[right]]] = True
+    joined[right[marked[left]]] = True
+    part = connect(len(marked), left, right)
+    return joined | (np.isin(part, part[marked]) & np.isin(part, part[cut]))
+
+
 def name_groups(ids: Sequence[str], component: np.ndarray) -> np.ndarray:
     """Name each component by its first image_id in sorted order, so that no order matters.
 

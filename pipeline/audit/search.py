@@ -68,7 +68,7 @@ class Base:
         *,
         partners: int,
         after: int | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Find the base vectors close to a block of queries.
 
         Args:
@@ -81,10 +81,11 @@ class Base:
                 after each query's own are returned. The inverted file ignores it.
 
         Returns:
-            rows in the block and numbers of base vectors, int64 each.
+            rows in the block and numbers of base vectors; and, sorted, the rows that had more
+            partners than were kept. int64 each.
         """
         blocks = self._exact(queries[0], after) if self.cells is None else self._probe(queries[0])
-        rows, columns = [], []
+        rows, columns, cut = [], [], []
         for row, column in blocks:
             scores = queries[0][row] @ self.vectors[column].T
             for query in queries[1:]:
@@ -97,12 +98,12 @@ class Base:
             row, column = _numbers(row), _numbers(column)
             if after is not None and self.cells is None:
                 scores[column <= row[:, None] + after] = -1
-            r, c = _best(scores, partners)
-            r, c = row[r], column[c]
-            rows.append(r)
-            columns.append(c)
-        empty = [np.zeros(0, np.int64)]
-        return np.concatenate(rows or empty), np.concatenate(columns or empty)
+            r, c, more = _best(scores, partners)
+            rows.append(row[r])
+            columns.append(column[c])
+            cut.append(row[more])
+        found = [np.concatenate(part or [np.zeros(0, np.int64)]) for part in (rows, columns, cut)]
+        return found[0], found[1], np.unique(found[2])
 
     def _exact(self, queries: np.ndarray, after: int | None) -> Iterator[tuple]:
         for left in range(after or 0, len(self.vectors), self.columns):
@@ -127,11 +128,12 @@ def _numbers(block: slice | np.ndarray) -> np.ndarray:
     return np.arange(block.start, block.stop) if isinstance(block, slice) else block
 
 
-def _best(scores: np.ndarray, partners: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return where scores are above 0, at most `partners` a row, the largest."""
+def _best(scores: np.ndarray, partners: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return where scores are above 0, at most `partners` a row, the largest; and the rows cut."""
     hit = scores > 0
-    for row in np.flatnonzero(hit.sum(axis=1) > partners):
+    more = np.flatnonzero(hit.sum(axis=1) > partners)
+    for row in more:
         keep = np.argpartition(scores[row], -partners)[-partners:]
         hit[row] = False
         hit[row, keep] = True
-    return np.nonzero(hit)
+    return *np.nonzero(hit), more

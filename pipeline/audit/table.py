@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
 from pipeline.audit.copies import Copies
+from pipeline.errors import ManifestError
 
 COLUMNS = (
     "image_id_a",
@@ -20,6 +23,32 @@ COLUMNS = (
     "by",  # bytes | thumbnail | structure
 )
 KINDS = ("byte", "near", "mirror", "turn")
+
+
+def read_audit(path: Path, manifest: pd.DataFrame) -> pd.DataFrame | None:
+    """Return audit.parquet; None where there is none.
+
+    Raises:
+        ManifestError: images or splits have changed since, and with them which test image has a
+            copy in train.
+    """
+    if not path.exists():
+        return None
+    audit = pd.read_parquet(path)
+    columns = ["image_id", "sha256", "split"]
+    then, now = (
+        t.reindex(columns=columns).set_index("image_id").sort_index() for t in (audit, manifest)
+    )
+    if then.equals(now):
+        return audit
+    both = then.index.intersection(now.index)
+    changed = both[(then.loc[both] != now.loc[both]).any(axis=1)]
+    ids = [*then.index.symmetric_difference(now.index), *changed]
+    raise ManifestError(
+        f"the leak audit is of other images or another split of {len(ids)} images, e.g. {ids[0]!r}",
+        path=path,
+        remedy=f"run: pipeline audit --dataset {path.parent.name}",
+    )
 
 
 def byte_pairs(manifest: pd.DataFrame, content: np.ndarray) -> pd.DataFrame:

@@ -31,9 +31,16 @@ def audit_text(summary: dict[str, Any], pairs: str) -> str:
         "test images with a copy in train or val:",
         *(f"  {leaks[flag]} {words}" for flag, words in FLAGS.items()),
         *_listed(
-            [_pair(pair) for pair in summary["straddling"]], leaks["any"], f"all pairs: {pairs}"
+            [_pair(pair) for pair in summary["straddling"]],
+            leaks["any"] - summary["joined_by_chain"],
+            f"all pairs: {pairs}",
         ),
     ]
+    if summary["joined_by_chain"]:
+        lines.append(
+            f"{summary['joined_by_chain']} of them are joined to train or val by a chain of copies "
+            "and are in no such pair: they are too many to compare each with each"
+        )
     for column, facts in summary["known_groups"].items():
         if facts["straddling"]:
             lines.append(

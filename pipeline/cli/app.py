@@ -274,8 +274,10 @@ def predict(
         device=device,
         batch_size=batch_size,
         workers=workers,
+        say=(lambda line: None) if as_json else typer.echo,
     )
-    typer.echo(outcome.to_json() if as_json else outcome.to_text())
+    for text in [outcome.to_json()] if as_json else outcome.failures():
+        typer.echo(text)
     if outcome.failed:
         raise typer.Exit(3)
 

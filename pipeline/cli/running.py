@@ -19,6 +19,7 @@ import typer
 from pipeline.errors import PipelineError
 
 INTERRUPTED = 130
+LOADER = "load"  # how `pipeline.engine.loader` names its threads
 # Typer may bring its own copy of click: take the base of its usage errors from a class it exports.
 ClickException = typer.BadParameter.__mro__[2]
 
@@ -50,11 +51,27 @@ def guarded(run: Callable[..., Any]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     if code == INTERRUPTED:  # typer itself may turn Ctrl-C into an exit with this code
-        print(
-            "interrupted - what was computed is kept; run the same command again to go on",
-            file=sys.stderr,
-        )
+        _say_interrupted()
     sys.exit(code)
+
+
+def _say_interrupted() -> None:
+    """Tell the user; leave the process at once if a thread still reads a file.
+
+    Such a thread cannot be stopped and Python would wait for it, a minute on a slow disk.
+    """
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if here else None
+    print(
+        "interrupted - what was computed is kept; run the same command again to go on",
+        file=sys.stderr,
+    )
+    if any(thread.name.startswith(LOADER) for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)
+    if before is not None:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -91,7 +91,7 @@ class EncodeMapper:
             "fill": params.fill,
             "crop_margin": params.crop_margin,
             "unusable_mask": "whole image",
-            "tokens": params.tokens,
+            "tokens": clip.tokens if params.tokens else 0,
         }
 
     def load(self, item: WorkItem) -> Shown:
@@ -176,6 +176,7 @@ class EncodeMapper:
                 features=features,
                 tokens=tokens,
                 mask_status=shown.status,
+                mask_crc=item.row.get("mask_crc", -1),
                 reason="" if shown.status == "ok" else f"mask {shown.status}: whole image used",
             )
             for item, shown, (features, tokens) in zip(items, loaded, encoded, strict=True)

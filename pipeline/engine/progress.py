@@ -51,6 +51,8 @@ class Progress:
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[failed]}"),
                 console=Console(stderr=True),
+                # What is printed meanwhile goes above the bar, but never away from a file or pipe.
+                redirect_stdout=sys.stdout.isatty(),
             )
             self._bar.start()
             self._task = self._bar.add_task(self.title, total=self.total, rate="", failed="")

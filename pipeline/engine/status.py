@@ -24,7 +24,11 @@ def status_rows(paths: Paths, datasets: Iterable[str]) -> list[dict[str, Any]]:
     """Return one row a dataset and stage, in the order the data flows.
 
     Keys: dataset, stage, status ("-" = never run), started, total, done, skipped, failed (count),
-    failures (image_id -> reason), images_per_second, seconds, error.
+    failures (image_id -> reason), images_per_second, seconds, error, lacking.
+
+    `lacking` is (count, images) of the manifest as it is now: those that the stage's store has no
+    row of, or one of other bytes. A run that was refused, or a longer manifest, changes no record.
+    None = nobody can tell.
     """
     rows = []
     for dataset in datasets:
@@ -52,9 +56,32 @@ def status_rows(paths: Paths, datasets: Iterable[str]) -> list[dict[str, Any]]:
                     "images_per_second": round(record.images_per_second, 2),
                     "seconds": {k: round(v, 3) for k, v in record.seconds.items()},
                     "error": record.error,
+                    "lacking": None if record.status == "-" else _lacking(paths, dataset, stage),
                 }
             )
     return rows
+
+
+def _lacking(paths: Paths, dataset: str, stage: str) -> tuple[int, int] | None:
+    from pipeline.manifest import read_manifest
+    from pipeline.stores import open_features, open_masks
+
+    if stage not in STAGES:
+        return None
+    path = paths.masks(dataset) if stage == "segment" else paths.features(dataset)
+    try:
+        manifest = read_manifest(paths.manifest(dataset))
+        if not path.exists():
+            return len(manifest), len(manifest)
+        table = (open_masks if stage == "segment" else open_features)(path).table()
+    except PipelineError:
+        return None
+    stored = table.loc[table["status"] != "pending", "sha256"].to_dict()
+    here = [
+        stored.get(image_id) == sha256
+        for image_id, sha256 in zip(manifest["image_id"], manifest["sha256"], strict=True)
+    ]
+    return here.count(False), len(here)
 
 
 def status_text(paths: Paths, datasets: Iterable[str], *, failures: int = 5) -> str:
@@ -77,6 +104,12 @@ def status_text(paths: Paths, datasets: Iterable[str], *, failures: int = 5) -> 
         )
         name = f"{row['dataset']} {row['stage']}"
         notes += [f"{name}: {row['error']}"] if row["error"] else []
+        missing, images = row["lacking"] or (0, 0)
+        if missing:
+            notes.append(
+                f"{name}: the store lacks {missing} of the {images} images of the manifest "
+                f"as it is now - run: pipeline {row['stage']} --dataset {row['dataset']}"
+            )
         notes += [
             f"{name}: failed {image_id!r}: {why}"
             for image_id, why in list(row["failures"].items())[:failures]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
+from pipeline.audit.table import read_audit
 from pipeline.config import CROSS_VALIDATED
 from pipeline.engine.record import RunRecord
 from pipeline.engine.recorded import recorded
@@ -39,8 +40,8 @@ def score_blocks(
 ) -> Iterator[tuple[str, str, list[Scored]]]:
     """Yield (protocol, subset, its runs scored), one block after the other."""
     manifest = read_manifest(paths.manifest(dataset))
-    audit = pd.read_parquet(paths.audit(dataset)) if paths.audit(dataset).exists() else None
-    runs, classes = read_runs(dataset, paths)
+    audit = read_audit(paths.audit(dataset), manifest)
+    runs, classes = read_runs(dataset, paths, manifest)
     groups = image_groups(manifest)
     for protocol in dict.fromkeys(run.protocol for run in runs):
         mine = [run for run in runs if run.protocol == protocol]
@@ -83,8 +84,8 @@ def evaluate_dataset(
         cache/<dataset>/records/evaluate.json, after a failure or Ctrl-C too.
 
     Raises:
-        PipelineError: no predictions, or masks of older image bytes; nothing was written but the
-            record.
+        PipelineError: no predictions; masks of older image bytes; or the manifest or the features
+            have changed since train or the leak audit; nothing was written but the record.
     """
     manifest = read_manifest(paths.manifest(dataset))
     record = RunRecord(
@@ -101,7 +102,7 @@ def _evaluate(
 ) -> dict[str, Any]:
     """Do what `evaluate_dataset` says and fill in the record."""
     dataset = record.dataset
-    _, classes = read_runs(dataset, paths)
+    _, classes = read_runs(dataset, paths, manifest)
     quality = mask_quality(dataset, manifest, paths, jobs=jobs)  # first: it may refuse
     clock = time.monotonic()
     chosen = params.evaluate

@@ -9,9 +9,12 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import PipelineError
-from pipeline.training.pairing import paired
+from pipeline.stores import open_features
+from pipeline.training.pairing import of_features, paired
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pipeline.paths import Paths
 
 
@@ -55,12 +58,12 @@ class Run:
         return self.head, self.view, self.fraction
 
 
-def read_runs(dataset: str, paths: Paths) -> tuple[list[Run], list[str]]:
+def read_runs(dataset: str, paths: Paths, manifest: pd.DataFrame) -> tuple[list[Run], list[str]]:
     """Return all runs that have test images, in the order of runs.parquet, and the class names.
 
     Raises:
-        PipelineError: nothing was trained, no protocol has a test image, or the two tables do
-            not belong together.
+        PipelineError: nothing was trained, no protocol has a test image, the two tables do not
+            belong together, or images, labels or features have changed since.
     """
     import pyarrow.parquet as pq
 
@@ -76,6 +79,13 @@ def read_runs(dataset: str, paths: Paths) -> tuple[list[Run], list[str]]:
             path=paths.predictions(dataset),
             remedy=f"if a train is at work, wait for it to end; else {again}",
         )
+    features = paths.features(dataset)
+    if features.is_dir() and not of_features(table.schema, open_features(features).identity):
+        raise PipelineError(
+            "holds predictions of other features than encode has made since",
+            path=paths.predictions(dataset),
+            remedy=again,
+        )
     runs = runs[runs["n_test"] > 0]
     if not len(runs):
         raise PipelineError(
@@ -90,6 +100,9 @@ def read_runs(dataset: str, paths: Paths) -> tuple[list[Run], list[str]]:
     ids = table["image_id"].to_pandas().astype(str).to_numpy(dtype=object)
     number = {name: n for n, name in enumerate(classes)}
     y = table["y_true"].to_pandas().astype(str).map(number).to_numpy(dtype=np.int64)
+    _refuse_relabelled(
+        pd.Series(y, index=ids), classes, manifest, paths.predictions(dataset), again
+    )
     places = _places(table)
     found: list[Run] = []
     for key, rows in runs.groupby(["protocol", "head", "view", "fraction"], sort=False):
@@ -110,6 +123,22 @@ def read_runs(dataset: str, paths: Paths) -> tuple[list[Run], list[str]]:
         labels = {row.seed: row.n_train + row.n_val for row in rows.itertuples()}
         found.append(Run(*key, seeds, labels, failed))
     return found, classes
+
+
+def _refuse_relabelled(
+    y: pd.Series, classes: list[str], manifest: pd.DataFrame, path: Path, again: str
+) -> None:
+    """Raise PipelineError when the manifest has another label, or none, for an image of `y`."""
+    then = y[~y.index.duplicated()].map(dict(enumerate(classes)))
+    now = manifest.set_index("image_id")["label"].reindex(then.index)
+    changed = then.index[now != then]
+    if len(changed):
+        raise PipelineError(
+            f"{len(changed)} image(s) have another label in the manifest, or are gone from it, for "
+            f"example {', '.join(changed[:3])}",
+            path=path,
+            remedy=again,
+        )
 
 
 def _places(table) -> dict[tuple, slice]:

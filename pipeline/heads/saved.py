@@ -2,13 +2,13 @@
 
 A tensor's key is `protocol/view/fraction/seed/tensor`; the JSON holds, under
 `protocol/view/fraction/seed`, the head's config, the labels it used and the digest of all that
-decided it, and once for all the class list.
+decided it, and once for all the class list and the identity of the features.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,23 @@ def cell_key(protocol: str, view: str, fraction: float, seed: int) -> str:
     return f"{protocol}/{view}/{fraction:g}/{seed}"
 
 
-def save_heads(folder: Path, name: str, classes: list[str], heads: Iterable[SavedHead]) -> None:
+def save_heads(
+    folder: Path,
+    name: str,
+    classes: list[str],
+    heads: Iterable[SavedHead],
+    features: Mapping[str, Any],
+) -> None:
     """Write all fitted heads of one name, replacing the two files.
 
     The JSON is written last and names what the tensors file must hold.
+
+    Args:
+        folder: of all heads of a dataset.
+        name: of the head.
+        classes: in the order of `predict_proba`'s columns.
+        heads: all of that name.
+        features: identity of the feature store that they learned from.
     """
     from safetensors.numpy import save
 
@@ -62,7 +75,17 @@ def save_heads(folder: Path, name: str, classes: list[str], heads: Iterable[Save
     with atomic_write(folder / f"{name}.safetensors") as partial:
         partial.write_bytes(save(tensors))  # not save_file: its error hides what the disk said
     table = {"format": FORMAT, "head": name, "classes": classes, "cells": cells}
-    atomic_write_json(folder / f"{name}.json", table)
+    atomic_write_json(folder / f"{name}.json", table | {"features": features})
+
+
+def learned_from(folder: Path, name: str) -> dict[str, Any]:
+    """Return the identity of the features that the saved heads of one name learned from; empty
+    where an earlier version wrote them.
+
+    Raises:
+        PipelineError: as `load_heads`.
+    """
+    return _read(folder, name).get("features", {})
 
 
 def load_heads(folder: Path, name: str) -> tuple[list[str], dict[str, dict[str, Any]]]:
@@ -71,6 +94,11 @@ def load_heads(folder: Path, name: str) -> tuple[list[str], dict[str, dict[str, 
     Raises:
         PipelineError: there is no such file, or it is of another format.
     """
+    table = _read(folder, name)
+    return table["classes"], table["cells"]
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
     path = Path(folder) / f"{name}.json"
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
@@ -86,7 +114,7 @@ def load_heads(folder: Path, name: str) -> tuple[list[str], dict[str, dict[str, 
         raise PipelineError(
             f"format {table.get('format')!r} is not {FORMAT}", path=path, remedy="train again"
         )
-    return table["classes"], table["cells"]
+    return table
 
 
 def read_tensors(folder: Path, name: str, keys: Iterable[str]) -> dict[str, dict[str, np.ndarray]]:

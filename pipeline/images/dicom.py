@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import warnings
 import zlib
 
@@ -22,6 +23,7 @@ from pipeline.errors import ImageError
 from pipeline.images import rle_plugin
 from pipeline.images.codestream import check_codestream
 from pipeline.images.luts import apply_modality, apply_voi
+from pipeline.images.padding import PADDING_TAGS, not_padding
 from pipeline.images.palette import COLOURS, apply_palette
 from pipeline.images.types import DICOMDIR_REASON, FrameInfo, Pixels, SkippedFile, check_size
 
@@ -42,12 +44,11 @@ _PALETTES = [
 _TAGS = [
     "SOPClassUID", "DirectoryRecordSequence", "Rows", "Columns", "NumberOfFrames",
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated",
-    "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue",
-    "PixelPaddingRangeLimit", "RescaleIntercept", "RescaleSlope", "ModalityLUTSequence",
-    "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence",
+    "BitsStored", "HighBit", "PixelRepresentation", "RescaleIntercept", "RescaleSlope",
+    "ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
-    *_PALETTES, *PIXELS,
+    *PADDING_TAGS, *_PALETTES, *PIXELS,
 ]  # fmt: skip
 MAX_DEFLATED = 2**30
 DICOMDIR = "1.2.840.10008.1.3.10"
@@ -83,9 +84,7 @@ def read_dicom(data: bytes, kind: str, frame: int) -> Pixels:
     if not 0 <= frame < frames:
         raise ImageError(f"has no frame {frame}: it holds {frames}", remedy="frames are 0-based")
     _check_stream(dataset, frame, frames)
-    # Unused high bits are kept at first: a padding value may lie in them.
-    plugin = rle_plugin.NAME if dataset.file_meta.TransferSyntaxUID == RLELossless else ""
-    stored = pixel_array(dataset, index=frame, correct_unused_bits=False, decoding_plugin=plugin)
+    stored = _stored(dataset, frame, rows * columns)
     if stored.shape[:2] != (rows, columns):
         raise ImageError("is damaged (frame size)", remedy="export it again")
     model = str(dataset.get("PhotometricInterpretation", "")).strip().upper()
@@ -171,13 +170,27 @@ def _check_stream(dataset: Dataset, frame: int, frames: int) -> None:
     check_codestream(stream, syntax, dataset.Rows, dataset.Columns)
 
 
+def _stored(dataset: Dataset, frame: int, size: int) -> np.ndarray:
+    """Decode one frame. Unused high bits are kept at first: a padding value may lie in them."""
+    native = not _encapsulated(dataset.file_meta.TransferSyntaxUID)
+    if native and dataset.get("BitsAllocated") == 1 and size % 8:
+        # Frames follow each other without a gap, so that one may start within a byte.
+        first, skip = divmod(frame * size, 8)
+        raw = np.frombuffer(dataset.PixelData, np.uint8)[first : first + size // 8 + 2]
+        bits = np.unpackbits(raw, bitorder="little")[skip : skip + size]
+        return bits.reshape(dataset.Rows, dataset.Columns)
+    plugin = rle_plugin.NAME if dataset.file_meta.TransferSyntaxUID == RLELossless else ""
+    return pixel_array(dataset, index=frame, correct_unused_bits=False, decoding_plugin=plugin)
+
+
 def _grey(stored: np.ndarray, dataset: Dataset, frame: int, *, invert: bool) -> Pixels:
-    valid = _not_padding(stored, dataset)
     values, bits = _used_bits(stored, dataset)
+    valid = not_padding(stored, values, bits, dataset)
     little = dataset.original_encoding[1] is not False
     dataset = _with_frame_groups(dataset, frame)
-    scaled, increasing = apply_modality(values, dataset, little=little)
-    shown = apply_voi(scaled, dataset, little=little)
+    span = _possible(values, bits)
+    scaled, increasing, span = apply_modality(values, dataset, span, little=little)
+    shown = apply_voi(scaled, dataset, span, little=little)
     if shown is not None:
         levels = np.rint(shown * 255).astype(np.uint8)
         return Pixels(levels, display=True, invert=invert, valid=valid)
@@ -189,20 +202,6 @@ def _grey(stored: np.ndarray, dataset: Dataset, frame: int, *, invert: bool) -> 
     if values.dtype == np.uint16 and increasing:
         scaled = values  # the range is relative, so a rising line changes nothing
     return Pixels(scaled, invert=invert, valid=valid)
-
-
-def _not_padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray | None:
-    value = dataset.get("PixelPaddingValue")
-    if value is None or stored.dtype.kind == "f":
-        return None
-    limit = dataset.get("PixelPaddingRangeLimit")
-    # Files disagree about the sign of these two: take the bits in the type of the pixels.
-    bits = stored.dtype.itemsize * 8
-    low, high = (
-        int(np.array(int(v) & (2**bits - 1), f"u{bits // 8}").astype(stored.dtype))
-        for v in (value, value if limit is None else limit)
-    )
-    return (stored < min(low, high)) | (stored > max(low, high))
 
 
 def _used_bits(stored: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, int]:
@@ -221,6 +220,15 @@ def _used_bits(stored: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, int]:
     if stored.dtype.kind == "u" and bits <= 8:
         stored = stored.astype(np.uint8)
     return stored, bits
+
+
+def _possible(values: np.ndarray, bits: int) -> tuple[float, float]:
+    """Return the lowest and highest value that the type of the samples can hold."""
+    if values.dtype.kind == "f":
+        return -math.inf, math.inf
+    if values.dtype.kind == "i":
+        return -(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1
+    return 0.0, 2.0**bits - 1
 
 
 def _with_frame_groups(dataset: Dataset, frame: int) -> Dataset:

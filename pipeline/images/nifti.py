@@ -11,13 +11,14 @@ import hashlib
 import io
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import io_orientation
 
 from pipeline.errors import ImageError
+from pipeline.images.raster import split_alpha
 from pipeline.images.types import MAX_VOLUME_BYTES, FrameInfo, Pixels, check_size
 
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
@@ -78,7 +79,7 @@ def read_nifti(data: bytes, kind: str, frame: int) -> Pixels:
 
     Returns:
         Values of (h, w) in the file's own dtype, floats where it is scaled; of RGB voxels
-        (h, w, 3) uint8.
+        (h, w, 3) uint8, of RGBA ones with their alpha apart.
 
     Raises:
         ImageError: no such slice; several volumes, complex numbers, a broken orientation or gzip,
@@ -95,10 +96,10 @@ def read_nifti(data: bytes, kind: str, frame: int) -> Pixels:
     cut[3:] = [0] * len(cut[3:])
     voxels = np.asanyarray(image.dataobj[tuple(cut)])
     if voxels.dtype.names:
-        voxels = np.stack([voxels[name] for name in voxels.dtype.names[:3]], axis=-1)
-        return Pixels(
-            np.stack([plane.show(voxels[..., c]) for c in range(3)], axis=-1), display=True
-        )
+        channels = [plane.show(voxels[name]) for name in voxels.dtype.names]
+        if len(channels) == 4 and not np.asanyarray(image.dataobj)[voxels.dtype.names[3]].any():
+            channels = channels[:3]  # an alpha that was never set, in the whole volume
+        return replace(split_alpha(np.stack(channels, axis=-1)), display=True)
     values = np.ascontiguousarray(plane.show(voxels))
     return Pixels(values, display=values.dtype == np.uint8)
 

@@ -67,6 +67,10 @@ def decode_with_pillow(data: bytes, kind: str, page: int = 0) -> Pixels:
     threshold = "half" if kind in ("JPEG", "WEBP") else "auto"
     if image.mode == "P":
         threshold = "nonzero"
+    hidden = image.info.get("transparency")
+    if kind == "PNG" and data[24:26] in (b"\2\0", b"\4\0") and isinstance(hidden, int):
+        # Pillow scales grey samples of 2 and 4 bits to 8, and leaves the transparent one as it is.
+        image.info["transparency"] = hidden * 255 // (2 ** data[24] - 1)
     return Pixels(upright(np.asarray(opaque(image)), turn), display=True, threshold=threshold)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,11 +23,13 @@ from pipeline.images import normalise
 from pipeline.images.kinds import HEAD_BYTES, sniff
 from pipeline.images.normalise import to_display
 from pipeline.images.raster import probe_raster, read_raster
+from pipeline.images.region import Cuts, cut_region, find_cut
 from pipeline.images.types import MAX_FILE_BYTES, MAX_PIXELS, FrameInfo, Pixels
 
-READER_VERSION = "5"
+READER_VERSION = "6"
 
 Result = TypeVar("Result")
+_CUTS = Cuts()
 
 
 def reader_rules() -> dict[str, Any]:
@@ -84,10 +86,12 @@ def read_mask(
 ) -> np.ndarray:
     """Read one frame as a region, turned upright by the same rules as an image.
 
-    The region is what is shown bright: samples above 127 where any is (above half of the
-    largest for deep samples), else any above zero (label maps of small numbers). JPEG and WebP
-    are always cut at 127, so that coding noise is no region; in a palette, all but black counts;
-    of probabilities (floats up to 1) those above half of the largest.
+    The region is what is shown bright, by one cut for all frames of the file, which the levels
+    of the file decide: the upper one of two; every label but zero; above 127 with smooth edges
+    (above half of the file's largest for deep samples); above 0.5 of probabilities (fractions up
+    to 1). JPEG and WebP are always cut at 127, so that coding noise is no region; in a palette,
+    all but black counts. An 8-bit file of few low numbers is a label map, whatever it was meant
+    to be: store probabilities as floats. See `pipeline.images.region.find_cut`.
 
     Args:
         path: the file.
@@ -99,11 +103,12 @@ def read_mask(
         bool (h, w).
 
     Raises:
-        ImageError: as `read_image`, or the size is not `shape`.
+        ImageError: as `read_image`; the size is not `shape`; or the samples are neither labels
+            nor a mask with smooth edges nor probabilities.
     """
 
     def read() -> np.ndarray:
-        mask = _region(_pixels(path, frame, data))
+        mask = _region(path, frame, data)
         if shape is not None and mask.shape != tuple(shape):
             raise ImageError(
                 f"the mask is {mask.shape[1]} x {mask.shape[0]}, "
@@ -168,27 +173,22 @@ def _pixels(path: str | os.PathLike, frame: int, data: bytes | None) -> Pixels:
     return _backend(kind)[1](data, kind, frame)
 
 
-def _region(pixels: Pixels) -> np.ndarray:
-    values = pixels.values
-    if values.ndim == 3:
-        values = values.max(axis=2)
-    if values.dtype.kind == "f":
-        values = np.nan_to_num(values, nan=0.0)
-    if pixels.invert:
-        top = np.array(255, values.dtype) if pixels.display else values.max()
-        values = ~values if values.dtype == bool else top - values
-    values = normalise.on_black(values, pixels.alpha)
-    if values.dtype == bool:
-        region = values
-    else:
-        top = values.max(initial=0)
-        if pixels.threshold == "nonzero" or (pixels.threshold == "auto" and top <= 127):
-            # Floats up to 1 are probabilities.
-            soft = values.dtype.kind == "f" and top <= 1
-            region = values > (float(top) / 2 if soft else 0)
-        else:
-            region = values > (127 if top <= 255 else float(top) / 2)
-    return region & pixels.valid if pixels.valid is not None else region
+def _region(path: str | os.PathLike, frame: int, data: bytes | None) -> np.ndarray:
+    kind, data = _load(path, data)
+    probe_frames, read_frame = _backend(kind)
+    pixels = read_frame(data, kind, frame)
+    many = kind in ("TIFF", "DICOM", "NIFTI") and pixels.threshold == "auto"
+    if not many or len(infos := probe_frames(data, kind)) == 1:
+        return cut_region(pixels, *find_cut(lambda: [pixels]))
+
+    def frames() -> Iterator[Pixels]:
+        for info in infos:
+            try:
+                yield read_frame(data, kind, info.frame)
+            except Exception:  # a damaged frame fails when it is read itself
+                continue
+
+    return cut_region(pixels, *_CUTS(data, frames))
 
 
 def _backend(kind: str) -> tuple[Callable, Callable]:

@@ -22,7 +22,7 @@ REDUCED_OR_MASK = 1 | 4  # bits of NewSubfileType
 MINISWHITE, MINISBLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 NOT_COMPRESSED, OLD_JPEG, JPEG = 1, 6, 7  # compression; new-style JPEG decodes its own YCbCr
 _ENDED = (JPEG, 33003, 33004, 33005, 34712)  # JPEG and JPEG 2000 segments end in ff d9
-UNASSOCIATED_ALPHA = 2
+ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
 RESAVE = "save it as an uncompressed RGB or grey TIFF, or as PNG"
 
 
@@ -99,7 +99,7 @@ def _display(page: tifffile.TiffPage, values: np.ndarray) -> Pixels:
 
 
 def _drop_extra(page: tifffile.TiffPage, values: np.ndarray) -> np.ndarray:
-    """Keep the colours, and an alpha that is not multiplied in already."""
+    """Keep the colours, and an alpha that is still to be applied after scaling."""
     if values.ndim == 2:
         return values
     channels = values.shape[2]
@@ -108,9 +108,20 @@ def _drop_extra(page: tifffile.TiffPage, values: np.ndarray) -> np.ndarray:
         raise ImageError(
             f"has {channels} channels", remedy="save the channels wanted as grey or RGB"
         )
-    if channels == colours + 1 and tuple(page.extrasamples)[-1:] == (UNASSOCIATED_ALPHA,):
+    extra = tuple(page.extrasamples)[-1:] if channels == colours + 1 else ()
+    if extra == (UNASSOCIATED_ALPHA,):
         return values
+    if extra == (ASSOCIATED_ALPHA,) and values.dtype in (np.uint16, np.uint32):
+        return _not_multiplied(values)  # the range has to be that of the opaque picture
     return values[..., :colours] if colours == 3 else values[..., 0]
+
+
+def _not_multiplied(values: np.ndarray) -> np.ndarray:
+    """Divide the colours by the alpha, the last channel, that they were multiplied with."""
+    top = np.iinfo(values.dtype).max
+    alpha = values[..., -1:]
+    colours = np.rint(values[..., :-1] * (top / np.maximum(alpha, 1).astype(np.float64)))
+    return np.concatenate([np.minimum(colours, top).astype(values.dtype), alpha], axis=-1)
 
 
 def _eight_bit(values: np.ndarray, bits: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from pipeline.intake.place import same_content, same_folder, settle
 from pipeline.intake.rows import (
     KEEPS,
     build_rows,
+    leave_masks_out,
     measure_masks,
     oddities,
     remeasure,
@@ -29,6 +30,7 @@ from pipeline.intake.rows import (
 )
 from pipeline.intake.summary import AddSummary
 from pipeline.intake.table import scan_table
+from pipeline.locks import manifest_lock
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.manifest_checks import find_problems, report_problems
 from pipeline.paths import Paths
@@ -104,6 +106,7 @@ def add_dataset(
         for folder in (manifest.parent, paths.data(dataset).parent):
             if not folder.exists():
                 undo.callback(_remove_empty, folder)
+        undo.enter_context(manifest_lock(manifest))
         scan = _scan(source, mask_source, paths.data(dataset), undo)
         same = _is_home(paths, dataset, scan)
         stated = _join(scan, mask_source, max_rank, groups, patient_regex)
@@ -118,7 +121,8 @@ def add_dataset(
             )
         summary = AddSummary(dataset, manifest, failed=rows.failed, warnings=scan.warnings)
         summary.skipped = dict(sorted((scan.skipped + rows.skipped).items()))
-        summary.warnings += measure_masks(frame, scan.file, workers)
+        bad_masks = measure_masks(frame, scan.file, workers)
+        summary.warnings += leave_masks_out(frame, bad_masks)
         how = on_straddle or ("error" if stated else "drop-train")
         if how != "error":
             summary.warnings += resolve_straddling(frame, how)
@@ -217,22 +221,28 @@ def refresh_dataset(
 ) -> AddSummary:
     """Bring hashes, sizes and mask areas of a manifest up to date with its files.
 
-    Rows stay as they are otherwise; a file that is gone or cannot be read keeps its row and is
-    listed in `failed`. New files are not looked for: `add_dataset` does that.
+    Rows stay as they are otherwise: one whose image or mask is gone or cannot be read keeps its
+    cells and is listed in `failed`. New files are not looked for: `add_dataset` does that.
 
     Raises:
         ManifestError: the manifest is missing or wrong.
     """
     paths = paths or Paths()
     manifest, data = paths.manifest(dataset), paths.data(dataset)
-    frame = read_manifest(manifest)
-    summary = AddSummary(dataset, manifest)
-    before = frame["sha256"].copy()
-    summary.failed = remeasure(frame, data, workers, progress)
-    frame["mask_area"] = ""
-    summary.warnings += measure_masks(frame, data.joinpath, workers)
-    changed = int((frame["sha256"] != before).sum())
-    summary.changed = {"added": 0, "removed": 0, "changed": changed}
-    summary.count(frame)
-    write_manifest(frame, manifest)
+    with manifest_lock(manifest):
+        frame = read_manifest(manifest)
+        summary = AddSummary(dataset, manifest)
+        before = frame["sha256"].copy()
+        summary.failed = remeasure(frame, data, workers, progress)
+        frame.loc[frame["mask_path"] == "", "mask_area"] = ""
+        for i, reason in measure_masks(frame, data.joinpath, workers).items():
+            mask = frame.at[i, "mask_path"]
+            summary.failed.setdefault(
+                frame.at[i, "image_id"],
+                f"its mask {mask} {reason} - put it back or mend it; or empty its mask_path",
+            )
+        changed = int((frame["sha256"] != before).sum())
+        summary.changed = {"added": 0, "removed": 0, "changed": changed}
+        summary.count(frame)
+        write_manifest(frame, manifest)
     return summary

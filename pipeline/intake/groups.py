@@ -8,6 +8,7 @@ from pipeline.errors import ManifestError
 from pipeline.intake.existing import merge_existing
 from pipeline.intake.folder import Found, Scan
 from pipeline.intake.table import read_table
+from pipeline.locks import manifest_lock
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.manifest_checks import find_problems, report_problems
 from pipeline.paths import Paths
@@ -101,27 +102,28 @@ def group_dataset(dataset: str, source: str | Path, *, paths: Paths) -> list[str
             would be in two splits. Nothing was written.
     """
     manifest = paths.manifest(dataset)
-    frame = read_manifest(manifest)
-    scan = Scan(paths.data(dataset))
-    for row in frame.itertuples():
-        facts = {"image_id": row.image_id} if row.image_id != row.path else {}
-        scan.found.append(Found(row.path, row.label, row.split, facts))
-    known = join_groups(scan, Path(source))
-    of_file: dict[str, dict[str, str]] = {}  # a table that names a file means all its frames
-    for found in scan.found:
-        of_file.setdefault(found.path, {}).update(found.facts)
-    for column in ("patient_id", "group", "fold"):
-        joined = [f.facts.get(column) or of_file[f.path].get(column, "") for f in scan.found]
-        frame[column] = [new or old for new, old in zip(joined, frame[column], strict=True)]
-    try:
-        frame, _ = merge_existing(frame, manifest, same_source=True, force=False)
-    except ManifestError as error:
-        error.remedy = (
-            "correct the table, or take its values by `pipeline data add --groups --force`"
-        )
-        raise
-    problems = find_problems(frame.astype(str), list(range(2, len(frame) + 2)))
-    if problems:
-        raise report_problems(Path(source), problems)
-    write_manifest(frame, manifest)
+    with manifest_lock(manifest):
+        frame = read_manifest(manifest)
+        scan = Scan(paths.data(dataset))
+        for row in frame.itertuples():
+            facts = {"image_id": row.image_id} if row.image_id != row.path else {}
+            scan.found.append(Found(row.path, row.label, row.split, facts))
+        known = join_groups(scan, Path(source))
+        of_file: dict[str, dict[str, str]] = {}  # a table that names a file means all its frames
+        for found in scan.found:
+            of_file.setdefault(found.path, {}).update(found.facts)
+        for column in ("patient_id", "group", "fold"):
+            joined = [f.facts.get(column) or of_file[f.path].get(column, "") for f in scan.found]
+            frame[column] = [new or old for new, old in zip(joined, frame[column], strict=True)]
+        try:
+            frame, _ = merge_existing(frame, manifest, same_source=True, force=False)
+        except ManifestError as error:
+            error.remedy = (
+                "correct the table, or take its values by `pipeline data add --groups --force`"
+            )
+            raise
+        problems = find_problems(frame.astype(str), list(range(2, len(frame) + 2)))
+        if problems:
+            raise report_problems(Path(source), problems)
+        write_manifest(frame, manifest)
     return [f"{manifest}: groups of {known} of {len(frame)} images joined", *scan.warnings]

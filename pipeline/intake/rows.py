@@ -34,7 +34,8 @@ def build_rows(
 ) -> Rows:
     """Hash and probe every image of a scan; one row a frame, sorted by path and frame.
 
-    A table may name one frame of a file; without it, a file of n frames becomes n rows.
+    A table may name one frame of a file; without it, or with a blank cell there, a file of n
+    frames becomes n rows.
     """
     names = sorted({found.path for found in scan.found})
     files = [scan.root / name for name in names]
@@ -52,7 +53,7 @@ def build_rows(
         else:
             frames = result.frames
             if "frame" in found.facts:
-                wanted = found.facts["frame"].strip() or "0"
+                wanted = found.facts["frame"]
                 frames = [info for info in frames if str(info.frame) == wanted]
                 if not frames:
                     failed[found.path] = f"has no frame {wanted!r} (it has {len(result.frames)})"
@@ -117,11 +118,12 @@ def remeasure(
 
 def measure_masks(
     frame: pd.DataFrame, locate: Callable[[str], Path], workers: int | None
-) -> list[str]:
-    """Fill mask_area (pixels); a mask that cannot be used is taken out, with a warning.
+) -> dict[int, str]:
+    """Fill mask_area (pixels) in place; return why masks cannot be used, by index of their row.
 
     Args:
-        frame: rows; changed in place. A frame of a file of many takes the mask's same frame.
+        frame: rows. A frame of a file of many takes the mask's same frame. Rows whose mask cannot
+            be used stay as they are.
         locate: gives the file of a mask_path.
     """
     rows = frame.index[frame["mask_path"] != ""]
@@ -133,16 +135,24 @@ def measure_masks(
         )
         for i in rows
     ]
-    bad: dict[str, list[str]] = {}
+    bad: dict[int, str] = {}
     for i, area in zip(rows, in_threads(mask_area, jobs, workers, None), strict=True):
         if isinstance(area, int):
             frame.at[i, "mask_area"] = str(area)
         else:
-            frame.at[i, "mask_path"] = ""
-            bad.setdefault(area, []).append(frame.at[i, "image_id"])
+            bad[i] = area
+    return bad
+
+
+def leave_masks_out(frame: pd.DataFrame, bad: dict[int, str]) -> list[str]:
+    """Take masks that cannot be used (as of `measure_masks`) out of the rows; return warnings."""
+    ids: dict[str, list[str]] = {}
+    for i, reason in bad.items():
+        frame.at[i, "mask_path"] = ""
+        ids.setdefault(reason, []).append(frame.at[i, "image_id"])
     return [
-        f"{len(ids)} ground-truth masks are left out, {reason}: {', '.join(ids[:SHOWN])}"
-        for reason, ids in bad.items()
+        f"{len(names)} ground-truth masks are left out, {reason}: {', '.join(names[:SHOWN])}"
+        for reason, names in ids.items()
     ]
 
 

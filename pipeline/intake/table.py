@@ -113,7 +113,8 @@ def _decode(path: Path) -> str:
 
 def scan_table(source: Path) -> Scan:
     """Read a CSV of images: columns path and label; split, patient_id, group, fold, mask_path,
-    box, points, synthetic, frame and image_id where given. Paths are relative to its folder.
+    box, points, synthetic, frame (blank = all) and image_id where given. Paths are relative to
+    its folder.
 
     Raises:
         ManifestError: as `read_table`; no path or label column; paths outside the folder.
@@ -136,8 +137,8 @@ def scan_table(source: Path) -> Scan:
             continue
         split = row.get("split", "")
         facts = {name: row[name] for name in GIVEN if row.get(name)}
-        if "frame" in row:
-            facts["frame"] = row["frame"]
+        if frame := row.get("frame", "").strip():  # a blank cell means all, as no column does
+            facts["frame"] = frame
         if "mask_path" in facts:
             facts["mask_path"] = relative_path(facts["mask_path"], root) or facts["mask_path"]
         facts |= {name: row[name] for name in table.columns if name not in (*COLUMNS, *GIVEN)}

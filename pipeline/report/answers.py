@@ -191,30 +191,6 @@ def survival(found: DatasetInputs, run: Run = select.BASELINE) -> str | None:
     return f"{select.run_name(*run)}, all labels: {listed(parts)}." if parts else None
 
 
-def best_baseline(found: DatasetInputs) -> str | None:
-    """Which run that uses no mask is the one to beat (mean accuracy over the shares of labels)."""
-    if found.metrics is None:
-        return None
-    for protocol in ("grouped", "official"):
-        table = select.over_seeds(found.metrics, protocol, "full")
-        plain = table[(table["view"] == "whole") & (table["fraction"] > 0)]
-        if plain.empty:
-            continue
-        means = plain.groupby(["head", "view"])["value"].mean().sort_values()
-        run = means.index[-1]
-        fractions = select.fractions_of(plain)
-        ends = dict.fromkeys([fractions[0], fractions[-1]])
-        shown = [(f, select.one(plain, *run, f)) for f in ends]
-        parts = [
-            f"{interval(r['value'], r['lo'], r['hi'])} % with {share(f)} of the labels"
-            for f, r in shown
-            if r is not None
-        ]
-        where = "grouped splits" if protocol == "grouped" else "the set's own split"
-        return f"{select.run_name(*run)} ({listed(parts)}; {where})."
-    return None
-
-
 def leaking(found: DatasetInputs) -> str | None:
     """How many test images have a copy in train."""
     if found.audit_images is None:

@@ -12,22 +12,24 @@ import jinja2
 from pipeline.config import Params
 from pipeline.files import atomic_write_text
 from pipeline.paths import Paths
+from pipeline.report import select
+from pipeline.report.answers import leaking
 from pipeline.report.gallery import Album
 from pipeline.report.inputs import DatasetInputs, Missing, load_inputs
 from pipeline.report.page import Section
-from pipeline.report.sections import DATASET_SECTIONS
+from pipeline.report.sections import DATASET_SECTIONS, PUBLISHED_ONLY
 from pipeline.report.sections.reproduce import reproduce
 from pipeline.report.sections.summary import summary
-from pipeline.report.select import slug
 
 
 @dataclass(frozen=True)
 class DatasetPage:
-    """One dataset's part of the page."""
+    """One dataset's part of the page; `copies` says how many test images have one in train."""
 
     name: str
     id: str
     synthetic: bool
+    copies: str
     images: int | None
     classes: list[str]
     missing: list[Missing]
@@ -68,16 +70,25 @@ def build_report(params: Params, paths: Paths, datasets: Sequence[str] | None = 
 def dataset_page(found: DatasetInputs, params: Params) -> DatasetPage:
     """Build all sections of one dataset that its files allow."""
     album = Album(found, params.report.thumbnail)
-    base = slug("set", found.name)
+    base = select.slug("set", found.name)
     sections = []
     for make in DATASET_SECTIONS:
         made = make(found, album, params)
         if made is not None:
             made.id = f"{base}-{made.key}"
+            if found.metrics is not None and made.key in PUBLISHED_ONLY:
+                made.split = select.short_name(*select.PUBLISHED, drawn=found.drawn_split)
             sections.append(made)
     images = None if found.manifest is None else len(found.manifest)
     return DatasetPage(
-        found.name, base, found.synthetic, images, found.classes, found.missing, sections
+        found.name,
+        base,
+        found.synthetic,
+        "" if found.drawn_split else leaking(found) or "",
+        images,
+        found.classes,
+        found.missing,
+        sections,
     )
 
 

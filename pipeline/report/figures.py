@@ -21,7 +21,9 @@ QUOTED_STYLES = {
 }
 
 
-# The same run and the same view look the same in every plot.
+# Bins of fewer predictions than this (over all seeds) are drawn hollow, beside the line.
+FEW = 10
+# The same run looks the same in every plot of runs, the same view in every plot of views.
 RUN_STYLES = {
     ("zero-shot", "whole"): STYLES[0],
     select.BASELINE: STYLES[0],
@@ -128,20 +130,30 @@ def _styles(runs: Sequence[tuple[str, str]], *, by_view: bool) -> list[Style]:
     return [known[run] or next(free) for run in runs]
 
 
-def reliability(title: str, series: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Figure:
+def reliability(
+    title: str, series: dict[tuple[str, str], tuple[np.ndarray, np.ndarray, np.ndarray]]
+) -> Figure:
     """Draw a reliability diagram: in each bin of confidence, how often the run was right.
 
+    Bins of fewer than `FEW` predictions are hollow points beside the line.
+
     Args:
-        series: {name: (mean confidence, accuracy, number of predictions) of the bins}.
+        series: {(head, view): (mean confidence, accuracy, number of predictions) of the bins}.
     """
     axis = Axis.nice("mean confidence of the prediction", 0, 1)
     plot = Plot(title, axis, Axis.nice("share of right predictions", 0, 1))
     plot.rule([(0, 0), (1, 1)], "perfectly calibrated")
     rows = []
-    for style, (name, values) in zip(STYLES[1:], series.items(), strict=False):
+    for style, (run, values) in zip(
+        _styles(list(series), by_view=False), series.items(), strict=True
+    ):
+        name = select.run_name(*run)
         confidence, accuracy, count = values
-        tips = [f"{name}: {int(n)} predictions" for n in count]
-        plot.line(confidence, accuracy, style, name=name, tips=tips)
+        few = count < FEW
+        tips = [f"{name}: {int(n)} predictions" for n in count[~few]]
+        plot.line(confidence[~few], accuracy[~few], style, name=name, tips=tips)
+        tips = [f"{name}: only {int(n)} predictions" for n in count[few]]
+        plot.points(confidence[few], accuracy[few], style, tips=tips)
         rows += [
             [head(name), numeric(number(float(c), 2)), numeric(percent(float(a))), int(n)]
             for c, a, n in zip(confidence, accuracy, count, strict=True)
@@ -198,13 +210,15 @@ def scatter(
     """Draw points, one marker a group, with a line through the means of bins.
 
     Args:
+        x: shares from 0 to 1; the axis spans those there are.
         bins: (x, mean, lo, hi) of each bin.
         summary: the table that follows the plot.
     """
     groups = np.asarray(list(groups) or [""] * len(x))
     spread = max(1e-6, float(np.nanmax(np.abs(y))) if len(y) else 1.0)
-    plot = Plot(title, Axis.nice(x_title, 0, 1), Axis.nice(y_title, -spread, spread))
-    plot.rule([(0, 0), (1, 0)])
+    across = _fitted(x_title, x)
+    plot = Plot(title, across, Axis.nice(y_title, -spread, spread))
+    plot.rule([(across.lo, 0), (across.hi, 0)])
     for style, name in zip(STYLES[1:] * 4, sorted(set(groups)), strict=False):
         chosen = groups == name
         plot.points(x[chosen], y[chosen], style, name=name)
@@ -213,3 +227,13 @@ def scatter(
         plot.errors(at, lo, hi, STYLES[0])
         plot.line(at, mean, STYLES[0], name="mean of a quarter")
     return Figure(title, plot.svg(), summary)
+
+
+def _fitted(title: str, values: np.ndarray) -> Axis:
+    """Return the part of the axis from 0 to 1 that holds the values, with a margin."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return Axis.nice(title, 0, 1)
+    lo, hi = float(values.min()), float(values.max())
+    margin = max(0.05 * (hi - lo), 0.005)
+    return Axis.nice(title, max(0.0, lo - margin), min(1.0, hi + margin))

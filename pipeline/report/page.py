@@ -87,9 +87,10 @@ class Code:
 
 @dataclass
 class Section:
-    """One part of the page under its own heading."""
+    """One part of the page under its own heading; `split` names the one split it shows."""
 
     key: str
     title: str
     blocks: list[Any] = field(default_factory=list)
     id: str = ""
+    split: str = ""

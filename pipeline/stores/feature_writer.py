@@ -121,6 +121,7 @@ class FeatureStoreWriter(StoreWriter):
             "reason": row.reason,
             **FEATURES.checksums(data),
             "mask_status": row.mask_status,
+            "mask_crc": row.mask_crc,
         }, data
 
     @property

@@ -145,6 +145,19 @@ class FeatureStore(StoreReader):
             {a for a, here in zip(rows["label"], rows["in_manifest"], strict=True) if here}
         )
 
+    def of_other_masks(self, masks: pd.DataFrame) -> set[str]:
+        """Return the ids of good rows that were made with another mask than there is now.
+
+        Rows of a store of an earlier version, which does not know its masks, are not among them.
+
+        Args:
+            masks: `MaskStore.table()` of the same dataset.
+        """
+        rows = self._committed.index.rows
+        now = masks["crc"].where(masks["status"].isin(idx.GOOD), -1).to_dict()
+        columns = zip(rows["image_id"], rows["status"], rows["mask_crc"], strict=True)
+        return {i for i, s, crc in columns if s in idx.GOOD and crc not in (-1, now.get(i))}
+
     def to_pandas(self, view: str | None = None) -> pd.DataFrame:
         """Return features as a table: one row an image of the manifest that has data, label,
         split, then columns 0 ... d-1. Index image_id; without `view`, all views, index

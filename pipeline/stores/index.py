@@ -155,24 +155,30 @@ def load(path: Path, columns: Columns, *, patience: float = PATIENCE) -> Committ
 
 
 def read_columns(path: Path, root: dict, columns: Columns) -> Index | None:
-    """Return the index that `root` commits, or None where the columns do not match it."""
+    """Return the index that `root` commits, or None where the columns do not match it.
+
+    A column that a store of an earlier version lacks has its default in every row.
+    """
     metadata = root["consolidated_metadata"]["metadata"]
-    if any(name not in metadata for name in columns):
+    if "image_id" not in metadata:
         return None
+    there = {name: spec for name, spec in columns.items() if name in metadata}
     n = metadata["image_id"]["shape"][0]
     store = LocalStore(path, read_only=True)
     try:
         arrays = {
-            name: array_of(store, name, metadata[name])[:n] if n else np.zeros(0)
-            for name in columns
+            name: array_of(store, name, metadata[name])[:n] if n else np.zeros(0) for name in there
         }
     except Exception:
         # Missing metadata, bytes that no codec takes: whatever it is, this index is not usable.
         return None
     if any(len(values) != n for values in arrays.values()):
         return None
-    index = Index(columns, {name: values.tolist() for name, values in arrays.items()})
-    return index if checksum(index.arrays()) == root["attributes"].get("index_crc") else None
+    index = Index(there, {name: values.tolist() for name, values in arrays.items()})
+    if checksum(index.arrays()) != root["attributes"].get("index_crc"):
+        return None
+    later = {name: [default] * n for name, (_, default) in columns.items() if name not in there}
+    return Index(columns, index.rows | later) if later else index
 
 
 def write_columns(

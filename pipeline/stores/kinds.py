@@ -90,7 +90,12 @@ MASKS = Kind(
 FEATURES = Kind(
     name="features",
     stage="encode",
-    columns={**COMMON, "tokens_crc": ("uint32", 0), "mask_status": ("string", "")},
+    columns={
+        **COMMON,
+        "tokens_crc": ("uint32", 0),
+        "mask_status": ("string", ""),
+        "mask_crc": ("int64", -1),
+    },
     sums={"image_features": "crc", "tokens": "tokens_crc"},
     region=lambda row: (),
     digest=_float_crc,

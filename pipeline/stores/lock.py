@@ -26,10 +26,12 @@ class StoreLock:
 
     Args:
         path: the lock file, e.g. cache/brain/masks.zarr.lock.
+        of: what it guards, for messages.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, of: str = "store"):
         self.path = Path(path)
+        self.of = of
         self._fd: int | None = None
 
     def acquire(self) -> None:
@@ -124,11 +126,13 @@ class StoreLock:
     def _held(self, holder: dict) -> StoreError:
         host, pid = holder.get("host", "an unknown host"), holder.get("pid", "unknown")
         if host in (socket.gethostname(), "an unknown host"):
-            remedy = "wait for it to end, or stop it; one writer a store"
+            remedy = f"wait for it to end, or stop it; one writer a {self.of}"
         else:
             remedy = f"if no run is alive on {host}, delete this file"
         return StoreError(
-            f"the store is being written by process {pid} on {host}", path=self.path, remedy=remedy
+            f"the {self.of} is being written by process {pid} on {host}",
+            path=self.path,
+            remedy=remedy,
         )
 
 

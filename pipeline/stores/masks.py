@@ -62,7 +62,8 @@ class MaskStoreWriter(StoreWriter):
         path: e.g. cache/brain/masks.zarr.
         identity: the mapper's `identity`, JSON values.
         on_mismatch: "refuse" (StoreError with a readable difference) or "rebuild" (a new store
-            is built in `<path>.new` and takes the old one's place when the run ends well).
+            is built in a hidden folder beside it and takes the old one's place when the run
+            ends well).
         attrs: more attributes for people who open the store (model, checkpoint, versions).
     """
 

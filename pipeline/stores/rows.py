@@ -41,6 +41,7 @@ class FeatureRow:
             exist for this image (oracle without ground truth) is all NaN.
         tokens: float32 (view, token, feature) when the store keeps them, else None.
         mask_status: status of the mask that the views were made with ("" = none used).
+        mask_crc: checksum of that mask, as the mask store has it (-1 = none used).
         reason: a remark, e.g. "mask empty: whole image used".
     """
 
@@ -48,5 +49,6 @@ class FeatureRow:
     features: np.ndarray
     tokens: np.ndarray | None = None
     mask_status: str = ""
+    mask_crc: int = -1
     reason: str = ""
     status: str = "ok"

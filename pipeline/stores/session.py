@@ -165,6 +165,17 @@ class StoreSession:
         # Metadata of single arrays may be ahead of the root after a kill: bring it back.
         for name, metadata in self._arrays().items():
             layout.write_metadata(self._store, name, metadata)
+        self._add_columns()
+
+    def _add_columns(self) -> None:
+        """Give a store of an earlier version the index columns that it lacks, as they were read."""
+        there = self._arrays()
+        specs = [idx.column_spec(n, dtype) for n, (dtype, _) in self.store_kind.columns.items()]
+        later = {spec.name: layout.new_metadata(spec) for spec in specs if spec.name not in there}
+        if later:
+            there.update(later)
+            with writing(self.path):
+                self._commit_index()
 
     def _arrays(self) -> dict[str, dict]:
         return self._root["consolidated_metadata"]["metadata"] if self._root else {}

@@ -18,13 +18,15 @@ class Workplace:
     """Which folder a writer works in.
 
     Args:
-        path: the store. A rebuild works in `<path>.new`, and goes on there after a kill.
+        path: the store. A rebuild works in the hidden folder `.<name>.rebuild` beside it, and goes
+            on there after a kill. Nobody copies a store to such a name: copies called
+            `masks.zarr.old` or `.new` are their owner's.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        self.new = path.with_name(path.name + ".new")
-        self.old = path.with_name(path.name + ".old")
+        self.new = path.with_name(f".{path.name}.rebuild")
+        self.old = path.with_name(f".{path.name}.replaced")
         self.work = path
 
     def recover(self) -> None:

@@ -14,6 +14,8 @@ from pipeline.training.grid import Cell
 if TYPE_CHECKING:
     from os import PathLike
 
+    import pandas as pd
+
     from pipeline.stores import FeatureStore
 
 
@@ -44,6 +46,7 @@ def read_views(
     labels: dict[str, int],
     hashes: dict[str, str],
     path: str | PathLike,
+    masks: pd.DataFrame | None = None,
 ) -> dict[str, ViewData]:
     """Read what the cells need, each view once.
 
@@ -53,11 +56,12 @@ def read_views(
         labels: image_id -> class number.
         hashes: image_id -> the SHA-256 of the file that the manifest states.
         path: of the store, for messages.
+        masks: `MaskStore.table()` of the dataset; None where there is no mask store.
 
     Raises:
         StoreError: a view was not encoded, or an image of a split has no features in a view that
-            needs them, or those of other bytes: counts by protocol, part and reason, and what to
-            do.
+            needs them, or those of other bytes or another mask: counts by protocol, part and
+            reason, and what to do.
     """
     asked = sorted({cell.view for cell in cells})
     unknown = [view for view in asked if view not in store.views]
@@ -71,7 +75,8 @@ def read_views(
     failed = set(table.index[table["status"] == "failed"])
     encoded = table["sha256"].to_dict()
     stale = {i for i, now in hashes.items() if encoded.get(i, now) != now} - failed
-    known = set(table.index) - failed - stale
+    other = set() if masks is None else store.of_other_masks(masks) - failed - stale
+    known = set(table.index) - failed - stale - other
     views: dict[str, ViewData] = {}
     complete: dict[str, set[str]] = {}
     for view in asked:
@@ -83,19 +88,25 @@ def read_views(
         y = np.array([labels[i] for i in ids], dtype=np.int64)
         digests = np.array([hashlib.sha256(row.tobytes()).digest() for row in X], dtype="V32")
         views[view] = ViewData(ids, X, y, digests)
-    _refuse_gaps(cells, failed, stale, known, complete, path)
+    reasons = {"failed in encode": failed, "are of older image bytes": stale}
+    reasons["are of other masks than segment has made since"] = other
+    _refuse_gaps(cells, reasons, known, complete, path)
     return views
 
 
 def _refuse_gaps(
     cells: list[Cell],
-    failed: set[str],
-    stale: set[str],
+    reasons: dict[str, set[str]],
     known: set[str],
     complete: dict[str, set[str]],
     path: str | PathLike,
 ) -> None:
-    """Raise StoreError when a cell names an image that its view lacks; each counts once."""
+    """Raise StoreError when a cell names an image that its view lacks; each counts once.
+
+    Args:
+        reasons: images whose features are of no use, by why.
+        known: the others that the store has; `complete`: those that have a view, by view.
+    """
     gaps: dict[str, set[str]] = {}
     for cell in cells:
         for part, name in (
@@ -104,14 +115,8 @@ def _refuse_gaps(
             (cell.test, "test"),
         ):
             for image_id in set(part) - complete[cell.view]:
-                if image_id in failed:
-                    why = "failed in encode"
-                elif image_id in stale:
-                    why = "are of older image bytes"
-                elif image_id in known:
-                    why = f"have no view {cell.view}"
-                else:
-                    why = "are missing"
+                absent = f"have no view {cell.view}" if image_id in known else "are missing"
+                why = next((why for why, ids in reasons.items() if image_id in ids), absent)
                 gaps.setdefault(f"{cell.protocol}, {name}: {why}", set()).add(image_id)
     if not gaps:
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -48,6 +48,7 @@ def write_outputs(
     test_ids: dict[tuple, np.ndarray],
     labels: dict[str, int],
     classes: list[str],
+    features: dict[str, Any],
 ) -> None:
     """Replace the three outputs. runs.parquet takes its place last: it dates the other two.
 
@@ -56,6 +57,7 @@ def write_outputs(
         test_ids: the test images by `Fit.where`.
         labels: class number by image_id.
         classes: class names.
+        features: identity of the feature store.
 
     Raises:
         DiskError: one of them cannot be written.
@@ -75,7 +77,7 @@ def write_outputs(
             for fit in fits
             if fit.head == name and fit.status == "ok"
         ]
-        save_heads(folder, name, classes, saved)
+        save_heads(folder, name, classes, saved, features)
     for path in folder.iterdir():  # heads that params.yaml no longer names
         ours = path.suffix in (".json", ".safetensors") and not path.name.startswith("partial-")
         if ours and path.stem not in names:
@@ -85,7 +87,7 @@ def write_outputs(
     with atomic_write(paths.runs(dataset)) as partial:
         runs.to_parquet(partial, index=False)
         # Within, so that next to nothing comes between the replacements of the two.
-        path, metadata = paths.predictions(dataset), pairing(runs)
+        path, metadata = paths.predictions(dataset), pairing(runs, features)
         _write_predictions(path, fits, test_ids, labels, classes, metadata)
 
 

@@ -1,4 +1,4 @@
-"""What ties predictions.parquet to the runs.parquet of the same training.
+"""What ties predictions.parquet to the runs.parquet and the features of the same training.
 
 They are two files, so that a kill or another run may come between their replacements. Lengths and
 ids would not tell: other features of the same images give as many rows.
@@ -7,22 +7,35 @@ ids would not tell: other features of the same images give as many rows.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pipeline.stores.identity import identity_hash
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
     import pyarrow as pa
 
-_KEY = b"runs"
+_RUNS, _FEATURES = b"runs", b"features"
 
 
-def pairing(runs: pd.DataFrame) -> dict[bytes, bytes]:
+def pairing(runs: pd.DataFrame, features: Mapping[str, Any]) -> dict[bytes, bytes]:
     """Return the schema metadata of the predictions of these runs: a hash of the digests of those
-    that succeeded, in order."""
-    digests = runs.loc[runs["status"] == "ok", "digest"]
-    return {_KEY: hashlib.sha256("\n".join(digests).encode()).hexdigest().encode()}
+    that succeeded, in order, and one of the identity of the features."""
+    return {_RUNS: _digest(runs), _FEATURES: identity_hash(features).encode()}
 
 
 def paired(runs: pd.DataFrame, schema: pa.Schema) -> bool:
     """Whether the predictions with this schema are those of these runs."""
-    return (schema.metadata or {}).get(_KEY) == pairing(runs)[_KEY]
+    return (schema.metadata or {}).get(_RUNS) == _digest(runs)
+
+
+def of_features(schema: pa.Schema, features: Mapping[str, Any]) -> bool:
+    """Whether the predictions with this schema were made on features of this identity."""
+    return (schema.metadata or {}).get(_FEATURES) == identity_hash(features).encode()
+
+
+def _digest(runs: pd.DataFrame) -> bytes:
+    digests = runs.loc[runs["status"] == "ok", "digest"]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest().encode()

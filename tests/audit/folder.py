@@ -9,6 +9,7 @@ import pandas as pd
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from pipeline.audit.thumbnails import RECORD, Thumbnails, make_thumbnails
 from pipeline.config import Params, load_params
 from pipeline.files import sha256_file
 from pipeline.manifest import COLUMNS, write_manifest
@@ -37,6 +38,14 @@ def film(seed: int, side: int = SIDE) -> np.ndarray:
     own = gaussian_filter(rng.standard_normal((side, side)), 3)
     image = 190 - 130 * lungs + 7 * own / own.std()
     return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def as_thumbnails(images: list[np.ndarray]) -> Thumbnails:
+    """The thumbnails of grey pictures, one content each."""
+    records = np.zeros(len(images), RECORD)
+    for record, image in zip(records, images, strict=True):
+        record["plain"], record["structure"] = make_thumbnails(np.dstack([image] * 3))
+    return Thumbnails(records, np.arange(len(images)), np.arange(len(images)))
 
 
 class Folder:

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.audit import audit_dataset, clean_test_ids, straddling_pairs
+from pipeline.audit import audit_dataset, audit_text, clean_test_ids, copies, straddling_pairs
+from pipeline.audit.groups import joined_to
 from pipeline.audit.table import COLUMNS
 from tests.audit.folder import Folder, params, texture
 
@@ -47,6 +48,7 @@ def test_the_table_has_a_row_an_image_in_the_order_of_the_manifest(folder):
     assert list(table.columns) == [
         "image_id",
         "sha256",
+        "split",
         "exact_group",
         "near_group",
         "copy_group",
@@ -156,6 +158,76 @@ def test_a_long_burst_of_nearly_equal_frames_is_one_group(tmp_path):
     audit_dataset("toy", params(mirrored=False), folder.write().paths)
     assert folder.table()["near_group"].eq("000.png").all()
     assert folder.table().loc["029.png", "copy_in_train"]
+
+
+FRAMES, PARTNERS = 60, 8  # of one burst, and how many of them are paired with one of it
+
+
+@pytest.fixture(scope="module")
+def burst(tmp_path_factory) -> Folder:
+    """Two frames in train, all others in test; two more bursts, one mirrored in train; singles."""
+    made = Folder(tmp_path_factory.mktemp("burst"))
+    rng = np.random.default_rng(0)
+
+    def frames(seed: int, count: int, where: str, change=lambda x: x) -> None:
+        for number in range(count):
+            frame = (texture(seed, 64) + rng.integers(-3, 4, (64, 64))).astype(np.uint8)
+            made.save(f"{where}/{seed} {number:03}.png", change(frame), split=where)
+
+    frames(1, 2, "train")
+    frames(1, FRAMES, "test")
+    frames(2, 2, "train", mirror)
+    frames(2, FRAMES, "test")
+    frames(3, FRAMES, "test")
+    made.save("train/alone.png", texture(4, 64), split="train")
+    made.save("test/alone.png", texture(5, 64), split="test")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(copies, "THUMBNAIL_PARTNERS", PARTNERS)
+        patch.setattr(copies, "STRUCTURE_PARTNERS", PARTNERS // 2)
+        made.summary = audit_dataset("toy", params(), made.write().paths)
+    return made
+
+
+def test_each_test_frame_of_a_burst_too_long_to_pair_is_marked(burst):
+    table = burst.table()
+    assert table.filter(like="test/1", axis=0)["copy_in_train"].sum() == FRAMES
+    assert table.filter(like="test/1", axis=0)["copy_in_train_any"].all()
+
+
+def test_a_long_burst_that_train_has_mirrored_is_marked_as_that(burst):
+    table = burst.table().filter(like="test/2", axis=0)
+    assert not table["copy_in_train"].any()
+    assert table["copy_in_train_any"].sum() == FRAMES
+
+
+def test_a_long_burst_that_is_all_in_test_is_clean(burst):
+    table = burst.table()
+    for name in ("test/3", "test/alone", "train/"):
+        assert not table.filter(like=name, axis=0)["copy_in_train_any"].any()
+
+
+def test_what_is_marked_without_a_pair_of_its_own_is_counted(burst):
+    shown = straddling_pairs(burst.pairs(), 10_000)
+    counts = burst.summary["test_images_with_copy_in_train"]
+    assert (counts["near"], counts["any"]) == (FRAMES, 2 * FRAMES)
+    assert 0 < burst.summary["joined_by_chain"] == 2 * FRAMES - len(shown)
+    text = audit_text(burst.summary, "pairs")
+    assert (
+        f"{burst.summary['joined_by_chain']} of them are joined to train or val by a chain" in text
+    )
+
+
+def test_a_chain_of_copies_is_followed_only_where_partners_were_left_out():
+    # 0 - 1 - 2 and 3 - 4 - 5, 0 and 3 learned; 6 - 7, none learned.
+    left, right = np.array([0, 1, 4, 4, 6]), np.array([1, 2, 3, 5, 7])
+    learned = np.isin(np.arange(9), [0, 3])
+
+    def joined(*cut: int) -> list[int]:
+        return np.flatnonzero(joined_to(learned, left, right, np.array(cut, int))).tolist()
+
+    assert joined() == [0, 1, 3, 4]
+    assert joined(1, 7, 8) == [0, 1, 2, 3, 4]
+    assert joined(5) == [0, 1, 3, 4, 5]
 
 
 def test_the_order_of_the_manifest_changes_nothing(folder, tmp_path):

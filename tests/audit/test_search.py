@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from skimage.feature import match_template
 
-from pipeline.audit.copies import best_shift, find_copies
+from pipeline.audit.copies import find_copies
 from pipeline.audit.descriptors import (
     ORIENTATIONS,
-    SHIFT,
     frequencies,
     inverse,
     orient,
     orient_frequencies,
     structure,
     unit,
-    window,
 )
 from pipeline.audit.groups import connect, name_groups
 from pipeline.audit.search import Base
-from pipeline.audit.thumbnails import RECORD, Thumbnails, make_thumbnails
-from tests.audit.folder import params, texture
+from pipeline.audit.thumbnails import make_thumbnails
+from tests.audit.folder import as_thumbnails, params, texture
 
 
 def vectors(n: int, planted: int) -> np.ndarray:
@@ -41,7 +38,7 @@ def pairs(base: Base, rows: int, partners: int = 99) -> set[tuple[int, int]]:
     found = set()
     for start in range(0, len(base.vectors), rows):
         query = base.vectors[start : start + rows]
-        r, c = base.above([query], 0.9, partners=partners, after=start)
+        r, c, _ = base.above([query], 0.9, partners=partners, after=start)
         i, j = np.minimum(start + r, c), np.maximum(start + r, c)
         found |= set(zip(i[i != j].tolist(), j[i != j].tolist(), strict=True))
     return found
@@ -61,15 +58,17 @@ def test_the_index_finds_the_same_pairs_as_the_blocks():
 
 def test_the_closest_partners_are_kept_when_there_are_too_many():
     base = unit(np.random.default_rng(0).standard_normal(40) + np.eye(40) * 0.01)
-    rows, columns = Base(base).above([base[:1]], 0.9, partners=5)
+    rows, columns, cut = Base(base).above([base[:1]], 0.9, partners=5)
+    assert list(cut) == [0]
     assert list(rows) == [0] * 5
     assert set(columns) == set(np.argsort(-(base @ base[0]))[:5])
 
 
 def test_a_query_counts_by_its_closest_variant():
     base = vectors(50, 0)
-    rows, columns = Base(base).above([-base[:3], base[:3]], 0.9, partners=9)
+    rows, columns, cut = Base(base).above([-base[:3], base[:3]], 0.9, partners=9)
     assert list(zip(rows, columns, strict=True)) == [(0, 0), (1, 1), (2, 2)]
+    assert not len(cut)
 
 
 @pytest.mark.parametrize("orientation", range(len(ORIENTATIONS)))
@@ -93,27 +92,9 @@ def test_the_eight_orientations_differ():
     assert len({orient(image, o).tobytes() for o in range(8)}) == 8
 
 
-def test_best_shift_is_the_peak_of_match_template():
-    images, templates = (
-        structure(np.stack([make_thumbnails(np.dstack([texture(s)] * 3))[1] for s in seeds]))
-        for seeds in ((1, 2, 3), (1, 5, 3))
-    )
-    templates = np.roll(templates, 1, axis=2)
-    expected = [match_template(i, window(t)).max() for i, t in zip(images, templates, strict=True)]
-    np.testing.assert_allclose(best_shift(images, templates), expected, atol=1e-4)
-    assert match_template(images[0], window(templates[0])).shape == (2 * SHIFT + 1,) * 2
-
-
 def test_structure_forgets_brightness_and_contrast():
     image = make_thumbnails(np.dstack([texture(1)] * 3))[1][None]
     np.testing.assert_allclose(structure(image), structure(image * 0.5 + 40), atol=1e-4)
-
-
-def as_thumbnails(images: list[np.ndarray]) -> Thumbnails:
-    records = np.zeros(len(images), RECORD)
-    for record, image in zip(records, images, strict=True):
-        record["plain"], record["structure"] = make_thumbnails(np.dstack([image] * 3))
-    return Thumbnails(records, np.arange(len(images)), np.arange(len(images)))
 
 
 def test_copies_found_by_index_and_by_blocks_are_the_same():

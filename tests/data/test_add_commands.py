@@ -17,6 +17,7 @@ import pytest
 
 from pipeline.files import sha256_file
 from pipeline.intake import add_dataset
+from pipeline.locks import lock_notes, manifest_lock
 from pipeline.paths import Paths
 from tests.data.conftest import picture
 from tests.data.test_add_table_zip import REFUSED_TABLES, SPOILED_ZIPS, table_of, zip_of
@@ -244,6 +245,31 @@ def test_a_dicomdir_and_objects_without_pixels_are_skipped_aloud_and_the_image_i
     assert "skipped 3: a DICOM object without pixels (a report, plan or presentation)" in said
     with open(project / "data_manifests" / "d.csv", newline="", encoding="utf-8") as file:
         assert [row["path"] for row in csv.DictReader(file)] == ["a/IM0001", "b/IM0001"]
+
+
+@pytest.mark.parametrize("second", ["add", "refresh", "check"])
+def test_a_second_command_that_changes_a_manifest_is_refused_in_one_line(
+    scans, tmp_path, project, second
+):
+    assert pipeline(project, "data", "add", "d", "--from", str(scans))[0] == 0
+    (tmp_path / "g.csv").write_text("path,group\ntrain/cat/0.png,g1\n")
+    command = {
+        "add": ["data", "add", "d", "--from", str(scans)],
+        "refresh": ["data", "refresh", "d"],
+        "check": ["data", "check", "--dataset", "d", "--groups", str(tmp_path / "g.csv")],
+    }[second]
+    (project / "data_manifests/prompts.yaml").write_text("classes: {d: {cat: a cat, dog: a dog}}")
+    before = tree(project)
+    with manifest_lock(project / "data_manifests/d.csv"):
+        code, said = pipeline(project, *command)
+        noted = lock_notes(Paths(project))
+    assert code == 2 and f"the manifest is being written by process {os.getpid()}" in said, said
+    assert "Traceback" not in said and "wait for it to end" in said
+    assert len(noted) == 1 and f"process {os.getpid()}" in noted[0]
+    assert tree(project) == before
+    code, said = pipeline(project, *command)
+    assert code == 0, said
+    assert not list((project / "data_manifests").glob(".*"))
 
 
 def test_check_joins_labels_to_prompts_as_written_and_refuses_an_empty_file(tmp_path, project):

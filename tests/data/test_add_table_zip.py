@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipeline.errors import ManifestError
 from pipeline.intake import add_dataset
@@ -66,6 +67,23 @@ def test_ids_prompts_groups_and_other_columns_of_a_table_are_kept(tmp_path, path
     }
     assert first.items() <= rows[0].items()
     assert (rows[1]["image_id"], rows[1]["site"]) == ("True", "south")
+
+
+@pytest.mark.parametrize("blank", ["", " "])
+def test_a_blank_frame_means_all_frames_as_no_column_does(tmp_path, paths, blank):
+    pages = [Image.new("L", (8, 6), shade) for shade in (10, 20, 30, 40)]
+    (tmp_path / "t" / "sub").mkdir(parents=True)
+    for name in ("all", "two"):
+        file = tmp_path / "t" / "sub" / f"{name}.tif"
+        pages[0].save(file, save_all=True, append_images=pages[1:])
+    text = f"path,label,frame,image_id\nsub/all.tif,a,{blank},scan\nsub/0.png,a,{blank},\n"
+    add_dataset("d", table_of(tmp_path / "t", text + "sub/two.tif,b, 2,page\n"), paths=paths)
+    frame = read_manifest(paths.manifest("d"), data=paths.data("d"), check_files=True)
+    rows = list(zip(frame["image_id"], frame["path"], frame["frame"], strict=True))
+    assert sorted(rows) == sorted(
+        [(f"scan#{i}", "sub/all.tif", i) for i in range(4)]
+        + [("sub/0.png", "sub/0.png", 0), ("page", "sub/two.tif", 2)]
+    )
 
 
 REFUSED_TABLES = [

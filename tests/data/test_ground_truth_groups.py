@@ -8,9 +8,9 @@ from PIL import Image
 
 from pipeline.errors import ManifestError
 from pipeline.images import read_mask
-from pipeline.intake import add_dataset
+from pipeline.intake import add_dataset, refresh_dataset
 from pipeline.intake.patients import patients_from_names
-from pipeline.manifest import mask_file, read_manifest
+from pipeline.manifest import mask_file, read_manifest, write_manifest
 from tests.data.conftest import picture
 
 
@@ -65,6 +65,39 @@ def test_a_mask_of_another_size_or_that_is_broken_is_left_out_by_name(scans, pat
     text = "\n".join(summary.warnings)
     assert "train/cat/0.png" in text
     assert "train/cat/2.png" in text
+
+
+def test_refresh_keeps_masks_that_are_away_or_broken_and_names_their_rows(scans, paths, tmp_path):
+    masks = tmp_path / "m"
+    for i in range(4):
+        mask(masks / "train" / "cat" / f"{i}.png", 7)
+    add_dataset("d", scans, paths=paths, masks=masks)
+    before = paths.manifest("d").read_bytes()
+
+    def refreshed():
+        failed = refresh_dataset("d", paths=paths).failed
+        assert paths.manifest("d").read_bytes() == before
+        return failed
+
+    masks.rename(tmp_path / "away")
+    failed = refreshed()
+    assert list(failed) == [f"train/cat/{i}.png" for i in range(4)]
+    for name, why in failed.items():
+        assert f"m/{name} does not exist" in why and "put it back" in why
+    (tmp_path / "away").rename(masks)
+    assert not refreshed()
+    (masks / "train" / "cat" / "1.png").write_bytes(b"no mask")
+    mask(masks / "train" / "cat" / "2.png", 7, size=(9, 12))
+    assert list(refreshed()) == ["train/cat/1.png", "train/cat/2.png"]
+    mask(masks / "train" / "cat" / "1.png", 7)
+    mask(masks / "train" / "cat" / "2.png", 5)
+    assert not refresh_dataset("d", paths=paths).failed
+    rows = rows_of(paths)
+    assert rows.loc[rows["mask_path"] != "", "mask_area"].tolist() == ["7", "7", "5", "7"]
+    rows.loc["train/cat/2.png", "mask_path"] = ""  # as the remedy says
+    write_manifest(rows, paths.manifest("d"))
+    assert refresh_dataset("d", paths=paths).masks == 3
+    assert rows_of(paths)["mask_area"].tolist().count("") == 24 - 3
 
 
 def test_two_images_of_one_stem_take_a_mask_only_by_full_name(scans, paths, tmp_path):

@@ -170,6 +170,23 @@ def test_predict_refuses_models_and_precision_that_the_heads_did_not_learn_from(
     refuses(project, *PREDICT, "--profile", "paper", image, words=words)
 
 
+def test_each_stage_refuses_what_an_earlier_stage_has_made_again_since(project: Project) -> None:
+    image = f"data/covid/{first(project, 'covid', 1)[0]['path']}"
+    project.params(encode__fill="mean", encode__tokens=True)
+    project.run("pipeline", "encode", "-d", "covid", "--force")
+    refuses(project, *PREDICT, image, words=("heads", "fill", '"black" in the store, "mean" now'))
+    words = ("other features", "pipeline train")
+    refuses(project, "pipeline", "evaluate", "-d", "covid", words=words)
+    project.run("pipeline", "train", "-d", "covid")
+    project.run("pipeline", "evaluate", "-d", "covid")
+    assert result(project.run(*PREDICT, image))["images"]
+
+    project.params(segment__prompt="full")
+    project.run("pipeline", "segment", "-d", "covid", "--force")
+    refuses(project, "pipeline", "train", "-d", "covid", words=("other masks", "pipeline encode"))
+    refuses(project, *PREDICT, image, words=("other masks", "pipeline encode"))
+
+
 def test_commands_that_write_files_name_them_and_as_json_for_scripts(project: Project) -> None:
     export = ["splits", "export", "-d", "covid", "--out", "splits.csv"]
     assert project.run("pipeline", *export).splitlines()[-1] == "splits.csv"

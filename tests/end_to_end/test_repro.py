@@ -75,7 +75,7 @@ def kept(project: Project) -> dict[str, bytes]:
     """Everything that stages made and DVC keeps, but for what the failing stage may write."""
     files = [p for p in (project.root / "cache").rglob("*") if p.is_file()]
     files += [p for p in (project.root / ".dvc/cache/files").rglob("*") if p.is_file()]
-    own = (project.root / "cache/breast/records", project.root / "cache/breast/masks.zarr.new")
+    own = (project.root / "cache/breast/records", project.root / "cache/breast/.masks.zarr.rebuild")
     return {str(p): p.read_bytes() for p in files if not any(p.is_relative_to(o) for o in own)}
 
 

@@ -5,6 +5,7 @@ import threading
 import time
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from benchmarks.cheap_stage import CheapMapper, item_of, make_items, run_cheap, store_path
@@ -13,6 +14,7 @@ from pipeline.engine import RunRecord
 from pipeline.engine.loader import load_in_order
 from pipeline.engine.status import status_rows, status_text
 from pipeline.errors import ModelError, StageFailed, StoreError
+from pipeline.manifest import COLUMNS, write_manifest
 from pipeline.paths import Paths
 from pipeline.stores import open_masks
 
@@ -226,6 +228,24 @@ def test_status_shows_every_dataset_and_stage_at_a_glance(tmp_path):
     assert rows["lung", "encode"]["status"] == "damaged"
     text = status_text(paths, ["brain", "lung"])
     assert "failed 'x.png': truncated" in text and "lung" in text
+
+
+@pytest.mark.parametrize(("kind", "stage"), [("masks", "segment"), ("features", "encode")])
+def test_status_counts_what_each_store_lacks_of_the_manifest(tmp_path, kind, stage):
+    paths = Paths(tmp_path)
+    items = make_items(paths.cache("d"), 5)
+    run_cheap(kind, paths.cache("d"), items[:3])
+    RunRecord(stage, "d", status="ok", total=3, done=3).write(paths.record("d", stage))
+    table = pd.DataFrame([{**dict.fromkeys(COLUMNS, ""), **item.row} for item in items])
+    table["image_id"] = table["path"] = [item.image_id for item in items]
+    table["frame"], table["synthetic"] = 0, "0"
+    paths.manifest("d").parent.mkdir()
+    write_manifest(table, paths.manifest("d"))
+    rows = {row["stage"]: row["lacking"] for row in status_rows(paths, ["d"])}
+    other = ({"segment", "encode"} - {stage}).pop()
+    assert rows == {stage: (2, 5), other: None}
+    lines = status_text(paths, ["d"])
+    assert "lacks 2 of the 5 images" in lines and f"pipeline {stage} --dataset d" in lines
 
 
 def test_a_second_run_of_the_same_stage_is_refused_while_the_first_is_at_work(tmp_path):

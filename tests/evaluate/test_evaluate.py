@@ -15,11 +15,12 @@ from pipeline.evaluate.compare import holm
 from pipeline.evaluate.metrics import METRICS
 from pipeline.paths import Paths
 from pipeline.train import train_dataset
+from tests.heads.odd import Diverges
 from tests.heads.projects import small_params
 from tests.heads.test_train import CLASSES, make_project
 
 PARAMS = small_params(
-    train__heads=["zero-shot", "linear-probe", "odd-diverges"], train__seeds=[0, 1, 2, 3, 4]
+    train__heads=["zero-shot", "linear-probe", Diverges.name], train__seeds=[0, 1, 2, 3, 4]
 )
 
 
@@ -29,12 +30,9 @@ def evaluated(tmp_path_factory) -> tuple[Paths, dict]:
     train_dataset("toy", PARAMS, paths)
     manifest = pd.read_csv(paths.manifest("toy"), dtype=str, keep_default_na=False)
     leaks = (manifest["split"] == "test") & (manifest.index % 8 == 3)
-    audit = pd.DataFrame(
-        {
-            "image_id": manifest["image_id"],
-            "copy_in_train": leaks,
-            "copy_in_train_any": leaks | (manifest["split"] == "test") & (manifest.index % 12 == 7),
-        }
+    turned = (manifest["split"] == "test") & (manifest.index % 12 == 7)
+    audit = manifest[["image_id", "sha256", "split"]].assign(
+        copy_in_train=leaks, copy_in_train_any=leaks | turned
     )
     audit.to_parquet(paths.audit("toy"))
     return paths, evaluate_dataset("toy", PARAMS, paths)
@@ -79,7 +77,7 @@ def test_the_values_are_those_of_the_predictions(evaluated):
 
 def test_a_diverged_seed_is_visible_and_the_mean_says_so(evaluated):
     paths, _ = evaluated
-    where = {"protocol": "official", "subset": "full", "head": "odd-diverges", "view": "masked"}
+    where = {"protocol": "official", "subset": "full", "head": Diverges.name, "view": "masked"}
     table = rows(paths, **where, metric="accuracy", fraction=1.0)
     bad = table[table["seed"] == 1].iloc[0]
     assert np.isnan(bad["value"]) and bad["note"] == "diverged: the loss is nan"
@@ -154,12 +152,12 @@ def test_compare_takes_views_heads_and_pairs(evaluated):
     paths, _ = evaluated
     views = compare_runs("toy", PARAMS, paths, "masked", "whole")
     assert set(views["view_a"]) == {"masked"} and (views["head_a"] == views["head_b"]).all()
-    heads = compare_runs("toy", PARAMS, paths, "linear-probe", "odd-diverges")
+    heads = compare_runs("toy", PARAMS, paths, "linear-probe", Diverges.name)
     assert (heads["view_a"] == heads["view_b"]).all()
     # Only the seeds that both heads have.
     official = heads[heads["protocol"] == "official"]
     assert set(official["n_seeds"]) == {4}
-    pair = compare_runs("toy", PARAMS, paths, "linear-probe/masked", "odd-diverges/whole")
+    pair = compare_runs("toy", PARAMS, paths, "linear-probe/masked", f"{Diverges.name}/whole")
     assert set(pair["view_b"]) == {"whole"}
     with pytest.raises(PipelineError, match="linear-probe/masked"):
         compare_runs("toy", PARAMS, paths, "maskd", "whole")

@@ -280,7 +280,7 @@ class Site:
 
     def leftovers(self) -> list[str]:
         """Return lock files, half-written files and journals below cache/ and report/."""
-        patterns = ("*.lock", ".*partial*", "partial-*", "*.new", "*.old")
+        patterns = ("*.lock", ".*partial*", "partial-*", ".*.rebuild", ".*.replaced")
         folders = (self.root / "cache", self.root / "report")
         return sorted(str(f) for d in folders for p in patterns for f in d.rglob(p))
 

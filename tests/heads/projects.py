@@ -66,18 +66,22 @@ def write_features(
     classes: list[str],
     *,
     failed: tuple[str, ...] = (),
+    made: str = "from arrays",
+    mask_crc: dict[str, int] | None = None,
 ) -> None:
-    """Write manifest and feature store. `views` are (n, d) in manifest order, `text` (C, d)."""
+    """Write manifest and feature store. `views` are (n, d) in manifest order, `text` (C, d);
+    `made` is the store's identity, `mask_crc` says of which masks the views are."""
     write_manifest(manifest, paths.manifest(dataset))
     stacked = np.stack(list(views.values()), axis=1).astype(np.float32)
     items, rows = [], []
     for n, row in enumerate(manifest.to_dict("records")):
         key = f"{row['image_id']}-{stacked[n].tobytes()[:64].hex()}"
         items.append(WorkItem(row["image_id"], key, paths.data(dataset) / row["path"], 0, row))
-        rows.append(FeatureRow(row["image_id"], stacked[n]))
+        crc = (mask_crc or {}).get(row["image_id"], -1)
+        rows.append(FeatureRow(row["image_id"], stacked[n], mask_crc=crc))
     with FeatureStoreWriter(
         paths.features(dataset),
-        {"made": "from arrays"},
+        {"made": made},
         views=list(views),
         dim=stacked.shape[2],
         on_mismatch="rebuild",
@@ -95,7 +99,7 @@ def write_features(
                 writer.write_failed(item, "cannot be read")
             else:
                 writer.write([item], [feature])
-        writer.commit()
+        writer.finish()
 
 
 def blobs(

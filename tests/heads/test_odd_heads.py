@@ -9,39 +9,12 @@ import pytest
 
 from pipeline.errors import StageFailed
 from pipeline.evaluate import evaluate_dataset
-from pipeline.heads import DivergedError, register
+from pipeline.heads import register
 from pipeline.heads.zero_shot import ZeroShot
 from pipeline.train import train_dataset
+from tests.heads.odd import Odd
 from tests.heads.projects import make_manifest, small_params
 from tests.heads.test_train import CLASSES, digests, make_project, told
-
-
-class Odd(ZeroShot):
-    """A labelled head that misbehaves on one seed."""
-
-    needs_labels, parameters = True, ()
-    fault: Exception | type[BaseException]
-
-    @classmethod
-    def from_params(cls, params, *, seed):
-        head = cls()
-        head.seed = seed
-        return head
-
-    def fit(self, X, y, *, T, X_val, y_val):
-        if self.seed == 1:
-            raise self.fault
-        return super().fit(X, y, T=T)
-
-
-@register("odd-diverges")
-class Diverges(Odd):
-    fault = DivergedError("the loss is nan")
-
-
-@register("odd-fails")
-class Fails(Odd):
-    fault = ValueError("cannot")
 
 
 def test_a_failed_or_diverged_fit_is_a_row_and_the_rest_goes_on(tmp_path):

@@ -23,7 +23,7 @@ def leaky(tmp_path):
         test = rows.loc[rows["split"] == "test", "image_id"].iloc[0]
         copies[test] = train
         groups[test] = groups[train] = f"copies of {name}"
-    audit = manifest[["image_id", "sha256"]].assign(copy_group=groups.to_numpy())
+    audit = manifest[["image_id", "sha256", "split"]].assign(copy_group=groups.to_numpy())
     audit["copy_in_train"] = audit["copy_in_train_any"] = audit["image_id"].isin(copies)
     audit.to_parquet(paths.audit("toy"), index=False)
     return paths, copies

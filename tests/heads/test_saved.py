@@ -22,7 +22,7 @@ def saved(tmp_path):
     head = LinearProbe(c_steps=2).fit(X, y, T=T, X_val=X[:6], y_val=y[:6])
     facts = {"n_train": 60, "n_val": 6}
     one = SavedHead(tuple(PLACE.values()), head.to_tensors(), head.to_config(), facts)
-    save_heads(tmp_path, "linear-probe", ["a", "b", "c"], [one])
+    save_heads(tmp_path, "linear-probe", ["a", "b", "c"], [one], {"made": "here"})
     return tmp_path, head, X
 
 

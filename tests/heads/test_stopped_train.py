@@ -21,8 +21,8 @@ from pipeline.heads import register
 from pipeline.heads.zero_shot import ZeroShot
 from pipeline.paths import Paths
 from pipeline.train import train_dataset
+from tests.heads.odd import Odd
 from tests.heads.projects import small_params
-from tests.heads.test_odd_heads import Odd
 from tests.heads.test_train import digests, make_project, told
 
 PARAMS = small_params(

@@ -23,7 +23,7 @@ CLASSES = ["cyst", "none", "tumour"]
 HEADS = ["zero-shot", "linear-probe", "medfocus", "medfocus-probe"]
 
 
-def make_project(folder, *, manifest=None, n=48, failed=()) -> Paths:
+def make_project(folder, *, manifest=None, n=48, failed=(), **of_store) -> Paths:
     """Write a project whose masked view shows the class and whose whole view is noise."""
     paths = Paths(folder)
     if manifest is None:
@@ -42,7 +42,7 @@ def make_project(folder, *, manifest=None, n=48, failed=()) -> Paths:
         masked[i] = blobs([look], CLASSES, spread=0)[0][0] + rng.standard_normal(24)
         whole[i] = rng.standard_normal(24)
     views = {"whole": whole, "masked": masked}
-    write_features(paths, "toy", manifest, views, text, CLASSES, failed=tuple(failed))
+    write_features(paths, "toy", manifest, views, text, CLASSES, failed=tuple(failed), **of_store)
     return paths
 
 

@@ -39,7 +39,7 @@ def write_masks(paths, name, manifest) -> None:
 
 def write_audit(paths, name, manifest) -> None:
     train, test = (manifest[manifest["split"] == s]["image_id"].tolist() for s in ("train", "test"))
-    table = manifest[["image_id", "sha256"]].assign(
+    table = manifest[["image_id", "sha256", "split"]].assign(
         exact_group="",
         near_group="",
         copy_group="",

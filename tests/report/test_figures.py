@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 from make_inputs import project
 
-from pipeline.report import select
+from pipeline.report import figures, select, svg
 from pipeline.report.gallery import Album
 from pipeline.report.inputs import load_inputs
 from pipeline.report.paper import quoted
 from pipeline.report.sections import calibration, curves, per_class
+from pipeline.report.tables import Table
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +101,51 @@ def test_the_reliability_diagram_counts_every_prediction_once(brain):
         counts = pd.DataFrame([(row[0].text, row[3]) for row in figure.table.rows])
         assert set(counts.groupby(0)[1].sum()) == {12 * 2}  # test images x seeds
         assert counts.groupby(0).size().max() <= 3
+
+
+def legend(figure) -> dict[str, str]:
+    """The sample (colour, marker and dash) beside each name of a plot's legend."""
+    entries = r'<g transform="[^"]*">((?:(?!</g>).)*?)<text [^>]*>([^<]*)</text></g>'
+    return {name: sample for sample, name in re.findall(entries, figure.svg)}
+
+
+def test_a_run_looks_the_same_in_the_curves_and_in_the_reliability_diagrams(brain, first):
+    found, params = brain
+    usual = legend(first)
+    for figure in calibration.section(found, Album(found), params).blocks[-1].figures:
+        mine = legend(figure)
+        runs = {select.run_name(*run) for run in (select.BASELINE, select.METHOD)}
+        assert runs == set(mine) - {"perfectly calibrated"}
+        assert {name: mine[name] for name in runs} == {name: usual[name] for name in runs}
+
+
+def test_bins_of_few_predictions_are_hollow_and_off_the_line():
+    at, right = np.array([0.2, 0.4, 0.6, 0.8]), np.array([0.0, 0.5, 0.6, 1.0])
+    count = np.array([figures.FEW - 1, figures.FEW, 500, 1])
+    made = figures.reliability("few", {select.METHOD: (at, right, count)})
+    markers = re.findall(r'<path [^>]*fill="([^"]*)"[^>]*><title>[^<]*?(\d+) pred', made.svg)
+    hollow = {int(n): fill == "#fff" for fill, n in markers}
+    assert hollow == {int(n): bool(n < figures.FEW) for n in count}
+    (line,) = re.findall('<polyline points="([^"]*)" fill', made.svg)
+    assert len(line.split()) == 2
+    assert len(made.table.rows) == 4  # the table has them all
+
+
+def test_the_note_of_the_reliability_diagrams_says_which_bins_are_hollow(brain):
+    found, params = brain
+    text = calibration.section(found, Album(found), params).blocks[0].text
+    assert f"hollow markers beside a line are bins of fewer than {figures.FEW} predictions" in text
+
+
+@pytest.mark.parametrize(("lo", "hi"), [(0.93, 0.97), (0.0, 0.9), (0.5, 1.0), (0.95, 0.95)])
+def test_the_axis_of_a_scatter_plot_holds_every_point_and_no_more_than_they_need(lo, hi):
+    x = np.linspace(lo, hi, 9)
+    made = figures.scatter("all", x, np.linspace(-0.1, 0.1, 9), "Dice", "change", Table(["a"], []))
+    spots = [float(v) for v in re.findall(r'<path d="M(\d+\.\d+),[^>]*fill="#fff"', made.svg)]
+    assert len(spots) == 9
+    left, right = svg.LEFT, svg.WIDTH - svg.RIGHT
+    assert left - 3 <= min(spots) and max(spots) <= right - 3
+    if hi > lo:
+        assert max(spots) - min(spots) > 0.5 * (right - left)
+    ticks = re.findall(r'<path d="M[\d.]+,[\d.]+v4" class="axis"/><text [^>]*>([^<]*)<', made.svg)
+    assert min(map(float, ticks)) <= lo and hi <= max(map(float, ticks)) <= 1

@@ -104,8 +104,24 @@ def test_pages_say_which_manifest_and_how_to_make_them_again(written):
 def test_pages_say_how_many_of_the_labels_are_for_validation(written):
     paths, _ = written
     page = (paths.results / "brain.md").read_text(encoding="utf-8")
-    assert "labels) |" in page
+    runs = pd.read_parquet(paths.runs("brain"))
+    labels = (runs["n_train"] + runs["n_val"]).groupby(runs["fraction"]).median()
+    manifest = pd.read_csv(paths.manifest("brain"))
+    assert labels[1.0] == (manifest["split"] == "train").sum()
+    shown = re.findall(r"\b(\d+) % \(([\d,]+) labels?\)", page)
+    assert {int(share) for share, _ in shown} == {round(100 * f) for f in labels.index if f}
+    for share, number in shown:
+        assert int(number.replace(",", "")) == labels[int(share) / 100]
     assert "(validation). The latter are taken out of the same labels: 20 % of them" in page
+
+
+@pytest.mark.parametrize("part", [0.2, 0.35])
+def test_pages_state_the_size_of_the_validation_part_of_the_parameters(fresh, part):
+    params, paths = fresh
+    splits = params.splits.model_copy(update={"val": part})
+    write_results(params.model_copy(update={"splits": splits}), paths)
+    page = (paths.results / "one.md").read_text(encoding="utf-8")
+    assert f"out of the same labels: {100 * part:.0f} % of them" in page
 
 
 def test_no_table_has_an_empty_column_a_ragged_row_or_a_number_that_is_none(written):

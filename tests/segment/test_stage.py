@@ -1,10 +1,13 @@
 """`segment` over a dataset: computed once, joined by id, redone when and only when it must be."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline import open_masks
+from pipeline.engine.status import status_rows, status_text
 from pipeline.errors import ManifestError, StageFailed, StoreError
 from pipeline.files import sha256_file
 from pipeline.models.sam2 import Sam2ImagePredictor
@@ -49,6 +52,29 @@ def test_adding_ten_images_segments_ten_and_nothing_else_costs_anything(project,
     project.write()
     record = run()
     assert (record.done, record.skipped) == (0, 12)
+
+
+def test_status_tells_what_a_store_lacks_of_the_manifest_though_its_last_run_was_ok(project, run):
+    project.add("bad.png", scene(50, 32, 40)[0])
+    project.file("bad.png").write_bytes(b"no image")
+    run(segment__max_failed=0.5)
+
+    def told():
+        (row, _) = status_rows(project.paths, [DATASET])
+        return row["status"], row["lacking"], status_text(project.paths, [DATASET])
+
+    status, lacking, text = told()  # what failed is named as that
+    assert (status, lacking) == ("ok", (0, 6)) and "lacks" not in text
+    project.add("new.png", scene(51, 32, 40)[0])
+    project.rows[0]["sha256"] = "0" * 64  # as of other bytes
+    project.write()
+    with pytest.raises(StoreError):
+        run(segment__max_failed=0.5, segment__min_area=0.3)  # refused: the record stays
+    status, lacking, text = told()
+    assert (status, lacking) == ("ok", (2, 7))
+    assert "lacks 2 of the 7 images of the manifest as it is now - run: pipeline segment" in text
+    shutil.rmtree(project.paths.masks(DATASET))
+    assert told()[1] == (7, 7)
 
 
 def test_stored_masks_are_sam2s_pixel_for_pixel_at_the_images_own_size(project, run, sam2):

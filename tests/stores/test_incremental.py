@@ -7,7 +7,8 @@ import pytest
 from benchmarks.cheap_stage import CheapMapper, item_of, make_items, run_cheap, store_path
 from benchmarks.store_stage import content
 from pipeline.errors import StoreError
-from pipeline.stores import open_features, open_masks
+from pipeline.stores import FeatureStoreWriter, open_features, open_masks, verify_store
+from pipeline.stores.kinds import FEATURES
 
 KINDS = ["masks", "features"]
 
@@ -106,7 +107,9 @@ def test_a_rebuild_takes_the_old_stores_place_only_when_it_is_complete(tmp_path,
     path = store_path(tmp_path, kind)
     store = open_masks(path) if kind == "masks" else open_features(path)
     assert store.identity["model"]["tag"] == "b"
-    assert sorted(p.name for p in tmp_path.glob("*.zarr*")) == [path.name]
+    assert sorted(p.name for p in [*tmp_path.glob("*.zarr*"), *tmp_path.glob(".*.zarr*")]) == [
+        path.name
+    ]
 
 
 def test_force_computes_all_rows_again(tmp_path):
@@ -115,3 +118,21 @@ def test_force_computes_all_rows_again(tmp_path):
     before = content("masks", tmp_path)
     record = run_cheap("masks", tmp_path, items, force=True)
     assert record.redone == {"forced": 4} and content("masks", tmp_path) == before
+
+
+def test_a_store_of_an_earlier_version_is_read_and_gains_the_columns_it_lacks(tmp_path):
+    items = make_items(tmp_path, 6)
+    columns = {n: spec for n, spec in FEATURES.columns.items() if n != "mask_crc"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FeatureStoreWriter, "store_kind", replace(FEATURES, columns=columns))
+        run_cheap("features", tmp_path, items[:4])
+    path = store_path(tmp_path, "features")
+    before = open_features(path)
+    assert not (path / "mask_crc").exists()
+    assert set(before.table()["mask_crc"]) == {-1}
+    assert run_cheap("features", tmp_path, items).done == 2
+    after = open_features(path)
+    assert verify_store(path).ok and len(after) == 6
+    assert (after.table().loc[list(before)].drop(columns="in_manifest")).equals(
+        before.table().drop(columns="in_manifest")
+    )

@@ -1,6 +1,8 @@
 """A store that changes under its readers and its writer: refused or followed, never mixed."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -53,6 +55,53 @@ def test_a_store_made_again_in_another_order_gives_each_image_its_own_row(tmp_pa
     path.rename(tmp_path / "older")
     run_cheap("features", tmp_path, items[::-1])
     np.testing.assert_array_equal(early.image_features("whole", ids), expected)
+
+
+def tag_of(path):
+    return json.loads((path / "zarr.json").read_text())["attributes"]["identity"]["model"]["tag"]
+
+
+@pytest.mark.parametrize("kind", ["masks", "features"])
+def test_copies_beside_a_store_are_their_owners_and_a_store_moved_away_stays_away(tmp_path, kind):
+    items, path = make_items(tmp_path, 3), store_path(tmp_path, kind)
+    run_cheap(kind, tmp_path, items)
+    copies = [path.with_name(path.name + end) for end in (".old", ".new", ".bak", "~", "2")]
+    for copy in copies:
+        shutil.copytree(path, copy)
+    run_cheap(kind, tmp_path, items)
+    other = CheapMapper(kind, tag="b")
+    run_cheap(kind, tmp_path, items, mapper=other, on_mismatch="rebuild")
+    assert all(verify_store(copy).ok for copy in copies)
+    assert sorted(path.parent.glob(f"*{path.name}*")) == sorted([path, *copies])
+    shutil.rmtree(copies[0])
+    path.rename(copies[0])
+    record = run_cheap(kind, tmp_path, items)
+    assert record.done == 3
+    assert (tag_of(copies[0]), tag_of(path)) == ("b", "a")
+
+
+@pytest.mark.parametrize("kind", ["masks", "features"])
+@pytest.mark.parametrize("cut", ["before", "between", "after"])
+def test_an_exchange_that_a_kill_cut_is_ended_by_the_next_run(tmp_path, kind, cut, monkeypatch):
+    items, path = make_items(tmp_path, 3), store_path(tmp_path, kind)
+    run_cheap(kind, tmp_path, items)
+
+    def killed(place):
+        if cut != "before":
+            os.rename(place.path, place.old)
+        if cut == "after":
+            os.rename(place.new, place.path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Workplace, "finish", killed)
+        other = CheapMapper(kind, tag="b")
+        run_cheap(kind, tmp_path, items, mapper=other, on_mismatch="rebuild")
+    assert path.exists() == (cut != "between")
+    again = CheapMapper(kind, tag="b")
+    record = run_cheap(kind, tmp_path, items, mapper=again, on_mismatch="rebuild")
+    assert record.done == 0 and tag_of(path) == "b"
+    assert [p.name for p in path.parent.iterdir() if path.name in p.name] == [path.name]
 
 
 @pytest.mark.parametrize("kind", ["masks", "features"])

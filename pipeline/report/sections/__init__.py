@@ -18,6 +18,8 @@ from pipeline.report.sections import (
     timings,
 )
 
+# These show predictions of the published split alone; the page says so beside their headings.
+PUBLISHED_ONLY = ("flips", "gallery", "dice-effect", "confusion", "calibration")
 DATASET_SECTIONS = (
     curves.section,
     scores.section,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.config import Params
 from pipeline.report import select
 from pipeline.report.cases import reliability_bins
-from pipeline.report.figures import reliability
+from pipeline.report.figures import FEW, reliability
 from pipeline.report.gallery import Album
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Grid, Section, Text
@@ -24,7 +24,7 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
         for run in select.reference_runs(table):
             bins = reliability_bins(found, "official", *run, fraction, params.evaluate.bins)
             if bins is not None:
-                series[select.run_name(*run)] = bins
+                series[run] = bins
         if series:
             figures.append(reliability(f"{share(fraction)} of the labels", series))
     if not figures:
@@ -32,6 +32,7 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
     text = (
         f"Predictions sorted into {params.evaluate.bins} bins by confidence, all seeds "
         "together. On the grey line a run is right as often as it is sure; "
-        "below the line it is overconfident."
+        f"below the line it is overconfident. Small hollow markers beside a line are bins of fewer "
+        f"than {FEW} predictions: they say little."
     )
     return Section("calibration", "Calibration", [Text(text), Grid(figures)])

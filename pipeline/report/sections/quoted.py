@@ -13,19 +13,24 @@ from pipeline.report.tables import Cell, Table, head, interval_cell, percent, sh
 # The paper's architecture and the run of ours that asks the same question.
 COUNTERPARTS = {"CLIP": select.BASELINE, "MedFocusCLIP": select.METHOD}
 
+COPIES = ", on the set's own test part, in which copies of training images occur"
+# Of the splits that the paper tested on, these are known.
+SPLITS = {"brain": COPIES, "covid": COPIES, "breast": ", on a split that is not published"}
+
 
 def section(found: DatasetInputs, album: Album, params: Params) -> Section | None:
     """Show the paper's table; None for a dataset that the paper does not have, and for phantoms."""
     paper = found.quoted
     if not paper:
         return None
+    where = "a test part drawn here" if found.drawn_split else "the set's own test part"
     made = Section("quoted", "Beside the paper's figures")
     made.blocks.append(
         Text(
             f"Columns labelled “quoted” are copied from the paper's table "
             f"{quoted_table(found.name)}: single runs, without intervals, with other and larger "
-            "models, on splits in which copies of training images occur in the test part. "
-            "“Ours” are the runs of this page on the set's own test part."
+            f"models{SPLITS.get(found.name, '')}. “Ours” are the runs of this page on "
+            f"{where}."
         )
     )
     if found.name in OTHER_SET:

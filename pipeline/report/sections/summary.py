@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.config import Params
-from pipeline.report import answers, select
+from pipeline.report import answers, results_text, select
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Details, Heading, Points, Section, Text
 from pipeline.report.paper import OTHER_SET
@@ -64,7 +64,7 @@ def headline(found: DatasetInputs) -> str:
 def findings(found: DatasetInputs) -> list[str]:
     """Say the findings on one dataset, each with its figures."""
     parts = [
-        ("The baseline to beat is the ", answers.best_baseline(found)),
+        ("Baseline to beat: ", results_text.baseline(found)),
         ("Splits: ", answers.survival(found)),
         ("Copies: ", answers.leaking(found)),
         ("Masks: ", answers.dice(found)),
