@@ -15,6 +15,7 @@ from pipeline.cli.app import app
 from pipeline.images import read_image
 from tests.images.makers import dicom as dicom_of
 from tests.images.makers import save_dicom
+from tests.project import in_process
 
 from .conftest import Project
 
@@ -75,12 +76,10 @@ def test_the_list_of_commands_above_is_complete() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["segment", "--dataset", "nowhere"], "nowhere.csv"),
         (["encode", "--dataset", "breast", "--set", "encode.geometry"], "KEY=VALUE"),
         (["encode", "--dataset", "breast", "--set", "encode.geometry=round"], "encode.geometry"),
         (["segment", "--dataset", "breast", "--set", "segment.prompt=[a"], "is not YAML"),
         (["segment", "--dataset", "breast", "--set", "datasets.x=1"], "set datasets as a whole"),
-        (["encode", "--dataset", "breast", "--set", "encode.colour=red"], "encode.colour"),
         (["segment", "--dataset", "breast", "--profile", "other"], "embedded, paper"),
         (["segment", "--dataset", "breast", "--params", "other.yaml"], "other.yaml"),
         (["segment", "--dataset", "breast", "--only", "no.csv"], "no.csv"),
@@ -106,7 +105,24 @@ def test_bad_input_exits_2_and_names_the_cause(
     fresh: Project, arguments: list[str], expected: str
 ) -> None:
     (fresh.root / "header.csv").write_text("id,label\n")
-    out = fresh.run("pipeline", *arguments, code=2)
+    code, out = in_process(fresh.root, *arguments)
+    assert code == 2, out
+    assert expected in out
+    assert "Traceback" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["segment", "--dataset", "nowhere"], "nowhere.csv"),
+        (["encode", "--dataset", "breast", "--set", "encode.colour=red"], "encode.colour"),
+        (["train", "--dataset", "breast", "--jobs", "0"], "--jobs"),
+    ],
+)
+def test_a_process_of_its_own_ends_in_the_same_way(
+    sample_project: Project, arguments: list[str], expected: str
+) -> None:
+    out = sample_project.run("pipeline", *arguments, code=2)
     assert expected in out
     assert "Traceback" not in out
 
