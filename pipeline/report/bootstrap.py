@@ -1,4 +1,4 @@
-"""Intervals of means and correlations over images: patients or groups are drawn whole.
+"""Intervals of means and correlations over images: patients, groups and copies are drawn whole.
 
 How many resamples, how sure and which seed: the parameters of `evaluate`, as in its own tables.
 """

@@ -32,6 +32,8 @@ def evaluated(tmp_path_factory) -> tuple[Paths, dict]:
     audit = pd.DataFrame(
         {
             "image_id": manifest["image_id"],
+            "sha256": manifest["sha256"],
+            "copy_group": "",
             "copy_in_train": leaks,
             "copy_in_train_any": leaks | (manifest["split"] == "test") & (manifest.index % 12 == 7),
         }

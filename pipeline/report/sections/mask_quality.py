@@ -38,7 +38,7 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
             Text(
                 "Dice and IoU: 1 is perfect, 0 no overlap. HD95: the 95th percentile of the "
                 "distance between the outlines, in pixels of the image. Intervals: bootstrap over "
-                "images, by patient or group where these are known. “test” rows are of the set's "
+                "images, by patient, group and copies where known. “test” rows are of the set's "
                 "own test part."
             )
         )

@@ -32,8 +32,8 @@ def summary(datasets: Sequence[DatasetInputs], params: Params) -> Section:
     blocks.append(Heading("How sure"))
     blocks.append(
         Text(
-            f"Intervals are {level}, over seeds and over test images, by patient or group "
-            "where these are known. Differences are paired: the same seeds and images on both "
+            f"Intervals are {level}, over seeds (Student's t, since they are few) and over test "
+            "images, by patient, group and copies where these are known. Differences are paired: the same seeds and images on both "
             "sides; “beyond chance” means that the interval excludes zero and p, after Holm's "
             "correction for the number of comparisons, is below 0.05. Grouped figures are the "
             "ones to trust; those on a set's own test part are inflated by copies wherever the "
