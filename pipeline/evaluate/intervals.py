@@ -149,9 +149,10 @@ def nested(
     own = sum(_variance(row) for row in replicates[finite])
     shared = max(0.0, (S * S * images - own) / (S * (S - 1)))
     half = float(_half_width((1 - confidence) / 2, seeds, shared, images, S - 1))
-    plain = -special.ndtri((1 - confidence) / 2) * np.sqrt(_variance(drawn))
-    if plain > 0:
-        centre = drawn[np.isfinite(drawn)].mean()
+    lo, hi = percentile_interval(drawn, confidence)
+    if hi > lo:
+        # By the width that will be read, not by its variance: few seeds draw few distinct means.
+        centre, plain = drawn[np.isfinite(drawn)].mean(), (hi - lo) / 2
         drawn = np.clip(centre + (half / plain) * (drawn - centre), *bounds)
     return Nested(drawn, seeds, shared, images, S - 1)
 

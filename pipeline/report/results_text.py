@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.report import answers, results_views, select
 from pipeline.report import results_phrases as phrases
 from pipeline.report.answers import Run, comparisons_of, signed
+from pipeline.report.class_mix import class_mix
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.paper import OTHER_SET
 from pipeline.report.remarks import fewer_classes, seen_images
@@ -107,8 +108,13 @@ def _copies(found: DatasetInputs) -> str | None:
     return (
         f"{found.name}: {copies:,} of {total:,} test images ({percent(copies / total)} %) have a "
         f"copy in train, mirrored and turned ones included; without them the linear probe on whole "
-        f"images reaches {after} instead of {before} (all labels)."
+        f"images reaches {after} instead of {before} (all labels).{_mix(found)}"
     )
+
+
+def _mix(found: DatasetInputs) -> str:
+    mix = class_mix(found, select.BASELINE)
+    return "" if mix is None else f" {mix.sentence}"
 
 
 def _unbeaten(done: Sequence[DatasetInputs]) -> str | None:
