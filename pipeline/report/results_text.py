@@ -10,11 +10,13 @@ from pipeline.report import answers, results_views, select
 from pipeline.report import results_phrases as phrases
 from pipeline.report.answers import Run, comparisons_of, signed
 from pipeline.report.class_mix import class_mix
+from pipeline.report.fallbacks import uneven_fallbacks
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.paper import OTHER_SET
 from pipeline.report.remarks import fewer_classes, seen_images
 from pipeline.report.sections.dice_effect import effect
 from pipeline.report.sections.leaks import leak_counts
+from pipeline.report.sections.mask_quality import mask_table
 from pipeline.report.tables import interval, labels_words, listed, many, number, percent, title
 
 ORACLE, RANDOM = ("linear-probe", "oracle"), ("linear-probe", "random")
@@ -167,6 +169,7 @@ def content(found: DatasetInputs) -> str | None:
     quality, better = _dice(found), effect(found)
     if quality:
         said += [quality, seen_images(found)]
+    said.append(uneven_fallbacks(found, mask_table(found)))
     if better:
         said.append(f"Does a better mask give a better classification? {better}")
     return " ".join(filter(None, said)) or None

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.config import Params
-from pipeline.report import results_phrases, select
+from pipeline.report import select
 from pipeline.report.bootstrap import mean_interval, spearman
 from pipeline.report.figures import scatter
 from pipeline.report.gallery import Album
@@ -75,13 +75,8 @@ def effect(found: DatasetInputs, both: Joined | None = None) -> str | None:
         f"{answer(rho, lo, hi, float(change.mean()))} Spearman's rank correlation, within classes, "
         f"between Dice and the change of the true class's probability: "
         f"{shown[0]} [{shown[1]}, {shown[2]}], {len(table):,} test images, "
-        f"{_where(found, protocol)}."
+        f"{select.where(found.drawn_split)[protocol, 'full']}."
     )
-
-
-def _where(found: DatasetInputs, protocol: str) -> str:
-    words = dict(results_phrases.where(found))
-    return words[(protocol, "full")]
 
 
 def answer(rho: float, lo: float, hi: float, change: float = 0.0) -> str:
