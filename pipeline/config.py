@@ -182,7 +182,7 @@ class EvaluateParams(Section):
     """Intervals and calibration."""
 
     bootstrap: int = Field(1000, ge=10)
-    """Resamples of the test images, by patient or group where there are any."""
+    """Resamples of the test images, by patient, group and copies where there are any."""
     confidence: float = Field(0.95, gt=0, lt=1)
     """Of every interval."""
     bins: int = Field(15, ge=2)

@@ -1,9 +1,10 @@
 """Paired differences between heads and between views, Holm-corrected.
 
 Two runs are resampled alike (same images, same seeds), so the replicates of their difference are
-the differences of their replicates. The p-value is that of a normal test with the bootstrap's
-standard error, since a share of 1,000 replicates cannot be smaller than 1/1,000 and Holm's
-correction multiplies it.
+the differences of their replicates, stretched as those of a figure (`intervals.nested`). The
+p-value is that of the same half-width, Student's t for the seeds and the normal quantile for the
+images, since a share of 1,000 replicates cannot be smaller than 1/1,000 and Holm's correction
+multiplies it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from pipeline.errors import PipelineError
-from pipeline.evaluate.intervals import over_seeds, percentile_intervals, seed_weights
+from pipeline.evaluate.intervals import Nested, nested, p_values, percentile_intervals, seed_weights
 from pipeline.evaluate.scores import Scored
 
 if TYPE_CHECKING:
@@ -69,27 +69,29 @@ def differences(
 ) -> list[dict[str, Any] | None]:
     """Return `difference` of each pair."""
     found: list[dict[str, Any] | None] = [None] * len(pairs)
-    drawn: dict[int, np.ndarray] = {}
+    drawn: dict[int, Nested] = {}
     for k, (a, b) in enumerate(pairs):
         shared = [s for s in a.seeds if s in b.seeds]
         if not shared or (a.pooled and a.tested != b.tested):
             continue
         of_a, of_b = ([x.seeds.index(s) for s in shared] for x in (a, b))
-        value = float((a.values[metric][of_a] - b.values[metric][of_b]).mean())
-        if not np.isfinite(value):
+        by_seed = a.values[metric][of_a] - b.values[metric][of_b]
+        if not np.isfinite(by_seed.mean()):
             continue
         gaps = a.replicates[metric][of_a] - b.replicates[metric][of_b]
-        drawn[k] = over_seeds(gaps, seed_weights(shared, params.bootstrap, params.seed))
-        found[k] = {"difference": value, "n_seeds": len(shared), "n_images": a.n_images}
+        weights = seed_weights(shared, params.bootstrap, params.seed)
+        drawn[k] = nested(by_seed, gaps, weights, params.confidence, (-1.0, 1.0))
+        found[k] = {
+            "difference": float(by_seed.mean()),
+            "n_seeds": len(shared),
+            "n_images": a.n_images,
+        }
     if not drawn:
         return found
-    replicates = np.array(list(drawn.values()))
-    errors = np.nanstd(replicates, axis=1, ddof=1)
-    intervals = percentile_intervals(replicates, params.confidence)
-    for k, error, (lo, hi) in zip(drawn, errors, intervals, strict=True):
-        value = abs(found[k]["difference"])
-        # Without any spread: equal in every replicate, or apart in every one.
-        p = 2 * stats.norm.sf(value / error) if error > 0 else float(value == 0)
+    of = list(drawn.values())
+    intervals = percentile_intervals(np.array([n.replicates for n in of]), params.confidence)
+    chances = p_values(np.array([found[k]["difference"] for k in drawn]), of)
+    for k, (lo, hi), p in zip(drawn, intervals, chances, strict=True):
         found[k] |= {"lo": lo, "hi": hi, "p": float(p)}
     return found
 

@@ -42,7 +42,7 @@ def score_blocks(
     manifest = read_manifest(paths.manifest(dataset))
     audit = read_audit(paths.audit(dataset), manifest)
     runs, classes = read_runs(dataset, paths, manifest)
-    groups = image_groups(manifest)
+    groups = image_groups(manifest, audit)
     for protocol in dict.fromkeys(run.protocol for run in runs):
         mine = [run for run in runs if run.protocol == protocol]
         for subset, keep in subset_ids(audit, protocol).items():
@@ -66,11 +66,12 @@ def evaluate_dataset(
 
     metrics.parquet is long, one row per (protocol, subset, head, view, fraction, seed, metric):
     `value`, `lo`, `hi` (bootstrap at `evaluate.confidence`; seed = -1: the mean over seeds, with
-    a bootstrap nested in seeds), `t_lo`, `t_hi` (t-interval over seeds; only seed = -1),
-    `n_images`, `n_groups` (units that were resampled), `n_labels` (train + validation; the
-    median of the seeds where seed = -1), `n_seeds`, `note`. Protocols `grouped-pooled` and
-    `grouped_truth-pooled` hold each image once, with the prediction of the first seed whose fold
-    tested it; images that none tested are counted in `note`. A seed that failed or diverged has
+    a bootstrap nested in seeds, see `pipeline.evaluate.intervals`), `t_lo`, `t_hi` (t-interval
+    over seeds; only seed = -1), `n_images`, `n_groups` (units that were resampled: patients,
+    groups and copies, joined), `n_labels` (train + validation; the median of the seeds where
+    seed = -1), `n_seeds`, `note`. Protocols `grouped-pooled` and `grouped_truth-pooled` hold each
+    image once, with the prediction of the first seed whose fold tested it; images that none
+    tested are counted in `note`. A seed that failed or diverged has
     NaN and its error as note.
 
     Args:

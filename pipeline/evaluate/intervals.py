@@ -1,14 +1,33 @@
-"""Intervals: a bootstrap over test images, by patient or group, nested in seeds; t over seeds."""
+"""Intervals: a bootstrap over test images, in whole units, nested in seeds, as wide as few seeds
+ask for; t over seeds.
+
+A handful of seeds drawn with replacement spreads too little: its variance is (S - 1) / S of the
+sample's, and a normal quantile is too small for S - 1 degrees of freedom. So the replicates of a
+mean over S seeds keep their shape and are stretched about their centre to the half-width
+
+    sqrt(t^2 s^2 / S + z^2 c),
+
+where s is the standard deviation of the seeds' figures (ddof 1), t the quantile of Student's t with
+S - 1 degrees of freedom, z that of the normal distribution, and c the covariance, in the bootstrap
+over images, of two seeds' figures: what all seeds owe to the same test images. Where each seed is
+tested on a fold of its own c is 0, and s holds the images' share already. The half-width is never
+below z times the bootstrap's error with the seeds held fixed. It is never below that of the
+t-interval over the seeds alone either; simulated, it covers 95 to 98 of 100 true values with 3 to
+10 seeds, whatever part seeds and images have (up to 99 with two).
+"""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from pipeline.evaluate.metrics import Contributions, from_sums
+
+SMALLEST = -100.0  # log10 of the smallest p that is told from zero
 
 
 class TestSet:
@@ -71,7 +90,7 @@ def _seed_weights(seeds: tuple[int, ...], bootstrap: int, seed: int) -> np.ndarr
 
 
 def over_seeds(replicates: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the replicates of the mean over seeds, (B,).
+    """Return the replicates of the mean over seeds as they are drawn, (B,); see `nested`.
 
     Args:
         replicates: one metric by seed and replicate, (S, B); NaN entries are left out.
@@ -82,6 +101,88 @@ def over_seeds(replicates: np.ndarray, weights: np.ndarray) -> np.ndarray:
     count = (weights * known).sum(axis=1)
     total = (weights * np.where(known, values, 0.0)).sum(axis=1)
     return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
+
+
+@dataclass(frozen=True)
+class Nested:
+    """A mean over seeds: its replicates (B,), and the variances its error is made of.
+
+    Attributes:
+        replicates: stretched to the half-width above; NaN where nothing is known.
+        seeds: s^2 / S, with `degrees` degrees of freedom; 0 for one seed.
+        shared: c, the part of the images that all seeds share.
+        images: of the bootstrap over images with the seeds held fixed.
+    """
+
+    replicates: np.ndarray
+    seeds: float
+    shared: float
+    images: float
+    degrees: int
+
+
+def nested(
+    values: np.ndarray,
+    replicates: np.ndarray,
+    weights: np.ndarray,
+    confidence: float,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> Nested:
+    """Return the bootstrap of the mean over seeds; with one seed, that over its images.
+
+    Args:
+        values: the figure of each seed (S,); those that are not finite are left out.
+        replicates: of each seed over its images, (S, B); NaN entries are left out.
+        weights: of `seed_weights`, (B, S).
+        confidence: what the stretched replicates are an interval at.
+        bounds: of the figure; replicates are clipped to them.
+    """
+    drawn = over_seeds(replicates, weights)
+    known = np.asarray(values, dtype=np.float64)
+    finite = np.isfinite(known)
+    known, S = known[finite], int(finite.sum())
+    mean = over_seeds(replicates[finite], np.ones((len(drawn), S)))
+    images = _variance(mean)
+    if S < 2:
+        return Nested(drawn, 0.0, images, images, 1)
+    seeds = float(known.var(ddof=1)) / S
+    own = sum(_variance(row) for row in replicates[finite])
+    shared = max(0.0, (S * S * images - own) / (S * (S - 1)))
+    half = float(_half_width((1 - confidence) / 2, seeds, shared, images, S - 1))
+    lo, hi = percentile_interval(drawn, confidence)
+    if hi > lo:
+        # By the width that will be read, not by its variance: few seeds draw few distinct means.
+        centre, plain = drawn[np.isfinite(drawn)].mean(), (hi - lo) / 2
+        drawn = np.clip(centre + (half / plain) * (drawn - centre), *bounds)
+    return Nested(drawn, seeds, shared, images, S - 1)
+
+
+def p_values(differences: np.ndarray, of: list[Nested]) -> np.ndarray:
+    """Return the two-sided p of differences from zero: that whose half-width just reaches zero.
+
+    It agrees with the interval, is Student's where seeds alone spread and the normal one where
+    images alone do. Without any spread it is 1 for no difference and 0 for any.
+    """
+    value = np.abs(np.asarray(differences, dtype=np.float64))
+    parts = np.array([[n.seeds, n.shared, n.images] for n in of], dtype=np.float64).T
+    degrees = np.array([n.degrees for n in of])
+    low, high = np.full(len(value), SMALLEST), np.zeros(len(value))  # log10 of p
+    for _ in range(60):
+        middle = (low + high) / 2
+        wide = _half_width(10**middle / 2, *parts, degrees) > value
+        low, high = np.where(wide, middle, low), np.where(wide, high, middle)
+    return np.where(parts.any(axis=0), 10**low, value == 0)
+
+
+def _half_width(tail, seeds, shared, images, degrees) -> np.ndarray:
+    """Return the half-width that leaves `tail` at either end."""
+    t, z = special.stdtrit(degrees, tail), special.ndtri(tail)
+    return np.maximum(np.sqrt(t**2 * seeds + z**2 * shared), -z * np.sqrt(images))
+
+
+def _variance(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.var(ddof=1)) if len(finite) > 1 else 0.0
 
 
 def percentile_interval(replicates: np.ndarray, confidence: float) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.config import EvaluateParams
 from pipeline.evaluate.intervals import (
     TestSet,
-    over_seeds,
+    nested,
     percentile_intervals,
     seed_weights,
     t_interval,
@@ -19,6 +19,7 @@ from pipeline.evaluate.metrics import METRICS, contributions, from_sums, notes, 
 from pipeline.evaluate.predictions import Predicted, Run
 
 POOLED = "-pooled"  # added to the name of a cross-validated protocol
+BOUNDS = {"brier": (0.0, 2.0)}  # those of the other metrics are 0 and 1
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Scored:
         run: which head, view, fraction.
         seeds: those that were scored, ascending.
         values: metric -> (S,).
-        replicates: metric -> (S, B).
+        replicates: metric -> (S, B); those of ECE are reflected in its value.
         sums: contributions summed by seed, (S, K).
         n_images: distinct test images; n_groups: what is resampled.
         note: classes left out, seeds missing.
@@ -50,9 +51,10 @@ class Scored:
     tested: int = 0
     weights: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
-    def mean_replicates(self, metric: str) -> np.ndarray:
-        """Return the nested bootstrap of the mean over seeds, (B,)."""
-        return over_seeds(self.replicates[metric], self.weights)
+    def mean_replicates(self, metric: str, confidence: float) -> np.ndarray:
+        """Return the nested bootstrap of the mean over seeds, (B,), for an interval of it."""
+        of = self.values[metric], self.replicates[metric], self.weights
+        return nested(*of, confidence, BOUNDS.get(metric, (0.0, 1.0))).replicates
 
 
 class Block:
@@ -114,6 +116,10 @@ class Block:
             sums.append(about.total)
             values.append(from_sums(about.total, about))
             replicates.append(from_sums(drawn, about))
+            # Resampling adds noise to each bin, and ECE adds up its size: replicates lie above
+            # the figure as far as the figure lies above the truth. So they are reflected in it
+            # (the basic bootstrap).
+            replicates[-1]["ece"] = 2 * values[-1]["ece"] - replicates[-1]["ece"]
             class_replicates.append(per_class(drawn, about.n_classes))
             names.append(notes(part.y, self.classes))
             n_groups = max(n_groups, len(test.names))
@@ -157,13 +163,16 @@ def metric_rows(
     for metric in METRICS:
         by_seed, of_mean = [], (nan, nan)
         if scored.seeds:
-            drawn = np.array([*scored.replicates[metric], scored.mean_replicates(metric)])
+            mean = scored.mean_replicates(metric, params.confidence)
+            drawn = np.array([*scored.replicates[metric], mean])
+            drawn = np.clip(drawn, *BOUNDS.get(metric, (0.0, 1.0)))
             *by_seed, of_mean = percentile_intervals(drawn, params.confidence)
         if not scored.pooled:
             for k, seed in enumerate(scored.seeds):
                 value = float(scored.values[metric][k])
                 size = {"n_images": scored.n_by_seed[k], "n_labels": run.labels[seed]}
-                rows.append(_row(base, seed, metric, (value, *by_seed[k]), (nan, nan), size, ""))
+                found = _reaching(metric, value, *by_seed[k])
+                rows.append(_row(base, seed, metric, found, (nan, nan), size, ""))
             for seed, error in sorted(run.failed.items()):
                 size = {"n_images": 0, "n_labels": run.labels[seed]}
                 rows.append(_row(base, seed, metric, (nan,) * 3, (nan, nan), size, error))
@@ -171,7 +180,7 @@ def metric_rows(
         t = (nan, nan)
         known = scored.values[metric][np.isfinite(scored.values[metric])]
         if len(known):
-            mean, (lo, hi) = float(known.mean()), of_mean
+            mean, lo, hi = _reaching(metric, float(known.mean()), *of_mean)
             t = (nan, nan) if scored.pooled else t_interval(known, params.confidence)
         size = {"n_images": scored.n_images, "n_labels": n_labels}
         note = scored.note
@@ -182,6 +191,11 @@ def metric_rows(
         row["n_groups"] = scored.n_groups
         rows.append(row)
     return rows
+
+
+def _reaching(metric: str, value: float, lo: float, hi: float) -> tuple[float, float, float]:
+    """Return value, lo, hi; an interval of ECE, without its bias, is drawn out to the figure."""
+    return (value, min(lo, value), max(hi, value)) if metric == "ece" else (value, lo, hi)
 
 
 def _row(base, seed, metric, interval, t, size, note) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
+
+from pipeline.splits.grouping import units, with_copies
+from pipeline.splits.plan import TIES
 
 SUBSETS = ("full", "clean", "clean_any")
 _LEAK = {"clean": "copy_in_train", "clean_any": "copy_in_train_any"}
@@ -33,11 +35,15 @@ def fold_ids(manifest: pd.DataFrame, protocol: str) -> set[str]:
     return set(manifest.loc[taken, "image_id"])
 
 
-def image_groups(manifest: pd.DataFrame) -> dict[str, str]:
-    """Return what is resampled together: the patient, else the group, else the file's frames."""
-    patient, group, own = (manifest[c] for c in ("patient_id", "group", "image_id"))
-    frames = manifest["path"].duplicated(keep=False)
-    alone = np.where(frames, "file " + manifest["path"], "image " + own)
-    unit = np.where(patient != "", "patient " + patient, "group " + group)
-    unit = np.where((patient == "") & (group == ""), alone, unit)
-    return dict(zip(own, unit, strict=True))
+def image_groups(manifest: pd.DataFrame, audit: pd.DataFrame | None) -> dict[str, str]:
+    """Return what is resampled together, by image_id: the units that the splits keep together.
+
+    A unit is a patient, a group, the frames of one file and, with an audit, their copies (mirrored
+    and turned ones too), joined; it bears the smallest image_id in it. Copies are no independent
+    witnesses: drawn one by one they make an interval too narrow.
+
+    Raises:
+        ManifestError: the audit does not know an image, or knows other bytes of it.
+    """
+    table = with_copies(manifest, audit)
+    return dict(zip(table["image_id"], units(table, TIES), strict=True))

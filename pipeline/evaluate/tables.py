@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.evaluate.intervals import over_seeds, percentile_intervals
+from pipeline.evaluate.intervals import nested, percentile_intervals
 from pipeline.evaluate.metrics import per_class
 from pipeline.evaluate.scores import Scored
 
@@ -62,7 +62,10 @@ def class_rows(
     rows = []
     for c, name in enumerate(classes):
         row = {**base, "class": name, "support": float(values["support"][:, c].mean())}
-        drawn = [over_seeds(r[:, :, c], scored.weights) for r in scored.class_replicates.values()]
+        drawn = [
+            nested(values[m][:, c], r[:, :, c], scored.weights, confidence).replicates
+            for m, r in scored.class_replicates.items()
+        ]
         intervals = percentile_intervals(np.array(drawn), confidence)
         for metric, interval in zip(scored.class_replicates, intervals, strict=True):
             known = values[metric][:, c]

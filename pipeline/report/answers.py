@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.report import select
+from pipeline.report.class_mix import class_mix
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.sections.leaks import leak_counts
 from pipeline.report.tables import NOTHING, interval, listed, number, percent, share
@@ -188,7 +189,11 @@ def survival(found: DatasetInputs, run: Run = select.BASELINE) -> str | None:
         if found.drawn_split and block == select.PUBLISHED:
             words = "on a test part drawn here"
         parts.append(f"{interval(row['value'], row['lo'], row['hi'])} % {words}")
-    return f"{select.run_name(*run)}, all labels: {listed(parts)}." if parts else None
+    if not parts:
+        return None
+    mix = class_mix(found, run)
+    said = f"{select.run_name(*run)}, all labels: {listed(parts)}."
+    return said if mix is None else f"{said} {mix.sentence}"
 
 
 def leaking(found: DatasetInputs) -> str | None:

@@ -1,4 +1,4 @@
-"""Intervals of means and correlations over images: patients or groups are drawn whole.
+"""Intervals of means and correlations over images: patients, groups and copies are drawn whole.
 
 How many resamples, how sure and which seed: the parameters of `evaluate`, as in its own tables.
 """
@@ -41,7 +41,11 @@ def mean_interval(
 
 
 def spearman(
-    x: np.ndarray, y: np.ndarray, units: Sequence[str] | None, evaluate: EvaluateParams
+    x: np.ndarray,
+    y: np.ndarray,
+    units: Sequence[str] | None,
+    evaluate: EvaluateParams,
+    strata: Sequence[str] | None = None,
 ) -> Interval:
     """Return Spearman's rho with its bootstrap interval; NaN where there is nothing to rank.
 
@@ -50,8 +54,12 @@ def spearman(
         y: likewise.
         units: what is drawn together, text (n,); None: every image by itself.
         evaluate: number of resamples, confidence, seed.
+        strata: classes (n,); images are ranked among those of their own, so that what only tells
+            classes apart is no correlation. None: all are ranked together.
     """
-    if len(np.unique(x)) < 2 or len(np.unique(y)) < 2:
+    of = np.zeros(len(x), int) if strata is None else np.unique(strata, return_inverse=True)[1]
+    rho = _rank_correlation(x, y, of)
+    if not np.isfinite(rho):
         return np.nan, np.nan, np.nan
     names = np.arange(len(x)) if units is None else np.asarray(units)
     of_unit = [np.flatnonzero(names == name) for name in np.unique(names)]
@@ -59,12 +67,21 @@ def spearman(
     draws = []
     for _ in range(evaluate.bootstrap):
         at = np.concatenate([of_unit[i] for i in rng.integers(0, len(of_unit), len(of_unit))])
-        if len(np.unique(x[at])) > 1 and len(np.unique(y[at])) > 1:
-            draws.append(_rank_correlation(x[at], y[at]))
+        draws.append(_rank_correlation(x[at], y[at], of[at]))
     lo, hi = percentile_interval(np.array(draws), evaluate.confidence)
-    return _rank_correlation(x, y), lo, hi
+    return rho, lo, hi
 
 
-def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Return Spearman's rho; scipy's own takes four times as long, and this runs in a loop."""
-    return float(np.corrcoef(rankdata([x, y], axis=1))[0, 1])
+def _rank_correlation(x: np.ndarray, y: np.ndarray, of: np.ndarray) -> float:
+    """Return the correlation of ranks within each stratum, from -1/2 to 1/2 in every one.
+
+    With one stratum it is Spearman's rho; scipy's own takes four times as long, and this runs in a
+    loop. NaN where x or y is the same all over each stratum.
+    """
+    xy, xx, yy = 0.0, 0.0, 0.0
+    for stratum in np.unique(of):
+        here = of == stratum
+        n = here.sum()
+        a, b = (rankdata([x[here], y[here]], axis=1) - (n + 1) / 2) / n
+        xy, xx, yy = xy + a @ b, xx + a @ a, yy + b @ b
+    return float(xy / np.sqrt(xx * yy)) if xx > 0 and yy > 0 else np.nan

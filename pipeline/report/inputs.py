@@ -13,7 +13,7 @@ import pandas as pd
 
 from pipeline.config import EvaluateParams
 from pipeline.engine.record import RunRecord
-from pipeline.errors import PipelineError
+from pipeline.errors import ManifestError, PipelineError
 from pipeline.evaluate.subsets import image_groups
 from pipeline.files import sha256_file
 from pipeline.paths import Paths
@@ -118,10 +118,16 @@ class DatasetInputs:
         return [] if self.manifest is None else sorted(self.manifest["label"].unique())
 
     def units(self, image_ids: Iterable[str]) -> list[str]:
-        """Return what each image is resampled with: its patient, else its group, else itself."""
+        """Return what each image is resampled with: its patient, group and copies, joined."""
         if self._units is None:
-            self._units = {} if self.manifest is None else image_groups(self.manifest)
+            self._units = {} if self.manifest is None else self._joined()
         return [self._units.get(i, f"image {i}") for i in image_ids]
+
+    def _joined(self) -> dict[str, str]:
+        try:
+            return image_groups(self.manifest, self.audit_images)
+        except (ManifestError, KeyError):  # an audit of other images: as if there were none
+            return image_groups(self.manifest, None)
 
     def predictions(self, columns: list[str] | None = None, **where: Any) -> pd.DataFrame | None:
         """Return the predictions of the runs where every given column has the given value.

@@ -13,6 +13,7 @@ from pipeline.config import Params
 from pipeline.files import atomic_write, atomic_write_text
 from pipeline.paths import Paths
 from pipeline.report import answers, results_text, select
+from pipeline.report.fallbacks import outcomes_by_class
 from pipeline.report.inputs import DatasetInputs, load_inputs
 from pipeline.report.paper import OTHER_SET, quoted_table
 from pipeline.report.remarks import evaluate_notes, plan_remarks
@@ -176,7 +177,7 @@ def _masks(found: DatasetInputs) -> list[str]:
     tables = []
     masks, quality, prompts = mask_table(found), found.mask_quality, found.prompt_quality
     if masks is not None:
-        tables.append(outcomes(masks))
+        tables += [outcomes(masks), outcomes_by_class(masks)]
     if quality is not None and len(quality):
         tables.append(dice_table(found))
     if prompts is not None and len(prompts):

@@ -17,8 +17,7 @@ VERBS = {"helps": "helps", "hurts": "hurts", "undecided": "makes no difference t
 
 def where(found: DatasetInputs) -> list[tuple[Block, str]]:
     """The splits that the paragraphs speak of, the strictest first, in words."""
-    published = "on a split drawn here" if found.drawn_split else "on the published split"
-    return [(select.GROUPED, "in grouped cross-validation"), (select.PUBLISHED, published)]
+    return list(select.where(found.drawn_split).items())
 
 
 def differences(

@@ -18,8 +18,10 @@ from pipeline.report.tables import Table, head
 
 MADE_BY = "dvc repro && dvc repro results/dvc.yaml"
 SURE = (
-    "Intervals are {level}, over seeds (which images train) and over test images, by patient or "
-    "group where these are known; differences are paired. Grouped figures are the ones to trust."
+    "Intervals are {level}, over seeds (which images train) and over test images, in whole units "
+    "of patient, group and copies where these are known; the part of the seeds is as wide as "
+    "Student's t makes it for so few. Differences are paired. Grouped figures are the ones to "
+    "trust."
 )
 CSV = (
     "In the CSV `lo` and `hi` are that interval; `t_lo` and `t_hi` are the t-interval over the "

@@ -9,11 +9,14 @@ import numpy as np
 from pipeline.report import answers, results_views, select
 from pipeline.report import results_phrases as phrases
 from pipeline.report.answers import Run, comparisons_of, signed
+from pipeline.report.class_mix import class_mix
+from pipeline.report.fallbacks import uneven_fallbacks
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.paper import OTHER_SET
 from pipeline.report.remarks import fewer_classes, seen_images
 from pipeline.report.sections.dice_effect import effect
 from pipeline.report.sections.leaks import leak_counts
+from pipeline.report.sections.mask_quality import mask_table
 from pipeline.report.tables import interval, labels_words, listed, many, number, percent, title
 
 ORACLE, RANDOM = ("linear-probe", "oracle"), ("linear-probe", "random")
@@ -107,8 +110,13 @@ def _copies(found: DatasetInputs) -> str | None:
     return (
         f"{found.name}: {copies:,} of {total:,} test images ({percent(copies / total)} %) have a "
         f"copy in train, mirrored and turned ones included; without them the linear probe on whole "
-        f"images reaches {after} instead of {before} (all labels)."
+        f"images reaches {after} instead of {before} (all labels).{_mix(found)}"
     )
+
+
+def _mix(found: DatasetInputs) -> str:
+    mix = class_mix(found, select.BASELINE)
+    return "" if mix is None else f" {mix.sentence}"
 
 
 def _unbeaten(done: Sequence[DatasetInputs]) -> str | None:
@@ -161,6 +169,7 @@ def content(found: DatasetInputs) -> str | None:
     quality, better = _dice(found), effect(found)
     if quality:
         said += [quality, seen_images(found)]
+    said.append(uneven_fallbacks(found, mask_table(found)))
     if better:
         said.append(f"Does a better mask give a better classification? {better}")
     return " ".join(filter(None, said)) or None

@@ -110,6 +110,12 @@ def short_name(protocol: str, subset: str, drawn: bool = False) -> str:
     return SHORT_BLOCKS.get((protocol, subset), block_name(protocol, subset))
 
 
+def where(drawn: bool) -> dict[tuple[str, str], str]:
+    """The splits that sentences speak of, the strictest first, in words."""
+    published = "on a split drawn here" if drawn else "on the published split"
+    return {GROUPED: "in grouped cross-validation", PUBLISHED: published}
+
+
 def slug(*parts: str) -> str:
     """Make an HTML id from names; distinct names of the same letters stay distinct."""
     text = "-".join(parts)

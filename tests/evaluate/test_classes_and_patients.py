@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.errors import ManifestError
 from pipeline.evaluate import evaluate_dataset
 from pipeline.evaluate.metrics import METRICS
 from pipeline.evaluate.subsets import image_groups
 from pipeline.paths import Paths
 from pipeline.report.build import build_report
 from pipeline.report.results import write_results
+from pipeline.splits import plan_splits
 from pipeline.train import train_dataset
 from tests.heads.projects import make_manifest, small_params
 from tests.heads.test_train import CLASSES, make_project
@@ -92,10 +94,40 @@ def test_images_of_a_patient_are_resampled_together(patients, tmp_path):
     assert width["together"] > 1.5 * width["alone"]
 
 
-def test_patient_comes_before_group_and_group_before_the_frames_of_one_file():
-    manifest = make_manifest(["cyst"] * 6, ["test"] * 6, patients=["p", "p", "", "", "", ""])
-    manifest["group"] = ["g", "h", "g", "", "", ""]
-    manifest["path"] = ["v.nii", "v.nii", "v.nii", "w.nii", "w.nii", "x.png"]
-    units = list(image_groups(manifest).values())
-    assert units[:3] == ["patient p", "patient p", "group g"]
-    assert units[3:] == ["file w.nii", "file w.nii", f"image {manifest['image_id'][5]}"]
+def audit_of(manifest: pd.DataFrame, copies: list[str]) -> pd.DataFrame:
+    table = manifest[["image_id", "sha256"]].assign(copy_group=copies)
+    return table.assign(copy_in_train=False, copy_in_train_any=False, label_conflict=False)
+
+
+def test_copies_are_resampled_together_and_counted_once(patients, tmp_path):
+    manifest, names = patients
+    paths = make_project(tmp_path / "copies", manifest=manifest)
+    paths.audit("toy").parent.mkdir(parents=True, exist_ok=True)
+    audit_of(manifest, names).to_parquet(paths.audit("toy"))
+    table = metrics(paths)
+    row = table[(table["metric"] == "accuracy") & (table["head"] == "linear-probe")].iloc[0]
+    assert (row["n_images"], row["n_groups"]) == (72, 12)
+    assert row["hi"] - row["lo"] > 0.3  # a third of the patients are wrong
+
+
+def test_what_is_resampled_together_are_the_units_of_the_splits():
+    manifest = make_manifest(["cyst"] * 8, ["test"] * 8, patients=["p", "p", *[""] * 6])
+    manifest["group"] = ["", "g", "g", "", "", "", "", ""]
+    manifest["path"] = ["a", "b", "c", "w.nii", "w.nii", "x", "y", "z"]
+    ids = manifest["image_id"].tolist()
+    audit = audit_of(manifest, ["", "", "", "", "k", "k", "", ""])
+    joined = image_groups(manifest, audit)
+    plan = plan_splits(manifest.assign(split="train"), PARAMS.splits, audit)
+    assert [joined[i] for i in ids] == plan.group_of(ids).tolist()
+    parts = [{i for i in ids if joined[i] == name} for name in dict.fromkeys(joined.values())]
+    assert sorted(map(len, parts)) == [1, 1, 3, 3]
+    assert len(set(image_groups(manifest, None).values())) == 5
+    turned = manifest.iloc[::-1].reset_index(drop=True)
+    assert image_groups(turned, audit) == joined
+
+
+def test_an_audit_of_other_bytes_is_refused_with_the_command_to_run():
+    manifest = make_manifest(["cyst"] * 2, ["test"] * 2)
+    audit = audit_of(manifest, ["", ""]).assign(sha256="0" * 64)
+    with pytest.raises(ManifestError, match="pipeline data check"):
+        image_groups(manifest, audit)

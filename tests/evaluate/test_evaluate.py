@@ -32,7 +32,7 @@ def evaluated(tmp_path_factory) -> tuple[Paths, dict]:
     leaks = (manifest["split"] == "test") & (manifest.index % 8 == 3)
     turned = (manifest["split"] == "test") & (manifest.index % 12 == 7)
     audit = manifest[["image_id", "sha256", "split"]].assign(
-        copy_in_train=leaks, copy_in_train_any=leaks | turned
+        copy_group="", copy_in_train=leaks, copy_in_train_any=leaks | turned
     )
     audit.to_parquet(paths.audit("toy"))
     return paths, evaluate_dataset("toy", PARAMS, paths)

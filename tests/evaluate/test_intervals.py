@@ -12,9 +12,7 @@ from pipeline.config import EvaluateParams
 from pipeline.evaluate.compare import difference, holm
 from pipeline.evaluate.intervals import (
     TestSet,
-    over_seeds,
     percentile_interval,
-    seed_weights,
     t_interval,
 )
 from pipeline.evaluate.metrics import contributions
@@ -63,15 +61,6 @@ def test_the_same_images_are_resampled_alike_and_others_not():
     a, b = (TestSet(names(30), names(30), 20, 0).weights for _ in range(2))
     np.testing.assert_array_equal(a, b)
     assert (a != TestSet(names(30), names(30), 20, 1).weights).any()
-
-
-def test_nesting_in_seeds_adds_the_spread_of_the_seeds():
-    calm = np.zeros((5, 2000)) + 0.8
-    apart = calm + np.array([-0.1, -0.05, 0, 0.05, 0.1])[:, None]
-    weights = seed_weights([0, 1, 2, 3, 4], 2000, 0)
-    assert over_seeds(calm, weights).std() == pytest.approx(0, abs=1e-9)
-    expected = np.std([-0.1, -0.05, 0, 0.05, 0.1]) / 5**0.5
-    assert over_seeds(apart, weights).std() == pytest.approx(expected, rel=0.1)
 
 
 def test_the_t_interval_is_the_textbook_one():

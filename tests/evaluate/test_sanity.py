@@ -169,6 +169,7 @@ def test_shuffled_labels_are_chance_within_the_interval_for_every_head(tmp_path,
     params = small_params(
         splits__fractions=[1.0],
         train__views={"official": ["masked"]},
+        train__seeds=[0, 1, 2, 3, 4],
         evaluate__confidence=0.99,
         evaluate__bootstrap=400,
     )
@@ -191,6 +192,7 @@ def test_noise_features_are_chance_within_the_interval_for_every_head_and_protoc
         splits__fractions=[0.2, 1.0],
         splits__folds=3,
         train__views={"official": ["whole", "masked"], "grouped": ["whole", "masked"]},
+        train__seeds=[0, 1, 2, 3, 4],
         evaluate__confidence=0.99,
         evaluate__bootstrap=400,
     )

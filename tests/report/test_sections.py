@@ -80,7 +80,7 @@ def test_a_head_without_predictions_with_all_labels_leaves_the_pictures_to_the_n
     params, paths = fresh
     table = pd.read_parquet(paths.predictions("one"))
     gone = (table["view"] == "masked") & (table["fraction"] == 1)
-    probe = gone & (table["head"] == "linear-probe") & (table["protocol"] == "official")
+    probe = gone & (table["head"] == "linear-probe")
     table[~probe].to_parquet(paths.predictions("one"))
     found = load_inputs("one", paths)
     *_, helped, hurt = flips.section(found, Album(found, 64), params).blocks
@@ -235,7 +235,7 @@ def test_failures_beyond_those_shown_are_named_by_the_file_that_lists_them(fresh
 def test_a_mask_that_decides_the_prediction_is_seen_in_the_plot_and_said(
     found, album, params, sign, said
 ):
-    changes, _, _ = dice_effect.joined(found)
+    changes = dice_effect.joined(found)[0]
     rank = (sign * changes["p_change"]).rank() / (len(changes) + 1)
     quality = found.mask_quality.copy()
     stored = quality["strategy"] == "salient"

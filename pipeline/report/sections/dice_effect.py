@@ -12,10 +12,11 @@ from pipeline.report.figures import scatter
 from pipeline.report.gallery import Album
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Grid, Section, Text
-from pipeline.report.sections.flips import first_flips
+from pipeline.report.sections.flips import flips
 from pipeline.report.tables import Table, head, interval_cell, number, share
 
 QUARTERS = 4
+Joined = tuple[pd.DataFrame, str, float, str]
 
 
 def section(found: DatasetInputs, album: Album, params: Params) -> Section | None:
@@ -23,7 +24,7 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
     both = joined(found)
     if both is None:
         return None
-    table, name, fraction = both
+    table, name, fraction, protocol = both
     units = pd.Series(found.units(table.index), index=table.index)
     quarter = pd.qcut(table["dice"].rank(method="first"), min(QUARTERS, len(table)), labels=False)
     rows, bins = [], []
@@ -45,6 +46,7 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
         )
     headers = ["Dice", "images", "whole right, %", "masked right, %", "change of p(true)"]
     label = f"{select.HEADS.get(name, name)}, {share(fraction)} of the labels"
+    label += f", {select.short_name(protocol, 'full', drawn=found.drawn_split)}"
     figure = scatter(
         f"Mask quality and what the mask did ({label})",
         table["dice"].to_numpy(),
@@ -59,49 +61,59 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
     return Section("dice-effect", title, [Text(effect(found, both)), Grid([figure])])
 
 
-def effect(found: DatasetInputs, both: tuple[pd.DataFrame, str, float] | None = None) -> str | None:
-    """Answer the question in words, with the rank correlation and its interval."""
+def effect(found: DatasetInputs, both: Joined | None = None) -> str | None:
+    """Answer the question in words, with the rank correlation within classes and its interval."""
     both = both or joined(found)
     if both is None:
         return None
-    table, _, _ = both
+    table, _, _, protocol = both
     dice, change = table["dice"].to_numpy(), table["p_change"].to_numpy()
-    rho, lo, hi = spearman(dice, change, found.units(table.index), found.evaluate)
+    classes = table["y_true_whole"].to_numpy(str)
+    rho, lo, hi = spearman(dice, change, found.units(table.index), found.evaluate, classes)
     shown = [number(v, 2).replace("-", "−") for v in (rho, lo, hi)]
     return (
-        f"{answer(rho, lo, hi)} Spearman's rank correlation between Dice and the change of the "
-        f"true class's probability: {shown[0]} [{shown[1]}, {shown[2]}], {len(table):,} test "
-        "images."
+        f"{answer(rho, lo, hi, float(change.mean()))} Spearman's rank correlation, within classes, "
+        f"between Dice and the change of the true class's probability: "
+        f"{shown[0]} [{shown[1]}, {shown[2]}], {len(table):,} test images, "
+        f"{select.where(found.drawn_split)[protocol, 'full']}."
     )
 
 
-def answer(rho: float, lo: float, hi: float) -> str:
-    """Say in words what the correlation means."""
+def answer(rho: float, lo: float, hi: float, change: float = 0.0) -> str:
+    """Say in words what the correlation means; `change`: what masking does to the mean image."""
     if not np.isfinite([rho, lo, hi]).all():
         return "There is too little to tell."
+    more, less = "gain more from", "gain less from"
+    if change < 0:  # masking costs the mean image something: none is said to gain by it
+        more, less = "lose less by", "lose more by"
     if lo > 0:
         size = "Yes, clearly:" if rho >= 0.3 else "Yes, a little:"
-        return f"{size} images with a better mask gain more from masking."
+        return f"{size} images with a better mask {more} masking."
     if hi < 0:
-        return "No, the reverse: images with a better mask gain less from masking."
+        return f"No, the reverse: images with a better mask {less} masking."
     return "Not measurably: the interval of the correlation includes zero."
 
 
-def joined(found: DatasetInputs) -> tuple[pd.DataFrame, str, float] | None:
-    """Join Dice and the change between whole and masked, by image; with head and fraction."""
+def joined(found: DatasetInputs) -> Joined | None:
+    """Join Dice and the change between whole and masked, by image; with head, fraction, protocol.
+
+    In grouped cross-validation where that was run: no copy of a test image is in train.
+    """
     quality = found.mask_quality
     if quality is None or quality.empty or found.metrics is None:
         return None
     chosen = quality[quality["strategy"] == select.stored_strategy(quality)]
-    table = select.over_seeds(found.metrics, "official", "full")
-    runs, fractions = select.runs_of(table), select.fractions_of(table)
-    heads = [h for h, v in runs if v == "masked" and (h, "whole") in runs and h != "zero-shot"]
-    if not heads or not fractions:
-        return None
-    shown = first_flips(found, heads, fractions[-1])
-    if shown is None:
-        return None
-    name, both = shown
     dice = chosen.drop_duplicates("image_id").set_index("image_id")["dice"]
-    both = both.join(dice, how="inner").dropna(subset=["dice", "p_change"]).sort_index()
-    return (both, name, fractions[-1]) if len(both) >= 2 * QUARTERS else None
+    for protocol in ("grouped", "official"):
+        table = select.over_seeds(found.metrics, protocol, "full")
+        runs, fractions = select.runs_of(table), select.fractions_of(table)
+        heads = [h for h, v in runs if v == "masked" and (h, "whole") in runs and h != "zero-shot"]
+        for name in heads if fractions else ():
+            both = flips(found, name, fractions[-1], protocol)
+            if both is None:
+                continue
+            both = both.join(dice, how="inner").dropna(subset=["dice", "p_change"]).sort_index()
+            if len(both) >= 2 * QUARTERS:
+                return both, name, fractions[-1], protocol
+            break
+    return None

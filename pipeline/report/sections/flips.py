@@ -69,10 +69,12 @@ def first_flips(
     return None
 
 
-def flips(found: DatasetInputs, name: str, fraction: float) -> pd.DataFrame | None:
+def flips(
+    found: DatasetInputs, name: str, fraction: float, protocol: str = "official"
+) -> pd.DataFrame | None:
     """Return by image the share of seeds right on `whole` and `masked`, and the change."""
-    whole = image_cases(found, "official", name, "whole", fraction)
-    masked = image_cases(found, "official", name, "masked", fraction)
+    whole = image_cases(found, protocol, name, "whole", fraction)
+    masked = image_cases(found, protocol, name, "masked", fraction)
     if whole is None or masked is None:
         return None
     both = whole.merge(masked, left_index=True, right_index=True, suffixes=("_whole", "_masked"))

@@ -7,6 +7,7 @@ import pandas as pd
 
 from pipeline.config import Params
 from pipeline.report import select
+from pipeline.report.fallbacks import outcomes_by_class, uneven_fallbacks
 from pipeline.report.figures import Figure, histogram
 from pipeline.report.gallery import Album, Gallery
 from pipeline.report.inputs import DatasetInputs
@@ -30,7 +31,9 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
     figures: list[Figure] = []
     masks = mask_table(found)
     if masks is not None:
-        made.blocks.append(outcomes(masks))
+        made.blocks += [outcomes(masks), outcomes_by_class(masks)]
+        uneven = uneven_fallbacks(found, masks)
+        made.blocks += [Text(uneven, "note")] if uneven else []
         figures += _store_figures(masks)
     quality = found.mask_quality
     if quality is not None and not quality.empty:
@@ -38,7 +41,7 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
             Text(
                 "Dice and IoU: 1 is perfect, 0 no overlap. HD95: the 95th percentile of the "
                 "distance between the outlines, in pixels of the image. Intervals: bootstrap over "
-                "images, by patient or group where these are known. “test” rows are of the set's "
+                "images, by patient, group and copies where known. “test” rows are of the set's "
                 "own test part."
             )
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pipeline.config import Params
 from pipeline.report import answers, results_text, select
+from pipeline.report.class_mix import mix_note
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Details, Heading, Points, Section, Text
 from pipeline.report.paper import OTHER_SET
@@ -32,12 +33,12 @@ def summary(datasets: Sequence[DatasetInputs], params: Params) -> Section:
     blocks.append(Heading("How sure"))
     blocks.append(
         Text(
-            f"Intervals are {level}, over seeds and over test images, by patient or group "
-            "where these are known. Differences are paired: the same seeds and images on both "
-            "sides; “beyond chance” means that the interval excludes zero and p, after Holm's "
-            "correction for the number of comparisons, is below 0.05. Grouped figures are the "
-            "ones to trust; those on a set's own test part are inflated by copies wherever the "
-            "audit finds them."
+            f"Intervals are {level}, over seeds (Student's t, since they are few) and over test "
+            "images, by patient, group and copies where these are known. Differences are paired: "
+            "the same seeds and images on both sides; “beyond chance” means that the interval "
+            "excludes zero and p, after Holm's correction for the number of comparisons, is below "
+            "0.05. Grouped figures are the ones to trust; those on a set's own test part can be "
+            "inflated by copies wherever the audit finds them."
         )
     )
     blocks.append(Points([f"{d.name}: {answers.certainty(d)}" for d in done]))
@@ -108,6 +109,8 @@ def at_a_glance(done: Sequence[DatasetInputs]) -> Table:
     else:
         note += ", group or copy is on both sides."
     note += as_published(done)
+    of = dict(zip(names, (select.BASELINE, select.MASKED_PROBE, select.METHOD), strict=True))
+    note += "".join(mix_note(d, of) for d in done)
     if any(d.name in OTHER_SET and d.quoted for d in done):
         note += " * The paper's lung set is another one: its figures cannot be compared."
     return Table(headers, rows, note=note)
