@@ -38,7 +38,6 @@ def test_a_section_that_shows_predictions_of_one_split_names_it_and_its_copies(
     assert set(shown) - {"heatmaps"} == {
         "flips",
         "gallery",
-        "dice-effect",
         "confusion",
         "calibration",
     }

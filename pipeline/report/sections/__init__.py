@@ -19,7 +19,7 @@ from pipeline.report.sections import (
 )
 
 # These show predictions of the published split alone; the page says so beside their headings.
-PUBLISHED_ONLY = ("flips", "gallery", "dice-effect", "confusion", "calibration")
+PUBLISHED_ONLY = ("flips", "gallery", "confusion", "calibration")
 DATASET_SECTIONS = (
     curves.section,
     scores.section,
