@@ -42,13 +42,14 @@ class ViewData:
 def of_other_masks(features: FeatureStore, masks: MaskStore) -> set[str]:
     """Return the ids of good rows that were encoded with another mask than there is now.
 
-    Rows of a store of an earlier version, which does not know its masks, are not among them.
+    Images that have no mask now, since segment failed, are not among them; nor are rows of a store
+    of an earlier version, which does not know its masks.
     """
-    now = masks.table()
-    crc = now["crc"].where(now["status"].isin(GOOD), -1).to_dict()
-    then = features.table()
+    now, then = masks.table(), features.table()
+    now = now.loc[now["status"].isin(GOOD), "crc"]
     then = then.loc[then["status"].isin(GOOD) & (then["mask_crc"] >= 0), "mask_crc"]
-    return {i for i, known in then.items() if known != crc.get(i)}
+    both = then.index.intersection(now.index)
+    return set(both[(then[both] != now[both]).to_numpy()])
 
 
 def read_views(

@@ -42,14 +42,14 @@ def test_most_viral_pneumonia_of_covid_is_bacterial_in_kermanys_set(shared, repo
     theirs = pairs["lung_path"].str.split("/").str[2]
     readme = (repo / "README.md").read_text(encoding="utf-8")
     for part, bacterial, images, said in (
-        ("test", 17, 20, r"17 of\s+the 20 test images"),
-        ("train", 12, 62, r"12 of the 62 for training"),
+        ("test", 17, 20, "17 of the 20 test images"),
+        ("train", 12, 62, "12 of the 62 for training"),
     ):
         folder = f"covid/{part}/Viral Pneumonia"
         mine = pairs["path"].str.startswith(f"{folder}/")
         assert (theirs[mine] == "bacterial").sum() == bacterial
         assert len(list((shared / "data" / folder).iterdir())) == images
-        assert re.search(said, readme)
+        assert said in " ".join(readme.split())
 
 
 def test_breast_has_near_copies_of_conflicting_labels(shared, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -79,7 +80,8 @@ def await_file(path: Path, process: subprocess.Popen) -> None:
 def kill_all(process: subprocess.Popen) -> None:
     """kill -9 a command, then all that it started: it must not see them die and tidy up."""
     for each in [process, *psutil.Process(process.pid).children(recursive=True)]:
-        each.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended by itself since
+            each.kill()
     process.wait()
     process.stdout.close()
 

@@ -46,7 +46,7 @@ def change(paths: Paths, **columns: str) -> str:
     return image_id
 
 
-def segment(paths: Paths, size: int) -> dict[str, int]:
+def segment(paths: Paths, size: int, *, fails: bool = False) -> dict[str, int]:
     """Make the mask store, each mask a square of `size`; return the checksums by image."""
     manifest = read_manifest(paths.manifest("toy"))
     identity = {"size": size}
@@ -57,7 +57,10 @@ def segment(paths: Paths, size: int) -> dict[str, int]:
             mask[:size, :size] = True
             item = WorkItem(row["image_id"], f"{row['image_id']} {size}", Path(), 0, row)
             writer.plan([item])
-            writer.write([item], [MaskRow(row["image_id"], mask)])
+            if fails:
+                writer.write_failed(item, "cannot be read")
+            else:
+                writer.write([item], [MaskRow(row["image_id"], mask)])
         writer.finish()
     return open_masks(paths.masks("toy")).table()["crc"].to_dict()
 
@@ -119,4 +122,10 @@ def test_features_of_other_masks_than_the_mask_store_has_are_not_trained_on(path
 def test_a_feature_store_without_its_masks_beside_it_can_be_trained_on(paths):
     make_project(paths.root, made="on masks", mask_crc=dict.fromkeys(segment(paths, size=8), 7))
     shutil.rmtree(paths.masks("toy"))
+    assert train_dataset("toy", PARAMS, paths).status == "ok"
+
+
+def test_images_whose_masks_failed_since_are_trained_on_as_they_were_encoded(paths):
+    make_project(paths.root, made="on masks", mask_crc=segment(paths, size=8))
+    segment(paths, size=9, fails=True)
     assert train_dataset("toy", PARAMS, paths).status == "ok"

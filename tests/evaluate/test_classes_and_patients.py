@@ -95,7 +95,7 @@ def test_images_of_a_patient_are_resampled_together(patients, tmp_path):
 
 
 def audit_of(manifest: pd.DataFrame, copies: list[str]) -> pd.DataFrame:
-    table = manifest[["image_id", "sha256"]].assign(copy_group=copies)
+    table = manifest[["image_id", "sha256", "split"]].assign(copy_group=copies)
     return table.assign(copy_in_train=False, copy_in_train_any=False, label_conflict=False)
 
 
