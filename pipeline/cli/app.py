@@ -46,8 +46,10 @@ def audit(
     from pipeline.audit import audit_dataset, audit_text
 
     summary = audit_dataset(dataset, c.params, c.paths)
-    text = audit_text(summary, str(c.paths.audit_pairs(dataset)))
-    typer.echo(json.dumps(summary, indent=2, ensure_ascii=False) if as_json else text)
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+    else:
+        typer.echo(audit_text(summary, str(c.paths.audit_pairs(dataset))))
 
 
 @app.command(epilog="Example: pipeline segment --dataset brain --set segment.prompt=auto")

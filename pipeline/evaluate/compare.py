@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from pipeline.audit.table import read_audit
 from pipeline.errors import PipelineError
 from pipeline.evaluate.intervals import Nested, nested, p_values, percentile_intervals, seed_weights
+from pipeline.evaluate.predictions import read_runs
 from pipeline.evaluate.scores import Scored
+from pipeline.manifest import read_manifest
 
 if TYPE_CHECKING:
     from pipeline.config import EvaluateParams, Params
@@ -173,6 +176,10 @@ def compare_runs(dataset: str, params: Params, paths: Paths, a: str, b: str) -> 
     """
     from pipeline.evaluate.evaluate import score_blocks
 
+    manifest = read_manifest(paths.manifest(dataset))
+    audit = read_audit(paths.audit(dataset), manifest)
+    tested = *read_runs(dataset, paths, manifest), manifest, audit
+
     def matches(name: str, head: str, view: str) -> bool:
         return name in (head, view, f"{head}/{view}")
 
@@ -181,7 +188,7 @@ def compare_runs(dataset: str, params: Params, paths: Paths, a: str, b: str) -> 
 
     rows: list[dict[str, Any]] = []
     known: set[str] = set()
-    for protocol, subset, scored in score_blocks(dataset, params, paths):
+    for protocol, subset, scored in score_blocks(*tested, params.evaluate):
         runs = [(s.run.head, s.run.view) for s in scored]
         known |= {n for h, v in runs for n in (h, v, f"{h}/{v}")}
         pairs = [

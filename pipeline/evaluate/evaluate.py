@@ -17,7 +17,7 @@ from pipeline.engine.recorded import recorded
 from pipeline.evaluate.compare import COLUMNS as COMPARISON_COLUMNS
 from pipeline.evaluate.compare import compare_block
 from pipeline.evaluate.mask_quality import mask_quality
-from pipeline.evaluate.predictions import read_runs
+from pipeline.evaluate.predictions import Run, read_runs
 from pipeline.evaluate.scores import POOLED, Block, Scored, metric_rows
 from pipeline.evaluate.subsets import fold_ids, image_groups, subset_ids
 from pipeline.evaluate.tables import (
@@ -31,25 +31,33 @@ from pipeline.files import atomic_write, atomic_write_json
 from pipeline.manifest import read_manifest
 
 if TYPE_CHECKING:
-    from pipeline.config import Params
+    from pipeline.config import EvaluateParams, Params
     from pipeline.paths import Paths
 
 
 def score_blocks(
-    dataset: str, params: Params, paths: Paths
+    runs: list[Run],
+    classes: list[str],
+    manifest: pd.DataFrame,
+    audit: pd.DataFrame | None,
+    params: EvaluateParams,
 ) -> Iterator[tuple[str, str, list[Scored]]]:
-    """Yield (protocol, subset, its runs scored), one block after the other."""
-    manifest = read_manifest(paths.manifest(dataset))
-    audit = read_audit(paths.audit(dataset), manifest)
-    runs, classes = read_runs(dataset, paths, manifest)
+    """Yield (protocol, subset, its runs scored), one block after the other.
+
+    Args:
+        runs, classes: of `read_runs`.
+        manifest: of `read_manifest`.
+        audit: of `read_audit`.
+        params: how to resample.
+    """
     groups = image_groups(manifest, audit)
     for protocol in dict.fromkeys(run.protocol for run in runs):
         mine = [run for run in runs if run.protocol == protocol]
         for subset, keep in subset_ids(audit, protocol).items():
-            block = Block(keep, groups, params.evaluate, classes)
+            block = Block(keep, groups, params, classes)
             yield protocol, subset, [s for s in map(block.score, mine) if s is not None]
         if protocol in CROSS_VALIDATED:
-            block = Block(None, groups, params.evaluate, classes)
+            block = Block(None, groups, params, classes)
             every = fold_ids(manifest, protocol)
             pooled = [block.score(run, pooled=every) for run in mine]
             yield f"{protocol}{POOLED}", "full", [s for s in pooled if s is not None]
@@ -103,15 +111,16 @@ def _evaluate(
 ) -> dict[str, Any]:
     """Do what `evaluate_dataset` says and fill in the record."""
     dataset = record.dataset
-    _, classes = read_runs(dataset, paths, manifest)
+    runs, classes = read_runs(dataset, paths, manifest)
     quality = mask_quality(dataset, manifest, paths, jobs=jobs)  # first: it may refuse
+    audit = read_audit(paths.audit(dataset), manifest)
     clock = time.monotonic()
     chosen = params.evaluate
     rows: dict[str, list[dict[str, Any]]] = {
         name: [] for name in ("metrics", "confusion", "reliability", "per_class", "comparisons")
     }
     with threadpool_limits(limits=1):  # sums in one order, so the same bits on any machine's cores
-        for protocol, subset, scored in score_blocks(dataset, params, paths):
+        for protocol, subset, scored in score_blocks(runs, classes, manifest, audit, chosen):
             for one in scored:
                 rows["metrics"] += metric_rows(one, protocol, subset, chosen)
                 rows["per_class"] += class_rows(one, protocol, subset, classes, chosen.confidence)

@@ -5,10 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import nibabel as nib
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
 
 NAME, PATIENT, BIRTH = "Doe^Jane", "HOSP-00421", "19481231"
 
@@ -88,3 +97,14 @@ def save_nifti(values: np.ndarray, path: Path, affine: np.ndarray | None = None)
     """Write voxels; the default affine is RAS."""
     nib.Nifti1Image(values, np.eye(4) if affine is None else affine).to_filename(path)
     return path
+
+
+# Encoders of one frame, by transfer syntax: called with samples and bits stored.
+ENCODERS = {
+    JPEG2000Lossless: lambda a, bits: imagecodecs.jpeg2k_encode(
+        a, codecformat="j2k", level=0, bitspersample=bits
+    ),
+    JPEGLSLossless: lambda a, bits: imagecodecs.jpegls_encode(a),
+    JPEGLosslessSV1: lambda a, bits: imagecodecs.ljpeg_encode(a, bitspersample=bits),
+    JPEGBaseline8Bit: lambda a, bits: imagecodecs.jpeg8_encode(a, level=95),
+}

@@ -8,7 +8,6 @@ import struct
 import subprocess
 import sys
 
-import imagecodecs
 import numpy as np
 import pydicom
 import pytest
@@ -28,22 +27,13 @@ from pydicom.uid import (
 
 from pipeline.errors import ImageError
 from pipeline.images import SkippedFile, patient_code, probe, read_image, read_mask
-from tests.images.makers import BIRTH, NAME, PATIENT, colour, dicom, grey, rgb, save_dicom
+from tests.images.makers import BIRTH, ENCODERS, NAME, PATIENT, colour, dicom, grey, rgb, save_dicom
 
 # Outside of tests the reader silences these; pytest turns all warnings on again.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:pydicom.filereader"),
     pytest.mark.filterwarnings("ignore::UserWarning:pydicom.pixels.decoders.base"),
 ]
-
-FAMILY = {
-    JPEG2000Lossless: lambda a, bits: imagecodecs.jpeg2k_encode(
-        a, codecformat="j2k", level=0, bitspersample=bits
-    ),
-    JPEGLSLossless: lambda a, bits: imagecodecs.jpegls_encode(a),
-    JPEGLosslessSV1: lambda a, bits: imagecodecs.ljpeg_encode(a, bitspersample=bits),
-    JPEGBaseline8Bit: lambda a, bits: imagecodecs.jpeg8_encode(a, level=95),
-}
 
 
 def compressed(pixels, syntax, **tags) -> Dataset:
@@ -53,7 +43,7 @@ def compressed(pixels, syntax, **tags) -> Dataset:
         plain.compress(RLELossless)
         return plain
     frames = pixels if tags.get("frames") else [pixels]
-    dataset.PixelData = encapsulate([FAMILY[syntax](frame, tags.get("bits")) for frame in frames])
+    dataset.PixelData = encapsulate([ENCODERS[syntax](frame, tags.get("bits")) for frame in frames])
     dataset["PixelData"].VR = "OB"
     return dataset
 

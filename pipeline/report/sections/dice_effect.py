@@ -12,7 +12,7 @@ from pipeline.report.figures import scatter
 from pipeline.report.gallery import Album
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Grid, Section, Text
-from pipeline.report.sections.flips import flips
+from pipeline.report.sections.flips import first_flips
 from pipeline.report.tables import Table, head, interval_cell, number, share
 
 QUARTERS = 4
@@ -108,12 +108,11 @@ def joined(found: DatasetInputs) -> Joined | None:
         table = select.over_seeds(found.metrics, protocol, "full")
         runs, fractions = select.runs_of(table), select.fractions_of(table)
         heads = [h for h, v in runs if v == "masked" and (h, "whole") in runs and h != "zero-shot"]
-        for name in heads if fractions else ():
-            both = flips(found, name, fractions[-1], protocol)
-            if both is None:
-                continue
-            both = both.join(dice, how="inner").dropna(subset=["dice", "p_change"]).sort_index()
-            if len(both) >= 2 * QUARTERS:
-                return both, name, fractions[-1], protocol
-            break
+        shown = first_flips(found, heads, fractions[-1], protocol) if fractions else None
+        if shown is None:
+            continue
+        name, both = shown
+        both = both.join(dice, how="inner").dropna(subset=["dice", "p_change"]).sort_index()
+        if len(both) >= 2 * QUARTERS:
+            return both, name, fractions[-1], protocol
     return None

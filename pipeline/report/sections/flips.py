@@ -59,11 +59,11 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
 
 
 def first_flips(
-    found: DatasetInputs, heads: Sequence[str], fraction: float
+    found: DatasetInputs, heads: Sequence[str], fraction: float, protocol: str = "official"
 ) -> tuple[str, pd.DataFrame] | None:
     """Return the first head with predictions on both views and its `flips`; None without one."""
     for name in heads:
-        both = flips(found, name, fraction)
+        both = flips(found, name, fraction, protocol)
         if both is not None:
             return name, both
     return None
