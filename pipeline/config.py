@@ -11,7 +11,14 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.config_rules import DatasetName, EachOnce, Fractions, Seed, check_train_views
+from pipeline.config_rules import (
+    DatasetName,
+    EachOnce,
+    Fractions,
+    Seed,
+    check_rises,
+    check_train_views,
+)
 from pipeline.errors import ConfigError
 from pipeline.models.spec import ModelSpec
 
@@ -235,6 +242,13 @@ class Params(Section):
         check_train_views(self.train.views, self.encode.views, built_in)
         return self
 
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> Params:
+        check_rises("train", c_min=self.train.c_min, c_max=self.train.c_max)
+        area = self.segment
+        check_rises("segment", min_area=area.min_area, max_area=area.max_area)
+        return self
+
     @property
     def models(self) -> ProfileParams:
         """The models of the chosen profile."""
@@ -252,8 +266,9 @@ def load_params(
             e.g. `{"segment.prompt": "auto"}`.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, a key of `overrides` leads into what is no
-            table, or a value is not allowed; every problem is listed with its dotted key.
+        ConfigError: the file is missing, is not YAML in UTF-8, a key of `overrides` leads into
+            what is no table, or a value is not allowed; every problem is listed with its dotted
+            key.
     """
     path = Path(path)
     try:
@@ -262,7 +277,7 @@ def load_params(
         raise ConfigError(
             "no such file", path=path, remedy="run from the project folder, or pass --params"
         ) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"not valid YAML: {error}", path=path, remedy="mend the file") from None
     if not isinstance(raw, dict):
         raise ConfigError("holds no table of parameters", path=path, remedy="restore it from git")

@@ -31,6 +31,13 @@ Seed = Annotated[int, Field(ge=0, le=2**15 - 1)]  # int16 in predictions.parquet
 Fractions = Annotated[tuple[float, ...], AfterValidator(_rising)]
 
 
+def check_rises(section: str, **bounds: float) -> None:
+    """Raise ValueError when the two `bounds`, lower and upper, are the other way round."""
+    (lower, low), (upper, high) = bounds.items()
+    if low > high:
+        raise ValueError(f"{section}.{lower}: {low:g} is more than {section}.{upper}, {high:g}")
+
+
 def check_train_views(
     views: Mapping[str, Sequence[str]], encoded: Sequence[str], built_in: Sequence[str]
 ) -> None:

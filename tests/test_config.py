@@ -56,6 +56,8 @@ def test_parameters_cannot_be_changed_after_parsing(repo: Path) -> None:
         ("datasets", ["a", "b", "a"], "datasets: .* value once"),
         ("datasets.x", 1, "datasets is no table"),
         ("train.seeds.first", 1, "train.seeds is no table"),
+        ("train.c_min", 1000, "train.c_min: 1000 is more than train.c_max, 100"),
+        ("segment.max_area", 0.001, "segment.min_area: 0.002 is more than segment.max_area"),
     ],
 )
 def test_a_wrong_value_is_named_by_its_dotted_key(
@@ -85,9 +87,9 @@ def test_all_problems_are_listed_at_once(repo: Path) -> None:
     assert "train.epochs" in str(caught.value) and "encode.crop_margin" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["a: [", "- 1\n- 2\n", ""])
-def test_a_file_that_is_no_table_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "params.yaml").write_text(text)
+@pytest.mark.parametrize("text", [b"a: [", b"- 1\n- 2\n", b"", b"# Gr\xfc\xdfe\na: 1\n"])
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "params.yaml").write_bytes(text)
     with pytest.raises(ConfigError, match=r"params\.yaml"):
         load_params(tmp_path / "params.yaml")
 

@@ -85,7 +85,7 @@ def encode_dataset(
         paths.features(dataset),
         mapper.identity,
         views=mapper.views,
-        dim=clip.dim,
+        dim=clip.embed_dim,
         tokens=clip.tokens if params.encode.tokens else 0,
         on_mismatch=on_mismatch,
         attrs={"dataset": dataset},

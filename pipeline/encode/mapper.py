@@ -189,8 +189,8 @@ class EncodeMapper:
         """
         keep = self.params.tokens
         pixels = torch.cat([one.pixels for one in shown])
-        features = [np.zeros((0, self.clip.dim), np.float32)]
-        tokens = [np.zeros((0, self.clip.tokens, self.clip.dim), np.float32)]
+        features = [np.zeros((0, self.clip.embed_dim), np.float32)]
+        tokens = [np.zeros((0, self.clip.tokens, self.clip.embed_dim), np.float32)]
         for part in pixels.split(self.forward_batch) if len(pixels) else ():
             if keep:
                 embedded, patches = self.clip.encode_image(part, tokens=True)

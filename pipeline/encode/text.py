@@ -64,8 +64,8 @@ def load_prompts(path: str | Path, dataset: str, classes: Sequence[str]) -> Prom
         classes: the labels that need prompts.
 
     Raises:
-        PromptError: the file or a part of it is missing or malformed, a class has no words, or two
-            classes get the same text; all problems of a kind are listed.
+        PromptError: the file or a part of it is missing or malformed, a class has no words or a
+            list of them, or two classes get the same text; all problems of a kind are listed.
     """
     path = Path(path)
     table = _read(path)
@@ -79,6 +79,13 @@ def load_prompts(path: str | Path, dataset: str, classes: Sequence[str]) -> Prom
             path=path,
             remedy=f"add them under classes.{dataset}"
             + (f" (it has, for no label: {', '.join(spare)})" if spare else ""),
+        )
+    several = [c for c in classes if not isinstance(words[c], str)]
+    if several:
+        raise PromptError(
+            f"classes.{dataset}: more than one phrase for {', '.join(several)}",
+            path=path,
+            remedy="write one phrase for a class; other wordings are templates",
         )
     texts = tuple(tuple(t.replace("{}", words[c].strip()) for t in templates) for c in classes)
     _check_distinct(dataset, classes, texts, path)

@@ -123,13 +123,16 @@ def add_dataset(
         summary.skipped = dict(sorted((scan.skipped + rows.skipped).items()))
         bad_masks = measure_masks(frame, scan.file, workers)
         summary.warnings += leave_masks_out(frame, bad_masks)
+        without_mask = set(frame.loc[list(bad_masks), "image_id"])
         how = on_straddle or ("error" if stated else "drop-train")
         if how != "error":
             summary.warnings += resolve_straddling(frame, how)
         problems = find_problems(frame.astype(str), rows.lines)
         if problems:
             raise report_problems(source, problems)
-        frame, summary.changed = merge_existing(frame, manifest, same_source=same, force=force)
+        frame, summary.changed = merge_existing(
+            frame, manifest, same_source=same, force=force, without_mask=without_mask
+        )
         summary.warnings += oddities(frame)
         if frame["label"].nunique() == 1:
             only = frame["label"].iloc[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -26,7 +27,12 @@ def described(manifest: Path) -> str:
 
 
 def merge_existing(
-    new: pd.DataFrame, manifest: Path, *, same_source: bool, force: bool
+    new: pd.DataFrame,
+    manifest: Path,
+    *,
+    same_source: bool,
+    force: bool,
+    without_mask: Collection[str] = (),
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Compare a new manifest with the one that is there, and keep what only the old one knows.
 
@@ -38,6 +44,8 @@ def merge_existing(
         manifest: file of the manifest that may be there.
         same_source: the old one describes the same folder.
         force: take the new rows as they are.
+        without_mask: ids of images whose mask was found and cannot be used: the old manifest's
+            is not put back.
 
     Returns:
         The rows to write, and the number of rows "added", "removed" and "changed" (bytes).
@@ -85,6 +93,8 @@ def merge_existing(
             continue
         known = old.loc[shared, name]
         empty = table.loc[shared, name] == ""
+        if name == "mask_path":
+            empty &= ~empty.index.isin(without_mask)
         table.loc[known.index[empty], name] = known[empty]
     same_mask = table.loc[shared, "mask_path"] == old.loc[shared, "mask_path"]
     unknown = same_mask & (table.loc[shared, "mask_area"] == "")

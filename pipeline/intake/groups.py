@@ -50,24 +50,32 @@ def join_groups(scan: Scan, source: Path) -> int:
             path=source,
             remedy="name one group, series, slice, fold or patient_id",
         )
-    by_name = {found.facts.get("image_id", found.path): found for found in scan.found}
-    by_name |= {found.path: found for found in scan.found}
-    known: dict[str, dict[str, str]] = {}
+    by_name = {
+        found.facts["image_id"]: [found] for found in scan.found if "image_id" in found.facts
+    }
+    by_path: dict[str, list[Found]] = {}  # a path means all frames of its file
+    for found in scan.found:
+        by_path.setdefault(found.path, []).append(found)
+    by_name |= by_path
+    known: dict[int, dict[str, str]] = {}  # by the id() of what was found
+    names: set[str] = set()
     relabelled = 0
     for row, line in zip(table.rows, table.lines, strict=True):
-        found = by_name.get(scan.relative(row[key], by_name))
-        if found is None:
+        name = scan.relative(row[key], by_name)
+        if name not in by_name:
             continue
         values = {target: row[column] for target, column in takes.items() if row[column]}
-        if known.setdefault(found.path, values) != values:
-            raise ManifestError(
-                f"line {line}: {row[key]!r} for the second time, with other values",
-                path=source,
-                remedy="keep one of the rows",
-            )
-        found.facts |= values
+        names.add(name)
         publisher = row.get("publisher_label", "")
-        relabelled += bool(publisher) and publisher != found.label
+        for found in by_name[name]:
+            if known.setdefault(id(found), values) != values:
+                raise ManifestError(
+                    f"line {line}: {row[key]!r} for the second time, with other values",
+                    path=source,
+                    remedy="keep one of the rows",
+                )
+            found.facts |= values
+            relabelled += bool(publisher) and publisher != found.label
     if not known:
         raise ManifestError(
             f"knows none of the images (its first: {table.rows[0][key]!r}; "
@@ -75,7 +83,7 @@ def join_groups(scan: Scan, source: Path) -> int:
             path=source,
             remedy="write paths relative to the images' folder, or to the folder above it",
         )
-    missing = len(table.rows) - len(known)
+    missing = len(table.rows) - len(names)
     if missing:
         scan.warnings.append(f"{missing} rows of {source.name} name images that are not here")
     if relabelled:
@@ -109,11 +117,8 @@ def group_dataset(dataset: str, source: str | Path, *, paths: Paths) -> list[str
             facts = {"image_id": row.image_id} if row.image_id != row.path else {}
             scan.found.append(Found(row.path, row.label, row.split, facts))
         known = join_groups(scan, Path(source))
-        of_file: dict[str, dict[str, str]] = {}  # a table that names a file means all its frames
-        for found in scan.found:
-            of_file.setdefault(found.path, {}).update(found.facts)
         for column in ("patient_id", "group", "fold"):
-            joined = [f.facts.get(column) or of_file[f.path].get(column, "") for f in scan.found]
+            joined = [found.facts.get(column, "") for found in scan.found]
             frame[column] = [new or old for new, old in zip(joined, frame[column], strict=True)]
         try:
             frame, _ = merge_existing(frame, manifest, same_source=True, force=False)

@@ -64,7 +64,7 @@ def read_table(path: Path) -> Table:
     rows, lines = [], []
     try:
         written = [name.strip() for name in next(reader, [])]
-        header = [ALIASES.get(name.lower(), name) for name in written]
+        header = [_known(name) for name in written]
         start = reader.line_num + 1
         for row in reader:
             if row and len(row) != len(header):
@@ -92,6 +92,12 @@ def read_table(path: Path) -> Table:
     if not rows:
         raise ManifestError("the table has no rows", path=path, remedy="check the file")
     return Table(path, tuple(header), rows, lines)
+
+
+def _known(name: str) -> str:
+    """Return the manifest's name of a column, whose capitals do not matter; else `name` itself."""
+    low = name.lower()
+    return ALIASES.get(low, low if low in COLUMNS else name)
 
 
 def _decode(path: Path) -> str:

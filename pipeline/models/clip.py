@@ -64,6 +64,10 @@ class ClipModel:
         self.interpolation = preprocess["interpolation"]
         self.logit_scale = float(model.logit_scale.detach().exp())
         self.device = next(model.parameters()).device
+        # The same modules and weights, but the tokens are returned as well. The flag of the model's
+        # own tower is never touched: other threads are in it.
+        self._with_tokens = copy.copy(model.visual)
+        self._with_tokens.output_tokens = True
         probe = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
         self.embed_dim = int(self.encode_image(probe).shape[1])
         self.token_grid = self._token_grid()
@@ -133,11 +137,7 @@ class ClipModel:
                     pooled = visual.head(visual.trunk.forward_head(maps))
                     return pooled.float(), visual.head(maps.flatten(2).transpose(1, 2)).float()
             elif isinstance(visual, VisionTransformer) and visual.attn_pool is None:
-                before, visual.output_tokens = visual.output_tokens, True
-                try:
-                    pooled, tokens = visual(images)
-                finally:
-                    visual.output_tokens = before
+                pooled, tokens = self._with_tokens(images)
                 if visual.proj is not None:
                     tokens = tokens @ visual.proj
                 return pooled.float(), tokens.float()
@@ -188,11 +188,6 @@ class ClipModel:
     def context_length(self) -> int:
         """The most tokens a prompt may have."""
         return int(self.tokenizer.context_length)
-
-    @property
-    def dim(self) -> int:
-        """The same as `embed_dim`."""
-        return self.embed_dim
 
     @property
     def tokens(self) -> int:

@@ -117,8 +117,7 @@ def results_table(found: DatasetInputs) -> pd.DataFrame:
 
 def dataset_markdown(found: DatasetInputs, params: Params) -> str:
     """Return the page of one dataset."""
-    name = found.name
-    parts = [f"# {name}", _provenance([found], params)]
+    parts = [f"# {found.name}", _provenance([found], params)]
     if found.synthetic:
         parts.append(SYNTHETIC)
     if found.manifest is not None:
@@ -146,8 +145,8 @@ def dataset_markdown(found: DatasetInputs, params: Params) -> str:
         for metric in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"):
             if not select.over_seeds(found.metrics, protocol, subset, metric).empty:
                 table = score_table(found, protocol, subset, metric)
-                name = select.METRICS[metric]
-                parts.append(table.markdown() if metric == "accuracy" else _folded(table, name))
+                folded = _folded(table, select.METRICS[metric])
+                parts.append(table.markdown() if metric == "accuracy" else folded)
                 if metric == "accuracy":
                     parts.append(evaluate_notes(found.metrics, protocol, subset))
         seeds = seeds_table(found, protocol, subset)
@@ -161,9 +160,9 @@ def dataset_markdown(found: DatasetInputs, params: Params) -> str:
         parts += ["## Paired differences", differences.markdown()]
     paper = found.quoted
     if paper:
-        parts.append(f"## Beside the paper (quoted from its table {quoted_table(name)})")
-        if name in OTHER_SET:
-            parts.append(OTHER_SET[name])
+        parts.append(f"## Beside the paper (quoted from its table {quoted_table(found.name)})")
+        if found.name in OTHER_SET:
+            parts.append(OTHER_SET[found.name])
         parts.append(quoted_beside(found, paper).markdown())
     parts += _masks(found)
     if found.records:

@@ -55,6 +55,7 @@ class StoreWriter(StoreSession):
         self._new: dict[str, int] = {}  # row numbers of those that the index does not know
         self._changed = False
         self._manifest: dict[str, tuple[str, str]] | None = None
+        self._sources: set[str] = set()  # ids that the plan copies from
         self._twins: dict[str, str] | None = None
         self._last_commit = time.monotonic()
         self._commit_took = 0.0
@@ -87,7 +88,7 @@ class StoreWriter(StoreSession):
         # What a rebuild that was interrupted did is of this very run: go on, do not force again.
         force = force and self.root == self.path
         lost, damaged = (set(), set()) if force else self._check(verify=verify)
-        return make_plan(
+        plan = make_plan(
             self._index,
             items,
             lost=lost,
@@ -100,6 +101,10 @@ class StoreWriter(StoreSession):
             force=force,
             retry_failed=retry_failed,
         )
+        self._twins = None
+        self._sources = {item.image_id for item in plan.reused}
+        self._sources |= {item.image_id for item, _ in plan.todo}
+        return plan
 
     def _check(self, *, verify: bool) -> tuple[set[int], set[int]]:
         """Return the rows whose file is missing, and (when asked for) those that are damaged."""
@@ -172,7 +177,8 @@ class StoreWriter(StoreSession):
         self.put([(item, {**values, "status": "failed", "reason": _clean(reason)}, {})])
 
     def copy(self, item: WorkItem) -> bool:
-        """Write `item` as a copy of a good row of the same key; False when there is none.
+        """Write `item` as a copy of a row of the same key that the plan computed or reused; False
+        when there is no such row, or it is not good.
 
         To be called after all rows to be copied from were written.
         """
@@ -180,9 +186,13 @@ class StoreWriter(StoreSession):
             self.commit()
             rows = self._index.rows
             columns = zip(rows["key"], rows["status"], rows["image_id"], strict=True)
-            self._twins = {key: name for key, status, name in columns if status in idx.GOOD}
+            self._twins = {  # no other row: what is forced has old data until it is redone
+                key: name
+                for key, status, name in columns
+                if status in idx.GOOD and name in self._sources
+            }
         twin = self._twins.get(item.key)
-        if twin is None or twin == item.image_id:
+        if twin is None:
             return False
         i = self._index.position[twin]
         values, reader = self._index.get(i), self._reader()

@@ -69,6 +69,22 @@ def test_ids_prompts_groups_and_other_columns_of_a_table_are_kept(tmp_path, path
     assert (rows[1]["image_id"], rows[1]["site"]) == ("True", "south")
 
 
+def test_capitals_of_column_names_do_not_matter(tmp_path, paths):
+    header = "Image_ID,Path,Label,Split,Patient_ID,Group,Fold,Box,Points,Synthetic,Site"
+    rows = [
+        f'{i},sub/{i}.png,{"ab"[i % 2]},{"test" if i > 3 else "train"},p{i},g{i},{i},"0,0,5,5",'
+        f'"3,3,1",1,north'
+        for i in range(6)
+    ]
+    for name, head in (("low", header.lower()), ("High", header), ("HIGH", header.upper())):
+        table = table_of(tmp_path / name, "\n".join([head, *rows]))
+        add_dataset(name, table, paths=paths)
+    tables = [read_manifest(paths.manifest(name)) for name in ("low", "High", "HIGH")]
+    assert tables[0]["split"].tolist() == ["train"] * 4 + ["test"] * 2
+    for other, extra in zip(tables[1:], ("Site", "SITE"), strict=True):
+        assert other.rename(columns={extra: "site"}).equals(tables[0])
+
+
 @pytest.mark.parametrize("blank", ["", " "])
 def test_a_blank_frame_means_all_frames_as_no_column_does(tmp_path, paths, blank):
     pages = [Image.new("L", (8, 6), shade) for shade in (10, 20, 30, 40)]

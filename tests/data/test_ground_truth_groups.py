@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipeline.errors import ManifestError
 from pipeline.images import read_mask
-from pipeline.intake import add_dataset, refresh_dataset
+from pipeline.intake import add_dataset, group_dataset, refresh_dataset
 from pipeline.intake.patients import patients_from_names
 from pipeline.manifest import mask_file, read_manifest, write_manifest
 from tests.data.conftest import picture
@@ -65,6 +65,23 @@ def test_a_mask_of_another_size_or_that_is_broken_is_left_out_by_name(scans, pat
     text = "\n".join(summary.warnings)
     assert "train/cat/0.png" in text
     assert "train/cat/2.png" in text
+
+
+def test_a_mask_that_is_left_out_is_not_put_back_from_the_manifest_of_before(
+    scans, paths, tmp_path
+):
+    masks = tmp_path / "m" / "train" / "cat"
+    for i in range(3):
+        mask(masks / f"{i}.png", 7)
+    assert add_dataset("d", scans, paths=paths, masks=tmp_path / "m").masks == 3
+    mask(masks / "0.png", 7, size=(9, 12))
+    (masks / "1.png").write_bytes(b"no mask")
+    summary = add_dataset("d", scans, paths=paths, masks=tmp_path / "m")
+    assert summary.masks == 1
+    rows = rows_of(paths)
+    left = rows[rows["mask_path"] != ""]
+    assert list(left.index) == ["train/cat/2.png"] and list(left["mask_area"]) == ["7"]
+    assert set(rows.drop(index="train/cat/2.png")["mask_area"]) == {""}
 
 
 def test_refresh_keeps_masks_that_are_away_or_broken_and_names_their_rows(scans, paths, tmp_path):
@@ -140,6 +157,29 @@ def test_groups_are_joined_by_path_from_the_folder_or_the_one_above(scans, paths
     assert rows.loc["train/cat/0.png", ["group", "fold"]].tolist() == ["007", "1"]
     assert rows.loc["train/dog/1.png", ["group", "fold"]].tolist() == ["008", "2"]
     assert any("1 images have another label" in w for w in summary.warnings)
+
+
+@pytest.mark.parametrize("listed", ["frames", "files"])
+def test_a_file_named_in_a_table_of_groups_is_all_its_frames(tmp_path, paths, listed):
+    folder = tmp_path / "t"
+    folder.mkdir()
+    for name in ("a", "b"):
+        pages = [Image.fromarray(np.full((9, 12), 40 * i + 30, np.uint8)) for i in range(3)]
+        pages[0].save(folder / f"{name}.tif", save_all=True, append_images=pages[1:])
+    rows = [f"{n}.tif,{f},{n}" for n in ("a", "b") for f in range(3)]
+    if listed == "files":
+        rows = [f"{n}.tif,,{n}" for n in ("a", "b")]
+    (folder / "table.csv").write_text("\n".join(["path,frame,label", *rows]) + "\n")
+    (tmp_path / "g.csv").write_text("path,series\na.tif,7\nb.tif,8\n")
+    add_dataset("d", folder / "table.csv", paths=paths, groups=tmp_path / "g.csv")
+    assert rows_of(paths)["group"].tolist() == ["7"] * 3 + ["8"] * 3
+    (tmp_path / "g.csv").write_text("image_id,fold\na.tif#1,2\nb.tif,1\n")
+    said = group_dataset("d", tmp_path / "g.csv", paths=paths)
+    assert rows_of(paths)["fold"].tolist() == ["", "2", "", "1", "1", "1"]
+    assert "groups of 4 of 6 images joined" in said[0]
+    (tmp_path / "g.csv").write_text("image_id,fold\na.tif#1,2\na.tif,1\n")
+    with pytest.raises(ManifestError, match=r"line 3: 'a\.tif' for the second time"):
+        group_dataset("d", tmp_path / "g.csv", paths=paths)
 
 
 @pytest.mark.parametrize(

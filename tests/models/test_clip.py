@@ -52,6 +52,21 @@ def test_a_vits_tokens_pass_its_norm_and_projection(vit):
     assert visual.output_tokens is False
 
 
+def test_a_pass_with_tokens_does_not_disturb_another_threads_without(vit):
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    seen = []
+
+    def midway(*_):
+        if not seen:
+            seen.append(None)
+            seen[:] = [vit.model.visual.output_tokens, vit.encode_image(images).shape]
+
+    with vit.model.visual.transformer.register_forward_hook(midway):
+        pooled, tokens = vit.encode_image(images, tokens=True)
+    assert seen == [False, pooled.shape]
+    assert tokens.ndim == 3 and vit.encode_image(images).shape == pooled.shape
+
+
 def test_embeddings_are_those_of_open_clip(vit, tmp_path):
     torch.manual_seed(0)
     reference = CLIP(**small_clip_config()).eval()

@@ -11,6 +11,7 @@ from make_inputs import REPO, project
 
 from pipeline.files import sha256_file
 from pipeline.report import select
+from pipeline.report.paper import OTHER_SET
 from pipeline.report.results import write_results
 
 COMPARISONS = "_comparisons.csv.gz"
@@ -61,6 +62,18 @@ def test_quoted_figures_stand_only_in_their_own_columns_beside_the_published_spl
     assert set(quoted["protocol"]) == {"official"}
     assert set(quoted["subset"]) == {"full"}
     assert set(quoted["seed"]) == {"all"}
+
+
+def test_the_page_names_the_table_that_it_quotes_and_warns_where_the_set_is_another(tmp_path):
+    names = ("brain", "lung")
+    params, paths = project(tmp_path, *names, synthetic="0", per_class=6)
+    write_results(params, paths, names)
+    pages = {name: (paths.results / f"{name}.md").read_text(encoding="utf-8") for name in names}
+    for name, number in (("brain", "III"), ("lung", "II")):
+        assert f"## Beside the paper (quoted from its table {number})" in pages[name]
+    beside = {name: page.split("## Beside the paper")[1] for name, page in pages.items()}
+    assert OTHER_SET["lung"] in beside["lung"].split("|")[0]
+    assert "is not this one" not in beside["brain"]
 
 
 def test_the_answers_carry_intervals_and_questions(written):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from benchmarks.cheap_stage import CheapMapper, item_of, make_items, run_cheap, store_path
@@ -118,6 +119,33 @@ def test_force_computes_all_rows_again(tmp_path):
     before = content("masks", tmp_path)
     record = run_cheap("masks", tmp_path, items, force=True)
     assert record.redone == {"forced": 4} and content("masks", tmp_path) == before
+
+
+def test_forced_copies_are_of_what_is_computed_now_and_never_of_old_rows(tmp_path):
+    items = make_items(tmp_path, 2)
+    path = items[0].path.with_name("copy.bin")
+    path.write_bytes(items[0].path.read_bytes())
+    same = [items[0], *(replace(items[0], image_id=f"copy/{n}", path=path) for n in "abc")]
+    wanted = [*same, items[1]]
+
+    class Full(CheapMapper):
+        def map(self, items, loaded):
+            rows = super().map(items, loaded)
+            return [replace(row, mask=np.ones_like(row.mask)) for row in rows]
+
+    run_cheap("masks", tmp_path, wanted)
+    mapper = Full("masks")
+    record = run_cheap("masks", tmp_path, wanted, mapper=mapper, force=True)
+    assert len(mapper.mapped) == 2 and record.copied == 3 and record.redone == {"forced": 5}
+    store = open_masks(store_path(tmp_path, "masks"))
+    assert all(store[item.image_id].all() for item in wanted)
+    # Some of them alone: the others are old, and what is new is not taken from them.
+    mapper = CheapMapper("masks")
+    record = run_cheap("masks", tmp_path, same[1:3], mapper=mapper, force=True)
+    assert len(mapper.mapped) == 1 and record.copied == 1
+    store = open_masks(store.path)
+    full = {item.image_id: bool(store[item.image_id].all()) for item in same}
+    assert list(full.values()) == [True, False, False, True]
 
 
 def test_a_store_of_an_earlier_version_is_read_and_gains_the_columns_it_lacks(tmp_path):
