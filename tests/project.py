@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import subprocess
 import sys
 from pathlib import Path
 from unittest import mock
@@ -21,6 +20,7 @@ from pipeline.config import Params, load_params
 from pipeline.files import sha256_file
 from pipeline.manifest import COLUMNS, write_manifest
 from pipeline.paths import Paths
+from tests import warm
 
 DATASET = "toy"
 REPO = Path(__file__).resolve().parent.parent
@@ -28,14 +28,7 @@ REPO = Path(__file__).resolve().parent.parent
 
 def pipeline(root: Path, *arguments: str) -> tuple[int, str]:
     """Run a command in a project folder; return its exit code and what it said."""
-    done = subprocess.run(
-        [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(REPO), "COLUMNS": "200"},
-    )
-    return done.returncode, done.stdout + done.stderr
+    return warm.run(arguments, root=root, code=REPO, environment=os.environ | {"COLUMNS": "200"})
 
 
 def in_process(root: Path, *arguments: str) -> tuple[int, str]:

@@ -19,6 +19,8 @@ import psutil
 import yaml
 from PIL import Image
 
+from tests import warm
+
 REPO = Path(__file__).resolve().parents[2]
 SECONDS = 240  # longest that a command may take here: nothing hangs
 
@@ -227,20 +229,26 @@ class Site:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=first,
-                env={
-                    **os.environ,
-                    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-                    "PYTHONPATH": str(REPO),
-                    "OMP_NUM_THREADS": "1",
-                    "COLUMNS": "200",
-                    **environment,
-                },
+                env=self.environment() | environment,
             )
         return Running(process, log)
 
+    @staticmethod
+    def environment() -> dict[str, str]:
+        """What all commands are given."""
+        return {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(REPO),
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "200",
+        }
+
     def run(self, *arguments: str, **options: Any) -> Done:
-        """Run `pipeline ...` to its end; see `start`."""
-        return self.start(*arguments, **options).wait()
+        """Run `pipeline ...` to its end; see `start`. Without options it is forked, see `warm`."""
+        if options:
+            return self.start(*arguments, **options).wait()
+        return Done(*warm.run(arguments, root=self.root, code=REPO, environment=self.environment()))
 
     def start_stage(self, name: str, *arguments: str, **options: Any) -> Running:
         """Start one stage of the dataset."""
@@ -248,7 +256,7 @@ class Site:
 
     def stage(self, name: str, *arguments: str, **options: Any) -> Done:
         """Run one stage of the dataset to its end."""
-        return self.start_stage(name, *arguments, **options).wait()
+        return self.run(*stage_command(name), *arguments, **options)
 
     def outputs(self, stage: str) -> dict[str, bytes]:
         """Return the bytes of all files that a stage wrote, by path."""
