@@ -18,6 +18,8 @@ from pipeline.config_rules import (
     Seed,
     check_rises,
     check_train_views,
+    problem_text,
+    replace_dotted,
 )
 from pipeline.errors import ConfigError
 from pipeline.models.spec import ModelSpec
@@ -237,13 +239,9 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
-    def _views_exist(self) -> Params:
+    def _values_agree(self) -> Params:
         built_in = EncodeParams.model_fields["views"].default
         check_train_views(self.train.views, self.encode.views, built_in)
-        return self
-
-    @model_validator(mode="after")
-    def _ranges_rise(self) -> Params:
         check_rises("train", c_min=self.train.c_min, c_max=self.train.c_max)
         area = self.segment
         check_rises("segment", min_area=area.min_area, max_area=area.max_area)
@@ -282,26 +280,10 @@ def load_params(
     if not isinstance(raw, dict):
         raise ConfigError("holds no table of parameters", path=path, remedy="restore it from git")
     for dotted, value in (overrides or {}).items():
-        _replace(raw, dotted, value, path)
+        replace_dotted(raw, dotted, value, path)
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'params'}: {e['msg']}" for e in error.errors()
-        )
-        raise ConfigError(problems, path=path, remedy="mend these keys") from None
-
-
-def _replace(raw: dict[str, Any], dotted: str, value: Any, path: Path) -> None:
-    *parents, leaf = dotted.split(".")
-    table = raw
-    for at, key in enumerate(parents, start=1):
-        table = table.setdefault(key, {})
-        if not isinstance(table, dict):
-            above = ".".join(parents[:at])
-            raise ConfigError(
-                f"{dotted}: {above} is no table, so nothing can be set below it",
-                path=path,
-                remedy=f"mend the key, or set {above} as a whole",
-            )
-    table[leaf] = value
+        problems = "; ".join(problem_text(problem, Params) for problem in error.errors())
+        given = f", or what a flag or --set gave: {', '.join(overrides)}" if overrides else ""
+        raise ConfigError(problems, path=path, remedy=f"mend these keys{given}") from None

@@ -1,12 +1,17 @@
-"""Rules of params.yaml that more than one value keeps; pipeline/config.py says where."""
+"""Rules of params.yaml that more than one value keeps, and how a wrong one is told;
+pipeline/config.py says where."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 from pydantic.functional_validators import AfterValidator
+
+from pipeline.errors import ConfigError
 
 DATASET_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 """What a dataset may be called: its name becomes that of files, and a word of DVC's commands."""
@@ -54,3 +59,42 @@ def check_train_views(
                 f"train.views.{protocol}: there is no view {', '.join(map(repr, unknown))} "
                 f"(known: {', '.join(known)})"
             )
+
+
+def replace_dotted(raw: dict[str, Any], dotted: str, value: Any, path: Path) -> None:
+    """Set a key such as "train.lambda" of nested tables, in place.
+
+    Raises:
+        ConfigError: what is above the key is no table.
+    """
+    *parents, leaf = dotted.split(".")
+    table = raw
+    for at, key in enumerate(parents, start=1):
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            above = ".".join(parents[:at])
+            raise ConfigError(
+                f"{dotted}: {above} is no table, so nothing can be set below it",
+                path=path,
+                remedy=f"mend the key, or set {above} as a whole",
+            )
+    table[leaf] = value
+
+
+def problem_text(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
+    """Return one of pydantic's findings in words: the dotted key, and what is wrong with it."""
+    dotted = ".".join(map(str, problem["loc"])) or "params"
+    if problem["type"] != "extra_forbidden":
+        return f"{dotted}: {problem['msg']}"
+    alike = get_close_matches(dotted, _dotted_names(model), n=1)
+    hint = f" (did you mean {alike[0]}?)" if alike else ""
+    return f"{dotted}: there is no such parameter{hint}"
+
+
+def _dotted_names(model: type[BaseModel]) -> list[str]:
+    names = []
+    for name, field in model.model_fields.items():
+        names.append(field.alias or name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names += [f"{name}.{below}" for below in _dotted_names(field.annotation)]
+    return names

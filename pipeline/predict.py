@@ -17,7 +17,7 @@ from pipeline.encode import EncodeMapper, encode_images
 from pipeline.engine import WorkItem
 from pipeline.engine.loader import load_in_order
 from pipeline.engine.progress import Progress
-from pipeline.errors import ImageError, PipelineError, StoreError
+from pipeline.errors import ImageError, PipelineError, StoreError, reason_of
 from pipeline.files import atomic_write, sha256_file
 from pipeline.heads import Head
 from pipeline.heads.saved import learned_from, load_head, load_heads
@@ -129,7 +129,7 @@ def predict_images(
             ready = [(item, image) for item, image, error in batch if error is None]
             for item, _, error in batch:
                 if isinstance(error, (ImageError, OSError)):
-                    outcome.failed[item.image_id] = str(error)
+                    outcome.failed[item.image_id] = _reason(error)
                 elif error is not None:
                     raise error
             for (item, image), (mask, shares) in zip(ready, chain.classify(ready), strict=True):
@@ -189,8 +189,15 @@ def _load_chain(
         raise PipelineError("no trained heads", path=folder, remedy=remedy)
     _, cells = load_heads(folder, head)
     trained = [key.split("/") for key in cells if key.startswith(f"official/{view}/")]
-    fraction = max((float(key[2]) for key in trained), default=1.0)
-    seeds = sorted(int(key[3]) for key in trained if float(key[2]) == fraction) or [0]
+    if not trained:
+        views = dict.fromkeys(key.split("/")[1] for key in cells if key.startswith("official/"))
+        raise PipelineError(
+            f"head {head} was not trained on view {view!r}",
+            path=folder,
+            remedy=f"take one of its views: {', '.join(views) or 'none'}",
+        )
+    fraction = max(float(key[2]) for key in trained)
+    seeds = sorted(int(key[3]) for key in trained if float(key[2]) == fraction)
     where = {"protocol": "official", "view": view, "fraction": fraction}
     heads = [load_head(folder, head, **where, seed=seed) for seed in seeds]
     features, masks = open_features(paths.features(dataset)), open_masks(paths.masks(dataset))
@@ -222,11 +229,18 @@ def _frames(images: Sequence[Path], failed: dict[str, str]) -> Iterator[WorkItem
             numbers = [one.frame for one in probe(path)]
             digest = sha256_file(path)  # of the file, whatever its number of frames
         except (ImageError, OSError) as error:
-            failed[str(path)] = str(error)
+            failed[str(path)] = _reason(error)
             continue
         for number in numbers:
             name = str(path) if len(numbers) == 1 else f"{path}#{number}"
             yield WorkItem(name, f"{digest}#{number}", path, number)
+
+
+def _reason(error: ImageError | OSError) -> str:
+    """Why an image cannot be read, without its name: that stands before it."""
+    if isinstance(error, ImageError):
+        return f"{error.message} - {error.remedy}" if error.remedy else error.message
+    return error.strerror or reason_of(error)
 
 
 def _check_same(path: Path, stored: dict[str, Any], now: dict[str, Any]) -> None:

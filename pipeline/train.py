@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 import tempfile
 import time
 from importlib.metadata import version
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.engine.progress import Progress
 from pipeline.engine.record import RunRecord
 from pipeline.engine.recorded import recorded
 from pipeline.errors import PipelineError, StageFailed
@@ -22,6 +24,7 @@ from pipeline.training.data import ViewData, fit_digest, read_views, run_digest
 from pipeline.training.grid import Cell, plan_cells
 from pipeline.training.journal import Journal
 from pipeline.training.outputs import read_outputs, write_outputs
+from pipeline.training.worker import end_with
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,9 +135,9 @@ def _train(
     fits = _plan_fits(cells, views, params.train, classes, T)
     journal = Journal(paths.heads(dataset))
     done = [] if force else _reuse(dataset, paths, fits, test_ids, journal)
-    skipped = len(done)
+    record.total, record.skipped = len(fits), len(done)
     tasks = _tasks(cells, fits, {fit.digest for fit in done}, views, params.train)
-    done += _run(tasks, views, T, jobs, journal)
+    done += _run(tasks, views, T, jobs, journal, record)
     write_outputs(dataset, paths, done, test_ids, labels, classes, store.identity)
     journal.clear()
 
@@ -143,8 +146,7 @@ def _train(
         for fit in done
         if fit.status != "ok"
     }
-    record.total, record.skipped = len(done), skipped
-    record.done = len(done) - skipped - len(record.failed)
+    record.done = len(done) - record.skipped - len(record.failed)
     return done
 
 
@@ -242,6 +244,7 @@ def _run(
     T: np.ndarray,
     jobs: int,
     journal: Journal,
+    record: RunRecord,
 ) -> list[Fit]:
     """Run the tasks; what is done is on disk every half minute, also when the run is stopped."""
     from joblib import Parallel, delayed
@@ -250,13 +253,27 @@ def _run(
     done: list[Fit] = []
     last = time.monotonic()
     # loky starts fresh processes (no fork after a store was read) and maps X into each once.
-    parallel = Parallel(n_jobs=jobs, return_as="generator", max_nbytes="1M", mmap_mode="r")
+    parallel = Parallel(
+        n_jobs=jobs,
+        return_as="generator",
+        max_nbytes="1M",
+        mmap_mode="r",
+        initializer=end_with,
+        initargs=(os.getpid(),),
+    )
     calls = (delayed(run_task)(task, views[view].X, views[view].y, T) for view, task in tasks)
+    title, left = f"train {record.dataset}", record.total - record.skipped
     try:
-        with writing(tempfile.gettempdir()):  # where joblib puts what the workers share
+        with (
+            writing(tempfile.gettempdir()),  # where joblib puts what the workers share
+            Progress(title, left, reused=record.skipped, unit="fits") as progress,
+        ):
             for fits in parallel(calls):
                 done += fits
                 journal.append(fits)
+                good = sum(fit.status == "ok" for fit in fits)
+                record.done += good
+                progress.add(good, len(fits) - good)
                 if time.monotonic() - last > FLUSH_SECONDS:
                     journal.flush()
                     last = time.monotonic()

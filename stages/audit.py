@@ -1,6 +1,6 @@
 """DVC stage: data_manifests/<dataset>.csv + images -> cache/<dataset>/audit.parquet"""
 
-from pipeline.audit import audit_dataset
+from pipeline.audit import audit_dataset, audit_text
 from pipeline.cli.options import Dataset, context
 from pipeline.cli.running import stage
 
@@ -8,7 +8,8 @@ from pipeline.cli.running import stage
 def run(dataset: Dataset) -> None:
     """Find the copies among a dataset's images."""
     c = context()
-    audit_dataset(dataset, c.params, c.paths)
+    summary = audit_dataset(dataset, c.params, c.paths)
+    print(audit_text(summary, str(c.paths.audit_pairs(dataset))))
 
 
 if __name__ == "__main__":

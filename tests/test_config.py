@@ -34,7 +34,8 @@ def test_parameters_cannot_be_changed_after_parsing(repo: Path) -> None:
     ("key", "value", "named"),
     [
         ("train.lambda", 1.5, "train.lambda"),
-        ("train.lamda", 0.5, "train.lamda"),
+        ("train.lamda", 0.5, "train.lamda: there is no such parameter .*did you mean train.lambda"),
+        ("segmnet", {}, "segmnet: there is no such parameter .*did you mean segment"),
         ("encode.fill", "red", "encode.fill"),
         ("splits.fractions", [0.5, 0.1], "splits.fractions"),
         ("splits.fractions", [], "splits.fractions"),
@@ -66,6 +67,7 @@ def test_a_wrong_value_is_named_by_its_dotted_key(
     with pytest.raises(ConfigError, match=re.sub(r"\.(?!\*)", r"\.", named)) as caught:
         load_params(repo / "params.yaml", {key: value})
     assert "params.yaml" in str(caught.value)
+    assert "no table" in str(caught.value) or f"--set gave: {key}" in str(caught.value)
 
 
 def test_seeds_and_fractions_up_to_their_limits_are_taken(repo: Path) -> None:

@@ -28,14 +28,22 @@ def audit_text(summary: dict[str, Any], pairs: str) -> str:
     lines = [
         f"{summary['dataset']}: {summary['images']} images, {summary['test_images']} of them test",
         *_counted("pairs of copies", summary["pairs"], KINDS),
-        "test images with a copy in train or val:",
-        *(f"  {leaks[flag]} {words}" for flag, words in FLAGS.items()),
-        *_listed(
-            [_pair(pair) for pair in summary["straddling"]],
-            leaks["any"] - summary["joined_by_chain"],
-            f"all pairs: {pairs}",
-        ),
     ]
+    if summary["test_images"]:
+        lines += [
+            "test images with a copy in train or val:",
+            *(f"  {leaks[flag]} {words}" for flag, words in FLAGS.items()),
+            *_listed(
+                [_pair(pair) for pair in summary["straddling"]],
+                leaks["any"] - summary["joined_by_chain"],
+                f"all pairs: {pairs}",
+            ),
+        ]
+    else:
+        lines.append(
+            "no test part yet: `train` draws one for each seed and keeps copies together; "
+            f"all pairs: {pairs}"
+        )
     if summary["joined_by_chain"]:
         lines.append(
             f"{summary['joined_by_chain']} of them are joined to train or val by a chain of copies "

@@ -238,4 +238,7 @@ def export(
     c = o.context(params_file, settings)
     plan = load_split_plan(dataset, c.params, c.paths)
     plan.export(out)
+    if not as_json:
+        for note in plan.notes:
+            typer.echo(f"note: {note}", err=True)
     say_written([out], as_json, notes=plan.notes)

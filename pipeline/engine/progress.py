@@ -17,6 +17,7 @@ class Progress:
         title: e.g. "segment brain".
         total: rows to compute.
         reused: rows that are there already, said once.
+        unit: what a row is.
         show: True = bar, False = nothing, None = bar on a terminal, log lines elsewhere.
         every: seconds between two log lines.
     """
@@ -27,10 +28,12 @@ class Progress:
         total: int,
         *,
         reused: int = 0,
+        unit: str = "images",
         show: bool | None = None,
         every: float = EVERY_SECONDS,
     ):
         self.title, self.total, self.reused, self.every = title, total, reused, every
+        self.unit = unit
         self.done = self.failed = 0
         self._bar = None
         self._log = show is None and not sys.stderr.isatty()
@@ -73,7 +76,7 @@ class Progress:
             self._bar.update(
                 self._task,
                 completed=self.done + self.failed,
-                rate=f"{self.rate:.1f} images/s",
+                rate=f"{self.rate:.1f} {self.unit}/s",
                 failed=note,
             )
         elif self._log and time.monotonic() - self._said >= self.every:
@@ -90,7 +93,7 @@ class Progress:
         left = f", {_clock((self.total - rows) / self.rate)} left" if rows else ""
         failed = f", {self.failed} failed" if self.failed else ""
         print(
-            f"{self.title}: {rows}/{self.total}{failed}, {self.rate:.1f} images/s{left}",
+            f"{self.title}: {rows}/{self.total}{failed}, {self.rate:.1f} {self.unit}/s{left}",
             file=sys.stderr,
             flush=True,
         )

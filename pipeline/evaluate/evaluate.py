@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +122,8 @@ def _evaluate(
     }
     with threadpool_limits(limits=1):  # sums in one order, so the same bits on any machine's cores
         for protocol, subset, scored in score_blocks(runs, classes, manifest, audit, chosen):
+            told = f"evaluate {dataset}: {protocol}, {subset}: {len(scored)} heads, views, shares"
+            print(told, file=sys.stderr, flush=True)
             for one in scored:
                 rows["metrics"] += metric_rows(one, protocol, subset, chosen)
                 rows["per_class"] += class_rows(one, protocol, subset, classes, chosen.confidence)

@@ -103,9 +103,9 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PipelineError(
-            f"no saved head {name!r}", path=path, remedy="run: pipeline train"
-        ) from None
+        there = ", ".join(sorted(file.stem for file in path.parent.glob("*.json")))
+        remedy = f"take one that is: {there}" if there else "run: pipeline train"
+        raise PipelineError(f"no saved head {name!r}", path=path, remedy=remedy) from None
     except ValueError as error:
         raise PipelineError(
             f"damaged: {error}", path=path, remedy="run: pipeline train (it writes the file anew)"
@@ -141,10 +141,11 @@ def load_head(
     classes, cells = load_heads(folder, name)
     key = cell_key(protocol, view, fraction, seed)
     if key not in cells:
+        alike = sorted(k for k in cells if k.startswith(f"{protocol}/{view}/"))
         raise PipelineError(
             f"no head {name} for {key}",
             path=Path(folder) / f"{name}.json",
-            remedy=f"there are: {', '.join(sorted(cells)) or 'none'}",
+            remedy=f"of this protocol and view there are: {', '.join(alike) or 'none'}",
         )
     tensors = read_tensors(folder, name, [key])[key]
     return get_head(name).from_saved(tensors, cells[key]["config"]), classes

@@ -119,5 +119,6 @@ def _refuse_contradictions(new: pd.DataFrame, old: pd.DataFrame, manifest: Path)
         raise ManifestError(
             "would be changed: " + ", ".join(differ),
             path=manifest,
-            remedy="pass --force to take the new values",
+            remedy="give the options of the last time again (--patient-regex, --groups, "
+            "--masks), or pass --force to take the new values",
         )

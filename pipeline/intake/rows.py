@@ -180,8 +180,16 @@ def resolve_straddling(frame: pd.DataFrame, how: str) -> list[str]:
 
 
 def oddities(frame: pd.DataFrame) -> list[str]:
-    """Return warnings on classes: missing in a split, tiny, or of nearly the same name."""
+    """Return warnings on classes: missing in a split, tiny, or of nearly the same name; and on
+    patients that are known for a part of the images only."""
     warnings = []
+    known = int((frame["patient_id"] != "").sum())
+    if 0 < known < len(frame):
+        warnings.append(
+            f"the patient is known for {known} of {len(frame)} images only; each other image "
+            "counts as a patient of its own, so that one patient may train and test: pass "
+            "--patient-regex, or name patients in --groups"
+        )
     table = frame.groupby(["label", "split"]).size().unstack(fill_value=0)
     for split in ("train", "test"):
         if split in table:
@@ -190,7 +198,9 @@ def oddities(frame: pd.DataFrame) -> list[str]:
                 warnings.append(f"no {split} image of class {', '.join(map(repr, lacking))}")
     for label, count in table.sum(axis=1).items():
         if count < 5:
-            warnings.append(f"class {label!r} has {count} images only")
+            few = ": too few to train, validate and test" if count < 3 else ""
+            images = "image" if count == 1 else "images"
+            warnings.append(f"class {label!r} has {count} {images} only{few}")
         if str(label).casefold() in MASK_FOLDERS:
             warnings.append(f"class {label!r} looks like ground truth: pass its folder as --masks")
     alike: dict[str, list[str]] = {}

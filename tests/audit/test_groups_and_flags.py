@@ -217,6 +217,16 @@ def test_what_is_marked_without_a_pair_of_its_own_is_counted(burst):
     )
 
 
+def test_without_a_test_part_nothing_is_said_to_be_clean(tmp_path):
+    made = Folder(tmp_path)
+    made.save("one.png", texture(1), label="a")
+    made.save("one again.png", texture(1), label="a")
+    made.save("two.png", texture(2), label="b")
+    text = audit_text(audit_dataset("toy", params(), made.write().paths), "pairs.parquet")
+    assert "1 same bytes" in text and "no test part yet" in text and "pairs.parquet" in text
+    assert "copy in train" not in text
+
+
 def test_a_chain_of_copies_is_followed_only_where_partners_were_left_out():
     # 0 - 1 - 2 and 3 - 4 - 5, 0 and 3 learned; 6 - 7, none learned.
     left, right = np.array([0, 1, 4, 4, 6]), np.array([1, 2, 3, 5, 7])

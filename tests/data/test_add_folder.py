@@ -196,7 +196,16 @@ def test_empty_classes_and_classes_that_a_split_lacks_are_warned_of(scans, paths
     text = "\n".join(add_dataset("d", scans, paths=paths).warnings)
     assert "'train/bird' holds no images" in text
     assert "no test image of class 'fox'" in text
-    assert "class 'fox' has 1 images only" in text
+    assert "class 'fox' has 1 image only: too few" in text
+    assert "the patient is known" not in text
+
+
+def test_patients_known_for_a_part_of_the_images_are_warned_of(tmp_path, paths):
+    for at, name in enumerate(("person1_virus_1", "person1_bacteria_2", "scan_3", "scan_4")):
+        picture(tmp_path / "half" / "ab"[at % 2] / f"{name}.png", seed=at)
+    summary = add_dataset("d", tmp_path / "half", paths=paths, patient_regex=r"(person\d+)")
+    text = "\n".join(summary.warnings)
+    assert "the patient is known for 2 of 4 images only" in text and "--patient-regex" in text
 
 
 def test_adding_the_same_folder_again_brings_what_is_new_gone_and_changed(scans, paths):

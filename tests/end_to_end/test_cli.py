@@ -189,6 +189,10 @@ def test_predict_refuses_other_choices_than_those_the_heads_learned_from(project
     command = ["pipeline", "predict", "--dataset", "covid", str(image)]
     out = project.run(*command, "--set", "encode.fill=mean", code=2)
     assert "made with other choices" in out and "fill" in out
+    out = project.run(*command, "--view", "oracle", code=2)
+    assert "was not trained on view 'oracle'" in out and out.rstrip().endswith("masked, whole")
+    out = project.run(*command, "--head", "probe", code=2)
+    assert "no saved head 'probe'" in out and "linear-probe, medfocus" in out
 
 
 def test_predict_goes_on_after_an_unreadable_image_and_says_so(project: Project) -> None:
@@ -196,7 +200,8 @@ def test_predict_goes_on_after_an_unreadable_image_and_says_so(project: Project)
     bad.write_text("no image")
     image = next(p for p in (project.root / "data/covid").resolve().rglob("*") if p.suffix)
     out = project.run("pipeline", "predict", "-d", "covid", str(bad), str(image), code=3)
-    assert "bad.png" in out and str(image.name) in out
+    said = next(line for line in out.splitlines() if "failed" in line and "bad.png" in line)
+    assert said.count("bad.png") == 1 and str(image.name) in out
 
 
 def test_two_lines_of_python_open_a_feature_store(project: Project) -> None:

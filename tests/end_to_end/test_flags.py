@@ -189,7 +189,11 @@ def test_each_stage_refuses_what_an_earlier_stage_has_made_again_since(project: 
 
 def test_commands_that_write_files_name_them_and_as_json_for_scripts(project: Project) -> None:
     export = ["splits", "export", "-d", "covid", "--out", "splits.csv"]
-    assert project.run("pipeline", *export).splitlines()[-1] == "splits.csv"
+    *notes, name = project.run("pipeline", *export).splitlines()
+    assert name == "splits.csv"
+    assert notes == [
+        f"note: {note}" for note in result(project.run("pipeline", *export, "--json"))["notes"]
+    ]
     expected = (
         (["report"], ["index.html"]),
         (

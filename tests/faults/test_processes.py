@@ -94,6 +94,17 @@ def test_an_interrupted_training_leaves_no_worker_behind(whole: Site, tmp_path: 
     assert all_ended(running), [p.cmdline() for p in alive(running)]
 
 
+def test_workers_end_with_a_training_that_is_killed(whole: Site, tmp_path: Path) -> None:
+    site = whole.copy(tmp_path / "site")
+    site.remove("train")
+    running = site.start_stage("train", "--jobs", "2")
+    assert running.until(lambda: len(running.children()) == 2), running.said
+    workers = running.children()
+    running.process.kill()
+    _, left = psutil.wait_procs(workers, timeout=60)
+    assert not left, [worker.cmdline() for worker in left]
+
+
 # Loader threads and the resampling share nothing through /dev/shm; the processes of `train` do. A
 # model stage stands for the others.
 @pytest.mark.parametrize("stage", ["segment", "train"])

@@ -48,6 +48,13 @@ def test_a_head_that_was_not_trained_is_named_with_those_that_were(saved):
         load_head(saved[0], "linear-probe", **{**PLACE, "seed": 4})
 
 
+def test_of_all_that_was_trained_only_what_is_alike_is_listed(saved):
+    with pytest.raises(PipelineError, match=r"there are: none$"):
+        load_head(saved[0], "linear-probe", **{**PLACE, "view": "crop"})
+    with pytest.raises(PipelineError, match=r"no saved head 'linear'.* linear-probe"):
+        load_head(saved[0], "linear", **PLACE)
+
+
 def test_no_file_is_an_error_with_the_command(tmp_path):
     with pytest.raises(PipelineError, match="pipeline train"):
         load_heads(tmp_path, "linear-probe")

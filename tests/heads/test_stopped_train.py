@@ -81,7 +81,10 @@ def test_sigterm_ends_train_as_ctrl_c_does_and_what_is_fitted_is_kept(waiting):
         process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=240)
     assert process.returncode == 130 and "interrupted - what was computed is kept" in said, said
-    assert told(paths)["status"] == "interrupted" and not lock_of(paths).exists()
+    assert said.startswith("train toy: 4 to do, 0 there already\n"), said
+    stopped = told(paths)
+    assert stopped["status"] == "interrupted" and not lock_of(paths).exists()
+    assert (stopped["total"], stopped["done"]) == (4, 2)
     record = train_dataset("toy", PARAMS, paths)
     assert (record.skipped, record.total) == (2, 4)
 
