@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from pipeline.engine.record import RunRecord
 from pipeline.errors import ManifestError, PipelineError
 from pipeline.evaluate.subsets import image_groups
 from pipeline.files import sha256_file
+from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.report import select
 from pipeline.report.bootstrap import Interval, mean_interval
@@ -64,12 +65,16 @@ class DatasetInputs:
     missing: list[Missing] = field(default_factory=list)
     _units: dict[str, str] | None = None
 
+    def list_missing(self, part: str, path: Path, command: str, reason: str) -> None:
+        """Name a file that cannot be shown, with the command that makes it ({}: the dataset)."""
+        root = self.paths.root
+        shown = path.relative_to(root) if path.is_relative_to(root) else path
+        self.missing.append(Missing(part, str(shown), command.format(self.name), reason))
+
     @property
     def synthetic(self) -> bool:
         """True when any image of the manifest is labelled synthetic."""
-        if self.manifest is None or "synthetic" not in self.manifest:
-            return False
-        return bool((self.manifest["synthetic"] == "1").any())
+        return self.manifest is not None and bool((self.manifest["synthetic"] == "1").any())
 
     @property
     def drawn_split(self) -> bool:
@@ -159,7 +164,7 @@ def load_inputs(name: str, paths: Paths, evaluate: EvaluateParams | None = None)
     """Read every table of a dataset; what is missing is listed, never invented."""
     found = DatasetInputs(name, paths, evaluate or EvaluateParams())
     readers = {
-        "manifest": (paths.manifest(name), _manifest, "pipeline data add {} --from FOLDER"),
+        "manifest": (paths.manifest(name), read_manifest, "pipeline data add {} --from FOLDER"),
         "audit": (paths.audit_summary(name), _json, "pipeline audit --dataset {}"),
         "audit_images": (paths.audit(name), pd.read_parquet, "pipeline audit --dataset {}"),
         "audit_pairs": (
@@ -186,22 +191,37 @@ def load_inputs(name: str, paths: Paths, evaluate: EvaluateParams | None = None)
         path = paths.plots(name) / f"{plot}.csv"
         readers[plot] = (path, _csv, "pipeline evaluate --dataset {}")
     for part, (path, read, command) in readers.items():
-        try:
-            if not path.exists():
-                raise FileNotFoundError("not there")
-            setattr(found, part, read(path))
-        except (PipelineError, OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            shown = path.relative_to(paths.root) if path.is_relative_to(paths.root) else path
-            found.missing.append(Missing(part, str(shown), command.format(name), reason))
+        setattr(found, part, _read(found, part, path, read, command))
     for stage in STAGES:
-        if paths.record(name, stage).is_file():
-            found.records[stage] = RunRecord.read(paths.record(name, stage)).to_json()
+        path = paths.record(name, stage)
+        command = f"pipeline {stage.replace('_', '-')} --dataset {{}}"
+        record = path.exists() and _read(found, f"record of {stage}", path, _record, command)
+        if record:
+            found.records[stage] = record
     return found
 
 
-def _manifest(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+def _read(
+    found: DatasetInputs, part: str, path: Path, read: Callable[[Path], Any], command: str
+) -> Any:
+    """Return what `read` makes of a file; None, and a line in `missing`, where it cannot."""
+    try:
+        if not path.exists():
+            raise FileNotFoundError("not there")
+        return read(path)
+    except (PipelineError, OSError, ValueError, KeyError) as error:
+        found.list_missing(part, path, command, _reason(error))
+        return None
+
+
+def _reason(error: Exception) -> str:
+    """Say what is wrong in a line: the first problem of several, and no path of this machine."""
+    text = error.message if isinstance(error, PipelineError) else str(error)
+    return ": ".join(line.strip() for line in text.splitlines()[:2]) or type(error).__name__
+
+
+def _record(path: Path) -> dict[str, Any]:
+    return RunRecord.read(path).to_json()
 
 
 def _metrics(path: Path) -> pd.DataFrame:
