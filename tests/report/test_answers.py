@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,6 +21,7 @@ from pipeline.report.sections import in_short
 from pipeline.report.sections.scores import repeated_text
 from pipeline.report.sections.summary import at_a_glance
 from pipeline.report.sections.truth_tables import prompt_table
+from pipeline.report.tables import share
 
 SURE = EvaluateParams()
 GAPS = {"helps": (0.08, 0.001), "hurts": (-0.08, 0.001), "undecided": (0.01, 0.9)}
@@ -150,6 +153,30 @@ def test_a_part_without_copies_is_shown_once_and_named(found):
     splits = [row[1] for row in at_a_glance([found]).rows]
     assert splits == ["as published", "grouped"]
     assert "Not repeated: “Clean: test images" in repeated_text(found)
+
+
+def at_shares(found, *shares: float):
+    """The same dataset run at some shares of the labels only."""
+    near = [found.metrics["fraction"].sub(f).abs() < 1e-6 for f in (0.0, *shares)]
+    return replace(found, metrics=found.metrics[np.any(near, axis=0)], name=f"at {shares}")
+
+
+@pytest.mark.parametrize("run", [[(1.0,)], [(0.2, 1.0)], [(0.05, 1.0), (0.05, 0.2)]])
+def test_at_a_glance_has_every_split_and_each_figure_stands_under_its_own_share(found, run):
+    done = [at_shares(found, *shares) for shares in run]
+    table = at_a_glance(done)
+    at = sorted({f for shares in run for f in shares})
+    assert len(table.rows) == 3 * len(done)
+    assert len(table.headers) == 2 + 3 * len(at) + 1
+    for row, (d, shares) in zip(table.rows[::3], zip(done, run, strict=True), strict=True):
+        cells = dict(zip(map(str, table.headers[:-1]), row, strict=False))
+        published = select.over_seeds(d.metrics, *select.PUBLISHED)
+        for f in at:
+            there = select.one(published, *select.METHOD, f)
+            assert (f in shares) == (there is not None)
+            shown = cells[f"method, {share(f)}"]
+            assert there is None if shown is None else shown.sort == there["value"]
+    assert len(masking_table(done).headers) == 3 + 2 * len(at)
 
 
 def test_the_papers_gain_is_set_beside_ours_with_its_verdict(found):
