@@ -11,7 +11,7 @@ from pipeline.report import select
 from pipeline.report.class_mix import class_mix
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.sections.leaks import leak_counts
-from pipeline.report.tables import NOTHING, interval, listed, number, percent, share
+from pipeline.report.tables import NOTHING, interval, labels_words, listed, number, percent, share
 
 # Verdicts as a table has them.
 SHORT = {"helps": "better", "hurts": "worse", "undecided": "not told apart"}
@@ -105,7 +105,7 @@ def comparisons_of(
 
 
 def compare_sentence(name: str, differences: dict[float, Difference]) -> str:
-    """Say how large the difference is with the fewest and with all labels, and where it is sure."""
+    """Say how large the difference is with the fewest and most labels, and where it is sure."""
     few, all_ = min(differences), max(differences)
     text = f"{name}: {differences[few]} with {share(few)} of the labels"
     if all_ != few:
@@ -178,21 +178,23 @@ def survival(found: DatasetInputs, run: Run = select.BASELINE) -> str | None:
     """How much of a figure on the published split survives clean and grouped splits."""
     if found.metrics is None:
         return None
-    parts = []
+    parts: dict[str, list[str]] = {}
     left_out = set(select.repeated(found.metrics))
     if ("official", "clean_any") not in left_out:
         left_out.add(("official", "clean"))  # the stricter of the two says it
     for block, words in SPLITS.items():
-        row = select.with_all_labels(found.metrics, run, block)
+        row = select.with_most_labels(found.metrics, run, block)
         if row is None or block in left_out:
             continue
         if found.drawn_split and block == select.PUBLISHED:
             words = "on a test part drawn here"
-        parts.append(f"{interval(row['value'], row['lo'], row['hi'])} % {words}")
+        said = f"{interval(row['value'], row['lo'], row['hi'])} % {words}"
+        parts.setdefault(labels_words(row["fraction"]), []).append(said)
     if not parts:
         return None
     mix = class_mix(found, run)
-    said = f"{select.run_name(*run)}, all labels: {listed(parts)}."
+    said = "; ".join(f"{labels}: {listed(figures)}" for labels, figures in parts.items())
+    said = f"{select.run_name(*run)}, {said}."
     return said if mix is None else f"{said} {mix.sentence}"
 
 

@@ -79,15 +79,18 @@ def _by_verdict(done: Sequence[DatasetInputs], words: str, a: Run, b: Run) -> st
     """Name the datasets by what a does against b, on images with a ground-truth mask."""
     by: dict[str, list[str]] = {}
     splits: list[str] = []
+    labels: set[float] = set()
     for found in done:
         every = phrases.differences(found, a, b, select.WITH_TRUTH)
         if every:
             where, d = next(iter(every.items()))  # of the strictest split
             splits.append(where)
+            labels.add(max(d))
             by.setdefault(d[max(d)].verdict, []).append(found.name)
     parts = [f"{phrases.VERBS[kind]} on {listed(by[kind])}" for kind in phrases.VERBS if kind in by]
+    used = listed(map(labels_words, sorted(labels)))
     return (
-        f"{words} {listed(parts)} (linear probe, all labels, images with ground truth, "
+        f"{words} {listed(parts)} (linear probe, {used}, images with ground truth, "
         f"{listed(dict.fromkeys(splits))})."
         if parts
         else None
@@ -100,17 +103,18 @@ def _copies(found: DatasetInputs) -> str | None:
         return None
     counts = leak_counts(found.audit_images, found.manifest)
     copies, total = counts["copy_in_train_any"], counts["test"]
-    with_all = [
-        select.with_all_labels(found.metrics, select.BASELINE, block)
+    with_most = [
+        select.with_most_labels(found.metrics, select.BASELINE, block)
         for block in (select.PUBLISHED, ("official", "clean_any"))
     ]
-    if not copies or None in with_all:
+    if not copies or None in with_most:
         return None
-    before, after = (f"{interval(r['value'], r['lo'], r['hi'])} %" for r in with_all)
+    before, after = (f"{interval(r['value'], r['lo'], r['hi'])} %" for r in with_most)
     return (
         f"{found.name}: {copies:,} of {total:,} test images ({percent(copies / total)} %) have a "
         f"copy in train, mirrored and turned ones included; without them the linear probe on whole "
-        f"images reaches {after} instead of {before} (all labels).{_mix(found)}"
+        f"images reaches {after} instead of {before} "
+        f"({labels_words(with_most[0]['fraction'])}).{_mix(found)}"
     )
 
 
@@ -155,8 +159,8 @@ def content(found: DatasetInputs) -> str | None:
     """Does the mask carry information: the true regions, random ones, and the masks' quality."""
     said = []
     for a, b, words, measured in (
-        (ORACLE, select.BASELINE, CEILING, "ground-truth masks minus whole images, all labels: "),
-        (select.MASKED_PROBE, RANDOM, FLOOR, "found minus random regions, all labels: "),
+        (ORACLE, select.BASELINE, CEILING, "ground-truth masks minus whole images"),
+        (select.MASKED_PROBE, RANDOM, FLOOR, "found minus random regions"),
     ):
         every = phrases.differences(found, a, b, select.WITH_TRUTH)
         most = {where: d[max(d)] for where, d in every.items()}
@@ -164,7 +168,10 @@ def content(found: DatasetInputs) -> str | None:
             mine = {where: d for where, d in most.items() if d.verdict == verdict}
             if mine:
                 shown = "; ".join(map(str, mine.values()))
-                said.append(f"{title(listed(mine))} {words[verdict]} ({measured}{shown}).")
+                labels = listed({labels_words(max(every[where])): None for where in mine})
+                said.append(
+                    f"{title(listed(mine))} {words[verdict]} ({measured}, {labels}: {shown})."
+                )
     said.append(fewer_classes(found))
     quality, better = _dice(found), effect(found)
     if quality:
@@ -204,7 +211,8 @@ def paper_gain(found: DatasetInputs) -> str | None:
     few, most = min(theirs), max(theirs)
     gains = {f: theirs[f] - base[f] for f in dict.fromkeys((few, most))}
     shown = listed(f"{signed(g)} points with {labels_words(f)}" for f, g in gains.items())
-    text = f"The paper reports (quoted, single runs) {100 * theirs[most]:.2f} % with all labels "
+    text = f"The paper reports (quoted, single runs) {100 * theirs[most]:.2f} % "
+    text += f"with {labels_words(most)} "
     text += f"and a gain of MedFocusCLIP over CLIP of {shown}."
     if found.name in OTHER_SET:
         return f"{text} {OTHER_SET[found.name]}"

@@ -12,12 +12,14 @@ from pipeline.config import EvaluateParams
 from pipeline.report import answers, results_text, select
 from pipeline.report.answers import Difference
 from pipeline.report.bootstrap import mean_interval, spearman
+from pipeline.report.fallbacks import uneven_fallbacks
 from pipeline.report.results_tables import (
     information_table,
     masking_table,
     views_table,
 )
 from pipeline.report.sections import in_short
+from pipeline.report.sections.mask_quality import mask_table
 from pipeline.report.sections.scores import repeated_text
 from pipeline.report.sections.summary import at_a_glance
 from pipeline.report.sections.truth_tables import prompt_table
@@ -177,6 +179,32 @@ def test_at_a_glance_has_every_split_and_each_figure_stands_under_its_own_share(
             shown = cells[f"method, {share(f)}"]
             assert there is None if shown is None else shown.sort == there["value"]
     assert len(masking_table(done).headers) == 3 + 2 * len(at)
+
+
+@pytest.mark.parametrize(("most", "words"), [(0.2, "20 % of the labels"), (1.0, "all labels")])
+def test_the_largest_share_of_labels_is_called_what_it_is(found, monkeypatch, most, words):
+    few = replace(at_shares(found, *(f for f in (0.05, 0.2, 1.0) if f <= most)), name="one")
+    few.comparisons = found.comparisons[found.comparisons["fraction"] <= most + 1e-6]
+    few.per_class = found.per_class[found.per_class["fraction"] <= most + 1e-6]
+    support = np.where(few.per_class["class"] == "alpha", 1, 4)
+    clean = few.per_class.assign(subset="clean_any", support=support)
+    few.per_class = pd.concat([few.per_class, clean])
+    masks = mask_table(few)
+    masks.loc[masks["label"] == "alpha", "status"] = "empty"
+    monkeypatch.setattr("pipeline.report.results_text.mask_table", lambda found: masks)
+    short, content = results_text.in_short([few]), results_text.content(few)
+    said = [
+        answers.survival(few),
+        results_text.survival(few),
+        at_a_glance([few]).note,
+        *(line for line in short if "(the ceiling)" in line or "have a copy" in line),
+        content,
+        uneven_fallbacks(few, masks),
+    ]
+    assert len(said) == 7
+    assert [text for text in said if words not in text] == []
+    assert content.count(words) >= 3  # the ceiling, the floor and empty masks
+    assert most == 1 or not any("all labels" in text for text in [*said, *short])
 
 
 def test_the_papers_gain_is_set_beside_ours_with_its_verdict(found):

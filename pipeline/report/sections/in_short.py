@@ -154,7 +154,7 @@ def _copies(done: Sequence[DatasetInputs]) -> tuple[str, str] | None:
             continue
         part = f"{found.name} {counts['copy_in_train_any']:,} of {counts['test']:,}"
         before, after = (
-            select.with_all_labels(found.metrics, select.BASELINE, ("official", subset))
+            select.with_most_labels(found.metrics, select.BASELINE, ("official", subset))
             for subset in ("full", "clean_any")
         )
         if before and after:
