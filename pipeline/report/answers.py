@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pipeline.report import select
+from pipeline.report import facts, select
 from pipeline.report.class_mix import class_mix
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.sections.leaks import leak_counts
-from pipeline.report.tables import NOTHING, interval, labels_words, listed, number, percent, share
+from pipeline.report.tables import NOTHING, interval, labels_words, listed, percent, share
 
 # Verdicts as a table has them.
 SHORT = {"helps": "better", "hurts": "worse", "undecided": "not told apart"}
@@ -219,18 +219,15 @@ def leaking(found: DatasetInputs) -> str | None:
 
 def dice(found: DatasetInputs) -> str | None:
     """How good the masks are, on the part of the set that the heads are tested on."""
-    table = found.mask_quality
-    if table is None or table.empty:
+    stored = facts.dice(found)
+    if stored is None:
         return None
-    part, where = select.judged_part(table)
-    words = []
-    names = sorted(part["strategy"].unique(), key=lambda s: (s in select.FLOORS, s))
-    for strategy in names:
-        mine = part[part["strategy"] == strategy]
-        mean, lo, hi = found.mean_interval(mine, "dice")
-        what = select.FLOORS.get(strategy, f"stored masks, prompt “{strategy}”")
-        words.append(f"{number(mean, 2)} [{number(lo, 2)}, {number(hi, 2)}] ({what})")
-    return f"mean Dice {listed(words)}; {len(part.drop_duplicates('image_id')):,} {where}."
+    strategy = select.stored_strategy(found.mask_quality)
+    words = [f"{stored} (stored masks, prompt “{strategy}”)"]
+    for floor, what in sorted(select.FLOORS.items()):
+        known = facts.dice(found, floor)
+        words += [] if known is None else [f"{known} ({what})"]
+    return f"mean Dice {listed(words)}; {stored.judged}."
 
 
 def certainty(found: DatasetInputs) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.report import answers, results_views, select
+from pipeline.report import answers, facts, results_views, select
 from pipeline.report import results_phrases as phrases
 from pipeline.report.answers import Run, comparisons_of, signed
 from pipeline.report.class_mix import class_mix
@@ -17,7 +17,7 @@ from pipeline.report.remarks import fewer_classes, seen_images
 from pipeline.report.sections.dice_effect import effect
 from pipeline.report.sections.leaks import leak_counts
 from pipeline.report.sections.mask_quality import mask_table
-from pipeline.report.tables import interval, labels_words, listed, many, number, percent, title
+from pipeline.report.tables import interval, labels_words, listed, many, percent, title
 
 ORACLE, RANDOM = ("linear-probe", "oracle"), ("linear-probe", "random")
 CEILING = {
@@ -173,24 +173,13 @@ def content(found: DatasetInputs) -> str | None:
                     f"{title(listed(mine))} {words[verdict]} ({measured}, {labels}: {shown})."
                 )
     said.append(fewer_classes(found))
-    quality, better = _dice(found), effect(found)
+    quality, better = facts.dice(found), effect(found)
     if quality:
-        said += [quality, seen_images(found)]
+        said += [f"Mean Dice of the found masks: {quality}, {quality.judged}.", seen_images(found)]
     said.append(uneven_fallbacks(found, mask_table(found)))
     if better:
         said.append(f"Does a better mask give a better classification? {better}")
     return " ".join(filter(None, said)) or None
-
-
-def _dice(found: DatasetInputs) -> str | None:
-    quality = found.mask_quality
-    if quality is None or quality.empty:
-        return None
-    stored = quality[quality["strategy"] == select.stored_strategy(quality)]
-    part, what = select.judged_part(stored)
-    values = found.mean_interval(part, "dice")
-    mean, lo, hi = (number(v, 2) for v in values)
-    return f"Mean Dice of the found masks: {mean} [{lo}, {hi}], {len(part):,} {what}."
 
 
 def survival(found: DatasetInputs) -> str | None:

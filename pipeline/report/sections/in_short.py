@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from pipeline.config import Params
-from pipeline.report import answers, select
+from pipeline.report import answers, facts, select
 from pipeline.report.class_mix import class_mix
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.remarks import seen_images
@@ -186,14 +186,10 @@ def _masks(done: Sequence[DatasetInputs]) -> tuple[str, str] | None:
     """Say how well the regions agree with the ground truth, as a mean Dice by dataset."""
     parts = []
     for found in done:
-        quality = found.mask_quality
-        if quality is None or quality.empty:
-            continue
-        mine = quality[quality["strategy"] == select.stored_strategy(quality)]
-        dice = select.judged_part(mine)[0]["dice"].dropna()
-        if len(dice):
+        dice = facts.dice(found)
+        if dice is not None:
             known = " (SAM2 was trained on some of its images)" if seen_images(found) else ""
-            parts.append(f"{found.name} {number(float(dice.mean()), 2)}{known}")
+            parts.append(f"{found.name} {number(dice.mean, 2)}{known}")
     if not parts:
         return None
     return (
