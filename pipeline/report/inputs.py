@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from pipeline.config import EvaluateParams
 from pipeline.engine.record import RunRecord
@@ -20,8 +21,10 @@ from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.report import select
 from pipeline.report.bootstrap import Interval, mean_interval
+from pipeline.report.mixed import drop_mixed
 from pipeline.report.paper import quoted
 from pipeline.report.tables import share
+from pipeline.training.outputs import RUN_COLUMNS
 
 STAGES = ("audit", "segment", "prompt_quality", "encode", "train", "evaluate")
 PLOTS = ("per_class", "comparisons")
@@ -42,7 +45,8 @@ class Missing:
 class DatasetInputs:
     """The tables of one dataset; a table is None where its file is missing.
 
-    `masks` and `features` are the opened stores. `records` maps a stage to its run record.
+    `masks` and `features` are the opened stores. `records` maps a stage to its run record;
+    `schemas` has those of predictions.parquet and metrics.parquet, where they are read.
     `evaluate` says how sure intervals are, how they are drawn, and how many bins there are.
     """
 
@@ -62,8 +66,16 @@ class DatasetInputs:
     masks: Any = None
     features: Any = None
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    schemas: dict[str, Any] = field(default_factory=dict)
     missing: list[Missing] = field(default_factory=list)
     _units: dict[str, str] | None = None
+
+    def drop(self, part: str, path: Path, command: str, reason: str) -> None:
+        """Put None in the place of a table, and list it as missing."""
+        self.schemas.pop(part, None)
+        if part != "predictions":  # which are read piece by piece
+            setattr(self, part, None)
+        self.list_missing(part, path, command, reason)
 
     def list_missing(self, part: str, path: Path, command: str, reason: str) -> None:
         """Name a file that cannot be shown, with the command that makes it ({}: the dataset)."""
@@ -134,14 +146,13 @@ class DatasetInputs:
         except (ManifestError, KeyError):  # an audit of other images: as if there were none
             return image_groups(self.manifest, None)
 
-    def predictions(self, columns: list[str] | None = None, **where: Any) -> pd.DataFrame | None:
+    def predictions(self, **where: Any) -> pd.DataFrame | None:
         """Return the predictions of the runs where every given column has the given value.
 
-        `fraction` is compared with a tolerance, since it is stored as float32. Classes come
-        back as text in `y_true` and `y_pred`. None when there are no predictions.
+        `fraction` is compared with a tolerance, since it is stored as float32. Names come back as
+        text. None when there are no predictions of the runs and metrics that are there.
         """
-        path = self.paths.predictions(self.name)
-        if not path.is_file():
+        if "predictions" not in self.schemas:
             return None
         filters = []
         for column, value in where.items():
@@ -149,15 +160,9 @@ class DatasetInputs:
                 filters += [(column, ">", value - 1e-4), (column, "<", value + 1e-4)]
             else:
                 filters.append((column, "==", value))
-        table = pd.read_parquet(path, columns=columns, filters=filters or None)
-        for column in table.columns:
-            if isinstance(table[column].dtype, pd.CategoricalDtype):
-                table[column] = table[column].astype(str)
-        names = [c[2:] for c in table.columns if c.startswith("p:")]
-        for column in ("y_true", "y_pred"):
-            if column in table and pd.api.types.is_integer_dtype(table[column]):
-                table[column] = table[column].map(dict(enumerate(names)))
-        return table
+        table = pd.read_parquet(self.paths.predictions(self.name), filters=filters or None)
+        coded = table.columns[[isinstance(t, pd.CategoricalDtype) for t in table.dtypes]]
+        return table.astype(dict.fromkeys(coded, str))
 
 
 def load_inputs(name: str, paths: Paths, evaluate: EvaluateParams | None = None) -> DatasetInputs:
@@ -174,7 +179,7 @@ def load_inputs(name: str, paths: Paths, evaluate: EvaluateParams | None = None)
         ),
         "masks": (paths.masks(name), _masks, "pipeline segment --dataset {}"),
         "features": (paths.features(name), _features, "pipeline encode --dataset {}"),
-        "runs": (paths.runs(name), pd.read_parquet, "pipeline train --dataset {}"),
+        "runs": (paths.runs(name), _runs, "pipeline train --dataset {}"),
         "metrics": (paths.metrics_table(name), _metrics, "pipeline evaluate --dataset {}"),
         "mask_quality": (
             paths.mask_quality(name),
@@ -192,6 +197,14 @@ def load_inputs(name: str, paths: Paths, evaluate: EvaluateParams | None = None)
         readers[plot] = (path, _csv, "pipeline evaluate --dataset {}")
     for part, (path, read, command) in readers.items():
         setattr(found, part, _read(found, part, path, read, command))
+    predictions = _read(
+        found, "predictions", paths.predictions(name), pq.read_schema, "pipeline train --dataset {}"
+    )
+    if predictions is not None:
+        found.schemas["predictions"] = predictions
+    if found.metrics is not None:
+        found.schemas["metrics"] = pq.read_schema(paths.metrics_table(name))
+    drop_mixed(found)
     for stage in STAGES:
         path = paths.record(name, stage)
         command = f"pipeline {stage.replace('_', '-')} --dataset {{}}"
@@ -222,6 +235,10 @@ def _reason(error: Exception) -> str:
 
 def _record(path: Path) -> dict[str, Any]:
     return RunRecord.read(path).to_json()
+
+
+def _runs(path: Path) -> pd.DataFrame:
+    return pd.read_parquet(path, columns=list(RUN_COLUMNS))
 
 
 def _metrics(path: Path) -> pd.DataFrame:
