@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from make_inputs import make_dataset, project, restamp
 from pipeline.report.build import build_report
 from pipeline.report.paper import paper_tables, quoted
 from pipeline.report.results import write_results
+from pipeline.report.sections.reproduce import git_commit
 
 
 def text_of(params, paths, *names) -> str:
@@ -153,3 +155,24 @@ def test_a_dataset_with_one_seed_two_classes_and_few_images_is_reported(tmp_path
     params, paths = project(tmp_path)
     make_dataset(paths, "tiny", classes=("a", "b"), per_class=3, seeds=1)
     assert "tiny" in text_of(params, paths, "tiny")
+
+
+def test_the_commit_is_marked_when_code_that_git_knows_differs_and_for_nothing_else(tmp_path):
+    def git(*arguments: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        command = ["git", *who, "-C", str(tmp_path), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert git_commit(tmp_path) == "not in a git checkout"
+    files = [tmp_path / name for name in ("params.yaml", "pipeline/a.py", "stages/b.py")]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("1")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    for file in files:
+        file.write_text("2")
+        marked = file.suffix == ".py"
+        assert git_commit(tmp_path) == git("rev-parse", "HEAD") + ", with local changes" * marked
+        file.write_text("1")

@@ -106,8 +106,7 @@ def joined(found: DatasetInputs) -> Joined | None:
     dice = chosen.drop_duplicates("image_id").set_index("image_id")["dice"]
     for protocol in ("grouped", "official"):
         table = select.over_seeds(found.metrics, protocol, "full")
-        runs, fractions = select.runs_of(table), select.fractions_of(table)
-        heads = [h for h, v in runs if v == "masked" and (h, "whole") in runs and h != "zero-shot"]
+        heads, fractions = select.heads_on_both(table), select.fractions_of(table)
         shown = first_flips(found, heads, fractions[-1], protocol) if fractions else None
         if shown is None:
             continue

@@ -22,8 +22,7 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
     if found.metrics is None:
         return None
     table = select.over_seeds(found.metrics, "official", "full")
-    runs, fractions = select.runs_of(table), select.fractions_of(table)
-    heads = [h for h, v in runs if v == "masked" and (h, "whole") in runs and h != "zero-shot"]
+    heads, fractions = select.heads_on_both(table), select.fractions_of(table)
     if not heads or not fractions:
         return None
     made = Section("flips", "Where the mask helped, where it hurt")
