@@ -10,9 +10,10 @@ import pandas as pd
 from pipeline.report import facts, select
 from pipeline.report.class_mix import class_mix
 from pipeline.report.inputs import DatasetInputs
-from pipeline.report.sections.leaks import leak_counts
 from pipeline.report.tables import NOTHING, interval, labels_words, listed, percent, share
 
+NO_DIFFERENCE = "makes no difference that can be told from chance"
+NOT_CORRECTED = "makes no difference that withstands the correction for many comparisons"
 # Verdicts as a table has them.
 SHORT = {"helps": "better", "hurts": "worse", "undecided": "not told apart"}
 
@@ -125,27 +126,6 @@ def compare_sentence(name: str, differences: dict[float, Difference]) -> str:
     return f"{text} ({'; '.join(parts)})."
 
 
-def verdict(found: DatasetInputs, a: Run, b: Run) -> str:
-    """Sum the comparison up in one word over all shares of the strictest protocol there is."""
-    for protocol, subset in (("grouped", "full"), ("official", "clean_any"), ("official", "full")):
-        d = comparisons_of(found, a, b, protocol, subset)
-        if d:
-            kinds = [x.verdict for x in d.values()]
-            counts = {k: kinds.count(k) for k in ("helps", "hurts", "undecided")}
-            if counts["helps"] and not counts["hurts"]:
-                return f"helps at {counts['helps']} of {len(kinds)} shares"
-            if counts["hurts"] and not counts["helps"]:
-                return f"hurts at {counts['hurts']} of {len(kinds)} shares"
-            if counts["helps"]:
-                return (
-                    f"helps at {counts['helps']}, hurts at {counts['hurts']} of {len(kinds)} shares"
-                )
-            if any(x.excludes_zero for x in d.values()):
-                return "makes no difference that withstands the correction for many comparisons"
-            return "makes no difference that can be told from chance"
-    return "not compared"
-
-
 def mask_information(found: DatasetInputs) -> list[str]:
     """Do ground-truth masks help, and do random regions do as well as the stored masks?"""
     out = []
@@ -200,21 +180,19 @@ def survival(found: DatasetInputs, run: Run = select.BASELINE) -> str | None:
 
 def leaking(found: DatasetInputs) -> str | None:
     """How many test images have a copy in train."""
-    if found.audit_images is None:
+    across = facts.copies(found)
+    if across is None:
         return None
-    counts = leak_counts(found.audit_images, found.manifest)
-    if not counts["test"]:
+    if not across.test:
         return "The set has no test part of its own."
-    if not counts["copy_in_train_any"]:
-        return f"None of {counts['test']:,} test images has a copy in train."
-    plain = f"{counts['copy_in_train']:,} ({percent(counts['copy_in_train'] / counts['test'])} %)"
-    every = counts["copy_in_train_any"]
-    if every == counts["copy_in_train"]:
-        return f"{plain} of {counts['test']:,} test images have a copy in train."
-    return (
-        f"{plain} of {counts['test']:,} test images have a copy in train, "
-        f"{every:,} ({percent(every / counts['test'])} %) when mirrored and turned ones count."
-    )
+    if not across.every:
+        return f"None of {across.test:,} test images has a copy in train."
+    plain = f"{across.plain:,} ({percent(across.plain / across.test)} %) of {across.test:,} test "
+    plain += "images have a copy in train"
+    if across.every == across.plain:
+        return f"{plain}."
+    every = f"{across.every:,} ({percent(across.every / across.test)} %)"
+    return f"{plain}, {every} when mirrored and turned ones count."
 
 
 def dice(found: DatasetInputs) -> str | None:

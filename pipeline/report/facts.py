@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -54,3 +55,42 @@ def dice(found: DatasetInputs, strategy: str | None = None) -> Dice | None:
     if not images:
         return None
     return Dice(*found.mean_interval(part, "dice"), images, len(part) - images, where)
+
+
+@dataclass(frozen=True)
+class Copies:
+    """What the leak audit found across the set's own split.
+
+    Attributes:
+        test: test images.
+        plain: those with a copy in train.
+        every: the same, mirrored and turned copies counted too.
+        before, after: the rows of the baseline with the most labels, on all test images and on
+            those without any copy; None where not measured.
+    """
+
+    test: int
+    plain: int
+    every: int
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+
+
+def copies(found: DatasetInputs) -> Copies | None:
+    """Count the test images that have a copy in train; None without an audit."""
+    table = found.audit_images
+    if table is None:
+        return None
+    if "split" not in table and found.manifest is not None:
+        table = table.merge(found.manifest[["image_id", "split"]], on="image_id", how="left")
+    test = table[table["split"] == "test"] if "split" in table else table.iloc[:0]
+    counts = (int(test[column].sum()) for column in ("copy_in_train", "copy_in_train_any"))
+    rows = (
+        ()
+        if found.metrics is None
+        else (
+            select.with_most_labels(found.metrics, select.BASELINE, ("official", subset))
+            for subset in ("full", "clean_any")
+        )
+    )
+    return Copies(len(test), *counts, *rows)

@@ -15,7 +15,6 @@ from pipeline.report.inputs import DatasetInputs
 from pipeline.report.paper import OTHER_SET
 from pipeline.report.remarks import fewer_classes, seen_images
 from pipeline.report.sections.dice_effect import effect
-from pipeline.report.sections.leaks import leak_counts
 from pipeline.report.sections.mask_quality import mask_table
 from pipeline.report.tables import interval, labels_words, listed, many, percent, title
 
@@ -32,7 +31,7 @@ FLOOR = {
 }
 
 
-def in_short(done: Sequence[DatasetInputs]) -> list[str]:
+def over_all(done: Sequence[DatasetInputs]) -> list[str]:
     """Answer the questions over all datasets, in a line each."""
     lines = [
         _count(done, "masking", "Masked against whole images, linear probe", select.MASKED_PROBE),
@@ -42,7 +41,7 @@ def in_short(done: Sequence[DatasetInputs]) -> list[str]:
             "The method on masked images against the linear probe on whole ones",
             select.METHOD,
         ),
-        results_views.in_short(done),
+        results_views.over_all(done),
         _by_verdict(
             done,
             "Even with the true regions instead of SAM2's (the ceiling), masking",
@@ -99,22 +98,18 @@ def _by_verdict(done: Sequence[DatasetInputs], words: str, a: Run, b: Run) -> st
 
 def _copies(found: DatasetInputs) -> str | None:
     """Say what copies across the published split are worth to the baseline."""
-    if found.audit_images is None:
+    across = facts.copies(found)
+    if across is None or not across.every or None in (across.before, across.after):
         return None
-    counts = leak_counts(found.audit_images, found.manifest)
-    copies, total = counts["copy_in_train_any"], counts["test"]
-    with_most = [
-        select.with_most_labels(found.metrics, select.BASELINE, block)
-        for block in (select.PUBLISHED, ("official", "clean_any"))
-    ]
-    if not copies or None in with_most:
-        return None
-    before, after = (f"{interval(r['value'], r['lo'], r['hi'])} %" for r in with_most)
+    before, after = (
+        f"{interval(r['value'], r['lo'], r['hi'])} %" for r in (across.before, across.after)
+    )
     return (
-        f"{found.name}: {copies:,} of {total:,} test images ({percent(copies / total)} %) have a "
+        f"{found.name}: {across.every:,} of {across.test:,} test images "
+        f"({percent(across.every / across.test)} %) have a "
         f"copy in train, mirrored and turned ones included; without them the linear probe on whole "
         f"images reaches {after} instead of {before} "
-        f"({labels_words(with_most[0]['fraction'])}).{_mix(found)}"
+        f"({labels_words(across.before['fraction'])}).{_mix(found)}"
     )
 
 

@@ -21,7 +21,7 @@ from pipeline.report.results_tables import (
 from pipeline.report.sections import in_short
 from pipeline.report.sections.mask_quality import mask_table
 from pipeline.report.sections.scores import repeated_text
-from pipeline.report.sections.summary import at_a_glance
+from pipeline.report.sections.summary import at_a_glance, headline
 from pipeline.report.sections.truth_tables import prompt_table
 from pipeline.report.tables import share
 
@@ -56,13 +56,28 @@ def decide(found, kind: str):
 )
 def test_the_words_follow_the_verdicts(found, kind, short, paragraph, content):
     decide(found, kind)
-    lines = results_text.in_short([found])
+    lines = results_text.over_all([found])
     assert lines[0].startswith(f"**With these models masking {short}")
     assert paragraph in results_text.masking(found)
     assert content in results_text.content(found)
     word = {"helps": "better", "hurts": "worse", "undecided": "not told apart"}[kind]
     for table in (masking_table([found]), information_table([found])):
         assert any(word in str(cell) for row in table.rows for cell in row)
+
+
+def test_the_headline_is_the_verdict_on_the_strictest_split_in_the_words_of_the_results(found):
+    calm, worse = (decide(found, kind).comparisons for kind in ("undecided", "hurts"))
+    grouped = calm["protocol"] == "grouped"
+    found.comparisons = worse.where(grouped, calm)
+    said = "masking hurts at all 3 shares of the labels"
+    assert headline(found).startswith(f"one: {said} for the linear probe; ")
+    assert said in results_text.masking(found)
+    found.comparisons = found.comparisons[found.comparisons["fraction"] > 0.9]
+    assert "masking hurts with all labels for the linear probe" in headline(found)
+    found.comparisons = calm[~grouped]
+    assert "masking makes no difference that can be told from chance for" in headline(found)
+    found.comparisons = None
+    assert headline(found).count("was not compared") == 2
 
 
 def test_each_split_has_its_own_verdict(found):
@@ -75,7 +90,7 @@ def test_each_split_has_its_own_verdict(found):
     said = results_text.content(found)
     assert "In grouped cross-validation even the true regions make no difference" in said
     assert "On the published split even the true regions lose" in said
-    short = results_text.in_short([found])
+    short = results_text.over_all([found])
     assert any("images with ground truth, in grouped cross-validation)" in x for x in short)
 
 
@@ -85,9 +100,9 @@ def test_a_head_that_wins_on_the_published_split_alone_is_named_with_the_split(f
     table.loc[crop, ["head_a", "view_a"]] = ["medfocus-probe", "whole"]
     calm, better = (decide(found, kind).comparisons for kind in ("undecided", "helps"))
     found.comparisons = calm
-    assert "no other head without masks" in results_text.in_short([found])[-1]
+    assert "no other head without masks" in results_text.over_all([found])[-1]
     found.comparisons = better.where(calm["protocol"] == "official", calm)
-    line = results_text.in_short([found])[-1]
+    line = results_text.over_all([found])[-1]
     assert "is beaten beyond chance by" in line and "on one, on the published split" in line
 
 
@@ -101,7 +116,7 @@ def test_a_head_that_wins_on_the_published_split_alone_is_named_with_the_split(f
 )
 def test_the_words_on_crop_and_mask_alone_follow_the_verdicts(found, kind, short, verdict):
     decide(found, kind)
-    (line,) = (x for x in results_text.in_short([found]) if x.startswith(f"**{short}.**"))
+    (line,) = (x for x in results_text.over_all([found]) if x.startswith(f"**{short}.**"))
     for words, total in (("cropping to the mask", 6), ("what is inside it,", 3)):
         better, worse = (total if kind == k else 0 for k in ("helps", "hurts"))
         counts = f"{better} of {total} comparisons, worse in {worse}"
@@ -124,7 +139,7 @@ def test_the_counts_of_the_first_line_are_those_of_the_comparisons(found):
     mine &= (table["head_a"] == "linear-probe") & (table["view_b"] == "whole")
     better = int((sure & mine & (table["difference"] > 0)).sum())
     worse = int((sure & mine & (table["difference"] < 0)).sum())
-    line = results_text.in_short([found])[0]
+    line = results_text.over_all([found])[0]
     assert f"in {better} of {int(mine.sum())} comparisons, worse in {worse}" in line
 
 
@@ -136,9 +151,7 @@ def test_an_interval_beside_zero_that_the_correction_takes_back_is_marked(found)
     assert "withstands the correction" in results_text.masking(found)
     said = "no difference that withstands the correction for many comparisons (−8.0 points [−13.0, "
     assert said in in_short.result(found)
-    assert "withstands the correction" in answers.verdict(
-        found, select.MASKED_PROBE, select.BASELINE
-    )
+    assert headline(found).count("withstands the correction") == 2
 
 
 def test_a_part_without_copies_is_shown_once_and_named(found):
@@ -192,7 +205,7 @@ def test_the_largest_share_of_labels_is_called_what_it_is(found, monkeypatch, mo
     masks = mask_table(few)
     masks.loc[masks["label"] == "alpha", "status"] = "empty"
     monkeypatch.setattr("pipeline.report.results_text.mask_table", lambda found: masks)
-    short, content = results_text.in_short([few]), results_text.content(few)
+    short, content = results_text.over_all([few]), results_text.content(few)
     said = [
         answers.survival(few),
         results_text.survival(few),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.report import answers, facts, results_text
-from pipeline.report.sections import in_short
+from pipeline.report.sections import in_short, leaks
 from pipeline.report.sections.truth_tables import dice_table
 
 
@@ -33,3 +33,17 @@ def test_images_without_a_mask_are_counted_beside_the_dice_of_the_others(found):
     found.mask_quality.loc[:, "dice"] = float("nan")
     assert facts.dice(found) is None and answers.dice(found) is None
     assert "Mean Dice" not in results_text.content(found)
+
+
+def test_copies_are_counted_alike_in_every_text(found):
+    across = facts.copies(found)
+    assert (across.test, across.plain, across.every) == (12, 1, 3)
+    assert "1 (8.3 %) of 12 test images" in answers.leaking(found)
+    assert "3 (25.0 %) when mirrored and turned ones count" in answers.leaking(found)
+    assert "3 of 12 test images (25.0 %)" in results_text._copies(found)
+    assert "one 3 of 12" in in_short._copies([found])[1]
+    assert [row[1].sort for row in leaks._test_table(found, across).rows[:3]] == [12, 1, 3]
+    found.metrics = None
+    assert facts.copies(found).before is None and "3 (25.0 %)" in answers.leaking(found)
+    found.audit_images = None
+    assert facts.copies(found) is None and answers.leaking(found) is None

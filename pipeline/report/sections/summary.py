@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from pipeline.config import Params
 from pipeline.report import answers, results_text, select
+from pipeline.report import results_phrases as phrases
 from pipeline.report.class_mix import mix_note
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Details, Heading, Points, Section, Text
 from pipeline.report.paper import OTHER_SET
 from pipeline.report.remarks import as_published
 from pipeline.report.results_tables import ends
-from pipeline.report.sections.in_short import in_short
+from pipeline.report.sections.in_short import STRICTEST, in_short
 from pipeline.report.tables import Cell, Table, head, interval_cell, listed, percent, share
 
 SHOWN = (select.PUBLISHED, ("official", "clean_any"), ("grouped", "full"))
@@ -54,13 +55,17 @@ def summary(datasets: Sequence[DatasetInputs], params: Params) -> Section:
 
 
 def headline(found: DatasetInputs) -> str:
-    """Say in one sentence what masking and the method did."""
-    probe = answers.verdict(found, select.MASKED_PROBE, select.BASELINE)
-    whole = answers.verdict(found, select.METHOD, select.BASELINE)
+    """Say in one sentence what masking and the method did, on the strictest split there is."""
+    probe, whole = (_verdict(found, run) for run in (select.MASKED_PROBE, select.METHOD))
     return (
         f"{found.name}: masking {probe} for the linear probe; against the linear probe on whole "
         f"images the method {whole}."
     )
+
+
+def _verdict(found: DatasetInputs, run: answers.Run) -> str:
+    every = (answers.comparisons_of(found, run, select.BASELINE, *block) for block in STRICTEST)
+    return next((phrases.verdict(d) for d in every if d), "was not compared")
 
 
 def findings(found: DatasetInputs) -> list[str]:
