@@ -225,12 +225,6 @@ def runs_of(table: pd.DataFrame) -> list[tuple[str, str]]:
     return order(set(map(tuple, table[["head", "view"]].drop_duplicates().to_numpy())))
 
 
-def heads_on_both(table: pd.DataFrame) -> list[str]:
-    """List the trained heads of a table that were run on whole and on masked images."""
-    runs = runs_of(table)
-    return [h for h, v in runs if v == "masked" and (h, "whole") in runs and h != "zero-shot"]
-
-
 def fractions_of(table: pd.DataFrame) -> list[float]:
     """List the fractions above zero (zero-shot has fraction 0), rising."""
     return sorted({round(float(f), 4) for f in table["fraction"] if f > 0})
