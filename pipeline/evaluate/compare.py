@@ -178,7 +178,7 @@ def compare_runs(dataset: str, params: Params, paths: Paths, a: str, b: str) -> 
 
     manifest = read_manifest(paths.manifest(dataset))
     audit = read_audit(paths.audit(dataset), manifest)
-    tested = *read_runs(dataset, paths, manifest), manifest, audit
+    tested = *read_runs(dataset, paths, manifest)[:2], manifest, audit
 
     def matches(name: str, head: str, view: str) -> bool:
         return name in (head, view, f"{head}/{view}")

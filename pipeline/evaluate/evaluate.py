@@ -18,6 +18,7 @@ from pipeline.engine.recorded import recorded
 from pipeline.evaluate.compare import COLUMNS as COMPARISON_COLUMNS
 from pipeline.evaluate.compare import compare_block
 from pipeline.evaluate.mask_quality import mask_quality
+from pipeline.evaluate.pairing import beside, write_stamped
 from pipeline.evaluate.predictions import Run, read_runs
 from pipeline.evaluate.scores import POOLED, Block, Scored, metric_rows
 from pipeline.evaluate.subsets import fold_ids, image_groups, subset_ids
@@ -80,8 +81,8 @@ def evaluate_dataset(
     groups and copies, joined), `n_labels` (train + validation; the median of the seeds where
     seed = -1), `n_seeds`, `note`. Protocols `grouped-pooled` and `grouped_truth-pooled` hold each
     image once, with the prediction of the first seed whose fold tested it; images that none
-    tested are counted in `note`. A seed that failed or diverged has
-    NaN and its error as note.
+    tested are counted in `note`. A seed that failed or diverged has NaN and its error as note. The
+    metadata of the schema say of which training it is, and which tables are of the same evaluation.
 
     Args:
         dataset: its name.
@@ -112,7 +113,7 @@ def _evaluate(
 ) -> dict[str, Any]:
     """Do what `evaluate_dataset` says and fill in the record."""
     dataset = record.dataset
-    runs, classes = read_runs(dataset, paths, manifest)
+    runs, classes, training = read_runs(dataset, paths, manifest)
     quality = mask_quality(dataset, manifest, paths, jobs=jobs)  # first: it may refuse
     audit = read_audit(paths.audit(dataset), manifest)
     clock = time.monotonic()
@@ -135,8 +136,6 @@ def _evaluate(
                     )
             rows["comparisons"] += compare_block(scored, protocol, subset, chosen)
     metrics = pd.DataFrame(rows.pop("metrics"))
-    with atomic_write(paths.metrics_table(dataset)) as partial:
-        metrics.to_parquet(partial, index=False)
     plots = {name: pd.DataFrame(table) for name, table in rows.items()}
     plots["comparisons"] = plots["comparisons"].reindex(columns=list(COMPARISON_COLUMNS))
     plots["curve"] = curve_table(metrics, dataset)
@@ -145,6 +144,9 @@ def _evaluate(
     record.seconds["metrics"] = time.monotonic() - clock
     with atomic_write(paths.mask_quality(dataset)) as partial:
         quality.to_parquet(partial, index=False)
+    # After the tables whose bytes it names: what a kill leaves of two evaluations does not match.
+    with atomic_write(paths.metrics_table(dataset)) as partial:
+        write_stamped(metrics, {**training, **beside(dataset, paths)}, partial)
     found = summary(metrics, dataset)
     if len(quality):
         means = quality.groupby("strategy")["dice"].mean()

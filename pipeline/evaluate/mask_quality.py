@@ -76,8 +76,8 @@ def center_ellipse(mask: np.ndarray) -> np.ndarray:
 class Pair:
     """What a worker judges: one stored mask and the file of its ground truth.
 
-    `seed` places the random region; it is the encode stage's, so that the region judged here is
-    the one that view `random` shows.
+    `mask` is None where there is none, and `why` then says why. `seed` places the random region;
+    it is the encode stage's, so that the region judged here is the one that view `random` shows.
     """
 
     image_id: str
@@ -85,15 +85,17 @@ class Pair:
     split: str
     strategy: str
     seed: str
-    mask: np.ndarray
+    mask: np.ndarray | None
     truth_path: Path
     truth_frame: int
+    why: str = ""
 
 
 def judge(pair: Pair) -> list[dict]:
     """Return the rows of one image: the stored mask and the two floors.
 
-    An unreadable or empty ground truth gives one row with a note and NaN, so that it is counted.
+    Without a mask or a readable ground truth it is one row with a note and NaN, so that it is
+    counted; with an empty ground truth none.
     """
     from pipeline.encode.views import random_mask
     from pipeline.errors import ImageError
@@ -101,17 +103,18 @@ def judge(pair: Pair) -> list[dict]:
 
     base = {"image_id": pair.image_id, "label": pair.label, "split": pair.split}
     nan = float("nan")
-    nothing = {"dice": nan, "iou": nan, "hd95": nan, "gt_area_fraction": nan}
-    area = float(pair.mask.mean())
+    unjudged = {**base, "strategy": pair.strategy, "dice": nan, "iou": nan, "hd95": nan}
+    area, shape = (nan, None) if pair.mask is None else (pair.mask.mean(), pair.mask.shape)
+    unjudged |= {"pred_area_fraction": float(area), "gt_area_fraction": nan}
     try:
-        truth = read_mask(pair.truth_path, pair.truth_frame, shape=pair.mask.shape)
+        truth = read_mask(pair.truth_path, pair.truth_frame, shape=shape)
     except (ImageError, OSError) as error:
-        note = f"ground truth not readable: {error}"
-        return [
-            {**base, "strategy": pair.strategy, **nothing, "pred_area_fraction": area, "note": note}
-        ]
+        return [{**unjudged, "note": f"ground truth not readable: {error}"}]
     if not truth.any():
         return []
+    if pair.mask is None:
+        area = float(truth.mean())
+        return [{**unjudged, "gt_area_fraction": area, "note": f"no mask: {pair.why}"}]
     candidates = {
         pair.strategy: pair.mask,
         RANDOM: random_mask(pair.mask, pair.seed),
@@ -140,9 +143,10 @@ def mask_quality(
 ) -> pd.DataFrame:
     """Judge the stored masks of all images that have a ground-truth mask.
 
-    Images whose ground truth is empty are left out: no overlap is defined. Strategy names the
-    prompt strategy of the store; `random` is the mask's own shape moved elsewhere in the frame,
-    `ellipse` a centred ellipse of its area.
+    Images whose ground truth is empty are left out: no overlap is defined. Those whose mask failed
+    or was never made are rows with a note and NaN. Strategy names the prompt strategy of the store;
+    `random` is the mask's own shape moved elsewhere in the frame, `ellipse` a centred ellipse of
+    its area.
 
     Args:
         jobs: parallel threads (the store must not be carried over a fork).
@@ -164,10 +168,12 @@ def mask_quality(
         return pd.DataFrame(columns=list(COLUMNS))
     store = open_masks(paths.masks(dataset))
     table = store.table()
-    usable = table[table["status"] != "failed"]
-    having = having[having["image_id"].isin(usable.index)]
-    segmented = usable.loc[having["image_id"], "sha256"].to_numpy()
-    stale = having.loc[segmented != having["sha256"], "image_id"]
+    failed = table["status"] == "failed"
+    lacking = dict.fromkeys(set(having["image_id"]) - set(table.index), "not segmented")
+    lacking |= table.loc[failed, "reason"].to_dict()
+    made = having[~having["image_id"].isin(lacking)]
+    segmented = table.loc[made["image_id"], "sha256"].to_numpy()
+    stale = made.loc[segmented != made["sha256"], "image_id"]
     if len(stale):
         raise StoreError(
             f"masks of {len(stale)} image(s) are of older image bytes; for example "
@@ -186,9 +192,10 @@ def mask_quality(
                 row.split,
                 strategy,
                 f"{row.sha256}#{row.frame}",
-                store[row.image_id],
+                None if row.image_id in lacking else store[row.image_id],
                 mask_file(row, paths.data(dataset)),
                 int(row.frame),
+                lacking.get(row.image_id, ""),
             )
         )
 

@@ -54,8 +54,7 @@ def contributions(proba: np.ndarray, y: np.ndarray, bins: int = 15) -> Contribut
     start = n_classes**2
     rows[:, start] = ((proba - np.eye(n_classes, dtype=proba.dtype)[y]) ** 2).sum(axis=1)
     confidence = proba[here, predicted].astype(np.float64)
-    which = np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="right") - 1
-    which = np.clip(which, 0, bins - 1)
+    which = confidence_bin(confidence, bins)
     start += 1
     rows[here, start + which] = 1
     rows[here, start + bins + which] = confidence
@@ -71,6 +70,13 @@ def contributions(proba: np.ndarray, y: np.ndarray, bins: int = 15) -> Contribut
         rows[~positive, start + n_classes + c] = down
         auroc[c] = up.mean()
     return Contributions(rows, n_classes, bins, auroc)
+
+
+def confidence_bin(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """Return the bin of each confidence, of `bins` of equal width on [0, 1]; a value on an edge is
+    in the upper one."""
+    which = np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="right") - 1
+    return np.clip(which, 0, bins - 1)
 
 
 def _auroc_components(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

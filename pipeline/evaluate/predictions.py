@@ -10,7 +10,7 @@ import pandas as pd
 
 from pipeline.errors import PipelineError
 from pipeline.stores import open_features
-from pipeline.training.pairing import of_features, paired
+from pipeline.training.pairing import of_features, paired, trained
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,8 +58,11 @@ class Run:
         return self.head, self.view, self.fraction
 
 
-def read_runs(dataset: str, paths: Paths, manifest: pd.DataFrame) -> tuple[list[Run], list[str]]:
-    """Return all runs that have test images, in the order of runs.parquet, and the class names.
+def read_runs(
+    dataset: str, paths: Paths, manifest: pd.DataFrame
+) -> tuple[list[Run], list[str], dict[bytes, bytes]]:
+    """Return all runs that have test images, in the order of runs.parquet, the class names, and
+    what tells their training from others (`pipeline.training.pairing`).
 
     Raises:
         PipelineError: nothing was trained, no protocol has a test image, the two tables do not
@@ -122,7 +125,7 @@ def read_runs(dataset: str, paths: Paths, manifest: pd.DataFrame) -> tuple[list[
             seeds[row.seed] = Predicted(ids[here], y[here], proba[here])
         labels = {row.seed: row.n_train + row.n_val for row in rows.itertuples()}
         found.append(Run(*key, seeds, labels, failed))
-    return found, classes
+    return found, classes, trained(table.schema)
 
 
 def _refuse_relabelled(

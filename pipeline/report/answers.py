@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pipeline.report import select
+from pipeline.report import facts, select
 from pipeline.report.class_mix import class_mix
 from pipeline.report.inputs import DatasetInputs
-from pipeline.report.sections.leaks import leak_counts
-from pipeline.report.tables import NOTHING, interval, listed, number, percent, share
+from pipeline.report.tables import NOTHING, interval, labels_words, listed, percent, share
 
+NO_DIFFERENCE = "makes no difference that can be told from chance"
+NOT_CORRECTED = "makes no difference that withstands the correction for many comparisons"
 # Verdicts as a table has them.
 SHORT = {"helps": "better", "hurts": "worse", "undecided": "not told apart"}
 
@@ -105,7 +106,7 @@ def comparisons_of(
 
 
 def compare_sentence(name: str, differences: dict[float, Difference]) -> str:
-    """Say how large the difference is with the fewest and with all labels, and where it is sure."""
+    """Say how large the difference is with the fewest and most labels, and where it is sure."""
     few, all_ = min(differences), max(differences)
     text = f"{name}: {differences[few]} with {share(few)} of the labels"
     if all_ != few:
@@ -123,27 +124,6 @@ def compare_sentence(name: str, differences: dict[float, Difference]) -> str:
         if shares:
             parts.append(f"{words[verdict]} {listed(shares)}")
     return f"{text} ({'; '.join(parts)})."
-
-
-def verdict(found: DatasetInputs, a: Run, b: Run) -> str:
-    """Sum the comparison up in one word over all shares of the strictest protocol there is."""
-    for protocol, subset in (("grouped", "full"), ("official", "clean_any"), ("official", "full")):
-        d = comparisons_of(found, a, b, protocol, subset)
-        if d:
-            kinds = [x.verdict for x in d.values()]
-            counts = {k: kinds.count(k) for k in ("helps", "hurts", "undecided")}
-            if counts["helps"] and not counts["hurts"]:
-                return f"helps at {counts['helps']} of {len(kinds)} shares"
-            if counts["hurts"] and not counts["helps"]:
-                return f"hurts at {counts['hurts']} of {len(kinds)} shares"
-            if counts["helps"]:
-                return (
-                    f"helps at {counts['helps']}, hurts at {counts['hurts']} of {len(kinds)} shares"
-                )
-            if any(x.excludes_zero for x in d.values()):
-                return "makes no difference that withstands the correction for many comparisons"
-            return "makes no difference that can be told from chance"
-    return "not compared"
 
 
 def mask_information(found: DatasetInputs) -> list[str]:
@@ -178,57 +158,54 @@ def survival(found: DatasetInputs, run: Run = select.BASELINE) -> str | None:
     """How much of a figure on the published split survives clean and grouped splits."""
     if found.metrics is None:
         return None
-    parts = []
+    parts: dict[str, list[str]] = {}
     left_out = set(select.repeated(found.metrics))
     if ("official", "clean_any") not in left_out:
         left_out.add(("official", "clean"))  # the stricter of the two says it
     for block, words in SPLITS.items():
-        row = select.with_all_labels(found.metrics, run, block)
+        row = select.with_most_labels(found.metrics, run, block)
         if row is None or block in left_out:
             continue
         if found.drawn_split and block == select.PUBLISHED:
             words = "on a test part drawn here"
-        parts.append(f"{interval(row['value'], row['lo'], row['hi'])} % {words}")
+        said = f"{interval(row['value'], row['lo'], row['hi'])} % {words}"
+        parts.setdefault(labels_words(row["fraction"]), []).append(said)
     if not parts:
         return None
     mix = class_mix(found, run)
-    said = f"{select.run_name(*run)}, all labels: {listed(parts)}."
+    said = "; ".join(f"{labels}: {listed(figures)}" for labels, figures in parts.items())
+    said = f"{select.run_name(*run)}, {said}."
     return said if mix is None else f"{said} {mix.sentence}"
 
 
 def leaking(found: DatasetInputs) -> str | None:
     """How many test images have a copy in train."""
-    if found.audit_images is None:
+    across = facts.copies(found)
+    if across is None:
         return None
-    counts = leak_counts(found.audit_images, found.manifest)
-    if not counts["test"]:
+    if not across.test:
         return "The set has no test part of its own."
-    if not counts["copy_in_train_any"]:
-        return f"None of {counts['test']:,} test images has a copy in train."
-    plain = f"{counts['copy_in_train']:,} ({percent(counts['copy_in_train'] / counts['test'])} %)"
-    every = counts["copy_in_train_any"]
-    if every == counts["copy_in_train"]:
-        return f"{plain} of {counts['test']:,} test images have a copy in train."
-    return (
-        f"{plain} of {counts['test']:,} test images have a copy in train, "
-        f"{every:,} ({percent(every / counts['test'])} %) when mirrored and turned ones count."
-    )
+    if not across.every:
+        return f"None of {across.test:,} test images has a copy in train."
+    plain = f"{across.plain:,} ({percent(across.plain / across.test)} %) of {across.test:,} test "
+    plain += "images have a copy in train"
+    if across.every == across.plain:
+        return f"{plain}."
+    every = f"{across.every:,} ({percent(across.every / across.test)} %)"
+    return f"{plain}, {every} when mirrored and turned ones count."
 
 
 def dice(found: DatasetInputs) -> str | None:
     """How good the masks are, on the part of the set that the heads are tested on."""
-    table = found.mask_quality
-    if table is None or table.empty:
+    stored = facts.dice(found)
+    if stored is None:
         return None
-    part, where = select.judged_part(table)
-    words = []
-    names = sorted(part["strategy"].unique(), key=lambda s: (s in select.FLOORS, s))
-    for strategy in names:
-        mine = part[part["strategy"] == strategy]
-        mean, lo, hi = found.mean_interval(mine, "dice")
-        what = select.FLOORS.get(strategy, f"stored masks, prompt “{strategy}”")
-        words.append(f"{number(mean, 2)} [{number(lo, 2)}, {number(hi, 2)}] ({what})")
-    return f"mean Dice {listed(words)}; {len(part.drop_duplicates('image_id')):,} {where}."
+    strategy = select.stored_strategy(found.mask_quality)
+    words = [f"{stored} (stored masks, prompt “{strategy}”)"]
+    for floor, what in sorted(select.FLOORS.items()):
+        known = facts.dice(found, floor)
+        words += [] if known is None else [f"{known} ({what})"]
+    return f"mean Dice {listed(words)}; {stored.judged}."
 
 
 def certainty(found: DatasetInputs) -> str | None:

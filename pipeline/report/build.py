@@ -39,9 +39,9 @@ class DatasetPage:
 def build_report(params: Params, paths: Paths, datasets: Sequence[str] | None = None) -> Path:
     """Write `paths.report` and return it.
 
-    The page needs no network: styles, scripts and pictures are inside. It is a function of
-    the files it reads; no clock enters it. A dataset without metrics gets a section that says
-    which command makes them.
+    The page needs no network: styles, scripts and pictures are inside. The same files, `params`,
+    git commit and installed versions, which it names, give the same bytes: no clock enters it. A
+    dataset without metrics gets a section that says which command makes them.
 
     Args:
         params: the parameters of the run (shown in the page, and sizes of pictures).

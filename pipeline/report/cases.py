@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from pipeline.evaluate.metrics import confidence_bin
 from pipeline.report.inputs import DatasetInputs
 
 
@@ -82,7 +83,7 @@ def reliability_bins(
     confidence = rows[columns].to_numpy(float).max(axis=1)
     right = (rows["y_true"] == rows["y_pred"]).to_numpy()
     ok = np.isfinite(confidence)
-    place = np.minimum((confidence[ok] * bins).astype(int), bins - 1)
+    place = confidence_bin(confidence[ok], bins)
     table = pd.DataFrame({"bin": place, "confidence": confidence[ok], "right": right[ok]})
     bins_ = table.groupby("bin")
     means = bins_.mean()

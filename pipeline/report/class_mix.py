@@ -15,15 +15,17 @@ CLEAN = ("official", "clean_any")
 
 @dataclass(frozen=True)
 class Mix:
-    """Accuracies of one run with all labels, as shares.
+    """Accuracies of one run with the most labels, as shares.
 
     Attributes:
+        fraction: of the labels.
         full: on the whole test part.
         clean: on the test images without a copy in train.
         matched: on the whole test part, each class weighted by its share of the clean one.
         lacking: classes that the clean part has no image of.
     """
 
+    fraction: float
     full: float
     clean: float
     matched: float
@@ -58,7 +60,7 @@ def class_mix(found: DatasetInputs, run: tuple[str, str]) -> Mix | None:
     clean part is the whole one.
     """
     rows = [
-        select.with_all_labels(found.metrics, run, block) for block in (select.PUBLISHED, CLEAN)
+        select.with_most_labels(found.metrics, run, block) for block in (select.PUBLISHED, CLEAN)
     ]
     table = found.per_class
     if None in rows or table is None or table.empty:
@@ -82,7 +84,7 @@ def class_mix(found: DatasetInputs, run: tuple[str, str]) -> Mix | None:
     if not np.isfinite(matched):
         return None
     lacking = sorted(full.index[there & ~kept])
-    return Mix(float(rows[0]["value"]), float(rows[1]["value"]), matched, lacking)
+    return Mix(fraction, float(rows[0]["value"]), float(rows[1]["value"]), matched, lacking)
 
 
 def mix_note(found: DatasetInputs, runs: dict[str, tuple[str, str]]) -> str:
@@ -93,7 +95,8 @@ def mix_note(found: DatasetInputs, runs: dict[str, tuple[str, str]]) -> str:
         return ""
     (first,) = [mix for mix in mixes.values() if mix is not None][:1]
     lacking = f" has no image of {listed(first.lacking)} and" if first.lacking else ""
+    labels = labels_words(first.fraction)
     return (
         f" The clean part of {found.name}{lacking} has other shares of the classes than the whole "
-        f"one, which, weighted to them, reaches with {labels_words(1.0)}: {listed(shown)} %."
+        f"one, which, weighted to them, reaches with {labels}: {listed(shown)} %."
     )

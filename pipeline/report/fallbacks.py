@@ -8,7 +8,7 @@ from scipy.stats import chi2_contingency
 
 from pipeline.report import select
 from pipeline.report.inputs import DatasetInputs
-from pipeline.report.tables import Table, head, listed, number, numeric, percent
+from pipeline.report.tables import Table, head, labels_words, listed, number, numeric, percent
 
 OUTCOMES = ("ok", "empty", "full", "failed")
 FALLBACKS = ("empty", "full")
@@ -35,7 +35,7 @@ def outcomes_by_class(masks: pd.DataFrame) -> Table:
 def uneven_fallbacks(found: DatasetInputs, masks: pd.DataFrame | None) -> str | None:
     """Say where empty and full masks are unevenly spread over classes, and what that is worth.
 
-    Worth is the accuracy with all labels minus that without the images of such masks, for the
+    Worth is the accuracy with the most labels minus that without the images of such masks, for the
     linear probe, in grouped cross-validation where that was run. None where the classes are alike
     (chi-squared test), or where next to no mask is empty or full.
     """
@@ -81,7 +81,7 @@ def _worth(found: DatasetInputs, fallback: set[str]) -> str | None:
             )
         if parts:
             return (
-                f"Without these images the linear probe, {where} with all labels, reaches "
-                f"{listed(parts)}."
+                f"Without these images the linear probe, {where} with "
+                f"{labels_words(fractions[-1])}, reaches {listed(parts)}."
             )
     return None

@@ -80,16 +80,16 @@ class Album:
         from pipeline.images import read_image
 
         row = self._rows[image_id]
-        return read_image(self.found.paths.data(self.found.name) / row["path"], _frame(row))
+        return read_image(self.found.paths.data(self.found.name) / row["path"], row["frame"])
 
     def truth(self, image_id: str) -> NDArray[np.bool_] | None:
         """Read the ground-truth mask of an image: (h, w) bool, or None where there is none."""
         from pipeline.images import read_mask
 
         row = self._rows[image_id]
-        if not row.get("mask_path"):
+        if not row["mask_path"]:
             return None
-        return read_mask(self.found.paths.data(self.found.name) / row["mask_path"], _frame(row))
+        return read_mask(self.found.paths.data(self.found.name) / row["mask_path"], row["frame"])
 
     def mask(self, image_id: str) -> NDArray[np.bool_] | None:
         """Read the stored mask of an image: (h, w) bool, or None where the store has none."""
@@ -114,13 +114,9 @@ class Album:
             if region is not None and region.shape != image.shape[:2]:
                 notes.append(f"the {name}'s size is not the image's")
                 shapes[name] = None
-        alt = f"{image_id}, {self._rows[image_id].get('label', '')}"
+        alt = f"{image_id}, {self._rows[image_id]['label']}"
         picture = draw_outlines(image, shapes["mask"], shapes["truth"], size=self.size)
         return Picture(image_id, data_uri(picture), note="; ".join(notes), alt=alt)
-
-
-def _frame(row: dict) -> int:
-    return int(row.get("frame") or 0)
 
 
 def spread(ordered: Sequence[str], count: int) -> list[str]:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from pipeline.config import EvaluateParams
 from pipeline.engine.record import RunRecord
 from pipeline.errors import ManifestError, PipelineError
 from pipeline.evaluate.subsets import image_groups
 from pipeline.files import sha256_file
+from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.report import select
 from pipeline.report.bootstrap import Interval, mean_interval
+from pipeline.report.mixed import drop_mixed
 from pipeline.report.paper import quoted
 from pipeline.report.tables import share
+from pipeline.training.outputs import RUN_COLUMNS
 
 STAGES = ("audit", "segment", "prompt_quality", "encode", "train", "evaluate")
 PLOTS = ("per_class", "comparisons")
@@ -41,7 +45,8 @@ class Missing:
 class DatasetInputs:
     """The tables of one dataset; a table is None where its file is missing.
 
-    `masks` and `features` are the opened stores. `records` maps a stage to its run record.
+    `masks` and `features` are the opened stores. `records` maps a stage to its run record;
+    `schemas` has those of predictions.parquet and metrics.parquet, where they are read.
     `evaluate` says how sure intervals are, how they are drawn, and how many bins there are.
     """
 
@@ -61,15 +66,27 @@ class DatasetInputs:
     masks: Any = None
     features: Any = None
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    schemas: dict[str, Any] = field(default_factory=dict)
     missing: list[Missing] = field(default_factory=list)
     _units: dict[str, str] | None = None
+
+    def drop(self, part: str, path: Path, command: str, reason: str) -> None:
+        """Put None in the place of a table, and list it as missing."""
+        self.schemas.pop(part, None)
+        if part != "predictions":  # which are read piece by piece
+            setattr(self, part, None)
+        self.list_missing(part, path, command, reason)
+
+    def list_missing(self, part: str, path: Path, command: str, reason: str) -> None:
+        """Name a file that cannot be shown, with the command that makes it ({}: the dataset)."""
+        root = self.paths.root
+        shown = path.relative_to(root) if path.is_relative_to(root) else path
+        self.missing.append(Missing(part, str(shown), command.format(self.name), reason))
 
     @property
     def synthetic(self) -> bool:
         """True when any image of the manifest is labelled synthetic."""
-        if self.manifest is None or "synthetic" not in self.manifest:
-            return False
-        return bool((self.manifest["synthetic"] == "1").any())
+        return self.manifest is not None and bool((self.manifest["synthetic"] == "1").any())
 
     @property
     def drawn_split(self) -> bool:
@@ -129,14 +146,13 @@ class DatasetInputs:
         except (ManifestError, KeyError):  # an audit of other images: as if there were none
             return image_groups(self.manifest, None)
 
-    def predictions(self, columns: list[str] | None = None, **where: Any) -> pd.DataFrame | None:
+    def predictions(self, **where: Any) -> pd.DataFrame | None:
         """Return the predictions of the runs where every given column has the given value.
 
-        `fraction` is compared with a tolerance, since it is stored as float32. Classes come
-        back as text in `y_true` and `y_pred`. None when there are no predictions.
+        `fraction` is compared with a tolerance, since it is stored as float32. Names come back as
+        text. None when there are no predictions of the runs and metrics that are there.
         """
-        path = self.paths.predictions(self.name)
-        if not path.is_file():
+        if "predictions" not in self.schemas:
             return None
         filters = []
         for column, value in where.items():
@@ -144,22 +160,16 @@ class DatasetInputs:
                 filters += [(column, ">", value - 1e-4), (column, "<", value + 1e-4)]
             else:
                 filters.append((column, "==", value))
-        table = pd.read_parquet(path, columns=columns, filters=filters or None)
-        for column in table.columns:
-            if isinstance(table[column].dtype, pd.CategoricalDtype):
-                table[column] = table[column].astype(str)
-        names = [c[2:] for c in table.columns if c.startswith("p:")]
-        for column in ("y_true", "y_pred"):
-            if column in table and pd.api.types.is_integer_dtype(table[column]):
-                table[column] = table[column].map(dict(enumerate(names)))
-        return table
+        table = pd.read_parquet(self.paths.predictions(self.name), filters=filters or None)
+        coded = table.columns[[isinstance(t, pd.CategoricalDtype) for t in table.dtypes]]
+        return table.astype(dict.fromkeys(coded, str))
 
 
 def load_inputs(name: str, paths: Paths, evaluate: EvaluateParams | None = None) -> DatasetInputs:
     """Read every table of a dataset; what is missing is listed, never invented."""
     found = DatasetInputs(name, paths, evaluate or EvaluateParams())
     readers = {
-        "manifest": (paths.manifest(name), _manifest, "pipeline data add {} --from FOLDER"),
+        "manifest": (paths.manifest(name), read_manifest, "pipeline data add {} --from FOLDER"),
         "audit": (paths.audit_summary(name), _json, "pipeline audit --dataset {}"),
         "audit_images": (paths.audit(name), pd.read_parquet, "pipeline audit --dataset {}"),
         "audit_pairs": (
@@ -169,7 +179,7 @@ def load_inputs(name: str, paths: Paths, evaluate: EvaluateParams | None = None)
         ),
         "masks": (paths.masks(name), _masks, "pipeline segment --dataset {}"),
         "features": (paths.features(name), _features, "pipeline encode --dataset {}"),
-        "runs": (paths.runs(name), pd.read_parquet, "pipeline train --dataset {}"),
+        "runs": (paths.runs(name), _runs, "pipeline train --dataset {}"),
         "metrics": (paths.metrics_table(name), _metrics, "pipeline evaluate --dataset {}"),
         "mask_quality": (
             paths.mask_quality(name),
@@ -186,22 +196,49 @@ def load_inputs(name: str, paths: Paths, evaluate: EvaluateParams | None = None)
         path = paths.plots(name) / f"{plot}.csv"
         readers[plot] = (path, _csv, "pipeline evaluate --dataset {}")
     for part, (path, read, command) in readers.items():
-        try:
-            if not path.exists():
-                raise FileNotFoundError("not there")
-            setattr(found, part, read(path))
-        except (PipelineError, OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            shown = path.relative_to(paths.root) if path.is_relative_to(paths.root) else path
-            found.missing.append(Missing(part, str(shown), command.format(name), reason))
+        setattr(found, part, _read(found, part, path, read, command))
+    predictions = _read(
+        found, "predictions", paths.predictions(name), pq.read_schema, "pipeline train --dataset {}"
+    )
+    if predictions is not None:
+        found.schemas["predictions"] = predictions
+    if found.metrics is not None:
+        found.schemas["metrics"] = pq.read_schema(paths.metrics_table(name))
+    drop_mixed(found)
     for stage in STAGES:
-        if paths.record(name, stage).is_file():
-            found.records[stage] = RunRecord.read(paths.record(name, stage)).to_json()
+        path = paths.record(name, stage)
+        command = f"pipeline {stage.replace('_', '-')} --dataset {{}}"
+        record = path.exists() and _read(found, f"record of {stage}", path, _record, command)
+        if record:
+            found.records[stage] = record
     return found
 
 
-def _manifest(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+def _read(
+    found: DatasetInputs, part: str, path: Path, read: Callable[[Path], Any], command: str
+) -> Any:
+    """Return what `read` makes of a file; None, and a line in `missing`, where it cannot."""
+    try:
+        if not path.exists():
+            raise FileNotFoundError("not there")
+        return read(path)
+    except (PipelineError, OSError, ValueError, KeyError) as error:
+        found.list_missing(part, path, command, _reason(error))
+        return None
+
+
+def _reason(error: Exception) -> str:
+    """Say what is wrong in a line: the first problem of several, and no path of this machine."""
+    text = error.message if isinstance(error, PipelineError) else str(error)
+    return ": ".join(line.strip() for line in text.splitlines()[:2]) or type(error).__name__
+
+
+def _record(path: Path) -> dict[str, Any]:
+    return RunRecord.read(path).to_json()
+
+
+def _runs(path: Path) -> pd.DataFrame:
+    return pd.read_parquet(path, columns=list(RUN_COLUMNS))
 
 
 def _metrics(path: Path) -> pd.DataFrame:

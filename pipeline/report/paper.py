@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 
-SOURCE = "quoted from the paper"
 # The paper's lung set is another one than the one that can be had.
 OTHER_SET = {
     "lung": "The paper's lung set is not this one: it has five classes (bacterial and viral "

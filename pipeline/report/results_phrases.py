@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from pipeline.report import select
-from pipeline.report.answers import Difference, Run, comparisons_of
+from pipeline.report.answers import NO_DIFFERENCE, NOT_CORRECTED, Difference, Run, comparisons_of
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.tables import labels_words, listed, many
 
@@ -87,10 +87,10 @@ def verdict(d: dict[float, Difference]) -> str:
     kinds = [x.verdict for x in d.values()]
     sure = {k: kinds.count(k) for k in ("helps", "hurts") if k in kinds}
     if not sure:
-        if any(x.excludes_zero for x in d.values()):
-            return "makes no difference that withstands the correction for many comparisons"
-        return "makes no difference that can be told from chance"
+        return NOT_CORRECTED if any(x.excludes_zero for x in d.values()) else NO_DIFFERENCE
     total = len(kinds)
+    if total == 1:
+        return f"{kinds[0]} with {labels_words(next(iter(d)))}"
     parts = [f"{k} at {'all ' if n == total else ''}{n}" for k, n in sure.items()]
     of = "" if total in sure.values() else f" of {total}"
     return f"{listed(parts)}{of} shares of the labels"

@@ -57,7 +57,7 @@ def readme_markdown(
     if any(one.synthetic for one in done):
         parts.append(synthetic)
     parts.append(f"Every figure and every seed, every comparison: {', '.join(map(_files, done))}.")
-    parts += ["## In short", bullets(results_text.in_short(done))]
+    parts += ["## In short", bullets(results_text.over_all(done))]
     parts += _question(
         "Does masking help, where, and by how much?",
         done,

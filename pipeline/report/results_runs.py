@@ -1,4 +1,4 @@
-"""Tables of the result pages on every run: calibration with all labels, accuracy by seed."""
+"""Tables of the result pages on every run: calibration with the most labels, accuracy by seed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BETWEEN = " · "
 
 
 def calibration_table(found: DatasetInputs) -> Table | None:
-    """Return splits x heads x views: ECE, Brier score and macro-AUROC with all labels."""
+    """Return splits x heads x views: ECE, Brier score and macro-AUROC with the most labels."""
     fractions = select.fractions_of(found.metrics)
     if not fractions:
         return None

@@ -9,7 +9,7 @@ from pipeline.report import select
 from pipeline.report.answers import Difference, Run, comparisons_of
 from pipeline.report.inputs import STAGES, DatasetInputs
 from pipeline.report.remarks import as_published, classes_in_words
-from pipeline.report.results_phrases import Block, judged_blocks
+from pipeline.report.results_phrases import Block, judged_blocks, shares
 from pipeline.report.results_text import ORACLE, RANDOM
 from pipeline.report.results_views import OTHERS, PROBE
 from pipeline.report.sections.truth_tables import prompt_names
@@ -162,16 +162,16 @@ def prompts_overview(done: Sequence[DatasetInputs]) -> Table | None:
 def comparison_table(found: DatasetInputs) -> Table | None:
     """Return every comparison of the answers: splits x pairs of runs, all shares of labels."""
     blocks = select.distinct_blocks(found.metrics)
-    rows, shares = [], set()
+    rows, run = [], set()
     for block in blocks:
         for words, a, b in _pairs(found, block):
             d = comparisons_of(found, a, b, *block)
             if d:
                 rows.append((select.short_name(*block, drawn=found.drawn_split), words, d))
-                shares |= set(d)
+                run |= set(d)
     if not rows:
         return None
-    columns = sorted(shares)
+    columns = sorted(run)
     body = [
         [head(where), words, *(d[f].short if f in d else NOTHING for f in columns)]
         for where, words, d in rows
@@ -225,7 +225,6 @@ def time_table(found: Sequence[DatasetInputs]) -> Table | None:
     return Table(["data set", *names, "sum, min"], rows, note=note)
 
 
-def ends(done: Sequence[DatasetInputs]) -> tuple[float, float]:
-    """Return the smallest and the largest share of labels that was run."""
-    shares = {f for d in done for f in select.fractions_of(d.metrics)}
-    return (min(shares), max(shares)) if shares else (0.05, 1.0)
+def ends(done: Sequence[DatasetInputs]) -> list[float]:
+    """Return the smallest and the largest share of labels of each dataset, rising, each once."""
+    return sorted({f for d in done for f in shares(d.metrics)})

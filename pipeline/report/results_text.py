@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.report import answers, results_views, select
+from pipeline.report import answers, facts, results_views, select
 from pipeline.report import results_phrases as phrases
 from pipeline.report.answers import Run, comparisons_of, signed
 from pipeline.report.class_mix import class_mix
@@ -15,9 +15,8 @@ from pipeline.report.inputs import DatasetInputs
 from pipeline.report.paper import OTHER_SET
 from pipeline.report.remarks import fewer_classes, seen_images
 from pipeline.report.sections.dice_effect import effect
-from pipeline.report.sections.leaks import leak_counts
 from pipeline.report.sections.mask_quality import mask_table
-from pipeline.report.tables import interval, labels_words, listed, many, number, percent, title
+from pipeline.report.tables import interval, labels_words, listed, many, percent, title
 
 ORACLE, RANDOM = ("linear-probe", "oracle"), ("linear-probe", "random")
 CEILING = {
@@ -32,7 +31,7 @@ FLOOR = {
 }
 
 
-def in_short(done: Sequence[DatasetInputs]) -> list[str]:
+def over_all(done: Sequence[DatasetInputs]) -> list[str]:
     """Answer the questions over all datasets, in a line each."""
     lines = [
         _count(done, "masking", "Masked against whole images, linear probe", select.MASKED_PROBE),
@@ -42,7 +41,7 @@ def in_short(done: Sequence[DatasetInputs]) -> list[str]:
             "The method on masked images against the linear probe on whole ones",
             select.METHOD,
         ),
-        results_views.in_short(done),
+        results_views.over_all(done),
         _by_verdict(
             done,
             "Even with the true regions instead of SAM2's (the ceiling), masking",
@@ -79,15 +78,18 @@ def _by_verdict(done: Sequence[DatasetInputs], words: str, a: Run, b: Run) -> st
     """Name the datasets by what a does against b, on images with a ground-truth mask."""
     by: dict[str, list[str]] = {}
     splits: list[str] = []
+    labels: set[float] = set()
     for found in done:
         every = phrases.differences(found, a, b, select.WITH_TRUTH)
         if every:
             where, d = next(iter(every.items()))  # of the strictest split
             splits.append(where)
+            labels.add(max(d))
             by.setdefault(d[max(d)].verdict, []).append(found.name)
     parts = [f"{phrases.VERBS[kind]} on {listed(by[kind])}" for kind in phrases.VERBS if kind in by]
+    used = listed(map(labels_words, sorted(labels)))
     return (
-        f"{words} {listed(parts)} (linear probe, all labels, images with ground truth, "
+        f"{words} {listed(parts)} (linear probe, {used}, images with ground truth, "
         f"{listed(dict.fromkeys(splits))})."
         if parts
         else None
@@ -96,21 +98,18 @@ def _by_verdict(done: Sequence[DatasetInputs], words: str, a: Run, b: Run) -> st
 
 def _copies(found: DatasetInputs) -> str | None:
     """Say what copies across the published split are worth to the baseline."""
-    if found.audit_images is None:
+    across = facts.copies(found)
+    if across is None or not across.every or None in (across.before, across.after):
         return None
-    counts = leak_counts(found.audit_images, found.manifest)
-    copies, total = counts["copy_in_train_any"], counts["test"]
-    with_all = [
-        select.with_all_labels(found.metrics, select.BASELINE, block)
-        for block in (select.PUBLISHED, ("official", "clean_any"))
-    ]
-    if not copies or None in with_all:
-        return None
-    before, after = (f"{interval(r['value'], r['lo'], r['hi'])} %" for r in with_all)
+    before, after = (
+        f"{interval(r['value'], r['lo'], r['hi'])} %" for r in (across.before, across.after)
+    )
     return (
-        f"{found.name}: {copies:,} of {total:,} test images ({percent(copies / total)} %) have a "
+        f"{found.name}: {across.every:,} of {across.test:,} test images "
+        f"({percent(across.every / across.test)} %) have a "
         f"copy in train, mirrored and turned ones included; without them the linear probe on whole "
-        f"images reaches {after} instead of {before} (all labels).{_mix(found)}"
+        f"images reaches {after} instead of {before} "
+        f"({labels_words(across.before['fraction'])}).{_mix(found)}"
     )
 
 
@@ -155,8 +154,8 @@ def content(found: DatasetInputs) -> str | None:
     """Does the mask carry information: the true regions, random ones, and the masks' quality."""
     said = []
     for a, b, words, measured in (
-        (ORACLE, select.BASELINE, CEILING, "ground-truth masks minus whole images, all labels: "),
-        (select.MASKED_PROBE, RANDOM, FLOOR, "found minus random regions, all labels: "),
+        (ORACLE, select.BASELINE, CEILING, "ground-truth masks minus whole images"),
+        (select.MASKED_PROBE, RANDOM, FLOOR, "found minus random regions"),
     ):
         every = phrases.differences(found, a, b, select.WITH_TRUTH)
         most = {where: d[max(d)] for where, d in every.items()}
@@ -164,26 +163,18 @@ def content(found: DatasetInputs) -> str | None:
             mine = {where: d for where, d in most.items() if d.verdict == verdict}
             if mine:
                 shown = "; ".join(map(str, mine.values()))
-                said.append(f"{title(listed(mine))} {words[verdict]} ({measured}{shown}).")
+                labels = listed({labels_words(max(every[where])): None for where in mine})
+                said.append(
+                    f"{title(listed(mine))} {words[verdict]} ({measured}, {labels}: {shown})."
+                )
     said.append(fewer_classes(found))
-    quality, better = _dice(found), effect(found)
+    quality, better = facts.dice(found), effect(found)
     if quality:
-        said += [quality, seen_images(found)]
+        said += [f"Mean Dice of the found masks: {quality}, {quality.judged}.", seen_images(found)]
     said.append(uneven_fallbacks(found, mask_table(found)))
     if better:
         said.append(f"Does a better mask give a better classification? {better}")
     return " ".join(filter(None, said)) or None
-
-
-def _dice(found: DatasetInputs) -> str | None:
-    quality = found.mask_quality
-    if quality is None or quality.empty:
-        return None
-    stored = quality[quality["strategy"] == select.stored_strategy(quality)]
-    part, what = select.judged_part(stored)
-    values = found.mean_interval(part, "dice")
-    mean, lo, hi = (number(v, 2) for v in values)
-    return f"Mean Dice of the found masks: {mean} [{lo}, {hi}], {len(part):,} {what}."
 
 
 def survival(found: DatasetInputs) -> str | None:
@@ -204,7 +195,8 @@ def paper_gain(found: DatasetInputs) -> str | None:
     few, most = min(theirs), max(theirs)
     gains = {f: theirs[f] - base[f] for f in dict.fromkeys((few, most))}
     shown = listed(f"{signed(g)} points with {labels_words(f)}" for f, g in gains.items())
-    text = f"The paper reports (quoted, single runs) {100 * theirs[most]:.2f} % with all labels "
+    text = f"The paper reports (quoted, single runs) {100 * theirs[most]:.2f} % "
+    text += f"with {labels_words(most)} "
     text += f"and a gain of MedFocusCLIP over CLIP of {shown}."
     if found.name in OTHER_SET:
         return f"{text} {OTHER_SET[found.name]}"

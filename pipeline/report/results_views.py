@@ -12,7 +12,7 @@ PROBE = select.BASELINE[0]
 OTHERS = {"crop": "cropping to the mask", "binary": "the mask alone, without what is inside it,"}
 
 
-def in_short(done: Sequence[DatasetInputs]) -> str | None:
+def over_all(done: Sequence[DatasetInputs]) -> str | None:
     """Count the verdicts of the other views against whole images, in a line; None without any."""
     kinds = {view: phrases.verdicts(done, (PROBE, view)) for view in OTHERS}
     said = [f"{words} is {phrases.counted(kinds[v])}" for v, words in OTHERS.items() if kinds[v]]

@@ -252,10 +252,11 @@ def one(table: pd.DataFrame, head: str, view: str, fraction: float) -> dict | No
     return rows.get((head, view, round(float(fraction), 4)))
 
 
-def with_all_labels(
+def with_most_labels(
     metrics: pd.DataFrame, run: tuple[str, str], block: tuple[str, str]
 ) -> dict | None:
-    """Return a run's row of a block at the largest share of labels; None where not measured."""
+    """Return a run's row of a block at the largest share of labels, which is its `fraction`; None
+    where not measured."""
     table = over_seeds(metrics, *block)
     fractions = fractions_of(table)
     row = one(table, *run, fractions[-1]) if fractions else None

@@ -1,7 +1,7 @@
-"""What ties predictions.parquet to the runs.parquet and the features of the same training.
+"""What ties predictions.parquet, and then metrics.parquet, to runs and features of a training.
 
-They are two files, so that a kill or another run may come between their replacements. Lengths and
-ids would not tell: other features of the same images give as many rows.
+They are files of their own, so that a kill or another run may come between their replacements.
+Lengths and ids would not tell: other features of the same images give as many rows.
 """
 
 from __future__ import annotations
@@ -34,6 +34,12 @@ def paired(runs: pd.DataFrame, schema: pa.Schema) -> bool:
 def of_features(schema: pa.Schema, features: Mapping[str, Any]) -> bool:
     """Whether the predictions with this schema were made on features of this identity."""
     return (schema.metadata or {}).get(_FEATURES) == identity_hash(features).encode()
+
+
+def trained(schema: pa.Schema) -> dict[bytes, bytes]:
+    """Return the part of a schema's metadata that `pairing` made; it is alike in tables of the same
+    training."""
+    return {k: v for k, v in (schema.metadata or {}).items() if k in (_RUNS, _FEATURES)}
 
 
 def _digest(runs: pd.DataFrame) -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from pipeline.evaluate import evaluate_dataset
 from pipeline.heads.saved import learned_from
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.paths import Paths
+from pipeline.report.inputs import load_inputs
 from pipeline.stores import MaskRow, MaskStoreWriter, open_features, open_masks
 from pipeline.train import train_dataset
 from tests.heads.projects import small_params
@@ -129,3 +132,50 @@ def test_images_whose_masks_failed_since_are_trained_on_as_they_were_encoded(pat
     make_project(paths.root, made="on masks", mask_crc=segment(paths, size=8))
     segment(paths, size=9, fails=True)
     assert train_dataset("toy", PARAMS, paths).status == "ok"
+
+
+TABLES = ("metrics.parquet", "mask_quality.parquet", "per_class.csv", "comparisons.csv")
+
+
+def shown(paths: Paths) -> dict[str, bytes]:
+    """The tables that the report takes, by name: those that `load_inputs` does not list."""
+    missing = {Path(m.path).name for m in load_inputs("toy", paths).missing}
+    files = (paths.metrics_table("toy"), paths.mask_quality("toy"), *paths.plots("toy").iterdir())
+    return {f.name: f.read_bytes() for f in files if f.name in set(TABLES) - missing}
+
+
+@pytest.mark.parametrize("retrained", [False, True])
+@pytest.mark.parametrize("written", range(8))
+def test_wherever_evaluate_is_killed_the_report_takes_tables_of_one_evaluation(
+    paths, monkeypatch, retrained, written
+):
+    old = shown(paths)
+    assert set(old) == set(TABLES)
+    params = small_params(
+        train__heads=["linear-probe"],
+        train__views={"official": ["masked"]},
+        train__seeds=[5, 6] if retrained else PARAMS.train.seeds,
+        evaluate__bootstrap=60,
+    )
+    if retrained:
+        train_dataset("toy", params, paths)
+        assert set(shown(paths)) == {"mask_quality.parquet"}
+    replace, done = os.replace, []
+
+    def killed(source, target):
+        if "records" not in str(target):
+            done.append(target)
+            if len(done) > written:
+                raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+        patched.setattr("pipeline.files.os.replace", killed)
+        evaluate_dataset("toy", params, paths)
+    left = shown(paths)
+    evaluate_dataset("toy", params, paths)
+    new = shown(paths)
+    assert set(new) == set(TABLES) and new["per_class.csv"] != old["per_class.csv"]
+    whole = new if left.get("metrics.parquet") == new["metrics.parquet"] else old
+    assert left.items() <= whole.items()
+    assert not (retrained and "metrics.parquet" in left) or left == new

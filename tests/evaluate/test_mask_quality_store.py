@@ -38,7 +38,8 @@ def found(name: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """Four judged images, and one each without mask, with a black one, a damaged one, a failure."""
+    """Four judged images; one each without truth, with a black one and a damaged one; failures of
+    each of these, and images that were not segmented."""
     made = Project(tmp_path_factory.mktemp("quality"))
     for name in SIZES:
         image, region = scene(len(name), *SIZES[name])
@@ -48,8 +49,13 @@ def project(tmp_path_factory):
     made.add("black truth.png", plain, np.zeros_like(region))
     made.add("empty mask.png", plain, region)
     made.add("damaged truth.png", plain, region)
-    made.add("failed.png", plain, region)
-    made.file("masks/damaged truth.png").write_bytes(b"no image")
+    for start in ("failed", "missing"):
+        made.add(f"{start}.png", plain, region)
+        made.add(f"{start}, no truth.png", plain)
+        made.add(f"{start}, black truth.png", plain, np.zeros_like(region))
+        made.add(f"{start}, damaged truth.png", plain, region)
+    for name in ("damaged truth", "failed, damaged truth", "missing, damaged truth"):
+        made.file(f"masks/{name}.png").write_bytes(b"no image")
     masks = {f"{name}.png": found(name) for name in SIZES}
     masks |= {n: region for n in ("no truth.png", "black truth.png", "damaged truth.png")}
     masks["empty mask.png"] = np.zeros_like(region)
@@ -58,11 +64,13 @@ def project(tmp_path_factory):
         manifest = read_manifest(made.paths.manifest(DATASET))
         writer.sync_manifest(manifest)
         items = [
-            WorkItem(r["image_id"], r["sha256"], made.file(r["path"]), 0, r) for r in made.rows
+            WorkItem(r["image_id"], r["sha256"], made.file(r["path"]), 0, r)
+            for r in made.rows
+            if not r["image_id"].startswith("missing")
         ]
         writer.plan(items)
         for item in items:
-            if item.image_id == "failed.png":
+            if item.image_id.startswith("failed"):
                 writer.write_failed(item, "truncated file")
                 continue
             mask = masks[item.image_id]
@@ -119,12 +127,28 @@ def test_a_perfect_mask_is_perfect_and_a_far_one_is_not(table):
 
 def test_what_cannot_be_judged_is_noted_or_left_out(table):
     images = set(table.index.get_level_values(0))
-    assert images == {f"{n}.png" for n in (*SIZES, "empty mask", "damaged truth")}
+    judged = {f"{n}.png" for n in (*SIZES, "empty mask")}
+    assert set(table["dice"].dropna().index.get_level_values(0)) == judged
+    lacking = {f"{start}{end}.png" for start in REASONS for end in ("", ", damaged truth")}
+    assert images == judged | lacking | {"damaged truth.png"}
     empty = table.loc[("empty mask.png", "salient")]
     assert empty["dice"] == 0 and math.isnan(empty["hd95"]) and "empty" in empty["note"]
     damaged = table.loc["damaged truth.png"]
     assert len(damaged) == 1 and math.isnan(damaged["dice"].iloc[0])
     assert "not readable" in damaged["note"].iloc[0]
+
+
+REASONS = {"failed": "truncated file", "missing": "not segmented"}
+
+
+@pytest.mark.parametrize(("start", "reason"), REASONS.items())
+def test_an_image_without_a_mask_is_a_row_with_its_reason_and_no_figure(table, start, reason):
+    row = table.loc[f"{start}.png"]
+    assert list(row.index) == ["salient"] and row["note"].item() == f"no mask: {reason}"
+    assert row[["dice", "iou", "hd95", "pred_area_fraction"]].isna().all(axis=None)
+    assert row["gt_area_fraction"].item() == pytest.approx(scene(9, 40, 60)[1].mean())
+    damaged = table.loc[f"{start}, damaged truth.png"]
+    assert len(damaged) == 1 and damaged["note"].item().startswith("ground truth not readable: ")
 
 
 def test_the_table_does_not_depend_on_the_number_of_jobs(project):

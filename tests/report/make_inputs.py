@@ -24,7 +24,9 @@ from make_tables import (
 from PIL import Image
 
 from pipeline.config import Params, load_params
+from pipeline.evaluate.pairing import beside, write_stamped
 from pipeline.paths import Paths
+from pipeline.training.pairing import pairing
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -58,16 +60,28 @@ def make_dataset(
     cache = paths.cache(name)
     (cache / "plots").mkdir(parents=True, exist_ok=True)
     coded = ["protocol", "head", "view", "image_id", "y_true", "y_pred"]
-    predictions.astype(dict.fromkeys(coded, "category")).to_parquet(paths.predictions(name))
+    stored = predictions.astype(dict.fromkeys(coded, "category"))
+    stored.to_parquet(paths.predictions(name), index=False)
     runs.to_parquet(paths.runs(name))
-    metrics_table(predictions, manifest).to_parquet(paths.metrics_table(name))
     per_class_table(predictions).to_csv(paths.plots(name) / "per_class.csv", index=False)
     comparisons_table(predictions).to_csv(paths.plots(name) / "comparisons.csv", index=False)
     quality_table(manifest, rng).to_parquet(paths.mask_quality(name))
+    restamp(paths, name, metrics_table(predictions, manifest))
     prompts_table(manifest).to_parquet(paths.prompt_quality(name))
     write_masks(paths, name, manifest)
     write_audit(paths, name, manifest)
     write_records(paths, name, manifest)
+
+
+def restamp(paths: Paths, name: str, metrics: pd.DataFrame | None = None) -> None:
+    """Say in the predictions and in the metrics, the new ones if any are given, that they are of
+    the runs and tables that are there now."""
+    training = pairing(pd.read_parquet(paths.runs(name)), {})
+    predicted = pd.read_parquet(paths.predictions(name))
+    write_stamped(predicted, training, paths.predictions(name))
+    metrics = pd.read_parquet(paths.metrics_table(name)) if metrics is None else metrics
+    metadata = {**training, **beside(name, paths)}
+    write_stamped(metrics, metadata, paths.metrics_table(name))
 
 
 def _images(paths, name, classes, per_class, size, noise, synthetic, rng) -> pd.DataFrame:

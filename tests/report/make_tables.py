@@ -74,6 +74,7 @@ def predictions_and_runs(manifest, classes, fractions, seeds, rng):
                 "val_score": 0.8,
                 "status": "diverged" if failed else "ok",
                 "error": "loss is not finite after epoch 3" if failed else "",
+                "digest": f"{protocol} {head} {view} {fraction} {seed}",
             }
         )
     return pd.concat(parts, ignore_index=True), pd.DataFrame(runs)

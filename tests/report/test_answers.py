@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,15 +12,18 @@ from pipeline.config import EvaluateParams
 from pipeline.report import answers, results_text, select
 from pipeline.report.answers import Difference
 from pipeline.report.bootstrap import mean_interval, spearman
+from pipeline.report.fallbacks import uneven_fallbacks
 from pipeline.report.results_tables import (
     information_table,
     masking_table,
     views_table,
 )
 from pipeline.report.sections import in_short
+from pipeline.report.sections.mask_quality import mask_table
 from pipeline.report.sections.scores import repeated_text
-from pipeline.report.sections.summary import at_a_glance
+from pipeline.report.sections.summary import at_a_glance, headline
 from pipeline.report.sections.truth_tables import prompt_table
+from pipeline.report.tables import share
 
 SURE = EvaluateParams()
 GAPS = {"helps": (0.08, 0.001), "hurts": (-0.08, 0.001), "undecided": (0.01, 0.9)}
@@ -51,13 +56,28 @@ def decide(found, kind: str):
 )
 def test_the_words_follow_the_verdicts(found, kind, short, paragraph, content):
     decide(found, kind)
-    lines = results_text.in_short([found])
+    lines = results_text.over_all([found])
     assert lines[0].startswith(f"**With these models masking {short}")
     assert paragraph in results_text.masking(found)
     assert content in results_text.content(found)
     word = {"helps": "better", "hurts": "worse", "undecided": "not told apart"}[kind]
     for table in (masking_table([found]), information_table([found])):
         assert any(word in str(cell) for row in table.rows for cell in row)
+
+
+def test_the_headline_is_the_verdict_on_the_strictest_split_in_the_words_of_the_results(found):
+    calm, worse = (decide(found, kind).comparisons for kind in ("undecided", "hurts"))
+    grouped = calm["protocol"] == "grouped"
+    found.comparisons = worse.where(grouped, calm)
+    said = "masking hurts at all 3 shares of the labels"
+    assert headline(found).startswith(f"one: {said} for the linear probe; ")
+    assert said in results_text.masking(found)
+    found.comparisons = found.comparisons[found.comparisons["fraction"] > 0.9]
+    assert "masking hurts with all labels for the linear probe" in headline(found)
+    found.comparisons = calm[~grouped]
+    assert "masking makes no difference that can be told from chance for" in headline(found)
+    found.comparisons = None
+    assert headline(found).count("was not compared") == 2
 
 
 def test_each_split_has_its_own_verdict(found):
@@ -70,7 +90,7 @@ def test_each_split_has_its_own_verdict(found):
     said = results_text.content(found)
     assert "In grouped cross-validation even the true regions make no difference" in said
     assert "On the published split even the true regions lose" in said
-    short = results_text.in_short([found])
+    short = results_text.over_all([found])
     assert any("images with ground truth, in grouped cross-validation)" in x for x in short)
 
 
@@ -80,9 +100,9 @@ def test_a_head_that_wins_on_the_published_split_alone_is_named_with_the_split(f
     table.loc[crop, ["head_a", "view_a"]] = ["medfocus-probe", "whole"]
     calm, better = (decide(found, kind).comparisons for kind in ("undecided", "helps"))
     found.comparisons = calm
-    assert "no other head without masks" in results_text.in_short([found])[-1]
+    assert "no other head without masks" in results_text.over_all([found])[-1]
     found.comparisons = better.where(calm["protocol"] == "official", calm)
-    line = results_text.in_short([found])[-1]
+    line = results_text.over_all([found])[-1]
     assert "is beaten beyond chance by" in line and "on one, on the published split" in line
 
 
@@ -96,7 +116,7 @@ def test_a_head_that_wins_on_the_published_split_alone_is_named_with_the_split(f
 )
 def test_the_words_on_crop_and_mask_alone_follow_the_verdicts(found, kind, short, verdict):
     decide(found, kind)
-    (line,) = (x for x in results_text.in_short([found]) if x.startswith(f"**{short}.**"))
+    (line,) = (x for x in results_text.over_all([found]) if x.startswith(f"**{short}.**"))
     for words, total in (("cropping to the mask", 6), ("what is inside it,", 3)):
         better, worse = (total if kind == k else 0 for k in ("helps", "hurts"))
         counts = f"{better} of {total} comparisons, worse in {worse}"
@@ -119,7 +139,7 @@ def test_the_counts_of_the_first_line_are_those_of_the_comparisons(found):
     mine &= (table["head_a"] == "linear-probe") & (table["view_b"] == "whole")
     better = int((sure & mine & (table["difference"] > 0)).sum())
     worse = int((sure & mine & (table["difference"] < 0)).sum())
-    line = results_text.in_short([found])[0]
+    line = results_text.over_all([found])[0]
     assert f"in {better} of {int(mine.sum())} comparisons, worse in {worse}" in line
 
 
@@ -131,9 +151,7 @@ def test_an_interval_beside_zero_that_the_correction_takes_back_is_marked(found)
     assert "withstands the correction" in results_text.masking(found)
     said = "no difference that withstands the correction for many comparisons (−8.0 points [−13.0, "
     assert said in in_short.result(found)
-    assert "withstands the correction" in answers.verdict(
-        found, select.MASKED_PROBE, select.BASELINE
-    )
+    assert headline(found).count("withstands the correction") == 2
 
 
 def test_a_part_without_copies_is_shown_once_and_named(found):
@@ -150,6 +168,56 @@ def test_a_part_without_copies_is_shown_once_and_named(found):
     splits = [row[1] for row in at_a_glance([found]).rows]
     assert splits == ["as published", "grouped"]
     assert "Not repeated: “Clean: test images" in repeated_text(found)
+
+
+def at_shares(found, *shares: float):
+    """The same dataset run at some shares of the labels only."""
+    near = [found.metrics["fraction"].sub(f).abs() < 1e-6 for f in (0.0, *shares)]
+    return replace(found, metrics=found.metrics[np.any(near, axis=0)], name=f"at {shares}")
+
+
+@pytest.mark.parametrize("run", [[(1.0,)], [(0.2, 1.0)], [(0.05, 1.0), (0.05, 0.2)]])
+def test_at_a_glance_has_every_split_and_each_figure_stands_under_its_own_share(found, run):
+    done = [at_shares(found, *shares) for shares in run]
+    table = at_a_glance(done)
+    at = sorted({f for shares in run for f in shares})
+    assert len(table.rows) == 3 * len(done)
+    assert len(table.headers) == 2 + 3 * len(at) + 1
+    for row, (d, shares) in zip(table.rows[::3], zip(done, run, strict=True), strict=True):
+        cells = dict(zip(map(str, table.headers[:-1]), row, strict=False))
+        published = select.over_seeds(d.metrics, *select.PUBLISHED)
+        for f in at:
+            there = select.one(published, *select.METHOD, f)
+            assert (f in shares) == (there is not None)
+            shown = cells[f"method, {share(f)}"]
+            assert there is None if shown is None else shown.sort == there["value"]
+    assert len(masking_table(done).headers) == 3 + 2 * len(at)
+
+
+@pytest.mark.parametrize(("most", "words"), [(0.2, "20 % of the labels"), (1.0, "all labels")])
+def test_the_largest_share_of_labels_is_called_what_it_is(found, monkeypatch, most, words):
+    few = replace(at_shares(found, *(f for f in (0.05, 0.2, 1.0) if f <= most)), name="one")
+    few.comparisons = found.comparisons[found.comparisons["fraction"] <= most + 1e-6]
+    few.per_class = found.per_class[found.per_class["fraction"] <= most + 1e-6]
+    support = np.where(few.per_class["class"] == "alpha", 1, 4)
+    clean = few.per_class.assign(subset="clean_any", support=support)
+    few.per_class = pd.concat([few.per_class, clean])
+    masks = mask_table(few)
+    masks.loc[masks["label"] == "alpha", "status"] = "empty"
+    monkeypatch.setattr("pipeline.report.results_text.mask_table", lambda found: masks)
+    short, content = results_text.over_all([few]), results_text.content(few)
+    said = [
+        answers.survival(few),
+        results_text.survival(few),
+        at_a_glance([few]).note,
+        *(line for line in short if "(the ceiling)" in line or "have a copy" in line),
+        content,
+        uneven_fallbacks(few, masks),
+    ]
+    assert len(said) == 7
+    assert [text for text in said if words not in text] == []
+    assert content.count(words) >= 3  # the ceiling, the floor and empty masks
+    assert most == 1 or not any("all labels" in text for text in [*said, *short])
 
 
 def test_the_papers_gain_is_set_beside_ours_with_its_verdict(found):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import subprocess
 
 import pandas as pd
 import pytest
-from make_inputs import make_dataset, project
+from make_inputs import make_dataset, project, restamp
 
 from pipeline.report.build import build_report
 from pipeline.report.paper import paper_tables, quoted
 from pipeline.report.results import write_results
+from pipeline.report.sections.reproduce import git_commit
 
 
 def text_of(params, paths, *names) -> str:
@@ -49,9 +51,9 @@ def test_a_report_is_made_when_one_file_is_missing(fresh, lost):
     getattr(paths, lost)("one").unlink()
     html = text_of(params, paths)
     assert "<h2" in html
-    # Without an audit no split can be said to keep copies together.
+    # Without an audit no split can be said to keep copies together; without metrics none is shown.
     claims = re.findall("no patient, (?:known )?group or copy|patients, groups and copies", html)
-    assert (not claims) == (lost == "audit")
+    assert (not claims) == (lost in ("audit", "metrics_table"))
     assert (html.count("copies were not looked for") >= 5) == (lost == "audit")
 
 
@@ -109,7 +111,7 @@ def test_missing_figures_are_dashes_not_zeros(fresh):
     table = pd.read_parquet(paths.metrics_table("one"))
     gone = (table["head"] == "medfocus") & (table["metric"] == "accuracy")
     table.loc[gone, ["value", "lo", "hi"]] = float("nan")
-    table.to_parquet(paths.metrics_table("one"))
+    restamp(paths, "one", table)
     html = text_of(params, paths)
     body = re.sub(r'"data:[^"]*"', "", html.split("</style>")[1].split("<script>")[0])
     assert not re.search(r"\bnan\b(?!\))", body, re.IGNORECASE)
@@ -153,3 +155,24 @@ def test_a_dataset_with_one_seed_two_classes_and_few_images_is_reported(tmp_path
     params, paths = project(tmp_path)
     make_dataset(paths, "tiny", classes=("a", "b"), per_class=3, seeds=1)
     assert "tiny" in text_of(params, paths, "tiny")
+
+
+def test_the_commit_is_marked_when_code_that_git_knows_differs_and_for_nothing_else(tmp_path):
+    def git(*arguments: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        command = ["git", *who, "-C", str(tmp_path), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert git_commit(tmp_path) == "not in a git checkout"
+    files = [tmp_path / name for name in ("params.yaml", "pipeline/a.py", "stages/b.py")]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("1")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    for file in files:
+        file.write_text("2")
+        marked = file.suffix == ".py"
+        assert git_commit(tmp_path) == git("rev-parse", "HEAD") + ", with local changes" * marked
+        file.write_text("1")

@@ -28,7 +28,7 @@ def mixed(found):
 
 
 def row(found, run, block):
-    return select.with_all_labels(found.metrics, run, block)
+    return select.with_most_labels(found.metrics, run, block)
 
 
 @pytest.mark.parametrize("run", (select.BASELINE, select.METHOD))
@@ -52,7 +52,7 @@ def test_what_is_left_for_copies_is_what_the_shares_of_the_classes_do_not_explai
     text = f"so {said} of the {drop:.1f} points are left for copies"
     named = "no image of alpha and other shares of the classes: weighted to its shares, the whole "
     named += f"test part reaches {shown[2]:.1f} %"
-    for told in (results_text.in_short([mixed]), [results_text.survival(mixed)]):
+    for told in (results_text.over_all([mixed]), [results_text.survival(mixed)]):
         assert any(named in line and text in line for line in told)
     short = in_short._copies([mixed])[1]
     assert text in short and "of which none is alpha" in short and f"{shown[2]:.1f} %" in short
@@ -72,7 +72,7 @@ def test_what_is_left_for_copies_is_what_the_shares_of_the_classes_do_not_explai
     ],
 )
 def test_the_rest_is_named_only_where_there_is_a_loss(full, clean, matched, said):
-    assert Mix(full, clean, matched, []).left.removeprefix(", ") == said
+    assert Mix(1.0, full, clean, matched, []).left.removeprefix(", ") == said
 
 
 def test_a_part_of_the_same_classes_is_not_reweighted(mixed):

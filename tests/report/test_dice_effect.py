@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from make_inputs import restamp
 from scipy.stats import rankdata, spearmanr
 
 from pipeline.config import EvaluateParams
@@ -80,6 +81,7 @@ def test_without_grouped_predictions_the_published_split_answers(ready, tmp_path
     paths = Paths(tmp_path / "project")
     table = pd.read_parquet(paths.predictions("one"))
     table[table["protocol"] != "grouped"].to_parquet(paths.predictions("one"))
+    restamp(paths, "one")
     found = load_inputs("one", paths)
     assert dice_effect.joined(found)[3] == "official"
     assert dice_effect.effect(found).endswith("on the published split.")

@@ -23,9 +23,9 @@ def test_a_section_that_shows_predictions_of_one_split_names_it_and_its_copies(
     read = DatasetInputs.predictions
     asked: list[str] = []
 
-    def spy(self, columns=None, **where):
+    def spy(self, **where):
         asked.append(where.get("protocol", "all"))
-        return read(self, columns, **where)
+        return read(self, **where)
 
     monkeypatch.setattr(DatasetInputs, "predictions", spy)
     shown = {}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from pipeline.config import EvaluateParams
+from pipeline.evaluate.metrics import contributions
 from pipeline.report.answers import Difference, compare_sentence, difference
 from pipeline.report.bootstrap import mean_interval, spearman
 from pipeline.report.cases import confusion_cases, image_cases, reliability_bins
@@ -101,6 +104,19 @@ def test_reliability_bins_are_scikit_learns(ready):
     assert accuracy == pytest.approx(expected[0])
     assert confidence == pytest.approx(expected[1])
     assert count.sum() == len(rows)
+
+
+@pytest.mark.parametrize("bins", [3, 5, 7, 10, 15])
+def test_a_confidence_on_an_edge_is_in_the_bin_that_evaluate_counts_it_in(bins):
+    sure = np.arange(1, bins + 1) / bins
+    sure = np.concatenate([sure, np.nextafter(sure, 0)]).clip(0.5)
+    proba, right = np.stack([sure, 1 - sure], axis=1), np.arange(len(sure)) % 3 > 0
+    rows = pd.DataFrame({"y_true": np.where(right, "a", "b"), "y_pred": "a"})
+    rows = rows.assign(**{"p:a": proba[:, 0], "p:b": proba[:, 1]})
+    found = SimpleNamespace(predictions=lambda **where: rows)
+    _, _, count = reliability_bins(found, "official", "linear-probe", "whole", 1.0, bins)
+    counted = contributions(proba, (~right).astype(int), bins).total[5 : 5 + bins]
+    assert list(count) == list(counted[counted > 0])
 
 
 def test_cases_count_the_seeds_that_were_right(ready):

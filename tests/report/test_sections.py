@@ -12,6 +12,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from make_inputs import restamp
 from make_stores import FAILED
 from PIL import Image
 
@@ -82,11 +83,13 @@ def test_a_head_without_predictions_with_all_labels_leaves_the_pictures_to_the_n
     gone = (table["view"] == "masked") & (table["fraction"] == 1)
     probe = gone & (table["head"] == "linear-probe")
     table[~probe].to_parquet(paths.predictions("one"))
+    restamp(paths, "one")
     found = load_inputs("one", paths)
     *_, helped, hurt = flips.section(found, Album(found, 64), params).blocks
     assert all("MedFocus + probe, 100 % of" in g.title for g in (helped, hurt))
     assert dice_effect.joined(found)[1] == "medfocus-probe"
     table[~gone].to_parquet(paths.predictions("one"))
+    restamp(paths, "one")
     _, table = flips.section(found, Album(found, 64), params).blocks
     assert {row[1] for row in table.rows} == {"5 %"}
     assert "Test images whose predictions flip" in build_report(params, paths).read_text("utf-8")

@@ -12,7 +12,7 @@ from pipeline.report.figures import scatter
 from pipeline.report.gallery import Album
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Grid, Section, Text
-from pipeline.report.sections.flips import first_flips
+from pipeline.report.sections.flips import first_flips, heads_on_both
 from pipeline.report.tables import Table, head, interval_cell, number, share
 
 QUARTERS = 4
@@ -106,8 +106,7 @@ def joined(found: DatasetInputs) -> Joined | None:
     dice = chosen.drop_duplicates("image_id").set_index("image_id")["dice"]
     for protocol in ("grouped", "official"):
         table = select.over_seeds(found.metrics, protocol, "full")
-        runs, fractions = select.runs_of(table), select.fractions_of(table)
-        heads = [h for h, v in runs if v == "masked" and (h, "whole") in runs and h != "zero-shot"]
+        heads, fractions = heads_on_both(table), select.fractions_of(table)
         shown = first_flips(found, heads, fractions[-1], protocol) if fractions else None
         if shown is None:
             continue

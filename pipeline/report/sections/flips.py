@@ -22,8 +22,7 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
     if found.metrics is None:
         return None
     table = select.over_seeds(found.metrics, "official", "full")
-    runs, fractions = select.runs_of(table), select.fractions_of(table)
-    heads = [h for h, v in runs if v == "masked" and (h, "whole") in runs and h != "zero-shot"]
+    heads, fractions = heads_on_both(table), select.fractions_of(table)
     if not heads or not fractions:
         return None
     made = Section("flips", "Where the mask helped, where it hurt")
@@ -56,6 +55,12 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
         mine = both[both["change"] * sign > 0]
         made.blocks.append(_gallery(mine, sign, f"{title} ({label})", album))
     return made
+
+
+def heads_on_both(table: pd.DataFrame) -> list[str]:
+    """List the trained heads of a table that were run on whole and on masked images."""
+    runs = select.runs_of(table)
+    return [h for h, v in runs if v == "masked" and (h, "whole") in runs and h != "zero-shot"]
 
 
 def first_flips(

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from pipeline.config import Params
-from pipeline.report import answers, select
+from pipeline.report import answers, facts, select
 from pipeline.report.class_mix import class_mix
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.remarks import seen_images
-from pipeline.report.sections.leaks import leak_counts
 from pipeline.report.tables import (
     interval,
     labels_words,
@@ -34,9 +33,8 @@ STRICTEST = {
 VERDICTS = {
     "helps": "masking gains {} points [{}, {}]",
     "hurts": "masking costs {} points [{}, {}]",
-    "undecided": "masking makes no difference that can be told from chance",
+    "undecided": f"masking {answers.NO_DIFFERENCE}",
 }
-NOT_CORRECTED = "masking makes no difference that withstands the correction for many comparisons"
 AGAINST_WHOLE = {
     "helps": "more than of whole images",
     "hurts": "fewer than of whole images",
@@ -137,7 +135,7 @@ def _shares(params: Params) -> str:
 
 def _difference(d: answers.Difference) -> str:
     if d.verdict == "undecided" and d.excludes_zero:
-        return f"{NOT_CORRECTED} ({d})"
+        return f"masking {answers.NOT_CORRECTED} ({d})"
     sign = -1 if d.verdict == "hurts" else 1
     values = (sign * 100 * v for v in (d.value, *sorted((d.lo, d.hi), key=lambda v: sign * v)))
     return VERDICTS[d.verdict].format(*(number(v, 1) for v in values))
@@ -147,19 +145,13 @@ def _copies(done: Sequence[DatasetInputs]) -> tuple[str, str] | None:
     """Say how many test images were seen in training, and what the best-known figure loses."""
     parts = []
     for found in done:
-        if found.audit_images is None:
+        across = facts.copies(found)
+        if across is None or not across.every:
             continue
-        counts = leak_counts(found.audit_images, found.manifest)
-        if not counts["copy_in_train_any"]:
-            continue
-        part = f"{found.name} {counts['copy_in_train_any']:,} of {counts['test']:,}"
-        before, after = (
-            select.with_all_labels(found.metrics, select.BASELINE, ("official", subset))
-            for subset in ("full", "clean_any")
-        )
-        if before and after:
-            part += f" ({percent(after['value'])} % right without them, "
-            part += f"{percent(before['value'])} % with{_mix(found)})"
+        part = f"{found.name} {across.every:,} of {across.test:,}"
+        if across.before and across.after:
+            part += f" ({percent(across.after['value'])} % right without them, "
+            part += f"{percent(across.before['value'])} % with{_mix(found)})"
         parts.append(part)
     if not parts:
         return None
@@ -186,14 +178,10 @@ def _masks(done: Sequence[DatasetInputs]) -> tuple[str, str] | None:
     """Say how well the regions agree with the ground truth, as a mean Dice by dataset."""
     parts = []
     for found in done:
-        quality = found.mask_quality
-        if quality is None or quality.empty:
-            continue
-        mine = quality[quality["strategy"] == select.stored_strategy(quality)]
-        dice = select.judged_part(mine)[0]["dice"].dropna()
-        if len(dice):
+        dice = facts.dice(found)
+        if dice is not None:
             known = " (SAM2 was trained on some of its images)" if seen_images(found) else ""
-            parts.append(f"{found.name} {number(float(dice.mean()), 2)}{known}")
+            parts.append(f"{found.name} {number(dice.mean, 2)}{known}")
     if not parts:
         return None
     return (

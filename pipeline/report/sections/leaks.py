@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.config import Params
+from pipeline.report import facts
 from pipeline.report.gallery import Album, Gallery
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Details, Section, Text
@@ -26,8 +27,9 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
     if found.audit is None and found.audit_images is None and found.audit_pairs is None:
         return None
     made = Section("leaks", "Copies and leaks")
-    if found.audit_images is not None:
-        made.blocks.append(_test_table(found.audit_images, found.manifest))
+    across = facts.copies(found)
+    if across is not None:
+        made.blocks.append(_test_table(found, across))
     pairs = found.audit_pairs
     if pairs is not None and len(pairs):
         made.blocks.append(_kinds(pairs))
@@ -62,32 +64,17 @@ def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
     return [(name, str(value))]
 
 
-def leak_counts(images: pd.DataFrame, manifest: pd.DataFrame | None) -> dict[str, int]:
-    """Count test images, and those with a copy in train: plain, and mirrored ones included."""
-    table = images
-    if "split" not in table and manifest is not None:
-        table = table.merge(manifest[["image_id", "split"]], on="image_id", how="left")
-    test = table[table["split"] == "test"] if "split" in table else table.iloc[:0]
-    return {
-        "test": len(test),
-        "copy_in_train": int(test["copy_in_train"].sum()),
-        "copy_in_train_any": int(test["copy_in_train_any"].sum()),
-    }
-
-
-def _test_table(images: pd.DataFrame, manifest: pd.DataFrame | None) -> Table:
-    counts = leak_counts(images, manifest)
-    total = counts["test"]
-
+def _test_table(found: DatasetInputs, across: facts.Copies) -> Table:
     def row(words: str, count: int) -> list:
-        share = numeric(percent(count / total), count / total) if total else None
+        share = numeric(percent(count / across.test), count / across.test) if across.test else None
         return [head(words), _count(count), share]
 
     rows = [
-        row("test images", total),
-        row("with a copy in train", counts["copy_in_train"]),
-        row("with a copy in train, mirrored or turned included", counts["copy_in_train_any"]),
+        row("test images", across.test),
+        row("with a copy in train", across.plain),
+        row("with a copy in train, mirrored or turned included", across.every),
     ]
+    images = found.audit_images
     conflicts = int(images["label_conflict"].sum()) if "label_conflict" in images else 0
     rows.append([head("images (any part) with a copy of another label"), _count(conflicts), None])
     return Table(["what", "images", "% of test"], rows, caption="The set's own split")

@@ -50,7 +50,11 @@ def parameters_text(params: Params) -> str:
 
 
 def git_commit(root: Path) -> str:
-    """Return the commit of the project folder, marked when files in git differ from it."""
+    """Return the commit of the project folder, marked when its code differs from it.
+
+    Code are the files of pipeline/ and stages/ that git knows. Other files of git do not count:
+    params.yaml is shown whole, and each run writes dvc.lock and results/ anew.
+    """
 
     def git(*arguments: str) -> str:
         done = subprocess.run(

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from pipeline.config import Params
 from pipeline.report import answers, results_text, select
+from pipeline.report import results_phrases as phrases
 from pipeline.report.class_mix import mix_note
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.page import Details, Heading, Points, Section, Text
 from pipeline.report.paper import OTHER_SET
 from pipeline.report.remarks import as_published
-from pipeline.report.sections.in_short import in_short
+from pipeline.report.results_tables import ends
+from pipeline.report.sections.in_short import STRICTEST, in_short
 from pipeline.report.tables import Cell, Table, head, interval_cell, listed, percent, share
 
 SHOWN = (select.PUBLISHED, ("official", "clean_any"), ("grouped", "full"))
@@ -53,13 +55,17 @@ def summary(datasets: Sequence[DatasetInputs], params: Params) -> Section:
 
 
 def headline(found: DatasetInputs) -> str:
-    """Say in one sentence what masking and the method did."""
-    probe = answers.verdict(found, select.MASKED_PROBE, select.BASELINE)
-    whole = answers.verdict(found, select.METHOD, select.BASELINE)
+    """Say in one sentence what masking and the method did, on the strictest split there is."""
+    probe, whole = (_verdict(found, run) for run in (select.MASKED_PROBE, select.METHOD))
     return (
         f"{found.name}: masking {probe} for the linear probe; against the linear probe on whole "
         f"images the method {whole}."
     )
+
+
+def _verdict(found: DatasetInputs, run: answers.Run) -> str:
+    every = (answers.comparisons_of(found, run, select.BASELINE, *block) for block in STRICTEST)
+    return next((phrases.verdict(d) for d in every if d), "was not compared")
 
 
 def findings(found: DatasetInputs) -> list[str]:
@@ -75,28 +81,30 @@ def findings(found: DatasetInputs) -> list[str]:
 
 
 def at_a_glance(done: Sequence[DatasetInputs]) -> Table:
-    """Return datasets x headline figures: few and all labels, published and grouped."""
+    """Return datasets x headline figures: the fewest and the most labels, published and grouped."""
+    at = ends(done)
+    runs = {
+        "probe, whole": select.BASELINE,
+        "probe, masked": select.MASKED_PROBE,
+        "method": select.METHOD,
+    }
     rows = []
     for found in done:
         again = select.repeated(found.metrics)
         for block in SHOWN:
             table = select.over_seeds(found.metrics, *block)
-            fractions = select.fractions_of(table)
-            if not fractions or again.get(block) == select.PUBLISHED:
+            if not select.fractions_of(table) or again.get(block) == select.PUBLISHED:
                 continue
             name = select.short_name(*again.get(block, block), drawn=found.drawn_split)
             row: list = [head(found.name), name]
-            for run in (select.BASELINE, select.MASKED_PROBE, select.METHOD):
-                for fraction in dict.fromkeys([fractions[0], fractions[-1]]):
+            for run in runs.values():
+                for fraction in at:
                     r = select.one(table, *run, fraction)
                     row.append(None if r is None else interval_cell(r["value"], r["lo"], r["hi"]))
             row.append(_quoted(found) if block == select.PUBLISHED else None)
             rows.append(row)
-    few, most = _ends(done)
-    names = ("probe, whole", "probe, masked", "method")
-    headers = ["data set", "split", *(f"{n}, {s}" for n in names for s in (few, most))]
+    headers = ["data set", "split", *(f"{name}, {share(f)}" for name in runs for f in at)]
     headers.append(Cell("quoted: MedFocusCLIP, 5 / 100 %", look="quoted"))
-    rows = [row for row in rows if len(row) == len(headers)]
     note = f"Accuracy in percent [{done[0].level} interval]. Method: MedFocus fusion on masked "
     note += "images, then a logistic regression on the frozen fusion, as the paper evaluates. "
     note += "Clean: without the test images that have a copy in train (“mirrored too”: or a "
@@ -109,17 +117,10 @@ def at_a_glance(done: Sequence[DatasetInputs]) -> Table:
     else:
         note += ", group or copy is on both sides."
     note += as_published(done)
-    of = dict(zip(names, (select.BASELINE, select.MASKED_PROBE, select.METHOD), strict=True))
-    note += "".join(mix_note(d, of) for d in done)
+    note += "".join(mix_note(d, runs) for d in done)
     if any(d.name in OTHER_SET and d.quoted for d in done):
         note += " * The paper's lung set is another one: its figures cannot be compared."
     return Table(headers, rows, note=note)
-
-
-def _ends(done: Sequence[DatasetInputs]) -> tuple[str, str]:
-    table = select.over_seeds(done[0].metrics, "official", "full")
-    fractions = select.fractions_of(table) or [0.0, 1.0]
-    return f"{percent(fractions[0], 0)} %", f"{percent(fractions[-1], 0)} %"
 
 
 def _quoted(found: DatasetInputs) -> Cell | None:

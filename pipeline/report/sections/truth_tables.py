@@ -15,6 +15,7 @@ from pipeline.report.tables import (
     Table,
     head,
     interval_cell,
+    listed,
     many,
     number,
     numeric,
@@ -45,7 +46,7 @@ def dice_table(found: DatasetInputs) -> Table:
                 [
                     head(select.FLOORS.get(strategy, f"stored masks, prompt “{strategy}”")),
                     name,
-                    numeric(f"{len(part):,}", len(part)),
+                    numeric(f"{len(dice):,}", len(dice)),
                     *figures_of(found, part),
                     numeric(number(median), median),
                     numeric(percent(missed), missed),
@@ -54,9 +55,10 @@ def dice_table(found: DatasetInputs) -> Table:
     headers = ["masks", "class", "images", "Dice", "IoU", "HD95, px"]
     headers += ["median Dice", "Dice < 0.1, %"]
     note = EMPTY
-    unread = int(quality["dice"].isna().sum())
-    if unread:
-        note += f" {many(unread, 'row')} without a figure (ground truth not readable)."
+    why = quality.loc[quality["dice"].isna(), "note"].str.split(":").str[0].value_counts()
+    if len(why):
+        reasons = listed(f"{name} {n:,}" for name, n in sorted(why.items()))
+        note += f" {many(int(why.sum()), 'image')} without a figure, in no mean: {reasons}."
     return Table(headers, rows, caption="Masks against ground truth", note=note)
 
 
