@@ -280,6 +280,8 @@ def _run(
         journal.flush()  # the outputs may yet fail, or be stopped
     except BaseException as error:
         journal.flush()
+        if _interrupted(error):
+            raise KeyboardInterrupt from error
         if isinstance(error, TerminatedWorkerError):
             raise PipelineError(
                 "a worker process died: killed, or the memory was full",
@@ -287,3 +289,11 @@ def _run(
             ) from error
         raise
     return done
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: joblib, interrupted as it starts its workers, fails to
+    stop them with an error of its own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None

@@ -89,6 +89,21 @@ def test_sigterm_ends_train_as_ctrl_c_does_and_what_is_fitted_is_kept(waiting):
     assert (record.skipped, record.total) == (2, 4)
 
 
+def test_ctrl_c_while_the_workers_are_started_ends_as_at_any_other_moment(tmp_path, monkeypatch):
+    paths = make_project(tmp_path)
+
+    def interrupted(*_):
+        try:
+            raise KeyboardInterrupt
+        finally:  # as joblib does, which cannot join a thread that has not started
+            raise RuntimeError("cannot join thread before it is started")
+
+    monkeypatch.setattr("joblib.Parallel.__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_dataset("toy", PARAMS, paths)
+    assert told(paths)["status"] == "interrupted"
+
+
 def test_a_second_train_is_refused_in_one_line_and_a_killed_ones_lock_is_taken_over(
     waiting, tmp_path
 ):
