@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
 import tempfile
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,18 +154,36 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("numpy", "scikit-learn", "torch")}
 
 
+_VERSIONED = sys.stdlib_module_names | {"numpy", "sklearn", "torch"}
+
+
 def _code_digest(head: str) -> str:
     """Digest of the source that decides a fit: how it is done, this package's heads, and the
-    head's own class."""
+    modules of the head's class and of its bases, with the helpers and constants in them.
+
+    Modules that those import, and other cells of a notebook, are not seen.
+    """
     digest = hashlib.sha256()
     here = Path(__file__).parent
     for path in [here / "training/cell.py", *sorted((here / "heads").glob("*.py"))]:
         digest.update(path.read_bytes())
-    try:
-        digest.update(inspect.getsource(get_head(head)).encode())
-    except (OSError, TypeError):  # defined in an interactive session: no source to read
-        digest.update(repr(get_head(head)).encode())
+    for cls in get_head(head).__mro__:
+        ours = cls.__module__.startswith("pipeline.heads.")
+        if not ours and cls.__module__.partition(".")[0] not in _VERSIONED:
+            digest.update(_source(cls))
     return digest.hexdigest()
+
+
+def _source(cls: type) -> bytes:
+    """Return the file of a class's module, and the class's own lines: a notebook's are in none."""
+    module = b""
+    with suppress(AttributeError, KeyError, OSError, TypeError):
+        module = Path(sys.modules[cls.__module__].__file__).read_bytes()
+    try:
+        own = inspect.getsource(cls)
+    except (OSError, TypeError):  # defined in an interactive session: no source to read
+        own = repr(cls)
+    return module + own.encode()
 
 
 def _plan_fits(
