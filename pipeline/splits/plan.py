@@ -16,12 +16,10 @@ from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.splits.draw import Draw
 from pipeline.splits.export import export_plan
-from pipeline.splits.grouping import units, with_copies
+from pipeline.splits.grouping import TIES, units, with_copies
 from pipeline.splits.official import official_parts
 from pipeline.splits.parts import assign_folds
 
-# `path`: the pages, frames and slices of one file are one patient's, whether or not it says so.
-TIES = ("patient_id", "group", "copy_group", "path")
 PROTOCOLS = ("official", "grouped", "ground_truth", "grouped_truth")
 
 
