@@ -33,8 +33,9 @@ RANDOM, ELLIPSE = "random", "ellipse"
 class Pair:
     """What a worker judges: one stored mask and the file of its ground truth.
 
-    `seed` places the random region; it is the encode stage's, so that the region judged here is
-    the one that view `random` shows.
+    `seed` places the random region; it is the encode stage's, so that of a usable mask the region
+    judged here is the one that view `random` shows. Of an empty or full one, judged as it is, that
+    view shows the whole image.
     """
 
     image_id: str
