@@ -6,7 +6,6 @@ import pandas as pd
 
 from pipeline.splits.grouping import TIES, units, with_copies
 
-SUBSETS = ("full", "clean", "clean_any")
 _LEAK = {"clean": "copy_in_train", "clean_any": "copy_in_train_any"}
 
 

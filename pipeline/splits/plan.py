@@ -84,11 +84,6 @@ class SplitPlan:
         train, val = self._draws(protocol, seed).take(fraction)
         return Split(train, val, self._ids[self._part(protocol, seed) == "test"])
 
-    def group_of(self, ids: Sequence[str]) -> np.ndarray:
-        """Return the unit (patient, group, copies and file, joined) of each image, object (n,)."""
-        names = dict(zip(self._ids, self._units, strict=True))
-        return np.array([names[image_id] for image_id in ids], dtype=object)
-
     def export(self, path: str | Path) -> None:
         """Write all splits and their hashes; see `export_plan`."""
         hashes = dict(zip(self._ids, self._table["sha256"], strict=True))

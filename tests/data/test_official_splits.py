@@ -7,7 +7,7 @@ import pytest
 from pipeline.config import SplitsParams
 from pipeline.errors import ManifestError
 from pipeline.splits import plan_splits
-from tests.data.split_tables import audit_of, table
+from tests.data.split_tables import audit_of, table, units_of
 
 
 def test_the_publishers_folds_are_the_folds():
@@ -120,7 +120,7 @@ def test_on_leak_drops_copies_from_the_side_it_names(on_leak, gone_from_train, g
 def test_regroup_makes_a_test_part_without_any_copy_in_train():
     plan = plan_splits(LEAKY, SplitsParams(on_leak="regroup"), audit_of(LEAKY, COPIES))
     split = plan.get("official", 0, 1.0)
-    assert not set(plan.group_of(split.test)) & set(plan.group_of([*split.train, *split.val]))
+    assert not set(units_of(plan, split.test)) & set(units_of(plan, [*split.train, *split.val]))
     assert len(split.test) + len(split.train) + len(split.val) == 20
 
 
