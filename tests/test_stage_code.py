@@ -11,7 +11,11 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+STAGES = {
+    name: stage
+    for file in ("dvc.yaml", "results/dvc.yaml")
+    for name, stage in yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))["stages"].items()
+}
 
 PLUMBING = {
     "pipeline/cli": "hands over dataset and parameters",
@@ -76,7 +80,7 @@ def imports(path: Path) -> Iterator[Path]:
 def code_of(stage: str) -> set[Path]:
     """All files of this package that a stage's command imports, directly or not."""
     found: set[Path] = set()
-    todo = [ROOT / "stages" / f"{stage}.py"]
+    todo = [file_of(STAGES[stage]["cmd"].split()[2])]  # python -m MODULE
     while todo:
         path = todo.pop()
         if path not in found:
