@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import os
 import tempfile
 import time
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from pipeline.errors import PipelineError, StageFailed
 from pipeline.files import sha256_json, writing
 from pipeline.heads.registry import get_head, make_head
 from pipeline.training.cell import Fit, Task, Tested, run_task
+from pipeline.training.code import code_digest
 from pipeline.training.data import ViewData, fit_digest, read_views, run_digest
 from pipeline.training.grid import Cell, plan_cells
 from pipeline.training.journal import Journal
@@ -154,20 +153,6 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("numpy", "scikit-learn", "torch")}
 
 
-def _code_digest(head: str) -> str:
-    """Digest of the source that decides a fit: how it is done, this package's heads, and the
-    head's own class."""
-    digest = hashlib.sha256()
-    here = Path(__file__).parent
-    for path in [here / "training/cell.py", *sorted((here / "heads").glob("*.py"))]:
-        digest.update(path.read_bytes())
-    try:
-        digest.update(inspect.getsource(get_head(head)).encode())
-    except (OSError, TypeError):  # defined in an interactive session: no source to read
-        digest.update(repr(get_head(head)).encode())
-    return digest.hexdigest()
-
-
 def _plan_fits(
     cells: list[Cell],
     views: dict[str, ViewData],
@@ -180,7 +165,7 @@ def _plan_fits(
     decides: dict[str, dict[str, Any]] = {}
     for name in params.heads:
         own = {field: getattr(params, field) for field in get_head(name).parameters}
-        decides[name] = {**common, "head": name, "own": own, "code": _code_digest(name)}
+        decides[name] = {**common, "head": name, "own": own, "code": code_digest(name)}
     fits: dict[str, Fit] = {}
     for cell in cells:
         for name in cell.heads:

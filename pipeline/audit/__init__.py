@@ -3,7 +3,7 @@
 from pipeline.audit import audit_dataset, compare_datasets, straddling_pairs
 """
 
-from pipeline.audit.audit import audit_dataset, clean_test_ids, straddling_pairs
+from pipeline.audit.audit import audit_dataset, straddling_pairs
 from pipeline.audit.compare import compare_datasets
 from pipeline.audit.text import across_text, audit_text
 
@@ -11,7 +11,6 @@ __all__ = [
     "across_text",
     "audit_dataset",
     "audit_text",
-    "clean_test_ids",
     "compare_datasets",
     "straddling_pairs",
 ]

@@ -101,19 +101,6 @@ def _audit(
     return copy.deepcopy(summary) | {"thumbnails_read": thumbnails.read}
 
 
-def clean_test_ids(audit: pd.DataFrame, splits: pd.Series, *, mirrored: bool = False) -> np.ndarray:
-    """Return the sorted image_id of the test images without a copy in train or val.
-
-    Args:
-        audit: audit.parquet.
-        splits: the manifest's split, indexed by image_id.
-        mirrored: leave out mirrored and turned copies as well.
-    """
-    column = "copy_in_train_any" if mirrored else "copy_in_train"
-    test = audit["image_id"].map(splits).eq("test")
-    return np.sort(audit.loc[test & ~audit[column], "image_id"].to_numpy(dtype=object))
-
-
 def straddling_pairs(pairs: pd.DataFrame, limit: int) -> pd.DataFrame:
     """Return at most `limit` pairs to show: one per test image, the kinds taking turns.
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from pipeline.audit.copies import Copies
 from pipeline.errors import ManifestError
+
+if TYPE_CHECKING:
+    from pipeline.audit.copies import Copies
 
 COLUMNS = (
     "image_id_a",

@@ -213,7 +213,7 @@ def preview(
     as_json: o.Json = False,
 ) -> None:
     """A contact sheet of what the models will see, with warnings."""
-    from pipeline.images.preview import preview_dataset
+    from pipeline.preview import preview_dataset
 
     c = o.context(params_file, settings)
     warnings = preview_dataset(

@@ -14,10 +14,10 @@ from pipeline.encode.mapper import EncodeMapper
 from pipeline.encode.text import Prompts, check_length, load_prompts, text_identity
 from pipeline.encode.views import check_views
 from pipeline.engine import RunRecord, WorkItem, run_stage
+from pipeline.engine.from_manifest import Row, add_truth, image_items, select
 from pipeline.manifest import class_names, read_manifest
 from pipeline.models import ClipModel, load_clip
 from pipeline.paths import Paths
-from pipeline.segment.items import Row, add_truth, image_items, select
 from pipeline.stores import FeatureStoreWriter, open_masks
 
 BATCH_SIZE = 16

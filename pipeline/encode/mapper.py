@@ -18,7 +18,7 @@ from pipeline.encode.views import VIEWS, Picture, check_views
 from pipeline.engine import WorkItem
 from pipeline.errors import PipelineError
 from pipeline.images import read_image, read_mask, reader_rules
-from pipeline.segment.mapper import effective_mask
+from pipeline.segment.quality import effective_mask
 from pipeline.stores import FeatureRow
 from pipeline.stores.kinds import MASKS
 

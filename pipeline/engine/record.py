@@ -77,11 +77,6 @@ class RunRecord:
     last_computed: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def reused(self) -> int:
-        """Rows that needed no work (the same as `skipped`)."""
-        return self.skipped
-
-    @property
     def failed_share(self) -> float:
         """Failed items as a share of all asked for, 0 when there are none."""
         return len(self.failed) / self.total if self.total else 0.0
@@ -119,12 +114,8 @@ class RunRecord:
             self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - begin
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON values, with the derived figures."""
-        return {
-            **asdict(self),
-            "reused": self.reused,
-            "failed_share": self.failed_share,
-        }
+        """Return the record as JSON values, with the derived figure."""
+        return {**asdict(self), "failed_share": self.failed_share}
 
     def summary(self) -> str:
         """Return the run in one line, and a line each for the first failures."""

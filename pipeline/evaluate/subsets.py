@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from pipeline.splits.grouping import units, with_copies
-from pipeline.splits.plan import TIES
+from pipeline.splits.grouping import TIES, units, with_copies
 
-SUBSETS = ("full", "clean", "clean_any")
 _LEAK = {"clean": "copy_in_train", "clean_any": "copy_in_train_any"}
 
 

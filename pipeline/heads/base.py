@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 
@@ -14,7 +14,6 @@ class DivergedError(ArithmeticError):
     """A fit whose loss or parameters became infinite or NaN. Its row in runs.parquet says so."""
 
 
-@runtime_checkable
 class Head(Protocol):
     """A classifier on frozen features, in scikit-learn's style.
 

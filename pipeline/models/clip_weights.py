@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,14 @@ class Found:
         quick_gelu: the activation that a tag or a configuration beside the file demands, None
             where the named configuration decides.
         preprocess: mean, std, interpolation demanded likewise.
+        projection: of CLIP-micro, the file in place of the shipped one, where one is named.
     """
 
     path: Path | None
     get: str
     quick_gelu: bool | None = None
     preprocess: dict[str, Any] = field(default_factory=dict)
+    projection: Path | None = None
 
 
 def resolve_checkpoint(spec: ModelSpec, config: dict[str, Any]) -> Found:
@@ -65,9 +67,12 @@ def resolve_checkpoint(spec: ModelSpec, config: dict[str, Any]) -> Found:
         else "https://huggingface.co/models?library=open_clip"
     )
     get = f"download open_clip_model.safetensors from {source}"
+    micro = config["text_cfg"].get("hf_model_name", "").startswith("package:")
+    if micro:
+        get = "restore pipeline/models/weights from git or run stages.pretrain"
     if spec.checkpoint in (None, "package"):
-        if config["text_cfg"].get("hf_model_name", "").startswith("package:"):
-            return Found(None, "restore pipeline/models/weights from git or run stages.pretrain")
+        if micro:
+            return Found(None, get)
         raise ModelError(
             f"no checkpoint is given for {spec.name}",
             remedy=f"{get} and set `checkpoint` in params.yaml to where it lies",
@@ -93,7 +98,8 @@ def resolve_checkpoint(spec: ModelSpec, config: dict[str, Any]) -> Found:
             remedy=f"tags are {tags}; or {get} and give its path",
         )
     path = find_checkpoint(spec.checkpoint, get)
-    return Found(path, get, *_stated_beside(path))
+    stated = _stated_beside(path)
+    return Found(None, get, *stated, projection=path) if micro else Found(path, get, *stated)
 
 
 def _stated_beside(path: Path) -> tuple[bool | None, dict[str, Any]]:
@@ -163,9 +169,10 @@ def micro_weights_path() -> Path:
 
 
 def fill_micro(model: nn.Module, found: Found, spec: ModelSpec) -> str:
-    """Put together CLIP-micro: ImageNet trunk and MiniLM from packages, the projection from here.
+    """Put together CLIP-micro: ImageNet trunk and MiniLM from packages, and its own projection.
 
-    The text tower already holds MiniLM: open_clip loaded it from the package's folder.
+    The text tower already holds MiniLM: open_clip loaded it from the package's folder. A file that
+    holds the whole model is taken as `fill_model` takes it.
 
     Args:
         model: a CustomTextCLIP of the clip-micro configuration, changed in place.
@@ -181,9 +188,11 @@ def fill_micro(model: nn.Module, found: Found, spec: ModelSpec) -> str:
     get = found.get
     trunk = model.visual.trunk
     trunk.load_state_dict(lite0_state(list(trunk.state_dict())))
-    path = find_checkpoint(str(micro_weights_path()), get)
+    path = find_checkpoint(str(found.projection or micro_weights_path()), get)
     state = read_state(path, get)
     if set(state) != {PROJECTION, "logit_scale"}:
+        if found.projection is not None:
+            return fill_model(model, replace(found, path=path), spec)
         raise ModelError("does not hold CLIP-micro's text projection", path=path, remedy=get)
     with torch.no_grad():
         model.text.proj.weight.copy_(state[PROJECTION])

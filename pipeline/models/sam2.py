@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from contextlib import nullcontext
+from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
@@ -197,7 +198,7 @@ def load_sam2(
         "config": config,
         "checkpoint_sha256": digest,
         "code": CODE_VERSION,
-        "sam2": "1.1.0",
+        "sam2": version("sam2"),
     }
     return Sam2ImagePredictor(model, config["mean"], config["std"], precision, fingerprint)
 

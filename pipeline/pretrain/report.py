@@ -93,12 +93,12 @@ def report_clip(weights: Path, cards: Path, data: Path | None, prompts: Path) ->
     """Measure CLIP-micro and write its card and figures.
 
     Args:
-        weights: clip-micro.safetensors.
+        weights: clip-micro.safetensors, of `clip_projection.make_clip`.
         cards: folder of the cards.
         data: folder of the four sets; None leaves zero-shot and linear probe out.
         prompts: prompts.yaml.
     """
-    model = load_clip(ModelSpec(name="clip-micro", checkpoint="package"))
+    model = load_clip(ModelSpec(name="clip-micro", checkpoint=str(weights)))
     facts: dict[str, Any] = {
         "dim": model.embed_dim,
         "context": model.context_length,

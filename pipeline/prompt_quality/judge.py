@@ -13,6 +13,7 @@ import pandas as pd
 
 from pipeline.config import Params, PromptQualityParams
 from pipeline.engine import RunRecord, WorkItem
+from pipeline.engine.from_manifest import add_truth, image_items, select
 from pipeline.engine.loader import Loaded, load_in_order
 from pipeline.engine.progress import Progress
 from pipeline.engine.record import library_versions
@@ -25,7 +26,6 @@ from pipeline.paths import Paths
 from pipeline.prompt_quality.judging import Judge, compare
 from pipeline.prompt_quality.sample import truth_sample
 from pipeline.prompt_quality.table import FIGURES, Row, read_rows, write_rows
-from pipeline.segment.items import add_truth, image_items, select
 from pipeline.segment.segment import load_predictor
 
 BATCH_SIZE = 8

@@ -12,7 +12,7 @@ from pipeline.config import Params
 from pipeline.devices import one_thread_here
 from pipeline.engine import WorkItem
 from pipeline.errors import ConfigError, ImageError
-from pipeline.evaluate.mask_quality import hd95, overlap
+from pipeline.evaluate.overlap import hd95, overlap
 from pipeline.files import sha256_json
 from pipeline.images import read_image, read_mask
 from pipeline.models import Sam2ImagePredictor

@@ -8,12 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.evaluate.mask_quality import COLUMNS as QUALITY_COLUMNS
 from pipeline.files import atomic_write
 
-COLUMNS = (*QUALITY_COLUMNS, "from_truth", "key")
-"""`from_truth`: the prompt was made from the ground truth. `key`: hash of what decides a row."""
 FIGURES = ("dice", "iou", "hd95", "pred_area_fraction", "gt_area_fraction")
+COLUMNS = ("image_id", "label", "split", "strategy", *FIGURES, "note", "from_truth", "key")
+"""`from_truth`: the prompt was made from the ground truth. `key`: hash of what decides a row."""
 
 Row = dict[str, Any]
 

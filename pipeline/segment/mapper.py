@@ -125,12 +125,3 @@ def segment_images(
     ]
     found = mapper.strategy.segment(looks, mapper.sam)
     return [mask_row(str(i), mask, params) for i, mask in enumerate(found)]
-
-
-def effective_mask(mask: np.ndarray, status: str) -> np.ndarray:
-    """The mask that the views are made with: all ones where the found one is empty or full.
-
-    An image that SAM2 finds nothing in, or everything, is judged as a whole; the mask store and
-    the feature store both record that this happened.
-    """
-    return mask if status == "ok" else np.ones_like(mask)

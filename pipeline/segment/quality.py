@@ -72,3 +72,12 @@ def mask_status(area_fraction: float, min_area: float, max_area: float) -> str:
     if area_fraction >= 1 or area_fraction > max_area:
         return "full"
     return "ok"
+
+
+def effective_mask(mask: np.ndarray, status: str) -> np.ndarray:
+    """The mask that the views are made with: all ones where the found one is empty or full.
+
+    An image that SAM2 finds nothing in, or everything, is judged as a whole; the mask store and
+    the feature store both record that this happened.
+    """
+    return mask if status == "ok" else np.ones_like(mask)

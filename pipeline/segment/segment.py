@@ -9,10 +9,10 @@ from typing import Any
 from pipeline.config import Params, SegmentParams
 from pipeline.devices import choose_device, choose_precision, model_cores
 from pipeline.engine import RunRecord, run_stage
+from pipeline.engine.from_manifest import Row, add_truth, image_items, select
 from pipeline.manifest import read_manifest
 from pipeline.models import Sam2ImagePredictor, load_sam2
 from pipeline.paths import Paths
-from pipeline.segment.items import Row, add_truth, image_items, select
 from pipeline.segment.mapper import SegmentMapper
 from pipeline.segment.strategies import make_strategy
 from pipeline.stores import MaskStoreWriter

@@ -11,6 +11,9 @@ from scipy.sparse.csgraph import connected_components
 
 from pipeline.errors import ManifestError
 
+# `path`: the pages, frames and slices of one file are one patient's, whether or not it says so.
+TIES = ("patient_id", "group", "copy_group", "path")
+
 
 def units(table: pd.DataFrame, columns: tuple[str, ...]) -> np.ndarray:
     """Join the images that share a non-empty value in any of the columns, through any chain.

@@ -15,13 +15,13 @@ def official_parts(
     """Return the part of each row ("train", "val", "test", "" = none) and notes.
 
     Args:
-        table: manifest rows with copy_group.
-        groups: unit of each row.
+        table: manifest rows.
+        groups: unit of each row, of patients, groups, files and copies (mirrored ones too).
         params: `on_leak` warn: the publisher's parts as they are; drop-test: without the test
-            images that have a copy (mirrored ones too) in train or val; drop-train: without the
-            training images that have one in test; regroup: the publisher's parts are given up
-            for a new stratified test part in whole units. Where no image has a split, such a
-            part is taken too; where some say train and none says test, nothing is tested.
+            images whose unit is in train or val too; drop-train: without the training images
+            whose unit is in test too; regroup: the publisher's parts are given up for a new
+            stratified test part in whole units. Where no image has a split, such a part is taken
+            too; where some say train and none says test, nothing is tested.
     """
     split = table["split"].to_numpy(object).copy()
     labels = table["label"].to_numpy(object)
@@ -44,20 +44,21 @@ def official_parts(
             "splits.on_leak: regroup takes a test part"
         )
         return split, notes
-    notes += _drop_copies(split, table["copy_group"], params.on_leak)
+    notes += _drop_straddling(split, groups, params.on_leak)
     for label in sorted(set(labels) - set(labels[split == "test"])):
         notes.append(f"class {label!r} has no test image")
     return split, notes
 
 
-def _drop_copies(split: np.ndarray, copies: pd.Series, on_leak: str) -> list[str]:
+def _drop_straddling(split: np.ndarray, groups: np.ndarray, on_leak: str) -> list[str]:
     if on_leak not in ("drop-test", "drop-train"):
         return []
     test, train = split == "test", (split == "train") | (split == "val")
-    known = (copies != "").to_numpy()
-    leaking = set(copies[test & known]) & set(copies[train & known])
-    part = test if on_leak == "drop-test" else train
-    drop = part & copies.isin(leaking).to_numpy()
+    part, other = (test, train) if on_leak == "drop-test" else (train, test)
+    drop = part & np.isin(groups, groups[other])
     split[drop] = ""
-    other = "train" if on_leak == "drop-test" else "test"
-    return [f"{drop.sum()} {on_leak[5:]} images with a copy in {other} are left out"]
+    where = "train" if on_leak == "drop-test" else "test"
+    return [
+        f"{drop.sum()} {on_leak[5:]} images that belong with one in {where} (copy, patient, group "
+        "or file) are left out"
+    ]

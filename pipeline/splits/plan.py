@@ -16,12 +16,10 @@ from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.splits.draw import Draw
 from pipeline.splits.export import export_plan
-from pipeline.splits.grouping import units, with_copies
+from pipeline.splits.grouping import TIES, units, with_copies
 from pipeline.splits.official import official_parts
 from pipeline.splits.parts import assign_folds
 
-# `path`: the pages, frames and slices of one file are one patient's, whether or not it says so.
-TIES = ("patient_id", "group", "copy_group", "path")
 PROTOCOLS = ("official", "grouped", "ground_truth", "grouped_truth")
 
 
@@ -85,11 +83,6 @@ class SplitPlan:
             raise ValueError(f"fraction {fraction} is not in (0, 1]")
         train, val = self._draws(protocol, seed).take(fraction)
         return Split(train, val, self._ids[self._part(protocol, seed) == "test"])
-
-    def group_of(self, ids: Sequence[str]) -> np.ndarray:
-        """Return the unit (patient, group, copies and file, joined) of each image, object (n,)."""
-        names = dict(zip(self._ids, self._units, strict=True))
-        return np.array([names[image_id] for image_id in ids], dtype=object)
 
     def export(self, path: str | Path) -> None:
         """Write all splits and their hashes; see `export_plan`."""

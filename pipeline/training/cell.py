@@ -104,11 +104,16 @@ def run_task(task: Task, X: np.ndarray, y: np.ndarray, T: np.ndarray) -> list[Fi
 def _fail(fit: Fit, error: Exception) -> None:
     diverged = isinstance(error, DivergedError)
     fit.status = "diverged" if diverged else "failed"
-    fit.error = str(error) if diverged else f"{type(error).__name__}: {error}"
+    text = str(error) if diverged else f"{type(error).__name__}: {error}"
+    fit.error = text.encode(errors="replace").decode()  # no file takes half a surrogate pair
 
 
 def _fill(fit: Fit, head: Head, X: np.ndarray, n_classes: int) -> None:
-    """Predict X (n, d) and put what a fitted head leaves into its row."""
+    """Predict X (n, d) and put what a fitted head leaves into its row.
+
+    What no file could hold is an error here, where it is the head's: in the journal or in the
+    outputs it would end the run, and with it the fits of all others.
+    """
     proba = np.zeros((0, n_classes), np.float32)  # scikit-learn refuses no rows
     if len(X):
         proba = np.asarray(head.predict_proba(X), dtype=np.float32)
@@ -116,7 +121,29 @@ def _fill(fit: Fit, head: Head, X: np.ndarray, n_classes: int) -> None:
         raise ValueError(f"predict_proba gave {proba.shape}, not (images, classes)")
     if not np.isfinite(proba).all():
         raise DivergedError("a predicted probability is not finite")
-    fit.chosen = json.dumps(head.chosen, sort_keys=True)
-    fit.val_score = head.val_score
-    fit.tensors, fit.config = head.to_tensors(), head.to_config()
+    chosen = _json("chosen", head.chosen)
+    score = None if head.val_score is None else float(head.val_score)
+    config = json.loads(_json("to_config()", head.to_config()))
+    tensors = _on_disk(head.to_tensors())
+    fit.chosen, fit.val_score, fit.config, fit.tensors = chosen, score, config, tensors
     fit.proba = proba
+
+
+def _json(what: str, value: Any) -> str:
+    try:
+        text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{what} is not JSON: {error}") from error
+    return text
+
+
+def _on_disk(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return tensors as they are read back from a file."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load, save
+
+    try:
+        return load(save({name: np.ascontiguousarray(a) for name, a in tensors.items()}))
+    except (AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise TypeError(f"to_tensors() is not a dict of arrays: {error}") from error

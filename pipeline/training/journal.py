@@ -1,4 +1,4 @@
-"""Fits that are done but not yet in the outputs: a stopped run loses a minute, not its work."""
+"""Fits that are done but not yet in the outputs: a killed run loses half a minute of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ARRAYS = ("proba", "tensors")
 
 
 class Journal:
-    """Files `partial-<n>.safetensors` beside the heads, each with the fits of about a minute.
+    """Files `partial-<n>.safetensors` beside the heads, each with the fits of about half a minute.
 
     Args:
         folder: cache/<dataset>/heads.

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.audit import audit_dataset, audit_text, clean_test_ids, copies, straddling_pairs
+from pipeline.audit import audit_dataset, audit_text, copies, straddling_pairs
 from pipeline.audit.groups import joined_to
 from pipeline.audit.table import COLUMNS
 from tests.audit.folder import Folder, params, texture
@@ -77,15 +77,6 @@ def test_leaks_are_copies_of_training_and_validation_images_only(folder):
     assert set(table.index[table["copy_in_train"]]) == leaks
     mirrored = {"test/one, mirrored.png", "test/alone, mirrored.png"}
     assert set(table.index[table["copy_in_train_any"]]) == leaks | mirrored
-
-
-def test_the_clean_test_part_is_the_rest(folder):
-    table = folder.table().reset_index()
-    splits = pd.DataFrame(folder.rows["toy"]).set_index("image_id")["split"]
-    clean = ["test/four.png", "test/three, gamma.png", "test/three.png"]
-    assert list(clean_test_ids(table, splits, mirrored=True)) == clean
-    more = ["test/alone, mirrored.png", "test/one, mirrored.png"]
-    assert list(clean_test_ids(table, splits)) == sorted(clean + more)
 
 
 def test_groups_with_several_labels_are_named(folder):

@@ -7,7 +7,7 @@ import pytest
 from pipeline.config import SplitsParams
 from pipeline.errors import ManifestError
 from pipeline.splits import plan_splits
-from tests.data.split_tables import audit_of, table
+from tests.data.split_tables import audit_of, table, units_of
 
 
 def test_the_publishers_folds_are_the_folds():
@@ -120,8 +120,39 @@ def test_on_leak_drops_copies_from_the_side_it_names(on_leak, gone_from_train, g
 def test_regroup_makes_a_test_part_without_any_copy_in_train():
     plan = plan_splits(LEAKY, SplitsParams(on_leak="regroup"), audit_of(LEAKY, COPIES))
     split = plan.get("official", 0, 1.0)
-    assert not set(plan.group_of(split.test)) & set(plan.group_of([*split.train, *split.val]))
+    assert not set(units_of(plan, split.test)) & set(units_of(plan, [*split.train, *split.val]))
     assert len(split.test) + len(split.train) + len(split.val) == 20
+
+
+@pytest.mark.parametrize(
+    ("on_leak", "side", "gone"),
+    [("drop-test", "test", {"017", "018", "019"}), ("drop-train", "train", {"000", "001", "002"})],
+)
+@pytest.mark.parametrize("tie", ["patients", "groups", "copies", "files", "chain"])
+def test_on_leak_drops_whatever_straddles_from_the_side_it_names(tie, on_leak, side, gone):
+    """Images 0 to 2 belong with 17 to 19; image 3 is of the same unit as 4, both in train."""
+    names = ["p", "q", "r", "s", "s", *[""] * 12, "p", "q", "r"]
+    ties = {"patients": names, "groups": names}
+    if tie == "chain":  # 0 and 19 share neither patient nor group, but each with another
+        ties = {"patients": ["p", "p", *[""] * 16, "z", "z"], "groups": ["", "x", "x", *[""] * 17]}
+        ties["groups"][17] = ties["groups"][18] = "x"
+    frame = table(
+        ["a", "b"] * 10,
+        splits=["train"] * 14 + ["test"] * 6,
+        **(ties if tie == "chain" else {tie: ties[tie]} if tie in ties else {}),
+    )
+    if tie == "files":
+        frame["path"] = [n or f"{i}.png" for i, n in enumerate(names)]
+        frame["frame"] = [str(i) for i in range(20)]
+    audit = audit_of(frame, names if tie == "copies" else [""] * 20)
+    plan = plan_splits(frame, SplitsParams(on_leak=on_leak), audit)
+    split = plan.get("official", 0, 1.0)
+    ids = frame["image_id"]
+    whole = {"train": set(ids[:14]), "test": set(ids[14:])}
+    assert set(split.test) == whole["test"] - gone
+    assert {*split.train, *split.val} == whole["train"] - gone
+    note = f"3 {side} images that belong with one in {'train' if side == 'test' else 'test'} "
+    assert sum(note in n and n.endswith("are left out") for n in plan.notes) == 1
 
 
 def test_on_leak_without_an_audit_says_what_to_run():

@@ -12,7 +12,7 @@ from pipeline.config import SplitsParams
 from pipeline.errors import ManifestError
 from pipeline.manifest import read_manifest
 from pipeline.splits import plan_splits
-from tests.data.split_tables import table
+from tests.data.split_tables import table, units_of
 
 QUICK = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -68,7 +68,9 @@ def test_no_unit_is_in_both_train_and_val_nor_in_a_test_part_that_is_ours(frame,
     official = (frame["split"] == "test").any()
     for protocol in plan.protocols:
         split = plan.get(protocol, seed, fraction)
-        train, val, test = (set(plan.group_of(ids)) for ids in (split.train, split.val, split.test))
+        train, val, test = (
+            set(units_of(plan, ids)) for ids in (split.train, split.val, split.test)
+        )
         assert not train & val
         if protocol == "grouped" or not official:
             assert not (train | val) & test
@@ -88,7 +90,7 @@ def test_shots_are_whole_units_of_every_class_as_near_to_its_share_as_units_allo
         pool = [*whole.train, *whole.val]
         split = plan.get(protocol, seed, fraction)
         drawn = [*split.train, *split.val]
-        unit = dict(zip(pool, plan.group_of(pool), strict=True))
+        unit = dict(zip(pool, units_of(plan, pool), strict=True))
         taken = {unit[i] for i in drawn}
         assert set(drawn) == {i for i in pool if unit[i] in taken}
         assert {label[i] for i in split.train} == {label[i] for i in pool}
@@ -113,7 +115,7 @@ def test_a_fraction_takes_all_images_of_a_patient_or_none():
     plan = plan_splits(frame, SplitsParams())
     for fraction in (0.05, 0.1, 0.2, 0.5):
         split = plan.get("official", 0, fraction)
-        counts = pd.Series(plan.group_of([*split.train, *split.val])).value_counts()
+        counts = pd.Series(units_of(plan, [*split.train, *split.val])).value_counts()
         assert set(counts) == {6}
 
 
@@ -127,7 +129,7 @@ def test_large_patients_are_drawn_no_sooner_than_small_ones():
     for seed in range(200):
         split = plan.get("official", seed, 0.2)
         drawn = {*split.train, *split.val} & set(frame["image_id"][:120])
-        first += len({u for u in plan.group_of(sorted(drawn)) if u >= "040"})
+        first += len({u for u in units_of(plan, sorted(drawn)) if u >= "040"})
     # 24 images of 120 in units of 2.4 on average: 10 units, of which a fifth are large.
     assert 1.0 < first / 200 < 3.0
 

@@ -15,6 +15,7 @@ from pipeline.report.build import build_report
 from pipeline.report.results import write_results
 from pipeline.splits import plan_splits
 from pipeline.train import train_dataset
+from tests.data.split_tables import units_of
 from tests.heads.projects import make_manifest, small_params
 from tests.heads.test_train import CLASSES, make_project
 
@@ -118,7 +119,7 @@ def test_what_is_resampled_together_are_the_units_of_the_splits():
     audit = audit_of(manifest, ["", "", "", "", "k", "k", "", ""])
     joined = image_groups(manifest, audit)
     plan = plan_splits(manifest.assign(split="train"), PARAMS.splits, audit)
-    assert [joined[i] for i in ids] == plan.group_of(ids).tolist()
+    assert [joined[i] for i in ids] == units_of(plan, ids)
     parts = [{i for i in ids if joined[i] == name} for name in dict.fromkeys(joined.values())]
     assert sorted(map(len, parts)) == [1, 1, 3, 3]
     assert len(set(image_groups(manifest, None).values())) == 5

@@ -13,7 +13,8 @@ from torchmetrics.functional.classification import binary_f1_score, binary_jacca
 from pipeline import open_masks
 from pipeline.encode.views import random_mask
 from pipeline.engine import WorkItem
-from pipeline.evaluate.mask_quality import COLUMNS, center_ellipse, mask_quality
+from pipeline.evaluate.mask_quality import COLUMNS, mask_quality
+from pipeline.evaluate.overlap import center_ellipse
 from pipeline.manifest import read_manifest
 from pipeline.stores import MaskRow, MaskStoreWriter
 from tests.project import DATASET, Project

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.heads import DivergedError, Head, get_head
+from pipeline.heads import DivergedError, get_head
 from pipeline.heads.linear_probe import LinearProbe
 from pipeline.heads.medfocus import MedFocus
 from pipeline.heads.medfocus_probe import MedFocusProbe
@@ -60,7 +60,6 @@ def fitted():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_head_finds_classes_that_are_there(fitted, name):
     X, y, _ = draw(300, 3)
-    assert isinstance(fitted[name], Head)
     assert hits(fitted[name], X, y) > 0.85
 
 

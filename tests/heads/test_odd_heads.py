@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from typing import ClassVar
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -114,3 +116,69 @@ def test_cells_of_the_same_training_images_share_one_fit_and_none_shares_a_faile
         "ground_truth": ["failed"],
         "official": ["ok"],
     }
+
+
+@register("odd-leaves")
+class Leaves(Odd):
+    """Fits well, and at seed 1 leaves what no file holds."""
+
+    what: ClassVar = ("config", None)
+
+    def fit(self, X, y, *, T, X_val, y_val):
+        super(Odd, self).fit(X, y, T=T)
+        self.chosen, self.val_score = {}, np.float32(0.5)
+        if self.seed == 1 and self.what[0] in ("chosen", "val_score"):
+            setattr(self, *self.what)
+        if self.seed == 1 and self.what[0] == "error":
+            raise self.what[1]
+        return self
+
+    def to_config(self):
+        odd = self.seed == 1 and self.what[0] == "config"
+        return self.what[1] if odd else super().to_config()
+
+    def to_tensors(self):
+        odd = self.seed == 1 and self.what[0] == "tensors"
+        return self.what[1] if odd else super().to_tensors()
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        ("chosen", {"C": np.float32(1)}),
+        ("chosen", {"C": float("inf")}),
+        ("val_score", "good"),
+        ("config", {"scale": np.float32(1)}),
+        ("config", {"scale": float("nan")}),
+        ("config", {"name": "\ud800"}),
+        ("config", {"a": 1, 2: 3}),
+        ("tensors", None),
+        ("tensors", {"w": None}),
+        ("tensors", {"w": np.array(["text"])}),
+        ("tensors", {"w": np.zeros(2, np.complex128)}),
+        ("tensors", {"w": [[1.0], [1.0, 2.0]]}),
+        ("tensors", {1: np.zeros(2)}),
+        ("error", ValueError("\ud800")),
+    ],
+    ids=lambda what: f"{what[0]} {str(what[1])!a}",
+)
+def test_what_no_file_holds_is_a_failed_fit_of_its_head_and_of_no_other(
+    tmp_path, monkeypatch, what
+):
+    monkeypatch.setattr(Leaves, "what", what)
+    paths = make_project(tmp_path)
+    heads = ["zero-shot", "odd-leaves"]
+    params = small_params(
+        train__heads=heads, train__views={"official": ["masked"]}, splits__fractions=[1.0]
+    )
+    assert len(train_dataset("toy", params, paths).failed) == 1
+    runs = pd.read_parquet(paths.runs("toy")).set_index(["head", "seed"])
+    assert runs["status"].to_dict() == {
+        ("zero-shot", 0): "ok",
+        ("odd-leaves", 0): "ok",
+        ("odd-leaves", 1): "failed",
+    }
+    assert runs.loc[("odd-leaves", 0), "val_score"] == 0.5
+    assert runs.loc[("odd-leaves", 1), "chosen"] == "{}"
+    again = train_dataset("toy", params, paths)
+    assert (again.skipped, again.total) == (2, 3)

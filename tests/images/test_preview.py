@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.images.judge import image_warnings, is_coloured
-from pipeline.images.preview import choose_rows, contact_sheet
+from pipeline.preview.odd import image_warnings, is_coloured
+from pipeline.preview.sheet import choose_rows, contact_sheet
 from tests.images.makers import NAME, PATIENT, colour, dicom, grey, rgb, save_dicom
 
 REPO = Path(__file__).resolve().parents[2]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from pipeline.files import sha256_file
 from pipeline.models import ModelSpec, load_clip
-from pipeline.pretrain import judge_clip
+from pipeline.models.clip_weights import PROJECTION, micro_weights_path
+from pipeline.pretrain import clip_projection, judge_clip, report
 
 PROMPTS = """
 templates: {default: ["a photo of a {}."]}
@@ -52,3 +58,30 @@ def test_the_probe_learns_train_labels_and_is_judged_on_test_labels(judged):
 
 def test_zero_shot_reads_no_training_label(judged):
     assert judged["lung"]["zero"] == judged["brain"]["zero"]
+
+
+def test_the_card_is_of_the_weights_that_it_names(tmp_path, monkeypatch):
+    shipped = load_file(micro_weights_path())
+    weights = tmp_path / "elsewhere.safetensors"
+    save_file(shipped | {PROJECTION: -shipped[PROJECTION]}, weights)
+    judged = []
+    monkeypatch.setattr(clip_projection, "training_pairs", tuple)
+    monkeypatch.setattr(clip_projection, "retrieval", lambda: {"top1": 0.5, "top5": 0.5})
+    monkeypatch.setattr(judge_clip, "judge", lambda model, *_: judged.append(model) or [])
+    report.report_clip(weights, tmp_path, tmp_path, tmp_path / "prompts.yaml")
+    assert json.loads((tmp_path / "clip-micro.json").read_text())["sha256"] == sha256_file(weights)
+    got = judged[0].model.state_dict()["text.proj.weight"]
+    assert torch.equal(got, -shipped[PROJECTION].to(got.dtype))
+
+
+def test_clip_micro_by_its_path_is_the_shipped_one_and_a_whole_state_is_taken_too(tmp_path):
+    shipped = load_clip(ModelSpec(name="clip-micro", checkpoint="package"))
+    by_path = load_clip(ModelSpec(name="clip-micro", checkpoint=str(micro_weights_path())))
+    assert by_path.fingerprint == shipped.fingerprint
+    state = {name: tensor.contiguous() for name, tensor in shipped.model.state_dict().items()}
+    save_file(state, tmp_path / "whole.safetensors")
+    whole = load_clip(ModelSpec(name="clip-micro", checkpoint=str(tmp_path / "whole.safetensors")))
+    text = ["a photo of a zebra"]
+    assert torch.equal(whole.encode_text(text), shipped.encode_text(text))
+    assert torch.equal(by_path.encode_text(text), shipped.encode_text(text))
+    assert whole.fingerprint["checkpoint_sha256"] != shipped.fingerprint["checkpoint_sha256"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -102,6 +103,7 @@ def test_the_fingerprint_is_json_and_tells_checkpoints_apart(tmp_path):
         save_official(config, path, seed)
         model = load_sam2(ModelSpec(name="sam2.1_hiera_tiny", checkpoint=str(path)), config=config)
         prints.append(json.dumps(model.fingerprint, sort_keys=True))
+        assert model.fingerprint["sam2"] == version("sam2")
     assert prints[0] != prints[1]
 
 

@@ -15,10 +15,10 @@ from scipy.ndimage import binary_erosion
 from pipeline.encode.geometry import make_geometry
 from pipeline.errors import ImageError
 from pipeline.files import atomic_write
-from pipeline.images.judge import image_warnings, is_coloured
 from pipeline.images.read import inspect_image, read_mask
 from pipeline.manifest import mask_file, read_manifest, row_file
 from pipeline.paths import Paths
+from pipeline.preview.odd import image_warnings, is_coloured
 
 LINE, MARGIN = 13, 6  # pixels
 PAPER, INK, FAINT, ALARM = (255, 255, 255), (20, 20, 20), (110, 110, 110), (190, 30, 30)
