@@ -23,6 +23,7 @@ PLUMBING = {
     "pipeline/config_rules.py": "refuses parameters, changes none",
     "pipeline/devices.py": "chooses a device; what it may change is in the stores' identities",
     "pipeline/engine/items.py": "the items' type; the machine itself is a dep where it works",
+    "pipeline/engine/progress.py": "tells of a run",
     "pipeline/engine/record.py": "tells of a run",
     "pipeline/engine/recorded.py": "tells of a run",
     "pipeline/errors.py": "words",

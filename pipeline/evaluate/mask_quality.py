@@ -33,14 +33,9 @@ RANDOM, ELLIPSE = "random", "ellipse"
 class Pair:
     """What a worker judges: one stored mask and the file of its ground truth.
 
-    <<<<<<< HEAD
-        `mask` is None where there is none, and `why` then says why. `seed` places the random region;
-        it is the encode stage's, so that the region judged here is the one that view `random` shows.
-    =======
-        `seed` places the random region; it is the encode stage's, so that of a usable mask the region
-        judged here is the one that view `random` shows. Of an empty or full one, judged as it is, that
-        view shows the whole image.
-    >>>>>>> f0e8a290971ba9adff036e8e13f60dc3230e93c3
+    `mask` is None where there is none, and `why` then says why. `seed` places the random region;
+    it is the encode stage's, so that of a usable mask the region judged here is the one that view
+    `random` shows. Of an empty or full one, judged as it is, that view shows the whole image.
     """
 
     image_id: str

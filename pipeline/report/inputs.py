@@ -24,7 +24,7 @@ from pipeline.report.bootstrap import Interval, mean_interval
 from pipeline.report.mixed import drop_mixed
 from pipeline.report.paper import quoted
 from pipeline.report.tables import share
-from pipeline.training.outputs import RUN_COLUMNS
+from pipeline.training.pairing import RUN_COLUMNS
 
 STAGES = ("audit", "segment", "prompt_quality", "encode", "train", "evaluate")
 PLOTS = ("per_class", "comparisons")

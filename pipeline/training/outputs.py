@@ -12,28 +12,12 @@ from pipeline.errors import PipelineError
 from pipeline.files import atomic_write
 from pipeline.heads.saved import SavedHead, cell_key, load_heads, read_tensors, save_heads
 from pipeline.training.cell import Fit
-from pipeline.training.pairing import paired, pairing
+from pipeline.training.pairing import RUN_COLUMNS, paired, pairing
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.paths import Paths
-
-RUN_COLUMNS = (
-    "protocol",
-    "head",
-    "view",
-    "fraction",
-    "seed",
-    "n_train",
-    "n_val",
-    "n_test",
-    "chosen",
-    "val_score",
-    "status",
-    "error",
-    "digest",
-)
 
 
 def order(fit: Fit) -> tuple:

@@ -17,6 +17,23 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+RUN_COLUMNS = (
+    "protocol",
+    "head",
+    "view",
+    "fraction",
+    "seed",
+    "n_train",
+    "n_val",
+    "n_test",
+    "chosen",
+    "val_score",
+    "status",
+    "error",
+    "digest",
+)
+"""Of runs.parquet."""
+
 _RUNS, _FEATURES = b"runs", b"features"
 
 
