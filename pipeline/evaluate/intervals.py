@@ -160,8 +160,10 @@ def nested(
 def p_values(differences: np.ndarray, of: list[Nested]) -> np.ndarray:
     """Return the two-sided p of differences from zero: that whose half-width just reaches zero.
 
-    It agrees with the interval, is Student's where seeds alone spread and the normal one where
-    images alone do. Without any spread it is 1 for no difference and 0 for any.
+    It is Student's where seeds alone spread and the normal one where images alone do. Without any
+    spread it is 1 for no difference and 0 for any. The percentile interval lies about the mean of
+    the replicates, keeps their shape and ends at the bounds of the figure; so near
+    p = 1 - confidence one of the two may exclude zero and the other not.
     """
     value = np.abs(np.asarray(differences, dtype=np.float64))
     parts = np.array([[n.seeds, n.shared, n.images] for n in of], dtype=np.float64).T

@@ -16,14 +16,16 @@ from pipeline.errors import ModelError
 from pipeline.files import sha256_file
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 
-def find_checkpoint(checkpoint: str, get: str) -> Path:
+def find_checkpoint(checkpoint: str, get: str, hub: str = "") -> Path:
     """Return a checkpoint's path, relative ones taken from here or else from the checkout.
 
     Args:
         checkpoint: the path as written in params.yaml.
         get: what to download and from where, for the message.
+        hub: "hf-hub:organisation/name" that has it, for the message; "" = none is known.
 
     Raises:
         ModelError: there is no such file.
@@ -32,7 +34,10 @@ def find_checkpoint(checkpoint: str, get: str) -> Path:
     for candidate in (path, ROOT / path):
         if candidate.is_file():
             return candidate
-    raise ModelError("no such checkpoint", path=path, remedy=f"{get} and put it there")
+    if checkpoint.count("/") == 1 and checkpoint[0] not in "./~" and path.suffix not in SUFFIXES:
+        hub = f"hf-hub:{checkpoint}"  # most likely meant
+    otherwise = f", or set `checkpoint: {hub}`" if hub else ""
+    raise ModelError("no such checkpoint", path=path, remedy=f"{get} and put it there{otherwise}")
 
 
 def hub_repository(checkpoint: str) -> str:

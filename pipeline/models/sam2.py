@@ -140,8 +140,11 @@ def sam2_config(name: str) -> dict[str, Any]:
 def _download(name: str) -> str:
     if name not in OFFICIAL:
         return "restore pipeline/models/weights from git or run `python -m stages.pretrain`"
-    hub = name.replace("_", "-")
-    return f"download {URL}/{name}.pt (on the hub: facebook/{hub})"
+    return f"download {URL}/{name}.pt (on the hub: {_hub(name).removeprefix('hf-hub:')})"
+
+
+def _hub(name: str) -> str:
+    return f"hf-hub:facebook/{name.replace('_', '-')}" if name in OFFICIAL else ""
 
 
 def load_sam2(
@@ -183,7 +186,7 @@ def load_sam2(
         get = f"download {spec.name}.pt from https://huggingface.co/{repo}"
         path = _from_hub(repo, spec.name, get)
     else:
-        path = find_checkpoint(checkpoint, get)
+        path = find_checkpoint(checkpoint, get, _hub(spec.name))
     digest = check_sha256(path, spec.sha256, get)
     model = instantiate_sam2(config["model"])
     load_into(model, read_state(path, get), path, get, may_lack=("num_batches_tracked",))

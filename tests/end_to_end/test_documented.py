@@ -1,5 +1,6 @@
 """Commands of the documents and the Makefile on a finished project: `dvc metrics diff`,
-`dvc repro results/dvc.yaml` and the recipe of `make demo`."""
+`dvc repro results/dvc.yaml` and the recipe of `make demo`; and its files as docs/tables.md has
+them."""
 
 from __future__ import annotations
 
@@ -9,6 +10,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from pipeline.config import load_params
+from pipeline.paths import Paths
+from pipeline.report.inputs import load_inputs
+from pipeline.report.results import results_table
+from pipeline.splits import load_split_plan
+from tests.tables import differences, table, written
 
 from .conftest import Project
 from .test_repro import stages_run
@@ -78,6 +86,26 @@ def test_the_documented_command_makes_the_results_once_and_a_deleted_page_again(
     assert made() == {"page@breast"}
     assert {name: (folder / name).read_bytes() for name in pages} == written
     assert made() == set()
+
+
+def test_every_table_of_a_finished_project_is_documented_with_its_columns_and_types(
+    built_project: Project, repo: Path, tmp_path: Path
+) -> None:
+    page = (repo / "docs/tables.md").read_text(encoding="utf-8")
+    paths, params = Paths(built_project.root), load_params(built_project.root / "params.yaml")
+    load_split_plan("breast", params, paths).export(tmp_path / "splits.csv")
+    files = written(paths, "breast") | {path.name: table(path) for path in tmp_path.iterdir()}
+    files["results/<dataset>.csv.gz"] = dict.fromkeys(
+        results_table(load_inputs("breast", paths)), ""
+    )
+    assert not differences(page, files)
+    for here, otherwise in (
+        ("| `n_groups` | int64 |", "| `n_units` | int64 |"),
+        ("| `straddles` | bool |", "| `straddles` | text |"),
+        ("## splits.csv", "## split.csv"),
+    ):
+        assert here in page
+        assert len(differences(page.replace(here, otherwise), files)) in (1, 2)
 
 
 def test_the_recipe_of_make_demo_evaluates_its_four_datasets_once_each_and_then_reports(

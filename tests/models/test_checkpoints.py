@@ -40,6 +40,20 @@ def test_a_missing_official_checkpoint_says_what_to_download_and_where_to_put_it
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("checkpoint", "repository"),
+    [
+        ("facebook/sam2.1-hiera-tiny", "facebook/sam2.1-hiera-tiny"),  # an id, no path
+        ("checkpoints/absent.pt", "facebook/sam2.1-hiera-small"),
+        ("./absent", "facebook/sam2.1-hiera-small"),
+    ],
+)
+def test_a_missing_official_checkpoint_says_how_to_name_the_one_on_the_hub(checkpoint, repository):
+    with pytest.raises(ModelError, match="no such checkpoint") as caught:
+        load_sam2(ModelSpec(name="sam2.1_hiera_small", checkpoint=checkpoint))
+    assert str(caught.value).endswith(f", or set `checkpoint: hf-hub:{repository}`")
+
+
 def test_an_official_model_without_a_checkpoint_is_refused():
     with pytest.raises(ModelError, match="no checkpoint is given"):
         load_sam2(ModelSpec(name="sam2.1_hiera_small"))

@@ -112,6 +112,12 @@ def test_offline_the_error_says_what_to_download_from_where_and_where_to_name_it
     assert said.endswith("give its path as `checkpoint`")
 
 
+def test_an_id_without_its_prefix_is_no_file_and_the_error_says_how_to_write_it(kind):
+    with pytest.raises(ModelError, match="no such checkpoint") as caught:
+        kind.load(ModelSpec(name=kind.name, checkpoint=kind.repository), config=kind.config())
+    assert str(caught.value).endswith(f", or set `checkpoint: hf-hub:{kind.repository}`")
+
+
 @pytest.mark.parametrize("repository", ["", "a/b/c", "no spaces/here", "../up", "a--b/c", "a\nb"])
 def test_an_id_that_the_hub_cannot_have_is_refused_by_name(kind, repository):
     said = refusal(kind, repository)
