@@ -202,7 +202,9 @@ def evaluate(
 
     if compare:
         table = compare_runs(dataset, c.params, c.paths, *compare)
-        typer.echo(table.to_json(orient="records") if as_json else table.to_string(index=False))
+        typer.echo(
+            table.to_json(orient="records") if as_json else table.to_string(index=False, na_rep="–")
+        )
         return
     metrics = evaluate_dataset(dataset, c.params, c.paths, jobs=jobs)
     typer.echo(json.dumps(metrics, indent=2) if as_json else c.paths.metrics(dataset))
