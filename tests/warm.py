@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -85,4 +86,6 @@ def _command(
         main()
     finally:
         sys.stdout.flush()
-        atexit._run_exitfuncs()  # which a forked process leaves out
+        # As the interpreter ends, in its order; of the two a forked process leaves out the second.
+        threading._shutdown()
+        atexit._run_exitfuncs()
