@@ -17,6 +17,7 @@ from pipeline.report.answers import leaking
 from pipeline.report.gallery import Album
 from pipeline.report.inputs import DatasetInputs, Missing, load_inputs
 from pipeline.report.page import Section
+from pipeline.report.remarks import unfinished
 from pipeline.report.sections import DATASET_SECTIONS, PUBLISHED_ONLY
 from pipeline.report.sections.reproduce import reproduce
 from pipeline.report.sections.summary import summary
@@ -32,6 +33,7 @@ class DatasetPage:
     copies: str
     images: int | None
     classes: list[str]
+    warnings: list[str]
     missing: list[Missing]
     sections: list[Section]
 
@@ -87,6 +89,7 @@ def dataset_page(found: DatasetInputs, params: Params) -> DatasetPage:
         "" if found.drawn_split else leaking(found) or "",
         images,
         found.classes,
+        unfinished(found),
         found.missing,
         sections,
     )

@@ -16,7 +16,7 @@ from pipeline.report import answers, results_text, select
 from pipeline.report.fallbacks import outcomes_by_class
 from pipeline.report.inputs import DatasetInputs, load_inputs
 from pipeline.report.paper import OTHER_SET, quoted_table
-from pipeline.report.remarks import evaluate_notes, plan_remarks
+from pipeline.report.remarks import evaluate_notes, plan_remarks, unfinished
 from pipeline.report.results_readme import MADE_BY, bullets, readme_markdown
 from pipeline.report.results_runs import calibration_table, seeds_table
 from pipeline.report.results_tables import comparison_table
@@ -120,6 +120,7 @@ def dataset_markdown(found: DatasetInputs, params: Params) -> str:
     parts = [f"# {found.name}", _provenance([found], params)]
     if found.synthetic:
         parts.append(SYNTHETIC)
+    parts += [f"> **Warning**: {text}" for text in unfinished(found)]
     if found.manifest is not None:
         parts.append(f"{len(found.manifest):,} images; classes: {', '.join(found.classes)}.")
     words = (
