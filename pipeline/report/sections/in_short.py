@@ -10,6 +10,7 @@ from pipeline.config import Params
 from pipeline.report import answers, facts, select
 from pipeline.report.class_mix import class_mix
 from pipeline.report.inputs import DatasetInputs
+from pipeline.report.largest_class import largest_class
 from pipeline.report.remarks import seen_images
 from pipeline.report.tables import (
     interval,
@@ -102,8 +103,9 @@ def result(found: DatasetInputs) -> str | None:
             text += f", and by the paper's method {_percent(method)}"
             d = answers.comparisons_of(found, select.METHOD, select.BASELINE, protocol, subset)
             text += f", {AGAINST_WHOLE[d[most].verdict]}" if most in d else ""
+        text += f". {floor}" if (floor := largest_class(found, protocol, subset)) else "."
         d = answers.comparisons_of(found, select.MASKED_PROBE, select.BASELINE, protocol, subset)
-        return f"{text}. {_effect({f: d[f] for f in (most, few) if f in d})}".rstrip()
+        return f"{text} {_effect({f: d[f] for f in (most, few) if f in d})}".rstrip()
     return None
 
 
