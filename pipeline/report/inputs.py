@@ -216,9 +216,10 @@ def load_inputs(name: str, paths: Paths, evaluate: EvaluateParams | None = None)
     if found.metrics is not None:
         found.schemas["metrics"] = pq.read_schema(paths.metrics_table(name))
     drop_mixed(found)
-    for stage in STAGES:
+    for stage in ("add", *STAGES):
         path = paths.record(name, stage)
         command = f"pipeline {stage.replace('_', '-')} --dataset {{}}"
+        command = readers["manifest"][2] if stage == "add" else command
         record = path.exists() and _read(found, f"record of {stage}", path, _record, command)
         if record:
             found.records[stage] = record
