@@ -14,6 +14,7 @@ from pipeline.files import atomic_write_text
 from pipeline.paths import Paths
 from pipeline.report import select
 from pipeline.report.answers import leaking
+from pipeline.report.differing import differing
 from pipeline.report.gallery import Album
 from pipeline.report.inputs import DatasetInputs, Missing, load_inputs
 from pipeline.report.page import Section
@@ -59,7 +60,7 @@ def build_report(params: Params, paths: Paths, datasets: Sequence[str] | None = 
         .render(
             summary=summary(found, params),
             pages=pages,
-            reproduce=reproduce(params, Path(paths.root), names),
+            reproduce=reproduce(params, Path(paths.root), names, differing(found, params)),
             synthetic=[p.name for p in pages if p.synthetic],
             css=_asset("style.css"),
             script=_asset("page.js"),

@@ -13,6 +13,7 @@ from pipeline.config import Params
 from pipeline.files import atomic_write, atomic_write_text
 from pipeline.paths import Paths
 from pipeline.report import answers, results_text, select
+from pipeline.report.differing import differing
 from pipeline.report.fallbacks import outcomes_by_class
 from pipeline.report.inputs import DatasetInputs, load_inputs
 from pipeline.report.paper import OTHER_SET, quoted_table
@@ -22,7 +23,7 @@ from pipeline.report.results_runs import calibration_table, seeds_table
 from pipeline.report.results_tables import comparison_table
 from pipeline.report.sections.mask_quality import mask_table, outcomes
 from pipeline.report.sections.quoted import COUNTERPARTS, quoted_beside
-from pipeline.report.sections.reproduce import git_commit, parameters_text
+from pipeline.report.sections.reproduce import DIFFERS, git_commit, parameters_text
 from pipeline.report.sections.scores import (
     broken_runs,
     labels_rule,
@@ -175,7 +176,9 @@ def dataset_markdown(found: DatasetInputs, params: Params, made: str = MADE_BY) 
     parts += _masks(found)
     if found.records:
         parts += ["## Time per stage", timing_table(found).markdown()]
-    parts.append("## Parameters\n\n```yaml\n" + parameters_text(params) + "```")
+    differs = differing([found], params)
+    parts += ["## Parameters", *([DIFFERS, bullets(differs)] if differs else [])]
+    parts.append("```yaml\n" + parameters_text(params) + "```")
     return "\n\n".join(filter(None, parts)) + "\n"
 
 

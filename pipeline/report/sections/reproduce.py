@@ -5,22 +5,26 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 from pipeline.config import Params
-from pipeline.report.page import Code, Details, Heading, Section, Text
+from pipeline.report.page import Code, Details, Heading, Points, Section, Text
 from pipeline.report.tables import Table, head
 
 LIBRARIES = ("numpy", "pandas", "scikit-learn", "scikit-image", "zarr", "xarray")
 LIBRARIES += ("torch", "sam2", "open_clip_torch", "timm")
 DECIDING = ("pipeline", "stages", "params.yaml", "dvc.yaml", "data_manifests/prompts.yaml")
+DIFFERS = "Some runs behind the figures were given other parameters than those below:"
 STEPS = ("audit", "segment", "prompt-quality", "encode", "train", "evaluate")
 
 
-def reproduce(params: Params, root: Path, datasets: list[str]) -> Section:
-    """Build the last section of the page."""
+def reproduce(
+    params: Params, root: Path, datasets: list[str], differs: Sequence[str] = ()
+) -> Section:
+    """Build the last section of the page; `differs` are the lines of `differing`."""
     names = " ".join(f"--dataset {name}" for name in datasets)
     commands = [f"pipeline {step} --dataset {name}" for name in datasets for step in STEPS]
     blocks = [
@@ -39,6 +43,7 @@ def reproduce(params: Params, root: Path, datasets: list[str]) -> Section:
             sortable=False,
         ),
         Heading("Parameters"),
+        *([Text(DIFFERS, "warning"), Points(list(differs))] if differs else []),
         Details("All parameters (params.yaml)", [Code(parameters_text(params))]),
     ]
     return Section("reproduce", "How this page was made", blocks, id="reproduce")
