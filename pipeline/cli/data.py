@@ -15,17 +15,33 @@ from pipeline.cli.running import say_written
 
 if TYPE_CHECKING:
     from pipeline.intake import AddSummary
+    from pipeline.paths import Paths
 
 app = typer.Typer(help="Add, check and preview datasets.", no_args_is_help=True)
 splits_app = typer.Typer(help="Train, validation and test parts.", no_args_is_help=True)
 
 
-def finish(summary: AddSummary, as_json: bool) -> None:
-    """Print what was added; exit 3 when files could not be read."""
+def finish(summary: AddSummary, as_json: bool, then: str = "") -> None:
+    """Print what was added, and to a person what comes next; exit 3 when a file cannot be read."""
     text = json.dumps(summary.to_json(), indent=2, ensure_ascii=False)
-    typer.echo(text if as_json else summary.text())
+    typer.echo(text if as_json else "\n".join(filter(None, [summary.text(), then])))
     if summary.failed:
         raise typer.Exit(3)
+
+
+def _without_prompt(paths: Paths, summary: AddSummary) -> str:
+    """Say which classes have no prompt yet, and what to write for them."""
+    from pipeline.encode.text import PromptError, prompted_classes, skeleton
+
+    try:
+        known = set(prompted_classes(paths.prompts, summary.dataset) or ())
+    except PromptError:  # of which `encode` tells
+        return ""
+    labels = {label for counts in summary.counts.values() for label in counts}
+    lacking = sorted(labels - known)
+    if not lacking:
+        return ""
+    return f"next: in {paths.prompts} classes.{summary.dataset} needs {skeleton(lacking)}"
 
 
 @contextmanager
@@ -89,7 +105,7 @@ def add(
             force=force,
             progress=progress,
         )
-    finish(summary, as_json)
+    finish(summary, as_json, _without_prompt(c.paths, summary))
 
 
 @app.command(epilog="Example: pipeline data refresh brain")

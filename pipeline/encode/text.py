@@ -70,7 +70,11 @@ def load_prompts(path: str | Path, dataset: str, classes: Sequence[str]) -> Prom
     path = Path(path)
     table = _read(path)
     templates = _templates(table, dataset, path)
-    words = _part(_part(table, "classes", path), dataset, path, "classes")
+    parts = _part(table, "classes", path)
+    if dataset not in parts:
+        remedy = f"write classes.{dataset} such as {skeleton(classes)}"
+        raise PromptError(f"has no table classes.{dataset}", path=path, remedy=remedy)
+    words = _part(parts, dataset, path, "classes")
     missing = [c for c in classes if not str(words.get(c, "")).strip()]
     if missing:
         spare = sorted(set(words) - set(classes))
@@ -90,6 +94,15 @@ def load_prompts(path: str | Path, dataset: str, classes: Sequence[str]) -> Prom
     texts = tuple(tuple(t.replace("{}", words[c].strip()) for t in templates) for c in classes)
     _check_distinct(dataset, classes, texts, path)
     return Prompts(tuple(classes), templates, texts, path)
+
+
+def skeleton(classes: Sequence[str]) -> str:
+    """Return the line of YAML that gives each class a phrase, to be replaced by the user's."""
+    table = {name: f"a phrase for {name}" for name in classes}
+    line = yaml.safe_dump(
+        table, default_flow_style=True, allow_unicode=True, sort_keys=False, width=float("inf")
+    )
+    return line.strip()
 
 
 def prompted_classes(path: Path, dataset: str) -> list[str] | None:

@@ -17,6 +17,7 @@ import pandas as pd
 
 from pipeline.audit.table import read_audit
 from pipeline.errors import PipelineError
+from pipeline.evaluate.bounds import NONE, OVER_CLASSES, settled
 from pipeline.evaluate.intervals import Nested, nested, p_values, percentile_intervals, seed_weights
 from pipeline.evaluate.predictions import read_runs
 from pipeline.evaluate.scores import Scored
@@ -62,7 +63,8 @@ def difference(a: Scored, b: Scored, metric: str, params: EvaluateParams) -> dic
     pooled runs lacks a fold.
 
     Returns:
-        difference, lo, hi, p, n_seeds, n_images.
+        difference, lo, hi, p, n_seeds, n_images. Where resamples say nothing of it (all alike, or
+        a class of one unit in a mean over classes) lo and hi are NaN and p is 1.
     """
     return differences([(a, b)], metric, params)[0]
 
@@ -94,8 +96,14 @@ def differences(
     of = list(drawn.values())
     intervals = percentile_intervals(np.array([n.replicates for n in of]), params.confidence)
     chances = p_values(np.array([found[k]["difference"] for k in drawn]), of)
-    for k, (lo, hi), p in zip(drawn, intervals, chances, strict=True):
-        found[k] |= {"lo": lo, "hi": hi, "p": float(p)}
+    for k, interval, p in zip(drawn, intervals, chances, strict=True):
+        units = pairs[k][0].units
+        if metric in OVER_CLASSES and units.thin:
+            interval = NONE
+        behind = units.behind(units.every)
+        lo, hi, _ = settled("", found[k]["difference"], interval, behind, params.confidence)
+        # Nothing is known, so nothing may be claimed: 1 is a valid p, and leaves Holm his family.
+        found[k] |= {"lo": lo, "hi": hi, "p": float(p) if np.isfinite(lo) else 1.0}
     return found
 
 

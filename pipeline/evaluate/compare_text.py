@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from pipeline.evaluate.verdict import verdict
+
+NOTHING = "–"  # no resample tells of the figure
 
 
 def compared_text(table: pd.DataFrame) -> str:
@@ -17,7 +21,7 @@ def compared_text(table: pd.DataFrame) -> str:
     shown = table[~key.isin(again)]
     told = shown.assign(
         fraction=shown["fraction"].map("{:.4g}".format),
-        **{name: shown[name].map("{:.4f}".format) for name in ("difference", "lo", "hi")},
+        **{name: shown[name].map(_figure) for name in ("difference", "lo", "hi")},
         **{name: shown[name].map(_chance) for name in ("p", "p_holm")},
         verdict=[verdict(*row) for row in shown[["lo", "hi", "p_holm"]].to_numpy()],
     )
@@ -28,8 +32,12 @@ def compared_text(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def _figure(value: float) -> str:
+    return NOTHING if math.isnan(value) else f"{value:.4f}"
+
+
 def _chance(p: float) -> str:
-    return "<0.0001" if p < 0.00005 else f"{p:.4f}"
+    return "<0.0001" if p < 0.00005 else _figure(p)
 
 
 def _repeated(table: pd.DataFrame) -> list[tuple[str, str]]:

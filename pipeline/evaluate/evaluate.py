@@ -76,7 +76,8 @@ def evaluate_dataset(
 
     metrics.parquet is long, one row per (protocol, subset, head, view, fraction, seed, metric):
     `value`, `lo`, `hi` (bootstrap at `evaluate.confidence`; seed = -1: the mean over seeds, with
-    a bootstrap nested in seeds, see `pipeline.evaluate.intervals`), `t_lo`, `t_hi` (t-interval
+    a bootstrap nested in seeds, see `pipeline.evaluate.intervals`; exact or NaN where it says
+    nothing, see `pipeline.evaluate.bounds`, with a note), `t_lo`, `t_hi` (t-interval
     over seeds; only seed = -1), `n_images`, `n_groups` (units that were resampled: patients,
     groups and copies, joined), `n_labels` (train + validation; the median of the seeds where
     seed = -1), `n_seeds`, `note`. Protocols `grouped-pooled` and `grouped_truth-pooled` hold each

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import EvaluateParams
+from pipeline.evaluate.bounds import NONE, OVER_CLASSES, Units, settled
 from pipeline.evaluate.intervals import (
     TestSet,
     nested,
@@ -34,6 +35,8 @@ class Scored:
         sums: contributions summed by seed, (S, K).
         n_images: distinct test images; n_groups: what is resampled.
         note: classes left out, seeds missing.
+        units: what is behind the figures of each seed.
+        classes: class names.
         tested: tells runs of the same images from others, within a process.
     """
 
@@ -47,6 +50,8 @@ class Scored:
     n_images: int
     n_groups: int
     note: str
+    units: Units
+    classes: list[str]
     pooled: bool = False
     tested: int = 0
     weights: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
@@ -81,8 +86,33 @@ class Block:
         key = tuple(part.ids)
         if key not in self._tests:
             groups = np.array([self.groups.get(i, f"image {i}") for i in part.ids])
-            self._tests[key] = TestSet(part.ids, groups, self.params.bootstrap, self.params.seed)
+            draw = self.params.bootstrap, self.params.seed
+            self._tests[key] = TestSet(part.ids, groups, *draw, part.y)
         return self._tests[key]
+
+    def _units(self, tests: list[TestSet], predicted: list[np.ndarray]) -> Units:
+        """Count what is behind the figures of each seed.
+
+        Args:
+            tests: test set of each seed.
+            predicted: classes that each seed predicts, of its images.
+        """
+        C = len(self.classes)
+        parts = list(dict.fromkeys(tests))
+        names = [name for test in parts for name in test.names]
+        apart = len(set(names)) == len(names)
+        counts = [
+            np.array([test.holding(y, C).sum(axis=0) for test, y in of], int).reshape(-1, C)
+            for of in ([(t, t.y) for t in tests], zip(tests, predicted, strict=True))
+        ]
+        return Units(
+            np.array([len(test.names) for test in tests], int),
+            *counts,
+            np.array([parts.index(test) * apart for test in tests], int),
+            np.array([len(test.redrawn[0]) for test in tests], int),
+            np.array([test.rejected for test in tests], bool),
+            self.params.bootstrap,
+        )
 
     def score(self, run: Run, *, pooled: set[str] | None = None) -> Scored | None:
         """Score a run; None when the subset leaves none of its images.
@@ -108,21 +138,29 @@ class Block:
             parts = {-1: Predicted(*joined)}
         names: list[str] = []
         values, replicates, class_replicates, sums = [], [], [], []
-        n_groups = 0
+        tests, predicted = [], []
         for part in parts.values():
             about = contributions(part.proba, part.y, self.params.bins)
             test = self._test_set(part)
-            drawn = test.replicate_sums(about.rows)
+            drawn, whole = test.both_sums(about.rows)
             sums.append(about.total)
             values.append(from_sums(about.total, about))
             replicates.append(from_sums(drawn, about))
+            if whole is not drawn:
+                of_whole = from_sums(whole, about)
+                replicates[-1] |= {metric: of_whole[metric] for metric in OVER_CLASSES}
             # Resampling adds noise to each bin, and ECE adds up its size: replicates lie above
             # the figure as far as the figure lies above the truth. So they are reflected in it
             # (the basic bootstrap).
             replicates[-1]["ece"] = 2 * values[-1]["ece"] - replicates[-1]["ece"]
-            class_replicates.append(per_class(drawn, about.n_classes))
+            of_class = per_class(drawn, about.n_classes)
+            # One class needs no other; its own F1 would be 0 for lack of it, not for an error.
+            held = np.bincount(part.y, minlength=about.n_classes) > 0
+            of_class["f1"][(of_class["support"] == 0) & held] = np.nan
+            class_replicates.append(of_class)
             names.append(notes(part.y, self.classes))
-            n_groups = max(n_groups, len(test.names))
+            tests.append(test)
+            predicted.append(part.proba.argmax(axis=1))
         seeds = list(parts)
         weights = seed_weights(seeds, self.params.bootstrap, self.params.seed) if seeds else None
         said = sorted({name for name in names if name})
@@ -142,8 +180,10 @@ class Block:
             {m: np.array([r[m] for r in class_replicates]) for m in ("precision", "recall", "f1")},
             [len(part.ids) for part in parts.values()],
             len(ids),
-            n_groups,
+            max((len(test.names) for test in tests), default=0),
             "; ".join(said),
+            self._units(tests, predicted),
+            self.classes,
             pooled is not None,
             hash(frozenset(ids)),
             np.ones((self.params.bootstrap, 1)) if weights is None else weights,
@@ -160,6 +200,7 @@ def metric_rows(
     rows: list[dict[str, Any]] = []
     n_labels = round(float(np.median(list(run.labels.values())))) if run.labels else 0
     nan = float("nan")
+    alone = [scored.units.of_seed(k) for k in range(len(scored.seeds))]
     for metric in METRICS:
         by_seed, of_mean = [], (nan, nan)
         if scored.seeds:
@@ -171,31 +212,46 @@ def metric_rows(
             for k, seed in enumerate(scored.seeds):
                 value = float(scored.values[metric][k])
                 size = {"n_images": scored.n_by_seed[k], "n_labels": run.labels[seed]}
-                found = _reaching(metric, value, *by_seed[k])
-                rows.append(_row(base, seed, metric, found, (nan, nan), size, ""))
+                *found, said = _settled(metric, value, by_seed[k], alone[k], scored, params)
+                rows.append(_row(base, seed, metric, found, (nan, nan), size, "; ".join(said)))
             for seed, error in sorted(run.failed.items()):
                 size = {"n_images": 0, "n_labels": run.labels[seed]}
                 rows.append(_row(base, seed, metric, (nan,) * 3, (nan, nan), size, error))
         mean, lo, hi = nan, nan, nan
-        t = (nan, nan)
+        t, note = (nan, nan), [scored.note]
         known = scored.values[metric][np.isfinite(scored.values[metric])]
         if len(known):
-            mean, lo, hi = _reaching(metric, float(known.mean()), *of_mean)
+            value = float(known.mean())
+            mean, lo, hi, said = _settled(metric, value, of_mean, scored.units, scored, params)
+            note += said
             t = (nan, nan) if scored.pooled else t_interval(known, params.confidence)
         size = {"n_images": scored.n_images, "n_labels": n_labels}
-        note = scored.note
         if not len(known) and scored.seeds:
-            note = "; ".join(filter(None, [note, "not defined on these images"]))
-        row = _row(base, -1, metric, (mean, lo, hi), t, size, note)
+            note.append("not defined on these images")
+        row = _row(base, -1, metric, (mean, lo, hi), t, size, "; ".join(filter(None, note)))
         row["n_seeds"] = 1 if scored.pooled else len(scored.seeds)
         row["n_groups"] = scored.n_groups
         rows.append(row)
     return rows
 
 
-def _reaching(metric: str, value: float, lo: float, hi: float) -> tuple[float, float, float]:
-    """Return value, lo, hi; an interval of ECE, without its bias, is drawn out to the figure."""
-    return (value, min(lo, value), max(hi, value)) if metric == "ece" else (value, lo, hi)
+def _settled(
+    metric: str,
+    value: float,
+    interval: tuple[float, float],
+    units: Units,
+    scored: Scored,
+    params: EvaluateParams,
+) -> tuple[float, float, float, list[str]]:
+    """Return value, lo, hi and the notes on them, where the bootstrap says nothing too."""
+    lo, hi = interval
+    if metric == "ece":  # without its bias the interval may lie beside the figure
+        lo, hi = min(lo, value), max(hi, value)
+    notes = units.notes(scored.classes) if metric in OVER_CLASSES else []
+    if metric in OVER_CLASSES and units.thin:
+        return value, *NONE, notes
+    lo, hi, why = settled(metric, value, (lo, hi), units.behind(units.every), params.confidence)
+    return value, lo, hi, notes + [why] * bool(why)
 
 
 def _row(base, seed, metric, interval, t, size, note) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.evaluate.bounds import settled
 from pipeline.evaluate.intervals import nested, percentile_intervals
 from pipeline.evaluate.metrics import per_class
 from pipeline.evaluate.scores import Scored
@@ -53,13 +54,15 @@ def class_rows(
 ) -> list[dict[str, Any]]:
     """Return precision, recall and F1 of each class: means over seeds with nested intervals.
 
+    Where the bootstrap says nothing the ends are exact, or NaN (`pipeline.evaluate.bounds`), those
+    of recall and F1 of a class of one unit too.
     `support` is the number of test images of the class, the mean over seeds.
     """
     if not scored.seeds:
         return []
     base = {**_base(scored, protocol), "subset": subset}
     values = per_class(scored.sums, len(classes))
-    rows = []
+    rows, of_class = [], (scored.units.true, scored.units.predicted)
     for c, name in enumerate(classes):
         row = {**base, "class": name, "support": float(values["support"][:, c].mean())}
         drawn = [
@@ -67,11 +70,14 @@ def class_rows(
             for m, r in scored.class_replicates.items()
         ]
         intervals = percentile_intervals(np.array(drawn), confidence)
+        true, predicted = (scored.units.behind(u[:, c]) for u in of_class)
         for metric, interval in zip(scored.class_replicates, intervals, strict=True):
             known = values[metric][:, c]
             known = known[np.isfinite(known)]
             row[metric] = float(known.mean()) if len(known) else float("nan")
-            row[f"{metric}_lo"], row[f"{metric}_hi"] = interval
+            units = predicted if metric == "precision" else true
+            ends = settled(metric, row[metric], interval, units, confidence)
+            row[f"{metric}_lo"], row[f"{metric}_hi"], _ = ends
         rows.append(row)
     return rows
 

@@ -45,6 +45,11 @@ class Difference:
         return self.lo > 0 or self.hi < 0
 
     @property
+    def bounded(self) -> bool:
+        """Whether there is an interval: none where no resample tells of the difference."""
+        return bool(np.isfinite([self.lo, self.hi]).all())
+
+    @property
     def short(self) -> str:
         """In percentage points with the verdict, for a table: "−3.1 [−4.0, −2.2] worse"."""
         if np.isnan(self.value):
@@ -58,7 +63,7 @@ class Difference:
 
     def _shown(self, unit: str = "") -> str:
         value, lo, hi = (signed(v) for v in (self.value, self.lo, self.hi))
-        return f"{value}{unit} [{lo}, {hi}]"
+        return f"{value}{unit} [{lo}, {hi}]" if self.bounded else f"{value}{unit}"
 
 
 Run = tuple[str, str]

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from pipeline.config import EvaluateParams
+from pipeline.evaluate.bounds import NONE, WIDTH
 from pipeline.evaluate.intervals import TestSet, percentile_interval
 
 Interval = tuple[float, float, float]
@@ -20,6 +21,8 @@ def mean_interval(
     values: np.ndarray, units: Sequence[str] | None, evaluate: EvaluateParams
 ) -> Interval:
     """Return mean, low and high of a percentile bootstrap; NaN without values.
+
+    Low and high are NaN where all resamples are alike, as with a single unit.
 
     Two lists of values of the same units are resampled alike.
 
@@ -37,7 +40,7 @@ def mean_interval(
     drawn = TestSet(names, names, evaluate.bootstrap, evaluate.seed)
     sums = drawn.replicate_sums(np.stack([values[known], np.ones(known.sum())], axis=1))
     lo, hi = percentile_interval(sums[:, 0] / sums[:, 1], evaluate.confidence)
-    return float(values[known].mean()), lo, hi
+    return float(values[known].mean()), *((lo, hi) if hi - lo > WIDTH else NONE)
 
 
 def spearman(

@@ -72,7 +72,7 @@ def evaluate_notes(metrics: pd.DataFrame, protocol: str, subset: str) -> str:
     if "note" not in metrics:
         return ""
     rows = metrics[(metrics["protocol"] == protocol) & (metrics["subset"] == subset)]
-    notes = sorted({str(n) for n in rows["note"].dropna() if str(n).strip()})
+    notes = sorted({n for note in rows["note"].dropna() for n in str(note).split("; ") if n})
     return "Notes: " + "; ".join(notes[:SHOWN]) + "." if notes else ""
 
 

@@ -26,7 +26,7 @@ SURE = (
 )
 CSV = (
     "In the CSV `lo` and `hi` are that interval; `t_lo` and `t_hi` are the t-interval over the "
-    "seeds alone: which images train, not which are tested."
+    "seeds alone: which images train, not which are tested. Empty ends: `note` says why."
 )
 AGAIN = (
     "From the images of each set to these pages. Which options `data add` was given is not "

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.encode.text import load_prompts
 from pipeline.files import sha256_file
 from pipeline.intake import add_dataset
 from pipeline.locks import lock_notes, manifest_lock
@@ -285,3 +286,21 @@ def test_check_joins_labels_to_prompts_as_written_and_refuses_an_empty_file(tmp_
         code, said = in_process(project, "data", "check", "--dataset", "odd")
         assert code == expected_code and expected in said, said
         assert "Traceback" not in said
+
+
+def test_add_ends_with_the_prompts_that_are_to_be_written(tmp_path, project):
+    for label in ("no: finding", "Mass lesion"):
+        picture(tmp_path / "chest" / label / "x.png", seed=len(label))
+    prompts = project / "data_manifests/prompts.yaml"
+    add = ("data", "add", "chest", "--from", str(tmp_path / "chest"))
+    code, said = in_process(project, *add)
+    *_, told = said.splitlines()
+    needed = told.partition("classes.chest needs ")[2]
+    assert code == 0 and told.startswith("next: ") and "prompts.yaml" in told, said
+    prompts.write_text(f"templates: {{default: ['a scan of {{}}.']}}\nclasses: {{chest: {needed}}}")
+    texts = load_prompts(prompts, "chest", ["Mass lesion", "no: finding"]).by_class()
+    assert texts["no: finding"] == ["a scan of a phrase for no: finding."]
+    code, said = in_process(project, *add)
+    assert code == 0 and "next: " not in said, said
+    prompts.write_text("classes: [")
+    assert in_process(project, *add)[0] == 0

@@ -79,6 +79,7 @@ def test_two_classes_with_one_prompt_are_refused_whatever_case_and_spaces(tmp_pa
         ("templates: {default: ['{} {}']}\nclasses: {d: {a: x}}", "exactly one"),
         ("templates: {default: ['{}', '{}']}\nclasses: {d: {a: x}}", "twice"),
         ("templates: {default: ['{}']}\nclasses: {e: {a: x}}", "no table classes.d"),
+        ("templates: {default: ['{}']}\nclasses: {}", "classes.d such as {a: a phrase for a}"),
         ("templates: {default: [", "not valid YAML"),
         ("templates: {default: ['{}']}\nclasses: {d: {a: [x, y]}}", "more than one phrase for a"),
         ("templates: {default: ['{}']}\nclasses: {d: {a: {x: y}}}", "more than one phrase for a"),

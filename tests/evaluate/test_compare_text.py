@@ -30,6 +30,12 @@ def test_figures_have_four_decimals_and_a_tiny_p_is_no_zero():
     ]
 
 
+def test_a_difference_without_an_interval_has_dashes_and_is_not_told_apart():
+    nothing = dict.fromkeys(("lo", "hi", "p", "p_holm"), float("nan"))
+    _, line = printed(rows("official", "full", 0.1) | nothing)
+    assert line.split()[8:] == ["0.1000", *"––––", "5", "40", "not", "told", "apart"]
+
+
 def test_a_subset_that_repeats_the_full_one_is_left_out_and_named():
     full, clean = rows("official", "full", 0.1), rows("official", "clean", 0.1, p_holm=1.0)
     other = rows("official", "clean_any", 0.2)

@@ -12,6 +12,7 @@ from pipeline.evaluate.intervals import nested, p_values, percentile_interval, s
 from pipeline.evaluate.predictions import Predicted, Run
 from pipeline.evaluate.scores import Block, metric_rows
 from pipeline.evaluate.tables import class_rows
+from pipeline.report.answers import Difference
 
 B = 2000
 APART = np.array([-0.1, -0.05, 0, 0.05, 0.1])
@@ -81,7 +82,19 @@ def test_p_is_below_its_level_where_the_interval_leaves_zero_out():
     below, above = p_values(np.array([0.9 * edge, 1.1 * edge]), [of, of])
     assert above < 0.05 < below
     nothing = nested(np.zeros(2), np.zeros((2, B)), seed_weights([0, 1], B, 0), 0.95)
-    assert (p_values(np.array([0.0, 0.1]), [nothing, nothing]) == [1, 0]).all()
+    assert (p_values(np.array([0.0, 0.1]), [nothing, nothing]) == 1).all()
+
+
+@pytest.mark.parametrize("sign", (1, -1))
+def test_p_and_the_interval_of_skewed_resamples_may_part_near_zero(sign):
+    skewed = np.random.default_rng(0).gamma(3.4, size=(1, B))
+    drawn = sign * 0.05 * (skewed - skewed.mean())
+    value = {1: 1.8, -1: 2.05}[sign] * drawn.std()
+    of = nested(np.array([value]), value + drawn, seed_weights([0], B, 0), 0.95, (-1, 1))
+    lo, _ = percentile_interval(of.replicates, 0.95)
+    p = p_values(np.array([value]), [of])[0]
+    assert (lo > 0) == (sign > 0) != (p < 0.05)
+    assert Difference(value, lo, 1.0, p).verdict == "undecided"  # which asks for both
 
 
 def runs(spread: int, seeds: int = 5) -> list:

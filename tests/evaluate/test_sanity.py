@@ -212,4 +212,4 @@ def test_noise_features_are_chance_within_the_interval_for_every_head_and_protoc
         assert len(noise) == 3 * (3 * 2 + 1)  # protocols x (heads x fractions + zero-shot)
         assert ((noise["lo"] < chance) & (noise["hi"] > chance)).all()
         assert (noise["hi"] - noise["lo"] < 0.45).all()
-        assert (signal["lo"] > chance).all()
+        assert (signal["lo"].fillna(signal["value"]) > chance).all()  # all alike: no interval

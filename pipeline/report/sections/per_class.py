@@ -33,7 +33,12 @@ def section(found: DatasetInputs, album: Album, params: Params) -> Section | Non
         first = not made.blocks
         name = found.block_name(protocol, subset)
         made.blocks.append(Details(name, shown, open=first))
-    made.blocks.append(Text("Percent, mean over the seeds.", "note"))
+    text = (
+        f"Percent, mean over the seeds [{found.level} interval]. Where every unit (patient, group, "
+        "copies or single image) is right, or every one wrong, the interval of precision and "
+        "recall is the exact one (Clopper-Pearson), and F1 has none."
+    )
+    made.blocks.append(Text(text, "note"))
     return made
 
 

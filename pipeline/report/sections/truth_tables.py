@@ -116,10 +116,11 @@ def figures_of(found: DatasetInputs, part: pd.DataFrame) -> list[Cell]:
 
 
 def _signed(value: float, lo: float, hi: float) -> Cell:
-    if not np.isfinite([value, lo, hi]).all():
+    if not np.isfinite(value):
         return Cell(NOTHING, look="number")
     shown = [f"{v:+.3f}".replace("-", "−") for v in (value, lo, hi)]
-    return numeric(f"{shown[0]} [{shown[1]}, {shown[2]}]", value)
+    ends = f" [{shown[1]}, {shown[2]}]" if np.isfinite([lo, hi]).all() else ""
+    return numeric(f"{shown[0]}{ends}", value)
 
 
 def prompt_names(quality: pd.DataFrame) -> dict[str, str]:
