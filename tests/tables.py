@@ -44,11 +44,9 @@ def named(column: str) -> re.Pattern[str]:
 
 
 def parquet(path: Path) -> dict[str, str]:
-    """Return column -> type of a Parquet file; "" where a table without rows has none."""
+    """Return column -> type of a Parquet file."""
 
     def kind(of: pa.DataType) -> str:
-        if pa.types.is_null(of):
-            return ""
         return "category" if pa.types.is_dictionary(of) else TYPES.get(str(of), str(of))
 
     return {field.name: kind(field.type) for field in pq.read_schema(path)}

@@ -25,6 +25,7 @@ COLUMNS = (
     "straddles",
     "by",  # bytes | thumbnail | structure
 )
+_TYPES = dict.fromkeys(COLUMNS, "str") | {"score": "float64", "straddles": "bool"}
 KINDS = ("byte", "near", "mirror", "turn")
 
 
@@ -122,6 +123,5 @@ def _finish(pairs: pd.DataFrame, swap: bool = True) -> pd.DataFrame:
         pairs = pairs.drop_duplicates(["image_id_a", "image_id_b"])
     test_a, test_b = pairs["split_a"].eq("test"), pairs["split_b"].eq("test")
     learned_a, learned_b = (pairs[f"split_{x}"].isin(("train", "val")) for x in "ab")
-    pairs["straddles"] = ((test_a & learned_b) | (test_b & learned_a)).astype(bool)
-    pairs["score"] = pairs["score"].astype(np.float64)
-    return sort_pairs(pairs)[list(COLUMNS)]
+    pairs["straddles"] = (test_a & learned_b) | (test_b & learned_a)
+    return sort_pairs(pairs)[list(COLUMNS)].astype(_TYPES)  # a table without rows has them too

@@ -10,6 +10,7 @@ from pipeline.errors import PipelineError
 from pipeline.paths import Paths
 
 STAGES = ("segment", "encode")
+ADD = "add"  # its record is there only where `data add` made the manifest
 
 
 def known_datasets(paths: Paths, named: Iterable[str]) -> list[str]:
@@ -33,8 +34,9 @@ def status_rows(paths: Paths, datasets: Iterable[str]) -> list[dict[str, Any]]:
     rows = []
     for dataset in datasets:
         folder = paths.record(dataset, "x").parent
-        others = sorted({f.stem for f in folder.glob("[!.]*.json")} - set(STAGES))
-        for stage in [*STAGES, *others]:
+        there = {f.stem for f in folder.glob("[!.]*.json")}
+        others = sorted(there - {ADD, *STAGES})
+        for stage in [*({ADD} & there), *STAGES, *others]:
             try:
                 record = RunRecord.read(paths.record(dataset, stage))
             except FileNotFoundError:

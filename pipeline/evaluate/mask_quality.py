@@ -14,18 +14,8 @@ from pipeline.evaluate.overlap import center_ellipse, hd95, overlap
 if TYPE_CHECKING:
     from pipeline.paths import Paths
 
-COLUMNS = (
-    "image_id",
-    "label",
-    "split",
-    "strategy",
-    "dice",
-    "iou",
-    "hd95",
-    "pred_area_fraction",
-    "gt_area_fraction",
-    "note",
-)
+FIGURES = ("dice", "iou", "hd95", "pred_area_fraction", "gt_area_fraction")
+COLUMNS = ("image_id", "label", "split", "strategy", *FIGURES, "note")
 RANDOM, ELLIPSE = "random", "ellipse"
 
 
@@ -123,7 +113,7 @@ def mask_quality(
 
     having = manifest[manifest["mask_path"] != ""]
     if having.empty or not paths.masks(dataset).exists():
-        return pd.DataFrame(columns=list(COLUMNS))
+        return _table([])
     store = open_masks(paths.masks(dataset))
     table = store.table()
     failed = table["status"] == "failed"
@@ -160,4 +150,10 @@ def mask_quality(
     found = Parallel(n_jobs=jobs, prefer="threads")(
         delayed(one)(row) for row in having.itertuples()
     )
-    return pd.DataFrame([r for rows in found for r in rows], columns=list(COLUMNS))
+    return _table([r for rows in found for r in rows])
+
+
+def _table(rows: list[dict]) -> pd.DataFrame:
+    """Return rows as a table whose columns have their types, also where there is no row."""
+    kinds = {name: "float64" if name in FIGURES else "str" for name in COLUMNS}
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(kinds)

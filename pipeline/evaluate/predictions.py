@@ -133,15 +133,26 @@ def _refuse_relabelled(
 ) -> None:
     """Raise PipelineError when the manifest has another label, or none, for an image of `y`."""
     then = y[~y.index.duplicated()].map(dict(enumerate(classes)))
+    if changed := relabelled(then, manifest):
+        raise PipelineError(changed, path=path, remedy=again)
+
+
+def relabelled(then: pd.Series, manifest: pd.DataFrame) -> str:
+    """Say which images have another label in the manifest than they had, or none; "" if none has.
+
+    Args:
+        then: the label by image_id; an image may come more than once, with the same label.
+        manifest: of `read_manifest`.
+    """
+    then = then[~then.index.duplicated()]
     now = manifest.set_index("image_id")["label"].reindex(then.index)
     changed = then.index[now != then]
-    if len(changed):
-        raise PipelineError(
-            f"{len(changed)} image(s) have another label in the manifest, or are gone from it, for "
-            f"example {', '.join(changed[:3])}",
-            path=path,
-            remedy=again,
-        )
+    if not len(changed):
+        return ""
+    return (
+        f"{len(changed)} image(s) have another label in the manifest, or are gone from it, for "
+        f"example {', '.join(changed[:3])}"
+    )
 
 
 def _places(table) -> dict[tuple, slice]:

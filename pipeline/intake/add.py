@@ -19,6 +19,7 @@ from pipeline.intake.groups import join_groups
 from pipeline.intake.measure import Progress
 from pipeline.intake.patients import patients_from_names
 from pipeline.intake.place import same_content, same_folder, settle
+from pipeline.intake.record import record_add, record_refresh
 from pipeline.intake.rows import (
     KEEPS,
     build_rows,
@@ -54,6 +55,8 @@ def add_dataset(
     progress: Progress | None = None,
 ) -> AddSummary:
     """Make data_manifests/<dataset>.csv from a folder, CSV or zip of images.
+
+    What failed, was skipped or left out stands in cache/<dataset>/records/add.json too.
 
     The images stay where they are: data/<dataset> becomes a link to their folder (a zip is
     extracted there). Nothing is written unless all of it can be. Adding the same folder or CSV
@@ -123,7 +126,7 @@ def add_dataset(
         summary.skipped = dict(sorted((scan.skipped + rows.skipped).items()))
         bad_masks = measure_masks(frame, scan.file, workers)
         summary.warnings += leave_masks_out(frame, bad_masks)
-        without_mask = set(frame.loc[list(bad_masks), "image_id"])
+        left_out = {frame.at[i, "image_id"]: reason for i, reason in bad_masks.items()}
         how = on_straddle or ("error" if stated else "drop-train")
         if how != "error":
             summary.warnings += resolve_straddling(frame, how)
@@ -131,7 +134,7 @@ def add_dataset(
         if problems:
             raise report_problems(source, problems)
         frame, summary.changed = merge_existing(
-            frame, manifest, same_source=same, force=force, without_mask=without_mask
+            frame, manifest, same_source=same, force=force, without_mask=set(left_out)
         )
         summary.warnings += oddities(frame)
         if frame["label"].nunique() == 1:
@@ -145,6 +148,7 @@ def add_dataset(
 
         # Images and manifest take their places together, when nothing is left that may fail.
         write_manifest(frame, manifest, first=place_images)
+        record_add(summary, paths, left_out)
     return summary
 
 
@@ -248,4 +252,5 @@ def refresh_dataset(
         summary.changed = {"added": 0, "removed": 0, "changed": changed}
         summary.count(frame)
         write_manifest(frame, manifest)
+        record_refresh(summary, paths, {*frame["path"], *frame["image_id"]})
     return summary

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from pipeline.evaluate.verdict import verdict
 from pipeline.report import facts, select
 from pipeline.report.class_mix import class_mix
 from pipeline.report.inputs import DatasetInputs
@@ -16,6 +17,7 @@ NO_DIFFERENCE = "makes no difference that can be told from chance"
 NOT_CORRECTED = "makes no difference that withstands the correction for many comparisons"
 # Verdicts as a table has them.
 SHORT = {"helps": "better", "hurts": "worse", "undecided": "not told apart"}
+KINDS = {short: kind for kind, short in SHORT.items()}
 
 
 def signed(value: float) -> str:
@@ -35,12 +37,7 @@ class Difference:
     @property
     def verdict(self) -> str:
         """ "helps", "hurts" or "undecided"; the interval and the corrected p must agree."""
-        sure = np.isnan(self.p_holm) or self.p_holm < 0.05
-        if sure and self.lo > 0:
-            return "helps"
-        if sure and self.hi < 0:
-            return "hurts"
-        return "undecided"
+        return KINDS[verdict(self.lo, self.hi, self.p_holm)]
 
     @property
     def excludes_zero(self) -> bool:
@@ -125,9 +122,9 @@ def compare_sentence(name: str, differences: dict[float, Difference]) -> str:
         "hurts": "worse beyond chance at",
         "undecided": "not told apart at",
     }
-    for verdict, shares in by.items():
+    for kind, shares in by.items():
         if shares:
-            parts.append(f"{words[verdict]} {listed(shares)}")
+            parts.append(f"{words[kind]} {listed(shares)}")
     return f"{text} ({'; '.join(parts)})."
 
 

@@ -14,9 +14,11 @@ from pipeline.files import atomic_write_text
 from pipeline.paths import Paths
 from pipeline.report import select
 from pipeline.report.answers import leaking
+from pipeline.report.differing import differing
 from pipeline.report.gallery import Album
 from pipeline.report.inputs import DatasetInputs, Missing, load_inputs
 from pipeline.report.page import Section
+from pipeline.report.remarks import unfinished
 from pipeline.report.sections import DATASET_SECTIONS, PUBLISHED_ONLY
 from pipeline.report.sections.reproduce import reproduce
 from pipeline.report.sections.summary import summary
@@ -32,6 +34,7 @@ class DatasetPage:
     copies: str
     images: int | None
     classes: list[str]
+    warnings: list[str]
     missing: list[Missing]
     sections: list[Section]
 
@@ -57,7 +60,7 @@ def build_report(params: Params, paths: Paths, datasets: Sequence[str] | None = 
         .render(
             summary=summary(found, params),
             pages=pages,
-            reproduce=reproduce(params, Path(paths.root), names),
+            reproduce=reproduce(params, Path(paths.root), names, differing(found, params)),
             synthetic=[p.name for p in pages if p.synthetic],
             css=_asset("style.css"),
             script=_asset("page.js"),
@@ -87,6 +90,7 @@ def dataset_page(found: DatasetInputs, params: Params) -> DatasetPage:
         "" if found.drawn_split else leaking(found) or "",
         images,
         found.classes,
+        unfinished(found),
         found.missing,
         sections,
     )

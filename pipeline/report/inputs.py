@@ -28,6 +28,7 @@ from pipeline.training.pairing import RUN_COLUMNS
 
 STAGES = ("audit", "segment", "prompt_quality", "encode", "train", "evaluate")
 PLOTS = ("per_class", "comparisons")
+TESTED = ["protocol", "seed", "image_id", "y_true"]
 NO_AUDIT = "no leak audit"  # how the note of the plan of the splits begins
 
 
@@ -73,6 +74,7 @@ class DatasetInputs:
     def drop(self, part: str, path: Path, command: str, reason: str) -> None:
         """Put None in the place of a table, and list it as missing."""
         self.schemas.pop(part, None)
+        self.__dict__.pop("tested", None)
         if part != "predictions":  # which are read piece by piece
             setattr(self, part, None)
         self.list_missing(part, path, command, reason)
@@ -146,6 +148,15 @@ class DatasetInputs:
         except (ManifestError, KeyError):  # an audit of other images: as if there were none
             return image_groups(self.manifest, None)
 
+    @cached_property
+    def tested(self) -> pd.DataFrame | None:
+        """Which images were predicted, with their labels of then: `TESTED`, as text, each once."""
+        if "predictions" not in self.schemas:
+            return None
+        table = pd.read_parquet(self.paths.predictions(self.name), columns=TESTED)
+        table = table.drop_duplicates(ignore_index=True)
+        return table.astype({name: str for name in TESTED if name != "seed"})
+
     def predictions(self, **where: Any) -> pd.DataFrame | None:
         """Return the predictions of the runs where every given column has the given value.
 
@@ -205,9 +216,10 @@ def load_inputs(name: str, paths: Paths, evaluate: EvaluateParams | None = None)
     if found.metrics is not None:
         found.schemas["metrics"] = pq.read_schema(paths.metrics_table(name))
     drop_mixed(found)
-    for stage in STAGES:
+    for stage in ("add", *STAGES):
         path = paths.record(name, stage)
         command = f"pipeline {stage.replace('_', '-')} --dataset {{}}"
+        command = readers["manifest"][2] if stage == "add" else command
         record = path.exists() and _read(found, f"record of {stage}", path, _record, command)
         if record:
             found.records[stage] = record

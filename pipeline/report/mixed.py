@@ -1,7 +1,9 @@
-"""Tables of different trainings or evaluations are never drawn on one page.
+"""Tables of different trainings, evaluations or labels are never drawn on one page.
 
 Each stage replaces its files one by one, so that a kill, or `train` without `evaluate`, leaves some
-of one run and some of another. `evaluate` and `train` say in each table of which run it is.
+of one run and some of another. `evaluate` and `train` say in each table of which run it is. Figures
+of other labels than the manifest's, or of images that it lists no more, would stand below its
+counts and classes as if they were of them.
 """
 
 from __future__ import annotations
@@ -9,27 +11,36 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.evaluate.pairing import is_beside, tables
+from pipeline.evaluate.predictions import relabelled
 from pipeline.training.pairing import of_features, paired, trained
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
     from pipeline.report.inputs import DatasetInputs
 
+TRAIN = "pipeline train --dataset {}"
 EVALUATE = "pipeline evaluate --dataset {}"
+# No training decides these.
+JUDGED = {
+    "mask_quality": EVALUATE,
+    "prompt_quality": "pipeline prompt-quality --dataset {}",
+}
 
 
 def drop_mixed(found: DatasetInputs) -> None:
-    """List as missing, with the command that mends it, what is not of the last training there is or
-    of the metrics beside it."""
+    """List as missing, with the command that mends it, what is not of the last training there is,
+    of the manifest's images and labels, or of the metrics beside it."""
     of_metrics, predicted = found.schemas.get("metrics"), found.schemas.get("predictions")
-    if predicted is not None and (why := _older(found, predicted)):
+    other = _other_labels(found, found.tested, "y_true")
+    if predicted is not None and (why := _older(found, predicted) or other):
         path = found.paths.predictions(found.name)
-        found.drop("predictions", path, "pipeline train --dataset {}", why)
+        found.drop("predictions", path, TRAIN, why)
         predicted = None
     why = "without metrics.parquet, which says of which training it is"
     if of_metrics is not None:
-        why = _older(found, of_metrics)
+        why = _older(found, of_metrics) or other
         if not why and predicted is not None and trained(predicted) != trained(of_metrics):
             why = "of other predictions than those there"
         if why:
@@ -41,6 +52,17 @@ def drop_mixed(found: DatasetInputs) -> None:
             found.drop(part, path, EVALUATE, "of another evaluation than metrics.parquet")
         elif why and part != "mask_quality":  # which no training decides
             found.drop(part, path, EVALUATE, why)
+    for part, command in JUDGED.items():
+        if other := _other_labels(found, getattr(found, part), "label"):
+            path = getattr(found.paths, part)(found.name)
+            found.drop(part, path, command, other)
+
+
+def _other_labels(found: DatasetInputs, table: pd.DataFrame | None, column: str) -> str:
+    """Say what has changed in the manifest since a table of labelled images was made."""
+    if table is None or found.manifest is None:
+        return ""
+    return relabelled(table.set_index("image_id")[column], found.manifest)
 
 
 def _older(found: DatasetInputs, schema: pa.Schema) -> str:

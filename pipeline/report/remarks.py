@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -13,7 +14,27 @@ from pipeline.report.inputs import DatasetInputs
 from pipeline.report.tables import listed, many, title
 
 SHOWN = 8
+STOPPED = {
+    "error": "stopped with an error",
+    "interrupted": "was interrupted",
+    "running": "was killed, or is still at work",
+}
 OFFICIAL = "official: "
+
+
+def unfinished(found: DatasetInputs) -> list[str]:
+    """Say which of the last runs that make figures did not end, and why: the figures that are there
+    are of earlier ones."""
+    said = []
+    for stage in ("train", "evaluate"):
+        record = found.records.get(stage, {})
+        if record.get("status") not in STOPPED:
+            continue
+        why = str(record.get("error") or "").replace(f"{Path(found.paths.root).resolve()}/", "")
+        text = f"The last run of {stage} {STOPPED[record['status']]}{why and f': {why}'}"
+        again = f"pipeline {stage} --dataset {found.name}"
+        said.append(f"{text}. Figures that are shown are of an earlier one; run: {again}.")
+    return said
 
 
 def plan_remarks(found: DatasetInputs) -> list[str]:

@@ -13,16 +13,17 @@ from pipeline.config import Params
 from pipeline.files import atomic_write, atomic_write_text
 from pipeline.paths import Paths
 from pipeline.report import answers, results_text, select
+from pipeline.report.differing import differing
 from pipeline.report.fallbacks import outcomes_by_class
 from pipeline.report.inputs import DatasetInputs, load_inputs
 from pipeline.report.paper import OTHER_SET, quoted_table
-from pipeline.report.remarks import evaluate_notes, plan_remarks
-from pipeline.report.results_readme import MADE_BY, bullets, readme_markdown
+from pipeline.report.remarks import evaluate_notes, plan_remarks, unfinished
+from pipeline.report.results_readme import MADE_BY, bullets, made_by, readme_markdown
 from pipeline.report.results_runs import calibration_table, seeds_table
 from pipeline.report.results_tables import comparison_table
 from pipeline.report.sections.mask_quality import mask_table, outcomes
 from pipeline.report.sections.quoted import COUNTERPARTS, quoted_beside
-from pipeline.report.sections.reproduce import git_commit, parameters_text
+from pipeline.report.sections.reproduce import DIFFERS, git_commit, parameters_text
 from pipeline.report.sections.scores import (
     broken_runs,
     labels_rule,
@@ -52,17 +53,22 @@ def write_results(
             of both; those without metrics are named there with the command that makes them.
     """
     asked = datasets or params.datasets
-    pages = [path for name in asked for path in write_pages(params, paths, name)]
-    return [*pages, write_readme(params, paths, list(dict.fromkeys([*params.datasets, *asked])))]
+    made = made_by(params.datasets, asked)
+    pages = [path for name in asked for path in write_pages(params, paths, name, made)]
+    names = list(dict.fromkeys([*params.datasets, *asked]))
+    return [*pages, write_readme(params, paths, names, made)]
 
 
-def write_pages(params: Params, paths: Paths, dataset: str) -> list[Path]:
-    """Write the page and the tables of one dataset, if it has metrics; return their paths."""
+def write_pages(params: Params, paths: Paths, dataset: str, made: str = MADE_BY) -> list[Path]:
+    """Write the page and the tables of one dataset, if it has metrics; return their paths.
+
+    `made` is the command that the page names as its own.
+    """
     found = load_inputs(dataset, paths, params.evaluate)
     if found.metrics is None:
         return []
     page = paths.results / f"{dataset}.md"
-    atomic_write_text(page, dataset_markdown(found, params))
+    atomic_write_text(page, dataset_markdown(found, params, made))
     tables = {f"{dataset}.csv.gz": results_table(found)}
     if found.comparisons is not None:
         tables[f"{dataset}_comparisons.csv.gz"] = found.comparisons
@@ -71,11 +77,13 @@ def write_pages(params: Params, paths: Paths, dataset: str) -> list[Path]:
     return [page, *(paths.results / name for name in tables)]
 
 
-def write_readme(params: Params, paths: Paths, datasets: Sequence[str]) -> Path:
+def write_readme(
+    params: Params, paths: Paths, datasets: Sequence[str], made: str = MADE_BY
+) -> Path:
     """Write results/README.md, with the answers of all datasets; return its path."""
     found = [load_inputs(name, paths, params.evaluate) for name in datasets]
-    provenance, commit = _provenance(found, params), git_commit(Path(paths.root))
-    page = readme_markdown(found, provenance, SYNTHETIC, commit)
+    provenance, commit = _provenance(found, params, made), git_commit(Path(paths.root))
+    page = readme_markdown(found, provenance, SYNTHETIC, commit, made)
     atomic_write_text(paths.results / "README.md", page)
     return paths.results / "README.md"
 
@@ -115,11 +123,12 @@ def results_table(found: DatasetInputs) -> pd.DataFrame:
     return table
 
 
-def dataset_markdown(found: DatasetInputs, params: Params) -> str:
-    """Return the page of one dataset."""
-    parts = [f"# {found.name}", _provenance([found], params)]
+def dataset_markdown(found: DatasetInputs, params: Params, made: str = MADE_BY) -> str:
+    """Return the page of one dataset, made by a command."""
+    parts = [f"# {found.name}", _provenance([found], params, made)]
     if found.synthetic:
         parts.append(SYNTHETIC)
+    parts += [f"> **Warning**: {text}" for text in unfinished(found)]
     if found.manifest is not None:
         parts.append(f"{len(found.manifest):,} images; classes: {', '.join(found.classes)}.")
     words = (
@@ -167,7 +176,9 @@ def dataset_markdown(found: DatasetInputs, params: Params) -> str:
     parts += _masks(found)
     if found.records:
         parts += ["## Time per stage", timing_table(found).markdown()]
-    parts.append("## Parameters\n\n```yaml\n" + parameters_text(params) + "```")
+    differs = differing([found], params)
+    parts += ["## Parameters", *([DIFFERS, bullets(differs)] if differs else [])]
+    parts.append("```yaml\n" + parameters_text(params) + "```")
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -189,13 +200,13 @@ def _folded(table: Table, name: str) -> str:
     return f"<details><summary>{title(name)}</summary>\n\n{table.markdown()}\n\n</details>"
 
 
-def _provenance(found: Sequence[DatasetInputs], params: Params) -> str:
+def _provenance(found: Sequence[DatasetInputs], params: Params, made: str) -> str:
     commit = git_commit(Path(found[0].paths.root))
     # README.md has the hashes of all sets beside the commands that make them again.
     manifest = found[0].manifest_hash if len(found) == 1 else ""
     manifest = manifest and f" Manifest: sha256 `{manifest}`."
     return (
-        f"Made by `{MADE_BY}`, at commit {commit}; profile "
+        f"Made by `{made}`, at commit {commit}; profile "
         f"`{params.profile}` ({params.models.sam2.name}, {params.models.clip.name}), masks "
         f"prompted by `{params.segment.prompt}`.{manifest} Figures are accuracy in percent with "
         f"{share(params.evaluate.confidence)} intervals unless said otherwise; do not edit by hand."

@@ -13,6 +13,7 @@ from pipeline.report.results_tables import (
     time_table,
     views_table,
 )
+from pipeline.report.sections.reproduce import STEPS
 from pipeline.report.sections.summary import at_a_glance
 from pipeline.report.tables import Table, head
 
@@ -34,8 +35,20 @@ AGAIN = (
 )
 
 
+def made_by(known: Sequence[str], asked: Sequence[str]) -> str:
+    """Return the command that makes pages: DVC's if they are of the datasets of params.yaml
+    (`known`), all of them and no other; else the one that was given."""
+    if set(asked) == set(known):
+        return MADE_BY
+    return " ".join(["pipeline results", *(f"--dataset {name}" for name in asked)])
+
+
 def readme_markdown(
-    found: Sequence[DatasetInputs], provenance: str, synthetic: str, commit: str
+    found: Sequence[DatasetInputs],
+    provenance: str,
+    synthetic: str,
+    commit: str,
+    made: str = MADE_BY,
 ) -> str:
     """Return the page.
 
@@ -44,6 +57,7 @@ def readme_markdown(
         provenance: what made the page.
         synthetic: the label of synthetic data, put where any dataset is.
         commit: of the project folder, in words.
+        made: the command that made the page (`made_by`).
     """
     done = [one for one in found if one.metrics is not None]
     parts = ["# Results", provenance]
@@ -84,15 +98,21 @@ def readme_markdown(
     times = time_table(done)
     if times is not None:
         parts += ["## Time per stage", times.markdown()]
-    parts += ["## Making these results again", AGAIN, again(found, commit)]
+    parts += ["## Making these results again", AGAIN, again(found, commit, made)]
     return "\n\n".join(parts) + "\n"
 
 
-def again(found: Sequence[DatasetInputs], commit: str) -> str:
+def again(found: Sequence[DatasetInputs], commit: str, made: str = MADE_BY) -> str:
     """Return the commands that lead from images to these pages, and the hash of each manifest."""
     lines = [f"# commit: {commit}"]
     lines += [f"pipeline data add {one.name} --from FOLDER ..." for one in found]
-    commands = "\n".join([*lines, MADE_BY])
+    if made != MADE_BY:  # nor does DVC run the stages of a set that params.yaml lacks
+        lines += [
+            f"for name in {' '.join(one.name for one in found)}; do",
+            f"  for stage in {' '.join(STEPS)}; do pipeline $stage --dataset $name; done",
+            "done",
+        ]
+    commands = "\n".join([*lines, made])
     rows = [
         [head(one.name), f"`data_manifests/{one.name}.csv`", f"`{one.manifest_hash}`"]
         for one in found

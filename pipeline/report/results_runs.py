@@ -37,9 +37,10 @@ def calibration_table(found: DatasetInputs) -> Table | None:
             names = select.HEADS.get(model, model), select.VIEWS.get(view, view)
             rows.append([head(name), *names, *cells])
     note = (
-        f"Mean over the seeds [{found.level} interval], 0 to 1, with {share(most)} of the labels. "
-        "ECE: the gap between confidence and accuracy; Brier: the squared error of the "
-        "probabilities, summed over the classes, 0 to 2; lower is better for both. "
+        f"Mean over the seeds [{found.level} interval] with {share(most)} of the labels. "
+        "ECE: the gap between confidence and accuracy, 0 to 1; Brier: the squared error of the "
+        "probabilities, summed over the classes, 0 to 2; lower is better for both. Macro-AUROC: "
+        "0 to 1. "
         "Zero-shot uses no labels. Other shares and splits are in the CSV."
     )
     names = [title(select.METRICS[metric]) for metric in CALIBRATION]

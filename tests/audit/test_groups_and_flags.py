@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.audit import audit_dataset, audit_text, copies, straddling_pairs
@@ -40,6 +41,15 @@ def folder(tmp_path_factory) -> Folder:
     made.save("train/alone.png", texture(5), split="train", label="b")
     made.summary = audit_dataset("toy", params(), made.write().paths)
     return made
+
+
+def test_without_a_pair_the_columns_have_the_types_that_they_have_with_pairs(folder, tmp_path):
+    alone = Folder(tmp_path)
+    alone.save("train/one.png", texture(1), split="train", label="a")
+    alone.save("test/two.png", texture(2), split="test", label="a")
+    audit_dataset("toy", params(), alone.write().paths)
+    none, some = (pq.read_schema(of.paths.audit_pairs("toy")) for of in (alone, folder))
+    assert alone.pairs("toy").empty and none.types == some.types and none.names == some.names
 
 
 def test_the_table_has_a_row_an_image_in_the_order_of_the_manifest(folder):

@@ -160,5 +160,9 @@ def test_the_table_does_not_depend_on_the_number_of_jobs(project):
 
 def test_without_a_store_or_masks_the_table_is_empty(project, tmp_path):
     manifest = read_manifest(project.paths.manifest(DATASET))
-    assert mask_quality(DATASET, manifest.assign(mask_path=""), project.paths).empty
-    assert mask_quality("other", manifest, project.paths).empty
+    types = judged(project).dtypes
+    for table in (
+        mask_quality(DATASET, manifest.assign(mask_path=""), project.paths),
+        mask_quality("other", manifest, project.paths),
+    ):
+        assert table.empty and table.dtypes.equals(types)

@@ -81,7 +81,7 @@ def write_records(paths, name, manifest) -> None:
             "failed": {FAILED: "truncated file"} if stage == "segment" else {},
             "seconds": {"total": 12.5, "load_wait": 1.0, "model": 10.0, "write": 1.5},
             "versions": {"numpy": np.__version__},
-            "parameters": {"batch_size": 8, **({"notes": NOTES} if stage == "train" else {})},
+            "parameters": {"notes": NOTES} if stage == "train" else {"workers": 2},
             "last_computed": {
                 "started": "2026-01-01T00:00:00Z",
                 "done": len(manifest),

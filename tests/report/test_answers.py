@@ -173,7 +173,9 @@ def test_a_part_without_copies_is_shown_once_and_named(found):
 def at_shares(found, *shares: float):
     """The same dataset run at some shares of the labels only."""
     near = [found.metrics["fraction"].sub(f).abs() < 1e-6 for f in (0.0, *shares)]
-    return replace(found, metrics=found.metrics[np.any(near, axis=0)], name=f"at {shares}")
+    few = replace(found, metrics=found.metrics[np.any(near, axis=0)], name=f"at {shares}")
+    few.tested = found.tested  # whose file bears the other name
+    return few
 
 
 @pytest.mark.parametrize("run", [[(1.0,)], [(0.2, 1.0)], [(0.05, 1.0), (0.05, 0.2)]])
@@ -182,7 +184,7 @@ def test_at_a_glance_has_every_split_and_each_figure_stands_under_its_own_share(
     table = at_a_glance(done)
     at = sorted({f for shares in run for f in shares})
     assert len(table.rows) == 3 * len(done)
-    assert len(table.headers) == 2 + 3 * len(at) + 1
+    assert len(table.headers) == 3 + 3 * len(at) + 1
     for row, (d, shares) in zip(table.rows[::3], zip(done, run, strict=True), strict=True):
         cells = dict(zip(map(str, table.headers[:-1]), row, strict=False))
         published = select.over_seeds(d.metrics, *select.PUBLISHED)

@@ -157,14 +157,16 @@ def test_a_dataset_with_one_seed_two_classes_and_few_images_is_reported(tmp_path
     assert "tiny" in text_of(params, paths, "tiny")
 
 
-def test_the_commit_is_marked_when_code_that_git_knows_differs_and_for_nothing_else(tmp_path):
+def test_the_commit_is_marked_when_what_decides_figures_differs_and_for_nothing_else(tmp_path):
     def git(*arguments: str) -> str:
         who = ("-c", "user.name=a", "-c", "user.email=a@b")
         command = ["git", *who, "-C", str(tmp_path), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     assert git_commit(tmp_path) == "not in a git checkout"
-    files = [tmp_path / name for name in ("params.yaml", "pipeline/a.py", "stages/b.py")]
+    deciding = ("pipeline/a.py", "stages/b.py", "params.yaml", "dvc.yaml")
+    deciding += ("data_manifests/prompts.yaml",)
+    files = [tmp_path / name for name in (*deciding, "dvc.lock", "results/README.md")]
     for file in files:
         file.parent.mkdir(exist_ok=True)
         file.write_text("1")
@@ -173,6 +175,6 @@ def test_the_commit_is_marked_when_code_that_git_knows_differs_and_for_nothing_e
     git("commit", "-qm", "one")
     for file in files:
         file.write_text("2")
-        marked = file.suffix == ".py"
+        marked = file.relative_to(tmp_path).as_posix() in deciding
         assert git_commit(tmp_path) == git("rev-parse", "HEAD") + ", with local changes" * marked
         file.write_text("1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pandas as pd
@@ -12,6 +13,7 @@ from pipeline.evaluate.pairing import write_stamped
 from pipeline.manifest import OPTIONAL, REQUIRED
 from pipeline.report.build import build_report
 from pipeline.report.inputs import STAGES, load_inputs
+from pipeline.report.results import write_results
 from pipeline.training.pairing import pairing
 from tests.heads.projects import write_features
 
@@ -154,3 +156,55 @@ def test_a_table_that_no_metrics_speak_for_is_not_drawn(fresh):
     _, paths = fresh
     paths.metrics_table("one").unlink()
     assert missing(paths)["per_class"].startswith("without metrics.parquet")
+
+
+def relabel(paths, how: str) -> None:
+    """Change the manifest of "one" after its training: a test image renamed in class, or gone."""
+    table = pd.read_csv(paths.manifest("one"), dtype=str, keep_default_na=False)
+    first = table.index[table["split"] == "test"][0]
+    if how == "gone":
+        table = table.drop(index=first)
+    else:
+        table.loc[first, "label"] = "beta"
+    table.to_csv(paths.manifest("one"), index=False)
+
+
+@pytest.mark.parametrize("how", ["of another class", "gone"])
+def test_figures_of_other_labels_or_of_images_that_are_gone_are_named_and_not_drawn(fresh, how):
+    params, paths = fresh
+    relabel(paths, how)
+    reasons = missing(paths)
+    for part in (*METRICS, "predictions", "mask_quality", "prompt_quality"):
+        assert reasons[part].startswith("1 image(s) have another label in the manifest, or are")
+    found = load_inputs("one", paths)
+    assert found.tested is None and found.predictions(fraction=1.0) is None
+    html = build_report(params, paths).read_text(encoding="utf-8")
+    for command in ("train", "evaluate", "prompt-quality"):
+        assert f"<code>pipeline {command} --dataset one</code>" in html
+    assert "Accuracy and the number of labels" not in html and "Each class" not in html
+
+
+def test_a_new_image_leaves_the_figures_as_they_are(fresh):
+    _, paths = fresh
+    table = pd.read_csv(paths.manifest("one"), dtype=str, keep_default_na=False)
+    new = table.iloc[:1].assign(image_id="new.png", path="new.png")
+    pd.concat([table, new]).to_csv(paths.manifest("one"), index=False)
+    assert not (METRICS | {"predictions"}) & set(missing(paths))
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate"])
+@pytest.mark.parametrize(
+    ("status", "said"), [("error", "stopped with an error"), ("interrupted", "was interrupted")]
+)
+def test_a_last_run_that_did_not_end_is_warned_of_above_the_figures(fresh, stage, status, said):
+    params, paths = fresh
+    record = json.loads(paths.record("one", stage).read_text())
+    where = paths.root.resolve() / "cache/one/predictions.parquet"
+    record |= {"status": status, "error": f"{where}: 7 are gone" if status == "error" else ""}
+    paths.record("one", stage).write_text(json.dumps(record))
+    pages = [build_report(params, paths), *write_results(params, paths)]
+    for page in (p for p in pages if p.name in ("index.html", "one.md")):
+        text = page.read_text(encoding="utf-8")
+        assert f"The last run of {stage} {said}" in text.split("In words")[0]
+        assert str(paths.root.resolve()) not in text
+        assert text.count("7 are gone") >= (status == "error")

@@ -20,6 +20,7 @@ COMPARISONS = "_comparisons.csv.gz"
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     params, paths = project(tmp_path_factory.mktemp("results"), "brain", "two", synthetic="0")
+    params = params.model_copy(update={"datasets": ("brain", "two", "not yet")})
     return paths, write_results(params, paths, ["brain", "two", "not yet"])
 
 
@@ -90,6 +91,19 @@ def test_pages_say_the_parameters_and_the_command_that_made_them(written):
     page = (paths.results / "brain.md").read_text(encoding="utf-8")
     assert "Made by `dvc repro && dvc repro results/dvc.yaml`" in page
     assert "lambda: 0.5" in page
+
+
+def test_pages_of_a_part_or_of_more_than_params_yaml_name_the_command_that_was_given(fresh):
+    params, paths = fresh
+    asked = "pipeline results --dataset one"
+    params = params.model_copy(update={"datasets": ("brain",)})
+    write_results(params, paths, ["one"])
+    page, readme = (
+        (paths.results / f"{name}.md").read_text(encoding="utf-8") for name in ("one", "README")
+    )
+    assert all(f"Made by `{asked}`, at" in text and "dvc" not in text for text in (page, readme))
+    again = readme.split("```sh")[1].split("```")[0]
+    assert again.endswith(f"done\n{asked}\n") and "for name in brain one; do" in again
 
 
 def test_pages_say_what_the_plan_of_the_splits_left_out(written):
@@ -263,7 +277,8 @@ def test_writing_twice_gives_the_same_bytes(written):
 
     paths, files = written
     before = [f.read_bytes() for f in files]
-    params = load_params(REPO / "params.yaml", {"report.gallery": 6, "datasets": ["brain", "two"]})
+    params = load_params(REPO / "params.yaml", {"report.gallery": 6})
+    params = params.model_copy(update={"datasets": ("brain", "two", "not yet")})
     again = write_results(params, paths, ["brain", "two", "not yet"])
     assert [f.read_bytes() for f in again] == before
     # Nor do they name this process, whose temporary files they were: another's must be the same.
@@ -274,12 +289,17 @@ def test_writing_the_pages_of_one_dataset_leaves_the_others_in_the_readme(writte
     from pipeline.config import load_params
 
     paths, _ = written
-    before = (paths.results / "README.md").read_bytes()
+    before = (paths.results / "README.md").read_text(encoding="utf-8")
     params = load_params(REPO / "params.yaml", {"report.gallery": 6})
     params = params.model_copy(update={"datasets": ("brain", "two", "not yet")})
     again = write_results(params, paths, ["two"])
     assert {f.name.split(".")[0] for f in again} == {"two", "two_comparisons", "README"}
-    assert (paths.results / "README.md").read_bytes() == before
+    readme = (paths.results / "README.md").read_text(encoding="utf-8")
+
+    def told(text: str) -> str:  # all but how it was made
+        return text.partition(", at commit")[2].partition("## Making these")[0]
+
+    assert told(readme) == told(before) and "Made by `pipeline results --dataset two`" in readme
 
 
 def test_synthetic_results_are_labelled_on_every_page(fresh):

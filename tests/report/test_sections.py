@@ -184,8 +184,23 @@ def test_the_summary_is_ten_lines_at_most_with_figures_and_no_jargon(found, para
         assert jargon not in said
 
 
-def test_phantoms_are_called_phantoms_in_the_summary(found, params):
-    assert "drawn phantoms, no patients" in in_short([found], params)[-1]
+def of_kind(found, name: str, synthetic: str):
+    one = dataclasses.replace(found, manifest=found.manifest.assign(synthetic=synthetic))
+    one.name, one.tested = name, found.tested
+    return one
+
+
+def test_the_summary_says_of_each_set_what_is_known_of_its_images(found, params):
+    phantoms, public = of_kind(found, "brain", "1"), of_kind(found, "brain", "0")
+    own = of_kind(found, "chest", "0")
+    said = "The images are {}. The models tested"
+    assert said.format("drawn phantoms, no patients") in in_short([phantoms], params)[-1]
+    public_ones = "public collections, not a clinic's"
+    assert said.format(public_ones) in in_short([public], params)[-1].unescape()
+    assert said.format("those of data_manifests/chest.csv") in in_short([own], params)[-1]
+    both = in_short([public, own], params)[-1].unescape()
+    assert f"The images of brain are {public_ones}. The images of chest are those of" in both
+    assert all("fit for diagnosis" in line for line in (both, in_short([own], params)[-1]))
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from pipeline.config import Params
 from pipeline.report import answers, facts, select
 from pipeline.report.class_mix import class_mix
 from pipeline.report.inputs import DatasetInputs
+from pipeline.report.largest_class import largest_class
 from pipeline.report.remarks import seen_images
 from pipeline.report.tables import (
     interval,
@@ -44,7 +45,6 @@ AGAINST_WHOLE = {
 
 def in_short(done: Sequence[DatasetInputs], params: Params) -> list[Markup]:
     """Return the lines: the question, how it was tested, one line a dataset, what to beware of."""
-    synthetic = bool(done) and all(found.synthetic for found in done)
     lines = [
         (
             "Asked",
@@ -70,11 +70,10 @@ def in_short(done: Sequence[DatasetInputs], params: Params) -> list[Markup]:
             "called one only if chance hardly explains it, even after so many comparisons.",
         )
     )
-    source = "drawn phantoms, no patients" if synthetic else "public collections, not a clinic's"
     lines.append(
         (
             "Beware",
-            f"The images are {source}. The models tested are {params.models.sam2.name} and "
+            f"{_source(done)} The models tested are {params.models.sam2.name} and "
             f"{params.models.clip.name}; others may do otherwise. Nothing here is fit for "
             "diagnosis.",
         )
@@ -102,9 +101,22 @@ def result(found: DatasetInputs) -> str | None:
             text += f", and by the paper's method {_percent(method)}"
             d = answers.comparisons_of(found, select.METHOD, select.BASELINE, protocol, subset)
             text += f", {AGAINST_WHOLE[d[most].verdict]}" if most in d else ""
+        text += f". {floor}" if (floor := largest_class(found, protocol, subset)) else "."
         d = answers.comparisons_of(found, select.MASKED_PROBE, select.BASELINE, protocol, subset)
-        return f"{text}. {_effect({f: d[f] for f in (most, few) if f in d})}".rstrip()
+        return f"{text} {_effect({f: d[f] for f in (most, few) if f in d})}".rstrip()
     return None
+
+
+def _source(done: Sequence[DatasetInputs]) -> str:
+    """Say what kind of images these are, so far as it is known."""
+    by: dict[str, list[str]] = {}
+    for found in done:
+        kind = "public collections, not a clinic's" if found.quoted else ""
+        kind = "drawn phantoms, no patients" if found.synthetic else kind
+        by.setdefault(kind or f"those of data_manifests/{found.name}.csv", []).append(found.name)
+    if len(by) == 1:
+        return f"The images are {next(iter(by))}."
+    return " ".join(f"The images of {listed(names)} are {kind}." for kind, names in by.items())
 
 
 def _tested(done: Sequence[DatasetInputs]) -> str:

@@ -5,23 +5,28 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 from pipeline.config import Params
-from pipeline.report.page import Code, Details, Heading, Section, Text
+from pipeline.report.page import Code, Details, Heading, Points, Section, Text
 from pipeline.report.tables import Table, head
 
 LIBRARIES = ("numpy", "pandas", "scikit-learn", "scikit-image", "zarr", "xarray")
 LIBRARIES += ("torch", "sam2", "open_clip_torch", "timm")
+DECIDING = ("pipeline", "stages", "params.yaml", "dvc.yaml", "data_manifests/prompts.yaml")
+DIFFERS = "Some runs behind the figures were given other parameters than those below:"
+STEPS = ("audit", "segment", "prompt-quality", "encode", "train", "evaluate")
 
 
-def reproduce(params: Params, root: Path, datasets: list[str]) -> Section:
-    """Build the last section of the page."""
+def reproduce(
+    params: Params, root: Path, datasets: list[str], differs: Sequence[str] = ()
+) -> Section:
+    """Build the last section of the page; `differs` are the lines of `differing`."""
     names = " ".join(f"--dataset {name}" for name in datasets)
-    steps = ["audit", "segment", "prompt-quality", "encode", "train", "evaluate"]
-    commands = [f"pipeline {step} --dataset {name}" for name in datasets for step in steps]
+    commands = [f"pipeline {step} --dataset {name}" for name in datasets for step in STEPS]
     blocks = [
         Text("This page was made by"),
         Code(f"pipeline report {names}"),
@@ -38,6 +43,7 @@ def reproduce(params: Params, root: Path, datasets: list[str]) -> Section:
             sortable=False,
         ),
         Heading("Parameters"),
+        *([Text(DIFFERS, "warning"), Points(list(differs))] if differs else []),
         Details("All parameters (params.yaml)", [Code(parameters_text(params))]),
     ]
     return Section("reproduce", "How this page was made", blocks, id="reproduce")
@@ -50,10 +56,10 @@ def parameters_text(params: Params) -> str:
 
 
 def git_commit(root: Path) -> str:
-    """Return the commit of the project folder, marked when its code differs from it.
+    """Return the commit of the project folder, marked when what decides figures differs from it.
 
-    Code are the files of pipeline/ and stages/ that git knows. Other files of git do not count:
-    params.yaml is shown whole, and each run writes dvc.lock and results/ anew.
+    These are the files of `DECIDING` that git knows. Others do not count: each run writes dvc.lock
+    and results/ anew, and manifests are told by their hashes.
     """
 
     def git(*arguments: str) -> str:
@@ -64,7 +70,7 @@ def git_commit(root: Path) -> str:
 
     try:
         commit = git("rev-parse", "HEAD")
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "pipeline", "stages")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *DECIDING)
     except (OSError, subprocess.CalledProcessError):
         return "not in a git checkout"
     return f"{commit}, with local changes" if changed else commit

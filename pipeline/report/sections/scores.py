@@ -10,6 +10,7 @@ from pipeline.config import Params
 from pipeline.report import select
 from pipeline.report.gallery import Album
 from pipeline.report.inputs import DatasetInputs
+from pipeline.report.largest_class import largest_class
 from pipeline.report.page import Details, Points, Section, Text
 from pipeline.report.remarks import as_published, evaluate_notes, plan_remarks
 from pipeline.report.tables import (
@@ -109,12 +110,14 @@ def score_table(
         *(f"{share(f)} ({many(n, 'label') if n else '? labels'})" for f, n in labels),
     ]
     images = table["n_images"].dropna()
-    unit = "percent" if as_percent else "0 to 1"
+    unit = "percent" if as_percent else "0 to 2" if metric == "brier" else "0 to 1"
     better = "Lower is better. " if lower else ""
     note = (
         f"{better}Mean over the seeds [{found.level} interval], {unit}; the best of each column "
         "in bold. Zero-shot uses no labels, so it is the same in every column."
     )
+    floor = largest_class(found, protocol, subset) if metric == "accuracy" else None
+    note += f" {floor}" if floor else ""
     if (protocol, subset) == select.PUBLISHED:
         note += as_published([found])
     size = many(round(images.median()), "test image") if len(images) else ""

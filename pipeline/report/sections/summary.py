@@ -9,12 +9,22 @@ from pipeline.report import answers, results_text, select
 from pipeline.report import results_phrases as phrases
 from pipeline.report.class_mix import mix_note
 from pipeline.report.inputs import DatasetInputs
+from pipeline.report.largest_class import largest_class
 from pipeline.report.page import Details, Heading, Points, Section, Text
 from pipeline.report.paper import OTHER_SET
 from pipeline.report.remarks import as_published
 from pipeline.report.results_tables import ends
 from pipeline.report.sections.in_short import STRICTEST, in_short
-from pipeline.report.tables import Cell, Table, head, interval_cell, listed, percent, share
+from pipeline.report.tables import (
+    Cell,
+    Table,
+    head,
+    interval_cell,
+    listed,
+    numeric,
+    percent,
+    share,
+)
 
 SHOWN = (select.PUBLISHED, ("official", "clean_any"), ("grouped", "full"))
 
@@ -96,16 +106,24 @@ def at_a_glance(done: Sequence[DatasetInputs]) -> Table:
             if not select.fractions_of(table) or again.get(block) == select.PUBLISHED:
                 continue
             name = select.short_name(*again.get(block, block), drawn=found.drawn_split)
+            floor = largest_class(found, *block)
             row: list = [head(found.name), name]
+            row.append(numeric(percent(floor.share), floor.share) if floor else None)
             for run in runs.values():
                 for fraction in at:
                     r = select.one(table, *run, fraction)
                     row.append(None if r is None else interval_cell(r["value"], r["lo"], r["hi"]))
             row.append(_quoted(found) if block == select.PUBLISHED else None)
             rows.append(row)
-    headers = ["data set", "split", *(f"{name}, {share(f)}" for name in runs for f in at)]
+    headers = [
+        "data set",
+        "split",
+        "largest class",
+        *(f"{name}, {share(f)}" for name in runs for f in at),
+    ]
     headers.append(Cell("quoted: MedFocusCLIP, 5 / 100 %", look="quoted"))
-    note = f"Accuracy in percent [{done[0].level} interval]. Method: MedFocus fusion on masked "
+    note = f"Accuracy in percent [{done[0].level} interval]. Largest class: what always answering "
+    note += "it would get right, its share of the test images. Method: MedFocus fusion on masked "
     note += "images, then a logistic regression on the frozen fusion, as the paper evaluates. "
     note += "Clean: without the test images that have a copy in train (“mirrored too”: or a "
     note += "mirrored or turned one); a set without such a row has no such images. Grouped: "

@@ -1,0 +1,89 @@
+"""What `data add` did not take in stays on record, where status and report find it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipeline.engine.status import status_rows, status_text
+from pipeline.errors import ManifestError
+from pipeline.intake import add_dataset, refresh_dataset
+from pipeline.report.inputs import load_inputs
+from pipeline.report.sections import failures
+from tests.data.conftest import picture
+
+
+def record(paths) -> dict:
+    return json.loads(paths.record("d", "add").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def spoiled(scans):
+    """The scans with a damaged image, a text file and a mask that fits no image."""
+    (scans / "train/cat/empty.png").touch()
+    (scans / "notes.txt").write_text("of Jane Doe")
+    picture(scans / "train/cat/1_mask.png", size=(5, 5))
+    return scans
+
+
+def test_what_failed_was_skipped_or_left_out_is_on_record_by_name_and_reason(spoiled, paths):
+    summary = add_dataset("d", spoiled, paths=paths)
+    made = record(paths)
+    assert (made["stage"], made["dataset"], made["status"]) == ("add", "d", "failed")
+    assert made["failed"] == summary.failed and list(made["failed"]) == ["train/cat/empty.png"]
+    assert (made["total"], made["done"]) == (25, 24)
+    assert made["parameters"]["skipped"] == summary.skipped
+    assert summary.skipped["not an image (.txt)"] == 1
+    assert list(made["parameters"]["masks_left_out"]) == ["train/cat/1.png"]
+    assert str(spoiled) not in json.dumps(made)
+
+
+def test_status_and_report_tell_what_add_did_not_take_in(spoiled, paths):
+    add_dataset("d", spoiled, paths=paths)
+    first = status_rows(paths, ["d"])[0]
+    assert (first["stage"], first["status"], first["failed"]) == ("add", "failed", 1)
+    assert "d add: failed 'train/cat/empty.png'" in status_text(paths, ["d"])
+    found = load_inputs("d", paths)
+    assert [row[:2] for row in failures.failures(found)] == [("add", "train/cat/empty.png")]
+    text, table, skipped, masks = failures.section(found, None, None).blocks
+    assert text.text == "1 failure." and table.rows[0][1].text == "train/cat/empty.png"
+    assert skipped.text.endswith("not an image (.txt): 1.")
+    assert masks.text.startswith("The ground-truth mask of 1 image was left out: train/cat/1.png:")
+
+
+def test_adding_again_after_mending_clears_the_record(spoiled, paths):
+    add_dataset("d", spoiled, paths=paths)
+    (spoiled / "train/cat/empty.png").unlink()
+    add_dataset("d", spoiled, paths=paths)
+    assert (record(paths)["status"], record(paths)["failed"]) == ("ok", {})
+
+
+def test_refresh_keeps_what_it_does_not_look_at_and_adds_what_is_gone(spoiled, paths):
+    add_dataset("d", spoiled, paths=paths)
+    before = record(paths)
+    (spoiled / "train/cat/2.png").unlink()
+    assert list(refresh_dataset("d", paths=paths).failed) == ["train/cat/2.png"]
+    made = record(paths)
+    assert list(made["failed"]) == ["train/cat/2.png", "train/cat/empty.png"]
+    assert (made["total"], made["done"]) == (25, 23)
+    assert made["parameters"] == before["parameters"]
+    picture(spoiled / "train/cat/2.png")
+    assert not refresh_dataset("d", paths=paths).failed
+    assert list(record(paths)["failed"]) == ["train/cat/empty.png"]
+
+
+def test_an_add_that_is_refused_leaves_no_record(tmp_path, paths):
+    (tmp_path / "bad/cat").mkdir(parents=True)
+    (tmp_path / "bad/cat/empty.png").touch()
+    with pytest.raises(ManifestError):
+        add_dataset("d", tmp_path / "bad", paths=paths)
+    assert not paths.cache("d").exists()
+
+
+def test_where_no_record_can_be_written_the_manifest_stands_and_the_summary_says_so(scans, paths):
+    (paths.root / "cache").write_text("in the way")
+    summary = add_dataset("d", scans, paths=paths)
+    assert summary.images == 24 and paths.manifest("d").is_file()
+    (said,) = (text for text in summary.warnings if "not on record" in text)
+    assert "add.json" in said
