@@ -36,9 +36,14 @@ class PipelineError(Exception):
         # Exceptions pickle their positional arguments only; a worker process must hand over all.
         return _rebuild, (type(self), self.args, self.__dict__)
 
+    @property
+    def with_remedy(self) -> str:
+        """What is wrong and the remedy, for a line that names the file already."""
+        return f"{self.message} - {self.remedy}" if self.remedy else self.message
+
     def __str__(self) -> str:
-        text = f"{printable(self.path)}: {self.message}" if self.path is not None else self.message
-        return f"{text} - {self.remedy}" if self.remedy else text
+        text = self.with_remedy
+        return text if self.path is None else f"{printable(self.path)}: {text}"
 
 
 def reason_of(error: Exception) -> str:

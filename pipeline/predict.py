@@ -239,7 +239,7 @@ def _frames(images: Sequence[Path], failed: dict[str, str]) -> Iterator[WorkItem
 def _reason(error: ImageError | OSError) -> str:
     """Why an image cannot be read, without its name: that stands before it."""
     if isinstance(error, ImageError):
-        return f"{error.message} - {error.remedy}" if error.remedy else error.message
+        return error.with_remedy
     return error.strerror or reason_of(error)
 
 

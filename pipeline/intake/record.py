@@ -11,11 +11,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.engine.record import RunRecord, library_versions
+from pipeline.engine.status import ADD
 from pipeline.errors import DiskError, PipelineError
 from pipeline.intake.summary import AddSummary
 from pipeline.paths import Paths
-
-STAGE = "add"
 
 
 def record_add(summary: AddSummary, paths: Paths, masks: Mapping[str, str]) -> None:
@@ -40,9 +39,9 @@ def record_refresh(summary: AddSummary, paths: Paths, known: Collection[str]) ->
         paths: the project folder.
         known: paths and ids of the manifest.
     """
-    earlier = RunRecord(STAGE)
+    earlier = RunRecord(ADD)
     with suppress(PipelineError, FileNotFoundError):  # damaged, or none
-        earlier = RunRecord.read(paths.record(summary.dataset, STAGE))
+        earlier = RunRecord.read(paths.record(summary.dataset, ADD))
     outside = {name: why for name, why in earlier.failed.items() if name not in known}
     total = summary.images + len(outside)
     _write(summary, paths, total, outside | summary.failed, earlier.parameters)
@@ -57,7 +56,7 @@ def _write(
 ) -> None:
     """Write a record; where the disk refuses, the summary says so, since the manifest stands."""
     record = RunRecord(
-        STAGE,
+        ADD,
         summary.dataset,
         status="failed" if failed else "ok",
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -68,6 +67,6 @@ def _write(
         parameters=parameters,
     )
     try:
-        record.write(paths.record(summary.dataset, STAGE))
+        record.write(paths.record(summary.dataset, ADD))
     except DiskError as error:
         summary.warnings.append(f"what failed and was left out is not on record: {error}")

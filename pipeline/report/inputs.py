@@ -21,7 +21,7 @@ from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.report import select
 from pipeline.report.bootstrap import Interval, mean_interval
-from pipeline.report.mixed import drop_mixed
+from pipeline.report.mixed import EVALUATE, TRAIN, drop_mixed
 from pipeline.report.paper import quoted
 from pipeline.report.tables import share
 from pipeline.training.pairing import RUN_COLUMNS
@@ -190,12 +190,12 @@ def load_inputs(name: str, paths: Paths, evaluate: EvaluateParams | None = None)
         ),
         "masks": (paths.masks(name), _masks, "pipeline segment --dataset {}"),
         "features": (paths.features(name), _features, "pipeline encode --dataset {}"),
-        "runs": (paths.runs(name), _runs, "pipeline train --dataset {}"),
-        "metrics": (paths.metrics_table(name), _metrics, "pipeline evaluate --dataset {}"),
+        "runs": (paths.runs(name), _runs, TRAIN),
+        "metrics": (paths.metrics_table(name), _metrics, EVALUATE),
         "mask_quality": (
             paths.mask_quality(name),
             pd.read_parquet,
-            "pipeline evaluate --dataset {}",
+            EVALUATE,
         ),
         "prompt_quality": (
             paths.prompt_quality(name),
@@ -205,12 +205,10 @@ def load_inputs(name: str, paths: Paths, evaluate: EvaluateParams | None = None)
     }
     for plot in PLOTS:
         path = paths.plots(name) / f"{plot}.csv"
-        readers[plot] = (path, _csv, "pipeline evaluate --dataset {}")
+        readers[plot] = (path, _csv, EVALUATE)
     for part, (path, read, command) in readers.items():
         setattr(found, part, _read(found, part, path, read, command))
-    predictions = _read(
-        found, "predictions", paths.predictions(name), pq.read_schema, "pipeline train --dataset {}"
-    )
+    predictions = _read(found, "predictions", paths.predictions(name), pq.read_schema, TRAIN)
     if predictions is not None:
         found.schemas["predictions"] = predictions
     if found.metrics is not None:

@@ -50,7 +50,7 @@ def drop_mixed(found: DatasetInputs) -> None:
             continue
         if of_metrics is not None and not is_beside(part, path, of_metrics):
             found.drop(part, path, EVALUATE, "of another evaluation than metrics.parquet")
-        elif why and part != "mask_quality":  # which no training decides
+        elif why and part not in JUDGED:
             found.drop(part, path, EVALUATE, why)
     for part, command in JUDGED.items():
         if other := _other_labels(found, getattr(found, part), "label"):

@@ -154,10 +154,11 @@ def dataset_markdown(found: DatasetInputs, params: Params, made: str = MADE_BY) 
         for metric in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"):
             if not select.over_seeds(found.metrics, protocol, subset, metric).empty:
                 table = score_table(found, protocol, subset, metric)
-                folded = _folded(table, select.METRICS[metric])
-                parts.append(table.markdown() if metric == "accuracy" else folded)
                 if metric == "accuracy":
-                    parts.append(evaluate_notes(found.metrics, protocol, subset))
+                    notes = evaluate_notes(found.metrics, protocol, subset)
+                    parts += [table.markdown(), notes]
+                else:
+                    parts.append(_folded(table, select.METRICS[metric]))
         seeds = seeds_table(found, protocol, subset)
         if seeds is not None:
             parts.append(_folded(seeds, "accuracy of every seed"))

@@ -162,16 +162,16 @@ def prompts_overview(done: Sequence[DatasetInputs]) -> Table | None:
 def comparison_table(found: DatasetInputs) -> Table | None:
     """Return every comparison of the answers: splits x pairs of runs, all shares of labels."""
     blocks = select.distinct_blocks(found.metrics)
-    rows, run = [], set()
+    rows, measured = [], set()
     for block in blocks:
         for words, a, b in _pairs(found, block):
             d = comparisons_of(found, a, b, *block)
             if d:
                 rows.append((select.short_name(*block, drawn=found.drawn_split), words, d))
-                run |= set(d)
+                measured |= set(d)
     if not rows:
         return None
-    columns = sorted(run)
+    columns = sorted(measured)
     body = [
         [head(where), words, *(d[f].short if f in d else NOTHING for f in columns)]
         for where, words, d in rows
