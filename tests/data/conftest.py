@@ -28,6 +28,15 @@ def paths(tmp_path: Path) -> Paths:
     return Paths(tmp_path / "project")
 
 
+@pytest.fixture
+def project(tmp_path: Path, repo: Path) -> Path:
+    """An empty project folder with parameters."""
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "params.yaml").write_text((repo / "params.yaml").read_text())
+    return root
+
+
 @pytest.fixture(scope="session")
 def brain(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Paths, AddSummary]:
     """The real brain set, added once with its masks and known groups."""

@@ -15,9 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.encode.text import load_prompts
 from pipeline.files import sha256_file
-from pipeline.intake import add_dataset
 from pipeline.locks import lock_notes, manifest_lock
 from pipeline.paths import Paths
 from tests.data.conftest import picture
@@ -54,15 +52,6 @@ add.settle = settle_and_die
 from pipeline.cli import main
 main()
 """
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """An empty project folder with parameters."""
-    root = tmp_path / "project"
-    root.mkdir()
-    (root / "params.yaml").write_text((REPO / "params.yaml").read_text())
-    return root
 
 
 def tree(root: Path) -> dict[str, str]:
@@ -271,36 +260,3 @@ def test_a_second_command_that_changes_a_manifest_is_refused_in_one_line(
     code, said = pipeline(project, *command)
     assert code == 0, said
     assert not list((project / "data_manifests").glob(".*"))
-
-
-def test_check_joins_labels_to_prompts_as_written_and_refuses_an_empty_file(tmp_path, project):
-    for label in ("007", "True"):
-        picture(tmp_path / "odd" / label / "x.png", seed=len(label))
-    add_dataset("odd", tmp_path / "odd", paths=Paths(project))
-    prompts = project / "data_manifests/prompts.yaml"
-    for text, expected_code, expected in (
-        ("classes: {odd: {007: an agent, True: truth}}", 0, "2 images"),
-        ("", 2, "prompts.yaml: holds no table"),
-    ):
-        prompts.write_text(text)
-        code, said = in_process(project, "data", "check", "--dataset", "odd")
-        assert code == expected_code and expected in said, said
-        assert "Traceback" not in said
-
-
-def test_add_ends_with_the_prompts_that_are_to_be_written(tmp_path, project):
-    for label in ("no: finding", "Mass lesion"):
-        picture(tmp_path / "chest" / label / "x.png", seed=len(label))
-    prompts = project / "data_manifests/prompts.yaml"
-    add = ("data", "add", "chest", "--from", str(tmp_path / "chest"))
-    code, said = in_process(project, *add)
-    *_, told = said.splitlines()
-    needed = told.partition("classes.chest needs ")[2]
-    assert code == 0 and told.startswith("next: ") and "prompts.yaml" in told, said
-    prompts.write_text(f"templates: {{default: ['a scan of {{}}.']}}\nclasses: {{chest: {needed}}}")
-    texts = load_prompts(prompts, "chest", ["Mass lesion", "no: finding"]).by_class()
-    assert texts["no: finding"] == ["a scan of a phrase for no: finding."]
-    code, said = in_process(project, *add)
-    assert code == 0 and "next: " not in said, said
-    prompts.write_text("classes: [")
-    assert in_process(project, *add)[0] == 0

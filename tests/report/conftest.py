@@ -12,6 +12,7 @@ from playwright.sync_api import Page
 from pipeline.config import Params
 from pipeline.paths import Paths
 from pipeline.report.build import build_report
+from pipeline.report.gallery import Album
 from pipeline.report.inputs import DatasetInputs, load_inputs
 
 
@@ -37,6 +38,18 @@ def ready(_one) -> Paths:
 def found(ready) -> DatasetInputs:
     """What the report reads of the dataset "one", to be changed in memory at will."""
     return load_inputs("one", ready)
+
+
+@pytest.fixture
+def album(found) -> Album:
+    """Its pictures, small."""
+    return Album(found, 64)
+
+
+@pytest.fixture(scope="session")
+def params(_one) -> Params:
+    """The parameters of its report."""
+    return _one[0]
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ from make_inputs import REPO, project, restamp
 
 from pipeline.files import sha256_file
 from pipeline.report import select
-from pipeline.report.paper import OTHER_SET
 from pipeline.report.results import write_results
 
 COMPARISONS = "_comparisons.csv.gz"
@@ -65,18 +64,6 @@ def test_quoted_figures_stand_only_in_their_own_columns_beside_the_published_spl
     assert set(quoted["seed"]) == {"all"}
 
 
-def test_the_page_names_the_table_that_it_quotes_and_warns_where_the_set_is_another(tmp_path):
-    names = ("brain", "lung")
-    params, paths = project(tmp_path, *names, synthetic="0", per_class=6)
-    write_results(params, paths, names)
-    pages = {name: (paths.results / f"{name}.md").read_text(encoding="utf-8") for name in names}
-    for name, number in (("brain", "III"), ("lung", "II")):
-        assert f"## Beside the paper (quoted from its table {number})" in pages[name]
-    beside = {name: page.split("## Beside the paper")[1] for name, page in pages.items()}
-    assert OTHER_SET["lung"] in beside["lung"].split("|")[0]
-    assert "is not this one" not in beside["brain"]
-
-
 def test_the_answers_carry_intervals_and_questions(written):
     paths, _ = written
     readme = (paths.results / "README.md").read_text(encoding="utf-8")
@@ -91,19 +78,6 @@ def test_pages_say_the_parameters_and_the_command_that_made_them(written):
     page = (paths.results / "brain.md").read_text(encoding="utf-8")
     assert "Made by `dvc repro && dvc repro results/dvc.yaml`" in page
     assert "lambda: 0.5" in page
-
-
-def test_pages_of_a_part_or_of_more_than_params_yaml_name_the_command_that_was_given(fresh):
-    params, paths = fresh
-    asked = "pipeline results --dataset one"
-    params = params.model_copy(update={"datasets": ("brain",)})
-    write_results(params, paths, ["one"])
-    page, readme = (
-        (paths.results / f"{name}.md").read_text(encoding="utf-8") for name in ("one", "README")
-    )
-    assert all(f"Made by `{asked}`, at" in text and "dvc" not in text for text in (page, readme))
-    again = readme.split("```sh")[1].split("```")[0]
-    assert again.endswith(f"done\n{asked}\n") and "for name in brain one; do" in again
 
 
 def test_pages_say_what_the_plan_of_the_splits_left_out(written):
@@ -140,15 +114,6 @@ def test_pages_say_how_many_of_the_labels_are_for_validation(written):
     for share, number in shown:
         assert int(number.replace(",", "")) == labels[int(share) / 100]
     assert "(validation). The latter are taken out of the same labels: 20 % of them" in page
-
-
-@pytest.mark.parametrize("part", [0.2, 0.35])
-def test_pages_state_the_size_of_the_validation_part_of_the_parameters(fresh, part):
-    params, paths = fresh
-    splits = params.splits.model_copy(update={"val": part})
-    write_results(params.model_copy(update={"splits": splits}), paths)
-    page = (paths.results / "one.md").read_text(encoding="utf-8")
-    assert f"out of the same labels: {100 * part:.0f} % of them" in page
 
 
 def test_no_table_has_an_empty_column_a_ragged_row_or_a_number_that_is_none(written):
@@ -239,22 +204,6 @@ def test_every_seed_stands_on_the_page_and_a_diverged_one_is_named_with_its_reas
     assert "loss is not finite after epoch 3" in page
 
 
-def test_a_run_that_left_no_figure_at_all_is_in_the_table_of_seeds(fresh):
-    params, paths = fresh
-    runs = pd.read_parquet(paths.runs("one"))
-    lost = (runs["head"] == "linear-probe") & (runs["view"] == "crop") & (runs["seed"] == 0)
-    runs.loc[lost, ["status", "error"]] = ["failed", "out of memory"]
-    runs.to_parquet(paths.runs("one"))
-    metrics = pd.read_parquet(paths.metrics_table("one"))
-    gone = (metrics["head"] == "linear-probe") & (metrics["view"] == "crop")
-    restamp(paths, "one", metrics[~gone])
-    write_results(params, paths, ["one"])
-    page = (paths.results / "one.md").read_text(encoding="utf-8")
-    rows = rows_of(page.split("every seed")[1], "head | view | 5 % | 20 % | 100 %")
-    crop = next(row for row in rows if row[:2] == ["linear probe", "cropped to the mask"])
-    assert crop[2:] == ["**failed** · –"] * 3
-
-
 def test_the_readme_says_with_intervals_whether_crop_and_mask_alone_differ_from_whole(written):
     paths, _ = written
     readme = (paths.results / "README.md").read_text(encoding="utf-8")
@@ -302,7 +251,17 @@ def test_writing_the_pages_of_one_dataset_leaves_the_others_in_the_readme(writte
     assert told(readme) == told(before) and "Made by `pipeline results --dataset two`" in readme
 
 
-def test_synthetic_results_are_labelled_on_every_page(fresh):
-    for file in write_results(*fresh):
-        if file.suffix == ".md":
-            assert "Synthetic data" in file.read_text(encoding="utf-8")
+def test_a_run_that_left_no_figure_at_all_is_in_the_table_of_seeds(fresh):
+    params, paths = fresh
+    runs = pd.read_parquet(paths.runs("one"))
+    lost = (runs["head"] == "linear-probe") & (runs["view"] == "crop") & (runs["seed"] == 0)
+    runs.loc[lost, ["status", "error"]] = ["failed", "out of memory"]
+    runs.to_parquet(paths.runs("one"))
+    metrics = pd.read_parquet(paths.metrics_table("one"))
+    gone = (metrics["head"] == "linear-probe") & (metrics["view"] == "crop")
+    restamp(paths, "one", metrics[~gone])
+    write_results(params, paths, ["one"])
+    page = (paths.results / "one.md").read_text(encoding="utf-8")
+    rows = rows_of(page.split("every seed")[1], "head | view | 5 % | 20 % | 100 %")
+    crop = next(row for row in rows if row[:2] == ["linear probe", "cropped to the mask"])
+    assert crop[2:] == ["**failed** · –"] * 3
