@@ -16,8 +16,8 @@ from sam2.modeling.sam2_base import SAM2Base
 from pipeline.files import atomic_write
 from pipeline.models.build import instantiate_sam2
 from pipeline.models.sources import lite0_state
-from pipeline.pretrain import loop
-from pipeline.pretrain.data import Item
+from tools.pretrain import loop
+from tools.pretrain.data import Item
 
 log = logging.getLogger(__name__)
 
