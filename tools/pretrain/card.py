@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from pipeline.files import atomic_write_text
+from pipeline.io import atomic_write_text
 from tools.pretrain.evaluate import ELLIPSE, interval
 
 TEMPLATES = Path(__file__).parent / "templates"
