@@ -12,14 +12,14 @@ from pipeline.config import Params
 from pipeline.devices import one_thread_here
 from pipeline.engine import WorkItem
 from pipeline.errors import ConfigError, ImageError
-from pipeline.evaluate.overlap import hd95, overlap
-from pipeline.files import sha256_json
 from pipeline.images import read_image, read_mask
+from pipeline.io import sha256_json
 from pipeline.models import Sam2ImagePredictor
 from pipeline.prompt_quality.references import ELLIPSE, ellipse, reference_prompts
 from pipeline.prompt_quality.remember import Remembering
 from pipeline.prompt_quality.table import FIGURES
 from pipeline.segment.mapper import SegmentMapper
+from pipeline.segment.overlap import hd95, overlap
 from pipeline.segment.quality import bounding_box
 from pipeline.segment.strategies import Strategy
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from pipeline.errors import ConfigError
-from pipeline.pretrain import phantoms
+from tools.pretrain import phantoms
 
 SETS = ("nuclei", "polyp_kvasir", "polyp_cvc", "blood_cells", "brain_br35h")
 LONGEST = 320

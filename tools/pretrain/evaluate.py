@@ -15,11 +15,11 @@ from PIL import Image
 from pipeline.config import SegmentParams
 from pipeline.errors import ConfigError
 from pipeline.models.sam2 import Sam2ImagePredictor
-from pipeline.pretrain.data import Item
-from pipeline.pretrain.prompts import box_of
 from pipeline.prompt_quality.references import deepest_point, ellipse, jitter_box
 from pipeline.prompt_quality.remember import Remembering
 from pipeline.segment.strategies import make_strategy
+from tools.pretrain.data import Item
+from tools.pretrain.prompts import box_of
 
 log = logging.getLogger(__name__)
 

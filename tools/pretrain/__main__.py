@@ -1,6 +1,6 @@
 """Make the embedded models and their cards. Not a DVC stage: their weights are tracked in git.
 
-python -m stages.pretrain --data ../shared
+python -m tools.pretrain --data ../shared
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.pretrain import clip_projection, data, loop, report, run
+from tools.pretrain import clip_projection, data, loop, report, run
 
 MODELS = Path("pipeline/models")
 PARTS = ("clip", "sam2", "judge-clip", "judge-sam2")

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from sam2.modeling.sam2_base import SAM2Base
 from torch import nn
 
-from pipeline.pretrain import prompts, scenes
-from pipeline.pretrain.data import Item
-from pipeline.pretrain.decode import decode, encode
-from pipeline.pretrain.losses import mask_loss
+from tools.pretrain import prompts, scenes
+from tools.pretrain.data import Item
+from tools.pretrain.decode import decode, encode
+from tools.pretrain.losses import mask_loss
 
 WEIGHTS = {
     "nuclei": 0.5, "polyp_kvasir": 1.0, "polyp_cvc": 0.7, "blood_cells": 0.6, "brain_br35h": 1.5,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 
-from pipeline.files import atomic_write_text
-from pipeline.pretrain.evaluate import ELLIPSE, interval
+from pipeline.io import atomic_write_text
+from tools.pretrain.evaluate import ELLIPSE, interval
 
+TEMPLATES = Path(__file__).parent / "templates"
 Measured = dict[str, dict[str, np.ndarray]]
 
 
@@ -85,7 +85,7 @@ def write_card(name: str, path: Path, facts: dict[str, Any]) -> None:
         path: the card, Markdown, replaced atomically.
         facts: what the template asks for; a missing one is an error.
     """
-    source = (files("pipeline.pretrain") / f"templates/{name}.md.j2").read_text("utf-8")
+    source = (TEMPLATES / f"{name}.md.j2").read_text("utf-8")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     template = environment.from_string(source)
     atomic_write_text(path, template.render(**facts, table=table, verdicts=verdicts))

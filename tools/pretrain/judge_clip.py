@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from pipeline.encode.text import load_prompts
 from pipeline.models.clip import ClipModel
-from pipeline.pretrain.evaluate import interval
+from tools.pretrain.evaluate import interval
 
 SETS = ("brain", "covid", "lung")
 

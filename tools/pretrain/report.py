@@ -12,15 +12,15 @@ from typing import Any
 
 from safetensors import safe_open
 
-from pipeline.files import atomic_write_json, sha256_file
+from pipeline.io import atomic_write_json, sha256_file
 from pipeline.models.clip import load_clip
 from pipeline.models.sam2 import load_sam2
 from pipeline.models.sources import LITE0_SHA256, MINILM_SHA256
 from pipeline.models.spec import ModelSpec
-from pipeline.pretrain import clip_projection, evaluate, judge_clip
-from pipeline.pretrain.card import Measured, summarise, table, write_card
-from pipeline.pretrain.data import PHANTOMS, Item
-from pipeline.pretrain.hashes import DIGITS, write_hashes
+from tools.pretrain import clip_projection, evaluate, judge_clip
+from tools.pretrain.card import Measured, summarise, table, write_card
+from tools.pretrain.data import PHANTOMS, Item
+from tools.pretrain.hashes import DIGITS, write_hashes
 
 log = logging.getLogger(__name__)
 

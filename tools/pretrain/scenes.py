@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from pipeline.pretrain.data import Item
+from tools.pretrain.data import Item
 
 SIZE = 256
 PARTS = {"nuclei": 0.95, "lung": 0.15, "polyp_kvasir": 0.5, "polyp_cvc": 0.5}
