@@ -320,15 +320,11 @@ def _prompts_outside(frame: pd.DataFrame, lines: Sequence[int]) -> list[Problem]
         for column, places, last in (("box", corners, 0), ("points", clicks, 1)):
             if any(x > width - last or y > height - last for x, y in places):
                 what = f"{getattr(row, column)} lies outside the image of {width} x {height}"
-                problems.append(
-                    Problem(lines[at], column, what, "use pixels of the upright image")
-                )
+                problems.append(Problem(lines[at], column, what, "use pixels of the upright image"))
     return problems
 
 
-def _unknown_labels(
-    frame: pd.DataFrame, lines: Sequence[int], classes: list[str]
-) -> list[Problem]:
+def _unknown_labels(frame: pd.DataFrame, lines: Sequence[int], classes: list[str]) -> list[Problem]:
     problems = []
     for line, label in zip(lines, frame["label"], strict=True):
         if label and label not in classes:

@@ -79,9 +79,7 @@ def _extract_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path
         shutil.copyfileobj(packed, unpacked)
 
 
-def _checked_entries(
-    archive: Path, opened: zipfile.ZipFile, place: Path
-) -> list[zipfile.ZipInfo]:
+def _checked_entries(archive: Path, opened: zipfile.ZipFile, place: Path) -> list[zipfile.ZipInfo]:
     """Check every entry; return those to extract to `place`, without junk."""
 
     def refuse(what: str, remedy: str = "do not use this file: ask where it comes from") -> None:
