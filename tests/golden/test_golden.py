@@ -62,18 +62,24 @@ def differing(frozen: dict, now: dict) -> dict[str, tuple]:
     return {k: (frozen.get(k), now.get(k)) for k in keys if frozen.get(k) != now.get(k)}
 
 
+@pytest.mark.promise("Every file is decoded to the same pixels as by earlier versions.")
 def test_every_image_and_mask_is_decoded_to_the_same_bytes(computed: Path) -> None:
     frozen = load(GOLDEN, "reader")
     assert len(frozen) > 1500
     assert not differing(frozen, load(computed, "reader"))
 
 
+SAME = "The same images, seeds and parameters give the same numbers as earlier versions gave."
+
+
+@pytest.mark.promise(SAME)
 @pytest.mark.parametrize("dataset", make.DATASETS)
 @pytest.mark.parametrize("part", ["manifest", "audit", "splits"])
 def test_manifest_copies_and_splits_are_the_same(computed: Path, dataset: str, part: str) -> None:
     assert not differing(load(GOLDEN, dataset)[part], load(computed, dataset)[part])
 
 
+@pytest.mark.promise(SAME)
 @pytest.mark.parametrize("dataset", make.DATASETS)
 def test_masks_and_features_are_the_same_to_the_bit(
     computed: Path, dataset: str, same_machine: None
@@ -86,6 +92,7 @@ def test_masks_and_features_are_the_same_to_the_bit(
         assert not differing(vectors, now["features"][view]), view
 
 
+@pytest.mark.promise(SAME)
 @pytest.mark.parametrize("dataset", make.DATASETS)
 @pytest.mark.parametrize("name", TOLERANCE)
 def test_predictions_and_metrics_are_the_same(
