@@ -10,7 +10,6 @@ from PIL import Image
 
 from pipeline.intake import AddSummary, add_dataset
 from pipeline.paths import Paths
-from tests.faults.conftest import no_override as no_override  # a fixture of these tests too
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (12, 9)) -> Path:

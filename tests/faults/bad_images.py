@@ -13,7 +13,15 @@ from PIL import Image
 
 from pipeline.images import encode_png
 
-from .site import picture
+
+def picture(seed: int, height: int = 40, width: int = 48, *, bright: bool = True) -> np.ndarray:
+    """Return a bright or dim ellipse on noise: uint8 (height, width)."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    cy, cx = rng.uniform(0.4, 0.6, 2) * (height, width)
+    inside = ((y - cy) / (height / 4)) ** 2 + ((x - cx) / (width / 5)) ** 2 < 1
+    return (rng.integers(0, 90, (height, width)) + (150 if bright else 60) * inside).astype("u1")
+
 
 Make = Callable[[Path], object]
 
@@ -64,15 +72,15 @@ BAD: dict[str, tuple[Make, str, str]] = {
     "page.jpg": (_bytes(b"<!DOCTYPE html><html>Sign in</html>"), "web page", ""),
     "pointer.png": (_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "LFS", "git lfs pull"),
     "bomb.png": (_bomb, "limit of", ""),
-    "dangling.png": (lambda path: os.symlink("nowhere.png", path), "link to nothing", ""),
+    "dangling.png": (lambda path: os.symlink("nowhere.png", path), "broken link", ""),
     "locked.png": (_locked, "permission denied", "chmod"),
-    "pipe.png": (os.mkfifo, "is a pipe", "give the image file itself"),
+    "pipe.png": (os.mkfifo, "is a pipe", "image file"),
 }
 """Files that `data add` cannot take: what is said of the cause and, in part, of the remedy."""
 
 DAMAGED: dict[str, tuple[Make, str, str]] = {
-    "cut.png": (_cut("PNG"), "cut short", "copy"),
-    "cut.jpg": (_cut("JPEG"), "cut short", "copy"),
+    "cut.png": (_cut("PNG"), "truncated", "copy"),
+    "cut.jpg": (_cut("JPEG"), "truncated", "copy"),
     "crc.png": (_bad_crc, "damaged", "copy"),
 }
 """Files with a sound header, whose damage shows when the pixels are read."""
