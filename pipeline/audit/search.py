@@ -200,7 +200,7 @@ class Vectors:
         columns: int = COLUMNS,
         seed: int = 0,
     ):
-        # |x - y|^2 / 2 < reach is x' y' > 0 with x' = (x, -|x|^2 / 2, 1), y' = (y, 1, reach - |y|^2 / 2).
+        # |x - y|^2 / 2 < reach is one product: (x, -|x|^2 / 2, 1) (y, 1, reach - |y|^2 / 2) > 0.
         n = len(vectors)
         half = _half_squares(vectors)
         self.vectors = vectors
@@ -285,7 +285,7 @@ def _numbers(block: Block) -> np.ndarray:
 
 
 def _positive(scores: np.ndarray, partners: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return where scores are above 0, at most `partners` per row, the largest; and the rows cut."""
+    """Return where scores are above 0, the `partners` largest of each row; and the rows cut."""
     hit = scores > 0
     more = np.flatnonzero(hit.sum(axis=1) > partners)
     for row in more:

@@ -116,7 +116,7 @@ def _first_of_splits(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _finish(pairs: pd.DataFrame, swap: bool = True) -> pd.DataFrame:
-    """Bring pairs to `COLUMNS`; with `swap` the smaller image_id comes first and pairs are unique."""
+    """Bring pairs to `COLUMNS`; with `swap` the smaller image_id comes first, each pair once."""
     pairs = pairs.copy()
     if swap:
         turn = (pairs["image_id_a"] > pairs["image_id_b"]).to_numpy()
