@@ -23,7 +23,7 @@ from pipeline.engine import LocalExecutor, WorkItem
 from pipeline.engine.executor import Result
 from pipeline.errors import PipelineError, reason_of
 from pipeline.images import read_image, reader_rules
-from pipeline.io import sha256_json, writing
+from pipeline.io import ProcessLock, sha256_json, writing
 
 RECORD = np.dtype(
     [
@@ -122,6 +122,7 @@ def load_thumbnails(
         still be read.
 
     Raises:
+        StoreError: another process is adding to the cache.
         DiskError: the cache cannot be written.
     """
     rules = sha256_json(reader_rules())
@@ -131,30 +132,32 @@ def load_thumbnails(
     ]
     # Sorted, so that contents, and all that follows, do not depend on the manifest's order.
     content, distinct = pd.factorize(np.array(keys, dtype=object), sort=True)
-    known = _map_cache(cache)
-    found = {record["key"]: at for at, record in enumerate(known) if record["crc"] == _crc(record)}
-    positions = np.array([found.get(key, -1) for key in distinct], dtype=np.int64)
+    positions = np.full(len(distinct), -1, np.int64)
     failures: dict[int, str] = {}
-    missing = positions < 0
-    if missing.any():
-        # Every row of a missing content, rows of one content next to each other.
-        order = np.argsort(content, kind="stable")
-        items = [
-            WorkItem(
-                image_id=str(row),
-                key=keys[row].decode(),
-                path=data / manifest["path"].iat[row],
-                frame=int(manifest["frame"].iat[row]),
-                row={"sha256": manifest["sha256"].iat[row]},
-            )
-            for row in order[missing[content[order]]]
-        ]
-        results = LocalExecutor(32, workers, cores=1).imap(ThumbnailMapper, items)
-        at = len(known)
-        for c, record in _append(cache, at, content, results, failures):
-            if record is not None:
-                positions[c], at = at, at + 1
+    with ProcessLock(cache.with_name(f"{cache.name}.lock"), guards="thumbnail cache"):
         known = _map_cache(cache)
+        found = {one["key"]: at for at, one in enumerate(known) if one["crc"] == _crc(one)}
+        positions[:] = [found.get(key, -1) for key in distinct]
+        missing = positions < 0
+        if missing.any():
+            # Every row of a missing content, rows of one content next to each other.
+            order = np.argsort(content, kind="stable")
+            items = [
+                WorkItem(
+                    image_id=str(row),
+                    key=keys[row].decode(),
+                    path=data / manifest["path"].iat[row],
+                    frame=int(manifest["frame"].iat[row]),
+                    row={"sha256": manifest["sha256"].iat[row]},
+                )
+                for row in order[missing[content[order]]]
+            ]
+            results = LocalExecutor(32, workers, cores=1).imap(ThumbnailMapper, items)
+            at = len(known)
+            for c, record in _append(cache, at, content, results, failures):
+                if record is not None:
+                    positions[c], at = at, at + 1
+            known = _map_cache(cache)
     read = int((positions[missing] >= 0).sum())
     return Thumbnails(known, positions, content, failures, read)
 
