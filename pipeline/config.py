@@ -16,6 +16,7 @@ from pipeline.config_rules import (
     EachOnce,
     Fractions,
     Seed,
+    check_known,
     check_rises,
     check_train_views,
     problem_text,
@@ -187,6 +188,52 @@ class TrainParams(Section):
     """Zero-shot: softmax(scale * cosine)."""
 
 
+class ComparedRun(Section):
+    """A learner trained on the features of a view."""
+
+    learner: str
+    """A name of a learner."""
+    view: str
+    """A name of a view."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The learner and the view, to look up rows of tables."""
+        return self.learner, self.view
+
+
+class NamedRun(ComparedRun):
+    """A run with the name that readers of the report see."""
+
+    name: str = Field(min_length=1)
+    """Label of the run in tables and figures."""
+
+
+class StudyParams(Section):
+    """The runs that the study compares; the only place that names them."""
+
+    baseline: ComparedRun = ComparedRun(learner="linear-probe", view="whole")
+    """Every other run is compared with this one."""
+    runs: Annotated[tuple[NamedRun, ...], Field(min_length=1)] = (
+        NamedRun(name="Whole image", learner="linear-probe", view="whole"),
+        NamedRun(name="Masked image", learner="linear-probe", view="masked"),
+        NamedRun(name="MedFocusCLIP", learner="medfocus-probe", view="masked"),
+    )
+    """The runs of the report, in this order; the baseline is the first."""
+
+    @model_validator(mode="after")
+    def _runs_differ(self) -> StudyParams:
+        if self.runs[0].key != self.baseline.key:
+            raise ValueError("the first of runs must be the baseline (same learner and view)")
+        for what, values in (
+            ("name", [r.name for r in self.runs]),
+            ("run", [r.key for r in self.runs]),
+        ):
+            if len(set(values)) < len(values):
+                raise ValueError(f"runs: each {what} may occur only once")
+        return self
+
+
 class EvaluateParams(Section):
     """Intervals and calibration."""
 
@@ -228,6 +275,7 @@ class Params(Section):
     encode: EncodeParams = EncodeParams()
     splits: SplitsParams = SplitsParams()
     train: TrainParams = TrainParams()
+    study: StudyParams = StudyParams()
     evaluate: EvaluateParams = EvaluateParams()
     report: ReportParams = ReportParams()
 
@@ -242,6 +290,10 @@ class Params(Section):
     def _values_agree(self) -> Params:
         built_in = EncodeParams.model_fields["views"].default
         check_train_views(self.train.views, self.encode.views, built_in)
+        heads = TrainParams.model_fields["heads"].default
+        for run in (self.study.baseline, *self.study.runs):
+            check_known("study", "learner", run.learner, (*self.train.heads, *heads))
+            check_known("study", "view", run.view, (*self.encode.views, *built_in))
         check_rises("train", c_min=self.train.c_min, c_max=self.train.c_max)
         area = self.segment
         check_rises("segment", min_area=area.min_area, max_area=area.max_area)

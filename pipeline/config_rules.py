@@ -43,6 +43,13 @@ def check_rises(section: str, **bounds: float) -> None:
         raise ValueError(f"{section}.{lower}: {low:g} is more than {section}.{upper}, {high:g}")
 
 
+def check_known(section: str, kind: str, name: str, known: Sequence[str]) -> None:
+    """Raise ValueError when `name` is not one of the known names of its kind."""
+    known = list(dict.fromkeys(known))
+    if name not in known:
+        raise ValueError(f"{section}: there is no {kind} {name!r} (known: {', '.join(known)})")
+
+
 def check_train_views(
     views: Mapping[str, Sequence[str]], encoded: Sequence[str], built_in: Sequence[str]
 ) -> None:

@@ -11,11 +11,14 @@ import yaml
 from pipeline.config import Params, load_params
 from pipeline.errors import ConfigError
 
+RUN = {"name": "Whole image", "learner": "linear-probe", "view": "whole"}
+PROBE = {"name": "Masked image", "learner": "linear-probe", "view": "masked"}
+
 
 def test_the_shipped_file_spells_out_every_default(repo: Path) -> None:
     params = load_params(repo / "params.yaml")
     raw = yaml.safe_load((repo / "params.yaml").read_text())
-    for name in ("audit", "segment", "encode", "splits", "train", "evaluate", "report"):
+    for name in ("audit", "segment", "encode", "splits", "train", "study", "evaluate", "report"):
         section = getattr(params, name)
         assert section == type(section)(), f"{name}: the file differs from the code's default"
         aliases = {f.alias or n for n, f in type(section).model_fields.items()}
@@ -52,6 +55,12 @@ def test_parameters_cannot_be_changed_after_parsing(repo: Path) -> None:
         ("train.views", {"official": ["whole", "maskd"]}, "train.views.official: .* 'maskd'"),
         ("train.views", {"grouped": ["whole", "whole"]}, "train.views.grouped: .* value once"),
         ("train.heads", ["medfocus", "medfocus"], "train.heads: .* value once"),
+        ("study.runs", [RUN, PROBE | {"learner": "probe"}], "study: there is no learner 'probe'"),
+        ("study.runs", [RUN, PROBE | {"view": "maskd"}], "study: there is no view 'maskd'"),
+        ("study.baseline.view", "masked", "study: .* first of runs must be the baseline"),
+        ("study.runs", [], "study.runs: .* at least 1 item"),
+        ("study.runs", [RUN, RUN], "study: .* each name may occur only once"),
+        ("study.runs", [RUN, RUN | {"name": "again"}], "study: .* each run may occur only once"),
         ("datasets", ["a", "../x"], "datasets.1: .* match pattern"),
         ("datasets", ["a", "b c"], "datasets.1: .* match pattern"),
         ("datasets", ["a", "b", "a"], "datasets: .* value once"),

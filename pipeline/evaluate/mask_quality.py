@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from pipeline.evaluate.overlap import center_ellipse, hd95, overlap
+from pipeline.segment.overlap import center_ellipse, hd95, overlap
 
 if TYPE_CHECKING:
     from pipeline.paths import Paths

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from pipeline.files import atomic_write_text
+from pipeline.io import atomic_write_text
 from pipeline.pretrain.evaluate import ELLIPSE, interval
 
 Measured = dict[str, dict[str, np.ndarray]]

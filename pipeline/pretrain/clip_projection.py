@@ -12,7 +12,7 @@ from open_clip.tokenizer import HFTokenizer
 from safetensors.torch import save_file
 from timm.data import ImageNetInfo
 
-from pipeline.files import atomic_write
+from pipeline.io import atomic_write
 from pipeline.models.clip_build import build_clip, clip_config
 from pipeline.models.clip_weights import PROJECTION
 from pipeline.models.sources import lite0_path, minilm_folder

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.files import atomic_write
+from pipeline.io import atomic_write
 from pipeline.models.seen import DIGITS
 from pipeline.pretrain.data import Item
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from pipeline.files import atomic_write_json, sha256_file
+from pipeline.io import atomic_write_json, sha256_file
 from pipeline.models.clip import load_clip
 from pipeline.models.sam2 import load_sam2
 from pipeline.models.sources import LITE0_SHA256, MINILM_SHA256

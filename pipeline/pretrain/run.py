@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import save_file
 from sam2.modeling.sam2_base import SAM2Base
 
-from pipeline.files import atomic_write
+from pipeline.io import atomic_write
 from pipeline.models.build import instantiate_sam2
 from pipeline.models.sources import lite0_state
 from pipeline.pretrain import loop

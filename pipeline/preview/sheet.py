@@ -14,8 +14,8 @@ from scipy.ndimage import binary_erosion
 
 from pipeline.encode.geometry import make_geometry
 from pipeline.errors import ImageError
-from pipeline.files import atomic_write
 from pipeline.images.read import inspect_image, read_mask
+from pipeline.io import atomic_write
 from pipeline.manifest import mask_file, read_manifest, row_file
 from pipeline.paths import Paths
 from pipeline.preview.odd import image_warnings, is_coloured

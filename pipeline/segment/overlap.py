@@ -1,4 +1,4 @@
-"""Two regions compared: Dice, IoU and HD95; and the ellipse that a mask must be better than."""
+"""Agreement of two masks: Dice, IoU and HD95; and the centred ellipse, a baseline for masks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scipy.spatial import cKDTree
 
 
 def overlap(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """Return Dice and IoU of two bool (h, w); NaN for both when both are empty."""
+    """Return Dice and IoU of two bool masks (h, w); both are NaN when both masks are empty."""
     both = np.count_nonzero(predicted & truth)
     total = np.count_nonzero(predicted) + np.count_nonzero(truth)
     if total == 0:
@@ -17,18 +17,18 @@ def overlap(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
 
 
 def boundary(mask: np.ndarray) -> np.ndarray:
-    """Return the (row, column) of the region's pixels with a 4-neighbour outside, int (n, 2).
+    """Return (row, column) of the mask's pixels that have a 4-neighbour outside it, int (n, 2).
 
-    What lies outside the image counts as outside the region.
+    Pixels beyond the border of the image count as outside.
     """
     return np.argwhere(mask & ~binary_erosion(mask))
 
 
 def hd95(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """Return the 95 % Hausdorff distance in pixels; NaN when a region is empty.
+    """Return the 95 % Hausdorff distance in pixels; NaN when a mask is empty.
 
-    It is the larger of the two directed 95th percentiles of the distance from one boundary to
-    the nearest point of the other (as MONAI computes it).
+    This is the larger of the two directed 95th percentiles of the distance from a boundary pixel
+    to the nearest boundary pixel of the other mask (as MONAI computes it).
     """
     a, b = boundary(predicted), boundary(truth)
     if not len(a) or not len(b):
@@ -39,11 +39,13 @@ def hd95(predicted: np.ndarray, truth: np.ndarray) -> float:
 
 
 def center_ellipse(mask: np.ndarray) -> np.ndarray:
-    """Return an ellipse in the middle of the frame, of the frame's proportions and the mask's
-    area (as near as it fits): what knowing only the size would give."""
+    """Return a centred ellipse with the image's aspect ratio and (nearly) the mask's area.
+
+    It is what one could predict from the size of the region alone.
+    """
     height, width = mask.shape
     share = np.count_nonzero(mask) / mask.size
-    scale = np.sqrt(4 * share / np.pi)  # of the frame; an ellipse that touches it covers pi / 4
+    scale = np.sqrt(4 * share / np.pi)  # an ellipse that touches all sides covers pi / 4
     y = (np.arange(height) + 0.5 - height / 2) / (height / 2)
     x = (np.arange(width) + 0.5 - width / 2) / (width / 2)
     radius = max(scale, 1e-9)

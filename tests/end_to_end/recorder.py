@@ -2,9 +2,8 @@
 
     python recorder.py FILE STAGE --dataset NAME    # FILE: a JSON list of dotted names
 
-Every section of `Params` is of a class of its own, so the class of the object that is asked
-tells the name. Reading a whole section (`model_dump`, for identities and the report) reads all
-of its leaves.
+Every section of `Params` has a class of its own, so the class of an object gives its name.
+Reading a whole section (`model_dump`, for identities and the report) reads all of its leaves.
 """
 
 from __future__ import annotations
@@ -21,8 +20,19 @@ from pipeline.cli import options
 from pipeline.paths import Paths
 
 WHOLE = ("model_dump", "model_dump_json", "__iter__", "__eq__", "__hash__", "__repr__")
-NAMES = {f.annotation: n for n, f in config.Params.model_fields.items()}
-NAMES = {cls: n for cls, n in NAMES.items() if isinstance(cls, type) and n != "profiles"}
+
+
+def sections(cls: type[config.Section], above: str = "") -> dict[type, str]:
+    """The dotted name of each section below a section, by class."""
+    found = {}
+    for name, field in cls.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, config.Section):
+            found[field.annotation] = above + name
+            found |= sections(field.annotation, f"{above}{name}.")
+    return found
+
+
+NAMES = sections(config.Params)
 
 seen: set[str] = set()
 replaced: dict[int, tuple[Any, set[str]]] = {}  # what the code itself has set in a copy
@@ -43,11 +53,15 @@ def record(section: config.Section, name: str) -> None:
             seen.add("profiles")
     elif name in fields and name not in replaced.get(id(section), (None, set()))[1]:
         label = fields[name].alias or name
-        if cls in NAMES:
+        if cls in NAMES and not isinstance(get(section, name), config.Section):
             seen.add(f"{NAMES[cls]}.{label}")
         elif cls is config.ProfileParams:
             seen.add(f"profiles.{label}")
-        elif name != "profiles" and not isinstance(get(section, name), config.Section):
+        elif (
+            cls is config.Params
+            and name != "profiles"
+            and not isinstance(get(section, name), config.Section)
+        ):
             seen.add(label)  # of the profiles, what is asked of the chosen one
 
 

@@ -29,6 +29,7 @@ READERS = {
     "encode": {"encode"},
     "splits": {"train"},
     "train": {"train"},
+    "study": set(),
     "evaluate": {"evaluate"},
     "report": set(),
 }

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import binary_f1_score, binary_jaccard_index
 
-from pipeline.evaluate.overlap import boundary, center_ellipse, hd95, overlap
+from pipeline.segment.overlap import boundary, center_ellipse, hd95, overlap
 
 
 def square(top: int, left: int, side: int, shape=(40, 60)) -> np.ndarray:

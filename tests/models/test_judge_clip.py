@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from pipeline.files import sha256_file
+from pipeline.io import sha256_file
 from pipeline.models import ModelSpec, load_clip
 from pipeline.models.clip_weights import PROJECTION, micro_weights_path
 from pipeline.pretrain import clip_projection, judge_clip, report
