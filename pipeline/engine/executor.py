@@ -22,8 +22,8 @@ from pipeline.engine.devices import keep_freed_memory, model_cores, set_torch_th
 from pipeline.engine.items import WorkItem
 from pipeline.engine.parallel_map import ParallelMap
 from pipeline.errors import ConfigError, ModelError, StoreError
-from pipeline.io import sha256_file
 from pipeline.images.read import bytes_changed, unreadable
+from pipeline.io import sha256_file
 
 NOT_THE_ITEM = (ModelError, ConfigError, StoreError)
 """Errors that would meet every item: they end the run instead of failing one item."""

@@ -13,8 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.audit.table import read_audit
 from pipeline.config import CROSS_VALIDATED
-from pipeline.engine.record import RunRecord
-from pipeline.engine.recorded import recorded
+from pipeline.engine.record import RunRecord, recorded
 from pipeline.evaluate.compare import COLUMNS as COMPARISON_COLUMNS
 from pipeline.evaluate.compare import compare_block
 from pipeline.evaluate.mask_quality import mask_quality

@@ -20,8 +20,8 @@ from pipeline.config import Params
 from pipeline.engine import RunOptions, RunRecord, WorkItem, run_stage
 from pipeline.engine.manifest_items import add_truth, image_items, select
 from pipeline.errors import ConfigError, ImageError
-from pipeline.io import atomic_write, sha256_json
 from pipeline.images import read_image, read_mask
+from pipeline.io import atomic_write, sha256_json
 from pipeline.manifest import read_manifest
 from pipeline.models import Sam2ImagePredictor
 from pipeline.paths import Paths

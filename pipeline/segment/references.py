@@ -1,6 +1,6 @@
-"""The reference prompts of the benchmark: made from ground truth, as a careful user would draw them.
+"""The sample of images of the prompt benchmark and the reference prompts made from ground truth.
 
-Also the sample of images that the benchmark uses. No stage but the benchmark reads any of these.
+The prompts are those that a careful user would draw. No other stage uses any of these.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from PIL import Image
 from pipeline import open_features, open_masks
 from pipeline.encode import encode_dataset, encode_images
 from pipeline.encode.text import PromptError
+from pipeline.engine import RunOptions
 from pipeline.errors import PipelineError, StageFailed, StoreError
 from pipeline.images import read_image
 from pipeline.io import sha256_file
@@ -39,7 +40,7 @@ def segment(project):
 
     def run(**options):
         params = project.params(segment__prompt="manifest", segment__max_failed=0.9)
-        return segment_dataset(DATASET, params, project.paths, workers=1, **options)
+        return segment_dataset(DATASET, params, project.paths, RunOptions(workers=1, **options))
 
     return run
 
@@ -51,8 +52,8 @@ def run(project, segment, clip):
     def encode(model=clip, **options):
         changed = {n: options.pop(n) for n in list(options) if n.startswith("encode__")}
         params = project.params(**{"encode__views": VIEWS, **changed})
-        options = {"workers": 1, **options}
-        return encode_dataset(DATASET, params, project.paths, clip=model, **options)
+        run = RunOptions(**{"workers": 1, **options})
+        return encode_dataset(DATASET, params, project.paths, run, clip=model)
 
     return encode
 
