@@ -131,7 +131,7 @@ def sample(
     ] = False,
 ) -> None:
     """Draw synthetic phantoms of the four tasks, with ground-truth masks."""
-    from pipeline.sample import make_known_answer, make_sample
+    from pipeline.phantoms import make_known_answer, make_sample
 
     c = project.open()
     if known_answer:

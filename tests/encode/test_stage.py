@@ -186,7 +186,7 @@ def test_a_mask_that_was_made_again_meanwhile_fails_its_image_and_is_not_filed_u
     mapper = EncodeMapper(params, clip, masks)
     mapper.load(encode_items(manifest, data, table, DATASET, VIEWS)[0])
     older = encode_items(manifest, data, table.assign(crc=table["crc"] ^ 1), DATASET, VIEWS)
-    with pytest.raises(PipelineError, match="made again while encode was at work"):
+    with pytest.raises(PipelineError, match="replaced while encode was running"):
         mapper.load(older[0])
 
 
