@@ -15,8 +15,8 @@ from pipeline.engine.progress import Progress
 from pipeline.engine.record import RunRecord
 from pipeline.engine.recorded import recorded
 from pipeline.errors import PipelineError, StageFailed
-from pipeline.files import sha256_json, writing
 from pipeline.heads.registry import get_head, make_head
+from pipeline.io import sha256_json, writing
 from pipeline.training.cell import Fit, Task, Tested, run_task
 from pipeline.training.code import code_digest
 from pipeline.training.data import ViewData, fit_digest, read_views, run_digest
@@ -61,8 +61,8 @@ def train_dataset(
             trains this dataset: it is named, and its record stands.
         StageFailed: exit code 3; every fit of a head failed or diverged. All else is written.
     """
+    from pipeline.io import ProcessLock
     from pipeline.manifest import read_manifest
-    from pipeline.stores.lock import StoreLock
 
     for name in params.train.heads:
         get_head(name)  # a mistyped one is an error before any work
@@ -76,7 +76,7 @@ def train_dataset(
     path = paths.record(dataset, "train")
     heads = paths.heads(dataset)
     # Held as a writer holds the lock of its store; it lies beside the folder, so that DVC skips it.
-    with StoreLock(heads.with_name(f"{heads.name}.lock")), recorded(record, path):
+    with ProcessLock(heads.with_name(f"{heads.name}.lock")), recorded(record, path):
         done = _train(record, manifest, params, paths, jobs=jobs, force=force)
         lost = sorted({f.head for f in done} - {f.head for f in done if f.status == "ok"})
         if lost:

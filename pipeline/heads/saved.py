@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import PipelineError
-from pipeline.files import atomic_write, atomic_write_json
 from pipeline.heads.base import Head
 from pipeline.heads.registry import get_head
+from pipeline.io import atomic_write, atomic_write_json
 
 FORMAT = 1
 

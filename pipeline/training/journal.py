@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.files import atomic_write
+from pipeline.io import atomic_write
 from pipeline.training.cell import Fit
 
 _ARRAYS = ("proba", "tensors")

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import PipelineError
-from pipeline.files import atomic_write
 from pipeline.heads.saved import SavedHead, cell_key, load_heads, read_tensors, save_heads
+from pipeline.io import atomic_write
 from pipeline.training.cell import Fit
 from pipeline.training.pairing import RUN_COLUMNS, paired, pairing
 
