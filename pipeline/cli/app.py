@@ -120,10 +120,10 @@ def evaluate(
     from pipeline.evaluate import compare_runs, evaluate_dataset
 
     if compare:
-        from pipeline.evaluate.compare_text import compared_text
+        from pipeline.evaluate.compare import comparison_text
 
         table = compare_runs(dataset, c.params, c.paths, *compare)
-        project.show(json.loads(table.to_json(orient="records")), compared_text(table))
+        project.show(json.loads(table.to_json(orient="records")), comparison_text(table))
         return
     metrics = evaluate_dataset(dataset, c.params, c.paths, jobs=jobs)
     project.show(metrics, c.paths.metrics(dataset))
