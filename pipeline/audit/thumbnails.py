@@ -33,6 +33,7 @@ RECORD = np.dtype(
         ("structure", "u1", (STRUCTURE_SIDE, STRUCTURE_SIDE)),
     ]
 )
+READ_BATCH = 32  # images read ahead; an interruption loses at most these
 BATCH = 512  # contents looked at together
 FEATURELESS = 2.0  # grey levels; an image of less spread shows nothing that could be compared
 
@@ -152,7 +153,7 @@ def load_thumbnails(
                 )
                 for row in order[missing[content[order]]]
             ]
-            results = LocalExecutor(32, workers, cores=1).imap(ThumbnailMapper, items)
+            results = LocalExecutor(READ_BATCH, workers, cores=1).imap(ThumbnailMapper, items)
             at = len(known)
             for c, record in _append(cache, at, content, results, failures):
                 if record is not None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.audit_scale import list_images
+from benchmarks.audit import list_images
 from pipeline.audit import audit_dataset, compare_datasets
 from pipeline.paths import Paths
 from tests.audit.folder import params

@@ -63,7 +63,7 @@ def test_vectors_of_other_lengths_are_compared_by_their_distance():
 
 
 def test_the_nearest_partners_are_kept_when_there_are_too_many():
-    base = unit(np.random.default_rng(0).standard_normal(40) + np.eye(40) * 0.01)
+    base = unit(np.random.default_rng(0).standard_normal(40) + np.eye(40) * 0.05)
     rows, columns, cut = Vectors(base, reach=0.1, partners=5).near([base[:1]])
     assert list(cut) == [0]
     assert list(rows) == [0] * 5
