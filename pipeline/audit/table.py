@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from pipeline.audit.search import Copies
 from pipeline.errors import ManifestError
+
+if TYPE_CHECKING:
+    from pipeline.audit.search import Copies
 
 COLUMNS = (
     "image_id_a",
