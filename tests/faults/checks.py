@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from pipeline.stores import verify_store
 
 from pipeline import open_features, open_masks
+from pipeline.stores import verify_store
 from tests.site import STORES, Site
 
 
