@@ -118,7 +118,8 @@ def test_each_stage_declares_exactly_the_parameters_that_its_code_reads(fresh: S
     # The code reads the views of all protocols at once, as one dictionary.
     tree = yaml.safe_load((fresh.root / "params.yaml").read_text())
     tree["train"]["views"] = None
-    fresh.params(datasets=["breast"])
+    every = tree["prompt_quality"]["strategies"] + ["auto"]
+    fresh.params(datasets=["breast"], prompt_quality__strategies=every)
     path = fresh.root / "data_manifests/breast.csv"  # without parts, so that a test part is drawn
     path.write_text(path.read_text().replace(",test,", ",,").replace(",train,", ",,"))
     wrong = {}
@@ -126,7 +127,10 @@ def test_each_stage_declares_exactly_the_parameters_that_its_code_reads(fresh: S
         out = fresh.root / f"{stage}.json"
         options = [] if stage == "report" else ["--dataset", "breast"]
         options += ["--jobs", "1"] if stage in ("train", "evaluate") else []
-        fresh.run("python", str(RECORDER), str(out), stage, *options, PYTHONPATH=str(fresh.root))
+        given = {"OUT": str(out), "STAGE": stage, "OPTIONS": options}
+        code = f"exec({RECORDER.read_text()!r}, {given!r})"
+        running = fresh.begin(first=code)
+        assert running.wait() == 0, running.output
         read = set(json.loads(out.read_text()))
         if stage == "report":  # `profile` chooses what is read of `profiles`
             read -= {"profiles.sam2", "profiles.clip"}
