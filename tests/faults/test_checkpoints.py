@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.site import REPO, Site
+from tests.site import IMAGES, REPO, Site
 
 WEIGHTS = REPO / "pipeline/models/weights"
 ZEROS = "0" * 64
@@ -120,5 +120,5 @@ def test_the_same_file_sound_is_taken(half: Site, tmp_path: Path) -> None:
     site.params(profiles={"mine": models}, profile="mine")
     # Other bytes are another identity: the store is refused with the difference, not continued.
     assert "checkpoint_sha256" in site.stage("segment", code=2)
-    site.stage("segment", "--force", "--limit", "2")
-    assert site.record("segment")["done"] == 2
+    site.stage("segment", "--force", "--set", "segment.prompt=center-box")
+    assert site.record("segment")["done"] == IMAGES
