@@ -23,7 +23,7 @@ from open_clip.pretrained import (
 )
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
-from pipeline.devices import keep_freed_memory
+from pipeline.engine.devices import keep_freed_memory
 from pipeline.errors import ModelError
 from pipeline.models.checkpoint import (
     check_sha256,

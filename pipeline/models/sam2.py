@@ -21,7 +21,6 @@ from sam2.modeling.sam2_base import SAM2Base
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 from torchvision.transforms import Normalize, Resize
 
-from pipeline.devices import keep_freed_memory
 from pipeline.errors import ModelError
 from pipeline.models.checkpoint import check_sha256, find_checkpoint, load_into, read_state
 from pipeline.models.spec import ModelSpec
@@ -179,7 +178,6 @@ def load_sam2(
     load_into(model, read_state(path, advice), path, advice, optional=("num_batches_tracked",))
     model = model.to(device).eval()
     if torch.device(device).type == "cpu":
-        keep_freed_memory()
         model = model.to(memory_format=torch.channels_last)
     encoder = model.sam_prompt_encoder
     encoder.get_dense_pe = functools.cache(encoder.get_dense_pe)  # depends on its size alone
