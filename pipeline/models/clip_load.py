@@ -23,7 +23,6 @@ from open_clip.pretrained import (
 )
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
-from pipeline.engine.devices import keep_freed_memory
 from pipeline.errors import ModelError
 from pipeline.models.checkpoint import (
     check_sha256,
@@ -80,8 +79,6 @@ def load_clip(
         )
     model = build_clip(config)
     digest = _load_weights(model, path, advice, spec, embedded=_is_embedded(config))
-    if torch.device(device).type == "cpu":
-        keep_freed_memory()
     model = model.float().to(device).eval().requires_grad_(False)
     # Convolutions are about a third faster in this layout; transformers do not mind.
     model.visual.to(memory_format=torch.channels_last)
