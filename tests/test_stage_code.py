@@ -32,7 +32,7 @@ PLUMBING = {
     "pipeline/manifest_checks.py": "refuses manifests, changes none",
     "pipeline/models/spec.py": "a part of the parameters",
     "pipeline/paths.py": "where things lie",
-    "pipeline/stores": "reads stores, which are deps and have a format; a dep where it writes them",
+    "pipeline/store": "reads stores, which are deps and have a format; a dep where it writes them",
 }
 
 
@@ -106,7 +106,7 @@ def test_a_stage_names_all_code_that_decides_its_result_and_none_that_it_does_no
 
 def test_a_stage_that_writes_a_store_names_the_code_of_stores_and_of_the_engine():
     for stage in ("segment", "encode"):
-        assert {"pipeline/engine", "pipeline/stores"} <= set(STAGES[stage]["deps"])
+        assert {"pipeline/engine", "pipeline/store"} <= set(STAGES[stage]["deps"])
 
 
 def test_no_plumbing_is_listed_that_no_stage_uses():

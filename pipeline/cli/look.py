@@ -38,7 +38,7 @@ def verify(
     as_json: o.Json = False,
 ) -> None:
     """Walk stores, check every row against its checksum, name what is lost."""
-    from pipeline.stores import verify_store
+    from pipeline.store import verify_store
 
     reports = {str(path): verify_store(path) for path in stores}
     if as_json:

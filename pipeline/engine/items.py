@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Protocol
 
+from pipeline.store.items import WorkItem
 
-@dataclass(frozen=True)
-class WorkItem:
-    """One row of a stage: an image (or one frame of a file) that the store shall hold.
-
-    Args:
-        image_id: the row's name in manifest and store.
-        key: hash of everything of the ROW that decides its content (`item_key`): the image's
-            sha256, frame, prompt columns, mask digest. Two items of one key have one content,
-            so it must not hold the image_id or the label.
-        path: the image file.
-        frame: frame or page within the file.
-        row: the manifest's columns (text); `sha256`, `label` and `split` are used here, the rest
-            is the mapper's business.
-    """
-
-    image_id: str
-    key: str
-    path: Path
-    frame: int = 0
-    row: Mapping[str, Any] = field(default_factory=dict)
+__all__ = ["Mapper", "WorkItem"]
 
 
 class Mapper(Protocol):

@@ -17,7 +17,7 @@ from pipeline.engine.signals import Interrupts
 from pipeline.errors import ConfigError, ModelError, StoreError, reason_of
 
 if TYPE_CHECKING:
-    from pipeline.stores.writer import Plan, StoreWriter
+    from pipeline.store.writer import Plan, StoreWriter
 
 
 def run_stage(

@@ -15,7 +15,7 @@ from pipeline.models.sam2 import Sam2ImagePredictor
 from pipeline.segment.predictor import BatchPredictor
 from pipeline.segment.quality import component_count, mask_status
 from pipeline.segment.strategies import Found, Look, make_strategy
-from pipeline.stores import MaskRow
+from pipeline.store import MaskRow
 
 MAPPER_VERSION = 1
 """Raised when the same model and parameters give other masks than before."""

@@ -15,7 +15,7 @@ from pipeline.models import Sam2ImagePredictor, load_sam2
 from pipeline.paths import Paths
 from pipeline.segment.mapper import SegmentMapper
 from pipeline.segment.strategies import make_strategy
-from pipeline.stores import MaskStoreWriter
+from pipeline.store import MaskStoreWriter
 
 BATCH_SIZE = 16
 

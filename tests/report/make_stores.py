@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from pipeline.engine.items import WorkItem
-from pipeline.stores import MaskRow, MaskStoreWriter
+from pipeline.store import MaskRow, MaskStoreWriter
 
 FAILED = "train/alpha/001.png"
 # What the plan of the splits noted, as `train` records it.

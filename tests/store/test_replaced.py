@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from pipeline.store.swap import Workplace
 
 from benchmarks.cheap_stage import (
     CLASSES,
@@ -18,18 +19,17 @@ from benchmarks.cheap_stage import (
 )
 from benchmarks.store_stage import content
 from pipeline.errors import DiskError, StoreError
-from pipeline.stores import open_features, open_masks, verify_store
-from pipeline.stores.swap import Workplace
-from tests.stores.conftest import DATA, opened, shards
+from pipeline.store import open_features, open_masks, verify_store
+from tests.store.conftest import DATA, opened, shards
 
 ROWS = 10
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr("pipeline.stores.masks.SHARD_ROWS", 4)
-    monkeypatch.setattr("pipeline.stores.feature_writer.CHUNK_ROWS", 4)
-    monkeypatch.setattr("pipeline.stores.feature_writer._shard_rows", lambda *_: 4)
+    monkeypatch.setattr("pipeline.store.masks.SHARD_ROWS", 4)
+    monkeypatch.setattr("pipeline.store.feature_writer.CHUNK_ROWS", 4)
+    monkeypatch.setattr("pipeline.store.feature_writer._shard_rows", lambda *_: 4)
 
 
 def test_rows_of_a_store_that_took_the_place_of_another_are_not_mixed_with_its_own(tmp_path):

@@ -15,8 +15,8 @@ import pytest
 from benchmarks.cheap_stage import CheapMapper, make_items, make_writer, run_cheap, store_path
 from benchmarks.store_stage import content
 from pipeline.errors import StoreError
-from pipeline.stores import open_features, open_masks, verify_store
-from tests.stores.conftest import DATA, ROWS, opened, reads, shards
+from pipeline.store import open_features, open_masks, verify_store
+from tests.store.conftest import DATA, ROWS, opened, reads, shards
 
 
 def test_xarray_opens_both_stores_without_a_warning(tmp_path, repo):
@@ -167,7 +167,7 @@ def test_a_row_being_redone_is_never_read_as_its_old_self(tmp_path):
     with writer:
         writer.plan(items, force=True)
         old = early[items[0].image_id]
-        from pipeline.stores import MaskRow
+        from pipeline.store import MaskRow
 
         writer.write([items[0]], [MaskRow(items[0].image_id, ~old)])
         writer.commit()
@@ -189,7 +189,7 @@ def test_both_stores_of_6600_images_are_few_files(tmp_path):
         run_cheap(kind, tmp_path, make_items(tmp_path, 2))
     files = sum(1 for k in DATA for f in store_path(tmp_path, k).rglob("*") if f.is_file())
     masks = -(-6600 // open_masks(store_path(tmp_path, "masks"))._rows.shard_rows)
-    from pipeline.stores.feature_writer import _shard_rows
+    from pipeline.store.feature_writer import _shard_rows
 
     features = -(-6600 // _shard_rows(6 * 1280 * 4, 128))
     assert files - 2 + masks + features < 200

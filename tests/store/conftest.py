@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.cheap_stage import make_items, run_cheap, store_path
-from pipeline.stores import open_features, open_masks
+from pipeline.store import open_features, open_masks
 
 ROWS = 9
 DATA = {"masks": "mask", "features": "image_features"}

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from pipeline.store.kinds import KINDS
 
 from benchmarks.cheap_stage import CheapMapper, make_items, make_writer, run_cheap, store_path
 from benchmarks.store_stage import content
 from pipeline.errors import DiskError, StoreError
-from pipeline.stores import index as idx
-from pipeline.stores import open_masks, verify_store
-from pipeline.stores.kinds import KINDS
-from pipeline.stores.layout import TrackedStore, moved
-from tests.stores.conftest import DATA, ROWS, opened, reads, shards
+from pipeline.store import index as idx
+from pipeline.store import open_masks, verify_store
+from pipeline.store.layout import TrackedStore, moved
+from tests.store.conftest import DATA, ROWS, opened, reads, shards
 
 
 def read_by_each_way(kind, path, items):
@@ -54,9 +54,9 @@ def test_a_deleted_shard_is_an_error_on_read_and_its_rows_are_computed_again(sto
 def test_a_dataset_of_a_store_that_lost_a_shard_is_an_error_with_the_ids_and_the_remedy(
     tmp_path, monkeypatch, kind
 ):
-    monkeypatch.setattr("pipeline.stores.masks.SHARD_ROWS", 4)
-    monkeypatch.setattr("pipeline.stores.feature_writer.CHUNK_ROWS", 4)
-    monkeypatch.setattr("pipeline.stores.feature_writer._shard_rows", lambda *_: 4)
+    monkeypatch.setattr("pipeline.store.masks.SHARD_ROWS", 4)
+    monkeypatch.setattr("pipeline.store.feature_writer.CHUNK_ROWS", 4)
+    monkeypatch.setattr("pipeline.store.feature_writer._shard_rows", lambda *_: 4)
     items = make_items(tmp_path, ROWS)
     items[4].path.write_bytes(b"no picture")  # a failed row has no data that could be lost
     run_cheap(kind, tmp_path, items, max_failed=0.5)
@@ -187,7 +187,7 @@ def test_a_writer_killed_while_rows_change_leaves_the_old_index_to_every_reader(
 def test_a_write_that_fails_lists_no_new_row_and_forgets_no_row_that_it_was_redoing(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("pipeline.stores.masks.SHARD_ROWS", 4)
+    monkeypatch.setattr("pipeline.store.masks.SHARD_ROWS", 4)
     items = make_items(tmp_path, 12)
     run_cheap("masks", tmp_path, items[:8])
     before = content("masks", tmp_path)

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pipeline.store.feature_writer import _shard_rows
 
 from benchmarks.cheap_stage import CheapMapper, make_items, manifest_of, run_cheap, store_path
 from pipeline.engine import WorkItem
 from pipeline.errors import StoreError
-from pipeline.stores import FeatureRow, FeatureStoreWriter, open_features, verify_store
-from pipeline.stores.feature_writer import _shard_rows
+from pipeline.store import FeatureRow, FeatureStoreWriter, open_features, verify_store
 
 DIM = 6
 LABELS = {"a": "cat", "b": "dog", "c": "cat", "d": "ant"}

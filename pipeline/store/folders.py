@@ -1,0 +1,70 @@
+"""A store that is built beside another one takes its place when it is complete."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from pipeline.errors import StoreError
+from pipeline.io import fsync_path
+
+
+class Folders:
+    """The folders of a store and of its replacement.
+
+    Args:
+        path: the store. A rebuild is made in the hidden folder `.<name>.rebuild` and continues
+            there after a kill; a compaction is made in `.<name>.compact` and starts again. The
+            store that was replaced stays as `.<name>.replaced` until the next writer opens the
+            store, so that readers can finish with it. Copies with names such as `masks.zarr.old`
+            are never touched.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rebuild = path.with_name(f".{path.name}.rebuild")
+        self.compact = path.with_name(f".{path.name}.compact")
+        self.replaced = path.with_name(f".{path.name}.replaced")
+        self.work = path
+
+    def recover(self) -> None:
+        """Complete a replacement that was interrupted between its two renames; clean up."""
+        if self.replaced.exists() and not self.path.exists():
+            for new in (self.rebuild, self.compact, self.replaced):
+                if new.exists():
+                    os.rename(new, self.path)
+                    break
+        for left in (self.replaced, self.compact):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def check_ours(self, arrays: tuple[str, ...]) -> None:
+        """Raise StoreError when the folder holds files that no store has."""
+        if not self.path.exists():
+            return
+        names = [entry.name for entry in self.path.iterdir()]
+        foreign = [
+            name
+            for name in names
+            if not name.startswith((".", "index-")) and name not in (*arrays, "zarr.json")
+        ]
+        if foreign and "zarr.json" not in names:
+            raise StoreError(
+                f"a folder with other files, not a store: {', '.join(sorted(foreign)[:3])}",
+                path=self.path,
+                remedy="move it away",
+            )
+
+    def clear(self, folder: Path) -> None:
+        """Make an empty folder."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+
+    def replace(self, new: Path) -> None:
+        """Put the complete store `new` in the place of the store."""
+        if self.path.exists():
+            shutil.rmtree(self.replaced, ignore_errors=True)
+            os.rename(self.path, self.replaced)
+        os.rename(new, self.path)
+        fsync_path(self.path.parent)
+        self.work = self.path
