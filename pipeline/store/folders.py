@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import StoreError
@@ -16,8 +18,8 @@ class Folders:
     Args:
         path: the store. A rebuild is made in the hidden folder `.<name>.rebuild` and continues
             there after a kill; a compaction is made in `.<name>.compact` and starts again. The
-            store that was replaced stays as `.<name>.replaced` until the next writer opens the
-            store, so that readers can finish with it. Copies with names such as `masks.zarr.old`
+            store that was replaced is deleted, or stays as `.<name>.replaced` until the next writer
+            while a reader has it open. Copies with names such as `masks.zarr.old`
             are never touched.
     """
 
@@ -31,12 +33,13 @@ class Folders:
     def recover(self) -> None:
         """Complete a replacement that was interrupted between its two renames; clean up."""
         if self.replaced.exists() and not self.path.exists():
-            for new in (self.rebuild, self.compact, self.replaced):
+            for new in (self.rebuild, self.compact):
                 if new.exists():
                     os.rename(new, self.path)
-                    break
-        for left in (self.replaced, self.compact):
-            shutil.rmtree(left, ignore_errors=True)
+                    break  # neither exists where the store itself was deleted later
+        shutil.rmtree(self.compact, ignore_errors=True)
+        if self.replaced.exists() and in_use(self.replaced) is not True:
+            shutil.rmtree(self.replaced, ignore_errors=True)
 
     def check_ours(self, arrays: tuple[str, ...]) -> None:
         """Raise StoreError when the folder holds files that no store has."""
@@ -68,3 +71,25 @@ class Folders:
         os.rename(new, self.path)
         fsync_path(self.path.parent)
         self.work = self.path
+        if self.replaced.exists() and in_use(self.replaced) is False:
+            shutil.rmtree(self.replaced, ignore_errors=True)
+
+
+def keep_open(folder: int) -> None:
+    """Mark an open folder as being read, for as long as its file descriptor is open."""
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def in_use(folder: Path) -> bool | None:
+    """Return whether a reader has a store open; None when its file system has no locks."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(fd)

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from pipeline.errors import StoreError
 from pipeline.io import sha256_json
+from pipeline.store.folders import keep_open
 from pipeline.store.index import Index, index_name
 from pipeline.store.layout import (
     FEATURES,
@@ -120,6 +121,7 @@ class StoreReader:
         self.path = Path(path)
         self._folder = open_folder(self.path)
         weakref.finalize(self, os.close, self._folder)
+        keep_open(self._folder)
         found = kind_of(self.path, read_root(self.path, self._folder))
         if found is not self.kind:
             raise StoreError(

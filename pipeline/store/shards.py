@@ -153,6 +153,8 @@ class DataArray:
                 raise ValueError(f"a chunk has {len(raw)} bytes, not {size}")
             region = out[self._region(cell)]
             full = np.frombuffer(raw, dtype).reshape(self.chunk)
+            if self.dtype == "bool":
+                full = full.view(np.uint8) != 0  # a damaged byte may be neither 0 nor 1
             region[...] = full[tuple(map(slice, region.shape))]
         return out
 

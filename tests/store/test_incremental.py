@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pipeline.store.kinds import FEATURES
 
 from benchmarks.cheap_stage import CheapMapper, item_of, make_items, run_cheap, store_path
 from benchmarks.store_stage import content
 from pipeline.errors import StoreError
 from pipeline.store import FeatureStoreWriter, open_features, open_masks, verify_store
+from pipeline.store.layout import FEATURES
 
 KINDS = ["masks", "features"]
 
