@@ -1,21 +1,20 @@
-"""New images through the whole chain: x -> m = SAM2(x) -> I = E_v(view) -> class probabilities."""
+"""Classify new images: x -> m = SAM2(x) -> I = E_v(view) -> class probabilities."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.config import Params
-from pipeline.devices import choose_device, choose_precision
 from pipeline.encode import EncodeMapper, encode_images
-from pipeline.engine import WorkItem
-from pipeline.engine.loader import load_in_order
+from pipeline.engine import LocalExecutor, RunOptions, WorkItem
+from pipeline.engine.devices import choose_device, choose_precision
 from pipeline.engine.progress import Progress
 from pipeline.errors import ImageError, PipelineError, StoreError, reason_of
 from pipeline.heads import Head
@@ -27,7 +26,7 @@ from pipeline.paths import Paths
 from pipeline.report.overlay import draw_outlines
 from pipeline.segment import segment_images
 from pipeline.segment.segment import make_mapper
-from pipeline.store import MaskRow, open_features, open_masks
+from pipeline.store import open_features, open_masks
 from pipeline.store.identity import canonical, identity_diff
 from pipeline.training.data import of_other_masks
 
@@ -36,7 +35,14 @@ BATCH_SIZE = 8
 
 @dataclass(frozen=True)
 class ImagePrediction:
-    """One image's outcome. `probabilities` maps class name to probability; they sum to 1."""
+    """The prediction of one image.
+
+    Args:
+        image: path, with "#frame" if the file has several frames.
+        probabilities: of each class; they sum to 1.
+        mask_status: "ok" | "empty" | "full".
+        overlay: path of the PNG with the outline of the mask.
+    """
 
     image: str
     probabilities: dict[str, float]
@@ -45,11 +51,11 @@ class ImagePrediction:
 
     @property
     def label(self) -> str:
-        """The likeliest class."""
+        """The most likely class."""
         return max(self.probabilities, key=self.probabilities.__getitem__)
 
     def __str__(self) -> str:
-        """One line, classes by falling probability."""
+        """Return one line, the most likely class first."""
         ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])
         shares = "  ".join(f"{name} {share:.3f}" for name, share in ranked)
         return f"{self.image}: {shares}  (mask {self.mask_status}, {self.overlay})"
@@ -57,22 +63,30 @@ class ImagePrediction:
 
 @dataclass
 class Predictions:
-    """All outcomes of one call; `failed` maps an image to the reason it could not be read."""
+    """All predictions of one call.
 
-    head: str
+    Args:
+        learner: name of the learner.
+        view: that it was trained on.
+        seeds: of the fits whose probabilities are averaged.
+        images: one prediction per image.
+        failed: image -> reason why it could not be read.
+    """
+
+    learner: str
     view: str
     seeds: list[int]
     images: list[ImagePrediction] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Return all of it as a JSON text; each image's `label` is the likeliest class."""
+        """Return all of it as JSON; each image also has its most likely class as `label`."""
         rows = [vars(row) | {"label": row.label} for row in self.images]
         return json.dumps(vars(self) | {"images": rows}, indent=2, ensure_ascii=False)
 
     def heading(self) -> str:
-        """Return the heads in one line."""
-        return f"head {self.head}, view {self.view}, mean of {len(self.seeds)} seeds"
+        """Return one line about the learner."""
+        return f"learner {self.learner}, view {self.view}, mean of {len(self.seeds)} seeds"
 
     def failures(self) -> list[str]:
         """Return one line for each image that failed."""
@@ -84,150 +98,170 @@ def predict_images(
     images: list[Path],
     params: Params,
     paths: Paths,
+    options: RunOptions | None = None,
     *,
-    head: str = "medfocus",
+    learner: str = "medfocus",
     view: str = "masked",
     out: Path = Path("predictions"),
-    device: str = "auto",
-    batch_size: int | None = None,
-    workers: int | None = None,
-    say: Callable[[object], None] = lambda line: None,
+    on_result: Callable[[object], None] = lambda line: None,
 ) -> Predictions:
-    """Classify new images with the heads trained on a dataset.
+    """Classify new images with a learner trained on a dataset.
 
-    The heads of protocol "official" at the largest fraction are used, one per seed, and their
-    probabilities averaged. Masks and features are made as params.yaml says, which must be as the
-    dataset's feature store was made. Each frame of a file of several is an image of its own.
+    Uses the fits of protocol "official" at the largest fraction, one per seed, and averages their
+    probabilities. Masks and features are made as params.yaml says, which must agree with the
+    feature store of the dataset. Each frame of a file is an image of its own.
 
     Args:
+        dataset: name of data_manifests/<dataset>.csv.
         images: files of any supported format.
-        head, view: which trained head, on which view.
-        out: folder for the overlays (image with the mask's outline), one PNG per image.
-        device: "auto", "cpu", "cuda" or "mps".
-        batch_size: images in one forward pass; predictions do not depend on it.
-        workers: threads that read images ahead of the models.
-        say: called with the heading, then with each `ImagePrediction` as soon as it is made.
+        params: as for `segment` and `encode`.
+        paths: of the project folder.
+        options: device, precision, batch size, workers and progress are used.
+        learner: name of the learner.
+        view: that it was trained on.
+        out: folder for the overlays (image with the outline of the mask), one PNG per image.
+        on_result: called with the heading, then with each `ImagePrediction` as soon as it is made.
 
     Raises:
-        PipelineError: nothing was trained for this head and view.
-        StoreError: the parameters are not those the features were made with, or masks, features
-            and heads are not of each other.
+        PipelineError: this learner was not trained on this view.
+        StoreError: the parameters differ from those of the features, or masks, features and
+            learner do not belong to the same run.
     """
-    chain = _load_chain(dataset, params, paths, head, view, device)
-    outcome = Predictions(head, view, chain.seeds)
-    batch_size = batch_size or BATCH_SIZE
+    options = options or RunOptions()
+    mapper = _load_mapper(dataset, params, paths, learner, view, options)
+    outcome = Predictions(learner, view, mapper.seeds)
     items = list(_frames(images, outcome.failed))
-    loaded = load_in_order(
-        items,
-        lambda item: read_image(item.path, item.frame),
-        workers=workers,
-        ahead=2 * batch_size,
-    )
-    say(outcome.heading())
-    with Progress(f"predict {dataset}", len(items)) as progress:
-        while batch := list(islice(loaded, batch_size)):
-            ready = [(item, image) for item, image, error in batch if error is None]
-            for item, _, error in batch:
-                if isinstance(error, (ImageError, OSError)):
-                    outcome.failed[item.image_id] = _reason(error)
-                elif error is not None:
-                    raise error
-            for (item, image), (mask, shares) in zip(ready, chain.classify(ready), strict=True):
-                overlay = out / f"{len(outcome.images):03d}_{item.path.stem}.png"
-                with atomic_write(overlay) as partial:
-                    draw_outlines(image, mask.mask, size=max(image.shape)).save(partial)
-                row = ImagePrediction(item.image_id, shares, mask.status, str(overlay))
-                outcome.images.append(row)
-                say(row)
-            progress.add(len(ready), len(batch) - len(ready))
+    executor = LocalExecutor(options.batch_size or BATCH_SIZE, options.workers)
+    on_result(outcome.heading())
+    with (
+        Progress(f"predict {dataset}", len(items), show=options.progress) as progress,
+        closing(executor.imap(lambda: mapper, items)) as results,
+    ):
+        for result in results:
+            item = result.item
+            if result.error is not None:
+                outcome.failed[item.image_id] = _reason(result.error)
+                progress.add(failed=1)
+                continue
+            image, mask, status, probabilities = result.row
+            overlay = out / f"{len(outcome.images):03d}_{item.path.stem}.png"
+            with atomic_write(overlay) as partial:
+                draw_outlines(image, mask, size=max(image.shape)).save(partial)
+            row = ImagePrediction(item.image_id, probabilities, status, str(overlay))
+            outcome.images.append(row)
+            on_result(row)
+            progress.add(done=1)
     return outcome
 
 
 @dataclass(frozen=True)
-class _Chain:
-    """The models that an image goes through, and the heads of all seeds with their classes."""
+class PredictMapper:
+    """Images to class probabilities, as a mapper of the engine.
+
+    Args:
+        params: sections `segment` and `encode`.
+        view: that the learner was trained on.
+        sam2: None for strategies without a model.
+        clip: the image encoder.
+        fits: of all seeds.
+        classes: in the order of the probabilities.
+        seeds: of the fits.
+    """
 
     params: Params
     view: str
-    sam: Sam2ImagePredictor | None
+    sam2: Sam2ImagePredictor | None
     clip: ClipModel
-    heads: list[Head]
+    fits: list[Head]
     classes: list[str]
     seeds: list[int]
 
-    def classify(
-        self, ready: Sequence[tuple[WorkItem, np.ndarray]]
-    ) -> list[tuple[MaskRow, dict[str, float]]]:
-        """Return the mask and the mean probability of each class for uint8 (h, w, 3) images."""
-        if not ready:
-            return []
-        images = [image for _, image in ready]
-        masks = segment_images(images, self.params.segment, self.sam)
-        embedded = encode_images(
-            images,
+    @property
+    def device(self) -> str:
+        """Where the models compute."""
+        return self.clip.device.type
+
+    def load(self, item: WorkItem) -> np.ndarray:
+        """Read an image."""
+        return read_image(item.path, item.frame)
+
+    def map(
+        self, items: Sequence[WorkItem], loaded: Sequence[np.ndarray]
+    ) -> list[tuple[np.ndarray, np.ndarray, str, dict[str, float]]]:
+        """Return for each image: the image, its mask, the mask's status, class probabilities."""
+        masks = segment_images(loaded, self.params.segment, self.sam2)
+        features = encode_images(
+            loaded,
             [mask.mask for mask in masks],
             self.params.encode,
             self.clip,
             views=[self.view],
             statuses=[mask.status for mask in masks],
-            seeds=[item.key for item, _ in ready],
+            seeds=[item.key for item in items],
         )
-        found = []
-        for mask, embedding in zip(masks, embedded, strict=True):
-            proba = np.mean([head.predict_proba(embedding) for head in self.heads], axis=0)[0]
-            found.append((mask, dict(zip(self.classes, map(float, proba), strict=True))))
-        return found
+        rows = []
+        for image, mask, feature in zip(loaded, masks, features, strict=True):
+            proba = np.mean([fit.predict_proba(feature) for fit in self.fits], axis=0)[0]
+            named = dict(zip(self.classes, map(float, proba), strict=True))
+            rows.append((image, mask.mask, mask.status, named))
+        return rows
 
 
-def _load_chain(
-    dataset: str, params: Params, paths: Paths, head: str, view: str, device: str
-) -> _Chain:
-    """Load what `predict_images` needs, once all that it is made of is of each other."""
+def _load_mapper(
+    dataset: str, params: Params, paths: Paths, learner: str, view: str, options: RunOptions
+) -> PredictMapper:
+    """Load models and fits, after checking that masks, features and fits belong together."""
+    if options.precision is not None:
+        update = {"precision": options.precision}
+        sections = {name: getattr(params, name) for name in ("segment", "encode")}
+        params = params.model_copy(
+            update={name: part.model_copy(update=update) for name, part in sections.items()}
+        )
     folder = paths.heads(dataset)
     if not folder.is_dir():
         remedy = f"run: pipeline train --dataset {dataset}"
-        raise PipelineError("no trained heads", path=folder, remedy=remedy)
-    _, cells = load_heads(folder, head)
+        raise PipelineError("no trained learner", path=folder, remedy=remedy)
+    _, cells = load_heads(folder, learner)
     trained = [key.split("/") for key in cells if key.startswith(f"official/{view}/")]
     if not trained:
         views = dict.fromkeys(key.split("/")[1] for key in cells if key.startswith("official/"))
         raise PipelineError(
-            f"head {head} was not trained on view {view!r}",
+            f"learner {learner} was not trained on view {view!r}",
             path=folder,
-            remedy=f"take one of its views: {', '.join(views) or 'none'}",
+            remedy=f"use one of its views: {', '.join(views) or 'none'}",
         )
     fraction = max(float(key[2]) for key in trained)
     seeds = sorted(int(key[3]) for key in trained if float(key[2]) == fraction)
     where = {"protocol": "official", "view": view, "fraction": fraction}
-    heads = [load_head(folder, head, **where, seed=seed) for seed in seeds]
+    fits = [load_head(folder, learner, **where, seed=seed) for seed in seeds]
     features, masks = open_features(paths.features(dataset)), open_masks(paths.masks(dataset))
-    _check_same(folder, learned_from(folder, head), features.identity)
+    _check_same(folder, learned_from(folder, learner), features.identity)
     if other := of_other_masks(features, masks):
         raise StoreError(
             f"{len(other)} images were encoded with other masks than segment has made since",
             path=paths.features(dataset),
             remedy=f"run pipeline encode, then train, with --dataset {dataset}",
         )
-    masker = make_mapper(params, device)
-    device = choose_device(device)
+    segmenter = make_mapper(params, options)
+    device = choose_device(options.device)
     precision = choose_precision(params.encode.precision, device)
     clip = load_clip(params.models.clip, device=device, precision=precision)
-    _check_same(paths.masks(dataset), masks.identity, masker.identity)
+    _check_same(paths.masks(dataset), masks.identity, segmenter.identity)
     encoder = EncodeMapper(params.encode, clip, {})
     _check_same(paths.features(dataset), features.identity, encoder.identity)
-    sam = masker.sam and masker.sam.predictor
-    return _Chain(params, view, sam, clip, [h for h, _ in heads], heads[0][1], seeds)
+    sam2 = segmenter.models.sam2 and segmenter.models.sam2.predictor
+    return PredictMapper(params, view, sam2, clip, [fit for fit, _ in fits], fits[0][1], seeds)
 
 
 def _frames(images: Sequence[Path], failed: dict[str, str]) -> Iterator[WorkItem]:
-    """One item a frame; a file that cannot be looked into goes to `failed` with the reason.
+    """Yield one item per frame; add files that cannot be opened to `failed`, with the reason.
 
-    The key is the seed of the random view: the same as the stages give an image of these bytes.
+    The key is the seed of the random view: the same that the stages use for these bytes.
     """
     for path in images:
         try:
             numbers = [one.frame for one in probe(path)]
-            digest = sha256_file(path)  # of the file, whatever its number of frames
+            digest = sha256_file(path)
         except (ImageError, OSError) as error:
             failed[str(path)] = _reason(error)
             continue
@@ -236,17 +270,18 @@ def _frames(images: Sequence[Path], failed: dict[str, str]) -> Iterator[WorkItem
             yield WorkItem(name, f"{digest}#{number}", path, number)
 
 
-def _reason(error: ImageError | OSError) -> str:
-    """Why an image cannot be read, without its name: that stands before it."""
+def _reason(error: Exception) -> str:
+    """Return why an image failed, without its name, which the line starts with."""
     if isinstance(error, ImageError):
         return error.with_remedy
-    return error.strerror or reason_of(error)
+    return (isinstance(error, OSError) and error.strerror) or reason_of(error)
 
 
 def _check_same(path: Path, stored: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse models or parameters other than those that the heads learned from.
+    """Refuse models or parameters other than those that the learner was trained with.
 
-    A store's identity may say more than the mapper's (the length of a feature): that is left out.
+    The identity of a store may have more entries than that of a mapper (the length of a feature);
+    these are ignored.
     """
     now = canonical(now)
     differences = identity_diff({key: stored.get(key) for key in now}, now)

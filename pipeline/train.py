@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.engine.progress import Progress
-from pipeline.engine.record import RunRecord
-from pipeline.engine.recorded import recorded
+from pipeline.engine.record import RunRecord, recorded
 from pipeline.errors import PipelineError, StageFailed
 from pipeline.heads.registry import get_head, make_head
 from pipeline.io import sha256_json, writing

@@ -14,8 +14,7 @@ from pipeline.audit.groups import connect, joined_to, name_groups
 from pipeline.audit.table import byte_pairs, pair_table, sort_pairs
 from pipeline.audit.thumbnails import Thumbnails, load_thumbnails
 from pipeline.config import Params
-from pipeline.engine.record import RunRecord, library_versions
-from pipeline.engine.recorded import recorded
+from pipeline.engine.record import RunRecord, library_versions, recorded
 from pipeline.io import atomic_write, atomic_write_json
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths

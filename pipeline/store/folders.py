@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import glob
+import itertools
 import os
 import shutil
 from contextlib import suppress
@@ -18,28 +20,32 @@ class Folders:
     Args:
         path: the store. A rebuild is made in the hidden folder `.<name>.rebuild` and continues
             there after a kill; a compaction is made in `.<name>.compact` and starts again. The
-            store that was replaced is deleted, or stays as `.<name>.replaced` until the next writer
-            while a reader has it open. Copies with names such as `masks.zarr.old`
-            are never touched.
+            store that was replaced is deleted at once, or, if a reader has it open, stays as
+            `.<name>.replaced0` until a later writer finds it unused. Copies with names such as
+            `masks.zarr.old` are never touched.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self.rebuild = path.with_name(f".{path.name}.rebuild")
         self.compact = path.with_name(f".{path.name}.compact")
-        self.replaced = path.with_name(f".{path.name}.replaced")
         self.work = path
 
     def recover(self) -> None:
         """Complete a replacement that was interrupted between its two renames; clean up."""
-        if self.replaced.exists() and not self.path.exists():
+        if self.replaced() and not self.path.exists():
             for new in (self.rebuild, self.compact):
                 if new.exists():
                     os.rename(new, self.path)
                     break  # neither exists where the store itself was deleted later
         shutil.rmtree(self.compact, ignore_errors=True)
-        if self.replaced.exists() and in_use(self.replaced) is not True:
-            shutil.rmtree(self.replaced, ignore_errors=True)
+        for old in self.replaced():
+            if in_use(old) is not True:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def replaced(self) -> list[Path]:
+        """Return the folders of replaced stores that have not been deleted yet."""
+        return sorted(self.path.parent.glob(f".{glob.escape(self.path.name)}.replaced*"))
 
     def check_ours(self, arrays: tuple[str, ...]) -> None:
         """Raise StoreError when the folder holds files that no store has."""
@@ -66,13 +72,15 @@ class Folders:
     def replace(self, new: Path) -> None:
         """Put the complete store `new` in the place of the store."""
         if self.path.exists():
-            shutil.rmtree(self.replaced, ignore_errors=True)
-            os.rename(self.path, self.replaced)
+            names = {old.name for old in self.replaced()}
+            free = (f".{self.path.name}.replaced{n}" for n in itertools.count())
+            os.rename(self.path, self.path.with_name(next(n for n in free if n not in names)))
         os.rename(new, self.path)
         fsync_path(self.path.parent)
         self.work = self.path
-        if self.replaced.exists() and in_use(self.replaced) is False:
-            shutil.rmtree(self.replaced, ignore_errors=True)
+        for old in self.replaced():
+            if in_use(old) is False:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def keep_open(folder: int) -> None:

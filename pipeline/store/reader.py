@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from pipeline.errors import StoreError
 from pipeline.io import sha256_json
-from pipeline.store.folders import keep_open
+from pipeline.store.folders import Folders, keep_open
 from pipeline.store.index import Index, index_name
 from pipeline.store.layout import (
     FEATURES,
@@ -98,7 +98,7 @@ def open_folder(path: Path) -> int:
             return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
             # Between the two renames of a replacement there is no store for an instant.
-            if not path.with_name(f".{path.name}.replaced").exists():
+            if not Folders(path).replaced():
                 break
             time.sleep(0.01)
     read_root(path)  # raises the error that fits

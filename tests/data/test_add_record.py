@@ -43,7 +43,7 @@ def test_status_and_report_tell_what_add_did_not_take_in(spoiled, paths):
     add_dataset("d", spoiled, paths=paths)
     first = status_rows(paths, ["d"])[0]
     assert (first["stage"], first["status"], first["failed"]) == ("add", "failed", 1)
-    assert "d add: failed 'train/cat/empty.png'" in status_text(paths, ["d"])
+    assert "d add: failed 'train/cat/empty.png'" in status_text(status_rows(paths, ["d"]))
     found = load_inputs("d", paths)
     assert [row[:2] for row in failures.failures(found)] == [("add", "train/cat/empty.png")]
     text, table, skipped, masks = failures.section(found, None, None).blocks
@@ -85,5 +85,5 @@ def test_where_no_record_can_be_written_the_manifest_stands_and_the_summary_says
     (paths.root / "cache").write_text("in the way")
     summary = add_dataset("d", scans, paths=paths)
     assert summary.images == 24 and paths.manifest("d").is_file()
-    (said,) = (text for text in summary.warnings if "not on record" in text)
+    (said,) = (text for text in summary.warnings if "was not written" in text)
     assert "add.json" in said
