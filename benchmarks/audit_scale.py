@@ -31,7 +31,7 @@ from pipeline.audit.copies import find_copies
 from pipeline.audit.descriptors import ORIENTATIONS, PLAIN_SIDE, STRUCTURE_SIDE, orient
 from pipeline.audit.thumbnails import RECORD, Thumbnails
 from pipeline.config import AuditParams, load_params
-from pipeline.files import sha256_file
+from pipeline.io import sha256_file
 from pipeline.manifest import COLUMNS, write_manifest
 from pipeline.paths import Paths
 

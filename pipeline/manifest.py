@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.errors import ManifestError
-from pipeline.files import atomic_write
+from pipeline.io import atomic_write
 from pipeline.manifest_checks import Problem, find_problems, report_problems
 
 REQUIRED = ("image_id", "path", "frame", "label", "split", "sha256", "width", "height")

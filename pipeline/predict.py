@@ -18,10 +18,10 @@ from pipeline.engine import WorkItem
 from pipeline.engine.loader import load_in_order
 from pipeline.engine.progress import Progress
 from pipeline.errors import ImageError, PipelineError, StoreError, reason_of
-from pipeline.files import atomic_write, sha256_file
 from pipeline.heads import Head
 from pipeline.heads.saved import learned_from, load_head, load_heads
 from pipeline.images import probe, read_image
+from pipeline.io import atomic_write, sha256_file
 from pipeline.models import ClipModel, Sam2ImagePredictor, load_clip
 from pipeline.paths import Paths
 from pipeline.report.overlay import draw_outlines

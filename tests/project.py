@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline.cli.app import app
 from pipeline.cli.running import guarded
 from pipeline.config import Params, load_params
-from pipeline.files import sha256_file
+from pipeline.io import sha256_file
 from pipeline.manifest import COLUMNS, write_manifest
 from pipeline.paths import Paths
 from tests import warm

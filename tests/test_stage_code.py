@@ -27,7 +27,7 @@ PLUMBING = {
     "pipeline/engine/record.py": "tells of a run",
     "pipeline/engine/recorded.py": "tells of a run",
     "pipeline/errors.py": "words",
-    "pipeline/files.py": "writes whole files, and hashes them as anybody does",
+    "pipeline/io.py": "atomic writes, hashes, locks and text tables",
     "pipeline/manifest.py": "reads the manifest, which is a dep by itself",
     "pipeline/manifest_checks.py": "refuses manifests, changes none",
     "pipeline/models/spec.py": "a part of the parameters",

@@ -16,7 +16,7 @@ from pipeline.audit.thumbnails import Thumbnails, load_thumbnails
 from pipeline.config import Params
 from pipeline.engine.record import RunRecord, library_versions
 from pipeline.engine.recorded import recorded
-from pipeline.files import atomic_write, atomic_write_json
+from pipeline.io import atomic_write, atomic_write_json
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 

@@ -22,9 +22,9 @@ from PIL import Image
 
 from pipeline.audit.descriptors import PLAIN_SIDE, STRUCTURE_SIDE
 from pipeline.errors import PipelineError
-from pipeline.files import atomic_write, open_bytes, sha256_json
 from pipeline.images import read_image, reader_rules
 from pipeline.images.read import bytes_changed, unreadable
+from pipeline.io import atomic_write, open_bytes, sha256_json
 
 RECORD = np.dtype(
     [

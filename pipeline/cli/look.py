@@ -21,14 +21,14 @@ def status(
     c = o.context(params_file, settings)
 
     from pipeline.engine.status import known_datasets, status_rows, status_text
-    from pipeline.locks import lock_notes
+    from pipeline.io import lock_notes
 
     names = known_datasets(c.paths, c.params.datasets)
     if as_json:
         typer.echo(json.dumps(status_rows(c.paths, names), indent=2))
     else:
         typer.echo(status_text(c.paths, names))
-        for line in lock_notes(c.paths):
+        for line in lock_notes(c.paths.root):
             typer.echo(f"lock: {line}")
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from pipeline.engine import WorkItem
 from pipeline.errors import ManifestError, PipelineError
-from pipeline.files import sha256_file, sha256_json
+from pipeline.io import sha256_file, sha256_json
 from pipeline.manifest import mask_file, row_file
 
 Row = dict[str, Any]

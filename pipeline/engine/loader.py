@@ -11,8 +11,8 @@ from functools import lru_cache
 from typing import Any
 
 from pipeline.engine.items import WorkItem
-from pipeline.files import sha256_file
 from pipeline.images.read import bytes_changed, unreadable
+from pipeline.io import sha256_file
 
 Loaded = tuple[WorkItem, Any, Exception | None]
 

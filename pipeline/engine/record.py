@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError, StageFailed
-from pipeline.files import atomic_write_json
+from pipeline.io import atomic_write_json
 
 LIBRARIES = (
     "medfocusclip",

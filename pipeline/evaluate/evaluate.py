@@ -29,7 +29,7 @@ from pipeline.evaluate.tables import (
     reliability_rows,
     summary,
 )
-from pipeline.files import atomic_write, atomic_write_json
+from pipeline.io import atomic_write, atomic_write_json
 from pipeline.manifest import read_manifest
 
 if TYPE_CHECKING:

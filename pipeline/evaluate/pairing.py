@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.files import sha256_file
+from pipeline.io import sha256_file
 
 if TYPE_CHECKING:
     from pathlib import Path

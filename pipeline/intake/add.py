@@ -9,7 +9,6 @@ from typing import Literal
 
 from pipeline.config_rules import DATASET_NAME
 from pipeline.errors import ManifestError
-from pipeline.files import remove_leftovers
 from pipeline.intake.archive import extracted
 from pipeline.intake.beside import set_masks_aside
 from pipeline.intake.existing import described, merge_existing
@@ -31,7 +30,7 @@ from pipeline.intake.rows import (
 )
 from pipeline.intake.summary import AddSummary
 from pipeline.intake.table import scan_table
-from pipeline.locks import manifest_lock
+from pipeline.io import manifest_lock, remove_leftovers
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.manifest_checks import find_problems, report_problems
 from pipeline.paths import Paths

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import ManifestError
-from pipeline.files import partial_path, writing
 from pipeline.images import is_junk
+from pipeline.io import partial_path, writing
 from pipeline.manifest import unreadable
 
 MAX_RATIO = 200  # images hardly shrink; a file that grows more than this when unpacked is a bomb

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from pipeline.errors import ImageError, ManifestError, PipelineError, printable
-from pipeline.files import open_bytes
 from pipeline.images import DICOMDIR_REASON, has_image_suffix, is_junk, sniff
+from pipeline.io import open_bytes
 
 SPLIT_FOLDERS = {
     "train": "train",

@@ -8,7 +8,7 @@ from pipeline.errors import ManifestError
 from pipeline.intake.existing import merge_existing
 from pipeline.intake.folder import Found, Scan
 from pipeline.intake.table import read_table
-from pipeline.locks import manifest_lock
+from pipeline.io import manifest_lock
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.manifest_checks import find_problems, report_problems
 from pipeline.paths import Paths

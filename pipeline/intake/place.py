@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 from pipeline.errors import ManifestError
-from pipeline.files import writing
 from pipeline.intake.existing import described
 from pipeline.intake.folder import Scan
+from pipeline.io import writing
 from pipeline.paths import Paths
 
 

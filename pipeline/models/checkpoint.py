@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pipeline.errors import ModelError
-from pipeline.files import sha256_file
+from pipeline.io import sha256_file
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")

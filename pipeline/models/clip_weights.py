@@ -69,7 +69,7 @@ def resolve_checkpoint(spec: ModelSpec, config: dict[str, Any]) -> Found:
     get = f"download open_clip_model.safetensors from {source}"
     micro = config["text_cfg"].get("hf_model_name", "").startswith("package:")
     if micro:
-        get = "restore pipeline/models/weights from git or run stages.pretrain"
+        get = "restore pipeline/models/weights from git or run `python -m tools.pretrain`"
     if spec.checkpoint in (None, "package"):
         if micro:
             return Found(None, get)

@@ -139,7 +139,7 @@ def sam2_config(name: str) -> dict[str, Any]:
 
 def _download(name: str) -> str:
     if name not in OFFICIAL:
-        return "restore pipeline/models/weights from git or run `python -m stages.pretrain`"
+        return "restore pipeline/models/weights from git or run `python -m tools.pretrain`"
     return f"download {URL}/{name}.pt (on the hub: {_hub(name).removeprefix('hf-hub:')})"
 
 

@@ -13,7 +13,7 @@ DIGITS = 16
 
 
 def read_hashes(path: Path) -> frozenset[str]:
-    """Return the digits that `pipeline.pretrain.hashes.write_hashes` has written."""
+    """Return the hash prefixes of a gzipped list, one a line."""
     return frozenset(gzip.decompress(path.read_bytes()).decode().split())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import ModelError
-from pipeline.files import sha256_file
+from pipeline.io import sha256_file
 
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

@@ -12,8 +12,8 @@ from pipeline.config import Params
 from pipeline.devices import one_thread_here
 from pipeline.engine import WorkItem
 from pipeline.errors import ConfigError, ImageError
-from pipeline.files import sha256_json
 from pipeline.images import read_image, read_mask
+from pipeline.io import sha256_json
 from pipeline.models import Sam2ImagePredictor
 from pipeline.prompt_quality.references import ELLIPSE, ellipse, reference_prompts
 from pipeline.prompt_quality.remember import Remembering

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.files import atomic_write
+from pipeline.io import atomic_write
 
 FIGURES = ("dice", "iou", "hd95", "pred_area_fraction", "gt_area_fraction")
 COLUMNS = ("image_id", "label", "split", "strategy", *FIGURES, "note", "from_truth", "key")

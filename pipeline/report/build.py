@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2
 
 from pipeline.config import Params
-from pipeline.files import atomic_write_text
+from pipeline.io import atomic_write_text
 from pipeline.paths import Paths
 from pipeline.report import select
 from pipeline.report.answers import leaking

@@ -16,7 +16,7 @@ from pipeline.config import EvaluateParams
 from pipeline.engine.record import RunRecord
 from pipeline.errors import ManifestError, PipelineError
 from pipeline.evaluate.subsets import image_groups
-from pipeline.files import sha256_file
+from pipeline.io import sha256_file
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.report import select

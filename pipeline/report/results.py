@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.config import Params
-from pipeline.files import atomic_write, atomic_write_text
+from pipeline.io import atomic_write, atomic_write_text
 from pipeline.paths import Paths
 from pipeline.report import answers, results_text, select
 from pipeline.report.differing import differing

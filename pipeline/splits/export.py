@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.files import atomic_write
+from pipeline.io import atomic_write
 
 if TYPE_CHECKING:
     from pipeline.splits.plan import SplitPlan

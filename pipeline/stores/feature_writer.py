@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.engine.items import WorkItem
-from pipeline.files import writing
+from pipeline.io import writing
 from pipeline.stores import layout
 from pipeline.stores.kinds import FEATURES, Data, Row
 from pipeline.stores.layout import ArraySpec

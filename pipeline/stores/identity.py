@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.errors import StoreError
-from pipeline.files import sha256_json
+from pipeline.io import sha256_json
 
 
 def canonical(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from pipeline.errors import StoreError
-from pipeline.files import atomic_write
+from pipeline.io import atomic_write
 
 LAYOUT = 1
 """Version of this layout, in every root."""

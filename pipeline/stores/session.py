@@ -9,12 +9,11 @@ from typing import Any, Self
 
 from pipeline.engine.items import WorkItem
 from pipeline.errors import StageFailed, StoreError
-from pipeline.files import writing
+from pipeline.io import ProcessLock, writing
 from pipeline.stores import index as idx
 from pipeline.stores import layout
 from pipeline.stores.identity import canonical, identity_diff, identity_hash
 from pipeline.stores.kinds import Kind
-from pipeline.stores.lock import StoreLock
 from pipeline.stores.swap import Workplace
 
 
@@ -46,7 +45,7 @@ class StoreSession:
         self.on_mismatch = on_mismatch
         self.extra_attrs = dict(attrs or {})
         self._place = Workplace(self.path)
-        self._lock = StoreLock(self.path.with_name(self.path.name + ".lock"))
+        self._lock = ProcessLock(self.path.with_name(self.path.name + ".lock"))
         self._index = idx.Index(self.store_kind.columns)
         self._root: dict[str, Any] | None = None
         self._more_arrays: dict[str, dict] = {}

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.engine.items import WorkItem
-from pipeline.files import writing
+from pipeline.io import writing
 from pipeline.stores import index as idx
 from pipeline.stores.kinds import Data, Row, RowReader
 from pipeline.stores.layout import MENDED, TrackedStore

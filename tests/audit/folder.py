@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from pipeline.audit.thumbnails import RECORD, Thumbnails, make_thumbnails
 from pipeline.config import Params, load_params
-from pipeline.files import sha256_file
+from pipeline.io import sha256_file
 from pipeline.manifest import COLUMNS, write_manifest
 from pipeline.paths import Paths
 

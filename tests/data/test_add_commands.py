@@ -15,9 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.files import sha256_file
-from pipeline.locks import lock_notes, manifest_lock
-from pipeline.paths import Paths
+from pipeline.io import lock_notes, manifest_lock, sha256_file
 from tests.data.conftest import picture
 from tests.data.test_add_table_zip import REFUSED_TABLES, SPOILED_ZIPS, table_of, zip_of
 from tests.images.makers import dicom, grey, save_dicom
@@ -252,7 +250,7 @@ def test_a_second_command_that_changes_a_manifest_is_refused_in_one_line(
     before = tree(project)
     with manifest_lock(project / "data_manifests/d.csv"):
         code, said = pipeline(project, *command)
-        noted = lock_notes(Paths(project))
+        noted = lock_notes(project)
     assert code == 2 and f"the manifest is being written by process {os.getpid()}" in said, said
     assert "Traceback" not in said and "wait for it to end" in said
     assert len(noted) == 1 and f"process {os.getpid()}" in noted[0]

@@ -8,9 +8,9 @@ import shutil
 import pytest
 
 from pipeline.errors import ManifestError
-from pipeline.files import sha256_file
 from pipeline.images import read_image
 from pipeline.intake import add_dataset, refresh_dataset
+from pipeline.io import sha256_file
 from pipeline.manifest import read_manifest, row_file, write_manifest
 from tests.data.conftest import picture
 

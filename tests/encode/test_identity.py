@@ -8,8 +8,8 @@ import pytest
 from pipeline import open_features
 from pipeline.encode import encode_dataset
 from pipeline.errors import StoreError
-from pipeline.files import sha256_file
 from pipeline.images import read as reader
+from pipeline.io import sha256_file
 from pipeline.models import ModelSpec, load_clip
 from pipeline.segment import segment_dataset
 from tests.models.small import save_clip, small_clip_config

@@ -8,8 +8,8 @@ from pipeline import open_features, open_masks
 from pipeline.encode import encode_dataset, encode_images
 from pipeline.encode.text import PromptError
 from pipeline.errors import PipelineError, StageFailed, StoreError
-from pipeline.files import sha256_file
 from pipeline.images import read_image
+from pipeline.io import sha256_file
 from pipeline.segment import segment_dataset
 from tests.encode.conftest import small_clip
 from tests.project import DATASET, Project

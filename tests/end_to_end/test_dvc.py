@@ -14,8 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.files import sha256_file
-from pipeline.stores.lock import StoreLock
+from pipeline.io import ProcessLock, sha256_file
 
 from .conftest import Project
 from .test_repro import record, stages_run
@@ -211,7 +210,7 @@ def test_a_stage_that_outlived_its_dvc_is_named_by_the_next_repro(
     small: Project, tmp_path: Path
 ) -> None:
     project = small.copy(tmp_path / "project")
-    lock = StoreLock(project.root / "cache/breast/masks.zarr.lock")
+    lock = ProcessLock(project.root / "cache/breast/masks.zarr.lock")
     lock.acquire()  # as the stage of a killed `dvc repro` does that still writes
     out = project.run("dvc", "repro", "segment@breast", code=255)
     assert f"written by process {os.getpid()}" in out and "masks.zarr.lock" in out

@@ -170,7 +170,7 @@ def test_wherever_evaluate_is_killed_the_report_takes_tables_of_one_evaluation(
         replace(source, target)
 
     with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
-        patched.setattr("pipeline.files.os.replace", killed)
+        patched.setattr("pipeline.io.os.replace", killed)
         evaluate_dataset("toy", params, paths)
     left = shown(paths)
     evaluate_dataset("toy", params, paths)

@@ -13,9 +13,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
+from safetensors.torch import save_file
 
 from pipeline.errors import ModelError
 from pipeline.models import ModelSpec, load_clip
+from pipeline.models.clip_weights import micro_weights_path
 from tests.models.small import save_clip, small_clip_config
 
 
@@ -149,7 +151,7 @@ def test_micro_knows_everyday_things_without_having_seen_text_and_image_together
 
 
 def test_held_out_classes_are_found_by_their_name():
-    from pipeline.pretrain import clip_projection as cp
+    from tools.pretrain import clip_projection as cp
 
     names, rows = cp.class_names(), cp.classifier_rows()
     assert len(names) == 1000
@@ -165,3 +167,16 @@ def test_a_wrong_hash_of_the_parts_is_refused(micro):
     load_clip(ModelSpec(name="clip-micro", sha256=digest))
     with pytest.raises(ModelError, match=digest):
         load_clip(ModelSpec(name="clip-micro", sha256="0" * 64))
+
+
+def test_clip_micro_by_its_path_is_the_shipped_one_and_a_whole_state_is_taken_too(tmp_path):
+    shipped = load_clip(ModelSpec(name="clip-micro", checkpoint="package"))
+    by_path = load_clip(ModelSpec(name="clip-micro", checkpoint=str(micro_weights_path())))
+    assert by_path.fingerprint == shipped.fingerprint
+    state = {name: tensor.contiguous() for name, tensor in shipped.model.state_dict().items()}
+    save_file(state, tmp_path / "whole.safetensors")
+    whole = load_clip(ModelSpec(name="clip-micro", checkpoint=str(tmp_path / "whole.safetensors")))
+    text = ["a photo of a zebra"]
+    assert torch.equal(whole.encode_text(text), shipped.encode_text(text))
+    assert torch.equal(by_path.encode_text(text), shipped.encode_text(text))
+    assert whole.fingerprint["checkpoint_sha256"] != shipped.fingerprint["checkpoint_sha256"]

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import constants
 
 from pipeline.errors import ModelError, printable
-from pipeline.files import sha256_file
+from pipeline.io import sha256_file
 from pipeline.models import ModelSpec, load_clip, load_sam2
 from tests.models.small import save_clip, save_official, small_clip_config, small_sam2_config
 

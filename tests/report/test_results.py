@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from make_inputs import REPO, project, restamp
 
-from pipeline.files import sha256_file
+from pipeline.io import sha256_file
 from pipeline.report import select
 from pipeline.report.results import write_results
 

@@ -16,7 +16,7 @@ from make_inputs import restamp
 from make_stores import FAILED
 from PIL import Image
 
-from pipeline.files import sha256_file
+from pipeline.io import sha256_file
 from pipeline.paths import Paths
 from pipeline.report.build import _environment, build_report
 from pipeline.report.cases import image_cases

@@ -9,7 +9,7 @@ from PIL import Image
 from pipeline import open_masks
 from pipeline.engine.status import status_rows, status_text
 from pipeline.errors import ManifestError, StageFailed, StoreError
-from pipeline.files import sha256_file
+from pipeline.io import sha256_file
 from pipeline.models.sam2 import Sam2ImagePredictor
 from pipeline.segment import segment_dataset
 from pipeline.segment.strategies import STRATEGIES

@@ -1,0 +1,101 @@
+"""Atomic writes, hashes and text tables."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ManifestError
+from pipeline.io import (
+    atomic_write,
+    atomic_write_json,
+    read_text_csv,
+    sha256_file,
+    sha256_json,
+)
+
+
+def test_an_error_while_writing_keeps_the_old_file_and_leaves_nothing_behind(
+    tmp_path: Path,
+) -> None:
+    target = tmp_path / "a.json"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), atomic_write(target) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_is_replaced_not_edited_so_hard_links_keep_the_old_bytes(tmp_path: Path) -> None:
+    target, link = tmp_path / "a.json", tmp_path / "link"
+    atomic_write_json(target, {"n": 1})
+    os.link(target, link)
+    before = link.read_bytes()
+    atomic_write_json(target, {"n": 2})
+    assert link.read_bytes() == before != target.read_bytes()
+
+
+def test_nan_is_refused_in_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError):
+        atomic_write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_hash_ignores_key_order_only() -> None:
+    assert sha256_json({"a": 1, "b": 2}) == sha256_json({"b": 2, "a": 1})
+    assert sha256_json({"a": 1}) != sha256_json({"a": "1"})
+
+
+def test_file_hash_is_that_of_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "x").startswith("ba7816bf8f01cfea")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'image_id,label\n007,NA\n"a,b",1e5\n',
+        b'\xef\xbb\xbfimage_id,label\r\n007,NA\r\n\r\n"a,b",1e5\r\n',
+        b"image_id;label\n007;NA\na,b;1e5\n",
+        b"image_id\tlabel\r007\tNA\ra,b\t1e5",
+    ],
+    ids=["plain", "BOM and CRLF", "semicolons", "tabs and CR"],
+)
+def test_a_csv_of_any_program_reads_as_the_same_text(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "t.csv").write_bytes(raw)
+    table = read_text_csv(tmp_path / "t.csv")
+    assert table.header == ["image_id", "label"]
+    assert table.rows == [["007", "NA"], ["a,b", "1e5"]]
+    assert table.column("label") == ["NA", "1e5"]
+
+
+def test_line_numbers_are_those_of_an_editor(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('a,b\n"x\ny",1\n\nz,2\n')
+    assert read_text_csv(tmp_path / "t.csv").lines == [2, 5]
+
+
+@pytest.mark.parametrize(
+    ("raw", "found"),
+    [
+        (None, "no such file"),
+        (b"", "empty"),
+        (b"a,b\n1,2\n1,2,3\n", "line 3: 3 fields"),
+        (b"a,b\n1\n", "line 2: 1 fields"),
+        (b"a,a\n1,2\n", "'a' twice"),
+        (b'a,b\n"1,2\n', "not valid CSV"),
+        (b"a,b\n1,\xff\n", "line 2: not UTF-8"),
+        (b"a,b\n1,\x002\n", "line 2: has a NUL"),
+        ("a,b".encode("utf-16"), "UTF-16"),
+        (b"PK\x03\x04", "workbook"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_an_error_with_a_remedy(tmp_path, raw, found) -> None:
+    path = tmp_path / "t.csv"
+    if raw is not None:
+        path.write_bytes(raw)
+    with pytest.raises(ManifestError, match=found) as caught:
+        read_text_csv(path)
+    assert caught.value.path == path and caught.value.remedy

@@ -1,0 +1,174 @@
+"""The mask sets and phantoms in memory, and which part of each is held out for choosing."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pipeline.errors import ConfigError
+from tools.pretrain import phantoms
+
+SETS = ("nuclei", "polyp_kvasir", "polyp_cvc", "blood_cells", "brain_br35h")
+LONGEST = 320
+PHANTOMS = {"ultrasound": 500, "brain": 250, "chest": 80, "shapes": 300}
+CVC_BLOCK = 20
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image with its mask.
+
+    Args:
+        set: the set it belongs to.
+        name: its id there.
+        image: uint8 (3, H, W), the longest side at most 320.
+        mask: bool (H, W).
+        sha256: of the file's bytes; empty for a phantom.
+        held_out: kept from training, for choosing.
+    """
+
+    set: str
+    name: str
+    image: torch.Tensor
+    mask: torch.Tensor
+    sha256: str = ""
+    held_out: bool = False
+
+
+def read_pair(image_path: Path, mask_path: Path) -> tuple[torch.Tensor, torch.Tensor, str]:
+    """Read an image and its mask at most 320 px long.
+
+    Args:
+        image_path: any RGB or grey picture.
+        mask_path: its mask, non-zero = region.
+
+    Returns:
+        uint8 (3, H, W), bool (H, W) and the SHA-256 of the image file's bytes.
+
+    Raises:
+        ConfigError: one of the two is missing.
+    """
+    try:
+        data = image_path.read_bytes()
+        image, mask = Image.open(image_path).convert("RGB"), Image.open(mask_path).convert("L")
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "missing image or mask", path=error.filename, remedy="get the whole set (model card)"
+        ) from None
+    scale = min(1.0, LONGEST / max(image.size))
+    size = tuple(max(1, round(side * scale)) for side in image.size)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    if mask.size != size:
+        mask = mask.resize(size, Image.Resampling.NEAREST)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return pixels, torch.from_numpy(np.array(mask) > 0), hashlib.sha256(data).hexdigest()
+
+
+def _share(text: str) -> float:
+    """Return a number in [0, 1) that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
+
+
+def near_copy_groups(images: list[torch.Tensor], limit: float = 0.9) -> list[int]:
+    """Group near-copies by the correlation of 32 x 32 grey thumbnails, mirrored ones too.
+
+    Args:
+        images: uint8 (3, H, W) each.
+        limit: correlation from which two images belong together.
+
+    Returns:
+        A group number for each image; groups are the connected components.
+    """
+    thumbs = torch.stack(
+        [
+            torch.nn.functional.adaptive_avg_pool2d(i.float().mean(0, keepdim=True), 32)[0]
+            for i in images
+        ]
+    )
+
+    def unit(t: torch.Tensor) -> torch.Tensor:
+        t = t.flatten(1)
+        t = t - t.mean(1, keepdim=True)
+        return t / t.norm(dim=1, keepdim=True).clamp_min(1e-6)
+
+    same = unit(thumbs)
+    close = torch.maximum(same @ same.T, same @ unit(thumbs.flip(-1)).T) > limit
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    return connected_components(csr_matrix(close.numpy()), directed=False)[1].tolist()
+
+
+def _group_keys(name: str, ids: list[str], images: list[torch.Tensor]) -> list[str]:
+    """Return what must stay on one side of the hold-out, for each image of a set."""
+    if name == "polyp_cvc":  # consecutive frames of the same video
+        return [f"block{(int(i[3:]) - 1) // CVC_BLOCK}" for i in ids]
+    if name == "brain_br35h":
+        return [f"group{g}" for g in near_copy_groups(images, 0.97)]
+    if name == "lung":
+        return [Path(i).stem.split("_")[0] for i in ids]
+    return ids
+
+
+def load_sets(root: Path, held_out: float = 0.1, limit: int | None = None) -> list[Item]:
+    """Load the mask sets of `root`/segmentation and the lung images of lung_train.csv.
+
+    Args:
+        root: folder with segmentation/ and data/.
+        held_out: share of each set that is kept from training, whole groups at a time.
+        limit: at most so many images of each set, for tests.
+
+    Raises:
+        ConfigError: a set is missing.
+    """
+    items: list[Item] = []
+    for name in (*SETS, "lung"):
+        pairs = _pairs(Path(root), name)[:limit]
+        read = [read_pair(image, mask) for _, image, mask in pairs]
+        keys = _group_keys(name, [p[0] for p in pairs], [r[0] for r in read])
+        for (id_, _, _), (image, mask, digest), key in zip(pairs, read, keys, strict=True):
+            if mask.any():
+                out = _share(f"{name}/{key}") < held_out
+                items.append(Item(name, id_, image, mask, digest, out))
+    return items
+
+
+def _pairs(root: Path, name: str) -> list[tuple[str, Path, Path]]:
+    listing = root / "segmentation" / ("lung_train.csv" if name == "lung" else f"{name}/index.csv")
+    if not listing.is_file():
+        raise ConfigError(
+            "no list of this mask set",
+            path=listing,
+            remedy="pass --data with the folder that holds segmentation/",
+        )
+    with open(listing, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if name == "lung":
+        return [(r["image"], root / "data" / r["image"], root / "data" / r["mask"]) for r in rows]
+    folder = listing.parent
+    return [
+        (r["id"], folder / "images" / f"{r['id']}.jpg", folder / "masks" / f"{r['id']}.png")
+        for r in rows
+    ]
+
+
+def load_phantoms(seed: int, counts: dict[str, int] | None = None) -> list[Item]:
+    """Draw the phantoms; none is held out.
+
+    Args:
+        seed: of every drawing.
+        counts: how many of each kind of `phantoms.KINDS`.
+    """
+    items = []
+    for kind, count in (PHANTOMS if counts is None else counts).items():
+        for n, (image, mask) in enumerate(phantoms.draw(kind, count, seed)):
+            pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()
+            items.append(Item(f"phantom_{kind}", str(n), pixels, torch.from_numpy(mask)))
+    return items
