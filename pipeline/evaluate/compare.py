@@ -186,7 +186,7 @@ def compare_runs(dataset: str, params: Params, paths: Paths, a: str, b: str) -> 
 
     manifest = read_manifest(paths.manifest(dataset))
     audit = read_audit(paths.audit(dataset), manifest)
-    tested = *read_runs(dataset, paths, manifest)[:2], manifest, audit
+    tested = *read_runs(dataset, paths, manifest, params.learners)[:2], manifest, audit
 
     def matches(name: str, head: str, view: str) -> bool:
         return name in (head, view, f"{head}/{view}")
@@ -214,13 +214,13 @@ def compare_runs(dataset: str, params: Params, paths: Paths, a: str, b: str) -> 
         if name not in known:
             raise PipelineError(
                 f"--compare: there are no predictions of {name!r}",
-                path=paths.predictions(dataset),
+                path=paths.run(dataset, "x").parent,
                 remedy=f"name two heads, two views or two head/view of: {', '.join(sorted(known))}",
             )
     if not rows:
         raise PipelineError(
             f"--compare: {a!r} and {b!r} share no view, head, fraction or seed",
-            path=paths.predictions(dataset),
+            path=paths.run(dataset, "x").parent,
             remedy="name two heads, two views or two head/view of the same protocol",
         )
     return pd.DataFrame(_correct(rows), columns=list(COLUMNS))

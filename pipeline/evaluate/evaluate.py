@@ -114,7 +114,7 @@ def _evaluate(
 ) -> dict[str, Any]:
     """Do what `evaluate_dataset` says and fill in the record."""
     dataset = record.dataset
-    runs, classes, training = read_runs(dataset, paths, manifest)
+    runs, classes, training = read_runs(dataset, paths, manifest, params.learners)
     quality = mask_quality(dataset, manifest, paths, jobs=jobs)  # first: it may refuse
     audit = read_audit(paths.audit(dataset), manifest)
     clock = time.monotonic()

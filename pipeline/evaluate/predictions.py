@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import PipelineError
+from pipeline.learners.runs import read_predictions
+from pipeline.provenance import KEY, schema_stamp
 from pipeline.stores import open_features
-from pipeline.training.pairing import of_features, paired, trained
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from pipeline.paths import Paths
@@ -59,36 +61,30 @@ class Run:
 
 
 def read_runs(
-    dataset: str, paths: Paths, manifest: pd.DataFrame
+    dataset: str, paths: Paths, manifest: pd.DataFrame, learners: Iterable[str]
 ) -> tuple[list[Run], list[str], dict[bytes, bytes]]:
     """Return all runs that have test images, in the order of runs.parquet, the class names, and
-    what tells their training from others (`pipeline.training.pairing`).
+    the stamp of their training as schema metadata (`pipeline.provenance`).
 
     Raises:
-        PipelineError: nothing was trained, no protocol has a test image, the two tables do not
-            belong together, or images, labels or features have changed since.
+        PipelineError: nothing was trained, no protocol has a test image, the tables of a learner
+            do not belong together, or images, labels or features have changed since.
     """
-    import pyarrow.parquet as pq
-
     again = f"run: pipeline train --dataset {dataset}"
-    try:
-        runs = pd.read_parquet(paths.runs(dataset))
-        table = pq.read_table(paths.predictions(dataset))
-    except FileNotFoundError as error:
-        raise PipelineError("no predictions", path=error.filename, remedy=again) from None
-    if not paired(runs, table.schema):
-        raise PipelineError(
-            "holds the predictions of other runs than runs.parquet",
-            path=paths.predictions(dataset),
-            remedy=f"if a train is at work, wait for it to end; else {again}",
-        )
+    runs, table = read_predictions(paths, dataset, learners)
+    runs = runs.rename(columns={"learner": "head"})
+    table = table.rename_columns(["head" if c == "learner" else c for c in table.column_names])
     features = paths.features(dataset)
-    if features.is_dir() and not of_features(table.schema, open_features(features).identity):
-        raise PipelineError(
-            "holds predictions of other features than encode has made since",
-            path=paths.predictions(dataset),
-            remedy=again,
-        )
+    if features.is_dir():
+        now = open_features(features).identity_hash
+        for learner, inputs in schema_stamp(table.schema).items():
+            if inputs.get("features") != now:
+                raise PipelineError(
+                    "holds predictions of other features than encode has made since",
+                    path=paths.predictions(dataset, learner),
+                    remedy=again,
+                )
+    folder = paths.run(dataset, "x").parent
     runs = runs[runs["n_test"] > 0]
     if not len(runs):
         raise PipelineError(
@@ -103,9 +99,7 @@ def read_runs(
     ids = table["image_id"].to_pandas().astype(str).to_numpy(dtype=object)
     number = {name: n for n, name in enumerate(classes)}
     y = table["y_true"].to_pandas().astype(str).map(number).to_numpy(dtype=np.int64)
-    _refuse_relabelled(
-        pd.Series(y, index=ids), classes, manifest, paths.predictions(dataset), again
-    )
+    _refuse_relabelled(pd.Series(y, index=ids), classes, manifest, folder, again)
     places = _places(table)
     found: list[Run] = []
     for key, rows in runs.groupby(["protocol", "head", "view", "fraction"], sort=False):
@@ -119,13 +113,13 @@ def read_runs(
             if here is None or here.stop - here.start != row.n_test:
                 raise PipelineError(
                     f"does not hold the {row.n_test} predictions of {key} seed {row.seed}",
-                    path=paths.predictions(dataset),
+                    path=folder,
                     remedy=again,
                 )
             seeds[row.seed] = Predicted(ids[here], y[here], proba[here])
         labels = {row.seed: row.n_train + row.n_val for row in rows.itertuples()}
         found.append(Run(*key, seeds, labels, failed))
-    return found, classes, trained(table.schema)
+    return found, classes, {KEY.encode(): table.schema.metadata[KEY.encode()]}
 
 
 def _refuse_relabelled(

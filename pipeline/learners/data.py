@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.errors import StoreError
 from pipeline.learners.grid import Cell
+from pipeline.manifest import class_names
 from pipeline.stores.index import GOOD
 
 if TYPE_CHECKING:
@@ -48,11 +49,11 @@ class Features:
         """Return the digest of all that decides a fit.
 
         Args:
-            cell: its training and validation images count.
+            cell: its view, seed, training and validation images count.
             views: the views that are read.
             decides: digest of everything else (code, parameters, versions).
         """
-        digest = hashlib.sha256(f"{decides} {cell.seed}".encode())
+        digest = hashlib.sha256(f"{decides} {cell.view} {cell.seed}".encode())
         for part in (cell.train, cell.val):
             rows = self.rows(part)
             digest.update(f"|{len(rows)}|".encode() + "\0".join(part).encode())
@@ -86,7 +87,7 @@ def encoded_with_other_masks(features: FeatureStore, masks: MaskStore) -> set[st
 def read_features(
     store: FeatureStore,
     manifest: pd.DataFrame,
-    cells: dict[Cell, tuple[str, ...]],
+    cells: list[tuple[Cell, tuple[str, ...]]],
     path: str | PathLike,
     masks: MaskStore | None = None,
 ) -> Features:
@@ -95,7 +96,7 @@ def read_features(
     Args:
         store: the feature store.
         manifest: labels, and the SHA-256 of each image file as it is now.
-        cells: the stored views that each cell reads.
+        cells: each cell with the stored views that it reads.
         path: path of the store, for messages.
         masks: the mask store, if there is one.
 
@@ -104,7 +105,7 @@ def read_features(
             needs them, or features of other image bytes or of another mask. The message counts
             them by protocol, part and reason.
     """
-    asked = sorted({view for views in cells.values() for view in views})
+    asked = sorted({view for _, views in cells for view in views})
     unknown = [view for view in asked if view not in store.views]
     if unknown:
         raise StoreError(
@@ -120,7 +121,7 @@ def read_features(
     other = set() if masks is None else encoded_with_other_masks(store, masks) - failed - stale
     known = set(table.index) - failed - stale - other
 
-    wanted = {i for cell in cells for part in (cell.train, cell.val, cell.test) for i in part}
+    wanted = {i for cell, _ in cells for part in (cell.train, cell.val, cell.test) for i in part}
     ids = np.array(sorted(wanted & known), dtype=object)
     X = {view: _read_view(store, view, ids) for view in asked}
     complete = {view: set(ids[~np.isnan(x).any(axis=1)]) for view, x in X.items()}
@@ -131,7 +132,7 @@ def read_features(
     }
     _refuse_gaps(cells, reasons, known, complete, path)
 
-    classes = tuple(sorted(manifest["label"].unique()))
+    classes = tuple(class_names(manifest))
     label = dict(zip(manifest["image_id"], manifest["label"], strict=True))
     return Features(
         ids,
@@ -149,7 +150,7 @@ def _read_view(store: FeatureStore, view: str, ids: np.ndarray) -> np.ndarray:
 
 
 def _refuse_gaps(
-    cells: dict[Cell, tuple[str, ...]],
+    cells: list[tuple[Cell, tuple[str, ...]]],
     reasons: dict[str, set[str]],
     known: set[str],
     complete: dict[str, set[str]],
@@ -158,13 +159,13 @@ def _refuse_gaps(
     """Raise StoreError if a cell names an image without usable features.
 
     Args:
-        cells: the views that each cell reads.
+        cells: each cell with the views that it reads.
         reasons: images whose features cannot be used, by reason.
         known: the other images of the store.
         complete: images that have a view, by view.
     """
     gaps: dict[str, set[str]] = {}
-    for cell, views in cells.items():
+    for cell, views in cells:
         parts = (("train and validation", (*cell.train, *cell.val)), ("test", cell.test))
         for name, ids in parts:
             for view in views:

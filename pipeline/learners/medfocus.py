@@ -214,7 +214,7 @@ class MedFocus(Learner):
             fused = network.fused()
         for field in fields(Fused):
             setattr(self, f"{field.name}_", getattr(fused, field.name).detach().numpy().copy())
-        self.chosen = {"epoch": epoch, "gate": float(torch.tanh(network.gate))}
+        self.chosen = {"epoch": epoch, "gate": torch.tanh(network.gate).item()}
         self.val_score = accuracy(self.predict_proba(val), val.y) if len(val) else None
         return self
 

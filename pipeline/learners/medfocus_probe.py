@@ -35,7 +35,9 @@ class MedFocusProbe(Learner):
         if not self.base.tensors:
             self.base.fit(train, val)
         probe = LinearProbe(_part(self.params, LinearProbeParams), seed=self.seed)
-        probe.fit(*(replace(part, features={part.view: self.base.fuse(part.X)}) for part in (train, val)))
+        probe.fit(
+            *(replace(part, features={part.view: self.base.fuse(part.X)}) for part in (train, val))
+        )
         self.chosen = {**probe.chosen, **self.base.chosen}
         self.val_score = probe.val_score
         self.restore(self.base.tensors | probe.tensors, self.chosen)

@@ -160,7 +160,7 @@ _VERSIONED = sys.stdlib_module_names | {"numpy", "sklearn", "torch"}
 def _decides_nothing(module: str) -> bool:
     """Whether a module of this library is about files, names and parameters, not about a fit."""
     ours = module.partition(".")[0] == "pipeline"
-    return ours and not module.startswith(f"{__package__}.") or module == __name__
+    return (ours and not module.startswith(f"{__package__}.")) or module == __name__
 
 
 def _module_of(value: object) -> str:

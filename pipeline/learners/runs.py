@@ -23,8 +23,9 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import PipelineError
-from pipeline.files import atomic_write, sha256_file
+from pipeline.io import atomic_write
 from pipeline.learners.fitting import Fit
+from pipeline.provenance import check, read_stamp, stamp, with_stamp
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -143,7 +144,7 @@ def write_run(
     runs = pd.DataFrame([{c: getattr(fit, c) for c in RUN_COLUMNS} for fit in fits])
     runs["val_score"] = runs["val_score"].astype("float64")
     _write_table(folder / "runs.parquet", [_arrow(runs)], inputs)
-    inputs = {**inputs, "runs": sha256_file(folder / "runs.parquet")}
+    inputs = inputs | stamp(runs=folder / "runs.parquet")
     blocks: dict[tuple, list[Fit]] = {}
     for fit in good:
         blocks.setdefault((fit.protocol, fit.view), []).append(fit)
@@ -174,7 +175,9 @@ def _predictions(
         return np.repeat(np.array([getattr(fit, name) for fit in fits], dtype=dtype), sizes)
 
     def labels(codes: np.ndarray) -> pa.Array:
-        return pa.DictionaryArray.from_arrays(codes.astype(np.int32), pa.array(classes, pa.string()))
+        return pa.DictionaryArray.from_arrays(
+            codes.astype(np.int32), pa.array(classes, pa.string())
+        )
 
     columns = {name: text(repeated(name, object)) for name in ("protocol", "learner", "view")}
     columns["fraction"] = pa.array(repeated("fraction", np.float32))
@@ -192,7 +195,7 @@ def _write_table(path: Path, tables: list[pa.Table], inputs: dict[str, str]) -> 
     """Write tables as row groups of one Parquet file; the schema states the inputs."""
     import pyarrow.parquet as pq
 
-    schema = tables[0].schema.with_metadata({"inputs": json.dumps(inputs, sort_keys=True)})
+    schema = with_stamp(tables[0], inputs).schema
     with atomic_write(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as w:
         for table in tables:
             if len(table):
@@ -217,8 +220,8 @@ def read_predictions(
 
     Returns:
         The runs, and the predictions, whose rows lie in the order of the runs: each run that
-        succeeded has `n_test` rows, unless they are filtered. The schema metadata `inputs` has
-        the inputs of each learner by name (JSON).
+        succeeded has `n_test` rows, unless they are filtered. The stamp (see
+        `pipeline.provenance`) has the inputs of each learner by name.
 
     Raises:
         PipelineError: a learner was not trained, or its two tables are of different trainings.
@@ -231,38 +234,29 @@ def read_predictions(
         path, again = paths.predictions(dataset, learner), train_command(dataset, learner)
         try:
             runs.append(pd.read_parquet(paths.run_table(dataset, learner)))
-            made_from = inputs[learner] = read_inputs(path)
+            inputs[learner] = read_stamp(path) or {}
             table = pq.read_table(path, columns=columns, filters=filters)
         except FileNotFoundError as error:
             raise PipelineError(
-                f"no predictions of learner {learner!r}", path=error.filename, remedy=again
+                f"no predictions of learner {learner!r}",
+                path=error.filename,
+                remedy=f"run: {again}",
             ) from None
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-            raise PipelineError(f"damaged: {error}", path=path, remedy=again) from None
-        if made_from.get("runs") != sha256_file(paths.run_table(dataset, learner)):
-            raise PipelineError(
-                "does not belong to the runs.parquet beside it",
-                path=path,
-                remedy=f"wait if a train is running, else {again}",
-            )
+            raise PipelineError(f"damaged: {error}", path=path, remedy=f"run: {again}") from None
+        check(inputs[learner], again, path, runs=paths.run_table(dataset, learner))
         if tables and table.column_names != tables[0].column_names:
-            raise PipelineError("has other classes than the learners before", path=path, remedy=again)
+            raise PipelineError(
+                "has other classes than the learners before", path=path, remedy=f"run: {again}"
+            )
         tables.append(table)
     together = pa.concat_tables(tables).unify_dictionaries()
-    metadata = {"inputs": json.dumps(inputs, sort_keys=True)}
-    return pd.concat(runs, ignore_index=True), together.replace_schema_metadata(metadata)
-
-
-def read_inputs(table: Path) -> dict[str, str]:
-    """Return the digests of the inputs that a table of a run folder states."""
-    import pyarrow.parquet as pq
-
-    return json.loads((pq.read_schema(table).metadata or {}).get(b"inputs", b"{}"))
+    return pd.concat(runs, ignore_index=True), with_stamp(together, inputs)
 
 
 def train_command(dataset: str, learner: str) -> str:
-    """Return the remedy for missing or outdated runs."""
-    return f"run: pipeline train --dataset {dataset} --learner {learner}"
+    """Return the command that makes missing or outdated runs."""
+    return f"pipeline train --dataset {dataset} --learner {learner}"
 
 
 @dataclass(frozen=True)
@@ -309,15 +303,18 @@ def load_fitted(
 
     from pipeline.learners.registry import get_learner
 
-    path, again = paths.run(dataset, learner) / "fitted.safetensors", train_command(dataset, learner)
+    path, again = (
+        paths.run(dataset, learner) / "fitted.safetensors",
+        train_command(dataset, learner),
+    )
     if not path.is_file():
         trained = sorted(file.parent.name for file in path.parent.parent.glob(f"*/{path.name}"))
-        remedy = f"choose one of {', '.join(trained)}, or {again}" if trained else again
+        remedy = f"run: {again}" + (f"; trained are {', '.join(trained)}" if trained else "")
         raise PipelineError(f"learner {learner!r} is not trained", path=path, remedy=remedy)
     try:
         about, fits = _read_file(path)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise PipelineError(f"damaged: {error}", path=path, remedy=again) from None
+        raise PipelineError(f"damaged: {error}", path=path, remedy=f"run: {again}") from None
     mine = [fit for fit in fits if (fit.protocol, fit.view) == (protocol, view)]
     if fraction is None and mine:
         fraction = max(fit.fraction for fit in mine)

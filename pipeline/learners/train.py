@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pipeline.engine.progress import Progress
 from pipeline.engine.record import RunRecord
 from pipeline.engine.recorded import recorded
 from pipeline.errors import PipelineError, StageFailed
-from pipeline.files import sha256_file, sha256_json, writing
+from pipeline.io import ProcessLock, sha256_json, writing
 from pipeline.learners.data import Features, read_features
 from pipeline.learners.fitting import Fit, Task, run_task, start_worker
 from pipeline.learners.grid import Cell, plan_cells
 from pipeline.learners.registry import code_digest, learner_params
 from pipeline.learners.runs import read_fits, write_partial, write_run
+from pipeline.provenance import stamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,9 +117,11 @@ class _Project:
     @cached_property
     def inputs(self) -> dict[str, str]:
         """Digests of what a run is made from."""
-        manifest, audit = self.paths.manifest(self.dataset), self.paths.audit(self.dataset)
-        found = {"features": self.store.identity_hash, "manifest": sha256_file(manifest)}
-        return found | ({"audit": sha256_file(audit)} if audit.exists() else {})
+        return stamp(
+            features=self.store.identity_hash,
+            manifest=self.paths.manifest(self.dataset),
+            audit=self.paths.audit(self.dataset),
+        )
 
     def features(self, cells: list[tuple[Cell, tuple[str, ...]]]) -> Features:
         """Read the features of some cells; see `read_features`."""
@@ -146,8 +148,6 @@ class _Run:
 
     def train(self, *, jobs: int, force: bool) -> RunRecord:
         """Fit, predict and write the run folder and the record; see `train_dataset`."""
-        from pipeline.stores.lock import StoreLock
-
         dataset = self.project.dataset
         manifest = self.project.manifest  # without one there is nothing to record
         record = RunRecord(
@@ -158,7 +158,7 @@ class _Run:
         )
         path = self.project.paths.record(dataset, f"train-{self.name}")
         # Beside the folder, since DVC takes everything in the folder for an output.
-        lock = StoreLock(self.folder.with_name(f"{self.name}.lock"), of="run folder")
+        lock = ProcessLock(self.folder.with_name(f"{self.name}.lock"), "run folder")
         with lock, recorded(record, path):
             fits = self._train(record, manifest, jobs=jobs, force=force)
             if not any(fit.status == "ok" for fit in fits):
@@ -201,10 +201,12 @@ class _Run:
         done = [stored[digest] for digest in wanted if digest in stored]
         record.total, record.skipped = len(wanted), len(done)
         todo = {digest: one for digest, one in wanted.items() if digest not in stored}
-        tasks = self._tasks(todo, features, stored.values(), force=force)
+        tasks = self._tasks(todo, features, stored.values())
         done += self._run(tasks, features, about, jobs, record)
 
-        test = {d: (cell.test, features.y[features.rows(cell.test)]) for d, (_, cell) in wanted.items()}
+        test = {
+            d: (cell.test, features.y[features.rows(cell.test)]) for d, (_, cell) in wanted.items()
+        }
         write_run(self.folder, done, about, test, project.inputs)
         record.failed = {
             "/".join(map(str, fit.key)): f"{fit.status}: {fit.error}"
@@ -231,9 +233,15 @@ class _Run:
         return found
 
     def _tasks(
-        self, todo: dict[str, tuple[Fit, Cell]], features: Features, stored, *, force: bool
+        self, todo: dict[str, tuple[Fit, Cell]], features: Features, stored: Iterable[Fit]
     ) -> list[Task]:
-        """Return one task for each fit digest, the largest first."""
+        """Return one task for each fit digest, the largest first.
+
+        Args:
+            todo: unfinished fits and their cells, by digest.
+            features: what the cells read.
+            stored: fits of earlier runs.
+        """
         fitted = {fit.fit_digest: fit for fit in stored}
         base = self.make(0).base
         bases = {}
@@ -340,8 +348,6 @@ def _decides(cls: type[Learner], own: LearnerParams, features: Features) -> str:
 
 
 def _restore(learner: Learner, fit: Fit) -> None:
-    import json
-
     learner.restore(fit.tensors, json.loads(fit.chosen))
     learner.val_score = fit.val_score
 
