@@ -72,8 +72,10 @@ def read_runs(
     """
     again = f"run: pipeline train --dataset {dataset}"
     runs, table = read_predictions(paths, dataset, learners)
+    metadata = table.schema.metadata
     runs = runs.rename(columns={"learner": "head"})
     table = table.rename_columns(["head" if c == "learner" else c for c in table.column_names])
+    table = table.replace_schema_metadata(metadata)
     features = paths.features(dataset)
     if features.is_dir():
         now = open_features(features).identity_hash

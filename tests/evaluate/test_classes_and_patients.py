@@ -13,17 +13,18 @@ from pipeline.evaluate import evaluate_dataset
 from pipeline.evaluate.bounds import OVER_CLASSES
 from pipeline.evaluate.metrics import METRICS
 from pipeline.evaluate.subsets import image_groups
+from pipeline.learners.train import train_dataset
 from pipeline.paths import Paths
 from pipeline.report.build import build_report
 from pipeline.report.results import write_results
 from pipeline.splits import plan_splits
-from pipeline.train import train_dataset
 from tests.data.split_tables import units_of
-from tests.heads.projects import make_manifest, small_params
-from tests.heads.test_train import CLASSES, make_project
+from tests.learners.projects import make_manifest, small_params
+from tests.learners.test_train import CLASSES, make_project
 
 PARAMS = small_params(
-    train__heads=["linear-probe", "medfocus"],
+    "linear-probe",
+    "medfocus",
     train__views={"official": ["masked"]},
     train__seeds=[0, 1],
     splits__fractions=[1.0],

@@ -13,15 +13,13 @@ from pipeline.errors import PipelineError
 from pipeline.evaluate import compare_runs, evaluate_dataset
 from pipeline.evaluate.compare import holm
 from pipeline.evaluate.metrics import METRICS
+from pipeline.learners.train import train_dataset
 from pipeline.paths import Paths
-from pipeline.train import train_dataset
-from tests.heads.odd import Diverges
-from tests.heads.projects import small_params
-from tests.heads.test_train import CLASSES, make_project
+from tests.learners.faulty import Diverges
+from tests.learners.projects import read_tables, small_params
+from tests.learners.test_train import CLASSES, make_project
 
-PARAMS = small_params(
-    train__heads=["zero-shot", "linear-probe", Diverges.name], train__seeds=[0, 1, 2, 3, 4]
-)
+PARAMS = small_params("zero-shot", "linear-probe", Diverges.name, train__seeds=[0, 1, 2, 3, 4])
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +58,7 @@ def test_every_seed_is_listed_and_the_mean_is_theirs(evaluated):
 
 def test_the_values_are_those_of_the_predictions(evaluated):
     paths, _ = evaluated
-    table = pd.read_parquet(paths.predictions("toy"))
+    table = read_tables(paths)[1].rename(columns={"learner": "head"})
     mine = table[
         (table["protocol"] == "official")
         & (table["head"] == "linear-probe")
@@ -101,7 +99,7 @@ def test_pooled_folds_hold_every_image_once(evaluated):
     cells = pd.read_csv(paths.plots("toy") / "confusion.csv")
     cells = cells[(cells["protocol"] == "grouped-pooled") & (cells["head"] == "linear-probe")]
     assert cells.loc[cells["fraction"] == 1.0, "n"].sum() == row.n_images
-    table = pd.read_parquet(paths.predictions("toy"))
+    table = read_tables(paths)[1].rename(columns={"learner": "head"})
     mine = table[
         (table["protocol"] == "grouped")
         & (table["head"] == "linear-probe")
@@ -115,7 +113,7 @@ def test_pooled_folds_hold_every_image_once(evaluated):
 
 def test_the_labels_used_stand_beside_each_fraction(evaluated):
     paths, _ = evaluated
-    runs = pd.read_parquet(paths.runs("toy"))
+    runs = read_tables(paths)[0]
     chosen = runs[(runs["protocol"] == "official") & (runs["fraction"] == 0.2)]
     used = int(np.median(chosen["n_train"] + chosen["n_val"]))
     table = rows(paths, protocol="official", fraction=0.2, seed=-1)

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from pipeline.evaluate import evaluate_dataset
+from pipeline.learners.train import train_dataset
 from pipeline.paths import Paths
-from pipeline.train import train_dataset
-from tests.heads.projects import small_params
-from tests.heads.test_train import make_project
+from tests.learners.projects import read_tables, small_params
+from tests.learners.test_train import make_project
 
 LONG = 0.50005
 """Rounded to four decimals this is another number than as a float32."""
@@ -20,7 +20,7 @@ LONG = 0.50005
 def evaluated(folder: Path, *, seeds: list[int], folds: int, fraction: float = 1.0) -> Paths:
     paths = make_project(folder)
     params = small_params(
-        train__heads=["linear-probe"],
+        "linear-probe",
         train__views={"grouped": ["masked"]},
         train__seeds=seeds,
         splits__folds=folds,
@@ -44,7 +44,7 @@ def test_more_seeds_than_folds_pool_each_image_once_with_the_first_seed_that_tes
     paths = evaluated(tmp_path, seeds=[0, 1, 2], folds=2)
     row, counted = pooled(paths)
     assert row["n_images"] == counted == 48 and row["note"] == ""
-    table = pd.read_parquet(paths.predictions("toy"))
+    table = read_tables(paths)[1].rename(columns={"learner": "head"})
     assert len(table) > 48
     first = table.sort_values("seed", kind="stable").drop_duplicates("image_id")
     hit = first["y_true"].astype(str) == first["y_pred"].astype(str)
@@ -54,7 +54,7 @@ def test_more_seeds_than_folds_pool_each_image_once_with_the_first_seed_that_tes
 def test_fewer_seeds_than_folds_are_noted_with_the_images_that_no_seed_tests(tmp_path):
     paths = evaluated(tmp_path, seeds=[0, 2], folds=4)
     row, counted = pooled(paths)
-    tested = pd.read_parquet(paths.predictions("toy"))["image_id"].nunique()
+    tested = read_tables(paths)[1].rename(columns={"learner": "head"})["image_id"].nunique()
     assert row["n_images"] == counted == tested < 48
     assert row["note"].startswith(f"{48 - tested} of 48 images lacking: no seed")
 
