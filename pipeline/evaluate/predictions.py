@@ -1,91 +1,118 @@
-"""predictions.parquet and runs.parquet, cut into runs."""
+"""Stored predictions, one `Run` per protocol, learner, view and fraction."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from pipeline.errors import PipelineError
-from pipeline.learners.runs import read_predictions
-from pipeline.provenance import KEY, schema_stamp
+from pipeline.learners.runs import read_predictions, train_command
+from pipeline.provenance import KEY, check, schema_stamp
 from pipeline.stores import open_features
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
+    from pipeline.config import Params
     from pipeline.paths import Paths
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """One seed's test images (n,), true classes (n,) and probabilities (n, C)."""
+    """The test images of one seed: ids (n,), true classes (n,), probabilities (n, C)."""
 
     ids: np.ndarray
     y: np.ndarray
     proba: np.ndarray
 
-    def keep(self, ids: set[str] | None) -> Predicted:
-        """Return the part on some images; None keeps all."""
-        if ids is None:
-            return self
-        kept = np.fromiter((i in ids for i in self.ids), dtype=bool, count=len(self.ids))
-        return Predicted(self.ids[kept], self.y[kept], self.proba[kept])
+    def take(self, index: np.ndarray) -> Predicted:
+        """Return some of the images, by a mask or by indices."""
+        return Predicted(self.ids[index], self.y[index], self.proba[index])
 
 
 @dataclass(frozen=True)
 class Run:
-    """One head on one view at one fraction: its seeds, fitted or not.
+    """One learner on one view at one fraction, with all seeds.
 
     Attributes:
-        protocol, head, view, fraction: which one.
-        seeds: Predicted by seed; only fits that succeeded.
-        labels: train + validation images by seed.
-        failed: "status: error" by seed, of the fits that did not.
+        protocol, learner, view, fraction: which run.
+        seeds: predictions by seed, ascending, of the fits that succeeded.
+        labels: number of train and validation images by seed.
+        failed: "status: error" by seed, of the other fits.
+        note: what a reader must know of the images.
+        tested: whether any seed had predictions, before restriction to a subset.
+        pooled: whether all folds are one test set (`pool`).
     """
 
     protocol: str
-    head: str
+    learner: str
     view: str
     fraction: float
     seeds: dict[int, Predicted]
     labels: dict[int, int]
     failed: dict[int, str]
+    note: str = ""
+    tested: bool = True
+    pooled: bool = False
 
     @property
-    def key(self) -> tuple[str, str, float]:
-        return self.head, self.view, self.fraction
+    def key(self) -> tuple[str, str]:
+        return self.learner, self.view
+
+    @property
+    def image_ids(self) -> frozenset[str]:
+        """All images that some seed tested."""
+        return frozenset(i for part in self.seeds.values() for i in part.ids)
+
+    def restricted_to(self, ids: set[str] | None) -> Run:
+        """Return the run on some images only (None = all); seeds without any are dropped."""
+        parts = {}
+        for seed, part in sorted(self.seeds.items()):
+            if ids is not None:
+                part = part.take(np.array([i in ids for i in part.ids], dtype=bool))
+            if len(part.ids):
+                parts[seed] = part
+        return replace(self, seeds=parts, tested=bool(self.seeds))
+
+    def pool(self, every: set[str]) -> Run:
+        """Return the run with the predictions of all folds as one seed, -1, each image once.
+
+        Args:
+            every: the images that the folds contain; `note` counts those without a prediction.
+        """
+        parts = [part for _, part in sorted(self.seeds.items()) if len(part.ids)]
+        lacking, seeds = len(every - self.image_ids), {}
+        if parts:
+            joined = [
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in ("ids", "y", "proba")
+            ]
+            first = np.unique(joined[0], return_index=True)[1]
+            seeds = {-1: Predicted(*joined).take(first)}
+        note = f"{lacking} of {len(every)} images lacking: no fitted seed tests their fold"
+        return replace(self, seeds=seeds, note=note if lacking else "", pooled=True)
 
 
 def read_runs(
-    dataset: str, paths: Paths, manifest: pd.DataFrame, learners: Iterable[str]
+    dataset: str, params: Params, paths: Paths, manifest: pd.DataFrame
 ) -> tuple[list[Run], list[str], dict[bytes, bytes]]:
-    """Return all runs that have test images, in the order of runs.parquet, the class names, and
+    """Return all runs that have test images, in the order of params.yaml, the class names, and
     the stamp of their training as schema metadata (`pipeline.provenance`).
 
     Raises:
         PipelineError: nothing was trained, no protocol has a test image, the tables of a learner
             do not belong together, or images, labels or features have changed since.
     """
-    again = f"run: pipeline train --dataset {dataset}"
-    runs, table = read_predictions(paths, dataset, learners)
-    metadata = table.schema.metadata
-    runs = runs.rename(columns={"learner": "head"})
-    table = table.rename_columns(["head" if c == "learner" else c for c in table.column_names])
-    table = table.replace_schema_metadata(metadata)
-    features = paths.features(dataset)
-    if features.is_dir():
-        now = open_features(features).identity_hash
+    runs, table = read_predictions(paths, dataset, params.learners)
+    if paths.features(dataset).is_dir():
+        now = open_features(paths.features(dataset)).identity_hash
         for learner, inputs in schema_stamp(table.schema).items():
-            if inputs.get("features") != now:
-                raise PipelineError(
-                    "holds predictions of other features than encode has made since",
-                    path=paths.predictions(dataset, learner),
-                    remedy=again,
-                )
+            again = train_command(dataset, learner)
+            check(inputs, again, paths.predictions(dataset, learner), features=now)
+    again = f"run: pipeline train --dataset {dataset}"
     folder = paths.run(dataset, "x").parent
     runs = runs[runs["n_test"] > 0]
     if not len(runs):
@@ -104,7 +131,7 @@ def read_runs(
     _refuse_relabelled(pd.Series(y, index=ids), classes, manifest, folder, again)
     places = _places(table)
     found: list[Run] = []
-    for key, rows in runs.groupby(["protocol", "head", "view", "fraction"], sort=False):
+    for key, rows in runs.groupby(["protocol", "learner", "view", "fraction"], sort=False):
         seeds: dict[int, Predicted] = {}
         failed: dict[int, str] = {}
         for row in rows.itertuples():
@@ -155,7 +182,7 @@ def _places(table) -> dict[tuple, slice]:
     """Return where each (protocol, head, view, fraction, seed) lies; its rows lie together."""
     if not len(table):
         return {}
-    columns = ["protocol", "head", "view", "fraction", "seed"]
+    columns = ["protocol", "learner", "view", "fraction", "seed"]
     frame = table.select(columns).to_pandas()
     codes = [pd.factorize(frame[c])[0] for c in columns]
     new = np.zeros(len(frame), dtype=bool)
@@ -166,6 +193,6 @@ def _places(table) -> dict[tuple, slice]:
     stops = [*starts[1:], len(frame)]
     first = frame.iloc[starts]
     return {
-        (r.protocol, r.head, r.view, float(r.fraction), int(r.seed)): slice(a, b)
+        (r.protocol, r.learner, r.view, float(r.fraction), int(r.seed)): slice(a, b)
         for r, a, b in zip(first.itertuples(), starts, stops, strict=True)
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pipeline.evaluate.verdict import verdict
+from pipeline.evaluate.compare import verdict
 from pipeline.report import facts, select
 from pipeline.report.class_mix import class_mix
 from pipeline.report.inputs import DatasetInputs
@@ -17,7 +17,7 @@ NO_DIFFERENCE = "makes no difference that can be told from chance"
 NOT_CORRECTED = "makes no difference that withstands the correction for many comparisons"
 # Verdicts as a table has them.
 SHORT = {"helps": "better", "hurts": "worse", "undecided": "not told apart"}
-KINDS = {short: kind for kind, short in SHORT.items()}
+KINDS = {"better": "helps", "worse": "hurts", "no difference": "undecided", "too few": "undecided"}
 
 
 def signed(value: float) -> str:

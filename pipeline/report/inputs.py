@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.config import EvaluateParams
 from pipeline.engine.record import RunRecord
 from pipeline.errors import ManifestError, PipelineError
-from pipeline.evaluate.subsets import image_groups
+from pipeline.evaluate.test_sets import image_units
 from pipeline.io import sha256_file
 from pipeline.learners.runs import read_predictions
 from pipeline.manifest import read_manifest
@@ -144,9 +144,9 @@ class DatasetInputs:
 
     def _joined(self) -> dict[str, str]:
         try:
-            return image_groups(self.manifest, self.audit_images)
+            return image_units(self.manifest, self.audit_images)
         except (ManifestError, KeyError):  # an audit of other images: as if there were none
-            return image_groups(self.manifest, None)
+            return image_units(self.manifest, None)
 
     @cached_property
     def tested(self) -> pd.DataFrame | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.evaluate.scores import POOLED
-from pipeline.evaluate.subsets import subset_ids
+from pipeline.evaluate.test_sets import POOLED, subsets
 from pipeline.report.inputs import DatasetInputs
 from pipeline.report.tables import percent
 
@@ -35,7 +34,7 @@ def largest_class(found: DatasetInputs, protocol: str, subset: str) -> LargestCl
         return None
     plain = protocol.removesuffix(POOLED)
     table = found.tested[found.tested["protocol"] == plain]
-    keep = subset_ids(found.audit_images, plain)
+    keep = subsets(found.audit_images, plain)
     if subset not in keep:
         return None
     if keep[subset] is not None:
