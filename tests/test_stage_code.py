@@ -30,6 +30,7 @@ PLUMBING = {
     "pipeline/io.py": "atomic writes, hashes, locks and text tables",
     "pipeline/manifest.py": "reads the manifest, which is a dep by itself",
     "pipeline/models/spec.py": "a part of the parameters",
+    "pipeline/provenance.py": "states what outputs were made from",
     "pipeline/paths.py": "where things lie",
     "pipeline/stores": "reads stores, which are deps and have a format; a dep where it writes them",
 }

@@ -19,10 +19,11 @@ from pipeline.engine.recorded import recorded
 from pipeline.errors import PipelineError, StageFailed
 from pipeline.io import ProcessLock, sha256_json, writing
 from pipeline.learners.data import Features, read_features
-from pipeline.learners.fitting import Fit, Task, run_task, start_worker
+from pipeline.learners.fits import Fit, read_fits, write_fitted, write_partial
+from pipeline.learners.fitting import Task, run_task, start_worker
 from pipeline.learners.grid import Cell, plan_cells
 from pipeline.learners.registry import code_digest, learner_params
-from pipeline.learners.runs import read_fits, write_partial, write_run
+from pipeline.learners.runs import write_tables
 from pipeline.provenance import stamp
 
 if TYPE_CHECKING:
@@ -207,7 +208,8 @@ class _Run:
         test = {
             d: (cell.test, features.y[features.rows(cell.test)]) for d, (_, cell) in wanted.items()
         }
-        write_run(self.folder, done, about, test, project.inputs)
+        write_fitted(self.folder, done, about)
+        write_tables(self.folder, done, features.classes, test, project.inputs)
         record.failed = {
             "/".join(map(str, fit.key)): f"{fit.status}: {fit.error}"
             for fit in done

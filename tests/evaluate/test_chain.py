@@ -14,7 +14,7 @@ from pipeline.audit.table import read_audit
 from pipeline.engine import WorkItem
 from pipeline.errors import ManifestError, PipelineError, StoreError
 from pipeline.evaluate import evaluate_dataset
-from pipeline.learners.runs import load_fitted
+from pipeline.learners.fits import load_fitted
 from pipeline.learners.train import train_dataset
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.paths import Paths

@@ -14,7 +14,8 @@ import pytest
 from pipeline.engine.status import status_rows
 from pipeline.errors import ConfigError, PipelineError, StoreError
 from pipeline.evaluate import evaluate_dataset
-from pipeline.learners.runs import load_fitted, read_predictions
+from pipeline.learners.fits import load_fitted
+from pipeline.learners.runs import read_predictions
 from pipeline.learners.train import train_dataset
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
