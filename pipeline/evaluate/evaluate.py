@@ -13,8 +13,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from pipeline.audit.table import read_audit
-from pipeline.engine.record import RunRecord
-from pipeline.engine.recorded import recorded
+from pipeline.engine.record import RunRecord, recorded
 from pipeline.errors import PipelineError
 from pipeline.evaluate.compare import (
     COLUMNS,

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.engine.progress import Progress
-from pipeline.engine.record import RunRecord
-from pipeline.engine.recorded import recorded
+from pipeline.engine.record import RunRecord, recorded
 from pipeline.errors import PipelineError, StageFailed
 from pipeline.io import ProcessLock, sha256_json, writing
 from pipeline.learners.data import Features, read_features

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline import open_features
 from pipeline.encode import encode_dataset
+from pipeline.engine import RunOptions
 from pipeline.evaluate import evaluate_dataset
 from pipeline.learners.train import train_dataset
 from pipeline.paths import Paths
@@ -50,8 +51,8 @@ def study(folder: Path, *, change=None, jobs: int = 1) -> Paths:
         encode__views=["whole", "masked"],
         splits__folds=2,
     )
-    segment_dataset(DATASET, params, project.paths, workers=1)
-    encode_dataset(DATASET, params, project.paths, clip=small_clip(), workers=1)
+    segment_dataset(DATASET, params, project.paths, RunOptions(workers=1))
+    encode_dataset(DATASET, params, project.paths, RunOptions(workers=1), clip=small_clip())
     train_dataset(DATASET, params, project.paths, jobs=jobs)
     evaluate_dataset(DATASET, params, project.paths, jobs=jobs)
     return project.paths

@@ -1,4 +1,4 @@
-"""From the manifest to what a stage works on: one item an image, with the key of its content."""
+"""Make work items from the rows of a manifest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.engine import WorkItem
+from pipeline.engine.items import WorkItem
 from pipeline.errors import ManifestError, PipelineError
 from pipeline.io import sha256_file, sha256_json
 from pipeline.manifest import mask_file, row_file
@@ -17,10 +17,10 @@ Row = dict[str, Any]
 
 
 def select(manifest: pd.DataFrame, only: Collection[str] | None) -> pd.DataFrame:
-    """The manifest's rows whose image_id is in `only`, in the manifest's order; all for None.
+    """Return the rows whose image_id is in `only`, in the order of the manifest; all for None.
 
     Raises:
-        ManifestError: some ids are not in the manifest; the first ones are named.
+        ManifestError: an id is not in the manifest; the first ones are named.
     """
     if only is None:
         return manifest
@@ -30,7 +30,7 @@ def select(manifest: pd.DataFrame, only: Collection[str] | None) -> pd.DataFrame
         names = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
         raise ManifestError(
             f"{len(unknown)} ids are not in the manifest: {names}",
-            remedy="take them from the manifest's image_id column",
+            remedy="use ids of the image_id column of the manifest",
         )
     return manifest[manifest["image_id"].isin(wanted)]
 
@@ -38,16 +38,16 @@ def select(manifest: pd.DataFrame, only: Collection[str] | None) -> pd.DataFrame
 def image_items(
     manifest: pd.DataFrame, data: str | Path, content: Callable[[Row], dict[str, Any]]
 ) -> list[WorkItem]:
-    """One item a row.
+    """Return one item per row of a manifest.
 
     Args:
-        manifest: as read_manifest gives it.
-        data: folder of the dataset's images.
-        content: says of a row what decides its result beside the image's bytes and frame; it may
-            add to the row what the mapper needs.
+        manifest: from `read_manifest`.
+        data: folder with the images of the dataset.
+        content: returns what decides the result of a row besides the bytes and the frame of the
+            image; may add to the row what the mapper needs.
 
     Returns:
-        Items whose key is a hash of content alone, never of names: copies of an image share it.
+        Items whose key is a hash of content, never of names: copies of an image share it.
     """
     items = []
     for row in manifest.to_dict("records"):
@@ -58,9 +58,9 @@ def image_items(
 
 
 def add_truth(row: Row, data: str | Path) -> str:
-    """Put the ground-truth file of a row into `row["truth_file"]` ("" = none); return its digest.
+    """Set `row["truth_file"]` to the ground-truth file of a row ("" for none); return its digest.
 
-    The digest of a file that cannot be read is its name: the row fails when it is read.
+    The digest of a file that cannot be read is its name: the row fails when it is loaded.
     """
     path = mask_file(row, data)
     row["truth_file"] = "" if path is None else path
