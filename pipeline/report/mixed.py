@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.evaluate.pairing import is_beside, tables
 from pipeline.evaluate.predictions import relabelled
-from pipeline.training.pairing import of_features, paired, trained
+from pipeline.provenance import schema_stamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,13 +35,17 @@ def drop_mixed(found: DatasetInputs) -> None:
     of_metrics, predicted = found.schemas.get("metrics"), found.schemas.get("predictions")
     other = _other_labels(found, found.tested, "y_true")
     if predicted is not None and (why := _older(found, predicted) or other):
-        path = found.paths.predictions(found.name)
+        path = found.paths.run(found.name, "x").parent
         found.drop("predictions", path, TRAIN, why)
         predicted = None
     why = "without metrics.parquet, which says of which training it is"
     if of_metrics is not None:
         why = _older(found, of_metrics) or other
-        if not why and predicted is not None and trained(predicted) != trained(of_metrics):
+        if (
+            not why
+            and predicted is not None
+            and schema_stamp(predicted) != schema_stamp(of_metrics)
+        ):
             why = "of other predictions than those there"
         if why:
             found.drop("metrics", found.paths.metrics_table(found.name), EVALUATE, why)
@@ -67,8 +71,8 @@ def _other_labels(found: DatasetInputs, table: pd.DataFrame | None, column: str)
 
 def _older(found: DatasetInputs, schema: pa.Schema) -> str:
     """Say why a table is not of the runs and features that are there; "" where it is."""
-    if found.runs is not None and not paired(found.runs, schema):
-        return "of other runs than those of the last train"
-    if found.features is not None and not of_features(schema, found.features.identity):
-        return "of other features than encode has made since"
+    if found.features is not None:
+        now = found.features.identity_hash
+        if any(one.get("features", now) != now for one in (schema_stamp(schema) or {}).values()):
+            return "of other features than encode has made since"
     return ""

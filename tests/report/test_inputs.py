@@ -15,7 +15,7 @@ from pipeline.report.build import build_report
 from pipeline.report.inputs import STAGES, load_inputs
 from pipeline.report.results import write_results
 from pipeline.training.pairing import pairing
-from tests.heads.projects import write_features
+from tests.learners.projects import write_features
 
 
 def missing(paths) -> dict[str, str]:
