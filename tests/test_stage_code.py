@@ -32,6 +32,7 @@ PLUMBING = {
     "pipeline/models/spec.py": "a part of the parameters",
     "pipeline/provenance.py": "states what outputs were made from",
     "pipeline/paths.py": "where things lie",
+    "pipeline/provenance.py": "hashes inputs and refuses others",
     "pipeline/stores": "reads stores, which are deps and have a format; a dep where it writes them",
 }
 

@@ -273,24 +273,25 @@ def _predictions(paths: Paths, name: str, **which: Any) -> tuple[pd.DataFrame, A
 
 def _metrics(path: Path) -> pd.DataFrame:
     """Read metrics.parquet; its names become categories, since sections filter by them often."""
-    table = pd.read_parquet(path)
+    table = pd.read_parquet(path).rename(columns={"learner": "head"})
     return table.astype(dict.fromkeys(("protocol", "subset", "head", "view", "metric"), "category"))
 
 
 def _csv(path: Path) -> pd.DataFrame:
     """Read a plot table; names of classes and images stay text ("007", "NA")."""
     names = ("class", "actual", "predicted", "image_id", "note")
-    return pd.read_csv(
+    table = pd.read_csv(
         path,
         dtype=dict.fromkeys(names, str),
         keep_default_na=False,
         na_values={c: ["", "nan", "NaN"] for c in _number_columns(path, names)},
     )
+    return table.rename(columns=lambda name: name.replace("learner", "head"))
 
 
 def _number_columns(path: Path, names: tuple[str, ...]) -> list[str]:
     text = {*names, "protocol", "subset", "head", "view", "metric"}
-    text |= {"head_a", "view_a", "head_b", "view_b"}
+    text |= {"head_a", "view_a", "head_b", "view_b", "learner", "learner_a", "learner_b", "verdict"}
     return [c for c in pd.read_csv(path, nrows=0).columns if c not in text]
 
 
