@@ -182,11 +182,11 @@ def run_inputs(paths: Paths, dataset: str) -> dict[str, Any]:
 
     The feature store is left out where there is none: predictions can be evaluated without it.
     """
-    from pipeline.stores import open_features
+    from pipeline.store import open_features
 
     inputs = {"manifest": paths.manifest(dataset), "audit": paths.audit(dataset)}
     if paths.features(dataset).is_dir():
-        inputs["features"] = open_features(paths.features(dataset)).identity_hash
+        inputs["features"] = open_features(paths.features(dataset))
     return inputs
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pipeline.learners.base import Learner, LearnerParams
     from pipeline.paths import Paths
     from pipeline.splits import SplitPlan
-    from pipeline.stores import FeatureStore
+    from pipeline.store import FeatureStore
 
 FLUSH_SECONDS = 5.0
 """Longest time that a finished fit is in memory only."""
@@ -110,7 +110,7 @@ class _Project:
 
     @cached_property
     def store(self) -> FeatureStore:
-        from pipeline.stores import open_features
+        from pipeline.store import open_features
 
         return open_features(self.paths.features(self.dataset))
 
@@ -121,7 +121,7 @@ class _Project:
 
     def features(self, cells: list[tuple[Cell, tuple[str, ...]]]) -> Features:
         """Read the features of some cells; see `read_features`."""
-        from pipeline.stores import open_masks
+        from pipeline.store import open_masks
 
         # A user may have the features alone; where there are masks too, they must agree.
         masks = self.paths.masks(self.dataset)

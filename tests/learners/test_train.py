@@ -21,7 +21,7 @@ from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import digest_of, read_stamp
 from pipeline.splits import load_split_plan
-from pipeline.stores import open_features
+from pipeline.store import open_features
 from tests.learners.projects import blobs, make_manifest, read_tables, small_params, write_features
 from tests.learners.test_learners import make, samples
 
