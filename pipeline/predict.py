@@ -26,8 +26,8 @@ from pipeline.paths import Paths
 from pipeline.report.overlay import draw_outlines
 from pipeline.segment import segment_images
 from pipeline.segment.segment import make_mapper
-from pipeline.stores import open_features, open_masks
-from pipeline.stores.identity import canonical, identity_diff
+from pipeline.store import open_features, open_masks
+from pipeline.store.identity import canonical, identity_diff
 from pipeline.training.data import of_other_masks
 
 BATCH_SIZE = 8

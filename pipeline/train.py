@@ -104,7 +104,7 @@ def _train(
     """Do what `train_dataset` says and fill in the record; return all fits."""
     from pipeline.manifest import class_names
     from pipeline.splits import load_split_plan
-    from pipeline.stores import open_features, open_masks
+    from pipeline.store import open_features, open_masks
 
     dataset, clock = record.dataset, time.monotonic()
     classes = class_names(manifest)

@@ -202,7 +202,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check every row of stores against its checksum and list what is lost."""
-    from pipeline.stores import verify_store
+    from pipeline.store import verify_store
 
     reports = {str(path): verify_store(path) for path in stores}
     if as_json:
@@ -212,3 +212,14 @@ def verify(
             typer.echo(f"{path}: {found.summary()}")
     if not all(found.ok for found in reports.values()):
         raise typer.Exit(3)
+
+
+@command(app, "pipeline convert cache/brain/masks.zarr")
+def convert(
+    stores: Annotated[list[Path], typer.Argument(help="Stores of an earlier version.")],
+) -> None:
+    """Convert stores of an earlier version; nothing is computed again."""
+    from pipeline.store import convert_store
+
+    for path in stores:
+        typer.echo(f"{path}: {convert_store(path)} rows converted")

@@ -110,7 +110,7 @@ def mask_quality(
     from joblib import Parallel, delayed
 
     from pipeline.manifest import mask_file
-    from pipeline.stores import open_masks
+    from pipeline.store import open_masks
 
     having = manifest[manifest["mask_path"] != ""]
     if having.empty or not paths.masks(dataset).exists():

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import PipelineError
-from pipeline.stores import open_features
+from pipeline.store import open_features
 from pipeline.training.pairing import of_features, paired, trained
 
 if TYPE_CHECKING:

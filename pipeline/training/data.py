@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.errors import StoreError
-from pipeline.stores.index import GOOD
+from pipeline.store.layout import GOOD
 from pipeline.training.grid import Cell
 
 if TYPE_CHECKING:
     from os import PathLike
 
-    from pipeline.stores import FeatureStore, MaskStore
+    from pipeline.store import FeatureStore, MaskStore
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from pipeline.stores.identity import identity_hash
+from pipeline.store.identity import identity_hash
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,7 +18,7 @@ from pipeline.heads.saved import learned_from
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.paths import Paths
 from pipeline.report.inputs import load_inputs
-from pipeline.stores import MaskRow, MaskStoreWriter, open_features, open_masks
+from pipeline.store import MaskRow, MaskStoreWriter, open_features, open_masks
 from pipeline.train import train_dataset
 from tests.heads.projects import small_params
 from tests.heads.test_train import make_project

@@ -16,7 +16,7 @@ from pipeline.engine import WorkItem
 from pipeline.evaluate.mask_quality import COLUMNS, mask_quality
 from pipeline.manifest import read_manifest
 from pipeline.segment.overlap import center_ellipse
-from pipeline.stores import MaskRow, MaskStoreWriter
+from pipeline.store import MaskRow, MaskStoreWriter
 from tests.project import DATASET, Project
 from tests.segment.small_sam2 import scene
 

@@ -11,7 +11,7 @@ from pipeline.config import Params, load_params
 from pipeline.engine import WorkItem
 from pipeline.manifest import write_manifest
 from pipeline.paths import Paths
-from pipeline.stores import FeatureRow, FeatureStoreWriter
+from pipeline.store import FeatureRow, FeatureStoreWriter
 
 REPO = Path(__file__).resolve().parents[2]
 

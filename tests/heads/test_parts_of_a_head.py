@@ -9,7 +9,7 @@ import pytest
 from pipeline.heads import load_head
 from pipeline.heads.registry import make_head
 from pipeline.splits import load_split_plan
-from pipeline.stores import open_features
+from pipeline.store import open_features
 from pipeline.train import train_dataset
 from tests.heads.projects import make_manifest, small_params
 from tests.heads.test_train import CLASSES, digests, make_project

@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError, PipelineError, StoreError
 from pipeline.evaluate import evaluate_dataset
 from pipeline.heads import load_head
 from pipeline.paths import Paths
-from pipeline.stores import open_features
+from pipeline.store import open_features
 from pipeline.train import train_dataset
 from tests.heads.projects import blobs, make_manifest, small_params, write_features
 

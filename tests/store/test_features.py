@@ -8,8 +8,7 @@ import pytest
 from benchmarks.cheap_stage import CheapMapper, make_items, manifest_of, run_cheap, store_path
 from pipeline.engine import WorkItem
 from pipeline.errors import StoreError
-from pipeline.stores import FeatureRow, FeatureStoreWriter, open_features, verify_store
-from pipeline.stores.feature_writer import _shard_rows
+from pipeline.store import FeatureRow, FeatureStoreWriter, open_features, verify_store
 
 DIM = 6
 LABELS = {"a": "cat", "b": "dog", "c": "cat", "d": "ant"}
@@ -191,13 +190,6 @@ def test_patch_tokens_are_kept_when_asked_for(tmp_path):
     np.testing.assert_array_equal(open_features(path).tokens("masked", ["b"]), tokens[None, 1])
     assert open_features(path).dataset()["tokens"].dims == ("image", "view", "token", "feature")
     assert verify_store(path).ok
-
-
-@pytest.mark.parametrize("row_bytes", [4, 30_720, 2_000_000])
-def test_shards_hold_whole_chunks_and_stay_small(row_bytes):
-    rows = _shard_rows(row_bytes, 128)
-    assert rows % 128 == 0 and rows <= 1024
-    assert rows * row_bytes <= 32 << 20 or rows == 128
 
 
 def test_asking_a_set_without_a_published_split_for_one_says_where_to_take_one(tmp_path):

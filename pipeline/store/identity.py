@@ -1,6 +1,6 @@
-"""The identity of a store: everything that decides its content, compared in words a person reads.
+"""The identity of a store: everything that decides its content.
 
-A store made with one model, prompt, fill or geometry never takes rows of another.
+A store made with one model, prompt, fill or geometry never takes rows made with another.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def canonical(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Return the identity as it reads back from JSON: tuples as lists, keys as text.
 
     Raises:
-        StoreError: a value is not JSON (NaN included), so that it could not be compared later.
+        StoreError: a value is not JSON (NaN included).
     """
     try:
         return json.loads(json.dumps(identity, allow_nan=False))
@@ -31,10 +31,10 @@ def identity_hash(identity: Mapping[str, Any]) -> str:
 
 
 def identity_diff(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Return one line for each difference, e.g. `encode.fill: "black" in the store, "mean" now`.
+    """Return one line per difference, e.g. `encode.fill: "black" in the store, "mean" now`.
 
-    What one side lacks as a whole is one line. Lists are compared as a whole too: their order
-    counts as one choice.
+    A section that only one side has is one line. Lists are compared as a whole, since their order
+    matters.
     """
     return _differ(canonical(stored), canonical(wanted), "")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import StoreError
-from pipeline.stores.identity import canonical, identity_diff, identity_hash
+from pipeline.store.identity import canonical, identity_diff, identity_hash
 
 
 def test_a_changed_an_absent_and_a_new_choice_are_each_named_by_their_dotted_key():

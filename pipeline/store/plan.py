@@ -1,12 +1,12 @@
-"""What a run has to do: new rows, changed rows, lost rows, and why each."""
+"""Which rows a run has to compute, and why."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.engine.items import WorkItem
-from pipeline.stores.index import Index
+from pipeline.store.index import Index
+from pipeline.store.items import WorkItem
 
 FAILED = "failed before"
 
@@ -17,9 +17,9 @@ class Plan:
 
     Args:
         todo: (item, reason) to compute; reason "" = a new row.
-        copies: (item, reason) whose key another item of `todo`, or a stored row, has.
-        reused: items whose row is there and good.
-        failed: (item, reason) that failed before and are not retried.
+        copies: (item, reason) whose key is that of another item of `todo` or of a stored row.
+        reused: items whose row is stored and good.
+        failed: (item, reason) that failed before and are not tried again.
     """
 
     todo: list[tuple[WorkItem, str]] = field(default_factory=list)
@@ -38,13 +38,13 @@ def make_plan(
     force: bool = False,
     retry_failed: bool = True,
 ) -> Plan:
-    """Compare the items wanted with the rows that an index lists.
+    """Compare the items wanted with the rows of an index.
 
     Args:
         index: the store's index.
         items: all items wanted.
-        lost, damaged: row numbers whose bytes are gone or wrong.
-        replaced: image_id -> reason, of rows that a store had which this one replaces.
+        lost, damaged: entries of the index whose data are missing or wrong.
+        replaced: image_id -> reason, for rows of a store that is being replaced.
         force: compute all.
         retry_failed: compute failed rows again.
     """
@@ -58,10 +58,9 @@ def make_plan(
             reason = (replaced or {}).get(item.image_id, "")
         elif force:
             reason = "forced"
-        elif row["status"] == "pending":
-            reason = row["reason"]
         elif row["key"] != item.key:
-            reason = _what_changed(row["sha256"], item)
+            changed = row["sha256"] != str(item.row.get("sha256", ""))
+            reason = "image bytes changed" if changed else "prompt, mask or frame changed"
         elif row["status"] == "failed":
             if not retry_failed:
                 plan.failed.append((item, row["reason"]))
@@ -76,14 +75,8 @@ def make_plan(
             keys.add(item.key)
             continue
         needed.append((item, reason))
-    needed.sort(key=lambda pair: pair[1] == FAILED)  # last, so that a limit gets past them
+    needed.sort(key=lambda pair: pair[1] == FAILED)  # last, so that a limit reaches new rows first
     for item, reason in needed:
         (plan.copies if item.key in keys else plan.todo).append((item, reason))
         keys.add(item.key)
     return plan
-
-
-def _what_changed(stored_sha256: str, item: WorkItem) -> str:
-    if stored_sha256 != str(item.row.get("sha256", "")):
-        return "image bytes changed"
-    return "prompt, mask or frame changed"
