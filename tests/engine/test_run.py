@@ -16,7 +16,7 @@ from pipeline.engine.status import status_rows, status_text
 from pipeline.errors import ModelError, StageFailed, StoreError
 from pipeline.manifest import COLUMNS, write_manifest
 from pipeline.paths import Paths
-from pipeline.stores import open_masks
+from pipeline.store import open_masks
 
 
 def test_rows_do_not_depend_on_batch_size_workers_order_or_resuming(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline import open_features, open_masks
-from pipeline.stores import verify_store
+from pipeline.store import verify_store
 from tests.site import STORES, Site
 
 
