@@ -47,7 +47,7 @@ SETTINGS: dict[str, Any] = {
 LEARNERS = {
     "linear-probe": {"c_steps": 3},
     "medfocus": {"epochs": 5},
-    "medfocus-probe": {"c_steps": 3},
+    "medfocus-probe": {"epochs": 5, "c_steps": 3},
 }
 
 STAGES = ("audit", "segment", "prompt_quality", "encode", "train", "evaluate", "report")
@@ -60,11 +60,7 @@ def shrink(params: Mapping[str, Any]) -> dict[str, Any]:
     small = dict(params)
     for key, value in SETTINGS.items():
         small[key] = small[key] | value if isinstance(value, dict) else value
-    if "learners" in small:
-        small["learners"] = {k: v | LEARNERS.get(k, {}) for k, v in small["learners"].items()}
-    else:
-        for changed in LEARNERS.values():
-            small["train"] = small["train"] | changed
+    small["learners"] = {k: v | LEARNERS.get(k, {}) for k, v in small["learners"].items()}
     return small
 
 
@@ -226,9 +222,8 @@ class Site:
     def predictions(self, dataset: str = "breast") -> pd.DataFrame:
         """Return the predictions of all learners."""
         cache = self.root / "cache" / dataset
-        files = [cache / "predictions.parquet", *sorted(cache.glob("runs/*/predictions.parquet"))]
-        tables = [pd.read_parquet(file) for file in files if file.exists()]
-        return pd.concat(tables, ignore_index=True).rename(columns={"head": "learner"})
+        files = sorted(cache.glob("runs/*/predictions.parquet"))
+        return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
 
     def rows(self, dataset: str = "breast") -> list[dict[str, str]]:
         """Return the rows of a manifest."""
