@@ -51,7 +51,7 @@ def test_one_command_leads_from_images_to_a_report(built: Site) -> None:
         judged = pd.read_parquet(built.root / f"cache/{dataset}/prompt_quality.parquet")
         assert judged["image_id"].nunique() == 4
         assert set(judged["strategy"]) == {"salient", "center-box", "box", "box-ellipse"}
-        for stage in ("audit", "segment", "encode", "train", "evaluate"):
+        for stage in ("audit", "segment", "encode", "train-medfocus", "evaluate"):
             assert built.record(stage, dataset)["status"] == "ok"
     assert "synthetic" in (built.root / "report/index.html").read_text().lower()
 
