@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.prompt_quality.references import ELLIPSE
 from pipeline.report import select
 from pipeline.report.answers import Difference, Run, comparisons_of
 from pipeline.report.inputs import STAGES, DatasetInputs
@@ -23,6 +22,7 @@ from pipeline.report.tables import (
     numeric,
     share,
 )
+from pipeline.segment.references import ELLIPSE
 
 Pairs = dict[str, tuple[Run, Run]]
 

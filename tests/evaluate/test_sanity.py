@@ -12,6 +12,7 @@ import pytest
 from pipeline import open_features
 from pipeline.config import LEARNERS
 from pipeline.encode import encode_dataset
+from pipeline.engine import RunOptions
 from pipeline.evaluate import evaluate_dataset
 from pipeline.learners.train import train_dataset
 from pipeline.paths import Paths
@@ -48,9 +49,9 @@ def study(folder: Path, *, change=None, jobs: int = 1) -> Paths:
     params = small_params(
         segment__prompt="manifest", encode__views=["whole", "masked"], splits__folds=2
     )
-    segment_dataset(DATASET, params, project.paths, workers=1)
-    encode_dataset(DATASET, params, project.paths, clip=small_clip(), workers=1)
-    train_dataset(DATASET, params, project.paths)
+    segment_dataset(DATASET, params, project.paths, RunOptions(workers=1))
+    encode_dataset(DATASET, params, project.paths, RunOptions(workers=1), clip=small_clip())
+    train_dataset(DATASET, params, project.paths, jobs=jobs)
     evaluate_dataset(DATASET, params, project.paths, jobs=jobs)
     return project.paths
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from pipeline.prompt_quality.references import ELLIPSE
 from pipeline.report import select
 from pipeline.report.bootstrap import mean_interval
 from pipeline.report.inputs import DatasetInputs
@@ -21,6 +20,7 @@ from pipeline.report.tables import (
     numeric,
     percent,
 )
+from pipeline.segment.references import ELLIPSE
 
 EMPTY = "HD95 is the mean over the images whose mask is not empty, in pixels of the image."
 
