@@ -201,10 +201,10 @@ def evaluate(
     from pipeline.evaluate import compare_runs, evaluate_dataset
 
     if compare:
-        from pipeline.evaluate.compare_text import compared_text
+        from pipeline.evaluate.compare import comparison_text
 
         table = compare_runs(dataset, c.params, c.paths, *compare)
-        typer.echo(table.to_json(orient="records") if as_json else compared_text(table))
+        typer.echo(table.to_json(orient="records") if as_json else comparison_text(table))
         return
     metrics = evaluate_dataset(dataset, c.params, c.paths, jobs=jobs)
     typer.echo(json.dumps(metrics, indent=2) if as_json else c.paths.metrics(dataset))

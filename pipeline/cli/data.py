@@ -141,7 +141,7 @@ def sample(
     as_json: o.Json = False,
 ) -> None:
     """Draw synthetic phantoms of the four tasks, with ground-truth masks."""
-    from pipeline.sample import make_known_answer, make_sample
+    from pipeline.phantoms import make_known_answer, make_sample
 
     c = o.context(params_file)
     if known_answer:

@@ -1,51 +1,57 @@
-"""Paired differences between heads and between views, Holm-corrected.
+"""Paired differences between runs, their verdicts and Holm's correction.
 
 Two runs are resampled alike (same images, same seeds), so the replicates of their difference are
-the differences of their replicates, stretched as those of a figure (`intervals.nested`). The
-p-value is that of the same half-width, Student's t for the seeds and the normal quantile for the
-images, since a share of 1,000 replicates cannot be smaller than 1/1,000 and Holm's correction
-multiplies it.
+the differences of their replicates (`pipeline.evaluate.intervals`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline.audit.table import read_audit
-from pipeline.errors import PipelineError
-from pipeline.evaluate.bounds import NONE, OVER_CLASSES, settled
-from pipeline.evaluate.intervals import Nested, nested, p_values, percentile_intervals, seed_weights
-from pipeline.evaluate.predictions import read_runs
+from pipeline.evaluate.intervals import (
+    NONE,
+    mean_over_seeds,
+    p_values,
+    percentile_interval,
+    seed_weights,
+    settle,
+)
+from pipeline.evaluate.metrics import METRICS, OVER_CLASSES
 from pipeline.evaluate.scores import Scored
-from pipeline.manifest import read_manifest
 
 if TYPE_CHECKING:
-    from pipeline.config import EvaluateParams, Params
-    from pipeline.paths import Paths
+    from pipeline.config import EvaluateParams
+
+RunKey = tuple[str, str]
+"""A learner and a view."""
 
 COMPARED = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc")
-BASELINE = ("linear-probe", "whole")
-COLUMNS = (
-    "protocol",
-    "subset",
-    "metric",
-    "fraction",
-    "head_a",
-    "view_a",
-    "head_b",
-    "view_b",
-    "difference",
-    "lo",
-    "hi",
-    "p",
-    "p_holm",
-    "n_seeds",
-    "n_images",
-)
+RUNS = ("head_a", "view_a", "head_b", "view_b")
+FIGURES = ("difference", "lo", "hi", "p", "p_holm", "verdict", "n_seeds", "n_images")
+COLUMNS = ("protocol", "subset", "metric", "fraction", *RUNS, *FIGURES)
+
+BETTER, WORSE, NO_DIFFERENCE, TOO_FEW = "better", "worse", "no difference", "too few"
+ALPHA = 0.05
+
+
+def verdict(lo: float, hi: float, p_holm: float) -> str:
+    """Decide whether a difference is significant.
+
+    Returns:
+        "better" or "worse" when the interval excludes zero and the corrected p (if any) is below
+        `ALPHA`; "too few" without an interval (all resamples are equal, or a class has a single
+        unit); else "no difference".
+    """
+    if np.isnan(lo) or np.isnan(hi):
+        return TOO_FEW
+    significant = np.isnan(p_holm) or p_holm < ALPHA
+    if significant and lo > 0:
+        return BETTER
+    return WORSE if significant and hi < 0 else NO_DIFFERENCE
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -58,169 +64,171 @@ def holm(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def difference(a: Scored, b: Scored, metric: str, params: EvaluateParams) -> dict[str, Any] | None:
-    """Return a - b over the seeds that both have; None when they share none, or when one of two
-    pooled runs lacks a fold.
+def differences(
+    pairs: Sequence[tuple[Scored, Scored]], metrics: Sequence[str], params: EvaluateParams
+) -> list[dict[str, Any]]:
+    """Return a - b of each pair and metric over the seeds that both have.
 
     Returns:
-        difference, lo, hi, p, n_seeds, n_images. Where resamples say nothing of it (all alike, or
-        a class of one unit in a mean over classes) lo and hi are NaN and p is 1.
+        One row per pair and metric: metric, fraction, the runs, difference, lo, hi, p, n_seeds,
+        n_images. lo and hi are NaN and p is 1 when the resamples carry no information. Pairs that
+        share no seed have no row, nor have pooled runs that lack different folds.
     """
-    return differences([(a, b)], metric, params)[0]
-
-
-def differences(
-    pairs: list[tuple[Scored, Scored]], metric: str, params: EvaluateParams
-) -> list[dict[str, Any] | None]:
-    """Return `difference` of each pair."""
-    found: list[dict[str, Any] | None] = [None] * len(pairs)
-    drawn: dict[int, Nested] = {}
-    for k, (a, b) in enumerate(pairs):
-        shared = [s for s in a.seeds if s in b.seeds]
-        if not shared or (a.pooled and a.tested != b.tested):
-            continue
-        of_a, of_b = ([x.seeds.index(s) for s in shared] for x in (a, b))
-        by_seed = a.values[metric][of_a] - b.values[metric][of_b]
-        if not np.isfinite(by_seed.mean()):
-            continue
-        gaps = a.replicates[metric][of_a] - b.replicates[metric][of_b]
+    by_seeds: dict[tuple[int, ...], list[tuple[Scored, Scored]]] = {}
+    for a, b in pairs:
+        shared = tuple(seed for seed in a.seeds if seed in b.seeds)
+        if shared and (not a.run.pooled or a.image_ids == b.image_ids):
+            by_seeds.setdefault(shared, []).append((a, b))
+    rows = []
+    columns = [METRICS.index(metric) for metric in metrics]
+    for shared, group in by_seeds.items():
+        values, replicates = (
+            np.stack(
+                [_of(a, name, shared, columns) - _of(b, name, shared, columns) for a, b in group],
+                axis=-1,
+            )
+            for name in ("values", "replicates")
+        )  # (S, M, P) and (S, B, M, P)
         weights = seed_weights(shared, params.bootstrap, params.seed)
-        drawn[k] = nested(by_seed, gaps, weights, params.confidence, (-1.0, 1.0))
-        found[k] = {
-            "difference": float(by_seed.mean()),
-            "n_seeds": len(shared),
-            "n_images": a.n_images,
-        }
-    if not drawn:
-        return found
-    of = list(drawn.values())
-    intervals = percentile_intervals(np.array([n.replicates for n in of]), params.confidence)
-    chances = p_values(np.array([found[k]["difference"] for k in drawn]), of)
-    for k, interval, p in zip(drawn, intervals, chances, strict=True):
-        units = pairs[k][0].units
-        if metric in OVER_CLASSES and units.thin:
-            interval = NONE
-        behind = units.behind(units.every)
-        lo, hi, _ = settled("", found[k]["difference"], interval, behind, params.confidence)
-        # Nothing is known, so nothing may be claimed: 1 is a valid p, and leaves Holm his family.
-        found[k] |= {"lo": lo, "hi": hi, "p": float(p) if np.isfinite(lo) else 1.0}
-    return found
+        means = mean_over_seeds(values, replicates, weights, params.confidence, -1.0, 1.0)
+        gap = values.mean(axis=0)
+        lo, hi = percentile_interval(means.replicates, params.confidence)
+        p = p_values(gap, means)
+        for m, metric in enumerate(metrics):
+            for k, (a, b) in enumerate(group):
+                if not np.isfinite(gap[m, k]):
+                    continue
+                interval = lo[m, k], hi[m, k]
+                if metric in OVER_CLASSES:
+                    possible, _ = a.units.over_classes_note(a.classes, params.bootstrap)
+                    interval = interval if possible else NONE
+                units = a.units.behind(a.units.every)
+                ends = settle("", gap[m, k], interval, units, params.confidence)[:2]
+                rows.append(
+                    {
+                        "metric": metric,
+                        "fraction": a.run.fraction,
+                        **dict(zip(RUNS, (*a.run.key, *b.run.key), strict=True)),
+                        "difference": float(gap[m, k]),
+                        "lo": ends[0],
+                        "hi": ends[1],
+                        # p = 1 is valid where nothing is known, and keeps Holm's family complete.
+                        "p": float(p[m, k]) if np.isfinite(ends[0]) else 1.0,
+                        "n_seeds": len(shared),
+                        "n_images": len(a.image_ids),
+                    }
+                )
+    return rows
+
+
+def _of(scored: Scored, name: str, seeds: tuple[int, ...], columns: list[int]) -> np.ndarray:
+    """Return `values` or `replicates` of some seeds and metrics, the metrics last."""
+    return getattr(scored, name)[[scored.seeds.index(seed) for seed in seeds]][..., columns]
 
 
 def compare_block(
-    scored: list[Scored], protocol: str, subset: str, params: EvaluateParams
+    scored: list[Scored], baseline: RunKey, params: EvaluateParams
 ) -> list[dict[str, Any]]:
     """Compare the runs of one block at each fraction.
 
-    Compared are runs of the same head on two views, of two heads on the same view, and every run
-    with the baseline (linear probe on whole images). All comparisons of one metric at one
-    fraction of a block are one family of Holm's correction.
+    Compared are the runs of one learner on two views, of two learners on one view, and every run
+    with the baseline. All comparisons of one metric at one fraction are one family of Holm's
+    correction.
     """
     rows: list[dict[str, Any]] = []
     for fraction in sorted({s.run.fraction for s in scored}):
         here = [s for s in scored if s.run.fraction == fraction]
+        found = differences(list(_pairs(here, baseline)), COMPARED, params)
         for metric in COMPARED:
-            rows += _correct(_rows(list(_pairs(here)), metric, protocol, subset, params))
+            rows += corrected([row for row in found if row["metric"] == metric])
     return rows
 
 
-def _pairs(scored: list[Scored]) -> Iterator[tuple[Scored, Scored]]:
+def _pairs(scored: list[Scored], baseline: RunKey) -> Iterator[tuple[Scored, Scored]]:
     for i, b in enumerate(scored):
         for a in scored[i + 1 :]:
-            one, two = (a.run.head, a.run.view), (b.run.head, b.run.view)
-            if one == BASELINE:
+            if a.run.key == baseline:
                 yield b, a
-            elif two == BASELINE or one[0] == two[0] or one[1] == two[1]:
+            elif (
+                b.run.key == baseline or a.run.learner == b.run.learner or a.run.view == b.run.view
+            ):
                 yield a, b
 
 
-def _rows(
-    pairs: list[tuple[Scored, Scored]],
-    metric: str,
-    protocol: str,
-    subset: str,
-    params: EvaluateParams,
-) -> list[dict[str, Any]]:
-    rows = []
-    for (a, b), found in zip(pairs, differences(pairs, metric, params), strict=True):
-        if found is None:
-            continue
-        rows.append(
-            {
-                "protocol": protocol,
-                "subset": subset,
-                "metric": metric,
-                "fraction": a.run.fraction,
-                "head_a": a.run.head,
-                "view_a": a.run.view,
-                "head_b": b.run.head,
-                "view_b": b.run.view,
-                **found,
-            }
-        )
-    return rows
-
-
-def _correct(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add Holm's p over these rows, one family, to each."""
+def corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add `p_holm`, over these rows as one family, and `verdict` to each row."""
     for row, p in zip(rows, holm(np.array([r["p"] for r in rows])), strict=True):
         row["p_holm"] = float(p)
+        row["verdict"] = verdict(row["lo"], row["hi"], row["p_holm"])
     return rows
 
 
-def compare_runs(dataset: str, params: Params, paths: Paths, a: str, b: str) -> pd.DataFrame:
-    """Compare two heads, two views or two `head/view` pairs: differences a - b with Holm.
+def matching_pairs(scored: list[Scored], a: str, b: str) -> list[tuple[Scored, Scored]]:
+    """Return the pairs of runs with the names a and b, at equal fractions.
 
     Args:
-        a, b: both a head name, both a view name, or both `head/view`.
-
-    Returns:
-        One row per protocol, subset, metric, fraction and head or view that stays the same, with
-        the columns of plots/comparisons.csv. All rows are one family of Holm's correction: any
-        of them may be quoted.
-
-    Raises:
-        PipelineError: no predictions, or a name that they do not hold.
+        a, b: two learners (compared on each view), two views (of each learner) or two
+            `learner/view`.
     """
-    from pipeline.evaluate.evaluate import score_blocks
 
-    manifest = read_manifest(paths.manifest(dataset))
-    audit = read_audit(paths.audit(dataset), manifest)
-    tested = *read_runs(dataset, paths, manifest)[:2], manifest, audit
+    def rest(name: str, run) -> str | None:
+        """What must be equal in both runs; None where the name is not of the run."""
+        names = {run.learner: run.view, run.view: run.learner, "/".join(run.key): ""}
+        return names.get(name)
 
-    def matches(name: str, head: str, view: str) -> bool:
-        return name in (head, view, f"{head}/{view}")
+    return [
+        (x, y)
+        for x in scored
+        for y in scored
+        if x.run.fraction == y.run.fraction
+        and rest(a, x.run) is not None
+        and rest(a, x.run) == rest(b, y.run)
+    ]
 
-    def rest(name: str, head: str, view: str) -> str:
-        return view if name == head else head if name == view else ""
 
-    rows: list[dict[str, Any]] = []
-    known: set[str] = set()
-    for protocol, subset, scored in score_blocks(*tested, params.evaluate):
-        runs = [(s.run.head, s.run.view) for s in scored]
-        known |= {n for h, v in runs for n in (h, v, f"{h}/{v}")}
-        pairs = [
-            (x, y)
-            for x, of_x in zip(scored, runs, strict=True)
-            for y, of_y in zip(scored, runs, strict=True)
-            if matches(a, *of_x)
-            and matches(b, *of_y)
-            and x.run.fraction == y.run.fraction
-            and rest(a, *of_x) == rest(b, *of_y)
-        ]
-        for metric in COMPARED:
-            rows += _rows(pairs, metric, protocol, subset, params.evaluate)
-    for name in (a, b):
-        if name not in known:
-            raise PipelineError(
-                f"--compare: there are no predictions of {name!r}",
-                path=paths.predictions(dataset),
-                remedy=f"name two heads, two views or two head/view of: {', '.join(sorted(known))}",
-            )
-    if not rows:
-        raise PipelineError(
-            f"--compare: {a!r} and {b!r} share no view, head, fraction or seed",
-            path=paths.predictions(dataset),
-            remedy="name two heads, two views or two head/view of the same protocol",
-        )
-    return pd.DataFrame(_correct(rows), columns=list(COLUMNS))
+def between(comparisons: pd.DataFrame, a: RunKey, b: RunKey) -> pd.DataFrame:
+    """Return the rows of plots/comparisons.csv that compare two runs, as a minus b, whichever way
+    round they are stored.
+
+    Args:
+        comparisons: the table.
+        a, b: (learner, view).
+    """
+    runs = comparisons[list(RUNS)]
+    forward = comparisons[(runs == [*a, *b]).all(axis=1)]
+    back = comparisons[(runs == [*b, *a]).all(axis=1)]
+    turned = back.assign(difference=-back["difference"], lo=-back["hi"], hi=-back["lo"])
+    turned["verdict"] = turned["verdict"].replace({BETTER: WORSE, WORSE: BETTER})
+    turned[list(RUNS)] = [*a, *b]
+    return pd.concat([forward, turned]).sort_index()
+
+
+def comparison_text(table: pd.DataFrame) -> str:
+    """Return a table of comparisons as text, without the rows of subsets that equal those of
+    `full` (no image has a copy in train); a last line names these."""
+    repeated = []
+    for (protocol, subset), part in table.groupby(["protocol", "subset"], sort=False):
+        full = table[(table["protocol"] == protocol) & (table["subset"] == "full")]
+        shared = [c for c in COLUMNS if c not in ("subset", "p_holm", "verdict")]
+        same = part[shared].reset_index(drop=True).equals(full[shared].reset_index(drop=True))
+        if subset != "full" and same:
+            repeated.append((protocol, subset))
+    key = pd.MultiIndex.from_frame(table[["protocol", "subset"]])
+    shown = table[~key.isin(repeated)]
+    shown = shown.assign(
+        fraction=shown["fraction"].map("{:.4g}".format),
+        **{c: shown[c].map(_number) for c in ("difference", "lo", "hi")},
+        **{
+            c: shown[c].map(lambda p: "<0.0001" if p < 5e-5 else _number(p))
+            for c in ("p", "p_holm")
+        },
+    )
+    lines = [shown.to_string(index=False)]
+    if repeated:
+        names = "; ".join(f"{protocol}, {subset}" for protocol, subset in repeated)
+        lines.append(f"not shown, same images as subset full: {names}")
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.4f}"

@@ -1,4 +1,4 @@
-"""From predictions to metrics.parquet, metrics.json and plots/*.csv."""
+"""The stage: from predictions to metrics.parquet, metrics.json and plots/*.csv."""
 
 from __future__ import annotations
 
@@ -8,18 +8,30 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from pipeline.audit.table import read_audit
-from pipeline.config import CROSS_VALIDATED
 from pipeline.engine.record import RunRecord
 from pipeline.engine.recorded import recorded
-from pipeline.evaluate.compare import COLUMNS as COMPARISON_COLUMNS
-from pipeline.evaluate.compare import compare_block
-from pipeline.evaluate.mask_quality import mask_quality
+from pipeline.errors import PipelineError
+from pipeline.evaluate.compare import (
+    COLUMNS,
+    COMPARED,
+    compare_block,
+    corrected,
+    differences,
+    matching_pairs,
+)
+from pipeline.evaluate.mask_quality import mask_quality, summarise_masks
 from pipeline.evaluate.pairing import beside, write_stamped
 from pipeline.evaluate.predictions import Run, read_runs
+<<<<<<< HEAD
+from pipeline.evaluate.scores import Scored, Scorer, confusion, score_rows
+from pipeline.evaluate.test_sets import blocks, image_units, test_set_row
+from pipeline.io import atomic_write, atomic_write_json
+=======
 from pipeline.evaluate.scores import POOLED, Block, Scored, metric_rows
 from pipeline.evaluate.subsets import fold_ids, image_groups, subset_ids
 from pipeline.evaluate.tables import (
@@ -30,6 +42,7 @@ from pipeline.evaluate.tables import (
     summary,
 )
 from pipeline.io import atomic_write, atomic_write_json
+>>>>>>> main
 from pipeline.manifest import read_manifest
 
 if TYPE_CHECKING:
@@ -37,67 +50,29 @@ if TYPE_CHECKING:
     from pipeline.paths import Paths
 
 
-def score_blocks(
-    runs: list[Run],
-    classes: list[str],
-    manifest: pd.DataFrame,
-    audit: pd.DataFrame | None,
-    params: EvaluateParams,
-) -> Iterator[tuple[str, str, list[Scored]]]:
-    """Yield (protocol, subset, its runs scored), one block after the other.
-
-    Args:
-        runs, classes: of `read_runs`.
-        manifest: of `read_manifest`.
-        audit: of `read_audit`.
-        params: how to resample.
-    """
-    groups = image_groups(manifest, audit)
-    for protocol in dict.fromkeys(run.protocol for run in runs):
-        mine = [run for run in runs if run.protocol == protocol]
-        for subset, keep in subset_ids(audit, protocol).items():
-            block = Block(keep, groups, params, classes)
-            yield protocol, subset, [s for s in map(block.score, mine) if s is not None]
-        if protocol in CROSS_VALIDATED:
-            block = Block(None, groups, params, classes)
-            every = fold_ids(manifest, protocol)
-            pooled = [block.score(run, pooled=every) for run in mine]
-            yield f"{protocol}{POOLED}", "full", [s for s in pooled if s is not None]
-
-
 def evaluate_dataset(
     dataset: str, params: Params, paths: Paths, *, jobs: int = 1
 ) -> dict[str, Any]:
-    """Evaluate the predictions of one dataset and judge its masks.
+    """Evaluate the predictions of one dataset, and its masks against ground truth.
 
-    Reads runs.parquet, predictions.parquet, audit.parquet (if any), the manifest and, for mask
-    quality, masks.zarr and the ground-truth masks. Writes metrics.parquet, metrics.json,
-    mask_quality.parquet and plots/{curve,confusion,reliability,per_class,comparisons}.csv.
-
-    metrics.parquet is long, one row per (protocol, subset, head, view, fraction, seed, metric):
-    `value`, `lo`, `hi` (bootstrap at `evaluate.confidence`; seed = -1: the mean over seeds, with
-    a bootstrap nested in seeds, see `pipeline.evaluate.intervals`; exact or NaN where it says
-    nothing, see `pipeline.evaluate.bounds`, with a note), `t_lo`, `t_hi` (t-interval
-    over seeds; only seed = -1), `n_images`, `n_groups` (units that were resampled: patients,
-    groups and copies, joined), `n_labels` (train + validation; the median of the seeds where
-    seed = -1), `n_seeds`, `note`. Protocols `grouped-pooled` and `grouped_truth-pooled` hold each
-    image once, with the prediction of the first seed whose fold tested it; images that none
-    tested are counted in `note`. A seed that failed or diverged has NaN and its error as note. The
-    metadata of the schema say of which training it is, and which tables are of the same evaluation.
+    Reads the predictions, the manifest, audit.parquet (if any), masks.zarr and the ground-truth
+    masks. Writes metrics.parquet, mask_quality.parquet, metrics.json and plots/*.csv, whose
+    columns docs/tables.md describes. metrics.parquet is written last and states the SHA-256 of
+    the other tables, so that tables of two evaluations are never mixed.
 
     Args:
         dataset: its name.
-        params: section `evaluate` is read.
-        paths: where everything lies.
-        jobs: parallel threads for mask quality.
+        params: sections `evaluate` and `study` are read.
+        paths: the project folder.
+        jobs: number of threads for the masks.
 
     Returns:
-        The small nested summary that metrics.json holds. The record of the run is
-        cache/<dataset>/records/evaluate.json, after a failure or Ctrl-C too.
+        The nested summary that metrics.json holds. The run record is
+        cache/<dataset>/records/evaluate.json, whatever the outcome.
 
     Raises:
-        PipelineError: no predictions; masks of older image bytes; or the manifest or the features
-            have changed since train or the leak audit; nothing was written but the record.
+        PipelineError: no predictions, or they, the masks or the leak audit were made from other
+            images, labels or features than those there now. Nothing was written but the record.
     """
     manifest = read_manifest(paths.manifest(dataset))
     record = RunRecord(
@@ -112,40 +87,19 @@ def evaluate_dataset(
 def _evaluate(
     record: RunRecord, manifest: pd.DataFrame, params: Params, paths: Paths, jobs: int
 ) -> dict[str, Any]:
-    """Do what `evaluate_dataset` says and fill in the record."""
     dataset = record.dataset
     runs, classes, training = read_runs(dataset, paths, manifest)
-    quality = mask_quality(dataset, manifest, paths, jobs=jobs)  # first: it may refuse
     audit = read_audit(paths.audit(dataset), manifest)
+    quality = mask_quality(dataset, manifest, paths, jobs=jobs)
+    units = image_units(manifest, audit)
     clock = time.monotonic()
-    chosen = params.evaluate
-    rows: dict[str, list[dict[str, Any]]] = {
-        name: [] for name in ("metrics", "confusion", "reliability", "per_class", "comparisons")
-    }
-    with threadpool_limits(limits=1):  # sums in one order, so the same bits on any machine's cores
-        for protocol, subset, scored in score_blocks(runs, classes, manifest, audit, chosen):
-            told = f"evaluate {dataset}: {protocol}, {subset}: {len(scored)} heads, views, shares"
-            print(told, file=sys.stderr, flush=True)
-            for one in scored:
-                rows["metrics"] += metric_rows(one, protocol, subset, chosen)
-                rows["per_class"] += class_rows(one, protocol, subset, classes, chosen.confidence)
-                one.class_replicates = {}  # the largest part, not needed any more
-                if subset == "full":
-                    rows["confusion"] += confusion_rows(one, protocol, classes)
-                    rows["reliability"] += reliability_rows(
-                        one, protocol, len(classes), chosen.bins
-                    )
-            rows["comparisons"] += compare_block(scored, protocol, subset, chosen)
-    metrics = pd.DataFrame(rows.pop("metrics"))
-    plots = {name: pd.DataFrame(table) for name, table in rows.items()}
-    plots["comparisons"] = plots["comparisons"].reindex(columns=list(COMPARISON_COLUMNS))
-    plots["curve"] = curve_table(metrics, dataset)
+    metrics, plots = _tables(dataset, runs, classes, manifest, audit, units, params)
+    plots["mask_summary"] = summarise_masks(quality, units, params.evaluate)
+    record.seconds["metrics"] = time.monotonic() - clock
     for name, table in plots.items():
         _write_csv(table, paths.plots(dataset) / f"{name}.csv")
-    record.seconds["metrics"] = time.monotonic() - clock
     with atomic_write(paths.mask_quality(dataset)) as partial:
         quality.to_parquet(partial, index=False)
-    # After the tables whose bytes it names: what a kill leaves of two evaluations does not match.
     with atomic_write(paths.metrics_table(dataset)) as partial:
         write_stamped(metrics, {**training, **beside(dataset, paths)}, partial)
     found = summary(metrics, dataset)
@@ -155,6 +109,189 @@ def _evaluate(
     atomic_write_json(paths.metrics(dataset), found)
     record.total = record.done = len(metrics)
     return found
+
+
+def _tables(
+    dataset: str,
+    runs: list[Run],
+    classes: list[str],
+    manifest: pd.DataFrame,
+    audit: pd.DataFrame | None,
+    units: dict[str, str],
+    params: Params,
+) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """Return metrics.parquet and the tables of plots/ by name."""
+    names = ("per_class", "confusion", "reliability", "comparisons", "test_sets")
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    metrics: list[dict[str, Any]] = []
+    for protocol, subset, scored in score_blocks(
+        runs, classes, manifest, audit, units, params.evaluate
+    ):
+        print(
+            f"evaluate {dataset}: {protocol}, {subset}: {len(scored)} runs",
+            file=sys.stderr,
+            flush=True,
+        )
+        block = {"protocol": protocol, "subset": subset}
+        for one in scored:
+            of_run, of_classes = score_rows(one, protocol, subset, params.evaluate)
+            metrics += of_run
+            rows["per_class"] += of_classes
+            if subset == "full":
+                rows["confusion"] += confusion_rows(one, protocol)
+                rows["reliability"] += reliability_rows(one, protocol, params.evaluate.bins)
+        compared = compare_block(scored, params.study.baseline.key, params.evaluate)
+        rows["comparisons"] += [block | row for row in compared]
+        tested = test_set_row(protocol, subset, [one.run for one in scored], classes)
+        rows["test_sets"] += [tested] if tested else []
+    plots = {name: pd.DataFrame(table) for name, table in rows.items()}
+    plots["comparisons"] = plots["comparisons"].reindex(columns=list(COLUMNS))
+    table = pd.DataFrame(metrics)
+    table["reweighted"] = reweighted(table, plots["per_class"])
+    plots["curve"] = curve_table(table, dataset)
+    return table, plots
+
+
+def score_blocks(
+    runs: list[Run],
+    classes: list[str],
+    manifest: pd.DataFrame,
+    audit: pd.DataFrame | None,
+    units: dict[str, str],
+    params: EvaluateParams,
+) -> Iterator[tuple[str, str, list[Scored]]]:
+    """Yield (protocol, subset, its runs scored), one block after the other."""
+    with threadpool_limits(limits=1):  # sums in one order: the same bits on any number of cores
+        for protocol, subset, block in blocks(runs, manifest, audit):
+            yield protocol, subset, list(map(Scorer(units, params, classes), block))
+
+
+def compare_runs(dataset: str, params: Params, paths: Paths, a: str, b: str) -> pd.DataFrame:
+    """Compare two learners, two views or two `learner/view`: differences a - b.
+
+    Args:
+        dataset: its name.
+        params: section `evaluate` is read.
+        paths: the project folder.
+        a, b: both a learner (compared on every view), both a view (of every learner) or both
+            `learner/view`.
+
+    Returns:
+        Rows with the columns of plots/comparisons.csv. All rows are one family of Holm's
+        correction, since any of them may be quoted.
+
+    Raises:
+        PipelineError: no predictions, or a name that they do not contain.
+    """
+    manifest = read_manifest(paths.manifest(dataset))
+    audit = read_audit(paths.audit(dataset), manifest)
+    runs, classes, _ = read_runs(dataset, paths, manifest)
+    known = {name for run in runs for name in (*run.key, "/".join(run.key))}
+    for name in (a, b):
+        if name not in known:
+            raise PipelineError(
+                f"--compare: there are no predictions of {name!r}",
+                path=paths.cache(dataset),
+                remedy=f"name two of the same kind: {', '.join(sorted(known))}",
+            )
+    rows: list[dict[str, Any]] = []
+    units = image_units(manifest, audit)
+    blocks_ = score_blocks(runs, classes, manifest, audit, units, params.evaluate)
+    for protocol, subset, scored in blocks_:
+        found = differences(matching_pairs(scored, a, b), COMPARED, params.evaluate)
+        rows += [{"protocol": protocol, "subset": subset, **row} for row in found]
+    if not rows:
+        raise PipelineError(
+            f"--compare: {a!r} and {b!r} have no view, learner, fraction or seed in common",
+            path=paths.cache(dataset),
+            remedy="name two learners, two views or two learner/view of the same protocol",
+        )
+    return pd.DataFrame(corrected(rows), columns=list(COLUMNS))
+
+
+def confusion_rows(scored: Scored, protocol: str) -> list[dict[str, Any]]:
+    """Return one row per cell of the confusion matrix; `n` is summed over seeds."""
+    counts = confusion(scored).sum(axis=0)
+    return [
+        {**_run(scored, protocol), "actual": actual, "predicted": predicted, "n": round(n)}
+        for actual, row in zip(scored.classes, counts, strict=True)
+        for predicted, n in zip(scored.classes, row, strict=True)
+        if scored.seeds
+    ]
+
+
+def reliability_rows(scored: Scored, protocol: str, bins: int) -> list[dict[str, Any]]:
+    """Return one row per confidence bin with predictions (all seeds together)."""
+    if not scored.seeds:
+        return []
+    start = len(scored.classes) ** 2 + 1
+    table = scored.sums.sum(axis=0)[start : start + 3 * bins].reshape(3, bins)
+    return [
+        {
+            **_run(scored, protocol),
+            "bin": i,
+            "confidence": confidence / n,
+            "accuracy": right / n,
+            "n": round(n),
+        }
+        for i, (n, confidence, right) in enumerate(table.T.tolist())
+        if n > 0
+    ]
+
+
+def _run(scored: Scored, protocol: str) -> dict[str, Any]:
+    run = scored.run
+    return {"protocol": protocol, "head": run.learner, "view": run.view, "fraction": run.fraction}
+
+
+def reweighted(metrics: pd.DataFrame, per_class: pd.DataFrame) -> np.ndarray:
+    """Return the accuracy on the full test part, with each class weighted by its share of the
+    row's subset, (n,): what the subset's classes alone explain of a difference to `full`.
+
+    It is the mean over classes of the recall on the full part, by the number of images of the
+    class in the subset. NaN in rows of other metrics, of single seeds and of `full`.
+    """
+    key = ["protocol", "head", "view", "fraction"]
+    found = np.full(len(metrics), np.nan)
+    if per_class.empty:
+        return found
+    full = per_class[per_class["subset"] == "full"].set_index([*key, "class"])["recall"]
+    values = {}
+    for where, part in per_class[per_class["subset"] != "full"].groupby([*key, "subset"]):
+        part = part[part["support"] > 0]
+        recall = full.reindex(pd.MultiIndex.from_frame(part[[*key, "class"]])).to_numpy()
+        values[where] = np.average(recall, weights=part["support"]) if len(part) else np.nan
+    rows = (metrics["metric"] == "accuracy") & (metrics["seed"] == -1)
+    for i in np.flatnonzero(rows & (metrics["subset"] != "full")):
+        found[i] = values.get(tuple(metrics.loc[i, [*key, "subset"]]), np.nan)
+    return found
+
+
+def curve_table(metrics: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """Return accuracy by fraction (Fig. 2 of the MedFocusCLIP paper), means over seeds."""
+    chosen = metrics[(metrics["seed"] == -1) & (metrics["metric"] == "accuracy")]
+    columns = ["protocol", "subset", "head", "view", "fraction", "n_labels"]
+    curve = chosen[[*columns, "metric", "value", "lo", "hi"]].copy()
+    curve.insert(0, "dataset", dataset)
+    curve["accuracy"] = curve["value"]
+    return curve
+
+
+def summary(metrics: pd.DataFrame, dataset: str) -> dict[str, Any]:
+    """Return metrics.json: accuracy and macro-AUROC at fraction 0 and at the smallest and largest
+    other one, by protocol, subset, learner and view."""
+    found: dict[str, Any] = {}
+    chosen = metrics[(metrics["seed"] == -1) & metrics["metric"].isin(["accuracy", "macro_auroc"])]
+    labelled = chosen.loc[chosen["fraction"] > 0, "fraction"]
+    ends = {0.0, labelled.min(), labelled.max()} if len(labelled) else {0.0}
+    for row in chosen[chosen["fraction"].isin(ends)].itertuples():
+        if not np.isfinite(row.value):
+            continue
+        level = found
+        for name in (row.protocol, row.subset, row.head, row.view, f"{row.fraction:g}"):
+            level = level.setdefault(name, {})
+        level[row.metric] = round(row.value, 4)
+    return {dataset: found}
 
 
 def _write_csv(table: pd.DataFrame, path: Path) -> None:

@@ -1,72 +1,86 @@
-"""Intervals: a bootstrap over test images, in whole units, nested in seeds, as wide as few seeds
-ask for; t over seeds.
+"""Confidence intervals: a bootstrap over test images that accounts for seeds, and exact bounds.
 
-A handful of seeds drawn with replacement spreads too little: its variance is (S - 1) / S of the
-sample's, and a normal quantile is too small for S - 1 degrees of freedom. So the replicates of a
-mean over S seeds keep their shape and are stretched about their centre to the half-width
+**Images.** Whole units (patients, groups, copies) are drawn with replacement. Runs tested on the
+same images use the same draws, so the difference of two runs is a paired difference.
+
+**Seeds.** Drawing a few seeds with replacement gives too little spread: its variance is
+(S - 1) / S of the sample variance, and a normal quantile is too small for S - 1 degrees of freedom.
+The replicates of a mean over S seeds therefore keep their shape and are stretched to the half-width
 
     sqrt(t^2 s^2 / S + z^2 c),
 
-where s is the standard deviation of the seeds' figures (ddof 1), t the quantile of Student's t with
-S - 1 degrees of freedom, z that of the normal distribution, and c the covariance, in the bootstrap
-over images, of two seeds' figures: what all seeds owe to the same test images. Where each seed is
-tested on a fold of its own c is 0, and s holds the images' share already. The half-width is never
-below z times the bootstrap's error with the seeds held fixed. It is never below that of the
-t-interval over the seeds alone either; simulated, it covers 95 to 98 of 100 true values with 3 to
-10 seeds, whatever part seeds and images have (up to 99 with two).
+where s is the standard deviation over seeds (ddof 1), t the quantile of Student's t with S - 1
+degrees of freedom, z the normal quantile, and c the covariance of two seeds in the bootstrap over
+images: the uncertainty that all seeds share because they share test images. With one fold per seed
+c is 0, and s already contains the spread of the images. The half-width is at least z times the
+bootstrap error with fixed seeds, and at least that of the t-interval over seeds alone. In
+simulations it covers 95 to 98 of 100 true values with 3 to 10 seeds, and up to 99 with two.
+
+**No spread.** When every unit is right or every unit is wrong, all resamples are equal and their
+interval has no width. Accuracy, precision and recall then get the exact bound of Clopper and
+Pearson (1934); other metrics get no interval (`settle`).
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special, stats
 
-from pipeline.evaluate.metrics import Contributions, from_sums
+if TYPE_CHECKING:
+    from pipeline.config import EvaluateParams
 
-SMALLEST = -100.0  # log10 of the smallest p that is told from zero
-DRAWS = 100  # of a resample until it holds every class
+NONE = (float("nan"), float("nan"))
+MIN_WIDTH = 1e-6  # a narrower interval is the rounding error of float32 sums
+MAX_DRAWS = 100  # attempts at a resample that holds every class
+LOG_P_MIN = -100.0  # log10 of the smallest p-value
+
+EXACT = "exact bound (Clopper-Pearson), all units right or all wrong"
+ALIKE = "no interval, all resamples are equal"
 
 
-class TestSet:
-    """The images one seed is tested on, and the resampling weights of their groups.
+class Resamples:
+    """Bootstrap weights of one test set.
 
-    Whole groups are drawn with replacement, as many as there are. The draw depends on the images
-    and the seed alone, so every run tested on the same images is resampled alike: differences
-    between runs are paired, and seeds that share a test set share its uncertainty.
+    As many units are drawn as there are, with replacement. The draw depends only on the image ids
+    and the seed.
 
-    A resample that lacks a class says nothing of a figure over all of them: it is drawn again for
-    those (`redrawn`), which leaves draws given that every class is there.
+    A mean over classes is undefined in a resample that lacks a class. For these metrics such
+    resamples are drawn again until they hold every class (as pROC leaves them out, Robin et al.
+    2011; stratified draws are impossible where a unit holds images of several classes).
 
     Args:
-        ids: image_id (n,).
-        groups: group of each image (n,), text; its own id where it has none.
-        bootstrap: B.
-        seed: of the draw.
-        y: class of each image, int (n,); None: there are none to be lacked.
-    """
+        ids: image ids (n,).
+        units: unit of each image, text (n,).
+        bootstrap: number of resamples, B.
+        seed: seed of the draw.
+        y: class of each image, int (n,); None = all images are of one class.
 
-    __test__ = False  # the name is no test's
+    Attributes:
+        names: the units, (G,).
+        unit: index of each image's unit, int (n,).
+    """
 
     def __init__(
         self,
         ids: np.ndarray,
-        groups: np.ndarray,
+        units: np.ndarray,
         bootstrap: int,
         seed: int,
         y: np.ndarray | None = None,
     ):
-        self.names, self.group = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+        self.names, self.unit = np.unique(np.asarray(units, dtype=str), return_inverse=True)
         self.bootstrap, self.y = bootstrap, np.zeros(len(ids), int) if y is None else y
-        text = "\0".join([str(seed), *map(str, ids)])
-        self._entropy = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
+        self._entropy = _entropy("\0".join([str(seed), *map(str, ids)]))
 
     @cached_property
     def weights(self) -> np.ndarray:
-        """How often each group is drawn, float32 (B, G)."""
+        """How often each unit is drawn, float32 (B, G)."""
         return self._draw(np.random.default_rng(self._entropy), self.bootstrap)
 
     def _draw(self, rng: np.random.Generator, times: int) -> np.ndarray:
@@ -75,211 +89,249 @@ class TestSet:
 
     @cached_property
     def redrawn(self) -> tuple[np.ndarray, np.ndarray]:
-        """Which replicates lack a class, int (R,), and weights in their place, float32 (R, G).
-
-        They are NaN where `DRAWS` draws lack one too.
-        """
-        holds = self.holding(self.y).astype(np.float32)
+        """Indices of the resamples that lack a class, int (R,), and their replacements,
+        float32 (R, G); NaN where none was found in `MAX_DRAWS` draws."""
+        holds = self.units_with(self.y).astype(np.float32)
         holds = holds[:, holds.any(axis=0)]
         lacking = np.flatnonzero((self.weights @ holds == 0).any(axis=1))
         weights = np.full((len(lacking), len(self.names)), np.nan, dtype=np.float32)
         rng, left = np.random.default_rng([self._entropy, 1]), np.arange(len(lacking))
-        for _ in range(DRAWS):
+        for _ in range(MAX_DRAWS):
             if not len(left):
                 break
             drawn = self._draw(rng, len(left))
-            whole = (drawn @ holds > 0).all(axis=1)
-            weights[left[whole]] = drawn[whole]
-            left = left[~whole]
+            complete = (drawn @ holds > 0).all(axis=1)
+            weights[left[complete]] = drawn[complete]
+            left = left[~complete]
         return lacking, weights
 
-    @property
-    def rejected(self) -> bool:
-        """Whether some replicate lacks a class for good."""
-        return bool(np.isnan(self.redrawn[1]).any())
-
-    def holding(self, classes: np.ndarray, n_classes: int = 0) -> np.ndarray:
-        """Return which group has an image of which of the classes (n,), bool (G, C)."""
+    def units_with(self, classes: np.ndarray, n_classes: int = 0) -> np.ndarray:
+        """Return which units hold an image of each class, bool (G, C), for classes (n,)."""
         found = np.zeros((len(self.names), max(n_classes, classes.max() + 1)), dtype=bool)
-        found[self.group, classes] = True
+        found[self.unit, classes] = True
         return found
 
-    def replicate_sums(self, rows: np.ndarray) -> np.ndarray:
-        """Return the weighted sums of rows (n, K) in every replicate, float32 (B, K)."""
-        return self.weights @ self._by_group(rows)
-
-    def both_sums(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the sums of `replicate_sums`, and the same with every class in each of them."""
-        rows = self._by_group(rows)
-        lacking, weights = self.redrawn
-        sums = self.weights @ rows
-        if not len(lacking):
-            return sums, sums
-        whole = sums.copy()
-        whole[lacking] = weights @ rows
-        return sums, whole
-
-    def _by_group(self, rows: np.ndarray) -> np.ndarray:
-        """Return the rows (n, K) summed by group, (G, K)."""
+    def sums(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the weighted sums of rows (n, K) in each resample, float32 (B, K): of the plain
+        resamples, and of those with every class."""
         if len(self.names) != len(rows):
-            by_group = np.zeros((len(self.names), rows.shape[1]), dtype=np.float32)
-            np.add.at(by_group, self.group, rows)
-            return by_group
-        return rows[np.argsort(self.group)]
+            by_unit = np.zeros((len(self.names), rows.shape[1]), dtype=np.float32)
+            np.add.at(by_unit, self.unit, rows)
+        else:
+            by_unit = rows[np.argsort(self.unit)]
+        plain = self.weights @ by_unit
+        lacking, weights = self.redrawn
+        complete = plain.copy()
+        complete[lacking] = weights @ by_unit
+        return plain, complete
 
-    def replicates(self, about: Contributions) -> dict[str, np.ndarray]:
-        """Return each metric's replicates, float64 (B,)."""
-        return from_sums(self.replicate_sums(about.rows), about)
 
-
-def seed_weights(seeds: list[int], bootstrap: int, seed: int) -> np.ndarray:
-    """Return how often each seed is drawn in each replicate, (B, S); rows sum to S."""
-    return _seed_weights(tuple(sorted(seeds)), bootstrap, seed)
+def _entropy(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
 
 
 @lru_cache
-def _seed_weights(seeds: tuple[int, ...], bootstrap: int, seed: int) -> np.ndarray:
+def seed_weights(seeds: tuple[int, ...], bootstrap: int, seed: int) -> np.ndarray:
+    """Return how often each seed (sorted) is drawn in each resample, (B, S); rows sum to S."""
     S = len(seeds)
-    text = f"seeds {seed} {list(seeds)}"
-    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big"))
+    rng = np.random.default_rng(_entropy(f"seeds {seed} {list(seeds)}"))
     weights = rng.multinomial(S, np.full(S, 1 / S), size=bootstrap)
     weights.flags.writeable = False
     return weights
 
 
-def over_seeds(replicates: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the replicates of the mean over seeds as they are drawn, (B,); see `nested`.
-
-    Args:
-        replicates: one metric by seed and replicate, (S, B); NaN entries are left out.
-        weights: of `seed_weights`, (B, S).
-    """
-    values = replicates.T
-    known = np.isfinite(values)
-    count = (weights * known).sum(axis=1)
-    total = (weights * np.where(known, values, 0.0)).sum(axis=1)
-    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
-
-
 @dataclass(frozen=True)
-class Nested:
-    """A mean over seeds: its replicates (B,), and the variances its error is made of.
+class MeanOverSeeds:
+    """Bootstrap of means over seeds; the arrays have the shape of the metrics, (...).
 
     Attributes:
-        replicates: stretched to the half-width above; NaN where nothing is known.
-        seeds: s^2 / S, with `degrees` degrees of freedom; 0 for one seed.
-        shared: c, the part of the images that all seeds share.
-        images: of the bootstrap over images with the seeds held fixed.
+        replicates: stretched replicates (B, ...); NaN where undefined.
+        seeds: s^2 / S with `degrees` degrees of freedom; 0 for one seed.
+        shared: c, the variance that all seeds share.
+        images: variance of the bootstrap over images with fixed seeds.
+        degrees: S - 1, at least 1.
     """
 
     replicates: np.ndarray
-    seeds: float
-    shared: float
-    images: float
-    degrees: int
+    seeds: np.ndarray
+    shared: np.ndarray
+    images: np.ndarray
+    degrees: np.ndarray
 
 
-def nested(
+def mean_over_seeds(
     values: np.ndarray,
     replicates: np.ndarray,
     weights: np.ndarray,
     confidence: float,
-    bounds: tuple[float, float] = (0.0, 1.0),
-) -> Nested:
-    """Return the bootstrap of the mean over seeds; with one seed, that over its images.
+    lower: np.ndarray | float = 0.0,
+    upper: np.ndarray | float = 1.0,
+) -> MeanOverSeeds:
+    """Bootstrap means over seeds; with one seed, this is the bootstrap over its images.
 
     Args:
-        values: the figure of each seed (S,); those that are not finite are left out.
-        replicates: of each seed over its images, (S, B); NaN entries are left out.
-        weights: of `seed_weights`, (B, S).
-        confidence: what the stretched replicates are an interval at.
-        bounds: of the figure; replicates are clipped to them.
+        values: the metrics of each seed (S, ...); seeds with NaN are left out.
+        replicates: their replicates over images, (S, B, ...); NaN is left out.
+        weights: from `seed_weights`, (B, S).
+        confidence: level of the interval whose width is corrected.
+        lower, upper: range of the metrics (...); replicates are clipped to it.
     """
-    drawn = over_seeds(replicates, weights)
-    known = np.asarray(values, dtype=np.float64)
-    finite = np.isfinite(known)
-    known, S = known[finite], int(finite.sum())
-    mean = over_seeds(replicates[finite], np.ones((len(drawn), S)))
-    images = _variance(mean)
-    if S < 2:
-        return Nested(drawn, 0.0, images, images, 1)
-    seeds = float(known.var(ddof=1)) / S
-    own = sum(_variance(row) for row in replicates[finite])
-    shared = max(0.0, (S * S * images - own) / (S * (S - 1)))
-    half = float(_half_width((1 - confidence) / 2, seeds, shared, images, S - 1))
-    lo, hi = percentile_interval(drawn, confidence)
-    if hi > lo:
-        # By the width that will be read, not by its variance: few seeds draw few distinct means.
-        centre, plain = drawn[np.isfinite(drawn)].mean(), (hi - lo) / 2
-        drawn = np.clip(centre + (half / plain) * (drawn - centre), *bounds)
-    return Nested(drawn, seeds, shared, images, S - 1)
+    known = np.isfinite(values)
+    S = known.sum(axis=0)
+    drawn = _weighted_mean(replicates, weights)
+    replicates = np.where(known[:, None], replicates, np.nan)
+    images = _variance(_weighted_mean(replicates, np.ones_like(weights)))
+    several = S > 1
+    with np.errstate(invalid="ignore", divide="ignore"):
+        own = sum(_variance(of_seed) for of_seed in replicates)
+        shared = np.maximum(0.0, (S * S * images - own) / (S * (S - 1)))
+        shared = np.where(several, shared, images)
+        seeds = np.where(several, _variance(values) / S, 0.0)
+        degrees = np.maximum(S - 1, 1)
+        half = _half_width((1 - confidence) / 2, seeds, shared, images, degrees)
+        lo, hi = percentile_interval(drawn, confidence)
+        count = np.isfinite(drawn).sum(axis=0)
+        centre = np.where(np.isfinite(drawn), drawn, 0.0).sum(axis=0) / count
+        # Scaled by the width of the interval, not by the variance: few seeds have few distinct
+        # means.
+        stretched = np.clip(centre + half / ((hi - lo) / 2) * (drawn - centre), lower, upper)
+    drawn = np.where(several & (hi > lo), stretched, drawn)
+    return MeanOverSeeds(drawn, seeds, shared, images, degrees)
 
 
-def p_values(differences: np.ndarray, of: list[Nested]) -> np.ndarray:
-    """Return the two-sided p of differences from zero: that whose half-width just reaches zero.
+def _weighted_mean(replicates: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the mean over seeds in each resample, (B, ...); NaN is left out."""
+    known = np.isfinite(replicates)
+    count = np.einsum("bs,sb...->b...", weights, known)
+    total = np.einsum("bs,sb...->b...", weights, np.where(known, replicates, 0.0))
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
-    It is Student's where seeds alone spread and the normal one where images alone do. Without any
-    spread nothing is known, and it is 1. The percentile interval lies about the mean of the
-    replicates, keeps their shape and ends at the bounds of the figure; so near p = 1 - confidence
-    one of the two may exclude zero and the other not (of the 7,440 differences of each of the four
-    published sets 20 to 31 have p < 0.05 and zero in the interval, 42 to 197 the reverse). A
-    verdict asks for both.
+
+def _variance(values: np.ndarray) -> np.ndarray:
+    """Return the variance (ddof 1) over the first axis without NaN; 0 for fewer than two."""
+    known = np.isfinite(values)
+    n = known.sum(axis=0)
+    mean = np.where(known, values, 0.0).sum(axis=0) / np.maximum(n, 1)
+    squares = (np.where(known, values - mean, 0.0) ** 2).sum(axis=0)
+    return np.where(n > 1, squares / np.maximum(n - 1, 1), 0.0)
+
+
+def p_values(differences: np.ndarray, of: MeanOverSeeds) -> np.ndarray:
+    """Return two-sided p-values: the level at which the half-width equals the difference.
+
+    This is Student's t-test where only seeds vary and the normal test where only images vary. It
+    is 1 where nothing varies. A share of B replicates could not be smaller than 1 / B, which is too
+    coarse for Holm's correction.
+
+    The percentile interval is centred on the mean of the replicates and keeps their skew, so near
+    p = 1 - confidence only one of the two may exclude zero (in 20 to 197 of the 7,440 differences
+    of each published data set). A verdict requires both (`pipeline.evaluate.compare.verdict`).
     """
     value = np.abs(np.asarray(differences, dtype=np.float64))
-    parts = np.array([[n.seeds, n.shared, n.images] for n in of], dtype=np.float64).T
-    degrees = np.array([n.degrees for n in of])
-    low, high = np.full(len(value), SMALLEST), np.zeros(len(value))  # log10 of p
+    low, high = np.full(value.shape, LOG_P_MIN), np.zeros(value.shape)  # log10 of p
     for _ in range(60):
         middle = (low + high) / 2
-        wide = _half_width(10**middle / 2, *parts, degrees) > value
+        tail = 10**middle / 2
+        wide = _half_width(tail, of.seeds, of.shared, of.images, of.degrees) > value
         low, high = np.where(wide, middle, low), np.where(wide, high, middle)
-    return np.where(parts.any(axis=0), 10**low, 1.0)
+    varies = (of.seeds != 0) | (of.shared != 0) | (of.images != 0)
+    return np.where(varies, 10**low, 1.0)
 
 
 def _half_width(tail, seeds, shared, images, degrees) -> np.ndarray:
-    """Return the half-width that leaves `tail` at either end."""
+    """Return the half-width of the interval that leaves `tail` at either end."""
     t, z = special.stdtrit(degrees, tail), special.ndtri(tail)
     return np.maximum(np.sqrt(t**2 * seeds + z**2 * shared), -z * np.sqrt(images))
 
 
-def _variance(values: np.ndarray) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.var(ddof=1)) if len(finite) > 1 else 0.0
-
-
-def percentile_interval(replicates: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Return the percentile interval of finite replicates; NaN when there is none."""
-    (interval,) = percentile_intervals(replicates[None], confidence)
-    return interval
-
-
-def percentile_intervals(replicates: np.ndarray, confidence: float) -> list[tuple[float, float]]:
-    """Return the percentile interval of each row of (n, B): all at once, which is faster."""
-    tail = (1 - confidence) / 2
-    whole = np.isfinite(replicates).all(axis=1)
-    found = np.full((len(replicates), 2), np.nan)
-    found[whole] = np.quantile(replicates[whole], [tail, 1 - tail], axis=1).T
-    for i in np.flatnonzero(~whole):
-        finite = replicates[i][np.isfinite(replicates[i])]
-        if len(finite):
-            found[i] = np.quantile(finite, [tail, 1 - tail])
-    return [(float(lo), float(hi)) for lo, hi in found]
+def percentile_interval(replicates: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the percentiles of replicates (B, ...) over the first axis, without NaN; NaN where
+    there are none."""
+    levels = [(1 - confidence) / 2, 1 - (1 - confidence) / 2]
+    columns = replicates.reshape(len(replicates), -1)
+    ends = np.full((2, columns.shape[1]), np.nan)
+    known = np.isfinite(columns)
+    complete = known.all(axis=0)
+    ends[:, complete] = np.quantile(columns[:, complete], levels, axis=0)
+    for i in np.flatnonzero(~complete & known.any(axis=0)):
+        ends[:, i] = np.quantile(columns[known[:, i], i], levels)
+    lo, hi = ends.reshape(2, *replicates.shape[1:])
+    return lo, hi
 
 
 def t_interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Return the t-interval of the mean over seeds; NaN below two seeds.
+    """Return the t-interval of the mean over seeds; NaN for fewer than two.
 
-    It holds how much a result depends on which images were drawn for training, and not how much
-    it depends on which images the test part holds.
+    It contains the choice of training images, but not the choice of test images.
     """
-    finite = np.asarray(values, dtype=np.float64)
-    finite = finite[np.isfinite(finite)]
-    if len(finite) < 2:
-        return float("nan"), float("nan")
-    half = _t_quantile(confidence, len(finite) - 1) * finite.std(ddof=1) / np.sqrt(len(finite))
-    return float(finite.mean() - half), float(finite.mean() + half)
+    values = np.asarray(values, dtype=np.float64)
+    values = values[np.isfinite(values)]
+    if len(values) < 2:
+        return NONE
+    t = _t_quantile(confidence, len(values) - 1)
+    half = t * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)
 
 
 @lru_cache
 def _t_quantile(confidence: float, degrees: int) -> float:
     return float(stats.t.ppf((1 + confidence) / 2, degrees))
+
+
+def exact_bounds(value: float, units: int, confidence: float) -> tuple[float, float]:
+    """Return the Clopper-Pearson interval of a share of 0 or 1 in so many independent units.
+
+    Example:
+        >>> [round(end, 3) for end in exact_bounds(1.0, 20, 0.95)]
+        [0.832, 1.0]
+    """
+    far = ((1 - confidence) / 2) ** (1 / units)
+    return (far, 1.0) if value == 1 else (0.0, 1 - far)
+
+
+def settle(
+    metric: str, value: float, interval: tuple[float, float], units: int, confidence: float
+) -> tuple[float, float, str]:
+    """Return the ends of the interval to report and a note ("" = the bootstrap's interval).
+
+    Args:
+        metric: name of the metric ("" for a difference).
+        value: the metric.
+        interval: its bootstrap interval.
+        units: number of independent units behind it.
+        confidence: level of the interval.
+    """
+    lo, hi = interval
+    if metric in ("accuracy", "precision", "recall") and value in (0, 1) and units:
+        return *exact_bounds(value, units, confidence), EXACT
+    # Precision may rest on one unit per seed, each seed on another: together they do vary.
+    if hi - lo < MIN_WIDTH or (units < 2 and metric != "precision"):
+        return *NONE, ALIKE if np.isfinite(value) else ""
+    return float(lo), float(hi), ""
+
+
+def mean_interval(
+    values: np.ndarray, units: Sequence[str] | None, params: EvaluateParams
+) -> tuple[float, float, float]:
+    """Return the mean of a value per image and its bootstrap interval.
+
+    Two lists of values of the same units use the same resamples.
+
+    Args:
+        values: one value per image (n,); NaN is left out.
+        units: unit of each image, text (n,); None = every image is a unit.
+        params: number of resamples, confidence and seed.
+
+    Returns:
+        mean, lo, hi; NaN without values, lo and hi also when all resamples are equal.
+    """
+    values = np.asarray(values, float)
+    known = np.isfinite(values)
+    if not known.any():
+        return np.nan, *NONE
+    names = np.arange(len(values)) if units is None else np.asarray(units)
+    names = names[known].astype(str)
+    drawn = Resamples(names, names, params.bootstrap, params.seed)
+    sums, _ = drawn.sums(np.stack([values[known], np.ones(known.sum())], axis=1))
+    lo, hi = percentile_interval(sums[:, 0] / sums[:, 1], params.confidence)
+    return float(values[known].mean()), *((float(lo), float(hi)) if hi - lo > MIN_WIDTH else NONE)

@@ -1,86 +1,81 @@
-"""Masks against ground truth: Dice, IoU and HD95 of each image, with two floors beside them."""
+"""Stored masks against ground truth: Dice, IoU and HD95 per image, with two baselines."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from pipeline.errors import ImageError, StoreError
+from pipeline.evaluate.intervals import mean_interval
 from pipeline.segment.overlap import center_ellipse, hd95, overlap
 
 if TYPE_CHECKING:
+    from pipeline.config import EvaluateParams
     from pipeline.paths import Paths
 
 FIGURES = ("dice", "iou", "hd95", "pred_area_fraction", "gt_area_fraction")
 COLUMNS = ("image_id", "label", "split", "strategy", *FIGURES, "note")
 RANDOM, ELLIPSE = "random", "ellipse"
+MISSED = 0.1  # a mask with a lower Dice has missed the region
 
 
-@dataclass(frozen=True)
-class Pair:
-    """What a worker judges: one stored mask and the file of its ground truth.
+def judge(
+    row: Any, strategy: str, mask: np.ndarray | None, truth_path: Path, reason: str = ""
+) -> list[dict]:
+    """Return the rows of one image: the stored mask and the two baselines.
 
-    `mask` is None where there is none, and `why` then says why. `seed` places the random region;
-    it is the encode stage's, so that of a usable mask the region judged here is the one that view
-    `random` shows. Of an empty or full one, judged as it is, that view shows the whole image.
-    """
+    The random region is that of the view `random` in encode (of an empty or full mask that view
+    shows the whole image instead).
 
-    image_id: str
-    label: str
-    split: str
-    strategy: str
-    seed: str
-    mask: np.ndarray | None
-    truth_path: Path
-    truth_frame: int
-    why: str = ""
+    Args:
+        row: the image's row of the manifest.
+        strategy: prompt strategy of the mask.
+        mask: bool (h, w); None = there is none.
+        truth_path: file of the ground-truth mask.
+        reason: why there is no mask.
 
-
-def judge(pair: Pair) -> list[dict]:
-    """Return the rows of one image: the stored mask and the two floors.
-
-    Without a mask or a readable ground truth it is one row with a note and NaN, so that it is
-    counted; with an empty ground truth none.
+    Returns:
+        One row with a note and NaN without a mask or a readable ground truth, so that the image
+        is counted; no row when the ground truth is empty.
     """
     from pipeline.encode.views import random_mask
-    from pipeline.errors import ImageError
     from pipeline.images import read_mask
 
-    base = {"image_id": pair.image_id, "label": pair.label, "split": pair.split}
-    nan = float("nan")
-    unjudged = {**base, "strategy": pair.strategy, "dice": nan, "iou": nan, "hd95": nan}
-    area, shape = (nan, None) if pair.mask is None else (pair.mask.mean(), pair.mask.shape)
-    unjudged |= {"pred_area_fraction": float(area), "gt_area_fraction": nan}
+    base = {"image_id": row.image_id, "label": row.label, "split": row.split}
+    area = np.nan if mask is None else float(mask.mean())
+    unknown = base | {"strategy": strategy, "pred_area_fraction": area}
     try:
-        truth = read_mask(pair.truth_path, pair.truth_frame, shape=shape)
+        shape = None if mask is None else mask.shape
+        truth = read_mask(truth_path, int(row.frame), shape=shape)
     except (ImageError, OSError) as error:
-        return [{**unjudged, "note": f"ground truth not readable: {error}"}]
+        return [{**unknown, "note": f"ground truth not readable: {error}"}]
     if not truth.any():
         return []
-    if pair.mask is None:
-        area = float(truth.mean())
-        return [{**unjudged, "gt_area_fraction": area, "note": f"no mask: {pair.why}"}]
-    candidates = {
-        pair.strategy: pair.mask,
-        RANDOM: random_mask(pair.mask, pair.seed),
-        ELLIPSE: center_ellipse(pair.mask),
+    truth_area = float(truth.mean())
+    if mask is None:
+        return [{**unknown, "gt_area_fraction": truth_area, "note": f"no mask: {reason}"}]
+    masks = {
+        strategy: mask,
+        RANDOM: random_mask(mask, f"{row.sha256}#{row.frame}"),
+        ELLIPSE: center_ellipse(mask),
     }
     rows = []
-    for strategy, mask in candidates.items():
-        dice, iou = overlap(mask, truth)
+    for name, candidate in masks.items():
+        dice, iou = overlap(candidate, truth)
         rows.append(
             {
                 **base,
-                "strategy": strategy,
+                "strategy": name,
                 "dice": dice,
                 "iou": iou,
-                "hd95": hd95(mask, truth),
-                "pred_area_fraction": float(mask.mean()),
-                "gt_area_fraction": float(truth.mean()),
-                "note": "" if mask.any() else "empty mask: HD95 not defined",
+                "hd95": hd95(candidate, truth),
+                "pred_area_fraction": float(candidate.mean()),
+                "gt_area_fraction": truth_area,
+                "note": "" if candidate.any() else "empty mask: HD95 not defined",
             }
         )
     return rows
@@ -89,42 +84,41 @@ def judge(pair: Pair) -> list[dict]:
 def mask_quality(
     dataset: str, manifest: pd.DataFrame, paths: Paths, *, jobs: int = 1
 ) -> pd.DataFrame:
-    """Judge the stored masks of all images that have a ground-truth mask.
+    """Compare the stored masks with the ground truth of all images that have one.
 
-    Images whose ground truth is empty are left out: no overlap is defined. Those whose mask failed
-    or was never made are rows with a note and NaN. Strategy names the prompt strategy of the store;
-    `random` is the mask's own shape moved elsewhere in the frame, `ellipse` a centred ellipse of
-    its area.
+    Images with an empty ground truth are left out, since overlap is undefined. An image without a
+    mask (segmentation failed, or was not run) is a row with a note and NaN.
 
     Args:
-        jobs: parallel threads (the store must not be carried over a fork).
+        dataset, paths: where the masks are.
+        manifest: the images.
+        jobs: number of threads.
 
     Returns:
-        One row an image and strategy, columns as `COLUMNS`; empty without masks.
+        One row per image and strategy, columns `COLUMNS`; empty without masks. Strategy is the
+        prompt strategy of the store; `random`, the mask moved elsewhere in the image; or
+        `ellipse`, a centred ellipse of its area.
 
     Raises:
-        StoreError: masks are of other bytes than the manifest's images.
+        StoreError: masks were made from other image files than those of the manifest.
     """
     from joblib import Parallel, delayed
 
-    from pipeline.errors import StoreError
     from pipeline.manifest import mask_file
     from pipeline.stores import open_masks
 
     having = manifest[manifest["mask_path"] != ""]
     if having.empty or not paths.masks(dataset).exists():
-        return _table([])
+        return _typed([])
     store = open_masks(paths.masks(dataset))
     table = store.table()
-    failed = table["status"] == "failed"
     lacking = dict.fromkeys(set(having["image_id"]) - set(table.index), "not segmented")
-    lacking |= table.loc[failed, "reason"].to_dict()
+    lacking |= table.loc[table["status"] == "failed", "reason"].to_dict()
     made = having[~having["image_id"].isin(lacking)]
-    segmented = table.loc[made["image_id"], "sha256"].to_numpy()
-    stale = made.loc[segmented != made["sha256"], "image_id"]
+    stale = made.loc[table.loc[made["image_id"], "sha256"].to_numpy() != made["sha256"], "image_id"]
     if len(stale):
         raise StoreError(
-            f"masks of {len(stale)} image(s) are of older image bytes; for example "
+            f"masks of {len(stale)} image(s) were made from older image files, e.g. "
             + ", ".join(stale[:3]),
             path=paths.masks(dataset),
             remedy=f"run: pipeline segment --dataset {dataset}",
@@ -132,28 +126,53 @@ def mask_quality(
     prompt = store.identity.get("prompt")
     strategy = prompt["strategy"] if isinstance(prompt, dict) else str(prompt or "stored")
 
-    def one(row) -> list[dict]:
-        return judge(
-            Pair(
-                row.image_id,
-                row.label,
-                row.split,
-                strategy,
-                f"{row.sha256}#{row.frame}",
-                None if row.image_id in lacking else store[row.image_id],
-                mask_file(row, paths.data(dataset)),
-                int(row.frame),
-                lacking.get(row.image_id, ""),
-            )
-        )
+    def rows_of(row) -> list[dict]:
+        reason = lacking.get(row.image_id)
+        mask = store[row.image_id] if reason is None else None
+        return judge(row, strategy, mask, mask_file(row, paths.data(dataset)), reason or "")
 
+    # Threads, since an opened store must not be carried over a fork.
     found = Parallel(n_jobs=jobs, prefer="threads")(
-        delayed(one)(row) for row in having.itertuples()
+        delayed(rows_of)(row) for row in having.itertuples()
     )
-    return _table([r for rows in found for r in rows])
+    return _typed([row for rows in found for row in rows])
 
 
-def _table(rows: list[dict]) -> pd.DataFrame:
-    """Return rows as a table whose columns have their types, also where there is no row."""
+def _typed(rows: list[dict]) -> pd.DataFrame:
+    """Return rows as a table with the right dtypes, also without rows."""
     kinds = {name: "float64" if name in FIGURES else "str" for name in COLUMNS}
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(kinds)
+
+
+def summarise_masks(
+    quality: pd.DataFrame, units: Mapping[str, str], params: EvaluateParams
+) -> pd.DataFrame:
+    """Return the means of Dice, IoU and HD95 with bootstrap intervals.
+
+    Args:
+        quality: mask_quality.parquet or prompt_quality.parquet.
+        units: unit of each image id (`image_units`).
+        params: number of resamples, confidence and seed.
+
+    Returns:
+        One row per strategy and part: split "all" and "test" over all classes (label ""), and
+        split "all" for each class. Columns: strategy, split, label, n_images (with a value),
+        n_missing (without), <metric>, <metric>_lo, <metric>_hi, median_dice, missed (share with a
+        Dice below 0.1).
+    """
+    rows = []
+    for strategy, mine in quality.groupby("strategy", sort=False):
+        parts = [("all", "", mine), ("test", "", mine[mine["split"] == "test"])]
+        parts += [("all", label, part) for label, part in mine.groupby("label", sort=True)]
+        for split, label, part in parts:
+            dice = part["dice"].dropna()
+            row = {"strategy": strategy, "split": split, "label": label}
+            row |= {"n_images": len(dice), "n_missing": len(part) - len(dice)}
+            of = [units.get(i, i) for i in part["image_id"]]
+            for metric in ("dice", "iou", "hd95"):
+                mean, lo, hi = mean_interval(part[metric].to_numpy(), of, params)
+                row |= {metric: mean, f"{metric}_lo": lo, f"{metric}_hi": hi}
+            row["median_dice"] = float(dice.median()) if len(dice) else np.nan
+            row["missed"] = float((dice < MISSED).mean()) if len(dice) else np.nan
+            rows.append(row)
+    return pd.DataFrame(rows)

@@ -1,8 +1,8 @@
-"""predictions.parquet and runs.parquet, cut into runs."""
+"""Stored predictions, one `Run` per protocol, learner, view and fraction."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,42 +20,78 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predicted:
-    """One seed's test images (n,), true classes (n,) and probabilities (n, C)."""
+    """The test images of one seed: ids (n,), true classes (n,), probabilities (n, C)."""
 
     ids: np.ndarray
     y: np.ndarray
     proba: np.ndarray
 
-    def keep(self, ids: set[str] | None) -> Predicted:
-        """Return the part on some images; None keeps all."""
-        if ids is None:
-            return self
-        kept = np.fromiter((i in ids for i in self.ids), dtype=bool, count=len(self.ids))
-        return Predicted(self.ids[kept], self.y[kept], self.proba[kept])
+    def take(self, index: np.ndarray) -> Predicted:
+        """Return some of the images, by a mask or by indices."""
+        return Predicted(self.ids[index], self.y[index], self.proba[index])
 
 
 @dataclass(frozen=True)
 class Run:
-    """One head on one view at one fraction: its seeds, fitted or not.
+    """One learner on one view at one fraction, with all seeds.
 
     Attributes:
-        protocol, head, view, fraction: which one.
-        seeds: Predicted by seed; only fits that succeeded.
-        labels: train + validation images by seed.
-        failed: "status: error" by seed, of the fits that did not.
+        protocol, learner, view, fraction: which run.
+        seeds: predictions by seed, ascending, of the fits that succeeded.
+        labels: number of train and validation images by seed.
+        failed: "status: error" by seed, of the other fits.
+        note: what a reader must know of the images.
+        tested: whether any seed had predictions, before restriction to a subset.
+        pooled: whether all folds are one test set (`pool`).
     """
 
     protocol: str
-    head: str
+    learner: str
     view: str
     fraction: float
     seeds: dict[int, Predicted]
     labels: dict[int, int]
     failed: dict[int, str]
+    note: str = ""
+    tested: bool = True
+    pooled: bool = False
 
     @property
-    def key(self) -> tuple[str, str, float]:
-        return self.head, self.view, self.fraction
+    def key(self) -> tuple[str, str]:
+        return self.learner, self.view
+
+    @property
+    def image_ids(self) -> frozenset[str]:
+        """All images that some seed tested."""
+        return frozenset(i for part in self.seeds.values() for i in part.ids)
+
+    def restricted_to(self, ids: set[str] | None) -> Run:
+        """Return the run on some images only (None = all); seeds without any are dropped."""
+        parts = {}
+        for seed, part in sorted(self.seeds.items()):
+            if ids is not None:
+                part = part.take(np.array([i in ids for i in part.ids], dtype=bool))
+            if len(part.ids):
+                parts[seed] = part
+        return replace(self, seeds=parts, tested=bool(self.seeds))
+
+    def pool(self, every: set[str]) -> Run:
+        """Return the run with the predictions of all folds as one seed, -1, each image once.
+
+        Args:
+            every: the images that the folds contain; `note` counts those without a prediction.
+        """
+        parts = [part for _, part in sorted(self.seeds.items()) if len(part.ids)]
+        lacking, seeds = len(every - self.image_ids), {}
+        if parts:
+            joined = [
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in ("ids", "y", "proba")
+            ]
+            first = np.unique(joined[0], return_index=True)[1]
+            seeds = {-1: Predicted(*joined).take(first)}
+        note = f"{lacking} of {len(every)} images lacking: no fitted seed tests their fold"
+        return replace(self, seeds=seeds, note=note if lacking else "", pooled=True)
 
 
 def read_runs(

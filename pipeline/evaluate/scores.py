@@ -1,272 +1,326 @@
-"""Every run of a block (protocol and subset) scored: values, replicates, rows of the tables."""
+"""Runs of one block (protocol and subset) scored: metrics, replicates and intervals."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from pipeline.config import EvaluateParams
-from pipeline.evaluate.bounds import NONE, OVER_CLASSES, Units, settled
 from pipeline.evaluate.intervals import (
-    TestSet,
-    nested,
-    percentile_intervals,
+    NONE,
+    Resamples,
+    mean_over_seeds,
+    percentile_interval,
     seed_weights,
+    settle,
     t_interval,
 )
-from pipeline.evaluate.metrics import METRICS, contributions, from_sums, notes, per_class
+from pipeline.evaluate.metrics import (
+    CLASS_METRICS,
+    METRICS,
+    OVER_CLASSES,
+    class_notes,
+    contributions,
+    from_sums,
+    metric_columns,
+    stacked,
+)
 from pipeline.evaluate.predictions import Predicted, Run
 
-POOLED = "-pooled"  # added to the name of a cross-validated protocol
-BOUNDS = {"brier": (0.0, 2.0)}  # those of the other metrics are 0 and 1
+
+@dataclass(frozen=True)
+class Units:
+    """Number of independent units behind the metrics of each seed.
+
+    Attributes:
+        every: units of the test set, int (S,).
+        true: units with an image of each class, int (S, C).
+        predicted: units with an image predicted as each class, int (S, C).
+        part: index of the seed's test set, int (S,); 0 for all where test sets overlap.
+        redrawn: resamples that lacked a class and were drawn again, int (S,).
+        incomplete: whether some of them still lack one, bool (S,).
+    """
+
+    every: np.ndarray
+    true: np.ndarray
+    predicted: np.ndarray
+    part: np.ndarray
+    redrawn: np.ndarray
+    incomplete: np.ndarray
+
+    def of_seed(self, k: int) -> Units:
+        """Return the units of one seed."""
+        return Units(*(value[k : k + 1] for value in self.__dict__.values()))
+
+    def behind(self, count: np.ndarray) -> int:
+        """Return the number of independent units behind a mean over seeds: the smallest count of a
+        seed times the number of distinct test sets.
+
+        Let at most k seeds share a test set. With n_s units in seed s, whose true share is p_s, all
+        units are right with probability at most prod p_s ** (n_s / k), since seeds that share a
+        test set may err on the same units. This is at most mean(p_s) ** (min(n_s) * S / k).
+
+        Args:
+            count: units by seed (S,); seeds with 0 have no value and are left out.
+        """
+        some = count > 0
+        if not some.any():
+            return 0
+        return int(count[some].min() * some.sum() / np.bincount(self.part[some]).max())
+
+    def over_classes_note(self, classes: list[str], resamples: int) -> tuple[bool, str]:
+        """Return whether means over classes have an interval, and a note ("" = nothing special).
+
+        A class with a single unit is the same in every resample, so such means have none.
+        """
+        single = [c for c, n in zip(classes, self.true.T, strict=True) if self.behind(n) == 1]
+        if single:
+            names = ", ".join(single)
+            return False, f"no interval of means over classes, one test unit only: {names}"
+        if self.incomplete.any():
+            return False, "no interval of means over classes, resamples with all of them are rare"
+        parts = np.unique(self.part, return_index=True)[1]
+        redrawn, drawn = int(self.redrawn[parts].sum()), len(parts) * resamples
+        note = f"{redrawn:,} of {drawn:,} resamples drawn again because they lacked a class"
+        return True, note if redrawn else ""
 
 
 @dataclass
 class Scored:
-    """One run of one block.
+    """One run of a block.
 
     Attributes:
-        run: which head, view, fraction.
-        seeds: those that were scored, ascending.
-        values: metric -> (S,).
-        replicates: metric -> (S, B); those of ECE are reflected in its value.
-        sums: contributions summed by seed, (S, K).
-        n_images: distinct test images; n_groups: what is resampled.
-        note: classes left out, seeds missing.
-        units: what is behind the figures of each seed.
+        run: learner, view, fraction and predictions.
+        values: metrics of each seed, (S, F); F = columns of `metric_columns`.
+        replicates: their bootstrap, (S, B, F); that of ECE is reflected in its value.
+        sums: summed contributions of each seed, (S, K).
+        units: what is behind the metrics.
+        note: classes left out of means, failed seeds, images without a prediction.
         classes: class names.
-        tested: tells runs of the same images from others, within a process.
     """
 
     run: Run
-    seeds: list[int]
-    values: dict[str, np.ndarray]
-    replicates: dict[str, np.ndarray]
+    values: np.ndarray
+    replicates: np.ndarray
     sums: np.ndarray
-    class_replicates: dict[str, np.ndarray]
-    n_by_seed: list[int]
-    n_images: int
-    n_groups: int
-    note: str
     units: Units
+    note: str
     classes: list[str]
-    pooled: bool = False
-    tested: int = 0
-    weights: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
-    def mean_replicates(self, metric: str, confidence: float) -> np.ndarray:
-        """Return the nested bootstrap of the mean over seeds, (B,), for an interval of it."""
-        of = self.values[metric], self.replicates[metric], self.weights
-        return nested(*of, confidence, BOUNDS.get(metric, (0.0, 1.0))).replicates
+    @property
+    def seeds(self) -> list[int]:
+        return list(self.run.seeds)
+
+    @cached_property
+    def columns(self) -> dict[tuple[str, int], int]:
+        """Index of (metric, class) in the last axis of `values` and `replicates`."""
+        return {name: f for f, name in enumerate(metric_columns(len(self.classes)))}
+
+    @cached_property
+    def image_ids(self) -> frozenset[str]:
+        return self.run.image_ids
 
 
-class Block:
-    """One protocol and subset: scores runs, with one set of resampling weights a test set.
+class Scorer:
+    """Scores the runs of one block; runs with the same test set share its resamples.
 
     Args:
-        keep: image ids of the subset, None for all.
-        groups: what is resampled together, by image_id.
-        params: bootstrap, confidence, bins, seed.
+        units: unit of each image id; an image without one is its own unit.
+        params: resamples, confidence, bins, seed.
         classes: class names.
     """
 
-    def __init__(
-        self,
-        keep: set[str] | None,
-        groups: dict[str, str],
-        params: EvaluateParams,
-        classes: list[str],
-    ):
-        self.keep, self.groups, self.params, self.classes = keep, groups, params, classes
-        self._tests: dict[tuple, TestSet] = {}
+    def __init__(self, units: dict[str, str], params: EvaluateParams, classes: list[str]):
+        self.units, self.params, self.classes = units, params, classes
+        self._resamples: dict[tuple, Resamples] = {}
 
-    def _test_set(self, part: Predicted) -> TestSet:
-        key = tuple(part.ids)
-        if key not in self._tests:
-            groups = np.array([self.groups.get(i, f"image {i}") for i in part.ids])
-            draw = self.params.bootstrap, self.params.seed
-            self._tests[key] = TestSet(part.ids, groups, *draw, part.y)
-        return self._tests[key]
-
-    def _units(self, tests: list[TestSet], predicted: list[np.ndarray]) -> Units:
-        """Count what is behind the figures of each seed.
-
-        Args:
-            tests: test set of each seed.
-            predicted: classes that each seed predicts, of its images.
-        """
-        C = len(self.classes)
-        parts = list(dict.fromkeys(tests))
-        names = [name for test in parts for name in test.names]
-        apart = len(set(names)) == len(names)
-        counts = [
-            np.array([test.holding(y, C).sum(axis=0) for test, y in of], int).reshape(-1, C)
-            for of in ([(t, t.y) for t in tests], zip(tests, predicted, strict=True))
-        ]
-        return Units(
-            np.array([len(test.names) for test in tests], int),
-            *counts,
-            np.array([parts.index(test) * apart for test in tests], int),
-            np.array([len(test.redrawn[0]) for test in tests], int),
-            np.array([test.rejected for test in tests], bool),
-            self.params.bootstrap,
-        )
-
-    def score(self, run: Run, *, pooled: set[str] | None = None) -> Scored | None:
-        """Score a run; None when the subset leaves none of its images.
-
-        Args:
-            pooled: take the predictions of all seeds as one set, for grouped cross-validation:
-                each image then counts once, with that of the first seed whose fold tested it
-                (more seeds than folds test some folds again). These are the images that some
-                fold should test; the note counts those that are lacking.
-        """
-        parts = {seed: run.seeds[seed].keep(self.keep) for seed in sorted(run.seeds)}
-        parts = {seed: part for seed, part in parts.items() if len(part.ids)}
-        if not parts and run.seeds:
-            return None
-        ids = {i for part in parts.values() for i in part.ids}
-        if pooled is not None and parts:
-            every = np.concatenate([p.ids for p in parts.values()])
-            order = np.unique(every, return_index=True)[1]  # where each first stands
-            joined = [
-                np.concatenate([getattr(p, name) for p in parts.values()])[order]
-                for name in ("ids", "y", "proba")
-            ]
-            parts = {-1: Predicted(*joined)}
-        names: list[str] = []
-        values, replicates, class_replicates, sums = [], [], [], []
-        tests, predicted = [], []
-        for part in parts.values():
-            about = contributions(part.proba, part.y, self.params.bins)
-            test = self._test_set(part)
-            drawn, whole = test.both_sums(about.rows)
+    def __call__(self, run: Run) -> Scored:
+        params, C = self.params, len(self.classes)
+        parts = list(run.seeds.values())
+        tests = [self._resampled(part) for part in parts]
+        F = len(metric_columns(C))
+        values, replicates = np.empty((len(parts), F)), np.empty((len(parts), params.bootstrap, F))
+        sums = []
+        for k, (part, test) in enumerate(zip(parts, tests, strict=True)):
+            about = contributions(part.proba, part.y, params.bins)
+            values[k] = stacked(from_sums(about.total, about))
+            replicates[k] = _replicates(test, about, values[k])
             sums.append(about.total)
-            values.append(from_sums(about.total, about))
-            replicates.append(from_sums(drawn, about))
-            if whole is not drawn:
-                of_whole = from_sums(whole, about)
-                replicates[-1] |= {metric: of_whole[metric] for metric in OVER_CLASSES}
-            # Resampling adds noise to each bin, and ECE adds up its size: replicates lie above
-            # the figure as far as the figure lies above the truth. So they are reflected in it
-            # (the basic bootstrap).
-            replicates[-1]["ece"] = 2 * values[-1]["ece"] - replicates[-1]["ece"]
-            of_class = per_class(drawn, about.n_classes)
-            # One class needs no other; its own F1 would be 0 for lack of it, not for an error.
-            held = np.bincount(part.y, minlength=about.n_classes) > 0
-            of_class["f1"][(of_class["support"] == 0) & held] = np.nan
-            class_replicates.append(of_class)
-            names.append(notes(part.y, self.classes))
-            tests.append(test)
-            predicted.append(part.proba.argmax(axis=1))
-        seeds = list(parts)
-        weights = seed_weights(seeds, self.params.bootstrap, self.params.seed) if seeds else None
-        said = sorted({name for name in names if name})
+        notes = sorted({class_notes(part.y, self.classes) for part in parts} - {""})
         if run.failed:
             which = ", ".join(f"{s} ({e.split(':')[0]})" for s, e in sorted(run.failed.items()))
-            total = len(run.failed) + len(run.seeds)
-            said.append(f"{len(run.failed)} of {total} seeds left out: {which}")
-        if pooled is not None and pooled - ids:
-            lacking = f"{len(pooled - ids)} of {len(pooled)} images lacking"
-            said.append(f"{lacking}: no seed that was fitted tests their fold")
-        return Scored(
-            run,
-            seeds,
-            {m: np.array([v[m] for v in values], dtype=float) for m in METRICS},
-            {m: np.array([r[m] for r in replicates]) for m in METRICS},
-            np.array(sums),
-            {m: np.array([r[m] for r in class_replicates]) for m in ("precision", "recall", "f1")},
-            [len(part.ids) for part in parts.values()],
-            len(ids),
-            max((len(test.names) for test in tests), default=0),
-            "; ".join(said),
-            self._units(tests, predicted),
-            self.classes,
-            pooled is not None,
-            hash(frozenset(ids)),
-            np.ones((self.params.bootstrap, 1)) if weights is None else weights,
+            total = len(run.labels)
+            notes.append(f"{len(run.failed)} of {total} seeds left out: {which}")
+        notes += [run.note] * bool(run.note)
+        units = self._units(tests, [part.proba.argmax(axis=1) for part in parts])
+        note = "; ".join(notes)
+        return Scored(run, values, replicates, np.array(sums), units, note, self.classes)
+
+    def _resampled(self, part: Predicted) -> Resamples:
+        key = tuple(part.ids)
+        if key not in self._resamples:
+            units = np.array([self.units.get(i, i) for i in part.ids])
+            draw = self.params.bootstrap, self.params.seed
+            self._resamples[key] = Resamples(part.ids, units, *draw, part.y)
+        return self._resamples[key]
+
+    def _units(self, tests: list[Resamples], predicted: list[np.ndarray]) -> Units:
+        C, distinct = len(self.classes), list(dict.fromkeys(tests))
+        names = [name for test in distinct for name in test.names]
+        disjoint = len(set(names)) == len(names)
+
+        def counts(classes: list[np.ndarray]) -> np.ndarray:
+            of = [t.units_with(c, C).sum(axis=0) for t, c in zip(tests, classes, strict=True)]
+            return np.array(of, int).reshape(-1, C)
+
+        return Units(
+            every=np.array([len(test.names) for test in tests], int),
+            true=counts([test.y for test in tests]),
+            predicted=counts(predicted),
+            part=np.array([distinct.index(test) * disjoint for test in tests], int),
+            redrawn=np.array([len(test.redrawn[0]) for test in tests], int),
+            incomplete=np.array([np.isnan(test.redrawn[1]).any() for test in tests], bool),
         )
 
 
-def metric_rows(
-    scored: Scored, protocol: str, subset: str, params: EvaluateParams
-) -> list[dict[str, Any]]:
-    """Return the rows of metrics.parquet for one run: all seeds, failed ones too, and the mean."""
-    run = scored.run
-    base = {"protocol": protocol, "subset": subset, "head": run.head, "view": run.view}
-    base["fraction"] = run.fraction
-    rows: list[dict[str, Any]] = []
-    n_labels = round(float(np.median(list(run.labels.values())))) if run.labels else 0
-    nan = float("nan")
-    alone = [scored.units.of_seed(k) for k in range(len(scored.seeds))]
-    for metric in METRICS:
-        by_seed, of_mean = [], (nan, nan)
-        if scored.seeds:
-            mean = scored.mean_replicates(metric, params.confidence)
-            drawn = np.array([*scored.replicates[metric], mean])
-            drawn = np.clip(drawn, *BOUNDS.get(metric, (0.0, 1.0)))
-            *by_seed, of_mean = percentile_intervals(drawn, params.confidence)
-        if not scored.pooled:
-            for k, seed in enumerate(scored.seeds):
-                value = float(scored.values[metric][k])
-                size = {"n_images": scored.n_by_seed[k], "n_labels": run.labels[seed]}
-                *found, said = _settled(metric, value, by_seed[k], alone[k], scored, params)
-                rows.append(_row(base, seed, metric, found, (nan, nan), size, "; ".join(said)))
-            for seed, error in sorted(run.failed.items()):
-                size = {"n_images": 0, "n_labels": run.labels[seed]}
-                rows.append(_row(base, seed, metric, (nan,) * 3, (nan, nan), size, error))
-        mean, lo, hi = nan, nan, nan
-        t, note = (nan, nan), [scored.note]
-        known = scored.values[metric][np.isfinite(scored.values[metric])]
-        if len(known):
-            value = float(known.mean())
-            mean, lo, hi, said = _settled(metric, value, of_mean, scored.units, scored, params)
-            note += said
-            t = (nan, nan) if scored.pooled else t_interval(known, params.confidence)
-        size = {"n_images": scored.n_images, "n_labels": n_labels}
-        if not len(known) and scored.seeds:
-            note.append("not defined on these images")
-        row = _row(base, -1, metric, (mean, lo, hi), t, size, "; ".join(filter(None, note)))
-        row["n_seeds"] = 1 if scored.pooled else len(scored.seeds)
-        row["n_groups"] = scored.n_groups
-        rows.append(row)
-    return rows
+def _replicates(test: Resamples, about, value: np.ndarray) -> np.ndarray:
+    """Return the replicates of the metrics of one test set, (B, F)."""
+    plain, complete = test.sums(about.rows)
+    found = from_sums(plain, about)
+    if len(test.redrawn[0]):
+        of_complete = from_sums(complete, about)
+        found |= {metric: of_complete[metric] for metric in OVER_CLASSES}
+    # Resampling adds noise to every bin and ECE adds up absolute values, so replicates exceed the
+    # metric as much as the metric exceeds the truth: reflect them (the basic bootstrap).
+    found["ece"] = 2 * value[METRICS.index("ece")] - found["ece"]
+    # In a resample without the class its F1 would be 0 for lack of images, not for errors.
+    held = np.bincount(test.y, minlength=about.n_classes) > 0
+    found["f1"][(found["support"] == 0) & held] = np.nan
+    return stacked(found)
 
 
-def _settled(
-    metric: str,
-    value: float,
-    interval: tuple[float, float],
-    units: Units,
+@dataclass(frozen=True)
+class Estimate:
+    """A metric with its interval; `note` says which kind of interval, or why there is none."""
+
+    value: float
+    lo: float
+    hi: float
+    note: str = ""
+
+
+def estimates(scored: Scored, params: EvaluateParams) -> Iterator[dict[tuple[str, int], Estimate]]:
+    """Yield the estimates of each seed (`METRICS`), then those of the mean over seeds (classes
+    too), by (metric, class)."""
+    if not scored.seeds:
+        yield {}
+        return
+    columns = list(scored.columns)
+    upper = np.array([2.0 if metric == "brier" else 1.0 for metric, _ in columns])
+    weights = seed_weights(tuple(scored.seeds), params.bootstrap, params.seed)
+    data = scored.values, scored.replicates, weights
+    mean = mean_over_seeds(*data, params.confidence, 0.0, upper).replicates
+    known = np.isfinite(scored.values)
+    with np.errstate(invalid="ignore"):
+        means = np.where(known, scored.values, 0.0).sum(axis=0) / known.sum(axis=0)
+    rows = [*zip(scored.values, scored.replicates, strict=True), (means, mean)]
+    for k, (values, replicates) in enumerate(rows):
+        of_seed = k < len(scored.seeds)
+        units = scored.units.of_seed(k) if of_seed else scored.units
+        F = len(METRICS) if of_seed else len(columns)
+        ends = percentile_interval(np.clip(replicates[:, :F], 0.0, upper[:F]), params.confidence)
+        yield {
+            name: _estimate(scored, *name, float(value), interval, units, params)
+            for name, value, *interval in zip(columns[:F], values[:F], *ends, strict=True)
+        }
+
+
+def _estimate(
     scored: Scored,
+    metric: str,
+    c: int,
+    value: float,
+    interval: list[float],
+    units: Units,
     params: EvaluateParams,
-) -> tuple[float, float, float, list[str]]:
-    """Return value, lo, hi and the notes on them, where the bootstrap says nothing too."""
+) -> Estimate:
     lo, hi = interval
-    if metric == "ece":  # without its bias the interval may lie beside the figure
+    if metric == "ece":  # without its bias, the interval may not contain the metric
         lo, hi = min(lo, value), max(hi, value)
-    notes = units.notes(scored.classes) if metric in OVER_CLASSES else []
-    if metric in OVER_CLASSES and units.thin:
-        return value, *NONE, notes
-    lo, hi, why = settled(metric, value, (lo, hi), units.behind(units.every), params.confidence)
-    return value, lo, hi, notes + [why] * bool(why)
+    notes = []
+    if metric in OVER_CLASSES:
+        possible, note = units.over_classes_note(scored.classes, params.bootstrap)
+        if not possible:
+            return Estimate(value, *NONE, note)
+        notes = [note]
+    count = units.every
+    if metric in CLASS_METRICS:
+        count = (units.predicted if metric == "precision" else units.true)[:, c]
+    lo, hi, note = settle(metric, value, (lo, hi), units.behind(count), params.confidence)
+    return Estimate(value, lo, hi, "; ".join(filter(None, [*notes, note])))
 
 
-def _row(base, seed, metric, interval, t, size, note) -> dict[str, Any]:
-    value, lo, hi = interval
+def score_rows(
+    scored: Scored, protocol: str, subset: str, params: EvaluateParams
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the rows of metrics.parquet (every seed, failed ones too, and the mean) and those of
+    plots/per_class.csv (the mean) of one run."""
+    run = scored.run
+    *by_seed, mean = estimates(scored, params)
+    base = {"protocol": protocol, "subset": subset, "head": run.learner, "view": run.view}
+    base["fraction"] = run.fraction
+    size = {"t_lo": np.nan, "t_hi": np.nan, "n_seeds": 1, "n_groups": 0}
+    rows: list[dict[str, Any]] = []
+    for metric in METRICS:
+        name = metric, -1
+        if not run.pooled:
+            for (seed, part), found in zip(run.seeds.items(), by_seed, strict=True):
+                n = {"n_images": len(part.ids), "n_labels": run.labels[seed]}
+                rows.append({**base, "seed": seed, **_columns(metric, found[name]), **n, **size})
+            for seed, error in sorted(run.failed.items()):
+                n = {"n_images": 0, "n_labels": run.labels[seed]}
+                failed = _columns(metric, Estimate(np.nan, *NONE, error))
+                rows.append({**base, "seed": seed, **failed, **n, **size})
+        found = mean.get(name, Estimate(np.nan, *NONE))
+        note = found.note
+        if scored.seeds and np.isnan(found.value):
+            note = "not defined on these images"
+        note = "; ".join(filter(None, [scored.note, note]))
+        row = {**base, "seed": -1, **_columns(metric, found), "note": note, **size}
+        row["n_images"] = len(scored.image_ids)
+        row["n_labels"] = round(float(np.median(list(run.labels.values())))) if run.labels else 0
+        if scored.seeds and not run.pooled:
+            values = scored.values[:, scored.columns[name]]
+            row["t_lo"], row["t_hi"] = t_interval(values, params.confidence)
+        row["n_seeds"] = 1 if run.pooled else len(scored.seeds)
+        row["n_groups"] = int(scored.units.every.max(initial=0))
+        rows.append(row)
+    classes = []
+    for c, label in enumerate(scored.classes if scored.seeds else ()):
+        support = confusion(scored)[:, c].sum(axis=1).mean()
+        row = {**base, "class": label, "support": float(support)}
+        for metric in CLASS_METRICS:
+            found = mean[metric, c]
+            row |= {metric: found.value, f"{metric}_lo": found.lo, f"{metric}_hi": found.hi}
+        classes.append(row)
+    return rows, classes
+
+
+def confusion(scored: Scored) -> np.ndarray:
+    """Return the confusion matrix of each seed, (S, C, C): true class, predicted class."""
+    C = len(scored.classes)
+    return scored.sums[:, : C * C].reshape(-1, C, C)
+
+
+def _columns(metric: str, found: Estimate) -> dict[str, Any]:
     return {
-        **base,
-        "seed": seed,
         "metric": metric,
-        "value": value,
-        "lo": lo,
-        "hi": hi,
-        **size,
-        "note": note,
-        "t_lo": t[0],
-        "t_hi": t[1],
-        "n_seeds": 1,
-        "n_groups": 0,
+        "value": found.value,
+        "lo": found.lo,
+        "hi": found.hi,
+        "note": found.note,
     }

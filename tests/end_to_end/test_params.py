@@ -29,6 +29,7 @@ READERS = {
     "encode": {"encode"},
     "splits": {"train"},
     "train": {"train"},
+    "study.baseline": {"evaluate"},
     "study": set(),
     "evaluate": {"evaluate"},
     "report": set(),

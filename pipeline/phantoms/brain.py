@@ -1,15 +1,15 @@
 """Axial head MRI: skull, brain with folds and ventricles, and one of three tumours or none.
 
-The classes differ by where the tumour sits and how it is built, as the real ones do: a glioma is
-ragged, with a dark core, inside the tissue; a meningioma is round and even, on the inner side of
-the skull; a pituitary tumour is small, on the midline, low.
+The classes differ in the position and structure of the tumour, as real ones do: a glioma is
+irregular with a dark core, inside the tissue; a meningioma is round and homogeneous, at the inner
+surface of the skull; a pituitary tumour is small, low, on the midline.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from pipeline.sample.shapes import blob, grid, smooth_noise, soften
+from pipeline.phantoms.shapes import blob, grid, smooth_noise, soften
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
 
@@ -20,14 +20,14 @@ def draw_brain(
     """Draw one slice.
 
     Args:
-        patient: generator of what all scans of a patient share (the head).
-        scan: generator of what differs (tumour, noise, contrast).
+        patient: random generator of what all scans of a patient share (the head).
+        scan: random generator of the rest (tumour, noise, contrast).
         label: one of `CLASSES`.
-        shape: (h, w) pixels.
+        shape: (h, w) in pixels.
 
     Returns:
-        Float image in [0, 1] (h, w); bool mask of the tumour, or None for notumor (the public
-        set gives none there either).
+        Float image (h, w) in [0, 1], and bool mask (h, w) of the tumour; None for notumor, as in
+        the public dataset.
     """
     y, x = grid(shape)
     high, wide = patient.uniform(0.78, 0.9), patient.uniform(0.62, 0.76)
@@ -37,7 +37,7 @@ def draw_brain(
     image = np.where(head < 1, 0.18, 0.02).astype(np.float32)
     image += 0.55 * np.exp(-(((head - 0.92) / 0.06) ** 2))  # scalp and skull
     tissue = 0.38 + 0.05 * smooth_noise(patient, shape, 14) + 0.06 * np.tanh(2 * folds)
-    tissue -= 0.1 * np.exp(-((x / 0.012) ** 2)) * (y < 0.2)  # the cleft between the halves
+    tissue -= 0.1 * np.exp(-((x / 0.012) ** 2)) * (y < 0.2)  # fissure between the hemispheres
     for side in (-1, 1):
         horn = blob(
             patient,
@@ -49,7 +49,7 @@ def draw_brain(
         )
         tissue -= 0.24 * soften(horn, 1.2)
     image = np.where(brain, tissue, image)
-    for _ in range(scan.integers(2, 6)):  # bright vessels, so that brightness alone tells nothing
+    for _ in range(scan.integers(2, 6)):  # vessels: brightness does not give the class away
         spot = scan.uniform(-0.5, 0.5, 2)
         vessel = blob(scan, shape, (spot[0], spot[1]), (0.03, 0.03))
         image += scan.uniform(0.1, 0.35) * soften(vessel, 1) * brain
@@ -88,7 +88,7 @@ def _paint(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, label:
     inside = soften(mask, 1.2)
     grey = rng.uniform(0.6, 0.78)
     if label == "glioma":
-        image = image - 0.1 * soften(mask, 9) * (image > 0.15)  # swelling around it
+        image = image - 0.1 * soften(mask, 9) * (image > 0.15)  # oedema
         core = soften(mask, 5) > 0.82
         body = grey + 0.1 * smooth_noise(rng, shape, 4) - 0.4 * soften(core, 2)
     elif label == "meningioma":

@@ -1,4 +1,4 @@
-"""What all phantoms are drawn from: smooth noise, blobs with rough edges, soft edges."""
+"""Building blocks of the phantoms: smooth noise, blobs with irregular edges, soft edges."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from scipy import ndimage
 
 
 def grid(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return y and x in [-1, 1] from edge to edge, float32 (h, w) each."""
+    """Return y and x in [-1, 1] float32 (h, w) each."""
     y, x = np.meshgrid(
         np.linspace(-1, 1, shape[0], dtype=np.float32),
         np.linspace(-1, 1, shape[1], dtype=np.float32),
@@ -17,8 +17,8 @@ def grid(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> np.ndarray:
-    """Return float32 noise of mean 0 and standard deviation 1 whose grain is `scale` pixels."""
-    # Coarse noise is drawn on a coarse grid: as smooth, and many times faster.
+    """Return float32 (h, w) noise of mean 0, standard deviation 1 and grain `scale` pixels."""
+    # Coarse noise on a coarse grid: as smooth, and many times faster.
     step = max(1, int(scale))
     coarse = rng.standard_normal((shape[0] // step + 3, shape[1] // step + 3)).astype(np.float32)
     coarse = ndimage.gaussian_filter(coarse, scale / step)
@@ -36,13 +36,15 @@ def blob(
     rough: float = 0.0,
     spikes: int = 5,
 ) -> np.ndarray:
-    """Return an ellipse with a wavy edge, bool (h, w).
+    """Return an ellipse with an undulating edge, bool (h, w).
 
     Args:
+        rng: random generator of the undulation.
+        shape: (h, w) in pixels.
         centre, radii: (y, x) in the units of `grid`.
-        angle: turn, radians.
-        rough: amplitude of the waves as a share of the radius.
-        spikes: how many waves go around.
+        angle: rotation in radians.
+        rough: amplitude of the undulation as a fraction of the radius.
+        spikes: number of periods around the edge.
     """
     y, x = (np.linspace(-1, 1, size, dtype=np.float32) for size in shape)
     reach = float(max(radii)) * (1 + 2 * rough)

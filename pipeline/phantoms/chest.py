@@ -1,7 +1,7 @@
-"""Frontal chest film: body, ribs, spine, heart, lung fields, and opacities in the lungs.
+"""Frontal chest radiograph: body, ribs, spine, heart, lung fields, and opacities in the lungs.
 
-The classes differ by how the lungs are clouded: patches at the outer rim on both sides (Covid),
-fine streaks everywhere (viral), one dense patch on one side (bacterial), or not at all.
+The classes differ in the opacities: peripheral patches on both sides (Covid), diffuse fine streaks
+(viral), one dense consolidation on one side (bacterial), or none (normal).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from pipeline.sample.shapes import blob, grid, smooth_noise, soften
+from pipeline.phantoms.shapes import blob, grid, smooth_noise, soften
 
 COVID_CLASSES = ("Covid", "Normal", "Viral Pneumonia")
 LUNG_CLASSES = ("bacterial", "normal", "viral")
@@ -18,15 +18,15 @@ LUNG_CLASSES = ("bacterial", "normal", "viral")
 def draw_chest(
     patient: np.random.Generator, scan: np.random.Generator, label: str, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one film.
+    """Draw one radiograph.
 
     Args:
-        patient, scan: generators of what the films of a patient share, and of what differs.
+        patient, scan: random generators of what all scans of a patient share, and of the rest.
         label: one of `COVID_CLASSES` or `LUNG_CLASSES`.
-        shape: (h, w) pixels.
+        shape: (h, w) in pixels.
 
     Returns:
-        Float image in [0, 1] (h, w); bool mask of the lung fields (h, w).
+        Float image (h, w) in [0, 1], and bool mask (h, w) of the lung fields.
     """
     y, x = grid(shape)
     image = 0.62 * np.exp(-((np.abs(x) / 0.97) ** 12)) + 0.04 * smooth_noise(patient, shape, 20)
@@ -54,7 +54,7 @@ def draw_chest(
     image += 0.1 * soften(heart, 4)
     image += _ribs(patient, x, y, shape) * (0.35 + 0.65 * air)
     image += 0.025 * np.abs(smooth_noise(patient, shape, 3)) * air  # vessels
-    image += _clouds(scan, label, lungs, air, x)
+    image += _opacities(scan, label, lungs, air, x)
     image = image * scan.uniform(0.85, 1.15) + scan.uniform(-0.04, 0.06)
     image += 0.06 * scan.uniform(-1, 1) * y + 0.02 * scan.standard_normal(shape)
     return np.clip(image, 0, 1), lungs
@@ -69,7 +69,7 @@ def _ribs(
     return 0.1 * np.exp(-((phase / 0.16) ** 2)) * (np.abs(x) > 0.1)
 
 
-def _clouds(
+def _opacities(
     rng: np.random.Generator, label: str, lungs: np.ndarray, air: np.ndarray, x: np.ndarray
 ) -> np.ndarray:
     shape = lungs.shape
@@ -80,7 +80,7 @@ def _clouds(
         haze = 0.5 + 0.5 * smooth_noise(rng, shape, 30)
         return air * (rng.uniform(0.03, 0.07) * np.abs(streaks) + 0.05 * np.clip(haze, 0, 2))
     depth = ndimage.distance_transform_edt(lungs) / max(shape)
-    cloud = np.zeros(shape, np.float32)
+    opacity = np.zeros(shape, np.float32)
     if label == "bacterial":
         places = np.argwhere(lungs & (depth > 0.05) & ((x < 0) == (rng.random() < 0.5)))
         spots, size, density = 1, rng.uniform(0.22, 0.36), rng.uniform(0.25, 0.36)
@@ -90,5 +90,7 @@ def _clouds(
     for centre in places[rng.integers(0, len(places), spots)]:
         at = 2 * centre / (np.array(shape) - 1) - 1
         radii = size * rng.uniform(0.8, 1.2, 2)
-        cloud = np.maximum(cloud, soften(blob(rng, shape, tuple(at), tuple(radii), rough=0.3), 5))
-    return air * cloud * density * (1 + 0.15 * smooth_noise(rng, shape, 4))
+        opacity = np.maximum(
+            opacity, soften(blob(rng, shape, tuple(at), tuple(radii), rough=0.3), 5)
+        )
+    return air * opacity * density * (1 + 0.15 * smooth_noise(rng, shape, 4))

@@ -1,16 +1,17 @@
 """Put chosen faults into a copy of the checkout, one at a time; the tests named for each must fail.
 
-    python benchmarks/mutants.py                   # all faults of mutants.yaml, a table in the end
-    python benchmarks/mutants.py --only "EXIF"     # those whose name holds the text
+    python benchmarks/faults.py                    # all faults of benchmarks/faults/
+    python benchmarks/faults.py --only "EXIF"      # those whose name contains the text
 
-mutmut and cosmic-ray change operators blindly; here each fault is one that a user would be hurt by.
-A fault is caught when every test named for it fails by what it asserts or expects. A fault that
-breaks an import, the collection or a fixture proves nothing and is not caught.
+mutmut and cosmic-ray change operators at random; here each fault is one that would hurt a user. A
+fault is caught when every test named for it fails by an assertion. A fault that breaks an import,
+the collection or a fixture proves nothing and does not count as caught.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import itertools
 import multiprocessing
@@ -30,63 +31,94 @@ from queue import SimpleQueue
 import yaml
 
 REPO = Path(__file__).resolve().parent.parent
-FAULTS = Path(__file__).with_suffix(".yaml")
+FAULTS = REPO / "benchmarks/faults"
 PATIENCE = 300  # seconds for one test
 BROKEN = ("ImportError", "ModuleNotFoundError", "SyntaxError", "NameError", "Failed: Timeout")
-# Each run is a fork of a process that holds the libraries, and nothing of ours: they take longer to
-# import than most tests take to run.
+# Each run is forked from a process that has imported the libraries, but nothing of this project:
+# importing them takes longer than most tests.
 FORKS = multiprocessing.get_context("forkserver")
 LIBRARIES = ["pytest", "torch", "pandas", "scipy.stats", "sklearn.linear_model", "zarr", "xarray"]
 LIBRARIES += ["joblib", "open_clip", "pydicom", "skimage.measure", "torchmetrics", "matplotlib"]
-# A compiled file is trusted by the date and size of its source: each change gets a date of its own.
+# Python trusts a compiled file by the date and size of its source: each change gets a new date.
 DATES = itertools.count(1_000_000_000)
 
 
 @dataclass(frozen=True)
-class Mutant:
+class Fault:
     """One fault.
 
     Args:
-        part: what it is about.
+        part: the area of the code, which is the name of its file in benchmarks/faults/.
         name: the fault in a user's words.
-        file: the source file, relative to the checkout.
-        text: what is replaced; occurs exactly once in the file.
+        text: what is replaced; occurs exactly once in the source of `function` (or in `file`).
         becomes: the fault.
         tests: pytest node ids below tests/, every one of which must fail.
+        function: "module.path:qualified.name" of a function or class, or "module.path".
+        file: path in the checkout, for what is not Python code.
     """
 
     part: str
     name: str
-    file: str
     text: str
     becomes: str
     tests: tuple[str, ...]
+    function: str = ""
+    file: str = ""
+
+    def path(self, root: Path) -> Path:
+        """Return the file that is changed, in a checkout."""
+        if self.file:
+            return root / self.file
+        module = root.joinpath(*self.function.partition(":")[0].split("."))
+        return module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
 
     def applied(self, source: str) -> str:
-        """Return the source with the fault; ValueError where the text is not there exactly once."""
-        if (count := source.count(self.text)) != 1:
-            raise ValueError(f"{self.name}: the text occurs {count} times in {self.file}")
-        changed = source.replace(self.text, self.becomes)
-        if self.file.endswith(".py"):
-            compile(changed, self.file, "exec")
+        """Return the text of the file with the fault.
+
+        Raises:
+            ValueError: there is no such function, or its text is not there exactly once.
+        """
+        start, end = _span(source, self.function.partition(":")[2])
+        inside = source[start:end]
+        if (count := inside.count(self.text)) != 1:
+            where = self.function or self.file
+            raise ValueError(f"{self.name}: the text occurs {count} times in {where}")
+        changed = source[:start] + inside.replace(self.text, self.becomes) + source[end:]
+        if not self.file or self.file.endswith(".py"):
+            compile(changed, self.function, "exec")
         return changed
 
 
-def load_mutants(path: Path = FAULTS) -> list[Mutant]:
-    """Return the faults of a YAML file: part -> list of {name, file, text, becomes, tests}.
+def _span(source: str, qualified: str) -> tuple[int, int]:
+    """Return where a function or class starts and ends in its module; "" is the whole module."""
+    if not qualified:
+        return 0, len(source)
+    node: ast.AST = ast.parse(source)
+    for name in qualified.split("."):
+        found = [n for n in ast.iter_child_nodes(node) if getattr(n, "name", "") == name]
+        if not found:
+            raise ValueError(f"there is no {qualified}")
+        node = found[-1]
+    lines = source.splitlines(keepends=True)
+    first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+    return len("".join(lines[: first - 1])), len("".join(lines[: node.end_lineno]))
+
+
+def load_faults(folder: Path = FAULTS) -> list[Fault]:
+    """Return the faults of a YAML file, or of all in a folder: lists of the fields of `Fault`.
 
     Raises:
         ValueError: two faults have one name, or a fault names no test.
     """
-    table = yaml.safe_load(path.read_text(encoding="utf-8"))
-    found = [
-        Mutant(part, **{**entry, "tests": tuple(entry["tests"])})
-        for part, entries in table.items()
-        for entry in entries
-    ]
-    names = [mutant.name for mutant in found]
-    if len(set(names)) != len(names) or not all(mutant.tests for mutant in found):
-        raise ValueError(f"{path}: a name comes twice, or a fault names no test")
+    files = sorted(folder.glob("*.yaml")) if folder.is_dir() else [folder]
+    found = []
+    for file in files:
+        for entry in yaml.safe_load(file.read_text(encoding="utf-8")) or []:
+            given = {"part": file.stem, **entry, "tests": tuple(entry["tests"])}
+            found.append(Fault(**given))
+    names = [fault.name for fault in found]
+    if len(set(names)) != len(names) or not all(fault.tests for fault in found):
+        raise ValueError(f"{folder}: a name occurs twice, or a fault names no test")
     return found
 
 
@@ -145,13 +177,13 @@ class Checkout:
             return dict.fromkeys(tests, f"broken: pytest exit {child.exitcode}: {said}")
         return {test: outcomes.get(test.split("[")[0], "broken: did not run") for test in tests}
 
-    def judge(self, mutant: Mutant) -> dict[str, str]:
+    def judge(self, fault: Fault) -> dict[str, str]:
         """Return what becomes of the named tests under one fault; the copy is whole afterwards."""
-        file = self.folder / mutant.file
+        file = fault.path(self.folder)
         source = file.read_text(encoding="utf-8")
         try:
-            _write(file, mutant.applied(source))
-            return self.run(list(mutant.tests))
+            _write(file, fault.applied(source))
+            return self.run(list(fault.tests))
         finally:
             _write(file, source)
 
@@ -202,27 +234,27 @@ def _write(file: Path, text: str) -> None:
 def main() -> int:
     """Judge all faults; return 1 when one is not caught or a test fails without any fault."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="faults whose name holds this text")
-    parser.add_argument("--faults", type=Path, default=FAULTS, help="another list of faults")
-    parser.add_argument("--jobs", type=int, default=1, help="faults judged at a time")
+    parser.add_argument("--only", default="", help="faults whose name contains this text")
+    parser.add_argument("--faults", type=Path, default=FAULTS, help="another file or folder")
+    parser.add_argument("--jobs", type=int, default=1, help="faults judged at the same time")
     arguments = parser.parse_args()
-    chosen = [m for m in load_mutants(arguments.faults) if arguments.only in m.name]
+    chosen = [f for f in load_faults(arguments.faults) if arguments.only in f.name]
     if not chosen:
         parser.error(f"no fault is called {arguments.only!r}")
     clock = time.monotonic()
     os.environ["OMP_NUM_THREADS"] = "1"
     FORKS.set_forkserver_preload(LIBRARIES)
-    with tempfile.TemporaryDirectory(prefix="mutants-") as place:
+    with tempfile.TemporaryDirectory(prefix="faults-") as place:
         copies: SimpleQueue[Checkout] = SimpleQueue()
         for number in range(arguments.jobs):
             copies.put(Checkout(Path(place, str(number)).resolve()))
 
-        def judge(mutant: Mutant | None) -> dict[str, str]:
+        def judge(fault: Fault | None) -> dict[str, str]:
             copy = copies.get()
             try:
-                if mutant is None:  # no fault: all tests must pass
-                    return copy.run(sorted({t for m in chosen for t in m.tests}))
-                return copy.judge(mutant)
+                if fault is None:  # no fault: all tests must pass
+                    return copy.run(sorted({t for f in chosen for t in f.tests}))
+                return copy.judge(fault)
             except ValueError as error:
                 return {"": f"broken: {error}"}
             finally:
@@ -232,13 +264,13 @@ def main() -> int:
         with ThreadPoolExecutor(arguments.jobs) as pool:
             judged = pool.map(judge, [*chosen, None])
             print("| fault | tests | caught |\n|---|---|---|", flush=True)
-            for mutant in chosen:
+            for fault in chosen:
                 outcomes = next(judged)
                 why = "; ".join(f"{t}: {o}" for t, o in outcomes.items() if o != "failed")
                 missed += bool(why)
                 verdict = f"NOT: {why}" if why else "yes"
-                tests = ", ".join(mutant.tests)
-                print(f"| {mutant.part}: {mutant.name} | {tests} | {verdict} |", flush=True)
+                tests = ", ".join(fault.tests)
+                print(f"| {fault.part}: {fault.name} | {tests} | {verdict} |", flush=True)
             plain = next(judged)
     bad = {test: outcome for test, outcome in plain.items() if outcome != "passed"}
     for test, outcome in bad.items():

@@ -1,7 +1,7 @@
 """Breast ultrasound: skin, fat, gland and speckle, with a benign or malignant lesion, or none.
 
-The classes differ by shape and by what lies behind: a benign lesion is smooth, wider than tall
-and brightens what is below; a malignant one is spiky, taller than wide and casts a shadow.
+A benign lesion is smooth, wider than tall, with posterior enhancement; a malignant one is
+spiculated, taller than wide, with a posterior shadow.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from pipeline.sample.shapes import blob, grid, smooth_noise, soften
+from pipeline.phantoms.shapes import blob, grid, smooth_noise, soften
 
 CLASSES = ("benign", "malignant", "normal")
 
@@ -20,12 +20,12 @@ def draw_breast(
     """Draw one sonogram.
 
     Args:
-        patient, scan: generators of what the scans of a patient share, and of what differs.
+        patient, scan: random generators of what all scans of a patient share, and of the rest.
         label: one of `CLASSES`.
-        shape: (h, w) pixels.
+        shape: (h, w) in pixels.
 
     Returns:
-        Float image in [0, 1] (h, w); bool mask of the lesion (h, w), empty for normal.
+        Float image (h, w) in [0, 1], and bool mask (h, w) of the lesion, empty for normal.
     """
     y, _ = grid(shape)
     depth = (y + 1) / 2
@@ -35,7 +35,7 @@ def draw_breast(
     echo += 0.1 * smooth_noise(patient, (shape[0], shape[1]), 6)
     echo += 0.25 * np.exp(-(((wave - fat) / 0.03) ** 2))
     echo += 0.12 * np.exp(-(((wave - patient.uniform(0.5, 0.8)) / 0.05) ** 2))  # muscle
-    for _ in range(scan.integers(1, 4)):  # fat lobules: dark as well, but of no class
+    for _ in range(scan.integers(1, 4)):  # fat lobules: as dark as lesions, in every class
         lobule = blob(
             scan,
             shape,
@@ -49,8 +49,8 @@ def draw_breast(
     if label != "normal":
         mask = _lesion(scan, label, shape)
         echo = _paint(scan, echo, mask, label, depth)
-    echo *= 1 - scan.uniform(0.2, 0.5) * depth  # sound weakens on its way
-    # Fully developed speckle: the amplitude follows a Rayleigh distribution, grain ~ 1 px.
+    echo *= 1 - scan.uniform(0.2, 0.5) * depth  # attenuation
+    # Fully developed speckle: Rayleigh-distributed amplitude, grain of about 1 pixel.
     real, imaginary = (
         ndimage.gaussian_filter(scan.standard_normal(shape).astype(np.float32), (0.6, 1.1))
         for _ in range(2)

@@ -1,7 +1,7 @@
-"""Images of which the right answer is known: the class is in the lesion, or in the background.
+"""Datasets with a known answer: the class is visible in the lesion only, or in the background only.
 
-A method that looks at the masked image must win on the first kind and fail on the second, and
-the other way round for one that looks at the background alone.
+A classifier of the masked image must succeed on the first kind and fail on the second; a
+classifier of the background the opposite.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 
 from pipeline.intake import AddSummary
 from pipeline.paths import Paths
-from pipeline.sample.make import write_phantoms
-from pipeline.sample.shapes import blob, smooth_noise, soften
+from pipeline.phantoms.make import write_phantoms
+from pipeline.phantoms.shapes import blob, smooth_noise, soften
 
 CLASSES = ("striped", "spotted")
 
@@ -28,17 +28,17 @@ def make_known_answer(
     size: int = 96,
     force: bool = False,
 ) -> AddSummary:
-    """Write a two-class set `name` (with masks) whose class shows only in one place.
+    """Write a two-class dataset with masks whose class is visible in one region only.
 
     Args:
         paths: the project folder.
-        name: name of the dataset to make.
-        where: "lesion": the texture inside the mask is the class, that outside is drawn at
-            random of both; "background": the other way round.
+        name: name of the dataset.
+        where: "lesion": the texture inside the mask is that of the class, the texture outside is
+            random; "background": the opposite.
         n: number of images.
-        seed: same seed, same bytes.
-        size: smallest side, pixels; the largest is a quarter more.
-        force: replace what a manifest of real images describes.
+        seed: the same seed gives the same bytes.
+        size: smallest side in pixels; the largest is 5/4 of it.
+        force: replace the manifest of real images.
     """
 
     def draw(
@@ -51,7 +51,7 @@ def make_known_answer(
         edge = soften(mask, 1)
         image = _texture(scan, inner, shape) * edge + _texture(scan, outer, shape) * (1 - edge)
         rim = soften(mask, 2)
-        image = image + 0.3 * rim * (1 - rim) * 4  # the lesion can be found by its bright rim
+        image = image + 0.3 * rim * (1 - rim) * 4  # a bright rim makes the lesion visible
         return np.clip(image, 0, 1), mask
 
     return write_phantoms(
@@ -60,7 +60,7 @@ def make_known_answer(
 
 
 def _texture(rng: np.random.Generator, kind: str, shape: tuple[int, int]) -> np.ndarray:
-    """Both textures have the same mean and spread, so that brightness tells nothing."""
+    """Return a texture; both kinds have the same mean and variance."""
     if kind == "striped":
         y, x = np.mgrid[: shape[0], : shape[1]]
         angle = rng.uniform(-0.3, 0.3)
