@@ -27,22 +27,9 @@ from pipeline.evaluate.compare import (
 from pipeline.evaluate.mask_quality import mask_quality, summarise_masks
 from pipeline.evaluate.pairing import beside, write_stamped
 from pipeline.evaluate.predictions import Run, read_runs
-<<<<<<< HEAD
 from pipeline.evaluate.scores import Scored, Scorer, confusion, score_rows
 from pipeline.evaluate.test_sets import blocks, image_units, test_set_row
 from pipeline.io import atomic_write, atomic_write_json
-=======
-from pipeline.evaluate.scores import POOLED, Block, Scored, metric_rows
-from pipeline.evaluate.subsets import fold_ids, image_groups, subset_ids
-from pipeline.evaluate.tables import (
-    class_rows,
-    confusion_rows,
-    curve_table,
-    reliability_rows,
-    summary,
-)
-from pipeline.io import atomic_write, atomic_write_json
->>>>>>> main
 from pipeline.manifest import read_manifest
 
 if TYPE_CHECKING:

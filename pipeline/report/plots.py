@@ -17,7 +17,6 @@ import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from pipeline.report import words
 from pipeline.report.blocks import percent, share
@@ -90,35 +89,35 @@ def canvas(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
         yield figure, figure.subplots()
 
 
-def svg(figure: Figure, name: str, label: str, *, inline: bool = True) -> Markup:
-    """Render a figure as SVG with ids of its own and a text alternative.
+def render(figure: Figure) -> str:
+    """Return a figure as an SVG file without a date; call it with the report's style set."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return buffer.getvalue()
+
+
+def svg(figure: Figure, name: str, label: str) -> Markup:
+    """Return a figure as SVG for a page, with ids of its own and a text alternative.
 
     Args:
         figure: to render; call it inside `canvas`.
         name: prefix of its ids, unique in the page.
         label: read by screen readers.
-        inline: for a page of HTML; otherwise a file of its own.
     """
-    buffer = io.StringIO()
-    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", metadata=metadata)
-    text = buffer.getvalue()
-    if not inline:
-        return Markup(text)
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = render(figure)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
     text = re.sub(
         r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text
     )
-    text = re.sub(r'href="#', f'href="#{name}-', text).replace("url(#", f"url(#{name}-")
-    text = re.sub(r"(font:[^;\"]*?)'DejaVu Sans'[^;\"]*", r"\1inherit", text)
-    text = re.sub(r"font: ([\d.]+px) inherit", r"font-size: \1", text)
+    text = text.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
+    # The page's own font, in the size that was drawn.
+    text = re.sub(r"font: ((?:bold )?)([\d.]+px)[^;\"]*", r"font-size: \2", text)
     size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
-    ratio = f"{size[1]} / {size[2]}"
-    head = f'<svg role="img" aria-label="{escape(label)}" style="aspect-ratio: {ratio}"'
-    text = re.sub(r'<svg( [^>]*?)? width="[^"]*"', lambda m: head + (m[1] or ""), text, count=1)
-    return Markup(re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1))
+    head = f'<svg role="img" aria-label="{escape(label)}" style="aspect-ratio: {size[1]} / {size[2]}"'
+    attributes = text[4 : text.index(">")]
+    attributes = re.sub(r' (?:width|height)="[^"]*"', "", attributes)
+    return Markup(head + attributes + text[text.index(">") :])
 
 
 def _legend(axes: Axes, rows: int) -> None:
@@ -270,42 +269,41 @@ def scatter(
         return svg(figure, name, title)
 
 
-def forest(
-    name: str,
-    title: str,
-    rows: Sequence[tuple[str, Sequence[tuple[str, Style, float, float, float]]]],
-    *,
-    inline: bool = True,
-) -> Markup:
-    """Draw differences from the baseline with their intervals, a row for each dataset.
+def multiples(panels: Mapping[str, tuple[Sequence[Curve], Sequence[float], float | None]]) -> str:
+    """Draw accuracy over the share of labels, a panel for each dataset; an SVG file.
 
     Args:
-        name: unique in the page.
-        title: read by screen readers.
-        rows: (dataset, [(run, style, difference, lo, hi)]), from top to bottom.
-        inline: for a page of HTML; otherwise an SVG file.
+        panels: {title: (lines, shares of the labels, share of the largest class)}.
     """
-    runs = list(dict.fromkeys(run for _, found in rows for run, *_ in found))
-    height = 0.9 + (0.28 * len(runs) + 0.18) * len(rows)
-    with canvas(7.2, height) as (figure, axes):
-        axes.axvline(0, color="#555555", lw=1)
-        handles: dict[str, Line2D] = {}
-        for i, (_, found) in enumerate(rows):
-            for run, style, value, lo, hi in found:
-                y = i + (runs.index(run) - (len(runs) - 1) / 2) * 0.7 / max(len(runs), 1)
-                look = {"color": style.colour, "marker": style.marker}
-                axes.plot([100 * lo, 100 * hi], [y, y], color=style.colour, lw=1.6)
-                (handles[run],) = axes.plot([100 * value], [y], ls="", **look)
-                text = f"{percent(value, sign=True)}"
-                axes.annotate(
-                    text, (100 * value, y), xytext=(0, 4), textcoords="offset points",
-                    ha="center", fontsize=7.5, color="#444444",
-                )  # fmt: skip
-        axes.set_yticks(range(len(rows)), [label for label, _ in rows])
-        axes.set_ylim(len(rows) - 0.45, -0.55)
-        axes.set_xlabel(words.DIFFERENCE_AXIS)
-        axes.grid(axis="y", visible=False)
-        figure.legend(handles.values(), handles, loc="outside lower left", ncols=3, fontsize=8.5)
-        return svg(figure, name, title, inline=inline)
-
-
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    with matplotlib.rc_context({**STYLE, "figure.facecolor": "white"}):
+        figure = Figure(figsize=(3.9 * columns, 2.5 * rows + 0.4), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        handles: dict[str, object] = {}
+        for axes, (title, (shown, shares, largest)) in zip(grid, panels.items(), strict=False):
+            at = {f: i for i, f in enumerate(shares)}
+            for curve in shown:
+                known = [(at[f], *p) for f, p in sorted(curve.points.items()) if f in at]
+                if not known:
+                    continue
+                x, value, lo, hi = (100 * np.array(c) for c in zip(*known, strict=True))
+                look = {"color": curve.style.colour, "ls": curve.style.dash}
+                axes.fill_between(x / 100, lo, hi, color=curve.style.colour, alpha=0.13, lw=0)
+                (line,) = axes.plot(x / 100, value, marker=curve.style.marker, **look)
+                handles.setdefault(curve.name, line)
+            if largest is not None:
+                line = axes.axhline(100 * largest, color="#9a9a9a", lw=1, ls=":")
+                handles[words.LARGEST_CLASS] = line
+            axes.set_title(title, loc="left", fontweight="bold")
+            axes.set_xticks(list(at.values()), [share(f) for f in at])
+            axes.grid(axis="x", visible=False)
+            axes.set_ylabel(words.ACCURACY_AXIS)
+        for axes in grid[len(panels) :]:
+            axes.set_axis_off()
+        handles[words.LARGEST_CLASS] = handles.pop(words.LARGEST_CLASS, None)
+        handles = {name: line for name, line in handles.items() if line is not None}
+        figure.legend(
+            handles.values(), handles, loc="outside lower center", ncols=4, fontsize=8.5
+        )
+        return render(figure)

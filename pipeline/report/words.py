@@ -687,4 +687,43 @@ def changed_commit(commit: str) -> str:
     return f"{commit}, with local changes"
 
 
-DIFFERENCE_AXIS = "difference in accuracy from the baseline, percentage points"
+# results/README.md ---------------------------------------------------------------------------
+RESULTS, FILES, AGAIN = "Results", "Files", "Making these results again"
+LABELS, MANIFEST_SHA256 = "Labels", "SHA-256 of the manifest"
+FIGURE_ALT = "Accuracy by share of labels, a panel for each data set"
+FIGURE_CAPTION = (
+    "Accuracy by share of labels on the strictest split of each data set; bands are intervals, the "
+    "dotted line is what always answering the largest class gets."
+)
+RESULTS_NOTE = (
+    "Accuracy in percent [interval], then the verdict against the first run. Labels: share and "
+    "number. Columns marked “quoted” are copied from the paper (single runs, larger models, "
+    "published split)."
+)
+FILES_TEXT = (
+    "`<data set>.csv.gz` holds every metric of every run, by seed and over all seeds (`seed` "
+    "= all): `lo`, `hi` are the interval over seeds and test images, `t_lo`, `t_hi` the one over "
+    "seeds alone, and `note` says why an interval is missing. `<data set>_comparisons.csv.gz` holds "
+    "every paired difference with its p-values. `docs/tables.md` describes the columns."
+)
+AGAIN_TEXT = (
+    "From the images of each data set to this page; docs/benchmarks.md has the options of "
+    "`data add`. The same manifest has the same hash."
+)
+
+
+def results_made(made: str, commit: str, params: Params) -> str:
+    return (
+        f"Made by `{made}` at commit `{commit}`, profile `{params.profile}` "
+        f"({params.models.sam2.name}, {params.models.clip.name}), prompt `{params.segment.prompt}`. "
+        "Do not edit by hand."
+    )
+
+
+def not_evaluated(name: str, again: str) -> str:
+    return f"{name} has not been evaluated: `{again}`"
+
+
+def again(names: Sequence[str], commit: str, made: str) -> list[str]:
+    """Return the commands that make the results from images."""
+    return [f"# commit {commit}", *(f"pipeline data add {n} --from FOLDER" for n in names), made]
