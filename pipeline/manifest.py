@@ -1,44 +1,51 @@
-"""The manifest: one CSV per dataset, one row per image. Everything else is joined to it by id.
+"""The manifest: one CSV file per dataset with one row per image; everything else joins it by id.
 
-All values are text and survive byte for byte ("007", "NA", "1e5", "True"), but frame, width and
-height, which are integers.
+Every value is text and is kept byte for byte ("007", "NA", "1e5", "True"), except frame, width
+and height, which are integers.
 """
 
 from __future__ import annotations
 
 import csv
-import io
+import difflib
 import os
-from collections.abc import Callable, Iterable
-from pathlib import Path
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from pipeline.errors import ManifestError
-from pipeline.io import atomic_write
-from pipeline.manifest_checks import Problem, find_problems, report_problems
+from pipeline.io import atomic_write, read_text_csv
 
 REQUIRED = ("image_id", "path", "frame", "label", "split", "sha256", "width", "height")
 OPTIONAL = ("patient_id", "group", "fold", "mask_path", "mask_area", "box", "points", "synthetic")
 COLUMNS = (
-    "image_id",  # unique; posix path relative to the dataset's folder, "#<frame>" after the first
-    "path",  # posix, relative to the dataset's folder
+    "image_id",  # unique; the path, with "#<frame>" for the images of a file with several frames
+    "path",  # POSIX path relative to the dataset's folder
     "frame",  # int >= 0: page of a TIFF, frame of a DICOM, slice of a NIfTI
     "label",  # class name
-    "split",  # "" (in no official part) | train | val | test
-    "patient_id",  # "" = not known
-    "group",  # images that belong together (a slice series, ...); "" = not known
-    "fold",  # the publisher's fold; "" = not known
+    "split",  # train | val | test | "" (in no official part)
+    "patient_id",  # "" = unknown
+    "group",  # images that belong together, e.g. one slice series; "" = unknown
+    "fold",  # the publisher's fold; "" = unknown
     "sha256",  # of the file's bytes
-    "width",  # int, pixels, of the upright frame
-    "height",  # int, pixels, of the upright frame
+    "width",  # int, pixels of the upright frame
+    "height",  # int, pixels of the upright frame
     "mask_path",  # ground truth, relative to the dataset's folder or absolute; "" = none
-    "mask_area",  # pixels of the ground truth; "0" = it says "nothing here"; "" = not counted
-    "box",  # prompt "x0,y0,x1,y1", pixels of the upright frame
-    "points",  # prompt "x,y,1;x,y,0", pixels of the upright frame; 1 = inside, 0 = outside
-    "synthetic",  # "1" = a phantom, "0" = a real image
+    "mask_area",  # pixels of the ground truth; "0" = an empty mask; "" = not counted
+    "box",  # prompt "x0,y0,x1,y1" in pixels of the upright frame
+    "points",  # prompt "x,y,1;x,y,0" in pixels of the upright frame; 1 = inside, 0 = outside
+    "synthetic",  # "1" = phantom, "0" = real image
 )
 INTEGERS = ("frame", "width", "height")
+SPLITS = ("", "train", "val", "test")
+MAX_LISTED = 100  # problems of one kind listed in an error; further ones are counted
+
+
+# -- reading and writing ----------------------------------------------------------------------
 
 
 def read_manifest(
@@ -51,126 +58,60 @@ def read_manifest(
     """Read and validate a manifest.
 
     Args:
-        path: the CSV.
-        data: folder of the dataset's images; needed for `check_files`.
-        check_files: also see that every image and mask file is there.
-        classes: the labels that are known; None = any.
+        path: the CSV file.
+        data: folder of the dataset's images; required by `check_files`.
+        check_files: also check that every image and mask file exists.
+        classes: the known labels; None = any label is valid.
 
     Returns:
-        One row per image with the columns `COLUMNS` (and any others the file has), in the
-        file's order; text columns are str, `INTEGERS` are int64. Index 0, 1, ...
+        One row per image in the order of the file, index 0, 1, ... The columns are `COLUMNS`,
+        then any others of the file; text columns are str, `INTEGERS` are int64.
 
     Raises:
-        ManifestError: the file is missing or not a manifest; or rows are wrong: then the
-            message lists every problem with its line and remedy, and `.problems` holds them.
+        ManifestError: the file is missing or not a manifest; or rows are wrong: then the message
+            lists every problem with its line and remedy, and `.problems` holds them.
     """
     path = Path(path)
-    header, rows, lines = read_rows(path)
-    missing = [name for name in REQUIRED if name not in header]
+    remedy = f"run `pipeline data add {path.stem} --from ...`"
+    if not path.exists():
+        raise ManifestError("no such manifest", path=path, remedy=remedy)
+    table = read_text_csv(path)
+    missing = [name for name in REQUIRED if name not in table.header]
     if missing:
-        raise ManifestError(
-            f"no column {', '.join(missing)}",
-            path=path,
-            remedy=f"make it with `pipeline data add {path.stem} --from ...`",
-        )
-    frame = pd.DataFrame(rows, columns=header, dtype=str)
+        raise ManifestError(f"no column {', '.join(missing)}", path=path, remedy=remedy)
+    frame = pd.DataFrame(table.rows, columns=table.header, dtype=str)
     for name in OPTIONAL:
         if name not in frame:
             frame[name] = "0" if name == "synthetic" else ""
-    problems = find_problems(frame, lines, classes=classes)
+    problems = find_problems(frame, table.lines, classes=classes)
     if check_files:
         if data is None:
-            raise ValueError("check_files needs the data folder")
-        problems += missing_files(frame, lines, Path(data))
+            raise ValueError("check_files requires the data folder")
+        problems += _missing_files(frame, table.lines, Path(data))
     if problems:
         raise report_problems(path, problems)
     for name in INTEGERS:
         frame[name] = frame[name].astype("int64")
-    others = [name for name in frame.columns if name not in COLUMNS]
-    return frame[[*COLUMNS, *others]]
-
-
-def read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
-    """Read a CSV as text: header, rows, and the line on which each row starts.
-
-    Line numbers are those an editor shows, also after a quoted field with a line break.
-
-    Raises:
-        ManifestError: missing, unreadable, not UTF-8, no header, doubled columns, or rows of
-            another length.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise ManifestError(
-            "no such manifest", path=path, remedy=f"run `pipeline data add {path.stem} --from ...`"
-        ) from None
-    except IsADirectoryError:
-        raise ManifestError("is a folder, not a CSV", path=path, remedy="name a file") from None
-    except OSError as error:
-        raise unreadable(path, error) from None
-    except UnicodeDecodeError as error:
-        raise ManifestError(
-            f"not UTF-8 text (byte {error.start})", path=path, remedy="save it as UTF-8 CSV"
-        ) from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows: list[list[str]] = []
-    lines: list[int] = []
-    problems: list[Problem] = []
-    try:
-        header = next(reader, [])
-        start = reader.line_num + 1
-        for row in reader:
-            if row:
-                rows.append(row)
-                lines.append(start)
-                if len(row) != len(header):
-                    what = f"{len(row)} fields where the header has {len(header)}"
-                    problems.append(Problem(start, "", what, "quote fields that hold commas"))
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise ManifestError(
-            f"line {reader.line_num}: not valid CSV ({error})", path=path, remedy="mend the quotes"
-        ) from None
-    if not header:
-        raise ManifestError(
-            "the file is empty", path=path, remedy="make it with `pipeline data add`"
-        )
-    if len(set(header)) != len(header):
-        twice = sorted({name for name in header if header.count(name) > 1})
-        raise ManifestError(f"column {twice[0]!r} twice", path=path, remedy="keep one of them")
-    if problems:
-        raise report_problems(path, problems)
-    return header, rows, lines
-
-
-def unreadable(path: Path, error: OSError) -> ManifestError:
-    """Return what the system said of a list of images, or an archive of them, with its remedy."""
-    return ManifestError(
-        f"cannot be read: {os.strerror(error.errno or 0)}",
-        path=path,
-        remedy="check its owner and mode, and the disk",
-    )
+    return frame[_ordered(frame)]
 
 
 def write_manifest(
-    frame: pd.DataFrame, path: str | Path, *, first: Callable[[], None] = lambda: None
+    frame: pd.DataFrame, path: str | Path, *, before_replace: Callable[[], None] = lambda: None
 ) -> None:
     """Write a manifest atomically: UTF-8, Unix line ends, columns in the order of `COLUMNS`.
 
     Args:
-        frame: its rows.
-        path: the CSV.
-        first: called when all is on the disk and the file has but to take its place; when it
-            raises, the manifest stays as it was.
+        frame: the rows.
+        path: the CSV file.
+        before_replace: called once the new file is on the disk, just before it replaces the old
+            one; if it raises, the old manifest is unchanged.
 
     Raises:
-        DiskError: it cannot be written; it is as it was.
+        DiskError: the file cannot be written; the old manifest is unchanged.
     """
-    others = [name for name in frame.columns if name not in COLUMNS]
-    table = frame[[*COLUMNS, *others]]
+    table = frame[_ordered(frame)]
     with atomic_write(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
-        # A lone carriage return is only safe inside quotes, whatever the Python version.
+        # Python's csv module quotes a lone carriage return only in some versions.
         plain = csv.writer(file, lineterminator="\n")
         quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         plain.writerow(table.columns)
@@ -178,11 +119,224 @@ def write_manifest(
             (quoted if any("\r" in str(value) for value in row) else plain).writerow(row)
         file.flush()
         os.fsync(file.fileno())
-        first()
+        before_replace()
 
 
-def missing_files(frame: pd.DataFrame, lines: list[int], data: Path) -> list[Problem]:
-    """Return a problem for each image or mask file that is not there."""
+def _ordered(frame: pd.DataFrame) -> list[str]:
+    """Return the columns of a manifest in the order in which they are written."""
+    return [*COLUMNS, *(name for name in frame.columns if name not in COLUMNS)]
+
+
+def row_file(row, data: str | Path) -> Path:
+    """Return the image file of a row (a Series, dict or named tuple) below the folder `data`."""
+    return Path(data) / (row["path"] if not hasattr(row, "_fields") else row.path)
+
+
+def mask_file(row, data: str | Path) -> Path | None:
+    """Return the ground-truth file of a row; None when it has none."""
+    name = row["mask_path"] if not hasattr(row, "_fields") else row.mask_path
+    return Path(data) / name if name else None
+
+
+def class_names(frame: pd.DataFrame) -> list[str]:
+    """Return the distinct labels of a manifest, sorted by code point."""
+    return sorted(set(frame["label"]))
+
+
+# -- validation: every problem is found and reported at once -------------------------------------
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One error in a manifest.
+
+    Attributes:
+        line: line number in the file; 0 = the whole file.
+        column: column name; "" = the whole row.
+        what: what is wrong.
+        remedy: what to do about it.
+    """
+
+    line: int
+    column: str
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        where = f"line {self.line}" if self.line else "file"
+        column = f", {self.column}" if self.column else ""
+        return f"{where}{column}: {self.what} - {self.remedy}"
+
+
+def report_problems(path: Path, problems: list[Problem]) -> ManifestError:
+    """Return one error that lists all problems in the order of the file."""
+    problems = sorted(problems, key=lambda p: (p.line, p.column))
+    counts: Counter[tuple[str, str]] = Counter()
+    listed = []
+    for problem in problems:
+        kind = (problem.column, problem.remedy)
+        counts[kind] += 1
+        if counts[kind] <= MAX_LISTED:
+            listed.append(f"  {problem}")
+    listed += [
+        f"  ... and {count - MAX_LISTED} more of this kind ({column or 'rows'}: {remedy})"
+        for (column, remedy), count in counts.items()
+        if count > MAX_LISTED
+    ]
+    noun = "problem" if len(problems) == 1 else "problems"
+    error = ManifestError("\n".join([f"{len(problems)} {noun}", *listed]), path=path)
+    error.problems = problems
+    return error
+
+
+def _is_inside(path: str) -> bool:
+    parts = PurePosixPath(path).parts
+    return bool(parts) and not path.startswith("/") and ".." not in parts
+
+
+def _is_box(text: str) -> bool:
+    try:
+        x0, y0, x1, y1 = map(float, text.split(","))
+    except ValueError:
+        return not text
+    return 0 <= x0 < x1 and 0 <= y0 < y1  # False for NaN
+
+
+def _is_points(text: str) -> bool:
+    try:
+        points = [point.split(",") for point in text.split(";")] if text else []
+        return all(
+            0 <= float(x) < float("inf")
+            and 0 <= float(y) < float("inf")
+            and inside.strip() in ("0", "1")
+            for x, y, inside in points
+        )
+    except ValueError:
+        return False
+
+
+def _matches(pattern: str) -> Callable[[str], bool]:
+    return lambda text: re.fullmatch(pattern, text) is not None
+
+
+_REFRESH = "run `pipeline data refresh`"
+# column: (is the value valid?, what an invalid one is, remedy)
+_RULES: dict[str, tuple[Callable[[str], bool], str, str]] = {
+    "image_id": (bool, "an empty id", "give it an id"),
+    "path": (
+        _is_inside,
+        "not a path below the data folder",
+        "use a relative path without '..'",
+    ),
+    "frame": (_matches("0|[1-9][0-9]{0,8}"), "not a whole number from 0", "use 0 for one frame"),
+    "label": (bool, "an empty label", "fill it in, or remove the row"),
+    "split": (SPLITS.__contains__, "not a split", "use train, val, test or leave it empty"),
+    "sha256": (_matches("[0-9a-f]{64}"), "not a sha256", _REFRESH),
+    "width": (_matches("[1-9][0-9]{0,8}"), "not a width in pixels", _REFRESH),
+    "height": (_matches("[1-9][0-9]{0,8}"), "not a height in pixels", _REFRESH),
+    "mask_area": (_matches("[0-9]{0,18}"), "not a pixel count", _REFRESH),
+    "box": (_is_box, "not a box", "write x0,y0,x1,y1 in pixels with x0 < x1 and y0 < y1"),
+    "points": (_is_points, "not points", "write x,y,1;x,y,0 (1 = inside, 0 = outside)"),
+    "synthetic": (("0", "1").__contains__, "neither 0 nor 1", "use 1 for a phantom, else 0"),
+}
+
+
+def find_problems(
+    frame: pd.DataFrame, lines: Sequence[int], *, classes: Iterable[str] | None = None
+) -> list[Problem]:
+    """Check the rows of a manifest.
+
+    Args:
+        frame: text columns, all of `COLUMNS`; index 0, 1, ...
+        lines: line number of each row, for the report.
+        classes: the known labels; None = any label is valid.
+
+    Returns:
+        All problems.
+    """
+    if frame.empty:
+        return [Problem(0, "", "no images", "add some with `pipeline data add`")]
+    problems = []
+    for column, (valid, what, remedy) in _RULES.items():
+        wrong = {value for value in frame[column].unique() if not valid(value)}
+        for at in frame.index[frame[column].isin(wrong)]:
+            value = frame.at[at, column]
+            problems.append(Problem(lines[at], column, f"{what}: {value!r}", remedy))
+    problems += _duplicates(frame, lines, ["image_id"], "change one of them")
+    problems += _duplicates(frame, lines, ["path", "frame"], "keep one of the rows")
+    problems += _patients_in_two_splits(frame, lines)
+    problems += _prompts_outside(frame, lines)
+    if classes is not None:
+        problems += _unknown_labels(frame, lines, sorted(set(classes)))
+    return problems
+
+
+def _duplicates(
+    frame: pd.DataFrame, lines: Sequence[int], columns: list[str], remedy: str
+) -> list[Problem]:
+    first: dict[tuple, int] = {}
+    problems = []
+    for line, *key in zip(lines, *(frame[name] for name in columns), strict=True):
+        earlier = first.setdefault(tuple(key), line)
+        if earlier != line:
+            value = " and ".join(map(repr, key))
+            what = f"{value} is on line {earlier} too"
+            problems.append(Problem(line, " and ".join(columns), what, remedy))
+    return problems
+
+
+def _patients_in_two_splits(frame: pd.DataFrame, lines: Sequence[int]) -> list[Problem]:
+    known = frame.assign(line=lines)[(frame["patient_id"] != "") & (frame["split"] != "")]
+    problems = []
+    for patient, rows in known.groupby("patient_id"):
+        parts = rows.groupby("split")["line"].agg(list)
+        if len(parts) > 1:
+            where = "; ".join(
+                f"{split} (line {', '.join(map(str, found[:5]))}{' ...' if len(found) > 5 else ''})"
+                for split, found in parts.items()
+            )
+            problems.append(
+                Problem(
+                    int(rows["line"].iloc[0]),
+                    "patient_id",
+                    f"patient {patient!r} is in {where}",
+                    "move the patient to one split, or add again with `--on-straddle drop-train`",
+                )
+            )
+    return problems
+
+
+def _prompts_outside(frame: pd.DataFrame, lines: Sequence[int]) -> list[Problem]:
+    problems = []
+    rows = frame[(frame["box"] != "") | (frame["points"] != "")]
+    for at, row in zip(rows.index, rows.itertuples(index=False), strict=True):
+        try:
+            width, height = int(row.width), int(row.height)
+            corners = [tuple(map(float, row.box.split(",")))[2:]] if row.box else []
+            clicks = [tuple(map(float, p.split(",")[:2])) for p in row.points.split(";") if p]
+        except ValueError:
+            continue  # `_RULES` has reported it
+        # A box may end at the image's edge, width; the last pixel of a click is width - 1.
+        for column, places, last in (("box", corners, 0), ("points", clicks, 1)):
+            if any(x > width - last or y > height - last for x, y in places):
+                what = f"{getattr(row, column)} lies outside the image of {width} x {height}"
+                problems.append(Problem(lines[at], column, what, "use pixels of the upright image"))
+    return problems
+
+
+def _unknown_labels(frame: pd.DataFrame, lines: Sequence[int], classes: list[str]) -> list[Problem]:
+    problems = []
+    for line, label in zip(lines, frame["label"], strict=True):
+        if label and label not in classes:
+            nearest = difflib.get_close_matches(label, classes, n=1)
+            hint = f"did you mean {nearest[0]!r}? known" if nearest else "known"
+            remedy = f"{hint}: {', '.join(classes)}"
+            problems.append(Problem(line, "label", f"unknown label {label!r}", remedy))
+    return problems
+
+
+def _missing_files(frame: pd.DataFrame, lines: Sequence[int], data: Path) -> list[Problem]:
+    """Return a problem for each image or mask file that does not exist."""
     problems = []
     for line, path, mask in zip(lines, frame["path"], frame["mask_path"], strict=True):
         for column, name, otherwise in (
@@ -190,23 +344,7 @@ def missing_files(frame: pd.DataFrame, lines: list[int], data: Path) -> list[Pro
             ("mask_path", mask, "empty the cell"),
         ):
             if name and not (file := data / name).is_file():
-                what = "a link to nothing" if file.is_symlink() else "no such file"
+                what = "a broken link" if file.is_symlink() else "no such file"
                 remedy = f"put it back, or {otherwise}"
                 problems.append(Problem(line, column, f"{what}: {file}", remedy))
     return problems
-
-
-def row_file(row, data: str | Path) -> Path:
-    """Return the file of a manifest row (a Series, dict or named tuple) below folder `data`."""
-    return Path(data) / (row["path"] if not hasattr(row, "_fields") else row.path)
-
-
-def mask_file(row, data: str | Path) -> Path | None:
-    """Return the ground-truth file of a manifest row, or None where it has none."""
-    name = row["mask_path"] if not hasattr(row, "_fields") else row.mask_path
-    return Path(data) / name if name else None
-
-
-def class_names(frame: pd.DataFrame) -> list[str]:
-    """Return the labels of a manifest, sorted by code point, each once."""
-    return sorted(set(frame["label"]))

@@ -1,4 +1,4 @@
-"""`pipeline data add`: find the images, join what is known of them, measure them, write."""
+"""`pipeline data add`, `data refresh` and `data check --groups`: write or change a manifest."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ from typing import Literal
 from pipeline.config_rules import DATASET_NAME
 from pipeline.errors import ManifestError
 from pipeline.intake.archive import extracted
-from pipeline.intake.beside import set_masks_aside
-from pipeline.intake.existing import described, merge_existing
-from pipeline.intake.folder import Scan, scan_folder
-from pipeline.intake.ground_truth import join_masks
-from pipeline.intake.groups import join_groups
-from pipeline.intake.measure import Progress
-from pipeline.intake.patients import patients_from_names
-from pipeline.intake.place import same_content, same_folder, settle
-from pipeline.intake.record import record_add, record_refresh
-from pipeline.intake.rows import (
-    KEEPS,
-    build_rows,
-    leave_masks_out,
-    measure_masks,
-    oddities,
-    remeasure,
-    resolve_straddling,
+from pipeline.intake.existing import is_in_place, merge_existing, put_in_place, same_folder
+from pipeline.intake.findings import Findings, FoundImage
+from pipeline.intake.layout import read_folder
+from pipeline.intake.masks import join_masks, separate_sibling_masks
+from pipeline.intake.patients import (
+    SPLIT_PRIORITY,
+    fill_in_patients,
+    keep_in_one_split,
+    patient_warnings,
 )
-from pipeline.intake.summary import AddSummary
-from pipeline.intake.table import scan_table
+from pipeline.intake.rows import (
+    Progress,
+    build_rows,
+    class_warnings,
+    drop_masks,
+    measure_again,
+    measure_masks,
+)
+from pipeline.intake.summary import AddSummary, record_add, record_refresh
+from pipeline.intake.tables import join_groups, read_image_table
 from pipeline.io import manifest_lock, remove_leftovers
-from pipeline.manifest import read_manifest, write_manifest
-from pipeline.manifest_checks import find_problems, report_problems
+from pipeline.manifest import find_problems, read_manifest, report_problems, write_manifest
 from pipeline.paths import Paths
 
 OnStraddle = Literal["error", "drop-train", "drop-test"]
@@ -53,37 +52,36 @@ def add_dataset(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> AddSummary:
-    """Make data_manifests/<dataset>.csv from a folder, CSV or zip of images.
-
-    What failed, was skipped or left out stands in cache/<dataset>/records/add.json too.
+    """Write data_manifests/<dataset>.csv from a folder, CSV or zip of images.
 
     The images stay where they are: data/<dataset> becomes a link to their folder (a zip is
-    extracted there). Nothing is written unless all of it can be. Adding the same folder or CSV
-    again brings what is new, gone or changed; the same zip may be added again, but the images of
-    another version of it are for the user to put into the folder.
+    extracted there). Either everything is written or nothing. Adding the same folder or CSV again
+    brings the manifest up to date with new, missing and changed files. The same zip may be added
+    again; the images of another version of it must be put into the folder by the user. Failed,
+    skipped and left out files are also recorded in cache/<dataset>/records/add.json.
 
     Args:
         dataset: letters, digits, "_" and "-".
         source: folder `[split/]class/image`; CSV with columns path and label; or zip of a folder.
         paths: the project folder; default: the current one.
         masks: ground truth: a folder that mirrors the images', or a CSV (path, mask, rank).
-            Without it, files named for an image beside them (`x_mask.png`) are its masks.
-        max_rank: rows of such a CSV above this rank are left out.
+            Default: files next to an image and named for it (`x_mask.png`) are its masks.
+        max_rank: rows of such a CSV with a higher rank are left out.
         groups: CSV of known groups (path or image_id; group, series, slice, fold, patient_id).
-        patient_regex: its first group that matches a file name is the patient. Without it, known
-            kinds of names and DICOM headers (by a one-way code) are read.
-        on_straddle: what to do with a patient who is in two splits: "error"; "drop-train" or
-            "drop-test" take the images out of that split (they stay in the manifest, with no
-            split). Default: "error" for patients that a table states; "drop-train" for those
-            read from names and headers, since publishers often split by file - it keeps the
-            publisher's test part whole.
+        patient_regex: regular expression; its first group that matches a file name is the
+            patient. Default: known naming schemes and DICOM headers (by a one-way code).
+        on_straddle: a patient in two splits is an "error"; or the images are taken out of one
+            split ("drop-train", "drop-test") and stay in the manifest without a split. Default:
+            "error" for patients that a table states; "drop-train" for those from names and
+            headers, since publishers often split by file, so that the official test part stays
+            complete.
         synthetic: the images are phantoms.
-        force: replace a manifest of other images, or one that says otherwise.
+        force: replace a manifest of other images, or one that contradicts the new rows.
         workers: threads.
         progress: called with (done, total) images.
 
     Returns:
-        Counts, what was skipped by reason, what failed by name, warnings.
+        Counts, reasons of skipped files, failed files by name, warnings.
 
     Raises:
         ManifestError: nothing usable, or a problem that needs a decision; nothing was written.
@@ -91,28 +89,36 @@ def add_dataset(
     """
     if not re.fullmatch(DATASET_NAME, dataset):
         raise ManifestError(
-            f"{dataset!r} is no name for a dataset", remedy="use letters, digits, _ and -"
+            f"{dataset!r} is not a valid dataset name", remedy="use letters, digits, _ and -"
         )
-    if on_straddle not in (None, "error", *KEEPS):
+    if on_straddle not in (None, "error", *SPLIT_PRIORITY):
         raise ManifestError(
             f"--on-straddle {on_straddle!r} is not known",
-            remedy=f"use error, {' or '.join(KEEPS)}",
+            remedy=f"use error, {' or '.join(SPLIT_PRIORITY)}",
         )
     paths = paths or Paths()
     remove_leftovers(paths.data(dataset))
     source, manifest = Path(source), paths.manifest(dataset)
     mask_source = Path(masks) if masks is not None else None
     if mask_source is not None and same_folder(source, mask_source):
-        mask_source = None  # the masks lie beside the images
-    with ExitStack() as undo:
+        mask_source = None  # the masks lie next to the images
+    with ExitStack() as cleanup:
         for folder in (manifest.parent, paths.data(dataset).parent):
             if not folder.exists():
-                undo.callback(_remove_empty, folder)
-        undo.enter_context(manifest_lock(manifest))
-        scan = _scan(source, mask_source, paths.data(dataset), undo)
-        same = _is_home(paths, dataset, scan)
-        stated = _join(scan, mask_source, max_rank, groups, patient_regex)
-        rows = build_rows(scan, synthetic=synthetic, workers=workers, progress=progress)
+                cleanup.callback(_remove_if_empty, folder)
+        cleanup.enter_context(manifest_lock(manifest))
+
+        # What is there, and what is known of it.
+        findings = _find(source, mask_source, paths.data(dataset), cleanup)
+        in_place = is_in_place(paths, dataset, findings)
+        if mask_source is not None:
+            join_masks(findings, mask_source, max_rank=max_rank)
+        if groups is not None:
+            join_groups(findings, Path(groups))
+        stated = fill_in_patients(findings, patient_regex)
+
+        # Rows.
+        rows = build_rows(findings, synthetic=synthetic, workers=workers, progress=progress)
         frame = rows.frame
         if frame.empty:
             first = next(iter(rows.failed.items()), ("", ""))
@@ -121,101 +127,59 @@ def add_dataset(
                 path=source,
                 remedy="check the files",
             )
-        summary = AddSummary(dataset, manifest, failed=rows.failed, warnings=scan.warnings)
-        summary.skipped = dict(sorted((scan.skipped + rows.skipped).items()))
-        bad_masks = measure_masks(frame, scan.file, workers)
-        summary.warnings += leave_masks_out(frame, bad_masks)
+        summary = AddSummary(dataset, manifest, failed=rows.failed, warnings=findings.warnings)
+        summary.skipped = dict(sorted((findings.skipped + rows.skipped).items()))
+        bad_masks = measure_masks(frame, findings.file, workers)
         left_out = {frame.at[i, "image_id"]: reason for i, reason in bad_masks.items()}
+        summary.warnings += drop_masks(frame, bad_masks)
         how = on_straddle or ("error" if stated else "drop-train")
         if how != "error":
-            summary.warnings += resolve_straddling(frame, how)
+            summary.warnings += keep_in_one_split(frame, how)
         problems = find_problems(frame.astype(str), rows.lines)
         if problems:
             raise report_problems(source, problems)
         frame, summary.changed = merge_existing(
-            frame, manifest, same_source=same, force=force, without_mask=set(left_out)
+            frame, manifest, same_source=in_place, force=force, without_mask=set(left_out)
         )
-        summary.warnings += oddities(frame)
-        if frame["label"].nunique() == 1:
-            only = frame["label"].iloc[0]
-            summary.warnings.append(f"all images are of one class, {only!r}: check the folders")
+        summary.warnings += patient_warnings(frame) + class_warnings(frame)
         summary.count(frame)
 
+        # Images and manifest are put in place together, once nothing else can fail.
         def place_images() -> None:
-            if not same:
-                settle(paths, dataset, scan, extracted=scan.home is not None, force=force)
+            if not in_place:
+                put_in_place(paths, dataset, findings, force=force)
 
-        # Images and manifest take their places together, when nothing is left that may fail.
-        write_manifest(frame, manifest, first=place_images)
+        write_manifest(frame, manifest, before_replace=place_images)
         record_add(summary, paths, left_out)
     return summary
 
 
-def _is_home(paths: Paths, dataset: str, scan: Scan) -> bool:
-    """Return whether the images are those that data/<dataset> has.
+def _find(source: Path, masks: Path | None, place: Path, cleanup: ExitStack) -> Findings:
+    """Find the images of a folder, zip or CSV, with sibling masks taken out.
 
-    Raises:
-        ManifestError: it is a folder that an earlier zip became, with images that only the user
-            may replace.
+    Args:
+        source: the folder, zip or CSV.
+        masks: where the masks are; None = next to the images.
+        place: data/<dataset>; a zip is extracted next to it until the images are added.
+        cleanup: removes the extracted zip.
     """
-    place = paths.data(dataset)
-    if scan.home is None:
-        return same_folder(place, scan.root)
-    if place.is_symlink() or not place.is_dir():
-        return False
-    if same_content(place, scan.root):
-        return True
-    if described(paths.manifest(dataset)) == "images":
-        raise ManifestError(
-            "holds other images than this zip; they are not replaced, even by --force",
-            path=place,
-            remedy="unpack the zip into it and pass it as --from, use another dataset name, or "
-            "move it away",
-        )
-    return False
-
-
-def _remove_empty(folder: Path) -> None:
-    with suppress(OSError):  # it is not there, or there is something in it
-        folder.rmdir()
-
-
-def _scan(source: Path, masks: Path | None, place: Path, undo: ExitStack) -> Scan:
-    """Find the images of a folder, zip or CSV."""
     if source.is_dir():
-        scan = scan_folder(source, exclude=(masks,) if masks is not None else ())
+        findings = read_folder(source, exclude=(masks,) if masks is not None else ())
     elif source.suffix.lower() == ".zip":
-        beside = undo.enter_context(extracted(source, place))
-        scan = scan_folder(beside)
-        scan.home, scan.beside = place, beside
+        staging = cleanup.enter_context(extracted(source, place))
+        findings = read_folder(staging)
+        findings.home, findings.staging = place, staging
     elif not source.exists():
         raise ManifestError("no such folder, CSV or zip", path=source, remedy="check --from")
     else:
-        return scan_table(source)
-    set_masks_aside(scan, pair=masks is None)
-    return scan
+        return read_image_table(source)
+    separate_sibling_masks(findings, pair=masks is None)
+    return findings
 
 
-def _join(
-    scan: Scan,
-    masks: Path | None,
-    max_rank: int | None,
-    groups: str | Path | None,
-    patient_regex: str | None,
-) -> bool:
-    """Fill in masks, groups and patients; return whether a table states patients."""
-    if masks is not None:
-        join_masks(scan, masks, max_rank=max_rank)
-    if groups is not None:
-        join_groups(scan, Path(groups))
-    stated = any(found.facts.get("patient_id") for found in scan.found)
-    if patient_regex or not stated:
-        names = [found.path for found in scan.found]
-        patients = patients_from_names(names, patient_regex)
-        for found, patient in zip(scan.found, patients, strict=True):
-            if patient:
-                found.facts.setdefault("patient_id", patient)
-    return stated
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def refresh_dataset(
@@ -225,13 +189,13 @@ def refresh_dataset(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> AddSummary:
-    """Bring hashes, sizes and mask areas of a manifest up to date with its files.
+    """Update hashes, sizes and mask areas of a manifest from its files.
 
-    Rows stay as they are otherwise: one whose image or mask is gone or cannot be read keeps its
-    cells and is listed in `failed`. New files are not looked for: `add_dataset` does that.
+    All else stays as it is. A row whose image or mask is missing or unreadable keeps its cells and
+    is listed in `failed`. New files are found by `add_dataset` only.
 
     Raises:
-        ManifestError: the manifest is missing or wrong.
+        ManifestError: the manifest is missing or invalid.
     """
     paths = paths or Paths()
     manifest, data = paths.manifest(dataset), paths.data(dataset)
@@ -239,13 +203,13 @@ def refresh_dataset(
         frame = read_manifest(manifest)
         summary = AddSummary(dataset, manifest)
         before = frame["sha256"].copy()
-        summary.failed = remeasure(frame, data, workers, progress)
+        summary.failed = measure_again(frame, data, workers, progress)
         frame.loc[frame["mask_path"] == "", "mask_area"] = ""
         for i, reason in measure_masks(frame, data.joinpath, workers).items():
             mask = frame.at[i, "mask_path"]
             summary.failed.setdefault(
                 frame.at[i, "image_id"],
-                f"its mask {mask} {reason} - put it back or mend it; or empty its mask_path",
+                f"its mask {mask} {reason} - put it back or correct it; or empty its mask_path",
             )
         changed = int((frame["sha256"] != before).sum())
         summary.changed = {"added": 0, "removed": 0, "changed": changed}
@@ -253,3 +217,43 @@ def refresh_dataset(
         write_manifest(frame, manifest)
         record_refresh(summary, paths, {*frame["path"], *frame["image_id"]})
     return summary
+
+
+def group_dataset(dataset: str, source: str | Path, *, paths: Paths) -> list[str]:
+    """Join known groups to an existing manifest; images and all else stay as they are.
+
+    Args:
+        dataset: its name.
+        source: CSV, see `join_groups`.
+        paths: the project folder.
+
+    Returns:
+        What was joined, and warnings.
+
+    Raises:
+        ManifestError: as `join_groups`; the manifest contradicts the table; or a patient would be
+            in two splits. Nothing was written.
+    """
+    manifest = paths.manifest(dataset)
+    with manifest_lock(manifest):
+        frame = read_manifest(manifest)
+        findings = Findings(paths.data(dataset))
+        for row in frame.itertuples():
+            facts = {"image_id": row.image_id} if row.image_id != row.path else {}
+            findings.images.append(FoundImage(row.path, row.label, row.split, facts))
+        known = join_groups(findings, Path(source))
+        for column in ("patient_id", "group", "fold"):
+            joined = [image.facts.get(column, "") for image in findings.images]
+            frame[column] = [new or old for new, old in zip(joined, frame[column], strict=True)]
+        try:
+            frame, _ = merge_existing(frame, manifest, same_source=True, force=False)
+        except ManifestError as error:
+            error.remedy = (
+                "correct the table, or take its values with `pipeline data add --groups --force`"
+            )
+            raise
+        problems = find_problems(frame.astype(str), range(2, len(frame) + 2))
+        if problems:
+            raise report_problems(Path(source), problems)
+        write_manifest(frame, manifest)
+    return [f"{manifest}: groups of {known} of {len(frame)} images joined", *findings.warnings]

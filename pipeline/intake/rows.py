@@ -1,27 +1,95 @@
-"""From images found to rows of a manifest: hash, size, patient, mask area, and no straddling."""
+"""From findings to rows of a manifest: hash, size and patient of each image, area of each mask."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from pipeline.intake.folder import Found, Scan
-from pipeline.intake.measure import Progress, in_threads, mask_area, measure
+from pipeline.errors import ImageError
+from pipeline.images import FrameInfo, SkippedFile, probe, read_mask
+from pipeline.intake.findings import Findings, FoundImage
+from pipeline.intake.layout import MASK_FOLDERS
+from pipeline.intake.patients import patient_from_header
+from pipeline.io import sha256_file
 from pipeline.manifest import COLUMNS
 
-# Of two splits that share a patient, the one named first here keeps the images.
-KEEPS = {"drop-train": ("test", "val", "train"), "drop-test": ("train", "val", "test")}
-MASK_FOLDERS = ("mask", "masks", "ground_truth", "groundtruth", "segmentation", "segmentations")
-SHOWN = 5
+Progress = Callable[[int, int], None]
+SHOWN = 5  # names in a warning
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one image file contains; or why it is left out.
+
+    Attributes:
+        sha256: of the bytes.
+        patient: one-way code from a DICOM header; "" = unknown.
+        frames: index and size of each frame.
+        skipped: why the file is not an image.
+        failed: why the file cannot be read.
+    """
+
+    sha256: str = ""
+    patient: str = ""
+    frames: tuple[FrameInfo, ...] = ()
+    skipped: str = ""
+    failed: str = ""
+
+
+def measure(file: Path) -> Measured:
+    """Hash one image file and read its header; errors are returned, not raised."""
+    try:
+        frames = tuple(probe(file))
+        return Measured(sha256_file(file), patient_from_header(file), frames)
+    except SkippedFile as error:
+        return Measured(skipped=error.reason)
+    except ImageError as error:
+        return Measured(failed=f"{error.message} - {error.remedy}")
+    except OSError as error:
+        return Measured(failed=f"cannot be read ({os.strerror(error.errno or 0)})")
+
+
+def in_threads(
+    function: Callable[[Any], Any],
+    items: list,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> list:
+    """Map a function over items in threads, in order; report (done, total) after each."""
+    results = []
+    with ThreadPoolExecutor(workers or min(8, 2 * (os.cpu_count() or 1))) as pool:
+        for result in pool.map(function, items):
+            results.append(result)
+            if progress is not None:
+                progress(len(results), len(items))
+    return results
+
+
+def _measure_all(
+    root: Path, paths: set[str], workers: int | None, progress: Progress | None
+) -> dict[str, Measured]:
+    names = sorted(paths)
+    files = [root / name for name in names]
+    return dict(zip(names, in_threads(measure, files, workers, progress), strict=True))
 
 
 @dataclass
 class Rows:
-    """Rows of a manifest, the line of a table each comes from, and what is no row."""
+    """Rows of a manifest.
+
+    Attributes:
+        frame: the rows, columns `COLUMNS` and those that a table adds.
+        lines: line of the table that each row comes from.
+        skipped: reason -> number of files that are not images.
+        failed: path -> why the file cannot be read.
+    """
 
     frame: pd.DataFrame
     lines: list[int]
@@ -30,83 +98,74 @@ class Rows:
 
 
 def build_rows(
-    scan: Scan, *, synthetic: bool, workers: int | None, progress: Progress | None
+    findings: Findings, *, synthetic: bool, workers: int | None, progress: Progress | None
 ) -> Rows:
-    """Hash and probe every image of a scan; one row a frame, sorted by path and frame.
+    """Measure every image; return one row per frame, sorted by path and frame.
 
-    A table may name one frame of a file; without it, or with a blank cell there, a file of n
-    frames becomes n rows.
+    A table may name one frame of a file; else a file of n frames becomes n rows.
     """
-    names = sorted({found.path for found in scan.found})
-    files = [scan.root / name for name in names]
-    measured = dict(zip(names, in_threads(measure, files, workers, progress), strict=True))
+    paths = {image.path for image in findings.images}
+    measured = _measure_all(findings.root, paths, workers, progress)
     rows: list[dict] = []
-    lines: list[int] = []
-    skipped: Counter[str] = Counter()
-    failed: dict[str, str] = {}
-    for found in sorted(scan.found, key=lambda found: found.path):
-        result = measured[found.path]
+    made = Rows(pd.DataFrame(), [])
+    for image in sorted(findings.images, key=lambda image: image.path):
+        result = measured[image.path]
         if result.failed:
-            failed[found.path] = result.failed
+            made.failed[image.path] = result.failed
         elif result.skipped:
-            skipped[result.skipped] += 1
+            made.skipped[result.skipped] += 1
         else:
-            frames = result.frames
-            if "frame" in found.facts:
-                wanted = found.facts["frame"]
-                frames = [info for info in frames if str(info.frame) == wanted]
-                if not frames:
-                    failed[found.path] = f"has no frame {wanted!r} (it has {len(result.frames)})"
+            wanted = image.facts.get("frame")
+            frames = [i for i in result.frames if wanted is None or str(i.frame) == wanted]
+            if not frames:
+                why = f"has no frame {wanted!r} (it has {len(result.frames)})"
+                made.failed[image.path] = why
             for info in frames:
-                many = len(result.frames) > 1
-                rows.append(_row(found, info, result, synthetic, many))
-                lines.append(found.line)
+                rows.append(_row(image, info, result, synthetic))
+                made.lines.append(image.line)
     frame = pd.DataFrame(rows)
     for name in COLUMNS:
         if name not in frame:
             frame[name] = ""
     others = [name for name in frame.columns if name not in COLUMNS]
-    return Rows(frame[[*COLUMNS, *others]].fillna(""), lines, skipped, failed)
+    made.frame = frame[[*COLUMNS, *others]].fillna("")
+    return made
 
 
-def _row(found: Found, info, result, synthetic: bool, many: bool) -> dict:
-    facts = {
-        name: value for name, value in found.facts.items() if name not in ("frame", "image_id")
-    }
-    image_id = found.facts.get("image_id", found.path)
-    stated = "image_id" in found.facts and "frame" in found.facts
-    if many and not stated:
+def _row(image: FoundImage, info: FrameInfo, result: Measured, synthetic: bool) -> dict[str, Any]:
+    facts = dict(image.facts)
+    one_frame = facts.pop("frame", None) is not None
+    stated = facts.pop("image_id", None)
+    image_id = image.path if stated is None else stated
+    if len(result.frames) > 1 and not (one_frame and stated is not None):
         image_id = f"{image_id}#{info.frame}"
     return {
         "patient_id": result.patient,
         "synthetic": "1" if synthetic else "0",
         **facts,
         "image_id": image_id,
-        "path": found.path,
+        "path": image.path,
         "frame": info.frame,
-        "label": found.label,
-        "split": found.split,
+        "label": image.label,
+        "split": image.split,
         "sha256": result.sha256,
         "width": info.width,
         "height": info.height,
     }
 
 
-def remeasure(
+def measure_again(
     frame: pd.DataFrame, data: Path, workers: int | None, progress: Progress | None
 ) -> dict[str, str]:
-    """Hash and probe the files of existing rows again, in place; return what failed, by path."""
-    names = sorted(set(frame["path"]))
-    results = in_threads(measure, [data / name for name in names], workers, progress)
-    measured = dict(zip(names, results, strict=True))
+    """Update hash and size of existing rows in place; return path -> why a file failed."""
+    measured = _measure_all(data, set(frame["path"]), workers, progress)
     failed = {
         name: result.failed or result.skipped
         for name, result in measured.items()
         if not result.frames
     }
     for i in frame.index[~frame["path"].isin(failed)]:
-        result = measured[frame.at[i, "path"]]
-        number = frame.at[i, "frame"]
+        result, number = measured[frame.at[i, "path"]], frame.at[i, "frame"]
         info = next((info for info in result.frames if info.frame == number), None)
         if info is None:
             failed[frame.at[i, "path"]] = f"has no frame {number} (it has {len(result.frames)})"
@@ -119,33 +178,37 @@ def remeasure(
 def measure_masks(
     frame: pd.DataFrame, locate: Callable[[str], Path], workers: int | None
 ) -> dict[int, str]:
-    """Fill mask_area (pixels) in place; return why masks cannot be used, by index of their row.
+    """Fill in mask_area (pixels) in place.
 
     Args:
-        frame: rows. A frame of a file of many takes the mask's same frame. Rows whose mask cannot
-            be used stay as they are.
-        locate: gives the file of a mask_path.
+        frame: rows. The mask of a frame is the same frame of the mask's file.
+        locate: returns the file of a mask_path.
+
+    Returns:
+        Index of the row -> why its mask cannot be used; such rows are unchanged.
     """
-    rows = frame.index[frame["mask_path"] != ""]
-    jobs = [
-        (
-            locate(frame.at[i, "mask_path"]),
-            int(frame.at[i, "frame"]),
-            (int(frame.at[i, "height"]), int(frame.at[i, "width"])),
-        )
-        for i in rows
-    ]
+
+    def area(i: int) -> int | str:
+        row = frame.loc[i]
+        shape = int(row["height"]), int(row["width"])
+        try:
+            mask = read_mask(locate(row["mask_path"]), int(row["frame"]), shape=shape)
+        except ImageError as error:
+            return error.message
+        return int(mask.sum())
+
     bad: dict[int, str] = {}
-    for i, area in zip(rows, in_threads(mask_area, jobs, workers, None), strict=True):
-        if isinstance(area, int):
-            frame.at[i, "mask_area"] = str(area)
+    rows = list(frame.index[frame["mask_path"] != ""])
+    for i, result in zip(rows, in_threads(area, rows, workers), strict=True):
+        if isinstance(result, int):
+            frame.at[i, "mask_area"] = str(result)
         else:
-            bad[i] = area
+            bad[i] = result
     return bad
 
 
-def leave_masks_out(frame: pd.DataFrame, bad: dict[int, str]) -> list[str]:
-    """Take masks that cannot be used (as of `measure_masks`) out of the rows; return warnings."""
+def drop_masks(frame: pd.DataFrame, bad: dict[int, str]) -> list[str]:
+    """Empty mask_path where a mask cannot be used (see `measure_masks`); return warnings."""
     ids: dict[str, list[str]] = {}
     for i, reason in bad.items():
         frame.at[i, "mask_path"] = ""
@@ -156,40 +219,9 @@ def leave_masks_out(frame: pd.DataFrame, bad: dict[int, str]) -> list[str]:
     ]
 
 
-def resolve_straddling(frame: pd.DataFrame, how: str) -> list[str]:
-    """Take the images of a patient out of all splits but one; `how` is a key of `KEEPS`.
-
-    Returns:
-        A warning that counts them, or nothing.
-    """
-    order = KEEPS[how]
-    known = frame[(frame["patient_id"] != "") & (frame["split"] != "")]
-    rank = known["split"].map({split: at for at, split in enumerate(order)})
-    best = rank.groupby(known["patient_id"]).transform("min")
-    dropped = rank.index[rank > best]
-    if not len(dropped):
-        return []
-    patients = known.loc[dropped, "patient_id"].nunique()
-    counts = frame.loc[dropped, "split"].value_counts()
-    frame.loc[dropped, "split"] = ""
-    listed = " and ".join(f"{n} {split} images" for split, n in counts.items())
-    return [
-        f"{patients} patients are in several splits: their {listed} are in none now (they stay in "
-        f"the manifest, and take part in the grouped protocol)"
-    ]
-
-
-def oddities(frame: pd.DataFrame) -> list[str]:
-    """Return warnings on classes: missing in a split, tiny, or of nearly the same name; and on
-    patients that are known for a part of the images only."""
+def class_warnings(frame: pd.DataFrame) -> list[str]:
+    """Return warnings on classes: missing in a split, tiny, of nearly equal names, or only one."""
     warnings = []
-    known = int((frame["patient_id"] != "").sum())
-    if 0 < known < len(frame):
-        warnings.append(
-            f"the patient is known for {known} of {len(frame)} images only; each other image "
-            "counts as a patient of its own, so that one patient may train and test: pass "
-            "--patient-regex, or name patients in --groups"
-        )
     table = frame.groupby(["label", "split"]).size().unstack(fill_value=0)
     for split in ("train", "test"):
         if split in table:
@@ -210,4 +242,6 @@ def oddities(frame: pd.DataFrame) -> list[str]:
         if len(labels) > 1:
             names = ", ".join(map(repr, labels))
             warnings.append(f"classes {names} differ only by case or spaces")
+    if len(table) == 1:
+        warnings.append(f"all images are of one class, {table.index[0]!r}: check the folders")
     return warnings

@@ -1,12 +1,20 @@
-"""What `pipeline data add` tells: counts, what was left out and why, and what to know."""
+"""What `pipeline data add` reports: printed for the user, and recorded for status and report."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from pipeline.engine.record import RunRecord, library_versions
+from pipeline.engine.status import ADD
+from pipeline.errors import DiskError, PipelineError
+from pipeline.paths import Paths
 
 SHOWN = 20
 
@@ -18,14 +26,14 @@ class AddSummary:
     Attributes:
         dataset: its name.
         manifest: the file written.
-        images: rows of the manifest.
-        counts: split ("" = none) -> label -> images.
-        masks: images with a ground-truth mask.
-        patients: patients that are known.
-        skipped: files left out, reason -> count.
-        failed: relative path -> why the file cannot be read; left out of the manifest.
+        images: number of rows.
+        counts: split ("" = none) -> label -> number of images.
+        masks: number of images with a ground-truth mask.
+        patients: number of known patients.
+        skipped: reason -> number of files left out.
+        failed: relative path -> why the file cannot be read; it is not in the manifest.
         warnings: what the user should know.
-        changed: rows "added", "removed", "changed" since the manifest before this one.
+        changed: number of rows "added", "removed" and "changed" since the last manifest.
     """
 
     dataset: str
@@ -40,7 +48,7 @@ class AddSummary:
     changed: dict[str, int] = field(default_factory=dict)
 
     def count(self, frame: pd.DataFrame) -> None:
-        """Fill the counts from the rows of a manifest."""
+        """Set the counts from the rows of a manifest."""
         self.images = len(frame)
         table = frame.groupby(["split", "label"]).size()
         self.counts = {
@@ -51,11 +59,11 @@ class AddSummary:
         self.patients = int(frame.loc[frame["patient_id"] != "", "patient_id"].nunique())
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON values."""
+        """Return all attributes as JSON values."""
         return {**vars(self), "manifest": self.manifest.as_posix()}
 
     def text(self) -> str:
-        """Return lines for a person."""
+        """Return the lines that `pipeline data add` prints."""
         lines = [f"{self.manifest}: {self.images} images"]
         for split in sorted(self.counts, key=["train", "val", "test", ""].index):
             labels = self.counts[split]
@@ -67,15 +75,62 @@ class AddSummary:
         changes = ", ".join(f"{n} {what}" for what, n in self.changed.items() if n)
         lines.append(f"  since the last manifest: {changes or 'nothing changed'}")
         lines += [f"  skipped {n}: {reason}" for reason, n in sorted(self.skipped.items())]
+        failed = list(self.failed.items())
         lines += [
-            f"  FAILED {_shown(path)}: {why}" for path, why in list(self.failed.items())[:SHOWN]
+            f"  FAILED {path if path.isprintable() else repr(path)}: {why}"
+            for path, why in failed[:SHOWN]
         ]
-        if len(self.failed) > SHOWN:
-            lines.append(f"  FAILED: {len(self.failed) - SHOWN} more")
+        if len(failed) > SHOWN:
+            lines.append(f"  FAILED: {len(failed) - SHOWN} more")
         lines += [f"  warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
 
-def _shown(path: str) -> str:
-    """A name that would break the line, or the terminal, is shown quoted."""
-    return path if path.isprintable() else repr(path)
+def record_add(summary: AddSummary, paths: Paths, masks: Mapping[str, str]) -> None:
+    """Write cache/<dataset>/records/add.json: what is not in the manifest, so that no later stage
+    can report it.
+
+    Args:
+        summary: of the run; its warnings are not kept.
+        paths: the project folder.
+        masks: image_id -> why its ground-truth mask was left out.
+    """
+    parameters = {"skipped": dict(summary.skipped), "masks_left_out": dict(masks)}
+    _write(summary, paths, dict(summary.failed), len(summary.failed), parameters)
+
+
+def record_refresh(summary: AddSummary, paths: Paths, known: Collection[str]) -> None:
+    """Write the record after a refresh, which does not look at files outside of the manifest:
+    what the last `data add` left out stays in the record.
+
+    Args:
+        summary: of the run.
+        paths: the project folder.
+        known: paths and ids of the manifest.
+    """
+    earlier = RunRecord(ADD)
+    with suppress(PipelineError, FileNotFoundError):  # damaged or missing
+        earlier = RunRecord.read(paths.record(summary.dataset, ADD))
+    outside = {name: why for name, why in earlier.failed.items() if name not in known}
+    _write(summary, paths, outside | summary.failed, len(outside), earlier.parameters)
+
+
+def _write(
+    summary: AddSummary, paths: Paths, failed: dict[str, str], outside: int, parameters: dict
+) -> None:
+    total = summary.images + outside
+    record = RunRecord(
+        ADD,
+        summary.dataset,
+        status="failed" if failed else "ok",
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        total=total,
+        done=total - len(failed),
+        failed=failed,
+        versions=library_versions(("medfocusclip", "numpy", "pillow")),
+        parameters=parameters,
+    )
+    try:
+        record.write(paths.record(summary.dataset, ADD))
+    except DiskError as error:  # the manifest is valid without it
+        summary.warnings.append(f"the record of failed and skipped files was not written: {error}")

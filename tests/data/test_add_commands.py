@@ -24,7 +24,7 @@ from tests.project import REPO, in_process, pipeline
 KILLED = """
 import os, signal
 from pipeline.intake import archive
-extract, done = archive._extract, []
+extract, done = archive._extract_entry, []
 
 def extract_three(*given):
     extract(*given)
@@ -32,7 +32,7 @@ def extract_three(*given):
     if len(done) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
 
-archive._extract = extract_three
+archive._extract_entry = extract_three
 from pipeline.cli import main
 main()
 """
@@ -40,13 +40,13 @@ main()
 KILLED_BEFORE_THE_MANIFEST = """
 import os, signal
 from pipeline.intake import add
-settle = add.settle
+settle = add.put_in_place
 
 def settle_and_die(*given, **more):
     settle(*given, **more)
     os.kill(os.getpid(), signal.SIGKILL)
 
-add.settle = settle_and_die
+add.put_in_place = settle_and_die
 from pipeline.cli import main
 main()
 """
@@ -119,7 +119,7 @@ def test_what_cannot_be_written_or_read_is_said_in_one_line_and_a_retry_works(
     long.write_bytes(source.read_bytes())
     with zipfile.ZipFile(long, "a") as opened:
         opened.writestr(f"train/cat/{'x' * 300}.png", b"")
-    refused(project, long, r"long\.zip: entry 'train/cat/xx.* does not take - ")
+    refused(project, long, r"long\.zip: entry 'train/cat/xx.* too long a name - ")
     for folder, given in (
         (project / "data", source),
         (project / "data_manifests", source),

@@ -266,7 +266,7 @@ def test_refresh_takes_new_bytes_and_sizes_and_names_lost_files(scans, paths):
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "a b", ".hidden"])
 def test_a_dataset_name_that_is_no_file_name_is_refused(scans, paths, name):
-    with pytest.raises(ManifestError, match="no name for a dataset"):
+    with pytest.raises(ManifestError, match="not a valid dataset name"):
         add_dataset(name, scans, paths=paths)
 
 

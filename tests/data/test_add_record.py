@@ -85,5 +85,5 @@ def test_where_no_record_can_be_written_the_manifest_stands_and_the_summary_says
     (paths.root / "cache").write_text("in the way")
     summary = add_dataset("d", scans, paths=paths)
     assert summary.images == 24 and paths.manifest("d").is_file()
-    (said,) = (text for text in summary.warnings if "not on record" in text)
+    (said,) = (text for text in summary.warnings if "was not written" in text)
     assert "add.json" in said

@@ -112,7 +112,7 @@ REFUSED_TABLES = [
     (PLAIN.replace("label", "diagnose"), "utf-8", "no column 'label'"),
     ("path,label\n", "utf-8", "no rows"),
     (PLAIN.replace("sub/1", "sub/0"), "utf-8", "'sub/0.png' is on line 2 too"),
-    (PLAIN.replace("path,label", "path,path"), "utf-8", "two columns are 'path'"),
+    (PLAIN.replace("path,label", "path,path"), "utf-8", "column 'path' twice"),
     ("image,path,label\na,b,c\n", "utf-8", "two columns are 'path': 'image' and 'path'"),
 ]
 
@@ -226,17 +226,17 @@ def _doubled(path: Path) -> None:
 
 
 SPOILED_ZIPS = [
-    (lambda p: _climbing(p, "../out.png"), "climbs out of its folder"),
-    (lambda p: _climbing(p, "train/../../out.png"), "climbs out of its folder"),
-    (lambda p: _climbing(p, "/out.png"), "climbs out of its folder"),
-    (lambda p: _climbing(p, "C:/out.png"), "climbs out of its folder"),
+    (lambda p: _climbing(p, "../out.png"), "leads out of its folder"),
+    (lambda p: _climbing(p, "train/../../out.png"), "leads out of its folder"),
+    (lambda p: _climbing(p, "/out.png"), "leads out of its folder"),
+    (lambda p: _climbing(p, "C:/out.png"), "leads out of its folder"),
     (lambda p: _climbing(p, "a\\b.png"), "backslashes"),
     (_linking, "is a link or device"),
     (_bomb, "zip bomb"),
     (_cut, "cut short"),
     (_flip, "damaged|cut short"),
     (_doubled, "comes twice"),
-    (lambda p: p.write_bytes(b"<html>"), "is no zip"),
+    (lambda p: p.write_bytes(b"<html>"), "is not a zip"),
 ]
 
 

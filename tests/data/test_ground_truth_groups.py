@@ -217,7 +217,7 @@ def test_other_names_name_no_patient_unless_a_pattern_says_how():
 
 @pytest.mark.parametrize(
     ("pattern", "expected"),
-    [("(", "no regular expression"), ("a", "has no group"), ("(zzz)", "matches none")],
+    [("(", "not a regular expression"), ("a", "has no group"), ("(zzz)", "matches none")],
 )
 def test_a_pattern_that_cannot_work_is_refused(pattern, expected):
     with pytest.raises(ManifestError, match=expected):

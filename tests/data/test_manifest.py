@@ -127,7 +127,7 @@ def test_missing_files_and_links_to_nothing_are_listed(tmp_path):
     frame = rows(["a", "b", "c"], mask_path=["gone.png", "", ""])
     text = str(problems(frame, tmp_path, data=tmp_path, check_files=True))
     assert re.search(r"line 2, mask_path: no such file.* - put it back, or empty the cell", text)
-    assert "line 3, path: a link to nothing" in text
+    assert "line 3, path: a broken link" in text
     assert re.search(r"line 4, path: no such file.* - put it back, or run `pipeline data", text)
     assert "3 problems" in text
 
@@ -149,7 +149,7 @@ def test_thousands_of_equal_problems_are_counted_not_printed(tmp_path):
     [
         (b"", "the file is empty"),
         (b"image_id,path\n1,2\n", "no column frame, label"),
-        (b"\xff\xfea", "not UTF-8"),
+        (b"\xff\xfea", "UTF-16"),
         (b"a,b,a\n", "column 'a' twice"),
         (b'a,b\n"x,1\n', "not valid CSV"),
         (b"a,b\n1,2,3\n", "3 fields where the header has 2"),
