@@ -148,7 +148,7 @@ def curves(
         small: for the overview: shares alone under the axis, and no legend.
     """
     at = {f: i for i, f in enumerate(sorted(labels))}
-    with canvas(*((3.4, 2.1) if small else (7.2, 3.9))) as (figure, axes):
+    with canvas(*((3.4, 2.1) if small else (5.6, 3.4))) as (figure, axes):
         for level, value in (levels or {}).items():
             axes.axhline(100 * value, color="#9a9a9a", lw=1, ls=":", zorder=1)
             text = words.level(level, value)
@@ -196,7 +196,7 @@ def reliability(
         series: {run: (style, mean confidence, accuracy, number of predictions)} by bin; bins of
             fewer than `FEW` predictions are hollow and off the line.
     """
-    with canvas(4.4, 4.0) as (figure, axes):
+    with canvas(4.0, 3.8) as (figure, axes):
         axes.plot([0, 100], [0, 100], color="#9a9a9a", lw=1, ls=":")
         for run, (style, confidence, accuracy, n) in series.items():
             few = n < FEW
@@ -219,7 +219,7 @@ def histogram(
         The plot, and the number of values in each bin by series.
     """
     counts = {key: np.histogram(v[np.isfinite(v)], edges)[0] for key, v in series.items()}
-    with canvas(4.4, 2.9) as (figure, axes):
+    with canvas(4.0, 2.8) as (figure, axes):
         for i, (key, n) in enumerate(counts.items()):
             look = {"color": COLOURS[i], "lw": 1.8, "ls": DASHES[i], "label": key}
             heights = 100 * n / max(n.sum(), 1)
@@ -254,7 +254,7 @@ def scatter(
         y_label: of the axis.
     """
     labels = np.asarray(groups)
-    with canvas(4.4, 3.4) as (figure, axes):
+    with canvas(4.0, 3.2) as (figure, axes):
         axes.axhline(0, color="#9a9a9a", lw=1)
         for group, style in styles(sorted(set(groups))).items():
             here = labels == group
