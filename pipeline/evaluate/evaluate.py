@@ -25,6 +25,7 @@ from pipeline.evaluate.compare import (
     matching_pairs,
 )
 from pipeline.evaluate.mask_quality import mask_quality, summarise_masks
+from pipeline.evaluate.metrics import CLASS_METRICS
 from pipeline.evaluate.pairing import beside, write_stamped
 from pipeline.evaluate.predictions import Run, read_runs
 from pipeline.evaluate.scores import Scored, Scorer, confusion, score_rows
@@ -35,6 +36,23 @@ from pipeline.manifest import read_manifest
 if TYPE_CHECKING:
     from pipeline.config import EvaluateParams, Params
     from pipeline.paths import Paths
+
+
+RUN = ["head", "view", "fraction"]
+METRIC_COLUMNS = ["protocol", "subset", *RUN, "seed", "metric", "value", "lo", "hi", "n_images"]
+METRIC_COLUMNS += ["n_labels", "note", "t_lo", "t_hi", "n_seeds", "n_groups"]
+TABLES = {
+    "per_class": ["protocol", "subset", *RUN, "class", "support"]
+    + [f"{metric}{end}" for metric in CLASS_METRICS for end in ("", "_lo", "_hi")],
+    "confusion": ["protocol", *RUN, "actual", "predicted", "n"],
+    "reliability": ["protocol", *RUN, "bin", "confidence", "accuracy", "n"],
+    "comparisons": list(COLUMNS),
+    "test_sets": [
+        *("protocol", "subset", "n_images", "n_classes"),
+        *("missing_classes", "largest_class", "largest_share"),
+    ],
+}
+"""Columns of the tables in plots/ that are made block by block."""
 
 
 def evaluate_dataset(
@@ -75,7 +93,7 @@ def _evaluate(
     record: RunRecord, manifest: pd.DataFrame, params: Params, paths: Paths, jobs: int
 ) -> dict[str, Any]:
     dataset = record.dataset
-    runs, classes, training = read_runs(dataset, paths, manifest)
+    runs, classes, training = read_runs(dataset, params, paths, manifest)
     audit = read_audit(paths.audit(dataset), manifest)
     quality = mask_quality(dataset, manifest, paths, jobs=jobs)
     units = image_units(manifest, audit)
@@ -108,8 +126,7 @@ def _tables(
     params: Params,
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """Return metrics.parquet and the tables of plots/ by name."""
-    names = ("per_class", "confusion", "reliability", "comparisons", "test_sets")
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
     metrics: list[dict[str, Any]] = []
     for protocol, subset, scored in score_blocks(
         runs, classes, manifest, audit, units, params.evaluate
@@ -131,9 +148,8 @@ def _tables(
         rows["comparisons"] += [block | row for row in compared]
         tested = test_set_row(protocol, subset, [one.run for one in scored], classes)
         rows["test_sets"] += [tested] if tested else []
-    plots = {name: pd.DataFrame(table) for name, table in rows.items()}
-    plots["comparisons"] = plots["comparisons"].reindex(columns=list(COLUMNS))
-    table = pd.DataFrame(metrics)
+    plots = {name: pd.DataFrame(table, columns=TABLES[name]) for name, table in rows.items()}
+    table = pd.DataFrame(metrics, columns=METRIC_COLUMNS)
     table["reweighted"] = reweighted(table, plots["per_class"])
     plots["curve"] = curve_table(table, dataset)
     return table, plots
@@ -172,7 +188,7 @@ def compare_runs(dataset: str, params: Params, paths: Paths, a: str, b: str) -> 
     """
     manifest = read_manifest(paths.manifest(dataset))
     audit = read_audit(paths.audit(dataset), manifest)
-    runs, classes, _ = read_runs(dataset, paths, manifest)
+    runs, classes, _ = read_runs(dataset, params, paths, manifest)
     known = {name for run in runs for name in (*run.key, "/".join(run.key))}
     for name in (a, b):
         if name not in known:

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 FIGURES = ("dice", "iou", "hd95", "pred_area_fraction", "gt_area_fraction")
 COLUMNS = ("image_id", "label", "split", "strategy", *FIGURES, "note")
 RANDOM, ELLIPSE = "random", "ellipse"
+SUMMARY_COLUMNS = (
+    *("strategy", "split", "label", "n_images", "n_missing"),
+    *(f"{metric}{end}" for metric in ("dice", "iou", "hd95") for end in ("", "_lo", "_hi")),
+    *("median_dice", "missed"),
+)
 MISSED = 0.1  # a mask with a lower Dice has missed the region
 
 
@@ -156,9 +161,8 @@ def summarise_masks(
 
     Returns:
         One row per strategy and part: split "all" and "test" over all classes (label ""), and
-        split "all" for each class. Columns: strategy, split, label, n_images (with a value),
-        n_missing (without), <metric>, <metric>_lo, <metric>_hi, median_dice, missed (share with a
-        Dice below 0.1).
+        split "all" for each class. `n_images` counts images with a value, `n_missing` those
+        without; `missed` is the share with a Dice below 0.1.
     """
     rows = []
     for strategy, mine in quality.groupby("strategy", sort=False):
@@ -175,4 +179,4 @@ def summarise_masks(
             row["median_dice"] = float(dice.median()) if len(dice) else np.nan
             row["missed"] = float((dice < MISSED).mean()) if len(dice) else np.nan
             rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))

@@ -15,6 +15,7 @@ from pipeline.training.pairing import of_features, paired, trained
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pipeline.config import Params
     from pipeline.paths import Paths
 
 
@@ -95,7 +96,7 @@ class Run:
 
 
 def read_runs(
-    dataset: str, paths: Paths, manifest: pd.DataFrame
+    dataset: str, params: Params, paths: Paths, manifest: pd.DataFrame
 ) -> tuple[list[Run], list[str], dict[bytes, bytes]]:
     """Return all runs that have test images, in the order of runs.parquet, the class names, and
     what tells their training from others (`pipeline.training.pairing`).

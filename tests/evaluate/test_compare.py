@@ -43,7 +43,10 @@ def test_holm_is_the_textbook_example_and_keeps_the_order():
 def test_the_error_of_a_difference_is_that_of_its_pairs():
     params, y = EvaluateParams(bootstrap=2000), np.zeros(200, int)
     wrong = np.arange(200) % 4 == 0
-    a, b = predicted(y, wrong & (np.arange(200) >= 16)), predicted(y, wrong)  # 4 images differ
+    a, b = (
+        predicted(y, 1 * (wrong & (np.arange(200) >= 16))),
+        predicted(y, 1 * wrong),
+    )  # 4 images differ
     found = difference(*(score(p, params=params) for p in (a, b)), params=params)
     assert found["difference"] == pytest.approx(0.02)
     # The error of a share of 4 in 200; that of two independent runs would be four times as large.
@@ -59,8 +62,11 @@ def test_the_interval_of_a_difference_is_that_of_scoring_each_resample_anew(metr
     probas = [
         softmax(rng.standard_normal((180, 3)) + skill * np.eye(3)[y], axis=1) for skill in (2, 1)
     ]
-    runs = [score(Predicted(ids(180), y, proba.astype(np.float32))) for proba in probas]
-    found = difference(*runs, metric)
+    params = EvaluateParams(bootstrap=150)
+    runs = [
+        score(Predicted(ids(180), y, proba.astype(np.float32)), params=params) for proba in probas
+    ]
+    found = difference(*runs, metric, params)
 
     def anew(proba: np.ndarray, weights: np.ndarray | None = None) -> float:
         if metric == "macro_f1":
@@ -68,7 +74,7 @@ def test_the_interval_of_a_difference_is_that_of_scoring_each_resample_anew(metr
         return roc_auc_score(np.eye(3)[y], proba, average="macro", sample_weight=weights)
 
     assert found["difference"] == pytest.approx(anew(probas[0]) - anew(probas[1]), abs=1e-6)
-    weights = Resamples(ids(180), ids(180), PARAMS.bootstrap, PARAMS.seed).weights
+    weights = Resamples(ids(180), ids(180), params.bootstrap, params.seed).weights
     gaps = np.array([anew(probas[0], w) - anew(probas[1], w) for w in weights])
     lo, hi = percentile_interval(gaps, 0.95)
     # Replicates of AUROC are first-order: equal up to a tenth of the width.

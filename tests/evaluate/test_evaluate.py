@@ -1,4 +1,4 @@
-"""`evaluate` on trained projects: every seed listed, subsets, pooled folds, comparisons."""
+"""`evaluate` on trained projects: every seed, subsets, folds, classes, units and comparisons."""
 
 from __future__ import annotations
 
@@ -9,31 +9,43 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score
 
-from pipeline.errors import PipelineError
+from pipeline.errors import ManifestError, PipelineError
 from pipeline.evaluate import compare_runs, evaluate_dataset
-from pipeline.evaluate.compare import holm
-from pipeline.evaluate.metrics import METRICS
+from pipeline.evaluate.compare import holm, verdict
+from pipeline.evaluate.metrics import METRICS, OVER_CLASSES
+from pipeline.evaluate.test_sets import image_units
 from pipeline.paths import Paths
+from pipeline.splits import plan_splits
 from pipeline.train import train_dataset
+from tests.data.split_tables import units_of
 from tests.heads.odd import Diverges
-from tests.heads.projects import small_params
+from tests.heads.projects import make_manifest, small_params
 from tests.heads.test_train import CLASSES, make_project
+
+from .test_intervals import EVERY_CLASS, UNITS
 
 PARAMS = small_params(
     train__heads=["zero-shot", "linear-probe", Diverges.name], train__seeds=[0, 1, 2, 3, 4]
 )
+PROBE = {"protocol": "official", "head": "linear-probe", "view": "masked", "metric": "accuracy"}
+
+
+def audit_of(manifest: pd.DataFrame, **columns) -> pd.DataFrame:
+    table = manifest[["image_id", "sha256", "split"]].assign(
+        copy_group="", copy_in_train=False, copy_in_train_any=False, label_conflict=False
+    )
+    return table.assign(**columns)
 
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory) -> tuple[Paths, dict]:
+    """A project of 120 images; of its 30 test images 15 have a copy in train, 5 a turned one."""
     paths = make_project(tmp_path_factory.mktemp("evaluated"), n=120)
     train_dataset("toy", PARAMS, paths)
     manifest = pd.read_csv(paths.manifest("toy"), dtype=str, keep_default_na=False)
     leaks = (manifest["split"] == "test") & (manifest.index % 8 == 3)
     turned = (manifest["split"] == "test") & (manifest.index % 12 == 7)
-    audit = manifest[["image_id", "sha256", "split"]].assign(
-        copy_group="", copy_in_train=leaks, copy_in_train_any=leaks | turned
-    )
+    audit = audit_of(manifest, copy_in_train=leaks, copy_in_train_any=leaks | turned)
     audit.to_parquet(paths.audit("toy"))
     return paths, evaluate_dataset("toy", PARAMS, paths)
 
@@ -45,52 +57,68 @@ def rows(paths: Paths, **where) -> pd.DataFrame:
     return table
 
 
-def test_every_seed_is_listed_and_the_mean_is_theirs(evaluated):
+def predictions(paths: Paths, **where) -> pd.DataFrame:
+    table = pd.read_parquet(paths.predictions("toy"))
+    text = table.columns[[isinstance(t, pd.CategoricalDtype) for t in table.dtypes]]
+    table = table.astype(dict.fromkeys(text, str))
+    for column, value in where.items():
+        same = np.isclose(table[column], value) if column == "fraction" else table[column] == value
+        table = table[same]
+    return table.assign(hit=table["y_true"] == table["y_pred"])
+
+
+def test_every_seed_is_listed_with_its_value_and_the_mean_is_theirs(evaluated):
     paths, _ = evaluated
-    where = {"protocol": "official", "subset": "full", "head": "linear-probe", "view": "masked"}
-    table = rows(paths, **where, metric="accuracy", fraction=0.2)
+    table = rows(paths, **PROBE, subset="full", fraction=0.2)
     seeds = table[table["seed"] >= 0]
     assert list(seeds["seed"]) == [0, 1, 2, 3, 4]
+    for row in seeds.itertuples():
+        mine = predictions(
+            paths,
+            protocol="official",
+            head="linear-probe",
+            view="masked",
+            fraction=0.2,
+            seed=row.seed,
+        )
+        assert row.value == pytest.approx(accuracy_score(mine["y_true"], mine["y_pred"]))
     (mean,) = table[table["seed"] == -1].itertuples()
     assert mean.value == pytest.approx(seeds["value"].mean())
     assert mean.lo <= mean.value <= mean.hi and mean.t_lo <= mean.value <= mean.t_hi
     assert mean.n_seeds == 5 and mean.n_images == 30
     assert set(rows(paths)["metric"]) == set(METRICS)
-
-
-def test_the_values_are_those_of_the_predictions(evaluated):
-    paths, _ = evaluated
-    table = pd.read_parquet(paths.predictions("toy"))
-    mine = table[
-        (table["protocol"] == "official")
-        & (table["head"] == "linear-probe")
-        & (table["view"] == "masked")
-        & (table["seed"] == 2)
-        & (table["fraction"] > 0.9)
-    ]
-    where = {"protocol": "official", "subset": "full", "head": "linear-probe", "view": "masked"}
-    (row,) = rows(paths, **where, metric="accuracy", fraction=1.0, seed=2).itertuples()
-    assert row.value == pytest.approx(
-        accuracy_score(mine["y_true"].astype(str), mine["y_pred"].astype(str))
-    )
+    runs = pd.read_parquet(paths.runs("toy"))
+    runs = runs[(runs["protocol"] == "official") & (runs["fraction"] == 0.2)]
+    assert mean.n_labels == int(np.median(runs["n_train"] + runs["n_val"]))
+    assert set(rows(paths, fraction=0.0)["n_labels"]) == {0}
 
 
 def test_a_diverged_seed_is_visible_and_the_mean_says_so(evaluated):
     paths, _ = evaluated
-    where = {"protocol": "official", "subset": "full", "head": Diverges.name, "view": "masked"}
-    table = rows(paths, **where, metric="accuracy", fraction=1.0)
+    table = rows(paths, **PROBE | {"head": Diverges.name}, subset="full", fraction=1.0)
     bad = table[table["seed"] == 1].iloc[0]
     assert np.isnan(bad["value"]) and bad["note"] == "diverged: the loss is nan"
     mean = table[table["seed"] == -1].iloc[0]
     assert np.isfinite(mean["value"]) and "1 of 5 seeds left out: 1 (diverged)" in mean["note"]
 
 
+@pytest.mark.promise("Accuracy is also given without the test images that have a copy in train.")
 def test_the_clean_subsets_leave_out_the_copies(evaluated):
     paths, _ = evaluated
-    where = {"protocol": "official", "head": "linear-probe", "view": "masked", "seed": -1}
-    table = rows(paths, **where, metric="accuracy", fraction=1.0).set_index("subset")
+    table = rows(paths, **PROBE, seed=-1, fraction=1.0).set_index("subset")
     assert dict(table["n_images"]) == {"full": 30, "clean": 15, "clean_any": 10}
     assert set(rows(paths, protocol="grouped")["subset"]) == {"full"}
+    audit = pd.read_parquet(paths.audit("toy")).set_index("image_id")
+    mine = predictions(paths, protocol="official", head="linear-probe", view="masked", fraction=1.0)
+    for subset, column in (("clean", "copy_in_train"), ("clean_any", "copy_in_train_any")):
+        kept = mine[~audit.loc[mine["image_id"], column].to_numpy()]
+        assert table["value"][subset] == pytest.approx(kept["hit"].mean())
+        # The full test part with the classes in the shares of the subset.
+        shares = kept["y_true"].value_counts(normalize=True)
+        recall = mine.groupby("y_true")["hit"].mean()
+        expected = (recall[shares.index] * shares).sum()
+        assert table["reweighted"][subset] == pytest.approx(expected)
+    assert np.isnan(table["reweighted"]["full"])
 
 
 def test_pooled_folds_hold_every_image_once(evaluated):
@@ -101,74 +129,93 @@ def test_pooled_folds_hold_every_image_once(evaluated):
     cells = pd.read_csv(paths.plots("toy") / "confusion.csv")
     cells = cells[(cells["protocol"] == "grouped-pooled") & (cells["head"] == "linear-probe")]
     assert cells.loc[cells["fraction"] == 1.0, "n"].sum() == row.n_images
-    table = pd.read_parquet(paths.predictions("toy"))
-    mine = table[
-        (table["protocol"] == "grouped")
-        & (table["head"] == "linear-probe")
-        & (table["fraction"] > 0.9)
-    ]
-    hit = mine["y_true"].astype(str) == mine["y_pred"].astype(str)
-    assert row.value == pytest.approx(hit.mean())
+    mine = predictions(paths, protocol="grouped", head="linear-probe", fraction=1.0)
+    assert row.value == pytest.approx(mine["hit"].mean())
     (shot,) = rows(paths, **{**where, "head": "zero-shot"}).itertuples()
     assert shot.n_images == 120
 
 
-def test_the_labels_used_stand_beside_each_fraction(evaluated):
-    paths, _ = evaluated
-    runs = pd.read_parquet(paths.runs("toy"))
-    chosen = runs[(runs["protocol"] == "official") & (runs["fraction"] == 0.2)]
-    used = int(np.median(chosen["n_train"] + chosen["n_val"]))
-    table = rows(paths, protocol="official", fraction=0.2, seed=-1)
-    assert set(table["n_labels"]) == {used}
-    assert set(rows(paths, fraction=0.0)["n_labels"]) == {0}
+@pytest.mark.promise(
+    "Pooled cross-validation counts each image once, whatever the number of seeds and folds."
+)
+@pytest.mark.parametrize(("seeds", "folds"), [([0, 1, 2], 2), ([0, 2], 4)])
+def test_more_or_fewer_seeds_than_folds_pool_each_image_once(tmp_path, seeds, folds):
+    paths, fraction = make_project(tmp_path), 0.50005  # differs from its float32 to 4 decimals
+    params = small_params(
+        train__heads=["linear-probe"],
+        train__views={"grouped": ["masked"]},
+        train__seeds=seeds,
+        splits__folds=folds,
+        splits__fractions=[fraction],
+    )
+    train_dataset("toy", params, paths)
+    evaluate_dataset("toy", params, paths)
+    (row,) = rows(paths, protocol="grouped-pooled", metric="accuracy").to_dict("records")
+    first = predictions(paths).sort_values("seed", kind="stable").drop_duplicates("image_id")
+    assert row["fraction"] == fraction and row["value"] == pytest.approx(first["hit"].mean())
+    cells = pd.read_csv(paths.plots("toy") / "confusion.csv")
+    pooled = cells.loc[cells["protocol"] == "grouped-pooled", "n"].sum()
+    assert row["n_images"] == pooled == len(first)
+    lacking = 48 - len(first)
+    assert (lacking == 0) == (len(seeds) > folds)
+    assert row["note"].startswith(f"{lacking} of 48 images lacking" if lacking else "")
 
 
-def test_the_view_that_shows_the_class_differs_and_pairs_are_paired(evaluated):
-    paths, _ = evaluated
-    table = pd.read_csv(paths.plots("toy") / "comparisons.csv")
-    chosen = table[
-        (table["protocol"] == "official")
-        & (table["subset"] == "full")
-        & (table["metric"] == "accuracy")
-        & (table["fraction"] == 1.0)
-        & (table["head_a"] == "linear-probe")
-        & (table["head_b"] == "linear-probe")
-    ]
-    (row,) = chosen.itertuples()
-    sign = 1 if row.view_a == "masked" else -1
-    assert sign * row.difference > 0.2 and row.p_holm < 0.01 and row.lo * row.hi > 0
-    assert (table["p_holm"] >= table["p"] - 1e-12).all()
-
-
-def test_p_values_are_corrected_for_the_comparisons_of_their_family(evaluated):
+@pytest.mark.promise(
+    "Compared runs are paired, and p-values corrected for the number of comparisons."
+)
+def test_every_run_is_compared_with_the_baseline_and_corrected_in_its_family(evaluated):
     paths, _ = evaluated
     table = pd.read_csv(paths.plots("toy") / "comparisons.csv")
     for _, family in table.groupby(["protocol", "subset", "metric", "fraction"]):
         np.testing.assert_allclose(family["p_holm"], holm(family["p"]), rtol=1e-4)
-    assert (table["p_holm"] > table["p"]).any()
+    assert (table["p_holm"] > table["p"]).any() and (table["p_holm"] >= table["p"] - 1e-12).all()
+    codes = [verdict(*row) for row in table[["lo", "hi", "p_holm"]].to_numpy()]
+    assert list(table["verdict"]) == codes
+    where = (table["protocol"] == "official") & (table["subset"] == "full")
+    where &= (table["metric"] == "accuracy") & (table["fraction"] == 1.0)
+    baseline = table[where & (table["head_b"] == "linear-probe") & (table["view_b"] == "whole")]
+    compared = set(zip(baseline["head_a"], baseline["view_a"], strict=True))
+    assert compared == {
+        ("linear-probe", "masked"),
+        (Diverges.name, "whole"),
+        (Diverges.name, "masked"),
+    }
+    (row,) = baseline[baseline["head_a"] == "linear-probe"].itertuples()
+    assert row.difference > 0.2 and row.verdict == "better"  # `masked` shows the class
+    other = small_params(
+        train__heads=PARAMS.train.heads,
+        train__seeds=PARAMS.train.seeds,
+        study__baseline={"learner": "zero-shot", "view": "masked"},
+        study__runs=[{"name": "Zero-shot", "learner": "zero-shot", "view": "masked"}],
+    )
+    evaluate_dataset("toy", other, paths)
+    table = pd.read_csv(paths.plots("toy") / "comparisons.csv")
+    chosen = table[(table["head_b"] == "zero-shot") & (table["view_b"] == "masked")]
+    assert ("zero-shot", "whole") in set(zip(chosen["head_a"], chosen["view_a"], strict=True))
+    evaluate_dataset("toy", PARAMS, paths)
 
 
-def test_compare_takes_views_heads_and_pairs(evaluated):
+def test_compare_takes_views_learners_and_pairs(evaluated):
     paths, _ = evaluated
     views = compare_runs("toy", PARAMS, paths, "masked", "whole")
     assert set(views["view_a"]) == {"masked"} and (views["head_a"] == views["head_b"]).all()
-    heads = compare_runs("toy", PARAMS, paths, "linear-probe", Diverges.name)
-    assert (heads["view_a"] == heads["view_b"]).all()
-    # Only the seeds that both heads have.
-    official = heads[heads["protocol"] == "official"]
-    assert set(official["n_seeds"]) == {4}
+    learners = compare_runs("toy", PARAMS, paths, "linear-probe", Diverges.name)
+    assert (learners["view_a"] == learners["view_b"]).all()
+    # Only the seeds that both learners have.
+    assert set(learners.loc[learners["protocol"] == "official", "n_seeds"]) == {4}
     pair = compare_runs("toy", PARAMS, paths, "linear-probe/masked", f"{Diverges.name}/whole")
     assert set(pair["view_b"]) == {"whole"}
+    np.testing.assert_allclose(pair["p_holm"], holm(pair["p"]))
     with pytest.raises(PipelineError, match="linear-probe/masked"):
         compare_runs("toy", PARAMS, paths, "maskd", "whole")
-    with pytest.raises(PipelineError, match="share no view"):
+    with pytest.raises(PipelineError, match="in common"):
         compare_runs("toy", PARAMS, paths, "masked", "linear-probe")
 
 
 def test_the_tables_of_the_plots_add_up(evaluated):
     paths, summary = evaluated
-    plots = {p.stem: pd.read_csv(p) for p in paths.plots("toy").iterdir()}
-    assert set(plots) == {"curve", "confusion", "reliability", "per_class", "comparisons"}
+    plots = {p.stem: pd.read_csv(p, keep_default_na=False) for p in paths.plots("toy").iterdir()}
     key = ["protocol", "head", "view", "fraction"]
     cells = plots["confusion"].groupby(key)["n"].sum()
     bins = plots["reliability"].groupby(key)["n"].sum()
@@ -177,6 +224,14 @@ def test_the_tables_of_the_plots_add_up(evaluated):
     assert (plots["curve"]["accuracy"] == plots["curve"]["value"]).all()
     assert json.loads(paths.metrics("toy").read_text()) == summary
     assert "masked" in summary["toy"]["official"]["full"]["linear-probe"]
+    tests = plots["test_sets"].set_index(["protocol", "subset"])
+    for protocol in ("official", "grouped"):
+        mine = predictions(paths, protocol=protocol, head="linear-probe", fraction=1.0)
+        mine = mine[mine["view"] == "masked"]
+        row = tests.loc[(protocol, "full")]
+        always = (mine["y_true"] == row["largest_class"]).groupby(mine["seed"]).mean().mean()
+        assert row["n_images"] == mine["image_id"].nunique()
+        assert float(row["largest_share"]) == pytest.approx(always, abs=1e-6)
 
 
 def test_a_second_evaluation_writes_the_same_bits(evaluated):
@@ -190,3 +245,74 @@ def test_a_second_evaluation_writes_the_same_bits(evaluated):
 def test_nothing_trained_is_an_error_with_the_command(tmp_path):
     with pytest.raises(PipelineError, match="pipeline train --dataset toy"):
         evaluate_dataset("toy", PARAMS, make_project(tmp_path))
+
+
+SMALL = small_params(
+    train__heads=["linear-probe"],
+    train__views={"official": ["masked"]},
+    splits__fractions=[1.0],
+)
+
+
+def of_means(paths: Paths) -> pd.DataFrame:
+    train_dataset("toy", SMALL, paths)
+    evaluate_dataset("toy", SMALL, paths)
+    return rows(paths, seed=-1, protocol="official").set_index("metric")
+
+
+@pytest.mark.promise(EVERY_CLASS)
+def test_where_a_class_is_absent_or_has_one_image_every_metric_is_finite_and_noted(tmp_path):
+    labels = [CLASSES[i % 3] for i in range(60)] + ["cyst"] * 10 + ["none"]
+    manifest = make_manifest(labels, ["train"] * 60 + ["test"] * 11)
+    table = of_means(make_project(tmp_path, manifest=manifest))
+    assert set(table.index) == set(METRICS) and np.isfinite(table["value"]).all()
+    assert (table["lo"].isna() == table.index.isin(OVER_CLASSES)).all()
+    for note in ("no test image: tumour", "one test image only: none"):
+        assert table["note"].str.contains(note, regex=False).all()
+    tests = pd.read_csv(tmp_path / "cache/toy/plots/test_sets.csv").set_index("protocol")
+    assert tests.loc["official", "missing_classes"] == "tumour"
+    assert tests.loc["official", "largest_class"] == "cyst"
+
+
+@pytest.mark.promise(UNITS)
+@pytest.mark.parametrize("kind", ["patient_id", "copy_group"])
+def test_images_of_a_patient_and_copies_are_resampled_together(tmp_path, kind):
+    looks, labels, splits, names = [], [], [], []
+    for k in range(36):  # twelve test patients of six images; every third looks like another class
+        test, look = k % 3 == 0, CLASSES[k % 4 % 3]
+        looks += [look] * 6
+        labels += [CLASSES[(CLASSES.index(look) + (test and k % 9 == 0)) % 3]] * 6
+        splits += ["test" if test else "train"] * 6
+        names += [f"p{k:02d}"] * 6
+    manifest = make_manifest(looks, splits).assign(label=labels)
+    width = {}
+    for units in (72, 12):
+        column = {kind: names if units == 12 else ""}
+        given = manifest.assign(**column) if kind == "patient_id" else manifest
+        paths = make_project(tmp_path / str(units), manifest=given)
+        if kind == "copy_group":
+            paths.audit("toy").parent.mkdir(parents=True, exist_ok=True)
+            audit_of(manifest, **column).to_parquet(paths.audit("toy"))
+        table = of_means(paths)
+        row = rows(paths, **PROBE, subset="full", seed=-1).iloc[0] if len(table) else None
+        assert (row["n_images"], row["n_groups"]) == (72, units)
+        width[units] = row["hi"] - row["lo"]
+    assert width[12] > 1.5 * width[72]
+
+
+@pytest.mark.promise(UNITS)
+def test_the_resampled_units_are_those_of_the_splits():
+    manifest = make_manifest(["cyst"] * 8, ["test"] * 8, patients=["p", "p", *[""] * 6])
+    manifest["group"] = ["", "g", "g", "", "", "", "", ""]
+    manifest["path"] = ["a", "b", "c", "w.nii", "w.nii", "x", "y", "z"]
+    ids = manifest["image_id"].tolist()
+    audit = audit_of(manifest, copy_group=["", "", "", "", "k", "k", "", ""])
+    joined = image_units(manifest, audit)
+    plan = plan_splits(manifest.assign(split="train"), PARAMS.splits, audit)
+    assert [joined[i] for i in ids] == units_of(plan, ids)
+    parts = [{i for i in ids if joined[i] == name} for name in dict.fromkeys(joined.values())]
+    assert sorted(map(len, parts)) == [1, 1, 3, 3]
+    assert len(set(image_units(manifest, None).values())) == 5
+    assert image_units(manifest.iloc[::-1].reset_index(drop=True), audit) == joined
+    with pytest.raises(ManifestError):
+        image_units(manifest, audit.assign(sha256="0" * 64))

@@ -8,7 +8,7 @@ import torch
 from sklearn import metrics as sk
 from torchmetrics.functional import classification as tm
 
-from pipeline.evaluate.metrics import METRICS, contributions, from_sums, notes, per_class, score
+from pipeline.evaluate.metrics import METRICS, class_notes, contributions, from_sums, score
 
 
 def draw(n=200, classes=4, seed=0, sharp=2.0):
@@ -55,7 +55,8 @@ def test_tied_scores_count_half():
 
 def test_each_class_equals_scikit_learn():
     proba, y = draw()
-    ours = per_class(contributions(proba, y).total, 4)
+    about = contributions(proba, y)
+    ours = from_sums(about.total, about)
     theirs = sk.precision_recall_fscore_support(y, proba.argmax(axis=1))
     for name, expected in zip(("precision", "recall", "f1", "support"), theirs, strict=True):
         np.testing.assert_allclose(ours[name], expected, atol=1e-6)
@@ -70,7 +71,7 @@ def test_an_absent_class_is_left_out_and_named():
         y[kept], proba[kept].argmax(axis=1), labels=[0, 1, 3], average="macro"
     )
     assert ours["balanced_accuracy"] == pytest.approx(recalls)
-    assert "no test image: c" in notes(y[kept], ["a", "b", "c", "d"])
+    assert "no test image: c" in class_notes(y[kept], ["a", "b", "c", "d"])
 
 
 def test_a_class_of_one_image_is_named_and_finite():
@@ -78,7 +79,7 @@ def test_a_class_of_one_image_is_named_and_finite():
     y = np.where(y == 1, 0, y)
     y[0] = 1
     assert all(np.isfinite(v) for v in score(proba, y).values())
-    assert "one test image only: b" in notes(y, ["a", "b", "c", "d"])
+    assert "one test image only: b" in class_notes(y, ["a", "b", "c", "d"])
 
 
 def test_one_class_alone_has_no_auroc_and_all_else():
