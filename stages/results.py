@@ -11,7 +11,9 @@ from pipeline.report.results import write_readme, write_tables
 
 
 def run(
-    dataset: Annotated[str | None, typer.Option(help="Default: README.md and the figure, of all.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Default: README.md and the figure, of all.")
+    ] = None,
 ) -> None:
     """Write the CSV files of a dataset, or the README and figure of all of params.yaml."""
     c = context()

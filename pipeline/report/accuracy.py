@@ -26,8 +26,10 @@ from pipeline.report.blocks import (
     head,
     interval_cell,
     is_known,
+    more_text,
     number,
     percent,
+    plural,
     share,
     slug,
 )
@@ -44,10 +46,10 @@ from pipeline.report.data import (
 )
 from pipeline.report.paper import OTHER_SET, quoted_table
 from pipeline.report.pictures import Album
-from pipeline.report.plots import Curve, Style, curves, reliability
+from pipeline.report.plots import FEW, Curve, Style, curves, reliability
 
 PER_CELL = 6
-MOST_BROKEN = 50
+MOST_BROKEN, MOST_NOTES = 50, 8
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def section(data: Dataset, runs: Runs) -> Section | None:
     if not blocks:
         return None
     options = [(words.block(data, b), protocol(data, b, runs)) for b in blocks]
-    made = Section("accuracy", words.ACCURACY, words.accuracy_summary(data), open=True)
+    made = Section("accuracy", words.ACCURACY, words.ACCURACY_SUMMARY, open=True)
     made.blocks = [Choice(slug(data.name, "protocol"), words.PROTOCOL, options)]
     made.blocks += broken_runs(data, runs)
     if data.notes:
@@ -100,7 +102,8 @@ def protocol(data: Dataset, block: Block, runs: Runs) -> list:
     measures = measures_table(data, block, runs)
     made.append(Fold(words.ALL_RUNS, [accuracy_table(data, block, list(found), runs), measures]))
     notes = sorted({e.note for by in found.values() for e in by.values() if e.note})
-    made += [Text(words.evaluate_notes(notes), "note")] if notes else []
+    parts = list(dict.fromkeys(part for note in notes for part in note.split("; ")))
+    made += [Text(words.NOTES.format("; ".join(parts[:MOST_NOTES])), "note")] if parts else []
     return made
 
 
@@ -142,7 +145,8 @@ def largest_class(data: Dataset, block: Block) -> tuple[str, float] | None:
 
 def labels_headers(data: Dataset, block: Block) -> list[str]:
     """Return the column heads of the shares, with the number of labels each is."""
-    return [words.labels_header(f, labels_used(data, block, f)) for f in data.fractions(block)]
+    used = {f: labels_used(data, block, f) for f in data.fractions(block)}
+    return [words.LABELS_HEADER.format(share(f), plural(n or 0, "label")) for f, n in used.items()]
 
 
 def estimate_cell(estimate: Estimate | None, **look) -> Cell:
@@ -163,7 +167,9 @@ def accuracy_table(
         cells = [estimate_cell(found[run].get(f, level)) for f in fractions]
         rows.append([head(runs.name(run)), *cells])
     largest = largest_class(data, block)
-    note = words.accuracy_note(data) + (words.largest_class(*largest) if largest else "")
+    note = words.ACCURACY_NOTE.format(share(data.params.evaluate.confidence))
+    if largest:
+        note += words.ALWAYS_LARGEST.format(largest[0], percent(largest[1]))
     return Table([words.RUN, *labels_headers(data, block)], rows, caption, note)
 
 
@@ -179,7 +185,9 @@ def measures_table(data: Dataset, block: Block, runs: Runs) -> Table:
             row.append(estimate_cell(found, scale=scale, digits=digits))
         rows.append(row if by else row[:1])
     headers = [words.RUN, *(name for name, *_ in words.METRICS.values())]
-    return Table(headers, rows, words.measures_caption(most), words.MEASURES_NOTE)
+    return Table(
+        headers, rows, words.MEASURES_CAPTION.format(words.labels(most)), words.MEASURES_NOTE
+    )
 
 
 def difference_cell(d: Difference | None) -> Cell:
@@ -206,11 +214,12 @@ def pairs_table(
         found = data.differences.get((block, a, b))
         if found:
             cells = [difference_cell(found.get(f)) for f in data.fractions(block)]
-            rows.append([head(words.minus(runs.name(a), runs.name(b))), *cells])
+            rows.append([head(words.MINUS.format(runs.name(a), runs.name(b))), *cells])
     if not rows:
         return None
     headers = [words.COMPARISON, *labels_headers(data, block)]
-    return Table(headers, rows, words.DIFFERENCES, words.differences_note(data))
+    note = words.DIFFERENCES_NOTE.format(share(data.params.evaluate.confidence))
+    return Table(headers, rows, words.DIFFERENCES, note)
 
 
 def broken_runs(data: Dataset, runs: Runs) -> list:
@@ -223,7 +232,7 @@ def broken_runs(data: Dataset, runs: Runs) -> list:
     rows = [
         [
             Cell(r.status, look="bad"),
-            words.protocol(r.protocol),
+            words.PROTOCOLS.get(r.protocol, r.protocol),
             head(runs.name((r.learner, r.view))),
             share(r.fraction),
             int(r.seed),
@@ -231,8 +240,8 @@ def broken_runs(data: Dataset, runs: Runs) -> list:
         ]
         for r in bad.head(MOST_BROKEN).itertuples()
     ]
-    text = words.broken_runs(len(bad), len(data.runs))
-    more = words.more(len(bad) - MOST_BROKEN)
+    text = words.BROKEN_RUNS.format(len(bad), plural(len(data.runs), "fit"))
+    more = more_text(len(bad) - MOST_BROKEN)
     return [Text(text, "warning"), Table(words.BROKEN_HEADERS, rows, words.BROKEN, more)]
 
 
@@ -251,15 +260,19 @@ def truth_section(data: Dataset, runs: Runs) -> Section | None:
         pairs = [(a, b) for i, b in enumerate(shown) for a in shown[i + 1 :]]
         tables = [accuracy_table(data, block, shown, views, words.TRUTH_TABLE)]
         tables += filter(None, [pairs_table(data, block, pairs, views)])
-        classes = words.tested_classes(data, block)
-        made = [Text(classes, "note")] if classes else []
-        made += [Plot(words.TRUTH_CURVE, curve_svg(name, title, data, block, shown, views)), *tables]
+        tested = data.tested.get(block)
+        lacking = tested.missing_classes if tested is not None else ""
+        made = [Text(words.NO_TEST_IMAGE.format(lacking), "note")] if lacking else []
+        made += [
+            Plot(words.TRUTH_CURVE, curve_svg(name, title, data, block, shown, views)),
+            *tables,
+        ]
         options.append((words.block(data, block), made))
     if not options:
         return None
     choice = Choice(slug(data.name, "truth"), words.PROTOCOL, options)
     blocks = [Text(words.TRUTH_TEXT), choice]
-    return Section("ceiling", words.TRUTH_SECTION, words.truth_summary(data), blocks)
+    return Section("ceiling", words.TRUTH_SECTION, words.TRUTH_SUMMARY, blocks)
 
 
 def errors_section(data: Dataset, album: Album, runs: Runs) -> Section | None:
@@ -270,14 +283,18 @@ def errors_section(data: Dataset, album: Album, runs: Runs) -> Section | None:
     most = data.fractions(block)[-1]
     options = []
     for run in (r for r in runs.names if r in data.accuracy(block)):
-        made = [confusion(data, block[0], run, most, album, runs), class_table(data, block, run, most)]
+        made = [
+            confusion(data, block[0], run, most, album, runs),
+            class_table(data, block, run, most),
+        ]
         if any(made):
             options.append((runs.name(run), list(filter(None, made))))
     if not options:
         return None
     choice = Choice(slug(data.name, "errors"), words.RUN, options)
-    where = Text(words.shown_on(data, block, most), "note")
-    return Section("errors", words.ERRORS, words.errors_summary(data, block, most), [where, choice])
+    where = Text(words.shown_on(data, block, most, data.test_copies), "note")
+    summary = words.ERRORS_SUMMARY.format(words.labels(most))
+    return Section("errors", words.ERRORS, summary, [where, choice])
 
 
 def confusion(
@@ -302,9 +319,10 @@ def confusion(
         for predicted in classes:
             n = float(cells.get((actual, predicted), 0))
             inside = images.get((actual, predicted), [])
-            label = words.confusion_label(len(inside), actual, predicted)
+            label = words.CONFUSION_LABEL.format(actual, predicted, plural(len(inside), "image"))
             pictures = [
-                album.picture(i, words.seeds_and_p(k, seeds, p)) for i, k, p in inside[:PER_CELL]
+                album.picture(i, words.CELL_CAPTION.format(k, plural(seeds, "seed"), number(p)))
+                for i, k, p in inside[:PER_CELL]
             ]
             gallery = Gallery(label, pictures, more=len(inside) - len(pictures))
             text = number(n / seeds, 1) if n else "0"
@@ -318,7 +336,7 @@ def confusion(
         right = float(cells.get((actual, actual), 0))
         recalls.append(f"{percent(right / total) if total else MISSING}")
     name = slug("confusion", data.name, *run)
-    return Confusion(name, words.confusion_caption(runs.name(run)), classes, rows, recalls)
+    return Confusion(name, words.CONFUSION_CAPTION.format(runs.name(run)), classes, rows, recalls)
 
 
 def class_table(data: Dataset, block: Block, run: Run, fraction: float) -> Table | None:
@@ -355,11 +373,16 @@ def calibration_section(data: Dataset, runs: Runs) -> Section | None:
                 values = [mine[c].to_numpy(float) for c in ("confidence", "accuracy", "n")]
                 series[name] = (runs.looks[run], *values)
                 rows += [
-                    [head(name), Cell(percent(c), c, "number"), Cell(percent(a), a, "number"), int(n)]
+                    [
+                        head(name),
+                        Cell(percent(c), c, "number"),
+                        Cell(percent(a), a, "number"),
+                        int(n),
+                    ]
                     for c, a, n in zip(*values, strict=True)
                 ]
         if series:
-            title = words.reliability_title(fraction)
+            title = words.RELIABILITY_TITLE.format(words.labels(fraction))
             drawn = reliability(slug("calibration", data.name, str(fraction)), title, series)
             plots.append(Plot(title, drawn, Table(words.BIN_HEADERS, rows)))
     if not plots:
@@ -370,8 +393,8 @@ def calibration_section(data: Dataset, runs: Runs) -> Section | None:
         if (by := data.estimates.get((block, "ece"), {}).get(run))
     ]
     headers = [words.RUN, *labels_headers(data, block)]
-    errors = Table(headers, rows, words.ECE_CAPTION, words.ECE_NOTE)
-    where = Text(words.shown_on(data, block, None), "note")
+    errors = Table(headers, rows, words.ECE_CAPTION, words.ECE_NOTE.format(FEW))
+    where = Text(words.shown_on(data, block, None, data.test_copies), "note")
     blocks = [where, Grid(plots), errors]
     return Section("calibration", words.CALIBRATION, words.CALIBRATION_SUMMARY, blocks)
 
@@ -382,7 +405,10 @@ def with_counterpart(data: Dataset, runs: Runs) -> dict[str, dict[float, float]]
 
 
 def counterpart(architecture: str, data: Dataset, runs: Runs) -> Run | None:
-    """Return our run for an architecture of the paper: of the same name, or for CLIP the baseline."""
+    """Return our run for an architecture of the paper.
+
+    It is the run of the study with the same name; for CLIP, the baseline.
+    """
     named = {name: run for run, name in runs.names.items()}
     return named.get(architecture) or (
         data.params.study.baseline.key if architecture == "CLIP" else None
@@ -402,8 +428,11 @@ def quoted_section(data: Dataset, runs: Runs) -> Section | None:
         cells = [Cell(percent(points[f], 2), points[f], "number quoted") for f in shares]
         ours = [estimate_cell(mine.get(f)) for f in shares]
         rows.append([head(architecture), *cells, runs.name(run) if mine else None, *ours])
-    headers = [words.ARCHITECTURE, *(Cell(words.quoted_header(f), look="quoted") for f in shares)]
-    headers += [words.OUR_RUN, *(words.ours_header(f) for f in shares)]
+    headers = [
+        words.ARCHITECTURE,
+        *(Cell(words.QUOTED_HEADER.format(share(f)), look="quoted") for f in shares),
+    ]
+    headers += [words.OUR_RUN, *(words.OURS_HEADER.format(share(f)) for f in shares)]
     blocks: list = [Text(words.quoted_text(data, quoted_table(data.name)))]
     if data.name in OTHER_SET:
         blocks.append(Text(words.OTHER_SET[data.name], "warning"))

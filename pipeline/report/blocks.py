@@ -44,6 +44,11 @@ def plural(n: int, one: str, many: str | None = None) -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
+def more_text(n: int) -> str:
+    """Say how many of a list are not shown; "" if none."""
+    return f"{n:,} more are not shown." if n > 0 else ""
+
+
 def join(items: Iterable[str]) -> str:
     """Join words: "a, b and c"."""
     words = list(items)

@@ -14,7 +14,7 @@ from pipeline.io import atomic_write_text
 from pipeline.paths import Paths
 from pipeline.report import accuracy, checks, masks, overview, words
 from pipeline.report.accuracy import Runs
-from pipeline.report.blocks import Section, slug
+from pipeline.report.blocks import Section, join, more_text, slug
 from pipeline.report.data import TRUTH, Dataset, Missing, load_dataset
 from pipeline.report.pictures import Album
 from pipeline.report.plots import styles
@@ -50,18 +50,20 @@ def build_report(params: Params, paths: Paths, datasets: Sequence[str] | None = 
     albums = {data.name: Album(data, params.report.thumbnail) for data in found}
     parts = [part(data, albums[data.name], runs) for data in found]
     done = [data for data in found if data.headline is not None]
+    synthetic = [data.name for data in found if data.synthetic]
     html = (
         _environment()
         .get_template("page.html.j2")
         .render(
             words=words,
+            more_text=more_text,
             rows=[overview.row(data, albums[data.name], runs) for data in found],
             legend=[(name, runs.looks[run]) for run, name in runs.names.items()],
             glance=accuracy.glance(done, runs) if done else None,
             reading=words.how_to_read(params),
             parts=parts,
             made=checks.made_section(params, Path(paths.root), found),
-            synthetic=[data.name for data in found if data.synthetic],
+            synthetic=words.SYNTHETIC_SETS.format(join(synthetic)) if synthetic else "",
             css=_asset("style.css"),
             script=_asset("page.js"),
         )

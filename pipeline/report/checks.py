@@ -8,7 +8,7 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -27,8 +27,11 @@ from pipeline.report.blocks import (
     Text,
     head,
     is_known,
+    join,
+    more_text,
     number,
     percent,
+    plural,
 )
 from pipeline.report.data import CLEAN_ANY, PUBLISHED, STAGES, Dataset, command
 from pipeline.report.pictures import Album
@@ -43,32 +46,12 @@ DECIDING = ("pipeline", "stages", "params.yaml", "dvc.yaml", "data_manifests/pro
 """Files whose local changes are named next to the commit: they decide figures."""
 
 
-class Copies(NamedTuple):
-    """Test images of the set's own split, and how many have a copy in train.
-
-    `plain` counts exact copies and near copies, `all` also mirrored and turned ones.
-    """
-
-    test: int
-    plain: int
-    all: int
-
-
-def count_copies(data: Dataset) -> Copies | None:
-    """Count the test images with a copy in train; None without an audit or a test part."""
-    table = data.copies
-    if table is None or data.drawn_split:
-        return None
-    test = table[table["split"] == "test"]
-    return Copies(len(test), *(int(test[c].sum()) for c in ("copy_in_train", "copy_in_train_any")))
-
-
 def copies_section(data: Dataset, album: Album) -> Section | None:
     """Count the copies that the audit found, and show pairs of every kind."""
     if data.copies is None and data.pairs is None:
         return None
     blocks: list = []
-    found = count_copies(data)
+    found = data.test_copies
     if found is not None:
         counts = zip(words.COPY_ROWS, found, strict=True)
         rows = [
@@ -89,7 +72,7 @@ def copies_section(data: Dataset, album: Album) -> Section | None:
         conflicts = pairs[pairs["label_a"] != pairs["label_b"]]
         shown = {words.CONFLICTS: conflicts}
         for kind, mine in of.items():
-            shown[words.across(kind)] = mine[mine["straddles"]]
+            shown[words.ACROSS.format(words.KINDS.get(kind, kind))] = mine[mine["straddles"]]
         if not any(map(len, shown.values())):
             shown = {words.WITHIN: pairs}
         blocks += [pair_gallery(mine, title, album) for title, mine in shown.items() if len(mine)]
@@ -97,7 +80,10 @@ def copies_section(data: Dataset, album: Album) -> Section | None:
         blocks.append(Text(words.NO_PAIRS))
     if data.audit is not None:
         blocks.append(Fold(words.AUDIT_COUNTS, [values_table(data.audit)], printed=False))
-    return Section("copies", words.COPIES, words.copies(data, found), blocks)
+    summary = words.NO_TEST_PART
+    if found is not None:
+        summary = words.COPIES_SUMMARY.format(found.all, plural(found.test, "test image"))
+    return Section("copies", words.COPIES, summary, blocks)
 
 
 def class_mix(data: Dataset) -> str:
@@ -107,7 +93,8 @@ def class_mix(data: Dataset) -> str:
     most = max(clean, default=None)
     if most is None or CLEAN_ANY not in data.blocks or not is_known(clean[most].reweighted):
         return ""
-    return words.class_mix(clean[most].value, clean[most].reweighted, full[most].value)
+    values = full[most].value, clean[most].value, clean[most].reweighted
+    return words.CLASS_MIX.format(*map(percent, values))
 
 
 def pair_gallery(pairs: pd.DataFrame, title: str, album: Album) -> Gallery:
@@ -117,9 +104,9 @@ def pair_gallery(pairs: pd.DataFrame, title: str, album: Album) -> Gallery:
     pictures = []
     for n, (_, r) in enumerate(shown.iterrows(), 1):
         for side in "ab":
-            caption = words.pair(n, r[f"split_{side}"], r[f"label_{side}"])
+            caption = words.PAIR.format(n, r[f"split_{side}"] or words.NO_PART, r[f"label_{side}"])
             pictures.append(album.picture(r[f"image_id_{side}"], caption, outlines=False))
-    title = words.pairs_title(title, len(pairs))
+    title = words.PAIRS_TITLE.format(title, plural(len(pairs), "pair"))
     return Gallery(title, pictures, more=len(pairs) - len(shown), pairs=True)
 
 
@@ -141,10 +128,11 @@ def values_table(values: Any, caption: str = "") -> Table:
 def records_section(data: Dataset, album: Album) -> Section:
     """Show failures, the run of each stage, and everything that identifies the stores."""
     failed = failures(data)
-    blocks: list = [Text(words.failures(len(failed)), "warning" if failed else "note")]
+    text = words.FAILURES.format(plural(len(failed), "image")) if failed else words.NO_FAILURES
+    blocks: list = [Text(text, "warning" if failed else "note")]
     if failed:
         rows = [[Cell(s, look="bad"), head(i), reason] for s, i, reason in failed[:MOST_FAILURES]]
-        more = words.more(len(failed) - MOST_FAILURES)
+        more = more_text(len(failed) - MOST_FAILURES)
         blocks.append(Table(words.FAILURE_HEADERS, rows, note=more))
     if album.lost:
         rows = [[head(i), reason] for i, reason in sorted(album.lost.items())]
@@ -153,14 +141,15 @@ def records_section(data: Dataset, album: Album) -> Section:
     if data.records:
         blocks.append(times_table(data))
     identity = {"sha256": data.manifest_sha256, "classes": data.classes}
-    blocks.append(values_table(identity, words.manifest(data)))
+    blocks.append(values_table(identity, words.MANIFEST.format(data.name)))
     stores = {words.MASK_STORE: data.masks, words.FEATURE_STORE: data.features}
     tables = [values_table(dict(s.identity), name) for name, s in stores.items() if s is not None]
     for stage, record in data.records.items():
         kept = {k: record[k] for k in ("parameters", "versions") if record.get(k)}
-        tables += [values_table(kept, words.record(stage))] if kept else []
+        tables += [values_table(kept, words.RECORD.format(stage))] if kept else []
     blocks.append(Fold(words.IDENTITIES, tables, printed=False))
-    return Section("records", words.RECORDS, words.records_summary(data, len(failed)), blocks)
+    summary = words.RECORDS_SUMMARY.format(plural(len(failed), "failure"))
+    return Section("records", words.RECORDS, summary, blocks)
 
 
 def failures(data: Dataset) -> list[tuple[str, str, str]]:
@@ -181,8 +170,9 @@ def left_out(data: Dataset) -> list[str]:
     """Say which files and masks `data add` left out without calling it a failure."""
     parameters = data.records.get("add", {}).get("parameters") or {}
     skipped, masks = (parameters.get(key) or {} for key in ("skipped", "masks_left_out"))
-    said = [words.skipped(skipped)] if skipped else []
-    return said + ([words.masks_left_out(masks)] if masks else [])
+    listed = "; ".join(f"{reason}: {n:,}" for reason, n in sorted(skipped.items()))
+    said = [words.SKIPPED.format(listed)] if skipped else []
+    return said + ([words.left_out(masks)] if masks else [])
 
 
 def times_table(data: Dataset) -> Table:
@@ -215,9 +205,14 @@ def warnings(data: Dataset, album: Album) -> list[str]:
         if record and not finished(record):
             root = f"{Path(data.paths.root).resolve()}/"
             error = str(record.get("error") or "").replace(root, "")
-            said.append(words.unfinished(stage, record, error, command(stage, data.name)))
+            status = words.STATUS.get(record["status"], record["status"])
+            status += f" ({error})" if error else ""
+            said.append(words.UNFINISHED.format(stage, status, command(stage, data.name)))
     if album.lost:
-        said.append(words.lost_masks(sorted(album.lost), command("segment", data.name)))
+        lost = sorted(album.lost)
+        named = join(lost[:3]) + (" …" if len(lost) > 3 else "")
+        again = command("segment", data.name)
+        said.append(words.LOST.format(plural(len(lost), "mask"), named, again))
     return said
 
 
@@ -238,7 +233,8 @@ def made_section(params: Params, root: Path, datasets: Sequence[Dataset]) -> Sec
         *([Text(words.DIFFERS, "warning"), Points(differs)] if differs else []),
         Fold(words.PARAMETERS, [Code(parameters)]),
     ]
-    return Section("made", words.MADE, words.made_summary(versions["git"], params), blocks)
+    summary = words.MADE_SUMMARY.format(versions["git"], params.profile)
+    return Section("made", words.MADE, summary, blocks)
 
 
 def differing(datasets: Sequence[Dataset], params: Params) -> list[str]:
@@ -261,7 +257,7 @@ def differing(datasets: Sequence[Dataset], params: Params) -> list[str]:
             for name, value in other.items():
                 shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
                 found.setdefault(f"{name}: {shown}", []).append(data.name)
-    return [words.differs(what, names) for what, names in found.items()]
+    return [words.DIFFERS_IN.format(what, join(names)) for what, names in found.items()]
 
 
 def git_commit(root: Path) -> str:
@@ -278,7 +274,7 @@ def git_commit(root: Path) -> str:
         changed = git("status", "--porcelain", "--untracked-files=no", "--", *DECIDING)
     except (OSError, subprocess.CalledProcessError):
         return words.NO_GIT
-    return words.changed_commit(commit) if changed else commit
+    return words.CHANGED_COMMIT.format(commit) if changed else commit
 
 
 def version(name: str) -> str:
@@ -287,5 +283,3 @@ def version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return words.NOT_INSTALLED
-
-

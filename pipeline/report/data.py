@@ -16,18 +16,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from pipeline.config import Params
 from pipeline.engine.record import RunRecord
 from pipeline.errors import PipelineError
 from pipeline.evaluate.compare import verdict
 from pipeline.evaluate.images import by_image, true_probability
+from pipeline.evaluate.pairing import is_beside
+from pipeline.evaluate.predictions import relabelled
 from pipeline.evaluate.test_sets import image_units
 from pipeline.io import sha256_file
 from pipeline.manifest import read_manifest
 from pipeline.models.seen import DIGITS, trained_on
 from pipeline.paths import Paths
+from pipeline.report import words
 from pipeline.report.paper import quoted
+from pipeline.training.pairing import of_features, paired, trained
 
 Run = tuple[str, str]
 """A learner and a view."""
@@ -87,6 +92,17 @@ class Difference(NamedTuple):
     verdict: str
 
 
+class Copies(NamedTuple):
+    """Test images of the set's own split, and how many have a copy in train.
+
+    `plain` counts exact copies and near copies, `all` also mirrored and rotated ones.
+    """
+
+    test: int
+    plain: int
+    all: int
+
+
 class Seen(NamedTuple):
     """Images that a model's weights were trained on.
 
@@ -137,6 +153,8 @@ class Dataset:
     prompt_quality: pd.DataFrame | None = None
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     missing: list[Missing] = field(default_factory=list)
+    sources: dict[str, tuple[Path, str]] = field(default_factory=dict)
+    """The file of each part and the stage that makes it."""
 
     @property
     def synthetic(self) -> bool:
@@ -236,7 +254,9 @@ class Dataset:
     def headline(self) -> Block | None:
         """The strictest block that holds the study's baseline."""
         baseline = self.params.study.baseline.key
-        return next((b for b in STRICTEST if b in self.blocks and baseline in self.accuracy(b)), None)
+        return next(
+            (b for b in STRICTEST if b in self.blocks and baseline in self.accuracy(b)), None
+        )
 
     def fractions(self, block: Block) -> list[float]:
         """Return the shares of the labels of a block, rising (0 is zero-shot's and left out)."""
@@ -292,6 +312,15 @@ class Dataset:
         chosen = (table["strategy"] == strategy) & (table["split"] == split)
         rows = table[chosen & (table["label"].fillna("") == label)]
         return None if rows.empty else next(rows.itertuples(index=False))
+
+    @cached_property
+    def test_copies(self) -> Copies | None:
+        """Test images with a copy in train; None without an audit or a test part."""
+        if self.copies is None or self.drawn_split:
+            return None
+        test = self.copies[self.copies["split"] == "test"]
+        columns = ("copy_in_train", "copy_in_train_any")
+        return Copies(len(test), *(int(test[column].sum()) for column in columns))
 
     @cached_property
     def seen(self) -> Seen | None:
@@ -368,6 +397,7 @@ def load_dataset(name: str, params: Params, paths: Paths) -> Dataset:
         "mask_quality": (paths.mask_quality(name), pd.read_parquet, "evaluate"),
         "prompt_quality": (paths.prompt_quality(name), pd.read_parquet, "prompt_quality"),
     }
+    data.sources = {part: (path, stage) for part, (path, _, stage) in sources.items()}
     for part, (path, read, stage) in sources.items():
         try:
             if not path.exists():
@@ -375,6 +405,7 @@ def load_dataset(name: str, params: Params, paths: Paths) -> Dataset:
             setattr(data, part, read(path))
         except (PipelineError, OSError, ValueError, KeyError) as error:
             data.omit(part, path, _reason(error), command(stage, name))
+    leave_out_inconsistent(data)
     for stage in STAGES:
         path = paths.record(name, stage)
         if path.exists():
@@ -383,6 +414,56 @@ def load_dataset(name: str, params: Params, paths: Paths) -> Dataset:
             except PipelineError as error:
                 data.omit(f"record of {stage}", path, _reason(error), command(stage, name))
     return data
+
+
+def leave_out_inconsistent(data: Dataset) -> None:
+    """Leave out tables that do not belong together, and list them as missing.
+
+    Stages replace their files one by one, so that after a killed run, or `train` without
+    `evaluate`, tables of two runs lie side by side. Each states what it was made from; tables of
+    other predictions, of other features, or with labels that the manifest has changed since are
+    not shown.
+    """
+    name, paths = data.name, data.paths
+    changed = {
+        "predictions": _relabelled(data, data.predictions, "y_true"),
+        "mask_quality": _relabelled(data, data.mask_quality, "label"),
+        "prompt_quality": _relabelled(data, data.prompt_quality, "label"),
+    }
+    if data.predictions is not None:
+        schema = pq.read_schema(paths.predictions(name))
+        if data.runs is not None and not paired(
+            data.runs.rename(columns={"learner": "head"}), schema
+        ):
+            changed["predictions"] = words.OTHER_RUNS
+        elif data.features is not None and not of_features(schema, data.features.identity):
+            changed["predictions"] = words.OTHER_FEATURES
+        if data.metrics is not None:
+            now = pq.read_schema(paths.metrics_table(name))
+            if changed["predictions"] or trained(schema) != trained(now):
+                changed["metrics"] = changed["predictions"] or words.OTHER_PREDICTIONS
+    if data.metrics is not None:
+        schema = pq.read_schema(paths.metrics_table(name))
+        for part in ("per_class", "comparisons", "mask_quality"):
+            if not is_beside(part, data.sources[part][0], schema):
+                changed.setdefault(part, "")
+                changed[part] = changed[part] or words.OTHER_EVALUATION
+    if changed.get("metrics") or data.metrics is None:
+        reason = changed.get("metrics") or words.NO_METRICS
+        of_metrics = ("comparisons", "per_class", "confusion", "reliability", "test_sets")
+        changed |= dict.fromkeys(of_metrics, reason)
+    for part, reason in changed.items():
+        if reason and getattr(data, part) is not None:
+            path, stage = data.sources[part]
+            data.omit(part, path, reason, command(stage, name))
+
+
+def _relabelled(data: Dataset, table: pd.DataFrame | None, column: str) -> str:
+    """Say which images of a table have another label in the manifest now; "" if none has."""
+    if table is None or data.manifest is None or table.empty:
+        return ""
+    labels = table.astype({"image_id": str, column: str}).set_index("image_id")[column]
+    return relabelled(labels, data.manifest)
 
 
 def _reason(error: Exception) -> str:

@@ -28,6 +28,7 @@ from pipeline.report.blocks import (
     interval_cell,
     number,
     percent,
+    plural,
     slug,
 )
 from pipeline.report.data import Dataset, Run
@@ -53,21 +54,26 @@ def gallery_section(data: Dataset, album: Album, runs: Runs) -> Section | None:
         run, fraction, cases = ranked
         shown = spread(list(cases.index), data.params.report.gallery)
         captions = [(i, words.case(cases.loc[i])) for i in shown]
-        title = words.gallery_title(data, runs.name(run), fraction)
+        where = words.block(data, data.headline)
+        title = words.GALLERY_TITLE.format(runs.name(run), words.labels(fraction), where)
         blocks.append(Gallery(title, album.pictures(captions), words.GALLERY_NOTE))
         blocks += changed_images(data, album, runs, fraction)
     elif data.masks is not None:
         ids = spread(list(data.manifest["image_id"]), data.params.report.gallery)
         blocks.append(Gallery(words.NO_PREDICTIONS, album.pictures((i, "") for i in ids)))
+    total = plural(len(data.mask_status), "image")
     for status in OUTCOMES[1:]:
         ids = sorted(i for i, s in data.mask_status.items() if s == status)
         if ids:
-            title = words.outcome_title(status, len(ids), len(data.mask_status))
+            title = words.OUTCOME_TITLE.format(words.OUTCOMES[status], len(ids), total)
             pictures = album.pictures((i, "") for i in ids[:SHOWN])
             blocks.append(Gallery(title, pictures, more=len(ids) - len(pictures)))
     if len(blocks) == 1:
         return None
-    return Section("gallery", words.GALLERY, words.gallery_summary(data), blocks)
+    statuses = data.mask_status.values()
+    bad = sum(status != "ok" for status in statuses)
+    summary = words.GALLERY_SUMMARY.format(bad, len(statuses)) if statuses else ""
+    return Section("gallery", words.GALLERY, summary, blocks)
 
 
 def worst_first(data: Dataset, runs: Runs) -> tuple[Run, float, pd.DataFrame] | None:
@@ -91,14 +97,21 @@ def changed_images(data: Dataset, album: Album, runs: Runs, fraction: float) -> 
         return []
     made = []
     baseline, run = list(runs.names.values())[:2]
-    for sign in (1, -1):
+    for sign, often in ((1, words.MORE_OFTEN), (-1, words.LESS_OFTEN)):
         mine = table[table["change"] * sign > 0]
         order = mine.assign(a=-sign * mine["change"], b=-sign * mine["p_change"], id=mine.index)
         chosen = order.sort_values(["a", "b", "id"]).head(SHOWN)
-        pictures = [album.picture(i, words.flip(r)) for i, r in chosen.iterrows()]
-        title = words.flips_title(sign, run, baseline, len(mine), len(table))
+        pictures = [album.picture(i, flip_caption(r)) for i, r in chosen.iterrows()]
+        title = often.format(run, baseline, len(mine), plural(len(table), "image"))
         made.append(Gallery(title, pictures, more=len(mine) - len(pictures)))
     return made
+
+
+def flip_caption(r: pd.Series) -> str:
+    """Say what an image was called before and after, and how many seeds were right."""
+    right = [round(r[f"right_{s}"] * r[f"seeds_{s}"]) for s in ("before", "after")]
+    called = r["y_true_before"], r["y_pred_before"], r["y_pred_after"]
+    return words.FLIP.format(*called, *right, int(r["seeds_after"]))
 
 
 def changes(data: Dataset, runs: Runs, fraction: float) -> pd.DataFrame | None:
@@ -149,9 +162,9 @@ def quality_section(data: Dataset, album: Album, runs: Runs) -> Section | None:
             for r in worst.head(SHOWN).itertuples()
         ]
         missed = int((worst["dice"] < MISSED).sum())
-        note = words.missed(missed, len(worst))
+        note = words.MISSED.format(missed, plural(len(worst), "mask"))
         blocks.append(Gallery(words.WORST_MASKS, album.pictures(captions), note))
-    return Section("quality", words.QUALITY, words.quality_summary(data), blocks)
+    return Section("quality", words.QUALITY, words.QUALITY_SUMMARY, blocks)
 
 
 def histogram_plot(name: str, title: str, series: dict, x_label: str, top: float) -> Plot:
@@ -195,7 +208,7 @@ def dice_table(data: Dataset, quality: pd.DataFrame) -> Table:
         for split, label, name in parts:
             found = data.mask_figures(strategy, split, label)
             if found is not None and found.n_images:
-                title = words.FLOORS.get(strategy) or words.stored(strategy)
+                title = words.FLOORS.get(strategy) or words.STORED_STRATEGY.format(strategy)
                 missed = Cell(percent(found.missed), found.missed, "number")
                 rows.append([head(title), name, found.n_images, *judged_cells(found), missed])
     return Table(words.DICE_HEADERS, rows, words.DICE_CAPTION, words.dice_note(quality))
@@ -248,7 +261,7 @@ def effect_plot(data: Dataset, runs: Runs) -> Plot | None:
         list(table["y_true_before"]),
         [(q.dice, q.p_change, q.p_change_lo, q.p_change_hi) for q in quarters],
         words.DICE,
-        words.effect_axis(list(runs.names.values())[1]),
+        words.EFFECT_AXIS.format(list(runs.names.values())[1].lower()),
     )
     rows = [
         [
@@ -274,7 +287,7 @@ def heat_section(data: Dataset, album: Album, runs: Runs) -> Section | None:
         pictures = heat_pictures(data, album, runs, stored_clip(data))
         blocks.append(Gallery("", pictures, pairs=True))
     except PipelineError as error:
-        blocks = [Text(words.no_heat(error), "warning")]
+        blocks = [Text(words.NO_HEAT.format(error), "warning")]
     return Section("heat", words.HEAT, words.HEAT_SUMMARY, blocks)
 
 
@@ -287,13 +300,21 @@ def stored_clip(data: Dataset):
     spec = data.params.models.clip
     then = dict(data.features.identity).get("model", {}).get("fingerprint") or {}
     if then.get("name") != spec.name:
-        raise PipelineError(words.other_model([("name", then.get("name"), spec.name)]))
+        raise other_model([("name", then.get("name"), spec.name)])
     clip = _load(spec)
     now = clip.fingerprint
-    differ = [(k, then.get(k), now.get(k)) for k in sorted({*then, *now}) if then.get(k) != now.get(k)]
+    differ = [
+        (k, then.get(k), now.get(k)) for k in sorted({*then, *now}) if then.get(k) != now.get(k)
+    ]
     if differ:
-        raise PipelineError(words.other_model(differ))
+        raise other_model(differ)
     return clip
+
+
+def other_model(differ: list[tuple]) -> PipelineError:
+    """Return the error that says how the model differs: (what, in the store, in params.yaml)."""
+    listed = "; ".join(words.OTHER_VALUE.format(*values) for values in differ)
+    return PipelineError(words.OTHER_MODEL.format(listed))
 
 
 @lru_cache(maxsize=1)
@@ -320,11 +341,11 @@ def heat_pictures(data: Dataset, album: Album, runs: Runs, clip) -> list[Picture
         try:
             image = album.image(image_id)
         except (PipelineError, OSError) as error:
-            pictures.append(Picture(image_id, "", note=words.unreadable(error)))
+            pictures.append(Picture(image_id, "", note=words.UNREADABLE.format(error)))
             continue
         text = texts[classes.index(label)]
         heat = patch_similarity(clip, image, text, identity["geometry"], identity["fill"])
-        caption = words.similarity(label, float(np.nanmin(heat)), float(np.nanmax(heat)))
+        caption = words.SIMILARITY.format(label, number(np.nanmin(heat)), number(np.nanmax(heat)))
         uri = data_uri(draw_heat(image, heat, size=album.size))
-        pictures.append(Picture(image_id, uri, caption, alt=words.heat_alt(image_id, label)))
+        pictures.append(Picture(image_id, uri, caption, alt=words.HEAT_ALT.format(image_id, label)))
     return pictures

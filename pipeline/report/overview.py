@@ -10,8 +10,7 @@ from markupsafe import Markup
 
 from pipeline.report import words
 from pipeline.report.accuracy import Runs, curve_svg, largest_class
-from pipeline.report.blocks import Picture, is_known, slug
-from pipeline.report.checks import count_copies
+from pipeline.report.blocks import Picture, interval_text, is_known, percent, plural, slug
 from pipeline.report.data import Dataset
 from pipeline.report.masks import stored_strategy
 from pipeline.report.pictures import Album
@@ -54,7 +53,7 @@ def row(data: Dataset, album: Album, runs: Runs) -> Row:
     curve = None
     if block is not None:
         shown = [run for run in runs.names if run in data.accuracy(block)]
-        title = words.overview_curve(data, block)
+        title = words.OVERVIEW_CURVE.format(data.name, words.block(data, block))
         curve = curve_svg(slug("overview", data.name), title, data, block, shown, runs, small=True)
     example = example_image(data)
     return Row(
@@ -79,23 +78,33 @@ def verdicts(data: Dataset, runs: Runs) -> list[Verdict]:
         if run == baseline or not by:
             continue
         most = max(by)
-        figures = [words.difference_at(f, by[f]) for f in dict.fromkeys((most, min(by)))]
-        found.append(Verdict(name, slug(by[most].verdict), words.verdict(by[most].verdict), figures))
+        figures = [
+            words.DIFFERENCE_AT.format(words.points(by[f]), words.labels(f))
+            for f in dict.fromkeys((most, min(by)))
+        ]
+        found.append(
+            Verdict(name, slug(by[most].verdict), words.VERDICTS[by[most].verdict], figures)
+        )
     return found
 
 
 def facts(data: Dataset) -> list[str]:
     """Return short facts: images and classes, copies, Dice, the largest class."""
-    said = [words.size(data)] if data.manifest is not None else []
-    copies = count_copies(data)
+    said = []
+    if data.manifest is not None:
+        classes = plural(len(data.classes), "class", "classes")
+        said.append(words.SIZE.format(plural(len(data.manifest), "image"), classes))
+    copies = data.test_copies
     if copies is not None:
-        said.append(words.short_copies(copies))
+        said.append(words.SHORT_COPIES.format(percent(copies.all / max(copies.test, 1))))
     quality = data.mask_quality
     if quality is not None and len(quality):
         dice = data.mask_figures(stored_strategy(quality))
-        said += [words.short_dice(dice.dice, dice.dice_lo, dice.dice_hi)] if dice else []
+        if dice is not None:
+            ends = dice.dice, dice.dice_lo, dice.dice_hi
+            said.append(words.SHORT_DICE.format(interval_text(*ends, digits=2)))
     largest = largest_class(data, data.headline) if data.headline else None
-    return said + ([words.short_largest(*largest)] if largest else [])
+    return said + ([words.SHORT_LARGEST.format(largest[0], percent(largest[1]))] if largest else [])
 
 
 def example_image(data: Dataset) -> str | None:

@@ -200,7 +200,7 @@ class Album:
         except (KeyError, PipelineError) as error:
             reason = error.message if isinstance(error, PipelineError) else words.NO_MASK
             self.lost[image_id] = reason
-            return None, words.lost_mask(reason)
+            return None, words.LOST_MASK.format(reason)
 
     def example(self, image_id: str) -> list[Picture]:
         """Return the image, the image with its mask's outline, and the masked view."""
@@ -238,12 +238,12 @@ class Album:
                 mask, note = self.mask(image_id)
                 truth = self.truth(image_id)
         except (PipelineError, OSError) as error:
-            return Picture(image_id, "", note=words.unreadable(error))
+            return Picture(image_id, "", note=words.UNREADABLE.format(error))
         shapes = {words.MASK: mask, words.TRUTH: truth}
         notes = [note] if note else []
         for name, region in shapes.items():
             if region is not None and region.shape != image.shape[:2]:
-                notes.append(words.wrong_size(name))
+                notes.append(words.WRONG_SIZE.format(name))
                 shapes[name] = None
         picture = draw_outlines(image, *shapes.values(), size=self.size)
         alt = f"{image_id}, {self._rows[image_id]['label']}"

@@ -92,7 +92,9 @@ def canvas(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
 def render(figure: Figure) -> str:
     """Return a figure as an SVG file without a date; call it with the report's style set."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    figure.savefig(
+        buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    )
     return buffer.getvalue()
 
 
@@ -107,14 +109,14 @@ def svg(figure: Figure, name: str, label: str) -> Markup:
     text = render(figure)
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
-    text = re.sub(
-        r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text
-    )
+    text = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text)
     text = text.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
     # The page's own font, in the size that was drawn.
     text = re.sub(r"font: ((?:bold )?)([\d.]+px)[^;\"]*", r"font-size: \2", text)
     size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
-    head = f'<svg role="img" aria-label="{escape(label)}" style="aspect-ratio: {size[1]} / {size[2]}"'
+    head = (
+        f'<svg role="img" aria-label="{escape(label)}" style="aspect-ratio: {size[1]} / {size[2]}"'
+    )
     attributes = text[4 : text.index(">")]
     attributes = re.sub(r' (?:width|height)="[^"]*"', "", attributes)
     return Markup(head + attributes + text[text.index(">") :])
@@ -151,7 +153,7 @@ def curves(
     with canvas(*((3.4, 2.1) if small else (5.6, 3.4))) as (figure, axes):
         for level, value in (levels or {}).items():
             axes.axhline(100 * value, color="#9a9a9a", lw=1, ls=":", zorder=1)
-            text = words.level(level, value)
+            text = f"{level.lower()} {percent(value)} %"
             axes.annotate(
                 text, (1, 100 * value), xycoords=("axes fraction", "data"), color="#6b6b6b",
                 ha="right", va="bottom", fontsize=7.5, xytext=(0, 1), textcoords="offset points",
@@ -170,7 +172,7 @@ def curves(
             y = [100 * v for f, v in points.items() if f in at]
             axes.plot(
                 x, y, color=QUOTED, marker=marker, mfc="white", lw=1, ls=(0, (2, 2)),
-                label=words.quoted_name(architecture),
+                label=words.QUOTED_NAME.format(architecture),
             )  # fmt: skip
         ticks = [f"{share(f)}\n({labels[f] or '?'})" if not small else share(f) for f in at]
         axes.set_xticks(list(at.values()), ticks)
@@ -205,7 +207,9 @@ def reliability(
                 100 * confidence[~few], 100 * accuracy[~few], ls=style.dash, label=run, **look
             )
             axes.plot(100 * confidence[few], 100 * accuracy[few], ls="", mfc="none", **look)
-        axes.set(xlabel=words.CONFIDENCE_AXIS, ylabel=words.RIGHT_AXIS, xlim=(0, 102), ylim=(0, 102))
+        axes.set(
+            xlabel=words.CONFIDENCE_AXIS, ylabel=words.RIGHT_AXIS, xlim=(0, 102), ylim=(0, 102)
+        )
         _legend(axes, 2)
         return svg(figure, name, title)
 
@@ -303,7 +307,5 @@ def multiples(panels: Mapping[str, tuple[Sequence[Curve], Sequence[float], float
             axes.set_axis_off()
         handles[words.LARGEST_CLASS] = handles.pop(words.LARGEST_CLASS, None)
         handles = {name: line for name, line in handles.items() if line is not None}
-        figure.legend(
-            handles.values(), handles, loc="outside lower center", ncols=4, fontsize=8.5
-        )
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, fontsize=8.5)
         return render(figure)

@@ -15,7 +15,7 @@ from pipeline.io import atomic_write, atomic_write_text
 from pipeline.paths import Paths
 from pipeline.report import words
 from pipeline.report.accuracy import Runs, counterpart, labels_used, largest_class
-from pipeline.report.blocks import MISSING, Table, interval_text, percent, share
+from pipeline.report.blocks import MISSING, Table, interval_text, join, percent, share
 from pipeline.report.build import study_runs
 from pipeline.report.checks import git_commit, warnings
 from pipeline.report.data import PUBLISHED, Block, Dataset, command, load_dataset
@@ -91,7 +91,7 @@ def write_readme(params: Params, paths: Paths, datasets: Sequence[str]) -> list[
     done = [data for data in found if data.headline is not None]
     if not done:
         remedy = f"run: {command('evaluate', datasets[0])}"
-        raise PipelineError("no dataset has been evaluated", remedy=remedy)
+        raise PipelineError(words.NONE_EVALUATED, remedy=remedy)
     runs = study_runs(params, done)
     page, figure = paths.results / "README.md", paths.results / FIGURE
     atomic_write_text(figure, multiples({d.name: panel(d, runs) for d in done}))
@@ -125,13 +125,18 @@ def readme(found: Sequence[Dataset], runs: Runs, made: str) -> str:
     commit = git_commit(Path(found[0].paths.root))
     synthetic = [data.name for data in done if data.synthetic]
     said = [f"{d.name}: {text}" for d in done for text in warnings(d, Album(d))]
-    said += [words.not_evaluated(d.name, command("evaluate", d.name)) for d in found if d not in done]
+    said += [
+        words.NO_RESULTS.format(d.name, command("evaluate", d.name)) for d in found if d not in done
+    ]
     other = [words.OTHER_SET[d.name] for d in done if d.name in words.OTHER_SET and d.quoted]
     hashes = [[d.name, f"`{d.manifest_sha256}`"] for d in done]
+    models = params.models.sam2.name, params.models.clip.name
+    again = [words.COMMIT.format(commit)]
+    again += [command("add", d.name) for d in done]
     parts = [
         f"# {words.RESULTS}",
-        words.results_made(made, commit, params),
-        f"> {words.synthetic(synthetic)}" if synthetic else "",
+        words.RESULTS_MADE.format(made, commit, params.profile, *models, params.segment.prompt),
+        f"> {words.SYNTHETIC_SETS.format(join(synthetic))}" if synthetic else "",
         *(f"> {text}" for text in said),
         f"![{words.FIGURE_ALT}]({FIGURE})",
         words.FIGURE_CAPTION,
@@ -143,7 +148,7 @@ def readme(found: Sequence[Dataset], runs: Runs, made: str) -> str:
         words.FILES_TEXT,
         f"## {words.AGAIN}",
         words.AGAIN_TEXT,
-        "```sh\n" + "\n".join(words.again([d.name for d in done], commit, made)) + "\n```",
+        "```sh\n" + "\n".join([*again, made]) + "\n```",
         Table([words.DATASET, words.MANIFEST_SHA256], hashes).markdown(),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -151,16 +156,14 @@ def readme(found: Sequence[Dataset], runs: Runs, made: str) -> str:
 
 def results_table(done: Sequence[Dataset], runs: Runs) -> Table:
     """Return datasets, splits and shares of the labels x runs, with intervals and verdicts."""
-    quoted = dict.fromkeys(
-        name for d in done for name in d.quoted if counterpart(name, d, runs)
-    )
+    quoted = dict.fromkeys(name for d in done for name in d.quoted if counterpart(name, d, runs))
     rows = []
     for data in done:
         for block in dict.fromkeys((data.headline, PUBLISHED)):
             if block in data.blocks:
                 rows += block_rows(data, block, runs, list(quoted))
     headers = [words.DATASET, words.SPLIT, words.LABELS, *runs.names.values()]
-    return Table([*headers, *(words.quoted_name(name) for name in quoted)], rows)
+    return Table([*headers, *(words.QUOTED_NAME.format(name) for name in quoted)], rows)
 
 
 def block_rows(data: Dataset, block: Block, runs: Runs, quoted: Sequence[str]) -> list[list[str]]:

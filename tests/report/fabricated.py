@@ -165,8 +165,18 @@ def predictions(manifest, classes, fractions, seeds, rng) -> tuple[pd.DataFrame,
                     labels = max(1, round(fraction * (len(manifest) - len(test))))
                     ok = key != DIVERGED
                     runs.append(
-                        dict(zip(("protocol", "learner", "view", "fraction", "seed"), key, strict=True))
-                        | {"n_train": labels - labels // 5, "n_val": labels // 5, "n_test": len(test)}
+                        dict(
+                            zip(
+                                ("protocol", "learner", "view", "fraction", "seed"),
+                                key,
+                                strict=True,
+                            )
+                        )
+                        | {
+                            "n_train": labels - labels // 5,
+                            "n_val": labels // 5,
+                            "n_test": len(test),
+                        }
                         | {"chosen": "{}", "val_score": 0.8, "status": "ok" if ok else "diverged"}
                         | {"error": "" if ok else "loss is not finite", "digest": str(key)}
                     )
@@ -200,7 +210,11 @@ def write_runs(paths, name, manifest, classes, fractions, seeds, rng) -> None:
 def write_prompts(paths, name, manifest) -> None:
     """Write what `prompt-quality` writes: three strategies, one with the ground truth."""
     parts = []
-    for strategy, dice, truth in (("salient", 0.8, False), ("auto", 0.6, False), ("box", 0.9, True)):
+    for strategy, dice, truth in (
+        ("salient", 0.8, False),
+        ("auto", 0.6, False),
+        ("box", 0.9, True),
+    ):
         part = manifest[["image_id", "label", "split"]].assign(strategy=strategy, dice=dice)
         parts.append(part.assign(iou=dice / (2 - dice), hd95=4.0, note="", from_truth=truth))
     table = pd.concat(parts, ignore_index=True)
