@@ -17,11 +17,12 @@ from pipeline.encode import EncodeMapper, encode_images
 from pipeline.engine import WorkItem
 from pipeline.engine.loader import load_in_order
 from pipeline.engine.progress import Progress
-from pipeline.errors import ImageError, PipelineError, StoreError, reason_of
-from pipeline.heads import Head
-from pipeline.heads.saved import learned_from, load_head, load_heads
+from pipeline.errors import ImageError, StoreError, reason_of
 from pipeline.images import probe, read_image
 from pipeline.io import atomic_write, sha256_file
+from pipeline.learners import Samples
+from pipeline.learners.data import encoded_with_other_masks
+from pipeline.learners.runs import Fitted, load_fitted
 from pipeline.models import ClipModel, Sam2ImagePredictor, load_clip
 from pipeline.paths import Paths
 from pipeline.report.overlay import draw_outlines
@@ -29,7 +30,6 @@ from pipeline.segment import segment_images
 from pipeline.segment.segment import make_mapper
 from pipeline.stores import MaskRow, open_features, open_masks
 from pipeline.stores.identity import canonical, identity_diff
-from pipeline.training.data import of_other_masks
 
 BATCH_SIZE = 8
 
@@ -59,7 +59,7 @@ class ImagePrediction:
 class Predictions:
     """All outcomes of one call; `failed` maps an image to the reason it could not be read."""
 
-    head: str
+    learner: str
     view: str
     seeds: list[int]
     images: list[ImagePrediction] = field(default_factory=list)
@@ -71,8 +71,8 @@ class Predictions:
         return json.dumps(vars(self) | {"images": rows}, indent=2, ensure_ascii=False)
 
     def heading(self) -> str:
-        """Return the heads in one line."""
-        return f"head {self.head}, view {self.view}, mean of {len(self.seeds)} seeds"
+        """Return the fitted learners in one line."""
+        return f"learner {self.learner}, view {self.view}, mean of {len(self.seeds)} seeds"
 
     def failures(self) -> list[str]:
         """Return one line for each image that failed."""
@@ -85,7 +85,7 @@ def predict_images(
     params: Params,
     paths: Paths,
     *,
-    head: str = "medfocus",
+    learner: str = "medfocus",
     view: str = "masked",
     out: Path = Path("predictions"),
     device: str = "auto",
@@ -93,15 +93,15 @@ def predict_images(
     workers: int | None = None,
     say: Callable[[object], None] = lambda line: None,
 ) -> Predictions:
-    """Classify new images with the heads trained on a dataset.
+    """Classify new images with a learner that was trained on a dataset.
 
-    The heads of protocol "official" at the largest fraction are used, one per seed, and their
+    The fits of protocol "official" at the largest fraction are used, one per seed, and their
     probabilities averaged. Masks and features are made as params.yaml says, which must be as the
     dataset's feature store was made. Each frame of a file of several is an image of its own.
 
     Args:
         images: files of any supported format.
-        head, view: which trained head, on which view.
+        learner, view: which trained learner, on which view.
         out: folder for the overlays (image with the mask's outline), one PNG per image.
         device: "auto", "cpu", "cuda" or "mps".
         batch_size: images in one forward pass; predictions do not depend on it.
@@ -109,12 +109,12 @@ def predict_images(
         say: called with the heading, then with each `ImagePrediction` as soon as it is made.
 
     Raises:
-        PipelineError: nothing was trained for this head and view.
+        PipelineError: nothing was trained for this learner and view.
         StoreError: the parameters are not those the features were made with, or masks, features
-            and heads are not of each other.
+            and fits do not belong together.
     """
-    chain = _load_chain(dataset, params, paths, head, view, device)
-    outcome = Predictions(head, view, chain.seeds)
+    chain = _load_chain(dataset, params, paths, learner, view, device)
+    outcome = Predictions(learner, view, chain.fitted.seeds)
     batch_size = batch_size or BATCH_SIZE
     items = list(_frames(images, outcome.failed))
     loaded = load_in_order(
@@ -145,15 +145,14 @@ def predict_images(
 
 @dataclass(frozen=True)
 class _Chain:
-    """The models that an image goes through, and the heads of all seeds with their classes."""
+    """The models that an image goes through, and the learners fitted with each seed."""
 
     params: Params
     view: str
     sam: Sam2ImagePredictor | None
     clip: ClipModel
-    heads: list[Head]
-    classes: list[str]
-    seeds: list[int]
+    fitted: Fitted
+    text: np.ndarray
 
     def classify(
         self, ready: Sequence[tuple[WorkItem, np.ndarray]]
@@ -174,35 +173,23 @@ class _Chain:
         )
         found = []
         for mask, embedding in zip(masks, embedded, strict=True):
-            proba = np.mean([head.predict_proba(embedding) for head in self.heads], axis=0)[0]
-            found.append((mask, dict(zip(self.classes, map(float, proba), strict=True))))
+            classes = tuple(self.fitted.classes)
+            none = np.zeros(0, np.int64)
+            sample = Samples(self.view, {self.view: embedding}, none, self.text, classes)
+            every = [learner.predict_proba(sample) for learner in self.fitted.learners]
+            proba = np.mean(every, axis=0)[0]
+            found.append((mask, dict(zip(self.fitted.classes, map(float, proba), strict=True))))
         return found
 
 
 def _load_chain(
-    dataset: str, params: Params, paths: Paths, head: str, view: str, device: str
+    dataset: str, params: Params, paths: Paths, learner: str, view: str, device: str
 ) -> _Chain:
     """Load what `predict_images` needs, once all that it is made of is of each other."""
-    folder = paths.heads(dataset)
-    if not folder.is_dir():
-        remedy = f"run: pipeline train --dataset {dataset}"
-        raise PipelineError("no trained heads", path=folder, remedy=remedy)
-    _, cells = load_heads(folder, head)
-    trained = [key.split("/") for key in cells if key.startswith(f"official/{view}/")]
-    if not trained:
-        views = dict.fromkeys(key.split("/")[1] for key in cells if key.startswith("official/"))
-        raise PipelineError(
-            f"head {head} was not trained on view {view!r}",
-            path=folder,
-            remedy=f"take one of its views: {', '.join(views) or 'none'}",
-        )
-    fraction = max(float(key[2]) for key in trained)
-    seeds = sorted(int(key[3]) for key in trained if float(key[2]) == fraction)
-    where = {"protocol": "official", "view": view, "fraction": fraction}
-    heads = [load_head(folder, head, **where, seed=seed) for seed in seeds]
+    fitted = load_fitted(paths, dataset, learner, view=view)
     features, masks = open_features(paths.features(dataset)), open_masks(paths.masks(dataset))
-    _check_same(folder, learned_from(folder, head), features.identity)
-    if other := of_other_masks(features, masks):
+    _check_same(paths.run(dataset, learner), fitted.features, features.identity)
+    if other := encoded_with_other_masks(features, masks):
         raise StoreError(
             f"{len(other)} images were encoded with other masks than segment has made since",
             path=paths.features(dataset),
@@ -216,7 +203,7 @@ def _load_chain(
     encoder = EncodeMapper(params.encode, clip, {})
     _check_same(paths.features(dataset), features.identity, encoder.identity)
     sam = masker.sam and masker.sam.predictor
-    return _Chain(params, view, sam, clip, [h for h, _ in heads], heads[0][1], seeds)
+    return _Chain(params, view, sam, clip, fitted, features.class_features(fitted.classes))
 
 
 def _frames(images: Sequence[Path], failed: dict[str, str]) -> Iterator[WorkItem]:
@@ -244,7 +231,7 @@ def _reason(error: ImageError | OSError) -> str:
 
 
 def _check_same(path: Path, stored: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse models or parameters other than those that the heads learned from.
+    """Refuse models or parameters other than those that the learners were fitted on.
 
     A store's identity may say more than the mapper's (the length of a feature): that is left out.
     """

@@ -19,7 +19,7 @@ from pipeline.cli.running import say_written
 
 app = typer.Typer(
     name="pipeline",
-    help="Images -> SAM2 masks -> CLIP features -> few-shot heads -> report.",
+    help="Images -> SAM2 masks -> CLIP features -> few-shot learners -> report.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -163,21 +163,28 @@ def encode(
     say(record, as_json)
 
 
-@app.command(epilog="Example: pipeline train --dataset brain --jobs 2")
+@app.command(epilog="Example: pipeline train --dataset brain --learner medfocus --jobs 2")
 def train(
     dataset: o.Dataset,
+    learner: Annotated[
+        list[str] | None, typer.Option(help="Name of a learner. Default: all of params.yaml.")
+    ] = None,
     jobs: o.Jobs = -1,
     force: o.Force = False,
     params_file: o.ParamsFile = o.PARAMS_FILE,
     settings: o.Set = None,
     as_json: o.Json = False,
 ) -> None:
-    """Fit the heads: protocol x view x fraction x seed -> cache/DATASET/heads/"""
+    """Fit learners: protocol x view x fraction x seed -> cache/DATASET/runs/LEARNER/"""
     c = o.context(params_file, settings)
 
-    from pipeline.train import train_dataset
+    from pipeline.learners.train import train_dataset
 
-    say(train_dataset(dataset, c.params, c.paths, jobs=jobs, force=force), as_json)
+    records = train_dataset(dataset, c.params, c.paths, learner, jobs=jobs, force=force)
+    if as_json:
+        typer.echo(json.dumps([record.to_json() for record in records], indent=2))
+    else:
+        typer.echo("\n".join(record.summary() for record in records))
 
 
 @app.command(epilog="Example: pipeline evaluate --dataset brain --compare masked whole")
@@ -250,7 +257,7 @@ def results(
 def predict(
     dataset: o.Dataset,
     images: Annotated[list[Path], typer.Argument(help="New images.")],
-    head: Annotated[str, typer.Option(help="Which head.")] = "medfocus",
+    learner: Annotated[str, typer.Option(help="Name of a trained learner.")] = "medfocus",
     view: Annotated[str, typer.Option(help="On which view.")] = "masked",
     out: Annotated[Path, typer.Option(help="Folder of the overlays.")] = Path("predictions"),
     device: o.Device = "auto",
@@ -273,7 +280,7 @@ def predict(
         images,
         c.params,
         c.paths,
-        head=head,
+        learner=learner,
         view=view,
         out=out,
         device=device,

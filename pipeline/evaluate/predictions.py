@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import PipelineError
+from pipeline.learners.runs import read_predictions, train_command
+from pipeline.provenance import KEY, check, schema_stamp
 from pipeline.stores import open_features
-from pipeline.training.pairing import of_features, paired, trained
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,34 +99,21 @@ class Run:
 def read_runs(
     dataset: str, params: Params, paths: Paths, manifest: pd.DataFrame
 ) -> tuple[list[Run], list[str], dict[bytes, bytes]]:
-    """Return all runs that have test images, in the order of runs.parquet, the class names, and
-    what tells their training from others (`pipeline.training.pairing`).
+    """Return all runs that have test images, in the order of params.yaml, the class names, and
+    the stamp of their training as schema metadata (`pipeline.provenance`).
 
     Raises:
-        PipelineError: nothing was trained, no protocol has a test image, the two tables do not
-            belong together, or images, labels or features have changed since.
+        PipelineError: nothing was trained, no protocol has a test image, the tables of a learner
+            do not belong together, or images, labels or features have changed since.
     """
-    import pyarrow.parquet as pq
-
+    runs, table = read_predictions(paths, dataset, params.learners)
+    if paths.features(dataset).is_dir():
+        now = open_features(paths.features(dataset)).identity_hash
+        for learner, inputs in schema_stamp(table.schema).items():
+            again = train_command(dataset, learner)
+            check(inputs, again, paths.predictions(dataset, learner), features=now)
     again = f"run: pipeline train --dataset {dataset}"
-    try:
-        runs = pd.read_parquet(paths.runs(dataset))
-        table = pq.read_table(paths.predictions(dataset))
-    except FileNotFoundError as error:
-        raise PipelineError("no predictions", path=error.filename, remedy=again) from None
-    if not paired(runs, table.schema):
-        raise PipelineError(
-            "holds the predictions of other runs than runs.parquet",
-            path=paths.predictions(dataset),
-            remedy=f"if a train is at work, wait for it to end; else {again}",
-        )
-    features = paths.features(dataset)
-    if features.is_dir() and not of_features(table.schema, open_features(features).identity):
-        raise PipelineError(
-            "holds predictions of other features than encode has made since",
-            path=paths.predictions(dataset),
-            remedy=again,
-        )
+    folder = paths.run(dataset, "x").parent
     runs = runs[runs["n_test"] > 0]
     if not len(runs):
         raise PipelineError(
@@ -140,12 +128,10 @@ def read_runs(
     ids = table["image_id"].to_pandas().astype(str).to_numpy(dtype=object)
     number = {name: n for n, name in enumerate(classes)}
     y = table["y_true"].to_pandas().astype(str).map(number).to_numpy(dtype=np.int64)
-    _refuse_relabelled(
-        pd.Series(y, index=ids), classes, manifest, paths.predictions(dataset), again
-    )
+    _refuse_relabelled(pd.Series(y, index=ids), classes, manifest, folder, again)
     places = _places(table)
     found: list[Run] = []
-    for key, rows in runs.groupby(["protocol", "head", "view", "fraction"], sort=False):
+    for key, rows in runs.groupby(["protocol", "learner", "view", "fraction"], sort=False):
         seeds: dict[int, Predicted] = {}
         failed: dict[int, str] = {}
         for row in rows.itertuples():
@@ -156,13 +142,13 @@ def read_runs(
             if here is None or here.stop - here.start != row.n_test:
                 raise PipelineError(
                     f"does not hold the {row.n_test} predictions of {key} seed {row.seed}",
-                    path=paths.predictions(dataset),
+                    path=folder,
                     remedy=again,
                 )
             seeds[row.seed] = Predicted(ids[here], y[here], proba[here])
         labels = {row.seed: row.n_train + row.n_val for row in rows.itertuples()}
         found.append(Run(*key, seeds, labels, failed))
-    return found, classes, trained(table.schema)
+    return found, classes, {KEY.encode(): table.schema.metadata[KEY.encode()]}
 
 
 def _refuse_relabelled(
@@ -196,7 +182,7 @@ def _places(table) -> dict[tuple, slice]:
     """Return where each (protocol, head, view, fraction, seed) lies; its rows lie together."""
     if not len(table):
         return {}
-    columns = ["protocol", "head", "view", "fraction", "seed"]
+    columns = ["protocol", "learner", "view", "fraction", "seed"]
     frame = table.select(columns).to_pandas()
     codes = [pd.factorize(frame[c])[0] for c in columns]
     new = np.zeros(len(frame), dtype=bool)
@@ -207,6 +193,6 @@ def _places(table) -> dict[tuple, slice]:
     stops = [*starts[1:], len(frame)]
     first = frame.iloc[starts]
     return {
-        (r.protocol, r.head, r.view, float(r.fraction), int(r.seed)): slice(a, b)
+        (r.protocol, r.learner, r.view, float(r.fraction), int(r.seed)): slice(a, b)
         for r, a, b in zip(first.itertuples(), starts, stops, strict=True)
     }

@@ -14,16 +14,16 @@ from pipeline.audit.table import read_audit
 from pipeline.engine import WorkItem
 from pipeline.errors import ManifestError, PipelineError, StoreError
 from pipeline.evaluate import evaluate_dataset
-from pipeline.heads.saved import learned_from
+from pipeline.learners.runs import load_fitted
+from pipeline.learners.train import train_dataset
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.paths import Paths
 from pipeline.report.inputs import load_inputs
 from pipeline.stores import MaskRow, MaskStoreWriter, open_features, open_masks
-from pipeline.train import train_dataset
-from tests.heads.projects import small_params
-from tests.heads.test_train import make_project
+from tests.learners.projects import small_params
+from tests.learners.test_train import make_project
 
-PARAMS = small_params(train__heads=["linear-probe"], train__views={"official": ["masked"]})
+PARAMS = small_params("linear-probe", train__views={"official": ["masked"]})
 
 
 @pytest.fixture
@@ -80,19 +80,19 @@ def test_predictions_of_other_features_are_not_evaluated_until_heads_are_trained
     make_project(paths.root, made="otherwise")
     with pytest.raises(PipelineError, match=r"other features.*pipeline train --dataset toy"):
         evaluate_dataset("toy", PARAMS, paths)
-    record = train_dataset("toy", PARAMS, paths)
+    (record,) = train_dataset("toy", PARAMS, paths)
     assert record.done == 0  # the rows are the same, so that no fit is done again
     evaluate_dataset("toy", PARAMS, paths)
 
 
 def test_saved_heads_say_what_features_they_learned_from(paths):
     identity = open_features(paths.features("toy")).identity
-    assert learned_from(paths.heads("toy"), "linear-probe") == identity
+    assert load_fitted(paths, "toy", "linear-probe", view="masked").features == identity
     make_project(paths.root, made="otherwise")
-    assert learned_from(paths.heads("toy"), "linear-probe") == identity
+    assert load_fitted(paths, "toy", "linear-probe", view="masked").features == identity
     train_dataset("toy", PARAMS, paths)
     now = open_features(paths.features("toy")).identity
-    assert learned_from(paths.heads("toy"), "linear-probe") == now != identity
+    assert load_fitted(paths, "toy", "linear-probe", view="masked").features == now != identity
 
 
 @pytest.mark.parametrize("columns", [{"split": "train"}, {"sha256": "f" * 64}, {}])
@@ -114,24 +114,24 @@ def test_the_order_of_the_manifest_makes_no_audit_old(paths):
 def test_features_of_other_masks_than_the_mask_store_has_are_not_trained_on(paths):
     crcs = segment(paths, size=8)
     make_project(paths.root, made="on masks", mask_crc=crcs)
-    assert train_dataset("toy", PARAMS, paths).status == "ok"
+    assert train_dataset("toy", PARAMS, paths)[0].status == "ok"
     segment(paths, size=9)
     with pytest.raises(StoreError, match=r"12 image.*other masks.*run: pipeline encode"):
         train_dataset("toy", PARAMS, paths, force=True)
     make_project(paths.root, made="on masks again", mask_crc=segment(paths, size=9))
-    assert train_dataset("toy", PARAMS, paths).status == "ok"
+    assert train_dataset("toy", PARAMS, paths)[0].status == "ok"
 
 
 def test_a_feature_store_without_its_masks_beside_it_can_be_trained_on(paths):
     make_project(paths.root, made="on masks", mask_crc=dict.fromkeys(segment(paths, size=8), 7))
     shutil.rmtree(paths.masks("toy"))
-    assert train_dataset("toy", PARAMS, paths).status == "ok"
+    assert train_dataset("toy", PARAMS, paths)[0].status == "ok"
 
 
 def test_images_whose_masks_failed_since_are_trained_on_as_they_were_encoded(paths):
     make_project(paths.root, made="on masks", mask_crc=segment(paths, size=8))
     segment(paths, size=9, fails=True)
-    assert train_dataset("toy", PARAMS, paths).status == "ok"
+    assert train_dataset("toy", PARAMS, paths)[0].status == "ok"
 
 
 TABLES = ("metrics.parquet", "mask_quality.parquet", "per_class.csv", "comparisons.csv")
@@ -152,7 +152,7 @@ def test_wherever_evaluate_is_killed_the_report_takes_tables_of_one_evaluation(
     old = shown(paths)
     assert set(old) == set(TABLES)
     params = small_params(
-        train__heads=["linear-probe"],
+        "linear-probe",
         train__views={"official": ["masked"]},
         train__seeds=[5, 6] if retrained else PARAMS.train.seeds,
         evaluate__bootstrap=60,

@@ -14,19 +14,17 @@ from pipeline.evaluate import compare_runs, evaluate_dataset
 from pipeline.evaluate.compare import holm, verdict
 from pipeline.evaluate.metrics import METRICS, OVER_CLASSES
 from pipeline.evaluate.test_sets import image_units
+from pipeline.learners.train import train_dataset
 from pipeline.paths import Paths
 from pipeline.splits import plan_splits
-from pipeline.train import train_dataset
 from tests.data.split_tables import units_of
-from tests.heads.odd import Diverges
-from tests.heads.projects import make_manifest, small_params
-from tests.heads.test_train import CLASSES, make_project
+from tests.learners.faulty import Diverges
+from tests.learners.projects import make_manifest, read_tables, small_params
+from tests.learners.test_train import CLASSES, make_project
 
 from .test_intervals import EVERY_CLASS, UNITS
 
-PARAMS = small_params(
-    train__heads=["zero-shot", "linear-probe", Diverges.name], train__seeds=[0, 1, 2, 3, 4]
-)
+PARAMS = small_params("zero-shot", "linear-probe", Diverges.name, train__seeds=[0, 1, 2, 3, 4])
 PROBE = {"protocol": "official", "head": "linear-probe", "view": "masked", "metric": "accuracy"}
 
 
@@ -58,7 +56,7 @@ def rows(paths: Paths, **where) -> pd.DataFrame:
 
 
 def predictions(paths: Paths, **where) -> pd.DataFrame:
-    table = pd.read_parquet(paths.predictions("toy"))
+    table = read_tables(paths)[1].rename(columns={"learner": "head"})
     text = table.columns[[isinstance(t, pd.CategoricalDtype) for t in table.dtypes]]
     table = table.astype(dict.fromkeys(text, str))
     for column, value in where.items():
@@ -87,7 +85,7 @@ def test_every_seed_is_listed_with_its_value_and_the_mean_is_theirs(evaluated):
     assert mean.lo <= mean.value <= mean.hi and mean.t_lo <= mean.value <= mean.t_hi
     assert mean.n_seeds == 5 and mean.n_images == 30
     assert set(rows(paths)["metric"]) == set(METRICS)
-    runs = pd.read_parquet(paths.runs("toy"))
+    runs = read_tables(paths)[0]
     runs = runs[(runs["protocol"] == "official") & (runs["fraction"] == 0.2)]
     assert mean.n_labels == int(np.median(runs["n_train"] + runs["n_val"]))
     assert set(rows(paths, fraction=0.0)["n_labels"]) == {0}
@@ -142,7 +140,7 @@ def test_pooled_folds_hold_every_image_once(evaluated):
 def test_more_or_fewer_seeds_than_folds_pool_each_image_once(tmp_path, seeds, folds):
     paths, fraction = make_project(tmp_path), 0.50005  # differs from its float32 to 4 decimals
     params = small_params(
-        train__heads=["linear-probe"],
+        "linear-probe",
         train__views={"grouped": ["masked"]},
         train__seeds=seeds,
         splits__folds=folds,
@@ -184,7 +182,7 @@ def test_every_run_is_compared_with_the_baseline_and_corrected_in_its_family(eva
     (row,) = baseline[baseline["head_a"] == "linear-probe"].itertuples()
     assert row.difference > 0.2 and row.verdict == "better"  # `masked` shows the class
     other = small_params(
-        train__heads=PARAMS.train.heads,
+        *PARAMS.learners,
         train__seeds=PARAMS.train.seeds,
         study__baseline={"learner": "zero-shot", "view": "masked"},
         study__runs=[{"name": "Zero-shot", "learner": "zero-shot", "view": "masked"}],
@@ -248,7 +246,7 @@ def test_nothing_trained_is_an_error_with_the_command(tmp_path):
 
 
 SMALL = small_params(
-    train__heads=["linear-probe"],
+    "linear-probe",
     train__views={"official": ["masked"]},
     splits__fractions=[1.0],
 )

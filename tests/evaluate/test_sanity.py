@@ -12,12 +12,12 @@ import pytest
 from pipeline import open_features
 from pipeline.encode import encode_dataset
 from pipeline.evaluate import evaluate_dataset
+from pipeline.learners.train import train_dataset
 from pipeline.paths import Paths
 from pipeline.segment import segment_dataset
-from pipeline.train import train_dataset
 from tests.encode.conftest import small_clip
-from tests.heads.projects import make_manifest, small_params
-from tests.heads.test_train import CLASSES, make_project
+from tests.learners.projects import make_manifest, read_tables, small_params
+from tests.learners.test_train import CLASSES, make_project
 from tests.project import DATASET, Project
 
 HEADS = ("zero-shot", "linear-probe", "medfocus", "medfocus-probe")
@@ -48,7 +48,6 @@ def study(folder: Path, *, change=None, jobs: int = 1) -> Paths:
     params = small_params(
         segment__prompt="manifest",
         encode__views=["whole", "masked"],
-        train__epochs=5,
         splits__folds=2,
     )
     segment_dataset(DATASET, params, project.paths, workers=1)
@@ -65,14 +64,14 @@ def plain(tmp_path_factory) -> Paths:
 
 def accuracy(paths: Paths) -> pd.Series:
     """Accuracy of every run."""
-    table = pd.read_parquet(paths.predictions(DATASET))
+    table = read_tables(paths)[1].rename(columns={"learner": "head"})
     hit = table["y_true"].astype(str) == table["y_pred"].astype(str)
     return hit.groupby([table[c] for c in RUN], observed=True).mean()
 
 
 def cat_probability(paths: Paths) -> pd.Series:
     """The probability of "cat", or what it was renamed to, of every image in every run."""
-    table = pd.read_parquet(paths.predictions(DATASET))
+    table = read_tables(paths)[1].rename(columns={"learner": "head"})
     column = "p:cat" if "p:cat" in table else "p:z"
     keys = [table[c].astype(str) if c == "image_id" else table[c] for c in [*RUN, "image_id"]]
     return table[column].groupby(keys, observed=True).first().rename("cat")
@@ -143,7 +142,7 @@ def test_the_labels_of_test_images_change_no_feature_and_no_probability(plain, t
     np.testing.assert_array_equal(
         ours.class_features(["cat", "dog"]), theirs.class_features(["cat", "dog"])
     )
-    a, b = (pd.read_parquet(p.predictions(DATASET)) for p in (plain, other))
+    a, b = (read_tables(p)[1] for p in (plain, other))
     a, b = (t[t["protocol"] == "official"].drop(columns="y_true") for t in (a, b))
     pd.testing.assert_frame_equal(a, b)
 
@@ -151,8 +150,8 @@ def test_the_labels_of_test_images_change_no_feature_and_no_probability(plain, t
 def test_one_seed_gives_the_same_bits_from_images_to_metrics_for_one_job_and_two(plain, tmp_path):
     again = study(tmp_path, jobs=2)
     names = [plain.metrics(DATASET), plain.metrics_table(DATASET), plain.mask_quality(DATASET)]
-    names += [*plain.plots(DATASET).iterdir(), plain.runs(DATASET), plain.predictions(DATASET)]
-    names += plain.heads(DATASET).iterdir()
+    names += [*plain.plots(DATASET).iterdir()]
+    names += plain.run(DATASET, "x").parent.glob("*/*")
     for file in names:
         same = again.root / file.relative_to(plain.root)
         assert same.read_bytes() == file.read_bytes(), file.name

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.config import Params, load_params
+from pipeline.config import LEARNERS, Params, load_params
 from pipeline.engine import WorkItem
+from pipeline.learners.runs import read_predictions
 from pipeline.manifest import write_manifest
 from pipeline.paths import Paths
 from pipeline.stores import FeatureRow, FeatureStoreWriter
@@ -16,15 +17,20 @@ from pipeline.stores import FeatureRow, FeatureStoreWriter
 REPO = Path(__file__).resolve().parents[2]
 
 
-def small_params(**overrides) -> Params:
-    """Return params.yaml with a grid that trains in seconds; `overrides` win (dots as __)."""
+def small_params(*learners: str, **overrides) -> Params:
+    """Return params.yaml with a grid that trains in seconds.
+
+    Args:
+        learners: the only ones; default: the built-in ones.
+        overrides: dotted keys, with __ for the dot and any other name as it is.
+    """
+    probe, focus = {"c_steps": 4}, {"epochs": 20, "attention_dim": 8}
+    sections = {"linear-probe": probe, "medfocus": focus, "medfocus-probe": probe | focus}
     small = {
         "train.seeds": [0, 1],
         "splits.fractions": [0.2, 1.0],
         "train.views": {"official": ["whole", "masked"], "grouped": ["masked"]},
-        "train.epochs": 20,
-        "train.attention_dim": 8,
-        "train.c_steps": 4,
+        "learners": {name: dict(sections.get(name, {})) for name in learners or LEARNERS},
         "evaluate.bootstrap": 100,
     }
     given = {key.replace("__", "."): value for key, value in overrides.items()}
@@ -100,6 +106,15 @@ def write_features(
             else:
                 writer.write([item], [feature])
         writer.finish()
+
+
+def read_tables(paths: Paths, dataset: str = "toy") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the runs and the predictions of all learners that have a run folder."""
+    folders = sorted(
+        path.parent.name for path in paths.run(dataset, "x").parent.glob("*/*.parquet")
+    )
+    runs, table = read_predictions(paths, dataset, dict.fromkeys(folders))
+    return runs, table.to_pandas()
 
 
 def blobs(
