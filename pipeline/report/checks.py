@@ -200,14 +200,15 @@ def finished(record: dict[str, Any]) -> bool:
 def warnings(data: Dataset, album: Album) -> list[str]:
     """Return what must be read before the figures: unfinished runs, lost masks, other labels."""
     said = []
-    for stage in ("train", "evaluate"):
-        record = data.records.get(stage)
-        if record and not finished(record):
+    for stage, record in data.records.items():
+        if stage.startswith(("train", "evaluate")) and not finished(record):
             root = f"{Path(data.paths.root).resolve()}/"
             error = str(record.get("error") or "").replace(root, "")
             status = words.STATUS.get(record["status"], record["status"])
             status += f" ({error})" if error else ""
-            said.append(words.UNFINISHED.format(stage, status, command(stage, data.name)))
+            said.append(
+                words.UNFINISHED.format(stage, status, command(stage.split("-")[0], data.name))
+            )
     if album.lost:
         lost = sorted(album.lost)
         named = join(lost[:3]) + (" …" if len(lost) > 3 else "")
@@ -242,6 +243,7 @@ def differing(datasets: Sequence[Dataset], params: Params) -> list[str]:
     found: dict[str, list[str]] = {}
     for data in datasets:
         for stage, record in data.records.items():
+            stage = stage.split("-")[0]
             section = getattr(params, stage, None)
             held = record.get("parameters") or {}
             then = held[stage] if isinstance(held.get(stage), dict) else held

@@ -8,7 +8,8 @@ it is listed in `Dataset.missing` with the command that makes it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,23 +17,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from pipeline.config import Params
 from pipeline.engine.record import RunRecord
 from pipeline.errors import PipelineError
 from pipeline.evaluate.compare import verdict
 from pipeline.evaluate.images import by_image, true_probability
-from pipeline.evaluate.pairing import is_beside
-from pipeline.evaluate.predictions import relabelled
+from pipeline.evaluate.mask_quality import masks_inputs
 from pipeline.evaluate.test_sets import image_units
 from pipeline.io import sha256_file
+from pipeline.learners.runs import read_predictions, run_inputs, train_command
 from pipeline.manifest import read_manifest
 from pipeline.models.seen import DIGITS, trained_on
 from pipeline.paths import Paths
+from pipeline.provenance import changed, check, read_stamp, schema_stamp
 from pipeline.report import words
 from pipeline.report.paper import quoted
-from pipeline.training.pairing import of_features, paired, trained
+from pipeline.stores import open_features, open_masks
 
 Run = tuple[str, str]
 """A learner and a view."""
@@ -153,8 +154,6 @@ class Dataset:
     prompt_quality: pd.DataFrame | None = None
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     missing: list[Missing] = field(default_factory=list)
-    sources: dict[str, tuple[Path, str]] = field(default_factory=dict)
-    """The file of each part and the stage that makes it."""
 
     @property
     def synthetic(self) -> bool:
@@ -174,8 +173,9 @@ class Dataset:
     @property
     def notes(self) -> list[str]:
         """What the plan of the splits noted, as `train` recorded it."""
-        parameters = self.records.get("train", {}).get("parameters") or {}
-        return [str(note) for note in parameters.get("notes") or []]
+        train = [record for stage, record in self.records.items() if stage.startswith("train")]
+        notes = [note for record in train for note in record["parameters"].get("notes") or []]
+        return list(dict.fromkeys(map(str, notes)))
 
     @property
     def classes(self) -> list[str]:
@@ -296,8 +296,7 @@ class Dataset:
         t = self.predictions
         chosen = (t["protocol"] == protocol) & (t["learner"] == run[0]) & (t["view"] == run[1])
         rows = t[chosen & (abs(t["fraction"] - fraction) < 1e-4)]
-        names = dict.fromkeys(("image_id", "y_true", "y_pred"), str)
-        return None if rows.empty else rows.astype(names)
+        return None if rows.empty else rows
 
     @cached_property
     def units(self) -> dict[str, str]:
@@ -351,18 +350,25 @@ class Dataset:
         table = store.table()
         return table[table["in_manifest"]] if "in_manifest" in table else table
 
-    def omit(self, part: str, path: Path, reason: str, command: str) -> None:
-        """Show nothing of a part, and list it as missing."""
-        setattr(self, part, None)
-        root = Path(self.paths.root)
-        shown = path.relative_to(root) if path.is_relative_to(root) else path
-        self.missing.append(Missing(part, shown.as_posix(), reason, command))
+    @contextmanager
+    def reading(self, part: str, path: Path, again: str) -> Iterator[None]:
+        """Leave a part out and list it as missing when what is inside raises."""
+        try:
+            yield
+        except (PipelineError, OSError, ValueError, KeyError) as error:
+            if hasattr(self, part):
+                setattr(self, part, None)
+            root = Path(self.paths.root)
+            shown = path.relative_to(root) if path.is_relative_to(root) else path
+            self.missing.append(Missing(part, shown.as_posix(), _reason(error), again))
 
 
 COMMANDS = {
     "add": "pipeline data add {} --from FOLDER",
     "prompt_quality": "pipeline prompt-quality --dataset {}",
 }
+PLOTS = ("comparisons", "per_class", "confusion", "reliability", "test_sets", "mask_summary")
+"""Tables of `evaluate` in plots/, each read by its name."""
 
 
 def command(stage: str, dataset: str) -> str:
@@ -377,93 +383,85 @@ def load_dataset(name: str, params: Params, paths: Paths) -> Dataset:
     in `missing`; nothing is invented.
     """
     data = Dataset(name, paths, params)
-    plots = paths.plots(name)
     sources: dict[str, tuple[Path, Callable[[Path], Any], str]] = {
         "manifest": (paths.manifest(name), read_manifest, "add"),
         "audit": (paths.audit_summary(name), _json, "audit"),
         "copies": (paths.audit(name), pd.read_parquet, "audit"),
         "pairs": (paths.audit_pairs(name), pd.read_parquet, "audit"),
-        "masks": (paths.masks(name), _masks, "segment"),
-        "features": (paths.features(name), _features, "encode"),
-        "runs": (paths.runs(name), _table, "train"),
-        "predictions": (paths.predictions(name), _table, "train"),
-        "metrics": (paths.metrics_table(name), _table, "evaluate"),
-        "comparisons": (plots / "comparisons.csv", _csv, "evaluate"),
-        "per_class": (plots / "per_class.csv", _csv, "evaluate"),
-        "confusion": (plots / "confusion.csv", _csv, "evaluate"),
-        "reliability": (plots / "reliability.csv", _csv, "evaluate"),
-        "test_sets": (plots / "test_sets.csv", _csv, "evaluate"),
-        "mask_summary": (plots / "mask_summary.csv", _csv, "evaluate"),
+        "masks": (paths.masks(name), open_masks, "segment"),
+        "features": (paths.features(name), open_features, "encode"),
+        "metrics": (paths.metrics_table(name), pd.read_parquet, "evaluate"),
         "mask_quality": (paths.mask_quality(name), pd.read_parquet, "evaluate"),
         "prompt_quality": (paths.prompt_quality(name), pd.read_parquet, "prompt_quality"),
     }
-    data.sources = {part: (path, stage) for part, (path, _, stage) in sources.items()}
+    for plot in PLOTS:
+        sources[plot] = (paths.plots(name) / f"{plot}.csv", _csv, "evaluate")
     for part, (path, read, stage) in sources.items():
-        try:
+        with data.reading(part, path, command(stage, name)):
             if not path.exists():
                 raise FileNotFoundError("not there")
             setattr(data, part, read(path))
-        except (PipelineError, OSError, ValueError, KeyError) as error:
-            data.omit(part, path, _reason(error), command(stage, name))
-    leave_out_inconsistent(data)
-    for stage in STAGES:
-        path = paths.record(name, stage)
-        if path.exists():
-            try:
-                data.records[stage] = RunRecord.read(path).to_json()
-            except PipelineError as error:
-                data.omit(f"record of {stage}", path, _reason(error), command(stage, name))
+    _read_runs(data)
+    _leave_out_inconsistent(data, {part: path for part, (path, _, _) in sources.items()})
+    folder = paths.record(name, "add").parent
+    order = {stage: i for i, stage in enumerate(STAGES)}
+    found = sorted(folder.glob("*.json"), key=lambda p: (order.get(p.stem.split("-")[0], 9), p))
+    for path in found:  # train writes one record for each learner
+        with data.reading(f"record of {path.stem}", path, command(path.stem.split("-")[0], name)):
+            data.records[path.stem] = RunRecord.read(path).to_json()
     return data
 
 
-def leave_out_inconsistent(data: Dataset) -> None:
-    """Leave out tables that do not belong together, and list them as missing.
+def _read_runs(data: Dataset) -> None:
+    """Read the run folders of the learners of params.yaml, each made from today's inputs."""
+    runs, tables = [], []
+    for learner in data.params.learners:
+        path, again = data.paths.predictions(data.name, learner), train_command(data.name, learner)
+        with data.reading("predictions", path, again):
+            table, predictions = read_predictions(data.paths, data.name, [learner])
+            stamped = (schema_stamp(predictions.schema) or {}).get(learner)
+            check(stamped, again, path, **run_inputs(data.paths, data.name))
+            runs.append(table)
+            names = ("protocol", "learner", "view", "image_id", "y_true", "y_pred")
+            tables.append(predictions.to_pandas().astype(dict.fromkeys(names, str)))
+    if tables:
+        data.runs = pd.concat(runs, ignore_index=True)
+        data.predictions = pd.concat(tables, ignore_index=True)
+
+
+def _leave_out_inconsistent(data: Dataset, files: dict[str, Path]) -> None:
+    """Leave out tables that were made from other inputs than those on disk, and list them.
 
     Stages replace their files one by one, so that after a killed run, or `train` without
-    `evaluate`, tables of two runs lie side by side. Each states what it was made from; tables of
-    other predictions, of other features, or with labels that the manifest has changed since are
-    not shown.
+    `evaluate`, files of two runs lie side by side. metrics.parquet states what it was made from,
+    and the tables that belong to it.
     """
-    name, paths = data.name, data.paths
-    changed = {
-        "predictions": _relabelled(data, data.predictions, "y_true"),
-        "mask_quality": _relabelled(data, data.mask_quality, "label"),
-        "prompt_quality": _relabelled(data, data.prompt_quality, "label"),
-    }
-    if data.predictions is not None:
-        schema = pq.read_schema(paths.predictions(name))
-        if data.runs is not None and not paired(
-            data.runs.rename(columns={"learner": "head"}), schema
-        ):
-            changed["predictions"] = words.OTHER_RUNS
-        elif data.features is not None and not of_features(schema, data.features.identity):
-            changed["predictions"] = words.OTHER_FEATURES
-        if data.metrics is not None:
-            now = pq.read_schema(paths.metrics_table(name))
-            if changed["predictions"] or trained(schema) != trained(now):
-                changed["metrics"] = changed["predictions"] or words.OTHER_PREDICTIONS
+    name, paths, again = data.name, data.paths, command("evaluate", data.name)
+    stamped: dict[str, str] = {}
     if data.metrics is not None:
-        schema = pq.read_schema(paths.metrics_table(name))
-        for part in ("per_class", "comparisons", "mask_quality"):
-            if not is_beside(part, data.sources[part][0], schema):
-                changed.setdefault(part, "")
-                changed[part] = changed[part] or words.OTHER_EVALUATION
-    if changed.get("metrics") or data.metrics is None:
-        reason = changed.get("metrics") or words.NO_METRICS
-        of_metrics = ("comparisons", "per_class", "confusion", "reliability", "test_sets")
-        changed |= dict.fromkeys(of_metrics, reason)
-    for part, reason in changed.items():
-        if reason and getattr(data, part) is not None:
-            path, stage = data.sources[part]
-            data.omit(part, path, reason, command(stage, name))
-
-
-def _relabelled(data: Dataset, table: pd.DataFrame | None, column: str) -> str:
-    """Say which images of a table have another label in the manifest now; "" if none has."""
-    if table is None or data.manifest is None or table.empty:
-        return ""
-    labels = table.astype({"image_id": str, column: str}).set_index("image_id")[column]
-    return relabelled(labels, data.manifest)
+        with data.reading("metrics", files["metrics"], again):
+            stamped = read_stamp(files["metrics"]) or {}
+            learners = [key.partition("/")[2] for key in stamped if key.startswith("predictions/")]
+            inputs = {f"predictions/{one}": paths.predictions(name, one) for one in learners}
+            check(stamped, again, files["metrics"], **inputs, **run_inputs(paths, name))
+    for part in PLOTS:
+        if getattr(data, part) is not None:
+            with data.reading(part, files[part], again):
+                if data.metrics is None:
+                    raise PipelineError(words.NO_METRICS)
+                if changed(stamped, **{part: files[part]}):
+                    raise PipelineError(words.OTHER_EVALUATION)
+    if data.mask_quality is not None:
+        with data.reading("mask_quality", files["mask_quality"], again):
+            check(read_stamp(files["mask_quality"]), again, "", **masks_inputs(paths, name))
+    if data.prompt_quality is not None and data.manifest is not None:
+        with data.reading(
+            "prompt_quality", files["prompt_quality"], command("prompt_quality", name)
+        ):
+            then = data.prompt_quality.drop_duplicates("image_id").set_index("image_id")["label"]
+            now = data.manifest.set_index("image_id")["label"].reindex(then.index)
+            if (then != now).any():
+                raise PipelineError(words.OTHER_LABELS)
 
 
 def _reason(error: Exception) -> str:
@@ -476,29 +474,8 @@ def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _table(path: Path) -> pd.DataFrame:
-    return _learner(pd.read_parquet(path))
-
-
 def _csv(path: Path) -> pd.DataFrame:
-    """Read a table; class names such as "007" and "NA" stay text."""
-    names = ("actual", "predicted", "class", "label", "largest_class", "missing_classes")
-    return _learner(
-        pd.read_csv(path, dtype=dict.fromkeys(names, str), keep_default_na=False, na_values=[""])
-    )
-
-
-def _learner(table: pd.DataFrame) -> pd.DataFrame:
-    return table.rename(columns={"head": "learner", "head_a": "learner_a", "head_b": "learner_b"})
-
-
-def _masks(path: Path) -> Any:
-    from pipeline.stores import open_masks
-
-    return open_masks(path)
-
-
-def _features(path: Path) -> Any:
-    from pipeline.stores import open_features
-
-    return open_features(path)
+    """Read a table; names such as "007" and "NA" stay text."""
+    text = ("actual", "predicted", "class", "label", "largest_class", "missing_classes", "verdict")
+    table = pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=[""])
+    return table.fillna(dict.fromkeys(set(text) & set(table.columns), ""))

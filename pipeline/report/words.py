@@ -163,9 +163,7 @@ LOST_MASK, UNREADABLE = "mask lost: {}", "cannot be shown: {}"
 WRONG_SIZE = "the {} has another size than the image"
 
 # Files that do not belong together -----------------------------------------------------------
-OTHER_RUNS = "of other runs than those of the last train"
-OTHER_FEATURES = "of other features than encode has made since"
-OTHER_PREDICTIONS = "of other predictions than those there"
+OTHER_LABELS = "of other labels than those of the manifest"
 OTHER_EVALUATION = "of another evaluation than metrics.parquet"
 NO_METRICS = "without metrics.parquet, which states what it was made from"
 

@@ -11,17 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline.config import Params, load_params
 from pipeline.engine.items import WorkItem
 from pipeline.evaluate import evaluate_dataset
-from pipeline.evaluate.pairing import write_stamped
 from pipeline.io import sha256_file
+from pipeline.learners.runs import run_inputs
 from pipeline.manifest import COLUMNS, write_manifest
 from pipeline.paths import Paths
+from pipeline.provenance import stamp, with_stamp
 from pipeline.stores import MaskRow, MaskStoreWriter
-from pipeline.training.pairing import pairing
 
 REPO = Path(__file__).resolve().parents[2]
 CLASSES = ("alpha", "beta", "gamma")
@@ -48,7 +50,8 @@ def make_project(root: Path, *names: str, **options) -> tuple[Params, Paths]:
     """Make a project folder with these datasets; returns its parameters and paths."""
     settings = {"report.gallery": 6, "report.thumbnail": 64, "evaluate.bootstrap": 60}
     params = load_params(REPO / "params.yaml", settings)
-    params = params.model_copy(update={"datasets": names})
+    learners = {k: params.learners[k] for k in ("zero-shot", "linear-probe", "medfocus-probe")}
+    params = params.model_copy(update={"datasets": names, "learners": learners})
     paths = Paths(root)
     for name in names:
         make_dataset(params, paths, name, **options)
@@ -202,9 +205,18 @@ def predicted(key, test, classes, rng) -> pd.DataFrame:
 def write_runs(paths, name, manifest, classes, fractions, seeds, rng) -> None:
     """Write what `train` writes."""
     table, runs = predictions(manifest, classes, fractions, seeds, rng)
-    table, runs = (t.rename(columns={"learner": "head"}) for t in (table, runs))
-    runs.to_parquet(paths.runs(name), index=False)
-    write_stamped(table, pairing(runs, {}), paths.predictions(name))
+    for learner, mine in runs.groupby("learner", sort=False):
+        paths.run(name, learner).mkdir(parents=True, exist_ok=True)
+        inputs = run_inputs(paths, name)
+        write_stamped(mine, paths.run_table(name, learner), inputs)
+        inputs["runs"] = paths.run_table(name, learner)
+        rows = table[table["learner"] == learner]
+        write_stamped(rows, paths.predictions(name, learner), inputs)
+
+
+def write_stamped(table, path, inputs) -> None:
+    made = pa.Table.from_pandas(table, preserve_index=False)
+    pq.write_table(with_stamp(made, stamp(**inputs)), path)
 
 
 def write_prompts(paths, name, manifest) -> None:
@@ -225,10 +237,15 @@ def write_prompts(paths, name, manifest) -> None:
 
 def write_records(paths, name) -> None:
     """Write the records of the stages that did not run."""
-    for stage in ("segment", "train"):
-        record = {"stage": stage, "dataset": name, "status": "ok", "started": "2026-01-01T00:00:00"}
+    for stage in ("segment", "train-linear-probe"):
+        record = {
+            "stage": stage.split("-")[0],
+            "dataset": name,
+            "status": "ok",
+            "started": "2026-01-01T00:00:00",
+        }
         record |= {"done": 36, "seconds": {"total": 12.5}, "versions": {"numpy": "2.0"}}
-        record["parameters"] = {"notes": NOTES} if stage == "train" else {}
+        record["parameters"] = {"notes": NOTES} if stage.startswith("train") else {}
         path = paths.record(name, stage)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record))
