@@ -271,7 +271,7 @@ def score_rows(
     plots/per_class.csv (the mean) of one run."""
     run = scored.run
     *by_seed, mean = estimates(scored, params)
-    base = {"protocol": protocol, "subset": subset, "head": run.learner, "view": run.view}
+    base = {"protocol": protocol, "subset": subset, "learner": run.learner, "view": run.view}
     base["fraction"] = run.fraction
     size = {"t_lo": np.nan, "t_hi": np.nan, "n_seeds": 1, "n_groups": 0}
     rows: list[dict[str, Any]] = []

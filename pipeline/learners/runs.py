@@ -254,6 +254,19 @@ def read_predictions(
     return pd.concat(runs, ignore_index=True), with_stamp(together, inputs)
 
 
+def run_inputs(paths: Paths, dataset: str) -> dict[str, Any]:
+    """Return the inputs of a dataset's runs as they are now, for `stamp` and `check`.
+
+    The feature store is left out where there is none: predictions can be evaluated without it.
+    """
+    from pipeline.stores import open_features
+
+    inputs = {"manifest": paths.manifest(dataset), "audit": paths.audit(dataset)}
+    if paths.features(dataset).is_dir():
+        inputs["features"] = open_features(paths.features(dataset)).identity_hash
+    return inputs
+
+
 def train_command(dataset: str, learner: str) -> str:
     """Return the command that makes missing or outdated runs."""
     return f"pipeline train --dataset {dataset} --learner {learner}"

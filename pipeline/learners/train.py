@@ -22,7 +22,7 @@ from pipeline.learners.data import Features, read_features
 from pipeline.learners.fitting import Fit, Task, run_task, start_worker
 from pipeline.learners.grid import Cell, plan_cells
 from pipeline.learners.registry import code_digest, learner_params
-from pipeline.learners.runs import read_fits, write_partial, write_run
+from pipeline.learners.runs import read_fits, run_inputs, write_partial, write_run
 from pipeline.provenance import stamp
 
 if TYPE_CHECKING:
@@ -117,11 +117,7 @@ class _Project:
     @cached_property
     def inputs(self) -> dict[str, str]:
         """Digests of what a run is made from."""
-        return stamp(
-            features=self.store.identity_hash,
-            manifest=self.paths.manifest(self.dataset),
-            audit=self.paths.audit(self.dataset),
-        )
+        return stamp(**run_inputs(self.paths, self.dataset))
 
     def features(self, cells: list[tuple[Cell, tuple[str, ...]]]) -> Features:
         """Read the features of some cells; see `read_features`."""

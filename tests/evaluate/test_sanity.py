@@ -20,8 +20,8 @@ from tests.learners.projects import make_manifest, read_tables, small_params
 from tests.learners.test_train import CLASSES, make_project
 from tests.project import DATASET, Project
 
-HEADS = ("zero-shot", "linear-probe", "medfocus", "medfocus-probe")
-RUN = ["protocol", "head", "view", "fraction", "seed"]
+LEARNERS = ("zero-shot", "linear-probe", "medfocus", "medfocus-probe")
+RUN = ["protocol", "learner", "view", "fraction", "seed"]
 TEMPLATES = ("a photo of {}.", "a scan of {}.", "{}")
 
 
@@ -64,14 +64,14 @@ def plain(tmp_path_factory) -> Paths:
 
 def accuracy(paths: Paths) -> pd.Series:
     """Accuracy of every run."""
-    table = read_tables(paths)[1].rename(columns={"learner": "head"})
+    table = read_tables(paths)[1]
     hit = table["y_true"].astype(str) == table["y_pred"].astype(str)
     return hit.groupby([table[c] for c in RUN], observed=True).mean()
 
 
 def cat_probability(paths: Paths) -> pd.Series:
     """The probability of "cat", or what it was renamed to, of every image in every run."""
-    table = read_tables(paths)[1].rename(columns={"learner": "head"})
+    table = read_tables(paths)[1]
     column = "p:cat" if "p:cat" in table else "p:z"
     keys = [table[c].astype(str) if c == "image_id" else table[c] for c in [*RUN, "image_id"]]
     return table[column].groupby(keys, observed=True).first().rename("cat")
@@ -175,8 +175,8 @@ def test_shuffled_labels_are_chance_within_the_interval_for_every_head(tmp_path,
     train_dataset("toy", params, paths)
     evaluate_dataset("toy", params, paths)
     table = pd.read_parquet(paths.metrics_table("toy"))
-    table = table[(table["seed"] == -1) & (table["metric"] == "accuracy")].set_index("head")
-    assert set(table.index) == set(HEADS)
+    table = table[(table["seed"] == -1) & (table["metric"] == "accuracy")].set_index("learner")
+    assert set(table.index) == set(LEARNERS)
     assert (table["hi"] - table["lo"] < 0.45).all()
     at_chance = (table["lo"] < 1 / 3) & (table["hi"] > 1 / 3)
     assert at_chance.all() if shuffled else not at_chance.any()
@@ -206,7 +206,7 @@ def test_noise_features_are_chance_within_the_interval_for_every_head_and_protoc
     ):
         mine = table[table["metric"] == metric]
         noise, signal = (mine[mine["view"] == view] for view in ("whole", "masked"))
-        assert set(noise["head"]) == set(HEADS)
+        assert set(noise["learner"]) == set(LEARNERS)
         assert set(noise["protocol"]) == {"official", "grouped", "grouped-pooled"}
         assert len(noise) == 3 * (3 * 2 + 1)  # protocols x (heads x fractions + zero-shot)
         assert ((noise["lo"] < chance) & (noise["hi"] > chance)).all()
