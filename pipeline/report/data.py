@@ -360,7 +360,8 @@ class Dataset:
                 setattr(self, part, None)
             root = Path(self.paths.root)
             shown = path.relative_to(root) if path.is_relative_to(root) else path
-            self.missing.append(Missing(part, shown.as_posix(), _reason(error), again))
+            reason = _reason(error).replace(f"{root.resolve()}/", "").replace(f"{root}/", "")
+            self.missing.append(Missing(part, shown.as_posix(), reason, again))
 
 
 COMMANDS = {

@@ -195,12 +195,14 @@ class Album:
         """
         if self.data.masks is None:
             return None, ""
+        status = self.data.mask_status.get(image_id)
+        if status in (None, "failed"):
+            return None, words.FAILED_MASK if status else words.NO_MASK
         try:
             return np.asarray(self.data.masks[image_id]), ""
-        except (KeyError, PipelineError) as error:
-            reason = error.message if isinstance(error, PipelineError) else words.NO_MASK
-            self.lost[image_id] = reason
-            return None, words.LOST_MASK.format(reason)
+        except PipelineError as error:
+            self.lost[image_id] = error.message
+            return None, words.LOST_MASK.format(error.message)
 
     def example(self, image_id: str) -> list[Picture]:
         """Return the image, the image with its mask's outline, and the masked view."""

@@ -112,6 +112,7 @@ def svg(figure: Figure, name: str, label: str) -> Markup:
     text = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text)
     text = text.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
     # The page's own font, in the size that was drawn.
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     text = re.sub(r"font: ((?:bold )?)([\d.]+px)[^;\"]*", r"font-size: \2", text)
     size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
     head = (
