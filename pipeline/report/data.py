@@ -360,7 +360,7 @@ class Dataset:
                 setattr(self, part, None)
             root = Path(self.paths.root)
             shown = path.relative_to(root) if path.is_relative_to(root) else path
-            reason = _reason(error).replace(f"{root.resolve()}/", "").replace(f"{root}/", "")
+            reason = reason_of(error).replace(f"{root.resolve()}/", "").replace(f"{root}/", "")
             self.missing.append(Missing(part, shown.as_posix(), reason, again))
 
 
@@ -465,7 +465,7 @@ def _leave_out_inconsistent(data: Dataset, files: dict[str, Path]) -> None:
                 raise PipelineError(words.OTHER_LABELS)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Return the first two lines of an error's message, without its path."""
     text = error.message if isinstance(error, PipelineError) else str(error)
     return ": ".join(line.strip() for line in text.splitlines()[:2]) or type(error).__name__

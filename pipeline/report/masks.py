@@ -31,7 +31,7 @@ from pipeline.report.blocks import (
     plural,
     slug,
 )
-from pipeline.report.data import Dataset, Run
+from pipeline.report.data import Dataset, Run, reason_of
 from pipeline.report.pictures import Album, data_uri, draw_heat, spread
 from pipeline.report.plots import histogram, scatter
 
@@ -287,7 +287,7 @@ def heat_section(data: Dataset, album: Album, runs: Runs) -> Section | None:
         pictures = heat_pictures(data, album, runs, stored_clip(data))
         blocks.append(Gallery("", pictures, pairs=True))
     except PipelineError as error:
-        blocks = [Text(words.NO_HEAT.format(error), "warning")]
+        blocks = [Text(words.NO_HEAT.format(reason_of(error)), "warning")]
     return Section("heat", words.HEAT, words.HEAT_SUMMARY, blocks)
 
 
@@ -341,7 +341,7 @@ def heat_pictures(data: Dataset, album: Album, runs: Runs, clip) -> list[Picture
         try:
             image = album.image(image_id)
         except (PipelineError, OSError) as error:
-            pictures.append(Picture(image_id, "", note=words.UNREADABLE.format(error)))
+            pictures.append(Picture(image_id, "", note=words.UNREADABLE.format(reason_of(error))))
             continue
         text = texts[classes.index(label)]
         heat = patch_similarity(clip, image, text, identity["geometry"], identity["fill"])

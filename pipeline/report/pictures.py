@@ -19,7 +19,7 @@ from pipeline.errors import PipelineError
 from pipeline.images import read_image, read_mask
 from pipeline.report import words
 from pipeline.report.blocks import Picture
-from pipeline.report.data import Dataset
+from pipeline.report.data import Dataset, reason_of
 
 PREDICTED, GROUND_TRUTH = (213, 94, 0), (86, 180, 233)
 """Vermillion and sky blue of the Okabe-Ito palette."""
@@ -240,7 +240,7 @@ class Album:
                 mask, note = self.mask(image_id)
                 truth = self.truth(image_id)
         except (PipelineError, OSError) as error:
-            return Picture(image_id, "", note=words.UNREADABLE.format(error))
+            return Picture(image_id, "", note=words.UNREADABLE.format(reason_of(error)))
         shapes = {words.MASK: mask, words.TRUTH: truth}
         notes = [note] if note else []
         for name, region in shapes.items():
