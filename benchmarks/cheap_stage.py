@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.engine import RunRecord, WorkItem, run_stage
+from pipeline.engine import LocalExecutor, RunOptions, RunRecord, WorkItem, run_stage
 from pipeline.errors import ImageError
-from pipeline.stores import FeatureRow, FeatureStoreWriter, MaskRow, MaskStoreWriter
+from pipeline.store import FeatureRow, FeatureStoreWriter, MaskRow, MaskStoreWriter
 
 VIEWS, DIM = ("whole", "masked"), 24
 CLASSES, TEMPLATES = ("cat", "dog"), ("a {}.", "the {}.")
@@ -64,7 +64,7 @@ def manifest_of(items: Sequence[WorkItem]) -> pd.DataFrame:
 
 
 class CheapMapper:
-    """Rows from a generator seeded with the file's bytes.
+    """Rows from a generator seeded with the bytes of the file.
 
     Args:
         kind: "masks" or "features".
@@ -72,6 +72,8 @@ class CheapMapper:
         load_seconds: time a row takes to load.
         tag: part of the identity.
     """
+
+    device = ""
 
     def __init__(
         self, kind: str, *, seconds: float = 0.0, load_seconds: float = 0.0, tag: Any = "a"
@@ -132,14 +134,17 @@ def run_cheap(
     mapper: CheapMapper | None = None,
     on_mismatch: str = "refuse",
     commit_seconds: float = 5.0,
+    cores: int = 1,
+    max_failed: float = 0.0,
+    parameters: dict[str, Any] | None = None,
     **options: Any,
 ) -> RunRecord:
-    """Run the stage once; `options` go to `run_stage`."""
+    """Run the stage once; `options` are those of `RunOptions`."""
     mapper = mapper or CheapMapper(kind)
     writer = make_writer(
         kind, folder, mapper.identity, on_mismatch=on_mismatch, commit_seconds=commit_seconds
     )
-    options = {"progress": False, "workers": 2, "batch_size": 4, **options}
+    run = RunOptions(**{"progress": False, "workers": 2, "batch_size": 4, **options})
     with writer:
         writer.sync_manifest(manifest_of(items))
         if kind == "features":
@@ -147,8 +152,17 @@ def run_cheap(
             if writer.text_identity != text:
                 T = np.random.default_rng(0).normal(size=(2, 2, DIM)).astype(np.float32)
                 writer.set_text(T, classes=CLASSES, templates=TEMPLATES, identity=text)
-        record = folder / f"{kind}.json"
-        return run_stage(kind, items, mapper, writer, record_path=record, **options)
+        return run_stage(
+            kind,
+            items,
+            lambda: mapper,
+            writer,
+            run,
+            record_path=folder / f"{kind}.json",
+            max_failed=max_failed,
+            parameters=parameters,
+            executor=LocalExecutor(run.batch_size, run.workers, cores),
+        )
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -83,7 +83,7 @@ class CheapStage(StoreStage):
 
 
 def _work(kind: str, folder: str, rows: int, redo: bool) -> None:
-    path, options = Path(folder), {"commit_seconds": 0.0, "batch_size": 3, "verify": False}
+    path, options = Path(folder), {"commit_seconds": 0.0, "batch_size": 3}
     run_cheap(kind, path, make_items(path, rows), force=redo, **options)
 
 

@@ -22,7 +22,7 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipeline.devices import keep_freed_memory
+from pipeline.engine.devices import keep_freed_memory
 
 keep_freed_memory()  # first, as the command does
 
@@ -31,11 +31,12 @@ import torch
 
 from pipeline.encode import EncodeMapper, encode_dataset
 from pipeline.encode.encode import encode_items
+from pipeline.engine import RunOptions
 from pipeline.manifest import read_manifest
 from pipeline.models import load_clip, load_sam2
 from pipeline.segment import SegmentMapper, segment_dataset
 from pipeline.segment.segment import segment_items
-from pipeline.stores import open_masks
+from pipeline.store import open_masks
 from tests.project import DATASET, Project
 
 
@@ -112,39 +113,35 @@ def main() -> None:
         make_images(project, args.images, args.side)
         params = project.params(segment__prompt=args.prompt, encode__views=args.views.split(","))
         size = args.batch_size
-        options = {"batch_size": size, "workers": args.workers}
+        options = RunOptions(batch_size=size, workers=args.workers, force=True)
         sam2, clip = load_sam2(params.models.sam2), load_clip(params.models.clip)
 
         manifest = read_manifest(project.paths.manifest(DATASET))
         data = project.paths.data(DATASET)
 
         def segment():
-            return segment_dataset(
-                DATASET, params, project.paths, predictor=sam2, force=True, **options
-            )
+            return segment_dataset(DATASET, params, project.paths, options, predictor=sam2)
 
         segment()  # once to warm up, and for the masks
         mapper = SegmentMapper(params.segment, sam2)
-        looks = chunks(load_all(mapper, segment_items(manifest, data, params.segment)), size)
+        prepared = chunks(load_all(mapper, segment_items(manifest, data, params.segment)), size)
         turns = in_turn(
             segment,
-            lambda: forward_seconds(
-                lambda batch: mapper.strategy.segment(batch, mapper.sam), looks
-            ),
+            lambda: forward_seconds(mapper.strategy.segment, prepared),
             args.repeats,
         )
         results = {"segment": report(turns, args.images, prompt=args.prompt)}
 
         def encode():
-            return encode_dataset(DATASET, params, project.paths, clip=clip, force=True, **options)
+            return encode_dataset(DATASET, params, project.paths, options, clip=clip)
 
         masks = open_masks(project.paths.masks(DATASET))
         encoder = EncodeMapper(params.encode, clip, masks)
         items = encode_items(manifest, data, masks.table(), DATASET, params.encode.views)
-        pictures = torch.cat([shown.pixels for shown in load_all(encoder, items)])
-        batches = list(pictures.split(size))
+        views = torch.cat([one.pixels for one in load_all(encoder, items)])
+        batches = list(views.split(size))
         turns = in_turn(encode, lambda: forward_seconds(clip.encode_image, batches), args.repeats)
-        results["encode"] = report(turns, args.images, pictures=len(pictures))
+        results["encode"] = report(turns, args.images, views=len(views))
     print(json.dumps({"threads": torch.get_num_threads(), **results}, indent=2))
 
 

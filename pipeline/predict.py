@@ -1,42 +1,48 @@
-"""New images through the whole chain: x -> m = SAM2(x) -> I = E_v(view) -> class probabilities."""
+"""Classify new images: x -> m = SAM2(x) -> I = E_v(view) -> class probabilities."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.config import Params
-from pipeline.devices import choose_device, choose_precision
 from pipeline.encode import EncodeMapper, encode_images
-from pipeline.engine import WorkItem
-from pipeline.engine.loader import load_in_order
+from pipeline.engine import LocalExecutor, RunOptions, WorkItem
+from pipeline.engine.devices import choose_device, choose_precision
 from pipeline.engine.progress import Progress
 from pipeline.errors import ImageError, StoreError, reason_of
 from pipeline.images import probe, read_image
 from pipeline.io import atomic_write, sha256_file
 from pipeline.learners import Samples
 from pipeline.learners.data import encoded_with_other_masks
-from pipeline.learners.runs import Fitted, load_fitted
+from pipeline.learners.fits import Fitted, load_fitted
 from pipeline.models import ClipModel, Sam2ImagePredictor, load_clip
 from pipeline.paths import Paths
 from pipeline.report.overlay import draw_outlines
 from pipeline.segment import segment_images
 from pipeline.segment.segment import make_mapper
-from pipeline.stores import MaskRow, open_features, open_masks
-from pipeline.stores.identity import canonical, identity_diff
+from pipeline.store import open_features, open_masks
+from pipeline.store.identity import canonical, identity_diff
 
 BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
 class ImagePrediction:
-    """One image's outcome. `probabilities` maps class name to probability; they sum to 1."""
+    """The prediction of one image.
+
+    Args:
+        image: path, with "#frame" if the file has several frames.
+        probabilities: of each class; they sum to 1.
+        mask_status: "ok" | "empty" | "full".
+        overlay: path of the PNG with the outline of the mask.
+    """
 
     image: str
     probabilities: dict[str, float]
@@ -45,11 +51,11 @@ class ImagePrediction:
 
     @property
     def label(self) -> str:
-        """The likeliest class."""
+        """The most likely class."""
         return max(self.probabilities, key=self.probabilities.__getitem__)
 
     def __str__(self) -> str:
-        """One line, classes by falling probability."""
+        """Return one line, the most likely class first."""
         ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])
         shares = "  ".join(f"{name} {share:.3f}" for name, share in ranked)
         return f"{self.image}: {shares}  (mask {self.mask_status}, {self.overlay})"
@@ -57,7 +63,15 @@ class ImagePrediction:
 
 @dataclass
 class Predictions:
-    """All outcomes of one call; `failed` maps an image to the reason it could not be read."""
+    """All predictions of one call.
+
+    Args:
+        learner: name of the learner.
+        view: that it was trained on.
+        seeds: of the fits whose probabilities are averaged.
+        images: one prediction per image.
+        failed: image -> reason why it could not be read.
+    """
 
     learner: str
     view: str
@@ -66,12 +80,12 @@ class Predictions:
     failed: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Return all of it as a JSON text; each image's `label` is the likeliest class."""
+        """Return all of it as JSON; each image also has its most likely class as `label`."""
         rows = [vars(row) | {"label": row.label} for row in self.images]
         return json.dumps(vars(self) | {"images": rows}, indent=2, ensure_ascii=False)
 
     def heading(self) -> str:
-        """Return the fitted learners in one line."""
+        """Return one line about the learner."""
         return f"learner {self.learner}, view {self.view}, mean of {len(self.seeds)} seeds"
 
     def failures(self) -> list[str]:
@@ -84,108 +98,126 @@ def predict_images(
     images: list[Path],
     params: Params,
     paths: Paths,
+    options: RunOptions | None = None,
     *,
     learner: str = "medfocus",
     view: str = "masked",
     out: Path = Path("predictions"),
-    device: str = "auto",
-    batch_size: int | None = None,
-    workers: int | None = None,
-    say: Callable[[object], None] = lambda line: None,
+    on_result: Callable[[object], None] = lambda line: None,
 ) -> Predictions:
-    """Classify new images with a learner that was trained on a dataset.
+    """Classify new images with a learner trained on a dataset.
 
-    The fits of protocol "official" at the largest fraction are used, one per seed, and their
-    probabilities averaged. Masks and features are made as params.yaml says, which must be as the
-    dataset's feature store was made. Each frame of a file of several is an image of its own.
+    Uses the fits of protocol "official" at the largest fraction, one per seed, and averages their
+    probabilities. Masks and features are made as params.yaml says, which must agree with the
+    feature store of the dataset. Each frame of a file is an image of its own.
 
     Args:
+        dataset: name of data_manifests/<dataset>.csv.
         images: files of any supported format.
-        learner, view: which trained learner, on which view.
-        out: folder for the overlays (image with the mask's outline), one PNG per image.
-        device: "auto", "cpu", "cuda" or "mps".
-        batch_size: images in one forward pass; predictions do not depend on it.
-        workers: threads that read images ahead of the models.
-        say: called with the heading, then with each `ImagePrediction` as soon as it is made.
+        params: as for `segment` and `encode`.
+        paths: of the project folder.
+        options: device, precision, batch size, workers and progress are used.
+        learner: name of the learner.
+        view: that it was trained on.
+        out: folder for the overlays (image with the outline of the mask), one PNG per image.
+        on_result: called with the heading, then with each `ImagePrediction` as soon as it is made.
 
     Raises:
-        PipelineError: nothing was trained for this learner and view.
-        StoreError: the parameters are not those the features were made with, or masks, features
-            and fits do not belong together.
+        PipelineError: this learner was not trained on this view.
+        StoreError: the parameters differ from those of the features, or masks, features and
+            learner do not belong to the same run.
     """
-    chain = _load_chain(dataset, params, paths, learner, view, device)
-    outcome = Predictions(learner, view, chain.fitted.seeds)
-    batch_size = batch_size or BATCH_SIZE
+    options = options or RunOptions()
+    mapper = _load_mapper(dataset, params, paths, learner, view, options)
+    outcome = Predictions(learner, view, mapper.fitted.seeds)
     items = list(_frames(images, outcome.failed))
-    loaded = load_in_order(
-        items,
-        lambda item: read_image(item.path, item.frame),
-        workers=workers,
-        ahead=2 * batch_size,
-    )
-    say(outcome.heading())
-    with Progress(f"predict {dataset}", len(items)) as progress:
-        while batch := list(islice(loaded, batch_size)):
-            ready = [(item, image) for item, image, error in batch if error is None]
-            for item, _, error in batch:
-                if isinstance(error, (ImageError, OSError)):
-                    outcome.failed[item.image_id] = _reason(error)
-                elif error is not None:
-                    raise error
-            for (item, image), (mask, shares) in zip(ready, chain.classify(ready), strict=True):
-                overlay = out / f"{len(outcome.images):03d}_{item.path.stem}.png"
-                with atomic_write(overlay) as partial:
-                    draw_outlines(image, mask.mask, size=max(image.shape)).save(partial)
-                row = ImagePrediction(item.image_id, shares, mask.status, str(overlay))
-                outcome.images.append(row)
-                say(row)
-            progress.add(len(ready), len(batch) - len(ready))
+    executor = LocalExecutor(options.batch_size or BATCH_SIZE, options.workers)
+    on_result(outcome.heading())
+    with (
+        Progress(f"predict {dataset}", len(items), show=options.progress) as progress,
+        closing(executor.imap(lambda: mapper, items)) as results,
+    ):
+        for result in results:
+            item = result.item
+            if result.error is not None:
+                outcome.failed[item.image_id] = _reason(result.error)
+                progress.add(failed=1)
+                continue
+            image, mask, status, probabilities = result.row
+            overlay = out / f"{len(outcome.images):03d}_{item.path.stem}.png"
+            with atomic_write(overlay) as partial:
+                draw_outlines(image, mask, size=max(image.shape)).save(partial)
+            row = ImagePrediction(item.image_id, probabilities, status, str(overlay))
+            outcome.images.append(row)
+            on_result(row)
+            progress.add(done=1)
     return outcome
 
 
 @dataclass(frozen=True)
-class _Chain:
-    """The models that an image goes through, and the learners fitted with each seed."""
+class PredictMapper:
+    """Images to class probabilities, as a mapper of the engine.
+
+    Args:
+        params: sections `segment` and `encode`.
+        view: that the learner was trained on.
+        sam2: None for strategies without a model.
+        clip: the image encoder.
+        fitted: the fits of all seeds.
+        text: text features of the classes, float32 (C, d).
+    """
 
     params: Params
     view: str
-    sam: Sam2ImagePredictor | None
+    sam2: Sam2ImagePredictor | None
     clip: ClipModel
     fitted: Fitted
     text: np.ndarray
 
-    def classify(
-        self, ready: Sequence[tuple[WorkItem, np.ndarray]]
-    ) -> list[tuple[MaskRow, dict[str, float]]]:
-        """Return the mask and the mean probability of each class for uint8 (h, w, 3) images."""
-        if not ready:
-            return []
-        images = [image for _, image in ready]
-        masks = segment_images(images, self.params.segment, self.sam)
-        embedded = encode_images(
-            images,
+    @property
+    def device(self) -> str:
+        """Where the models compute."""
+        return self.clip.device.type
+
+    def load(self, item: WorkItem) -> np.ndarray:
+        """Read an image."""
+        return read_image(item.path, item.frame)
+
+    def map(
+        self, items: Sequence[WorkItem], loaded: Sequence[np.ndarray]
+    ) -> list[tuple[np.ndarray, np.ndarray, str, dict[str, float]]]:
+        """Return for each image: the image, its mask, the mask's status, class probabilities."""
+        masks = segment_images(loaded, self.params.segment, self.sam2)
+        features = encode_images(
+            loaded,
             [mask.mask for mask in masks],
             self.params.encode,
             self.clip,
             views=[self.view],
             statuses=[mask.status for mask in masks],
-            seeds=[item.key for item, _ in ready],
+            seeds=[item.key for item in items],
         )
-        found = []
-        for mask, embedding in zip(masks, embedded, strict=True):
-            classes = tuple(self.fitted.classes)
-            none = np.zeros(0, np.int64)
-            sample = Samples(self.view, {self.view: embedding}, none, self.text, classes)
+        rows = []
+        classes, none = tuple(self.fitted.classes), np.zeros(0, np.int64)
+        for image, mask, feature in zip(loaded, masks, features, strict=True):
+            sample = Samples(self.view, {self.view: feature}, none, self.text, classes)
             every = [learner.predict_proba(sample) for learner in self.fitted.learners]
             proba = np.mean(every, axis=0)[0]
-            found.append((mask, dict(zip(self.fitted.classes, map(float, proba), strict=True))))
-        return found
+            named = dict(zip(classes, map(float, proba), strict=True))
+            rows.append((image, mask.mask, mask.status, named))
+        return rows
 
 
-def _load_chain(
-    dataset: str, params: Params, paths: Paths, learner: str, view: str, device: str
-) -> _Chain:
-    """Load what `predict_images` needs, once all that it is made of is of each other."""
+def _load_mapper(
+    dataset: str, params: Params, paths: Paths, learner: str, view: str, options: RunOptions
+) -> PredictMapper:
+    """Load models and fits, after checking that masks, features and fits belong together."""
+    if options.precision is not None:
+        update = {"precision": options.precision}
+        sections = {name: getattr(params, name) for name in ("segment", "encode")}
+        params = params.model_copy(
+            update={name: part.model_copy(update=update) for name, part in sections.items()}
+        )
     fitted = load_fitted(paths, dataset, learner, view=view)
     features, masks = open_features(paths.features(dataset)), open_masks(paths.masks(dataset))
     _check_same(paths.run(dataset, learner), fitted.features, features.identity)
@@ -195,26 +227,27 @@ def _load_chain(
             path=paths.features(dataset),
             remedy=f"run pipeline encode, then train, with --dataset {dataset}",
         )
-    masker = make_mapper(params, device)
-    device = choose_device(device)
+    segmenter = make_mapper(params, options)
+    device = choose_device(options.device)
     precision = choose_precision(params.encode.precision, device)
     clip = load_clip(params.models.clip, device=device, precision=precision)
-    _check_same(paths.masks(dataset), masks.identity, masker.identity)
+    _check_same(paths.masks(dataset), masks.identity, segmenter.identity)
     encoder = EncodeMapper(params.encode, clip, {})
     _check_same(paths.features(dataset), features.identity, encoder.identity)
-    sam = masker.sam and masker.sam.predictor
-    return _Chain(params, view, sam, clip, fitted, features.class_features(fitted.classes))
+    sam2 = segmenter.models.sam2 and segmenter.models.sam2.predictor
+    text = features.class_features(fitted.classes)
+    return PredictMapper(params, view, sam2, clip, fitted, text)
 
 
 def _frames(images: Sequence[Path], failed: dict[str, str]) -> Iterator[WorkItem]:
-    """One item a frame; a file that cannot be looked into goes to `failed` with the reason.
+    """Yield one item per frame; add files that cannot be opened to `failed`, with the reason.
 
-    The key is the seed of the random view: the same as the stages give an image of these bytes.
+    The key is the seed of the random view: the same that the stages use for these bytes.
     """
     for path in images:
         try:
             numbers = [one.frame for one in probe(path)]
-            digest = sha256_file(path)  # of the file, whatever its number of frames
+            digest = sha256_file(path)
         except (ImageError, OSError) as error:
             failed[str(path)] = _reason(error)
             continue
@@ -223,17 +256,18 @@ def _frames(images: Sequence[Path], failed: dict[str, str]) -> Iterator[WorkItem
             yield WorkItem(name, f"{digest}#{number}", path, number)
 
 
-def _reason(error: ImageError | OSError) -> str:
-    """Why an image cannot be read, without its name: that stands before it."""
+def _reason(error: Exception) -> str:
+    """Return why an image failed, without its name, which the line starts with."""
     if isinstance(error, ImageError):
         return error.with_remedy
-    return error.strerror or reason_of(error)
+    return (isinstance(error, OSError) and error.strerror) or reason_of(error)
 
 
 def _check_same(path: Path, stored: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse models or parameters other than those that the learners were fitted on.
+    """Refuse models or parameters other than those that the learner was trained with.
 
-    A store's identity may say more than the mapper's (the length of a feature): that is left out.
+    The identity of a store may have more entries than that of a mapper (the length of a feature);
+    these are ignored.
     """
     now = canonical(now)
     differences = identity_diff({key: stored.get(key) for key in now}, now)

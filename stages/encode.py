@@ -3,12 +3,13 @@
 from pipeline.cli.options import Dataset, context
 from pipeline.cli.running import stage
 from pipeline.encode import encode_dataset
+from pipeline.engine import RunOptions
 
 
 def run(dataset: Dataset) -> None:
     """Encode what is missing; parameters that changed the features' identity rebuild the store."""
     c = context()
-    print(encode_dataset(dataset, c.params, c.paths, on_mismatch="rebuild").summary())
+    print(encode_dataset(dataset, c.params, c.paths, RunOptions(on_mismatch="rebuild")).summary())
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 from pipeline.cli.options import Dataset, context
 from pipeline.cli.running import stage
-from pipeline.prompt_quality import judge_prompts
+from pipeline.segment import measure_prompts
 
 
 def run(dataset: Dataset) -> None:
-    """Judge what is missing of the sample, with every prompt strategy."""
+    """Measure every prompt strategy on the images of the sample that are missing."""
     c = context()
-    print(judge_prompts(dataset, c.params, c.paths).summary())
+    print(measure_prompts(dataset, c.params, c.paths).summary())
 
 
 if __name__ == "__main__":

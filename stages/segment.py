@@ -2,13 +2,14 @@
 
 from pipeline.cli.options import Dataset, context
 from pipeline.cli.running import stage
+from pipeline.engine import RunOptions
 from pipeline.segment import segment_dataset
 
 
 def run(dataset: Dataset) -> None:
     """Segment what is missing; parameters that changed the masks' identity rebuild the store."""
     c = context()
-    print(segment_dataset(dataset, c.params, c.paths, on_mismatch="rebuild").summary())
+    print(segment_dataset(dataset, c.params, c.paths, RunOptions(on_mismatch="rebuild")).summary())
 
 
 if __name__ == "__main__":

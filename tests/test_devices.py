@@ -18,7 +18,7 @@ before = psutil.Process().memory_info().rss
 {call}
 print(psutil.Process().memory_info().rss - before)
 """
-ASKED = "from pipeline.devices import keep_freed_memory; keep_freed_memory()"
+ASKED = "from pipeline.engine.devices import keep_freed_memory; keep_freed_memory()"
 HERE = "make_and_free()"
 IN_A_THREAD = "t = threading.Thread(target=make_and_free); t.start(); t.join()"
 
@@ -30,7 +30,7 @@ IN_A_THREAD = "t = threading.Thread(target=make_and_free); t.start(); t.join()"
     ids=["command", "too late", "not asked"],
 )
 def test_slices_side_by_side_are_for_processes_whose_threads_share_memory(first, cores) -> None:
-    code = f"{first}\nfrom pipeline.devices import model_cores; print(model_cores('cpu'))"
+    code = f"{first}\nfrom pipeline.engine.devices import model_cores; print(model_cores('cpu'))"
     ran = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -1,8 +1,8 @@
 """The `pipeline` command. Only argument parsing lives here; the work is in the library."""
 
-from pipeline.devices import keep_freed_memory
+from pipeline.engine.devices import keep_freed_memory
 
-keep_freed_memory()  # before any library starts a thread, which would get memory of its own
+keep_freed_memory()  # before any library starts a thread, which would get an arena of its own
 
 from pipeline.cli.app import app  # noqa: E402
 from pipeline.cli.running import guarded  # noqa: E402

@@ -1,6 +1,6 @@
-"""The commands, in the order the data flows.
+"""The commands, in the order of the data flow.
 
-Each checks its options before it imports what it runs: torch alone takes seconds to load.
+Each checks its options before it imports what it runs: loading torch alone takes seconds.
 """
 
 from __future__ import annotations
@@ -11,11 +11,21 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli import options as o
 from pipeline.cli.data import app as data_app
 from pipeline.cli.data import splits_app
-from pipeline.cli.look import app as look_app
-from pipeline.cli.running import say_written
+from pipeline.cli.options import (
+    Dataset,
+    Datasets,
+    Force,
+    Jobs,
+    Json,
+    ModelFlags,
+    ModelProject,
+    Project,
+    RunFlags,
+    chosen_datasets,
+    command,
+)
 
 app = typer.Typer(
     name="pipeline",
@@ -28,182 +38,93 @@ app.add_typer(data_app, name="data")
 app.add_typer(splits_app, name="splits")
 
 
-def say(record, as_json: bool) -> None:
-    """Print a run record: one line for people, JSON for scripts."""
-    typer.echo(json.dumps(record.to_json(), indent=2) if as_json else record.summary())
-
-
-@app.command(epilog="Example: pipeline audit --dataset brain")
-def audit(
-    dataset: o.Dataset,
-    params_file: o.ParamsFile = o.PARAMS_FILE,
-    settings: o.Set = None,
-    as_json: o.Json = False,
-) -> None:
-    """Find copies of images that straddle train and test -> cache/DATASET/audit.parquet"""
-    c = o.context(params_file, settings)
+@command(app, "pipeline audit --dataset brain")
+def audit(dataset: Dataset, project: Project) -> None:
+    """Find copies of images in both train and test -> cache/DATASET/audit.parquet"""
+    c = project.open()
 
     from pipeline.audit import audit_dataset, audit_text
 
     summary = audit_dataset(dataset, c.params, c.paths)
-    if as_json:
-        typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
-    else:
-        typer.echo(audit_text(summary, str(c.paths.audit_pairs(dataset))))
+    project.show(summary, audit_text(summary, str(c.paths.audit_pairs(dataset))))
 
 
-@app.command(epilog="Example: pipeline segment --dataset brain --set segment.prompt=auto")
-def segment(
-    dataset: o.Dataset,
-    device: o.Device = "auto",
-    batch_size: o.BatchSize = None,
-    workers: o.Workers = None,
-    precision: o.Precision = None,
-    profile: o.Profile = None,
-    limit: o.Limit = None,
-    only: o.Only = None,
-    force: o.Force = False,
-    params_file: o.ParamsFile = o.PARAMS_FILE,
-    settings: o.Set = None,
-    as_json: o.Json = False,
-) -> None:
+@command(app, "pipeline segment --dataset brain --set segment.prompt=auto")
+def segment(dataset: Dataset, run: RunFlags, project: ModelProject) -> None:
     """Stage 1: m = SAM2(x) for every image -> cache/DATASET/masks.zarr"""
-    c = o.context(params_file, settings, profile=profile, segment__precision=precision)
-    ids = o.read_ids(only)
+    c, options = project.open(), run.options()
 
     from pipeline.segment import segment_dataset
 
-    record = segment_dataset(
-        dataset,
-        c.params,
-        c.paths,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        limit=limit,
-        only=ids,
-        force=force,
-    )
-    say(record, as_json)
+    record = segment_dataset(dataset, c.params, c.paths, options)
+    project.show(record.to_json(), record.summary())
 
 
-@app.command(
-    "prompt-quality", epilog="Example: pipeline prompt-quality --dataset brain --images 300"
-)
+@command(app, "pipeline prompt-quality --dataset brain --images 300", name="prompt-quality")
 def prompt_quality(
-    dataset: o.Dataset,
+    dataset: Dataset,
+    run: RunFlags,
+    project: ModelProject,
     images: Annotated[
         int | None, typer.Option(min=0, help="Size of the sample; 0 = all with a mask.")
     ] = None,
-    device: o.Device = "auto",
-    batch_size: o.BatchSize = None,
-    workers: o.Workers = None,
-    precision: o.Precision = None,
-    profile: o.Profile = None,
-    limit: o.Limit = None,
-    only: o.Only = None,
-    force: o.Force = False,
-    params_file: o.ParamsFile = o.PARAMS_FILE,
-    settings: o.Set = None,
-    as_json: o.Json = False,
 ) -> None:
     """Every prompt strategy against ground truth -> cache/DATASET/prompt_quality.parquet"""
-    sizes = {"prompt_quality__images": images, "prompt_quality__phantoms": images}
-    c = o.context(params_file, settings, profile=profile, segment__precision=precision, **sizes)
-    ids = o.read_ids(only)
+    c = project.open(prompt_quality__images=images, prompt_quality__phantoms=images)
+    options = run.options()
 
-    from pipeline.prompt_quality import judge_prompts
+    from pipeline.segment import measure_prompts
 
-    record = judge_prompts(
-        dataset,
-        c.params,
-        c.paths,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        limit=limit,
-        only=ids,
-        force=force,
-    )
-    say(record, as_json)
+    record = measure_prompts(dataset, c.params, c.paths, options)
+    project.show(record.to_json(), record.summary())
 
 
-@app.command(epilog="Example: pipeline encode --dataset brain --batch-size 64")
-def encode(
-    dataset: o.Dataset,
-    device: o.Device = "auto",
-    batch_size: o.BatchSize = None,
-    workers: o.Workers = None,
-    precision: o.Precision = None,
-    profile: o.Profile = None,
-    limit: o.Limit = None,
-    only: o.Only = None,
-    force: o.Force = False,
-    params_file: o.ParamsFile = o.PARAMS_FILE,
-    settings: o.Set = None,
-    as_json: o.Json = False,
-) -> None:
+@command(app, "pipeline encode --dataset brain --batch-size 64")
+def encode(dataset: Dataset, run: RunFlags, project: ModelProject) -> None:
     """Stage 2: I = E_v(x * m) and T = E_t(t) -> cache/DATASET/features.zarr"""
-    c = o.context(params_file, settings, profile=profile, encode__precision=precision)
-    ids = o.read_ids(only)
+    c, options = project.open(), run.options()
 
     from pipeline.encode import encode_dataset
 
-    record = encode_dataset(
-        dataset,
-        c.params,
-        c.paths,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        limit=limit,
-        only=ids,
-        force=force,
-    )
-    say(record, as_json)
+    record = encode_dataset(dataset, c.params, c.paths, options)
+    project.show(record.to_json(), record.summary())
 
 
-@app.command(epilog="Example: pipeline train --dataset brain --learner medfocus --jobs 2")
+@command(app, "pipeline train --dataset brain --learner medfocus --jobs 2")
 def train(
-    dataset: o.Dataset,
+    dataset: Dataset,
+    project: Project,
     learner: Annotated[
         list[str] | None, typer.Option(help="Name of a learner. Default: all of params.yaml.")
     ] = None,
-    jobs: o.Jobs = -1,
-    force: o.Force = False,
-    params_file: o.ParamsFile = o.PARAMS_FILE,
-    settings: o.Set = None,
-    as_json: o.Json = False,
+    jobs: Jobs = -1,
+    force: Force = False,
 ) -> None:
     """Fit learners: protocol x view x fraction x seed -> cache/DATASET/runs/LEARNER/"""
-    c = o.context(params_file, settings)
+    c = project.open()
 
     from pipeline.learners.train import train_dataset
 
     records = train_dataset(dataset, c.params, c.paths, learner, jobs=jobs, force=force)
-    if as_json:
-        typer.echo(json.dumps([record.to_json() for record in records], indent=2))
-    else:
-        typer.echo("\n".join(record.summary() for record in records))
+    shown = "\n".join(record.summary() for record in records)
+    project.show([record.to_json() for record in records], shown)
 
 
-@app.command(epilog="Example: pipeline evaluate --dataset brain --compare masked whole")
+@command(app, "pipeline evaluate --dataset brain --compare masked whole")
 def evaluate(
-    dataset: o.Dataset,
+    dataset: Dataset,
+    project: Project,
     compare: Annotated[
         tuple[str, str] | None,
         typer.Option(
-            help="Two views, two heads or two HEAD/VIEW: paired differences in accuracy, balanced "
-            "accuracy, macro-F1 and macro-AUROC. p_holm: Holm over all rows."
+            help="Two views, two learners or two LEARNER/VIEW: paired differences in accuracy, "
+            "balanced accuracy, macro-F1 and macro-AUROC. p_holm: Holm over all rows."
         ),
     ] = None,
-    jobs: o.Jobs = -1,
-    params_file: o.ParamsFile = o.PARAMS_FILE,
-    settings: o.Set = None,
-    as_json: o.Json = False,
+    jobs: Jobs = -1,
 ) -> None:
     """Metrics with intervals, per seed and fraction -> cache/DATASET/metrics.json"""
-    c = o.context(params_file, settings)
+    c = project.open()
 
     from pipeline.evaluate import compare_runs, evaluate_dataset
 
@@ -211,67 +132,46 @@ def evaluate(
         from pipeline.evaluate.compare import comparison_text
 
         table = compare_runs(dataset, c.params, c.paths, *compare)
-        typer.echo(table.to_json(orient="records") if as_json else comparison_text(table))
+        project.show(json.loads(table.to_json(orient="records")), comparison_text(table))
         return
     metrics = evaluate_dataset(dataset, c.params, c.paths, jobs=jobs)
-    typer.echo(json.dumps(metrics, indent=2) if as_json else c.paths.metrics(dataset))
+    project.show(metrics, c.paths.metrics(dataset))
 
 
-@app.command(epilog="Example: pipeline report --dataset brain --dataset lung")
-def report(
-    dataset: Annotated[
-        list[str] | None, typer.Option("--dataset", "-d", help="Default: all of params.yaml.")
-    ] = None,
-    params_file: o.ParamsFile = o.PARAMS_FILE,
-    settings: o.Set = None,
-    as_json: o.Json = False,
-) -> None:
+@command(app, "pipeline report --dataset brain --dataset lung")
+def report(project: Project, dataset: Datasets = None) -> None:
     """One self-contained page: tables, plots, overlays -> report/index.html"""
-    c = o.context(params_file, settings)
-    names = o.chosen_datasets(c, dataset)
+    c = project.open()
+    names = chosen_datasets(c, dataset)
 
     from pipeline.report.build import build_report
 
-    say_written([build_report(c.params, c.paths, names)], as_json)
+    project.show_written([build_report(c.params, c.paths, names)])
 
 
-@app.command(epilog="Example: pipeline results --dataset brain")
-def results(
-    dataset: Annotated[
-        list[str] | None, typer.Option("--dataset", "-d", help="Default: all of params.yaml.")
-    ] = None,
-    params_file: o.ParamsFile = o.PARAMS_FILE,
-    settings: o.Set = None,
-    as_json: o.Json = False,
-) -> None:
-    """The same figures as Markdown and CSV -> results/, README.md telling of all of params.yaml"""
-    c = o.context(params_file, settings)
-    names = o.chosen_datasets(c, dataset)
+@command(app, "pipeline results --dataset brain")
+def results(project: Project, dataset: Datasets = None) -> None:
+    """The same figures as Markdown and CSV -> results/, README.md about all of params.yaml"""
+    c = project.open()
+    names = chosen_datasets(c, dataset)
 
     from pipeline.report.results import write_results
 
-    say_written(write_results(c.params, c.paths, names), as_json)
+    project.show_written(write_results(c.params, c.paths, names))
 
 
-@app.command(epilog="Example: pipeline predict --dataset brain scan1.jpg scan2.dcm")
+@command(app, "pipeline predict --dataset brain scan1.jpg scan2.dcm")
 def predict(
-    dataset: o.Dataset,
+    dataset: Dataset,
     images: Annotated[list[Path], typer.Argument(help="New images.")],
-    learner: Annotated[str, typer.Option(help="Name of a trained learner.")] = "medfocus",
+    run: ModelFlags,
+    project: ModelProject,
+    learner: Annotated[str, typer.Option(help="Which learner.")] = "medfocus",
     view: Annotated[str, typer.Option(help="On which view.")] = "masked",
     out: Annotated[Path, typer.Option(help="Folder of the overlays.")] = Path("predictions"),
-    device: o.Device = "auto",
-    batch_size: o.BatchSize = None,
-    workers: o.Workers = None,
-    precision: o.Precision = None,
-    profile: o.Profile = None,
-    params_file: o.ParamsFile = o.PARAMS_FILE,
-    settings: o.Set = None,
-    as_json: o.Json = False,
 ) -> None:
     """Class probabilities and a mask overlay for new images."""
-    both = {"segment__precision": precision, "encode__precision": precision}
-    c = o.context(params_file, settings, profile=profile, **both)
+    c, options = project.open(), run.options()
 
     from pipeline.predict import predict_images
 
@@ -280,19 +180,55 @@ def predict(
         images,
         c.params,
         c.paths,
+        options,
         learner=learner,
         view=view,
         out=out,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        say=(lambda line: None) if as_json else typer.echo,
+        on_result=(lambda line: None) if project.as_json else typer.echo,
     )
-    for text in [outcome.to_json()] if as_json else outcome.failures():
+    for text in [outcome.to_json()] if project.as_json else outcome.failures():
         typer.echo(text)
     if outcome.failed:
         raise typer.Exit(3)
 
 
-# Commands of the top level, which help lists last.
-app.registered_commands += look_app.registered_commands
+@command(app, "pipeline status --json")
+def status(project: Project) -> None:
+    """What the last runs of each dataset did: done, skipped, failed by name; locks in use."""
+    c = project.open()
+
+    from pipeline.engine.status import known_datasets, status_rows, status_text
+    from pipeline.io import lock_notes
+
+    rows = status_rows(c.paths, known_datasets(c.paths, c.params.datasets))
+    locks = [f"lock: {line}" for line in lock_notes(c.paths.root)]
+    project.show(rows, "\n".join([status_text(rows), *locks]))
+
+
+@command(app, "pipeline verify cache/brain/masks.zarr")
+def verify(
+    stores: Annotated[list[Path], typer.Argument(help="Mask or feature stores.")],
+    as_json: Json = False,
+) -> None:
+    """Check every row of stores against its checksum and list what is lost."""
+    from pipeline.store import verify_store
+
+    reports = {str(path): verify_store(path) for path in stores}
+    if as_json:
+        typer.echo(json.dumps({path: found.to_json() for path, found in reports.items()}, indent=2))
+    else:
+        for path, found in reports.items():
+            typer.echo(f"{path}: {found.summary()}")
+    if not all(found.ok for found in reports.values()):
+        raise typer.Exit(3)
+
+
+@command(app, "pipeline convert cache/brain/masks.zarr")
+def convert(
+    stores: Annotated[list[Path], typer.Argument(help="Stores of an earlier version.")],
+) -> None:
+    """Convert stores of an earlier version; nothing is computed again."""
+    from pipeline.store import convert_store
+
+    for path in stores:
+        typer.echo(f"{path}: {convert_store(path)} rows converted")

@@ -1,16 +1,27 @@
-"""Options that several commands share, declared once."""
+"""Options that commands share, as dataclasses: each field is an option of the command line.
+
+A command takes such a dataclass as a parameter, and `command` gives it the options of its fields:
+
+    @command(app, "pipeline segment --dataset brain")
+    def segment(dataset: Dataset, run: RunFlags, project: Project) -> None: ...
+"""
 
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+import functools
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 import yaml
 
 from pipeline.config import Params, load_params
+from pipeline.engine.options import RunOptions
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.paths import Paths
 
@@ -22,46 +33,153 @@ def _jobs_or_all(jobs: int) -> int:
 
 
 Dataset = Annotated[str, typer.Option("--dataset", "-d", help="Name of the dataset.")]
-ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace a parameter: segment.prompt=auto."),
+Datasets = Annotated[
+    list[str] | None, typer.Option("--dataset", "-d", help="Default: all of params.yaml.")
 ]
-Profile = Annotated[str | None, typer.Option(help="Models: a profile of params.yaml.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-BatchSize = Annotated[
-    int | None,
-    typer.Option(min=1, help="Images read and mapped together; several cores share them."),
-]
-Workers = Annotated[int | None, typer.Option(min=1, help="Threads that read images.")]
-Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Compute at most so many images.")]
-Only = Annotated[Path | None, typer.Option(help="CSV whose column image_id names the images.")]
-Force = Annotated[bool, typer.Option("--force", help="Compute again, replacing another identity.")]
+DatasetName = Annotated[str, typer.Argument(help="Name of the dataset.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Jobs = Annotated[int, typer.Option(help="Parallel jobs; -1 for all cores.", callback=_jobs_or_all)]
-
-PARAMS_FILE = Path("params.yaml")
+Force = Annotated[bool, typer.Option("--force", help="Compute again, replacing another identity.")]
 
 
 @dataclass(frozen=True)
 class Context:
-    """The parameters of this run and the files of this project."""
+    """The parameters of a run and the files of its project."""
 
     params: Params
     paths: Paths
 
 
+@dataclass(frozen=True)
+class Project:
+    """The project folder, its parameters, and how results are printed."""
+
+    params_file: Annotated[Path, typer.Option("--params", help="The parameter file.")] = Path(
+        "params.yaml"
+    )
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a parameter: segment.prompt=auto."),
+    ] = None
+    as_json: Json = False
+
+    def open(self, **overrides: Any) -> Context:
+        """Load the parameters; see `context`."""
+        return context(self.params_file, self.settings, **overrides)
+
+    def show(self, values: Any, text: object) -> None:
+        """Print `values` as JSON with `--json`, else `text`."""
+        shown = json.dumps(values, indent=2, ensure_ascii=False) if self.as_json else text
+        typer.echo(shown)
+
+    def show_written(self, paths: list[Path], **more: Any) -> None:
+        """Print the files that a command wrote, one per line; JSON {"written": [...], **more}."""
+        names = [str(path) for path in paths]
+        self.show({"written": names, **more}, "\n".join(names))
+
+
+@dataclass(frozen=True)
+class ModelProject(Project):
+    """A project for commands that load models."""
+
+    profile: Annotated[str | None, typer.Option(help="Models: a profile of params.yaml.")] = None
+
+    def open(self, **overrides: Any) -> Context:
+        return super().open(profile=self.profile, **overrides)
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    """How models are run."""
+
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto"
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images read and mapped together; several cores share them."),
+    ] = None
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads that read images.")] = None
+
+    def options(self) -> RunOptions:
+        """Return the options of the run."""
+        return RunOptions(**{f.name: getattr(self, f.name) for f in fields(ModelFlags)})
+
+
+@dataclass(frozen=True)
+class RunFlags(ModelFlags):
+    """How a stage is run on the images of a dataset."""
+
+    limit: Annotated[int | None, typer.Option(min=1, help="Compute at most N images.")] = None
+    only: Annotated[
+        Path | None, typer.Option(help="CSV whose column image_id names the images.")
+    ] = None
+    force: Force = False
+
+    def options(self) -> RunOptions:
+        """Return the options of the run.
+
+        Raises:
+            ConfigError: the file of `--only` cannot be read, or has no column image_id.
+        """
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return RunOptions(**values | {"only": read_ids(self.only)})
+
+
+def command(app: typer.Typer, example: str, name: str | None = None) -> Callable:
+    """Register a function as a command; parameters that are dataclasses become their fields.
+
+    Args:
+        app: the command is added to it.
+        example: shown below the help.
+        name: of the command; default that of the function.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(function, include_extras=True)
+        groups: dict[str, type] = {}
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(function).parameters.values():
+            kind = hints[parameter.name]
+            if not is_dataclass(kind):
+                only = inspect.Parameter.KEYWORD_ONLY
+                parameters.append(parameter.replace(kind=only, annotation=kind))
+                continue
+            groups[parameter.name] = kind
+            types = get_type_hints(kind, include_extras=True)
+            parameters += [
+                inspect.Parameter(
+                    field.name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=field.default,
+                    annotation=types[field.name],
+                )
+                for field in fields(kind)
+            ]
+
+        @functools.wraps(function)
+        def call(**values: Any) -> None:
+            for group, kind in groups.items():
+                values[group] = kind(**{f.name: values.pop(f.name) for f in fields(kind)})
+            function(**values)
+
+        call.__signature__ = inspect.Signature(parameters)
+        call.__annotations__ = {p.name: p.annotation for p in parameters}
+        app.command(name, epilog=f"Example: {example}")(call)
+        return function
+
+    return register
+
+
 def context(
-    params_file: Path = PARAMS_FILE, settings: list[str] | None = None, **overrides: Any
+    params_file: Path = Path("params.yaml"), settings: list[str] | None = None, **overrides: Any
 ) -> Context:
     """Load params.yaml with `--set` and the named flags on top.
 
     Args:
         params_file: the parameter file; its folder is the project folder.
         settings: texts "dotted.key=value", the value read as YAML.
-        overrides: dotted keys with `__` for the dot, e.g. `segment__precision="bf16"`;
-            None leaves the file's value.
+        overrides: dotted keys with `__` for the dot, such as `segment__prompt="auto"`; None leaves
+            the value of the file.
 
     Raises:
         ConfigError: a setting has no "=", its value is not YAML, or its key or value is not
@@ -77,7 +195,7 @@ def context(
         except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-99-99
             raise ConfigError(
                 f"--set {setting}: the value is not YAML ({' '.join(str(error).split())})",
-                remedy="write one such as auto, 0.5 or [a, b]",
+                remedy="write a value such as auto, 0.5 or [a, b]",
             ) from None
     replaced |= {k.replace("__", "."): v for k, v in overrides.items() if v is not None}
     params = load_params(params_file, replaced)
@@ -85,17 +203,17 @@ def context(
 
 
 def chosen_datasets(c: Context, named: list[str] | None) -> list[str]:
-    """Return the datasets of `--dataset`, those of params.yaml when it is not given.
+    """Return the datasets of `--dataset`, or those of params.yaml if there are none.
 
     Raises:
-        ManifestError: one that is named has no manifest; those that have one are listed.
+        ManifestError: a dataset has no manifest; those that have one are listed.
     """
     for name in named or []:
         if not c.paths.manifest(name).is_file():
             raise ManifestError(
                 f"there is no dataset {name!r}",
                 path=c.paths.manifest(name),
-                remedy=f"name one of {', '.join(c.paths.datasets()) or '(none yet)'}, or make it "
+                remedy=f"use one of {', '.join(c.paths.datasets()) or '(none yet)'}, or create it "
                 f"with `pipeline data add`",
             )
     return list(dict.fromkeys(named or c.params.datasets))
@@ -105,7 +223,7 @@ def read_ids(path: Path | None) -> list[str] | None:
     """Read the column image_id of a CSV (`--only`); None stays None.
 
     Raises:
-        ConfigError: the file cannot be read, is no CSV, or has no such column.
+        ConfigError: the file cannot be read, is not a CSV, or has no such column.
     """
     if path is None:
         return None
@@ -116,7 +234,7 @@ def read_ids(path: Path | None) -> list[str] | None:
                 raise ConfigError(
                     "has no column image_id",
                     path=path,
-                    remedy="name it in the first line, one id a line below",
+                    remedy="write image_id in the first line and one id per line below",
                 )
             return [row["image_id"] or "" for row in table]
     except (OSError, csv.Error, UnicodeDecodeError) as error:

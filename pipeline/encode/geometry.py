@@ -1,12 +1,12 @@
-"""How an image of any size becomes the square that CLIP sees, and the way back.
+"""Map an image of any size to the square frame of CLIP, and back.
 
-- `pad`: the longest side is resized to the model's size, the rest is filled: no tissue is lost and
-  nothing is stretched (default).
-- `squash`: both sides are resized: nothing is lost, shapes are stretched.
-- `crop`: open_clip's own preprocessing, shortest side resized, then the middle cut out.
+- `pad`: resize the longest side to the frame and fill the rest: nothing is lost or stretched
+  (default).
+- `squash`: resize both sides: nothing is lost, shapes are stretched.
+- `crop`: open_clip's own preprocessing: resize the shortest side, then crop the centre.
 
-Each is a resize to `resized` pixels and a shift, so one class describes all three and both
-directions. Images and masks go the same way.
+Each is a resize to `resized` pixels and a shift, so one class describes all three in both
+directions, for images and masks alike.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 
 @dataclass(frozen=True)
 class Geometry:
-    """The mapping between an image and the model's square frame.
+    """The mapping between an image and the square frame of the model.
 
     Args:
-        height, width: of the image, pixels.
-        size: side of the model's frame.
-        resized: height, width of the image after the resize.
-        top, left: where the resized image's corner lies in the frame; negative when cut off.
+        height: of the image, pixels.
+        width: of the image, pixels.
+        size: side of the frame, pixels.
+        resized: height and width of the image after the resize.
+        top: row of the frame where the resized image starts; negative if it is cropped.
+        left: column of the frame where it starts; negative if it is cropped.
     """
 
     height: int
@@ -44,12 +46,15 @@ class Geometry:
         fill: tuple[int, int, int] = (0, 0, 0),
         interpolation: str = "bicubic",
     ) -> np.ndarray:
-        """Bring a uint8 (height, width, 3) image into the frame; uint8 (size, size, 3).
+        """Return the frame of an image.
 
         Args:
-            image: as above.
+            image: uint8 (height, width, 3).
             fill: colour of the padding.
             interpolation: "bicubic" or "bilinear", antialiased (Pillow's, as open_clip uses it).
+
+        Returns:
+            uint8 (size, size, 3).
         """
         height, width = self.resized
         if image.shape[:2] != self.resized:
@@ -57,7 +62,7 @@ class Geometry:
             image = np.asarray(pil.resize((width, height), RESAMPLE[interpolation]))
         if (height, width, self.top, self.left) == (self.size, self.size, 0, 0):
             return image
-        # Pillow lays out a colour several times as fast as numpy repeats it.
+        # Pillow fills an image with a colour several times faster than numpy.
         frame = np.array(Image.new("RGB", (self.size, self.size), fill))
         y0, x0 = max(0, self.top), max(0, self.left)
         y1, x1 = min(self.size, self.top + height), min(self.size, self.left + width)
@@ -65,29 +70,32 @@ class Geometry:
         return frame
 
     def apply_mask(self, mask: np.ndarray) -> np.ndarray:
-        """Bring a bool (height, width) mask into the frame; bool (size, size), False outside."""
+        """Return the frame of a bool (height, width) mask: bool (size, size), False outside."""
         grey = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2)
         return self.apply(grey, interpolation="bilinear")[..., 0] > 127
 
     def to_model_frame(self, points: np.ndarray) -> np.ndarray:
-        """Map (..., 2) x, y in pixels of the image to pixels of the frame.
+        """Map x, y of the image, float (..., 2), to x, y of the frame.
 
-        Coordinates are continuous: pixel i covers [i, i + 1), its middle is i + 0.5.
+        Coordinates are continuous: pixel i covers [i, i + 1) and its centre is i + 0.5.
         """
         scale = np.array([self.resized[1] / self.width, self.resized[0] / self.height])
         return np.asarray(points, float) * scale + np.array([self.left, self.top])
 
     def from_model_frame(self, points: np.ndarray) -> np.ndarray:
-        """The inverse of `to_model_frame`."""
+        """Inverse of `to_model_frame`."""
         scale = np.array([self.resized[1] / self.width, self.resized[0] / self.height])
         return (np.asarray(points, float) - np.array([self.left, self.top])) / scale
 
 
 def make_geometry(name: str, height: int, width: int, size: int) -> Geometry:
-    """Plan the way of a height x width image into a frame of `size`.
+    """Return the mapping of an image to a frame.
 
     Args:
         name: "pad", "squash" or "crop".
+        height: of the image, pixels.
+        width: of the image, pixels.
+        size: side of the frame, pixels.
 
     Raises:
         ValueError: no geometry has this name.
@@ -96,30 +104,16 @@ def make_geometry(name: str, height: int, width: int, size: int) -> Geometry:
         return Geometry(height, width, size, (size, size), 0, 0)
     if name == "pad":
         longest = max(height, width)
-        # max: a film of 1 x 1000 must keep one row of pixels.
+        # max: a strip of 1 x 1000 pixels keeps one row.
         resized = max(1, round(height * size / longest)), max(1, round(width * size / longest))
         top, left = (size - resized[0]) // 2, (size - resized[1]) // 2
         return Geometry(height, width, size, resized, top, left)
     if name == "crop":
-        # torchvision's Resize(size) and CenterCrop(size), with their rounding.
+        # As torchvision's Resize(size) and CenterCrop(size), with their rounding.
         if height <= width:
             resized = size, int(size * width / height)
         else:
             resized = int(size * height / width), size
         top, left = round((resized[0] - size) / 2.0), round((resized[1] - size) / 2.0)
         return Geometry(height, width, size, resized, -top, -left)
-    raise ValueError(f"no geometry is called {name!r}: choose one of {', '.join(GEOMETRIES)}")
-
-
-def to_model_frame(
-    points: np.ndarray, geometry: str, height: int, width: int, size: int
-) -> np.ndarray:
-    """Map x, y of an image to the model's frame; see Geometry.to_model_frame."""
-    return make_geometry(geometry, height, width, size).to_model_frame(points)
-
-
-def from_model_frame(
-    points: np.ndarray, geometry: str, height: int, width: int, size: int
-) -> np.ndarray:
-    """Map x, y of the model's frame back to the image; see Geometry.from_model_frame."""
-    return make_geometry(geometry, height, width, size).from_model_frame(points)
+    raise ValueError(f"unknown geometry {name!r}: choose one of {', '.join(GEOMETRIES)}")

@@ -1,7 +1,7 @@
-"""Where in an image CLIP sees what a text says: patch-text similarity, laid over the image.
+"""Patch-text similarity maps: where in an image CLIP sees what a text says.
 
-For people to look at, not a part of the method: patch features of CLIP are not trained to be
-compared with texts, so such maps show tendencies (MaskCLIP, Zhou et al. 2022).
+For illustration only, not part of the method: patch features of CLIP are not trained to be
+compared with texts, so these maps show tendencies (MaskCLIP, Zhou et al. 2022).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from pipeline.encode.fill import fill_colour
 from pipeline.encode.geometry import Geometry, make_geometry
-from pipeline.encode.pixels import normalise
+from pipeline.encode.preprocess import normalise
 
 if TYPE_CHECKING:
     from pipeline.models import ClipModel
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 def patch_similarity(
     clip: ClipModel, image: np.ndarray, text: np.ndarray, geometry: str = "pad", fill: str = "black"
 ) -> np.ndarray:
-    """Cosine similarity of every place of an image to a text.
+    """Return the cosine similarity of every pixel of an image to a text.
 
     Args:
         clip: from `pipeline.models.load_clip`.
         image: uint8 (h, w, 3).
         text: (d,) text feature, or (k, d) for several at once.
-        geometry: as in encode.
-        fill: as in encode; decides the padding's colour.
+        geometry: `encode.geometry`.
+        fill: `encode.fill`; decides the colour of the padding.
 
     Returns:
-        float32 (h, w), or (k, h, w), at the image's own size; NaN where the `crop` geometry cuts
-        the image off, since the model has not seen it.
+        float32 (h, w) or (k, h, w), at the size of the image; NaN where the `crop` geometry hides
+        the image from the model.
     """
     height, width = image.shape[:2]
     plan = make_geometry(geometry, height, width, clip.image_size)
@@ -48,14 +48,14 @@ def patch_similarity(
 
 
 def grid_to_image(grid: np.ndarray, plan: Geometry) -> np.ndarray:
-    """Lay a grid over the model's frame back onto the image, each patch over what it saw.
+    """Interpolate a grid of patches at the pixels of the image.
 
     Args:
-        grid: (rows, columns), covering the whole frame evenly.
-        plan: how the image came into the frame.
+        grid: (rows, columns), covering the frame evenly.
+        plan: the mapping of the image to the frame.
 
     Returns:
-        float32 (h, w), bilinear between the middles of the patches; NaN outside the frame.
+        float32 (h, w), bilinear between the centres of the patches; NaN outside the frame.
     """
     rows, columns = grid.shape
     x = plan.to_model_frame(np.stack([np.arange(plan.width) + 0.5, np.zeros(plan.width)], 1))[:, 0]

@@ -1,4 +1,4 @@
-"""CLIP as a mapper of the stage engine: an image and its mask in, features of all views out."""
+"""I = E_v(x * m) as a mapper of the engine: an image and its mask in, features of all views out."""
 
 from __future__ import annotations
 
@@ -10,54 +10,53 @@ import numpy as np
 import torch
 
 from pipeline.config import EncodeParams
-from pipeline.devices import one_thread_here
 from pipeline.encode.fill import fill_colour
 from pipeline.encode.geometry import make_geometry
-from pipeline.encode.pixels import normalise
-from pipeline.encode.views import VIEWS, Picture, check_views
+from pipeline.encode.preprocess import normalise
+from pipeline.encode.views import VIEWS, ViewInput, check_views
 from pipeline.engine import WorkItem
 from pipeline.errors import PipelineError
 from pipeline.images import read_image, read_mask, reader_rules
 from pipeline.segment.quality import effective_mask
-from pipeline.stores import FeatureRow
-from pipeline.stores.kinds import MASKS
+from pipeline.store import FeatureRow
+from pipeline.store.layout import mask_crc
 
 if TYPE_CHECKING:
     from pipeline.models import ClipModel
 
 MAPPER_VERSION = 1
-"""Raised when the same model and parameters give other features than before."""
+"""Incremented when the same model and parameters give other features than before."""
 
 
 class Masks(Protocol):
-    """What the mapper reads masks from: a MaskStore, or a dict."""
+    """Masks by image_id, bool (h, w): a mask store or a dict."""
 
     def __getitem__(self, image_id: str) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What CLIP is shown of one image.
+class PreparedViews:
+    """The views of one image, preprocessed.
 
     Args:
-        pixels: float32 (k, 3, s, s), each different view once.
-        rows: for each view its row of `pixels`, -1 for a view that this image does not have.
+        pixels: float32 (k, 3, s, s), each distinct view once.
+        index: for each view its position in `pixels`; -1 if the image does not have the view.
         status: of the mask.
     """
 
     pixels: torch.Tensor
-    rows: tuple[int, ...]
+    index: tuple[int, ...]
     status: str
 
 
 class EncodeMapper:
-    """I = E_v(view of x and m), for run_stage.
+    """Encodes views of images with CLIP.
 
     Args:
         params: the encode section of params.yaml.
         clip: from `pipeline.models.load_clip`.
-        masks: masks by image_id, bool (h, w).
-        forward_batch: pictures in one forward pass, to bound memory whatever the number of views.
+        masks: of the images.
+        forward_batch: views per forward pass, to bound memory whatever their number.
     """
 
     def __init__(
@@ -71,6 +70,7 @@ class EncodeMapper:
         self.params = params
         self.views = check_views(params.views)
         self.clip = clip
+        self.device = clip.device.type
         self.masks = masks
         self.forward_batch = forward_batch
         self.padding = fill_colour(params.fill, clip.mean)
@@ -94,24 +94,24 @@ class EncodeMapper:
             "tokens": clip.tokens if params.tokens else 0,
         }
 
-    def load(self, item: WorkItem) -> Shown:
-        """Read an image, its mask and (for the oracle) its ground truth; make all views.
+    def load(self, item: WorkItem) -> PreparedViews:
+        """Read an image, its mask and (for `oracle`) its ground truth; make all views.
 
-        `item.row` has, beside the manifest's columns: `mask_status`, `mask_crc` and `mask_problem`
-        (from the mask store) and `truth_file` ("" = none). Called in loader threads.
+        Besides the columns of the manifest `item.row` has `mask_status`, `mask_crc` and
+        `mask_problem` (from the mask store) and `truth_file` ("" for none).
 
         Raises:
-            PipelineError: there is no mask for this image; it is never taken for an empty one.
+            PipelineError: there is no usable mask for this image; a missing mask is never taken
+                for an empty one.
         """
-        one_thread_here()
         row = item.row
         if row["mask_problem"]:
             raise PipelineError(row["mask_problem"], remedy=row["mask_remedy"])
         image = read_image(item.path, item.frame)
         mask = self.masks[item.image_id]
-        if row.get("mask_crc") not in (None, MASKS.digest(mask)):
+        if row.get("mask_crc") not in (None, mask_crc(mask)):
             raise PipelineError(
-                "its mask was made again while encode was at work",
+                "its mask was replaced while encode was running",
                 path=item.path,
                 remedy="run encode again",
             )
@@ -125,21 +125,29 @@ class EncodeMapper:
         truth = None
         if row["truth_file"]:
             truth = read_mask(row["truth_file"], item.frame, shape=image.shape[:2])
-        return self.show(image, mask, row["mask_status"], f"{row['sha256']}#{item.frame}", truth)
+        seed = f"{row['sha256']}#{item.frame}"
+        return self.prepare(image, mask, row["mask_status"], seed, truth)
 
-    def show(
+    def prepare(
         self,
         image: np.ndarray,
         mask: np.ndarray,
         status: str = "ok",
         seed: str = "",
         truth: np.ndarray | None = None,
-    ) -> Shown:
-        """Make the views of one image, each brought to the model's frame.
+    ) -> PreparedViews:
+        """Make the views of one image and preprocess them.
 
-        Views are made at the image's own size and resized afterwards, so that x * m is exact.
+        Views are made at the size of the image and resized afterwards, so that x * m is exact.
+
+        Args:
+            image: uint8 (h, w, 3).
+            mask: bool (h, w).
+            status: of the mask, "ok" | "empty" | "full".
+            seed: of the random view.
+            truth: bool (h, w) ground truth for the oracle view.
         """
-        picture = Picture(
+        source = ViewInput(
             image=image,
             mask=effective_mask(mask, status),
             seed=seed,
@@ -149,25 +157,25 @@ class EncodeMapper:
             margin=self.params.crop_margin,
         )
         frames: list[np.ndarray] = []
-        rows: list[int] = []
+        index: list[int] = []
         known: dict[bytes, int] = {}
         for name in self.views:
-            seen = VIEWS[name](picture)
-            if seen is None:
-                rows.append(-1)
+            view = VIEWS[name](source)
+            if view is None:
+                index.append(-1)
                 continue
-            plan = make_geometry(self.params.geometry, *seen.shape[:2], self.clip.image_size)
-            frame = plan.apply(seen, self.padding, self.clip.interpolation)
-            # With an unusable mask most views are the whole image: show it to the model once.
-            row = known.setdefault(frame.tobytes(), len(frames))
-            if row == len(frames):
+            plan = make_geometry(self.params.geometry, *view.shape[:2], self.clip.image_size)
+            frame = plan.apply(view, self.padding, self.clip.interpolation)
+            # With an unusable mask most views equal the whole image: encode it once.
+            position = known.setdefault(frame.tobytes(), len(frames))
+            if position == len(frames):
                 frames.append(frame)
-            rows.append(row)
+            index.append(position)
         size = self.clip.image_size
         stack = np.stack(frames) if frames else np.zeros((0, size, size, 3), np.uint8)
-        return Shown(normalise(stack, self.clip.mean, self.clip.std), tuple(rows), status)
+        return PreparedViews(normalise(stack, self.clip.mean, self.clip.std), tuple(index), status)
 
-    def map(self, items: Sequence[WorkItem], loaded: Sequence[Shown]) -> list[FeatureRow]:
+    def map(self, items: Sequence[WorkItem], loaded: Sequence[PreparedViews]) -> list[FeatureRow]:
         """Encode all views of a batch of images."""
         encoded = self.encode(loaded)
         return [
@@ -175,20 +183,24 @@ class EncodeMapper:
                 image_id=item.image_id,
                 features=features,
                 tokens=tokens,
-                mask_status=shown.status,
+                mask_status=one.status,
                 mask_crc=item.row.get("mask_crc", -1),
-                reason="" if shown.status == "ok" else f"mask {shown.status}: whole image used",
+                reason="" if one.status == "ok" else f"mask {one.status}: whole image used",
             )
-            for item, shown, (features, tokens) in zip(items, loaded, encoded, strict=True)
+            for item, one, (features, tokens) in zip(items, loaded, encoded, strict=True)
         ]
 
-    def encode(self, shown: Sequence[Shown]) -> list[tuple[np.ndarray, np.ndarray | None]]:
-        """Features float32 (view, d) of each image, and tokens (view, t, d) when they are kept.
+    def encode(
+        self, prepared: Sequence[PreparedViews]
+    ) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """Return for each image its features and its patch tokens.
 
-        A view that an image does not have is NaN.
+        Returns:
+            float32 (view, d) features; float32 (view, t, d) tokens, None if they are not kept. A
+            view that an image does not have is NaN.
         """
         keep = self.params.tokens
-        pixels = torch.cat([one.pixels for one in shown])
+        pixels = torch.cat([one.pixels for one in prepared])
         features = [np.zeros((0, self.clip.embed_dim), np.float32)]
         tokens = [np.zeros((0, self.clip.tokens, self.clip.embed_dim), np.float32)]
         for part in pixels.split(self.forward_batch) if len(pixels) else ():
@@ -198,25 +210,25 @@ class EncodeMapper:
             else:
                 embedded = self.clip.encode_image(part)
             features.append(embedded.cpu().numpy())
-        pooled = _by_view(np.concatenate(features), shown)
+        pooled = _split_by_view(np.concatenate(features), prepared)
         if not keep:
             return [(f, None) for f in pooled]
-        return list(zip(pooled, _by_view(np.concatenate(tokens), shown), strict=True))
+        return list(zip(pooled, _split_by_view(np.concatenate(tokens), prepared), strict=True))
 
 
-def _by_view(values: np.ndarray, shown: Sequence[Shown]) -> list[np.ndarray]:
-    """Deal the rows of a flat batch out to images and views; NaN where a view is missing."""
-    dealt, start = [], 0
-    for one in shown:
+def _split_by_view(values: np.ndarray, prepared: Sequence[PreparedViews]) -> list[np.ndarray]:
+    """Split the rows of a batch by image and view; NaN where an image does not have a view."""
+    result, start = [], 0
+    for one in prepared:
         count = len(one.pixels)
         own = values[start : start + count]
-        out = np.full((len(one.rows), *values.shape[1:]), np.nan, np.float32)
-        for view, row in enumerate(one.rows):
-            if row >= 0:
-                out[view] = own[row]
-        dealt.append(out)
+        out = np.full((len(one.index), *values.shape[1:]), np.nan, np.float32)
+        for view, position in enumerate(one.index):
+            if position >= 0:
+                out[view] = own[position]
+        result.append(out)
         start += count
-    return dealt
+    return result
 
 
 def encode_images(
@@ -230,7 +242,7 @@ def encode_images(
     seeds: Sequence[str] | None = None,
     truths: Sequence[np.ndarray | None] | None = None,
 ) -> np.ndarray:
-    """Features of images in memory, by the same code as the stage; one batch.
+    """Return the features of images in memory, computed as the stage does, in one batch.
 
     Args:
         images: uint8 (h, w, 3) each.
@@ -249,8 +261,8 @@ def encode_images(
         params = params.model_copy(update={"views": tuple(views)})
     mapper = EncodeMapper(params, clip, {})
     n = len(images)
-    shown = [
-        mapper.show(*one)
+    prepared = [
+        mapper.prepare(*one)
         for one in zip(
             images,
             masks,
@@ -260,4 +272,4 @@ def encode_images(
             strict=True,
         )
     ]
-    return np.stack([features for features, _ in mapper.encode(shown)])
+    return np.stack([features for features, _ in mapper.encode(prepared)])

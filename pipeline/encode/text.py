@@ -8,7 +8,7 @@ The file has two parts:
     classes:
       brain: {glioma: a glioma, notumor: a healthy brain}
 
-`{}` is replaced by the class's words. Classes are joined to the manifest's labels by name.
+`{}` is replaced by the words of the class. Classes are joined to labels by name.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import yaml
 from pipeline.errors import PipelineError
 
 TEXT_VERSION = 1
-"""Raised when the same prompts and model give other text features than before."""
+"""Incremented when the same prompts and model give other text features than before."""
 
 
 class PromptError(PipelineError):
-    """prompts.yaml does not give every class its own, whole prompt."""
+    """prompts.yaml does not give every class a complete prompt of its own."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Prompts:
     """The texts of a dataset.
 
     Args:
-        classes: labels, in the order asked for.
+        classes: labels, in the requested order.
         templates: as written, with `{}`.
-        texts: [class][template].
-        path: the file they come from.
+        texts: indexed by class, then template.
+        path: of prompts.yaml.
     """
 
     classes: tuple[str, ...]
@@ -47,11 +47,11 @@ class Prompts:
     path: Path
 
     def by_class(self) -> dict[str, list[str]]:
-        """Class name -> its texts."""
+        """Return the texts of each class."""
         return {c: list(t) for c, t in zip(self.classes, self.texts, strict=True)}
 
     def flat(self) -> list[str]:
-        """All texts, class by class."""
+        """Return all texts, class by class."""
         return [text for texts in self.texts for text in texts]
 
 
@@ -59,13 +59,13 @@ def load_prompts(path: str | Path, dataset: str, classes: Sequence[str]) -> Prom
     """Read the prompts of a dataset's classes.
 
     Args:
-        path: prompts.yaml.
-        dataset: its name in the file.
-        classes: the labels that need prompts.
+        path: of prompts.yaml.
+        dataset: name of the dataset in the file.
+        classes: labels that need prompts.
 
     Raises:
         PromptError: the file or a part of it is missing or malformed, a class has no words or a
-            list of them, or two classes get the same text; all problems of a kind are listed.
+            list of them, or two classes have the same text. All problems of a kind are listed.
     """
     path = Path(path)
     table = _read(path)
@@ -89,7 +89,7 @@ def load_prompts(path: str | Path, dataset: str, classes: Sequence[str]) -> Prom
         raise PromptError(
             f"classes.{dataset}: more than one phrase for {', '.join(several)}",
             path=path,
-            remedy="write one phrase for a class; other wordings are templates",
+            remedy="write one phrase per class; put other wordings into templates",
         )
     texts = tuple(tuple(t.replace("{}", words[c].strip()) for t in templates) for c in classes)
     _check_distinct(dataset, classes, texts, path)
@@ -97,7 +97,7 @@ def load_prompts(path: str | Path, dataset: str, classes: Sequence[str]) -> Prom
 
 
 def skeleton(classes: Sequence[str]) -> str:
-    """Return the line of YAML that gives each class a phrase, to be replaced by the user's."""
+    """Return a line of YAML with a placeholder phrase for each class."""
     table = {name: f"a phrase for {name}" for name in classes}
     line = yaml.safe_dump(
         table, default_flow_style=True, allow_unicode=True, sort_keys=False, width=float("inf")
@@ -106,17 +106,17 @@ def skeleton(classes: Sequence[str]) -> str:
 
 
 def prompted_classes(path: Path, dataset: str) -> list[str] | None:
-    """Return the classes that prompts.yaml has for a dataset, as written there.
+    """Return the classes that prompts.yaml lists for a dataset.
 
     Args:
-        path: prompts.yaml.
-        dataset: its name in the file.
+        path: of prompts.yaml.
+        dataset: name of the dataset in the file.
 
     Returns:
-        Their names, sorted; None where there is no such file, or it does not have the dataset.
+        Their names, sorted; None if there is no such file or it does not list the dataset.
 
     Raises:
-        PromptError: the file is not YAML, or it or its part has no table of classes.
+        PromptError: the file is not YAML, or it has no table of classes.
     """
     if not path.is_file():
         return None
@@ -125,15 +125,15 @@ def prompted_classes(path: Path, dataset: str) -> list[str] | None:
 
 
 def check_length(prompts: Prompts, count_tokens: Callable[[str], int], limit: int) -> None:
-    """Refuse texts that the tokenizer would cut: their end would silently not count.
+    """Refuse texts that the tokenizer would truncate silently.
 
     Args:
         prompts: the texts.
-        count_tokens: tokens of a text when not cut, start and end tokens included.
-        limit: the model's context length.
+        count_tokens: returns the number of tokens of a text, including start and end tokens.
+        limit: context length of the model.
 
     Raises:
-        PromptError: naming every text that is too long, with its length.
+        PromptError: lists every text that is too long, with its length.
     """
     lengths = {text: count_tokens(text) for text in prompts.flat()}
     cut = [f"{text!r} ({n} tokens)" for text, n in lengths.items() if n > limit]
@@ -146,7 +146,7 @@ def check_length(prompts: Prompts, count_tokens: Callable[[str], int], limit: in
 
 
 def text_identity(prompts: Prompts, fingerprint: Any, precision: str) -> dict[str, Any]:
-    """Everything that decides the text features."""
+    """Return everything that decides the text features."""
     return {
         "text_version": TEXT_VERSION,
         "model": fingerprint,
@@ -158,14 +158,16 @@ def text_identity(prompts: Prompts, fingerprint: Any, precision: str) -> dict[st
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        # BaseLoader keeps all scalars text: a class called 007, no or 1e5 stays what it is.
+        # BaseLoader reads all scalars as text: a class called 007, no or 1e5 keeps its name.
         table = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except FileNotFoundError:
         raise PromptError(
-            "no such file", path=path, remedy="write the prompts of each class there"
+            "no such file", path=path, remedy="write a file with the prompts of each class"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PromptError(f"not valid YAML: {error}", path=path, remedy="mend the file") from None
+        raise PromptError(
+            f"not valid YAML: {error}", path=path, remedy="correct the file"
+        ) from None
     if not isinstance(table, dict):
         raise PromptError("holds no table", path=path, remedy="give it templates: and classes:")
     return table
@@ -210,5 +212,5 @@ def _check_distinct(
         raise PromptError(
             f"{dataset}: two classes with the same prompt: {'; '.join(same)}",
             path=path,
-            remedy="a prompt must tell its class from the others; change one",
+            remedy="a prompt must differ from those of all other classes; change one",
         )

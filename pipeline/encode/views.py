@@ -1,7 +1,7 @@
-"""The views of an image: what CLIP is shown.
+"""The views of an image that CLIP encodes.
 
-Each takes a Picture and gives a uint8 image, or None when the picture lacks what it needs; the
-features of such a view are NaN. A new view is one function with `@view("name")`.
+A view takes a `ViewInput` and returns a uint8 image, or None if something it needs is missing; the
+features of such a view are NaN. To add a view, write one function with `@view("name")`.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from pipeline.errors import ConfigError
 from pipeline.segment.quality import bounding_box
 
 RANDOM_TRIES = 32
-"""Places tried for the random view's region; the one that overlaps the mask least is taken."""
+"""Positions tried for the random view; the one that overlaps the mask least is used."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One image with what its views are made from.
+class ViewInput:
+    """One image and what its views are made from.
 
     Args:
         image: uint8 (h, w, 3).
-        mask: bool (h, w); all ones where the found mask was empty or full.
-        seed: text that decides the random view (the image's sha256 and frame, so that byte copies
-            have the same features whatever they are called).
-        truth: bool (h, w) ground-truth mask, None where there is none.
+        mask: bool (h, w); all ones if the mask that was found is empty or full.
+        seed: text that decides the random view (sha256 and frame of the image, so that byte copies
+            have the same features whatever their names).
+        truth: bool (h, w) ground-truth mask; None if there is none.
         fill: "black", "mean" or "blur".
-        mean: the model's mean colour, in [0, 1].
-        margin: of the crop view, share of the box's sides.
+        mean: mean colour of the model, in [0, 1].
+        margin: of the crop view, as a share of the sides of the box.
     """
 
     image: np.ndarray
@@ -46,17 +46,17 @@ class Picture:
 
     @cached_property
     def outside(self) -> np.ndarray:
-        """What stands outside a mask; see pipeline.encode.fill."""
+        """What replaces the pixels outside a mask; see `pipeline.encode.fill`."""
         return outside_of(self.image, self.fill, self.mean)
 
     def keep(self, mask: np.ndarray) -> np.ndarray:
-        """The image inside `mask`, the fill outside."""
-        # Three times as fast as a mask that numpy has to stretch over the channels.
+        """Return the image inside `mask` and the fill outside."""
+        # Three times faster than broadcasting the mask over the channels.
         inside = np.repeat(mask, 3, axis=1).reshape(self.image.shape)
         return np.where(inside, self.image, self.outside)
 
 
-View = Callable[[Picture], "np.ndarray | None"]
+View = Callable[[ViewInput], "np.ndarray | None"]
 VIEWS: dict[str, View] = {}
 
 
@@ -71,60 +71,60 @@ def view(name: str) -> Callable[[View], View]:
 
 
 @view("whole")
-def whole(picture: Picture) -> np.ndarray:
+def whole(source: ViewInput) -> np.ndarray:
     """x: the image as it is."""
-    return picture.image
+    return source.image
 
 
 @view("masked")
-def masked(picture: Picture) -> np.ndarray:
+def masked(source: ViewInput) -> np.ndarray:
     """x * m: the image inside the mask, the fill outside (MedFocusCLIP, section III)."""
-    return picture.keep(picture.mask)
+    return source.keep(source.mask)
 
 
 @view("crop")
-def crop(picture: Picture) -> np.ndarray:
-    """The box of the mask with a margin on each side, with all that is inside the box."""
-    height, width = picture.mask.shape
-    box = bounding_box(picture.mask)
+def crop(source: ViewInput) -> np.ndarray:
+    """The bounding box of the mask with a margin on each side; nothing inside it is hidden."""
+    height, width = source.mask.shape
+    box = bounding_box(source.mask)
     if box is None:
-        return picture.image
+        return source.image
     x0, y0, x1, y1 = box
-    dx, dy = round((x1 - x0) * picture.margin), round((y1 - y0) * picture.margin)
-    return picture.image[
+    dx, dy = round((x1 - x0) * source.margin), round((y1 - y0) * source.margin)
+    return source.image[
         max(0, y0 - dy) : min(height, y1 + dy), max(0, x0 - dx) : min(width, x1 + dx)
     ]
 
 
 @view("binary")
-def binary(picture: Picture) -> np.ndarray:
-    """The mask alone, white on black: what its shape and place tell (the authors' ablation)."""
-    return np.repeat(picture.mask[..., None].astype(np.uint8) * 255, 3, axis=2)
+def binary(source: ViewInput) -> np.ndarray:
+    """The mask alone, white on black: the information in its shape and position (an ablation)."""
+    return np.repeat(source.mask[..., None].astype(np.uint8) * 255, 3, axis=2)
 
 
 @view("oracle")
-def oracle(picture: Picture) -> np.ndarray | None:
-    """x * ground truth: the ceiling. None without a ground-truth mask, or with an empty one."""
-    if picture.truth is None or not picture.truth.any():
+def oracle(source: ViewInput) -> np.ndarray | None:
+    """x * ground truth: the ceiling. None if the ground-truth mask is missing or empty."""
+    if source.truth is None or not source.truth.any():
         return None
-    return picture.keep(picture.truth)
+    return source.keep(source.truth)
 
 
 @view("random")
-def random(picture: Picture) -> np.ndarray:
-    """x * a region of the mask's shape and area elsewhere: what any such window would tell."""
-    return picture.keep(random_mask(picture.mask, picture.seed))
+def random(source: ViewInput) -> np.ndarray:
+    """x * a region of the same shape and area elsewhere: the control for any such window."""
+    return source.keep(random_mask(source.mask, source.seed))
 
 
 def random_mask(mask: np.ndarray, seed: str) -> np.ndarray:
-    """The mask's own shape, mirrored or not, in another place, whole.
+    """Return the shape of a mask, possibly mirrored, at another position, complete.
 
-    Of RANDOM_TRIES places the one that overlaps the mask least is taken. A mask that fills the
-    image's height and width cannot move: it is at most mirrored.
+    Of `RANDOM_TRIES` positions the one that overlaps the mask least is used. A mask that spans
+    the height and width of the image cannot move: it is at most mirrored.
 
     Args:
         mask: bool (h, w).
-        seed: any text; the same text gives the same place.
+        seed: any text; the same text gives the same position.
 
     Returns:
         bool (h, w) with as many pixels as `mask`.
@@ -152,15 +152,15 @@ def random_mask(mask: np.ndarray, seed: str) -> np.ndarray:
 
 
 def check_views(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the views.
+    """Return the names as a tuple.
 
     Raises:
-        ConfigError: there is none, one is unknown, or one is named twice.
+        ConfigError: there is none, one is unknown, or one is listed twice.
     """
     remedy = f"choose from {', '.join(VIEWS)}"
     unknown = [name for name in names if name not in VIEWS]
     if unknown or not names:
         raise ConfigError(f"encode.views: unknown {', '.join(unknown) or '(none)'}", remedy=remedy)
     if len(set(names)) != len(names):
-        raise ConfigError("encode.views: a view is named twice", remedy=remedy)
+        raise ConfigError("encode.views: a view is listed twice", remedy=remedy)
     return tuple(names)

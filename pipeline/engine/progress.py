@@ -1,25 +1,26 @@
-"""How far a run is: a bar on a terminal, a log line every few seconds elsewhere."""
+"""Show how far a run is: a bar on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-EVERY_SECONDS = 10.0
+LOG_SECONDS = 10.0
+"""Time between two log lines."""
 
 
 class Progress:
-    """Count rows as they are done.
+    """Counts finished rows.
 
     Args:
-        title: e.g. "segment brain".
-        total: rows to compute.
-        reused: rows that are there already, said once.
+        title: such as "segment brain".
+        total: number of rows to compute.
+        reused: number of rows that are stored already, shown once.
         unit: what a row is.
-        show: True = bar, False = nothing, None = bar on a terminal, log lines elsewhere.
-        every: seconds between two log lines.
+        show: True shows a bar, False nothing, None a bar on a terminal and log lines elsewhere.
     """
 
     def __init__(
@@ -30,73 +31,58 @@ class Progress:
         reused: int = 0,
         unit: str = "images",
         show: bool | None = None,
-        every: float = EVERY_SECONDS,
     ):
-        self.title, self.total, self.reused, self.every = title, total, reused, every
-        self.unit = unit
+        self.title, self.total, self.reused, self.unit = title, total, reused, unit
         self.done = self.failed = 0
+        terminal = sys.stderr.isatty()
+        self._show_bar = terminal if show is None else show
+        self._show_log = show is None and not terminal
         self._bar = None
-        self._log = show is None and not sys.stderr.isatty()
-        self._wants_bar = show or (show is None and sys.stderr.isatty())
 
     def __enter__(self) -> Self:
-        self._start = self._said = time.monotonic()
-        if self._wants_bar:
+        self._start = self._logged = time.monotonic()
+        if self._show_bar:
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
+            from rich.progress import TextColumn
 
+            # Output of the command itself goes above the bar, but is never taken from a file.
+            stdout_is_terminal = sys.stdout.isatty()
             self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[failed]}"),
+                *Bar.get_default_columns(),
+                TextColumn("{task.fields[note]}"),
                 console=Console(stderr=True),
-                # What is printed meanwhile goes above the bar, but never away from a file or pipe.
-                redirect_stdout=sys.stdout.isatty(),
+                redirect_stdout=stdout_is_terminal,
             )
             self._bar.start()
-            self._task = self._bar.add_task(self.title, total=self.total, rate="", failed="")
-        elif self._log:
-            print(
-                f"{self.title}: {self.total} to do, {self.reused} there already",
-                file=sys.stderr,
-                flush=True,
-            )
+            self._task = self._bar.add_task(self.title, total=self.total, note="")
+        elif self._show_log:
+            self._log(f"{self.total} to do, {self.reused} there already")
         return self
 
     def add(self, done: int = 0, failed: int = 0) -> None:
-        """Count rows; `failed` ones are not in `done`."""
+        """Count further rows; `done` does not include the `failed` ones."""
         self.done += done
         self.failed += failed
         if self._bar is not None:
-            note = f"[red]{self.failed} failed" if self.failed else ""
-            self._bar.update(
-                self._task,
-                completed=self.done + self.failed,
-                rate=f"{self.rate:.1f} {self.unit}/s",
-                failed=note,
-            )
-        elif self._log and time.monotonic() - self._said >= self.every:
-            self._said = time.monotonic()
-            self._line()
+            rows = self.done + self.failed
+            self._bar.update(self._task, completed=rows, note=self._state())
+        elif self._show_log and time.monotonic() - self._logged >= LOG_SECONDS:
+            self._logged = time.monotonic()
+            self._log(self._state())
 
-    @property
-    def rate(self) -> float:
-        """Rows a second so far."""
-        return (self.done + self.failed) / max(time.monotonic() - self._start, 1e-9)
-
-    def _line(self) -> None:
+    def _state(self) -> str:
         rows = self.done + self.failed
-        left = f", {_clock((self.total - rows) / self.rate)} left" if rows else ""
-        failed = f", {self.failed} failed" if self.failed else ""
-        print(
-            f"{self.title}: {rows}/{self.total}{failed}, {self.rate:.1f} {self.unit}/s{left}",
-            file=sys.stderr,
-            flush=True,
-        )
+        rate = rows / max(time.monotonic() - self._start, 1e-9)
+        parts = [f"{rows}/{self.total}", f"{rate:.1f} {self.unit}/s"]
+        if self.failed:
+            parts.insert(1, f"{self.failed} failed")
+        if rows and self._show_log:
+            parts.append(f"{timedelta(seconds=round((self.total - rows) / rate))} left")
+        return ", ".join(parts)
+
+    def _log(self, text: str) -> None:
+        print(f"{self.title}: {text}", file=sys.stderr, flush=True)
 
     def __exit__(
         self,
@@ -106,11 +92,5 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._log and self.total and kind is None:
-            self._line()
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+        elif self._show_log and self.total and kind is None:
+            self._log(self._state())

@@ -1,19 +1,20 @@
-"""The record of a run: what was done, what failed and why, what it cost."""
+"""The run record: what a run did, what failed and why, and how long it took."""
 
 from __future__ import annotations
 
 import json
 import platform
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from importlib import metadata
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import PipelineError, StageFailed
+from pipeline.errors import DiskError, PipelineError, StageFailed
 from pipeline.io import atomic_write_json
 
 LIBRARIES = (
@@ -34,27 +35,28 @@ class RunRecord:
     """One run of one stage, as written to `cache/<dataset>/records/<stage>.json`.
 
     Args:
-        stage, dataset: which run.
+        stage: name of the stage.
+        dataset: name of the dataset.
         status: "running" | "ok" | "failed" (more images than allowed) | "interrupted" | "error"
-            (stopped by `error`). A record that says "running" is of a run that was killed, or
-            that still runs.
+            (see `error`). A record that says "running" belongs to a run that was killed or is
+            still running.
         started: UTC time, ISO 8601.
-        total: items asked for = done + skipped + failed + what an interruption left.
-        done: rows computed in this run, copies included.
-        skipped: rows that were in the store already.
+        total: number of items requested: done + skipped + failed + those left by an interruption.
+        done: rows computed in this run, including copies.
+        skipped: rows that were stored already.
         copied: rows of `done` that were copied from a byte-identical image.
         failed: image_id -> reason.
-        redone: reason -> number of rows computed although the store knew the image.
+        redone: reason -> number of rows that were computed again.
         redone_rows: image_id -> reason.
-        seconds: by part: "total", "load_wait" (the model waited for images), "model", "write" (the
-            run waited for the disk; most writing goes on behind the model).
-        images_per_second: done / seconds["total"]; 0 where the items are no images.
-        identity: hash of the store's identity.
+        seconds: "total" and parts of it: "load_wait" (the model waited for images), "model",
+            "write" (the run waited for the disk; most writing happens in the background).
+        images_per_second: done / seconds["total"]; 0 if the items are not images.
+        identity: hash of the identity of the store.
         versions: of Python and the libraries.
-        parameters: batch size, workers, limit, ... and what the stage adds.
-        error: what stopped the run, "" otherwise.
+        parameters: batch size, workers, limit, ... and the parameters of the stage.
+        error: what ended the run early, "" otherwise.
         last_computed: "started", "done", "skipped", "seconds" (total) and "parts" (all seconds) of
-            the latest run that computed any row: one that finds all there must not hide the cost.
+            the latest run that computed a row, so that a run without work does not hide the cost.
     """
 
     stage: str
@@ -78,15 +80,15 @@ class RunRecord:
 
     @property
     def failed_share(self) -> float:
-        """Failed items as a share of all asked for, 0 when there are none."""
+        """Number of failed items divided by `total`; 0 if there are no items."""
         return len(self.failed) / self.total if self.total else 0.0
 
     def too_many_failed(self, allowed: float, path: str | PathLike | None) -> StageFailed:
-        """Return the error of a run of which a larger share failed than allowed.
+        """Return the error of a run with a larger share of failed items than `allowed`.
 
         Args:
-            allowed: the share, `max_failed` of the stage.
-            path: where this record is.
+            allowed: the parameter `max_failed` of the stage.
+            path: of this record.
         """
         named = "; ".join(f"{name!r}: {why}" for name, why in list(self.failed.items())[:3])
         more = f"; and {len(self.failed) - 3} more" if len(self.failed) > 3 else ""
@@ -94,36 +96,35 @@ class RunRecord:
             f"{self.stage} {self.dataset}: {len(self.failed)} of {self.total} images failed "
             f"({self.failed_share:.1%}, allowed {allowed:.1%}): {named}{more}",
             path=path,
-            remedy="mend these images, or take the rows of those that cannot be mended out of the "
-            "manifest, since `train` needs every row (a higher max_failed in params.yaml only lets "
-            "this stage end well); all other images are kept",
+            remedy="repair these images, or remove the rows of those that cannot be repaired from "
+            "the manifest, since `train` needs every row (a higher max_failed in params.yaml only "
+            "lets this stage succeed); all other images are kept",
         )
 
     def redo(self, image_id: str, reason: str) -> None:
-        """Count a row that is computed although the store knew the image."""
+        """Count a row that was stored before and is computed again."""
         self.redone[reason] = self.redone.get(reason, 0) + 1
         self.redone_rows[image_id] = reason
 
     @contextmanager
     def clock(self, part: str) -> Iterator[None]:
-        """Add the time spent inside to a part of `seconds`."""
-        begin = time.monotonic()
+        """Add the time spent inside the block to a part of `seconds`."""
+        start = time.monotonic()
         try:
             yield
         finally:
-            self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - begin
+            self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - start
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON values, with the derived figure."""
+        """Return the record as JSON values, including `failed_share`."""
         return {**asdict(self), "failed_share": self.failed_share}
 
     def summary(self) -> str:
-        """Return the run in one line, and a line each for the first failures."""
+        """Return one line about the run and one for each of the first ten failures."""
         name = f"{self.stage} {self.dataset}".strip()
         text = (
             f"{name}: {self.status}; {self.done} computed, {self.skipped} there already, "
-            f"{len(self.failed)} failed of {self.total}; "
-            f"{self.seconds.get('total', 0):.1f} s"
+            f"{len(self.failed)} failed of {self.total}; {self.seconds.get('total', 0):.1f} s"
         )
         if self.images_per_second:
             text += f", {self.images_per_second:.1f} images/s"
@@ -133,26 +134,23 @@ class RunRecord:
         for image_id, reason in list(self.failed.items())[:10]:
             text += f"\n  failed: {image_id!r}: {reason}"
         if len(self.failed) > 10:
-            text += f"\n  ... and {len(self.failed) - 10} more, all in the record"
+            text += f"\n  ... and {len(self.failed) - 10} more in the record"
         return text
 
     def write(self, path: str | PathLike) -> None:
-        """Write the record atomically; `last_computed` goes on from the record that was there."""
+        """Write the record atomically; keeps the `last_computed` of the record it replaces."""
         if self.done:
-            self.last_computed = self._cost()
+            self.last_computed = {
+                "started": self.started,
+                "done": self.done,
+                "skipped": self.skipped,
+                "seconds": self.seconds.get("total", 0.0),
+                "parts": dict(self.seconds),
+            }
         elif not self.last_computed and Path(path).is_file():
-            with suppress(PipelineError):  # a damaged one has nothing to go on from
+            with suppress(PipelineError):  # a damaged record has no cost to keep
                 self.last_computed = RunRecord.read(path).last_computed
         atomic_write_json(path, self.to_json())
-
-    def _cost(self) -> dict[str, Any]:
-        return {
-            "started": self.started,
-            "done": self.done,
-            "skipped": self.skipped,
-            "seconds": self.seconds.get("total", 0.0),
-            "parts": dict(self.seconds),
-        }
 
     @classmethod
     def read(cls, path: str | PathLike) -> RunRecord:
@@ -165,22 +163,77 @@ class RunRecord:
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
             known = {f.name for f in fields(cls)}
-            record = cls(**{k: v for k, v in values.items() if k in known})
-            if record.done and not record.last_computed:  # written before this was kept
-                record.last_computed = record._cost()
-            return record
+            return cls(**{k: v for k, v in values.items() if k in known})
         except (ValueError, TypeError, AttributeError) as error:
             raise PipelineError(
-                f"not a run record: {error}", path=path, remedy="delete it; the next run writes one"
+                f"not a run record: {error}",
+                path=path,
+                remedy="delete it; the next run writes a new one",
             ) from None
 
 
+@contextmanager
+def recorded(
+    record: RunRecord,
+    path: str | PathLike | None,
+    *,
+    max_failed: float | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[None]:
+    """Write the run record at the start and at the end of a block, whatever the outcome.
+
+    Otherwise the "ok" of an earlier run would remain after a run that failed. Sets `started`,
+    `seconds["total"]` and, for images, `images_per_second`. The block may set `record.status`;
+    otherwise it becomes "ok", "failed", "interrupted" or "error".
+
+    Args:
+        record: of the run.
+        path: where it is written; None writes nothing.
+        max_failed: largest allowed share of failed images; None if the items are not images.
+        stopped: whether a signal asked the block to end early (`Interrupts.stopped`).
+
+    Raises:
+        StageFailed: exit code 3; more images failed than `max_failed`.
+        KeyboardInterrupt: `stopped` returned True.
+        DiskError: the record cannot be written.
+    """
+    start = time.monotonic()
+    record.started = datetime.now(UTC).isoformat(timespec="seconds")
+
+    def save() -> None:
+        seconds = record.seconds["total"] = time.monotonic() - start
+        if max_failed is not None:
+            record.images_per_second = record.done / max(seconds, 1e-9)
+        if path is not None:
+            record.write(path)
+
+    save()
+    outcome: StageFailed | KeyboardInterrupt | None = None
+    try:
+        yield
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        record.status = "interrupted" if interrupted else "error"
+        record.error = "" if interrupted else str(error) or type(error).__name__
+        with suppress(DiskError):  # the first error is the one to report
+            save()
+        raise
+    if record.status == "running":
+        record.status = "ok"
+        if stopped():
+            record.status, outcome = "interrupted", KeyboardInterrupt()
+        elif max_failed is not None and record.failed_share > max_failed:
+            record.status, outcome = "failed", record.too_many_failed(max_failed, path)
+    with suppress(DiskError) if outcome else nullcontext():
+        save()
+    if outcome:
+        raise outcome
+
+
 def library_versions(names: Iterable[str] = LIBRARIES) -> dict[str, str]:
-    """Return the versions of Python and of the installed ones among `names`."""
+    """Return the versions of Python and of those libraries that are installed."""
     versions = {"python": platform.python_version()}
     for name in names:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return versions

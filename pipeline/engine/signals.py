@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first ends the run in order, the second at once."""
+"""Ctrl-C and SIGTERM: the first ends a run in order, the second at once."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ EXIT_CODE = 130
 
 
 class Interrupts:
-    """While entered, SIGINT and SIGTERM set `stopped` instead of raising in the middle of a write.
+    """While entered, SIGINT and SIGTERM set `stopped` instead of interrupting a write.
 
-    A second signal leaves the process at once: the store's last commit stands, and its lock
-    is a dead process's. Outside the main thread nothing is installed (Python allows it there
-    only).
+    A second signal ends the process at once: the last commit of the store stands, and its lock
+    belongs to a dead process. Outside the main thread no handler is installed, since Python allows
+    that only there.
     """
 
     def __init__(self) -> None:
         self._stopped = False
-        self._before: dict[int, object] = {}
+        self._previous: dict[int, object] = {}
 
     def stopped(self) -> bool:
-        """Whether a signal came."""
+        """Return whether a signal was received."""
         return self._stopped
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._stopped:
             os._exit(EXIT_CODE)
         self._stopped = True
-        # os.write, since print may be in the middle of a line of its own.
-        os.write(2, b"\nstopping: keeping what is done (again: exit at once)\n")
+        # os.write, because the signal may arrive in the middle of a print.
+        os.write(2, b"\nstopping: finished rows are being saved (again: exit at once)\n")
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler or signal.SIG_DFL)

@@ -1,8 +1,8 @@
-"""What each dataset's last runs did, at a glance."""
+"""What the last runs of each dataset did."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pipeline.engine.record import RunRecord
@@ -10,33 +10,31 @@ from pipeline.errors import PipelineError
 from pipeline.paths import Paths
 
 STAGES = ("segment", "encode")
-ADD = "add"  # its record is there only where `data add` made the manifest
+ADD = "add"  # its record exists only if `data add` created the manifest
 
 
 def known_datasets(paths: Paths, named: Iterable[str]) -> list[str]:
-    """Return the datasets `named` (of params.yaml), then those that have a manifest or a record
-    of a run besides, sorted."""
-    run = {folder.parent.name for folder in paths.cache("x").parent.glob("*/records")}
+    """Return the datasets `named` (of params.yaml), then those with a manifest or a record."""
+    recorded = {folder.parent.name for folder in paths.cache("x").parent.glob("*/records")}
     named = list(named)
-    return [*named, *sorted((run | set(paths.datasets())) - set(named))]
+    return [*named, *sorted((recorded | set(paths.datasets())) - set(named))]
 
 
 def status_rows(paths: Paths, datasets: Iterable[str]) -> list[dict[str, Any]]:
-    """Return one row a dataset and stage, in the order the data flows.
+    """Return one row per dataset and stage, in the order of the data flow.
 
-    Keys: dataset, stage, status ("-" = never run), started, total, done, skipped, failed (count),
-    failures (image_id -> reason), images_per_second, seconds, error, lacking.
+    Keys: dataset, stage, status ("-" if it never ran), started, total, done, skipped, failed
+    (number), failures (image_id -> reason), redone, images_per_second, seconds, error, lacking.
 
-    `lacking` is (count, images) of the manifest as it is now: those that the stage's store has no
-    row of, or one of other bytes. A run that was refused, or a longer manifest, changes no record.
-    None = nobody can tell.
+    `lacking` is [missing, images]: how many images of the current manifest the store has no row
+    of, or one of other bytes. It is None if it cannot be determined. The record alone does not
+    show it after a refused run or a longer manifest.
     """
     rows = []
     for dataset in datasets:
         folder = paths.record(dataset, "x").parent
-        there = {f.stem for f in folder.glob("[!.]*.json")}
-        others = sorted(there - {ADD, *STAGES})
-        for stage in [*({ADD} & there), *STAGES, *others]:
+        found = {file.stem for file in folder.glob("[!.]*.json")}
+        for stage in [*({ADD} & found), *STAGES, *sorted(found - {ADD, *STAGES})]:
             try:
                 record = RunRecord.read(paths.record(dataset, stage))
             except FileNotFoundError:
@@ -66,7 +64,7 @@ def status_rows(paths: Paths, datasets: Iterable[str]) -> list[dict[str, Any]]:
 
 def _lacking(paths: Paths, dataset: str, stage: str) -> tuple[int, int] | None:
     from pipeline.manifest import read_manifest
-    from pipeline.stores import open_features, open_masks
+    from pipeline.store import open_features, open_masks
 
     if stage not in STAGES:
         return None
@@ -79,46 +77,41 @@ def _lacking(paths: Paths, dataset: str, stage: str) -> tuple[int, int] | None:
     except PipelineError:
         return None
     stored = table.loc[table["status"] != "pending", "sha256"].to_dict()
-    here = [
-        stored.get(image_id) == sha256
-        for image_id, sha256 in zip(manifest["image_id"], manifest["sha256"], strict=True)
-    ]
-    return here.count(False), len(here)
+    wanted = zip(manifest["image_id"], manifest["sha256"], strict=True)
+    missing = sum(stored.get(image_id) != sha256 for image_id, sha256 in wanted)
+    return missing, len(manifest)
 
 
-def status_text(paths: Paths, datasets: Iterable[str], *, failures: int = 5) -> str:
-    """Return the same as a plain table, with the first failures of each run by name and reason."""
+def status_text(rows: Sequence[dict[str, Any]], *, failures: int = 5) -> str:
+    """Return the rows of `status_rows` as a table, followed by the first failures of each run."""
     columns = ("dataset", "stage", "status", "total", "done", "there", "failed", "img/s", "started")
     table, notes = [columns], []
-    for row in status_rows(paths, datasets):
-        figures = [str(row[k]) for k in ("total", "done", "skipped", "failed")]
-        if row["status"] == "-":
-            figures = ["-"] * 4
+    for row in rows:
+        counts = [str(row[k]) for k in ("total", "done", "skipped", "failed")]
         table.append(
             (
                 row["dataset"],
                 row["stage"],
                 row["status"],
-                *figures,
+                *(counts if row["status"] != "-" else "----"),
                 f"{row['images_per_second']:.1f}" if row["images_per_second"] else "-",
                 row["started"] or "-",
             )
         )
         name = f"{row['dataset']} {row['stage']}"
-        notes += [f"{name}: {row['error']}"] if row["error"] else []
+        if row["error"]:
+            notes.append(f"{name}: {row['error']}")
         missing, images = row["lacking"] or (0, 0)
         if missing:
             notes.append(
                 f"{name}: the store lacks {missing} of the {images} images of the manifest "
                 f"as it is now - run: pipeline {row['stage']} --dataset {row['dataset']}"
             )
-        notes += [
-            f"{name}: failed {image_id!r}: {why}"
-            for image_id, why in list(row["failures"].items())[:failures]
-        ]
+        listed = list(row["failures"].items())[:failures]
+        notes += [f"{name}: failed {image_id!r}: {reason}" for image_id, reason in listed]
         if row["failed"] > failures:
             notes.append(f"{name}: and {row['failed'] - failures} more failed")
-    widths = [max(len(line[k]) for line in table) for k in range(len(columns))]
+    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in table

@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from pipeline.audit.table import read_audit
-from pipeline.engine.record import RunRecord
-from pipeline.engine.recorded import recorded
+from pipeline.engine.record import RunRecord, recorded
 from pipeline.errors import PipelineError
 from pipeline.evaluate.compare import (
     COLUMNS,

@@ -110,7 +110,7 @@ def mask_quality(
     from joblib import Parallel, delayed
 
     from pipeline.manifest import mask_file
-    from pipeline.stores import open_masks
+    from pipeline.store import open_masks
 
     having = manifest[manifest["mask_path"] != ""]
     if having.empty or not paths.masks(dataset).exists():
@@ -145,7 +145,7 @@ def mask_quality(
 
 def masks_inputs(paths: Paths, dataset: str) -> dict[str, Any]:
     """Return what `mask_quality` is made from, as it is now, for `pipeline.provenance.stamp`."""
-    from pipeline.stores import open_masks
+    from pipeline.store import open_masks
 
     path = paths.masks(dataset)
     masks = open_masks(path).identity_hash if path.exists() else None

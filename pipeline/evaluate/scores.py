@@ -313,6 +313,8 @@ def score_rows(
 def confusion(scored: Scored) -> np.ndarray:
     """Return the confusion matrix of each seed, (S, C, C): true class, predicted class."""
     C = len(scored.classes)
+    if not scored.run.seeds:  # every fit failed
+        return np.zeros((0, C, C))
     return scored.sums[:, : C * C].reshape(-1, C, C)
 
 

@@ -11,14 +11,14 @@ import numpy as np
 from pipeline.errors import StoreError
 from pipeline.learners.grid import Cell
 from pipeline.manifest import class_names
-from pipeline.stores.index import GOOD
+from pipeline.store.layout import GOOD
 
 if TYPE_CHECKING:
     from os import PathLike
 
     import pandas as pd
 
-    from pipeline.stores import FeatureStore, MaskStore
+    from pipeline.store import FeatureStore, MaskStore
 
 
 @dataclass(frozen=True)

@@ -8,52 +8,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from pipeline.learners.base import DivergedError, Learner, Samples
-
-
-@dataclass
-class Fit:
-    """One fit: its row of runs.parquet, its predictions, and the fitted arrays.
-
-    Attributes:
-        protocol, learner, view, fraction, seed: the run.
-        n_train, n_val, n_test: number of images.
-        fit_digest: digest of all that decides the fitted learner.
-        digest: digest of all that decides the predictions too.
-        status: "ok", "failed" or "diverged"; `error` says why.
-        chosen: what the validation part decided, JSON.
-        val_score: accuracy on the validation part, if any.
-        proba: predictions, float32 (n_test, C); None if the fit failed.
-        tensors: the fitted arrays.
-    """
-
-    protocol: str
-    learner: str
-    view: str
-    fraction: float
-    seed: int
-    n_train: int
-    n_val: int
-    n_test: int
-    fit_digest: str
-    digest: str
-    status: str = "ok"
-    error: str = ""
-    chosen: str = "{}"
-    val_score: float | None = None
-    proba: np.ndarray | None = None
-    tensors: dict[str, np.ndarray] = field(default_factory=dict)
-
-    @property
-    def key(self) -> tuple[str, str, str, float, int]:
-        """The run, in the order that tables are sorted by."""
-        return self.protocol, self.learner, self.view, self.fraction, self.seed
+from pipeline.learners.fits import Fit
 
 
 @dataclass

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.engine.progress import Progress
-from pipeline.engine.record import RunRecord
-from pipeline.engine.recorded import recorded
+from pipeline.engine.record import RunRecord, recorded
 from pipeline.errors import PipelineError, StageFailed
 from pipeline.io import ProcessLock, sha256_json, writing
 from pipeline.learners.data import Features, read_features
-from pipeline.learners.fitting import Fit, Task, run_task, start_worker
+from pipeline.learners.fits import Fit, read_fits, write_fitted, write_partial
+from pipeline.learners.fitting import Task, run_task, start_worker
 from pipeline.learners.grid import Cell, plan_cells
 from pipeline.learners.registry import code_digest, learner_params
-from pipeline.learners.runs import read_fits, run_inputs, write_partial, write_run
+from pipeline.learners.runs import run_inputs, write_tables
 from pipeline.provenance import stamp
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pipeline.learners.base import Learner, LearnerParams
     from pipeline.paths import Paths
     from pipeline.splits import SplitPlan
-    from pipeline.stores import FeatureStore
+    from pipeline.store import FeatureStore
 
 FLUSH_SECONDS = 5.0
 """Longest time that a finished fit is in memory only."""
@@ -110,7 +110,7 @@ class _Project:
 
     @cached_property
     def store(self) -> FeatureStore:
-        from pipeline.stores import open_features
+        from pipeline.store import open_features
 
         return open_features(self.paths.features(self.dataset))
 
@@ -121,7 +121,7 @@ class _Project:
 
     def features(self, cells: list[tuple[Cell, tuple[str, ...]]]) -> Features:
         """Read the features of some cells; see `read_features`."""
-        from pipeline.stores import open_masks
+        from pipeline.store import open_masks
 
         # A user may have the features alone; where there are masks too, they must agree.
         masks = self.paths.masks(self.dataset)
@@ -203,7 +203,8 @@ class _Run:
         test = {
             d: (cell.test, features.y[features.rows(cell.test)]) for d, (_, cell) in wanted.items()
         }
-        write_run(self.folder, done, about, test, project.inputs)
+        write_fitted(self.folder, done, about)
+        write_tables(self.folder, done, features.classes, test, project.inputs)
         record.failed = {
             "/".join(map(str, fit.key)): f"{fit.status}: {fit.error}"
             for fit in done

@@ -15,7 +15,6 @@ from open_clip.timm_model import TimmModel
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transformer import VisionTransformer
 
-from pipeline.devices import keep_freed_memory
 from pipeline.errors import ModelError
 from pipeline.models.clip_build import build_clip, build_tokenizer, clip_config
 from pipeline.models.clip_weights import fill_micro, fill_model, resolve_checkpoint
@@ -231,8 +230,6 @@ def load_clip(
     model = build_clip(config)
     fill = fill_micro if found.path is None else fill_model
     digest = fill(model, found, spec)
-    if torch.device(device).type == "cpu":
-        keep_freed_memory()
     model = model.float().to(device).eval().requires_grad_(False)
     # Convolutions run about a third faster on this layout; a transformer does not mind.
     model.visual.to(memory_format=torch.channels_last)

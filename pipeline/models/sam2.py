@@ -18,7 +18,6 @@ from sam2.modeling.sam2_base import SAM2Base
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 from torchvision.transforms import Normalize, Resize
 
-from pipeline.devices import keep_freed_memory
 from pipeline.errors import ModelError
 from pipeline.models.build import instantiate_sam2
 from pipeline.models.checkpoint import (
@@ -192,7 +191,6 @@ def load_sam2(
     load_into(model, read_state(path, get), path, get, may_lack=("num_batches_tracked",))
     model = model.to(device).eval()
     if torch.device(device).type == "cpu":
-        keep_freed_memory()
         model = model.to(memory_format=torch.channels_last)
     _cache_positions(model)
     fingerprint = {

@@ -1,122 +1,220 @@
-"""Stage 1, m = SAM2(x), for a whole dataset: cache/<dataset>/masks.zarr."""
+"""Stage 1, m = SAM2(x), for a dataset: cache/<dataset>/masks.zarr."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from pipeline.config import Params, SegmentParams
-from pipeline.devices import choose_device, choose_precision, model_cores
-from pipeline.engine import RunRecord, run_stage
-from pipeline.engine.from_manifest import Row, add_truth, image_items, select
+from pipeline.engine import RunOptions, RunRecord, WorkItem, run_stage
+from pipeline.engine.devices import choose_device, choose_precision
+from pipeline.engine.manifest_items import Row, add_truth, image_items, select
+from pipeline.images import read_image, read_mask, reader_rules
 from pipeline.manifest import read_manifest
 from pipeline.models import Sam2ImagePredictor, load_sam2
 from pipeline.paths import Paths
-from pipeline.segment.mapper import SegmentMapper
-from pipeline.segment.strategies import make_strategy
-from pipeline.stores import MaskStoreWriter
+from pipeline.segment.predictor import BatchPredictor
+from pipeline.segment.quality import component_count, mask_status
+from pipeline.segment.strategies import MaskResult, Models, PreparedImage, strategy_class
+from pipeline.store import MaskRow, MaskStoreWriter
 
-BATCH_SIZE = 16
+MAPPER_VERSION = 1
+"""Incremented when the same model and parameters give other masks than before."""
 
 
 def segment_dataset(
     dataset: str,
     params: Params,
     paths: Paths,
+    options: RunOptions | None = None,
     *,
-    device: str = "auto",
-    batch_size: int | None = None,
-    workers: int | None = None,
-    limit: int | None = None,
-    only: Collection[str] | None = None,
-    force: bool = False,
-    on_mismatch: str = "refuse",
     predictor: Sam2ImagePredictor | None = None,
 ) -> RunRecord:
     """Compute the masks that cache/<dataset>/masks.zarr lacks.
 
     Args:
         dataset: name of data_manifests/<dataset>.csv.
-        params: `segment` and the profile's `sam2` are read.
-        paths: the project folder.
-        device: "auto", "cpu", "cuda" or "mps".
-        batch_size: images in one forward pass; masks do not depend on it.
-        workers: loader threads.
-        limit: at most so many new masks.
-        only: ids to work on; default all.
-        force: compute masks again that are there.
-        on_mismatch: what to do when the store was made with other choices: "refuse" (an error with
-            the difference) or "rebuild". `force` of all images implies "rebuild".
-        predictor: a SAM2 that is loaded already, instead of the profile's.
+        params: `segment` and the profile's `sam2` are used.
+        paths: of the project folder.
+        options: of this run.
+        predictor: a loaded SAM2, instead of the one of the profile.
 
     Returns:
         The record of the run, also written to cache/<dataset>/records/segment.json.
 
     Raises:
-        ManifestError, ModelError, ConfigError, StoreError: nothing could be done; what to mend.
+        ManifestError, ModelError, ConfigError, StoreError: nothing could be done; the message says
+            what to change.
         StageFailed: more images failed than `segment.max_failed` allows; the others are done.
     """
+    options = options or RunOptions()
+    section = with_precision(params.segment, options)
     manifest = read_manifest(paths.manifest(dataset))
-    chosen = select(manifest, only)
-    mapper = (
-        make_mapper(params, device)
-        if predictor is None
-        else SegmentMapper(params.segment, predictor)
-    )
-    if force and only is None and limit is None:
-        on_mismatch = "rebuild"
-    items = segment_items(chosen, paths.data(dataset), params.segment)
+    chosen = select(manifest, options.only)
+    mapper = make_mapper(params, options, predictor)
     with MaskStoreWriter(
         paths.masks(dataset),
         mapper.identity,
-        on_mismatch=on_mismatch,
+        on_mismatch=options.on_store_mismatch,
         attrs={"dataset": dataset},
     ) as writer:
         writer.sync_manifest(manifest)
         return run_stage(
             "segment",
-            items,
-            mapper,
+            segment_items(chosen, paths.data(dataset), section),
+            lambda: mapper,
             writer,
+            options,
             dataset=dataset,
             record_path=paths.record(dataset, "segment"),
-            batch_size=batch_size or BATCH_SIZE,
-            cores=model_cores(mapper.sam.predictor.device.type) if mapper.sam else 1,
-            workers=workers,
-            limit=limit,
-            force=force,
-            max_failed=params.segment.max_failed,
-            parameters={"profile": params.profile, "segment": params.segment.model_dump()},
+            max_failed=section.max_failed,
+            parameters={"profile": params.profile, "segment": section.model_dump()},
         )
 
 
-def make_mapper(params: Params, device: str = "auto") -> SegmentMapper:
-    """Load the profile's SAM2, unless the strategy asks no model, and make the mapper."""
-    if not make_strategy(params.segment).needs_model:
-        return SegmentMapper(params.segment)
-    return SegmentMapper(params.segment, load_predictor(params, device))
+class SegmentMapper:
+    """m = SAM2(x) as a mapper of the engine.
+
+    Args:
+        params: the segment section of params.yaml.
+        predictor: from `pipeline.models.load_sam2`; None for strategies without a model
+            (`full`, `manifest`).
+    """
+
+    def __init__(self, params: SegmentParams, predictor: Sam2ImagePredictor | None = None):
+        kind = strategy_class(params)
+        self.params = params
+        self.models = Models(BatchPredictor(predictor) if "sam2" in kind.requires else None)
+        self.device = self.models.sam2.predictor.device.type if self.models.sam2 else ""
+        self.strategy = kind(params, self.models)
+        self.identity: dict[str, Any] = {
+            "stage": "segment",
+            "mapper_version": MAPPER_VERSION,
+            "reader": reader_rules(),
+            "model": self._model_identity(),
+            "prompt": self.strategy.fingerprint(),
+            "status": {"min_area": params.min_area, "max_area": params.max_area},
+        }
+
+    def _model_identity(self) -> dict[str, Any] | None:
+        if self.models.sam2 is None:
+            return None
+        predictor = self.models.sam2.predictor
+        return {
+            "fingerprint": predictor.fingerprint,
+            "precision": predictor.precision,
+            "mask_threshold": predictor.mask_threshold,
+        }
+
+    def load(self, item: WorkItem) -> PreparedImage:
+        """Read and preprocess an image."""
+        return self.prepare(read_image(item.path, item.frame), item.row)
+
+    def prepare(self, image: np.ndarray, row: Mapping[str, Any]) -> PreparedImage:
+        """Preprocess an image and what its strategy uses of a row of the manifest."""
+        # No label, split, path or id: a mask must not depend on the class, which folders name too.
+        columns = {name: row[name] for name in self.strategy.columns}
+        truth = None
+        if self.strategy.uses_truth and row["truth_file"]:
+            truth = read_mask(row["truth_file"], int(row["frame"]), shape=image.shape[:2])
+        return self.strategy.prepare(image, columns, truth)
+
+    def map(self, items: Sequence[WorkItem], loaded: Sequence[PreparedImage]) -> list[MaskRow]:
+        """Find the masks of a batch."""
+        results = self.strategy.segment(list(loaded))
+        return [
+            mask_row(item.image_id, result, self.params)
+            for item, result in zip(items, results, strict=True)
+        ]
 
 
-def load_predictor(params: Params, device: str = "auto") -> Sam2ImagePredictor:
-    """Load the profile's SAM2 in the precision of `segment.precision`."""
-    device = choose_device(device)
-    precision = choose_precision(params.segment.precision, device)
+def mask_row(image_id: str, result: MaskResult, params: SegmentParams) -> MaskRow:
+    """Return a mask with its quality columns and its status."""
+    area = float(result.mask.mean())
+    status = mask_status(area, params.min_area, params.max_area)
+    return MaskRow(
+        image_id=image_id,
+        mask=result.mask,
+        status=status,
+        prompt=result.prompt,
+        predicted_iou=result.predicted_iou,
+        stability=result.stability,
+        components=component_count(result.mask),
+        reason="" if status == "ok" else f"mask {status}: {area:.2%} of the image",
+    )
+
+
+def make_mapper(
+    params: Params, options: RunOptions, predictor: Sam2ImagePredictor | None = None
+) -> SegmentMapper:
+    """Return the mapper of `params.segment`; loads the profile's SAM2 if the strategy needs it."""
+    section = with_precision(params.segment, options)
+    if predictor is None and "sam2" in strategy_class(section).requires:
+        predictor = load_predictor(params, options)
+    return SegmentMapper(section, predictor)
+
+
+def load_predictor(params: Params, options: RunOptions) -> Sam2ImagePredictor:
+    """Load the profile's SAM2 on the device and in the precision of the run."""
+    device = choose_device(options.device)
+    precision = choose_precision(with_precision(params.segment, options).precision, device)
     return load_sam2(params.models.sam2, device=device, precision=precision)
 
 
-def segment_items(manifest, data: str | Path, params: SegmentParams):
-    """Work items whose key has exactly what the strategy reads of a row.
+def with_precision(section: SegmentParams, options: RunOptions) -> SegmentParams:
+    """Return the section with the precision of the run, if the run has one of its own."""
+    if options.precision is None:
+        return section
+    return section.model_copy(update={"precision": options.precision})
 
-    A strategy that reads the `box` column redoes an image whose box changed; one that does not,
-    does not.
+
+def segment_items(
+    manifest: pd.DataFrame, data: str | Path, params: SegmentParams
+) -> list[WorkItem]:
+    """Return work items whose key contains exactly what the strategy uses of a row.
+
+    With a strategy that uses the `box` column, an image whose box changed is computed again; with
+    the others it is not.
     """
-    strategy = make_strategy(params)
+    strategy = strategy_class(params)
 
     def content(row: Row) -> dict[str, Any]:
-        decides: dict[str, Any] = {name: row[name] for name in strategy.columns}
-        if strategy.mask_file:
-            decides["truth"] = add_truth(row, data)
-        return decides
+        used: dict[str, Any] = {name: row[name] for name in strategy.columns}
+        if strategy.uses_truth:
+            used["truth"] = add_truth(row, data)
+        return used
 
     return image_items(manifest, data, content)
+
+
+def segment_images(
+    images: Sequence[np.ndarray],
+    params: SegmentParams,
+    predictor: Sam2ImagePredictor | None = None,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+) -> list[MaskRow]:
+    """Return the masks of images in memory, computed as the stage does, in one batch.
+
+    Args:
+        images: uint8 (h, w, 3) each.
+        params: the segment section of params.yaml.
+        predictor: a loaded SAM2; None for strategies without a model.
+        rows: their rows of the manifest, for strategies that use columns.
+
+    Returns:
+        One row per image, with image_id "0", "1", ...
+
+    Raises:
+        PipelineError: a row lacks what the strategy needs.
+    """
+    if not images:
+        return []
+    mapper = SegmentMapper(params, predictor)
+    rows = rows or [{"box": "", "points": "", "truth_file": "", "frame": "0"}] * len(images)
+    prepared = [mapper.prepare(image, row) for image, row in zip(images, rows, strict=True)]
+    results = mapper.strategy.segment(prepared)
+    return [mask_row(str(i), result, params) for i, result in enumerate(results)]

@@ -6,7 +6,7 @@ from open_clip.transform import image_transform
 from PIL import Image
 
 from pipeline.encode.geometry import make_geometry
-from pipeline.encode.pixels import normalise
+from pipeline.encode.preprocess import normalise
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SIZES = [(40, 90), (91, 37), (64, 64), (33, 32), (20, 30), (300, 217)]

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline import open_features
 from pipeline.encode import encode_dataset
+from pipeline.engine import RunOptions
 from pipeline.errors import StoreError
 from pipeline.images import read as reader
 from pipeline.io import sha256_file
@@ -41,8 +42,8 @@ class Encoded:
         values = {"segment__prompt": "manifest", "encode__views": ["whole", "masked"], **changed}
         params = project.params(**values)
         if not project.paths.masks(DATASET).exists():
-            segment_dataset(DATASET, params, project.paths, workers=1)
-        return encode_dataset(DATASET, params, project.paths, clip=clip, workers=1)
+            segment_dataset(DATASET, params, project.paths, RunOptions(workers=1))
+        return encode_dataset(DATASET, params, project.paths, RunOptions(workers=1), clip=clip)
 
     def features(self) -> np.ndarray:
         store = open_features(self.project.paths.features(DATASET))
@@ -115,7 +116,7 @@ def test_other_bytes_under_the_same_name_redo_that_image_alone_and_say_why(encod
     project.row("1.png").update(sha256=row["sha256"])
     project.write()
     params = project.params(segment__prompt="manifest")
-    assert segment_dataset(DATASET, params, project.paths, workers=1).redone_rows == {
+    assert segment_dataset(DATASET, params, project.paths, RunOptions(workers=1)).redone_rows == {
         "1.png": "image bytes changed"
     }
     record = encoded.run()
@@ -133,6 +134,6 @@ def test_bytes_that_changed_behind_the_manifests_back_fail_with_the_remedy(encod
     params = project.params(
         segment__prompt="manifest", segment__max_failed=0.5, encode__max_failed=0.5
     )
-    record = segment_dataset(DATASET, params, project.paths, workers=1, force=True)
+    record = segment_dataset(DATASET, params, project.paths, RunOptions(workers=1, force=True))
     assert set(record.failed) == {"1.png"}
     assert "pipeline data refresh" in record.failed["1.png"]

@@ -70,7 +70,7 @@ def test_pictures_per_forward_pass_do_not_change_features(clip):
     results = []
     for forward_batch in (1, 4, 100):
         mapper = EncodeMapper(params(), clip, {}, forward_batch=forward_batch)
-        shown = [mapper.show(i, m) for i, m in zip(images, masks, strict=True)]
+        shown = [mapper.prepare(i, m) for i, m in zip(images, masks, strict=True)]
         results.append(np.stack([f for f, _ in mapper.encode(shown)]))
     assert np.nanmax(np.abs(results[0] - results[1])) < 1e-5
     assert np.nanmax(np.abs(results[0] - results[2])) < 1e-5
@@ -105,7 +105,7 @@ def test_images_none_of_which_has_the_view_are_all_nan(clip):
 def test_patch_tokens_are_kept_when_asked_for(clip):
     images, masks = images_and_masks(3)
     mapper = EncodeMapper(params(views=("whole", "oracle"), tokens=True), clip, {})
-    encoded = mapper.encode([mapper.show(i, m) for i, m in zip(images, masks, strict=True)])
+    encoded = mapper.encode([mapper.prepare(i, m) for i, m in zip(images, masks, strict=True)])
     features, tokens = encoded[0]
     assert tokens.shape == (2, 16, 24)
     assert np.isfinite(tokens[0]).all()

@@ -7,6 +7,7 @@ from PIL import Image
 from pipeline import open_features, open_masks
 from pipeline.encode import encode_dataset, encode_images
 from pipeline.encode.text import PromptError
+from pipeline.engine import RunOptions
 from pipeline.errors import PipelineError, StageFailed, StoreError
 from pipeline.images import read_image
 from pipeline.io import sha256_file
@@ -39,7 +40,7 @@ def segment(project):
 
     def run(**options):
         params = project.params(segment__prompt="manifest", segment__max_failed=0.9)
-        return segment_dataset(DATASET, params, project.paths, workers=1, **options)
+        return segment_dataset(DATASET, params, project.paths, RunOptions(workers=1, **options))
 
     return run
 
@@ -51,8 +52,8 @@ def run(project, segment, clip):
     def encode(model=clip, **options):
         changed = {n: options.pop(n) for n in list(options) if n.startswith("encode__")}
         params = project.params(**{"encode__views": VIEWS, **changed})
-        options = {"workers": 1, **options}
-        return encode_dataset(DATASET, params, project.paths, clip=model, **options)
+        run = RunOptions(**{"workers": 1, **options})
+        return encode_dataset(DATASET, params, project.paths, run, clip=model)
 
     return encode
 
@@ -185,7 +186,7 @@ def test_a_mask_that_was_made_again_meanwhile_fails_its_image_and_is_not_filed_u
     mapper = EncodeMapper(params, clip, masks)
     mapper.load(encode_items(manifest, data, table, DATASET, VIEWS)[0])
     older = encode_items(manifest, data, table.assign(crc=table["crc"] ^ 1), DATASET, VIEWS)
-    with pytest.raises(PipelineError, match="made again while encode was at work"):
+    with pytest.raises(PipelineError, match="replaced while encode was running"):
         mapper.load(older[0])
 
 

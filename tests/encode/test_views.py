@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.encode.views import VIEWS, Picture, check_views, random_mask
+from pipeline.encode.views import VIEWS, ViewInput, check_views, random_mask
 from pipeline.errors import ConfigError
 
 
@@ -16,7 +16,7 @@ def picture():
     mask[12, 32] = False
     truth = np.zeros_like(mask)
     truth[5:9, 5:9] = True
-    return Picture(image, mask, seed="a", truth=truth, margin=0.1)
+    return ViewInput(image, mask, seed="a", truth=truth, margin=0.1)
 
 
 def test_whole_is_the_image(picture):
@@ -35,7 +35,7 @@ def test_crop_at_the_border_stays_inside_the_image():
     mask = np.zeros((20, 20), bool)
     mask[0:10, 10:20] = True
     image = np.arange(1200, dtype=np.uint16).reshape(20, 20, 3).astype(np.uint8)
-    assert np.array_equal(VIEWS["crop"](Picture(image, mask)), image[0:11, 9:20])
+    assert np.array_equal(VIEWS["crop"](ViewInput(image, mask)), image[0:11, 9:20])
 
 
 def test_binary_is_the_mask_in_white(picture):
@@ -50,7 +50,7 @@ def test_oracle_is_the_image_times_the_ground_truth(picture):
 
 @pytest.mark.parametrize("truth", [None, np.zeros((40, 60), bool)])
 def test_oracle_does_not_exist_without_a_region_of_ground_truth(picture, truth):
-    assert VIEWS["oracle"](Picture(picture.image, picture.mask, truth=truth)) is None
+    assert VIEWS["oracle"](ViewInput(picture.image, picture.mask, truth=truth)) is None
 
 
 def test_random_view_is_the_image_times_a_region_elsewhere(picture):
@@ -81,13 +81,13 @@ def test_random_region_of_a_full_mask_is_the_mask():
 
 
 def test_fill_mean_is_the_models_mean_colour(picture):
-    seen = VIEWS["masked"](Picture(picture.image, picture.mask, fill="mean", mean=(0.5, 0.2, 1)))
+    seen = VIEWS["masked"](ViewInput(picture.image, picture.mask, fill="mean", mean=(0.5, 0.2, 1)))
     assert (seen[~picture.mask] == (128, 51, 255)).all()
     assert np.array_equal(seen[picture.mask], picture.image[picture.mask])
 
 
 def test_fill_blur_keeps_the_surroundings_without_their_detail(picture):
-    seen = VIEWS["masked"](Picture(picture.image, picture.mask, fill="blur"))
+    seen = VIEWS["masked"](ViewInput(picture.image, picture.mask, fill="blur"))
     assert np.array_equal(seen[picture.mask], picture.image[picture.mask])
     outside = ~picture.mask
     assert seen[outside].std() < 0.3 * picture.image[outside].std()

@@ -174,7 +174,7 @@ def test_predict_gives_a_test_image_what_evaluate_judged_whatever_its_format(
     assert (pixels == pixels[..., :1]).all(), "a grey image"
     dicom = save_dicom(dicom_of(pixels[..., 0]), tmp_path / "same.dcm")
 
-    command = ["pipeline", "predict", "--dataset", "covid", "--head", head, "--view", view]
+    command = ["pipeline", "predict", "--dataset", "covid", "--learner", head, "--view", view]
     out = project.run(*command, "--json", str(file), str(dicom))
     images = json.loads(out[out.index("{") :])["images"]
     assert [row["image"] for row in images] == [str(file), str(dicom)]
@@ -191,7 +191,7 @@ def test_predict_refuses_other_choices_than_those_the_heads_learned_from(project
     assert "made with other choices" in out and "fill" in out
     out = project.run(*command, "--view", "oracle", code=2)
     assert "was not trained on view 'oracle'" in out and out.rstrip().endswith("masked, whole")
-    out = project.run(*command, "--head", "probe", code=2)
+    out = project.run(*command, "--learner", "probe", code=2)
     assert "no saved head 'probe'" in out and "linear-probe, medfocus" in out
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.cheap_stage import make_items, run_cheap
 from benchmarks.store_stage import content
-from pipeline.engine.side_by_side import SideBySide
+from pipeline.engine.parallel_map import ParallelMap
 
 
 def test_slices_are_mapped_at_the_same_time_and_come_back_in_order():
@@ -19,8 +19,8 @@ def test_slices_are_mapped_at_the_same_time_and_come_back_in_order():
         return [f"{item}{value}" for item, value in zip(items, values, strict=True)]
 
     items = list("abcdefgh")
-    with SideBySide(3, 8) as side_by_side:
-        rows = side_by_side.map(together, items, range(8))
+    with ParallelMap(3, 8) as slices:
+        rows = slices.map(together, items, range(8))
     assert rows == ["a0", "b1", "c2", "d3", "e4", "f5", "g6", "h7"]
 
 
@@ -30,8 +30,8 @@ def test_a_whole_batch_or_a_single_item_stays_in_the_calling_thread(cores, size)
         assert threading.current_thread() is threading.main_thread()
         return items
 
-    with SideBySide(cores, 8) as side_by_side:
-        assert side_by_side.map(here, range(size), range(size)) == list(range(size))
+    with ParallelMap(cores, 8) as slices:
+        assert slices.map(here, range(size), range(size)) == list(range(size))
 
 
 def test_an_error_is_raised_once_no_slice_is_at_work():
@@ -45,14 +45,14 @@ def test_an_error_is_raised_once_no_slice_is_at_work():
         done.append(items)
         return items
 
-    with SideBySide(2, 4) as side_by_side, pytest.raises(RuntimeError, match="slice of 0"):
-        side_by_side.map(one_fails, range(4), range(4))
+    with ParallelMap(2, 4) as slices, pytest.raises(RuntimeError, match="slice of 0"):
+        slices.map(one_fails, range(4), range(4))
     assert done == [range(2, 4)]
 
 
 def test_a_mapper_that_loses_a_row_is_found_in_its_slice():
-    with SideBySide(2, 4) as side_by_side, pytest.raises(ValueError, match="1 rows for 2 items"):
-        side_by_side.map(lambda items, values: items[:1], range(4), range(4))
+    with ParallelMap(2, 4) as slices, pytest.raises(ValueError, match="1 rows for 2 items"):
+        slices.map(lambda items, values: items[:1], range(4), range(4))
 
 
 @pytest.mark.parametrize("kind", ["masks", "features"])

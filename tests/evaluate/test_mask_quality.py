@@ -18,7 +18,7 @@ from pipeline.engine import WorkItem
 from pipeline.evaluate.mask_quality import COLUMNS, mask_quality, summarise_masks
 from pipeline.manifest import read_manifest
 from pipeline.segment.overlap import center_ellipse, hd95, overlap
-from pipeline.stores import MaskRow, MaskStoreWriter
+from pipeline.store import MaskRow, MaskStoreWriter
 from tests.project import DATASET, Project
 from tests.segment.small_sam2 import scene
 

@@ -12,7 +12,7 @@ from pipeline.engine import WorkItem
 from pipeline.learners.runs import read_predictions
 from pipeline.manifest import write_manifest
 from pipeline.paths import Paths
-from pipeline.stores import FeatureRow, FeatureStoreWriter
+from pipeline.store import FeatureRow, FeatureStoreWriter
 
 REPO = Path(__file__).resolve().parents[2]
 

@@ -14,13 +14,14 @@ import pytest
 from pipeline.engine.status import status_rows
 from pipeline.errors import ConfigError, PipelineError, StoreError
 from pipeline.evaluate import evaluate_dataset
-from pipeline.learners.runs import load_fitted, read_predictions
+from pipeline.learners.fits import load_fitted
+from pipeline.learners.runs import read_predictions
 from pipeline.learners.train import train_dataset
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import digest_of, read_stamp
 from pipeline.splits import load_split_plan
-from pipeline.stores import open_features
+from pipeline.store import open_features
 from tests.learners.projects import blobs, make_manifest, read_tables, small_params, write_features
 from tests.learners.test_learners import make, samples
 

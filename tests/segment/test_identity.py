@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline import open_masks
+from pipeline.engine import RunOptions
 from pipeline.errors import StoreError
 from pipeline.images import read as reader
 from pipeline.models import ModelSpec, load_sam2
@@ -33,7 +34,9 @@ class Segmented:
         spec = ModelSpec(name="sam2-micro", checkpoint=str(self.weights))
         params = self.project.params(segment__prompt=prompt, **changed)
         predictor = load_sam2(spec, precision=precision)
-        return segment_dataset(DATASET, params, self.project.paths, predictor=predictor, workers=1)
+        return segment_dataset(
+            DATASET, params, self.project.paths, RunOptions(workers=1), predictor=predictor
+        )
 
     def masks(self) -> list[np.ndarray]:
         store = open_masks(self.project.paths.masks(DATASET))

@@ -10,11 +10,10 @@ import torch
 from torchmetrics.functional.classification import binary_f1_score, binary_jaccard_index
 
 from pipeline import open_masks
-from pipeline.engine import RunRecord
+from pipeline.engine import RunOptions, RunRecord
 from pipeline.errors import ConfigError, StageFailed
-from pipeline.prompt_quality import judge_prompts
-from pipeline.prompt_quality.references import reference_prompts
-from pipeline.segment import segment_dataset
+from pipeline.segment import measure_prompts, segment_dataset
+from pipeline.segment.references import reference_prompts
 from tests.project import DATASET
 from tests.segment.small_sam2 import scene
 
@@ -31,13 +30,12 @@ def run(project, sam2):
     def judge(predictor=sam2, **changed):
         options = {k: changed.pop(k) for k in ("force", "batch_size") if k in changed}
         changed = {"segment__grid": 3, "prompt_quality__images": 0} | changed
-        return judge_prompts(
+        return measure_prompts(
             DATASET,
             project.params(**changed),
             project.paths,
+            RunOptions(workers=1, **options),
             predictor=predictor,
-            workers=1,
-            **options,
         )
 
     return judge
@@ -62,7 +60,7 @@ def test_figures_are_those_of_the_masks_that_segment_makes(project, run, sam2, p
         _, row["box"], row["points"] = reference_prompts(truth, 0.1, seed)
     project.write()
     params = project.params(segment__prompt=prompt, segment__grid=3)
-    segment_dataset(DATASET, params, project.paths, predictor=sam2, workers=1)
+    segment_dataset(DATASET, params, project.paths, RunOptions(workers=1), predictor=sam2)
     store, rows = open_masks(project.paths.masks(DATASET)), table(project)
     rows = rows[rows["strategy"] == prompt].set_index("image_id")
     for i in range(6):

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline import open_masks
+from pipeline.engine import RunOptions
 from pipeline.engine.status import status_rows, status_text
 from pipeline.errors import ManifestError, StageFailed, StoreError
 from pipeline.io import sha256_file
@@ -31,8 +32,8 @@ def run(project, sam2):
             DATASET,
             project.params(segment__prompt=prompt, **changed),
             project.paths,
+            RunOptions(**{"workers": 1, **options}),
             predictor=predictor,
-            **{"workers": 1, **options},
         )
 
     return segment
@@ -61,7 +62,7 @@ def test_status_tells_what_a_store_lacks_of_the_manifest_though_its_last_run_was
 
     def told():
         (row, _) = status_rows(project.paths, [DATASET])
-        return row["status"], row["lacking"], status_text(project.paths, [DATASET])
+        return row["status"], row["lacking"], status_text(status_rows(project.paths, [DATASET]))
 
     status, lacking, text = told()  # what failed is named as that
     assert (status, lacking) == ("ok", (0, 6)) and "lacks" not in text
@@ -206,13 +207,13 @@ def test_a_strategy_sees_neither_label_nor_split_nor_names(project, run, monkeyp
     seen = set()
     prepare = STRATEGIES[prompt].prepare
 
-    def spy(self, image, row, sam):
-        seen.update(row)
-        return prepare(self, image, row, sam)
+    def spy(self, image, columns, truth=None):
+        seen.update(columns)
+        return prepare(self, image, columns, truth)
 
     monkeypatch.setattr(STRATEGIES[prompt], "prepare", spy)
     run(prompt=prompt)
-    assert seen <= {"box", "frame"}
+    assert seen <= {"box"}
 
 
 def test_permuted_labels_give_the_same_masks(project, run):

@@ -8,7 +8,7 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.models.sam2 import Sam2ImagePredictor
 from pipeline.segment import SegmentMapper, segment_images
 from pipeline.segment.predictor import BatchPredictor, Prompt
-from pipeline.segment.strategies import STRATEGIES, make_strategy
+from pipeline.segment.strategies import STRATEGIES, Models, strategy_class
 from pipeline.segment.strategies.auto import choose, prior
 
 ASKING = ["salient", "salient-refine", "auto", "center-box", "box", "points"]
@@ -77,10 +77,14 @@ def test_box_with_zoom_is_segmented_on_the_crop_and_put_back_in_its_place(sam2, 
     assert row.prompt == "box 10,20,30,44 on 0,8,40,56"
 
 
-def test_box_as_mask_and_zoom_change_what_is_asked(params):
+def make_strategy(chosen, predictor):
+    return strategy_class(chosen)(chosen, Models(BatchPredictor(predictor)))
+
+
+def test_box_as_mask_and_zoom_change_what_is_asked(sam2, params):
     ask = {
-        (mask, zoom): make_strategy(params(prompt="box", box_as_mask=mask, zoom=zoom)).ask(
-            {"box": "10,20,30,44"}, 75, 55, 16
+        (mask, zoom): make_strategy(params(prompt="box", box_as_mask=mask, zoom=zoom), sam2).ask(
+            {"box": "10,20,30,44"}, 75, 55
         )
         for mask in (True, False)
         for zoom in (0.0, 2.0)
@@ -91,10 +95,9 @@ def test_box_as_mask_and_zoom_change_what_is_asked(params):
     assert ask[True, 2.0][0] == (0, 8, 40, 56)
 
 
-def test_center_box_is_the_middle_of_every_image(params):
-    region, prompt, words = make_strategy(params(prompt="center-box", center_box=0.5, zoom=0)).ask(
-        {}, 40, 80, 16
-    )
+def test_center_box_is_the_middle_of_every_image(sam2, params):
+    chosen = params(prompt="center-box", center_box=0.5, zoom=0)
+    region, prompt, words = make_strategy(chosen, sam2).ask({}, 40, 80)
     assert prompt.points.tolist() == [[20, 10], [60, 30]]
     assert region == (0, 0, 80, 40)
     assert words == "box 20,10,60,30"
@@ -187,16 +190,16 @@ def test_choice_merges_equals_but_not_doubles_nor_the_second_best():
 
 
 def test_auto_asks_in_the_middle_of_each_cell(sam2, params):
-    strategy = make_strategy(params(prompt="auto", grid=2))
-    look = strategy.prepare(np.zeros((40, 80, 3), np.uint8), {}, BatchPredictor(sam2))
-    clicks = [p.points[0].tolist() for p in strategy.clicks(look)]
+    strategy = make_strategy(params(prompt="auto", grid=2), sam2)
+    prepared = strategy.prepare(np.zeros((40, 80, 3), np.uint8), {})
+    clicks = [p.points[0].tolist() for p in strategy.clicks(prepared)]
     assert clicks == [[20, 10], [60, 10], [20, 30], [60, 30]]
-    assert all(isinstance(p, Prompt) for p in strategy.clicks(look))
+    assert all(isinstance(p, Prompt) for p in strategy.clicks(prepared))
 
 
 def test_unknown_strategy_is_refused_with_the_choices(params):
     with pytest.raises(ConfigError, match=r"magic.*salient"):
-        make_strategy(params(prompt="magic"))
+        strategy_class(params(prompt="magic"))
 
 
 def test_every_parameter_that_changes_a_strategys_masks_changes_the_identity(sam2, params):

@@ -4,8 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.prompt_quality.references import deepest_point, ellipse, reference_prompts
-from pipeline.prompt_quality.sample import shares, truth_sample
+from pipeline.segment.references import (
+    class_quotas,
+    deepest_point,
+    ellipse,
+    reference_prompts,
+    truth_sample,
+)
 from tests.segment.small_sam2 import scene
 
 
@@ -41,10 +46,10 @@ def test_the_test_part_comes_first_and_the_rest_fills_up():
 
 def test_classes_have_their_share_and_a_small_one_is_not_left_out():
     labels = pd.Series(["a"] * 60 + ["b"] * 30 + ["c"])
-    assert shares(labels, 9) == {"a": 5, "b": 3, "c": 1}
-    assert shares(labels, 500) == {"a": 60, "b": 30, "c": 1}
-    assert sum(shares(labels, 2).values()) == 2
-    assert shares(labels, 0) == {}
+    assert class_quotas(labels, 9) == {"a": 5, "b": 3, "c": 1}
+    assert class_quotas(labels, 500) == {"a": 60, "b": 30, "c": 1}
+    assert sum(class_quotas(labels, 2).values()) == 2
+    assert class_quotas(labels, 0) == {}
 
 
 def test_the_draw_depends_on_seed_and_bytes_and_not_on_order_or_names():

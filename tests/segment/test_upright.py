@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline import open_masks
+from pipeline.engine import RunOptions
 from pipeline.images import read_image
 from pipeline.intake import add_dataset
 from pipeline.manifest import read_manifest, write_manifest
@@ -50,7 +51,7 @@ def test_boxes_clicks_and_masks_are_of_the_upright_picture(project, sam2, prompt
         frame[column] = value
         write_manifest(frame, manifest)
     params = project.params(segment__prompt=prompt)
-    segment_dataset("turned", params, project.paths, predictor=sam2, workers=1)
+    segment_dataset("turned", params, project.paths, RunOptions(workers=1), predictor=sam2)
     masks = open_masks(project.paths.masks("turned"))
     plain = masks["cat/1.png"]
     assert 0 < plain.sum() < plain.size

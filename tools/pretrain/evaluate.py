@@ -15,9 +15,9 @@ from PIL import Image
 from pipeline.config import SegmentParams
 from pipeline.errors import ConfigError
 from pipeline.models.sam2 import Sam2ImagePredictor
-from pipeline.prompt_quality.references import deepest_point, ellipse, jitter_box
-from pipeline.prompt_quality.remember import Remembering
-from pipeline.segment.strategies import make_strategy
+from pipeline.segment.prompt_quality import CachedPredictor
+from pipeline.segment.references import deepest_point, ellipse, jitter_box
+from pipeline.segment.strategies import Models, strategy_class
 from tools.pretrain.data import Item
 from tools.pretrain.prompts import box_of
 
@@ -91,23 +91,22 @@ def measure(
     Returns:
         {set: {prompt: float (n,)}}, in the order of the cases.
     """
-    sam = Remembering(predictor)
-    strategies = {name: make_strategy(PROMPTS[name]) for name in prompts}
     found: dict[str, dict[str, list[float]]] = {}
     rng = np.random.default_rng(seed)
     waiting: list[tuple[Case, dict[str, str]]] = []
     done = [0]
 
     def flush() -> None:
-        for name, strategy in strategies.items():
-            looks = [strategy.prepare(case.image, row, sam) for case, row in waiting]
-            for (case, _), result in zip(waiting, strategy.segment(looks, sam), strict=True):
+        models = Models(CachedPredictor(predictor))
+        for name in prompts:
+            strategy = strategy_class(PROMPTS[name])(PROMPTS[name], models)
+            prepared = [strategy.prepare(case.image, row) for case, row in waiting]
+            for (case, _), result in zip(waiting, strategy.segment(prepared), strict=True):
                 add(case.set, name, dice(result.mask, case.mask))
         done[0] += len(waiting)
         if done[0] % (10 * batch) == 0:
             log.info("%d images judged", done[0])
         waiting.clear()
-        sam.forget()
 
     def add(group: str, name: str, value: float) -> None:
         found.setdefault(group, {}).setdefault(name, []).append(value)

@@ -1,11 +1,11 @@
-"""Prompt strategies, one file each. A new one: add its file, import it here, put it in the list."""
+"""Prompt strategies, one file each. To add one, write its file and add it to `STRATEGIES`."""
 
 from __future__ import annotations
 
 from pipeline.config import SegmentParams
 from pipeline.errors import ConfigError
 from pipeline.segment.strategies.auto import Auto
-from pipeline.segment.strategies.base import Found, Look, Strategy
+from pipeline.segment.strategies.base import MaskResult, Models, PreparedImage, Strategy
 from pipeline.segment.strategies.box import Box
 from pipeline.segment.strategies.center_box import CenterBox
 from pipeline.segment.strategies.full import Full
@@ -14,7 +14,7 @@ from pipeline.segment.strategies.points import Points
 from pipeline.segment.strategies.salient import Salient
 from pipeline.segment.strategies.salient_refine import SalientRefine
 
-__all__ = ["STRATEGIES", "Found", "Look", "Strategy", "make_strategy"]
+__all__ = ["STRATEGIES", "MaskResult", "Models", "PreparedImage", "Strategy", "strategy_class"]
 
 STRATEGIES: dict[str, type[Strategy]] = {
     strategy.name: strategy
@@ -22,14 +22,14 @@ STRATEGIES: dict[str, type[Strategy]] = {
 }
 
 
-def make_strategy(params: SegmentParams) -> Strategy:
+def strategy_class(params: SegmentParams) -> type[Strategy]:
     """Return the strategy that `segment.prompt` names.
 
     Raises:
         ConfigError: no strategy has this name.
     """
     try:
-        return STRATEGIES[params.prompt](params)
+        return STRATEGIES[params.prompt]
     except KeyError:
         raise ConfigError(
             f"segment.prompt: no strategy is called {params.prompt!r}",

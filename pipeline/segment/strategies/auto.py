@@ -1,4 +1,4 @@
-"""SAM2 asked everywhere: a grid of clicks, the best masks scored, thinned out and merged."""
+"""Automatic masks: a grid of clicks, whose best masks are scored, deduplicated and merged."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.segment.predictor import BatchPredictor, Prompt
+from pipeline.segment.predictor import Prompt
 from pipeline.segment.quality import border_share, stability_score
-from pipeline.segment.strategies.base import Found, Look, Strategy
+from pipeline.segment.strategies.base import MaskResult, PreparedImage, Strategy
 
 NMS_IOU = 0.7
-"""Two masks that overlap by more are the same object (as in SAM's automatic generator)."""
+"""Two masks with a larger IoU are the same object (as in SAM's automatic mask generator)."""
 KEEP_SHARE = 0.9
-"""Masks that score at least this share of the best one are merged with it (two lungs, say)."""
+"""Masks that score at least this share of the best score are merged with it (e.g. two lungs)."""
 MAX_MERGED = 4
-DECODE_AT_ONCE = 256
+DECODER_BATCH = 256
 """Prompts per pass of the decoder, to bound its memory."""
 
 
 class Auto(Strategy):
-    """Automatic masks in the manner of SAM's generator, with a prior for one salient region.
+    """Automatic masks similar to SAM's generator, with a prior for one salient region.
 
-    Each of grid x grid clicks gives three masks. A mask's score is predicted IoU x stability x
-    prior; the prior is (1 - share of the image's border it covers)^2, since a background mask hugs
-    the border, and 0 outside the area limits, which drops specks and full-frame masks. After
-    non-maximum suppression, the best mask and those nearly as good are merged.
+    Each of grid x grid clicks gives three masks. The score of a mask is predicted IoU x stability
+    x prior. The prior is (1 - share of the image border that the mask covers)^2, since background
+    masks touch the border, and 0 outside the area limits, which removes specks and full-frame
+    masks. After non-maximum suppression the best mask and those nearly as good are merged.
     """
 
     name = "auto"
@@ -41,61 +41,70 @@ class Auto(Strategy):
             "max_merged": MAX_MERGED,
         }
 
-    def segment(self, looks: list[Look], sam: BatchPredictor) -> list[Found]:
-        embedding = sam.embed([look.frame for look in looks])
+    def segment(self, prepared: list[PreparedImage]) -> list[MaskResult]:
+        embedding = self.sam2.embed([one.frame for one in prepared])
         clicks = self.params.grid**2
-        per_pass = max(1, DECODE_AT_ONCE // clicks)
+        per_pass = max(1, DECODER_BATCH // clicks)
         results = []
-        for start in range(0, len(looks), per_pass):
-            part = looks[start : start + per_pass]
-            prompts = [p for look in part for p in self.clicks(look)]
-            sizes = [look.frame_size for look in part for _ in range(clicks)]
+        for start in range(0, len(prepared), per_pass):
+            part = prepared[start : start + per_pass]
+            prompts = [prompt for one in part for prompt in self.clicks(one)]
+            sizes = [one.frame_size for one in part for _ in range(clicks)]
             index = [start + i for i in range(len(part)) for _ in range(clicks)]
-            logits, ious = sam.decode(embedding, prompts, sizes, index=index, multimask=True)
-            for i, look in enumerate(part):
+            logits, ious = self.sam2.decode(embedding, prompts, sizes, index=index, multimask=True)
+            for i, one in enumerate(part):
                 own = slice(i * clicks, (i + 1) * clicks)
-                results.append(self.merge(look, sam, logits[own].flatten(0, 1), ious[own].ravel()))
+                results.append(self.merge(one, logits[own].flatten(0, 1), ious[own].ravel()))
         return results
 
-    def clicks(self, look: Look) -> list[Prompt]:
-        """One click in the middle of each cell of the grid."""
+    def clicks(self, one: PreparedImage) -> list[Prompt]:
+        """Return one click in the middle of each cell of the grid."""
         middles = (np.arange(self.params.grid, dtype=np.float32) + 0.5) / self.params.grid
         label = np.ones(1, np.int32)
         return [
-            Prompt(np.array([[x * look.width, y * look.height]], np.float32), label)
+            Prompt(np.array([[x * one.width, y * one.height]], np.float32), label)
             for y in middles
             for x in middles
         ]
 
-    def merge(
-        self, look: Look, sam: BatchPredictor, logits: torch.Tensor, ious: np.ndarray
-    ) -> Found:
-        """Merge the best of k candidate masks, logits (k, s, s) and predicted IoU (k,)."""
-        threshold = sam.predictor.mask_threshold
+    def merge(self, one: PreparedImage, logits: torch.Tensor, ious: np.ndarray) -> MaskResult:
+        """Merge the best of k candidate masks.
+
+        Args:
+            one: the image.
+            logits: float32 (k, s, s).
+            ious: float32 (k,) predicted IoU.
+        """
+        threshold = self.sam2.predictor.mask_threshold
         low_res = logits.cpu().numpy()
         masks, stability = low_res > threshold, stability_score(low_res, threshold)
         scores = ious * stability * prior(masks, self.params.min_area, self.params.max_area)
         chosen = choose(masks, scores)
+        text = f"auto {self.params.grid}x{self.params.grid}"
         if not chosen:
-            empty = np.zeros((look.height, look.width), bool)
-            return Found(empty, 0.0, 0.0, f"auto {self.params.grid}x{self.params.grid}: no mask")
-        full = sam.upsample(logits[chosen], look.height, look.width).any(axis=0)
-        words = f"auto {self.params.grid}x{self.params.grid}: {len(chosen)} merged"
-        return Found(full, float(ious[chosen].mean()), float(stability[chosen].mean()), words)
+            empty = np.zeros((one.height, one.width), bool)
+            return MaskResult(empty, 0.0, 0.0, f"{text}: no mask")
+        full = self.sam2.upsample(logits[chosen], one.height, one.width).any(axis=0)
+        return MaskResult(
+            full,
+            float(ious[chosen].mean()),
+            float(stability[chosen].mean()),
+            f"{text}: {len(chosen)} merged",
+        )
 
 
 def prior(masks: np.ndarray, min_area: float, max_area: float) -> np.ndarray:
-    """How much a bool (k, h, w) mask looks like an object rather than the background; (k,)."""
+    """Return how likely each bool (k, h, w) mask is an object, not the background; (k,)."""
     area = masks.mean(axis=(-2, -1))
     return np.where((area >= min_area) & (area <= max_area), (1 - border_share(masks)) ** 2, 0.0)
 
 
 def choose(masks: np.ndarray, scores: np.ndarray) -> list[int]:
-    """Non-maximum suppression, then the best mask and those scored nearly as high.
+    """Return the best mask and those with nearly its score, after non-maximum suppression.
 
     Args:
         masks: bool (k, h, w).
-        scores: (k,); a score of 0 is never chosen.
+        scores: (k,); a mask with score 0 is never chosen.
 
     Returns:
         Indices, best first; ties go to the earlier mask.

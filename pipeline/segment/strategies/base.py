@@ -1,4 +1,4 @@
-"""What a prompt strategy is, and what it makes of an image."""
+"""The interface of a prompt strategy: an image in, a mask out."""
 
 from __future__ import annotations
 
@@ -17,14 +17,28 @@ from pipeline.segment.regions import Region, zoom_region
 
 
 @dataclass(frozen=True)
-class Found:
-    """A mask as a strategy gives it.
+class Models:
+    """What strategies may use besides the image and its columns.
+
+    A strategy names the fields it needs in `requires`. A new model, or the words of all classes,
+    is a further field here.
 
     Args:
-        mask: bool (h, w) at the image's own size.
-        predicted_iou: SAM2's own estimate; NaN where no model was asked.
-        stability: see pipeline.segment.quality.stability_score; NaN likewise.
-        prompt: what was asked, in words, in pixels of the image.
+        sam2: batched SAM2.
+    """
+
+    sam2: BatchPredictor | None = None
+
+
+@dataclass(frozen=True)
+class MaskResult:
+    """The mask that a strategy found.
+
+    Args:
+        mask: bool (h, w) at the size of the image.
+        predicted_iou: SAM2's own estimate; NaN without a model.
+        stability: see `pipeline.segment.quality.stability_score`; NaN without a model.
+        prompt: the prompt as text, in pixels of the image.
     """
 
     mask: np.ndarray
@@ -34,18 +48,18 @@ class Found:
 
 
 @dataclass
-class Look:
-    """One image made ready in a loader thread.
+class PreparedImage:
+    """One image, preprocessed in a loader thread.
 
     Args:
         height: of the image, pixels.
         width: of the image, pixels.
-        region: the part that SAM2 sees.
-        frame: that part, preprocessed; None where no model is asked.
+        region: the part of the image that SAM2 sees.
+        frame: that part, preprocessed; None without a model.
         prompt: in pixels of the region.
-        words: the prompt for the mask store.
-        image: uint8 (h, w, 3), kept only by strategies that look twice.
-        extra: whatever else a strategy wants to hand from `prepare` to `segment`.
+        prompt_text: the prompt for the mask store.
+        image: uint8 (h, w, 3); kept only by strategies that segment twice.
+        truth: bool (h, w) ground truth; kept only by strategies that use it.
     """
 
     height: int
@@ -53,120 +67,129 @@ class Look:
     region: Region
     frame: Tensor | None
     prompt: Prompt = field(default_factory=Prompt)
-    words: str = ""
+    prompt_text: str = ""
     image: np.ndarray | None = None
-    extra: Any = None
+    truth: np.ndarray | None = None
 
     @property
     def frame_size(self) -> tuple[int, int]:
-        """Height and width of the region."""
+        """Height and width of the region, pixels."""
         x0, y0, x1, y1 = self.region
         return y1 - y0, x1 - x0
 
 
 class Strategy:
-    """A way to ask SAM2 for the mask of an image. Subclasses set `name` and override `ask`.
+    """How SAM2 is asked for the mask of an image. Subclasses set `name` and override `ask`.
+
+    A strategy never sees label, split, path or id of an image.
+
+    Args:
+        params: the segment section of params.yaml.
+        models: the models that `requires` names.
 
     Attributes:
-        columns: manifest columns whose content decides the mask, beside the image itself.
-        mask_file: whether the ground-truth mask file decides it.
-        needs_model: False for strategies that never run SAM2.
-        version: raised when the same parameters give other masks than before.
+        columns: columns of the manifest that decide the mask, besides the image itself.
+        uses_truth: whether the ground-truth mask decides it.
+        requires: fields of `Models` that must be set.
+        version: incremented when the same parameters give other masks than before.
     """
 
     name: ClassVar[str]
     columns: ClassVar[tuple[str, ...]] = ()
-    mask_file: ClassVar[bool] = False
-    needs_model: ClassVar[bool] = True
+    uses_truth: ClassVar[bool] = False
+    requires: ClassVar[tuple[str, ...]] = ("sam2",)
     version: ClassVar[int] = 1
 
-    def __init__(self, params: SegmentParams):
+    def __init__(self, params: SegmentParams, models: Models):
         self.params = params
+        self.sam2 = models.sam2
 
     def parameters(self) -> dict[str, Any]:
-        """The parameters that decide this strategy's masks; they enter the store's identity."""
+        """Return the parameters that decide the masks of this strategy."""
         return {}
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what decides the masks besides images and models; part of the store's identity."""
+        return {"strategy": self.name, "version": self.version, **self.parameters()}
+
     def ask(
-        self, row: Mapping[str, Any], height: int, width: int, size: int
+        self, columns: Mapping[str, Any], height: int, width: int
     ) -> tuple[Region, Prompt, str]:
-        """Say what SAM2 shall look at and what it is asked.
+        """Return the region that SAM2 sees, the prompt in its pixels, and the prompt as text.
 
         Args:
-            row: the image's manifest row.
-            height: of the image.
-            width: of the image.
-            size: side of SAM2's mask prompt.
+            columns: the values of `self.columns` of this image.
+            height: of the image, pixels.
+            width: of the image, pixels.
 
         Raises:
-            PipelineError: the row lacks what the strategy needs.
+            PipelineError: a column lacks what the strategy needs.
         """
         return (0, 0, width, height), Prompt(), self.name
 
     def prepare(
-        self, image: np.ndarray, row: Mapping[str, Any], sam: BatchPredictor | None
-    ) -> Look:
-        """Make an image ready; runs in a loader thread.
+        self, image: np.ndarray, columns: Mapping[str, Any], truth: np.ndarray | None = None
+    ) -> PreparedImage:
+        """Preprocess an image. Called in loader threads.
 
         Args:
             image: uint8 (h, w, 3).
-            row: its manifest row.
-            sam: the model; None only for strategies that need none.
+            columns: the values of `self.columns` of this image.
+            truth: bool (h, w), given only to strategies with `uses_truth`.
         """
         height, width = image.shape[:2]
-        region, prompt, words = self.ask(row, height, width, sam.mask_prompt_size)
-        frame = sam.preprocess(cut(image, region))
-        return Look(height, width, region, frame, prompt, words)
+        region, prompt, text = self.ask(columns, height, width)
+        frame = self.sam2.preprocess(crop_region(image, region))
+        return PreparedImage(height, width, region, frame, prompt, text)
 
-    def segment(self, looks: list[Look], sam: BatchPredictor | None) -> list[Found]:
-        """Find the masks of a batch: one pass of the encoder, one of the decoder."""
-        logits, ious = sam.decode(
-            sam.embed([look.frame for look in looks]),
-            [look.prompt for look in looks],
-            [look.frame_size for look in looks],
+    def segment(self, prepared: list[PreparedImage]) -> list[MaskResult]:
+        """Find the masks of a batch with one pass of the encoder and one of the decoder."""
+        logits, ious = self.sam2.decode(
+            self.sam2.embed([one.frame for one in prepared]),
+            [one.prompt for one in prepared],
+            [one.frame_size for one in prepared],
         )
         return [
-            found(look, sam, mask, iou)
-            for look, mask, iou in zip(looks, logits[:, 0], ious[:, 0], strict=True)
+            self.mask_result(one, mask, iou)
+            for one, mask, iou in zip(prepared, logits[:, 0], ious[:, 0], strict=True)
         ]
 
+    def mask_result(self, one: PreparedImage, logits: Tensor, iou: float) -> MaskResult:
+        """Return the mask of one (s, s) map of logits, at the size of the image."""
+        mask = self.sam2.upsample(logits[None], *one.frame_size)[0]
+        stability = stability_score(logits.cpu().numpy(), self.sam2.predictor.mask_threshold)
+        full = paste_region(mask, one.region, one.height, one.width)
+        return MaskResult(full, float(iou), float(stability), one.prompt_text)
 
-def cut(image: np.ndarray, region: Region) -> np.ndarray:
-    """The part of an image inside a region, contiguous."""
+    def ask_box(self, box: np.ndarray, height: int, width: int) -> tuple[Region, Prompt, str]:
+        """Return what `ask` returns for a box x0, y0, x1, y1 in pixels of the image.
+
+        SAM2 sees `segment.zoom` times the box, cut at the borders of the image, and gets the
+        corners of the box and, with `segment.box_as_mask`, also a mask prompt.
+        """
+        region = zoom_region(box, self.params.zoom, width, height)
+        x0, y0, x1, y1 = region
+        inner = np.asarray(box, np.float32) - np.array([x0, y0, x0, y0], np.float32)
+        drawn = None
+        if self.params.box_as_mask:
+            drawn = draw_box_prompt(inner, y1 - y0, x1 - x0, self.sam2.mask_prompt_size)
+        text = "box " + ",".join(f"{v:g}" for v in np.asarray(box, float).round(1))
+        if region != (0, 0, width, height):
+            text += f" on {x0},{y0},{x1},{y1}"
+        return region, Prompt.box(inner, drawn), text
+
+
+def crop_region(image: np.ndarray, region: Region) -> np.ndarray:
+    """Return the part of an image inside a region, contiguous."""
     x0, y0, x1, y1 = region
     return np.ascontiguousarray(image[y0:y1, x0:x1])
 
 
-def paste(mask: np.ndarray, region: Region, height: int, width: int) -> np.ndarray:
-    """A region's mask in a bool (height, width) image that is False elsewhere."""
+def paste_region(mask: np.ndarray, region: Region, height: int, width: int) -> np.ndarray:
+    """Return the mask of a region as a bool (height, width) mask that is False elsewhere."""
     x0, y0, x1, y1 = region
     if mask.shape == (height, width):
         return mask
     full = np.zeros((height, width), dtype=bool)
     full[y0:y1, x0:x1] = mask
     return full
-
-
-def found(look: Look, sam: BatchPredictor, logits: Tensor, iou: float) -> Found:
-    """The mask of one (s, s) map of logits, at the image's own size."""
-    mask = sam.upsample(logits[None], *look.frame_size)[0]
-    stability = stability_score(logits.cpu().numpy(), sam.predictor.mask_threshold)
-    full = paste(mask, look.region, look.height, look.width)
-    return Found(full, float(iou), float(stability), look.words)
-
-
-def ask_box(
-    box: np.ndarray, params: SegmentParams, height: int, width: int, size: int
-) -> tuple[Region, Prompt, str]:
-    """A box as SAM2 is asked for it: on a zoomed part, by corners and (as chosen) as a mask.
-
-    A region that is cut off by the image's border is simply smaller; nothing is made up outside.
-    """
-    region = zoom_region(box, params.zoom, width, height)
-    x0, y0, x1, y1 = region
-    inner = np.asarray(box, np.float32) - np.array([x0, y0, x0, y0], np.float32)
-    drawn = draw_box_prompt(inner, y1 - y0, x1 - x0, size) if params.box_as_mask else None
-    words = "box " + ",".join(f"{v:g}" for v in np.asarray(box, float).round(1))
-    if region != (0, 0, width, height):
-        words += f" on {x0},{y0},{x1},{y1}"
-    return region, Prompt.box(inner, drawn), words

@@ -1,13 +1,13 @@
-"""The box of the manifest's `box` column; an image without one fails."""
+"""The box in the `box` column of the manifest; an image without one fails."""
 
 from __future__ import annotations
 
 from pipeline.segment.regions import parse_box
-from pipeline.segment.strategies.base import Strategy, ask_box
+from pipeline.segment.strategies.base import Strategy
 
 
 class Box(Strategy):
-    """Corner tokens, and as chosen also SAM2's mask prompt, on a crop around the box."""
+    """Box corners and, optionally, SAM2's mask prompt, on a crop around the box."""
 
     name = "box"
     columns = ("box",)
@@ -15,5 +15,5 @@ class Box(Strategy):
     def parameters(self):
         return {"box_as_mask": self.params.box_as_mask, "zoom": self.params.zoom}
 
-    def ask(self, row, height, width, size):
-        return ask_box(parse_box(row["box"], width, height), self.params, height, width, size)
+    def ask(self, columns, height, width):
+        return self.ask_box(parse_box(columns["box"], width, height), height, width)

@@ -1,4 +1,4 @@
-"""All ones: the ablation without a mask (x * 1 = x). No model is run."""
+"""A mask of ones: the ablation without a mask (x * 1 = x). No model is run."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import math
 
 import numpy as np
 
-from pipeline.segment.strategies.base import Found, Look, Strategy
+from pipeline.segment.strategies.base import MaskResult, PreparedImage, Strategy
 
 
 class Full(Strategy):
     """Every pixel belongs to the mask; its status is therefore `full`."""
 
     name = "full"
-    needs_model = False
+    requires = ()
 
-    def prepare(self, image, row, sam):
+    def prepare(self, image, columns, truth=None):
         height, width = image.shape[:2]
-        return Look(height, width, (0, 0, width, height), None, words=self.name)
+        return PreparedImage(height, width, (0, 0, width, height), None, prompt_text=self.name)
 
-    def segment(self, looks, sam):
+    def segment(self, prepared):
         return [
-            Found(np.ones((look.height, look.width), bool), math.nan, math.nan, look.words)
-            for look in looks
+            MaskResult(np.ones((one.height, one.width), bool), math.nan, math.nan, one.prompt_text)
+            for one in prepared
         ]

@@ -1,7 +1,7 @@
-"""Ground-truth masks, from the manifest's `mask_path`: the ceiling ablation. No model is run.
+"""Ground-truth masks, from `mask_path` of the manifest: the ceiling ablation. No model is run.
 
-An image without a mask file fails, naming the file. It is not taken for an image without a region:
-nobody has said that it has none. A mask file that is all black is a statement, and gives `empty`.
+An image without a mask file fails, naming the file: a missing mask does not mean that there is no
+region. A mask file that is all black says so, and gives an `empty` mask.
 """
 
 from __future__ import annotations
@@ -9,26 +9,25 @@ from __future__ import annotations
 import math
 
 from pipeline.errors import PipelineError
-from pipeline.images import read_mask
-from pipeline.segment.strategies.base import Found, Look, Strategy
+from pipeline.segment.strategies.base import MaskResult, PreparedImage, Strategy
 
 
 class Manifest(Strategy):
-    """The radiologist's region instead of SAM2's."""
+    """The ground-truth region instead of SAM2's."""
 
     name = "manifest"
-    mask_file = True
-    needs_model = False
+    uses_truth = True
+    requires = ()
 
-    def prepare(self, image, row, sam):
+    def prepare(self, image, columns, truth=None):
         height, width = image.shape[:2]
-        if not row["truth_file"]:
+        if truth is None:
             raise PipelineError(
                 "no ground-truth mask in the manifest",
-                remedy="fill its mask_path, or choose another segment.prompt",
+                remedy="fill in its mask_path, or choose another segment.prompt",
             )
-        mask = read_mask(row["truth_file"], int(row["frame"]), shape=(height, width))
-        return Look(height, width, (0, 0, width, height), None, words=self.name, extra=mask)
+        region = (0, 0, width, height)
+        return PreparedImage(height, width, region, None, prompt_text=self.name, truth=truth)
 
-    def segment(self, looks, sam):
-        return [Found(look.extra, math.nan, math.nan, look.words) for look in looks]
+    def segment(self, prepared):
+        return [MaskResult(one.truth, math.nan, math.nan, one.prompt_text) for one in prepared]

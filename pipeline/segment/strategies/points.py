@@ -1,4 +1,4 @@
-"""The clicks of the manifest's `points` column; an image without any fails."""
+"""The clicks in the `points` column of the manifest; an image without any fails."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Points(Strategy):
     name = "points"
     columns = ("points",)
 
-    def ask(self, row, height, width, size):
-        points, labels = parse_points(row["points"], width, height)
-        words = "points " + ";".join(
+    def ask(self, columns, height, width):
+        points, labels = parse_points(columns["points"], width, height)
+        text = "points " + ";".join(
             f"{x:g},{y:g},{label}" for (x, y), label in zip(points, labels, strict=True)
         )
-        return (0, 0, width, height), Prompt(points, labels), words
+        return (0, 0, width, height), Prompt(points, labels), text

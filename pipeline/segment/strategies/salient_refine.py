@@ -1,17 +1,17 @@
-"""Two looks: the box around the mask found without a prompt becomes the prompt of a second look."""
+"""Two passes: the box around the mask found without a prompt is the prompt of the second pass."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from pipeline.segment.quality import bounding_box
-from pipeline.segment.strategies.base import Found, Strategy, ask_box, cut
+from pipeline.segment.strategies.base import PreparedImage, Strategy, crop_region
 
 
 class SalientRefine(Strategy):
-    """`salient`, then `box` (with its mask prompt and zoom) around what was found.
+    """`salient`, then `box` (with its mask prompt and zoom) around the mask that was found.
 
-    An empty first mask is the result: there is nothing to look at more closely.
+    An empty first mask is the result, since there is no box to refine.
     """
 
     name = "salient-refine"
@@ -19,26 +19,24 @@ class SalientRefine(Strategy):
     def parameters(self):
         return {"box_as_mask": self.params.box_as_mask, "zoom": self.params.zoom}
 
-    def prepare(self, image, row, sam):
-        look = super().prepare(image, row, sam)
-        look.image = image
-        return look
+    def prepare(self, image, columns, truth=None):
+        one = super().prepare(image, columns)
+        one.image = image
+        return one
 
-    def segment(self, looks, sam) -> list[Found]:
-        results = super().segment(looks, sam)
-        second: dict[int, object] = {}
-        for i, (look, first) in enumerate(zip(looks, results, strict=True)):
+    def segment(self, prepared):
+        results = super().segment(prepared)
+        second: dict[int, PreparedImage] = {}
+        for i, (one, first) in enumerate(zip(prepared, results, strict=True)):
             box = bounding_box(first.mask)
             if box is None:
                 continue
-            region, prompt, words = ask_box(
-                box, self.params, look.height, look.width, sam.mask_prompt_size
-            )
-            frame = sam.preprocess(cut(look.image, region))
-            words = f"salient, then {words}"
-            second[i] = replace(look, region=region, frame=frame, prompt=prompt, words=words)
+            region, prompt, text = self.ask_box(box, one.height, one.width)
+            frame = self.sam2.preprocess(crop_region(one.image, region))
+            text = f"salient, then {text}"
+            second[i] = replace(one, region=region, frame=frame, prompt=prompt, prompt_text=text)
         if second:
-            refined = super().segment(list(second.values()), sam)
+            refined = super().segment(list(second.values()))
             for i, mask in zip(second, refined, strict=True):
                 results[i] = mask
         return results
