@@ -128,7 +128,7 @@ def values_table(values: Any, caption: str = "") -> Table:
 def records_section(data: Dataset, album: Album) -> Section:
     """Show failures, the run of each stage, and everything that identifies the stores."""
     failed = failures(data)
-    text = words.FAILURES.format(plural(len(failed), "image")) if failed else words.NO_FAILURES
+    text = words.FAILURES.format(plural(len(failed), "failure")) if failed else words.NO_FAILURES
     blocks: list = [Text(text, "warning" if failed else "note")]
     if failed:
         rows = [[Cell(s, look="bad"), head(i), reason] for s, i, reason in failed[:MOST_FAILURES]]

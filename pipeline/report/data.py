@@ -33,7 +33,7 @@ from pipeline.paths import Paths
 from pipeline.provenance import changed, check, read_stamp, schema_stamp
 from pipeline.report import words
 from pipeline.report.paper import quoted
-from pipeline.stores import open_features, open_masks
+from pipeline.store import open_features, open_masks
 
 Run = tuple[str, str]
 """A learner and a view."""

@@ -12,6 +12,7 @@ import pandas as pd
 from pipeline.errors import PipelineError
 from pipeline.evaluate.images import flips, gain_by_dice
 from pipeline.evaluate.mask_quality import summarise_masks
+from pipeline.images.overlay import data_uri, draw_heat
 from pipeline.models import ModelSpec
 from pipeline.report import words
 from pipeline.report.accuracy import Runs
@@ -32,7 +33,7 @@ from pipeline.report.blocks import (
     slug,
 )
 from pipeline.report.data import Dataset, Run, reason_of
-from pipeline.report.pictures import Album, data_uri, draw_heat, spread
+from pipeline.report.pictures import Album, spread
 from pipeline.report.plots import histogram, scatter
 
 SHOWN = 6

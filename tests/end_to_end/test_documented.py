@@ -13,8 +13,8 @@ from pathlib import Path
 
 from pipeline.config import load_params
 from pipeline.paths import Paths
-from pipeline.report.inputs import load_inputs
-from pipeline.report.results import results_table
+from pipeline.report.data import load_dataset
+from pipeline.report.results import metrics_table
 from pipeline.splits import load_split_plan
 from tests.tables import differences, table, written
 
@@ -72,18 +72,18 @@ def test_the_documented_command_makes_the_results_once_and_a_deleted_page_again(
         ran = stages_run(project.run("dvc", "repro", "results/dvc.yaml"))
         return {name.removeprefix("results/dvc.yaml:") for name in ran}
 
-    assert made() == {"results", "page@breast", "page@covid"}
-    kinds = (".md", ".csv.gz", "_comparisons.csv.gz")
-    pages = {"README.md", *(f"{name}{kind}" for name in ("breast", "covid") for kind in kinds)}
+    assert made() == {"readme", "tables@breast", "tables@covid"}
+    kinds = (".csv.gz", "_comparisons.csv.gz")
+    pages = {f"{name}{kind}" for name in ("breast", "covid") for kind in kinds}
+    pages |= {"README.md", "accuracy.svg"}
     assert {path.name for path in folder.iterdir()} == {*pages, "dvc.yaml", "dvc.lock"}
     written = {name: (folder / name).read_bytes() for name in pages}
-    for name in ("README.md", "breast.md", "covid.md"):
-        assert f"Made by `{MADE_BY}`," in written[name].decode()
+    assert f"Made by `{MADE_BY}` at" in written["README.md"].decode()
     assert f"\n{MADE_BY}\n```" in written["README.md"].decode()
     git(project, "add", "results")  # where they belong: DVC neither tracks nor ignores them
     assert made() == set()
-    (folder / "breast.md").unlink()
-    assert made() == {"page@breast"}
+    (folder / "breast.csv.gz").unlink()
+    assert made() == {"tables@breast"}
     assert {name: (folder / name).read_bytes() for name in pages} == written
     assert made() == set()
 
@@ -96,7 +96,7 @@ def test_every_table_of_a_finished_project_is_documented_with_its_columns_and_ty
     load_split_plan("breast", params, paths).export(tmp_path / "splits.csv")
     files = written(paths, "breast") | {path.name: table(path) for path in tmp_path.iterdir()}
     files["results/<dataset>.csv.gz"] = dict.fromkeys(
-        results_table(load_inputs("breast", paths)), ""
+        metrics_table(load_dataset("breast", params, paths)), ""
     )
     assert not differences(page, files)
     for here, otherwise in (

@@ -16,14 +16,13 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline.config import Params, load_params
-from pipeline.engine.items import WorkItem
 from pipeline.evaluate import evaluate_dataset
 from pipeline.io import sha256_file
 from pipeline.learners.runs import run_inputs
 from pipeline.manifest import COLUMNS, write_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import stamp, with_stamp
-from pipeline.stores import MaskRow, MaskStoreWriter
+from pipeline.store import MaskRow, MaskStoreWriter, WorkItem
 
 REPO = Path(__file__).resolve().parents[2]
 CLASSES = ("alpha", "beta", "gamma")

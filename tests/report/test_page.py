@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def test_the_headline_is_read_on_the_strictest_split_and_turned_round_where_stor
 
 
 @pytest.mark.promise(
-    "The runs that params.yaml names are compared; another one adds a row, a curve and a difference."
+    "The runs that params.yaml names are compared; another one adds a row and a curve."
 )
 def test_a_fourth_run_adds_a_row_a_curve_and_a_comparison(project, html, tmp_path):
     params, paths = project
@@ -256,14 +257,12 @@ def test_the_confidence_is_a_parameter_everywhere(project, tmp_path):
 
 @pytest.mark.promise("Heat maps are made with the model of the feature store, or not at all.")
 def test_heat_maps_of_another_model_are_refused_with_what_differs(data):
-    class Features:
-        identity = {"model": {"fingerprint": {"name": "ViT-B-16"}}}
-
-    data.features = Features()
+    identity = {"model": {"fingerprint": {"name": "ViT-B-16"}}}
+    data.features = SimpleNamespace(identity=identity)
     with pytest.raises(PipelineError, match=r"ViT-B-16 in the store, clip-micro in params\.yaml"):
         masks.stored_clip(data)
     spec = data.params.models.clip
-    Features.identity["model"]["fingerprint"] = {"name": spec.name, "checkpoint_sha256": "0" * 64}
+    identity["model"]["fingerprint"] = {"name": spec.name, "checkpoint_sha256": "0" * 64}
     with pytest.raises(PipelineError, match="checkpoint_sha256: 0000"):
         masks.stored_clip(data)
     section = masks.heat_section(data, Album(data, 32), study_runs(data.params, [data]))
