@@ -270,7 +270,7 @@ def scatter(
             axes.plot(at, mean, color="#111111", lw=1.6, marker="_", label=words.BIN_MEAN)
             axes.vlines(at, lo, hi, color="#111111", lw=1.2)
         axes.set(xlabel=x_label, ylabel=y_label)
-        _legend(axes, 3)
+        _legend(axes, 2)
         return svg(figure, name, title)
 
 

@@ -1,0 +1,127 @@
+"""results/: a README with one table and one figure, and the tables as CSV files."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import shutil
+
+import pandas as pd
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.paths import Paths
+from pipeline.report import results, words
+from pipeline.report.data import GROUPED, PUBLISHED, load_dataset
+from pipeline.report.paper import quoted
+
+
+@pytest.fixture(scope="module")
+def written(real, tmp_path_factory) -> tuple:
+    """Parameters, paths and written files of a project with "lung"."""
+    params, paths = real
+    root = tmp_path_factory.mktemp("results") / "project"
+    shutil.copytree(paths.root, root)
+    return params, Paths(root), results.write_results(params, Paths(root))
+
+
+def csv(path) -> pd.DataFrame:
+    return pd.read_csv(io.BytesIO(gzip.decompress(path.read_bytes())), keep_default_na=True)
+
+
+@pytest.mark.promise("results/README.md has at most 150 lines, one table of results, one figure.")
+def test_the_readme_is_short_and_has_a_table_and_a_figure(written):
+    _, paths, files = written
+    names = ["lung.csv.gz", "lung_comparisons.csv.gz", "README.md", "accuracy.svg"]
+    assert [path.name for path in files] == names
+    page = (paths.results / "README.md").read_text("utf-8")
+    assert len(page.splitlines()) <= 150 and page.count("![") == 1
+    figure = (paths.results / "accuracy.svg").read_text("utf-8")
+    assert len(figure) < 1e6 and ">lung</text>" in figure and "<dc:date>" not in figure
+
+
+@pytest.mark.promise("results/README.md has every run, share, interval and verdict of the study.")
+def test_the_rows_of_the_readme_are_those_of_the_tables(written):
+    params, paths, _ = written
+    data = load_dataset("lung", params, paths)
+    lines = (paths.results / "README.md").read_text("utf-8").splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| lung | ")]
+    rows = [row for row in rows if len(row) > 3]
+    assert len(rows) == 2 * 5
+    for row, (block, fraction) in zip(
+        rows, [(b, f) for b in (GROUPED, PUBLISHED) for f in data.fractions(GROUPED)], strict=True
+    ):
+        assert row[1] == words.block(data, block)
+        for text, run in zip(row[3:6], params.study.runs, strict=True):
+            estimate = data.accuracy(block)[run.key][fraction]
+            assert text.startswith(f"{100 * estimate.value:.1f} [{100 * estimate.lo:.1f}, ")
+            if run.key != params.study.baseline.key:
+                d = data.differences[block, run.key, params.study.baseline.key][fraction]
+                assert text.endswith(f", {words.marked_verdict(d)}")
+        paper = {name: row[6 + i] for i, name in enumerate(("CLIP", "MedFocusCLIP"))}
+        for name, text in paper.items():
+            figure = f"{100 * quoted('lung')[name][fraction]:.2f}"
+            assert text == (figure if block == PUBLISHED else "–")
+
+
+def test_the_readme_names_commit_command_manifest_and_models(written):
+    params, paths, _ = written
+    page = (paths.results / "README.md").read_text("utf-8")
+    data = load_dataset("lung", params, paths)
+    for text in (results.MADE_BY, words.NO_GIT, data.manifest_sha256, params.models.clip.name):
+        assert f"`{text}`" in page or text in page
+    assert words.OTHER_SET["lung"] in page and words.SYNTHETIC not in page
+    other = results.made_by(params, ["lung", "more"])
+    assert other == "pipeline results --dataset lung --dataset more"
+
+
+@pytest.mark.promise("Every metric, seed and comparison is in a CSV file.")
+def test_the_csv_files_hold_every_row(written):
+    params, paths, _ = written
+    data = load_dataset("lung", params, paths)
+    table = csv(paths.results / "lung.csv.gz")
+    assert len(table) == len(data.metrics)
+    assert (table["seed"] == "all").sum() == (data.metrics["seed"] == -1).sum()
+    assert len(csv(paths.results / "lung_comparisons.csv.gz")) == len(data.comparisons)
+    mine = table[table["quoted_MedFocusCLIP"].notna()]
+    assert set(mine["protocol"]) == {"official"} and set(mine["subset"]) == {"full"}
+    assert set(mine["learner"]) == {"medfocus-probe"} and set(mine["seed"]) == {"all"}
+    paper = quoted("lung")["MedFocusCLIP"]
+    for fraction, value in zip(mine["fraction"], mine["quoted_MedFocusCLIP"], strict=True):
+        assert value == paper[fraction]
+
+
+def test_the_same_tables_are_the_same_bytes(written):
+    params, paths, files = written
+    before = {path: path.read_bytes() for path in files}
+    assert results.write_results(params, paths) == files
+    assert {path: path.read_bytes() for path in files} == before
+
+
+def test_phantoms_are_labelled_and_never_next_to_the_paper(project, tmp_path):
+    params, paths = project
+    shutil.copytree(paths.root, tmp_path / "project")
+    results.write_results(params, Paths(tmp_path / "project"))
+    page = (tmp_path / "project/results/README.md").read_text("utf-8")
+    assert words.SYNTHETIC_SETS.format("one") in page and "(quoted)" not in page
+    assert "quoted_MedFocusCLIP" not in csv(tmp_path / "project/results/one.csv.gz")
+
+
+def test_nothing_is_written_before_evaluate(project, tmp_path):
+    params, _ = project
+    with pytest.raises(PipelineError, match="no dataset has been evaluated"):
+        results.write_results(params, Paths(tmp_path))
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_dataset_that_was_not_evaluated_is_named_with_the_command(project, tmp_path):
+    params, paths = project
+    shutil.copytree(paths.root, tmp_path / "project")
+    results.write_results(params, Paths(tmp_path / "project"), ["one", "later"])
+    page = (tmp_path / "project/results/README.md").read_text("utf-8")
+    assert "later has not been evaluated: `pipeline evaluate --dataset later`" in page
+
+
+def test_the_short_table_has_a_row_for_each_dataset(project):
+    lines = results.short_table(*project).splitlines()
+    assert len(lines) == 3 and lines[2].startswith("| one | Grouped cross-validation | 100")
