@@ -157,7 +157,7 @@ def curves(
             text = f"{level.lower()} {percent(value)} %"
             axes.annotate(
                 text, (1, 100 * value), xycoords=("axes fraction", "data"), color="#6b6b6b",
-                ha="right", va="bottom", fontsize=7.5, xytext=(0, 1), textcoords="offset points",
+                ha="right", va="bottom", fontsize=8.5, xytext=(0, 1), textcoords="offset points",
             )  # fmt: skip
         for curve in shown:
             look = {"color": curve.style.colour, "ls": curve.style.dash, "label": curve.name}
