@@ -30,6 +30,7 @@ PLUMBING = {
     "pipeline/manifest.py": "reads the manifest, which is a dep by itself",
     "pipeline/models/spec.py": "a part of the parameters",
     "pipeline/paths.py": "where things lie",
+    "pipeline/provenance.py": "hashes inputs and refuses others",
     "pipeline/store": "reads stores, which are deps and have a format; a dep where it writes them",
 }
 
