@@ -1,11 +1,10 @@
-"""What a file is, told by its first bytes and never by its name."""
+"""The format of a file by its first bytes, never by its name; names that are never images."""
 
 from __future__ import annotations
 
 from pathlib import PurePath
 
 from pipeline.errors import ImageError
-from pipeline.images.types import SkippedFile
 
 SUFFIXES = frozenset({
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".dib", ".webp", ".gif",
@@ -20,7 +19,7 @@ _JUNK = {
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _NOT_IMAGES = (
     (b"version https://git-lfs", "is a Git LFS pointer", "run `git lfs pull`"),
-    (b"%PDF", "is a PDF document", "export its pictures as PNG"),
+    (b"%PDF", "is a PDF document", "export its images as PNG"),
     (b"PK\x03\x04", "is a zip archive", "unpack it, or pass the zip itself to `pipeline data add`"),
     (b"\x93NUMPY", "is a NumPy array", "save it as PNG, TIFF or NIfTI"),
     (b"\x89HDF", "is an HDF5 file", "save its images as PNG, TIFF or NIfTI"),
@@ -30,12 +29,12 @@ _NOT_IMAGES = (
 
 
 def is_junk(name: str) -> bool:
-    """True for files and folders that systems and notebooks leave behind, never images or classes.
+    """Return whether a name is that of a system or notebook file, never an image or a class.
 
     Args:
-        name: a file or folder name, or a relative path of which any part may be junk:
-            `._x.png`, `.DS_Store`, `Thumbs.db`, `__MACOSX/...`, `.ipynb_checkpoints/...`,
-            anything hidden, and office lock files (`~$x`).
+        name: a file or folder name, or a relative path. Junk is any part that is hidden
+            (`._x.png`, `.DS_Store`, `.ipynb_checkpoints`), an office lock file (`~$x`), or a
+            known name such as `Thumbs.db` and `__MACOSX`.
     """
     parts = name.replace("\\", "/").split("/")
     return any(
@@ -45,19 +44,22 @@ def is_junk(name: str) -> bool:
 
 
 def has_image_suffix(name: str) -> bool:
-    """True when a name ends like an image. DICOM files often have no suffix: see `sniff`."""
+    """Return whether a name has the suffix of an image; DICOM files often have none (`sniff`)."""
     lower = PurePath(name).name.lower()
     return lower.endswith(".nii.gz") or PurePath(lower).suffix in SUFFIXES
 
 
 def sniff(head: bytes) -> str:
-    """Tell the format from the first `HEAD_BYTES` bytes.
+    """Return the format of a file.
+
+    Args:
+        head: its first `HEAD_BYTES` bytes.
 
     Returns:
         "PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "DICOM" or "NIFTI".
 
     Raises:
-        ImageError: empty, or no format that is read here; the message names what it is.
+        ImageError: empty, or not a supported format; the message names the actual one.
     """
     if not head:
         raise ImageError("is empty (zero bytes)", remedy="copy or download it again")
@@ -69,7 +71,7 @@ def sniff(head: bytes) -> str:
         return "GIF"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
-    if head[128:132] == b"DICM":  # whose preamble may be that of a TIFF
+    if head[128:132] == b"DICM":  # before TIFF, which its preamble may contain
         return "DICOM"
     if head[:4] in _TIFF:
         return "TIFF"
@@ -90,7 +92,7 @@ def _is_nifti_header(head: bytes) -> bool:
 
 
 def _is_bare_dicom(head: bytes) -> bool:
-    """DICOM without the preamble starts with a low group 0002 or 0008 element."""
+    """Return whether it is DICOM without preamble: a low element of group 0002 or 0008."""
     if len(head) < 16 or head[:2] not in (b"\x02\0", b"\x08\0") or head[3] not in (0, 1):
         return False
     explicit = head[4:6].isalpha() and head[4:6].isupper()
@@ -108,16 +110,10 @@ def _refuse(head: bytes) -> None:
             remedy="the download went wrong (a login page?): download it again",
         )
     if not head.strip(b"\0"):
-        raise ImageError("holds only zero bytes", remedy="copy or download it again")
+        raise ImageError("has only zero bytes", remedy="copy or download it again")
     if all(32 <= b < 127 or b in b"\t\r\n\x0c\x1b" or b >= 128 for b in head):
-        raise ImageError("is text, not an image", remedy="remove it or replace it by the image")
+        raise ImageError("is text, not an image", remedy="remove it or replace it with the image")
     raise ImageError(
-        "is in no format that is read here (PNG, JPEG, TIFF, BMP, WebP, GIF, DICOM, NIfTI)",
+        "is not in a supported format (PNG, JPEG, TIFF, BMP, WebP, GIF, DICOM, NIfTI)",
         remedy="save it as PNG, or remove it",
     )
-
-
-def skip_junk(name: str, path: object) -> None:
-    """Raise `SkippedFile` for names that `is_junk` knows."""
-    if is_junk(name):
-        raise SkippedFile("left behind by a system or notebook", path=path)

@@ -1,4 +1,4 @@
-"""Samples of any depth -> 8-bit display values, by a range that a hot pixel cannot move."""
+"""Samples of any depth to 8-bit display values, by a range that outliers do not move."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pipeline.errors import ImageError
 from pipeline.images.types import Pixels
 
 LOW, HIGH = 0.5, 99.5  # percentiles that become 0 and 255
-PLATEAU_SHARE = 0.1  # a burnt-in marker covers at most this share of the pixels
-PLATEAU_GAP = 0.02  # and lies this far outside the rest, as a share of the rest's range
-EDGE = 2  # pixels around a marker that smoothed letters blend into the picture
-SQUARE = np.ones((3, 3), dtype=bool)  # neighbours at the corners too
-EDGE_SHARE = 0.001  # the percentiles leave out a smaller marker, its edges included
-FEW_LEVELS = 16  # with fewer different values it is a label map, whose top level is no marker
-BLOCK = 2**20  # samples scaled at a time, to keep the memory flat
-DISGUISED_SHARE = 0.99  # of the nonzero samples, to take 16 bits for 8 bits times 257 (or 256)
+PLATEAU_SHARE = 0.1  # a burnt-in marker covers at most this fraction of the pixels
+PLATEAU_GAP = 0.02  # its minimum distance from the rest, as a fraction of the rest's range
+EDGE = 2  # pixels around a marker that anti-aliased letters blend into the image
+EDGE_SHARE = 0.001  # smaller markers, edges included, are beyond the percentiles anyway
+SQUARE = np.ones((3, 3), dtype=bool)  # 8-connected neighbours
+FEW_LEVELS = 16  # with fewer levels it is a label map, whose highest level is not a marker
+BLOCK = 2**20  # samples scaled at a time, to limit memory
+DISGUISED_SHARE = 0.99  # of the nonzero samples, to identify 8-bit values times 257 or 256
 
 
 def to_display(pixels: Pixels) -> np.ndarray:
-    """Return the (h, w, 3) uint8 image a viewer shows.
+    """Return the (h, w, 3) uint8 image that a viewer shows.
 
-    8-bit display values pass unchanged. All else is scaled by `display_range`, one range for
-    all channels (so that hue stays), then inverted if need be, then put on black where it is
-    transparent; invalid pixels become black.
+    8-bit display values are unchanged. Anything else is scaled by `display_range`, with one range
+    for all channels (which keeps the hue), inverted if needed, and composed on black where it is
+    transparent. Invalid pixels are black.
     """
     values, valid = pixels.values, finite(pixels)
     if values.dtype == bool:
@@ -42,7 +42,7 @@ def to_display(pixels: Pixels) -> np.ndarray:
 
 
 def on_black(values: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
-    """Darken (h, w) or (h, w, 3) samples by the (h, w) opacity; their type stays."""
+    """Multiply (h, w) or (h, w, 3) samples by the (h, w) opacity, keeping their dtype."""
     if alpha is None:
         return values
     shade = values * (alpha if values.ndim == 2 else alpha[..., None])
@@ -50,7 +50,7 @@ def on_black(values: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
 
 
 def remarks(pixels: Pixels) -> list[str]:
-    """Say how the samples differ from plain 8-bit ones, for people."""
+    """Describe how the samples differ from plain 8-bit values, for the preview."""
     values, valid = pixels.values, finite(pixels)
     found = []
     if values.dtype.kind == "f" and (bad := int((~np.isfinite(values)).sum())):
@@ -58,9 +58,8 @@ def remarks(pixels: Pixels) -> list[str]:
     if pixels.valid is not None and (share := 1 - float(pixels.valid.mean())):
         found.append(f"{share:.0%} padding or transparent, shown black")
     if not pixels.display and values.dtype != bool:
-        samples = (values if valid is None else values[valid]).reshape(-1)
-        if values.dtype == np.uint16 and (factor := _disguised(samples)):
-            found.append(f"8-bit values stored as {factor} times themselves")
+        if factor := _disguised(values, valid):
+            found.append(f"8-bit values stored as multiples of {factor}")
         else:
             low, high = display_range(values, valid)
             found.append(f"{values.dtype} samples, {low:g} to {high:g} shown as black to white")
@@ -68,7 +67,7 @@ def remarks(pixels: Pixels) -> list[str]:
 
 
 def finite(pixels: Pixels) -> np.ndarray | None:
-    """Return the bool (h, w) map of pixels that are neither padding, NaN nor infinite."""
+    """Return which pixels are valid and finite, bool (h, w); None for all."""
     values, valid = pixels.values, pixels.valid
     if values.dtype.kind != "f":
         return valid
@@ -77,22 +76,28 @@ def finite(pixels: Pixels) -> np.ndarray | None:
     return good if valid is None else good & valid
 
 
+def select(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    """Return the samples of the valid pixels, (n,)."""
+    return (values if valid is None else values[valid]).reshape(-1)
+
+
 def display_range(values: np.ndarray, valid: np.ndarray | None = None) -> tuple[float, float]:
     """Return the (low, high) that become black and white.
 
-    Args:
-        values: samples, (h, w) or (h, w, channels).
-        valid: bool (h, w), the pixels that count, at least one, all of them finite; None: all.
+    The range is the 0.5th to the 99.5th percentile after leaving out burnt-in markers and hot or
+    dead pixels: samples of the extreme value, with the anti-aliased pixels around them, if they
+    are apart from the rest. If both percentiles are equal (a small object on uniform background),
+    it is the range of the rest, and then of everything. For a label map (fewer than `FEW_LEVELS`
+    levels) it is the full range, so that no level is lost.
 
-    A marker burnt in at one extreme value, its smoothed edges too (or a hot or dead pixel), is
-    left out when it lies apart from the rest; then the 0.5th and 99.5th percentiles are taken.
-    Where they coincide (a small object on an even ground) the range is that of the rest, then
-    that of all. Of a label map (`FEW_LEVELS`) it is that of all, so that no level is lost.
+    Args:
+        values: (h, w) or (h, w, channels).
+        valid: bool (h, w), the pixels that count: at least one, all finite; None for all.
     """
-    samples = _samples(values, valid)
+    samples = select(values, valid)
     if _few_levels(samples):
         return float(samples.min()), float(samples.max())
-    rest = _samples(values, _outside_markers(values, valid))
+    rest = select(values, _outside_markers(values, valid))
     low, high = np.percentile(rest, (LOW, HIGH), method="nearest")
     if low == high:
         low, high = rest.min(), rest.max()
@@ -101,28 +106,21 @@ def display_range(values: np.ndarray, valid: np.ndarray | None = None) -> tuple[
     return float(low), float(high)
 
 
-def _samples(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
-    return (values if valid is None else values[valid]).reshape(-1)
-
-
 def _outside_markers(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray | None:
-    """Return the pixels that are valid and in no marker: bool (h, w), or None for all."""
+    """Return which pixels are valid and not part of a marker, bool (h, w); None for all."""
     kept = valid
     for extreme, sign in ((np.max, 1), (np.min, -1)):
-        samples = _samples(values, kept)
-        at = extreme(samples)
+        at = extreme(select(values, kept))
         marker = values == at
         marker = marker.any(axis=2) if marker.ndim == 3 else marker
-        marker = marker if kept is None else marker & kept  # padding is no marker with edges
+        marker = marker if kept is None else marker & kept  # padding has no anti-aliased edge
         total = marker.size if kept is None else int(kept.sum())
-        # First with the edges that smoothed letters have, then as it stands.
         for edge in (EDGE, 0) if marker.sum() >= EDGE_SHARE * total else (0,):
             around = binary_dilation(marker, SQUARE, edge) if edge else marker
             others = ~around if kept is None else kept & ~around
-            left = int(others.sum())
-            if not left >= (1 - PLATEAU_SHARE) * total:
+            if int(others.sum()) < (1 - PLATEAU_SHARE) * total:
                 continue
-            rest = _samples(values, others)
+            rest = select(values, others)
             span = float(rest.max()) - float(rest.min())
             gap = sign * (float(at) - float(extreme(rest)))
             if gap > PLATEAU_GAP * span and not _few_levels(rest):
@@ -131,27 +129,23 @@ def _outside_markers(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray
     return kept
 
 
-def _few_levels(values: np.ndarray) -> bool:
-    sample = values[:: max(1, values.size // 4096)]  # spares the sort of nearly all images
-    return np.unique(sample).size < FEW_LEVELS and np.unique(values).size < FEW_LEVELS
+def _few_levels(samples: np.ndarray) -> bool:
+    some = samples[:: max(1, samples.size // 4096)]  # avoids sorting nearly all images
+    return np.unique(some).size < FEW_LEVELS and np.unique(samples).size < FEW_LEVELS
 
 
 def _scale(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
     if values.dtype.kind not in "uif":
-        raise ImageError(f"holds samples of type {values.dtype}", remedy="save it as real numbers")
-    samples = values[valid] if valid is not None else values.reshape(-1)
-    if samples.size == 0:
+        raise ImageError(f"has samples of type {values.dtype}", remedy="save it as real numbers")
+    if select(values, valid).size == 0:
         raise ImageError("has only padding, NaN or transparent pixels", remedy="export it again")
-    samples = samples.reshape(-1)
-    if values.dtype == np.uint16:
-        factor = _disguised(samples)
-        if factor:
-            return np.minimum(values // factor, 255).astype(np.uint8)
+    if factor := _disguised(values, valid):
+        return np.minimum(values // factor, 255).astype(np.uint8)
     low, high = display_range(values, valid)
     if low == high:
         return np.zeros(values.shape, np.uint8)
     if values.dtype.kind in "ui" and values.dtype.itemsize <= 2:
-        # One table look-up for each pixel: eight times less memory than floats.
+        # One look-up per pixel takes an eighth of the memory of floats.
         info = np.iinfo(values.dtype)
         table = _to_bytes(np.arange(info.min, info.max + 1), low, high)
         return table[values.astype(np.int32) - info.min]
@@ -163,20 +157,21 @@ def _scale(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
 
 
 def _to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    # Halving first keeps the span finite for floats near the limits of their type.
+    # Halving first keeps the range finite for floats near the limits of their type.
     scaled = (values.astype(np.float64) / 2 - low / 2) / (high / 2 - low / 2)
     return np.rint(np.clip(np.nan_to_num(scaled, nan=0.0), 0, 1) * 255).astype(np.uint8)
 
 
-def _disguised(samples: np.ndarray) -> int:
-    """Return 257 or 256 when 16-bit samples are 8-bit ones times that, else 0.
+def _disguised(values: np.ndarray, valid: np.ndarray | None) -> int:
+    """Return 257 or 256 if 16-bit samples are multiples of it, i.e. 8-bit values, else 0.
 
-    Then dividing restores the 8-bit picture byte for byte, whatever wrote the file.
+    Division then restores the 8-bit image exactly, whatever program wrote the file.
     """
+    if values.dtype != np.uint16:
+        return 0
+    samples = select(values, valid)
     nonzero = samples[samples > 0]
-    if nonzero.size == 0:
-        return 257
     for factor in (257, 256):
-        if np.mean(nonzero % factor == 0) >= DISGUISED_SHARE:
+        if nonzero.size == 0 or np.mean(nonzero % factor == 0) >= DISGUISED_SHARE:
             return factor
     return 0

@@ -1,4 +1,4 @@
-"""A one-way code of the patient, for grouping. The header's own values never leave this file."""
+"""A one-way code of the DICOM patient, for grouping. The header's values never leave this file."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 
 from pipeline.images.kinds import HEAD_BYTES, sniff
 
-# Anyone can repeat this key, so short ids can be guessed by trying, if slowly; a secret of one's
-# own in PIPELINE_PATIENT_KEY makes the codes useless to others.
-DEFAULT_KEY = b"medfocusclip patient grouping v2"
-COST = {"n": 2**12, "r": 8, "p": 1}  # of scrypt: 4 MiB and some 30 ms for each patient
+SALT = b"medfocusclip patient grouping v2"  # public: short ids can be guessed, slowly
+COST = {"n": 2**12, "r": 8, "p": 1}  # of scrypt: 4 MiB and about 30 ms per patient
 
 
 def patient_code(path: str | os.PathLike) -> str:
-    """Return "p" and 16 hex digits for a DICOM file's patient; "" when there is none to be had.
+    """Return "p" and 16 hexadecimal digits that identify the patient of a DICOM file.
 
-    Of the patient id with its issuer; the study id stands in for an empty patient id. Files of
-    one patient get one code. Never raises for a file that cannot be read: reading it reports that.
+    The code is a hash of the patient id and its issuer, or of the study id if there is no patient
+    id. Files of one patient have one code.
 
-    With a secret of one's own in `PIPELINE_PATIENT_KEY` (any text) it is BLAKE2b with that key:
-    quick, and nobody without the key can try ids. Without one it is scrypt with a public salt,
-    made slow on purpose (some 30 ms and 4 MiB; each patient's code is remembered while the process
-    lives, and written nowhere). Then all ids of 7 digits take days of one core to try instead of
-    seconds: dear, not impossible, and a single id that somebody suspects is checked at once.
+    With a secret in the environment variable `PIPELINE_PATIENT_KEY` (any text) the hash is keyed
+    BLAKE2b: fast, and ids cannot be guessed without the key. Otherwise it is scrypt with a public
+    salt, slow by design: trying all 7-digit ids takes days instead of seconds, but whether one
+    suspected id is in the data can be checked at once.
+
+    Returns:
+        "" if the file is not DICOM, has no id or cannot be read (reading it reports that).
     """
     try:
         data = Path(path).read_bytes()
@@ -35,10 +35,9 @@ def patient_code(path: str | os.PathLike) -> str:
 
         tags = ["PatientID", "IssuerOfPatientID", "StudyInstanceUID"]
         header = load_dataset(data, tags)
-        identity = [str(header.get(tag) or "").strip() for tag in tags]
+        patient, issuer, study = (str(header.get(tag) or "").strip() for tag in tags)
     except Exception:
         return ""
-    patient, issuer, study = identity
     if not (patient or study):
         return ""
     text = f"patient\0{issuer}\0{patient}" if patient else f"study\0{study}"
@@ -51,4 +50,4 @@ def patient_code(path: str | os.PathLike) -> str:
 
 @functools.lru_cache(maxsize=2**16)
 def _slow_code(text: str) -> str:
-    return "p" + hashlib.scrypt(text.encode(), salt=DEFAULT_KEY, dklen=8, **COST).hex()
+    return "p" + hashlib.scrypt(text.encode(), salt=SALT, dklen=8, **COST).hex()

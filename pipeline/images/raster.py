@@ -11,53 +11,76 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from pipeline.errors import ImageError
-from pipeline.images.orientation import upright, upright_size
 from pipeline.images.types import FrameInfo, Pixels, check_size
 
-ORIENTATION = 274
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
+ORIENTATION = 274  # EXIF and TIFF tag
 
-# Sizes are checked here (`check_size`), before anything is decoded; remarks of Pillow about odd
-# metadata are no business of somebody reading thousands of files. A filter set once is safe in
-# threads, which `warnings.catch_warnings` is not.
+# `check_size` limits the size before decoding, and Pillow's warnings about unusual metadata do
+# not concern the user. A global filter is thread-safe, `warnings.catch_warnings` is not.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def upright(values: np.ndarray, orientation: int) -> np.ndarray:
+    """Apply an EXIF orientation to stored pixels.
+
+    Args:
+        values: (h, w) or (h, w, c) as stored.
+        orientation: 1 to 8; anything else is treated as 1.
+
+    Returns:
+        A contiguous array; orientations 5 to 8 swap height and width.
+    """
+    if orientation in (5, 6, 7, 8):
+        values = values.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    return np.ascontiguousarray(values)
+
+
+def upright_size(width: int, height: int, orientation: int) -> tuple[int, int]:
+    """Return (width, height) after `upright`."""
+    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
 
 
 def probe_raster(data: bytes, kind: str) -> list[FrameInfo]:
     """Read the size from the header."""
     image = _open(data, kind)
-    width, height = upright_size(*image.size, _orientation(image, data))
-    return [FrameInfo(0, width, height)]
+    return [FrameInfo(0, *upright_size(*image.size, _orientation(image, data)))]
 
 
 def read_raster(data: bytes, kind: str, frame: int) -> Pixels:
-    """Decode one image of 8 or 16 bits a sample, upright, transparency composed on black.
+    """Decode an image of 8 or 16 bits per sample, upright, transparency composed on black.
 
     Args:
-        data: the file's bytes.
-        kind: one of `FORMATS`.
+        data: content of the file.
+        kind: "PNG", "JPEG", "BMP", "WEBP" or "GIF".
         frame: 0, the only one.
 
     Returns:
-        Values of (h, w) or (h, w, 3); uint8, of a 16-bit PNG uint16 with its alpha apart.
+        Values (h, w) or (h, w, 3), uint8; of a 16-bit PNG uint16 with separate alpha.
 
     Raises:
-        ImageError: another frame than 0, an animation, too many pixels, cut or damaged.
-        Exception: of the decoder, for damaged bytes; `read_image` makes an ImageError of it.
+        ImageError: a frame other than 0, an animation, too many pixels, truncated or damaged.
+        Exception: of the decoder, on damaged data; `read_image` converts it to an ImageError.
     """
     if frame != 0:
-        raise ImageError(f"has no frame {frame}: it holds one picture", remedy="use frame 0")
+        raise ImageError(f"has no frame {frame}: it is a single image", remedy="use frame 0")
     if kind == "PNG":
-        check_png(data)
+        _check_png(data)
+        if data[24] == 16:  # Pillow reduces 16-bit colours to their high byte
+            import imagecodecs
+
+            turn = _orientation(_open(data, "PNG"), data)
+            return split_alpha(upright(imagecodecs.png_decode(data), turn))
     if kind == "WEBP":
         _check_webp(data)
-    if kind == "PNG" and data[24] == 16:
-        return _deep_png(data)
     return decode_with_pillow(data, kind)
 
 
 def decode_with_pillow(data: bytes, kind: str, page: int = 0) -> Pixels:
-    """Decode an 8-bit image; of a TIFF, page `page`, which Pillow turns upright itself."""
+    """Decode an 8-bit image; of a TIFF, page `page`, which Pillow itself turns upright."""
     image = _open(data, kind)
     if page:
         image.seek(page)
@@ -69,16 +92,16 @@ def decode_with_pillow(data: bytes, kind: str, page: int = 0) -> Pixels:
         threshold = "nonzero"
     hidden = image.info.get("transparency")
     if kind == "PNG" and data[24:26] in (b"\2\0", b"\4\0") and isinstance(hidden, int):
-        # Pillow scales grey samples of 2 and 4 bits to 8, and leaves the transparent one as it is.
+        # Pillow scales grey samples of 2 and 4 bits to 8 bits, but not the transparent level.
         image.info["transparency"] = hidden * 255 // (2 ** data[24] - 1)
-    return Pixels(upright(np.asarray(opaque(image)), turn), display=True, threshold=threshold)
+    return Pixels(upright(np.asarray(_opaque(image)), turn), display=True, threshold=threshold)
 
 
 def encode_png(array: np.ndarray) -> bytes:
-    """Return a PNG of a (h, w) or (h, w, 3) uint8 image or a bool mask, without any metadata.
+    """Return a PNG of a (h, w) or (h, w, 3) uint8 image or a bool mask, without metadata.
 
     Raises:
-        ValueError: another dtype or number of axes.
+        ValueError: another dtype or number of dimensions.
     """
     array = np.asarray(array)
     if array.dtype == bool:
@@ -90,8 +113,23 @@ def encode_png(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def split_alpha(values: np.ndarray) -> Pixels:
+    """Separate (h, w) or (h, w, 1 to 4) samples into colours and alpha (the last of 2 or 4).
+
+    The colours are not darkened here: their display range is that of the opaque image.
+    """
+    if values.ndim == 3 and values.shape[2] in (2, 4):
+        alpha, values = values[..., -1], values[..., :-1]
+        top = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "ui" else 1
+        if (alpha < top).any():
+            valid = alpha > 0  # invisible pixels do not count for the range, unless all are
+            alpha = np.clip(alpha / top, 0, 1).astype(np.float32)
+            return Pixels(_squeeze(values), valid=valid if valid.any() else None, alpha=alpha)
+    return Pixels(_squeeze(values))
+
+
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (type, offset of the content, length) of each chunk up to IEND or the file's end."""
+    """Yield (type, offset of the content, length) of each chunk up to IEND or the end."""
     offset = 8
     while offset + 12 <= len(data):
         length = int.from_bytes(data[offset : offset + 4], "big")
@@ -102,8 +140,8 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         offset += 12 + length
 
 
-def check_png(data: bytes) -> None:
-    """Refuse a PNG that is cut or whose checksums are wrong; decoders skip those of the pixels."""
+def _check_png(data: bytes) -> None:
+    """Refuse a truncated PNG or one with wrong checksums, which decoders ignore for pixels."""
     view = memoryview(data)
     last = b""
     for last, offset, length in png_chunks(data):  # noqa: B007
@@ -115,13 +153,13 @@ def check_png(data: bytes) -> None:
                 "is damaged (a PNG checksum is wrong)", remedy="copy or download it again"
             )
     if last != b"IEND":
-        raise ImageError("is cut short (no PNG end chunk)", remedy="copy or download it again")
+        raise ImageError("is truncated (no PNG end chunk)", remedy="copy or download it again")
 
 
 def _check_webp(data: bytes) -> None:
-    """WebP has no checksum: the zero-filled rest of an interrupted copy decodes to a smooth area.
+    """Refuse a WebP whose end is zeros: without checksum, an interrupted copy decodes as smooth.
 
-    The zeros that end the code of an even picture are about a twentieth of it.
+    The zeros that end the code of a uniform image are about a twentieth of it.
     """
     zeros = len(data) - len(data.rstrip(b"\0"))
     if zeros > max(256, len(data) // 8):
@@ -129,30 +167,30 @@ def _check_webp(data: bytes) -> None:
 
 
 def _open(data: bytes, kind: str) -> ImageFile.ImageFile:
-    # Not Image.open: its own limit is a warning first, and one for the whole process.
+    # Not Image.open: its size limit is global to the process, and first only a warning.
     Image.init()
     factory, _ = Image.OPEN[kind]
     try:
         image = factory(io.BytesIO(data), "")
         check_size(*image.size)
         frames = getattr(image, "n_frames", 1)
-    except Image.DecompressionBombError:  # GIF and WebP check themselves, by Pillow's own limit
+    except Image.DecompressionBombError:  # GIF and WebP apply Pillow's own limit
         raise ImageError(
             f"has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels, the limit of a {kind}",
             remedy="make it smaller or save it as PNG",
         ) from None
-    if kind in ("PNG", "WEBP", "GIF") and frames > 1:  # more in a JPEG (MPO) are previews
+    if kind in ("PNG", "WEBP", "GIF") and frames > 1:  # further ones of a JPEG (MPO) are previews
         raise ImageError(
-            f"is an animation of {frames} frames", remedy="save the frames as files of their own"
+            f"is an animation of {frames} frames", remedy="save the frames as separate files"
         )
     return image
 
 
 def _orientation(image: ImageFile.ImageFile, data: bytes) -> int:
-    """Return EXIF orientation 1 to 8; unreadable EXIF counts as upright, as viewers do."""
+    """Return the EXIF orientation, 1 to 8; unreadable EXIF counts as 1, as in viewers."""
     try:
-        late = image.format == "PNG" and "exif" not in image.info
-        if late:  # an eXIf chunk may follow the pixels; Pillow would decode them to find it
+        if image.format == "PNG" and "exif" not in image.info:
+            # An eXIf chunk may follow the pixels, and Pillow would decode them to find it.
             for kind, offset, length in png_chunks(data):
                 if kind == b"eXIf":
                     image.info["exif"] = b"Exif\0\0" + data[offset : offset + length]
@@ -162,41 +200,18 @@ def _orientation(image: ImageFile.ImageFile, data: bytes) -> int:
     return value if value in range(1, 9) else 1
 
 
-def opaque(image: Image.Image) -> Image.Image:
+def _opaque(image: Image.Image) -> Image.Image:
     """Return mode L or RGB; transparency is composed on black."""
-    if image.mode in ("L", "RGB") and not image.has_transparency_data:
-        return image
     if image.has_transparency_data:
         unset_alpha = image.format == "BMP"  # writers of 32-bit BMP often leave it at zero
         image = image.convert("RGBA")
         if unset_alpha and image.getchannel("A").getextrema() == (0, 0):
             return image.convert("RGB")
-        ground = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        return Image.alpha_composite(ground, image).convert("RGB")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, image).convert("RGB")
+    if image.mode in ("L", "RGB"):
+        return image
     return image.convert("L" if image.mode == "1" else "RGB")
-
-
-def _deep_png(data: bytes) -> Pixels:
-    """16-bit PNG. Pillow keeps only the high byte of its colours, which blackens 12-in-16 bits."""
-    import imagecodecs
-
-    turn = _orientation(_open(data, "PNG"), data)
-    return split_alpha(upright(imagecodecs.png_decode(data), turn))
-
-
-def split_alpha(values: np.ndarray) -> Pixels:
-    """(h, w), (h, w, 1..4) samples -> colours, and the last channel of 2 or 4 as their alpha.
-
-    The colours are not darkened here: their range has to be that of the opaque picture.
-    """
-    if values.ndim == 3 and values.shape[2] in (2, 4):
-        alpha, values = values[..., -1], values[..., :-1]
-        top = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "ui" else 1
-        if (alpha < top).any():
-            valid = alpha > 0  # what is not seen is no part of the range, unless nothing is
-            alpha = np.clip(alpha / top, 0, 1).astype(np.float32)
-            return Pixels(_squeeze(values), valid=valid if valid.any() else None, alpha=alpha)
-    return Pixels(_squeeze(values))
 
 
 def _squeeze(values: np.ndarray) -> np.ndarray:

@@ -1,11 +1,11 @@
-"""One reader for every image: any supported file -> the array that all stages and reports see.
+"""The image reader: any supported file to the array that all stages and reports use.
 
-The rules, in one place (`reader_rules` puts them into the identity of every store):
-content decides the format, never the name; EXIF and TIFF orientations are applied, so sizes are
-of the upright frame; 8-bit samples pass unchanged; deeper ones are scaled by robust percentiles
-of their own frame; transparency is composed on black, padding and NaN are black; DICOM runs
-modality LUT, VOI, then one inversion for MONOCHROME1; NIfTI is shown in the closest axial
-orientation. Every failure is an `ImageError` that names the file.
+The rules (`reader_rules` records them in the identity of every store): the content decides the
+format, never the name. EXIF and TIFF orientations are applied, so sizes are those of the upright
+image. 8-bit samples are unchanged, deeper ones are scaled by robust percentiles of their frame.
+Transparency is composed on black; padding and NaN are black. DICOM applies the modality LUT, VOI
+and one inversion for MONOCHROME1. NIfTI is shown in the closest axial orientation. Every failure
+is an `ImageError` that names the file.
 """
 
 from __future__ import annotations
@@ -21,19 +21,18 @@ import numpy as np
 from pipeline.errors import ImageError
 from pipeline.images import normalise
 from pipeline.images.kinds import HEAD_BYTES, sniff
-from pipeline.images.normalise import to_display
 from pipeline.images.raster import probe_raster, read_raster
-from pipeline.images.region import Cuts, cut_region, find_cut
+from pipeline.images.region import Thresholds, extract_region, find_threshold
 from pipeline.images.types import MAX_FILE_BYTES, MAX_PIXELS, FrameInfo, Pixels
 
 READER_VERSION = "6"
 
 Result = TypeVar("Result")
-_CUTS = Cuts()
+_THRESHOLDS = Thresholds()
 
 
 def reader_rules() -> dict[str, Any]:
-    """Return what decides the content of `read_image`, for a store's identity (JSON)."""
+    """Return what decides the result of `read_image`, JSON-able, for the identity of stores."""
     return {
         "version": READER_VERSION,
         "percentiles": [normalise.LOW, normalise.HIGH],
@@ -46,33 +45,37 @@ def reader_rules() -> dict[str, Any]:
 
 
 def read_image(path: str | os.PathLike, frame: int = 0, *, data: bytes | None = None) -> np.ndarray:
-    """Read one frame as a viewer shows it.
+    """Read one frame as a viewer shows it. Thread-safe.
 
     Args:
-        path: the file (also for messages).
-        frame: page, frame or slice; 0 for files of one picture.
-        data: the file's bytes, if they were read already.
+        path: the file (also named in errors).
+        frame: 0-based page, frame or slice; 0 for files of one image.
+        data: content of the file, if it has been read already.
 
     Returns:
-        (h, w, 3) uint8, upright. Safe to call from many threads.
+        (h, w, 3) uint8, upright.
 
     Raises:
-        ImageError: the file cannot be read, is damaged, too large, or has no such frame.
-        SkippedFile: it is no picture (DICOMDIR, DICOM object without pixels).
+        ImageError: cannot be read, damaged, too large, or no such frame.
+        SkippedFile: not an image (DICOMDIR, DICOM object without pixels).
+
+    Example:
+        >>> import numpy as np, tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.fromarray(np.full((2, 3), 7, np.uint8)).save(f"{folder}/x.png")
+        ...     read_image(f"{folder}/x.png").shape
+        (2, 3, 3)
     """
-    return _guarded(path, lambda: to_display(_pixels(path, frame, data)))
+    return _guarded(path, lambda: normalise.to_display(_pixels(path, frame, data)))
 
 
 def inspect_image(path: str | os.PathLike, frame: int = 0) -> tuple[np.ndarray, list[str]]:
-    """Read one frame as `read_image` does, and say what was done to its samples.
-
-    Returns:
-        The (h, w, 3) uint8 image, and remarks: the range that was scaled, padding, NaN.
-    """
+    """Read one frame as `read_image` does, with remarks about scaling, padding and NaN."""
 
     def read() -> tuple[np.ndarray, list[str]]:
         pixels = _pixels(path, frame, None)
-        return to_display(pixels), normalise.remarks(pixels)
+        return normalise.to_display(pixels), normalise.remarks(pixels)
 
     return _guarded(path, read)
 
@@ -86,18 +89,18 @@ def read_mask(
 ) -> np.ndarray:
     """Read one frame as a region, turned upright by the same rules as an image.
 
-    The region is what is shown bright, by one cut for all frames of the file, which the levels
-    of the file decide: the upper one of two; every label but zero; above 127 with smooth edges
-    (above half of the file's largest for deep samples); above 0.5 of probabilities (fractions up
-    to 1). JPEG and WebP are always cut at 127, so that coding noise is no region; in a palette,
-    all but black counts. An 8-bit file of few low numbers is a label map, whatever it was meant
-    to be: store probabilities as floats. See `pipeline.images.region.find_cut`.
+    The region is what is displayed bright, by one threshold for all frames of the file: the
+    higher one of two levels; every label but zero; above 127 for smooth edges (above half of the
+    file's maximum for deep samples); above 0.5 for probabilities. JPEG and WebP always have the
+    threshold 127, because of coding noise; in a palette image everything but black is the region.
+    An 8-bit file of few low numbers is a label map: store probabilities as floats. See
+    `pipeline.images.region.find_threshold`.
 
     Args:
         path: the file.
-        frame: page, frame or slice.
-        shape: (height, width) of the image it belongs to; another size is an error.
-        data: the file's bytes, if they were read already.
+        frame: 0-based page, frame or slice.
+        shape: (height, width) of the image of the mask; another size is an error.
+        data: content of the file, if it has been read already.
 
     Returns:
         bool (h, w).
@@ -113,7 +116,7 @@ def read_mask(
             raise ImageError(
                 f"the mask is {mask.shape[1]} x {mask.shape[0]}, "
                 f"its upright image {shape[1]} x {shape[0]}",
-                remedy="give the mask of this very image, turned as the image is shown",
+                remedy="use the mask of this image, in the orientation in which it is displayed",
             )
         return mask
 
@@ -121,10 +124,10 @@ def read_mask(
 
 
 def probe(path: str | os.PathLike) -> list[FrameInfo]:
-    """List the frames of a file from its header; pixels are not decoded.
+    """List the frames of a file from its header, without decoding pixels.
 
     Raises:
-        ImageError: no image, or its header is damaged.
+        ImageError: not an image, or a damaged header.
         SkippedFile: DICOMDIR, or a DICOM object without pixels.
     """
 
@@ -142,30 +145,51 @@ def to_voxels(
     *,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Map the mask of one NIfTI slice back to the file's voxels.
+    """Map the mask of one NIfTI slice back to the voxels of the file.
 
     Args:
-        mask: bool (h, w), as `read_image(path, frame)` is turned.
-        path: the NIfTI file that the slice came from.
-        frame: the slice.
+        mask: bool (h, w), in the orientation of `read_image(path, frame)`.
+        path: the NIfTI file of the slice.
+        frame: 0-based slice.
         out: bool voxels of an earlier call, to collect the slices of a volume.
 
     Returns:
-        bool, the shape and axes of the file's array; save it with the file's own affine.
+        bool, the shape and axes of the file's array; save it with the affine of the file.
 
     Raises:
-        ImageError: no NIfTI file, or the mask is not of the slice's size.
+        ImageError: not a NIfTI file, or the mask has another size than the slice.
     """
 
     def work() -> np.ndarray:
         kind, data = _load(path, None)
         if kind != "NIFTI":
-            raise ImageError(f"is {kind}, not NIfTI", remedy="its masks are stored upright as is")
+            raise ImageError(f"is {kind}, not NIfTI", remedy="save the mask as it is")
         from pipeline.images.nifti import mask_to_voxels
 
         return mask_to_voxels(mask, data, frame, out)
 
     return _guarded(path, work)
+
+
+def bytes_changed(path: str | os.PathLike) -> ImageError:
+    """Return the error for a file whose hash is not that in the manifest."""
+    return ImageError(
+        "its bytes changed since the manifest was made",
+        path=path,
+        remedy="run: pipeline data refresh",
+    )
+
+
+def unreadable(path: str | os.PathLike, error: OSError) -> ImageError:
+    """Return an error of the operating system as an ImageError with a remedy."""
+    if isinstance(error, FileNotFoundError):
+        what = "is a broken link" if Path(path).is_symlink() else "does not exist"
+        remedy = "check its name; if it is gone, restore it or run `pipeline data add` again"
+    elif isinstance(error, PermissionError):
+        what, remedy = "may not be read (permission denied)", "run chmod u+r on it"
+    else:
+        what, remedy = f"cannot be read ({os.strerror(error.errno or 0)})", "check the disk"
+    return ImageError(what, remedy=remedy, path=path)
 
 
 def _pixels(path: str | os.PathLike, frame: int, data: bytes | None) -> Pixels:
@@ -179,21 +203,20 @@ def _region(path: str | os.PathLike, frame: int, data: bytes | None) -> np.ndarr
     pixels = read_frame(data, kind, frame)
     many = kind in ("TIFF", "DICOM", "NIFTI") and pixels.threshold == "auto"
     if not many or len(infos := probe_frames(data, kind)) == 1:
-        return cut_region(pixels, *find_cut(lambda: [pixels]))
+        return extract_region(pixels, *find_threshold(lambda: [pixels]))
 
     def frames() -> Iterator[Pixels]:
         for info in infos:
             try:
                 yield read_frame(data, kind, info.frame)
-            except Exception:  # a damaged frame fails when it is read itself
+            except Exception:  # a damaged frame raises when it is read itself
                 continue
 
-    return cut_region(pixels, *_CUTS(data, frames))
+    return extract_region(pixels, *_THRESHOLDS(data, frames))
 
 
 def _backend(kind: str) -> tuple[Callable, Callable]:
-    """Return (probe, read) of a format."""
-    # Imported when met: most data sets need one of them, and pydicom and nibabel take a second.
+    """Return (probe, read) of a format, imported on first use: some take a second to import."""
     if kind == "TIFF":
         from pipeline.images.tiff import probe_tiff, read_tiff
 
@@ -210,27 +233,24 @@ def _backend(kind: str) -> tuple[Callable, Callable]:
 
 
 def _load(path: str | os.PathLike, data: bytes | None) -> tuple[str, bytes]:
+    """Return the format and the content of a file."""
     if data is None:
-        data = _bytes(Path(path))
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe or device may block for ever
+            what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+            raise ImageError(f"is {what}, not a file", remedy="pass an image file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise ImageError(
+                f"is larger than {MAX_FILE_BYTES:,} bytes", remedy="cut it into smaller files"
+            )
+        data = Path(path).read_bytes()
     return sniff(data[:HEAD_BYTES]), data
 
 
-def _bytes(path: Path) -> bytes:
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):  # a pipe or device would wait for ever
-        what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
-        raise ImageError(f"is {what}, not a file", remedy="give the image file itself")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ImageError(
-            f"is larger than {MAX_FILE_BYTES:,} bytes", remedy="cut it into smaller files"
-        )
-    return path.read_bytes()
-
-
 def _guarded(path: str | os.PathLike, read: Callable[[], Result]) -> Result:
-    """Run a reader; whatever goes wrong becomes an `ImageError` with the path.
+    """Call a reader; any failure becomes an `ImageError` with the path.
 
-    Text of the decoders is not passed on: that of DICOM may quote the header.
+    Messages of the decoders are dropped: those about DICOM may quote the header.
     """
     try:
         return read()
@@ -239,33 +259,12 @@ def _guarded(path: str | os.PathLike, read: Callable[[], Result]) -> Result:
             error.path = path
         raise
     except MemoryError:
-        problem, remedy = "does not fit into the memory", "make it smaller or cut it into tiles"
+        problem, remedy = "does not fit into memory", "make it smaller or cut it into tiles"
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except BaseException as error:  # a panic of a decoder written in Rust is no Exception
+    except BaseException as error:  # a panic of a Rust decoder is not an Exception
         if isinstance(error, OSError) and error.errno is not None:
             raise unreadable(path, error) from None
-        problem = f"is damaged or cut short ({type(error).__name__})"
-        remedy = "copy or export it again, or take it out of the data set"
+        problem = f"is damaged or truncated ({type(error).__name__})"
+        remedy = "copy or export it again, or remove it from the dataset"
     raise ImageError(problem, remedy=remedy, path=path) from None
-
-
-def bytes_changed(path: str | os.PathLike) -> ImageError:
-    """Return the error of a file that is not the one the manifest lists, with its remedy."""
-    return ImageError(
-        "its bytes changed since the manifest was made",
-        path=path,
-        remedy="run: pipeline data refresh",
-    )
-
-
-def unreadable(path: str | os.PathLike, error: OSError) -> ImageError:
-    """Return what the system said of a file, as an error with its remedy."""
-    if isinstance(error, FileNotFoundError):
-        what = "is a link to nothing" if Path(path).is_symlink() else "does not exist"
-        remedy = "check its name; if it is gone, restore it or run `pipeline data add` again"
-    elif isinstance(error, PermissionError):
-        what, remedy = "may not be read (permission denied)", "run chmod u+r on it"
-    else:
-        what, remedy = f"cannot be read ({os.strerror(error.errno or 0)})", "check the disk"
-    return ImageError(what, remedy=remedy, path=path)

@@ -1,7 +1,7 @@
-"""Samples of a ground-truth mask -> the region, by one cut for all frames of a file.
+"""Samples of a ground-truth mask to the region, by one threshold for all frames of a file.
 
-The levels of the whole file decide, never the brightest sample of one frame: an almost empty
-slice of a volume is cut where its neighbours are.
+The levels of the entire file decide, never the maximum of one frame: an almost empty slice of a
+volume has the same threshold as its neighbours.
 """
 
 from __future__ import annotations
@@ -14,77 +14,71 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from pipeline.errors import ImageError
-from pipeline.images import normalise
+from pipeline.images.normalise import finite, on_black, select
 from pipeline.images.types import Pixels
 
 HALF = 127  # of 8 bits
-FEW = 16  # more levels than these, and all low: labels only if they fill areas
-MIDDLE = 1 / 8  # of the largest level; what is nearer to black or white may be coding noise
+FEW = 16  # more levels than this, all low: labels only if they fill areas
+MIDDLE = 1 / 8  # of the highest level; levels nearer to black or white may be coding noise
 FLAT_SHARE = 0.5  # of the levels between, that fill 3 x 3 samples: labels, not a smooth edge
-KEEP = 64  # cuts of files that are remembered, for their next frame
+KEEP = 64  # files whose threshold is cached
 
 Frames = Callable[[], Iterable[Pixels]]
 
 
-class Cuts:
-    """Finds the cut of a file, and remembers those of files of many frames."""
+class Thresholds:
+    """`find_threshold` with a cache, for files of many frames. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: dict[bytes, tuple[float, float]] = {}
 
     def __call__(self, data: bytes, frames: Frames) -> tuple[float, float]:
-        """Return (top, cut) as `find_cut` does.
-
-        Args:
-            data: the file's bytes.
-            frames: reads all frames of it that can be read.
-        """
+        """Return the (top, threshold) of the file whose content is `data`."""
         key = hashlib.blake2b(data, digest_size=16).digest()
-        with self._lock:  # threads that want frames of one file wait for one scan
+        with self._lock:  # threads that read frames of one file wait for one scan
             if key not in self._known:
-                found = find_cut(frames)
+                found = find_threshold(frames)
                 while len(self._known) >= KEEP:
                     del self._known[next(iter(self._known))]
                 self._known[key] = found
             return self._known[key]
 
 
-def cut_region(pixels: Pixels, top: float, cut: float) -> np.ndarray:
+def extract_region(pixels: Pixels, top: float, threshold: float) -> np.ndarray:
     """Return the region of one frame, bool (h, w).
 
     Args:
         pixels: the frame.
-        top, cut: what `find_cut` says of the frame's file.
+        top, threshold: result of `find_threshold` for the file of the frame.
 
     Raises:
-        ImageError: the file has no cut that is certain.
+        ImageError: the file has no certain threshold.
     """
-    if math.isnan(cut):
+    if math.isnan(threshold):
         raise ImageError(
-            "holds neither labels nor a mask with smooth edges nor probabilities up to 1",
+            "has neither labels nor a mask with smooth edges nor probabilities up to 1",
             remedy="save it with 0 outside and 255 (or 1) inside the region",
         )
-    values = _grey(pixels, top)
-    region = values if values.dtype == bool else values > cut
-    valid = normalise.finite(pixels)
+    values, valid = _grey(pixels, top), finite(pixels)
+    region = values if values.dtype == bool else values > threshold
     return region if valid is None else region & valid
 
 
-def find_cut(frames: Frames) -> tuple[float, float]:
-    """Find the sample value above which all frames of a file are cut.
+def find_threshold(frames: Frames) -> tuple[float, float]:
+    """Find the sample value above which samples belong to the region, for all frames of a file.
 
-    Fractions that round to 0 or 1 are probabilities, cut at 0.5. Of a file of two levels the
-    upper one is the region. Of more whole levels, those that fill areas are labels, and all but
-    zero count, as they do where none is above 127; else they are the edges of a smooth mask, cut
-    at 127, or above 255 at half of the file's largest.
+    Fractions that round to 0 or 1 are probabilities, with threshold 0.5. Of two levels the higher
+    one is the region. More integer levels are labels if they fill areas, or if there are few and
+    none is above 127: then everything but zero is the region. Otherwise they are the edges of a
+    smooth mask, with threshold 127, or half of the file's maximum if that is above 255.
 
     Args:
-        frames: yields the frames, each time it is called.
+        frames: returns the frames, each time it is called.
 
     Returns:
-        The largest sample as stored, which inverted deep samples are taken from; and the cut, NaN
-        where the samples are none of these.
+        The maximum of the samples as stored (deep inverted samples are subtracted from it), and
+        the threshold, NaN if the samples are none of these.
     """
     first = next(iter(frames()), None)
     if first is None or first.threshold == "nonzero":
@@ -93,11 +87,11 @@ def find_cut(frames: Frames) -> tuple[float, float]:
         return 0.0, float(HALF)
     top = 0.0
     if first.invert and not first.display:
-        top = max(float(_samples(p, p.values).max(initial=0)) for p in frames())
+        top = max(float(select(p.values, finite(p)).max(initial=0)) for p in frames())
     levels: set[float] = set()
     whole, low, high = True, math.inf, -math.inf
     for pixels in frames():
-        unique = np.unique(_samples(pixels, _grey(pixels, top)))
+        unique = np.unique(select(_grey(pixels, top), finite(pixels)))
         if unique.size:
             low, high = min(low, float(unique[0])), max(high, float(unique[-1]))
         if len(levels) <= FEW:
@@ -109,9 +103,7 @@ def find_cut(frames: Frames) -> tuple[float, float]:
         return top, low if len(levels) == 2 else 0.0
     if not whole:
         return top, float(HALF) if low >= 0 and HALF < high <= 255 else math.nan
-    if high <= HALF and len(levels) <= FEW:
-        return top, 0.0
-    if _flat_share(frames, top, high) >= FLAT_SHARE:
+    if (high <= HALF and len(levels) <= FEW) or _flat_share(frames, top, high) >= FLAT_SHARE:
         return top, 0.0
     if high <= HALF:
         return top, math.nan
@@ -119,7 +111,7 @@ def find_cut(frames: Frames) -> tuple[float, float]:
 
 
 def _flat_share(frames: Frames, top: float, high: float) -> float:
-    """Return which share of the levels between black and white fills 3 x 3 samples somewhere."""
+    """Return the fraction of the levels between black and white that fill 3 x 3 samples."""
     between, flat = set(), set()
     for pixels in frames():
         values = _grey(pixels, top)
@@ -137,13 +129,8 @@ def _flat_share(frames: Frames, top: float, high: float) -> float:
     return len(flat) / len(between) if between else 0.0
 
 
-def _samples(pixels: Pixels, values: np.ndarray) -> np.ndarray:
-    valid = normalise.finite(pixels)
-    return (values if valid is None else values[valid]).reshape(-1)
-
-
 def _grey(pixels: Pixels, top: float) -> np.ndarray:
-    """Return (h, w) samples, bright in the region: inverted, and darkened by their alpha."""
+    """Return (h, w) samples, high in the region: inverted and darkened as they are displayed."""
     values = pixels.values
     if values.ndim == 3:
         values = values.max(axis=2)
@@ -153,4 +140,4 @@ def _grey(pixels: Pixels, top: float) -> np.ndarray:
         values = ~values
     elif pixels.invert:
         values = np.uint8(255) - values if pixels.display else top - values
-    return normalise.on_black(values, pixels.alpha)
+    return on_black(values, pixels.alpha)

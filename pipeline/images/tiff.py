@@ -1,4 +1,4 @@
-"""TIFF and BigTIFF through tifffile. Pages are frames; thumbnails and transparency masks not."""
+"""TIFF and BigTIFF through tifffile. Pages are frames, except thumbnails and transparency masks."""
 
 from __future__ import annotations
 
@@ -11,23 +11,28 @@ import tifffile
 from PIL import Image
 
 from pipeline.errors import ImageError
-from pipeline.images.orientation import upright, upright_size
-from pipeline.images.raster import decode_with_pillow, split_alpha
+from pipeline.images.raster import (
+    ORIENTATION,
+    decode_with_pillow,
+    split_alpha,
+    upright,
+    upright_size,
+)
 from pipeline.images.types import FrameInfo, Pixels, check_size
 
-# tifffile reports odd tags by logging, which reaches a user's screen when nothing else is set up.
+# tifffile logs unusual tags, and without a handler logging prints to the terminal.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
 
 REDUCED_OR_MASK = 1 | 4  # bits of NewSubfileType
 MINISWHITE, MINISBLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 NOT_COMPRESSED, OLD_JPEG, JPEG = 1, 6, 7  # compression; new-style JPEG decodes its own YCbCr
-_ENDED = (JPEG, 33003, 33004, 33005, 34712)  # JPEG and JPEG 2000 segments end in ff d9
+_HAS_END_MARKER = (JPEG, 33003, 33004, 33005, 34712)  # JPEG and JPEG 2000 segments: ff d9
 ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
 RESAVE = "save it as an uncompressed RGB or grey TIFF, or as PNG"
 
 
 def probe_tiff(data: bytes, kind: str) -> list[FrameInfo]:
-    """List the pages from their tags."""
+    """List the pages, from their tags."""
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         frames = []
         for index, page in enumerate(_pages(tiff)):
@@ -41,42 +46,84 @@ def read_tiff(data: bytes, kind: str, frame: int) -> Pixels:
     """Decode one page: 1 to 64 bits, integer or float, any byte order and planar layout.
 
     Args:
-        data: the file's bytes.
+        data: content of the file.
         kind: "TIFF".
-        frame: the page, counted from 0; thumbnails and transparency masks are not counted.
+        frame: 0-based page; thumbnails and transparency masks do not count.
 
     Returns:
-        Values of (h, w) or (h, w, 3), upright; uint8 for up to 8 bits a sample, palettes, CMYK and
-        JPEG, otherwise in the dtype of the file.
+        Values (h, w) or (h, w, 3), upright; uint8 for up to 8 bits per sample, palettes, CMYK and
+        JPEG, otherwise the dtype of the file.
 
     Raises:
-        ImageError: no such page; an unusual layout, colour model or number of channels, a volume
-            in one page, cut, or too large.
-        Exception: of the decoder, for damaged bytes; `read_image` makes an ImageError of it.
+        ImageError: no such page; an unsupported layout, colour model or number of channels, a
+            volume in one page, truncated, or too large.
+        Exception: of the decoder, on damaged data; `read_image` converts it to an ImageError.
     """
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         pages = _pages(tiff)
         if not 0 <= frame < len(pages):
             raise ImageError(
-                f"has no page {frame}: it holds {len(pages)}", remedy="pages are 0-based"
+                f"has no page {frame} (it has {len(pages)})", remedy="pages are 0-based"
             )
         page = pages[frame]
         _check_page(page, data)
-        turn = _orientation(page)
         if page.photometric == YCBCR and page.compression != JPEG:
-            return decode_with_pillow(data, "TIFF", page.index)  # chroma that tifffile leaves as is
+            return decode_with_pillow(data, "TIFF", page.index)  # tifffile does not convert it
         values = page.asarray(maxworkers=1)
         if values.ndim == 3 and page.axes[:1] == "S":
             values = np.moveaxis(values, 0, 2)
         if values.shape[:2] != (page.imagelength, page.imagewidth) or values.ndim > 3:
-            raise ImageError(f"has an unusual layout {page.axes}", remedy=RESAVE)
-        return _display(page, upright(values, turn))
+            raise ImageError(f"has an unsupported layout {page.axes}", remedy=RESAVE)
+        return _to_grey_or_rgb(page, upright(values, _orientation(page)))
 
 
-def _display(page: tifffile.TiffPage, values: np.ndarray) -> Pixels:
-    """Colour model -> grey or RGB samples."""
+def _pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
+    pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
+    images = [page for page in pages if not page.subfiletype & REDUCED_OR_MASK] or pages
+    if not images:
+        raise ImageError("has no page", remedy="export it again")
+    stack = (tiff.imagej_metadata or {}).get("images", 1) if tiff.is_imagej else 1
+    if stack > len(pages):
+        raise ImageError(
+            f"has {stack} images in one page (an ImageJ stack)",
+            remedy="save it as an OME or plain multi-page TIFF",
+        )
+    return images
+
+
+def _orientation(page: tifffile.TiffPage) -> int:
+    value = page.tags.valueof(ORIENTATION, 1)
+    return value if value in range(1, 9) else 1
+
+
+def _check_page(page: tifffile.TiffPage, data: bytes) -> None:
+    """Refuse a page that decodes to too much, or of which a part is missing (decoded as zeros)."""
+    check_size(page.imagewidth, page.imagelength * page.imagedepth)
+    check_size(page.imagewidth * page.samplesperpixel, page.imagelength)
+    if page.is_tiled:
+        check_size(page.tilewidth, page.tilelength * page.tiledepth)
+    if page.imagedepth > 1:
+        raise ImageError(
+            f"has {page.imagedepth} slices in one page", remedy="save one page per slice"
+        )
+    offsets, counts = page.dataoffsets, page.databytecounts
+    if not counts or len(offsets) != len(counts) or 0 in counts or 0 in offsets:
+        raise ImageError("lacks some of its strips or tiles", remedy="copy it or save it again")
+    segments = list(zip(offsets, counts, strict=True))
+    short = max(offset + count for offset, count in segments) > len(data)
+    if page.compression == NOT_COMPRESSED:
+        row = -(-page.imagewidth * page.samplesperpixel * page.bitspersample // 8)
+        short = short or sum(counts) < row * page.imagelength
+    if page.compression in _HAS_END_MARKER:  # these decoders fill missing parts with grey
+        ends = [data[max(o, o + c - 16) : o + c] for o, c in segments]
+        short = short or any(b"\xff\xd9" not in end.rstrip(b"\0") for end in ends)
+    if short:
+        raise ImageError("is truncated", remedy="copy or download it again")
+
+
+def _to_grey_or_rgb(page: tifffile.TiffPage, values: np.ndarray) -> Pixels:
+    """Convert the colour model of a page to grey or RGB samples."""
     lossy = "half" if page.compression in (OLD_JPEG, JPEG) else "auto"
-    bits = page.bitspersample
     if page.photometric == PALETTE:
         table = page.colormap
         if table is None:
@@ -91,89 +138,30 @@ def _display(page: tifffile.TiffPage, values: np.ndarray) -> Pixels:
         return Pixels(np.asarray(inks.convert("RGB")), display=True, threshold=lossy)
     if page.photometric not in (MINISWHITE, MINISBLACK, RGB, YCBCR):
         raise ImageError(f"has the colour model {page.photometric.name}", remedy=RESAVE)
-    values = _drop_extra(page, values)
+    values, bits = _colours_and_alpha(page, values), page.bitspersample
     invert = page.photometric == MINISWHITE
     shallow = values.dtype == bool or (values.dtype == np.uint8 and bits <= 8)
-    pixels = split_alpha(_eight_bit(values, bits) if shallow else values)
-    return replace(pixels, display=shallow, invert=invert, threshold=lossy)
+    if values.dtype == bool:
+        values = values.astype(np.uint8) * np.uint8(255)
+    elif shallow and bits < 8:
+        values = (values.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
+    return replace(split_alpha(values), display=shallow, invert=invert, threshold=lossy)
 
 
-def _drop_extra(page: tifffile.TiffPage, values: np.ndarray) -> np.ndarray:
-    """Keep the colours, and an alpha that is still to be applied after scaling."""
+def _colours_and_alpha(page: tifffile.TiffPage, values: np.ndarray) -> np.ndarray:
+    """Return the colours, with their alpha as last channel if it is still to be applied."""
     if values.ndim == 2:
         return values
     channels = values.shape[2]
     colours = 3 if page.photometric in (RGB, YCBCR) or channels in (3, 4) else 1
     if channels < colours or channels > colours + 1:
-        raise ImageError(
-            f"has {channels} channels", remedy="save the channels wanted as grey or RGB"
-        )
+        raise ImageError(f"has {channels} channels", remedy="save the wanted ones as grey or RGB")
     extra = tuple(page.extrasamples)[-1:] if channels == colours + 1 else ()
     if extra == (UNASSOCIATED_ALPHA,):
         return values
     if extra == (ASSOCIATED_ALPHA,) and values.dtype in (np.uint16, np.uint32):
-        return _not_multiplied(values)  # the range has to be that of the opaque picture
+        # Divide by the alpha again: the display range has to be that of the opaque image.
+        top, alpha = np.iinfo(values.dtype).max, values[..., -1:]
+        opaque = np.rint(values[..., :-1] * (top / np.maximum(alpha, 1).astype(np.float64)))
+        return np.concatenate([np.minimum(opaque, top).astype(values.dtype), alpha], axis=-1)
     return values[..., :colours] if colours == 3 else values[..., 0]
-
-
-def _not_multiplied(values: np.ndarray) -> np.ndarray:
-    """Divide the colours by the alpha, the last channel, that they were multiplied with."""
-    top = np.iinfo(values.dtype).max
-    alpha = values[..., -1:]
-    colours = np.rint(values[..., :-1] * (top / np.maximum(alpha, 1).astype(np.float64)))
-    return np.concatenate([np.minimum(colours, top).astype(values.dtype), alpha], axis=-1)
-
-
-def _eight_bit(values: np.ndarray, bits: int) -> np.ndarray:
-    if values.dtype == bool:
-        return values.astype(np.uint8) * np.uint8(255)
-    if bits < 8:
-        top = 2**bits - 1
-        return (values.astype(np.uint16) * 255 // top).astype(np.uint8)
-    return values
-
-
-def _pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
-    pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
-    pictures = [page for page in pages if not page.subfiletype & REDUCED_OR_MASK] or pages
-    if not pictures:
-        raise ImageError("holds no page", remedy="export it again")
-    stack = (tiff.imagej_metadata or {}).get("images", 1) if tiff.is_imagej else 1
-    if stack > len(pages):
-        raise ImageError(
-            f"holds {stack} images in one page (an ImageJ stack)",
-            remedy="save it as an OME or plain multi-page TIFF",
-        )
-    return pictures
-
-
-def _orientation(page: tifffile.TiffPage) -> int:
-    value = page.tags.valueof(274, 1)
-    return value if value in range(1, 9) else 1
-
-
-def _check_page(page: tifffile.TiffPage, data: bytes) -> None:
-    """Refuse what would be decoded to more than it should, or filled up with zeros."""
-    check_size(page.imagewidth, page.imagelength * page.imagedepth)
-    check_size(page.imagewidth * page.samplesperpixel, page.imagelength)
-    if page.is_tiled:
-        check_size(page.tilewidth, page.tilelength * page.tiledepth)
-    if page.imagedepth > 1:
-        raise ImageError(
-            f"holds {page.imagedepth} slices in one page", remedy="save one page for each slice"
-        )
-    offsets, counts = page.dataoffsets, page.databytecounts
-    if not counts or len(offsets) != len(counts) or 0 in counts or 0 in offsets:
-        raise ImageError(
-            "lacks some of its strips or tiles", remedy="copy it again, or save it whole"
-        )
-    segments = list(zip(offsets, counts, strict=True))
-    short = max(offset + count for offset, count in segments) > len(data)
-    if page.compression == NOT_COMPRESSED:
-        row = -(-page.imagewidth * page.samplesperpixel * page.bitspersample // 8)
-        short = short or sum(counts) < row * page.imagelength
-    if page.compression in _ENDED:  # their decoders fill what is missing with grey
-        ends = [data[max(o, o + c - 16) : o + c] for o, c in segments]
-        short = short or any(b"\xff\xd9" not in end.rstrip(b"\0") for end in ends)
-    if short:
-        raise ImageError("is cut short", remedy="copy or download it again")

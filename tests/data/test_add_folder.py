@@ -90,7 +90,7 @@ def test_bad_files_are_named_with_the_reason_and_the_rest_is_added(scans, paths)
     assert set(reasons) == {"empty.png", "page.jpg", "text.png", "dangling.png", "pipe.png"}
     assert "zero bytes" in reasons["empty.png"]
     assert "web page" in reasons["page.jpg"]
-    assert "link to nothing" in reasons["dangling.png"]
+    assert "broken link" in reasons["dangling.png"]
     assert "pipe" in reasons["pipe.png"]
     assert "FAILED train/cat/empty.png" in summary.text()
 

@@ -64,15 +64,15 @@ BAD: dict[str, tuple[Make, str, str]] = {
     "page.jpg": (_bytes(b"<!DOCTYPE html><html>Sign in</html>"), "web page", ""),
     "pointer.png": (_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "LFS", "git lfs pull"),
     "bomb.png": (_bomb, "limit of", ""),
-    "dangling.png": (lambda path: os.symlink("nowhere.png", path), "link to nothing", ""),
+    "dangling.png": (lambda path: os.symlink("nowhere.png", path), "broken link", ""),
     "locked.png": (_locked, "permission denied", "chmod"),
-    "pipe.png": (os.mkfifo, "is a pipe", "give the image file itself"),
+    "pipe.png": (os.mkfifo, "is a pipe", "image file"),
 }
 """Files that `data add` cannot take: what is said of the cause and, in part, of the remedy."""
 
 DAMAGED: dict[str, tuple[Make, str, str]] = {
-    "cut.png": (_cut("PNG"), "cut short", "copy"),
-    "cut.jpg": (_cut("JPEG"), "cut short", "copy"),
+    "cut.png": (_cut("PNG"), "truncated", "copy"),
+    "cut.jpg": (_cut("JPEG"), "truncated", "copy"),
     "crc.png": (_bad_crc, "damaged", "copy"),
 }
 """Files with a sound header, whose damage shows when the pixels are read."""

@@ -83,7 +83,7 @@ def test_damaged_pixels_are_named_and_hostile_names_are_done_each_as_itself(mixe
     masks = open_masks(site.root / "cache/toy/masks.zarr")
     assert {name: masks[name].shape for name in wanted} == wanted
     for name in damaged:
-        with pytest.raises(PipelineError, match=r"cut short|damaged"):
+        with pytest.raises(PipelineError, match=r"truncated|damaged"):
             masks[name]
     features = open_features(site.root / "cache/toy/features.zarr").image_features("whole")
     # No two of these pictures are the same, so no two rows are.
@@ -110,7 +110,7 @@ def broken(half: Site, source: Path, tmp_path_factory: pytest.TempPathFactory):
     for name in ("06.png", "07_mask.png"):
         (folder / name).unlink()
         os.mkfifo(folder / name)
-    reasons = ("changed", "changed", "not exist", "link to nothing", "changed")
+    reasons = ("changed", "changed", "not exist", "broken link", "changed")
     reasons += ("permission denied", "is a pipe")
     return site, {f"train/dog/{i:02d}.png": why for i, why in enumerate(reasons)}
 

@@ -218,5 +218,5 @@ def test_frames_are_rows_with_their_own_functional_groups(tmp_path):
         one = dicom(frames[k], WindowCenter=str(1000 + 200 * k), WindowWidth="900")
         single = read_image(save_dicom(one, tmp_path / "one.dcm"))
         np.testing.assert_array_equal(read_image(path, k), single)
-    with pytest.raises(ImageError, match="no frame 3: it holds 3"):
+    with pytest.raises(ImageError, match="no frame 3"):
         read_image(path, 3)

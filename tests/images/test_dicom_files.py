@@ -140,7 +140,7 @@ def test_rle_segments_outside_the_frame_are_refused_and_end_no_process(tmp_path)
 def test_a_stream_of_another_size_than_the_header_is_refused(tmp_path):
     dataset = compressed(grey(64, 64), JPEG2000Lossless)
     dataset.Rows = 32
-    with pytest.raises(ImageError, match="says 64 x 32"):
+    with pytest.raises(ImageError, match="64 x 32"):
         read_image(save_dicom(dataset, tmp_path / "x.dcm"))
 
 
@@ -149,13 +149,13 @@ def test_cut_native_pixels_are_a_failure_for_probe_and_read(tmp_path):
     dataset.PixelData = dataset.PixelData[:-100]
     path = save_dicom(dataset, tmp_path / "x.dcm")
     for read in (probe, read_image):
-        with pytest.raises(ImageError, match="cut short"):
+        with pytest.raises(ImageError, match="truncated"):
             read(path)
 
 
 def test_an_absurd_number_of_frames_is_refused_at_once(tmp_path):
     path = save_dicom(dicom(grey(), NumberOfFrames=2**31 - 1), tmp_path / "x.dcm")
-    with pytest.raises(ImageError, match="cut short"):
+    with pytest.raises(ImageError, match="truncated"):
         probe(path)
 
 
@@ -208,7 +208,7 @@ def test_no_name_id_or_date_appears_in_errors_warnings_or_logs(tmp_path, caplog,
                     seen += [str(error), repr(error), str(error.__cause__)]
     seen += [r.getMessage() for r in caplog.records] + [str(w.message) for w in recwarn.list]
     assert not [text for text in seen if any(s in text for s in secrets)]
-    assert any("cut short" in text or "damaged" in text for text in seen)
+    assert any("truncated" in text or "damaged" in text for text in seen)
 
 
 def test_patient_code_groups_patients_one_way_and_follows_the_key(tmp_path, monkeypatch):

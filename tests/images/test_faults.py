@@ -26,13 +26,13 @@ from tests.images.makers import colour, dicom, grey, rgb, save_dicom
 
 NOT_IMAGES = {
     "zero.png": (b"", "empty"),
-    "zeros.jpg": (b"\0" * 5000, "only zero bytes"),
+    "zeros.jpg": (b"\0" * 5000, "only zero"),
     "notes.png": (b"patient seen today\n" * 9, "text"),
     "page.jpg": (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "web page"),
     "pointer.png": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     "paper.png": (b"%PDF-1.7\n" + bytes(range(256)), "PDF"),
     "archive.png": (b"PK\x03\x04" + bytes(range(256)), "zip"),
-    "noise.bmp": (bytes(range(200, 256)) + bytes(range(100)), "no format"),
+    "noise.bmp": (bytes(range(200, 256)) + bytes(range(100)), "not in a supported format"),
     "packed.nii.gz": (gzip.compress(b"hello"), "without NIfTI"),
     "packed2.nii.gz": (gzip.compress(b"hello" * 500), "no NIfTI header"),
     "short.dcm": (b"\0" * 128 + b"DICM", "without pixels"),
@@ -56,7 +56,7 @@ def test_a_truncated_image_is_a_failure(tmp_path, suffix, keep):
     path = tmp_path / f"x.{suffix}"
     Image.fromarray(colour(64, 64)).save(path)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
-    with pytest.raises(ImageError, match=r"damaged|cut short"):
+    with pytest.raises(ImageError, match=r"damaged|truncated"):
         read_image(path)
 
 
@@ -136,8 +136,8 @@ def test_links_to_nothing_loops_folders_and_pipes_are_named_and_do_not_hang(tmp_
     with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(tmp_path):
         server.bind("socket.png")
     words = {
-        "dangling.png": "link to nothing",
-        "loop.png": "link to nothing|loop|levels",
+        "dangling.png": "broken link",
+        "loop.png": "broken link|loop|levels",
         "pipe.png": "pipe",
         "folder.png": "folder",
         "socket.png": "socket",
@@ -217,7 +217,7 @@ def test_a_gif_or_webp_that_claims_to_be_huge_is_refused_as_too_large(tmp_path):
     (tmp_path / "canvas.webp").write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
     for name in ("screen.gif", "picture.gif", "stream.webp", "canvas.webp"):
         for read in (probe, read_image, read_mask):
-            with pytest.raises(ImageError, match=r"more than|more pixels") as caught:
+            with pytest.raises(ImageError, match=r"limit") as caught:
                 read(tmp_path / name)
             assert "make it smaller" in caught.value.remedy
 
@@ -234,7 +234,7 @@ def test_a_deflated_dicom_bomb_is_refused_without_being_unpacked_at_one_go(tmp_p
     (tmp_path / "x.dcm").write_bytes(bomb)
     tracemalloc.start()
     for read in (probe, read_image):
-        with pytest.raises(ImageError, match="unpacks to more than 1 GiB"):
+        with pytest.raises(ImageError, match="1 GiB"):
             read(tmp_path / "x.dcm")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

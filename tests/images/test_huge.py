@@ -108,10 +108,10 @@ HUGE = {
     "plain.dcm": (lambda side: claimed(side), SIDE, "limit of"),
     "rle.dcm": (lambda side: claimed(side, RLELossless), SIDE, "limit of"),
     "j2k.dcm": (lambda side: claimed(side, JPEG2000Lossless), SIDE, "limit of"),
-    "short.dcm": (lambda side: claimed(side), PILLOWS, "cut short"),
-    "other.dcm": (lambda side: claimed(side, JPEG2000Lossless), PILLOWS, "does not"),
-    "a.nii": (nifti, SIDE, "cut short"),
-    "a.nii.gz": (lambda side: gzip.compress(nifti(side)), SIDE, "cut short"),
+    "short.dcm": (lambda side: claimed(side), PILLOWS, "truncated"),
+    "other.dcm": (lambda side: claimed(side, JPEG2000Lossless), PILLOWS, "but not by"),
+    "a.nii": (nifti, SIDE, "truncated"),
+    "a.nii.gz": (lambda side: gzip.compress(nifti(side)), SIDE, "truncated"),
     "deep.nii.gz": (lambda side: gzip.compress(nifti(side, side)), SIDE, "cut the volume"),
 }
 READ = """

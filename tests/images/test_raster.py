@@ -224,7 +224,7 @@ def test_pages_are_frames_and_thumbnails_are_not(tmp_path):
         tiff.write(grey(20, 30))
     assert [(f.frame, f.width, f.height) for f in probe(path)] == [(0, 56, 40), (1, 30, 20)]
     np.testing.assert_array_equal(read_image(path, 1), rgb(grey(20, 30)))
-    with pytest.raises(ImageError, match="no page 2: it holds 2"):
+    with pytest.raises(ImageError, match="no page 2"):
         read_image(path, 2)
 
 

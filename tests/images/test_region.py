@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from pipeline.errors import ImageError
 from pipeline.images import read_image, read_mask
-from pipeline.images.region import KEEP, Cuts
+from pipeline.images.region import KEEP, Thresholds
 from pipeline.images.types import Pixels
 from tests.images.makers import dicom, grey, save_dicom, save_nifti
 
@@ -181,7 +181,7 @@ def test_a_damaged_frame_fails_alone(tmp_path):
 
 
 def test_cuts_are_those_of_the_file_and_the_oldest_are_forgotten():
-    cuts, scans = Cuts(), []
+    cuts, scans = Thresholds(), []
 
     def frames(value: int) -> list[Pixels]:
         scans.append(value)
