@@ -40,8 +40,8 @@ def project(tmp_path) -> Project:
 
 
 @pytest.mark.promise(
-    "All eight EXIF orientations are applied: manifest, array, mask, overlay, box and click share one "
-    "upright frame."
+    "All eight EXIF orientations are applied: manifest, array, mask, overlay, box and click share "
+    "one upright frame."
 )
 @pytest.mark.parametrize(
     ("prompt", "column", "value"),
