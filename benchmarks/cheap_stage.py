@@ -19,7 +19,7 @@ import pandas as pd
 
 from pipeline.engine import LocalExecutor, RunOptions, RunRecord, WorkItem, run_stage
 from pipeline.errors import ImageError
-from pipeline.stores import FeatureRow, FeatureStoreWriter, MaskRow, MaskStoreWriter
+from pipeline.store import FeatureRow, FeatureStoreWriter, MaskRow, MaskStoreWriter
 
 VIEWS, DIM = ("whole", "masked"), 24
 CLASSES, TEMPLATES = ("cat", "dog"), ("a {}.", "the {}.")

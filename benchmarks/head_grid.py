@@ -18,8 +18,8 @@ import numpy as np
 from pipeline.config import load_params
 from pipeline.evaluate import evaluate_dataset
 from pipeline.paths import Paths
-from pipeline.train import train_dataset
-from tests.heads.projects import REPO, make_manifest, write_features
+from pipeline.learners.train import train_dataset
+from tests.learners.projects import REPO, make_manifest, write_features
 
 CLASSES = ["a", "b", "c", "d"]
 

@@ -36,7 +36,7 @@ from pipeline.manifest import read_manifest
 from pipeline.models import load_clip, load_sam2
 from pipeline.segment import SegmentMapper, segment_dataset
 from pipeline.segment.segment import segment_items
-from pipeline.stores import open_masks
+from pipeline.store import open_masks
 from tests.project import DATASET, Project
 
 

@@ -11,13 +11,13 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "open_features", "open_masks"]
 
 if TYPE_CHECKING:
-    from pipeline.stores import open_features, open_masks
+    from pipeline.store import open_features, open_masks
 
 
 def __getattr__(name: str) -> Any:
     # Lazy, so that `pipeline --help` pays for no array library.
     if name in ("open_features", "open_masks"):
-        from pipeline import stores
+        from pipeline import store
 
-        return getattr(stores, name)
+        return getattr(store, name)
     raise AttributeError(f"module 'pipeline' has no attribute {name!r}")

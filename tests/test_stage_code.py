@@ -22,7 +22,6 @@ PLUMBING = {
     "pipeline/config.py": "turns params.yaml into objects: what they hold is a dep by itself",
     "pipeline/config_rules.py": "refuses parameters, changes none",
     "pipeline/engine/devices.py": "chooses a device; what it changes is in the store's identity",
-    "pipeline/engine/items.py": "the items' type; the machine itself is a dep where it works",
     "pipeline/engine/options.py": "how a run is done; what it changes is in the store's identity",
     "pipeline/engine/progress.py": "tells of a run",
     "pipeline/engine/record.py": "tells of a run",
@@ -31,7 +30,8 @@ PLUMBING = {
     "pipeline/manifest.py": "reads the manifest, which is a dep by itself",
     "pipeline/models/spec.py": "a part of the parameters",
     "pipeline/paths.py": "where things lie",
-    "pipeline/stores": "reads stores, which are deps and have a format; a dep where it writes them",
+    "pipeline/provenance.py": "hashes inputs and refuses others",
+    "pipeline/store": "reads stores, which are deps and have a format; a dep where it writes them",
 }
 
 
@@ -105,7 +105,7 @@ def test_a_stage_names_all_code_that_decides_its_result_and_none_that_it_does_no
 
 def test_a_stage_that_writes_a_store_names_the_code_of_stores_and_of_the_engine():
     for stage in ("segment", "encode"):
-        assert {"pipeline/engine", "pipeline/stores"} <= set(STAGES[stage]["deps"])
+        assert {"pipeline/engine", "pipeline/store"} <= set(STAGES[stage]["deps"])
 
 
 def test_no_plumbing_is_listed_that_no_stage_uses():

@@ -1,10 +1,6 @@
-"""The leak audit: which images of a dataset, or of two, are copies of each other.
+"""The leak audit: which images of a dataset, or of two datasets, are copies of each other."""
 
-from pipeline.audit import audit_dataset, compare_datasets, straddling_pairs
-"""
-
-from pipeline.audit.audit import audit_dataset, straddling_pairs
-from pipeline.audit.compare import compare_datasets
+from pipeline.audit.audit import audit_dataset, compare_datasets, straddling_pairs
 from pipeline.audit.text import across_text, audit_text
 
 __all__ = [

@@ -1,29 +1,29 @@
-"""What of a thumbnail is compared: its grey values, and its structure whatever the contrast.
+"""What of a thumbnail is compared: its grey values, its structure, and its low frequencies.
 
-`plain`: the 32 x 32 grey thumbnail, centred and scaled to length 1; a dot product is then
-Pearson's correlation, which ignores brightness and linear contrast.
-`structure`: the 64 x 64 thumbnail with the local mean taken out and divided by the local spread
-(divisive normalisation); gamma, histogram stretching and shading hardly change it, and
-different patients' chest films, alike at 32 x 32 (correlation up to 0.97), differ in it.
+plain: the 32 x 32 thumbnail, centred and scaled to length 1; a dot product of two is Pearson's
+    correlation, which ignores brightness and linear contrast.
+structure: the 64 x 64 thumbnail minus its local mean, divided by its local spread (divisive
+    normalisation). Gamma, histogram stretching and shading hardly change it, and the chest films
+    of different patients, which correlate up to 0.97 at 32 x 32, differ in it.
 
-Searching takes the low frequencies of both (2-D DCT). The DCT is orthonormal, so leaving
-frequencies out only shrinks distances; and turning an image by quarter turns or mirroring it only
-moves and negates coefficients, so the eight orientations cost no second look at the image.
+The search compares low frequencies of both (2-D DCT). The DCT is orthonormal, so that leaving
+frequencies out only shrinks distances; and mirroring or turning an image by quarter turns only
+moves and negates coefficients, so that the eight orientations need no second look at the image.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.fft import dctn
+from scipy.fft import dctn, rfft2
 from scipy.ndimage import gaussian_filter
 
 PLAIN_SIDE = 32
 STRUCTURE_SIDE = 64
-SHIFT = 2  # thumbnail pixels that a copy may be moved by, on either axis: 2 / 64 = 3 % of a side
-PLAIN_FREQUENCIES = 8  # DCT frequencies kept per axis for the search
-STRUCTURE_FREQUENCIES = 14
-SIGMA = 2.5  # thumbnail pixels, of the neighbourhood of `structure`
-FLOOR = 0.1  # of the image's own spread, below which local spread counts as noise
+SIGMA = 2.5  # pixels of the 64 x 64 thumbnail: the neighbourhood of `structure`
+FLOOR = 0.1  # of the image's own spread: local spread below it counts as noise
+SHIFT = 2  # pixels of the 64 x 64 thumbnail that a copy may be moved on either axis: 3 % of a side
+
+# -- orientations -----------------------------------------------------------------------------
 
 # An orientation is (transpose, flip rows, flip columns), applied in that order.
 ORIENTATIONS: tuple[tuple[bool, bool, bool], ...] = (
@@ -33,7 +33,7 @@ ORIENTATIONS: tuple[tuple[bool, bool, bool], ...] = (
     (False, True, True),  # half a turn
     (True, False, False),
     (True, False, True),  # a quarter turn
-    (True, True, False),  # three quarters
+    (True, True, False),  # three quarter turns
     (True, True, True),
 )
 SAME, MIRROR = 0, 1
@@ -59,11 +59,7 @@ def inverse(orientation: int) -> int:
     return ORIENTATIONS.index((transpose, rows, columns))
 
 
-def window(images: np.ndarray, down: int = 0, right: int = 0) -> np.ndarray:
-    """Cut the window that leaves `SHIFT` pixels on each side, moved by (down, right) pixels."""
-    side = images.shape[-1] - 2 * SHIFT
-    top, left = SHIFT + down, SHIFT + right
-    return images[..., top : top + side, left : left + side]
+# -- descriptors ------------------------------------------------------------------------------
 
 
 def unit(values: np.ndarray) -> np.ndarray:
@@ -85,8 +81,8 @@ def structure(thumbnails: np.ndarray) -> np.ndarray:
         thumbnails: (n, 64, 64) uint8.
 
     Returns:
-        (n, 64, 64) float32. Each image is first brought to a spread of 1; the floor of 0.1 on the
-        local spread keeps coding noise on an even background from counting as structure.
+        (n, 64, 64) float32. Each image is first scaled to a spread of 1; `FLOOR` keeps coding
+        noise on an even background from counting as structure.
     """
     images = np.asarray(thumbnails, np.float32)
     spread = images.std(axis=(1, 2), keepdims=True)
@@ -123,3 +119,94 @@ def orient_frequencies(coefficients: np.ndarray, orientation: int) -> np.ndarray
     if columns:
         coefficients = coefficients * signs
     return coefficients
+
+
+# -- shifts -----------------------------------------------------------------------------------
+# Half a thumbnail pixel is 0.8 % of a side. Structures are fine-grained: two that differ by half a
+# pixel on both axes only correlate by about 0.8 at the nearest whole pixel, no more than
+# neighbouring slices of a head do. So they are compared at every quarter of a pixel.
+
+STEPS = 4  # shifts compared per thumbnail pixel, on either axis
+SHIFTS = np.arange(-SHIFT * STEPS, SHIFT * STEPS + 1) / STEPS  # thumbnail pixels
+
+
+def best_shift(images: np.ndarray, templates: np.ndarray) -> np.ndarray:
+    """Return the highest correlation of each template's window over shifts of up to `SHIFT` pixels.
+
+    Args:
+        images, templates: (n, 64, 64) float32.
+
+    Returns:
+        (n,) float32.
+    """
+    return correlations(images, templates).max(axis=(1, 2))
+
+
+def correlations(images: np.ndarray, templates: np.ndarray) -> np.ndarray:
+    """Return the correlation of each template's window with the image's at all shifts.
+
+    Normalised cross-correlation, equal to skimage.feature.match_template at whole pixels, for many
+    pairs at once. Between pixels the image is interpolated by its Fourier series, without blur; the
+    length of its window there is interpolated from the whole pixels around.
+
+    Args:
+        images, templates: (n, 64, 64) float32.
+
+    Returns:
+        (n, shifts, shifts) float32, `SHIFTS` down and right; may exceed 1 slightly.
+    """
+    images = np.asarray(images, np.float32)
+    side = STRUCTURE_SIDE - 2 * SHIFT
+    inner = np.s_[..., SHIFT:-SHIFT, SHIFT:-SHIFT]
+    # Centred, so that the mean of the moving window falls out of the product; zero around it, so
+    # that nothing enters from the opposite edge of the image.
+    fixed = np.zeros_like(images)
+    fixed[inner] = unit(templates[inner]).reshape(-1, side, side)
+    product = (_DOWN @ (rfft2(images) * rfft2(fixed).conj()) @ _RIGHT).real
+    total, energy = _box_sums(images, side), _box_sums(images**2, side)
+    length = np.sqrt(np.maximum(energy - total**2 / side**2, 1e-6))
+    return product / (_BETWEEN @ length.astype(np.float32) @ _BETWEEN.T)
+
+
+def moved_window(images: np.ndarray, down: float, right: float) -> np.ndarray:
+    """Cut the window that leaves `SHIFT` pixels on each side, moved by fractions of a pixel.
+
+    Between pixels it takes the weighted mean of both, a slight blur, which low frequencies bear.
+
+    Args:
+        images: (n, side, side) float32.
+        down, right: pixels, at most `SHIFT` either way.
+    """
+    side = images.shape[-1]
+    rows, columns = (_window_weights(side, move) for move in (down, right))
+    return rows @ images @ columns.T
+
+
+def _window_weights(side: int, move: float) -> np.ndarray:
+    """Return the weights of an axis's pixels in those of the moved window, (window, side)."""
+    at = np.arange(SHIFT, side - SHIFT) + move
+    return np.maximum(1 - np.abs(at[:, None] - np.arange(side)), 0).astype(np.float32)
+
+
+def _waves(frequencies: np.ndarray) -> np.ndarray:
+    """Return each frequency's wave at the shifts, (shifts, frequencies) complex64."""
+    waves = np.exp(2j * np.pi * np.outer(SHIFTS, frequencies))
+    highest = np.abs(frequencies) == 0.5  # has no phase between two pixels: its real part stays
+    waves[:, highest] = waves[:, highest].real
+    return waves.astype(np.complex64)
+
+
+_DOWN = _waves(np.fft.fftfreq(STRUCTURE_SIDE)) / STRUCTURE_SIDE**2
+_RIGHT = _waves(np.fft.rfftfreq(STRUCTURE_SIDE)).T
+_RIGHT[1:-1] *= 2  # rfft2 leaves out the mirrored half of these
+_BETWEEN = np.maximum(1 - np.abs(SHIFTS[:, None] - np.arange(-SHIFT, SHIFT + 1)), 0).astype(
+    np.float32
+)
+
+
+def _box_sums(images: np.ndarray, side: int) -> np.ndarray:
+    """Return the sum over the window of `side` pixels at each place, (n, places, places)."""
+    sums = np.zeros((len(images), images.shape[1] + 1, images.shape[2] + 1))
+    sums[:, 1:, 1:] = images.cumsum(axis=1, dtype=float).cumsum(axis=2)
+    rows = sums[:, side:] - sums[:, :-side]
+    return rows[:, :, side:] - rows[:, :, :-side]

@@ -1,17 +1,20 @@
-"""From pairs of contents to pairs of images, as audit_pairs.parquet holds them."""
+"""From pairs of contents to the audit's tables: pairs of images, and groups of copies."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from pipeline.errors import ManifestError
 
 if TYPE_CHECKING:
-    from pipeline.audit.copies import Copies
+    from pipeline.audit.search import Copies
 
 COLUMNS = (
     "image_id_a",
@@ -22,15 +25,16 @@ COLUMNS = (
     "label_b",
     "kind",  # byte | near | mirror | turn
     "score",  # correlation
-    "straddles",
-    "by",  # bytes | thumbnail | structure
+    "straddles",  # one image is in test, the other in train or val
+    "by",  # bytes | thumbnail | structure: what found the pair
 )
 _TYPES = dict.fromkeys(COLUMNS, "str") | {"score": "float64", "straddles": "bool"}
 KINDS = ("byte", "near", "mirror", "turn")
+LEARNED = ("train", "val")  # parts that a model has seen: a copy of them in test is a leak
 
 
 def read_audit(path: Path, manifest: pd.DataFrame) -> pd.DataFrame | None:
-    """Return audit.parquet; None where there is none.
+    """Return audit.parquet; None when it does not exist.
 
     Raises:
         ManifestError: images or splits have changed since, and with them which test image has a
@@ -49,17 +53,21 @@ def read_audit(path: Path, manifest: pd.DataFrame) -> pd.DataFrame | None:
     changed = both[(then.loc[both] != now.loc[both]).any(axis=1)]
     ids = [*then.index.symmetric_difference(now.index), *changed]
     raise ManifestError(
-        f"the leak audit is of other images or another split of {len(ids)} images, e.g. {ids[0]!r}",
+        f"the leak audit is of other images or splits than the manifest: {len(ids)} images differ, "
+        f"e.g. {ids[0]!r}",
         path=path,
         remedy=f"run: pipeline audit --dataset {path.parent.name}",
     )
 
 
+# -- pairs ------------------------------------------------------------------------------------
+
+
 def byte_pairs(manifest: pd.DataFrame, content: np.ndarray) -> pd.DataFrame:
-    """Pair each image with the first byte-identical one of each part of the dataset."""
+    """Pair each image with the first byte-identical one of each split."""
     several = np.bincount(content)[content] > 1
     rows = _rows(manifest, content)[several]
-    pairs = rows.merge(_first_of_parts(rows), on="content", suffixes=("_a", "_b"))
+    pairs = rows.merge(_first_of_splits(rows), on="content", suffixes=("_a", "_b"))
     pairs = pairs[pairs["image_id_a"] != pairs["image_id_b"]]
     return _finish(pairs.assign(kind="byte", score=1.0, by="bytes"))
 
@@ -75,25 +83,23 @@ def pair_table(
 ) -> pd.DataFrame:
     """Pair images by their contents.
 
-    One image per part of the dataset stands for all of the same bytes, which are pairs of their
-    own within it; `every` names them all, as is needed across two datasets.
+    Args:
+        manifest_a, manifest_b: columns image_id, split, label; the same object twice for the pairs
+            within one dataset.
+        content_a, content_b: content of each row.
+        copies: pairs of contents.
+        every: list every image of a content. Else one per split stands for all of the same bytes,
+            which `byte_pairs` lists.
     """
-    edges = pd.DataFrame(
-        {
-            "content_a": copies.left,
-            "content_b": copies.right,
-            "kind": copies.kind,
-            "score": copies.score,
-            "by": copies.by,
-        }
-    )
+    names = ("kind", "score", "by")
+    edges = pd.DataFrame({name: getattr(copies, name) for name in names})
+    edges = edges.assign(content_a=copies.left, content_b=copies.right)
     a, b = _rows(manifest_a, content_a), _rows(manifest_b, content_b)
     if not every:
-        a, b = _first_of_parts(a), _first_of_parts(b)
+        a, b = _first_of_splits(a), _first_of_splits(b)
     a, b = a.add_suffix("_a"), b.add_suffix("_b")
-    return _finish(
-        edges.merge(a, on="content_a").merge(b, on="content_b"), swap=manifest_a is manifest_b
-    )
+    pairs = edges.merge(a, on="content_a").merge(b, on="content_b")
+    return _finish(pairs, swap=manifest_a is manifest_b)
 
 
 def sort_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -108,12 +114,12 @@ def _rows(manifest: pd.DataFrame, content: np.ndarray) -> pd.DataFrame:
     return manifest[["image_id", "split", "label"]].assign(content=content)
 
 
-def _first_of_parts(rows: pd.DataFrame) -> pd.DataFrame:
+def _first_of_splits(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values("image_id").drop_duplicates(["content", "split"])
 
 
 def _finish(pairs: pd.DataFrame, swap: bool = True) -> pd.DataFrame:
-    """Bring to the table's columns; with `swap` the smaller image_id comes first, pairs once."""
+    """Bring pairs to `COLUMNS`; with `swap` the smaller image_id comes first, each pair once."""
     pairs = pairs.copy()
     if swap:
         turn = (pairs["image_id_a"] > pairs["image_id_b"]).to_numpy()
@@ -122,6 +128,51 @@ def _finish(pairs: pd.DataFrame, swap: bool = True) -> pd.DataFrame:
             pairs[f"{name}_a"], pairs[f"{name}_b"] = np.where(turn, b, a), np.where(turn, a, b)
         pairs = pairs.drop_duplicates(["image_id_a", "image_id_b"])
     test_a, test_b = pairs["split_a"].eq("test"), pairs["split_b"].eq("test")
-    learned_a, learned_b = (pairs[f"split_{x}"].isin(("train", "val")) for x in "ab")
+    learned_a, learned_b = (pairs[f"split_{x}"].isin(LEARNED) for x in "ab")
     pairs["straddles"] = (test_a & learned_b) | (test_b & learned_a)
-    return sort_pairs(pairs)[list(COLUMNS)].astype(_TYPES)  # a table without rows has them too
+    return sort_pairs(pairs)[list(COLUMNS)].astype(_TYPES)  # the types hold without rows too
+
+
+# -- groups -----------------------------------------------------------------------------------
+
+
+def connect(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return the connected component of each of `count` nodes under the edges left[k] - right[k].
+
+    Returns:
+        (count,) int64 component numbers.
+    """
+    edges = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(count, count))
+    return connected_components(edges, directed=False)[1].astype(np.int64)
+
+
+def joined_to(
+    marked: np.ndarray, left: np.ndarray, right: np.ndarray, cut: np.ndarray
+) -> np.ndarray:
+    """Return which nodes are marked, or joined to a marked one by an edge left[k] - right[k].
+
+    Not all edges of the nodes in `cut` are known: in a component that has one of these, a chain of
+    edges joins as well.
+
+    Args:
+        marked: (count,) bool.
+        left, right: (n,) int64 nodes.
+        cut: (m,) int64 nodes.
+
+    Returns:
+        (count,) bool.
+    """
+    joined = marked.copy()
+    joined[left[marked[right]]] = True
+    joined[right[marked[left]]] = True
+    part = connect(len(marked), left, right)
+    return joined | (np.isin(part, part[marked]) & np.isin(part, part[cut]))
+
+
+def name_groups(ids: Sequence[str], component: np.ndarray) -> np.ndarray:
+    """Name each component by its first image_id in sorted order, whatever the order of the rows.
+
+    Returns:
+        (n,) object array; the group of an image on its own is its own image_id.
+    """
+    return pd.Series(np.asarray(ids, object)).groupby(component).transform("min").to_numpy(object)

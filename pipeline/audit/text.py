@@ -1,4 +1,4 @@
-"""The leak audit in words, for `pipeline data check`."""
+"""The leak audit in words, for `pipeline audit` and `pipeline data check`."""
 
 from __future__ import annotations
 
@@ -18,26 +18,24 @@ KNOWN = {"patient_id": "patients", "group": "known groups"}
 
 
 def audit_text(summary: dict[str, Any], pairs: str) -> str:
-    """Return the counts, and by name what straddles the split or carries several labels.
+    """Return counts, and the names of what straddles the split or has several labels.
 
     Args:
-        summary: of `audit_dataset`; the lists in it are cut at `SHOWN`.
-        pairs: the file that has all pairs.
+        summary: of `audit_dataset`; its lists are cut at `SHOWN`.
+        pairs: the file that lists all pairs.
     """
     leaks = summary["test_images_with_copy_in_train"]
+    counts = ", ".join(f"{summary['pairs'][kind]} {words}" for kind, words in KINDS.items())
     lines = [
         f"{summary['dataset']}: {summary['images']} images, {summary['test_images']} of them test",
-        *_counted("pairs of copies", summary["pairs"], KINDS),
+        f"pairs of copies: {counts}",
     ]
     if summary["test_images"]:
+        total = leaks["any"] - summary["joined_by_chain"]
         lines += [
             "test images with a copy in train or val:",
             *(f"  {leaks[flag]} {words}" for flag, words in FLAGS.items()),
-            *_listed(
-                [_pair(pair) for pair in summary["straddling"]],
-                leaks["any"] - summary["joined_by_chain"],
-                f"all pairs: {pairs}",
-            ),
+            *_listed(map(_pair, summary["straddling"]), total, f"all pairs: {pairs}"),
         ]
     else:
         lines.append(
@@ -55,20 +53,17 @@ def audit_text(summary: dict[str, Any], pairs: str) -> str:
                 f"{facts['straddling']} of {facts['known']} {KNOWN[column]} are in test and in "
                 f"train or val ({facts['test_images']} test images)"
             )
-    if summary["label_conflict_groups"]:
-        lines.append(f"{summary['label_conflict_groups']} groups of copies with several labels:")
-        lines += _listed(
-            [
-                f"{', '.join(map(printable, c['images']))}: {', '.join(c['labels'])}"
-                for c in summary["label_conflicts"]
-            ],
-            summary["label_conflict_groups"],
-            "the others: audit.parquet, label_conflict",
-        )
+    if total := summary["label_conflict_groups"]:
+        conflicts = [
+            f"{', '.join(map(printable, c['images']))}: {', '.join(c['labels'])}"
+            for c in summary["label_conflicts"]
+        ]
+        lines.append(f"{total} groups of copies with several labels:")
+        lines += _listed(conflicts, total, "the others: audit.parquet, label_conflict")
     lines += _unreadable(summary["unreadable"], "images")
-    if summary["blank"]:
-        lines.append(f"{len(summary['blank'])} blank images are compared by their bytes only:")
-        lines += _listed([printable(name) for name in summary["blank"]], len(summary["blank"]), "")
+    if blank := summary["blank"]:
+        lines.append(f"{len(blank)} blank images are compared by their bytes only:")
+        lines += _listed(map(printable, blank), len(blank))
     return "\n".join(lines)
 
 
@@ -76,42 +71,37 @@ def across_text(other: str, pairs: list[dict[str, Any]], unreadable: dict[str, s
     """Return the copies that another dataset has, and its images that cannot be read, by name."""
     lines = [
         f"{printable(p['image_id_a'])} = {other}: {printable(p['image_id_b'])} "
-        f"({KINDS[p['kind']]}, {p['score']:.3f}; {_labels(p['label_a'], p['label_b'])})"
+        f"({_kind(p, p['label_a'], p['label_b'])})"
         for p in pairs
     ]
     return "\n".join(
         [
             f"{len(pairs)} pairs of copies across it and {other}",
-            *_listed(lines, len(pairs), ""),
+            *_listed(lines, len(pairs)),
             *_unreadable(unreadable, f"images of {other}"),
         ]
     )
+
+
+def _pair(pair: dict[str, Any]) -> str:
+    kind = _kind(pair, pair["label_test"], pair["label_train"])
+    return f"{printable(pair['test'])} = {printable(pair['train'])} ({kind})"
+
+
+def _kind(pair: dict[str, Any], a: str, b: str) -> str:
+    labels = a if a == b else f"labelled {a} and {b}"
+    return f"{KINDS[pair['kind']]}, {pair['score']:.3f}; {labels}"
 
 
 def _unreadable(reasons: dict[str, str], what: str) -> list[str]:
     if not reasons:
         return []
     named = [f"{printable(name)}: {why}" for name, why in reasons.items()]
-    return [f"{len(named)} {what} cannot be read:", *_listed(named, len(named), "")]
+    return [f"{len(named)} {what} cannot be read:", *_listed(named, len(named))]
 
 
-def _labels(a: str, b: str) -> str:
-    return a if a == b else f"labelled {a} and {b}"
-
-
-def _pair(pair: dict[str, Any]) -> str:
-    kind = f"{KINDS[pair['kind']]}, {pair['score']:.3f}"
-    labels = _labels(pair["label_test"], pair["label_train"])
-    return f"{printable(pair['test'])} = {printable(pair['train'])} ({kind}; {labels})"
-
-
-def _counted(title: str, counts: dict[str, int], words: dict[str, str]) -> list[str]:
-    told = ", ".join(f"{counts[key]} {word}" for key, word in words.items())
-    return [f"{title}: {told}"]
-
-
-def _listed(lines: list[str], total: int, rest: str) -> list[str]:
-    shown = [f"  {line}" for line in lines[:SHOWN]]
+def _listed(lines, total: int, rest: str = "") -> list[str]:
+    shown = [f"  {line}" for line in lines][:SHOWN]
     if total > len(shown):
         shown.append(f"  and {total - len(shown)} more{f'; {rest}' if rest else ''}")
     return shown

@@ -1,30 +1,29 @@
-"""Thumbnails of every image, cached in one file by content: adding ten images reads ten.
+"""Grey thumbnails of every image, cached by content, so that adding ten images reads ten.
 
-A record is 5 kB (32 x 32 and 64 x 64 grey pixels) and the file is mapped, not loaded, so memory
-does not grow with the dataset. A record is found by its key, a hash of the image's bytes, frame
-and the reading rules, and is proved by a checksum: a damaged one is read again.
+The cache is an append-only file of 5 kB records, which is mapped and not loaded: memory does not
+grow with the dataset. The key of a record is a hash of the image's bytes, frame and the reader's
+rules; a checksum proves it, and a damaged record is read again.
 """
 
 from __future__ import annotations
 
-import os
 import zlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 from PIL import Image
 
 from pipeline.audit.descriptors import PLAIN_SIDE, STRUCTURE_SIDE
-from pipeline.errors import PipelineError
+from pipeline.engine import LocalExecutor, WorkItem
+from pipeline.engine.executor import Result
+from pipeline.errors import PipelineError, reason_of
 from pipeline.images import read_image, reader_rules
-from pipeline.images.read import bytes_changed, unreadable
-from pipeline.io import atomic_write, open_bytes, sha256_json
+from pipeline.io import ProcessLock, sha256_json, writing
 
 RECORD = np.dtype(
     [
@@ -34,20 +33,21 @@ RECORD = np.dtype(
         ("structure", "u1", (STRUCTURE_SIDE, STRUCTURE_SIDE)),
     ]
 )
-CHUNK = 512  # images read ahead, and records copied, at a time
-FEATURELESS = 2.0  # grey levels; an image with less spread has nothing that could be compared
+READ_BATCH = 32  # images read ahead; an interruption loses at most these
+BATCH = 512  # contents looked at together
+FEATURELESS = 2.0  # grey levels; an image of less spread shows nothing that could be compared
 
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """The thumbnails of a manifest's distinct contents.
+    """The thumbnails of a manifest's distinct contents (bytes and frame).
 
     Attributes:
         records: structured array of `RECORD`s, mapped from the cache file.
         positions: (contents,) int64, the record of each content; -1 = could not be read.
         content: (rows,) int64, the content of each manifest row.
-        failures: reason by manifest row, for those whose file could not be read.
-        read: how many contents were read from their files this time.
+        failures: manifest row -> why its file could not be read.
+        read: number of contents read from their files this time.
     """
 
     records: np.ndarray
@@ -65,11 +65,11 @@ class Thumbnails:
         return self.records["structure"][self.positions[contents]]
 
     def comparable(self) -> np.ndarray:
-        """Return the contents that were read and show something, ascending int64."""
+        """Return the contents that were read and are not blank, ascending int64."""
         read = np.flatnonzero(self.positions >= 0)
         shows = [
             self.plain(part).std(axis=(1, 2)) >= FEATURELESS
-            for part in np.array_split(read, len(read) // CHUNK + 1)
+            for part in np.array_split(read, len(read) // BATCH + 1)
         ]
         return read[np.concatenate(shows)]
 
@@ -81,8 +81,8 @@ def make_thumbnails(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         image: (h, w, 3) uint8.
 
     Returns:
-        (32, 32) and (64, 64) uint8: ITU-R 601 luma, squashed to a square by Pillow's bilinear
-        filter, whose support grows with the reduction, so that nothing aliases.
+        (32, 32) and (64, 64) uint8: ITU-R 601 luma, resized to a square by Pillow's bilinear
+        filter, which averages over the reduction and so does not alias.
     """
     grey = Image.fromarray(image).convert("L")
     plain, structure = (
@@ -92,21 +92,39 @@ def make_thumbnails(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return plain, structure
 
 
+class ThumbnailMapper:
+    """Reads an image and shrinks it, in the engine's loader threads."""
+
+    device = ""
+
+    def load(self, item: WorkItem) -> tuple[np.ndarray, np.ndarray]:
+        """Return the two thumbnails of an image."""
+        return make_thumbnails(read_image(item.path, item.frame))
+
+    def map(self, items: Sequence[WorkItem], loaded: Sequence) -> Sequence:
+        """Return what was loaded."""
+        return loaded
+
+
 def load_thumbnails(
     manifest: pd.DataFrame, data: Path, cache: Path, *, workers: int | None = None
 ) -> Thumbnails:
-    """Bring the thumbnail cache up to date with a manifest and map it.
+    """Add the thumbnails that the cache lacks, and map it.
 
     Args:
-        manifest: columns path, frame, sha256.
+        manifest: columns path, frame, sha256; index 0, 1, ...
         data: folder of the dataset's images.
-        cache: the cache file; made or replaced when images are missing from it. If the reading
-            is interrupted, what was read is kept.
+        cache: the cache file. What was read before an interruption is kept.
         workers: reader threads.
 
     Returns:
-        thumbnails of every distinct content. A row whose file cannot be read, or whose bytes are
-        not the manifest's, is in `failures`; another row of the same content may still be read.
+        The thumbnails of every distinct content. A row whose file cannot be read, or has other
+        bytes than the manifest states, is in `failures`; another row of the same content may
+        still be read.
+
+    Raises:
+        StoreError: another process is adding to the cache.
+        DiskError: the cache cannot be written.
     """
     rules = sha256_json(reader_rules())
     keys = [
@@ -115,124 +133,86 @@ def load_thumbnails(
     ]
     # Sorted, so that contents, and all that follows, do not depend on the manifest's order.
     content, distinct = pd.factorize(np.array(keys, dtype=object), sort=True)
-    known = _read_cache(cache)
-    found = {key: at for at, key in enumerate(known["key"]) if key and _intact(known[at])}
-    missing = [c for c, key in enumerate(distinct) if key not in found]
+    positions = np.full(len(distinct), -1, np.int64)
     failures: dict[int, str] = {}
-    if missing:
-        rows = pd.Series(np.arange(len(keys))).groupby(content).apply(list)
-        paths = manifest["path"].to_numpy()
-        frames, digests = manifest["frame"].to_numpy(), manifest["sha256"].to_numpy()
-        jobs = []
-        for c in missing:
-            first = rows[c][0]
-            files = {row: data / paths[row] for row in rows[c]}
-            jobs.append(_Job(distinct[c], files, int(frames[first]), digests[first]))
-        kept = [found[key] for key in distinct if key in found]
-        failures = _extend(cache, known, kept, jobs, workers)
-        known = _read_cache(cache)
-        found = {key: at for at, key in enumerate(known["key"]) if key}
-    positions = np.array([found.get(key, -1) for key in distinct], dtype=np.int64)
+    with ProcessLock(cache.with_name(f"{cache.name}.lock"), guards="thumbnail cache"):
+        known = _map_cache(cache)
+        found = {one["key"]: at for at, one in enumerate(known) if one["crc"] == _crc(one)}
+        positions[:] = [found.get(key, -1) for key in distinct]
+        missing = positions < 0
+        if missing.any():
+            # Every row of a missing content, rows of one content next to each other.
+            order = np.argsort(content, kind="stable")
+            items = [
+                WorkItem(
+                    image_id=str(row),
+                    key=keys[row].decode(),
+                    path=data / manifest["path"].iat[row],
+                    frame=int(manifest["frame"].iat[row]),
+                    row={"sha256": manifest["sha256"].iat[row]},
+                )
+                for row in order[missing[content[order]]]
+            ]
+            results = LocalExecutor(READ_BATCH, workers, cores=1).imap(ThumbnailMapper, items)
+            at = len(known)
+            for c, record in _append(cache, at, content, results, failures):
+                if record is not None:
+                    positions[c], at = at, at + 1
+            known = _map_cache(cache)
     read = int((positions[missing] >= 0).sum())
     return Thumbnails(known, positions, content, failures, read)
 
 
-def _read_cache(cache: Path) -> np.ndarray:
-    try:
-        records = np.load(cache, mmap_mode="r")
-    except (FileNotFoundError, ValueError, EOFError, OSError):
-        return np.zeros(0, RECORD)  # none yet, or cut short: it is only a cache
-    return records if records.dtype == RECORD else np.zeros(0, RECORD)
+def _append(
+    cache: Path,
+    length: int,
+    content: np.ndarray,
+    results: Iterator[Result],
+    failures: dict[int, str],
+) -> Iterator[tuple[int, np.ndarray | None]]:
+    """Append a record for each content that was read; fill in `failures`.
+
+    A content of which only some rows could be read gets a record without a valid checksum: it
+    serves this run, and the next one looks at all rows again.
+
+    Args:
+        cache: the file.
+        length: number of its complete records; an incomplete last one is cut off.
+        content: content of each manifest row.
+        results: of the rows to read, rows of one content next to each other.
+        failures: manifest row -> reason; changed in place.
+    """
+    with writing(cache):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with open(cache, "ab") as file:
+            file.truncate(length * RECORD.itemsize)
+            for c, rows in groupby(results, key=lambda one: int(content[int(one.item.image_id)])):
+                record = None
+                failed = False
+                for one in rows:
+                    if one.error is not None:
+                        failures[int(one.item.image_id)] = _reason(one.error)
+                        failed = True
+                    elif record is None:
+                        record = np.zeros((), RECORD)
+                        record["key"] = one.item.key.encode()
+                        record["plain"], record["structure"] = one.row
+                if record is not None:
+                    record["crc"] = _crc(record) ^ failed
+                    file.write(record.tobytes())
+                yield c, record
 
 
-def _checksum(record: np.void) -> int:
+def _reason(error: Exception) -> str:
+    return error.with_remedy if isinstance(error, PipelineError) else reason_of(error)
+
+
+def _map_cache(cache: Path) -> np.ndarray:
+    """Map the complete records of the cache; none when it does not exist."""
+    count = cache.stat().st_size // RECORD.itemsize if cache.exists() else 0
+    return np.memmap(cache, RECORD, "r", shape=(count,)) if count else np.zeros(0, RECORD)
+
+
+def _crc(record: np.void) -> int:
     pixels = record["plain"].tobytes() + record["structure"].tobytes()
     return zlib.crc32(bytes(record["key"]) + pixels)
-
-
-def _intact(record: np.void) -> bool:
-    return int(record["crc"]) == _checksum(record)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A content to read: its key, its files by manifest row, its frame and its bytes' SHA-256."""
-
-    key: bytes
-    files: dict[int, Path]
-    frame: int
-    digest: str
-
-
-def _extend(
-    cache: Path, known: np.ndarray, kept: list[int], jobs: list[_Job], workers: int | None
-) -> dict[int, str]:
-    """Write the kept records and the newly read ones; return the reasons of the rows that failed.
-
-    A content that failed leaves a record without a key, which no image ever matches; one of which
-    some rows failed a record without a checksum, so that the next run looks at all rows again.
-    """
-    failures: dict[int, str] = {}
-    interrupted: BaseException | None = None
-    # Written, not mapped: a disk that fills up under a mapping kills the process.
-    with atomic_write(cache) as partial, open(partial, "wb") as file:
-        shape = (len(kept) + len(jobs),)
-        descr = {"descr": dtype_to_descr(RECORD), "fortran_order": False, "shape": shape}
-        write_array_header_1_0(file, descr)
-        for start in range(0, len(kept), CHUNK):
-            file.write(known[kept[start : start + CHUNK]].tobytes())
-        begin = file.tell()
-        whole = 0
-        try:
-            for job, (pixels, reasons) in zip(jobs, _read_all(jobs, workers), strict=True):
-                failures |= reasons
-                file.write(_record(job.key, pixels, proved=not reasons).tobytes())
-                whole += 1
-        except OSError:
-            raise  # of this file: those of the images became reasons
-        except BaseException as error:  # Ctrl-C included: keep what was read, then go on failing
-            interrupted = error
-            file.truncate(begin + whole * RECORD.itemsize)
-            file.truncate(begin + len(jobs) * RECORD.itemsize)
-    if interrupted is not None:
-        raise interrupted
-    return failures
-
-
-def _record(
-    key: bytes, pixels: tuple[np.ndarray, np.ndarray] | None, *, proved: bool
-) -> np.ndarray:
-    record = np.zeros((), RECORD)
-    if pixels is not None:
-        record["key"] = key
-        record["plain"], record["structure"] = pixels
-        # Of another checksum, it serves this run and is no proof to the next.
-        record["crc"] = _checksum(record) ^ (0 if proved else 1)
-    return record
-
-
-Read = tuple[tuple[np.ndarray, np.ndarray] | None, dict[int, str]]
-
-
-def _read_all(jobs: list[_Job], workers: int | None) -> Iterator[Read]:
-    with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(jobs), CHUNK):
-            yield from pool.map(_read_one, jobs[start : start + CHUNK])
-
-
-def _read_one(job: _Job) -> Read:
-    """Return the thumbnails of a content, from its first good file, and the reasons of the rows
-    that failed: of files listed with the same bytes, one may be broken and the others not."""
-    pixels, reasons = None, {}
-    for row, path in job.files.items():
-        try:
-            with open_bytes(path) as file:
-                data = file.read()
-            if sha256(data).hexdigest() != job.digest:
-                raise bytes_changed(path)
-            if pixels is None:
-                pixels = make_thumbnails(read_image(path, job.frame, data=data))
-        except (PipelineError, OSError) as error:
-            told = unreadable(path, error) if isinstance(error, OSError) else error
-            reasons[row] = " - ".join(filter(None, (told.message, told.remedy)))
-    return pixels, reasons

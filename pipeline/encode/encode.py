@@ -19,7 +19,7 @@ from pipeline.engine.manifest_items import Row, add_truth, image_items, select
 from pipeline.manifest import class_names, read_manifest
 from pipeline.models import ClipModel, load_clip
 from pipeline.paths import Paths
-from pipeline.stores import FeatureStoreWriter, open_masks
+from pipeline.store import FeatureStoreWriter, open_masks
 
 BATCH_SIZE = 16
 USABLE = ("ok", "empty", "full")

@@ -18,8 +18,8 @@ from pipeline.engine import WorkItem
 from pipeline.errors import PipelineError
 from pipeline.images import read_image, read_mask, reader_rules
 from pipeline.segment.quality import effective_mask
-from pipeline.stores import FeatureRow
-from pipeline.stores.kinds import MASKS
+from pipeline.store import FeatureRow
+from pipeline.store.layout import mask_crc
 
 if TYPE_CHECKING:
     from pipeline.models import ClipModel
@@ -109,7 +109,7 @@ class EncodeMapper:
             raise PipelineError(row["mask_problem"], remedy=row["mask_remedy"])
         image = read_image(item.path, item.frame)
         mask = self.masks[item.image_id]
-        if row.get("mask_crc") not in (None, MASKS.digest(mask)):
+        if row.get("mask_crc") not in (None, mask_crc(mask)):
             raise PipelineError(
                 "its mask was replaced while encode was running",
                 path=item.path,

@@ -5,19 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.engine.executor import LocalExecutor, Mapper, Result
-    from pipeline.engine.items import WorkItem
     from pipeline.engine.options import RunOptions
     from pipeline.engine.record import RunRecord
     from pipeline.engine.run import run_stage
+    from pipeline.store.items import WorkItem
 
 _MODULES = {
-    "LocalExecutor": "executor",
-    "Mapper": "executor",
-    "Result": "executor",
-    "RunOptions": "options",
-    "RunRecord": "record",
-    "WorkItem": "items",
-    "run_stage": "run",
+    "LocalExecutor": "pipeline.engine.executor",
+    "Mapper": "pipeline.engine.executor",
+    "Result": "pipeline.engine.executor",
+    "RunOptions": "pipeline.engine.options",
+    "RunRecord": "pipeline.engine.record",
+    "WorkItem": "pipeline.store.items",
+    "run_stage": "pipeline.engine.run",
 }
 __all__ = ["LocalExecutor", "Mapper", "Result", "RunOptions", "RunRecord", "WorkItem", "run_stage"]
 
@@ -25,5 +25,5 @@ __all__ = ["LocalExecutor", "Mapper", "Result", "RunOptions", "RunRecord", "Work
 def __getattr__(name: str) -> Any:
     # Lazy: `engine.devices` must be importable before numpy starts its threads.
     if name in _MODULES:
-        return getattr(import_module(f"pipeline.engine.{_MODULES[name]}"), name)
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'pipeline.engine' has no attribute {name!r}")

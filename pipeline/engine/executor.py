@@ -19,11 +19,11 @@ from itertools import islice
 from typing import Any, Protocol
 
 from pipeline.engine.devices import keep_freed_memory, model_cores, set_torch_threads
-from pipeline.engine.items import WorkItem
 from pipeline.engine.parallel_map import ParallelMap
 from pipeline.errors import ConfigError, ModelError, StoreError
 from pipeline.images.read import bytes_changed, unreadable
 from pipeline.io import sha256_file
+from pipeline.store.items import WorkItem
 
 NOT_THE_ITEM = (ModelError, ConfigError, StoreError)
 """Errors that would meet every item: they end the run instead of failing one item."""

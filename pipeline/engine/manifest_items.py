@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.engine.items import WorkItem
 from pipeline.errors import ManifestError, PipelineError
 from pipeline.io import sha256_file, sha256_json
 from pipeline.manifest import mask_file, row_file
+from pipeline.store.items import WorkItem
 
 Row = dict[str, Any]
 

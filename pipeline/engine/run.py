@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.engine.background_writer import BackgroundWriter
 from pipeline.engine.executor import Executor, LocalExecutor, MapperFactory, check_bytes
-from pipeline.engine.items import WorkItem
 from pipeline.engine.options import RunOptions
 from pipeline.engine.progress import Progress
 from pipeline.engine.record import RunRecord, library_versions, recorded
 from pipeline.engine.signals import Interrupts
 from pipeline.errors import ConfigError, ModelError, reason_of
+from pipeline.store.items import WorkItem
 
 if TYPE_CHECKING:
-    from pipeline.stores.plan import Plan
-    from pipeline.stores.writer import StoreWriter
+    from pipeline.store.plan import Plan
+    from pipeline.store.writer import StoreWriter
 
 BATCH_SIZE = 16
 

@@ -64,7 +64,7 @@ def status_rows(paths: Paths, datasets: Iterable[str]) -> list[dict[str, Any]]:
 
 def _lacking(paths: Paths, dataset: str, stage: str) -> tuple[int, int] | None:
     from pipeline.manifest import read_manifest
-    from pipeline.stores import open_features, open_masks
+    from pipeline.store import open_features, open_masks
 
     if stage not in STAGES:
         return None

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from pipeline.audit.table import read_audit
@@ -23,21 +25,22 @@ from pipeline.evaluate.compare import (
     differences,
     matching_pairs,
 )
-from pipeline.evaluate.mask_quality import mask_quality, summarise_masks
+from pipeline.evaluate.mask_quality import mask_quality, masks_inputs, summarise_masks
 from pipeline.evaluate.metrics import CLASS_METRICS
-from pipeline.evaluate.pairing import beside, write_stamped
 from pipeline.evaluate.predictions import Run, read_runs
 from pipeline.evaluate.scores import Scored, Scorer, confusion, score_rows
 from pipeline.evaluate.test_sets import blocks, image_units, test_set_row
 from pipeline.io import atomic_write, atomic_write_json
+from pipeline.learners.runs import run_inputs
 from pipeline.manifest import read_manifest
+from pipeline.provenance import stamp, with_stamp
 
 if TYPE_CHECKING:
     from pipeline.config import EvaluateParams, Params
     from pipeline.paths import Paths
 
 
-RUN = ["head", "view", "fraction"]
+RUN = ["learner", "view", "fraction"]
 METRIC_COLUMNS = ["protocol", "subset", *RUN, "seed", "metric", "value", "lo", "hi", "n_images"]
 METRIC_COLUMNS += ["n_labels", "note", "t_lo", "t_hi", "n_seeds", "n_groups"]
 TABLES = {
@@ -61,8 +64,9 @@ def evaluate_dataset(
 
     Reads the predictions, the manifest, audit.parquet (if any), masks.zarr and the ground-truth
     masks. Writes metrics.parquet, mask_quality.parquet, metrics.json and plots/*.csv, whose
-    columns docs/tables.md describes. metrics.parquet is written last and states the SHA-256 of
-    the other tables, so that tables of two evaluations are never mixed.
+    columns docs/tables.md describes. metrics.parquet is written after the other tables and
+    states their SHA-256 beside that of its inputs, so that tables of two evaluations are never
+    mixed.
 
     Args:
         dataset: its name.
@@ -92,8 +96,8 @@ def _evaluate(
     record: RunRecord, manifest: pd.DataFrame, params: Params, paths: Paths, jobs: int
 ) -> dict[str, Any]:
     dataset = record.dataset
-    runs, classes, training = read_runs(dataset, params, paths, manifest)
     audit = read_audit(paths.audit(dataset), manifest)
+    runs, classes = read_runs(dataset, params, paths)
     quality = mask_quality(dataset, manifest, paths, jobs=jobs)
     units = image_units(manifest, audit)
     clock = time.monotonic()
@@ -102,10 +106,11 @@ def _evaluate(
     record.seconds["metrics"] = time.monotonic() - clock
     for name, table in plots.items():
         _write_csv(table, paths.plots(dataset) / f"{name}.csv")
-    with atomic_write(paths.mask_quality(dataset)) as partial:
-        quality.to_parquet(partial, index=False)
-    with atomic_write(paths.metrics_table(dataset)) as partial:
-        write_stamped(metrics, {**training, **beside(dataset, paths)}, partial)
+    inputs = run_inputs(paths, dataset)
+    _write_parquet(quality, paths.mask_quality(dataset), masks_inputs(paths, dataset))
+    for name in params.learners:
+        inputs[f"predictions/{name}"] = paths.predictions(dataset, name)
+    _write_parquet(metrics, paths.metrics_table(dataset), inputs | tables(paths, dataset))
     found = summary(metrics, dataset)
     if len(quality):
         means = quality.groupby("strategy")["dice"].mean()
@@ -187,13 +192,13 @@ def compare_runs(dataset: str, params: Params, paths: Paths, a: str, b: str) -> 
     """
     manifest = read_manifest(paths.manifest(dataset))
     audit = read_audit(paths.audit(dataset), manifest)
-    runs, classes, _ = read_runs(dataset, params, paths, manifest)
+    runs, classes = read_runs(dataset, params, paths)
     known = {name for run in runs for name in (*run.key, "/".join(run.key))}
     for name in (a, b):
         if name not in known:
             raise PipelineError(
                 f"--compare: there are no predictions of {name!r}",
-                path=paths.cache(dataset),
+                path=paths.run(dataset, a).parent,
                 remedy=f"name two of the same kind: {', '.join(sorted(known))}",
             )
     rows: list[dict[str, Any]] = []
@@ -205,7 +210,7 @@ def compare_runs(dataset: str, params: Params, paths: Paths, a: str, b: str) -> 
     if not rows:
         raise PipelineError(
             f"--compare: {a!r} and {b!r} have no view, learner, fraction or seed in common",
-            path=paths.cache(dataset),
+            path=paths.run(dataset, a).parent,
             remedy="name two learners, two views or two learner/view of the same protocol",
         )
     return pd.DataFrame(corrected(rows), columns=list(COLUMNS))
@@ -243,7 +248,12 @@ def reliability_rows(scored: Scored, protocol: str, bins: int) -> list[dict[str,
 
 def _run(scored: Scored, protocol: str) -> dict[str, Any]:
     run = scored.run
-    return {"protocol": protocol, "head": run.learner, "view": run.view, "fraction": run.fraction}
+    return {
+        "protocol": protocol,
+        "learner": run.learner,
+        "view": run.view,
+        "fraction": run.fraction,
+    }
 
 
 def reweighted(metrics: pd.DataFrame, per_class: pd.DataFrame) -> np.ndarray:
@@ -253,7 +263,7 @@ def reweighted(metrics: pd.DataFrame, per_class: pd.DataFrame) -> np.ndarray:
     It is the mean over classes of the recall on the full part, by the number of images of the
     class in the subset. NaN in rows of other metrics, of single seeds and of `full`.
     """
-    key = ["protocol", "head", "view", "fraction"]
+    key = ["protocol", "learner", "view", "fraction"]
     found = np.full(len(metrics), np.nan)
     if per_class.empty:
         return found
@@ -272,7 +282,7 @@ def reweighted(metrics: pd.DataFrame, per_class: pd.DataFrame) -> np.ndarray:
 def curve_table(metrics: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """Return accuracy by fraction (Fig. 2 of the MedFocusCLIP paper), means over seeds."""
     chosen = metrics[(metrics["seed"] == -1) & (metrics["metric"] == "accuracy")]
-    columns = ["protocol", "subset", "head", "view", "fraction", "n_labels"]
+    columns = ["protocol", "subset", "learner", "view", "fraction", "n_labels"]
     curve = chosen[[*columns, "metric", "value", "lo", "hi"]].copy()
     curve.insert(0, "dataset", dataset)
     curve["accuracy"] = curve["value"]
@@ -290,10 +300,22 @@ def summary(metrics: pd.DataFrame, dataset: str) -> dict[str, Any]:
         if not np.isfinite(row.value):
             continue
         level = found
-        for name in (row.protocol, row.subset, row.head, row.view, f"{row.fraction:g}"):
+        for name in (row.protocol, row.subset, row.learner, row.view, f"{row.fraction:g}"):
             level = level.setdefault(name, {})
         level[row.metric] = round(row.value, 4)
     return {dataset: found}
+
+
+def tables(paths: Paths, dataset: str) -> dict[str, Path]:
+    """Return the tables that belong to metrics.parquet, by the name in its stamp."""
+    plots = {name: paths.plots(dataset) / f"{name}.csv" for name in (*TABLES, "mask_summary")}
+    return plots | {"mask_quality": paths.mask_quality(dataset)}
+
+
+def _write_parquet(table: pd.DataFrame, path: Path, inputs: dict[str, Any]) -> None:
+    made = pa.Table.from_pandas(table, preserve_index=False)
+    with atomic_write(path) as partial:
+        pq.write_table(with_stamp(made, stamp(**inputs)), partial)
 
 
 def _write_csv(table: pd.DataFrame, path: Path) -> None:

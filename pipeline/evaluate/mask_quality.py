@@ -110,7 +110,7 @@ def mask_quality(
     from joblib import Parallel, delayed
 
     from pipeline.manifest import mask_file
-    from pipeline.stores import open_masks
+    from pipeline.store import open_masks
 
     having = manifest[manifest["mask_path"] != ""]
     if having.empty or not paths.masks(dataset).exists():
@@ -141,6 +141,15 @@ def mask_quality(
         delayed(rows_of)(row) for row in having.itertuples()
     )
     return _typed([row for rows in found for row in rows])
+
+
+def masks_inputs(paths: Paths, dataset: str) -> dict[str, Any]:
+    """Return what `mask_quality` is made from, as it is now, for `pipeline.provenance.stamp`."""
+    from pipeline.store import open_masks
+
+    path = paths.masks(dataset)
+    masks = open_masks(path).identity_hash if path.exists() else None
+    return {"manifest": paths.manifest(dataset), "masks": masks}
 
 
 def _typed(rows: list[dict]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Which model to load: the name of a configuration, its checkpoint, and the checkpoint's hash."""
+"""Specification of a model: its configuration, its checkpoint and the checkpoint's hash."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class ModelSpec(BaseModel):
-    """A model, named.
+    """A model to load.
 
     Args:
-        name: a configuration: "sam2-micro", "sam2.1_hiera_large", "clip-micro", or any name
-            that open_clip knows, such as "ViT-B-16".
+        name: name of a configuration: "sam2-micro", "sam2.1_hiera_large", "clip-micro", or one of
+            open_clip, such as "ViT-B-16".
         checkpoint: a local path, "package" (weights shipped with the embedded models),
             "hf-hub:org/name", or an open_clip pretrained tag.
-        sha256: checked where given; the hash found is recorded either way.
+        sha256: checked if given; the actual hash is recorded in any case.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -31,7 +31,7 @@ from pipeline.segment.quality import bounding_box
 from pipeline.segment.references import ELLIPSE, ellipse, reference_prompts, truth_sample
 from pipeline.segment.segment import SegmentMapper, load_predictor, with_precision
 from pipeline.segment.strategies import Models, Strategy, strategy_class
-from pipeline.stores.plan import Plan
+from pipeline.store.plan import Plan
 
 SAVE_SECONDS = 30.0
 """Work that a killed run may lose."""

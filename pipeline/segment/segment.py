@@ -20,7 +20,7 @@ from pipeline.paths import Paths
 from pipeline.segment.predictor import BatchPredictor
 from pipeline.segment.quality import component_count, mask_status
 from pipeline.segment.strategies import MaskResult, Models, PreparedImage, strategy_class
-from pipeline.stores import MaskRow, MaskStoreWriter
+from pipeline.store import MaskRow, MaskStoreWriter
 
 MAPPER_VERSION = 1
 """Incremented when the same model and parameters give other masks than before."""

@@ -1,4 +1,4 @@
-"""Datasets made on the spot for the audit: textures that differ, and copies of them."""
+"""Small datasets for the audit: textures that differ, and copies of them."""
 
 from __future__ import annotations
 
@@ -38,6 +38,16 @@ def film(seed: int, side: int = SIDE) -> np.ndarray:
     own = gaussian_filter(rng.standard_normal((side, side)), 3)
     image = 190 - 130 * lungs + 7 * own / own.std()
     return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def gamma(image: np.ndarray, power: float = 0.6) -> np.ndarray:
+    """Change the contrast of a picture."""
+    return (255 * (image / 255) ** power).astype(np.uint8)
+
+
+def mirror(image: np.ndarray) -> np.ndarray:
+    """Mirror a picture left-right."""
+    return np.ascontiguousarray(image[:, ::-1])
 
 
 def as_thumbnails(images: list[np.ndarray]) -> Thumbnails:

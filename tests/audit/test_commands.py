@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.audit.folder import REPO, texture
-from tests.audit.test_kinds_of_copy import COPIES, resaved
+from tests.audit.folder import REPO, gamma, texture
+from tests.audit.test_copies import COPIES, resaved
 from tests.project import pipeline
 
 # What lies in test, made of train's picture of that number.
@@ -64,8 +64,7 @@ def project(tmp_path_factory) -> Path:
     for k in range(SINGLES):
         for at, split in enumerate(("train", "test")):
             save(scans / split / "ab"[k % 2] / f"single {k}.png", texture(50 + 2 * k + at))
-    gamma = (255 * (texture(1) / 255) ** 0.6).astype(np.uint8)
-    save(others / "train" / "a" / "contrast.png", gamma)
+    save(others / "train" / "a" / "contrast.png", gamma(texture(1)))
     save(others / "train" / "b" / "again.png", resaved(texture(57)))
     save(others / "train" / "b" / "new.png", texture(90))
     for name, folder in (("scans", scans), ("others", others)):
@@ -78,37 +77,31 @@ def said(project) -> str:
     return run(project, "data", "check", "--dataset", "scans")
 
 
-def test_check_counts_what_straddles_by_kind(said):
+@pytest.mark.promise(
+    "`data check` counts the test images that have a copy in train, by kind, and names both sides."
+)
+def test_check_counts_what_straddles_by_kind_and_names_both_sides(said):
     assert "27 images, 14 of them test" in said
     counts = dict(
         (words, int(count)) for count, words in re.findall(r"^  (\d+) (with|\w+)", said, re.M)
     )
     assert counts == {"with": 1, "near": 8, "mirrored": 9, "turned": 10}
-
-
-@pytest.mark.parametrize("name", CHANGES)
-def test_check_names_both_sides_of_each_copy_and_its_kind(said, name):
-    (line,) = [line for line in said.splitlines() if f"/{name}.png =" in line]
-    assert f"train/{label(name)}/{name[0]} original.png" in line
-    kind = {"0": "same bytes", "7": "mirrored", "8": "turned"}.get(name[0], "near-copy")
-    assert kind in line
-
-
-def test_check_names_every_one_of_test_images_with_the_same_bytes(said):
+    for name in CHANGES:
+        (line,) = [line for line in said.splitlines() if f"/{name}.png =" in line]
+        assert f"train/{label(name)}/{name[0]} original.png" in line
+        assert {"0": "same bytes", "7": "mirrored", "8": "turned"}.get(name[0], "near-copy") in line
     (line,) = [line for line in said.splitlines() if "9 contrast again.png =" in line]
-    assert "train/b/4 original.png (near-copy" in line
-    assert " more; all pairs" not in said
+    assert "train/b/4 original.png (near-copy" in line  # a twin is named too
+    assert "single" not in said and " more; all pairs" not in said
 
 
-def test_check_names_no_image_that_has_no_copy(said):
-    assert "single" not in said
-
-
+@pytest.mark.promise("Copies with different labels are named.")
 def test_check_names_copies_with_different_labels(said):
     part = said[said.index("1 groups of copies with several labels") :]
     assert f"test/b/{RELABELLED}.png, train/a/{RELABELLED[0]} original.png: a, b" in part
 
 
+@pytest.mark.promise("Copies across datasets are found.")
 def test_check_finds_the_copies_in_another_dataset_by_name(project):
     told = run(project, "data", "check", "--dataset", "scans", "--against", "others")
     part = told[told.index("pairs of copies across it and others") :]
@@ -133,6 +126,7 @@ def parts(project: Path, on_leak: str, seed: str = "0") -> dict[str, set[str]]:
     return {p: {r["image_id"] for r in rows if r["part"] == p} for p in ("train", "val", "test")}
 
 
+@pytest.mark.promise("`splits.on_leak` is honoured by `splits export`.")
 @pytest.mark.parametrize("on_leak", ["warn", "drop-test", "drop-train", "regroup"])
 def test_splits_export_honours_on_leak(project, said, on_leak):
     found = parts(project, on_leak)
@@ -159,6 +153,9 @@ def test_splits_export_honours_on_leak(project, said, on_leak):
             assert len(every) == 27 and found["test"]
 
 
+@pytest.mark.promise(
+    "Known groups are joined, those that straddle are counted, and none is overwritten."
+)
 def test_known_groups_are_joined_straddling_ones_counted_and_contradictions_refused(
     project, tmp_path
 ):
@@ -180,15 +177,3 @@ def test_known_groups_are_joined_straddling_ones_counted_and_contradictions_refu
     told = run(project, "data", "check", "-d", "scans", "--groups", str(table), code=2)
     assert "'s1' -> 'other'" in told and "--force" in told
     assert (project / "data_manifests/scans.csv").read_bytes() == manifest
-
-
-def test_the_report_shows_the_pairs(project, said):
-    run(project, "report", "--dataset", "scans")
-    page = (project / "report/index.html").read_text(encoding="utf-8")
-    assert "Copies with different labels" in page
-    for words in ("the same bytes", "near-copies", "mirror images", "turned copies"):
-        assert f"On both sides: {words}" in page
-    for name in ("0 same bytes", "7 mirrored", "8 turned"):
-        assert f"test/{label(name)}/{name}.png" in page
-        assert f"train/{label(name)}/{name[0]} original.png" in page
-    assert page.count("data:image") >= 2 * 4

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.audit_scale import list_images
+from benchmarks.audit import list_images
 from pipeline.audit import audit_dataset, compare_datasets
 from pipeline.paths import Paths
 from tests.audit.folder import params
@@ -26,6 +26,7 @@ def project(root: Path, shared: Path, datasets: dict[str, list[str]]) -> Paths:
     return paths
 
 
+@pytest.mark.promise("The known copies of the real sets are found.")
 def test_covid_has_six_byte_identical_images_in_test(shared, tmp_path):
     paths = project(tmp_path, shared, {"covid": ["train", "test"]})
     summary = audit_dataset("covid", params(), paths)
@@ -52,6 +53,7 @@ def test_most_viral_pneumonia_of_covid_is_bacterial_in_kermanys_set(shared, repo
         assert said in " ".join(readme.split())
 
 
+@pytest.mark.promise("The known copies of the real sets are found.")
 def test_breast_has_near_copies_of_conflicting_labels(shared, tmp_path):
     paths = project(tmp_path, shared, {"breast": ["benign", "malignant", "normal"]})
     summary = audit_dataset("breast", params(mirrored=False), paths)
@@ -68,6 +70,7 @@ def test_breast_has_near_copies_of_conflicting_labels(shared, tmp_path):
     assert any({Path(name).stem for name in group} >= set(both) for group in groups)
 
 
+@pytest.mark.promise("The known copies of the real sets are found.")
 @pytest.mark.timeout(1200)
 def test_brain_has_the_known_copies_in_train(shared, tmp_path):
     """Thumbnails of the whole set; the counts are exact."""
@@ -80,6 +83,7 @@ def test_brain_has_the_known_copies_in_train(shared, tmp_path):
     assert counts["any"] >= counts["near_or_mirrored"] >= 937
 
 
+@pytest.mark.promise("Films of different patients are no copies.")
 def test_normal_films_of_different_patients_are_never_copies(shared, tmp_path):
     """The publisher filed one film under two patient numbers; only that pair is found."""
     paths = project(tmp_path, shared, {"lung": ["test/normal"]})
@@ -99,6 +103,7 @@ def test_normal_films_of_different_patients_are_never_copies(shared, tmp_path):
     assert len(list(combinations(np.unique(patient), 2))) > 10_000
 
 
+@pytest.mark.promise("Copies across datasets are found.")
 def test_contrast_changed_copies_across_covid_and_lung_are_found(shared, tmp_path):
     """The known pairs (of those in these folders) are found, and no Covid film has a copy."""
     known = pd.read_csv(shared / "data" / "covid_lung_overlap.csv")

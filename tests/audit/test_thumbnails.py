@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.audit import audit_dataset, compare_datasets
+from pipeline.audit import thumbnails as thumbnails_module
 from pipeline.audit.thumbnails import load_thumbnails
 from pipeline.errors import StageFailed
 from pipeline.manifest import read_manifest
@@ -27,9 +28,9 @@ def run(folder: Folder) -> dict:
     return audit_dataset("toy", params(max_failed=1.0), folder.paths)
 
 
-def thumbnails(folder: Folder):
+def arguments(folder: Folder) -> tuple:
     manifest = read_manifest(folder.paths.manifest("toy"))
-    return load_thumbnails(manifest, folder.paths.data("toy"), folder.paths.thumbnails("toy"))
+    return manifest, folder.paths.data("toy"), folder.paths.thumbnails("toy")
 
 
 def outputs(folder: Folder) -> list[bytes]:
@@ -37,6 +38,10 @@ def outputs(folder: Folder) -> list[bytes]:
     return [name("toy").read_bytes() for name in names]
 
 
+CACHE = "The audit reads only images that are new or whose cached thumbnail is damaged."
+
+
+@pytest.mark.promise(CACHE)
 def test_run_again_add_two_take_one_away_reads_six_none_two_none(folder):
     assert run(folder)["thumbnails_read"] == 6
     assert run(folder)["thumbnails_read"] == 0
@@ -70,6 +75,7 @@ def _counts(folder: Folder) -> tuple[int, int, int]:
     return record["done"], record["copied"], record["skipped"]
 
 
+@pytest.mark.promise(CACHE)
 def test_a_damaged_record_is_read_again_and_heals(folder):
     run(folder)
     first = outputs(folder)
@@ -82,14 +88,37 @@ def test_a_damaged_record_is_read_again_and_heals(folder):
     assert outputs(folder) == first
 
 
-@pytest.mark.parametrize("content", [b"", b"not a cache", None], ids=["empty", "text", "cut"])
-def test_a_cache_file_that_is_none_is_made_anew(folder, content):
+@pytest.mark.promise(CACHE)
+@pytest.mark.parametrize(
+    ("content", "again"), [(b"", 6), (b"not a cache", 6), (None, 1)], ids=["empty", "text", "cut"]
+)
+def test_what_the_cache_file_lacks_is_read_again(folder, content, again):
     run(folder)
     first = outputs(folder)
     cache = folder.paths.thumbnails("toy")
-    cache.write_bytes(cache.read_bytes()[:-3000] if content is None else content)
-    assert run(folder)["thumbnails_read"] == 6
+    whole = cache.read_bytes()
+    cache.write_bytes(whole[:-3000] if content is None else content)
+    assert run(folder)["thumbnails_read"] == again
     assert outputs(folder) == first
+    assert cache.read_bytes() == whole
+
+
+@pytest.mark.promise(CACHE)
+def test_what_was_read_before_an_interruption_is_kept(folder, monkeypatch):
+    read, seen = thumbnails_module.make_thumbnails, []
+
+    def interrupted(image):
+        seen.append(image)
+        if len(seen) > 4:
+            raise KeyboardInterrupt
+        return read(image)
+
+    monkeypatch.setattr(thumbnails_module, "READ_BATCH", 2)
+    monkeypatch.setattr(thumbnails_module, "make_thumbnails", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load_thumbnails(*arguments(folder), workers=0)
+    monkeypatch.undo()
+    assert run(folder)["thumbnails_read"] == 3  # two batches, but for the image last read
 
 
 def test_unreadable_images_are_named_with_the_reason_and_keep_their_row(folder):
@@ -137,6 +166,10 @@ def test_an_image_whose_bytes_changed_is_named_not_taken(folder):
     assert not folder.table().loc["2.png", "copy_in_train"]
 
 
+@pytest.mark.promise(
+    "Of files with the same bytes, one that breaks later is named alone: its twin is not accused, "
+    "and copies of it are still found."
+)
 def test_a_broken_file_accuses_no_twin_and_hides_no_copy_until_it_is_mended(folder):
     folder.save("broken.png", texture(20, 64), split="train")
     file = folder.paths.data("toy") / "broken.png"
@@ -212,18 +245,11 @@ def test_frames_of_one_file_are_images_of_their_own(folder):
 
 
 def test_the_number_of_reader_threads_changes_nothing(folder, tmp_path):
-    manifest = read_manifest(folder.paths.manifest("toy"))
+    folder.save("copy.png", texture(0, 64))
+    manifest, data, _ = arguments(folder.write())
     one, four = (
-        load_thumbnails(
-            manifest, folder.paths.data("toy"), tmp_path / f"{workers}.npy", workers=workers
-        )
+        load_thumbnails(manifest, data, tmp_path / f"{workers}.bin", workers=workers)
         for workers in (1, 4)
     )
     np.testing.assert_array_equal(one.records, four.records)
-
-
-def test_contents_are_numbered_once(folder):
-    folder.save("copy.png", texture(0, 64))
-    found = thumbnails(folder.write())
-    assert found.content[0] == found.content[-1]
-    assert len(found.positions) == 6
+    assert one.content[0] == one.content[-1] and len(one.positions) == 6

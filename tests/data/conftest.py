@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from pipeline.intake import AddSummary, add_dataset
+from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from tests.faults.conftest import no_override as no_override  # a fixture of these tests too
+
+CLASSES = {"cat": 6, "dog": 6}
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (12, 9)) -> Path:
@@ -19,6 +24,36 @@ def picture(path: Path, seed: int = 0, size: tuple[int, int] = (12, 9)) -> Path:
     pixels = np.random.default_rng(seed).integers(0, 255, size[::-1], dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return path
+
+
+def mask(path: Path, area: int, size: tuple[int, int] = (12, 9)) -> None:
+    """Write a mask of `area` pixels; `size` is (w, h)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros(size[::-1], np.uint8)
+    pixels.flat[:area] = 255
+    Image.fromarray(pixels).save(path)
+
+
+def pages(path: Path, count: int) -> None:
+    """Write a TIFF of several pages."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = [Image.new("L", (8, 6), 10 * shade + 10) for shade in range(count)]
+    made[0].save(path, save_all=True, append_images=made[1:])
+
+
+def zip_of(path: Path, folder: Path, prefix: str = "") -> Path:
+    """Pack all files of a folder, below `prefix`."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                archive.write(file, prefix + file.relative_to(folder).as_posix())
+    return path
+
+
+def rows_of(paths: Paths, dataset: str = "d") -> pd.DataFrame:
+    """The manifest by image_id; its files are checked too."""
+    frame = read_manifest(paths.manifest(dataset), data=paths.data(dataset), check_files=True)
+    return frame.set_index("image_id", drop=False)
 
 
 @pytest.fixture
@@ -53,10 +88,22 @@ def brain(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Paths
 
 @pytest.fixture
 def scans(tmp_path: Path) -> Path:
-    """A folder train|test / cat|dog with six images each class and split."""
+    """A folder train|test / cat|dog with six images per class and split."""
     root = tmp_path / "scans"
     for s, split in enumerate(("train", "test")):
-        for c, label in enumerate(("cat", "dog")):
-            for i in range(6):
+        for c, label in enumerate(CLASSES):
+            for i in range(CLASSES[label]):
                 picture(root / split / label / f"{i}.png", seed=100 * s + 10 * c + i)
+    return root
+
+
+@pytest.fixture
+def busi(tmp_path: Path) -> Path:
+    """Three classes of two images, a mask next to each; one image has two masks."""
+    root = tmp_path / "Dataset_BUSI_with_GT"
+    for c, label in enumerate(("benign", "malignant", "normal")):
+        for i in (1, 2):
+            picture(root / label / f"{label} ({i}).png", seed=10 * c + i)
+            mask(root / label / f"{label} ({i})_mask.png", 5 * c + i)
+    mask(root / "benign" / "benign (2)_mask_1.png", 9)
     return root

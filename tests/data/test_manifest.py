@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from pipeline.errors import ManifestError
 from pipeline.manifest import COLUMNS, class_names, read_manifest, row_file, write_manifest
 
+AS_WRITTEN = "Ids and labels survive byte for byte (007, NA, 1e5, True)."
+ALL_AT_ONCE = "Every problem of a manifest is listed at once, with its line and its remedy."
 TEXT = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12
 )
@@ -40,7 +42,7 @@ def problems(frame, tmp_path, **options):
     return caught.value
 
 
-# Few and long tables: what takes time is a reading, not its rows.
+@pytest.mark.promise(AS_WRITTEN)
 @settings(max_examples=12, deadline=None)
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=10, max_size=40, unique_by=lambda pair: pair[0]))
 def test_any_id_and_label_come_back_byte_for_byte(tmp_path_factory, pairs):
@@ -52,6 +54,7 @@ def test_any_id_and_label_come_back_byte_for_byte(tmp_path_factory, pairs):
     assert list(frame["label"]) == list(labels)
 
 
+@pytest.mark.promise(AS_WRITTEN)
 @pytest.mark.parametrize(
     "value", ["007", "NA", "1e5", "True", "nan", "", "null", " x ", "影像", "a\nb"]
 )
@@ -69,6 +72,7 @@ def test_numbers_are_integers_and_unknown_columns_are_kept(tmp_path):
     assert frame["scanner"].tolist() == ["7T"]
 
 
+@pytest.mark.promise(ALL_AT_ONCE)
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
@@ -94,6 +98,7 @@ def test_a_wrong_value_is_named_with_its_line_and_remedy(tmp_path, columns, expe
     assert all(problem.line in (2, 3) and problem.remedy for problem in error.problems)
 
 
+@pytest.mark.promise(ALL_AT_ONCE)
 def test_every_problem_is_listed_at_once(tmp_path):
     frame = rows(
         ["x", "x", "y", "z"],

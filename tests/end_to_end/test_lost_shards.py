@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.store_stage import store_content
-from pipeline.stores import open_features, open_masks
+from pipeline.store import open_features, open_masks
 from tests.faults.site import IMAGES, OUTPUTS, STAGES, STORES, Site, draw_images
 
 SMALL_SHARDS = """
-import pipeline.stores.feature_writer as features, pipeline.stores.masks as masks
-masks.SHARD_ROWS = features.CHUNK_ROWS = 8
-features._shard_rows = lambda *_: 8
+import pipeline.store.shards as shards
+shards.SHARD_ROWS = 8
 from pipeline.cli import main
 main()
 """

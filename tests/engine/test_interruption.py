@@ -13,7 +13,7 @@ from benchmarks.cheap_stage import make_items, run_cheap, store_path
 from benchmarks.random_kill import random_kills
 from benchmarks.store_stage import content
 from pipeline.engine import RunRecord
-from pipeline.stores import open_masks, verify_store
+from pipeline.store import open_masks, verify_store
 
 CTRL_C = (
     "Ctrl-C keeps what was computed and exits 130; a second one exits at once and the store stands."

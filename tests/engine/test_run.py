@@ -13,7 +13,7 @@ from pipeline.engine.status import status_rows, status_text
 from pipeline.errors import ModelError, StageFailed, StoreError
 from pipeline.manifest import COLUMNS, write_manifest
 from pipeline.paths import Paths
-from pipeline.stores import open_masks
+from pipeline.store import open_masks
 
 SAME_ROWS = "Masks and features do not depend on batch size, cores, workers, order or resuming."
 FAILURES = (

@@ -53,7 +53,7 @@ LOADED = {"audit": "pyarrow", "train": "sklearn", "evaluate": "pyarrow", "report
 
 OUTPUTS = {
     "audit": (
-        "cache/toy/thumbnails.npy",
+        "cache/toy/thumbnails.bin",
         "cache/toy/audit.parquet",
         "cache/toy/audit_pairs.parquet",
         "cache/toy/audit.json",

@@ -66,7 +66,7 @@ def sound(path: Path, good: Path) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path, Path], None], str, str]] = {
-    "cut": (cut, ".safetensors", "cut off"),
+    "cut": (cut, ".safetensors", "truncated"),
     "page": (page, ".safetensors", "is a web page"),
     "pointer": (pointer, ".pt", "git lfs pull"),
     "foreign": (foreign, ".safetensors", "a checkpoint of another model"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.store_stage import store_content
-from pipeline.stores import verify_store
+from pipeline.store import verify_store
 
 from .site import OUTPUTS, STAGES, STORES, Site, stage_command
 

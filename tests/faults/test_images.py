@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline.errors import PipelineError
 from pipeline.images import encode_png
-from pipeline.stores import open_features, open_masks
+from pipeline.store import open_features, open_masks
 
 from .bad_images import BAD, DAMAGED, GOOD
 from .site import Done, Site, draw_images, picture

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipeline.engine.items import WorkItem
-from pipeline.stores import MaskRow, MaskStoreWriter
+from pipeline.store import MaskRow, MaskStoreWriter
+from pipeline.store.items import WorkItem
 
 FAILED = "train/alpha/001.png"
 # What the plan of the splits noted, as `train` records it.

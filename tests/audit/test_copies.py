@@ -1,0 +1,263 @@
+"""Every kind of copy is found as what it is, and images that are no copies are left alone."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.ndimage import shift
+from skimage.exposure import equalize_hist, rescale_intensity
+from skimage.feature import match_template
+from skimage.transform import resize
+
+from pipeline.audit import audit_dataset, compare_datasets
+from pipeline.audit.descriptors import (
+    SHIFT,
+    SHIFTS,
+    STEPS,
+    STRUCTURE_SIDE,
+    best_shift,
+    correlations,
+    moved_window,
+    structure,
+)
+from pipeline.audit.search import find_copies
+from pipeline.audit.table import COLUMNS
+from pipeline.audit.thumbnails import make_thumbnails
+from tests.audit.folder import SIDE, Folder, as_thumbnails, film, gamma, params, texture
+
+KINDS = (
+    "Re-saved, resized, brightened, contrast-changed, shifted, mirrored and turned copies are "
+    "found."
+)
+MOVED = (
+    "A copy moved by up to 3 % of a side is found, wherever it comes to lie between the pixels of "
+    "the thumbnails, mirrored and turned ones too."
+)
+APART = "Films of different patients are no copies."
+
+
+def resaved(image):
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", quality=30)
+    return np.asarray(Image.open(stream))
+
+
+def shifted(image, down, right):
+    """Return what a viewer shows when the picture is moved and its edge continued."""
+    padded = np.pad(image, 8, mode="edge")
+    return padded[8 - down : 8 - down + SIDE, 8 - right : 8 - right + SIDE]
+
+
+def as_bytes(image):
+    return (255 * image).astype(np.uint8)
+
+
+COPIES = {
+    "resaved": (resaved, "near"),
+    "half size": (lambda x: as_bytes(resize(x, (80, 80), anti_aliasing=True)), "near"),
+    "larger": (lambda x: as_bytes(resize(x, (300, 300))), "near"),
+    "brighter": (lambda x: np.clip(x.astype(int) + 35, 0, 255).astype(np.uint8), "near"),
+    "less contrast": (lambda x: (90 + 0.3 * x).astype(np.uint8), "near"),
+    "clipped": (lambda x: rescale_intensity(x, (70, 180), (0, 255)).astype(np.uint8), "near"),
+    "gamma 0.5": (lambda x: gamma(x, 0.5), "near"),
+    "gamma 2": (lambda x: gamma(x, 2), "near"),
+    "equalised": (lambda x: as_bytes(equalize_hist(x)), "near"),
+    "down 2 %": (lambda x: shifted(x, 3, 0), "near"),
+    "up and right 3 %": (lambda x: shifted(x, -5, 5), "near"),
+    "shifted, resaved, gamma": (lambda x: resaved(gamma(shifted(x, 2, -3), 0.7)), "near"),
+    "mirrored": (lambda x: x[:, ::-1], "mirror"),
+    "mirrored and resaved": (lambda x: resaved(np.ascontiguousarray(x[:, ::-1])), "mirror"),
+    "mirrored, gamma": (lambda x: gamma(x[:, ::-1], 0.5), "mirror"),
+    "turned 90": (lambda x: np.rot90(x, 1), "turn"),
+    "turned 180": (lambda x: np.rot90(x, 2), "turn"),
+    "turned 270": (lambda x: np.rot90(x, 3), "turn"),
+    "upside down": (lambda x: x[::-1], "turn"),
+    "turned, gamma, shifted": (lambda x: gamma(shifted(np.rot90(x), 2, 2), 0.6), "turn"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Folder:
+    """One original and one copy per kind, the copies in test; and 20 films of nobody twice."""
+    made = Folder(tmp_path_factory.mktemp("kinds"))
+    for seed, (name, (change, _)) in enumerate(COPIES.items()):
+        made.save(f"train/{name}.png", texture(seed), split="train")
+        made.save(f"test/{name}.png", np.ascontiguousarray(change(texture(seed))), split="test")
+    for seed in range(20):
+        made.save(f"film {seed}.png", film(seed), split="test" if seed % 2 else "train")
+    audit_dataset("toy", params(), made.write().paths)
+    return made
+
+
+@pytest.mark.promise(KINDS)
+@pytest.mark.parametrize("name", COPIES)
+def test_a_copy_is_found_as_what_it_is_and_marked_by_its_kind(folder, name):
+    pair = folder.pairs().set_index("image_id_b").loc[f"train/{name}.png"]
+    assert pair["image_id_a"] == f"test/{name}.png"
+    assert pair["kind"] == COPIES[name][1] and pair["straddles"]
+    assert 0.8 < pair["score"] <= 1
+    test, train = (folder.table().loc[f"{split}/{name}.png"] for split in ("test", "train"))
+    near = COPIES[name][1] == "near"
+    assert test["copy_in_train"] == near and test["copy_in_train_any"]
+    assert not train["copy_in_train_any"]
+    assert test["copy_group"] == train["copy_group"] == f"test/{name}.png"
+    assert train["near_group"] == (f"test/{name}.png" if near else f"train/{name}.png")
+
+
+@pytest.mark.promise(APART)
+def test_films_that_look_alike_when_shrunk_stay_apart(folder):
+    assert len(folder.pairs()) == len(COPIES)
+    shrunk = [
+        np.asarray(Image.fromarray(film(s)).resize((32, 32), Image.Resampling.BILINEAR)).ravel()
+        for s in range(20)
+    ]
+    alike = np.corrcoef(shrunk)[np.triu_indices(20, 1)]
+    assert alike.min() > 0.97, "the films of this test should be hard to tell apart"
+    assert folder.table().filter(like="film", axis=0)["copy_group"].nunique() == 20
+
+
+@pytest.mark.promise(APART)
+def test_smooth_images_that_correlate_by_chance_are_no_copies(tmp_path):
+    folder = Folder(tmp_path)
+    ramp = np.linspace(20, 230, SIDE)[None].repeat(SIDE, 0)
+    for seed in (1, 2):
+        noise = 6 * (texture(seed).astype(float) / 255 - 0.5)
+        folder.save(f"{seed}.png", (ramp + noise).astype(np.uint8), split="train")
+    audit_dataset("toy", params(), folder.write().paths)
+    assert folder.pairs().empty
+
+
+def test_mirrored_off_leaves_turned_and_mirrored_copies_out(tmp_path):
+    folder = Folder(tmp_path)
+    folder.save("a.png", texture(1), split="train")
+    folder.save("b.png", np.ascontiguousarray(texture(1)[:, ::-1]), split="test")
+    summary = audit_dataset("toy", params(mirrored=False), folder.write().paths)
+    assert summary["pairs"]["mirror"] == 0
+    assert not folder.table()["copy_in_train_any"].any()
+
+
+# -- moved copies -----------------------------------------------------------------------------
+
+FARTHEST = 0.03 * STRUCTURE_SIDE  # thumbnail pixels: the promised 3 % of a side
+DISTANCES = [*np.arange(-1.75, 2, 0.25), -FARTHEST, FARTHEST]
+DIRECTIONS = {"down": (1, 0), "right": (0, 1), "both": (1, 1), "across": (1, -1), "half": (1, 0.5)}
+
+
+def moved(image: np.ndarray, down: float, right: float) -> np.ndarray:
+    """Move a picture by thumbnail pixels, its edge continued."""
+    pixel = len(image) / STRUCTURE_SIDE
+    image = shift(image.astype(float), (down * pixel, right * pixel), order=3, mode="nearest")
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def structures(images: list[np.ndarray]) -> np.ndarray:
+    return structure(np.stack([make_thumbnails(np.dstack([image] * 3))[1] for image in images]))
+
+
+@pytest.mark.promise(MOVED)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_copy_moved_by_any_fraction_of_a_pixel_up_to_3_percent_is_found(direction):
+    down, right = DIRECTIONS[direction]
+    originals = [texture(seed) for seed in range(4)]
+    copies = [moved(x, d * down, d * right) for d in DISTANCES for x in originals]
+    found = find_copies(as_thumbnails(copies), as_thumbnails(originals), params().audit)
+    expected = [(at, at % len(originals)) for at in range(len(copies))]
+    assert list(zip(found.left, found.right, strict=True)) == expected
+    assert set(found.kind) == {"near"}
+
+
+@pytest.mark.promise(MOVED)
+@pytest.mark.parametrize("turned", ["mirror", "turn"])
+def test_mirrored_and_turned_copies_are_found_between_pixels_too(turned):
+    change = {"mirror": np.fliplr, "turn": np.rot90}[turned]
+    originals = [texture(seed) for seed in range(4)]
+    copies = [change(moved(x, d, -d)) for d in (-1.5, -0.5, 0.5, 1.5) for x in originals]
+    found = find_copies(as_thumbnails(originals), as_thumbnails(copies), params().audit)
+    assert set(zip(found.left, found.right, strict=True)) == {(k % 4, k) for k in range(16)}
+    assert set(found.kind) == {turned}
+
+
+@pytest.mark.promise(MOVED)
+@pytest.mark.parametrize("dataset", ["brain", "breast", "covid", "lung"])
+def test_real_images_moved_by_fractions_of_a_pixel_are_found(shared, dataset):
+    """Twelve of each set, moved by whole pixels of their own and their edge continued."""
+    folder = shared / "data" / dataset
+    files = sorted(folder.rglob("*.jp*g")) + sorted(folder.rglob("*.png"))
+    chosen = np.random.default_rng(5).choice(len(files), 12, replace=False)
+    images = [np.asarray(Image.open(files[at]).convert("L")) for at in chosen]
+    for share in (0.004, 0.008, 0.012, 0.024, 0.03):
+        copies = []
+        for image in images:
+            h, w = image.shape
+            y, x = int(share * h), int(share * w)
+            copies.append(np.pad(image, ((y, 0), (x, 0)), mode="edge")[:h, :w])
+        found = find_copies(as_thumbnails(copies), as_thumbnails(images), params().audit)
+        own = (found.left == found.right) & (found.kind == "near")
+        assert own.sum() >= 11, share
+
+
+def test_at_whole_pixels_the_correlation_is_that_of_scikit_image():
+    a, b = structures([texture(1)]), structures([texture(2)])
+    ours = correlations(a, b)[0, ::STEPS, ::STEPS]
+    inner = b[0, SHIFT:-SHIFT, SHIFT:-SHIFT]
+    np.testing.assert_allclose(ours, match_template(a[0], inner), atol=1e-4)
+
+
+@pytest.mark.parametrize(("down", "right"), [(0.5, 0.5), (-1.25, 0.75), (1.75, -1.5)])
+def test_between_pixels_the_peak_lies_where_the_image_was_moved(down, right):
+    images = [texture(seed) for seed in range(4)]
+    found = correlations(structures([moved(x, down, right) for x in images]), structures(images))
+    np.testing.assert_array_equal(
+        best_shift(structures([moved(x, down, right) for x in images]), structures(images)),
+        found.max(axis=(1, 2)),
+    )
+    for surface in found:
+        at = SHIFTS[list(np.unravel_index(surface.argmax(), surface.shape))]
+        np.testing.assert_allclose(at, (down, right), atol=1 / STEPS)
+        assert 0.93 < surface.max() < 1.01
+
+
+def test_different_pictures_are_no_more_alike_between_pixels():
+    a, b = (structures([texture(s) for s in seeds]) for seeds in (range(40), range(40, 80)))
+    assert correlations(a, b).max() < 0.5
+
+
+def test_a_window_moved_by_a_fraction_lies_between_its_neighbours():
+    images = np.random.default_rng(0).random((2, 16, 16)).astype(np.float32)
+    expected = 0.75 * images[:, 4:, 1:-3] + 0.25 * images[:, 3:-1, 1:-3]
+    np.testing.assert_allclose(moved_window(images, SHIFT - 0.25, -1), expected, atol=1e-6)
+
+
+# -- across two datasets ----------------------------------------------------------------------
+
+
+@pytest.mark.promise("Copies across datasets are found.")
+def test_copies_across_datasets_are_found_by_kind_and_films_of_others_are_not(tmp_path):
+    made = Folder(tmp_path)
+    for seed in range(5):
+        made.save(f"{seed}.png", texture(seed), split="test", dataset="one")
+        made.save(f"film {seed}.png", film(seed), split="test", dataset="one")
+        made.save(f"film {seed}.png", film(seed + 5), split="train", dataset="two")
+    made.save("same bytes.png", texture(0), split="train", dataset="two")
+    made.save("contrast.png", gamma(texture(1)), split="test", dataset="two")
+    made.save("turned.png", np.ascontiguousarray(np.rot90(texture(2))), split="val", dataset="two")
+    made.save("broken.png", b"nothing", dataset="two")
+    made.save("other.png", texture(50), dataset="three")
+    made.write()
+    pairs = compare_datasets("one", "two", params(), made.paths)
+    assert list(pairs.columns) == list(COLUMNS)
+    assert pairs[["image_id_a", "image_id_b", "kind", "straddles"]].to_numpy().tolist() == [
+        ["0.png", "same bytes.png", "byte", True],
+        ["1.png", "contrast.png", "near", False],
+        ["2.png", "turned.png", "turn", True],
+    ]
+    unreadable = {name: list(why) for name, why in pairs.attrs["unreadable"].items()}
+    assert unreadable == {"one": [], "two": ["broken.png"]}
+    back = compare_datasets("two", "one", params(), made.paths)
+    there = set(zip(pairs["image_id_a"], pairs["image_id_b"], pairs["kind"], strict=True))
+    assert there == set(zip(back["image_id_b"], back["image_id_a"], back["kind"], strict=True))
+    none = compare_datasets("one", "three", params(), made.paths)
+    assert list(none.columns) == list(COLUMNS) and none.empty

@@ -1,0 +1,179 @@
+"""Ground-truth masks: next to their images, in a mirrored folder, or listed in a table."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.errors import ManifestError
+from pipeline.images import read_mask
+from pipeline.intake import add_dataset, refresh_dataset
+from pipeline.manifest import mask_file, write_manifest
+from tests.data.conftest import mask, picture, rows_of, zip_of
+
+SIBLINGS = (
+    "A mask next to its image (`x_mask.png`) is its ground truth, never an image of the class; of "
+    "several masks none is guessed."
+)
+
+
+@pytest.mark.promise(SIBLINGS)
+def test_sibling_masks_are_paired_and_of_several_none_is_guessed(busi, paths):
+    summary = add_dataset("d", busi, paths=paths)
+    rows = rows_of(paths)
+    assert summary.counts == {"": {"benign": 2, "malignant": 2, "normal": 2}}
+    assert sum(summary.skipped.values()) == 7 and summary.masks == 5
+    assert not rows.index.str.contains("mask").any()
+    assert rows.loc["malignant/malignant (1).png", ["mask_path", "mask_area"]].tolist() == [
+        "malignant/malignant (1)_mask.png",
+        "6",
+    ]
+    assert rows.loc["benign/benign (2).png", "mask_path"] == ""
+    (warning,) = (w for w in summary.warnings if "several masks" in w)
+    assert "benign/benign (2).png" in warning and "--masks" in warning
+    add_dataset("e", busi, masks=busi, paths=paths)  # says the same in another way
+    assert rows_of(paths, "e").equals(rows)
+
+
+@pytest.mark.promise(SIBLINGS)
+@pytest.mark.parametrize("prefix", ["", "wrapper/"])
+def test_a_zip_of_such_a_folder_gives_the_same_manifest(busi, paths, tmp_path, prefix):
+    add_dataset("d", busi, paths=paths)
+    add_dataset("e", zip_of(tmp_path / "busi.zip", busi, prefix), paths=paths)
+    assert rows_of(paths).equals(rows_of(paths, "e"))
+
+
+@pytest.mark.promise(SIBLINGS)
+def test_a_mask_folder_with_two_masks_of_an_image_gives_it_none_either(busi, paths, tmp_path):
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    for file in sorted(busi.rglob("*.png")):
+        target = (masks if "_mask" in file.name else images) / file.relative_to(busi)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(target)
+    summary = add_dataset("d", images, masks=masks, paths=paths)
+    assert summary.masks == 5
+    assert rows_of(paths).loc["benign/benign (2).png", "mask_path"] == ""
+    assert [w for w in summary.warnings if "several fit" in w]
+    assert not [w for w in summary.warnings if "belong to no image" in w]
+
+
+@pytest.mark.promise(SIBLINGS)
+def test_masks_from_elsewhere_win_and_siblings_are_still_no_images(busi, paths, tmp_path):
+    mask(tmp_path / "better" / "benign" / "benign (2).png", 50)
+    summary = add_dataset("d", busi, masks=tmp_path / "better", paths=paths)
+    assert (summary.images, summary.masks) == (6, 1)
+    assert rows_of(paths).loc["benign/benign (2).png", "mask_area"] == "50"
+
+
+def test_names_like_masks_without_an_image_stay_images_and_are_warned_of(scans, paths):
+    picture(scans / "train" / "cat" / "lone_mask.png", seed=90)
+    picture(scans / "train" / "cat" / "unmasked.png", seed=91)
+    summary = add_dataset("d", scans, paths=paths)
+    assert summary.images == 26
+    (warning,) = (w for w in summary.warnings if "named like masks" in w)
+    assert "train/cat/lone_mask.png" in warning and "unmasked" not in warning
+
+
+@pytest.mark.promise("Masks are joined to images by name and size; what does not fit is said.")
+def test_a_folder_of_masks_is_joined_by_stem_and_what_does_not_fit_is_said(scans, paths, tmp_path):
+    masks = tmp_path / "scan_masks"
+    mask(masks / "train" / "cat" / "0.png", 7)
+    mask(masks / "train" / "dog" / "0.png", 0)
+    mask(masks / "test" / "cat" / "3_mask.png", 4)
+    mask(masks / "test" / "cat" / "99.png", 4)
+    mask(masks / "train" / "cat" / "4.png", 7)
+    picture(scans / "train" / "cat" / "4.bmp", seed=70)  # shares the stem of 4.png
+    summary = add_dataset("d", scans, paths=paths, masks=masks)
+    rows = rows_of(paths)
+    areas = rows["mask_area"]
+    assert areas[areas != ""].to_dict() == {
+        "train/cat/0.png": "7",
+        "train/dog/0.png": "0",
+        "test/cat/3.png": "4",
+        "train/cat/4.png": "7",
+    }
+    assert summary.masks == 4
+    assert any("1 masks in scan_masks belong to no image" in w for w in summary.warnings)
+    assert any("1 images have no mask" in w for w in summary.warnings)
+    assert read_mask(mask_file(rows.loc["train/cat/0.png"], paths.data("d"))).sum() == 7
+    assert str(tmp_path) not in paths.manifest("d").read_text()
+    with pytest.raises(ManifestError, match="no mask fits an image"):
+        add_dataset("e", scans, paths=paths, masks=tmp_path / "scan_masks" / "train")
+
+
+def test_masks_inside_the_image_folder_are_no_class(scans, paths):
+    mask(scans / "masks" / "train" / "cat" / "0.png", 5)
+    summary = add_dataset("d", scans, paths=paths, masks=scans / "masks")
+    assert summary.images == 24
+    assert rows_of(paths).loc["train/cat/0.png", "mask_path"] == "masks/train/cat/0.png"
+
+
+def test_a_table_of_masks_is_read_up_to_its_rank(scans, paths, tmp_path):
+    mask(tmp_path / "m" / "good.png", 7)
+    mask(tmp_path / "m" / "bad.png", 7)
+    table = tmp_path / "masks.csv"
+    table.write_text(
+        "path,mask,rank\nscans/train/cat/0.png,m/good.png,5\nscans/train/cat/1.png,m/bad.png,6\n"
+    )
+    summary = add_dataset("d", scans, paths=paths, masks=table)
+    rows = rows_of(paths)
+    assert rows.loc["train/cat/0.png", "mask_area"] == "7"
+    assert rows.loc["train/cat/1.png", "mask_path"] == ""
+    assert any("1 masks of masks.csv with a rank above 5" in w for w in summary.warnings)
+    table.write_text("path,mask,rank\nscans/train/cat/0.png,m/good.png,best\n")
+    with pytest.raises(ManifestError, match="line 2: rank 'best'"):
+        add_dataset("d", scans, paths=paths, masks=table)
+
+
+@pytest.mark.promise("Masks are joined to images by name and size; what does not fit is said.")
+def test_a_mask_that_cannot_be_used_is_left_out_by_name_also_when_added_again(
+    scans, paths, tmp_path
+):
+    masks = tmp_path / "m" / "train" / "cat"
+    for i in range(3):
+        mask(masks / f"{i}.png", 7)
+    assert add_dataset("d", scans, paths=paths, masks=tmp_path / "m").masks == 3
+    mask(masks / "0.png", 7, size=(9, 12))
+    (masks / "1.png").write_bytes(b"no mask")
+    summary = add_dataset("d", scans, paths=paths, masks=tmp_path / "m")
+    assert summary.masks == 1
+    text = "\n".join(summary.warnings)
+    assert "train/cat/0.png" in text and "train/cat/1.png" in text
+    rows = rows_of(paths)
+    assert rows[rows["mask_path"] != ""].index.tolist() == ["train/cat/2.png"]
+    assert rows[rows["mask_area"] != ""].index.tolist() == ["train/cat/2.png"]
+
+
+@pytest.mark.promise(
+    "`data refresh` keeps what it cannot find: a row whose image or mask is away or broken keeps "
+    "its cells, mask_path too, and is named with the remedy."
+)
+def test_refresh_keeps_masks_that_are_away_or_broken_and_names_their_rows(scans, paths, tmp_path):
+    masks = tmp_path / "m"
+    for i in range(4):
+        mask(masks / "train" / "cat" / f"{i}.png", 7)
+    add_dataset("d", scans, paths=paths, masks=masks)
+    before = paths.manifest("d").read_bytes()
+
+    def refreshed():
+        failed = refresh_dataset("d", paths=paths).failed
+        assert paths.manifest("d").read_bytes() == before
+        return failed
+
+    masks.rename(tmp_path / "away")
+    failed = refreshed()
+    assert list(failed) == [f"train/cat/{i}.png" for i in range(4)]
+    assert all(f"m/{name}" in why and "put it back" in why for name, why in failed.items())
+    (tmp_path / "away").rename(masks)
+    assert not refreshed()
+    (masks / "train" / "cat" / "1.png").write_bytes(b"no mask")
+    mask(masks / "train" / "cat" / "2.png", 7, size=(9, 12))
+    assert list(refreshed()) == ["train/cat/1.png", "train/cat/2.png"]
+    mask(masks / "train" / "cat" / "1.png", 7)
+    mask(masks / "train" / "cat" / "2.png", 5)
+    assert not refresh_dataset("d", paths=paths).failed
+    rows = rows_of(paths)
+    assert rows.loc[rows["mask_path"] != "", "mask_area"].tolist() == ["7", "7", "5", "7"]
+    rows.loc["train/cat/2.png", "mask_path"] = ""  # as the remedy says
+    write_manifest(rows, paths.manifest("d"))
+    assert refresh_dataset("d", paths=paths).masks == 3
+    assert rows_of(paths)["mask_area"].tolist().count("") == 24 - 3

@@ -1,0 +1,200 @@
+"""Features are joined by id and class name, never by position."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks.cheap_stage import CheapMapper, make_items, manifest_of, run_cheap, store_path
+from pipeline.engine import WorkItem
+from pipeline.errors import StoreError
+from pipeline.store import FeatureRow, FeatureStoreWriter, open_features, verify_store
+
+DIM = 6
+LABELS = {"a": "cat", "b": "dog", "c": "cat", "d": "ant"}
+SPLITS = {"a": "train", "b": "train", "c": "test", "d": "train"}
+
+
+def features_of(name):
+    """One row of features: whole and masked, or only whole for image b."""
+    row = np.random.default_rng(ord(name)).normal(size=(2, DIM)).astype(np.float32)
+    if name == "b":
+        row[1] = np.nan
+    return row
+
+
+def items_of(names):
+    return [
+        WorkItem(n, f"k{n}", None, 0, {"label": LABELS[n], "split": SPLITS[n], "sha256": n})
+        for n in names
+    ]
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A store of a, b, c, d written in another order, with text features."""
+    path = tmp_path / "features.zarr"
+    with FeatureStoreWriter(path, {}, views=("whole", "masked"), dim=DIM) as writer:
+        items = items_of("dacb")
+        writer.plan(items)
+        writer.write(items, [FeatureRow(i.image_id, features_of(i.image_id)) for i in items])
+        writer.set_text(
+            text_features(), classes=["dog", "cat", "ant"], templates=["a {}", "the {}"],
+            identity={"t": 1}, prompts={"dog": ["a dog", "the dog"]},
+        )  # fmt: skip
+    return path
+
+
+def text_features():
+    return np.random.default_rng(9).normal(size=(3, 2, DIM)).astype(np.float32)
+
+
+def test_xy_of_a_split_gives_each_image_its_own_row_and_label(path):
+    store = open_features(path)
+    X, y = store.xy("whole", "train")
+    ids = store.ids("train")
+    assert X.dtype == np.float32 and y.dtype == np.int64 and sorted(ids) == ["a", "b", "d"]
+    for k, name in enumerate(ids):
+        np.testing.assert_array_equal(X[k], features_of(name)[0])
+        assert ["ant", "cat", "dog"][y[k]] == LABELS[name]
+
+
+def test_xy_of_ids_keeps_their_order_and_counts_classes_by_the_names_given(path):
+    X, y = open_features(path).xy("whole", ids=["c", "a", "b"], classes=["dog", "cat"])
+    np.testing.assert_array_equal(X, [features_of(n)[0] for n in "cab"])
+    assert y.tolist() == [1, 1, 0]
+
+
+def test_a_label_outside_the_classes_given_is_an_error(path):
+    with pytest.raises(StoreError, match="ant"):
+        open_features(path).xy("whole", classes=["dog", "cat"])
+
+
+def test_a_view_that_an_image_lacks_is_an_error_or_left_out_never_zeros(path):
+    store = open_features(path)
+    with pytest.raises(StoreError, match="'b'"):
+        store.xy("masked", "train")
+    X, _ = store.xy("masked", "train", missing="drop")
+    assert len(X) == 2 and np.isfinite(X).all()
+    assert np.isnan(store.image_features("masked", ["b"])).all()
+    assert sorted(store.ids("train", view="masked")) == ["a", "d"]
+
+
+@pytest.mark.parametrize("arguments", [{"view": "nope"}, {"split": "nope"}, {"ids": ["nope"]}])
+def test_unknown_views_splits_and_ids_are_named(path, arguments):
+    with pytest.raises(StoreError, match="nope"):
+        open_features(path).xy(**{"view": "whole", **arguments})
+
+
+def test_failed_images_are_named_or_left_out(tmp_path):
+    items = make_items(tmp_path, 6)
+    items[2].path.write_bytes(b"gone")
+    run_cheap("features", tmp_path, items, max_failed=1.0)
+    store = open_features(store_path(tmp_path, "features"))
+    with pytest.raises(StoreError, match=items[2].image_id):
+        store.xy("whole", ids=[i.image_id for i in items])
+    X, y = store.xy("whole", missing="drop")
+    assert len(X) == len(y) == 5
+    # No gap shifts the others.
+    clean = tmp_path / "clean"
+    run_cheap(
+        "features", clean, [i for i in make_items(clean, 6) if i.image_id != items[2].image_id]
+    )
+    other = open_features(store_path(clean, "features"))
+    for image_id in other:
+        np.testing.assert_array_equal(
+            store.image_features("masked", [image_id]), other.image_features("masked", [image_id])
+        )
+
+
+def test_text_features_are_named_by_class_and_template(path):
+    T = open_features(path).text_features
+    assert T.dims == ("class", "template", "feature")
+    np.testing.assert_array_equal(
+        T.sel({"class": "cat", "template": "the {}"}), text_features()[1, 1]
+    )
+    assert open_features(path).attrs["prompts"] == {"dog": ["a dog", "the dog"]}
+
+
+def test_class_features_average_normalised_templates_in_the_order_asked_for(path):
+    T = text_features()[0].astype(np.float64)
+    mean = (T / np.linalg.norm(T, axis=1, keepdims=True)).mean(axis=0)
+    expected = mean / np.linalg.norm(mean)
+    store = open_features(path)
+    np.testing.assert_allclose(store.class_features(["ant", "dog"])[1], expected, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(store.class_features(), axis=1), 1, rtol=1e-6)
+    with pytest.raises(StoreError, match="cow"):
+        store.class_features(["cow"])
+
+
+def test_to_pandas_has_label_split_and_features_under_the_image_id(path):
+    table = open_features(path).to_pandas("whole")
+    assert table.index.name == "image_id" and sorted(table.index) == list("abcd")
+    assert table.loc["b", "label"] == "dog" and table.loc["c", "split"] == "test"
+    np.testing.assert_array_equal(table.loc["d", list(range(DIM))].to_numpy(np.float32),
+                                  features_of("d")[0])  # fmt: skip
+    both = open_features(path).to_pandas()
+    assert len(both) == 8 and both.loc[("a", "masked"), 0] == features_of("a")[1, 0]
+
+
+def test_new_templates_replace_the_text_and_encode_no_image(tmp_path):
+    items = make_items(tmp_path, 4)
+    run_cheap("features", tmp_path, items)
+    path = store_path(tmp_path, "features")
+    before = {f: f.stat().st_mtime_ns for f in (path / "image_features" / "c").rglob("*")}
+    mapper = CheapMapper("features")
+    from benchmarks.cheap_stage import make_writer
+
+    with make_writer("features", tmp_path, mapper.identity) as writer:
+        writer.sync_manifest(manifest_of(items))
+        T = np.ones((3, 1, 24), np.float32)
+        writer.set_text(T, classes=["x", "y", "z"], templates=["new {}"], identity={"v": 2})
+        assert writer.text_identity == {"v": 2}
+        assert not writer.plan(items).todo
+    assert open_features(path).classes == ("x", "y", "z")
+    assert {f: f.stat().st_mtime_ns for f in (path / "image_features" / "c").rglob("*")} == before
+
+
+def test_damaged_text_is_an_error_and_is_written_again_by_the_next_run(tmp_path):
+    items = make_items(tmp_path, 3)
+    run_cheap("features", tmp_path, items)
+    path = store_path(tmp_path, "features")
+    for file in (path / "text_features" / "c").rglob("0"):
+        if file.is_file():
+            file.unlink()
+    with pytest.raises(StoreError, match="text features are lost or damaged"):
+        _ = open_features(path).text_features
+    assert not verify_store(path).ok
+    assert run_cheap("features", tmp_path, items).done == 0
+    assert open_features(path).classes == ("cat", "dog") and verify_store(path).ok
+
+
+@pytest.mark.parametrize(
+    "row", [np.zeros((1, DIM)), np.zeros((2, DIM + 1)), np.full((2, DIM), np.inf)]
+)
+def test_features_of_another_shape_or_not_finite_are_refused(tmp_path, row):
+    with FeatureStoreWriter(tmp_path / "f.zarr", {}, views=("x", "y"), dim=DIM) as writer:
+        items = items_of("a")
+        writer.plan(items)
+        with pytest.raises(ValueError):
+            writer.write(items, [FeatureRow("a", row)])
+
+
+def test_patch_tokens_are_kept_when_asked_for(tmp_path):
+    path = tmp_path / "f.zarr"
+    tokens = np.random.default_rng(0).normal(size=(2, 3, DIM)).astype(np.float32)
+    with FeatureStoreWriter(path, {}, views=("whole", "masked"), dim=DIM, tokens=3) as writer:
+        items = items_of("ab")
+        writer.plan(items)
+        writer.write(items, [FeatureRow(n, features_of(n), tokens=tokens) for n in "ab"])
+    np.testing.assert_array_equal(open_features(path).tokens("masked", ["b"]), tokens[None, 1])
+    assert open_features(path).dataset()["tokens"].dims == ("image", "view", "token", "feature")
+    assert verify_store(path).ok
+
+
+def test_asking_a_set_without_a_published_split_for_one_says_where_to_take_one(tmp_path):
+    items = [replace(i, row={**i.row, "split": ""}) for i in make_items(tmp_path, 4)]
+    run_cheap("features", tmp_path, items)
+    store = open_features(store_path(tmp_path, "features"))
+    with pytest.raises(StoreError, match=r"no published split.* ids=.*pipeline splits export"):
+        store.xy("whole", split="train")

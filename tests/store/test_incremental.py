@@ -1,0 +1,165 @@
+"""What is there is never computed again; what changed is, and why is written down."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks.cheap_stage import CheapMapper, item_of, make_items, run_cheap, store_path
+from benchmarks.store_stage import content
+from pipeline.errors import StoreError
+from pipeline.store import FeatureStoreWriter, open_features, open_masks, verify_store
+from pipeline.store.layout import FEATURES
+
+KINDS = ["masks", "features"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_again_add_ten_remove_five_reorder_computes_0_10_0_0(tmp_path, kind):
+    items = make_items(tmp_path, 18)
+    run_cheap(kind, tmp_path, items[:8])
+    computed = []
+    for wanted in (items[:8], items, items[5:], items[::-1]):
+        mapper = CheapMapper(kind)
+        record = run_cheap(kind, tmp_path, wanted, mapper=mapper)
+        computed.append(len(mapper.mapped))
+        assert record.done == len(mapper.mapped) and record.skipped == len(wanted) - record.done
+    assert computed == [0, 10, 0, 0]
+
+
+def test_rows_that_left_the_manifest_stay_but_are_not_offered(tmp_path):
+    items = make_items(tmp_path, 6)
+    run_cheap("features", tmp_path, items)
+    run_cheap("features", tmp_path, items[2:])
+    store = open_features(store_path(tmp_path, "features"))
+    assert len(store) == 6 and set(store.ids()) == {i.image_id for i in items[2:]}
+    assert len(store.xy("whole")[0]) == 4
+    run_cheap("features", tmp_path, items)
+    assert len(open_features(store.path).ids()) == 6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_and_splits_are_refreshed_and_nothing_is_computed(tmp_path, kind):
+    items = make_items(tmp_path, 5)
+    run_cheap(kind, tmp_path, items)
+    relabelled = [replace(i, row={**i.row, "label": "new", "split": "val"}) for i in items]
+    record = run_cheap(kind, tmp_path, relabelled)
+    path = store_path(tmp_path, kind)
+    table = (open_masks(path) if kind == "masks" else open_features(path)).table()
+    assert record.done == 0 and set(table.label) == {"new"} and set(table.split) == {"val"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_changed_under_the_same_name_redo_that_row_and_say_so(tmp_path, kind):
+    items = make_items(tmp_path, 5)
+    run_cheap(kind, tmp_path, items)
+    before = content(kind, tmp_path)
+    items[2].path.write_bytes(b"image two, retouched")
+    changed = item_of(items[2].path, 2, b"image two, retouched")
+    record = run_cheap(kind, tmp_path, [*items[:2], changed, *items[3:]])
+    assert record.done == 1
+    assert record.redone_rows == {changed.image_id: "image bytes changed"}
+    after = content(kind, tmp_path)
+    assert {k for k in before if before[k] != after[k]} == {changed.image_id}
+
+
+def test_another_prompt_of_a_row_redoes_that_row(tmp_path):
+    items = make_items(tmp_path, 3)
+    run_cheap("masks", tmp_path, items)
+    record = run_cheap("masks", tmp_path, [replace(items[0], key="other box"), *items[1:]])
+    assert record.redone == {"prompt, mask or frame changed": 1}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_identity_is_refused_with_the_difference_and_nothing_is_touched(tmp_path, kind):
+    items = make_items(tmp_path, 3)
+    run_cheap(kind, tmp_path, items)
+    before = content(kind, tmp_path)
+    with pytest.raises(StoreError) as caught:
+        run_cheap(kind, tmp_path, items, mapper=CheapMapper(kind, tag="b"))
+    assert 'model.tag: "a" in the store, "b" now' in str(caught.value)
+    assert "--force" in str(caught.value)
+    assert content(kind, tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rebuild_takes_the_old_stores_place_only_when_it_is_complete(tmp_path, kind):
+    items = make_items(tmp_path, 6)
+    run_cheap(kind, tmp_path, items)
+    old = content(kind, tmp_path)
+
+    class Cut(CheapMapper):
+        def map(self, items, loaded):
+            if len(self.mapped) >= 4:
+                raise StoreError("stop here")
+            return super().map(items, loaded)
+
+    options = {"on_mismatch": "rebuild", "batch_size": 2}
+    with pytest.raises(StoreError, match="stop here"):
+        run_cheap(kind, tmp_path, items, mapper=Cut(kind, tag="b"), **options)
+    assert content(kind, tmp_path) == old
+    # The next run goes on where that one stopped, even when forced again.
+    record = run_cheap(
+        kind, tmp_path, items, mapper=CheapMapper(kind, tag="b"), force=True, **options
+    )
+    assert record.done == 2 and record.skipped == 4
+    # Every row done again has its reason: which choice is another one now.
+    assert record.redone == {"the store was made with other choices: model.tag": 2}
+    path = store_path(tmp_path, kind)
+    store = open_masks(path) if kind == "masks" else open_features(path)
+    assert store.identity["model"]["tag"] == "b"
+    assert sorted(p.name for p in [*tmp_path.glob("*.zarr*"), *tmp_path.glob(".*.zarr*")]) == [
+        path.name
+    ]
+
+
+def test_force_computes_all_rows_again(tmp_path):
+    items = make_items(tmp_path, 4)
+    run_cheap("masks", tmp_path, items)
+    before = content("masks", tmp_path)
+    record = run_cheap("masks", tmp_path, items, force=True)
+    assert record.redone == {"forced": 4} and content("masks", tmp_path) == before
+
+
+def test_forced_copies_are_of_what_is_computed_now_and_never_of_old_rows(tmp_path):
+    items = make_items(tmp_path, 2)
+    path = items[0].path.with_name("copy.bin")
+    path.write_bytes(items[0].path.read_bytes())
+    same = [items[0], *(replace(items[0], image_id=f"copy/{n}", path=path) for n in "abc")]
+    wanted = [*same, items[1]]
+
+    class Full(CheapMapper):
+        def map(self, items, loaded):
+            rows = super().map(items, loaded)
+            return [replace(row, mask=np.ones_like(row.mask)) for row in rows]
+
+    run_cheap("masks", tmp_path, wanted)
+    mapper = Full("masks")
+    record = run_cheap("masks", tmp_path, wanted, mapper=mapper, force=True)
+    assert len(mapper.mapped) == 2 and record.copied == 3 and record.redone == {"forced": 5}
+    store = open_masks(store_path(tmp_path, "masks"))
+    assert all(store[item.image_id].all() for item in wanted)
+    # Some of them alone: the others are old, and what is new is not taken from them.
+    mapper = CheapMapper("masks")
+    record = run_cheap("masks", tmp_path, same[1:3], mapper=mapper, force=True)
+    assert len(mapper.mapped) == 1 and record.copied == 1
+    store = open_masks(store.path)
+    full = {item.image_id: bool(store[item.image_id].all()) for item in same}
+    assert list(full.values()) == [True, False, False, True]
+
+
+def test_a_store_of_an_earlier_version_is_read_and_gains_the_columns_it_lacks(tmp_path):
+    items = make_items(tmp_path, 6)
+    columns = {n: spec for n, spec in FEATURES.columns.items() if n != "mask_crc"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FeatureStoreWriter, "kind", replace(FEATURES, columns=columns))
+        run_cheap("features", tmp_path, items[:4])
+    path = store_path(tmp_path, "features")
+    before = open_features(path)
+    assert set(before.table()["mask_crc"]) == {-1}
+    assert run_cheap("features", tmp_path, items).done == 2
+    after = open_features(path)
+    assert verify_store(path).ok and len(after) == 6
+    assert (after.table().loc[list(before)].drop(columns="in_manifest")).equals(
+        before.table().drop(columns="in_manifest")
+    )

@@ -1,0 +1,176 @@
+"""Readers beside a writer, in other processes and other programs; files that stay as they are."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from benchmarks.cheap_stage import make_items, run_cheap, store_path
+from benchmarks.store_stage import content
+from pipeline.errors import StoreError
+from pipeline.store import open_features, open_masks, verify_store
+from tests.store.conftest import ROWS, opened, reads, shards
+
+
+def test_xarray_opens_both_stores_without_a_warning(tmp_path, repo):
+    items = make_items(tmp_path, 4)
+    for kind in ("masks", "features"):
+        run_cheap(kind, tmp_path, items)
+        (store_path(tmp_path, kind) / ".DS_Store").write_bytes(b"x")
+    code = """
+import sys, xarray
+masks, features = (xarray.open_zarr(p) for p in sys.argv[1:])
+assert masks["mask"].dims == ("image", "y", "x"), masks
+assert {"image_id", "label", "split", "status"} <= set(masks.coords)
+assert features["image_features"].dims == ("image", "view", "feature")
+assert features["text_features"].dims == ("class", "template", "feature")
+assert {"image_id", "label", "split", "view", "class", "template"} <= set(features.coords)
+masks.load(); features.load()
+whole = features.sel(view="whole")["image_features"]
+assert whole.where(whole.label == "cat", drop=True).shape == (2, 24)
+print(features.attrs["identity"]["model"]["name"])
+"""
+    paths = [str(store_path(tmp_path, kind)) for kind in ("masks", "features")]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *paths],
+        capture_output=True,
+        text=True,
+        cwd=repo,
+    )
+    assert done.returncode == 0 and done.stderr == "" and done.stdout == "cheap\n", done.stderr
+
+
+def test_a_store_of_the_other_kind_is_called_that_and_not_damaged(store):
+    kind, _, _, path = store
+    right, wrong = (open_masks, open_features)[:: 1 if kind == "masks" else -1]
+    with pytest.raises(StoreError, match=f"is a store of {kind}, not of .*{right.__name__}"):
+        wrong(path)
+
+
+def _bytes_of(store, kind, image_id):
+    """What each way of reading gives, by its name."""
+    found = {name: read(store) for name, read in reads(kind, image_id).items()}
+    return {name: pickle.dumps(values) for name, values in found.items()}
+
+
+def _read_in_child(store, kind, image_id, queue):
+    queue.put(_bytes_of(store, kind, image_id))
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_store_that_was_read_is_read_in_worker_processes_too(store, method):
+    kind, _, items, path = store
+    reader = opened(path)
+    expected = _bytes_of(reader, kind, items[1].image_id)
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    child = context.Process(
+        target=_read_in_child, args=(reader, kind, items[1].image_id, queue), daemon=True
+    )
+    child.start()
+    found = queue.get(timeout=240)
+    child.join()
+    assert found == expected
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_an_append_never_changes_the_files_of_an_older_version(store, link):
+    # As DVC keeps them: the store's files are links into its cache.
+    kind, folder, _, path = store
+    kept = {f.relative_to(path): f.read_bytes() for f in path.rglob("*") if f.is_file()}
+    cache = folder / "cache"
+    shutil.move(path, cache)
+    for name in kept:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        os.chmod(cache / name, 0o444)
+        link(cache / name, path / name)
+    run_cheap(kind, folder, make_items(folder, ROWS + 3))
+    assert {name: (cache / name).read_bytes() for name in kept} == kept
+    assert len(opened(path)) == ROWS + 3 and verify_store(path).ok
+
+
+def test_no_reader_ever_sees_columns_of_different_length_while_a_writer_works(tmp_path):
+    run_cheap("features", tmp_path, make_items(tmp_path, 2))
+    path = store_path(tmp_path, "features")
+    items = make_items(tmp_path, 24)
+    finished = threading.Event()
+
+    def write():
+        try:
+            run_cheap("features", tmp_path, items, commit_seconds=0.0, batch_size=3)
+        finally:
+            finished.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = set()
+    while not finished.is_set() or not seen:
+        root = json.loads((path / "zarr.json").read_text())["consolidated_metadata"]["metadata"]
+        rows = {m["shape"][0] for m in root.values() if m["dimension_names"][0] == "image"}
+        assert len(rows) == 1
+        store = open_features(path)
+        table = store.table()
+        assert len(store.image_features("whole")) == len(table) and (table.status == "ok").all()
+        seen.add(len(table))
+    writer.join()
+    assert len(open_features(path)) == 24
+
+
+def test_a_row_read_while_its_shard_is_replaced_is_not_called_damaged(store):
+    # Zarr reads where the chunks of a shard lie and then a chunk: of another file, it may be.
+    kind, folder, items, longer = store
+    path = folder / "before" / longer.name
+    shutil.copytree(longer, path)
+    run_cheap(kind, folder, make_items(folder, ROWS + 2))
+    old = {f.relative_to(path): f.read_bytes() for f in shards(path)}
+    versions = [old, {name: (longer / name).read_bytes() for name in old}]
+    changed = [name for name in old if old[name] != versions[1][name]]
+    assert changed, "the append was to replace a shard"
+    reader, image_id = opened(path), items[0].image_id
+    before = _bytes_of(reader, kind, image_id)
+    stop, rounds = threading.Event(), []
+
+    def replace():
+        while not stop.is_set():
+            rounds.append(1)
+            for version in versions:
+                for name in changed:
+                    (folder / "next").write_bytes(version[name])
+                    os.replace(folder / "next", path / name)
+
+    replacing = threading.Thread(target=replace)
+    replacing.start()
+    try:
+        for _ in range(100):
+            assert _bytes_of(opened(path), kind, image_id) == before
+        for _ in range(10):
+            assert verify_store(path).ok
+    finally:
+        stop.set()
+        replacing.join()
+    assert len(rounds) > 10
+
+
+def test_reading_writes_nothing(store):
+    kind, folder, _, path = store
+    before = sorted((str(f), f.stat().st_mtime_ns) for f in folder.rglob("*"))
+    content(kind, folder)
+    verify_store(path)
+    opened(path).table()
+    assert sorted((str(f), f.stat().st_mtime_ns) for f in folder.rglob("*")) == before
+
+
+@pytest.mark.promise("A store of thousands of images is a few dozen files.")
+def test_both_stores_of_2000_images_are_few_files(tmp_path):
+    for kind in ("masks", "features"):
+        run_cheap(kind, tmp_path, make_items(tmp_path, 2000, size=8), batch_size=500)
+        path = store_path(tmp_path, kind)
+        assert len(shards(path)) == 8
+        assert sum(1 for f in path.rglob("*") if f.is_file()) < 40

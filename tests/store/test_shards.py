@@ -1,0 +1,128 @@
+"""The shard format: what Zarr reads is what was written, and rows do not depend on each other."""
+
+import multiprocessing
+
+import numpy as np
+import pytest
+import zarr
+
+from benchmarks.cheap_stage import CheapMapper, make_items, run_cheap, store_path
+from benchmarks.store_stage import content
+from pipeline.store import FeatureRow, FeatureStoreWriter, WorkItem, verify_store, write_shard
+from pipeline.store.shards import ENTRY, SHARD_ROWS, DataArray, extended
+from tests.store.conftest import DATA, KINDS, ROWS, flip, opened, shards
+
+
+def test_zarr_reads_the_rows_that_the_reader_reads(store):
+    kind, _, _, path = store
+    array = zarr.open_array(path / DATA[kind], mode="r")
+    for i, image_id in enumerate(opened(path)):
+        data = opened(path).read(image_id)[DATA[kind]]
+        stored = array[i]
+        np.testing.assert_array_equal(stored[tuple(map(slice, data.shape))], data)
+        assert kind == "features" or not stored[data.shape[0] :, data.shape[1] :].any()
+
+
+@pytest.mark.promise("One damaged byte in a shard costs exactly the row it belongs to.")
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_flipped_byte_spoils_exactly_one_row(tmp_path, kind):
+    items = make_items(tmp_path, ROWS)
+    run_cheap(kind, tmp_path, items)
+    path = store_path(tmp_path, kind)
+    before = content(kind, tmp_path)
+    (shard,) = shards(path)
+    intact = shard.read_bytes()
+    table = len(intact) - SHARD_ROWS * ENTRY.size
+    spoiled = set()
+    for at in [*range(3, table, max(1, table // 40)), *range(table, table + ROWS * ENTRY.size, 5)]:
+        flip(shard, at)
+        report = verify_store(path)
+        assert len(report.damaged) <= 1 and not report.lost, at
+        if not report.damaged:  # a bit that the codec does not use
+            assert content(kind, tmp_path) == before
+        spoiled |= set(report.damaged)
+        shard.write_bytes(intact)
+    assert spoiled == {item.image_id for item in items}
+    flip(shard, 40)
+    mapper = CheapMapper(kind)
+    bad = verify_store(path).damaged
+    record = run_cheap(kind, tmp_path, items, mapper=mapper)
+    assert mapper.mapped == bad and record.redone_rows == {bad[0]: "damaged in the store"}
+    assert content(kind, tmp_path) == before and verify_store(path).ok
+
+
+def test_a_longer_shard_keeps_the_bytes_of_its_first_rows_where_they_were():
+    one = extended(b"", 4, 0, {0: b"aa", 1: b"bbb"})
+    two = extended(one, 4, 2, {2: b"cc", 3: b"d"})
+    assert two.startswith(b"aabbbccd") and one.startswith(b"aabbb")
+    assert two[-64:-32] == one[-64:-32]  # entries of the first two rows
+    # What a killed writer left behind the committed rows is dropped, so that the result is the
+    # same as without the kill.
+    left = extended(one, 4, 2, {2: b"x" * 50})
+    assert extended(left, 4, 2, {2: b"cc", 3: b"d"}) == two
+    for cut in (b"", one[:3], one[:-1]):  # a damaged file is no reason to stop
+        assert len(extended(cut, 4, 2, {2: b"cc"})) >= 64
+
+
+@pytest.mark.parametrize("rows_per_commit", [1, 3, 20])
+def test_files_do_not_depend_on_how_often_they_were_committed(tmp_path, rows_per_commit):
+    items = make_items(tmp_path, 20)
+    files = []
+    for folder, seconds, batch in (("a", 0.0, rows_per_commit), ("b", 100.0, 4)):
+        run_cheap("features", tmp_path / folder, items, commit_seconds=seconds, batch_size=batch)
+        files.append([f.read_bytes() for f in shards(store_path(tmp_path / folder, "features"))])
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("size", [4, 30_720, 1_280_000, 200_000_000])
+def test_shards_of_all_arrays_nest_and_stay_small(size):
+    array = DataArray.new("x", ("image", "feature"), (size // 4,), "float32", compressed=False)
+    assert SHARD_ROWS % array.rows == 0
+    assert array.rows == 1 or array.rows * size <= 64 << 20
+
+
+IDENTITY, VIEWS, DIM = {"model": 1}, ("whole", "masked"), 24
+
+
+def _work(path, first, names, queue):
+    """A worker process: compute rows and write the shard it was given, without the lock."""
+    writer = FeatureStoreWriter(path, IDENTITY, views=VIEWS, dim=DIM)  # not entered
+    rows = [
+        writer.prepare(WorkItem(name, name, path), FeatureRow(name, _features(name)))
+        for name in names
+    ]
+    queue.put(write_shard(path, first, rows))
+
+
+def _features(name):
+    return np.full((2, DIM), float(name), dtype=np.float32)
+
+
+@pytest.mark.parametrize("commit", [True, False])
+def test_workers_write_whole_shards_and_the_driver_commits_them(tmp_path, small_shards, commit):
+    path = tmp_path / "features.zarr"
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    with FeatureStoreWriter(path, IDENTITY, views=VIEWS, dim=DIM) as writer:
+        writer.plan([])
+        writer.write([WorkItem("0", "0", path)], [FeatureRow("0", _features("0"))])
+        shares = [["1", "2", "3", "4"], ["5", "6"]]
+        workers = [
+            context.Process(target=_work, args=(path, writer.reserve(), names, queue))
+            for names in shares
+        ]
+        for worker in workers:
+            worker.start()
+        entries = [queue.get(timeout=200) for _ in workers]
+        for worker in workers:
+            worker.join()
+        if commit:
+            writer.commit(entries)
+        writer.write([WorkItem("7", "7", path)], [FeatureRow("7", _features("7"))])
+    store = opened(path)
+    assert set(store) == (set("01234567") if commit else {"0", "7"})
+    for name in store:
+        np.testing.assert_array_equal(store.read(name)["image_features"], _features(name))
+    assert verify_store(path).ok
+    plain = zarr.open_group(path, mode="r")
+    assert set(plain["image_id"][...]) - {""} == set(store)
