@@ -75,7 +75,7 @@ def test_views_are_checked_by_name():
     for names, said in (
         (["hole"], r"unknown hole.*whole, masked"),
         (["whole"] * 2, "twice"),
-        ([], ""),
+        ([], "none"),
     ):
         with pytest.raises(ConfigError, match=said):
             check_views(names)
