@@ -8,7 +8,10 @@ from PIL import Image
 
 from pipeline.config import EncodeParams
 from pipeline.encode import EncodeMapper, encode_images
+from pipeline.images import read as reader
+from pipeline.models import ModelSpec, load_clip
 from tests.encode.conftest import MEAN, STD, small_clip
+from tests.models.small import save_clip, small_clip_config
 
 ALL = ("whole", "masked", "crop", "binary", "oracle", "random")
 
@@ -104,7 +107,7 @@ def test_patch_tokens_are_kept_on_request(clip):
     "Another checkpoint (by one bit), activation, fill, geometry, precision, prompt or reader rule "
     "is refused with the difference."
 )
-def test_every_choice_that_changes_features_changes_the_identity(clip):
+def test_everything_that_changes_features_changes_the_identity(clip, tmp_path, monkeypatch):
     def identity(model=clip, **values):
         return EncodeMapper(params(**values), model, {}).identity
 
@@ -122,3 +125,13 @@ def test_every_choice_that_changes_features_changes_the_identity(clip):
         identity(model=small_clip(precision="bf16")),
     ]
     assert all(other != base for other in changed)
+    weights = save_clip(tmp_path / "clip.safetensors")
+    spec = ModelSpec(name="ViT-B-32", checkpoint=str(weights))
+    loaded = [load_clip(spec, config=small_clip_config(quick_gelu=gelu)) for gelu in (False, True)]
+    data = bytearray(weights.read_bytes())
+    data[-4] ^= 1  # one weight, in its last place
+    weights.write_bytes(data)
+    loaded.append(load_clip(spec, config=small_clip_config()))
+    assert len({str(identity(model=model)) for model in loaded}) == 3
+    monkeypatch.setattr(reader, "READER_VERSION", "another")
+    assert identity() != base

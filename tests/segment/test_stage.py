@@ -1,14 +1,11 @@
 """`segment` on a dataset: computed once, joined by id, computed again only when it must be."""
 
-import shutil
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline import open_masks
 from pipeline.engine import RunOptions
-from pipeline.engine.status import status_rows
 from pipeline.errors import ManifestError, StageFailed, StoreError
 from pipeline.io import sha256_file
 from pipeline.models.sam2 import Sam2ImagePredictor
@@ -63,29 +60,6 @@ def test_adding_ten_images_segments_ten_and_nothing_else(project, run):
     project.write()
     record = run()
     assert (record.done, record.skipped) == (0, 12)
-
-
-@pytest.mark.promise(
-    "`pipeline status` counts the images of the current manifest that a store lacks or has of "
-    "other bytes, whatever its last run said."
-)
-def test_status_shows_what_a_store_lacks_although_its_last_run_was_ok(project, run):
-    def status():
-        row = status_rows(project.paths, [DATASET])[0]
-        return row["status"], row["lacking"]
-
-    project.add("bad.png", scene(50, 32, 40)[0])
-    project.file("bad.png").write_bytes(b"no image")
-    run(segment__max_failed=0.5)
-    assert status() == ("ok", (0, 6))  # failed images are listed as such
-    project.add("new.png", scene(51, 32, 40)[0])
-    project.rows[0]["sha256"] = "0" * 64
-    project.write()
-    with pytest.raises(StoreError):
-        run(segment__max_failed=0.5, segment__min_area=0.3)  # refused: the record stays
-    assert status() == ("ok", (2, 7))
-    shutil.rmtree(project.paths.masks(DATASET))
-    assert status() == ("ok", (7, 7))
 
 
 @pytest.mark.promise("Masks have the size of the image and are pixel for pixel what SAM2 returned.")
@@ -218,3 +192,19 @@ def test_relabelling_segments_nothing_reaches_the_store_and_changes_no_mask(proj
     assert table.loc["0.png", "label"] == labels[1] and table.loc["1.png", "split"] == "test"
     assert run(force=True).done == 5
     assert all(np.array_equal(masks(project)[i], mask) for i, mask in before.items())
+
+
+@pytest.mark.promise(
+    "Other bytes under the same name recompute that image alone; bytes that changed without the "
+    "manifest fail with the remedy."
+)
+def test_other_bytes_under_the_same_name_recompute_that_image_alone_and_say_why(project, run):
+    run()
+    row = project.make_row("1.png", scene(9, 45, 64)[0])
+    project.row("1.png")["sha256"] = row["sha256"]
+    project.write()
+    assert run().redone_rows == {"1.png": "image bytes changed"}
+    project.make_row("1.png", scene(8, 45, 64)[0])  # not in the manifest
+    record = run(force=True, segment__max_failed=0.5)
+    assert set(record.failed) == {"1.png"}
+    assert "pipeline data refresh" in record.failed["1.png"]

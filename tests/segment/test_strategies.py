@@ -1,10 +1,14 @@
 """Each strategy with real SAM2 code: what is asked, what comes back, what is refused."""
 
+from importlib.resources import files
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.images import read as reader
+from pipeline.models import ModelSpec, load_sam2
 from pipeline.models.sam2 import Sam2ImagePredictor
 from pipeline.segment import SegmentMapper, segment_images
 from pipeline.segment.predictor import BatchPredictor
@@ -152,7 +156,11 @@ def test_an_unknown_strategy_is_refused_with_the_choices(params):
         strategy_class(params(prompt="magic"))
 
 
-def test_every_parameter_that_changes_masks_changes_the_identity(sam2, params):
+@pytest.mark.promise(
+    "Another checkpoint (by one bit), activation, fill, geometry, precision, prompt or reader rule "
+    "is refused with the difference."
+)
+def test_everything_that_changes_masks_changes_the_identity(sam2, params, tmp_path, monkeypatch):
     def identity(predictor=sam2, **values):
         return SegmentMapper(params(**values), predictor).identity
 
@@ -172,3 +180,13 @@ def test_every_parameter_that_changes_masks_changes_the_identity(sam2, params):
     assert identity(prompt="auto", grid=5) != identity(prompt="auto", grid=3)
     assert identity(prompt="center-box", center_box=0.5) != identity(prompt="center-box")
     assert len({str(identity(prompt=name)) for name in STRATEGIES}) == len(STRATEGIES)
+    weights = bytearray((files("pipeline.models") / "weights/sam2-micro.safetensors").read_bytes())
+    fingerprints = []
+    for _ in range(2):
+        (tmp_path / "sam2.safetensors").write_bytes(weights)
+        spec = ModelSpec(name="sam2-micro", checkpoint=str(tmp_path / "sam2.safetensors"))
+        fingerprints.append(load_sam2(spec).fingerprint)
+        weights[-2] ^= 1  # one weight, in its last place
+    assert fingerprints[0] != fingerprints[1]
+    monkeypatch.setattr(reader, "READER_VERSION", "another")
+    assert identity(prompt="box") != base
