@@ -30,6 +30,7 @@ def differing(datasets: Sequence[DatasetInputs], params: Params) -> list[str]:
 def _others(stage: str, held: dict[str, Any], params: Params) -> dict[str, Any]:
     """Return the parameters that a record holds another value of, by their dotted names."""
     section = getattr(params, stage)
+    held = held.get("train", held) if stage == "train" else held
     now = section.model_dump(mode="json")
     then = held[stage] if isinstance(held.get(stage), dict) else held
     others = {

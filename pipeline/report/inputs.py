@@ -17,6 +17,7 @@ from pipeline.engine.record import RunRecord
 from pipeline.errors import ManifestError, PipelineError
 from pipeline.evaluate.test_sets import image_units
 from pipeline.io import sha256_file
+from pipeline.learners.runs import read_predictions
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.report import select
@@ -24,7 +25,6 @@ from pipeline.report.bootstrap import Interval, mean_interval
 from pipeline.report.mixed import EVALUATE, TRAIN, drop_mixed
 from pipeline.report.paper import quoted
 from pipeline.report.tables import share
-from pipeline.training.pairing import RUN_COLUMNS
 
 STAGES = ("audit", "segment", "prompt_quality", "encode", "train", "evaluate")
 PLOTS = ("per_class", "comparisons")
@@ -153,7 +153,7 @@ class DatasetInputs:
         """Which images were predicted, with their labels of then: `TESTED`, as text, each once."""
         if "predictions" not in self.schemas:
             return None
-        table = pd.read_parquet(self.paths.predictions(self.name), columns=TESTED)
+        table = _predictions(self.paths, self.name, columns=TESTED)[1].to_pandas()
         table = table.drop_duplicates(ignore_index=True)
         return table.astype({name: str for name in TESTED if name != "seed"})
 
@@ -170,8 +170,9 @@ class DatasetInputs:
             if column == "fraction":
                 filters += [(column, ">", value - 1e-4), (column, "<", value + 1e-4)]
             else:
-                filters.append((column, "==", value))
-        table = pd.read_parquet(self.paths.predictions(self.name), filters=filters or None)
+                filters.append(("learner" if column == "head" else column, "==", value))
+        table = _predictions(self.paths, self.name, filters=filters or None)[1].to_pandas()
+        table = table.rename(columns={"learner": "head"})
         coded = table.columns[[isinstance(t, pd.CategoricalDtype) for t in table.dtypes]]
         return table.astype(dict.fromkeys(coded, str))
 
@@ -190,7 +191,11 @@ def load_inputs(name: str, paths: Paths, evaluate: EvaluateParams | None = None)
         ),
         "masks": (paths.masks(name), _masks, "pipeline segment --dataset {}"),
         "features": (paths.features(name), _features, "pipeline encode --dataset {}"),
-        "runs": (paths.runs(name), _runs, TRAIN),
+        "runs": (
+            paths.run(name, "x").parent,
+            lambda _: _predictions(paths, name, columns=[])[0].rename(columns={"learner": "head"}),
+            TRAIN,
+        ),
         "metrics": (paths.metrics_table(name), _metrics, EVALUATE),
         "mask_quality": (
             paths.mask_quality(name),
@@ -208,7 +213,13 @@ def load_inputs(name: str, paths: Paths, evaluate: EvaluateParams | None = None)
         readers[plot] = (path, _csv, EVALUATE)
     for part, (path, read, command) in readers.items():
         setattr(found, part, _read(found, part, path, read, command))
-    predictions = _read(found, "predictions", paths.predictions(name), pq.read_schema, TRAIN)
+    predictions = _read(
+        found,
+        "predictions",
+        paths.run(name, "x").parent,
+        lambda _: _predictions(paths, name, columns=[])[1].schema,
+        TRAIN,
+    )
     if predictions is not None:
         found.schemas["predictions"] = predictions
     if found.metrics is not None:
@@ -216,6 +227,9 @@ def load_inputs(name: str, paths: Paths, evaluate: EvaluateParams | None = None)
     drop_mixed(found)
     for stage in ("add", *STAGES):
         path = paths.record(name, stage)
+        if stage == "train":  # one record for each learner: the last one
+            every = path.parent.glob("train-*.json")
+            path = max(every, key=lambda file: file.stat().st_mtime, default=path)
         command = f"pipeline {stage.replace('_', '-')} --dataset {{}}"
         command = readers["manifest"][2] if stage == "add" else command
         record = path.exists() and _read(found, f"record of {stage}", path, _record, command)
@@ -247,30 +261,37 @@ def _record(path: Path) -> dict[str, Any]:
     return RunRecord.read(path).to_json()
 
 
-def _runs(path: Path) -> pd.DataFrame:
-    return pd.read_parquet(path, columns=list(RUN_COLUMNS))
+def _predictions(paths: Paths, name: str, **which: Any) -> tuple[pd.DataFrame, Any]:
+    """Read the runs and predictions of all learners that have a run folder."""
+    folders = sorted(
+        path.parent.name for path in paths.run(name, "x").parent.glob("*/runs.parquet")
+    )
+    if not folders:
+        raise FileNotFoundError("not there")
+    return read_predictions(paths, name, folders, **which)
 
 
 def _metrics(path: Path) -> pd.DataFrame:
     """Read metrics.parquet; its names become categories, since sections filter by them often."""
-    table = pd.read_parquet(path)
+    table = pd.read_parquet(path).rename(columns={"learner": "head"})
     return table.astype(dict.fromkeys(("protocol", "subset", "head", "view", "metric"), "category"))
 
 
 def _csv(path: Path) -> pd.DataFrame:
     """Read a plot table; names of classes and images stay text ("007", "NA")."""
     names = ("class", "actual", "predicted", "image_id", "note")
-    return pd.read_csv(
+    table = pd.read_csv(
         path,
         dtype=dict.fromkeys(names, str),
         keep_default_na=False,
         na_values={c: ["", "nan", "NaN"] for c in _number_columns(path, names)},
     )
+    return table.rename(columns=lambda name: name.replace("learner", "head"))
 
 
 def _number_columns(path: Path, names: tuple[str, ...]) -> list[str]:
     text = {*names, "protocol", "subset", "head", "view", "metric"}
-    text |= {"head_a", "view_a", "head_b", "view_b"}
+    text |= {"head_a", "view_a", "head_b", "view_b", "learner", "learner_a", "learner_b", "verdict"}
     return [c for c in pd.read_csv(path, nrows=0).columns if c not in text]
 
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.evaluate.pairing import is_beside, tables
-from pipeline.evaluate.predictions import relabelled
-from pipeline.training.pairing import of_features, paired, trained
+from pipeline.evaluate.evaluate import tables
+from pipeline.provenance import changed, schema_stamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,20 +34,24 @@ def drop_mixed(found: DatasetInputs) -> None:
     of_metrics, predicted = found.schemas.get("metrics"), found.schemas.get("predictions")
     other = _other_labels(found, found.tested, "y_true")
     if predicted is not None and (why := _older(found, predicted) or other):
-        path = found.paths.predictions(found.name)
+        path = found.paths.run(found.name, "x").parent
         found.drop("predictions", path, TRAIN, why)
         predicted = None
     why = "without metrics.parquet, which says of which training it is"
     if of_metrics is not None:
         why = _older(found, of_metrics) or other
-        if not why and predicted is not None and trained(predicted) != trained(of_metrics):
+        runs = {
+            f"predictions/{path.name}": path / "predictions.parquet"
+            for path in found.paths.run(found.name, "x").parent.glob("*")
+        }
+        if not why and predicted is not None and changed(schema_stamp(of_metrics), **runs):
             why = "of other predictions than those there"
         if why:
             found.drop("metrics", found.paths.metrics_table(found.name), EVALUATE, why)
-    for part, path in tables(found.name, found.paths).items():
-        if getattr(found, part) is None:
+    for part, path in tables(found.paths, found.name).items():
+        if getattr(found, part, None) is None:
             continue
-        if of_metrics is not None and not is_beside(part, path, of_metrics):
+        if of_metrics is not None and changed(schema_stamp(of_metrics), **{part: path}):
             found.drop(part, path, EVALUATE, "of another evaluation than metrics.parquet")
         elif why and part not in JUDGED:
             found.drop(part, path, EVALUATE, why)
@@ -65,10 +68,25 @@ def _other_labels(found: DatasetInputs, table: pd.DataFrame | None, column: str)
     return relabelled(table.set_index("image_id")[column], found.manifest)
 
 
+def relabelled(then: pd.Series, manifest: pd.DataFrame) -> str:
+    """Say which images have another label in the manifest than `then`; "" if none has."""
+    then = then[~then.index.duplicated()]
+    now = manifest.set_index("image_id")["label"].reindex(then.index)
+    ids = then.index[now != then]
+    if not len(ids):
+        return ""
+    return (
+        f"{len(ids)} image(s) have another label in the manifest, or are gone from it, for "
+        f"example {', '.join(ids[:3])}"
+    )
+
+
 def _older(found: DatasetInputs, schema: pa.Schema) -> str:
     """Say why a table is not of the runs and features that are there; "" where it is."""
-    if found.runs is not None and not paired(found.runs, schema):
-        return "of other runs than those of the last train"
-    if found.features is not None and not of_features(schema, found.features.identity):
-        return "of other features than encode has made since"
+    if found.features is not None:
+        now = found.features.identity_hash
+        stamps = schema_stamp(schema) or {}
+        of = [one for one in stamps.values() if isinstance(one, dict)] or [stamps]
+        if any(one.get("features", now) != now for one in of):
+            return "of other features than encode has made since"
     return ""

@@ -8,14 +8,14 @@ import re
 import pandas as pd
 import pytest
 from make_inputs import restamp
-
 from pipeline.evaluate.pairing import write_stamped
+from pipeline.training.pairing import pairing
+
 from pipeline.manifest import OPTIONAL, REQUIRED
 from pipeline.report.build import build_report
 from pipeline.report.inputs import STAGES, load_inputs
 from pipeline.report.results import write_results
-from pipeline.training.pairing import pairing
-from tests.heads.projects import write_features
+from tests.learners.projects import write_features
 
 
 def missing(paths) -> dict[str, str]:

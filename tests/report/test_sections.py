@@ -36,7 +36,7 @@ from pipeline.report.sections import (
 from pipeline.report.sections.in_short import in_short
 from pipeline.report.sections.reproduce import reproduce
 from tests.encode.conftest import small_clip
-from tests.heads.projects import write_features
+from tests.learners.projects import write_features
 
 
 def right(found, view: str):
