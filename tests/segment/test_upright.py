@@ -39,6 +39,10 @@ def project(tmp_path) -> Project:
     return made
 
 
+@pytest.mark.promise(
+    "All eight EXIF orientations are applied: manifest, array, mask, overlay, box and click share "
+    "one upright frame."
+)
 @pytest.mark.parametrize(
     ("prompt", "column", "value"),
     [("box", "box", "20,8,60,40"), ("points", "points", "41,22,1;3,3,0"), ("center-box", "", "")],

@@ -1,4 +1,4 @@
-"""The sample that prompt strategies are judged on, and the prompts made from the truth."""
+"""The sample of the prompt benchmark, and the prompts made from ground truth."""
 
 import numpy as np
 import pandas as pd
@@ -29,22 +29,17 @@ def manifest(train=(60, 30, 10), test=(12, 6, 2)) -> pd.DataFrame:
     return table
 
 
-def test_only_images_with_something_in_their_ground_truth_are_drawn():
+def test_only_images_with_ground_truth_are_drawn_the_test_part_first():
     table = manifest()
     everything = truth_sample(table, 0, 0)
     assert set(everything.index) == {i for i in range(len(table)) if i % 5 and i % 7}
     assert truth_sample(table, 1000, 0).equals(everything)
-
-
-def test_the_test_part_comes_first_and_the_rest_fills_up():
-    table = manifest()
-    in_test = int((truth_sample(table, 0, 0)["split"] == "test").sum())
-    drawn = truth_sample(table, in_test + 9, 0)
-    assert (drawn["split"] == "test").sum() == in_test
+    in_test = int((everything["split"] == "test").sum())
+    assert (truth_sample(table, in_test + 9, 0)["split"] == "test").sum() == in_test
     assert set(truth_sample(table, 5, 0)["split"]) == {"test"}
 
 
-def test_classes_have_their_share_and_a_small_one_is_not_left_out():
+def test_classes_have_their_share_and_a_small_one_is_included():
     labels = pd.Series(["a"] * 60 + ["b"] * 30 + ["c"])
     assert class_quotas(labels, 9) == {"a": 5, "b": 3, "c": 1}
     assert class_quotas(labels, 500) == {"a": 60, "b": 30, "c": 1}
@@ -52,16 +47,13 @@ def test_classes_have_their_share_and_a_small_one_is_not_left_out():
     assert class_quotas(labels, 0) == {}
 
 
-def test_the_draw_depends_on_seed_and_bytes_and_not_on_order_or_names():
+def test_the_draw_depends_on_seed_and_bytes_and_a_larger_one_holds_a_smaller():
     table = manifest()
     drawn = set(truth_sample(table, 30, 0)["sha256"])
     other = table.sample(frac=1, random_state=1)
     other["image_id"] = [f"x{i}" for i in range(len(other))]
     assert set(truth_sample(other, 30, 0)["sha256"]) == drawn
     assert set(truth_sample(table, 30, 1)["sha256"]) != drawn
-
-
-def test_a_larger_sample_holds_the_smaller_one():
     one_class = manifest(train=(80, 0, 0), test=(0, 0, 0))
     small, large = (set(truth_sample(one_class, n, 3)["image_id"]) for n in (10, 25))
     assert len(small) == 10 and len(large) == 25 and small < large
@@ -82,14 +74,11 @@ def test_reference_prompts_are_the_box_and_a_click_inside(jitter):
     assert reference_prompts(truth, jitter, "seed")[1] == text
 
 
-def test_the_click_is_the_pixel_deepest_inside():
+def test_the_click_is_the_deepest_pixel_and_the_ellipse_fills_its_box():
     mask = np.zeros((50, 60), bool)
     mask[10:31, 20:41] = True
     mask[20, 41:60] = True  # a thin tail that moves the middle of the box
     assert deepest_point(mask) == (30, 20)
-
-
-def test_the_ellipse_touches_its_box_and_covers_pi_quarters_of_it():
     drawn = ellipse(np.array([10.0, 20, 70, 50]), 80, 100)
     rows, columns = np.nonzero(drawn)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (20, 49, 10, 69)
