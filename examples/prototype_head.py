@@ -12,10 +12,10 @@ import numpy as np
 
 from pipeline.cli.options import context
 from pipeline.evaluate import evaluate_dataset
-from pipeline.heads import register
-from pipeline.heads.base import l2_normalise, softmax
-from pipeline.heads.zero_shot import ZeroShot
-from pipeline.train import train_dataset
+from pipeline.learners import register
+from pipeline.learners.base import l2_normalise, softmax
+from pipeline.learners.train import train_dataset
+from pipeline.learners.zero_shot import ZeroShot
 
 
 @register("prototype")

@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from pipeline.config_rules import (
-    DatasetName,
     EachOnce,
     Fractions,
+    Name,
     Seed,
     check_known,
     check_rises,
@@ -23,17 +30,47 @@ from pipeline.config_rules import (
     replace_dotted,
 )
 from pipeline.errors import ConfigError
-from pipeline.models.spec import ModelSpec
 
 View = str
+Views = Annotated[tuple[View, ...], EachOnce]
+Seeds = Annotated[tuple[Seed, ...], EachOnce]
 Protocol = Literal["official", "grouped", "ground_truth", "grouped_truth"]
 CROSS_VALIDATED: tuple[Protocol, ...] = ("grouped", "grouped_truth")  # each seed tests a fold
+
+
+LEARNERS = ("zero-shot", "linear-probe", "medfocus", "medfocus-probe")
+"""The built-in learners."""
+
+
+def _empty_sections(value: Any) -> Any:
+    """Turn sections without any parameter, which YAML reads as None, into empty ones."""
+    if isinstance(value, dict):
+        return {name: {} if section is None else section for name, section in value.items()}
+    return value
 
 
 class Section(BaseModel):
     """A part of params.yaml: cannot be changed once read, and knows no other keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelSpec(BaseModel):
+    """A model to load.
+
+    Args:
+        name: name of a configuration: "sam2-micro", "sam2.1_hiera_large", "clip-micro", or one of
+            open_clip, such as "ViT-B-16".
+        checkpoint: a local path, "package" (weights shipped with the embedded models),
+            "hf-hub:org/name", or an open_clip pretrained tag.
+        sha256: checked if given; the actual hash is recorded in any case.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    checkpoint: str | None = None
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
 
 
 class ProfileParams(Section):
@@ -140,52 +177,18 @@ class SplitsParams(Section):
 
 
 class TrainParams(Section):
-    """The heads."""
+    """What every learner is trained on."""
 
-    model_config = ConfigDict(populate_by_name=True)
-
-    seeds: Annotated[tuple[Seed, ...], EachOnce] = (0, 1, 2, 3, 4)
-    """One fit of each head, view and fraction for each; they draw the shots and the weights."""
-    heads: Annotated[tuple[str, ...], EachOnce] = (
-        "zero-shot",
-        "linear-probe",
-        "medfocus",
-        "medfocus-probe",
-    )
-    """Names of registered heads."""
-    views: dict[Protocol, Annotated[tuple[View, ...], EachOnce]] = {
+    seeds: Seeds = (0, 1, 2, 3, 4)
+    """One fit of each learner, view and fraction for each; a seed draws the shots and the initial
+    weights."""
+    views: dict[Protocol, Views] = {
         "official": ("whole", "masked", "crop", "binary"),
         "grouped": ("whole", "masked", "crop", "binary"),
         "ground_truth": ("whole", "masked", "oracle", "random"),
         "grouped_truth": ("whole", "masked", "oracle", "random"),
     }
     """The views that each protocol is run on."""
-    lambda_: float = Field(0.5, ge=0, le=1, alias="lambda")
-    """L = lambda * L_c + (1 - lambda) * L_e."""
-    learning_rate: float = Field(1e-3, gt=0)
-    """MedFocusCLIP: of AdamW."""
-    weight_decay: float = Field(1e-2, ge=0)
-    """MedFocusCLIP: of AdamW."""
-    epochs: int = Field(100, ge=1)
-    """MedFocusCLIP: at most so many passes."""
-    patience: int = Field(10, ge=1)
-    """MedFocusCLIP: passes without a better validation loss, after which training stops."""
-    batch_size: int = Field(128, ge=1)
-    """MedFocusCLIP: images a step."""
-    c_min: float = Field(1e-4, gt=0)
-    """Smallest C of the linear probe's logistic regression; the validation part chooses."""
-    c_max: float = Field(1e2, gt=0)
-    """Largest C."""
-    c_steps: int = Field(7, ge=1)
-    """How many C are tried, evenly spaced in their logarithm."""
-    probe_max_iter: int = Field(300, ge=1)
-    """Iterations of L-BFGS for one C."""
-    attention_dim: int = Field(64, ge=1)
-    """MedFocusCLIP: width of the queries and keys of F(T, I)."""
-    temperature: float = Field(0.07, gt=0)
-    """MedFocusCLIP: where the learned temperature of L_c starts."""
-    zero_shot_scale: float = Field(100.0, gt=0)
-    """Zero-shot: softmax(scale * cosine)."""
 
 
 class ComparedRun(Section):
@@ -261,7 +264,7 @@ class ReportParams(Section):
 class Params(Section):
     """All of params.yaml."""
 
-    datasets: Annotated[tuple[DatasetName, ...], EachOnce]
+    datasets: Annotated[tuple[Name, ...], EachOnce]
     """Those that `dvc repro` and commands without --dataset work on."""
     data_root: str = "data"
     """Folder of the images, relative to the project; data_root/<dataset> may be a link."""
@@ -275,6 +278,11 @@ class Params(Section):
     encode: EncodeParams = EncodeParams()
     splits: SplitsParams = SplitsParams()
     train: TrainParams = TrainParams()
+    learners: Annotated[dict[Name, dict[str, Any]], BeforeValidator(_empty_sections)] = {
+        name: {} for name in LEARNERS
+    }
+    """The parameters of each learner by its name, in the order that results list them. A learner
+    checks its own, see `pipeline.learners.LearnerParams`."""
     study: StudyParams = StudyParams()
     evaluate: EvaluateParams = EvaluateParams()
     report: ReportParams = ReportParams()
@@ -290,11 +298,9 @@ class Params(Section):
     def _values_agree(self) -> Params:
         built_in = EncodeParams.model_fields["views"].default
         check_train_views(self.train.views, self.encode.views, built_in)
-        heads = TrainParams.model_fields["heads"].default
         for run in (self.study.baseline, *self.study.runs):
-            check_known("study", "learner", run.learner, (*self.train.heads, *heads))
+            check_known("study", "learner", run.learner, (*self.learners, *LEARNERS))
             check_known("study", "view", run.view, (*self.encode.views, *built_in))
-        check_rises("train", c_min=self.train.c_min, c_max=self.train.c_max)
         area = self.segment
         check_rises("segment", min_area=area.min_area, max_area=area.max_area)
         return self

@@ -31,7 +31,7 @@ def _rising(value: tuple[float, ...]) -> tuple[float, ...]:
 
 
 EachOnce = AfterValidator(_each_once)
-DatasetName = Annotated[str, Field(pattern=f"^{DATASET_NAME}$")]
+Name = Annotated[str, Field(pattern=f"^{DATASET_NAME}$")]
 Seed = Annotated[int, Field(ge=0, le=2**15 - 1)]  # int16 in predictions.parquet
 Fractions = Annotated[tuple[float, ...], AfterValidator(_rising)]
 
@@ -88,12 +88,19 @@ def replace_dotted(raw: dict[str, Any], dotted: str, value: Any, path: Path) -> 
     table[leaf] = value
 
 
-def problem_text(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
-    """Return one of pydantic's findings in words: the dotted key, and what is wrong with it."""
-    dotted = ".".join(map(str, problem["loc"])) or "params"
+def problem_text(problem: Mapping[str, Any], model: type[BaseModel], prefix: str = "") -> str:
+    """Return one of pydantic's findings in words: the dotted key, and what is wrong with it.
+
+    Args:
+        problem: an item of `ValidationError.errors()`.
+        model: the class that was validated.
+        prefix: dotted key of the section that `model` describes; "" = all of params.yaml.
+    """
+    dotted = ".".join([*filter(None, [prefix]), *map(str, problem["loc"])]) or "params"
     if problem["type"] != "extra_forbidden":
         return f"{dotted}: {problem['msg']}"
-    alike = get_close_matches(dotted, _dotted_names(model), n=1)
+    names = [f"{prefix}.{name}" if prefix else name for name in _dotted_names(model)]
+    alike = get_close_matches(dotted, names, n=1)
     hint = f" (did you mean {alike[0]}?)" if alike else ""
     return f"{dotted}: there is no such parameter{hint}"
 

@@ -409,7 +409,7 @@ def lock_notes(root: Path) -> list[str]:
     `dvc repro` can leave an entry in .dvc/tmp/rwlock; DVC drops it unless the pid is in use
     again, or the file is incomplete.
     """
-    stores = [ProcessLock(path).describe() for path in sorted(root.glob("cache/*/*.lock"))]
+    stores = [ProcessLock(path).describe() for path in sorted(root.glob("cache/**/*.lock"))]
     manifests = [
         ProcessLock(path, guards="manifest").describe()
         for path in sorted((root / "data_manifests").glob(".*.csv.lock"))

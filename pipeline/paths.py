@@ -76,17 +76,17 @@ class Paths:
         """Stage 2, the feature store."""
         return self.cache(dataset) / "features.zarr"
 
-    def heads(self, dataset: str) -> Path:
-        """The fitted heads."""
-        return self.cache(dataset) / "heads"
+    def run(self, dataset: str, learner: str) -> Path:
+        """Folder of a learner's runs: fitted learners, runs and predictions."""
+        return self.cache(dataset) / "runs" / learner
 
-    def runs(self, dataset: str) -> Path:
-        """One row a fit: its seed, labels, status, and what it chose."""
-        return self.cache(dataset) / "runs.parquet"
+    def run_table(self, dataset: str, learner: str) -> Path:
+        """One row for each fit of a learner: its seed, labels, status, and what it chose."""
+        return self.run(dataset, learner) / "runs.parquet"
 
-    def predictions(self, dataset: str) -> Path:
-        """One row a test image and fit."""
-        return self.cache(dataset) / "predictions.parquet"
+    def predictions(self, dataset: str, learner: str) -> Path:
+        """One row for each fit of a learner and test image."""
+        return self.run(dataset, learner) / "predictions.parquet"
 
     def metrics(self, dataset: str) -> Path:
         """The headline figures, for `dvc metrics`."""

@@ -16,19 +16,19 @@ from pipeline.encode import EncodeMapper, encode_images
 from pipeline.engine import LocalExecutor, RunOptions, WorkItem
 from pipeline.engine.devices import choose_device, choose_precision
 from pipeline.engine.progress import Progress
-from pipeline.errors import ImageError, PipelineError, StoreError, reason_of
-from pipeline.heads import Head
-from pipeline.heads.saved import learned_from, load_head, load_heads
+from pipeline.errors import ImageError, StoreError, reason_of
 from pipeline.images import probe, read_image
+from pipeline.images.overlay import draw_outlines
 from pipeline.io import atomic_write, sha256_file
+from pipeline.learners import Samples
+from pipeline.learners.data import encoded_with_other_masks
+from pipeline.learners.fits import Fitted, load_fitted
 from pipeline.models import ClipModel, Sam2ImagePredictor, load_clip
 from pipeline.paths import Paths
-from pipeline.report.overlay import draw_outlines
 from pipeline.segment import segment_images
 from pipeline.segment.segment import make_mapper
 from pipeline.store import open_features, open_masks
 from pipeline.store.identity import canonical, identity_diff
-from pipeline.training.data import of_other_masks
 
 BATCH_SIZE = 8
 
@@ -129,7 +129,7 @@ def predict_images(
     """
     options = options or RunOptions()
     mapper = _load_mapper(dataset, params, paths, learner, view, options)
-    outcome = Predictions(learner, view, mapper.seeds)
+    outcome = Predictions(learner, view, mapper.fitted.seeds)
     items = list(_frames(images, outcome.failed))
     executor = LocalExecutor(options.batch_size or BATCH_SIZE, options.workers)
     on_result(outcome.heading())
@@ -163,18 +163,16 @@ class PredictMapper:
         view: that the learner was trained on.
         sam2: None for strategies without a model.
         clip: the image encoder.
-        fits: of all seeds.
-        classes: in the order of the probabilities.
-        seeds: of the fits.
+        fitted: the fits of all seeds.
+        text: text features of the classes, float32 (C, d).
     """
 
     params: Params
     view: str
     sam2: Sam2ImagePredictor | None
     clip: ClipModel
-    fits: list[Head]
-    classes: list[str]
-    seeds: list[int]
+    fitted: Fitted
+    text: np.ndarray
 
     @property
     def device(self) -> str:
@@ -200,9 +198,12 @@ class PredictMapper:
             seeds=[item.key for item in items],
         )
         rows = []
+        classes, none = tuple(self.fitted.classes), np.zeros(0, np.int64)
         for image, mask, feature in zip(loaded, masks, features, strict=True):
-            proba = np.mean([fit.predict_proba(feature) for fit in self.fits], axis=0)[0]
-            named = dict(zip(self.classes, map(float, proba), strict=True))
+            sample = Samples(self.view, {self.view: feature}, none, self.text, classes)
+            every = [learner.predict_proba(sample) for learner in self.fitted.learners]
+            proba = np.mean(every, axis=0)[0]
+            named = dict(zip(classes, map(float, proba), strict=True))
             rows.append((image, mask.mask, mask.status, named))
         return rows
 
@@ -217,26 +218,10 @@ def _load_mapper(
         params = params.model_copy(
             update={name: part.model_copy(update=update) for name, part in sections.items()}
         )
-    folder = paths.heads(dataset)
-    if not folder.is_dir():
-        remedy = f"run: pipeline train --dataset {dataset}"
-        raise PipelineError("no trained learner", path=folder, remedy=remedy)
-    _, cells = load_heads(folder, learner)
-    trained = [key.split("/") for key in cells if key.startswith(f"official/{view}/")]
-    if not trained:
-        views = dict.fromkeys(key.split("/")[1] for key in cells if key.startswith("official/"))
-        raise PipelineError(
-            f"learner {learner} was not trained on view {view!r}",
-            path=folder,
-            remedy=f"use one of its views: {', '.join(views) or 'none'}",
-        )
-    fraction = max(float(key[2]) for key in trained)
-    seeds = sorted(int(key[3]) for key in trained if float(key[2]) == fraction)
-    where = {"protocol": "official", "view": view, "fraction": fraction}
-    fits = [load_head(folder, learner, **where, seed=seed) for seed in seeds]
+    fitted = load_fitted(paths, dataset, learner, view=view)
     features, masks = open_features(paths.features(dataset)), open_masks(paths.masks(dataset))
-    _check_same(folder, learned_from(folder, learner), features.identity)
-    if other := of_other_masks(features, masks):
+    _check_same(paths.run(dataset, learner), fitted.features, features.identity)
+    if other := encoded_with_other_masks(features, masks):
         raise StoreError(
             f"{len(other)} images were encoded with other masks than segment has made since",
             path=paths.features(dataset),
@@ -250,7 +235,8 @@ def _load_mapper(
     encoder = EncodeMapper(params.encode, clip, {})
     _check_same(paths.features(dataset), features.identity, encoder.identity)
     sam2 = segmenter.models.sam2 and segmenter.models.sam2.predictor
-    return PredictMapper(params, view, sam2, clip, [fit for fit, _ in fits], fits[0][1], seeds)
+    text = features.class_features(fitted.classes)
+    return PredictMapper(params, view, sam2, clip, fitted, text)
 
 
 def _frames(images: Sequence[Path], failed: dict[str, str]) -> Iterator[WorkItem]:

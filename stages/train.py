@@ -1,14 +1,23 @@
-"""DVC stage: features.zarr + splits -> cache/<dataset>/heads/, predictions.parquet"""
+"""DVC stage: features.zarr + splits -> cache/<dataset>/runs/<learner>/"""
+
+from typing import Annotated
+
+import typer
 
 from pipeline.cli.options import Dataset, Jobs, context
 from pipeline.cli.running import stage
-from pipeline.train import train_dataset
+from pipeline.learners.train import train_dataset
 
 
-def run(dataset: Dataset, jobs: Jobs = -1) -> None:
-    """Fit every head of params.yaml and predict the test part."""
+def run(
+    dataset: Dataset,
+    learner: Annotated[str, typer.Option(help="Name of a learner.")],
+    jobs: Jobs = -1,
+) -> None:
+    """Fit a learner of params.yaml and predict the test images."""
     c = context()
-    print(train_dataset(dataset, c.params, c.paths, jobs=jobs).summary())
+    for record in train_dataset(dataset, c.params, c.paths, [learner], jobs=jobs):
+        print(record.summary())
 
 
 if __name__ == "__main__":

@@ -90,15 +90,24 @@ def encode(dataset: Dataset, run: RunFlags, project: ModelProject) -> None:
     project.show(record.to_json(), record.summary())
 
 
-@command(app, "pipeline train --dataset brain --jobs 2")
-def train(dataset: Dataset, project: Project, jobs: Jobs = -1, force: Force = False) -> None:
-    """Fit the learners: protocol x view x fraction x seed -> cache/DATASET/heads/"""
+@command(app, "pipeline train --dataset brain --learner medfocus --jobs 2")
+def train(
+    dataset: Dataset,
+    project: Project,
+    learner: Annotated[
+        list[str] | None, typer.Option(help="Name of a learner. Default: all of params.yaml.")
+    ] = None,
+    jobs: Jobs = -1,
+    force: Force = False,
+) -> None:
+    """Fit learners: protocol x view x fraction x seed -> cache/DATASET/runs/LEARNER/"""
     c = project.open()
 
-    from pipeline.train import train_dataset
+    from pipeline.learners.train import train_dataset
 
-    record = train_dataset(dataset, c.params, c.paths, jobs=jobs, force=force)
-    project.show(record.to_json(), record.summary())
+    records = train_dataset(dataset, c.params, c.paths, learner, jobs=jobs, force=force)
+    shown = "\n".join(record.summary() for record in records)
+    project.show([record.to_json() for record in records], shown)
 
 
 @command(app, "pipeline evaluate --dataset brain --compare masked whole")

@@ -30,7 +30,7 @@ RunKey = tuple[str, str]
 """A learner and a view."""
 
 COMPARED = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc")
-RUNS = ("head_a", "view_a", "head_b", "view_b")
+RUNS = ("learner_a", "view_a", "learner_b", "view_b")
 FIGURES = ("difference", "lo", "hi", "p", "p_holm", "verdict", "n_seeds", "n_images")
 COLUMNS = ("protocol", "subset", "metric", "fraction", *RUNS, *FIGURES)
 

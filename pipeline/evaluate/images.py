@@ -62,7 +62,8 @@ def flips(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
         (difference of `right`: above 0 = more seeds are right after) and `p_change` (difference
         of `p_true`).
     """
-    both = before.join(after, how="inner", lsuffix="_before", rsuffix="_after")
+    suffixes = ("_before", "_after")
+    both = before.merge(after, left_index=True, right_index=True, suffixes=suffixes)
     both["change"] = (both["right_after"] - both["right_before"]).round(6)
     both["p_change"] = both["p_true_after"] - both["p_true_before"]
     return both

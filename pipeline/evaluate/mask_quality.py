@@ -143,6 +143,15 @@ def mask_quality(
     return _typed([row for rows in found for row in rows])
 
 
+def masks_inputs(paths: Paths, dataset: str) -> dict[str, Any]:
+    """Return what `mask_quality` is made from, as it is now, for `pipeline.provenance.stamp`."""
+    from pipeline.store import open_masks
+
+    path = paths.masks(dataset)
+    masks = open_masks(path) if path.exists() else None
+    return {"manifest": paths.manifest(dataset), "masks": masks}
+
+
 def _typed(rows: list[dict]) -> pd.DataFrame:
     """Return rows as a table with the right dtypes, also without rows."""
     kinds = {name: "float64" if name in FIGURES else "str" for name in COLUMNS}

@@ -6,15 +6,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from pipeline.errors import PipelineError
-from pipeline.store import open_features
-from pipeline.training.pairing import of_features, paired, trained
+from pipeline.learners.runs import read_predictions, run_inputs, train_command
+from pipeline.provenance import check, schema_stamp
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pipeline.config import Params
     from pipeline.paths import Paths
 
@@ -27,8 +24,8 @@ class Predicted:
     y: np.ndarray
     proba: np.ndarray
 
-    def take(self, index: np.ndarray) -> Predicted:
-        """Return some of the images, by a mask or by indices."""
+    def take(self, index: np.ndarray | slice) -> Predicted:
+        """Return some of the images, by a mask, indices or a slice."""
         return Predicted(self.ids[index], self.y[index], self.proba[index])
 
 
@@ -95,118 +92,44 @@ class Run:
         return replace(self, seeds=seeds, note=note if lacking else "", pooled=True)
 
 
-def read_runs(
-    dataset: str, params: Params, paths: Paths, manifest: pd.DataFrame
-) -> tuple[list[Run], list[str], dict[bytes, bytes]]:
-    """Return all runs that have test images, in the order of runs.parquet, the class names, and
-    what tells their training from others (`pipeline.training.pairing`).
+def read_runs(dataset: str, params: Params, paths: Paths) -> tuple[list[Run], list[str]]:
+    """Return all runs that have test images, by protocol, learner, view and fraction, and the class
+    names.
 
     Raises:
-        PipelineError: nothing was trained, no protocol has a test image, the two tables do not
-            belong together, or images, labels or features have changed since.
+        PipelineError: a learner of params.yaml was not trained, or was trained on other features,
+            labels, images or copies than there are now; or no protocol has a test image.
     """
-    import pyarrow.parquet as pq
-
-    again = f"run: pipeline train --dataset {dataset}"
-    try:
-        runs = pd.read_parquet(paths.runs(dataset))
-        table = pq.read_table(paths.predictions(dataset))
-    except FileNotFoundError as error:
-        raise PipelineError("no predictions", path=error.filename, remedy=again) from None
-    if not paired(runs, table.schema):
-        raise PipelineError(
-            "holds the predictions of other runs than runs.parquet",
-            path=paths.predictions(dataset),
-            remedy=f"if a train is at work, wait for it to end; else {again}",
-        )
-    features = paths.features(dataset)
-    if features.is_dir() and not of_features(table.schema, open_features(features).identity):
-        raise PipelineError(
-            "holds predictions of other features than encode has made since",
-            path=paths.predictions(dataset),
-            remedy=again,
-        )
-    runs = runs[runs["n_test"] > 0]
-    if not len(runs):
+    table, predictions = read_predictions(paths, dataset, params.learners)
+    now = run_inputs(paths, dataset)
+    for learner, inputs in schema_stamp(predictions.schema).items():
+        check(inputs, train_command(dataset, learner), paths.predictions(dataset, learner), **now)
+    # The predictions lie in the order of the runs, `n_test` of each run that succeeded.
+    table = table.assign(stop=(table["n_test"] * (table["status"] == "ok")).cumsum())
+    table = table[table["n_test"] > 0]
+    if table.empty:
         raise PipelineError(
             "no protocol has a test image, so there is nothing to evaluate",
             path=paths.manifest(dataset),
             remedy="give it images whose split is test, or set splits.on_leak: regroup in "
             "params.yaml and train again",
         )
-    names = [c for c in table.column_names if c.startswith("p:")]
-    classes = [c[2:] for c in names]
-    proba = np.column_stack([table[c].to_numpy() for c in names])
-    ids = table["image_id"].to_pandas().astype(str).to_numpy(dtype=object)
-    number = {name: n for n, name in enumerate(classes)}
-    y = table["y_true"].to_pandas().astype(str).map(number).to_numpy(dtype=np.int64)
-    _refuse_relabelled(
-        pd.Series(y, index=ids), classes, manifest, paths.predictions(dataset), again
-    )
-    places = _places(table)
-    found: list[Run] = []
-    for key, rows in runs.groupby(["protocol", "head", "view", "fraction"], sort=False):
-        seeds: dict[int, Predicted] = {}
-        failed: dict[int, str] = {}
-        for row in rows.itertuples():
-            if row.status != "ok":
-                failed[row.seed] = f"{row.status}: {row.error}"
-                continue
-            here = places.get((*key[:3], float(np.float32(key[3])), row.seed))
-            if here is None or here.stop - here.start != row.n_test:
-                raise PipelineError(
-                    f"does not hold the {row.n_test} predictions of {key} seed {row.seed}",
-                    path=paths.predictions(dataset),
-                    remedy=again,
-                )
-            seeds[row.seed] = Predicted(ids[here], y[here], proba[here])
-        labels = {row.seed: row.n_train + row.n_val for row in rows.itertuples()}
+    columns = [c for c in predictions.column_names if c.startswith("p:")]
+    proba = np.column_stack([predictions[c].to_numpy() for c in columns])
+    classes = [c.removeprefix("p:") for c in columns]
+    ids = predictions["image_id"].to_pandas().astype(str).to_numpy(dtype=object)
+    names = predictions["y_true"].to_pandas().astype(str)
+    y = names.map({name: c for c, name in enumerate(classes)}).to_numpy(dtype=np.int64)
+    every = Predicted(ids, y, proba)
+    found = []
+    for key, rows in table.groupby(["protocol", "learner", "view", "fraction"], sort=True):
+        seeds = {
+            row.seed: every.take(slice(row.stop - row.n_test, row.stop))
+            for row in rows.itertuples()
+            if row.status == "ok"
+        }
+        bad = rows[rows["status"] != "ok"]
+        failed = {row.seed: f"{row.status}: {row.error}" for row in bad.itertuples()}
+        labels = dict(zip(rows["seed"], rows["n_train"] + rows["n_val"], strict=True))
         found.append(Run(*key, seeds, labels, failed))
-    return found, classes, trained(table.schema)
-
-
-def _refuse_relabelled(
-    y: pd.Series, classes: list[str], manifest: pd.DataFrame, path: Path, again: str
-) -> None:
-    """Raise PipelineError when the manifest has another label, or none, for an image of `y`."""
-    then = y[~y.index.duplicated()].map(dict(enumerate(classes)))
-    if changed := relabelled(then, manifest):
-        raise PipelineError(changed, path=path, remedy=again)
-
-
-def relabelled(then: pd.Series, manifest: pd.DataFrame) -> str:
-    """Say which images have another label in the manifest than they had, or none; "" if none has.
-
-    Args:
-        then: the label by image_id; an image may come more than once, with the same label.
-        manifest: of `read_manifest`.
-    """
-    then = then[~then.index.duplicated()]
-    now = manifest.set_index("image_id")["label"].reindex(then.index)
-    changed = then.index[now != then]
-    if not len(changed):
-        return ""
-    return (
-        f"{len(changed)} image(s) have another label in the manifest, or are gone from it, for "
-        f"example {', '.join(changed[:3])}"
-    )
-
-
-def _places(table) -> dict[tuple, slice]:
-    """Return where each (protocol, head, view, fraction, seed) lies; its rows lie together."""
-    if not len(table):
-        return {}
-    columns = ["protocol", "head", "view", "fraction", "seed"]
-    frame = table.select(columns).to_pandas()
-    codes = [pd.factorize(frame[c])[0] for c in columns]
-    new = np.zeros(len(frame), dtype=bool)
-    new[0] = True
-    for code in codes:
-        new[1:] |= code[1:] != code[:-1]
-    starts = np.flatnonzero(new)
-    stops = [*starts[1:], len(frame)]
-    first = frame.iloc[starts]
-    return {
-        (r.protocol, r.head, r.view, float(r.fraction), int(r.seed)): slice(a, b)
-        for r, a, b in zip(first.itertuples(), starts, stops, strict=True)
-    }
+    return found, classes

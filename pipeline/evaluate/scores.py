@@ -271,7 +271,7 @@ def score_rows(
     plots/per_class.csv (the mean) of one run."""
     run = scored.run
     *by_seed, mean = estimates(scored, params)
-    base = {"protocol": protocol, "subset": subset, "head": run.learner, "view": run.view}
+    base = {"protocol": protocol, "subset": subset, "learner": run.learner, "view": run.view}
     base["fraction"] = run.fraction
     size = {"t_lo": np.nan, "t_hi": np.nan, "n_seeds": 1, "n_groups": 0}
     rows: list[dict[str, Any]] = []
@@ -313,6 +313,8 @@ def score_rows(
 def confusion(scored: Scored) -> np.ndarray:
     """Return the confusion matrix of each seed, (S, C, C): true class, predicted class."""
     C = len(scored.classes)
+    if not scored.run.seeds:  # every fit failed
+        return np.zeros((0, C, C))
     return scored.sums[:, : C * C].reshape(-1, C, C)
 
 

@@ -1,24 +1,25 @@
-"""Model configurations and loading. Importing this package does not import torch.
+"""SAM2 and CLIP models: configurations and loading. Importing this package does not import torch.
 
 from pipeline.models import ModelSpec, load_clip, load_sam2
-predictor = load_sam2(ModelSpec(name="sam2-micro", checkpoint="package"))
+predictor = load_sam2(ModelSpec(name="sam2-micro"))
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.models.spec import ModelSpec
+from pipeline.config import ModelSpec
 
 if TYPE_CHECKING:
-    from pipeline.models.clip import ClipModel, load_clip
+    from pipeline.models.clip import ClipModel
+    from pipeline.models.clip_load import load_clip
     from pipeline.models.prompts import draw_box_prompt
     from pipeline.models.sam2 import Sam2ImagePredictor, load_sam2
 
-_HOMES = {
+_MODULES = {
     "load_sam2": "sam2",
     "Sam2ImagePredictor": "sam2",
-    "load_clip": "clip",
+    "load_clip": "clip_load",
     "ClipModel": "clip",
     "draw_box_prompt": "prompts",
 }
@@ -29,8 +30,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
+    if name in _MODULES:
         import importlib
 
-        return getattr(importlib.import_module(f"pipeline.models.{_HOMES[name]}"), name)
+        return getattr(importlib.import_module(f"pipeline.models.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

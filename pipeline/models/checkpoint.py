@@ -1,10 +1,11 @@
-"""Read a checkpoint without ever running code from it, and say plainly what is wrong with it."""
+"""Find and read checkpoint files; code in them never runs, and errors name what is wrong."""
 
 from __future__ import annotations
 
 import pickle
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,185 +13,215 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from pipeline.config import ModelSpec
 from pipeline.errors import ModelError
 from pipeline.io import sha256_file
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+CHECKOUT = Path(__file__).resolve().parents[2]
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+HUB = "hf-hub:"
 
 
-def find_checkpoint(checkpoint: str, get: str, hub: str = "") -> Path:
-    """Return a checkpoint's path, relative ones taken from here or else from the checkout.
+def find_checkpoint(
+    spec: ModelSpec,
+    advice: str,
+    *,
+    package: Path | None,
+    filename: str,
+    download: Callable[[str], str],
+    hub: str = "",
+) -> tuple[Path, str]:
+    """Return the checkpoint file of a model and how to get it again.
 
     Args:
-        checkpoint: the path as written in params.yaml.
-        get: what to download and from where, for the message.
-        hub: "hf-hub:organisation/name" that has it, for the message; "" = none is known.
+        spec: the model; a missing checkpoint means "package" if the model is embedded.
+        advice: what to download and from where, for error messages.
+        package: embedded weights, None if the model is not embedded.
+        filename: the checkpoint's name in a hub repository.
+        download: returns the local path of a hub repository's checkpoint.
+        hub: "hf-hub:organisation/name" of the official repository, if it is known.
+
+    Returns:
+        The path, and `advice` or, for a checkpoint on the hub, the advice for that repository.
 
     Raises:
-        ModelError: there is no such file.
+        ModelError: no checkpoint is named, it does not exist, or the hub cannot be reached.
     """
+    checkpoint = spec.checkpoint
+    if checkpoint in (None, "package"):
+        if package is None:
+            raise ModelError(
+                f"no checkpoint is given for {spec.name}",
+                remedy=f"{advice} and set `checkpoint` in params.yaml to its path",
+            )
+        checkpoint = str(package)
+    if checkpoint.startswith(HUB):
+        repository = _hub_repository(checkpoint)
+        advice = f"download {filename} from https://huggingface.co/{repository}"
+        return from_hub(repository, download, advice), advice
     path = Path(checkpoint).expanduser()
-    for candidate in (path, ROOT / path):
+    for candidate in (path, CHECKOUT / path):
         if candidate.is_file():
-            return candidate
+            return candidate, advice
     if checkpoint.count("/") == 1 and checkpoint[0] not in "./~" and path.suffix not in SUFFIXES:
-        hub = f"hf-hub:{checkpoint}"  # most likely meant
+        hub = f"{HUB}{checkpoint}"  # most likely a repository without the prefix
     otherwise = f", or set `checkpoint: {hub}`" if hub else ""
-    raise ModelError("no such checkpoint", path=path, remedy=f"{get} and put it there{otherwise}")
+    raise ModelError(
+        "no such checkpoint", path=path, remedy=f"{advice} and put it there{otherwise}"
+    )
 
 
-def hub_repository(checkpoint: str) -> str:
-    """Return the repository of "hf-hub:organisation/name".
+def from_hub(repository: str, download: Callable[[str], str], advice: str) -> Path:
+    """Return the local path of a hub repository's checkpoint.
 
     Raises:
-        ModelError: the hub can have no repository of this name.
+        ModelError: it is not cached and cannot be downloaded.
     """
+    try:
+        return Path(download(repository))
+    except Exception as error:
+        raise ModelError(
+            f"cannot be downloaded from the hub ({type(error).__name__})",
+            path=f"{HUB}{repository}",
+            remedy=f"{advice} by hand and give its path as `checkpoint`",
+        ) from None
+
+
+def _hub_repository(checkpoint: str) -> str:
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-    repository = checkpoint.removeprefix("hf-hub:")
+    repository = checkpoint.removeprefix(HUB)
     try:
         validate_repo_id(repository)
     except HFValidationError:
         raise ModelError(
-            "names no repository that the hub can have",
+            "is not a valid repository on the hub",
             path=checkpoint,
-            remedy="write it as hf-hub:organisation/name",
+            remedy=f"write it as {HUB}organisation/name",
         ) from None
     return repository
 
 
-def check_sha256(path: Path, wanted: str | None, get: str) -> str:
-    """Return the file's SHA-256.
+def check_sha256(path: Path, wanted: str | None, advice: str, found: str | None = None) -> str:
+    """Return the SHA-256 of a checkpoint, `found` or that of the file.
 
     Raises:
-        ModelError: it is not the wanted one; the message has both.
+        ModelError: it is not `wanted`; the message has both.
     """
-    found = sha256_file(path)
+    found = found or sha256_file(path)
     if wanted is not None and found != wanted:
         raise ModelError(
-            f"has SHA-256 {found}, but {wanted} is asked for",
+            f"has SHA-256 {found}, but params.yaml requires {wanted}",
             path=path,
-            remedy=f"{get} again, or correct sha256 in params.yaml",
+            remedy=f"{advice} again, or correct sha256 in params.yaml",
         )
     return found
 
 
-def _reject_text(path: Path, get: str) -> None:
-    """Name the two files that downloads often leave in a checkpoint's place."""
-    head = path.read_bytes()[:512] if path.stat().st_size < 512 else _head(path)
-    start = head.lstrip().lower()
-    if head.startswith(b"version https://git-lfs"):
-        raise ModelError(
-            "is a git-LFS pointer, not the checkpoint",
-            path=path,
-            remedy=f"run `git lfs pull`, or {get}",
-        )
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise ModelError("is a web page, not a checkpoint", path=path, remedy=f"{get}")
-    if not head:
-        raise ModelError("is empty", path=path, remedy=f"{get}")
-
-
-def _head(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(512)
-
-
-def _cut_off(path: Path, get: str, error: Exception) -> ModelError:
-    words = (str(error) or type(error).__name__).splitlines()[0][:120]
-    return ModelError(
-        f"is cut off or not a checkpoint ({words})",
-        path=path,
-        remedy=f"{get} again and compare its size",
-    )
-
-
-def read_state(path: Path, get: str) -> dict[str, torch.Tensor]:
-    """Read the tensors of a .safetensors file or of a torch file (official {"model": ...} or flat).
+def read_state(path: Path, advice: str) -> dict[str, torch.Tensor]:
+    """Read the tensors of a .safetensors or torch file (official {"model": ...} or flat).
 
     Args:
-        path: the file. A torch file is read with `weights_only`: code in a pickle never runs.
-        get: what to download and from where, for the messages.
+        path: the file. Torch files are read with `weights_only`: code in a pickle never runs.
+        advice: what to download and from where, for error messages.
 
     Returns:
-        Tensors by name, on the CPU, as stored.
+        Tensors by name, on the CPU, in the dtype of the file.
 
     Raises:
-        ModelError: cut off, not a checkpoint, or one that wants to run code.
+        ModelError: truncated, not a checkpoint, or one that needs code to run.
     """
-    _reject_text(path, get)
+    _check_head(path, advice)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with warnings.catch_warnings():  # torch's remarks on old pickles; what follows says more
+        with warnings.catch_warnings():  # about old pickles; the errors below say more
             warnings.simplefilter("ignore")
             loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Weights only load failed" in str(error) and zipfile.is_zipfile(path):
-            raise ModelError(
-                "holds Python objects that loading would have to run; refused",
-                path=path,
-                remedy=f"{get} (the official files hold tensors only)",
-            ) from None
-        raise ModelError("is not a readable checkpoint", path=path, remedy=f"{get}") from None
-    except RuntimeError as error:
-        if "TorchScript" not in str(error):
-            raise _cut_off(path, get, error) from None
+            problem = "contains Python objects that loading would have to run; refused"
+            remedy = f"{advice} (the official files contain only tensors)"
+            raise ModelError(problem, path=path, remedy=remedy) from None
+        raise ModelError("is not a readable checkpoint", path=path, remedy=advice) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
+        if "TorchScript" in str(error):
+            problem = "is a TorchScript archive, which contains code; refused"
+            raise ModelError(problem, path=path, remedy=f"{advice} instead") from None
+        words = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise ModelError(
-            "is a TorchScript archive, which holds code; refused",
+            f"is truncated or not a checkpoint ({words})",
             path=path,
-            remedy=f"{get} instead",
+            remedy=f"{advice} again and compare its size",
         ) from None
-    except (EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
-        raise _cut_off(path, get, error) from None
     for key in ("model", "state_dict"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
-    tables = isinstance(loaded, dict) and all(isinstance(v, torch.Tensor) for v in loaded.values())
-    if not tables:
-        raise ModelError("holds no table of tensors", path=path, remedy=f"{get}")
+    if not isinstance(loaded, dict) or not all(
+        isinstance(v, torch.Tensor) for v in loaded.values()
+    ):
+        raise ModelError("does not contain a dictionary of tensors", path=path, remedy=advice)
     return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
+
+
+def _check_head(path: Path, advice: str) -> None:
+    """Refuse the files that failed downloads often leave."""
+    with open(path, "rb") as file:
+        head = file.read(512)
+    problem = ""
+    if not head:
+        problem = "is empty"
+    elif head.startswith(b"version https://git-lfs"):
+        problem, advice = (
+            "is a git-LFS pointer, not a checkpoint",
+            f"run `git lfs pull`, or {advice}",
+        )
+    elif head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        problem = "is a web page, not a checkpoint"
+    if problem:
+        raise ModelError(problem, path=path, remedy=advice)
 
 
 def load_into(
     model: torch.nn.Module,
     state: dict[str, torch.Tensor],
     path: Path,
-    get: str,
-    may_lack: tuple[str, ...] = (),
+    advice: str,
+    optional: tuple[str, ...] = (),
 ) -> None:
-    """Load tensors strictly.
+    """Load tensors into a model in place, with strict names and shapes.
 
     Args:
-        model: changed in place.
-        state: tensors by name.
-        path: where they come from, for the message.
-        get: the remedy, for the message.
-        may_lack: endings of names that the file need not hold.
+        model: the model.
+        state: tensors by name, converted to the dtype of the model.
+        path: the file of the tensors, for error messages.
+        advice: how to get it, for error messages.
+        optional: suffixes of names that the file may lack.
 
     Raises:
-        ModelError: another model's checkpoint; missing, unexpected and misshapen names are given.
+        ModelError: names are missing or unexpected, or shapes differ: another model's checkpoint.
     """
     own = model.state_dict()
-    needed = [n for n, t in own.items() if t.numel() and not n.endswith(may_lack)]
-    missing = [n for n in needed if n not in state]
-    unexpected = [n for n in state if n not in own]
-    shapes = [
-        f"{n} {tuple(t.shape)} instead of {tuple(own[n].shape)}"
-        for n, t in state.items()
-        if n in own and own[n].shape != t.shape
-    ]
-    parts = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
-    problems = "; ".join(
-        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for what, names in parts
-        if names
-    )
-    if problems:
+    problems = {
+        "missing": [
+            n for n, t in own.items() if t.numel() and not n.endswith(optional) and n not in state
+        ],
+        "unexpected": [n for n in state if n not in own],
+        "of another shape": [
+            f"{n} {tuple(t.shape)} instead of {tuple(own[n].shape)}"
+            for n, t in state.items()
+            if n in own and own[n].shape != t.shape
+        ],
+    }
+    if any(problems.values()):
+        text = "; ".join(
+            f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for what, names in problems.items()
+            if names
+        )
         raise ModelError(
-            f"is a checkpoint of another model: {problems}",
+            f"is a checkpoint of another model: {text}",
             path=path,
-            remedy=f"{get}, or correct the model's name in params.yaml",
+            remedy=f"{advice}, or correct the model's name in params.yaml",
         )
     model.load_state_dict({n: t.to(own[n].dtype) for n, t in state.items()}, strict=False)

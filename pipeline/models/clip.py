@@ -1,12 +1,9 @@
-"""CLIP from open_clip: any of its models and CLIP-micro behind one small class."""
+"""CLIP models of open_clip behind one small class: images, patch tokens and texts."""
 
 from __future__ import annotations
 
 import copy
-import json
 from contextlib import nullcontext
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,34 +13,27 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transformer import VisionTransformer
 
 from pipeline.errors import ModelError
-from pipeline.models.clip_build import build_clip, build_tokenizer, clip_config
-from pipeline.models.clip_weights import fill_micro, fill_model, resolve_checkpoint
-from pipeline.models.spec import ModelSpec
-
-CODE_VERSION = 1
-"""Raised whenever this module's results change; part of every feature store's identity."""
-
-OPENAI = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
 
 
 class ClipModel:
-    """Images and texts in one space.
+    """Image and text encoder with a joint embedding space.
 
     Args:
         model: an open_clip CLIP or CustomTextCLIP in evaluation mode.
-        tokenizer: open_clip's tokenizer of that model.
+        tokenizer: its open_clip tokenizer.
         preprocess: mean, std, interpolation.
         precision: "fp32" or "bf16" (autocast).
-        fingerprint: what identifies the model's results.
+        fingerprint: everything that decides the model's results.
 
     Attributes:
-        image_size: side of the square input, int.
-        mean: of the normalisation, three floats; `std` likewise.
-        interpolation: "bicubic" or "bilinear", of the resize before it.
-        embed_dim: d.
+        image_size: side of the square input in pixels.
+        mean, std: of the normalisation, three floats each.
+        interpolation: "bicubic" or "bilinear", of the resize.
+        embed_dim: dimension d of the joint space.
         token_grid: rows and columns of `encode_tokens`, (h, w).
-        logit_scale: what cosine similarities are multiplied by, the exponential already taken.
-        fingerprint: JSON-able; name, configuration with its activation, checkpoint's SHA-256.
+        logit_scale: factor of cosine similarities (after the exponential).
+        context_length: maximum number of tokens of a prompt.
+        fingerprint: JSON-able: name, configuration with its activation, SHA-256 of the checkpoint.
         precision: as given.
     """
 
@@ -63,20 +53,25 @@ class ClipModel:
         self.interpolation = preprocess["interpolation"]
         self.logit_scale = float(model.logit_scale.detach().exp())
         self.device = next(model.parameters()).device
-        # The same modules and weights, but the tokens are returned as well. The flag of the model's
-        # own tower is never touched: other threads are in it.
+        # A shallow copy that also returns tokens: other threads use the model's own tower, so its
+        # flag must not be changed.
         self._with_tokens = copy.copy(model.visual)
         self._with_tokens.output_tokens = True
         probe = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
         self.embed_dim = int(self.encode_image(probe).shape[1])
-        self.token_grid = self._token_grid()
+        self.token_grid = self._token_grid(probe)
+        self.context_length = int(tokenizer.context_length)
 
-    def _token_grid(self) -> tuple[int, int]:
+    @torch.inference_mode()
+    def _token_grid(self, probe: torch.Tensor) -> tuple[int, int]:
         visual = self.model.visual
         if isinstance(visual, VisionTransformer):
             return tuple(visual.grid_size)
-        side = self.image_size // 32
-        return side, side
+        if isinstance(visual, TimmModel):
+            maps = visual.trunk.forward_features(probe)
+            if maps.ndim == 4:
+                return tuple(maps.shape[-2:])
+        return (self.image_size // 32,) * 2
 
     def _autocast(self) -> Any:
         if self.precision == "bf16":
@@ -91,14 +86,14 @@ class ClipModel:
 
         Args:
             images: float (B, 3, image_size, image_size), mean and std already applied.
-            tokens: return the patch tokens too, of the same forward pass.
+            tokens: also return the patch tokens of the same forward pass.
 
         Returns:
-            float32 (B, embed_dim), not normalised to length 1; with `tokens` a pair of it and
-            what `encode_tokens` gives.
+            float32 (B, embed_dim), not normalised; with `tokens` a pair of it and the result of
+            `encode_tokens`.
 
         Raises:
-            ModelError: tokens are asked for and the image tower has none.
+            ModelError: `tokens` is set and the image tower has none.
         """
         if tokens:
             return self._pooled_and_tokens(images)
@@ -109,22 +104,23 @@ class ClipModel:
     def encode_tokens(self, images: torch.Tensor) -> torch.Tensor:
         """Map normalised images to patch tokens in the joint space.
 
-        A ViT's tokens pass its final norm and projection; a convolutional trunk's map passes the
-        same head as its mean does, so that for CLIP-micro the mean token is `encode_image`.
+        Tokens of a ViT pass its final norm and projection; the feature map of a convolutional
+        trunk passes the same head as its mean, so that the mean token of CLIP-micro is the result
+        of `encode_image`.
 
         Args:
             images: float (B, 3, image_size, image_size), mean and std already applied.
 
         Returns:
-            float32 (B, h * w, embed_dim), row by row of `token_grid`.
+            float32 (B, h * w, embed_dim), in row-major order of `token_grid`.
 
         Raises:
-            ModelError: the image tower has no such tokens.
+            ModelError: the image tower has no patch tokens in the joint space.
         """
         return self._pooled_and_tokens(images)[1]
 
     def encode_patches(self, images: torch.Tensor) -> torch.Tensor:
-        """Return `encode_tokens` as maps, float32 (B, h, w, embed_dim)."""
+        """Return `encode_tokens` as float32 (B, h, w, embed_dim)."""
         return self.encode_tokens(images).unflatten(1, self.token_grid)
 
     def _pooled_and_tokens(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -153,103 +149,37 @@ class ClipModel:
             texts: n prompts.
 
         Returns:
-            float32 (n, embed_dim), not normalised to length 1.
+            float32 (n, embed_dim), not normalised.
 
         Raises:
-            ModelError: a prompt is longer than the tokenizer takes.
+            ModelError: a prompt is longer than `context_length`.
         """
         self.check_text(texts)
         with self._autocast():
             return self.model.encode_text(self.tokenizer(texts).to(self.device)).float()
 
     def check_text(self, texts: list[str]) -> None:
-        """Refuse prompts that the tokenizer would silently cut.
+        """Refuse prompts that the tokenizer would silently truncate.
 
         Raises:
-            ModelError: naming the first such prompt and both lengths.
+            ModelError: names the first such prompt and both lengths.
         """
         for text in texts:
             if (length := self.count_tokens(text)) > self.context_length:
                 raise ModelError(
-                    f"the prompt {text!r} has {length} tokens, the model takes "
+                    f"the prompt {text!r} has {length} tokens, the model's maximum is "
                     f"{self.context_length}",
                     remedy="shorten it in data_manifests/prompts.yaml",
                 )
 
     def count_tokens(self, text: str) -> int:
-        """Return how many tokens a prompt has, uncut, its start and end tokens included."""
+        """Return the number of tokens of a prompt, with start and end tokens, not truncated."""
         if isinstance(self.tokenizer, HFTokenizer):
             clean = self.tokenizer.clean_fn(text)
             return len(self.tokenizer.tokenizer(clean, truncation=False)["input_ids"])
         return len(self.tokenizer.encode(text)) + 2
 
     @property
-    def context_length(self) -> int:
-        """The most tokens a prompt may have."""
-        return int(self.tokenizer.context_length)
-
-    @property
     def tokens(self) -> int:
-        """How many tokens `encode_tokens` gives for an image, h * w."""
+        """Number of patch tokens of an image, h * w."""
         return self.token_grid[0] * self.token_grid[1]
-
-
-def load_clip(
-    spec: ModelSpec,
-    device: str = "cpu",
-    precision: str = "fp32",
-    config: dict[str, Any] | None = None,
-) -> ClipModel:
-    """Load a CLIP with its weights.
-
-    Args:
-        spec: name of the configuration, checkpoint ("package", a path, "hf-hub:org/name" or an
-            open_clip tag such as "openai"), and the hash to check. A missing checkpoint means
-            "package" for clip-micro. A tag decides the activation: OpenAI's weights were
-            trained with QuickGELU and lose accuracy silently under GELU.
-        device: torch device.
-        precision: "fp32" or "bf16".
-        config: another configuration than the name's own, as `clip_config` returns it.
-
-    Raises:
-        ModelError: unknown name; checkpoint missing, damaged, of another model, of another hash,
-            or OpenAI's by its file name while the configuration has no QuickGELU.
-
-    Source: A. Radford et al., arXiv:2103.00020; G. Ilharco et al., OpenCLIP (2021).
-    """
-    config = copy.deepcopy(config) if config else clip_config(spec.name)
-    found = resolve_checkpoint(spec, config)
-    if found.quick_gelu is not None:
-        config["quick_gelu"] = found.quick_gelu
-    elif _named_openai(spec.checkpoint) and not config.get("quick_gelu", False):
-        raise ModelError(
-            f"is OpenAI's by its name, but {spec.name} computes GELU instead of QuickGELU",
-            path=found.path,
-            remedy=f"set the model's name to {spec.name}-quickgelu in params.yaml",
-        )
-    model = build_clip(config)
-    fill = fill_micro if found.path is None else fill_model
-    digest = fill(model, found, spec)
-    model = model.float().to(device).eval().requires_grad_(False)
-    # Convolutions run about a third faster on this layout; a transformer does not mind.
-    model.visual.to(memory_format=torch.channels_last)
-    preprocess = {"interpolation": "bicubic", **OPENAI, **found.preprocess}
-    preprocess |= config.get("preprocess_cfg", {})
-    config.setdefault("quick_gelu", False)
-    fingerprint = {
-        "kind": "clip",
-        "name": spec.name,
-        "config": config,
-        "preprocess": {k: preprocess[k] for k in ("mean", "std", "interpolation")},
-        "checkpoint_sha256": digest,
-        "code": CODE_VERSION,
-        "open_clip": version("open_clip_torch"),
-    }
-    tokenizer = build_tokenizer(spec.name, config)
-    return ClipModel(model, tokenizer, preprocess, precision, json.loads(json.dumps(fingerprint)))
-
-
-def _named_openai(checkpoint: str | None) -> bool:
-    """Say whether a file's own name, or a repository's, claims OpenAI's weights."""
-    name = checkpoint or ""
-    return "openai" in (name if name.startswith("hf-hub:") else Path(name).name).lower()

@@ -1,4 +1,4 @@
-"""How a box becomes SAM2's low-resolution mask prompt."""
+"""A box as low-resolution mask prompt of SAM2."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 BOX_LOGIT = 8.0
-"""Logit inside the drawn box; outside it is the negative of it."""
+"""Logit inside the box; its negative outside."""
 
 
 def draw_box_prompt(
@@ -17,14 +17,12 @@ def draw_box_prompt(
 
     Args:
         box: x0, y0, x1, y1 in pixels of the image.
-        height: of the image.
-        width: of the image.
-        size: side of the prompt, a quarter of the model's image size (64 for sam2-micro, 256 for
-            SAM2.1): `predictor.mask_prompt_size`.
+        height, width: of the image in pixels.
+        size: side of the prompt, `predictor.mask_prompt_size` (64 for sam2-micro, 256 for SAM2.1).
 
     Returns:
-        float32 (1, size, size): +8 inside the box, -8 outside, between the two by coverage
-        where an edge cuts a cell; fit for `SAM2ImagePredictor.predict(mask_input=...)`.
+        float32 (1, size, size) for `SAM2ImagePredictor.predict(mask_input=...)`: +8 inside the
+        box, -8 outside, interpolated by coverage in cells that an edge crosses.
     """
     x0, y0, x1, y1 = (float(v) for v in box)
     cells = np.arange(size, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""SAM2 for still images: the official SAM2.1 models and SAM2-micro through one factory."""
+"""SAM2 for still images: the official SAM2.1 models and SAM2-micro."""
 
 from __future__ import annotations
 
@@ -7,30 +7,26 @@ import warnings
 from contextlib import nullcontext
 from importlib.metadata import version
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sam2
 import torch
 import yaml
+from huggingface_hub import hf_hub_download
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from sam2.modeling.sam2_base import SAM2Base
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 from torchvision.transforms import Normalize, Resize
 
+from pipeline.config import ModelSpec
 from pipeline.errors import ModelError
-from pipeline.models.build import instantiate_sam2
-from pipeline.models.checkpoint import (
-    check_sha256,
-    find_checkpoint,
-    hub_repository,
-    load_into,
-    read_state,
-)
-from pipeline.models.spec import ModelSpec
+from pipeline.models.checkpoint import check_sha256, find_checkpoint, load_into, read_state
 
 CODE_VERSION = 1
-"""Raised whenever this module's results change; part of every mask store's identity."""
+"""Increased whenever the results of this module change; part of the identity of mask stores."""
 
 OFFICIAL = {
     "sam2.1_hiera_tiny": "t",
@@ -39,7 +35,7 @@ OFFICIAL = {
     "sam2.1_hiera_large": "l",
 }
 URL = "https://dl.fbaipublicfiles.com/segment_anything_2/092824"
-STABLE = {  # what sam2.build_sam sets for images
+STABLE = {  # as in sam2.build_sam for images
     "dynamic_multimask_via_stability": True,
     "dynamic_multimask_stability_delta": 0.05,
     "dynamic_multimask_stability_thresh": 0.98,
@@ -48,25 +44,22 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 class Sam2ImagePredictor(SAM2ImagePredictor):
-    """sam2's predictor for any image size and normalisation.
+    """sam2's predictor for any input size and normalisation.
 
-    `set_image`, `set_image_batch`, `predict` and `predict_batch` are sam2's own: images are
-    uint8 (H, W, 3) RGB arrays, prompts are in pixels of the image. Neither hole filling nor
-    sprinkle removal is on: both need sam2's compiled extension, and results must not depend on
-    whether it was built.
+    `set_image`, `set_image_batch`, `predict` and `predict_batch` are those of sam2: images are
+    uint8 (H, W, 3) RGB arrays, prompts are in pixels of the image. Hole filling and sprinkle
+    removal are off: both need sam2's compiled extension, and results must not depend on it.
 
     Args:
         model: a SAM2Base in evaluation mode.
-        mean: the model's normalisation.
-        std: the same.
-        precision: "fp32" or "bf16"; the latter computes under autocast, prompts and masks stay
-            float32.
-        fingerprint: what identifies the model's results.
+        mean, std: normalisation of the model.
+        precision: "fp32", or "bf16" for autocast; prompts and masks are float32 in both.
+        fingerprint: everything that decides the model's results.
 
     Attributes:
-        image_size: side of the square the image is squashed to.
+        image_size: side of the square input in pixels.
         mask_prompt_size: side of a low-resolution mask prompt, image_size / 4.
-        fingerprint: JSON-able; name, configuration, checkpoint's SHA-256, versions.
+        fingerprint: JSON-able: name, configuration, SHA-256 of the checkpoint, versions.
         precision: as given.
     """
 
@@ -78,7 +71,7 @@ class Sam2ImagePredictor(SAM2ImagePredictor):
         precision: str = "fp32",
         fingerprint: dict[str, Any] | None = None,
     ):
-        with warnings.catch_warnings():  # sam2 scripts its resize, which torch calls outdated
+        with warnings.catch_warnings():  # sam2 uses torch.jit.script, which is deprecated
             warnings.simplefilter("ignore")
             super().__init__(model, max_hole_area=0.0, max_sprinkle_area=0.0)
         self.image_size = int(model.image_size)
@@ -125,25 +118,20 @@ def sam2_config(name: str) -> dict[str, Any]:
     """
     if name in OFFICIAL:
         path = files(sam2) / f"configs/sam2.1/sam2.1_hiera_{OFFICIAL[name]}.yaml"
-        # OmegaConf, not yaml: only it reads 1e-6 as a number
+        # yaml would read 1e-6 as text
         model = OmegaConf.to_container(OmegaConf.create(path.read_text("utf-8")))["model"]
         return {"model": {**model, "sam_mask_decoder_extra_args": dict(STABLE)}, **IMAGENET}
     path = files("pipeline.models") / f"configs/{name}.yaml"
     if not path.is_file():
         names = ", ".join(["sam2-micro", *OFFICIAL])
-        raise ModelError(f"{name!r} is no SAM2 configuration", remedy=f"choose one of {names}")
+        raise ModelError(f"{name!r} is not a SAM2 configuration", remedy=f"choose from {names}")
     config = yaml.safe_load(path.read_text("utf-8"))
     return {key: config[key] for key in ("model", "mean", "std")}
 
 
-def _download(name: str) -> str:
-    if name not in OFFICIAL:
-        return "restore pipeline/models/weights from git or run `python -m tools.pretrain`"
-    return f"download {URL}/{name}.pt (on the hub: {_hub(name).removeprefix('hf-hub:')})"
-
-
-def _hub(name: str) -> str:
-    return f"hf-hub:facebook/{name.replace('_', '-')}" if name in OFFICIAL else ""
+def instantiate_sam2(model_config: dict[str, Any]) -> SAM2Base:
+    """Build a SAM2Base with random weights from the `model` part of a configuration."""
+    return instantiate(OmegaConf.create(model_config), _recursive_=True)
 
 
 def load_sam2(
@@ -156,43 +144,43 @@ def load_sam2(
 
     Args:
         spec: name of the configuration, checkpoint ("package", a path, or "hf-hub:facebook/..."),
-            and the hash to check. A missing checkpoint means "package" for sam2-micro.
+            and the hash to check.
         device: torch device.
         precision: "fp32" or "bf16".
-        config: another configuration than the name's own, as `sam2_config` returns it.
+        config: a configuration to use instead of that of `spec.name`, as of `sam2_config`.
 
     Returns:
         A predictor, ready for `set_image`.
 
     Raises:
-        ModelError: unknown name; checkpoint missing, damaged, of another model or of another hash.
+        ModelError: unknown name; checkpoint missing, damaged, of another model or another hash.
 
     Source: N. Ravi et al., SAM 2: Segment Anything in Images and Videos, arXiv:2408.00714.
     """
     config = config or sam2_config(spec.name)
-    get = _download(spec.name)
-    checkpoint = spec.checkpoint
-    if checkpoint is None and spec.name in OFFICIAL:
-        raise ModelError(
-            f"no checkpoint is given for {spec.name}",
-            remedy=f"{get} and set `checkpoint` in params.yaml to where it lies",
-        )
-    if checkpoint in (None, "package"):
-        path = files("pipeline.models") / f"weights/{spec.name}.safetensors"
-        path = find_checkpoint(str(path), get)
-    elif checkpoint.startswith("hf-hub:"):
-        repo = hub_repository(checkpoint)
-        get = f"download {spec.name}.pt from https://huggingface.co/{repo}"
-        path = _from_hub(repo, spec.name, get)
+    file, package, hub = f"{spec.name}.pt", None, ""
+    if spec.name in OFFICIAL:
+        repository = f"facebook/{spec.name.replace('_', '-')}"
+        hub, advice = f"hf-hub:{repository}", f"download {URL}/{file} (on the hub: {repository})"
     else:
-        path = find_checkpoint(checkpoint, get, _hub(spec.name))
-    digest = check_sha256(path, spec.sha256, get)
+        package = Path(str(files("pipeline.models") / f"weights/{spec.name}.safetensors"))
+        advice = "restore pipeline/models/weights from git or run `python -m tools.pretrain`"
+    path, advice = find_checkpoint(
+        spec,
+        advice,
+        package=package,
+        filename=file,
+        download=lambda repository: hf_hub_download(repository, file),
+        hub=hub,
+    )
+    digest = check_sha256(path, spec.sha256, advice)
     model = instantiate_sam2(config["model"])
-    load_into(model, read_state(path, get), path, get, may_lack=("num_batches_tracked",))
+    load_into(model, read_state(path, advice), path, advice, optional=("num_batches_tracked",))
     model = model.to(device).eval()
     if torch.device(device).type == "cpu":
         model = model.to(memory_format=torch.channels_last)
-    _cache_positions(model)
+    encoder = model.sam_prompt_encoder
+    encoder.get_dense_pe = functools.cache(encoder.get_dense_pe)  # depends on its size alone
     fingerprint = {
         "kind": "sam2",
         "name": spec.name,
@@ -202,24 +190,3 @@ def load_sam2(
         "sam2": version("sam2"),
     }
     return Sam2ImagePredictor(model, config["mean"], config["std"], precision, fingerprint)
-
-
-def _cache_positions(model: SAM2Base) -> None:
-    """Compute the prompt encoder's dense positions once: they depend on nothing but its size."""
-    encoder = model.sam_prompt_encoder
-    encoder.get_dense_pe = functools.cache(encoder.get_dense_pe)
-
-
-def _from_hub(repo: str, name: str, get: str) -> Any:
-    from pathlib import Path
-
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(repo_id=repo, filename=f"{name}.pt"))
-    except Exception as error:
-        raise ModelError(
-            f"cannot be had from the hub ({type(error).__name__})",
-            path=f"hf-hub:{repo}",
-            remedy=f"{get} by hand and give its path as `checkpoint`",
-        ) from None

@@ -1,4 +1,4 @@
-"""Which images the embedded SAM2-micro was trained on, by the hashes that ship with its weights."""
+"""The training images of the embedded SAM2-micro, by the hashes that ship with its weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 CARDS = Path(__file__).parent / "cards"
 DIGITS = 16
-"""Hexadecimal digits of an image file's SHA-256 that the list holds."""
+"""Length of the listed prefixes of SHA-256, in hexadecimal digits."""
 
 
 def read_hashes(path: Path) -> frozenset[str]:
@@ -19,10 +19,7 @@ def read_hashes(path: Path) -> frozenset[str]:
 
 @lru_cache
 def trained_on(checkpoint_sha256: str) -> frozenset[str]:
-    """Return the first 16 digits of the SHA-256 of every image file that weights have seen.
-
-    Empty for other weights than the embedded ones: nobody knows their images by hash.
-    """
+    """Return the SHA-256 prefixes of all training images of a checkpoint; empty if not known."""
     card = json.loads((CARDS / "sam2-micro.json").read_text(encoding="utf-8"))
     if card["sha256"] != checkpoint_sha256:
         return frozenset()

@@ -12,10 +12,10 @@ class TimmTrunk(nn.Module):
 
     Args:
         name: a timm model that supports `features_only`.
-        out_indices: which of its feature levels to return; SAM2 wants strides 4, 8, 16, 32.
+        out_indices: feature levels to return; SAM2 needs strides 4, 8, 16, 32.
 
     Attributes:
-        channel_list: channels of the levels, coarsest first, as SAM2's neck expects them.
+        channel_list: channels of the levels, coarsest first, as in SAM2's neck.
     """
 
     def __init__(self, name: str, out_indices: tuple[int, ...] = (1, 2, 3, 4)):
@@ -26,5 +26,5 @@ class TimmTrunk(nn.Module):
         self.channel_list = self.body.feature_info.channels()[::-1]
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Map (B, 3, H, W) to a list of (B, C_i, H / s_i, W / s_i), strides s_i rising."""
+        """Map (B, 3, H, W) to a list of (B, C_i, H / s_i, W / s_i), strides s_i increasing."""
         return self.body(x)

@@ -172,7 +172,7 @@ def test_a_verdict_needs_the_interval_and_the_corrected_p(lo, hi, p, code):
 
 
 def row(protocol: str, subset: str, difference: float, p: float = 0.001, views="ab") -> dict:
-    runs = {"head_a": "probe", "view_a": views[0], "head_b": "probe", "view_b": views[1]}
+    runs = {"learner_a": "probe", "view_a": views[0], "learner_b": "probe", "view_b": views[1]}
     numbers = {"difference": difference, "lo": difference - 0.01, "hi": difference + 0.01, "p": p}
     where = {"protocol": protocol, "subset": subset, "metric": "accuracy", "fraction": 0.05}
     return where | runs | numbers | {"n_seeds": 5, "n_images": 40}

@@ -14,20 +14,18 @@ from pipeline.evaluate import compare_runs, evaluate_dataset
 from pipeline.evaluate.compare import holm, verdict
 from pipeline.evaluate.metrics import METRICS, OVER_CLASSES
 from pipeline.evaluate.test_sets import image_units
+from pipeline.learners.train import train_dataset
 from pipeline.paths import Paths
 from pipeline.splits import plan_splits
-from pipeline.train import train_dataset
 from tests.data.split_tables import units_of
-from tests.heads.odd import Diverges
-from tests.heads.projects import make_manifest, small_params
-from tests.heads.test_train import CLASSES, make_project
+from tests.learners.faulty import Diverges
+from tests.learners.projects import make_manifest, read_tables, small_params
+from tests.learners.test_train import CLASSES, make_project
 
 from .test_intervals import EVERY_CLASS, UNITS
 
-PARAMS = small_params(
-    train__heads=["zero-shot", "linear-probe", Diverges.name], train__seeds=[0, 1, 2, 3, 4]
-)
-PROBE = {"protocol": "official", "head": "linear-probe", "view": "masked", "metric": "accuracy"}
+PARAMS = small_params("zero-shot", "linear-probe", Diverges.name, train__seeds=[0, 1, 2, 3, 4])
+PROBE = {"protocol": "official", "learner": "linear-probe", "view": "masked", "metric": "accuracy"}
 
 
 def audit_of(manifest: pd.DataFrame, **columns) -> pd.DataFrame:
@@ -41,12 +39,13 @@ def audit_of(manifest: pd.DataFrame, **columns) -> pd.DataFrame:
 def evaluated(tmp_path_factory) -> tuple[Paths, dict]:
     """A project of 120 images; of its 30 test images 15 have a copy in train, 5 a turned one."""
     paths = make_project(tmp_path_factory.mktemp("evaluated"), n=120)
-    train_dataset("toy", PARAMS, paths)
     manifest = pd.read_csv(paths.manifest("toy"), dtype=str, keep_default_na=False)
     leaks = (manifest["split"] == "test") & (manifest.index % 8 == 3)
     turned = (manifest["split"] == "test") & (manifest.index % 12 == 7)
     audit = audit_of(manifest, copy_in_train=leaks, copy_in_train_any=leaks | turned)
+    paths.audit("toy").parent.mkdir(parents=True, exist_ok=True)
     audit.to_parquet(paths.audit("toy"))
+    train_dataset("toy", PARAMS, paths)
     return paths, evaluate_dataset("toy", PARAMS, paths)
 
 
@@ -58,7 +57,7 @@ def rows(paths: Paths, **where) -> pd.DataFrame:
 
 
 def predictions(paths: Paths, **where) -> pd.DataFrame:
-    table = pd.read_parquet(paths.predictions("toy"))
+    table = read_tables(paths)[1]
     text = table.columns[[isinstance(t, pd.CategoricalDtype) for t in table.dtypes]]
     table = table.astype(dict.fromkeys(text, str))
     for column, value in where.items():
@@ -76,7 +75,7 @@ def test_every_seed_is_listed_with_its_value_and_the_mean_is_theirs(evaluated):
         mine = predictions(
             paths,
             protocol="official",
-            head="linear-probe",
+            learner="linear-probe",
             view="masked",
             fraction=0.2,
             seed=row.seed,
@@ -87,7 +86,7 @@ def test_every_seed_is_listed_with_its_value_and_the_mean_is_theirs(evaluated):
     assert mean.lo <= mean.value <= mean.hi and mean.t_lo <= mean.value <= mean.t_hi
     assert mean.n_seeds == 5 and mean.n_images == 30
     assert set(rows(paths)["metric"]) == set(METRICS)
-    runs = pd.read_parquet(paths.runs("toy"))
+    runs = read_tables(paths)[0]
     runs = runs[(runs["protocol"] == "official") & (runs["fraction"] == 0.2)]
     assert mean.n_labels == int(np.median(runs["n_train"] + runs["n_val"]))
     assert set(rows(paths, fraction=0.0)["n_labels"]) == {0}
@@ -95,7 +94,7 @@ def test_every_seed_is_listed_with_its_value_and_the_mean_is_theirs(evaluated):
 
 def test_a_diverged_seed_is_visible_and_the_mean_says_so(evaluated):
     paths, _ = evaluated
-    table = rows(paths, **PROBE | {"head": Diverges.name}, subset="full", fraction=1.0)
+    table = rows(paths, **PROBE | {"learner": Diverges.name}, subset="full", fraction=1.0)
     bad = table[table["seed"] == 1].iloc[0]
     assert np.isnan(bad["value"]) and bad["note"] == "diverged: the loss is nan"
     mean = table[table["seed"] == -1].iloc[0]
@@ -109,7 +108,9 @@ def test_the_clean_subsets_leave_out_the_copies(evaluated):
     assert dict(table["n_images"]) == {"full": 30, "clean": 15, "clean_any": 10}
     assert set(rows(paths, protocol="grouped")["subset"]) == {"full"}
     audit = pd.read_parquet(paths.audit("toy")).set_index("image_id")
-    mine = predictions(paths, protocol="official", head="linear-probe", view="masked", fraction=1.0)
+    mine = predictions(
+        paths, protocol="official", learner="linear-probe", view="masked", fraction=1.0
+    )
     for subset, column in (("clean", "copy_in_train"), ("clean_any", "copy_in_train_any")):
         kept = mine[~audit.loc[mine["image_id"], column].to_numpy()]
         assert table["value"][subset] == pytest.approx(kept["hit"].mean())
@@ -123,15 +124,15 @@ def test_the_clean_subsets_leave_out_the_copies(evaluated):
 
 def test_pooled_folds_hold_every_image_once(evaluated):
     paths, _ = evaluated
-    where = {"protocol": "grouped-pooled", "head": "linear-probe", "metric": "accuracy"}
+    where = {"protocol": "grouped-pooled", "learner": "linear-probe", "metric": "accuracy"}
     (row,) = rows(paths, **where, fraction=1.0).itertuples()
     assert row.seed == -1 and row.n_images == 120 and "lacking" not in row.note
     cells = pd.read_csv(paths.plots("toy") / "confusion.csv")
-    cells = cells[(cells["protocol"] == "grouped-pooled") & (cells["head"] == "linear-probe")]
+    cells = cells[(cells["protocol"] == "grouped-pooled") & (cells["learner"] == "linear-probe")]
     assert cells.loc[cells["fraction"] == 1.0, "n"].sum() == row.n_images
-    mine = predictions(paths, protocol="grouped", head="linear-probe", fraction=1.0)
+    mine = predictions(paths, protocol="grouped", learner="linear-probe", fraction=1.0)
     assert row.value == pytest.approx(mine["hit"].mean())
-    (shot,) = rows(paths, **{**where, "head": "zero-shot"}).itertuples()
+    (shot,) = rows(paths, **{**where, "learner": "zero-shot"}).itertuples()
     assert shot.n_images == 120
 
 
@@ -142,7 +143,7 @@ def test_pooled_folds_hold_every_image_once(evaluated):
 def test_more_or_fewer_seeds_than_folds_pool_each_image_once(tmp_path, seeds, folds):
     paths, fraction = make_project(tmp_path), 0.50005  # differs from its float32 to 4 decimals
     params = small_params(
-        train__heads=["linear-probe"],
+        "linear-probe",
         train__views={"grouped": ["masked"]},
         train__seeds=seeds,
         splits__folds=folds,
@@ -174,32 +175,32 @@ def test_every_run_is_compared_with_the_baseline_and_corrected_in_its_family(eva
     assert list(table["verdict"]) == codes
     where = (table["protocol"] == "official") & (table["subset"] == "full")
     where &= (table["metric"] == "accuracy") & (table["fraction"] == 1.0)
-    baseline = table[where & (table["head_b"] == "linear-probe") & (table["view_b"] == "whole")]
-    compared = set(zip(baseline["head_a"], baseline["view_a"], strict=True))
+    baseline = table[where & (table["learner_b"] == "linear-probe") & (table["view_b"] == "whole")]
+    compared = set(zip(baseline["learner_a"], baseline["view_a"], strict=True))
     assert compared == {
         ("linear-probe", "masked"),
         (Diverges.name, "whole"),
         (Diverges.name, "masked"),
     }
-    (row,) = baseline[baseline["head_a"] == "linear-probe"].itertuples()
+    (row,) = baseline[baseline["learner_a"] == "linear-probe"].itertuples()
     assert row.difference > 0.2 and row.verdict == "better"  # `masked` shows the class
     other = small_params(
-        train__heads=PARAMS.train.heads,
+        *PARAMS.learners,
         train__seeds=PARAMS.train.seeds,
         study__baseline={"learner": "zero-shot", "view": "masked"},
         study__runs=[{"name": "Zero-shot", "learner": "zero-shot", "view": "masked"}],
     )
     evaluate_dataset("toy", other, paths)
     table = pd.read_csv(paths.plots("toy") / "comparisons.csv")
-    chosen = table[(table["head_b"] == "zero-shot") & (table["view_b"] == "masked")]
-    assert ("zero-shot", "whole") in set(zip(chosen["head_a"], chosen["view_a"], strict=True))
+    chosen = table[(table["learner_b"] == "zero-shot") & (table["view_b"] == "masked")]
+    assert ("zero-shot", "whole") in set(zip(chosen["learner_a"], chosen["view_a"], strict=True))
     evaluate_dataset("toy", PARAMS, paths)
 
 
 def test_compare_takes_views_learners_and_pairs(evaluated):
     paths, _ = evaluated
     views = compare_runs("toy", PARAMS, paths, "masked", "whole")
-    assert set(views["view_a"]) == {"masked"} and (views["head_a"] == views["head_b"]).all()
+    assert set(views["view_a"]) == {"masked"} and (views["learner_a"] == views["learner_b"]).all()
     learners = compare_runs("toy", PARAMS, paths, "linear-probe", Diverges.name)
     assert (learners["view_a"] == learners["view_b"]).all()
     # Only the seeds that both learners have.
@@ -216,7 +217,7 @@ def test_compare_takes_views_learners_and_pairs(evaluated):
 def test_the_tables_of_the_plots_add_up(evaluated):
     paths, summary = evaluated
     plots = {p.stem: pd.read_csv(p, keep_default_na=False) for p in paths.plots("toy").iterdir()}
-    key = ["protocol", "head", "view", "fraction"]
+    key = ["protocol", "learner", "view", "fraction"]
     cells = plots["confusion"].groupby(key)["n"].sum()
     bins = plots["reliability"].groupby(key)["n"].sum()
     pd.testing.assert_series_equal(cells, bins)
@@ -226,7 +227,7 @@ def test_the_tables_of_the_plots_add_up(evaluated):
     assert "masked" in summary["toy"]["official"]["full"]["linear-probe"]
     tests = plots["test_sets"].set_index(["protocol", "subset"])
     for protocol in ("official", "grouped"):
-        mine = predictions(paths, protocol=protocol, head="linear-probe", fraction=1.0)
+        mine = predictions(paths, protocol=protocol, learner="linear-probe", fraction=1.0)
         mine = mine[mine["view"] == "masked"]
         row = tests.loc[(protocol, "full")]
         always = (mine["y_true"] == row["largest_class"]).groupby(mine["seed"]).mean().mean()
@@ -248,7 +249,7 @@ def test_nothing_trained_is_an_error_with_the_command(tmp_path):
 
 
 SMALL = small_params(
-    train__heads=["linear-probe"],
+    "linear-probe",
     train__views={"official": ["masked"]},
     splits__fractions=[1.0],
 )

@@ -9,8 +9,7 @@ import torch
 from open_clip.model import CLIP
 from sam2.modeling.sam2_base import SAM2Base
 
-from pipeline.models.build import instantiate_sam2
-from pipeline.models.sam2 import sam2_config
+from pipeline.models.sam2 import instantiate_sam2, sam2_config
 
 
 def small_sam2_config() -> dict[str, Any]:

@@ -1,16 +1,62 @@
-"""A checkpoint that cannot be used is named, with what is wrong and what to do."""
+"""An unusable checkpoint is refused with the reason and the remedy; code in it never runs."""
 
 from __future__ import annotations
 
+import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
+from huggingface_hub import constants
 
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, printable
+from pipeline.io import sha256_file
 from pipeline.models import ModelSpec, load_clip, load_sam2
 from tests.models.small import save_clip, save_official, small_clip_config, small_sam2_config
+
+
+class Kind(NamedTuple):
+    """A model: its loader, configuration, name, hub repository, file name, and how it is saved."""
+
+    load: Callable
+    config: Callable
+    name: str
+    repository: str
+    file: str
+    save: Callable[[Path], object]
+
+    def open(self, checkpoint: str | Path, **spec: str):
+        spec = ModelSpec(name=self.name, checkpoint=str(checkpoint), **spec)
+        return self.load(spec, config=self.config())
+
+    def refusal(self, checkpoint: str | Path, **spec: str) -> ModelError:
+        """The error of a refused checkpoint: one line, with a remedy."""
+        with pytest.raises(ModelError) as caught:
+            self.open(checkpoint, **spec)
+        assert caught.value.remedy and len(str(caught.value).splitlines()) == 1
+        return caught.value
+
+
+SAM2 = Kind(
+    load_sam2,
+    small_sam2_config,
+    "sam2.1_hiera_tiny",
+    "somebody/sam2.1-tuned",
+    "sam2.1_hiera_tiny.pt",
+    lambda path: save_official(small_sam2_config(), path),
+)
+CLIP = Kind(
+    load_clip,
+    small_clip_config,
+    "ViT-B-32",
+    "somebody/CLIP-tuned",
+    "open_clip_model.safetensors",
+    save_clip,
+)
+both = pytest.mark.parametrize("kind", [SAM2, CLIP], ids=["sam2", "clip"])
 
 
 class Bomb:
@@ -23,147 +69,188 @@ class Bomb:
         return Path.touch, (self.target,)
 
 
-def load(path: Path, **spec):
-    return load_sam2(
-        ModelSpec(name="sam2.1_hiera_tiny", checkpoint=str(path), **spec),
-        config=small_sam2_config(),
-    )
-
-
-@pytest.mark.parametrize("name", ["sam2.1_hiera_tiny", "sam2.1_hiera_large"])
-def test_a_missing_official_checkpoint_says_what_to_download_and_where_to_put_it(name, tmp_path):
-    path = tmp_path / f"{name}.pt"
-    with pytest.raises(ModelError) as caught:
-        load_sam2(ModelSpec(name=name, checkpoint=str(path)))
-    url = f"https://dl.fbaipublicfiles.com/segment_anything_2/092824/{name}.pt"
-    assert url in str(caught.value)
-    assert str(path) in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("checkpoint", "repository"),
-    [
-        ("facebook/sam2.1-hiera-tiny", "facebook/sam2.1-hiera-tiny"),  # an id, no path
-        ("checkpoints/absent.pt", "facebook/sam2.1-hiera-small"),
-        ("./absent", "facebook/sam2.1-hiera-small"),
-    ],
-)
-def test_a_missing_official_checkpoint_says_how_to_name_the_one_on_the_hub(checkpoint, repository):
-    with pytest.raises(ModelError, match="no such checkpoint") as caught:
-        load_sam2(ModelSpec(name="sam2.1_hiera_small", checkpoint=checkpoint))
-    assert str(caught.value).endswith(f", or set `checkpoint: hf-hub:{repository}`")
-
-
-def test_an_official_model_without_a_checkpoint_is_refused():
-    with pytest.raises(ModelError, match="no checkpoint is given"):
-        load_sam2(ModelSpec(name="sam2.1_hiera_small"))
-
-
+@both
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "word"),
     [
         (b"", "empty"),
         (b"<!DOCTYPE html><html><body>404</body></html>", "web page"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "git-LFS pointer"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "git-LFS"),
         (b"\x00\x01\x02" * 400, "checkpoint"),
     ],
 )
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path, content, words, suffix):
+@pytest.mark.promise("A file that is not a checkpoint is refused by name, with the remedy.")
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path, kind, content, word, suffix):
     path = tmp_path / f"model{suffix}"
     path.write_bytes(content)
-    with pytest.raises(ModelError, match=words) as caught:
-        load(path)
-    assert str(path) in str(caught.value)
-    assert caught.value.remedy
+    error = kind.refusal(path)
+    assert word in error.message and error.path == path
 
 
+@both
 @pytest.mark.parametrize("share", [0.3, 0.9])
-def test_a_cut_file_is_named(tmp_path, share):
-    path = tmp_path / "model.pt"
-    save_official(small_sam2_config(), path)
+@pytest.mark.promise("A truncated checkpoint is refused.")
+def test_a_truncated_file_is_refused(tmp_path, kind, share):
+    path = tmp_path / kind.file
+    kind.save(path)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(ModelError, match=r"cut off|not a readable"):
-        load(path)
+    assert kind.refusal(path).path == path
 
 
 @pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.promise("Loading a checkpoint never runs code that it contains.")
 def test_code_in_a_pickle_never_runs(tmp_path, legacy):
     path, target = tmp_path / "model.pt", tmp_path / "ran"
     if legacy:
         path.write_bytes(pickle.dumps({"model": Bomb(target)}))
     else:
         torch.save({"model": Bomb(target)}, path)
-    with pytest.raises(ModelError):
-        load(path)
+    SAM2.refusal(path)
     assert not target.exists()
 
 
-def test_a_foreign_checkpoint_names_what_is_missing_and_unexpected(tmp_path):
+@pytest.mark.promise("Loading a checkpoint never runs code that it contains.")
+def test_a_torchscript_archive_is_refused(tmp_path):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "model.pt"))
+    assert "TorchScript" in SAM2.refusal(tmp_path / "model.pt").message
+
+
+@both
+@pytest.mark.promise("A checkpoint of another model is refused: names and shapes are strict.")
+def test_a_foreign_checkpoint_names_what_is_missing_and_unexpected(tmp_path, kind):
     path = tmp_path / "model.pt"
-    torch.save({"model": {"nobody.knows": torch.zeros(3)}}, path)
-    with pytest.raises(ModelError, match=r"missing .*unexpected \(nobody.knows\)"):
-        load(path)
+    torch.save({"state_dict": {"nobody.knows": torch.zeros(3)}}, path)
+    message = kind.refusal(path).message
+    assert "missing" in message and "1 unexpected (nobody.knows)" in message
 
 
-def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
-    path, config = tmp_path / "model.pt", small_sam2_config()
-    save_official(config, path)
+@pytest.mark.promise("A checkpoint of another model is refused: names and shapes are strict.")
+def test_a_tensor_of_another_shape_is_refused(tmp_path):
+    path = tmp_path / "model.pt"
+    SAM2.save(path)
     state = torch.load(path, weights_only=True)
     state["model"]["no_mem_embed"] = torch.zeros(1, 1, 7)
     torch.save(state, path)
-    with pytest.raises(ModelError, match="another shape"):
-        load(path)
+    assert "no_mem_embed (1, 1, 7)" in SAM2.refusal(path).message
 
 
-def test_a_wrong_hash_gives_both(tmp_path):
-    path = tmp_path / "model.pt"
-    save_official(small_sam2_config(), path)
+@both
+@pytest.mark.promise("A checkpoint with another SHA-256 than params.yaml requires is refused.")
+def test_a_wrong_hash_is_refused_with_both(tmp_path, kind):
+    path = tmp_path / kind.file
+    kind.save(path)
+    digest = sha256_file(path)
+    message = kind.refusal(path, sha256="0" * 64).message
+    assert "0" * 64 in message and digest in message
+    assert kind.open(path, sha256=digest).fingerprint["checkpoint_sha256"] == digest
+
+
+def test_unknown_names_and_missing_checkpoints_say_what_to_choose_or_download(tmp_path):
+    def error(load, name, checkpoint=None):
+        with pytest.raises(ModelError) as caught:
+            load(ModelSpec(name=name, checkpoint=checkpoint))
+        return str(caught.value)
+
+    assert "sam2-micro" in error(load_sam2, "sam3")
+    assert "ViT-B-16" in error(load_clip, "ViT-Z-99")
+    for name in ("sam2.1_hiera_tiny", "sam2.1_hiera_large"):
+        url = f"https://dl.fbaipublicfiles.com/segment_anything_2/092824/{name}.pt"
+        for checkpoint in (None, str(tmp_path / "absent.pt")):
+            assert url in error(load_sam2, name, checkpoint)
+    url = "https://huggingface.co/timm/vit_base_patch16"
+    for checkpoint in (None, str(tmp_path / "absent.safetensors")):
+        assert url in error(load_clip, "ViT-B-16", checkpoint)
+    assert "tags are openai" in error(load_clip, "ViT-B-16", "opanai")
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "repository"),
+    [
+        ("facebook/sam2.1-hiera-tiny", "facebook/sam2.1-hiera-tiny"),  # an id, not a path
+        ("checkpoints/absent.pt", "facebook/sam2.1-hiera-small"),
+        ("./absent", "facebook/sam2.1-hiera-small"),
+    ],
+)
+def test_a_missing_official_checkpoint_names_the_repository_on_the_hub(checkpoint, repository):
     with pytest.raises(ModelError) as caught:
-        load(path, sha256="0" * 64)
-    assert "0" * 64 in str(caught.value)
-    assert load_digest(path) in str(caught.value)
+        load_sam2(ModelSpec(name="sam2.1_hiera_small", checkpoint=checkpoint))
+    assert caught.value.remedy.endswith(f"`checkpoint: hf-hub:{repository}`")
 
 
-def load_digest(path: Path) -> str:
-    return load(path).fingerprint["checkpoint_sha256"]
-
-
-def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ModelError, match="sam2-micro"):
-        load_sam2(ModelSpec(name="sam3"))
-    with pytest.raises(ModelError, match="ViT-B-16"):
-        load_clip(ModelSpec(name="ViT-Z-99"))
-
-
-def test_a_clip_without_a_checkpoint_says_what_to_download(tmp_path):
-    with pytest.raises(ModelError, match="no checkpoint is given"):
-        load_clip(ModelSpec(name="ViT-B-16"))
-    with pytest.raises(ModelError, match=r"https://huggingface\.co/timm/vit_base_patch16"):
-        load_clip(ModelSpec(name="ViT-B-16", checkpoint=str(tmp_path / "absent.safetensors")))
-
-
-def test_a_word_that_is_neither_a_file_nor_a_tag_lists_tags():
-    with pytest.raises(ModelError, match="tags are openai"):
-        load_clip(ModelSpec(name="ViT-B-16", checkpoint="opanai"))
-
-
-def test_openais_weights_under_gelu_are_refused(tmp_path):
+@pytest.mark.promise("OpenAI's CLIP weights are never run with the wrong activation.")
+def test_openais_weights_with_gelu_are_refused(tmp_path):
     path = save_clip(tmp_path / "ViT-B-32-openai.pt")
-    with pytest.raises(ModelError, match="ViT-B-32-quickgelu"):
-        load_clip(ModelSpec(name="ViT-B-32", checkpoint=str(path)), config=small_clip_config())
+    assert "ViT-B-32-quickgelu" in CLIP.refusal(path).remedy
 
 
-def test_a_torchscript_archive_is_refused_by_name(tmp_path):
-    path = tmp_path / "model.pt"
-    torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
-    with pytest.raises(ModelError, match="TorchScript"):
-        load(path)
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache, offline (as with HF_HUB_OFFLINE and HF_HUB_CACHE, read at import)."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
 
 
-def test_a_foreign_clip_checkpoint_is_refused(tmp_path):
-    path = tmp_path / "model.pt"
-    torch.save({"state_dict": {"nobody.knows": torch.zeros(3)}}, path)
-    with pytest.raises(ModelError, match="another model"):
-        load_clip(ModelSpec(name="ViT-B-32", checkpoint=str(path)), config=small_clip_config())
+def download(hub: Path, kind: Kind, repository: str = "") -> Path:
+    """Put a model's file where a download would."""
+    stored = hub / f"models--{(repository or kind.repository).replace('/', '--')}"
+    revision = "0" * 40
+    (stored / "refs").mkdir(parents=True)
+    (stored / "refs/main").write_text(revision)
+    path = stored / "snapshots" / revision / kind.file
+    path.parent.mkdir(parents=True)
+    kind.save(path)
+    return path
+
+
+@both
+@pytest.mark.promise("A model of the hub is identified by the SHA-256 of its file.")
+def test_a_hub_id_loads_the_file_of_the_repository(kind, hub, tmp_path):
+    digest = sha256_file(download(hub, kind))
+    model = kind.open(f"hf-hub:{kind.repository}", sha256=digest)
+    assert model.fingerprint["checkpoint_sha256"] == digest
+    kind.save(tmp_path / kind.file)
+    assert kind.open(tmp_path / kind.file).fingerprint == model.fingerprint
+    error = kind.refusal(f"hf-hub:{kind.repository}", sha256="0" * 64)
+    assert digest in error.message and f"huggingface.co/{kind.repository}" in error.remedy
+
+
+@both
+@pytest.mark.promise("Without network, a missing model says what to download and where to put it.")
+def test_offline_the_error_says_what_to_download(kind, hub):
+    error = kind.refusal(f"hf-hub:{kind.repository}")
+    assert error.path == f"hf-hub:{kind.repository}"
+    assert f"download {kind.file} from https://huggingface.co/{kind.repository}" in error.remedy
+    assert kind.refusal(kind.repository).remedy.endswith(f"hf-hub:{kind.repository}`")
+
+
+@pytest.mark.parametrize("repository", ["", "a/b/c", "no spaces/here", "../up", "a--b/c", "a\nb"])
+def test_an_invalid_hub_id_is_refused_by_name(repository, hub):
+    error = SAM2.refusal(f"hf-hub:{repository}")
+    assert str(error).startswith(printable(f"hf-hub:{repository}: "))
+    assert "hf-hub:organisation/name" in error.remedy
+
+
+@pytest.mark.promise("OpenAI's CLIP weights are never run with the wrong activation.")
+@pytest.mark.parametrize("where", ["path", "hub"])
+def test_a_configuration_beside_the_checkpoint_decides_the_activation(where, hub, tmp_path):
+    stated = {"model_cfg": {"quick_gelu": True}, "preprocess_cfg": {"mean": [0.1, 0.2, 0.3]}}
+    if where == "hub":
+        path, checkpoint = download(hub, CLIP), f"hf-hub:{CLIP.repository}"
+    else:
+        path = checkpoint = save_clip(tmp_path / CLIP.file)
+    (path.parent / "open_clip_config.json").write_text(json.dumps(stated))
+    clip = CLIP.open(checkpoint)
+    assert clip.fingerprint["config"]["quick_gelu"] is True
+    assert clip.mean == (0.1, 0.2, 0.3)
+
+
+@pytest.mark.promise("OpenAI's CLIP weights are never run with the wrong activation.")
+def test_a_tag_decides_the_activation(hub, tmp_path):
+    download(hub, CLIP, "timm/vit_base_patch32_clip_224.openai")
+    tagged = CLIP.open("openai").fingerprint
+    plain = CLIP.open(save_clip(tmp_path / "small.safetensors")).fingerprint
+    assert tagged["config"]["quick_gelu"] is True and plain["config"]["quick_gelu"] is False
+    assert tagged["checkpoint_sha256"] == plain["checkpoint_sha256"]

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+import re
 
 import numpy as np
 import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from open_clip.model import CLIP
 from safetensors.torch import save_file
 
+from pipeline.config import load_params
 from pipeline.errors import ModelError
 from pipeline.models import ModelSpec, load_clip
-from pipeline.models.clip_weights import micro_weights_path
+from pipeline.models.clip_load import micro_weights_path
 from tests.models.small import save_clip, small_clip_config
 
 
@@ -92,46 +91,6 @@ def test_the_activation_is_part_of_the_fingerprint_and_of_the_result(tmp_path):
     assert not torch.allclose(plain.encode_image(images), quick.encode_image(images))
 
 
-def test_the_openai_tag_brings_quickgelu_with_it(tmp_path, repo):
-    """A hub cache that holds the tag's file: the tag decides the activation, not the name."""
-    hub = tmp_path / "hub/models--timm--vit_base_patch32_clip_224.openai"
-    revision = "0" * 40
-    (hub / f"snapshots/{revision}").mkdir(parents=True)
-    (hub / "refs").mkdir()
-    (hub / "refs/main").write_text(revision)
-    save_clip(hub / f"snapshots/{revision}/open_clip_model.safetensors")
-    code = (
-        "import json; from pipeline.models import ModelSpec, load_clip;"
-        "from tests.models.small import small_clip_config;"
-        "m = load_clip(ModelSpec(name='ViT-B-32', checkpoint='openai'),"
-        " config=small_clip_config()); print(json.dumps(m.fingerprint))"
-    )
-    env = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    env |= {"HF_HUB_CACHE": str(tmp_path / "hub"), "PYTHONPATH": str(repo)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    tagged = json.loads(done.stdout.splitlines()[-1])
-    assert tagged["config"]["quick_gelu"] is True
-    path = save_clip(tmp_path / "small.safetensors")
-    plain = load_clip(
-        ModelSpec(name="ViT-B-32", checkpoint=str(path)), config=small_clip_config()
-    ).fingerprint
-    assert plain["checkpoint_sha256"] == tagged["checkpoint_sha256"]
-    assert plain != tagged
-
-
-def test_a_configuration_beside_the_checkpoint_decides_the_activation(tmp_path):
-    path = save_clip(tmp_path / "open_clip_model.safetensors")
-    stated = {"model_cfg": {"quick_gelu": True}, "preprocess_cfg": {"mean": [0.1, 0.2, 0.3]}}
-    (tmp_path / "open_clip_config.json").write_text(json.dumps(stated))
-    spec = ModelSpec(name="ViT-B-32", checkpoint=str(path))
-    clip = load_clip(spec, config=small_clip_config())
-    assert clip.fingerprint["config"]["quick_gelu"] is True
-    assert clip.mean == (0.1, 0.2, 0.3)
-
-
 @pytest.mark.parametrize("which", ["micro", "vit"])
 def test_a_prompt_that_would_be_cut_is_refused(which, request):
     clip = request.getfixturevalue(which)
@@ -180,3 +139,26 @@ def test_clip_micro_by_its_path_is_the_shipped_one_and_a_whole_state_is_taken_to
     assert torch.equal(whole.encode_text(text), shipped.encode_text(text))
     assert torch.equal(by_path.encode_text(text), shipped.encode_text(text))
     assert whole.fingerprint["checkpoint_sha256"] != shipped.fingerprint["checkpoint_sha256"]
+
+
+@pytest.mark.promise("An encoder is added without code: the guide's blocks run as they are.")
+def test_the_guide_to_add_an_encoder_runs(repo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    guide = (repo / "docs/guides/add_an_encoder.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    assert len(blocks) == 3
+    scope: dict = {}
+    for block in blocks:
+        exec(block, scope)
+    (tmp_path / "broken.json").write_text("{}")
+    with pytest.raises(ModelError, match="embed_dim"):
+        load_clip(ModelSpec(name="broken.json"))
+    params = yaml.safe_load((repo / "params.yaml").read_text("utf-8"))
+    params["profile"] = "own"
+    params["profiles"]["own"] = {
+        "sam2": {"name": "sam2-micro", "checkpoint": "package"},
+        "clip": {"name": "my-clip.json", "checkpoint": "my-clip.pt"},
+    }
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    clip = load_clip(load_params(tmp_path / "params.yaml").models.clip)
+    assert clip.fingerprint == scope["clip"].fingerprint

@@ -1,0 +1,177 @@
+"""The interface of a learner, and the array functions that several learners use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from pydantic import ConfigDict
+
+from pipeline.config import Fractions, Protocol, Section, Seeds, Views
+
+
+class DivergedError(ArithmeticError):
+    """The loss or a parameter of a fit became infinite or NaN. Its row in runs.parquet says so."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images with their labels, as a learner sees them.
+
+    Attributes:
+        view: the view of the run, e.g. "masked".
+        features: CLIP image features by view, each float32 (n, d), not normalised: the view of
+            the run, and the others that `Learner.views` asks for.
+        y: class numbers, int64 (n,), 0 to C-1. Empty when the samples are to be predicted.
+        text: text features T of ALL classes, float32 (C, d), in the order of the class numbers.
+        classes: the C class names, in the same order.
+    """
+
+    view: str
+    features: Mapping[str, np.ndarray]
+    y: np.ndarray
+    text: np.ndarray
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    @property
+    def X(self) -> np.ndarray:
+        """The features of the run's own view, float32 (n, d)."""
+        return self.features[self.view]
+
+
+class LearnerParams(Section):
+    """Parameters of a learner: its section `learners.<name>` of params.yaml.
+
+    A learner with parameters derives a class from this one. The fields below belong to every
+    learner; where they are given, they replace those of `train` and `splits` for this learner.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    file: str | None = None
+    """Python file that registers the learner, relative to params.yaml; None: it is installed."""
+    seeds: Seeds | None = None
+    """Instead of train.seeds."""
+    views: dict[Protocol, Views] | None = None
+    """Instead of train.views."""
+    fractions: Fractions | None = None
+    """Instead of splits.fractions."""
+
+    def deciding(self) -> dict[str, Any]:
+        """Return the parameters that decide a single fit, as JSON values."""
+        return self.model_dump(mode="json", exclude=set(LearnerParams.model_fields))
+
+
+class Learner:
+    """A classifier in scikit-learn's style, fitted once for each run, fraction and seed.
+
+    A new learner is one file: a class with `fit` and `predict_proba` below `@register("name")`.
+    As in scikit-learn, `fit` leaves its result in attributes whose names end with an underscore.
+    They must be NumPy arrays: together with the parameters they are the saved learner.
+
+    Args:
+        params: its parameters; None: the defaults.
+        seed: decides everything random in the fit.
+
+    Attributes:
+        name: its name in params.yaml and in tables; set by `register`.
+        Parameters: class of its parameters.
+        needs_labels: False for a learner that is not trained (zero-shot). It gets one run per
+            test set, at fraction 0, instead of one per fraction and seed.
+        base: another, unfitted learner whose fit this one starts from, or None. `train` replaces
+            it by a fit on the same samples if there is one on disk, so none is computed twice.
+        chosen: what the validation part decided in `fit` (JSON values), for the table of runs.
+        val_score: accuracy on the validation part, or None; set by `fit`.
+    """
+
+    name: ClassVar[str] = ""
+    Parameters: ClassVar[type[LearnerParams]] = LearnerParams
+    needs_labels: ClassVar[bool] = True
+
+    def __init__(self, params: LearnerParams | None = None, *, seed: int = 0):
+        self.params: Any = params if params is not None else self.Parameters()
+        self.seed = seed
+        self.base: Learner | None = None
+        self.chosen: dict[str, Any] = {}
+        self.val_score: float | None = None
+
+    def fit(self, train: Samples, val: Samples) -> Self:
+        """Fit on the training part; the validation part chooses hyperparameters, nothing else.
+
+        Args:
+            train: the training part.
+            val: the validation part; may be empty.
+
+        Raises:
+            DivergedError: the fit became infinite or NaN.
+        """
+        raise NotImplementedError
+
+    def predict_proba(self, samples: Samples) -> np.ndarray:
+        """Return class probabilities, float32 (n, C); rows sum to 1."""
+        raise NotImplementedError
+
+    def views(self, view: str) -> tuple[str, ...]:
+        """Return the stored views that a run on `view` reads; default: that view alone."""
+        return (view,)
+
+    @property
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The fitted arrays by attribute name; empty before `fit`."""
+        return {name: value for name, value in vars(self).items() if name.endswith("_")}
+
+    def restore(self, tensors: Mapping[str, np.ndarray], chosen: Mapping[str, Any]) -> Self:
+        """Set the fitted arrays to saved ones; predictions are the same bits as when saved."""
+        for name, value in tensors.items():
+            setattr(self, name, value)
+        self.chosen = dict(chosen)
+        return self
+
+
+def l2_normalise(x: np.ndarray) -> np.ndarray:
+    """Return float32 (n, d) with rows of length 1; a row of zeros stays zero."""
+    x = np.asarray(x, dtype=np.float32)
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.maximum(length, np.float32(1e-12))
+
+
+def standardisation(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and scale of each feature over the rows of (n, d), both float64 (d,).
+
+    The scale is the standard deviation, but at least a tenth of the mean standard deviation. A
+    feature that hardly varies over a few training images would otherwise be scaled up so much
+    that it alone decides a new image in which it differs.
+    """
+    mean = X.mean(axis=0, dtype=np.float64)
+    scale = X.std(axis=0, dtype=np.float64)
+    return mean, np.maximum(scale, max(0.1 * float(scale.mean()), 1e-12))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return float32 probabilities (n, C) of logits (n, C), computed in float64."""
+    z = np.asarray(logits, dtype=np.float64)
+    z = np.exp(z - z.max(axis=1, keepdims=True))
+    return (z / z.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def log_loss(proba: np.ndarray, y: np.ndarray) -> float:
+    """Return the mean negative log probability of the true classes, clipped at 1e-7."""
+    p = proba[np.arange(len(y)), y].astype(np.float64)
+    return float(-np.log(np.clip(p, 1e-7, 1.0)).mean())
+
+
+def accuracy(proba: np.ndarray, y: np.ndarray) -> float:
+    """Return the share of rows whose most probable class is the true one."""
+    return float((proba.argmax(axis=1) == y).mean())
+
+
+def check_finite(what: str, *arrays: np.ndarray) -> None:
+    """Raise DivergedError if an array holds NaN or infinity."""
+    for array in arrays:
+        if not np.isfinite(array).all():
+            raise DivergedError(f"{what} is not finite")

@@ -1,0 +1,146 @@
+"""Linear probe: logistic regression on frozen features (Radford et al. 2021, appendix A.3)."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Self
+
+import numpy as np
+from pydantic import Field, model_validator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from pipeline.learners.base import (
+    Learner,
+    LearnerParams,
+    Samples,
+    accuracy,
+    check_finite,
+    log_loss,
+    softmax,
+    standardisation,
+)
+from pipeline.learners.registry import register
+
+
+class LinearProbeParams(LearnerParams):
+    """Logistic regression; its C is chosen on the validation part."""
+
+    c_min: float = Field(1e-4, gt=0)
+    """Smallest candidate for C, the inverse of the L2 regularisation."""
+    c_max: float = Field(1e2, gt=0)
+    """Largest candidate for C."""
+    c_steps: int = Field(7, ge=1)
+    """Number of candidates, evenly spaced on a logarithmic scale."""
+    max_iter: int = Field(300, ge=1)
+    """Iterations of L-BFGS for one C."""
+
+    @model_validator(mode="after")
+    def _range_of_c(self) -> Self:
+        if self.c_min > self.c_max:
+            raise ValueError(f"c_min: {self.c_min:g} is more than c_max, {self.c_max:g}")
+        return self
+
+
+@register("linear-probe")
+class LinearProbe(Learner):
+    """L2-regularised multinomial logistic regression.
+
+    Features are standardised over the training part (see `standardisation`). The candidates for C
+    are fitted from small to large, each started from the solution of the one before. The best one
+    has the highest validation accuracy, then the lowest validation log loss, then the smallest C.
+    The sweep ends early when the validation loss has risen twice in a row without a gain in
+    accuracy. Without a validation part the middle candidate is used.
+
+    The model is fitted on the training part only. CLIP's recipe refits on train + validation;
+    here validation images can change C and nothing else. They still count as labels used.
+    """
+
+    Parameters = LinearProbeParams
+    tol = 1e-4
+    """Largest entry of the gradient of the mean loss at which the solver stops."""
+
+    @property
+    def candidates(self) -> np.ndarray:
+        """The candidates for C, ascending, float64."""
+        p = self.params
+        return np.geomspace(p.c_min, p.c_max, p.c_steps)
+
+    def fit(self, train: Samples, val: Samples) -> Self:
+        """Fit on the training part and choose C on the validation part.
+
+        Raises:
+            DivergedError: a feature or a coefficient is not finite.
+        """
+        X, X_val = train.X, val.X
+        check_finite("a feature of the training or validation part", X, X_val)
+        mean, scale = standardisation(X)
+        Z = (X - mean) / scale
+        # The optimum lies in the span of the rows of Z. Rotating onto that span is exact, and
+        # makes few-shot problems as small as their number of images.
+        basis = np.linalg.qr(Z.T)[0] if Z.shape[0] < Z.shape[1] else None
+        if basis is not None:
+            Z = Z @ basis
+        Z = np.ascontiguousarray(Z, dtype=np.float32)
+
+        candidates = self.candidates
+        if len(val) == 0:
+            candidates = candidates[[(len(candidates) - 1) // 2]]
+        model = LogisticRegression(
+            solver="lbfgs", tol=self.tol, max_iter=self.params.max_iter, warm_start=True
+        )
+        best: tuple[float, float] | None = None
+        last_loss, rises = np.inf, 0
+        for c in candidates:
+            model.C = float(c)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", ConvergenceWarning)
+                model.fit(Z, train.y)
+            coef, intercept = _on_raw_features(model, len(train.text), mean, scale, basis)
+            check_finite(f"logistic regression at C = {c:g}", coef, intercept)
+            converged = not any(issubclass(w.category, ConvergenceWarning) for w in caught)
+            if len(val) == 0:
+                score, loss = float("nan"), 0.0
+            else:
+                proba = softmax(X_val @ coef + intercept)
+                score, loss = accuracy(proba, val.y), log_loss(proba, val.y)
+            gained = best is None or score > best[0]
+            if best is None or (score, -loss) > best:
+                best = (score, -loss)
+                self.coef_, self.intercept_ = coef, intercept
+                self.chosen = {"C": float(c), "converged": converged}
+                self.val_score = score if len(val) else None
+            rises = rises + 1 if loss > last_loss and not gained else 0
+            last_loss = loss
+            if rises == 2:
+                break
+        return self
+
+    def predict_proba(self, samples: Samples) -> np.ndarray:
+        """Return class probabilities, float32 (n, C)."""
+        return softmax(np.asarray(samples.X, dtype=np.float32) @ self.coef_ + self.intercept_)
+
+
+def _on_raw_features(
+    model: LogisticRegression,
+    n_classes: int,
+    mean: np.ndarray,
+    scale: np.ndarray,
+    basis: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights (d, C) and intercept (C,), float32, that apply to features as they are.
+
+    Rotation and standardisation are undone. A class without training images gets an intercept so
+    low that its probability is 0.
+    """
+    w, b = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
+    if len(w) == 1:  # two classes: scikit-learn keeps one row, the difference
+        w, b = np.concatenate([-w / 2, w / 2]), np.concatenate([-b / 2, b / 2])
+    w = w.T if basis is None else basis @ w.T
+    w = w / scale[:, None]
+    b = b - mean @ w
+    coef = np.zeros((len(mean), n_classes), dtype=np.float32)
+    intercept = np.full(n_classes, -1e4, dtype=np.float32)
+    coef[:, model.classes_] = w
+    intercept[model.classes_] = b
+    return coef, intercept

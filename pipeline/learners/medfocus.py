@@ -1,0 +1,295 @@
+"""MedFocusCLIP (paper, section III): M = F(T, I), y = C(M), L = lambda L_c + (1 - lambda) L_e.
+
+The whole method in one file: the fusion F and the classifier C, the loss, training, prediction.
+
+The paper leaves F open. Here the image embedding is the query of one attention step, and ALL
+class prompts are its keys and values, whatever the label of the image: its own class's prompt
+alone would leak the label. The result is added to the image embedding through a gate that starts
+at zero, so that M = I before training and text enters only where it helps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+import torch
+import torch.nn.functional as nnf
+from pydantic import Field
+from torch import nn
+
+from pipeline.learners.base import (
+    DivergedError,
+    Learner,
+    LearnerParams,
+    Samples,
+    accuracy,
+    check_finite,
+    l2_normalise,
+    softmax,
+    standardisation,
+)
+from pipeline.learners.registry import register
+
+
+class MedFocusParams(LearnerParams):
+    """MedFocusCLIP."""
+
+    lambda_: float = Field(0.5, ge=0, le=1, alias="lambda")
+    """Weight of the contrastive loss: L = lambda * L_c + (1 - lambda) * L_e."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Learning rate of AdamW."""
+    weight_decay: float = Field(1e-2, ge=0)
+    """Weight decay of AdamW; not applied to gate, temperature and bias."""
+    epochs: int = Field(100, ge=1)
+    """Largest number of epochs; without a validation part all of them are run."""
+    patience: int = Field(10, ge=1)
+    """Epochs without a lower validation loss after which training stops."""
+    batch_size: int = Field(128, ge=1)
+    """Images in one step; a smaller last batch is used too."""
+    attention_dim: int = Field(64, ge=1)
+    """Width of queries and keys, and of the bottleneck of the values."""
+    temperature: float = Field(0.07, gt=0)
+    """Initial value of the learned temperature of L_c (as in CLIP)."""
+
+
+@dataclass(frozen=True)
+class Fused:
+    """F and C for fixed class prompts; used alike in training and in prediction.
+
+    Attributes:
+        mean, scale: of I over the training part, (d,).
+        text: T with rows of length 1, (C, d).
+        attention: query and key projections and all keys in one matrix, (d, C).
+        values: gated values, one for each class prompt, (C, d).
+        weight, bias: of C, (d, C) and (C,).
+        inverse_temperature: of the contrastive logits, ().
+    """
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+    text: torch.Tensor
+    attention: torch.Tensor
+    values: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor
+    inverse_temperature: torch.Tensor
+
+    def fuse(self, I: torch.Tensor) -> torch.Tensor:  # noqa: E741 - the paper's name
+        """Return M = F(T, I) = I + sum_c a_c v_c, (n, d); rows of I (n, d) have length 1.
+
+        The query reads the standardised I. The mean image, which all images share, would
+        otherwise dominate the attention weights a.
+        """
+        a = torch.softmax((I - self.mean) / self.scale @ self.attention, dim=1)
+        return I + a @ self.values
+
+    def classify(self, M: torch.Tensor) -> torch.Tensor:
+        """Return the class logits C(M), (n, C)."""
+        return (M - self.mean) / self.scale @ self.weight + self.bias
+
+    def similarity(self, M: torch.Tensor) -> torch.Tensor:
+        """Return the contrastive logits cos(M, T) / temperature, (n, C)."""
+        return self.inverse_temperature * (nnf.normalize(M, dim=1) @ self.text.T)
+
+
+class Network(nn.Module):
+    """The trained parameters of F and C.
+
+    Args:
+        text: T with rows of length 1, (C, d).
+        mean, scale: of I over the training part, (d,).
+        params: widths and initial temperature.
+        generator: source of the initial weights.
+    """
+
+    def __init__(
+        self,
+        text: torch.Tensor,
+        mean: torch.Tensor,
+        scale: torch.Tensor,
+        params: MedFocusParams,
+        generator: torch.Generator,
+    ):
+        super().__init__()
+        (n_classes, d), a = text.shape, params.attention_dim
+
+        def projection(rows: int, columns: int) -> nn.Parameter:
+            return nn.Parameter(torch.randn(rows, columns, generator=generator) / rows**0.5)
+
+        self.text, self.mean, self.scale = text, mean, scale
+        self.query, self.key, self.value_in = projection(d, a), projection(d, a), projection(d, a)
+        self.value_out = projection(a, d)
+        self.gate = nn.Parameter(torch.zeros(()))
+        # C starts at zero, so that no order of the classes is preferred.
+        self.weight = nn.Parameter(torch.zeros(d, n_classes))
+        self.bias = nn.Parameter(torch.zeros(n_classes))
+        self.log_inverse_temperature = nn.Parameter(-torch.tensor(params.temperature).log())
+
+    def fused(self) -> Fused:
+        """Return F and C with the prompts put in; gradients flow through it."""
+        keys = self.text @ self.key
+        return Fused(
+            mean=self.mean,
+            scale=self.scale,
+            text=self.text,
+            attention=self.query @ keys.T / keys.shape[1] ** 0.5,
+            values=torch.tanh(self.gate) * (self.text @ self.value_in @ self.value_out),
+            weight=self.weight,
+            bias=self.bias,
+            inverse_temperature=self.log_inverse_temperature.exp().clamp(max=100),  # as in CLIP
+        )
+
+
+def contrastive_loss(similarity: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """L_c: symmetric contrastive loss between images and class prompts.
+
+    CLIP's loss pairs each image with one text. Here C prompts face n images: an image has one
+    positive text, and a text has all images of its class as positives (as in SupCon, Khosla et
+    al. 2020). A text without an image in the batch has no positive and is left out of the text
+    side; it remains a negative for every image.
+
+    Args:
+        similarity: contrastive logits, (n, C).
+        y: classes, (n,).
+
+    Returns:
+        The mean of the image-to-text and the text-to-image loss, a scalar.
+    """
+    image_to_text = nnf.cross_entropy(similarity, y)
+    log_share = torch.log_softmax(similarity, dim=0)
+    positives = nnf.one_hot(y, similarity.shape[1]).to(similarity.dtype)
+    count = positives.sum(dim=0)
+    present = count > 0
+    per_text = -(log_share * positives).sum(dim=0)[present] / count[present]
+    # log(number of positives) is the smallest value of a text's loss; without subtracting it the
+    # weight of the two sides would depend on the batch size.
+    text_to_image = (per_text - torch.log(count[present])).mean()
+    return (image_to_text + text_to_image) / 2
+
+
+def medfocus_loss(fused: Fused, M: torch.Tensor, y: torch.Tensor, lambda_: float) -> torch.Tensor:
+    """L = lambda * L_c + (1 - lambda) * L_e, with L_e the cross-entropy of C(M).
+
+    At lambda = 0 and 1 the other term is not computed, so that it cannot bring in a NaN.
+    """
+    if lambda_ == 0:
+        return nnf.cross_entropy(fused.classify(M), y)
+    if lambda_ == 1:
+        return contrastive_loss(fused.similarity(M), y)
+    contrastive = contrastive_loss(fused.similarity(M), y)
+    return lambda_ * contrastive + (1 - lambda_) * nnf.cross_entropy(fused.classify(M), y)
+
+
+@register("medfocus")
+class MedFocus(Learner):
+    """Attention over all class prompts, gated residual, linear classifier, early stopping.
+
+    Prediction is the softmax of C(M). At lambda = 1 the loss does not train C, so there
+    prediction is the softmax of the contrastive logits. `seed` decides the initial weights and
+    the order of the images; on one thread the same data and seed give the same bits.
+
+    The fitted arrays are those of `Fused`.
+    """
+
+    Parameters = MedFocusParams
+
+    def fit(self, train: Samples, val: Samples) -> Self:
+        """Minimise L over the training part; keep the epoch with the lowest validation loss.
+
+        Raises:
+            DivergedError: a feature or the loss is infinite or NaN.
+        """
+        check_finite("a feature of the training or validation part", train.X, val.X, train.text)
+        image = l2_normalise(train.X)
+        mean, scale = (torch.from_numpy(a.astype(np.float32)) for a in standardisation(image))
+        generator = torch.Generator().manual_seed(self.seed)
+        text = torch.from_numpy(l2_normalise(train.text))
+        network = Network(text, mean, scale, self.params, generator)
+        I, I_val = torch.from_numpy(image), torch.from_numpy(l2_normalise(val.X))  # noqa: E741
+        parts = I, torch.from_numpy(train.y), I_val, torch.from_numpy(val.y)
+        epoch = _train(network, self.params, generator, *parts)
+        with torch.no_grad():
+            fused = network.fused()
+        for field in fields(Fused):
+            setattr(self, f"{field.name}_", getattr(fused, field.name).detach().numpy().copy())
+        self.chosen = {"epoch": epoch, "gate": torch.tanh(network.gate).item()}
+        self.val_score = accuracy(self.predict_proba(val), val.y) if len(val) else None
+        return self
+
+    @property
+    def fused(self) -> Fused:
+        """The fitted F and C."""
+        names = [field.name for field in fields(Fused)]
+        return Fused(**{name: torch.as_tensor(getattr(self, f"{name}_")) for name in names})
+
+    def fuse(self, X: np.ndarray) -> np.ndarray:
+        """Return M = F(T, I), float32 (n, d), for image features X (n, d)."""
+        return self.fused.fuse(torch.from_numpy(l2_normalise(X))).numpy()
+
+    def predict_proba(self, samples: Samples) -> np.ndarray:
+        """Return class probabilities, float32 (n, C).
+
+        Raises:
+            DivergedError: a logit is infinite or NaN.
+        """
+        fused = self.fused
+        M = fused.fuse(torch.from_numpy(l2_normalise(samples.X)))
+        logits = fused.similarity(M) if self.params.lambda_ == 1 else fused.classify(M)
+        check_finite("a class logit", logits.numpy())
+        return softmax(logits.numpy())
+
+
+def _train(
+    network: Network,
+    params: MedFocusParams,
+    generator: torch.Generator,
+    image: torch.Tensor,
+    y: torch.Tensor,
+    image_val: torch.Tensor,
+    y_val: torch.Tensor,
+) -> int:
+    """Train the network in place; return the epoch whose parameters it is left with."""
+    not_decayed = [network.gate, network.bias, network.log_inverse_temperature]
+    decayed = [p for p in network.parameters() if all(p is not q for q in not_decayed)]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": params.weight_decay},
+            {"params": not_decayed, "weight_decay": 0.0},
+        ],
+        lr=params.learning_rate,
+        fused=True,
+    )
+
+    def loss_of(image: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        fused = network.fused()
+        return medfocus_loss(fused, fused.fuse(image), y, params.lambda_)
+
+    best, best_epoch, best_loss = _copy(network), 0, float("inf")
+    for epoch in range(1, params.epochs + 1):
+        for rows in torch.randperm(len(y), generator=generator).split(params.batch_size):
+            loss = loss_of(image[rows], y[rows])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+        if not torch.isfinite(loss):
+            raise DivergedError(f"the loss is {loss.item()} after epoch {epoch}")
+        if len(y_val) == 0:
+            best_epoch = epoch
+            continue
+        with torch.no_grad():
+            loss = loss_of(image_val, y_val)
+        if not torch.isfinite(loss):
+            raise DivergedError(f"the validation loss is {loss.item()} after epoch {epoch}")
+        if loss.item() < best_loss:
+            best, best_epoch, best_loss = _copy(network), epoch, loss.item()
+        elif epoch - best_epoch >= params.patience:
+            break
+    if len(y_val):
+        network.load_state_dict(best)
+    return best_epoch
+
+
+def _copy(network: Network) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}

@@ -1,0 +1,185 @@
+"""What every learner guarantees, on arrays: it learns what is there, and nothing that is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pipeline.learners import DivergedError, Samples, get_learner
+
+CLASSES = 3
+DIM = 24
+SHUFFLES = 24
+NAMES = ("zero-shot", "linear-probe", "medfocus", "medfocus-probe")
+TRAINED = NAMES[1:]
+SMALL = {
+    "zero-shot": {},
+    "linear-probe": {"c_steps": 4},
+    "medfocus": {"epochs": 30, "attention_dim": 8, "learning_rate": 3e-3},
+}
+SMALL["medfocus-probe"] = SMALL["medfocus"] | SMALL["linear-probe"]
+
+
+def make(name: str, **changed):
+    """Return a small unfitted learner; `seed` and parameters may be given."""
+    cls, seed = get_learner(name), changed.pop("seed", 0)
+    return cls(cls.Parameters.model_validate(SMALL[name] | changed), seed=seed)
+
+
+def samples(X, y=(), text=None) -> Samples:
+    X = np.asarray(X, dtype=np.float32)
+    text = np.zeros((int(max(y)) + 1, X.shape[1]), np.float32) if text is None else text
+    return Samples("masked", {"masked": X}, np.asarray(y, dtype=np.int64), text)
+
+
+def draw(n: int, seed: int, spread: float = 1.0):
+    """Return X (n, d), y (n,), T (C, d): one centre for each class; T lies near the centres."""
+    centres = np.random.default_rng(0).standard_normal((CLASSES, DIM))
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % CLASSES
+    X = (centres[y] + spread * rng.standard_normal((n, DIM))).astype(np.float32)
+    return X, y, centres.astype(np.float32)
+
+
+TRAIN, VAL = samples(*draw(90, 1)), samples(*draw(30, 2))
+NONE = samples(*draw(0, 2))
+
+
+def predict(learner, X):
+    return learner.predict_proba(samples(X, text=draw(0, 0)[2]))
+
+
+def hits(learner, X, y) -> float:
+    return float((predict(learner, X).argmax(axis=1) == y).mean())
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return {name: make(name).fit(TRAIN, VAL) for name in NAMES}
+
+
+LEARNS = "A learner finds classes that are there; on noise or shuffled labels it is at chance."
+
+
+@pytest.mark.promise(LEARNS)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_learner_finds_classes_that_are_there_with_probabilities_that_sum_to_one(fitted, name):
+    X, y, _ = draw(300, 3)
+    proba = predict(fitted[name], X)
+    assert proba.shape == (300, CLASSES) and proba.dtype == np.float32
+    np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-5)
+    assert (proba.argmax(axis=1) == y).mean() > 0.85
+
+
+@pytest.mark.promise("A saved learner, loaded again, predicts the same bits.")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_restored_learner_predicts_the_same_bits(fitted, name):
+    again = make(name).restore(fitted[name].tensors, fitted[name].chosen)
+    X = draw(50, 4)[0]
+    np.testing.assert_array_equal(predict(again, X), predict(fitted[name], X))
+
+
+@pytest.mark.promise(LEARNS)
+@pytest.mark.parametrize("name", TRAINED)
+def test_shuffled_labels_give_chance(name):
+    X, y, T = draw(60, 1)
+    X_val, y_val, _ = draw(30, 2)
+    X_test, y_test, _ = draw(60, 3)
+    rng = np.random.default_rng(5)
+    # The classes are clusters: on shuffled labels each whole cluster gets one guess, right with
+    # probability 1 / 3. One shuffle may give 0 or 1; their mean over many must be chance.
+    scores = [
+        hits(
+            make(name).fit(
+                samples(X, rng.permutation(y), T), samples(X_val, rng.permutation(y_val), T)
+            ),
+            X_test,
+            y_test,
+        )
+        for _ in range(SHUFFLES)
+    ]
+    deviation = np.sqrt(CLASSES * (1 / CLASSES) * (1 - 1 / CLASSES)) / CLASSES
+    assert abs(np.mean(scores) - 1 / CLASSES) < 3 * deviation / np.sqrt(SHUFFLES)
+
+
+@pytest.mark.promise(LEARNS)
+@pytest.mark.parametrize("name", NAMES)
+def test_noise_in_place_of_features_gives_chance(name):
+    rng = np.random.default_rng(6)
+    y, T = draw(240, 1)[1:]
+    noise = [rng.standard_normal((n, DIM)).astype(np.float32) for n in (240, 60, 600)]
+    y_val, y_test = draw(60, 2)[1], draw(600, 3)[1]
+    learner = make(name).fit(samples(noise[0], y, T), samples(noise[1], y_val, T))
+    low, high = stats.binom.interval(0.999, 600, 1 / CLASSES)
+    assert low / 600 <= hits(learner, noise[2], y_test) <= high / 600
+
+
+@pytest.mark.promise("The order of classes and of images changes no prediction.")
+@pytest.mark.parametrize("name", NAMES)
+def test_the_order_of_classes_changes_no_prediction(fitted, name):
+    order = np.array([2, 0, 1])  # new class k is old class order[k]
+    new = np.argsort(order)
+    parts = [samples(part.X, new[part.y], part.text[order]) for part in (TRAIN, VAL)]
+    X = draw(200, 3, spread=2)[0]
+    ours = predict(make(name).fit(*parts), X).argmax(axis=1)
+    np.testing.assert_array_equal(order[ours], predict(fitted[name], X).argmax(axis=1))
+
+
+@pytest.mark.promise("The order of classes and of images changes no prediction.")
+@pytest.mark.parametrize("name", ("linear-probe", "zero-shot"))
+def test_the_order_of_images_changes_no_prediction(fitted, name):
+    order = np.random.default_rng(0).permutation(90)
+    learner = make(name).fit(samples(TRAIN.X[order], TRAIN.y[order], TRAIN.text), VAL)
+    X = draw(200, 3)[0]
+    ours, theirs = predict(learner, X), predict(fitted[name], X)
+    np.testing.assert_array_equal(ours.argmax(axis=1), theirs.argmax(axis=1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fitting_twice_gives_the_same_bits(fitted, name):
+    learner = make(name).fit(TRAIN, VAL)
+    assert learner.tensors.keys() == fitted[name].tensors.keys()
+    for tensor, array in fitted[name].tensors.items():
+        np.testing.assert_array_equal(learner.tensors[tensor], array)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_learner_does_without_a_validation_part(name):
+    learner = make(name).fit(TRAIN, NONE)
+    assert learner.val_score is None
+    assert hits(learner, *draw(100, 3)[:2]) > 0.8
+
+
+@pytest.mark.promise("A fit that becomes infinite or NaN is reported as diverged.")
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_nan_feature_is_a_divergence_and_not_a_prediction(name):
+    X, y, T = draw(60, 1)
+    X[3, 4] = np.nan
+    with pytest.raises(DivergedError, match="not finite"):
+        make(name).fit(samples(X, y, T), NONE)
+
+
+@pytest.mark.promise("Validation images choose hyperparameters and nothing else.")
+@pytest.mark.parametrize("name", TRAINED)
+def test_where_there_is_nothing_to_choose_validation_images_change_no_parameter(name):
+    one = {"epochs": 1} if "focus" in name else {}
+    one |= {"c_steps": 1} if "probe" in name else {}
+    first = make(name, **one).fit(TRAIN, VAL)
+    other = make(name, **one).fit(TRAIN, samples(VAL.X[::-1].copy(), VAL.y, VAL.text))
+    assert first.val_score != other.val_score
+    for tensor, values in first.tensors.items():
+        np.testing.assert_array_equal(other.tensors[tensor], values)
+
+
+def test_zero_shot_is_the_nearest_prompt_whatever_the_scale():
+    X, _, T = draw(50, 1)
+    cosine = (X / np.linalg.norm(X, axis=1, keepdims=True)) @ (
+        T / np.linalg.norm(T, axis=1, keepdims=True)
+    ).T
+    for scale in (1.0, 100.0):
+        proba = predict(make("zero-shot", scale=scale).fit(TRAIN, NONE), X)
+        np.testing.assert_array_equal(proba.argmax(axis=1), cosine.argmax(axis=1))
+        np.testing.assert_allclose(
+            proba[0, 0] / proba[0, 1], np.exp(scale * (cosine[0, 0] - cosine[0, 1])), rtol=1e-2
+        )

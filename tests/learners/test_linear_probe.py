@@ -1,0 +1,93 @@
+"""The linear probe is scikit-learn's logistic regression; validation images only choose its C."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from tests.learners.test_learners import make, samples
+
+
+def draw(n, d, classes, seed):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % classes
+    centres = np.random.default_rng(99).standard_normal((classes, d))
+    X = centres[y] * 0.7 + rng.standard_normal((n, d)) * rng.uniform(1, 5, d) + 3
+    return samples(X, y, np.zeros((classes, d), np.float32))
+
+
+def plain(train, C):
+    model = LogisticRegression(C=C, tol=1e-8, max_iter=5000)
+    return make_pipeline(StandardScaler(), model).fit(train.X.astype(np.float64), train.y)
+
+
+def exact(**changed):
+    probe = make("linear-probe", max_iter=2000, **changed)
+    probe.tol = 1e-6
+    return probe
+
+
+@pytest.mark.promise("The linear probe is logistic regression at the C that validation chose.")
+@pytest.mark.parametrize("classes", (2, 4))
+@pytest.mark.parametrize(("n", "d"), ((80, 16), (24, 64)), ids=("n > d", "n < d"))
+def test_it_equals_scikit_learn_at_the_chosen_C(n, d, classes):
+    train, val = draw(n, d, classes, 0), draw(40, d, classes, 1)
+    probe = exact(c_min=1e-2, c_max=1.0, c_steps=3).fit(train, val)
+    expected = plain(train, probe.chosen["C"]).predict_proba(val.X.astype(np.float64))
+    np.testing.assert_allclose(probe.predict_proba(val), expected, atol=5e-3)
+
+
+@pytest.mark.promise("Validation images choose hyperparameters and nothing else.")
+def test_noise_in_place_of_validation_features_changes_the_chosen_C_only():
+    train, val, new = draw(60, 32, 3, 0), draw(30, 32, 3, 1), draw(50, 32, 3, 2)
+    noise = np.random.default_rng(5).standard_normal((30, 32)) * 3
+    chosen = []
+    for part in (val, samples(noise, val.y, val.text)):
+        probe = exact(c_steps=7).fit(train, part)
+        expected = plain(train, probe.chosen["C"]).predict_proba(new.X.astype(np.float64))
+        np.testing.assert_allclose(probe.predict_proba(new), expected, atol=5e-3)
+        chosen.append(probe.chosen["C"])
+    assert chosen[0] != chosen[1]
+
+
+def test_the_candidates_are_log_spaced_and_the_best_on_validation_is_taken():
+    train, val = draw(80, 16, 3, 0), draw(60, 16, 3, 1)
+    probe = make("linear-probe", c_min=1e-4, c_max=1e2, c_steps=7)
+    np.testing.assert_allclose(probe.candidates, [1e-4, 1e-3, 1e-2, 1e-1, 1, 10, 100])
+    probe.fit(train, val)
+    scores = []
+    for c in probe.candidates:
+        alone = make("linear-probe", c_min=c, c_max=c, c_steps=1).fit(train, val)
+        scores.append(alone.val_score)
+    assert max(scores) == probe.val_score > scores[-1]
+    assert probe.chosen["C"] == probe.candidates[np.argmax(scores)]
+
+
+def test_a_class_without_training_images_gets_no_probability():
+    train = draw(40, 16, 4, 0)
+    kept = train.y != 2
+    none = samples(train.X[:0], [], train.text)
+    probe = make("linear-probe", c_steps=2)
+    probe.fit(samples(train.X[kept], train.y[kept], train.text), none)
+    proba = probe.predict_proba(train)
+    assert proba[:, 2].max() == 0
+    np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_constant_feature_does_no_harm():
+    train = draw(40, 16, 2, 0)
+    train.X[:, 3] = 7.0
+    probe = make("linear-probe", c_steps=2).fit(train, train)
+    assert np.isfinite(probe.coef_).all() and probe.val_score > 0.8
+
+
+def test_a_feature_that_hardly_varies_in_training_does_not_decide_a_new_image():
+    train, new, alive = draw(40, 16, 2, 0), draw(40, 16, 2, 1), draw(40, 16, 2, 1)
+    train.X[:, 3] = 1e-7 * np.arange(40) * (train.y - 0.5)  # hardly anything, yet it tells classes
+    new.X[:, 3], alive.X[:, 3] = 0, 5
+    probe = make("linear-probe", c_steps=7).fit(train, train)
+    same = probe.predict_proba(new).argmax(axis=1) == probe.predict_proba(alive).argmax(axis=1)
+    assert same.all()

@@ -1,0 +1,137 @@
+"""The equations of MedFocusCLIP: M = F(T, I), L = lambda * L_c + (1 - lambda) * L_e."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as nnf
+
+from pipeline.learners import DivergedError
+from pipeline.learners.medfocus import (
+    MedFocusParams,
+    Network,
+    contrastive_loss,
+    medfocus_loss,
+)
+from tests.learners.test_learners import NONE, TRAIN, VAL, draw, make, predict, samples
+
+EQUATIONS = "Fusion, losses and prediction of MedFocusCLIP are the equations of its docstrings."
+
+
+def network(gate: float = 0.0, n: int = 12, d: int = 16, classes: int = 3):
+    """Return a network with random parameters, and images I (n, d)."""
+    generator = torch.Generator().manual_seed(0)
+    image = nnf.normalize(torch.randn(n, d, generator=generator), dim=1)
+    text = nnf.normalize(torch.randn(classes, d, generator=generator), dim=1)
+    params = MedFocusParams(attention_dim=4)
+    made = Network(text, image.mean(dim=0), image.std(dim=0), params, generator)
+    made.gate.data.fill_(gate)
+    made.weight.data.normal_(generator=generator)
+    made.bias.data.normal_(generator=generator)
+    return made.requires_grad_(False), image
+
+
+@pytest.mark.promise(EQUATIONS)
+def test_the_gate_starts_closed_so_that_M_is_the_image_embedding():
+    made, image = network()
+    torch.testing.assert_close(made.fused().fuse(image), image)
+
+
+@pytest.mark.promise(EQUATIONS)
+def test_M_is_the_image_plus_gated_attention_over_all_prompts():
+    made, image = network(gate=0.8)
+    Z = (image - made.mean) / made.scale
+    attention = torch.softmax((Z @ made.query) @ (made.text @ made.key).T / 4**0.5, dim=1)
+    M = image + np.tanh(0.8) * attention @ (made.text @ made.value_in @ made.value_out)
+    fused = made.fused()
+    torch.testing.assert_close(fused.fuse(image), M)
+    Z = (M - made.mean) / made.scale
+    torch.testing.assert_close(fused.classify(M), Z @ made.weight + made.bias)
+    cosine = nnf.normalize(M, dim=1) @ made.text.T
+    torch.testing.assert_close(fused.similarity(M), cosine / 0.07)
+
+
+@pytest.mark.promise(EQUATIONS)
+@pytest.mark.parametrize("lambda_", (0.0, 0.3, 1.0))
+def test_the_loss_is_the_weighted_sum_and_at_zero_and_one_the_single_loss(lambda_):
+    made, image = network(gate=0.5)
+    y, M = torch.arange(12) % 3, made.fused().fuse(image)
+    contrastive = contrastive_loss(made.fused().similarity(M), y)
+    entropy = nnf.cross_entropy(made.fused().classify(M), y)
+    expected = lambda_ * contrastive + (1 - lambda_) * entropy
+    torch.testing.assert_close(medfocus_loss(made.fused(), M, y, lambda_), expected)
+    # A term with weight zero is not computed: its NaN would come through.
+    if lambda_ == 0:
+        made.log_inverse_temperature.fill_(float("nan"))
+    if lambda_ == 1:
+        made.bias.fill_(float("nan"))
+    torch.testing.assert_close(medfocus_loss(made.fused(), M, y, lambda_), expected)
+
+
+@pytest.mark.promise(EQUATIONS)
+def test_with_one_image_a_class_the_contrastive_loss_is_that_of_clip():
+    similarity = torch.randn(3, 3, generator=torch.Generator().manual_seed(1))
+    y = torch.arange(3)
+    clip = (nnf.cross_entropy(similarity, y) + nnf.cross_entropy(similarity.T, y)) / 2
+    torch.testing.assert_close(contrastive_loss(similarity, y), clip)
+
+
+def test_the_contrastive_loss_is_finite_when_a_class_is_not_in_the_batch():
+    similarity = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    assert torch.isfinite(contrastive_loss(similarity, torch.tensor([0, 0, 2, 2])))
+
+
+@pytest.mark.parametrize("lambda_", (0.0, 0.5, 1.0))
+def test_it_learns_at_every_lambda(lambda_):
+    learner = make("medfocus", **{"lambda": lambda_, "epochs": 40, "learning_rate": 1e-2})
+    X, y, _ = draw(200, 3)
+    assert (predict(learner.fit(TRAIN, VAL), X).argmax(axis=1) == y).mean() > 0.7
+
+
+def test_at_lambda_one_prediction_comes_from_the_cosines():
+    learner = make("medfocus", **{"lambda": 1.0, "epochs": 5}).fit(TRAIN, NONE)
+    assert not learner.weight_.any()  # the classifier was not trained
+    M = learner.fuse(TRAIN.X)
+    cosine = (M / np.linalg.norm(M, axis=1, keepdims=True)) @ learner.text_.T
+    np.testing.assert_array_equal(
+        learner.predict_proba(TRAIN).argmax(axis=1), cosine.argmax(axis=1)
+    )
+
+
+@pytest.mark.promise("A fit that becomes infinite or NaN is reported as diverged.")
+def test_an_exploding_learning_rate_is_a_divergence():
+    with pytest.raises(DivergedError):
+        make("medfocus", learning_rate=1e30).fit(TRAIN, VAL)
+
+
+@pytest.mark.promise("Training stops early and keeps the epoch with the lowest validation loss.")
+def test_training_stops_early_and_keeps_the_best_epoch():
+    train, val = samples(*draw(60, 1, spread=4)), samples(*draw(60, 2, spread=4))
+    given = {"learning_rate": 3e-2, "patience": 5}
+    learner = make("medfocus", epochs=400, **given).fit(train, val)
+    assert 1 <= learner.chosen["epoch"] < 395
+    # Training that ends at that epoch, with nothing to choose by, gives the same bits.
+    again = make("medfocus", epochs=learner.chosen["epoch"], **given).fit(train, NONE)
+    for name, array in again.tensors.items():
+        np.testing.assert_array_equal(learner.tensors[name], array)
+
+
+def test_the_probe_uses_a_fitted_base_as_it_is():
+    own = make("medfocus-probe").fit(TRAIN, VAL)
+    shared = make("medfocus-probe")
+    shared.base = make("medfocus").fit(TRAIN, VAL)
+    shared.base.fit = None
+    shared.fit(TRAIN, VAL)
+    for name, array in own.tensors.items():
+        np.testing.assert_array_equal(array, shared.tensors[name])
+    M = samples(shared.base.fuse(TRAIN.X), TRAIN.y, TRAIN.text)
+    M_val = samples(shared.base.fuse(VAL.X), VAL.y, VAL.text)
+    probe = make("linear-probe").fit(M, M_val)
+    np.testing.assert_array_equal(shared.predict_proba(TRAIN), probe.predict_proba(M))
+
+
+def test_the_seed_decides_where_training_starts():
+    first, again, other = (make("medfocus", seed=s, epochs=2).fit(TRAIN, NONE) for s in (1, 1, 2))
+    np.testing.assert_array_equal(first.attention_, again.attention_)
+    assert (first.attention_ != other.attention_).any()

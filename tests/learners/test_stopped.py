@@ -1,0 +1,152 @@
+"""`train` while another train runs, killed, or ended by a signal: finished fits are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli.running import guarded
+from pipeline.engine.signals import Interrupts
+from pipeline.errors import DiskError, StoreError
+from pipeline.learners import register
+from pipeline.learners.train import train_dataset
+from pipeline.paths import Paths
+from tests.learners.faulty import Faulty
+from tests.learners.projects import small_params
+from tests.learners.test_train import MASKED, digests, last_record, make_project, train
+
+PARAMS = small_params("linear-probe", "faulty-waits", train__views=MASKED, splits__fractions=[1.0])
+TRAIN = """
+import sys
+from pathlib import Path
+from pipeline.cli.running import guarded
+from pipeline.paths import Paths
+from pipeline.learners import train
+from tests.learners.test_stopped import PARAMS
+train.FLUSH_SECONDS = 0.0
+guarded(lambda standalone_mode: train.train_dataset("toy", PARAMS, Paths(Path(sys.argv[1]))))
+"""
+KEPT = "A stopped or killed training loses no finished fit, and repeats none."
+
+
+@register("faulty-waits")
+class Waits(Faulty):
+    """Waits at seed 1, and says so by a file, where the environment names one."""
+
+    def fit(self, train, val):
+        if self.seed == 1 and os.environ.get("WAIT_TRAINING"):
+            Path(os.environ["WAIT_TRAINING"]).touch()
+            time.sleep(600)
+        return super().fit(train, val)
+
+
+@pytest.fixture
+def waiting(tmp_path, repo) -> Iterator[tuple[Paths, subprocess.Popen]]:
+    """A project, and a process that has fitted three of its four fits and waits in the last."""
+    paths, sign = make_project(tmp_path / "project"), tmp_path / "waits"
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAIN, str(paths.root)],
+        env={**os.environ, "WAIT_TRAINING": str(sign)},
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=repo,
+    )
+    end = time.monotonic() + 240
+    while not sign.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    with process:
+        yield paths, process
+        process.kill()
+
+
+def lock_of(paths: Paths) -> Path:
+    return paths.run("toy", "faulty-waits").with_suffix(".lock")
+
+
+@pytest.mark.promise(KEPT)
+def test_sigterm_ends_train_as_ctrl_c_does_and_what_is_fitted_is_kept(waiting):
+    paths, process = waiting
+    for _ in range(2):  # as `timeout` sends it
+        process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 130 and "interrupted" in said, said
+    stopped = last_record(paths, "faulty-waits")
+    assert (stopped["status"], stopped["total"], stopped["done"]) == ("interrupted", 2, 1)
+    assert train(paths, PARAMS)["skipped"] == 3
+
+
+@pytest.mark.promise(KEPT)
+@pytest.mark.promise("A second train of the same learner is refused in one line.")
+def test_a_second_train_is_refused_and_after_a_kill_the_next_one_goes_on(waiting, tmp_path):
+    paths, process = waiting
+    with pytest.raises(StoreError, match=f"by process {process.pid} .* wait for it") as caught:
+        train_dataset("toy", PARAMS, paths, ["faulty-waits"])
+    assert "\n" not in str(caught.value) and str(lock_of(paths)) in str(caught.value)
+    assert last_record(paths, "faulty-waits")["status"] == "running"  # the first's record stands
+    assert json.loads(lock_of(paths).read_text())["pid"] == process.pid
+    process.kill()
+    process.wait()
+    assert train(paths, PARAMS) == {"done": 1, "skipped": 3, "failed": 0, "total": 4}
+    assert not lock_of(paths).exists()
+    fresh = make_project(tmp_path / "fresh")
+    train(fresh, PARAMS)
+    assert digests(paths) == digests(fresh)
+
+
+def test_ctrl_c_while_the_workers_are_started_ends_as_at_any_other_moment(tmp_path, monkeypatch):
+    paths = make_project(tmp_path)
+
+    def interrupted(*_):
+        try:
+            raise KeyboardInterrupt
+        finally:  # joblib raises this when it cannot join a thread that has not started
+            raise RuntimeError("cannot join thread before it is started")
+
+    monkeypatch.setattr("joblib.Parallel.__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(paths, PARAMS)
+    assert last_record(paths, "linear-probe")["status"] == "interrupted"
+
+
+@pytest.mark.promise(KEPT)
+def test_fits_are_kept_when_the_tables_cannot_be_written(tmp_path):
+    paths = make_project(tmp_path)
+    paths.predictions("toy", "linear-probe").mkdir(parents=True)
+    with pytest.raises(DiskError, match=r"predictions\.parquet"):
+        train(paths, PARAMS)
+    paths.predictions("toy", "linear-probe").rmdir()
+    assert train(paths, PARAMS, learners=["linear-probe"])["done"] == 0
+
+
+def test_a_stage_with_its_own_handler_keeps_it_and_the_earlier_handler_is_restored():
+    before = signal.getsignal(signal.SIGTERM)
+
+    def stage(standalone_mode: bool) -> None:
+        ours = signal.getsignal(signal.SIGTERM)
+        assert ours != before
+        with Interrupts() as signals:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert signals.stopped()
+        assert signal.getsignal(signal.SIGTERM) == ours
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it goes on after SIGTERM")
+
+    with pytest.raises(SystemExit) as ended:
+        guarded(stage)
+    assert ended.value.code == 130
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_outside_the_main_thread_a_command_runs_without_a_handler():
+    with ThreadPoolExecutor() as pool:
+        ended = pool.submit(guarded, lambda standalone_mode: 0).exception()
+    assert isinstance(ended, SystemExit) and ended.code == 0

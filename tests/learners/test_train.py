@@ -1,0 +1,419 @@
+"""`train` on real stores: complete or refused, reusable, the same bits however it is run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.engine.status import status_rows
+from pipeline.errors import ConfigError, PipelineError, StoreError
+from pipeline.evaluate import evaluate_dataset
+from pipeline.learners.fits import load_fitted
+from pipeline.learners.runs import read_predictions
+from pipeline.learners.train import train_dataset
+from pipeline.manifest import read_manifest
+from pipeline.paths import Paths
+from pipeline.provenance import digest_of, read_stamp
+from pipeline.splits import load_split_plan
+from pipeline.store import open_features
+from tests.learners.projects import blobs, make_manifest, read_tables, small_params, write_features
+from tests.learners.test_learners import make, samples
+
+CLASSES = ["cyst", "none", "tumour"]
+LEARNERS = ["zero-shot", "linear-probe", "medfocus", "medfocus-probe"]
+MASKED = {"official": ["masked"]}
+PROBE = small_params("linear-probe", train__views=MASKED)
+
+
+def make_project(folder, *, manifest=None, n=48, failed=(), **of_store) -> Paths:
+    """Write a project whose masked view shows the class and whose whole view is noise."""
+    paths = Paths(folder)
+    if manifest is None:
+        labels = [CLASSES[i % 3] for i in range(n)]
+        splits = ["test" if i % 4 == 3 else "train" for i in range(n)]
+        manifest = make_manifest(labels, splits)
+    # The features of an image depend on its id only, wherever the manifest lists it.
+    masked = np.zeros((len(manifest), 24), dtype=np.float32)
+    whole = np.zeros_like(masked)
+    _, text = blobs(CLASSES, CLASSES)
+    for i, image_id in enumerate(manifest["image_id"]):
+        rng = np.random.default_rng(list(hashlib.sha256(image_id.encode()).digest()))
+        shown = image_id.split("/")[0]
+        masked[i] = blobs([shown], CLASSES, spread=0)[0][0] + rng.standard_normal(24)
+        whole[i] = rng.standard_normal(24)
+    views = {"whole": whole, "masked": masked}
+    write_features(paths, "toy", manifest, views, text, CLASSES, failed=tuple(failed), **of_store)
+    return paths
+
+
+def train(paths: Paths, params, **options) -> dict[str, int]:
+    """Train; return done, skipped, failed and total over all learners."""
+    records = train_dataset("toy", params, paths, **options)
+    counts = {name: sum(getattr(r, name) for r in records) for name in ("done", "skipped", "total")}
+    return counts | {"failed": sum(len(r.failed) for r in records)}
+
+
+def digests(paths: Paths) -> dict[str, str]:
+    """Return the SHA-256 of every output of `train`."""
+    root = paths.run("toy", "x").parent
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def fitted_arrays(paths: Paths, learner: str = "linear-probe", view: str = "masked") -> list:
+    fitted = load_fitted(paths, "toy", learner, view=view)
+    return [array for one in fitted.learners for array in one.tensors.values()]
+
+
+def last_record(paths: Paths, learner: str) -> dict:
+    """What `pipeline status` says of the last training of a learner."""
+    return next(r for r in status_rows(paths, ["toy"]) if r["stage"] == f"train-{learner}")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    paths = make_project(tmp_path_factory.mktemp("trained"))
+    return paths, train(paths, small_params())
+
+
+def copy_of(trained, folder) -> Paths:
+    return Paths(shutil.copytree(trained[0].root, folder))
+
+
+def test_every_run_has_a_row_with_the_labels_it_used_and_every_test_image(trained):
+    paths, counts = trained
+    runs, table = read_tables(paths)
+    # 3 learners x (2 + 1 views) x 2 fractions x 2 seeds, and zero-shot: 2 + 2 test sets
+    assert len(runs) == 3 * 3 * 2 * 2 + 2 + 2 == counts["total"] == counts["done"]
+    assert set(runs["status"]) == {"ok"}
+    full = runs[(runs["protocol"] == "official") & (runs["fraction"] == 1.0)]
+    assert set(full["n_train"] + full["n_val"]) == {36}
+    shot = runs[runs["learner"] == "zero-shot"]
+    assert set(shot["fraction"]) == {0.0} and set(shot["n_train"] + shot["n_val"]) == {0}
+    assert len(table) == runs["n_test"].sum()
+    proba = table[[f"p:{name}" for name in CLASSES]].to_numpy()
+    np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-5)
+    assert (table["y_pred"].astype(str) == np.array(CLASSES)[proba.argmax(axis=1)]).all()
+    official = table[(table["protocol"] == "official") & (table["view"] == "masked")]
+    assert (official["image_id"].astype(str).str.split("/").str[0] == official["y_true"]).all()
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_the_view_that_shows_the_class_wins(trained, learner):
+    table = read_tables(trained[0])[1]
+    table = table[(table["protocol"] == "official") & (table["learner"] == learner)]
+    hit = table["y_true"].astype(str) == table["y_pred"].astype(str)
+    accuracy = hit.groupby(table["view"].astype(str)).mean()
+    assert accuracy["masked"] > accuracy["whole"] + 0.2
+
+
+@pytest.mark.promise("A saved learner, loaded again, predicts the same bits.")
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_saved_learner_gives_the_stored_predictions(trained, name):
+    paths, _ = trained
+    fraction = 0.0 if name == "zero-shot" else 0.2
+    fitted = load_fitted(paths, "toy", name, view="masked", fraction=fraction)
+    store = open_features(paths.features("toy"))
+    text = store.class_features(fitted.classes)
+    for seed, learner in zip(fitted.seeds, fitted.learners, strict=True):
+        table = read_tables(paths)[1].query("protocol == 'official' and view == 'masked'")
+        table = table[(table["learner"] == name) & (table["seed"] == seed)]
+        table = table[np.isclose(table["fraction"], fraction)]
+        X = store.image_features("masked", list(table["image_id"]))
+        np.testing.assert_array_equal(
+            learner.predict_proba(samples(X, text=text)),
+            table[[f"p:{c}" for c in fitted.classes]].to_numpy(),
+        )
+
+
+def test_what_was_not_trained_is_an_error_that_lists_what_was(trained, tmp_path):
+    with pytest.raises(PipelineError, match=r"'linear'.*train --dataset toy --learner linear"):
+        load_fitted(trained[0], "toy", "linear", view="masked")
+    with pytest.raises(PipelineError, match=r"official/masked/0\.2, official/masked/1"):
+        load_fitted(trained[0], "toy", "linear-probe", view="crop")
+    with pytest.raises(PipelineError, match="no predictions of learner 'medfocus'"):
+        read_predictions(Paths(tmp_path), "toy", ["medfocus"])
+
+
+ONCE = "A fit is computed once: again only if its own code, parameters or data have changed."
+
+
+@pytest.mark.promise(ONCE)
+def test_a_second_run_fits_nothing_and_writes_the_same_bits(trained, tmp_path):
+    paths = copy_of(trained, tmp_path / "copy")
+    before = digests(paths)
+    counts = train(paths, small_params())
+    assert (counts["done"], counts["skipped"]) == (0, counts["total"])
+    assert digests(paths) == before
+
+
+@pytest.mark.promise("Training gives the same bits for any number of jobs and any row order.")
+def test_two_jobs_another_row_order_and_learner_by_learner_give_the_same_bits(trained, tmp_path):
+    manifest = read_manifest(trained[0].manifest("toy"))
+    shuffled = manifest.sample(frac=1, random_state=0).reset_index(drop=True)
+    paths = make_project(tmp_path, manifest=shuffled)
+    for learner in reversed(LEARNERS):  # the probe fits its F by itself
+        train(paths, small_params(), learners=[learner], jobs=2)
+    same, other = digests(paths), digests(trained[0])
+    # The feature stores have their rows in another order; runs and fits are the same.
+    assert {k for k in same if same[k] != other[k]} <= {
+        f"{n}/{t}.parquet" for n in LEARNERS for t in ("runs", "predictions")
+    }
+    for one, two in zip(read_tables(paths), read_tables(trained[0]), strict=True):
+        pd.testing.assert_frame_equal(one, two)
+
+
+@pytest.mark.promise(ONCE)
+def test_a_new_lambda_refits_only_the_learner_that_has_it(trained, tmp_path):
+    paths = copy_of(trained, tmp_path / "copy")
+    counts = train(paths, small_params(learners__medfocus__lambda=0.25))
+    assert counts["done"] == 3 * 2 * 2 and counts["skipped"] == counts["total"] - counts["done"]
+    changed = {name for name, value in digests(paths).items() if value != digests(trained[0])[name]}
+    assert {name.split("/")[0] for name in changed} == {"medfocus"}
+
+
+@pytest.mark.promise(ONCE)
+def test_new_test_images_are_predicted_without_a_new_fit(tmp_path, monkeypatch):
+    manifest = make_manifest([CLASSES[i % 3] for i in range(48)], (["train"] * 3 + ["test"]) * 12)
+    paths = make_project(
+        tmp_path / "p", manifest=manifest[manifest["image_id"] != "tumour/0047.png"]
+    )
+    train(paths, PROBE)
+    before = fitted_arrays(paths)
+    make_project(paths.root, manifest=manifest)
+    monkeypatch.setattr("pipeline.learners.linear_probe.LinearProbe.fit", None)
+    assert train(paths, PROBE) == {"done": 4, "skipped": 0, "failed": 0, "total": 4}
+    assert set(read_tables(paths)[0]["n_test"]) == {12}
+    for now, then in zip(fitted_arrays(paths), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+@pytest.mark.promise(ONCE)
+def test_the_probe_takes_F_from_the_medfocus_fits_of_the_same_data(tmp_path, monkeypatch):
+    params = small_params("medfocus", "medfocus-probe", train__views=MASKED)
+    paths = make_project(tmp_path / "a")
+    train(paths, params, learners=["medfocus"])
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.learners.medfocus.MedFocus.fit", None)
+        assert train(paths, params, learners=["medfocus-probe"])["done"] == 4
+    other = make_project(tmp_path / "b")
+    train(other, params, learners=["medfocus-probe"])
+    name = "medfocus-probe/fitted.safetensors"
+    assert digests(paths)[name] == digests(other)[name]
+
+
+def test_a_learner_can_replace_views_seeds_and_fractions_of_the_grid(tmp_path):
+    own = {"seeds": [3], "views": {"grouped": ["whole"]}, "fractions": [0.5]}
+    params = small_params(
+        "linear-probe", "zero-shot", **{"learners.linear-probe": own | {"c_steps": 2}}
+    )
+    paths = make_project(tmp_path)
+    train(paths, params)
+    runs = read_tables(paths)[0].query("learner == 'linear-probe'")
+    assert runs[["protocol", "view", "fraction", "seed"]].to_dict("records") == [
+        {"protocol": "grouped", "view": "whole", "fraction": 0.5, "seed": 3}
+    ]
+
+
+@pytest.mark.promise("No test label reaches a learner.")
+def test_permuted_test_labels_change_no_fit_and_no_probability(trained, tmp_path):
+    manifest = read_manifest(trained[0].manifest("toy"))
+    params = small_params(train__views={"official": ["whole", "masked"]})
+    plain = copy_of(trained, tmp_path / "a")
+    test = manifest["split"] == "test"
+    manifest.loc[test, "label"] = np.random.default_rng(0).permutation(manifest.loc[test, "label"])
+    moved = make_project(tmp_path / "b", manifest=manifest)
+    for one in (plain, moved):
+        train(one, params)
+    ours, theirs = digests(plain), digests(moved)
+    assert all(
+        ours[f"{n}/fitted.safetensors"] == theirs[f"{n}/fitted.safetensors"] for n in LEARNERS
+    )
+    a, b = read_tables(plain)[1], read_tables(moved)[1]
+    assert (a["y_true"].astype(str) != b["y_true"].astype(str)).any()
+    pd.testing.assert_frame_equal(a.drop(columns="y_true"), b.drop(columns="y_true"))
+
+
+@pytest.mark.promise("A learner is fitted on the training images of its split and no others.")
+def test_a_saved_learner_is_fitted_on_the_training_rows_of_its_split(trained):
+    paths = trained[0]
+    split = load_split_plan("toy", small_params(), paths).get("official", 1, 0.2)
+    store = open_features(paths.features("toy"))
+    text = store.class_features(CLASSES)
+    parts = [store.xy("masked", ids=ids, classes=CLASSES) for ids in (split.train, split.val)]
+    own = make("linear-probe").fit(*(samples(X, y, text) for X, y in parts))
+    fitted = load_fitted(paths, "toy", "linear-probe", view="masked", fraction=0.2)
+    saved = fitted.learners[fitted.seeds.index(1)]
+    for tensor, values in own.tensors.items():
+        np.testing.assert_allclose(saved.tensors[tensor], values, rtol=1e-4, atol=1e-6)
+
+
+def test_without_any_test_row_the_same_fits_are_saved_and_evaluate_says_what_is_missing(tmp_path):
+    paths = make_project(tmp_path / "a")
+    train(paths, PROBE)
+    manifest = read_manifest(paths.manifest("toy"))
+    rest = manifest[manifest["split"] != "test"].reset_index(drop=True)
+    cut = make_project(tmp_path / "b", manifest=rest)
+    (record,) = train_dataset("toy", PROBE, cut)
+    for now, then in zip(fitted_arrays(cut), fitted_arrays(paths), strict=True):
+        np.testing.assert_array_equal(now, then)
+    assert any("no image says test" in note for note in record.parameters["notes"])
+    assert not train(cut, PROBE)["done"]
+    with pytest.raises(PipelineError, match="no protocol has a test image"):
+        evaluate_dataset("toy", PROBE, cut)
+
+
+REFUSED = "Train refuses features that are missing, failed, or of other image bytes or masks."
+
+
+@pytest.mark.promise(REFUSED)
+def test_images_without_features_are_counted_and_training_is_refused(tmp_path):
+    manifest = make_manifest(CLASSES * 8, ["train", "train", "test"] * 8)
+    manifest["split"] = ["test" if i % 4 == 3 else "train" for i in range(24)]
+    failed = list(manifest["image_id"][[1, 2, 3]])
+    paths = make_project(tmp_path, manifest=manifest, failed=failed)
+    with pytest.raises(StoreError) as caught:
+        train(paths, PROBE)
+    text = str(caught.value)
+    assert "2 image(s) official, train and validation: failed in encode" in text
+    assert "1 image(s) official, test: failed in encode" in text
+    assert failed[0] in text and "pipeline encode" in text
+    assert not digests(paths)
+    told = last_record(paths, "linear-probe")
+    assert told["status"] == "error" and failed[0] in told["error"]
+
+
+@pytest.mark.promise(REFUSED)
+def test_a_view_that_was_not_encoded_or_that_some_images_lack_is_refused(tmp_path):
+    manifest = make_manifest(CLASSES * 8, ["test" if i % 4 == 3 else "train" for i in range(24)])
+    paths = Paths(tmp_path)
+    X, text = blobs(list(manifest["label"]), CLASSES)
+    X[5] = np.nan
+    write_features(paths, "toy", manifest, {"oracle": X}, text, CLASSES)
+    for view, message in (("crop", "no view crop"), ("oracle", r"1 image\(s\) .* no view oracle")):
+        with pytest.raises(StoreError, match=message):
+            train(paths, small_params("linear-probe", train__views={"official": [view]}))
+
+
+def test_no_feature_store_is_an_error_with_a_remedy(tmp_path, trained):
+    paths = Paths(tmp_path)
+    paths.manifest("toy").parent.mkdir(parents=True)
+    shutil.copy(trained[0].manifest("toy"), paths.manifest("toy"))
+    with pytest.raises(PipelineError, match="encode"):
+        train(paths, small_params())
+
+
+@pytest.mark.promise("A mistyped learner or parameter is refused before any work.")
+@pytest.mark.parametrize(
+    ("learner", "section", "named"),
+    [
+        ("linear-prob", {}, r"there is no learner 'linear-prob'.*linear-probe"),
+        (
+            "linear-probe",
+            {"c_stepz": 1},
+            r"learners.linear-probe.c_stepz.*learners.linear-probe.c_steps",
+        ),
+        ("linear-probe", {"c_min": 1000}, r"learners.linear-probe.*1000 is more than c_max, 100"),
+        ("medfocus", {"lambda": 1.5}, r"learners.medfocus.lambda"),
+        ("mine", {"file": "no.py"}, r"no\.py"),
+    ],
+)
+def test_a_mistyped_learner_or_parameter_is_an_error_before_any_work(
+    tmp_path, learner, section, named
+):
+    params = small_params("zero-shot", **{f"learners.{learner}": section})
+    with pytest.raises(ConfigError, match=named):
+        train_dataset("nowhere", params, Paths(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["fitted.safetensors", "runs.parquet", "predictions.parquet"])
+def test_a_damaged_output_is_made_again(trained, tmp_path, name):
+    paths = copy_of(trained, tmp_path / "copy")
+    before = digests(paths)
+    (paths.run("toy", "linear-probe") / name).write_bytes(b"damaged")
+    if name != "fitted.safetensors":
+        with pytest.raises(PipelineError, match="train --dataset toy --learner linear-probe"):
+            read_tables(paths)
+    counts = train(paths, small_params(), learners=["linear-probe"])
+    assert (counts["done"] == 0) == (name != "fitted.safetensors")
+    assert digests(paths) == before
+
+
+@pytest.mark.promise("Predictions of one training are never read with the runs of another.")
+def test_predictions_of_other_runs_are_refused_and_made_again(tmp_path):
+    paths, other = make_project(tmp_path / "a"), make_project(tmp_path / "b")
+    train(paths, PROBE)
+    train(other, small_params("linear-probe", train__views=MASKED, splits__val=0.4))
+    before = digests(paths)
+    shutil.copy(other.predictions("toy", "linear-probe"), paths.predictions("toy", "linear-probe"))
+    with pytest.raises(PipelineError, match=r"other runs.*pipeline train --dataset toy"):
+        evaluate_dataset("toy", PROBE, paths)
+    assert train(paths, PROBE)["done"] == 0
+    assert digests(paths) == before
+    table = pq.read_table(paths.predictions("toy", "linear-probe")).replace_schema_metadata(None)
+    pq.write_table(table, paths.predictions("toy", "linear-probe"))
+    with pytest.raises(PipelineError, match="other runs"):
+        read_tables(paths)
+
+
+@pytest.mark.promise("Every output states the digests of what it was made from.")
+def test_both_tables_state_their_inputs(trained):
+    paths, _ = trained
+    for learner in LEARNERS:
+        stamped = read_stamp(paths.predictions("toy", learner))
+        assert stamped["manifest"] == digest_of(paths.manifest("toy"))
+        assert stamped["audit"] == "" and stamped["features"]
+        assert stamped["runs"] == digest_of(paths.run_table("toy", learner))
+        assert read_stamp(paths.run_table("toy", learner)).items() <= stamped.items()
+
+
+def test_the_record_says_what_was_fitted_and_with_which_versions(trained):
+    saved = json.loads(trained[0].record("toy", "train-medfocus").read_text())
+    assert saved["stage"] == "train" and saved["parameters"]["params"]["lambda_"] == 0.5
+    assert {"torch", "scikit-learn", "numpy"} <= set(saved["versions"])
+
+
+@pytest.fixture
+def leaky(tmp_path):
+    """A project whose audit says that three test images are copies of training images."""
+    paths = make_project(tmp_path)
+    manifest = read_manifest(paths.manifest("toy"))
+    groups = manifest.set_index("image_id")["label"] * 0 + manifest["image_id"].to_numpy()
+    copies = {}
+    for name, rows in manifest.groupby("label"):
+        train_id = rows.loc[rows["split"] == "train", "image_id"].iloc[0]
+        test_id = rows.loc[rows["split"] == "test", "image_id"].iloc[0]
+        copies[test_id] = train_id
+        groups[test_id] = groups[train_id] = f"copies of {name}"
+    audit = manifest[["image_id", "sha256", "split"]].assign(copy_group=groups.to_numpy())
+    audit["copy_in_train"] = audit["copy_in_train_any"] = audit["image_id"].isin(copies)
+    audit.to_parquet(paths.audit("toy"), index=False)
+    return paths, copies
+
+
+@pytest.mark.promise("splits.on_leak decides which side of a leak is left out of training or test.")
+@pytest.mark.parametrize(
+    ("on_leak", "trained_on", "tested"),
+    [("warn", 36, 12), ("drop-test", 36, 9), ("drop-train", 33, 12), ("regroup", None, None)],
+)
+def test_train_leaves_out_the_copies_of_the_side_that_on_leak_names(
+    leaky, on_leak, trained_on, tested
+):
+    paths, copies = leaky
+    train(paths, small_params("linear-probe", splits__on_leak=on_leak))
+    runs, table = read_tables(paths)
+    ids = set(table.loc[table["protocol"] == "official", "image_id"])
+    if on_leak == "regroup":
+        assert all((test in ids) == (train in ids) for test, train in copies.items())
+        return
+    runs = runs.query("protocol == 'official' and fraction == 1")
+    assert set(runs["n_train"] + runs["n_val"]) == {trained_on}
+    assert len(ids) == tested
+    assert (set(copies) <= ids) == (on_leak != "drop-test")
