@@ -23,6 +23,7 @@ from open_clip.pretrained import (
 )
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
+from pipeline.config import ModelSpec
 from pipeline.errors import ModelError
 from pipeline.models.checkpoint import (
     check_sha256,
@@ -33,7 +34,6 @@ from pipeline.models.checkpoint import (
 )
 from pipeline.models.clip import ClipModel
 from pipeline.models.sources import LITE0_SHA256, MINILM_SHA256, lite0_state, minilm_folder
-from pipeline.models.spec import ModelSpec
 
 CODE_VERSION = 1
 """Increased whenever the results of a CLIP change; part of the identity of feature stores."""
