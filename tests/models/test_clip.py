@@ -20,7 +20,7 @@ from pipeline.models.clip_load import micro_weights_path
 from tests.models.small import save_clip, small_clip_config
 
 OPEN_CLIP = (
-    "CLIP gives the embeddings of open_clip; patch tokens pass the same norm and projection."
+    "CLIP gives the embeddings of open_clip; patch tokens pass its norm and projection."
 )
 
 
@@ -36,7 +36,7 @@ def vit(tmp_path_factory):
 
 
 @pytest.mark.promise(
-    "CLIP gives the embeddings of open_clip; patch tokens pass the same norm and projection."
+    "CLIP gives the embeddings of open_clip; patch tokens pass its norm and projection."
 )
 def test_the_mean_token_of_a_convolutional_tower_is_the_image(micro):
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
@@ -48,7 +48,7 @@ def test_the_mean_token_of_a_convolutional_tower_is_the_image(micro):
 
 
 @pytest.mark.promise(
-    "CLIP gives the embeddings of open_clip; patch tokens pass the same norm and projection."
+    "CLIP gives the embeddings of open_clip; patch tokens pass its norm and projection."
 )
 def test_a_vits_tokens_pass_its_norm_and_projection(vit):
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -79,7 +79,7 @@ def test_a_pass_with_tokens_does_not_affect_another_thread(vit):
 
 
 @pytest.mark.promise(
-    "CLIP gives the embeddings of open_clip; patch tokens pass the same norm and projection."
+    "CLIP gives the embeddings of open_clip; patch tokens pass its norm and projection."
 )
 def test_embeddings_are_those_of_open_clip(vit, tmp_path):
     torch.manual_seed(0)
