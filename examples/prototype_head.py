@@ -14,8 +14,8 @@ from pipeline.cli.options import context
 from pipeline.evaluate import evaluate_dataset
 from pipeline.learners import register
 from pipeline.learners.base import l2_normalise, softmax
-from pipeline.learners.zero_shot import ZeroShot
 from pipeline.learners.train import train_dataset
+from pipeline.learners.zero_shot import ZeroShot
 
 
 @register("prototype")

@@ -1,14 +1,15 @@
 """Runs a stage as DVC does and writes down which parameters its code reads.
 
-    python recorder.py FILE STAGE --dataset NAME    # FILE: a JSON list of dotted names
+Executed by a process of `tests.warm` with three names set: OUT, the file to write (a JSON list of
+dotted names), STAGE and OPTIONS.
 
-Every section of `Params` has a class of its own, so the class of an object gives its name.
-Reading a whole section (`model_dump`, for identities and the report) reads all of its leaves.
+Every section of `Params` has a class of its own, so the class of an object gives its name. Reading
+a whole section (`model_dump`, for identities and the report) reads all of its values.
 """
 
+# ruff: noqa: F821
 from __future__ import annotations
 
-import atexit
 import json
 import runpy
 import sys
@@ -96,11 +97,11 @@ def data(paths: Paths, dataset: str) -> Path:
     return folder(paths, dataset)
 
 
-if __name__ == "__main__":
-    out, stage, *rest = sys.argv[1:]
-    atexit.register(lambda: Path(out).write_text(json.dumps(sorted(seen))))
-    config.Section.__getattribute__ = asked
-    of_the_pipeline, options.context = options.context, context
-    folder, Paths.data = Paths.data, data
-    sys.argv = [stage, *rest]
-    runpy.run_module(f"stages.{stage}", run_name="__main__")
+config.Section.__getattribute__ = asked
+of_the_pipeline, options.context = options.context, context
+folder, Paths.data = Paths.data, data
+sys.argv = [STAGE, *OPTIONS]
+try:
+    runpy.run_module(f"stages.{STAGE}", run_name="__main__")
+finally:
+    Path(OUT).write_text(json.dumps(sorted(seen)))

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from .conftest import Project
+from tests.site import Site
 
 
 def lines(path: Path) -> int:
@@ -20,10 +20,10 @@ def lines(path: Path) -> int:
     return len(path.read_text().splitlines())
 
 
-def test_figure_2_is_redrawn_from_the_stored_predictions(project: Project, repo: Path) -> None:
+def test_figure_2_is_redrawn_from_the_stored_predictions(site: Site, repo: Path) -> None:
     script = repo / "examples/figure2.py"
-    project.run("python", str(script), "covid", "figure2.png")
-    assert (project.root / "figure2.png").read_bytes()[:4] == b"\x89PNG"
+    site.run("python", str(script), "covid", "figure2.png")
+    assert (site.root / "figure2.png").read_bytes()[:4] == b"\x89PNG"
     assert lines(script) < 40
 
 
@@ -79,14 +79,12 @@ def test_a_class_without_an_image_has_probability_0_in_the_new_head(repo, absent
     np.testing.assert_array_equal(saved.predict_proba(X), proba[:30])
 
 
-def test_a_new_head_gets_its_rows_without_a_change_to_the_library(
-    project: Project, repo: Path
-) -> None:
-    script = Path(shutil.copy(repo / "examples/prototype_head.py", project.root))
-    cache = project.root / "cache/covid"
+def test_a_new_head_gets_its_rows_without_a_change_to_the_library(site: Site, repo: Path) -> None:
+    script = Path(shutil.copy(repo / "examples/prototype_head.py", site.root))
+    cache = site.root / "cache/covid"
     before = pd.read_parquet(cache / "metrics.parquet")
     heads = {file: file.read_bytes() for file in (cache / "heads").rglob("*") if file.is_file()}
-    project.run("python", script.name, "covid")
+    site.run("python", script.name, "covid")
     metrics = pd.read_parquet(cache / "metrics.parquet")
     rows = metrics[(metrics["head"] == "prototype") & (metrics["metric"] == "accuracy")]
     assert len(rows) and rows["value"].between(0, 1).all()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from open_clip.model import CLIP
 from safetensors.torch import save_file
 
+from pipeline.config import load_params
 from pipeline.errors import ModelError
 from pipeline.models import ModelSpec, load_clip
 from pipeline.models.clip_load import micro_weights_path
@@ -135,3 +139,26 @@ def test_clip_micro_by_its_path_is_the_shipped_one_and_a_whole_state_is_taken_to
     assert torch.equal(whole.encode_text(text), shipped.encode_text(text))
     assert torch.equal(by_path.encode_text(text), shipped.encode_text(text))
     assert whole.fingerprint["checkpoint_sha256"] != shipped.fingerprint["checkpoint_sha256"]
+
+
+@pytest.mark.promise("An encoder is added without code: the guide's blocks run as they are.")
+def test_the_guide_to_add_an_encoder_runs(repo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    guide = (repo / "docs/guides/add_an_encoder.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    assert len(blocks) == 3
+    scope: dict = {}
+    for block in blocks:
+        exec(block, scope)
+    (tmp_path / "broken.json").write_text("{}")
+    with pytest.raises(ModelError, match="embed_dim"):
+        load_clip(ModelSpec(name="broken.json"))
+    params = yaml.safe_load((repo / "params.yaml").read_text("utf-8"))
+    params["profile"] = "own"
+    params["profiles"]["own"] = {
+        "sam2": {"name": "sam2-micro", "checkpoint": "package"},
+        "clip": {"name": "my-clip.json", "checkpoint": "my-clip.pt"},
+    }
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    clip = load_clip(load_params(tmp_path / "params.yaml").models.clip)
+    assert clip.fingerprint == scope["clip"].fingerprint
