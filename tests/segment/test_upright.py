@@ -11,8 +11,8 @@ from pipeline.engine import RunOptions
 from pipeline.images import read_image
 from pipeline.intake import add_dataset
 from pipeline.manifest import read_manifest, write_manifest
-from pipeline.report.gallery import Album
-from pipeline.report.inputs import load_inputs
+from pipeline.report.data import load_dataset
+from pipeline.report.pictures import Album
 from pipeline.segment import segment_dataset
 from tests.project import Project
 from tests.segment.small_sam2 import scene
@@ -63,7 +63,7 @@ def test_boxes_clicks_and_masks_are_of_the_upright_picture(project, sam2, prompt
         np.testing.assert_array_equal(masks[image_id], plain)
         image = read_image(project.paths.data("turned") / image_id)
         assert masks[image_id].shape == image.shape[:2] == (48, 80)
-    album = Album(load_inputs("turned", project.paths))
+    album = Album(load_dataset("turned", project.params(), project.paths))
     pictures = {album.picture(image_id).uri for image_id in masks}
     assert len(pictures) == 1 and pictures.pop().startswith("data:image")
     assert album.picture("cat/1.png").uri != album.picture("cat/1.png", outlines=False).uri
