@@ -456,7 +456,7 @@ FILES_TEXT = (
     "holds every paired difference with its p-values. `docs/tables.md` describes the columns."
 )
 AGAIN_TEXT = (
-    "From the images of each data set to this page; docs/benchmarks.md has the options of "
+    "From the images of each data set to this page; docs/notes/2026-11-benchmarks.md has the options of "
     "`data add`. The same manifest has the same hash."
 )
 RESULTS_MADE = (
