@@ -1,4 +1,4 @@
-"""What all tests share: which run on one worker, the folder of real images, and a browser."""
+"""Fixtures of all tests: the small project, the folder of real images, a browser."""
 
 from __future__ import annotations
 
@@ -7,39 +7,24 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import filelock
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
+
+from tests.site import DATASETS, HALF, IMAGES, Site
 
 REPO = Path(__file__).resolve().parent.parent
-# Their tests share projects that take minutes to build; the longest first.
-BUILT_ONCE = ("end_to_end", "faults", "report")
+LONGEST = ("golden", "end_to_end", "faults", "report")
+"""Folders of tests that take longest: their files are started first."""
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one of several workers: a core each
+if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each of several workers
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with what takes longest."""
-    order = (*BUILT_ONCE, "")
-    items.sort(key=lambda item: order.index(_shared_by(item.nodeid) or ""))
-
-
-@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Keep on one worker what shares costly fixtures: a folder of `BUILT_ONCE`, else a file."""
-
-    class ByFolder(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return _shared_by(nodeid) or nodeid.split("::")[0]
-
-    return ByFolder(config, log)
-
-
-def _shared_by(nodeid: str) -> str | None:
-    folder = Path(nodeid.split("::")[0]).parent.name
-    return folder if folder in BUILT_ONCE else None
+    """Start with the longest tests."""
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.parent.name, len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -57,11 +42,78 @@ def shared() -> Path:
     return folder
 
 
+# -- the small project ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def _sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with `drawn`, `half` and `built`, made once for all workers of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "sites"
+    with filelock.FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            _build(folder)
+            (folder / "done").touch()
+    return folder
+
+
+def _build(folder: Path) -> None:
+    drawn = Site.create(folder / "drawn")
+    drawn.run("pipeline", "data", "sample", "--images", str(IMAGES))
+    half = drawn.copy(folder / "half")
+    half.stage("segment", "--limit", str(HALF))
+    half.stage("encode", *half.only(half.ids()[:HALF]))
+    built = half.copy(folder / "built")
+    repro = ("dvc", "--wait-for-lock", "repro")
+    processes = [
+        built.start(*repro, f"evaluate@{name}", f"prompt_quality@{name}", OMP_NUM_THREADS="1")
+        for name in DATASETS
+    ]
+    for process in processes:
+        output = process.communicate(timeout=1200)[0]
+        assert process.returncode == 0, output
+    built.run("dvc", "repro")
+
+
+@pytest.fixture(scope="session")
+def drawn(_sites: Path) -> Site:
+    """Phantoms of two datasets, nothing computed. For reading only."""
+    return Site(_sites / "drawn")
+
+
+@pytest.fixture(scope="session")
+def half(_sites: Path) -> Site:
+    """The first images of `breast` are segmented and encoded. For reading only."""
+    return Site(_sites / "half")
+
+
+@pytest.fixture(scope="session")
+def built(_sites: Path) -> Site:
+    """Everything was made by `dvc repro`. For reading only."""
+    return Site(_sites / "built")
+
+
+@pytest.fixture
+def fresh(drawn: Site, tmp_path: Path) -> Site:
+    """A copy of `drawn` that a test may change."""
+    return drawn.copy(tmp_path / "site")
+
+
+@pytest.fixture
+def site(built: Site, tmp_path: Path) -> Site:
+    """A copy of `built` that a test may change."""
+    return built.copy(tmp_path / "site")
+
+
+# -- the browser ----------------------------------------------------------------------------------
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Headless Chromium, the system's own."""
+    """Headless Chromium of the system."""
     found = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert found, "the report's tests need Chromium (apt-get install chromium)"
+    assert found, "the tests of the report need Chromium (apt-get install chromium)"
     with sync_playwright() as play:
         running = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield running
@@ -70,14 +122,14 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def new_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens pages with a long patience, since test machines may be busy; closes them after."""
+    """A function that opens a page; time limits are long, since test machines may be busy."""
     context = browser.new_context()
     context.set_default_timeout(240_000)
 
     def make(width: int = 1280, height: int = 900) -> Page:
-        made = context.new_page()
-        made.set_viewport_size({"width": width, "height": height})
-        return made
+        page = context.new_page()
+        page.set_viewport_size({"width": width, "height": height})
+        return page
 
     yield make
     context.close()

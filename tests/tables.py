@@ -81,6 +81,8 @@ def written(paths: Paths, dataset: str) -> dict[str, dict[str, str]]:
     manifest, named as docs/tables.md does."""
     cache = paths.cache(dataset)
     found = {path.name: parquet(path) for path in cache.glob("*.parquet")}
+    runs = cache.glob("runs/*/*.parquet")
+    found |= {f"runs/<learner>/{path.name}": parquet(path) for path in runs}
     found |= {f"plots/{path.name}": table(path) for path in paths.plots(dataset).iterdir()}
     found |= {path.name: store(path) for path in cache.glob("*.zarr")}
     metrics = json.loads(paths.metrics(dataset).read_text(encoding="utf-8"))

@@ -1,9 +1,8 @@
-"""`pipeline` commands forked from a process that has loaded their libraries already.
+"""`pipeline` commands forked from a process that has already imported the large libraries.
 
-Python takes six seconds of a core to start with torch in it, and a fork takes none. The command
-has a process of its own all the same, with its arguments, folder, environment, output and exit
-code, and imports and runs the project's own code in it. What depends on how a process starts, on
-signals or limits is tested by programs started anew.
+Starting Python and importing torch costs six seconds of a core; a fork costs none. A forked command
+still has a process, session, folder, environment, output and exit code of its own, and imports the
+project's code itself.
 """
 
 from __future__ import annotations
@@ -11,14 +10,19 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 SECONDS = 600
-"""Longest that a command may take: nothing hangs."""
+"""Longest time that a command may take."""
 
 LIBRARIES = (
     "open_clip",
@@ -34,40 +38,112 @@ LIBRARIES = (
     "pyarrow.parquet",
     "joblib",
     "PIL.Image",
+    "matplotlib.figure",
+    "rich.progress",
+    "typer",
+    "pydantic",
+    "jinja2",
 )
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(list(LIBRARIES))
 
 
-def run(
-    arguments: tuple[str, ...], *, root: Path, code: Path, environment: Mapping[str, str]
-) -> tuple[int, str]:
-    """Run `pipeline ...` to its end.
+@dataclass(frozen=True)
+class Running:
+    """A command at work; its output goes to a file."""
+
+    process: multiprocessing.Process
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def until(self, condition: Callable[[], bool]) -> bool:
+        """Wait for a condition; return False if the command ends before it holds."""
+        end = time.monotonic() + SECONDS
+        while not condition():
+            if not self.process.is_alive():
+                return condition()
+            assert time.monotonic() < end, f"still waiting\n{self.output}"
+            time.sleep(0.002)
+        return True
+
+    def signal(self, number: int) -> None:
+        """Send a signal to all its processes, as a terminal does on Ctrl-C."""
+        os.killpg(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill -9 its first process only."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def children(self) -> list[psutil.Process]:
+        """Its living worker processes."""
+        try:
+            found = psutil.Process(self.pid).children(recursive=True)
+            return [child for child in found if "popen_loky" in " ".join(child.cmdline())]
+        except psutil.NoSuchProcess:
+            return []
+
+    def wait(self) -> int:
+        """Wait for the end; return the exit code, negative for a signal. Nothing may hang."""
+        self.process.join(SECONDS)
+        if self.process.exitcode is None:
+            self.signal(signal.SIGKILL)
+            self.process.join()
+            raise AssertionError(f"it hangs\n{self.output}")
+        return self.process.exitcode
+
+
+def start(
+    arguments: tuple[str, ...],
+    *,
+    root: Path,
+    code: Path,
+    environment: Mapping[str, str],
+    log: Path,
+    first: str = "",
+) -> Running:
+    """Start `pipeline ...`.
 
     Args:
         arguments: of the command.
         root: the project folder.
         code: the folder that holds the package `pipeline`.
         environment: all variables.
-
-    Returns:
-        Exit code, and what it said on either stream.
+        log: file for what it prints on either stream.
+        first: Python code that its process runs before the command.
     """
-    with tempfile.NamedTemporaryFile() as log:
-        given = (log.name, arguments, str(root), str(code), dict(environment))
-        process = _forks.Process(target=_command, args=given)
-        process.start()
-        process.join(SECONDS)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-            raise AssertionError(f"it hangs\n{log.read().decode(errors='replace')}")
-        return process.exitcode, log.read().decode(errors="replace")
+    log.touch()
+    given = (str(log), arguments, str(root), str(code), dict(environment), first)
+    process = _forks.Process(target=_command, args=given)
+    process.start()
+    return Running(process, log)
+
+
+def run(
+    arguments: tuple[str, ...], *, root: Path, code: Path, environment: Mapping[str, str]
+) -> tuple[int, str]:
+    """Run `pipeline ...` to its end; return its exit code and what it printed. See `start`."""
+    with tempfile.TemporaryDirectory() as folder:
+        running = start(
+            arguments, root=root, code=code, environment=environment, log=Path(folder, "log")
+        )
+        return running.wait(), running.output
 
 
 def _command(
-    log: str, arguments: tuple[str, ...], root: str, code: str, environment: dict[str, str]
+    log: str,
+    arguments: tuple[str, ...],
+    root: str,
+    code: str,
+    environment: dict[str, str],
+    first: str,
 ) -> None:
     assert "pipeline" not in sys.modules
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
@@ -80,12 +156,14 @@ def _command(
     os.environ.update(environment)
     sys.path.insert(0, code)
     sys.argv = ["pipeline", *arguments]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    exec(first, {})
     from pipeline.cli import main
 
     try:
         main()
     finally:
         sys.stdout.flush()
-        # As the interpreter ends, in its order; of the two a forked process leaves out the second.
+        # As the interpreter ends, in its order; a forked process leaves out the second.
         threading._shutdown()
         atexit._run_exitfuncs()

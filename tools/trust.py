@@ -59,21 +59,21 @@ def promises(tests: Path) -> dict[str, dict[str, list[str]]]:
     for file in sorted(tests.rglob("test_*.py")):
         name = file.relative_to(tests)
         folder = name.parts[0] if len(name.parts) > 1 else ""
-        for test, sentence in _marked(ast.parse(file.read_text(encoding="utf-8")), name):
+        for test, sentence in _marked(file, name):
             proofs = found.setdefault(folder, {}).setdefault(sentence, [])
             proofs.append(f"{name.as_posix()}::{test}")
     return found
 
 
-def _marked(module: ast.Module, file: Path) -> Iterator[tuple[str, str]]:
+def _marked(path: Path, file: Path) -> Iterator[tuple[str, str]]:
     """Yield (test, sentence) for each marker of a test module."""
-    texts = {
-        target.id: node.value.value
-        for node in module.body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
+    module = ast.parse(path.read_text(encoding="utf-8"))
+    texts = _constants(module)
+    for node in module.body:  # a sentence that a module of the same folder shares
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
+            other = path.with_name(f"{node.module}.py")
+            if other.exists():
+                texts |= _constants(ast.parse(other.read_text(encoding="utf-8")))
     for node in ast.walk(module):
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             continue
@@ -89,6 +89,17 @@ def _marked(module: ast.Module, file: Path) -> Iterator[tuple[str, str]]:
             if not node.name.lower().startswith("test"):
                 raise PromiseError(f"{file}: {node.name} has a promise, but is not a test")
             yield node.name, sentence
+
+
+def _constants(module: ast.Module) -> dict[str, object]:
+    """Return the constants that a module assigns to names."""
+    return {
+        target.id: node.value.value
+        for node in module.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
 
 
 def _is_promise(function: ast.expr) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,6 @@ from pipeline.provenance import stamp, with_stamp
 if TYPE_CHECKING:
     from pipeline.config import EvaluateParams, Params
     from pipeline.paths import Paths
-
 
 RUN = ["learner", "view", "fraction"]
 METRIC_COLUMNS = ["protocol", "subset", *RUN, "seed", "metric", "value", "lo", "hi", "n_images"]
@@ -82,65 +82,80 @@ def evaluate_dataset(
         PipelineError: no predictions, or they, the masks or the leak audit were made from other
             images, labels or features than those there now. Nothing was written but the record.
     """
-    manifest = read_manifest(paths.manifest(dataset))
+    manifest = read_manifest(paths.manifest(dataset))  # first: no record of an unknown dataset
     record = RunRecord(
         stage="evaluate",
         dataset=dataset,
         parameters=params.evaluate.model_dump(mode="json"),
     )
     with recorded(record, paths.record(dataset, "evaluate")):
-        return _evaluate(record, manifest, params, paths, jobs)
-
-
-def _evaluate(
-    record: RunRecord, manifest: pd.DataFrame, params: Params, paths: Paths, jobs: int
-) -> dict[str, Any]:
-    dataset = record.dataset
-    audit = read_audit(paths.audit(dataset), manifest)
-    runs, classes = read_runs(dataset, params, paths)
-    quality = mask_quality(dataset, manifest, paths, jobs=jobs)
-    units = image_units(manifest, audit)
-    clock = time.monotonic()
-    metrics, plots = _tables(dataset, runs, classes, manifest, audit, units, params)
-    plots["mask_summary"] = summarise_masks(quality, units, params.evaluate)
-    record.seconds["metrics"] = time.monotonic() - clock
-    for name, table in plots.items():
-        _write_csv(table, paths.plots(dataset) / f"{name}.csv")
-    inputs = run_inputs(paths, dataset)
-    _write_parquet(quality, paths.mask_quality(dataset), masks_inputs(paths, dataset))
-    for name in params.learners:
-        inputs[f"predictions/{name}"] = paths.predictions(dataset, name)
-    _write_parquet(metrics, paths.metrics_table(dataset), inputs | tables(paths, dataset))
-    found = summary(metrics, dataset)
-    if len(quality):
-        means = quality.groupby("strategy")["dice"].mean()
-        found[dataset]["dice"] = {k: round(float(v), 4) for k, v in means.items() if v == v}
-    atomic_write_json(paths.metrics(dataset), found)
-    record.total = record.done = len(metrics)
+        data = Predictions.read(dataset, manifest, params, paths)
+        inputs = stamp(**data.inputs)
+        quality_inputs = stamp(**masks_inputs(paths, dataset))
+        quality = mask_quality(dataset, manifest, paths, jobs=jobs)
+        clock = time.monotonic()
+        metrics, plots = _tables(data, params)
+        plots["mask_summary"] = summarise_masks(quality, data.units, params.evaluate)
+        record.seconds["metrics"] = time.monotonic() - clock
+        for name, table in plots.items():
+            _write_csv(table, paths.plots(dataset) / f"{name}.csv")
+        _write_parquet(quality, paths.mask_quality(dataset), quality_inputs)
+        inputs |= stamp(**tables(paths, dataset))
+        _write_parquet(metrics, paths.metrics_table(dataset), inputs)
+        found = summary(metrics, quality, dataset)
+        atomic_write_json(paths.metrics(dataset), found)
+        record.total = record.done = len(metrics)
     return found
 
 
-def _tables(
-    dataset: str,
-    runs: list[Run],
-    classes: list[str],
-    manifest: pd.DataFrame,
-    audit: pd.DataFrame | None,
-    units: dict[str, str],
-    params: Params,
-) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions of a dataset, and what is needed to score them.
+
+    Attributes:
+        dataset: its name.
+        runs, classes: see `read_runs`.
+        manifest, audit: the images, and the leak audit (None = there is none).
+        units: unit of each image id, see `image_units`.
+        inputs: what they were made from, for `pipeline.provenance.stamp`.
+    """
+
+    dataset: str
+    runs: list[Run]
+    classes: list[str]
+    manifest: pd.DataFrame
+    audit: pd.DataFrame | None
+    units: dict[str, str]
+    inputs: dict[str, Any]
+
+    @classmethod
+    def read(
+        cls, dataset: str, manifest: pd.DataFrame, params: Params, paths: Paths
+    ) -> Predictions:
+        """Read the predictions of the learners of params.yaml; raises as `evaluate_dataset`."""
+        audit = read_audit(paths.audit(dataset), manifest)
+        runs, classes = read_runs(dataset, params, paths)
+        inputs = run_inputs(paths, dataset)
+        for name in params.learners:
+            inputs[f"predictions/{name}"] = paths.predictions(dataset, name)
+        units = image_units(manifest, audit)
+        return cls(dataset, runs, classes, manifest, audit, units, inputs)
+
+    def scored(self, params: EvaluateParams) -> Iterator[tuple[str, str, list[Scored]]]:
+        """Yield (protocol, subset, its runs scored), one block after the other."""
+        with threadpool_limits(limits=1):  # sums in one order: the same bits on any machine
+            for protocol, subset, block in blocks(self.runs, self.manifest, self.audit):
+                scorer = Scorer(self.units, params, self.classes)
+                yield protocol, subset, [scorer(run) for run in block]
+
+
+def _tables(data: Predictions, params: Params) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """Return metrics.parquet and the tables of plots/ by name."""
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
     metrics: list[dict[str, Any]] = []
-    for protocol, subset, scored in score_blocks(
-        runs, classes, manifest, audit, units, params.evaluate
-    ):
-        print(
-            f"evaluate {dataset}: {protocol}, {subset}: {len(scored)} runs",
-            file=sys.stderr,
-            flush=True,
-        )
-        block = {"protocol": protocol, "subset": subset}
+    for protocol, subset, scored in data.scored(params.evaluate):
+        text = f"evaluate {data.dataset}: {protocol}, {subset}: {len(scored)} runs"
+        print(text, file=sys.stderr, flush=True)
         for one in scored:
             of_run, of_classes = score_rows(one, protocol, subset, params.evaluate)
             metrics += of_run
@@ -149,28 +164,14 @@ def _tables(
                 rows["confusion"] += confusion_rows(one, protocol)
                 rows["reliability"] += reliability_rows(one, protocol, params.evaluate.bins)
         compared = compare_block(scored, params.study.baseline.key, params.evaluate)
-        rows["comparisons"] += [block | row for row in compared]
-        tested = test_set_row(protocol, subset, [one.run for one in scored], classes)
+        rows["comparisons"] += [{"protocol": protocol, "subset": subset, **r} for r in compared]
+        tested = test_set_row(protocol, subset, [one.run for one in scored], data.classes)
         rows["test_sets"] += [tested] if tested else []
     plots = {name: pd.DataFrame(table, columns=TABLES[name]) for name, table in rows.items()}
     table = pd.DataFrame(metrics, columns=METRIC_COLUMNS)
     table["reweighted"] = reweighted(table, plots["per_class"])
-    plots["curve"] = curve_table(table, dataset)
+    plots["curve"] = curve_table(table, data.dataset)
     return table, plots
-
-
-def score_blocks(
-    runs: list[Run],
-    classes: list[str],
-    manifest: pd.DataFrame,
-    audit: pd.DataFrame | None,
-    units: dict[str, str],
-    params: EvaluateParams,
-) -> Iterator[tuple[str, str, list[Scored]]]:
-    """Yield (protocol, subset, its runs scored), one block after the other."""
-    with threadpool_limits(limits=1):  # sums in one order: the same bits on any number of cores
-        for protocol, subset, block in blocks(runs, manifest, audit):
-            yield protocol, subset, list(map(Scorer(units, params, classes), block))
 
 
 def compare_runs(dataset: str, params: Params, paths: Paths, a: str, b: str) -> pd.DataFrame:
@@ -190,10 +191,8 @@ def compare_runs(dataset: str, params: Params, paths: Paths, a: str, b: str) -> 
     Raises:
         PipelineError: no predictions, or a name that they do not contain.
     """
-    manifest = read_manifest(paths.manifest(dataset))
-    audit = read_audit(paths.audit(dataset), manifest)
-    runs, classes = read_runs(dataset, params, paths)
-    known = {name for run in runs for name in (*run.key, "/".join(run.key))}
+    data = Predictions.read(dataset, read_manifest(paths.manifest(dataset)), params, paths)
+    known = {name for run in data.runs for name in (*run.key, "/".join(run.key))}
     for name in (a, b):
         if name not in known:
             raise PipelineError(
@@ -202,9 +201,7 @@ def compare_runs(dataset: str, params: Params, paths: Paths, a: str, b: str) -> 
                 remedy=f"name two of the same kind: {', '.join(sorted(known))}",
             )
     rows: list[dict[str, Any]] = []
-    units = image_units(manifest, audit)
-    blocks_ = score_blocks(runs, classes, manifest, audit, units, params.evaluate)
-    for protocol, subset, scored in blocks_:
+    for protocol, subset, scored in data.scored(params.evaluate):
         found = differences(matching_pairs(scored, a, b), COMPARED, params.evaluate)
         rows += [{"protocol": protocol, "subset": subset, **row} for row in found]
     if not rows:
@@ -289,9 +286,9 @@ def curve_table(metrics: pd.DataFrame, dataset: str) -> pd.DataFrame:
     return curve
 
 
-def summary(metrics: pd.DataFrame, dataset: str) -> dict[str, Any]:
+def summary(metrics: pd.DataFrame, quality: pd.DataFrame, dataset: str) -> dict[str, Any]:
     """Return metrics.json: accuracy and macro-AUROC at fraction 0 and at the smallest and largest
-    other one, by protocol, subset, learner and view."""
+    other one, by protocol, subset, learner and view; mean Dice by strategy."""
     found: dict[str, Any] = {}
     chosen = metrics[(metrics["seed"] == -1) & metrics["metric"].isin(["accuracy", "macro_auroc"])]
     labelled = chosen.loc[chosen["fraction"] > 0, "fraction"]
@@ -303,6 +300,9 @@ def summary(metrics: pd.DataFrame, dataset: str) -> dict[str, Any]:
         for name in (row.protocol, row.subset, row.learner, row.view, f"{row.fraction:g}"):
             level = level.setdefault(name, {})
         level[row.metric] = round(row.value, 4)
+    if len(quality):
+        means = quality.groupby("strategy")["dice"].mean().dropna()
+        found["dice"] = {name: round(float(value), 4) for name, value in means.items()}
     return {dataset: found}
 
 
@@ -312,10 +312,10 @@ def tables(paths: Paths, dataset: str) -> dict[str, Path]:
     return plots | {"mask_quality": paths.mask_quality(dataset)}
 
 
-def _write_parquet(table: pd.DataFrame, path: Path, inputs: dict[str, Any]) -> None:
+def _write_parquet(table: pd.DataFrame, path: Path, inputs: dict[str, str]) -> None:
     made = pa.Table.from_pandas(table, preserve_index=False)
     with atomic_write(path) as partial:
-        pq.write_table(with_stamp(made, stamp(**inputs)), partial)
+        pq.write_table(with_stamp(made, inputs), partial)
 
 
 def _write_csv(table: pd.DataFrame, path: Path) -> None:

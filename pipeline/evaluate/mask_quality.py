@@ -148,7 +148,7 @@ def masks_inputs(paths: Paths, dataset: str) -> dict[str, Any]:
     from pipeline.store import open_masks
 
     path = paths.masks(dataset)
-    masks = open_masks(path).identity_hash if path.exists() else None
+    masks = open_masks(path) if path.exists() else None
     return {"manifest": paths.manifest(dataset), "masks": masks}
 
 

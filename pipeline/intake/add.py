@@ -28,7 +28,7 @@ from pipeline.intake.rows import (
     measure_again,
     measure_masks,
 )
-from pipeline.intake.summary import AddSummary, record_add, record_refresh
+from pipeline.intake.summary import AddSummary, record_add
 from pipeline.intake.tables import join_groups, read_image_table
 from pipeline.io import manifest_lock, remove_leftovers
 from pipeline.manifest import find_problems, read_manifest, report_problems, write_manifest
@@ -118,28 +118,30 @@ def add_dataset(
         stated = fill_in_patients(findings, patient_regex)
 
         # Rows.
-        rows = build_rows(findings, synthetic=synthetic, workers=workers, progress=progress)
-        frame = rows.frame
+        frame, lines = build_rows(findings, synthetic=synthetic, workers=workers, progress=progress)
         if frame.empty:
-            first = next(iter(rows.failed.items()), ("", ""))
+            first = next(iter(findings.failed.items()), ("", ""))
             raise ManifestError(
-                f"none of {len(rows.failed)} images can be read; the first, {first[0]}: {first[1]}",
+                f"none of {len(findings.failed)} images can be read; the first, "
+                f"{first[0]}: {first[1]}",
                 path=source,
                 remedy="check the files",
             )
-        summary = AddSummary(dataset, manifest, failed=rows.failed, warnings=findings.warnings)
-        summary.skipped = dict(sorted((findings.skipped + rows.skipped).items()))
+        skipped = dict(sorted(findings.skipped.items()))
+        summary = AddSummary(
+            dataset, manifest, skipped=skipped, failed=findings.failed, warnings=findings.warnings
+        )
         bad_masks = measure_masks(frame, findings.file, workers)
-        left_out = {frame.at[i, "image_id"]: reason for i, reason in bad_masks.items()}
+        summary.masks_left_out = {frame.at[i, "image_id"]: why for i, why in bad_masks.items()}
         summary.warnings += drop_masks(frame, bad_masks)
         how = on_straddle or ("error" if stated else "drop-train")
         if how != "error":
             summary.warnings += keep_in_one_split(frame, how)
-        problems = find_problems(frame.astype(str), rows.lines)
+        problems = find_problems(frame.astype(str), lines)
         if problems:
             raise report_problems(source, problems)
         frame, summary.changed = merge_existing(
-            frame, manifest, same_source=in_place, force=force, without_mask=set(left_out)
+            frame, manifest, same_source=in_place, force=force, without_mask=summary.masks_left_out
         )
         summary.warnings += patient_warnings(frame) + class_warnings(frame)
         summary.count(frame)
@@ -150,7 +152,7 @@ def add_dataset(
                 put_in_place(paths, dataset, findings, force=force)
 
         write_manifest(frame, manifest, before_replace=place_images)
-        record_add(summary, paths, left_out)
+        record_add(summary, paths)
     return summary
 
 
@@ -215,7 +217,7 @@ def refresh_dataset(
         summary.changed = {"added": 0, "removed": 0, "changed": changed}
         summary.count(frame)
         write_manifest(frame, manifest)
-        record_refresh(summary, paths, {*frame["path"], *frame["image_id"]})
+        record_add(summary, paths, {*frame["path"], *frame["image_id"]})
     return summary
 
 

@@ -47,6 +47,7 @@ class Findings:
         root: folder that the paths of the images are relative to.
         images: the images.
         skipped: reason -> number of files left out.
+        failed: path -> why the file cannot be read (filled in when images are measured).
         warnings: what the user should know.
         staging: temporary folder of an extracted zip; None = the images stay where they are.
         home: folder that `staging` becomes when the images are added.
@@ -55,6 +56,7 @@ class Findings:
     root: Path
     images: list[FoundImage] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    failed: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     staging: Path | None = None
     home: Path | None = None

@@ -8,15 +8,14 @@ Three ways, one rule for doubt: an image gets a mask only when exactly one fits.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import ManifestError
-from pipeline.images import has_image_suffix, is_junk
-from pipeline.intake.findings import Findings
-from pipeline.intake.tables import read_table
+from pipeline.images import has_image_suffix
+from pipeline.intake.findings import Findings, look_through
+from pipeline.intake.tables import read_table, rows_with_lines
 
 MASK_NAME = re.compile(r"(?P<image>.+?)[_-](?:mask|seg|segmentation)(?:[_-]?\d+)?", re.IGNORECASE)
 SHOWN = 5
@@ -150,15 +149,11 @@ def join_masks(findings: Findings, source: Path, *, max_rank: int | None = None)
 
 def _from_folder(findings: Findings, source: Path) -> dict[str, str]:
     masks: dict[str, list[str]] = defaultdict(list)
-    count = 0
-    for here, folders, files in os.walk(source, followlinks=True):
-        folders[:] = sorted(name for name in folders if not is_junk(name))
-        for name in sorted(files):
-            if has_image_suffix(name) and not is_junk(name):
-                path = (Path(here) / name).relative_to(source).as_posix()
-                count += 1
-                for key in {stem(path), masked_stem(stem(path))} - {None}:
-                    masks[key].append(path)
+    files = [path for folder in look_through(source).walk() for path in folder.images]
+    files = [path for path in files if has_image_suffix(path)]
+    for path in files:
+        for key in {stem(path), masked_stem(stem(path))} - {None}:
+            masks[key].append(path)
     images = _by_stem(findings)
     pairs, unclear = _match(images, masks)
     if unclear:
@@ -167,19 +162,18 @@ def _from_folder(findings: Findings, source: Path) -> dict[str, str]:
             "several images share a stem"
         )
     used = {path for key in images for path in masks.get(key, [])}
-    if count > len(used):
-        findings.warnings.append(f"{count - len(used)} masks in {source.name} belong to no image")
+    if len(files) > len(used):
+        spare = len(files) - len(used)
+        findings.warnings.append(f"{spare} masks in {source.name} belong to no image")
     return pairs
 
 
 def _from_table(findings: Findings, source: Path, max_rank: int | None) -> dict[str, str]:
-    table = read_table(source)
-    table.require("path")
-    table.require("mask_path")
+    table = read_table(source, "path", "mask_path")
     known = {image.path for image in findings.images}
     pairs: dict[str, str] = {}
     above = 0
-    for row, line in table:
+    for line, row in rows_with_lines(table):
         rank = row.get("rank", "").strip()
         try:
             if rank and max_rank is not None and float(rank) > max_rank:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,56 +79,43 @@ def _measure_all(
     return dict(zip(names, in_threads(measure, files, workers, progress), strict=True))
 
 
-@dataclass
-class Rows:
-    """Rows of a manifest.
-
-    Attributes:
-        frame: the rows, columns `COLUMNS` and those that a table adds.
-        lines: line of the table that each row comes from.
-        skipped: reason -> number of files that are not images.
-        failed: path -> why the file cannot be read.
-    """
-
-    frame: pd.DataFrame
-    lines: list[int]
-    skipped: Counter[str] = field(default_factory=Counter)
-    failed: dict[str, str] = field(default_factory=dict)
-
-
 def build_rows(
     findings: Findings, *, synthetic: bool, workers: int | None, progress: Progress | None
-) -> Rows:
-    """Measure every image; return one row per frame, sorted by path and frame.
+) -> tuple[pd.DataFrame, list[int]]:
+    """Measure every image and make one row per frame.
 
     A table may name one frame of a file; else a file of n frames becomes n rows.
+
+    Args:
+        findings: the images; what is skipped or failed is added, in place.
+        synthetic, workers, progress: as for `add_dataset`.
+
+    Returns:
+        Rows sorted by path and frame, columns `COLUMNS` and those that a table adds; and the line
+        of the table that each comes from.
     """
     paths = {image.path for image in findings.images}
     measured = _measure_all(findings.root, paths, workers, progress)
-    rows: list[dict] = []
-    made = Rows(pd.DataFrame(), [])
+    rows, lines = [], []
     for image in sorted(findings.images, key=lambda image: image.path):
         result = measured[image.path]
-        if result.failed:
-            made.failed[image.path] = result.failed
-        elif result.skipped:
-            made.skipped[result.skipped] += 1
-        else:
-            wanted = image.facts.get("frame")
-            frames = [i for i in result.frames if wanted is None or str(i.frame) == wanted]
-            if not frames:
-                why = f"has no frame {wanted!r} (it has {len(result.frames)})"
-                made.failed[image.path] = why
-            for info in frames:
-                rows.append(_row(image, info, result, synthetic))
-                made.lines.append(image.line)
+        if result.skipped:
+            findings.skipped[result.skipped] += 1
+            continue
+        wanted = image.facts.get("frame")
+        frames = [info for info in result.frames if wanted is None or str(info.frame) == wanted]
+        if not frames:
+            why = f"has no frame {wanted!r} (it has {len(result.frames)})"
+            findings.failed[image.path] = result.failed or why
+        for info in frames:
+            rows.append(_row(image, info, result, synthetic))
+            lines.append(image.line)
     frame = pd.DataFrame(rows)
     for name in COLUMNS:
         if name not in frame:
             frame[name] = ""
     others = [name for name in frame.columns if name not in COLUMNS]
-    made.frame = frame[[*COLUMNS, *others]].fillna("")
-    return made
+    return frame[[*COLUMNS, *others]].fillna(""), lines
 
 
 def _row(image: FoundImage, info: FrameInfo, result: Measured, synthetic: bool) -> dict[str, Any]:

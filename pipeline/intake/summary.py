@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,6 +32,7 @@ class AddSummary:
         patients: number of known patients.
         skipped: reason -> number of files left out.
         failed: relative path -> why the file cannot be read; it is not in the manifest.
+        masks_left_out: image_id -> why its ground-truth mask cannot be used.
         warnings: what the user should know.
         changed: number of rows "added", "removed" and "changed" since the last manifest.
     """
@@ -44,6 +45,7 @@ class AddSummary:
     patients: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    masks_left_out: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     changed: dict[str, int] = field(default_factory=dict)
 
@@ -86,38 +88,25 @@ class AddSummary:
         return "\n".join(lines)
 
 
-def record_add(summary: AddSummary, paths: Paths, masks: Mapping[str, str]) -> None:
+def record_add(summary: AddSummary, paths: Paths, known: Collection[str] = ()) -> None:
     """Write cache/<dataset>/records/add.json: what is not in the manifest, so that no later stage
     can report it.
 
     Args:
-        summary: of the run; its warnings are not kept.
+        summary: of the run; its warnings are not kept. If the disk refuses the record, a warning
+            is added: the manifest is valid without it.
         paths: the project folder.
-        masks: image_id -> why its ground-truth mask was left out.
+        known: after a refresh, paths and ids of the manifest: all else that the last `data add`
+            left out stays on record.
     """
-    parameters = {"skipped": dict(summary.skipped), "masks_left_out": dict(masks)}
-    _write(summary, paths, dict(summary.failed), len(summary.failed), parameters)
-
-
-def record_refresh(summary: AddSummary, paths: Paths, known: Collection[str]) -> None:
-    """Write the record after a refresh, which does not look at files outside of the manifest:
-    what the last `data add` left out stays in the record.
-
-    Args:
-        summary: of the run.
-        paths: the project folder.
-        known: paths and ids of the manifest.
-    """
-    earlier = RunRecord(ADD)
-    with suppress(PipelineError, FileNotFoundError):  # damaged or missing
-        earlier = RunRecord.read(paths.record(summary.dataset, ADD))
-    outside = {name: why for name, why in earlier.failed.items() if name not in known}
-    _write(summary, paths, outside | summary.failed, len(outside), earlier.parameters)
-
-
-def _write(
-    summary: AddSummary, paths: Paths, failed: dict[str, str], outside: int, parameters: dict
-) -> None:
+    skipped = {"skipped": dict(summary.skipped), "masks_left_out": dict(summary.masks_left_out)}
+    failed, outside = dict(summary.failed), len(summary.failed)
+    if known:
+        earlier = RunRecord(ADD)
+        with suppress(PipelineError, FileNotFoundError):  # damaged or missing
+            earlier = RunRecord.read(paths.record(summary.dataset, ADD))
+        left_out = {name: why for name, why in earlier.failed.items() if name not in known}
+        failed, outside, skipped = left_out | failed, len(left_out), earlier.parameters
     total = summary.images + outside
     record = RunRecord(
         ADD,
@@ -128,9 +117,9 @@ def _write(
         done=total - len(failed),
         failed=failed,
         versions=library_versions(("medfocusclip", "numpy", "pillow")),
-        parameters=parameters,
+        parameters=skipped,
     )
     try:
         record.write(paths.record(summary.dataset, ADD))
-    except DiskError as error:  # the manifest is valid without it
+    except DiskError as error:
         summary.warnings.append(f"the record of failed and skipped files was not written: {error}")

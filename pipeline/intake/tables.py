@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from pipeline.errors import ManifestError
 from pipeline.intake.findings import Findings, FoundImage, why_skipped
@@ -36,41 +37,19 @@ TAKEN = ("patient_id", "group", "fold", "mask_path", "box", "points", "synthetic
 GROUP_COLUMNS = ("group", "series", "study", "slice")
 
 
-@dataclass(frozen=True)
-class Table:
-    """A CSV as text; iterating yields (row by column name, line number).
-
-    Attributes:
-        path: the file.
-        columns: names of the manifest where a synonym or another case was used.
-        rows: values by column name.
-        lines: line number of each row.
-    """
-
-    path: Path
-    columns: tuple[str, ...]
-    rows: list[dict[str, str]]
-    lines: list[int]
-
-    def __iter__(self) -> Iterator[tuple[dict[str, str], int]]:
-        return zip(self.rows, self.lines, strict=True)
-
-    def require(self, column: str) -> None:
-        """Raise ManifestError when the table lacks a column."""
-        if column not in self.columns:
-            known = ", ".join(self.columns)
-            raise ManifestError(
-                f"no column {column!r} (it has: {known})",
-                path=self.path,
-                remedy=f"name the column {column!r} in the first line",
-            )
-
-
-def read_table(path: Path) -> Table:
+def read_table(path: Path, *required: str) -> pd.DataFrame:
     """Read a CSV and give its columns the manifest's names.
 
+    Args:
+        path: the file.
+        required: columns that it must have.
+
+    Returns:
+        Text columns; the index holds the line number of each row.
+
     Raises:
-        ManifestError: as `read_text_csv`; two columns mean the same; or no rows.
+        ManifestError: as `read_text_csv`; two columns mean the same; a required one is missing; or
+            no rows.
     """
     csv = read_text_csv(path)
     columns = [_column(name) for name in csv.header]
@@ -82,10 +61,21 @@ def read_table(path: Path) -> Table:
                 path=path,
                 remedy="keep one of them",
             )
+    for name in required:
+        if name not in columns:
+            raise ManifestError(
+                f"no column {name!r} (it has: {', '.join(columns)})",
+                path=path,
+                remedy=f"name the column {name!r} in the first line",
+            )
     if not csv.rows:
         raise ManifestError("the table has no rows", path=path, remedy="check the file")
-    rows = [dict(zip(columns, row, strict=True)) for row in csv.rows]
-    return Table(path, tuple(columns), rows, csv.lines)
+    return pd.DataFrame(csv.rows, csv.lines, columns, dtype=str)
+
+
+def rows_with_lines(table: pd.DataFrame) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (line number, value by column) for each row of a table."""
+    return zip(table.index, table.to_dict("records"), strict=True)
 
 
 def _column(name: str) -> str:
@@ -103,12 +93,10 @@ def read_image_table(source: Path) -> Findings:
     Raises:
         ManifestError: as `read_table`; no path or label column; paths outside the folder.
     """
-    table = read_table(source)
-    table.require("path")
-    table.require("label")
+    table = read_table(source, "path", "label")
     findings = Findings(source.parent)
     outside = []
-    for row, line in table:
+    for line, row in rows_with_lines(table):
         path = _relative_path(row["path"], findings.root)
         if path is None:
             outside.append(f"line {line}: {row['path']}")
@@ -170,8 +158,10 @@ def join_groups(findings: Findings, source: Path) -> int:
             of the table is here.
     """
     table = read_table(source)
-    key = "path" if "path" in table.columns else "image_id"
-    table.require(key)
+    key = "path"
+    if key not in table.columns:
+        key = "image_id"
+        table = read_table(source, key)
     group = next((name for name in GROUP_COLUMNS if name in table.columns), None)
     columns = {
         target: column
@@ -192,7 +182,7 @@ def join_groups(findings: Findings, source: Path) -> int:
     values_of: dict[int, dict[str, str]] = {}  # by id() of the image
     used: set[str] = set()
     relabelled = 0
-    for row, line in table:
+    for line, row in rows_with_lines(table):
         name = findings.local_name(row[key], by_name)
         if name not in by_name:
             continue
@@ -210,12 +200,12 @@ def join_groups(findings: Findings, source: Path) -> int:
             relabelled += bool(publisher) and publisher != image.label
     if not values_of:
         raise ManifestError(
-            f"knows none of the images (its first: {table.rows[0][key]!r}; "
+            f"knows none of the images (its first: {table[key].iloc[0]!r}; "
             f"the images': {findings.images[0].path!r})",
             path=source,
             remedy="write paths relative to the images' folder, or to the folder above it",
         )
-    missing = len(table.rows) - len(used)
+    missing = len(table) - len(used)
     if missing:
         findings.warnings.append(f"{missing} rows of {source.name} name images that are not here")
     if relabelled:

@@ -1,14 +1,15 @@
 """Runs a stage as DVC does and writes down which parameters its code reads.
 
-    python recorder.py FILE STAGE --dataset NAME    # FILE: a JSON list of dotted names
+Executed by a process of `tests.warm` with three names set: OUT, the file to write (a JSON list of
+dotted names), STAGE and OPTIONS.
 
-Every section of `Params` has a class of its own, so the class of an object gives its name.
-Reading a whole section (`model_dump`, for identities and the report) reads all of its leaves.
+Every section of `Params` has a class of its own, so the class of an object gives its name. Reading
+a whole section (`model_dump`, for identities and the report) reads all of its values.
 """
 
+# ruff: noqa: F821
 from __future__ import annotations
 
-import atexit
 import json
 import runpy
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 
 from pipeline import config
 from pipeline.cli import options
+from pipeline.learners import LearnerParams
 from pipeline.paths import Paths
 
 WHOLE = ("model_dump", "model_dump_json", "__iter__", "__eq__", "__hash__", "__repr__")
@@ -33,6 +35,7 @@ def sections(cls: type[config.Section], above: str = "") -> dict[type, str]:
 
 
 NAMES = sections(config.Params)
+LEARNER = OPTIONS[OPTIONS.index("--learner") + 1] if "--learner" in OPTIONS else ""
 
 seen: set[str] = set()
 replaced: dict[int, tuple[Any, set[str]]] = {}  # what the code itself has set in a copy
@@ -44,6 +47,15 @@ def record(section: config.Section, name: str) -> None:
     get = object.__getattribute__
     cls = type(section)
     fields = cls.model_fields
+    if issubclass(cls, LearnerParams):
+        own = dict.fromkeys(n for n in fields if n not in LearnerParams.model_fields)
+        labels = {n: f"learners.{LEARNER}.{fields[n].alias or n}" for n in own}
+        seen.update(
+            labels.values() if name in (*WHOLE, "deciding") else filter(None, [labels.get(name)])
+        )
+        return
+    if cls is config.Params and name == "learners":
+        return  # a learner's section is read as an object of its own
     if name in WHOLE:
         for field in fields:
             record(section, field)
@@ -96,11 +108,11 @@ def data(paths: Paths, dataset: str) -> Path:
     return folder(paths, dataset)
 
 
-if __name__ == "__main__":
-    out, stage, *rest = sys.argv[1:]
-    atexit.register(lambda: Path(out).write_text(json.dumps(sorted(seen))))
-    config.Section.__getattribute__ = asked
-    of_the_pipeline, options.context = options.context, context
-    folder, Paths.data = Paths.data, data
-    sys.argv = [stage, *rest]
-    runpy.run_module(f"stages.{stage}", run_name="__main__")
+config.Section.__getattribute__ = asked
+of_the_pipeline, options.context = options.context, context
+folder, Paths.data = Paths.data, data
+sys.argv = [STAGE, *OPTIONS]
+try:
+    runpy.run_module(f"stages.{STAGE}", run_name="__main__")
+finally:
+    Path(OUT).write_text(json.dumps(sorted(seen)))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from pipeline.cli.app import app
@@ -16,8 +14,7 @@ from pipeline.images import read_image
 from tests.images.makers import dicom as dicom_of
 from tests.images.makers import save_dicom
 from tests.project import in_process
-
-from .conftest import Project
+from tests.site import IMAGES, Site
 
 COMMANDS = [
     ["audit"],
@@ -102,7 +99,7 @@ def test_the_list_of_commands_above_is_complete() -> None:
     ],
 )
 def test_bad_input_exits_2_and_names_the_cause(
-    fresh: Project, arguments: list[str], expected: str
+    fresh: Site, arguments: list[str], expected: str
 ) -> None:
     (fresh.root / "header.csv").write_text("id,label\n")
     code, out = in_process(fresh.root, *arguments)
@@ -111,100 +108,80 @@ def test_bad_input_exits_2_and_names_the_cause(
     assert "Traceback" not in out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["segment", "--dataset", "nowhere"], "nowhere.csv"),
-        (["encode", "--dataset", "breast", "--set", "encode.colour=red"], "encode.colour"),
-        (["train", "--dataset", "breast", "--jobs", "0"], "--jobs"),
-    ],
-)
-def test_a_process_of_its_own_ends_in_the_same_way(
-    sample_project: Project, arguments: list[str], expected: str
-) -> None:
-    out = sample_project.run("pipeline", *arguments, code=2)
-    assert expected in out
-    assert "Traceback" not in out
+def test_a_process_of_its_own_ends_in_the_same_way(drawn: Site) -> None:
+    process = drawn.start("pipeline", "segment", "--dataset", "nowhere")
+    assert "nowhere.csv" in process.communicate(timeout=120)[0]
+    assert process.returncode == 2
 
 
-def test_the_paper_profile_says_what_to_download_and_where_to_put_it(fresh: Project) -> None:
-    out = fresh.run("pipeline", "segment", "-d", "breast", "--profile", "paper", code=2)
-    assert "checkpoints/sam2.1_hiera_large.pt" in out
-    assert "sam2.1_hiera_large.pt" in out and "http" in out
+def test_the_paper_profile_says_what_to_download_and_where_to_put_it(drawn: Site) -> None:
+    out = drawn.run("pipeline", "segment", "-d", "breast", "--profile", "paper", code=2)
+    assert "checkpoints/sam2.1_hiera_large.pt" in out and "http" in out
 
 
-def test_json_output_is_json(project: Project) -> None:
-    out = project.run("pipeline", "segment", "--dataset", "breast", "--json")
+def test_json_output_is_json_and_status_shows_all_datasets(site: Site) -> None:
+    out = site.run("pipeline", "segment", "--dataset", "breast", "--json")
     record = json.loads(out[out.index("{") :])
     assert record["done"] == 0 and record["failed"] == {}
+    rows = json.loads(site.run("pipeline", "status", "--json"))
+    told = {(row["dataset"], row["stage"]): row["status"] for row in rows}
+    assert {told["breast", "segment"], told["covid", "evaluate"]} == {"ok"}
 
 
-def test_status_shows_all_datasets_at_a_glance(project: Project) -> None:
-    out = project.run("pipeline", "status")
-    assert "breast" in out and "covid" in out and "segment" in out
-
-
+@pytest.mark.promise("`pipeline verify` walks a store and names what is lost.")
 @pytest.mark.parametrize(("name", "array"), [("masks", "mask"), ("features", "image_features")])
 def test_verify_passes_a_good_store_and_names_the_rows_of_a_lost_shard(
-    project: Project, name: str, array: str
+    site: Site, name: str, array: str
 ) -> None:
-    store = project.root / f"cache/breast/{name}.zarr"
-    assert "ok: 40 rows, 0 lost" in project.run("pipeline", "verify", str(store))
+    store = site.root / f"cache/breast/{name}.zarr"
+    assert f"ok: {IMAGES} rows, 0 lost" in site.run("pipeline", "verify", str(store))
     for shard in (p for p in (store / array).rglob("*") if p.is_file() and p.name != "zarr.json"):
         shard.unlink()
-    out = project.run("pipeline", "verify", str(store), code=3)
-    assert "NOT OK: 40 rows, 40 lost" in out
-    with open(project.root / "data_manifests/breast.csv", newline="", encoding="utf-8") as file:
-        ids = [row["image_id"] for row in csv.DictReader(file)]
-    assert len(ids) == 40
-    assert all(f"lost: {image_id}" in out for image_id in ids)
+    out = site.run("pipeline", "verify", str(store), code=3)
+    assert all(image_id in out for image_id in site.ids()) and len(site.ids()) == IMAGES
 
 
-@pytest.mark.parametrize(("head", "view"), [("medfocus", "masked"), ("linear-probe", "whole")])
+@pytest.mark.promise("`predict` gives an image what `evaluate` judged, whatever its file format.")
+@pytest.mark.parametrize(("learner", "view"), [("medfocus", "masked"), ("linear-probe", "whole")])
 def test_predict_gives_a_test_image_what_evaluate_judged_whatever_its_format(
-    project: Project, tmp_path: Path, head: str, view: str
+    site: Site, tmp_path: Path, learner: str, view: str
 ) -> None:
-    stored = pd.read_parquet(project.root / "cache/covid/predictions.parquet")
-    stored = stored[(stored["protocol"] == "official") & (stored["fraction"] == 1.0)]
-    stored = stored[(stored["head"] == head) & (stored["view"] == view)]
+    stored = site.predictions("covid")
+    stored = stored.query("protocol == 'official' and fraction == 1.0")
+    stored = stored[(stored["learner"] == learner) & (stored["view"] == view)]
     image_id = stored["image_id"].iloc[0]
     expected = stored[stored["image_id"] == image_id].filter(like="p:").mean()
-    file = project.root / "data/covid" / image_id
+    file = site.root / "data/covid" / image_id
     pixels = read_image(file)
     assert (pixels == pixels[..., :1]).all(), "a grey image"
     dicom = save_dicom(dicom_of(pixels[..., 0]), tmp_path / "same.dcm")
 
-    command = ["pipeline", "predict", "--dataset", "covid", "--learner", head, "--view", view]
-    out = project.run(*command, "--json", str(file), str(dicom))
+    command = ["pipeline", "predict", "--dataset", "covid", "--learner", learner, "--view", view]
+    out = site.run(*command, "--json", str(file), str(dicom))
     images = json.loads(out[out.index("{") :])["images"]
     assert [row["image"] for row in images] == [str(file), str(dicom)]
     for row in images:
         found = {f"p:{name}": share for name, share in row["probabilities"].items()}
         assert found == pytest.approx(expected.to_dict(), abs=1e-3)
-        assert (project.root / row["overlay"]).read_bytes()[:4] == b"\x89PNG"
+        assert (site.root / row["overlay"]).read_bytes()[:4] == b"\x89PNG"
 
 
-def test_predict_refuses_other_choices_than_those_the_heads_learned_from(project: Project) -> None:
-    image = next(p for p in (project.root / "data/covid").resolve().rglob("*") if p.suffix)
-    command = ["pipeline", "predict", "--dataset", "covid", str(image)]
-    out = project.run(*command, "--set", "encode.fill=mean", code=2)
-    assert "made with other choices" in out and "fill" in out
-    out = project.run(*command, "--view", "oracle", code=2)
-    assert "was not trained on view 'oracle'" in out and out.rstrip().endswith("masked, whole")
-    out = project.run(*command, "--learner", "probe", code=2)
-    assert "no saved head 'probe'" in out and "linear-probe, medfocus" in out
-
-
-def test_predict_goes_on_after_an_unreadable_image_and_says_so(project: Project) -> None:
-    bad = project.root / "bad.png"
-    bad.write_text("no image")
-    image = next(p for p in (project.root / "data/covid").resolve().rglob("*") if p.suffix)
-    out = project.run("pipeline", "predict", "-d", "covid", str(bad), str(image), code=3)
+def test_predict_refuses_what_was_not_learned_and_goes_on_after_a_bad_image(site: Site) -> None:
+    image = site.root / "data/covid" / site.rows("covid")[0]["path"]
+    command = ["pipeline", "predict", "--dataset", "covid"]
+    out = site.run(*command, str(image), "--set", "encode.fill=mean", code=2)
+    assert "fill" in out
+    out = site.run(*command, str(image), "--view", "oracle", code=2)
+    assert "'oracle'" in out and out.rstrip().endswith("masked, whole")
+    out = site.run(*command, str(image), "--learner", "probe", code=2)
+    assert "'probe'" in out and "linear-probe" in out and "medfocus" in out
+    (site.root / "bad.png").write_text("no image")
+    out = site.run(*command, "bad.png", str(image), code=3)
     said = next(line for line in out.splitlines() if "failed" in line and "bad.png" in line)
-    assert said.count("bad.png") == 1 and str(image.name) in out
+    assert said.count("bad.png") == 1 and image.name in out
 
 
-def test_two_lines_of_python_open_a_feature_store(project: Project) -> None:
+def test_two_lines_of_python_open_a_feature_store(site: Site) -> None:
     code = (
         "from pipeline import open_features, open_masks\n"
         "fs = open_features('cache/breast/features.zarr')\n"
@@ -220,4 +197,4 @@ def test_two_lines_of_python_open_a_feature_store(project: Project) -> None:
         "ds = xarray.open_zarr('cache/breast/features.zarr')\n"
         "assert {'image_id', 'label', 'split', 'view', 'class'} <= set(ds.coords)\n"
     )
-    project.run("python", "-W", "error::UserWarning", "-c", code)
+    site.run("python", "-W", "error::UserWarning", "-c", code)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from .conftest import Project
+from tests.site import Site
 
 
 def lines(path: Path) -> int:
@@ -18,10 +18,10 @@ def lines(path: Path) -> int:
     return len(path.read_text().splitlines())
 
 
-def test_figure_2_is_redrawn_from_the_stored_predictions(project: Project, repo: Path) -> None:
+def test_figure_2_is_redrawn_from_the_stored_predictions(site: Site, repo: Path) -> None:
     script = repo / "examples/figure2.py"
-    project.run("python", str(script), "covid", "figure2.png")
-    assert (project.root / "figure2.png").read_bytes()[:4] == b"\x89PNG"
+    site.run("python", str(script), "covid", "figure2.png")
+    assert (site.root / "figure2.png").read_bytes()[:4] == b"\x89PNG"
     assert lines(script) < 40
 
 

@@ -21,8 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from pipeline import open_features, open_masks
 from tests.images.makers import BIRTH, PATIENT, dicom, grey, save_dicom
-
-from .conftest import Project
+from tests.site import Site
 
 # Long enough that no code or picture holds it by chance.
 NAME = "Featherstonehaugh^Wilhelmina"
@@ -47,12 +46,13 @@ COMMANDS = (
     ("status",),
     ("results", "--dataset", "scans"),
 )
-PREDICT = ("predict", "--dataset", "scans", "--view", "whole")
+PREDICT = ("predict", "--dataset", "scans", "--learner", "linear-probe", "--view", "whole")
 PARAMS = {
     "segment": {"prompt": "full", "max_failed": 1.0},
     "encode": {"views": ["whole"], "max_failed": 1.0},
     "splits": {"fractions": [1.0], "folds": 2},
-    "train": {"seeds": [0], "views": {"official": ["whole"]}, "epochs": 2, "c_steps": 2},
+    "train": {"seeds": [0], "views": {"official": ["whole"]}},
+    "study": {"runs": [{"name": "Whole image", "learner": "linear-probe", "view": "whole"}]},
     "evaluate": {"bootstrap": 20},
     "report": {"heatmaps": 1},
 }
@@ -76,12 +76,13 @@ def draw_others(folder: Path) -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path, repo: Path) -> Project:
+def project(tmp_path: Path, repo: Path) -> Site:
     """Eight DICOM scans of four patients, and a picture of each further format."""
     root = tmp_path / "project"
     params = yaml.safe_load((repo / "params.yaml").read_text()) | {"datasets": ["scans"]}
     for section, values in PARAMS.items():
         params[section] |= values
+    params["learners"] = {name: params["learners"][name] for name in ("zero-shot", "linear-probe")}
     (root / "data_manifests").mkdir(parents=True)
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     prompts = {"templates": {"default": ["{}"]}, "classes": {"scans": {"a": "one", "b": "two"}}}
@@ -92,7 +93,7 @@ def project(tmp_path: Path, repo: Path) -> Project:
         patient = {"patient": f"{PATIENT}-{k // 2}", "PatientName": NAME}
         save_dicom(dicom(grey(seed=k), **patient), file)
     draw_others(root / "scans/a")
-    return Project(root)
+    return Site(root)
 
 
 def unpacked(raw: bytes) -> str:
@@ -106,7 +107,7 @@ def unpacked(raw: bytes) -> str:
     return text
 
 
-def written(project: Project) -> dict[str, str]:
+def written(project: Site) -> dict[str, str]:
     """Everything written, decompressed, and the pictures inside pages: {what: text}."""
     found = {}
     for file in project.root.rglob("*"):
@@ -128,7 +129,10 @@ def written(project: Project) -> dict[str, str]:
     return found
 
 
-def test_nothing_written_or_said_holds_a_name_an_id_or_a_birth_date(project: Project) -> None:
+@pytest.mark.promise(
+    "No name, id, date or remark of a file's header reaches anything that is written or printed."
+)
+def test_nothing_written_or_said_holds_a_name_an_id_or_a_birth_date(project: Site) -> None:
     sources = {file.name: file for file in project.root.glob("scans/*/*")}
     held = "".join(file.read_bytes().decode("latin-1") for file in sources.values())
     assert all(secret in held for secret in SECRETS)

@@ -1,4 +1,4 @@
-"""Every leaf of params.yaml reruns the stages that read it, and no others."""
+"""Every value of params.yaml reruns the stages that read it, and no others."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import pytest
 import yaml
 from dvc.repo import Repo
 
-from .conftest import Project
+from tests.site import REPO, STAGES, Site
 
-REPO = Path(__file__).resolve().parents[2]
+LEARNER = "medfocus-probe"  # which has the parameters of two others
 RECORDER = Path(__file__).with_name("recorder.py")
+EXACTLY = "Each value of params.yaml reruns the stages that read it, and no others."
 
 # Which stages read what, besides the report, which shows all; the first match counts.
 READERS = {
@@ -29,6 +30,7 @@ READERS = {
     "encode": {"encode"},
     "splits": {"train"},
     "train": {"train"},
+    "learners": {"train"},
     "study.baseline": {"evaluate"},
     "study": set(),
     "evaluate": {"evaluate"},
@@ -57,7 +59,7 @@ def changed(value: Any) -> Any:
 
 
 def directly_changed(repo: Repo) -> set[str]:
-    """The stages whose own params changed, not those that merely follow."""
+    """The stages whose own parameters changed, not those that follow."""
     return {
         stage.split(":")[-1].split("@")[0]
         for stage, causes in repo.status().items()
@@ -66,49 +68,44 @@ def directly_changed(repo: Repo) -> set[str]:
     }
 
 
-def test_each_leaf_reruns_the_stages_that_read_it_and_no_others(project: Project) -> None:
-    path = project.root / "params.yaml"
+@pytest.mark.promise(EXACTLY)
+def test_each_value_reruns_the_stages_that_read_it_and_no_others(site: Site) -> None:
+    path = site.root / "params.yaml"
     original = yaml.safe_load(path.read_text())
-    wrong = {}
-    names = leaves(original)
+    site.params(datasets=["breast"])  # a dataset less leaves the other as it is
+    small = yaml.safe_load(path.read_text())
+    with Repo(site.root) as repo:
+        assert {s for s in repo.status() if "@" in s} == set()
+    # They change which stages there are.
+    names = [n for n in leaves(original) if n not in ("datasets", "profile")]
     assert len(names) > 40
+    wrong = {}
     for name in names:
-        if name in ("datasets", "profile"):
-            continue  # they change which stages there are; their own tests are below
-        tree = yaml.safe_load(path.read_text())
+        tree = yaml.safe_load(yaml.safe_dump(small))
         *parents, leaf = name.split(".")
         table = tree
         for key in parents:
             table = table[key]
         table[leaf] = changed(table[leaf])
         path.write_text(yaml.safe_dump(tree, sort_keys=False))
-        with Repo(project.root) as repo:
+        with Repo(site.root) as repo:
             found = directly_changed(repo)
-        path.write_text(yaml.safe_dump(original, sort_keys=False))
         readers = next(v for k, v in READERS.items() if name == k or name.startswith(f"{k}."))
-        readers = readers | {"report"}
-        if found != readers:
+        if found - {"report"} != readers:
             wrong[name] = (found, readers)
     assert not wrong
-
-
-def test_the_profile_reruns_the_stages_with_a_model(project: Project) -> None:
-    project.params(profile="paper")
-    with Repo(project.root) as repo:
+    path.write_text(yaml.safe_dump(small | {"profile": "paper"}, sort_keys=False))
+    with Repo(site.root) as repo:
         assert directly_changed(repo) == {"segment", "prompt_quality", "encode", "report"}
 
 
-def test_a_dataset_less_leaves_the_others_as_they_are(project: Project) -> None:
-    project.params(datasets=["breast"])
-    with Repo(project.root) as repo:
-        assert {s for s in repo.status() if "@" in s} == set()
-
-
 def declared(stage: str, tree: dict) -> set[str]:
-    """The leaves that dvc.yaml lists for a stage; those of a profile without the profile's name."""
+    """The values that dvc.yaml lists for a stage; those of a profile without the profile's name."""
     listed = yaml.safe_load((REPO / "dvc.yaml").read_text())["stages"][stage]["params"]
     found = set()
-    for name in (entry.replace("${profile}.", "") for entry in listed):
+    for name in (
+        entry.replace("${profile}.", "").replace("${item.learner}", LEARNER) for entry in listed
+    ):
         if name.startswith("profiles"):
             found.add(name)
             continue
@@ -119,24 +116,27 @@ def declared(stage: str, tree: dict) -> set[str]:
     return found
 
 
-def test_each_stage_declares_exactly_the_parameters_that_its_code_reads(fresh: Project) -> None:
+@pytest.mark.promise(EXACTLY)
+def test_each_stage_declares_exactly_the_parameters_that_its_code_reads(fresh: Site) -> None:
     # The code reads the views of all protocols at once, as one dictionary.
     tree = yaml.safe_load((fresh.root / "params.yaml").read_text())
     tree["train"]["views"] = None
-    fresh.params(datasets=["breast"])
-    path = fresh.root / "data_manifests/breast.csv"
-    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
-    rows["split"] = ""  # so that a test part has to be drawn
-    rows.groupby("label").head(12).to_csv(path, index=False)
+    every = tree["prompt_quality"]["strategies"] + ["auto"]
+    fresh.params(datasets=["breast"], prompt_quality__strategies=every)
+    path = fresh.root / "data_manifests/breast.csv"  # without parts, so that a test part is drawn
+    path.write_text(path.read_text().replace(",test,", ",,").replace(",train,", ",,"))
     wrong = {}
-    for stage in ("audit", "segment", "prompt_quality", "encode", "train", "evaluate", "report"):
+    for stage in STAGES:
         out = fresh.root / f"{stage}.json"
         options = [] if stage == "report" else ["--dataset", "breast"]
+        options += ["--learner", LEARNER] if stage == "train" else []
         options += ["--jobs", "1"] if stage in ("train", "evaluate") else []
-        fresh.run("python", str(RECORDER), str(out), stage, *options, PYTHONPATH=str(fresh.root))
+        given = {"OUT": str(out), "STAGE": stage, "OPTIONS": options}
+        code = f"exec({RECORDER.read_text()!r}, {given!r})"
+        running = fresh.begin(first=code)
+        assert running.wait() == 0, running.output
         read = set(json.loads(out.read_text()))
-        # `profile` chooses what is read of `profiles`, which DVC resolves by itself.
-        if stage == "report":
+        if stage == "report":  # `profile` chooses what is read of `profiles`
             read -= {"profiles.sam2", "profiles.clip"}
         if read != (promised := declared(stage, tree)):
             wrong[stage] = {"not declared": read - promised, "not read": promised - read}

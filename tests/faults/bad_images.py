@@ -13,7 +13,15 @@ from PIL import Image
 
 from pipeline.images import encode_png
 
-from .site import picture
+
+def picture(seed: int, height: int = 40, width: int = 48, *, bright: bool = True) -> np.ndarray:
+    """Return a bright or dim ellipse on noise: uint8 (height, width)."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    cy, cx = rng.uniform(0.4, 0.6, 2) * (height, width)
+    inside = ((y - cy) / (height / 4)) ** 2 + ((x - cx) / (width / 5)) ** 2 < 1
+    return (rng.integers(0, 90, (height, width)) + (150 if bright else 60) * inside).astype("u1")
+
 
 Make = Callable[[Path], object]
 

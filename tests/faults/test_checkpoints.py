@@ -4,15 +4,14 @@ is with what to do, nothing of it runs, and the store stands."""
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from .site import REPO, Done, Site
+from tests.site import IMAGES, REPO, Site
 
 WEIGHTS = REPO / "pipeline/models/weights"
 ZEROS = "0" * 64
@@ -81,11 +80,11 @@ CASES = [*(("segment", fault) for fault in FAULTS), ("encode", "foreign")]
 
 
 @pytest.fixture(scope="module")
-def ran(half: Site, tmp_path_factory, pool) -> Iterator[dict[tuple[str, str], tuple[Path, Future]]]:
-    """The stages with their faults, each in a profile of its own of one params.yaml."""
-    site = half.copy(tmp_path_factory.mktemp("checkpoints") / "site")
-    package = {m: {"name": n, "checkpoint": "package"} for m, n in STAGES.values()}
-    profiles, files = {}, {}
+def faulty(drawn: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A project with one profile for each fault, and the files."""
+    site = drawn.copy(tmp_path_factory.mktemp("checkpoints") / "site")
+    package = {model: {"name": name, "checkpoint": "package"} for model, name in STAGES.values()}
+    profiles = {"embedded": package}
     for number, (stage, fault) in enumerate(CASES):
         make, suffix, _ = FAULTS[fault]
         model, name = STAGES[stage]
@@ -94,24 +93,23 @@ def ran(half: Site, tmp_path_factory, pool) -> Iterator[dict[tuple[str, str], tu
         given = {"name": name, "checkpoint": path.name}
         given |= {"sha256": ZEROS} if fault == "another hash" else {}
         profiles[f"p{number}"] = package | {model: given}
-        files[stage, fault] = path
-    site.set(profiles=profiles | {"embedded": package}, profile="embedded")
-    before = {stage: site.outputs(stage) for stage in STAGES}
-    runs = {
-        case: pool.submit(site.stage, case[0], "--profile", f"p{number}")
-        for number, case in enumerate(CASES)
-    }
-    yield {case: (files[case], runs[case]) for case in CASES}
-    assert before == {stage: site.outputs(stage) for stage in STAGES}
+    site.params(profiles=profiles, segment__prompt="full")
+    site.stage("segment")
+    return site
 
 
-@pytest.mark.parametrize(("stage", "fault"), CASES)
-def test_a_wrong_checkpoint_is_named_as_what_it_is_and_never_run(ran, stage, fault) -> None:
-    path, run = ran[stage, fault]
-    done: Done = run.result()
-    done.expect(2, path.name, FAULTS[fault][2])
-    assert " - " in done.said and len(done.said.strip().splitlines()) == 1, "no remedy in one line"
-    assert not path.with_suffix(".ran").exists()
+@pytest.mark.promise("Each wrong checkpoint is named in one line by the commands and never runs.")
+@pytest.mark.parametrize("number", range(len(CASES)), ids=[" ".join(case) for case in CASES])
+def test_a_wrong_checkpoint_is_named_as_what_it_is_and_never_run(faulty: Site, number: int) -> None:
+    stage, fault = CASES[number]
+    suffix, words = FAULTS[fault][1:]
+    options = ["--set", "segment.prompt=center-box", "--force"] if stage == "segment" else []
+    before = faulty.outputs("segment")
+    said = faulty.stage(stage, "--profile", f"p{number}", *options, code=2)
+    assert f"weights-{number}{suffix}" in said and words in said
+    assert " - " in said and len(said.strip().splitlines()) == 1, "no remedy in one line"
+    assert not (faulty.root / f"weights-{number}.ran").exists()
+    assert faulty.outputs("segment") == before
 
 
 def test_the_same_file_sound_is_taken(half: Site, tmp_path: Path) -> None:
@@ -119,7 +117,8 @@ def test_the_same_file_sound_is_taken(half: Site, tmp_path: Path) -> None:
     sound(site.root / "mine.pt", WEIGHTS / "sam2-micro.safetensors")
     models = {"sam2": {"name": "sam2-micro", "checkpoint": "mine.pt"}}
     models["clip"] = {"name": "clip-micro", "checkpoint": "package"}
-    site.set(profiles={"mine": models}, profile="mine")
-    # Other bytes are another identity, so the store is refused with the difference, not continued.
-    site.stage("segment").expect(2, "made with other choices", "checkpoint_sha256")
-    site.stage("segment", "--force", "--set", "segment.prompt=center-box").expect(0, "32 computed")
+    site.params(profiles={"mine": models}, profile="mine")
+    # Other bytes are another identity: the store is refused with the difference, not continued.
+    assert "checkpoint_sha256" in site.stage("segment", code=2)
+    site.stage("segment", "--force", "--set", "segment.prompt=center-box")
+    assert site.record("segment")["done"] == IMAGES

@@ -1,58 +1,37 @@
-"""Ctrl-C and `kill -9` in each stage of the real command line: what the next run ends with is, bit
-for bit, what an undisturbed one writes, and nothing that was left behind is in its way."""
+"""Ctrl-C and `kill -9` in each stage: the next run ends with what an undisturbed one writes, and
+nothing that was left behind is in its way."""
 
 from __future__ import annotations
 
 import signal
-import sys
-from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 
-from .site import STAGES, STORES, Site
+from tests.site import STAGES, Site, stage_command
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches processes in /proc")
+from .checks import assert_same
+from .conftest import at_rename
 
-
-def files(site: Site, stage: str) -> dict[str, int]:
-    """The files that a stage wrote and their inodes: a file is replaced, never edited."""
-    return {name: (site.root / name).stat().st_ino for name in site.outputs(stage)}
-
-
-def interrupted_killed_and_finished(site: Site, stage: str, whole: Site) -> None:
-    options = ["--batch-size", "1"] if stage in STORES else []
-    running = site.start_stage(stage, *options)
-    assert running.at_work(stage), f"it ended too early\n{running.said}"
-    running.signal(signal.SIGINT)
-    running.wait().expect(130, "interrupted", "run the same command again")
-
-    # Killed when the first of its files is new: the others are still to come.
-    before = files(site, stage)
-    running = site.start_stage(stage, *options)
-    if stage in ("prompt_quality", "report"):  # one file, the last thing that it writes
-        running.at_work(stage)
-    else:
-        running.until(lambda: files(site, stage) != before)
-    running.process.kill()
-    assert running.wait().code == -signal.SIGKILL, f"it ended too early\n{running.said}"
-
-    site.stage(stage).expect(0)
-    assert site.outputs(stage) == whole.outputs(stage)
-    assert site.leftovers() == []
+ONE_FILE = ("prompt_quality", "report")
+"""Stages that write one file; the others are killed when one file is in place and one is not."""
 
 
-@pytest.fixture(scope="module")
-def chains(whole: Site, half: Site, tmp_path_factory, pool) -> dict[str, Future]:
-    root = tmp_path_factory.mktemp("interruption")
-    sites = {stage: whole.before(stage, half, root / stage) for stage in STAGES}
-    for stage in set(STAGES) - set(STORES):
-        sites[stage].remove(stage)
-    run = interrupted_killed_and_finished
-    return {stage: pool.submit(run, sites[stage], stage, whole) for stage in STAGES}
-
-
+@pytest.mark.promise(
+    "Ctrl-C and `kill -9` in each stage leave nothing in the way; the next run ends with the same "
+    "results."
+)
 @pytest.mark.parametrize("stage", STAGES)
-def test_after_ctrl_c_and_kill_9_a_stage_ends_with_the_same_bits_and_leaves_nothing(
-    chains: dict[str, Future], stage: str
+def test_after_ctrl_c_and_kill_9_a_stage_ends_with_the_same_results_and_leaves_nothing(
+    built: Site, half: Site, tmp_path: Path, stage: str
 ) -> None:
-    chains[stage].result()
+    site = built.before(stage, half, tmp_path / "site")
+    for number, name, code in (
+        (1, "SIGINT", 130),
+        (1 if stage in ONE_FILE else 2, "SIGKILL", -signal.SIGKILL),
+    ):
+        running = site.begin(*stage_command(stage), first=at_rename(number, name))
+        assert running.wait() == code, running.output
+    site.stage(stage)
+    assert_same(stage, site, built)
+    assert site.leftovers() == []

@@ -53,9 +53,10 @@ PARAMS = {
     "evaluate": {"bootstrap": 200},
 }
 LEARNERS = {
+    "zero-shot": {},
     "linear-probe": {"c_steps": 3},
     "medfocus": {"epochs": 6},
-    "medfocus-probe": {"c_steps": 3},
+    "medfocus-probe": {"epochs": 6, "c_steps": 3},
 }
 KEYS = ["protocol", "subset", "learner", "view", "fraction", "seed", "metric"]
 SAMPLES = 4
@@ -190,12 +191,7 @@ def write_params() -> None:
     raw = yaml.safe_load((CHECKOUT / "params.yaml").read_text(encoding="utf-8"))
     for key, value in PARAMS.items():
         raw[key] = raw[key] | value if isinstance(value, dict) else value
-    if "learners" in raw:
-        raw["learners"] = {name: raw["learners"][name] | LEARNERS.get(name, {}) for name in (
-            "zero-shot", "linear-probe", "medfocus", "medfocus-probe")}  # fmt: skip
-    else:  # one section for all learners
-        for changed in LEARNERS.values():
-            raw["train"] |= changed
+    raw["learners"] = {name: raw["learners"][name] | changed for name, changed in LEARNERS.items()}
     Path("params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
 
 
@@ -274,8 +270,8 @@ def _class_texts(features: object) -> dict[str, np.ndarray]:
 def tables(dataset: str) -> dict[str, pd.DataFrame]:
     """Predictions and what is computed from them, rows sorted by their keys."""
     cache = Path("cache", dataset)
-    parts = [cache / "predictions.parquet", *cache.glob("runs/*/predictions.parquet")]
-    predictions = pd.concat([pd.read_parquet(path) for path in parts if path.is_file()])
+    parts = sorted(cache.glob("runs/*/predictions.parquet"))
+    predictions = pd.concat([pd.read_parquet(path) for path in parts])
     text = {"protocol", "subset", "learner", "view", "image_id", "y_true", "y_pred"}
     found = {
         "predictions": predictions,
@@ -285,7 +281,6 @@ def tables(dataset: str) -> dict[str, pd.DataFrame]:
         "prompt_quality": pd.read_parquet(cache / "prompt_quality.parquet"),
     }
     for name, table in found.items():
-        table = table.rename(columns=lambda column: str(column).replace("head", "learner"))
         for column in text & set(table.columns):
             table[column] = table[column].astype(str)
         for column in table.columns[table.dtypes == "float32"]:

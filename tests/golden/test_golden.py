@@ -3,19 +3,26 @@
 `make.py` computes them anew: hashes of decoded images, masks and features to the bit, splits and
 copies by image, predictions to 1e-6, metrics to 1e-9. A change that is meant to alter a number
 runs `python tests/golden/make.py ../shared tests/golden` and says so in its commit.
+The same project shows that real images go through every command whole.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+
+from pipeline import open_features, open_masks
+from tests.site import Site
 
 from . import make
 
@@ -30,10 +37,18 @@ TOLERANCE = {
 """Largest difference of a number by table; comparisons are written with six digits."""
 
 
-@pytest.fixture(scope="session")
-def computed(tmp_path_factory: pytest.TempPathFactory, repo: Path, shared: Path) -> Path:
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """The project of `computed`: two sets of real images after every command."""
+    return Site(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def computed(
+    tmp_path_factory: pytest.TempPathFactory, real: Site, repo: Path, shared: Path
+) -> Path:
     """The folder of the numbers as today's code computes them."""
-    out, project = (tmp_path_factory.mktemp(name) for name in ("golden", "project"))
+    out, project = tmp_path_factory.mktemp("golden"), real.root
     done = subprocess.run(
         [sys.executable, str(GOLDEN / "make.py"), str(shared), str(out), str(project)],
         env=os.environ | {"PYTHONPATH": str(repo)},
@@ -44,7 +59,7 @@ def computed(tmp_path_factory: pytest.TempPathFactory, repo: Path, shared: Path)
     return out
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def same_machine() -> None:
     """Skip where floats may differ in their last bits."""
     frozen, here = load(GOLDEN, "machine"), make.machine()
@@ -112,3 +127,81 @@ def test_predictions_and_metrics_are_the_same(
         assert (np.isnan(a) == np.isnan(b)).all(), column
         worst = np.nanmax(np.abs(a - b), initial=0.0)
         assert worst <= TOLERANCE[name], f"{column} differs by {worst}"
+
+
+# -- the project of real images -------------------------------------------------------------------
+
+REAL = ("brain", "breast")
+WHOLE = "Real images go through every command whole, each with its own label, part and size."
+
+
+@pytest.mark.promise(WHOLE)
+@pytest.mark.parametrize("dataset", REAL)
+def test_both_stores_hold_every_image_whole_at_its_own_size(
+    computed: Path, real: Site, dataset: str
+) -> None:
+    rows = {row["image_id"]: row for row in real.rows(dataset)}
+    cache = real.root / "cache" / dataset
+    stores = [str(cache / f"{name}.zarr") for name in ("masks", "features")]
+    assert real.run("pipeline", "verify", *stores).count("ok: 60 rows, 0 lost") == 2
+    table = open_features(stores[1]).table()
+    assert {i: (r["label"], r["split"]) for i, r in rows.items()} == {
+        i: (r["label"], r["split"]) for i, r in table.iterrows()
+    }
+    masks = open_masks(stores[0])
+    for image_id, row in rows.items():
+        with Image.open(real.root / "scans" / dataset / row["path"]) as image:
+            assert masks[image_id].shape == image.size[::-1]
+    quality = pd.read_parquet(cache / "mask_quality.parquet")
+    dice = quality.groupby("strategy")["dice"].mean()
+    (strategy,) = set(dice.index) - {"ellipse", "random"}
+    assert dice[strategy] > dice["ellipse"] > dice["random"]
+
+
+@pytest.mark.promise("A store names its models, checkpoints, versions and prompts.")
+@pytest.mark.parametrize("dataset", REAL)
+def test_the_attributes_name_models_checkpoints_versions_and_prompts(
+    computed: Path, real: Site, dataset: str
+) -> None:
+    cache = real.root / "cache" / dataset
+    for name, library, package in (
+        ("masks", "sam2", "sam2"),
+        ("features", "open_clip", "open_clip_torch"),
+    ):
+        opened = {"masks": open_masks, "features": open_features}[name]
+        attrs = opened(cache / f"{name}.zarr").attrs
+        model = attrs["identity"]["model"]["fingerprint"]
+        assert re.fullmatch("[0-9a-f]{64}", model["checkpoint_sha256"])
+        assert model[library] == metadata.version(package)
+        assert attrs["identity"]["reader"]["version"] and attrs["identity"]["mapper_version"]
+    assert set(attrs["prompts"]) == {row["label"] for row in real.rows(dataset)}
+    versions = real.record("encode", dataset)["versions"]
+    assert {"python", "torch", "sam2", "open_clip_torch", "zarr"} <= set(versions)
+
+
+@pytest.mark.promise("`predict` gives an image what `evaluate` judged, whatever its file format.")
+@pytest.mark.parametrize("dataset", REAL)
+def test_predict_gives_a_test_image_what_evaluate_judged(
+    computed: Path, real: Site, dataset: str
+) -> None:
+    judged = real.predictions(dataset).query(
+        "protocol == 'official' and learner == 'medfocus' and view == 'masked' and fraction == 1"
+    )
+    judged = judged[judged["image_id"] == judged["image_id"].iloc[0]]
+    path = next(
+        r["path"] for r in real.rows(dataset) if r["image_id"] == judged.iloc[0]["image_id"]
+    )
+    image = f"scans/{dataset}/{path}"
+    out = real.run("pipeline", "predict", "--dataset", dataset, "--json", image)
+    (found,) = json.loads(out[out.index("{") :])["images"]
+    expected = {name: judged[f"p:{name}"].mean() for name in found["probabilities"]}
+    assert found["probabilities"] == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.promise("Phantoms are called synthetic wherever they are shown, real images never.")
+def test_the_report_of_real_images_calls_none_of_them_synthetic(computed: Path, real: Site) -> None:
+    real.params(datasets=list(REAL), report__heatmaps=0)
+    real.run("pipeline", "report")
+    page = (real.root / "report/index.html").read_text(encoding="utf-8").lower()
+    assert all(dataset in page for dataset in REAL)
+    assert "synthetic" not in page

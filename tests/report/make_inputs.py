@@ -22,10 +22,10 @@ from make_tables import (
     quality_table,
 )
 from PIL import Image
+from pipeline.evaluate.pairing import beside, write_stamped
 from pipeline.training.pairing import pairing
 
 from pipeline.config import Params, load_params
-from pipeline.evaluate.pairing import beside, write_stamped
 from pipeline.paths import Paths
 
 REPO = Path(__file__).resolve().parents[2]

@@ -8,9 +8,9 @@ import re
 import pandas as pd
 import pytest
 from make_inputs import restamp
+from pipeline.evaluate.pairing import write_stamped
 from pipeline.training.pairing import pairing
 
-from pipeline.evaluate.pairing import write_stamped
 from pipeline.manifest import OPTIONAL, REQUIRED
 from pipeline.report.build import build_report
 from pipeline.report.inputs import STAGES, load_inputs

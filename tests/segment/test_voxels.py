@@ -9,9 +9,9 @@ import nibabel as nib
 import numpy as np
 
 from pipeline.images import read_image
-from tests.faults.site import Site
 from tests.images.makers import save_nifti
 from tests.segment.small_sam2 import scene
+from tests.site import Site
 
 
 def readme_lines(repo: Path, word: str) -> str:
@@ -26,14 +26,21 @@ def test_the_readmes_lines_turn_a_stored_mask_back_to_voxels(
     slices = [scene(i, 48, 64)[0][..., 0] for i in range(3)]
     # The file's axes are slices (downward), columns (rightward) and rows (frontward).
     affine = np.array([[0, -1, 0, 0], [0, 0, 1, 0], [-1, 0, 0, 0], [0, 0, 0, 1]], float)
-    folder = tmp_path / "scans/train/cat"
+    folder = tmp_path / "scans/train/benign"
     folder.mkdir(parents=True)
     path = save_nifti(np.stack([s.T for s in slices]), folder / "scan.nii.gz", affine)
-    site = Site.make(tmp_path / "site")
-    site.run("data", "add", "toy", "--from", str(tmp_path / "scans")).expect(0, "3 images")
-    site.stage("segment").expect(0, "3 computed")
+    site = Site.create(tmp_path / "site")
+    site.params(segment__prompt="center-box")
+    site.run("pipeline", "data", "add", "breast", "--from", str(tmp_path / "scans"))
+    site.stage("segment")
+    assert site.record("segment")["done"] == 3
     lines = readme_lines(repo, "to_voxels")
-    for word, ours in (("brain", "toy"), ("glioma", "cat"), ("#12", "#2"), ("frame=12", "frame=2")):
+    for word, ours in (
+        ("brain", "breast"),
+        ("glioma", "benign"),
+        ("#12", "#2"),
+        ("frame=12", "frame=2"),
+    ):
         assert word in lines
         lines = lines.replace(word, ours)
     monkeypatch.chdir(site.root)
