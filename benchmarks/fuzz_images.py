@@ -1,8 +1,8 @@
-"""Mutated files of every format through the image reader.
+"""Read mutated files of every format with the image reader.
 
-Each outcome must be an array or an ImageError: a crash of a decoder, a hang, another exception or
-an array that contradicts `probe` is a finding. Files are read in a process of their own, so that a
-crash is seen and counted; memory and time are limited.
+Each must give an array or an ImageError. A crash of a decoder, a hang, another exception or an
+array that contradicts `probe` is a finding. Files are read in a subprocess with limited memory and
+time, so that a crash is detected and counted.
 
     python benchmarks/fuzz_images.py --count 1000 --seed 0 --keep findings
 
@@ -27,7 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.fuzz_seeds import FORMATS, MENDED, make_seeds
+from benchmarks.fuzz_seeds import FORMATS, VALID_CRC, make_seeds
 from pipeline.images.raster import png_chunks
 
 EXTREMES = (b"\0", b"\xff", b"\x7f", b"\x80", b"\x01")
@@ -36,12 +36,12 @@ MEMORY = 6 * 2**30
 
 
 def mutate(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
-    """Return `data` after one to four random injuries; `other` is a file to splice from."""
+    """Return `data` after one to four random mutations; `other` is a file to splice from."""
     out = bytearray(data)
     for _ in range(rng.integers(1, 5)):
         if len(out) < 8:
             break
-        # Half of the injuries hit the first kilobyte, where the headers are.
+        # Half of the mutations are in the first kilobyte, where the headers are.
         span = len(out) if rng.random() < 0.5 else min(len(out), 1024)
         at, length = int(rng.integers(0, span)), int(rng.integers(1, 64))
         match rng.integers(0, 8):
@@ -70,11 +70,11 @@ def make_file(seeds: list[bytes], kind: str, index: int, seed: int) -> bytes:
     """Return mutated file `index` of a format; the same for the same seed."""
     rng = np.random.default_rng([seed, FORMATS.index(kind), index])
     data = mutate(seeds[index % len(seeds)], seeds[rng.integers(0, len(seeds))], rng)
-    return mend_png(data) if kind == MENDED else data
+    return fix_checksums(data) if kind == VALID_CRC else data
 
 
-def mend_png(data: bytes) -> bytes:
-    """Make the checksums of a mutated PNG right again, so that its decoder is reached."""
+def fix_checksums(data: bytes) -> bytes:
+    """Correct the checksums of a mutated PNG, so that it reaches the decoder."""
     out = bytearray(data)
     for _, offset, length in png_chunks(data):
         end = offset + length
@@ -84,7 +84,7 @@ def mend_png(data: bytes) -> bytes:
 
 
 def judge(path: Path) -> str:
-    """Read one file in every way and say how it went."""
+    """Read a file in every way and return the outcome."""
     from pipeline.errors import ImageError
     from pipeline.images import probe, read_image, read_mask
 
@@ -112,7 +112,7 @@ def judge(path: Path) -> str:
 
 def work(folder: Path, seed: int) -> None:
     """Worker: read "kind index" lines, write the file, read it, answer one line."""
-    # Pay for the decoders before the clock runs and the memory is limited.
+    # Import the decoders before memory and time are limited.
     seeds = make_seeds(folder)
     for name, files in seeds.items():
         (folder / "warm").write_bytes(files[0])
@@ -129,7 +129,7 @@ def work(folder: Path, seed: int) -> None:
 
 
 class Worker:
-    """A worker process that is replaced when it dies or hangs."""
+    """A worker process that is replaced if it dies or hangs."""
 
     def __init__(self, folder: Path, seed: int, limit: float):
         self.command = [sys.executable, __file__, "--work", str(folder), "--seed", str(seed)]

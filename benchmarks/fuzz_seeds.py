@@ -1,4 +1,4 @@
-"""The intact files that the image fuzzer starts from: several kinds of each format."""
+"""The intact files that the fuzzer of the image reader mutates: several kinds of each format."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from pydicom.uid import (
 )
 
 FORMATS = [
-    "PNG", "PNG, CRC mended", "JPEG", "TIFF", "BMP", "WebP", "GIF", "NIfTI", "DICOM", "DICOM RLE",
+    "PNG", "PNG, CRC valid", "JPEG", "TIFF", "BMP", "WebP", "GIF", "NIfTI", "DICOM", "DICOM RLE",
     "DICOM JPEG", "DICOM JPEG lossless", "DICOM JPEG-LS", "DICOM JPEG 2000",
 ]  # fmt: skip
-MENDED = "PNG, CRC mended"  # the fuzzer puts the checksums right after the mutation
+VALID_CRC = "PNG, CRC valid"  # checksums are corrected after mutation
 STREAMS = {
     "DICOM RLE": (RLELossless, None),
     "DICOM JPEG": (JPEGBaseline8Bit, lambda a: imagecodecs.jpeg8_encode(a, level=90)),
@@ -63,7 +63,7 @@ def make_seeds(folder: Path) -> dict[str, list[bytes]]:
         "NIfTI": _niftis(grey, deep, folder),
         "DICOM": _dicoms(grey, rgb, deep),
     }
-    seeds[MENDED] = seeds["PNG"]
+    seeds[VALID_CRC] = seeds["PNG"]
     for name, (syntax, encode) in STREAMS.items():
         seeds[name] = [_dicom(grey, syntax=syntax, encode=encode)]
         if name != "DICOM JPEG":

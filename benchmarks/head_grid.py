@@ -17,8 +17,8 @@ import numpy as np
 
 from pipeline.config import load_params
 from pipeline.evaluate import evaluate_dataset
-from pipeline.paths import Paths
 from pipeline.learners.train import train_dataset
+from pipeline.paths import Paths
 from tests.learners.projects import REPO, make_manifest, write_features
 
 CLASSES = ["a", "b", "c", "d"]

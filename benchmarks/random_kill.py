@@ -29,6 +29,7 @@ from benchmarks.cheap_stage import make_items, run_cheap, store_path
 from benchmarks.file_stage import FILES, FileStage
 from benchmarks.real_stage import STORES, RealStage
 from benchmarks.store_stage import StoreStage
+from tests.warm import LIBRARIES
 
 
 @dataclass
@@ -67,7 +68,7 @@ class CheapStage(StoreStage):
         self.name, self.folder, self.rows = kind, folder, rows
         self.store = store_path(folder, kind)
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["benchmarks.cheap_stage"])
+        self._context.set_forkserver_preload(list(LIBRARIES))  # one server per process
 
     def start(self, *, redo: bool = False) -> multiprocessing.process.BaseProcess:
         """Start the stage; `redo` computes again what is there."""

@@ -30,7 +30,6 @@ from pipeline.config_rules import (
     replace_dotted,
 )
 from pipeline.errors import ConfigError
-from pipeline.models.spec import ModelSpec
 
 View = str
 Views = Annotated[tuple[View, ...], EachOnce]
@@ -54,6 +53,24 @@ class Section(BaseModel):
     """A part of params.yaml: cannot be changed once read, and knows no other keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelSpec(BaseModel):
+    """A model to load.
+
+    Args:
+        name: name of a configuration: "sam2-micro", "sam2.1_hiera_large", "clip-micro", or one of
+            open_clip, such as "ViT-B-16".
+        checkpoint: a local path, "package" (weights shipped with the embedded models),
+            "hf-hub:org/name", or an open_clip pretrained tag.
+        sha256: checked if given; the actual hash is recorded in any case.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    checkpoint: str | None = None
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
 
 
 class ProfileParams(Section):

@@ -18,13 +18,13 @@ from pipeline.engine.devices import choose_device, choose_precision
 from pipeline.engine.progress import Progress
 from pipeline.errors import ImageError, StoreError, reason_of
 from pipeline.images import probe, read_image
+from pipeline.images.overlay import draw_outlines
 from pipeline.io import atomic_write, sha256_file
 from pipeline.learners import Samples
 from pipeline.learners.data import encoded_with_other_masks
 from pipeline.learners.fits import Fitted, load_fitted
 from pipeline.models import ClipModel, Sam2ImagePredictor, load_clip
 from pipeline.paths import Paths
-from pipeline.report.overlay import draw_outlines
 from pipeline.segment import segment_images
 from pipeline.segment.segment import make_mapper
 from pipeline.store import open_features, open_masks

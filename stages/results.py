@@ -1,4 +1,4 @@
-"""DVC stages of results/dvc.yaml: what the other stages made -> results/*.md, results/*.csv.gz"""
+"""DVC stages of results/dvc.yaml: tables of evaluate -> results/README.md, figure and CSV files"""
 
 from typing import Annotated
 
@@ -7,21 +7,23 @@ import typer
 from pipeline.cli.options import context
 from pipeline.cli.running import stage
 from pipeline.errors import PipelineError
-from pipeline.report.results import write_pages, write_readme
+from pipeline.report.results import write_readme, write_tables
 
 
 def run(
-    dataset: Annotated[str | None, typer.Option(help="Default: README.md, of all.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Default: README.md and the figure, of all.")
+    ] = None,
 ) -> None:
-    """Write the result pages of a dataset, or the README of all datasets of params.yaml."""
+    """Write the CSV files of a dataset, or the README and figure of all of params.yaml."""
     c = context()
     if dataset:
-        written = write_pages(c.params, c.paths, dataset)
+        written = write_tables(c.params, c.paths, dataset)
         if not written:
             remedy = f"run `pipeline evaluate --dataset {dataset}`"
             raise PipelineError(f"{dataset} has not been evaluated", remedy=remedy)
     else:
-        written = [write_readme(c.params, c.paths, list(c.params.datasets))]
+        written = write_readme(c.params, c.paths, list(c.params.datasets))
     for path in written:
         print(path)
 

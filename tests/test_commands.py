@@ -1,4 +1,4 @@
-"""What commands refuse, and say, before any model is loaded."""
+"""What commands refuse and print before any model is loaded."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ from pipeline.engine import RunRecord
 from pipeline.paths import Paths
 from tests.project import REPO, Project, in_process
 
+REFUSED = (
+    "A mistyped dataset, view, learner or number of jobs is refused before any work, and `report` "
+    "and `results` replace no page for it; `status` shows every dataset that has a manifest or a "
+    "record."
+)
+
 
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
@@ -27,6 +33,7 @@ def paths(tmp_path: Path) -> Paths:
     return project.paths
 
 
+@pytest.mark.promise(REFUSED)
 @pytest.mark.parametrize("command", ["report", "results"])
 def test_a_dataset_that_is_not_there_is_refused_and_no_page_is_replaced(
     paths: Paths, command: str
@@ -40,6 +47,7 @@ def test_a_dataset_that_is_not_there_is_refused_and_no_page_is_replaced(
         assert page.read_text() == "the page of before"
 
 
+@pytest.mark.promise(REFUSED)
 @pytest.mark.parametrize("command", ["train", "evaluate"])
 @pytest.mark.parametrize("jobs", ["0", "-2"])
 def test_a_number_of_jobs_that_means_nothing_is_refused(
@@ -49,6 +57,7 @@ def test_a_number_of_jobs_that_means_nothing_is_refused(
     assert code == 2 and "--jobs" in said and "1 or more nor -1" in said
 
 
+@pytest.mark.promise(REFUSED)
 def test_status_shows_datasets_that_params_yaml_does_not_name(paths: Paths) -> None:
     RunRecord("segment", "gone", status="ok").write(paths.record("gone", "segment"))
     code, said = in_process(paths.root, "status", "--json")
@@ -78,6 +87,7 @@ def test_preview_takes_parameters_of_the_run(paths: Paths) -> None:
     assert sheets[0] != sheets[1]
 
 
+@pytest.mark.promise("What commands write about patients by default is ignored by git.")
 def test_git_ignores_what_commands_write_of_patients_by_default() -> None:
     for name in ("predictions/scan1.png", "preview.png", "splits.csv"):
         assert subprocess.run(["git", "check-ignore", "-q", name], cwd=REPO).returncode == 0, name

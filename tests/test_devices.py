@@ -1,4 +1,4 @@
-"""The memory of freed tensors is kept for the next batch where the C library can be told so."""
+"""Freed tensor memory is kept for the next batch where the C library allows it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 FREED = """
 {first}
 import psutil, threading, torch
@@ -18,40 +19,38 @@ before = psutil.Process().memory_info().rss
 {call}
 print(psutil.Process().memory_info().rss - before)
 """
-ASKED = "from pipeline.engine.devices import keep_freed_memory; keep_freed_memory()"
-HERE = "make_and_free()"
-IN_A_THREAD = "t = threading.Thread(target=make_and_free); t.start(); t.join()"
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def run(code: str) -> int:
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return int(ran.stdout)
+
+
+@GLIBC
 @pytest.mark.parametrize(
     ("first", "cores"),
-    [("import pipeline.cli", "2"), ("import numpy, pipeline.cli", "1"), ("", "1")],
-    ids=["command", "too late", "not asked"],
+    [("import pipeline.cli", 2), ("import numpy, pipeline.cli", 1), ("", 1)],
+    ids=["command", "too late", "not requested"],
 )
-def test_slices_side_by_side_are_for_processes_whose_threads_share_memory(first, cores) -> None:
-    code = f"{first}\nfrom pipeline.engine.devices import model_cores; print(model_cores('cpu'))"
-    ran = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "2"},
-    )
-    assert ran.stdout.strip() == cores
+def test_slices_are_for_processes_whose_threads_share_memory(first: str, cores: int) -> None:
+    call = "from pipeline.engine.devices import model_cores; print(model_cores('cpu'))"
+    assert run(f"{first}\n{call}") == cores
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+@GLIBC
 @pytest.mark.parametrize(
     ("first", "call", "kept"),
     [
-        (ASKED, HERE, True),
-        ("", HERE, False),
-        ("import pipeline.cli", IN_A_THREAD, True),
+        ("", "make_and_free()", False),
+        (
+            "import pipeline.cli",
+            "t = threading.Thread(target=make_and_free); t.start(); t.join()",
+            True,
+        ),
     ],
-    ids=["asked", "not asked", "command, in a thread"],
+    ids=["not requested", "command, in a thread"],
 )
-def test_freed_memory_is_kept_only_when_asked(first: str, call: str, kept: bool) -> None:
-    code = FREED.format(first=first, call=call)
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (int(ran.stdout) > 150_000_000) == kept
+def test_freed_memory_is_kept_only_on_request(first: str, call: str, kept: bool) -> None:
+    assert (run(FREED.format(first=first, call=call)) > 150_000_000) == kept

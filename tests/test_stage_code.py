@@ -28,7 +28,6 @@ PLUMBING = {
     "pipeline/errors.py": "words",
     "pipeline/io.py": "atomic writes, hashes, locks and text tables",
     "pipeline/manifest.py": "reads the manifest, which is a dep by itself",
-    "pipeline/models/spec.py": "a part of the parameters",
     "pipeline/paths.py": "where things lie",
     "pipeline/provenance.py": "hashes inputs and refuses others",
     "pipeline/store": "reads stores, which are deps and have a format; a dep where it writes them",

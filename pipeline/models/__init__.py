@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.models.spec import ModelSpec
+from pipeline.config import ModelSpec
 
 if TYPE_CHECKING:
     from pipeline.models.clip import ClipModel

@@ -13,9 +13,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from pipeline.config import ModelSpec
 from pipeline.errors import ModelError
 from pipeline.io import sha256_file
-from pipeline.models.spec import ModelSpec
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")

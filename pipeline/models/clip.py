@@ -59,9 +59,19 @@ class ClipModel:
         self._with_tokens.output_tokens = True
         probe = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
         self.embed_dim = int(self.encode_image(probe).shape[1])
-        is_vit = isinstance(model.visual, VisionTransformer)
-        self.token_grid = tuple(model.visual.grid_size) if is_vit else (self.image_size // 32,) * 2
+        self.token_grid = self._token_grid(probe)
         self.context_length = int(tokenizer.context_length)
+
+    @torch.inference_mode()
+    def _token_grid(self, probe: torch.Tensor) -> tuple[int, int]:
+        visual = self.model.visual
+        if isinstance(visual, VisionTransformer):
+            return tuple(visual.grid_size)
+        if isinstance(visual, TimmModel):
+            maps = visual.trunk.forward_features(probe)
+            if maps.ndim == 4:
+                return tuple(maps.shape[-2:])
+        return (self.image_size // 32,) * 2
 
     def _autocast(self) -> Any:
         if self.precision == "bf16":

@@ -23,6 +23,7 @@ from open_clip.pretrained import (
 )
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
+from pipeline.config import ModelSpec
 from pipeline.errors import ModelError
 from pipeline.models.checkpoint import (
     check_sha256,
@@ -33,7 +34,6 @@ from pipeline.models.checkpoint import (
 )
 from pipeline.models.clip import ClipModel
 from pipeline.models.sources import LITE0_SHA256, MINILM_SHA256, lite0_state, minilm_folder
-from pipeline.models.spec import ModelSpec
 
 CODE_VERSION = 1
 """Increased whenever the results of a CLIP change; part of the identity of feature stores."""
@@ -102,15 +102,26 @@ def clip_config(name: str) -> dict[str, Any]:
     """Return an open_clip configuration: embed_dim, vision_cfg, text_cfg, quick_gelu.
 
     Args:
-        name: "clip-micro" or one of `open_clip.list_models()`, which includes those of
-            `open_clip.add_model_config`.
+        name: "clip-micro", one of `open_clip.list_models()`, or the path of a JSON file.
 
     Raises:
-        ModelError: there is no such configuration.
+        ModelError: there is no such configuration, or the file is not one.
     """
     path = files("pipeline.models") / f"configs/{name}.json"
+    if name.endswith(".json"):
+        path = Path(name)
     if path.is_file():
-        return json.loads(path.read_text("utf-8"))
+        try:
+            config = json.loads(path.read_text("utf-8"))
+        except ValueError:
+            config = {}
+        if not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
+            raise ModelError(
+                "is not an open_clip configuration",
+                path=path,
+                remedy="it needs embed_dim, vision_cfg and text_cfg (see open_clip)",
+            )
+        return config
     config = open_clip.get_model_config(name)
     if config is None:
         raise ModelError(

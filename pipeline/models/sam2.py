@@ -21,9 +21,9 @@ from sam2.modeling.sam2_base import SAM2Base
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 from torchvision.transforms import Normalize, Resize
 
+from pipeline.config import ModelSpec
 from pipeline.errors import ModelError
 from pipeline.models.checkpoint import check_sha256, find_checkpoint, load_into, read_state
-from pipeline.models.spec import ModelSpec
 
 CODE_VERSION = 1
 """Increased whenever the results of this module change; part of the identity of mask stores."""

@@ -12,28 +12,22 @@ import jinja2
 from pipeline.config import Params
 from pipeline.io import atomic_write_text
 from pipeline.paths import Paths
-from pipeline.report import select
-from pipeline.report.answers import leaking
-from pipeline.report.differing import differing
-from pipeline.report.gallery import Album
-from pipeline.report.inputs import DatasetInputs, Missing, load_inputs
-from pipeline.report.page import Section
-from pipeline.report.remarks import unfinished
-from pipeline.report.sections import DATASET_SECTIONS, PUBLISHED_ONLY
-from pipeline.report.sections.reproduce import reproduce
-from pipeline.report.sections.summary import summary
+from pipeline.report import accuracy, checks, masks, overview, words
+from pipeline.report.accuracy import Runs
+from pipeline.report.blocks import Section, join, more_text, slug
+from pipeline.report.data import TRUTH, Dataset, Missing, load_dataset
+from pipeline.report.pictures import Album
+from pipeline.report.plots import styles
 
 
 @dataclass(frozen=True)
-class DatasetPage:
-    """One dataset's part of the page; `copies` says how many test images have one in train."""
+class Part:
+    """One dataset's part of the page."""
 
     name: str
     id: str
     synthetic: bool
-    copies: str
-    images: int | None
-    classes: list[str]
+    facts: list[str]
     warnings: list[str]
     missing: list[Missing]
     sections: list[Section]
@@ -42,26 +36,34 @@ class DatasetPage:
 def build_report(params: Params, paths: Paths, datasets: Sequence[str] | None = None) -> Path:
     """Write `paths.report` and return it.
 
-    The page needs no network: styles, scripts and pictures are inside. The same files, `params`,
-    git commit and installed versions, which it names, give the same bytes: no clock enters it. A
-    dataset without metrics gets a section that says which command makes them.
+    The page needs no network: styles, script and pictures are inside. The same files, parameters,
+    commit and library versions give the same bytes; no date is written.
 
     Args:
-        params: the parameters of the run (shown in the page, and sizes of pictures).
-        paths: where the files of `evaluate`, the stores, the records and the images lie.
-        datasets: names to report on; default `params.datasets`.
+        params: the runs to compare, sizes of pictures, and the parameters that the page lists.
+        paths: the project folder.
+        datasets: names; default `params.datasets`. One that was not evaluated gets a part that
+            names the missing files and the commands that make them.
     """
-    names = list(datasets or params.datasets)
-    found = [load_inputs(name, paths, params.evaluate) for name in names]
-    pages = [dataset_page(one, params) for one in found]
+    found = [load_dataset(name, params, paths) for name in datasets or params.datasets]
+    runs = study_runs(params, found)
+    albums = {data.name: Album(data, params.report.thumbnail) for data in found}
+    parts = [part(data, albums[data.name], runs) for data in found]
+    done = [data for data in found if data.headline is not None]
+    synthetic = [data.name for data in found if data.synthetic]
     html = (
         _environment()
         .get_template("page.html.j2")
         .render(
-            summary=summary(found, params),
-            pages=pages,
-            reproduce=reproduce(params, Path(paths.root), names, differing(found, params)),
-            synthetic=[p.name for p in pages if p.synthetic],
+            words=words,
+            more_text=more_text,
+            rows=[overview.row(data, albums[data.name], runs) for data in found],
+            legend=[(name, runs.looks[run]) for run, name in runs.names.items()],
+            glance=accuracy.glance(done, runs) if done else None,
+            reading=words.how_to_read(params),
+            parts=parts,
+            made=checks.made_section(params, Path(paths.root), found),
+            synthetic=words.SYNTHETIC_SETS.format(join(synthetic)) if synthetic else "",
             css=_asset("style.css"),
             script=_asset("page.js"),
         )
@@ -70,37 +72,49 @@ def build_report(params: Params, paths: Paths, datasets: Sequence[str] | None = 
     return paths.report
 
 
-def dataset_page(found: DatasetInputs, params: Params) -> DatasetPage:
-    """Build all sections of one dataset that its files allow."""
-    album = Album(found, params.report.thumbnail)
-    base = select.slug("set", found.name)
-    sections = []
-    for make in DATASET_SECTIONS:
-        made = make(found, album, params)
-        if made is not None:
-            made.id = f"{base}-{made.key}"
-            if found.metrics is not None and made.key in PUBLISHED_ONLY:
-                made.split = select.short_name(*select.PUBLISHED, drawn=found.drawn_split)
-            sections.append(made)
-    images = None if found.manifest is None else len(found.manifest)
-    return DatasetPage(
-        found.name,
-        base,
-        found.synthetic,
-        "" if found.drawn_split else leaking(found) or "",
-        images,
-        found.classes,
-        unfinished(found),
-        found.missing,
+def study_runs(params: Params, datasets: Sequence[Dataset]) -> Runs:
+    """Return the names of the study's runs and a style for every run of any dataset.
+
+    The views of the baseline's learner in the ground-truth protocols come right after the study's
+    runs, so that the lines of that plot differ too.
+    """
+    names = {run.key: run.name for run in params.study.runs}
+    truth = [run for data in datasets for block in TRUTH for run in data.accuracy(block)]
+    truth.sort(key=lambda run: run[0] != params.study.baseline.learner)
+    other = [run for data in datasets for block in data.blocks for run in data.accuracy(block)]
+    return Runs(names, styles([*names, *truth, *other]))
+
+
+def part(data: Dataset, album: Album, runs: Runs) -> Part:
+    """Build all sections of a dataset that its files allow."""
+    made = [
+        accuracy.section(data, runs),
+        accuracy.truth_section(data, runs),
+        masks.gallery_section(data, album, runs),
+        masks.quality_section(data, album, runs),
+        accuracy.errors_section(data, album, runs),
+        accuracy.calibration_section(data, runs),
+        checks.copies_section(data, album),
+        masks.heat_section(data, album, runs),
+        accuracy.quoted_section(data, runs),
+        checks.records_section(data, album),  # last: it lists the masks that the others lost
+    ]
+    sections = [one for one in made if one is not None]
+    return Part(
+        data.name,
+        slug("set", data.name),
+        data.synthetic,
+        overview.facts(data),
+        checks.warnings(data, album),
+        data.missing,
         sections,
     )
 
 
 @cache
 def _environment() -> jinja2.Environment:
-    folder = Path(__file__).parent / "templates"
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

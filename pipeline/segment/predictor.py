@@ -1,9 +1,9 @@
-"""SAM2's image predictor over a batch of images, in one forward pass of encoder and decoder.
+"""SAM2's image predictor for a batch of images: one forward pass of encoder and decoder.
 
-`SAM2ImagePredictor.predict_batch` decodes image after image, and `set_image_batch` resizes images
-in the calling thread. A stage wants neither: it resizes in its loader threads and decodes all
-prompts of a batch at once. The modules, their order and their arithmetic are the predictor's own; a
-test holds the two against each other.
+`SAM2ImagePredictor.predict_batch` decodes one image after another, and `set_image_batch` resizes
+images in the calling thread. Here images are resized in the loader threads and all prompts of a
+batch are decoded at once. The modules, their order and their arithmetic are those of the predictor,
+which a test compares.
 """
 
 from __future__ import annotations
@@ -20,23 +20,28 @@ from pipeline.models.sam2 import Sam2ImagePredictor
 
 @dataclass(frozen=True)
 class Embedding:
-    """Image features of n images: the coarse map (n, c, h, w), and finer ones for the decoder."""
+    """Image features of n images.
+
+    Args:
+        image: the coarse map (n, c, h, w).
+        high_res: finer maps for the decoder, (n, c, h, w) each.
+    """
 
     image: Tensor
     high_res: list[Tensor]
 
     def rows(self, index: Tensor) -> Embedding:
-        """The features of the images at `index`; one image may be taken several times."""
+        """Return the features of the images at `index`, which may repeat an image."""
         return Embedding(self.image[index], [level[index] for level in self.high_res])
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is pointed at, in pixels of the frame that SAM2 sees (an image or a crop of it).
+    """A prompt in pixels of the frame that SAM2 sees (an image or a crop of it).
 
     Args:
         points: float32 (n, 2) x, y; None for no prompt at all.
-        labels: int (n,): 1 object, 0 background, 2 and 3 a box's top left and bottom right.
+        labels: int (n,): 1 object, 0 background, 2 and 3 top left and bottom right of a box.
         mask: float32 (1, s, s) logits of SAM2's low-resolution mask prompt, or None.
     """
 
@@ -46,16 +51,16 @@ class Prompt:
 
     @classmethod
     def box(cls, box: np.ndarray, mask: np.ndarray | None = None) -> Prompt:
-        """A box x0, y0, x1, y1 as its two corners."""
+        """Return the prompt of a box x0, y0, x1, y1: its two corners."""
         return cls(np.asarray(box, np.float32).reshape(2, 2), np.array([2, 3], np.int32), mask)
 
 
 class BatchPredictor:
-    """A loaded SAM2 that embeds and decodes batches.
+    """Embeds and decodes batches with a loaded SAM2.
 
     Args:
-        predictor: from `pipeline.models.load_sam2`; its precision is kept, and logits come back
-            in float32.
+        predictor: from `pipeline.models.load_sam2`; it runs in the precision of the predictor and
+            returns logits in float32.
     """
 
     def __init__(self, predictor: Sam2ImagePredictor):
@@ -64,11 +69,15 @@ class BatchPredictor:
         self.mask_prompt_size: int = predictor.mask_prompt_size
 
     def preprocess(self, image: np.ndarray) -> Tensor:
-        """Resize and normalise a uint8 (h, w, 3) image as the predictor does; (3, size, size).
+        """Resize and normalise an image as the predictor does. Thread-safe.
 
-        Safe to call from several threads.
+        Args:
+            image: uint8 (h, w, 3).
+
+        Returns:
+            float32 (3, size, size).
         """
-        if not image.flags.writeable:  # torch warns of arrays that it may not write to
+        if not image.flags.writeable:  # torch warns about read-only arrays
             image = image.copy()
         return self.predictor._transforms(image)
 
@@ -98,14 +107,14 @@ class BatchPredictor:
         index: list[int] | None = None,
         multimask: bool = False,
     ) -> tuple[Tensor, np.ndarray]:
-        """Decode p prompts; those with equally many points share one forward pass.
+        """Decode p prompts; those with the same number of points share one forward pass.
 
         Args:
             embedding: of n frames.
             prompts: p prompts.
-            sizes: height, width in pixels of the frame of each prompt.
-            index: which frame each prompt is for; default one each, in order.
-            multimask: three masks a prompt instead of one.
+            sizes: height and width in pixels of the frame of each prompt.
+            index: the frame of each prompt; default one each, in order.
+            multimask: return three masks per prompt instead of one.
 
         Returns:
             float32 logits (p, m, s, s) at SAM2's low resolution, and float32 (p, m) predicted IoU.
@@ -113,14 +122,14 @@ class BatchPredictor:
         index = list(range(len(prompts))) if index is None else index
         kinds: dict[tuple, list[int]] = {}
         for i, prompt in enumerate(prompts):
-            # Tokens added for padding would be attended to: group by count instead.
+            # Padding tokens would be attended to, so prompts are grouped by their count.
             count = None if prompt.points is None else len(prompt.points)
             kinds.setdefault((count, prompt.mask is None), []).append(i)
         logits: list[Tensor | None] = [None] * len(prompts)
         ious: list[np.ndarray | None] = [None] * len(prompts)
         for members in kinds.values():
             rows = torch.tensor([index[i] for i in members], device=embedding.image.device)
-            low_res, iou = self._decode_alike(
+            low_res, iou = self._decode_group(
                 embedding.rows(rows),
                 [prompts[i] for i in members],
                 [sizes[i] for i in members],
@@ -130,7 +139,7 @@ class BatchPredictor:
                 logits[i], ious[i] = mask, score.numpy()
         return torch.stack(logits), np.stack(ious)
 
-    def _decode_alike(
+    def _decode_group(
         self,
         embedding: Embedding,
         prompts: list[Prompt],
@@ -148,7 +157,7 @@ class BatchPredictor:
             masks = torch.from_numpy(np.stack([p.mask for p in prompts])).to(device)
         with self.predictor._autocast():
             sparse, dense = model.sam_prompt_encoder(points=points, boxes=None, masks=masks)
-            if len(sparse) != len(prompts):  # no prompt at all: the encoder cannot know how many
+            if len(sparse) != len(prompts):  # without a prompt the encoder does not know how many
                 sparse = sparse.expand(len(prompts), -1, -1)
                 dense = dense.expand(len(prompts), -1, -1, -1)
             low_res, iou, _, _ = model.sam_mask_decoder(
@@ -164,11 +173,19 @@ class BatchPredictor:
 
     @torch.inference_mode()
     def upsample(self, logits: Tensor, height: int, width: int) -> np.ndarray:
-        """Masks (m, s, s) of logits as bool (m, height, width), as the predictor makes them.
+        """Return the masks of logits at full size, computed as the predictor does.
 
-        Bilinear, then thresholded. The predictor's hole filling is off by default and needs
-        sam2's compiled extension: it is left out, so that masks do not depend on how sam2 was
-        built.
+        Bilinear interpolation, then the threshold. The hole filling of the predictor is off by
+        default and needs the compiled extension of sam2; it is omitted, so that masks do not depend
+        on how sam2 was built.
+
+        Args:
+            logits: float32 (m, s, s).
+            height: of the masks, pixels.
+            width: of the masks, pixels.
+
+        Returns:
+            bool (m, height, width).
         """
         full = F.interpolate(logits[None], (height, width), mode="bilinear", align_corners=False)[0]
         return (full > self.predictor.mask_threshold).cpu().numpy()

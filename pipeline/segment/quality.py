@@ -1,4 +1,4 @@
-"""What can be said of a mask without ground truth: area, parts, stability, usable or not."""
+"""Mask quality without ground truth: area, components, stability, status."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ STABILITY_OFFSET = 1.0
 def stability_score(
     logits: np.ndarray, threshold: float = 0.0, offset: float = STABILITY_OFFSET
 ) -> np.ndarray:
-    """IoU between a mask thresholded a little higher and a little lower.
+    """Return the IoU of the masks at a slightly higher and a slightly lower threshold.
 
     The stability score of "Segment Anything" (Kirillov et al. 2023, section 5). The higher mask
     lies inside the lower one, so the IoU is the ratio of their areas.
 
     Args:
-        logits: (..., h, w) mask logits, at SAM2's own low resolution.
-        threshold: where a logit counts as inside.
-        offset: half the distance of the two thresholds.
+        logits: (..., h, w) mask logits at SAM2's low resolution.
+        threshold: logits above it are inside the mask.
+        offset: half the distance between the two thresholds.
 
     Returns:
-        float32 (...,) in [0, 1]; 1 where both masks are empty.
+        float32 (...,) in [0, 1]; 1 if both masks are empty.
     """
     inner = (logits > threshold + offset).sum(axis=(-2, -1))
     outer = (logits > threshold - offset).sum(axis=(-2, -1))
@@ -32,14 +32,14 @@ def stability_score(
 
 
 def component_count(mask: np.ndarray) -> int:
-    """Number of 8-connected regions of a bool (h, w) mask."""
+    """Return the number of 8-connected components of a bool (h, w) mask."""
     return int(ndimage.label(mask, structure=np.ones((3, 3)))[1])
 
 
 def border_share(masks: np.ndarray) -> np.ndarray:
-    """Share of the frame's border pixels that each mask covers.
+    """Return the share of the border pixels of the frame that each mask covers.
 
-    A background mask hugs the border, an object rarely does.
+    Background masks touch the border, objects rarely do.
 
     Args:
         masks: bool (..., h, w), h and w at least 2.
@@ -54,7 +54,7 @@ def border_share(masks: np.ndarray) -> np.ndarray:
 
 
 def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
-    """The smallest box x0, y0, x1, y1 (x1, y1 exclusive) around a mask; None if it is empty."""
+    """Return the smallest box x0, y0, x1, y1 (x1, y1 exclusive) of a mask; None if it is empty."""
     rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
     if not len(rows):
         return None
@@ -62,10 +62,10 @@ def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
 
 
 def mask_status(area_fraction: float, min_area: float, max_area: float) -> str:
-    """`empty` below `min_area`, `full` above `max_area` (shares of the image), else `ok`.
+    """Return "empty" below `min_area`, "full" above `max_area` (shares of the image), else "ok".
 
-    A mask of no pixel is empty and one of all pixels is full whatever the limits. Encode uses the
-    whole image for both.
+    A mask without pixels is empty and one of all pixels is full whatever the limits. `encode` uses
+    the whole image for both.
     """
     if area_fraction <= 0 or area_fraction < min_area:
         return "empty"
@@ -75,9 +75,9 @@ def mask_status(area_fraction: float, min_area: float, max_area: float) -> str:
 
 
 def effective_mask(mask: np.ndarray, status: str) -> np.ndarray:
-    """The mask that the views are made with: all ones where the found one is empty or full.
+    """Return the mask that views are made with: all ones if the mask is empty or full.
 
-    An image that SAM2 finds nothing in, or everything, is judged as a whole; the mask store and
-    the feature store both record that this happened.
+    An image in which SAM2 finds nothing, or everything, is used as a whole; the mask store and the
+    feature store both record this.
     """
     return mask if status == "ok" else np.ones_like(mask)

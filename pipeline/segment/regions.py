@@ -1,4 +1,4 @@
-"""Boxes and clicks in manifests, and the arithmetic between an image and the part SAM2 sees."""
+"""Read boxes and clicks of the manifest, and compute the region of the image that SAM2 sees."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Region = tuple[int, int, int, int]
 
 
 def parse_box(text: str, width: int, height: int) -> np.ndarray:
-    """Read a manifest's box, "x0,y0,x1,y1" in pixels of the upright image.
+    """Read a box of the manifest, "x0,y0,x1,y1" in pixels of the upright image.
 
     Returns:
         float32 (4,), clipped to the image.
 
     Raises:
-        PipelineError: there is none, it is not four numbers, or it has no area in the image.
+        PipelineError: it is missing, not four numbers, or has no area inside the image.
     """
-    remedy = "put x0,y0,x1,y1 (pixels, upright image) in the manifest's box column"
+    remedy = "write x0,y0,x1,y1 (pixels, upright image) into the manifest's box column"
     if not text.strip():
         raise PipelineError("no box in the manifest", remedy=remedy)
     try:
@@ -40,15 +40,15 @@ def parse_box(text: str, width: int, height: int) -> np.ndarray:
 
 
 def parse_points(text: str, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Read a manifest's clicks, "x,y,1;x,y,0": 1 = on the object, 0 = on the background.
+    """Read clicks of the manifest, "x,y,1;x,y,0": 1 = on the object, 0 = on the background.
 
     Returns:
-        float32 (n, 2) x and y in pixels, int32 (n,) labels.
+        float32 (n, 2) x and y in pixels; int32 (n,) labels.
 
     Raises:
-        PipelineError: there is none, or one is not x,y,label inside the image.
+        PipelineError: there are none, or one is not x,y,label inside the image.
     """
-    remedy = 'put clicks such as "120,80,1;10,10,0" in the manifest\'s points column'
+    remedy = 'write clicks such as "120,80,1;10,10,0" into the manifest\'s points column'
     if not text.strip():
         raise PipelineError("no points in the manifest", remedy=remedy)
     try:
@@ -67,20 +67,20 @@ def parse_points(text: str, width: int, height: int) -> tuple[np.ndarray, np.nda
 
 
 def center_box(width: int, height: int, share: float) -> np.ndarray:
-    """A box in the middle of the image that spans `share` of each side; float32 (4,)."""
+    """Return the box in the middle of the image that spans `share` of each side; float32 (4,)."""
     margin = (1 - share) / 2
     box = [width * margin, height * margin, width * (1 - margin), height * (1 - margin)]
     return np.array(box, dtype=np.float32)
 
 
 def zoom_region(box: Sequence[float] | np.ndarray, zoom: float, width: int, height: int) -> Region:
-    """The part of the image that is `zoom` times the box, around its middle, cut at the borders.
+    """Return the region of `zoom` times the box around its centre, cut at the image borders.
 
     Args:
         box: x0, y0, x1, y1 in pixels.
-        zoom: factor on both sides; 0 means the whole image, below 1 counts as 1.
-        width: of the image.
-        height: of the image.
+        zoom: factor for both sides; 0 means the whole image, values below 1 count as 1.
+        width: of the image, pixels.
+        height: of the image, pixels.
     """
     if not zoom:
         return 0, 0, width, height

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from PIL import Image
 from pipeline.audit import audit_dataset, compare_datasets
 from pipeline.audit import thumbnails as thumbnails_module
 from pipeline.audit.thumbnails import load_thumbnails
-from pipeline.errors import StageFailed
+from pipeline.errors import StageFailed, StoreError
+from pipeline.io import ProcessLock
 from pipeline.manifest import read_manifest
 from tests.audit.folder import Folder, params, texture
 
@@ -75,32 +77,37 @@ def _counts(folder: Folder) -> tuple[int, int, int]:
     return record["done"], record["copied"], record["skipped"]
 
 
-@pytest.mark.promise(CACHE)
-def test_a_damaged_record_is_read_again_and_heals(folder):
-    run(folder)
-    first = outputs(folder)
-    cache = folder.paths.thumbnails("toy")
-    damaged = bytearray(cache.read_bytes())
+def flipped(whole: bytes) -> bytes:
+    damaged = bytearray(whole)
     damaged[-100] ^= 255
-    cache.write_bytes(damaged)
-    assert run(folder)["thumbnails_read"] == 1
-    assert run(folder)["thumbnails_read"] == 0
-    assert outputs(folder) == first
+    return bytes(damaged)
 
 
 @pytest.mark.promise(CACHE)
 @pytest.mark.parametrize(
-    ("content", "again"), [(b"", 6), (b"not a cache", 6), (None, 1)], ids=["empty", "text", "cut"]
+    ("damage", "again"),
+    [
+        (lambda whole: b"", 6),
+        (lambda whole: b"not a cache", 6),
+        (lambda whole: whole[:-3000], 1),
+        (flipped, 1),
+    ],
+    ids=["empty", "text", "cut", "flipped"],
 )
-def test_what_the_cache_file_lacks_is_read_again(folder, content, again):
+def test_what_the_cache_lacks_or_has_damaged_is_read_again(folder, damage, again):
     run(folder)
     first = outputs(folder)
     cache = folder.paths.thumbnails("toy")
-    whole = cache.read_bytes()
-    cache.write_bytes(whole[:-3000] if content is None else content)
-    assert run(folder)["thumbnails_read"] == again
+    cache.write_bytes(damage(cache.read_bytes()))
+    assert [run(folder)["thumbnails_read"] for _ in range(2)] == [again, 0]
     assert outputs(folder) == first
-    assert cache.read_bytes() == whole
+
+
+def test_a_second_audit_at_the_same_time_is_refused(folder):
+    cache = folder.paths.thumbnails("toy")
+    with ProcessLock(cache.with_name(f"{cache.name}.lock")), pytest.raises(StoreError) as caught:
+        run(folder)
+    assert str(os.getpid()) in str(caught.value)
 
 
 @pytest.mark.promise(CACHE)
@@ -121,56 +128,33 @@ def test_what_was_read_before_an_interruption_is_kept(folder, monkeypatch):
     assert run(folder)["thumbnails_read"] == 3  # two batches, but for the image last read
 
 
-def test_unreadable_images_are_named_with_the_reason_and_keep_their_row(folder):
+def test_unreadable_images_are_named_with_the_reason_and_tried_again(folder):
     folder.save("page.png", b"<html>no image</html>", split="test")
+    folder.save("page too.png", b"<html>no image</html>", split="train")
     folder.save("cut.png", folder.paths.data("toy").joinpath("0.png").read_bytes()[:300])
     folder.save("gone.png", texture(9, 64))
-    folder.paths.data("toy").joinpath("gone.png").unlink()
-    summary = run(folder.write())
-    assert set(summary["unreadable"]) == {"page.png", "cut.png", "gone.png"}
-    assert all(summary["unreadable"].values())
-    assert "does not exist - " in summary["unreadable"]["gone.png"]
-    assert (
-        json.loads(folder.paths.audit_summary("toy").read_text())["unreadable"]
-        == (summary["unreadable"])
-    )
-    assert folder.table().loc["page.png", "copy_group"] == "page.png"
-    assert len(folder.table()) == 9
-
-
-def test_unreadable_images_are_tried_again(folder):
-    folder.save("gone.png", texture(9, 64))
-    file = folder.paths.data("toy") / "gone.png"
-    content = file.read_bytes()
-    file.unlink()
-    run(folder.write())
-    file.write_bytes(content)
+    gone, other, changed = (folder.paths.data("toy") / f"{n}.png" for n in ("gone", "2", "3"))
+    content = gone.read_bytes()
+    gone.unlink()
+    changed.write_bytes(other.read_bytes())
+    unreadable = run(folder.write())["unreadable"]
+    assert set(unreadable) == {"page.png", "page too.png", "cut.png", "gone.png", "3.png"}
+    assert "does not exist" in unreadable["gone.png"] and "data refresh" in unreadable["3.png"]
+    saved = json.loads(folder.paths.audit_summary("toy").read_text())
+    assert saved["unreadable"] == unreadable
+    assert len(folder.table()) == 10
+    assert folder.table().loc["page.png", "copy_in_train"]  # the same bytes all the same
+    assert not folder.table().loc["2.png", "copy_in_train"]  # of which "3.png" has a copy now
+    gone.write_bytes(content)
     summary = run(folder)
-    assert summary["thumbnails_read"] == 1
-    assert summary["unreadable"] == {}
-
-
-def test_unreadable_images_with_equal_bytes_are_still_copies(folder):
-    folder.save("a.png", b"no image", split="test")
-    folder.save("b.png", b"no image", split="train")
-    run(folder.write())
-    assert folder.table().loc["a.png", "copy_in_train"]
-
-
-def test_an_image_whose_bytes_changed_is_named_not_taken(folder):
-    folder.paths.data("toy").joinpath("3.png").write_bytes(
-        folder.paths.data("toy").joinpath("2.png").read_bytes()
-    )
-    summary = run(folder)
-    assert "data refresh" in summary["unreadable"]["3.png"]
-    assert not folder.table().loc["2.png", "copy_in_train"]
+    assert summary["thumbnails_read"] == 1 and "gone.png" not in summary["unreadable"]
 
 
 @pytest.mark.promise(
     "Of files with the same bytes, one that breaks later is named alone: its twin is not accused, "
     "and copies of it are still found."
 )
-def test_a_broken_file_accuses_no_twin_and_hides_no_copy_until_it_is_mended(folder):
+def test_a_broken_file_accuses_no_twin_and_hides_no_copy_until_it_is_restored(folder):
     folder.save("broken.png", texture(20, 64), split="train")
     file = folder.paths.data("toy") / "broken.png"
     content = file.read_bytes()

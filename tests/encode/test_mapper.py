@@ -1,4 +1,4 @@
-"""What CLIP is shown and what is stored of it."""
+"""What CLIP encodes and what is stored of it."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,10 @@ from PIL import Image
 
 from pipeline.config import EncodeParams
 from pipeline.encode import EncodeMapper, encode_images
+from pipeline.images import read as reader
+from pipeline.models import ModelSpec, load_clip
 from tests.encode.conftest import MEAN, STD, small_clip
+from tests.models.small import save_clip, small_clip_config
 
 ALL = ("whole", "masked", "crop", "binary", "oracle", "random")
 
@@ -46,10 +49,11 @@ def test_masked_features_are_those_of_the_image_times_the_mask(clip):
     assert np.allclose(masked, whole, atol=1e-5)
 
 
-def test_features_do_not_depend_on_batch_or_order(clip):
+def test_features_do_not_depend_on_batch_order_or_views_per_forward_pass(clip):
     images, masks = images_and_masks()
     seeds = list("abcde")
     together = encode_images(images, masks, params(), clip, seeds=seeds, truths=masks)
+    assert together.shape == (5, 6, 24) and together.dtype == np.float32
     backwards = encode_images(
         images[::-1], masks[::-1], params(), clip, seeds=seeds[::-1], truths=masks[::-1]
     )[::-1]
@@ -59,32 +63,23 @@ def test_features_do_not_depend_on_batch_or_order(clip):
             for i, m, s in zip(images, masks, seeds, strict=True)
         ]
     )
-    assert together.shape == (5, 6, 24)
-    assert together.dtype == np.float32
-    assert np.abs(together - alone).max() < 1e-5
-    assert np.abs(together - backwards).max() < 1e-5
-
-
-def test_pictures_per_forward_pass_do_not_change_features(clip):
-    images, masks = images_and_masks()
-    results = []
-    for forward_batch in (1, 4, 100):
-        mapper = EncodeMapper(params(), clip, {}, forward_batch=forward_batch)
-        shown = [mapper.prepare(i, m) for i, m in zip(images, masks, strict=True)]
-        results.append(np.stack([f for f, _ in mapper.encode(shown)]))
-    assert np.nanmax(np.abs(results[0] - results[1])) < 1e-5
-    assert np.nanmax(np.abs(results[0] - results[2])) < 1e-5
+    small = EncodeMapper(params(), clip, {}, forward_batch=4)
+    prepared = [
+        small.prepare(i, m, "ok", s, m) for i, m, s in zip(images, masks, seeds, strict=True)
+    ]
+    split = np.stack([features for features, _ in small.encode(prepared)])
+    for other in (backwards, alone, split):
+        assert np.abs(together - other).max() < 1e-5
 
 
 @pytest.mark.parametrize("status", ["empty", "full"])
-def test_unusable_mask_falls_back_to_the_whole_image(clip, status):
+def test_an_unusable_mask_falls_back_to_the_whole_image(clip, status):
     images, masks = images_and_masks(1)
     features = encode_images(images, masks, params(), clip, statuses=[status], truths=masks)[0]
     whole, masked, crop, binary, oracle, random = features
     for view in (masked, crop, random):
         assert np.array_equal(view, whole)
-    assert not np.allclose(binary, whole)
-    assert not np.allclose(oracle, whole)
+    assert not np.allclose(binary, whole) and not np.allclose(oracle, whole)
 
 
 @pytest.mark.parametrize("truth", [None, np.zeros((30, 70), bool)])
@@ -93,33 +88,31 @@ def test_oracle_is_nan_without_ground_truth_and_the_other_views_are_not(clip, tr
     features = encode_images(images, masks, params(), clip, truths=[truth])[0]
     assert np.isnan(features[4]).all()
     assert np.isfinite(np.delete(features, 4, axis=0)).all()
+    alone = encode_images(images, masks, params(), clip, views=["oracle"], truths=[truth])
+    assert alone.shape == (1, 1, 24) and np.isnan(alone).all()
 
 
-def test_images_none_of_which_has_the_view_are_all_nan(clip):
-    images, masks = images_and_masks(2)
-    features = encode_images(images, masks, params(), clip, views=["oracle"])
-    assert features.shape == (2, 1, 24)
-    assert np.isnan(features).all()
-
-
-def test_patch_tokens_are_kept_when_asked_for(clip):
+def test_patch_tokens_are_kept_on_request(clip):
     images, masks = images_and_masks(3)
     mapper = EncodeMapper(params(views=("whole", "oracle"), tokens=True), clip, {})
     encoded = mapper.encode([mapper.prepare(i, m) for i, m in zip(images, masks, strict=True)])
     features, tokens = encoded[0]
     assert tokens.shape == (2, 16, 24)
-    assert np.isfinite(tokens[0]).all()
-    assert np.isnan(tokens[1]).all()
+    assert np.isfinite(tokens[0]).all() and np.isnan(tokens[1]).all()
     plain = encode_images(images, masks, params(), clip, views=["whole"])
     assert np.allclose(features[0], plain[0, 0], atol=1e-5)
 
 
-def test_every_choice_that_changes_features_changes_the_identity(clip):
+@pytest.mark.promise(
+    "Another checkpoint (by one bit), activation, fill, geometry, precision, prompt or reader rule "
+    "is refused with the difference."
+)
+def test_everything_that_changes_features_changes_the_identity(clip, tmp_path, monkeypatch):
     def identity(model=clip, **values):
         return EncodeMapper(params(**values), model, {}).identity
 
     base = identity()
-    assert identity() == base
+    assert identity() == base == identity(max_failed=0.5)
     changed = [
         identity(geometry="squash"),
         identity(geometry="crop"),
@@ -132,4 +125,13 @@ def test_every_choice_that_changes_features_changes_the_identity(clip):
         identity(model=small_clip(precision="bf16")),
     ]
     assert all(other != base for other in changed)
-    assert identity(max_failed=0.5) == base
+    weights = save_clip(tmp_path / "clip.safetensors")
+    spec = ModelSpec(name="ViT-B-32", checkpoint=str(weights))
+    loaded = [load_clip(spec, config=small_clip_config(quick_gelu=gelu)) for gelu in (False, True)]
+    data = bytearray(weights.read_bytes())
+    data[-4] ^= 1  # one weight, in its last place
+    weights.write_bytes(data)
+    loaded.append(load_clip(spec, config=small_clip_config()))
+    assert len({str(identity(model=model)) for model in loaded}) == 3
+    monkeypatch.setattr(reader, "READER_VERSION", "another")
+    assert identity() != base

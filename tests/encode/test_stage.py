@@ -1,18 +1,18 @@
-"""`encode` over a dataset: features joined by id, texts by name; nothing stale or invented."""
+"""`encode` on a dataset: features joined by id, texts by name; nothing stale or made up."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline import open_features, open_masks
-from pipeline.encode import encode_dataset, encode_images
+from pipeline.encode import EncodeMapper, encode_dataset, encode_images
+from pipeline.encode.encode import encode_items
 from pipeline.encode.text import PromptError
 from pipeline.engine import RunOptions
 from pipeline.errors import PipelineError, StageFailed, StoreError
-from pipeline.images import read_image
 from pipeline.io import sha256_file
+from pipeline.manifest import read_manifest
 from pipeline.segment import segment_dataset
-from tests.encode.conftest import small_clip
 from tests.project import DATASET, Project
 
 VIEWS = ["whole", "masked", "crop", "binary", "oracle", "random"]
@@ -38,9 +38,9 @@ def project(tmp_path):
 def segment(project):
     """Put the ground truth into the mask store: known masks, no model."""
 
-    def run(**options):
+    def run():
         params = project.params(segment__prompt="manifest", segment__max_failed=0.9)
-        return segment_dataset(DATASET, params, project.paths, RunOptions(workers=1, **options))
+        return segment_dataset(DATASET, params, project.paths, RunOptions(workers=1))
 
     return run
 
@@ -70,19 +70,25 @@ def all_views(project):
     return dict(zip(good, stacked, strict=True))
 
 
-def test_adding_ten_images_encodes_ten_and_nothing_else_costs_anything(project, run, segment):
+@pytest.mark.promise("Run twice, add 10, remove 5, reorder: 0, 10, 0, 0 images computed.")
+def test_adding_ten_images_encodes_ten_and_nothing_else(project, run, segment):
     assert run().done == 5
     for i in range(10):
         project.add(f"new{i}.png", *picture(40 + i, 24, 30))
+    project.add("copy of 1.png", *picture(1, 35, 54))
     segment()
-    assert run().done == 10
+    record = run()
+    assert (record.done, record.copied) == (11, 1)
+    stored = all_views(project)  # of a byte copy, the random view is the same as well
+    assert np.array_equal(stored["copy of 1.png"], stored["1.png"])
     project.rows.reverse()
     del project.rows[3:6]
     project.write()
-    assert (record := run()).done == 0
-    assert record.skipped == 12
+    record = run()
+    assert (record.done, record.skipped) == (0, 13)
 
 
+@pytest.mark.promise("Rows are joined by id and class name, never by position.")
 def test_stored_features_are_those_of_the_views_by_id(project, run, clip):
     run()
     images, masks = zip(*(picture(i, 30 + 5 * i, 60 - 6 * i) for i in range(5)), strict=True)
@@ -94,6 +100,9 @@ def test_stored_features_are_those_of_the_views_by_id(project, run, clip):
         assert np.abs(stored[f"{i}.png"] - expected[i]).max() < 1e-5
 
 
+@pytest.mark.promise(
+    "Masks and features do not depend on batch size, cores, workers, order or resuming."
+)
 def test_features_do_not_depend_on_batch_size_workers_or_order(project, run):
     run(batch_size=1, workers=0)
     first = all_views(project)
@@ -106,7 +115,8 @@ def test_features_do_not_depend_on_batch_size_workers_or_order(project, run):
         assert np.abs(first[i] - second[i]).max() < 1e-5
 
 
-def test_an_unreadable_image_fails_alone_and_shifts_no_other(project, run, segment):
+@pytest.mark.promise("An image that fails shifts no other.")
+def test_an_unreadable_image_fails_alone_and_shifts_no_other(project, run):
     run()
     good = all_views(project)
     path = project.file("2.png")
@@ -121,6 +131,7 @@ def test_an_unreadable_image_fails_alone_and_shifts_no_other(project, run, segme
         assert np.abs(stored[i] - good[i]).max() < 1e-5
 
 
+@pytest.mark.promise("New labels and splits recompute nothing.")
 def test_relabelling_encodes_nothing_and_reaches_the_store(project, run):
     run()
     project.row("0.png")["label"] = "cat"
@@ -130,36 +141,39 @@ def test_relabelling_encodes_nothing_and_reaches_the_store(project, run):
     assert features(project).table().loc[["0.png", "1.png"], "label"].tolist() == ["cat", "dog"]
 
 
-def test_a_missing_mask_fails_its_image_and_is_never_an_empty_one(project, run, segment):
+@pytest.mark.promise("A lost mask is never an empty one, and a missing one fails its image.")
+def test_a_missing_or_failed_mask_fails_its_image_and_is_never_an_empty_one(project, run, segment):
     project.add("late.png", *picture(8, 30, 40))
     record = run(encode__max_failed=0.5)
-    assert record.done == 5
-    assert set(record.failed) == {"late.png"}
+    assert record.done == 5 and set(record.failed) == {"late.png"}
     assert "no mask" in record.failed["late.png"]
     assert "pipeline segment --dataset toy" in record.failed["late.png"]
-    segment()
-    assert run().done == 1
-
-
-def test_a_failed_mask_fails_its_image(project, run, segment):
     project.add("bare.png", picture(8, 30, 40)[0])
     segment()
     record = run(encode__max_failed=0.5)
-    assert "mask failed" in record.failed["bare.png"]
+    assert record.done == 1 and "mask failed" in record.failed["bare.png"]
 
 
-def test_a_mask_of_older_image_bytes_is_not_used(project, run):
+@pytest.mark.promise("A mask of older image bytes is not used.")
+@pytest.mark.promise(
+    "Other bytes under the same name recompute that image alone; bytes that changed without the "
+    "manifest fail with the remedy."
+)
+def test_other_bytes_under_the_same_name_need_a_new_mask_and_recompute_that_image(
+    project, run, segment
+):
     run()
+    before = all_views(project)
     Image.fromarray(picture(77, 30, 60)[0]).save(project.file("0.png"))
     project.row("0.png")["sha256"] = sha256_file(project.file("0.png"))
     project.write()
     record = run(encode__max_failed=0.5)
     assert "other image bytes" in record.failed["0.png"]
-
-
-def test_no_mask_store_at_all_is_an_error_before_any_work(project, clip):
-    with pytest.raises(StoreError, match=r"masks\.zarr"):
-        encode_dataset(DATASET, project.params(), project.paths, clip=clip)
+    segment()
+    assert set(run().redone_rows) == {"0.png"}
+    after = all_views(project)
+    changed = {i for i in before if not np.array_equal(before[i], after[i], equal_nan=True)}
+    assert changed == {"0.png"}
 
 
 def test_a_changed_mask_encodes_its_image_again_and_no_other(project, run, segment):
@@ -168,22 +182,18 @@ def test_a_changed_mask_encodes_its_image_again_and_no_other(project, run, segme
     Image.fromarray(region[::-1].astype(np.uint8) * 255).save(project.file("masks/1.png"))
     segment()
     record = run()
-    assert set(record.redone_rows) == {"1.png"}
-    assert record.done == 1
+    assert record.done == 1 and set(record.redone_rows) == {"1.png"}
 
 
-def test_a_mask_that_was_made_again_meanwhile_fails_its_image_and_is_not_filed_under_the_old_one(
-    project, run, clip
-):
-    from pipeline.encode.encode import encode_items
-    from pipeline.encode.mapper import EncodeMapper
-    from pipeline.manifest import read_manifest
-
+@pytest.mark.promise(
+    "A mask that is replaced while `encode` runs fails its image; its features are not filed under "
+    "the older mask."
+)
+def test_a_mask_that_was_replaced_meanwhile_fails_its_image(project, run, clip):
     masks = open_masks(project.paths.masks(DATASET))
     manifest = read_manifest(project.paths.manifest(DATASET))
     table, data = masks.table(), project.paths.data(DATASET)
-    params = project.params(encode__views=VIEWS).encode
-    mapper = EncodeMapper(params, clip, masks)
+    mapper = EncodeMapper(project.params(encode__views=VIEWS).encode, clip, masks)
     mapper.load(encode_items(manifest, data, table, DATASET, VIEWS)[0])
     older = encode_items(manifest, data, table.assign(crc=table["crc"] ^ 1), DATASET, VIEWS)
     with pytest.raises(PipelineError, match="replaced while encode was running"):
@@ -191,53 +201,49 @@ def test_a_mask_that_was_made_again_meanwhile_fails_its_image_and_is_not_filed_u
 
 
 def test_an_empty_mask_means_the_whole_image_and_is_recorded(project, run, segment):
-    image = picture(9, 30, 40)[0]
-    project.add("nothing.png", image, np.zeros((30, 40), bool))
+    project.add("nothing.png", picture(9, 30, 40)[0], np.zeros((30, 40), bool))
     segment()
     run()
     assert open_masks(project.paths.masks(DATASET)).table().loc["nothing.png", "status"] == "empty"
     row = features(project).table().loc["nothing.png"]
-    assert row["mask_status"] == "empty"
-    assert "whole image" in row["reason"]
+    assert row["mask_status"] == "empty" and "whole image" in row["reason"]
     stored = dict(zip(VIEWS, all_views(project)["nothing.png"], strict=True))
     assert np.array_equal(stored["masked"], stored["whole"])
     assert np.isnan(stored["oracle"]).all()
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"encode__fill": "mean"},
-        {"encode__geometry": "squash"},
-        {"encode__crop_margin": 0.3},
-        {"model": "other"},
-    ],
+@pytest.mark.promise(
+    "With `--force` a store is rebuilt next to the old one, which stays until the new is complete."
 )
-def test_other_choices_are_refused_with_the_difference_or_rebuilt(project, run, change):
+def test_another_choice_is_refused_with_the_difference_or_rebuilt(project, run):
     run()
-    if "model" in change:
-        change = {"model": small_clip(seed=1)}
-    with pytest.raises(StoreError) as error:
-        run(**change)
-    named = {"model": "fingerprint"}.get(next(iter(change)), next(iter(change)).split("__")[-1])
-    assert named in str(error.value)
-    assert run(**change, on_mismatch="rebuild").done == 5
+    with pytest.raises(StoreError, match="crop_margin"):
+        run(encode__crop_margin=0.3)
+    assert run(encode__crop_margin=0.3, on_mismatch="rebuild").done == 5
 
 
+@pytest.mark.promise("Another template encodes the texts again and no image.")
 def test_a_changed_template_encodes_the_texts_again_and_no_image(project, run, clip):
     run()
     before = features(project).text_features
     project.prompts("a photo of {}.", "a scan of {}.")
     assert run().done == 0
     after = features(project).text_features
-    assert before.shape == (2, 1, 24)
-    assert after.shape == (2, 2, 24)
+    assert before.shape == (2, 1, 24) and after.shape == (2, 2, 24)
     texts = ["a photo of a cat.", "a scan of a cat.", "a photo of a dog.", "a scan of a dog."]
     expected = clip.encode_text(texts).numpy().reshape(2, 2, 24)
     assert np.allclose(after.sel({"class": ["cat", "dog"]}).values, expected, atol=1e-5)
 
 
-def test_unusable_prompts_stop_the_run_before_anything_is_written(project, run):
+def test_unusable_prompts_or_no_mask_store_end_the_run_before_anything_is_written(
+    project, clip, segment
+):
+    def run():
+        encode_dataset(DATASET, project.params(), project.paths, clip=clip)
+
+    with pytest.raises(StoreError, match=r"masks\.zarr"):
+        run()
+    segment()
     project.prompts("a very long story about {} " + "and so on " * 20)
     with pytest.raises(PromptError, match="tokens"):
         run()
@@ -247,26 +253,3 @@ def test_unusable_prompts_stop_the_run_before_anything_is_written(project, run):
     with pytest.raises(PromptError, match="ferret"):
         run()
     assert not project.paths.features(DATASET).exists()
-
-
-def test_byte_copies_have_the_same_features_the_random_view_included(project, run, segment):
-    project.add("copy of 1.png", *picture(1, 35, 54))
-    segment()
-    assert run().copied == 1
-    stored = all_views(project)
-    assert np.array_equal(stored["copy of 1.png"], stored["1.png"])
-
-
-def test_views_are_made_of_the_image_as_the_reader_gives_it(project, run, segment, clip):
-    grey = picture(3, 30, 40)[0][..., 0]
-    mask = picture(3, 30, 40)[1]
-    project.add("grey.png", np.repeat(grey[..., None], 3, 2), mask)
-    Image.fromarray(grey).save(project.file("grey.png"))
-    project.row("grey.png")["sha256"] = sha256_file(project.file("grey.png"))
-    project.write()
-    segment()
-    run()
-    image = read_image(project.file("grey.png"))
-    params = project.params().encode
-    expected = encode_images([image], [mask], params, clip, views=["masked"])
-    assert np.abs(all_views(project)["grey.png"][1] - expected[0, 0]).max() < 1e-5

@@ -1,4 +1,4 @@
-"""Prompts: every class its own, whole prompt, joined to the labels by name."""
+"""Prompts: every class has a complete prompt of its own, joined to the labels by name."""
 
 import pytest
 
@@ -27,6 +27,7 @@ classes:
 """
 
 
+@pytest.mark.promise("Rows are joined by id and class name, never by position.")
 def test_templates_are_filled_with_each_classes_words_in_the_order_of_the_classes(tmp_path):
     prompts = load_prompts(write(tmp_path, GOOD), "brain", ["notumor", "glioma"])
     assert prompts.classes == ("notumor", "glioma")
@@ -34,6 +35,7 @@ def test_templates_are_filled_with_each_classes_words_in_the_order_of_the_classe
     assert prompts.texts[1] == ("an MRI of a glioma.", "a scan showing a glioma.")
 
 
+@pytest.mark.promise("Ids and labels survive byte for byte (007, NA, 1e5, True).")
 def test_labels_that_look_like_numbers_or_booleans_keep_their_prompts(tmp_path):
     classes = ["007", "no", "1e5", "True", "影像"]
     prompts = load_prompts(write(tmp_path, GOOD), "odd", classes)
@@ -43,20 +45,15 @@ def test_labels_that_look_like_numbers_or_booleans_keep_their_prompts(tmp_path):
     assert prompted_classes(prompts.path, "other") is None
 
 
-def test_braces_in_a_classes_words_are_plain_text(tmp_path):
-    path = write(tmp_path, 'templates: {default: ["see {}."]}\nclasses: {d: {a: "x {0} y"}}')
-    assert load_prompts(path, "d", ["a"]).texts == (("see x {0} y.",),)
-
-
 def test_all_missing_classes_are_named_and_the_spare_ones_hinted_at(tmp_path):
     with pytest.raises(PromptError, match=r"meningioma, pituitary.*glioma, notumor"):
         load_prompts(write(tmp_path, GOOD), "brain", ["meningioma", "pituitary"])
-
-
-def test_empty_words_count_as_missing(tmp_path):
-    path = write(tmp_path, 'templates: {default: ["{}"]}\nclasses: {d: {a: "  ", b: y}}')
+    path = write(tmp_path, 'templates: {default: ["{}"]}\nclasses: {d: {a: "  ", b: "x {0} y"}}')
     with pytest.raises(PromptError, match="no prompt for d: a"):
         load_prompts(path, "d", ["a", "b"])
+    assert load_prompts(path, "d", ["b"]).texts == (("x {0} y",),)  # other braces are plain text
+    with pytest.raises(PromptError, match=r"gone\.yaml: no such file"):
+        load_prompts(tmp_path / "gone.yaml", "d", ["b"])
 
 
 def test_two_classes_with_one_prompt_are_refused_whatever_case_and_spaces(tmp_path):
@@ -104,11 +101,6 @@ def test_malformed_file_says_what_is_wrong_and_where(tmp_path, text, said):
 def test_classes_are_not_taken_from_a_malformed_file(tmp_path, text, said):
     with pytest.raises(PromptError, match=rf"prompts\.yaml: .*{said}"):
         prompted_classes(write(tmp_path, text), "odd")
-
-
-def test_missing_file_is_named(tmp_path):
-    with pytest.raises(PromptError, match=r"prompts\.yaml: no such file"):
-        load_prompts(tmp_path / "prompts.yaml", "d", ["a"])
 
 
 def test_text_that_the_tokenizer_would_cut_is_refused_with_its_length(tmp_path):

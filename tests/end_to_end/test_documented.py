@@ -12,8 +12,8 @@ import pytest
 
 from pipeline.config import load_params
 from pipeline.paths import Paths
-from pipeline.report.inputs import load_inputs
-from pipeline.report.results import results_table
+from pipeline.report.data import load_dataset
+from pipeline.report.results import metrics_table
 from pipeline.splits import load_split_plan
 from tests.site import Site, stages_run
 from tests.tables import differences, table, written
@@ -57,7 +57,7 @@ def test_every_table_of_a_finished_project_is_documented_with_its_columns_and_ty
     load_split_plan("breast", params, paths).export(tmp_path / "splits.csv")
     files = written(paths, "breast") | {path.name: table(path) for path in tmp_path.iterdir()}
     files["results/<dataset>.csv.gz"] = dict.fromkeys(
-        results_table(load_inputs("breast", paths)), ""
+        metrics_table(load_dataset("breast", params, paths)), ""
     )
     assert not differences(page, files)
     for here, otherwise in (

@@ -6,10 +6,11 @@ import runpy
 import sys
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
+import yaml
 
+from pipeline.report.data import PUBLISHED, load_dataset
+from tests.report.fabricated import make_project
 from tests.site import Site
 
 
@@ -25,31 +26,19 @@ def test_figure_2_is_redrawn_from_the_stored_predictions(site: Site, repo: Path)
     assert lines(script) < 40
 
 
-def test_figure_2_has_the_winner_too_and_its_shares_on_the_axis(tmp_path, repo, monkeypatch):
-    shares = (0.05, 0.2, 1.0)
-    runs = [(head, view) for head in ("linear-probe", "medfocus") for view in ("whole", "masked")]
-    cells = [("official", *run, share, seed) for run in runs for share in shares for seed in (0, 1)]
-    cells += [("official", "zero-shot", view, 0.0, 0) for view in ("whole", "masked")]
-    cells += [("grouped", "linear-probe", "masked", 0.1, 0)]  # of another split: not drawn
-    columns = ["protocol", "head", "view", "fraction", "seed"]
-    rows = pd.DataFrame(cells, columns=columns).merge(pd.DataFrame({"y_true": [0, 1]}), how="cross")
-    rows["y_pred"] = np.where(
-        (rows["view"] == "whole") | (rows["fraction"] == 1), rows["y_true"], 0
-    )
-    rows = rows.astype({"fraction": "float32", "head": "category", "view": "category"})
-    (tmp_path / "cache/set").mkdir(parents=True)
-    rows.to_parquet(tmp_path / "cache/set/predictions.parquet")
+def test_figure_2_draws_the_runs_of_the_study_and_its_shares(tmp_path, repo, monkeypatch):
+    params, paths = make_project(tmp_path, "set")
+    settings = yaml.safe_load((repo / "params.yaml").read_text())
+    settings |= {"datasets": ["set"]}
+    settings["learners"] = {name: settings["learners"][name] for name in params.learners}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["figure2.py", "set", "out.png"])
     axis = runpy.run_path(str(repo / "examples/figure2.py"))["axis"]
-    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["5", "20", "100"]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["5", "100"]
     lines = {line.get_label(): line for line in axis.get_lines()}
-    assert set(lines) == {
-        "linear-probe, whole",
-        "linear-probe, masked",
-        "medfocus, masked",
-        "zero-shot, masked",
-    }
-    assert list(lines["linear-probe, whole"].get_ydata()) == [1, 1, 1]
-    assert list(lines["linear-probe, masked"].get_ydata()) == [0.5, 0.5, 1]
-    assert list(lines["medfocus, masked"].get_xdata()) == pytest.approx([5, 20, 100])
+    assert list(lines) == [run.name for run in params.study.runs]
+    found = load_dataset("set", params, paths).accuracy(PUBLISHED)
+    for run in params.study.runs:
+        values = [found[run.key][f].value for f in (0.05, 1.0)]
+        assert list(lines[run.name].get_ydata()) == pytest.approx(values)

@@ -1,4 +1,4 @@
-"""Small files that claim to be huge: of each format a plain error, before memory is asked for."""
+"""Small files that claim to be huge are refused before memory is allocated for them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from pipeline.images import MAX_PIXELS
 from tests.images.makers import colour, dicom, grey
 
 OWN = 48  # the true width and height of each file
-SIDE = 30_000  # squared: more pixels than may be read; fits the fields of every format
-PILLOWS = 14_000  # squared: fewer than that, and more than Pillow reads of a WebP
-ASKED = 2**27  # bytes that reading may ask for; the smallest claimed frame is 196 million
+SIDE = 30_000  # squared: above the limit of pixels; fits the header fields of every format
+PILLOWS = 14_000  # squared: below it, and above Pillow's limit of a WebP
+ASKED = 2**27  # bytes that reading may allocate; the smallest claimed frame has 196 million
 
 
 def saved(kind: str, **options: object) -> bytearray:
@@ -134,8 +134,9 @@ print(json.dumps(said))
 """
 
 
+@pytest.mark.promise("A file that claims to be huge is refused before memory is allocated for it.")
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
-def test_of_every_format_a_file_that_claims_to_be_huge_is_refused_without_asking_for_memory(
+def test_huge_files_of_every_format_are_refused_without_allocating_memory(
     tmp_path,
 ):
     assert PILLOWS**2 < MAX_PIXELS < SIDE**2
@@ -154,7 +155,7 @@ def test_of_every_format_a_file_that_claims_to_be_huge_is_refused_without_asking
     assert said.keys() == HUGE.keys()
     for name, (_, _, words) in HUGE.items():
         reads = said[name]
-        # The header of this one is in order: only its frame tells.
+        # the header of this one is valid, only its frame is not
         assert len(reads) == (2 if name == "other.dcm" else 3), reads
         for words_of_one in reads:
             assert words_of_one.startswith("ImageError: ") and words in words_of_one, reads

@@ -1,4 +1,4 @@
-"""NIfTI: one display orientation whatever the file's axes, and masks that map back to voxels."""
+"""NIfTI: one display orientation for any axes, and masks that map back to voxels."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pipeline.errors import ImageError
 from pipeline.images import inspect_image, probe, read_image, read_mask, to_voxels
 from tests.images.makers import grey, rgb, save_nifti
 
+AXES = "NIfTI volumes of any axis order show the same slices, and masks map back to voxels."
 OPPOSITE = {"R": "L", "A": "P", "S": "I"}
 CODES = [
     "".join(axis if up else OPPOSITE[axis] for axis, up in zip(axes, ups, strict=True))
@@ -34,6 +35,7 @@ def reoriented(image: nib.Nifti1Image, codes: str) -> nib.Nifti1Image:
     return image.as_reoriented(turn)
 
 
+@pytest.mark.promise(AXES)
 @pytest.mark.parametrize("codes", CODES)
 def test_all_48_axis_orders_give_the_same_slices_and_map_back(tmp_path, codes):
     ras = nib.Nifti1Image(volume(), np.diag([0.7, 0.8, 3.0, 1]))
@@ -50,13 +52,14 @@ def test_all_48_axis_orders_give_the_same_slices_and_map_back(tmp_path, codes):
         mask = array[..., 0] > 120
         collected = to_voxels(mask, path, k, out=collected)
     assert collected.shape == image.shape
-    # Back on disk with the file's own affine, the masks read as they were drawn.
+    # saved with the affine of the file, the masks read as they were drawn
     back = tmp_path / "mask.nii.gz"
     nib.Nifti1Image(collected.astype(np.uint8), image.affine).to_filename(back)
     for k in range(5):
         np.testing.assert_array_equal(read_mask(back, k), read_image(path, k)[..., 0] > 120)
 
 
+@pytest.mark.promise(AXES)
 def test_anterior_is_up_and_the_patients_right_is_on_the_left(tmp_path):
     voxels = np.zeros((9, 9, 3), np.uint8)
     voxels[8, 8, 2] = 200  # right, anterior, top
@@ -65,7 +68,7 @@ def test_anterior_is_up_and_the_patients_right_is_on_the_left(tmp_path):
     assert np.argwhere(read_image(path, 2)[..., 0]).tolist() == [[0, 0]]
 
 
-def test_a_single_sagittal_or_coronal_slice_is_shown_in_its_own_plane_head_up(tmp_path):
+def test_a_single_sagittal_slice_is_shown_in_its_plane_superior_up(tmp_path):
     voxels = np.zeros((1, 9, 7), np.uint8)
     voxels[0, 8, 6] = 200  # anterior, top
     path = save_nifti(voxels, tmp_path / "x.nii")
@@ -95,7 +98,8 @@ def test_scaled_files_of_either_byte_order_show_what_a_png_of_the_samples_shows(
         assert np.abs(read_image(path).astype(int) - expected).max() <= 1
 
 
-def test_nan_is_black_and_leaves_the_range_alone(tmp_path):
+@pytest.mark.promise("NaN is black and reported; a 4-D NIfTI file is refused with its count.")
+def test_nan_is_black_and_does_not_count_for_the_range(tmp_path):
     values = grey().T.astype(np.float32)
     plain = read_image(save_nifti(values, tmp_path / "a.nii", np.diag([-1.0, -1, 1, 1])))
     values[:, 0] = np.nan
@@ -110,6 +114,7 @@ def test_nan_is_black_and_leaves_the_range_alone(tmp_path):
         read_image(save_nifti(values, tmp_path / "c.nii"))
 
 
+@pytest.mark.promise("NaN is black and reported; a 4-D NIfTI file is refused with its count.")
 def test_four_dimensions_are_refused_with_the_count(tmp_path):
     path = save_nifti(np.zeros((4, 5, 6, 7), np.int16), tmp_path / "x.nii")
     for read in (probe, read_image):
@@ -117,7 +122,7 @@ def test_four_dimensions_are_refused_with_the_count(tmp_path):
             read(path)
 
 
-def test_cut_and_corrupt_volumes_are_failures(tmp_path):
+def test_truncated_and_corrupt_volumes_are_refused(tmp_path):
     path = save_nifti(volume(), tmp_path / "x.nii")
     whole = path.read_bytes()
     path.write_bytes(whole[:-10])
@@ -136,7 +141,7 @@ def test_cut_and_corrupt_volumes_are_failures(tmp_path):
         read_image(packed)
 
 
-def test_a_header_that_promises_terabytes_is_refused_at_once(tmp_path):
+def test_a_header_of_terabytes_is_refused(tmp_path):
     header = nib.Nifti1Image(np.zeros((2, 2, 2), np.float64), np.eye(4)).header
     header["dim"][1:4] = 30000
     for name, pack in (("x.nii", bytes), ("x.nii.gz", gzip.compress)):
@@ -146,13 +151,8 @@ def test_a_header_that_promises_terabytes_is_refused_at_once(tmp_path):
             read_image(path)
 
 
-def test_a_mask_of_another_size_does_not_map_back(tmp_path):
-    path = save_nifti(volume(), tmp_path / "x.nii")
-    with pytest.raises(ImageError, match="slice 11 x 14"):
-        to_voxels(np.zeros((11, 14), bool), path, 0)
-
-
-def test_real_coordinates_of_a_mask_voxel_stay_true(tmp_path):
+@pytest.mark.promise(AXES)
+def test_a_mask_voxel_has_the_world_coordinates_of_its_pixel(tmp_path):
     ras = nib.Nifti1Image(volume(), np.diag([0.7, 0.8, 3.0, 1]))
     image = reoriented(ras, "PIL")
     path = tmp_path / "x.nii"
@@ -162,3 +162,5 @@ def test_real_coordinates_of_a_mask_voxel_stay_true(tmp_path):
     voxels = to_voxels(mask, path, 4)
     world = image.affine @ [*np.argwhere(voxels)[0], 1]
     np.testing.assert_allclose(world[:3], [0.7 * 10, 0.8 * 13, 3.0 * 4])
+    with pytest.raises(ImageError, match="slice 11 x 14"):
+        to_voxels(mask.T, path, 4)

@@ -1,4 +1,4 @@
-"""The range of deep images: robust, and never a silent change of 8-bit ones."""
+"""The display range of deep images is robust, and 8-bit values are never changed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from pipeline.images.normalise import to_display
 from pipeline.images.types import Pixels
 from tests.images.makers import grey
 
+RANGE = "Outliers (a hot pixel, a burnt-in marker) do not change how the rest is displayed."
+
 
 def deep(scale: int = 15) -> np.ndarray:
     return grey(96, 96).astype(np.uint16) * scale + np.uint16(100)
@@ -24,6 +26,7 @@ def far(a: np.ndarray, b: np.ndarray, keep: np.ndarray) -> int:
     return int(np.abs(a.astype(int) - b.astype(int))[keep].max())
 
 
+@pytest.mark.promise(RANGE)
 @pytest.mark.parametrize("value", [0, 65535])
 def test_one_hot_or_dead_pixel_does_not_change_the_rest(tmp_path, value):
     hurt = deep()
@@ -35,10 +38,11 @@ def test_one_hot_or_dead_pixel_does_not_change_the_rest(tmp_path, value):
     assert far(read_image(tmp_path / "a.png"), read_image(tmp_path / "b.png"), keep) <= 2
 
 
+@pytest.mark.promise(RANGE)
 @pytest.mark.parametrize("value", [4095, 65535])
 def test_a_burnt_in_marker_does_not_change_the_rest(value):
     marked = deep(10)
-    marked[4:24, 70:90] = value  # 4 % of the picture
+    marked[4:24, 70:90] = value
     keep = np.ones(marked.shape, bool)
     keep[4:24, 70:90] = False
     a, b = to_display(Pixels(deep(10))), to_display(Pixels(marked))
@@ -46,8 +50,9 @@ def test_a_burnt_in_marker_does_not_change_the_rest(value):
     assert (b[~keep] == 255).all()
 
 
+@pytest.mark.promise(RANGE)
 @pytest.mark.parametrize("value", [0, 65535])
-def test_smoothed_letters_burnt_in_do_not_change_the_rest(value):
+def test_burnt_in_letters_with_smooth_edges_do_not_change_the_rest(value):
     letters = Image.new("L", (96, 96))
     ImageDraw.Draw(letters).text((4, 4), "L 12", fill=255, font=ImageFont.load_default(28))
     share = np.asarray(letters) / 255
@@ -59,13 +64,14 @@ def test_smoothed_letters_burnt_in_do_not_change_the_rest(value):
     assert (b[share == 1] == (255 if value else 0)).all()
 
 
-def test_a_bright_part_with_structure_keeps_it():
+def test_a_bright_region_keeps_its_structure():
     lesion = deep(2)
     lesion[40:55, 40:55] = 3000 + 4 * np.arange(225).reshape(15, 15)  # 2.4 %, far above the rest
     shown = to_display(Pixels(lesion))[40:55, 40:55, 0]
     assert len(np.unique(shown)) > 40
 
 
+@pytest.mark.promise("8-bit images are unchanged; deeper ones are scaled by robust percentiles.")
 def test_a_marker_does_not_change_an_eight_bit_picture_stored_as_sixteen():
     marked = grey().astype(np.uint16) * 257
     marked[0, 0] = 12345
@@ -74,7 +80,7 @@ def test_a_marker_does_not_change_an_eight_bit_picture_stored_as_sixteen():
     np.testing.assert_array_equal(to_display(Pixels(marked))[..., 0], expected)
 
 
-def test_a_small_object_on_an_even_ground_is_kept():
+def test_a_small_object_on_uniform_background_is_kept():
     values = np.full((100, 100), 500, np.uint16)
     values[50, 50:55] = [600, 700, 800, 900, 1000]  # far less than half a percent
     array = to_display(Pixels(values))[..., 0]
@@ -90,12 +96,12 @@ def test_the_levels_of_a_deep_label_map_stay_apart():
 
 
 @pytest.mark.parametrize("value", [0, 1, 300, 65535])
-def test_an_even_picture_is_even(value):
+def test_a_uniform_image_is_uniform(value):
     array = to_display(Pixels(np.full((8, 8), value, np.uint16)))
     assert len(np.unique(array)) == 1
 
 
-def test_padding_is_black_and_takes_no_part_in_the_range():
+def test_padding_is_black_and_does_not_count_for_the_range():
     padded = np.full((120, 96), 60000, np.uint16)
     padded[:96] = deep()
     valid = np.zeros(padded.shape, bool)
@@ -105,7 +111,8 @@ def test_padding_is_black_and_takes_no_part_in_the_range():
     assert not array[96:].any()
 
 
-def test_padding_of_a_hot_pixel_s_value_does_not_change_the_rows_beside_it():
+@pytest.mark.promise(RANGE)
+def test_padding_with_the_value_of_a_hot_pixel_does_not_change_its_neighbours():
     ramp = np.repeat(1000 + 10 * np.arange(40)[:, None] ** 2, 96, axis=1).astype(np.uint16)
     shown = []
     for padding in (0, 60000):
@@ -117,6 +124,7 @@ def test_padding_of_a_hot_pixel_s_value_does_not_change_the_rows_beside_it():
     np.testing.assert_array_equal(*shown)
 
 
+@pytest.mark.promise("8-bit images are unchanged; deeper ones are scaled by robust percentiles.")
 @settings(max_examples=60, deadline=None)
 @given(
     hnp.arrays(
@@ -124,7 +132,7 @@ def test_padding_of_a_hot_pixel_s_value_does_not_change_the_rows_beside_it():
         hnp.array_shapes(min_dims=2, max_dims=2, max_side=12),
     )
 )
-def test_any_samples_give_an_image_that_keeps_their_order(values):
+def test_the_display_image_of_any_samples_keeps_their_order(values):
     if values.dtype.kind == "f" and not np.isfinite(values).any():
         return
     array = to_display(Pixels(values))[..., 0]

@@ -1,8 +1,7 @@
-"""The reader as a whole: masks, rules, names, threads, real images."""
+"""The reader as a whole: one array for one image, masks, names, threads, real images."""
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
@@ -14,17 +13,18 @@ import tifffile
 from PIL import Image
 from pydicom.dataset import Dataset
 
+from pipeline.config import EncodeParams
+from pipeline.encode import encode_images
 from pipeline.errors import ImageError
 from pipeline.images import (
-    READER_VERSION,
     SUFFIXES,
     has_image_suffix,
     is_junk,
     probe,
     read_image,
     read_mask,
-    reader_rules,
 )
+from pipeline.models import ModelSpec, load_clip
 from tests.images.makers import colour, dicom, grey, save_dicom, save_nifti
 
 
@@ -35,6 +35,9 @@ def region() -> np.ndarray:
     return mask
 
 
+@pytest.mark.promise(
+    "A ground-truth mask has one threshold for all frames of its file, whatever a frame holds."
+)
 def test_a_region_is_the_same_however_the_mask_is_stored(tmp_path):
     mask = region()
     stored = {
@@ -64,18 +67,16 @@ def test_a_region_is_the_same_however_the_mask_is_stored(tmp_path):
     save_dicom(dicom(inverse, model="MONOCHROME1"), tmp_path / "m1.dcm")
     names = sorted(p.name for p in tmp_path.iterdir())
     assert len(names) == 17
+    Image.fromarray(grey() // 40).save(tmp_path / "noise.jpg")
+    assert not read_mask(tmp_path / "noise.jpg").any()
     for name in names:
         got = read_mask(tmp_path / name)
         assert got.dtype == bool
         np.testing.assert_array_equal(got, mask, err_msg=name)
 
 
-def test_coding_noise_of_a_black_jpeg_mask_is_no_region(tmp_path):
-    Image.fromarray(grey() // 40).save(tmp_path / "x.jpg")
-    assert not read_mask(tmp_path / "x.jpg").any()
-
-
-def test_mask_and_image_are_turned_by_the_same_rule_and_sizes_are_compared(tmp_path):
+@pytest.mark.promise("All eight EXIF orientations are applied, to images, masks and sizes alike.")
+def test_masks_are_turned_like_images_and_must_have_their_size(tmp_path):
     exif = Image.Exif()
     exif[274] = 6
     Image.fromarray(colour()).save(tmp_path / "x.jpg", exif=exif)
@@ -85,17 +86,8 @@ def test_mask_and_image_are_turned_by_the_same_rule_and_sizes_are_compared(tmp_p
     shape = read_image(tmp_path / "x.jpg").shape[:2]
     mask = read_mask(tmp_path / "turned.png", shape=shape)
     np.testing.assert_array_equal(mask, np.rot90(region(), -1))
-    with pytest.raises(ImageError, match=r"the mask is 56 x 40, its upright image 40 x 56"):
+    with pytest.raises(ImageError, match="56 x 40"):
         read_mask(tmp_path / "flat.png", shape=shape)
-
-
-def test_files_that_show_different_pictures_give_different_arrays(tmp_path):
-    base = colour()
-    variants = [base, base[:, ::-1], base[::-1], 255 - base, np.rot90(base), base[..., ::-1]]
-    for k, values in enumerate(variants):
-        Image.fromarray(np.ascontiguousarray(values)).save(tmp_path / f"{k}.png")
-    arrays = [read_image(tmp_path / f"{k}.png").tobytes() for k in range(len(variants))]
-    assert len(set(arrays)) == len(variants)
 
 
 def _alpha_png(alpha: int, path: Path) -> Path:
@@ -111,7 +103,8 @@ def _voi(table: np.ndarray) -> Dataset:
     return item
 
 
-def test_what_is_shown_differently_of_the_same_samples_gives_different_arrays(tmp_path):
+@pytest.mark.promise("Different images are never the same array.")
+def test_the_same_samples_displayed_differently_are_different_arrays(tmp_path):
     deep = grey().astype(np.uint16) * 14
     window = {"WindowCenter": "1700", "WindowWidth": "3000"}
     other = {"WindowCenter": "1700", "WindowWidth": "1500"}
@@ -131,28 +124,14 @@ def test_what_is_shown_differently_of_the_same_samples_gives_different_arrays(tm
         _alpha_png(alpha, tmp_path / f"{alpha}.png")
     shown = {p.name: read_image(p) for p in sorted(tmp_path.iterdir())}
     shown["second frame"] = read_image(twice, 1)
-    # The first frame is the picture of the single file with that window, and of no other.
+    # the first frame is the image of the single file with that window, and of no other
     np.testing.assert_array_equal(shown.pop("frames.dcm"), shown["window.dcm"])
     names = list(shown)
     same = [(a, b) for a, b in combinations(names, 2) if (shown[a] == shown[b]).all()]
     assert len(names) == 10 and not same
 
 
-def test_bytes_read_already_give_the_same_array(tmp_path):
-    path = tmp_path / "x.jpg"
-    Image.fromarray(colour()).save(path)
-    np.testing.assert_array_equal(read_image(path, data=path.read_bytes()), read_image(path))
-
-
-def test_frames_that_do_not_exist_are_refused(tmp_path):
-    path = tmp_path / "x.png"
-    Image.fromarray(grey()).save(path)
-    for frame in (1, -1):
-        with pytest.raises(ImageError, match=f"no frame {frame}"):
-            read_image(path, frame)
-
-
-def test_many_threads_read_what_one_reads(tmp_path):
+def test_the_reader_is_thread_safe(tmp_path):
     paths = []
     for k in range(6):
         Image.fromarray(grey(seed=k)).save(tmp_path / f"{k}.jpg")
@@ -166,22 +145,12 @@ def test_many_threads_read_what_one_reads(tmp_path):
         assert list(pool.map(lambda path: read_image(path).tobytes(), paths)) == alone
 
 
-def test_reader_rules_are_json_and_carry_the_version():
-    rules = reader_rules()
-    assert json.loads(json.dumps(rules)) == rules
-    assert rules["version"] == READER_VERSION
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["._x.png", ".DS_Store", "Thumbs.db", "THUMBS.DB", "desktop.ini", "__MACOSX", "~$x.png",
-     ".ipynb_checkpoints", "__MACOSX/train/a/._x.png", "train\\.ipynb_checkpoints\\x.png"],
-)  # fmt: skip
-def test_junk_of_systems_and_notebooks_is_known(name):
-    assert is_junk(name)
-
-
-def test_ordinary_names_are_no_junk():
+def test_junk_of_systems_and_notebooks_is_known_by_name():
+    for name in (
+        "._x.png", ".DS_Store", "Thumbs.db", "THUMBS.DB", "desktop.ini", "__MACOSX", "~$x.png",
+        ".ipynb_checkpoints", "__MACOSX/train/a/._x.png", "train\\.ipynb_checkpoints\\x.png",
+    ):  # fmt: skip
+        assert is_junk(name), name
     for name in ("x.png", "no tumor/x.1.png", "a/./b.png", "../x.png", "thumbs.png", "[0-9]*.png"):
         assert not is_junk(name), name
 
@@ -192,6 +161,7 @@ def test_suffixes_are_known_in_any_case():
     assert not has_image_suffix("notes.txt") and not has_image_suffix("IM0001")
 
 
+@pytest.mark.promise("8-bit images are unchanged; deeper ones are scaled by robust percentiles.")
 def test_real_images_are_read_as_pillow_shows_them(shared):
     folders = [p for p in sorted((shared / "data").rglob("*")) if p.is_dir()]
     files = [next((f for f in sorted(d.iterdir()) if f.is_file()), None) for d in folders]
@@ -202,3 +172,52 @@ def test_real_images_are_read_as_pillow_shows_them(shared):
         with Image.open(path) as image:
             np.testing.assert_array_equal(array, np.asarray(image.convert("RGB")))
         assert [(f.height, f.width) for f in probe(path)] == [array.shape[:2]]
+
+
+LPS = np.diag([-1.0, -1, 1, 1])
+
+
+@pytest.fixture(scope="module")
+def encode():
+    clip = load_clip(ModelSpec(name="clip-micro", checkpoint="package"))
+
+    def run(images: list[np.ndarray]) -> np.ndarray:
+        masks = [np.ones(image.shape[:2], bool) for image in images]
+        found = encode_images(images, masks, EncodeParams(), clip, views=("whole",))[:, 0]
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+    return run
+
+
+def save_everywhere(picture: np.ndarray, folder) -> dict[str, np.ndarray]:
+    """Write an 8-bit image in twelve ways; return what is read."""
+    deep = picture.astype(np.uint16) * 15 + 20
+    Image.fromarray(picture).save(folder / "a.png")
+    Image.fromarray(picture).save(folder / "b.jpg", quality=95)
+    Image.fromarray(picture).save(folder / "c.webp", quality=95)
+    Image.fromarray(picture).convert("P").save(folder / "d.bmp")
+    (folder / "e.png").write_bytes(imagecodecs.png_encode(deep))
+    tifffile.imwrite(folder / "f.tif", deep.astype(np.float32), byteorder=">")
+    tifffile.imwrite(folder / "g.tif", 255 - picture, photometric="miniswhite")
+    save_dicom(dicom(deep, bits=12), folder / "h.dcm")
+    window = {"WindowCenter": "1932.5", "WindowWidth": "3826"}
+    save_dicom(dicom(deep, bits=12, **window), folder / "i.dcm")
+    save_dicom(dicom(4095 - deep, bits=12, model="MONOCHROME1"), folder / "j.dcm")
+    save_nifti(deep.T.astype(np.int16), folder / "k.nii.gz", LPS)
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(np.rot90(picture)).save(folder / "l.png", exif=exif)
+    return {path.name: read_image(path) for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.promise("The same image in another format, bit depth or byte order is the same array.")
+def test_one_image_in_twelve_kinds_of_file_has_one_feature(tmp_path, encode):
+    arrays = save_everywhere(grey(96, 128), tmp_path)
+    assert len(arrays) == 12
+    features = encode(list(arrays.values()))
+    cosine = dict(zip(arrays, features @ features[0], strict=True))
+    assert min(cosine.values()) > 0.98, cosine
+    first = arrays["a.png"]
+    others = [first[:, ::-1], first[::-1], 255 - first]
+    apart = encode([first, *(np.ascontiguousarray(o) for o in others)])
+    assert (apart[1:] @ apart[0]).max() < min(cosine.values())

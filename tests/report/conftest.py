@@ -1,4 +1,4 @@
-"""A built report of fabricated inputs, opened in a browser."""
+"""Reports of a fabricated project, built once a session."""
 
 from __future__ import annotations
 
@@ -6,72 +6,50 @@ import shutil
 from pathlib import Path
 
 import pytest
-from make_inputs import project
-from playwright.sync_api import Page
 
 from pipeline.config import Params
 from pipeline.paths import Paths
 from pipeline.report.build import build_report
-from pipeline.report.gallery import Album
-from pipeline.report.inputs import DatasetInputs, load_inputs
+from pipeline.report.data import Dataset, load_dataset
+from tests.report.fabricated import make_project
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory) -> Path:
-    """A report on two datasets with everything and one with nothing but its name."""
-    params, paths = project(tmp_path_factory.mktemp("report"), "set one", "set two")
-    return build_report(params, paths, ["set one", "set two", "not yet"])
-
-
-@pytest.fixture(scope="session")
-def _one(tmp_path_factory) -> tuple[Params, Paths]:
-    return project(tmp_path_factory.mktemp("one"), "one")
-
-
-@pytest.fixture(scope="session")
-def ready(_one) -> Paths:
+def project(tmp_path_factory) -> tuple[Params, Paths]:
     """A project with the dataset "one", for reading only."""
-    return _one[1]
-
-
-@pytest.fixture
-def found(ready) -> DatasetInputs:
-    """What the report reads of the dataset "one", to be changed in memory at will."""
-    return load_inputs("one", ready)
-
-
-@pytest.fixture
-def album(found) -> Album:
-    """Its pictures, small."""
-    return Album(found, 64)
+    return make_project(tmp_path_factory.mktemp("project"), "one")
 
 
 @pytest.fixture(scope="session")
-def params(_one) -> Params:
-    """The parameters of its report."""
-    return _one[0]
+def real(tmp_path_factory) -> tuple[Params, Paths]:
+    """A project with "lung", which the paper has too; its images are not labelled synthetic."""
+    classes = ("glioma", "meningioma", "Viral Pneumonia", "healthy tissue")
+    fractions = (0.05, 0.1, 0.2, 0.5, 1.0)
+    root = tmp_path_factory.mktemp("real")
+    return make_project(root, "lung", classes=classes, fractions=fractions, synthetic="0")
+
+
+@pytest.fixture
+def fresh(project, tmp_path) -> tuple[Params, Paths]:
+    """A copy of the project, for a test to change."""
+    params, paths = project
+    shutil.copytree(paths.root, tmp_path / "copy")
+    return params, Paths(tmp_path / "copy")
+
+
+@pytest.fixture
+def data(project) -> Dataset:
+    """What the report reads of "one", to be changed in memory."""
+    return load_dataset("one", *project)
 
 
 @pytest.fixture(scope="session")
-def html(_one, tmp_path_factory) -> str:
-    """The report on "one", as it is."""
-    params, paths = _one
-    root = tmp_path_factory.mktemp("html") / "project"
-    shutil.copytree(paths.root, root)
-    return build_report(params, Paths(root)).read_text(encoding="utf-8")
+def html(project, tmp_path_factory) -> str:
+    """The report on "one"."""
+    return build(*project, tmp_path_factory.mktemp("html"))
 
 
-@pytest.fixture
-def fresh(_one, tmp_path) -> tuple[Params, Paths]:
-    """A copy of that project, for a test to change."""
-    params, paths = _one
-    shutil.copytree(paths.root, tmp_path / "project")
-    return params, Paths(tmp_path / "project")
-
-
-@pytest.fixture
-def page(new_page, built: Path) -> Page:
-    """The built report, opened at desktop width."""
-    opened = new_page()
-    opened.goto(built.as_uri())
-    return opened
+def build(params: Params, paths: Paths, folder: Path, *names: str) -> str:
+    """Build the report of a copy of a project and return the page."""
+    shutil.copytree(paths.root, folder / "project")
+    return build_report(params, Paths(folder / "project"), names or None).read_text("utf-8")

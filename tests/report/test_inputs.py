@@ -1,210 +1,163 @@
-"""What the report reads of a dataset: what is read is whole and of one training, or is named."""
+"""Missing, partial, mixed and unfinished inputs: named with the command, never drawn."""
 
 from __future__ import annotations
 
 import json
-import re
+import shutil
 
 import pandas as pd
 import pytest
-from make_inputs import restamp
-from pipeline.evaluate.pairing import write_stamped
-from pipeline.training.pairing import pairing
 
-from pipeline.manifest import OPTIONAL, REQUIRED
+from pipeline.io import read_text_csv
+from pipeline.learners.runs import run_inputs
+from pipeline.report import checks, words
 from pipeline.report.build import build_report
-from pipeline.report.inputs import STAGES, load_inputs
-from pipeline.report.results import write_results
-from tests.learners.projects import write_features
+from pipeline.report.data import command, load_dataset
+from pipeline.report.pictures import Album
+from tests.report.fabricated import write_stamped
+
+FILES = {
+    "audit.parquet": "pipeline audit --dataset one",
+    "audit.json": "pipeline audit --dataset one",
+    "audit_pairs.parquet": "pipeline audit --dataset one",
+    "masks.zarr": "pipeline segment --dataset one",
+    "runs/linear-probe": "pipeline train --dataset one --learner linear-probe",
+    "metrics.parquet": "pipeline evaluate --dataset one",
+    "mask_quality.parquet": "pipeline evaluate --dataset one",
+    "plots/comparisons.csv": "pipeline evaluate --dataset one",
+    "plots/per_class.csv": "pipeline evaluate --dataset one",
+    "plots/test_sets.csv": "pipeline evaluate --dataset one",
+    "prompt_quality.parquet": "pipeline prompt-quality --dataset one",
+}
 
 
-def missing(paths) -> dict[str, str]:
-    """What the report of "one" names as missing: the reason by part."""
-    return {m.what: m.reason for m in load_inputs("one", paths).missing}
+def missing(params, paths) -> dict[str, str]:
+    """{file: command} of what the report of "one" cannot show."""
+    return {
+        m.path.removeprefix("cache/one/"): m.command
+        for m in load_dataset("one", params, paths).missing
+        if m.part != "features"  # the fabricated project has none
+    }
 
 
-@pytest.mark.parametrize("columns", [REQUIRED, (*REQUIRED, "group", "a column of one's own")])
-def test_a_manifest_of_the_required_columns_is_read_as_every_stage_reads_it(fresh, columns):
+def test_a_whole_project_lacks_nothing(project):
+    assert missing(*project) == {}
+
+
+@pytest.mark.promise("A missing file is named with the command that makes it.")
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+def test_a_missing_or_damaged_file_is_named_and_the_page_is_made(fresh, file, damage):
     params, paths = fresh
-    whole = load_inputs("one", paths).manifest
-    whole.assign(**{"a column of one's own": "x"})[list(columns)].to_csv(
-        paths.manifest("one"), index=False
-    )
-    found = load_inputs("one", paths)
-    assert "manifest" not in missing(paths)
-    assert set(OPTIONAL) <= set(found.manifest.columns)
-    assert found.units(whole["image_id"]) == list(whole["image_id"])
-    assert "36 images, 3 classes" in build_report(params, paths).read_text(encoding="utf-8")
+    path = paths.cache("one") / file
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if damage == "damaged":
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"\x00 not what it was")
+    found = load_dataset("one", params, paths).missing
+    assert FILES[file] in {m.command for m in found}
+    assert str(paths.root) not in " ".join(m.reason for m in found)
 
 
-def test_what_is_wrong_with_a_manifest_is_said_with_its_line_and_the_rest_is_shown(fresh):
+def test_a_page_is_made_of_damaged_tables_and_images_that_are_away(fresh):
     params, paths = fresh
-    table = pd.read_csv(paths.manifest("one"), dtype=str, keep_default_na=False)
-    table.loc[3, "sha256"] = "short"
-    table.to_csv(paths.manifest("one"), index=False)
-    reason = missing(paths)["manifest"]
-    assert reason.startswith("1 problem: line 5, sha256: ") and str(paths.root) not in reason
-    assert "Accuracy and the number of labels" in build_report(params, paths).read_text("utf-8")
+    shutil.rmtree(paths.data("one"))
+    for name in ("metrics", "audit_pairs", "prompt_quality"):
+        (paths.cache("one") / f"{name}.parquet").write_bytes(b"not what it was")
+    page = build_report(params, paths).read_text("utf-8")
+    assert page.count('class="nopicture"') > 8 and "data:image" not in page
+    assert FILES["metrics.parquet"] in page and str(paths.root) not in page
 
 
-def test_images_that_are_gone_do_not_stop_the_report(fresh):
-    params, paths = fresh
-    for file in paths.data("one").rglob("*.png"):
-        file.unlink()
-    assert "manifest" not in missing(paths)
-    assert "cannot be shown" in build_report(params, paths).read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("damage", [b"{", b"[]", b"{}", b"\xff", None])
-def test_a_damaged_record_is_named_with_its_command_and_the_others_are_read(fresh, stage, damage):
-    _, paths = fresh
-    before = load_inputs("one", paths).records
-    path = paths.record("one", stage)
-    if damage is None:
-        path.unlink(missing_ok=True)
-        path.mkdir()
-    else:
-        path.write_bytes(damage)
-    found = load_inputs("one", paths)
-    (named,) = (m for m in found.missing if m.what == f"record of {stage}")
-    assert named.path == f"cache/one/records/{stage}.json"
-    assert named.command == f"pipeline {stage.replace('_', '-')} --dataset one"
-    assert found.records == {k: v for k, v in before.items() if k != stage}
-
-
-METRICS = {"metrics", "per_class", "comparisons"}
-
-
-def train_again(paths, features: dict | None = None) -> None:
-    """Leave what another `train` leaves: other runs, and predictions that say they are theirs."""
-    runs = pd.read_parquet(paths.runs("one"))
-    runs["digest"] += " again"
-    runs.to_parquet(paths.runs("one"))
-    predicted = pd.read_parquet(paths.predictions("one"))
-    write_stamped(predicted, pairing(runs, features or {}), paths.predictions("one"))
-
-
-def test_metrics_of_an_older_training_are_named_and_not_drawn_beside_its_predictions(fresh):
-    params, paths = fresh
-    assert not (METRICS | {"predictions"}) & set(missing(paths))
-    train_again(paths)
-    assert METRICS & set(missing(paths)) == METRICS
-    found = load_inputs("one", paths)
-    assert found.metrics is None and found.per_class is None and found.comparisons is None
-    assert found.predictions(fraction=1.0) is not None and found.mask_quality is not None
-    html = build_report(params, paths).read_text(encoding="utf-8")
-    line = r"metrics.parquet \(of other runs than those of the last train\): <code>(.*?)</code>"
-    assert re.search(line, html)[1] == "pipeline evaluate --dataset one"
-    assert "Accuracy and the number of labels" not in html and "Each class" not in html
-    restamp(paths, "one")
-    assert not METRICS & set(missing(paths))
-
-
-def test_without_runs_predictions_and_metrics_are_still_told_apart(fresh):
-    _, paths = fresh
-    train_again(paths)
-    paths.runs("one").unlink()
-    assert missing(paths)["metrics"] == "of other predictions than those there"
-
-
-@pytest.mark.parametrize("made", ["of other runs", "unsaid", "damaged"])
-def test_predictions_that_are_not_of_the_runs_are_named_and_not_drawn(fresh, made):
-    params, paths = fresh
-    table, runs = (pd.read_parquet(p) for p in (paths.predictions("one"), paths.runs("one")))
-    if made == "damaged":
-        paths.predictions("one").write_bytes(b"not parquet")
-    else:
-        metadata = {} if made == "unsaid" else pairing(runs.iloc[1:], {})
-        write_stamped(table, metadata, paths.predictions("one"))
-    (named,) = (m for m in load_inputs("one", paths).missing if m.what == "predictions")
-    assert named.command == "pipeline train --dataset one"
-    assert load_inputs("one", paths).predictions(fraction=1.0) is None
-    html = build_report(params, paths).read_text(encoding="utf-8")
-    assert "Accuracy and the number of labels" in html
-    assert "Where the mask helped" not in html and "</span> Calibration" not in html
-
-
-def test_what_was_made_on_other_features_is_named_and_not_drawn(fresh):
-    _, paths = fresh
-    table = load_inputs("one", paths).manifest
-    views = {"whole": pd.DataFrame(0.0, table.index, range(4)).to_numpy("float32")}
-    text = pd.DataFrame(0.0, range(3), range(4)).to_numpy("float32")
-    write_features(paths, "one", table, views, text, ["alpha", "beta", "gamma"])
-    why = "of other features than encode has made since"
-    assert dict.fromkeys([*METRICS, "predictions"], why).items() <= missing(paths).items()
-    train_again(paths, load_inputs("one", paths).features.identity)
-    assert METRICS & set(missing(paths)) == METRICS and "predictions" not in missing(paths)
-
-
-@pytest.mark.parametrize("part", ["per_class", "comparisons", "mask_quality"])
-def test_a_table_of_another_evaluation_than_the_metrics_is_named_and_not_drawn(fresh, part):
-    _, paths = fresh
-    if part == "mask_quality":
-        table = pd.read_parquet(paths.mask_quality("one"))
-        table.iloc[1:].to_parquet(paths.mask_quality("one"))
-    else:
-        path = paths.plots("one") / f"{part}.csv"
-        path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
-    assert missing(paths)[part] == "of another evaluation than metrics.parquet"
-    assert getattr(load_inputs("one", paths), part) is None
-    restamp(paths, "one")
-    assert part not in missing(paths)
-
-
-def test_a_table_that_no_metrics_speak_for_is_not_drawn(fresh):
-    _, paths = fresh
-    paths.metrics_table("one").unlink()
-    assert missing(paths)["per_class"].startswith("without metrics.parquet")
-
-
-def relabel(paths, how: str) -> None:
-    """Change the manifest of "one" after its training: a test image renamed in class, or gone."""
-    table = pd.read_csv(paths.manifest("one"), dtype=str, keep_default_na=False)
-    first = table.index[table["split"] == "test"][0]
-    if how == "gone":
-        table = table.drop(index=first)
-    else:
-        table.loc[first, "label"] = "beta"
-    table.to_csv(paths.manifest("one"), index=False)
-
-
-@pytest.mark.parametrize("how", ["of another class", "gone"])
-def test_figures_of_other_labels_or_of_images_that_are_gone_are_named_and_not_drawn(fresh, how):
-    params, paths = fresh
-    relabel(paths, how)
-    reasons = missing(paths)
-    for part in (*METRICS, "predictions", "mask_quality", "prompt_quality"):
-        assert reasons[part].startswith("1 image(s) have another label in the manifest, or are")
-    found = load_inputs("one", paths)
-    assert found.tested is None and found.predictions(fraction=1.0) is None
-    html = build_report(params, paths).read_text(encoding="utf-8")
-    for command in ("train", "evaluate", "prompt-quality"):
-        assert f"<code>pipeline {command} --dataset one</code>" in html
-    assert "Accuracy and the number of labels" not in html and "Each class" not in html
-
-
-def test_a_new_image_leaves_the_figures_as_they_are(fresh):
-    _, paths = fresh
-    table = pd.read_csv(paths.manifest("one"), dtype=str, keep_default_na=False)
-    new = table.iloc[:1].assign(image_id="new.png", path="new.png")
-    pd.concat([table, new]).to_csv(paths.manifest("one"), index=False)
-    assert not (METRICS | {"predictions"}) & set(missing(paths))
-
-
-@pytest.mark.parametrize("stage", ["train", "evaluate"])
-@pytest.mark.parametrize(
-    ("status", "said"), [("error", "stopped with an error"), ("interrupted", "was interrupted")]
+@pytest.mark.promise(
+    "Files of different runs are never shown together; what does not belong is named with the "
+    "command that makes it again."
 )
-def test_a_last_run_that_did_not_end_is_warned_of_above_the_figures(fresh, stage, status, said):
+@pytest.mark.parametrize(
+    ("what", "command_of"),
+    [
+        ("runs", "train --dataset one --learner linear-probe"),
+        ("predictions", "evaluate"),
+        ("audit", "evaluate"),
+        ("table", "evaluate"),
+        ("metrics", "evaluate"),
+        ("labels", "evaluate"),
+    ],
+)
+def test_files_of_different_runs_are_not_shown_together(fresh, what, command_of):
     params, paths = fresh
-    record = json.loads(paths.record("one", stage).read_text())
-    where = paths.root.resolve() / "cache/one/predictions.parquet"
-    record |= {"status": status, "error": f"{where}: 7 are gone" if status == "error" else ""}
-    paths.record("one", stage).write_text(json.dumps(record))
-    pages = [build_report(params, paths), *write_results(params, paths)]
-    for page in (p for p in pages if p.name in ("index.html", "one.md")):
-        text = page.read_text(encoding="utf-8")
-        assert f"The last run of {stage} {said}" in text.split("In words")[0]
-        assert str(paths.root.resolve()) not in text
-        assert text.count("7 are gone") >= (status == "error")
+    run = paths.run_table("one", "linear-probe")
+    if what == "runs":  # runs replaced, predictions not
+        write_stamped(pd.read_parquet(run).assign(val_score=0.1), run, run_inputs(paths, "one"))
+    elif what == "predictions":  # a whole training, not evaluated
+        write_stamped(pd.read_parquet(run).assign(val_score=0.1), run, run_inputs(paths, "one"))
+        path = paths.predictions("one", "linear-probe")
+        write_stamped(pd.read_parquet(path), path, run_inputs(paths, "one") | {"runs": run})
+    elif what == "audit":
+        table = pd.read_parquet(paths.audit("one"))
+        table.assign(near_group="x").to_parquet(paths.audit("one"))
+    elif what == "table":  # a table of another evaluation
+        path = paths.plots("one") / "comparisons.csv"
+        path.write_text(path.read_text().replace("0.", "0.1", 1))
+    elif what == "metrics":  # metrics of no known inputs
+        path = paths.metrics_table("one")
+        pd.read_parquet(path).to_parquet(path)
+    elif what == "labels":
+        path = paths.manifest("one")
+        text = path.read_text().replace("000.png,0,beta,", "000.png,0,gamma,", 1)
+        assert text != path.read_text() and read_text_csv(path)
+        path.write_text(text)
+    found = load_dataset("one", params, paths)
+    commands = {m.command for m in found.missing}
+    again = f"pipeline {command_of}" if "--" in command_of else command(command_of, "one")
+    assert again in commands
+    if what == "table":
+        assert found.comparisons is None and found.metrics is not None
+    elif what == "runs":
+        assert "linear-probe" not in set(found.predictions["learner"])
+    else:
+        assert found.metrics is None and found.per_class is None
+    if what == "labels":
+        assert found.predictions is None and found.prompt_quality is None
+        assert found.mask_quality is None
+
+
+@pytest.mark.promise("A last train or evaluate that did not finish is warned of above the figures.")
+@pytest.mark.parametrize("status", ["error", "interrupted", "running"])
+@pytest.mark.parametrize("stage", ["train-linear-probe", "evaluate"])
+def test_an_unfinished_run_is_warned_of(fresh, status, stage):
+    params, paths = fresh
+    path = paths.record("one", stage)
+    record = json.loads(path.read_text()) | {"status": status, "error": f"no {paths.root}/x"}
+    path.write_text(json.dumps(record))
+    data = load_dataset("one", params, paths)
+    (said,) = checks.warnings(data, Album(data))
+    assert words.STATUS[status] in said and command(stage.split("-")[0], "one") in said
+    assert str(paths.root) not in said
+
+
+@pytest.mark.promise("A mask that the store lists but cannot give is named, never drawn as empty.")
+def test_a_lost_mask_is_named_and_never_drawn_as_empty(fresh):
+    params, paths = fresh
+    for shard in sorted(paths.masks("one").rglob("*")):
+        if shard.is_file() and "/mask/c/" in shard.as_posix():
+            shard.unlink()
+    data = load_dataset("one", params, paths)
+    album = Album(data, 32)
+    image_id = "test/beta/000.png"
+    picture = album.picture(image_id)
+    assert picture.uri and picture.note.startswith("mask lost") and image_id in album.lost
+    whole, outlined, masked = album.example(image_id)
+    assert masked.uri == "" and masked.note.startswith("mask lost")
+    assert outlined.note and not whole.note
+    page = build_report(params, paths).read_text("utf-8")
+    assert command("segment", "one") in page and "mask lost" in page
+    assert words.LOST_MASKS in page
+
+
+def test_a_failed_image_is_not_called_lost(project):
+    data = load_dataset("one", *project)
+    album = Album(data, 32)
+    for image_id in data.manifest["image_id"]:
+        album.picture(image_id)
+    assert album.lost == {}

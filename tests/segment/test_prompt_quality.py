@@ -1,4 +1,4 @@
-"""Every prompt strategy against ground truth: true figures, kept rows, and no way into segment."""
+"""The prompt benchmark: true figures, kept rows, and no way from ground truth into `segment`."""
 
 import os
 import signal
@@ -27,41 +27,33 @@ def project(ellipses):
 
 @pytest.fixture
 def run(project, sam2):
-    def judge(predictor=sam2, **changed):
+    def measure(predictor=sam2, **changed):
         options = {k: changed.pop(k) for k in ("force", "batch_size") if k in changed}
         changed = {"segment__grid": 3, "prompt_quality__images": 0} | changed
-        return measure_prompts(
-            DATASET,
-            project.params(**changed),
-            project.paths,
-            RunOptions(workers=1, **options),
-            predictor=predictor,
-        )
+        params = project.params(**changed)
+        options = RunOptions(workers=1, **options)
+        return measure_prompts(DATASET, params, project.paths, options, predictor=predictor)
 
-    return judge
+    return measure
 
 
 def table(project) -> pd.DataFrame:
     return pd.read_parquet(project.paths.prompt_quality(DATASET))
 
 
-def of(project, strategy: str) -> pd.Series:
-    rows = table(project)
-    return rows[rows["strategy"] == strategy].set_index("image_id")["dice"]
-
-
 @pytest.mark.parametrize("prompt", ("salient-refine", "auto", "center-box", "box", "points"))
 def test_figures_are_those_of_the_masks_that_segment_makes(project, run, sam2, prompt):
     run(batch_size=4)
-    assert list(table(project)["strategy"]) == NAMES * 6
+    rows = table(project)
+    assert list(rows["strategy"]) == NAMES * 6
+    assert set(rows[rows["from_truth"]]["strategy"]) == {"box", "points", "box-ellipse"}
     for row in project.rows:  # the references, given to segment as a user would give them
         truth = scene(int(row["image_id"][0]), row["height"], row["width"])[1]
-        seed = f"0\n{row['sha256']}#0"
-        _, row["box"], row["points"] = reference_prompts(truth, 0.1, seed)
+        _, row["box"], row["points"] = reference_prompts(truth, 0.1, f"0\n{row['sha256']}#0")
     project.write()
     params = project.params(segment__prompt=prompt, segment__grid=3)
     segment_dataset(DATASET, params, project.paths, RunOptions(workers=1), predictor=sam2)
-    store, rows = open_masks(project.paths.masks(DATASET)), table(project)
+    store = open_masks(project.paths.masks(DATASET))
     rows = rows[rows["strategy"] == prompt].set_index("image_id")
     for i in range(6):
         mask = torch.tensor(store[f"{i}.png"])
@@ -73,13 +65,7 @@ def test_figures_are_those_of_the_masks_that_segment_makes(project, run, sam2, p
         assert got["gt_area_fraction"] == pytest.approx(float(truth.float().mean()))
 
 
-def test_prompts_made_from_the_truth_are_marked(project, run):
-    run()
-    marked = table(project).groupby("strategy")["from_truth"].first()
-    assert {name for name, flag in marked.items() if flag} == {"box", "points", "box-ellipse"}
-
-
-def test_a_second_run_judges_nothing_and_a_larger_sample_adds_to_a_smaller(project, run):
+def test_a_larger_sample_adds_to_a_smaller_and_a_relabelled_image_keeps_its_figures(project, run):
     assert run(prompt_quality__images=2).done == 2
     record = run()
     assert (record.done, record.skipped) == (4, 2)
@@ -89,24 +75,6 @@ def test_a_second_run_judges_nothing_and_a_larger_sample_adds_to_a_smaller(proje
     assert project.paths.prompt_quality(DATASET).read_bytes() == before
     run(force=True)
     assert project.paths.prompt_quality(DATASET).read_bytes() == before
-
-
-def test_a_changed_choice_judges_again_only_what_it_decides(project, run):
-    run()
-    before = table(project).set_index(["strategy", "image_id"])
-    run(segment__grid=2, prompt_quality__box_jitter=0.3)
-    after = table(project).set_index(["strategy", "image_id"])
-    changed = before["key"] != after["key"]
-    assert set(changed[changed].index.get_level_values(0)) == {
-        "auto",
-        *("box", "points", "box-ellipse"),
-    }
-    assert before["dice"][~changed].equals(after["dice"][~changed])
-    assert not before["dice"]["box-ellipse"].equals(after["dice"]["box-ellipse"])
-
-
-def test_a_relabelled_image_keeps_its_figures_under_its_new_label(project, run):
-    run()
     project.row("0.png")["label"] = "cat"
     project.write()
     assert run().done == 0
@@ -114,16 +82,24 @@ def test_a_relabelled_image_keeps_its_figures_under_its_new_label(project, run):
     assert set(rows[rows["image_id"] == "0.png"]["label"]) == {"cat"}
 
 
-def test_another_mask_file_is_judged_again(project, run):
+def test_a_changed_parameter_or_mask_file_recomputes_what_it_decides(project, run):
     run()
-    truth = scene(1, 45, 64)[1]
-    project.add("1.png", scene(1, 45, 64)[0], np.roll(truth, 9, axis=1))
-    project.rows = project.rows[:1] + project.rows[-1:] + project.rows[2:-1]
+    before = table(project).set_index(["strategy", "image_id"])
+    run(segment__grid=2, prompt_quality__box_jitter=0.3)
+    after = table(project).set_index(["strategy", "image_id"])
+    changed = before["key"] != after["key"]
+    names = set(changed[changed].index.get_level_values(0))
+    assert names == {"auto", "box", "points", "box-ellipse"}
+    assert before["dice"][~changed].equals(after["dice"][~changed])
+    assert not before["dice"]["box-ellipse"].equals(after["dice"]["box-ellipse"])
+    image, truth = scene(1, 45, 64)
+    project.rows[1] = project.make_row("1.png", image, np.roll(truth, 9, axis=1))
     project.write()
-    assert run().done == 1
+    assert run(segment__grid=2, prompt_quality__box_jitter=0.3).done == 1
 
 
-def test_ctrl_c_keeps_what_was_judged_and_the_next_run_goes_on(project, run, sam2, monkeypatch):
+@pytest.mark.promise("Ctrl-C keeps what was computed and exits 130; a second one exits at once.")
+def test_ctrl_c_keeps_what_was_measured_and_the_next_run_continues(project, run, sam2, monkeypatch):
     resize, calls = sam2._transforms, []
 
     def pressed(image):
@@ -161,26 +137,16 @@ def test_a_file_that_cannot_be_read_is_noted_and_tried_again(project, run, name)
     assert (record.done, record.skipped, record.failed) == (1, 5, {})
 
 
-def test_a_set_of_which_nothing_can_be_judged_fails(project, run):
-    for i in range(6):
-        project.file(f"masks/{i}.png").write_bytes(b"")
-    with pytest.raises(StageFailed, match="6 of 6 images failed"):
-        run(prompt_quality__max_failed=0.9)
-
-
-def test_a_set_without_ground_truth_has_an_empty_table(project, run):
+def test_sets_without_ground_truth_and_phantoms(project, run):
+    for row in project.rows:
+        row["synthetic"] = "1"
+    project.write()
+    assert run(prompt_quality__phantoms=3).done == 3
     for row in project.rows:
         row["mask_path"] = ""
     project.write()
     assert run(predictor=None).total == 0
     assert table(project).empty
-
-
-def test_phantoms_have_a_sample_size_of_their_own(project, run):
-    for row in project.rows:
-        row["synthetic"] = "1"
-    project.write()
-    assert run(prompt_quality__phantoms=3).done == 3
 
 
 @pytest.mark.parametrize(
@@ -191,12 +157,12 @@ def test_a_strategy_that_is_unknown_or_the_truth_itself_is_refused(run, names, s
         run(prompt_quality__strategies=names)
 
 
+@pytest.mark.promise("Boxes and clicks made from the ground truth never reach `segment`.")
 def test_references_never_reach_segment(project, run, sam2):
     manifest = project.paths.manifest(DATASET).read_bytes()
     run()
     assert project.paths.manifest(DATASET).read_bytes() == manifest
     assert not project.paths.masks(DATASET).exists()
     with pytest.raises(StageFailed, match="no box in the manifest"):
-        segment_dataset(
-            DATASET, project.params(segment__prompt="box"), project.paths, predictor=sam2
-        )
+        params = project.params(segment__prompt="box")
+        segment_dataset(DATASET, params, project.paths, predictor=sam2)

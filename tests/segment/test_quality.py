@@ -1,8 +1,9 @@
-"""Mask quality: what is said of a mask without ground truth."""
+"""Mask quality without ground truth, and boxes and clicks of the manifest."""
 
 import numpy as np
 import pytest
 
+from pipeline.errors import PipelineError
 from pipeline.segment.quality import (
     border_share,
     bounding_box,
@@ -10,19 +11,16 @@ from pipeline.segment.quality import (
     mask_status,
     stability_score,
 )
+from pipeline.segment.regions import center_box, parse_box, parse_points, zoom_region
 
 
 def test_stability_is_the_iou_of_a_stricter_and_a_looser_threshold():
-    logits = np.array([[5.0, 0.5, -0.5, -5.0]])
-    assert stability_score(logits) == pytest.approx(1 / 3)
-
-
-def test_sharp_masks_and_empty_ones_are_stable():
+    assert stability_score(np.array([[5.0, 0.5, -0.5, -5.0]])) == pytest.approx(1 / 3)
     assert stability_score(np.full((3, 4, 4), -9.0)).tolist() == [1, 1, 1]
     assert stability_score(np.where(np.eye(4) > 0, 9.0, -9.0)) == 1
 
 
-def test_components_touch_also_at_corners():
+def test_components_are_8_connected():
     assert component_count(np.eye(5, dtype=bool)) == 1
     mask = np.zeros((5, 5), bool)
     mask[0, 0] = mask[4, 4] = mask[0, 4] = True
@@ -30,13 +28,10 @@ def test_components_touch_also_at_corners():
     assert component_count(np.zeros((5, 5), bool)) == 0
 
 
-def test_border_share_of_frame_and_middle():
+def test_border_share_and_bounding_box():
     frame = np.ones((6, 8), bool)
     frame[1:-1, 1:-1] = False
     assert border_share(np.stack([frame, ~frame])).tolist() == [1, 0]
-
-
-def test_bounding_box_is_tight_and_absent_for_nothing():
     mask = np.zeros((10, 12), bool)
     mask[3:5, 6:11] = True
     assert bounding_box(mask) == (6, 3, 11, 5)
@@ -44,13 +39,42 @@ def test_bounding_box_is_tight_and_absent_for_nothing():
 
 
 @pytest.mark.parametrize(
-    ("area", "status"),
-    [(0, "empty"), (0.0019, "empty"), (0.002, "ok"), (0.95, "ok"), (0.951, "full"), (1, "full")],
+    ("area", "limits", "status"),
+    [
+        (0, (0.002, 0.95), "empty"),
+        (0.0019, (0.002, 0.95), "empty"),
+        (0.002, (0.002, 0.95), "ok"),
+        (0.95, (0.002, 0.95), "ok"),
+        (0.951, (0.002, 0.95), "full"),
+        (0, (0, 1), "empty"),
+        (1, (0, 1), "full"),
+    ],
 )
-def test_status_by_area(area, status):
-    assert mask_status(area, 0.002, 0.95) == status
+def test_status_by_area(area, limits, status):
+    assert mask_status(area, *limits) == status
 
 
-def test_nothing_is_empty_and_everything_is_full_whatever_the_limits():
-    assert mask_status(0, 0, 1) == "empty"
-    assert mask_status(1, 0, 1) == "full"
+def test_boxes_and_clicks_are_read_and_clipped():
+    assert parse_box(" 1, 2.5,30,40 ", 20, 60).tolist() == [1, 2.5, 20, 40]
+    points, labels = parse_points("1,2,1; 3.5,4,0;", 10, 10)
+    assert points.tolist() == [[1, 2], [3.5, 4]] and labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("text", ["", "1,2,3", "a,b,c,d", "1,2,nan,4", "5,5,5,9", "90,90,99,99"])
+def test_an_unusable_box_says_what_to_write(text):
+    with pytest.raises(PipelineError, match="box column"):
+        parse_box(text, 20, 20)
+
+
+@pytest.mark.parametrize("text", ["", "1,2", "1,2,1;3,4", "1,2,7", "x,2,1", "50,2,1", "-1,2,1"])
+def test_unusable_clicks_say_what_to_write(text):
+    with pytest.raises(PipelineError, match="points column"):
+        parse_points(text, 20, 20)
+
+
+def test_the_zoomed_region_is_cut_at_the_border_and_never_smaller_than_the_box():
+    assert center_box(100, 50, 0.5).tolist() == [25, 12.5, 75, 37.5]
+    assert zoom_region([40, 40, 60, 60], 2, 100, 100) == (30, 30, 70, 70)
+    assert zoom_region([0, 0, 20, 20], 2, 100, 100) == (0, 0, 30, 30)
+    assert zoom_region([40, 40, 60, 60], 0, 100, 80) == (0, 0, 100, 80)
+    assert zoom_region(np.array([10.5, 10.5, 20.5, 20.5]), 0.5, 100, 100) == (10, 10, 21, 21)

@@ -1,6 +1,4 @@
-"""`segment` over a dataset: computed once, joined by id, redone when and only when it must be."""
-
-import shutil
+"""`segment` on a dataset: computed once, joined by id, computed again only when it must be."""
 
 import numpy as np
 import pytest
@@ -8,7 +6,6 @@ from PIL import Image
 
 from pipeline import open_masks
 from pipeline.engine import RunOptions
-from pipeline.engine.status import status_rows, status_text
 from pipeline.errors import ManifestError, StageFailed, StoreError
 from pipeline.io import sha256_file
 from pipeline.models.sam2 import Sam2ImagePredictor
@@ -16,6 +13,11 @@ from pipeline.segment import segment_dataset
 from pipeline.segment.strategies import STRATEGIES
 from tests.project import DATASET
 from tests.segment.small_sam2 import scene
+
+NO_LABELS = (
+    "A prompt strategy sees neither label nor split nor the name of a file or folder, and permuted "
+    "labels leave all masks the same."
+)
 
 
 @pytest.fixture
@@ -43,7 +45,12 @@ def masks(project):
     return open_masks(project.paths.masks(DATASET))
 
 
-def test_adding_ten_images_segments_ten_and_nothing_else_costs_anything(project, run):
+def all_masks(project):
+    return {image_id: masks(project)[image_id] for image_id in masks(project)}
+
+
+@pytest.mark.promise("Run twice, add 10, remove 5, reorder: 0, 10, 0, 0 images computed.")
+def test_adding_ten_images_segments_ten_and_nothing_else(project, run):
     assert run().done == 5
     for i in range(10):
         project.add(f"new{i}.png", scene(50 + i, 32, 40)[0])
@@ -55,128 +62,87 @@ def test_adding_ten_images_segments_ten_and_nothing_else_costs_anything(project,
     assert (record.done, record.skipped) == (0, 12)
 
 
-def test_status_tells_what_a_store_lacks_of_the_manifest_though_its_last_run_was_ok(project, run):
-    project.add("bad.png", scene(50, 32, 40)[0])
-    project.file("bad.png").write_bytes(b"no image")
-    run(segment__max_failed=0.5)
-
-    def told():
-        (row, _) = status_rows(project.paths, [DATASET])
-        return row["status"], row["lacking"], status_text(status_rows(project.paths, [DATASET]))
-
-    status, lacking, text = told()  # what failed is named as that
-    assert (status, lacking) == ("ok", (0, 6)) and "lacks" not in text
-    project.add("new.png", scene(51, 32, 40)[0])
-    project.rows[0]["sha256"] = "0" * 64  # as of other bytes
-    project.write()
-    with pytest.raises(StoreError):
-        run(segment__max_failed=0.5, segment__min_area=0.3)  # refused: the record stays
-    status, lacking, text = told()
-    assert (status, lacking) == ("ok", (2, 7))
-    assert "lacks 2 of the 7 images of the manifest as it is now - run: pipeline segment" in text
-    shutil.rmtree(project.paths.masks(DATASET))
-    assert told()[1] == (7, 7)
-
-
-def test_stored_masks_are_sam2s_pixel_for_pixel_at_the_images_own_size(project, run, sam2):
+@pytest.mark.promise("Masks have the size of the image and are pixel for pixel what SAM2 returned.")
+def test_stored_masks_are_sam2s_pixel_for_pixel_with_their_quality(project, run, sam2):
+    project.add("blank.png", np.zeros((40, 40, 3), np.uint8))
     run(batch_size=1)
     for i in range(5):
-        image = scene(i, 40 + 5 * i, 70 - 6 * i)[0]
-        sam2.set_image(image)
-        theirs = sam2.predict(multimask_output=False)[0][0].astype(bool)
-        assert np.array_equal(masks(project)[f"{i}.png"], theirs)
+        sam2.set_image(scene(i, 40 + 5 * i, 70 - 6 * i)[0])
+        expected = sam2.predict(multimask_output=False)[0][0].astype(bool)
+        assert np.array_equal(masks(project)[f"{i}.png"], expected)
+    table = masks(project).table()
+    assert table.loc["blank.png", "status"] == "empty"
+    table = table.drop(index="blank.png")
+    assert (table["status"] == "ok").all() and (table["prompt"] == "salient").all()
+    assert table["predicted_iou"].between(0, 1).all() and table["stability"].between(0, 1).all()
+    assert (table["components"] >= 1).all()
+    assert np.allclose(table["area_fraction"], table["area"] / (table["height"] * table["width"]))
 
 
+@pytest.mark.promise(
+    "Masks and features do not depend on batch size, cores, workers, order or resuming."
+)
 def test_masks_do_not_depend_on_batch_size_workers_or_order(project, run):
     run(batch_size=1, workers=0)
-    first = {i: masks(project)[i] for i in masks(project)}
+    first = all_masks(project)
     project.rows.reverse()
     project.write()
     run(batch_size=4, workers=3, force=True)
-    for i, mask in first.items():
-        assert np.array_equal(masks(project)[i], mask)
+    for image_id, mask in first.items():
+        assert np.array_equal(masks(project)[image_id], mask)
 
 
+@pytest.mark.promise("An image that fails shifts no other.")
 def test_an_unreadable_image_fails_alone_and_shifts_no_other(project, run):
     run()
-    good = {i: masks(project)[i] for i in masks(project)}
+    good = all_masks(project)
     path = project.file("2.png")
     path.write_bytes(path.read_bytes()[:60])
     project.row("2.png")["sha256"] = sha256_file(path)
     project.write()
     with pytest.raises(StageFailed, match=r"2\.png"):
         run(force=True)
-    record = run(force=True, segment__max_failed=0.5)
-    assert set(record.failed) == {"2.png"}
-    for i in good:
-        if i != "2.png":
-            assert np.array_equal(masks(project)[i], good[i])
+    assert set(run(force=True, segment__max_failed=0.5).failed) == {"2.png"}
+    for image_id in good.keys() - {"2.png"}:
+        assert np.array_equal(masks(project)[image_id], good[image_id])
     with pytest.raises(StoreError, match=r"2\.png"):
         masks(project)["2.png"]
 
 
-def test_blank_image_is_recorded_as_empty(project, run):
-    project.add("blank.png", np.zeros((40, 40, 3), np.uint8))
-    run()
-    row = masks(project).table().loc["blank.png"]
-    assert row["status"] == "empty"
-    assert row["area"] == 0 or row["area_fraction"] < 0.002
-    assert set(masks(project).table()["status"]) == {"ok", "empty"}
-
-
-def test_quality_columns_lie_beside_each_mask(project, run):
-    run()
-    table = masks(project).table()
-    assert (table["prompt"] == "salient").all()
-    assert table["predicted_iou"].between(0, 1).all()
-    assert table["stability"].between(0, 1).all()
-    assert (table["components"] >= 1).all()
-    assert np.allclose(table["area_fraction"], table["area"] / (table["height"] * table["width"]))
-
-
-def test_other_weights_or_choices_are_refused_with_the_difference_or_rebuilt(project, run, sam2):
+@pytest.mark.promise(
+    "With `--force` a store is rebuilt next to the old one, which stays until the new is complete."
+)
+def test_another_model_is_refused_or_rebuilt(project, run, sam2):
     run()
     other = Sam2ImagePredictor(sam2.model, [0.5] * 3, [0.25] * 3, "fp32", {"sha256": "other"})
     with pytest.raises(StoreError, match="fingerprint"):
         run(predictor=other)
-    with pytest.raises(StoreError, match="min_area"):
-        run(segment__min_area=0.01)
     assert run(predictor=other, on_mismatch="rebuild").done == 5
     assert run(predictor=other).done == 0
 
 
-def test_changed_box_redoes_that_image_alone_and_only_where_boxes_are_asked(project, run):
-    for row in project.rows:
-        row["box"] = "5,5,30,30"
-    project.write()
-    assert run(prompt="box").done == 5
-    project.row("3.png")["box"] = "6,6,30,30"
-    project.write()
-    record = run(prompt="box")
-    assert record.done == 1
-    assert set(record.redone_rows) == {"3.png"}
-    assert masks(project).table().loc["3.png", "prompt"].startswith("box 6,6,30,30")
-
-
-def test_missing_box_fails_its_row_with_the_remedy(project, run):
+def test_a_changed_box_recomputes_that_image_alone_and_a_missing_one_fails(project, run):
     for row in project.rows[1:]:
         row["box"] = "5,5,30,30"
     project.write()
     record = run(prompt="box", segment__max_failed=0.5)
-    assert set(record.failed) == {"0.png"}
+    assert record.done == 4 and set(record.failed) == {"0.png"}
     assert "box column" in record.failed["0.png"]
+    project.row("3.png")["box"] = "6,6,30,30"
+    project.write()
+    record = run(prompt="box", segment__max_failed=0.5)
+    assert record.done == 1 and record.redone_rows == {"3.png": "prompt, mask or frame changed"}
+    assert masks(project).table().loc["3.png", "prompt"].startswith("box 6,6,30,30")
 
 
-def test_ground_truth_masks_are_redone_when_their_file_changes(project, run):
+@pytest.mark.promise("An image without a ground-truth mask is never one with an empty mask.")
+def test_ground_truth_masks_follow_their_file_and_a_missing_one_fails(project, run):
     assert run(predictor=None, prompt="manifest").done == 5
     region = scene(1, 45, 64)[1]
     assert np.array_equal(masks(project)["1.png"], region)
     Image.fromarray(region[::-1].astype(np.uint8) * 255).save(project.file("masks/1.png"))
     assert run(predictor=None, prompt="manifest").done == 1
     assert np.array_equal(masks(project)["1.png"], region[::-1])
-
-
-def test_image_without_ground_truth_fails_and_is_not_taken_for_empty(project, run):
     project.add("bare.png", scene(9, 30, 30)[0])
     project.file("masks/0.png").unlink()
     record = run(predictor=None, prompt="manifest", segment__max_failed=0.5)
@@ -184,14 +150,7 @@ def test_image_without_ground_truth_fails_and_is_not_taken_for_empty(project, ru
     assert "mask_path" in record.failed["bare.png"]
 
 
-def test_byte_copies_are_segmented_once(project, run):
-    project.add("copy of 0.png", scene(0, 40, 70)[0])
-    record = run()
-    assert (record.done, record.copied) == (6, 1)
-    assert np.array_equal(masks(project)["copy of 0.png"], masks(project)["0.png"])
-
-
-def test_limit_and_only_choose_what_is_done(project, run):
+def test_limit_and_only_choose_what_is_computed(project, run):
     assert run(limit=2).done == 2
     assert run(only=["4.png"]).done == 1
     assert set(masks(project)) == {"0.png", "1.png", "4.png"}
@@ -199,40 +158,53 @@ def test_limit_and_only_choose_what_is_done(project, run):
         run(only=["nowhere.png"])
 
 
-@pytest.mark.parametrize("prompt", ["salient", "salient-refine", "auto", "center-box", "box"])
+@pytest.mark.promise(NO_LABELS)
+@pytest.mark.parametrize("prompt", STRATEGIES)
 def test_a_strategy_sees_neither_label_nor_split_nor_names(project, run, monkeypatch, prompt):
     for row in project.rows:
-        row["box"] = "5,5,30,30"
+        row["box"], row["points"] = "5,5,30,30", "10,10,1"
     project.write()
-    seen = set()
+    seen = {}
     prepare = STRATEGIES[prompt].prepare
 
     def spy(self, image, columns, truth=None):
         seen.update(columns)
+        assert truth is None or truth.dtype == bool
         return prepare(self, image, columns, truth)
 
     monkeypatch.setattr(STRATEGIES[prompt], "prepare", spy)
     run(prompt=prompt)
-    assert seen <= {"box"}
+    assert seen.keys() <= {"box", "points"}
 
 
-def test_permuted_labels_give_the_same_masks(project, run):
+@pytest.mark.promise(NO_LABELS)
+@pytest.mark.promise("New labels and splits recompute nothing.")
+def test_relabelling_segments_nothing_reaches_the_store_and_changes_no_mask(project, run):
     run()
-    before = {i: masks(project)[i] for i in masks(project)}
+    before = all_masks(project)
     labels = [row["label"] for row in project.rows]
     for row, label in zip(project.rows, labels[1:] + labels[:1], strict=True):
         row["label"] = label
-    project.write()
-    assert run(force=True).done == 5
-    assert all(np.array_equal(masks(project)[i], mask) for i, mask in before.items())
-
-
-def test_relabelling_segments_nothing_and_reaches_the_store(project, run):
-    run()
-    project.row("0.png")["label"] = "cat"
     project.row("1.png")["split"] = "test"
     project.write()
     assert run().done == 0
     table = masks(project).table()
-    assert table.loc["0.png", "label"] == "cat"
-    assert table.loc["1.png", "split"] == "test"
+    assert table.loc["0.png", "label"] == labels[1] and table.loc["1.png", "split"] == "test"
+    assert run(force=True).done == 5
+    assert all(np.array_equal(masks(project)[i], mask) for i, mask in before.items())
+
+
+@pytest.mark.promise(
+    "Other bytes under the same name recompute that image alone; bytes that changed without the "
+    "manifest fail with the remedy."
+)
+def test_other_bytes_under_the_same_name_recompute_that_image_alone_and_say_why(project, run):
+    run()
+    row = project.make_row("1.png", scene(9, 45, 64)[0])
+    project.row("1.png")["sha256"] = row["sha256"]
+    project.write()
+    assert run().redone_rows == {"1.png": "image bytes changed"}
+    project.make_row("1.png", scene(8, 45, 64)[0])  # not in the manifest
+    record = run(force=True, segment__max_failed=0.5)
+    assert set(record.failed) == {"1.png"}
+    assert "pipeline data refresh" in record.failed["1.png"]

@@ -11,8 +11,8 @@ from pipeline.engine import RunOptions
 from pipeline.images import read_image
 from pipeline.intake import add_dataset
 from pipeline.manifest import read_manifest, write_manifest
-from pipeline.report.gallery import Album
-from pipeline.report.inputs import load_inputs
+from pipeline.report.data import load_dataset
+from pipeline.report.pictures import Album
 from pipeline.segment import segment_dataset
 from tests.project import Project
 from tests.segment.small_sam2 import scene
@@ -39,6 +39,10 @@ def project(tmp_path) -> Project:
     return made
 
 
+@pytest.mark.promise(
+    "All eight EXIF orientations are applied: manifest, array, mask, overlay, box and click share "
+    "one upright frame."
+)
 @pytest.mark.parametrize(
     ("prompt", "column", "value"),
     [("box", "box", "20,8,60,40"), ("points", "points", "41,22,1;3,3,0"), ("center-box", "", "")],
@@ -59,7 +63,7 @@ def test_boxes_clicks_and_masks_are_of_the_upright_picture(project, sam2, prompt
         np.testing.assert_array_equal(masks[image_id], plain)
         image = read_image(project.paths.data("turned") / image_id)
         assert masks[image_id].shape == image.shape[:2] == (48, 80)
-    album = Album(load_inputs("turned", project.paths))
+    album = Album(load_dataset("turned", project.params(), project.paths))
     pictures = {album.picture(image_id).uri for image_id in masks}
     assert len(pictures) == 1 and pictures.pop().startswith("data:image")
     assert album.picture("cat/1.png").uri != album.picture("cat/1.png", outlines=False).uri

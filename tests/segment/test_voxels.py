@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 
 from pipeline.images import read_image
 from tests.images.makers import save_nifti
@@ -20,6 +21,10 @@ def readme_lines(repo: Path, word: str) -> str:
     return next(block for block in blocks if word in block)
 
 
+@pytest.mark.promise(
+    "NIfTI of any axis order and scaling shows the same slices, and masks map back to voxels "
+    "(`to_voxels`, shown in the README)."
+)
 def test_the_readmes_lines_turn_a_stored_mask_back_to_voxels(
     repo: Path, tmp_path: Path, monkeypatch
 ) -> None:

@@ -1,0 +1,254 @@
+"""A project folder with everything that a report reads, made without a model.
+
+Images, ground-truth masks, the mask store, predictions and the audit are fabricated with a fixed
+seed; `evaluate` runs for real on them, so that its tables are those of a real project.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from pipeline.config import Params, load_params
+from pipeline.evaluate import evaluate_dataset
+from pipeline.io import sha256_file
+from pipeline.learners.runs import run_inputs
+from pipeline.manifest import COLUMNS, write_manifest
+from pipeline.paths import Paths
+from pipeline.provenance import stamp, with_stamp
+from pipeline.store import MaskRow, MaskStoreWriter, WorkItem
+
+REPO = Path(__file__).resolve().parents[2]
+CLASSES = ("alpha", "beta", "gamma")
+SIZE = (36, 48)
+EMPTY, FAILED = "train/alpha/002.png", "train/beta/001.png"
+"""Images whose mask is empty, and whose segmentation failed."""
+DIVERGED = ("official", "medfocus-probe", "masked", 0.05, 1)
+NOTES = ["official: 5 images without a split take no part", "ground_truth: without 'omega'"]
+VIEWS = ("whole", "masked", "oracle", "random")
+TRUTH = [("linear-probe", view) for view in VIEWS]
+RUNS = {
+    "official": [("zero-shot", "whole"), ("linear-probe", "whole"), ("linear-probe", "masked"),
+                 ("linear-probe", "crop"), ("medfocus-probe", "masked")],
+    "grouped": [("linear-probe", "whole"), ("linear-probe", "masked"), ("linear-probe", "crop"),
+                ("medfocus-probe", "masked")],
+    "ground_truth": TRUTH,
+    "grouped_truth": TRUTH,
+}  # fmt: skip
+SKILL = {"whole": 1.0, "masked": 2.2, "crop": 1.2, "oracle": 2.6, "random": 0.4}
+"""Added to the score of the true class, by view: masked images are classified better."""
+
+
+def make_project(root: Path, *names: str, **options) -> tuple[Params, Paths]:
+    """Make a project folder with these datasets; returns its parameters and paths."""
+    settings = {"report.gallery": 6, "report.thumbnail": 64, "evaluate.bootstrap": 60}
+    params = load_params(REPO / "params.yaml", settings)
+    learners = {k: params.learners[k] for k in ("zero-shot", "linear-probe", "medfocus-probe")}
+    params = params.model_copy(update={"datasets": names, "learners": learners})
+    paths = Paths(root)
+    for name in names:
+        make_dataset(params, paths, name, **options)
+    return params, paths
+
+
+def make_dataset(
+    params: Params,
+    paths: Paths,
+    name: str,
+    *,
+    classes: tuple[str, ...] = CLASSES,
+    per_class: int = 12,
+    seeds: int = 2,
+    fractions: tuple[float, ...] = (0.05, 1.0),
+    synthetic: str = "1",
+    test_part: bool = True,
+) -> None:
+    """Write every file of one dataset; see the constants above for what it holds."""
+    rng = np.random.default_rng(7)
+    manifest = write_images(paths, name, classes, per_class, synthetic, test_part, rng)
+    write_masks(paths, name, manifest)
+    write_audit(paths, name, manifest)
+    write_runs(paths, name, manifest, classes, fractions, seeds, rng)
+    evaluate_dataset(name, params, paths)
+    write_prompts(paths, name, manifest)
+    write_records(paths, name)
+
+
+def write_images(paths, name, classes, per_class, synthetic, test_part, rng) -> pd.DataFrame:
+    """Write noisy images with a bright disc, its ground truth, and the manifest."""
+    height, width = SIZE
+    y, x = np.mgrid[:height, :width]
+    rows = []
+    for c, label in enumerate(classes):
+        for i in range(per_class):
+            split = "test" if i % 3 == 0 else "train"
+            path = f"{split}/{label}/{i:03d}.png"
+            cx, cy, r = rng.uniform(14, width - 14), rng.uniform(12, height - 12), 5 + 2 * c
+            truth = (x - cx) ** 2 + (y - cy) ** 2 < r**2
+            image = rng.normal(60, 12, SIZE) + 110 * truth
+            for file, pixels in (
+                (paths.data(name) / path, image.clip(0, 255)),
+                (paths.data(name) / "masks" / path, 255 * truth),
+            ):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.astype(np.uint8)).save(file)
+            row = dict.fromkeys(COLUMNS, "")
+            row |= {"image_id": path, "path": path, "frame": 0, "label": label}
+            row |= {"split": split if test_part else "", "width": width, "height": height}
+            row |= {"sha256": sha256_file(paths.data(name) / path), "synthetic": synthetic}
+            rows.append(row | {"mask_path": f"masks/{path}", "mask_area": int(truth.sum())})
+    write_manifest(pd.DataFrame(rows), paths.manifest(name))
+    return pd.DataFrame(rows)
+
+
+def write_masks(paths, name, manifest) -> None:
+    """Write a mask store: the truth moved by two pixels, one empty mask, one failure."""
+    identity = {"model": {"fingerprint": {"name": "drawn"}}, "prompt": {"strategy": "salient"}}
+    with MaskStoreWriter(paths.masks(name), identity) as writer:
+        writer.sync_manifest(manifest.astype(str))
+        items = [
+            WorkItem(r.image_id, r.sha256, paths.data(name) / r.path, 0, r._asdict())
+            for r in manifest.itertuples(index=False)
+        ]
+        writer.plan(items)
+        for item in items:
+            if item.image_id == FAILED:
+                writer.write_failed(item, "truncated file")
+                continue
+            truth = np.asarray(Image.open(paths.data(name) / item.row["mask_path"])) > 127
+            mask = np.roll(truth, 2, axis=1) & (item.image_id != EMPTY)
+            status = "ok" if mask.any() else "empty"
+            row = MaskRow(item.image_id, mask, status=status, predicted_iou=0.9, stability=0.9)
+            writer.write([item], [row])
+        writer.commit()
+
+
+def write_audit(paths, name, manifest) -> None:
+    """Write an audit with one byte copy and one mirrored copy across the split."""
+    train, test = (manifest[manifest["split"] == s]["image_id"].tolist() for s in ("train", "test"))
+    flags = {
+        "copy_in_train": manifest["image_id"].isin(test[:1]),
+        "copy_in_train_any": manifest["image_id"].isin(test[:2]),
+    }
+    groups = dict.fromkeys(("exact_group", "near_group", "copy_group"), "")
+    table = manifest[["image_id", "sha256", "split"]].assign(**groups, **flags)
+    table.assign(label_conflict=False).to_parquet(paths.audit(name))
+    labels = manifest.set_index("image_id")["label"]
+    pairs = [
+        {"image_id_a": a, "image_id_b": b, "split_a": "test", "split_b": "train",
+         "label_a": labels[a], "label_b": labels[b], "kind": kind, "score": 0.99, "straddles": True}
+        for a, b, kind in zip(test, train, ("byte", "mirror"), strict=False)
+    ]  # fmt: skip
+    columns = ["image_id_a", "image_id_b", "split_a", "split_b", "label_a", "label_b", "kind"]
+    table = pd.DataFrame(pairs, columns=[*columns, "score", "straddles"])
+    table.to_parquet(paths.audit_pairs(name))
+    paths.audit_summary(name).write_text(json.dumps({"images": len(manifest)}))
+
+
+def predictions(manifest, classes, fractions, seeds, rng) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the predictions and runs of RUNS; grouped protocols test every image once."""
+    rows, runs = [], []
+    for protocol, pairs in RUNS.items():
+        for learner, view in pairs:
+            for fraction in (0.0,) if learner == "zero-shot" else fractions:
+                for seed in range(seeds):
+                    key = (protocol, learner, view, fraction, seed)
+                    number = np.arange(len(manifest))
+                    tested = number % 3 == 0
+                    if protocol.startswith("grouped"):
+                        tested = number % seeds == seed
+                    test = manifest[tested]
+                    labels = max(1, round(fraction * (len(manifest) - len(test))))
+                    ok = key != DIVERGED
+                    runs.append(
+                        dict(
+                            zip(
+                                ("protocol", "learner", "view", "fraction", "seed"),
+                                key,
+                                strict=True,
+                            )
+                        )
+                        | {
+                            "n_train": labels - labels // 5,
+                            "n_val": labels // 5,
+                            "n_test": len(test),
+                        }
+                        | {"chosen": "{}", "val_score": 0.8, "status": "ok" if ok else "diverged"}
+                        | {"error": "" if ok else "loss is not finite", "digest": str(key)}
+                    )
+                    if ok:
+                        rows.append(predicted(key, test, classes, rng))
+    return pd.concat(rows, ignore_index=True), pd.DataFrame(runs)
+
+
+def predicted(key, test, classes, rng) -> pd.DataFrame:
+    true = np.array([classes.index(label) for label in test["label"]])
+    scores = rng.normal(0, 1, (len(test), len(classes)))
+    scores[np.arange(len(test)), true] += SKILL[key[2]]
+    p = np.exp(scores)
+    p = (p / p.sum(axis=1, keepdims=True)).astype(np.float32)
+    table = test[["image_id"]].assign(
+        y_true=test["label"], y_pred=np.array(classes)[p.argmax(axis=1)]
+    )
+    table = table.assign(**{f"p:{c}": p[:, i] for i, c in enumerate(classes)})
+    values = dict(zip(("protocol", "learner", "view", "fraction", "seed"), key, strict=True))
+    return table.assign(**values).astype({"fraction": np.float32, "seed": np.int16})
+
+
+def write_runs(paths, name, manifest, classes, fractions, seeds, rng) -> None:
+    """Write what `train` writes."""
+    table, runs = predictions(manifest, classes, fractions, seeds, rng)
+    for learner, mine in runs.groupby("learner", sort=False):
+        paths.run(name, learner).mkdir(parents=True, exist_ok=True)
+        inputs = run_inputs(paths, name)
+        write_stamped(mine, paths.run_table(name, learner), inputs)
+        inputs["runs"] = paths.run_table(name, learner)
+        rows = table[table["learner"] == learner]
+        write_stamped(rows, paths.predictions(name, learner), inputs)
+
+
+def write_stamped(table, path, inputs) -> None:
+    made = pa.Table.from_pandas(table, preserve_index=False)
+    pq.write_table(with_stamp(made, stamp(**inputs)), path)
+
+
+def write_prompts(paths, name, manifest) -> None:
+    """Write what `prompt-quality` writes: three strategies, one with the ground truth."""
+    parts = []
+    for strategy, dice, truth in (
+        ("salient", 0.8, False),
+        ("auto", 0.6, False),
+        ("box", 0.9, True),
+    ):
+        part = manifest[["image_id", "label", "split"]].assign(strategy=strategy, dice=dice)
+        parts.append(part.assign(iou=dice / (2 - dice), hd95=4.0, note="", from_truth=truth))
+    table = pd.concat(parts, ignore_index=True)
+    table.assign(pred_area_fraction=0.1, gt_area_fraction=0.1, key="").to_parquet(
+        paths.prompt_quality(name)
+    )
+
+
+def write_records(paths, name) -> None:
+    """Write the records of the stages that did not run."""
+    for stage in ("segment", "train-linear-probe"):
+        record = {
+            "stage": stage.split("-")[0],
+            "dataset": name,
+            "status": "ok",
+            "started": "2026-01-01T00:00:00",
+        }
+        record |= {"done": 36, "seconds": {"total": 12.5}, "versions": {"numpy": "2.0"}}
+        record["parameters"] = {"notes": NOTES} if stage.startswith("train") else {}
+        path = paths.record(name, stage)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record))
+    # Times and dates differ from run to run.
+    path = paths.record(name, "evaluate")
+    record = json.loads(path.read_text()) | {"started": "", "seconds": {}, "last_computed": {}}
+    path.write_text(json.dumps(record))

@@ -1,0 +1,143 @@
+"""Outlines, heat maps and plots: at the right place, distinct, the same bytes."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+from skimage.color import deltaE_ciede2000, rgb2lab
+
+from pipeline.images.overlay import GROUND_TRUTH, PREDICTED, draw_heat, draw_outlines
+from pipeline.report import plots
+from pipeline.report.pictures import spread
+
+# Simulations of Machado et al. (2009), severity 1, on linear RGB.
+SIGHTS = {
+    "normal": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                   [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                     [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+                   [0.004733, 0.691367, 0.303900]],
+}  # fmt: skip
+
+
+def orange(picture) -> np.ndarray:
+    return np.abs(np.asarray(picture, int) - PREDICTED).sum(axis=2) < 120
+
+
+@pytest.mark.promise("An outline lies on the border of its mask within a pixel.")
+@pytest.mark.parametrize("shape", [(60, 100), (100, 60), (211, 97)])
+def test_an_outline_lies_on_the_border_of_the_mask(shape):
+    mask = np.zeros(shape, bool)
+    mask[20:41, 30:51] = True
+    picture = draw_outlines(np.full((*shape, 3), 128, np.uint8), mask, size=max(shape))
+    y, x = np.nonzero(orange(picture))
+    assert picture.size == shape[::-1]
+    assert abs(y.min() - 20) <= 1.5 and abs(y.max() - 40) <= 1.5
+    assert abs(x.min() - 30) <= 1.5 and abs(x.max() - 50) <= 1.5
+    assert not orange(picture)[24:37, 34:47].any()
+
+
+def test_a_mask_of_another_size_is_refused_and_an_empty_one_draws_nothing():
+    image = np.full((40, 40, 3), 128, np.uint8)
+    with pytest.raises(ValueError, match="does not fit"):
+        draw_outlines(image, np.ones((40, 41), bool))
+    with pytest.raises(ValueError, match="does not fit"):
+        draw_heat(image, np.ones((41, 40), np.float32))
+    assert not orange(draw_outlines(image, np.zeros((40, 40), bool), size=40)).any()
+    edge = np.ones((40, 40), bool)
+    assert orange(draw_outlines(image, edge, size=40)).any()
+
+
+@pytest.mark.promise("A heat map lights the place it names, to the pixel.")
+@pytest.mark.parametrize(("shape", "scale"), [((40, 80), 1), ((40, 80), 2), ((97, 61), 3)])
+def test_a_heat_map_lights_the_place_it_names(shape, scale):
+    image = np.full((*shape, 3), 100, np.uint8)
+    heat = np.zeros(shape, np.float32)
+    heat[5:15, 30:44] = 1
+    shown = np.asarray(draw_heat(image, heat, size=scale * max(shape)), int)
+    assert shown.shape[:2] == (scale * shape[0], scale * shape[1])
+    y, x = np.nonzero(shown[..., 0] - shown[..., 2] > 0)
+    assert abs((y.min() + y.max() + 1) / 2 - scale * 10) < 1
+    assert abs((x.min() + x.max() + 1) / 2 - scale * 37) < 1
+
+
+def test_a_heat_map_leaves_places_that_the_model_did_not_see():
+    image = np.full((40, 80, 3), 100, np.uint8)
+    heat = np.random.default_rng(0).uniform(size=(40, 80)).astype(np.float32)
+    heat[:, :10] = np.nan
+    shown = np.asarray(draw_heat(image, heat, size=80), int)
+    assert (shown[:, :8] == 100).all() and not (shown[:, 12:] == 100).all(axis=2).any()
+
+
+def seen(colour, sight: str) -> np.ndarray:
+    """The sRGB colour that gives normal sight the same impression."""
+    if isinstance(colour, str):
+        colour = tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    rgb = np.array(colour) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    mixed = np.clip(SIGHTS[sight] @ linear, 0, 1)
+    return np.where(mixed <= 0.0031308, mixed * 12.92, 1.055 * mixed ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.promise("Colours of plots and outlines differ for colour-blind readers.")
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_colours_differ_in_every_sight(sight):
+    def distance(a, b) -> float:
+        """CIEDE2000: about 2 can just be seen, 10 are plainly different colours."""
+        return float(deltaE_ciede2000(*(rgb2lab(seen(c, sight)) for c in (a, b))))
+
+    pairs = itertools.combinations(plots.COLOURS, 2)
+    assert {pair: d for pair in pairs if (d := distance(*pair)) < 10} == {}
+    assert distance(PREDICTED, GROUND_TRUTH) > 20
+
+
+def drawn(runs, names) -> str:
+    looks = plots.styles(runs)
+    lines = [
+        plots.Curve(n, {0.05: (0.5, 0.4, 0.6), 1.0: (0.7, 0.6, 0.8)}, looks[r])
+        for r, n in zip(runs, names, strict=True)
+    ]
+    return str(plots.curves("x", "title <&>", lines, labels={0.05: 4, 1.0: 80}))
+
+
+@pytest.mark.promise("Plots are the same bytes every time, and their text stays text.")
+def test_a_plot_is_the_same_bytes_and_its_text_is_text():
+    runs, names = [("a", "b"), ("c", "d")], ["One", "Two & three"]
+    svg = drawn(runs, names)
+    assert svg == drawn(runs, names)
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    assert {"One", "Two &amp; three", "(80)"} <= set(texts)
+    assert 'aria-label="title &lt;&amp;&gt;"' in svg and "DejaVu" not in svg
+    assert not re.search(r"\d{4}-\d\d-\d\d", svg)
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
+    assert used and used <= set(re.findall(r' id="([^"]+)"', svg))
+
+
+def test_a_run_looks_the_same_in_every_plot_and_none_like_another():
+    looks = plots.styles([f"run {i}" for i in range(12)])
+    assert len({(s.colour, str(s.dash)) for s in looks.values()}) == 12
+    assert plots.styles(["run 0", "run 1"])["run 1"] == looks["run 1"]
+
+
+def test_bins_of_few_predictions_are_hollow_and_off_the_line():
+    style = plots.styles(["r"])["r"]
+    values = np.array([0.2, 0.5, 0.9]), np.array([0.1, 0.5, 0.8]), np.array([30, plots.FEW - 1, 30])
+    svg = str(plots.reliability("r", "r", {"run": (style, *values)}))
+    paths = re.findall(rf'<path d="([^"]*)"[^>]*stroke: {style.colour.lower()}', svg)
+    line = next(p for p in paths if p.count("L") == 1)
+    assert line.count("M") == 1  # two points joined, the third one alone
+    assert re.search(r"fill: none; stroke: #0072b2", svg) or "fill-opacity: 0" in svg
+
+
+@pytest.mark.parametrize(("total", "n"), [(3, 6), (20, 6), (7, 6), (100, 7)])
+def test_a_gallery_holds_the_worst_half_and_evenly_spaced_others(total, n):
+    ids = [str(i) for i in range(total)]
+    shown = spread(ids, n)
+    assert len(shown) == len(set(shown)) == min(n, total) and shown == sorted(shown, key=int)
+    assert shown[: min(total, (n + 1) // 2)] == ids[: min(total, (n + 1) // 2)]
+    assert shown[-1] == ids[-1]
