@@ -22,6 +22,11 @@ def paper_tables() -> pd.DataFrame:
     return pd.read_csv(path, comment="#")
 
 
+def architectures() -> list[str]:
+    """Return the architectures of the paper's tables."""
+    return list(dict.fromkeys(paper_tables()["architecture"]))
+
+
 def quoted(dataset: str) -> dict[str, dict[float, float]]:
     """Return {architecture: {fraction: accuracy from 0 to 1}} as the paper prints it.
 

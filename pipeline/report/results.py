@@ -19,6 +19,7 @@ from pipeline.report.blocks import MISSING, Table, interval_text, join, percent,
 from pipeline.report.build import study_runs
 from pipeline.report.checks import git_commit, warnings
 from pipeline.report.data import PUBLISHED, Block, Dataset, command, load_dataset
+from pipeline.report.paper import architectures
 from pipeline.report.pictures import Album
 from pipeline.report.plots import Curve, multiples
 
@@ -71,12 +72,12 @@ def metrics_table(data: Dataset) -> pd.DataFrame:
     table["fraction"] = table["fraction"].astype(float).round(4)
     here = (table["protocol"] == PUBLISHED[0]) & (table["subset"] == PUBLISHED[1])
     here &= (table["metric"] == "accuracy") & (table["seed"] == -1)
-    for architecture, points in data.quoted.items():
+    for architecture in architectures():
         run = counterpart(architecture, data, runs)
         if run:
             mine = here & (table["learner"] == run[0]) & (table["view"] == run[1])
-            values = table["fraction"].map(points).where(mine, np.nan)
-            table[f"quoted_{architecture}"] = values
+            values = table["fraction"].map(data.quoted.get(architecture, {}))
+            table[f"quoted_{architecture}"] = values.where(mine, np.nan)
     table = table.sort_values(list(COLUMNS[:7]), kind="stable")
     return table.assign(seed=table["seed"].astype(str).replace("-1", "all"))
 

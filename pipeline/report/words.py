@@ -456,8 +456,8 @@ FILES_TEXT = (
     "holds every paired difference with its p-values. `docs/tables.md` describes the columns."
 )
 AGAIN_TEXT = (
-    "From the images of each data set to this page; docs/benchmarks.md has the options of "
-    "`data add`. The same manifest has the same hash."
+    "From the images of each data set to this page; docs/notes/2026-11-benchmarks.md has the "
+    "options of `data add`. The same manifest has the same hash."
 )
 RESULTS_MADE = (
     "Made by `{}` at commit `{}`, profile `{}` ({}, {}), prompt `{}`. Do not edit by hand."

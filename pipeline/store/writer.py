@@ -8,7 +8,6 @@ only every few seconds.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -308,8 +307,9 @@ class StoreWriter:
             os.close(reader.folder)
         for number, row in enumerate(rows):
             self._index.set({**row, "row": number})
-        for name in self._arrays().keys() - self.kind.sums.keys() - set(self.kind.shown):
-            shutil.copytree(self.root / name, new / name)
+        others = self._arrays().keys() - self.kind.sums.keys() - set(self.kind.shown)
+        files = [f for name in sorted(others) for f in (self.root / name).rglob("*") if f.is_file()]
+        write_files(new, {f.relative_to(self.root).as_posix(): f.read_bytes() for f in files})
         self._folders.work = new
         self._next = self._written = len(rows)
         self._shown = None
@@ -324,7 +324,6 @@ class StoreWriter:
         *,
         force: bool = False,
         verify: bool = False,
-        retry_failed: bool = True,
     ) -> Plan:
         """Sort items into those to compute, to copy and to reuse.
 
@@ -332,7 +331,6 @@ class StoreWriter:
             items: all items wanted.
             force: compute all.
             verify: compare every stored row with its checksum (else only look for its files).
-            retry_failed: compute failed rows again.
         """
         if self._root is None:
             with writing(self.path):
@@ -358,7 +356,6 @@ class StoreWriter:
             damaged=damaged,
             replaced=replaced,
             force=force,
-            retry_failed=retry_failed,
         )
         self._twins = None
         self._sources = {item.image_id for item in plan.reused}

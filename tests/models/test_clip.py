@@ -19,9 +19,7 @@ from pipeline.models import ModelSpec, load_clip
 from pipeline.models.clip_load import micro_weights_path
 from tests.models.small import save_clip, small_clip_config
 
-OPEN_CLIP = (
-    "CLIP gives the embeddings of open_clip; patch tokens pass its norm and projection."
-)
+OPEN_CLIP = "CLIP gives the embeddings of open_clip; patch tokens pass its norm and projection."
 
 
 @pytest.fixture(scope="module")

@@ -104,7 +104,7 @@ def test_phantoms_are_labelled_and_never_next_to_the_paper(project, tmp_path):
     results.write_results(params, Paths(tmp_path / "project"))
     page = (tmp_path / "project/results/README.md").read_text("utf-8")
     assert words.SYNTHETIC_SETS.format("one") in page and "(quoted)" not in page
-    assert "quoted_MedFocusCLIP" not in csv(tmp_path / "project/results/one.csv.gz")
+    assert csv(tmp_path / "project/results/one.csv.gz")["quoted_MedFocusCLIP"].isna().all()
 
 
 def test_nothing_is_written_before_evaluate(project, tmp_path):
