@@ -110,30 +110,13 @@ def train(
     project.show([record.to_json() for record in records], shown)
 
 
-@command(app, "pipeline evaluate --dataset brain --compare masked whole")
-def evaluate(
-    dataset: Dataset,
-    project: Project,
-    compare: Annotated[
-        tuple[str, str] | None,
-        typer.Option(
-            help="Two views, two learners or two LEARNER/VIEW: paired differences in accuracy, "
-            "balanced accuracy, macro-F1 and macro-AUROC. p_holm: Holm over all rows."
-        ),
-    ] = None,
-    jobs: Jobs = -1,
-) -> None:
+@command(app, "pipeline evaluate --dataset brain")
+def evaluate(dataset: Dataset, project: Project, jobs: Jobs = -1) -> None:
     """Metrics with intervals, per seed and fraction -> cache/DATASET/metrics.json"""
     c = project.open()
 
-    from pipeline.evaluate import compare_runs, evaluate_dataset
+    from pipeline.evaluate import evaluate_dataset
 
-    if compare:
-        from pipeline.evaluate.compare import comparison_text
-
-        table = compare_runs(dataset, c.params, c.paths, *compare)
-        project.show(json.loads(table.to_json(orient="records")), comparison_text(table))
-        return
     metrics = evaluate_dataset(dataset, c.params, c.paths, jobs=jobs)
     project.show(metrics, c.paths.metrics(dataset))
 

@@ -1,5 +1,5 @@
 """Metrics with intervals, paired comparisons and mask quality, from stored predictions."""
 
-from pipeline.evaluate.evaluate import compare_runs, evaluate_dataset
+from pipeline.evaluate.evaluate import evaluate_dataset
 
-__all__ = ["compare_runs", "evaluate_dataset"]
+__all__ = ["evaluate_dataset"]

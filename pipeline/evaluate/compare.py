@@ -6,33 +6,31 @@ the differences of their replicates (`pipeline.evaluate.intervals`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline.evaluate.intervals import (
-    NONE,
-    mean_over_seeds,
-    p_values,
-    percentile_interval,
-    seed_weights,
-    settle,
-)
-from pipeline.evaluate.metrics import METRICS, OVER_CLASSES
+from pipeline.config import EvaluateParams
+from pipeline.evaluate.intervals import mean_over_seeds, p_values, percentile_interval
 from pipeline.evaluate.scores import Scored
 
-if TYPE_CHECKING:
-    from pipeline.config import EvaluateParams
-
-RunKey = tuple[str, str]
-"""A learner and a view."""
-
 COMPARED = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc")
-RUNS = ("learner_a", "view_a", "learner_b", "view_b")
-VALUES = ("difference", "lo", "hi", "p", "p_holm", "verdict", "n_seeds", "n_images")
-COLUMNS = ("protocol", "subset", "metric", "fraction", *RUNS, *VALUES)
+FAMILY = ["protocol", "subset", "metric", "fraction"]
+RUNS = ["learner_a", "view_a", "learner_b", "view_b"]
+COLUMNS = [
+    *FAMILY,
+    *RUNS,
+    "difference",
+    "lo",
+    "hi",
+    "p",
+    "p_holm",
+    "verdict",
+    "n_seeds",
+    "n_images",
+]
 
 BETTER, WORSE, NO_DIFFERENCE, TOO_FEW = "better", "worse", "no difference", "too few"
 ALPHA = 0.05
@@ -64,154 +62,70 @@ def holm(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def differences(
-    pairs: Sequence[tuple[Scored, Scored]], metrics: Sequence[str], params: EvaluateParams
-) -> list[dict[str, Any]]:
-    """Return a - b of each pair and metric over the seeds that both have.
+def corrected(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return comparisons.csv of rows of `differences`: `p_holm`, over the rows of one protocol,
+    subset, metric and fraction as one family, and `verdict` are added."""
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    table["p_holm"] = table.groupby(FAMILY)["p"].transform(holm)
+    table["verdict"] = [verdict(*row) for row in table[["lo", "hi", "p_holm"]].to_numpy(float)]
+    return table
 
-    Returns:
-        One row per pair and metric: metric, fraction, the runs, difference, lo, hi, p, n_seeds,
-        n_images. lo and hi are NaN and p is 1 when the resamples carry no information. Pairs that
-        share no seed have no row, nor have pooled runs that lack different folds.
+
+def differences(a: Scored, b: Scored, params: EvaluateParams) -> Iterator[dict[str, Any]]:
+    """Yield a - b of each of `COMPARED` over the seeds that both have.
+
+    lo and hi are NaN and p is 1 when the resamples carry no information. Runs that share no seed
+    have no row, nor have pooled runs that lack different folds.
     """
-    by_seeds: dict[tuple[int, ...], list[tuple[Scored, Scored]]] = {}
-    for a, b in pairs:
-        shared = tuple(seed for seed in a.seeds if seed in b.seeds)
-        if shared and (not a.run.pooled or a.image_ids == b.image_ids):
-            by_seeds.setdefault(shared, []).append((a, b))
-    rows = []
-    columns = [METRICS.index(metric) for metric in metrics]
-    for shared, group in by_seeds.items():
-        values, replicates = (
-            np.stack(
-                [_of(a, name, shared, columns) - _of(b, name, shared, columns) for a, b in group],
-                axis=-1,
-            )
-            for name in ("values", "replicates")
-        )  # (S, M, P) and (S, B, M, P)
-        weights = seed_weights(shared, params.bootstrap, params.seed)
-        means = mean_over_seeds(values, replicates, weights, params.confidence, -1.0, 1.0)
-        gap = values.mean(axis=0)
-        lo, hi = percentile_interval(means.replicates, params.confidence)
-        p = p_values(gap, means)
-        for m, metric in enumerate(metrics):
-            for k, (a, b) in enumerate(group):
-                if not np.isfinite(gap[m, k]):
-                    continue
-                interval = lo[m, k], hi[m, k]
-                if metric in OVER_CLASSES:
-                    possible, _ = a.units.over_classes_note(a.classes, params.bootstrap)
-                    interval = interval if possible else NONE
-                units = a.units.behind(a.units.every)
-                ends = settle("", gap[m, k], interval, units, params.confidence)[:2]
-                rows.append(
-                    {
-                        "metric": metric,
-                        "fraction": a.run.fraction,
-                        **dict(zip(RUNS, (*a.run.key, *b.run.key), strict=True)),
-                        "difference": float(gap[m, k]),
-                        "lo": ends[0],
-                        "hi": ends[1],
-                        # p = 1 is valid where nothing is known, and keeps Holm's family complete.
-                        "p": float(p[m, k]) if np.isfinite(ends[0]) else 1.0,
-                        "n_seeds": len(shared),
-                        "n_images": len(a.image_ids),
-                    }
-                )
-    return rows
-
-
-def _of(scored: Scored, name: str, seeds: tuple[int, ...], columns: list[int]) -> np.ndarray:
-    """Return `values` or `replicates` of some seeds and metrics, the metrics last."""
-    return getattr(scored, name)[[scored.seeds.index(seed) for seed in seeds]][..., columns]
+    shared = [seed for seed in a.seeds if seed in b.seeds]
+    if not shared or (a.run.pooled and a.run.image_ids != b.run.image_ids):
+        return
+    at = [a.columns[metric, -1] for metric in COMPARED]
+    values, replicates = (
+        x[[a.seeds.index(s) for s in shared]][..., at]
+        - y[[b.seeds.index(s) for s in shared]][..., at]
+        for x, y in ((a.values, b.values), (a.replicates, b.replicates))
+    )
+    gap = values.mean(axis=0)
+    means = mean_over_seeds(values, replicates, shared, params, lower=-1.0)
+    ends = percentile_interval(means.replicates, params.confidence)
+    for metric, value, p, *interval in zip(COMPARED, gap, p_values(gap, means), *ends, strict=True):
+        if not np.isfinite(value):
+            continue
+        lo, hi, _ = a.settled(
+            metric, -1, value, interval, slice(None), params.confidence, difference=True
+        )
+        yield {
+            "metric": metric,
+            "fraction": a.run.fraction,
+            **dict(zip(RUNS, (*a.run.key, *b.run.key), strict=True)),
+            "difference": float(value),
+            "lo": lo,
+            "hi": hi,
+            # p = 1 is valid where nothing is known, and keeps Holm's family complete.
+            "p": float(p) if np.isfinite(lo) else 1.0,
+            "n_seeds": len(shared),
+            "n_images": len(a.run.image_ids),
+        }
 
 
 def compare_block(
-    scored: list[Scored], baseline: RunKey, params: EvaluateParams
+    scored: list[Scored], baseline: tuple[str, str], params: EvaluateParams
 ) -> list[dict[str, Any]]:
-    """Compare the runs of one block at each fraction.
+    """Compare the runs of one block at each fraction, by fraction and metric.
 
     Compared are the runs of one learner on two views, of two learners on one view, and every run
-    with the baseline. All comparisons of one metric at one fraction are one family of Holm's
-    correction.
+    with the baseline (learner, view).
     """
-    rows: list[dict[str, Any]] = []
-    for fraction in sorted({s.run.fraction for s in scored}):
-        here = [s for s in scored if s.run.fraction == fraction]
-        found = differences(list(_pairs(here, baseline)), COMPARED, params)
-        for metric in COMPARED:
-            rows += corrected([row for row in found if row["metric"] == metric])
-    return rows
-
-
-def _pairs(scored: list[Scored], baseline: RunKey) -> Iterator[tuple[Scored, Scored]]:
+    rows = []
     for i, b in enumerate(scored):
         for a in scored[i + 1 :]:
+            if a.run.fraction != b.run.fraction:
+                continue
             if a.run.key == baseline:
-                yield b, a
+                rows += differences(b, a, params)
             elif (
                 b.run.key == baseline or a.run.learner == b.run.learner or a.run.view == b.run.view
             ):
-                yield a, b
-
-
-def corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add `p_holm`, over these rows as one family, and `verdict` to each row."""
-    for row, p in zip(rows, holm(np.array([r["p"] for r in rows])), strict=True):
-        row["p_holm"] = float(p)
-        row["verdict"] = verdict(row["lo"], row["hi"], row["p_holm"])
-    return rows
-
-
-def matching_pairs(scored: list[Scored], a: str, b: str) -> list[tuple[Scored, Scored]]:
-    """Return the pairs of runs with the names a and b, at equal fractions.
-
-    Args:
-        a, b: two learners (compared on each view), two views (of each learner) or two
-            `learner/view`.
-    """
-
-    def rest(name: str, run) -> str | None:
-        """What must be equal in both runs; None where the name is not of the run."""
-        names = {run.learner: run.view, run.view: run.learner, "/".join(run.key): ""}
-        return names.get(name)
-
-    return [
-        (x, y)
-        for x in scored
-        for y in scored
-        if x.run.fraction == y.run.fraction
-        and rest(a, x.run) is not None
-        and rest(a, x.run) == rest(b, y.run)
-    ]
-
-
-def comparison_text(table: pd.DataFrame) -> str:
-    """Return a table of comparisons as text, without the rows of subsets that equal those of
-    `full` (no image has a copy in train); a last line names these."""
-    repeated = []
-    for (protocol, subset), part in table.groupby(["protocol", "subset"], sort=False):
-        full = table[(table["protocol"] == protocol) & (table["subset"] == "full")]
-        shared = [c for c in COLUMNS if c not in ("subset", "p_holm", "verdict")]
-        same = part[shared].reset_index(drop=True).equals(full[shared].reset_index(drop=True))
-        if subset != "full" and same:
-            repeated.append((protocol, subset))
-    key = pd.MultiIndex.from_frame(table[["protocol", "subset"]])
-    shown = table[~key.isin(repeated)]
-    shown = shown.assign(
-        fraction=shown["fraction"].map("{:.4g}".format),
-        **{c: shown[c].map(_number) for c in ("difference", "lo", "hi")},
-        **{
-            c: shown[c].map(lambda p: "<0.0001" if p < 5e-5 else _number(p))
-            for c in ("p", "p_holm")
-        },
-    )
-    lines = [shown.to_string(index=False)]
-    if repeated:
-        names = "; ".join(f"{protocol}, {subset}" for protocol, subset in repeated)
-        lines.append(f"not shown, same images as subset full: {names}")
-    return "\n".join(lines)
-
-
-def _number(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.4f}"
+                rows += differences(a, b, params)
+    return sorted(rows, key=lambda row: (row["fraction"], COMPARED.index(row["metric"])))

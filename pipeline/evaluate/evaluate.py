@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,27 +15,18 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.audit.table import read_audit
 from pipeline.engine.record import RunRecord, recorded
-from pipeline.errors import PipelineError
-from pipeline.evaluate.compare import (
-    COLUMNS,
-    COMPARED,
-    compare_block,
-    corrected,
-    differences,
-    matching_pairs,
-)
+from pipeline.evaluate.compare import COLUMNS, compare_block, corrected
 from pipeline.evaluate.mask_quality import mask_quality, masks_inputs, summarise_masks
 from pipeline.evaluate.metrics import CLASS_METRICS
-from pipeline.evaluate.predictions import Run, read_runs
-from pipeline.evaluate.scores import Scored, Scorer, confusion, score_rows
-from pipeline.evaluate.test_sets import blocks, image_units, test_set_row
+from pipeline.evaluate.predictions import blocks, image_units, read_runs, test_set
+from pipeline.evaluate.scores import Scored, Scorer, score_rows
 from pipeline.io import atomic_write, atomic_write_json
 from pipeline.learners.runs import run_inputs
 from pipeline.manifest import read_manifest
 from pipeline.provenance import stamp, with_stamp
 
 if TYPE_CHECKING:
-    from pipeline.config import EvaluateParams, Params
+    from pipeline.config import Params
     from pipeline.paths import Paths
 
 RUN = ["learner", "view", "fraction"]
@@ -48,7 +37,7 @@ TABLES = {
     + [f"{metric}{end}" for metric in CLASS_METRICS for end in ("", "_lo", "_hi")],
     "confusion": ["protocol", *RUN, "actual", "predicted", "n"],
     "reliability": ["protocol", *RUN, "bin", "confidence", "accuracy", "n"],
-    "comparisons": list(COLUMNS),
+    "comparisons": COLUMNS,
     "test_sets": [
         *("protocol", "subset", "n_images", "n_classes"),
         *("missing_classes", "largest_class", "largest_share"),
@@ -89,13 +78,31 @@ def evaluate_dataset(
         parameters=params.evaluate.model_dump(mode="json"),
     )
     with recorded(record, paths.record(dataset, "evaluate")):
-        data = Predictions.read(dataset, manifest, params, paths)
-        inputs = stamp(**data.inputs)
+        audit = read_audit(paths.audit(dataset), manifest)
+        runs, classes = read_runs(dataset, params, paths)
+        units = image_units(manifest, audit)
+        sources = {
+            f"predictions/{name}": paths.predictions(dataset, name) for name in params.learners
+        }
+        inputs = stamp(**run_inputs(paths, dataset), **sources)
         quality_inputs = stamp(**masks_inputs(paths, dataset))
         quality = mask_quality(dataset, manifest, paths, jobs=jobs)
         clock = time.monotonic()
-        metrics, plots = _tables(data, params)
-        plots["mask_summary"] = summarise_masks(quality, data.units, params.evaluate)
+        rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ("metrics", *TABLES)}
+        for protocol, subset, block in blocks(runs, manifest, audit):
+            text = f"evaluate {dataset}: {protocol}, {subset}: {len(block)} runs"
+            print(text, file=sys.stderr, flush=True)
+            scorer = Scorer(units, params.evaluate, classes)
+            with threadpool_limits(limits=1):  # sums in one order: the same bits on any machine
+                made = _block([scorer(run) for run in block], protocol, subset, params)
+            for name, found in made.items():
+                rows[name] += [{"protocol": protocol, "subset": subset, **row} for row in found]
+        plots = {name: pd.DataFrame(rows[name], columns=TABLES[name]) for name in TABLES}
+        plots["comparisons"] = corrected(rows["comparisons"])
+        metrics = pd.DataFrame(rows["metrics"], columns=METRIC_COLUMNS)
+        metrics["reweighted"] = reweighted(metrics, plots["per_class"])
+        plots["curve"] = curve_table(metrics, dataset)
+        plots["mask_summary"] = summarise_masks(quality, units, params.evaluate)
         record.seconds["metrics"] = time.monotonic() - clock
         for name, table in plots.items():
             _write_csv(table, paths.plots(dataset) / f"{name}.csv")
@@ -108,149 +115,43 @@ def evaluate_dataset(
     return found
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """The predictions of a dataset, and what is needed to score them.
-
-    Attributes:
-        dataset: its name.
-        runs, classes: see `read_runs`.
-        manifest, audit: the images, and the leak audit (None = there is none).
-        units: unit of each image id, see `image_units`.
-        inputs: what they were made from, for `pipeline.provenance.stamp`.
-    """
-
-    dataset: str
-    runs: list[Run]
-    classes: list[str]
-    manifest: pd.DataFrame
-    audit: pd.DataFrame | None
-    units: dict[str, str]
-    inputs: dict[str, Any]
-
-    @classmethod
-    def read(
-        cls, dataset: str, manifest: pd.DataFrame, params: Params, paths: Paths
-    ) -> Predictions:
-        """Read the predictions of the learners of params.yaml; raises as `evaluate_dataset`."""
-        audit = read_audit(paths.audit(dataset), manifest)
-        runs, classes = read_runs(dataset, params, paths)
-        inputs = run_inputs(paths, dataset)
-        for name in params.learners:
-            inputs[f"predictions/{name}"] = paths.predictions(dataset, name)
-        units = image_units(manifest, audit)
-        return cls(dataset, runs, classes, manifest, audit, units, inputs)
-
-    def scored(self, params: EvaluateParams) -> Iterator[tuple[str, str, list[Scored]]]:
-        """Yield (protocol, subset, its runs scored), one block after the other."""
-        with threadpool_limits(limits=1):  # sums in one order: the same bits on any machine
-            for protocol, subset, block in blocks(self.runs, self.manifest, self.audit):
-                scorer = Scorer(self.units, params, self.classes)
-                yield protocol, subset, [scorer(run) for run in block]
+def _block(
+    scored: list[Scored], protocol: str, subset: str, params: Params
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of metrics.parquet and of `TABLES` of one block, without its keys."""
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ("metrics", *TABLES)}
+    for one in scored:
+        of_run, of_classes = score_rows(one, params.evaluate)
+        rows["metrics"] += of_run
+        rows["per_class"] += of_classes
+        if subset == "full" and one.seeds:
+            rows["confusion"] += confusion_rows(one)
+            rows["reliability"] += reliability_rows(one, params.evaluate.bins)
+    rows["comparisons"] += compare_block(scored, params.study.baseline.key, params.evaluate)
+    tested = test_set([one.run for one in scored], scored[0].classes) if scored else None
+    rows["test_sets"] += [tested] if tested else []
+    return rows
 
 
-def _tables(data: Predictions, params: Params) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    """Return metrics.parquet and the tables of plots/ by name."""
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
-    metrics: list[dict[str, Any]] = []
-    for protocol, subset, scored in data.scored(params.evaluate):
-        text = f"evaluate {data.dataset}: {protocol}, {subset}: {len(scored)} runs"
-        print(text, file=sys.stderr, flush=True)
-        for one in scored:
-            of_run, of_classes = score_rows(one, protocol, subset, params.evaluate)
-            metrics += of_run
-            rows["per_class"] += of_classes
-            if subset == "full":
-                rows["confusion"] += confusion_rows(one, protocol)
-                rows["reliability"] += reliability_rows(one, protocol, params.evaluate.bins)
-        compared = compare_block(scored, params.study.baseline.key, params.evaluate)
-        rows["comparisons"] += [{"protocol": protocol, "subset": subset, **r} for r in compared]
-        tested = test_set_row(protocol, subset, [one.run for one in scored], data.classes)
-        rows["test_sets"] += [tested] if tested else []
-    plots = {name: pd.DataFrame(table, columns=TABLES[name]) for name, table in rows.items()}
-    table = pd.DataFrame(metrics, columns=METRIC_COLUMNS)
-    table["reweighted"] = reweighted(table, plots["per_class"])
-    plots["curve"] = curve_table(table, data.dataset)
-    return table, plots
-
-
-def compare_runs(dataset: str, params: Params, paths: Paths, a: str, b: str) -> pd.DataFrame:
-    """Compare two learners, two views or two `learner/view`: differences a - b.
-
-    Args:
-        dataset: its name.
-        params: section `evaluate` is read.
-        paths: the project folder.
-        a, b: both a learner (compared on every view), both a view (of every learner) or both
-            `learner/view`.
-
-    Returns:
-        Rows with the columns of plots/comparisons.csv. All rows are one family of Holm's
-        correction, since any of them may be quoted.
-
-    Raises:
-        PipelineError: no predictions, or a name that they do not contain.
-    """
-    data = Predictions.read(dataset, read_manifest(paths.manifest(dataset)), params, paths)
-    known = {name for run in data.runs for name in (*run.key, "/".join(run.key))}
-    for name in (a, b):
-        if name not in known:
-            raise PipelineError(
-                f"--compare: there are no predictions of {name!r}",
-                path=paths.run(dataset, a).parent,
-                remedy=f"name two of the same kind: {', '.join(sorted(known))}",
-            )
-    rows: list[dict[str, Any]] = []
-    for protocol, subset, scored in data.scored(params.evaluate):
-        found = differences(matching_pairs(scored, a, b), COMPARED, params.evaluate)
-        rows += [{"protocol": protocol, "subset": subset, **row} for row in found]
-    if not rows:
-        raise PipelineError(
-            f"--compare: {a!r} and {b!r} have no view, learner, fraction or seed in common",
-            path=paths.run(dataset, a).parent,
-            remedy="name two learners, two views or two learner/view of the same protocol",
-        )
-    return pd.DataFrame(corrected(rows), columns=list(COLUMNS))
-
-
-def confusion_rows(scored: Scored, protocol: str) -> list[dict[str, Any]]:
+def confusion_rows(scored: Scored) -> list[dict[str, Any]]:
     """Return one row per cell of the confusion matrix; `n` is summed over seeds."""
-    counts = confusion(scored).sum(axis=0)
+    counts = scored.confusion.sum(axis=0)
     return [
-        {**_run(scored, protocol), "actual": actual, "predicted": predicted, "n": round(n)}
+        {**scored.run.name, "actual": actual, "predicted": predicted, "n": round(n)}
         for actual, row in zip(scored.classes, counts, strict=True)
         for predicted, n in zip(scored.classes, row, strict=True)
-        if scored.seeds
     ]
 
 
-def reliability_rows(scored: Scored, protocol: str, bins: int) -> list[dict[str, Any]]:
+def reliability_rows(scored: Scored, bins: int) -> list[dict[str, Any]]:
     """Return one row per confidence bin with predictions (all seeds together)."""
-    if not scored.seeds:
-        return []
     start = len(scored.classes) ** 2 + 1
     table = scored.sums.sum(axis=0)[start : start + 3 * bins].reshape(3, bins)
     return [
-        {
-            **_run(scored, protocol),
-            "bin": i,
-            "confidence": confidence / n,
-            "accuracy": right / n,
-            "n": round(n),
-        }
-        for i, (n, confidence, right) in enumerate(table.T.tolist())
+        {**scored.run.name, "bin": i, "confidence": sure / n, "accuracy": right / n, "n": round(n)}
+        for i, (n, sure, right) in enumerate(table.T.tolist())
         if n > 0
     ]
-
-
-def _run(scored: Scored, protocol: str) -> dict[str, Any]:
-    run = scored.run
-    return {
-        "protocol": protocol,
-        "learner": run.learner,
-        "view": run.view,
-        "fraction": run.fraction,
-    }
 
 
 def reweighted(metrics: pd.DataFrame, per_class: pd.DataFrame) -> np.ndarray:

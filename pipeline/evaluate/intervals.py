@@ -25,15 +25,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
-if TYPE_CHECKING:
-    from pipeline.config import EvaluateParams
+from pipeline.config import EvaluateParams
 
 NONE = (float("nan"), float("nan"))
 MIN_WIDTH = 1e-6  # a narrower interval is the rounding error of float32 sums
@@ -130,16 +128,6 @@ def _entropy(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
 
 
-@lru_cache
-def seed_weights(seeds: tuple[int, ...], bootstrap: int, seed: int) -> np.ndarray:
-    """Return how often each seed (sorted) is drawn in each resample, (B, S); rows sum to S."""
-    S = len(seeds)
-    rng = np.random.default_rng(_entropy(f"seeds {seed} {list(seeds)}"))
-    weights = rng.multinomial(S, np.full(S, 1 / S), size=bootstrap)
-    weights.flags.writeable = False
-    return weights
-
-
 @dataclass(frozen=True)
 class MeanOverSeeds:
     """Bootstrap of means over seeds; the arrays have the shape of the metrics, (...).
@@ -158,13 +146,19 @@ class MeanOverSeeds:
     images: np.ndarray
     degrees: np.ndarray
 
+    def half_width(self, tail: np.ndarray | float) -> np.ndarray:
+        """Return the half-width of the interval that leaves `tail` at either end."""
+        t, z = special.stdtrit(self.degrees, tail), special.ndtri(tail)
+        both = np.sqrt(t**2 * self.seeds + z**2 * self.shared)
+        return np.maximum(both, -z * np.sqrt(self.images))
+
 
 def mean_over_seeds(
     values: np.ndarray,
     replicates: np.ndarray,
-    weights: np.ndarray,
-    confidence: float,
-    lower: np.ndarray | float = 0.0,
+    seeds: Sequence[int],
+    params: EvaluateParams,
+    lower: float = 0.0,
     upper: np.ndarray | float = 1.0,
 ) -> MeanOverSeeds:
     """Bootstrap means over seeds; with one seed, this is the bootstrap over its images.
@@ -172,10 +166,11 @@ def mean_over_seeds(
     Args:
         values: the metrics of each seed (S, ...); seeds with NaN are left out.
         replicates: their replicates over images, (S, B, ...); NaN is left out.
-        weights: from `seed_weights`, (B, S).
-        confidence: level of the interval whose width is corrected.
+        seeds: the seeds (S,), ascending; runs of the same seeds use the same draws of them.
+        params: number of resamples, seed of the draw, level of the interval that is stretched.
         lower, upper: range of the metrics (...); replicates are clipped to it.
     """
+    weights = _seed_weights(tuple(seeds), params.bootstrap, params.seed)
     known = np.isfinite(values)
     S = known.sum(axis=0)
     drawn = _weighted_mean(replicates, weights)
@@ -186,17 +181,24 @@ def mean_over_seeds(
         own = sum(_variance(of_seed) for of_seed in replicates)
         shared = np.maximum(0.0, (S * S * images - own) / (S * (S - 1)))
         shared = np.where(several, shared, images)
-        seeds = np.where(several, _variance(values) / S, 0.0)
-        degrees = np.maximum(S - 1, 1)
-        half = _half_width((1 - confidence) / 2, seeds, shared, images, degrees)
-        lo, hi = percentile_interval(drawn, confidence)
+        spread = np.where(several, _variance(values) / S, 0.0)
+        of = MeanOverSeeds(drawn, spread, shared, images, np.maximum(S - 1, 1))
+        lo, hi = percentile_interval(drawn, params.confidence)
         count = np.isfinite(drawn).sum(axis=0)
         centre = np.where(np.isfinite(drawn), drawn, 0.0).sum(axis=0) / count
         # Scaled by the width of the interval, not by the variance: few seeds have few distinct
         # means.
-        stretched = np.clip(centre + half / ((hi - lo) / 2) * (drawn - centre), lower, upper)
-    drawn = np.where(several & (hi > lo), stretched, drawn)
-    return MeanOverSeeds(drawn, seeds, shared, images, degrees)
+        factor = of.half_width((1 - params.confidence) / 2) / ((hi - lo) / 2)
+        stretched = np.clip(centre + factor * (drawn - centre), lower, upper)
+    return replace(of, replicates=np.where(several & (hi > lo), stretched, drawn))
+
+
+@lru_cache
+def _seed_weights(seeds: tuple[int, ...], bootstrap: int, seed: int) -> np.ndarray:
+    """Return how often each seed is drawn in each resample, (B, S); rows sum to S."""
+    S = len(seeds)
+    rng = np.random.default_rng(_entropy(f"seeds {seed} {list(seeds)}"))
+    return rng.multinomial(S, np.full(S, 1 / S), size=bootstrap)
 
 
 def _weighted_mean(replicates: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -223,25 +225,17 @@ def p_values(differences: np.ndarray, of: MeanOverSeeds) -> np.ndarray:
     is 1 where nothing varies. A share of B replicates could not be smaller than 1 / B, which is too
     coarse for Holm's correction.
 
-    The percentile interval is centred on the mean of the replicates and keeps their skew, so near
-    p = 1 - confidence only one of the two may exclude zero (in 20 to 197 of the 7,440 differences
-    of each published data set). A verdict requires both (`pipeline.evaluate.compare.verdict`).
+    The percentile interval keeps the skew of the replicates, so near p = 1 - confidence only one of
+    the two may exclude zero. A verdict requires both (`pipeline.evaluate.compare.verdict`).
     """
     value = np.abs(np.asarray(differences, dtype=np.float64))
     low, high = np.full(value.shape, LOG_P_MIN), np.zeros(value.shape)  # log10 of p
     for _ in range(60):
         middle = (low + high) / 2
-        tail = 10**middle / 2
-        wide = _half_width(tail, of.seeds, of.shared, of.images, of.degrees) > value
+        wide = of.half_width(10**middle / 2) > value
         low, high = np.where(wide, middle, low), np.where(wide, high, middle)
     varies = (of.seeds != 0) | (of.shared != 0) | (of.images != 0)
     return np.where(varies, 10**low, 1.0)
-
-
-def _half_width(tail, seeds, shared, images, degrees) -> np.ndarray:
-    """Return the half-width of the interval that leaves `tail` at either end."""
-    t, z = special.stdtrit(degrees, tail), special.ndtri(tail)
-    return np.maximum(np.sqrt(t**2 * seeds + z**2 * shared), -z * np.sqrt(images))
 
 
 def percentile_interval(replicates: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
@@ -260,33 +254,34 @@ def percentile_interval(replicates: np.ndarray, confidence: float) -> tuple[np.n
 
 
 def t_interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Return the t-interval of the mean over seeds; NaN for fewer than two.
+    """Return the t-interval of the mean over seeds (S,); NaN is left out, NaN for fewer than two.
 
     It contains the choice of training images, but not the choice of test images.
     """
-    values = np.asarray(values, dtype=np.float64)
     values = values[np.isfinite(values)]
     if len(values) < 2:
         return NONE
-    t = _t_quantile(confidence, len(values) - 1)
+    t = special.stdtrit(len(values) - 1, (1 + confidence) / 2)
     half = t * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean() - half), float(values.mean() + half)
 
 
-@lru_cache
-def _t_quantile(confidence: float, degrees: int) -> float:
-    return float(stats.t.ppf((1 + confidence) / 2, degrees))
+def independent_units(counts: np.ndarray, test_sets: np.ndarray) -> int:
+    """Return the number of independent units behind a mean over seeds: the smallest count of a
+    seed times the number of distinct test sets.
 
+    Let at most k seeds share a test set. With n_s units in seed s, whose true share is p_s, all
+    units are right with probability at most prod p_s ** (n_s / k), since seeds that share a
+    test set may err on the same units. This is at most mean(p_s) ** (min(n_s) * S / k).
 
-def exact_bounds(value: float, units: int, confidence: float) -> tuple[float, float]:
-    """Return the Clopper-Pearson interval of a share of 0 or 1 in so many independent units.
-
-    Example:
-        >>> [round(end, 3) for end in exact_bounds(1.0, 20, 0.95)]
-        [0.832, 1.0]
+    Args:
+        counts: units by seed (S,); seeds with 0 have no value and are left out.
+        test_sets: number of each seed's test set (S,).
     """
-    far = ((1 - confidence) / 2) ** (1 / units)
-    return (far, 1.0) if value == 1 else (0.0, 1 - far)
+    some = counts > 0
+    if not some.any():
+        return 0
+    return int(counts[some].min() * some.sum() / np.bincount(test_sets[some]).max())
 
 
 def settle(
@@ -295,7 +290,8 @@ def settle(
     """Return the ends of the interval to report and a note ("" = the bootstrap's interval).
 
     Args:
-        metric: name of the metric ("" for a difference).
+        metric: name of the metric ("" for a difference). An accuracy, precision or recall of 0 or
+            1 has the exact interval of Clopper and Pearson.
         value: the metric.
         interval: its bootstrap interval.
         units: number of independent units behind it.
@@ -303,7 +299,8 @@ def settle(
     """
     lo, hi = interval
     if metric in ("accuracy", "precision", "recall") and value in (0, 1) and units:
-        return *exact_bounds(value, units, confidence), EXACT
+        far = ((1 - confidence) / 2) ** (1 / units)
+        return (far, 1.0, EXACT) if value == 1 else (0.0, 1 - far, EXACT)
     # Precision may rest on one unit per seed, each seed on another: together they do vary.
     if hi - lo < MIN_WIDTH or (units < 2 and metric != "precision"):
         return *NONE, ALL_EQUAL if np.isfinite(value) else ""
@@ -311,7 +308,7 @@ def settle(
 
 
 def mean_interval(
-    values: np.ndarray, units: Sequence[str] | None, params: EvaluateParams
+    values: np.ndarray, units: Sequence[str], params: EvaluateParams
 ) -> tuple[float, float, float]:
     """Return the mean of a value per image and its bootstrap interval.
 
@@ -319,7 +316,7 @@ def mean_interval(
 
     Args:
         values: one value per image (n,); NaN is left out.
-        units: unit of each image, text (n,); None = every image is a unit.
+        units: unit of each image (n,).
         params: number of resamples, confidence and seed.
 
     Returns:
@@ -329,8 +326,7 @@ def mean_interval(
     known = np.isfinite(values)
     if not known.any():
         return np.nan, *NONE
-    names = np.arange(len(values)) if units is None else np.asarray(units)
-    names = names[known].astype(str)
+    names = np.asarray(units)[known].astype(str)
     drawn = Resamples(names, names, params.bootstrap, params.seed)
     sums, _ = drawn.sums(np.stack([values[known], np.ones(known.sum())], axis=1))
     lo, hi = percentile_interval(sums[:, 0] / sums[:, 1], params.confidence)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
 
+from pipeline.config import EvaluateParams
+from pipeline.encode.views import random_mask
 from pipeline.errors import ImageError, StoreError
 from pipeline.evaluate.intervals import mean_interval
+from pipeline.images import read_mask
+from pipeline.manifest import mask_file
+from pipeline.paths import Paths
 from pipeline.segment.overlap import center_ellipse, hd95, overlap
-
-if TYPE_CHECKING:
-    from pipeline.config import EvaluateParams
-    from pipeline.paths import Paths
+from pipeline.store import open_masks
 
 VALUES = ("dice", "iou", "hd95", "pred_area_fraction", "gt_area_fraction")
 COLUMNS = ("image_id", "label", "split", "strategy", *VALUES, "note")
-RANDOM, ELLIPSE = "random", "ellipse"
 SUMMARY_COLUMNS = (
     *("strategy", "split", "label", "n_images", "n_missing"),
     *(f"{metric}{end}" for metric in ("dice", "iou", "hd95") for end in ("", "_lo", "_hi")),
@@ -29,8 +31,8 @@ MISSED = 0.1  # a mask with a lower Dice has missed the region
 
 
 def judge(
-    row: Any, strategy: str, mask: np.ndarray | None, truth_path: Path, reason: str = ""
-) -> list[dict]:
+    row: Any, strategy: str, mask: np.ndarray | None, truth_path: Path, reason: str
+) -> list[dict[str, Any]]:
     """Return the rows of one image: the stored mask and the two baselines.
 
     The random region is that of the view `random` in encode (of an empty or full mask that view
@@ -39,50 +41,37 @@ def judge(
     Args:
         row: the image's row of the manifest.
         strategy: prompt strategy of the mask.
-        mask: bool (h, w); None = there is none.
+        mask: bool (h, w); None = there is none, for this `reason`.
         truth_path: file of the ground-truth mask.
-        reason: why there is no mask.
 
     Returns:
         One row with a note and NaN without a mask or a readable ground truth, so that the image
         is counted; no row when the ground truth is empty.
     """
-    from pipeline.encode.views import random_mask
-    from pipeline.images import read_mask
-
-    base = {"image_id": row.image_id, "label": row.label, "split": row.split}
-    area = np.nan if mask is None else float(mask.mean())
-    unknown = base | {"strategy": strategy, "pred_area_fraction": area}
+    base = {"image_id": row.image_id, "label": row.label, "split": row.split, "strategy": strategy}
+    if mask is not None:
+        base["pred_area_fraction"] = float(mask.mean())
     try:
-        shape = None if mask is None else mask.shape
-        truth = read_mask(truth_path, int(row.frame), shape=shape)
+        truth = read_mask(truth_path, int(row.frame), shape=None if mask is None else mask.shape)
     except (ImageError, OSError) as error:
-        return [{**unknown, "note": f"ground truth not readable: {error}"}]
+        return [{**base, "note": f"ground truth not readable: {error}"}]
     if not truth.any():
         return []
-    truth_area = float(truth.mean())
+    base["gt_area_fraction"] = float(truth.mean())
     if mask is None:
-        return [{**unknown, "gt_area_fraction": truth_area, "note": f"no mask: {reason}"}]
+        return [{**base, "note": f"no mask: {reason}"}]
     masks = {
         strategy: mask,
-        RANDOM: random_mask(mask, f"{row.sha256}#{row.frame}"),
-        ELLIPSE: center_ellipse(mask),
+        "random": random_mask(mask, f"{row.sha256}#{row.frame}"),
+        "ellipse": center_ellipse(mask),
     }
     rows = []
     for name, candidate in masks.items():
         dice, iou = overlap(candidate, truth)
-        rows.append(
-            {
-                **base,
-                "strategy": name,
-                "dice": dice,
-                "iou": iou,
-                "hd95": hd95(candidate, truth),
-                "pred_area_fraction": float(candidate.mean()),
-                "gt_area_fraction": truth_area,
-                "note": "" if candidate.any() else "empty mask: HD95 not defined",
-            }
-        )
+        found = {"dice": dice, "iou": iou, "hd95": hd95(candidate, truth)}
+        found["pred_area_fraction"] = float(candidate.mean())
+        note = "" if candidate.any() else "empty mask: HD95 not defined"
+        rows.append({**base, **found, "strategy": name, "note": note})
     return rows
 
 
@@ -107,11 +96,6 @@ def mask_quality(
     Raises:
         StoreError: masks were made from other image files than those of the manifest.
     """
-    from joblib import Parallel, delayed
-
-    from pipeline.manifest import mask_file
-    from pipeline.store import open_masks
-
     having = manifest[manifest["mask_path"] != ""]
     if having.empty or not paths.masks(dataset).exists():
         return _typed([])
@@ -145,8 +129,6 @@ def mask_quality(
 
 def masks_inputs(paths: Paths, dataset: str) -> dict[str, Any]:
     """Return what `mask_quality` is made from, as it is now, for `pipeline.provenance.stamp`."""
-    from pipeline.store import open_masks
-
     path = paths.masks(dataset)
     masks = open_masks(path) if path.exists() else None
     return {"manifest": paths.manifest(dataset), "masks": masks}

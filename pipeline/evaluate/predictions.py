@@ -1,19 +1,30 @@
-"""Stored predictions, one `Run` per protocol, learner, view and fraction."""
+"""Which images each run is tested on: stored predictions, subsets without copies, pooled folds, and
+units that are resampled together."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
+from pipeline.config import CROSS_VALIDATED
 from pipeline.errors import PipelineError
 from pipeline.learners.runs import read_predictions, run_inputs, train_command
 from pipeline.provenance import check, schema_stamp
+from pipeline.splits.grouping import TIES, units, with_copies
 
 if TYPE_CHECKING:
     from pipeline.config import Params
     from pipeline.paths import Paths
+
+POOLED = "-pooled"
+"""Suffix of a cross-validated protocol whose folds are evaluated as one test set."""
+
+COPIES = {"clean": "copy_in_train", "clean_any": "copy_in_train_any"}
+"""Subset -> column of the leak audit that marks the images it leaves out."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +50,6 @@ class Run:
         labels: number of train and validation images by seed.
         failed: "status: error" by seed, of the other fits.
         note: what a reader must know of the images.
-        tested: whether any seed had predictions, before restriction to a subset.
         pooled: whether all folds are one test set (`pool`).
     """
 
@@ -51,7 +61,6 @@ class Run:
     labels: dict[int, int]
     failed: dict[int, str]
     note: str = ""
-    tested: bool = True
     pooled: bool = False
 
     @property
@@ -59,19 +68,22 @@ class Run:
         return self.learner, self.view
 
     @property
+    def name(self) -> dict[str, str | float]:
+        """The columns of a table that name the run."""
+        return {"learner": self.learner, "view": self.view, "fraction": self.fraction}
+
+    @property
     def image_ids(self) -> frozenset[str]:
         """All images that some seed tested."""
         return frozenset(i for part in self.seeds.values() for i in part.ids)
 
-    def restricted_to(self, ids: set[str] | None) -> Run:
-        """Return the run on some images only (None = all); seeds without any are dropped."""
-        parts = {}
-        for seed, part in sorted(self.seeds.items()):
-            if ids is not None:
-                part = part.take(np.array([i in ids for i in part.ids], dtype=bool))
-            if len(part.ids):
-                parts[seed] = part
-        return replace(self, seeds=parts, tested=bool(self.seeds))
+    def without(self, ids: set[str]) -> Run:
+        """Return the run without some images; seeds of which none is left are dropped."""
+        parts = {
+            seed: part.take(np.array([i not in ids for i in part.ids], dtype=bool))
+            for seed, part in self.seeds.items()
+        }
+        return replace(self, seeds={seed: part for seed, part in parts.items() if len(part.ids)})
 
     def pool(self, every: set[str]) -> Run:
         """Return the run with the predictions of all folds as one seed, -1, each image once.
@@ -79,15 +91,11 @@ class Run:
         Args:
             every: the images that the folds contain; `note` counts those without a prediction.
         """
-        parts = [part for _, part in sorted(self.seeds.items()) if len(part.ids)]
         lacking, seeds = len(every - self.image_ids), {}
-        if parts:
-            joined = [
-                np.concatenate([getattr(part, name) for part in parts])
-                for name in ("ids", "y", "proba")
-            ]
-            first = np.unique(joined[0], return_index=True)[1]
-            seeds = {-1: Predicted(*joined).take(first)}
+        if self.seeds:
+            parts = [(part.ids, part.y, part.proba) for part in self.seeds.values()]
+            joined = Predicted(*map(np.concatenate, zip(*parts, strict=True)))
+            seeds = {-1: joined.take(np.unique(joined.ids, return_index=True)[1])}
         note = f"{lacking} of {len(every)} images lacking: no fitted seed tests their fold"
         return replace(self, seeds=seeds, note=note if lacking else "", pooled=True)
 
@@ -118,18 +126,83 @@ def read_runs(dataset: str, params: Params, paths: Paths) -> tuple[list[Run], li
     proba = np.column_stack([predictions[c].to_numpy() for c in columns])
     classes = [c.removeprefix("p:") for c in columns]
     ids = predictions["image_id"].to_pandas().astype(str).to_numpy(dtype=object)
-    names = predictions["y_true"].to_pandas().astype(str)
-    y = names.map({name: c for c, name in enumerate(classes)}).to_numpy(dtype=np.int64)
+    y = pd.Index(classes).get_indexer(predictions["y_true"].to_pandas().astype(str))
     every = Predicted(ids, y, proba)
     found = []
     for key, rows in table.groupby(["protocol", "learner", "view", "fraction"], sort=True):
+        fits = {row.seed: row for row in rows.sort_values("seed").itertuples()}
         seeds = {
-            row.seed: every.take(slice(row.stop - row.n_test, row.stop))
-            for row in rows.itertuples()
+            seed: every.take(slice(row.stop - row.n_test, row.stop))
+            for seed, row in fits.items()
             if row.status == "ok"
         }
-        bad = rows[rows["status"] != "ok"]
-        failed = {row.seed: f"{row.status}: {row.error}" for row in bad.itertuples()}
-        labels = dict(zip(rows["seed"], rows["n_train"] + rows["n_val"], strict=True))
+        failed = {s: f"{r.status}: {r.error}" for s, r in fits.items() if s not in seeds}
+        labels = {seed: row.n_train + row.n_val for seed, row in fits.items()}
         found.append(Run(*key, seeds, labels, failed))
     return found, classes
+
+
+def blocks(
+    runs: list[Run], manifest: pd.DataFrame, audit: pd.DataFrame | None
+) -> Iterator[tuple[str, str, list[Run]]]:
+    """Yield (protocol, subset, runs restricted to the subset), one block after the other.
+
+    `clean` leaves out test images with an exact copy or near-copy in train, `clean_any` also those
+    with a mirrored or turned copy. Cross-validation keeps copies in one fold, so it has only
+    `full`, as has every protocol without an audit.
+
+    After each cross-validated protocol follows `<protocol>-pooled`: every image once, with the
+    prediction of the first seed whose fold has it (more seeds than folds test some folds again).
+    The runs then have one seed, -1, and their notes say how many images no seed tested.
+    """
+    for protocol in dict.fromkeys(run.protocol for run in runs):
+        mine = [run for run in runs if run.protocol == protocol]
+        yield protocol, "full", mine
+        if protocol in CROSS_VALIDATED:
+            in_folds = pd.Series(True, index=manifest.index)
+            if protocol == "grouped_truth":
+                in_folds = (manifest["mask_path"] != "") & (manifest["mask_area"] != "0")
+            every = set(manifest.loc[in_folds, "image_id"])
+            yield f"{protocol}{POOLED}", "full", [run.pool(every) for run in mine]
+        elif audit is not None:
+            for subset, column in COPIES.items():
+                copies = set(audit.loc[audit[column].astype(bool), "image_id"])
+                kept = [(run, run.without(copies)) for run in mine]
+                # A run all of whose seeds failed stays, with its errors.
+                yield protocol, subset, [part for run, part in kept if part.seeds or not run.seeds]
+
+
+def image_units(manifest: pd.DataFrame, audit: pd.DataFrame | None) -> dict[str, str]:
+    """Return the unit of each image id, the same units that the splits keep together.
+
+    A unit is a patient, a group, the frames of one file and, with an audit, their copies (mirrored
+    and turned ones too), joined. Its name is the smallest image id in it. Copies are not
+    independent: drawn one by one they would make intervals too narrow.
+
+    Raises:
+        ManifestError: the audit is of other images.
+    """
+    table = with_copies(manifest, audit)
+    return dict(zip(table["image_id"], units(table, TIES), strict=True))
+
+
+def test_set(runs: list[Run], classes: list[str]) -> dict | None:
+    """Return the row of plots/test_sets.csv for the runs of one block; None when nothing was
+    tested.
+
+    The largest class is that of most test images; `largest_share` is the accuracy of always
+    answering it, the mean over seeds (folds), as for accuracy.
+    """
+    tests = {seed: part for run in runs for seed, part in run.seeds.items()}
+    if not tests:
+        return None
+    labels = {i: y for part in tests.values() for i, y in zip(part.ids, part.y, strict=True)}
+    counts = np.bincount(list(labels.values()), minlength=len(classes))
+    largest = int(counts.argmax())
+    return {
+        "n_images": len(labels),
+        "n_classes": int((counts > 0).sum()),
+        "missing_classes": "; ".join(c for c, n in zip(classes, counts, strict=True) if not n),
+        "largest_class": classes[largest],
+        "largest_share": float(np.mean([(part.y == largest).mean() for part in tests.values()])),
+    }

@@ -13,9 +13,9 @@ from pipeline.config import EvaluateParams
 from pipeline.evaluate.intervals import (
     NONE,
     Resamples,
+    independent_units,
     mean_over_seeds,
     percentile_interval,
-    seed_weights,
     settle,
     t_interval,
 )
@@ -23,70 +23,16 @@ from pipeline.evaluate.metrics import (
     CLASS_METRICS,
     METRICS,
     OVER_CLASSES,
+    Contributions,
     class_notes,
     contributions,
     from_sums,
     metric_columns,
     stacked,
 )
-from pipeline.evaluate.predictions import Predicted, Run
+from pipeline.evaluate.predictions import Run
 
-
-@dataclass(frozen=True)
-class Units:
-    """Number of independent units behind the metrics of each seed.
-
-    Attributes:
-        every: units of the test set, int (S,).
-        true: units with an image of each class, int (S, C).
-        predicted: units with an image predicted as each class, int (S, C).
-        part: index of the seed's test set, int (S,); 0 for all where test sets overlap.
-        redrawn: resamples that lacked a class and were drawn again, int (S,).
-        incomplete: whether some of them still lack one, bool (S,).
-    """
-
-    every: np.ndarray
-    true: np.ndarray
-    predicted: np.ndarray
-    part: np.ndarray
-    redrawn: np.ndarray
-    incomplete: np.ndarray
-
-    def of_seed(self, k: int) -> Units:
-        """Return the units of one seed."""
-        return Units(*(value[k : k + 1] for value in self.__dict__.values()))
-
-    def behind(self, count: np.ndarray) -> int:
-        """Return the number of independent units behind a mean over seeds: the smallest count of a
-        seed times the number of distinct test sets.
-
-        Let at most k seeds share a test set. With n_s units in seed s, whose true share is p_s, all
-        units are right with probability at most prod p_s ** (n_s / k), since seeds that share a
-        test set may err on the same units. This is at most mean(p_s) ** (min(n_s) * S / k).
-
-        Args:
-            count: units by seed (S,); seeds with 0 have no value and are left out.
-        """
-        some = count > 0
-        if not some.any():
-            return 0
-        return int(count[some].min() * some.sum() / np.bincount(self.part[some]).max())
-
-    def over_classes_note(self, classes: list[str], resamples: int) -> tuple[bool, str]:
-        """Return whether means over classes have an interval, and a note ("" = nothing special).
-
-        A class with a single unit is the same in every resample, so such means have none.
-        """
-        single = [c for c, n in zip(classes, self.true.T, strict=True) if self.behind(n) == 1]
-        if single:
-            names = ", ".join(single)
-            return False, f"no interval of means over classes, one test unit only: {names}"
-        if self.incomplete.any():
-            return False, "no interval of means over classes, resamples with all of them are rare"
-        parts = np.unique(self.part, return_index=True)[1]
-        redrawn, drawn = int(self.redrawn[parts].sum()), len(parts) * resamples
-        note = f"{redrawn:,} of {drawn:,} resamples drawn again because they lacked a class"
-        return True, note if redrawn else ""
+FEW_UNITS = "no interval, a class has one test unit, or resamples with every class are rare"
 
 
 @dataclass
@@ -95,21 +41,24 @@ class Scored:
 
     Attributes:
         run: learner, view, fraction and predictions.
+        classes: class names.
         values: metrics of each seed, (S, F); F = columns of `metric_columns`.
         replicates: their bootstrap, (S, B, F); that of ECE is reflected in its value.
         sums: summed contributions of each seed, (S, K).
-        units: what is behind the metrics.
-        note: classes left out of means, failed seeds, images without a prediction.
-        classes: class names.
+        units: number of units of each seed, int (S, 1 + 2 C): of the test set, with an image of
+            each class, with an image predicted as each class.
+        test_sets: number of each seed's test set, int (S,); 0 for all where they overlap.
+        incomplete: whether some resamples lack a class, bool (S,).
     """
 
     run: Run
+    classes: list[str]
     values: np.ndarray
     replicates: np.ndarray
     sums: np.ndarray
-    units: Units
-    note: str
-    classes: list[str]
+    units: np.ndarray
+    test_sets: np.ndarray
+    incomplete: np.ndarray
 
     @property
     def seeds(self) -> list[int]:
@@ -120,9 +69,36 @@ class Scored:
         """Index of (metric, class) in the last axis of `values` and `replicates`."""
         return {name: f for f, name in enumerate(metric_columns(len(self.classes)))}
 
-    @cached_property
-    def image_ids(self) -> frozenset[str]:
-        return self.run.image_ids
+    @property
+    def confusion(self) -> np.ndarray:
+        """The confusion matrix of each seed, (S, C, C): true class, predicted class."""
+        C = len(self.classes)
+        return self.sums[:, : C * C].reshape(-1, C, C)
+
+    def settled(
+        self,
+        metric: str,
+        c: int,
+        value: float,
+        interval: tuple[float, float],
+        seeds: slice,
+        confidence: float,
+        difference: bool = False,
+    ) -> tuple[float, float, str]:
+        """Return the interval to report of a metric over some seeds, and its note (`settle`).
+
+        Means over classes have none where a class has a single unit, which is the same in every
+        resample, or where no resamples with every class were found.
+        """
+        C = len(self.classes)
+        counts, test_sets = self.units[seeds], self.test_sets[seeds]
+        if metric in OVER_CLASSES:
+            single = [independent_units(n, test_sets) == 1 for n in counts[:, 1 : C + 1].T]
+            if any(single) or self.incomplete[seeds].any():
+                return *NONE, FEW_UNITS
+        column = 0 if c < 0 else 1 + c + C * (metric == "precision")
+        units = independent_units(counts[:, column], test_sets)
+        return settle("" if difference else metric, value, interval, units, confidence)
 
 
 class Scorer:
@@ -139,61 +115,38 @@ class Scorer:
         self._resamples: dict[tuple, Resamples] = {}
 
     def __call__(self, run: Run) -> Scored:
-        params, C = self.params, len(self.classes)
-        parts = list(run.seeds.values())
-        tests = [self._resampled(part) for part in parts]
-        F = len(metric_columns(C))
-        values, replicates = np.empty((len(parts), F)), np.empty((len(parts), params.bootstrap, F))
-        sums = []
-        for k, (part, test) in enumerate(zip(parts, tests, strict=True)):
+        params, C, S = self.params, len(self.classes), len(run.seeds)
+        F, K = len(metric_columns(C)), C * C + 1 + 3 * params.bins + 2 * C
+        values, replicates = np.empty((S, F)), np.empty((S, params.bootstrap, F))
+        sums, units, tests = np.empty((S, K)), np.zeros((S, 1 + 2 * C), int), []
+        for k, part in enumerate(run.seeds.values()):
+            test = self._resampled(part.ids, part.y)
             about = contributions(part.proba, part.y, params.bins)
-            values[k] = stacked(from_sums(about.total, about))
+            sums[k], values[k] = about.total, stacked(from_sums(about.total, about))
             replicates[k] = _replicates(test, about, values[k])
-            sums.append(about.total)
-        notes = sorted({class_notes(part.y, self.classes) for part in parts} - {""})
-        if run.failed:
-            which = ", ".join(f"{s} ({e.split(':')[0]})" for s, e in sorted(run.failed.items()))
-            total = len(run.labels)
-            notes.append(f"{len(run.failed)} of {total} seeds left out: {which}")
-        notes += [run.note] * bool(run.note)
-        units = self._units(tests, [part.proba.argmax(axis=1) for part in parts])
-        note = "; ".join(notes)
-        return Scored(run, values, replicates, np.array(sums), units, note, self.classes)
-
-    def _resampled(self, part: Predicted) -> Resamples:
-        key = tuple(part.ids)
-        if key not in self._resamples:
-            units = np.array([self.units.get(i, i) for i in part.ids])
-            draw = self.params.bootstrap, self.params.seed
-            self._resamples[key] = Resamples(part.ids, units, *draw, part.y)
-        return self._resamples[key]
-
-    def _units(self, tests: list[Resamples], predicted: list[np.ndarray]) -> Units:
-        C, distinct = len(self.classes), list(dict.fromkeys(tests))
+            of = (test.units_with(c, C).sum(axis=0) for c in (part.y, part.proba.argmax(axis=1)))
+            units[k] = np.concatenate([[len(test.names)], *of])
+            tests.append(test)
+        distinct = list(dict.fromkeys(tests))
         names = [name for test in distinct for name in test.names]
         disjoint = len(set(names)) == len(names)
+        test_sets = np.array([distinct.index(test) * disjoint for test in tests], int)
+        incomplete = np.array([np.isnan(test.redrawn[1]).any() for test in tests], bool)
+        return Scored(run, self.classes, values, replicates, sums, units, test_sets, incomplete)
 
-        def counts(classes: list[np.ndarray]) -> np.ndarray:
-            of = [t.units_with(c, C).sum(axis=0) for t, c in zip(tests, classes, strict=True)]
-            return np.array(of, int).reshape(-1, C)
-
-        return Units(
-            every=np.array([len(test.names) for test in tests], int),
-            true=counts([test.y for test in tests]),
-            predicted=counts(predicted),
-            part=np.array([distinct.index(test) * disjoint for test in tests], int),
-            redrawn=np.array([len(test.redrawn[0]) for test in tests], int),
-            incomplete=np.array([np.isnan(test.redrawn[1]).any() for test in tests], bool),
-        )
+    def _resampled(self, ids: np.ndarray, y: np.ndarray) -> Resamples:
+        key = tuple(ids)
+        if key not in self._resamples:
+            units = np.array([self.units.get(i, i) for i in ids])
+            self._resamples[key] = Resamples(ids, units, self.params.bootstrap, self.params.seed, y)
+        return self._resamples[key]
 
 
-def _replicates(test: Resamples, about, value: np.ndarray) -> np.ndarray:
+def _replicates(test: Resamples, about: Contributions, value: np.ndarray) -> np.ndarray:
     """Return the replicates of the metrics of one test set, (B, F)."""
     plain, complete = test.sums(about.rows)
-    found = from_sums(plain, about)
-    if len(test.redrawn[0]):
-        of_complete = from_sums(complete, about)
-        found |= {metric: of_complete[metric] for metric in OVER_CLASSES}
+    found, of_complete = from_sums(plain, about), from_sums(complete, about)
+    found |= {metric: of_complete[metric] for metric in OVER_CLASSES}
     # Resampling adds noise to every bin and ECE adds up absolute values, so replicates exceed the
     # metric as much as the metric exceeds the truth: reflect them (the basic bootstrap).
     found["ece"] = 2 * value[METRICS.index("ece")] - found["ece"]
@@ -207,102 +160,70 @@ def _replicates(test: Resamples, about, value: np.ndarray) -> np.ndarray:
 class Estimate:
     """A metric with its interval; `note` says which kind of interval, or why there is none."""
 
-    value: float
-    lo: float
-    hi: float
+    value: float = np.nan
+    lo: float = np.nan
+    hi: float = np.nan
     note: str = ""
 
 
 def estimates(scored: Scored, params: EvaluateParams) -> Iterator[dict[tuple[str, int], Estimate]]:
     """Yield the estimates of each seed (`METRICS`), then those of the mean over seeds (classes
     too), by (metric, class)."""
-    if not scored.seeds:
-        yield {}
+    S, columns = len(scored.seeds), list(scored.columns)
+    if not S:
         return
-    columns = list(scored.columns)
     upper = np.array([2.0 if metric == "brier" else 1.0 for metric, _ in columns])
-    weights = seed_weights(tuple(scored.seeds), params.bootstrap, params.seed)
-    data = scored.values, scored.replicates, weights
-    mean = mean_over_seeds(*data, params.confidence, 0.0, upper).replicates
+    mean = mean_over_seeds(scored.values, scored.replicates, scored.seeds, params, upper=upper)
     known = np.isfinite(scored.values)
     with np.errstate(invalid="ignore"):
         means = np.where(known, scored.values, 0.0).sum(axis=0) / known.sum(axis=0)
-    rows = [*zip(scored.values, scored.replicates, strict=True), (means, mean)]
-    for k, (values, replicates) in enumerate(rows):
-        of_seed = k < len(scored.seeds)
-        units = scored.units.of_seed(k) if of_seed else scored.units
-        F = len(METRICS) if of_seed else len(columns)
+    rows = [(scored.values[k], scored.replicates[k], slice(k, k + 1)) for k in range(S)]
+    for values, replicates, seeds in [*rows, (means, mean.replicates, slice(None))]:
+        F = len(columns) if seeds.stop is None else len(METRICS)
         ends = percentile_interval(np.clip(replicates[:, :F], 0.0, upper[:F]), params.confidence)
-        yield {
-            name: _estimate(scored, *name, float(value), interval, units, params)
-            for name, value, *interval in zip(columns[:F], values[:F], *ends, strict=True)
-        }
-
-
-def _estimate(
-    scored: Scored,
-    metric: str,
-    c: int,
-    value: float,
-    interval: list[float],
-    units: Units,
-    params: EvaluateParams,
-) -> Estimate:
-    lo, hi = interval
-    if metric == "ece":  # without its bias, the interval may not contain the metric
-        lo, hi = min(lo, value), max(hi, value)
-    notes = []
-    if metric in OVER_CLASSES:
-        possible, note = units.over_classes_note(scored.classes, params.bootstrap)
-        if not possible:
-            return Estimate(value, *NONE, note)
-        notes = [note]
-    count = units.every
-    if metric in CLASS_METRICS:
-        count = (units.predicted if metric == "precision" else units.true)[:, c]
-    lo, hi, note = settle(metric, value, (lo, hi), units.behind(count), params.confidence)
-    return Estimate(value, lo, hi, "; ".join(filter(None, [*notes, note])))
+        found = {}
+        for (metric, c), value, lo, hi in zip(columns, values.tolist(), *ends, strict=False):
+            if metric == "ece":  # without its bias, the interval may not contain the metric
+                lo, hi = min(lo, value), max(hi, value)
+            settled = scored.settled(metric, c, value, (lo, hi), seeds, params.confidence)
+            found[metric, c] = Estimate(value, *settled)
+        yield found
 
 
 def score_rows(
-    scored: Scored, protocol: str, subset: str, params: EvaluateParams
+    scored: Scored, params: EvaluateParams
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the rows of metrics.parquet (every seed, failed ones too, and the mean) and those of
     plots/per_class.csv (the mean) of one run."""
-    run = scored.run
-    *by_seed, mean = estimates(scored, params)
-    base = {"protocol": protocol, "subset": subset, "learner": run.learner, "view": run.view}
-    base["fraction"] = run.fraction
-    size = {"t_lo": np.nan, "t_hi": np.nan, "n_seeds": 1, "n_groups": 0}
+    run, labels = scored.run, scored.run.labels
+    *by_seed, mean = [*estimates(scored, params)] or [{}]
     rows: list[dict[str, Any]] = []
     for metric in METRICS:
         name = metric, -1
         if not run.pooled:
-            for (seed, part), found in zip(run.seeds.items(), by_seed, strict=True):
-                n = {"n_images": len(part.ids), "n_labels": run.labels[seed]}
-                rows.append({**base, "seed": seed, **_columns(metric, found[name]), **n, **size})
-            for seed, error in sorted(run.failed.items()):
-                n = {"n_images": 0, "n_labels": run.labels[seed]}
-                failed = _columns(metric, Estimate(np.nan, *NONE, error))
-                rows.append({**base, "seed": seed, **failed, **n, **size})
-        found = mean.get(name, Estimate(np.nan, *NONE))
-        note = found.note
-        if scored.seeds and np.isnan(found.value):
-            note = "not defined on these images"
-        note = "; ".join(filter(None, [scored.note, note]))
-        row = {**base, "seed": -1, **_columns(metric, found), "note": note, **size}
-        row["n_images"] = len(scored.image_ids)
-        row["n_labels"] = round(float(np.median(list(run.labels.values())))) if run.labels else 0
-        if scored.seeds and not run.pooled:
-            values = scored.values[:, scored.columns[name]]
-            row["t_lo"], row["t_hi"] = t_interval(values, params.confidence)
+            fits = {seed: found[name] for seed, found in zip(run.seeds, by_seed, strict=True)}
+            fits |= {seed: Estimate(note=error) for seed, error in sorted(run.failed.items())}
+            for seed, found in fits.items():
+                n = len(run.seeds[seed].ids) if seed in run.seeds else 0
+                row = {**run.name, "seed": seed, "metric": metric, **vars(found), "n_images": n}
+                row |= {"n_labels": labels[seed], "t_lo": np.nan, "t_hi": np.nan}
+                rows.append(row | {"n_seeds": 1, "n_groups": 0})
+        found = mean.get(name, Estimate())
+        undefined = scored.seeds and np.isnan(found.value)
+        note = "not defined on these images" if undefined else found.note
+        row = {**run.name, "seed": -1, "metric": metric, **vars(found)}
+        row["note"] = "; ".join(filter(None, [*_notes(scored), note]))
+        row["n_images"] = len(run.image_ids)
+        row["n_labels"] = round(float(np.median(list(labels.values())))) if labels else 0
+        values = scored.values[:, scored.columns[name]]
+        row["t_lo"], row["t_hi"] = t_interval(values, params.confidence)
         row["n_seeds"] = 1 if run.pooled else len(scored.seeds)
-        row["n_groups"] = int(scored.units.every.max(initial=0))
+        row["n_groups"] = int(scored.units[:, 0].max(initial=0))
         rows.append(row)
     classes = []
+    support = scored.confusion.sum(axis=2)
     for c, label in enumerate(scored.classes if scored.seeds else ()):
-        support = confusion(scored)[:, c].sum(axis=1).mean()
-        row = {**base, "class": label, "support": float(support)}
+        row = {**run.name, "class": label, "support": float(support[:, c].mean())}
         for metric in CLASS_METRICS:
             found = mean[metric, c]
             row |= {metric: found.value, f"{metric}_lo": found.lo, f"{metric}_hi": found.hi}
@@ -310,19 +231,11 @@ def score_rows(
     return rows, classes
 
 
-def confusion(scored: Scored) -> np.ndarray:
-    """Return the confusion matrix of each seed, (S, C, C): true class, predicted class."""
-    C = len(scored.classes)
-    if not scored.run.seeds:  # every fit failed
-        return np.zeros((0, C, C))
-    return scored.sums[:, : C * C].reshape(-1, C, C)
-
-
-def _columns(metric: str, found: Estimate) -> dict[str, Any]:
-    return {
-        "metric": metric,
-        "value": found.value,
-        "lo": found.lo,
-        "hi": found.hi,
-        "note": found.note,
-    }
+def _notes(scored: Scored) -> list[str]:
+    """Say which classes means leave out, which seeds failed and which images were not tested."""
+    run = scored.run
+    notes = sorted({class_notes(part.y, scored.classes) for part in run.seeds.values()})
+    if run.failed:
+        which = ", ".join(f"{s} ({e.split(':')[0]})" for s, e in sorted(run.failed.items()))
+        notes.append(f"{len(run.failed)} of {len(run.labels)} seeds left out: {which}")
+    return [*notes, run.note]

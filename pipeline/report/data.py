@@ -24,7 +24,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluate.compare import verdict
 from pipeline.evaluate.images import by_image, true_probability
 from pipeline.evaluate.mask_quality import masks_inputs
-from pipeline.evaluate.test_sets import image_units
+from pipeline.evaluate.predictions import image_units
 from pipeline.io import sha256_file
 from pipeline.learners.runs import read_predictions, run_inputs, train_command
 from pipeline.manifest import read_manifest

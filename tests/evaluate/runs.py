@@ -46,10 +46,10 @@ def score(
 
 def mean_rows(scored: Scored, params: EvaluateParams = PARAMS) -> dict[str, dict]:
     """The rows of metrics.parquet of the mean over seeds, by metric."""
-    rows, _ = score_rows(scored, "official", "full", params)
+    rows, _ = score_rows(scored, params)
     return {row["metric"]: row for row in rows if row["seed"] == -1}
 
 
 def class_rows(scored: Scored, params: EvaluateParams = PARAMS) -> list[dict]:
     """The rows of plots/per_class.csv."""
-    return score_rows(scored, "official", "full", params)[1]
+    return score_rows(scored, params)[1]

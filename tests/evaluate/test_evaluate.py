@@ -10,10 +10,10 @@ import pytest
 from sklearn.metrics import accuracy_score
 
 from pipeline.errors import ManifestError, PipelineError
-from pipeline.evaluate import compare_runs, evaluate_dataset
+from pipeline.evaluate import evaluate_dataset
 from pipeline.evaluate.compare import holm, verdict
 from pipeline.evaluate.metrics import METRICS, OVER_CLASSES
-from pipeline.evaluate.test_sets import image_units
+from pipeline.evaluate.predictions import image_units
 from pipeline.learners.train import train_dataset
 from pipeline.paths import Paths
 from pipeline.splits import plan_splits
@@ -195,23 +195,6 @@ def test_every_run_is_compared_with_the_baseline_and_corrected_in_its_family(eva
     chosen = table[(table["learner_b"] == "zero-shot") & (table["view_b"] == "masked")]
     assert ("zero-shot", "whole") in set(zip(chosen["learner_a"], chosen["view_a"], strict=True))
     evaluate_dataset("toy", PARAMS, paths)
-
-
-def test_compare_takes_views_learners_and_pairs(evaluated):
-    paths, _ = evaluated
-    views = compare_runs("toy", PARAMS, paths, "masked", "whole")
-    assert set(views["view_a"]) == {"masked"} and (views["learner_a"] == views["learner_b"]).all()
-    learners = compare_runs("toy", PARAMS, paths, "linear-probe", Diverges.name)
-    assert (learners["view_a"] == learners["view_b"]).all()
-    # Only the seeds that both learners have.
-    assert set(learners.loc[learners["protocol"] == "official", "n_seeds"]) == {4}
-    pair = compare_runs("toy", PARAMS, paths, "linear-probe/masked", f"{Diverges.name}/whole")
-    assert set(pair["view_b"]) == {"whole"}
-    np.testing.assert_allclose(pair["p_holm"], holm(pair["p"]))
-    with pytest.raises(PipelineError, match="linear-probe/masked"):
-        compare_runs("toy", PARAMS, paths, "maskd", "whole")
-    with pytest.raises(PipelineError, match="in common"):
-        compare_runs("toy", PARAMS, paths, "masked", "linear-probe")
 
 
 def test_the_tables_of_the_plots_add_up(evaluated):

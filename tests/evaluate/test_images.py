@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import spearmanr
 
 from pipeline.config import EvaluateParams
 from pipeline.evaluate.images import by_image, flips, gain_by_dice, rank_correlation
@@ -50,7 +50,7 @@ def changes(n: int, seed: int = 0) -> tuple[pd.DataFrame, pd.Series]:
     level = np.arange(n) % 2
     index = pd.Index([f"i{k:03d}" for k in range(n)], name="image_id")
     dice = pd.Series(0.4 * level + 0.5 * rng.random(n), index)
-    table = {"y_true_before": np.where(level, "b", "a"), "right_before": 0.5, "right_after": 1.0}
+    table = {"y_true_before": np.where(level, "b", "a")}
     return pd.DataFrame(table | {"p_change": rng.normal(size=n)}, index), dice
 
 
@@ -68,7 +68,6 @@ def test_gain_by_dice_is_judged_within_classes_by_its_interval(sign, verdict):
     assert quarters["n_images"].sum() == 119 and len(quarters) == 4
     assert (quarters["dice_min"].iloc[1:].to_numpy() >= quarters["dice_max"].iloc[:-1]).all()
     assert (quarters["p_change_lo"] < quarters["p_change"]).all()
-    assert set(quarters["right_after"]) == {1.0} and quarters["right_after_lo"].isna().all()
 
 
 def test_without_dice_there_is_too_little_to_judge():
@@ -77,39 +76,48 @@ def test_without_dice_there_is_too_little_to_judge():
     assert found.verdict == "too few" and found.n_images == 0 and found.quarters.empty
 
 
-def test_a_rank_correlation_is_scipys_ties_included_and_that_of_ranks_within_strata():
+def test_ranks_are_those_within_classes_ties_included():
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 5, (2, 40))
-    assert rank_correlation(x, y, None, PARAMS)[0] == pytest.approx(spearmanr(x, y).statistic)
-    level = np.arange(40) % 2
+    alone, level = np.arange(40), np.arange(40) % 2
+    found = rank_correlation(x, y, alone, np.zeros(40), PARAMS)[0]
+    assert found == pytest.approx(spearmanr(x, y).statistic)
     x, noise = rng.normal(size=(2, 40))
     y = x + noise + 100 * level
-    within = [(rankdata(x[level == k]), rankdata(y[level == k])) for k in (0, 1)]
-    expected = np.mean([spearmanr(a, b).statistic for a, b in within])
-    rho, lo, hi = rank_correlation(x, y, None, PARAMS, level)
+    expected = np.mean([spearmanr(x[level == k], y[level == k]).statistic for k in (0, 1)])
+    rho, lo, hi = rank_correlation(x, y, alone, level, PARAMS)
     assert rho == pytest.approx(expected) and lo < rho < hi
-    assert np.isnan(rank_correlation(level, y, None, PARAMS, level)).all()
+    assert np.isnan(rank_correlation(level, y, alone, level, PARAMS)).all()
 
 
+def mean(values: np.ndarray, units: np.ndarray, params: EvaluateParams) -> tuple:
+    return mean_interval(values[0], units, params)
+
+
+def rank(values: np.ndarray, units: np.ndarray, params: EvaluateParams) -> tuple:
+    return rank_correlation(*values, units, np.zeros(len(units)), params)
+
+
+@pytest.mark.parametrize("measure", (mean, rank))
 @pytest.mark.promise(
     "Images of a patient, a group or copies of one picture are resampled together, in the units "
     "of the splits."
 )
-def test_intervals_over_images_are_wider_for_larger_units():
+def test_intervals_over_images_are_wider_for_larger_units(measure):
     values = np.repeat(np.random.default_rng(0).normal(size=(2, 30)), 5, axis=1)
-    units = np.repeat(np.arange(30), 5)
-    for measure, given in ((mean_interval, values[:1]), (rank_correlation, values)):
-        by_unit, by_image = (np.diff(measure(*given, of, PARAMS)[1:]) for of in (units, None))
-        assert by_unit > 1.6 * by_image
+    units = np.repeat(np.arange(30), 5), np.arange(150)
+    by_unit, by_image = (np.diff(measure(values, of, PARAMS)[1:]) for of in units)
+    assert by_unit > 1.6 * by_image
 
 
+@pytest.mark.parametrize("measure", (mean, rank))
 @pytest.mark.promise("Confidence, resamples and seed of every interval are those of params.yaml.")
-def test_intervals_over_images_follow_the_parameters():
+def test_intervals_over_images_follow_the_parameters(measure):
     values = np.random.default_rng(0).normal(size=(2, 60))
-    for measure, given in ((mean_interval, values[:1]), (rank_correlation, values)):
-        usual = measure(*given, None, PARAMS)
-        narrow = measure(*given, None, PARAMS.model_copy(update={"confidence": 0.5}))
-        assert usual[0] == narrow[0] and usual[1] < narrow[1] < narrow[2] < usual[2]
-        for changed in ({"seed": 1}, {"bootstrap": 20}):
-            assert measure(*given, None, PARAMS.model_copy(update=changed)) != usual
-    assert np.isnan(mean_interval(np.array([np.nan]), None, PARAMS)).all()
+
+    def found(**changed) -> tuple:
+        return measure(values, np.arange(60), PARAMS.model_copy(update=changed))
+
+    usual, narrow = found(), found(confidence=0.5)
+    assert usual[0] == narrow[0] and usual[1] < narrow[1] < narrow[2] < usual[2]
+    assert found(seed=1) != usual != found(bootstrap=20)

@@ -12,17 +12,17 @@ from pipeline.evaluate.intervals import (
     ALL_EQUAL,
     EXACT,
     Resamples,
-    exact_bounds,
+    independent_units,
     mean_interval,
     mean_over_seeds,
     p_values,
     percentile_interval,
-    seed_weights,
+    settle,
     t_interval,
 )
 from pipeline.evaluate.metrics import METRICS, OVER_CLASSES
 from pipeline.evaluate.predictions import Predicted
-from pipeline.evaluate.scores import Units, score_rows
+from pipeline.evaluate.scores import FEW_UNITS, score_rows
 
 from .runs import PARAMS, class_rows, ids, mean_rows, predicted, score
 
@@ -90,8 +90,8 @@ def test_nan_replicates_are_left_out():
 def over_seeds(values: np.ndarray, noise: np.ndarray, confidence: float = 0.95):
     """Bootstrap the mean of seeds whose replicates differ from `values` by `noise`; return it with
     the width of its interval."""
-    weights = seed_weights(tuple(range(len(values))), B, 0)
-    of = mean_over_seeds(values, values[:, None] + noise, weights, confidence, -1.0)
+    params = EvaluateParams(bootstrap=B, confidence=confidence)
+    of = mean_over_seeds(values, values[:, None] + noise, range(len(values)), params, -1.0)
     lo, hi = percentile_interval(of.replicates, confidence)
     return of, hi - lo
 
@@ -134,7 +134,7 @@ def test_interval_and_p_contain_the_truth_as_often_as_they_say(seed, shared, own
 
     values = 0.5 + a * normal(S) + b * normal() + c * normal(S)
     replicates = values[:, None] + b * normal(B) + c * normal(S, B)
-    of = mean_over_seeds(values, replicates, seed_weights(tuple(range(S)), B, 0), 0.95)
+    of = mean_over_seeds(values, replicates, range(S), EvaluateParams(bootstrap=B))
     lo, hi = percentile_interval(of.replicates, 0.95)
     assert 0.92 <= ((lo <= 0.5) & (hi >= 0.5)).mean() <= 0.995
     assert 0.002 <= (p_values(values.mean(axis=0) - 0.5, of) < 0.05).mean() <= 0.08
@@ -165,7 +165,7 @@ def test_no_end_leaves_the_scale_and_one_seed_has_the_interval_of_its_images():
     seeds = [predicted(y, np.where(np.arange(200) < right, y, 1 - y)) for right in (40, 200)]
     for row in mean_rows(score(*seeds)).values():
         assert 0 <= row["lo"] <= row["hi"] <= (2 if row["metric"] == "brier" else 1)
-    one, _ = score_rows(score(seeds[0]), "official", "full", PARAMS)
+    one, _ = score_rows(score(seeds[0]), PARAMS)
     for seed, mean in zip(one[::2], one[1::2], strict=True):
         np.testing.assert_equal([seed["lo"], seed["hi"]], [mean["lo"], mean["hi"]])
 
@@ -183,7 +183,7 @@ def test_the_interval_of_a_calibration_error_contains_it_and_no_bias(gap, n):
             right = rng.random(n) < sure - gap
             proba = np.stack([sure, 1 - sure], axis=1).astype(np.float32)
             seeds.append(Predicted(ids(n), np.where(right, 0, 1), proba))
-        rows, _ = score_rows(score(*seeds, params=params), "official", "full", params)
+        rows, _ = score_rows(score(*seeds, params=params), params)
         for row in (row for row in rows if row["metric"] == "ece"):
             assert 0 <= row["lo"] <= row["value"] <= row["hi"] <= 1
             held.append(row["lo"] <= max(gap, 0.01) and row["hi"] >= gap)
@@ -196,7 +196,8 @@ def test_the_interval_of_a_calibration_error_contains_it_and_no_bias(gap, n):
 def test_a_share_of_0_or_1_has_the_bound_of_clopper_and_pearson(n, confidence):
     for k in (0, n):
         theirs = stats.binomtest(k, n).proportion_ci(confidence, "exact")
-        assert exact_bounds(k / n, n, confidence) == pytest.approx(tuple(theirs), abs=1e-9)
+        *ours, note = settle("accuracy", k / n, (k / n, k / n), n, confidence)
+        assert ours == pytest.approx(tuple(theirs), abs=1e-9) and note == EXACT
 
 
 @pytest.mark.promise(EXACT_BOUNDS)
@@ -236,7 +237,7 @@ def test_where_all_resamples_are_equal_other_metrics_have_no_interval_and_a_note
     for row in class_rows(score(predicted(y, y))):
         assert row["recall_lo"] == row["precision_lo"] == pytest.approx(0.025 ** (1 / 10))
         assert np.isnan(row["f1_lo"])
-    assert np.isnan(mean_interval(np.full(3, 0.5), None, PARAMS)[1:]).all()
+    assert np.isnan(mean_interval(np.full(3, 0.5), range(3), PARAMS)[1:]).all()
 
 
 @pytest.mark.promise(EVERY_CLASS)
@@ -247,7 +248,7 @@ def test_a_class_of_one_unit_gives_no_interval_over_classes_and_an_exact_one_of_
     for metric in METRICS:
         assert np.isfinite(rows[metric]["value"])
         assert np.isnan(rows[metric]["lo"]) == (metric in OVER_CLASSES), metric
-        assert ("one test unit only: c1" in rows[metric]["note"]) == (metric in OVER_CLASSES)
+        assert (FEW_UNITS in rows[metric]["note"]) == (metric in OVER_CLASSES)
     rare = class_rows(one)[1]
     assert (rare["recall"], rare["recall_lo"], rare["recall_hi"]) == pytest.approx((1, 0.025, 1))
     assert np.isnan([rare["f1_lo"], rare["f1_hi"]]).all()
@@ -268,7 +269,6 @@ def test_resamples_without_a_class_are_drawn_again_for_means_over_classes_alone(
     expected = (common + rare[:, 1] / rare.sum(axis=1)) / 2
     np.testing.assert_allclose(drawn["balanced_accuracy", -1], expected, rtol=1e-6)
     np.testing.assert_allclose(drawn["accuracy", -1], test.weights @ (y == said) / 20, rtol=1e-6)
-    assert mean_rows(one)["macro_f1"]["note"].startswith(f"{lacking.sum()} of 400 resamples")
     assert mean_rows(one)["accuracy"]["note"] == ""
     # Metrics of one class leave out the resamples without that class, and no others.
     for metric in ("recall", "f1"):
@@ -301,15 +301,13 @@ def test_replaced_resamples_hold_every_class_and_are_the_same_for_all_runs():
 def test_many_classes_of_two_units_are_too_rarely_drawn_together():
     y = np.repeat(np.arange(60), 2)
     row = mean_rows(score(predicted(y, np.where(np.arange(120) % 5, y, 0), 60)))
-    assert np.isnan(row["balanced_accuracy"]["lo"]) and "are rare" in row["macro_f1"]["note"]
+    assert np.isnan(row["balanced_accuracy"]["lo"]) and FEW_UNITS in row["macro_f1"]["note"]
     assert row["accuracy"]["lo"] < row["accuracy"]["value"]
 
 
 def test_seeds_that_share_a_test_set_count_its_units_once():
-    def behind(count, part) -> int:
-        count, part = np.array(count), np.array(part)
-        none = np.zeros((len(part), 2), int)
-        return Units(count, none, none, part, 0 * part, part < 0).behind(count)
+    def behind(count, test_sets) -> int:
+        return independent_units(np.array(count), np.array(test_sets))
 
     assert behind([10, 10, 10], [0, 0, 0]) == 10
     assert behind([10, 12, 11], [0, 1, 2]) == 30
