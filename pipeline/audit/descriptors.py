@@ -51,14 +51,6 @@ def orient(images: np.ndarray, orientation: int) -> np.ndarray:
     return images
 
 
-def inverse(orientation: int) -> int:
-    """Return the orientation that undoes `orientation`."""
-    transpose, rows, columns = ORIENTATIONS[orientation]
-    if transpose:
-        rows, columns = columns, rows
-    return ORIENTATIONS.index((transpose, rows, columns))
-
-
 # -- descriptors ------------------------------------------------------------------------------
 
 

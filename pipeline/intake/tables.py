@@ -56,18 +56,14 @@ def read_table(path: Path, *required: str) -> pd.DataFrame:
     for name in columns:
         written = [w for w, known in zip(csv.header, columns, strict=True) if known == name]
         if len(written) > 1:
-            raise ManifestError(
-                f"two columns are {name!r}: {' and '.join(map(repr, written))}",
-                path=path,
-                remedy="keep one of them",
-            )
-    for name in required:
-        if name not in columns:
-            raise ManifestError(
-                f"no column {name!r} (it has: {', '.join(columns)})",
-                path=path,
-                remedy=f"name the column {name!r} in the first line",
-            )
+            what = f"two columns are {name!r}: {' and '.join(map(repr, written))}"
+            raise ManifestError(what, path=path, remedy="keep one of them")
+    if lacking := [name for name in required if name not in columns]:
+        raise ManifestError(
+            f"no column {lacking[0]!r} (it has: {', '.join(columns)})",
+            path=path,
+            remedy=f"name the column {lacking[0]!r} in the first line",
+        )
     if not csv.rows:
         raise ManifestError("the table has no rows", path=path, remedy="check the file")
     return pd.DataFrame(csv.rows, csv.lines, columns, dtype=str)
@@ -158,10 +154,8 @@ def join_groups(findings: Findings, source: Path) -> int:
             of the table is here.
     """
     table = read_table(source)
-    key = "path"
-    if key not in table.columns:
-        key = "image_id"
-        table = read_table(source, key)
+    key = "path" if "path" in table.columns else "image_id"
+    table = read_table(source, key)
     group = next((name for name in GROUP_COLUMNS if name in table.columns), None)
     columns = {
         target: column
@@ -174,22 +168,18 @@ def join_groups(findings: Findings, source: Path) -> int:
             path=source,
             remedy="name a column group, series, slice, fold or patient_id",
         )
-    by_path: dict[str, list[FoundImage]] = {}
+    by_name: dict[str, list[FoundImage]] = {}
     for image in findings.images:
-        by_path.setdefault(image.path, []).append(image)
+        by_name.setdefault(image.path, []).append(image)
     stated = {i.facts["image_id"]: [i] for i in findings.images if "image_id" in i.facts}
-    by_name = stated | by_path
+    by_name = stated | by_name
     values_of: dict[int, dict[str, str]] = {}  # by id() of the image
-    used: set[str] = set()
-    relabelled = 0
+    elsewhere = 0
     for line, row in rows_with_lines(table):
         name = findings.local_name(row[key], by_name)
-        if name not in by_name:
-            continue
-        used.add(name)
+        elsewhere += name not in by_name
         values = {target: row[column] for target, column in columns.items() if row[column]}
-        publisher = row.get("publisher_label", "")
-        for image in by_name[name]:
+        for image in by_name.get(name, []):
             if values_of.setdefault(id(image), values) != values:
                 raise ManifestError(
                     f"line {line}: {row[key]!r} for the second time, with other values",
@@ -197,7 +187,6 @@ def join_groups(findings: Findings, source: Path) -> int:
                     remedy="keep one of the rows",
                 )
             image.facts |= values
-            relabelled += bool(publisher) and publisher != image.label
     if not values_of:
         raise ManifestError(
             f"knows none of the images (its first: {table[key].iloc[0]!r}; "
@@ -205,12 +194,6 @@ def join_groups(findings: Findings, source: Path) -> int:
             path=source,
             remedy="write paths relative to the images' folder, or to the folder above it",
         )
-    missing = len(table) - len(used)
-    if missing:
-        findings.warnings.append(f"{missing} rows of {source.name} name images that are not here")
-    if relabelled:
-        findings.warnings.append(
-            f"{relabelled} images have another label in {source.name} (publisher_label) "
-            "than in the folder names, which are kept"
-        )
+    if elsewhere:
+        findings.warnings.append(f"{elsewhere} rows of {source.name} name images that are not here")
     return len(values_of)

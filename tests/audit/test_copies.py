@@ -163,7 +163,7 @@ def test_a_copy_moved_by_any_fraction_of_a_pixel_up_to_3_percent_is_found(direct
     down, right = DIRECTIONS[direction]
     originals = [texture(seed) for seed in range(4)]
     copies = [moved(x, d * down, d * right) for d in DISTANCES for x in originals]
-    found = find_copies(as_thumbnails(copies), as_thumbnails(originals), params().audit)
+    found, _ = find_copies(as_thumbnails(copies), as_thumbnails(originals), params().audit)
     expected = [(at, at % len(originals)) for at in range(len(copies))]
     assert list(zip(found.left, found.right, strict=True)) == expected
     assert set(found.kind) == {"near"}
@@ -175,7 +175,7 @@ def test_mirrored_and_turned_copies_are_found_between_pixels_too(turned):
     change = {"mirror": np.fliplr, "turn": np.rot90}[turned]
     originals = [texture(seed) for seed in range(4)]
     copies = [change(moved(x, d, -d)) for d in (-1.5, -0.5, 0.5, 1.5) for x in originals]
-    found = find_copies(as_thumbnails(originals), as_thumbnails(copies), params().audit)
+    found, _ = find_copies(as_thumbnails(originals), as_thumbnails(copies), params().audit)
     assert set(zip(found.left, found.right, strict=True)) == {(k % 4, k) for k in range(16)}
     assert set(found.kind) == {turned}
 
@@ -194,7 +194,7 @@ def test_real_images_moved_by_fractions_of_a_pixel_are_found(shared, dataset):
             h, w = image.shape
             y, x = int(share * h), int(share * w)
             copies.append(np.pad(image, ((y, 0), (x, 0)), mode="edge")[:h, :w])
-        found = find_copies(as_thumbnails(copies), as_thumbnails(images), params().audit)
+        found, _ = find_copies(as_thumbnails(copies), as_thumbnails(images), params().audit)
         own = (found.left == found.right) & (found.kind == "near")
         assert own.sum() >= 11, share
 

@@ -162,7 +162,7 @@ def test_odd_classes_are_warned_of(scans, paths):
     for words in (
         "'train/bird' holds no images",
         "no test image of class 'CAT', 'Masks', 'fox'",
-        "class 'fox' has 1 image only: too few",
+        "class 'fox' has too few images to train and test: 1",
         "'Masks' looks like ground truth",
         "'CAT', 'cat' differ only by case",
     ):

@@ -48,9 +48,9 @@ def test_the_same_zip_can_be_added_again_and_a_changed_one_is_refused_with_a_way
     source = zip_of(tmp_path / "s.zip", scans, prefix)
     before = paths.manifest("d").read_bytes()
     for force in (False, True):
-        with pytest.raises(ManifestError, match="other images than this zip") as caught:
+        with pytest.raises(ManifestError, match="holds other images") as caught:
             add_dataset("d", source, paths=paths, force=force)
-        assert "unpack the zip into it and pass it as --from" in str(caught.value)
+        assert "unpack the new images into it and pass it as --from" in str(caught.value)
     assert paths.manifest("d").read_bytes() == before
     shutil.copytree(scans, paths.data("d"), dirs_exist_ok=True)
     assert add_dataset("d", paths.data("d"), paths=paths).changed["added"] == 1

@@ -94,8 +94,7 @@ def test_numbers_are_integers_and_unknown_columns_are_kept(tmp_path):
 )
 def test_a_wrong_value_is_named_with_its_line_and_remedy(tmp_path, columns, expected):
     error = problems(rows(["p", "q"], **columns), tmp_path)
-    assert expected in str(error)
-    assert all(problem.line in (2, 3) and problem.remedy for problem in error.problems)
+    assert re.search(rf"line [23], \w.*: {re.escape(expected)}.* - \w", str(error))
 
 
 @pytest.mark.promise(ALL_AT_ONCE)
@@ -116,7 +115,7 @@ def test_every_problem_is_listed_at_once(tmp_path):
 
 def test_line_numbers_are_those_of_an_editor_after_a_field_with_line_breaks(tmp_path):
     error = problems(rows(["a\nb\nc", "d"], split=["train", "tset"]), tmp_path)
-    assert [problem.line for problem in error.problems] == [5]
+    assert "line 5, split: " in str(error) and "1 problem\n" in str(error)
 
 
 def test_a_patient_without_split_in_one_row_is_no_problem(tmp_path):
@@ -144,7 +143,7 @@ def test_an_unknown_label_comes_with_the_nearest_known_one(tmp_path):
 
 def test_thousands_of_equal_problems_are_counted_not_printed(tmp_path):
     error = problems(rows([f"{i}" for i in range(3000)], split="x"), tmp_path)
-    assert len(error.problems) == 3000
+    assert "3000 problems" in str(error)
     assert "and 2900 more of this kind" in str(error)
     assert len(str(error)) < 20_000
 
