@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.errors import ManifestError
 from pipeline.images import has_image_suffix
 from pipeline.intake.findings import Findings, look_through
-from pipeline.intake.tables import read_table, rows_with_lines
+from pipeline.intake.tables import read_table
 
 MASK_NAME = re.compile(r"(?P<image>.+?)[_-](?:mask|seg|segmentation)(?:[_-]?\d+)?", re.IGNORECASE)
 SHOWN = 5
@@ -148,7 +148,7 @@ def _from_table(findings: Findings, source: Path, max_rank: int | None) -> dict[
     known = {image.path for image in findings.images}
     pairs: dict[str, str] = {}
     above = 0
-    for line, row in rows_with_lines(table):
+    for line, row in zip(table.index, table.to_dict("records"), strict=True):
         rank = row.get("rank", "").strip()
         try:
             if rank and max_rank is not None and float(rank) > max_rank:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -30,8 +29,8 @@ SYNONYMS = {
     "patient": "patient_id",
     "mask": "mask_path",
 }
-# Manifest columns that are taken from a table of images as they are.
-TAKEN = ("patient_id", "group", "fold", "mask_path", "box", "points", "synthetic", "image_id")
+# Columns of a manifest that are not taken from a table: they are measured, or are not facts.
+MEASURED = ("path", "label", "split", "sha256", "width", "height", "mask_area")
 # The first of these columns becomes `group`. Larger units come first: neighbouring slices of a
 # patient are nearly copies.
 GROUP_COLUMNS = ("group", "series", "study", "slice")
@@ -69,11 +68,6 @@ def read_table(path: Path, *required: str) -> pd.DataFrame:
     return pd.DataFrame(csv.rows, csv.lines, columns, dtype=str)
 
 
-def rows_with_lines(table: pd.DataFrame) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (line number, value by column) for each row of a table."""
-    return zip(table.index, table.to_dict("records"), strict=True)
-
-
 def _column(name: str) -> str:
     name = name.strip()
     low = name.lower()
@@ -92,7 +86,7 @@ def read_image_table(source: Path) -> Findings:
     table = read_table(source, "path", "label")
     findings = Findings(source.parent)
     outside = []
-    for line, row in rows_with_lines(table):
+    for line, row in zip(table.index, table.to_dict("records"), strict=True):
         path = _relative_path(row["path"], findings.root)
         if path is None:
             outside.append(f"line {line}: {row['path']}")
@@ -102,13 +96,14 @@ def read_image_table(source: Path) -> Findings:
         if reason:
             findings.skipped[reason] += 1
             continue
-        facts = {name: row[name] for name in TAKEN if row.get(name)}
-        if frame := row.get("frame", "").strip():
-            facts["frame"] = frame
-        if "mask_path" in facts:
-            mask = facts["mask_path"]
-            facts["mask_path"] = _relative_path(mask, findings.root) or mask
-        facts |= {name: row[name] for name in table.columns if name not in (*COLUMNS, *TAKEN)}
+        mask = row.get("mask_path", "")
+        row["mask_path"] = _relative_path(mask, findings.root) or mask
+        row["frame"] = row.get("frame", "").strip()
+        facts = {
+            name: text
+            for name, text in row.items()
+            if name not in MEASURED and (text or name not in COLUMNS)
+        }
         split = row.get("split", "")
         split = split_named(split) or split
         findings.images.append(FoundImage(path, row["label"], split, facts, line))
@@ -175,7 +170,7 @@ def join_groups(findings: Findings, source: Path) -> int:
     by_name = stated | by_name
     values_of: dict[int, dict[str, str]] = {}  # by id() of the image
     elsewhere = 0
-    for line, row in rows_with_lines(table):
+    for line, row in zip(table.index, table.to_dict("records"), strict=True):
         name = findings.local_name(row[key], by_name)
         elsewhere += name not in by_name
         values = {target: row[column] for target, column in columns.items() if row[column]}
