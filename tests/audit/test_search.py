@@ -10,12 +10,9 @@ from pipeline.audit.descriptors import (
     frequencies,
     orient,
     orient_frequencies,
-    structure,
     unit,
 )
 from pipeline.audit.search import Vectors
-from pipeline.audit.thumbnails import make_thumbnails
-from tests.audit.folder import texture
 
 
 def vectors(n: int, planted: int) -> np.ndarray:
@@ -48,27 +45,12 @@ def test_blocks_of_any_size_find_every_pair(rows):
     assert len(brute(base, 0.9)) == 60
 
 
-def test_vectors_of_other_lengths_are_compared_by_their_distance():
-    rng = np.random.default_rng(1)
-    base, queries = (rng.standard_normal((50, 5)).astype(np.float32) for _ in range(2))
-    rows, columns, _ = Vectors(base, 1.0, 99).near([queries])
-    half = ((queries[:, None] - base) ** 2).sum(axis=2) / 2
-    assert set(zip(rows, columns, strict=True)) == set(zip(*np.nonzero(half < 1), strict=True))
-
-
 def test_the_nearest_partners_are_kept_when_there_are_too_many():
     base = unit(np.random.default_rng(0).standard_normal(40) + np.eye(40) * 0.05)
     rows, columns, cut = Vectors(base, 0.1, 5).near([base[:1]])
     assert list(cut) == [0]
     assert list(rows) == [0] * 5
     assert set(columns) == set(np.argsort(-(base @ base[0]))[:5])
-
-
-def test_a_query_counts_by_its_nearest_variant():
-    base = vectors(50, 0)
-    rows, columns, cut = Vectors(base, 0.1, 9).near([-base[:3], base[:3]])
-    assert list(zip(rows, columns, strict=True)) == [(0, 0), (1, 1), (2, 2)]
-    assert not len(cut)
 
 
 @pytest.mark.parametrize("orientation", range(len(ORIENTATIONS)))
@@ -79,8 +61,3 @@ def test_turning_coefficients_is_turning_the_image(orientation):
         orient_frequencies(frequencies(images, 8), orientation), frequencies(turned, 8), atol=1e-6
     )
     assert sum(np.array_equal(turned, orient(images, o)) for o in range(8)) == 1
-
-
-def test_structure_ignores_brightness_and_contrast():
-    image = make_thumbnails(np.dstack([texture(1)] * 3))[1][None]
-    np.testing.assert_allclose(structure(image), structure(image * 0.5 + 40), atol=1e-4)

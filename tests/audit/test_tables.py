@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -32,15 +30,6 @@ def folder(tmp_path_factory) -> Folder:
     made.save("train/alone.png", texture(5), split="train", label="b")
     made.summary = audit_dataset("toy", params(), made.write().paths)
     return made
-
-
-def test_the_image_table_has_a_row_per_image_in_the_order_of_the_manifest(folder):
-    table = pd.read_parquet(folder.paths.audit("toy"))
-    assert list(table["image_id"]) == [row["image_id"] for row in folder.rows["toy"]]
-    groups = ["exact_group", "near_group", "copy_group"]
-    flags = ["copy_in_train", "copy_in_train_any", "label_conflict"]
-    assert list(table.columns) == ["image_id", "sha256", "split", *groups, *flags]
-    assert table[flags].dtypes.eq(bool).all()
 
 
 def test_groups_widen_from_bytes_to_near_to_mirrored(folder):
@@ -93,18 +82,6 @@ def test_pairs_name_both_images_their_labels_and_splits(folder, tmp_path):
     audit_dataset("toy", params(), alone.write().paths)
     none, some = (pq.read_schema(of.paths.audit_pairs("toy")) for of in (alone, folder))
     assert alone.pairs("toy").empty and none.types == some.types and none.names == some.names
-
-
-def test_the_summary_counts_what_the_table_marks(folder):
-    summary = folder.summary
-    assert (summary["images"], summary["test_images"]) == (13, 8)
-    counts = summary["test_images_with_copy_in_train"]
-    assert (counts["byte_identical"], counts["near"]) == (1, 3)
-    assert counts["near_or_mirrored"] == counts["any"] == 5
-    assert summary["groups"]["exact"] == {"groups": 2, "images": 5}
-    saved = json.loads(folder.paths.audit_summary("toy").read_text())
-    assert saved == {k: v for k, v in summary.items() if k != "thumbnails_read"}
-    assert saved["parameters"] == params().audit.model_dump()
 
 
 def test_pairs_to_show_have_each_test_image_once_and_every_kind(folder):

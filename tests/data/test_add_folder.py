@@ -227,9 +227,3 @@ def test_refresh_takes_new_bytes_and_sizes_and_names_lost_files(scans, paths):
 def test_a_dataset_name_that_is_no_file_name_is_refused(scans, paths, name):
     with pytest.raises(ManifestError, match="dataset name"):
         add_dataset(name, scans, paths=paths)
-
-
-def test_progress_counts_every_file(scans, paths):
-    seen = []
-    add_dataset("d", scans, paths=paths, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(done, 24) for done in range(1, 25)]
