@@ -51,15 +51,13 @@ def read_manifest(
     path: str | Path,
     *,
     data: str | Path | None = None,
-    check_files: bool = False,
     classes: Iterable[str] | None = None,
 ) -> pd.DataFrame:
     """Read and validate a manifest.
 
     Args:
         path: the CSV file.
-        data: folder of the dataset's images; required by `check_files`.
-        check_files: also check that every image and mask file exists.
+        data: folder in which every image and mask file must exist; None = files are not checked.
         classes: the known labels; None = any label is valid.
 
     Returns:
@@ -82,7 +80,7 @@ def read_manifest(
     for name in OPTIONAL:
         if name not in frame:
             frame[name] = "0" if name == "synthetic" else ""
-    check_rows(frame, table.lines, path, classes=classes, data=data if check_files else None)
+    check_rows(frame, table.lines, path, classes=classes, data=data)
     for name in INTEGERS:
         frame[name] = frame[name].astype("int64")
     return frame[_ordered(frame)]

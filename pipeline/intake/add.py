@@ -50,7 +50,6 @@ def add_dataset(
     on_straddle: OnStraddle | None = None,
     synthetic: bool = False,
     force: bool = False,
-    workers: int | None = None,
     progress: Progress | None = None,
 ) -> AddSummary:
     """Write data_manifests/<dataset>.csv from a folder, CSV or zip of images.
@@ -78,7 +77,6 @@ def add_dataset(
             complete.
         synthetic: the images are phantoms.
         force: replace a manifest of other images, or one that contradicts the new rows.
-        workers: threads.
         progress: called with (done, total) images.
 
     Returns:
@@ -119,7 +117,7 @@ def add_dataset(
         stated = fill_in_patients(findings, patient_regex)
 
         # Rows.
-        frame, lines = build_rows(findings, synthetic=synthetic, workers=workers, progress=progress)
+        frame, lines = build_rows(findings, synthetic=synthetic, progress=progress)
         if frame.empty:
             first = "; ".join(f"{name}: {why}" for name, why in list(findings.failed.items())[:1])
             raise ManifestError(
@@ -127,7 +125,7 @@ def add_dataset(
                 path=source,
                 remedy="check the files",
             )
-        bad_masks = measure_masks(frame, findings.file, workers)
+        bad_masks = measure_masks(frame, findings.file)
         frame.loc[list(bad_masks), "mask_path"] = ""
         unusable = {frame.at[i, "image_id"]: why for i, why in bad_masks.items()}
         if unusable:
@@ -192,7 +190,6 @@ def refresh_dataset(
     dataset: str,
     *,
     paths: Paths | None = None,
-    workers: int | None = None,
     progress: Progress | None = None,
 ) -> AddSummary:
     """Update hashes, sizes and mask areas of a manifest from its files.
@@ -208,9 +205,9 @@ def refresh_dataset(
     with manifest_lock(manifest):
         frame = read_manifest(manifest)
         before = frame["sha256"].copy()
-        failed = measure_again(frame, measure_all(data, set(frame["path"]), workers, progress))
+        failed = measure_again(frame, measure_all(data, set(frame["path"]), progress))
         frame.loc[frame["mask_path"] == "", "mask_area"] = ""
-        for i, reason in measure_masks(frame, data.joinpath, workers).items():
+        for i, reason in measure_masks(frame, data.joinpath).items():
             why = f"its mask {frame.at[i, 'mask_path']} {reason}"
             remedy = "put it back or correct it; or empty its mask_path"
             failed.setdefault(frame.at[i, "image_id"], f"{why} - {remedy}")

@@ -18,14 +18,12 @@ DECIDED = ("label", "split", "patient_id", "group", "fold", "synthetic")
 SHOWN = 5
 
 
-def described(manifest: Path) -> str:
-    """Return what a manifest describes: "nothing" (it does not exist), "phantoms" or "images"."""
-    if not manifest.exists():
-        return "nothing"
+def holds_phantoms(manifest: Path) -> bool:
+    """Return whether all images of a manifest are phantoms; not if it is missing or unreadable."""
     try:
-        return "phantoms" if set(read_manifest(manifest)["synthetic"]) == {"1"} else "images"
+        return set(read_manifest(manifest)["synthetic"]) == {"1"}
     except ManifestError:
-        return "images"  # unreadable: somebody's work all the same
+        return False
 
 
 # -- the manifest -----------------------------------------------------------------------------
@@ -135,7 +133,7 @@ def is_in_place(place: Path, findings: Findings, *, manifest: Path, force: bool)
     # A run that was killed before it wrote the manifest may have moved the images of a zip.
     if findings.home is not None and same_content(place, findings.root):
         return True
-    if not (force and described(manifest) == "phantoms"):
+    if not (force and holds_phantoms(manifest)):
         raise ManifestError(
             "holds other images; --force replaces phantoms only",
             path=place,

@@ -59,14 +59,11 @@ def measure(file: Path) -> Measured:
 
 
 def _in_threads(
-    function: Callable[[Any], Any],
-    items: list,
-    workers: int | None,
-    progress: Progress | None = None,
+    function: Callable[[Any], Any], items: list, progress: Progress | None = None
 ) -> list:
     """Map a function over items in threads, in order; report (done, total) after each."""
     results = []
-    with ThreadPoolExecutor(workers or min(8, 2 * (os.cpu_count() or 1))) as pool:
+    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
         for result in pool.map(function, items):
             results.append(result)
             if progress is not None:
@@ -74,17 +71,15 @@ def _in_threads(
     return results
 
 
-def measure_all(
-    root: Path, paths: set[str], workers: int | None, progress: Progress | None
-) -> dict[str, Measured]:
+def measure_all(root: Path, paths: set[str], progress: Progress | None) -> dict[str, Measured]:
     """Measure files below a folder; returns path -> what was found."""
     names = sorted(paths)
-    found = _in_threads(measure, [root / name for name in names], workers, progress)
+    found = _in_threads(measure, [root / name for name in names], progress)
     return dict(zip(names, found, strict=True))
 
 
 def build_rows(
-    findings: Findings, *, synthetic: bool, workers: int | None, progress: Progress | None
+    findings: Findings, *, synthetic: bool, progress: Progress | None
 ) -> tuple[pd.DataFrame, list[int]]:
     """Measure every image and make one row per frame.
 
@@ -92,14 +87,14 @@ def build_rows(
 
     Args:
         findings: the images; what is skipped or failed is added, in place.
-        synthetic, workers, progress: as for `add_dataset`.
+        synthetic, progress: as for `add_dataset`.
 
     Returns:
         Rows sorted by path and frame, columns `COLUMNS` and those that a table adds; and the line
         of the table that each comes from.
     """
     paths = {image.path for image in findings.images}
-    measured = measure_all(findings.root, paths, workers, progress)
+    measured = measure_all(findings.root, paths, progress)
     rows, lines = [], []
     for image in sorted(findings.images, key=lambda image: image.path):
         result = measured[image.path]
@@ -115,7 +110,7 @@ def build_rows(
             lines.append(image.line)
     frame = pd.DataFrame(rows)
     others = [name for name in frame.columns if name not in COLUMNS]
-    return frame.reindex(columns=[*COLUMNS, *others]).fillna(""), lines
+    return frame.reindex(columns=[*COLUMNS, *others], fill_value="").fillna(""), lines
 
 
 def _row(image: FoundImage, info: FrameInfo, result: Measured, synthetic: bool) -> dict[str, Any]:
@@ -154,9 +149,7 @@ def measure_again(frame: pd.DataFrame, measured: dict[str, Measured]) -> dict[st
     return failed
 
 
-def measure_masks(
-    frame: pd.DataFrame, locate: Callable[[str], Path], workers: int | None
-) -> dict[int, str]:
+def measure_masks(frame: pd.DataFrame, locate: Callable[[str], Path]) -> dict[int, str]:
     """Fill in mask_area (pixels) in place.
 
     Args:
@@ -176,7 +169,7 @@ def measure_masks(
 
     bad: dict[int, str] = {}
     rows = list(frame[frame["mask_path"] != ""].itertuples())
-    for row, result in zip(rows, _in_threads(area, rows, workers), strict=True):
+    for row, result in zip(rows, _in_threads(area, rows), strict=True):
         if isinstance(result, int):
             frame.at[row.Index, "mask_area"] = str(result)
         else:

@@ -115,7 +115,7 @@ def test_missing_files_and_links_to_nothing_are_listed(tmp_path):
     (tmp_path / "images" / "0.png").touch()
     (tmp_path / "images" / "1.png").symlink_to("nowhere")
     frame = rows(["a", "b", "c"], mask_path=["gone.png", "", ""])
-    text = str(problems(frame, tmp_path, data=tmp_path, check_files=True))
+    text = str(problems(frame, tmp_path, data=tmp_path))
     assert re.search(r"line 2, mask_path: no such file.* - put it back, or empty the cell", text)
     assert "line 3, path: a broken link" in text
     assert re.search(r"line 4, path: no such file.* - put it back, or run `pipeline data", text)

@@ -29,7 +29,7 @@ def sample(tmp_path_factory) -> Paths:
 @pytest.mark.promise("Phantoms are marked as synthetic in their manifest.")
 def test_every_phantom_opens_at_its_size_and_is_marked_synthetic(sample, dataset):
     data = sample.data(dataset)
-    frame = read_manifest(sample.manifest(dataset), data=data, check_files=True)
+    frame = read_manifest(sample.manifest(dataset), data=data)
     assert len(frame) == 32
     assert set(frame["synthetic"]) == {"1"}
     assert frame["sha256"].is_unique
