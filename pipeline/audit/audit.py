@@ -135,24 +135,18 @@ def compare_datasets(a: str, b: str, params: Params, paths: Paths) -> pd.DataFra
     return pairs
 
 
-def straddling_pairs(pairs: pd.DataFrame, limit: int) -> pd.DataFrame:
-    """Return pairs to show: one per test image, the kinds taking turns.
-
-    Args:
-        pairs: audit_pairs.parquet.
-        limit: largest number of rows.
+def straddling_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return pairs to show from audit_pairs.parquet: one per test image, the kinds taking turns.
 
     Returns:
         Rows of `pairs`, best of each kind first, with `image_id_test` and `image_id_train`.
     """
-    leaks = pairs[pairs["straddles"]].copy()
-    in_test = leaks["split_a"].eq("test")
-    leaks["image_id_test"] = leaks["image_id_a"].where(in_test, leaks["image_id_b"])
-    leaks["image_id_train"] = leaks["image_id_b"].where(in_test, leaks["image_id_a"])
-    leaks = sort_pairs(leaks).drop_duplicates("image_id_test")
-    turn = leaks.groupby("kind", sort=False).cumcount()
-    order = leaks.assign(_turn=turn).sort_values("_turn", kind="stable")
-    return order.drop(columns="_turn").head(limit).reset_index(drop=True)
+    leaks = sort_pairs(pairs[pairs["straddles"]])
+    a, b, a_is_test = leaks["image_id_a"], leaks["image_id_b"], leaks["split_a"].eq("test")
+    leaks["image_id_test"], leaks["image_id_train"] = a.where(a_is_test, b), b.where(a_is_test, a)
+    leaks = leaks.drop_duplicates("image_id_test")
+    turn = leaks.groupby("kind").cumcount()
+    return leaks.loc[turn.sort_values(kind="stable").index].reset_index(drop=True)
 
 
 def _image_table(
@@ -261,7 +255,7 @@ def _named_leaks(
 
     Of byte-identical test images one stands for the rest in `pairs`; here each is listed.
     """
-    leaks = straddling_pairs(pairs, len(pairs))
+    leaks = straddling_pairs(pairs)
     label = manifest.set_index("image_id")["label"]
     group = table.set_index("image_id")["exact_group"]
     test = manifest.loc[manifest["split"].eq("test"), "image_id"]

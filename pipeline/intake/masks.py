@@ -24,11 +24,9 @@ SHOWN = 5
 def stem(path: str) -> str:
     """Return a relative path without its image suffix (other dots stay)."""
     pure = PurePosixPath(path)
-    name = pure.name
-    for suffix in (".nii.gz", pure.suffix):
-        if suffix and name.lower().endswith(suffix.lower()) and has_image_suffix(name):
-            name = name[: -len(suffix)]
-            break
+    if not has_image_suffix(pure.name):
+        return path
+    name = pure.name[:-7] if pure.name.lower().endswith(".nii.gz") else pure.stem
     return (pure.parent / name).as_posix()
 
 
