@@ -488,8 +488,8 @@ class StoreWriter:
             self._write_rows()
             for row in self._rows:
                 self._index.set(self._synced(row))
-            self._rows.clear()
             self._commit_index()
+            self._rows.clear()  # only now, so that a commit that failed can be tried again
         self._changed = False
         self._last_commit = time.monotonic()
         self._commit_took = self._last_commit - begin

@@ -86,6 +86,7 @@ def copy_of(start, folder):
     return folder
 
 
+@pytest.mark.promise("A full disk loses nothing that was committed.")
 @pytest.mark.parametrize("change", ["rows", "labels"])
 def test_a_failed_write_keeps_the_old_rows_and_the_next_run_goes_on(store, change):
     kind, folder, items, path = store
@@ -121,6 +122,7 @@ def test_an_error_in_the_model_keeps_only_what_was_committed(tmp_path, small_sha
     assert run_cheap("masks", tmp_path, items).done == 4
 
 
+@pytest.mark.promise("Data do not wait in memory for the index, and count only with it.")
 def test_data_do_not_wait_in_memory_for_the_index(tmp_path, small_shards):
     items = make_items(tmp_path, 9)
     mapper = CheapMapper("features")
