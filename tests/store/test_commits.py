@@ -104,6 +104,19 @@ def test_a_failed_write_keeps_the_old_rows_and_the_next_run_goes_on(store, chang
     assert {k: now[k] for k in before} == before
 
 
+@pytest.mark.promise("The index lists a row after its data are on disk.")
+def test_a_shard_that_cannot_be_written_adds_no_row_to_the_index(tmp_path, small_shards):
+    items = make_items(tmp_path, 12)
+    run_cheap("masks", tmp_path, items[:8])
+    path = store_path(tmp_path, "masks")
+    (path / "mask/c/2").write_bytes(b"a file where the folder of the third shard belongs")
+    with pytest.raises(DiskError):
+        run_cheap("masks", tmp_path, items)
+    assert list(opened(path)) == [item.image_id for item in items[:8]] and verify_store(path).ok
+    (path / "mask/c/2").unlink()
+    assert run_cheap("masks", tmp_path, items).done == 4 and verify_store(path).ok
+
+
 def test_an_error_in_the_model_keeps_only_what_was_committed(tmp_path, small_shards):
     items = make_items(tmp_path, 9)
     mapper = CheapMapper("masks")
