@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
+from multiprocessing import Process
 from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.real_stage import Worker
-from tests.faults.site import IMAGES, STAGES, Site, draw_images, draw_truth
+from benchmarks.real_stage import draw, start
+from tests.site import IMAGES, STAGES, Site
 
 FILES = ("audit", "prompt_quality", "train", "evaluate", "report")
 
 
-def undisturbed(root: Path) -> Site:
-    """Return a project of 32 small images with ground truth in which all stages have run."""
-    images = root / "images" / "toy"
-    draw_images(images, IMAGES)
-    draw_truth(images)
-    site = Site.added(root / "site", images)
+def undisturbed(folder: Path) -> Site:
+    """Return a project of phantoms in which all stages have run."""
+    site = draw(folder, IMAGES)
     for stage in STAGES:
-        site.stage(stage).expect(0)
+        site.stage(stage)
     return site
 
 
@@ -37,15 +35,13 @@ class FileStage:
         self.rows = len(self.content())
         self.clear()
 
-    def start(self, *, redo: bool = False) -> Worker:
-        """Start the stage and return it when it is past its start-up; `redo`: over what is there.
+    def start(self, *, redo: bool = False) -> Process:
+        """Start the stage; `redo`: over what is there.
 
         Only some can be told to compute again; the others always do.
         """
         force = ["--force"] if redo and self.name in ("prompt_quality", "train") else []
-        running = self.site.start_stage(self.name, *force)
-        running.at_work(self.name)
-        return Worker(running)
+        return start(self.site, self.name, *force)
 
     def content(self) -> dict[str, bytes]:
         """Return the bytes of all its files."""
@@ -61,8 +57,8 @@ class FileStage:
 
     def computed(self) -> int:
         """Return how many rows the last run computed."""
-        record = self.site.root / "cache" / "toy" / "records" / f"{self.name}.json"
-        return json.loads(record.read_text())["done"] if record.exists() else 0
+        path = self.site.root / f"cache/breast/records/{self.name}.json"
+        return self.site.record(self.name)["done"] if path.exists() else 0
 
 
 def _whole(path: Path) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.real_stage import DATASET, RealStage
-from tests.faults.site import REPO, Done
+from tests.site import REPO
 
 CHILD = """
 import resource, sys
@@ -41,9 +41,8 @@ def real_peaks(images: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         site = RealStage("segment", Path(folder), images).site
         for stage in ("segment", "encode"):
-            running = site.start(stage, "--dataset", DATASET, program=("-c", REAL))
-            done = Done(running.process.wait(), running.said)  # however long it takes
-            peaks[stage] = peak_of(done.expect(0, f"{images} computed"))
+            said = site.run("python", "-c", REAL, stage, "--dataset", DATASET)
+            peaks[stage] = peak_of(said)
     return peaks
 
 

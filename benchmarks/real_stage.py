@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import shutil
-import subprocess
+from multiprocessing import Process
 from pathlib import Path
 
 from benchmarks.store_stage import StoreStage
-from tests.faults.site import REPO, Running, Site
+from tests.site import Site, stage_command
 
 DATASET = "breast"
 STORES = {"segment": "masks.zarr", "encode": "features.zarr"}
 
 
-class Worker:
-    """A running command, with what is used of `multiprocessing.Process`."""
+def draw(folder: Path, images: int) -> Site:
+    """Return a project of phantoms with nothing computed."""
+    site = Site.create(folder)
+    site.run("pipeline", "data", "sample", "--dataset", DATASET, "--images", str(images))
+    return site
 
-    def __init__(self, running: Running):
-        self._process = running.process
 
-    def join(self, seconds: float | None = None) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(seconds)
-
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    @property
-    def exitcode(self) -> int | None:
-        return self._process.poll()
+def start(site: Site, stage: str, *options: str) -> Process:
+    """Start a stage; return its process when its models are loaded and it begins its work."""
+    running = site.begin(*stage_command(stage), *options)
+    if stage in (*STORES, "prompt_quality", "train"):  # these print what they are going to do
+        running.until(lambda: "to do" in running.output)
+    return running.process
 
 
 class RealStage(StoreStage):
@@ -46,24 +37,15 @@ class RealStage(StoreStage):
     """
 
     def __init__(self, name: str, folder: Path, images: int):
-        self.name, self.site, self.rows = name, Site(folder), images
-        (folder / "data_manifests").mkdir(parents=True)
-        shutil.copy(REPO / "params.yaml", folder)
-        shutil.copy(REPO / "data_manifests/prompts.yaml", folder / "data_manifests")
-        self.site.run("data", "sample", "--dataset", DATASET, "--images", str(images)).expect(0)
+        self.name, self.site, self.rows = name, draw(folder, images), images
         if name == "encode":
-            self.site.run("segment", "--dataset", DATASET).expect(0)
+            self.site.stage("segment")
         self.store = folder / "cache" / DATASET / STORES[name]
 
-    def start(self, *, redo: bool = False) -> Worker:
-        """Start the stage and return it when its models are loaded and it begins its work; `redo`
-        computes again what is there."""
-        options = ["--batch-size", "4", *(["--force"] if redo else [])]
-        running = self.site.start(self.name, "--dataset", DATASET, *options)
-        running.at_work(self.name)
-        return Worker(running)
+    def start(self, *, redo: bool = False) -> Process:
+        """Start the stage; `redo` computes again what is stored."""
+        return start(self.site, self.name, "--batch-size", "4", *(["--force"] if redo else []))
 
     def computed(self) -> int:
         """Return how many rows the last run computed."""
-        record = self.site.root / "cache" / DATASET / "records" / f"{self.name}.json"
-        return json.loads(record.read_text())["done"]
+        return self.site.record(self.name)["done"]

@@ -319,7 +319,7 @@ def _prompts_outside(frame: pd.DataFrame, lines: Sequence[int]) -> list[Problem]
         # A box may end at the image's edge, width; the last pixel of a click is width - 1.
         for column, places, last in (("box", corners, 0), ("points", clicks, 1)):
             if any(x > width - last or y > height - last for x, y in places):
-                what = f"{getattr(row, column)} lies outside the image of {width} x {height}"
+                what = f"{getattr(row, column)} is outside the image of {width} x {height}"
                 problems.append(Problem(lines[at], column, what, "use pixels of the upright image"))
     return problems
 

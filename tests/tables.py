@@ -56,7 +56,7 @@ def store(path: Path) -> dict[str, str]:
     """Return column -> type of a store's index."""
     opened = open_masks(path) if path.name == "masks.zarr" else open_features(path)
     return {
-        name: {"string": "text"}.get(t, t) for name, (t, _) in opened.store_kind.columns.items()
+        name: {"string": "text"}.get(t, t) for name, (t, _) in opened.kind.columns.items()
     }
 
 

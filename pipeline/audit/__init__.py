@@ -1,4 +1,4 @@
-"""The leak audit: which images of a dataset, or of two datasets, are copies of each other."""
+"""The leak audit: copies among the images of a dataset, or of two datasets."""
 
 from pipeline.audit.audit import audit_dataset, compare_datasets, straddling_pairs
 from pipeline.audit.text import across_text, audit_text

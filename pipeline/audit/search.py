@@ -1,4 +1,4 @@
-"""Which contents are copies of each other: candidates by low frequencies, then a closer look.
+"""Find copies among contents: candidates by low frequencies, then a closer look.
 
 Two descriptors lead to a pair; either is enough.
 thumbnail: the 32 x 32 thumbnails correlate above `min_correlation` (re-saved, resized, brightness,

@@ -109,7 +109,6 @@ class _Driver:
         copies = plan.copies[: None if limit is None else max(0, limit - len(todo))]
         self.reasons = {item.image_id: reason for item, reason in [*todo, *copies] if reason}
         record.skipped = len(plan.reused)
-        record.failed.update({item.image_id: reason for item, reason in plan.failed})
         count = len(todo) + len(copies)
         record.total = count + record.skipped + len(record.failed)
         title = f"{record.stage} {record.dataset}".strip()

@@ -76,7 +76,7 @@ def _lacking(paths: Paths, dataset: str, stage: str) -> tuple[int, int] | None:
         table = (open_masks if stage == "segment" else open_features)(path).table()
     except PipelineError:
         return None
-    stored = table.loc[table["status"] != "pending", "sha256"].to_dict()
+    stored = table["sha256"].to_dict()
     wanted = zip(manifest["image_id"], manifest["sha256"], strict=True)
     missing = sum(stored.get(image_id) != sha256 for image_id, sha256 in wanted)
     return missing, len(manifest)

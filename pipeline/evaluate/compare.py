@@ -1,6 +1,6 @@
 """Paired differences between runs, their verdicts and Holm's correction.
 
-Two runs are resampled alike (same images, same seeds), so the replicates of their difference are
+Two runs use the same resamples (same images, same seeds), so the replicates of their difference are
 the differences of their replicates (`pipeline.evaluate.intervals`).
 """
 
@@ -31,8 +31,8 @@ RunKey = tuple[str, str]
 
 COMPARED = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc")
 RUNS = ("learner_a", "view_a", "learner_b", "view_b")
-FIGURES = ("difference", "lo", "hi", "p", "p_holm", "verdict", "n_seeds", "n_images")
-COLUMNS = ("protocol", "subset", "metric", "fraction", *RUNS, *FIGURES)
+VALUES = ("difference", "lo", "hi", "p", "p_holm", "verdict", "n_seeds", "n_images")
+COLUMNS = ("protocol", "subset", "metric", "fraction", *RUNS, *VALUES)
 
 BETTER, WORSE, NO_DIFFERENCE, TOO_FEW = "better", "worse", "no difference", "too few"
 ALPHA = 0.05

@@ -65,7 +65,7 @@ def evaluate_dataset(
     Reads the predictions, the manifest, audit.parquet (if any), masks.zarr and the ground-truth
     masks. Writes metrics.parquet, mask_quality.parquet, metrics.json and plots/*.csv, whose
     columns docs/tables.md describes. metrics.parquet is written after the other tables and
-    states their SHA-256 beside that of its inputs, so that tables of two evaluations are never
+    states their SHA-256 and that of its inputs, so that tables of two evaluations are never
     mixed.
 
     Args:
@@ -260,20 +260,20 @@ def reweighted(metrics: pd.DataFrame, per_class: pd.DataFrame) -> np.ndarray:
     It is the mean over classes of the recall on the full part, by the number of images of the
     class in the subset. NaN in rows of other metrics, of single seeds and of `full`.
     """
-    key = ["protocol", "learner", "view", "fraction"]
-    found = np.full(len(metrics), np.nan)
-    if per_class.empty:
-        return found
-    full = per_class[per_class["subset"] == "full"].set_index([*key, "class"])["recall"]
-    values = {}
-    for where, part in per_class[per_class["subset"] != "full"].groupby([*key, "subset"]):
-        part = part[part["support"] > 0]
-        recall = full.reindex(pd.MultiIndex.from_frame(part[[*key, "class"]])).to_numpy()
-        values[where] = np.average(recall, weights=part["support"]) if len(part) else np.nan
-    rows = (metrics["metric"] == "accuracy") & (metrics["seed"] == -1)
-    for i in np.flatnonzero(rows & (metrics["subset"] != "full")):
-        found[i] = values.get(tuple(metrics.loc[i, [*key, "subset"]]), np.nan)
-    return found
+    key = ["protocol", *RUN]
+    is_full = per_class["subset"] == "full"
+    full = per_class.loc[is_full, [*key, "class", "recall"]]
+    part = per_class.loc[
+        ~is_full & (per_class["support"] > 0), [*key, "subset", "class", "support"]
+    ]
+    part = part.merge(full, on=[*key, "class"])
+    part["right"] = part["recall"] * part["support"]
+    sums = part.groupby([*key, "subset"])[["right", "support"]].sum()
+    values = (sums["right"] / sums["support"]).reindex(
+        pd.MultiIndex.from_frame(metrics[[*key, "subset"]])
+    )
+    is_mean = (metrics["metric"] == "accuracy") & (metrics["seed"] == -1)
+    return np.where(is_mean, values, np.nan)
 
 
 def curve_table(metrics: pd.DataFrame, dataset: str) -> pd.DataFrame:

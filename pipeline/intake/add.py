@@ -101,7 +101,7 @@ def add_dataset(
     source, manifest = Path(source), paths.manifest(dataset)
     mask_source = Path(masks) if masks is not None else None
     if mask_source is not None and same_folder(source, mask_source):
-        mask_source = None  # the masks lie next to the images
+        mask_source = None  # the masks are next to the images
     with ExitStack() as cleanup:
         for folder in (manifest.parent, paths.data(dataset).parent):
             if not folder.exists():

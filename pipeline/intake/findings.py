@@ -100,7 +100,7 @@ class Folder:
     images: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     holds_images: bool = False
-    """Whether an image lies anywhere below."""
+    """Whether there is an image anywhere below."""
 
     @property
     def name(self) -> str:

@@ -34,7 +34,7 @@ def split_named(name: str) -> str:
 def read_folder(source: Path, *, exclude: tuple[Path, ...] = ()) -> Findings:
     """Find the images of a folder, their classes and splits.
 
-    Images that lie in no class folder are left out and named in a warning.
+    Images outside of class folders are left out and named in a warning.
 
     Args:
         source: the folder.
@@ -42,7 +42,7 @@ def read_folder(source: Path, *, exclude: tuple[Path, ...] = ()) -> Findings:
 
     Raises:
         ManifestError: a folder cannot be listed, no images, no class folders, or class folders
-            beside split folders.
+            next to split folders.
     """
     top = look_through(source, exclude=exclude)
     root, outside = _find_root(top)
@@ -75,7 +75,7 @@ def _find_root(top: Folder) -> tuple[Folder, list[str]]:
 def _wrapped_folder(folder: Folder) -> Folder | None:
     """Return the only subfolder that holds images, if `folder` merely wraps it; else None.
 
-    A subfolder of split folders is wrapped whatever lies beside it. Another one must be the only
+    A subfolder of split folders is wrapped whatever is next to it. Another one must be the only
     subfolder, and have subfolders that are its classes: several of them if there are stray images
     too, since a class may hold images and one folder.
     """
@@ -108,7 +108,7 @@ def _label_images(findings: Findings, folders: list[str], outside: list[str]) ->
     others = [name for name in tops if name not in splits]
     if splits and others:
         raise ManifestError(
-            f"{', '.join(map(repr, others))} beside the split folders {', '.join(splits)}",
+            f"{', '.join(map(repr, others))} next to the split folders {', '.join(splits)}",
             path=findings.root,
             remedy="put the classes inside the splits, and masks elsewhere (--masks)",
         )
@@ -130,7 +130,7 @@ def _label_images(findings: Findings, folders: list[str], outside: list[str]) ->
         findings.skipped["image in no class folder"] += len(stray)
         shown = ", ".join(map(printable, stray[:SHOWN])) + (", ..." if len(stray) > SHOWN else "")
         findings.warnings.append(
-            f"{len(stray)} images lie in no class folder and are left out: {shown}"
+            f"{len(stray)} images are in no class folder and are left out: {shown}"
         )
     full = {"/".join(image.path.split("/")[: depth + 1]) for image in findings.images}
     for name in sorted(folders):

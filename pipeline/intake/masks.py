@@ -1,7 +1,7 @@
 """Ground-truth masks: which file is a mask, and of which image.
 
 Three ways, one rule for doubt: an image gets a mask only when exactly one fits.
-- A mask lies next to its image and is named for it (`x.png`, `x_mask.png`).
+- A mask is next to its image and is named for it (`x.png`, `x_mask.png`).
 - A folder of masks mirrors the images' folder.
 - A table lists the mask of each image.
 """
@@ -75,7 +75,7 @@ def _by_stem(findings: Findings) -> dict[str, list[str]]:
 
 
 def separate_sibling_masks(findings: Findings, *, pair: bool) -> None:
-    """Take masks that lie next to their image out of the images.
+    """Take masks that are next to their image out of the images.
 
     A file is a mask when its name extends that of an image of the same folder.
 
@@ -95,7 +95,7 @@ def separate_sibling_masks(findings: Findings, *, pair: bool) -> None:
     separated = {path for paths in masks.values() for path in paths}
     findings.images = [image for image in findings.images if image.path not in separated]
     if separated:
-        findings.skipped["ground-truth mask beside its image"] += len(separated)
+        findings.skipped["ground-truth mask next to its image"] += len(separated)
     if lone:
         findings.warnings.append(
             f"{len(lone)} images are named like masks, but there is no image of that name in the "
@@ -194,7 +194,7 @@ def _from_table(findings: Findings, source: Path, max_rank: int | None) -> dict[
 
 
 def _manifest_name(file: Path, root: Path) -> str:
-    """Return a mask's path for the manifest: relative to the images' folder if it lies below that
+    """Return a mask's path for the manifest: relative to the images' folder if it is below that
     or below the folder above it (so that both can be moved together), else absolute."""
     file, root = file.absolute(), root.resolve()
     if file.is_relative_to(root):

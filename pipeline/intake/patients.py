@@ -96,7 +96,7 @@ def keep_in_one_split(frame: pd.DataFrame, how: str) -> list[str]:
         how: a key of `SPLIT_PRIORITY`.
 
     Returns:
-        A warning with counts, if there was such a patient.
+        A warning with counts; nothing if no patient is in two splits.
     """
     known = frame[(frame["patient_id"] != "") & (frame["split"] != "")]
     rank = known["split"].map({split: at for at, split in enumerate(SPLIT_PRIORITY[how])})

@@ -118,7 +118,7 @@ def read_image_table(source: Path) -> Findings:
         findings.images.append(FoundImage(path, row["label"], split, facts, line))
     if outside:
         raise ManifestError(
-            f"{len(outside)} paths lie outside the table's folder: " + "; ".join(outside[:10]),
+            f"{len(outside)} paths are outside the table's folder: " + "; ".join(outside[:10]),
             path=source,
             remedy="move the table to a folder above all its images, and use relative paths",
         )
@@ -128,7 +128,7 @@ def read_image_table(source: Path) -> Findings:
 
 
 def _relative_path(text: str, root: Path) -> str | None:
-    """Return a POSIX path below `root`, or None when it lies outside.
+    """Return a POSIX path below `root`, or None when it is outside.
 
     Backslashes separate folders unless a file of that very name exists.
     """

@@ -83,6 +83,7 @@ class Learner:
         Parameters: class of its parameters.
         needs_labels: False for a learner that is not trained (zero-shot). It gets one run per
             test set, at fraction 0, instead of one per fraction and seed.
+        uses: other learners whose code decides this one's fits.
         base: another, unfitted learner whose fit this one starts from, or None. `train` replaces
             it by a fit on the same samples if there is one on disk, so none is computed twice.
         chosen: what the validation part decided in `fit` (JSON values), for the table of runs.
@@ -92,6 +93,7 @@ class Learner:
     name: ClassVar[str] = ""
     Parameters: ClassVar[type[LearnerParams]] = LearnerParams
     needs_labels: ClassVar[bool] = True
+    uses: ClassVar[tuple[type[Learner], ...]] = ()
 
     def __init__(self, params: LearnerParams | None = None, *, seed: int = 0):
         self.params: Any = params if params is not None else self.Parameters()

@@ -69,12 +69,11 @@ class Fit:
 _FACTS = [f.name for f in fields(Fit) if f.name not in ("proba", "tensors")]
 
 
-def write_fits(path: Path, fits: Sequence[Fit], about: dict[str, Any]) -> None:
-    """Write successful fits to one safetensors file.
+def encode_fits(fits: Sequence[Fit], about: dict[str, Any]) -> bytes:
+    """Return successful fits in the safetensors format.
 
     Args:
-        path: the file; replaced atomically.
-        fits: what it holds. A tensor's key is `<number>/<name>`, `<number>/` the predictions.
+        fits: a tensor's key is `<number of the fit>/<name>`; without a name, the predictions.
         about: what all fits share (JSON): parameters, classes, identity of the features.
     """
     from safetensors.numpy import save
@@ -85,9 +84,12 @@ def write_fits(path: Path, fits: Sequence[Fit], about: dict[str, Any]) -> None:
             arrays[f"{number}/{name}"] = np.ascontiguousarray(array)
     facts = [{name: getattr(fit, name) for name in _FACTS} for fit in fits]
     header = json.dumps({"format": FORMAT, **about, "fits": facts}, sort_keys=True)
+    return save(arrays, metadata={"pipeline": header})
+
+
+def _write(path: Path, fits: Sequence[Fit], about: dict[str, Any]) -> None:
     with atomic_write(path) as partial:
-        # Not save_file: its error hides what the operating system said.
-        partial.write_bytes(save(arrays, metadata={"pipeline": header}))
+        partial.write_bytes(encode_fits(fits, about))
 
 
 def write_partial(folder: Path, fits: Sequence[Fit], about: dict[str, Any]) -> None:
@@ -95,13 +97,13 @@ def write_partial(folder: Path, fits: Sequence[Fit], about: dict[str, Any]) -> N
     good = [fit for fit in fits if fit.status == "ok"]
     if good:
         name = hashlib.sha256("".join(fit.digest for fit in good).encode()).hexdigest()
-        write_fits(folder / f"partial-{name[:16]}.safetensors", good, about)
+        _write(folder / f"partial-{name[:16]}.safetensors", good, about)
 
 
 def write_fitted(folder: Path, fits: Sequence[Fit], about: dict[str, Any]) -> None:
     """Write all successful fits of a learner to one file, and remove the partial ones."""
     good = sorted((fit for fit in fits if fit.status == "ok"), key=lambda fit: fit.key)
-    write_fits(folder / "fitted.safetensors", good, about)
+    _write(folder / "fitted.safetensors", good, about)
     for path in folder.glob("partial-*.safetensors"):
         path.unlink(missing_ok=True)
 
@@ -112,13 +114,13 @@ def read_fits(folder: Path) -> Iterator[Fit]:
 
     for path in sorted(folder.glob("*.safetensors")):
         try:
-            yield from _read_file(path)[1]
+            yield from _read(path)[1]
         except (SafetensorError, OSError, KeyError, TypeError, ValueError):
             continue
 
 
-def _read_file(path: Path, keys: set[tuple] | None = None) -> tuple[dict[str, Any], list[Fit]]:
-    """Return the shared facts and the fits of a file, or those with some `Fit.key` only."""
+def _read(path: Path) -> tuple[dict[str, Any], list[Fit]]:
+    """Return what all fits of a file share, and the fits."""
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
@@ -131,12 +133,8 @@ def _read_file(path: Path, keys: set[tuple] | None = None) -> tuple[dict[str, An
             names.setdefault(number, []).append(name)
         found = []
         for number, facts in enumerate(about.pop("fits")):
-            fit = Fit(**facts)
-            if keys is None or fit.key in keys:
-                for name in names[str(number)]:
-                    fit.tensors[name] = file.get_tensor(f"{number}/{name}")
-                fit.proba = fit.tensors.pop("")
-                found.append(fit)
+            arrays = {n: file.get_tensor(f"{number}/{n}") for n in names[str(number)]}
+            found.append(Fit(**facts, proba=arrays.pop(""), tensors=arrays))
     return about, found
 
 
@@ -193,7 +191,7 @@ def load_fitted(
         remedy = f"run: {again}" + (f"; trained are {', '.join(trained)}" if trained else "")
         raise PipelineError(f"learner {learner!r} is not trained", path=path, remedy=remedy)
     try:
-        about, fits = _read_file(path)
+        about, fits = _read(path)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise PipelineError(f"damaged: {error}", path=path, remedy=f"run: {again}") from None
     mine = [fit for fit in fits if (fit.protocol, fit.view) == (protocol, view)]

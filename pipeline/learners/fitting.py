@@ -8,14 +8,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from pipeline.learners.base import DivergedError, Learner, Samples
-from pipeline.learners.fits import Fit
+from pipeline.learners.fits import Fit, encode_fits
 
 
 @dataclass
@@ -86,11 +85,7 @@ def _fail(fit: Fit, error: Exception) -> None:
 
 
 def _fill(fit: Fit, learner: Learner, test: Samples) -> None:
-    """Predict, and put all results of a fitted learner into its row.
-
-    Whatever no file can hold is found here, where the error belongs to the learner. Found only
-    when files are written, it would stop the whole run.
-    """
+    """Predict, and put all results of a fitted learner into its row."""
     n_classes = len(test.text)
     proba = np.zeros((0, n_classes), np.float32)  # scikit-learn refuses to predict no rows
     if len(test):
@@ -99,30 +94,17 @@ def _fill(fit: Fit, learner: Learner, test: Samples) -> None:
         raise ValueError(f"predict_proba returned shape {proba.shape}, not (images, classes)")
     if not np.isfinite(proba).all():
         raise DivergedError("a predicted probability is not finite")
-    chosen = _json(learner.chosen)
-    score = None if learner.val_score is None else float(learner.val_score)
-    tensors = _as_stored(learner.tensors)
-    fit.chosen, fit.val_score, fit.proba, fit.tensors = chosen, score, proba, tensors
-
-
-def _json(chosen: Any) -> str:
-    try:
-        text = json.dumps(chosen, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        text.encode()
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"chosen is not JSON: {error}") from error
-    return text
-
-
-def _as_stored(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return arrays as they are read back from a file."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load, save
-
-    try:
-        return load(save({name: np.ascontiguousarray(a) for name, a in tensors.items()}))
-    except (AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise TypeError(f"a fitted attribute is not an array: {error}") from error
+    done = replace(
+        fit,
+        chosen=json.dumps(learner.chosen, sort_keys=True, allow_nan=False),
+        val_score=None if learner.val_score is None else float(learner.val_score),
+        proba=proba,
+        tensors={name: np.ascontiguousarray(array) for name, array in learner.tensors.items()},
+    )
+    # What no file can hold is found here, where the error is the learner's; found only when the
+    # file is written, it would stop the whole run.
+    encode_fits([done], {})
+    vars(fit).update(vars(done))
 
 
 @contextmanager

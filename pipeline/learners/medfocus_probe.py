@@ -25,6 +25,7 @@ class MedFocusProbe(Learner):
     """
 
     Parameters = MedFocusProbeParams
+    uses = (MedFocus, LinearProbe)
 
     def __init__(self, params: MedFocusProbeParams | None = None, *, seed: int = 0):
         super().__init__(params, seed=seed)

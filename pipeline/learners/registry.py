@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
@@ -126,43 +125,23 @@ def learner_params(params: Params, name: str, root: Path) -> tuple[type[Learner]
 def code_digest(cls: type[Learner]) -> str:
     """Return a digest of the source code that decides a fit of this learner.
 
-    It covers how every fit is done, and the modules of the class and of its bases with whatever
-    those import from their own packages; of this library only `pipeline.learners`. Other
-    libraries are covered by their versions, other cells of a notebook not at all.
+    It covers how every fit is done, and the modules of the class, of its bases and of the
+    learners that it `uses`. Other modules that these import are not covered.
     """
     from pipeline.learners import fitting
 
-    modules = {fitting.__name__}
-    roots = {base.__module__.partition(".")[0] for base in cls.__mro__} - _VERSIONED
-    todo = [base.__module__ for base in cls.__mro__]
-    while todo:
-        name = todo.pop()
-        if name in modules or name.partition(".")[0] not in roots or _decides_nothing(name):
-            continue
-        modules.add(name)
-        for value in vars(sys.modules.get(name, ModuleType(""))).values():
-            todo.append(value.__name__ if inspect.ismodule(value) else _module_of(value))
+    classes = {base for one in (cls, *cls.uses) for base in one.__mro__}
+    outside = sys.stdlib_module_names | {"numpy", "sklearn", "torch"}  # covered by their versions
+    names = {
+        base.__module__ for base in classes if base.__module__.partition(".")[0] not in outside
+    }
     digest = hashlib.sha256()
-    for name in sorted(modules):
+    for name in sorted(names | {fitting.__name__}):
         with suppress(AttributeError, KeyError, OSError, TypeError):
             digest.update(Path(sys.modules[name].__file__).read_bytes())
-    if cls.__module__.partition(".")[0] != "pipeline":  # a notebook's class is in no file
-        try:
+    if not cls.__module__.startswith("pipeline."):
+        try:  # a class in a notebook is in no file
             digest.update(inspect.getsource(cls).encode())
-        except (OSError, TypeError):  # an interactive session: no source to read
+        except (OSError, TypeError):  # in an interactive session there is no source to read
             digest.update(repr(cls).encode())
     return digest.hexdigest()
-
-
-_VERSIONED = sys.stdlib_module_names | {"numpy", "sklearn", "torch"}
-
-
-def _decides_nothing(module: str) -> bool:
-    """Whether a module of this library is about files, names and parameters, not about a fit."""
-    ours = module.partition(".")[0] == "pipeline"
-    return (ours and not module.startswith(f"{__package__}.")) or module == __name__
-
-
-def _module_of(value: object) -> str:
-    name = getattr(value, "__module__", None)
-    return name if isinstance(name, str) else ""

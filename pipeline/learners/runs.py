@@ -63,66 +63,39 @@ def write_tables(
         DiskError: a file cannot be written.
     """
     fits = sorted(fits, key=lambda fit: fit.key)
-    good = [fit for fit in fits if fit.status == "ok"]
-    runs = pd.DataFrame([{c: getattr(fit, c) for c in RUN_COLUMNS} for fit in fits])
-    runs["val_score"] = runs["val_score"].astype("float64")
-    _write_table(folder / "runs.parquet", [_arrow(runs)], inputs)
+    runs = pd.DataFrame([{name: getattr(fit, name) for name in RUN_COLUMNS} for fit in fits])
+    _write(folder / "runs.parquet", runs.astype({"val_score": "float64"}), inputs)
+    parts = [_predictions(fit, classes, *test[fit.digest]) for fit in fits if fit.proba is not None]
+    table = pd.concat(parts) if parts else _predictions(fits[0], classes, [], [])
+    coded = ("protocol", "learner", "view", "image_id")
+    table = table.astype(dict.fromkeys(coded, "category") | {"fraction": "f4", "seed": "i2"})
     inputs = inputs | stamp(runs=folder / "runs.parquet")
-    blocks: dict[tuple, list[Fit]] = {}
-    for fit in good:
-        blocks.setdefault((fit.protocol, fit.view), []).append(fit)
-    # One row group for each protocol and view, so that a filter reads only those.
-    tables = [_predictions(block, test, classes) for block in [[], *blocks.values()]]
-    _write_table(folder / "predictions.parquet", tables, inputs)
-
-
-def _arrow(table: pd.DataFrame) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
+    _write(folder / "predictions.parquet", table, inputs)
 
 
 def _predictions(
-    fits: list[Fit], test: dict[str, tuple[np.ndarray, np.ndarray]], classes: Sequence[str]
-) -> pa.Table:
+    fit: Fit, classes: Sequence[str], ids: Sequence[str], y: Sequence[int]
+) -> pd.DataFrame:
+    proba = np.zeros((0, len(classes)), np.float32) if fit.proba is None else fit.proba
+    return pd.DataFrame(
+        {
+            **{name: getattr(fit, name) for name in RUN_COLUMNS[:5]},
+            "image_id": np.asarray(ids, dtype=object),
+            "y_true": pd.Categorical.from_codes(y, classes),
+            "y_pred": pd.Categorical.from_codes(proba.argmax(axis=1), classes),
+            **{f"p:{name}": proba[:, number] for number, name in enumerate(classes)},
+        }
+    )
+
+
+def _write(path: Path, table: pd.DataFrame, inputs: dict[str, str]) -> None:
+    """Write a table; its schema states the inputs."""
     import pyarrow as pa
-
-    sizes = [len(fit.proba) for fit in fits]
-    empty = np.zeros((0, len(classes)), np.float32)
-    proba = np.concatenate([empty, *(fit.proba for fit in fits)])
-
-    def text(values: Iterable[str]) -> pa.Array:
-        return pa.array(list(values), pa.string()).dictionary_encode()
-
-    def repeated(name: str, dtype: type) -> np.ndarray:
-        return np.repeat(np.array([getattr(fit, name) for fit in fits], dtype=dtype), sizes)
-
-    def labels(codes: np.ndarray) -> pa.Array:
-        return pa.DictionaryArray.from_arrays(
-            codes.astype(np.int32), pa.array(classes, pa.string())
-        )
-
-    columns = {name: text(repeated(name, object)) for name in ("protocol", "learner", "view")}
-    columns["fraction"] = pa.array(repeated("fraction", np.float32))
-    columns["seed"] = pa.array(repeated("seed", np.int16))
-    columns["image_id"] = text(image_id for fit in fits for image_id in test[fit.digest][0])
-    true = [test[fit.digest][1] for fit in fits]
-    columns["y_true"] = labels(np.concatenate([np.zeros(0, np.int64), *true]))
-    columns["y_pred"] = labels(proba.argmax(axis=1))
-    for number, name in enumerate(classes):
-        columns[f"p:{name}"] = pa.array(np.ascontiguousarray(proba[:, number]))
-    return pa.table(columns)
-
-
-def _write_table(path: Path, tables: list[pa.Table], inputs: dict[str, str]) -> None:
-    """Write tables as row groups of one Parquet file; the schema states the inputs."""
     import pyarrow.parquet as pq
 
-    schema = with_stamp(tables[0], inputs).schema
-    with atomic_write(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as w:
-        for table in tables:
-            if len(table):
-                w.write_table(table)
+    with atomic_write(path) as partial:
+        made = pa.Table.from_pandas(table, preserve_index=False)
+        pq.write_table(with_stamp(made, inputs), partial, compression="zstd")
 
 
 def read_predictions(
@@ -173,7 +146,7 @@ def read_predictions(
                 "has other classes than the learners before", path=path, remedy=f"run: {again}"
             )
         tables.append(table)
-    together = pa.concat_tables(tables).unify_dictionaries()
+    together = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
     return pd.concat(runs, ignore_index=True), with_stamp(together, inputs)
 
 

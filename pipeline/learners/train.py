@@ -116,8 +116,8 @@ class _Project:
 
     @cached_property
     def inputs(self) -> dict[str, str]:
-        """Digests of what a run is made from."""
-        return stamp(**run_inputs(self.paths, self.dataset))
+        """Digests of what a run is made from: of the store as it was opened."""
+        return stamp(**run_inputs(self.paths, self.dataset) | {"features": self.store})
 
     def features(self, cells: list[tuple[Cell, tuple[str, ...]]]) -> Features:
         """Read the features of some cells; see `read_features`."""
@@ -184,6 +184,7 @@ class _Run:
                 path=project.paths.manifest(project.dataset),
                 remedy="add a protocol to train.views in params.yaml",
             )
+        inputs = project.inputs  # as they are before anything is read
         features = project.features([(cell, self._views(cell)) for cell in cells])
         record.seconds["read"] = time.monotonic() - clock
 
@@ -204,7 +205,7 @@ class _Run:
             d: (cell.test, features.y[features.rows(cell.test)]) for d, (_, cell) in wanted.items()
         }
         write_fitted(self.folder, done, about)
-        write_tables(self.folder, done, features.classes, test, project.inputs)
+        write_tables(self.folder, done, features.classes, test, inputs)
         record.failed = {
             "/".join(map(str, fit.key)): f"{fit.status}: {fit.error}"
             for fit in done

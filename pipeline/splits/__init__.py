@@ -1,5 +1,7 @@
-"""Who trains, who chooses hyperparameters, who is tested: a fixed function of ids, labels,
-groups and seed, whatever the order of the rows."""
+"""Which images train, which choose hyperparameters, which are tested.
+
+Splits depend on image ids, labels, groups and seed only, not on the order of the rows.
+"""
 
 from pipeline.splits.plan import Split, SplitPlan, load_split_plan, plan_splits
 

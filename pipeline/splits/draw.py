@@ -1,4 +1,4 @@
-"""The few shots: nested, stratified draws of whole units, parted into train and val."""
+"""Few-shot draws: nested, stratified, in whole units, divided into train and val."""
 
 from __future__ import annotations
 
@@ -10,27 +10,30 @@ from pipeline.splits.grouping import shuffled
 
 
 class Draw:
-    """All draws of one pool and one seed: a fraction takes a prefix of each class's random order.
+    """All draws from one pool with one seed. A fraction takes a prefix of each class's order.
 
-    The order is one of units (a patient, a group, an image and its copies), each of which is
-    drawn whole: labels of one patient are not independent shots. Of a class of n images the
-    fraction f asks for k = max(1, round(f n)), halves rounded up, and takes the number of units
-    that comes nearest to k images (the fewer of two equally near), at least one, and with k >= 2
-    at least two where there are two. Where every unit is one image, that is k images. A unit of
-    several classes comes with all its images as soon as one of its classes takes it.
+    Whole units are drawn (a patient, a group, an image with its copies), in a random order,
+    because labels of one patient are not independent. Of a class with n images the fraction f
+    asks for k = max(1, round(f n)) images, halves rounded up. It takes the number of units that
+    comes nearest to k images (the smaller of two equally near), at least one, and for k >= 2 at
+    least two if there are two. If every unit is one image, that is exactly k images. A unit with
+    several classes is taken with all its images as soon as one of its classes takes it.
 
-    Whether a unit trains or chooses (val) is decided once, so draws are nested in both parts and
-    no unit is in both. The first unit of a class trains, the second is val, and so on such that
-    val has about `share` of every prefix.
+    Whether a unit is train or val is decided once, so that draws are nested in both parts. The
+    first unit of a class is train, the second val, and the others keep val near `share` in every
+    prefix.
 
     Args:
-        ids: image_id, object (n,).
-        labels: label of each.
-        groups: unit of each.
-        share: of the drawn images that go to val.
-        seed: of the random order.
-        val: True for images that the manifest itself gives to val, if it does: then train and
-            val are drawn from their own parts, each in whole units.
+        ids: image ids, object (n,).
+        labels: label of each image.
+        groups: unit of each image.
+        share: share of the drawn images that is val.
+        seed: seed of the random order.
+        val: True for images that the manifest assigns to val, if it does so; then train and val
+            are drawn from their own parts.
+
+    Attributes:
+        notes: classes without a val image.
     """
 
     def __init__(
@@ -41,38 +44,38 @@ class Draw:
         *,
         share: float,
         seed: int,
-        val: np.ndarray | None = None,
+        val: np.ndarray,
     ):
         self.ids = ids
         self.notes: list[str] = []
-        if val is not None and val.any():
+        if val.any():
             self._val = val
             parts = [np.flatnonzero(~val), np.flatnonzero(val)]
             self._pools = [_Pool(ids, labels, groups, part, seed) for part in parts]
             return
         pool = _Pool(ids, labels, groups, np.arange(len(ids)), seed)
-        roles = _roles(pool, share)
-        self._val = np.array([roles[group] for group in groups], dtype=bool)
+        is_val = _assign_val(pool, share)
+        self._val = np.array([is_val[group] for group in groups], dtype=bool)
         self._pools = [pool]
         for label, order in pool.orders.items():
-            if pool.totals[label] > 1 and not any(roles[unit] for unit in order):
+            if pool.totals[label] > 1 and not any(is_val[unit] for unit in order):
                 self.notes.append(f"class {label!r} has no val image: all of it is one group")
 
     def take(self, fraction: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the sorted ids of train and of val."""
         drawn = np.concatenate([pool.take(fraction) for pool in self._pools])
-        chosen = self._val[drawn]
-        return np.sort(self.ids[drawn[~chosen]]), np.sort(self.ids[drawn[chosen]])
+        val = self._val[drawn]
+        return np.sort(self.ids[drawn[~val]]), np.sort(self.ids[drawn[val]])
 
 
 class _Pool:
-    """The units of some rows: what each holds, and for each class the order they are drawn in.
+    """The units of some rows, and the order in which each class draws them.
 
     Attributes:
         rows: unit -> its rows.
-        counts: unit -> label -> images.
-        totals: label -> images.
-        orders: label -> its units, in random order; labels sorted.
+        counts: unit -> label -> number of images.
+        totals: label -> number of images.
+        orders: label -> its units in random order; labels sorted.
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class _Pool:
             self.rows[groups[row]].append(row)
             self.counts[groups[row]][labels[row]] += 1
         self.totals = Counter(labels[part].tolist())
-        # By the smallest id in it: every unit is as likely to come first, however large it is.
+        # Units are shuffled by their smallest id, so that large ones come first no more often.
         names = np.array(sorted(self.rows), dtype=object)
         smallest = np.array([min(ids[self.rows[name]]) for name in names], dtype=object)
         order = names[shuffled(smallest, "draw", seed)]
@@ -105,15 +108,15 @@ class _Pool:
         return np.array([row for unit in taken for row in self.rows[unit]], dtype=np.int64)
 
 
-def _roles(pool: _Pool, share: float) -> dict[str, bool]:
-    """Decide for each unit whether it is val; may move a class's first val unit up to place 2."""
-    roles: dict[str, bool] = {order[0]: False for order in pool.orders.values()}
+def _assign_val(pool: _Pool, share: float) -> dict[str, bool]:
+    """Decide for each unit whether it is val; moves the first val unit of a class to place 2."""
+    is_val: dict[str, bool] = {order[0]: False for order in pool.orders.values()}
     for label, order in pool.orders.items():
-        second = _second(pool, label, roles, share)
+        second = _first_val(pool, label, is_val, share)
         if second is not None:
-            roles[order[second]] = True
+            is_val[order[second]] = True
             order.insert(1, order.pop(second))
-    # Walk all classes side by side, each at its own pace, and keep val near its share.
+    # Go through all classes in parallel, each at its own pace.
     walk = sorted(
         (place / len(order), label, unit)
         for label, order in pool.orders.items()
@@ -122,22 +125,22 @@ def _roles(pool: _Pool, share: float) -> dict[str, bool]:
     train: Counter = Counter()
     val: Counter = Counter()
     for _, label, unit in walk:
-        mine, drawn = pool.counts[unit][label], train[label] + val[label]
-        if unit not in roles:
-            # By what was drawn so far, not by the unit's size: else val gets the small units, and
-            # train lacks them. Only one that would make val twice its share is kept out.
-            lacks = val[label] + 1 <= share * (drawn + 1)
-            roles[unit] = lacks and val[label] + mine <= 2 * share * (drawn + mine)
-        (val if roles[unit] else train)[label] += mine
-    return roles
+        size, drawn = pool.counts[unit][label], train[label] + val[label]
+        if unit not in is_val:
+            # Decided by what was drawn so far, not by the size of the unit: otherwise val would
+            # get the small units. Only a unit that would double the share of val is kept out.
+            lacking = val[label] + 1 <= share * (drawn + 1)
+            is_val[unit] = lacking and val[label] + size <= 2 * share * (drawn + size)
+        (val if is_val[unit] else train)[label] += size
+    return is_val
 
 
-def _second(pool: _Pool, label: str, roles: dict[str, bool], share: float) -> int | None:
-    """Place of the unit that is a class's first in val: small beside the first, or the smallest."""
+def _first_val(pool: _Pool, label: str, is_val: dict[str, bool], share: float) -> int | None:
+    """Return the place of a class's first val unit: small compared to the first, or smallest."""
     order = pool.orders[label]
-    free = [i for i in range(1, len(order)) if roles.get(order[i], True)]
+    free = [i for i in range(1, len(order)) if is_val.get(order[i], True)]
     if not free:
         return None
     sizes = [sum(pool.counts[unit].values()) for unit in order]
-    fits = [i for i in free if sizes[i] <= max(1, share * sizes[0])]
-    return fits[0] if fits else min(free, key=lambda i: (sizes[i], i))
+    small = [i for i in free if sizes[i] <= max(1, share * sizes[0])]
+    return small[0] if small else min(free, key=lambda i: (sizes[i], i))

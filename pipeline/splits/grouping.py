@@ -1,4 +1,4 @@
-"""Which images must stay together: one patient, one group, one picture and its copies."""
+"""Units: images that must stay together in one part of a split."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from scipy.sparse.csgraph import connected_components
 
 from pipeline.errors import ManifestError
 
-# `path`: the pages, frames and slices of one file are one patient's, whether or not it says so.
 TIES = ("patient_id", "group", "copy_group", "path")
+"""Columns whose equal values tie images together. `path`: pages, frames and slices of one file are
+of one patient, whether or not the manifest says so."""
 
 
 def units(table: pd.DataFrame, columns: tuple[str, ...]) -> np.ndarray:
-    """Join the images that share a non-empty value in any of the columns, through any chain.
+    """Join images that share a non-empty value in any of the columns, also through other images.
 
     Args:
-        table: rows with image_id and `columns` (text; "" = not known).
-        columns: what ties images together.
+        table: rows with image_id and `columns` (text; "" = unknown).
+        columns: the columns that tie images together.
 
     Returns:
-        The name of each row's unit: the smallest image_id in it. It does not depend on the
-        order of the rows, nor on how the groups are called.
+        The unit of each row, object (n,), named after the smallest image_id in it. It depends
+        neither on the order of the rows nor on the names of groups.
     """
     n = len(table)
     ends: list[np.ndarray] = []
@@ -44,36 +45,30 @@ def units(table: pd.DataFrame, columns: tuple[str, ...]) -> np.ndarray:
 
 
 def with_copies(manifest: pd.DataFrame, audit: pd.DataFrame | None) -> pd.DataFrame:
-    """Return the manifest sorted by id, with the audit's column copy_group ("" = no copies).
+    """Return the manifest sorted by id, with column copy_group of the leak audit ("" = no copies).
 
     Raises:
-        ManifestError: the audit does not know an image, or knows other bytes of it.
+        ManifestError: an image is not in the audit, or was audited with other bytes.
     """
     table = manifest.sort_values("image_id", key=lambda ids: ids.astype(object), kind="stable")
     table = table.reset_index(drop=True)
     if audit is None:
         return table.assign(copy_group="")
-    known = audit.set_index("image_id")
-    missing = [i for i in table["image_id"] if i not in known.index]
-    stale = (
-        []
-        if missing
-        else list(
-            table["image_id"][known.loc[table["image_id"], "sha256"].to_numpy() != table["sha256"]]
-        )
-    )
-    if missing or stale:
-        what = "does not know" if missing else "is of other bytes of"
-        ids = missing or stale
-        raise ManifestError(
-            f"the leak audit {what} {len(ids)} images, e.g. {ids[0]!r}",
-            remedy="run `pipeline data check` again (or `dvc repro`)",
-        )
-    return table.assign(copy_group=known.loc[table["image_id"], "copy_group"].to_numpy(object))
+    known = audit.set_index("image_id").reindex(table["image_id"])
+    for what, wrong in (
+        ("does not know", known["sha256"].isna()),
+        ("is of other bytes of", known["sha256"] != table["sha256"].to_numpy()),
+    ):
+        if wrong.any():
+            raise ManifestError(
+                f"the leak audit {what} {wrong.sum()} images, e.g. {known.index[wrong][0]!r}",
+                remedy="run `pipeline data check` again (or `dvc repro`)",
+            )
+    return table.assign(copy_group=known["copy_group"].to_numpy(object))
 
 
 def shuffled(ids: np.ndarray, *salt: object) -> np.ndarray:
-    """Return the order that sorts ids by a hash of (salt, id): random, yet fixed for ever."""
+    """Return the order that sorts ids by a hash of (salt, id): random, but the same everywhere."""
     keys = [
         hashlib.sha256("\0".join([*map(str, salt), image_id]).encode()).digest() for image_id in ids
     ]

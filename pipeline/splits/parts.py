@@ -1,30 +1,83 @@
-"""Test parts and folds: stratified by label, whole units only."""
+"""Train and test parts, and folds: the publisher's where there are any, else stratified by label.
+
+All of them in whole units.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 
 import numpy as np
+import pandas as pd
 
+from pipeline.config import SplitsParams
 from pipeline.splits.grouping import shuffled
 
 
-def _by_unit(labels: np.ndarray, groups: np.ndarray) -> dict[str, Counter]:
-    """Unit -> label -> number of images."""
-    content: dict[str, Counter] = defaultdict(Counter)
-    for label, group in zip(labels, groups, strict=True):
-        content[group][label] += 1
-    return content
+def official_parts(
+    table: pd.DataFrame, groups: np.ndarray, params: SplitsParams
+) -> tuple[np.ndarray, list[str]]:
+    """Return the part of each row ("train", "val", "test", "" = unused), object (n,), and notes.
+
+    `params.on_leak` decides what is done about units in both train (or val) and test:
+
+    - warn: the publisher's parts are used unchanged;
+    - drop-test: the test images of these units are left out;
+    - drop-train: their training images are left out;
+    - regroup: the publisher's parts are replaced by a stratified test part in whole units.
+
+    Such a test part is also made if no image has a split. If some images are train and none is
+    test, nothing is tested.
+
+    Args:
+        table: rows of the manifest.
+        groups: unit of each row, copies (also mirrored ones) included.
+        params: how parts are made.
+    """
+    split = table["split"].to_numpy(object).copy()
+    labels = table["label"].to_numpy(object)
+    notes: list[str] = []
+    if params.on_leak == "regroup" or not np.isin(split, ["train", "test"]).any():
+        if params.on_leak == "regroup":
+            split[:] = ""
+        else:
+            notes.append("the manifest has no test part: a stratified one is made")
+        test, found = carve_test(labels, groups, params.test, params.seed)
+        parts = np.where(test, "test", np.where(split == "val", "val", "train")).astype(object)
+        return parts, notes + found
+    if not (split == "train").any():
+        split[split == ""] = "train"
+    elif (split == "").any():
+        notes.append(f"{(split == '').sum()} images without a split take no part")
+    if not (split == "test").any():
+        notes.append(
+            "images say train and no image says test, so learners are trained and none is tested; "
+            "splits.on_leak: regroup makes a test part"
+        )
+        return split, notes
+    if params.on_leak in ("drop-test", "drop-train"):
+        parts = {"test": split == "test", "train": np.isin(split, ["train", "val"])}
+        part = params.on_leak.removeprefix("drop-")
+        other = "train" if part == "test" else "test"
+        drop = parts[part] & np.isin(groups, groups[parts[other]])
+        split[drop] = ""
+        notes.append(
+            f"{drop.sum()} {part} images that belong with one in {other} (copy, patient, group or "
+            "file) are left out"
+        )
+    for label in sorted(set(labels) - set(labels[split == "test"])):
+        notes.append(f"class {label!r} has no test image")
+    return split, notes
 
 
 def carve_test(
     labels: np.ndarray, groups: np.ndarray, share: float, seed: int
 ) -> tuple[np.ndarray, list[str]]:
-    """Choose a test part.
+    """Choose a stratified test part in whole units.
 
-    Class by class, the rarest first, units in a random order go to the test part until it has
-    `share` of the class's images. A class always keeps a unit for training, so that one with a
-    single unit has no test image; a note says so.
+    Class by class, the rarest first, units in random order go to the test part until it has
+    `share` of the images of the class. Every class keeps a unit for training, so a class that is
+    a single unit has no test image; a note says so.
 
     Returns:
         bool (n,), True = test; notes.
@@ -39,10 +92,9 @@ def carve_test(
     notes = []
     for label in sorted(totals, key=lambda name: (totals[name], name)):
         wanted = max(1, int(share * totals[label] + 0.5))
-        mine = [g for g in order if label in content[g]]
-        # A large unit is taken only if nothing smaller gives the class a test image at all.
+        # Units that are too large are taken only if the class had no test image otherwise.
         for limit in (wanted, totals[label]):
-            for group in mine:
+            for group in (g for g in order if label in content[g]):
                 free = group not in test and all(left[other] > 1 for other in content[group])
                 if free and have[label] + content[group][label] <= limit:
                     test.add(group)
@@ -62,29 +114,27 @@ def assign_folds(
 ) -> tuple[np.ndarray, int, list[str]]:
     """Number the fold of every image.
 
-    A unit goes to the publisher's fold where one is given (the most frequent one if its images
+    A unit goes to the publisher's fold if one is given (the most frequent one if its images
     differ), else to the fold that has least of its classes so far. A class that would be in one
     fold only is never tested (fold -1), since nothing of it would be left to train on.
 
     Args:
-        labels, groups: label and unit of each image.
-        given: the publisher's fold, text; "" = not known.
-        folds: how many, where the publisher gives none.
-        seed: of the order in which units are dealt out.
+        labels: label of each image.
+        groups: unit of each image.
+        given: the publisher's fold, text; "" = unknown.
+        folds: number of folds, where the publisher gives none.
+        seed: seed of the order in which units are assigned.
 
     Returns:
-        int (n,) fold from 0, or -1; the number of folds; notes.
+        Fold of each image from 0, or -1, int64 (n,); the number of folds; notes.
     """
     notes = []
     known = sorted({fold for fold in given if fold}, key=lambda fold: (len(fold), fold))
-    if len(known) > 1:
-        if len(known) != folds:
-            notes.append(
-                f"grouped: {len(known)} folds of the publisher, not splits.folds = {folds}"
-            )
-        folds = len(known)
-    else:
+    if len(known) < 2:
         known = []
+    elif len(known) != folds:
+        notes.append(f"grouped: {len(known)} folds of the publisher, not splits.folds = {folds}")
+    folds = len(known) or folds
     content = _by_unit(labels, groups)
     votes: dict[str, Counter] = defaultdict(Counter)
     for fold, group in zip(given, groups, strict=True):
@@ -94,22 +144,21 @@ def assign_folds(
     filled = [Counter() for _ in range(folds)]
     moved = 0
     for group in sorted(votes):
-        best = min(votes[group], key=lambda fold: (-votes[group][fold], fold))
-        moved += sum(votes[group].values()) - votes[group][best]
-        where[group] = best
-        filled[best].update(content[group])
+        where[group] = min(votes[group], key=lambda fold: (-votes[group][fold], fold))
+        moved += votes[group].total() - votes[group][where[group]]
+        filled[where[group]].update(content[group])
     if moved:
         notes.append(
             f"grouped: {moved} images leave the publisher's fold, since copies are in another"
         )
     totals = Counter(labels.tolist())
     names = np.array(sorted(g for g in content if g not in where), dtype=object)
-    dealt = names[shuffled(names, "folds", seed)]
-    for group in sorted(
-        dealt, key=lambda g: (min(totals[c] for c in content[g]), -sum(content[g].values()))
+    for group in sorted(  # units with a rare class first, then large ones
+        names[shuffled(names, "folds", seed)],
+        key=lambda g: (min(totals[c] for c in content[g]), -content[g].total()),
     ):
         load = [
-            (sum(filled[f][c] / totals[c] for c in content[group]), sum(filled[f].values()), f)
+            (sum(filled[f][c] / totals[c] for c in content[group]), filled[f].total(), f)
             for f in range(folds)
         ]
         where[group] = min(load)[2]
@@ -117,11 +166,18 @@ def assign_folds(
     for label in sorted(totals):
         mine = [g for g in content if label in content[g]]
         if len({where[g] for g in mine}) == 1 and where[mine[0]] >= 0:
-            for group in mine:
-                where[group] = -1
+            where.update(dict.fromkeys(mine, -1))
             notes.append(f"grouped: class {label!r} is never tested: all of it belongs together")
     used = sorted(set(where.values()) - {-1})
     if len(used) < folds:
         notes.append(f"grouped: {len(used)} folds, since there are no more groups to fill them")
     number = {fold: at for at, fold in enumerate(used)} | {-1: -1}
     return np.array([number[where[group]] for group in groups], dtype=np.int64), len(used), notes
+
+
+def _by_unit(labels: np.ndarray, groups: np.ndarray) -> dict[str, Counter]:
+    """Return unit -> label -> number of images."""
+    content: dict[str, Counter] = defaultdict(Counter)
+    for label, group in zip(labels, groups, strict=True):
+        content[group][label] += 1
+    return content

@@ -1,7 +1,9 @@
-"""The plan of all splits of one dataset: protocol x seed x fraction -> train, val, test ids."""
+"""All splits of a dataset: protocol x seed x fraction -> ids of train, val and test."""
 
 from __future__ import annotations
 
+import csv
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,20 +14,21 @@ import pandas as pd
 
 from pipeline.config import CROSS_VALIDATED, Params, SplitsParams
 from pipeline.errors import ManifestError
+from pipeline.io import atomic_write
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.splits.draw import Draw
-from pipeline.splits.export import export_plan
 from pipeline.splits.grouping import TIES, units, with_copies
-from pipeline.splits.official import official_parts
-from pipeline.splits.parts import assign_folds
+from pipeline.splits.parts import assign_folds, official_parts
 
 PROTOCOLS = ("official", "grouped", "ground_truth", "grouped_truth")
+COLUMNS = ("protocol", "seed", "part", "from_fraction", "image_id", "sha256")
+HASH_COLUMNS = ("protocol", "seed", "fraction", "part", "images", "sha256")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Three disjoint, sorted arrays of image_id (object). `train` and `val` are the labels used."""
+    """Three disjoint, sorted arrays of image ids (object). `train` and `val` are labels used."""
 
     train: np.ndarray
     val: np.ndarray
@@ -33,7 +36,12 @@ class Split:
 
 
 class SplitPlan:
-    """All splits of a dataset, a fixed function of ids, labels, groups and seed.
+    """All splits of a dataset; see `plan_splits`.
+
+    Args:
+        table: the manifest sorted by id, with column copy_group.
+        params: how splits are made.
+        seeds: seeds that `export` writes.
 
     Attributes:
         protocols: those of `PROTOCOLS` that the manifest allows.
@@ -50,25 +58,25 @@ class SplitPlan:
         self.fractions = params.fractions
         self.seeds = tuple(seeds)
         self.notes: list[str] = []
-        self.protocols = ()
-        # Part of each row ("train", "val", "test" or ""), of protocols that have one test part.
+        self.protocols: tuple[str, ...] = ()
+        # Part of each row ("train", "val", "test", "" = unused) of protocols with one test part.
         self._parts: dict[str, np.ndarray] = {}
-        # Which rows take part, of cross-validated protocols: bool (n,).
-        self._taken: dict[str, np.ndarray] = {}
+        # Whether each row is used, of cross-validated protocols.
+        self._used: dict[str, np.ndarray] = {}
         self._draws = lru_cache(maxsize=None)(self._draw)
+        marked = ((table["mask_path"] != "") & (table["mask_area"] != "0")).to_numpy(bool)
         self._plan_official()
         self._plan_grouped()
-        marked = ((table["mask_path"] != "") & (table["mask_area"] != "0")).to_numpy(bool)
         self._plan_ground_truth(marked)
         self._plan_grouped_truth(marked)
 
     def get(self, protocol: str, seed: int, fraction: float) -> Split:
-        """Return who trains, chooses and is tested.
+        """Return one split.
 
         Args:
             protocol: one of `protocols`.
-            seed: of the draw; where folds are tested, also of the fold (seed mod folds).
-            fraction: of the training labels, above 0 to 1.
+            seed: seed of the draw; in cross-validation fold (seed mod folds) is tested.
+            fraction: share of the training labels, above 0 to 1.
 
         Raises:
             ManifestError: the manifest does not allow the protocol.
@@ -85,31 +93,53 @@ class SplitPlan:
         return Split(train, val, self._ids[self._part(protocol, seed) == "test"])
 
     def export(self, path: str | Path) -> None:
-        """Write all splits and their hashes; see `export_plan`."""
-        hashes = dict(zip(self._ids, self._table["sha256"], strict=True))
-        export_plan(self, hashes, Path(path))
+        """Write all splits to a CSV, and hashes of every part to `<stem>.sha256.csv` in its folder.
+
+        Since draws are nested, the CSV has one row for each protocol, seed and image: its part,
+        and the smallest fraction that uses it (0 for test). The other file has the number of
+        images of each protocol, seed, fraction and part, and the SHA-256 of its lines
+        "<image sha256>  <image_id>", sorted by id.
+        """
+        path, sha256 = Path(path), dict(zip(self._ids, self._table["sha256"], strict=True))
+        rows: list[tuple] = []
+        sums: list[tuple] = []
+        for protocol, seed in ((p, s) for p in self.protocols for s in self.seeds):
+            first: dict[str, tuple[str, float]] = {}
+            for fraction in self.fractions:
+                for part, ids in vars(self.get(protocol, seed, fraction)).items():
+                    lines = "".join(f"{sha256[i]}  {i}\n" for i in ids)
+                    digest = hashlib.sha256(lines.encode()).hexdigest()
+                    sums.append((protocol, seed, fraction, part, len(ids), digest))
+                    for image_id in ids:
+                        first.setdefault(image_id, (part, 0.0 if part == "test" else fraction))
+            rows += [
+                (protocol, seed, part, fraction, image_id, sha256[image_id])
+                for image_id, (part, fraction) in sorted(first.items())
+            ]
+        _write_csv(path, COLUMNS, rows)
+        _write_csv(path.with_name(f"{path.stem}.sha256.csv"), HASH_COLUMNS, sums)
 
     def _part(self, protocol: str, seed: int) -> np.ndarray:
-        """Part of each row: "train", "val", "test" or "" (not used)."""
+        """Return the part of each row: "train", "val", "test" or "" (unused)."""
         if protocol not in CROSS_VALIDATED:
             return self._parts[protocol]
         parts = np.where(self._folds == seed % self._n_folds, "test", "train")
-        return np.where(self._taken[protocol], parts, "")
+        return np.where(self._used[protocol], parts, "")
 
     def _draw(self, protocol: str, seed: int) -> Draw:
         part = self._part(protocol, seed)
         pool = np.flatnonzero((part == "train") | (part == "val"))
-        given = part[pool] == "val"
         return Draw(
             self._ids[pool],
             self._labels[pool],
             self._units[pool],
             share=self._params.val,
             seed=self._params.seed * 1_000_003 + seed,
-            val=given if given.any() else None,
+            val=part[pool] == "val",
         )
 
-    def _note(self, protocol: str) -> None:
+    def _add(self, protocol: str) -> None:
+        self.protocols += (protocol,)
         notes = self._draws(protocol, self.seeds[0] if self.seeds else 0).notes
         self.notes += [f"{protocol}: {note}" for note in notes]
 
@@ -120,72 +150,61 @@ class SplitPlan:
         if lacking:
             raise ManifestError(
                 f"no training image of class {', '.join(map(repr, lacking))}",
-                remedy="give it some, take the class out of the manifest, "
-                "or set splits.on_leak: regroup",
+                remedy="add some, remove the class from the manifest, or set splits.on_leak: "
+                "regroup",
             )
         self._parts["official"] = parts
-        self.protocols += ("official",)
-        self._note("official")
+        self._add("official")
 
     def _plan_grouped(self) -> None:
+        given = self._table["fold"].to_numpy(object)
+        folds, seed = self._params.folds, self._params.seed
         self._folds, self._n_folds, notes = assign_folds(
-            self._labels,
-            self._units,
-            self._table["fold"].to_numpy(object),
-            self._params.folds,
-            self._params.seed,
+            self._labels, self._units, given, folds, seed
         )
         self.notes += notes
         if self._n_folds < 2:
-            self.notes.append("grouped: the images fall into one group, so it is left out")
+            self.notes.append("grouped: all images are one group, so it is left out")
             return
-        self._taken["grouped"] = np.ones(len(self._ids), dtype=bool)
-        self.protocols += ("grouped",)
-        self._note("grouped")
+        self._used["grouped"] = np.ones(len(self._ids), dtype=bool)
+        self._add("grouped")
 
     def _plan_ground_truth(self, marked: np.ndarray) -> None:
-        """The official parts, restricted to images whose ground-truth mask is not empty."""
-        if "official" not in self.protocols:
-            return
+        """Restrict the official parts to images whose ground-truth mask is not empty."""
         parts = np.where(marked, self._parts["official"], "")
         trained = set(self._labels[np.isin(parts, ["train", "val"])])
         untrained = sorted(set(self._labels[parts == "test"]) - trained)
         if untrained:
             self.notes.append(f"ground_truth: without {', '.join(map(repr, untrained))}")
             parts[np.isin(self._labels, untrained)] = ""
-        if len(trained) < 2 or len(set(self._labels[parts == "test"])) < 2:
-            if marked.any():
-                self.notes.append(
-                    "ground_truth: masks of fewer than two classes, so it is left out"
-                )
-            return
-        self._parts["ground_truth"] = parts
-        self.protocols += ("ground_truth",)
-        self._note("ground_truth")
+        if len(trained) >= 2 and len(set(self._labels[parts == "test"])) >= 2:
+            self._parts["ground_truth"] = parts
+            self._add("ground_truth")
+        elif marked.any():
+            self.notes.append("ground_truth: masks of fewer than two classes, so it is left out")
 
     def _plan_grouped_truth(self, marked: np.ndarray) -> None:
-        """The folds of "grouped", restricted to images whose ground-truth mask is not empty."""
+        """Restrict the folds of "grouped" to images whose ground-truth mask is not empty."""
         if "grouped" not in self.protocols or not marked.any():
             return
         tested = marked & (self._folds >= 0)
         folds = {
             name: set(self._folds[tested & (self._labels == name)]) for name in set(self._labels)
         }
-        # Where its one fold is tested, nothing of the class would be left to train on.
+        # When the only fold of a class is tested, nothing of it would be left to train on.
         lone = sorted(name for name, of in folds.items() if len(of) == 1)
         if lone:
             self.notes.append(f"grouped_truth: without {', '.join(map(repr, lone))}")
-        taken = marked & ~np.isin(self._labels, lone)
+        used = marked & ~np.isin(self._labels, lone)
         classes = {name for name, of in folds.items() if len(of) > 1}
-        if len(classes) < 2 or len(set(self._folds[taken & tested])) < self._n_folds:
+        if len(classes) < 2 or len(set(self._folds[used & tested])) < self._n_folds:
             self.notes.append(
-                "grouped_truth: masks of fewer than two classes, or none in a fold, "
-                "so it is left out"
+                "grouped_truth: masks of fewer than two classes, or none in a fold, so it is left "
+                "out"
             )
             return
-        self._taken["grouped_truth"] = taken
-        self.protocols += ("grouped_truth",)
-        self._note("grouped_truth")
+        self._used["grouped_truth"] = used
+        self._add("grouped_truth")
 
 
 def plan_splits(
@@ -196,18 +215,23 @@ def plan_splits(
 ) -> SplitPlan:
     """Plan the splits of a dataset.
 
-    Protocols: "official" is the manifest's own train/test where given (rows without a split take
-    no part; its test part may be empty), else a stratified test part of `params.test` in whole
-    units; "grouped" tests fold (seed mod folds), in whole units, the publisher's folds where
-    given; "ground_truth" and "grouped_truth" are these two restricted to images with a
-    ground-truth mask that is not empty. A unit is a patient, a group, the frames of one file and
-    their near and mirrored copies, joined. Few-shot draws: see `Draw`.
+    Protocols:
+
+    - "official": the manifest's own train and test parts if there are any (rows without a split
+      are not used; the test part may be empty), else a stratified test part of `params.test`;
+    - "grouped": fold (seed mod folds) is tested; the publisher's folds if there are any;
+    - "ground_truth", "grouped_truth": these two, restricted to images with a ground-truth mask
+      that is not empty.
+
+    Parts and folds hold whole units, except official ones of the publisher. A unit is a patient,
+    a group, the frames of one file, and their near and mirrored copies, joined. For few-shot
+    draws see `Draw`.
 
     Args:
-        manifest: as of `read_manifest`, in any order.
-        params: shares, fractions, folds, seed, and what to do about copies (`on_leak`).
-        audit: audit.parquet; without it copies are not known to belong together.
-        seeds: those that `SplitPlan.export` writes.
+        manifest: as from `read_manifest`, in any order.
+        params: shares, fractions, folds, seed, and what is done about leaks (`on_leak`).
+        audit: audit.parquet; without it copies are not kept together.
+        seeds: seeds that `SplitPlan.export` writes.
 
     Raises:
         ManifestError: the audit is of other images; `on_leak` needs an audit; or a class has no
@@ -225,8 +249,15 @@ def plan_splits(
 
 
 def load_split_plan(dataset: str, params: Params, paths: Paths) -> SplitPlan:
-    """Plan the splits of a dataset from its manifest and, where there is one, its leak audit."""
+    """Plan the splits of a dataset from its manifest and, if there is one, its leak audit."""
     manifest = read_manifest(paths.manifest(dataset))
     file = paths.audit(dataset)
     audit = pd.read_parquet(file) if file.exists() else None
     return plan_splits(manifest, params.splits, audit, params.train.seeds)
+
+
+def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
+    with atomic_write(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

@@ -19,13 +19,11 @@ class Plan:
         todo: (item, reason) to compute; reason "" = a new row.
         copies: (item, reason) whose key is that of another item of `todo` or of a stored row.
         reused: items whose row is stored and good.
-        failed: (item, reason) that failed before and are not tried again.
     """
 
     todo: list[tuple[WorkItem, str]] = field(default_factory=list)
     copies: list[tuple[WorkItem, str]] = field(default_factory=list)
     reused: list[WorkItem] = field(default_factory=list)
-    failed: list[tuple[WorkItem, str]] = field(default_factory=list)
 
 
 def make_plan(
@@ -36,7 +34,6 @@ def make_plan(
     damaged: Collection[int] = (),
     replaced: Mapping[str, str] | None = None,
     force: bool = False,
-    retry_failed: bool = True,
 ) -> Plan:
     """Compare the items wanted with the rows of an index.
 
@@ -46,7 +43,6 @@ def make_plan(
         lost, damaged: entries of the index whose data are missing or wrong.
         replaced: image_id -> reason, for rows of a store that is being replaced.
         force: compute all.
-        retry_failed: compute failed rows again.
     """
     plan = Plan()
     keys: set[str] = set()
@@ -62,9 +58,6 @@ def make_plan(
             changed = row["sha256"] != str(item.row.get("sha256", ""))
             reason = "image bytes changed" if changed else "prompt, mask or frame changed"
         elif row["status"] == "failed":
-            if not retry_failed:
-                plan.failed.append((item, row["reason"]))
-                continue
             reason = FAILED
         elif i in lost:
             reason = "lost from the store"

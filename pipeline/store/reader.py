@@ -223,26 +223,11 @@ class StoreReader:
         Raises:
             StoreError: unknown id, failed row, lost or damaged data.
         """
-        row = self._good(image_id)
+        row = self._index.get(self._good(image_id))
         data = self._rows.read(row)
         if data is None:
             raise self._broken([image_id], "lost" if self._rows.lost(row) else "damaged")
         return data
-
-    def read_many(self, ids: Sequence[str]) -> Iterator[tuple[int, Data]]:
-        """Yield (position in `ids`, data), shard by shard; each file is read once.
-
-        Raises:
-            StoreError: as `read`; the error names all rows that are lost.
-        """
-        rows = [self._good(image_id) for image_id in ids]
-        for k, data in self._rows.read_many(rows):
-            if data is None:
-                lost, _ = self._rows.broken(rows, verify=False)
-                if k in lost:
-                    raise self._broken([ids[j] for j in sorted(lost)], "lost")
-                raise self._broken([ids[k]], "damaged")
-            yield k, data
 
     def _at(self, image_id: str) -> int:
         i = self._index.position.get(image_id)
@@ -252,15 +237,17 @@ class StoreReader:
             )
         return i
 
-    def _good(self, image_id: str) -> Row:
-        row = self._index.get(self._at(image_id))
-        if row["status"] not in GOOD:
+    def _good(self, image_id: str) -> int:
+        """Return the entry of an image; an error where it has no data."""
+        i = self._at(image_id)
+        if self._index.values["status"][i] not in GOOD:
+            row = self._index.get(i)
             raise StoreError(
                 f"{image_id!r} has no data ({row['status']}: {row['reason']})",
                 path=self.path,
                 remedy=f"repair the image, then run: {self._command}",
             )
-        return row
+        return i
 
     def _broken(self, ids: list[str], how: str) -> StoreError:
         names = ", ".join(map(repr, ids[:5])) + (f" and {len(ids) - 5} more" if ids[5:] else "")
@@ -321,9 +308,14 @@ class FeatureStore(StoreReader):
         """
         v = self._view(view)
         wanted = list(self._good_ids() if ids is None else ids)
-        out = np.empty((len(wanted), self.dim), dtype=np.float32)
-        for k, data in self.read_many(wanted):
-            out[k] = data["image_features"][v]
+        at = [self._good(image_id) for image_id in wanted]
+        numbers, checksums = ([self._index.values[c][i] for i in at] for c in ("row", "crc"))
+        out, bad = self._rows.read_fixed("image_features", numbers, checksums, v)
+        if bad:
+            rows = [self._index.get(i) for i in at]
+            lost, _ = self._rows.broken(rows, verify=False)
+            how = "lost" if lost else "damaged"
+            raise self._broken([wanted[k] for k in sorted(lost) or sorted(bad)], how)
         return out
 
     def tokens(self, view: str, ids: Iterable[str]) -> np.ndarray:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -303,6 +304,40 @@ class RowReader:
                 shard = rows[k]["row"] // step
                 cache.clear()
             yield k, self.read(rows[k], cache)
+
+    def read_fixed(
+        self, name: str, numbers: Sequence[int], checksums: Sequence[int], part: int
+    ) -> tuple[np.ndarray, list[int]]:
+        """Read one part of many rows of an uncompressed array, each file once.
+
+        Args:
+            name: the array.
+            numbers: row numbers.
+            checksums: of the whole rows, in the same order.
+            part: index along the first axis of a row (the view).
+
+        Returns:
+            (len(numbers), ...) values, and the positions of rows that are lost or damaged.
+        """
+        array = self.arrays[name]
+        out = np.empty((len(numbers), *array.shape[1:]), array.dtype)
+        size = int(np.prod(array.shape)) * out.itemsize
+        bad, shard, file, table = [], None, b"", []
+        for k in sorted(range(len(numbers)), key=numbers.__getitem__):
+            if numbers[k] // array.rows != shard:
+                shard = numbers[k] // array.rows
+                try:
+                    file = read_bytes(array.file(numbers[k], (0,) * len(array.shape)), self.folder)
+                    table = list(ENTRY.iter_unpack(file[-array.rows * ENTRY.size :]))
+                except (OSError, struct.error):
+                    file, table = b"", []
+            start, _ = table[numbers[k] % array.rows] if len(table) == array.rows else (0, 0)
+            chunk = file[start : start + size]
+            if len(chunk) == size and zlib.crc32(chunk) == checksums[k]:
+                out[k] = np.frombuffer(chunk, "<f4").reshape(array.shape)[part]
+            else:
+                bad.append(k)
+        return out, bad
 
     def raw(self, row: Row) -> Encoded:
         """Return the encoded chunks of a row by array name, unchecked."""

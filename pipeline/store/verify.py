@@ -100,5 +100,5 @@ def _problems(store: StoreReader) -> list[str]:
     except Exception:  # whatever a codec makes of damaged bytes
         same = False
     if not same and read_root(store.path) == store._root:
-        problems.append("the columns for xarray are lost or damaged; run the stage again")
+        problems.append("the columns for xarray are lost or damaged; run the stage with --force")
     return problems

@@ -32,6 +32,7 @@ from pipeline.store.layout import (
     Data,
     Kind,
     Row,
+    kind_of,
     make_root,
     read_root,
     to_json,
@@ -76,7 +77,7 @@ def write_shard(path: str | os.PathLike, first: int, rows: Sequence[Prepared]) -
     """
     path = Path(path)
     root = read_root(path)
-    arrays = data_arrays(_kind_of(root), root["consolidated_metadata"]["metadata"])
+    arrays = data_arrays(kind_of(path, root), root["consolidated_metadata"]["metadata"])
     with writing(path):
         write_rows(path, arrays, first, [data for _, _, data in rows])
     return ShardEntry(first, tuple(_index_row(item, values) for item, values, _ in rows))
@@ -250,21 +251,7 @@ class StoreWriter:
             )
         self._root, self._index = root, index
         self._next = self._written = root["attributes"]["rows"]
-        if self._columns_intact():
-            self._shown = shown_columns(self.kind, index, self._next)
-        else:
-            self._changed = True
-        return True
-
-    def _columns_intact(self) -> bool:
-        """Whether the files of the columns for plain readers exist."""
-        for name, metadata in self._arrays().items():
-            if not (self.root / name / "zarr.json").exists():
-                return False
-            if name in self.kind.shown:
-                key = metadata["chunk_key_encoding"]["configuration"]["separator"].join(("c", "0"))
-                if self._next and not (self.root / name / key).exists():
-                    return False
+        self._shown = shown_columns(self.kind, index, self._next)
         return True
 
     def _note_replaced(self) -> None:
@@ -320,16 +307,12 @@ class StoreWriter:
             os.close(reader.folder)
         for number, row in enumerate(rows):
             self._index.set({**row, "row": number})
-        text = self._text()
+        others = self._arrays().keys() - self.kind.sums.keys() - set(self.kind.shown)
+        files = [f for name in sorted(others) for f in (self.root / name).rglob("*") if f.is_file()]
+        write_files(new, {f.relative_to(self.root).as_posix(): f.read_bytes() for f in files})
         self._folders.work = new
         self._next = self._written = len(rows)
         self._shown = None
-        if text is not None:
-            attrs = self._root["attributes"]
-            self._write_text(text, attrs["classes"], attrs["templates"])
-        files: dict[str, bytes] = {}
-        self._arrays().update(self.more_arrays(files))
-        write_files(new, files)
         self._commit_index()
         self._folders.replace(new)
 
@@ -341,7 +324,6 @@ class StoreWriter:
         *,
         force: bool = False,
         verify: bool = False,
-        retry_failed: bool = True,
     ) -> Plan:
         """Sort items into those to compute, to copy and to reuse.
 
@@ -349,7 +331,6 @@ class StoreWriter:
             items: all items wanted.
             force: compute all.
             verify: compare every stored row with its checksum (else only look for its files).
-            retry_failed: compute failed rows again.
         """
         if self._root is None:
             with writing(self.path):
@@ -375,7 +356,6 @@ class StoreWriter:
             damaged=damaged,
             replaced=replaced,
             force=force,
-            retry_failed=retry_failed,
         )
         self._twins = None
         self._sources = {item.image_id for item in plan.reused}
@@ -590,19 +570,6 @@ class StoreWriter:
             if old.name not in (name, before):
                 old.unlink()
 
-    def _text(self) -> np.ndarray | None:
-        """Return the stored text features; None when there are none, or they are damaged."""
-        return None
-
-    def _write_text(
-        self, features: np.ndarray, classes: Sequence[str], templates: Sequence[str]
-    ) -> None:
-        raise NotImplementedError
-
-
-def _kind_of(root: Mapping[str, Any]) -> Kind:
-    return {kind.name: kind for kind in (MASKS, FEATURES)}[root["attributes"]["store"]]
-
 
 def _index_row(item: WorkItem, values: Row) -> Row:
     """Return the index values of an item's row."""
@@ -788,35 +755,26 @@ class FeatureStoreWriter(StoreWriter):
             if self._root is None:
                 self._create([])
             self.commit()
-            self._write_text(features, classes, templates)
+            texts = {"class": classes, "template": templates}
+            files: dict[str, bytes] = {}
+            names = {name: (np.array(list(v), dtype=object), (name,)) for name, v in texts.items()}
+            dims = ("class", "template", "feature")
+            for name, (values, axes) in {**names, "text_features": (features, dims)}.items():
+                dtype = "float32" if values is features else "string"
+                old, shape = self._arrays().get(name), values.shape
+                self._arrays()[name] = write_column(
+                    files, name, dtype, values, dims=axes, chunks=shape, metadata=old
+                )
+                files[f"{name}/zarr.json"] = to_json(self._arrays()[name])
+            write_files(self.root, files)
             self._root["attributes"] |= {
                 "text_identity": canonical(identity),
+                "text_crc": text_crc(features, classes, templates),
+                "classes": list(classes),
+                "templates": list(templates),
                 "prompts": {k: list(v) for k, v in (prompts or {}).items()},
             }
             self._commit_index()
-
-    def _write_text(
-        self, features: np.ndarray, classes: Sequence[str], templates: Sequence[str]
-    ) -> None:
-        files: dict[str, bytes] = {}
-        arrays = self._arrays()
-        names = {"class": classes, "template": templates}
-        for name, dims, values in (
-            ("text_features", ("class", "template", "feature"), features),
-            *((name, (name,), np.array(list(v), dtype=object)) for name, v in names.items()),
-        ):
-            dtype = "float32" if name == "text_features" else "string"
-            old = arrays.get(name)
-            arrays[name] = write_column(
-                files, name, dtype, values, dims=dims, chunks=values.shape, metadata=old
-            )
-            files[f"{name}/zarr.json"] = to_json(arrays[name])
-        write_files(self.root, files)
-        self._root["attributes"] |= {
-            "classes": list(classes),
-            "templates": list(templates),
-            "text_crc": text_crc(features, classes, templates),
-        }
 
     def _text(self) -> np.ndarray | None:
         if self._root is None:

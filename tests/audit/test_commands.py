@@ -16,7 +16,7 @@ from tests.audit.folder import REPO, gamma, texture
 from tests.audit.test_copies import COPIES, resaved
 from tests.project import pipeline
 
-# What lies in test, made of train's picture of that number.
+# Images of test, made from the train image of that number.
 CHANGES = {
     "0 same bytes": None,
     "1 re-saved": COPIES["resaved"][0],
@@ -103,8 +103,8 @@ def test_check_names_copies_with_different_labels(said):
 
 @pytest.mark.promise("Copies across datasets are found.")
 def test_check_finds_the_copies_in_another_dataset_by_name(project):
-    told = run(project, "data", "check", "--dataset", "scans", "--against", "others")
-    part = told[told.index("pairs of copies across it and others") :]
+    output = run(project, "data", "check", "--dataset", "scans", "--against", "others")
+    part = output[output.index("pairs of copies across it and others") :]
     assert re.search(r"1 original\.png = others: train/a/contrast\.png \(near-copy", part)
     assert "= others: train/b/again.png (near-copy" in part
     assert "new.png" not in part
@@ -165,15 +165,15 @@ def test_known_groups_are_joined_straddling_ones_counted_and_contradictions_refu
         "scans/train/a/single 0.png,s1,1\nscans/test/a/single 0.png,s1,1\n"
         "scans/train/b/single 1.png,s2,2\n"
     )
-    told = run(project, "data", "check", "-d", "scans", "--groups", str(table))
-    assert "groups of 3 of 27 images joined" in told
-    assert "1 of 2 known groups are in test and in train or val (1 test images)" in told
+    output = run(project, "data", "check", "-d", "scans", "--groups", str(table))
+    assert "groups of 3 of 27 images joined" in output
+    assert "1 of 2 known groups are in test and in train or val (1 test images)" in output
     with open(project / "data_manifests/scans.csv", newline="", encoding="utf-8") as file:
         rows = {row["image_id"]: (row["group"], row["fold"]) for row in csv.DictReader(file)}
     assert rows["test/a/single 0.png"] == ("s1", "1")
     assert sum(group != "" for group, _ in rows.values()) == 3
     manifest = (project / "data_manifests/scans.csv").read_bytes()
     table.write_text("path,series\nscans/train/a/single 0.png,other\n")
-    told = run(project, "data", "check", "-d", "scans", "--groups", str(table), code=2)
-    assert "'s1' -> 'other'" in told and "--force" in told
+    output = run(project, "data", "check", "-d", "scans", "--groups", str(table), code=2)
+    assert "'s1' -> 'other'" in output and "--force" in output
     assert (project / "data_manifests/scans.csv").read_bytes() == manifest

@@ -14,6 +14,11 @@ from pipeline.io import sha256_file
 from pipeline.manifest import read_manifest, row_file, write_manifest
 from tests.data.conftest import CLASSES, pages, picture, rows_of
 
+WRAPPED = (
+    "A folder that wraps a set is looked through, whatever stray image is in it or next to it: "
+    "classes and splits are found and the image is named; a set of one class is warned of."
+)
+
 
 @pytest.mark.promise(
     "A folder of splits and classes becomes one row per image, which opens at the size stated."
@@ -92,7 +97,7 @@ def test_bad_files_are_named_with_the_reason_and_the_rest_is_added(scans, paths)
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        (lambda root: picture(root / "other" / "0.png"), "'other' beside the split folders"),
+        (lambda root: picture(root / "other" / "0.png"), "'other' next to the split folders"),
         (lambda root: shutil.rmtree(root), "no such folder"),
         (lambda root: [f.write_bytes(b"no") for f in root.rglob("*.png")], "none of 24 images"),
         (lambda root: [shutil.rmtree(root), picture(root / "a.png")], "in no class folder"),
@@ -108,10 +113,7 @@ def test_a_folder_that_cannot_be_used_is_refused_and_nothing_is_written(
     assert not list(paths.root.iterdir())
 
 
-@pytest.mark.promise(
-    "A stray image in or beside the wrapping folder of a set makes it no class: classes and "
-    "splits are found and the image is named; a set of one class is warned of."
-)
+@pytest.mark.promise(WRAPPED)
 @pytest.mark.parametrize(
     "strays",
     [
@@ -122,7 +124,7 @@ def test_a_folder_that_cannot_be_used_is_refused_and_nothing_is_written(
     ],
 )
 @pytest.mark.parametrize("below", ["", "train"])
-def test_a_stray_image_in_or_beside_a_wrapping_folder_makes_it_no_class(
+def test_a_stray_image_does_not_turn_a_wrapping_folder_into_a_class(
     scans, tmp_path, paths, strays, below
 ):
     inner = "wrap/inner" if "inner" in "".join(strays) else "wrap"
@@ -137,10 +139,7 @@ def test_a_stray_image_in_or_beside_a_wrapping_folder_makes_it_no_class(
     assert paths.data("d").resolve() == (tmp_path / "h" / inner).resolve()
 
 
-@pytest.mark.promise(
-    "A stray image in or beside the wrapping folder of a set makes it no class: classes and "
-    "splits are found and the image is named; a set of one class is warned of."
-)
+@pytest.mark.promise(WRAPPED)
 def test_splits_in_a_wrapping_folder_and_a_single_class_are_told_apart(scans, tmp_path, paths):
     shutil.copytree(scans, tmp_path / "h" / "wrap")
     (tmp_path / "h" / "docs").mkdir()

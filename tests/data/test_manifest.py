@@ -86,9 +86,9 @@ def test_numbers_are_integers_and_unknown_columns_are_kept(tmp_path):
         ({"path": ["x.png", "x.png"]}, "'x.png' and '0' is on line 2 too"),
         ({"box": ["5,5,1,9", ""]}, "not a box: '5,5,1,9'"),
         ({"box": ["0,0,nan,9", ""]}, "not a box"),
-        ({"box": ["0,0,21,9", ""]}, "0,0,21,9 lies outside the image of 20 x 10"),
+        ({"box": ["0,0,21,9", ""]}, "0,0,21,9 is outside the image of 20 x 10"),
         ({"points": ["3,3,2", ""]}, "not points: '3,3,2'"),
-        ({"points": ["3,10,1", ""]}, "3,10,1 lies outside the image"),
+        ({"points": ["3,10,1", ""]}, "3,10,1 is outside the image"),
         ({"synthetic": ["yes", "0"]}, "neither 0 nor 1: 'yes'"),
     ],
 )

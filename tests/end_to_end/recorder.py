@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline import config
 from pipeline.cli import options
+from pipeline.learners import LearnerParams
 from pipeline.paths import Paths
 
 WHOLE = ("model_dump", "model_dump_json", "__iter__", "__eq__", "__hash__", "__repr__")
@@ -34,6 +35,7 @@ def sections(cls: type[config.Section], above: str = "") -> dict[type, str]:
 
 
 NAMES = sections(config.Params)
+LEARNER = OPTIONS[OPTIONS.index("--learner") + 1] if "--learner" in OPTIONS else ""
 
 seen: set[str] = set()
 replaced: dict[int, tuple[Any, set[str]]] = {}  # what the code itself has set in a copy
@@ -45,6 +47,15 @@ def record(section: config.Section, name: str) -> None:
     get = object.__getattribute__
     cls = type(section)
     fields = cls.model_fields
+    if issubclass(cls, LearnerParams):
+        own = dict.fromkeys(n for n in fields if n not in LearnerParams.model_fields)
+        labels = {n: f"learners.{LEARNER}.{fields[n].alias or n}" for n in own}
+        seen.update(
+            labels.values() if name in (*WHOLE, "deciding") else filter(None, [labels.get(name)])
+        )
+        return
+    if cls is config.Params and name == "learners":
+        return  # a learner's section is read as an object of its own
     if name in WHOLE:
         for field in fields:
             record(section, field)

@@ -24,7 +24,7 @@ class Number(int):
 def test_results_keep_the_order_of_the_items_and_failures_their_place(tmp_path):
     items = make_items(tmp_path, 7)
     items[2].path.unlink()
-    items[5].path.write_bytes(b"other bytes than the manifest lists")
+    items[5].path.write_bytes(b"image, but other bytes")
     for batch_size, workers in ((1, 0), (3, 2), (7, 4)):
         executor = LocalExecutor(batch_size, workers)
         results = list(executor.imap(lambda: CheapMapper("masks"), items))

@@ -130,7 +130,7 @@ def test_the_labels_of_test_images_change_no_feature_and_no_probability(plain, t
     np.testing.assert_array_equal(
         ours.class_features(["cat", "dog"]), theirs.class_features(["cat", "dog"])
     )
-    a, b = (read_tables(p)[1] for p in (plain, other))
+    a, b = (read_tables(p)[1].astype({"image_id": str}) for p in (plain, other))
     a, b = (t[t["protocol"] == "official"].drop(columns="y_true") for t in (a, b))
     pd.testing.assert_frame_equal(a, b)
 

@@ -55,6 +55,13 @@ def test_probabilities_have_the_threshold_one_half(tmp_path, suffix, scale):
 
 
 @pytest.mark.promise(ONE)
+def test_a_faint_probability_map_has_no_region(tmp_path):
+    faint = np.random.default_rng(0).random((64, 64)).astype(np.float32) * 0.02
+    tifffile.imwrite(tmp_path / "x.tif", faint)
+    assert not read_mask(tmp_path / "x.tif").any()
+
+
+@pytest.mark.promise(ONE)
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("third", [0, 180, 255])
 def test_labels_count_on_every_frame_whatever_other_labels_it_holds(tmp_path, suffix, third):

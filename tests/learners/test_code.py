@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.learners import get_learner, learner_names, register
+from pipeline.learners.fits import load_fitted
 from pipeline.learners.registry import code_digest
 from pipeline.learners.zero_shot import ZeroShot
 from tests.learners.projects import read_tables, small_params
-from tests.learners.test_train import MASKED, make_project, train
+from tests.learners.test_learners import samples
+from tests.learners.test_train import MASKED, digests, make_project, train
 
 BASE = """
 from pipeline.learners.zero_shot import ZeroShot
@@ -78,19 +83,37 @@ def test_a_package_brings_a_learner_by_entry_point(tmp_path, monkeypatch):
 
 
 @pytest.mark.promise(OWN)
-def test_a_file_brings_a_learner_also_to_worker_processes(tmp_path):
+def test_the_example_is_trained_also_by_worker_processes_and_touches_no_other(tmp_path, repo):
+    script = Path(shutil.copy(repo / "examples/prototype_learner.py", tmp_path))
+    assert len(script.read_text().splitlines()) < 40
     paths = make_project(tmp_path)
-    (tmp_path / "mine.py").write_text(
-        BASE.replace("class Base", '@register("of-a-file")\nclass Base').replace(
-            "\nSHARPER", "from pipeline.learners import register\n\nSHARPER", 1
-        )
-    )
+    train(paths, small_params("linear-probe", train__views=MASKED))
+    before = digests(paths)
     params = small_params(
-        "linear-probe", train__views=MASKED, **{"learners.of-a-file": {"file": "mine.py"}}
+        "linear-probe", train__views=MASKED, **{"learners.prototype": {"file": script.name}}
     )
-    assert train(paths, params, jobs=2) == {"done": 8, "skipped": 0, "failed": 0, "total": 8}
-    assert train(paths, params) == {"done": 0, "skipped": 8, "failed": 0, "total": 8}
-    assert set(read_tables(paths)[0]["learner"]) == {"linear-probe", "of-a-file"}
+    assert train(paths, params, jobs=2) == {"done": 4, "skipped": 4, "failed": 0, "total": 8}
+    assert train(paths, params)["skipped"] == 8
+    assert before.items() <= digests(paths).items()
+    table = read_tables(paths)[1].query("learner == 'prototype'")
+    assert (table["y_true"].astype(str) == table["y_pred"].astype(str)).mean() > 0.8
+    fitted = load_fitted(paths, "toy", "prototype", view="masked")
+    assert fitted.seeds == [0, 1] and fitted.learners[0].means_.shape == (3, 24)
+
+
+@pytest.mark.parametrize("absent", range(3))
+def test_a_class_without_an_image_has_probability_0_in_the_example(repo, absent):
+    prototype = get_learner("prototype", repo / "examples/prototype_learner.py")
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(30, 8)).astype(np.float32), np.arange(30) % 3
+    there = y != absent
+    train_part = samples(X[there], y[there], np.ones((3, 8), np.float32))
+    proba = prototype().fit(train_part, train_part).predict_proba(samples(X, y))
+    assert np.isfinite(proba).all() and (proba[:, absent] == 0).all()
+    others = [c for c in range(3) if c != absent]
+    two = samples(X[there], np.searchsorted(others, y[there]), np.ones((2, 8), np.float32))
+    alone = prototype().fit(two, two).predict_proba(samples(X, y))
+    np.testing.assert_allclose(proba[:, others], alone, atol=1e-6)
 
 
 @pytest.fixture

@@ -144,7 +144,6 @@ class Leaves(Faulty):
     [
         ("chosen", {"C": np.float32(1)}),
         ("chosen", {"C": float("inf")}),
-        ("chosen", {"name": "\ud800"}),
         ("chosen", {"a": 1, 2: 3}),
         ("val_score", "good"),
         ("weight_", None),

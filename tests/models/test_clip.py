@@ -1,4 +1,4 @@
-"""CLIP models embed images, patch tokens and texts in one space, and know what they are."""
+"""CLIP models embed images, patch tokens and texts in one space."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from pipeline.models import ModelSpec, load_clip
 from pipeline.models.clip_load import micro_weights_path
 from tests.models.small import save_clip, small_clip_config
 
+OPEN_CLIP = "CLIP gives the embeddings of open_clip; patch tokens pass its norm and projection."
+
 
 @pytest.fixture(scope="module")
 def micro():
@@ -31,6 +33,9 @@ def vit(tmp_path_factory):
     return load_clip(ModelSpec(name="ViT-B-32", checkpoint=str(path)), config=small_clip_config())
 
 
+@pytest.mark.promise(
+    "CLIP gives the embeddings of open_clip; patch tokens pass its norm and projection."
+)
 def test_the_mean_token_of_a_convolutional_tower_is_the_image(micro):
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     pooled, tokens = micro.encode_image(images), micro.encode_tokens(images)
@@ -40,6 +45,9 @@ def test_the_mean_token_of_a_convolutional_tower_is_the_image(micro):
     torch.testing.assert_close(tokens.mean(1), pooled, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.promise(
+    "CLIP gives the embeddings of open_clip; patch tokens pass its norm and projection."
+)
 def test_a_vits_tokens_pass_its_norm_and_projection(vit):
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     visual = vit.model.visual
@@ -53,7 +61,7 @@ def test_a_vits_tokens_pass_its_norm_and_projection(vit):
     assert visual.output_tokens is False
 
 
-def test_a_pass_with_tokens_does_not_disturb_another_threads_without(vit):
+def test_a_pass_with_tokens_does_not_affect_another_thread(vit):
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     seen = []
 
@@ -68,6 +76,9 @@ def test_a_pass_with_tokens_does_not_disturb_another_threads_without(vit):
     assert tokens.ndim == 3 and vit.encode_image(images).shape == pooled.shape
 
 
+@pytest.mark.promise(
+    "CLIP gives the embeddings of open_clip; patch tokens pass its norm and projection."
+)
 def test_embeddings_are_those_of_open_clip(vit, tmp_path):
     torch.manual_seed(0)
     reference = CLIP(**small_clip_config()).eval()
@@ -80,6 +91,7 @@ def test_embeddings_are_those_of_open_clip(vit, tmp_path):
     assert vit.logit_scale == pytest.approx(float(reference.logit_scale.detach().exp()))
 
 
+@pytest.mark.promise("The fingerprint of a model is everything that decides its results.")
 def test_the_activation_is_part_of_the_fingerprint_and_of_the_result(tmp_path):
     path = save_clip(tmp_path / "small.pt")
     spec = ModelSpec(name="ViT-B-32", checkpoint=str(path))
@@ -91,8 +103,9 @@ def test_the_activation_is_part_of_the_fingerprint_and_of_the_result(tmp_path):
     assert not torch.allclose(plain.encode_image(images), quick.encode_image(images))
 
 
+@pytest.mark.promise("A prompt that the tokenizer would truncate is refused.")
 @pytest.mark.parametrize("which", ["micro", "vit"])
-def test_a_prompt_that_would_be_cut_is_refused(which, request):
+def test_a_prompt_that_would_be_truncated_is_refused(which, request):
     clip = request.getfixturevalue(which)
     clip.check_text(["a brain MRI scan showing a glioma."])
     long = "very " * clip.context_length + "long"
@@ -102,7 +115,7 @@ def test_a_prompt_that_would_be_cut_is_refused(which, request):
         clip.encode_text([long])
 
 
-def test_micro_knows_everyday_things_without_having_seen_text_and_image_together(micro):
+def test_micro_relates_everyday_words(micro):
     rows = micro.encode_text(["a photo of a dog.", "a photo of a cat.", "a photo of a truck."])
     asked = micro.encode_text(["a puppy", "a kitten", "a lorry"])
     similar = F.normalize(asked, dim=1) @ F.normalize(rows, dim=1).T
@@ -121,6 +134,7 @@ def test_held_out_classes_are_found_by_their_name():
     assert float((scores.argmax(1) == torch.arange(60)).double().mean()) > 0.2  # chance 0.017
 
 
+@pytest.mark.promise("A checkpoint with another SHA-256 than params.yaml requires is refused.")
 def test_a_wrong_hash_of_the_parts_is_refused(micro):
     digest = micro.fingerprint["checkpoint_sha256"]
     load_clip(ModelSpec(name="clip-micro", sha256=digest))

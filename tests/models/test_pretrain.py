@@ -70,6 +70,15 @@ def test_training_writes_weights_that_load_and_leaves_the_frozen_part(drawn, tmp
     load_sam2(ModelSpec(name="sam2-micro", checkpoint=str(path)))
 
 
+def test_measuring_gives_the_dice_of_every_prompt_and_of_the_ellipse(drawn):
+    sam2 = load_sam2(ModelSpec(name="sam2-micro"))
+    cases = [evaluate.Case("p", i.image.permute(1, 2, 0).numpy(), i.mask.numpy()) for i in drawn]
+    measured = evaluate.measure(sam2, cases[:3], ("salient", "box + mask + zoom"))["p"]
+    assert list(measured) == [evaluate.ELLIPSE, "salient", "box + mask + zoom"]
+    assert all(((v >= 0) & (v <= 1)).all() and v.shape == (3,) for v in measured.values())
+    assert measured["box + mask + zoom"].mean() > 0.5
+
+
 def test_near_copies_and_mirror_images_share_a_group():
     rng = np.random.default_rng(0)
     a, b = (torch.from_numpy(rng.integers(0, 255, (3, 40, 40), dtype=np.uint8)) for _ in range(2))
@@ -101,7 +110,7 @@ def test_the_cards_name_the_weights_and_the_best_prompt_on_held_out_images():
     means = {
         name: np.mean([measured["prompts"][name]["mean"] for measured in card["held"].values()])
         for name, params in evaluate.PROMPTS.items()
-        if not (STRATEGIES[params.prompt].columns or STRATEGIES[params.prompt].mask_file)
+        if not (STRATEGIES[params.prompt].columns or STRATEGIES[params.prompt].uses_truth)
     }
     assert set(means) == set(evaluate.WITHOUT_A_PROMPT)
     best = max(means, key=means.get)

@@ -1,7 +1,8 @@
-"""SAM2 loads official and embedded checkpoints and answers as sam2's own predictor does."""
+"""SAM2 loads official and embedded checkpoints and gives the results of sam2's own predictor."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from importlib.metadata import version
@@ -9,6 +10,7 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
 from pipeline.models import ModelSpec, draw_box_prompt, load_sam2
@@ -28,7 +30,8 @@ def test_importing_the_package_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_an_official_checkpoint_answers_as_sam2s_own_predictor_does(tmp_path):
+@pytest.mark.promise("SAM2 gives the results of sam2's own predictor, in batches and one by one.")
+def test_an_official_checkpoint_gives_the_results_of_sam2s_own_predictor(tmp_path):
     path, config = tmp_path / "model.pt", small_sam2_config()
     theirs = SAM2ImagePredictor(save_official(config, path))
     ours = load_sam2(ModelSpec(name="sam2.1_hiera_tiny", checkpoint=str(path)), config=config)
@@ -42,21 +45,17 @@ def test_an_official_checkpoint_answers_as_sam2s_own_predictor_does(tmp_path):
     assert ours.mask_prompt_size == 256
 
 
-def test_micro_gives_masks_of_the_images_size(micro):
+def test_micro_gives_masks_of_the_images_size_with_and_without_a_prompt(micro):
     micro.set_image(IMAGE)
     masks, iou, low = micro.predict(box=BOX, multimask_output=True)
     assert masks.shape == (3, 90, 140)
     assert low.shape == (3, 64, 64)
     assert ((iou >= 0) & (iou <= 1)).all()
+    assert micro.predict(multimask_output=False)[0].shape == (1, 90, 140)
 
 
-def test_micro_decodes_without_any_prompt(micro):
-    micro.set_image(IMAGE)
-    masks, _, _ = micro.predict(multimask_output=False)
-    assert masks.shape == (1, 90, 140)
-
-
-def test_a_batch_gives_what_single_images_give(micro):
+@pytest.mark.promise("SAM2 gives the results of sam2's own predictor, in batches and one by one.")
+def test_a_batch_gives_the_results_of_single_images(micro):
     other = IMAGE[:64, :80]
     micro.set_image_batch([IMAGE, other])
     batch, _, _ = micro.predict_batch(
@@ -68,7 +67,7 @@ def test_a_batch_gives_what_single_images_give(micro):
         np.testing.assert_allclose(mask, single, atol=1e-2)
 
 
-def test_micro_listens_to_its_box():
+def test_micro_segments_the_object_in_its_box():
     y, x = np.mgrid[:200, :200]
     image = np.full((200, 200, 3), 90, np.uint8)
     places = [(55, 60), (140, 135)]
@@ -94,9 +93,8 @@ def test_bf16_is_close_to_fp32(micro):
     assert ((a > 0) == (b > 0)).mean() > 0.95
 
 
-def test_the_fingerprint_is_json_and_tells_checkpoints_apart(tmp_path):
-    import json
-
+@pytest.mark.promise("The fingerprint of a model is everything that decides its results.")
+def test_the_fingerprint_is_json_and_differs_between_checkpoints(tmp_path):
     prints = []
     for seed in (0, 1):
         path, config = tmp_path / f"{seed}.pt", small_sam2_config()
@@ -107,12 +105,13 @@ def test_the_fingerprint_is_json_and_tells_checkpoints_apart(tmp_path):
     assert prints[0] != prints[1]
 
 
-def test_holes_are_left_alone_whatever_extension_is_built(micro):
+@pytest.mark.promise("SAM2 gives the results of sam2's own predictor, in batches and one by one.")
+def test_the_compiled_extension_is_never_used(micro):
     assert micro._transforms.max_hole_area == 0
     assert micro._transforms.max_sprinkle_area == 0
 
 
-def test_a_drawn_box_covers_what_the_box_covers():
+def test_a_drawn_box_has_the_area_of_the_box():
     drawn = draw_box_prompt([32, 0, 96, 64], 128, 128, 64)
     assert drawn.shape == (1, 64, 64)
     assert drawn.dtype == np.float32
@@ -123,8 +122,6 @@ def test_a_drawn_box_covers_what_the_box_covers():
 
 
 def test_the_weights_are_half_precision_and_small(repo):
-    from safetensors import safe_open
-
     folder = repo / "pipeline/models/weights"
     assert sum(p.stat().st_size for p in folder.glob("*.safetensors")) < 25e6
     with safe_open(folder / "sam2-micro.safetensors", "pt") as file:

@@ -1,1 +1,1 @@
-"""How the embedded models are made: data, phantoms, scenes, losses, loop, judging, cards."""
+"""How the embedded SAM2-micro and CLIP-micro are made, evaluated and documented."""

@@ -1,4 +1,4 @@
-"""Model cards: prose from a template, every figure from what the stage measured."""
+"""Model cards from templates, filled with measured values."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Measured = dict[str, dict[str, np.ndarray]]
 
 
 def summarise(measured: Measured) -> dict[str, Any]:
-    """Turn single Dice values into what a card states, JSON-able.
+    """Summarise Dice values for a card, JSON-able.
 
     Args:
         measured: {set: {prompt: float (n,)}} of `evaluate.measure`.
 
     Returns:
         {set: {"n": n, "prompts": {prompt: {"mean", "low", "high"[, "over_floor": [mean, low,
-        high], "verdict"]}}}}; the interval over the floor is of the paired differences.
+        high], "verdict"]}}}}; the interval over the floor is that of the paired differences.
     """
     result: dict[str, Any] = {}
     for group, by in measured.items():
@@ -42,7 +42,7 @@ def summarise(measured: Measured) -> dict[str, Any]:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """Return a Markdown table: a prompt a row, a set a column, mean and 95 % interval."""
+    """Return a Markdown table of mean and 95 % interval: a row per prompt, a column per dataset."""
     groups = list(summary)
     names = list(dict.fromkeys(n for g in groups for n in summary[g]["prompts"]))
     lines = [
@@ -61,7 +61,7 @@ def table(summary: dict[str, Any]) -> str:
 
 
 def verdicts(summary: dict[str, Any]) -> str:
-    """Return a Markdown list: each prompt and set against the ellipse floor."""
+    """Return a Markdown list: each prompt and dataset compared with the ellipse."""
     lines = []
     names = list(dict.fromkeys(n for s in summary.values() for n in s["prompts"]))
     for name in names:
@@ -83,7 +83,7 @@ def write_card(name: str, path: Path, facts: dict[str, Any]) -> None:
     Args:
         name: "sam2-micro" or "clip-micro".
         path: the card, Markdown, replaced atomically.
-        facts: what the template asks for; a missing one is an error.
+        facts: values of the template; a missing one is an error.
     """
     source = (TEMPLATES / f"{name}.md.j2").read_text("utf-8")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)

@@ -1,4 +1,4 @@
-"""CLIP-micro's text projection: from class names to classifier rows, without any image."""
+"""CLIP-micro's text projection: ridge regression from class names to classifier rows, no images."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def ridge(x: torch.Tensor, y: torch.Tensor, strength: float = RIDGE) -> torch.Te
 def retrieval(
     embeddings: list[torch.Tensor], rows: torch.Tensor, seeds: int = 5
 ) -> dict[str, float]:
-    """Measure on classes never fitted: fit 800, let the text of each of the rest find its row.
+    """Measure retrieval on unseen classes: fit 800, rank the rows for the text of each other class.
 
     Args:
-        embeddings: one (1000, 384) for each template; the first one is asked with.
+        embeddings: (1000, 384) per template; the first one is the query.
         rows: (1000, 1280).
-        seeds: how many random divisions are averaged.
+        seeds: number of random splits to average.
 
     Returns:
         top1 and top5 (shares of 200 texts), chance is 1/200 and 5/200.

@@ -1,4 +1,4 @@
-"""The mask sets and phantoms in memory, and which part of each is held out for choosing."""
+"""Mask datasets and phantoms in memory, with a held-out part for model selection."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Item:
     """One image with its mask.
 
     Args:
-        set: the set it belongs to.
-        name: its id there.
+        set: dataset.
+        name: id in the dataset.
         image: uint8 (3, H, W), the longest side at most 320.
         mask: bool (H, W).
         sha256: of the file's bytes; empty for a phantom.
-        held_out: kept from training, for choosing.
+        held_out: not used for training.
     """
 
     set: str
@@ -72,7 +72,7 @@ def read_pair(image_path: Path, mask_path: Path) -> tuple[torch.Tensor, torch.Te
 
 
 def _share(text: str) -> float:
-    """Return a number in [0, 1) that depends on the text alone."""
+    """Return a hash of the text as a number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
 
 
@@ -107,7 +107,7 @@ def near_copy_groups(images: list[torch.Tensor], limit: float = 0.9) -> list[int
 
 
 def _group_keys(name: str, ids: list[str], images: list[torch.Tensor]) -> list[str]:
-    """Return what must stay on one side of the hold-out, for each image of a set."""
+    """Return the group of each image; a group is held out as a whole."""
     if name == "polyp_cvc":  # consecutive frames of the same video
         return [f"block{(int(i[3:]) - 1) // CVC_BLOCK}" for i in ids]
     if name == "brain_br35h":
@@ -122,8 +122,8 @@ def load_sets(root: Path, held_out: float = 0.1, limit: int | None = None) -> li
 
     Args:
         root: folder with segmentation/ and data/.
-        held_out: share of each set that is kept from training, whole groups at a time.
-        limit: at most so many images of each set, for tests.
+        held_out: fraction of each dataset that is held out, in whole groups.
+        limit: maximum number of images per dataset, for tests.
 
     Raises:
         ConfigError: a set is missing.
@@ -163,8 +163,8 @@ def load_phantoms(seed: int, counts: dict[str, int] | None = None) -> list[Item]
     """Draw the phantoms; none is held out.
 
     Args:
-        seed: of every drawing.
-        counts: how many of each kind of `phantoms.KINDS`.
+        seed: of all random choices.
+        counts: number of each kind of `phantoms.KINDS`.
     """
     items = []
     for kind, count in (PHANTOMS if counts is None else counts).items():

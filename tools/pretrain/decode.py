@@ -1,4 +1,4 @@
-"""Encode a batch once, decode many prompts: SAM2's own heads, batched over prompts."""
+"""Encode a batch once and decode many prompts, with SAM2's own modules."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def decode(
     Args:
         model: as for `encode`.
         features: of `encode`.
-        index: int (N,), which image each prompt belongs to.
+        index: int (N,), the image of each prompt.
         points: float (N, k, 2) in pixels of the model's input and int (N, k) labels, a box
             being two points labelled 2 and 3; None for no sparse prompt at all.
         masks: float (N, 1, S/4, S/4) mask prompts.
-        use_mask: bool (N,), the rows whose mask prompt counts; all of them if None.
+        use_mask: bool (N,), the rows that use their mask prompt; None for all.
 
     Returns:
         Logits (N, 4, S/4, S/4) of all mask tokens and their quality estimates (N, 4).

@@ -1,4 +1,4 @@
-"""How good the masks are: Dice by set and prompt, beside the ellipse that fits the same box."""
+"""Mask quality: Dice by dataset and prompt, compared with the ellipse in the same box."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PROMPTS: dict[str, SegmentParams] = {
     "box + mask + zoom": SegmentParams(prompt="box", box_as_mask=True, zoom=2),
 }
 WITHOUT_A_PROMPT = ("salient", "salient-refine", "center-box", "auto")
-"""What can run where nobody has drawn a box: the candidates for the default."""
+"""Strategies without prompts: the candidates for the default."""
 ELLIPSE = "ellipse in the box (no model)"
 
 
@@ -45,7 +45,7 @@ class Case:
     """An image with its true mask.
 
     Args:
-        set: what it belongs to.
+        set: dataset.
         image: uint8 (H, W, 3).
         mask: bool (H, W), not empty.
     """
@@ -76,17 +76,17 @@ def measure(
     seed: int = 0,
     batch: int = 8,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return the Dice of every case, by set and prompt, the ellipse floor among the prompts.
+    """Return the Dice of every case by dataset and prompt, including the ellipse baseline.
 
-    The box is the true mask's, each edge moved by up to 10 % of its side; the click is the
-    pixel deepest inside the true mask. Both are the same for every prompt and model.
+    The box is that of the true mask, with each edge moved by up to 10 % of its side; the click
+    is the innermost pixel of the true mask. Both are the same for every prompt and model.
 
     Args:
         predictor: the loaded model.
-        cases: with masks that are not empty.
+        cases: images with masks that are not empty.
         prompts: keys of `PROMPTS`.
-        seed: of the moved edges.
-        batch: images encoded at once.
+        seed: of the random edges.
+        batch: images per batch.
 
     Returns:
         {set: {prompt: float (n,)}}, in the order of the cases.
@@ -105,7 +105,7 @@ def measure(
                 add(case.set, name, dice(result.mask, case.mask))
         done[0] += len(waiting)
         if done[0] % (10 * batch) == 0:
-            log.info("%d images judged", done[0])
+            log.info("%d images evaluated", done[0])
         waiting.clear()
 
     def add(group: str, name: str, value: float) -> None:
@@ -143,14 +143,14 @@ def _read(image: Path, mask: Path, name: str) -> Case | None:
 
 
 def four_sets(data: Path, limit: int | None = None) -> Iterable[Case]:
-    """Read the images of the study that have a true mask, one after the other.
+    """Yield the images of the study datasets that have a true mask.
 
     breast: all lesions; brain: the test part; lung: the test part's safely paired masks
     (rank at most 5 in lung_masks.csv).
 
     Args:
         data: the folder of brain, lung, breast and their masks.
-        limit: at most so many of each set, evenly spread.
+        limit: maximum number per dataset, evenly spaced.
     """
     with open(data / "lung_masks.csv", newline="", encoding="utf-8") as file:
         rows = [r for r in csv.DictReader(file) if int(r["rank"]) <= 5]
@@ -188,7 +188,7 @@ def _matching(images: Path, masks: Path) -> list[tuple[Path, Path]]:
 
 
 STUDY_PROMPTS = tuple(name for name in PROMPTS if name != "auto")
-"""`auto` decodes 64 clicks an image: it is measured on the held-out images only."""
+"""`auto` decodes 64 clicks an image: it runs on the held-out images only."""
 
 
 def choose_default(measured: dict[str, dict[str, np.ndarray]]) -> str:

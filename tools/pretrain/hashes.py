@@ -1,4 +1,4 @@
-"""The list of every image the embedded weights have seen, short enough to ship with them."""
+"""Hash prefixes of all training images, shipped with the embedded weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tools.pretrain.data import Item
 def write_hashes(items: Iterable[Item], path: Path) -> str:
     """Write the first 16 hexadecimal digits of each image file's SHA-256, sorted, one a line.
 
-    Held-out images are listed too: they chose the default prompt. Phantoms have no file.
+    Held-out images are included, since they chose the default prompt. Phantoms have no file.
 
     Args:
         items: of `data.load_sets`.
-        path: a .txt.gz file; the same images give the same bytes.
+        path: a .txt.gz file; its bytes depend on the images only.
 
     Returns:
         SHA-256 of the uncompressed list.

@@ -1,4 +1,4 @@
-"""What CLIP-micro is worth on the study's whole images: zero-shot and linear probe."""
+"""Accuracy of CLIP-micro on whole images of the study: zero-shot and linear probe."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def embed_folder(clip: ClipModel, folder: Path, batch: int = 32) -> tuple[np.nda
 
     Args:
         clip: the loaded model.
-        folder: class = name of the folder an image lies in.
-        batch: images at once.
+        folder: the class of an image is the name of its folder.
+        batch: images per batch.
 
     Returns:
-        float32 (n, d) of length 1, and the n class names.
+        Unit vectors, float32 (n, d), and the n class names.
     """
     paths = sorted(p for p in folder.rglob("*.*") if p.is_file())
     mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (clip.mean, clip.std))
@@ -45,12 +45,12 @@ def embed_folder(clip: ClipModel, folder: Path, batch: int = 32) -> tuple[np.nda
 
 
 def judge(clip: ClipModel, data: Path, prompts: Path) -> list[dict[str, Any]]:
-    """Measure accuracy on the test parts of the sets that have one.
+    """Measure accuracy on the test splits of the datasets that have one.
 
     Args:
         clip: the loaded model.
         data: folder of brain, covid, lung, each with train/ and test/.
-        prompts: prompts.yaml; a class's vector is the CLIP mean over its templates.
+        prompts: prompts.yaml; the vector of a class is the mean over its templates.
 
     Returns:
         For each set: set, n, chance (share of the largest class in the test part), and zero and

@@ -1,4 +1,4 @@
-"""The training loop of SAM2-micro: a fixed number of steps, the same weights for the same seed."""
+"""Training loop of SAM2-micro: a fixed number of steps, reproducible for a seed."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ WEIGHTS = {
     "lung": 0.8, "phantom_ultrasound": 1.6, "phantom_brain": 0.7, "phantom_chest": 0.15,
     "phantom_shapes": 0.6,
 }  # fmt: skip
-"""How often each set is drawn, whatever its size."""
+"""Relative frequency of each dataset, whatever its size."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Args:
-    steps: how many optimiser steps; the learning rates follow from it.
-    batch: scenes a step: half of them whole, a quarter mosaics, a quarter or more zooms.
+    steps: number of optimiser steps; the learning rate schedule depends on it.
+    batch: scenes per step: about 44 % whole images, 19 % mosaics, the rest crops.
     learning_rate: peak rate of decoder, neck and prompt encoder.
     trunk_rate: peak rate of the trunk.
     warmup: steps until the peak.
-    weight_decay: of matrices; vectors have none.
-    average: decay of the averaged weights, which are the result.
-    seed: of everything that is drawn.
+    weight_decay: of matrices only.
+    average: decay of the moving average of the weights, which is the result.
+    seed: of all random choices.
     frozen: parts of the trunk that keep their ImageNet weights.
     """
 
@@ -54,7 +54,7 @@ class TrainConfig:
 
 
 def freeze(model: SAM2Base, prefixes: tuple[str, ...]) -> None:
-    """Stop the named parts of the trunk from learning, and all batch statistics."""
+    """Freeze the named parts of the trunk, and all batch statistics."""
     for name, parameter in model.image_encoder.trunk.body.named_parameters():
         if name.startswith(prefixes):
             parameter.requires_grad_(False)
@@ -147,7 +147,7 @@ def step_loss(
 
 
 def parameter_groups(model: SAM2Base, config: TrainConfig) -> list[dict]:
-    """Split the learning parameters by rate and by whether they decay."""
+    """Group the trainable parameters by learning rate and weight decay."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.numel():
@@ -165,7 +165,7 @@ def parameter_groups(model: SAM2Base, config: TrainConfig) -> list[dict]:
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """Add gradients of gathered rows in a fixed order: by default threads race on the sums."""
+    """Sum gradients of gathered rows in a fixed order instead of that of the threads."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:
@@ -189,12 +189,12 @@ def train(
     Args:
         model: changed in place; its trunk should hold ImageNet weights.
         items: of `data.load_sets` and `data.load_phantoms`.
-        config: everything that is chosen.
+        config: hyperparameters.
         mean: subtracted from images in [0, 1].
         std: divided by.
-        on_step: called after every step with step, seconds so far, Dice of each kind of prompt,
+        on_step: called after every step with step, elapsed seconds, Dice of each kind of prompt,
             and the averaged model.
-        autocast: bfloat16 where the processor computes it faster.
+        autocast: use bfloat16.
 
     Returns:
         The model with averaged weights.

@@ -1,4 +1,4 @@
-"""What the decoder is trained on: overlap, boundary and its own estimate of both."""
+"""Loss of the mask decoder: Dice, focal loss and its own IoU estimate."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def focal_loss(logits: torch.Tensor, target: torch.Tensor, gamma: float = 1.0) -
 def mask_loss(
     logits: torch.Tensor, iou: torch.Tensor, target: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss of all four mask tokens, as SAM trains them.
+    """Loss of all four mask tokens, as in SAM.
 
-    Token 0 (single mask) always learns; of tokens 1 to 3 the best one does, the others a
-    little, so that none of them dies; every token's quality estimate learns its true IoU.
+    Token 0 (single mask) always has full weight; of tokens 1 to 3 the best one has, and the
+    others a small weight, so that all keep learning. Every quality estimate is fitted to the IoU.
 
     Args:
         logits: float (N, 4, s, s).

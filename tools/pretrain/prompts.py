@@ -1,4 +1,4 @@
-"""Prompts made from masks: jittered boxes, boxes drawn as masks, clicks, correcting clicks."""
+"""Prompts from masks: jittered boxes, boxes as mask prompts, clicks and corrective clicks."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def box_of(mask: torch.Tensor) -> np.ndarray | None:
 def box_batch(
     masks: list[torch.Tensor], rng: np.random.Generator, drawn: float = 0.6
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Make one box prompt for each mask.
+    """Return one box prompt per mask.
 
     Args:
         masks: float (S, S) each.
         rng: source of the jitter.
-        drawn: chance that the box is drawn as a mask prompt too.
+        drawn: probability that the box is also a mask prompt.
 
     Returns:
         Corners float32 (N, 2, 2), labels int (N, 2), drawn boxes float32 (N, 1, S/4, S/4),
-        bool (N,) which of them count.
+        bool (N,) which of them are used.
     """
     size = masks[0].shape[-1]
     boxes, prompts = [], []
@@ -48,12 +48,12 @@ def box_batch(
 
 
 def clicks(region: torch.Tensor, rng: np.random.Generator, central: float = 0.5) -> torch.Tensor:
-    """Draw one point from each region.
+    """Return a random point of each region.
 
     Args:
         region: float (N, s, s), how much of a cell belongs to the region; every row has some.
         rng: source of the choice.
-        central: chance of a point deep inside instead of anywhere inside.
+        central: probability of a central point instead of any point.
 
     Returns:
         float32 (N, 1, 2), x and y in cells, within the cell at random.
@@ -74,7 +74,7 @@ def clicks(region: torch.Tensor, rng: np.random.Generator, central: float = 0.5)
 def correcting_clicks(
     logits: torch.Tensor, target: torch.Tensor, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Click where a prediction is wrong: positive on what it missed, negative on what it added.
+    """Return clicks on errors: positive on missed pixels, negative on added ones.
 
     Args:
         logits: float (N, s, s).

@@ -1,4 +1,4 @@
-"""Judge the finished weights and write cards, figures and the list of what was seen."""
+"""Evaluate the finished weights and write model cards, measurements and training hashes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def lung_overlap(data: Path) -> tuple[int, int]:
-    """Count lung test images whose person number occurs among the trained ones, and all of them."""
+    """Return the number of lung test images of persons in the training images, and the total."""
     with open(data / "segmentation/lung_train.csv", newline="", encoding="utf-8") as file:
         seen = {Path(row["image"]).stem.split("_")[0] for row in csv.DictReader(file)}
     test = [p.stem.split("_")[0] for p in (data / "data/lung/test").rglob("*.*") if p.is_file()]
@@ -39,11 +39,11 @@ def report_sam2(
     """Measure SAM2-micro and write its card, figures and hashes.
 
     Args:
-        items: of `data.load_sets`, as trained on.
+        items: of `data.load_sets`, as used for training.
         data: folder of segmentation/ and data/.
         weights: sam2-micro.safetensors.
         cards: folder of the cards.
-        limit: judge at most so many images of each study set, evenly spread; None for all.
+        limit: maximum number of images per study dataset, evenly spaced; None for all.
 
     Returns:
         The default strategy, chosen on the held-out images.

@@ -1,4 +1,4 @@
-"""Make SAM2-micro: load, train, write the weights."""
+"""Build and train SAM2-micro, and write its weights."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def new_micro(seed: int) -> SAM2Base:
 
 
 def save_weights(model: SAM2Base, path: Path, about: dict[str, str]) -> None:
-    """Write what a still image needs, in half precision.
+    """Write the weights that still images need, in half precision.
 
     Args:
         model: trained.
         path: a .safetensors file, replaced atomically.
-        about: texts to keep in the file's header.
+        about: metadata of the file.
     """
     state = {
         name: tensor.detach().half().contiguous()
@@ -59,8 +59,8 @@ def make_sam2(items: list[Item], config: loop.TrainConfig, out: Path, every: int
     Args:
         items: of `data.load_sets` and `data.load_phantoms`.
         config: of the training.
-        out: where the weights go; replaced every `every` steps, so that an early end leaves a
-            usable model (its header says after how many steps).
+        out: file of the weights, replaced every `every` steps, so that an interruption leaves
+            a usable model (its metadata has the number of steps).
         every: steps.
     """
     recent: dict[str, list[float]] = {}

@@ -1,4 +1,4 @@
-"""Training scenes: whole images, 2 x 2 mosaics of different images, and zooms on one object."""
+"""Training scenes: whole images, 2 x 2 mosaics of different images, and crops around an object."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tools.pretrain.data import Item
 
 SIZE = 256
 PARTS = {"nuclei": 0.95, "lung": 0.15, "polyp_kvasir": 0.5, "polyp_cvc": 0.5}
-"""Chance that the prompted object is one connected part of the mask, not all of it."""
+"""Probability that the prompted object is one connected component instead of the entire mask."""
 
 
 @dataclass
 class Scene:
-    """A picture to encode once and the objects to prompt for.
+    """An image to encode once and the objects to prompt for.
 
     Args:
         image: float (3, 256, 256) in [0, 1].
-        salient: float (256, 256), what is to be found without a prompt; None where not asked.
-        objects: float (256, 256) masks to be found from boxes and clicks.
+        salient: float (256, 256), target without a prompt; None if there is none.
+        objects: float (256, 256) target masks of boxes and clicks.
     """
 
     image: torch.Tensor
@@ -64,7 +64,7 @@ def _sample(
     reach: torch.Tensor,
     size: int,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Look through a window at an image turned about its middle.
+    """Crop a window of an image that is rotated about its centre.
 
     The turned frame has the image's longer half-side as unit; the window spans `centre` +-
     `reach` in it and is squashed to `size` x `size`, as SAM2's own resize does.
@@ -84,7 +84,7 @@ def _sample(
 
 
 def _bounds(mask: torch.Tensor, turn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return middle and half-size of a mask's box in the turned frame."""
+    """Return centre and half-size of a mask's bounding box in the rotated frame."""
     height, width = mask.shape
     y, x = torch.nonzero(mask, as_tuple=True)
     points = torch.stack([2 * (x + 0.5) - width, 2 * (y + 0.5) - height]) / max(width, height)
@@ -94,7 +94,7 @@ def _bounds(mask: torch.Tensor, turn: torch.Tensor) -> tuple[torch.Tensor, torch
 
 
 def whole(item: Item, rng: np.random.Generator, size: int = SIZE) -> Scene:
-    """The whole image, turned and moved a little."""
+    """Return the whole image with a small random affine map."""
     turn = _turn(rng, 1.0)
     height, width = item.mask.shape
     extent = torch.tensor([width, height], dtype=torch.float32) / max(width, height)
@@ -107,7 +107,7 @@ def whole(item: Item, rng: np.random.Generator, size: int = SIZE) -> Scene:
 
 
 def mosaic(items: list[Item], rng: np.random.Generator) -> Scene:
-    """Four images in one: only the prompt can say which object is meant."""
+    """Return four images in one, so that only the prompt decides which object is meant."""
     image, objects, half = torch.zeros(3, SIZE, SIZE), [], SIZE // 2
     for n, item in enumerate(items):
         scene = whole(item, rng, half)
@@ -120,7 +120,7 @@ def mosaic(items: list[Item], rng: np.random.Generator) -> Scene:
 
 
 def zoom(item: Item, rng: np.random.Generator) -> Scene:
-    """A window of about twice an object's box, as the segment stage cuts it for a box prompt."""
+    """Return a crop of about twice an object's box, as the segment stage uses for a box prompt."""
     turn, thing = _turn(rng, 1.0), pick_object(item, rng)
     centre, half = _bounds(thing, turn)
     reach = half * torch.tensor(rng.uniform(1.5, 2.7, 2), dtype=torch.float32)
@@ -137,11 +137,11 @@ def zoom(item: Item, rng: np.random.Generator) -> Scene:
 
 
 def photometric(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Change colour, contrast, sharpness and noise, each image its own way.
+    """Change colour, contrast, sharpness and noise at random, independently for each image.
 
     Args:
         images: float (B, 3, H, W) in [0, 1].
-        rng: source of every choice.
+        rng: random generator.
 
     Returns:
         float32 of the same shape in [0, 1].
