@@ -200,7 +200,7 @@ def test_a_val_part_of_the_manifest_stays_the_val_part():
 
 
 @pytest.mark.promise(
-    "Few-shot draws are whole patients, groups and copies, and as near to their share as these allow."
+    "Few-shot draws are whole patients, groups and copies, as near to their share as possible."
 )
 def test_copies_with_other_labels_are_drawn_together():
     frame = table(["a", "b"] * 40, splits=["train"] * 78 + ["test"] * 2)

@@ -83,7 +83,7 @@ def test_no_unit_is_in_both_train_and_val_nor_in_a_test_part_that_is_ours(frame,
 
 
 @pytest.mark.promise(
-    "Few-shot draws are whole patients, groups and copies, and as near to their share as these allow."
+    "Few-shot draws are whole patients, groups and copies, as near to their share as possible."
 )
 @QUICK
 @given(manifests(), st.integers(0, 3), st.sampled_from([0.05, 0.2, 0.5, 1.0]))
@@ -119,7 +119,7 @@ def test_shots_are_whole_units_of_every_class_as_near_to_its_share_as_units_allo
 
 
 @pytest.mark.promise(
-    "Few-shot draws are whole patients, groups and copies, and as near to their share as these allow."
+    "Few-shot draws are whole patients, groups and copies, as near to their share as possible."
 )
 def test_a_fraction_takes_all_images_of_a_patient_or_none():
     patients = [f"p{i // 6}" for i in range(240)]
