@@ -32,18 +32,6 @@ def folder(tmp_path_factory) -> Folder:
     return made
 
 
-def test_groups_widen_from_bytes_to_near_to_mirrored(folder):
-    table = folder.table()
-    group = {
-        kind: set(table.index[table[f"{kind}_group"] == table.loc["test/one.png", f"{kind}_group"]])
-        for kind in ("exact", "near", "copy")
-    }
-    exact = {"train/one.png", "train/one again.png", "test/one.png"}
-    assert group["exact"] == exact
-    assert group["near"] == exact | {"test/one, gamma.png"}
-    assert group["copy"] == exact | {"test/one, gamma.png", "test/one, mirrored.png"}
-
-
 @pytest.mark.promise("A test image counts as leaked by copies of training and validation images.")
 def test_leaks_are_copies_of_training_and_validation_images_only(folder):
     table = folder.table()

@@ -247,20 +247,6 @@ def test_dicom_patients_are_a_code_that_does_not_tell_the_header(tmp_path, paths
 # -- the real sets ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("dataset", "images", "masks"), [("brain", 6619, 4411), ("covid", 293, 150)]
-)
-def test_the_real_sets_are_added_whole(request, shared, paths, dataset, images, masks):
-    data = shared / "data"
-    if dataset == "brain":
-        paths, summary = request.getfixturevalue("brain")
-    else:
-        summary = add_dataset(dataset, data / dataset, paths=paths, masks=data / f"{dataset}_masks")
-    assert (summary.images, summary.masks, summary.patients) == (images, masks, 0)
-    assert not summary.failed
-    read_manifest(paths.manifest(dataset), data=paths.data(dataset))
-
-
 def test_the_real_lung_set_has_its_patients_and_judgeable_masks(shared, paths):
     data = shared / "data"
     summary = add_dataset("lung", data / "lung", paths=paths, masks=data / "lung_masks.csv")

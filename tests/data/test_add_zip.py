@@ -15,19 +15,6 @@ from pipeline.manifest import read_manifest, write_manifest
 from tests.data.conftest import picture, zip_of
 
 
-@pytest.mark.parametrize("prefix", ["", "wrapper/"])
-def test_a_zip_gives_the_manifest_of_its_folder_without_junk(scans, tmp_path, paths, prefix):
-    (scans / "__MACOSX").mkdir()
-    (scans / "__MACOSX" / "._x.png").write_bytes(b"junk")
-    add_dataset("folder", scans, paths=paths)
-    add_dataset("zipped", zip_of(tmp_path / "s.zip", scans, prefix), paths=paths)
-    a, b = (read_manifest(paths.manifest(name)) for name in ("folder", "zipped"))
-    assert a.equals(b)
-    assert (paths.data("zipped") / "train" / "cat" / "0.png").is_file()
-    assert not (paths.data("zipped") / "__MACOSX").exists()
-    assert sorted(p.name for p in paths.data("d").parent.iterdir()) == ["folder", "zipped"]
-
-
 @pytest.mark.promise(
     "The same zip can be added again; another version of it is refused with a way that works."
 )
