@@ -133,12 +133,16 @@ def is_in_place(place: Path, findings: Findings, *, manifest: Path, force: bool)
     # A run that was killed before it wrote the manifest may have moved the images of a zip.
     if findings.home is not None and same_content(place, findings.root):
         return True
-    if not (force and holds_phantoms(manifest)):
+    if not holds_phantoms(manifest):
         raise ManifestError(
-            "holds other images; --force replaces phantoms only",
+            "holds other images, which are not replaced, even by --force",
             path=place,
             remedy="unpack the new images into it and pass it as --from, use another dataset "
             "name, or move it away",
+        )
+    if not force:
+        raise ManifestError(
+            "holds phantoms", path=place, remedy="use another dataset name, or pass --force"
         )
     return False
 
