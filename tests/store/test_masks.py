@@ -69,7 +69,7 @@ def test_ids_survive_byte_for_byte(tmp_path):
         np.testing.assert_array_equal(store[name], mask)
 
 
-def test_quality_columns_are_stored_beside_each_mask(tmp_path):
+def test_quality_columns_are_stored_with_each_mask(tmp_path):
     mask = np.zeros((10, 20), bool)
     mask[:5, :4] = mask[8:, 15:] = True
     write(tmp_path / "masks.zarr", {"a": mask}, prompt="box", predicted_iou=0.5, stability=0.25)

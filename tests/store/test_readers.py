@@ -1,4 +1,4 @@
-"""Readers beside a writer, in other processes and other programs; files that stay as they are."""
+"""Reading during a write, from other processes and with other programs; linked files."""
 
 import json
 import multiprocessing
