@@ -9,7 +9,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import pandas as pd
 
 from pipeline.config import load_params
 from pipeline.learners.runs import read_predictions
