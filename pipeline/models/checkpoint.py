@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pipeline.config import ModelSpec
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, printable
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 HUB = "hf-hub:"
@@ -76,7 +76,7 @@ def from_hub(repository: str, filename: str, download: Callable[[str], str]) -> 
     Raises:
         ModelError: it is not cached and cannot be downloaded, or there is no such repository.
     """
-    advice = f"download {filename} from https://huggingface.co/{repository}"
+    advice = f"download {filename} from https://huggingface.co/{printable(repository)}"
     try:
         return Path(download(repository)), advice
     except Exception as error:
