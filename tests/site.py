@@ -168,9 +168,11 @@ class Site:
     def start(
         self, *command: str, output: int = subprocess.PIPE, **environment: str
     ) -> subprocess.Popen[str]:
-        """Start a command in a new process of its own."""
+        """Start a command in a new process of its own; stages of DVC are forked, see `warm`."""
         program, *arguments = command
         arguments = ["-m", program, *arguments] if program in ("pipeline", "dvc") else arguments
+        if program == "dvc":
+            environment = {"SHELL": warm.shell()} | environment
         return subprocess.Popen(
             [program if program == "bash" else sys.executable, *arguments],
             cwd=self.root,

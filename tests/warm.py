@@ -8,9 +8,16 @@ project's code itself.
 from __future__ import annotations
 
 import atexit
+import functools
+import json
 import multiprocessing
 import os
+import re
+import runpy
+import shlex
+import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -108,8 +115,9 @@ def start(
     environment: Mapping[str, str],
     log: Path,
     first: str = "",
+    module: str = "",
 ) -> Running:
-    """Start `pipeline ...`.
+    """Start `pipeline ...`, or `python -m module ...`.
 
     Args:
         arguments: of the command.
@@ -118,9 +126,10 @@ def start(
         environment: all variables.
         log: file for what it prints on either stream.
         first: Python code that its process runs before the command.
+        module: what is run; "" is `pipeline`.
     """
     log.touch()
-    given = (str(log), arguments, str(root), str(code), dict(environment), first)
+    given = (str(log), arguments, str(root), str(code), dict(environment), first, module)
     process = _forks.Process(target=_command, args=given)
     process.start()
     return Running(process, log)
@@ -144,6 +153,7 @@ def _command(
     code: str,
     environment: dict[str, str],
     first: str,
+    module: str,
 ) -> None:
     assert "pipeline" not in sys.modules
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
@@ -155,15 +165,74 @@ def _command(
     os.environ.clear()
     os.environ.update(environment)
     sys.path.insert(0, code)
-    sys.argv = ["pipeline", *arguments]
+    sys.argv = [module or "pipeline", *arguments]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     exec(first, {})
-    from pipeline.cli import main
-
     try:
-        main()
+        if module:
+            runpy.run_module(module, run_name="__main__")
+        else:
+            from pipeline.cli import main
+
+            main()
     finally:
         sys.stdout.flush()
         # As the interpreter ends, in its order; a forked process leaves out the second.
         threading._shutdown()
         atexit._run_exitfuncs()
+
+
+# -- stages that DVC runs -------------------------------------------------------------------------
+
+CLIENT = """#!{python} -SE
+import json, os, socket, sys
+asked = dict(command=sys.argv[-1], root=os.getcwd(), environment=dict(os.environ))
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({path!r})
+    server.sendall(json.dumps(asked).encode() + b"\\n")
+    answer = json.loads(server.makefile().readline())
+sys.stdout.write(answer["output"])
+sys.exit(answer["code"])
+"""
+STAGE = re.compile(r"python -m (stages\.\w+)(.*)")
+
+
+@functools.cache
+def shell() -> str:
+    """Return a program for the variable SHELL, with which DVC runs the commands of its stages.
+
+    It passes the command to this process, which forks it as `start` does.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="warm"))  # short, since it holds a Unix socket
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(folder / "socket"))
+    server.listen()
+    client = folder / "shell"
+    client.write_text(CLIENT.format(python=sys.executable, path=str(folder / "socket")))
+    client.chmod(0o755)
+
+    def serve() -> None:
+        while True:
+            connection, _ = server.accept()
+            threading.Thread(target=_answer, args=(connection, folder), daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    return str(client)
+
+
+def _answer(connection: socket.socket, folder: Path) -> None:
+    """Run the command that a client of `shell` sent, and send back its exit code and output."""
+    with connection, connection.makefile("rw") as stream:
+        asked = json.loads(stream.readline())
+        module, arguments = STAGE.fullmatch(asked["command"]).groups()
+        running = start(
+            tuple(shlex.split(arguments)),
+            root=Path(asked["root"]),
+            code=Path(asked["root"]),
+            environment=asked["environment"],
+            log=folder / f"{time.monotonic_ns()}.log",
+            module=module,
+        )
+        answer = {"code": running.wait(), "output": running.output}
+        stream.write(json.dumps(answer) + "\n")

@@ -1,6 +1,6 @@
 """Paired differences between runs, their verdicts and Holm's correction.
 
-Two runs are resampled alike (same images, same seeds), so the replicates of their difference are
+Two runs use the same resamples (same images, same seeds), so the replicates of their difference are
 the differences of their replicates (`pipeline.evaluate.intervals`).
 """
 
@@ -31,8 +31,8 @@ RunKey = tuple[str, str]
 
 COMPARED = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc")
 RUNS = ("learner_a", "view_a", "learner_b", "view_b")
-FIGURES = ("difference", "lo", "hi", "p", "p_holm", "verdict", "n_seeds", "n_images")
-COLUMNS = ("protocol", "subset", "metric", "fraction", *RUNS, *FIGURES)
+VALUES = ("difference", "lo", "hi", "p", "p_holm", "verdict", "n_seeds", "n_images")
+COLUMNS = ("protocol", "subset", "metric", "fraction", *RUNS, *VALUES)
 
 BETTER, WORSE, NO_DIFFERENCE, TOO_FEW = "better", "worse", "no difference", "too few"
 ALPHA = 0.05
@@ -184,23 +184,6 @@ def matching_pairs(scored: list[Scored], a: str, b: str) -> list[tuple[Scored, S
         and rest(a, x.run) is not None
         and rest(a, x.run) == rest(b, y.run)
     ]
-
-
-def between(comparisons: pd.DataFrame, a: RunKey, b: RunKey) -> pd.DataFrame:
-    """Return the rows of plots/comparisons.csv that compare two runs, as a minus b, whichever way
-    round they are stored.
-
-    Args:
-        comparisons: the table.
-        a, b: (learner, view).
-    """
-    runs = comparisons[list(RUNS)]
-    forward = comparisons[(runs == [*a, *b]).all(axis=1)]
-    back = comparisons[(runs == [*b, *a]).all(axis=1)]
-    turned = back.assign(difference=-back["difference"], lo=-back["hi"], hi=-back["lo"])
-    turned["verdict"] = turned["verdict"].replace({BETTER: WORSE, WORSE: BETTER})
-    turned[list(RUNS)] = [*a, *b]
-    return pd.concat([forward, turned]).sort_index()
 
 
 def comparison_text(table: pd.DataFrame) -> str:

@@ -65,7 +65,7 @@ def evaluate_dataset(
     Reads the predictions, the manifest, audit.parquet (if any), masks.zarr and the ground-truth
     masks. Writes metrics.parquet, mask_quality.parquet, metrics.json and plots/*.csv, whose
     columns docs/tables.md describes. metrics.parquet is written after the other tables and
-    states their SHA-256 beside that of its inputs, so that tables of two evaluations are never
+    states their SHA-256 and that of its inputs, so that tables of two evaluations are never
     mixed.
 
     Args:

@@ -41,7 +41,7 @@ MAX_DRAWS = 100  # attempts at a resample that holds every class
 LOG_P_MIN = -100.0  # log10 of the smallest p-value
 
 EXACT = "exact bound (Clopper-Pearson), all units right or all wrong"
-ALIKE = "no interval, all resamples are equal"
+ALL_EQUAL = "no interval, all resamples are equal"
 
 
 class Resamples:
@@ -306,7 +306,7 @@ def settle(
         return *exact_bounds(value, units, confidence), EXACT
     # Precision may rest on one unit per seed, each seed on another: together they do vary.
     if hi - lo < MIN_WIDTH or (units < 2 and metric != "precision"):
-        return *NONE, ALIKE if np.isfinite(value) else ""
+        return *NONE, ALL_EQUAL if np.isfinite(value) else ""
     return float(lo), float(hi), ""
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pipeline.config import EvaluateParams
     from pipeline.paths import Paths
 
-FIGURES = ("dice", "iou", "hd95", "pred_area_fraction", "gt_area_fraction")
-COLUMNS = ("image_id", "label", "split", "strategy", *FIGURES, "note")
+VALUES = ("dice", "iou", "hd95", "pred_area_fraction", "gt_area_fraction")
+COLUMNS = ("image_id", "label", "split", "strategy", *VALUES, "note")
 RANDOM, ELLIPSE = "random", "ellipse"
 SUMMARY_COLUMNS = (
     *("strategy", "split", "label", "n_images", "n_missing"),
@@ -154,7 +154,7 @@ def masks_inputs(paths: Paths, dataset: str) -> dict[str, Any]:
 
 def _typed(rows: list[dict]) -> pd.DataFrame:
     """Return rows as a table with the right dtypes, also without rows."""
-    kinds = {name: "float64" if name in FIGURES else "str" for name in COLUMNS}
+    kinds = {name: "float64" if name in VALUES else "str" for name in COLUMNS}
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(kinds)
 
 

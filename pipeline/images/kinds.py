@@ -74,6 +74,8 @@ def sniff(head: bytes) -> str:
         what, remedy = "is a Git LFS pointer", "run `git lfs pull`"
     elif head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         what, remedy = "is a web page or XML, not an image", "download it again, after logging in"
+    elif all(32 <= b < 127 or b in b"\t\r\n\x0c\x1b" or b >= 128 for b in head):
+        what, remedy = "is text, not an image", "remove it or replace it with the image"
     raise ImageError(what, remedy=remedy)
 
 

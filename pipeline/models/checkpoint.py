@@ -128,7 +128,7 @@ def read_state(path: Path, advice: str) -> dict[str, torch.Tensor]:
     ) as error:  # fmt: skip
         problem = "is truncated or not a checkpoint"
         if "Weights only load failed" in str(error) and zipfile.is_zipfile(path):
-            problem = "contains Python objects that loading would have to run (or TorchScript)"
+            problem = "contains Python objects that loading would have to run; refused"
         raise ModelError(
             problem, path=path, remedy=f"{advice} again (the official files have only tensors)"
         ) from None

@@ -9,7 +9,7 @@ from scipy import stats
 from pipeline.config import EvaluateParams
 from pipeline.evaluate.compare import verdict
 from pipeline.evaluate.intervals import (
-    ALIKE,
+    ALL_EQUAL,
     EXACT,
     Resamples,
     exact_bounds,
@@ -227,12 +227,12 @@ def test_where_all_resamples_are_equal_other_metrics_have_no_interval_and_a_note
     rows = mean_rows(score(predicted(y, np.zeros(20, int))))  # recall 1 and 0 in every resample
     assert rows["balanced_accuracy"]["value"] == 0.5
     assert np.isnan([rows["balanced_accuracy"][end] for end in ("lo", "hi")]).all()
-    assert rows["balanced_accuracy"]["note"] == ALIKE
+    assert rows["balanced_accuracy"]["note"] == ALL_EQUAL
     assert rows["accuracy"]["lo"] < 0.5 < rows["accuracy"]["hi"]
     rows = mean_rows(score(predicted(y, y)))
     for metric in METRICS[1:]:
         assert np.isnan([rows[metric]["lo"], rows[metric]["hi"]]).all(), metric
-        assert rows[metric]["note"] == ALIKE
+        assert rows[metric]["note"] == ALL_EQUAL
     for row in class_rows(score(predicted(y, y))):
         assert row["recall_lo"] == row["precision_lo"] == pytest.approx(0.025 ** (1 / 10))
         assert np.isnan(row["f1_lo"])

@@ -27,7 +27,7 @@ UNKNOWN = "not in a supported format"
 NOT_IMAGES = {
     "zero.png": (b"", "empty"),
     "zeros.jpg": (b"\0" * 5000, "only zero"),
-    "notes.png": (b"patient seen today\n" * 9, UNKNOWN),
+    "notes.png": (b"patient seen today\n" * 9, "text"),
     "page.jpg": (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "web page"),
     "pointer.png": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     "paper.png": (b"%PDF-1.7\n" + bytes(range(256)), UNKNOWN),
