@@ -123,7 +123,7 @@ def evaluate(
     ] = None,
     jobs: Jobs = -1,
 ) -> None:
-    """Metrics with intervals, per seed and fraction -> cache/DATASET/metrics.json"""
+    """Metrics with intervals, per seed and fraction -> cache/DATASET/metrics.parquet"""
     c = project.open()
 
     from pipeline.evaluate import compare_runs, evaluate_dataset

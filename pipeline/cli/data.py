@@ -174,7 +174,6 @@ def check(
         read_manifest(
             c.paths.manifest(name),
             data=c.paths.data(name),
-            check_files=True,
             classes=prompted_classes(c.paths.prompts, name),
         )
     notes = group_dataset(dataset, groups, paths=c.paths) if groups else []
