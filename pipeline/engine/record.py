@@ -17,17 +17,8 @@ from typing import Any
 from pipeline.errors import DiskError, PipelineError, StageFailed
 from pipeline.io import atomic_write_json
 
-LIBRARIES = (
-    "medfocusclip",
-    "torch",
-    "torchvision",
-    "sam2",
-    "open_clip_torch",
-    "timm",
-    "zarr",
-    "numpy",
-    "pillow",
-)
+MODEL_LIBRARIES = ("torch", "torchvision", "sam2", "open_clip_torch", "timm")
+LIBRARIES = ("medfocusclip", *MODEL_LIBRARIES, "zarr", "numpy", "pillow")
 
 
 @dataclass
@@ -90,16 +81,20 @@ class RunRecord:
             allowed: the parameter `max_failed` of the stage.
             path: of this record.
         """
-        named = "; ".join(f"{name!r}: {why}" for name, why in list(self.failed.items())[:3])
-        more = f"; and {len(self.failed) - 3} more" if len(self.failed) > 3 else ""
         return StageFailed(
             f"{self.stage} {self.dataset}: {len(self.failed)} of {self.total} images failed "
-            f"({self.failed_share:.1%}, allowed {allowed:.1%}): {named}{more}",
+            f"({self.failed_share:.1%}, allowed {allowed:.1%}): {'; '.join(self.failures(3))}",
             path=path,
             remedy="repair these images, or remove the rows of those that cannot be repaired from "
             "the manifest, since `train` needs every row (a higher max_failed in params.yaml only "
             "lets this stage succeed); all other images are kept",
         )
+
+    def failures(self, most: int) -> list[str]:
+        """Return one line for each of the first failed images, and one about the rest."""
+        lines = [f"{name!r}: {reason}" for name, reason in list(self.failed.items())[:most]]
+        more = len(self.failed) - most
+        return [*lines, f"and {more} more in the record"] if more > 0 else lines
 
     def redo(self, image_id: str, reason: str) -> None:
         """Count a row that was stored before and is computed again."""
@@ -131,11 +126,7 @@ class RunRecord:
         if self.redone:
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(self.redone.items()))
             text += f"\n  computed again: {reasons}"
-        for image_id, reason in list(self.failed.items())[:10]:
-            text += f"\n  failed: {image_id!r}: {reason}"
-        if len(self.failed) > 10:
-            text += f"\n  ... and {len(self.failed) - 10} more in the record"
-        return text
+        return "\n".join([text, *(f"  failed: {line}" for line in self.failures(10))])
 
     def write(self, path: str | PathLike) -> None:
         """Write the record atomically; keeps the `last_computed` of the record it replaces."""

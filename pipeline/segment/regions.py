@@ -90,3 +90,19 @@ def zoom_region(box: Sequence[float] | np.ndarray, zoom: float, width: int, heig
     left, top = max(0, math.floor(cx - half_w)), max(0, math.floor(cy - half_h))
     right, bottom = min(width, math.ceil(cx + half_w)), min(height, math.ceil(cy + half_h))
     return left, top, right, bottom
+
+
+def crop_region(image: np.ndarray, region: Region) -> np.ndarray:
+    """Return the part of an image inside a region, contiguous."""
+    x0, y0, x1, y1 = region
+    return np.ascontiguousarray(image[y0:y1, x0:x1])
+
+
+def paste_region(mask: np.ndarray, region: Region, height: int, width: int) -> np.ndarray:
+    """Return the mask of a region as a bool (height, width) mask that is False elsewhere."""
+    x0, y0, x1, y1 = region
+    if mask.shape == (height, width):
+        return mask
+    full = np.zeros((height, width), dtype=bool)
+    full[y0:y1, x0:x1] = mask
+    return full
