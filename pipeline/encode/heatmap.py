@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from pipeline.encode.fill import fill_colour
 from pipeline.encode.geometry import Geometry, make_geometry
-from pipeline.encode.preprocess import normalise
+from pipeline.encode.mapper import normalise
+from pipeline.encode.views import fill_colour
 
 if TYPE_CHECKING:
     from pipeline.models import ClipModel

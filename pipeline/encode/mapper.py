@@ -10,10 +10,8 @@ import numpy as np
 import torch
 
 from pipeline.config import EncodeParams
-from pipeline.encode.fill import fill_colour
 from pipeline.encode.geometry import make_geometry
-from pipeline.encode.preprocess import normalise
-from pipeline.encode.views import VIEWS, ViewInput, check_views
+from pipeline.encode.views import VIEWS, ViewInput, check_views, fill_colour
 from pipeline.engine import WorkItem
 from pipeline.errors import PipelineError
 from pipeline.images import read_image, read_mask, reader_rules
@@ -214,6 +212,25 @@ class EncodeMapper:
         if not keep:
             return [(f, None) for f in pooled]
         return list(zip(pooled, _split_by_view(np.concatenate(tokens), prepared), strict=True))
+
+
+def normalise(frames: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """Scale frames to [0, 1], subtract the mean and divide by the standard deviation.
+
+    The same operations in the same order as torchvision's ToTensor and Normalize, so the result
+    is bit-equal to open_clip's own transform.
+
+    Args:
+        frames: uint8 (n, s, s, 3).
+        mean: of the model, per channel.
+        std: of the model, per channel.
+
+    Returns:
+        float32 (n, 3, s, s), contiguous.
+    """
+    pixels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, 1))).float().div_(255)
+    shift, scale = (torch.tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (mean, std))
+    return pixels.sub_(shift).div_(scale)
 
 
 def _split_by_view(values: np.ndarray, prepared: Sequence[PreparedViews]) -> list[np.ndarray]:

@@ -9,9 +9,7 @@ import pandas as pd
 
 from pipeline.engine.record import RunRecord
 from pipeline.errors import PipelineError
-from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
-from pipeline.store import open_features, open_masks
 
 STAGES = ("segment", "encode")
 ADD = "add"  # its record exists only if `data add` created the manifest
@@ -57,6 +55,9 @@ def status_rows(paths: Paths, datasets: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def _lacking(paths: Paths, dataset: str, stage: str) -> tuple[int, int] | None:
+    from pipeline.manifest import read_manifest
+    from pipeline.store import open_features, open_masks
+
     stores = {"segment": (paths.masks, open_masks), "encode": (paths.features, open_features)}
     if stage not in stores:
         return None

@@ -6,7 +6,7 @@ import pytest
 from pipeline.encode import patch_similarity
 from pipeline.encode.geometry import make_geometry
 from pipeline.encode.heatmap import grid_to_image
-from pipeline.encode.preprocess import normalise
+from pipeline.encode.mapper import normalise
 
 
 @pytest.mark.parametrize("geometry", ["pad", "squash", "crop"])
