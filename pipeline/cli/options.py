@@ -83,9 +83,11 @@ class ModelProject(Project):
     """A project for commands that load models."""
 
     profile: Annotated[str | None, typer.Option(help="Models: a profile of params.yaml.")] = None
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None
 
     def open(self, **overrides: Any) -> Context:
-        return super().open(profile=self.profile, **overrides)
+        models = {f"{stage}__precision": self.precision for stage in ("segment", "encode")}
+        return super().open(profile=self.profile, **models, **overrides)
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,6 @@ class ModelFlags:
     """How models are run."""
 
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto"
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None
     batch_size: Annotated[
         int | None,
         typer.Option(min=1, help="Images read and mapped together; several cores share them."),

@@ -6,7 +6,7 @@ To add one, write a subclass of `Strategy` and add it to `STRATEGIES`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -18,16 +18,9 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.models.prompts import draw_box_prompt
 from pipeline.segment.predictor import BatchPredictor, Prompt
 from pipeline.segment.quality import border_share, bounding_box, stability_score
-from pipeline.segment.regions import (
-    Region,
-    center_box,
-    crop_region,
-    parse_box,
-    parse_points,
-    paste_region,
-    zoom_region,
-)
 
+Region = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in pixels of the image; x1 and y1 exclusive."""
 NMS_IOU = 0.7
 """Two masks with a larger IoU are the same object (as in SAM's automatic mask generator)."""
 KEEP_SHARE = 0.9
@@ -435,3 +428,92 @@ def strategy_class(params: SegmentParams) -> type[Strategy]:
             f"segment.prompt: no strategy is called {params.prompt!r}",
             remedy=f"choose one of {', '.join(STRATEGIES)}",
         ) from None
+
+
+def parse_box(text: str, width: int, height: int) -> np.ndarray:
+    """Read a box of the manifest, "x0,y0,x1,y1" in pixels of the upright image.
+
+    Returns:
+        float32 (4,), clipped to the image.
+
+    Raises:
+        PipelineError: it is missing, not four numbers, or has no area inside the image.
+    """
+    try:
+        box = np.array([float(v) for v in text.split(",")], dtype=np.float32)
+        box = np.clip(box, 0, np.array([width, height, width, height], dtype=np.float32))
+    except ValueError:  # not numbers, or not four of them
+        box = np.full(4, np.nan, np.float32)
+    if not (box[2] > box[0] and box[3] > box[1]):  # false for NaN
+        raise PipelineError(
+            f"no box in the manifest with an area inside the {width} x {height} image, "
+            f"but {text!r}",
+            remedy="write x0,y0,x1,y1 (pixels, upright image) into the manifest's box column",
+        )
+    return box
+
+
+def parse_points(text: str, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Read clicks of the manifest, "x,y,1;x,y,0": 1 = on the object, 0 = on the background.
+
+    Returns:
+        float32 (n, 2) x and y in pixels; int32 (n,) labels.
+
+    Raises:
+        PipelineError: there are none, or one is not x,y,label inside the image.
+    """
+    try:
+        rows = [[float(v) for v in click.split(",")] for click in text.split(";") if click.strip()]
+        x, y, label = np.array(rows, dtype=np.float32).T
+    except ValueError:  # none, or one that is not three numbers
+        x = y = label = np.array([np.nan])
+    inside = (x >= 0) & (x <= width) & (y >= 0) & (y <= height)
+    if not (inside & np.isin(label, (0, 1))).all():
+        raise PipelineError(
+            f"no points in the manifest inside the {width} x {height} image, but {text!r}",
+            remedy='write clicks (x, y, 1 on the object or 0 on the background) such as "120,80,1;'
+            "10,10,0\" into the manifest's points column",
+        )
+    return np.stack([x, y], axis=1), label.astype(np.int32)
+
+
+def center_box(width: int, height: int, share: float) -> np.ndarray:
+    """Return the box in the middle of the image that spans `share` of each side; float32 (4,)."""
+    margin = (1 - share) / 2
+    box = [width * margin, height * margin, width * (1 - margin), height * (1 - margin)]
+    return np.array(box, dtype=np.float32)
+
+
+def zoom_region(box: Sequence[float] | np.ndarray, zoom: float, width: int, height: int) -> Region:
+    """Return the region of `zoom` times the box around its centre, cut at the image borders.
+
+    Args:
+        box: x0, y0, x1, y1 in pixels.
+        zoom: factor for both sides; 0 means the whole image, values below 1 count as 1.
+        width: of the image, pixels.
+        height: of the image, pixels.
+    """
+    if not zoom:
+        return 0, 0, width, height
+    x0, y0, x1, y1 = (float(v) for v in box)
+    grow = max(zoom, 1.0) / 2
+    cx, cy, half_w, half_h = (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) * grow, (y1 - y0) * grow
+    left, top = max(0, math.floor(cx - half_w)), max(0, math.floor(cy - half_h))
+    right, bottom = min(width, math.ceil(cx + half_w)), min(height, math.ceil(cy + half_h))
+    return left, top, right, bottom
+
+
+def crop_region(image: np.ndarray, region: Region) -> np.ndarray:
+    """Return the part of an image inside a region, contiguous."""
+    x0, y0, x1, y1 = region
+    return np.ascontiguousarray(image[y0:y1, x0:x1])
+
+
+def paste_region(mask: np.ndarray, region: Region, height: int, width: int) -> np.ndarray:
+    """Return the mask of a region as a bool (height, width) mask that is False elsewhere."""
+    x0, y0, x1, y1 = region
+    if mask.shape == (height, width):
+        return mask
+    full = np.zeros((height, width), dtype=bool)
+    full[y0:y1, x0:x1] = mask
+    return full

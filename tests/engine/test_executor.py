@@ -138,7 +138,7 @@ def test_nothing_is_written_after_an_error_of_the_background_writer(tmp_path, mo
 
 
 def test_options_are_checked_and_force_of_everything_implies_rebuild():
-    for bad in ({"batch_size": 0}, {"workers": -1}, {"precision": "fp8"}, {"on_mismatch": "ask"}):
+    for bad in ({"batch_size": 0}, {"workers": -1}, {"limit": -1}, {"on_mismatch": "ask"}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             RunOptions(**bad)
     assert RunOptions(force=True).on_store_mismatch == "rebuild"

@@ -13,7 +13,7 @@ from pipeline import open_masks
 from pipeline.engine import RunOptions, RunRecord
 from pipeline.errors import ConfigError, StageFailed
 from pipeline.segment import measure_prompts, segment_dataset
-from pipeline.segment.references import reference_prompts
+from pipeline.segment.prompt_quality import reference_prompts
 from tests.project import DATASET
 from tests.segment.small_sam2 import scene
 

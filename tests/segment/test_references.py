@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.segment.references import (
+from pipeline.segment.prompt_quality import (
     class_quotas,
     deepest_point,
     ellipse,
