@@ -441,16 +441,16 @@ def parse_box(text: str, width: int, height: int) -> np.ndarray:
     """
     try:
         box = np.array([float(v) for v in text.split(",")], dtype=np.float32)
-        box = np.clip(box, 0, np.array([width, height, width, height], dtype=np.float32))
+        inside = np.clip(box, 0, np.array([width, height, width, height], dtype=np.float32))
     except ValueError:  # not numbers, or not four of them
-        box = np.full(4, np.nan, np.float32)
-    if not (box[2] > box[0] and box[3] > box[1]):  # false for NaN
+        box = inside = np.full(4, np.nan, np.float32)
+    if not (np.isfinite(box).all() and inside[2] > inside[0] and inside[3] > inside[1]):
         raise PipelineError(
             f"no box in the manifest with an area inside the {width} x {height} image, "
             f"but {text!r}",
             remedy="write x0,y0,x1,y1 (pixels, upright image) into the manifest's box column",
         )
-    return box
+    return inside
 
 
 def parse_points(text: str, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
