@@ -1,15 +1,18 @@
 """params.yaml, parsed once into frozen typed objects. Functions take these, never dictionaries.
 
-Below every value stands what it means; the defaults are those that params.yaml spells out.
+The text below each field describes it; params.yaml spells out the same defaults.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -18,28 +21,25 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config_rules import (
-    EachOnce,
-    Fractions,
-    Name,
-    Seed,
-    check_known,
-    check_rises,
-    check_train_views,
-    problem_text,
-    replace_dotted,
-)
 from pipeline.errors import ConfigError
-
-View = str
-Views = Annotated[tuple[View, ...], EachOnce]
-Seeds = Annotated[tuple[Seed, ...], EachOnce]
-Protocol = Literal["official", "grouped", "ground_truth", "grouped_truth"]
-CROSS_VALIDATED: tuple[Protocol, ...] = ("grouped", "grouped_truth")  # each seed tests a fold
-
 
 LEARNERS = ("zero-shot", "linear-probe", "medfocus", "medfocus-probe")
 """The built-in learners."""
+DATASET_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
+"""Pattern of names of datasets and learners, which become names of files and of DVC stages."""
+
+
+def _each_once(value: tuple) -> tuple:
+    if len(set(value)) != len(value):
+        raise ValueError("must hold each value once")
+    return value
+
+
+def _rising(value: tuple[float, ...]) -> tuple[float, ...]:
+    rounded = [round(f, 4) for f in value]  # predictions and reports tell fractions apart by these
+    if not value or any(not 1e-4 <= f <= 1 for f in value) or rounded != sorted(set(rounded)):
+        raise ValueError("must rise within 0.0001 to 1, also when rounded to 4 decimals")
+    return value
 
 
 def _empty_sections(value: Any) -> Any:
@@ -47,6 +47,17 @@ def _empty_sections(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: {} if section is None else section for name, section in value.items()}
     return value
+
+
+EachOnce = AfterValidator(_each_once)
+Name = Annotated[str, Field(pattern=f"^{DATASET_NAME}$")]
+Seed = Annotated[int, Field(ge=0, le=2**15 - 1)]  # int16 in predictions.parquet
+Seeds = Annotated[tuple[Seed, ...], EachOnce]
+Fractions = Annotated[tuple[float, ...], AfterValidator(_rising)]
+View = str
+Views = Annotated[tuple[View, ...], EachOnce]
+Protocol = Literal["official", "grouped", "ground_truth", "grouped_truth"]
+CROSS_VALIDATED: tuple[Protocol, ...] = ("grouped", "grouped_truth")  # each seed tests a fold
 
 
 class Section(BaseModel):
@@ -115,6 +126,14 @@ class SegmentParams(Section):
     max_failed: float = Field(0.0, ge=0, le=1)
     """Share of images that may fail before the stage fails."""
 
+    @model_validator(mode="after")
+    def _range_of_areas(self) -> SegmentParams:
+        if self.min_area > self.max_area:
+            raise ValueError(
+                f"min_area: {self.min_area:g} is more than max_area, {self.max_area:g}"
+            )
+        return self
+
 
 class PromptQualityParams(Section):
     """Every prompt strategy judged against ground truth, on a sample of each dataset."""
@@ -160,20 +179,20 @@ class EncodeParams(Section):
 
 
 class SplitsParams(Section):
-    """Who trains, who chooses, who is tested."""
+    """Which images train, which choose hyperparameters, which are tested."""
 
     fractions: Fractions = (0.05, 0.1, 0.2, 0.5, 1.0)
     """Few-shot shares of the training labels, nested, in whole patients and groups."""
     val: float = Field(0.2, gt=0, lt=1)
-    """Share of the drawn labels that chooses hyperparameters."""
+    """Share of the drawn labels that is the validation part."""
     test: float = Field(0.2, gt=0, lt=1)
-    """Share of the images, where the manifest gives no test part."""
+    """Share of the images in the test part, if the manifest gives none."""
     folds: int = Field(5, ge=2)
-    """Of the cross-validated protocols; seed s tests fold s modulo folds."""
+    """Number of folds in cross-validation; seed s tests fold s modulo folds."""
     seed: int = 0
-    """Of the parts that the manifest leaves open and, with each of train.seeds, of the shots."""
+    """Seed of parts that the manifest leaves open and, with each of train.seeds, of the draws."""
     on_leak: Literal["warn", "drop-test", "drop-train", "regroup"] = "warn"
-    """What is done about copies and groups that straddle train and test."""
+    """What is done about copies and groups in both train and test."""
 
 
 class TrainParams(Section):
@@ -295,14 +314,16 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
-    def _values_agree(self) -> Params:
-        built_in = EncodeParams.model_fields["views"].default
-        check_train_views(self.train.views, self.encode.views, built_in)
+    def _names_are_known(self) -> Params:
+        # Whether a view is encoded, `train` asks the store: `--set encode.views=[whole]` is meant
+        # for one command.
+        views = (*self.encode.views, *EncodeParams.model_fields["views"].default)
+        for protocol, names in self.train.views.items():
+            for name in names:
+                _check_known(f"train.views.{protocol}", "view", name, views)
         for run in (self.study.baseline, *self.study.runs):
-            check_known("study", "learner", run.learner, (*self.learners, *LEARNERS))
-            check_known("study", "view", run.view, (*self.encode.views, *built_in))
-        area = self.segment
-        check_rises("segment", min_area=area.min_area, max_area=area.max_area)
+            _check_known("study", "learner", run.learner, (*self.learners, *LEARNERS))
+            _check_known("study", "view", run.view, views)
         return self
 
     @property
@@ -334,14 +355,68 @@ def load_params(
             "no such file", path=path, remedy="run from the project folder, or pass --params"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"not valid YAML: {error}", path=path, remedy="mend the file") from None
+        raise ConfigError(
+            f"not valid YAML: {error}", path=path, remedy="correct the file"
+        ) from None
     if not isinstance(raw, dict):
         raise ConfigError("holds no table of parameters", path=path, remedy="restore it from git")
     for dotted, value in (overrides or {}).items():
-        replace_dotted(raw, dotted, value, path)
+        _replace(raw, dotted, value, path)
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
         problems = "; ".join(problem_text(problem, Params) for problem in error.errors())
         given = f", or what a flag or --set gave: {', '.join(overrides)}" if overrides else ""
-        raise ConfigError(problems, path=path, remedy=f"mend these keys{given}") from None
+        raise ConfigError(problems, path=path, remedy=f"correct these keys{given}") from None
+
+
+def _check_known(where: str, kind: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        names = ", ".join(dict.fromkeys(known))
+        raise ValueError(f"{where}: there is no {kind} {name!r} (known: {names})")
+
+
+def _replace(raw: dict[str, Any], dotted: str, value: Any, path: Path) -> None:
+    """Set a key such as "train.seeds" of nested tables, in place.
+
+    Raises:
+        ConfigError: what is above the key is no table.
+    """
+    *parents, leaf = dotted.split(".")
+    table = raw
+    for at, key in enumerate(parents, start=1):
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            above = ".".join(parents[:at])
+            raise ConfigError(
+                f"{dotted}: {above} is no table, so nothing can be set below it",
+                path=path,
+                remedy=f"correct the key, or set {above} as a whole",
+            )
+    table[leaf] = value
+
+
+def problem_text(problem: Mapping[str, Any], model: type[BaseModel], prefix: str = "") -> str:
+    """Return an error of pydantic as text: the dotted key, and what is wrong with its value.
+
+    Args:
+        problem: an item of `ValidationError.errors()`.
+        model: the class that was validated.
+        prefix: dotted key of the section that `model` describes; "" = all of params.yaml.
+    """
+    dotted = ".".join([*filter(None, [prefix]), *map(str, problem["loc"])]) or "params"
+    if problem["type"] != "extra_forbidden":
+        return f"{dotted}: {problem['msg']}"
+    names = [f"{prefix}.{name}" if prefix else name for name in _dotted_names(model)]
+    alike = get_close_matches(dotted, names, n=1)
+    hint = f" (did you mean {alike[0]}?)" if alike else ""
+    return f"{dotted}: there is no such parameter{hint}"
+
+
+def _dotted_names(model: type[BaseModel]) -> list[str]:
+    names = []
+    for name, field in model.model_fields.items():
+        names.append(field.alias or name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names += [f"{name}.{below}" for below in _dotted_names(field.annotation)]
+    return names

@@ -55,7 +55,8 @@ def parquet(path: Path) -> dict[str, str]:
 def store(path: Path) -> dict[str, str]:
     """Return column -> type of a store's index."""
     opened = open_masks(path) if path.name == "masks.zarr" else open_features(path)
-    return {name: {"string": "text"}.get(t, t) for name, (t, _) in opened.kind.columns.items()}
+    types = opened.table().reset_index().dtypes
+    return {name: "text" if str(t) in ("str", "object") else str(t) for name, t in types.items()}
 
 
 def table(path: Path) -> dict[str, str]:

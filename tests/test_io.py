@@ -17,6 +17,7 @@ from pipeline.io import (
 )
 
 
+@pytest.mark.promise("A file is replaced as a whole or not at all.")
 def test_an_error_while_writing_keeps_the_old_file_and_leaves_nothing_behind(
     tmp_path: Path,
 ) -> None:
@@ -54,6 +55,7 @@ def test_file_hash_is_that_of_its_bytes(tmp_path: Path) -> None:
     assert sha256_file(tmp_path / "x").startswith("ba7816bf8f01cfea")
 
 
+@pytest.mark.promise("Values of a CSV stay text, byte for byte.")
 @pytest.mark.parametrize(
     "raw",
     [

@@ -39,6 +39,7 @@ def holder(tmp_path, repo):
     process.stdout.close()
 
 
+@pytest.mark.promise("A store has one writer at a time; a second one is told who holds it.")
 def test_a_live_writer_is_named_in_one_line_with_host_and_pid(holder):
     path, process = holder
     with pytest.raises(StoreError) as caught:
@@ -47,6 +48,7 @@ def test_a_live_writer_is_named_in_one_line_with_host_and_pid(holder):
     assert "\n" not in str(caught.value) and caught.value.remedy
 
 
+@pytest.mark.promise("The lock of a killed writer blocks nobody.")
 def test_a_killed_writers_lock_is_taken_over_within_seconds(holder):
     path, process = holder
     process.send_signal(signal.SIGKILL)
@@ -59,6 +61,7 @@ def test_a_killed_writers_lock_is_taken_over_within_seconds(holder):
     lock.release()
 
 
+@pytest.mark.promise("The lock of a killed writer blocks nobody.")
 def test_a_killed_writer_that_nobody_waited_for_does_not_hold_the_lock_for_ever(holder):
     path, process = holder
     process.send_signal(signal.SIGKILL)

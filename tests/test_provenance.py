@@ -25,6 +25,7 @@ def manifest(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.promise("An output states the digests of its inputs; a changed input is named.")
 @pytest.mark.parametrize("suffix", [".parquet", ".json"])
 def test_a_stamp_reads_back_and_a_changed_input_is_named(tmp_path, manifest, suffix) -> None:
     stamped = stamp(manifest=manifest, masks=Store(), params="p1", none=tmp_path / "no.csv")

@@ -151,7 +151,7 @@ def report(project: Project, dataset: Datasets = None) -> None:
 
 @command(app, "pipeline results --dataset brain")
 def results(project: Project, dataset: Datasets = None) -> None:
-    """The same figures as Markdown and CSV -> results/, README.md about all of params.yaml"""
+    """README.md with one table and one figure, and CSV files -> results/"""
     c = project.open()
     names = chosen_datasets(c, dataset)
 

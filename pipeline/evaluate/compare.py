@@ -186,23 +186,6 @@ def matching_pairs(scored: list[Scored], a: str, b: str) -> list[tuple[Scored, S
     ]
 
 
-def between(comparisons: pd.DataFrame, a: RunKey, b: RunKey) -> pd.DataFrame:
-    """Return the rows of plots/comparisons.csv that compare two runs, as a minus b, whichever way
-    round they are stored.
-
-    Args:
-        comparisons: the table.
-        a, b: (learner, view).
-    """
-    runs = comparisons[list(RUNS)]
-    forward = comparisons[(runs == [*a, *b]).all(axis=1)]
-    back = comparisons[(runs == [*b, *a]).all(axis=1)]
-    turned = back.assign(difference=-back["difference"], lo=-back["hi"], hi=-back["lo"])
-    turned["verdict"] = turned["verdict"].replace({BETTER: WORSE, WORSE: BETTER})
-    turned[list(RUNS)] = [*a, *b]
-    return pd.concat([forward, turned]).sort_index()
-
-
 def comparison_text(table: pd.DataFrame) -> str:
     """Return a table of comparisons as text, without the rows of subsets that equal those of
     `full` (no image has a copy in train); a last line names these."""

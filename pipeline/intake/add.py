@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Literal
 
-from pipeline.config_rules import DATASET_NAME
+from pipeline.config import DATASET_NAME
 from pipeline.errors import ManifestError
 from pipeline.intake.archive import extracted
 from pipeline.intake.existing import is_in_place, merge_existing, put_in_place, same_folder

@@ -102,6 +102,7 @@ class Strategy:
         models: the models that `requires` names.
 
     Attributes:
+        parameters: names of the parameters that decide the mask.
         columns: columns of the manifest that decide the mask, besides the image itself.
         uses_truth: whether the ground-truth mask decides it.
         requires: fields of `Models` that must be set.
@@ -109,6 +110,7 @@ class Strategy:
     """
 
     name: ClassVar[str]
+    parameters: ClassVar[tuple[str, ...]] = ()
     columns: ClassVar[tuple[str, ...]] = ()
     uses_truth: ClassVar[bool] = False
     requires: ClassVar[tuple[str, ...]] = ("sam2",)
@@ -118,13 +120,10 @@ class Strategy:
         self.params = params
         self.sam2 = models.sam2
 
-    def parameters(self) -> dict[str, Any]:
-        """Return the parameters that decide the masks of this strategy."""
-        return {}
-
     def fingerprint(self) -> dict[str, Any]:
         """Return what decides the masks besides images and models; part of the store's identity."""
-        return {"strategy": self.name, "version": self.version, **self.parameters()}
+        used = {name: getattr(self.params, name) for name in self.parameters}
+        return {"strategy": self.name, "version": self.version, **used}
 
     def ask(
         self, columns: Mapping[str, Any], height: int, width: int
@@ -206,9 +205,7 @@ class SalientRefine(Strategy):
     """
 
     name = "salient-refine"
-
-    def parameters(self):
-        return {"box_as_mask": self.params.box_as_mask, "zoom": self.params.zoom}
+    parameters = ("box_as_mask", "zoom")
 
     def prepare(self, image, columns, truth=None):
         one = super().prepare(image, columns)
@@ -238,9 +235,7 @@ class Box(Strategy):
 
     name = "box"
     columns = ("box",)
-
-    def parameters(self):
-        return {"box_as_mask": self.params.box_as_mask, "zoom": self.params.zoom}
+    parameters = ("box_as_mask", "zoom")
 
     def ask(self, columns, height, width):
         return self.ask_box(parse_box(columns["box"], width, height), height, width)
@@ -250,10 +245,7 @@ class CenterBox(Strategy):
     """A box in the middle of every image, where the object is in most medical images."""
 
     name = "center-box"
-
-    def parameters(self):
-        p = self.params
-        return {"center_box": p.center_box, "box_as_mask": p.box_as_mask, "zoom": p.zoom}
+    parameters = ("center_box", "box_as_mask", "zoom")
 
     def ask(self, columns, height, width):
         return self.ask_box(center_box(width, height, self.params.center_box), height, width)
@@ -317,16 +309,11 @@ class Auto(Strategy):
     """
 
     name = "auto"
+    parameters = ("grid", "min_area", "max_area")
 
-    def parameters(self) -> dict[str, Any]:
-        return {
-            "grid": self.params.grid,
-            "min_area": self.params.min_area,
-            "max_area": self.params.max_area,
-            "nms_iou": NMS_IOU,
-            "keep_share": KEEP_SHARE,
-            "max_merged": MAX_MERGED,
-        }
+    def fingerprint(self) -> dict[str, Any]:
+        fixed = {"nms_iou": NMS_IOU, "keep_share": KEEP_SHARE, "max_merged": MAX_MERGED}
+        return super().fingerprint() | fixed
 
     def segment(self, prepared: list[PreparedImage]) -> list[MaskResult]:
         embedding = self.sam2.embed([one.frame for one in prepared])

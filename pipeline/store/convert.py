@@ -19,7 +19,7 @@ from pipeline.store.writer import FeatureStoreWriter, MaskStoreWriter, StoreWrit
 def convert_store(path: str | PathLike) -> int:
     """Convert a store of layout 1 to the present layout; its rows keep their keys and checksums.
 
-    The new store is made beside the old one and replaces it when complete. Rows that are lost or
+    The new store is made next to the old one and replaces it when complete. Rows that are lost or
     damaged are left out, so that the next run of the stage computes them.
 
     Returns:

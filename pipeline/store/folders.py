@@ -1,4 +1,4 @@
-"""A store that is built beside another one takes its place when it is complete."""
+"""A store that is built next to another one replaces it when it is complete."""
 
 from __future__ import annotations
 

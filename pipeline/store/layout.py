@@ -29,7 +29,7 @@ Why a reader never sees a half-written state:
   other chunk key (`label/c/0` <-> `label/c.0`), which zarr.json names; otherwise it is extended.
 * A killed writer leaves rows that no index lists. The next writer overwrites them.
 
-A rebuild with other choices and a compaction are made in a hidden folder beside the store, which
+A rebuild with other choices and a compaction are made in a hidden folder next to the store, which
 takes its place when complete (see `folders`). `StoreReader` keeps the folder open and reads the
 replaced store to the end.
 

@@ -93,7 +93,7 @@ class StoreWriter:
         path: the store.
         identity: everything that decides its content, JSON values.
         on_mismatch: what to do with a store of another identity: "refuse" (StoreError with the
-            difference) or "rebuild" (a new store is built beside it, and replaces it when the run
+            difference) or "rebuild" (a new store is built next to it, and replaces it when the run
             has ended well).
         attrs: more attributes for people who open the store (dataset, model, versions).
         commit_seconds: time between two commits.
@@ -488,8 +488,8 @@ class StoreWriter:
             self._write_rows()
             for row in self._rows:
                 self._index.set(self._synced(row))
-            self._rows.clear()
             self._commit_index()
+            self._rows.clear()  # only now, so that a commit that failed can be tried again
         self._changed = False
         self._last_commit = time.monotonic()
         self._commit_took = self._last_commit - begin

@@ -101,6 +101,7 @@ LEAKY = table(["a", "b"] * 10, splits=["train"] * 14 + ["test"] * 6)
 COPIES = ["x", "y", *[""] * 13, "x", "y", "", "", ""]  # 000-015 and 001-016 straddle
 
 
+@pytest.mark.promise("splits.on_leak decides which side of a leak is left out of training or test.")
 @pytest.mark.parametrize(
     ("on_leak", "gone_from_train", "gone_from_test"),
     [
@@ -117,6 +118,9 @@ def test_on_leak_drops_copies_from_the_side_it_names(on_leak, gone_from_train, g
     assert set(split.test) == set(ids[14:]) - gone_from_test
 
 
+@pytest.mark.promise(
+    "No patient, group, file or copy is in both train and validation, nor in a test part made here."
+)
 def test_regroup_makes_a_test_part_without_any_copy_in_train():
     plan = plan_splits(LEAKY, SplitsParams(on_leak="regroup"), audit_of(LEAKY, COPIES))
     split = plan.get("official", 0, 1.0)
@@ -124,12 +128,13 @@ def test_regroup_makes_a_test_part_without_any_copy_in_train():
     assert len(split.test) + len(split.train) + len(split.val) == 20
 
 
+@pytest.mark.promise("splits.on_leak decides which side of a leak is left out of training or test.")
 @pytest.mark.parametrize(
     ("on_leak", "side", "gone"),
     [("drop-test", "test", {"017", "018", "019"}), ("drop-train", "train", {"000", "001", "002"})],
 )
 @pytest.mark.parametrize("tie", ["patients", "groups", "copies", "files", "chain"])
-def test_on_leak_drops_whatever_straddles_from_the_side_it_names(tie, on_leak, side, gone):
+def test_on_leak_drops_what_is_on_both_sides_from_the_side_it_names(tie, on_leak, side, gone):
     """Images 0 to 2 belong with 17 to 19; image 3 is of the same unit as 4, both in train."""
     names = ["p", "q", "r", "s", "s", *[""] * 12, "p", "q", "r"]
     ties = {"patients": names, "groups": names}
@@ -160,6 +165,7 @@ def test_on_leak_without_an_audit_says_what_to_run():
         plan_splits(LEAKY, SplitsParams(on_leak="drop-test"))
 
 
+@pytest.mark.promise("A leak audit of other images or other bytes is refused.")
 def test_an_audit_of_other_images_is_refused():
     audit = audit_of(LEAKY, COPIES)
     with pytest.raises(ManifestError, match="does not know 1 images"):
@@ -193,6 +199,9 @@ def test_a_val_part_of_the_manifest_stays_the_val_part():
     assert set(split.train) == set(frame["image_id"][:12])
 
 
+@pytest.mark.promise(
+    "Few-shot draws are whole patients, groups and copies, as near to their share as possible."
+)
 def test_copies_with_other_labels_are_drawn_together():
     frame = table(["a", "b"] * 40, splits=["train"] * 78 + ["test"] * 2)
     copies = [f"pair {i // 2}" if i < 78 else "" for i in range(80)]
@@ -205,6 +214,7 @@ def test_copies_with_other_labels_are_drawn_together():
     )
 
 
+@pytest.mark.promise("Images that say train are never tested.")
 def test_images_that_say_train_are_never_tested_where_no_image_says_test():
     frame = table(["a", "b"] * 10, splits=["train"] * 20)
     plan = plan_splits(frame, SplitsParams())
@@ -214,3 +224,26 @@ def test_images_that_say_train_are_never_tested_where_no_image_says_test():
     assert any("no image says test" in note for note in plan.notes)
     some = plan_splits(frame, SplitsParams(on_leak="regroup"), audit_of(frame, [""] * 20))
     assert len(some.get("official", 0, 1.0).test) == 4
+
+
+@pytest.mark.promise(
+    "No patient, group, file or copy is in both train and validation, nor in a test part made here."
+)
+@pytest.mark.parametrize("tie", ("patients", "groups", "copies", "files"))
+def test_images_of_one_patient_group_picture_or_file_are_never_in_two_parts(tie):
+    names = [f"unit {i // 3}" for i in range(90)]
+    labels = ["ab"[i // 3 % 2] for i in range(90)]
+    frame = table(labels, **({tie: names} if tie in ("patients", "groups") else {}))
+    if tie == "files":  # the slices of 30 volumes
+        frame["path"] = [f"{name}.nii" for name in names]
+        frame["frame"] = [str(i % 3) for i in range(90)]
+    audit = audit_of(frame, names if tie == "copies" else [""] * 90)
+    unit = dict(zip(frame["image_id"], names, strict=True))
+    for on_leak in ("warn", "regroup"):
+        plan = plan_splits(frame, SplitsParams(on_leak=on_leak), audit)
+        for protocol in ("official", "grouped"):
+            for fraction in (0.2, 1.0):
+                split = plan.get(protocol, 0, fraction)
+                parts = [{unit[i] for i in ids} for ids in (split.train, split.val, split.test)]
+                assert all(parts)
+                assert sum(map(len, parts)) == len(set.union(*parts))

@@ -40,6 +40,9 @@ def plan_or_none(frame, params=None):
         return None
 
 
+@pytest.mark.promise(
+    "Draws are nested over fractions; splits depend on ids, labels, groups and seed only."
+)
 @QUICK
 @given(manifests(), st.integers(0, 3))
 def test_train_val_and_test_are_disjoint_and_nested_over_fractions(frame, seed):
@@ -59,6 +62,9 @@ def test_train_val_and_test_are_disjoint_and_nested_over_fractions(frame, seed):
             smaller = split
 
 
+@pytest.mark.promise(
+    "No patient, group, file or copy is in both train and validation, nor in a test part made here."
+)
 @QUICK
 @given(manifests(), st.integers(0, 3), st.sampled_from([0.05, 0.3, 1.0]))
 def test_no_unit_is_in_both_train_and_val_nor_in_a_test_part_that_is_ours(frame, seed, fraction):
@@ -76,6 +82,9 @@ def test_no_unit_is_in_both_train_and_val_nor_in_a_test_part_that_is_ours(frame,
             assert not (train | val) & test
 
 
+@pytest.mark.promise(
+    "Few-shot draws are whole patients, groups and copies, as near to their share as possible."
+)
 @QUICK
 @given(manifests(), st.integers(0, 3), st.sampled_from([0.05, 0.2, 0.5, 1.0]))
 def test_shots_are_whole_units_of_every_class_as_near_to_its_share_as_units_allow(
@@ -109,6 +118,9 @@ def test_shots_are_whole_units_of_every_class_as_near_to_its_share_as_units_allo
                 assert have == wanted
 
 
+@pytest.mark.promise(
+    "Few-shot draws are whole patients, groups and copies, as near to their share as possible."
+)
 def test_a_fraction_takes_all_images_of_a_patient_or_none():
     patients = [f"p{i // 6}" for i in range(240)]
     frame = table(["a"] * 120 + ["b"] * 120, patients=patients)
@@ -134,6 +146,9 @@ def test_large_patients_are_drawn_no_sooner_than_small_ones():
     assert 1.0 < first / 200 < 3.0
 
 
+@pytest.mark.promise(
+    "Draws are nested over fractions; splits depend on ids, labels, groups and seed only."
+)
 @QUICK
 @given(manifests(), st.randoms(use_true_random=False))
 def test_splits_do_not_depend_on_row_order_or_on_what_groups_are_called(frame, random):
@@ -177,6 +192,7 @@ def test_small_and_large_patients_are_parted_alike_between_train_and_val():
     assert np.mean(shares) == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.promise("Grouped cross-validation tests every image once.")
 def test_the_grouped_folds_cover_every_image_once_as_test():
     frame = table(["a", "b", "c"] * 20, groups=[str(i // 4) for i in range(60)])
     plan = plan_splits(frame, SplitsParams())

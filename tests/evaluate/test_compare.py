@@ -12,7 +12,6 @@ from sklearn.metrics import f1_score, roc_auc_score
 from pipeline.config import EvaluateParams
 from pipeline.evaluate.compare import (
     COLUMNS,
-    between,
     comparison_text,
     corrected,
     differences,
@@ -180,20 +179,6 @@ def row(protocol: str, subset: str, difference: float, p: float = 0.001, views="
 
 def table(*rows: dict) -> pd.DataFrame:
     return pd.DataFrame(corrected(list(rows)), columns=list(COLUMNS))
-
-
-def test_rows_between_two_runs_are_found_whichever_way_round_they_are_stored():
-    stored = table(
-        row("official", "full", 0.1),
-        row("grouped", "full", -0.2, views="ba"),
-        row("official", "full", 0.3, views="ac"),
-    )
-    found = between(stored, ("probe", "a"), ("probe", "b"))
-    assert list(found["difference"]) == [0.1, 0.2]
-    assert list(found["hi"]) == pytest.approx([0.11, 0.21])
-    assert list(found["verdict"]) == ["better", "better"]
-    assert set(found["view_a"]) == {"a"}
-    assert between(stored, ("probe", "b"), ("probe", "c")).empty
 
 
 def test_the_text_of_comparisons_rounds_and_leaves_out_repeated_subsets():

@@ -111,7 +111,8 @@ def test_quoted_figures_are_labelled_and_only_next_to_real_images(real, tmp_path
     section = accuracy.quoted_section(data, runs)
     table = section.blocks[-1]
     quoted = [i for i, h in enumerate(table.headers) if "quoted" in h.look]
-    assert [i for i, h in enumerate(table.headers) if "quoted" in h.text] == quoted
+    assert quoted == [i for i, h in enumerate(table.headers) if "quoted" in h.text]
+    assert quoted == [1, 2, 3, 4, 5]
     row = next(r for r in table.rows if r[0].text == "MedFocusCLIP")
     assert [r.text for r in row[1:6]] == ["81.28", "82.12", "84.49", "85.63", "91.52"]
     ours = data.accuracy(PUBLISHED)[METHOD]
@@ -267,6 +268,31 @@ def test_heat_maps_of_another_model_are_refused_with_what_differs(data):
         masks.stored_clip(data)
     section = masks.heat_section(data, Album(data, 32), study_runs(data.params, [data]))
     assert [block.kind for block in section.blocks] == ["text"]
+
+
+@pytest.mark.promise("A section on one split names it, and the copies in it where it is published.")
+def test_sections_on_one_split_name_it_and_its_copies(data):
+    runs = study_runs(data.params, [data])
+    for section in (
+        accuracy.errors_section(data, Album(data, 32), runs),
+        accuracy.calibration_section(data, runs),
+    ):
+        assert section.blocks[0].text.startswith(words.block(data, GROUPED))
+    said = words.shown_on(data, PUBLISHED, 1.0, data.test_copies)
+    assert said == "Published split, all labels. 2 of 12 test images have a copy in training."
+
+
+@pytest.mark.promise("The size of the validation part is stated, as params.yaml has it.")
+def test_the_size_of_the_validation_part_is_stated(data):
+    splits = data.params.splits.model_copy(update={"val": 0.3})
+    params = data.params.model_copy(update={"splits": splits})
+    assert any("30\N{NO-BREAK SPACE}% of them" in text for text in words.how_to_read(params))
+
+
+def test_copies_are_said_of_the_papers_splits_that_hold_them(data):
+    for name, inside in (("brain", True), ("covid", True), ("lung", False), ("breast", False)):
+        data.name = name
+        assert ("holds copies" in words.quoted_text(data, "I")) == inside
 
 
 def test_nothing_but_the_name_of_a_dataset_is_a_page_too(project, tmp_path):

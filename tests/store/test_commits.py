@@ -86,18 +86,35 @@ def copy_of(start, folder):
     return folder
 
 
-def test_a_failed_write_keeps_the_old_rows_and_the_next_run_goes_on(store):
+@pytest.mark.promise("A full disk loses nothing that was committed.")
+@pytest.mark.parametrize("change", ["rows", "labels"])
+def test_a_failed_write_keeps_the_old_rows_and_the_next_run_goes_on(store, change):
     kind, folder, items, path = store
     before = content(kind, folder)
     (path / ".partial").write_bytes(b"a file where a folder belongs, as bad as a full disk")
     with pytest.raises(DiskError):
-        run_cheap(kind, folder, items, force=True)
+        if change == "labels":
+            items = [replace(item, row={**item.row, "label": "cow"}) for item in items]
+        run_cheap(kind, folder, items, force=change == "rows")
     assert content(kind, folder) == before and verify_store(path).ok
     (path / ".partial").unlink()
     more = make_items(folder, ROWS + 2)
     assert run_cheap(kind, folder, more).done == 2
     now = content(kind, folder)
     assert {k: now[k] for k in before} == before
+
+
+@pytest.mark.promise("The index lists a row after its data are on disk.")
+def test_a_shard_that_cannot_be_written_adds_no_row_to_the_index(tmp_path, small_shards):
+    items = make_items(tmp_path, 12)
+    run_cheap("masks", tmp_path, items[:8])
+    path = store_path(tmp_path, "masks")
+    (path / "mask/c/2").write_bytes(b"a file where the folder of the third shard belongs")
+    with pytest.raises(DiskError):
+        run_cheap("masks", tmp_path, items)
+    assert list(opened(path)) == [item.image_id for item in items[:8]] and verify_store(path).ok
+    (path / "mask/c/2").unlink()
+    assert run_cheap("masks", tmp_path, items).done == 4 and verify_store(path).ok
 
 
 def test_an_error_in_the_model_keeps_only_what_was_committed(tmp_path, small_shards):
@@ -118,6 +135,7 @@ def test_an_error_in_the_model_keeps_only_what_was_committed(tmp_path, small_sha
     assert run_cheap("masks", tmp_path, items).done == 4
 
 
+@pytest.mark.promise("Data do not wait in memory for the index, and count only with it.")
 def test_data_do_not_wait_in_memory_for_the_index(tmp_path, small_shards):
     items = make_items(tmp_path, 9)
     mapper = CheapMapper("features")

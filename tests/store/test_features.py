@@ -49,6 +49,7 @@ def text_features():
     return np.random.default_rng(9).normal(size=(3, 2, DIM)).astype(np.float32)
 
 
+@pytest.mark.promise("Rows are joined by image id or class name, never by position.")
 def test_xy_of_a_split_gives_each_image_its_own_row_and_label(path):
     store = open_features(path)
     X, y = store.xy("whole", "train")
@@ -116,6 +117,7 @@ def test_text_features_are_named_by_class_and_template(path):
     assert open_features(path).attrs["prompts"] == {"dog": ["a dog", "the dog"]}
 
 
+@pytest.mark.promise("Rows are joined by image id or class name, never by position.")
 def test_class_features_average_normalised_templates_in_the_order_asked_for(path):
     T = text_features()[0].astype(np.float64)
     mean = (T / np.linalg.norm(T, axis=1, keepdims=True)).mean(axis=0)
@@ -137,6 +139,7 @@ def test_to_pandas_has_label_split_and_features_under_the_image_id(path):
     assert len(both) == 8 and both.loc[("a", "masked"), 0] == features_of("a")[1, 0]
 
 
+@pytest.mark.promise("New prompts replace the text features and encode no image.")
 def test_new_templates_replace_the_text_and_encode_no_image(tmp_path):
     items = make_items(tmp_path, 4)
     run_cheap("features", tmp_path, items)

@@ -14,6 +14,7 @@ from pipeline.store.layout import FEATURES
 KINDS = ["masks", "features"]
 
 
+@pytest.mark.promise("What is stored is not computed again; what changed is.")
 @pytest.mark.parametrize("kind", KINDS)
 def test_again_add_ten_remove_five_reorder_computes_0_10_0_0(tmp_path, kind):
     items = make_items(tmp_path, 18)
@@ -38,6 +39,7 @@ def test_rows_that_left_the_manifest_stay_but_are_not_offered(tmp_path):
     assert len(open_features(store.path).ids()) == 6
 
 
+@pytest.mark.promise("New labels and splits reach the stores, and nothing is computed again.")
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_and_splits_are_refreshed_and_nothing_is_computed(tmp_path, kind):
     items = make_items(tmp_path, 5)
@@ -49,6 +51,7 @@ def test_labels_and_splits_are_refreshed_and_nothing_is_computed(tmp_path, kind)
     assert record.done == 0 and set(table.label) == {"new"} and set(table.split) == {"val"}
 
 
+@pytest.mark.promise("A reason is recorded for each row that is computed again.")
 @pytest.mark.parametrize("kind", KINDS)
 def test_bytes_changed_under_the_same_name_redo_that_row_and_say_so(tmp_path, kind):
     items = make_items(tmp_path, 5)
@@ -70,6 +73,7 @@ def test_another_prompt_of_a_row_redoes_that_row(tmp_path):
     assert record.redone == {"prompt, mask or frame changed": 1}
 
 
+@pytest.mark.promise("A store made with other choices is refused, with the difference.")
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_identity_is_refused_with_the_difference_and_nothing_is_touched(tmp_path, kind):
     items = make_items(tmp_path, 3)
@@ -82,6 +86,7 @@ def test_another_identity_is_refused_with_the_difference_and_nothing_is_touched(
     assert content(kind, tmp_path) == before
 
 
+@pytest.mark.promise("A rebuilt store replaces the old one only when it is complete.")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_rebuild_takes_the_old_stores_place_only_when_it_is_complete(tmp_path, kind):
     items = make_items(tmp_path, 6)
@@ -121,6 +126,7 @@ def test_force_computes_all_rows_again(tmp_path):
     assert record.redone == {"forced": 4} and content("masks", tmp_path) == before
 
 
+@pytest.mark.promise("Byte-identical images are computed once.")
 def test_forced_copies_are_of_what_is_computed_now_and_never_of_old_rows(tmp_path):
     items = make_items(tmp_path, 2)
     path = items[0].path.with_name("copy.bin")

@@ -28,6 +28,7 @@ def random_mask(h, w, seed=0):
     return np.random.default_rng(seed).random((h, w)) > 0.5
 
 
+@pytest.mark.promise("Masks and features are read back exactly as they were written.")
 @pytest.mark.parametrize(
     "shapes",
     [
@@ -58,6 +59,7 @@ def test_an_image_larger_than_all_before_is_added_without_touching_the_others(tm
     assert store.dataset()["mask"].shape == (2, 300, 1100)
 
 
+@pytest.mark.promise("Image ids survive byte for byte.")
 def test_ids_survive_byte_for_byte(tmp_path):
     masks = {name: random_mask(4, 5, k) for k, name in enumerate(NAMES)}
     write(tmp_path / "masks.zarr", masks)
@@ -67,7 +69,7 @@ def test_ids_survive_byte_for_byte(tmp_path):
         np.testing.assert_array_equal(store[name], mask)
 
 
-def test_quality_columns_are_stored_beside_each_mask(tmp_path):
+def test_quality_columns_are_stored_with_each_mask(tmp_path):
     mask = np.zeros((10, 20), bool)
     mask[:5, :4] = mask[8:, 15:] = True
     write(tmp_path / "masks.zarr", {"a": mask}, prompt="box", predicted_iou=0.5, stability=0.25)
@@ -77,6 +79,7 @@ def test_quality_columns_are_stored_beside_each_mask(tmp_path):
     assert row.area_fraction == pytest.approx(30 / 200)
 
 
+@pytest.mark.promise("A lost shard is an error that names its images; never zeros.")
 def test_an_empty_mask_is_an_outcome_and_a_lost_one_never_reads_as_empty(tmp_path):
     path = tmp_path / "masks.zarr"
     write(path, {"e": np.zeros((9, 9), bool)}, status="empty")
@@ -127,6 +130,7 @@ def test_a_mask_read_costs_one_chunk(tmp_path):
     assert array.encoding["chunks"][1] >= 300 and array.encoding["chunks"][2] >= 400
 
 
+@pytest.mark.promise("A folder that is not a store is never emptied.")
 def test_a_folder_that_is_no_store_is_never_emptied(tmp_path):
     path = tmp_path / "masks.zarr"
     path.mkdir()

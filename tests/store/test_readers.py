@@ -1,4 +1,4 @@
-"""Readers beside a writer, in other processes and other programs; files that stay as they are."""
+"""Reading during a write, from other processes and with other programs; linked files."""
 
 import json
 import multiprocessing
@@ -15,9 +15,10 @@ from benchmarks.cheap_stage import make_items, run_cheap, store_path
 from benchmarks.store_stage import content
 from pipeline.errors import StoreError
 from pipeline.store import open_features, open_masks, verify_store
-from tests.store.conftest import ROWS, opened, reads, shards
+from tests.store.conftest import DATA, ROWS, opened, reads, shards
 
 
+@pytest.mark.promise("xarray opens both stores without a warning.")
 def test_xarray_opens_both_stores_without_a_warning(tmp_path, repo):
     items = make_items(tmp_path, 4)
     for kind in ("masks", "features"):
@@ -46,6 +47,7 @@ print(features.attrs["identity"]["model"]["name"])
     assert done.returncode == 0 and done.stderr == "" and done.stdout == "cheap\n", done.stderr
 
 
+@pytest.mark.promise("A store of the other kind is named as that, not as damaged.")
 def test_a_store_of_the_other_kind_is_called_that_and_not_damaged(store):
     kind, _, _, path = store
     right, wrong = (open_masks, open_features)[:: 1 if kind == "masks" else -1]
@@ -63,6 +65,7 @@ def _read_in_child(store, kind, image_id, queue):
     queue.put(_bytes_of(store, kind, image_id))
 
 
+@pytest.mark.promise("A store can be read in worker processes, forked ones too.")
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_store_that_was_read_is_read_in_worker_processes_too(store, method):
@@ -80,6 +83,7 @@ def test_a_store_that_was_read_is_read_in_worker_processes_too(store, method):
     assert found == expected
 
 
+@pytest.mark.promise("Files linked into a DVC cache are never changed.")
 @pytest.mark.parametrize("link", [os.link, os.symlink])
 def test_an_append_never_changes_the_files_of_an_older_version(store, link):
     # As DVC keeps them: the store's files are links into its cache.
@@ -96,6 +100,7 @@ def test_an_append_never_changes_the_files_of_an_older_version(store, link):
     assert len(opened(path)) == ROWS + 3 and verify_store(path).ok
 
 
+@pytest.mark.promise("A reader sees the state of one commit.")
 def test_no_reader_ever_sees_columns_of_different_length_while_a_writer_works(tmp_path):
     run_cheap("features", tmp_path, make_items(tmp_path, 2))
     path = store_path(tmp_path, "features")
@@ -123,6 +128,7 @@ def test_no_reader_ever_sees_columns_of_different_length_while_a_writer_works(tm
     assert len(open_features(path)) == 24
 
 
+@pytest.mark.promise("A row is never called damaged because a writer adds to its shard.")
 def test_a_row_read_while_its_shard_is_replaced_is_not_called_damaged(store):
     # Zarr reads where the chunks of a shard lie and then a chunk: of another file, it may be.
     kind, folder, items, longer = store
@@ -158,6 +164,7 @@ def test_a_row_read_while_its_shard_is_replaced_is_not_called_damaged(store):
     assert len(rounds) > 10
 
 
+@pytest.mark.promise("Reading a store writes nothing.")
 def test_reading_writes_nothing(store):
     kind, folder, _, path = store
     before = sorted((str(f), f.stat().st_mtime_ns) for f in folder.rglob("*"))
@@ -174,3 +181,17 @@ def test_both_stores_of_2000_images_are_few_files(tmp_path):
         path = store_path(tmp_path, kind)
         assert len(shards(path)) == 8
         assert sum(1 for f in path.rglob("*") if f.is_file()) < 40
+
+
+@pytest.mark.promise("Stray files in a store do no harm.")
+def test_stray_files_do_no_harm(store):
+    kind, folder, _, path = store
+    before = content(kind, folder)
+    for place in (path, path / DATA[kind], path / DATA[kind] / "c", path / "label" / "c"):
+        (place / ".DS_Store").write_bytes(b"\0Bud1")
+        (place / "._0").write_bytes(b"x")
+    (path / ".partial").mkdir()
+    (path / ".partial/0").write_bytes(b"half")
+    assert content(kind, folder) == before and verify_store(path).ok
+    assert run_cheap(kind, folder, make_items(folder, ROWS + 1)).done == 1
+    assert not (path / ".partial").exists()

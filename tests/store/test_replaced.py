@@ -121,6 +121,7 @@ def tag_of(path):
     return json.loads((path / "zarr.json").read_text())["attributes"]["identity"]["model"]["tag"]
 
 
+@pytest.mark.promise("Copies of a store next to it are not touched.")
 @pytest.mark.parametrize("kind", KINDS)
 def test_copies_next_to_a_store_are_not_touched_and_a_store_moved_away_stays_away(tmp_path, kind):
     items, path = make_items(tmp_path, 3), store_path(tmp_path, kind)
@@ -139,6 +140,7 @@ def test_copies_next_to_a_store_are_not_touched_and_a_store_moved_away_stays_awa
     assert (tag_of(copies[0]), tag_of(path)) == ("b", "a")
 
 
+@pytest.mark.promise("A run killed at any moment loses nothing that was committed.")
 @pytest.mark.parametrize("cut", ["before", "between", "after"])
 def test_a_replacement_that_a_kill_interrupted_is_completed(tmp_path, cut, monkeypatch):
     kind = "masks"
@@ -162,6 +164,7 @@ def test_a_replacement_that_a_kill_interrupted_is_completed(tmp_path, cut, monke
     assert record.done == 0 and tag_of(path) == "b" and folders_of(path) == [path.name]
 
 
+@pytest.mark.promise('A run is not "ok" before its store is in its place.')
 def test_a_run_is_not_ok_before_its_store_is_in_its_place(tmp_path, monkeypatch):
     items = make_items(tmp_path, 3)
     run_cheap("masks", tmp_path, items)
@@ -206,6 +209,7 @@ def test_a_lost_shard_is_an_error_with_the_ids_and_its_rows_are_computed_again(t
     assert {i: now.read(i)[DATA[kind]].tobytes() for i in before} == before
 
 
+@pytest.mark.promise("A damaged shard is an error, and exactly its rows are computed again.")
 @pytest.mark.parametrize("damage", ["cut", "empty", "noise", "other rows", "earlier"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_shard_is_an_error_and_its_rows_are_computed_again(tmp_path, kind, damage):

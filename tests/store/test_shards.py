@@ -8,9 +8,10 @@ import zarr
 
 from benchmarks.cheap_stage import CheapMapper, make_items, run_cheap, store_path
 from benchmarks.store_stage import content
+from pipeline.errors import StoreError
 from pipeline.store import FeatureRow, FeatureStoreWriter, WorkItem, verify_store, write_shard
 from pipeline.store.shards import ENTRY, SHARD_ROWS, DataArray, extended
-from tests.store.conftest import DATA, KINDS, ROWS, flip, opened, shards
+from tests.store.conftest import DATA, KINDS, ROWS, flip, opened, reads, shards
 
 
 def test_zarr_reads_the_rows_that_the_reader_reads(store):
@@ -46,6 +47,9 @@ def test_any_flipped_byte_spoils_exactly_one_row(tmp_path, kind):
     flip(shard, 40)
     mapper = CheapMapper(kind)
     bad = verify_store(path).damaged
+    for read in reads(kind, bad[0]).values():
+        with pytest.raises(StoreError, match="damaged data"):
+            read(opened(path))
     record = run_cheap(kind, tmp_path, items, mapper=mapper)
     assert mapper.mapped == bad and record.redone_rows == {bad[0]: "damaged in the store"}
     assert content(kind, tmp_path) == before and verify_store(path).ok
