@@ -1,6 +1,6 @@
 """Prompt strategies: how SAM2 is asked for the mask of an image.
 
-To add one, write a subclass of `Strategy` and add it to `STRATEGIES`.
+To add one, write a subclass of `Strategy`; it is registered by its name.
 """
 
 from __future__ import annotations
@@ -92,6 +92,10 @@ class PreparedImage:
         return y1 - y0, x1 - x0
 
 
+STRATEGIES: dict[str, type[Strategy]] = {}
+"""All strategies by name."""
+
+
 class Strategy:
     """How SAM2 is asked for the mask of an image. Subclasses set `name` and override `ask`.
 
@@ -115,6 +119,9 @@ class Strategy:
     uses_truth: ClassVar[bool] = False
     requires: ClassVar[tuple[str, ...]] = ("sam2",)
     version: ClassVar[int] = 1
+
+    def __init_subclass__(cls) -> None:
+        STRATEGIES[cls.name] = cls
 
     def __init__(self, params: SegmentParams, models: Models):
         self.params = params
@@ -394,12 +401,6 @@ def choose(masks: np.ndarray, scores: np.ndarray) -> list[int]:
         if (overlap <= NMS_IOU * (areas[kept] + areas[i] - overlap)).all():
             kept.append(int(i))
     return kept
-
-
-STRATEGIES: dict[str, type[Strategy]] = {
-    strategy.name: strategy
-    for strategy in (Salient, SalientRefine, Auto, CenterBox, Box, Points, Full, Manifest)
-}
 
 
 def strategy_class(params: SegmentParams) -> type[Strategy]:
