@@ -76,14 +76,12 @@ class Project:
         """
         replaced: dict[str, Any] = {}
         for setting in self.settings or []:
-            key, equals, value = setting.partition("=")
             try:
-                if not equals:
-                    raise ValueError("no '='")
+                key, value = setting.split("=", 1)
                 replaced[key] = yaml.safe_load(value)
-            except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-99-99
+            except (yaml.YAMLError, ValueError):  # ValueError: no "=", or the date 2024-99-99
                 raise ConfigError(
-                    f"--set {setting}: {' '.join(str(error).split())}",
+                    f"--set {setting}: has no '=', or the value is not YAML",
                     remedy="write --set KEY=VALUE with a value in YAML such as auto, 0.5 or [a, b]",
                 ) from None
         replaced |= {k.replace("__", "."): v for k, v in overrides.items() if v is not None}
