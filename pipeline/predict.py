@@ -84,10 +84,6 @@ class Predictions:
         rows = [vars(row) | {"label": row.label} for row in self.images]
         return json.dumps(vars(self) | {"images": rows}, indent=2, ensure_ascii=False)
 
-    def heading(self) -> str:
-        """Return one line about the learner."""
-        return f"learner {self.learner}, view {self.view}, mean of {len(self.seeds)} seeds"
-
     def failures(self) -> list[str]:
         """Return one line for each image that failed."""
         return [f"{image}: failed, {reason}" for image, reason in self.failed.items()]
@@ -132,7 +128,8 @@ def predict_images(
     outcome = Predictions(learner, view, mapper.fitted.seeds)
     items = list(_frames(images, outcome.failed))
     executor = LocalExecutor(options.batch_size or BATCH_SIZE, options.workers)
-    on_result(outcome.heading())
+    seeds = len(outcome.seeds)
+    on_result(f"learner {learner}, view {view}, mean of {seeds} seeds")
     with (
         Progress(f"predict {dataset}", len(items), show=options.progress) as progress,
         closing(executor.imap(lambda: mapper, items)) as results,
