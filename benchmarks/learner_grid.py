@@ -55,7 +55,8 @@ def main() -> None:
         trained = time.perf_counter()
         evaluate_dataset("grid", params, paths, jobs=args.jobs)
         done = time.perf_counter()
-    print(f"{sum(record.total for record in records)} fits on {args.images} images x {args.dim}, {args.jobs} jobs")
+    fits = sum(record.total for record in records)
+    print(f"{fits} fits on {args.images} images x {args.dim}, {args.jobs} jobs")
     print(f"train    {trained - clock:6.1f} s")
     print(f"evaluate {done - trained:6.1f} s")
 

@@ -48,7 +48,7 @@ def test_bf16_works_on_the_cpu_and_never_continues_a_store_in_fp32(fresh: Site) 
         refuses(fresh, *command, *chosen, "--precision", "bf16", words=("model.precision", "fp32"))
         if name == "masks":
             pairs = [(exact[i], rough[i]) for i in exact]
-            assert all((a & b).sum() > 0.8 * (a | b).sum() for a, b in pairs)
+            assert np.median([(a & b).sum() / (a | b).sum() for a, b in pairs]) > 0.8
         else:
             (a, _), (b, _) = exact.xy(view="whole"), rough.xy(view="whole")
             cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
@@ -142,7 +142,7 @@ def test_each_stage_refuses_what_an_earlier_stage_has_made_again_since(site: Sit
     refuses(site, *PREDICT, "--precision", "bf16", image, words=("model.precision", "fp32"))
     site.params(encode__fill="mean", encode__tokens=True)
     site.run("pipeline", "encode", "-d", "covid", "--force")
-    refuses(site, *PREDICT, image, words=("pipeline train",))
+    refuses(site, *PREDICT, image, words=("runs/medfocus", "fill"))
     refuses(site, "pipeline", "evaluate", "-d", "covid", words=("features", "pipeline train"))
     site.run("pipeline", "train", "-d", "covid", "--jobs", "1")
     site.run("pipeline", "evaluate", "-d", "covid", "--jobs", "1")
