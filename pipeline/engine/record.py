@@ -6,7 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib import metadata
@@ -199,26 +199,22 @@ def recorded(
             record.write(path)
 
     save()
-    outcome: StageFailed | KeyboardInterrupt | None = None
     try:
         yield
+        if record.status == "running":
+            if stopped():
+                raise KeyboardInterrupt
+            if max_failed is not None and record.failed_share > max_failed:
+                raise record.too_many_failed(max_failed, path)
+            record.status = "ok"
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        record.status = "interrupted" if interrupted else "error"
-        record.error = "" if interrupted else str(error) or type(error).__name__
+        expected = {KeyboardInterrupt: "interrupted", StageFailed: "failed"}
+        record.status = expected.get(type(error), "error")
+        record.error = "" if type(error) in expected else str(error) or type(error).__name__
         with suppress(DiskError):  # the first error is the one to report
             save()
         raise
-    if record.status == "running":
-        record.status = "ok"
-        if stopped():
-            record.status, outcome = "interrupted", KeyboardInterrupt()
-        elif max_failed is not None and record.failed_share > max_failed:
-            record.status, outcome = "failed", record.too_many_failed(max_failed, path)
-    with suppress(DiskError) if outcome else nullcontext():
-        save()
-    if outcome:
-        raise outcome
+    save()
 
 
 def library_versions(names: Iterable[str] = LIBRARIES) -> dict[str, str]:
