@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import digest_of, read_stamp
 from pipeline.splits import load_split_plan
-from pipeline.store import open_features
+from pipeline.store import MaskRow, MaskStoreWriter, WorkItem, open_features, open_masks
 from tests.learners.projects import blobs, make_manifest, read_tables, small_params, write_features
 from tests.learners.test_learners import make, samples
 
@@ -299,6 +300,38 @@ def test_a_view_that_was_not_encoded_or_that_some_images_lack_is_refused(tmp_pat
     for view, message in (("crop", "no view crop"), ("oracle", r"1 image\(s\) .* no view oracle")):
         with pytest.raises(StoreError, match=message):
             train(paths, small_params("linear-probe", train__views={"official": [view]}))
+
+
+def segment(paths: Paths, size: int, *, fails: bool = False) -> dict[str, int]:
+    """Make the mask store, each mask a square of `size`; return the checksums by image."""
+    manifest = read_manifest(paths.manifest("toy"))
+    with MaskStoreWriter(paths.masks("toy"), {"size": size}, on_mismatch="rebuild") as writer:
+        writer.sync_manifest(manifest)
+        for row in manifest.to_dict("records"):
+            mask = np.zeros((32, 32), bool)
+            mask[:size, :size] = True
+            item = WorkItem(row["image_id"], f"{row['image_id']} {size}", Path(), 0, row)
+            writer.plan([item])
+            if fails:
+                writer.write_failed(item, "cannot be read")
+            else:
+                writer.write([item], [MaskRow(row["image_id"], mask)])
+        writer.finish()
+    return open_masks(paths.masks("toy")).table()["crc"].to_dict()
+
+
+@pytest.mark.promise(REFUSED)
+def test_features_of_other_masks_than_the_mask_store_has_are_not_trained_on(tmp_path):
+    paths = make_project(tmp_path, n=12)
+    make_project(tmp_path, n=12, made="on masks", mask_crc=segment(paths, size=8))
+    train(paths, PROBE)
+    segment(paths, size=9)
+    with pytest.raises(StoreError, match=r"image.*other masks.*run: pipeline encode"):
+        train(paths, PROBE)
+    segment(paths, size=9, fails=True)  # images whose masks failed are used as they were encoded
+    train(paths, PROBE)
+    shutil.rmtree(paths.masks("toy"))  # features can be trained on without their masks
+    train(paths, PROBE)
 
 
 def test_no_feature_store_is_an_error_with_a_remedy(tmp_path, trained):
