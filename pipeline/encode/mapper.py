@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,12 +24,6 @@ if TYPE_CHECKING:
 
 MAPPER_VERSION = 1
 """Incremented when the same model and parameters give other features than before."""
-
-
-class Masks(Protocol):
-    """Masks by image_id, bool (h, w): a mask store or a dict."""
-
-    def __getitem__(self, image_id: str) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -53,7 +47,7 @@ class EncodeMapper:
     Args:
         params: the encode section of params.yaml.
         clip: from `pipeline.models.load_clip`.
-        masks: of the images.
+        masks: bool (h, w) by image_id: a mask store or a dict.
         forward_batch: views per forward pass, to bound memory whatever their number.
     """
 
@@ -61,7 +55,7 @@ class EncodeMapper:
         self,
         params: EncodeParams,
         clip: ClipModel,
-        masks: Masks,
+        masks: Mapping[str, np.ndarray],
         *,
         forward_batch: int = 32,
     ):
