@@ -2,7 +2,7 @@
 
     python benchmarks/audit.py rates ../shared/data           # false alarms, recall of known copies
     python benchmarks/audit.py real ../shared/data            # all images as one dataset
-    python benchmarks/audit.py made 10000 100000 --planted 0.01 [--index]
+    python benchmarks/audit.py made 10000 100000 --planted 0.01
 
 `rates`: pairs of films of different patients that are called copies (lung, where the file name
 states the patient), and which pairs of covid_lung_overlap.csv, contrast-changed copies across two
@@ -92,13 +92,13 @@ def draw(n: int, planted: int, file: Path, seed: int = 0) -> Thumbnails:
     return Thumbnails(records, np.arange(n), np.arange(n))
 
 
-def made(n: int, share: float, index: bool | None, params: AuditParams) -> dict:
+def made(n: int, share: float, params: AuditParams) -> dict:
     """Search n drawn thumbnails, a share of which are copies."""
     planted = int(n * share)
     with tempfile.TemporaryDirectory() as folder:
         thumbnails = draw(n, planted, Path(folder) / "drawn.npy")
         clock = Clock()
-        copies = find_copies(thumbnails, None, params, index=index)
+        copies, _ = find_copies(thumbnails, None, params)
         spent = clock.read()
     true = (copies.right - copies.left) == n - planted
     return {
@@ -216,15 +216,13 @@ def main() -> None:
     synthetic = kinds.add_parser("made")
     synthetic.add_argument("images", type=int, nargs="+")
     synthetic.add_argument("--planted", type=float, default=0.01, help="share that are copies")
-    synthetic.add_argument("--index", action=argparse.BooleanOptionalAction, default=None)
     options = parser.parse_args()
     if options.kind == "rates":
         results = rates(options.data)
     elif options.kind == "real":
         results = real(options.data)
     else:
-        shape = (options.planted, options.index, AuditParams())
-        results = (made(n, *shape) for n in options.images)
+        results = (made(n, options.planted, AuditParams()) for n in options.images)
     for result in results:
         print(json.dumps(result), flush=True)
 

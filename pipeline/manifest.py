@@ -12,7 +12,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -52,15 +51,13 @@ def read_manifest(
     path: str | Path,
     *,
     data: str | Path | None = None,
-    check_files: bool = False,
     classes: Iterable[str] | None = None,
 ) -> pd.DataFrame:
     """Read and validate a manifest.
 
     Args:
         path: the CSV file.
-        data: folder of the dataset's images; required by `check_files`.
-        check_files: also check that every image and mask file exists.
+        data: folder in which every image and mask file must exist; None = files are not checked.
         classes: the known labels; None = any label is valid.
 
     Returns:
@@ -69,7 +66,7 @@ def read_manifest(
 
     Raises:
         ManifestError: the file is missing or not a manifest; or rows are wrong: then the message
-            lists every problem with its line and remedy, and `.problems` holds them.
+            lists every problem with its line and remedy.
     """
     path = Path(path)
     remedy = f"run `pipeline data add {path.stem} --from ...`"
@@ -83,13 +80,7 @@ def read_manifest(
     for name in OPTIONAL:
         if name not in frame:
             frame[name] = "0" if name == "synthetic" else ""
-    problems = find_problems(frame, table.lines, classes=classes)
-    if check_files:
-        if data is None:
-            raise ValueError("check_files requires the data folder")
-        problems += _missing_files(frame, table.lines, Path(data))
-    if problems:
-        raise report_problems(path, problems)
+    check_rows(frame, table.lines, path, classes=classes, data=data)
     for name in INTEGERS:
         frame[name] = frame[name].astype("int64")
     return frame[_ordered(frame)]
@@ -145,48 +136,56 @@ def class_names(frame: pd.DataFrame) -> list[str]:
 
 # -- validation: every problem is found and reported at once -------------------------------------
 
+Problem = tuple[int, str, str, str]  # line (0 = the whole file), column, what is wrong, remedy
 
-@dataclass(frozen=True)
-class Problem:
-    """One error in a manifest.
 
-    Attributes:
-        line: line number in the file; 0 = the whole file.
-        column: column name; "" = the whole row.
-        what: what is wrong.
-        remedy: what to do about it.
+def check_rows(
+    frame: pd.DataFrame,
+    lines: Sequence[int],
+    path: str | Path,
+    *,
+    classes: Iterable[str] | None = None,
+    data: str | Path | None = None,
+) -> None:
+    """Check the rows of a manifest.
+
+    Args:
+        frame: all of `COLUMNS`; index 0, 1, ...
+        lines: line number of each row.
+        path: the file that the lines are of.
+        classes: the known labels; None = any label is valid.
+        data: folder in which every image and mask file must exist; None = files are not checked.
+
+    Raises:
+        ManifestError: the message lists every problem with its line and remedy; of one kind at
+            most `MAX_LISTED`, and the number of further ones.
     """
-
-    line: int
-    column: str
-    what: str
-    remedy: str
-
-    def __str__(self) -> str:
-        where = f"line {self.line}" if self.line else "file"
-        column = f", {self.column}" if self.column else ""
-        return f"{where}{column}: {self.what} - {self.remedy}"
-
-
-def report_problems(path: Path, problems: list[Problem]) -> ManifestError:
-    """Return one error that lists all problems in the order of the file."""
-    problems = sorted(problems, key=lambda p: (p.line, p.column))
+    frame = frame.astype(str)
+    problems = _invalid_values(frame, lines)
+    problems += _duplicates(frame, lines, ["image_id"], "change one of them")
+    problems += _duplicates(frame, lines, ["path", "frame"], "keep one of the rows")
+    problems += _patients_in_two_splits(frame, lines)
+    problems += _prompts_outside(frame, lines)
+    if classes is not None:
+        problems += _unknown_labels(frame, lines, sorted(set(classes)))
+    if data is not None:
+        problems += _missing_files(frame, lines, Path(data))
+    if frame.empty:
+        problems.append((0, "rows", "no images", "add some with `pipeline data add`"))
+    if not problems:
+        return
     counts: Counter[tuple[str, str]] = Counter()
-    listed = []
-    for problem in problems:
-        kind = (problem.column, problem.remedy)
-        counts[kind] += 1
-        if counts[kind] <= MAX_LISTED:
-            listed.append(f"  {problem}")
-    listed += [
-        f"  ... and {count - MAX_LISTED} more of this kind ({column or 'rows'}: {remedy})"
+    text = [f"{len(problems)} {'problem' if len(problems) == 1 else 'problems'}"]
+    for line, column, what, remedy in sorted(problems):
+        counts[column, remedy] += 1
+        if counts[column, remedy] <= MAX_LISTED:
+            text.append(f"  line {line}, {column}: {what} - {remedy}")
+    text += [
+        f"  ... and {count - MAX_LISTED} more of this kind ({column}: {remedy})"
         for (column, remedy), count in counts.items()
         if count > MAX_LISTED
     ]
-    noun = "problem" if len(problems) == 1 else "problems"
-    error = ManifestError("\n".join([f"{len(problems)} {noun}", *listed]), path=path)
-    error.problems = problems
-    return error
+    raise ManifestError("\n".join(text), path=path)
 
 
 def _is_inside(path: str) -> bool:
@@ -241,33 +240,14 @@ _RULES: dict[str, tuple[Callable[[str], bool], str, str]] = {
 }
 
 
-def find_problems(
-    frame: pd.DataFrame, lines: Sequence[int], *, classes: Iterable[str] | None = None
-) -> list[Problem]:
-    """Check the rows of a manifest.
-
-    Args:
-        frame: text columns, all of `COLUMNS`; index 0, 1, ...
-        lines: line number of each row, for the report.
-        classes: the known labels; None = any label is valid.
-
-    Returns:
-        All problems.
-    """
-    if frame.empty:
-        return [Problem(0, "", "no images", "add some with `pipeline data add`")]
+def _invalid_values(frame: pd.DataFrame, lines: Sequence[int]) -> list[Problem]:
     problems = []
     for column, (valid, what, remedy) in _RULES.items():
         wrong = {value for value in frame[column].unique() if not valid(value)}
-        for at in frame.index[frame[column].isin(wrong)]:
-            value = frame.at[at, column]
-            problems.append(Problem(lines[at], column, f"{what}: {value!r}", remedy))
-    problems += _duplicates(frame, lines, ["image_id"], "change one of them")
-    problems += _duplicates(frame, lines, ["path", "frame"], "keep one of the rows")
-    problems += _patients_in_two_splits(frame, lines)
-    problems += _prompts_outside(frame, lines)
-    if classes is not None:
-        problems += _unknown_labels(frame, lines, sorted(set(classes)))
+        problems += [
+            (lines[at], column, f"{what}: {frame.at[at, column]!r}", remedy)
+            for at in frame.index[frame[column].isin(wrong)]
+        ]
     return problems
 
 
@@ -279,30 +259,21 @@ def _duplicates(
     for line, *key in zip(lines, *(frame[name] for name in columns), strict=True):
         earlier = first.setdefault(tuple(key), line)
         if earlier != line:
-            value = " and ".join(map(repr, key))
-            what = f"{value} is on line {earlier} too"
-            problems.append(Problem(line, " and ".join(columns), what, remedy))
+            what = f"{' and '.join(map(repr, key))} is on line {earlier} too"
+            problems.append((line, " and ".join(columns), what, remedy))
     return problems
 
 
 def _patients_in_two_splits(frame: pd.DataFrame, lines: Sequence[int]) -> list[Problem]:
     known = frame.assign(line=lines)[(frame["patient_id"] != "") & (frame["split"] != "")]
+    several = known.groupby("patient_id")["split"].transform("nunique") > 1
     problems = []
-    for patient, rows in known.groupby("patient_id"):
-        parts = rows.groupby("split")["line"].agg(list)
-        if len(parts) > 1:
-            where = "; ".join(
-                f"{split} (line {', '.join(map(str, found[:5]))}{' ...' if len(found) > 5 else ''})"
-                for split, found in parts.items()
-            )
-            problems.append(
-                Problem(
-                    int(rows["line"].iloc[0]),
-                    "patient_id",
-                    f"patient {patient!r} is in {where}",
-                    "move the patient to one split, or add again with `--on-straddle drop-train`",
-                )
-            )
+    for patient, rows in known[several].groupby("patient_id"):
+        first = rows.groupby("split")["line"].first()
+        where = "; ".join(f"{split} (line {line})" for split, line in first.items())
+        remedy = "move the patient to one split, or add again with `--on-straddle drop-train`"
+        what = f"patient {patient!r} is in {where}"
+        problems.append((int(first.min()), "patient_id", what, remedy))
     return problems
 
 
@@ -320,7 +291,7 @@ def _prompts_outside(frame: pd.DataFrame, lines: Sequence[int]) -> list[Problem]
         for column, places, last in (("box", corners, 0), ("points", clicks, 1)):
             if any(x > width - last or y > height - last for x, y in places):
                 what = f"{getattr(row, column)} is outside the image of {width} x {height}"
-                problems.append(Problem(lines[at], column, what, "use pixels of the upright image"))
+                problems.append((lines[at], column, what, "use pixels of the upright image"))
     return problems
 
 
@@ -331,7 +302,7 @@ def _unknown_labels(frame: pd.DataFrame, lines: Sequence[int], classes: list[str
             nearest = difflib.get_close_matches(label, classes, n=1)
             hint = f"did you mean {nearest[0]!r}? known" if nearest else "known"
             remedy = f"{hint}: {', '.join(classes)}"
-            problems.append(Problem(line, "label", f"unknown label {label!r}", remedy))
+            problems.append((line, "label", f"unknown label {label!r}", remedy))
     return problems
 
 
@@ -346,5 +317,5 @@ def _missing_files(frame: pd.DataFrame, lines: Sequence[int], data: Path) -> lis
             if name and not (file := data / name).is_file():
                 what = "a broken link" if file.is_symlink() else "no such file"
                 remedy = f"put it back, or {otherwise}"
-                problems.append(Problem(line, column, f"{what}: {file}", remedy))
+                problems.append((line, column, f"{what}: {file}", remedy))
     return problems

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion
 
 from pipeline.encode.geometry import make_geometry
-from pipeline.errors import ImageError
+from pipeline.errors import ImageError, printable
 from pipeline.images import inspect_image, read_mask
 from pipeline.io import atomic_write
 from pipeline.manifest import mask_file, read_manifest, row_file
@@ -105,11 +105,11 @@ def contact_sheet(
         Warnings about single images and about the dataset.
     """
     tiles = [_make_tile(row, Path(data), geometry, size) for row in rows]
-    warnings = [f"{_printable(t.image_id)}: {w}" for t in tiles for w in t.warnings]
+    warnings = [f"{printable(t.image_id)}: {w}" for t in tiles for w in t.warnings]
     readable = [t for t in tiles if t.image is not None]
     coloured = [t for t in readable if t.coloured]
     if coloured and 4 * len(coloured) <= len(readable):
-        names = ", ".join(_printable(t.image_id) for t in coloured[:5])
+        names = ", ".join(printable(t.image_id) for t in coloured[:5])
         warnings.append(
             f"{len(coloured)} of {len(readable)} images are coloured, the others grey: {names}"
         )
@@ -196,12 +196,7 @@ def _draw(tiles: list[Tile], title: str, columns: int, size: int) -> Image.Image
 
 def _fit(draw: ImageDraw.ImageDraw, text: str, width: int, font: Any) -> str:
     """Shorten a line to a width in pixels, keeping its start."""
-    text = _printable(text)
+    text = printable(text)
     while draw.textlength(text, font) > width and len(text) > 1:
         text = text[: max(1, int(len(text) * 0.9) - 1)] + "…"
     return text
-
-
-def _printable(text: str) -> str:
-    """Escape control characters, so that a name is one line."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -1,4 +1,4 @@
-"""DVC stage: predictions.parquet + masks.zarr -> cache/<dataset>/metrics.json, plots/"""
+"""DVC stage: predictions.parquet + masks.zarr -> cache/<dataset>/metrics.parquet, plots/"""
 
 from pipeline.cli.options import Dataset, Jobs, Project
 from pipeline.cli.running import stage

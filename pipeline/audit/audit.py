@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline.audit.search import Copies, find_copies
+from pipeline.audit.search import find_copies
 from pipeline.audit.table import (
     KINDS,
     LEARNED,
     byte_pairs,
+    byte_pairs_across,
     connect,
+    copy_pairs,
+    first_of_splits,
+    image_rows,
     joined_to,
     name_groups,
-    pair_table,
     sort_pairs,
 )
 from pipeline.audit.thumbnails import Thumbnails, load_thumbnails
@@ -67,37 +69,28 @@ def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
         versions=library_versions(),
         parameters=params.audit.model_dump(),
     )
-    path = paths.record(dataset, "audit")
-    with recorded(record, path, max_failed=params.audit.max_failed):
-        return _audit(record, manifest, params, paths)
-
-
-def _audit(
-    record: RunRecord, manifest: pd.DataFrame, params: Params, paths: Paths
-) -> dict[str, Any]:
-    """Do what `audit_dataset` says and fill in the record."""
-    dataset = record.dataset
-    thumbnails = load_thumbnails(manifest, paths.data(dataset), paths.thumbnails(dataset))
-    content = thumbnails.content
-    copies = find_copies(thumbnails, None, params.audit)
-    table, flags = _image_table(manifest, content, copies)
-    within = pair_table(manifest, content, manifest, content, copies)
-    pairs = sort_pairs(pd.concat([byte_pairs(manifest, content), within]))
-    summary = _summary(dataset, manifest, thumbnails, table, pairs, flags)
-    summary["parameters"] = params.audit.model_dump()
-    with atomic_write(paths.audit(dataset)) as partial:
-        table.to_parquet(partial, index=False)
-    with atomic_write(paths.audit_pairs(dataset)) as partial:
-        pairs.to_parquet(partial, index=False)
-    atomic_write_json(paths.audit_summary(dataset), summary)
-    record.failed = summary["unreadable"]
-    readable = len(manifest) - len(record.failed)
-    # One thumbnail serves all files of the same bytes.
-    all_new = thumbnails.read == (thumbnails.positions >= 0).sum()
-    record.copied = readable - thumbnails.read if all_new else 0
-    record.done = thumbnails.read + record.copied
-    record.skipped = readable - record.done
-    return copy.deepcopy(summary) | {"thumbnails_read": thumbnails.read}
+    with recorded(record, paths.record(dataset, "audit"), max_failed=params.audit.max_failed):
+        thumbnails = load_thumbnails(manifest, paths.data(dataset), paths.thumbnails(dataset))
+        copies, cut = find_copies(thumbnails, None, params.audit)
+        table, flags = _image_table(manifest, thumbnails.content, copies, cut)
+        rows = image_rows(manifest, thumbnails.content)
+        within = copy_pairs(first_of_splits(rows), first_of_splits(rows), copies, swap=True)
+        pairs = sort_pairs(pd.concat([byte_pairs(rows), within]))
+        summary = _summary(dataset, manifest, thumbnails, table, pairs, flags)
+        summary["parameters"] = params.audit.model_dump()
+        with atomic_write(paths.audit(dataset)) as partial:
+            table.to_parquet(partial, index=False)
+        with atomic_write(paths.audit_pairs(dataset)) as partial:
+            pairs.to_parquet(partial, index=False)
+        atomic_write_json(paths.audit_summary(dataset), summary)
+        record.failed = dict(summary["unreadable"])
+        readable = len(manifest) - len(record.failed)
+        # One thumbnail serves all files of the same bytes.
+        all_new = thumbnails.read == (thumbnails.positions >= 0).sum()
+        record.copied = readable - thumbnails.read if all_new else 0
+        record.done = thumbnails.read + record.copied
+        record.skipped = readable - record.done
+    return summary | {"thumbnails_read": thumbnails.read}
 
 
 def compare_datasets(a: str, b: str, params: Params, paths: Paths) -> pd.DataFrame:
@@ -118,20 +111,10 @@ def compare_datasets(a: str, b: str, params: Params, paths: Paths) -> pd.DataFra
         load_thumbnails(manifest, paths.data(name), paths.thumbnails(name))
         for name, manifest in zip((a, b), manifests, strict=True)
     ]
-    # Contents (bytes and frame) numbered alike in both.
-    both = pd.concat([m[["sha256", "frame"]] for m in manifests], ignore_index=True)
-    joint = both.groupby(["sha256", "frame"]).ngroup().to_numpy()
-    contents = np.split(joint, [len(manifests[0])])
-    shared = np.intersect1d(*contents)
-    kind, by = (np.full(len(shared), word, object) for word in ("byte", "bytes"))
-    same = Copies(shared, shared, kind, np.ones(len(shared)), by)
-    close = find_copies(*sets, params.audit)
-    pairs = [
-        pair_table(manifests[0], left, manifests[1], right, copies, every=True)
-        for left, right, copies in ((*contents, same), (*(s.content for s in sets), close))
-    ]
-    pairs = sort_pairs(pd.concat(pairs)).drop_duplicates(["image_id_a", "image_id_b"])
-    pairs = pairs.reset_index(drop=True)
+    copies, _ = find_copies(*sets, params.audit)
+    rows = [image_rows(m, part.content) for m, part in zip(manifests, sets, strict=True)]
+    pairs = pd.concat([byte_pairs_across(*manifests), copy_pairs(*rows, copies, swap=False)])
+    pairs = sort_pairs(pairs).drop_duplicates(["image_id_a", "image_id_b"], ignore_index=True)
     named = list(zip((a, b), manifests, sets, strict=True))
     pairs.attrs["unreadable"] = {
         name: {manifest["image_id"].iloc[row]: why for row, why in sorted(part.failures.items())}
@@ -141,35 +124,28 @@ def compare_datasets(a: str, b: str, params: Params, paths: Paths) -> pd.DataFra
     return pairs
 
 
-def straddling_pairs(pairs: pd.DataFrame, limit: int) -> pd.DataFrame:
-    """Return pairs to show: one per test image, the kinds taking turns.
-
-    Args:
-        pairs: audit_pairs.parquet.
-        limit: largest number of rows.
+def straddling_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return pairs to show from audit_pairs.parquet: one per test image, the kinds taking turns.
 
     Returns:
         Rows of `pairs`, best of each kind first, with `image_id_test` and `image_id_train`.
     """
-    leaks = pairs[pairs["straddles"]].copy()
-    in_test = leaks["split_a"].eq("test")
-    leaks["image_id_test"] = leaks["image_id_a"].where(in_test, leaks["image_id_b"])
-    leaks["image_id_train"] = leaks["image_id_b"].where(in_test, leaks["image_id_a"])
-    leaks = sort_pairs(leaks).drop_duplicates("image_id_test")
-    turn = leaks.groupby("kind", sort=False).cumcount()
-    order = leaks.assign(_turn=turn).sort_values("_turn", kind="stable")
-    return order.drop(columns="_turn").head(limit).reset_index(drop=True)
+    leaks = sort_pairs(pairs[pairs["straddles"]])
+    a, b, a_is_test = leaks["image_id_a"], leaks["image_id_b"], leaks["split_a"].eq("test")
+    leaks["image_id_test"], leaks["image_id_train"] = a.where(a_is_test, b), b.where(a_is_test, a)
+    leaks = leaks.drop_duplicates("image_id_test")
+    turn = leaks.groupby("kind").cumcount()
+    return leaks.loc[turn.sort_values(kind="stable").index].reset_index(drop=True)
 
 
 def _image_table(
-    manifest: pd.DataFrame, content: np.ndarray, copies: Copies
+    manifest: pd.DataFrame, content: np.ndarray, copies: pd.DataFrame, cut: pd.DataFrame
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """Return audit.parquet, and by kind of copy which rows are test images with one in train."""
     count = int(content.max(initial=-1)) + 1
     ids = manifest["image_id"].tolist()
-    near = copies.kind == "near"
-    near_part = connect(count, copies.left[near], copies.right[near])
-    copy_part = connect(count, copies.left, copies.right)
+    near = copies[copies["kind"] == "near"]
+    near_part, copy_part = (connect(count, c["left"], c["right"]) for c in (near, copies))
     is_test = manifest["split"].eq("test").to_numpy()
     learned = np.zeros(count, bool)
     learned[content[manifest["split"].isin(LEARNED).to_numpy()]] = True
@@ -181,11 +157,9 @@ def _image_table(
 
         With `chains` also a copy of a copy, where not all pairs are known.
         """
-        chosen, cut = (
-            np.isin(found.kind, kinds) & np.isin(found.by, by) for found in (copies, copies.cut)
-        )
-        left, right = copies.left[chosen], copies.right[chosen]
-        unknown = copies.cut.content[cut & chains]
+        known, unknown = (f[f["kind"].isin(kinds) & f["by"].isin(by)] for f in (copies, cut))
+        left, right = known["left"].to_numpy(), known["right"].to_numpy()
+        unknown = unknown["content"] if chains else []
         return is_test & joined_to(learned, left, right, unknown)[content]
 
     wider = {
@@ -270,7 +244,7 @@ def _named_leaks(
 
     Of byte-identical test images one stands for the rest in `pairs`; here each is listed.
     """
-    leaks = straddling_pairs(pairs, len(pairs))
+    leaks = straddling_pairs(pairs)
     label = manifest.set_index("image_id")["label"]
     group = table.set_index("image_id")["exact_group"]
     test = manifest.loc[manifest["split"].eq("test"), "image_id"]

@@ -51,14 +51,6 @@ def orient(images: np.ndarray, orientation: int) -> np.ndarray:
     return images
 
 
-def inverse(orientation: int) -> int:
-    """Return the orientation that undoes `orientation`."""
-    transpose, rows, columns = ORIENTATIONS[orientation]
-    if transpose:
-        rows, columns = columns, rows
-    return ORIENTATIONS.index((transpose, rows, columns))
-
-
 # -- descriptors ------------------------------------------------------------------------------
 
 
@@ -133,18 +125,6 @@ SHIFTS = np.arange(-SHIFT * STEPS, SHIFT * STEPS + 1) / STEPS  # thumbnail pixel
 def best_shift(images: np.ndarray, templates: np.ndarray) -> np.ndarray:
     """Return the highest correlation of each template's window over shifts of up to `SHIFT` pixels.
 
-    Args:
-        images, templates: (n, 64, 64) float32.
-
-    Returns:
-        (n,) float32.
-    """
-    return correlations(images, templates).max(axis=(1, 2))
-
-
-def correlations(images: np.ndarray, templates: np.ndarray) -> np.ndarray:
-    """Return the correlation of each template's window with the image's at all shifts.
-
     Normalised cross-correlation, equal to skimage.feature.match_template at whole pixels, for many
     pairs at once. Between pixels the image is interpolated by its Fourier series, without blur; the
     length of its window there is interpolated from the whole pixels around.
@@ -153,7 +133,7 @@ def correlations(images: np.ndarray, templates: np.ndarray) -> np.ndarray:
         images, templates: (n, 64, 64) float32.
 
     Returns:
-        (n, shifts, shifts) float32, `SHIFTS` down and right; may exceed 1 slightly.
+        (n,) float32; may exceed 1 slightly.
     """
     images = np.asarray(images, np.float32)
     side = STRUCTURE_SIDE - 2 * SHIFT
@@ -165,7 +145,7 @@ def correlations(images: np.ndarray, templates: np.ndarray) -> np.ndarray:
     product = (_DOWN @ (rfft2(images) * rfft2(fixed).conj()) @ _RIGHT).real
     total, energy = _box_sums(images, side), _box_sums(images**2, side)
     length = np.sqrt(np.maximum(energy - total**2 / side**2, 1e-6))
-    return product / (_BETWEEN @ length.astype(np.float32) @ _BETWEEN.T)
+    return (product / (_BETWEEN @ length.astype(np.float32) @ _BETWEEN.T)).max(axis=(1, 2))
 
 
 def moved_window(images: np.ndarray, down: float, right: float) -> np.ndarray:
@@ -178,14 +158,11 @@ def moved_window(images: np.ndarray, down: float, right: float) -> np.ndarray:
         down, right: pixels, at most `SHIFT` either way.
     """
     side = images.shape[-1]
-    rows, columns = (_window_weights(side, move) for move in (down, right))
-    return rows @ images @ columns.T
-
-
-def _window_weights(side: int, move: float) -> np.ndarray:
-    """Return the weights of an axis's pixels in those of the moved window, (window, side)."""
-    at = np.arange(SHIFT, side - SHIFT) + move
-    return np.maximum(1 - np.abs(at[:, None] - np.arange(side)), 0).astype(np.float32)
+    rows, columns = (
+        np.maximum(1 - np.abs(np.arange(SHIFT, side - SHIFT)[:, None] + move - np.arange(side)), 0)
+        for move in (down, right)
+    )
+    return rows.astype(np.float32) @ images @ columns.T.astype(np.float32)
 
 
 def _waves(frequencies: np.ndarray) -> np.ndarray:

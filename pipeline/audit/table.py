@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,9 +11,6 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from pipeline.errors import ManifestError
-
-if TYPE_CHECKING:
-    from pipeline.audit.search import Copies
 
 COLUMNS = (
     "image_id_a",
@@ -63,43 +59,44 @@ def read_audit(path: Path, manifest: pd.DataFrame) -> pd.DataFrame | None:
 # -- pairs ------------------------------------------------------------------------------------
 
 
-def byte_pairs(manifest: pd.DataFrame, content: np.ndarray) -> pd.DataFrame:
-    """Pair each image with the first byte-identical one of each split."""
-    several = np.bincount(content)[content] > 1
-    rows = _rows(manifest, content)[several]
-    pairs = rows.merge(_first_of_splits(rows), on="content", suffixes=("_a", "_b"))
+def image_rows(manifest: pd.DataFrame, content: np.ndarray) -> pd.DataFrame:
+    """Return the columns image_id, split, label and content of a manifest's images."""
+    return manifest[["image_id", "split", "label"]].assign(content=content)
+
+
+def first_of_splits(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of the images of one content keep the first of each split, which stands for the others."""
+    return rows.sort_values("image_id").drop_duplicates(["content", "split"])
+
+
+def byte_pairs(rows: pd.DataFrame) -> pd.DataFrame:
+    """Pair each of `image_rows` with the first byte-identical one of each split."""
+    rows = rows[rows["content"].duplicated(keep=False)]
+    pairs = rows.merge(first_of_splits(rows), on="content", suffixes=("_a", "_b"))
     pairs = pairs[pairs["image_id_a"] != pairs["image_id_b"]]
     return _finish(pairs.assign(kind="byte", score=1.0, by="bytes"))
 
 
-def pair_table(
-    manifest_a: pd.DataFrame,
-    content_a: np.ndarray,
-    manifest_b: pd.DataFrame,
-    content_b: np.ndarray,
-    copies: Copies,
-    *,
-    every: bool = False,
+def byte_pairs_across(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """Pair the images of two manifests that have the same bytes and frame."""
+    names = ["image_id", "split", "label", "sha256", "frame"]
+    pairs = a[names].merge(b[names], on=["sha256", "frame"], suffixes=("_a", "_b"))
+    return _finish(pairs.assign(kind="byte", score=1.0, by="bytes"), swap=False)
+
+
+def copy_pairs(
+    a: pd.DataFrame, b: pd.DataFrame, copies: pd.DataFrame, *, swap: bool
 ) -> pd.DataFrame:
-    """Pair images by their contents.
+    """Pair images by pairs of their contents.
 
     Args:
-        manifest_a, manifest_b: columns image_id, split, label; the same object twice for the pairs
-            within one dataset.
-        content_a, content_b: content of each row.
-        copies: pairs of contents.
-        every: list every image of a content. Else one per split stands for all of the same bytes,
-            which `byte_pairs` lists.
+        a, b: `image_rows`.
+        copies: left and right contents, kind, score and by, from `find_copies`.
+        swap: a and b are of one dataset: the smaller image_id comes first, each pair once.
     """
-    names = ("kind", "score", "by")
-    edges = pd.DataFrame({name: getattr(copies, name) for name in names})
-    edges = edges.assign(content_a=copies.left, content_b=copies.right)
-    a, b = _rows(manifest_a, content_a), _rows(manifest_b, content_b)
-    if not every:
-        a, b = _first_of_splits(a), _first_of_splits(b)
-    a, b = a.add_suffix("_a"), b.add_suffix("_b")
-    pairs = edges.merge(a, on="content_a").merge(b, on="content_b")
-    return _finish(pairs, swap=manifest_a is manifest_b)
+    pairs = copies.merge(a.add_suffix("_a"), left_on="left", right_on="content_a")
+    pairs = pairs.merge(b.add_suffix("_b"), left_on="right", right_on="content_b")
+    return _finish(pairs, swap=swap)
 
 
 def sort_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -108,14 +105,6 @@ def sort_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
     order = pairs.assign(_rank=rank, _score=-pairs["score"])
     order = order.sort_values(["_rank", "_score", "image_id_a", "image_id_b"], kind="stable")
     return order.drop(columns=["_rank", "_score"]).reset_index(drop=True)
-
-
-def _rows(manifest: pd.DataFrame, content: np.ndarray) -> pd.DataFrame:
-    return manifest[["image_id", "split", "label"]].assign(content=content)
-
-
-def _first_of_splits(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.sort_values("image_id").drop_duplicates(["content", "split"])
 
 
 def _finish(pairs: pd.DataFrame, swap: bool = True) -> pd.DataFrame:

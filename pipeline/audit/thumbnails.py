@@ -8,7 +8,7 @@ rules; a checksum proves it, and a damaged record is read again.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import groupby
@@ -20,7 +20,6 @@ from PIL import Image
 
 from pipeline.audit.descriptors import PLAIN_SIDE, STRUCTURE_SIDE
 from pipeline.engine import LocalExecutor, WorkItem
-from pipeline.engine.executor import Result
 from pipeline.errors import PipelineError, reason_of
 from pipeline.images import read_image, reader_rules
 from pipeline.io import ProcessLock, sha256_json, writing
@@ -133,74 +132,42 @@ def load_thumbnails(
     ]
     # Sorted, so that contents, and all that follows, do not depend on the manifest's order.
     content, distinct = pd.factorize(np.array(keys, dtype=object), sort=True)
-    positions = np.full(len(distinct), -1, np.int64)
-    failures: dict[int, str] = {}
     with ProcessLock(cache.with_name(f"{cache.name}.lock"), guards="thumbnail cache"):
         known = _map_cache(cache)
         found = {one["key"]: at for at, one in enumerate(known) if one["crc"] == _crc(one)}
-        positions[:] = [found.get(key, -1) for key in distinct]
-        missing = positions < 0
-        if missing.any():
-            # Every row of a missing content, rows of one content next to each other.
-            order = np.argsort(content, kind="stable")
-            items = [
-                WorkItem(
-                    image_id=str(row),
-                    key=keys[row].decode(),
-                    path=data / manifest["path"].iat[row],
-                    frame=int(manifest["frame"].iat[row]),
-                    row={"sha256": manifest["sha256"].iat[row]},
-                )
-                for row in order[missing[content[order]]]
-            ]
+        positions = np.array([found.get(key, -1) for key in distinct])
+        # Every row of a missing content, rows of one content next to each other.
+        order = np.argsort(content, kind="stable")
+        items = [
+            WorkItem(
+                image_id=str(row),
+                key=keys[row].decode(),
+                path=data / manifest["path"].iat[row],
+                frame=int(manifest["frame"].iat[row]),
+                row={"sha256": manifest["sha256"].iat[row]},
+            )
+            for row in order[positions[content[order]] < 0]
+        ]
+        failures: dict[int, str] = {}
+        read = 0
+        with writing(cache), open(cache, "ab") as file:
+            file.truncate(len(known) * RECORD.itemsize)  # an incomplete last record is cut off
             results = LocalExecutor(READ_BATCH, workers, cores=1).imap(ThumbnailMapper, items)
-            at = len(known)
-            for c, record in _append(cache, at, content, results, failures):
-                if record is not None:
-                    positions[c], at = at, at + 1
-            known = _map_cache(cache)
-    read = int((positions[missing] >= 0).sum())
-    return Thumbnails(known, positions, content, failures, read)
-
-
-def _append(
-    cache: Path,
-    length: int,
-    content: np.ndarray,
-    results: Iterator[Result],
-    failures: dict[int, str],
-) -> Iterator[tuple[int, np.ndarray | None]]:
-    """Append a record for each content that was read; fill in `failures`.
-
-    A content of which only some rows could be read gets a record without a valid checksum: it
-    serves this run, and the next one looks at all rows again.
-
-    Args:
-        cache: the file.
-        length: number of its complete records; an incomplete last one is cut off.
-        content: content of each manifest row.
-        results: of the rows to read, rows of one content next to each other.
-        failures: manifest row -> reason; changed in place.
-    """
-    with writing(cache):
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with open(cache, "ab") as file:
-            file.truncate(length * RECORD.itemsize)
-            for c, rows in groupby(results, key=lambda one: int(content[int(one.item.image_id)])):
-                record = None
-                failed = False
-                for one in rows:
-                    if one.error is not None:
-                        failures[int(one.item.image_id)] = _reason(one.error)
-                        failed = True
-                    elif record is None:
-                        record = np.zeros((), RECORD)
-                        record["key"] = one.item.key.encode()
-                        record["plain"], record["structure"] = one.row
-                if record is not None:
-                    record["crc"] = _crc(record) ^ failed
+            for key, same in groupby(results, key=lambda one: one.item.key):
+                same = list(same)
+                failed = {int(x.item.image_id): _reason(x.error) for x in same if x.error}
+                failures |= failed
+                if len(failed) < len(same):
+                    record = np.zeros((), RECORD)
+                    record["key"] = key.encode()
+                    record["plain"], record["structure"] = next(x.row for x in same if not x.error)
+                    # Where some rows failed the checksum is made invalid: the record serves this
+                    # run, and the next one looks at all rows again.
+                    record["crc"] = _crc(record) ^ bool(failed)
                     file.write(record.tobytes())
-                yield c, record
+                    positions[content[int(same[0].item.image_id)]] = len(known) + read
+                    read += 1
+        return Thumbnails(_map_cache(cache), positions, content, failures, read)
 
 
 def _reason(error: Exception) -> str:

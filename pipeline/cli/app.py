@@ -130,7 +130,7 @@ def evaluate(
     ] = None,
     jobs: Jobs = -1,
 ) -> None:
-    """Metrics with intervals, per seed and fraction -> cache/DATASET/metrics.json"""
+    """Metrics with intervals, per seed and fraction -> cache/DATASET/metrics.parquet"""
     c = project.open()
 
     from pipeline.evaluate import compare_runs, evaluate_dataset
@@ -395,7 +395,6 @@ def check(
         read_manifest(
             c.paths.manifest(name),
             data=c.paths.data(name),
-            check_files=True,
             classes=prompted_classes(c.paths.prompts, name),
         )
     notes = group_dataset(dataset, groups, paths=c.paths) if groups else []

@@ -71,8 +71,8 @@ def differences(
 
     Returns:
         One row per pair and metric: metric, fraction, the runs, difference, lo, hi, p, n_seeds,
-        n_images. lo and hi are NaN and p is 1 when the resamples carry no information. Pairs that
-        share no seed have no row, nor have pooled runs that lack different folds.
+        n_images. lo and hi are NaN and p is 1 when the resamples carry no information. There is no
+        row for a pair that shares no seed, nor for pooled runs that cover different images.
     """
     by_seeds: dict[tuple[int, ...], list[tuple[Scored, Scored]]] = {}
     for a, b in pairs:

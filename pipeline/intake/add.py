@@ -21,17 +21,18 @@ from pipeline.intake.patients import (
     patient_warnings,
 )
 from pipeline.intake.rows import (
+    SHOWN,
     Progress,
     build_rows,
     class_warnings,
-    drop_masks,
     measure_again,
+    measure_all,
     measure_masks,
 )
 from pipeline.intake.summary import AddSummary, record_add
 from pipeline.intake.tables import join_groups, read_image_table
 from pipeline.io import manifest_lock, remove_leftovers
-from pipeline.manifest import find_problems, read_manifest, report_problems, write_manifest
+from pipeline.manifest import check_rows, read_manifest, write_manifest
 from pipeline.paths import Paths
 
 OnStraddle = Literal["error", "drop-train", "drop-test"]
@@ -49,7 +50,6 @@ def add_dataset(
     on_straddle: OnStraddle | None = None,
     synthetic: bool = False,
     force: bool = False,
-    workers: int | None = None,
     progress: Progress | None = None,
 ) -> AddSummary:
     """Write data_manifests/<dataset>.csv from a folder, CSV or zip of images.
@@ -77,7 +77,6 @@ def add_dataset(
             complete.
         synthetic: the images are phantoms.
         force: replace a manifest of other images, or one that contradicts the new rows.
-        workers: threads.
         progress: called with (done, total) images.
 
     Returns:
@@ -97,20 +96,20 @@ def add_dataset(
             remedy=f"use error, {' or '.join(SPLIT_PRIORITY)}",
         )
     paths = paths or Paths()
-    remove_leftovers(paths.data(dataset))
-    source, manifest = Path(source), paths.manifest(dataset)
+    source, manifest, place = Path(source), paths.manifest(dataset), paths.data(dataset)
     mask_source = Path(masks) if masks is not None else None
     if mask_source is not None and same_folder(source, mask_source):
         mask_source = None  # the masks are next to the images
+    remove_leftovers(place)
     with ExitStack() as cleanup:
-        for folder in (manifest.parent, paths.data(dataset).parent):
+        for folder in (manifest.parent, place.parent):
             if not folder.exists():
                 cleanup.callback(_remove_if_empty, folder)
         cleanup.enter_context(manifest_lock(manifest))
 
         # What is there, and what is known of it.
-        findings = _find(source, mask_source, paths.data(dataset), cleanup)
-        in_place = is_in_place(paths, dataset, findings)
+        findings = _find(source, mask_source, place, cleanup)
+        in_place = is_in_place(place, findings, manifest=manifest, force=force)
         if mask_source is not None:
             join_masks(findings, mask_source, max_rank=max_rank)
         if groups is not None:
@@ -118,38 +117,42 @@ def add_dataset(
         stated = fill_in_patients(findings, patient_regex)
 
         # Rows.
-        frame, lines = build_rows(findings, synthetic=synthetic, workers=workers, progress=progress)
+        frame, lines = build_rows(findings, synthetic=synthetic, progress=progress)
         if frame.empty:
-            first = next(iter(findings.failed.items()), ("", ""))
+            first = "; ".join(f"{name}: {why}" for name, why in list(findings.failed.items())[:1])
             raise ManifestError(
-                f"none of {len(findings.failed)} images can be read; the first, "
-                f"{first[0]}: {first[1]}",
+                f"none of {len(findings.images)} images can be read; {first}",
                 path=source,
                 remedy="check the files",
             )
-        skipped = dict(sorted(findings.skipped.items()))
-        summary = AddSummary(
-            dataset, manifest, skipped=skipped, failed=findings.failed, warnings=findings.warnings
-        )
-        bad_masks = measure_masks(frame, findings.file, workers)
-        summary.masks_left_out = {frame.at[i, "image_id"]: why for i, why in bad_masks.items()}
-        summary.warnings += drop_masks(frame, bad_masks)
+        bad_masks = measure_masks(frame, findings.file)
+        frame.loc[list(bad_masks), "mask_path"] = ""
+        unusable = {frame.at[i, "image_id"]: why for i, why in bad_masks.items()}
+        if unusable:
+            named = "; ".join(f"{name} {why}" for name, why in list(unusable.items())[:SHOWN])
+            findings.warnings.append(f"{len(unusable)} ground-truth masks are left out: {named}")
         how = on_straddle or ("error" if stated else "drop-train")
         if how != "error":
-            summary.warnings += keep_in_one_split(frame, how)
-        problems = find_problems(frame.astype(str), lines)
-        if problems:
-            raise report_problems(source, problems)
-        frame, summary.changed = merge_existing(
-            frame, manifest, same_source=in_place, force=force, without_mask=summary.masks_left_out
+            findings.warnings += keep_in_one_split(frame, how)
+        check_rows(frame, lines, source)
+        frame, changed = merge_existing(frame, manifest, same_source=in_place, force=force)
+        # The manifest may know an older mask of these.
+        frame.loc[frame["image_id"].isin(unusable), ["mask_path", "mask_area"]] = ""
+        summary = AddSummary(
+            dataset,
+            manifest,
+            frame,
+            skipped=dict(sorted(findings.skipped.items())),
+            failed=findings.failed,
+            masks_left_out=unusable,
+            warnings=findings.warnings + patient_warnings(frame) + class_warnings(frame),
+            changed=changed,
         )
-        summary.warnings += patient_warnings(frame) + class_warnings(frame)
-        summary.count(frame)
 
         # Images and manifest are put in place together, once nothing else can fail.
         def place_images() -> None:
             if not in_place:
-                put_in_place(paths, dataset, findings, force=force)
+                put_in_place(place, findings, force=force)
 
         write_manifest(frame, manifest, before_replace=place_images)
         record_add(summary, paths)
@@ -168,9 +171,8 @@ def _find(source: Path, masks: Path | None, place: Path, cleanup: ExitStack) -> 
     if source.is_dir():
         findings = read_folder(source, exclude=(masks,) if masks is not None else ())
     elif source.suffix.lower() == ".zip":
-        staging = cleanup.enter_context(extracted(source, place))
-        findings = read_folder(staging)
-        findings.home, findings.staging = place, staging
+        findings = read_folder(cleanup.enter_context(extracted(source, place)))
+        findings.home = place
     elif not source.exists():
         raise ManifestError("no such folder, CSV or zip", path=source, remedy="check --from")
     else:
@@ -188,7 +190,6 @@ def refresh_dataset(
     dataset: str,
     *,
     paths: Paths | None = None,
-    workers: int | None = None,
     progress: Progress | None = None,
 ) -> AddSummary:
     """Update hashes, sizes and mask areas of a manifest from its files.
@@ -203,19 +204,15 @@ def refresh_dataset(
     manifest, data = paths.manifest(dataset), paths.data(dataset)
     with manifest_lock(manifest):
         frame = read_manifest(manifest)
-        summary = AddSummary(dataset, manifest)
         before = frame["sha256"].copy()
-        summary.failed = measure_again(frame, data, workers, progress)
+        failed = measure_again(frame, measure_all(data, set(frame["path"]), progress))
         frame.loc[frame["mask_path"] == "", "mask_area"] = ""
-        for i, reason in measure_masks(frame, data.joinpath, workers).items():
-            mask = frame.at[i, "mask_path"]
-            summary.failed.setdefault(
-                frame.at[i, "image_id"],
-                f"its mask {mask} {reason} - put it back or correct it; or empty its mask_path",
-            )
-        changed = int((frame["sha256"] != before).sum())
-        summary.changed = {"added": 0, "removed": 0, "changed": changed}
-        summary.count(frame)
+        for i, reason in measure_masks(frame, data.joinpath).items():
+            why = f"its mask {frame.at[i, 'mask_path']} {reason}"
+            remedy = "put it back or correct it; or empty its mask_path"
+            failed.setdefault(frame.at[i, "image_id"], f"{why} - {remedy}")
+        changed = {"added": 0, "removed": 0, "changed": int((frame["sha256"] != before).sum())}
+        summary = AddSummary(dataset, manifest, frame, failed=failed, changed=changed)
         write_manifest(frame, manifest)
         record_add(summary, paths, {*frame["path"], *frame["image_id"]})
     return summary
@@ -247,15 +244,7 @@ def group_dataset(dataset: str, source: str | Path, *, paths: Paths) -> list[str
         for column in ("patient_id", "group", "fold"):
             joined = [image.facts.get(column, "") for image in findings.images]
             frame[column] = [new or old for new, old in zip(joined, frame[column], strict=True)]
-        try:
-            frame, _ = merge_existing(frame, manifest, same_source=True, force=False)
-        except ManifestError as error:
-            error.remedy = (
-                "correct the table, or take its values with `pipeline data add --groups --force`"
-            )
-            raise
-        problems = find_problems(frame.astype(str), range(2, len(frame) + 2))
-        if problems:
-            raise report_problems(Path(source), problems)
+        frame, _ = merge_existing(frame, manifest, same_source=True, force=False)
+        check_rows(frame, range(2, len(frame) + 2), Path(source))
         write_manifest(frame, manifest)
     return [f"{manifest}: groups of {known} of {len(frame)} images joined", *findings.warnings]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import stat
 import zipfile
@@ -31,9 +30,6 @@ def extracted(archive: Path, target: Path) -> Iterator[Path]:
             folder, is a link, or comes twice; a zip bomb; not enough room on the disk.
         DiskError: the folder cannot be written, or the disk is full.
     """
-    is_new = not target.parent.exists()
-    with writing(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(target)
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -41,33 +37,21 @@ def extracted(archive: Path, target: Path) -> Iterator[Path]:
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        if is_new and not any(target.parent.iterdir()):
-            target.parent.rmdir()
 
 
 def _extract(archive: Path, folder: Path) -> None:
     try:
-        with zipfile.ZipFile(archive) as opened:
+        with zipfile.ZipFile(archive) as opened, writing(folder.parent):
+            folder.parent.mkdir(parents=True, exist_ok=True)
             entries = _checked_entries(archive, opened, folder.parent)
-            with writing(folder.parent):
-                folder.mkdir()
-                for entry in entries:
-                    _extract_entry(opened, entry, folder)
-    except zipfile.BadZipFile:
+            folder.mkdir()
+            for entry in entries:
+                _extract_entry(opened, entry, folder)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
         raise ManifestError(
-            "is not a zip, or is cut short or damaged", path=archive, remedy="download it again"
-        ) from None
-    except (zlib.error, EOFError, NotImplementedError) as error:
-        raise ManifestError(
-            f"is damaged, or compressed by an unsupported method ({error})",
+            f"is not a zip, or is cut short, damaged or cannot be read ({error})",
             path=archive,
             remedy="download it again, or unpack it yourself and pass the folder",
-        ) from None
-    except OSError as error:
-        raise ManifestError(
-            f"cannot be read: {os.strerror(error.errno or 0)}",
-            path=archive,
-            remedy="check its owner and mode, and the disk",
         ) from None
 
 

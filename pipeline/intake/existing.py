@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import filecmp
 import shutil
-from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -12,35 +11,26 @@ import pandas as pd
 from pipeline.errors import ManifestError
 from pipeline.intake.findings import Findings
 from pipeline.io import writing
-from pipeline.manifest import COLUMNS, read_manifest
-from pipeline.paths import Paths
+from pipeline.manifest import read_manifest
 
 # Columns in which the old and the new manifest must not contradict each other.
 DECIDED = ("label", "split", "patient_id", "group", "fold", "synthetic")
 SHOWN = 5
 
 
-def described(manifest: Path) -> str:
-    """Return what a manifest describes: "nothing" (it does not exist), "phantoms" or "images"."""
-    if not manifest.exists():
-        return "nothing"
+def holds_phantoms(manifest: Path) -> bool:
+    """Return whether all images of a manifest are phantoms; not if it is missing or unreadable."""
     try:
-        synthetic = set(read_manifest(manifest)["synthetic"])
+        return set(read_manifest(manifest)["synthetic"]) == {"1"}
     except ManifestError:
-        return "images"  # unreadable: somebody's work all the same
-    return "phantoms" if synthetic == {"1"} else "images"
+        return False
 
 
 # -- the manifest -----------------------------------------------------------------------------
 
 
 def merge_existing(
-    new: pd.DataFrame,
-    manifest: Path,
-    *,
-    same_source: bool,
-    force: bool,
-    without_mask: Collection[str] = (),
+    new: pd.DataFrame, manifest: Path, *, same_source: bool, force: bool
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Merge new rows with an existing manifest.
 
@@ -52,7 +42,6 @@ def merge_existing(
         manifest: the CSV file, which may not exist.
         same_source: whether the old manifest describes the same folder.
         force: take the new rows as they are.
-        without_mask: ids of images whose mask exists but cannot be used; the old one is not kept.
 
     Returns:
         The merged rows; and the number of rows "added", "removed" and "changed" (other bytes).
@@ -61,52 +50,38 @@ def merge_existing(
         ManifestError: the old manifest is unreadable, of another folder, or contradicts the new
             rows, and `force` is not set; the message says what differs.
     """
-    everything_new = new, {"added": len(new), "removed": 0, "changed": 0}
-    if not manifest.exists():
-        return everything_new
     try:
-        old = read_manifest(manifest).set_index("image_id", drop=False)
+        old = read_manifest(manifest) if manifest.exists() else new.iloc[:0]
     except ManifestError as error:
-        if force:
-            return everything_new
-        raise ManifestError(
-            f"the existing manifest cannot be read: {error.message}",
-            path=manifest,
-            remedy="correct it, or pass --force to replace it",
-        ) from None
+        if not force:
+            error.remedy = "correct it, or pass --force to replace it"
+            raise
+        old = new.iloc[:0]
     table = new.set_index("image_id", drop=False)
-    shared = [image_id for image_id in new["image_id"] if image_id in old.index]
+    before = old.set_index("image_id", drop=False).reindex(table.index)
+    shared = before["image_id"].notna()
     counts = {
-        "added": len(new) - len(shared),
-        "removed": len(old) - len(shared),
-        "changed": int((table.loc[shared, "sha256"] != old.loc[shared, "sha256"]).sum()),
+        "added": int((~shared).sum()),
+        "removed": len(old) - int(shared.sum()),
+        "changed": int((shared & (table["sha256"] != before["sha256"])).sum()),
     }
-    if force:
+    if force or old.empty:
         return new, counts
     if not same_source:
-        kind = "phantoms" if set(old["synthetic"]) == {"1"} else "images"
         raise ManifestError(
-            f"describes {len(old)} {kind} of another folder; the new one would keep "
-            f"{len(shared)} of its ids, add {counts['added']} and drop {counts['removed']}",
+            f"describes {len(old)} images of another folder; the new one would keep "
+            f"{shared.sum()} of its ids, add {counts['added']} and drop {counts['removed']}",
             path=manifest,
             remedy="use another dataset name, or pass --force to replace it",
         )
-    _refuse_contradictions(table.loc[shared], old.loc[shared], manifest)
-    extra = [name for name in old.columns if name not in table.columns]
-    for name in extra:
-        table[name] = ""
-    for name in [*COLUMNS, *extra]:
-        if table[name].dtype.kind in "iu" or name in ("split", "mask_area"):
-            continue
-        known = old.loc[shared, name]
-        empty = table.loc[shared, name] == ""
-        if name == "mask_path":
-            empty &= ~empty.index.isin(without_mask)
-        table.loc[known.index[empty], name] = known[empty]
-    same_mask = table.loc[shared, "mask_path"] == old.loc[shared, "mask_path"]
-    uncounted = same_mask & (table.loc[shared, "mask_area"] == "")
-    kept = uncounted.index[uncounted]
-    table.loc[kept, "mask_area"] = old.loc[kept, "mask_area"]
+    _refuse_contradictions(table[shared], before[shared], manifest)
+    known = before.drop(columns=["split", "mask_area", "frame", "width", "height"]).fillna("")
+    for name in known:
+        if name not in table:
+            table[name] = ""
+        table[name] = table[name].mask(table[name] == "", known[name])
+    uncounted = (table["mask_area"] == "") & (table["mask_path"] == before["mask_path"])
+    table["mask_area"] = table["mask_area"].mask(uncounted, before["mask_area"])
     return table.reset_index(drop=True), counts
 
 
@@ -116,19 +91,18 @@ def _refuse_contradictions(new: pd.DataFrame, old: pd.DataFrame, manifest: Path)
         differs = new[name] != old[name]
         if name != "split":  # where an empty cell is a statement too
             differs &= (new[name] != "") & (old[name] != "")
-        ids = list(new.index[differs])
-        if ids:
+        if differs.any():
             examples = "; ".join(
                 f"{image_id}: {old.at[image_id, name]!r} -> {new.at[image_id, name]!r}"
-                for image_id in ids[:SHOWN]
+                for image_id in new.index[differs][:SHOWN]
             )
-            differences.append(f"{name} of {len(ids)} images ({examples})")
+            differences.append(f"{name} of {differs.sum()} images ({examples})")
     if differences:
         raise ManifestError(
             "would be changed: " + ", ".join(differences),
             path=manifest,
             remedy="give the options of the last time again (--patient-regex, --groups, "
-            "--masks), or pass --force to take the new values",
+            "--masks), or pass --force to `pipeline data add` to take the new values",
         )
 
 
@@ -141,76 +115,63 @@ def same_folder(a: Path, b: Path) -> bool:
 
 
 def same_content(a: Path, b: Path) -> bool:
-    """Return whether two folders (not links) hold files of the same names and bytes only."""
-    if a.is_symlink() or not a.is_dir():
-        return False
+    """Return whether two folders hold files of the same names and bytes only."""
     names, others = ({p.relative_to(f) for p in f.rglob("*") if p.is_file()} for f in (a, b))
     return names == others and all(filecmp.cmp(a / n, b / n, shallow=False) for n in names)
 
 
-def is_in_place(paths: Paths, dataset: str, findings: Findings) -> bool:
-    """Return whether data/<dataset> holds the images found.
+def is_in_place(place: Path, findings: Findings, *, manifest: Path, force: bool) -> bool:
+    """Return whether data/<dataset> holds the images found already; else it can be replaced.
 
     Raises:
-        ManifestError: it was extracted from another version of the zip; only the user may replace
-            its images.
+        ManifestError: it is a folder of other images, which only the user may replace.
     """
-    place = paths.data(dataset)
-    if findings.staging is None:
-        return same_folder(place, findings.root)
-    if place.is_symlink() or not place.is_dir():
-        return False
-    if same_content(place, findings.root):
+    if findings.home is None and same_folder(place, findings.root):
         return True
-    if described(paths.manifest(dataset)) == "images":
+    if place.is_symlink() or not place.exists():
+        return False
+    # A run that was killed before it wrote the manifest may have moved the images of a zip.
+    if findings.home is not None and same_content(place, findings.root):
+        return True
+    if not holds_phantoms(manifest):
         raise ManifestError(
-            "holds other images than this zip; they are not replaced, even by --force",
+            "holds other images, which are not replaced, even by --force",
             path=place,
-            remedy="unpack the zip into it and pass it as --from, use another dataset name, or "
-            "move it away",
+            remedy="unpack the new images into it and pass it as --from, use another dataset "
+            "name, or move it away",
+        )
+    if not force:
+        raise ManifestError(
+            "holds phantoms", path=place, remedy="use another dataset name, or pass --force"
         )
     return False
 
 
-def put_in_place(paths: Paths, dataset: str, findings: Findings, *, force: bool) -> None:
+def put_in_place(place: Path, findings: Findings, *, force: bool) -> None:
     """Make data/<dataset> a link to the images, or move the extracted images there.
 
+    Args:
+        place: data/<dataset>, checked by `is_in_place`.
+        findings: the images.
+        force: replace a link to another folder.
+
     Raises:
-        ManifestError: something else is there and `force` is not set, or it is a folder of images
-            that only the user may delete.
+        ManifestError: it is a link to another folder and `force` is not set.
         DiskError: the folder cannot be written.
     """
-    place = paths.data(dataset)
     with writing(place):
-        # A run that was killed before it wrote the manifest may have moved them already.
-        if findings.staging is not None and same_content(place, findings.root):
-            return
-        _clear(place, paths.manifest(dataset), force=force)
+        if place.is_symlink():
+            if place.exists() and not force:
+                raise ManifestError(
+                    f"is a link to {place.readlink()}, not to --from",
+                    path=place,
+                    remedy="use another dataset name, or pass --force to replace it",
+                )
+            place.unlink()  # the link only; the images stay
+        elif place.exists():
+            shutil.rmtree(place)
         place.parent.mkdir(parents=True, exist_ok=True)
-        if findings.staging is not None:
+        if findings.home is not None:
             findings.root.rename(place)
         else:
             place.symlink_to(findings.root.resolve(), target_is_directory=True)
-
-
-def _clear(place: Path, manifest: Path, *, force: bool) -> None:
-    """Remove a link, or a folder of phantoms; errors as `put_in_place`."""
-    if not place.exists() and not place.is_symlink():
-        return
-    if place.is_symlink() and (force or not place.exists()):
-        place.unlink()  # the link only; the images stay
-        return
-    if not force:
-        what = f"is a link to {place.readlink()}" if place.is_symlink() else "exists already"
-        raise ManifestError(
-            f"{what}, which is not --from",
-            path=place,
-            remedy="use another dataset name, or pass --force to replace it",
-        )
-    if described(manifest) != "phantoms":
-        raise ManifestError(
-            "is a folder of images; it is not deleted, even by --force",
-            path=place,
-            remedy="move it away, or pass it as --from",
-        )
-    shutil.rmtree(place)

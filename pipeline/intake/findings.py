@@ -49,8 +49,7 @@ class Findings:
         skipped: reason -> number of files left out.
         failed: path -> why the file cannot be read (filled in when images are measured).
         warnings: what the user should know.
-        staging: temporary folder of an extracted zip; None = the images stay where they are.
-        home: folder that `staging` becomes when the images are added.
+        home: folder that `root` becomes when the images of a zip are added; None = they stay.
     """
 
     root: Path
@@ -58,16 +57,16 @@ class Findings:
     skipped: Counter[str] = field(default_factory=Counter)
     failed: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    staging: Path | None = None
     home: Path | None = None
 
-    def file(self, name: str) -> Path:
-        """Return the present location of a path of the manifest.
+    @property
+    def above(self) -> Path:
+        """The folder that "../" of a path of the manifest leads to."""
+        return self.home.parent.resolve() if self.home else self.root.resolve().parent
 
-        "../" leads out of the dataset's folder, which for a zip is the staging folder so far.
-        """
-        root = (self.staging or self.root) if name.startswith("../") else self.root
-        return root / name
+    def file(self, name: str) -> Path:
+        """Return the present location of a path of the manifest."""
+        return self.above / name[3:] if name.startswith("../") else self.root / name
 
     def local_name(self, name: str, known: Collection[str]) -> str:
         """Return the path in `known` that a table means by `name`.
@@ -99,12 +98,15 @@ class Folder:
     folders: list[Folder] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
-    holds_images: bool = False
-    """Whether there is an image anywhere below."""
 
     @property
     def name(self) -> str:
         return self.path.rpartition("/")[2]
+
+    @property
+    def filled(self) -> list[Folder]:
+        """The subfolders with an image anywhere below."""
+        return [sub for sub in self.folders if any(folder.images for folder in sub.walk())]
 
     def walk(self) -> Iterator[Folder]:
         """Yield this folder and all folders below."""
@@ -129,40 +131,38 @@ def look_through(source: Path, *, exclude: tuple[Path, ...] = ()) -> Folder:
         ManifestError: a folder cannot be listed.
     """
     excluded = {folder.resolve() for folder in exclude}
-    tree: dict[str, Folder] = {}
-    seen: set[Path] = set()
-    for here, names, files in os.walk(source, followlinks=True, onerror=_cannot_list):
-        place = Path(here)
-        path = "" if place == source else place.relative_to(source).as_posix()
-        parent = tree.get(path.rpartition("/")[0])
-        real = place.resolve()
-        if real in seen:
-            names.clear()
-            parent.skipped["link to a folder that is read already"] += 1
-            continue
-        seen.add(real)
-        folder = tree[path] = Folder(path)
-        if path:
-            parent.folders.append(folder)
-        junk = [name for name in names if is_junk(name)]
-        if junk:
-            folder.skipped["folder left by a system or notebook"] += len(junk)
-        names[:] = sorted(
-            name for name in names if name not in junk and (place / name).resolve() not in excluded
-        )
+    seen = {source.resolve()}
+
+    def look(place: Path, path: str) -> Folder:
+        folder = Folder(path)
+        below = f"{path}/" if path else ""
+        _, names, files = next(os.walk(place, onerror=_cannot_list))
         for name in sorted(files):
-            relative = f"{path}/{name}" if path else name
-            if is_junk(name):
-                reason = "file left by a system or notebook"
-            else:
-                reason = why_skipped(place / name, relative)
-            if reason:
+            junk = "file left by a system or notebook" if is_junk(name) else ""
+            if reason := junk or why_skipped(place / name, below + name):
                 folder.skipped[reason] += 1
             else:
-                folder.images.append(relative)
-    for folder in reversed(tree.values()):  # subfolders come before their parents
-        folder.holds_images = bool(folder.images) or any(f.holds_images for f in folder.folders)
-    return tree[""]
+                folder.images.append(below + name)
+        for name in sorted(names):
+            real = (place / name).resolve()
+            if is_junk(name):
+                folder.skipped["folder left by a system or notebook"] += 1
+            elif real in seen:
+                folder.skipped["link to a folder that is read already"] += 1
+            elif real not in excluded:
+                seen.add(real)
+                folder.folders.append(look(place / name, below + name))
+        return folder
+
+    return look(source, "")
+
+
+def _cannot_list(error: OSError) -> NoReturn:
+    raise ManifestError(
+        f"cannot be listed ({os.strerror(error.errno or 0)})",
+        path=error.filename,
+        remedy="give yourself permission to read it, or move it away",
+    )
 
 
 def why_skipped(file: Path, relative: str) -> str:
@@ -186,11 +186,3 @@ def why_skipped(file: Path, relative: str) -> str:
     except PipelineError as error:
         return error.message
     return ""
-
-
-def _cannot_list(error: OSError) -> NoReturn:
-    raise ManifestError(
-        f"cannot be listed ({os.strerror(error.errno or 0)})",
-        path=error.filename,
-        remedy="give yourself permission to read it, or move it away",
-    )

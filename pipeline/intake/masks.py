@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.errors import ManifestError
 from pipeline.images import has_image_suffix
 from pipeline.intake.findings import Findings, look_through
-from pipeline.intake.tables import read_table, rows_with_lines
+from pipeline.intake.tables import read_table
 
 MASK_NAME = re.compile(r"(?P<image>.+?)[_-](?:mask|seg|segmentation)(?:[_-]?\d+)?", re.IGNORECASE)
 SHOWN = 5
@@ -24,11 +24,9 @@ SHOWN = 5
 def stem(path: str) -> str:
     """Return a relative path without its image suffix (other dots stay)."""
     pure = PurePosixPath(path)
-    name = pure.name
-    for suffix in (".nii.gz", pure.suffix):
-        if suffix and name.lower().endswith(suffix.lower()) and has_image_suffix(name):
-            name = name[: -len(suffix)]
-            break
+    if not has_image_suffix(pure.name):
+        return path
+    name = pure.name[:-7] if pure.name.lower().endswith(".nii.gz") else pure.stem
     return (pure.parent / name).as_posix()
 
 
@@ -39,39 +37,37 @@ def masked_stem(path: str) -> str | None:
     return (pure.parent / named["image"]).as_posix() if named else None
 
 
-def _match(
-    images: dict[str, list[str]], masks: dict[str, list[str]]
-) -> tuple[dict[str, str], list[str]]:
-    """Pair images with masks of the same stem.
+def _pair(findings: Findings, masks: dict[str, list[str]]) -> dict[str, str]:
+    """Pair the images with masks of their stem, and warn of those where it is unclear which fits.
 
     Args:
-        images: stem -> images.
+        findings: its warnings are added to.
         masks: stem of an image -> masks that fit it.
 
     Returns:
-        Image -> mask; and the images left without one, since several masks fit or several images
-        share a stem.
+        Path of an image -> mask. An image gets none when several masks fit it, or several images
+        share a stem, unless one mask has the very name of the image.
     """
-    pairs, unclear = {}, []
-    for key, paths in images.items():
-        fitting = masks.get(key, [])
-        for path in paths if fitting else ():
-            name = PurePosixPath(path).name
-            same_name = [mask for mask in fitting if PurePosixPath(mask).name == name]
-            if len(fitting) == len(paths) == 1:
-                pairs[path] = fitting[0]
-            elif len(same_name) == 1:
-                pairs[path] = same_name[0]
-            else:
-                unclear.append(path)
-    return pairs, unclear
-
-
-def _by_stem(findings: Findings) -> dict[str, list[str]]:
     images: dict[str, list[str]] = defaultdict(list)
     for image in findings.images:
         images[stem(image.path)].append(image.path)
-    return images
+    pairs, unclear = {}, []
+    for key in images.keys() & masks.keys():
+        for path in images[key]:
+            name = PurePosixPath(path).name
+            same_name = [mask for mask in masks[key] if PurePosixPath(mask).name == name]
+            fitting = masks[key] if len(masks[key]) == len(images[key]) == 1 else same_name
+            if len(fitting) == 1:
+                pairs[path] = fitting[0]
+            else:
+                unclear.append(path)
+    if unclear:
+        findings.warnings.append(
+            f"{len(unclear)} images have no mask, since several fit or several images share a "
+            f"stem: {', '.join(sorted(unclear)[:SHOWN])}; merge the masks of an image into one and "
+            "pass their folder as --masks"
+        )
+    return pairs
 
 
 def separate_sibling_masks(findings: Findings, *, pair: bool) -> None:
@@ -84,36 +80,25 @@ def separate_sibling_masks(findings: Findings, *, pair: bool) -> None:
         pair: fill in mask_path; False when the masks come from elsewhere.
     """
     stems = {stem(image.path) for image in findings.images}
+    owners = {image.path: masked_stem(stem(image.path)) for image in findings.images}
     masks: dict[str, list[str]] = defaultdict(list)
-    lone = []
-    for image in findings.images:
-        owner = masked_stem(stem(image.path))
+    for path, owner in owners.items():
         if owner in stems:
-            masks[owner].append(image.path)
-        elif owner is not None:
-            lone.append(image.path)
-    separated = {path for paths in masks.values() for path in paths}
-    findings.images = [image for image in findings.images if image.path not in separated]
-    if separated:
-        findings.skipped["ground-truth mask next to its image"] += len(separated)
-    if lone:
+            masks[owner].append(path)
+    found = {path for paths in masks.values() for path in paths}
+    findings.images = [image for image in findings.images if image.path not in found]
+    if found:
+        findings.skipped["ground-truth mask next to its image"] += len(found)
+    if lone := [path for path, owner in owners.items() if owner and owner not in stems]:
         findings.warnings.append(
             f"{len(lone)} images are named like masks, but there is no image of that name in the "
             f"same folder: {', '.join(lone[:SHOWN])}; if they are masks, move them to a folder of "
             "their own (--masks)"
         )
-    if not pair:
-        return
-    pairs, unclear = _match(_by_stem(findings), masks)
+    pairs = _pair(findings, masks) if pair else {}
     for image in findings.images:
         if image.path in pairs:
             image.facts["mask_path"] = pairs[image.path]
-    if unclear:
-        findings.warnings.append(
-            f"{len(unclear)} images have several masks next to them, or share one, and get none: "
-            f"{', '.join(sorted(unclear)[:SHOWN])}; merge the masks of an image into one and pass "
-            "their folder as --masks"
-        )
 
 
 def join_masks(findings: Findings, source: Path, *, max_rank: int | None = None) -> None:
@@ -129,12 +114,9 @@ def join_masks(findings: Findings, source: Path, *, max_rank: int | None = None)
         ManifestError: the source is missing or fits no image.
     """
     if source.is_dir():
-        pairs = _from_folder(findings, source)
-    elif source.suffix.lower() in (".csv", ".tsv", ".txt"):
-        pairs = _from_table(findings, source, max_rank)
+        pairs, folder = _from_folder(findings, source), source
     else:
-        what = "is neither a folder nor a CSV" if source.exists() else "no such folder or CSV"
-        raise ManifestError(what, path=source, remedy="check --masks")
+        pairs, folder = _from_table(findings, source, max_rank), source.parent
     if not pairs:
         raise ManifestError(
             f"no mask fits an image (an image is e.g. {findings.images[0].path!r})",
@@ -143,8 +125,7 @@ def join_masks(findings: Findings, source: Path, *, max_rank: int | None = None)
         )
     for image in findings.images:
         if image.path in pairs:
-            file = source / pairs[image.path] if source.is_dir() else Path(pairs[image.path])
-            image.facts["mask_path"] = _manifest_name(file, findings.staging or findings.root)
+            image.facts["mask_path"] = _manifest_name(folder / pairs[image.path], findings)
 
 
 def _from_folder(findings: Findings, source: Path) -> dict[str, str]:
@@ -154,18 +135,10 @@ def _from_folder(findings: Findings, source: Path) -> dict[str, str]:
     for path in files:
         for key in {stem(path), masked_stem(stem(path))} - {None}:
             masks[key].append(path)
-    images = _by_stem(findings)
-    pairs, unclear = _match(images, masks)
-    if unclear:
-        findings.warnings.append(
-            f"{len(unclear)} images have no mask since several fit (merge them into one) or "
-            "several images share a stem"
-        )
-    used = {path for key in images for path in masks.get(key, [])}
-    if len(files) > len(used):
-        spare = len(files) - len(used)
+    used = {path for image in findings.images for path in masks.get(stem(image.path), [])}
+    if spare := len(files) - len(used):
         findings.warnings.append(f"{spare} masks in {source.name} belong to no image")
-    return pairs
+    return _pair(findings, masks)
 
 
 def _from_table(findings: Findings, source: Path, max_rank: int | None) -> dict[str, str]:
@@ -173,7 +146,7 @@ def _from_table(findings: Findings, source: Path, max_rank: int | None) -> dict[
     known = {image.path for image in findings.images}
     pairs: dict[str, str] = {}
     above = 0
-    for line, row in rows_with_lines(table):
+    for line, row in zip(table.index, table.to_dict("records"), strict=True):
         rank = row.get("rank", "").strip()
         try:
             if rank and max_rank is not None and float(rank) > max_rank:
@@ -185,7 +158,7 @@ def _from_table(findings: Findings, source: Path, max_rank: int | None) -> dict[
             ) from None
         name = findings.local_name(row["path"], known)
         if name in known and row["mask_path"]:
-            pairs[name] = str(source.parent / row["mask_path"].replace("\\", "/"))
+            pairs[name] = row["mask_path"].replace("\\", "/")
     if above:
         findings.warnings.append(
             f"{above} masks of {source.name} with a rank above {max_rank} are left out"
@@ -193,12 +166,12 @@ def _from_table(findings: Findings, source: Path, max_rank: int | None) -> dict[
     return pairs
 
 
-def _manifest_name(file: Path, root: Path) -> str:
+def _manifest_name(file: Path, findings: Findings) -> str:
     """Return a mask's path for the manifest: relative to the images' folder if it is below that
     or below the folder above it (so that both can be moved together), else absolute."""
-    file, root = file.absolute(), root.resolve()
+    file, root = file.absolute(), findings.root.resolve()
     if file.is_relative_to(root):
         return file.relative_to(root).as_posix()
-    if file.resolve().is_relative_to(root.parent):
-        return "../" + file.resolve().relative_to(root.parent).as_posix()
+    if file.resolve().is_relative_to(findings.above):
+        return "../" + file.resolve().relative_to(findings.above).as_posix()
     return file.as_posix()

@@ -1,15 +1,16 @@
-"""Who is on an image: from file names or DICOM headers; and patients that are in two splits."""
+"""Patients from file names, and patients that are in two splits.
+
+DICOM headers are read in rows.py, with the sizes of the images.
+"""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import pandas as pd
 
 from pipeline.errors import ManifestError
-from pipeline.images import patient_code, sniff
-from pipeline.images.kinds import HEAD_BYTES
 from pipeline.intake.findings import Findings
 
 # File names that are known to name the patient. Kermany's chest films:
@@ -33,30 +34,26 @@ def patients_from_names(names: list[str], pattern: str | None = None) -> list[st
     Raises:
         ManifestError: the pattern is invalid, has no group, or matches no name.
     """
+    files = [PurePosixPath(name).name for name in names]
     try:
         compiled = re.compile(pattern) if pattern else KNOWN_NAMES
     except re.error as error:
-        raise ManifestError(
-            f"--patient-regex {pattern!r} is not a regular expression: {error}",
-            remedy="write e.g. --patient-regex '(P[0-9]+)_'",
-        ) from None
+        raise _bad_pattern(pattern, f"is not a regular expression: {error}") from None
     if compiled.groups < 1:
-        raise ManifestError(
-            f"--patient-regex {pattern!r} has no group",
-            remedy="put the part that names the patient in brackets, e.g. '(P[0-9]+)_'",
-        )
-    find = compiled.search if pattern else compiled.match
-    matches = [find(PurePosixPath(name).name) for name in names]
-    patients = [next((g for g in m.groups() if g), "") if m else "" for m in matches]
+        raise _bad_pattern(pattern, "has no group")
+    matches = map(compiled.search if pattern else compiled.match, files)
+    patients = [next(filter(None, m.groups()), "") if m else "" for m in matches]
     known = sum(map(bool, patients))
     if pattern and not known:
-        raise ManifestError(
-            f"--patient-regex {pattern!r} matches none of the {len(names)} file names",
-            remedy=f"a name is e.g. {PurePosixPath(names[0]).name!r}" if names else "",
-        )
-    if not pattern and known < MIN_SHARE * len(names):
-        return [""] * len(names)
-    return patients
+        raise _bad_pattern(pattern, f"matches none of the {len(files)} names, e.g. {files[:1]}")
+    return patients if pattern or known >= MIN_SHARE * len(files) else [""] * len(files)
+
+
+def _bad_pattern(pattern: str | None, what: str) -> ManifestError:
+    return ManifestError(
+        f"--patient-regex {pattern!r} {what}",
+        remedy="put the part that names the patient in brackets, e.g. --patient-regex '(P[0-9]+)_'",
+    )
 
 
 def fill_in_patients(findings: Findings, pattern: str | None) -> bool:
@@ -74,20 +71,6 @@ def fill_in_patients(findings: Findings, pattern: str | None) -> bool:
     return stated
 
 
-def patient_from_header(file: Path) -> str:
-    """Return a one-way code of a DICOM file's patient; "" = not DICOM, or unknown.
-
-    The content decides whether it is DICOM, not the name.
-
-    Raises:
-        OSError: the file cannot be opened.
-    """
-    with open(file, "rb") as opened:  # the start only: other formats may be large
-        if sniff(opened.read(HEAD_BYTES)) != "DICOM":
-            return ""
-    return patient_code(file)
-
-
 def keep_in_one_split(frame: pd.DataFrame, how: str) -> list[str]:
     """Take the images of a patient out of all splits but one, in place.
 
@@ -99,18 +82,16 @@ def keep_in_one_split(frame: pd.DataFrame, how: str) -> list[str]:
         A warning with counts; nothing if no patient is in two splits.
     """
     known = frame[(frame["patient_id"] != "") & (frame["split"] != "")]
-    rank = known["split"].map({split: at for at, split in enumerate(SPLIT_PRIORITY[how])})
-    best = rank.groupby(known["patient_id"]).transform("min")
-    dropped = rank.index[rank > best]
-    if not len(dropped):
+    rank = known["split"].map(SPLIT_PRIORITY[how].index)
+    dropped = known[rank > rank.groupby(known["patient_id"]).transform("min")]
+    if dropped.empty:
         return []
-    patients = known.loc[dropped, "patient_id"].nunique()
-    counts = frame.loc[dropped, "split"].value_counts()
-    frame.loc[dropped, "split"] = ""
+    frame.loc[dropped.index, "split"] = ""
+    counts = dropped["split"].value_counts()
     listed = " and ".join(f"{n} {split} images" for split, n in counts.items())
     return [
-        f"{patients} patients are in several splits: their {listed} are in none now (they stay in "
-        "the manifest, and take part in the grouped protocol)"
+        f"{dropped['patient_id'].nunique()} patients are in several splits: their {listed} are in "
+        "none now (they stay in the manifest, and take part in the grouped protocol)"
     ]
 
 

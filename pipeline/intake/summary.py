@@ -13,7 +13,7 @@ import pandas as pd
 
 from pipeline.engine.record import RunRecord, library_versions
 from pipeline.engine.status import ADD
-from pipeline.errors import DiskError, PipelineError
+from pipeline.errors import DiskError, PipelineError, printable
 from pipeline.paths import Paths
 
 SHOWN = 20
@@ -26,43 +26,38 @@ class AddSummary:
     Attributes:
         dataset: its name.
         manifest: the file written.
-        images: number of rows.
-        counts: split ("" = none) -> label -> number of images.
-        masks: number of images with a ground-truth mask.
-        patients: number of known patients.
+        frame: its rows (not printed).
         skipped: reason -> number of files left out.
         failed: relative path -> why the file cannot be read; it is not in the manifest.
         masks_left_out: image_id -> why its ground-truth mask cannot be used.
         warnings: what the user should know.
         changed: number of rows "added", "removed" and "changed" since the last manifest.
+        images, masks, patients: number of rows, of ground-truth masks and of known patients.
+        counts: split ("" = none) -> label -> number of images.
     """
 
     dataset: str
     manifest: Path
-    images: int = 0
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
-    masks: int = 0
-    patients: int = 0
+    frame: pd.DataFrame = field(repr=False)
     skipped: dict[str, int] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     masks_left_out: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     changed: dict[str, int] = field(default_factory=dict)
 
-    def count(self, frame: pd.DataFrame) -> None:
-        """Set the counts from the rows of a manifest."""
-        self.images = len(frame)
-        table = frame.groupby(["split", "label"]).size()
-        self.counts = {
-            str(split): {str(label): int(n) for label, n in part.droplevel(0).items()}
-            for split, part in table.groupby(level=0)
-        }
-        self.masks = int((frame["mask_path"] != "").sum())
-        self.patients = int(frame.loc[frame["patient_id"] != "", "patient_id"].nunique())
+    def __post_init__(self) -> None:
+        self.images = len(self.frame)
+        self.masks = int((self.frame["mask_path"] != "").sum())
+        self.patients = len(set(self.frame["patient_id"]) - {""})
+        self.counts: dict[str, dict[str, int]] = {}
+        for (split, label), count in self.frame.groupby(["split", "label"]).size().items():
+            self.counts.setdefault(split, {})[label] = int(count)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all attributes as JSON values."""
-        return {**vars(self), "manifest": self.manifest.as_posix()}
+        """Return all attributes but the rows as JSON values."""
+        values = {**vars(self), "manifest": self.manifest.as_posix()}
+        del values["frame"]
+        return values
 
     def text(self) -> str:
         """Return the lines that `pipeline data add` prints."""
@@ -71,21 +66,17 @@ class AddSummary:
             labels = self.counts[split]
             listed = ", ".join(f"{label} {n}" for label, n in labels.items())
             lines.append(f"  {split or 'no split'}: {sum(labels.values())} ({listed})")
-        lines.append(
-            f"  ground-truth masks: {self.masks}, patients: {self.patients or 'not known'}"
-        )
         changes = ", ".join(f"{n} {what}" for what, n in self.changed.items() if n)
-        lines.append(f"  since the last manifest: {changes or 'nothing changed'}")
-        lines += [f"  skipped {n}: {reason}" for reason, n in sorted(self.skipped.items())]
-        failed = list(self.failed.items())
         lines += [
-            f"  FAILED {path if path.isprintable() else repr(path)}: {why}"
-            for path, why in failed[:SHOWN]
+            f"  ground-truth masks: {self.masks}, patients: {self.patients or 'not known'}",
+            f"  since the last manifest: {changes or 'nothing changed'}",
+            *(f"  skipped {n}: {reason}" for reason, n in sorted(self.skipped.items())),
         ]
+        failed = [f"  FAILED {printable(path)}: {why}" for path, why in self.failed.items()]
+        lines += failed[:SHOWN]
         if len(failed) > SHOWN:
             lines.append(f"  FAILED: {len(failed) - SHOWN} more")
-        lines += [f"  warning: {warning}" for warning in self.warnings]
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  warning: {warning}" for warning in self.warnings)])
 
 
 def record_add(summary: AddSummary, paths: Paths, known: Collection[str] = ()) -> None:
@@ -99,15 +90,17 @@ def record_add(summary: AddSummary, paths: Paths, known: Collection[str] = ()) -
         known: after a refresh, paths and ids of the manifest: all else that the last `data add`
             left out stays on record.
     """
-    skipped = {"skipped": dict(summary.skipped), "masks_left_out": dict(summary.masks_left_out)}
-    failed, outside = dict(summary.failed), len(summary.failed)
+    path = paths.record(summary.dataset, ADD)
+    skipped = {"skipped": summary.skipped, "masks_left_out": summary.masks_left_out}
+    left_out = summary.failed
     if known:
         earlier = RunRecord(ADD)
         with suppress(PipelineError, FileNotFoundError):  # damaged or missing
-            earlier = RunRecord.read(paths.record(summary.dataset, ADD))
+            earlier = RunRecord.read(path)
+        skipped = earlier.parameters
         left_out = {name: why for name, why in earlier.failed.items() if name not in known}
-        failed, outside, skipped = left_out | failed, len(left_out), earlier.parameters
-    total = summary.images + outside
+    failed = left_out | summary.failed
+    total = summary.images + len(left_out)
     record = RunRecord(
         ADD,
         summary.dataset,
@@ -120,6 +113,6 @@ def record_add(summary: AddSummary, paths: Paths, known: Collection[str] = ()) -
         parameters=skipped,
     )
     try:
-        record.write(paths.record(summary.dataset, ADD))
+        record.write(path)
     except DiskError as error:
         summary.warnings.append(f"the record of failed and skipped files was not written: {error}")

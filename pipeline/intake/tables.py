@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -30,8 +29,8 @@ SYNONYMS = {
     "patient": "patient_id",
     "mask": "mask_path",
 }
-# Manifest columns that are taken from a table of images as they are.
-TAKEN = ("patient_id", "group", "fold", "mask_path", "box", "points", "synthetic", "image_id")
+# Columns of a manifest that are not taken from a table: they are measured, or are not facts.
+MEASURED = ("path", "label", "split", "sha256", "width", "height", "mask_area")
 # The first of these columns becomes `group`. Larger units come first: neighbouring slices of a
 # patient are nearly copies.
 GROUP_COLUMNS = ("group", "series", "study", "slice")
@@ -56,26 +55,17 @@ def read_table(path: Path, *required: str) -> pd.DataFrame:
     for name in columns:
         written = [w for w, known in zip(csv.header, columns, strict=True) if known == name]
         if len(written) > 1:
-            raise ManifestError(
-                f"two columns are {name!r}: {' and '.join(map(repr, written))}",
-                path=path,
-                remedy="keep one of them",
-            )
-    for name in required:
-        if name not in columns:
-            raise ManifestError(
-                f"no column {name!r} (it has: {', '.join(columns)})",
-                path=path,
-                remedy=f"name the column {name!r} in the first line",
-            )
+            what = f"two columns are {name!r}: {' and '.join(map(repr, written))}"
+            raise ManifestError(what, path=path, remedy="keep one of them")
+    if lacking := [name for name in required if name not in columns]:
+        raise ManifestError(
+            f"no column {lacking[0]!r} (it has: {', '.join(columns)})",
+            path=path,
+            remedy=f"name the column {lacking[0]!r} in the first line",
+        )
     if not csv.rows:
         raise ManifestError("the table has no rows", path=path, remedy="check the file")
     return pd.DataFrame(csv.rows, csv.lines, columns, dtype=str)
-
-
-def rows_with_lines(table: pd.DataFrame) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (line number, value by column) for each row of a table."""
-    return zip(table.index, table.to_dict("records"), strict=True)
 
 
 def _column(name: str) -> str:
@@ -96,7 +86,7 @@ def read_image_table(source: Path) -> Findings:
     table = read_table(source, "path", "label")
     findings = Findings(source.parent)
     outside = []
-    for line, row in rows_with_lines(table):
+    for line, row in zip(table.index, table.to_dict("records"), strict=True):
         path = _relative_path(row["path"], findings.root)
         if path is None:
             outside.append(f"line {line}: {row['path']}")
@@ -106,13 +96,14 @@ def read_image_table(source: Path) -> Findings:
         if reason:
             findings.skipped[reason] += 1
             continue
-        facts = {name: row[name] for name in TAKEN if row.get(name)}
-        if frame := row.get("frame", "").strip():
-            facts["frame"] = frame
-        if "mask_path" in facts:
-            mask = facts["mask_path"]
-            facts["mask_path"] = _relative_path(mask, findings.root) or mask
-        facts |= {name: row[name] for name in table.columns if name not in (*COLUMNS, *TAKEN)}
+        mask = row.get("mask_path", "")
+        row["mask_path"] = _relative_path(mask, findings.root) or mask
+        row["frame"] = row.get("frame", "").strip()
+        facts = {
+            name: text
+            for name, text in row.items()
+            if name not in MEASURED and (text or name not in COLUMNS)
+        }
         split = row.get("split", "")
         split = split_named(split) or split
         findings.images.append(FoundImage(path, row["label"], split, facts, line))
@@ -158,10 +149,8 @@ def join_groups(findings: Findings, source: Path) -> int:
             of the table is here.
     """
     table = read_table(source)
-    key = "path"
-    if key not in table.columns:
-        key = "image_id"
-        table = read_table(source, key)
+    key = "path" if "path" in table.columns else "image_id"
+    table = read_table(source, key)
     group = next((name for name in GROUP_COLUMNS if name in table.columns), None)
     columns = {
         target: column
@@ -174,22 +163,18 @@ def join_groups(findings: Findings, source: Path) -> int:
             path=source,
             remedy="name a column group, series, slice, fold or patient_id",
         )
-    by_path: dict[str, list[FoundImage]] = {}
+    by_name: dict[str, list[FoundImage]] = {}
     for image in findings.images:
-        by_path.setdefault(image.path, []).append(image)
+        by_name.setdefault(image.path, []).append(image)
     stated = {i.facts["image_id"]: [i] for i in findings.images if "image_id" in i.facts}
-    by_name = stated | by_path
+    by_name = stated | by_name
     values_of: dict[int, dict[str, str]] = {}  # by id() of the image
-    used: set[str] = set()
-    relabelled = 0
-    for line, row in rows_with_lines(table):
+    elsewhere = 0
+    for line, row in zip(table.index, table.to_dict("records"), strict=True):
         name = findings.local_name(row[key], by_name)
-        if name not in by_name:
-            continue
-        used.add(name)
+        elsewhere += name not in by_name
         values = {target: row[column] for target, column in columns.items() if row[column]}
-        publisher = row.get("publisher_label", "")
-        for image in by_name[name]:
+        for image in by_name.get(name, []):
             if values_of.setdefault(id(image), values) != values:
                 raise ManifestError(
                     f"line {line}: {row[key]!r} for the second time, with other values",
@@ -197,7 +182,6 @@ def join_groups(findings: Findings, source: Path) -> int:
                     remedy="keep one of the rows",
                 )
             image.facts |= values
-            relabelled += bool(publisher) and publisher != image.label
     if not values_of:
         raise ManifestError(
             f"knows none of the images (its first: {table[key].iloc[0]!r}; "
@@ -205,12 +189,6 @@ def join_groups(findings: Findings, source: Path) -> int:
             path=source,
             remedy="write paths relative to the images' folder, or to the folder above it",
         )
-    missing = len(table) - len(used)
-    if missing:
-        findings.warnings.append(f"{missing} rows of {source.name} name images that are not here")
-    if relabelled:
-        findings.warnings.append(
-            f"{relabelled} images have another label in {source.name} (publisher_label) "
-            "than in the folder names, which are kept"
-        )
+    if elsewhere:
+        findings.warnings.append(f"{elsewhere} rows of {source.name} name images that are not here")
     return len(values_of)

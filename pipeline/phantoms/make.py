@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline.errors import ManifestError
 from pipeline.intake import AddSummary, add_dataset
-from pipeline.intake.existing import described
+from pipeline.intake.existing import holds_phantoms
 from pipeline.paths import Paths
 from pipeline.phantoms import brain, breast, chest
 from pipeline.phantoms.shapes import to_uint8
@@ -148,7 +148,7 @@ def generator(*parts: object) -> np.random.Generator:
 
 def _remove_phantoms(paths: Paths, dataset: str, folders: tuple[Path, Path], force: bool) -> None:
     """Remove earlier phantoms; refuse to delete any other images."""
-    phantoms = described(paths.manifest(dataset)) == "phantoms"
+    phantoms = holds_phantoms(paths.manifest(dataset))
     if not phantoms and not force and (paths.manifest(dataset).exists() or folders[0].exists()):
         raise ManifestError(
             "holds images that are no phantoms",

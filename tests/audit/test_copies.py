@@ -9,23 +9,14 @@ import pytest
 from PIL import Image
 from scipy.ndimage import shift
 from skimage.exposure import equalize_hist, rescale_intensity
-from skimage.feature import match_template
 from skimage.transform import resize
 
 from pipeline.audit import audit_dataset, compare_datasets
 from pipeline.audit.descriptors import (
-    SHIFT,
-    SHIFTS,
-    STEPS,
     STRUCTURE_SIDE,
-    best_shift,
-    correlations,
-    moved_window,
-    structure,
 )
 from pipeline.audit.search import find_copies
 from pipeline.audit.table import COLUMNS
-from pipeline.audit.thumbnails import make_thumbnails
 from tests.audit.folder import SIDE, Folder, as_thumbnails, film, gamma, params, texture
 
 KINDS = (
@@ -153,17 +144,13 @@ def moved(image: np.ndarray, down: float, right: float) -> np.ndarray:
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def structures(images: list[np.ndarray]) -> np.ndarray:
-    return structure(np.stack([make_thumbnails(np.dstack([image] * 3))[1] for image in images]))
-
-
 @pytest.mark.promise(MOVED)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_a_copy_moved_by_any_fraction_of_a_pixel_up_to_3_percent_is_found(direction):
     down, right = DIRECTIONS[direction]
-    originals = [texture(seed) for seed in range(4)]
+    originals = [texture(seed) for seed in range(2)]
     copies = [moved(x, d * down, d * right) for d in DISTANCES for x in originals]
-    found = find_copies(as_thumbnails(copies), as_thumbnails(originals), params().audit)
+    found, _ = find_copies(as_thumbnails(copies), as_thumbnails(originals), params().audit)
     expected = [(at, at % len(originals)) for at in range(len(copies))]
     assert list(zip(found.left, found.right, strict=True)) == expected
     assert set(found.kind) == {"near"}
@@ -175,7 +162,7 @@ def test_mirrored_and_turned_copies_are_found_between_pixels_too(turned):
     change = {"mirror": np.fliplr, "turn": np.rot90}[turned]
     originals = [texture(seed) for seed in range(4)]
     copies = [change(moved(x, d, -d)) for d in (-1.5, -0.5, 0.5, 1.5) for x in originals]
-    found = find_copies(as_thumbnails(originals), as_thumbnails(copies), params().audit)
+    found, _ = find_copies(as_thumbnails(originals), as_thumbnails(copies), params().audit)
     assert set(zip(found.left, found.right, strict=True)) == {(k % 4, k) for k in range(16)}
     assert set(found.kind) == {turned}
 
@@ -194,41 +181,9 @@ def test_real_images_moved_by_fractions_of_a_pixel_are_found(shared, dataset):
             h, w = image.shape
             y, x = int(share * h), int(share * w)
             copies.append(np.pad(image, ((y, 0), (x, 0)), mode="edge")[:h, :w])
-        found = find_copies(as_thumbnails(copies), as_thumbnails(images), params().audit)
+        found, _ = find_copies(as_thumbnails(copies), as_thumbnails(images), params().audit)
         own = (found.left == found.right) & (found.kind == "near")
         assert own.sum() >= 11, share
-
-
-def test_at_whole_pixels_the_correlation_is_that_of_scikit_image():
-    a, b = structures([texture(1)]), structures([texture(2)])
-    ours = correlations(a, b)[0, ::STEPS, ::STEPS]
-    inner = b[0, SHIFT:-SHIFT, SHIFT:-SHIFT]
-    np.testing.assert_allclose(ours, match_template(a[0], inner), atol=1e-4)
-
-
-@pytest.mark.parametrize(("down", "right"), [(0.5, 0.5), (-1.25, 0.75), (1.75, -1.5)])
-def test_between_pixels_the_peak_lies_where_the_image_was_moved(down, right):
-    images = [texture(seed) for seed in range(4)]
-    found = correlations(structures([moved(x, down, right) for x in images]), structures(images))
-    np.testing.assert_array_equal(
-        best_shift(structures([moved(x, down, right) for x in images]), structures(images)),
-        found.max(axis=(1, 2)),
-    )
-    for surface in found:
-        at = SHIFTS[list(np.unravel_index(surface.argmax(), surface.shape))]
-        np.testing.assert_allclose(at, (down, right), atol=1 / STEPS)
-        assert 0.93 < surface.max() < 1.01
-
-
-def test_different_pictures_are_no_more_alike_between_pixels():
-    a, b = (structures([texture(s) for s in seeds]) for seeds in (range(40), range(40, 80)))
-    assert correlations(a, b).max() < 0.5
-
-
-def test_a_window_moved_by_a_fraction_lies_between_its_neighbours():
-    images = np.random.default_rng(0).random((2, 16, 16)).astype(np.float32)
-    expected = 0.75 * images[:, 4:, 1:-3] + 0.25 * images[:, 3:-1, 1:-3]
-    np.testing.assert_allclose(moved_window(images, SHIFT - 0.25, -1), expected, atol=1e-6)
 
 
 # -- across two datasets ----------------------------------------------------------------------

@@ -37,22 +37,6 @@ def test_covid_has_six_byte_identical_images_in_test(shared, tmp_path):
     assert summary["unreadable"] == {}
 
 
-def test_most_viral_pneumonia_of_covid_is_bacterial_in_kermanys_set(shared, repo):
-    """README.md states the counts."""
-    pairs = pd.read_csv(shared / "data/covid_lung_overlap.csv")
-    theirs = pairs["lung_path"].str.split("/").str[2]
-    readme = (repo / "README.md").read_text(encoding="utf-8")
-    for part, bacterial, images, said in (
-        ("test", 17, 20, "17 of the 20 test images"),
-        ("train", 12, 62, "12 of the 62 for training"),
-    ):
-        folder = f"covid/{part}/Viral Pneumonia"
-        mine = pairs["path"].str.startswith(f"{folder}/")
-        assert (theirs[mine] == "bacterial").sum() == bacterial
-        assert len(list((shared / "data" / folder).iterdir())) == images
-        assert said in " ".join(readme.split())
-
-
 @pytest.mark.promise("The known copies of the real sets are found.")
 def test_breast_has_near_copies_of_conflicting_labels(shared, tmp_path):
     paths = project(tmp_path, shared, {"breast": ["benign", "malignant", "normal"]})

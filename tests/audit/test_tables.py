@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -32,27 +30,6 @@ def folder(tmp_path_factory) -> Folder:
     made.save("train/alone.png", texture(5), split="train", label="b")
     made.summary = audit_dataset("toy", params(), made.write().paths)
     return made
-
-
-def test_the_image_table_has_a_row_per_image_in_the_order_of_the_manifest(folder):
-    table = pd.read_parquet(folder.paths.audit("toy"))
-    assert list(table["image_id"]) == [row["image_id"] for row in folder.rows["toy"]]
-    groups = ["exact_group", "near_group", "copy_group"]
-    flags = ["copy_in_train", "copy_in_train_any", "label_conflict"]
-    assert list(table.columns) == ["image_id", "sha256", "split", *groups, *flags]
-    assert table[flags].dtypes.eq(bool).all()
-
-
-def test_groups_widen_from_bytes_to_near_to_mirrored(folder):
-    table = folder.table()
-    group = {
-        kind: set(table.index[table[f"{kind}_group"] == table.loc["test/one.png", f"{kind}_group"]])
-        for kind in ("exact", "near", "copy")
-    }
-    exact = {"train/one.png", "train/one again.png", "test/one.png"}
-    assert group["exact"] == exact
-    assert group["near"] == exact | {"test/one, gamma.png"}
-    assert group["copy"] == exact | {"test/one, gamma.png", "test/one, mirrored.png"}
 
 
 @pytest.mark.promise("A test image counts as leaked by copies of training and validation images.")
@@ -95,21 +72,9 @@ def test_pairs_name_both_images_their_labels_and_splits(folder, tmp_path):
     assert alone.pairs("toy").empty and none.types == some.types and none.names == some.names
 
 
-def test_the_summary_counts_what_the_table_marks(folder):
-    summary = folder.summary
-    assert (summary["images"], summary["test_images"]) == (13, 8)
-    counts = summary["test_images_with_copy_in_train"]
-    assert (counts["byte_identical"], counts["near"]) == (1, 3)
-    assert counts["near_or_mirrored"] == counts["any"] == 5
-    assert summary["groups"]["exact"] == {"groups": 2, "images": 5}
-    saved = json.loads(folder.paths.audit_summary("toy").read_text())
-    assert saved == {k: v for k, v in summary.items() if k != "thumbnails_read"}
-    assert saved["parameters"] == params().audit.model_dump()
-
-
 def test_pairs_to_show_have_each_test_image_once_and_every_kind(folder):
-    assert list(straddling_pairs(folder.pairs(), 3)["kind"]) == ["byte", "near", "mirror"]
-    everything = straddling_pairs(folder.pairs(), 100)
+    assert list(straddling_pairs(folder.pairs())["kind"][:3]) == ["byte", "near", "mirror"]
+    everything = straddling_pairs(folder.pairs())
     assert not everything["image_id_test"].duplicated().any()
     assert set(everything["image_id_test"]) == set(folder.table().query("copy_in_train_any").index)
     assert everything["image_id_train"].str.match("train|val").all()
@@ -124,7 +89,7 @@ def test_without_a_test_part_groups_are_given_and_nothing_is_said_to_be_clean(tm
     table = folder.table()
     assert table["near_group"].eq("a.png").all()
     assert not table[["copy_in_train", "copy_in_train_any"]].any(axis=None)
-    assert straddling_pairs(folder.pairs(), 5).empty
+    assert straddling_pairs(folder.pairs()).empty
     assert "1 same bytes" in text and "no test part yet" in text and "pairs.parquet" in text
     assert "copy in train" not in text
 
@@ -184,7 +149,7 @@ def test_each_test_frame_of_a_burst_too_long_to_pair_is_marked(burst):
     assert mirrored["copy_in_train_any"].sum() == FRAMES
     for name in ("test/3", "test/alone", "train/"):
         assert not table.filter(like=name, axis=0)["copy_in_train_any"].any()
-    shown = straddling_pairs(burst.pairs(), 10_000)
+    shown = straddling_pairs(burst.pairs())
     counts = burst.summary["test_images_with_copy_in_train"]
     assert (counts["near"], counts["any"]) == (FRAMES, 2 * FRAMES)
     assert 0 < burst.summary["joined_by_chain"] == 2 * FRAMES - len(shown)

@@ -63,15 +63,6 @@ def test_the_same_input_gives_the_same_bytes(folder):
     assert outputs(folder) == first
 
 
-def test_byte_copies_are_read_once(folder):
-    folder.save("copy.png", texture(0, 64))
-    assert run(folder.write())["thumbnails_read"] == 6
-    counts = [_counts(folder)]
-    run(folder)
-    counts.append(_counts(folder))
-    assert counts == [(7, 1, 0), (0, 0, 7)]  # one of the seven was copied, none was there before
-
-
 def _counts(folder: Folder) -> tuple[int, int, int]:
     record = json.loads(folder.paths.record("toy", "audit").read_text())
     return record["done"], record["copied"], record["skipped"]
@@ -226,14 +217,3 @@ def test_frames_of_one_file_are_images_of_their_own(folder):
     assert table.loc["pages.tif", "copy_in_train"]
     assert not table.loc["pages.tif#1", "copy_in_train_any"]
     assert table.loc["pages.tif#1", "exact_group"] == "pages.tif#1"
-
-
-def test_the_number_of_reader_threads_changes_nothing(folder, tmp_path):
-    folder.save("copy.png", texture(0, 64))
-    manifest, data, _ = arguments(folder.write())
-    one, four = (
-        load_thumbnails(manifest, data, tmp_path / f"{workers}.bin", workers=workers)
-        for workers in (1, 4)
-    )
-    np.testing.assert_array_equal(one.records, four.records)
-    assert one.content[0] == one.content[-1] and len(one.positions) == 6

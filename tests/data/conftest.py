@@ -54,7 +54,7 @@ def zip_of(path: Path, folder: Path, prefix: str = "") -> Path:
 
 def rows_of(paths: Paths, dataset: str = "d") -> pd.DataFrame:
     """The manifest by image_id; its files are checked too."""
-    frame = read_manifest(paths.manifest(dataset), data=paths.data(dataset), check_files=True)
+    frame = read_manifest(paths.manifest(dataset), data=paths.data(dataset))
     return frame.set_index("image_id", drop=False)
 
 

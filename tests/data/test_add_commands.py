@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.encode.text import load_prompts
 from pipeline.io import manifest_lock, sha256_file
 from tests.data.conftest import picture, zip_of
 from tests.data.test_add_tables import REFUSED_TABLES, table_of
@@ -234,24 +233,3 @@ def test_a_second_command_that_changes_a_manifest_is_refused_in_one_line(
     code, said = pipeline(project, *command)
     assert code == 0, said
     assert not list((project / "data_manifests").glob(".*"))
-
-
-def test_add_prints_the_phrases_to_write_and_check_joins_labels_to_them(tmp_path, project):
-    for label in ("no: finding", "007", "True"):
-        picture(tmp_path / "odd" / label / "x.png", seed=len(label))
-    prompts = project / "data_manifests/prompts.yaml"
-    add = ("data", "add", "odd", "--from", str(tmp_path / "odd"))
-    code, said = in_process(project, *add)
-    *_, last = said.splitlines()
-    needed = last.partition("classes.odd needs ")[2]
-    assert code == 0 and last.startswith("next: ") and "prompts.yaml" in last, said
-    prompts.write_text(f"templates: {{default: ['a scan of {{}}.']}}\nclasses: {{odd: {needed}}}")
-    texts = load_prompts(prompts, "odd", ["True", "007", "no: finding"]).by_class()
-    assert texts["no: finding"] == ["a scan of a phrase for no: finding."]
-    code, said = in_process(project, *add)
-    assert code == 0 and "next: " not in said, said
-    code, said = in_process(project, "data", "check", "--dataset", "odd")
-    assert code == 0 and "3 images" in said, said
-    prompts.write_text("")
-    code, said = in_process(project, "data", "check", "--dataset", "odd")
-    assert code == 2 and "prompts.yaml" in said, said

@@ -28,7 +28,7 @@ def test_sibling_masks_are_paired_and_of_several_none_is_guessed(busi, paths):
         "6",
     ]
     assert rows.loc["benign/benign (2).png", "mask_path"] == ""
-    (warning,) = (w for w in summary.warnings if "several masks" in w)
+    (warning,) = (w for w in summary.warnings if "several fit" in w)
     assert "benign/benign (2).png" in warning and "--masks" in warning
     add_dataset("e", busi, masks=busi, paths=paths)  # says the same in another way
     assert rows_of(paths, "e").equals(rows)

@@ -7,7 +7,6 @@ import json
 import pytest
 
 from pipeline.engine.status import status_rows
-from pipeline.errors import ManifestError
 from pipeline.intake import add_dataset, refresh_dataset
 from tests.data.conftest import picture
 
@@ -58,14 +57,6 @@ def test_refresh_keeps_what_it_does_not_look_at_and_adds_what_is_gone(spoiled, p
     picture(spoiled / "train/cat/2.png")
     assert not refresh_dataset("d", paths=paths).failed
     assert list(record(paths)["failed"]) == ["train/cat/empty.png"]
-
-
-def test_an_add_that_is_refused_leaves_no_record(tmp_path, paths):
-    (tmp_path / "bad/cat").mkdir(parents=True)
-    (tmp_path / "bad/cat/empty.png").touch()
-    with pytest.raises(ManifestError):
-        add_dataset("d", tmp_path / "bad", paths=paths)
-    assert not paths.cache("d").exists()
 
 
 def test_where_no_record_can_be_written_the_manifest_stands_and_the_summary_says_so(scans, paths):

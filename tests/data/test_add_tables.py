@@ -119,14 +119,13 @@ GROUPS = "Known groups are joined, and none is overwritten."
 @pytest.mark.parametrize("prefix", ["", "scans/"])
 def test_groups_are_joined_by_path_from_the_folder_or_the_one_above(scans, paths, tmp_path, prefix):
     (tmp_path / "g.csv").write_text(
-        "path,slice,series,fold,publisher_label\n"
-        f"{prefix}train/cat/0.png,s1,007,1,cat\n{prefix}train/dog/1.png,s2,008,2,cat\n"
+        "path,slice,series,fold\n"
+        f"{prefix}train/cat/0.png,s1,007,1\n{prefix}train/dog/1.png,s2,008,2\n"
     )
-    summary = add_dataset("d", scans, paths=paths, groups=tmp_path / "g.csv")
+    add_dataset("d", scans, paths=paths, groups=tmp_path / "g.csv")
     rows = rows_of(paths)
     assert rows.loc["train/cat/0.png", ["group", "fold"]].tolist() == ["007", "1"]
     assert rows.loc["train/dog/1.png", ["group", "fold"]].tolist() == ["008", "2"]
-    assert any("1 images have another label" in w for w in summary.warnings)
 
 
 @pytest.mark.promise(GROUPS)
@@ -246,20 +245,6 @@ def test_dicom_patients_are_a_code_that_does_not_tell_the_header(tmp_path, paths
 
 
 # -- the real sets ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("dataset", "images", "masks"), [("brain", 6619, 4411), ("covid", 293, 150)]
-)
-def test_the_real_sets_are_added_whole(request, shared, paths, dataset, images, masks):
-    data = shared / "data"
-    if dataset == "brain":
-        paths, summary = request.getfixturevalue("brain")
-    else:
-        summary = add_dataset(dataset, data / dataset, paths=paths, masks=data / f"{dataset}_masks")
-    assert (summary.images, summary.masks, summary.patients) == (images, masks, 0)
-    assert not summary.failed
-    read_manifest(paths.manifest(dataset), data=paths.data(dataset), check_files=True)
 
 
 def test_the_real_lung_set_has_its_patients_and_judgeable_masks(shared, paths):

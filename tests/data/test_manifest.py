@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ManifestError
-from pipeline.manifest import COLUMNS, class_names, read_manifest, row_file, write_manifest
+from pipeline.manifest import COLUMNS, read_manifest, write_manifest
 
 AS_WRITTEN = "Ids and labels survive byte for byte (007, NA, 1e5, True)."
 ALL_AT_ONCE = "Every problem of a manifest is listed at once, with its line and its remedy."
@@ -64,14 +64,6 @@ def test_values_that_look_like_others_stay_text(tmp_path, value):
     assert (row["image_id"], row["label"], row["group"]) == (value or "x", value or "x", value)
 
 
-def test_numbers_are_integers_and_unknown_columns_are_kept(tmp_path):
-    write_manifest(rows(["x"], frame=3, scanner="7T"), tmp_path / "m.csv")
-    frame = read_manifest(tmp_path / "m.csv")
-    assert frame[["frame", "width", "height"]].dtypes.eq("int64").all()
-    assert frame["frame"].tolist() == [3]
-    assert frame["scanner"].tolist() == ["7T"]
-
-
 @pytest.mark.promise(ALL_AT_ONCE)
 @pytest.mark.parametrize(
     ("columns", "expected"),
@@ -94,8 +86,7 @@ def test_numbers_are_integers_and_unknown_columns_are_kept(tmp_path):
 )
 def test_a_wrong_value_is_named_with_its_line_and_remedy(tmp_path, columns, expected):
     error = problems(rows(["p", "q"], **columns), tmp_path)
-    assert expected in str(error)
-    assert all(problem.line in (2, 3) and problem.remedy for problem in error.problems)
+    assert re.search(rf"line [23], \w.*: {re.escape(expected)}.* - \w", str(error))
 
 
 @pytest.mark.promise(ALL_AT_ONCE)
@@ -116,13 +107,7 @@ def test_every_problem_is_listed_at_once(tmp_path):
 
 def test_line_numbers_are_those_of_an_editor_after_a_field_with_line_breaks(tmp_path):
     error = problems(rows(["a\nb\nc", "d"], split=["train", "tset"]), tmp_path)
-    assert [problem.line for problem in error.problems] == [5]
-
-
-def test_a_patient_without_split_in_one_row_is_no_problem(tmp_path):
-    frame = rows(["x", "y"], split=["", "test"], patient_id="p")
-    write_manifest(frame, tmp_path / "m.csv")
-    assert len(read_manifest(tmp_path / "m.csv")) == 2
+    assert "line 5, split: " in str(error) and "1 problem\n" in str(error)
 
 
 def test_missing_files_and_links_to_nothing_are_listed(tmp_path):
@@ -130,7 +115,7 @@ def test_missing_files_and_links_to_nothing_are_listed(tmp_path):
     (tmp_path / "images" / "0.png").touch()
     (tmp_path / "images" / "1.png").symlink_to("nowhere")
     frame = rows(["a", "b", "c"], mask_path=["gone.png", "", ""])
-    text = str(problems(frame, tmp_path, data=tmp_path, check_files=True))
+    text = str(problems(frame, tmp_path, data=tmp_path))
     assert re.search(r"line 2, mask_path: no such file.* - put it back, or empty the cell", text)
     assert "line 3, path: a broken link" in text
     assert re.search(r"line 4, path: no such file.* - put it back, or run `pipeline data", text)
@@ -144,7 +129,7 @@ def test_an_unknown_label_comes_with_the_nearest_known_one(tmp_path):
 
 def test_thousands_of_equal_problems_are_counted_not_printed(tmp_path):
     error = problems(rows([f"{i}" for i in range(3000)], split="x"), tmp_path)
-    assert len(error.problems) == 3000
+    assert "3000 problems" in str(error)
     assert "and 2900 more of this kind" in str(error)
     assert len(str(error)) < 20_000
 
@@ -169,18 +154,3 @@ def test_a_file_that_is_no_manifest_is_refused_with_the_cause(tmp_path, content,
 def test_a_missing_manifest_says_how_to_make_one(tmp_path):
     with pytest.raises(ManifestError, match="pipeline data add brain"):
         read_manifest(tmp_path / "brain.csv")
-
-
-def test_bom_and_windows_line_ends_are_read(tmp_path):
-    write_manifest(rows(["x", "y"]), tmp_path / "m.csv")
-    raw = (tmp_path / "m.csv").read_bytes().replace(b"\n", b"\r\n")
-    (tmp_path / "m.csv").write_bytes(b"\xef\xbb\xbf" + raw)
-    assert read_manifest(tmp_path / "m.csv")["image_id"].tolist() == ["x", "y"]
-
-
-def test_row_file_and_class_names(tmp_path):
-    write_manifest(rows(["x", "y"], label=["b", "a"]), tmp_path / "m.csv")
-    frame = read_manifest(tmp_path / "m.csv")
-    assert row_file(frame.iloc[1], "data/d").as_posix() == "data/d/images/1.png"
-    assert row_file(next(frame.itertuples()), "d").as_posix() == "d/images/0.png"
-    assert class_names(frame) == ["a", "b"]

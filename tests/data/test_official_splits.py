@@ -119,7 +119,7 @@ def test_on_leak_drops_copies_from_the_side_it_names(on_leak, gone_from_train, g
 
 
 @pytest.mark.promise(
-    "No patient, group, file or copy is in both train and validation, nor in a test part made here."
+    "No patient, group, file or copy is on both sides of a validation or test part made here."
 )
 def test_regroup_makes_a_test_part_without_any_copy_in_train():
     plan = plan_splits(LEAKY, SplitsParams(on_leak="regroup"), audit_of(LEAKY, COPIES))
@@ -227,7 +227,7 @@ def test_images_that_say_train_are_never_tested_where_no_image_says_test():
 
 
 @pytest.mark.promise(
-    "No patient, group, file or copy is in both train and validation, nor in a test part made here."
+    "No patient, group, file or copy is on both sides of a validation or test part made here."
 )
 @pytest.mark.parametrize("tie", ("patients", "groups", "copies", "files"))
 def test_images_of_one_patient_group_picture_or_file_are_never_in_two_parts(tie):

@@ -29,7 +29,7 @@ def sample(tmp_path_factory) -> Paths:
 @pytest.mark.promise("Phantoms are marked as synthetic in their manifest.")
 def test_every_phantom_opens_at_its_size_and_is_marked_synthetic(sample, dataset):
     data = sample.data(dataset)
-    frame = read_manifest(sample.manifest(dataset), data=data, check_files=True)
+    frame = read_manifest(sample.manifest(dataset), data=data)
     assert len(frame) == 32
     assert set(frame["synthetic"]) == {"1"}
     assert frame["sha256"].is_unique
@@ -119,7 +119,7 @@ def test_phantoms_replace_phantoms_and_never_real_images(sample, tmp_path):
     assert len(read_manifest(paths.manifest("breast"))) == 12
     for label in ("a", "b"):
         picture(tmp_path / "real" / label / "x.png", seed=ord(label))
-    with pytest.raises(ManifestError, match="12 phantoms"):
+    with pytest.raises(ManifestError, match="holds phantoms"):
         add_dataset("breast", tmp_path / "real", paths=paths)
     add_dataset("breast", tmp_path / "real", paths=paths, force=True)
     with pytest.raises(ManifestError, match="no phantoms"):
