@@ -13,8 +13,8 @@ import numpy as np
 
 from pipeline.config import Params
 from pipeline.encode import EncodeMapper, encode_images
+from pipeline.encode.encode import load_encoder
 from pipeline.engine import LocalExecutor, RunOptions, WorkItem
-from pipeline.engine.devices import choose_device, choose_precision
 from pipeline.engine.progress import Progress
 from pipeline.errors import ImageError, StoreError, reason_of
 from pipeline.images import probe, read_image
@@ -23,7 +23,7 @@ from pipeline.io import atomic_write, sha256_file
 from pipeline.learners import Samples
 from pipeline.learners.data import encoded_with_other_masks
 from pipeline.learners.fits import Fitted, load_fitted
-from pipeline.models import ClipModel, Sam2ImagePredictor, load_clip
+from pipeline.models import ClipModel, Sam2ImagePredictor
 from pipeline.paths import Paths
 from pipeline.segment import segment_images
 from pipeline.segment.segment import make_mapper
@@ -84,10 +84,6 @@ class Predictions:
         rows = [vars(row) | {"label": row.label} for row in self.images]
         return json.dumps(vars(self) | {"images": rows}, indent=2, ensure_ascii=False)
 
-    def heading(self) -> str:
-        """Return one line about the learner."""
-        return f"learner {self.learner}, view {self.view}, mean of {len(self.seeds)} seeds"
-
     def failures(self) -> list[str]:
         """Return one line for each image that failed."""
         return [f"{image}: failed, {reason}" for image, reason in self.failed.items()]
@@ -116,7 +112,7 @@ def predict_images(
         images: files of any supported format.
         params: as for `segment` and `encode`.
         paths: of the project folder.
-        options: device, precision, batch size, workers and progress are used.
+        options: device, batch size, workers and progress are used.
         learner: name of the learner.
         view: that it was trained on.
         out: folder for the overlays (image with the outline of the mask), one PNG per image.
@@ -132,7 +128,8 @@ def predict_images(
     outcome = Predictions(learner, view, mapper.fitted.seeds)
     items = list(_frames(images, outcome.failed))
     executor = LocalExecutor(options.batch_size or BATCH_SIZE, options.workers)
-    on_result(outcome.heading())
+    seeds = len(outcome.seeds)
+    on_result(f"learner {learner}, view {view}, mean of {seeds} seeds")
     with (
         Progress(f"predict {dataset}", len(items), show=options.progress) as progress,
         closing(executor.imap(lambda: mapper, items)) as results,
@@ -212,12 +209,6 @@ def _load_mapper(
     dataset: str, params: Params, paths: Paths, learner: str, view: str, options: RunOptions
 ) -> PredictMapper:
     """Load models and fits, after checking that masks, features and fits belong together."""
-    if options.precision is not None:
-        update = {"precision": options.precision}
-        sections = {name: getattr(params, name) for name in ("segment", "encode")}
-        params = params.model_copy(
-            update={name: part.model_copy(update=update) for name, part in sections.items()}
-        )
     fitted = load_fitted(paths, dataset, learner, view=view)
     features, masks = open_features(paths.features(dataset)), open_masks(paths.masks(dataset))
     _check_same(paths.run(dataset, learner), fitted.features, features.identity)
@@ -228,9 +219,7 @@ def _load_mapper(
             remedy=f"run pipeline encode, then train, with --dataset {dataset}",
         )
     segmenter = make_mapper(params, options)
-    device = choose_device(options.device)
-    precision = choose_precision(params.encode.precision, device)
-    clip = load_clip(params.models.clip, device=device, precision=precision)
+    clip = load_encoder(params, options)
     _check_same(paths.masks(dataset), masks.identity, segmenter.identity)
     encoder = EncodeMapper(params.encode, clip, {})
     _check_same(paths.features(dataset), features.identity, encoder.identity)

@@ -1,13 +1,13 @@
 """DVC stage: data_manifests/<dataset>.csv + images -> cache/<dataset>/audit.parquet"""
 
 from pipeline.audit import audit_dataset, audit_text
-from pipeline.cli.options import Dataset, context
+from pipeline.cli.options import Dataset, Project
 from pipeline.cli.running import stage
 
 
 def run(dataset: Dataset) -> None:
     """Find the copies among a dataset's images."""
-    c = context()
+    c = Project().open()
     summary = audit_dataset(dataset, c.params, c.paths)
     print(audit_text(summary, str(c.paths.audit_pairs(dataset))))
 

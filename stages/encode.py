@@ -1,6 +1,6 @@
 """DVC stage: images + masks.zarr -> cache/<dataset>/features.zarr (I = E_v(x * m), T = E_t(t))"""
 
-from pipeline.cli.options import Dataset, context
+from pipeline.cli.options import Dataset, Project
 from pipeline.cli.running import stage
 from pipeline.encode import encode_dataset
 from pipeline.engine import RunOptions
@@ -8,7 +8,7 @@ from pipeline.engine import RunOptions
 
 def run(dataset: Dataset) -> None:
     """Encode what is missing; parameters that changed the features' identity rebuild the store."""
-    c = context()
+    c = Project().open()
     print(encode_dataset(dataset, c.params, c.paths, RunOptions(on_mismatch="rebuild")).summary())
 
 

@@ -1,13 +1,13 @@
-"""DVC stage: predictions.parquet + masks.zarr -> cache/<dataset>/metrics.json, plots/"""
+"""DVC stage: predictions.parquet + masks.zarr -> cache/<dataset>/metrics.parquet, plots/"""
 
-from pipeline.cli.options import Dataset, Jobs, context
+from pipeline.cli.options import Dataset, Jobs, Project
 from pipeline.cli.running import stage
 from pipeline.evaluate import evaluate_dataset
 
 
 def run(dataset: Dataset, jobs: Jobs = -1) -> None:
     """Compute the metrics with their intervals, and the masks against ground truth."""
-    c = context()
+    c = Project().open()
     evaluate_dataset(dataset, c.params, c.paths, jobs=jobs)
 
 

@@ -1,13 +1,13 @@
 """DVC stage: images and ground truth -> cache/<dataset>/prompt_quality.parquet"""
 
-from pipeline.cli.options import Dataset, context
+from pipeline.cli.options import Dataset, Project
 from pipeline.cli.running import stage
 from pipeline.segment import measure_prompts
 
 
 def run(dataset: Dataset) -> None:
     """Measure every prompt strategy on the images of the sample that are missing."""
-    c = context()
+    c = Project().open()
     print(measure_prompts(dataset, c.params, c.paths).summary())
 
 

@@ -1,13 +1,13 @@
 """DVC stage: what the other stages made -> report/index.html"""
 
-from pipeline.cli.options import context
+from pipeline.cli.options import Project
 from pipeline.cli.running import stage
 from pipeline.report.build import build_report
 
 
 def run() -> None:
     """Write the report of all datasets of params.yaml."""
-    c = context()
+    c = Project().open()
     print(build_report(c.params, c.paths, list(c.params.datasets)))
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import context
+from pipeline.cli.options import Project
 from pipeline.cli.running import stage
 from pipeline.errors import PipelineError
 from pipeline.report.results import write_readme, write_tables
@@ -16,7 +16,7 @@ def run(
     ] = None,
 ) -> None:
     """Write the CSV files of a dataset, or the README and figure of all of params.yaml."""
-    c = context()
+    c = Project().open()
     if dataset:
         written = write_tables(c.params, c.paths, dataset)
         if not written:

@@ -1,6 +1,6 @@
 """DVC stage: images -> cache/<dataset>/masks.zarr (m = SAM2(x))"""
 
-from pipeline.cli.options import Dataset, context
+from pipeline.cli.options import Dataset, Project
 from pipeline.cli.running import stage
 from pipeline.engine import RunOptions
 from pipeline.segment import segment_dataset
@@ -8,7 +8,7 @@ from pipeline.segment import segment_dataset
 
 def run(dataset: Dataset) -> None:
     """Segment what is missing; parameters that changed the masks' identity rebuild the store."""
-    c = context()
+    c = Project().open()
     print(segment_dataset(dataset, c.params, c.paths, RunOptions(on_mismatch="rebuild")).summary())
 
 

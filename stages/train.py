@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import Dataset, Jobs, context
+from pipeline.cli.options import Dataset, Jobs, Project
 from pipeline.cli.running import stage
 from pipeline.learners.train import train_dataset
 
@@ -15,7 +15,7 @@ def run(
     jobs: Jobs = -1,
 ) -> None:
     """Fit a learner of params.yaml and predict the test images."""
-    c = context()
+    c = Project().open()
     for record in train_dataset(dataset, c.params, c.paths, [learner], jobs=jobs):
         print(record.summary())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,38 +69,28 @@ def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
         versions=library_versions(),
         parameters=params.audit.model_dump(),
     )
-    path = paths.record(dataset, "audit")
-    with recorded(record, path, max_failed=params.audit.max_failed):
-        return _audit(record, manifest, params, paths)
-
-
-def _audit(
-    record: RunRecord, manifest: pd.DataFrame, params: Params, paths: Paths
-) -> dict[str, Any]:
-    """Do what `audit_dataset` says and fill in the record."""
-    dataset = record.dataset
-    thumbnails = load_thumbnails(manifest, paths.data(dataset), paths.thumbnails(dataset))
-    content = thumbnails.content
-    copies, cut = find_copies(thumbnails, None, params.audit)
-    table, flags = _image_table(manifest, content, copies, cut)
-    rows = image_rows(manifest, content)
-    within = copy_pairs(first_of_splits(rows), first_of_splits(rows), copies, swap=True)
-    pairs = sort_pairs(pd.concat([byte_pairs(rows), within]))
-    summary = _summary(dataset, manifest, thumbnails, table, pairs, flags)
-    summary["parameters"] = params.audit.model_dump()
-    with atomic_write(paths.audit(dataset)) as partial:
-        table.to_parquet(partial, index=False)
-    with atomic_write(paths.audit_pairs(dataset)) as partial:
-        pairs.to_parquet(partial, index=False)
-    atomic_write_json(paths.audit_summary(dataset), summary)
-    record.failed = summary["unreadable"]
-    readable = len(manifest) - len(record.failed)
-    # One thumbnail serves all files of the same bytes.
-    all_new = thumbnails.read == (thumbnails.positions >= 0).sum()
-    record.copied = readable - thumbnails.read if all_new else 0
-    record.done = thumbnails.read + record.copied
-    record.skipped = readable - record.done
-    return copy.deepcopy(summary) | {"thumbnails_read": thumbnails.read}
+    with recorded(record, paths.record(dataset, "audit"), max_failed=params.audit.max_failed):
+        thumbnails = load_thumbnails(manifest, paths.data(dataset), paths.thumbnails(dataset))
+        copies, cut = find_copies(thumbnails, None, params.audit)
+        table, flags = _image_table(manifest, thumbnails.content, copies, cut)
+        rows = image_rows(manifest, thumbnails.content)
+        within = copy_pairs(first_of_splits(rows), first_of_splits(rows), copies, swap=True)
+        pairs = sort_pairs(pd.concat([byte_pairs(rows), within]))
+        summary = _summary(dataset, manifest, thumbnails, table, pairs, flags)
+        summary["parameters"] = params.audit.model_dump()
+        with atomic_write(paths.audit(dataset)) as partial:
+            table.to_parquet(partial, index=False)
+        with atomic_write(paths.audit_pairs(dataset)) as partial:
+            pairs.to_parquet(partial, index=False)
+        atomic_write_json(paths.audit_summary(dataset), summary)
+        record.failed = dict(summary["unreadable"])
+        readable = len(manifest) - len(record.failed)
+        # One thumbnail serves all files of the same bytes.
+        all_new = thumbnails.read == (thumbnails.positions >= 0).sum()
+        record.copied = readable - thumbnails.read if all_new else 0
+        record.done = thumbnails.read + record.copied
+        record.skipped = readable - record.done
+    return summary | {"thumbnails_read": thumbnails.read}
 
 
 def compare_datasets(a: str, b: str, params: Params, paths: Paths) -> pd.DataFrame:

@@ -6,15 +6,16 @@ Each checks its options before it imports what it runs: loading torch alone take
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipeline.cli.data import app as data_app
-from pipeline.cli.data import splits_app
 from pipeline.cli.options import (
     Dataset,
+    DatasetName,
     Datasets,
     Force,
     Jobs,
@@ -27,6 +28,10 @@ from pipeline.cli.options import (
     command,
 )
 
+if TYPE_CHECKING:
+    from pipeline.intake import AddSummary
+    from pipeline.paths import Paths
+
 app = typer.Typer(
     name="pipeline",
     help="Images -> SAM2 masks -> CLIP features -> few-shot learners -> report.",
@@ -34,6 +39,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+data_app = typer.Typer(help="Add, check and preview datasets.", no_args_is_help=True)
+splits_app = typer.Typer(help="Train, validation and test parts.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(splits_app, name="splits")
 
@@ -112,7 +119,7 @@ def train(
 
 @command(app, "pipeline evaluate --dataset brain")
 def evaluate(dataset: Dataset, project: Project, jobs: Jobs = -1) -> None:
-    """Metrics with intervals, per seed and fraction -> cache/DATASET/metrics.json"""
+    """Metrics with intervals, per seed and fraction -> cache/DATASET/metrics.parquet"""
     c = project.open()
 
     from pipeline.evaluate import evaluate_dataset
@@ -215,3 +222,219 @@ def convert(
 
     for path in stores:
         typer.echo(f"{path}: {convert_store(path)} rows converted")
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function of (done, total) that draws a bar on a terminal and is silent elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(title)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@command(data_app, "pipeline data add brain --from scans/ --masks scan_masks/ --groups groups.csv")
+def add(
+    dataset: DatasetName,
+    source: Annotated[
+        Path, typer.Option("--from", help="Folder ([split/]class/image), CSV or zip.")
+    ],
+    project: Project,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Ground-truth masks: folder of the same shape, or CSV. Default: x_mask.png next "
+            "to x.png."
+        ),
+    ] = None,
+    groups: Annotated[
+        Path | None, typer.Option(help="CSV of known groups (path, series, fold, ...).")
+    ] = None,
+    patient_regex: Annotated[
+        str | None, typer.Option(help="Regular expression; its first group is the patient.")
+    ] = None,
+    max_rank: Annotated[
+        int, typer.Option(min=0, help="Ignore rows of a CSV of masks above this rank.")
+    ] = 5,
+    on_straddle: Annotated[
+        str | None,
+        typer.Option(help="A patient in two splits: error, drop-train or drop-test."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace another manifest.")] = False,
+) -> None:
+    """Create data_manifests/DATASET.csv; the images are not copied."""
+    from pipeline.intake import add_dataset
+
+    c = project.open()
+    with progress_bar(f"data add {dataset}") as progress:
+        summary = add_dataset(
+            dataset,
+            source,
+            paths=c.paths,
+            masks=masks,
+            max_rank=max_rank,
+            groups=groups,
+            patient_regex=patient_regex,
+            on_straddle=on_straddle,
+            force=force,
+            progress=progress,
+        )
+    _show_added(project, summary, _missing_prompts(c.paths, summary))
+
+
+@command(data_app, "pipeline data refresh brain")
+def refresh(dataset: DatasetName, project: Project) -> None:
+    """Update the hashes and sizes of a manifest from its files."""
+    from pipeline.intake import refresh_dataset
+
+    c = project.open()
+    with progress_bar(f"data refresh {dataset}") as progress:
+        summary = refresh_dataset(dataset, paths=c.paths, progress=progress)
+    _show_added(project, summary)
+
+
+def _show_added(project: Project, summary: AddSummary, next_step: str = "") -> None:
+    """Print what was added and what to do next; exit code 3 if a file cannot be read."""
+    project.show(summary.to_json(), "\n".join(filter(None, [summary.text(), next_step])))
+    if summary.failed:
+        raise typer.Exit(3)
+
+
+def _missing_prompts(paths: Paths, summary: AddSummary) -> str:
+    """Return which classes have no prompt yet and what to write for them; "" if all have one."""
+    from pipeline.encode.text import PromptError, prompted_classes, skeleton
+
+    try:
+        known = set(prompted_classes(paths.prompts, summary.dataset) or ())
+    except PromptError:  # reported by `encode`
+        return ""
+    missing = sorted({label for counts in summary.counts.values() for label in counts} - known)
+    if not missing:
+        return ""
+    return f"next: in {paths.prompts} classes.{summary.dataset} needs {skeleton(missing)}"
+
+
+@command(data_app, "pipeline data sample --dataset brain --images 160")
+def sample(
+    project: Project,
+    dataset: Datasets = None,
+    images: Annotated[int, typer.Option(min=8, help="Images per dataset.")] = 160,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    known_answer: Annotated[
+        Literal["lesion", "background"] | None,
+        typer.Option(
+            help="Instead: one set, known-lesion or known-background, whose class is visible only "
+            "there."
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the manifest of real images.")
+    ] = False,
+) -> None:
+    """Draw synthetic phantoms of the four tasks, with ground-truth masks."""
+    from pipeline.phantoms import make_known_answer, make_sample
+
+    c = project.open()
+    if known_answer:
+        if dataset:
+            raise typer.BadParameter("--known-answer creates its own set: omit --dataset")
+        made = make_known_answer(
+            c.paths, f"known-{known_answer}", known_answer, n=images, seed=seed, force=force
+        )
+        project.show_written([made.manifest])
+        return
+    names = tuple(dataset or c.params.datasets)
+    project.show_written(make_sample(c.paths, names, n=images, seed=seed, force=force))
+
+
+@command(data_app, "pipeline data check --dataset brain")
+def check(
+    dataset: Dataset,
+    project: Project,
+    against: Annotated[
+        str | None, typer.Option(help="Also search this other dataset for copies.")
+    ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(help="First join known groups (CSV: path, series, fold) to the manifest."),
+    ] = None,
+) -> None:
+    """Check the manifest, then search for copies of images in both train and test.
+
+    Exits 3 when more images cannot be read than audit.max_failed allows.
+    """
+    from pipeline.audit import across_text, audit_dataset, audit_text, compare_datasets
+    from pipeline.encode.text import prompted_classes
+    from pipeline.engine import RunRecord
+    from pipeline.errors import StageFailed
+    from pipeline.intake import group_dataset
+    from pipeline.manifest import read_manifest
+
+    c = project.open()
+    for name in [dataset, *([against] if against else [])]:
+        read_manifest(
+            c.paths.manifest(name),
+            data=c.paths.data(name),
+            classes=prompted_classes(c.paths.prompts, name),
+        )
+    notes = group_dataset(dataset, groups, paths=c.paths) if groups else []
+    failed: StageFailed | None = None
+    try:
+        summary = audit_dataset(dataset, c.params, c.paths)
+    except StageFailed as error:  # what could be compared is written: print it first
+        failed = error
+        summary = json.loads(c.paths.audit_summary(dataset).read_text(encoding="utf-8"))
+    text = [*notes, audit_text(summary, str(c.paths.audit_pairs(dataset)))]
+    if against:
+        pairs = compare_datasets(dataset, against, c.params, c.paths)
+        copies: list[dict[str, Any]] = pairs.to_dict("records")
+        unreadable = pairs.attrs["unreadable"][against]
+        other = RunRecord("check", against, total=pairs.attrs["images"][against], failed=unreadable)
+        allowed = c.params.audit.max_failed
+        if failed is None and other.failed_share > allowed:
+            failed = other.too_many_failed(allowed, c.paths.manifest(against))
+        summary |= {f"copies_in_{against}": copies, f"unreadable_in_{against}": unreadable}
+        text.append(across_text(against, copies, unreadable))
+    project.show(summary, "\n".join(map(str, text)))
+    if failed is not None:
+        raise failed
+
+
+@command(data_app, "pipeline data preview --dataset brain --out preview.png")
+def preview(
+    dataset: Dataset,
+    project: Project,
+    out: Annotated[Path, typer.Option(help="The contact sheet (PNG).")] = Path("preview.png"),
+    images: Annotated[int, typer.Option(min=1, help="How many images.")] = 48,
+) -> None:
+    """A contact sheet of what the models will see, with warnings."""
+    from pipeline.preview import preview_dataset
+
+    c = project.open()
+    warnings = preview_dataset(
+        dataset, c.paths, out, images=images, geometry=c.params.encode.geometry
+    )
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    project.show_written([out], warnings=list(map(str, warnings)))
+
+
+@command(splits_app, "pipeline splits export --dataset brain --out splits.csv")
+def export(
+    dataset: Dataset,
+    project: Project,
+    out: Annotated[Path, typer.Option(help="The CSV to write.")] = Path("splits.csv"),
+) -> None:
+    """Write who trains, validates and tests, per protocol, seed and fraction, with hashes."""
+    from pipeline.splits import load_split_plan
+
+    c = project.open()
+    plan = load_split_plan(dataset, c.params, c.paths)
+    plan.export(out)
+    if not project.as_json:
+        for note in plan.notes:
+            typer.echo(f"note: {note}", err=True)
+    project.show_written([out], notes=plan.notes)

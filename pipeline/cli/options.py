@@ -8,12 +8,11 @@ A command takes such a dataclass as a parameter, and `command` gives it the opti
 
 from __future__ import annotations
 
-import csv
 import functools
 import inspect
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -23,6 +22,7 @@ import yaml
 from pipeline.config import Params, load_params
 from pipeline.engine.options import RunOptions
 from pipeline.errors import ConfigError, ManifestError
+from pipeline.io import read_text_csv
 from pipeline.paths import Paths
 
 
@@ -64,8 +64,29 @@ class Project:
     as_json: Json = False
 
     def open(self, **overrides: Any) -> Context:
-        """Load the parameters; see `context`."""
-        return context(self.params_file, self.settings, **overrides)
+        """Load params.yaml with `--set` and the named flags on top.
+
+        Args:
+            overrides: dotted keys with `__` for the dot, such as `segment__prompt="auto"`; None
+                leaves the value of the file.
+
+        Raises:
+            ConfigError: a setting has no "=", its value is not YAML, or its key or value is not
+                allowed.
+        """
+        replaced: dict[str, Any] = {}
+        for setting in self.settings or []:
+            try:
+                key, value = setting.split("=", 1)
+                replaced[key] = yaml.safe_load(value)
+            except (yaml.YAMLError, ValueError):  # ValueError: no "=", or the date 2024-99-99
+                raise ConfigError(
+                    f"--set {setting}: has no '=', or the value is not YAML",
+                    remedy="write --set KEY=VALUE with a value in YAML such as auto, 0.5 or [a, b]",
+                ) from None
+        replaced |= {k.replace("__", "."): v for k, v in overrides.items() if v is not None}
+        params = load_params(self.params_file, replaced)
+        return Context(params, Paths(self.params_file.parent, params.data_root))
 
     def show(self, values: Any, text: object) -> None:
         """Print `values` as JSON with `--json`, else `text`."""
@@ -83,9 +104,11 @@ class ModelProject(Project):
     """A project for commands that load models."""
 
     profile: Annotated[str | None, typer.Option(help="Models: a profile of params.yaml.")] = None
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None
 
     def open(self, **overrides: Any) -> Context:
-        return super().open(profile=self.profile, **overrides)
+        models = {f"{stage}__precision": self.precision for stage in ("segment", "encode")}
+        return super().open(profile=self.profile, **models, **overrides)
 
 
 @dataclass(frozen=True)
@@ -93,7 +116,6 @@ class ModelFlags:
     """How models are run."""
 
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto"
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None
     batch_size: Annotated[
         int | None,
         typer.Option(min=1, help="Images read and mapped together; several cores share them."),
@@ -102,7 +124,7 @@ class ModelFlags:
 
     def options(self) -> RunOptions:
         """Return the options of the run."""
-        return RunOptions(**{f.name: getattr(self, f.name) for f in fields(ModelFlags)})
+        return RunOptions(**{field.name: getattr(self, field.name) for field in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -119,10 +141,11 @@ class RunFlags(ModelFlags):
         """Return the options of the run.
 
         Raises:
-            ConfigError: the file of `--only` cannot be read, or has no column image_id.
+            ManifestError: the file of `--only` cannot be read, or has no column image_id.
         """
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return RunOptions(**values | {"only": read_ids(self.only)})
+        if self.only is None:
+            return super().options()
+        return replace(super().options(), only=read_text_csv(self.only).column("image_id"))
 
 
 def command(app: typer.Typer, example: str, name: str | None = None) -> Callable:
@@ -136,24 +159,17 @@ def command(app: typer.Typer, example: str, name: str | None = None) -> Callable
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(function, include_extras=True)
-        groups: dict[str, type] = {}
-        parameters: list[inspect.Parameter] = []
-        for parameter in inspect.signature(function).parameters.values():
-            kind = hints[parameter.name]
-            if not is_dataclass(kind):
-                only = inspect.Parameter.KEYWORD_ONLY
-                parameters.append(parameter.replace(kind=only, annotation=kind))
+        groups = {group: kind for group, kind in hints.items() if is_dataclass(kind)}
+        options: list[inspect.Parameter] = []
+        only = inspect.Parameter.KEYWORD_ONLY
+        for given, parameter in inspect.signature(function).parameters.items():
+            if given not in groups:
+                options.append(parameter.replace(kind=only, annotation=hints[given]))
                 continue
-            groups[parameter.name] = kind
-            types = get_type_hints(kind, include_extras=True)
-            parameters += [
-                inspect.Parameter(
-                    field.name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=field.default,
-                    annotation=types[field.name],
-                )
-                for field in fields(kind)
+            types = get_type_hints(groups[given], include_extras=True)
+            options += [
+                inspect.Parameter(f.name, only, default=f.default, annotation=types[f.name])
+                for f in fields(groups[given])
             ]
 
         @functools.wraps(function)
@@ -162,44 +178,12 @@ def command(app: typer.Typer, example: str, name: str | None = None) -> Callable
                 values[group] = kind(**{f.name: values.pop(f.name) for f in fields(kind)})
             function(**values)
 
-        call.__signature__ = inspect.Signature(parameters)
-        call.__annotations__ = {p.name: p.annotation for p in parameters}
+        call.__signature__ = inspect.Signature(options)
+        call.__annotations__ = {p.name: p.annotation for p in options}
         app.command(name, epilog=f"Example: {example}")(call)
         return function
 
     return register
-
-
-def context(
-    params_file: Path = Path("params.yaml"), settings: list[str] | None = None, **overrides: Any
-) -> Context:
-    """Load params.yaml with `--set` and the named flags on top.
-
-    Args:
-        params_file: the parameter file; its folder is the project folder.
-        settings: texts "dotted.key=value", the value read as YAML.
-        overrides: dotted keys with `__` for the dot, such as `segment__prompt="auto"`; None leaves
-            the value of the file.
-
-    Raises:
-        ConfigError: a setting has no "=", its value is not YAML, or its key or value is not
-            allowed.
-    """
-    replaced: dict[str, Any] = {}
-    for setting in settings or []:
-        key, separator, value = setting.partition("=")
-        if not separator:
-            raise ConfigError(f"--set {setting}: no '='", remedy="write --set KEY=VALUE")
-        try:
-            replaced[key] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-99-99
-            raise ConfigError(
-                f"--set {setting}: the value is not YAML ({' '.join(str(error).split())})",
-                remedy="write a value such as auto, 0.5 or [a, b]",
-            ) from None
-    replaced |= {k.replace("__", "."): v for k, v in overrides.items() if v is not None}
-    params = load_params(params_file, replaced)
-    return Context(params, Paths(params_file.parent, params.data_root))
 
 
 def chosen_datasets(c: Context, named: list[str] | None) -> list[str]:
@@ -217,29 +201,3 @@ def chosen_datasets(c: Context, named: list[str] | None) -> list[str]:
                 f"with `pipeline data add`",
             )
     return list(dict.fromkeys(named or c.params.datasets))
-
-
-def read_ids(path: Path | None) -> list[str] | None:
-    """Read the column image_id of a CSV (`--only`); None stays None.
-
-    Raises:
-        ConfigError: the file cannot be read, is not a CSV, or has no such column.
-    """
-    if path is None:
-        return None
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
-            if "image_id" not in (table.fieldnames or []):
-                raise ConfigError(
-                    "has no column image_id",
-                    path=path,
-                    remedy="write image_id in the first line and one id per line below",
-                )
-            return [row["image_id"] or "" for row in table]
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"cannot read the ids ({error!r})",
-            path=path,
-            remedy="give a CSV with a column image_id",
-        ) from None

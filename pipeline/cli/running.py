@@ -58,8 +58,6 @@ def _report_interruption() -> None:
 
     Such a thread cannot be stopped, and Python would wait for it: a minute on a slow disk.
     """
-    in_main = threading.current_thread() is threading.main_thread()
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
     print(
         "interrupted - what was computed is kept; run the same command again to continue",
         file=sys.stderr,
@@ -68,8 +66,6 @@ def _report_interruption() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(INTERRUPTED)
-    if previous is not None:
-        signal.signal(signal.SIGINT, previous)
 
 
 @contextmanager

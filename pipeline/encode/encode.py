@@ -58,18 +58,13 @@ def encode_dataset(
     options = options or RunOptions()
     options = replace(options, batch_size=options.batch_size or BATCH_SIZE)
     section = params.encode
-    if options.precision is not None:
-        section = section.model_copy(update={"precision": options.precision})
     manifest = read_manifest(paths.manifest(dataset))
     chosen = select(manifest, options.only)
     check_views(section.views)
     prompts = load_prompts(paths.prompts, dataset, class_names(manifest))
     masks = open_masks(paths.masks(dataset))
     items = encode_items(chosen, paths.data(dataset), masks.table(), dataset, section.views)
-    if clip is None:
-        device = choose_device(options.device)
-        precision = choose_precision(section.precision, device)
-        clip = load_clip(params.models.clip, device=device, precision=precision)
+    clip = clip or load_encoder(params, options)
     check_length(prompts, clip.count_tokens, clip.context_length)
     mapper = EncodeMapper(section, clip, masks, forward_batch=options.batch_size)
     with FeatureStoreWriter(
@@ -94,6 +89,13 @@ def encode_dataset(
             max_failed=section.max_failed,
             parameters={"profile": params.profile, "encode": section.model_dump()},
         )
+
+
+def load_encoder(params: Params, options: RunOptions) -> ClipModel:
+    """Load the profile's CLIP on the device of the run."""
+    device = choose_device(options.device)
+    precision = choose_precision(params.encode.precision, device)
+    return load_clip(params.models.clip, device=device, precision=precision)
 
 
 def encode_items(

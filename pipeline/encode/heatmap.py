@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from pipeline.encode.fill import fill_colour
 from pipeline.encode.geometry import Geometry, make_geometry
-from pipeline.encode.preprocess import normalise
+from pipeline.encode.mapper import normalise
+from pipeline.encode.views import fill_colour
 
 if TYPE_CHECKING:
     from pipeline.models import ClipModel
@@ -27,24 +27,19 @@ def patch_similarity(
     Args:
         clip: from `pipeline.models.load_clip`.
         image: uint8 (h, w, 3).
-        text: (d,) text feature, or (k, d) for several at once.
+        text: float32 (d,) text feature.
         geometry: `encode.geometry`.
         fill: `encode.fill`; decides the colour of the padding.
 
     Returns:
-        float32 (h, w) or (k, h, w), at the size of the image; NaN where the `crop` geometry hides
-        the image from the model.
+        float32 (h, w), at the size of the image; NaN where the `crop` geometry hides the image from
+        the model.
     """
-    height, width = image.shape[:2]
-    plan = make_geometry(geometry, height, width, clip.image_size)
+    plan = make_geometry(geometry, *image.shape[:2], clip.image_size)
     frame = plan.apply(image, fill_colour(fill, clip.mean), clip.interpolation)
     patches = clip.encode_patches(normalise(frame[None], clip.mean, clip.std))[0].cpu().numpy()
-    texts = np.atleast_2d(np.asarray(text, np.float32))
     patches = patches / np.linalg.norm(patches, axis=-1, keepdims=True).clip(1e-12)
-    texts = texts / np.linalg.norm(texts, axis=-1, keepdims=True).clip(1e-12)
-    grids = np.moveaxis(patches @ texts.T, -1, 0)
-    maps = np.stack([grid_to_image(grid, plan) for grid in grids])
-    return maps if np.ndim(text) == 2 else maps[0]
+    return grid_to_image(patches @ (text / np.linalg.norm(text).clip(1e-12)), plan)
 
 
 def grid_to_image(grid: np.ndarray, plan: Geometry) -> np.ndarray:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from pipeline.config import EncodeParams
-from pipeline.encode.fill import fill_colour
 from pipeline.encode.geometry import make_geometry
-from pipeline.encode.preprocess import normalise
-from pipeline.encode.views import VIEWS, ViewInput, check_views
+from pipeline.encode.views import VIEWS, ViewInput, check_views, fill_colour
 from pipeline.engine import WorkItem
 from pipeline.errors import PipelineError
 from pipeline.images import read_image, read_mask, reader_rules
@@ -26,12 +24,6 @@ if TYPE_CHECKING:
 
 MAPPER_VERSION = 1
 """Incremented when the same model and parameters give other features than before."""
-
-
-class Masks(Protocol):
-    """Masks by image_id, bool (h, w): a mask store or a dict."""
-
-    def __getitem__(self, image_id: str) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -55,7 +47,7 @@ class EncodeMapper:
     Args:
         params: the encode section of params.yaml.
         clip: from `pipeline.models.load_clip`.
-        masks: of the images.
+        masks: bool (h, w) by image_id: a mask store or a dict.
         forward_batch: views per forward pass, to bound memory whatever their number.
     """
 
@@ -63,7 +55,7 @@ class EncodeMapper:
         self,
         params: EncodeParams,
         clip: ClipModel,
-        masks: Masks,
+        masks: Mapping[str, np.ndarray],
         *,
         forward_batch: int = 32,
     ):
@@ -214,6 +206,25 @@ class EncodeMapper:
         if not keep:
             return [(f, None) for f in pooled]
         return list(zip(pooled, _split_by_view(np.concatenate(tokens), prepared), strict=True))
+
+
+def normalise(frames: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """Scale frames to [0, 1], subtract the mean and divide by the standard deviation.
+
+    The same operations in the same order as torchvision's ToTensor and Normalize, so the result
+    is bit-equal to open_clip's own transform.
+
+    Args:
+        frames: uint8 (n, s, s, 3).
+        mean: of the model, per channel.
+        std: of the model, per channel.
+
+    Returns:
+        float32 (n, 3, s, s), contiguous.
+    """
+    pixels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, 1))).float().div_(255)
+    shift, scale = (torch.tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (mean, std))
+    return pixels.sub_(shift).div_(scale)
 
 
 def _split_by_view(values: np.ndarray, prepared: Sequence[PreparedViews]) -> list[np.ndarray]:

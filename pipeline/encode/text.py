@@ -68,31 +68,38 @@ def load_prompts(path: str | Path, dataset: str, classes: Sequence[str]) -> Prom
             list of them, or two classes have the same text. All problems of a kind are listed.
     """
     path = Path(path)
-    table = _read(path)
-    templates = _templates(table, dataset, path)
-    parts = _part(table, "classes", path)
-    if dataset not in parts:
+    templates = _templates(path, dataset)
+    words = _table(path, "classes").get(dataset)
+    if not isinstance(words, dict):
         remedy = f"write classes.{dataset} such as {skeleton(classes)}"
         raise PromptError(f"has no table classes.{dataset}", path=path, remedy=remedy)
-    words = _part(parts, dataset, path, "classes")
-    missing = [c for c in classes if not str(words.get(c, "")).strip()]
-    if missing:
-        spare = sorted(set(words) - set(classes))
+    problems = [c for c in classes if not str(words.get(c, "")).strip()]
+    if problems:
         raise PromptError(
-            f"no prompt for {dataset}: {', '.join(missing)}",
+            f"no prompt for {dataset}: {', '.join(problems)}",
             path=path,
-            remedy=f"add them under classes.{dataset}"
-            + (f" (it has, for no label: {', '.join(spare)})" if spare else ""),
+            remedy=f"add them under classes.{dataset}, which has {', '.join(sorted(words))}",
         )
-    several = [c for c in classes if not isinstance(words[c], str)]
-    if several:
+    problems = [c for c in classes if not isinstance(words[c], str)]
+    if problems:
         raise PromptError(
-            f"classes.{dataset}: more than one phrase for {', '.join(several)}",
+            f"classes.{dataset}: more than one phrase for {', '.join(problems)}",
             path=path,
             remedy="write one phrase per class; put other wordings into templates",
         )
     texts = tuple(tuple(t.replace("{}", words[c].strip()) for t in templates) for c in classes)
-    _check_distinct(dataset, classes, texts, path)
+    owner: dict[str, str] = {}
+    for name, own in zip(classes, texts, strict=True):
+        for text in own:
+            other = owner.setdefault(" ".join(text.casefold().split()), name)
+            if other != name:
+                problems.append(f"{other} and {name}: {text!r}")
+    if problems:
+        raise PromptError(
+            f"{dataset}: two classes with the same prompt: {'; '.join(problems)}",
+            path=path,
+            remedy="a prompt must differ from those of all other classes; change one",
+        )
     return Prompts(tuple(classes), templates, texts, path)
 
 
@@ -120,8 +127,12 @@ def prompted_classes(path: Path, dataset: str) -> list[str] | None:
     """
     if not path.is_file():
         return None
-    classes = _part(_read(path), "classes", path)
-    return sorted(_part(classes, dataset, path, "classes")) if dataset in classes else None
+    classes = _table(path, "classes")
+    if not isinstance(classes.get(dataset, {}), dict):
+        raise PromptError(
+            f"has no table classes.{dataset}", path=path, remedy="write a phrase for each class"
+        )
+    return sorted(classes[dataset]) if dataset in classes else None
 
 
 def check_length(prompts: Prompts, count_tokens: Callable[[str], int], limit: int) -> None:
@@ -156,61 +167,33 @@ def text_identity(prompts: Prompts, fingerprint: Any, precision: str) -> dict[st
     }
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _table(path: Path, name: str) -> dict[str, Any]:
+    """Return a part of prompts.yaml, "templates" or "classes"."""
     try:
         # BaseLoader reads all scalars as text: a class called 007, no or 1e5 keeps its name.
         table = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except FileNotFoundError:
-        raise PromptError(
-            "no such file", path=path, remedy="write a file with the prompts of each class"
-        ) from None
+        remedy = "write a file with the prompts of each class"
+        raise PromptError("no such file", path=path, remedy=remedy) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PromptError(
-            f"not valid YAML: {error}", path=path, remedy="correct the file"
-        ) from None
-    if not isinstance(table, dict):
-        raise PromptError("holds no table", path=path, remedy="give it templates: and classes:")
-    return table
-
-
-def _part(table: dict[str, Any], name: str, path: Path, parent: str = "") -> dict[str, Any]:
-    part = table.get(name)
-    dotted = f"{parent}.{name}" if parent else name
+        raise PromptError(f"not valid YAML: {error}", path=path, remedy="correct it") from None
+    part = table.get(name) if isinstance(table, dict) else None
     if not isinstance(part, dict):
-        raise PromptError(f"has no table {dotted}", path=path, remedy=f"add {dotted} to it")
+        raise PromptError(f"has no table {name}", path=path, remedy=f"add {name}: to it")
     return part
 
 
-def _templates(table: dict[str, Any], dataset: str, path: Path) -> tuple[str, ...]:
-    part = _part(table, "templates", path)
-    templates = part.get(dataset) or part.get("default")
-    where = f"templates.{dataset if part.get(dataset) else 'default'}"
+def _templates(path: Path, dataset: str) -> tuple[str, ...]:
+    table = _table(path, "templates")
+    templates = table.get(dataset) or table.get("default")
     if isinstance(templates, str):
         templates = [templates]
+    remedy = f'list texts such as "a scan of {{}}." under templates.{dataset} or templates.default'
     if not templates or not all(isinstance(t, str) for t in templates):
-        raise PromptError(
-            f"has no templates for {dataset}", path=path, remedy=f"list some under {where}"
-        )
+        raise PromptError(f"has no templates for {dataset}", path=path, remedy=remedy)
     bad = [t for t in templates if t.count("{}") != 1]
-    if bad or len(set(templates)) != len(templates):
-        what = f"without exactly one {{}}: {bad}" if bad else "a template is listed twice"
-        raise PromptError(f"{where}: {what}", path=path, remedy='write such as "a scan of {}."')
+    if bad:
+        raise PromptError(f"templates without exactly one {{}}: {bad}", path=path, remedy=remedy)
+    if len(set(templates)) != len(templates):
+        raise PromptError("a template is listed twice", path=path, remedy="remove one of them")
     return tuple(templates)
-
-
-def _check_distinct(
-    dataset: str, classes: Sequence[str], texts: Sequence[Sequence[str]], path: Path
-) -> None:
-    owner: dict[str, str] = {}
-    same: list[str] = []
-    for name, own in zip(classes, texts, strict=True):
-        for text in own:
-            plain = " ".join(text.casefold().split())
-            if owner.setdefault(plain, name) != name:
-                same.append(f"{owner[plain]} and {name}: {text!r}")
-    if same:
-        raise PromptError(
-            f"{dataset}: two classes with the same prompt: {'; '.join(same)}",
-            path=path,
-            remedy="a prompt must differ from those of all other classes; change one",
-        )

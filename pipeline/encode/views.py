@@ -2,6 +2,12 @@
 
 A view takes a `ViewInput` and returns a uint8 image, or None if something it needs is missing; the
 features of such a view are NaN. To add a view, write one function with `@view("name")`.
+
+Pixels outside the mask are replaced by a fill:
+
+- `black`: 0, the paper's x * m.
+- `mean`: the mean colour of the model, which is 0 after its normalisation.
+- `blur`: the image itself, strongly blurred: the surroundings remain visible without detail.
 """
 
 from __future__ import annotations
@@ -12,11 +18,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from PIL import Image, ImageFilter
 
-from pipeline.encode.fill import outside_of
 from pipeline.errors import ConfigError
 from pipeline.segment.quality import bounding_box
 
+FILLS = ("black", "mean", "blur")
+BLUR_SHARE = 0.05
+"""Standard deviation of the blur as a share of the longest side of the image."""
 RANDOM_TRIES = 32
 """Positions tried for the random view; the one that overlaps the mask least is used."""
 
@@ -46,7 +55,7 @@ class ViewInput:
 
     @cached_property
     def outside(self) -> np.ndarray:
-        """What replaces the pixels outside a mask; see `pipeline.encode.fill`."""
+        """What replaces the pixels outside a mask; see `outside_of`."""
         return outside_of(self.image, self.fill, self.mean)
 
     def keep(self, mask: np.ndarray) -> np.ndarray:
@@ -114,6 +123,42 @@ def oracle(source: ViewInput) -> np.ndarray | None:
 def random(source: ViewInput) -> np.ndarray:
     """x * a region of the same shape and area elsewhere: the control for any such window."""
     return source.keep(random_mask(source.mask, source.seed))
+
+
+def fill_colour(name: str, mean: Sequence[float]) -> tuple[int, int, int]:
+    """Return the flat colour of a fill, also used for padding; `blur` pads with the mean.
+
+    Args:
+        name: "black", "mean" or "blur".
+        mean: mean colour of the model, in [0, 1].
+
+    Raises:
+        ValueError: no fill has this name.
+    """
+    if name not in FILLS:
+        raise ValueError(f"unknown fill {name!r}: choose one of {', '.join(FILLS)}")
+    if name == "black":
+        return 0, 0, 0
+    r, g, b = (round(255 * float(v)) for v in mean)
+    return r, g, b
+
+
+def outside_of(image: np.ndarray, name: str, mean: Sequence[float]) -> np.ndarray:
+    """Return what replaces the pixels outside the mask.
+
+    Args:
+        image: uint8 (h, w, 3).
+        name: "black", "mean" or "blur".
+        mean: mean colour of the model, in [0, 1].
+
+    Returns:
+        uint8, (h, w, 3) for `blur`, (1, 1, 3) for a flat colour.
+    """
+    if name != "blur":
+        return np.array(fill_colour(name, mean), np.uint8).reshape(1, 1, 3)
+    radius = BLUR_SHARE * max(image.shape[:2])
+    blurred = Image.fromarray(np.ascontiguousarray(image)).filter(ImageFilter.GaussianBlur(radius))
+    return np.asarray(blurred)
 
 
 def random_mask(mask: np.ndarray, seed: str) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Map items to results: loader threads read ahead, a mapper works on batches, order is kept.
 
-A `Mapper` is the model as the engine sees it; an `Executor` decides where mappers run. The caller
-(the driver) receives the results in order and is the only one that writes.
+A `Mapper` is the model as the engine sees it; the executor decides where it runs. The caller (the
+driver) receives the results in order and is the only one that writes.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as NotReady
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, Protocol
 
 from pipeline.engine.devices import keep_freed_memory, model_cores, set_torch_threads
-from pipeline.engine.parallel_map import ParallelMap
 from pipeline.errors import ConfigError, ModelError, StoreError
 from pipeline.images.read import bytes_changed, unreadable
 from pipeline.io import sha256_file
@@ -61,41 +60,16 @@ class Result:
     error: Exception | None = None
 
 
-class Executor(Protocol):
-    """Where mappers run. Results do not depend on it."""
-
-    settings: dict[str, Any]
-    """How it runs, for the run record."""
-    seconds: dict[str, float]
-    """Time spent so far: "load_wait" (the model waited for images) and "model"."""
-
-    def imap(
-        self,
-        factory: MapperFactory,
-        items: Iterable[WorkItem],
-        *,
-        stopped: Callable[[], bool] = lambda: False,
-    ) -> Iterator[Result]:
-        """Yield the result of every item, in order.
-
-        Args:
-            factory: builds the mapper, in the process that runs it.
-            items: what to map.
-            stopped: checked while waiting; once it returns True the iteration ends early.
-
-        Raises:
-            ModelError, ConfigError, StoreError: the error is not that of a single item.
-        """
-        ...
-
-
 class LocalExecutor:
-    """Runs the mapper in this process, with threads that read ahead.
+    """Runs the mapper in this process, with threads that read ahead. Results do not depend on it.
 
     Args:
         batch_size: items mapped together.
-        workers: loader threads; None uses `default_workers`, 0 loads in the calling thread.
+        workers: loader threads; None uses one per core, at most 8; 0 loads in the calling thread.
         cores: slices of a batch that are mapped at the same time; None chooses by the device.
+
+    Attributes:
+        seconds: time spent so far: "load_wait" (the model waited for images) and "model".
     """
 
     def __init__(self, batch_size: int, workers: int | None = None, cores: int | None = None):
@@ -106,7 +80,7 @@ class LocalExecutor:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments as used; `cores` is None until the mapper is known."""
+        """The arguments as used, for the run record; `cores` is None until the mapper is known."""
         return {"batch_size": self.batch_size, "workers": self.workers, "cores": self.cores}
 
     def imap(
@@ -116,33 +90,48 @@ class LocalExecutor:
         *,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Iterator[Result]:
-        """See `Executor.imap`. At most `2 * batch_size` items are in memory ahead of the model."""
+        """Yield the result of every item, in order.
+
+        At most `2 * batch_size` items are in memory ahead of the model.
+
+        Args:
+            factory: builds the mapper, in the process that runs it.
+            items: what to map.
+            stopped: checked while waiting; once it returns True the iteration ends early.
+
+        Raises:
+            ModelError, ConfigError, StoreError: the error is not that of a single item.
+        """
         mapper = factory()
         self.cores = self.cores or model_cores(mapper.device)
+        slices = max(1, min(self.cores, self.batch_size))
         loaded = load_in_order(
             items, mapper.load, workers=self.workers, ahead=2 * self.batch_size, stopped=stopped
         )
-        with ParallelMap(self.cores, self.batch_size) as slices, closing(loaded):
+        pool = ThreadPoolExecutor(
+            slices, "model", initializer=set_torch_threads, initargs=(self.cores // slices,)
+        )
+        with pool, closing(loaded):
             while True:
                 with self._clock("load_wait"):
                     batch = list(islice(loaded, self.batch_size))
                 if not batch or stopped():
                     return
-                yield from self._map(mapper, slices, batch, stopped)
+                yield from self._map(mapper, pool, slices, batch, stopped)
 
     def _map(
         self,
         mapper: Mapper,
-        slices: ParallelMap,
+        pool: ThreadPoolExecutor,
+        slices: int,
         batch: Sequence[Result],
         stopped: Callable[[], bool],
     ) -> Iterator[Result]:
         """Map a batch of loaded items; if that fails, repeat it item by item."""
         ready = [one for one in batch if one.error is None]
-        items, loaded = [one.item for one in ready], [one.row for one in ready]
         try:
             with self._clock("model"):
-                rows = iter(slices.map(mapper.map, items, loaded) if ready else ())
+                rows = iter(map_slices(mapper, ready, pool, slices))
         except NOT_THE_ITEM:
             raise
         except Exception as error:
@@ -152,7 +141,7 @@ class LocalExecutor:
             for one in batch:
                 if stopped():
                     return
-                yield from self._map(mapper, slices, [one], stopped)
+                yield from self._map(mapper, pool, slices, [one], stopped)
             return
         for one in batch:
             yield one if one.error is not None else Result(one.item, next(rows))
@@ -164,6 +153,35 @@ class LocalExecutor:
             yield
         finally:
             self.seconds[part] += time.monotonic() - start
+
+
+def map_slices(
+    mapper: Mapper, ready: Sequence[Result], pool: ThreadPoolExecutor, slices: int
+) -> list[Any]:
+    """Map equal slices of a batch at the same time, one per CPU core; return one row per item.
+
+    A forward pass on all cores waits at every layer for the slowest core, and the loader threads
+    keep slowing one down. Slices are only joined at the end of the batch. A single slice (a GPU)
+    is mapped in the calling thread.
+
+    Raises:
+        ValueError: the mapper returned another number of rows than it was given items.
+        Exception: whatever the mapper raised, after all slices have ended.
+    """
+
+    def part(some: Sequence[Result]) -> list[Any]:
+        rows = list(mapper.map([one.item for one in some], [one.row for one in some]))
+        if len(rows) != len(some):
+            raise ValueError(f"the mapper returned {len(rows)} rows for {len(some)} items")
+        return rows
+
+    n = min(slices, len(ready))
+    if n < 2:
+        return part(ready) if ready else []
+    ends = [len(ready) * i // n for i in range(n + 1)]
+    calls = [pool.submit(part, ready[a:b]) for a, b in pairwise(ends)]
+    wait(calls)
+    return [row for call in calls for row in call.result()]
 
 
 def default_workers() -> int:

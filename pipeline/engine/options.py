@@ -7,17 +7,13 @@ from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
 
-CHOICES = {"precision": ("auto", "fp32", "bf16"), "on_mismatch": ("refuse", "rebuild")}
-
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options of one run. None of them changes a stored value, except `precision`.
+    """Options of one run. None of them changes a stored value.
 
     Args:
         device: "auto", "cpu", "cuda" or "mps".
-        precision: "auto", "fp32" or "bf16"; None keeps the value of params.yaml. It is part of the
-            identity of a store.
         batch_size: images mapped together; None uses the default of the stage.
         workers: threads that read images; None uses one per core, at most 8; 0 reads in the
             calling thread.
@@ -33,7 +29,6 @@ class RunOptions:
     """
 
     device: str = "auto"
-    precision: str | None = None
     batch_size: int | None = None
     workers: int | None = None
     limit: int | None = None
@@ -47,10 +42,10 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name} is {value}", remedy=f"use {least} or more")
-        for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            if value is not None and value not in choices:
-                raise ConfigError(f"{name} is {value!r}", remedy=f"use one of {', '.join(choices)}")
+        if self.on_mismatch not in ("refuse", "rebuild"):
+            raise ConfigError(
+                f"on_mismatch is {self.on_mismatch!r}", remedy="use one of refuse, rebuild"
+            )
 
     @property
     def on_store_mismatch(self) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from datetime import timedelta
-from types import TracebackType
 from typing import Self
 
 LOG_SECONDS = 10.0
@@ -42,22 +40,19 @@ class Progress:
     def __enter__(self) -> Self:
         self._start = self._logged = time.monotonic()
         if self._show_bar:
+            from rich import progress
             from rich.console import Console
-            from rich.progress import Progress as Bar
-            from rich.progress import TextColumn
 
-            # Output of the command itself goes above the bar, but is never taken from a file.
-            stdout_is_terminal = sys.stdout.isatty()
-            self._bar = Bar(
-                *Bar.get_default_columns(),
-                TextColumn("{task.fields[note]}"),
+            self._bar = progress.Progress(
+                *progress.Progress.get_default_columns(),
+                progress.TextColumn("{task.fields[note]}"),
                 console=Console(stderr=True),
-                redirect_stdout=stdout_is_terminal,
+                # Output of the command goes above the bar, but is never taken from a file.
+                redirect_stdout=sys.stdout.isatty(),
             )
             self._bar.start()
             self._task = self._bar.add_task(self.title, total=self.total, note="")
-        elif self._show_log:
-            self._log(f"{self.total} to do, {self.reused} there already")
+        self._log(f"{self.total} to do, {self.reused} there already")
         return self
 
     def add(self, done: int = 0, failed: int = 0) -> None:
@@ -67,30 +62,20 @@ class Progress:
         if self._bar is not None:
             rows = self.done + self.failed
             self._bar.update(self._task, completed=rows, note=self._state())
-        elif self._show_log and time.monotonic() - self._logged >= LOG_SECONDS:
+        elif time.monotonic() - self._logged >= LOG_SECONDS:
             self._logged = time.monotonic()
             self._log(self._state())
 
     def _state(self) -> str:
         rows = self.done + self.failed
         rate = rows / max(time.monotonic() - self._start, 1e-9)
-        parts = [f"{rows}/{self.total}", f"{rate:.1f} {self.unit}/s"]
-        if self.failed:
-            parts.insert(1, f"{self.failed} failed")
-        if rows and self._show_log:
-            parts.append(f"{timedelta(seconds=round((self.total - rows) / rate))} left")
-        return ", ".join(parts)
+        return f"{rows}/{self.total}, {self.failed} failed, {rate:.1f} {self.unit}/s"
 
     def _log(self, text: str) -> None:
-        print(f"{self.title}: {text}", file=sys.stderr, flush=True)
+        if self._show_log:
+            print(f"{self.title}: {text}", file=sys.stderr, flush=True)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._show_log and self.total and kind is None:
-            self._log(self._state())
+        self._log(self._state())

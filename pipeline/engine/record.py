@@ -6,7 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib import metadata
@@ -17,17 +17,8 @@ from typing import Any
 from pipeline.errors import DiskError, PipelineError, StageFailed
 from pipeline.io import atomic_write_json
 
-LIBRARIES = (
-    "medfocusclip",
-    "torch",
-    "torchvision",
-    "sam2",
-    "open_clip_torch",
-    "timm",
-    "zarr",
-    "numpy",
-    "pillow",
-)
+MODEL_LIBRARIES = ("torch", "torchvision", "sam2", "open_clip_torch", "timm")
+LIBRARIES = ("medfocusclip", *MODEL_LIBRARIES, "zarr", "numpy", "pillow")
 
 
 @dataclass
@@ -90,16 +81,20 @@ class RunRecord:
             allowed: the parameter `max_failed` of the stage.
             path: of this record.
         """
-        named = "; ".join(f"{name!r}: {why}" for name, why in list(self.failed.items())[:3])
-        more = f"; and {len(self.failed) - 3} more" if len(self.failed) > 3 else ""
         return StageFailed(
             f"{self.stage} {self.dataset}: {len(self.failed)} of {self.total} images failed "
-            f"({self.failed_share:.1%}, allowed {allowed:.1%}): {named}{more}",
+            f"({self.failed_share:.1%}, allowed {allowed:.1%}): {'; '.join(self.failures(3))}",
             path=path,
             remedy="repair these images, or remove the rows of those that cannot be repaired from "
             "the manifest, since `train` needs every row (a higher max_failed in params.yaml only "
             "lets this stage succeed); all other images are kept",
         )
+
+    def failures(self, most: int) -> list[str]:
+        """Return one line for each of the first failed images, and one about the rest."""
+        lines = [f"{name!r}: {reason}" for name, reason in list(self.failed.items())[:most]]
+        more = len(self.failed) - most
+        return [*lines, f"and {more} more in the record"] if more > 0 else lines
 
     def redo(self, image_id: str, reason: str) -> None:
         """Count a row that was stored before and is computed again."""
@@ -131,11 +126,7 @@ class RunRecord:
         if self.redone:
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(self.redone.items()))
             text += f"\n  computed again: {reasons}"
-        for image_id, reason in list(self.failed.items())[:10]:
-            text += f"\n  failed: {image_id!r}: {reason}"
-        if len(self.failed) > 10:
-            text += f"\n  ... and {len(self.failed) - 10} more in the record"
-        return text
+        return "\n".join([text, *(f"  failed: {line}" for line in self.failures(10))])
 
     def write(self, path: str | PathLike) -> None:
         """Write the record atomically; keeps the `last_computed` of the record it replaces."""
@@ -208,26 +199,22 @@ def recorded(
             record.write(path)
 
     save()
-    outcome: StageFailed | KeyboardInterrupt | None = None
     try:
         yield
+        if record.status == "running":
+            if stopped():
+                raise KeyboardInterrupt
+            if max_failed is not None and record.failed_share > max_failed:
+                raise record.too_many_failed(max_failed, path)
+            record.status = "ok"
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        record.status = "interrupted" if interrupted else "error"
-        record.error = "" if interrupted else str(error) or type(error).__name__
+        expected = {KeyboardInterrupt: "interrupted", StageFailed: "failed"}
+        record.status = expected.get(type(error), "error")
+        record.error = "" if type(error) in expected else str(error) or type(error).__name__
         with suppress(DiskError):  # the first error is the one to report
             save()
         raise
-    if record.status == "running":
-        record.status = "ok"
-        if stopped():
-            record.status, outcome = "interrupted", KeyboardInterrupt()
-        elif max_failed is not None and record.failed_share > max_failed:
-            record.status, outcome = "failed", record.too_many_failed(max_failed, path)
-    with suppress(DiskError) if outcome else nullcontext():
-        save()
-    if outcome:
-        raise outcome
+    save()
 
 
 def library_versions(names: Iterable[str] = LIBRARIES) -> dict[str, str]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import pandas as pd
+
 from pipeline.engine.record import RunRecord
 from pipeline.errors import PipelineError
 from pipeline.paths import Paths
 
 STAGES = ("segment", "encode")
 ADD = "add"  # its record exists only if `data add` created the manifest
+COUNTS = ("total", "done", "skipped")
 
 
 def known_datasets(paths: Paths, named: Iterable[str]) -> list[str]:
@@ -41,23 +44,12 @@ def status_rows(paths: Paths, datasets: Iterable[str]) -> list[dict[str, Any]]:
                 record = RunRecord(stage, dataset, status="-")
             except PipelineError as error:
                 record = RunRecord(stage, dataset, status="damaged", error=str(error))
+            kept = ("status", "started", *COUNTS, "redone", "images_per_second", "seconds", "error")
             rows.append(
-                {
-                    "dataset": dataset,
-                    "stage": stage,
-                    "status": record.status,
-                    "started": record.started,
-                    "total": record.total,
-                    "done": record.done,
-                    "skipped": record.skipped,
-                    "failed": len(record.failed),
-                    "failures": record.failed,
-                    "redone": record.redone,
-                    "images_per_second": round(record.images_per_second, 2),
-                    "seconds": {k: round(v, 3) for k, v in record.seconds.items()},
-                    "error": record.error,
-                    "lacking": None if record.status == "-" else _lacking(paths, dataset, stage),
-                }
+                {"dataset": dataset, "stage": stage}
+                | {name: getattr(record, name) for name in kept}
+                | {"failed": len(record.failed), "failures": record.failed}
+                | {"lacking": None if record.status == "-" else _lacking(paths, dataset, stage)}
             )
     return rows
 
@@ -66,38 +58,24 @@ def _lacking(paths: Paths, dataset: str, stage: str) -> tuple[int, int] | None:
     from pipeline.manifest import read_manifest
     from pipeline.store import open_features, open_masks
 
-    if stage not in STAGES:
+    stores = {"segment": (paths.masks, open_masks), "encode": (paths.features, open_features)}
+    if stage not in stores:
         return None
-    path = paths.masks(dataset) if stage == "segment" else paths.features(dataset)
+    path_of, open_store = stores[stage]
     try:
-        manifest = read_manifest(paths.manifest(dataset))
-        if not path.exists():
-            return len(manifest), len(manifest)
-        table = (open_masks if stage == "segment" else open_features)(path).table()
+        wanted = read_manifest(paths.manifest(dataset)).set_index("image_id")["sha256"]
+        if not path_of(dataset).exists():
+            return len(wanted), len(wanted)
+        stored = open_store(path_of(dataset)).table()["sha256"]
     except PipelineError:
         return None
-    stored = table["sha256"].to_dict()
-    wanted = zip(manifest["image_id"], manifest["sha256"], strict=True)
-    missing = sum(stored.get(image_id) != sha256 for image_id, sha256 in wanted)
-    return missing, len(manifest)
+    return int((stored.reindex(wanted.index) != wanted).sum()), len(wanted)
 
 
 def status_text(rows: Sequence[dict[str, Any]], *, failures: int = 5) -> str:
     """Return the rows of `status_rows` as a table, followed by the first failures of each run."""
-    columns = ("dataset", "stage", "status", "total", "done", "there", "failed", "img/s", "started")
-    table, notes = [columns], []
+    notes = []
     for row in rows:
-        counts = [str(row[k]) for k in ("total", "done", "skipped", "failed")]
-        table.append(
-            (
-                row["dataset"],
-                row["stage"],
-                row["status"],
-                *(counts if row["status"] != "-" else "----"),
-                f"{row['images_per_second']:.1f}" if row["images_per_second"] else "-",
-                row["started"] or "-",
-            )
-        )
         name = f"{row['dataset']} {row['stage']}"
         if row["error"]:
             notes.append(f"{name}: {row['error']}")
@@ -107,13 +85,8 @@ def status_text(rows: Sequence[dict[str, Any]], *, failures: int = 5) -> str:
                 f"{name}: the store lacks {missing} of the {images} images of the manifest "
                 f"as it is now - run: pipeline {row['stage']} --dataset {row['dataset']}"
             )
-        listed = list(row["failures"].items())[:failures]
-        notes += [f"{name}: failed {image_id!r}: {reason}" for image_id, reason in listed]
-        if row["failed"] > failures:
-            notes.append(f"{name}: and {row['failed'] - failures} more failed")
-    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in table
-    ]
-    return "\n".join([*lines, *([""] if notes else []), *notes])
+        failed = RunRecord(row["stage"], failed=row["failures"]).failures(failures)
+        notes += [f"{name}: failed {line}" for line in failed]
+    columns = ["dataset", "stage", "status", *COUNTS, "failed", "images_per_second", "started"]
+    table = pd.DataFrame(rows, columns=columns).round({"images_per_second": 1})
+    return "\n".join([table.to_string(index=False), *notes])

@@ -74,8 +74,8 @@ def corrected(rows: list[dict[str, Any]]) -> pd.DataFrame:
 def differences(a: Scored, b: Scored, params: EvaluateParams) -> Iterator[dict[str, Any]]:
     """Yield a - b of each of `COMPARED` over the seeds that both have.
 
-    lo and hi are NaN and p is 1 when the resamples carry no information. Runs that share no seed
-    have no row, nor have pooled runs that lack different folds.
+    lo and hi are NaN and p is 1 when the resamples carry no information. There is no row for runs
+    that share no seed, nor for pooled runs that cover different images.
     """
     shared = [seed for seed in a.seeds if seed in b.seeds]
     if not shared or (a.run.pooled and a.run.image_ids != b.run.image_ids):

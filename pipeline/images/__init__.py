@@ -15,21 +15,7 @@ from pipeline.images.read import (
 from pipeline.images.types import DICOMDIR_REASON, MAX_PIXELS, FrameInfo, SkippedFile
 
 __all__ = [
-    "DICOMDIR_REASON",
-    "MAX_PIXELS",
-    "READER_VERSION",
-    "SUFFIXES",
-    "FrameInfo",
-    "SkippedFile",
-    "encode_png",
-    "has_image_suffix",
-    "inspect_image",
-    "is_junk",
-    "patient_code",
-    "probe",
-    "read_image",
-    "read_mask",
-    "reader_rules",
-    "sniff",
-    "to_voxels",
-]
+    "DICOMDIR_REASON", "MAX_PIXELS", "READER_VERSION", "SUFFIXES", "FrameInfo", "SkippedFile",
+    "encode_png", "has_image_suffix", "inspect_image", "is_junk", "patient_code", "probe",
+    "read_image", "read_mask", "reader_rules", "sniff", "to_voxels",
+]  # fmt: skip

@@ -44,26 +44,20 @@ def upright_size(width: int, height: int, orientation: int) -> tuple[int, int]:
     return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
 
 
-def probe_raster(data: bytes, kind: str) -> list[FrameInfo]:
+def probe(data: bytes, kind: str) -> list[FrameInfo]:
     """Read the size from the header."""
     image = _open(data, kind)
     return [FrameInfo(0, *upright_size(*image.size, _orientation(image, data)))]
 
 
-def read_raster(data: bytes, kind: str, frame: int) -> Pixels:
+def read(data: bytes, kind: str, frame: int) -> Pixels:
     """Decode an image of 8 or 16 bits per sample, upright, transparency composed on black.
-
-    Args:
-        data: content of the file.
-        kind: "PNG", "JPEG", "BMP", "WEBP" or "GIF".
-        frame: 0, the only one.
 
     Returns:
         Values (h, w) or (h, w, 3), uint8; of a 16-bit PNG uint16 with separate alpha.
 
     Raises:
         ImageError: a frame other than 0, an animation, too many pixels, truncated or damaged.
-        Exception: of the decoder, on damaged data; `read_image` converts it to an ImageError.
     """
     if frame != 0:
         raise ImageError(f"has no frame {frame}: it is a single image", remedy="use frame 0")

@@ -10,25 +10,25 @@ is an `ImageError` that names the file.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from pipeline.errors import ImageError
 from pipeline.images import normalise
 from pipeline.images.kinds import HEAD_BYTES, sniff
-from pipeline.images.raster import probe_raster, read_raster
-from pipeline.images.region import Thresholds, extract_region, find_threshold
+from pipeline.images.region import extract_region, find_threshold
 from pipeline.images.types import MAX_FILE_BYTES, MAX_PIXELS, FrameInfo, Pixels
 
 READER_VERSION = "6"
-
-Result = TypeVar("Result")
-_THRESHOLDS = Thresholds()
 
 
 def reader_rules() -> dict[str, Any]:
@@ -67,17 +67,15 @@ def read_image(path: str | os.PathLike, frame: int = 0, *, data: bytes | None = 
         ...     read_image(f"{folder}/x.png").shape
         (2, 3, 3)
     """
-    return _guarded(path, lambda: normalise.to_display(_pixels(path, frame, data)))
+    with _naming(path):
+        return normalise.to_display(_pixels(path, frame, data))
 
 
 def inspect_image(path: str | os.PathLike, frame: int = 0) -> tuple[np.ndarray, list[str]]:
     """Read one frame as `read_image` does, with remarks about scaling, padding and NaN."""
-
-    def read() -> tuple[np.ndarray, list[str]]:
+    with _naming(path):
         pixels = _pixels(path, frame, None)
         return normalise.to_display(pixels), normalise.remarks(pixels)
-
-    return _guarded(path, read)
 
 
 def read_mask(
@@ -109,8 +107,7 @@ def read_mask(
         ImageError: as `read_image`; the size is not `shape`; or the samples are neither labels
             nor a mask with smooth edges nor probabilities.
     """
-
-    def read() -> np.ndarray:
+    with _naming(path):
         mask = _region(path, frame, data)
         if shape is not None and mask.shape != tuple(shape):
             raise ImageError(
@@ -120,8 +117,6 @@ def read_mask(
             )
         return mask
 
-    return _guarded(path, read)
-
 
 def probe(path: str | os.PathLike) -> list[FrameInfo]:
     """List the frames of a file from its header, without decoding pixels.
@@ -130,12 +125,9 @@ def probe(path: str | os.PathLike) -> list[FrameInfo]:
         ImageError: not an image, or a damaged header.
         SkippedFile: DICOMDIR, or a DICOM object without pixels.
     """
-
-    def read() -> list[FrameInfo]:
+    with _naming(path):
         kind, data = _load(path, None)
-        return _backend(kind)[0](data, kind)
-
-    return _guarded(path, read)
+        return _backend(kind).probe(data, kind)
 
 
 def to_voxels(
@@ -159,16 +151,13 @@ def to_voxels(
     Raises:
         ImageError: not a NIfTI file, or the mask has another size than the slice.
     """
-
-    def work() -> np.ndarray:
+    with _naming(path):
         kind, data = _load(path, None)
         if kind != "NIFTI":
             raise ImageError(f"is {kind}, not NIfTI", remedy="save the mask as it is")
         from pipeline.images.nifti import mask_to_voxels
 
         return mask_to_voxels(mask, data, frame, out)
-
-    return _guarded(path, work)
 
 
 def bytes_changed(path: str | os.PathLike) -> ImageError:
@@ -194,42 +183,39 @@ def unreadable(path: str | os.PathLike, error: OSError) -> ImageError:
 
 def _pixels(path: str | os.PathLike, frame: int, data: bytes | None) -> Pixels:
     kind, data = _load(path, data)
-    return _backend(kind)[1](data, kind, frame)
+    return _backend(kind).read(data, kind, frame)
 
 
 def _region(path: str | os.PathLike, frame: int, data: bytes | None) -> np.ndarray:
     kind, data = _load(path, data)
-    probe_frames, read_frame = _backend(kind)
-    pixels = read_frame(data, kind, frame)
-    many = kind in ("TIFF", "DICOM", "NIFTI") and pixels.threshold == "auto"
-    if not many or len(infos := probe_frames(data, kind)) == 1:
-        return extract_region(pixels, *find_threshold(lambda: [pixels]))
+    backend = _backend(kind)
+    pixels = backend.read(data, kind, frame)
+    if pixels.threshold == "auto" and len(backend.probe(data, kind)) > 1:
+        return extract_region(pixels, *_file_threshold(kind, data))
+    return extract_region(pixels, *find_threshold(lambda: [pixels]))
+
+
+@functools.lru_cache(maxsize=8)  # for the next frames of the files that are being read
+def _file_threshold(kind: str, data: bytes) -> tuple[float, float]:
+    """Return the (top, threshold) of all frames of a file."""
 
     def frames() -> Iterator[Pixels]:
-        for info in infos:
-            try:
-                yield read_frame(data, kind, info.frame)
-            except Exception:  # a damaged frame raises when it is read itself
-                continue
+        for info in _backend(kind).probe(data, kind):
+            with contextlib.suppress(Exception):  # a damaged frame raises when it is read itself
+                yield _backend(kind).read(data, kind, info.frame)
 
-    return extract_region(pixels, *_THRESHOLDS(data, frames))
+    return find_threshold(frames)
 
 
-def _backend(kind: str) -> tuple[Callable, Callable]:
-    """Return (probe, read) of a format, imported on first use: some take a second to import."""
-    if kind == "TIFF":
-        from pipeline.images.tiff import probe_tiff, read_tiff
+def _backend(kind: str) -> ModuleType:
+    """Return the module that reads a format, imported on first use: some take a second.
 
-        return probe_tiff, read_tiff
-    if kind == "DICOM":
-        from pipeline.images.dicom import probe_dicom, read_dicom
-
-        return probe_dicom, read_dicom
-    if kind == "NIFTI":
-        from pipeline.images.nifti import probe_nifti, read_nifti
-
-        return probe_nifti, read_nifti
-    return probe_raster, read_raster
+    Each has `probe(data, kind)`, which lists the frames from the header, and
+    `read(data, kind, frame)`, which decodes one of them. Both raise an `ImageError` without a
+    path, or on damaged data any exception of the decoder.
+    """
+    modules = {"TIFF": "tiff", "DICOM": "dicom", "NIFTI": "nifti"}
+    return importlib.import_module(f"pipeline.images.{modules.get(kind, 'raster')}")
 
 
 def _load(path: str | os.PathLike, data: bytes | None) -> tuple[str, bytes]:
@@ -247,13 +233,15 @@ def _load(path: str | os.PathLike, data: bytes | None) -> tuple[str, bytes]:
     return sniff(data[:HEAD_BYTES]), data
 
 
-def _guarded(path: str | os.PathLike, read: Callable[[], Result]) -> Result:
-    """Call a reader; any failure becomes an `ImageError` with the path.
+@contextlib.contextmanager
+def _naming(path: str | os.PathLike) -> Iterator[None]:
+    """Turn any failure into an `ImageError` with the path.
 
     Messages of the decoders are dropped: those about DICOM may quote the header.
     """
     try:
-        return read()
+        yield
+        return
     except ImageError as error:
         if error.path is None:
             error.path = path

@@ -6,9 +6,7 @@ volume has the same threshold as its neighbours.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import threading
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -21,28 +19,8 @@ HALF = 127  # of 8 bits
 FEW = 16  # more levels than this, all low: labels only if they fill areas
 MIDDLE = 1 / 8  # of the highest level; levels nearer to black or white may be coding noise
 FLAT_SHARE = 0.5  # of the levels between, that fill 3 x 3 samples: labels, not a smooth edge
-KEEP = 64  # files whose threshold is cached
 
 Frames = Callable[[], Iterable[Pixels]]
-
-
-class Thresholds:
-    """`find_threshold` with a cache, for files of many frames. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._known: dict[bytes, tuple[float, float]] = {}
-
-    def __call__(self, data: bytes, frames: Frames) -> tuple[float, float]:
-        """Return the (top, threshold) of the file whose content is `data`."""
-        key = hashlib.blake2b(data, digest_size=16).digest()
-        with self._lock:  # threads that read frames of one file wait for one scan
-            if key not in self._known:
-                found = find_threshold(frames)
-                while len(self._known) >= KEEP:
-                    del self._known[next(iter(self._known))]
-                self._known[key] = found
-            return self._known[key]
 
 
 def extract_region(pixels: Pixels, top: float, threshold: float) -> np.ndarray:

@@ -31,7 +31,7 @@ ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
 RESAVE = "save it as an uncompressed RGB or grey TIFF, or as PNG"
 
 
-def probe_tiff(data: bytes, kind: str) -> list[FrameInfo]:
+def probe(data: bytes, kind: str) -> list[FrameInfo]:
     """List the pages, from their tags."""
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         frames = []
@@ -42,13 +42,8 @@ def probe_tiff(data: bytes, kind: str) -> list[FrameInfo]:
         return frames
 
 
-def read_tiff(data: bytes, kind: str, frame: int) -> Pixels:
+def read(data: bytes, kind: str, frame: int) -> Pixels:
     """Decode one page: 1 to 64 bits, integer or float, any byte order and planar layout.
-
-    Args:
-        data: content of the file.
-        kind: "TIFF".
-        frame: 0-based page; thumbnails and transparency masks do not count.
 
     Returns:
         Values (h, w) or (h, w, 3), upright; uint8 for up to 8 bits per sample, palettes, CMYK and
@@ -57,7 +52,6 @@ def read_tiff(data: bytes, kind: str, frame: int) -> Pixels:
     Raises:
         ImageError: no such page; an unsupported layout, colour model or number of channels, a
             volume in one page, truncated, or too large.
-        Exception: of the decoder, on damaged data; `read_image` converts it to an ImageError.
     """
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         pages = _pages(tiff)

@@ -71,8 +71,8 @@ def get_learner(name: str, file: Path | None = None) -> type[Learner]:
         where = f" in {file}" if file else ""
         raise ConfigError(
             f"learners: there is no learner {name!r}{where}",
-            remedy=f"use one of {', '.join(learner_names())}, or register your own (see "
-            "docs/guides/add_a_learner.md)",
+            remedy=f"use one of {', '.join(learner_names())}, or name your own file in "
+            f"learners.{name}.file of params.yaml (docs/guides/add_a_learner.md)",
         )
     return _registered[name]
 

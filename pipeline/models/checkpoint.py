@@ -14,12 +14,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pipeline.config import ModelSpec
-from pipeline.errors import ModelError
-from pipeline.io import sha256_file
+from pipeline.errors import ModelError, printable
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 HUB = "hf-hub:"
+_FAILED_DOWNLOADS = {
+    b"version https://git-lfs": "is a git-LFS pointer, not a checkpoint (run `git lfs pull`)",
+    b"<!doctype": "is a web page, not a checkpoint",
+    b"<html": "is a web page, not a checkpoint",
+    b"<?xml": "is a web page, not a checkpoint",
+}
 
 
 def find_checkpoint(
@@ -29,7 +33,6 @@ def find_checkpoint(
     package: Path | None,
     filename: str,
     download: Callable[[str], str],
-    hub: str = "",
 ) -> tuple[Path, str]:
     """Return the checkpoint file of a model and how to get it again.
 
@@ -39,7 +42,6 @@ def find_checkpoint(
         package: embedded weights, None if the model is not embedded.
         filename: the checkpoint's name in a hub repository.
         download: returns the local path of a hub repository's checkpoint.
-        hub: "hf-hub:organisation/name" of the official repository, if it is known.
 
     Returns:
         The path, and `advice` or, for a checkpoint on the hub, the advice for that repository.
@@ -56,66 +58,44 @@ def find_checkpoint(
             )
         checkpoint = str(package)
     if checkpoint.startswith(HUB):
-        repository = _hub_repository(checkpoint)
-        advice = f"download {filename} from https://huggingface.co/{repository}"
-        return from_hub(repository, download, advice), advice
+        return from_hub(checkpoint.removeprefix(HUB), filename, download)
     path = Path(checkpoint).expanduser()
     for candidate in (path, CHECKOUT / path):
         if candidate.is_file():
             return candidate, advice
-    if checkpoint.count("/") == 1 and checkpoint[0] not in "./~" and path.suffix not in SUFFIXES:
-        hub = f"{HUB}{checkpoint}"  # most likely a repository without the prefix
-    otherwise = f", or set `checkpoint: {hub}`" if hub else ""
     raise ModelError(
-        "no such checkpoint", path=path, remedy=f"{advice} and put it there{otherwise}"
+        "no such checkpoint",
+        path=path,
+        remedy=f"{advice} and put it there, or name a repository as {HUB}organisation/name",
     )
 
 
-def from_hub(repository: str, download: Callable[[str], str], advice: str) -> Path:
-    """Return the local path of a hub repository's checkpoint.
+def from_hub(repository: str, filename: str, download: Callable[[str], str]) -> tuple[Path, str]:
+    """Return the local path of a hub repository's checkpoint and how to get it again.
 
     Raises:
-        ModelError: it is not cached and cannot be downloaded.
+        ModelError: it is not cached and cannot be downloaded, or there is no such repository.
     """
+    advice = f"download {filename} from https://huggingface.co/{printable(repository)}"
     try:
-        return Path(download(repository))
+        return Path(download(repository)), advice
     except Exception as error:
         raise ModelError(
             f"cannot be downloaded from the hub ({type(error).__name__})",
             path=f"{HUB}{repository}",
-            remedy=f"{advice} by hand and give its path as `checkpoint`",
+            remedy=f"write it as {HUB}organisation/name; without network, {advice} and give its "
+            "path as `checkpoint`",
         ) from None
 
 
-def _hub_repository(checkpoint: str) -> str:
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    repository = checkpoint.removeprefix(HUB)
-    try:
-        validate_repo_id(repository)
-    except HFValidationError:
-        raise ModelError(
-            "is not a valid repository on the hub",
-            path=checkpoint,
-            remedy=f"write it as {HUB}organisation/name",
-        ) from None
-    return repository
-
-
-def check_sha256(path: Path, wanted: str | None, advice: str, found: str | None = None) -> str:
-    """Return the SHA-256 of a checkpoint, `found` or that of the file.
-
-    Raises:
-        ModelError: it is not `wanted`; the message has both.
-    """
-    found = found or sha256_file(path)
+def check_sha256(path: Path, found: str, wanted: str | None, advice: str) -> None:
+    """Raise ModelError if a checkpoint's SHA-256 is not `wanted`; the message has both."""
     if wanted is not None and found != wanted:
         raise ModelError(
             f"has SHA-256 {found}, but params.yaml requires {wanted}",
             path=path,
             remedy=f"{advice} again, or correct sha256 in params.yaml",
         )
-    return found
 
 
 def read_state(path: Path, advice: str) -> dict[str, torch.Tensor]:
@@ -131,28 +111,26 @@ def read_state(path: Path, advice: str) -> dict[str, torch.Tensor]:
     Raises:
         ModelError: truncated, not a checkpoint, or one that needs code to run.
     """
-    _check_head(path, advice)
+    with open(path, "rb") as file:
+        head = file.read(512)
+    for start, problem in _FAILED_DOWNLOADS.items():
+        if head.lstrip().lower().startswith(start):
+            raise ModelError(problem, path=path, remedy=advice)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():  # about old pickles; the errors below say more
             warnings.simplefilter("ignore")
             loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except (
+        pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError,
+        SafetensorError,
+    ) as error:  # fmt: skip
+        problem = "is truncated or not a checkpoint"
         if "Weights only load failed" in str(error) and zipfile.is_zipfile(path):
             problem = "contains Python objects that loading would have to run; refused"
-            remedy = f"{advice} (the official files contain only tensors)"
-            raise ModelError(problem, path=path, remedy=remedy) from None
-        raise ModelError("is not a readable checkpoint", path=path, remedy=advice) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
-        if "TorchScript" in str(error):
-            problem = "is a TorchScript archive, which contains code; refused"
-            raise ModelError(problem, path=path, remedy=f"{advice} instead") from None
-        words = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise ModelError(
-            f"is truncated or not a checkpoint ({words})",
-            path=path,
-            remedy=f"{advice} again and compare its size",
+            problem, path=path, remedy=f"{advice} again (the official files have only tensors)"
         ) from None
     for key in ("model", "state_dict"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
@@ -162,24 +140,6 @@ def read_state(path: Path, advice: str) -> dict[str, torch.Tensor]:
     ):
         raise ModelError("does not contain a dictionary of tensors", path=path, remedy=advice)
     return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
-
-
-def _check_head(path: Path, advice: str) -> None:
-    """Refuse the files that failed downloads often leave."""
-    with open(path, "rb") as file:
-        head = file.read(512)
-    problem = ""
-    if not head:
-        problem = "is empty"
-    elif head.startswith(b"version https://git-lfs"):
-        problem, advice = (
-            "is a git-LFS pointer, not a checkpoint",
-            f"run `git lfs pull`, or {advice}",
-        )
-    elif head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        problem = "is a web page, not a checkpoint"
-    if problem:
-        raise ModelError(problem, path=path, remedy=advice)
 
 
 def load_into(
@@ -193,7 +153,7 @@ def load_into(
 
     Args:
         model: the model.
-        state: tensors by name, converted to the dtype of the model.
+        state: tensors by name.
         path: the file of the tensors, for error messages.
         advice: how to get it, for error messages.
         optional: suffixes of names that the file may lack.
@@ -202,26 +162,17 @@ def load_into(
         ModelError: names are missing or unexpected, or shapes differ: another model's checkpoint.
     """
     own = model.state_dict()
-    problems = {
-        "missing": [
-            n for n, t in own.items() if t.numel() and not n.endswith(optional) and n not in state
-        ],
-        "unexpected": [n for n in state if n not in own],
-        "of another shape": [
-            f"{n} {tuple(t.shape)} instead of {tuple(own[n].shape)}"
-            for n, t in state.items()
-            if n in own and own[n].shape != t.shape
-        ],
+    wanted = {n for n, t in own.items() if t.numel() and not n.endswith(optional)}
+    wrong = {
+        "missing": sorted(wanted - set(state)),
+        "unexpected": sorted(set(state) - set(own)),
+        "of another shape": [n for n in state if n in own and own[n].shape != state[n].shape],
     }
-    if any(problems.values()):
-        text = "; ".join(
-            f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-            for what, names in problems.items()
-            if names
-        )
+    if any(wrong.values()):
+        text = "; ".join(f"{len(n)} {what} ({', '.join(n[:3])})" for what, n in wrong.items() if n)
         raise ModelError(
             f"is a checkpoint of another model: {text}",
             path=path,
             remedy=f"{advice}, or correct the model's name in params.yaml",
         )
-    model.load_state_dict({n: t.to(own[n].dtype) for n, t in state.items()}, strict=False)
+    model.load_state_dict(state, strict=False)  # converts to the dtype of the model

@@ -23,6 +23,7 @@ from torchvision.transforms import Normalize, Resize
 
 from pipeline.config import ModelSpec
 from pipeline.errors import ModelError
+from pipeline.io import sha256_file
 from pipeline.models.checkpoint import check_sha256, find_checkpoint, load_into, read_state
 
 CODE_VERSION = 1
@@ -158,10 +159,10 @@ def load_sam2(
     Source: N. Ravi et al., SAM 2: Segment Anything in Images and Videos, arXiv:2408.00714.
     """
     config = config or sam2_config(spec.name)
-    file, package, hub = f"{spec.name}.pt", None, ""
+    file, package = f"{spec.name}.pt", None
     if spec.name in OFFICIAL:
         repository = f"facebook/{spec.name.replace('_', '-')}"
-        hub, advice = f"hf-hub:{repository}", f"download {URL}/{file} (on the hub: {repository})"
+        advice = f"download {URL}/{file} (or set `checkpoint: hf-hub:{repository}`)"
     else:
         package = Path(str(files("pipeline.models") / f"weights/{spec.name}.safetensors"))
         advice = "restore pipeline/models/weights from git or run `python -m tools.pretrain`"
@@ -171,9 +172,9 @@ def load_sam2(
         package=package,
         filename=file,
         download=lambda repository: hf_hub_download(repository, file),
-        hub=hub,
     )
-    digest = check_sha256(path, spec.sha256, advice)
+    digest = sha256_file(path)
+    check_sha256(path, digest, spec.sha256, advice)
     model = instantiate_sam2(config["model"])
     load_into(model, read_state(path, advice), path, advice, optional=("num_batches_tracked",))
     model = model.to(device).eval()

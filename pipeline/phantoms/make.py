@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -16,8 +17,18 @@ from pipeline.errors import ManifestError
 from pipeline.intake import AddSummary, add_dataset
 from pipeline.intake.existing import holds_phantoms
 from pipeline.paths import Paths
-from pipeline.phantoms import brain, breast, chest
-from pipeline.phantoms.shapes import to_uint8
+from pipeline.phantoms.draw import (
+    BRAIN,
+    BREAST,
+    COVID,
+    LUNG,
+    blob,
+    draw_brain,
+    draw_breast,
+    draw_chest,
+    smooth_noise,
+    soften,
+)  # fmt: skip
 
 Draw = Callable[
     [np.random.Generator, np.random.Generator, str, tuple[int, int]],
@@ -26,11 +37,12 @@ Draw = Callable[
 """Draws an image: (patient's generator, scan's generator, label, (h, w)) -> image, mask."""
 
 TASKS: dict[str, tuple[Draw, tuple[str, ...]]] = {
-    "brain": (brain.draw_brain, brain.CLASSES),
-    "covid": (chest.draw_chest, chest.COVID_CLASSES),
-    "lung": (chest.draw_chest, chest.LUNG_CLASSES),
-    "breast": (breast.draw_breast, breast.CLASSES),
+    "brain": (draw_brain, BRAIN),
+    "covid": (draw_chest, COVID),
+    "lung": (draw_chest, LUNG),
+    "breast": (draw_breast, BREAST),
 }
+KNOWN_ANSWER = ("striped", "spotted")
 TEST_FRACTION = 0.25
 TWO_SCANS = 0.25  # fraction of the patients with two images
 SIZES = (160, 225)  # range of the sides, pixels
@@ -78,6 +90,63 @@ def make_sample(
         write_phantoms(paths, name, *TASKS[name], n, seed, force=force).manifest
         for name in datasets
     ]
+
+
+def make_known_answer(
+    paths: Paths,
+    name: str,
+    where: Literal["lesion", "background"] = "lesion",
+    n: int = 120,
+    seed: int = 0,
+    *,
+    size: int = 96,
+    force: bool = False,
+) -> AddSummary:
+    """Write a two-class dataset with masks whose class is visible in one region only.
+
+    A classifier of the masked image must succeed with "lesion" and fail with "background"; a
+    classifier of the background the opposite.
+
+    Args:
+        paths: the project folder.
+        name: name of the dataset.
+        where: "lesion": the texture inside the mask is that of the class, the texture outside is
+            random; "background": the opposite.
+        n: number of images.
+        seed: the same seed gives the same bytes.
+        size: smallest side in pixels; the largest is 5/4 of it.
+        force: replace the manifest of real images.
+    """
+
+    def draw(
+        patient: np.random.Generator, scan: np.random.Generator, label: str, shape: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        centre, radii = scan.uniform(-0.35, 0.35, 2), scan.uniform(0.3, 0.5, 2)
+        mask = blob(scan, shape, tuple(centre), tuple(radii), rough=0.1)
+        other = KNOWN_ANSWER[int(scan.integers(2))]
+        inner, outer = (label, other) if where == "lesion" else (other, label)
+        edge = soften(mask, 1)
+        image = _texture(scan, inner, shape) * edge + _texture(scan, outer, shape) * (1 - edge)
+        rim = soften(mask, 2)
+        image = image + 0.3 * rim * (1 - rim) * 4  # a bright rim makes the lesion visible
+        return np.clip(image, 0, 1), mask
+
+    return write_phantoms(
+        paths, name, draw, KNOWN_ANSWER, n, seed, sizes=(size, size + size // 4), force=force
+    )
+
+
+def _texture(rng: np.random.Generator, kind: str, shape: tuple[int, int]) -> np.ndarray:
+    """Return a texture; both kinds have the same mean and variance."""
+    if kind == "striped":
+        y, x = np.mgrid[: shape[0], : shape[1]]
+        angle = rng.uniform(-0.3, 0.3)
+        wave = np.sin((y * np.cos(angle) + x * np.sin(angle)) * 2 * np.pi / rng.uniform(7, 10))
+        pattern = wave * np.sqrt(2)
+    else:
+        pattern = smooth_noise(rng, shape, 2)
+    pattern = pattern + 0.4 * rng.standard_normal(shape)
+    return (0.45 + 0.12 * pattern + rng.uniform(-0.06, 0.06)).astype(np.float32)
 
 
 def write_phantoms(
@@ -169,13 +238,14 @@ def _remove_phantoms(paths: Paths, dataset: str, folders: tuple[Path, Path], for
 
 
 def _save_as_some_format(image: np.ndarray, path: Path, chance: float) -> None:
+    shallow = Image.fromarray((np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8))
     if chance < 0.7:
-        _save(Image.fromarray(to_uint8(image)), path.with_name(f"{path.name}.png"))
+        _save(shallow, path.with_name(f"{path.name}.png"))
     elif chance < 0.9:
-        _save(Image.fromarray(to_uint8(image)), path.with_name(f"{path.name}.jpg"), quality=92)
+        _save(shallow, path.with_name(f"{path.name}.jpg"), quality=92)
     else:  # 12 bits in 16
-        deep = (image * 4095).astype(np.uint16)
-        _save(Image.fromarray(deep), path.with_name(f"{path.name}.png"))
+        deep = Image.fromarray((image * 4095).astype(np.uint16))
+        _save(deep, path.with_name(f"{path.name}.png"))
 
 
 def _save(image: Image.Image, path: Path, **options: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.encode.fill import outside_of
+from pipeline.encode.views import outside_of
 from pipeline.errors import PipelineError
 from pipeline.images import read_image, read_mask
 from pipeline.images.overlay import data_uri, draw_outlines, shrink

@@ -6,7 +6,7 @@ the ground truth are references for these figures: no mask made here is used by 
 
 from __future__ import annotations
 
-import time
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy import ndimage
 
 from pipeline.config import Params
 from pipeline.engine import RunOptions, RunRecord, WorkItem, run_stage
@@ -28,13 +29,12 @@ from pipeline.paths import Paths
 from pipeline.segment.overlap import hd95, overlap
 from pipeline.segment.predictor import BatchPredictor, Embedding
 from pipeline.segment.quality import bounding_box
-from pipeline.segment.references import ELLIPSE, ellipse, reference_prompts, truth_sample
-from pipeline.segment.segment import SegmentMapper, load_predictor, with_precision
+from pipeline.segment.segment import SegmentMapper, load_predictor
 from pipeline.segment.strategies import Models, Strategy, strategy_class
 from pipeline.store.plan import Plan
 
-SAVE_SECONDS = 30.0
-"""Work that a killed run may lose."""
+ELLIPSE = "box-ellipse"
+"""The floor of a box prompt: the ellipse inside the same box, without a model."""
 FIGURES = ("dice", "iou", "hd95", "pred_area_fraction", "gt_area_fraction")
 COLUMNS = ("image_id", "label", "split", "strategy", *FIGURES, "note", "from_truth", "key")
 """`from_truth`: the prompt was made from the ground truth. `key`: hash of what decides a row."""
@@ -94,7 +94,7 @@ def measure_prompts(
         )
     mapper = None
     if items:  # a dataset without ground truth needs no model
-        mapper = PromptMapper(params, options, predictor or load_predictor(params, options))
+        mapper = PromptMapper(params, predictor or load_predictor(params, options))
     return run_stage(
         "prompt_quality",
         asked,
@@ -130,7 +130,6 @@ class PromptMapper:
 
     Args:
         params: sections `prompt_quality` and `segment`.
-        options: of this run.
         predictor: from `pipeline.models.load_sam2`.
 
     Attributes:
@@ -140,14 +139,14 @@ class PromptMapper:
         ConfigError: an unknown strategy, or `manifest`, which is the ground truth itself.
     """
 
-    def __init__(self, params: Params, options: RunOptions, predictor: Sam2ImagePredictor):
+    def __init__(self, params: Params, predictor: Sam2ImagePredictor):
         self.params = params.prompt_quality
         self.predictor = predictor
         self.device = predictor.device.type
         self.sections = {}
         self.identities: dict[str, dict[str, Any]] = {}
         for name in self.params.strategies:
-            section = with_precision(params.segment, options).model_copy(update={"prompt": name})
+            section = params.segment.model_copy(update={"prompt": name})
             try:
                 self.identities[name] = SegmentMapper(section, predictor).identity
             except ConfigError as error:
@@ -200,16 +199,16 @@ class PromptMapper:
             masks[name] = [result.mask for result in strategy.segment(prepared)]
         if ELLIPSE in self.names:
             masks[ELLIPSE] = [ellipse(case.box, *case.truth.shape) for case in loaded]
-        return [
-            [
-                self.row(item, name, figures_of(masks[name][i], case.truth), _note(masks[name][i]))
-                for name in self.names
-            ]
-            for i, (item, case) in enumerate(zip(items, loaded, strict=True))
-        ]
+        rows = []
+        for i, (item, case) in enumerate(zip(items, loaded, strict=True)):
+            figures = {name: figures_of(masks[name][i], case.truth) for name in self.names}
+            rows.append([self.row(item, name, figures[name]) for name in self.names])
+        return rows
 
-    def row(self, item: WorkItem, name: str, figures: Mapping[str, float], note: str) -> Row:
-        """Return one row of the table."""
+    def row(self, item: WorkItem, name: str, figures: Mapping[str, float], note: str = "") -> Row:
+        """Return one row of the table; `note` says why an image failed."""
+        if figures["pred_area_fraction"] == 0:
+            note = "empty mask: HD95 not defined"
         return {
             "image_id": item.image_id,
             "label": item.row["label"],
@@ -256,10 +255,6 @@ def figures_of(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     return dict(zip(FIGURES, (dice, iou, hd95(mask[inside], truth[inside]), *areas), strict=True))
 
 
-def _note(mask: np.ndarray) -> str:
-    return "" if mask.any() else "empty mask: HD95 not defined"
-
-
 class PromptTable:
     """prompt_quality.parquet as a writer of the engine.
 
@@ -271,64 +266,162 @@ class PromptTable:
 
     def __init__(self, path: Path, items: Sequence[WorkItem], mapper: PromptMapper | None):
         self.path, self.items, self.mapper = path, items, mapper
-        names = mapper.names if mapper else []
-        self.identity_hash = sha256_json([mapper.identities[n] for n in names] if mapper else [])
-        self.order = [(item.image_id, name) for item in items for name in names]
-        self.rows: dict[tuple[str, str], Row] = {}
-        self._saved = time.monotonic()
-        stored = self._read()
-        for item in items:
-            for name in names:
-                row = stored.get((item.image_id, name))
-                if row is not None and row["key"] == mapper.key(item, name):
-                    # Label and split decide no figure: take those of the manifest.
-                    now = {"label": item.row["label"], "split": item.row["split"]}
-                    self.rows[item.image_id, name] = row | now
-
-    def _read(self) -> dict[tuple[str, str], Row]:
-        """Return the rows of an earlier run, except those of failed images."""
+        self.identity_hash = sha256_json(list(mapper.identities.values()) if mapper else [])
+        self.rows: dict[str, list[Row]] = {}
         try:
-            table = pd.read_parquet(self.path, columns=list(COLUMNS))
+            table = pd.read_parquet(path, columns=list(COLUMNS))
         except (OSError, ValueError, KeyError):
-            return {}
-        good = table[table["dice"].notna()]
-        return {(r["image_id"], r["strategy"]): r for r in good.to_dict("records")}
+            return
+        measured = table[table["dice"].notna()].to_dict("records")
+        stored = {row["key"]: row for row in measured}
+        for item in items:
+            rows = [stored.get(mapper.key(item, name)) for name in mapper.names]
+            if all(rows):
+                # Label and split decide no figure: take those of the manifest.
+                now = {name: item.row[name] for name in ("image_id", "label", "split")}
+                self.rows[item.image_id] = [row | now for row in rows]
 
     def plan(self, items: Sequence[WorkItem], *, force: bool = False, verify: bool = True) -> Plan:
         """Return the items whose rows are missing; all of them with `force`."""
-        plan = Plan()
-        for item in items:
-            here = all((item.image_id, name) in self.rows for name in self.mapper.names)
-            if here and not force:
-                plan.reused.append(item)
-            else:
-                plan.todo.append((item, ""))
-        return plan
+        reused = [item for item in items if item.image_id in self.rows and not force]
+        kept = {item.image_id for item in reused}
+        todo = [(item, "") for item in items if item.image_id not in kept]
+        return Plan(todo=todo, reused=reused)
 
     def prepare(self, item: WorkItem, rows: list[Row]) -> list[Row]:
         """Return the rows of one image as `put` takes them."""
         return rows
 
     def put(self, images: Sequence[list[Row]]) -> None:
-        """Take the rows of some images; they are saved every `SAVE_SECONDS`."""
-        for rows in images:
-            self.rows |= {(row["image_id"], row["strategy"]): row for row in rows}
-        if time.monotonic() - self._saved > SAVE_SECONDS:
-            self.commit()
+        """Add the rows of some images and write the table, in the order of the sample."""
+        self.rows |= {rows[0]["image_id"]: rows for rows in images}
+        rows = [row for item in self.items for row in self.rows.get(item.image_id, [])]
+        types = dict.fromkeys(COLUMNS, "str") | dict.fromkeys(FIGURES, "float64")
+        types["from_truth"] = "bool"
+        with atomic_write(self.path) as partial:
+            pd.DataFrame(rows, columns=list(COLUMNS)).astype(types).to_parquet(partial, index=False)
 
     def write_failed(self, item: WorkItem, reason: str) -> None:
-        """Take rows with a note and no figures, so that a failed image is counted."""
+        """Add rows with a note and no figures, so that a failed image is counted."""
         nothing = dict.fromkeys(FIGURES, np.nan)
         self.put([[self.mapper.row(item, name, nothing, reason) for name in self.mapper.names]])
 
     def commit(self) -> None:
-        """Write all rows so far, in the order of the sample, atomically."""
-        rows = [self.rows[key] for key in self.order if key in self.rows]
-        types = dict.fromkeys(FIGURES, "float64") | {"from_truth": "bool"}
-        types |= dict.fromkeys(set(COLUMNS) - set(types), "str")
-        with atomic_write(self.path) as partial:
-            pd.DataFrame(rows, columns=list(COLUMNS)).astype(types).to_parquet(partial, index=False)
-        self._saved = time.monotonic()
+        """Write the table, even if no row was added."""
+        self.put([])
 
     def finish(self) -> None:
-        """Nothing is left to do: `commit` has written the table."""
+        """Nothing is left to do."""
+
+
+def reference_prompts(truth: np.ndarray, jitter: float, seed: str) -> tuple[np.ndarray, str, str]:
+    """Return the box around a mask, the same box as text and one click as text.
+
+    Args:
+        truth: bool (h, w), not empty.
+        jitter: each edge of the box is moved by up to this share of the side of the box.
+        seed: any text; decides the moves.
+
+    Returns:
+        float64 (4,) box, "x0,y0,x1,y1", "x,y,1", in pixels, as the manifest has them.
+    """
+    digest = hashlib.sha256(f"reference box\n{seed}".encode()).digest()
+    rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+    tight = np.array(bounding_box(truth), dtype=np.float64)
+    box = jitter_box(tight, jitter, rng, *truth.shape)
+    x, y = deepest_point(truth)
+    return box, ",".join(f"{v:.3f}" for v in box), f"{x + 0.5},{y + 0.5},1"
+
+
+def jitter_box(
+    box: np.ndarray, amount: float, rng: np.random.Generator, height: int, width: int
+) -> np.ndarray:
+    """Move each edge of a box by up to `amount` of its side, within the image.
+
+    Args:
+        box: x0, y0, x1, y1 in pixels.
+        amount: 0.1 moves an edge by at most a tenth of the side, uniformly.
+        rng: draws the four moves.
+        height: of the image.
+        width: of the image.
+
+    Returns:
+        float64 (4,), at least one pixel wide and high.
+    """
+    sides = np.tile(box[2:] - box[:2], 2)
+    x0, y0, x1, y1 = box + rng.uniform(-amount, amount, 4) * sides
+    x0, y0 = np.clip(x0, 0, width - 1), np.clip(y0, 0, height - 1)
+    return np.array([x0, y0, np.clip(x1, x0 + 1, width), np.clip(y1, y0 + 1, height)])
+
+
+def deepest_point(mask: np.ndarray) -> tuple[int, int]:
+    """Return x, y of the pixel farthest from the edge of a mask, where a user would click.
+
+    Args:
+        mask: bool (h, w), not empty.
+    """
+    x0, y0, x1, y1 = bounding_box(mask)
+    depth = ndimage.distance_transform_edt(np.pad(mask[y0:y1, x0:x1], 1))[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    return x0 + int(x), y0 + int(y)
+
+
+def ellipse(box: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return the ellipse inside a box (x0, y0, x1, y1) as a bool (height, width) mask."""
+    x0, y0, x1, y1 = box
+    y, x = np.arange(height)[:, None] + 0.5, np.arange(width)[None, :] + 0.5
+    squared = ((x - (x0 + x1) / 2) / ((x1 - x0) / 2)) ** 2
+    return squared + ((y - (y0 + y1) / 2) / ((y1 - y0) / 2)) ** 2 <= 1
+
+
+def truth_sample(manifest: pd.DataFrame, images: int, seed: int) -> pd.DataFrame:
+    """Draw images whose ground-truth mask is not empty.
+
+    The test part of the dataset comes first, since the weights may have seen masks of the rest;
+    other images fill up the sample. Each part is drawn in proportion to its classes. The draw
+    depends on the bytes of the images and the seed alone, not on the order or names of the rows.
+
+    Args:
+        manifest: from `read_manifest`.
+        images: size of the sample; 0 takes all.
+        seed: of the draw.
+
+    Returns:
+        The rows, in the order of the manifest; all that exist if these are fewer.
+    """
+    # An area that was not counted ("") is checked when the mask is read.
+    candidates = manifest[(manifest["mask_path"] != "") & (manifest["mask_area"] != "0")]
+    if not images or images >= len(candidates):
+        return candidates
+    rank = {
+        row.Index: hashlib.sha256(f"{seed}\n{row.sha256}#{row.frame}".encode()).hexdigest()
+        for row in candidates.itertuples()
+    }
+    chosen: list = []
+    test = candidates["split"] == "test"
+    for part in (candidates[test], candidates[~test]):
+        for label, count in class_quotas(part["label"], images - len(chosen)).items():
+            rows = part.index[part["label"] == label]
+            chosen += sorted(rows, key=lambda i: (rank[i], part.at[i, "image_id"]))[:count]
+    return candidates.loc[sorted(chosen)]
+
+
+def class_quotas(labels: pd.Series, total: int) -> dict[str, int]:
+    """Distribute `total` over the classes in proportion to their size (largest remainder).
+
+    A class gets at most its size, and at least one while there are as many to give as classes.
+    """
+    counts = labels.value_counts().sort_index()
+    total = min(total, len(labels))
+    if not total:
+        return {}
+    exact = counts * (total / len(labels))
+    quota = exact.astype(int)
+    if total >= len(counts):
+        quota = quota.clip(lower=1)
+    for label in (exact - quota).sort_values(ascending=False, kind="stable").index:
+        if quota.sum() < total and quota[label] < counts[label]:
+            quota[label] += 1
+    while quota.sum() > total:  # raising small classes to one took from the largest
+        quota[quota.idxmax()] -= 1
+    return {str(label): int(n) for label, n in quota.items()}

@@ -19,7 +19,7 @@ from pipeline.models import Sam2ImagePredictor, load_sam2
 from pipeline.paths import Paths
 from pipeline.segment.predictor import BatchPredictor
 from pipeline.segment.quality import component_count, mask_status
-from pipeline.segment.strategies import MaskResult, Models, PreparedImage, strategy_class
+from pipeline.segment.strategies import Models, PreparedImage, strategy_class
 from pipeline.store import MaskRow, MaskStoreWriter
 
 MAPPER_VERSION = 1
@@ -52,7 +52,7 @@ def segment_dataset(
         StageFailed: more images failed than `segment.max_failed` allows; the others are done.
     """
     options = options or RunOptions()
-    section = with_precision(params.segment, options)
+    section = params.segment
     manifest = read_manifest(paths.manifest(dataset))
     chosen = select(manifest, options.only)
     mapper = make_mapper(params, options, predictor)
@@ -89,25 +89,21 @@ class SegmentMapper:
         kind = strategy_class(params)
         self.params = params
         self.models = Models(BatchPredictor(predictor) if "sam2" in kind.requires else None)
-        self.device = self.models.sam2.predictor.device.type if self.models.sam2 else ""
+        sam2 = self.models.sam2.predictor if self.models.sam2 else None
+        self.device = sam2.device.type if sam2 else ""
         self.strategy = kind(params, self.models)
         self.identity: dict[str, Any] = {
             "stage": "segment",
             "mapper_version": MAPPER_VERSION,
             "reader": reader_rules(),
-            "model": self._model_identity(),
+            "model": sam2
+            and {
+                "fingerprint": sam2.fingerprint,
+                "precision": sam2.precision,
+                "mask_threshold": sam2.mask_threshold,
+            },
             "prompt": self.strategy.fingerprint(),
             "status": {"min_area": params.min_area, "max_area": params.max_area},
-        }
-
-    def _model_identity(self) -> dict[str, Any] | None:
-        if self.models.sam2 is None:
-            return None
-        predictor = self.models.sam2.predictor
-        return {
-            "fingerprint": predictor.fingerprint,
-            "precision": predictor.precision,
-            "mask_threshold": predictor.mask_threshold,
         }
 
     def load(self, item: WorkItem) -> PreparedImage:
@@ -124,52 +120,40 @@ class SegmentMapper:
         return self.strategy.prepare(image, columns, truth)
 
     def map(self, items: Sequence[WorkItem], loaded: Sequence[PreparedImage]) -> list[MaskRow]:
-        """Find the masks of a batch."""
-        results = self.strategy.segment(list(loaded))
-        return [
-            mask_row(item.image_id, result, self.params)
-            for item, result in zip(items, results, strict=True)
-        ]
-
-
-def mask_row(image_id: str, result: MaskResult, params: SegmentParams) -> MaskRow:
-    """Return a mask with its quality columns and its status."""
-    area = float(result.mask.mean())
-    status = mask_status(area, params.min_area, params.max_area)
-    return MaskRow(
-        image_id=image_id,
-        mask=result.mask,
-        status=status,
-        prompt=result.prompt,
-        predicted_iou=result.predicted_iou,
-        stability=result.stability,
-        components=component_count(result.mask),
-        reason="" if status == "ok" else f"mask {status}: {area:.2%} of the image",
-    )
+        """Find the masks of a batch, with their quality columns and their status."""
+        rows = []
+        for item, found in zip(items, self.strategy.segment(list(loaded)), strict=True):
+            area = float(found.mask.mean())
+            status = mask_status(area, self.params.min_area, self.params.max_area)
+            rows.append(
+                MaskRow(
+                    image_id=item.image_id,
+                    mask=found.mask,
+                    status=status,
+                    prompt=found.prompt,
+                    predicted_iou=found.predicted_iou,
+                    stability=found.stability,
+                    components=component_count(found.mask),
+                    reason="" if status == "ok" else f"mask {status}: {area:.2%} of the image",
+                )
+            )
+        return rows
 
 
 def make_mapper(
     params: Params, options: RunOptions, predictor: Sam2ImagePredictor | None = None
 ) -> SegmentMapper:
     """Return the mapper of `params.segment`; loads the profile's SAM2 if the strategy needs it."""
-    section = with_precision(params.segment, options)
-    if predictor is None and "sam2" in strategy_class(section).requires:
+    if predictor is None and "sam2" in strategy_class(params.segment).requires:
         predictor = load_predictor(params, options)
-    return SegmentMapper(section, predictor)
+    return SegmentMapper(params.segment, predictor)
 
 
 def load_predictor(params: Params, options: RunOptions) -> Sam2ImagePredictor:
-    """Load the profile's SAM2 on the device and in the precision of the run."""
+    """Load the profile's SAM2 on the device of the run."""
     device = choose_device(options.device)
-    precision = choose_precision(with_precision(params.segment, options).precision, device)
+    precision = choose_precision(params.segment.precision, device)
     return load_sam2(params.models.sam2, device=device, precision=precision)
-
-
-def with_precision(section: SegmentParams, options: RunOptions) -> SegmentParams:
-    """Return the section with the precision of the run, if the run has one of its own."""
-    if options.precision is None:
-        return section
-    return section.model_copy(update={"precision": options.precision})
 
 
 def segment_items(
@@ -215,6 +199,6 @@ def segment_images(
         return []
     mapper = SegmentMapper(params, predictor)
     rows = rows or [{"box": "", "points": "", "truth_file": "", "frame": "0"}] * len(images)
+    items = [WorkItem(str(i), "", Path(), 0, dict(row)) for i, row in enumerate(rows)]
     prepared = [mapper.prepare(image, row) for image, row in zip(images, rows, strict=True)]
-    results = mapper.strategy.segment(prepared)
-    return [mask_row(str(i), result, params) for i, result in enumerate(results)]
+    return mapper.map(items, prepared)

@@ -26,6 +26,8 @@ def official_parts(
     - drop-train: their training images are left out;
     - regroup: the publisher's parts are replaced by a stratified test part in whole units.
 
+    Except with `warn`, val images of units in train are left out too; a note counts them.
+
     Such a test part is also made if no image has a split. If some images are train and none is
     test, nothing is tested.
 
@@ -44,7 +46,7 @@ def official_parts(
             notes.append("the manifest has no test part: a stratified one is made")
         test, found = carve_test(labels, groups, params.test, params.seed)
         parts = np.where(test, "test", np.where(split == "val", "val", "train")).astype(object)
-        return parts, notes + found
+        return parts, notes + found + shared_val(parts, groups, params)
     if not (split == "train").any():
         split[split == ""] = "train"
     elif (split == "").any():
@@ -54,7 +56,7 @@ def official_parts(
             "images say train and no image says test, so learners are trained and none is tested; "
             "splits.on_leak: regroup makes a test part"
         )
-        return split, notes
+        return split, notes + shared_val(split, groups, params)
     if params.on_leak in ("drop-test", "drop-train"):
         parts = {"test": split == "test", "train": np.isin(split, ["train", "val"])}
         part = params.on_leak.removeprefix("drop-")
@@ -67,7 +69,24 @@ def official_parts(
         )
     for label in sorted(set(labels) - set(labels[split == "test"])):
         notes.append(f"class {label!r} has no test image")
-    return split, notes
+    return split, notes + shared_val(split, groups, params)
+
+
+def shared_val(parts: np.ndarray, groups: np.ndarray, params: SplitsParams) -> list[str]:
+    """Note the val images of the publisher that are of a unit in train.
+
+    With `on_leak: warn` they stay; otherwise they are left out (`parts` is changed).
+    """
+    shared = (parts == "val") & np.isin(groups, groups[parts == "train"])
+    if not shared.any():
+        return []
+    if params.on_leak != "warn":
+        parts[shared] = ""
+    done = "are used to choose hyperparameters" if params.on_leak == "warn" else "are left out"
+    return [
+        f"{shared.sum()} val images that belong with one in train (copy, patient, group or file) "
+        f"{done}"
+    ]
 
 
 def carve_test(

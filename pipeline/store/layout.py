@@ -190,8 +190,10 @@ def read_root(path: Path, folder: int | None = None, layout: int = LAYOUT) -> di
     Raises:
         StoreError: no store, not one of this pipeline's stores, or another layout version.
     """
-    stage = {"masks": "segment", "features": "encode"}.get(path.name.split(".")[0], "segment")
+    stage = {"masks": "segment", "features": "encode"}.get(path.name.split(".")[0])
     remedy = f"run: pipeline {stage} --dataset {path.absolute().parent.name}"
+    if stage is None:
+        remedy = "check the name: a dataset has masks.zarr and features.zarr"
     try:
         name = path / "zarr.json" if folder is None else "zarr.json"
         root = json.loads(read_bytes(name, folder))

@@ -118,8 +118,28 @@ def test_on_leak_drops_copies_from_the_side_it_names(on_leak, gone_from_train, g
     assert set(split.test) == set(ids[14:]) - gone_from_test
 
 
+@pytest.mark.parametrize("on_leak", ["warn", "drop-test", "drop-train"])
 @pytest.mark.promise(
-    "No patient, group, file or copy is in both train and validation, nor in a test part made here."
+    "A patient in the publisher's train and val parts is noted, and left out of val unless "
+    "splits.on_leak is warn."
+)
+def test_val_images_of_a_unit_in_train_are_noted_and_dropped_on_request(on_leak):
+    patients = [f"P{i}" for i in range(36)]
+    patients[20] = patients[0]  # a val image of a patient in train
+    frame = table(
+        ["a", "b"] * 18,
+        patients=patients,
+        splits=["train"] * 20 + ["val"] * 8 + ["test"] * 8,
+    )
+    plan = plan_splits(frame, SplitsParams(on_leak=on_leak), audit_of(frame, [""] * 36))
+    split = plan.get("official", 0, 1.0)
+    assert any("1 val images that belong with one in train" in note for note in plan.notes)
+    assert ("020" in split.val) == (on_leak == "warn")
+    assert set(split.val) - {"020"} == {f"{i:03d}" for i in range(21, 28)}
+
+
+@pytest.mark.promise(
+    "No patient, group, file or copy is on both sides of a validation or test part made here."
 )
 def test_regroup_makes_a_test_part_without_any_copy_in_train():
     plan = plan_splits(LEAKY, SplitsParams(on_leak="regroup"), audit_of(LEAKY, COPIES))
@@ -227,7 +247,7 @@ def test_images_that_say_train_are_never_tested_where_no_image_says_test():
 
 
 @pytest.mark.promise(
-    "No patient, group, file or copy is in both train and validation, nor in a test part made here."
+    "No patient, group, file or copy is on both sides of a validation or test part made here."
 )
 @pytest.mark.parametrize("tie", ("patients", "groups", "copies", "files"))
 def test_images_of_one_patient_group_picture_or_file_are_never_in_two_parts(tie):

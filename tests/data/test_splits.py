@@ -63,7 +63,7 @@ def test_train_val_and_test_are_disjoint_and_nested_over_fractions(frame, seed):
 
 
 @pytest.mark.promise(
-    "No patient, group, file or copy is in both train and validation, nor in a test part made here."
+    "No patient, group, file or copy is on both sides of a validation or test part made here."
 )
 @QUICK
 @given(manifests(), st.integers(0, 3), st.sampled_from([0.05, 0.3, 1.0]))

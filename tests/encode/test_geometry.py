@@ -6,7 +6,7 @@ from open_clip.transform import image_transform
 from PIL import Image
 
 from pipeline.encode.geometry import make_geometry
-from pipeline.encode.preprocess import normalise
+from pipeline.encode.mapper import normalise
 from tests.encode.conftest import MEAN, STD
 
 SIZES = [(40, 90), (91, 37), (64, 64), (33, 32), (20, 30), (300, 217)]

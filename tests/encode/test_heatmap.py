@@ -6,7 +6,7 @@ import pytest
 from pipeline.encode import patch_similarity
 from pipeline.encode.geometry import make_geometry
 from pipeline.encode.heatmap import grid_to_image
-from pipeline.encode.preprocess import normalise
+from pipeline.encode.mapper import normalise
 
 
 @pytest.mark.parametrize("geometry", ["pad", "squash", "crop"])
@@ -52,11 +52,3 @@ def test_similarity_is_highest_on_the_bright_square(clip, shape):
     rows, columns = np.nonzero(seen > np.quantile(seen, 0.9))
     assert abs(rows.mean() - (y + side / 2)) < side / 2
     assert abs(columns.mean() - (x + side / 2)) < side / 2
-
-
-def test_several_texts_give_several_maps(clip):
-    image = square(30, 50, 10, 10, 8)
-    text = clip.encode_text(["a photo", "a scan"]).numpy()
-    maps = patch_similarity(clip, image, text)
-    assert maps.shape == (2, 30, 50)
-    assert np.allclose(maps[1], patch_similarity(clip, image, text[1]), atol=1e-6)

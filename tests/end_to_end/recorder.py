@@ -94,10 +94,10 @@ def asked(section: config.Section, name: str) -> Any:
     return value
 
 
-def context(*arguments: Any, **options: Any) -> Any:
-    """`context`, whose own checks and copies are not the stage's reading."""
+def opened(project: options.Project, **overrides: Any) -> Any:
+    """`Project.open`, whose own checks and copies are not the stage's reading."""
     global running
-    made = of_the_pipeline(*arguments, **options)
+    made = of_the_pipeline(project, **overrides)
     running = True
     return made
 
@@ -109,7 +109,7 @@ def data(paths: Paths, dataset: str) -> Path:
 
 
 config.Section.__getattribute__ = asked
-of_the_pipeline, options.context = options.context, context
+of_the_pipeline, options.Project.open = options.Project.open, opened
 folder, Paths.data = Paths.data, data
 sys.argv = [STAGE, *OPTIONS]
 try:

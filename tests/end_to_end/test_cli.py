@@ -81,7 +81,7 @@ def test_the_list_of_commands_above_is_complete() -> None:
         (["segment", "--dataset", "breast", "--profile", "other"], "embedded, paper"),
         (["segment", "--dataset", "breast", "--params", "other.yaml"], "other.yaml"),
         (["segment", "--dataset", "breast", "--only", "no.csv"], "no.csv"),
-        (["segment", "--dataset", "breast", "--only", "header.csv"], "no column image_id"),
+        (["segment", "--dataset", "breast", "--only", "header.csv"], "no column 'image_id'"),
         (["segment", "--dataset", "breast", "--device", "gpu7"], "gpu7"),
         (["segment", "--dataset", "breast", "--set", "segment.prompt=magic"], "magic"),
         (

@@ -7,12 +7,11 @@ import time
 
 import pytest
 
-from benchmarks.cheap_stage import CheapMapper, make_items
-from pipeline.engine import LocalExecutor, RunOptions
-from pipeline.engine.background_writer import BackgroundWriter
+from benchmarks.cheap_stage import CheapMapper, make_items, run_cheap
+from pipeline.engine import LocalExecutor, RunOptions, RunRecord
 from pipeline.engine.executor import load_in_order
-from pipeline.engine.parallel_map import ParallelMap
 from pipeline.errors import ConfigError, ImageError, ModelError
+from pipeline.store import MaskStoreWriter
 
 
 class Number(int):
@@ -73,16 +72,32 @@ def test_read_ahead_is_bounded():
     assert out == list(range(60)) and most <= 7
 
 
+class Calls:
+    """A mapper that loads the item itself and maps with a function."""
+
+    device = ""
+
+    def __init__(self, function):
+        self.map = function
+
+    def load(self, item):
+        return item
+
+
+def mapped(function, n, *, batch_size, cores):
+    executor = LocalExecutor(batch_size, 0, cores)
+    return list(executor.imap(lambda: Calls(function), map(Number, range(n))))
+
+
 def test_slices_are_mapped_at_the_same_time_and_joined_in_order():
     met = threading.Barrier(3)
 
     def together(items, values):
         met.wait(timeout=60)  # raises unless three slices run at once
-        return [f"{item}{value}" for item, value in zip(items, values, strict=True)]
+        return [10 * value for value in values]
 
-    with ParallelMap(3, 8) as slices:
-        rows = slices.map(together, list("abcdefgh"), range(8))
-    assert rows == ["a0", "b1", "c2", "d3", "e4", "f5", "g6", "h7"]
+    results = mapped(together, 8, batch_size=8, cores=3)
+    assert [result.row for result in results] == list(range(0, 80, 10))
 
 
 def test_an_error_is_raised_after_all_slices_have_ended():
@@ -91,38 +106,39 @@ def test_an_error_is_raised_after_all_slices_have_ended():
     def one_fails(items, values):
         if 0 in items:
             first.set()
-            raise RuntimeError("slice of 0")
+            raise ModelError("slice of 0")
         assert first.wait(timeout=60)
         done.append(items)
         return items
 
-    with ParallelMap(2, 4) as slices, pytest.raises(RuntimeError, match="slice of 0"):
-        slices.map(one_fails, range(4), range(4))
-    assert done == [range(2, 4)]
+    with pytest.raises(ModelError, match="slice of 0"):
+        mapped(one_fails, 4, batch_size=4, cores=2)
+    assert done == [[2, 3]]
 
 
 def test_a_mapper_that_loses_a_row_is_an_error():
-    with ParallelMap(2, 4) as slices, pytest.raises(ValueError, match="1 rows for 2 items"):
-        slices.map(lambda items, values: items[:1], range(4), range(4))
+    results = mapped(lambda items, values: items[1:], 2, batch_size=2, cores=2)
+    assert ["0 rows for 1 items" in str(result.error) for result in results] == [True, True]
 
 
-def test_nothing_is_written_after_an_error_of_the_background_writer():
-    written = []
+def test_nothing_is_written_after_an_error_of_the_background_writer(tmp_path, monkeypatch):
+    written, put = [], MaskStoreWriter.put
 
-    def write(value):
-        if value == 1:
+    def fails_once(self, rows):
+        written.append(len(rows))
+        if len(written) == 2:
             raise OSError("disk full")
-        written.append(value)
+        put(self, rows)
 
-    with pytest.raises(OSError, match="disk full"), BackgroundWriter(max_pending=1) as background:
-        for value in range(9):
-            background.submit(write, value)
-        background.call(write, 9)
-    assert written == [0]
+    monkeypatch.setattr(MaskStoreWriter, "put", fails_once)
+    with pytest.raises(OSError, match="disk full"):
+        run_cheap("masks", tmp_path, make_items(tmp_path, 9), batch_size=1)
+    assert written == [1, 1]
+    assert RunRecord.read(tmp_path / "masks.json").status == "error"
 
 
 def test_options_are_checked_and_force_of_everything_implies_rebuild():
-    for bad in ({"batch_size": 0}, {"workers": -1}, {"precision": "fp8"}, {"on_mismatch": "ask"}):
+    for bad in ({"batch_size": 0}, {"workers": -1}, {"limit": -1}, {"on_mismatch": "ask"}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             RunOptions(**bad)
     assert RunOptions(force=True).on_store_mismatch == "rebuild"

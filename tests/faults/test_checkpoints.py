@@ -70,7 +70,7 @@ FAULTS: dict[str, tuple[Callable[[Path, Path], None], str, str]] = {
     "pointer": (pointer, ".pt", "git lfs pull"),
     "foreign": (foreign, ".safetensors", "a checkpoint of another model"),
     "code": (code, ".pt", "have to run; refused"),
-    "old code": (old_code, ".pt", "not a readable checkpoint"),
+    "old code": (old_code, ".pt", "not a checkpoint"),
     "nothing": (nothing, ".pt", "no such checkpoint"),
     "another hash": (sound, ".safetensors", ZEROS),
 }

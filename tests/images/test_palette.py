@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from pipeline.errors import ImageError
 from pipeline.images import read_image
-from pipeline.images.dicom_values import COLOURS
+from pipeline.images.dicom import COLOURS
 from tests.images.makers import dicom, grey, rgb, save_dicom
 
 PALETTES = "DICOM palettes show the colours of the PNG, or are refused (damaged, segmented)."

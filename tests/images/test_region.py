@@ -12,8 +12,6 @@ from scipy.ndimage import gaussian_filter
 
 from pipeline.errors import ImageError
 from pipeline.images import read_image, read_mask
-from pipeline.images.region import KEEP, Thresholds
-from pipeline.images.types import Pixels
 from tests.images.makers import dicom, grey, save_dicom, save_nifti
 
 ONE = "A ground-truth mask has one threshold for all frames of its file, whatever a frame holds."
@@ -174,19 +172,3 @@ def test_a_damaged_frame_does_not_affect_the_others(tmp_path):
         read_mask(path, 1)
     for k in (0, 2):
         np.testing.assert_array_equal(read_mask(path, k), frames[k] > 0)
-
-
-def test_thresholds_are_cached_per_file_with_a_limit():
-    thresholds, scans = Thresholds(), []
-
-    def frames(value: int) -> list[Pixels]:
-        scans.append(value)
-        return [Pixels(np.array([[value, value + 1]]))]
-
-    for value in range(1, KEEP + 10):
-        assert thresholds(str(value).encode(), lambda value=value: frames(value)) == (0.0, value)
-    before = len(scans)
-    assert thresholds(str(KEEP + 9).encode(), lambda: frames(0)) == (0.0, KEEP + 9)
-    assert len(scans) == before and len(thresholds._known) == KEEP
-    assert thresholds(b"1", lambda: frames(1)) == (0.0, 1)
-    assert len(scans) > before

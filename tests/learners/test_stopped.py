@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.running import guarded
-from pipeline.engine.signals import Interrupts
+from pipeline.engine.run import Interrupts
 from pipeline.errors import DiskError, StoreError
 from pipeline.learners import register
 from pipeline.learners.train import train_dataset

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from pipeline.config import load_params
 from pipeline.errors import ModelError
 from pipeline.models import ModelSpec, load_clip
-from pipeline.models.clip_load import micro_weights_path
+from pipeline.models.clip import micro_weights_path
 from tests.models.small import save_clip, small_clip_config
 
 OPEN_CLIP = "CLIP gives the embeddings of open_clip; patch tokens pass its norm and projection."
@@ -33,21 +33,17 @@ def vit(tmp_path_factory):
     return load_clip(ModelSpec(name="ViT-B-32", checkpoint=str(path)), config=small_clip_config())
 
 
-@pytest.mark.promise(
-    "CLIP gives the embeddings of open_clip; patch tokens pass its norm and projection."
-)
+@pytest.mark.promise(OPEN_CLIP)
 def test_the_mean_token_of_a_convolutional_tower_is_the_image(micro):
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    pooled, tokens = micro.encode_image(images), micro.encode_tokens(images)
+    pooled, tokens = micro.encode_image(images, tokens=True)
     assert pooled.shape == (2, 1280)
     assert tokens.shape == (2, 49, 1280)
     assert micro.token_grid == (7, 7)
     torch.testing.assert_close(tokens.mean(1), pooled, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.promise(
-    "CLIP gives the embeddings of open_clip; patch tokens pass its norm and projection."
-)
+@pytest.mark.promise(OPEN_CLIP)
 def test_a_vits_tokens_pass_its_norm_and_projection(vit):
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     visual = vit.model.visual
@@ -76,9 +72,7 @@ def test_a_pass_with_tokens_does_not_affect_another_thread(vit):
     assert tokens.ndim == 3 and vit.encode_image(images).shape == pooled.shape
 
 
-@pytest.mark.promise(
-    "CLIP gives the embeddings of open_clip; patch tokens pass its norm and projection."
-)
+@pytest.mark.promise(OPEN_CLIP)
 def test_embeddings_are_those_of_open_clip(vit, tmp_path):
     torch.manual_seed(0)
     reference = CLIP(**small_clip_config()).eval()
@@ -107,12 +101,9 @@ def test_the_activation_is_part_of_the_fingerprint_and_of_the_result(tmp_path):
 @pytest.mark.parametrize("which", ["micro", "vit"])
 def test_a_prompt_that_would_be_truncated_is_refused(which, request):
     clip = request.getfixturevalue(which)
-    clip.check_text(["a brain MRI scan showing a glioma."])
-    long = "very " * clip.context_length + "long"
+    clip.encode_text(["a brain MRI scan showing a glioma."])
     with pytest.raises(ModelError, match="tokens"):
-        clip.check_text(["short", long])
-    with pytest.raises(ModelError):
-        clip.encode_text([long])
+        clip.encode_text(["short", "very " * clip.context_length + "long"])
 
 
 def test_micro_relates_everyday_words(micro):

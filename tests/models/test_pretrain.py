@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.config import SegmentParams, load_params
 from pipeline.models import ModelSpec, load_clip, load_sam2
-from pipeline.models.clip_load import PROJECTION, micro_weights_path
+from pipeline.models.clip import PROJECTION, micro_weights_path
 from pipeline.models.seen import DIGITS, read_hashes
 from pipeline.segment.strategies import STRATEGIES
 from tools.pretrain import clip_projection, data, evaluate, judge_clip, loop, phantoms, report, run

@@ -11,7 +11,7 @@ from pipeline.segment.quality import (
     mask_status,
     stability_score,
 )
-from pipeline.segment.regions import center_box, parse_box, parse_points, zoom_region
+from pipeline.segment.strategies import center_box, parse_box, parse_points, zoom_region
 
 
 def test_stability_is_the_iou_of_a_stricter_and_a_looser_threshold():

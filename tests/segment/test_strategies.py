@@ -12,8 +12,7 @@ from pipeline.models import ModelSpec, load_sam2
 from pipeline.models.sam2 import Sam2ImagePredictor
 from pipeline.segment import SegmentMapper, segment_images
 from pipeline.segment.predictor import BatchPredictor
-from pipeline.segment.strategies import STRATEGIES, Models, strategy_class
-from pipeline.segment.strategies.auto import choose, prior
+from pipeline.segment.strategies import STRATEGIES, Models, choose, prior, strategy_class
 
 WITH_SAM2 = [name for name, strategy in STRATEGIES.items() if strategy.requires]
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from timm.data import ImageNetInfo
 
 from pipeline.io import atomic_write
-from pipeline.models.clip_load import PROJECTION, build_clip, clip_config
+from pipeline.models.clip import PROJECTION, build_clip, clip_config
 from pipeline.models.sources import lite0_path, minilm_folder
 
 TEMPLATES = ("a photo of a {}.", "{}", "an image of {}")

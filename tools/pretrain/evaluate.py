@@ -15,8 +15,7 @@ from PIL import Image
 from pipeline.config import SegmentParams
 from pipeline.errors import ConfigError
 from pipeline.models.sam2 import Sam2ImagePredictor
-from pipeline.segment.prompt_quality import CachedPredictor
-from pipeline.segment.references import deepest_point, ellipse, jitter_box
+from pipeline.segment.prompt_quality import CachedPredictor, deepest_point, ellipse, jitter_box
 from pipeline.segment.strategies import Models, strategy_class
 from tools.pretrain.data import Item
 from tools.pretrain.prompts import box_of

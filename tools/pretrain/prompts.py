@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.models.prompts import draw_box_prompt
-from pipeline.segment.references import jitter_box
+from pipeline.segment.prompt_quality import jitter_box
 
 
 def box_of(mask: torch.Tensor) -> np.ndarray | None:
