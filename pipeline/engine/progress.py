@@ -69,7 +69,8 @@ class Progress:
     def _state(self) -> str:
         rows = self.done + self.failed
         rate = rows / max(time.monotonic() - self._start, 1e-9)
-        return f"{rows}/{self.total}, {self.failed} failed, {rate:.1f} {self.unit}/s"
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{rows}/{self.total}{failed}, {rate:.1f} {self.unit}/s"
 
     def _log(self, text: str) -> None:
         if self._show_log:
