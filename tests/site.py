@@ -108,11 +108,11 @@ class Site:
         return cls(root)
 
     def copy(self, root: Path) -> Site:
-        """Copy the project. Code and DVC's objects, which nobody edits, are hard links."""
+        """Copy the project. DVC's objects and the weights, which no test writes to, are links."""
 
         def copy(source: str, target: str) -> None:
             inside = os.path.relpath(source, self.root)
-            if inside.startswith(("pipeline/", "stages/", ".dvc/cache/")):
+            if inside.startswith(("pipeline/models/weights/", ".dvc/cache/")):
                 with contextlib.suppress(OSError):
                     return os.link(source, target)
             return shutil.copy2(source, target)
