@@ -63,6 +63,8 @@ def record(section: config.Section, name: str) -> None:
                 record(get(section, field), name)
         if cls is config.Params:
             seen.add("profiles")
+            for learner, values in get(section, "learners").items():
+                seen.update(f"learners.{learner}.{value}" for value in values)
     elif name in fields and name not in replaced.get(id(section), (None, set()))[1]:
         label = fields[name].alias or name
         if cls in NAMES and not isinstance(get(section, name), config.Section):

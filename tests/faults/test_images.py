@@ -140,7 +140,7 @@ def test_a_pipe_in_the_place_of_a_ground_truth_fails_its_image_alone(fresh: Site
 
 @pytest.mark.promise(
     "After `data refresh` found other bytes under a name, `train` refuses the older features and "
-    "`evaluate` the older masks, with the command that makes them again."
+    "`evaluate` the older predictions, with the command that makes them again."
 )
 @pytest.mark.promise(
     "A run of `train`, `evaluate` or `audit` that failed says so in its record and in `pipeline "
@@ -153,13 +153,17 @@ def test_what_an_older_image_gave_is_neither_trained_on_nor_judged(site: Site) -
     Image.fromarray(picture(77, *shape)).save(site.root / "data/breast" / row["path"])
     site.run("pipeline", "data", "refresh", "breast")
     (site.root / "cache/breast/audit.parquet").unlink()  # it would be the first to refuse
-    for stage, remedy in (("train", "pipeline encode"), ("evaluate", "pipeline segment")):
+    for stage, named, remedy in (
+        ("train", image_id, "pipeline encode"),
+        ("evaluate", "linear-probe/predictions.parquet", "pipeline train"),
+    ):
         before = site.outputs(stage)
         said = site.stage(stage, code=2)
-        assert image_id in said and remedy in said
-        assert site.outputs(stage) == before
-        record = site.record("train-zero-shot" if stage == "train" else stage)
-        assert record["status"] == "error" and image_id in record["error"]
+        assert named in said and remedy in said
+        for path, content in site.outputs(stage).items():  # zero-shot needs no training image
+            assert content == before[path] or "/zero-shot/" in path
+        record = site.record("train-linear-probe" if stage == "train" else stage)
+        assert record["status"] == "error" and named in record["error"]
     pairs = site.root / "cache/breast/audit_pairs.parquet"
     pairs.unlink()
     pairs.mkdir()  # in the way of the file

@@ -26,9 +26,9 @@ def test_after_ctrl_c_and_kill_9_a_stage_ends_with_the_same_results_and_leaves_n
     built: Site, half: Site, tmp_path: Path, stage: str
 ) -> None:
     site = built.before(stage, half, tmp_path / "site")
-    for number, name, code in (
-        (1, "SIGINT", 130),
+    for number, name, code in (  # the kill first: after Ctrl-C everything computed is committed
         (1 if stage in ONE_FILE else 2, "SIGKILL", -signal.SIGKILL),
+        (1, "SIGINT", 130),
     ):
         running = site.begin(*stage_command(stage), first=at_rename(number, name))
         assert running.wait() == code, running.output
