@@ -83,7 +83,8 @@ class Index:
     @classmethod
     def from_bytes(cls, data: bytes, columns: Columns) -> Index:
         """Read a Parquet file written by `to_bytes`, possibly by a version with fewer columns."""
-        table = pq.read_table(io.BytesIO(data))
+        # In this thread: a short script may end while pyarrow's threads start, which aborts it.
+        table = pq.read_table(io.BytesIO(data), use_threads=False, pre_buffer=False)
         values = {
             name: table[name].to_numpy(zero_copy_only=False).tolist() for name in table.column_names
         }
