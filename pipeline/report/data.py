@@ -55,7 +55,6 @@ BLOCKS = (
     ("ground_truth", "clean_any"),
     ("grouped_truth-pooled", "full"),
 )
-ORACLE = "oracle"
 
 
 class Missing(NamedTuple):
