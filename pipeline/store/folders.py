@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.errors import StoreError
 from pipeline.io import fsync_path
+from pipeline.store.layout import PARTIAL
 
 
 class Folders:
@@ -39,6 +40,9 @@ class Folders:
                     os.rename(new, self.path)
                     break  # neither exists where the store itself was deleted later
         shutil.rmtree(self.compact, ignore_errors=True)
+        for folder in (self.path, self.rebuild):
+            for partial in folder.glob(f"{PARTIAL}*"):
+                shutil.rmtree(partial, ignore_errors=True)
         for old in self.replaced():
             if in_use(old) is not True:
                 shutil.rmtree(old, ignore_errors=True)

@@ -9,7 +9,7 @@ A store is a Zarr v3 group. One row per image; rows are numbered in the order th
       mask/c/0/0/0               a shard: 256 rows, one inner chunk per row (see `shards`)
       mask/c/1/0/0               the last shard, not yet full
       label/c/0                  columns for plain Zarr and xarray readers, derived from the index
-      .partial/                  files being written; of no meaning, removed by the next writer
+      .partial-h2k7/             files being written; left by a kill, removed by the next writer
 
                   rows 0 ... 255            rows 256 ... 511
     shards       [################]        [#####...........]   <- appended rows go here
@@ -44,6 +44,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -59,8 +60,8 @@ from pipeline.io import atomic_write, fsync_path
 LAYOUT = 2
 """Version of this layout, in the attributes of every store."""
 
-PARTIAL = ".partial"
-"""Folder inside a store for files that are being written."""
+PARTIAL = ".partial-"
+"""Begin of the names of folders, inside a store, with files that are being written."""
 
 GOOD = ("ok", "empty", "full")
 """Statuses of rows that have data. A row with status "failed" has a reason instead."""
@@ -272,8 +273,9 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """
     if not files:
         return
-    partial = folder / PARTIAL
-    partial.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    # A folder of its own for each call: several processes write shards of one store.
+    partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))
     staged = {partial / str(k): folder / name for k, name in enumerate(files)}
     for path, content in zip(staged, files.values(), strict=True):
         path.write_bytes(content)

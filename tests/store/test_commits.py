@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 from dataclasses import replace
 
@@ -91,13 +92,16 @@ def copy_of(start, folder):
 def test_a_failed_write_keeps_the_old_rows_and_the_next_run_goes_on(store, change):
     kind, folder, items, path = store
     before = content(kind, folder)
-    (path / ".partial").write_bytes(b"a file where a folder belongs, as bad as a full disk")
-    with pytest.raises(DiskError):
-        if change == "labels":
-            items = [replace(item, row={**item.row, "label": "cow"}) for item in items]
-        run_cheap(kind, folder, items, force=change == "rows")
+    if change == "labels":
+        items = [replace(item, row={**item.row, "label": "cow"}) for item in items]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))  # bytes a file: as a full disk
+    try:
+        with pytest.raises(DiskError):
+            run_cheap(kind, folder, items, force=change == "rows")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert content(kind, folder) == before and verify_store(path).ok
-    (path / ".partial").unlink()
     more = make_items(folder, ROWS + 2)
     assert run_cheap(kind, folder, more).done == 2
     now = content(kind, folder)

@@ -190,8 +190,8 @@ def test_stray_files_do_no_harm(store):
     for place in (path, path / DATA[kind], path / DATA[kind] / "c", path / "label" / "c"):
         (place / ".DS_Store").write_bytes(b"\0Bud1")
         (place / "._0").write_bytes(b"x")
-    (path / ".partial").mkdir()
-    (path / ".partial/0").write_bytes(b"half")
+    (path / ".partial-left").mkdir()
+    (path / ".partial-left/0").write_bytes(b"half")
     assert content(kind, folder) == before and verify_store(path).ok
     assert run_cheap(kind, folder, make_items(folder, ROWS + 1)).done == 1
-    assert not (path / ".partial").exists()
+    assert not (path / ".partial-left").exists()
