@@ -11,56 +11,10 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from pipeline.config import EvaluateParams
-from pipeline.evaluate.intervals import NONE, mean_interval, percentile_interval
+from pipeline.evaluate.intervals import mean_interval, percentile_interval
+from pipeline.evaluate.predictions import by_image, flips, true_probability  # noqa: F401
 
 QUARTERS = 4
-
-
-def by_image(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Summarise the predictions of one run over its seeds.
-
-    Args:
-        predictions: rows of predictions.parquet of one protocol, learner, view and fraction.
-
-    Returns:
-        By image_id: y_true, y_pred (the most frequent, ties by name), right (share of seeds that
-        are right), p_true (mean probability of the true class), seeds (number of seeds).
-    """
-    rows = predictions.assign(
-        y_pred=predictions["y_pred"].astype(str),
-        p_true=true_probability(predictions),
-        right=predictions["y_true"].astype(str) == predictions["y_pred"].astype(str),
-    )
-    return rows.groupby("image_id", observed=True).agg(
-        y_true=("y_true", "first"),
-        y_pred=("y_pred", lambda called: called.mode()[0]),
-        right=("right", "mean"),
-        p_true=("p_true", "mean"),
-        seeds=("right", "size"),
-    )
-
-
-def true_probability(predictions: pd.DataFrame) -> np.ndarray:
-    """Return the probability of the true class of each row, float64 (n,)."""
-    columns = [c for c in predictions.columns if c.startswith("p:")]
-    at = pd.Index([c[2:] for c in columns]).get_indexer(predictions["y_true"].astype(str))
-    values = predictions[columns].to_numpy(float)
-    return np.where(at >= 0, values[np.arange(len(values)), at], np.nan)
-
-
-def flips(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
-    """Join two results of `by_image` on the images that both have.
-
-    Returns:
-        By image_id: the columns of both with the suffixes `_before` and `_after`; `change`
-        (difference of `right`: above 0 = more seeds are right after) and `p_change` (difference
-        of `p_true`).
-    """
-    suffixes = ("_before", "_after")
-    both = before.merge(after, left_index=True, right_index=True, suffixes=suffixes)
-    both["change"] = (both["right_after"] - both["right_before"]).round(6)
-    both["p_change"] = both["p_true_after"] - both["p_true_before"]
-    return both
 
 
 @dataclass(frozen=True)
@@ -135,7 +89,7 @@ def rank_correlation(
     of = np.unique(strata, return_inverse=True)[1]
     rho = _rank_correlation(x, y, of)
     if not np.isfinite(rho):
-        return np.nan, *NONE
+        return np.nan, np.nan, np.nan
     members = [np.flatnonzero(units == name) for name in np.unique(units)]
     rng = np.random.default_rng(params.seed)
     draws = []
