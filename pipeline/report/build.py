@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from pipeline.engine.record import LIBRARIES, library_versions
 from pipeline.io import atomic_write_text
 from pipeline.models.seen import DIGITS, trained_on
 from pipeline.paths import Paths
-from pipeline.report import galleries, tables, words
+from pipeline.report import pictures, tables, words
 from pipeline.report.data import PUBLISHED, STAGES, Block, Dataset, command, load_dataset
 from pipeline.report.paper import OTHER_SET, quoted_on
 from pipeline.report.pictures import Album
@@ -26,6 +25,13 @@ from pipeline.report.words import interval, percent, plural, slug
 
 DECIDING = ("pipeline", "stages", "params.yaml", "dvc.yaml", "data_manifests/prompts.yaml")
 """Files whose local changes are named next to the commit: they decide figures."""
+ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=jinja2.select_autoescape(["html.j2"]),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 def build_report(params: Params, paths: Paths, datasets: Sequence[str] | None = None) -> Path:
@@ -45,17 +51,15 @@ def build_report(params: Params, paths: Paths, datasets: Sequence[str] | None = 
     html = render(
         "page.html.j2",
         sets=[part(data) for data in found],
-        synthetic=[data.name for data in found if data.synthetic],
+        synthetic=words.join(data.name for data in found if data.synthetic),
         legend=[(run.name, looks[run.key]["color"]) for run in params.study.runs],
         reading=words.how_to_read(params),
         commit=git_commit(Path(paths.root)),
         profile=params.profile,
-        commands=page_commands([data.name for data in found]),
+        commands=[command(stage, data.name) for data in found for stage in STAGES[1:]],
         versions=library_versions((*LIBRARIES, "pandas", "scikit-learn", "matplotlib")),
         differing=differing(found, params),
         parameters=as_yaml(params.model_dump(mode="json", by_alias=True)),
-        css=asset("style.css"),
-        script=asset("page.js"),
     )
     atomic_write_text(paths.report, html)
     return paths.report
@@ -63,32 +67,13 @@ def build_report(params: Params, paths: Paths, datasets: Sequence[str] | None = 
 
 def render(template: str, **values: Any) -> str:
     """Fill a template; text in an HTML page is escaped."""
-    return _environment().get_template(template).render(**values)
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=jinja2.select_autoescape(["html.j2"]),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters["joined"] = words.join
-    return made
-
-
-@cache
-def asset(name: str) -> str:
-    """Return a file that becomes part of the page."""
-    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+    return ENVIRONMENT.get_template(template).render(**values)
 
 
 def part(data: Dataset) -> dict[str, Any]:
     """Return what the template shows of a dataset, as far as its files allow."""
     album = Album(data, data.params.report.thumbnail)
-    shown = galleries.example(data)
+    shown = pictures.example(data)
     block = data.headline
     made = {
         "name": data.name,
@@ -104,18 +89,18 @@ def part(data: Dataset) -> dict[str, Any]:
         "protocols": [protocol(data, one) for one in data.blocks],
         "notes": [words.note(data, text) for text in data.notes],
         "broken": tables.broken(data),
-        "images": galleries.images(data, album),
+        "images": pictures.images(data, album),
         "unusable": sum(status != "ok" for status in data.mask_status.values()),
         "masks": len(data.mask_status),
         "outcomes": tables.outcomes(data) if data.masks is not None else None,
         "dice": tables.dice(data) if data.stored_quality is not None else None,
         "seen": seen(data),
         "prompts": tables.prompts(data),
-        "worst_masks": galleries.worst_masks(data, album),
+        "worst_masks": pictures.worst_masks(data, album),
         "errors": [],
         "copies": tables.copies(data),
         "kinds": tables.kinds(data),
-        "pairs": galleries.pairs(data, album),
+        "pairs": pictures.pairs(data, album),
         "audited": data.copies is not None,
         "test_copies": data.test_copies,
         "paper": tables.paper(data) if data.quoted else None,
@@ -166,7 +151,7 @@ def verdicts(data: Dataset) -> list[dict[str, Any]]:
         by = {f: by[f] for f in data.fractions(data.headline) if f in by}
         if by:
             figures = [
-                f"{words.inline(interval(*by[f][:3], sign=True))} points with {words.labels(f)}"
+                f"{words.inline(tables.difference(by[f]))} points with {words.labels(f)}"
                 for f in dict.fromkeys((max(by), min(by)))
             ]
             verdict = words.verdict(by[max(by)])
@@ -264,12 +249,6 @@ def identities(data: Dataset) -> dict[str, Any]:
 def as_yaml(value: Any) -> str:
     """Return JSON values as YAML, in their order."""
     return yaml.safe_dump(json.loads(json.dumps(value)), sort_keys=False, allow_unicode=True)
-
-
-def page_commands(names: Sequence[str]) -> list[str]:
-    """Return the commands that make the files behind the page, and the page."""
-    steps = [command(stage, name) for name in names for stage in STAGES[1:]]
-    return [*steps, "pipeline report " + " ".join(f"--dataset {name}" for name in names)]
 
 
 def differing(datasets: Sequence[Dataset], params: Params) -> list[str]:

@@ -58,15 +58,6 @@ class Missing(NamedTuple):
     command: str
 
 
-class Difference(NamedTuple):
-    """A paired difference of two runs in accuracy, its interval, and the verdict."""
-
-    value: float
-    lo: float
-    hi: float
-    verdict: str
-
-
 @dataclass
 class Dataset:
     """The inputs of one dataset's part of the page; a table is None where it cannot be shown.
@@ -174,15 +165,15 @@ class Dataset:
         return self.estimates.get((block, "accuracy"), {})
 
     @cached_property
-    def differences(self) -> dict[tuple[Block, Run, Run], dict[float, Difference]]:
-        """{(block, run a, run b): {fraction: a - b}} of accuracy; the baseline is always b."""
+    def differences(self) -> dict[tuple[Block, Run, Run], dict[float, Any]]:
+        """{(block, run a, run b): {fraction: row of comparisons.csv}} of accuracy, a - b; the
+        baseline is always b."""
         found: dict = {}
         if self.comparisons is not None:
             for r in select(self.comparisons, metric="accuracy").itertuples(index=False):
                 runs = (r.learner_a, r.view_a), (r.learner_b, r.view_b)
                 by = found.setdefault(((r.protocol, r.subset), *runs), {})
-                d = Difference(r.difference, r.lo, r.hi, r.verdict)
-                by[round(float(r.fraction), 4)] = d
+                by[round(float(r.fraction), 4)] = r
         return found
 
     @cached_property
@@ -315,8 +306,7 @@ def select(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
 
 def in_manifest(store: Any) -> pd.DataFrame:
     """Return a store's index without the images that have left the manifest."""
-    table = store.table()
-    return table[table["in_manifest"]] if "in_manifest" in table else table
+    return select(store.table(), in_manifest=True)
 
 
 def load_dataset(name: str, params: Params, paths: Paths) -> Dataset:

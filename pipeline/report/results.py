@@ -100,7 +100,7 @@ def write_readme(params: Params, paths: Paths, datasets: Sequence[str]) -> list[
         params=params,
         made_by=made_by,
         commit=git_commit(Path(paths.root)),
-        synthetic=[data.name for data in done if data.synthetic],
+        synthetic=words.join(data.name for data in done if data.synthetic),
         warnings=said,
         table=tables.published(done),
         other_sets=[OTHER_SET[d.name] for d in done if d.name in OTHER_SET and d.quoted],

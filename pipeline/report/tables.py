@@ -27,7 +27,8 @@ from pipeline.report.data import (
 )
 from pipeline.report.words import MISSING, interval, number, percent, plural, share
 
-MOST_BROKEN, MOST_FAILURES = 50, 100
+MOST = 100
+"""Rows of a list of failures."""
 
 
 class Table(NamedTuple):
@@ -48,6 +49,11 @@ class Table(NamedTuple):
 def estimate(row, scale: float = 100, digits: int = 1) -> str:
     """Write a row of metrics.parquet: its value and interval."""
     return MISSING if row is None else interval(row.value, row.lo, row.hi, scale, digits)
+
+
+def difference(row) -> str:
+    """Write a row of comparisons.csv in percentage points: its value and interval."""
+    return interval(row.difference, row.lo, row.hi, sign=True)
 
 
 def label_headers(data: Dataset, block: Block) -> list[str]:
@@ -78,7 +84,7 @@ def differences(data: Dataset, block: Block) -> Table | None:
         known = of == block and a in shown and b in shown
         if known and (b == data.baseline or block in TRUTH):
             cells = [
-                f"{interval(d.value, d.lo, d.hi, sign=True)}\n{words.verdict(d)}" if d else MISSING
+                f"{difference(d)}\n{words.verdict(d)}" if d else MISSING
                 for d in (found.get(f) for f in data.fractions(block))
             ]
             rows.append([f"{data.run_name(a)} − {data.run_name(b)}", *cells])
@@ -112,11 +118,11 @@ def broken(data: Dataset) -> Table | None:
     rows = [
         [r.status, words.PROTOCOLS.get(r.protocol, r.protocol), data.run_name((r.learner, r.view)),
          share(r.fraction), str(r.seed), str(r.error or MISSING)]
-        for r in bad.head(MOST_BROKEN).itertuples()
+        for r in bad.head(MOST).itertuples()
     ]  # fmt: skip
     headers = ["Status", "Protocol", "Run", "Share of labels", "Seed", "Reason"]
     caption = f"{len(bad):,} of {plural(len(data.runs), 'fit')} failed or diverged"
-    return Table(caption, headers, rows, more(len(bad) - MOST_BROKEN))
+    return Table(caption, headers, rows, more(len(bad) - MOST))
 
 
 def more(n: int) -> str:
@@ -288,7 +294,7 @@ def failures(data: Dataset) -> Table | None:
     if not rows:
         return None
     caption, headers = plural(len(rows), "failure"), ["Stage", "Image", "Reason"]
-    return Table(caption, headers, rows[:MOST_FAILURES], more(len(rows) - MOST_FAILURES))
+    return Table(caption, headers, rows[:MOST], more(len(rows) - MOST))
 
 
 def published(datasets: Sequence[Dataset]) -> Table:

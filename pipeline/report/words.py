@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.config import Params
-    from pipeline.report.data import Dataset, Difference
+    from pipeline.report.data import Dataset
 
 MISSING = "–"
 """Stands for a number that does not exist; never a zero."""
@@ -158,8 +158,8 @@ def note(data: Dataset, text: str) -> str:
     return f"{block(data, (name, 'full'))}: {rest}." if known else f"{text}."
 
 
-def verdict(d: Difference) -> str:
-    """Return the verdict, with † where only the interval excludes zero."""
+def verdict(d: Any) -> str:
+    """Return the verdict of a difference, with † where only the interval excludes zero."""
     mark = "†" if d.verdict == "no difference" and (d.lo > 0 or d.hi < 0) else ""
     return {"too few": "too few images"}.get(d.verdict, d.verdict) + mark
 
