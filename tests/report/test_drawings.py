@@ -99,10 +99,7 @@ def test_a_run_looks_the_same_in_every_plot_and_none_like_another(data):
     )
 
 
-@pytest.mark.parametrize(("total", "n"), [(3, 6), (20, 6), (7, 6), (100, 7)])
-def test_a_gallery_holds_the_worst_half_and_evenly_spaced_others(total, n):
-    ids = [str(i) for i in range(total)]
-    shown = spread(ids, n)
-    assert len(shown) == len(set(shown)) == min(n, total) and shown == sorted(shown, key=int)
-    assert shown[: min(total, (n + 1) // 2)] == ids[: min(total, (n + 1) // 2)]
-    assert shown[-1] == ids[-1]
+def test_a_gallery_holds_the_worst_half_and_evenly_spaced_others():
+    assert spread("abc", 6) == list("abc")
+    ids = [str(i) for i in range(20)]
+    assert spread(ids, 6) == ["0", "1", "2", "3", "11", "19"]

@@ -13,7 +13,7 @@ from pipeline.models.seen import DIGITS
 from pipeline.report import build, pictures, tables, words
 from pipeline.report.build import build_report
 from pipeline.report.data import CLEAN_ANY, GROUPED, PUBLISHED, TRUTH, load_dataset
-from pipeline.report.paper import OTHER_SET, quoted_on
+from pipeline.report.paper import OTHER_SET
 from pipeline.report.pictures import Album
 from tests.report.conftest import page_of
 from tests.report.fabricated import CLASSES, DIVERGED, EMPTY, FAILED, make_project
@@ -116,11 +116,6 @@ def test_quoted_figures_are_labelled_and_only_next_to_real_images(real):
     data.manifest["synthetic"] = "1"
     part = build.part(data)
     assert part["paper"] is None and not any("(quoted)" in p["curve"] for p in part["protocols"])
-
-
-def test_copies_are_said_of_the_papers_splits_that_hold_them():
-    for name, inside in (("brain", True), ("covid", True), ("lung", False), ("breast", False)):
-        assert ("holds copies" in quoted_on(name)) == inside
 
 
 @pytest.mark.promise("Next to each accuracy stands what always answering the largest class gets.")
@@ -237,12 +232,6 @@ def test_what_add_left_out_is_said(data):
     assert said[-1] == "masks left out of 1 more images"
 
 
-def test_the_dice_table_is_that_of_evaluate(data):
-    mine = data.stored_quality["dice"].dropna()
-    row = tables.dice(data).rows[0]
-    assert row[2] == str(len(mine)) and numbers(row[3])[0] == pytest.approx(mine.mean(), abs=5e-4)
-
-
 def test_images_are_worst_first_with_what_they_were_called(data):
     gallery, more, less = pictures.images(data, Album(data, 32))[:3]
     cases = data.cases(METHOD)
@@ -277,12 +266,6 @@ def test_the_size_of_the_validation_part_is_stated(data):
     splits = data.params.splits.model_copy(update={"val": 0.3})
     params = data.params.model_copy(update={"splits": splits})
     assert any("30\N{NO-BREAK SPACE}% of them" in text for text in words.how_to_read(params))
-
-
-def test_nothing_but_the_name_of_a_dataset_is_a_page_too(project, tmp_path):
-    page = page_of(*project, tmp_path, "one", "not yet")
-    assert "<code>pipeline data add not yet --from FOLDER</code>" in page
-    assert "No comparison yet." in page
 
 
 def test_names_are_only_names(tmp_path):

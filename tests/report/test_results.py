@@ -98,13 +98,14 @@ def test_the_same_tables_are_the_same_bytes(written):
     assert {path: path.read_bytes() for path in files} == before
 
 
-def test_phantoms_are_labelled_and_never_next_to_the_paper(project, tmp_path):
-    params, paths = project
-    shutil.copytree(paths.root, tmp_path / "project")
-    results.write_results(params, Paths(tmp_path / "project"))
-    page = (tmp_path / "project/results/README.md").read_text("utf-8")
+def test_phantoms_are_labelled_and_a_dataset_that_was_not_evaluated_is_named(fresh):
+    params, paths = fresh
+    results.write_results(params, paths, ["one", "later"])
+    page = (paths.results / "README.md").read_text("utf-8")
     assert "Synthetic data: one." in page and "(quoted)" not in page
-    assert csv(tmp_path / "project/results/one.csv.gz")["quoted_MedFocusCLIP"].isna().all()
+    assert csv(paths.results / "one.csv.gz")["quoted_MedFocusCLIP"].isna().all()
+    assert "later has not been evaluated: `pipeline evaluate --dataset later`" in page
+    assert "`pipeline results --dataset one --dataset later`" in page
 
 
 def test_nothing_is_written_before_evaluate(project, tmp_path):
@@ -112,12 +113,3 @@ def test_nothing_is_written_before_evaluate(project, tmp_path):
     with pytest.raises(PipelineError, match="no dataset has been evaluated"):
         results.write_results(params, Paths(tmp_path))
     assert not (tmp_path / "results").exists()
-
-
-def test_a_dataset_that_was_not_evaluated_is_named_with_the_command(project, tmp_path):
-    params, paths = project
-    shutil.copytree(paths.root, tmp_path / "project")
-    results.write_results(params, Paths(tmp_path / "project"), ["one", "later"])
-    page = (tmp_path / "project/results/README.md").read_text("utf-8")
-    assert "later has not been evaluated: `pipeline evaluate --dataset later`" in page
-    assert "`pipeline results --dataset one --dataset later`" in page
