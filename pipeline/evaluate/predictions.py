@@ -206,7 +206,9 @@ def by_image(predictions: pd.DataFrame) -> pd.DataFrame:
         are right), p_true (mean probability of the true class), seeds (number of seeds).
     """
     true, said = (predictions[name].astype(str) for name in ("y_true", "y_pred"))
-    rows = predictions.assign(y_pred=said, p_true=true_probability(predictions), right=true == said)
+    proba = predictions.filter(regex="^p:")
+    p_true = proba.to_numpy(float)[np.arange(len(true)), proba.columns.get_indexer("p:" + true)]
+    rows = predictions.assign(y_pred=said, p_true=p_true, right=true == said)
     return rows.groupby("image_id", observed=True).agg(
         y_true=("y_true", "first"),
         y_pred=("y_pred", lambda called: called.mode()[0]),
@@ -214,13 +216,6 @@ def by_image(predictions: pd.DataFrame) -> pd.DataFrame:
         p_true=("p_true", "mean"),
         seeds=("right", "size"),
     )
-
-
-def true_probability(predictions: pd.DataFrame) -> np.ndarray:
-    """Return the probability of the true class of each row of predictions.parquet, (n,)."""
-    proba = predictions.filter(regex="^p:")
-    at = proba.columns.get_indexer("p:" + predictions["y_true"].astype(str))
-    return np.where(at >= 0, proba.to_numpy(float)[np.arange(len(at)), at], np.nan)
 
 
 def flips(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:

@@ -1,3 +1,0 @@
-"""Where `verdict` was."""
-
-from pipeline.evaluate.scores import verdict  # noqa: F401
