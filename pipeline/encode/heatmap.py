@@ -6,17 +6,13 @@ compared with texts, so these maps show tendencies (MaskCLIP, Zhou et al. 2022).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from scipy import ndimage
 
 from pipeline.encode.geometry import Geometry, make_geometry
 from pipeline.encode.mapper import normalise
 from pipeline.encode.views import fill_colour
-
-if TYPE_CHECKING:
-    from pipeline.models import ClipModel
+from pipeline.models import ClipModel
 
 
 def patch_similarity(
@@ -53,9 +49,8 @@ def grid_to_image(grid: np.ndarray, plan: Geometry) -> np.ndarray:
         float32 (h, w), bilinear between the centres of the patches; NaN outside the frame.
     """
     rows, columns = grid.shape
-    x = plan.to_model_frame(np.stack([np.arange(plan.width) + 0.5, np.zeros(plan.width)], 1))[:, 0]
-    y = plan.to_model_frame(np.stack([np.zeros(plan.height), np.arange(plan.height) + 0.5], 1))
-    y = y[:, 1]
+    x = plan.to_model_frame(np.stack([np.arange(plan.width) + 0.5] * 2, 1))[:, 0]
+    y = plan.to_model_frame(np.stack([np.arange(plan.height) + 0.5] * 2, 1))[:, 1]
     where = np.meshgrid(y / plan.size * rows - 0.5, x / plan.size * columns - 0.5, indexing="ij")
     image = ndimage.map_coordinates(grid.astype(np.float32), where, order=1, mode="nearest")
     image[(y < 0) | (y > plan.size), :] = np.nan

@@ -18,28 +18,19 @@ class Progress:
         total: number of rows to compute.
         reused: number of rows that are stored already, shown once.
         unit: what a row is.
-        show: True shows a bar, False nothing, None a bar on a terminal and log lines elsewhere.
+        show: False shows nothing.
     """
 
     def __init__(
-        self,
-        title: str,
-        total: int,
-        *,
-        reused: int = 0,
-        unit: str = "images",
-        show: bool | None = None,
+        self, title: str, total: int, *, reused: int = 0, unit: str = "images", show: bool = True
     ):
-        self.title, self.total, self.reused, self.unit = title, total, reused, unit
+        self.title, self.total, self.reused, self.unit, self.show = title, total, reused, unit, show
         self.done = self.failed = 0
-        terminal = sys.stderr.isatty()
-        self._show_bar = terminal if show is None else show
-        self._show_log = show is None and not terminal
         self._bar = None
 
     def __enter__(self) -> Self:
         self._start = self._logged = time.monotonic()
-        if self._show_bar:
+        if self.show and sys.stderr.isatty():
             from rich import progress
             from rich.console import Console
 
@@ -60,10 +51,8 @@ class Progress:
         self.done += done
         self.failed += failed
         if self._bar is not None:
-            rows = self.done + self.failed
-            self._bar.update(self._task, completed=rows, note=self._state())
+            self._bar.update(self._task, advance=done + failed, note=self._state())
         elif time.monotonic() - self._logged >= LOG_SECONDS:
-            self._logged = time.monotonic()
             self._log(self._state())
 
     def _state(self) -> str:
@@ -73,7 +62,8 @@ class Progress:
         return f"{rows}/{self.total}{failed}, {rate:.1f} {self.unit}/s"
 
     def _log(self, text: str) -> None:
-        if self._show_log:
+        self._logged = time.monotonic()
+        if self.show and self._bar is None:
             print(f"{self.title}: {text}", file=sys.stderr, flush=True)
 
     def __exit__(self, *exc: object) -> None:

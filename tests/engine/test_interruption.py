@@ -12,7 +12,7 @@ import pytest
 from benchmarks.cheap_stage import make_items, run_cheap, store_path
 from benchmarks.random_kill import random_kills
 from benchmarks.store_stage import content
-from pipeline.engine import RunRecord
+from pipeline.engine.record import RunRecord
 from pipeline.store import open_masks, verify_store
 
 CTRL_C = (

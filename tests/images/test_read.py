@@ -14,7 +14,7 @@ from PIL import Image
 from pydicom.dataset import Dataset
 
 from pipeline.config import EncodeParams
-from pipeline.encode import encode_images
+from pipeline.encode.mapper import encode_images
 from pipeline.errors import ImageError
 from pipeline.images import (
     SUFFIXES,

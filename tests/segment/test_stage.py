@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 
 from pipeline import open_masks
-from pipeline.engine import RunOptions
+from pipeline.engine.options import RunOptions
 from pipeline.errors import ManifestError, StageFailed, StoreError
 from pipeline.io import sha256_file
 from pipeline.models.sam2 import Sam2ImagePredictor
-from pipeline.segment import segment_dataset
+from pipeline.segment.segment import segment_dataset
 from pipeline.segment.strategies import STRATEGIES
 from tests.project import DATASET
 from tests.segment.small_sam2 import scene
@@ -83,7 +83,7 @@ def test_stored_masks_are_sam2s_pixel_for_pixel_with_their_quality(project, run,
     "Masks and features do not depend on batch size, cores, workers, order or resuming."
 )
 def test_masks_do_not_depend_on_batch_size_workers_or_order(project, run):
-    run(batch_size=1, workers=0)
+    run(batch_size=1, workers=1)
     first = all_masks(project)
     project.rows.reverse()
     project.write()

@@ -10,15 +10,15 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.images import read as reader
 from pipeline.models import ModelSpec, load_sam2
 from pipeline.models.sam2 import Sam2ImagePredictor
-from pipeline.segment import SegmentMapper, segment_images
 from pipeline.segment.predictor import BatchPredictor
-from pipeline.segment.strategies import STRATEGIES, Models, choose, prior, strategy_class
+from pipeline.segment.segment import SegmentMapper, segment_images
+from pipeline.segment.strategies import STRATEGIES, choose, prior, strategy_class
 
-WITH_SAM2 = [name for name, strategy in STRATEGIES.items() if strategy.requires]
+WITH_SAM2 = [name for name, strategy in STRATEGIES.items() if strategy.uses_sam2]
 
 
 def make_strategy(chosen, predictor):
-    return strategy_class(chosen)(chosen, Models(BatchPredictor(predictor)))
+    return strategy_class(chosen)(chosen, BatchPredictor(predictor))
 
 
 def manifest_rows(scenes):
@@ -72,7 +72,7 @@ def test_box_as_mask_zoom_and_center_box_change_what_is_asked(sam2, params):
     def ask(**values):
         return make_strategy(params(**values), sam2).ask({"box": "10,20,30,44"}, 75, 55)
 
-    size = BatchPredictor(sam2).mask_prompt_size
+    size = sam2.mask_prompt_size
     region, prompt, _ = ask(prompt="box", box_as_mask=True, zoom=2.0)
     assert region == (0, 8, 40, 56) and prompt.mask.shape == (1, size, size)
     region, prompt, _ = ask(prompt="box", box_as_mask=False, zoom=0.0)
@@ -129,8 +129,7 @@ def test_manifest_masks_are_the_files_or_fail(tmp_path, scenes, params):
 
 def test_auto_asks_in_the_middle_of_each_cell(sam2, params):
     strategy = make_strategy(params(prompt="auto", grid=2), sam2)
-    prepared = strategy.prepare(np.zeros((40, 80, 3), np.uint8), {})
-    clicks = [p.points[0].tolist() for p in strategy.clicks(prepared)]
+    clicks = [prompt.points[0].tolist() for prompt in strategy.clicks(40, 80)]
     assert clicks == [[20, 10], [60, 10], [20, 30], [60, 30]]
 
 
