@@ -85,7 +85,7 @@ class Predictions:
 
     def failures(self) -> list[str]:
         """Return one line for each image that failed."""
-        return [f"{image}: failed, {reason}" for image, reason in self.failed.items()]
+        return [f"failed: {reason}" for reason in self.failed.values()]
 
 
 def predict_images(
@@ -129,7 +129,7 @@ def predict_images(
         try:
             frames, digest = [one.frame for one in probe(path)], sha256_file(path)
         except (ImageError, OSError) as error:
-            outcome.failed[str(path)] = _reason(error)
+            outcome.failed[str(path)] = reason_of(error)
             continue
         for frame in frames:
             name = str(path) if len(frames) == 1 else f"{path}#{frame}"
@@ -144,7 +144,7 @@ def predict_images(
         for result in results:
             item = result.item
             if result.error is not None:
-                outcome.failed[item.image_id] = _reason(result.error)
+                outcome.failed[item.image_id] = reason_of(result.error)
                 progress.add(failed=1)
                 continue
             image, mask, status, probabilities = result.row
@@ -217,13 +217,6 @@ class PredictMapper:
             named = dict(zip(classes, map(float, proba), strict=True))
             rows.append((image, mask.mask, mask.status, named))
         return rows
-
-
-def _reason(error: Exception) -> str:
-    """Return why an image failed, without its name, which the line starts with."""
-    if isinstance(error, ImageError):
-        return error.with_remedy
-    return (isinstance(error, OSError) and error.strerror) or reason_of(error)
 
 
 def _check_same(path: Path, stored: dict[str, Any], now: dict[str, Any]) -> None:

@@ -219,36 +219,3 @@ def normalise(frames: np.ndarray, mean: Sequence[float], std: Sequence[float]) -
     pixels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, 1))).float().div_(255)
     shift, scale = (torch.tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (mean, std))
     return pixels.sub_(shift).div_(scale)
-
-
-def encode_images(
-    images: Sequence[np.ndarray],
-    masks: Sequence[np.ndarray],
-    params: EncodeParams,
-    clip: ClipModel,
-    *,
-    views: Sequence[str] | None = None,
-    statuses: Sequence[str] | None = None,
-    seeds: Sequence[str] | None = None,
-    truths: Sequence[np.ndarray | None] | None = None,
-) -> np.ndarray:
-    """Return the features of images in memory, computed as the stage does, in one batch.
-
-    Args:
-        images: uint8 (h, w, 3) each.
-        masks: bool (h, w) each.
-        params: the encode section of params.yaml.
-        clip: from `pipeline.models.load_clip`.
-        views: instead of `params.views`.
-        statuses: of the masks, "ok" | "empty" | "full"; default "ok".
-        seeds: of the random view.
-        truths: ground-truth masks for the oracle view.
-
-    Returns:
-        float32 (n, view, d).
-    """
-    params = params.model_copy(update={"views": tuple(views or params.views)})
-    mapper, n = EncodeMapper(params, clip, {}), len(images)
-    given = statuses or ["ok"] * n, seeds or [""] * n, truths or [None] * n
-    prepared = [mapper.prepare(*one) for one in zip(images, masks, *given, strict=True)]
-    return mapper.encode(prepared)[0]

@@ -8,22 +8,17 @@ the next batch.
 from __future__ import annotations
 
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise
+from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.engine.options import (
-    default_workers,
-    keep_freed_memory,
-    model_cores,
-    set_torch_threads,
-)
+from pipeline.engine import options
+from pipeline.engine.progress import timed
 from pipeline.errors import ConfigError, ModelError, StoreError
 from pipeline.images.read import bytes_changed, unreadable
 from pipeline.io import sha256_file
@@ -34,23 +29,21 @@ NOT_THE_ITEM = (ModelError, ConfigError, StoreError)
 
 
 class Mapper(Protocol):
-    """Turns items into rows. SAM2, CLIP, the prompt benchmark and thumbnails are mappers."""
+    """Turns items into rows. SAM2, CLIP, the prompt benchmark and thumbnails are mappers.
+
+    `load` reads and preprocesses one item, in a loader thread; an `Exception` fails the item.
+
+    `map` returns one row per item, in order, and may be called from several threads at the same
+    time. A row depends on its own item only, never on the rest of the batch. If it raises, the
+    batch is repeated item by item, so that an image that the model cannot process fails alone.
+    """
 
     device: str
     """Where the model computes, such as "cpu" or "cuda"; "" if there is no model."""
 
-    def load(self, item: WorkItem) -> Any:
-        """Read and preprocess one item. Called in loader threads; an `Exception` fails the item."""
-        ...
+    def load(self, item: WorkItem) -> Any: ...
 
-    def map(self, items: Sequence[WorkItem], loaded: Sequence[Any]) -> Sequence[Any]:
-        """Return one row per item, in order.
-
-        May be called from several threads at the same time. A row depends on its own item only,
-        never on the rest of the batch. If it raises, the batch is repeated item by item, so that
-        an image that the model cannot process fails alone.
-        """
-        ...
+    def map(self, items: Sequence[WorkItem], loaded: Sequence[Any]) -> Sequence[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -76,9 +69,9 @@ class LocalExecutor:
     """
 
     def __init__(self, batch_size: int, workers: int | None = None, cores: int | None = None):
-        keep_freed_memory()
+        options.keep_freed_memory()
         self.batch_size, self.cores = batch_size, cores
-        self.workers = workers or default_workers()
+        self.workers = workers or options.default_workers()
         self.seconds = {"load_wait": 0.0, "model": 0.0}
 
     def imap(
@@ -102,10 +95,11 @@ class LocalExecutor:
             ModelError, ConfigError, StoreError: the error is not that of a single item.
         """
         mapper = factory()
-        self.cores = self.cores or model_cores(mapper.device)
+        self.cores = self.cores or options.model_cores(mapper.device)
         slices = max(1, min(self.cores, self.batch_size))
-        loaders = ThreadPoolExecutor(self.workers, "load", set_torch_threads, (1,))
-        models = ThreadPoolExecutor(slices, "model", set_torch_threads, (self.cores // slices,))
+        loaders = ThreadPoolExecutor(self.workers, "load", options.set_torch_threads, (1,))
+        threads = (self.cores // slices,)
+        models = ThreadPoolExecutor(slices, "model", options.set_torch_threads, threads)
         source = iter(items)
         loading: deque[Future[Result]] = deque()
         mapping: deque[Future[list[Result]]] = deque()
@@ -126,7 +120,7 @@ class LocalExecutor:
         try:
             while True:
                 while len(mapping) <= slices:
-                    with self._clock("load_wait"):
+                    with timed(self.seconds, "load_wait"):
                         batch = next_batch()
                     if not batch:
                         break
@@ -136,20 +130,12 @@ class LocalExecutor:
                         mapping.append(models.submit(map_slice, mapper, batch[a:b], stopped))
                 if not mapping:
                     return
-                with self._clock("model"):
+                with timed(self.seconds, "model"):
                     results = mapping.popleft().result()
                 yield from results
         finally:
             loaders.shutdown(wait=False, cancel_futures=True)
             models.shutdown(cancel_futures=True)
-
-    @contextmanager
-    def _clock(self, part: str) -> Iterator[None]:
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[part] += time.monotonic() - start
 
 
 def load_item(mapper: Mapper, item: WorkItem) -> Result:
@@ -181,26 +167,23 @@ def map_slice(mapper: Mapper, part: list[Result], stopped: Callable[[], bool]) -
 
 
 def check_bytes(item: WorkItem) -> None:
-    """Compare the bytes of an item's file with the sha256 of the manifest, where it has one.
+    """Refuse a file whose bytes are not those of the manifest: the key of its row would be wrong.
 
     Raises:
-        ImageError: the file cannot be read, or its bytes changed, so that the key of the row would
-            be wrong.
+        ImageError: the bytes changed, or the file cannot be read.
         PipelineError: it is not a file but a pipe, socket or device.
     """
-    expected = str(item.row.get("sha256") or "")
-    if not expected:
+    if "sha256" not in item.row:
         return
     try:
         stat = os.stat(item.path)
-        digest = _digest(str(item.path), stat.st_size, stat.st_mtime_ns)
+        digest = _sha256(item.path, stat.st_size, stat.st_mtime_ns)
     except OSError as error:
         raise unreadable(item.path, error) from None
-    if digest != expected:
+    if digest != item.row["sha256"]:
         raise bytes_changed(item.path)
 
 
 @lru_cache(maxsize=64)
-def _digest(path: str, size: int, modified_ns: int) -> str:
-    # Cached because a volume of 100 frames is one file of 100 items.
-    return sha256_file(path)
+def _sha256(path: Path, size: int, modified_ns: int) -> str:
+    return sha256_file(path)  # cached because a volume of 100 frames is one file of 100 items

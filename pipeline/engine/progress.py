@@ -1,9 +1,11 @@
-"""Show how far a run is: a bar on a terminal, log lines elsewhere."""
+"""Show how far a run is: a bar on a terminal, log lines elsewhere; and measure its parts."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
 LOG_SECONDS = 10.0
@@ -25,7 +27,7 @@ class Progress:
         self, title: str, total: int, *, reused: int = 0, unit: str = "images", show: bool = True
     ):
         self.title, self.total, self.reused, self.unit, self.show = title, total, reused, unit, show
-        self.done = self.failed = 0
+        self.rows = self.failed = 0
         self._bar = None
 
     def __enter__(self) -> Self:
@@ -48,7 +50,7 @@ class Progress:
 
     def add(self, done: int = 0, failed: int = 0) -> None:
         """Count further rows; `done` does not include the `failed` ones."""
-        self.done += done
+        self.rows += done + failed
         self.failed += failed
         if self._bar is not None:
             self._bar.update(self._task, advance=done + failed, note=self._state())
@@ -56,10 +58,9 @@ class Progress:
             self._log(self._state())
 
     def _state(self) -> str:
-        rows = self.done + self.failed
-        rate = rows / max(time.monotonic() - self._start, 1e-9)
+        rate = self.rows / max(time.monotonic() - self._start, 1e-9)
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"{rows}/{self.total}{failed}, {rate:.1f} {self.unit}/s"
+        return f"{self.rows}/{self.total}{failed}, {rate:.1f} {self.unit}/s"
 
     def _log(self, text: str) -> None:
         self._logged = time.monotonic()
@@ -70,3 +71,13 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
         self._log(self._state())
+
+
+@contextmanager
+def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
+    """Add the time spent inside the block to a part of `seconds`."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds[part] = seconds.get(part, 0.0) + time.monotonic() - start

@@ -18,8 +18,8 @@ from typing import Any
 from pipeline.errors import DiskError, PipelineError, StageFailed
 from pipeline.io import atomic_write_json
 
-MODEL_LIBRARIES = ("torch", "torchvision", "sam2", "open_clip_torch", "timm")
-LIBRARIES = ("medfocusclip", *MODEL_LIBRARIES, "zarr", "numpy", "pillow")
+MODELS = ("torch", "torchvision", "sam2", "open_clip_torch", "timm")
+LIBRARIES = ("medfocusclip", *MODELS, "zarr", "numpy", "pillow")
 
 
 @dataclass
@@ -27,8 +27,7 @@ class RunRecord:
     """One run of one stage, as written to `cache/<dataset>/records/<stage>.json`.
 
     Args:
-        stage: name of the stage.
-        dataset: name of the dataset.
+        stage, dataset: their names.
         status: "running" | "ok" | "failed" (more images than allowed) | "interrupted" | "error"
             (see `error`). A record that says "running" belongs to a run that was killed or is
             still running.
@@ -91,15 +90,6 @@ class RunRecord:
         more = len(self.failed) - most
         return [*lines, f"and {more} more in the record"] if more > 0 else lines
 
-    @contextmanager
-    def clock(self, part: str) -> Iterator[None]:
-        """Add the time spent inside the block to a part of `seconds`."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - start
-
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values, including `failed_share`."""
         return {**asdict(self), "failed_share": self.failed_share}
@@ -158,7 +148,7 @@ def recorded(
         record: of the run.
         path: where it is written; None writes nothing.
         max_failed: largest allowed share of failed images; None if the items are not images.
-        stopped: whether a signal asked the block to end early (`Interrupts.stopped`).
+        stopped: whether a signal asked the block to end early (`interrupts`).
 
     Raises:
         StageFailed: exit code 3; more images failed than `max_failed`.

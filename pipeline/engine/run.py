@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from pipeline.engine.executor import LocalExecutor, Mapper, check_bytes
 from pipeline.engine.options import RunOptions
-from pipeline.engine.progress import Progress
+from pipeline.engine.progress import Progress, timed
 from pipeline.engine.record import RunRecord, library_versions, recorded
 from pipeline.errors import ManifestError, PipelineError, reason_of
 from pipeline.io import sha256_file, sha256_json
@@ -34,16 +33,13 @@ def select(manifest: pd.DataFrame, only: Collection[str] | None) -> pd.DataFrame
     """Return the rows whose image_id is in `only`, in the order of the manifest; all for None.
 
     Raises:
-        ManifestError: an id is not in the manifest; the first ones are named.
+        ManifestError: ids are not in the manifest.
     """
     if only is None:
         return manifest
-    unknown = sorted(set(only) - set(manifest["image_id"]))
-    if unknown:
-        raise ManifestError(
-            f"{len(unknown)} ids are not in the manifest, such as {', '.join(unknown[:5])}",
-            remedy="use ids of the image_id column of the manifest",
-        )
+    if unknown := sorted(set(only) - set(manifest["image_id"])):
+        named = f"{len(unknown)} ids are not in the manifest, such as {', '.join(unknown[:5])}"
+        raise ManifestError(named, remedy="use ids of the image_id column of the manifest")
     return manifest[manifest["image_id"].isin(set(only))]
 
 
@@ -105,7 +101,7 @@ def run_stage(
         project: dataset, parameters and paths; decide the next three arguments.
         record_path: where the `RunRecord` is written; None writes none.
         max_failed: largest allowed share of failed items.
-        parameters: further values for the record.
+        parameters: of the stage, for the record.
         executor: where the mapper runs; default a `LocalExecutor`.
 
     Returns:
@@ -133,20 +129,16 @@ def run_stage(
         parameters=used | dict(parameters or {}),
     )
     with (
-        Interrupts() as signals,
-        recorded(record, record_path, max_failed=max_failed, stopped=signals.stopped),
+        interrupts() as stopped,
+        recorded(record, record_path, max_failed=max_failed, stopped=stopped),
     ):
-        with record.clock("plan"):
+        with timed(record.seconds, "plan"):
             plan = writer.plan(items, force=options.force, verify=True)
         todo = (plan.todo + plan.copies)[: options.limit]
         reasons = {item.image_id: reason for item, reason in todo if reason}
         record.skipped, record.total = len(plan.reused), len(plan.reused) + len(todo)
-        progress = Progress(
-            f"{stage} {dataset}".strip(),
-            len(todo),
-            reused=record.skipped,
-            show=options.progress,
-        )
+        title = f"{stage} {dataset}".strip()
+        progress = Progress(title, len(todo), reused=record.skipped, show=options.progress)
 
         def finish(item: WorkItem, error: Exception | None) -> None:
             if error is None:
@@ -159,10 +151,10 @@ def run_stage(
             progress.add(done=error is None, failed=error is not None)
 
         def compute(items: list[WorkItem]) -> None:
-            with closing(executor.imap(factory, items, stopped=signals.stopped)) as results:
+            with closing(executor.imap(factory, items, stopped=stopped)) as results:
                 for result in results:
                     error = result.error
-                    with record.clock("write"):
+                    with timed(record.seconds, "write"):
                         if error is None:
                             try:
                                 prepared = [writer.prepare(result.item, result.row)]
@@ -177,7 +169,7 @@ def run_stage(
                     compute([item for item, _ in todo[: len(plan.todo)]])
                 uncopied = []  # byte-identical images whose first one failed
                 for item, _ in todo[len(plan.todo) :]:
-                    if signals.stopped():
+                    if stopped():
                         break
                     try:
                         check_bytes(item)
@@ -195,39 +187,35 @@ def run_stage(
             used = {name: getattr(executor, name) for name in ("batch_size", "workers", "cores")}
             record.parameters |= used
             record.seconds |= executor.seconds
-            with record.clock("write"):
+            with timed(record.seconds, "write"):
                 writer.commit()
-        if not signals.stopped() and record.failed_share <= max_failed:
+        if not stopped() and record.failed_share <= max_failed:
             writer.finish()  # before the record says "ok"
     return record
 
 
-class Interrupts:
-    """While entered, SIGINT and SIGTERM set `stopped` instead of interrupting a write.
+@contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether SIGINT or SIGTERM came, which interrupt no write.
 
     A second signal ends the process at once: the last commit of the store stands, and its lock
     belongs to a dead process. Outside the main thread no handler is installed, since Python allows
     that only there.
     """
+    stopped = threading.Event()
 
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self._previous: dict[int, Any] = {}
-        self.stopped = self._event.is_set
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.stopped():
+    def handle(number: int, frame: object) -> None:
+        if stopped.is_set():
             os._exit(130)
-        self._event.set()
+        stopped.set()
         # os.write, because the signal may arrive in the middle of a print.
         os.write(2, b"\nstopping: finished rows are being saved (again: exit at once)\n")
 
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._previous.items():
+    main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
+    previous = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield stopped.is_set
+    finally:
+        for number, handler in previous.items():
             signal.signal(number, handler or signal.SIG_DFL)

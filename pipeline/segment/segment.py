@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,30 +140,3 @@ class SegmentMapper:
                 )
             )
         return rows
-
-
-def segment_images(
-    images: Sequence[np.ndarray],
-    params: SegmentParams,
-    predictor: Sam2ImagePredictor | None = None,
-    rows: Sequence[Mapping[str, Any]] | None = None,
-) -> list[MaskRow]:
-    """Return the masks of images in memory, computed as the stage does, in one batch.
-
-    Args:
-        images: uint8 (h, w, 3) each.
-        params: the segment section of params.yaml.
-        predictor: a loaded SAM2; None for strategies without a model.
-        rows: their rows of the manifest, for strategies that use columns.
-
-    Returns:
-        One row per image, with image_id "0", "1", ...
-
-    Raises:
-        PipelineError: a row lacks what the strategy needs.
-    """
-    mapper = SegmentMapper(params, predictor)
-    rows = rows or [{"box": "", "points": "", "truth_file": ""}] * len(images)
-    items = [WorkItem(str(i), "", Path()) for i in range(len(images))]
-    prepared = [mapper.prepare(image, row) for image, row in zip(images, rows, strict=True)]
-    return mapper.map(items, prepared)

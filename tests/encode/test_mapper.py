@@ -7,11 +7,11 @@ from open_clip.transform import image_transform
 from PIL import Image
 
 from pipeline.config import EncodeParams
-from pipeline.encode.mapper import EncodeMapper, encode_images
+from pipeline.encode.mapper import EncodeMapper
 from pipeline.errors import ConfigError
 from pipeline.images import read as reader
 from pipeline.models import ModelSpec, load_clip
-from tests.encode.conftest import MEAN, STD, small_clip
+from tests.encode.conftest import MEAN, STD, encode_images, small_clip
 from tests.models.small import save_clip, small_clip_config
 
 ALL = ("whole", "masked", "crop", "binary", "oracle", "random")
@@ -50,6 +50,9 @@ def test_masked_features_are_those_of_the_image_times_the_mask(clip):
     assert np.allclose(masked, whole, atol=1e-5)
 
 
+@pytest.mark.promise(
+    "Masks and features do not depend on batch size, cores, workers, order or resuming."
+)
 def test_features_do_not_depend_on_batch_order_or_views_per_forward_pass(clip):
     images, masks = images_and_masks()
     seeds = list("abcde")

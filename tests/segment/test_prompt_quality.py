@@ -14,7 +14,6 @@ from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
 from pipeline.errors import ConfigError, StageFailed
 from pipeline.segment.prompt_quality import (
-    class_quotas,
     deepest_point,
     ellipse,
     measure_prompts,
@@ -171,52 +170,23 @@ def test_references_never_reach_segment(project, run, sam2):
         segment_dataset(DATASET, params, project.paths, predictor=sam2)
 
 
-# -- the sample and the reference prompts ---------------------------------------------------------
-
-
-def manifest(train=(60, 30, 10), test=(12, 6, 2)) -> pd.DataFrame:
-    """Images of three classes; every fifth has no mask, every seventh an empty one."""
-    rows = [
-        {"image_id": f"{split}/{label}/{i}", "label": label, "split": split}
-        for split, counts in (("train", train), ("test", test))
-        for label, count in zip("abc", counts, strict=True)
-        for i in range(count)
-    ]
+def test_the_sample_has_ground_truth_the_test_part_first_and_depends_on_bytes_and_seed_alone():
+    counts = {("train", "a"): 60, ("train", "b"): 30, ("train", "c"): 4, ("test", "a"): 9}
+    rows = [{"split": s, "label": label} for (s, label), n in counts.items() for _ in range(n)]
     table = pd.DataFrame(rows).assign(frame=0)
-    table["sha256"] = [f"{i:064x}" for i in range(len(table))]
+    table["image_id"] = table["sha256"] = [f"{i:064x}" for i in range(len(table))]
     table["mask_path"] = [f"m{i}.png" if i % 5 else "" for i in range(len(table))]
     table["mask_area"] = [str(i % 7) for i in range(len(table))]
-    return table
-
-
-def test_only_images_with_ground_truth_are_drawn_the_test_part_first():
-    table = manifest()
     everything = truth_sample(table, 0, 0)
     assert set(everything.index) == {i for i in range(len(table)) if i % 5 and i % 7}
     assert truth_sample(table, 1000, 0).equals(everything)
     in_test = int((everything["split"] == "test").sum())
-    assert (truth_sample(table, in_test + 9, 0)["split"] == "test").sum() == in_test
-    assert set(truth_sample(table, 5, 0)["split"]) == {"test"}
-
-
-def test_classes_have_their_share_and_a_small_one_is_included():
-    labels = pd.Series(["a"] * 60 + ["b"] * 30 + ["c"])
-    assert class_quotas(labels, 9) == {"a": 5, "b": 3, "c": 1}
-    assert class_quotas(labels, 500) == {"a": 60, "b": 30, "c": 1}
-    assert sum(class_quotas(labels, 2).values()) == 2
-    assert class_quotas(labels, 0) == {}
-
-
-def test_the_draw_depends_on_seed_and_bytes_and_a_larger_one_holds_a_smaller():
-    table = manifest()
-    drawn = set(truth_sample(table, 30, 0)["sha256"])
-    other = table.sample(frac=1, random_state=1)
-    other["image_id"] = [f"x{i}" for i in range(len(other))]
-    assert set(truth_sample(other, 30, 0)["sha256"]) == drawn
-    assert set(truth_sample(table, 30, 1)["sha256"]) != drawn
-    one_class = manifest(train=(80, 0, 0), test=(0, 0, 0))
-    small, large = (set(truth_sample(one_class, n, 3)["image_id"]) for n in (10, 25))
-    assert len(small) == 10 and len(large) == 25 and small < large
+    assert set(truth_sample(table, in_test, 0)["split"]) == {"test"}
+    drawn = truth_sample(table, in_test + 9, 0)
+    assert drawn.groupby(["split", "label"]).size()["train"].to_dict() == {"a": 5, "b": 3, "c": 1}
+    other = table.sample(frac=1, random_state=1).assign(image_id=range(len(table)))
+    assert set(truth_sample(other, in_test + 9, 0)["sha256"]) == set(drawn["sha256"])
+    assert set(truth_sample(table, in_test + 9, 1)["sha256"]) != set(drawn["sha256"])
 
 
 @pytest.mark.parametrize("jitter", (0.0, 0.1))

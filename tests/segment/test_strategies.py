@@ -1,6 +1,7 @@
 """Each strategy with real SAM2 code: what is asked, what comes back, what is refused."""
 
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,20 @@ from pipeline.images import read as reader
 from pipeline.models import ModelSpec, load_sam2
 from pipeline.models.sam2 import Sam2ImagePredictor
 from pipeline.segment.predictor import BatchPredictor
-from pipeline.segment.segment import SegmentMapper, segment_images
+from pipeline.segment.segment import SegmentMapper
 from pipeline.segment.strategies import STRATEGIES, choose, prior, strategy_class
+from pipeline.store import WorkItem
 
 WITH_SAM2 = [name for name, strategy in STRATEGIES.items() if strategy.uses_sam2]
+
+
+def segment_images(images, params, predictor=None, rows=None):
+    """The rows of images in memory, in one batch."""
+    mapper = SegmentMapper(params, predictor)
+    rows = rows or [{}] * len(images)
+    items = [WorkItem(str(i), "", Path()) for i in range(len(images))]
+    prepared = [mapper.prepare(image, row) for image, row in zip(images, rows, strict=True)]
+    return mapper.map(items, prepared)
 
 
 def make_strategy(chosen, predictor):
@@ -43,6 +54,9 @@ def test_a_bright_region_is_found_without_a_prompt(sam2, scenes, params, prompt)
         assert iou(row.mask, region) > 0.7
 
 
+@pytest.mark.promise(
+    "Masks and features do not depend on batch size, cores, workers, order or resuming."
+)
 @pytest.mark.parametrize("prompt", WITH_SAM2)
 def test_masks_do_not_depend_on_batch_or_order(sam2, scenes, params, prompt):
     images, rows = [image for image, _ in scenes], manifest_rows(scenes)
