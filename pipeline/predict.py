@@ -28,7 +28,7 @@ from pipeline.paths import Paths
 from pipeline.segment import segment_images
 from pipeline.segment.segment import make_mapper
 from pipeline.store import open_features, open_masks
-from pipeline.store.identity import canonical, identity_diff
+from pipeline.store.items import canonical, identity_diff
 
 BATCH_SIZE = 8
 

@@ -17,7 +17,7 @@ from pipeline.errors import PipelineError
 from pipeline.images import read_image, read_mask, reader_rules
 from pipeline.segment.quality import effective_mask
 from pipeline.store import FeatureRow
-from pipeline.store.layout import mask_crc
+from pipeline.store.layout import checksum
 
 if TYPE_CHECKING:
     from pipeline.models import ClipModel
@@ -101,7 +101,7 @@ class EncodeMapper:
             raise PipelineError(row["mask_problem"], remedy=row["mask_remedy"])
         image = read_image(item.path, item.frame)
         mask = self.masks[item.image_id]
-        if row.get("mask_crc") not in (None, mask_crc(mask)):
+        if row.get("mask_crc") not in (None, checksum(mask)):
             raise PipelineError(
                 "its mask was replaced while encode was running",
                 path=item.path,

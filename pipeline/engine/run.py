@@ -20,7 +20,7 @@ from pipeline.errors import ConfigError, ModelError, reason_of
 from pipeline.store.items import WorkItem
 
 if TYPE_CHECKING:
-    from pipeline.store.plan import Plan
+    from pipeline.store.items import Plan
     from pipeline.store.writer import StoreWriter
 
 BATCH_SIZE = 16
@@ -78,7 +78,7 @@ def run_stage(
         recorded(record, record_path, max_failed=max_failed, stopped=signals.stopped),
     ):
         with record.clock("plan"):
-            plan = writer.plan(items, force=options.force, verify=True)
+            plan = writer.plan(items, force=options.force)
         _Driver(record, writer, executor, factory, signals.stopped, batch_size).run(plan, options)
         if not signals.stopped() and record.failed_share <= max_failed:
             writer.finish()  # before the record says "ok"

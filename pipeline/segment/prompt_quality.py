@@ -31,7 +31,7 @@ from pipeline.segment.predictor import BatchPredictor, Embedding
 from pipeline.segment.quality import bounding_box
 from pipeline.segment.segment import SegmentMapper, load_predictor
 from pipeline.segment.strategies import Models, Strategy, strategy_class
-from pipeline.store.plan import Plan
+from pipeline.store.items import Plan
 
 ELLIPSE = "box-ellipse"
 """The floor of a box prompt: the ellipse inside the same box, without a model."""
@@ -281,7 +281,7 @@ class PromptTable:
                 now = {name: item.row[name] for name in ("image_id", "label", "split")}
                 self.rows[item.image_id] = [row | now for row in rows]
 
-    def plan(self, items: Sequence[WorkItem], *, force: bool = False, verify: bool = True) -> Plan:
+    def plan(self, items: Sequence[WorkItem], *, force: bool = False) -> Plan:
         """Return the items whose rows are missing; all of them with `force`."""
         reused = [item for item in items if item.image_id in self.rows and not force]
         kept = {item.image_id for item in reused}
