@@ -17,7 +17,7 @@ import tifffile
 from PIL import Image
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
-from pipeline.images import MAX_PIXELS
+from pipeline.images.formats import MAX_PIXELS
 from tests.images.makers import colour, dicom, grey
 
 OWN = 48  # the true width and height of each file

@@ -12,7 +12,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from PIL import Image
 
 from pipeline.errors import ImageError
-from pipeline.images import inspect_image, probe, read_image, read_mask, to_voxels
+from pipeline.images import probe, read_image, read_mask, to_voxels
 from tests.images.makers import grey, rgb, save_nifti
 
 AXES = "NIfTI volumes of any axis order show the same slices, and masks map back to voxels."
@@ -104,9 +104,6 @@ def test_nan_is_black_and_does_not_count_for_the_range(tmp_path):
     plain = read_image(save_nifti(values, tmp_path / "a.nii", np.diag([-1.0, -1, 1, 1])))
     values[:, 0] = np.nan
     hurt = read_image(save_nifti(values, tmp_path / "b.nii", np.diag([-1.0, -1, 1, 1])))
-    assert f"{len(values)} NaN or infinite samples" in " ".join(
-        inspect_image(tmp_path / "b.nii")[1]
-    )
     assert not hurt[0].any()
     assert np.abs(hurt[1:].astype(int) - plain[1:]).max() <= 4
     values[:] = np.nan

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.images import read_image
 from pipeline.images.normalise import to_display
-from pipeline.images.types import Pixels
+from pipeline.images.formats import Pixels
 from tests.images.makers import grey
 
 RANGE = "Outliers (a hot pixel, a burnt-in marker) do not change how the rest is displayed."

@@ -17,13 +17,13 @@ from pipeline.config import EncodeParams
 from pipeline.encode import encode_images
 from pipeline.errors import ImageError
 from pipeline.images import (
-    SUFFIXES,
     has_image_suffix,
     is_junk,
     probe,
     read_image,
     read_mask,
 )
+from pipeline.images.formats import SUFFIXES
 from pipeline.models import ModelSpec, load_clip
 from tests.images.makers import colour, dicom, grey, save_dicom, save_nifti
 
