@@ -82,11 +82,6 @@ class Geometry:
         scale = np.array([self.resized[1] / self.width, self.resized[0] / self.height])
         return np.asarray(points, float) * scale + np.array([self.left, self.top])
 
-    def from_model_frame(self, points: np.ndarray) -> np.ndarray:
-        """Inverse of `to_model_frame`."""
-        scale = np.array([self.resized[1] / self.width, self.resized[0] / self.height])
-        return (np.asarray(points, float) - np.array([self.left, self.top])) / scale
-
 
 def make_geometry(name: str, height: int, width: int, size: int) -> Geometry:
     """Return the mapping of an image to a frame.
