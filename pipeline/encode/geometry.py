@@ -71,17 +71,6 @@ class Geometry:
         grey = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2)
         return self.apply(grey, interpolation="bilinear")[..., 0] > 127
 
-<<<<<<< HEAD
-    def to_model_frame(self, points: np.ndarray) -> np.ndarray:
-        """Map x, y of the image, float (..., 2), to x, y of the frame.
-
-        Coordinates are continuous: pixel i covers [i, i + 1) and its centre is i + 0.5.
-        """
-        scale = np.array([self.resized[1] / self.width, self.resized[0] / self.height])
-        return np.asarray(points, float) * scale + np.array([self.left, self.top])
-
-=======
->>>>>>> main
 
 def make_geometry(name: str, height: int, width: int, size: int) -> Geometry:
     """Return the mapping of an image to a frame.

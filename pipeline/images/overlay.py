@@ -1,4 +1,4 @@
-"""Draw mask outlines and heat maps on images."""
+"""Draw mask outlines on images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import base64
 import io
 
 import numpy as np
-from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
@@ -61,33 +60,8 @@ def draw_outlines(
     return Image.fromarray(canvas).resize(small.size, Image.Resampling.LANCZOS)
 
 
-def draw_heat(
-    image: NDArray[np.uint8], heat: NDArray[np.float32], *, size: int = 160
-) -> Image.Image:
-    """Blend a heat map with an image, pixel for pixel.
-
-    Args:
-        image: (h, w, 3) uint8, upright.
-        heat: (h, w) float32, scaled to its own range and coloured with cividis, which looks the
-            same with and without colour vision. Where it is NaN the image alone is shown.
-        size: longest side of the picture in pixels.
-
-    Raises:
-        ValueError: the heat map has another height or width than the image.
-    """
-    if heat.shape != image.shape[:2]:
-        raise ValueError(f"heat map {heat.shape} does not fit image {image.shape[:2]}")
-    known = np.isfinite(heat)
-    lo, hi = (heat[known].min(), heat[known].max()) if known.any() else (0.0, 1.0)
-    scaled = np.where(known, (heat - lo) / max(hi - lo, 1e-9), 0.0)
-    colours = colormaps["cividis"](scaled)[..., :3] * 255
-    grey = image.mean(axis=2, keepdims=True)
-    mixed = np.where(known[..., None], 0.45 * grey + 0.55 * colours, image)
-    return shrink(mixed.round().astype(np.uint8), size)
-
-
-def data_uri(picture: Image.Image, *, quality: int = 70) -> str:
+def data_uri(picture: Image.Image) -> str:
     """Encode a picture as a WebP data URI: about 3 kB for 160 pixels."""
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=quality, method=4)
+    picture.save(buffer, "WEBP", quality=70, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

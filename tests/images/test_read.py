@@ -12,101 +12,11 @@ import tifffile
 from PIL import Image
 
 from pipeline.config import EncodeParams
-<<<<<<< HEAD
-from pipeline.encode import encode_images
 from pipeline.images import has_image_suffix, is_junk, probe, read_image
 from pipeline.images.formats import SUFFIXES
 from pipeline.models import ModelSpec, load_clip
-from tests.images.makers import LPS, dicom, grey, lut, save_dicom, save_nifti, turned
-=======
-from pipeline.errors import ImageError
-from pipeline.images import (
-    SUFFIXES,
-    has_image_suffix,
-    is_junk,
-    probe,
-    read_image,
-    read_mask,
-)
-from pipeline.models import ModelSpec, load_clip
 from tests.encode.conftest import encode_images
-from tests.images.makers import colour, dicom, grey, save_dicom, save_nifti
-
-
-def region() -> np.ndarray:
-    mask = np.zeros((40, 56), bool)
-    mask[5:20, 10:50] = True
-    mask[15:20, 10:14] = False
-    return mask
-
-
-@pytest.mark.promise(
-    "A ground-truth mask has one threshold for all frames of its file, whatever a frame holds."
-)
-def test_a_region_is_the_same_however_the_mask_is_stored(tmp_path):
-    mask = region()
-    stored = {
-        "bits.png": mask,
-        "ones.png": mask.astype(np.uint8),
-        "labels.png": mask.astype(np.uint8) * 3,
-        "full.png": mask.astype(np.uint8) * 255,
-        "deep.png": mask.astype(np.uint16) * 65535,
-        "deep_ones.png": mask.astype(np.uint16),
-        "full.jpg": mask.astype(np.uint8) * 255,
-        "colour.png": mask[..., None] * np.array([255, 0, 0], np.uint8),
-        "lossy.webp": mask.astype(np.uint8) * 255,
-    }
-    for name, values in stored.items():
-        Image.fromarray(values).save(tmp_path / name)
-    palette = Image.fromarray(mask.astype(np.uint8), mode="P")
-    palette.putpalette([0, 0, 0, 64, 0, 0])
-    palette.save(tmp_path / "palette.png")
-    tifffile.imwrite(tmp_path / "float.tif", mask.astype(np.float32))
-    tifffile.imwrite(tmp_path / "white.tif", 255 - mask.astype(np.uint8) * 255, photometric=0)
-    soft = np.where(mask, 0.9, 0.1).astype(np.float32)
-    tifffile.imwrite(tmp_path / "soft.tif", soft)
-    save_nifti(mask.T.astype(np.uint8), tmp_path / "x.nii.gz", np.diag([-1.0, -1, 1, 1]))
-    save_dicom(dicom(mask.astype(np.uint8)), tmp_path / "x.dcm")
-    save_dicom(dicom(mask.astype(np.uint16) * 4095, bits=12), tmp_path / "deep.dcm")
-    inverse = 255 - mask.astype(np.uint8) * 255
-    save_dicom(dicom(inverse, model="MONOCHROME1"), tmp_path / "m1.dcm")
-    names = sorted(p.name for p in tmp_path.iterdir())
-    assert len(names) == 17
-    Image.fromarray(grey() // 40).save(tmp_path / "noise.jpg")
-    assert not read_mask(tmp_path / "noise.jpg").any()
-    for name in names:
-        got = read_mask(tmp_path / name)
-        assert got.dtype == bool
-        np.testing.assert_array_equal(got, mask, err_msg=name)
-
-
-@pytest.mark.promise("All eight EXIF orientations are applied, to images, masks and sizes alike.")
-def test_masks_are_turned_like_images_and_must_have_their_size(tmp_path):
-    exif = Image.Exif()
-    exif[274] = 6
-    Image.fromarray(colour()).save(tmp_path / "x.jpg", exif=exif)
-    full = region().astype(np.uint8) * 255
-    Image.fromarray(full).save(tmp_path / "turned.png", exif=exif)
-    Image.fromarray(full).save(tmp_path / "flat.png")
-    shape = read_image(tmp_path / "x.jpg").shape[:2]
-    mask = read_mask(tmp_path / "turned.png", shape=shape)
-    np.testing.assert_array_equal(mask, np.rot90(region(), -1))
-    with pytest.raises(ImageError, match="56 x 40"):
-        read_mask(tmp_path / "flat.png", shape=shape)
-
-
-def _alpha_png(alpha: int, path: Path) -> Path:
-    deep = grey().astype(np.uint16) * 257
-    path.write_bytes(imagecodecs.png_encode(np.dstack([deep, np.full_like(deep, alpha)])))
-    return path
-
-
-def _voi(table: np.ndarray) -> Dataset:
-    item = Dataset()
-    item.add_new("LUTDescriptor", "US", [len(table), 0, 16])
-    item.add_new("LUTData", "OW", table.astype("<u2").tobytes())
-    return item
->>>>>>> main
+from tests.images.makers import LPS, dicom, grey, lut, save_dicom, save_nifti, turned
 
 
 @pytest.mark.promise("Different images are never the same array.")
