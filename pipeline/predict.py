@@ -22,7 +22,7 @@ from pipeline.images.overlay import draw_outlines
 from pipeline.io import atomic_write, sha256_file
 from pipeline.learners import Samples
 from pipeline.learners.data import encoded_with_other_masks
-from pipeline.learners.fits import Fitted, load_fitted
+from pipeline.learners.runs import Fitted, load_fitted
 from pipeline.models import ClipModel, Sam2ImagePredictor
 from pipeline.paths import Paths
 from pipeline.segment import segment_images
