@@ -302,10 +302,10 @@ def test_val_images_of_a_unit_in_train_are_noted_and_dropped_on_request(on_leak)
 @pytest.mark.promise("A leak audit of other images or other bytes is refused.")
 def test_an_audit_of_other_images_is_refused_and_one_that_is_needed_asked_for():
     audit = audit_of(LEAKY, [""] * 20)
-    with pytest.raises(ManifestError, match="of other images: 1 .*'000'"):
+    with pytest.raises(ManifestError, match=r"of other images: 1 .*'000'"):
         plan_splits(LEAKY, SplitsParams(), audit.iloc[1:])
     audit.loc[3, "sha256"] = "f" * 64
-    with pytest.raises(ManifestError, match="of other images: 1 .*'003'"):
+    with pytest.raises(ManifestError, match=r"of other images: 1 .*'003'"):
         plan_splits(LEAKY, SplitsParams(), audit)
     with pytest.raises(ManifestError, match="pipeline data check"):
         plan_splits(LEAKY, SplitsParams(on_leak="drop-test"))
