@@ -276,8 +276,6 @@ class ReportParams(Section):
     """Overlays of each dataset."""
     thumbnail: int = Field(160, ge=32)
     """Longer side of a picture in the page, pixels."""
-    heatmaps: int = Field(4, ge=0)
-    """Images of each dataset with a map of patch-text similarity; 0 = no model is run."""
 
 
 class Params(Section):
