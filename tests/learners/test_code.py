@@ -14,7 +14,7 @@ from pipeline.learners import get_learner, learner_names
 from pipeline.learners.registry import code_digest
 from pipeline.learners.runs import load_fitted
 from tests.learners.projects import read_tables, small_params
-from tests.learners.test_train import MASKED, ONCE, digests, make_project, train
+from tests.learners.test_train import MASKED, digests, make_project, train
 
 BASE = """
 from pipeline.learners.zero_shot import ZeroShot
@@ -44,6 +44,7 @@ class Theirs(Base):
 FILES = {"base_of_others": BASE, "learner_of_others": LEARNER}
 
 
+ONCE = "A fit is computed once: again only if its own code, parameters or data have changed."
 OWN = "A learner in a file or package of its own needs no change in the library."
 
 
