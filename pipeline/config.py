@@ -164,7 +164,14 @@ class EncodeParams(Section):
 
     geometry: Literal["pad", "squash", "crop"] = "pad"
     """How an image becomes square: pad, squash, or crop (the model's own preprocessing)."""
-    views: tuple[View, ...] = ("whole", "masked", "crop", "binary", "oracle", "random")
+    views: Annotated[Views, Field(min_length=1)] = (
+        "whole",
+        "masked",
+        "crop",
+        "binary",
+        "oracle",
+        "random",
+    )
     """What CLIP is shown of each image: names of pipeline.encode.views."""
     fill: Literal["black", "mean", "blur"] = "black"
     """What lies outside the mask."""

@@ -61,7 +61,7 @@ def segment(dataset: Dataset, run: RunFlags, project: ModelProject) -> None:
     """Stage 1: m = SAM2(x) for every image -> cache/DATASET/masks.zarr"""
     c, options = project.open(), run.options()
 
-    from pipeline.segment import segment_dataset
+    from pipeline.segment.segment import segment_dataset
 
     record = segment_dataset(dataset, c.params, c.paths, options)
     project.show(record.to_json(), record.summary())
@@ -80,7 +80,7 @@ def prompt_quality(
     c = project.open(prompt_quality__images=images, prompt_quality__phantoms=images)
     options = run.options()
 
-    from pipeline.segment import measure_prompts
+    from pipeline.segment.prompt_quality import measure_prompts
 
     record = measure_prompts(dataset, c.params, c.paths, options)
     project.show(record.to_json(), record.summary())
@@ -91,7 +91,7 @@ def encode(dataset: Dataset, run: RunFlags, project: ModelProject) -> None:
     """Stage 2: I = E_v(x * m) and T = E_t(t) -> cache/DATASET/features.zarr"""
     c, options = project.open(), run.options()
 
-    from pipeline.encode import encode_dataset
+    from pipeline.encode.encode import encode_dataset
 
     record = encode_dataset(dataset, c.params, c.paths, options)
     project.show(record.to_json(), record.summary())
@@ -330,9 +330,6 @@ def sample(
             "there."
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the manifest of real images.")
-    ] = False,
 ) -> None:
     """Draw synthetic phantoms of the four tasks, with ground-truth masks."""
     from pipeline.phantoms import make_known_answer, make_sample
@@ -341,13 +338,11 @@ def sample(
     if known_answer:
         if dataset:
             raise typer.BadParameter("--known-answer creates its own set: omit --dataset")
-        made = make_known_answer(
-            c.paths, f"known-{known_answer}", known_answer, n=images, seed=seed, force=force
-        )
-        project.show_written([made.manifest])
+        name = f"known-{known_answer}"
+        project.show_written([make_known_answer(c.paths, name, known_answer, images, seed)])
         return
     names = tuple(dataset or c.params.datasets)
-    project.show_written(make_sample(c.paths, names, n=images, seed=seed, force=force))
+    project.show_written(make_sample(c.paths, names, images, seed))
 
 
 @command(data_app, "pipeline data check --dataset brain")
@@ -368,7 +363,7 @@ def check(
     """
     from pipeline.audit import across_text, audit_dataset, audit_text, compare_datasets
     from pipeline.encode.text import prompted_classes
-    from pipeline.engine import RunRecord
+    from pipeline.engine.record import RunRecord
     from pipeline.errors import StageFailed
     from pipeline.intake import group_dataset
     from pipeline.manifest import read_manifest
