@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import PipelineError
 from pipeline.images import read as reader
 from pipeline.models.sam2 import Sam2ImagePredictor
 from pipeline.segment.predictor import BatchPredictor
@@ -153,11 +153,6 @@ def test_auto_drops_specks_full_frames_and_background_and_merges_equals():
     masks[3, 2:6, 14:18] = True
     assert choose(masks, np.array([0.9, 0.95, 0.9, 0.5])) == [1, 2]
     assert choose(masks, np.zeros(4)) == []
-
-
-def test_an_unknown_strategy_is_refused_with_the_choices(params):
-    with pytest.raises(ConfigError, match=r"magic.*salient"):
-        strategy_class(params(prompt="magic"))
 
 
 @pytest.mark.promise(
