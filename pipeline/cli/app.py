@@ -330,9 +330,6 @@ def sample(
             "there."
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the manifest of real images.")
-    ] = False,
 ) -> None:
     """Draw synthetic phantoms of the four tasks, with ground-truth masks."""
     from pipeline.phantoms import make_known_answer, make_sample
@@ -341,13 +338,11 @@ def sample(
     if known_answer:
         if dataset:
             raise typer.BadParameter("--known-answer creates its own set: omit --dataset")
-        made = make_known_answer(
-            c.paths, f"known-{known_answer}", known_answer, n=images, seed=seed, force=force
-        )
-        project.show_written([made.manifest])
+        name = f"known-{known_answer}"
+        project.show_written([make_known_answer(c.paths, name, known_answer, images, seed)])
         return
     names = tuple(dataset or c.params.datasets)
-    project.show_written(make_sample(c.paths, names, n=images, seed=seed, force=force))
+    project.show_written(make_sample(c.paths, names, images, seed))
 
 
 @command(data_app, "pipeline data check --dataset brain")
