@@ -18,6 +18,7 @@ from pipeline.engine.progress import Progress
 from pipeline.engine.record import RunRecord, recorded
 from pipeline.errors import PipelineError, StageFailed
 from pipeline.io import ProcessLock, sha256_json, writing
+from pipeline.learners.base import Samples
 from pipeline.learners.data import Features, read_features
 from pipeline.learners.fitting import Outcome, run_fit, start_worker
 from pipeline.learners.registry import code_digest, learner_params
@@ -166,8 +167,8 @@ def train_learner(
         parts = features.rows(runs[key].train), features.rows(runs[key].val)
         tests = [features.rows(runs[key].test) for key in groups[digest]]
         X = {view: features.X[view] for view in views[key[1]]}
-        arrays = X, features.y, features.text, features.classes
-        return learner, fit or digest, folder, (*parts, tests), key[1], *arrays
+        samples = Samples(key[1], X, features.y, features.text, features.classes)
+        return learner, fit or digest, folder, samples, (*parts, tests)
 
     fits: dict[str, Fit] = {}
     outcomes: dict[RunKey, Outcome] = {}
@@ -213,12 +214,6 @@ def plan_runs(
 
     A learner without labels has one run for each test set, at fraction 0: seed 0, and in
     cross-validation, where each seed tests another fold, one run for each seed.
-
-    Args:
-        cls: the learner's class.
-        own: its parameters, which may replace views, seeds and fractions.
-        plan: the splits of the dataset.
-        params: all parameters.
     """
     seeds = own.seeds if own.seeds is not None else params.train.seeds
     runs: dict[RunKey, Split] = {}
