@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
@@ -120,24 +121,24 @@ def train_learner(
     force: bool,
 ) -> None:
     """Fit one learner, write its run folder and fill in the record; see `train_dataset`."""
-    dataset, folder = record.dataset, paths.run(record.dataset, cls.name)
-    with record.clock("read"):
-        runs, notes = plan_runs(cls, own, load_split_plan(dataset, params, paths), params)
-        record.parameters["notes"], record.total = notes, len(runs)
-        if not runs:
-            raise PipelineError(
-                "nothing to train: no protocol of train.views fits this manifest",
-                path=paths.manifest(dataset),
-                remedy="add a protocol to train.views in params.yaml",
-            )
-        views = {key[1]: cls(own).views(key[1]) for key in runs}
-        needed: dict[str, set[str]] = {}
-        for key, split in runs.items():
-            for view in views[key[1]]:
-                needed.setdefault(view, set()).update(split.train, split.val, split.test)
-        store = open_features(paths.features(dataset))
-        inputs = stamp(**run_inputs(paths, dataset) | {"features": store})
-        features = read_features(dataset, paths, store, manifest, needed)
+    dataset, folder, clock = record.dataset, paths.run(record.dataset, cls.name), time.monotonic()
+    runs, notes = plan_runs(cls, own, load_split_plan(dataset, params, paths), params)
+    record.parameters["notes"], record.total = notes, len(runs)
+    if not runs:
+        raise PipelineError(
+            "nothing to train: no protocol of train.views fits this manifest",
+            path=paths.manifest(dataset),
+            remedy="add a protocol to train.views in params.yaml",
+        )
+    views = {key[1]: cls(own).views(key[1]) for key in runs}
+    needed: dict[str, set[str]] = {}
+    for key, split in runs.items():
+        for view in views[key[1]]:
+            needed.setdefault(view, set()).update(split.train, split.val, split.test)
+    store = open_features(paths.features(dataset))
+    inputs = stamp(**run_inputs(paths, dataset) | {"features": store})
+    features = read_features(dataset, paths, store, manifest, needed)
+    record.seconds["read"] = time.monotonic() - clock
 
     def digest_of(key: RunKey, decides: str) -> str:
         """Return the digest of all that decides a fit."""
