@@ -27,7 +27,7 @@ from pipeline.learners.runs import load_fitted
 from pipeline.paths import Paths
 from pipeline.segment.segment import make_mapper
 from pipeline.store import WorkItem, open_features, open_masks
-from pipeline.store.identity import canonical, identity_diff
+from pipeline.store.items import canonical, identity_diff
 
 BATCH_SIZE = 8
 
