@@ -13,6 +13,8 @@ moves and negates coefficients, so that the eight orientations need no second lo
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 from scipy.fft import dctn, rfft2
 from scipy.ndimage import gaussian_filter
@@ -23,35 +25,16 @@ SIGMA = 2.5  # pixels of the 64 x 64 thumbnail: the neighbourhood of `structure`
 FLOOR = 0.1  # of the image's own spread: local spread below it counts as noise
 SHIFT = 2  # pixels of the 64 x 64 thumbnail that a copy may be moved on either axis: 3 % of a side
 
-# -- orientations -----------------------------------------------------------------------------
-
-# An orientation is (transpose, flip rows, flip columns), applied in that order.
-ORIENTATIONS: tuple[tuple[bool, bool, bool], ...] = (
-    (False, False, False),  # as it is
-    (False, False, True),  # mirrored left-right
-    (False, True, False),  # mirrored top-bottom
-    (False, True, True),  # half a turn
-    (True, False, False),
-    (True, False, True),  # a quarter turn
-    (True, True, False),  # three quarter turns
-    (True, True, True),
-)
-SAME, MIRROR = 0, 1
+# (transpose, flip rows, flip columns), applied in that order. The first is the image as it is, the
+# second is mirrored left-right.
+ORIENTATIONS = tuple(product((False, True), repeat=3))
 
 
 def orient(images: np.ndarray, orientation: int) -> np.ndarray:
     """Turn or mirror images (n, side, side) as `ORIENTATIONS[orientation]` says."""
     transpose, rows, columns = ORIENTATIONS[orientation]
-    if transpose:
-        images = images.swapaxes(-1, -2)
-    if rows:
-        images = images[..., ::-1, :]
-    if columns:
-        images = images[..., ::-1]
-    return images
-
-
-# -- descriptors ------------------------------------------------------------------------------
+    images = images.swapaxes(-1, -2) if transpose else images
+    return images[..., :: -1 if rows else 1, :: -1 if columns else 1]
 
 
 def unit(values: np.ndarray) -> np.ndarray:
@@ -95,8 +78,7 @@ def frequencies(images: np.ndarray, count: int) -> np.ndarray:
     Returns:
         (n, count, count) float32; [:, 0, 0] is 0.
     """
-    n, side = len(images), images.shape[-1]
-    scaled = unit(images).reshape(n, side, side)
+    scaled = unit(images).reshape(images.shape)
     return dctn(scaled, axes=(1, 2), norm="ortho")[:, :count, :count].astype(np.float32)
 
 
@@ -113,11 +95,9 @@ def orient_frequencies(coefficients: np.ndarray, orientation: int) -> np.ndarray
     return coefficients
 
 
-# -- shifts -----------------------------------------------------------------------------------
 # Half a thumbnail pixel is 0.8 % of a side. Structures are fine-grained: two that differ by half a
 # pixel on both axes only correlate by about 0.8 at the nearest whole pixel, no more than
 # neighbouring slices of a head do. So they are compared at every quarter of a pixel.
-
 STEPS = 4  # shifts compared per thumbnail pixel, on either axis
 SHIFTS = np.arange(-SHIFT * STEPS, SHIFT * STEPS + 1) / STEPS  # thumbnail pixels
 
@@ -158,11 +138,14 @@ def moved_window(images: np.ndarray, down: float, right: float) -> np.ndarray:
         down, right: pixels, at most `SHIFT` either way.
     """
     side = images.shape[-1]
-    rows, columns = (
-        np.maximum(1 - np.abs(np.arange(SHIFT, side - SHIFT)[:, None] + move - np.arange(side)), 0)
-        for move in (down, right)
-    )
-    return rows.astype(np.float32) @ images @ columns.T.astype(np.float32)
+    window = np.arange(SHIFT, side - SHIFT)
+    rows, columns = (_between(window + move, np.arange(side)) for move in (down, right))
+    return rows @ images @ columns.T
+
+
+def _between(places: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Return the weights of linear interpolation, (places, pixels) float32."""
+    return np.maximum(1 - np.abs(places[:, None] - pixels), 0).astype(np.float32)
 
 
 def _waves(frequencies: np.ndarray) -> np.ndarray:
@@ -176,9 +159,7 @@ def _waves(frequencies: np.ndarray) -> np.ndarray:
 _DOWN = _waves(np.fft.fftfreq(STRUCTURE_SIDE)) / STRUCTURE_SIDE**2
 _RIGHT = _waves(np.fft.rfftfreq(STRUCTURE_SIDE)).T
 _RIGHT[1:-1] *= 2  # rfft2 leaves out the mirrored half of these
-_BETWEEN = np.maximum(1 - np.abs(SHIFTS[:, None] - np.arange(-SHIFT, SHIFT + 1)), 0).astype(
-    np.float32
-)
+_BETWEEN = _between(SHIFTS, np.arange(-SHIFT, SHIFT + 1))
 
 
 def _box_sums(images: np.ndarray, side: int) -> np.ndarray:

@@ -64,7 +64,7 @@ def copies_section(data: Dataset, album: Album) -> Section | None:
         kinds = [*words.KINDS, *sorted(set(pairs["kind"]) - set(words.KINDS))]
         of = {kind: pairs[pairs["kind"] == kind] for kind in kinds}
         rows = [
-            [head(words.KINDS.get(kind, kind)), len(mine), int(mine["straddles"].sum()),
+            [head(words.KINDS.get(kind, kind)), len(mine), int(mine["leak"].sum()),
              int((mine["label_a"] != mine["label_b"]).sum())]
             for kind, mine in of.items()
         ]  # fmt: skip
@@ -72,7 +72,7 @@ def copies_section(data: Dataset, album: Album) -> Section | None:
         conflicts = pairs[pairs["label_a"] != pairs["label_b"]]
         shown = {words.CONFLICTS: conflicts}
         for kind, mine in of.items():
-            shown[words.ACROSS.format(words.KINDS.get(kind, kind))] = mine[mine["straddles"]]
+            shown[words.ACROSS.format(words.KINDS.get(kind, kind))] = mine[mine["leak"]]
         if not any(map(len, shown.values())):
             shown = {words.WITHIN: pairs}
         blocks += [pair_gallery(mine, title, album) for title, mine in shown.items() if len(mine)]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.audit.folder import REPO, gamma, texture
 from tests.audit.test_copies import COPIES, resaved
-from tests.project import pipeline
+from tests.project import in_process
 
 # Images of test, made from the train image of that number.
 CHANGES = {
@@ -34,7 +34,7 @@ RELABELLED = "3 brightened"
 
 def run(root: Path, *arguments: str, code: int = 0) -> str:
     """Run `pipeline ...` in a project folder; return what it printed."""
-    exit_code, said = pipeline(root, *arguments)
+    exit_code, said = in_process(root, *arguments)
     assert exit_code == code, said
     return said
 
@@ -80,7 +80,7 @@ def said(project) -> str:
 @pytest.mark.promise(
     "`data check` counts the test images that have a copy in train, by kind, and names both sides."
 )
-def test_check_counts_what_straddles_by_kind_and_names_both_sides(said):
+def test_check_counts_copies_in_both_train_and_test_by_kind_and_names_both_sides(said):
     assert "27 images, 14 of them test" in said
     counts = dict(
         (words, int(count)) for count, words in re.findall(r"^  (\d+) (with|\w+)", said, re.M)
@@ -154,11 +154,9 @@ def test_splits_export_honours_on_leak(project, said, on_leak):
 
 
 @pytest.mark.promise(
-    "Known groups are joined, those that straddle are counted, and none is overwritten."
+    "Known groups are joined, those in both train and test are counted, and none is overwritten."
 )
-def test_known_groups_are_joined_straddling_ones_counted_and_contradictions_refused(
-    project, tmp_path
-):
+def test_known_groups_are_joined_counted_and_contradictions_refused(project, tmp_path):
     table = tmp_path / "groups.csv"
     table.write_text(
         "path,series,fold\n"

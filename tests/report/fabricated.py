@@ -142,11 +142,11 @@ def write_audit(paths, name, manifest) -> None:
     labels = manifest.set_index("image_id")["label"]
     pairs = [
         {"image_id_a": a, "image_id_b": b, "split_a": "test", "split_b": "train",
-         "label_a": labels[a], "label_b": labels[b], "kind": kind, "score": 0.99, "straddles": True}
+         "label_a": labels[a], "label_b": labels[b], "kind": kind, "score": 0.99, "leak": True}
         for a, b, kind in zip(test, train, ("byte", "mirror"), strict=False)
     ]  # fmt: skip
     columns = ["image_id_a", "image_id_b", "split_a", "split_b", "label_a", "label_b", "kind"]
-    table = pd.DataFrame(pairs, columns=[*columns, "score", "straddles"])
+    table = pd.DataFrame(pairs, columns=[*columns, "score", "leak"])
     table.to_parquet(paths.audit_pairs(name))
     paths.audit_summary(name).write_text(json.dumps({"images": len(manifest)}))
 
