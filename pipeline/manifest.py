@@ -271,7 +271,7 @@ def _patients_in_two_splits(frame: pd.DataFrame, lines: Sequence[int]) -> list[P
     for patient, rows in known[several].groupby("patient_id"):
         first = rows.groupby("split")["line"].first()
         where = "; ".join(f"{split} (line {line})" for split, line in first.items())
-        remedy = "move the patient to one split, or add again with `--on-straddle drop-train`"
+        remedy = "move the patient to one split, or add again with `--on-shared-patient drop-train`"
         what = f"patient {patient!r} is in {where}"
         problems.append((int(first.min()), "patient_id", what, remedy))
     return problems

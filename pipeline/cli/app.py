@@ -259,7 +259,7 @@ def add(
     max_rank: Annotated[
         int, typer.Option(min=0, help="Ignore rows of a CSV of masks above this rank.")
     ] = 5,
-    on_straddle: Annotated[
+    on_shared_patient: Annotated[
         str | None,
         typer.Option(help="A patient in two splits: error, drop-train or drop-test."),
     ] = None,
@@ -278,7 +278,7 @@ def add(
             max_rank=max_rank,
             groups=groups,
             patient_regex=patient_regex,
-            on_straddle=on_straddle,
+            on_shared_patient=on_shared_patient,
             force=force,
             progress=progress,
         )

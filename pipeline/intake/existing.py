@@ -18,17 +18,6 @@ DECIDED = ("label", "split", "patient_id", "group", "fold", "synthetic")
 SHOWN = 5
 
 
-def holds_phantoms(manifest: Path) -> bool:
-    """Return whether all images of a manifest are phantoms; not if it is missing or unreadable."""
-    try:
-        return set(read_manifest(manifest)["synthetic"]) == {"1"}
-    except ManifestError:
-        return False
-
-
-# -- the manifest -----------------------------------------------------------------------------
-
-
 def merge_existing(
     new: pd.DataFrame, manifest: Path, *, same_source: bool, force: bool
 ) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -77,9 +66,8 @@ def merge_existing(
     _refuse_contradictions(table[shared], before[shared], manifest)
     known = before.drop(columns=["split", "mask_area", "frame", "width", "height"]).fillna("")
     for name in known:
-        if name not in table:
-            table[name] = ""
-        table[name] = table[name].mask(table[name] == "", known[name])
+        mine = table.get(name, pd.Series("", table.index))
+        table[name] = mine.mask(mine == "", known[name])
     uncounted = (table["mask_area"] == "") & (table["mask_path"] == before["mask_path"])
     table["mask_area"] = table["mask_area"].mask(uncounted, before["mask_area"])
     return table.reset_index(drop=True), counts
@@ -109,12 +97,20 @@ def _refuse_contradictions(new: pd.DataFrame, old: pd.DataFrame, manifest: Path)
 # -- data/<dataset>: a link to the images, so that manifests hold no path of a machine ------------
 
 
+def holds_phantoms(manifest: Path) -> bool:
+    """Return whether all images of a manifest are phantoms; not if it is missing or unreadable."""
+    try:
+        return set(read_manifest(manifest)["synthetic"]) == {"1"}
+    except ManifestError:
+        return False
+
+
 def same_folder(a: Path, b: Path) -> bool:
     """Return whether both paths exist and are the same folder."""
     return a.exists() and b.exists() and a.samefile(b)
 
 
-def same_content(a: Path, b: Path) -> bool:
+def _same_content(a: Path, b: Path) -> bool:
     """Return whether two folders hold files of the same names and bytes only."""
     names, others = ({p.relative_to(f) for p in f.rglob("*") if p.is_file()} for f in (a, b))
     return names == others and all(filecmp.cmp(a / n, b / n, shallow=False) for n in names)
@@ -131,7 +127,7 @@ def is_in_place(place: Path, findings: Findings, *, manifest: Path, force: bool)
     if place.is_symlink() or not place.exists():
         return False
     # A run that was killed before it wrote the manifest may have moved the images of a zip.
-    if findings.home is not None and same_content(place, findings.root):
+    if findings.home is not None and _same_content(place, findings.root):
         return True
     if not holds_phantoms(manifest):
         raise ManifestError(
@@ -147,26 +143,11 @@ def is_in_place(place: Path, findings: Findings, *, manifest: Path, force: bool)
     return False
 
 
-def put_in_place(place: Path, findings: Findings, *, force: bool) -> None:
-    """Make data/<dataset> a link to the images, or move the extracted images there.
-
-    Args:
-        place: data/<dataset>, checked by `is_in_place`.
-        findings: the images.
-        force: replace a link to another folder.
-
-    Raises:
-        ManifestError: it is a link to another folder and `force` is not set.
-        DiskError: the folder cannot be written.
-    """
+def put_in_place(place: Path, findings: Findings) -> None:
+    """Make data/<dataset>, checked by `is_in_place`, a link to the images, or move those of a zip
+    there. Raises DiskError."""
     with writing(place):
         if place.is_symlink():
-            if place.exists() and not force:
-                raise ManifestError(
-                    f"is a link to {place.readlink()}, not to --from",
-                    path=place,
-                    remedy="use another dataset name, or pass --force to replace it",
-                )
             place.unlink()  # the link only; the images stay
         elif place.exists():
             shutil.rmtree(place)

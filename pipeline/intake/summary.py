@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +11,7 @@ import pandas as pd
 
 from pipeline.engine.record import RunRecord, library_versions
 from pipeline.engine.status import ADD
-from pipeline.errors import DiskError, PipelineError, printable
+from pipeline.errors import printable
 from pipeline.paths import Paths
 
 SHOWN = 20
@@ -78,41 +76,17 @@ class AddSummary:
             lines.append(f"  FAILED: {len(failed) - SHOWN} more")
         return "\n".join([*lines, *(f"  warning: {warning}" for warning in self.warnings)])
 
-
-def record_add(summary: AddSummary, paths: Paths, known: Collection[str] = ()) -> None:
-    """Write cache/<dataset>/records/add.json: what is not in the manifest, so that no later stage
-    can report it.
-
-    Args:
-        summary: of the run; its warnings are not kept. If the disk refuses the record, a warning
-            is added: the manifest is valid without it.
-        paths: the project folder.
-        known: after a refresh, paths and ids of the manifest: all else that the last `data add`
-            left out stays on record.
-    """
-    path = paths.record(summary.dataset, ADD)
-    skipped = {"skipped": summary.skipped, "masks_left_out": summary.masks_left_out}
-    left_out = summary.failed
-    if known:
-        earlier = RunRecord(ADD)
-        with suppress(PipelineError, FileNotFoundError):  # damaged or missing
-            earlier = RunRecord.read(path)
-        skipped = earlier.parameters
-        left_out = {name: why for name, why in earlier.failed.items() if name not in known}
-    failed = left_out | summary.failed
-    total = summary.images + len(left_out)
-    record = RunRecord(
-        ADD,
-        summary.dataset,
-        status="failed" if failed else "ok",
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        total=total,
-        done=total - len(failed),
-        failed=failed,
-        versions=library_versions(("medfocusclip", "numpy", "pillow")),
-        parameters=skipped,
-    )
-    try:
-        record.write(path)
-    except DiskError as error:
-        summary.warnings.append(f"the record of failed and skipped files was not written: {error}")
+    def record(self, paths: Paths) -> None:
+        """Write cache/<dataset>/records/add.json: what is not in the manifest, so that no later
+        stage can report it."""
+        RunRecord(
+            ADD,
+            self.dataset,
+            status="failed" if self.failed else "ok",
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            total=self.images + len(self.failed),
+            done=self.images,
+            failed=self.failed,
+            versions=library_versions(("medfocusclip", "numpy", "pillow")),
+            parameters={"skipped": self.skipped, "masks_left_out": self.masks_left_out},
+        ).write(paths.record(self.dataset, ADD))

@@ -203,9 +203,9 @@ STRADDLING = "A patient in two splits is refused if a table says so, else taken 
 def test_a_patient_whom_a_table_puts_in_two_splits_is_an_error(tmp_path, paths):
     text = "path,label,split,patient_id\nsub/0.png,a,train,p\nsub/1.png,a,test,p\n"
     source = table_of(tmp_path / "t", text)
-    with pytest.raises(ManifestError, match=r"patient 'p' is in test .*--on-straddle"):
+    with pytest.raises(ManifestError, match=r"patient 'p' is in test .*--on-shared-patient"):
         add_dataset("d", source, paths=paths)
-    summary = add_dataset("d", source, paths=paths, on_straddle="drop-test")
+    summary = add_dataset("d", source, paths=paths, on_shared_patient="drop-test")
     assert summary.counts == {"train": {"a": 1}, "": {"a": 1}}
 
 
@@ -224,9 +224,9 @@ def test_a_patient_whose_name_is_in_two_splits_leaves_train_and_test_stays_whole
     assert split["test/bacterial/person1_bacteria_1.png"] == "test"
     assert any("1 patients" in w and "1 train images" in w for w in summary.warnings)
     with pytest.raises(ManifestError, match="patient 'person1' is in"):
-        add_dataset("e", tmp_path / "chest", paths=paths, on_straddle="error")
+        add_dataset("e", tmp_path / "chest", paths=paths, on_shared_patient="error")
     with pytest.raises(ManifestError, match="error, drop-train or drop-test"):
-        add_dataset("e", tmp_path / "chest", paths=paths, on_straddle="ask")
+        add_dataset("e", tmp_path / "chest", paths=paths, on_shared_patient="ask")
 
 
 @pytest.mark.promise("A manifest holds no patient id of a DICOM header, only a one-way code of it.")
