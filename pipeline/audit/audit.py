@@ -81,16 +81,11 @@ def compare_datasets(a: str, b: str, params: Params, paths: Paths) -> pd.DataFra
         manifest = read_manifest(paths.manifest(name))
         sets.append(load_thumbnails(manifest, paths.data(name), paths.thumbnails(name)))
         rows.append(manifest.assign(content=sets[-1].content))
-        unreadable[name], images[name] = _unreadable(manifest, sets[-1]), len(manifest)
+        unreadable[name], images[name] = sets[-1].failures, len(manifest)
     copies, _ = find_copies(*sets, params.audit)
     pairs = image_pairs(*rows, copies, within=False)
     pairs.attrs.update(unreadable=unreadable, images=images)
     return pairs
-
-
-def _unreadable(manifest: pd.DataFrame, thumbnails: Thumbnails) -> dict[str, str]:
-    failures = thumbnails.failures.items()
-    return dict(sorted((manifest["image_id"].iat[row], why) for row, why in failures))
 
 
 def _image_table(
@@ -144,9 +139,8 @@ def _image_table(
 def _summary(
     manifest: pd.DataFrame, thumbnails: Thumbnails, table: pd.DataFrame, pairs: pd.DataFrame
 ) -> dict[str, Any]:
-    """Return further counts and names of audit.json, sorted, so that equal input gives equal
-    bytes."""
-    blank = [c for c in np.flatnonzero(thumbnails.readable) if thumbnails.is_blank(c)]
+    """Return counts and names of audit.json, sorted, so that equal input gives equal bytes."""
+    blank = (thumbnails.readable & thumbnails.blank())[thumbnails.content]
     conflicts = [
         {
             "images": sorted(members["image_id"]),
@@ -160,8 +154,8 @@ def _summary(
         "known_groups": {name: _known_groups(manifest, name) for name in ("patient_id", "group")},
         "label_conflict_groups": len(conflicts),
         "label_conflicts": conflicts[:LISTED],
-        "unreadable": _unreadable(manifest, thumbnails),
-        "blank": sorted(manifest.loc[np.isin(thumbnails.content, blank), "image_id"]),
+        "unreadable": thumbnails.failures,
+        "blank": sorted(manifest.loc[blank, "image_id"]),
     }
 
 

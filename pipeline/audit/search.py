@@ -77,8 +77,7 @@ def _candidates(
 
     Each block is `ROWS` contents of the left set against all of the right set.
     """
-    left = a.comparable()
-    right = left if b is None else b.comparable()
+    left, right = (np.flatnonzero(x.readable & ~x.blank()) for x in (a, b or a))
     if not len(left) or not len(right):  # nothing was read, or all is blank
         return
     low, detail = (

@@ -19,7 +19,7 @@ from pipeline.images import read_image, reader_rules
 from pipeline.io import atomic_write, sha256_json
 
 READ_BATCH = 32  # images read ahead
-FEATURELESS = 2.0  # grey levels; an image of less spread shows nothing that could be compared
+FEATURELESS = 2.0  # grey levels; an image of less spread is blank
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Thumbnails:
         structure: (contents, 64, 64) uint8.
         readable: (contents,) bool; the thumbnails of the others hold nothing.
         content: (rows,) int64, the content of each manifest row.
-        failures: manifest row -> why its file could not be read.
+        failures: image_id -> why its file could not be read.
         read: number of contents read from their files this time.
     """
 
@@ -39,15 +39,12 @@ class Thumbnails:
     structure: np.ndarray
     readable: np.ndarray
     content: np.ndarray
-    failures: dict[int, str]
+    failures: dict[str, str]
     read: int = 0
 
-    def comparable(self) -> np.ndarray:
-        """Return the contents that were read and are not blank, ascending int64."""
-        return np.array([c for c in np.flatnonzero(self.readable) if not self.is_blank(c)], int)
-
-    def is_blank(self, content: int) -> bool:
-        return bool(self.plain[content].std() < FEATURELESS)
+    def blank(self) -> np.ndarray:
+        """Return (contents,) bool: whether all is of one grey, so that nothing can be compared."""
+        return np.array([pixels.std() < FEATURELESS for pixels in self.plain], bool)
 
 
 def make_thumbnails(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -84,15 +81,14 @@ def load_thumbnails(manifest: pd.DataFrame, data: Path, cache: Path) -> Thumbnai
     """Read the thumbnails that the cache lacks, and bring the cache up to date.
 
     Args:
-        manifest: columns path, frame, sha256; index 0, 1, ...
+        manifest: its rows.
         data: folder of the dataset's images.
         cache: the cache file; a damaged one counts as empty. What was read before an interruption
             is kept.
 
     Returns:
-        The thumbnails of every distinct content. A row whose file cannot be read, or has other
-        bytes than the manifest states, is in `failures`; another row of the same content may
-        still be read.
+        The thumbnails of every distinct content. An image whose file cannot be read, or has other
+        bytes than the manifest states, is in `failures`; another of the same content may be read.
 
     Raises:
         DiskError: the cache cannot be written.
@@ -111,33 +107,27 @@ def load_thumbnails(manifest: pd.DataFrame, data: Path, cache: Path) -> Thumbnai
     readable = at >= 0
     if readable.any():
         plain[readable], structure[readable] = (pixels[at[readable]] for pixels in cached)
-    items = [
-        WorkItem(
-            image_id=str(row),
-            key=keys[row],
-            path=data / manifest["path"].iat[row],
-            frame=int(manifest["frame"].iat[row]),
-            row={"sha256": manifest["sha256"].iat[row]},
-        )
-        for row in np.flatnonzero(~readable[content])
-    ]
-    failures: dict[int, str] = {}
+    missing = manifest.assign(key=keys, content=content)[~readable[content]].to_dict("records")
+    items = [WorkItem(r["image_id"], r["key"], data / r["path"], r["frame"], r) for r in missing]
+    failures: dict[str, str] = {}
     before = int(readable.sum())
     try:
         for result in LocalExecutor(READ_BATCH, cores=1).imap(ThumbnailMapper, items):
-            row = int(result.item.image_id)
-            if result.error is None:
-                plain[content[row]], structure[content[row]] = result.row
-                readable[content[row]] = True
+            at = result.item.row["content"]
+            if isinstance(result.error, PipelineError):
+                failures[result.item.image_id] = result.error.with_remedy
+            elif result.error is not None:
+                failures[result.item.image_id] = reason_of(result.error)
             else:
-                failures[row] = _reason(result.error)
+                plain[at], structure[at] = result.row
+                readable[at] = True
     finally:
         read = int(readable.sum()) - before
         if read:
             with atomic_write(cache) as partial, open(partial, "wb") as file:
                 names = distinct[readable].astype("S64")
                 np.savez(file, keys=names, plain=plain[readable], structure=structure[readable])
-    return Thumbnails(plain, structure, readable, content, failures, read)
+    return Thumbnails(plain, structure, readable, content, dict(sorted(failures.items())), read)
 
 
 def _read_cache(cache: Path) -> tuple[np.ndarray, ...]:
@@ -146,7 +136,3 @@ def _read_cache(cache: Path) -> tuple[np.ndarray, ...]:
             return stored["keys"].astype(str), stored["plain"], stored["structure"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return (np.zeros(0, str),)
-
-
-def _reason(error: Exception) -> str:
-    return error.with_remedy if isinstance(error, PipelineError) else reason_of(error)

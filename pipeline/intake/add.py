@@ -1,4 +1,4 @@
-"""`pipeline data add`, `data refresh` and `data check --groups`: write or change a manifest."""
+"""`pipeline data add` and `data refresh`: write or change a manifest."""
 
 from __future__ import annotations
 
@@ -13,13 +13,8 @@ from pipeline.intake.existing import is_in_place, merge_existing, put_in_place, 
 from pipeline.intake.findings import Findings
 from pipeline.intake.layout import read_folder
 from pipeline.intake.masks import join_masks, separate_sibling_masks
-from pipeline.intake.patients import (
-    SPLIT_PRIORITY,
-    fill_in_patients,
-    keep_in_one_split,
-    patient_warnings,
-)
-from pipeline.intake.rows import Progress, build_rows, class_warnings, measure_all, measure_masks
+from pipeline.intake.patients import SPLIT_PRIORITY, fill_in_patients, keep_in_one_split
+from pipeline.intake.rows import Progress, build_rows, measure_all, measure_masks, row_warnings
 from pipeline.intake.summary import AddSummary
 from pipeline.intake.tables import join_groups, read_image_table
 from pipeline.io import manifest_lock, remove_leftovers
@@ -138,7 +133,7 @@ def add_dataset(
             skipped=dict(sorted(findings.skipped.items())),
             failed=findings.failed,
             masks_left_out=unusable,
-            warnings=findings.warnings + patient_warnings(frame) + class_warnings(frame),
+            warnings=findings.warnings + row_warnings(frame),
             changed=changed,
         )
 
@@ -153,13 +148,9 @@ def add_dataset(
 
 
 def _find(source: Path, masks: Path | None, place: Path, cleanup: ExitStack) -> Findings:
-    """Find the images of a folder, zip or CSV, with sibling masks taken out.
+    """Find the images of a folder, zip or CSV, with masks next to them (masks = None) taken out.
 
-    Args:
-        source: the folder, zip or CSV.
-        masks: where the masks are; None = next to the images.
-        place: data/<dataset>; a zip is extracted next to it until the images are added.
-        cleanup: removes the extracted zip.
+    A zip is extracted next to `place`, data/<dataset>; `cleanup` removes it.
     """
     if source.is_dir():
         findings = read_folder(source, exclude=(masks,) if masks is not None else ())
@@ -180,10 +171,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def refresh_dataset(
-    dataset: str,
-    *,
-    paths: Paths | None = None,
-    progress: Progress | None = None,
+    dataset: str, *, paths: Paths | None = None, progress: Progress | None = None
 ) -> AddSummary:
     """Update hashes, sizes and mask areas of a manifest from its files.
 
@@ -215,28 +203,3 @@ def refresh_dataset(
         write_manifest(frame, manifest)
     counts = {"added": 0, "removed": 0, "changed": changed}
     return AddSummary(dataset, manifest, frame, failed=failed, changed=counts)
-
-
-def group_dataset(dataset: str, source: str | Path, *, paths: Paths) -> list[str]:
-    """Join known groups to an existing manifest; images and all else stay as they are.
-
-    Args:
-        dataset: its name.
-        source: CSV, see `join_groups`.
-        paths: the project folder.
-
-    Returns:
-        What was joined, and warnings.
-
-    Raises:
-        ManifestError: as `join_groups`; the manifest contradicts the table; or a patient would be
-            in two splits. Nothing was written.
-    """
-    manifest = paths.manifest(dataset)
-    with manifest_lock(manifest):
-        findings = Findings(paths.data(dataset), read_manifest(manifest))
-        known = join_groups(findings, Path(source))
-        frame, _ = merge_existing(findings.images, manifest, same_source=True, force=False)
-        check_rows(frame, range(2, len(frame) + 2), Path(source))
-        write_manifest(frame, manifest)
-    return [f"{manifest}: groups of {known} of {len(frame)} images joined", *findings.warnings]

@@ -21,23 +21,17 @@ SHOWN = 5
 def merge_existing(
     new: pd.DataFrame, manifest: Path, *, same_source: bool, force: bool
 ) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Merge new rows with an existing manifest.
+    """Merge new rows with those of a manifest that may exist.
 
     Files may be new, gone or changed. Boxes, points, groups and masks that only the old manifest
-    has are kept.
-
-    Args:
-        new: the rows to write.
-        manifest: the CSV file, which may not exist.
-        same_source: whether the old manifest describes the same folder.
-        force: take the new rows as they are.
+    has are kept. With `force` the new rows are taken as they are.
 
     Returns:
         The merged rows; and the number of rows "added", "removed" and "changed" (other bytes).
 
     Raises:
-        ManifestError: the old manifest is unreadable, of another folder, or contradicts the new
-            rows, and `force` is not set; the message says what differs.
+        ManifestError: without `force`, the old manifest is unreadable, of another folder (not of
+            the `same_source`), or contradicts the new rows; the message says what differs.
     """
     try:
         old = read_manifest(manifest) if manifest.exists() else new.iloc[:0]
@@ -129,18 +123,15 @@ def is_in_place(place: Path, findings: Findings, *, manifest: Path, force: bool)
     # A run that was killed before it wrote the manifest may have moved the images of a zip.
     if findings.home is not None and _same_content(place, findings.root):
         return True
-    if not holds_phantoms(manifest):
-        raise ManifestError(
-            "holds other images, which are not replaced, even by --force",
-            path=place,
-            remedy="unpack the new images into it and pass it as --from, use another dataset "
-            "name, or move it away",
-        )
-    if not force:
-        raise ManifestError(
-            "holds phantoms", path=place, remedy="use another dataset name, or pass --force"
-        )
-    return False
+    phantoms = holds_phantoms(manifest)
+    if phantoms and force:
+        return False
+    remedy = "unpack the new images into it and pass it as --from, use another dataset name, "
+    raise ManifestError(
+        "holds phantoms" if phantoms else "holds other images, which --force does not replace",
+        path=place,
+        remedy=remedy + ("or pass --force" if phantoms else "or move it away"),
+    )
 
 
 def put_in_place(place: Path, findings: Findings) -> None:

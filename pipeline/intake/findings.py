@@ -56,11 +56,8 @@ class Findings:
         return self.above / name[3:] if name.startswith("../") else self.root / name
 
     def local_name(self, name: str, known: Collection[str]) -> str:
-        """Return the path in `known` that a table means by `name`.
-
-        Tables name images relative to the images' folder or to the folder above it, with slashes
-        or backslashes. A name that fits neither is returned with slashes.
-        """
+        """Return the path in `known` that a table means by `name`, relative to the images' folder
+        or to the folder above it, with slashes or backslashes; else the name with slashes."""
         if name in known:
             return name
         name = name.replace("\\", "/").removeprefix("./")

@@ -82,12 +82,6 @@ def read_folder(source: Path, *, exclude: tuple[Path, ...] = ()) -> Findings:
         findings.warnings.append(
             f"{len(stray)} images are in no class folder and are left out: {shown}"
         )
-    classes = {"/".join(names[: depth + 1]) for names in parts}
-    findings.warnings += [
-        f"folder {name!r} holds no images, so it is no class"
-        for name in sorted(set(folders) - classes)
-        if name.count("/") == depth
-    ]
     return findings
 
 

@@ -41,13 +41,10 @@ def masked_stem(path: str) -> str:
 
 
 def separate_sibling_masks(findings: Findings, *, pair: bool) -> None:
-    """Take masks that are next to their image out of the images.
+    """Take masks that are next to their image out of the images, in place.
 
-    A file is a mask when its name extends that of an image of the same folder.
-
-    Args:
-        findings: changed in place, warnings included.
-        pair: fill in mask_path; False when the masks come from elsewhere.
+    A file is a mask when its name extends that of an image of the same folder. With `pair` it
+    becomes the mask_path of that image.
     """
     paths = findings.images["path"]
     stems, owners = set(paths.map(stem)), paths.map(masked_stem)
@@ -100,15 +97,10 @@ def _set_masks(findings: Findings, pairs: dict[str, str]) -> None:
 
 
 def _pair(findings: Findings, masks: dict[str, list[str]]) -> dict[str, str]:
-    """Pair the images with masks of their stem, and warn of those where it is unclear which fits.
+    """Return path of an image -> mask, of masks by the stem of the image that they fit.
 
-    Args:
-        findings: its warnings are added to.
-        masks: stem of an image -> masks that fit it.
-
-    Returns:
-        Path of an image -> mask. An image gets none when several masks fit it, or several images
-        share a stem, unless one mask has the very name of the image.
+    An image gets none, and is warned of, when several masks fit it, or several images share a stem,
+    unless one mask has the very name of the image.
     """
     images: dict[str, list[str]] = defaultdict(list)
     for path in findings.images["path"]:
@@ -164,8 +156,8 @@ def _from_table(findings: Findings, source: Path, max_rank: int | None) -> dict[
 
 
 def _manifest_name(file: Path, findings: Findings) -> str:
-    """Return a mask's path for the manifest: relative to the images' folder if it is below that
-    or below the folder above it (so that both can be moved together), else absolute."""
+    """Return a path relative to the images' folder if the file is below that or below the folder
+    above it (so that both can be moved together), else an absolute one."""
     file, root = file.absolute(), findings.root.resolve()
     if file.is_relative_to(root):
         return file.relative_to(root).as_posix()

@@ -44,8 +44,10 @@ def patients_from_names(names: list[str], pattern: str | None = None) -> list[st
         matches = map(compiled.search if pattern else compiled.match, files)
         patients = [next(filter(None, m.groups()), "") if m else "" for m in matches]
         known = sum(map(bool, patients))
-        if known or not pattern:
-            return patients if pattern or known >= MIN_SHARE * len(files) else [""] * len(files)
+        if not pattern:
+            return patients if known >= MIN_SHARE * len(files) else [""] * len(files)
+        if known:
+            return patients
         problem = f"matches none of the {len(files)} names, e.g. {files[:1]}"
     raise ManifestError(
         f"--patient-regex {pattern!r} {problem}",
@@ -54,11 +56,8 @@ def patients_from_names(names: list[str], pattern: str | None = None) -> list[st
 
 
 def fill_in_patients(findings: Findings, pattern: str | None) -> bool:
-    """Set patient_id from file names where no table states it.
-
-    Returns:
-        Whether a table states patients; then names are read only if a pattern is given.
-    """
+    """Set patient_id from file names where no table states it, and return whether a table states
+    patients; then names are read only if a pattern is given."""
     images = findings.images
     stated = bool((images["patient_id"] != "").any())
     if pattern or not stated:
@@ -69,14 +68,11 @@ def fill_in_patients(findings: Findings, pattern: str | None) -> bool:
 
 
 def keep_in_one_split(frame: pd.DataFrame, how: str) -> list[str]:
-    """Take the images of a patient out of all splits but one, in place.
+    """Take the images of a patient out of all splits but one, in place, and return a warning.
 
     Args:
         frame: rows of a manifest.
         how: a key of `SPLIT_PRIORITY`.
-
-    Returns:
-        A warning with counts; nothing if no patient is in two splits.
     """
     known = frame[(frame["patient_id"] != "") & (frame["split"] != "")]
     rank = known["split"].map(SPLIT_PRIORITY[how].index)
@@ -89,16 +85,4 @@ def keep_in_one_split(frame: pd.DataFrame, how: str) -> list[str]:
     return [
         f"{dropped['patient_id'].nunique()} patients are in several splits: their {listed} are in "
         "none now (they stay in the manifest, and take part in the grouped protocol)"
-    ]
-
-
-def patient_warnings(frame: pd.DataFrame) -> list[str]:
-    """Return a warning if the patient is known for a part of the images only."""
-    known = int((frame["patient_id"] != "").sum())
-    if known in (0, len(frame)):
-        return []
-    return [
-        f"the patient is known for {known} of {len(frame)} images only; each other image counts "
-        "as a patient of its own, so that one patient may train and test: pass --patient-regex, "
-        "or name patients in --groups"
     ]

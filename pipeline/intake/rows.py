@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,21 +22,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Measured:
-    """What one image file contains; or why it is left out.
+    """What one image file contains; or why it is left out."""
 
-    Attributes:
-        sha256: of the bytes.
-        patient: one-way code from a DICOM header; "" = unknown.
-        frames: index and size of each frame.
-        skipped: why the file is not an image.
-        failed: why the file cannot be read.
-    """
-
-    sha256: str = ""
-    patient: str = ""
-    frames: tuple[FrameInfo, ...] = ()
-    skipped: str = ""
-    failed: str = ""
+    sha256: str = ""  # of the bytes
+    patient: str = ""  # one-way code from a DICOM header; "" = unknown
+    frames: tuple[FrameInfo, ...] = ()  # index and size of each
+    skipped: str = ""  # why the file is not an image
+    failed: str = ""  # why it cannot be read
 
     def without(self, frame: object) -> str:
         """Return why a frame of the file cannot be had."""
@@ -63,17 +55,13 @@ def measure_all(root: Path, paths: set[str], progress: Progress | None) -> dict[
     return dict(zip(names, found, strict=True))
 
 
-def _in_threads(
-    function: Callable[[Any], Any], items: list, progress: Progress | None = None
-) -> list:
+def _in_threads(function: Callable, items: list, progress: Progress | None = None) -> Iterator:
     """Map a function over items in threads, in order; report (done, total) after each."""
-    results = []
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
-        for result in pool.map(function, items):
-            results.append(result)
+        for done, result in enumerate(pool.map(function, items), 1):
             if progress is not None:
-                progress(len(results), len(items))
-    return results
+                progress(done, len(items))
+            yield result
 
 
 def build_rows(
@@ -120,11 +108,9 @@ def build_rows(
 
 
 def measure_masks(frame: pd.DataFrame, locate: Callable[[str], Path]) -> dict[int, str]:
-    """Fill in mask_area (pixels) in place.
+    """Fill in mask_area (pixels) in place, of masks at `locate(mask_path)`.
 
-    Args:
-        frame: rows. The mask of a frame is the same frame of the mask's file.
-        locate: returns the file of a mask_path.
+    The mask of a frame is the same frame of the mask's file.
 
     Returns:
         Index of the row -> why its mask cannot be used; such rows are unchanged.
@@ -145,8 +131,9 @@ def measure_masks(frame: pd.DataFrame, locate: Callable[[str], Path]) -> dict[in
     return bad
 
 
-def class_warnings(frame: pd.DataFrame) -> list[str]:
-    """Return warnings on classes: missing in a split, tiny, of nearly equal names, or only one."""
+def row_warnings(frame: pd.DataFrame) -> list[str]:
+    """Return warnings on classes (missing in a split, tiny, of nearly equal names, or only one) and
+    on patients that are known for a part of the images only."""
     warnings = []
     table = frame.groupby(["label", "split"]).size().unstack(fill_value=0)
     for split in table.columns.intersection(["train", "test"]):
@@ -164,4 +151,11 @@ def class_warnings(frame: pd.DataFrame) -> list[str]:
             warnings.append(f"classes {names} differ only by case or spaces")
     if len(table) == 1:
         warnings.append(f"all images are of one class, {table.index[0]!r}: check the folders")
+    known = int((frame["patient_id"] != "").sum())
+    if 0 < known < len(frame):
+        warnings.append(
+            f"the patient is known for {known} of {len(frame)} images only; each other image "
+            "counts as a patient of its own, so that one patient may train and test: pass "
+            "--patient-regex, or name patients in --groups"
+        )
     return warnings

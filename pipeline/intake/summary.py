@@ -19,29 +19,17 @@ SHOWN = 20
 
 @dataclass
 class AddSummary:
-    """What `add_dataset` did.
-
-    Attributes:
-        dataset: its name.
-        manifest: the file written.
-        frame: its rows (not printed).
-        skipped: reason -> number of files left out.
-        failed: relative path -> why the file cannot be read; it is not in the manifest.
-        masks_left_out: image_id -> why its ground-truth mask cannot be used.
-        warnings: what the user should know.
-        changed: number of rows "added", "removed" and "changed" since the last manifest.
-        images, masks, patients: number of rows, of ground-truth masks and of known patients.
-        counts: split ("" = none) -> label -> number of images.
-    """
+    """What `add_dataset` did, and counts: images, masks, patients (the known ones), and
+    counts, split ("" = none) -> label -> number of images."""
 
     dataset: str
     manifest: Path
-    frame: pd.DataFrame = field(repr=False)
-    skipped: dict[str, int] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    masks_left_out: dict[str, str] = field(default_factory=dict)
+    frame: pd.DataFrame = field(repr=False)  # the rows of the manifest
+    skipped: dict[str, int] = field(default_factory=dict)  # reason -> number of files left out
+    failed: dict[str, str] = field(default_factory=dict)  # path -> why it cannot be read
+    masks_left_out: dict[str, str] = field(default_factory=dict)  # image_id -> why
     warnings: list[str] = field(default_factory=list)
-    changed: dict[str, int] = field(default_factory=dict)
+    changed: dict[str, int] = field(default_factory=dict)  # rows added, removed and changed
 
     def __post_init__(self) -> None:
         self.images = len(self.frame)

@@ -121,16 +121,13 @@ def _relative_path(text: str, root: Path) -> str:
     return "" if ".." in path.parts or not path.parts else path.as_posix()
 
 
-def join_groups(findings: Findings, source: Path) -> int:
+def join_groups(findings: Findings, source: Path) -> None:
     """Fill in patient_id, group and fold from a CSV.
 
     Args:
         findings: changed in place, warnings included.
         source: CSV that names images by `path` (relative to the images' folder or to the folder
             above it; all frames of the file) or `image_id`.
-
-    Returns:
-        The number of images it knows.
 
     Raises:
         ManifestError: no usable column, an image listed twice with different values, or no image
@@ -152,29 +149,22 @@ def join_groups(findings: Findings, source: Path) -> int:
     for at, path in enumerate(images["path"]):
         named.setdefault(path, []).append(at)
     named = {name: [at] for at, name in enumerate(images["image_id"]) if name} | named
-    joined: dict[int, dict[str, str]] = {}
-    elsewhere = 0
-    for line, row in zip(table.index, table.to_dict("records"), strict=True):
-        name = findings.local_name(row[key], named)
-        elsewhere += name not in named
-        values = {target: row[column] for target, column in columns.items()}
-        for at in named.get(name, []):
-            if joined.setdefault(at, values) != values:
-                raise ManifestError(
-                    f"line {line}: {row[key]!r} for the second time, with other values",
-                    path=source,
-                    remedy="keep one of the rows",
-                )
-    if not joined:
+    table["image"] = [findings.local_name(name, named) for name in table[key]]
+    table["at"] = table["image"].map(named)  # a list; NaN = not here
+    here = table[table["at"].notna()].explode("at").drop_duplicates(["at", *columns.values()])
+    if here.empty:
         raise ManifestError(
             f"knows none of the images (its first: {table[key].iloc[0]!r}; "
             f"the images': {images['path'].iloc[0]!r})",
             path=source,
             remedy="write paths relative to the images' folder, or to the folder above it",
         )
-    for name in columns:
-        old = enumerate(images[name])
-        images[name] = [joined.get(at, {}).get(name) or text for at, text in old]
+    for line, name in here.loc[here["at"].duplicated(), key].items():
+        what = f"line {line}: {name!r} for the second time, with other values"
+        raise ManifestError(what, path=source, remedy="keep one of the rows")
+    for name, column in columns.items():
+        new = dict(zip(here["at"], here[column], strict=True))
+        images[name] = [new.get(at) or old for at, old in enumerate(images[name])]
+    elsewhere = int(table["at"].isna().sum())
     if elsewhere:
         findings.warnings.append(f"{elsewhere} rows of {source.name} name images that are not here")
-    return len(joined)

@@ -127,7 +127,9 @@ def test_each_test_frame_of_a_burst_too_long_to_pair_is_marked(tmp_path, monkeyp
     monkeypatch.setattr(search, "STRUCTURE_PARTNERS", PARTNERS // 2)
     summary = audit_dataset("toy", params(), made.write().paths)
     table = made.table()
-    assert table.filter(like="test/1", axis=0)[["copy_in_train", "copy_in_train_any"]].all(axis=None)
+    assert table.filter(like="test/1", axis=0)[["copy_in_train", "copy_in_train_any"]].all(
+        axis=None
+    )
     mirrored = table.filter(like="test/2", axis=0)
     assert mirrored["copy_in_train_any"].all() and not mirrored["copy_in_train"].any()
     for name in ("test/3", "test/alone", "train/"):

@@ -62,7 +62,7 @@ def test_a_damaged_cache_is_made_again_and_changes_no_result(folder, damage):
 def test_what_was_read_before_an_interruption_is_kept(folder, monkeypatch):
     class Interrupted(thumbnails.ThumbnailMapper):
         def map(self, items, loaded):
-            if items[0].image_id == "4":
+            if items[0].image_id == "4.png":
                 raise KeyboardInterrupt
             return loaded
 
