@@ -76,21 +76,13 @@ def test_bad_files_are_named_with_the_reason_and_the_rest_is_added(scans, paths)
     cat = scans / "train" / "cat"
     (cat / "empty.png").touch()
     (cat / "page.jpg").write_text("<!DOCTYPE html><html>")
-    (cat / "text.png").write_text("hello there, this is text")
-    (cat / "dangling.png").symlink_to("nowhere.png")
+    (cat / "link.png").symlink_to("nowhere.png")
     os.mkfifo(cat / "pipe.png")
     summary = add_dataset("d", scans, paths=paths)
     assert summary.images == 24
-    reasons = {path.rsplit("/", 1)[1]: why for path, why in summary.failed.items()}
-    for name, word in {
-        "empty.png": "zero bytes",
-        "page.jpg": "web page",
-        "text.png": "text",
-        "dangling.png": "link",
-        "pipe.png": "pipe",
-    }.items():
-        assert word in reasons.pop(name)
-    assert not reasons
+    words = {"empty.png": "zero bytes", "link.png": "link", "page.jpg": "web", "pipe.png": "pipe"}
+    assert list(summary.failed) == [f"train/cat/{name}" for name in words]
+    assert all(map(str.__contains__, summary.failed.values(), words.values()))
     assert "FAILED train/cat/empty.png" in summary.text()
 
 
