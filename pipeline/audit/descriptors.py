@@ -38,11 +38,7 @@ def orient(images: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def unit(values: np.ndarray) -> np.ndarray:
-    """Flatten (n, ...), centre each row and scale it to length 1; constant rows become 0.
-
-    Returns:
-        (n, d) float32.
-    """
+    """Flatten (n, ...) to (n, d) float32, each centred and of length 1; constant rows become 0."""
     flat = np.asarray(values, np.float32).reshape(len(values), -1)
     flat = flat - flat.mean(axis=1, keepdims=True)
     length = np.linalg.norm(flat, axis=1, keepdims=True)
@@ -50,14 +46,10 @@ def unit(values: np.ndarray) -> np.ndarray:
 
 
 def structure(thumbnails: np.ndarray) -> np.ndarray:
-    """Return the local structure of grey thumbnails.
+    """Return the local structure of thumbnails (n, 64, 64) uint8, (n, 64, 64) float32.
 
-    Args:
-        thumbnails: (n, 64, 64) uint8.
-
-    Returns:
-        (n, 64, 64) float32. Each image is first scaled to a spread of 1; `FLOOR` keeps coding
-        noise on an even background from counting as structure.
+    Each image is first scaled to a spread of 1; `FLOOR` keeps coding noise on an even background
+    from counting as structure.
     """
     images = np.asarray(thumbnails, np.float32)
     spread = images.std(axis=(1, 2), keepdims=True)
@@ -69,15 +61,8 @@ def structure(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def frequencies(images: np.ndarray, count: int) -> np.ndarray:
-    """Return the low DCT coefficients of images scaled to length 1.
-
-    Args:
-        images: (n, side, side).
-        count: frequencies kept per axis.
-
-    Returns:
-        (n, count, count) float32; [:, 0, 0] is 0.
-    """
+    """Return the low DCT coefficients, `count` per axis, of images (n, side, side) of length 1:
+    (n, count, count) float32; [:, 0, 0] is 0."""
     scaled = unit(images).reshape(images.shape)
     return dctn(scaled, axes=(1, 2), norm="ortho")[:, :count, :count].astype(np.float32)
 
@@ -110,10 +95,7 @@ def best_shift(images: np.ndarray, templates: np.ndarray) -> np.ndarray:
     length of its window there is interpolated from the whole pixels around.
 
     Args:
-        images, templates: (n, 64, 64) float32.
-
-    Returns:
-        (n,) float32; may exceed 1 slightly.
+        images, templates: (n, 64, 64) float32. Returns (n,) float32; may exceed 1 slightly.
     """
     images = np.asarray(images, np.float32)
     side = STRUCTURE_SIDE - 2 * SHIFT
@@ -129,13 +111,10 @@ def best_shift(images: np.ndarray, templates: np.ndarray) -> np.ndarray:
 
 
 def moved_window(images: np.ndarray, down: float, right: float) -> np.ndarray:
-    """Cut the window that leaves `SHIFT` pixels on each side, moved by fractions of a pixel.
+    """Cut the window that leaves `SHIFT` pixels on each side of images (n, side, side) float32,
+    moved by at most `SHIFT` pixels.
 
     Between pixels it takes the weighted mean of both, a slight blur, which low frequencies bear.
-
-    Args:
-        images: (n, side, side) float32.
-        down, right: pixels, at most `SHIFT` either way.
     """
     side = images.shape[-1]
     window = np.arange(SHIFT, side - SHIFT)

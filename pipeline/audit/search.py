@@ -50,10 +50,6 @@ def find_copies(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Find the copies within one set of thumbnails (b None), or across two.
 
-    Args:
-        a, b: the thumbnails.
-        params: thresholds, and whether mirrored and turned copies are searched for.
-
     Returns:
         One row per pair of contents, sorted: left, right (of the other set when two are compared),
         kind (near | mirror | turn, any other of the eight orientations), score (correlation of the
@@ -73,10 +69,8 @@ def find_copies(
 def _candidates(
     a: Thumbnails, b: Thumbnails | None, params: AuditParams
 ) -> Iterator[tuple[np.ndarray, list]]:
-    """Yield pairs that may be copies, (n, 3) int64 orientation, left, right, sorted; and the cuts.
-
-    Each block is `ROWS` contents of the left set against all of the right set.
-    """
+    """Yield pairs that may be copies, (n, 3) int64 orientation, left, right, sorted; and the cuts;
+    of `ROWS` contents of the left set against all of the right set."""
     left, right = (np.flatnonzero(x.readable & ~x.blank()) for x in (a, b or a))
     if not len(left) or not len(right):  # nothing was read, or all is blank
         return
@@ -143,15 +137,13 @@ def nearest(
     after: int | None = None,
     width: int = COLUMNS,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the vectors near to a block of queries.
+    """Find the vectors (see `bases`) near to a block of queries.
 
     Args:
         queries: variants of the block, each (m, d) float32; the nearest variant counts.
-        base: of the vectors, see `bases`.
-        partners: near vectors kept of one query among `width` vectors, the nearest.
+        partners: near vectors kept of one query among the `width` compared at a time.
         after: number of the block's first row if the block is a part of the vectors: then only
             vectors after each query's own are returned.
-        width: vectors compared at a time.
 
     Returns:
         int64: rows in the block and numbers of vectors, one pair each; and the rows that had more
@@ -179,12 +171,11 @@ def nearest(
 
 
 def _judge(a: Thumbnails, b: Thumbnails, pairs: np.ndarray, params: AuditParams) -> pd.DataFrame:
-    """Look closely at candidates and keep those that are copies.
+    """Look closely at candidates and keep those that are copies, perhaps in several orientations.
 
     Returns:
-        The columns orientation, left, right, score (float64 correlation of the thumbnails or the
-        structures) and plain (whether the thumbnails are equal); a pair may appear in several
-        orientations.
+        orientation, left, right, score (float64 correlation of the thumbnails or the structures)
+        and plain (whether the thumbnails are equal).
     """
     plain, detail = np.zeros(len(pairs)), np.zeros(len(pairs))
     for start in range(0, len(pairs), CLOSE_BATCH):

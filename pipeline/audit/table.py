@@ -87,11 +87,8 @@ def image_pairs(
 
 
 def connect(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return the connected component of each of `count` nodes under the edges left[k] - right[k].
-
-    Returns:
-        (count,) int64 component numbers.
-    """
+    """Return the connected component of each of `count` nodes under the edges left[k] - right[k],
+    (count,) int64."""
     edges = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(count, count))
     return connected_components(edges, directed=False)[1].astype(np.int64)
 
@@ -99,17 +96,11 @@ def connect(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
 def joined_to(
     marked: np.ndarray, left: np.ndarray, right: np.ndarray, cut: np.ndarray
 ) -> np.ndarray:
-    """Return which nodes are marked, or joined to a marked one by an edge left[k] - right[k].
+    """Return which nodes are marked, or joined to a marked one by an edge left[k] - right[k],
+    (count,) bool.
 
     Not all edges of the nodes in `cut` are known: in a component that has one of these, a chain of
     edges joins as well.
-
-    Args:
-        marked: (count,) bool.
-        left, right, cut: int64 nodes.
-
-    Returns:
-        (count,) bool.
     """
     joined = marked.copy()
     joined[left[marked[right]]] = True

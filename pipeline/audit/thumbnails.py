@@ -48,14 +48,10 @@ class Thumbnails:
 
 
 def make_thumbnails(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shrink an image to its two grey thumbnails.
+    """Shrink an image (h, w, 3) uint8 to its grey thumbnails, (32, 32) and (64, 64) uint8.
 
-    Args:
-        image: (h, w, 3) uint8.
-
-    Returns:
-        (32, 32) and (64, 64) uint8: ITU-R 601 luma, resized to a square by Pillow's bilinear
-        filter, which averages over the reduction and so does not alias.
+    ITU-R 601 luma, resized to a square by Pillow's bilinear filter, which averages over the
+    reduction and so does not alias.
     """
     grey = Image.fromarray(image).convert("L")
     plain, structure = (
@@ -80,18 +76,9 @@ class ThumbnailMapper:
 def load_thumbnails(manifest: pd.DataFrame, data: Path, cache: Path) -> Thumbnails:
     """Read the thumbnails that the cache lacks, and bring the cache up to date.
 
-    Args:
-        manifest: its rows.
-        data: folder of the dataset's images.
-        cache: the cache file; a damaged one counts as empty. What was read before an interruption
-            is kept.
-
-    Returns:
-        The thumbnails of every distinct content. An image whose file cannot be read, or has other
-        bytes than the manifest states, is in `failures`; another of the same content may be read.
-
-    Raises:
-        DiskError: the cache cannot be written.
+    A damaged cache counts as empty. What was read before an interruption is kept. An image whose
+    file cannot be read, or has other bytes than the manifest states, is in `failures`; another of
+    the same content may be read. Raises DiskError where the cache cannot be written.
     """
     rules = sha256_json(reader_rules())
     keys = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from pipeline.config import DATASET_NAME
@@ -87,14 +86,10 @@ def add_dataset(
     if mask_source is not None and same_folder(source, mask_source):
         mask_source = None  # the masks are next to the images
     remove_leftovers(place)
-    with ExitStack() as cleanup:
-        for folder in (manifest.parent, place.parent):
-            if not folder.exists():
-                cleanup.callback(_remove_if_empty, folder)
-        cleanup.enter_context(manifest_lock(manifest))
-
+    with manifest_lock(manifest), extracted(source, place) as folder:
         # What is there, and what is known of it.
-        findings = _find(source, mask_source, place, cleanup)
+        findings = _find(folder, mask_source)
+        findings.home = place if folder != source else None
         in_place = is_in_place(place, findings, manifest=manifest, force=force)
         if mask_source is not None:
             join_masks(findings, mask_source, max_rank=max_rank)
@@ -147,27 +142,15 @@ def add_dataset(
     return summary
 
 
-def _find(source: Path, masks: Path | None, place: Path, cleanup: ExitStack) -> Findings:
-    """Find the images of a folder, zip or CSV, with masks next to them (masks = None) taken out.
-
-    A zip is extracted next to `place`, data/<dataset>; `cleanup` removes it.
-    """
-    if source.is_dir():
-        findings = read_folder(source, exclude=(masks,) if masks is not None else ())
-    elif source.suffix.lower() == ".zip":
-        findings = read_folder(cleanup.enter_context(extracted(source, place)))
-        findings.home = place
-    elif not source.exists():
+def _find(source: Path, masks: Path | None) -> Findings:
+    """Find the images of a folder or CSV, with masks next to them (masks = None) taken out."""
+    if not source.exists():
         raise ManifestError("no such folder, CSV or zip", path=source, remedy="check --from")
-    else:
+    if not source.is_dir():
         return read_image_table(source)
+    findings = read_folder(source, exclude=(masks,) if masks is not None else ())
     separate_sibling_masks(findings, pair=masks is None)
     return findings
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
 
 
 def refresh_dataset(

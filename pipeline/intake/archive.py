@@ -21,8 +21,9 @@ MAX_NAME = 255  # bytes of a file name, on all usual file systems
 
 
 @contextmanager
-def extracted(archive: Path, target: Path) -> Iterator[Path]:
-    """Extract a zip next to `target` and yield that folder, for the caller to move into place.
+def extracted(source: Path, target: Path) -> Iterator[Path]:
+    """Extract a zip next to `target` and yield that folder, for the caller to move into place; what
+    is not a zip is yielded as it is.
 
     Whatever is not moved away is removed at the end.
 
@@ -31,10 +32,13 @@ def extracted(archive: Path, target: Path) -> Iterator[Path]:
             folder, is a link, or comes twice; a zip bomb; not enough room on the disk.
         DiskError: the folder cannot be written, or the disk is full.
     """
+    if source.suffix.lower() != ".zip" or source.is_dir() or not source.exists():
+        yield source
+        return
     partial = partial_path(target)
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _extract(archive, partial)
+        _extract(source, partial)
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -70,13 +70,9 @@ class Findings:
 def look_through(
     source: Path, *, exclude: tuple[Path, ...] = ()
 ) -> tuple[list[str], list[str], Counter[str]]:
-    """Look once at every folder and file below a folder.
+    """Look once at every folder and file below a folder, but for the folders of `exclude`.
 
     Links are followed; a folder that was reached before is not entered again.
-
-    Args:
-        source: the folder.
-        exclude: folders below it to leave out.
 
     Returns:
         The image files and the folders, as POSIX paths relative to the source; and reason -> number

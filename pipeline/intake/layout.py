@@ -39,10 +39,6 @@ def read_folder(source: Path, *, exclude: tuple[Path, ...] = ()) -> Findings:
     Images outside of class folders are left out and named in a warning. Downloads often wrap the
     whole set in one or more folders: `Findings.root` is the innermost.
 
-    Args:
-        source: the folder.
-        exclude: folders below it that hold something else (masks).
-
     Raises:
         ManifestError: a folder cannot be listed, no images, no class folders, or class folders
             next to split folders.

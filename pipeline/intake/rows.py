@@ -67,13 +67,9 @@ def _in_threads(function: Callable, items: list, progress: Progress | None = Non
 def build_rows(
     findings: Findings, *, synthetic: bool, progress: Progress | None
 ) -> tuple[pd.DataFrame, list[int]]:
-    """Measure every image and make one row per frame.
+    """Measure every image and make one row per frame; what is skipped or failed joins `findings`.
 
     A table may name one frame of a file; else a file of n frames becomes n rows.
-
-    Args:
-        findings: the images; what is skipped or failed is added, in place.
-        synthetic, progress: as for `add_dataset`.
 
     Returns:
         Rows sorted by path and frame, with the columns of `findings.images`; and the line of the

@@ -37,14 +37,7 @@ GROUP_COLUMNS = ("group", "series", "study", "slice")
 
 
 def read_table(path: Path, *required: str) -> pd.DataFrame:
-    """Read a CSV and give its columns the manifest's names.
-
-    Args:
-        path: the file.
-        required: columns that it must have.
-
-    Returns:
-        Text columns; the index holds the line number of each row.
+    """Read a CSV and give its columns the manifest's names; the index holds the line numbers.
 
     Raises:
         ManifestError: as `read_text_csv`; two columns mean the same; a required one is missing; or

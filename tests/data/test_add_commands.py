@@ -66,7 +66,7 @@ def test_what_a_kill_during_extraction_leaves_is_gone_after_the_next_add(
     killed(project, "archive", "_extract_entry", 3, *command)
     (left,) = (project / "data").iterdir()
     assert len([path for path in left.rglob("*") if path.is_file()]) == 3
-    running = project / "data" / f".d.{os.getpid()}.partial"  # of a live process: this one
+    running = project / "data" / f".d.{os.getppid()}.partial"  # of a live process
     running.mkdir()
     code, said = in_process(project, *command[:-1], str(source if again == "zip" else scans))
     assert code == 0, said
@@ -120,12 +120,12 @@ def test_what_cannot_be_written_or_read_is_said_in_one_line_and_a_retry_works(
     source = zip_of(tmp_path / "s.zip", scans)
     with zipfile.ZipFile(source) as opened:
         size = min(entry.file_size for entry in opened.infolist()) // 2
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # noqa: E731
-    refused(source, "cannot write: File too large .*ulimit", preexec_fn=limit)
     project.chmod(0o555)  # a project to which nothing was added yet
     refused(source, "cannot write: Permission denied .*writable", before=no_override)
     project.chmod(0o755)
     assert in_process(project, "data", "add", "d", "--from", str(scans))[0] == 0
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # noqa: E731
+    refused(source, "cannot write: File too large .*ulimit", preexec_fn=limit)
     for folder, given in ((project / "data", source), (project / "data_manifests", scans)):
         folder.chmod(0o555)
         refused(given, "cannot write: Permission denied .*writable", before=no_override)
