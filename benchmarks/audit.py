@@ -18,14 +18,12 @@ import argparse
 import json
 import resource
 import tempfile
-import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 from scipy.fft import idctn
 
 from pipeline.audit import audit_dataset, compare_datasets
@@ -43,29 +41,16 @@ PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
 
 
 class Clock:
-    """Wall and CPU seconds since it was made, and the peak memory of the process.
-
-    `peak_mb` counts mapped files, which the system can drop; `own_mb` (sampled) does not.
-    """
+    """Wall and CPU seconds since it was made, and the peak memory of the process."""
 
     def __init__(self) -> None:
         self.wall, self.cpu = time.perf_counter(), time.process_time()
-        self.own, self._done = 0.0, threading.Event()
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.05):
-            memory = psutil.Process().memory_info()
-            self.own = max(self.own, (memory.rss - memory.shared) / 2**20)
 
     def read(self) -> dict[str, float]:
-        self._done.set()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return {
-            "own_mb": round(self.own),
             "wall_s": round(time.perf_counter() - self.wall, 1),
             "cpu_s": round(time.process_time() - self.cpu, 1),
-            "peak_mb": round(peak),
+            "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         }
 
 

@@ -47,22 +47,18 @@ def as_bytes(image):
 COPIES = {
     "resaved": (resaved, "near"),
     "half size": (lambda x: as_bytes(resize(x, (80, 80), anti_aliasing=True)), "near"),
-    "larger": (lambda x: as_bytes(resize(x, (300, 300))), "near"),
     "brighter": (lambda x: np.clip(x.astype(int) + 35, 0, 255).astype(np.uint8), "near"),
     "less contrast": (lambda x: (90 + 0.3 * x).astype(np.uint8), "near"),
     "clipped": (lambda x: rescale_intensity(x, (70, 180), (0, 255)).astype(np.uint8), "near"),
     "gamma 0.5": (lambda x: gamma(x, 0.5), "near"),
-    "gamma 2": (lambda x: gamma(x, 2), "near"),
     "equalised": (lambda x: as_bytes(equalize_hist(x)), "near"),
     "down 2 %": (lambda x: shifted(x, 3, 0), "near"),
     "up and right 3 %": (lambda x: shifted(x, -5, 5), "near"),
     "shifted, resaved, gamma": (lambda x: resaved(gamma(shifted(x, 2, -3), 0.7)), "near"),
     "mirrored": (lambda x: x[:, ::-1], "mirror"),
-    "mirrored and resaved": (lambda x: resaved(np.ascontiguousarray(x[:, ::-1])), "mirror"),
     "mirrored, gamma": (lambda x: gamma(x[:, ::-1], 0.5), "mirror"),
     "turned 90": (lambda x: np.rot90(x, 1), "turn"),
     "turned 180": (lambda x: np.rot90(x, 2), "turn"),
-    "turned 270": (lambda x: np.rot90(x, 3), "turn"),
     "upside down": (lambda x: x[::-1], "turn"),
     "turned, gamma, shifted": (lambda x: gamma(shifted(np.rot90(x), 2, 2), 0.6), "turn"),
 }
@@ -115,13 +111,9 @@ def test_smooth_images_that_correlate_by_chance_are_no_copies(tmp_path):
     assert folder.pairs().empty
 
 
-def test_mirrored_off_leaves_turned_and_mirrored_copies_out(tmp_path):
-    folder = Folder(tmp_path)
-    folder.save("a.png", texture(1), split="train")
-    folder.save("b.png", np.ascontiguousarray(texture(1)[:, ::-1]), split="test")
-    summary = audit_dataset("toy", params(mirrored=False), folder.write().paths)
-    assert summary["pairs"]["mirror"] == 0
-    assert not folder.table()["copy_in_train_any"].any()
+def test_mirrored_off_leaves_turned_and_mirrored_copies_out():
+    sets = [as_thumbnails([texture(1)]), as_thumbnails([np.fliplr(texture(1))])]
+    assert find_copies(*sets, params(mirrored=False).audit)[0].empty
 
 
 FARTHEST = 0.03 * STRUCTURE_SIDE  # thumbnail pixels: the promised 3 % of a side

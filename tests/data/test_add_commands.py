@@ -114,7 +114,8 @@ def test_what_cannot_be_written_or_read_is_said_in_one_line_and_a_retry_works(
     def refused(source: Path, expected: str, **how) -> None:
         before = tree(project.parent)
         code, said = run(project, "data", "add", "new", "--from", str(source), **how)
-        assert code == 2 and re.fullmatch(rf"error: .*{expected}.* - .+\n", said), said
+        assert code == 2 and re.search(expected, said), said
+        assert re.fullmatch(r"error: .+ - .+\n", said)
         assert tree(project.parent) == before
 
     source = zip_of(tmp_path / "s.zip", scans)

@@ -98,7 +98,7 @@ def test_without_masks_there_is_no_ground_truth_protocol_and_asking_says_why():
 LEAKY = table(["a", "b"] * 10, splits=["train"] * 14 + ["test"] * 6)
 
 
-COPIES = ["x", "y", *[""] * 13, "x", "y", "", "", ""]  # 000-015 and 001-016 straddle
+COPIES = ["x", "y", *[""] * 13, "x", "y", "", "", ""]  # 000 = 015, 001 = 016
 
 
 @pytest.mark.promise("splits.on_leak decides which side of a leak is left out of training or test.")
