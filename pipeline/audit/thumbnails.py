@@ -13,10 +13,11 @@ import pandas as pd
 from PIL import Image
 
 from pipeline.audit.descriptors import PLAIN_SIDE, STRUCTURE_SIDE
-from pipeline.engine import LocalExecutor, WorkItem
+from pipeline.engine.executor import LocalExecutor
 from pipeline.errors import PipelineError, reason_of
 from pipeline.images import read_image, reader_rules
 from pipeline.io import atomic_write, sha256_json
+from pipeline.store.items import WorkItem
 
 READ_BATCH = 32  # images read ahead
 FEATURELESS = 2.0  # grey levels; an image of less spread is blank

@@ -61,7 +61,7 @@ def segment(dataset: Dataset, run: RunFlags, project: ModelProject) -> None:
     """Stage 1: m = SAM2(x) for every image -> cache/DATASET/masks.zarr"""
     c, options = project.open(), run.options()
 
-    from pipeline.segment import segment_dataset
+    from pipeline.segment.segment import segment_dataset
 
     record = segment_dataset(dataset, c.params, c.paths, options)
     project.show(record.to_json(), record.summary())
@@ -80,7 +80,7 @@ def prompt_quality(
     c = project.open(prompt_quality__images=images, prompt_quality__phantoms=images)
     options = run.options()
 
-    from pipeline.segment import measure_prompts
+    from pipeline.segment.prompt_quality import measure_prompts
 
     record = measure_prompts(dataset, c.params, c.paths, options)
     project.show(record.to_json(), record.summary())
@@ -91,7 +91,7 @@ def encode(dataset: Dataset, run: RunFlags, project: ModelProject) -> None:
     """Stage 2: I = E_v(x * m) and T = E_t(t) -> cache/DATASET/features.zarr"""
     c, options = project.open(), run.options()
 
-    from pipeline.encode import encode_dataset
+    from pipeline.encode.encode import encode_dataset
 
     record = encode_dataset(dataset, c.params, c.paths, options)
     project.show(record.to_json(), record.summary())
@@ -364,7 +364,7 @@ def check(
     """
     from pipeline.audit import across_text, audit_dataset, audit_text, compare_datasets
     from pipeline.encode.text import prompted_classes
-    from pipeline.engine import RunRecord
+    from pipeline.engine.record import RunRecord
     from pipeline.errors import StageFailed
     from pipeline.manifest import read_manifest
 

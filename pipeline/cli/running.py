@@ -72,7 +72,7 @@ def _report_interruption() -> None:
 def _sigterm_interrupts() -> Iterator[None]:
     """Let SIGTERM (docker stop, Slurm, timeout) end the block as Ctrl-C does.
 
-    Stages replace this handler by that of `Interrupts` while they run.
+    Stages replace this handler by that of `interrupts` while they run.
 
     Raises:
         KeyboardInterrupt: SIGTERM was received. Further ones are ignored, since `timeout` sends
