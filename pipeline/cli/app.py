@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -205,11 +206,12 @@ def verify(
 
     reports = {str(path): verify_store(path) for path in stores}
     if as_json:
-        typer.echo(json.dumps({path: found.to_json() for path, found in reports.items()}, indent=2))
+        found = {path: {"ok": one.ok, **asdict(one)} for path, one in reports.items()}
+        typer.echo(json.dumps(found, indent=2))
     else:
-        for path, found in reports.items():
-            typer.echo(f"{path}: {found.summary()}")
-    if not all(found.ok for found in reports.values()):
+        for path, one in reports.items():
+            typer.echo(f"{path}: {one.summary()}")
+    if not all(one.ok for one in reports.values()):
         raise typer.Exit(3)
 
 
@@ -330,9 +332,6 @@ def sample(
             "there."
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the manifest of real images.")
-    ] = False,
 ) -> None:
     """Draw synthetic phantoms of the four tasks, with ground-truth masks."""
     from pipeline.phantoms import make_known_answer, make_sample
@@ -341,13 +340,11 @@ def sample(
     if known_answer:
         if dataset:
             raise typer.BadParameter("--known-answer creates its own set: omit --dataset")
-        made = make_known_answer(
-            c.paths, f"known-{known_answer}", known_answer, n=images, seed=seed, force=force
-        )
-        project.show_written([made.manifest])
+        name = f"known-{known_answer}"
+        project.show_written([make_known_answer(c.paths, name, known_answer, images, seed)])
         return
     names = tuple(dataset or c.params.datasets)
-    project.show_written(make_sample(c.paths, names, n=images, seed=seed, force=force))
+    project.show_written(make_sample(c.paths, names, images, seed))
 
 
 @command(data_app, "pipeline data check --dataset brain")

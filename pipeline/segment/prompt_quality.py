@@ -34,7 +34,7 @@ from pipeline.segment.quality import bounding_box
 from pipeline.segment.segment import SegmentMapper
 from pipeline.segment.strategies import strategy_class
 from pipeline.store import WorkItem
-from pipeline.store.plan import Plan
+from pipeline.store.items import Plan
 
 ELLIPSE = "box-ellipse"
 """The floor of a box prompt: the ellipse inside the same box, without a model."""
@@ -231,7 +231,7 @@ class PromptTable:
             for key, rows in table.drop_duplicates(["key", "strategy"]).groupby("key"):
                 self.figures[key] = rows.to_dict("records")
 
-    def plan(self, items: Sequence[WorkItem], *, force: bool = False, verify: bool = True) -> Plan:
+    def plan(self, items: Sequence[WorkItem], *, force: bool = False) -> Plan:
         """Return the items whose figures are missing; all of them with `force`."""
         known = {} if force else self.figures
         todo = [(item, "") for item in items if item.key not in known]
