@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -205,11 +206,12 @@ def verify(
 
     reports = {str(path): verify_store(path) for path in stores}
     if as_json:
-        typer.echo(json.dumps({path: found.to_json() for path, found in reports.items()}, indent=2))
+        found = {path: {"ok": one.ok, **asdict(one)} for path, one in reports.items()}
+        typer.echo(json.dumps(found, indent=2))
     else:
-        for path, found in reports.items():
-            typer.echo(f"{path}: {found.summary()}")
-    if not all(found.ok for found in reports.values()):
+        for path, one in reports.items():
+            typer.echo(f"{path}: {one.summary()}")
+    if not all(one.ok for one in reports.values()):
         raise typer.Exit(3)
 
 

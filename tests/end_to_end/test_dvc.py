@@ -226,11 +226,9 @@ AFTER_KILL = (
 
 @pytest.mark.promise(AFTER_KILL)
 def test_after_kill_9_the_next_repro_goes_on_by_itself(killed: tuple[Site, int]) -> None:
-    site, pid = killed
-    status = site.run("pipeline", "status")
-    assert f"process {pid}" in status and "nothing to do" in status
+    site, _ = killed
+    assert "rwlock" not in site.run("pipeline", "status")  # DVC drops the entry by itself
     assert stages_run(site.run("dvc", "repro", "audit@breast")) == {"audit@breast"}
-    assert "rwlock" not in site.run("pipeline", "status")
 
 
 @pytest.mark.promise(AFTER_KILL)
