@@ -261,7 +261,7 @@ def add(
     max_rank: Annotated[
         int, typer.Option(min=0, help="Ignore rows of a CSV of masks above this rank.")
     ] = 5,
-    on_straddle: Annotated[
+    on_shared_patient: Annotated[
         str | None,
         typer.Option(help="A patient in two splits: error, drop-train or drop-test."),
     ] = None,
@@ -280,7 +280,7 @@ def add(
             max_rank=max_rank,
             groups=groups,
             patient_regex=patient_regex,
-            on_straddle=on_straddle,
+            on_shared_patient=on_shared_patient,
             force=force,
             progress=progress,
         )
@@ -354,10 +354,6 @@ def check(
     against: Annotated[
         str | None, typer.Option(help="Also search this other dataset for copies.")
     ] = None,
-    groups: Annotated[
-        Path | None,
-        typer.Option(help="First join known groups (CSV: path, series, fold) to the manifest."),
-    ] = None,
 ) -> None:
     """Check the manifest, then search for copies of images in both train and test.
 
@@ -367,7 +363,6 @@ def check(
     from pipeline.encode.text import prompted_classes
     from pipeline.engine.record import RunRecord
     from pipeline.errors import StageFailed
-    from pipeline.intake import group_dataset
     from pipeline.manifest import read_manifest
 
     c = project.open()
@@ -377,14 +372,13 @@ def check(
             data=c.paths.data(name),
             classes=prompted_classes(c.paths.prompts, name),
         )
-    notes = group_dataset(dataset, groups, paths=c.paths) if groups else []
     failed: StageFailed | None = None
     try:
         summary = audit_dataset(dataset, c.params, c.paths)
     except StageFailed as error:  # what could be compared is written: print it first
         failed = error
         summary = json.loads(c.paths.audit_summary(dataset).read_text(encoding="utf-8"))
-    text = [*notes, audit_text(summary, str(c.paths.audit_pairs(dataset)))]
+    text = [audit_text(summary, str(c.paths.audit_pairs(dataset)))]
     if against:
         pairs = compare_datasets(dataset, against, c.params, c.paths)
         copies: list[dict[str, Any]] = pairs.to_dict("records")

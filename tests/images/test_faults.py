@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
 import json
-import os
-import socket
 import struct
 import subprocess
 import sys
@@ -94,41 +91,12 @@ def test_a_truncated_or_missing_tiff_strip_is_refused_in_every_compression(tmp_p
             read_image(path)
 
 
-@pytest.mark.promise(DAMAGE)
-@pytest.mark.parametrize("where", ["pixels", "header", "checksum"])
-def test_a_png_with_a_wrong_checksum_is_refused(tmp_path, where):
-    data = bytearray(encode_png(grey()))
-    pixels, header = data.index(b"IDAT"), data.index(b"IHDR")
-    checksum = pixels + 4 + int.from_bytes(data[pixels - 4 : pixels], "big")
-    data[{"pixels": pixels + 30, "header": header + 14, "checksum": checksum}[where]] ^= 0xFF
-    (tmp_path / "x.png").write_bytes(data)
-    with pytest.raises(ImageError):
-        read_image(tmp_path / "x.png")
-
-
 @pytest.mark.promise("The content of a file decides its format, never its name.")
 def test_the_name_does_not_decide_the_format(tmp_path):
     for suffix, kind in {"jpg": "PNG", "dcm": "PNG", "nii.gz": "BMP", "png": "TIFF"}.items():
         path = tmp_path / f"x.{suffix}"
         Image.fromarray(grey()).save(path, format=kind)
         np.testing.assert_array_equal(read_image(path), rgb(grey()))
-
-
-def test_broken_links_loops_folders_and_pipes_are_named_and_do_not_hang(tmp_path):
-    os.symlink(tmp_path / "gone.png", tmp_path / "dangling.png")
-    os.symlink(tmp_path / "loop.png", tmp_path / "loop.png")
-    os.mkfifo(tmp_path / "pipe.png")
-    (tmp_path / "folder.png").mkdir()
-    # a relative name: the path of a socket has at most about a hundred characters
-    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(tmp_path):
-        server.bind("socket.png")
-    for name, text in {
-        "dangling.png": "broken link", "loop.png": "broken link|loop|levels", "pipe.png": "pipe",
-        "folder.png": "folder", "socket.png": "socket", "missing.png": "does not exist",
-    }.items():  # fmt: skip
-        for read in (probe, read_image):
-            with pytest.raises(ImageError, match=text):
-                read(tmp_path / name)
 
 
 @pytest.mark.promise(HUGE_FILES)
