@@ -71,6 +71,8 @@ def read_manifest(
     path = Path(path)
     remedy = f"run `pipeline data add {path.stem} --from ...`"
     if not path.exists():
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("[!.]*.csv")))
+        remedy = f"the datasets are {known or '(none yet)'}; for another one {remedy}"
         raise ManifestError("no such manifest", path=path, remedy=remedy)
     table = read_text_csv(path)
     missing = [name for name in REQUIRED if name not in table.header]
