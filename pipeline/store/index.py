@@ -83,8 +83,9 @@ class Index:
     @classmethod
     def from_bytes(cls, data: bytes, columns: Columns) -> Index:
         """Read a Parquet file written by `to_bytes`, possibly by a version with fewer columns."""
-        # In this thread: a short script may end while pyarrow's threads start, which aborts it.
-        table = pq.read_table(io.BytesIO(data), use_threads=False, pre_buffer=False)
+        # pyarrow starts no thread here: a short script that ends just then would be aborted
+        # (apache/arrow#34314). `read_table`, and any reader of a Python file, start some.
+        table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
         values = {
             name: table[name].to_numpy(zero_copy_only=False).tolist() for name in table.column_names
         }
