@@ -17,9 +17,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.engine import LocalExecutor, RunOptions, RunRecord, WorkItem, run_stage
+from pipeline.engine.executor import LocalExecutor
+from pipeline.engine.options import RunOptions
+from pipeline.engine.record import RunRecord
+from pipeline.engine.run import run_stage
 from pipeline.errors import ImageError
 from pipeline.store import FeatureRow, FeatureStoreWriter, MaskRow, MaskStoreWriter
+from pipeline.store.items import WorkItem
 
 VIEWS, DIM = ("whole", "masked"), 24
 CLASSES, TEMPLATES = ("cat", "dog"), ("a {}.", "the {}.")
@@ -189,7 +193,7 @@ def main(arguments: Sequence[str]) -> int:
             mapper=mapper,
             commit_seconds=a.commit_seconds,
             max_failed=a.max_failed,
-            progress=None,
+            progress=True,
         )
         print(record.summary())
 

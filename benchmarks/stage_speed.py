@@ -16,26 +16,25 @@ import json
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipeline.engine.devices import keep_freed_memory
+from pipeline.engine.options import keep_freed_memory
 
 keep_freed_memory()  # first, as the command does
 
 import numpy as np
 import torch
 
-from pipeline.encode import EncodeMapper, encode_dataset
-from pipeline.encode.encode import encode_items
-from pipeline.engine import RunOptions
-from pipeline.manifest import read_manifest
+from pipeline.encode.encode import encode_dataset
+from pipeline.encode.mapper import EncodeMapper
+from pipeline.engine.options import RunOptions
+from pipeline.images import read_image
+from pipeline.manifest import read_manifest, row_file
 from pipeline.models import load_clip, load_sam2
-from pipeline.segment import SegmentMapper, segment_dataset
-from pipeline.segment.segment import segment_items
+from pipeline.segment.segment import SegmentMapper, segment_dataset
 from pipeline.store import open_masks
 from tests.project import DATASET, Project
 
@@ -73,12 +72,6 @@ def in_turn(stage, forward, repeats: int) -> list[tuple[dict[str, float], float]
     return [(stage().seconds, forward()) for _ in range(repeats)]
 
 
-def load_all(mapper, items: list) -> list:
-    """What the model is given of each item; loaded in a thread, as the stage does."""
-    with ThreadPoolExecutor(1) as pool:
-        return list(pool.map(mapper.load, items))
-
-
 def chunks(values: list, size: int) -> list[list]:
     return [values[i : i + size] for i in range(0, len(values), size)]
 
@@ -106,7 +99,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--workers", type=int)
     parser.add_argument("--prompt", default="salient")
-    parser.add_argument("--views", default="whole,masked,crop,binary,oracle,random")
+    parser.add_argument("--views", default="whole,masked,crop,binary,random")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         project = Project(Path(folder))
@@ -118,18 +111,15 @@ def main() -> None:
 
         manifest = read_manifest(project.paths.manifest(DATASET))
         data = project.paths.data(DATASET)
+        images = [read_image(row_file(row, data)) for _, row in manifest.iterrows()]
 
         def segment():
             return segment_dataset(DATASET, params, project.paths, options, predictor=sam2)
 
         segment()  # once to warm up, and for the masks
-        mapper = SegmentMapper(params.segment, sam2)
-        prepared = chunks(load_all(mapper, segment_items(manifest, data, params.segment)), size)
-        turns = in_turn(
-            segment,
-            lambda: forward_seconds(mapper.strategy.segment, prepared),
-            args.repeats,
-        )
+        strategy = SegmentMapper(params.segment, sam2).strategy
+        prepared = chunks([strategy.prepare(image, {}) for image in images], size)
+        turns = in_turn(segment, lambda: forward_seconds(strategy.segment, prepared), args.repeats)
         results = {"segment": report(turns, args.images, prompt=args.prompt)}
 
         def encode():
@@ -137,8 +127,10 @@ def main() -> None:
 
         masks = open_masks(project.paths.masks(DATASET))
         encoder = EncodeMapper(params.encode, clip, masks)
-        items = encode_items(manifest, data, masks.table(), DATASET, params.encode.views)
-        views = torch.cat([one.pixels for one in load_all(encoder, items)])
+        made = [
+            encoder.prepare(i, masks[n]) for i, n in zip(images, manifest["image_id"], strict=True)
+        ]
+        views = torch.cat([one.pixels for one in made])
         batches = list(views.split(size))
         turns = in_turn(encode, lambda: forward_seconds(clip.encode_image, batches), args.repeats)
         results["encode"] = report(turns, args.images, views=len(views))

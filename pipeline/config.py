@@ -164,7 +164,14 @@ class EncodeParams(Section):
 
     geometry: Literal["pad", "squash", "crop"] = "pad"
     """How an image becomes square: pad, squash, or crop (the model's own preprocessing)."""
-    views: tuple[View, ...] = ("whole", "masked", "crop", "binary", "oracle", "random")
+    views: Annotated[Views, Field(min_length=1)] = (
+        "whole",
+        "masked",
+        "crop",
+        "binary",
+        "oracle",
+        "random",
+    )
     """What CLIP is shown of each image: names of pipeline.encode.views."""
     fill: Literal["black", "mean", "blur"] = "black"
     """What lies outside the mask."""
@@ -276,8 +283,6 @@ class ReportParams(Section):
     """Overlays of each dataset."""
     thumbnail: int = Field(160, ge=32)
     """Longer side of a picture in the page, pixels."""
-    heatmaps: int = Field(4, ge=0)
-    """Images of each dataset with a map of patch-text similarity; 0 = no model is run."""
 
 
 class Params(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import Params
-from pipeline.encode import EncodeMapper, encode_images
 from pipeline.encode.encode import load_encoder
-from pipeline.engine import LocalExecutor, RunOptions, WorkItem
+from pipeline.encode.mapper import EncodeMapper
+from pipeline.engine.executor import LocalExecutor
+from pipeline.engine.options import RunOptions
 from pipeline.engine.progress import Progress
 from pipeline.errors import ImageError, StoreError, reason_of
 from pipeline.images import probe, read_image
@@ -22,12 +23,10 @@ from pipeline.images.overlay import draw_outlines
 from pipeline.io import atomic_write, sha256_file
 from pipeline.learners import Samples
 from pipeline.learners.data import encoded_with_other_masks
-from pipeline.learners.fits import Fitted, load_fitted
-from pipeline.models import ClipModel, Sam2ImagePredictor
+from pipeline.learners.fits import load_fitted
 from pipeline.paths import Paths
-from pipeline.segment import segment_images
 from pipeline.segment.segment import make_mapper
-from pipeline.store import open_features, open_masks
+from pipeline.store import WorkItem, open_features, open_masks
 from pipeline.store.identity import canonical, identity_diff
 
 BATCH_SIZE = 8
@@ -86,7 +85,7 @@ class Predictions:
 
     def failures(self) -> list[str]:
         """Return one line for each image that failed."""
-        return [f"{image}: failed, {reason}" for image, reason in self.failed.items()]
+        return [f"failed: {reason}" for reason in self.failed.values()]
 
 
 def predict_images(
@@ -94,7 +93,7 @@ def predict_images(
     images: list[Path],
     params: Params,
     paths: Paths,
-    options: RunOptions | None = None,
+    options: RunOptions = RunOptions(),
     *,
     learner: str = "medfocus",
     view: str = "masked",
@@ -123,13 +122,21 @@ def predict_images(
         StoreError: the parameters differ from those of the features, or masks, features and
             learner do not belong to the same run.
     """
-    options = options or RunOptions()
-    mapper = _load_mapper(dataset, params, paths, learner, view, options)
+    mapper = PredictMapper(dataset, params, paths, learner, view, options)
     outcome = Predictions(learner, view, mapper.fitted.seeds)
-    items = list(_frames(images, outcome.failed))
+    items: list[WorkItem] = []
+    for path in images:
+        try:
+            frames, digest = [one.frame for one in probe(path)], sha256_file(path)
+        except (ImageError, OSError) as error:
+            outcome.failed[str(path)] = reason_of(error)
+            continue
+        for frame in frames:
+            name = str(path) if len(frames) == 1 else f"{path}#{frame}"
+            # The key is the seed of the random view: that of the stages for these bytes.
+            items.append(WorkItem(name, f"{digest}#{frame}", path, frame))
     executor = LocalExecutor(options.batch_size or BATCH_SIZE, options.workers)
-    seeds = len(outcome.seeds)
-    on_result(f"learner {learner}, view {view}, mean of {seeds} seeds")
+    on_result(f"learner {learner}, view {view}, mean of {len(outcome.seeds)} seeds")
     with (
         Progress(f"predict {dataset}", len(items), show=options.progress) as progress,
         closing(executor.imap(lambda: mapper, items)) as results,
@@ -137,7 +144,7 @@ def predict_images(
         for result in results:
             item = result.item
             if result.error is not None:
-                outcome.failed[item.image_id] = _reason(result.error)
+                outcome.failed[item.image_id] = reason_of(result.error)
                 progress.add(failed=1)
                 continue
             image, mask, status, probabilities = result.row
@@ -151,30 +158,39 @@ def predict_images(
     return outcome
 
 
-@dataclass(frozen=True)
 class PredictMapper:
-    """Images to class probabilities, as a mapper of the engine.
+    """Images to class probabilities, as a mapper of the engine; arguments of `predict_images`.
 
-    Args:
-        params: sections `segment` and `encode`.
-        view: that the learner was trained on.
-        sam2: None for strategies without a model.
-        clip: the image encoder.
-        fitted: the fits of all seeds.
-        text: text features of the classes, float32 (C, d).
+    Raises:
+        StoreError: as `predict_images`.
     """
 
-    params: Params
-    view: str
-    sam2: Sam2ImagePredictor | None
-    clip: ClipModel
-    fitted: Fitted
-    text: np.ndarray
-
-    @property
-    def device(self) -> str:
-        """Where the models compute."""
-        return self.clip.device.type
+    def __init__(
+        self,
+        dataset: str,
+        params: Params,
+        paths: Paths,
+        learner: str,
+        view: str,
+        options: RunOptions,
+    ):
+        self.view, self.fitted = view, load_fitted(paths, dataset, learner, view=view)
+        features, masks = open_features(paths.features(dataset)), open_masks(paths.masks(dataset))
+        _check_same(paths.run(dataset, learner), self.fitted.features, features.identity)
+        if other := encoded_with_other_masks(features, masks):
+            raise StoreError(
+                f"{len(other)} images were encoded with other masks than segment has made since",
+                path=paths.features(dataset),
+                remedy=f"run pipeline encode, then train, with --dataset {dataset}",
+            )
+        self.segmenter, clip = make_mapper(params, options), load_encoder(params, options)
+        _check_same(paths.masks(dataset), masks.identity, self.segmenter.identity)
+        encoder = EncodeMapper(params.encode, clip, {})
+        _check_same(paths.features(dataset), features.identity, encoder.identity)
+        one_view = params.encode.model_copy(update={"views": (view,)})
+        self.encoder = EncodeMapper(one_view, clip, {})
+        self.device = encoder.device
+        self.text = features.class_features(self.fitted.classes)
 
     def load(self, item: WorkItem) -> np.ndarray:
         """Read an image."""
@@ -184,15 +200,13 @@ class PredictMapper:
         self, items: Sequence[WorkItem], loaded: Sequence[np.ndarray]
     ) -> list[tuple[np.ndarray, np.ndarray, str, dict[str, float]]]:
         """Return for each image: the image, its mask, the mask's status, class probabilities."""
-        masks = segment_images(loaded, self.params.segment, self.sam2)
-        features = encode_images(
-            loaded,
-            [mask.mask for mask in masks],
-            self.params.encode,
-            self.clip,
-            views=[self.view],
-            statuses=[mask.status for mask in masks],
-            seeds=[item.key for item in items],
+        row = {"box": "", "points": "", "truth_file": ""}
+        masks = self.segmenter.map(items, [self.segmenter.prepare(x, row) for x in loaded])
+        features, _ = self.encoder.encode(
+            [
+                self.encoder.prepare(image, mask.mask, mask.status, item.key)
+                for image, mask, item in zip(loaded, masks, items, strict=True)
+            ]
         )
         rows = []
         classes, none = tuple(self.fitted.classes), np.zeros(0, np.int64)
@@ -203,53 +217,6 @@ class PredictMapper:
             named = dict(zip(classes, map(float, proba), strict=True))
             rows.append((image, mask.mask, mask.status, named))
         return rows
-
-
-def _load_mapper(
-    dataset: str, params: Params, paths: Paths, learner: str, view: str, options: RunOptions
-) -> PredictMapper:
-    """Load models and fits, after checking that masks, features and fits belong together."""
-    fitted = load_fitted(paths, dataset, learner, view=view)
-    features, masks = open_features(paths.features(dataset)), open_masks(paths.masks(dataset))
-    _check_same(paths.run(dataset, learner), fitted.features, features.identity)
-    if other := encoded_with_other_masks(features, masks):
-        raise StoreError(
-            f"{len(other)} images were encoded with other masks than segment has made since",
-            path=paths.features(dataset),
-            remedy=f"run pipeline encode, then train, with --dataset {dataset}",
-        )
-    segmenter = make_mapper(params, options)
-    clip = load_encoder(params, options)
-    _check_same(paths.masks(dataset), masks.identity, segmenter.identity)
-    encoder = EncodeMapper(params.encode, clip, {})
-    _check_same(paths.features(dataset), features.identity, encoder.identity)
-    sam2 = segmenter.models.sam2 and segmenter.models.sam2.predictor
-    text = features.class_features(fitted.classes)
-    return PredictMapper(params, view, sam2, clip, fitted, text)
-
-
-def _frames(images: Sequence[Path], failed: dict[str, str]) -> Iterator[WorkItem]:
-    """Yield one item per frame; add files that cannot be opened to `failed`, with the reason.
-
-    The key is the seed of the random view: the same that the stages use for these bytes.
-    """
-    for path in images:
-        try:
-            numbers = [one.frame for one in probe(path)]
-            digest = sha256_file(path)
-        except (ImageError, OSError) as error:
-            failed[str(path)] = _reason(error)
-            continue
-        for number in numbers:
-            name = str(path) if len(numbers) == 1 else f"{path}#{number}"
-            yield WorkItem(name, f"{digest}#{number}", path, number)
-
-
-def _reason(error: Exception) -> str:
-    """Return why an image failed, without its name, which the line starts with."""
-    if isinstance(error, ImageError):
-        return error.with_remedy
-    return (isinstance(error, OSError) and error.strerror) or reason_of(error)
 
 
 def _check_same(path: Path, stored: dict[str, Any], now: dict[str, Any]) -> None:

@@ -2,8 +2,8 @@
 
 from pipeline.cli.options import Dataset, Project
 from pipeline.cli.running import stage
-from pipeline.encode import encode_dataset
-from pipeline.engine import RunOptions
+from pipeline.encode.encode import encode_dataset
+from pipeline.engine.options import RunOptions
 
 
 def run(dataset: Dataset) -> None:

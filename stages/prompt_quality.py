@@ -2,7 +2,7 @@
 
 from pipeline.cli.options import Dataset, Project
 from pipeline.cli.running import stage
-from pipeline.segment import measure_prompts
+from pipeline.segment.prompt_quality import measure_prompts
 
 
 def run(dataset: Dataset) -> None:

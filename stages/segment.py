@@ -2,8 +2,8 @@
 
 from pipeline.cli.options import Dataset, Project
 from pipeline.cli.running import stage
-from pipeline.engine import RunOptions
-from pipeline.segment import segment_dataset
+from pipeline.engine.options import RunOptions
+from pipeline.segment.segment import segment_dataset
 
 
 def run(dataset: Dataset) -> None:

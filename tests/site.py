@@ -38,7 +38,7 @@ SETTINGS: dict[str, Any] = {
         "views": {"official": ["whole", "masked"], "ground_truth": ["masked", "oracle"]},
     },
     "evaluate": {"bootstrap": 50},
-    "report": {"gallery": 4, "heatmaps": 1},
+    "report": {"gallery": 4},
 }
 LEARNERS = {
     "linear-probe": {"c_steps": 3},

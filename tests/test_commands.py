@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline.engine import RunRecord
+from pipeline.engine.record import RunRecord
 from pipeline.paths import Paths
 from tests.project import REPO, Project, in_process
 

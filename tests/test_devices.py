@@ -35,7 +35,7 @@ def run(code: str) -> int:
     ids=["command", "too late", "not requested"],
 )
 def test_slices_are_for_processes_whose_threads_share_memory(first: str, cores: int) -> None:
-    call = "from pipeline.engine.devices import model_cores; print(model_cores('cpu'))"
+    call = "from pipeline.engine.options import model_cores; print(model_cores('cpu'))"
     assert run(f"{first}\n{call}") == cores
 
 

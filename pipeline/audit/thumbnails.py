@@ -19,10 +19,11 @@ import pandas as pd
 from PIL import Image
 
 from pipeline.audit.descriptors import PLAIN_SIDE, STRUCTURE_SIDE
-from pipeline.engine import LocalExecutor, WorkItem
+from pipeline.engine.executor import LocalExecutor
 from pipeline.errors import PipelineError, reason_of
 from pipeline.images import read_image, reader_rules
 from pipeline.io import ProcessLock, sha256_json, writing
+from pipeline.store.items import WorkItem
 
 RECORD = np.dtype(
     [
@@ -32,7 +33,7 @@ RECORD = np.dtype(
         ("structure", "u1", (STRUCTURE_SIDE, STRUCTURE_SIDE)),
     ]
 )
-READ_BATCH = 32  # images read ahead; an interruption loses at most these
+READ_BATCH = 32  # images read ahead; an interruption loses at most twice as many
 BATCH = 512  # contents looked at together
 FEATURELESS = 2.0  # grey levels; an image of less spread shows nothing that could be compared
 

@@ -55,7 +55,7 @@ def audit(dataset: Dataset, project: Project) -> None:
 @command(app, "pipeline segment --dataset brain --set segment.prompt=auto")
 def segment(dataset: Dataset, project: StageProject) -> None:
     """Stage 1: m = SAM2(x) for every image -> cache/DATASET/masks.zarr"""
-    from pipeline.segment import segment_dataset
+    from pipeline.segment.segment import segment_dataset
 
     record = segment_dataset(dataset, project.params, project.paths, project.options)
     project.show(record.to_json(), record.summary())
@@ -73,7 +73,7 @@ def prompt_quality(
     if images is not None:
         sizes = (f"prompt_quality.{kind}={images}" for kind in ("images", "phantoms"))
         project = replace(project, settings=[*(project.settings or []), *sizes])
-    from pipeline.segment import measure_prompts
+    from pipeline.segment.prompt_quality import measure_prompts
 
     record = measure_prompts(dataset, project.params, project.paths, project.options)
     project.show(record.to_json(), record.summary())
@@ -82,7 +82,7 @@ def prompt_quality(
 @command(app, "pipeline encode --dataset brain --batch-size 64")
 def encode(dataset: Dataset, project: StageProject) -> None:
     """Stage 2: I = E_v(x * m) and T = E_t(t) -> cache/DATASET/features.zarr"""
-    from pipeline.encode import encode_dataset
+    from pipeline.encode.encode import encode_dataset
 
     record = encode_dataset(dataset, project.params, project.paths, project.options)
     project.show(record.to_json(), record.summary())
@@ -337,7 +337,7 @@ def check(
     """
     from pipeline.audit import across_text, audit_dataset, audit_text, compare_datasets
     from pipeline.encode.text import prompted_classes
-    from pipeline.engine import RunRecord
+    from pipeline.engine.record import RunRecord
     from pipeline.errors import StageFailed
     from pipeline.intake import group_dataset
     from pipeline.manifest import read_manifest

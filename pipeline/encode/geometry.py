@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-GEOMETRIES = ("pad", "squash", "crop")
 RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -25,12 +24,10 @@ class Geometry:
     """The mapping between an image and the square frame of the model.
 
     Args:
-        height: of the image, pixels.
-        width: of the image, pixels.
+        height, width: of the image, pixels.
         size: side of the frame, pixels.
         resized: height and width of the image after the resize.
-        top: row of the frame where the resized image starts; negative if it is cropped.
-        left: column of the frame where it starts; negative if it is cropped.
+        top, left: of the resized image in the frame; negative if it is cropped.
     """
 
     height: int
@@ -74,31 +71,14 @@ class Geometry:
         grey = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2)
         return self.apply(grey, interpolation="bilinear")[..., 0] > 127
 
-    def to_model_frame(self, points: np.ndarray) -> np.ndarray:
-        """Map x, y of the image, float (..., 2), to x, y of the frame.
-
-        Coordinates are continuous: pixel i covers [i, i + 1) and its centre is i + 0.5.
-        """
-        scale = np.array([self.resized[1] / self.width, self.resized[0] / self.height])
-        return np.asarray(points, float) * scale + np.array([self.left, self.top])
-
-    def from_model_frame(self, points: np.ndarray) -> np.ndarray:
-        """Inverse of `to_model_frame`."""
-        scale = np.array([self.resized[1] / self.width, self.resized[0] / self.height])
-        return (np.asarray(points, float) - np.array([self.left, self.top])) / scale
-
 
 def make_geometry(name: str, height: int, width: int, size: int) -> Geometry:
     """Return the mapping of an image to a frame.
 
     Args:
         name: "pad", "squash" or "crop".
-        height: of the image, pixels.
-        width: of the image, pixels.
+        height, width: of the image, pixels.
         size: side of the frame, pixels.
-
-    Raises:
-        ValueError: no geometry has this name.
     """
     if name == "squash":
         return Geometry(height, width, size, (size, size), 0, 0)
@@ -108,12 +88,10 @@ def make_geometry(name: str, height: int, width: int, size: int) -> Geometry:
         resized = max(1, round(height * size / longest)), max(1, round(width * size / longest))
         top, left = (size - resized[0]) // 2, (size - resized[1]) // 2
         return Geometry(height, width, size, resized, top, left)
-    if name == "crop":
-        # As torchvision's Resize(size) and CenterCrop(size), with their rounding.
-        if height <= width:
-            resized = size, int(size * width / height)
-        else:
-            resized = int(size * height / width), size
-        top, left = round((resized[0] - size) / 2.0), round((resized[1] - size) / 2.0)
-        return Geometry(height, width, size, resized, -top, -left)
-    raise ValueError(f"unknown geometry {name!r}: choose one of {', '.join(GEOMETRIES)}")
+    # "crop": as torchvision's Resize(size) and CenterCrop(size), with their rounding.
+    if height <= width:
+        resized = size, int(size * width / height)
+    else:
+        resized = int(size * height / width), size
+    top, left = round((resized[0] - size) / 2.0), round((resized[1] - size) / 2.0)
+    return Geometry(height, width, size, resized, -top, -left)

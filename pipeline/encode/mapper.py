@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.config import EncodeParams
 from pipeline.encode.geometry import make_geometry
-from pipeline.encode.views import VIEWS, ViewInput, check_views, fill_colour
-from pipeline.engine import WorkItem
-from pipeline.errors import PipelineError
+from pipeline.encode.views import VIEWS, ViewInput, fill_colour
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.images import read_image, read_mask, reader_rules
+from pipeline.models import ClipModel
 from pipeline.segment.quality import effective_mask
-from pipeline.store import FeatureRow
+from pipeline.store import FeatureRow, WorkItem
 from pipeline.store.layout import mask_crc
-
-if TYPE_CHECKING:
-    from pipeline.models import ClipModel
 
 MAPPER_VERSION = 1
 """Incremented when the same model and parameters give other features than before."""
+USABLE = ("ok", "empty", "full")
+"""Statuses of masks that views can be made of."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,9 @@ class EncodeMapper:
         clip: from `pipeline.models.load_clip`.
         masks: bool (h, w) by image_id: a mask store or a dict.
         forward_batch: views per forward pass, to bound memory whatever their number.
+
+    Raises:
+        ConfigError: there is no view of a name.
     """
 
     def __init__(
@@ -59,11 +61,13 @@ class EncodeMapper:
         *,
         forward_batch: int = 32,
     ):
-        self.params = params
-        self.views = check_views(params.views)
-        self.clip = clip
+        if unknown := set(params.views) - set(VIEWS):
+            raise ConfigError(
+                f"encode.views: unknown {', '.join(unknown)}",
+                remedy=f"choose from {', '.join(VIEWS)}",
+            )
+        self.params, self.clip, self.masks = params, clip, masks
         self.device = clip.device.type
-        self.masks = masks
         self.forward_batch = forward_batch
         self.padding = fill_colour(params.fill, clip.mean)
         self.identity: dict[str, Any] = {
@@ -79,7 +83,7 @@ class EncodeMapper:
                 "interpolation": clip.interpolation,
             },
             "geometry": params.geometry,
-            "views": list(self.views),
+            "views": list(params.views),
             "fill": params.fill,
             "crop_margin": params.crop_margin,
             "unusable_mask": "whole image",
@@ -89,36 +93,28 @@ class EncodeMapper:
     def load(self, item: WorkItem) -> PreparedViews:
         """Read an image, its mask and (for `oracle`) its ground truth; make all views.
 
-        Besides the columns of the manifest `item.row` has `mask_status`, `mask_crc` and
-        `mask_problem` (from the mask store) and `truth_file` ("" for none).
+        Besides the columns of the manifest `item.row` has `mask`, the row of the mask store as it
+        was when the run began (None if there is none), and `truth_file` ("" for none).
 
         Raises:
             PipelineError: there is no usable mask for this image; a missing mask is never taken
                 for an empty one.
         """
-        row = item.row
-        if row["mask_problem"]:
-            raise PipelineError(row["mask_problem"], remedy=row["mask_remedy"])
-        image = read_image(item.path, item.frame)
-        mask = self.masks[item.image_id]
-        if row.get("mask_crc") not in (None, mask_crc(mask)):
-            raise PipelineError(
-                "its mask was replaced while encode was running",
-                path=item.path,
-                remedy="run encode again",
-            )
-        if mask.shape != image.shape[:2]:
-            raise PipelineError(
-                f"its mask is {mask.shape[1]} x {mask.shape[0]}, "
-                f"the image {image.shape[1]} x {image.shape[0]}",
-                path=item.path,
-                remedy=row["mask_remedy"],
-            )
+        row, stored = item.row, item.row["mask"]
+        if stored is None:
+            raise no_mask("it has no mask yet")
+        if stored["status"] not in USABLE:
+            raise no_mask(f"its mask failed ({stored['reason'] or stored['status']})")
+        if stored["sha256"] != row["sha256"]:
+            raise no_mask("its mask was made of other image bytes")
+        image, mask = read_image(item.path, item.frame), self.masks[item.image_id]
+        if mask_crc(mask) != stored["crc"] or mask.shape != image.shape[:2]:
+            raise no_mask("its mask was replaced while encode was running, or has another size")
         truth = None
         if row["truth_file"]:
             truth = read_mask(row["truth_file"], item.frame, shape=image.shape[:2])
         seed = f"{row['sha256']}#{item.frame}"
-        return self.prepare(image, mask, row["mask_status"], seed, truth)
+        return self.prepare(image, mask, stored["status"], seed, truth)
 
     def prepare(
         self,
@@ -139,73 +135,72 @@ class EncodeMapper:
             seed: of the random view.
             truth: bool (h, w) ground truth for the oracle view.
         """
+        params, size = self.params, self.clip.image_size
+        usable = effective_mask(mask, status)
         source = ViewInput(
-            image=image,
-            mask=effective_mask(mask, status),
-            seed=seed,
-            truth=truth,
-            fill=self.params.fill,
-            mean=self.clip.mean,
-            margin=self.params.crop_margin,
+            image, usable, seed, truth, params.fill, self.clip.mean, params.crop_margin
         )
-        frames: list[np.ndarray] = []
+        frames: dict[bytes, np.ndarray] = {}
         index: list[int] = []
-        known: dict[bytes, int] = {}
-        for name in self.views:
+        for name in params.views:
             view = VIEWS[name](source)
             if view is None:
                 index.append(-1)
                 continue
-            plan = make_geometry(self.params.geometry, *view.shape[:2], self.clip.image_size)
+            plan = make_geometry(params.geometry, *view.shape[:2], size)
             frame = plan.apply(view, self.padding, self.clip.interpolation)
             # With an unusable mask most views equal the whole image: encode it once.
-            position = known.setdefault(frame.tobytes(), len(frames))
-            if position == len(frames):
-                frames.append(frame)
-            index.append(position)
-        size = self.clip.image_size
-        stack = np.stack(frames) if frames else np.zeros((0, size, size, 3), np.uint8)
+            frames.setdefault(frame.tobytes(), frame)
+            index.append(list(frames).index(frame.tobytes()))
+        stack = np.stack(list(frames.values())) if frames else np.zeros((0, size, size, 3))
         return PreparedViews(normalise(stack, self.clip.mean, self.clip.std), tuple(index), status)
 
     def map(self, items: Sequence[WorkItem], loaded: Sequence[PreparedViews]) -> list[FeatureRow]:
         """Encode all views of a batch of images."""
-        encoded = self.encode(loaded)
+        features, tokens = self.encode(loaded)
         return [
             FeatureRow(
                 image_id=item.image_id,
-                features=features,
-                tokens=tokens,
+                features=features[i],
+                tokens=None if tokens is None else tokens[i],
                 mask_status=one.status,
-                mask_crc=item.row.get("mask_crc", -1),
+                mask_crc=int(item.row["mask"]["crc"]),
                 reason="" if one.status == "ok" else f"mask {one.status}: whole image used",
             )
-            for item, one, (features, tokens) in zip(items, loaded, encoded, strict=True)
+            for i, (item, one) in enumerate(zip(items, loaded, strict=True))
         ]
 
-    def encode(
-        self, prepared: Sequence[PreparedViews]
-    ) -> list[tuple[np.ndarray, np.ndarray | None]]:
-        """Return for each image its features and its patch tokens.
+    def encode(self, prepared: Sequence[PreparedViews]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the features of n images and, if they are kept, their patch tokens.
 
         Returns:
-            float32 (view, d) features; float32 (view, t, d) tokens, None if they are not kept. A
-            view that an image does not have is NaN.
+            float32 (n, view, d) and (n, view, t, d) or None. A view that an image does not have
+            is NaN.
         """
-        keep = self.params.tokens
         pixels = torch.cat([one.pixels for one in prepared])
-        features = [np.zeros((0, self.clip.embed_dim), np.float32)]
-        tokens = [np.zeros((0, self.clip.tokens, self.clip.embed_dim), np.float32)]
-        for part in pixels.split(self.forward_batch) if len(pixels) else ():
-            if keep:
-                embedded, patches = self.clip.encode_image(part, tokens=True)
-                tokens.append(patches.cpu().numpy())
-            else:
-                embedded = self.clip.encode_image(part)
-            features.append(embedded.cpu().numpy())
-        pooled = _split_by_view(np.concatenate(features), prepared)
+        keep, d = self.params.tokens, self.clip.embed_dim
+        parts = pixels.split(self.forward_batch) if len(pixels) else ()
+        encoded = [self.clip.encode_image(part, tokens=keep) for part in parts]
+        rows, start = [], 0
+        for one in prepared:
+            rows.append([start + i if i >= 0 else -1 for i in one.index])
+            start += len(one.pixels)
+
+        def by_view(values: Sequence[torch.Tensor], *shape: int) -> np.ndarray:
+            nothing = np.full((1, *shape), np.nan, np.float32)  # the last row, -1
+            return np.concatenate([*(v.cpu().numpy() for v in values), nothing])[np.array(rows)]
+
         if not keep:
-            return [(f, None) for f in pooled]
-        return list(zip(pooled, _split_by_view(np.concatenate(tokens), prepared), strict=True))
+            return by_view(encoded, d), None
+        pooled, tokens = zip(*encoded, strict=True) if encoded else ((), ())
+        return by_view(pooled, d), by_view(tokens, self.clip.tokens, d)
+
+
+def no_mask(problem: str) -> PipelineError:
+    """Return the error of an image without a usable mask."""
+    return PipelineError(
+        problem, remedy="run `pipeline segment` on this dataset, then encode again"
+    )
 
 
 def normalise(frames: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
@@ -216,8 +211,7 @@ def normalise(frames: np.ndarray, mean: Sequence[float], std: Sequence[float]) -
 
     Args:
         frames: uint8 (n, s, s, 3).
-        mean: of the model, per channel.
-        std: of the model, per channel.
+        mean, std: of the model, per channel.
 
     Returns:
         float32 (n, 3, s, s), contiguous.
@@ -225,62 +219,3 @@ def normalise(frames: np.ndarray, mean: Sequence[float], std: Sequence[float]) -
     pixels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, 1))).float().div_(255)
     shift, scale = (torch.tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (mean, std))
     return pixels.sub_(shift).div_(scale)
-
-
-def _split_by_view(values: np.ndarray, prepared: Sequence[PreparedViews]) -> list[np.ndarray]:
-    """Split the rows of a batch by image and view; NaN where an image does not have a view."""
-    result, start = [], 0
-    for one in prepared:
-        count = len(one.pixels)
-        own = values[start : start + count]
-        out = np.full((len(one.index), *values.shape[1:]), np.nan, np.float32)
-        for view, position in enumerate(one.index):
-            if position >= 0:
-                out[view] = own[position]
-        result.append(out)
-        start += count
-    return result
-
-
-def encode_images(
-    images: Sequence[np.ndarray],
-    masks: Sequence[np.ndarray],
-    params: EncodeParams,
-    clip: ClipModel,
-    *,
-    views: Sequence[str] | None = None,
-    statuses: Sequence[str] | None = None,
-    seeds: Sequence[str] | None = None,
-    truths: Sequence[np.ndarray | None] | None = None,
-) -> np.ndarray:
-    """Return the features of images in memory, computed as the stage does, in one batch.
-
-    Args:
-        images: uint8 (h, w, 3) each.
-        masks: bool (h, w) each.
-        params: the encode section of params.yaml.
-        clip: from `pipeline.models.load_clip`.
-        views: instead of `params.views`.
-        statuses: of the masks, "ok" | "empty" | "full"; default "ok".
-        seeds: of the random view.
-        truths: ground-truth masks for the oracle view.
-
-    Returns:
-        float32 (n, view, d).
-    """
-    if views is not None:
-        params = params.model_copy(update={"views": tuple(views)})
-    mapper = EncodeMapper(params, clip, {})
-    n = len(images)
-    prepared = [
-        mapper.prepare(*one)
-        for one in zip(
-            images,
-            masks,
-            statuses or ["ok"] * n,
-            seeds or [""] * n,
-            truths or [None] * n,
-            strict=True,
-        )
-    ]
-    return np.stack([features for features, _ in mapper.encode(prepared)])

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import PipelineError
 
@@ -35,28 +36,44 @@ class Prompts:
     """The texts of a dataset.
 
     Args:
-        classes: labels, in the requested order.
         templates: as written, with `{}`.
-        texts: indexed by class, then template.
+        texts: those of each class, in the order of the templates.
         path: of prompts.yaml.
     """
 
-    classes: tuple[str, ...]
     templates: tuple[str, ...]
-    texts: tuple[tuple[str, ...], ...]
+    texts: dict[str, tuple[str, ...]]
     path: Path
-
-    def by_class(self) -> dict[str, list[str]]:
-        """Return the texts of each class."""
-        return {c: list(t) for c, t in zip(self.classes, self.texts, strict=True)}
 
     def flat(self) -> list[str]:
         """Return all texts, class by class."""
-        return [text for texts in self.texts for text in texts]
+        return [text for texts in self.texts.values() for text in texts]
+
+
+class _File(BaseModel):
+    templates: dict[str, list[str]]
+    classes: dict[str, dict[str, str]]
+
+
+def _read(path: Path) -> _File:
+    try:
+        # BaseLoader reads all scalars as text: a class called 007, no or 1e5 keeps its name.
+        return _File.model_validate(
+            yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+        )
+    except FileNotFoundError:
+        problem = "no such file"
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problem = f"not valid YAML: {error}"
+    except ValidationError as error:
+        found = [(".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]
+        problem = "; ".join(f"{where or 'the file'}: {what}" for where, what in found)
+    remedy = 'write templates: {default: ["a scan of {}."]} and classes: {dataset: {label: words}}'
+    raise PromptError(problem, path=path, remedy=remedy)
 
 
 def load_prompts(path: str | Path, dataset: str, classes: Sequence[str]) -> Prompts:
-    """Read the prompts of a dataset's classes.
+    """Read the prompts of a dataset's classes, in the order of `classes`.
 
     Args:
         path: of prompts.yaml.
@@ -64,74 +81,56 @@ def load_prompts(path: str | Path, dataset: str, classes: Sequence[str]) -> Prom
         classes: labels that need prompts.
 
     Raises:
-        PromptError: the file or a part of it is missing or malformed, a class has no words or a
-            list of them, or two classes have the same text. All problems of a kind are listed.
+        PromptError: the file is missing or malformed, a class has no words, a template does not
+            have exactly one {}, or two classes have the same text.
     """
     path = Path(path)
-    templates = _templates(path, dataset)
-    words = _table(path, "classes").get(dataset)
-    if not isinstance(words, dict):
-        remedy = f"write classes.{dataset} such as {skeleton(classes)}"
-        raise PromptError(f"has no table classes.{dataset}", path=path, remedy=remedy)
-    problems = [c for c in classes if not str(words.get(c, "")).strip()]
-    if problems:
+    file = _read(path)
+    templates = tuple(file.templates.get(dataset) or file.templates.get("default") or ())
+    if not templates or any(t.count("{}") != 1 or templates.count(t) > 1 for t in templates):
         raise PromptError(
-            f"no prompt for {dataset}: {', '.join(problems)}",
+            f"the templates of {dataset} are {list(templates)}",
             path=path,
-            remedy=f"add them under classes.{dataset}, which has {', '.join(sorted(words))}",
+            remedy=f"list different texts with exactly one {{}} under templates.{dataset}",
         )
-    problems = [c for c in classes if not isinstance(words[c], str)]
-    if problems:
+    words = {name: text.strip() for name, text in file.classes.get(dataset, {}).items()}
+    if missing := [name for name in classes if not words.get(name)]:
         raise PromptError(
-            f"classes.{dataset}: more than one phrase for {', '.join(problems)}",
+            f"no prompt for {dataset}: {', '.join(missing)}",
             path=path,
-            remedy="write one phrase per class; put other wordings into templates",
+            remedy=f"write classes.{dataset} such as {skeleton(missing)}",
         )
-    texts = tuple(tuple(t.replace("{}", words[c].strip()) for t in templates) for c in classes)
+    texts = {name: tuple(t.replace("{}", words[name]) for t in templates) for name in classes}
     owner: dict[str, str] = {}
-    for name, own in zip(classes, texts, strict=True):
+    for name, own in texts.items():
         for text in own:
             other = owner.setdefault(" ".join(text.casefold().split()), name)
             if other != name:
-                problems.append(f"{other} and {name}: {text!r}")
-    if problems:
-        raise PromptError(
-            f"{dataset}: two classes with the same prompt: {'; '.join(problems)}",
-            path=path,
-            remedy="a prompt must differ from those of all other classes; change one",
-        )
-    return Prompts(tuple(classes), templates, texts, path)
+                raise PromptError(
+                    f"{dataset}: {other} and {name} have the same prompt, {text!r}",
+                    path=path,
+                    remedy="a prompt must differ from those of all other classes; change one",
+                )
+    return Prompts(templates, texts, path)
 
 
 def skeleton(classes: Sequence[str]) -> str:
     """Return a line of YAML with a placeholder phrase for each class."""
     table = {name: f"a phrase for {name}" for name in classes}
-    line = yaml.safe_dump(
+    return yaml.safe_dump(
         table, default_flow_style=True, allow_unicode=True, sort_keys=False, width=float("inf")
-    )
-    return line.strip()
+    ).strip()
 
 
 def prompted_classes(path: Path, dataset: str) -> list[str] | None:
-    """Return the classes that prompts.yaml lists for a dataset.
+    """Return the classes that prompts.yaml lists for a dataset, sorted.
 
-    Args:
-        path: of prompts.yaml.
-        dataset: name of the dataset in the file.
-
-    Returns:
-        Their names, sorted; None if there is no such file or it does not list the dataset.
+    None if there is no such file or it does not list the dataset.
 
     Raises:
-        PromptError: the file is not YAML, or it has no table of classes.
+        PromptError: the file is malformed.
     """
-    if not path.is_file():
-        return None
-    classes = _table(path, "classes")
-    if not isinstance(classes.get(dataset, {}), dict):
-        raise PromptError(
-            f"has no table classes.{dataset}", path=path, remedy="write a phrase for each class"
-        )
+    classes = _read(path).classes if path.is_file() else {}
     return sorted(classes[dataset]) if dataset in classes else None
 
 
@@ -162,38 +161,6 @@ def text_identity(prompts: Prompts, fingerprint: Any, precision: str) -> dict[st
         "text_version": TEXT_VERSION,
         "model": fingerprint,
         "precision": precision,
-        "prompts": prompts.by_class(),
+        "prompts": {name: list(texts) for name, texts in prompts.texts.items()},
         "templates": list(prompts.templates),
     }
-
-
-def _table(path: Path, name: str) -> dict[str, Any]:
-    """Return a part of prompts.yaml, "templates" or "classes"."""
-    try:
-        # BaseLoader reads all scalars as text: a class called 007, no or 1e5 keeps its name.
-        table = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except FileNotFoundError:
-        remedy = "write a file with the prompts of each class"
-        raise PromptError("no such file", path=path, remedy=remedy) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PromptError(f"not valid YAML: {error}", path=path, remedy="correct it") from None
-    part = table.get(name) if isinstance(table, dict) else None
-    if not isinstance(part, dict):
-        raise PromptError(f"has no table {name}", path=path, remedy=f"add {name}: to it")
-    return part
-
-
-def _templates(path: Path, dataset: str) -> tuple[str, ...]:
-    table = _table(path, "templates")
-    templates = table.get(dataset) or table.get("default")
-    if isinstance(templates, str):
-        templates = [templates]
-    remedy = f'list texts such as "a scan of {{}}." under templates.{dataset} or templates.default'
-    if not templates or not all(isinstance(t, str) for t in templates):
-        raise PromptError(f"has no templates for {dataset}", path=path, remedy=remedy)
-    bad = [t for t in templates if t.count("{}") != 1]
-    if bad:
-        raise PromptError(f"templates without exactly one {{}}: {bad}", path=path, remedy=remedy)
-    if len(set(templates)) != len(templates):
-        raise PromptError("a template is listed twice", path=path, remedy="remove one of them")
-    return tuple(templates)

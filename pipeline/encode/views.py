@@ -20,10 +20,8 @@ from functools import cached_property
 import numpy as np
 from PIL import Image, ImageFilter
 
-from pipeline.errors import ConfigError
 from pipeline.segment.quality import bounding_box
 
-FILLS = ("black", "mean", "blur")
 BLUR_SHARE = 0.05
 """Standard deviation of the blur as a share of the longest side of the image."""
 RANDOM_TRIES = 32
@@ -126,20 +124,8 @@ def random(source: ViewInput) -> np.ndarray:
 
 
 def fill_colour(name: str, mean: Sequence[float]) -> tuple[int, int, int]:
-    """Return the flat colour of a fill, also used for padding; `blur` pads with the mean.
-
-    Args:
-        name: "black", "mean" or "blur".
-        mean: mean colour of the model, in [0, 1].
-
-    Raises:
-        ValueError: no fill has this name.
-    """
-    if name not in FILLS:
-        raise ValueError(f"unknown fill {name!r}: choose one of {', '.join(FILLS)}")
-    if name == "black":
-        return 0, 0, 0
-    r, g, b = (round(255 * float(v)) for v in mean)
+    """Return the colour of the fill `name`, also used for padding; `blur` pads with the mean."""
+    r, g, b = (0 if name == "black" else round(255 * float(v)) for v in mean)
     return r, g, b
 
 
@@ -156,9 +142,8 @@ def outside_of(image: np.ndarray, name: str, mean: Sequence[float]) -> np.ndarra
     """
     if name != "blur":
         return np.array(fill_colour(name, mean), np.uint8).reshape(1, 1, 3)
-    radius = BLUR_SHARE * max(image.shape[:2])
-    blurred = Image.fromarray(np.ascontiguousarray(image)).filter(ImageFilter.GaussianBlur(radius))
-    return np.asarray(blurred)
+    blur = ImageFilter.GaussianBlur(BLUR_SHARE * max(image.shape[:2]))
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).filter(blur))
 
 
 def random_mask(mask: np.ndarray, seed: str) -> np.ndarray:
@@ -182,30 +167,14 @@ def random_mask(mask: np.ndarray, seed: str) -> np.ndarray:
     (height, width), (rows, columns) = mask.shape, shape.shape
     digest = hashlib.sha256(f"random view\n{seed}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
-    best, best_overlap = mask, None
+    best, least = mask, mask.size + 1
     for _ in range(RANDOM_TRIES):
         flips = rng.integers(0, 2, 2)
         top, left = rng.integers(0, height - rows + 1), rng.integers(0, width - columns + 1)
         moved = shape[:: 1 - 2 * flips[0], :: 1 - 2 * flips[1]]
         place = slice(top, top + rows), slice(left, left + columns)
         overlap = int((mask[place] & moved).sum())
-        if best_overlap is None or overlap < best_overlap:
-            best_overlap = overlap
-            best = np.zeros_like(mask)
+        if overlap < least:
+            best, least = np.zeros_like(mask), overlap
             best[place] = moved
     return best
-
-
-def check_views(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names as a tuple.
-
-    Raises:
-        ConfigError: there is none, one is unknown, or one is listed twice.
-    """
-    remedy = f"choose from {', '.join(VIEWS)}"
-    unknown = [name for name in names if name not in VIEWS]
-    if unknown or not names:
-        raise ConfigError(f"encode.views: unknown {', '.join(unknown) or '(none)'}", remedy=remedy)
-    if len(set(names)) != len(names):
-        raise ConfigError("encode.views: a view is listed twice", remedy=remedy)
-    return tuple(names)

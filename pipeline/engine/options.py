@@ -1,11 +1,21 @@
-"""How a stage runs, as one object that is passed from the command line down to the engine."""
+"""How a stage runs: its options, device and precision, threads, and the memory of the process.
+
+Imports no array library: `keep_freed_memory` has to be called before one starts its threads.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import os
+import platform
+import sys
+import threading
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
+
+_shared_arena = threading.Event()  # set if all threads of this process use one memory arena
 
 
 @dataclass(frozen=True)
@@ -13,14 +23,13 @@ class RunOptions:
     """Options of one run. None of them changes a stored value.
 
     Args:
-        device: "auto", "cpu", "cuda" or "mps".
+        device: "auto" (the first of cuda, mps and cpu that is available) or one of these.
         batch_size: images mapped together; None uses the default of the stage.
-        workers: threads that read images; None uses one per core, at most 8; 0 reads in the
-            calling thread.
+        workers: threads that read images; None uses one per core, at most 8.
         limit: compute at most this many rows.
         only: image ids to work on; None for all images of the manifest.
         force: compute rows that are already stored.
-        progress: True shows a bar, False nothing, None a bar on a terminal and log lines elsewhere.
+        progress: whether to show how far the run is.
         on_mismatch: what to do with a store that was made with other parameters or another model:
             "refuse" raises a `StoreError` that lists the differences, "rebuild" replaces it.
 
@@ -34,21 +43,88 @@ class RunOptions:
     limit: int | None = None
     only: Collection[str] | None = None
     force: bool = False
-    progress: bool | None = None
+    progress: bool = True
     on_mismatch: str = "refuse"
 
     def __post_init__(self) -> None:
-        for name, least in {"batch_size": 1, "workers": 0, "limit": 0}.items():
+        for name, least in {"batch_size": 1, "workers": 1, "limit": 0}.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name} is {value}", remedy=f"use {least} or more")
-        if self.on_mismatch not in ("refuse", "rebuild"):
-            raise ConfigError(
-                f"on_mismatch is {self.on_mismatch!r}", remedy="use one of refuse, rebuild"
-            )
 
     @property
     def on_store_mismatch(self) -> str:
         """`on_mismatch`, or "rebuild" when `force` applies to all images."""
         everything = self.only is None and self.limit is None
         return "rebuild" if self.force and everything else self.on_mismatch
+
+    def model_options(self, precision: str) -> dict[str, str]:
+        """Return `device` and `precision` to load a model with; the precision enters identities.
+
+        Args:
+            precision: of the stage; "auto" becomes bf16 on cuda and fp32 elsewhere.
+
+        Raises:
+            ConfigError: the requested device is not available.
+        """
+        import torch
+
+        available = {
+            "cuda": torch.cuda.is_available,
+            "mps": torch.backends.mps.is_available,
+            "cpu": lambda: True,
+        }
+        device = self.device
+        if device == "auto":
+            device = next(name for name, is_available in available.items() if is_available())
+        if not available.get(device.split(":")[0], lambda: False)():
+            raise ConfigError(f"no device {device!r} here", remedy="use --device auto or cpu")
+        if precision == "auto":
+            precision = "bf16" if device.startswith("cuda") else "fp32"
+        return {"device": device, "precision": precision}
+
+
+def default_workers() -> int:
+    """Return the number of cores that this process may use, at most 8."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, min(8, cores))
+
+
+def model_cores(device: str) -> int:
+    """Return into how many slices a batch is worth cutting, one per core.
+
+    On the CPU these are all cores of torch if the threads share one memory arena (see
+    `keep_freed_memory`); otherwise the system would clear memory anew for every slice.
+    """
+    if device != "cpu" or not _shared_arena.is_set():
+        return 1
+    import torch
+
+    return torch.get_num_threads()
+
+
+def set_torch_threads(count: int) -> None:
+    """Set the number of torch threads of the calling thread, if torch is loaded."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(max(1, count))
+
+
+def keep_freed_memory() -> None:
+    """Let the process reuse the memory of freed tensors for the next batch (glibc only).
+
+    By default the C library returns blocks above 32 MB to the system at once, which clears their
+    pages again for each layer of each batch: a quarter of the time of a model on the CPU. It also
+    gives each thread an arena of its own, which cannot hold such blocks. That can be changed only
+    before the threads start, so the command line calls this first.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # constants of malloc.h
+    libc.mallopt(trim_threshold, 2**31 - 1)
+    libc.mallopt(mmap_threshold, 2**30)
+    libc.mallopt(arena_max, 1)
+    # Threads that array libraries start on import have arenas by then, which others may share.
+    if "numpy" not in sys.modules:
+        _shared_arena.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -17,8 +18,8 @@ from typing import Any
 from pipeline.errors import DiskError, PipelineError, StageFailed
 from pipeline.io import atomic_write_json
 
-MODEL_LIBRARIES = ("torch", "torchvision", "sam2", "open_clip_torch", "timm")
-LIBRARIES = ("medfocusclip", *MODEL_LIBRARIES, "zarr", "numpy", "pillow")
+MODELS = ("torch", "torchvision", "sam2", "open_clip_torch", "timm")
+LIBRARIES = ("medfocusclip", *MODELS, "zarr", "numpy", "pillow")
 
 
 @dataclass
@@ -26,8 +27,7 @@ class RunRecord:
     """One run of one stage, as written to `cache/<dataset>/records/<stage>.json`.
 
     Args:
-        stage: name of the stage.
-        dataset: name of the dataset.
+        stage, dataset: their names.
         status: "running" | "ok" | "failed" (more images than allowed) | "interrupted" | "error"
             (see `error`). A record that says "running" belongs to a run that was killed or is
             still running.
@@ -37,17 +37,13 @@ class RunRecord:
         skipped: rows that were stored already.
         copied: rows of `done` that were copied from a byte-identical image.
         failed: image_id -> reason.
-        redone: reason -> number of rows that were computed again.
-        redone_rows: image_id -> reason.
-        seconds: "total" and parts of it: "load_wait" (the model waited for images), "model",
-            "write" (the run waited for the disk; most writing happens in the background).
+        redone_rows: image_id -> why a row that was stored before was computed again.
+        seconds: "total" and what the run waited for: "load_wait" (images), "model", "write".
         images_per_second: done / seconds["total"]; 0 if the items are not images.
         identity: hash of the identity of the store.
         versions: of Python and the libraries.
         parameters: batch size, workers, limit, ... and the parameters of the stage.
         error: what ended the run early, "" otherwise.
-        last_computed: "started", "done", "skipped", "seconds" (total) and "parts" (all seconds) of
-            the latest run that computed a row, so that a run without work does not hide the cost.
     """
 
     stage: str
@@ -59,7 +55,6 @@ class RunRecord:
     skipped: int = 0
     copied: int = 0
     failed: dict[str, str] = field(default_factory=dict)
-    redone: dict[str, int] = field(default_factory=dict)
     redone_rows: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     images_per_second: float = 0.0
@@ -67,27 +62,26 @@ class RunRecord:
     versions: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
     error: str = ""
-    last_computed: dict[str, Any] = field(default_factory=dict)
 
     @property
     def failed_share(self) -> float:
         """Number of failed items divided by `total`; 0 if there are no items."""
         return len(self.failed) / self.total if self.total else 0.0
 
-    def too_many_failed(self, allowed: float, path: str | PathLike | None) -> StageFailed:
-        """Return the error of a run with a larger share of failed items than `allowed`.
+    @property
+    def redone(self) -> dict[str, int]:
+        """Number of rows computed again, by reason."""
+        return dict(Counter(self.redone_rows.values()))
 
-        Args:
-            allowed: the parameter `max_failed` of the stage.
-            path: of this record.
-        """
+    def too_many_failed(self, allowed: float, path: str | PathLike | None) -> StageFailed:
+        """Return the error of a run with a larger share of failed items than `allowed`."""
         return StageFailed(
             f"{self.stage} {self.dataset}: {len(self.failed)} of {self.total} images failed "
             f"({self.failed_share:.1%}, allowed {allowed:.1%}): {'; '.join(self.failures(3))}",
             path=path,
-            remedy="repair these images, or remove the rows of those that cannot be repaired from "
-            "the manifest, since `train` needs every row (a higher max_failed in params.yaml only "
-            "lets this stage succeed); all other images are kept",
+            remedy="repair these images or remove their rows from the manifest, since `train` "
+            "needs every row (a higher max_failed in params.yaml only lets this stage succeed); "
+            "all other images are kept",
         )
 
     def failures(self, most: int) -> list[str]:
@@ -96,51 +90,25 @@ class RunRecord:
         more = len(self.failed) - most
         return [*lines, f"and {more} more in the record"] if more > 0 else lines
 
-    def redo(self, image_id: str, reason: str) -> None:
-        """Count a row that was stored before and is computed again."""
-        self.redone[reason] = self.redone.get(reason, 0) + 1
-        self.redone_rows[image_id] = reason
-
-    @contextmanager
-    def clock(self, part: str) -> Iterator[None]:
-        """Add the time spent inside the block to a part of `seconds`."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - start
-
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values, including `failed_share`."""
         return {**asdict(self), "failed_share": self.failed_share}
 
     def summary(self) -> str:
         """Return one line about the run and one for each of the first ten failures."""
-        name = f"{self.stage} {self.dataset}".strip()
         text = (
-            f"{name}: {self.status}; {self.done} computed, {self.skipped} there already, "
-            f"{len(self.failed)} failed of {self.total}; {self.seconds.get('total', 0):.1f} s"
+            f"{self.stage} {self.dataset}: {self.status}; {self.done} computed, {self.skipped} "
+            f"there already, {len(self.failed)} failed of {self.total}; "
+            f"{self.seconds.get('total', 0):.1f} s"
         )
         if self.images_per_second:
             text += f", {self.images_per_second:.1f} images/s"
-        if self.redone:
-            reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(self.redone.items()))
-            text += f"\n  computed again: {reasons}"
+        for reason, count in sorted(self.redone.items()):
+            text += f"\n  computed again: {count} {reason}"
         return "\n".join([text, *(f"  failed: {line}" for line in self.failures(10))])
 
     def write(self, path: str | PathLike) -> None:
-        """Write the record atomically; keeps the `last_computed` of the record it replaces."""
-        if self.done:
-            self.last_computed = {
-                "started": self.started,
-                "done": self.done,
-                "skipped": self.skipped,
-                "seconds": self.seconds.get("total", 0.0),
-                "parts": dict(self.seconds),
-            }
-        elif not self.last_computed and Path(path).is_file():
-            with suppress(PipelineError):  # a damaged record has no cost to keep
-                self.last_computed = RunRecord.read(path).last_computed
+        """Write the record atomically."""
         atomic_write_json(path, self.to_json())
 
     @classmethod
@@ -173,15 +141,14 @@ def recorded(
 ) -> Iterator[None]:
     """Write the run record at the start and at the end of a block, whatever the outcome.
 
-    Otherwise the "ok" of an earlier run would remain after a run that failed. Sets `started`,
-    `seconds["total"]` and, for images, `images_per_second`. The block may set `record.status`;
-    otherwise it becomes "ok", "failed", "interrupted" or "error".
+    The block may set `record.status`; otherwise it becomes "ok", "failed", "interrupted" or
+    "error".
 
     Args:
         record: of the run.
         path: where it is written; None writes nothing.
         max_failed: largest allowed share of failed images; None if the items are not images.
-        stopped: whether a signal asked the block to end early (`Interrupts.stopped`).
+        stopped: whether a signal asked the block to end early (`interrupts`).
 
     Raises:
         StageFailed: exit code 3; more images failed than `max_failed`.
@@ -198,7 +165,7 @@ def recorded(
         if path is not None:
             record.write(path)
 
-    save()
+    save()  # the "ok" of an earlier run must not remain
     try:
         yield
         if record.status == "running":

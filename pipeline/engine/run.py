@@ -5,36 +5,87 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from os import PathLike
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pipeline.engine.executor import LocalExecutor, MapperFactory, check_bytes
+import pandas as pd
+
+from pipeline.engine.executor import LocalExecutor, Mapper, check_bytes
 from pipeline.engine.options import RunOptions
-from pipeline.engine.progress import Progress
+from pipeline.engine.progress import Progress, timed
 from pipeline.engine.record import RunRecord, library_versions, recorded
-from pipeline.errors import ConfigError, ModelError, reason_of
+from pipeline.errors import ManifestError, PipelineError, reason_of
+from pipeline.io import sha256_file, sha256_json
+from pipeline.manifest import mask_file, row_file
 from pipeline.store.items import WorkItem
 
 if TYPE_CHECKING:
-    from pipeline.store.plan import Plan
+    from pipeline.config import Params
+    from pipeline.paths import Paths
     from pipeline.store.writer import StoreWriter
 
 BATCH_SIZE = 16
 
 
+def select(manifest: pd.DataFrame, only: Collection[str] | None) -> pd.DataFrame:
+    """Return the rows whose image_id is in `only`, in the order of the manifest; all for None.
+
+    Raises:
+        ManifestError: ids are not in the manifest.
+    """
+    if only is None:
+        return manifest
+    if unknown := sorted(set(only) - set(manifest["image_id"])):
+        named = f"{len(unknown)} ids are not in the manifest, such as {', '.join(unknown[:5])}"
+        raise ManifestError(named, remedy="use ids of the image_id column of the manifest")
+    return manifest[manifest["image_id"].isin(set(only))]
+
+
+def image_items(
+    manifest: pd.DataFrame,
+    data: str | Path,
+    content: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: {},
+    *,
+    truth: bool = False,
+) -> list[WorkItem]:
+    """Return one item per row of a manifest.
+
+    Args:
+        manifest: from `read_manifest`.
+        data: folder with the images of the dataset.
+        content: returns what decides the result of a row besides the bytes and the frame of the
+            image; may add to the row what the mapper needs.
+        truth: whether the ground-truth mask decides it; the row gets `truth_file`, "" for none.
+
+    Returns:
+        Items whose key is a hash of content, never of names: copies of an image share it.
+    """
+    items = []
+    for row in manifest.to_dict("records"):
+        frame = int(row["frame"])
+        parts = {"sha256": row["sha256"], "frame": frame, **content(row)}
+        path = mask_file(row, data) if truth else None
+        row["truth_file"] = path or ""
+        if truth:
+            try:
+                parts["truth"] = sha256_file(path) if path else ""
+            except (PipelineError, OSError):  # the row fails when it is loaded
+                parts["truth"] = f"unreadable: {row['mask_path']}"
+        items.append(WorkItem(row["image_id"], sha256_json(parts), row_file(row, data), frame, row))
+    return items
+
+
 def run_stage(
     stage: str,
     items: Sequence[WorkItem],
-    factory: MapperFactory,
+    factory: Callable[[], Mapper],
     writer: StoreWriter,
-    options: RunOptions | None = None,
+    options: RunOptions,
+    project: tuple[str, Params, Paths] | None = None,
     *,
-    dataset: str = "",
-    record_path: str | PathLike | None = None,
+    record_path: str | os.PathLike | None = None,
     max_failed: float = 0.0,
     parameters: Mapping[str, Any] | None = None,
     executor: LocalExecutor | None = None,
@@ -47,10 +98,10 @@ def run_stage(
         factory: builds the mapper that turns items into rows.
         writer: an ENTERED writer (`with MaskStoreWriter(...) as writer`).
         options: batch size, workers, limit, force and progress are used here.
-        dataset: for the record and messages.
+        project: dataset, parameters and paths; decide the next three arguments.
         record_path: where the `RunRecord` is written; None writes none.
         max_failed: largest allowed share of failed items.
-        parameters: further values for the record.
+        parameters: of the stage, for the record.
         executor: where the mapper runs; default a `LocalExecutor`.
 
     Returns:
@@ -62,9 +113,13 @@ def run_stage(
         DiskError: the store or the record cannot be written (full disk, read-only folder).
         KeyboardInterrupt: SIGINT or SIGTERM was received; rows already computed were committed.
     """
-    options = options or RunOptions()
-    batch_size = options.batch_size or BATCH_SIZE
-    executor = executor or LocalExecutor(batch_size, options.workers)
+    dataset = ""
+    if project is not None:
+        dataset, params, paths = project
+        section = getattr(params, stage).model_dump(mode="json")
+        record_path, max_failed = paths.record(dataset, stage), section["max_failed"]
+        parameters = {"profile": params.profile, stage: section}
+    executor = executor or LocalExecutor(options.batch_size or BATCH_SIZE, options.workers)
     used = {"limit": options.limit, "force": options.force, "max_failed": max_failed}
     record = RunRecord(
         stage,
@@ -74,163 +129,93 @@ def run_stage(
         parameters=used | dict(parameters or {}),
     )
     with (
-        Interrupts() as signals,
-        recorded(record, record_path, max_failed=max_failed, stopped=signals.stopped),
+        interrupts() as stopped,
+        recorded(record, record_path, max_failed=max_failed, stopped=stopped),
     ):
-        with record.clock("plan"):
+        with timed(record.seconds, "plan"):
             plan = writer.plan(items, force=options.force, verify=True)
-        _Driver(record, writer, executor, factory, signals.stopped, batch_size).run(plan, options)
-        if not signals.stopped() and record.failed_share <= max_failed:
+        todo = (plan.todo + plan.copies)[: options.limit]
+        reasons = {item.image_id: reason for item, reason in todo if reason}
+        record.skipped, record.total = len(plan.reused), len(plan.reused) + len(todo)
+        title = f"{stage} {dataset}".strip()
+        progress = Progress(title, len(todo), reused=record.skipped, show=options.progress)
+
+        def finish(item: WorkItem, error: Exception | None) -> None:
+            if error is None:
+                record.done += 1
+                if item.image_id in reasons:
+                    record.redone_rows[item.image_id] = reasons[item.image_id]
+            else:
+                record.failed[item.image_id] = reason_of(error)
+                writer.write_failed(item, reason_of(error))
+            progress.add(done=error is None, failed=error is not None)
+
+        def compute(items: list[WorkItem]) -> None:
+            with closing(executor.imap(factory, items, stopped=stopped)) as results:
+                for result in results:
+                    error = result.error
+                    with timed(record.seconds, "write"):
+                        if error is None:
+                            try:
+                                prepared = [writer.prepare(result.item, result.row)]
+                            except ValueError as unusable:
+                                error, prepared = unusable, []
+                            writer.put(prepared)
+                    finish(result.item, error)
+
+        try:
+            with progress:
+                if plan.todo:
+                    compute([item for item, _ in todo[: len(plan.todo)]])
+                uncopied = []  # byte-identical images whose first one failed
+                for item, _ in todo[len(plan.todo) :]:
+                    if stopped():
+                        break
+                    try:
+                        check_bytes(item)
+                    except Exception as error:
+                        finish(item, error)
+                        continue
+                    if writer.copy(item):
+                        record.copied += 1
+                        finish(item, None)
+                    else:
+                        uncopied.append(item)
+                if uncopied:
+                    compute(uncopied)
+        finally:
+            used = {name: getattr(executor, name) for name in ("batch_size", "workers", "cores")}
+            record.parameters |= used
+            record.seconds |= executor.seconds
+            with timed(record.seconds, "write"):
+                writer.commit()
+        if not stopped() and record.failed_share <= max_failed:
             writer.finish()  # before the record says "ok"
     return record
 
 
-class _Driver:
-    """Passes results from the executor to the writer and counts them.
-
-    Rows are written by a thread of its own while the model computes the next batch, one batch at a
-    time: memory stays bounded on a slow disk, and nothing more is written after an error.
-    """
-
-    def __init__(
-        self,
-        record: RunRecord,
-        writer: StoreWriter,
-        executor: LocalExecutor,
-        factory: MapperFactory,
-        stopped: Callable[[], bool],
-        batch_size: int,
-    ):
-        self.record, self.writer = record, writer
-        self.executor, self.factory = executor, factory
-        self.stopped, self.batch_size = stopped, batch_size
-        self.pending: Future[None] | None = None
-
-    def run(self, plan: Plan, options: RunOptions) -> None:
-        record, limit = self.record, options.limit
-        todo = plan.todo[:limit]
-        copies = plan.copies[: None if limit is None else max(0, limit - len(todo))]
-        self.reasons = {item.image_id: reason for item, reason in [*todo, *copies] if reason}
-        record.skipped = len(plan.reused)
-        count = len(todo) + len(copies)
-        record.total = count + record.skipped
-        title = f"{record.stage} {record.dataset}".strip()
-        self.progress = Progress(title, count, reused=record.skipped, show=options.progress)
-        record.seconds["write"] = 0.0
-        with ThreadPoolExecutor(1, thread_name_prefix="write") as self.pool:
-            try:
-                with self.progress:
-                    self.compute([item for item, _ in todo])
-                    self.copy([item for item, _ in copies])
-            finally:
-                record.parameters.update(self.executor.settings)
-                record.seconds.update(self.executor.seconds)
-                with record.clock("write"):
-                    self.wait()
-                    self.writer.commit()
-
-    def compute(self, items: Sequence[WorkItem]) -> None:
-        """Map items and write their rows."""
-        if not items:
-            return
-        prepared: list[Any] = []
-        with closing(self.executor.imap(self.factory, items, stopped=self.stopped)) as results:
-            try:
-                for result in results:
-                    error = result.error
-                    if error is None:
-                        try:
-                            prepared.append(self.writer.prepare(result.item, result.row))
-                        except ValueError as unusable:
-                            error = unusable
-                    if error is not None:
-                        self.fail(result.item, error)
-                        continue
-                    self.count(result.item)
-                    if len(prepared) == self.batch_size:
-                        self.put(prepared)
-                        prepared = []
-            except (ModelError, ConfigError):
-                self.put(prepared)  # rows that were computed before the model failed
-                raise
-        self.put(prepared)
-
-    def put(self, prepared: list[Any]) -> None:
-        """Write rows in the background, after those of the last call."""
-        with self.record.clock("write"):
-            self.wait()
-            self.pending = self.pool.submit(self.writer.put, prepared)
-
-    def wait(self) -> None:
-        """Wait until the rows of the last `put` are written; raises the error of writing them."""
-        if self.pending is not None:
-            self.pending.result()
-            self.pending = None
-
-    def copy(self, items: Sequence[WorkItem]) -> None:
-        """Give byte-identical images the row of the first one; compute them where that failed."""
-        self.wait()
-        remaining = []
-        for item in items:
-            if self.stopped():
-                return
-            try:
-                check_bytes(item)
-            except Exception as error:
-                self.fail(item, error)
-                continue
-            with self.record.clock("write"):
-                copied = self.writer.copy(item)
-            if copied:
-                self.record.copied += 1
-                self.count(item)
-            else:
-                remaining.append(item)
-        self.compute(remaining)
-
-    def count(self, item: WorkItem) -> None:
-        if item.image_id in self.reasons:
-            self.record.redo(item.image_id, self.reasons[item.image_id])
-        self.record.done += 1
-        self.progress.add(done=1)
-
-    def fail(self, item: WorkItem, error: Exception) -> None:
-        reason = reason_of(error)
-        self.record.failed[item.image_id] = reason
-        self.wait()
-        self.writer.write_failed(item, reason)
-        self.progress.add(failed=1)
-
-
-class Interrupts:
-    """While entered, SIGINT and SIGTERM set `stopped` instead of interrupting a write.
+@contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether SIGINT or SIGTERM came, which interrupt no write.
 
     A second signal ends the process at once: the last commit of the store stands, and its lock
     belongs to a dead process. Outside the main thread no handler is installed, since Python allows
     that only there.
     """
+    stopped = threading.Event()
 
-    def __init__(self) -> None:
-        self._stopped = False
-        self._previous: dict[int, object] = {}
-
-    def stopped(self) -> bool:
-        """Return whether a signal was received."""
-        return self._stopped
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._stopped:
+    def handle(number: int, frame: object) -> None:
+        if stopped.is_set():
             os._exit(130)
-        self._stopped = True
+        stopped.set()
         # os.write, because the signal may arrive in the middle of a print.
         os.write(2, b"\nstopping: finished rows are being saved (again: exit at once)\n")
 
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._previous.items():
+    main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
+    previous = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield stopped.is_set
+    finally:
+        for number, handler in previous.items():
             signal.signal(number, handler or signal.SIG_DFL)

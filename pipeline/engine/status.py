@@ -19,8 +19,7 @@ COUNTS = ("total", "done", "skipped")
 def known_datasets(paths: Paths, named: Iterable[str]) -> list[str]:
     """Return the datasets `named` (of params.yaml), then those with a manifest or a record."""
     recorded = {folder.parent.name for folder in paths.cache("x").parent.glob("*/records")}
-    named = list(named)
-    return [*named, *sorted((recorded | set(paths.datasets())) - set(named))]
+    return list(dict.fromkeys([*named, *sorted(recorded | set(paths.datasets()))]))
 
 
 def status_rows(paths: Paths, datasets: Iterable[str]) -> list[dict[str, Any]]:
@@ -35,8 +34,7 @@ def status_rows(paths: Paths, datasets: Iterable[str]) -> list[dict[str, Any]]:
     """
     rows = []
     for dataset in datasets:
-        folder = paths.record(dataset, "x").parent
-        found = {file.stem for file in folder.glob("[!.]*.json")}
+        found = {file.stem for file in paths.record(dataset, "x").parent.glob("[!.]*.json")}
         for stage in [*({ADD} & found), *STAGES, *sorted(found - {ADD, *STAGES})]:
             try:
                 record = RunRecord.read(paths.record(dataset, stage))
@@ -72,20 +70,20 @@ def _lacking(paths: Paths, dataset: str, stage: str) -> tuple[int, int] | None:
     return int((stored.reindex(wanted.index) != wanted).sum()), len(wanted)
 
 
-def status_text(rows: Sequence[dict[str, Any]], *, failures: int = 5) -> str:
+def status_text(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows of `status_rows` as a table, followed by the first failures of each run."""
     notes = []
     for row in rows:
         name = f"{row['dataset']} {row['stage']}"
+        missing, images = row["lacking"] or (0, 0)
         if row["error"]:
             notes.append(f"{name}: {row['error']}")
-        missing, images = row["lacking"] or (0, 0)
         if missing:
             notes.append(
                 f"{name}: the store lacks {missing} of the {images} images of the manifest "
                 f"as it is now - run: pipeline {row['stage']} --dataset {row['dataset']}"
             )
-        failed = RunRecord(row["stage"], failed=row["failures"]).failures(failures)
+        failed = RunRecord(row["stage"], failed=row["failures"]).failures(5)
         notes += [f"{name}: failed {line}" for line in failed]
     columns = ["dataset", "stage", "status", *COUNTS, "failed", "images_per_second", "started"]
     table = pd.DataFrame(rows, columns=columns).round({"images_per_second": 1})

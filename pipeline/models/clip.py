@@ -126,10 +126,6 @@ class ClipModel:
         with self._autocast():
             return self.model.encode_image(images.to(self.device)).float()
 
-    def encode_patches(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the patch tokens of `encode_image` as float32 (B, h, w, embed_dim)."""
-        return self._pooled_and_patches(images)[1]
-
     @torch.inference_mode()
     def _pooled_and_patches(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         visual, images = self.model.visual, images.to(self.device)

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jinja2
+import yaml
 
 from pipeline.config import Params
+from pipeline.engine.record import LIBRARIES, library_versions
 from pipeline.io import atomic_write_text
+from pipeline.models.seen import DIGITS, trained_on
 from pipeline.paths import Paths
-from pipeline.report import accuracy, checks, masks, overview, words
-from pipeline.report.accuracy import Runs
-from pipeline.report.blocks import Section, join, more_text, slug
-from pipeline.report.data import TRUTH, Dataset, Missing, load_dataset
+from pipeline.report import pictures, tables, words
+from pipeline.report.data import PUBLISHED, STAGES, Block, Dataset, command, load_dataset
+from pipeline.report.paper import OTHER_SET, quoted_on
 from pipeline.report.pictures import Album
-from pipeline.report.plots import styles
+from pipeline.report.plots import curve, styles
+from pipeline.report.words import interval, percent, plural, slug
 
-
-@dataclass(frozen=True)
-class Part:
-    """One dataset's part of the page."""
-
-    name: str
-    id: str
-    synthetic: bool
-    facts: list[str]
-    warnings: list[str]
-    missing: list[Missing]
-    sections: list[Section]
+DECIDING = ("pipeline", "stages", "params.yaml", "dvc.yaml", "data_manifests/prompts.yaml")
+"""Files whose local changes are named next to the commit: they decide figures."""
+ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=jinja2.select_autoescape(["html.j2"]),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 def build_report(params: Params, paths: Paths, datasets: Sequence[str] | None = None) -> Path:
@@ -46,82 +47,238 @@ def build_report(params: Params, paths: Paths, datasets: Sequence[str] | None = 
             names the missing files and the commands that make them.
     """
     found = [load_dataset(name, params, paths) for name in datasets or params.datasets]
-    runs = study_runs(params, found)
-    albums = {data.name: Album(data, params.report.thumbnail) for data in found}
-    parts = [part(data, albums[data.name], runs) for data in found]
-    done = [data for data in found if data.headline is not None]
-    synthetic = [data.name for data in found if data.synthetic]
-    html = (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            words=words,
-            more_text=more_text,
-            rows=[overview.row(data, albums[data.name], runs) for data in found],
-            legend=[(name, runs.looks[run]) for run, name in runs.names.items()],
-            glance=accuracy.glance(done, runs) if done else None,
-            reading=words.how_to_read(params),
-            parts=parts,
-            made=checks.made_section(params, Path(paths.root), found),
-            synthetic=words.SYNTHETIC_SETS.format(join(synthetic)) if synthetic else "",
-            css=_asset("style.css"),
-            script=_asset("page.js"),
-        )
+    looks = styles(params)
+    html = render(
+        "page.html.j2",
+        sets=[part(data) for data in found],
+        synthetic=words.join(data.name for data in found if data.synthetic),
+        legend=[(run.name, looks[run.key]["color"]) for run in params.study.runs],
+        reading=words.how_to_read(params),
+        commit=git_commit(Path(paths.root)),
+        profile=params.profile,
+        commands=[command(stage, data.name) for data in found for stage in STAGES[1:]],
+        versions=library_versions((*LIBRARIES, "pandas", "scikit-learn", "matplotlib")),
+        differing=differing(found, params),
+        parameters=as_yaml(params.model_dump(mode="json", by_alias=True)),
     )
     atomic_write_text(paths.report, html)
     return paths.report
 
 
-def study_runs(params: Params, datasets: Sequence[Dataset]) -> Runs:
-    """Return the names of the study's runs and a style for every run of any dataset.
-
-    The views of the baseline's learner in the ground-truth protocols come right after the study's
-    runs, so that the lines of that plot differ too.
-    """
-    names = {run.key: run.name for run in params.study.runs}
-    truth = [run for data in datasets for block in TRUTH for run in data.accuracy(block)]
-    truth.sort(key=lambda run: run[0] != params.study.baseline.learner)
-    other = [run for data in datasets for block in data.blocks for run in data.accuracy(block)]
-    return Runs(names, styles([*names, *truth, *other]))
+def render(template: str, **values: Any) -> str:
+    """Fill a template; text in an HTML page is escaped."""
+    return ENVIRONMENT.get_template(template).render(**values)
 
 
-def part(data: Dataset, album: Album, runs: Runs) -> Part:
-    """Build all sections of a dataset that its files allow."""
-    made = [
-        accuracy.section(data, runs),
-        accuracy.truth_section(data, runs),
-        masks.gallery_section(data, album, runs),
-        masks.quality_section(data, album, runs),
-        accuracy.errors_section(data, album, runs),
-        accuracy.calibration_section(data, runs),
-        checks.copies_section(data, album),
-        masks.heat_section(data, album, runs),
-        accuracy.quoted_section(data, runs),
-        checks.records_section(data, album),  # last: it lists the masks that the others lost
-    ]
-    sections = [one for one in made if one is not None]
-    return Part(
-        data.name,
-        slug("set", data.name),
-        data.synthetic,
-        overview.facts(data),
-        checks.warnings(data, album),
-        data.missing,
-        sections,
+def part(data: Dataset) -> dict[str, Any]:
+    """Return what the template shows of a dataset, as far as its files allow."""
+    album = Album(data, data.params.report.thumbnail)
+    shown = pictures.example(data)
+    block = data.headline
+    made = {
+        "name": data.name,
+        "id": slug("set", data.name),
+        "synthetic": data.synthetic,
+        "where": words.block(data, block) if block else "not evaluated",
+        "verdicts": verdicts(data),
+        "facts": facts(data),
+        "example": album.example(shown) if shown else [],
+        "curve": curve(slug("overview", data.name), data, block, data.shown(block), small=True)
+        if block
+        else None,
+        "protocols": [protocol(data, one) for one in data.blocks],
+        "notes": [words.note(data, text) for text in data.notes],
+        "broken": tables.broken(data),
+        "images": pictures.images(data, album),
+        "unusable": sum(status != "ok" for status in data.mask_status.values()),
+        "masks": len(data.mask_status),
+        "outcomes": tables.outcomes(data) if data.masks is not None else None,
+        "dice": tables.dice(data) if data.stored_quality is not None else None,
+        "seen": seen(data),
+        "prompts": tables.prompts(data),
+        "worst_masks": pictures.worst_masks(data, album),
+        "errors": [],
+        "copies": tables.copies(data),
+        "kinds": tables.kinds(data),
+        "pairs": pictures.pairs(data, album),
+        "audited": data.copies is not None,
+        "test_copies": data.test_copies,
+        "paper": tables.paper(data) if data.quoted else None,
+        "quoted_on": quoted_on(data.name) if data.quoted else "",
+        "other_set": OTHER_SET.get(data.name),
+        "failures": tables.failures(data),
+        "left_out": left_out(data),
+        "identities": as_yaml(identities(data)),
+        "missing": data.missing,
+    }
+    if block:
+        full = (block[0], "full")
+        made["errors_on"] = words.block(data, full), words.about_block(data, full)
+        made["errors"] = [
+            (data.run_name(run), tables.errors(data, run)) for run in data.shown(full)
+        ]
+    # Last, since these list the masks that the galleries lost.
+    return made | {"warnings": warnings(data, album), "lost": sorted(album.lost.items())}
+
+
+def protocol(data: Dataset, block: Block) -> dict[str, Any]:
+    """Return the curve of a protocol and the tables of all its figures."""
+    shown = data.shown(block)
+    quoted = {name: row for name, row in data.quoted.items() if data.counterpart(name)}
+    found = data.accuracy(block)
+    notes = [e.note for by in found.values() for e in by.values() if isinstance(e.note, str)]
+    name = slug("curve", data.name, *block)
+    return {
+        "name": words.block(data, block),
+        "about": words.about_block(data, block),
+        "curve": curve(name, data, block, shown, quoted=quoted if block == PUBLISHED else None),
+        "accuracy": tables.accuracy(data, block, shown, "Accuracy in percent"),
+        "differences": tables.differences(data, block),
+        "all": [
+            tables.accuracy(data, block, list(found), "Accuracy of every run in percent"),
+            tables.measures(data, block),
+        ],
+        "notes": sorted({part for note in notes for part in note.split("; ") if part}),
+    }
+
+
+def verdicts(data: Dataset) -> list[dict[str, Any]]:
+    """Return what each run of the study but the baseline does to accuracy in the headline: the
+    verdict with the most labels, and the difference with the most and the fewest."""
+    found = []
+    for run, name in data.study.items():
+        by = data.differences.get((data.headline, run, data.baseline), {})
+        by = {f: by[f] for f in data.fractions(data.headline) if f in by}
+        if by:
+            figures = [
+                f"{words.inline(tables.difference(by[f]))} points with {words.labels(f)}"
+                for f in dict.fromkeys((max(by), min(by)))
+            ]
+            verdict = words.verdict(by[max(by)])
+            found.append({"run": name, "verdict": verdict, "figures": figures})
+    return found
+
+
+def facts(data: Dataset) -> list[str]:
+    """Return short facts: images and classes, copies, Dice, the largest class."""
+    said = []
+    if data.manifest is not None:
+        said += [plural(len(data.manifest), "image"), plural(len(data.classes), "class", "classes")]
+    if data.test_copies is not None:
+        test, _, copies = data.test_copies
+        said.append(f"{percent(copies / max(test, 1))} % of test images have a copy in training")
+    if data.stored_quality is not None:
+        r = data.mask_figures(data.stored_quality["strategy"].iloc[0])
+        if r is not None:
+            text = words.inline(interval(r.dice, r.dice_lo, r.dice_hi, 1, 2))
+            said.append(f"Dice of the masks {text}")
+    tested = data.tested.get(data.headline)
+    if tested is not None:
+        said.append(f"largest class ({tested.largest_class}) {percent(tested.largest_share)} %")
+    return said
+
+
+def seen(data: Dataset) -> str:
+    """Say how many images SAM2's weights were trained on; "" where none is known."""
+    if data.masks is None or data.manifest is None:
+        return ""
+    model = data.masks.identity.get("model")
+    fingerprint = model["fingerprint"] if isinstance(model, dict) else {}
+    table = data.manifest
+    known = table["sha256"].str[:DIGITS].isin(trained_on(fingerprint.get("checkpoint_sha256", "")))
+    if not known.any():
+        return ""
+    parts = table["split"][known].value_counts()
+    of = words.join(f"{n:,} of {name or 'no part'}" for name, n in parts.items())
+    patients = set(table["patient_id"][known]) - {""}
+    test = table["split"] == "test"
+    shared = int((test & ~known & table["patient_id"].isin(patients)).sum())
+    text = (
+        f"{fingerprint.get('name', 'SAM2')} was trained on the ground-truth masks, not the labels, "
+        f"of {plural(int(known.sum()), 'image')} of this data set ({of}): its masks here are not a "
+        "result on unseen images."
     )
+    if shared:
+        text += f" {shared:,} of {test.sum():,} test images are of a patient that it has seen."
+    return text
 
 
-@cache
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def warnings(data: Dataset, album: Album | None = None) -> list[str]:
+    """Return what must be read before the figures: unfinished runs and lost masks."""
+    said = []
+    root = f"{Path(data.paths.root).resolve()}/"
+    for stage, record in data.records.items():
+        if stage.startswith(("train", "evaluate")) and record["status"] in words.STATUS:
+            error = str(record.get("error") or "").replace(root, "")
+            status = words.STATUS[record["status"]] + (f" ({error})" if error else "")
+            again = command(stage.split("-")[0], data.name)
+            text = f"The last run of {stage} {status}; figures are of an earlier run. Run: {again}"
+            said.append(text)
+    if album is not None and album.lost:
+        lost, again = sorted(album.lost), command("segment", data.name)
+        named = words.join(lost[:3]) + (" …" if len(lost) > 3 else "")
+        count = plural(len(lost), "mask")
+        said.append(f"{count} cannot be read from the store: {named}. Run: {again}")
+    return said
 
 
-@cache
-def _asset(name: str) -> str:
-    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+def left_out(data: Dataset) -> list[str]:
+    """Say which files and masks `data add` left out without calling it a failure."""
+    parameters = data.records.get("add", {}).get("parameters") or {}
+    skipped = parameters.get("skipped") or {}
+    said = [f"{n:,} files not taken: {reason}" for reason, n in sorted(skipped.items())]
+    masks = parameters.get("masks_left_out") or {}
+    said += [f"mask of {name} left out: {why}" for name, why in list(masks.items())[:8]]
+    return said + ([f"masks left out of {len(masks) - 8:,} more images"] if len(masks) > 8 else [])
+
+
+def identities(data: Dataset) -> dict[str, Any]:
+    """Return what identifies the inputs of a dataset, and the last run of each stage."""
+    kept = ("status", "started", "done", "skipped", "seconds", "parameters", "versions")
+    stores = {"masks": data.masks, "features": data.features}
+    return {
+        "manifest": {"sha256": data.manifest_sha256, "classes": data.classes},
+        **{name: dict(store.identity) for name, store in stores.items() if store is not None},
+        "runs": {
+            stage: {name: record[name] for name in kept if record.get(name)}
+            for stage, record in data.records.items()
+        },
+    }
+
+
+def as_yaml(value: Any) -> str:
+    """Return JSON values as YAML, in their order."""
+    return yaml.safe_dump(json.loads(json.dumps(value)), sort_keys=False, allow_unicode=True)
+
+
+def differing(datasets: Sequence[Dataset], params: Params) -> list[str]:
+    """Name the parameters that the last run of a stage was given with another value."""
+    found: dict[str, list[str]] = {}
+    for data in datasets:
+        for stage, record in data.records.items():
+            stage = stage.split("-")[0]
+            section = getattr(params, stage, None)
+            now = {} if section is None else section.model_dump(mode="json")
+            held = record.get("parameters") or {}
+            then = held[stage] if isinstance(held.get(stage), dict) else held
+            other = {f"{stage}.{k}": then[k] for k in now if k in then and then[k] != now[k]}
+            if held.get("profile", params.profile) != params.profile:
+                other[f"profile of {stage}"] = held["profile"]
+            for name, value in other.items():
+                found.setdefault(f"{name}: {json.dumps(value)}", []).append(data.name)
+    return [f"{what} in the run of {words.join(names)}" for what, names in sorted(found.items())]
+
+
+def git_commit(root: Path) -> str:
+    """Return the commit of the project folder, marked when files that decide figures differ."""
+
+    def git(*arguments: str) -> str:
+        done = ["git", "-C", str(root), *arguments]
+        return subprocess.run(done, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *DECIDING)
+    except (OSError, subprocess.CalledProcessError):
+        return "not in a git checkout"
+    return f"{commit}, with local changes" if changed else commit

@@ -7,24 +7,19 @@ from pathlib import Path
 
 import pandas as pd
 
-# The paper's lung set is another one than the one that can be had.
 OTHER_SET = {
-    "lung": "The paper's lung set is not this one: it has five classes (bacterial and viral "
-    "pneumonia, corona virus disease, tuberculosis, normal; 2,025 test images). The quoted "
-    "figures are shown for orientation only and cannot be compared.",
+    "lung": "The paper's lung data set is a different one: it has five classes (bacterial and "
+    "viral pneumonia, COVID-19, tuberculosis, normal) and 2,025 test images. Its figures cannot "
+    "be compared with ours.",
 }
+COPIES_INSIDE = ("brain", "covid")
+"""Sets of which the paper used the published split, which holds copies of training images."""
 
 
 @cache
 def paper_tables() -> pd.DataFrame:
     """Return the table: dataset, table, architecture and one column (percent) per share."""
-    path = Path(__file__).with_name("paper_tables.csv")
-    return pd.read_csv(path, comment="#")
-
-
-def architectures() -> list[str]:
-    """Return the architectures of the paper's tables."""
-    return list(dict.fromkeys(paper_tables()["architecture"]))
+    return pd.read_csv(Path(__file__).with_name("paper_tables.csv"), comment="#")
 
 
 def quoted(dataset: str) -> dict[str, dict[float, float]]:
@@ -32,17 +27,19 @@ def quoted(dataset: str) -> dict[str, dict[float, float]]:
 
     Empty for a dataset that the paper does not have.
     """
-    rows = paper_tables()
-    rows = rows[rows["dataset"] == dataset]
-    shares = [c for c in rows.columns if c.isdigit()]
+    rows = paper_tables().set_index("dataset")
+    rows = rows[rows.index == dataset].set_index("architecture").drop(columns="table")
     return {
-        row["architecture"]: {int(s) / 100: round(float(row[s]) / 100, 6) for s in shares}
-        for _, row in rows.iterrows()
+        name: {int(share) / 100: round(float(value) / 100, 6) for share, value in row.items()}
+        for name, row in rows.iterrows()
     }
 
 
-def quoted_table(dataset: str) -> str:
-    """Return the number of the paper's table for a dataset ("III"), or ""."""
+def quoted_on(dataset: str) -> str:
+    """Say which table of the paper has a dataset's figures, and on which split they are."""
     rows = paper_tables()
-    rows = rows[rows["dataset"] == dataset]
-    return "" if rows.empty else str(rows["table"].iloc[0])
+    table = rows.loc[rows["dataset"] == dataset, "table"].iloc[0]
+    where = ", on a split that is not published"
+    if dataset in COPIES_INSIDE:
+        where = ", on the published split, which holds copies of training images"
+    return f"{table}{'' if dataset in OTHER_SET else where}"

@@ -1,20 +1,45 @@
-"""Thumbnails of a dataset: images, mask outlines and masked views."""
+"""Thumbnails of a dataset, and which images the page shows: misclassified, changed by masking,
+badly masked, copied."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.encode.views import outside_of
 from pipeline.errors import PipelineError
+from pipeline.evaluate.images import flips
 from pipeline.images import read_image, read_mask
 from pipeline.images.overlay import data_uri, draw_outlines, shrink
 from pipeline.report import words
-from pipeline.report.blocks import Picture
 from pipeline.report.data import Dataset, reason_of
+from pipeline.report.words import number, plural
+
+SHOWN, PAIRS = 6, 3
+"""Images of a list, and pairs of copies of a kind."""
+
+
+class Picture(NamedTuple):
+    """A thumbnail: `uri` is "" where there is none, and `note` says why."""
+
+    image_id: str
+    uri: str = ""
+    caption: str = ""
+    note: str = ""
+    alt: str = ""
+
+
+class Gallery(NamedTuple):
+    """Thumbnails under a title; with `pairs` every two consecutive ones stay together."""
+
+    title: str
+    pictures: list[Picture]
+    note: str = ""
+    pairs: bool = False
 
 
 def spread(worst_first: Sequence[str], n: int) -> list[str]:
@@ -27,18 +52,13 @@ def spread(worst_first: Sequence[str], n: int) -> list[str]:
 
 
 class Album:
-    """The thumbnails of a dataset, each made once.
-
-    Args:
-        data: the manifest says where images and ground-truth masks are.
-        size: longest side of a thumbnail in pixels.
-    """
+    """The thumbnails of a dataset, each made once, `size` pixels on the longest side."""
 
     def __init__(self, data: Dataset, size: int = 160) -> None:
         self.data = data
         self.size = size
         self.lost: dict[str, str] = {}
-        """Masks that could not be read, by image_id, with the reason."""
+        """Masks that the store lists but cannot give, by image_id, with the reason."""
         table = data.manifest
         self._rows = {} if table is None else table.set_index("image_id").to_dict("index")
         self._made: dict[tuple[str, bool], Picture] = {}
@@ -48,22 +68,18 @@ class Album:
         key = (image_id, outlines)
         if key not in self._made:
             self._made[key] = self._make(image_id, outlines)
-        made = self._made[key]
-        return Picture(image_id, made.uri, caption, made.note, made.alt)
-
-    def pictures(self, items: Iterable[tuple[str, str]]) -> list[Picture]:
-        """Return the thumbnails of (image_id, caption) pairs."""
-        return [self.picture(image_id, caption) for image_id, caption in items]
+        return self._made[key]._replace(caption=caption)
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
         """Read an image: (h, w, 3) uint8, upright."""
         row = self._rows[image_id]
-        return read_image(self._file(row["path"]), row["frame"])
+        return read_image(self.data.paths.data(self.data.name) / row["path"], row["frame"])
 
     def truth(self, image_id: str) -> NDArray[np.bool_] | None:
         """Read the ground-truth mask of an image, (h, w) bool; None where there is none."""
         row = self._rows[image_id]
-        return read_mask(self._file(row["mask_path"]), row["frame"]) if row["mask_path"] else None
+        path = self.data.paths.data(self.data.name) / row["mask_path"]
+        return read_mask(path, row["frame"]) if row["mask_path"] else None
 
     def mask(self, image_id: str) -> tuple[NDArray[np.bool_] | None, str]:
         """Read the stored mask of an image.
@@ -72,45 +88,39 @@ class Album:
             (h, w) bool and "", or None and why there is no mask to draw. A mask that the store
             lists but cannot give is also entered in `lost`.
         """
+        status = self.data.mask_status.get(image_id)
         if self.data.masks is None:
             return None, ""
-        status = self.data.mask_status.get(image_id)
         if status in (None, "failed"):
-            return None, words.FAILED_MASK if status else words.NO_MASK
+            return None, "segmentation failed" if status else "no mask in the store"
         try:
             return np.asarray(self.data.masks[image_id]), ""
         except PipelineError as error:
             self.lost[image_id] = error.message
-            return None, words.LOST_MASK.format(error.message)
+            return None, f"mask lost: {error.message}"
 
     def example(self, image_id: str) -> list[Picture]:
         """Return the image, the image with its mask's outline, and the masked view."""
-        pictures = [
-            self.picture(image_id, words.EXAMPLE_WHOLE, outlines=False),
-            self.picture(image_id, words.EXAMPLE_MASK),
-        ]
+        whole = self.picture(image_id, "image", outlines=False)
+        pictures = [whole, self.picture(image_id, "mask")]
         mask, note = self.mask(image_id)
-        if mask is None or not pictures[0].uri:
-            return [*pictures, Picture(image_id, "", words.EXAMPLE_MASKED, note or words.NO_MASK)]
-        image = self.image(image_id)
-        usable = self.data.mask_status.get(image_id) == "ok"
-        shown = np.where(mask[..., None], image, self._outside(image)) if usable else image
-        caption = words.EXAMPLE_MASKED if usable else words.EXAMPLE_FALLBACK
-        alt = f"{pictures[0].alt}, {caption}"
-        return [*pictures, Picture(image_id, data_uri(shrink(shown, self.size)), caption, alt=alt)]
-
-    def _outside(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return what `encode` put outside the mask: (h, w, 3) or (1, 1, 3) uint8."""
-        identity = {} if self.data.features is None else dict(self.data.features.identity)
-        mean = (identity.get("model") or {}).get("mean", (0.5, 0.5, 0.5))
-        return outside_of(image, identity.get("fill", self.data.params.encode.fill), mean)
-
-    def _file(self, relative: str) -> Path:
-        return self.data.paths.data(self.data.name) / relative
+        if mask is None or not whole.uri:
+            note = note or "no mask in the store"
+            return [*pictures, Picture(image_id, "", "masked image", note)]
+        shown = image = self.image(image_id)
+        caption = "no usable mask: whole image"
+        if self.data.mask_status[image_id] == "ok":
+            identity = {} if self.data.features is None else dict(self.data.features.identity)
+            mean = (identity.get("model") or {}).get("mean", (0.5, 0.5, 0.5))
+            fill = identity.get("fill", self.data.params.encode.fill)
+            shown = np.where(mask[..., None], image, outside_of(image, fill, mean))
+            caption = "masked image"
+        uri = data_uri(shrink(shown, self.size))
+        return [*pictures, Picture(image_id, uri, caption, alt=f"{whole.alt}, {caption}")]
 
     def _make(self, image_id: str, outlines: bool) -> Picture:
         if image_id not in self._rows:
-            return Picture(image_id, "", note=words.NOT_IN_MANIFEST)
+            return Picture(image_id, note="not in the manifest")
         mask = truth = None
         note = ""
         try:
@@ -119,13 +129,128 @@ class Album:
                 mask, note = self.mask(image_id)
                 truth = self.truth(image_id)
         except (PipelineError, OSError) as error:
-            return Picture(image_id, "", note=words.UNREADABLE.format(reason_of(error)))
-        shapes = {words.MASK: mask, words.TRUTH: truth}
+            return Picture(image_id, note=f"cannot be shown: {reason_of(error)}")
+        shapes = {"mask": mask, "ground truth": truth}
         notes = [note] if note else []
         for name, region in shapes.items():
             if region is not None and region.shape != image.shape[:2]:
-                notes.append(words.WRONG_SIZE.format(name))
+                notes.append(f"the {name} has another size than the image")
                 shapes[name] = None
-        picture = draw_outlines(image, *shapes.values(), size=self.size)
+        uri = data_uri(draw_outlines(image, *shapes.values(), size=self.size))
         alt = f"{image_id}, {self._rows[image_id]['label']}"
-        return Picture(image_id, data_uri(picture), note="; ".join(notes), alt=alt)
+        return Picture(image_id, uri, note="; ".join(notes), alt=alt)
+
+
+def example(data: Dataset) -> str | None:
+    """Return the image with the median Dice, or else the first one with a usable mask.
+
+    Test images come first, since their predictions are what the figures are about.
+    """
+    if data.manifest is None:
+        return None
+    table = data.manifest.assign(other=data.manifest["split"] != "test").set_index("image_id")
+    usable = [i for i, status in data.mask_status.items() if status == "ok" and i in table.index]
+    table = (table.loc[usable] if usable else table).sort_index()
+    if data.stored_quality is not None:
+        judged = table.join(data.stored_quality.set_index("image_id")["dice"]).dropna(subset="dice")
+        table = judged.sort_values("dice", kind="stable") if len(judged) else table
+    part = table[table["other"] == table["other"].min()]
+    return str(part.index[len(part) // 2 if "dice" in part else 0])
+
+
+def worst_first(data: Dataset) -> tuple[str, pd.DataFrame] | None:
+    """Return the name of the study's last run that was predicted, and the images of the headline
+    by the probability of the true class, the lowest first."""
+    for run, name in reversed(data.study.items()):
+        cases = data.cases(run)
+        if cases is not None and data.manifest is not None:
+            cases = cases[cases.index.isin(data.manifest["image_id"])]
+            return name, cases.sort_values(["p_true", "right"], kind="stable")
+    return None
+
+
+def images(data: Dataset, album: Album) -> list[Gallery]:
+    """Return images with outlines: worst first, changed by the study's second run, fallbacks."""
+    made = []
+    ranked = worst_first(data)
+    size = data.params.report.gallery
+    if ranked is not None:
+        name, cases = ranked
+        shown = cases.loc[spread(list(cases.index), size)]
+        pictures = []
+        for i, r in shown.iterrows():
+            called = "" if r.y_true == r.y_pred else f", called {r.y_pred}"
+            pictures.append(album.picture(i, f"{r.y_true}{called}; p(true) {number(r.p_true)}"))
+        note = "Sorted by the probability of the true class: the worst half, then evenly spaced."
+        made += [Gallery(f"Test images, “{name}” with all labels", pictures, note)]
+        made += changed(data, album)
+    elif data.masks is not None and data.manifest is not None:
+        ids = spread(list(data.manifest["image_id"]), size)
+        made.append(Gallery("No predictions yet", [album.picture(i) for i in ids]))
+    for status, name in words.OUTCOMES.items():
+        ids = sorted(i for i, s in data.mask_status.items() if s == status)
+        if ids and status != "ok":
+            title = f"Mask {name}: {len(ids):,} of {plural(len(data.mask_status), 'image')}"
+            made.append(Gallery(title, [album.picture(i) for i in ids[:SHOWN]]))
+    return made
+
+
+def changed(data: Dataset, album: Album) -> list[Gallery]:
+    """Show where the study's second run is right more or less often than the baseline."""
+    cases = [data.cases(run) for run in list(data.study)[:2]]
+    if len(cases) < 2 or any(c is None for c in cases):
+        return []
+    table = flips(*cases)
+    before, after = list(data.study.values())[:2]
+    made = []
+    for sign, often in ((1, "more"), (-1, "less")):
+        mine = table[table["change"] * sign > 0]
+        order = mine.assign(a=-sign * mine["change"], b=-sign * mine["p_change"], id=mine.index)
+        pictures = []
+        for i, r in order.sort_values(["a", "b", "id"]).head(SHOWN).iterrows():
+            right = [round(r[f"right_{s}"] * r[f"seeds_{s}"]) for s in ("before", "after")]
+            text = f"{r['y_true_before']}: {r['y_pred_before']} → {r['y_pred_after']}; "
+            text += f"right in {right[0]} → {right[1]} of {r['seeds_after']:.0f}"
+            pictures.append(album.picture(i, text))
+        of = f"{len(mine):,} of {plural(len(table), 'image')}"
+        made.append(Gallery(f"“{after}” is right {often} often than “{before}”: {of}", pictures))
+    return made
+
+
+def worst_masks(data: Dataset, album: Album) -> Gallery | None:
+    """Return the masks with the smallest Dice; None where there is no ground truth."""
+    if data.stored_quality is None:
+        return None
+    worst = data.stored_quality.dropna(subset=["dice"]).sort_values(["dice", "image_id"])
+    pictures = [
+        album.picture(r.image_id, f"{r.label}; Dice {number(r.dice)}")
+        for r in worst.head(SHOWN).itertuples()
+    ]
+    return Gallery("Masks with the smallest Dice", pictures)
+
+
+def pairs(data: Dataset, album: Album) -> list[Gallery]:
+    """Return the most similar pairs of copies of each kind, those across the split first, and
+    pairs with different labels."""
+    if data.pairs is None or data.pairs.empty:
+        return []
+    table = data.pairs.sort_values(
+        ["straddles", "score", "image_id_a", "image_id_b"], ascending=[False, False, True, True]
+    )
+    shown = {words.KINDS.get(kind, kind): of for kind, of in table.groupby("kind")}
+    conflicts = table[table["label_a"] != table["label_b"]]
+    if len(conflicts):
+        shown = {"copies with different labels": conflicts} | shown
+    made = []
+    for title, of in shown.items():
+        pictures = [
+            album.picture(
+                r[f"image_id_{side}"],
+                f"{r[f'split_{side}'] or 'no part'}, {r[f'label_{side}']}",
+                outlines=False,
+            )
+            for _, r in of.head(PAIRS).iterrows()
+            for side in "ab"
+        ]
+        made.append(Gallery(f"{title} ({plural(len(of), 'pair')})", pictures, pairs=True))
+    return made

@@ -8,6 +8,7 @@ which a test compares.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,23 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.models.sam2 import Sam2ImagePredictor
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """Image features of n images.
-
-    Args:
-        image: the coarse map (n, c, h, w).
-        high_res: finer maps for the decoder, (n, c, h, w) each.
-    """
-
-    image: Tensor
-    high_res: list[Tensor]
-
-    def rows(self, index: Tensor) -> Embedding:
-        """Return the features of the images at `index`, which may repeat an image."""
-        return Embedding(self.image[index], [level[index] for level in self.high_res])
 
 
 @dataclass(frozen=True)
@@ -65,8 +49,6 @@ class BatchPredictor:
 
     def __init__(self, predictor: Sam2ImagePredictor):
         self.predictor = predictor
-        self.size: int = predictor.image_size
-        self.mask_prompt_size: int = predictor.mask_prompt_size
 
     def preprocess(self, image: np.ndarray) -> Tensor:
         """Resize and normalise an image as the predictor does. Thread-safe.
@@ -82,35 +64,37 @@ class BatchPredictor:
         return self.predictor._transforms(image)
 
     @torch.inference_mode()
-    def embed(self, frames: list[Tensor]) -> Embedding:
-        """Encode preprocessed frames, each (3, size, size)."""
+    def embed(self, frames: Sequence[Tensor]) -> list[Tensor]:
+        """Encode n preprocessed frames, each (3, size, size).
+
+        Returns:
+            Maps (n, c, h, w), the coarse one last; the finer ones are for the decoder.
+        """
         model = self.predictor.model
         with self.predictor._autocast():
-            pixels = torch.stack(frames).to(self.predictor.device)
-            backbone = model.forward_image(pixels)
-            _, features, _, sizes = model._prepare_backbone_features(backbone)
+            pixels = torch.stack(list(frames)).to(self.predictor.device)
+            _, features, _, sizes = model._prepare_backbone_features(model.forward_image(pixels))
             if model.directly_add_no_mem_embed:
                 features[-1] = features[-1] + model.no_mem_embed
-        maps = [
+        return [
             feature.permute(1, 2, 0).reshape(len(frames), -1, *size)
             for feature, size in zip(features, sizes, strict=True)
         ]
-        return Embedding(maps[-1], maps[:-1])
 
     @torch.inference_mode()
     def decode(
         self,
-        embedding: Embedding,
-        prompts: list[Prompt],
-        sizes: list[tuple[int, int]],
+        maps: list[Tensor],
+        prompts: Sequence[Prompt],
+        sizes: Sequence[tuple[int, int]],
         *,
-        index: list[int] | None = None,
+        index: Sequence[int] | None = None,
         multimask: bool = False,
     ) -> tuple[Tensor, np.ndarray]:
         """Decode p prompts; those with the same number of points share one forward pass.
 
         Args:
-            embedding: of n frames.
+            maps: of n frames, from `embed`.
             prompts: p prompts.
             sizes: height and width in pixels of the frame of each prompt.
             index: the frame of each prompt; default one each, in order.
@@ -119,57 +103,42 @@ class BatchPredictor:
         Returns:
             float32 logits (p, m, s, s) at SAM2's low resolution, and float32 (p, m) predicted IoU.
         """
-        index = list(range(len(prompts))) if index is None else index
+        model, device = self.predictor.model, self.predictor.device
+        index = range(len(prompts)) if index is None else index
         kinds: dict[tuple, list[int]] = {}
         for i, prompt in enumerate(prompts):
             # Padding tokens would be attended to, so prompts are grouped by their count.
             count = None if prompt.points is None else len(prompt.points)
             kinds.setdefault((count, prompt.mask is None), []).append(i)
-        logits: list[Tensor | None] = [None] * len(prompts)
-        ious: list[np.ndarray | None] = [None] * len(prompts)
-        for members in kinds.values():
-            rows = torch.tensor([index[i] for i in members], device=embedding.image.device)
-            low_res, iou = self._decode_group(
-                embedding.rows(rows),
-                [prompts[i] for i in members],
-                [sizes[i] for i in members],
-                multimask,
-            )
-            for i, mask, score in zip(members, low_res.float(), iou.float().cpu(), strict=True):
-                logits[i], ious[i] = mask, score.numpy()
+        decoded: dict[int, tuple[Tensor, np.ndarray]] = {}
+        for (count, no_mask), members in kinds.items():
+            asked, points, masks = [prompts[i] for i in members], None, None
+            if count is not None:
+                side = self.predictor.image_size
+                scale = [[[side / w, side / h]] for h, w in (sizes[i] for i in members)]
+                coords = np.stack([p.points for p in asked]) * np.array(scale, np.float32)
+                labels = np.stack([p.labels for p in asked])
+                points = torch.from_numpy(coords).to(device), torch.from_numpy(labels).to(device)
+            if not no_mask:
+                masks = torch.from_numpy(np.stack([p.mask for p in asked])).to(device)
+            rows = torch.tensor([index[i] for i in members], device=device)
+            *high_res, image = (level[rows] for level in maps)
+            with self.predictor._autocast():
+                sparse, dense = model.sam_prompt_encoder(points=points, boxes=None, masks=masks)
+                low_res, iou, _, _ = model.sam_mask_decoder(
+                    image_embeddings=image,
+                    image_pe=model.sam_prompt_encoder.get_dense_pe(),
+                    # Without a prompt the encoder returns one row, whatever the batch.
+                    sparse_prompt_embeddings=sparse.expand(len(asked), -1, -1),
+                    dense_prompt_embeddings=dense.expand(len(asked), -1, -1, -1),
+                    multimask_output=multimask,
+                    repeat_image=False,
+                    high_res_features=high_res,
+                )
+            pairs = zip(low_res.float(), iou.float().cpu().numpy(), strict=True)
+            decoded |= dict(zip(members, pairs, strict=True))
+        logits, ious = zip(*(decoded[i] for i in range(len(prompts))), strict=True)
         return torch.stack(logits), np.stack(ious)
-
-    def _decode_group(
-        self,
-        embedding: Embedding,
-        prompts: list[Prompt],
-        sizes: list[tuple[int, int]],
-        multimask: bool,
-    ) -> tuple[Tensor, Tensor]:
-        model, device = self.predictor.model, self.predictor.device
-        points = masks = None
-        if prompts[0].points is not None:
-            scale = np.array([[[self.size / w, self.size / h]] for h, w in sizes], np.float32)
-            coords = torch.from_numpy(np.stack([p.points for p in prompts]) * scale).to(device)
-            labels = torch.from_numpy(np.stack([p.labels for p in prompts])).to(device)
-            points = (coords, labels)
-        if prompts[0].mask is not None:
-            masks = torch.from_numpy(np.stack([p.mask for p in prompts])).to(device)
-        with self.predictor._autocast():
-            sparse, dense = model.sam_prompt_encoder(points=points, boxes=None, masks=masks)
-            if len(sparse) != len(prompts):  # without a prompt the encoder does not know how many
-                sparse = sparse.expand(len(prompts), -1, -1)
-                dense = dense.expand(len(prompts), -1, -1, -1)
-            low_res, iou, _, _ = model.sam_mask_decoder(
-                image_embeddings=embedding.image,
-                image_pe=model.sam_prompt_encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=multimask,
-                repeat_image=False,
-                high_res_features=embedding.high_res,
-            )
-        return low_res, iou
 
     @torch.inference_mode()
     def upsample(self, logits: Tensor, height: int, width: int) -> np.ndarray:
@@ -181,8 +150,7 @@ class BatchPredictor:
 
         Args:
             logits: float32 (m, s, s).
-            height: of the masks, pixels.
-            width: of the masks, pixels.
+            height, width: of the masks, pixels.
 
         Returns:
             bool (m, height, width).

@@ -7,8 +7,9 @@ the ground truth are references for these figures: no mask made here is used by 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +19,30 @@ import torch
 from scipy import ndimage
 
 from pipeline.config import Params
-from pipeline.engine import RunOptions, RunRecord, WorkItem, run_stage
-from pipeline.engine.manifest_items import add_truth, image_items, select
+from pipeline.engine.options import RunOptions
+from pipeline.engine.record import RunRecord
+from pipeline.engine.run import image_items, run_stage, select
 from pipeline.errors import ConfigError, ImageError
 from pipeline.images import read_image, read_mask
 from pipeline.io import atomic_write, sha256_json
 from pipeline.manifest import read_manifest
-from pipeline.models import Sam2ImagePredictor
+from pipeline.models import Sam2ImagePredictor, load_sam2
 from pipeline.paths import Paths
 from pipeline.segment.overlap import hd95, overlap
-from pipeline.segment.predictor import BatchPredictor, Embedding
+from pipeline.segment.predictor import BatchPredictor
 from pipeline.segment.quality import bounding_box
-from pipeline.segment.segment import SegmentMapper, load_predictor
-from pipeline.segment.strategies import Models, Strategy, strategy_class
+from pipeline.segment.segment import SegmentMapper
+from pipeline.segment.strategies import strategy_class
+from pipeline.store import WorkItem
 from pipeline.store.plan import Plan
 
 ELLIPSE = "box-ellipse"
 """The floor of a box prompt: the ellipse inside the same box, without a model."""
 FIGURES = ("dice", "iou", "hd95", "pred_area_fraction", "gt_area_fraction")
-COLUMNS = ("image_id", "label", "split", "strategy", *FIGURES, "note", "from_truth", "key")
+COLUMNS = ("image_id", "label", "split", "strategy", *FIGURES, "from_truth", "key")
 """`from_truth`: the prompt was made from the ground truth. `key`: hash of what decides a row."""
+COMMIT_SECONDS = 5.0
+"""Longest time that a finished image is in memory only."""
 
 Row = dict[str, Any]
 
@@ -46,7 +51,7 @@ def measure_prompts(
     dataset: str,
     params: Params,
     paths: Paths,
-    options: RunOptions | None = None,
+    options: RunOptions = RunOptions(),
     *,
     predictor: Sam2ImagePredictor | None = None,
 ) -> RunRecord:
@@ -57,8 +62,8 @@ def measure_prompts(
     or clicks (`box`, `points`) gets them from the ground truth, with the edges of the box moved by
     `box_jitter`; next to `box` there is `box-ellipse`, the ellipse in the same box.
 
-    Rows made of the same image, truth, model and parameters are kept: an interrupted run
-    continues, and a larger sample adds to a smaller one.
+    Images whose bytes, truth, model and parameters have not changed are not measured again: an
+    interrupted run continues, and a larger sample adds to a smaller one.
 
     Args:
         dataset: name of data_manifests/<dataset>.csv.
@@ -77,52 +82,33 @@ def measure_prompts(
             measured.
         KeyboardInterrupt: SIGINT or SIGTERM was received; what was measured is kept.
     """
-    options = options or RunOptions()
     section = params.prompt_quality
     manifest = read_manifest(paths.manifest(dataset))
     synthetic = bool((manifest["synthetic"] == "1").any())
-    size = section.phantoms if synthetic else section.images
-    sample = truth_sample(manifest, size, section.seed)
-    requested = set(select(manifest, options.only)["image_id"])
-    data = paths.data(dataset)
-    items = image_items(sample, data, lambda row: {"truth": add_truth(row, data)})
-    asked = [item for item in items if item.image_id in requested]
+    sample = truth_sample(manifest, section.phantoms if synthetic else section.images, section.seed)
+    asked = set(select(manifest, options.only)["image_id"]) & set(sample["image_id"])
     if options.only is not None and not asked:
         raise ConfigError(
             "none of these images is in the sample of images with ground truth",
             remedy="use all of them as the sample: --images 0",
         )
-    mapper = None
-    if items:  # a dataset without ground truth needs no model
-        mapper = PromptMapper(params, predictor or load_predictor(params, options))
+    mapper, identity = None, {}
+    if len(sample):  # a dataset without ground truth needs no model
+        if predictor is None:
+            precision = options.model_options(params.segment.precision)
+            predictor = load_sam2(params.models.sam2, **precision)
+        mapper = PromptMapper(params, predictor)
+        identity = mapper.identity
+    content = {"mapper": sha256_json(identity)}
+    items = image_items(sample, paths.data(dataset), lambda row: content, truth=True)
     return run_stage(
         "prompt_quality",
-        asked,
+        [item for item in items if item.image_id in asked],
         lambda: mapper,
-        PromptTable(paths.prompt_quality(dataset), items, mapper),
+        PromptTable(paths.prompt_quality(dataset), items, identity),
         options,
-        dataset=dataset,
-        record_path=paths.record(dataset, "prompt_quality"),
-        max_failed=section.max_failed,
-        parameters={"profile": params.profile, "prompt_quality": section.model_dump(mode="json")},
+        (dataset, params, paths),
     )
-
-
-@dataclass(frozen=True)
-class Case:
-    """An image with its ground truth and the prompts made from it.
-
-    Args:
-        image: uint8 (h, w, 3).
-        truth: bool (h, w), not empty.
-        box: float64 (4,), the box of the reference prompt.
-        columns: `box` and `points` as a manifest has them.
-    """
-
-    image: np.ndarray
-    truth: np.ndarray
-    box: np.ndarray
-    columns: dict[str, str]
 
 
 class PromptMapper:
@@ -132,9 +118,6 @@ class PromptMapper:
         params: sections `prompt_quality` and `segment`.
         predictor: from `pipeline.models.load_sam2`.
 
-    Attributes:
-        names: the rows of an image: the strategies, and `box-ellipse` if `box` is one of them.
-
     Raises:
         ConfigError: an unknown strategy, or `manifest`, which is the ground truth itself.
     """
@@ -143,37 +126,23 @@ class PromptMapper:
         self.params = params.prompt_quality
         self.predictor = predictor
         self.device = predictor.device.type
-        self.sections = {}
-        self.identities: dict[str, dict[str, Any]] = {}
-        for name in self.params.strategies:
-            section = params.segment.model_copy(update={"prompt": name})
+        self.sections = {
+            name: params.segment.model_copy(update={"prompt": name})
+            for name in self.params.strategies
+        }
+        self.identity: Row = {"jitter": self.params.box_jitter, "seed": self.params.seed}
+        for name, section in self.sections.items():
             try:
-                self.identities[name] = SegmentMapper(section, predictor).identity
+                if strategy_class(section).uses_truth:
+                    raise ConfigError(f"{name!r} is the ground truth itself", remedy="remove it")
+                self.identity[name] = SegmentMapper(section, predictor).identity
             except ConfigError as error:
-                message = error.message.replace("segment.prompt", "prompt_quality.strategies")
-                raise ConfigError(message, remedy=error.remedy) from None
-            if strategy_class(section).uses_truth:
                 raise ConfigError(
-                    f"prompt_quality.strategies: {name!r} is the ground truth itself",
-                    remedy="remove it",
-                )
-            self.sections[name] = section
-        self.names = list(self.sections)
-        if "box" in self.names:
-            self.names.append(ELLIPSE)
-            self.identities[ELLIPSE] = {"floor": "the ellipse in the box", "version": 1}
+                    f"prompt_quality.strategies: {error.message}", remedy=error.remedy
+                ) from None
 
-    def from_truth(self, name: str) -> bool:
-        """Return whether the prompt of a row is made from the ground truth."""
-        return name == ELLIPSE or bool(strategy_class(self.sections[name]).columns)
-
-    def key(self, item: WorkItem, name: str) -> str:
-        """Return the hash of what decides a row: image, truth, model, strategy, prompt."""
-        reference = [self.params.box_jitter, self.params.seed] if self.from_truth(name) else None
-        return sha256_json([item.key, self.identities[name], reference])
-
-    def load(self, item: WorkItem) -> Case:
-        """Read an image and its ground truth and make the reference prompts.
+    def load(self, item: WorkItem) -> tuple[np.ndarray, np.ndarray]:
+        """Read an image, uint8 (h, w, 3), and its ground truth, bool (h, w).
 
         Raises:
             ImageError: one of the two cannot be read, or the ground truth is empty.
@@ -185,40 +154,36 @@ class PromptMapper:
             raise ImageError(
                 "the ground truth is empty", path=truth_file, remedy="run: pipeline data refresh"
             )
-        seed = f"{self.params.seed}\n{item.row['sha256']}#{item.frame}"
-        box, text, points = reference_prompts(truth, self.params.box_jitter, seed)
-        return Case(image, truth, box, {"box": text, "points": points})
+        return image, truth
 
-    def map(self, items: Sequence[WorkItem], loaded: Sequence[Case]) -> list[list[Row]]:
-        """Return for each image its rows, one per name."""
-        masks: dict[str, list[np.ndarray]] = {}
-        models = Models(CachedPredictor(self.predictor))
+    def map(
+        self, items: Sequence[WorkItem], loaded: Sequence[tuple[np.ndarray, np.ndarray]]
+    ) -> list[list[Row]]:
+        """Return for each image its rows: one per strategy, and `box-ellipse` next to `box`."""
+        seeds = [f"{self.params.seed}\n{item.row['sha256']}#{item.frame}" for item in items]
+        references = [
+            reference_prompts(truth, self.params.box_jitter, seed)
+            for (_, truth), seed in zip(loaded, seeds, strict=True)
+        ]
+        rows: list[list[Row]] = [[] for _ in items]
+
+        def add(name: str, from_truth: bool, masks: Sequence[np.ndarray]) -> None:
+            for own, mask, (_, truth) in zip(rows, masks, loaded, strict=True):
+                own.append({"strategy": name, "from_truth": from_truth, **figures_of(mask, truth)})
+
+        sam2 = CachedPredictor(self.predictor)
         for name, section in self.sections.items():
-            strategy: Strategy = strategy_class(section)(section, models)
-            prepared = [strategy.prepare(case.image, case.columns) for case in loaded]
-            masks[name] = [result.mask for result in strategy.segment(prepared)]
-        if ELLIPSE in self.names:
-            masks[ELLIPSE] = [ellipse(case.box, *case.truth.shape) for case in loaded]
-        rows = []
-        for i, (item, case) in enumerate(zip(items, loaded, strict=True)):
-            figures = {name: figures_of(masks[name][i], case.truth) for name in self.names}
-            rows.append([self.row(item, name, figures[name]) for name in self.names])
+            strategy = strategy_class(section)(section, sam2)
+            prepared = [
+                strategy.prepare(image, columns)
+                for (image, _), (_, columns) in zip(loaded, references, strict=True)
+            ]
+            found = [row.mask for row in strategy.segment(prepared)]
+            add(name, bool(strategy.columns), found)
+        if "box" in self.sections:
+            pairs = zip(loaded, references, strict=True)
+            add(ELLIPSE, True, [ellipse(box, *truth.shape) for (_, truth), (box, _) in pairs])
         return rows
-
-    def row(self, item: WorkItem, name: str, figures: Mapping[str, float], note: str = "") -> Row:
-        """Return one row of the table; `note` says why an image failed."""
-        if figures["pred_area_fraction"] == 0:
-            note = "empty mask: HD95 not defined"
-        return {
-            "image_id": item.image_id,
-            "label": item.row["label"],
-            "split": item.row["split"],
-            "strategy": name,
-            **figures,
-            "note": note,
-            "from_truth": self.from_truth(name),
-            "key": self.key(item, name),
-        }
 
 
 class CachedPredictor(BatchPredictor):
@@ -230,7 +195,7 @@ class CachedPredictor(BatchPredictor):
     def __init__(self, predictor: Sam2ImagePredictor):
         super().__init__(predictor)
         self._frames: dict[tuple, torch.Tensor] = {}
-        self._embeddings: dict[tuple, Embedding] = {}
+        self._maps: dict[tuple, list[torch.Tensor]] = {}
 
     def preprocess(self, image: np.ndarray) -> torch.Tensor:
         key = (image.shape, image.tobytes())
@@ -238,11 +203,69 @@ class CachedPredictor(BatchPredictor):
             self._frames[key] = super().preprocess(image)
         return self._frames[key]
 
-    def embed(self, frames: list[torch.Tensor]) -> Embedding:
+    def embed(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         key = tuple(map(id, frames))  # frames stay alive in `_frames`, so ids are unique
-        if key not in self._embeddings:
-            self._embeddings[key] = super().embed(frames)
-        return self._embeddings[key]
+        if key not in self._maps:
+            self._maps[key] = super().embed(frames)
+        return self._maps[key]
+
+
+class PromptTable:
+    """prompt_quality.parquet as a writer of the engine.
+
+    Args:
+        path: of the table; a file that is missing, damaged or has other columns counts as empty.
+        items: of the whole sample, in the order of the rows. Label and split decide no figure and
+            are taken from here.
+        identity: of the mapper.
+    """
+
+    def __init__(self, path: Path, items: Sequence[WorkItem], identity: Row):
+        self.path, self.items = path, items
+        self.identity_hash = sha256_json(identity)
+        self._committed = time.monotonic()
+        self.figures: dict[str, list[Row]] = {}
+        with suppress(OSError, ValueError, KeyError):
+            table = pd.read_parquet(path, columns=list(COLUMNS))
+            table = table[table["key"].isin({item.key for item in items})]
+            for key, rows in table.drop_duplicates(["key", "strategy"]).groupby("key"):
+                self.figures[key] = rows.to_dict("records")
+
+    def plan(self, items: Sequence[WorkItem], *, force: bool = False, verify: bool = True) -> Plan:
+        """Return the items whose figures are missing; all of them with `force`."""
+        known = {} if force else self.figures
+        todo = [(item, "") for item in items if item.key not in known]
+        return Plan(todo=todo, reused=[item for item in items if item.key in known])
+
+    def prepare(self, item: WorkItem, rows: list[Row]) -> tuple[str, list[Row]]:
+        """Return the rows of one image as `put` takes them."""
+        return item.key, rows
+
+    def put(self, prepared: Sequence[tuple[str, list[Row]]]) -> None:
+        """Add the rows of some images; they are written after some seconds."""
+        self.figures |= dict(prepared)
+        if time.monotonic() - self._committed > COMMIT_SECONDS:
+            self.commit()
+
+    def write_failed(self, item: WorkItem, reason: str) -> None:
+        """Write nothing: the record names the images that failed."""
+
+    def commit(self) -> None:
+        """Write the table."""
+        names = ("image_id", "label", "split")
+        rows = [
+            row | {name: item.row[name] for name in names} | {"key": item.key}
+            for item in self.items
+            for row in self.figures.get(item.key, [])
+        ]
+        types = dict.fromkeys(COLUMNS, "str") | dict.fromkeys(FIGURES, "float64")
+        types["from_truth"] = "bool"
+        with atomic_write(self.path) as partial:
+            pd.DataFrame(rows, columns=list(COLUMNS)).astype(types).to_parquet(partial, index=False)
+        self._committed = time.monotonic()
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
 
 
 def figures_of(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -255,67 +278,10 @@ def figures_of(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     return dict(zip(FIGURES, (dice, iou, hd95(mask[inside], truth[inside]), *areas), strict=True))
 
 
-class PromptTable:
-    """prompt_quality.parquet as a writer of the engine.
-
-    Args:
-        path: of the table; a file that is missing, damaged or has other columns counts as empty.
-        items: of the whole sample, in order.
-        mapper: decides which stored rows are up to date; None without images.
-    """
-
-    def __init__(self, path: Path, items: Sequence[WorkItem], mapper: PromptMapper | None):
-        self.path, self.items, self.mapper = path, items, mapper
-        self.identity_hash = sha256_json(list(mapper.identities.values()) if mapper else [])
-        self.rows: dict[str, list[Row]] = {}
-        try:
-            table = pd.read_parquet(path, columns=list(COLUMNS))
-        except (OSError, ValueError, KeyError):
-            return
-        measured = table[table["dice"].notna()].to_dict("records")
-        stored = {row["key"]: row for row in measured}
-        for item in items:
-            rows = [stored.get(mapper.key(item, name)) for name in mapper.names]
-            if all(rows):
-                # Label and split decide no figure: take those of the manifest.
-                now = {name: item.row[name] for name in ("image_id", "label", "split")}
-                self.rows[item.image_id] = [row | now for row in rows]
-
-    def plan(self, items: Sequence[WorkItem], *, force: bool = False, verify: bool = True) -> Plan:
-        """Return the items whose rows are missing; all of them with `force`."""
-        reused = [item for item in items if item.image_id in self.rows and not force]
-        kept = {item.image_id for item in reused}
-        todo = [(item, "") for item in items if item.image_id not in kept]
-        return Plan(todo=todo, reused=reused)
-
-    def prepare(self, item: WorkItem, rows: list[Row]) -> list[Row]:
-        """Return the rows of one image as `put` takes them."""
-        return rows
-
-    def put(self, images: Sequence[list[Row]]) -> None:
-        """Add the rows of some images and write the table, in the order of the sample."""
-        self.rows |= {rows[0]["image_id"]: rows for rows in images}
-        rows = [row for item in self.items for row in self.rows.get(item.image_id, [])]
-        types = dict.fromkeys(COLUMNS, "str") | dict.fromkeys(FIGURES, "float64")
-        types["from_truth"] = "bool"
-        with atomic_write(self.path) as partial:
-            pd.DataFrame(rows, columns=list(COLUMNS)).astype(types).to_parquet(partial, index=False)
-
-    def write_failed(self, item: WorkItem, reason: str) -> None:
-        """Add rows with a note and no figures, so that a failed image is counted."""
-        nothing = dict.fromkeys(FIGURES, np.nan)
-        self.put([[self.mapper.row(item, name, nothing, reason) for name in self.mapper.names]])
-
-    def commit(self) -> None:
-        """Write the table, even if no row was added."""
-        self.put([])
-
-    def finish(self) -> None:
-        """Nothing is left to do."""
-
-
-def reference_prompts(truth: np.ndarray, jitter: float, seed: str) -> tuple[np.ndarray, str, str]:
-    """Return the box around a mask, the same box as text and one click as text.
+def reference_prompts(
+    truth: np.ndarray, jitter: float, seed: str
+) -> tuple[np.ndarray, dict[str, str]]:
+    """Return the box around a mask, and it and a click in the mask as columns of a manifest.
 
     Args:
         truth: bool (h, w), not empty.
@@ -323,14 +289,13 @@ def reference_prompts(truth: np.ndarray, jitter: float, seed: str) -> tuple[np.n
         seed: any text; decides the moves.
 
     Returns:
-        float64 (4,) box, "x0,y0,x1,y1", "x,y,1", in pixels, as the manifest has them.
+        float64 (4,) box in pixels; {"box": "x0,y0,x1,y1", "points": "x,y,1"}.
     """
     digest = hashlib.sha256(f"reference box\n{seed}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
-    tight = np.array(bounding_box(truth), dtype=np.float64)
-    box = jitter_box(tight, jitter, rng, *truth.shape)
+    box = jitter_box(np.array(bounding_box(truth), np.float64), jitter, rng, *truth.shape)
     x, y = deepest_point(truth)
-    return box, ",".join(f"{v:.3f}" for v in box), f"{x + 0.5},{y + 0.5},1"
+    return box, {"box": ",".join(f"{v:.3f}" for v in box), "points": f"{x + 0.5},{y + 0.5},1"}
 
 
 def jitter_box(
@@ -342,8 +307,7 @@ def jitter_box(
         box: x0, y0, x1, y1 in pixels.
         amount: 0.1 moves an edge by at most a tenth of the side, uniformly.
         rng: draws the four moves.
-        height: of the image.
-        width: of the image.
+        height, width: of the image.
 
     Returns:
         float64 (4,), at least one pixel wide and high.

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from pipeline.config import Params, SegmentParams
-from pipeline.engine import RunOptions, RunRecord, WorkItem, run_stage
-from pipeline.engine.devices import choose_device, choose_precision
-from pipeline.engine.manifest_items import Row, add_truth, image_items, select
+from pipeline.engine.options import RunOptions
+from pipeline.engine.record import RunRecord
+from pipeline.engine.run import image_items, run_stage, select
 from pipeline.images import read_image, read_mask, reader_rules
 from pipeline.manifest import read_manifest
 from pipeline.models import Sam2ImagePredictor, load_sam2
 from pipeline.paths import Paths
 from pipeline.segment.predictor import BatchPredictor
 from pipeline.segment.quality import component_count, mask_status
-from pipeline.segment.strategies import Models, PreparedImage, strategy_class
-from pipeline.store import MaskRow, MaskStoreWriter
+from pipeline.segment.strategies import PreparedImage, strategy_class
+from pipeline.store import MaskRow, MaskStoreWriter, WorkItem
 
 MAPPER_VERSION = 1
 """Incremented when the same model and parameters give other masks than before."""
@@ -30,7 +29,7 @@ def segment_dataset(
     dataset: str,
     params: Params,
     paths: Paths,
-    options: RunOptions | None = None,
+    options: RunOptions = RunOptions(),
     *,
     predictor: Sam2ImagePredictor | None = None,
 ) -> RunRecord:
@@ -51,11 +50,16 @@ def segment_dataset(
             what to change.
         StageFailed: more images failed than `segment.max_failed` allows; the others are done.
     """
-    options = options or RunOptions()
-    section = params.segment
     manifest = read_manifest(paths.manifest(dataset))
     chosen = select(manifest, options.only)
     mapper = make_mapper(params, options, predictor)
+    strategy = mapper.strategy
+    items = image_items(
+        chosen,
+        paths.data(dataset),
+        lambda row: {name: row[name] for name in strategy.columns},
+        truth=strategy.uses_truth,
+    )
     with MaskStoreWriter(
         paths.masks(dataset),
         mapper.identity,
@@ -64,16 +68,18 @@ def segment_dataset(
     ) as writer:
         writer.sync_manifest(manifest)
         return run_stage(
-            "segment",
-            segment_items(chosen, paths.data(dataset), section),
-            lambda: mapper,
-            writer,
-            options,
-            dataset=dataset,
-            record_path=paths.record(dataset, "segment"),
-            max_failed=section.max_failed,
-            parameters={"profile": params.profile, "segment": section.model_dump()},
+            "segment", items, lambda: mapper, writer, options, (dataset, params, paths)
         )
+
+
+def make_mapper(
+    params: Params, options: RunOptions, predictor: Sam2ImagePredictor | None = None
+) -> SegmentMapper:
+    """Return the mapper of `params.segment`; loads the profile's SAM2 if the strategy needs it."""
+    section = params.segment
+    if predictor is None and strategy_class(section).uses_sam2:
+        predictor = load_sam2(params.models.sam2, **options.model_options(section.precision))
+    return SegmentMapper(section, predictor)
 
 
 class SegmentMapper:
@@ -87,11 +93,10 @@ class SegmentMapper:
 
     def __init__(self, params: SegmentParams, predictor: Sam2ImagePredictor | None = None):
         kind = strategy_class(params)
+        sam2 = predictor if kind.uses_sam2 else None
         self.params = params
-        self.models = Models(BatchPredictor(predictor) if "sam2" in kind.requires else None)
-        sam2 = self.models.sam2.predictor if self.models.sam2 else None
+        self.strategy = kind(params, sam2 and BatchPredictor(sam2))
         self.device = sam2.device.type if sam2 else ""
-        self.strategy = kind(params, self.models)
         self.identity: dict[str, Any] = {
             "stage": "segment",
             "mapper_version": MAPPER_VERSION,
@@ -126,79 +131,12 @@ class SegmentMapper:
             area = float(found.mask.mean())
             status = mask_status(area, self.params.min_area, self.params.max_area)
             rows.append(
-                MaskRow(
+                replace(
+                    found,
                     image_id=item.image_id,
-                    mask=found.mask,
                     status=status,
-                    prompt=found.prompt,
-                    predicted_iou=found.predicted_iou,
-                    stability=found.stability,
                     components=component_count(found.mask),
                     reason="" if status == "ok" else f"mask {status}: {area:.2%} of the image",
                 )
             )
         return rows
-
-
-def make_mapper(
-    params: Params, options: RunOptions, predictor: Sam2ImagePredictor | None = None
-) -> SegmentMapper:
-    """Return the mapper of `params.segment`; loads the profile's SAM2 if the strategy needs it."""
-    if predictor is None and "sam2" in strategy_class(params.segment).requires:
-        predictor = load_predictor(params, options)
-    return SegmentMapper(params.segment, predictor)
-
-
-def load_predictor(params: Params, options: RunOptions) -> Sam2ImagePredictor:
-    """Load the profile's SAM2 on the device of the run."""
-    device = choose_device(options.device)
-    precision = choose_precision(params.segment.precision, device)
-    return load_sam2(params.models.sam2, device=device, precision=precision)
-
-
-def segment_items(
-    manifest: pd.DataFrame, data: str | Path, params: SegmentParams
-) -> list[WorkItem]:
-    """Return work items whose key contains exactly what the strategy uses of a row.
-
-    With a strategy that uses the `box` column, an image whose box changed is computed again; with
-    the others it is not.
-    """
-    strategy = strategy_class(params)
-
-    def content(row: Row) -> dict[str, Any]:
-        used: dict[str, Any] = {name: row[name] for name in strategy.columns}
-        if strategy.uses_truth:
-            used["truth"] = add_truth(row, data)
-        return used
-
-    return image_items(manifest, data, content)
-
-
-def segment_images(
-    images: Sequence[np.ndarray],
-    params: SegmentParams,
-    predictor: Sam2ImagePredictor | None = None,
-    rows: Sequence[Mapping[str, Any]] | None = None,
-) -> list[MaskRow]:
-    """Return the masks of images in memory, computed as the stage does, in one batch.
-
-    Args:
-        images: uint8 (h, w, 3) each.
-        params: the segment section of params.yaml.
-        predictor: a loaded SAM2; None for strategies without a model.
-        rows: their rows of the manifest, for strategies that use columns.
-
-    Returns:
-        One row per image, with image_id "0", "1", ...
-
-    Raises:
-        PipelineError: a row lacks what the strategy needs.
-    """
-    if not images:
-        return []
-    mapper = SegmentMapper(params, predictor)
-    rows = rows or [{"box": "", "points": "", "truth_file": "", "frame": "0"}] * len(images)
-    items = [WorkItem(str(i), "", Path(), 0, dict(row)) for i, row in enumerate(rows)]
-    prepared = [mapper.prepare(image, row) for image, row in zip(images, rows, strict=True)]
-    return mapper.map(items, prepared)

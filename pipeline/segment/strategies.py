@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import nan
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.models.prompts import draw_box_prompt
 from pipeline.segment.predictor import BatchPredictor, Prompt
 from pipeline.segment.quality import border_share, bounding_box, stability_score
+from pipeline.store import MaskRow
 
 Region = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels of the image; x1 and y1 exclusive."""
@@ -30,44 +32,12 @@ DECODER_BATCH = 256
 """Prompts per pass of the decoder, to bound its memory."""
 
 
-@dataclass(frozen=True)
-class Models:
-    """What strategies may use besides the image and its columns.
-
-    A strategy names the fields it needs in `requires`. A new model, or the words of all classes,
-    is a further field here.
-
-    Args:
-        sam2: batched SAM2.
-    """
-
-    sam2: BatchPredictor | None = None
-
-
-@dataclass(frozen=True)
-class MaskResult:
-    """The mask that a strategy found.
-
-    Args:
-        mask: bool (h, w) at the size of the image.
-        predicted_iou: SAM2's own estimate; NaN without a model.
-        stability: see `pipeline.segment.quality.stability_score`; NaN without a model.
-        prompt: the prompt as text, in pixels of the image.
-    """
-
-    mask: np.ndarray
-    predicted_iou: float
-    stability: float
-    prompt: str
-
-
 @dataclass
 class PreparedImage:
     """One image, preprocessed in a loader thread.
 
     Args:
-        height: of the image, pixels.
-        width: of the image, pixels.
+        size: height and width of the image, pixels.
         region: the part of the image that SAM2 sees.
         frame: that part, preprocessed; None without a model.
         prompt: in pixels of the region.
@@ -76,8 +46,7 @@ class PreparedImage:
         truth: bool (h, w) the mask itself, of strategies that run no model.
     """
 
-    height: int
-    width: int
+    size: tuple[int, int]
     region: Region
     frame: Tensor | None
     prompt: Prompt = field(default_factory=Prompt)
@@ -103,13 +72,13 @@ class Strategy:
 
     Args:
         params: the segment section of params.yaml.
-        models: the models that `requires` names.
+        sam2: batched SAM2; None if `uses_sam2` is False.
 
     Attributes:
         parameters: names of the parameters that decide the mask.
         columns: columns of the manifest that decide the mask, besides the image itself.
         uses_truth: whether the ground-truth mask decides it.
-        requires: fields of `Models` that must be set.
+        uses_sam2: whether it needs the model.
         version: incremented when the same parameters give other masks than before.
     """
 
@@ -117,15 +86,15 @@ class Strategy:
     parameters: ClassVar[tuple[str, ...]] = ()
     columns: ClassVar[tuple[str, ...]] = ()
     uses_truth: ClassVar[bool] = False
-    requires: ClassVar[tuple[str, ...]] = ("sam2",)
+    uses_sam2: ClassVar[bool] = True
     version: ClassVar[int] = 1
 
     def __init_subclass__(cls) -> None:
         STRATEGIES[cls.name] = cls
 
-    def __init__(self, params: SegmentParams, models: Models):
+    def __init__(self, params: SegmentParams, sam2: BatchPredictor | None):
         self.params = params
-        self.sam2 = models.sam2
+        self.sam2 = sam2
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what decides the masks besides images and models; part of the store's identity."""
@@ -135,12 +104,11 @@ class Strategy:
     def ask(
         self, columns: Mapping[str, Any], height: int, width: int
     ) -> tuple[Region, Prompt, str]:
-        """Return the region that SAM2 sees, the prompt in its pixels, and the prompt as text.
+        """Return the region of the image that SAM2 sees, the prompt in it, and its description.
 
         Args:
             columns: the values of `self.columns` of this image.
-            height: of the image, pixels.
-            width: of the image, pixels.
+            height, width: of the image, pixels.
 
         Raises:
             PipelineError: a column lacks what the strategy needs.
@@ -157,29 +125,35 @@ class Strategy:
             columns: the values of `self.columns` of this image.
             truth: bool (h, w), given only to strategies with `uses_truth`.
         """
-        height, width = image.shape[:2]
-        region, prompt, text = self.ask(columns, height, width)
-        frame = self.sam2.preprocess(crop_region(image, region))
-        return PreparedImage(height, width, region, frame, prompt, text)
+        return self.prepare_region(image, *self.ask(columns, *image.shape[:2]))
 
-    def segment(self, prepared: list[PreparedImage]) -> list[MaskResult]:
-        """Find the masks of a batch with one pass of the encoder and one of the decoder."""
+    def prepare_region(
+        self, image: np.ndarray, region: Region, prompt: Prompt, text: str
+    ) -> PreparedImage:
+        """Preprocess the region of an image that SAM2 sees; arguments as `ask` returns them."""
+        x0, y0, x1, y1 = region
+        frame = self.sam2.preprocess(np.ascontiguousarray(image[y0:y1, x0:x1]))
+        return PreparedImage(image.shape[:2], region, frame, prompt, text)
+
+    def segment(self, prepared: list[PreparedImage]) -> list[MaskRow]:
+        """Find the masks of a batch with one pass of the encoder and one of the decoder.
+
+        Returns:
+            Rows with mask, prompt, and SAM2's predicted IoU and stability (NaN without a model).
+        """
         logits, ious = self.sam2.decode(
             self.sam2.embed([one.frame for one in prepared]),
             [one.prompt for one in prepared],
             [one.frame_size for one in prepared],
         )
-        return [
-            self.mask_result(one, mask, iou)
-            for one, mask, iou in zip(prepared, logits[:, 0], ious[:, 0], strict=True)
-        ]
-
-    def mask_result(self, one: PreparedImage, logits: Tensor, iou: float) -> MaskResult:
-        """Return the mask of one (s, s) map of logits, at the size of the image."""
-        mask = self.sam2.upsample(logits[None], *one.frame_size)[0]
-        stability = stability_score(logits.cpu().numpy(), self.sam2.predictor.mask_threshold)
-        full = paste_region(mask, one.region, one.height, one.width)
-        return MaskResult(full, float(iou), float(stability), one.prompt_text)
+        threshold, rows = self.sam2.predictor.mask_threshold, []
+        for one, low_res, iou in zip(prepared, logits[:, 0], ious[:, 0], strict=True):
+            x0, y0, x1, y1 = one.region
+            mask = np.zeros(one.size, bool)
+            mask[y0:y1, x0:x1] = self.sam2.upsample(low_res[None], *one.frame_size)[0]
+            stability = float(stability_score(low_res.cpu().numpy(), threshold))
+            rows.append(mask_row(mask, one.prompt_text, float(iou), stability))
+        return rows
 
     def ask_box(self, box: np.ndarray, height: int, width: int) -> tuple[Region, Prompt, str]:
         """Return what `ask` returns for a box x0, y0, x1, y1 in pixels of the image.
@@ -192,11 +166,17 @@ class Strategy:
         inner = np.asarray(box, np.float32) - np.array([x0, y0, x0, y0], np.float32)
         drawn = None
         if self.params.box_as_mask:
-            drawn = draw_box_prompt(inner, y1 - y0, x1 - x0, self.sam2.mask_prompt_size)
+            size = self.sam2.predictor.mask_prompt_size
+            drawn = draw_box_prompt(inner, y1 - y0, x1 - x0, size)
         text = "box " + ",".join(f"{v:g}" for v in np.asarray(box, float).round(1))
         if region != (0, 0, width, height):
             text += f" on {x0},{y0},{x1},{y1}"
         return region, Prompt.box(inner, drawn), text
+
+
+def mask_row(mask: np.ndarray, prompt: str, iou: float = nan, stability: float = nan) -> MaskRow:
+    """Return what a strategy found; the mapper adds the rest of the row."""
+    return MaskRow("", mask, prompt=prompt, predicted_iou=iou, stability=stability)
 
 
 class Salient(Strategy):
@@ -215,25 +195,19 @@ class SalientRefine(Strategy):
     parameters = ("box_as_mask", "zoom")
 
     def prepare(self, image, columns, truth=None):
-        one = super().prepare(image, columns)
-        one.image = image
-        return one
+        return replace(super().prepare(image, columns), image=image)
 
     def segment(self, prepared):
         results = super().segment(prepared)
-        second: dict[int, PreparedImage] = {}
-        for i, (one, first) in enumerate(zip(prepared, results, strict=True)):
-            box = bounding_box(first.mask)
-            if box is None:
-                continue
-            region, prompt, text = self.ask_box(box, one.height, one.width)
-            frame = self.sam2.preprocess(crop_region(one.image, region))
+        boxes = [bounding_box(first.mask) for first in results]
+        found = [i for i, box in enumerate(boxes) if box is not None]
+        second = []
+        for i in found:
+            region, prompt, text = self.ask_box(boxes[i], *prepared[i].size)
             text = f"salient, then {text}"
-            second[i] = replace(one, region=region, frame=frame, prompt=prompt, prompt_text=text)
-        if second:
-            refined = super().segment(list(second.values()))
-            for i, mask in zip(second, refined, strict=True):
-                results[i] = mask
+            second.append(self.prepare_region(prepared[i].image, region, prompt, text))
+        for i, refined in zip(found, super().segment(second) if second else [], strict=True):
+            results[i] = refined
         return results
 
 
@@ -245,7 +219,8 @@ class Box(Strategy):
     parameters = ("box_as_mask", "zoom")
 
     def ask(self, columns, height, width):
-        return self.ask_box(parse_box(columns["box"], width, height), height, width)
+        box = [float(v) for v in given(columns, "box").split(",")]
+        return self.ask_box(np.array(box, np.float32), height, width)
 
 
 class CenterBox(Strategy):
@@ -255,7 +230,9 @@ class CenterBox(Strategy):
     parameters = ("center_box", "box_as_mask", "zoom")
 
     def ask(self, columns, height, width):
-        return self.ask_box(center_box(width, height, self.params.center_box), height, width)
+        margin = (1 - self.params.center_box) / 2
+        box = [width * margin, height * margin, width * (1 - margin), height * (1 - margin)]
+        return self.ask_box(np.array(box, np.float32), height, width)
 
 
 class Points(Strategy):
@@ -265,11 +242,22 @@ class Points(Strategy):
     columns = ("points",)
 
     def ask(self, columns, height, width):
-        points, labels = parse_points(columns["points"], width, height)
-        text = "points " + ";".join(
-            f"{x:g},{y:g},{label}" for (x, y), label in zip(points, labels, strict=True)
-        )
+        clicks = [click.split(",") for click in given(columns, "points").split(";")]
+        points = np.array([[float(x), float(y)] for x, y, _ in clicks], np.float32)
+        labels = np.array([int(label) for _, _, label in clicks], np.int32)
+        shown = zip(points, labels, strict=True)
+        text = "points " + ";".join(f"{x:g},{y:g},{label}" for (x, y), label in shown)
         return (0, 0, width, height), Prompt(points, labels), text
+
+
+def given(columns: Mapping[str, Any], name: str) -> str:
+    """Return the box or the clicks of a row, whose form `read_manifest` has checked."""
+    if not columns[name]:
+        raise PipelineError(
+            f"no {name} in the manifest",
+            remedy=f"fill in its {name} column, or choose another segment.prompt",
+        )
+    return columns[name]
 
 
 class Manifest(Strategy):
@@ -281,19 +269,18 @@ class Manifest(Strategy):
 
     name = "manifest"
     uses_truth = True
-    requires = ()
+    uses_sam2 = False
 
     def prepare(self, image, columns, truth=None):
-        height, width = image.shape[:2]
         if truth is None:
             raise PipelineError(
                 "no ground-truth mask in the manifest",
                 remedy="fill in its mask_path, or choose another segment.prompt",
             )
-        return PreparedImage(height, width, (0, 0, width, height), None, truth=truth)
+        return PreparedImage(truth.shape, (0, 0, *truth.shape[::-1]), None, truth=truth)
 
     def segment(self, prepared):
-        return [MaskResult(one.truth, math.nan, math.nan, self.name) for one in prepared]
+        return [mask_row(one.truth, self.name) for one in prepared]
 
 
 class Full(Manifest):
@@ -322,37 +309,37 @@ class Auto(Strategy):
         fixed = {"nms_iou": NMS_IOU, "keep_share": KEEP_SHARE, "max_merged": MAX_MERGED}
         return super().fingerprint() | fixed
 
-    def segment(self, prepared: list[PreparedImage]) -> list[MaskResult]:
-        embedding = self.sam2.embed([one.frame for one in prepared])
+    def segment(self, prepared):
+        maps = self.sam2.embed([one.frame for one in prepared])
         clicks = self.params.grid**2
         per_pass = max(1, DECODER_BATCH // clicks)
-        results = []
+        rows = []
         for start in range(0, len(prepared), per_pass):
             part = prepared[start : start + per_pass]
-            prompts = [prompt for one in part for prompt in self.clicks(one)]
-            sizes = [one.frame_size for one in part for _ in range(clicks)]
+            prompts = [prompt for one in part for prompt in self.clicks(*one.size)]
+            sizes = [one.size for one in part for _ in range(clicks)]
             index = [start + i for i in range(len(part)) for _ in range(clicks)]
-            logits, ious = self.sam2.decode(embedding, prompts, sizes, index=index, multimask=True)
+            logits, ious = self.sam2.decode(maps, prompts, sizes, index=index, multimask=True)
             for i, one in enumerate(part):
                 own = slice(i * clicks, (i + 1) * clicks)
-                results.append(self.merge(one, logits[own].flatten(0, 1), ious[own].ravel()))
-        return results
+                rows.append(self.merge(one.size, logits[own].flatten(0, 1), ious[own].ravel()))
+        return rows
 
-    def clicks(self, one: PreparedImage) -> list[Prompt]:
+    def clicks(self, height: int, width: int) -> list[Prompt]:
         """Return one click in the middle of each cell of the grid."""
         middles = (np.arange(self.params.grid, dtype=np.float32) + 0.5) / self.params.grid
         label = np.ones(1, np.int32)
         return [
-            Prompt(np.array([[x * one.width, y * one.height]], np.float32), label)
+            Prompt(np.array([[x * width, y * height]], np.float32), label)
             for y in middles
             for x in middles
         ]
 
-    def merge(self, one: PreparedImage, logits: Tensor, ious: np.ndarray) -> MaskResult:
+    def merge(self, size: tuple[int, int], logits: Tensor, ious: np.ndarray) -> MaskRow:
         """Merge the best of k candidate masks.
 
         Args:
-            one: the image.
+            size: height and width of the image, pixels.
             logits: float32 (k, s, s).
             ious: float32 (k,) predicted IoU.
         """
@@ -363,14 +350,12 @@ class Auto(Strategy):
         chosen = choose(masks, scores)
         text = f"auto {self.params.grid}x{self.params.grid}"
         if not chosen:
-            empty = np.zeros((one.height, one.width), bool)
-            return MaskResult(empty, 0.0, 0.0, f"{text}: no mask")
-        full = self.sam2.upsample(logits[chosen], one.height, one.width).any(axis=0)
-        return MaskResult(
-            full,
+            return mask_row(np.zeros(size, bool), f"{text}: no mask", 0.0, 0.0)
+        return mask_row(
+            self.sam2.upsample(logits[chosen], *size).any(axis=0),
+            f"{text}: {len(chosen)} merged",
             float(ious[chosen].mean()),
             float(stability[chosen].mean()),
-            f"{text}: {len(chosen)} merged",
         )
 
 
@@ -418,68 +403,13 @@ def strategy_class(params: SegmentParams) -> type[Strategy]:
         ) from None
 
 
-def parse_box(text: str, width: int, height: int) -> np.ndarray:
-    """Read a box of the manifest, "x0,y0,x1,y1" in pixels of the upright image.
-
-    Returns:
-        float32 (4,), clipped to the image.
-
-    Raises:
-        PipelineError: it is missing, not four numbers, or has no area inside the image.
-    """
-    try:
-        box = np.array([float(v) for v in text.split(",")], dtype=np.float32)
-        inside = np.clip(box, 0, np.array([width, height, width, height], dtype=np.float32))
-    except ValueError:  # not numbers, or not four of them
-        box = inside = np.full(4, np.nan, np.float32)
-    if not (np.isfinite(box).all() and inside[2] > inside[0] and inside[3] > inside[1]):
-        raise PipelineError(
-            f"no box in the manifest with an area inside the {width} x {height} image, "
-            f"but {text!r}",
-            remedy="write x0,y0,x1,y1 (pixels, upright image) into the manifest's box column",
-        )
-    return inside
-
-
-def parse_points(text: str, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Read clicks of the manifest, "x,y,1;x,y,0": 1 = on the object, 0 = on the background.
-
-    Returns:
-        float32 (n, 2) x and y in pixels; int32 (n,) labels.
-
-    Raises:
-        PipelineError: there are none, or one is not x,y,label inside the image.
-    """
-    try:
-        rows = [[float(v) for v in click.split(",")] for click in text.split(";") if click.strip()]
-        x, y, label = np.array(rows, dtype=np.float32).T
-    except ValueError:  # none, or one that is not three numbers
-        x = y = label = np.array([np.nan])
-    inside = (x >= 0) & (x <= width) & (y >= 0) & (y <= height)
-    if not (inside & np.isin(label, (0, 1))).all():
-        raise PipelineError(
-            f"no points in the manifest inside the {width} x {height} image, but {text!r}",
-            remedy='write clicks (x, y, 1 on the object or 0 on the background) such as "120,80,1;'
-            "10,10,0\" into the manifest's points column",
-        )
-    return np.stack([x, y], axis=1), label.astype(np.int32)
-
-
-def center_box(width: int, height: int, share: float) -> np.ndarray:
-    """Return the box in the middle of the image that spans `share` of each side; float32 (4,)."""
-    margin = (1 - share) / 2
-    box = [width * margin, height * margin, width * (1 - margin), height * (1 - margin)]
-    return np.array(box, dtype=np.float32)
-
-
 def zoom_region(box: Sequence[float] | np.ndarray, zoom: float, width: int, height: int) -> Region:
     """Return the region of `zoom` times the box around its centre, cut at the image borders.
 
     Args:
         box: x0, y0, x1, y1 in pixels.
         zoom: factor for both sides; 0 means the whole image, values below 1 count as 1.
-        width: of the image, pixels.
-        height: of the image, pixels.
+        width, height: of the image, pixels.
     """
     if not zoom:
         return 0, 0, width, height
@@ -489,19 +419,3 @@ def zoom_region(box: Sequence[float] | np.ndarray, zoom: float, width: int, heig
     left, top = max(0, math.floor(cx - half_w)), max(0, math.floor(cy - half_h))
     right, bottom = min(width, math.ceil(cx + half_w)), min(height, math.ceil(cy + half_h))
     return left, top, right, bottom
-
-
-def crop_region(image: np.ndarray, region: Region) -> np.ndarray:
-    """Return the part of an image inside a region, contiguous."""
-    x0, y0, x1, y1 = region
-    return np.ascontiguousarray(image[y0:y1, x0:x1])
-
-
-def paste_region(mask: np.ndarray, region: Region, height: int, width: int) -> np.ndarray:
-    """Return the mask of a region as a bool (height, width) mask that is False elsewhere."""
-    x0, y0, x1, y1 = region
-    if mask.shape == (height, width):
-        return mask
-    full = np.zeros((height, width), dtype=bool)
-    full[y0:y1, x0:x1] = mask
-    return full

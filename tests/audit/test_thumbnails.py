@@ -114,9 +114,9 @@ def test_what_was_read_before_an_interruption_is_kept(folder, monkeypatch):
     monkeypatch.setattr(thumbnails_module, "READ_BATCH", 2)
     monkeypatch.setattr(thumbnails_module, "make_thumbnails", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        load_thumbnails(*arguments(folder), workers=0)
+        load_thumbnails(*arguments(folder), workers=1)
     monkeypatch.undo()
-    assert run(folder)["thumbnails_read"] == 3  # two batches, but for the image last read
+    assert run(folder)["thumbnails_read"] == 5  # a batch, but for its last image
 
 
 def test_unreadable_images_are_named_with_the_reason_and_tried_again(folder):

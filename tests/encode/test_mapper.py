@@ -7,10 +7,11 @@ from open_clip.transform import image_transform
 from PIL import Image
 
 from pipeline.config import EncodeParams
-from pipeline.encode import EncodeMapper, encode_images
+from pipeline.encode.mapper import EncodeMapper
+from pipeline.errors import ConfigError
 from pipeline.images import read as reader
 from pipeline.models import ModelSpec, load_clip
-from tests.encode.conftest import MEAN, STD, small_clip
+from tests.encode.conftest import MEAN, STD, encode_images, small_clip
 from tests.models.small import save_clip, small_clip_config
 
 ALL = ("whole", "masked", "crop", "binary", "oracle", "random")
@@ -49,6 +50,9 @@ def test_masked_features_are_those_of_the_image_times_the_mask(clip):
     assert np.allclose(masked, whole, atol=1e-5)
 
 
+@pytest.mark.promise(
+    "Masks and features do not depend on batch size, cores, workers, order or resuming."
+)
 def test_features_do_not_depend_on_batch_order_or_views_per_forward_pass(clip):
     images, masks = images_and_masks()
     seeds = list("abcde")
@@ -67,7 +71,7 @@ def test_features_do_not_depend_on_batch_order_or_views_per_forward_pass(clip):
     prepared = [
         small.prepare(i, m, "ok", s, m) for i, m, s in zip(images, masks, seeds, strict=True)
     ]
-    split = np.stack([features for features, _ in small.encode(prepared)])
+    split, _ = small.encode(prepared)
     for other in (backwards, alone, split):
         assert np.abs(together - other).max() < 1e-5
 
@@ -95,12 +99,17 @@ def test_oracle_is_nan_without_ground_truth_and_the_other_views_are_not(clip, tr
 def test_patch_tokens_are_kept_on_request(clip):
     images, masks = images_and_masks(3)
     mapper = EncodeMapper(params(views=("whole", "oracle"), tokens=True), clip, {})
-    encoded = mapper.encode([mapper.prepare(i, m) for i, m in zip(images, masks, strict=True)])
-    features, tokens = encoded[0]
-    assert tokens.shape == (2, 16, 24)
-    assert np.isfinite(tokens[0]).all() and np.isnan(tokens[1]).all()
+    prepared = [mapper.prepare(i, m) for i, m in zip(images, masks, strict=True)]
+    features, tokens = mapper.encode(prepared)
+    assert tokens.shape == (3, 2, 16, 24)
+    assert np.isfinite(tokens[:, 0]).all() and np.isnan(tokens[:, 1]).all()
     plain = encode_images(images, masks, params(), clip, views=["whole"])
-    assert np.allclose(features[0], plain[0, 0], atol=1e-5)
+    assert np.allclose(features[:, 0], plain[:, 0], atol=1e-5)
+
+
+def test_an_unknown_view_is_refused_with_the_choices(clip):
+    with pytest.raises(ConfigError, match=r"unknown hole.*whole, masked"):
+        EncodeMapper(params(views=["hole"]), clip, {})
 
 
 @pytest.mark.promise(

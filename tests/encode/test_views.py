@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.encode.views import VIEWS, ViewInput, check_views, random_mask
-from pipeline.errors import ConfigError
+from pipeline.encode.views import VIEWS, ViewInput, random_mask
 
 
 @pytest.fixture
@@ -68,14 +67,3 @@ def test_fills_replace_what_is_outside_the_mask(source):
     outside = ~source.mask
     assert blur[outside].std() < 0.3 * source.image[outside].std()
     assert abs(blur[outside].mean() - source.image[outside].mean()) < 10
-
-
-def test_views_are_checked_by_name():
-    assert check_views(["whole", "binary"]) == ("whole", "binary")
-    for names, said in (
-        (["hole"], r"unknown hole.*whole, masked"),
-        (["whole"] * 2, "twice"),
-        ([], "none"),
-    ):
-        with pytest.raises(ConfigError, match=said):
-            check_views(names)

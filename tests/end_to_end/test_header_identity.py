@@ -54,7 +54,6 @@ PARAMS = {
     "train": {"seeds": [0], "views": {"official": ["whole"]}},
     "study": {"runs": [{"name": "Whole image", "learner": "linear-probe", "view": "whole"}]},
     "evaluate": {"bootstrap": 20},
-    "report": {"heatmaps": 1},
 }
 
 

@@ -1,7 +1,5 @@
 """Ctrl-C, kill -9, a full disk, a read-only folder: what was computed is kept."""
 
-import os
-import resource
 import signal
 import subprocess
 import sys
@@ -11,14 +9,12 @@ import pytest
 
 from benchmarks.cheap_stage import make_items, run_cheap, store_path
 from benchmarks.random_kill import random_kills
-from benchmarks.store_stage import content
-from pipeline.engine import RunRecord
+from pipeline.engine.record import RunRecord
 from pipeline.store import open_masks, verify_store
 
 CTRL_C = (
     "Ctrl-C keeps what was computed and exits 130; a second one exits at once and the store stands."
 )
-DISK = "A full disk or a read-only cache ends the run with a remedy and keeps what was committed."
 SLOW = ("--rows", "40", "--seconds", "0.2", "--commit-seconds", "0.1")
 
 
@@ -90,45 +86,3 @@ def test_ctrl_c_ends_a_run_whose_images_are_slow_to_read(tmp_path, start, signal
 def test_killed_at_random_moments_the_finished_store_equals_an_undisturbed_one(tmp_path, kind):
     outcome = random_kills(kind, tmp_path, kills=3, rows=12, seed=1)
     assert outcome.faults == [] and outcome.kills == 3 and outcome.rounds >= 1
-
-
-@pytest.mark.promise(DISK)
-def test_a_full_disk_ends_the_run_with_a_remedy_and_keeps_what_was_committed(tmp_path, start):
-    calm = tmp_path / "calm"
-    run_cheap("features", calm, make_items(calm, 100))
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (12000, 12000))
-
-    rough = tmp_path / "rough"
-    options = ("--rows", "100", "--commit-seconds", "0.001")
-    process = start("features", rough, *options, preexec_fn=limit)
-    _, said = process.communicate(timeout=240)
-    assert process.returncode == 2 and "ulimit" in said and "Traceback" not in said, said
-    assert verify_store(store_path(rough, "features")).ok
-    record = run_cheap("features", rough, make_items(rough, 100))
-    assert record.done == 100 - record.skipped
-    assert content("features", rough) == content("features", calm)
-
-
-@pytest.mark.promise(DISK)
-def test_a_cache_folder_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path, repo):
-    make_items(tmp_path, 2)
-    tmp_path.chmod(0o555)
-    # Root may write anywhere, unless it gives up that right.
-    bound = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
-    command = [sys.executable, "-m", "benchmarks.cheap_stage", "masks", str(tmp_path), "--rows=2"]
-    command = [*(bound if os.geteuid() == 0 else []), *command]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=repo)
-    finally:
-        tmp_path.chmod(0o755)
-    assert done.returncode == 2 and "writable" in done.stderr, done.stderr
-    assert str(tmp_path) in done.stderr and "Traceback" not in done.stderr
-
-
-def test_off_a_terminal_a_run_logs_plain_lines(tmp_path, start):
-    process = start("masks", tmp_path, "--rows", "3")
-    out, said = process.communicate(timeout=240)
-    assert process.returncode == 0 and "masks: 3 to do, 0 there already" in said
-    assert "\x1b" not in said + out and "3 computed" in out

@@ -14,11 +14,11 @@ from torchmetrics.functional.classification import binary_f1_score, binary_jacca
 from pipeline import open_masks
 from pipeline.config import EvaluateParams
 from pipeline.encode.views import random_mask
-from pipeline.engine import WorkItem
 from pipeline.evaluate.mask_quality import COLUMNS, mask_quality, summarise_masks
 from pipeline.manifest import read_manifest
 from pipeline.segment.overlap import center_ellipse, hd95, overlap
 from pipeline.store import MaskRow, MaskStoreWriter
+from pipeline.store.items import WorkItem
 from tests.project import DATASET, Project
 from tests.segment.small_sam2 import scene
 

@@ -11,12 +11,12 @@ import pytest
 
 from pipeline import open_features
 from pipeline.config import LEARNERS
-from pipeline.encode import encode_dataset
-from pipeline.engine import RunOptions
+from pipeline.encode.encode import encode_dataset
+from pipeline.engine.options import RunOptions
 from pipeline.evaluate import evaluate_dataset
 from pipeline.learners.train import train_dataset
 from pipeline.paths import Paths
-from pipeline.segment import segment_dataset
+from pipeline.segment.segment import segment_dataset
 from tests.encode.conftest import small_clip
 from tests.learners.projects import make_manifest, read_tables, small_params
 from tests.learners.test_train import CLASSES, make_project

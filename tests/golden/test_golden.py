@@ -198,7 +198,7 @@ def test_predict_gives_a_test_image_what_evaluate_judged(
 
 @pytest.mark.promise("Phantoms are called synthetic wherever they are shown, real images never.")
 def test_the_report_of_real_images_calls_none_of_them_synthetic(computed: Path, real: Site) -> None:
-    real.params(datasets=list(REAL), report__heatmaps=0)
+    real.params(datasets=list(REAL))
     real.run("pipeline", "report")
     page = (real.root / "report/index.html").read_text(encoding="utf-8").lower()
     assert all(dataset in page for dataset in REAL)

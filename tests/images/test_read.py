@@ -14,7 +14,6 @@ from PIL import Image
 from pydicom.dataset import Dataset
 
 from pipeline.config import EncodeParams
-from pipeline.encode import encode_images
 from pipeline.errors import ImageError
 from pipeline.images import (
     SUFFIXES,
@@ -25,6 +24,7 @@ from pipeline.images import (
     read_mask,
 )
 from pipeline.models import ModelSpec, load_clip
+from tests.encode.conftest import encode_images
 from tests.images.makers import colour, dicom, grey, save_dicom, save_nifti
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from pipeline.config import LEARNERS, Params, load_params
-from pipeline.engine import WorkItem
 from pipeline.learners.runs import read_predictions
 from pipeline.manifest import write_manifest
 from pipeline.paths import Paths
 from pipeline.store import FeatureRow, FeatureStoreWriter
+from pipeline.store.items import WorkItem
 
 REPO = Path(__file__).resolve().parents[2]
 

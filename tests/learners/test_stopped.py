@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.running import guarded
-from pipeline.engine.run import Interrupts
+from pipeline.engine.run import interrupts
 from pipeline.errors import DiskError, StoreError
 from pipeline.learners import register
 from pipeline.learners.train import train_dataset
@@ -133,9 +133,9 @@ def test_a_stage_with_its_own_handler_keeps_it_and_the_earlier_handler_is_restor
     def stage(standalone_mode: bool) -> None:
         ours = signal.getsignal(signal.SIGTERM)
         assert ours != before
-        with Interrupts() as signals:
+        with interrupts() as stopped:
             os.kill(os.getpid(), signal.SIGTERM)
-            assert signals.stopped()
+            assert stopped()
         assert signal.getsignal(signal.SIGTERM) == ours
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("it goes on after SIGTERM")

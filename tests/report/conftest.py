@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 
@@ -37,19 +38,26 @@ def fresh(project, tmp_path) -> tuple[Params, Paths]:
     return params, Paths(tmp_path / "copy")
 
 
-@pytest.fixture
-def data(project) -> Dataset:
-    """What the report reads of "one", to be changed in memory."""
+@pytest.fixture(scope="session")
+def loaded(project) -> Dataset:
     return load_dataset("one", *project)
+
+
+@pytest.fixture
+def data(loaded) -> Dataset:
+    """What the report reads of "one", to be changed in memory."""
+    data = copy.copy(loaded)
+    data.manifest, data.records = data.manifest.copy(), copy.deepcopy(data.records)
+    return data
 
 
 @pytest.fixture(scope="session")
 def html(project, tmp_path_factory) -> str:
     """The report on "one"."""
-    return build(*project, tmp_path_factory.mktemp("html"))
+    return page_of(*project, tmp_path_factory.mktemp("html"))
 
 
-def build(params: Params, paths: Paths, folder: Path, *names: str) -> str:
+def page_of(params: Params, paths: Paths, folder: Path, *names: str) -> str:
     """Build the report of a copy of a project and return the page."""
     shutil.copytree(paths.root, folder / "project")
     return build_report(params, Paths(folder / "project"), names or None).read_text("utf-8")

@@ -6,6 +6,7 @@ seed; `evaluate` runs for real on them, so that its tables are those of a real p
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -100,11 +101,13 @@ def write_images(paths, name, classes, per_class, synthetic, test_part, rng) -> 
                 Image.fromarray(pixels.astype(np.uint8)).save(file)
             row = dict.fromkeys(COLUMNS, "")
             row |= {"image_id": path, "path": path, "frame": 0, "label": label}
-            row |= {"split": split if test_part else "", "width": width, "height": height}
+            row |= {"split": split if test_part else "", "part": split}
+            row |= {"width": width, "height": height}
             row |= {"sha256": sha256_file(paths.data(name) / path), "synthetic": synthetic}
             rows.append(row | {"mask_path": f"masks/{path}", "mask_area": int(truth.sum())})
-    write_manifest(pd.DataFrame(rows), paths.manifest(name))
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    write_manifest(table.drop(columns="part"), paths.manifest(name))
+    return table
 
 
 def write_masks(paths, name, manifest) -> None:
@@ -131,7 +134,7 @@ def write_masks(paths, name, manifest) -> None:
 
 def write_audit(paths, name, manifest) -> None:
     """Write an audit with one byte copy and one mirrored copy across the split."""
-    train, test = (manifest[manifest["split"] == s]["image_id"].tolist() for s in ("train", "test"))
+    train, test = (manifest[manifest["part"] == s]["image_id"].tolist() for s in ("train", "test"))
     flags = {
         "copy_in_train": manifest["image_id"].isin(test[:1]),
         "copy_in_train_any": manifest["image_id"].isin(test[:2]),
@@ -140,77 +143,42 @@ def write_audit(paths, name, manifest) -> None:
     table = manifest[["image_id", "sha256", "split"]].assign(**groups, **flags)
     table.assign(label_conflict=False).to_parquet(paths.audit(name))
     labels = manifest.set_index("image_id")["label"]
-    pairs = [
-        {"image_id_a": a, "image_id_b": b, "split_a": "test", "split_b": "train",
-         "label_a": labels[a], "label_b": labels[b], "kind": kind, "score": 0.99, "straddles": True}
-        for a, b, kind in zip(test, train, ("byte", "mirror"), strict=False)
-    ]  # fmt: skip
-    columns = ["image_id_a", "image_id_b", "split_a", "split_b", "label_a", "label_b", "kind"]
-    table = pd.DataFrame(pairs, columns=[*columns, "score", "straddles"])
-    table.to_parquet(paths.audit_pairs(name))
-    paths.audit_summary(name).write_text(json.dumps({"images": len(manifest)}))
-
-
-def predictions(manifest, classes, fractions, seeds, rng) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the predictions and runs of RUNS; grouped protocols test every image once."""
-    rows, runs = [], []
-    for protocol, pairs in RUNS.items():
-        for learner, view in pairs:
-            for fraction in (0.0,) if learner == "zero-shot" else fractions:
-                for seed in range(seeds):
-                    key = (protocol, learner, view, fraction, seed)
-                    number = np.arange(len(manifest))
-                    tested = number % 3 == 0
-                    if protocol.startswith("grouped"):
-                        tested = number % seeds == seed
-                    test = manifest[tested]
-                    labels = max(1, round(fraction * (len(manifest) - len(test))))
-                    ok = key != DIVERGED
-                    runs.append(
-                        dict(
-                            zip(
-                                ("protocol", "learner", "view", "fraction", "seed"),
-                                key,
-                                strict=True,
-                            )
-                        )
-                        | {
-                            "n_train": labels - labels // 5,
-                            "n_val": labels // 5,
-                            "n_test": len(test),
-                        }
-                        | {"chosen": "{}", "val_score": 0.8, "status": "ok" if ok else "diverged"}
-                        | {"error": "" if ok else "loss is not finite", "digest": str(key)}
-                    )
-                    if ok:
-                        rows.append(predicted(key, test, classes, rng))
-    return pd.concat(rows, ignore_index=True), pd.DataFrame(runs)
-
-
-def predicted(key, test, classes, rng) -> pd.DataFrame:
-    true = np.array([classes.index(label) for label in test["label"]])
-    scores = rng.normal(0, 1, (len(test), len(classes)))
-    scores[np.arange(len(test)), true] += SKILL[key[2]]
-    p = np.exp(scores)
-    p = (p / p.sum(axis=1, keepdims=True)).astype(np.float32)
-    table = test[["image_id"]].assign(
-        y_true=test["label"], y_pred=np.array(classes)[p.argmax(axis=1)]
-    )
-    table = table.assign(**{f"p:{c}": p[:, i] for i, c in enumerate(classes)})
-    values = dict(zip(("protocol", "learner", "view", "fraction", "seed"), key, strict=True))
-    return table.assign(**values).astype({"fraction": np.float32, "seed": np.int16})
+    pairs = pd.DataFrame({"image_id_a": test[:2], "image_id_b": train[:2]})
+    for side in "ab":
+        pairs[f"label_{side}"] = pairs[f"image_id_{side}"].map(labels)
+    pairs = pairs.assign(split_a="test", split_b="train", kind=["byte", "mirror"], score=0.99)
+    pairs.assign(straddles=True).to_parquet(paths.audit_pairs(name))
 
 
 def write_runs(paths, name, manifest, classes, fractions, seeds, rng) -> None:
-    """Write what `train` writes."""
-    table, runs = predictions(manifest, classes, fractions, seeds, rng)
+    """Write what `train` writes of RUNS; grouped protocols test every image once."""
+    tables, runs = [], []
+    for protocol, (learner, view) in ((p, run) for p, pairs in RUNS.items() for run in pairs):
+        shares = (0.0,) if learner == "zero-shot" else fractions
+        for fraction, seed in itertools.product(shares, range(seeds)):
+            fold = np.arange(len(manifest)) % seeds == seed
+            test = manifest[fold if protocol.startswith("grouped") else manifest["part"] == "test"]
+            n = max(1, round(fraction * (len(manifest) - len(test))))
+            fit = {"protocol": protocol, "learner": learner, "view": view}
+            fit |= {"fraction": fraction, "seed": seed}
+            ok = tuple(fit.values()) != DIVERGED
+            runs.append(fit | {"n_train": n - n // 5, "n_val": n // 5, "n_test": len(test)})
+            runs[-1] |= {"chosen": "{}", "val_score": 0.8, "status": "ok" if ok else "diverged"}
+            runs[-1] |= {"error": "" if ok else "loss is not finite", "digest": str(fit)}
+            scores = rng.normal(0, 1, (len(test), len(classes)))
+            scores += SKILL[view] * (test[["label"]].to_numpy() == np.array(classes))
+            p = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+            table = pd.DataFrame({"image_id": test["image_id"], "y_true": test["label"]})
+            table["y_pred"] = np.array(classes)[p.argmax(axis=1)]
+            table = table.assign(**{f"p:{c}": p[:, i] for i, c in enumerate(classes)}, **fit)
+            tables += [table.astype({"fraction": "f4", "seed": "i2"})] if ok else []
+    rows, runs = pd.concat(tables, ignore_index=True), pd.DataFrame(runs)
     for learner, mine in runs.groupby("learner", sort=False):
         paths.run(name, learner).mkdir(parents=True, exist_ok=True)
         inputs = run_inputs(paths, name)
         write_stamped(mine, paths.run_table(name, learner), inputs)
         inputs["runs"] = paths.run_table(name, learner)
-        rows = table[table["learner"] == learner]
-        write_stamped(rows, paths.predictions(name, learner), inputs)
+        write_stamped(rows[rows["learner"] == learner], paths.predictions(name, learner), inputs)
 
 
 def write_stamped(table, path, inputs) -> None:
@@ -219,36 +187,24 @@ def write_stamped(table, path, inputs) -> None:
 
 
 def write_prompts(paths, name, manifest) -> None:
-    """Write what `prompt-quality` writes: three strategies, one with the ground truth."""
-    parts = []
-    for strategy, dice, truth in (
-        ("salient", 0.8, False),
-        ("auto", 0.6, False),
-        ("box", 0.9, True),
-    ):
-        part = manifest[["image_id", "label", "split"]].assign(strategy=strategy, dice=dice)
-        parts.append(part.assign(iou=dice / (2 - dice), hd95=4.0, note="", from_truth=truth))
-    table = pd.concat(parts, ignore_index=True)
-    table.assign(pred_area_fraction=0.1, gt_area_fraction=0.1, key="").to_parquet(
-        paths.prompt_quality(name)
-    )
+    """Write what `prompt-quality` writes: two strategies, one with the ground truth."""
+    table = manifest[["image_id", "label", "split"]].assign(hd95=4.0, note="", key="")
+    table = table.assign(pred_area_fraction=0.1, gt_area_fraction=0.1)
+    parts = [
+        table.assign(strategy=strategy, dice=dice, iou=dice / (2 - dice), from_truth=truth)
+        for strategy, dice, truth in (("salient", 0.8, False), ("box", 0.9, True))
+    ]
+    pd.concat(parts, ignore_index=True).to_parquet(paths.prompt_quality(name))
 
 
 def write_records(paths, name) -> None:
-    """Write the records of the stages that did not run."""
+    """Write the records of the stages that did not run; times differ from run to run."""
     for stage in ("segment", "train-linear-probe"):
-        record = {
-            "stage": stage.split("-")[0],
-            "dataset": name,
-            "status": "ok",
-            "started": "2026-01-01T00:00:00",
-        }
-        record |= {"done": 36, "seconds": {"total": 12.5}, "versions": {"numpy": "2.0"}}
+        record = {"stage": stage.split("-")[0], "dataset": name, "status": "ok", "done": 36}
+        record |= {"versions": {"numpy": "2.0"}, "seconds": {"total": 12.5}}
         record["parameters"] = {"notes": NOTES} if stage.startswith("train") else {}
-        path = paths.record(name, stage)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record))
-    # Times and dates differ from run to run.
+        paths.record(name, stage).parent.mkdir(parents=True, exist_ok=True)
+        paths.record(name, stage).write_text(json.dumps(record))
     path = paths.record(name, "evaluate")
     record = json.loads(path.read_text()) | {"started": "", "seconds": {}, "last_computed": {}}
     path.write_text(json.dumps(record))

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.report.build import build_report
-from tests.report.fabricated import CLASSES
 
 PAPER = round((210 - 2 * 12) / 25.4 * 96)
 """Printed width of A4 between the margins of the style sheet, CSS pixels."""
@@ -46,7 +45,7 @@ FAINT = """() => {
 }"""
 # What reaches over the right edge of the page, unless a box of its own scrolls it.
 CUT = """(scrolls) => [...document.querySelectorAll('main *')]
-  .filter((e) => e.checkVisibility() && !e.closest('legend, [popover]'))
+  .filter((e) => e.checkVisibility() && !e.closest('legend'))
   .filter((e) => !(scrolls && e.closest('.scroll, pre')))
   .filter((e) => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
   .map((e) => `${e.tagName} ${e.className} ${e.textContent.slice(0, 40)}`)"""
@@ -94,7 +93,6 @@ def test_the_page_asks_for_nothing_and_logs_nothing(page, wide):
     assert broken == [] and page.locator("img").count() > 20
     for link in page.locator("nav a").all():
         link.click()
-    page.locator("th button").first.click()
     asked = [line for line in page.heard if not line.startswith("request: data:")]
     assert len(asked) == 1 and asked[0].startswith("request: file:")  # the page itself
     text = re.sub(r"data:[^\"')]+", "", wide.read_text("utf-8"))
@@ -145,7 +143,7 @@ def test_the_keyboard_reaches_and_works_every_control(page):
         page.keyboard.press("Tab")
         page.evaluate("window.unreached.delete(document.activeElement)")
     left = page.evaluate("[...window.unreached].map((e) => e.outerHTML.slice(0, 120))")
-    assert count > 20 and left == []
+    assert count >= 15 and left == []
     choice = page.locator("#set-lung-accuracy fieldset.choice").first
     choice.locator("> input").first.focus()
     assert choice.locator("> .option").first.is_visible()
@@ -155,39 +153,7 @@ def test_the_keyboard_reaches_and_works_every_control(page):
     fold = page.locator("#set-lung-errors > summary")
     fold.focus()
     page.keyboard.press("Enter")
-    assert page.locator("#set-lung-errors .confusion").first.is_visible()
-
-
-@pytest.mark.promise("Confusion cells open the images counted in them, by keyboard.")
-def test_confusion_cells_open_their_images(page):
-    page.evaluate(OPEN)
-    matrix = page.locator("#set-lung-errors .option").first
-    buttons = matrix.locator(".confusion button").all()
-    assert len(buttons) >= len(CLASSES)
-    for button in buttons:
-        button.focus()
-        page.keyboard.press("Enter")
-        opened = page.locator("[popover]:popover-open")
-        assert opened.count() == 1 and opened.locator("img").count() >= 1
-        named = button.get_attribute("aria-label")
-        assert opened.get_attribute("aria-label") == named
-        page.keyboard.press("Escape")
-        assert page.locator("[popover]:popover-open").count() == 0
-        assert button.evaluate("b => b === document.activeElement")
-    page.set_viewport_size({"width": 390, "height": 844})
-    buttons[0].click()
-    box = page.locator("[popover]:popover-open").bounding_box()
-    assert box["x"] >= 0 and box["x"] + box["width"] <= 390
-
-
-def test_a_column_sorts_by_its_numbers_up_and_down(page):
-    page.evaluate(OPEN)
-    table = page.locator("#set-lung-quality table.sortable").first
-    column = "t => [...t.tBodies[0].rows].map((r) => Number(r.cells[1].dataset.sort))"
-    for sign in (1, -1):
-        table.locator("th button").nth(1).click()
-        values = [sign * v for v in table.evaluate(column)]
-        assert values == sorted(values) and len(set(values)) > 1
+    assert page.locator("#set-lung-errors table").first.is_visible()
 
 
 def test_a_link_to_a_folded_section_opens_it(page, wide):

@@ -13,7 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.paths import Paths
 from pipeline.report import results, words
 from pipeline.report.data import GROUPED, PUBLISHED, load_dataset
-from pipeline.report.paper import quoted
+from pipeline.report.paper import OTHER_SET, quoted
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_the_rows_of_the_readme_are_those_of_the_tables(written):
             assert text.startswith(f"{100 * estimate.value:.1f} [{100 * estimate.lo:.1f}, ")
             if run.key != params.study.baseline.key:
                 d = data.differences[block, run.key, params.study.baseline.key][fraction]
-                assert text.endswith(f", {words.marked_verdict(d)}")
+                assert text.endswith(f", {words.verdict(d)}")
         paper = {name: row[6 + i] for i, name in enumerate(("CLIP", "MedFocusCLIP"))}
         for name, text in paper.items():
             figure = f"{100 * quoted('lung')[name][fraction]:.2f}"
@@ -67,12 +67,12 @@ def test_the_rows_of_the_readme_are_those_of_the_tables(written):
 def test_the_readme_names_commit_command_manifest_and_models(written):
     params, paths, _ = written
     page = (paths.results / "README.md").read_text("utf-8")
-    data = load_dataset("lung", params, paths)
-    for text in (results.MADE_BY, words.NO_GIT, data.manifest_sha256, params.models.clip.name):
-        assert f"`{text}`" in page or text in page
-    assert words.OTHER_SET["lung"] in page and words.SYNTHETIC not in page
-    other = results.made_by(params, ["lung", "more"])
-    assert other == "pipeline results --dataset lung --dataset more"
+    sha256 = load_dataset("lung", params, paths).manifest_sha256
+    made_by = "dvc repro && dvc repro results/dvc.yaml"
+    for text in (made_by, "not in a git checkout", sha256):
+        assert f"`{text}`" in page
+    assert params.models.clip.name in page and OTHER_SET["lung"] in page
+    assert "Synthetic" not in page
 
 
 @pytest.mark.promise("Every metric, seed and comparison is in a CSV file.")
@@ -98,13 +98,14 @@ def test_the_same_tables_are_the_same_bytes(written):
     assert {path: path.read_bytes() for path in files} == before
 
 
-def test_phantoms_are_labelled_and_never_next_to_the_paper(project, tmp_path):
-    params, paths = project
-    shutil.copytree(paths.root, tmp_path / "project")
-    results.write_results(params, Paths(tmp_path / "project"))
-    page = (tmp_path / "project/results/README.md").read_text("utf-8")
-    assert words.SYNTHETIC_SETS.format("one") in page and "(quoted)" not in page
-    assert csv(tmp_path / "project/results/one.csv.gz")["quoted_MedFocusCLIP"].isna().all()
+def test_phantoms_are_labelled_and_a_dataset_that_was_not_evaluated_is_named(fresh):
+    params, paths = fresh
+    results.write_results(params, paths, ["one", "later"])
+    page = (paths.results / "README.md").read_text("utf-8")
+    assert "Synthetic data: one." in page and "(quoted)" not in page
+    assert csv(paths.results / "one.csv.gz")["quoted_MedFocusCLIP"].isna().all()
+    assert "later has not been evaluated: `pipeline evaluate --dataset later`" in page
+    assert "`pipeline results --dataset one --dataset later`" in page
 
 
 def test_nothing_is_written_before_evaluate(project, tmp_path):
@@ -112,16 +113,3 @@ def test_nothing_is_written_before_evaluate(project, tmp_path):
     with pytest.raises(PipelineError, match="no dataset has been evaluated"):
         results.write_results(params, Paths(tmp_path))
     assert not (tmp_path / "results").exists()
-
-
-def test_a_dataset_that_was_not_evaluated_is_named_with_the_command(project, tmp_path):
-    params, paths = project
-    shutil.copytree(paths.root, tmp_path / "project")
-    results.write_results(params, Paths(tmp_path / "project"), ["one", "later"])
-    page = (tmp_path / "project/results/README.md").read_text("utf-8")
-    assert "later has not been evaluated: `pipeline evaluate --dataset later`" in page
-
-
-def test_the_short_table_has_a_row_for_each_dataset(project):
-    lines = results.short_table(*project).splitlines()
-    assert len(lines) == 3 and lines[2].startswith("| one | Grouped cross-validation | 100")

@@ -21,7 +21,7 @@ def sam(sam2):
 def test_batch_equals_the_predictor_image_by_image(sam, sam2, scenes, kind, multimask):
     images = [image for image, _ in scenes]
     sizes = [image.shape[:2] for image in images]
-    masks = [draw_box_prompt(BOX, h, w, sam.mask_prompt_size) for h, w in sizes]
+    masks = [draw_box_prompt(BOX, h, w, sam2.mask_prompt_size) for h, w in sizes]
     prompts = {
         "none": [Prompt() for _ in images],
         "points": [Prompt(*CLICKS) for _ in images],

@@ -10,16 +10,17 @@ import torch
 from torchmetrics.functional.classification import binary_f1_score, binary_jaccard_index
 
 from pipeline import open_masks
-from pipeline.engine import RunOptions, RunRecord
+from pipeline.engine.options import RunOptions
+from pipeline.engine.record import RunRecord
 from pipeline.errors import ConfigError, StageFailed
-from pipeline.segment import measure_prompts, segment_dataset
 from pipeline.segment.prompt_quality import (
-    class_quotas,
     deepest_point,
     ellipse,
+    measure_prompts,
     reference_prompts,
     truth_sample,
 )
+from pipeline.segment.segment import segment_dataset
 from tests.project import DATASET
 from tests.segment.small_sam2 import scene
 
@@ -55,7 +56,7 @@ def test_figures_are_those_of_the_masks_that_segment_makes(project, run, sam2, p
     assert set(rows[rows["from_truth"]]["strategy"]) == {"box", "points", "box-ellipse"}
     for row in project.rows:  # the references, given to segment as a user would give them
         truth = scene(int(row["image_id"][0]), row["height"], row["width"])[1]
-        _, row["box"], row["points"] = reference_prompts(truth, 0.1, f"0\n{row['sha256']}#0")
+        row |= reference_prompts(truth, 0.1, f"0\n{row['sha256']}#0")[1]
     project.write()
     params = project.params(segment__prompt=prompt, segment__grid=3)
     segment_dataset(DATASET, params, project.paths, RunOptions(workers=1), predictor=sam2)
@@ -88,16 +89,13 @@ def test_a_larger_sample_adds_to_a_smaller_and_a_relabelled_image_keeps_its_figu
     assert set(rows[rows["image_id"] == "0.png"]["label"]) == {"cat"}
 
 
-def test_a_changed_parameter_or_mask_file_recomputes_what_it_decides(project, run):
+def test_a_changed_parameter_or_mask_file_measures_again_what_it_decides(project, run):
     run()
-    before = table(project).set_index(["strategy", "image_id"])
-    run(segment__grid=2, prompt_quality__box_jitter=0.3)
-    after = table(project).set_index(["strategy", "image_id"])
-    changed = before["key"] != after["key"]
-    names = set(changed[changed].index.get_level_values(0))
-    assert names == {"auto", "box", "points", "box-ellipse"}
-    assert before["dice"][~changed].equals(after["dice"][~changed])
-    assert not before["dice"]["box-ellipse"].equals(after["dice"]["box-ellipse"])
+    before = table(project).set_index(["strategy", "image_id"])["dice"]
+    assert run(segment__grid=2, prompt_quality__box_jitter=0.3).done == 6
+    after = table(project).set_index(["strategy", "image_id"])["dice"]
+    assert before["salient"].equals(after["salient"])
+    assert not before["box-ellipse"].equals(after["box-ellipse"])
     image, truth = scene(1, 45, 64)
     project.rows[1] = project.make_row("1.png", image, np.roll(truth, 9, axis=1))
     project.write()
@@ -125,16 +123,14 @@ def test_ctrl_c_keeps_what_was_measured_and_the_next_run_continues(project, run,
 
 
 @pytest.mark.parametrize("name", ("masks/2.png", "2.png"))
-def test_a_file_that_cannot_be_read_is_noted_and_tried_again(project, run, name):
+def test_a_file_that_cannot_be_read_fails_and_is_tried_again(project, run, name):
     file = project.file(name)
     good = file.read_bytes()
     file.write_bytes(good[:40])
     with pytest.raises(StageFailed, match="1 of 6 images failed"):
         run()
     rows = table(project)
-    bad = rows[rows["image_id"] == "2.png"]
-    assert len(bad) == len(NAMES) and bad["dice"].isna().all() and bad["note"].all()
-    assert rows[rows["image_id"] != "2.png"]["dice"].notna().all()
+    assert len(rows) == 5 * len(NAMES) and "2.png" not in set(rows["image_id"])
     record = run(prompt_quality__max_failed=0.2)
     assert (record.status, record.done, record.skipped) == ("ok", 0, 5)
     assert set(record.failed) == {"2.png"}
@@ -174,52 +170,23 @@ def test_references_never_reach_segment(project, run, sam2):
         segment_dataset(DATASET, params, project.paths, predictor=sam2)
 
 
-# -- the sample and the reference prompts ---------------------------------------------------------
-
-
-def manifest(train=(60, 30, 10), test=(12, 6, 2)) -> pd.DataFrame:
-    """Images of three classes; every fifth has no mask, every seventh an empty one."""
-    rows = [
-        {"image_id": f"{split}/{label}/{i}", "label": label, "split": split}
-        for split, counts in (("train", train), ("test", test))
-        for label, count in zip("abc", counts, strict=True)
-        for i in range(count)
-    ]
+def test_the_sample_has_ground_truth_the_test_part_first_and_depends_on_bytes_and_seed_alone():
+    counts = {("train", "a"): 60, ("train", "b"): 30, ("train", "c"): 4, ("test", "a"): 9}
+    rows = [{"split": s, "label": label} for (s, label), n in counts.items() for _ in range(n)]
     table = pd.DataFrame(rows).assign(frame=0)
-    table["sha256"] = [f"{i:064x}" for i in range(len(table))]
+    table["image_id"] = table["sha256"] = [f"{i:064x}" for i in range(len(table))]
     table["mask_path"] = [f"m{i}.png" if i % 5 else "" for i in range(len(table))]
     table["mask_area"] = [str(i % 7) for i in range(len(table))]
-    return table
-
-
-def test_only_images_with_ground_truth_are_drawn_the_test_part_first():
-    table = manifest()
     everything = truth_sample(table, 0, 0)
     assert set(everything.index) == {i for i in range(len(table)) if i % 5 and i % 7}
     assert truth_sample(table, 1000, 0).equals(everything)
     in_test = int((everything["split"] == "test").sum())
-    assert (truth_sample(table, in_test + 9, 0)["split"] == "test").sum() == in_test
-    assert set(truth_sample(table, 5, 0)["split"]) == {"test"}
-
-
-def test_classes_have_their_share_and_a_small_one_is_included():
-    labels = pd.Series(["a"] * 60 + ["b"] * 30 + ["c"])
-    assert class_quotas(labels, 9) == {"a": 5, "b": 3, "c": 1}
-    assert class_quotas(labels, 500) == {"a": 60, "b": 30, "c": 1}
-    assert sum(class_quotas(labels, 2).values()) == 2
-    assert class_quotas(labels, 0) == {}
-
-
-def test_the_draw_depends_on_seed_and_bytes_and_a_larger_one_holds_a_smaller():
-    table = manifest()
-    drawn = set(truth_sample(table, 30, 0)["sha256"])
-    other = table.sample(frac=1, random_state=1)
-    other["image_id"] = [f"x{i}" for i in range(len(other))]
-    assert set(truth_sample(other, 30, 0)["sha256"]) == drawn
-    assert set(truth_sample(table, 30, 1)["sha256"]) != drawn
-    one_class = manifest(train=(80, 0, 0), test=(0, 0, 0))
-    small, large = (set(truth_sample(one_class, n, 3)["image_id"]) for n in (10, 25))
-    assert len(small) == 10 and len(large) == 25 and small < large
+    assert set(truth_sample(table, in_test, 0)["split"]) == {"test"}
+    drawn = truth_sample(table, in_test + 9, 0)
+    assert drawn.groupby(["split", "label"]).size()["train"].to_dict() == {"a": 5, "b": 3, "c": 1}
+    other = table.sample(frac=1, random_state=1).assign(image_id=range(len(table)))
+    assert set(truth_sample(other, in_test + 9, 0)["sha256"]) == set(drawn["sha256"])
+    assert set(truth_sample(table, in_test + 9, 1)["sha256"]) != set(drawn["sha256"])
 
 
 @pytest.mark.parametrize("jitter", (0.0, 0.1))
@@ -227,14 +194,14 @@ def test_reference_prompts_are_the_box_and_a_click_inside(jitter):
     _, truth = scene(3, 90, 70)
     rows, columns = np.nonzero(truth)
     tight = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-    box, text, points = reference_prompts(truth, jitter, "seed")
+    box, row = reference_prompts(truth, jitter, "seed")
     width, height = tight[2] - tight[0], tight[3] - tight[1]
     assert (np.abs(box - tight) <= jitter * np.array([width, height] * 2) + 1e-9).all()
     assert (box != tight).any() == bool(jitter)
-    assert [float(v) for v in text.split(",")] == pytest.approx(box, abs=1e-3)
-    x, y, label = points.split(",")
+    assert [float(v) for v in row["box"].split(",")] == pytest.approx(box, abs=1e-3)
+    x, y, label = row["points"].split(",")
     assert truth[int(float(y)), int(float(x))] and label == "1"
-    assert reference_prompts(truth, jitter, "seed")[1] == text
+    assert reference_prompts(truth, jitter, "seed")[1] == row
 
 
 def test_the_click_is_the_deepest_pixel_and_the_ellipse_fills_its_box():

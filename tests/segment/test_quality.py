@@ -1,9 +1,8 @@
-"""Mask quality without ground truth, and boxes and clicks of the manifest."""
+"""Mask quality without ground truth, and the region around a box."""
 
 import numpy as np
 import pytest
 
-from pipeline.errors import PipelineError
 from pipeline.segment.quality import (
     border_share,
     bounding_box,
@@ -11,7 +10,7 @@ from pipeline.segment.quality import (
     mask_status,
     stability_score,
 )
-from pipeline.segment.strategies import center_box, parse_box, parse_points, zoom_region
+from pipeline.segment.strategies import zoom_region
 
 
 def test_stability_is_the_iou_of_a_stricter_and_a_looser_threshold():
@@ -54,26 +53,7 @@ def test_status_by_area(area, limits, status):
     assert mask_status(area, *limits) == status
 
 
-def test_boxes_and_clicks_are_read_and_clipped():
-    assert parse_box(" 1, 2.5,30,40 ", 20, 60).tolist() == [1, 2.5, 20, 40]
-    points, labels = parse_points("1,2,1; 3.5,4,0;", 10, 10)
-    assert points.tolist() == [[1, 2], [3.5, 4]] and labels.tolist() == [1, 0]
-
-
-@pytest.mark.parametrize("text", ["", "1,2,3", "a,b,c,d", "1,2,nan,4", "5,5,5,9", "90,90,99,99"])
-def test_an_unusable_box_says_what_to_write(text):
-    with pytest.raises(PipelineError, match="box column"):
-        parse_box(text, 20, 20)
-
-
-@pytest.mark.parametrize("text", ["", "1,2", "1,2,1;3,4", "1,2,7", "x,2,1", "50,2,1", "-1,2,1"])
-def test_unusable_clicks_say_what_to_write(text):
-    with pytest.raises(PipelineError, match="points column"):
-        parse_points(text, 20, 20)
-
-
 def test_the_zoomed_region_is_cut_at_the_border_and_never_smaller_than_the_box():
-    assert center_box(100, 50, 0.5).tolist() == [25, 12.5, 75, 37.5]
     assert zoom_region([40, 40, 60, 60], 2, 100, 100) == (30, 30, 70, 70)
     assert zoom_region([0, 0, 20, 20], 2, 100, 100) == (0, 0, 30, 30)
     assert zoom_region([40, 40, 60, 60], 0, 100, 80) == (0, 0, 100, 80)

@@ -5,11 +5,9 @@ import pytest
 from PIL import Image
 
 from pipeline import open_masks
-from pipeline.engine import RunOptions
-from pipeline.errors import ManifestError, StageFailed, StoreError
-from pipeline.io import sha256_file
-from pipeline.models.sam2 import Sam2ImagePredictor
-from pipeline.segment import segment_dataset
+from pipeline.engine.options import RunOptions
+from pipeline.errors import ManifestError
+from pipeline.segment.segment import segment_dataset
 from pipeline.segment.strategies import STRATEGIES
 from tests.project import DATASET
 from tests.segment.small_sam2 import scene
@@ -77,48 +75,6 @@ def test_stored_masks_are_sam2s_pixel_for_pixel_with_their_quality(project, run,
     assert table["predicted_iou"].between(0, 1).all() and table["stability"].between(0, 1).all()
     assert (table["components"] >= 1).all()
     assert np.allclose(table["area_fraction"], table["area"] / (table["height"] * table["width"]))
-
-
-@pytest.mark.promise(
-    "Masks and features do not depend on batch size, cores, workers, order or resuming."
-)
-def test_masks_do_not_depend_on_batch_size_workers_or_order(project, run):
-    run(batch_size=1, workers=0)
-    first = all_masks(project)
-    project.rows.reverse()
-    project.write()
-    run(batch_size=4, workers=3, force=True)
-    for image_id, mask in first.items():
-        assert np.array_equal(masks(project)[image_id], mask)
-
-
-@pytest.mark.promise("An image that fails shifts no other.")
-def test_an_unreadable_image_fails_alone_and_shifts_no_other(project, run):
-    run()
-    good = all_masks(project)
-    path = project.file("2.png")
-    path.write_bytes(path.read_bytes()[:60])
-    project.row("2.png")["sha256"] = sha256_file(path)
-    project.write()
-    with pytest.raises(StageFailed, match=r"2\.png"):
-        run(force=True)
-    assert set(run(force=True, segment__max_failed=0.5).failed) == {"2.png"}
-    for image_id in good.keys() - {"2.png"}:
-        assert np.array_equal(masks(project)[image_id], good[image_id])
-    with pytest.raises(StoreError, match=r"2\.png"):
-        masks(project)["2.png"]
-
-
-@pytest.mark.promise(
-    "With `--force` a store is rebuilt next to the old one, which stays until the new is complete."
-)
-def test_another_model_is_refused_or_rebuilt(project, run, sam2):
-    run()
-    other = Sam2ImagePredictor(sam2.model, [0.5] * 3, [0.25] * 3, "fp32", {"sha256": "other"})
-    with pytest.raises(StoreError, match="fingerprint"):
-        run(predictor=other)
-    assert run(predictor=other, on_mismatch="rebuild").done == 5
-    assert run(predictor=other).done == 0
 
 
 def test_a_changed_box_recomputes_that_image_alone_and_a_missing_one_fails(project, run):

@@ -1,6 +1,7 @@
 """Each strategy with real SAM2 code: what is asked, what comes back, what is refused."""
 
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,15 +11,25 @@ from pipeline.errors import ConfigError, PipelineError
 from pipeline.images import read as reader
 from pipeline.models import ModelSpec, load_sam2
 from pipeline.models.sam2 import Sam2ImagePredictor
-from pipeline.segment import SegmentMapper, segment_images
 from pipeline.segment.predictor import BatchPredictor
-from pipeline.segment.strategies import STRATEGIES, Models, choose, prior, strategy_class
+from pipeline.segment.segment import SegmentMapper
+from pipeline.segment.strategies import STRATEGIES, choose, prior, strategy_class
+from pipeline.store import WorkItem
 
-WITH_SAM2 = [name for name, strategy in STRATEGIES.items() if strategy.requires]
+WITH_SAM2 = [name for name, strategy in STRATEGIES.items() if strategy.uses_sam2]
+
+
+def segment_images(images, params, predictor=None, rows=None):
+    """The rows of images in memory, in one batch."""
+    mapper = SegmentMapper(params, predictor)
+    rows = rows or [{}] * len(images)
+    items = [WorkItem(str(i), "", Path()) for i in range(len(images))]
+    prepared = [mapper.prepare(image, row) for image, row in zip(images, rows, strict=True)]
+    return mapper.map(items, prepared)
 
 
 def make_strategy(chosen, predictor):
-    return strategy_class(chosen)(chosen, Models(BatchPredictor(predictor)))
+    return strategy_class(chosen)(chosen, BatchPredictor(predictor))
 
 
 def manifest_rows(scenes):
@@ -43,6 +54,9 @@ def test_a_bright_region_is_found_without_a_prompt(sam2, scenes, params, prompt)
         assert iou(row.mask, region) > 0.7
 
 
+@pytest.mark.promise(
+    "Masks and features do not depend on batch size, cores, workers, order or resuming."
+)
 @pytest.mark.parametrize("prompt", WITH_SAM2)
 def test_masks_do_not_depend_on_batch_or_order(sam2, scenes, params, prompt):
     images, rows = [image for image, _ in scenes], manifest_rows(scenes)
@@ -72,7 +86,7 @@ def test_box_as_mask_zoom_and_center_box_change_what_is_asked(sam2, params):
     def ask(**values):
         return make_strategy(params(**values), sam2).ask({"box": "10,20,30,44"}, 75, 55)
 
-    size = BatchPredictor(sam2).mask_prompt_size
+    size = sam2.mask_prompt_size
     region, prompt, _ = ask(prompt="box", box_as_mask=True, zoom=2.0)
     assert region == (0, 8, 40, 56) and prompt.mask.shape == (1, size, size)
     region, prompt, _ = ask(prompt="box", box_as_mask=False, zoom=0.0)
@@ -129,8 +143,7 @@ def test_manifest_masks_are_the_files_or_fail(tmp_path, scenes, params):
 
 def test_auto_asks_in_the_middle_of_each_cell(sam2, params):
     strategy = make_strategy(params(prompt="auto", grid=2), sam2)
-    prepared = strategy.prepare(np.zeros((40, 80, 3), np.uint8), {})
-    clicks = [p.points[0].tolist() for p in strategy.clicks(prepared)]
+    clicks = [prompt.points[0].tolist() for prompt in strategy.clicks(40, 80)]
     assert clicks == [[20, 10], [60, 10], [20, 30], [60, 30]]
 
 

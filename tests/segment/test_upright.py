@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 from pipeline import open_masks
-from pipeline.engine import RunOptions
+from pipeline.engine.options import RunOptions
 from pipeline.images import read_image
 from pipeline.intake import add_dataset
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.report.data import load_dataset
 from pipeline.report.pictures import Album
-from pipeline.segment import segment_dataset
+from pipeline.segment.segment import segment_dataset
 from tests.project import Project
 from tests.segment.small_sam2 import scene
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks.cheap_stage import CheapMapper, make_items, manifest_of, run_cheap, store_path
-from pipeline.engine import WorkItem
 from pipeline.errors import StoreError
 from pipeline.store import FeatureRow, FeatureStoreWriter, open_features, verify_store
+from pipeline.store.items import WorkItem
 
 DIM = 6
 LABELS = {"a": "cat", "b": "dog", "c": "cat", "d": "ant"}

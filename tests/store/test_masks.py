@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from benchmarks.cheap_stage import item_of, make_items, run_cheap, store_path
-from pipeline.engine import WorkItem
 from pipeline.errors import StoreError
 from pipeline.store import MaskRow, MaskStoreWriter, open_masks, verify_store
+from pipeline.store.items import WorkItem
 
 NAMES = ["007", "NA", "1e5", "True", "a b.c.png", "影像/1.png", "q'\"\n[0-9]*.png", "x" * 300]
 

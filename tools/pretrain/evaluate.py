@@ -16,7 +16,7 @@ from pipeline.config import SegmentParams
 from pipeline.errors import ConfigError
 from pipeline.models.sam2 import Sam2ImagePredictor
 from pipeline.segment.prompt_quality import CachedPredictor, deepest_point, ellipse, jitter_box
-from pipeline.segment.strategies import Models, strategy_class
+from pipeline.segment.strategies import strategy_class
 from tools.pretrain.data import Item
 from tools.pretrain.prompts import box_of
 
@@ -96,9 +96,9 @@ def measure(
     done = [0]
 
     def flush() -> None:
-        models = Models(CachedPredictor(predictor))
+        sam2 = CachedPredictor(predictor)
         for name in prompts:
-            strategy = strategy_class(PROMPTS[name])(PROMPTS[name], models)
+            strategy = strategy_class(PROMPTS[name])(PROMPTS[name], sam2)
             prepared = [strategy.prepare(case.image, row) for case, row in waiting]
             for (case, _), result in zip(waiting, strategy.segment(prepared), strict=True):
                 add(case.set, name, dice(result.mask, case.mask))

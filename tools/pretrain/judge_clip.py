@@ -61,7 +61,7 @@ def judge(clip: ClipModel, data: Path, prompts: Path) -> list[dict[str, Any]]:
         train_x, train_y = embed_folder(clip, data / name / "train")
         test_x, test_y = embed_folder(clip, data / name / "test")
         classes = sorted(set(train_y))
-        by_class = load_prompts(prompts, name, classes).by_class()
+        by_class = load_prompts(prompts, name, classes).texts
         vectors = [F.normalize(clip.encode_text(by_class[c]), dim=1).mean(0) for c in classes]
         text = F.normalize(torch.stack(vectors), dim=1).cpu().numpy()
         zero = np.array(classes)[(test_x @ text.T).argmax(1)] == test_y
