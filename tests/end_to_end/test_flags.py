@@ -116,4 +116,3 @@ def test_each_stage_refuses_what_an_earlier_stage_has_made_again_since(site: Sit
     site.params(segment__prompt="full")
     site.stage("segment", "--force")
     refuses(site, "train", "-d", "breast", words=("masks", "pipeline encode"))
-    refuses(site, *predict, words=("pipeline encode",))

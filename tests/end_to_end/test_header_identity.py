@@ -141,7 +141,7 @@ def test_nothing_written_or_said_holds_a_name_an_id_or_a_birth_date(project: Sit
     assert len(list((project.root / "predictions").glob("*.png"))) == len(images)
     for name in ("0.dcm", *OTHERS):
         sources[name].write_bytes(sources[name].read_bytes()[:-300])
-    said["again"] = project.run("pipeline", "audit", "-d", "scans", code=3)
+    said["again"] = project.run("pipeline", "segment", "-d", "scans", "--force")
     said["refresh"] = project.run("pipeline", "data", "refresh", "scans", code=3)
     said["refused"] = project.run("pipeline", *PREDICT, *images, code=3)
     said["report"] = project.run("pipeline", "report", "--dataset", "scans")
