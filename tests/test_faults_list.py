@@ -12,9 +12,9 @@ import yaml
 from benchmarks.faults import load_faults
 
 HOLM = {
-    "function": "pipeline.evaluate.compare:holm",
+    "function": "pipeline.evaluate.scores:holm",
     "text": "np.maximum.accumulate(p[order] * factors)",
-    "tests": ["evaluate/test_compare.py::test_holm_is_the_textbook_example_and_keeps_the_order"],
+    "tests": ["evaluate/test_intervals.py::test_holm_is_the_textbook_example_and_keeps_the_order"],
 }
 
 

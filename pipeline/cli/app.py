@@ -300,23 +300,18 @@ def sample(
             "there."
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the manifest of real images.")
-    ] = False,
 ) -> None:
     """Draw synthetic phantoms of the four tasks, with ground-truth masks."""
     from pipeline.phantoms import make_known_answer, make_sample
 
-    if known_answer and dataset:
+    if not known_answer:
+        names = tuple(dataset or project.params.datasets)
+        project.show_written(make_sample(project.paths, names, images, seed))
+        return
+    if dataset:
         raise typer.BadParameter("--known-answer creates its own set: omit --dataset")
-    given = {"n": images, "seed": seed, "force": force}
-    if known_answer:
-        made = make_known_answer(project.paths, f"known-{known_answer}", known_answer, **given)
-        project.show_written([made.manifest])
-    else:
-        project.show_written(
-            make_sample(project.paths, tuple(dataset or project.params.datasets), **given)
-        )
+    name = f"known-{known_answer}"
+    project.show_written([make_known_answer(project.paths, name, known_answer, images, seed)])
 
 
 @command(data_app, "pipeline data check --dataset brain")

@@ -15,35 +15,44 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.audit.table import read_audit
 from pipeline.engine.record import RunRecord, recorded
-from pipeline.evaluate.compare import COLUMNS, compare_block, corrected
 from pipeline.evaluate.mask_quality import mask_quality, masks_inputs, summarise_masks
 from pipeline.evaluate.metrics import CLASS_METRICS
 from pipeline.evaluate.predictions import blocks, image_units, read_runs, test_set
-from pipeline.evaluate.scores import Scored, Scorer, score_rows
+from pipeline.evaluate.scores import RUNS, Columns, compare_block, run_tables, score_block
 from pipeline.io import atomic_write, atomic_write_json
 from pipeline.learners.runs import run_inputs
 from pipeline.manifest import read_manifest
 from pipeline.provenance import stamp, with_stamp
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pipeline.config import Params
+    from pipeline.evaluate.predictions import Run
     from pipeline.paths import Paths
 
-RUN = ["learner", "view", "fraction"]
-METRIC_COLUMNS = ["protocol", "subset", *RUN, "seed", "metric", "value", "lo", "hi", "n_images"]
-METRIC_COLUMNS += ["n_labels", "note", "t_lo", "t_hi", "n_seeds", "n_groups"]
+BLOCK, RUN = ["protocol", "subset"], ["learner", "view", "fraction"]
 TABLES = {
-    "per_class": ["protocol", "subset", *RUN, "class", "support"]
-    + [f"{metric}{end}" for metric in CLASS_METRICS for end in ("", "_lo", "_hi")],
+    "metrics": [
+        *(*BLOCK, *RUN, "seed", "metric", "value", "lo", "hi", "n_images"),
+        *("n_labels", "note", "t_lo", "t_hi", "n_seeds", "n_groups"),
+    ],
+    "per_class": [
+        *(*BLOCK, *RUN, "class", "support"),
+        *(f"{metric}{end}" for metric in CLASS_METRICS for end in ("", "_lo", "_hi")),
+    ],
     "confusion": ["protocol", *RUN, "actual", "predicted", "n"],
     "reliability": ["protocol", *RUN, "bin", "confidence", "accuracy", "n"],
-    "comparisons": COLUMNS,
+    "comparisons": [
+        *(*BLOCK, "metric", "fraction", *RUNS, "difference", "lo", "hi"),
+        *("p", "p_holm", "verdict", "n_seeds", "n_images"),
+    ],
     "test_sets": [
-        *("protocol", "subset", "n_images", "n_classes"),
+        *(*BLOCK, "n_images", "n_classes"),
         *("missing_classes", "largest_class", "largest_share"),
     ],
 }
-"""Columns of the tables in plots/ that are made block by block."""
+"""Columns of the tables that are made block by block."""
 
 
 def evaluate_dataset(
@@ -73,41 +82,36 @@ def evaluate_dataset(
     """
     manifest = read_manifest(paths.manifest(dataset))  # first: no record of an unknown dataset
     record = RunRecord(
-        stage="evaluate",
-        dataset=dataset,
-        parameters=params.evaluate.model_dump(mode="json"),
+        stage="evaluate", dataset=dataset, parameters=params.evaluate.model_dump(mode="json")
     )
     with recorded(record, paths.record(dataset, "evaluate")):
         audit = read_audit(paths.audit(dataset), manifest)
         runs, classes = read_runs(dataset, params, paths)
         units = image_units(manifest, audit)
-        sources = {
-            f"predictions/{name}": paths.predictions(dataset, name) for name in params.learners
-        }
+        sources = {f"predictions/{n}": paths.predictions(dataset, n) for n in params.learners}
         inputs = stamp(**run_inputs(paths, dataset), **sources)
         quality_inputs = stamp(**masks_inputs(paths, dataset))
         quality = mask_quality(dataset, manifest, paths, jobs=jobs)
         clock = time.monotonic()
-        rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ("metrics", *TABLES)}
+        made: dict[str, list[Columns]] = {name: [] for name in TABLES}
         for protocol, subset, block in blocks(runs, manifest, audit):
             text = f"evaluate {dataset}: {protocol}, {subset}: {len(block)} runs"
             print(text, file=sys.stderr, flush=True)
-            scorer = Scorer(units, params.evaluate, classes)
             with threadpool_limits(limits=1):  # sums in one order: the same bits on any machine
-                made = _block([scorer(run) for run in block], protocol, subset, params)
-            for name, found in made.items():
-                rows[name] += [{"protocol": protocol, "subset": subset, **row} for row in found]
-        plots = {name: pd.DataFrame(rows[name], columns=TABLES[name]) for name in TABLES}
-        plots["comparisons"] = corrected(rows["comparisons"])
-        metrics = pd.DataFrame(rows["metrics"], columns=METRIC_COLUMNS)
-        metrics["reweighted"] = reweighted(metrics, plots["per_class"])
-        plots["curve"] = curve_table(metrics, dataset)
-        plots["mask_summary"] = summarise_masks(quality, units, params.evaluate)
+                for name, columns in block_tables(block, units, classes, params):
+                    if subset == "full" or name not in ("confusion", "reliability"):
+                        made[name].append({"protocol": protocol, "subset": subset, **columns})
+        tables = {name: join(made[name], columns) for name, columns in TABLES.items()}
+        metrics = tables.pop("metrics")
+        metrics["reweighted"] = reweighted(metrics, tables["per_class"])
+        tables["curve"] = curve_table(metrics, dataset)
+        tables["mask_summary"] = summarise_masks(quality, units, params.evaluate)
         record.seconds["metrics"] = time.monotonic() - clock
-        for name, table in plots.items():
-            _write_csv(table, paths.plots(dataset) / f"{name}.csv")
+        for name, table in tables.items():
+            with atomic_write(paths.plots(dataset) / f"{name}.csv") as partial:
+                table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
         _write_parquet(quality, paths.mask_quality(dataset), quality_inputs)
-        inputs |= stamp(**tables(paths, dataset))
+        inputs |= stamp(**tables_of(paths, dataset))
         _write_parquet(metrics, paths.metrics_table(dataset), inputs)
         found = summary(metrics, quality, dataset)
         atomic_write_json(paths.metrics(dataset), found)
@@ -115,43 +119,36 @@ def evaluate_dataset(
     return found
 
 
-def _block(
-    scored: list[Scored], protocol: str, subset: str, params: Params
-) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of metrics.parquet and of `TABLES` of one block, without its keys."""
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ("metrics", *TABLES)}
+def block_tables(
+    block: list[Run], units: dict[str, str], classes: list[str], params: Params
+) -> Iterator[tuple[str, Columns]]:
+    """Yield (name of `TABLES`, columns) of one block."""
+    scored = score_block(block, units, classes, params.evaluate)
     for one in scored:
-        of_run, of_classes = score_rows(one, params.evaluate)
-        rows["metrics"] += of_run
-        rows["per_class"] += of_classes
-        if subset == "full" and one.seeds:
-            rows["confusion"] += confusion_rows(one)
-            rows["reliability"] += reliability_rows(one, params.evaluate.bins)
-    rows["comparisons"] += compare_block(scored, params.study.baseline.key, params.evaluate)
-    tested = test_set([one.run for one in scored], scored[0].classes) if scored else None
-    rows["test_sets"] += [tested] if tested else []
-    return rows
+        yield from run_tables(one, params.evaluate)
+    compared = compare_block(scored, params.study.baseline.key, params.evaluate)
+    if len(compared):
+        yield "comparisons", dict(compared)
+    if tested := test_set(block, classes):
+        yield "test_sets", tested
 
 
-def confusion_rows(scored: Scored) -> list[dict[str, Any]]:
-    """Return one row per cell of the confusion matrix; `n` is summed over seeds."""
-    counts = scored.confusion.sum(axis=0)
-    return [
-        {**scored.run.name, "actual": actual, "predicted": predicted, "n": round(n)}
-        for actual, row in zip(scored.classes, counts, strict=True)
-        for predicted, n in zip(scored.classes, row, strict=True)
-    ]
+def join(parts: list[Columns], columns: list[str]) -> pd.DataFrame:
+    """Join parts of a table one below the other."""
+    arrays = []
+    for part in parts:
+        values = np.broadcast_arrays(*map(np.atleast_1d, part.values()))
+        arrays.append(dict(zip(part, values, strict=True)))
+    if not arrays:
+        return pd.DataFrame(columns=columns)
+    return pd.DataFrame({name: np.concatenate([of[name] for of in arrays]) for name in columns})
 
 
-def reliability_rows(scored: Scored, bins: int) -> list[dict[str, Any]]:
-    """Return one row per confidence bin with predictions (all seeds together)."""
-    start = len(scored.classes) ** 2 + 1
-    table = scored.sums.sum(axis=0)[start : start + 3 * bins].reshape(3, bins)
-    return [
-        {**scored.run.name, "bin": i, "confidence": sure / n, "accuracy": right / n, "n": round(n)}
-        for i, (n, sure, right) in enumerate(table.T.tolist())
-        if n > 0
-    ]
+def tables_of(paths: Paths, dataset: str) -> dict[str, Path]:
+    """Return the tables that belong to metrics.parquet, by the name in its stamp."""
+    names = (*TABLES, "mask_summary")[1:]
+    plots = {name: paths.plots(dataset) / f"{name}.csv" for name in names}
+    return plots | {"mask_quality": paths.mask_quality(dataset)}
 
 
 def reweighted(metrics: pd.DataFrame, per_class: pd.DataFrame) -> np.ndarray:
@@ -164,27 +161,21 @@ def reweighted(metrics: pd.DataFrame, per_class: pd.DataFrame) -> np.ndarray:
     key = ["protocol", *RUN]
     is_full = per_class["subset"] == "full"
     full = per_class.loc[is_full, [*key, "class", "recall"]]
-    part = per_class.loc[
-        ~is_full & (per_class["support"] > 0), [*key, "subset", "class", "support"]
-    ]
+    part = per_class.loc[~is_full & (per_class["support"] > 0)].drop(columns="recall")
     part = part.merge(full, on=[*key, "class"])
     part["right"] = part["recall"] * part["support"]
     sums = part.groupby([*key, "subset"])[["right", "support"]].sum()
-    values = (sums["right"] / sums["support"]).reindex(
-        pd.MultiIndex.from_frame(metrics[[*key, "subset"]])
-    )
+    rows = pd.MultiIndex.from_frame(metrics[[*key, "subset"]])
     is_mean = (metrics["metric"] == "accuracy") & (metrics["seed"] == -1)
-    return np.where(is_mean, values, np.nan)
+    return (sums["right"] / sums["support"]).reindex(rows).where(is_mean.to_numpy()).to_numpy()
 
 
 def curve_table(metrics: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """Return accuracy by fraction (Fig. 2 of the MedFocusCLIP paper), means over seeds."""
-    chosen = metrics[(metrics["seed"] == -1) & (metrics["metric"] == "accuracy")]
-    columns = ["protocol", "subset", "learner", "view", "fraction", "n_labels"]
-    curve = chosen[[*columns, "metric", "value", "lo", "hi"]].copy()
-    curve.insert(0, "dataset", dataset)
-    curve["accuracy"] = curve["value"]
-    return curve
+    curve = metrics[(metrics["seed"] == -1) & (metrics["metric"] == "accuracy")]
+    columns = ["protocol", "subset", *RUN, "n_labels", "metric", "value", "lo", "hi", "accuracy"]
+    curve = curve.assign(dataset=dataset, accuracy=curve["value"])
+    return curve[["dataset", *columns]]
 
 
 def summary(metrics: pd.DataFrame, quality: pd.DataFrame, dataset: str) -> dict[str, Any]:
@@ -193,32 +184,18 @@ def summary(metrics: pd.DataFrame, quality: pd.DataFrame, dataset: str) -> dict[
     found: dict[str, Any] = {}
     chosen = metrics[(metrics["seed"] == -1) & metrics["metric"].isin(["accuracy", "macro_auroc"])]
     labelled = chosen.loc[chosen["fraction"] > 0, "fraction"]
-    ends = {0.0, labelled.min(), labelled.max()} if len(labelled) else {0.0}
-    for row in chosen[chosen["fraction"].isin(ends)].itertuples():
-        if not np.isfinite(row.value):
-            continue
+    ends = (0.0, labelled.min(), labelled.max())
+    for row in chosen[chosen["fraction"].isin(ends)].dropna(subset="value").itertuples():
         level = found
         for name in (row.protocol, row.subset, row.learner, row.view, f"{row.fraction:g}"):
             level = level.setdefault(name, {})
         level[row.metric] = round(row.value, 4)
     if len(quality):
-        means = quality.groupby("strategy")["dice"].mean().dropna()
-        found["dice"] = {name: round(float(value), 4) for name, value in means.items()}
+        found["dice"] = quality.groupby("strategy")["dice"].mean().dropna().round(4).to_dict()
     return {dataset: found}
-
-
-def tables(paths: Paths, dataset: str) -> dict[str, Path]:
-    """Return the tables that belong to metrics.parquet, by the name in its stamp."""
-    plots = {name: paths.plots(dataset) / f"{name}.csv" for name in (*TABLES, "mask_summary")}
-    return plots | {"mask_quality": paths.mask_quality(dataset)}
 
 
 def _write_parquet(table: pd.DataFrame, path: Path, inputs: dict[str, str]) -> None:
     made = pa.Table.from_pandas(table, preserve_index=False)
     with atomic_write(path) as partial:
         pq.write_table(with_stamp(made, inputs), partial)
-
-
-def _write_csv(table: pd.DataFrame, path: Path) -> None:
-    with atomic_write(path) as partial:
-        table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")

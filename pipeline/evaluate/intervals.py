@@ -24,103 +24,82 @@ Pearson (1934); other metrics get no interval (`settle`).
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
 
 import numpy as np
 from scipy import special
 
 from pipeline.config import EvaluateParams
+from pipeline.evaluate.metrics import OVER_CLASSES
 
-NONE = (float("nan"), float("nan"))
 MIN_WIDTH = 1e-6  # a narrower interval is the rounding error of float32 sums
 MAX_DRAWS = 100  # attempts at a resample that holds every class
 LOG_P_MIN = -100.0  # log10 of the smallest p-value
 
 EXACT = "exact bound (Clopper-Pearson), all units right or all wrong"
 ALL_EQUAL = "no interval, all resamples are equal"
+FEW_UNITS = "no interval, a class has one test unit, or resamples with every class are rare"
 
 
 class Resamples:
-    """Bootstrap weights of one test set.
-
-    As many units are drawn as there are, with replacement. The draw depends only on the image ids
-    and the seed.
+    """Bootstrap weights of one test set: as many units are drawn as there are, with replacement.
 
     A mean over classes is undefined in a resample that lacks a class. For these metrics such
     resamples are drawn again until they hold every class (as pROC leaves them out, Robin et al.
     2011; stratified draws are impossible where a unit holds images of several classes).
 
     Args:
-        ids: image ids (n,).
+        ids: image ids (n,); with `params.seed` they decide the draw.
         units: unit of each image, text (n,).
-        bootstrap: number of resamples, B.
-        seed: seed of the draw.
-        y: class of each image, int (n,); None = all images are of one class.
+        y: class of each image, int (n,).
+        params: number of resamples B, and seed.
 
     Attributes:
         names: the units, (G,).
-        unit: index of each image's unit, int (n,).
+        weights: how often each unit is drawn, float32 (B, G).
+        lacking: the resamples that lack a class, int (R,).
+        redrawn: their replacements, float32 (R, G); NaN where `MAX_DRAWS` draws found none.
     """
 
     def __init__(
-        self,
-        ids: np.ndarray,
-        units: np.ndarray,
-        bootstrap: int,
-        seed: int,
-        y: np.ndarray | None = None,
+        self, ids: Sequence[str], units: Sequence[str], y: np.ndarray, params: EvaluateParams
     ):
-        self.names, self.unit = np.unique(np.asarray(units, dtype=str), return_inverse=True)
-        self.bootstrap, self.y = bootstrap, np.zeros(len(ids), int) if y is None else y
-        self._entropy = _entropy("\0".join([str(seed), *map(str, ids)]))
-
-    @cached_property
-    def weights(self) -> np.ndarray:
-        """How often each unit is drawn, float32 (B, G)."""
-        return self._draw(np.random.default_rng(self._entropy), self.bootstrap)
-
-    def _draw(self, rng: np.random.Generator, times: int) -> np.ndarray:
-        G = len(self.names)
-        return rng.multinomial(G, np.full(G, 1 / G), size=times).astype(np.float32)
-
-    @cached_property
-    def redrawn(self) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of the resamples that lack a class, int (R,), and their replacements,
-        float32 (R, G); NaN where none was found in `MAX_DRAWS` draws."""
-        holds = self.units_with(self.y).astype(np.float32)
+        self.names, self._unit = np.unique(np.asarray(units, dtype=str), return_inverse=True)
+        entropy = _entropy("\0".join([str(params.seed), *map(str, ids)]))
+        self.weights = self._draw(np.random.default_rng(entropy), params.bootstrap)
+        holds = self.units_with(y, y.max() + 1).astype(np.float32)
         holds = holds[:, holds.any(axis=0)]
-        lacking = np.flatnonzero((self.weights @ holds == 0).any(axis=1))
-        weights = np.full((len(lacking), len(self.names)), np.nan, dtype=np.float32)
-        rng, left = np.random.default_rng([self._entropy, 1]), np.arange(len(lacking))
+        self.lacking = np.flatnonzero((self.weights @ holds == 0).any(axis=1))
+        self.redrawn = np.full((len(self.lacking), len(self.names)), np.nan, dtype=np.float32)
+        rng, left = np.random.default_rng([entropy, 1]), np.arange(len(self.lacking))
         for _ in range(MAX_DRAWS):
             if not len(left):
                 break
             drawn = self._draw(rng, len(left))
             complete = (drawn @ holds > 0).all(axis=1)
-            weights[left[complete]] = drawn[complete]
+            self.redrawn[left[complete]] = drawn[complete]
             left = left[~complete]
-        return lacking, weights
 
-    def units_with(self, classes: np.ndarray, n_classes: int = 0) -> np.ndarray:
+    def _draw(self, rng: np.random.Generator, times: int) -> np.ndarray:
+        G = len(self.names)
+        return rng.multinomial(G, np.full(G, 1 / G), size=times).astype(np.float32)
+
+    def units_with(self, classes: np.ndarray, n_classes: int) -> np.ndarray:
         """Return which units hold an image of each class, bool (G, C), for classes (n,)."""
-        found = np.zeros((len(self.names), max(n_classes, classes.max() + 1)), dtype=bool)
-        found[self.unit, classes] = True
+        found = np.zeros((len(self.names), n_classes), dtype=bool)
+        found[self._unit, classes] = True
         return found
 
     def sums(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the weighted sums of rows (n, K) in each resample, float32 (B, K): of the plain
+        """Return the weighted sums of rows (n, K) in each resample, (B, K): of the plain
         resamples, and of those with every class."""
-        if len(self.names) != len(rows):
-            by_unit = np.zeros((len(self.names), rows.shape[1]), dtype=np.float32)
-            np.add.at(by_unit, self.unit, rows)
-        else:
-            by_unit = rows[np.argsort(self.unit)]
+        order = np.argsort(self._unit, kind="stable")
+        starts = np.searchsorted(self._unit[order], np.arange(len(self.names)))
+        by_unit = np.add.reduceat(rows[order], starts)
         plain = self.weights @ by_unit
-        lacking, weights = self.redrawn
         complete = plain.copy()
-        complete[lacking] = weights @ by_unit
+        complete[self.lacking] = self.redrawn @ by_unit
         return plain, complete
 
 
@@ -128,40 +107,8 @@ def _entropy(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
 
 
-@dataclass(frozen=True)
 class MeanOverSeeds:
-    """Bootstrap of means over seeds; the arrays have the shape of the metrics, (...).
-
-    Attributes:
-        replicates: stretched replicates (B, ...); NaN where undefined.
-        seeds: s^2 / S with `degrees` degrees of freedom; 0 for one seed.
-        shared: c, the variance that all seeds share.
-        images: variance of the bootstrap over images with fixed seeds.
-        degrees: S - 1, at least 1.
-    """
-
-    replicates: np.ndarray
-    seeds: np.ndarray
-    shared: np.ndarray
-    images: np.ndarray
-    degrees: np.ndarray
-
-    def half_width(self, tail: np.ndarray | float) -> np.ndarray:
-        """Return the half-width of the interval that leaves `tail` at either end."""
-        t, z = special.stdtrit(self.degrees, tail), special.ndtri(tail)
-        both = np.sqrt(t**2 * self.seeds + z**2 * self.shared)
-        return np.maximum(both, -z * np.sqrt(self.images))
-
-
-def mean_over_seeds(
-    values: np.ndarray,
-    replicates: np.ndarray,
-    seeds: Sequence[int],
-    params: EvaluateParams,
-    lower: float = 0.0,
-    upper: np.ndarray | float = 1.0,
-) -> MeanOverSeeds:
-    """Bootstrap means over seeds; with one seed, this is the bootstrap over its images.
+    """Bootstrap of means over seeds; with one seed, that over its images.
 
     Args:
         values: the metrics of each seed (S, ...); seeds with NaN are left out.
@@ -169,36 +116,69 @@ def mean_over_seeds(
         seeds: the seeds (S,), ascending; runs of the same seeds use the same draws of them.
         params: number of resamples, seed of the draw, level of the interval that is stretched.
         lower, upper: range of the metrics (...); replicates are clipped to it.
+
+    Attributes:
+        count: S, int (...).
+        of_seeds: s^2 / S (...); 0 for one seed.
+        shared: c, the variance that all seeds share (...).
+        of_images: variance of the bootstrap over images with fixed seeds (...).
+        replicates: stretched replicates (B, ...); NaN where undefined.
     """
-    weights = _seed_weights(tuple(seeds), params.bootstrap, params.seed)
-    known = np.isfinite(values)
-    S = known.sum(axis=0)
-    drawn = _weighted_mean(replicates, weights)
-    replicates = np.where(known[:, None], replicates, np.nan)
-    images = _variance(_weighted_mean(replicates, np.ones_like(weights)))
-    several = S > 1
-    with np.errstate(invalid="ignore", divide="ignore"):
-        own = sum(_variance(of_seed) for of_seed in replicates)
-        shared = np.maximum(0.0, (S * S * images - own) / (S * (S - 1)))
-        shared = np.where(several, shared, images)
-        spread = np.where(several, _variance(values) / S, 0.0)
-        of = MeanOverSeeds(drawn, spread, shared, images, np.maximum(S - 1, 1))
-        lo, hi = percentile_interval(drawn, params.confidence)
-        count = np.isfinite(drawn).sum(axis=0)
-        centre = np.where(np.isfinite(drawn), drawn, 0.0).sum(axis=0) / count
-        # Scaled by the width of the interval, not by the variance: few seeds have few distinct
-        # means.
-        factor = of.half_width((1 - params.confidence) / 2) / ((hi - lo) / 2)
-        stretched = np.clip(centre + factor * (drawn - centre), lower, upper)
-    return replace(of, replicates=np.where(several & (hi > lo), stretched, drawn))
 
+    def __init__(
+        self,
+        values: np.ndarray,
+        replicates: np.ndarray,
+        seeds: Sequence[int],
+        params: EvaluateParams,
+        lower: float = 0.0,
+        upper: np.ndarray | float = 1.0,
+    ):
+        n, known = len(seeds), np.isfinite(values)
+        rng = np.random.default_rng(_entropy(f"seeds {params.seed} {list(seeds)}"))
+        times = rng.multinomial(n, np.full(n, 1 / n), size=params.bootstrap)
+        drawn = _weighted_mean(replicates, times)
+        replicates = np.where(known[:, None], replicates, np.nan)
+        self.count = S = known.sum(axis=0)
+        self.of_images = _variance(_weighted_mean(replicates, np.ones_like(times)))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            own = sum(map(_variance, replicates))
+            shared = np.maximum(0.0, (S * S * self.of_images - own) / (S * (S - 1)))
+            self.shared = np.where(S > 1, shared, self.of_images)
+            self.of_seeds = np.where(S > 1, _variance(values) / S, 0.0)
+            lo, hi = percentile_interval(drawn, params.confidence)
+            centre = np.nansum(drawn, axis=0) / np.isfinite(drawn).sum(axis=0)
+            # Scaled by the width of the interval, not by the variance: few seeds have few
+            # distinct means.
+            factor = self.half_width((1 - params.confidence) / 2) / ((hi - lo) / 2)
+            stretched = np.clip(centre + factor * (drawn - centre), lower, upper)
+        self.replicates = np.where((S > 1) & (hi > lo), stretched, drawn)
 
-@lru_cache
-def _seed_weights(seeds: tuple[int, ...], bootstrap: int, seed: int) -> np.ndarray:
-    """Return how often each seed is drawn in each resample, (B, S); rows sum to S."""
-    S = len(seeds)
-    rng = np.random.default_rng(_entropy(f"seeds {seed} {list(seeds)}"))
-    return rng.multinomial(S, np.full(S, 1 / S), size=bootstrap)
+    def t_half_width(self, tail: np.ndarray | float) -> np.ndarray:
+        """Return the half-width of the t-interval over seeds alone; 0 for one seed."""
+        return -special.stdtrit(np.maximum(self.count - 1, 1), tail) * np.sqrt(self.of_seeds)
+
+    def half_width(self, tail: np.ndarray | float) -> np.ndarray:
+        """Return the half-width of the interval that leaves `tail` at either end."""
+        z = special.ndtri(tail)
+        both = np.sqrt(self.t_half_width(tail) ** 2 + z**2 * self.shared)
+        return np.maximum(both, -z * np.sqrt(self.of_images))
+
+    def p_values(self, differences: np.ndarray) -> np.ndarray:
+        """Return two-sided p-values: the level at which the half-width equals the difference.
+
+        This is Student's t-test where only seeds vary and the normal test where only images vary.
+        It is 1 where nothing varies. A share of B replicates could not be smaller than 1 / B,
+        which is too coarse for Holm's correction. The interval keeps the skew of the replicates,
+        so near p = 1 - confidence only one of the two may exclude zero; a verdict requires both.
+        """
+        low, high = np.full(np.shape(differences), LOG_P_MIN), np.zeros(np.shape(differences))
+        for _ in range(60):  # bisection of log10 p
+            middle = (low + high) / 2
+            wide = self.half_width(10**middle / 2) > np.abs(differences)
+            low, high = np.where(wide, middle, low), np.where(wide, high, middle)
+        varies = (self.of_seeds != 0) | (self.shared != 0) | (self.of_images != 0)
+        return np.where(varies, 10**low, 1.0)
 
 
 def _weighted_mean(replicates: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -212,99 +192,72 @@ def _weighted_mean(replicates: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def _variance(values: np.ndarray) -> np.ndarray:
     """Return the variance (ddof 1) over the first axis without NaN; 0 for fewer than two."""
     known = np.isfinite(values)
-    n = known.sum(axis=0)
-    mean = np.where(known, values, 0.0).sum(axis=0) / np.maximum(n, 1)
-    squares = (np.where(known, values - mean, 0.0) ** 2).sum(axis=0)
-    return np.where(n > 1, squares / np.maximum(n - 1, 1), 0.0)
+    n = np.maximum(known.sum(axis=0), 1)
+    mean = np.where(known, values, 0.0).sum(axis=0) / n
+    return (np.where(known, values - mean, 0.0) ** 2).sum(axis=0) / np.maximum(n - 1, 1)
 
 
-def p_values(differences: np.ndarray, of: MeanOverSeeds) -> np.ndarray:
-    """Return two-sided p-values: the level at which the half-width equals the difference.
-
-    This is Student's t-test where only seeds vary and the normal test where only images vary. It
-    is 1 where nothing varies. A share of B replicates could not be smaller than 1 / B, which is too
-    coarse for Holm's correction.
-
-    The percentile interval keeps the skew of the replicates, so near p = 1 - confidence only one of
-    the two may exclude zero. A verdict requires both (`pipeline.evaluate.compare.verdict`).
-    """
-    value = np.abs(np.asarray(differences, dtype=np.float64))
-    low, high = np.full(value.shape, LOG_P_MIN), np.zeros(value.shape)  # log10 of p
-    for _ in range(60):
-        middle = (low + high) / 2
-        wide = of.half_width(10**middle / 2) > value
-        low, high = np.where(wide, middle, low), np.where(wide, high, middle)
-    varies = (of.seeds != 0) | (of.shared != 0) | (of.images != 0)
-    return np.where(varies, 10**low, 1.0)
+def percentile_interval(replicates: np.ndarray, confidence: float) -> np.ndarray:
+    """Return the percentiles of replicates (B, ...) over the first axis without NaN, (2, ...); NaN
+    where there are none."""
+    tail = (1 - confidence) / 2
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice")
+        return np.nanquantile(replicates, [tail, 1 - tail], axis=0)
 
 
-def percentile_interval(replicates: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the percentiles of replicates (B, ...) over the first axis, without NaN; NaN where
-    there are none."""
-    levels = [(1 - confidence) / 2, 1 - (1 - confidence) / 2]
-    columns = replicates.reshape(len(replicates), -1)
-    ends = np.full((2, columns.shape[1]), np.nan)
-    known = np.isfinite(columns)
-    complete = known.all(axis=0)
-    ends[:, complete] = np.quantile(columns[:, complete], levels, axis=0)
-    for i in np.flatnonzero(~complete & known.any(axis=0)):
-        ends[:, i] = np.quantile(columns[known[:, i], i], levels)
-    lo, hi = ends.reshape(2, *replicates.shape[1:])
-    return lo, hi
+def independent_units(counts: np.ndarray, test_sets: np.ndarray) -> np.ndarray:
+    """Return the number of independent units behind means over seeds, int (F,).
 
-
-def t_interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Return the t-interval of the mean over seeds (S,); NaN is left out, NaN for fewer than two.
-
-    It contains the choice of training images, but not the choice of test images.
-    """
-    values = values[np.isfinite(values)]
-    if len(values) < 2:
-        return NONE
-    t = special.stdtrit(len(values) - 1, (1 + confidence) / 2)
-    half = t * values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
-
-
-def independent_units(counts: np.ndarray, test_sets: np.ndarray) -> int:
-    """Return the number of independent units behind a mean over seeds: the smallest count of a
-    seed times the number of distinct test sets.
-
-    Let at most k seeds share a test set. With n_s units in seed s, whose true share is p_s, all
-    units are right with probability at most prod p_s ** (n_s / k), since seeds that share a
-    test set may err on the same units. This is at most mean(p_s) ** (min(n_s) * S / k).
+    Seeds that share a test set may err on the same units. Where at most k do, all units of S seeds
+    are right with probability at most mean(p_s) ** (min(n_s) * S / k), if seed s has n_s units of
+    which a share of p_s is right in truth.
 
     Args:
-        counts: units by seed (S,); seeds with 0 have no value and are left out.
+        counts: units by seed and metric (S, F); seeds with 0 have no value and are left out.
         test_sets: number of each seed's test set (S,).
     """
     some = counts > 0
-    if not some.any():
-        return 0
-    return int(counts[some].min() * some.sum() / np.bincount(test_sets[some]).max())
+    sharing = np.eye(test_sets.max() + 1, dtype=int)[test_sets].T @ some
+    fewest = np.where(some, counts, counts.max()).min(axis=0)
+    return fewest * some.sum(axis=0) // np.maximum(sharing.max(axis=0), 1)
 
 
 def settle(
-    metric: str, value: float, interval: tuple[float, float], units: int, confidence: float
-) -> tuple[float, float, str]:
-    """Return the ends of the interval to report and a note ("" = the bootstrap's interval).
+    metrics: np.ndarray,
+    values: np.ndarray,
+    ends: np.ndarray,
+    units: np.ndarray,
+    few: bool,
+    confidence: float,
+    *,
+    exact: bool = True,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the ends of the intervals to report and a note ("" = the bootstrap's interval).
 
     Args:
-        metric: name of the metric ("" for a difference). An accuracy, precision or recall of 0 or
-            1 has the exact interval of Clopper and Pearson.
-        value: the metric.
-        interval: its bootstrap interval.
-        units: number of independent units behind it.
+        metrics: name of each metric, text (F,).
+        values: the metrics (F,).
+        ends: their bootstrap intervals (2, F).
+        units: number of independent units behind each, int (F,).
+        few: whether means over classes have no interval, because a class has a single unit, which
+            is the same in every resample, or because no resamples with every class were found.
         confidence: level of the interval.
+        exact: whether an accuracy, precision or recall of 0 or 1 has the interval of Clopper and
+            Pearson; differences have not.
     """
-    lo, hi = interval
-    if metric in ("accuracy", "precision", "recall") and value in (0, 1) and units:
-        far = ((1 - confidence) / 2) ** (1 / units)
-        return (far, 1.0, EXACT) if value == 1 else (0.0, 1 - far, EXACT)
+    lo, hi = ends
+    share = np.isin(metrics, ("accuracy", "precision", "recall")) & np.isin(values, (0, 1))
+    exact = share & (units > 0) & exact
+    far = ((1 - confidence) / 2) ** (1 / np.maximum(units, 1))
     # Precision may rest on one unit per seed, each seed on another: together they do vary.
-    if hi - lo < MIN_WIDTH or (units < 2 and metric != "precision"):
-        return *NONE, ALL_EQUAL if np.isfinite(value) else ""
-    return float(lo), float(hi), ""
+    equal = ~exact & ((hi - lo < MIN_WIDTH) | ((units < 2) & (metrics != "precision")))
+    rare = few & np.isin(metrics, OVER_CLASSES)
+    right = values == 1
+    lo = np.select([exact & right, exact, equal | rare], [far, 0.0, np.nan], lo)
+    hi = np.select([exact & right, exact, equal | rare], [1.0, 1 - far, np.nan], hi)
+    kinds = [rare, exact, equal & np.isfinite(values)]
+    return lo, hi, np.select(kinds, [FEW_UNITS, EXACT, ALL_EQUAL], "")
 
 
 def mean_interval(
@@ -325,9 +278,10 @@ def mean_interval(
     values = np.asarray(values, float)
     known = np.isfinite(values)
     if not known.any():
-        return np.nan, *NONE
-    names = np.asarray(units)[known].astype(str)
-    drawn = Resamples(names, names, params.bootstrap, params.seed)
-    sums, _ = drawn.sums(np.stack([values[known], np.ones(known.sum())], axis=1))
+        return np.nan, np.nan, np.nan
+    names, values = np.asarray(units)[known].astype(str), values[known]
+    drawn = Resamples(names, names, np.zeros(len(names), int), params)
+    sums, _ = drawn.sums(np.stack([values, np.ones(len(values))], axis=1))
     lo, hi = percentile_interval(sums[:, 0] / sums[:, 1], params.confidence)
-    return float(values[known].mean()), *((float(lo), float(hi)) if hi - lo > MIN_WIDTH else NONE)
+    varies = hi - lo > MIN_WIDTH
+    return float(values.mean()), float(lo if varies else np.nan), float(hi if varies else np.nan)

@@ -1,9 +1,8 @@
-"""Stored masks against ground truth: Dice, IoU and HD95 per image, with two baselines."""
+"""Stored masks against ground truth: Dice, IoU and HD95 per image with two baselines, and means."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,58 +29,14 @@ SUMMARY_COLUMNS = (
 MISSED = 0.1  # a mask with a lower Dice has missed the region
 
 
-def judge(
-    row: Any, strategy: str, mask: np.ndarray | None, truth_path: Path, reason: str
-) -> list[dict[str, Any]]:
-    """Return the rows of one image: the stored mask and the two baselines.
-
-    The random region is that of the view `random` in encode (of an empty or full mask that view
-    shows the whole image instead).
-
-    Args:
-        row: the image's row of the manifest.
-        strategy: prompt strategy of the mask.
-        mask: bool (h, w); None = there is none, for this `reason`.
-        truth_path: file of the ground-truth mask.
-
-    Returns:
-        One row with a note and NaN without a mask or a readable ground truth, so that the image
-        is counted; no row when the ground truth is empty.
-    """
-    base = {"image_id": row.image_id, "label": row.label, "split": row.split, "strategy": strategy}
-    if mask is not None:
-        base["pred_area_fraction"] = float(mask.mean())
-    try:
-        truth = read_mask(truth_path, int(row.frame), shape=None if mask is None else mask.shape)
-    except (ImageError, OSError) as error:
-        return [{**base, "note": f"ground truth not readable: {error}"}]
-    if not truth.any():
-        return []
-    base["gt_area_fraction"] = float(truth.mean())
-    if mask is None:
-        return [{**base, "note": f"no mask: {reason}"}]
-    masks = {
-        strategy: mask,
-        "random": random_mask(mask, f"{row.sha256}#{row.frame}"),
-        "ellipse": center_ellipse(mask),
-    }
-    rows = []
-    for name, candidate in masks.items():
-        dice, iou = overlap(candidate, truth)
-        found = {"dice": dice, "iou": iou, "hd95": hd95(candidate, truth)}
-        found["pred_area_fraction"] = float(candidate.mean())
-        note = "" if candidate.any() else "empty mask: HD95 not defined"
-        rows.append({**base, **found, "strategy": name, "note": note})
-    return rows
-
-
 def mask_quality(
     dataset: str, manifest: pd.DataFrame, paths: Paths, *, jobs: int = 1
 ) -> pd.DataFrame:
     """Compare the stored masks with the ground truth of all images that have one.
 
     Images with an empty ground truth are left out, since overlap is undefined. An image without a
-    mask (segmentation failed, or was not run) is a row with a note and NaN.
+    mask (segmentation failed, or was not run) or with an unreadable ground truth is a row with a
+    note and NaN, so that it is counted.
 
     Args:
         dataset, paths: where the masks are.
@@ -90,41 +45,62 @@ def mask_quality(
 
     Returns:
         One row per image and strategy, columns `COLUMNS`; empty without masks. Strategy is the
-        prompt strategy of the store; `random`, the mask moved elsewhere in the image; or
-        `ellipse`, a centred ellipse of its area.
+        prompt strategy of the store; `random`, the mask moved elsewhere in the image as in view
+        `random` of encode; or `ellipse`, a centred ellipse of its area.
 
     Raises:
         StoreError: masks were made from other image files than those of the manifest.
     """
     having = manifest[manifest["mask_path"] != ""]
-    if having.empty or not paths.masks(dataset).exists():
-        return _typed([])
-    store = open_masks(paths.masks(dataset))
-    table = store.table()
-    lacking = dict.fromkeys(set(having["image_id"]) - set(table.index), "not segmented")
-    lacking |= table.loc[table["status"] == "failed", "reason"].to_dict()
-    made = having[~having["image_id"].isin(lacking)]
-    stale = made.loc[table.loc[made["image_id"], "sha256"].to_numpy() != made["sha256"], "image_id"]
-    if len(stale):
-        raise StoreError(
-            f"masks of {len(stale)} image(s) were made from older image files, e.g. "
-            + ", ".join(stale[:3]),
-            path=paths.masks(dataset),
-            remedy=f"run: pipeline segment --dataset {dataset}",
-        )
-    prompt = store.identity.get("prompt")
-    strategy = prompt["strategy"] if isinstance(prompt, dict) else str(prompt or "stored")
+    rows: list[list[dict]] = []
+    if len(having) and paths.masks(dataset).exists():
+        store = open_masks(paths.masks(dataset))
+        table = store.table()
+        lacking = dict.fromkeys(set(having["image_id"]) - set(table.index), "not segmented")
+        lacking |= table.loc[table["status"] == "failed", "reason"].to_dict()
+        made = having[~having["image_id"].isin(lacking)].set_index("image_id")["sha256"]
+        stale = made.index[made != table["sha256"].reindex(made.index)]
+        if len(stale):
+            raise StoreError(
+                f"masks of {len(stale)} image(s) were made from older image files, e.g. "
+                + ", ".join(stale[:3]),
+                path=paths.masks(dataset),
+                remedy=f"run: pipeline segment --dataset {dataset}",
+            )
+        strategy = store.identity.get("prompt", {}).get("strategy", "stored")
 
-    def rows_of(row) -> list[dict]:
-        reason = lacking.get(row.image_id)
-        mask = store[row.image_id] if reason is None else None
-        return judge(row, strategy, mask, mask_file(row, paths.data(dataset)), reason or "")
+        def judge(row: Any) -> list[dict[str, Any]]:
+            name = {"image_id": row.image_id, "label": row.label, "split": row.split}
+            name["strategy"] = strategy
+            mask = None if row.image_id in lacking else store[row.image_id]
+            if mask is not None:
+                name["pred_area_fraction"] = mask.mean()
+            try:
+                path, shape = mask_file(row, paths.data(dataset)), getattr(mask, "shape", None)
+                truth = read_mask(path, int(row.frame), shape=shape)
+            except (ImageError, OSError) as error:
+                return [{**name, "note": f"ground truth not readable: {error}"}]
+            if not truth.any():
+                return []
+            name["gt_area_fraction"] = truth.mean()
+            if mask is None:
+                return [{**name, "note": f"no mask: {lacking[row.image_id]}"}]
+            masks = {strategy: mask, "random": random_mask(mask, f"{row.sha256}#{row.frame}")}
+            masks["ellipse"] = center_ellipse(mask)
+            return [{**name, "strategy": s, **_measures(m, truth)} for s, m in masks.items()]
 
-    # Threads, since an opened store must not be carried over a fork.
-    found = Parallel(n_jobs=jobs, prefer="threads")(
-        delayed(rows_of)(row) for row in having.itertuples()
-    )
-    return _typed([row for rows in found for row in rows])
+        # Threads, since an opened store must not be carried over a fork.
+        parallel = Parallel(n_jobs=jobs, prefer="threads")
+        rows = parallel(delayed(judge)(row) for row in having.itertuples())
+    kinds = {name: "float64" if name in VALUES else "str" for name in COLUMNS}
+    return pd.DataFrame([row for of in rows for row in of], columns=[*COLUMNS]).astype(kinds)
+
+
+def _measures(mask: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    dice, iou = overlap(mask, truth)
+    note = "" if mask.any() else "empty mask: HD95 not defined"
+    found = {"dice": dice, "iou": iou, "hd95": hd95(mask, truth), "note": note}
+    return found | {"pred_area_fraction": mask.mean()}
 
 
 def masks_inputs(paths: Paths, dataset: str) -> dict[str, Any]:
@@ -132,12 +108,6 @@ def masks_inputs(paths: Paths, dataset: str) -> dict[str, Any]:
     path = paths.masks(dataset)
     masks = open_masks(path) if path.exists() else None
     return {"manifest": paths.manifest(dataset), "masks": masks}
-
-
-def _typed(rows: list[dict]) -> pd.DataFrame:
-    """Return rows as a table with the right dtypes, also without rows."""
-    kinds = {name: "float64" if name in VALUES else "str" for name in COLUMNS}
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(kinds)
 
 
 def summarise_masks(
@@ -165,9 +135,8 @@ def summarise_masks(
             row |= {"n_images": len(dice), "n_missing": len(part) - len(dice)}
             of = [units.get(i, i) for i in part["image_id"]]
             for metric in ("dice", "iou", "hd95"):
-                mean, lo, hi = mean_interval(part[metric].to_numpy(), of, params)
-                row |= {metric: mean, f"{metric}_lo": lo, f"{metric}_hi": hi}
-            row["median_dice"] = float(dice.median()) if len(dice) else np.nan
-            row["missed"] = float((dice < MISSED).mean()) if len(dice) else np.nan
-            rows.append(row)
+                ends = mean_interval(part[metric], of, params)
+                row |= dict(zip((metric, f"{metric}_lo", f"{metric}_hi"), ends, strict=True))
+            missed = (dice < MISSED).mean() if len(dice) else np.nan
+            rows.append(row | {"median_dice": dice.median(), "missed": missed})
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))

@@ -18,16 +18,9 @@ CLASS_METRICS = ("precision", "recall", "f1")
 """Metrics of a single class."""
 
 
-def metric_columns(n_classes: int) -> list[tuple[str, int]]:
-    """Return (metric, class) of each column of `stacked`; class -1 = over all images."""
-    single = [(metric, c) for metric in CLASS_METRICS for c in range(n_classes)]
-    return [*((metric, -1) for metric in METRICS), *single]
-
-
-def stacked(found: dict[str, np.ndarray]) -> np.ndarray:
-    """Return the metrics of `from_sums` as one array (..., 6 + 3 C)."""
-    over_all = np.stack([found[metric] for metric in METRICS], axis=-1)
-    return np.concatenate([over_all, *(found[metric] for metric in CLASS_METRICS)], axis=-1)
+def metric_columns(n_classes: int) -> np.ndarray:
+    """Return the metric of each column of `from_sums`, text (F,); F = 6 + 3 C."""
+    return np.array([*METRICS, *np.repeat(CLASS_METRICS, n_classes)])
 
 
 @dataclass(frozen=True)
@@ -37,20 +30,13 @@ class Contributions:
     Attributes:
         rows: float32 (n, K): C * C confusion cells, squared error, `bins` x (count, confidence,
             correct), C AUROC components of positives, C of negatives.
-        n_classes: C.
-        bins: number of confidence bins.
+        present: whether each class has an image, bool (C,).
         auroc: AUROC of one class against the rest, float64 (C,); NaN where one side is empty.
     """
 
     rows: np.ndarray
-    n_classes: int
-    bins: int
+    present: np.ndarray
     auroc: np.ndarray
-
-    @property
-    def total(self) -> np.ndarray:
-        """The sums over all images, float64 (K,)."""
-        return self.rows.sum(axis=0, dtype=np.float64)
 
 
 def contributions(proba: np.ndarray, y: np.ndarray, bins: int = 15) -> Contributions:
@@ -59,39 +45,28 @@ def contributions(proba: np.ndarray, y: np.ndarray, bins: int = 15) -> Contribut
     Args:
         proba: class probabilities, float32 (n, C).
         y: true classes, int (n,).
-        bins: number of confidence bins of equal width on [0, 1].
+        bins: number of confidence bins of equal width on [0, 1]; a confidence on an edge belongs
+            to the upper bin.
     """
-    proba = np.asarray(proba)
-    n, n_classes = proba.shape
-    rows = np.zeros((n, n_classes**2 + 1 + 3 * bins + 2 * n_classes), dtype=np.float32)
-    here = np.arange(n)
-    predicted = proba.argmax(axis=1)
-    rows[here, y * n_classes + predicted] = 1
-    start = n_classes**2
-    rows[:, start] = ((proba - np.eye(n_classes, dtype=proba.dtype)[y]) ** 2).sum(axis=1)
+    n, C = proba.shape
+    here, predicted = np.arange(n), proba.argmax(axis=1)
     confidence = proba[here, predicted].astype(np.float64)
-    which = confidence_bin(confidence, bins)
-    start += 1
-    rows[here, start + which] = 1
-    rows[here, start + bins + which] = confidence
-    rows[here, start + 2 * bins + which] = predicted == y
-    start += 3 * bins
-    auroc = np.full(n_classes, np.nan)
-    for c in range(n_classes):
-        positive = y == c
-        if positive.all() or not positive.any():
-            continue
-        up, down = _auroc_components(proba[positive, c], proba[~positive, c])
-        rows[positive, start + c] = up
-        rows[~positive, start + n_classes + c] = down
-        auroc[c] = up.mean()
-    return Contributions(rows, n_classes, bins, auroc)
-
-
-def confidence_bin(confidence: np.ndarray, bins: int) -> np.ndarray:
-    """Return the bin of each confidence; a value on an edge belongs to the upper bin."""
     which = np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="right") - 1
-    return np.clip(which, 0, bins - 1)
+    bin_of = C * C + 1 + np.clip(which, 0, bins - 1)
+    rows = np.zeros((n, C * C + 1 + 3 * bins + 2 * C), dtype=np.float32)
+    rows[here, y * C + predicted] = 1
+    rows[:, C * C] = ((proba - np.eye(C, dtype=proba.dtype)[y]) ** 2).sum(axis=1)
+    rows[here, bin_of] = 1
+    rows[here, bin_of + bins] = confidence
+    rows[here, bin_of + 2 * bins] = predicted == y
+    auroc, present = np.full(C, np.nan), np.bincount(y, minlength=C) > 0
+    for c in np.flatnonzero(present) if present.sum() > 1 else ():
+        positive = y == c
+        up, down = _auroc_components(proba[positive, c], proba[~positive, c])
+        rows[positive, c - 2 * C] = up
+        rows[~positive, c - C] = down
+        auroc[c] = up.mean()
+    return Contributions(rows, present, auroc)
 
 
 def _auroc_components(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -106,76 +81,45 @@ def _auroc_components(positive: np.ndarray, negative: np.ndarray) -> tuple[np.nd
     return below / (2 * len(low)), 1 - above / (2 * len(high))
 
 
-def from_sums(sums: np.ndarray, about: Contributions) -> dict[str, np.ndarray]:
-    """Return every metric for sums of contributions.
+def from_sums(sums: np.ndarray, about: Contributions) -> np.ndarray:
+    """Return every metric for sums of contributions, float64 (..., F), NaN where undefined.
 
     Means over classes leave out classes without a true image, macro-AUROC also classes without any
     other image. Replicates of AUROC are first-order: mean(V10) + mean(V01) - AUROC under the
     resampling weights, which is exact with weights 1.
 
     A class that is never predicted has precision NaN. A class without a true image has recall NaN,
-    and F1 NaN if it was not predicted either.
+    and F1 NaN if it was not predicted either, or if only the resample lacks it: its F1 would be 0
+    for lack of images, not for errors.
 
     Args:
         sums: (..., K), weighted sums of `about.rows`.
         about: the contributions that were summed.
-
-    Returns:
-        Each of `METRICS`, float64 (...,), each of `CLASS_METRICS` and "support" (number of true
-        images), (..., C); NaN where undefined.
     """
-    C, bins = about.n_classes, about.bins
+    C = len(about.present)
     sums = np.asarray(sums, dtype=np.float64)
     confusion = sums[..., : C * C].reshape(*sums.shape[:-1], C, C)
-    n = confusion.sum(axis=(-2, -1))
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     true, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
-    present = true > 0
-    start = C * C + 1
-    confidence = sums[..., start + bins : start + 2 * bins]
-    correct = sums[..., start + 2 * bins : start + 3 * bins]
-    start += 3 * bins
+    n, present = confusion.sum(axis=(-2, -1)), true > 0
     other = n[..., None] - true
+    _, confidence, correct = np.split(sums[..., C * C + 1 : -2 * C], 3, axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        auroc = sums[..., start : start + C] / true + sums[..., start + C :] / other - about.auroc
-        auroc = np.clip(auroc, 0, 1)
-        recall, f1 = hits / true, 2 * hits / (true + predicted)
-        return {
-            "accuracy": hits.sum(axis=-1) / n,
-            "balanced_accuracy": _mean(recall, present),
-            "macro_f1": _mean(f1, present),
-            "macro_auroc": _mean(auroc, present & (other > 0) & np.isfinite(about.auroc)),
-            "ece": np.abs(confidence - correct).sum(axis=-1) / n,
-            "brier": sums[..., C * C] / n,
-            "precision": hits / predicted,
-            "recall": recall,
-            "f1": f1,
-            "support": true,
-        }
-
-
-def score(proba: np.ndarray, y: np.ndarray, bins: int = 15) -> dict[str, float]:
-    """Return the `METRICS` of one set of predictions; arguments as `contributions`."""
-    about = contributions(proba, y, bins)
-    found = from_sums(about.total, about)
-    return {name: float(found[name]) for name in METRICS}
-
-
-def class_notes(y: np.ndarray, classes: list[str]) -> str:
-    """Name the classes that means over classes leave out, and those with a single image."""
-    counts = np.bincount(y, minlength=len(classes))
-    absent = [name for name, n in zip(classes, counts, strict=True) if n == 0]
-    single = [name for name, n in zip(classes, counts, strict=True) if n == 1]
-    parts = []
-    if absent:
-        parts.append(f"left out of means over classes, no test image: {', '.join(absent)}")
-    if single:
-        parts.append(f"one test image only: {', '.join(single)}")
-    return "; ".join(parts)
+        auroc = sums[..., -2 * C : -C] / true + sums[..., -C:] / other - about.auroc
+        precision, recall, f1 = hits / predicted, hits / true, 2 * hits / (true + predicted)
+        over_all = (
+            hits.sum(axis=-1) / n,
+            _mean(recall, present),
+            _mean(f1, present),
+            _mean(np.clip(auroc, 0, 1), present & (other > 0) & np.isfinite(about.auroc)),
+            np.abs(confidence - correct).sum(axis=-1) / n,
+            sums[..., C * C] / n,
+        )
+    f1[~present & about.present] = np.nan
+    return np.concatenate([np.stack(over_all, axis=-1), precision, recall, f1], axis=-1)
 
 
 def _mean(values: np.ndarray, where: np.ndarray) -> np.ndarray:
     """Return the mean over the last axis where the flag holds; NaN where it holds nowhere."""
     count = where.sum(axis=-1)
-    total = np.where(where, values, 0.0).sum(axis=-1)
-    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+    return np.where(where, values, 0.0).sum(axis=-1) / np.where(count, count, np.nan)

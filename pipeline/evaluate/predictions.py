@@ -1,11 +1,11 @@
-"""Which images each run is tested on: stored predictions, subsets without copies, pooled folds, and
-units that are resampled together."""
+"""Stored predictions: which images each run is tested on, subsets without copies, pooled folds,
+units that are resampled together, and summaries by image."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,15 +20,11 @@ if TYPE_CHECKING:
     from pipeline.config import Params
     from pipeline.paths import Paths
 
-POOLED = "-pooled"
-"""Suffix of a cross-validated protocol whose folds are evaluated as one test set."""
-
 COPIES = {"clean": "copy_in_train", "clean_any": "copy_in_train_any"}
 """Subset -> column of the leak audit that marks the images it leaves out."""
 
 
-@dataclass(frozen=True)
-class Predicted:
+class Predicted(NamedTuple):
     """The test images of one seed: ids (n,), true classes (n,), probabilities (n, C)."""
 
     ids: np.ndarray
@@ -37,7 +33,7 @@ class Predicted:
 
     def take(self, index: np.ndarray | slice) -> Predicted:
         """Return some of the images, by a mask, indices or a slice."""
-        return Predicted(self.ids[index], self.y[index], self.proba[index])
+        return Predicted(*(of[index] for of in self))
 
 
 @dataclass(frozen=True)
@@ -79,10 +75,7 @@ class Run:
 
     def without(self, ids: set[str]) -> Run:
         """Return the run without some images; seeds of which none is left are dropped."""
-        parts = {
-            seed: part.take(np.array([i not in ids for i in part.ids], dtype=bool))
-            for seed, part in self.seeds.items()
-        }
+        parts = {s: part.take(~pd.Index(part.ids).isin(ids)) for s, part in self.seeds.items()}
         return replace(self, seeds={seed: part for seed, part in parts.items() if len(part.ids)})
 
     def pool(self, every: set[str]) -> Run:
@@ -93,8 +86,7 @@ class Run:
         """
         lacking, seeds = len(every - self.image_ids), {}
         if self.seeds:
-            parts = [(part.ids, part.y, part.proba) for part in self.seeds.values()]
-            joined = Predicted(*map(np.concatenate, zip(*parts, strict=True)))
+            joined = Predicted(*map(np.concatenate, zip(*self.seeds.values(), strict=True)))
             seeds = {-1: joined.take(np.unique(joined.ids, return_index=True)[1])}
         note = f"{lacking} of {len(every)} images lacking: no fitted seed tests their fold"
         return replace(self, seeds=seeds, note=note if lacking else "", pooled=True)
@@ -114,7 +106,7 @@ def read_runs(dataset: str, params: Params, paths: Paths) -> tuple[list[Run], li
         check(inputs, train_command(dataset, learner), paths.predictions(dataset, learner), **now)
     # The predictions lie in the order of the runs, `n_test` of each run that succeeded.
     table = table.assign(stop=(table["n_test"] * (table["status"] == "ok")).cumsum())
-    table = table[table["n_test"] > 0]
+    table = table[table["n_test"] > 0].sort_values("seed", kind="stable")
     if table.empty:
         raise PipelineError(
             "no protocol has a test image, so there is nothing to evaluate",
@@ -122,22 +114,17 @@ def read_runs(dataset: str, params: Params, paths: Paths) -> tuple[list[Run], li
             remedy="give it images whose split is test, or set splits.on_leak: regroup in "
             "params.yaml and train again",
         )
-    columns = [c for c in predictions.column_names if c.startswith("p:")]
-    proba = np.column_stack([predictions[c].to_numpy() for c in columns])
-    classes = [c.removeprefix("p:") for c in columns]
-    ids = predictions["image_id"].to_pandas().astype(str).to_numpy(dtype=object)
-    y = pd.Index(classes).get_indexer(predictions["y_true"].to_pandas().astype(str))
-    every = Predicted(ids, y, proba)
+    rows = predictions.to_pandas()
+    proba = rows.filter(regex="^p:")
+    classes = [c.removeprefix("p:") for c in proba]
+    y = pd.Index(classes).get_indexer(rows["y_true"].astype(str))
+    every = Predicted(rows["image_id"].astype(str).to_numpy(object), y, np.ascontiguousarray(proba))
     found = []
-    for key, rows in table.groupby(["protocol", "learner", "view", "fraction"], sort=True):
-        fits = {row.seed: row for row in rows.sort_values("seed").itertuples()}
-        seeds = {
-            seed: every.take(slice(row.stop - row.n_test, row.stop))
-            for seed, row in fits.items()
-            if row.status == "ok"
-        }
-        failed = {s: f"{r.status}: {r.error}" for s, r in fits.items() if s not in seeds}
-        labels = {seed: row.n_train + row.n_val for seed, row in fits.items()}
+    for key, fits in table.groupby(["protocol", "learner", "view", "fraction"], sort=True):
+        ok = fits[fits["status"] == "ok"]
+        seeds = {r.seed: every.take(slice(r.stop - r.n_test, r.stop)) for r in ok.itertuples()}
+        failed = {r.seed: f"{r.status}: {r.error}" for r in fits.drop(ok.index).itertuples()}
+        labels = {row.seed: row.n_train + row.n_val for row in fits.itertuples()}
         found.append(Run(*key, seeds, labels, failed))
     return found, classes
 
@@ -159,11 +146,11 @@ def blocks(
         mine = [run for run in runs if run.protocol == protocol]
         yield protocol, "full", mine
         if protocol in CROSS_VALIDATED:
-            in_folds = pd.Series(True, index=manifest.index)
+            in_folds = manifest
             if protocol == "grouped_truth":
-                in_folds = (manifest["mask_path"] != "") & (manifest["mask_area"] != "0")
-            every = set(manifest.loc[in_folds, "image_id"])
-            yield f"{protocol}{POOLED}", "full", [run.pool(every) for run in mine]
+                in_folds = manifest.query("mask_path != '' and mask_area != '0'")
+            every = set(in_folds["image_id"])
+            yield f"{protocol}-pooled", "full", [run.pool(every) for run in mine]
         elif audit is not None:
             for subset, column in COPIES.items():
                 copies = set(audit.loc[audit[column].astype(bool), "image_id"])
@@ -186,8 +173,8 @@ def image_units(manifest: pd.DataFrame, audit: pd.DataFrame | None) -> dict[str,
     return dict(zip(table["image_id"], units(table, TIES), strict=True))
 
 
-def test_set(runs: list[Run], classes: list[str]) -> dict | None:
-    """Return the row of plots/test_sets.csv for the runs of one block; None when nothing was
+def test_set(runs: list[Run], classes: list[str]) -> dict[str, Any]:
+    """Return the row of plots/test_sets.csv for the runs of one block; none where nothing was
     tested.
 
     The largest class is that of most test images; `largest_share` is the accuracy of always
@@ -195,14 +182,52 @@ def test_set(runs: list[Run], classes: list[str]) -> dict | None:
     """
     tests = {seed: part for run in runs for seed, part in run.seeds.items()}
     if not tests:
-        return None
+        return {}
     labels = {i: y for part in tests.values() for i, y in zip(part.ids, part.y, strict=True)}
-    counts = np.bincount(list(labels.values()), minlength=len(classes))
-    largest = int(counts.argmax())
+    counts = pd.Series(np.bincount([*labels.values()], minlength=len(classes)), classes)
+    shares = [(part.y == counts.argmax()).mean() for part in tests.values()]
     return {
         "n_images": len(labels),
-        "n_classes": int((counts > 0).sum()),
-        "missing_classes": "; ".join(c for c, n in zip(classes, counts, strict=True) if not n),
-        "largest_class": classes[largest],
-        "largest_share": float(np.mean([(part.y == largest).mean() for part in tests.values()])),
+        "n_classes": (counts > 0).sum(),
+        "missing_classes": "; ".join(counts.index[counts == 0]),
+        "largest_class": counts.idxmax(),
+        "largest_share": np.mean(shares),
     }
+
+
+def by_image(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Summarise the predictions of one run over its seeds.
+
+    Args:
+        predictions: rows of predictions.parquet of one protocol, learner, view and fraction.
+
+    Returns:
+        By image_id: y_true, y_pred (the most frequent, ties by name), right (share of seeds that
+        are right), p_true (mean probability of the true class), seeds (number of seeds).
+    """
+    true, said = (predictions[name].astype(str) for name in ("y_true", "y_pred"))
+    proba = predictions.filter(regex="^p:")
+    p_true = proba.to_numpy(float)[np.arange(len(true)), proba.columns.get_indexer("p:" + true)]
+    rows = predictions.assign(y_pred=said, p_true=p_true, right=true == said)
+    return rows.groupby("image_id", observed=True).agg(
+        y_true=("y_true", "first"),
+        y_pred=("y_pred", lambda called: called.mode()[0]),
+        right=("right", "mean"),
+        p_true=("p_true", "mean"),
+        seeds=("right", "size"),
+    )
+
+
+def flips(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """Join two results of `by_image` on the images that both have.
+
+    Returns:
+        By image_id: the columns of both with the suffixes `_before` and `_after`; `change`
+        (difference of `right`: above 0 = more seeds are right after) and `p_change` (difference
+        of `p_true`).
+    """
+    suffixes = ("_before", "_after")
+    both = before.merge(after, left_index=True, right_index=True, suffixes=suffixes)
+    both["change"] = (both["right_after"] - both["right_before"]).round(6)
+    both["p_change"] = both["p_true_after"] - both["p_true_before"]
+    return both

@@ -1,38 +1,39 @@
-"""Runs of one block (protocol and subset) scored: metrics, replicates and intervals."""
+"""One block (protocol and subset): the metrics of its runs with intervals, and paired differences.
+
+Two runs use the same resamples (same images, same seeds), so the replicates of their difference are
+the differences of their replicates (`pipeline.evaluate.intervals`).
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from pipeline.config import EvaluateParams
+from pipeline.evaluate import metrics
 from pipeline.evaluate.intervals import (
-    NONE,
+    MeanOverSeeds,
     Resamples,
     independent_units,
-    mean_over_seeds,
     percentile_interval,
     settle,
-    t_interval,
 )
-from pipeline.evaluate.metrics import (
-    CLASS_METRICS,
-    METRICS,
-    OVER_CLASSES,
-    Contributions,
-    class_notes,
-    contributions,
-    from_sums,
-    metric_columns,
-    stacked,
-)
+from pipeline.evaluate.metrics import CLASS_METRICS, METRICS, OVER_CLASSES
 from pipeline.evaluate.predictions import Run
 
-FEW_UNITS = "no interval, a class has one test unit, or resamples with every class are rare"
+COMPARED = METRICS[:4]
+RUNS = ["learner_a", "view_a", "learner_b", "view_b"]
+ALPHA = 0.05
+
+NOTHING = dict.fromkeys(("value", "lo", "hi", "note", "t_lo", "t_hi"), np.nan)
+
+Columns = dict[str, Any]
+"""Columns of a table: an array of n values, or one value for all rows."""
 
 
 @dataclass
@@ -41,33 +42,26 @@ class Scored:
 
     Attributes:
         run: learner, view, fraction and predictions.
-        classes: class names.
-        values: metrics of each seed, (S, F); F = columns of `metric_columns`.
+        classes: names of the C classes.
+        names: metric of each column, text (F,); see `metrics.metric_columns`.
+        values: metrics of each seed, (S, F).
         replicates: their bootstrap, (S, B, F); that of ECE is reflected in its value.
         sums: summed contributions of each seed, (S, K).
-        units: number of units of each seed, int (S, 1 + 2 C): of the test set, with an image of
-            each class, with an image predicted as each class.
-        test_sets: number of each seed's test set, int (S,); 0 for all where they overlap.
+        units: number of units behind each metric, int (S, F): of the test set, with an image
+            predicted as the class (precision), or with an image of the class (recall, F1).
         incomplete: whether some resamples lack a class, bool (S,).
+        test_sets: number of each seed's test set, int (S,); 0 for all where they overlap.
     """
 
     run: Run
     classes: list[str]
+    names: np.ndarray
     values: np.ndarray
     replicates: np.ndarray
     sums: np.ndarray
     units: np.ndarray
-    test_sets: np.ndarray
     incomplete: np.ndarray
-
-    @property
-    def seeds(self) -> list[int]:
-        return list(self.run.seeds)
-
-    @cached_property
-    def columns(self) -> dict[tuple[str, int], int]:
-        """Index of (metric, class) in the last axis of `values` and `replicates`."""
-        return {name: f for f, name in enumerate(metric_columns(len(self.classes)))}
+    test_sets: np.ndarray
 
     @property
     def confusion(self) -> np.ndarray:
@@ -76,166 +70,226 @@ class Scored:
         return self.sums[:, : C * C].reshape(-1, C, C)
 
     def settled(
-        self,
-        metric: str,
-        c: int,
-        value: float,
-        interval: tuple[float, float],
-        seeds: slice,
-        confidence: float,
-        difference: bool = False,
-    ) -> tuple[float, float, str]:
-        """Return the interval to report of a metric over some seeds, and its note (`settle`).
+        self, values: np.ndarray, ends: np.ndarray, confidence: float, *,
+        seeds: slice = slice(None), exact: bool = True,
+    ) -> Columns:  # fmt: skip
+        """Return the intervals to report of the first metrics over some seeds (`settle`)."""
+        counts = independent_units(self.units[seeds], self.test_sets[seeds])
+        few = self.incomplete[seeds].any() or (counts[self.names == "recall"] == 1).any()
+        names, units = self.names[: len(values)], counts[: len(values)]
+        lo, hi, note = settle(names, values, ends, units, few, confidence, exact=exact)
+        return {"value": values, "lo": lo, "hi": hi, "note": note}
 
-        Means over classes have none where a class has a single unit, which is the same in every
-        resample, or where no resamples with every class were found.
-        """
-        C = len(self.classes)
-        counts, test_sets = self.units[seeds], self.test_sets[seeds]
-        if metric in OVER_CLASSES:
-            single = [independent_units(n, test_sets) == 1 for n in counts[:, 1 : C + 1].T]
-            if any(single) or self.incomplete[seeds].any():
-                return *NONE, FEW_UNITS
-        column = 0 if c < 0 else 1 + c + C * (metric == "precision")
-        units = independent_units(counts[:, column], test_sets)
-        return settle("" if difference else metric, value, interval, units, confidence)
+    def estimates(
+        self, values: np.ndarray, replicates: np.ndarray, confidence: float, **seeds: slice
+    ) -> Columns:
+        """Return the first metrics (F,) over some seeds with intervals from replicates (B, F)."""
+        names = self.names[: len(values)]
+        clipped = np.clip(replicates, 0.0, np.where(names == "brier", 2.0, 1.0))
+        ends = percentile_interval(clipped, confidence)
+        # Without its bias, the interval of ECE may not contain it.
+        around = np.stack([np.minimum(ends[0], values), np.maximum(ends[1], values)])
+        return self.settled(values, np.where(names == "ece", around, ends), confidence, **seeds)
 
 
-class Scorer:
-    """Scores the runs of one block; runs with the same test set share its resamples.
+def score_block(
+    runs: list[Run], units: dict[str, str], classes: list[str], params: EvaluateParams
+) -> list[Scored]:
+    """Score the runs of one block; runs with the same test set share its resamples.
 
     Args:
+        runs: the runs.
         units: unit of each image id; an image without one is its own unit.
-        params: resamples, confidence, bins, seed.
         classes: class names.
+        params: resamples, confidence, bins, seed.
     """
-
-    def __init__(self, units: dict[str, str], params: EvaluateParams, classes: list[str]):
-        self.units, self.params, self.classes = units, params, classes
-        self._resamples: dict[tuple, Resamples] = {}
-
-    def __call__(self, run: Run) -> Scored:
-        params, C, S = self.params, len(self.classes), len(run.seeds)
-        F, K = len(metric_columns(C)), C * C + 1 + 3 * params.bins + 2 * C
-        values, replicates = np.empty((S, F)), np.empty((S, params.bootstrap, F))
-        sums, units, tests = np.empty((S, K)), np.zeros((S, 1 + 2 * C), int), []
-        for k, part in enumerate(run.seeds.values()):
-            test = self._resampled(part.ids, part.y)
-            about = contributions(part.proba, part.y, params.bins)
-            sums[k], values[k] = about.total, stacked(from_sums(about.total, about))
-            replicates[k] = _replicates(test, about, values[k])
-            of = (test.units_with(c, C).sum(axis=0) for c in (part.y, part.proba.argmax(axis=1)))
-            units[k] = np.concatenate([[len(test.names)], *of])
-            tests.append(test)
-        distinct = list(dict.fromkeys(tests))
-        names = [name for test in distinct for name in test.names]
-        disjoint = len(set(names)) == len(names)
-        test_sets = np.array([distinct.index(test) * disjoint for test in tests], int)
-        incomplete = np.array([np.isnan(test.redrawn[1]).any() for test in tests], bool)
-        return Scored(run, self.classes, values, replicates, sums, units, test_sets, incomplete)
-
-    def _resampled(self, ids: np.ndarray, y: np.ndarray) -> Resamples:
-        key = tuple(ids)
-        if key not in self._resamples:
-            units = np.array([self.units.get(i, i) for i in ids])
-            self._resamples[key] = Resamples(ids, units, self.params.bootstrap, self.params.seed, y)
-        return self._resamples[key]
+    tests: dict[tuple, Resamples] = {}
+    return [_score(run, tests, units, classes, params) for run in runs]
 
 
-def _replicates(test: Resamples, about: Contributions, value: np.ndarray) -> np.ndarray:
-    """Return the replicates of the metrics of one test set, (B, F)."""
-    plain, complete = test.sums(about.rows)
-    found, of_complete = from_sums(plain, about), from_sums(complete, about)
-    found |= {metric: of_complete[metric] for metric in OVER_CLASSES}
-    # Resampling adds noise to every bin and ECE adds up absolute values, so replicates exceed the
-    # metric as much as the metric exceeds the truth: reflect them (the basic bootstrap).
-    found["ece"] = 2 * value[METRICS.index("ece")] - found["ece"]
-    # In a resample without the class its F1 would be 0 for lack of images, not for errors.
-    held = np.bincount(test.y, minlength=about.n_classes) > 0
-    found["f1"][(found["support"] == 0) & held] = np.nan
-    return stacked(found)
+def _score(run, tests, units, classes, params) -> Scored:
+    C, used, rows = len(classes), [], []
+    names = metrics.metric_columns(C)
+    for part in run.seeds.values():
+        key = tuple(part.ids)
+        if key not in tests:
+            tests[key] = Resamples(key, [units.get(i, i) for i in key], part.y, params)
+        test = tests[key]
+        about = metrics.contributions(part.proba, part.y, params.bins)
+        total = about.rows.sum(axis=0, dtype=np.float64)
+        value = metrics.from_sums(total, about)
+        plain, complete = (metrics.from_sums(sums, about) for sums in test.sums(about.rows))
+        drawn = np.where(np.isin(names, OVER_CLASSES), complete, plain)
+        # Resampling adds noise to every bin and ECE adds up absolute values, so replicates exceed
+        # the metric as much as the metric exceeds the truth: reflect them (the basic bootstrap).
+        drawn = np.where(names == "ece", 2 * value - drawn, drawn)
+        true, said = (test.units_with(c, C).sum(0) for c in (part.y, part.proba.argmax(axis=1)))
+        behind = np.concatenate([np.full(len(METRICS), len(test.names)), said, true, true])
+        rows.append((value, drawn, total, behind, np.isnan(test.redrawn).any()))
+        used.append(test)
+    arrays = [np.array(of) for of in zip(*rows, strict=True)] or [np.empty((0, 1))] * 5
+    distinct = list(dict.fromkeys(used))
+    every = [name for test in distinct for name in test.names]
+    disjoint = len(set(every)) == len(every)
+    test_sets = np.array([distinct.index(test) * disjoint for test in used], int)
+    return Scored(run, classes, names, *arrays, test_sets)
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A metric with its interval; `note` says which kind of interval, or why there is none."""
+def run_tables(scored: Scored, params: EvaluateParams) -> Iterator[tuple[str, Columns]]:
+    """Yield (name, columns) of one run: metrics (every seed, failed ones too, and the mean); where
+    a seed succeeded, per_class (the mean), confusion and reliability (all seeds together)."""
+    run, n = scored.run, len(METRICS)
+    parts: list[Columns] = []
+    for k, (seed, part) in enumerate([] if run.pooled else run.seeds.items()):
+        of = scored.values[k, :n], scored.replicates[k, :, :n], params.confidence
+        found = scored.estimates(*of, seeds=slice(k, k + 1))
+        parts.append({**NOTHING, **found, "seed": seed, "n_images": len(part.ids)})
+    for seed, error in [] if run.pooled else sorted(run.failed.items()):
+        parts.append({**NOTHING, "note": error, "seed": seed, "n_images": 0})
+    for part in parts:
+        part |= {"n_labels": run.labels[part["seed"]], "n_seeds": 1, "n_groups": 0}
+    mean = {**NOTHING, "note": [""] * n}
+    if run.seeds:
+        found = _mean_over_seeds(scored, params)
+        mean = {name: values[:n] for name, values in found.items()}
+        for name, table in _class_tables(scored, found, params.bins):
+            yield name, run.name | table
+    notes = _notes(run, scored.classes)
+    mean |= {
+        "note": ["; ".join(filter(None, [*notes, note])) for note in mean["note"]],
+        "seed": -1,
+        "n_images": len(run.image_ids),
+        "n_labels": round(np.median([*run.labels.values()])),
+        "n_seeds": 1 if run.pooled else len(run.seeds),
+        "n_groups": int(scored.units[:, 0].max(initial=0)),
+    }
+    table = {"metric": np.repeat(METRICS, len(parts) + 1)}
+    for name in mean:
+        table[name] = np.stack([np.broadcast_to(of[name], n) for of in [*parts, mean]]).T.ravel()
+    yield "metrics", run.name | table
 
-    value: float = np.nan
-    lo: float = np.nan
-    hi: float = np.nan
-    note: str = ""
 
-
-def estimates(scored: Scored, params: EvaluateParams) -> Iterator[dict[tuple[str, int], Estimate]]:
-    """Yield the estimates of each seed (`METRICS`), then those of the mean over seeds (classes
-    too), by (metric, class)."""
-    S, columns = len(scored.seeds), list(scored.columns)
-    if not S:
-        return
-    upper = np.array([2.0 if metric == "brier" else 1.0 for metric, _ in columns])
-    mean = mean_over_seeds(scored.values, scored.replicates, scored.seeds, params, upper=upper)
-    known = np.isfinite(scored.values)
+def _mean_over_seeds(scored: Scored, params: EvaluateParams) -> Columns:
+    """Return the means over seeds of all metrics, with `t_lo` and `t_hi`."""
+    upper = np.where(scored.names == "brier", 2.0, 1.0)
+    of = MeanOverSeeds(scored.values, scored.replicates, [*scored.run.seeds], params, upper=upper)
     with np.errstate(invalid="ignore"):
-        means = np.where(known, scored.values, 0.0).sum(axis=0) / known.sum(axis=0)
-    rows = [(scored.values[k], scored.replicates[k], slice(k, k + 1)) for k in range(S)]
-    for values, replicates, seeds in [*rows, (means, mean.replicates, slice(None))]:
-        F = len(columns) if seeds.stop is None else len(METRICS)
-        ends = percentile_interval(np.clip(replicates[:, :F], 0.0, upper[:F]), params.confidence)
-        found = {}
-        for (metric, c), value, lo, hi in zip(columns, values.tolist(), *ends, strict=False):
-            if metric == "ece":  # without its bias, the interval may not contain the metric
-                lo, hi = min(lo, value), max(hi, value)
-            settled = scored.settled(metric, c, value, (lo, hi), seeds, params.confidence)
-            found[metric, c] = Estimate(value, *settled)
-        yield found
+        means = np.nansum(scored.values, axis=0) / of.count
+    found = scored.estimates(means, of.replicates, params.confidence)
+    found["note"][np.isnan(means)] = "not defined on these images"
+    half = np.where(of.count > 1, of.t_half_width((1 - params.confidence) / 2), np.nan)
+    return {**found, "t_lo": means - half, "t_hi": means + half}
 
 
-def score_rows(
-    scored: Scored, params: EvaluateParams
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the rows of metrics.parquet (every seed, failed ones too, and the mean) and those of
-    plots/per_class.csv (the mean) of one run."""
-    run, labels = scored.run, scored.run.labels
-    *by_seed, mean = [*estimates(scored, params)] or [{}]
-    rows: list[dict[str, Any]] = []
-    for metric in METRICS:
-        name = metric, -1
-        if not run.pooled:
-            fits = {seed: found[name] for seed, found in zip(run.seeds, by_seed, strict=True)}
-            fits |= {seed: Estimate(note=error) for seed, error in sorted(run.failed.items())}
-            for seed, found in fits.items():
-                n = len(run.seeds[seed].ids) if seed in run.seeds else 0
-                row = {**run.name, "seed": seed, "metric": metric, **vars(found), "n_images": n}
-                row |= {"n_labels": labels[seed], "t_lo": np.nan, "t_hi": np.nan}
-                rows.append(row | {"n_seeds": 1, "n_groups": 0})
-        found = mean.get(name, Estimate())
-        undefined = scored.seeds and np.isnan(found.value)
-        note = "not defined on these images" if undefined else found.note
-        row = {**run.name, "seed": -1, "metric": metric, **vars(found)}
-        row["note"] = "; ".join(filter(None, [*_notes(scored), note]))
-        row["n_images"] = len(run.image_ids)
-        row["n_labels"] = round(float(np.median(list(labels.values())))) if labels else 0
-        values = scored.values[:, scored.columns[name]]
-        row["t_lo"], row["t_hi"] = t_interval(values, params.confidence)
-        row["n_seeds"] = 1 if run.pooled else len(scored.seeds)
-        row["n_groups"] = int(scored.units[:, 0].max(initial=0))
-        rows.append(row)
-    classes = []
-    support = scored.confusion.sum(axis=2)
-    for c, label in enumerate(scored.classes if scored.seeds else ()):
-        row = {**run.name, "class": label, "support": float(support[:, c].mean())}
-        for metric in CLASS_METRICS:
-            found = mean[metric, c]
-            row |= {metric: found.value, f"{metric}_lo": found.lo, f"{metric}_hi": found.hi}
-        classes.append(row)
-    return rows, classes
+def _class_tables(scored: Scored, mean: Columns, bins: int) -> Iterator[tuple[str, Columns]]:
+    classes, C = np.array(scored.classes), len(scored.classes)
+    support = scored.confusion.sum(axis=2).mean(axis=0)
+    table = {"class": classes, "support": support}
+    for metric in CLASS_METRICS:
+        for name, end in (("value", ""), ("lo", "_lo"), ("hi", "_hi")):
+            table[f"{metric}{end}"] = mean[name][scored.names == metric]
+    yield "per_class", table
+    counts = scored.confusion.sum(axis=0).round().astype(int).ravel()
+    yield (
+        "confusion",
+        {"actual": np.repeat(classes, C), "predicted": np.tile(classes, C), "n": counts},
+    )
+    start = C * C + 1
+    found = scored.sums[:, start : start + 3 * bins].sum(axis=0).reshape(3, bins)
+    at = np.flatnonzero(found[0])
+    n, sure, right = found[:, at]
+    table = {"bin": at, "confidence": sure / n, "accuracy": right / n}
+    yield "reliability", {**table, "n": n.round().astype(int)}
 
 
-def _notes(scored: Scored) -> list[str]:
+def _notes(run: Run, classes: list[str]) -> list[str]:
     """Say which classes means leave out, which seeds failed and which images were not tested."""
-    run = scored.run
-    notes = sorted({class_notes(part.y, scored.classes) for part in run.seeds.values()})
-    if run.failed:
-        which = ", ".join(f"{s} ({e.split(':')[0]})" for s, e in sorted(run.failed.items()))
-        notes.append(f"{len(run.failed)} of {len(run.labels)} seeds left out: {which}")
-    return [*notes, run.note]
+    kinds = {0: "left out of means over classes, no test image", 1: "one test image only"}
+    notes = set()
+    for part in run.seeds.values():
+        counts = np.bincount(part.y, minlength=len(classes))
+        named = {k: [c for c, n in zip(classes, counts, strict=True) if n == k] for k in kinds}
+        notes.add("; ".join(f"{kinds[k]}: {', '.join(of)}" for k, of in named.items() if of))
+    failed = [f"{seed} ({error.split(':')[0]})" for seed, error in sorted(run.failed.items())]
+    left = f"{len(failed)} of {len(run.labels)} seeds left out: {', '.join(failed)}"
+    return [*sorted(notes), left if failed else "", run.note]
+
+
+def compare_block(
+    scored: list[Scored], baseline: tuple[str, str], params: EvaluateParams
+) -> pd.DataFrame:
+    """Return plots/comparisons.csv of one block, by fraction and metric.
+
+    Compared are the runs of one learner on two views, of two learners on one view, and every run
+    with the baseline (learner, view), which is then the second; at each fraction. The p-values of
+    one metric and fraction are corrected as one family.
+    """
+    rows: list[dict[str, Any]] = []
+    for b, a in itertools.combinations(scored, 2):
+        same = a.run.learner == b.run.learner or a.run.view == b.run.view
+        if a.run.fraction == b.run.fraction and (same or baseline in (a.run.key, b.run.key)):
+            rows += differences(*((b, a) if a.run.key == baseline else (a, b)), params)
+    rows.sort(key=lambda row: (row["fraction"], COMPARED.index(row["metric"])))
+    table = pd.DataFrame(rows)
+    if rows:
+        table["p_holm"] = table.groupby(["metric", "fraction"])["p"].transform(holm)
+        table["verdict"] = [*map(verdict, table["lo"], table["hi"], table["p_holm"])]
+    return table
+
+
+def differences(a: Scored, b: Scored, params: EvaluateParams) -> Iterator[dict[str, Any]]:
+    """Yield a - b of each of `COMPARED` over the seeds that both have.
+
+    lo and hi are NaN and p is 1 when the resamples carry no information. There is no row for runs
+    that share no seed, nor for pooled runs that cover different images.
+    """
+    shared = [seed for seed in a.run.seeds if seed in b.run.seeds]
+    if not shared or (a.run.pooled and a.run.image_ids != b.run.image_ids):
+        return
+    n = len(COMPARED)
+    of_a, of_b = ([[*of.run.seeds].index(seed) for seed in shared] for of in (a, b))
+    values = a.values[of_a, :n] - b.values[of_b, :n]
+    replicates = a.replicates[of_a, :, :n] - b.replicates[of_b, :, :n]
+    gaps = values.mean(axis=0)
+    means = MeanOverSeeds(values, replicates, shared, params, lower=-1.0)
+    ends = percentile_interval(means.replicates, params.confidence)
+    found = a.settled(gaps, ends, params.confidence, exact=False)
+    # p = 1 is valid where nothing is known, and keeps Holm's family complete.
+    p = np.where(np.isfinite(found["lo"]), means.p_values(gaps), 1.0)
+    for f in np.flatnonzero(np.isfinite(gaps)):
+        yield {
+            "metric": COMPARED[f],
+            "fraction": a.run.fraction,
+            **dict(zip(RUNS, (*a.run.key, *b.run.key), strict=True)),
+            "difference": gaps[f],
+            "lo": found["lo"][f],
+            "hi": found["hi"][f],
+            "p": p[f],
+            "n_seeds": len(shared),
+            "n_images": len(a.run.image_ids),
+        }
+
+
+def verdict(lo: float, hi: float, p_holm: float) -> str:
+    """Decide whether a difference is significant.
+
+    Returns:
+        "better" or "worse" when the interval excludes zero and the corrected p (if any) is below
+        `ALPHA`; "too few" without an interval (all resamples are equal, or a class has a single
+        unit); else "no difference".
+    """
+    if np.isnan(lo) or np.isnan(hi):
+        return "too few"
+    if p_holm >= ALPHA or lo <= 0 <= hi:
+        return "no difference"
+    return "better" if lo > 0 else "worse"
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Return p-values adjusted by Holm (1979): sorted, times the number not yet rejected."""
+    p = np.asarray(p, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    factors = np.arange(len(p), 0, -1)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * factors))
+    return adjusted

@@ -1,21 +1,15 @@
 """One reader for every image: `read_image`, `read_mask`, `probe`. Rules: `pipeline.images.read`."""
 
-from pipeline.images.kinds import SUFFIXES, has_image_suffix, is_junk, sniff
-from pipeline.images.patient import patient_code
-from pipeline.images.raster import encode_png
-from pipeline.images.read import (
-    READER_VERSION,
-    inspect_image,
-    probe,
-    read_image,
-    read_mask,
-    reader_rules,
-    to_voxels,
-)
-from pipeline.images.types import DICOMDIR_REASON, MAX_PIXELS, FrameInfo, SkippedFile
-
-__all__ = [
-    "DICOMDIR_REASON", "MAX_PIXELS", "READER_VERSION", "SUFFIXES", "FrameInfo", "SkippedFile",
-    "encode_png", "has_image_suffix", "inspect_image", "is_junk", "patient_code", "probe",
-    "read_image", "read_mask", "reader_rules", "sniff", "to_voxels",
-]  # fmt: skip
+from pipeline.images.formats import DICOMDIR_REASON as DICOMDIR_REASON
+from pipeline.images.formats import FrameInfo as FrameInfo
+from pipeline.images.formats import SkippedFile as SkippedFile
+from pipeline.images.formats import has_image_suffix as has_image_suffix
+from pipeline.images.formats import is_junk as is_junk
+from pipeline.images.formats import sniff as sniff
+from pipeline.images.patient import patient_code as patient_code
+from pipeline.images.raster import encode_png as encode_png
+from pipeline.images.read import probe as probe
+from pipeline.images.read import read_image as read_image
+from pipeline.images.read import read_mask as read_mask
+from pipeline.images.read import reader_rules as reader_rules
+from pipeline.images.read import to_voxels as to_voxels

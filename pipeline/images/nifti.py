@@ -12,59 +12,27 @@ import io
 import logging
 import math
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
-from nibabel.orientations import io_orientation
+from nibabel.orientations import apply_orientation, io_orientation
 
 from pipeline.errors import ImageError
+from pipeline.images.formats import AGAIN, MAX_BYTES, FrameInfo, Pixels, check_frame, check_size
 from pipeline.images.raster import split_alpha
-from pipeline.images.types import MAX_VOLUME_BYTES, FrameInfo, Pixels, check_size
 
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
 
 AXIAL = 2
 MAX_TRAILING = 2**26  # bytes after the voxels of a gzipped file
-AGAIN = "copy or export it again"
 _NIFTI2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
 _LOCK = threading.Lock()
 
 
-@dataclass(frozen=True)
-class Plane:
-    """How the display lies in the voxels of a file.
-
-    Attributes:
-        shape: (x, y, z) of the file.
-        axes: the file axes of frames, rows and columns.
-        steps: 1, or -1 for a display axis that is in reverse order in the file.
-    """
-
-    shape: tuple[int, ...]
-    axes: tuple[int, int, int]
-    steps: tuple[slice, slice, slice]
-
-    def show(self, voxels: np.ndarray) -> np.ndarray:
-        """Return a view (frames, rows, columns) of voxels with three axes."""
-        return voxels.transpose(self.axes)[self.steps]
-
-    def sizes(self) -> tuple[int, int, int]:
-        """Return the number of frames, rows and columns."""
-        return tuple(self.shape[axis] for axis in self.axes)
-
-    def slab(self, frame: int) -> tuple[slice, ...]:
-        """Return the index of one frame in the voxels, which keeps its three axes."""
-        count = self.shape[self.axes[0]]
-        if not 0 <= frame < count:
-            raise ImageError(f"has no slice {frame} (it has {count})", remedy="slices are 0-based")
-        at = range(count)[self.steps[0]][frame]
-        return tuple(slice(at, at + 1) if a == self.axes[0] else slice(None) for a in range(3))
-
-
 def probe(data: bytes, kind: str) -> list[FrameInfo]:
     """List the slices, from the header."""
-    frames, height, width = _open(data)[1].sizes()
+    frames, height, width = _open(data)[2]
     return [FrameInfo(k, width, height) for k in range(frames)]
 
 
@@ -79,10 +47,14 @@ def read(data: bytes, kind: str, frame: int) -> Pixels:
         ImageError: no such slice, several volumes, complex numbers, a broken orientation or gzip
             stream, or too large.
     """
-    image, plane = _open(data)
-    slab = (*plane.slab(frame), *[0] * len(image.shape[3:]))[: len(image.shape)]
-    voxels = np.asanyarray(image.dataobj[slab])
-    shown = plane.show(voxels.reshape((*voxels.shape, 1, 1)[:3]))[0]
+    image, display, sizes = _open(data)
+    check_frame(frame, sizes[0])
+    axis = int(np.flatnonzero(display[:, 0] == 0)[0])
+    at = frame if display[axis, 1] > 0 else sizes[0] - 1 - frame
+    slab = [slice(None)] * 3 + [0] * len(image.shape[3:])
+    slab[axis] = slice(at, at + 1)
+    voxels = np.asanyarray(image.dataobj[tuple(slab[: len(image.shape)])])
+    shown = apply_orientation(voxels.reshape((*voxels.shape, 1, 1)[:3]), display)[0]
     if shown.dtype.names:
         channels = [shown[name] for name in shown.dtype.names]
         if len(channels) == 4 and not np.asanyarray(image.dataobj)[shown.dtype.names[3]].any():
@@ -95,69 +67,66 @@ def mask_to_voxels(
     mask: np.ndarray, data: bytes, frame: int, out: np.ndarray | None = None
 ) -> np.ndarray:
     """Write the mask of a displayed slice into voxels of the file; see `to_voxels`."""
-    image, plane = _open(data)
-    height, width = plane.sizes()[1:]
+    image, display, (frames, height, width) = _open(data)
+    check_frame(frame, frames)
     if mask.shape != (height, width):
         raise ImageError(
             f"the mask is {mask.shape[1]} x {mask.shape[0]}, its slice {width} x {height}",
             remedy="use the mask of this slice",
         )
     voxels = np.zeros(image.shape, bool) if out is None else out
-    if voxels.shape != tuple(image.shape):
-        raise ImageError("`out` has another shape than the file", remedy="pass zeros of its shape")
-    plane.show(voxels.reshape(plane.shape)[plane.slab(frame)])[0] = mask
+    # A view: what is written to it is in `voxels`.
+    apply_orientation(voxels.reshape((*voxels.shape, 1, 1)[:3]), display)[frame] = mask
     return voxels
 
 
-def _open(data: bytes) -> tuple[nib.Nifti1Image, Plane]:
-    data = _uncompressed(data)
-    image = (nib.Nifti2Image if data[:4] in _NIFTI2 else nib.Nifti1Image).from_bytes(data)
-    if (count := math.prod(image.shape[3:])) != 1:
-        raise ImageError(
-            f"has {count} volumes ({len(image.shape)} dimensions)",
-            remedy="split it into single volumes, e.g. with `fslsplit` or nibabel.four_to_three",
-        )
-    orientation = io_orientation(image.affine)
-    if not np.isfinite(orientation).all():
-        raise ImageError("has a broken orientation (affine)", remedy="correct its sform or qform")
-    plane = _plane((*image.shape, 1, 1, 1)[:3], orientation)
-    check_size(*plane.sizes()[1:])
-    if image.get_data_dtype().kind == "c":
-        raise ImageError("has complex values", remedy="save their magnitude")
-    return image, plane
+def _open(data: bytes) -> tuple[nib.Nifti1Image, np.ndarray, tuple[int, int, int]]:
+    """Return the image, whose voxels are read on access, and how it is displayed.
 
-
-def _plane(shape: tuple[int, ...], orientation: np.ndarray) -> Plane:
-    to_canonical = orientation[:, 0].astype(int)  # file axis -> x right, y anterior, z superior
-    rising = orientation[:, 1] > 0
-    thin = [axis for axis in range(3) if shape[axis] == 1]
-    axis = thin[0] if len(thin) == 1 else int(np.flatnonzero(to_canonical == AXIAL)[0])
-    row, column = sorted({0, 1, 2} - {axis}, key=lambda a: -to_canonical[a])
-    # Frames start at the bottom; rows and columns, at anterior or superior and at the patient's
-    # right, in decreasing order.
-    reverse = (not rising[axis], rising[row], rising[column])
-    steps = tuple(slice(None, None, -1 if backward else 1) for backward in reverse)
-    return Plane(shape, (axis, row, column), steps)
-
-
-def _uncompressed(data: bytes) -> bytes:
-    """Return the content of the .nii; a gzip stream is checked by its CRC."""
+    Returns:
+        The image; the orientation (3, 2) of its axes in the display (nibabel's: the display axis,
+        of frames, rows and columns, and -1 if it is reversed); and the sizes of the display axes.
+    """
     if data[:2] == b"\x1f\x8b":
         with _LOCK:  # threads that read slices of one volume wait for one decompression
             data = _gunzip(data)
     needed = _needed(data)
     if needed > len(data):
         raise ImageError(f"is truncated: {len(data):,} of {needed:,} bytes", remedy=AGAIN)
-    return data
+    image = (nib.Nifti2Image if data[:4] in _NIFTI2 else nib.Nifti1Image).from_bytes(data)
+    if (count := math.prod(image.shape[3:])) != 1:
+        raise ImageError(
+            f"has {count} volumes ({len(image.shape)} dimensions)",
+            remedy="split it into single volumes, e.g. with `fslsplit` or nibabel.four_to_three",
+        )
+    if image.get_data_dtype().kind == "c":
+        raise ImageError("has complex values", remedy="save their magnitude")
+    orientation = io_orientation(image.affine)
+    if not np.isfinite(orientation).all():
+        raise ImageError("has a broken orientation (affine)", remedy="correct its sform or qform")
+    to_canonical = orientation[:, 0].astype(int)  # file axis -> x right, y anterior, z superior
+    shape = (*image.shape, 1, 1, 1)[:3]
+    thin = [axis for axis in range(3) if shape[axis] == 1]
+    axis = thin[0] if len(thin) == 1 else int(np.flatnonzero(to_canonical == AXIAL)[0])
+    row, column = sorted({0, 1, 2} - {axis}, key=lambda a: -to_canonical[a])
+    # Frames start at the bottom; rows and columns, at anterior or superior and at the patient's
+    # right, in decreasing order.
+    order = [axis, row, column]
+    display = np.empty((3, 2))
+    display[order, 0] = 0, 1, 2
+    display[order, 1] = orientation[order, 1] * (1, -1, -1)
+    sizes = shape[axis], shape[row], shape[column]
+    check_size(sizes[2], sizes[1])
+    return image, display, sizes
 
 
 @functools.lru_cache(maxsize=1)  # for the next slice of the volume
 def _gunzip(data: bytes) -> bytes:
-    """Decompress a volume; no more than its header states, with some room for what follows it."""
+    """Decompress a volume and check its CRC; its header limits the size."""
     with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
         volume = bytearray(file.read(2**20))
         limit = _needed(volume) + MAX_TRAILING
-        while block := file.read(2**20):
+        while block := file.read(2**20):  # never allocates what the header merely claims
             volume += block
             if len(volume) > limit:
                 raise ImageError("is much larger than its header states", remedy=AGAIN)
@@ -165,7 +134,7 @@ def _gunzip(data: bytes) -> bytes:
 
 
 def _needed(head: bytes) -> int:
-    """Return the size of the file by its header, at most `MAX_VOLUME_BYTES`."""
+    """Return the size of the file by its header, at most `MAX_BYTES`."""
     second = head[:4] in _NIFTI2
     try:
         kind = nib.Nifti2Header if second else nib.Nifti1Header
@@ -179,9 +148,9 @@ def _needed(head: bytes) -> int:
         raise ImageError(
             "has no voxels (half of a .hdr/.img pair?)", remedy="save it as one file (.nii)"
         )
-    if needed > MAX_VOLUME_BYTES:
+    if needed > MAX_BYTES:
         raise ImageError(
-            f"needs {needed:,} bytes, the limit is {MAX_VOLUME_BYTES:,}",
+            f"needs {needed:,} bytes, the limit is {MAX_BYTES:,}",
             remedy="cut the volume into smaller ones",
         )
     return needed

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 
 from pipeline.errors import ImageError
-from pipeline.images.types import Pixels
+from pipeline.images.formats import AGAIN, Pixels
 
 LOW, HIGH = 0.5, 99.5  # percentiles that become 0 and 255
 PLATEAU_SHARE = 0.1  # a burnt-in marker covers at most this fraction of the pixels
@@ -34,10 +34,10 @@ def to_display(pixels: Pixels) -> np.ndarray:
     if pixels.invert:
         values = 255 - values
     values = on_black(values, pixels.alpha)
-    if valid is not None and not valid.all():
-        values = np.where(valid if values.ndim == 2 else valid[..., None], values, np.uint8(0))
     if values.ndim == 2:
         values = np.repeat(values[..., None], 3, axis=2)
+    if valid is not None:
+        values = np.where(valid[..., None], values, np.uint8(0))
     return np.ascontiguousarray(values, dtype=np.uint8)
 
 
@@ -47,23 +47,6 @@ def on_black(values: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
         return values
     shade = values * (alpha if values.ndim == 2 else alpha[..., None])
     return (np.rint(shade) if values.dtype.kind in "ui" else shade).astype(values.dtype)
-
-
-def remarks(pixels: Pixels) -> list[str]:
-    """Describe how the samples differ from plain 8-bit values, for the preview."""
-    values, valid = pixels.values, finite(pixels)
-    found = []
-    if values.dtype.kind == "f" and (bad := int((~np.isfinite(values)).sum())):
-        found.append(f"{bad:,} NaN or infinite samples, shown black")
-    if pixels.valid is not None and (share := 1 - float(pixels.valid.mean())):
-        found.append(f"{share:.0%} padding or transparent, shown black")
-    if not pixels.display and values.dtype != bool:
-        if factor := _disguised(values, valid):
-            found.append(f"8-bit values stored as multiples of {factor}")
-        else:
-            low, high = display_range(values, valid)
-            found.append(f"{values.dtype} samples, {low:g} to {high:g} shown as black to white")
-    return found
 
 
 def finite(pixels: Pixels) -> np.ndarray | None:
@@ -106,21 +89,19 @@ def display_range(values: np.ndarray, valid: np.ndarray | None = None) -> tuple[
     return float(low), float(high)
 
 
-def _outside_markers(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray | None:
-    """Return which pixels are valid and not part of a marker, bool (h, w); None for all."""
-    kept = valid
+def _outside_markers(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    """Return which pixels are valid and not part of a marker, bool (h, w)."""
+    kept = np.ones(values.shape[:2], bool) if valid is None else valid
     for extreme, sign in ((np.max, 1), (np.min, -1)):
-        at = extreme(select(values, kept))
+        at = extreme(values[kept])
         marker = values == at
-        marker = marker.any(axis=2) if marker.ndim == 3 else marker
-        marker = marker if kept is None else marker & kept  # padding has no anti-aliased edge
-        total = marker.size if kept is None else int(kept.sum())
+        marker = (marker.any(axis=2) if marker.ndim == 3 else marker) & kept
+        total = int(kept.sum())
         for edge in (EDGE, 0) if marker.sum() >= EDGE_SHARE * total else (0,):
-            around = binary_dilation(marker, SQUARE, edge) if edge else marker
-            others = ~around if kept is None else kept & ~around
+            others = kept & ~(binary_dilation(marker, SQUARE, edge) if edge else marker)
             if int(others.sum()) < (1 - PLATEAU_SHARE) * total:
                 continue
-            rest = select(values, others)
+            rest = values[others].reshape(-1)
             span = float(rest.max()) - float(rest.min())
             gap = sign * (float(at) - float(extreme(rest)))
             if gap > PLATEAU_GAP * span and not _few_levels(rest):
@@ -137,41 +118,22 @@ def _few_levels(samples: np.ndarray) -> bool:
 def _scale(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
     if values.dtype.kind not in "uif":
         raise ImageError(f"has samples of type {values.dtype}", remedy="save it as real numbers")
-    if select(values, valid).size == 0:
-        raise ImageError("has only padding, NaN or transparent pixels", remedy="export it again")
-    if factor := _disguised(values, valid):
-        return np.minimum(values // factor, 255).astype(np.uint8)
-    low, high = display_range(values, valid)
-    if low == high:
-        return np.zeros(values.shape, np.uint8)
-    if values.dtype.kind in "ui" and values.dtype.itemsize <= 2:
-        # One look-up per pixel takes an eighth of the memory of floats.
-        info = np.iinfo(values.dtype)
-        table = _to_bytes(np.arange(info.min, info.max + 1), low, high)
-        return table[values.astype(np.int32) - info.min]
-    shown = np.empty(values.shape, np.uint8)
-    step = max(1, BLOCK // max(1, values[0].size))
-    for row in range(0, len(values), step):
-        shown[row : row + step] = _to_bytes(values[row : row + step], low, high)
-    return shown
-
-
-def _to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    # Halving first keeps the range finite for floats near the limits of their type.
-    scaled = (values.astype(np.float64) / 2 - low / 2) / (high / 2 - low / 2)
-    return np.rint(np.clip(np.nan_to_num(scaled, nan=0.0), 0, 1) * 255).astype(np.uint8)
-
-
-def _disguised(values: np.ndarray, valid: np.ndarray | None) -> int:
-    """Return 257 or 256 if 16-bit samples are multiples of it, i.e. 8-bit values, else 0.
-
-    Division then restores the 8-bit image exactly, whatever program wrote the file.
-    """
-    if values.dtype != np.uint16:
-        return 0
     samples = select(values, valid)
-    nonzero = samples[samples > 0]
-    for factor in (257, 256):
-        if nonzero.size == 0 or np.mean(nonzero % factor == 0) >= DISGUISED_SHARE:
-            return factor
-    return 0
+    if samples.size == 0:
+        raise ImageError("has only padding, NaN or transparent pixels", remedy=AGAIN)
+    if values.dtype == np.uint16:
+        # Division restores 8-bit values that a program stored as multiples exactly.
+        nonzero = samples[samples > 0]
+        for factor in (257, 256):
+            if nonzero.size == 0 or np.mean(nonzero % factor == 0) >= DISGUISED_SHARE:
+                return np.minimum(values // factor, 255).astype(np.uint8)
+    low, high = display_range(values, valid)
+    shown = np.zeros(values.shape, np.uint8)
+    rows = max(1, BLOCK // max(1, values[0].size))
+    for row in range(0, len(values) if high > low else 0, rows):
+        # Halving first keeps the range finite for floats near the limits of their type.
+        half = values[row : row + rows].astype(np.float64) / 2
+        scaled = (half - low / 2) / (high / 2 - low / 2)
+        scaled = np.clip(np.nan_to_num(scaled, nan=0.0), 0, 1)
+        shown[row : row + rows] = np.rint(scaled * 255).astype(np.uint8)
+    return shown

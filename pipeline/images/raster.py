@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from pipeline.errors import ImageError
-from pipeline.images.types import FrameInfo, Pixels, check_size
+from pipeline.images.formats import AGAIN, FrameInfo, Pixels, check_frame, check_size
 
 ORIENTATION = 274  # EXIF and TIFF tag
 
@@ -21,14 +21,14 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def upright(values: np.ndarray, orientation: int) -> np.ndarray:
-    """Apply an EXIF orientation to stored pixels.
+    """Apply an EXIF orientation, 1 to 8, to stored pixels.
 
     Args:
         values: (h, w) or (h, w, c) as stored.
-        orientation: 1 to 8; anything else is treated as 1.
+        orientation: 5 to 8 swap height and width.
 
     Returns:
-        A contiguous array; orientations 5 to 8 swap height and width.
+        A contiguous array.
     """
     if orientation in (5, 6, 7, 8):
         values = values.swapaxes(0, 1)
@@ -39,15 +39,15 @@ def upright(values: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(values)
 
 
-def upright_size(width: int, height: int, orientation: int) -> tuple[int, int]:
-    """Return (width, height) after `upright`."""
-    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
+def frame_info(index: int, width: int, height: int, orientation: int) -> FrameInfo:
+    """Return the entry of a frame of `width` x `height` stored pixels, at its upright size."""
+    return FrameInfo(index, *((height, width) if orientation >= 5 else (width, height)))
 
 
 def probe(data: bytes, kind: str) -> list[FrameInfo]:
     """Read the size from the header."""
-    image = _open(data, kind)
-    return [FrameInfo(0, *upright_size(*image.size, _orientation(image, data)))]
+    image = open_image(data, kind)
+    return [frame_info(0, *image.size, _orientation(image, data))]
 
 
 def read(data: bytes, kind: str, frame: int) -> Pixels:
@@ -59,49 +59,38 @@ def read(data: bytes, kind: str, frame: int) -> Pixels:
     Raises:
         ImageError: a frame other than 0, an animation, too many pixels, truncated or damaged.
     """
-    if frame != 0:
-        raise ImageError(f"has no frame {frame}: it is a single image", remedy="use frame 0")
+    check_frame(frame, 1)
+    image = open_image(data, kind)
+    turn = _orientation(image, data)
     if kind == "PNG":
         _check_png(data)
         if data[24] == 16:  # Pillow reduces 16-bit colours to their high byte
             import imagecodecs
 
-            turn = _orientation(_open(data, "PNG"), data)
             return split_alpha(upright(imagecodecs.png_decode(data), turn))
-    if kind == "WEBP":
-        _check_webp(data)
-    return decode_with_pillow(data, kind)
+        hidden = image.info.get("transparency")
+        if data[24:26] in (b"\2\0", b"\4\0") and isinstance(hidden, int):
+            # Pillow scales grey samples of 2 and 4 bits to 8 bits, but not the transparent level.
+            image.info["transparency"] = hidden * 255 // (2 ** data[24] - 1)
+    # Without checksum, an interrupted copy of a WebP decodes as smooth. The zeros that end the
+    # code of a uniform image are about a twentieth of it.
+    zeros = len(data) - len(data.rstrip(b"\0"))
+    if kind == "WEBP" and zeros > max(256, len(data) // 8):
+        raise ImageError("is damaged (ends in zero bytes)", remedy=AGAIN)
+    return to_pixels(image, turn, lossy=kind in ("JPEG", "WEBP"))
 
 
-def decode_with_pillow(data: bytes, kind: str, page: int = 0) -> Pixels:
-    """Decode an 8-bit image; of a TIFF, page `page`, which Pillow itself turns upright."""
-    image = _open(data, kind)
-    if page:
-        image.seek(page)
-        check_size(*image.size)
-    turn = 1 if kind == "TIFF" else _orientation(image, data)
+def to_pixels(image: ImageFile.ImageFile, turn: int, *, lossy: bool) -> Pixels:
+    """Decode an opened 8-bit image and turn it upright."""
     image.load()
-    threshold = "half" if kind in ("JPEG", "WEBP") else "auto"
-    if image.mode == "P":
-        threshold = "nonzero"
-    hidden = image.info.get("transparency")
-    if kind == "PNG" and data[24:26] in (b"\2\0", b"\4\0") and isinstance(hidden, int):
-        # Pillow scales grey samples of 2 and 4 bits to 8 bits, but not the transparent level.
-        image.info["transparency"] = hidden * 255 // (2 ** data[24] - 1)
+    threshold = "nonzero" if image.mode == "P" else "half" if lossy else "auto"
     return Pixels(upright(np.asarray(_opaque(image)), turn), display=True, threshold=threshold)
 
 
 def encode_png(array: np.ndarray) -> bytes:
-    """Return a PNG of a (h, w) or (h, w, 3) uint8 image or a bool mask, without metadata.
-
-    Raises:
-        ValueError: another dtype or number of dimensions.
-    """
-    array = np.asarray(array)
+    """Return a PNG of a (h, w) or (h, w, 3) uint8 image or a bool mask, without metadata."""
     if array.dtype == bool:
         array = array.astype(np.uint8) * np.uint8(255)
-    if array.dtype != np.uint8 or array.ndim not in (2, 3):
-        raise ValueError(f"needs uint8 or bool, (h, w) or (h, w, 3): {array.dtype} {array.shape}")
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
@@ -112,14 +101,19 @@ def split_alpha(values: np.ndarray) -> Pixels:
 
     The colours are not darkened here: their display range is that of the opaque image.
     """
+    valid = alpha = None
     if values.ndim == 3 and values.shape[2] in (2, 4):
         alpha, values = values[..., -1], values[..., :-1]
         top = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "ui" else 1
         if (alpha < top).any():
             valid = alpha > 0  # invisible pixels do not count for the range, unless all are
+            valid = valid if valid.any() else None
             alpha = np.clip(alpha / top, 0, 1).astype(np.float32)
-            return Pixels(_squeeze(values), valid=valid if valid.any() else None, alpha=alpha)
-    return Pixels(_squeeze(values))
+        else:
+            alpha = None
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[..., 0]
+    return Pixels(values, valid=valid, alpha=alpha)
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -136,36 +130,21 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 def _check_png(data: bytes) -> None:
     """Refuse a truncated PNG or one with wrong checksums, which decoders ignore for pixels."""
-    view = memoryview(data)
-    last = b""
+    view, last = memoryview(data), b""
     for last, offset, length in png_chunks(data):  # noqa: B007
         end = offset + length
-        if end + 4 > len(data):
-            break
         if zlib.crc32(view[offset - 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
-            raise ImageError(
-                "is damaged (a PNG checksum is wrong)", remedy="copy or download it again"
-            )
+            raise ImageError("is damaged or truncated (a PNG checksum is wrong)", remedy=AGAIN)
     if last != b"IEND":
-        raise ImageError("is truncated (no PNG end chunk)", remedy="copy or download it again")
+        raise ImageError("is truncated (no PNG end chunk)", remedy=AGAIN)
 
 
-def _check_webp(data: bytes) -> None:
-    """Refuse a WebP whose end is zeros: without checksum, an interrupted copy decodes as smooth.
-
-    The zeros that end the code of a uniform image are about a twentieth of it.
-    """
-    zeros = len(data) - len(data.rstrip(b"\0"))
-    if zeros > max(256, len(data) // 8):
-        raise ImageError("is damaged (ends in zero bytes)", remedy="copy or download it again")
-
-
-def _open(data: bytes, kind: str) -> ImageFile.ImageFile:
+def open_image(data: bytes, kind: str) -> ImageFile.ImageFile:
+    """Read the header; refuse an animation and more pixels than the limit."""
     # Not Image.open: its size limit is global to the process, and first only a warning.
     Image.init()
-    factory, _ = Image.OPEN[kind]
     try:
-        image = factory(io.BytesIO(data), "")
+        image = Image.OPEN[kind][0](io.BytesIO(data), "")
         check_size(*image.size)
         frames = getattr(image, "n_frames", 1)
     except Image.DecompressionBombError:  # GIF and WebP apply Pillow's own limit
@@ -206,7 +185,3 @@ def _opaque(image: Image.Image) -> Image.Image:
     if image.mode in ("L", "RGB"):
         return image
     return image.convert("L" if image.mode == "1" else "RGB")
-
-
-def _squeeze(values: np.ndarray) -> np.ndarray:
-    return values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values

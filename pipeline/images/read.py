@@ -24,11 +24,19 @@ import numpy as np
 
 from pipeline.errors import ImageError
 from pipeline.images import normalise
-from pipeline.images.kinds import HEAD_BYTES, sniff
+from pipeline.images.formats import (
+    AGAIN,
+    HEAD_BYTES,
+    MAX_BYTES,
+    MAX_PIXELS,
+    FrameInfo,
+    Pixels,
+    sniff,
+)  # fmt: skip
 from pipeline.images.region import extract_region, find_threshold
-from pipeline.images.types import MAX_FILE_BYTES, MAX_PIXELS, FrameInfo, Pixels
 
 READER_VERSION = "6"
+_BACKENDS = {"TIFF": "tiff", "DICOM": "dicom", "NIFTI": "nifti"}
 
 
 def reader_rules() -> dict[str, Any]:
@@ -68,14 +76,8 @@ def read_image(path: str | os.PathLike, frame: int = 0, *, data: bytes | None = 
         (2, 3, 3)
     """
     with _naming(path):
-        return normalise.to_display(_pixels(path, frame, data))
-
-
-def inspect_image(path: str | os.PathLike, frame: int = 0) -> tuple[np.ndarray, list[str]]:
-    """Read one frame as `read_image` does, with remarks about scaling, padding and NaN."""
-    with _naming(path):
-        pixels = _pixels(path, frame, None)
-        return normalise.to_display(pixels), normalise.remarks(pixels)
+        kind, data = _load(path, data)
+        return normalise.to_display(_backend(kind).read(data, kind, frame))
 
 
 def read_mask(
@@ -95,10 +97,8 @@ def read_mask(
     `pipeline.images.region.find_threshold`.
 
     Args:
-        path: the file.
-        frame: 0-based page, frame or slice.
+        path, frame, data: as for `read_image`.
         shape: (height, width) of the image of the mask; another size is an error.
-        data: content of the file, if it has been read already.
 
     Returns:
         bool (h, w).
@@ -108,7 +108,13 @@ def read_mask(
             nor a mask with smooth edges nor probabilities.
     """
     with _naming(path):
-        mask = _region(path, frame, data)
+        kind, data = _load(path, data)
+        backend = _backend(kind)
+        pixels = backend.read(data, kind, frame)
+        if pixels.threshold == "auto" and len(backend.probe(data, kind)) > 1:
+            mask = extract_region(pixels, *_file_threshold(kind, data))
+        else:
+            mask = extract_region(pixels, *find_threshold(lambda: [pixels]))
         if shape is not None and mask.shape != tuple(shape):
             raise ImageError(
                 f"the mask is {mask.shape[1]} x {mask.shape[0]}, "
@@ -155,9 +161,7 @@ def to_voxels(
         kind, data = _load(path, None)
         if kind != "NIFTI":
             raise ImageError(f"is {kind}, not NIfTI", remedy="save the mask as it is")
-        from pipeline.images.nifti import mask_to_voxels
-
-        return mask_to_voxels(mask, data, frame, out)
+        return _backend(kind).mask_to_voxels(mask, data, frame, out)
 
 
 def bytes_changed(path: str | os.PathLike) -> ImageError:
@@ -181,20 +185,6 @@ def unreadable(path: str | os.PathLike, error: OSError) -> ImageError:
     return ImageError(what, remedy=remedy, path=path)
 
 
-def _pixels(path: str | os.PathLike, frame: int, data: bytes | None) -> Pixels:
-    kind, data = _load(path, data)
-    return _backend(kind).read(data, kind, frame)
-
-
-def _region(path: str | os.PathLike, frame: int, data: bytes | None) -> np.ndarray:
-    kind, data = _load(path, data)
-    backend = _backend(kind)
-    pixels = backend.read(data, kind, frame)
-    if pixels.threshold == "auto" and len(backend.probe(data, kind)) > 1:
-        return extract_region(pixels, *_file_threshold(kind, data))
-    return extract_region(pixels, *find_threshold(lambda: [pixels]))
-
-
 @functools.lru_cache(maxsize=8)  # for the next frames of the files that are being read
 def _file_threshold(kind: str, data: bytes) -> tuple[float, float]:
     """Return the (top, threshold) of all frames of a file."""
@@ -214,8 +204,7 @@ def _backend(kind: str) -> ModuleType:
     `read(data, kind, frame)`, which decodes one of them. Both raise an `ImageError` without a
     path, or on damaged data any exception of the decoder.
     """
-    modules = {"TIFF": "tiff", "DICOM": "dicom", "NIFTI": "nifti"}
-    return importlib.import_module(f"pipeline.images.{modules.get(kind, 'raster')}")
+    return importlib.import_module(f"pipeline.images.{_BACKENDS.get(kind, 'raster')}")
 
 
 def _load(path: str | os.PathLike, data: bytes | None) -> tuple[str, bytes]:
@@ -225,10 +214,8 @@ def _load(path: str | os.PathLike, data: bytes | None) -> tuple[str, bytes]:
         if not stat.S_ISREG(status.st_mode):  # a pipe or device may block for ever
             what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
             raise ImageError(f"is {what}, not a file", remedy="pass an image file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise ImageError(
-                f"is larger than {MAX_FILE_BYTES:,} bytes", remedy="cut it into smaller files"
-            )
+        if status.st_size > MAX_BYTES:
+            raise ImageError(f"is larger than {MAX_BYTES:,} bytes", remedy="cut it into pieces")
         data = Path(path).read_bytes()
     return sniff(data[:HEAD_BYTES]), data
 
@@ -243,16 +230,16 @@ def _naming(path: str | os.PathLike) -> Iterator[None]:
         yield
         return
     except ImageError as error:
-        if error.path is None:
-            error.path = path
+        error.path = error.path or path
         raise
     except MemoryError:
-        problem, remedy = "does not fit into memory", "make it smaller or cut it into tiles"
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
-    except BaseException as error:  # a panic of a Rust decoder is not an Exception
+        found = ImageError(
+            "does not fit into memory", remedy="make it smaller or cut it into tiles", path=path
+        )
+    except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise unreadable(path, error) from None
-        problem = f"is damaged or truncated ({type(error).__name__})"
-        remedy = "copy or export it again, or remove it from the dataset"
-    raise ImageError(problem, remedy=remedy, path=path) from None
+            found = unreadable(path, error)
+        else:
+            problem = f"is damaged or truncated ({type(error).__name__})"
+            found = ImageError(problem, remedy=f"{AGAIN}, or remove it", path=path)
+    raise found from None

@@ -10,10 +10,11 @@ import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
+from scipy.ndimage import maximum_filter, minimum_filter
 
 from pipeline.errors import ImageError
+from pipeline.images.formats import Pixels
 from pipeline.images.normalise import finite, on_black, select
-from pipeline.images.types import Pixels
 
 HALF = 127  # of 8 bits
 FEW = 16  # more levels than this, all low: labels only if they fill areas
@@ -92,18 +93,13 @@ def _flat_share(frames: Frames, top: float, high: float) -> float:
     """Return the fraction of the levels between black and white that fill 3 x 3 samples."""
     between, flat = set(), set()
     for pixels in frames():
-        values = _grey(pixels, top)
+        values = _grey(pixels, top).astype(np.float64)
         middle = (values > MIDDLE * high) & (values < (1 - MIDDLE) * high)
         if pixels.valid is not None:
             middle &= pixels.valid
+        same = middle & (maximum_filter(values, 3) == minimum_filter(values, 3))
         between.update(np.unique(values[middle]).tolist())
-        rows, columns = values.shape
-        inner = values[1:-1, 1:-1]
-        same = middle[1:-1, 1:-1].copy()
-        for y in range(3):
-            for x in range(3):
-                same &= values[y : rows - 2 + y, x : columns - 2 + x] == inner
-        flat.update(np.unique(inner[same]).tolist())
+        flat.update(np.unique(values[1:-1, 1:-1][same[1:-1, 1:-1]]).tolist())
     return len(flat) / len(between) if between else 0.0
 
 

@@ -11,14 +11,15 @@ import tifffile
 from PIL import Image
 
 from pipeline.errors import ImageError
+from pipeline.images.formats import AGAIN, FrameInfo, Pixels, check_frame, check_size
 from pipeline.images.raster import (
     ORIENTATION,
-    decode_with_pillow,
+    frame_info,
+    open_image,
     split_alpha,
+    to_pixels,
     upright,
-    upright_size,
-)
-from pipeline.images.types import FrameInfo, Pixels, check_size
+)  # fmt: skip
 
 # tifffile logs unusual tags, and without a handler logging prints to the terminal.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
@@ -28,18 +29,19 @@ MINISWHITE, MINISBLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 NOT_COMPRESSED, OLD_JPEG, JPEG = 1, 6, 7  # compression; new-style JPEG decodes its own YCbCr
 _HAS_END_MARKER = (JPEG, 33003, 33004, 33005, 34712)  # JPEG and JPEG 2000 segments: ff d9
 ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
-RESAVE = "save it as an uncompressed RGB or grey TIFF, or as PNG"
+RESAVE = "save each page as an uncompressed RGB or grey TIFF, or as PNG"
 
 
 def probe(data: bytes, kind: str) -> list[FrameInfo]:
     """List the pages, from their tags."""
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        frames = []
-        for index, page in enumerate(_pages(tiff)):
+        pages = _pages(tiff)
+        for page in pages:
             check_size(page.imagewidth, page.imagelength)
-            size = upright_size(page.imagewidth, page.imagelength, _orientation(page))
-            frames.append(FrameInfo(index, *size))
-        return frames
+        return [
+            frame_info(index, page.imagewidth, page.imagelength, _orientation(page))
+            for index, page in enumerate(pages)
+        ]
 
 
 def read(data: bytes, kind: str, frame: int) -> Pixels:
@@ -55,14 +57,14 @@ def read(data: bytes, kind: str, frame: int) -> Pixels:
     """
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         pages = _pages(tiff)
-        if not 0 <= frame < len(pages):
-            raise ImageError(
-                f"has no page {frame} (it has {len(pages)})", remedy="pages are 0-based"
-            )
+        check_frame(frame, len(pages))
         page = pages[frame]
         _check_page(page, data)
-        if page.photometric == YCBCR and page.compression != JPEG:
-            return decode_with_pillow(data, "TIFF", page.index)  # tifffile does not convert it
+        if page.photometric == YCBCR and page.compression != JPEG:  # tifffile does not convert it
+            image = open_image(data, "TIFF")
+            image.seek(page.index)
+            check_size(*image.size)
+            return to_pixels(image, 1, lossy=False)  # Pillow has turned it upright
         values = page.asarray(maxworkers=1)
         if values.ndim == 3 and page.axes[:1] == "S":
             values = np.moveaxis(values, 0, 2)
@@ -75,13 +77,10 @@ def _pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
     images = [page for page in pages if not page.subfiletype & REDUCED_OR_MASK] or pages
     if not images:
-        raise ImageError("has no page", remedy="export it again")
+        raise ImageError("has no page", remedy=AGAIN)
     stack = (tiff.imagej_metadata or {}).get("images", 1) if tiff.is_imagej else 1
     if stack > len(pages):
-        raise ImageError(
-            f"has {stack} images in one page (an ImageJ stack)",
-            remedy="save it as an OME or plain multi-page TIFF",
-        )
+        raise ImageError(f"has {stack} images in one page (an ImageJ stack)", remedy=RESAVE)
     return images
 
 
@@ -97,12 +96,10 @@ def _check_page(page: tifffile.TiffPage, data: bytes) -> None:
     if page.is_tiled:
         check_size(page.tilewidth, page.tilelength * page.tiledepth)
     if page.imagedepth > 1:
-        raise ImageError(
-            f"has {page.imagedepth} slices in one page", remedy="save one page per slice"
-        )
+        raise ImageError(f"has {page.imagedepth} slices in one page", remedy=RESAVE)
     offsets, counts = page.dataoffsets, page.databytecounts
     if not counts or len(offsets) != len(counts) or 0 in counts or 0 in offsets:
-        raise ImageError("lacks some of its strips or tiles", remedy="copy it or save it again")
+        raise ImageError("lacks some of its strips or tiles", remedy=AGAIN)
     segments = list(zip(offsets, counts, strict=True))
     short = max(offset + count for offset, count in segments) > len(data)
     if page.compression == NOT_COMPRESSED:
@@ -112,33 +109,31 @@ def _check_page(page: tifffile.TiffPage, data: bytes) -> None:
         ends = [data[max(o, o + c - 16) : o + c] for o, c in segments]
         short = short or any(b"\xff\xd9" not in end.rstrip(b"\0") for end in ends)
     if short:
-        raise ImageError("is truncated", remedy="copy or download it again")
+        raise ImageError("is truncated", remedy=AGAIN)
 
 
 def _to_grey_or_rgb(page: tifffile.TiffPage, values: np.ndarray) -> Pixels:
     """Convert the colour model of a page to grey or RGB samples."""
     lossy = "half" if page.compression in (OLD_JPEG, JPEG) else "auto"
     if page.photometric == PALETTE:
-        table = page.colormap
-        if table is None:
-            raise ImageError("is a palette image without its palette", remedy=RESAVE)
+        table = page.colormap  # None raises: a palette image without its palette
         table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
         index = values[..., 0] if values.ndim == 3 else values
         return Pixels(np.moveaxis(table[:, index], 0, 2), display=True, threshold="nonzero")
-    if page.photometric == CMYK:
-        if values.dtype != np.uint8 or values.ndim != 3 or values.shape[2] < 4:
-            raise ImageError("is CMYK of more than 8 bits or fewer than 4 inks", remedy=RESAVE)
+    if page.photometric == CMYK and values.dtype == np.uint8 and values.shape[2:] >= (4,):
         inks = Image.fromarray(np.ascontiguousarray(values[..., :4]), mode="CMYK")
         return Pixels(np.asarray(inks.convert("RGB")), display=True, threshold=lossy)
     if page.photometric not in (MINISWHITE, MINISBLACK, RGB, YCBCR):
-        raise ImageError(f"has the colour model {page.photometric.name}", remedy=RESAVE)
+        raise ImageError(
+            f"has the colour model {page.photometric.name} of {values.dtype}", remedy=RESAVE
+        )
     values, bits = _colours_and_alpha(page, values), page.bitspersample
-    invert = page.photometric == MINISWHITE
     shallow = values.dtype == bool or (values.dtype == np.uint8 and bits <= 8)
     if values.dtype == bool:
         values = values.astype(np.uint8) * np.uint8(255)
     elif shallow and bits < 8:
         values = (values.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
+    invert = page.photometric == MINISWHITE
     return replace(split_alpha(values), display=shallow, invert=invert, threshold=lossy)
 
 
@@ -149,7 +144,7 @@ def _colours_and_alpha(page: tifffile.TiffPage, values: np.ndarray) -> np.ndarra
     channels = values.shape[2]
     colours = 3 if page.photometric in (RGB, YCBCR) or channels in (3, 4) else 1
     if channels < colours or channels > colours + 1:
-        raise ImageError(f"has {channels} channels", remedy="save the wanted ones as grey or RGB")
+        raise ImageError(f"has {channels} channels", remedy=RESAVE)
     extra = tuple(page.extrasamples)[-1:] if channels == colours + 1 else ()
     if extra == (UNASSOCIATED_ALPHA,):
         return values

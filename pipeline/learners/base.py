@@ -84,8 +84,8 @@ class Learner:
         needs_labels: False for a learner that is not trained (zero-shot). It gets one run per
             test set, at fraction 0, instead of one per fraction and seed.
         uses: other learners whose code decides this one's fits.
-        base: another, unfitted learner whose fit this one starts from, or None. `train` replaces
-            it by a fit on the same samples if there is one on disk, so none is computed twice.
+        starts_from: a learner that `fit` fits first, with the parameters of the same names. If
+            `train` finds that fit on disk, its arrays are there already when `fit` is called.
         chosen: what the validation part decided in `fit` (JSON values), for the table of runs.
         val_score: accuracy on the validation part, or None; set by `fit`.
     """
@@ -94,11 +94,11 @@ class Learner:
     Parameters: ClassVar[type[LearnerParams]] = LearnerParams
     needs_labels: ClassVar[bool] = True
     uses: ClassVar[tuple[type[Learner], ...]] = ()
+    starts_from: ClassVar[type[Learner] | None] = None
 
     def __init__(self, params: LearnerParams | None = None, *, seed: int = 0):
         self.params: Any = params if params is not None else self.Parameters()
         self.seed = seed
-        self.base: Learner | None = None
         self.chosen: dict[str, Any] = {}
         self.val_score: float | None = None
 
@@ -129,8 +129,7 @@ class Learner:
 
     def restore(self, tensors: Mapping[str, np.ndarray], chosen: Mapping[str, Any]) -> Self:
         """Set the fitted arrays to saved ones; predictions are the same bits as when saved."""
-        for name, value in tensors.items():
-            setattr(self, name, value)
+        vars(self).update(tensors)
         self.chosen = dict(chosen)
         return self
 
@@ -161,12 +160,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return (z / z.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def log_loss(proba: np.ndarray, y: np.ndarray) -> float:
-    """Return the mean negative log probability of the true classes, clipped at 1e-7."""
-    p = proba[np.arange(len(y)), y].astype(np.float64)
-    return float(-np.log(np.clip(p, 1e-7, 1.0)).mean())
-
-
 def accuracy(proba: np.ndarray, y: np.ndarray) -> float:
     """Return the share of rows whose most probable class is the true one."""
     return float((proba.argmax(axis=1) == y).mean())
@@ -174,6 +167,5 @@ def accuracy(proba: np.ndarray, y: np.ndarray) -> float:
 
 def check_finite(what: str, *arrays: np.ndarray) -> None:
     """Raise DivergedError if an array holds NaN or infinity."""
-    for array in arrays:
-        if not np.isfinite(array).all():
-            raise DivergedError(f"{what} is not finite")
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise DivergedError(f"{what} is not finite")

@@ -1,73 +1,56 @@
-"""Features and labels of the images that the splits name, and the digests that date a fit."""
+"""Features and labels of the images that the splits name."""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.errors import StoreError
-from pipeline.learners.grid import Cell
 from pipeline.manifest import class_names
+from pipeline.store import FeatureStore, MaskStore, open_masks
 from pipeline.store.layout import GOOD
 
 if TYPE_CHECKING:
-    from os import PathLike
-
     import pandas as pd
 
-    from pipeline.store import FeatureStore, MaskStore
+    from pipeline.paths import Paths
 
 
 @dataclass(frozen=True)
 class Features:
-    """Features and labels of all images that any cell names.
+    """Features and labels of all images that some run names.
 
     Attributes:
         ids: image ids, sorted, (n,).
         y: class numbers, int64 (n,).
         X: features by view, each float32 (n, d); a row is NaN where an image has no such view.
-        row_digests: by view, the SHA-256 of each row of X, bytes (n,).
         text: text features of all classes, float32 (C, d).
         classes: class names, sorted.
+        sums: by view, the SHA-256 of each row of X, bytes (n,).
     """
 
     ids: np.ndarray
     y: np.ndarray
     X: dict[str, np.ndarray]
-    row_digests: dict[str, np.ndarray]
     text: np.ndarray
     classes: tuple[str, ...]
+    sums: dict[str, np.ndarray]
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Return the rows of some image ids, int64."""
         return np.searchsorted(self.ids, ids).astype(np.int64)
 
-    def fit_digest(self, cell: Cell, views: tuple[str, ...], decides: str) -> str:
-        """Return the digest of all that decides a fit.
-
-        Args:
-            cell: its view, seed, training and validation images count.
-            views: the views that are read.
-            decides: digest of everything else (code, parameters, versions).
-        """
-        digest = hashlib.sha256(f"{decides} {cell.view} {cell.seed}".encode())
-        for part in (cell.train, cell.val):
-            rows = self.rows(part)
-            digest.update(f"|{len(rows)}|".encode() + "\0".join(part).encode())
-            digest.update(self.y[rows].tobytes())
-            for view in views:
-                digest.update(self.row_digests[view][rows].tobytes())
-        return digest.hexdigest()
-
-    def run_digest(self, cell: Cell, views: tuple[str, ...], fit_digest: str) -> str:
-        """Return the digest of a fit together with its run and the features that it tests."""
-        run = f"{fit_digest} {cell.protocol}/{cell.view}/{cell.fraction:g}/{cell.seed}"
-        digest = hashlib.sha256(run.encode() + "\0".join(cell.test).encode())
+    def digest(self, ids: np.ndarray, views: tuple[str, ...]) -> str:
+        """Return a digest of some images: of their ids, classes and features of some views."""
+        rows = self.rows(ids)
+        digest = hashlib.sha256("\0".join(ids).encode() + self.y[rows].tobytes())
         for view in views:
-            digest.update(self.row_digests[view][self.rows(cell.test)].tobytes())
+            digest.update(self.sums[view][rows].tobytes())
         return digest.hexdigest()
 
 
@@ -85,101 +68,60 @@ def encoded_with_other_masks(features: FeatureStore, masks: MaskStore) -> set[st
 
 
 def read_features(
+    dataset: str,
+    paths: Paths,
     store: FeatureStore,
     manifest: pd.DataFrame,
-    cells: list[tuple[Cell, tuple[str, ...]]],
-    path: str | PathLike,
-    masks: MaskStore | None = None,
+    needed: Mapping[str, set[str]],
 ) -> Features:
-    """Read what the cells need.
+    """Read features, and refuse those that are not of today's images and masks.
 
     Args:
+        dataset: its name.
+        paths: of the project.
         store: the feature store.
         manifest: labels, and the SHA-256 of each image file as it is now.
-        cells: each cell with the stored views that it reads.
-        path: path of the store, for messages.
-        masks: the mask store, if there is one.
+        needed: view -> ids of the images that need it.
 
     Raises:
-        StoreError: a view was not encoded, or an image of a split has no features in a view that
-            needs them, or features of other image bytes or of another mask. The message counts
-            them by protocol, part and reason.
+        StoreError: a view was not encoded; or images have no features in a view that they need,
+            or features of other image bytes or of another mask. They are counted by reason.
     """
-    asked = sorted({view for _, views in cells for view in views})
-    unknown = [view for view in asked if view not in store.views]
-    if unknown:
-        raise StoreError(
-            f"has no view {', '.join(unknown)} (it has {', '.join(store.views)})",
-            path=path,
-            remedy="add it to encode.views and run: pipeline encode; or remove it from train.views",
-        )
-    table = store.table()
-    failed = set(table.index[table["status"] == "failed"])
-    encoded = table["sha256"].to_dict()
-    files = dict(zip(manifest["image_id"], manifest["sha256"], strict=True))
-    stale = {i for i, now in files.items() if encoded.get(i, now) != now} - failed
-    other = set() if masks is None else encoded_with_other_masks(store, masks) - failed - stale
-    known = set(table.index) - failed - stale - other
-
-    wanted = {i for cell, _ in cells for part in (cell.train, cell.val, cell.test) for i in part}
-    ids = np.array(sorted(wanted & known), dtype=object)
-    X = {view: _read_view(store, view, ids) for view in asked}
-    complete = {view: set(ids[~np.isnan(x).any(axis=1)]) for view, x in X.items()}
+    ids = np.array(sorted(set().union(*needed.values())), dtype=object)
+    table = store.table().reindex(ids)
+    of = manifest.set_index("image_id").loc[ids]
+    # A user may have the features alone; where there are masks too, they must agree.
+    masks = paths.masks(dataset)
+    other = encoded_with_other_masks(store, open_masks(masks)) if masks.is_dir() else set()
     reasons = {
-        "failed in encode": failed,
-        "are of older image bytes": stale,
-        "are of other masks than segment has made since": other,
+        "not encoded": table["status"].isna(),
+        "failed in encode": table["status"] == "failed",
+        "of older image bytes": table["sha256"] != of["sha256"],
+        "of other masks than segment has made since": table.index.isin(other),
     }
-    _refuse_gaps(cells, reasons, known, complete, path)
-
+    unusable = np.select(list(reasons.values()), list(reasons), "")
+    good = unusable == ""
+    X, gaps = {}, {}
+    for view, wanted in needed.items():
+        X[view] = np.full((len(ids), store.dim), np.nan, dtype=np.float32)
+        X[view][good] = store.image_features(view, ids[good])
+        lacking = np.isnan(X[view]).any(axis=1) & table.index.isin(wanted)
+        gaps |= {ids[k]: unusable[k] or f"without view {view}" for k in np.flatnonzero(lacking)}
+    if gaps:
+        counts = "; ".join(f"{n} {why}" for why, n in sorted(Counter(gaps.values()).items()))
+        raise StoreError(
+            f"features of {len(gaps)} image(s) cannot be used: {counts}; for example "
+            f"{', '.join(sorted(gaps)[:3])}",
+            path=store.path,
+            remedy="run: pipeline encode (it computes what is missing or outdated and retries what "
+            "failed), or remove these images from the manifest",
+        )
     classes = tuple(class_names(manifest))
-    label = dict(zip(manifest["image_id"], manifest["label"], strict=True))
     return Features(
         ids,
-        np.array([classes.index(label[i]) for i in ids], dtype=np.int64),
+        np.array([classes.index(label) for label in of["label"]], dtype=np.int64),
         X,
-        {v: np.array([hashlib.sha256(r).digest() for r in x], dtype="V32") for v, x in X.items()},
         np.ascontiguousarray(store.class_features(classes), dtype=np.float32),
         classes,
-    )
-
-
-def _read_view(store: FeatureStore, view: str, ids: np.ndarray) -> np.ndarray:
-    X = store.image_features(view, list(ids)) if len(ids) else np.zeros((0, store.dim))
-    return np.ascontiguousarray(X, dtype=np.float32)
-
-
-def _refuse_gaps(
-    cells: list[tuple[Cell, tuple[str, ...]]],
-    reasons: dict[str, set[str]],
-    known: set[str],
-    complete: dict[str, set[str]],
-    path: str | PathLike,
-) -> None:
-    """Raise StoreError if a cell names an image without usable features.
-
-    Args:
-        cells: each cell with the views that it reads.
-        reasons: images whose features cannot be used, by reason.
-        known: the other images of the store.
-        complete: images that have a view, by view.
-    """
-    gaps: dict[str, set[str]] = {}
-    for cell, views in cells:
-        parts = (("train and validation", (*cell.train, *cell.val)), ("test", cell.test))
-        for name, ids in parts:
-            for view in views:
-                for image_id in set(ids) - complete[view]:
-                    absent = f"have no view {view}" if image_id in known else "are missing"
-                    why = next((why for why, bad in reasons.items() if image_id in bad), absent)
-                    gaps.setdefault(f"{cell.protocol}, {name}: {why}", set()).add(image_id)
-    if not gaps:
-        return
-    counts = "; ".join(f"{len(ids)} image(s) {why}" for why, ids in sorted(gaps.items()))
-    examples = sorted(set().union(*gaps.values()))[:3]
-    raise StoreError(
-        f"features are not complete: {counts}; for example {', '.join(examples)}",
-        path=path,
-        remedy="run: pipeline encode (it computes what is missing or outdated and retries what "
-        "failed), or remove these images from the manifest",
+        {v: np.array([hashlib.sha256(r).digest() for r in x], dtype="V32") for v, x in X.items()},
     )

@@ -16,7 +16,6 @@ from pipeline.learners.base import (
     Samples,
     accuracy,
     check_finite,
-    log_loss,
     softmax,
     standardisation,
 )
@@ -63,8 +62,7 @@ class LinearProbe(Learner):
     @property
     def candidates(self) -> np.ndarray:
         """The candidates for C, ascending, float64."""
-        p = self.params
-        return np.geomspace(p.c_min, p.c_max, p.c_steps)
+        return np.geomspace(self.params.c_min, self.params.c_max, self.params.c_steps)
 
     def fit(self, train: Samples, val: Samples) -> Self:
         """Fit on the training part and choose C on the validation part.
@@ -79,18 +77,13 @@ class LinearProbe(Learner):
         # The optimum lies in the span of the rows of Z. Rotating onto that span is exact, and
         # makes few-shot problems as small as their number of images.
         basis = np.linalg.qr(Z.T)[0] if Z.shape[0] < Z.shape[1] else None
-        if basis is not None:
-            Z = Z @ basis
-        Z = np.ascontiguousarray(Z, dtype=np.float32)
+        Z = np.ascontiguousarray(Z if basis is None else Z @ basis, dtype=np.float32)
 
         candidates = self.candidates
         if len(val) == 0:
             candidates = candidates[[(len(candidates) - 1) // 2]]
-        model = LogisticRegression(
-            solver="lbfgs", tol=self.tol, max_iter=self.params.max_iter, warm_start=True
-        )
-        best: tuple[float, float] | None = None
-        last_loss, rises = np.inf, 0
+        model = LogisticRegression(tol=self.tol, max_iter=self.params.max_iter, warm_start=True)
+        best, last_loss, rises = (-np.inf, -np.inf), np.inf, 0
         for c in candidates:
             model.C = float(c)
             with warnings.catch_warnings(record=True) as caught:
@@ -98,16 +91,15 @@ class LinearProbe(Learner):
                 model.fit(Z, train.y)
             coef, intercept = _on_raw_features(model, len(train.text), mean, scale, basis)
             check_finite(f"logistic regression at C = {c:g}", coef, intercept)
-            converged = not any(issubclass(w.category, ConvergenceWarning) for w in caught)
-            if len(val) == 0:
-                score, loss = float("nan"), 0.0
-            else:
+            score, loss = 0.0, 0.0
+            if len(val):
                 proba = softmax(X_val @ coef + intercept)
-                score, loss = accuracy(proba, val.y), log_loss(proba, val.y)
-            gained = best is None or score > best[0]
-            if best is None or (score, -loss) > best:
-                best = (score, -loss)
+                score, loss = accuracy(proba, val.y), _log_loss(proba, val.y)
+            gained = score > best[0]
+            if (score, -loss) > best:
+                best = score, -loss
                 self.coef_, self.intercept_ = coef, intercept
+                converged = not any(issubclass(w.category, ConvergenceWarning) for w in caught)
                 self.chosen = {"C": float(c), "converged": converged}
                 self.val_score = score if len(val) else None
             rises = rises + 1 if loss > last_loss and not gained else 0
@@ -136,11 +128,15 @@ def _on_raw_features(
     w, b = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
     if len(w) == 1:  # two classes: scikit-learn keeps one row, the difference
         w, b = np.concatenate([-w / 2, w / 2]), np.concatenate([-b / 2, b / 2])
-    w = w.T if basis is None else basis @ w.T
-    w = w / scale[:, None]
-    b = b - mean @ w
+    w = (w.T if basis is None else basis @ w.T) / scale[:, None]
     coef = np.zeros((len(mean), n_classes), dtype=np.float32)
     intercept = np.full(n_classes, -1e4, dtype=np.float32)
     coef[:, model.classes_] = w
-    intercept[model.classes_] = b
+    intercept[model.classes_] = b - mean @ w
     return coef, intercept
+
+
+def _log_loss(proba: np.ndarray, y: np.ndarray) -> float:
+    """Return the mean negative log probability of the true classes, clipped at 1e-7."""
+    p = proba[np.arange(len(y)), y].astype(np.float64)
+    return float(-np.log(np.clip(p, 1e-7, 1.0)).mean())

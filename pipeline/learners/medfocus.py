@@ -94,15 +94,11 @@ class Fused:
         return self.inverse_temperature * (nnf.normalize(M, dim=1) @ self.text.T)
 
 
-class Network(nn.Module):
-    """The trained parameters of F and C.
+_ARRAYS = [field.name for field in fields(Fused)]
 
-    Args:
-        text: T with rows of length 1, (C, d).
-        mean, scale: of I over the training part, (d,).
-        params: widths and initial temperature.
-        generator: source of the initial weights.
-    """
+
+class Network(nn.Module):
+    """The trained parameters of F and C; `text`, `mean` and `scale` as of `Fused`."""
 
     def __init__(
         self,
@@ -176,9 +172,9 @@ def medfocus_loss(fused: Fused, M: torch.Tensor, y: torch.Tensor, lambda_: float
     """
     if lambda_ == 0:
         return nnf.cross_entropy(fused.classify(M), y)
-    if lambda_ == 1:
-        return contrastive_loss(fused.similarity(M), y)
     contrastive = contrastive_loss(fused.similarity(M), y)
+    if lambda_ == 1:
+        return contrastive
     return lambda_ * contrastive + (1 - lambda_) * nnf.cross_entropy(fused.classify(M), y)
 
 
@@ -201,28 +197,30 @@ class MedFocus(Learner):
         Raises:
             DivergedError: a feature or the loss is infinite or NaN.
         """
+        self.fit_fusion(train, val)
+        self.val_score = accuracy(self.predict_proba(val), val.y) if len(val) else None
+        return self
+
+    def fit_fusion(self, train: Samples, val: Samples) -> None:
+        """Set the fitted arrays and `chosen`."""
         check_finite("a feature of the training or validation part", train.X, val.X, train.text)
         image = l2_normalise(train.X)
         mean, scale = (torch.from_numpy(a.astype(np.float32)) for a in standardisation(image))
         generator = torch.Generator().manual_seed(self.seed)
         text = torch.from_numpy(l2_normalise(train.text))
         network = Network(text, mean, scale, self.params, generator)
-        I, I_val = torch.from_numpy(image), torch.from_numpy(l2_normalise(val.X))  # noqa: E741
-        parts = I, torch.from_numpy(train.y), I_val, torch.from_numpy(val.y)
-        epoch = _train(network, self.params, generator, *parts)
+        parts = image, train.y, l2_normalise(val.X), val.y
+        epoch = _train(network, self.params, generator, *map(torch.from_numpy, parts))
         with torch.no_grad():
             fused = network.fused()
-        for field in fields(Fused):
-            setattr(self, f"{field.name}_", getattr(fused, field.name).detach().numpy().copy())
+        for name in _ARRAYS:
+            setattr(self, f"{name}_", getattr(fused, name).detach().numpy().copy())
         self.chosen = {"epoch": epoch, "gate": torch.tanh(network.gate).item()}
-        self.val_score = accuracy(self.predict_proba(val), val.y) if len(val) else None
-        return self
 
     @property
     def fused(self) -> Fused:
         """The fitted F and C."""
-        names = [field.name for field in fields(Fused)]
-        return Fused(**{name: torch.as_tensor(getattr(self, f"{name}_")) for name in names})
+        return Fused(*(torch.as_tensor(getattr(self, f"{name}_")) for name in _ARRAYS))
 
     def fuse(self, X: np.ndarray) -> np.ndarray:
         """Return M = F(T, I), float32 (n, d), for image features X (n, d)."""
@@ -266,30 +264,25 @@ def _train(
         fused = network.fused()
         return medfocus_loss(fused, fused.fuse(image), y, params.lambda_)
 
-    best, best_epoch, best_loss = _copy(network), 0, float("inf")
+    best, best_epoch, best_loss = {}, 0, float("inf")
     for epoch in range(1, params.epochs + 1):
         for rows in torch.randperm(len(y), generator=generator).split(params.batch_size):
             loss = loss_of(image[rows], y[rows])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
+        if len(y_val):
+            with torch.no_grad():
+                loss = loss_of(image_val, y_val)
         if not torch.isfinite(loss):
             raise DivergedError(f"the loss is {loss.item()} after epoch {epoch}")
-        if len(y_val) == 0:
+        if not len(y_val):
             best_epoch = epoch
-            continue
-        with torch.no_grad():
-            loss = loss_of(image_val, y_val)
-        if not torch.isfinite(loss):
-            raise DivergedError(f"the validation loss is {loss.item()} after epoch {epoch}")
-        if loss.item() < best_loss:
-            best, best_epoch, best_loss = _copy(network), epoch, loss.item()
+        elif loss.item() < best_loss:
+            best = {name: value.detach().clone() for name, value in network.state_dict().items()}
+            best_epoch, best_loss = epoch, loss.item()
         elif epoch - best_epoch >= params.patience:
             break
-    if len(y_val):
+    if best:
         network.load_state_dict(best)
     return best_epoch
-
-
-def _copy(network: Network) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in network.state_dict().items()}

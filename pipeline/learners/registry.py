@@ -1,28 +1,25 @@
-"""Learners by name: built in, registered by a script or a file, or from an installed package."""
+"""Learners by name: built in, from an installed package, or from a file of one's own."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
 
-from pipeline.config import Params, problem_text
+from pipeline.config import LEARNERS, Params, problem_text
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.learners.base import Learner, LearnerParams
 
 GROUP = "pipeline.learners"
-_BUILT_IN = ("linear_probe", "medfocus", "medfocus_probe", "zero_shot")
 _registered: dict[str, type[Learner]] = {}
 C = TypeVar("C", bound=type)
 
@@ -30,8 +27,7 @@ C = TypeVar("C", bound=type)
 def register(name: str) -> Callable[[C], C]:
     """Class decorator: make a learner known as `name`, e.g. in section `learners` of params.yaml.
 
-    A later registration of the same name replaces the earlier one, so that a notebook cell can
-    be run again.
+    A later registration of the same name replaces the earlier one.
     """
 
     def add(cls: C) -> C:
@@ -45,8 +41,7 @@ def register(name: str) -> Callable[[C], C]:
 def learner_names() -> list[str]:
     """Return the names of all known learners, sorted."""
     installed = {point.name for point in entry_points(group=GROUP)}
-    built_in = {module.replace("_", "-") for module in _BUILT_IN}
-    return sorted(installed | built_in | set(_registered))
+    return sorted(installed | {*LEARNERS, *_registered})
 
 
 def get_learner(name: str, file: Path | None = None) -> type[Learner]:
@@ -62,15 +57,14 @@ def get_learner(name: str, file: Path | None = None) -> type[Learner]:
     if file is not None:
         load_file(file)
     if name not in _registered:
-        for point in entry_points(group=GROUP):
-            if point.name == name:
-                register(name)(point.load())
-        if name.replace("-", "_") in _BUILT_IN:
+        for point in entry_points(group=GROUP, name=name):
+            register(name)(point.load())
+        if name in LEARNERS:
             importlib.import_module(f"pipeline.learners.{name.replace('-', '_')}")
     if name not in _registered:
-        where = f" in {file}" if file else ""
         raise ConfigError(
-            f"learners: there is no learner {name!r}{where}",
+            f"learners: there is no learner {name!r}",
+            path=file,
             remedy=f"use one of {', '.join(learner_names())}, or name your own file in "
             f"learners.{name}.file of params.yaml (docs/guides/add_a_learner.md)",
         )
@@ -127,21 +121,22 @@ def code_digest(cls: type[Learner]) -> str:
 
     It covers how every fit is done, and the modules of the class, of its bases and of the
     learners that it `uses`. Other modules that these import are not covered.
+
+    Raises:
+        ConfigError: the class is in no file (of a notebook, say).
     """
     from pipeline.learners import fitting
 
-    classes = {base for one in (cls, *cls.uses) for base in one.__mro__}
-    outside = sys.stdlib_module_names | {"numpy", "sklearn", "torch"}  # covered by their versions
-    names = {
-        base.__module__ for base in classes if base.__module__.partition(".")[0] not in outside
-    }
+    bases = [base for one in (cls, *cls.uses) for base in one.__mro__]
+    modules = {base.__module__ for base in bases} | {fitting.__name__}
+    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in modules}
+    if files[cls.__module__] is None:
+        raise ConfigError(
+            f"the source of learner {cls.name!r} is in no file, so no change of it is seen",
+            remedy=f"put it into a file and name that in learners.{cls.name}.file",
+        )
     digest = hashlib.sha256()
-    for name in sorted(names | {fitting.__name__}):
-        with suppress(AttributeError, KeyError, OSError, TypeError):
-            digest.update(Path(sys.modules[name].__file__).read_bytes())
-    if not cls.__module__.startswith("pipeline."):
-        try:  # a class in a notebook is in no file
-            digest.update(inspect.getsource(cls).encode())
-        except (OSError, TypeError):  # in an interactive session there is no source to read
-            digest.update(repr(cls).encode())
+    for name in sorted(modules):
+        if files[name] is not None:  # as of built-in classes
+            digest.update(Path(files[name]).read_bytes())
     return digest.hexdigest()

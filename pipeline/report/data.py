@@ -18,9 +18,8 @@ import pandas as pd
 from pipeline.config import Params
 from pipeline.engine.record import RunRecord
 from pipeline.errors import PipelineError
-from pipeline.evaluate.images import by_image
 from pipeline.evaluate.mask_quality import masks_inputs
-from pipeline.evaluate.predictions import image_units
+from pipeline.evaluate.predictions import by_image, image_units
 from pipeline.io import sha256_file
 from pipeline.learners.runs import read_predictions, run_inputs, train_command
 from pipeline.manifest import read_manifest

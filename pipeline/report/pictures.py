@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.encode.views import outside_of
 from pipeline.errors import PipelineError
-from pipeline.evaluate.images import flips
+from pipeline.evaluate.predictions import flips
 from pipeline.images import read_image, read_mask
 from pipeline.images.overlay import data_uri, draw_outlines, shrink
 from pipeline.report import words

@@ -24,13 +24,11 @@ class Draw:
     prefix.
 
     Args:
-        ids: image ids, object (n,).
-        labels: label of each image.
-        groups: unit of each image.
+        ids, labels, groups: id, label and unit of each image, object (n,).
         share: share of the drawn images that is val.
         seed: seed of the random order.
-        val: True for images that the manifest assigns to val, if it does so; then train and val
-            are drawn from their own parts.
+        val: bool (n,), True for images that the manifest assigns to val, if it does so; then train
+            and val are drawn from their own parts.
 
     Attributes:
         notes: classes without a val image.
@@ -46,26 +44,26 @@ class Draw:
         seed: int,
         val: np.ndarray,
     ):
-        self.ids = ids
+        parts = [~val, val] if val.any() else [~val]
+        self._ids, self._val = ids, val
+        self._pools = [_Pool(ids, labels, groups, np.flatnonzero(p), seed) for p in parts]
         self.notes: list[str] = []
         if val.any():
-            self._val = val
-            parts = [np.flatnonzero(~val), np.flatnonzero(val)]
-            self._pools = [_Pool(ids, labels, groups, part, seed) for part in parts]
             return
-        pool = _Pool(ids, labels, groups, np.arange(len(ids)), seed)
+        (pool,) = self._pools
         is_val = _assign_val(pool, share)
         self._val = np.array([is_val[group] for group in groups], dtype=bool)
-        self._pools = [pool]
-        for label, order in pool.orders.items():
-            if pool.totals[label] > 1 and not any(is_val[unit] for unit in order):
-                self.notes.append(f"class {label!r} has no val image: all of it is one group")
+        self.notes = [
+            f"class {label!r} has no val image: all of it is one group"
+            for label, order in pool.orders.items()
+            if pool.totals[label] > 1 and not any(is_val[unit] for unit in order)
+        ]
 
     def take(self, fraction: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the sorted ids of train and of val."""
         drawn = np.concatenate([pool.take(fraction) for pool in self._pools])
         val = self._val[drawn]
-        return np.sort(self.ids[drawn[~val]]), np.sort(self.ids[drawn[val]])
+        return np.sort(self._ids[drawn[~val]]), np.sort(self._ids[drawn[val]])
 
 
 class _Pool:
@@ -103,17 +101,19 @@ class _Pool:
             wanted = max(1, int(fraction * self.totals[label] + 0.5))
             images = np.cumsum([self.counts[unit][label] for unit in order])
             nearest = 1 + int(np.argmin(np.abs(images - wanted)))
-            least = min(2, wanted, len(order))
-            taken.update(dict.fromkeys(order[: max(nearest, least)]))
+            taken.update(dict.fromkeys(order[: max(nearest, min(2, wanted, len(order)))]))
         return np.array([row for unit in taken for row in self.rows[unit]], dtype=np.int64)
 
 
 def _assign_val(pool: _Pool, share: float) -> dict[str, bool]:
     """Decide for each unit whether it is val; moves the first val unit of a class to place 2."""
     is_val: dict[str, bool] = {order[0]: False for order in pool.orders.values()}
-    for label, order in pool.orders.items():
-        second = _first_val(pool, label, is_val, share)
-        if second is not None:
+    for order in pool.orders.values():
+        free = [i for i in range(1, len(order)) if is_val.get(order[i], True)]
+        if free:  # the first that is small compared to the training unit, else the smallest
+            sizes = [pool.counts[unit].total() for unit in order]
+            small = [i for i in free if sizes[i] <= max(1, share * sizes[0])]
+            second = small[0] if small else min(free, key=lambda i: (sizes[i], i))
             is_val[order[second]] = True
             order.insert(1, order.pop(second))
     # Go through all classes in parallel, each at its own pace.
@@ -133,14 +133,3 @@ def _assign_val(pool: _Pool, share: float) -> dict[str, bool]:
             is_val[unit] = lacking and val[label] + size <= 2 * share * (drawn + size)
         (val if is_val[unit] else train)[label] += size
     return is_val
-
-
-def _first_val(pool: _Pool, label: str, is_val: dict[str, bool], share: float) -> int | None:
-    """Return the place of a class's first val unit: small compared to the first, or smallest."""
-    order = pool.orders[label]
-    free = [i for i in range(1, len(order)) if is_val.get(order[i], True)]
-    if not free:
-        return None
-    sizes = [sum(pool.counts[unit].values()) for unit in order]
-    small = [i for i in free if sizes[i] <= max(1, share * sizes[0])]
-    return small[0] if small else min(free, key=lambda i: (sizes[i], i))

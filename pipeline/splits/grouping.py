@@ -6,8 +6,6 @@ import hashlib
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from pipeline.errors import ManifestError
 
@@ -27,21 +25,14 @@ def units(table: pd.DataFrame, columns: tuple[str, ...]) -> np.ndarray:
         The unit of each row, object (n,), named after the smallest image_id in it. It depends
         neither on the order of the rows nor on the names of groups.
     """
-    n = len(table)
-    ends: list[np.ndarray] = []
-    starts: list[np.ndarray] = []
-    for column in columns:
-        codes, _ = pd.factorize(table[column].where(table[column] != ""))
-        known = np.flatnonzero(codes >= 0)
-        first = np.full(codes.max(initial=-1) + 1, n)
-        np.minimum.at(first, codes[known], known)
-        starts.append(known)
-        ends.append(first[codes[known]])
-    row, col = np.concatenate(starts), np.concatenate(ends)
-    graph = coo_matrix((np.ones(len(row), np.int8), (row, col)), shape=(n, n))
-    _, component = connected_components(graph, directed=False)
-    names = table["image_id"].groupby(component).transform("min")
-    return names.to_numpy(object)
+    codes, ids = pd.factorize(table["image_id"].astype(object), sort=True)
+    unit, before = pd.Series(codes), None
+    while before is None or not unit.equals(before):  # the smallest id spreads from tie to tie
+        before = unit
+        for column in columns:
+            tie = table[column].to_numpy()
+            unit = unit.groupby(tie).transform("min").where(tie != "", unit)
+    return np.asarray(ids, dtype=object)[unit]
 
 
 def with_copies(manifest: pd.DataFrame, audit: pd.DataFrame | None) -> pd.DataFrame:
@@ -55,15 +46,13 @@ def with_copies(manifest: pd.DataFrame, audit: pd.DataFrame | None) -> pd.DataFr
     if audit is None:
         return table.assign(copy_group="")
     known = audit.set_index("image_id").reindex(table["image_id"])
-    for what, wrong in (
-        ("does not know", known["sha256"].isna()),
-        ("is of other bytes of", known["sha256"] != table["sha256"].to_numpy()),
-    ):
-        if wrong.any():
-            raise ManifestError(
-                f"the leak audit {what} {wrong.sum()} images, e.g. {known.index[wrong][0]!r}",
-                remedy="run `pipeline data check` again (or `dvc repro`)",
-            )
+    other = (known["sha256"] != table["sha256"].to_numpy()).to_numpy()
+    if other.any():
+        raise ManifestError(
+            f"the leak audit is of other images: {other.sum()} are new or have other bytes, e.g. "
+            f"{known.index[other][0]!r}",
+            remedy="run `pipeline data check` again (or `dvc repro`)",
+        )
     return table.assign(copy_group=known["copy_group"].to_numpy(object))
 
 

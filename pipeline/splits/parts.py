@@ -6,12 +6,16 @@ All of them in whole units.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
 from pipeline.config import SplitsParams
 from pipeline.splits.grouping import shuffled
+
+TRAIN = ("train", "val")
+"""Parts whose labels are used."""
 
 
 def official_parts(
@@ -36,70 +40,58 @@ def official_parts(
         groups: unit of each row, copies (also mirrored ones) included.
         params: how parts are made.
     """
-    split = table["split"].to_numpy(object).copy()
+    parts = table["split"].to_numpy(object).copy()
     labels = table["label"].to_numpy(object)
     notes: list[str] = []
-    if params.on_leak == "regroup" or not np.isin(split, ["train", "test"]).any():
+
+    def leave_out(part: str, other: Iterable[str], done: str = "are left out") -> None:
+        """Note images of a part whose unit is in another part, and take them out of both."""
+        mine = np.isin(parts, TRAIN) if part == "train" else parts == part
+        shared = mine & np.isin(groups, groups[np.isin(parts, other)])
+        if done == "are left out":
+            parts[shared] = ""
+        if shared.any():
+            where = "train" if "train" in other else "test"
+            notes.append(
+                f"{shared.sum()} {part} images that belong with one in {where} (copy, patient, "
+                f"group or file) {done}"
+            )
+
+    if params.on_leak == "regroup" or not np.isin(parts, ["train", "test"]).any():
         if params.on_leak == "regroup":
-            split[:] = ""
+            parts[:] = ""
         else:
             notes.append("the manifest has no test part: a stratified one is made")
-        test, found = carve_test(labels, groups, params.test, params.seed)
-        parts = np.where(test, "test", np.where(split == "val", "val", "train")).astype(object)
-        return parts, notes + found + shared_val(parts, groups, params)
-    if not (split == "train").any():
-        split[split == ""] = "train"
-    elif (split == "").any():
-        notes.append(f"{(split == '').sum()} images without a split take no part")
-    if not (split == "test").any():
+        test = carve_test(labels, groups, params.test, params.seed)
+        parts[(parts != "val") & ~test] = "train"
+        parts[test] = "test"
+    elif not (parts == "train").any():
+        parts[parts == ""] = "train"
+    elif (parts == "").any():
+        notes.append(f"{(parts == '').sum()} images without a split take no part")
+    if not (parts == "test").any():
         notes.append(
             "images say train and no image says test, so learners are trained and none is tested; "
             "splits.on_leak: regroup makes a test part"
         )
-        return split, notes + shared_val(split, groups, params)
-    if params.on_leak in ("drop-test", "drop-train"):
-        parts = {"test": split == "test", "train": np.isin(split, ["train", "val"])}
-        part = params.on_leak.removeprefix("drop-")
-        other = "train" if part == "test" else "test"
-        drop = parts[part] & np.isin(groups, groups[parts[other]])
-        split[drop] = ""
-        notes.append(
-            f"{drop.sum()} {part} images that belong with one in {other} (copy, patient, group or "
-            "file) are left out"
-        )
-    for label in sorted(set(labels) - set(labels[split == "test"])):
-        notes.append(f"class {label!r} has no test image")
-    return split, notes + shared_val(split, groups, params)
+    elif params.on_leak == "drop-test":
+        leave_out("test", TRAIN)
+    elif params.on_leak == "drop-train":
+        leave_out("train", ["test"])
+    warn = params.on_leak == "warn"
+    leave_out("val", ["train"], "are used to choose hyperparameters" if warn else "are left out")
+    if (parts == "test").any():
+        lacking = sorted(set(labels) - set(labels[parts == "test"]))
+        notes += [f"class {label!r} has no test image" for label in lacking]
+    return parts, notes
 
 
-def shared_val(parts: np.ndarray, groups: np.ndarray, params: SplitsParams) -> list[str]:
-    """Note the val images of the publisher that are of a unit in train.
-
-    With `on_leak: warn` they stay; otherwise they are left out (`parts` is changed).
-    """
-    shared = (parts == "val") & np.isin(groups, groups[parts == "train"])
-    if not shared.any():
-        return []
-    if params.on_leak != "warn":
-        parts[shared] = ""
-    done = "are used to choose hyperparameters" if params.on_leak == "warn" else "are left out"
-    return [
-        f"{shared.sum()} val images that belong with one in train (copy, patient, group or file) "
-        f"{done}"
-    ]
-
-
-def carve_test(
-    labels: np.ndarray, groups: np.ndarray, share: float, seed: int
-) -> tuple[np.ndarray, list[str]]:
-    """Choose a stratified test part in whole units.
+def carve_test(labels: np.ndarray, groups: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Choose a stratified test part in whole units; return bool (n,), True = test.
 
     Class by class, the rarest first, units in random order go to the test part until it has
     `share` of the images of the class. Every class keeps a unit for training, so a class that is
-    a single unit has no test image; a note says so.
-
-    Returns:
-        bool (n,), True = test; notes.
+    a single unit has no test image.
     """
     content = _by_unit(labels, groups)
     names = np.array(sorted(content), dtype=object)
@@ -108,7 +100,6 @@ def carve_test(
     left = Counter(label for units in content.values() for label in units)  # units not in test
     test: set[str] = set()
     have: Counter = Counter()
-    notes = []
     for label in sorted(totals, key=lambda name: (totals[name], name)):
         wanted = max(1, int(share * totals[label] + 0.5))
         # Units that are too large are taken only if the class had no test image otherwise.
@@ -123,14 +114,12 @@ def carve_test(
                     break
             if have[label]:
                 break
-        if not have[label]:
-            notes.append(f"class {label!r} has no test image: all of it belongs together")
-    return np.array([group in test for group in groups], dtype=bool), notes
+    return np.array([group in test for group in groups], dtype=bool)
 
 
 def assign_folds(
     labels: np.ndarray, groups: np.ndarray, given: np.ndarray, folds: int, seed: int
-) -> tuple[np.ndarray, int, list[str]]:
+) -> tuple[np.ndarray, list[str]]:
     """Number the fold of every image.
 
     A unit goes to the publisher's fold if one is given (the most frequent one if its images
@@ -145,26 +134,23 @@ def assign_folds(
         seed: seed of the order in which units are assigned.
 
     Returns:
-        Fold of each image from 0, or -1, int64 (n,); the number of folds; notes.
+        Fold of each image from 0, or -1, int64 (n,); notes.
     """
     notes = []
     known = sorted({fold for fold in given if fold}, key=lambda fold: (len(fold), fold))
-    if len(known) < 2:
-        known = []
-    elif len(known) != folds:
+    known = known if len(known) > 1 else []
+    if len(known) not in (0, folds):
         notes.append(f"grouped: {len(known)} folds of the publisher, not splits.folds = {folds}")
     folds = len(known) or folds
     content = _by_unit(labels, groups)
-    votes: dict[str, Counter] = defaultdict(Counter)
-    for fold, group in zip(given, groups, strict=True):
-        if fold in known:
-            votes[group][known.index(fold)] += 1
     where: dict[str, int] = {}
     filled = [Counter() for _ in range(folds)]
     moved = 0
-    for group in sorted(votes):
-        where[group] = min(votes[group], key=lambda fold: (-votes[group][fold], fold))
-        moved += votes[group].total() - votes[group][where[group]]
+    told = np.isin(given, known)
+    for group, votes in sorted(_by_unit(given[told], groups[told]).items()):
+        fold = min(votes, key=lambda fold: (-votes[fold], known.index(fold)))
+        where[group] = known.index(fold)
+        moved += votes.total() - votes[fold]
         filled[where[group]].update(content[group])
     if moved:
         notes.append(
@@ -191,12 +177,12 @@ def assign_folds(
     if len(used) < folds:
         notes.append(f"grouped: {len(used)} folds, since there are no more groups to fill them")
     number = {fold: at for at, fold in enumerate(used)} | {-1: -1}
-    return np.array([number[where[group]] for group in groups], dtype=np.int64), len(used), notes
+    return np.array([number[where[group]] for group in groups], dtype=np.int64), notes
 
 
-def _by_unit(labels: np.ndarray, groups: np.ndarray) -> dict[str, Counter]:
-    """Return unit -> label -> number of images."""
+def _by_unit(values: np.ndarray, groups: np.ndarray) -> dict[str, Counter]:
+    """Return unit -> value -> number of images."""
     content: dict[str, Counter] = defaultdict(Counter)
-    for label, group in zip(labels, groups, strict=True):
-        content[group][label] += 1
+    for value, group in zip(values, groups, strict=True):
+        content[group][value] += 1
     return content

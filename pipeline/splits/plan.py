@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pipeline.config import CROSS_VALIDATED, Params, SplitsParams
+from pipeline.config import Params, SplitsParams
 from pipeline.errors import ManifestError
 from pipeline.io import atomic_write
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.splits.draw import Draw
 from pipeline.splits.grouping import TIES, units, with_copies
-from pipeline.splits.parts import assign_folds, official_parts
+from pipeline.splits.parts import TRAIN, assign_folds, official_parts
 
-PROTOCOLS = ("official", "grouped", "ground_truth", "grouped_truth")
 COLUMNS = ("protocol", "seed", "part", "from_fraction", "image_id", "sha256")
 HASH_COLUMNS = ("protocol", "seed", "fraction", "part", "images", "sha256")
 
@@ -44,31 +43,31 @@ class SplitPlan:
         seeds: seeds that `export` writes.
 
     Attributes:
-        protocols: those of `PROTOCOLS` that the manifest allows.
         notes: what a reader of the results must know (classes without a test image, ...).
         fractions, seeds: those that `export` writes.
     """
 
     def __init__(self, table: pd.DataFrame, params: SplitsParams, seeds: Sequence[int]):
-        self._table = table
+        self._table, self._params = table, params
         self._ids = table["image_id"].to_numpy(object)
         self._labels = table["label"].to_numpy(object)
         self._units = units(table, TIES)
-        self._params = params
-        self.fractions = params.fractions
-        self.seeds = tuple(seeds)
+        self.fractions, self.seeds = params.fractions, tuple(seeds)
         self.notes: list[str] = []
-        self.protocols: tuple[str, ...] = ()
-        # Part of each row ("train", "val", "test", "" = unused) of protocols with one test part.
-        self._parts: dict[str, np.ndarray] = {}
-        # Whether each row is used, of cross-validated protocols.
-        self._used: dict[str, np.ndarray] = {}
+        # protocol -> fold -> part of each row: "train", "val", "test" or "" (unused)
+        self._parts: dict[str, list[np.ndarray]] = {}
         self._draws = lru_cache(maxsize=None)(self._draw)
-        marked = ((table["mask_path"] != "") & (table["mask_area"] != "0")).to_numpy(bool)
         self._plan_official()
         self._plan_grouped()
-        self._plan_ground_truth(marked)
-        self._plan_grouped_truth(marked)
+        marked = ((table["mask_path"] != "") & (table["mask_area"] != "0")).to_numpy(bool)
+        if marked.any():
+            self._restrict("ground_truth", "official", marked)
+            self._restrict("grouped_truth", "grouped", marked)
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """The protocols that the manifest allows."""
+        return tuple(self._parts)
 
     def get(self, protocol: str, seed: int, fraction: float) -> Split:
         """Return one split.
@@ -80,15 +79,12 @@ class SplitPlan:
 
         Raises:
             ManifestError: the manifest does not allow the protocol.
-            ValueError: the fraction is not in (0, 1].
         """
-        if protocol not in self.protocols:
+        if protocol not in self._parts:
             raise ManifestError(
                 f"no protocol {protocol!r} here (there are: {', '.join(self.protocols)})",
                 remedy="; ".join(self.notes) or "choose one of them",
             )
-        if not 0 < fraction <= 1:
-            raise ValueError(f"fraction {fraction} is not in (0, 1]")
         train, val = self._draws(protocol, seed).take(fraction)
         return Split(train, val, self._ids[self._part(protocol, seed) == "test"])
 
@@ -103,7 +99,7 @@ class SplitPlan:
         path, sha256 = Path(path), dict(zip(self._ids, self._table["sha256"], strict=True))
         rows: list[tuple] = []
         sums: list[tuple] = []
-        for protocol, seed in ((p, s) for p in self.protocols for s in self.seeds):
+        for protocol, seed in product(self.protocols, self.seeds):
             first: dict[str, tuple[str, float]] = {}
             for fraction in self.fractions:
                 for part, ids in vars(self.get(protocol, seed, fraction)).items():
@@ -116,19 +112,20 @@ class SplitPlan:
                 (protocol, seed, part, fraction, image_id, sha256[image_id])
                 for image_id, (part, fraction) in sorted(first.items())
             ]
-        _write_csv(path, COLUMNS, rows)
-        _write_csv(path.with_name(f"{path.stem}.sha256.csv"), HASH_COLUMNS, sums)
+        for file, table, columns in (
+            (path, rows, COLUMNS),
+            (path.with_name(f"{path.stem}.sha256.csv"), sums, HASH_COLUMNS),
+        ):
+            with atomic_write(file) as partial:
+                pd.DataFrame(table, columns=list(columns)).to_csv(partial, index=False)
 
     def _part(self, protocol: str, seed: int) -> np.ndarray:
-        """Return the part of each row: "train", "val", "test" or "" (unused)."""
-        if protocol not in CROSS_VALIDATED:
-            return self._parts[protocol]
-        parts = np.where(self._folds == seed % self._n_folds, "test", "train")
-        return np.where(self._used[protocol], parts, "")
+        folds = self._parts[protocol]
+        return folds[seed % len(folds)]
 
     def _draw(self, protocol: str, seed: int) -> Draw:
         part = self._part(protocol, seed)
-        pool = np.flatnonzero((part == "train") | (part == "val"))
+        pool = np.flatnonzero(np.isin(part, TRAIN))
         return Draw(
             self._ids[pool],
             self._labels[pool],
@@ -138,73 +135,54 @@ class SplitPlan:
             val=part[pool] == "val",
         )
 
-    def _add(self, protocol: str) -> None:
-        self.protocols += (protocol,)
+    def _add(self, protocol: str, folds: list[np.ndarray]) -> None:
+        self._parts[protocol] = folds
         notes = self._draws(protocol, self.seeds[0] if self.seeds else 0).notes
         self.notes += [f"{protocol}: {note}" for note in notes]
 
     def _plan_official(self) -> None:
         parts, notes = official_parts(self._table, self._units, self._params)
         self.notes += [f"official: {note}" for note in notes]
-        lacking = sorted(set(self._labels) - set(self._labels[np.isin(parts, ["train", "val"])]))
+        lacking = sorted(set(self._labels) - set(self._labels[np.isin(parts, TRAIN)]))
         if lacking:
             raise ManifestError(
                 f"no training image of class {', '.join(map(repr, lacking))}",
                 remedy="add some, remove the class from the manifest, or set splits.on_leak: "
                 "regroup",
             )
-        self._parts["official"] = parts
-        self._add("official")
+        self._add("official", [parts])
 
     def _plan_grouped(self) -> None:
         given = self._table["fold"].to_numpy(object)
-        folds, seed = self._params.folds, self._params.seed
-        self._folds, self._n_folds, notes = assign_folds(
-            self._labels, self._units, given, folds, seed
+        folds, notes = assign_folds(
+            self._labels, self._units, given, self._params.folds, self._params.seed
         )
         self.notes += notes
-        if self._n_folds < 2:
+        if folds.max() < 1:
             self.notes.append("grouped: all images are one group, so it is left out")
-            return
-        self._used["grouped"] = np.ones(len(self._ids), dtype=bool)
-        self._add("grouped")
+        else:
+            numbers = range(folds.max() + 1)
+            self._add("grouped", [np.where(folds == fold, "test", "train") for fold in numbers])
 
-    def _plan_ground_truth(self, marked: np.ndarray) -> None:
-        """Restrict the official parts to images whose ground-truth mask is not empty."""
-        parts = np.where(marked, self._parts["official"], "")
-        trained = set(self._labels[np.isin(parts, ["train", "val"])])
-        untrained = sorted(set(self._labels[parts == "test"]) - trained)
+    def _restrict(self, protocol: str, of: str, marked: np.ndarray) -> None:
+        """Add a protocol: another one, on images whose ground-truth mask is not empty."""
+        folds = [np.where(marked, parts, "").astype(object) for parts in self._parts.get(of, [])]
+        untrained: set[str] = set()
+        for parts in folds:
+            trained = self._labels[np.isin(parts, TRAIN)]
+            untrained |= set(self._labels[parts == "test"]) - set(trained)
         if untrained:
-            self.notes.append(f"ground_truth: without {', '.join(map(repr, untrained))}")
-            parts[np.isin(self._labels, untrained)] = ""
-        if len(trained) >= 2 and len(set(self._labels[parts == "test"])) >= 2:
-            self._parts["ground_truth"] = parts
-            self._add("ground_truth")
-        elif marked.any():
-            self.notes.append("ground_truth: masks of fewer than two classes, so it is left out")
-
-    def _plan_grouped_truth(self, marked: np.ndarray) -> None:
-        """Restrict the folds of "grouped" to images whose ground-truth mask is not empty."""
-        if "grouped" not in self.protocols or not marked.any():
-            return
-        tested = marked & (self._folds >= 0)
-        folds = {
-            name: set(self._folds[tested & (self._labels == name)]) for name in set(self._labels)
-        }
-        # When the only fold of a class is tested, nothing of it would be left to train on.
-        lone = sorted(name for name, of in folds.items() if len(of) == 1)
-        if lone:
-            self.notes.append(f"grouped_truth: without {', '.join(map(repr, lone))}")
-        used = marked & ~np.isin(self._labels, lone)
-        classes = {name for name, of in folds.items() if len(of) > 1}
-        if len(classes) < 2 or len(set(self._folds[used & tested])) < self._n_folds:
+            self.notes.append(f"{protocol}: without {', '.join(map(repr, sorted(untrained)))}")
+        for parts in folds:
+            parts[np.isin(self._labels, sorted(untrained))] = ""
+        tested = {label for parts in folds for label in self._labels[parts == "test"]}
+        if len(tested) >= 2 and all((parts == "test").any() for parts in folds):
+            self._add(protocol, folds)
+        elif folds:
             self.notes.append(
-                "grouped_truth: masks of fewer than two classes, or none in a fold, so it is left "
-                "out"
+                f"{protocol}: masks of fewer than two classes, or none in a test part, so it is "
+                "left out"
             )
-            return
-        self._used["grouped_truth"] = used
-        self._add("grouped_truth")
 
 
 def plan_splits(
@@ -254,10 +232,3 @@ def load_split_plan(dataset: str, params: Params, paths: Paths) -> SplitPlan:
     file = paths.audit(dataset)
     audit = pd.read_parquet(file) if file.exists() else None
     return plan_splits(manifest, params.splits, audit, params.train.seeds)
-
-
-def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
-    with atomic_write(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.config import EvaluateParams
+from pipeline.evaluate.evaluate import TABLES, join
 from pipeline.evaluate.predictions import Predicted, Run
-from pipeline.evaluate.scores import Scored, Scorer, score_rows
+from pipeline.evaluate.scores import Scored, run_tables, score_block
 
 PARAMS = EvaluateParams(bootstrap=400)
 
@@ -29,27 +30,29 @@ def score(
     *seeds: Predicted, units: Sequence = (), params: EvaluateParams = PARAMS, pool: bool = False
 ) -> Scored:
     """Score a run with these predictions, one per seed; images are units unless given."""
-    run = Run(
-        "official",
-        "learner",
-        "view",
-        1.0,
-        dict(enumerate(seeds)),
-        dict.fromkeys(range(len(seeds)), 10),
-        {},
-    )
+    labels = dict.fromkeys(range(len(seeds)), 10)
+    run = Run("official", "learner", "view", 1.0, dict(enumerate(seeds)), labels, {})
+    run = run.pool(set(run.image_ids)) if pool else run
     classes = [f"c{k}" for k in range(seeds[0].proba.shape[1])]
     names = {i: str(unit) for i, unit in zip(seeds[0].ids, units, strict=False)}
-    run = run.pool(set(run.image_ids)) if pool else run
-    return Scorer(names, params, classes)(run)
+    return score_block([run], names, classes, params)[0]
+
+
+def rows(scored: Scored, table: str = "metrics", params: EvaluateParams = PARAMS) -> list[dict]:
+    """The rows of one table of the run."""
+    parts = [
+        part | {"subset": "full"} for name, part in run_tables(scored, params) if name == table
+    ]
+    return join([part | {"protocol": "official"} for part in parts], TABLES[table]).to_dict(
+        "records"
+    )
 
 
 def mean_rows(scored: Scored, params: EvaluateParams = PARAMS) -> dict[str, dict]:
     """The rows of metrics.parquet of the mean over seeds, by metric."""
-    rows, _ = score_rows(scored, params)
-    return {row["metric"]: row for row in rows if row["seed"] == -1}
+    return {row["metric"]: row for row in rows(scored, params=params) if row["seed"] == -1}
 
 
-def class_rows(scored: Scored, params: EvaluateParams = PARAMS) -> list[dict]:
+def class_rows(scored: Scored) -> list[dict]:
     """The rows of plots/per_class.csv."""
-    return score_rows(scored, params)[1]
+    return rows(scored, "per_class")

@@ -1,32 +1,36 @@
-"""Intervals hold what they claim: images, units, few seeds, and shares of 0 and 1."""
+"""Intervals and differences hold what they claim: images, units, few seeds, shares of 0 and 1."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import softmax
+from sklearn.metrics import f1_score, roc_auc_score
 
 from pipeline.config import EvaluateParams
 from pipeline.evaluate.intervals import (
     ALL_EQUAL,
     EXACT,
+    FEW_UNITS,
+    MeanOverSeeds,
     Resamples,
     independent_units,
     mean_interval,
-    mean_over_seeds,
-    p_values,
     percentile_interval,
-    settle,
-    t_interval,
 )
 from pipeline.evaluate.metrics import METRICS, OVER_CLASSES
 from pipeline.evaluate.predictions import Predicted
-from pipeline.evaluate.scores import FEW_UNITS, score_rows
+from pipeline.evaluate.scores import differences, holm, verdict
 
-from .runs import PARAMS, class_rows, ids, mean_rows, predicted, score
+from .runs import PARAMS, class_rows, ids, mean_rows, predicted, rows, score
 
-B = 2000
+B = 1000
 SPREAD = np.array([-0.1, -0.05, 0, 0.05, 0.1])
+UNITS = (
+    "Images of a patient, a group or copies of one picture are resampled together, in the units "
+    "of the splits."
+)
 FEW_SEEDS = (
     "Intervals and p-values over a few seeds are as wide as Student's t makes them, and with one "
     "fold per seed no image counts twice."
@@ -39,114 +43,145 @@ EVERY_CLASS = (
     "Means over classes, and their differences, use resamples that hold every class; a class with "
     "one unit leaves them without an interval."
 )
-UNITS = (
-    "Images of a patient, a group or copies of one picture are resampled together, in the units "
-    "of the splits."
-)
+PAIRED = "Compared runs are paired, and p-values corrected for the number of comparisons."
+
+# -- images ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.promise(UNITS)
 def test_the_bootstrap_has_the_binomial_error_of_its_units():
     right = np.repeat(np.arange(40) % 4 != 0, 10).astype(float)  # ten images per patient
-    params = EvaluateParams(bootstrap=B)
-    widths = {
-        units: np.diff(mean_interval(right, np.arange(400) // size, params)[1:])[0]
-        for units, size in (("image", 1), ("patient", 10))
-    }
-    assert widths["image"] / 3.92 == pytest.approx((0.75 * 0.25 / 400) ** 0.5, rel=0.1)
-    assert widths["patient"] / widths["image"] == pytest.approx(10**0.5, rel=0.15)
+    image, patient = (
+        np.diff(mean_interval(right, np.arange(400) // size, EvaluateParams(bootstrap=2000))[1:])
+        for size in (1, 10)
+    )
+    assert image / 3.92 == pytest.approx((0.75 * 0.25 / 400) ** 0.5, rel=0.1)
+    assert patient / image == pytest.approx(10**0.5, rel=0.15)
+    assert np.isnan(mean_interval(np.full(3, 0.5), range(3), PARAMS)[1:]).all()
 
 
-def test_units_in_any_order_are_joined_to_their_own_rows():
-    rows = np.array([[1.0], [10.0], [2.0], [100.0]], dtype=np.float32)
-    test = Resamples(ids(4), np.array(["b", "a", "b", "c"]), 50, 0)
-    expected = test.weights @ np.array([[10.0], [3.0], [100.0]])
-    np.testing.assert_allclose(test.sums(rows)[0], expected)
-    alone = Resamples(ids(4)[::-1], ids(4)[::-1], 50, 0)
-    np.testing.assert_allclose(alone.sums(rows)[0], alone.weights @ rows[::-1])
+@pytest.mark.promise("Confidence, resamples and seed of every interval are those of params.yaml.")
+def test_intervals_follow_the_parameters():
+    values = np.random.default_rng(0).normal(size=60)
+
+    def found(**changed) -> tuple:
+        return mean_interval(values, range(60), PARAMS.model_copy(update=changed))
+
+    usual, narrow = found(), found(confidence=0.5)
+    assert usual[0] == narrow[0] and usual[1] < narrow[1] < narrow[2] < usual[2]
+    assert found(seed=1) != usual != found(bootstrap=20)
 
 
 def test_the_same_images_are_resampled_alike_and_other_seeds_differ():
-    a, b, other = (Resamples(ids(30), ids(30), 20, seed).weights for seed in (0, 0, 1))
+    y = np.zeros(30, int)
+    a, b, other = (
+        Resamples(ids(30), ids(30), y, EvaluateParams(bootstrap=20, seed=seed)).weights
+        for seed in (0, 0, 1)
+    )
     np.testing.assert_array_equal(a, b)
     assert (a != other).any()
 
 
-def test_the_t_interval_is_the_textbook_one():
-    values = np.array([0.8, 0.82, 0.79, 0.85, 0.81])
-    expected = stats.t.interval(0.95, 4, values.mean(), stats.sem(values))
-    np.testing.assert_allclose(t_interval(values, 0.95), expected)
-    assert np.isnan(t_interval(values[:1], 0.95)).all()
+def test_units_in_any_order_are_joined_to_their_own_rows():
+    table = np.array([[1.0], [10.0], [2.0], [100.0]], dtype=np.float32)
+    test = Resamples(ids(4), ["b", "a", "b", "c"], np.zeros(4, int), PARAMS)
+    np.testing.assert_allclose(test.sums(table)[0], test.weights @ [[10.0], [3.0], [100.0]])
+
+
+# -- seeds ----------------------------------------------------------------------------------------
 
 
 def over_seeds(values: np.ndarray, noise: np.ndarray, confidence: float = 0.95):
     """Bootstrap the mean of seeds whose replicates differ from `values` by `noise`; return it with
     the width of its interval."""
-    params = EvaluateParams(bootstrap=B, confidence=confidence)
-    of = mean_over_seeds(values, values[:, None] + noise, range(len(values)), params, -1.0)
+    params = EvaluateParams(bootstrap=noise.shape[1], confidence=confidence)
+    of = MeanOverSeeds(values, values[:, None] + noise, range(len(values)), params, -1.0)
     lo, hi = percentile_interval(of.replicates, confidence)
     return of, hi - lo
 
 
 @pytest.mark.promise(FEW_SEEDS)
-@pytest.mark.parametrize("confidence", (0.8, 0.95))
-@pytest.mark.parametrize("seeds", (2, 3, 10))
+@pytest.mark.parametrize(("seeds", "confidence"), [(2, 0.95), (3, 0.8), (10, 0.95)])
 def test_where_only_seeds_vary_interval_and_p_are_students(seeds, confidence):
     values = 0.5 + np.resize(SPREAD, seeds) * 0.1
     of, width = over_seeds(values, np.zeros((seeds, B)), confidence)
     lo, hi = stats.t.interval(confidence, seeds - 1, values.mean(), stats.sem(values))
     assert width == pytest.approx(hi - lo, rel=1e-6)
+    assert of.t_half_width((1 - confidence) / 2) == pytest.approx((hi - lo) / 2)
     expected = 2 * stats.t.sf(0.02 / stats.sem(values), seeds - 1)
-    assert p_values(0.02, of) == pytest.approx(expected, rel=1e-6)
+    assert of.p_values(0.02) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.promise(FEW_SEEDS)
 def test_seeds_and_shared_images_add_up_in_squares_and_images_of_folds_count_once():
     rng = np.random.default_rng(0)
     t, z = stats.t.ppf(0.975, 4), stats.norm.ppf(0.975)
-    shared = rng.normal(0, 0.02, B)
-    expected = 2 * np.hypot(t * stats.sem(0.3 * SPREAD), z * shared.std())
-    assert over_seeds(0.8 + 0.3 * SPREAD, np.tile(shared, (5, 1)))[1] == pytest.approx(
-        expected, rel=0.05
-    )
-    folds = rng.normal(0, 0.08, (5, B))  # folds differ as much as their images make them
+    shared = rng.normal(0, 0.02, 2000)
+    of, width = over_seeds(0.8 + 0.3 * SPREAD, np.tile(shared, (5, 1)))
+    both = 2 * np.hypot(t * stats.sem(0.3 * SPREAD), z * shared.std())
+    assert width == pytest.approx(both, rel=0.05)
+    below, above = (of.p_values(f * width / 2) for f in (0.9, 1.1))
+    assert above < 0.05 < below
+    folds = rng.normal(0, 0.08, (5, 2000))  # folds differ as much as their images make them
     assert over_seeds(0.5 + SPREAD, folds)[1] == pytest.approx(2 * t * stats.sem(SPREAD), rel=0.05)
     equal = over_seeds(np.full(5, 0.5), folds)[1]  # equal by luck: the images still vary
     assert equal == pytest.approx(2 * z * 0.08 / 5**0.5, rel=0.06)
+    nothing, _ = over_seeds(np.zeros(2), np.zeros((2, 20)))
+    assert nothing.p_values(0.1) == 1
 
 
 @pytest.mark.promise(FEW_SEEDS)
-@pytest.mark.parametrize(("seed", "shared", "own"), [(1, 0, 0), (2, 1, 0), (1, 1, 1), (1, 0, 1)])
+@pytest.mark.parametrize(("seed", "shared", "own"), [(2, 1, 0), (1, 1, 1), (1, 0, 1)])
 def test_interval_and_p_contain_the_truth_as_often_as_they_say(seed, shared, own):
-    rng, runs, S = np.random.default_rng(3), 400, 5
+    rng, S, runs = np.random.default_rng(3), 5, 400
     a, b, c = np.array([seed, shared, own]) * 0.02
 
     def normal(*shape: int) -> np.ndarray:
         return rng.standard_normal((*shape, runs))
 
     values = 0.5 + a * normal(S) + b * normal() + c * normal(S)
-    replicates = values[:, None] + b * normal(B) + c * normal(S, B)
-    of = mean_over_seeds(values, replicates, range(S), EvaluateParams(bootstrap=B))
+    replicates = values[:, None] + b * normal(500) + c * normal(S, 500)
+    of = MeanOverSeeds(values, replicates, range(S), EvaluateParams(bootstrap=500))
     lo, hi = percentile_interval(of.replicates, 0.95)
     assert 0.92 <= ((lo <= 0.5) & (hi >= 0.5)).mean() <= 0.995
-    assert 0.002 <= (p_values(values.mean(axis=0) - 0.5, of) < 0.05).mean() <= 0.08
+    assert 0.002 <= (of.p_values(values.mean(axis=0) - 0.5) < 0.05).mean() <= 0.08
 
 
-def test_p_is_below_its_level_where_the_interval_excludes_zero():
-    noise = np.tile(np.random.default_rng(0).normal(0, 0.01, B), (5, 1))
-    of, width = over_seeds(0.1 + 0.2 * SPREAD, noise)
-    below, above = (p_values(f * width / 2, of) for f in (0.9, 1.1))
-    assert above < 0.05 < below
-    nothing, _ = over_seeds(np.zeros(2), np.zeros((2, B)))
-    assert p_values(0.1, nothing) == 1
+@pytest.mark.promise(FEW_SEEDS)
+def test_intervals_of_metrics_differences_and_classes_grow_with_the_spread_of_the_seeds():
+    y, at = np.arange(200) % 2, np.arange(200)
+
+    def widths(spread: int) -> dict[str, float]:
+        a, b = (
+            score(
+                *(
+                    predicted(y, np.where(at < right + sign * spread * seed, y, 1 - y))
+                    for seed in range(-2, 3)
+                )
+            )
+            for right, sign in ((120, 1), (150, -1))
+        )
+        row, found, recall = mean_rows(a)["accuracy"], difference(a, b), class_rows(a)[0]
+        return {
+            "metric": row["hi"] - row["lo"],
+            "seeds": row["t_hi"] - row["t_lo"],
+            "difference": found["hi"] - found["lo"],
+            "recall": recall["recall_hi"] - recall["recall_lo"],
+        }
+
+    calm, spread = widths(0), widths(12)
+    assert calm["seeds"] == 0 < calm["metric"]
+    for name in ("metric", "difference", "recall"):
+        assert spread[name] > 1.3 * calm[name], name
+    assert spread["metric"] > 0.999 * spread["seeds"]
 
 
 def test_no_end_leaves_the_scale_and_one_seed_has_the_interval_of_its_images():
-    y = np.arange(200) % 2
-    seeds = [predicted(y, np.where(np.arange(200) < right, y, 1 - y)) for right in (40, 200)]
+    y, at = np.arange(200) % 2, np.arange(200)
+    seeds = [predicted(y, np.where(at < right, y, 1 - y)) for right in (40, 200)]
     for row in mean_rows(score(*seeds)).values():
         assert 0 <= row["lo"] <= row["hi"] <= (2 if row["metric"] == "brier" else 1)
-    one, _ = score_rows(score(seeds[0]), PARAMS)
+    one = rows(score(seeds[0]))
     for seed, mean in zip(one[::2], one[1::2], strict=True):
         np.testing.assert_equal([seed["lo"], seed["hi"]], [mean["lo"], mean["hi"]])
 
@@ -156,47 +191,69 @@ def test_no_end_leaves_the_scale_and_one_seed_has_the_interval_of_its_images():
 )
 @pytest.mark.parametrize(("gap", "n"), [(0.0, 60), (0.1, 400)])
 def test_the_interval_of_a_calibration_error_contains_it_and_no_bias(gap, n):
-    rng, params, held = np.random.default_rng(0), EvaluateParams(bootstrap=300), []
-    for _ in range(20):
+    rng, params, held = np.random.default_rng(0), EvaluateParams(bootstrap=200), []
+    for _ in range(10):
         seeds = []
-        for _ in range(5):
+        for _ in range(3):
             sure = rng.beta(4, 1.5, n) / 2 + 0.5
             right = rng.random(n) < sure - gap
             proba = np.stack([sure, 1 - sure], axis=1).astype(np.float32)
             seeds.append(Predicted(ids(n), np.where(right, 0, 1), proba))
-        rows, _ = score_rows(score(*seeds, params=params), params)
-        for row in (row for row in rows if row["metric"] == "ece"):
-            assert 0 <= row["lo"] <= row["value"] <= row["hi"] <= 1
-            held.append(row["lo"] <= max(gap, 0.01) and row["hi"] >= gap)
+        for row in rows(score(*seeds, params=params), params=params):
+            if row["metric"] == "ece":
+                assert 0 <= row["lo"] <= row["value"] <= row["hi"] <= 1
+                held.append(row["lo"] <= max(gap, 0.01) and row["hi"] >= gap)
     assert np.mean(held) > 0.6  # plain percentiles contain hardly any of those near zero
 
 
+# -- no spread ------------------------------------------------------------------------------------
+
+
 @pytest.mark.promise(EXACT_BOUNDS)
-@pytest.mark.parametrize("confidence", (0.8, 0.95))
-@pytest.mark.parametrize("n", (1, 20, 500))
+@pytest.mark.parametrize(("n", "confidence"), [(1, 0.95), (20, 0.8), (500, 0.95)])
 def test_a_share_of_0_or_1_has_the_bound_of_clopper_and_pearson(n, confidence):
+    params, y = EvaluateParams(bootstrap=20, confidence=confidence), np.zeros(n, int)
     for k in (0, n):
         theirs = stats.binomtest(k, n).proportion_ci(confidence, "exact")
-        *ours, note = settle("accuracy", k / n, (k / n, k / n), n, confidence)
-        assert ours == pytest.approx(tuple(theirs), abs=1e-9) and note == EXACT
+        row = mean_rows(score(predicted(y, y + (k == 0)), params=params), params)["accuracy"]
+        assert (row["lo"], row["hi"]) == pytest.approx(tuple(theirs), abs=1e-9)
+        assert EXACT in row["note"]
 
 
 @pytest.mark.promise(EXACT_BOUNDS)
-@pytest.mark.parametrize("seeds", (1, 5))
-def test_of_20_units_all_right_the_lower_bound_is_83_percent_and_copies_are_no_units(seeds):
+def test_seeds_and_copies_of_a_picture_are_no_further_units_and_folds_are():
     y = np.arange(20) % 2
-    row = mean_rows(score(*[predicted(y, y)] * seeds))["accuracy"]
-    assert (round(row["lo"], 3), row["hi"], row["note"]) == (0.832, 1.0, EXACT)
-    wrong = mean_rows(score(*[predicted(y, 1 - y)] * seeds))["accuracy"]
-    assert (wrong["lo"], round(wrong["hi"], 3)) == (0.0, 0.168)
-    pairs = mean_rows(score(*[predicted(y, y)] * seeds, units=np.arange(20) // 2))["accuracy"]
+    for seeds in (1, 5):
+        row = mean_rows(score(*[predicted(y, y)] * seeds))["accuracy"]
+        assert (round(row["lo"], 3), row["hi"], row["note"]) == (0.832, 1.0, EXACT)
+    pairs = mean_rows(score(predicted(y, y), units=np.arange(20) // 2))["accuracy"]
     assert pairs["lo"] == pytest.approx(0.025 ** (1 / 10))
+    y = np.arange(30) % 2
+    for starts, units in (((0, 10, 20), 30), ((0, 5, 10), 10)):  # overlapping sets count as one
+        one = score(*(predicted(y, y).take(np.arange(s, s + 10)) for s in starts))
+        assert mean_rows(one)["accuracy"]["lo"] == pytest.approx(0.025 ** (1 / units))
+        assert class_rows(one)[0]["recall_lo"] == pytest.approx(0.025 ** (2 / units))
+
+
+@pytest.mark.promise(EXACT_BOUNDS)
+@pytest.mark.parametrize(
+    ("counts", "test_sets", "units"),
+    [
+        ([10, 10, 10], [0, 0, 0], 10),
+        ([10, 12, 11], [0, 1, 2], 30),
+        ([10, 12, 10], [0, 1, 0], 15),  # two seeds test the first fold
+        ([0, 4, 4], [0, 1, 2], 8),
+        ([0], [0], 0),
+    ],
+)
+def test_seeds_that_share_a_test_set_count_its_units_once(counts, test_sets, units):
+    assert independent_units(np.array(counts)[:, None], np.array(test_sets)) == [units]
 
 
 @pytest.mark.promise(EXACT_BOUNDS)
 def test_intervals_of_accuracy_contain_the_truth_where_most_test_sets_are_all_right():
     rng, held, y = np.random.default_rng(0), [], np.arange(20) % 2
-    for _ in range(200):
+    for _ in range(100):
         wrong = rng.random(20) < 0.03
         row = mean_rows(score(predicted(y, np.where(wrong, 1 - y, y))))["accuracy"]
         held.append(row["lo"] <= 0.97 <= row["hi"])
@@ -206,30 +263,30 @@ def test_intervals_of_accuracy_contain_the_truth_where_most_test_sets_are_all_ri
 @pytest.mark.promise(EXACT_BOUNDS)
 def test_where_all_resamples_are_equal_other_metrics_have_no_interval_and_a_note():
     y = np.arange(20) % 2
-    rows = mean_rows(score(predicted(y, np.zeros(20, int))))  # recall 1 and 0 in every resample
-    assert rows["balanced_accuracy"]["value"] == 0.5
-    assert np.isnan([rows["balanced_accuracy"][end] for end in ("lo", "hi")]).all()
-    assert rows["balanced_accuracy"]["note"] == ALL_EQUAL
-    assert rows["accuracy"]["lo"] < 0.5 < rows["accuracy"]["hi"]
-    rows = mean_rows(score(predicted(y, y)))
+    found = mean_rows(score(predicted(y, np.zeros(20, int))))  # recall 1 and 0 in every resample
+    balanced = found["balanced_accuracy"]
+    assert balanced["value"] == 0.5 and np.isnan([balanced["lo"], balanced["hi"]]).all()
+    assert balanced["note"] == ALL_EQUAL and found["accuracy"]["lo"] < 0.5
+    found = mean_rows(score(predicted(y, y)))
     for metric in METRICS[1:]:
-        assert np.isnan([rows[metric]["lo"], rows[metric]["hi"]]).all(), metric
-        assert rows[metric]["note"] == ALL_EQUAL
+        assert np.isnan([found[metric]["lo"], found[metric]["hi"]]).all(), metric
+        assert found[metric]["note"] == ALL_EQUAL
     for row in class_rows(score(predicted(y, y))):
         assert row["recall_lo"] == row["precision_lo"] == pytest.approx(0.025 ** (1 / 10))
         assert np.isnan(row["f1_lo"])
-    assert np.isnan(mean_interval(np.full(3, 0.5), range(3), PARAMS)[1:]).all()
+
+
+# -- classes --------------------------------------------------------------------------------------
 
 
 @pytest.mark.promise(EVERY_CLASS)
 def test_a_class_of_one_unit_gives_no_interval_over_classes_and_an_exact_one_of_its_own():
     y = np.array([0] * 9 + [1])
     one = score(*[predicted(y, np.array([1] + [0] * 8 + [1]))] * 5)
-    rows = mean_rows(one)
-    for metric in METRICS:
-        assert np.isfinite(rows[metric]["value"])
-        assert np.isnan(rows[metric]["lo"]) == (metric in OVER_CLASSES), metric
-        assert (FEW_UNITS in rows[metric]["note"]) == (metric in OVER_CLASSES)
+    for metric, row in mean_rows(one).items():
+        assert np.isfinite(row["value"])
+        assert np.isnan(row["lo"]) == (metric in OVER_CLASSES), metric
+        assert (FEW_UNITS in row["note"]) == (metric in OVER_CLASSES)
     rare = class_rows(one)[1]
     assert (rare["recall"], rare["recall_lo"], rare["recall_hi"]) == pytest.approx((1, 0.025, 1))
     assert np.isnan([rare["f1_lo"], rare["f1_hi"]]).all()
@@ -237,43 +294,36 @@ def test_a_class_of_one_unit_gives_no_interval_over_classes_and_an_exact_one_of_
 
 @pytest.mark.promise(EVERY_CLASS)
 def test_resamples_without_a_class_are_drawn_again_for_means_over_classes_alone():
-    y = np.array([0] * 18 + [1] * 2)
-    said = np.array([0] * 15 + [1] * 3 + [0, 1])
+    y, said = np.array([0] * 18 + [1] * 2), np.array([0] * 15 + [1] * 3 + [0, 1])
     one = score(predicted(y, said))
-    test = Resamples(ids(20), ids(20), PARAMS.bootstrap, PARAMS.seed, y)
+    test = Resamples(ids(20), ids(20), y, PARAMS)
     lacking = test.weights[:, -2:].sum(axis=1) == 0
     assert 30 < lacking.sum() < 90  # about one in e ** 2
     held = test.weights.copy()
-    held[lacking] = test.redrawn[1]
+    held[lacking] = test.redrawn
     common, rare = held[:, :15].sum(axis=1) / held[:, :18].sum(axis=1), held[:, 18:]
-    drawn = {name: one.replicates[0, :, f] for name, f in one.columns.items()}
     expected = (common + rare[:, 1] / rare.sum(axis=1)) / 2
-    np.testing.assert_allclose(drawn["balanced_accuracy", -1], expected, rtol=1e-6)
-    np.testing.assert_allclose(drawn["accuracy", -1], test.weights @ (y == said) / 20, rtol=1e-6)
-    assert mean_rows(one)["accuracy"]["note"] == ""
+    drawn = {name: one.replicates[0][:, one.names == name].T for name in one.names}
+    np.testing.assert_allclose(drawn["balanced_accuracy"][0], expected, rtol=1e-6)
+    np.testing.assert_allclose(drawn["accuracy"][0], test.weights @ (y == said) / 20, rtol=1e-6)
     # Metrics of one class leave out the resamples without that class, and no others.
     for metric in ("recall", "f1"):
-        np.testing.assert_array_equal(np.isnan(drawn[metric, 1]), lacking)
-    for metric in ("precision", "recall", "f1"):
-        assert np.isfinite(drawn[metric, 0]).all()
-    assert (drawn["precision", 0][lacking] == 1).all()
+        np.testing.assert_array_equal(np.isnan(drawn[metric][1]), lacking)
+        assert np.isfinite(drawn[metric][0]).all()
+    assert (drawn["precision"][0][lacking] == 1).all()
 
 
 @pytest.mark.promise(EVERY_CLASS)
-def test_replaced_resamples_hold_every_class_and_are_the_same_for_all_runs():
+def test_replaced_resamples_hold_every_class_where_units_hold_several():
     y = np.array([0, 0, 1, 0, 2, 0, 0, 1, 2, 0])
     units = np.array(list("aabbbcdeef"))  # b holds three classes, e two
-    test = Resamples(ids(10), units, 300, 0, y)
-    lacking, weights = test.redrawn
+    test = Resamples(ids(10), units, y, PARAMS)
     holds = np.stack([np.isin(list("abcdef"), list(of)) for of in ("abcdf", "be", "be")], axis=1)
-    np.testing.assert_array_equal(test.units_with(y), holds)
-    assert len(lacking) and (test.weights[lacking] @ holds == 0).any(axis=1).all()
-    assert (weights @ holds > 0).all() and (weights.sum(axis=1) == 6).all()
-    kept = np.setdiff1d(np.arange(300), lacking)
-    assert (test.weights[kept] @ holds > 0).all()
-    np.testing.assert_array_equal(Resamples(ids(10), units, 300, 0, y).redrawn[1], weights)
-    np.testing.assert_array_equal(test.weights, Resamples(ids(10), units, 300, 0).weights)
+    np.testing.assert_array_equal(test.units_with(y, 3), holds)
+    assert len(test.lacking) and (test.weights[test.lacking] @ holds == 0).any(axis=1).all()
+    assert (test.redrawn @ holds > 0).all() and (test.redrawn.sum(axis=1) == 6).all()
     plain, complete = test.sums(np.eye(3, dtype=np.float32)[y])
+    kept = np.setdiff1d(np.arange(len(plain)), test.lacking)
     np.testing.assert_array_equal(plain[kept], complete[kept])
     assert (complete > 0).all() and not (plain > 0).all()
 
@@ -286,20 +336,92 @@ def test_many_classes_of_two_units_are_too_rarely_drawn_together():
     assert row["accuracy"]["lo"] < row["accuracy"]["value"]
 
 
-def test_seeds_that_share_a_test_set_count_its_units_once():
-    def behind(count, test_sets) -> int:
-        return independent_units(np.array(count), np.array(test_sets))
-
-    assert behind([10, 10, 10], [0, 0, 0]) == 10
-    assert behind([10, 12, 11], [0, 1, 2]) == 30
-    assert behind([10, 12, 10], [0, 1, 0]) == 15  # two seeds test the first fold
-    assert behind([0, 4, 4], [0, 1, 2]) == 8
-    assert behind([0], [0]) == 0
+# -- differences ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("starts", "units"), [((0, 10, 20), 30), ((0, 5, 10), 10)])
-def test_folds_are_test_sets_of_their_own_and_overlapping_ones_count_as_one(starts, units):
+def difference(a, b, metric="accuracy", params=PARAMS) -> dict:
+    (row,) = (row for row in differences(a, b, params) if row["metric"] == metric)
+    return row
+
+
+@pytest.mark.promise(PAIRED)
+def test_the_error_of_a_difference_is_that_of_its_pairs():
+    params, y, at = EvaluateParams(bootstrap=2000), np.zeros(200, int), np.arange(200)
+    wrong = at % 4 == 0
+    a, b = (predicted(y, 1 * of) for of in (wrong & (at >= 16), wrong))  # 4 images differ
+    found = difference(*(score(p, params=params) for p in (a, b)), params=params)
+    assert found["difference"] == pytest.approx(0.02)
+    # The error of a share of 4 in 200; that of two independent runs would be four times as large.
+    error = (0.02 * 0.98 / 200) ** 0.5
+    assert (found["hi"] - found["lo"]) / 3.92 == pytest.approx(error, rel=0.15)
+    assert found["p"] == pytest.approx(2 * stats.norm.sf(0.02 / error), rel=0.5)
+
+
+@pytest.mark.promise(PAIRED)
+@pytest.mark.parametrize("metric", ("macro_f1", "macro_auroc"))
+def test_the_interval_of_a_difference_is_that_of_scoring_each_resample_anew(metric):
+    rng, y, params = np.random.default_rng(0), np.arange(180) % 3, EvaluateParams(bootstrap=150)
+    probas = [
+        softmax(rng.standard_normal((180, 3)) + skill * np.eye(3)[y], axis=1) for skill in (2, 1)
+    ]
+    runs = [score(Predicted(ids(180), y, np.float32(p)), params=params) for p in probas]
+    found = difference(*runs, metric, params)
+
+    def anew(proba: np.ndarray, weights: np.ndarray | None = None) -> float:
+        if metric == "macro_f1":
+            return f1_score(y, proba.argmax(axis=1), average="macro", sample_weight=weights)
+        return roc_auc_score(np.eye(3)[y], proba, average="macro", sample_weight=weights)
+
+    assert found["difference"] == pytest.approx(anew(probas[0]) - anew(probas[1]), abs=1e-6)
+    weights = Resamples(ids(180), ids(180), y, params).weights
+    gaps = np.array([anew(probas[0], w) - anew(probas[1], w) for w in weights])
+    lo, hi = percentile_interval(gaps, 0.95)
+    # Replicates of AUROC are first-order: equal up to a tenth of the width.
+    assert (found["lo"], found["hi"]) == pytest.approx((lo, hi), abs=0.1 * (hi - lo))
+
+
+@pytest.mark.promise(EVERY_CLASS)
+def test_a_difference_over_a_class_of_one_unit_has_no_interval():
+    y = np.array([0] * 9 + [1])
+    one, other = (score(predicted(y, said)) for said in ([1] + [0] * 8 + [1], [0] * 10))
+    found = difference(one, other, "balanced_accuracy")
+    assert np.isnan([found["lo"], found["hi"]]).all() and found["p"] == 1
+    assert np.isfinite(difference(one, other)["lo"])
+    same = difference(one, one)
+    assert np.isnan(same["lo"]) and same["p"] == 1 and same["difference"] == 0
+
+
+def test_pooled_runs_that_lack_different_folds_are_not_compared():
     y = np.arange(30) % 2
-    one = score(*(predicted(y, y).take(np.arange(s, s + 10)) for s in starts))
-    assert mean_rows(one)["accuracy"]["lo"] == pytest.approx(0.025 ** (1 / units))
-    assert class_rows(one)[0]["recall_lo"] == pytest.approx(0.025 ** (2 / units))
+    folds = [predicted(y, y).take(np.arange(i, i + 10)) for i in (0, 10, 20)]
+    one, same, other = (
+        score(*(folds[k] for k in kept), pool=True) for kept in ((0, 1), (0, 1), (0, 2))
+    )
+    assert len(one.run.image_ids) == len(other.run.image_ids)
+    assert difference(one, same)["difference"] == 0
+    assert list(differences(one, other, PARAMS)) == []
+
+
+def test_holm_is_the_textbook_example_and_keeps_the_order():
+    p = np.array([0.01, 0.04, 0.03, 0.005])
+    np.testing.assert_allclose(holm(p), [0.03, 0.06, 0.06, 0.02])
+    assert (holm(np.array([0.6, 0.9])) == [1.0, 1.0]).all()
+
+
+@pytest.mark.promise(
+    "A difference is called better or worse only when its interval excludes zero and its corrected "
+    "p is below 0.05."
+)
+@pytest.mark.parametrize(
+    ("lo", "hi", "p", "code"),
+    [
+        (0.01, 0.2, 0.04, "better"),
+        (-0.2, -0.01, 0.04, "worse"),
+        (0.01, 0.2, 0.05, "no difference"),
+        (-0.01, 0.2, 0.001, "no difference"),
+        (0.01, 0.2, np.nan, "better"),
+        (np.nan, np.nan, 0.001, "too few"),
+    ],
+)
+def test_a_verdict_needs_the_interval_and_the_corrected_p(lo, hi, p, code):
+    assert verdict(lo, hi, p) == code

@@ -1,8 +1,7 @@
-"""Overlap of regions with known answers, and stored masks judged against ground truth."""
+"""Overlap of regions with known answers, stored masks judged against ground truth, and predictions
+by image."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,9 @@ from torchmetrics.functional.classification import binary_f1_score, binary_jacca
 from pipeline import open_masks
 from pipeline.config import EvaluateParams
 from pipeline.encode.views import random_mask
+from pipeline.errors import StoreError
 from pipeline.evaluate.mask_quality import COLUMNS, mask_quality, summarise_masks
+from pipeline.evaluate.predictions import by_image, flips
 from pipeline.manifest import read_manifest
 from pipeline.segment.overlap import center_ellipse, hd95, overlap
 from pipeline.store import MaskRow, MaskStoreWriter
@@ -25,6 +26,10 @@ from tests.segment.small_sam2 import scene
 SHIFTS = {"exact": (0, 0), "near": (2, -3), "far": (14, 20), "wide": (1, 5)}
 SIZES = {"exact": (50, 70), "near": (64, 48), "far": (90, 120), "wide": (41, 150)}
 REASONS = {"failed": "truncated file", "missing": "not segmented"}
+LACKING = (
+    "An image with ground truth but without a mask is a row with its reason, counted beside every "
+    "mean Dice."
+)
 
 
 def square(top: int, left: int, side: int, shape=(40, 60)) -> np.ndarray:
@@ -148,53 +153,48 @@ def test_figures_of_stored_masks_equal_torchmetrics_and_a_distance_transform(
     assert row["gt_area_fraction"] == pytest.approx(right.mean())
 
 
-def test_what_cannot_be_judged_is_noted_or_left_out(table):
-    images = set(table.index.get_level_values(0))
+@pytest.mark.promise(LACKING)
+def test_what_cannot_be_judged_is_a_row_with_its_reason_or_left_out(table):
     judged = {f"{n}.png" for n in (*SIZES, "empty mask")}
     assert set(table["dice"].dropna().index.get_level_values(0)) == judged
     lacking = {f"{start}{end}.png" for start in REASONS for end in ("", ", damaged truth")}
-    assert images == judged | lacking | {"damaged truth.png"}
+    assert set(table.index.get_level_values(0)) == judged | lacking | {"damaged truth.png"}
     empty = table.loc[("empty mask.png", "salient")]
-    assert empty["dice"] == 0 and math.isnan(empty["hd95"]) and "empty" in empty["note"]
-    damaged = table.loc["damaged truth.png"]
-    assert len(damaged) == 1 and math.isnan(damaged["dice"].iloc[0])
-    assert "not readable" in damaged["note"].iloc[0]
+    assert empty["dice"] == 0 and np.isnan(empty["hd95"]) and "empty" in empty["note"]
+    for start in ("", "failed, ", "missing, "):
+        damaged = table.loc[f"{start}damaged truth.png"]
+        assert len(damaged) == 1 and np.isnan(damaged["dice"].item())
+        assert damaged["note"].item().startswith("ground truth not readable: ")
+    for start, reason in REASONS.items():
+        row = table.loc[f"{start}.png"]
+        assert list(row.index) == ["salient"] and row["note"].item() == f"no mask: {reason}"
+        assert row[["dice", "iou", "hd95", "pred_area_fraction"]].isna().all(axis=None)
+        assert row["gt_area_fraction"].item() == pytest.approx(scene(9, 40, 60)[1].mean())
 
 
-@pytest.mark.promise(
-    "An image with ground truth but without a mask is a row with its reason, counted beside every "
-    "mean Dice."
-)
-@pytest.mark.parametrize(("start", "reason"), REASONS.items())
-def test_an_image_without_a_mask_is_a_row_with_its_reason_and_no_figure(table, start, reason):
-    row = table.loc[f"{start}.png"]
-    assert list(row.index) == ["salient"] and row["note"].item() == f"no mask: {reason}"
-    assert row[["dice", "iou", "hd95", "pred_area_fraction"]].isna().all(axis=None)
-    assert row["gt_area_fraction"].item() == pytest.approx(scene(9, 40, 60)[1].mean())
-    damaged = table.loc[f"{start}, damaged truth.png"]
-    assert len(damaged) == 1 and damaged["note"].item().startswith("ground truth not readable: ")
-
-
-def test_the_table_does_not_depend_on_the_number_of_jobs(project):
+def test_the_table_depends_on_no_number_of_jobs_and_is_empty_without_a_store_or_masks(project):
     one, two = judged(project), judged(project, jobs=2)
-    assert list(one.columns) == list(COLUMNS)
-    assert one.equals(two)
-
-
-def test_without_a_store_or_masks_the_table_is_empty(project, tmp_path):
+    assert list(one.columns) == list(COLUMNS) and one.equals(two)
     manifest = read_manifest(project.paths.manifest(DATASET))
-    types = judged(project).dtypes
-    for table in (
+    for nothing in (
         mask_quality(DATASET, manifest.assign(mask_path=""), project.paths),
         mask_quality("other", manifest, project.paths),
     ):
-        assert table.empty and table.dtypes.equals(types)
+        assert nothing.empty and nothing.dtypes.equals(one.dtypes)
 
 
 @pytest.mark.promise(
-    "An image with ground truth but without a mask is a row with its reason, counted beside every "
-    "mean Dice."
+    "Masks, features, fitted learners, predictions and the leak audit must have been made from "
+    "each other and from today's images and labels; a stage refuses others and names the command."
 )
+def test_masks_of_other_image_bytes_are_refused(project):
+    manifest = read_manifest(project.paths.manifest(DATASET))
+    manifest.loc[manifest["image_id"] == "near.png", "sha256"] = "0" * 64
+    with pytest.raises(StoreError, match=r"near\.png.*pipeline segment"):
+        mask_quality(DATASET, manifest, project.paths)
+
+
+@pytest.mark.promise(LACKING)
 def test_the_summary_has_means_by_split_and_class_and_counts_images_without_a_value():
     quality = pd.DataFrame(
         {
@@ -219,3 +219,36 @@ def test_the_summary_has_means_by_split_and_class_and_counts_images_without_a_va
     assert table.loc[("all", "x"), "iou_lo"] == pytest.approx(0.7)
     wide = summarise_masks(quality, dict.fromkeys("abcdef", "one patient"), EvaluateParams())
     assert wide["dice_lo"].isna().all()
+
+
+# -- predictions by image -------------------------------------------------------------------------
+
+
+def predictions(said: dict[str, list[str]], true: str = "a") -> pd.DataFrame:
+    """Rows of predictions.parquet: by image, what each seed says with a probability of 0.8."""
+    rows = [
+        {"image_id": i, "seed": seed, "y_true": true, "y_pred": label}
+        | {f"p:{c}": 0.8 if c == label else 0.1 for c in "abc"}
+        for i, labels in said.items()
+        for seed, label in enumerate(labels)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_an_image_has_its_share_of_right_seeds_and_its_most_frequent_class():
+    cases = by_image(
+        predictions({"x": ["a", "b", "a"], "y": ["c", "b", "b"], "z": ["c", "b", "a"]})
+    )
+    assert cases["right"].to_dict() == pytest.approx({"x": 2 / 3, "y": 0, "z": 1 / 3})
+    assert cases["y_pred"].to_dict() == {"x": "a", "y": "b", "z": "a"}
+    assert cases.loc["x", "p_true"] == pytest.approx((0.8 + 0.1 + 0.8) / 3)
+    assert set(cases["seeds"]) == {3} and set(cases["y_true"]) == {"a"}
+
+
+def test_flips_count_images_that_both_runs_have():
+    before = by_image(predictions({"x": ["a", "a"], "y": ["b", "a"], "z": ["b", "b"]}))
+    after = by_image(predictions({"x": ["b", "a"], "y": ["a", "a"], "w": ["a", "a"]}))
+    both = flips(before, after)
+    assert both["change"].to_dict() == {"x": -0.5, "y": 0.5}
+    assert both["p_change"].to_dict() == pytest.approx({"x": -0.35, "y": 0.35})
+    assert {"right_before", "y_pred_before", "y_pred_after"} <= set(both.columns)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
 import imagecodecs
 import nibabel as nib
 import numpy as np
+from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
     ExplicitVRLittleEndian,
@@ -19,6 +21,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
+LPS = np.diag([-1.0, -1, 1, 1])  # shows voxels (x, y) as the picture [y, x]
 NAME, PATIENT, BIRTH = "Doe^Jane", "HOSP-00421", "19481231"
 
 
@@ -39,6 +42,19 @@ def colour(height: int = 40, width: int = 56) -> np.ndarray:
 def rgb(values: np.ndarray) -> np.ndarray:
     """(h, w) -> (h, w, 3)."""
     return np.repeat(values[..., None], 3, axis=2)
+
+
+def turned(orientation: int) -> Image.Exif:
+    """EXIF with an orientation."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    return exif
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """A PNG chunk."""
+    body = kind + content
+    return len(content).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
 
 
 def dicom(
@@ -85,6 +101,14 @@ def dicom(
     for name, value in tags.items():
         setattr(dataset, name, value)
     return dataset
+
+
+def lut(table: np.ndarray, first: int, bits: int = 16, vr: str = "US") -> Dataset:
+    """An item of a LUT sequence."""
+    item = Dataset()
+    item.add_new("LUTDescriptor", vr, [len(table), first, bits])
+    item.add_new("LUTData", "OW", table.astype("<u2").tobytes())
+    return item
 
 
 def save_dicom(dataset: Dataset, path: Path) -> Path:

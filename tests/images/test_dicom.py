@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import struct
-import subprocess
-import sys
 
 import numpy as np
 import pydicom
@@ -28,7 +26,18 @@ from pydicom.uid import (
 
 from pipeline.errors import ImageError
 from pipeline.images import SkippedFile, patient_code, probe, read_image, read_mask
-from tests.images.makers import BIRTH, ENCODERS, NAME, PATIENT, colour, dicom, grey, rgb, save_dicom
+from tests.images.makers import (
+    BIRTH,
+    ENCODERS,
+    NAME,
+    PATIENT,
+    colour,
+    dicom,
+    grey,
+    lut,
+    rgb,
+    save_dicom,
+)  # fmt: skip
 
 # The reader silences these; pytest turns all warnings on again.
 pytestmark = [
@@ -54,18 +63,11 @@ def show(tmp_path):
     return run
 
 
-def elements(**values: str) -> Dataset:
+def elements(**values: object) -> Dataset:
     dataset = Dataset()
     for name, value in values.items():
         setattr(dataset, name, value)
     return dataset
-
-
-def lut(table: np.ndarray, first: int, bits: int = 16, vr: str = "US") -> Dataset:
-    item = Dataset()
-    item.add_new("LUTDescriptor", vr, [len(table), first, bits])
-    item.add_new("LUTData", "OW", table.astype("<u2").tobytes())
-    return item
 
 
 def packed(pixels: np.ndarray, syntax: str, **tags: object) -> Dataset:
@@ -76,7 +78,11 @@ def packed(pixels: np.ndarray, syntax: str, **tags: object) -> Dataset:
         return dataset
     dataset = dicom(pixels, syntax=syntax, **tags)
     frames = pixels if tags.get("frames") else [pixels]
-    dataset.PixelData = encapsulate([ENCODERS[syntax](frame, tags.get("bits")) for frame in frames])
+    return with_stream(dataset, *(ENCODERS[syntax](frame, tags.get("bits")) for frame in frames))
+
+
+def with_stream(dataset: Dataset, *streams: bytes) -> Dataset:
+    dataset.PixelData = encapsulate(list(streams))
     dataset["PixelData"].VR = "OB"
     return dataset
 
@@ -84,13 +90,10 @@ def packed(pixels: np.ndarray, syntax: str, **tags: object) -> Dataset:
 # Values ---------------------------------------------------------------------------------------
 
 
-def test_eight_bits_are_shown_unchanged(tmp_path, show):
+@pytest.mark.promise(STEPS)
+def test_eight_bits_are_unchanged_and_deep_grey_equals_the_same_samples_in_png(tmp_path, show):
     np.testing.assert_array_equal(show(dicom(grey())), rgb(grey()))
     np.testing.assert_array_equal(show(dicom(colour(), model="RGB")), colour())
-    assert [(f.width, f.height) for f in probe(tmp_path / "shown.dcm")] == [(56, 40)]
-
-
-def test_deep_grey_without_a_window_equals_the_same_samples_in_png(tmp_path, show):
     deep = grey().astype(np.uint16) * 14 + 37
     Image.fromarray(deep).save(tmp_path / "x.png")
     expected = read_image(tmp_path / "x.png")
@@ -113,26 +116,20 @@ def test_modality_then_window_equals_pydicom(show, function):
 
 
 @pytest.mark.promise(WINDOWS)
-def test_the_first_usable_window_is_applied(show):
+def test_the_first_usable_window_is_applied_with_the_edges_of_the_standard(show):
     deep = grey().astype(np.uint16) * 8
     one = show(dicom(deep, WindowCenter="900", WindowWidth="1200"))
     many = dicom(deep, WindowCenter=["5", "900", "50"], WindowWidth=["0", "1200", "70"])
     np.testing.assert_array_equal(show(many), one)
     none = dicom(deep, WindowCenter="100", WindowWidth="0")
     np.testing.assert_array_equal(show(none), show(dicom(deep)))
-
-
-@pytest.mark.promise(WINDOWS)
-def test_a_linear_exact_window_has_the_edges_of_the_standard(show):
     # C.11.2.1.3.2: c +- w / 2 are black and white; LINEAR shifts c by 0.5 and w by 1
     stored = np.tile(np.arange(8, 17, dtype=np.int16), (40, 1))
-    window = {"WindowCenter": "12", "WindowWidth": "4"}
-    expected = {
+    for function, row in {
         "LINEAR_EXACT": [0, 0, 0, 64, 128, 191, 255, 255, 255],
         "LINEAR": [0, 0, 0, 85, 170, 255, 255, 255, 255],
-    }
-    for function, row in expected.items():
-        array = show(dicom(stored, VOILUTFunction=function, **window))
+    }.items():
+        array = show(dicom(stored, VOILUTFunction=function, WindowCenter="12", WindowWidth="4"))
         assert array[0, :, 0].tolist() == row, function
 
 
@@ -151,59 +148,40 @@ def test_lut_sequences_of_both_stages_are_applied_in_either_byte_order(show):
     np.testing.assert_array_equal(show(big), show(little))
 
 
-HU = {"RescaleSlope": "1", "RescaleIntercept": "-1024"}
+HU = {"RescaleSlope": "1", "RescaleIntercept": "-1024", "bits": 12}
 WIDE = {"WindowCenter": "32768", "WindowWidth": "65536"}
 RAMP = np.linspace(0, 65535, 2400).astype(np.uint16)
-
-
-def through(table: np.ndarray, values: np.ndarray, first: int) -> np.ndarray:
-    entries = table[np.clip(values.astype(int) - first, 0, len(table) - 1)]
-    return rgb(np.rint(entries / 65535 * 255).astype(np.uint8))
+VOI, MODALITY = "VOILUTSequence", "ModalityLUTSequence"
+STORED = grey().astype(np.int32) * 4
 
 
 @pytest.mark.promise(SIGN)
-@pytest.mark.parametrize("lowest", [0, 1024, 1100])
-@pytest.mark.parametrize("how", ["US", "SS", "implicit"])
-def test_a_negative_first_value_of_a_voi_lut_whatever_the_frame_holds(tmp_path, how, lowest):
-    stored = grey().astype(np.uint16) * 4 + lowest  # from 1024 on no HU is negative
-    first, vr = (65536 - 1024, "US") if how == "US" else (-1024, "SS")
-    dataset = dicom(stored, bits=12, VOILUTSequence=[lut(RAMP, first, vr=vr)], **HU)
-    path = tmp_path / "x.dcm"
-    if how == "implicit":
-        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-        dataset.save_as(path, enforce_file_format=True, implicit_vr=True, little_endian=True)
-    else:
-        save_dicom(dataset, path)
-    expected = through(RAMP, stored.astype(int) - 1024, -1024)
-    np.testing.assert_array_equal(read_image(path), expected)
-
-
-@pytest.mark.promise(SIGN)
-@pytest.mark.parametrize("lowest", [-1, 0])
-def test_a_negative_first_value_of_a_modality_lut_by_the_sign_of_the_pixels(show, lowest):
-    stored = (grey().astype(np.int16) * 4 + lowest).astype(np.int16)
-    array = show(dicom(stored, ModalityLUTSequence=[lut(RAMP, 65536 - 1024)], **WIDE))
-    assert np.abs(array.astype(int) - through(RAMP, stored, -1024)).max() <= 1
-
-
-@pytest.mark.promise(SIGN)
-@pytest.mark.parametrize(("name", "tags"), [("VOILUTSequence", {}), ("ModalityLUTSequence", WIDE)])
-def test_a_large_first_value_of_unsigned_samples_is_not_negative(show, name, tags):
-    stored = grey().astype(np.uint16) * 8 + 40_000
-    array = show(dicom(stored, **{name: [lut(RAMP, 40_000)]}, **tags))
-    assert np.abs(array.astype(int) - through(RAMP, stored, 40_000)).max() <= 1
+@pytest.mark.parametrize(
+    ("name", "stored", "first", "vr", "tags"),
+    [
+        *((VOI, STORED.astype("u2") + k, 64512, "US", HU) for k in (0, 1024, 1100)),
+        *((VOI, STORED.astype("u2") + k, -1024, "SS", HU) for k in (0, 1024)),
+        *((MODALITY, (STORED + k).astype("i2"), 64512, "US", WIDE) for k in (-1, 0)),
+        (VOI, (STORED * 2 + 40_000).astype("u2"), 40_000, "US", {}),
+        (MODALITY, (STORED * 2 + 40_000).astype("u2"), 40_000, "US", WIDE),
+    ],
+)
+def test_the_sign_of_a_first_value_follows_the_possible_values(show, name, stored, first, vr, tags):
+    values = stored.astype(int) + int(tags.get("RescaleIntercept", 0))
+    index = np.clip(values - (first - 65536 if first == 64512 else first), 0, len(RAMP) - 1)
+    expected = np.rint(RAMP[index] / 65535 * 255)
+    array = show(dicom(stored, **{name: [lut(RAMP, first, vr=vr)]}, **tags))
+    assert np.abs(array[..., 0] - expected).max() <= 1
 
 
 @pytest.mark.promise(STEPS)
 @pytest.mark.parametrize("deep", [False, True])
-@pytest.mark.parametrize("shape", [{}, {"PresentationLUTShape": "INVERSE"}])
-def test_monochrome1_is_inverted_exactly_once(show, deep, shape):
+def test_monochrome1_is_inverted_exactly_once(show, deep):
     values = grey().astype(np.uint16) * 9 if deep else grey()
     tags = {"WindowCenter": "1100", "WindowWidth": "2000"} if deep else {}
-    plain = show(dicom(values, **tags))
-    np.testing.assert_array_equal(
-        show(dicom(values, model="MONOCHROME1", **tags, **shape)), 255 - plain
-    )
+    for shape in ({}, {"PresentationLUTShape": "INVERSE"}):
+        array = show(dicom(values, model="MONOCHROME1", **tags, **shape))
+        np.testing.assert_array_equal(array, 255 - show(dicom(values, **tags)))
 
 
 def test_samples_in_the_upper_bits_and_overlays_in_unused_bits(show):
@@ -222,50 +200,23 @@ def test_samples_in_the_upper_bits_and_overlays_in_unused_bits(show):
 @pytest.mark.parametrize("model", ["MONOCHROME1", "MONOCHROME2"])
 def test_padding_does_not_count_for_the_range_and_is_black(show, model):
     deep = grey().astype(np.int16) * 4
-    plain = show(dicom(deep, model=model))
     padded = np.vstack([deep, np.full((30, 56), -2000, np.int16)])
     dataset = dicom(padded, model=model)
     dataset.add_new("PixelPaddingValue", "US", 63536)  # -2000, written unsigned
-    for limit in (None, -1980):
-        if limit is not None:
-            padded[45:, :] = -1990
-            dataset.PixelData = padded.tobytes()
-            dataset.add_new("PixelPaddingRangeLimit", "SS", limit)
-        array = show(dataset)
-        np.testing.assert_array_equal(array[:40], plain)
+    arrays = [show(dataset)]
+    padded[45:, :] = -1990
+    dataset.PixelData = padded.tobytes()
+    dataset.add_new("PixelPaddingRangeLimit", "SS", -1980)
+    for array in [*arrays, show(dataset)]:
+        np.testing.assert_array_equal(array[:40], show(dicom(deep, model=model)))
         assert not array[40:].any()
 
 
 @pytest.mark.promise(STEPS)
-@pytest.mark.parametrize("double", [False, True])
-@pytest.mark.parametrize("limit", [None, -9000.0])
-def test_padding_of_float_pixels(show, double, limit):
-    values = (grey() / 10).astype(np.float64 if double else np.float32)
-    padded = np.vstack([values, np.full_like(values, -9999)])
-    padded[50:] = -9999 if limit is None else -9500
-    prefix = "DoubleFloat" if double else "Float"
-    arrays = []
-    for k, pixels in enumerate((values, padded)):
-        dataset = dicom(grey())
-        for name in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
-            delattr(dataset, name)
-        dataset.Rows, dataset.BitsAllocated = len(pixels), 64 if double else 32
-        setattr(dataset, f"{prefix}PixelData", pixels.tobytes())
-        if k:
-            setattr(dataset, f"{prefix}PixelPaddingValue", -9999.0)
-        if k and limit is not None:
-            setattr(dataset, f"{prefix}PixelPaddingRangeLimit", limit)
-        arrays.append(show(dataset))
-    np.testing.assert_array_equal(arrays[1][:40], arrays[0])
-    assert not arrays[1][40:].any()
-
-
-@pytest.mark.promise(STEPS)
 @pytest.mark.parametrize("padding", [("SS", -2048), ("US", 0xF800), ("US", 0x0800)])
-@pytest.mark.parametrize("syntax", [None, JPEGLSLossless, JPEGLosslessSV1, JPEG2000Lossless])
+@pytest.mark.parametrize("syntax", [None, JPEGLSLossless, JPEG2000Lossless])
 def test_signed_padding_with_and_without_sign_extension(show, syntax, padding):
     signed = grey().astype(np.int16) * 8 - 1000
-    plain = show(dicom(signed, bits=12))
     padded = np.vstack([signed, np.full_like(signed, -2048)])
     dataset = dicom(padded, bits=12)
     dataset.add_new("PixelPaddingValue", *padding)
@@ -273,22 +224,20 @@ def test_signed_padding_with_and_without_sign_extension(show, syntax, padding):
     dataset.PixelData = bare.tobytes()
     if syntax is not None:
         dataset.file_meta.TransferSyntaxUID = syntax
-        dataset.PixelData = encapsulate([ENCODERS[syntax](bare, 12)])
-        dataset["PixelData"].VR = "OB"
+        with_stream(dataset, ENCODERS[syntax](bare, 12))
     array = show(dataset)
-    np.testing.assert_array_equal(array[:40], plain)
+    np.testing.assert_array_equal(array[:40], show(dicom(signed, bits=12)))
     assert not array[40:].any()
 
 
 @pytest.mark.promise(STEPS)
 def test_a_padding_value_in_unused_bits_is_not_a_sample_of_zero(show):
     values = grey().astype(np.uint16) * 16
-    plain = show(dicom(values, bits=12))
     dataset = dicom(np.vstack([values, np.full_like(values, 0x8000)]), bits=12)
     dataset.add_new("PixelPaddingValue", "US", 0x8000)
     dataset.PhotometricInterpretation = "MONOCHROME1"  # zero is white, unlike padding
     array = show(dataset)
-    np.testing.assert_array_equal(array[:40], 255 - plain)
+    np.testing.assert_array_equal(array[:40], 255 - show(dicom(values, bits=12)))
     assert not array[40:].any()
 
 
@@ -301,41 +250,36 @@ def test_a_padding_value_in_unused_bits_is_not_a_sample_of_zero(show):
 )
 def test_a_colour_jpeg_is_the_same_inside_dicom_and_outside(tmp_path, show, name, subsampling):
     # some headers say RGB although the stream is YCbCr, as here: no false colours
-    buffer = io.BytesIO()
-    Image.fromarray(colour(64, 64)).save(buffer, "JPEG", quality=90, subsampling=subsampling)
-    (tmp_path / "x.jpg").write_bytes(buffer.getvalue())
+    Image.fromarray(colour(64, 64)).save(tmp_path / "x.jpg", quality=90, subsampling=subsampling)
     dataset = dicom(colour(64, 64), model=name, syntax=JPEGBaseline8Bit)
-    dataset.PixelData = encapsulate([buffer.getvalue()])
-    dataset["PixelData"].VR = "OB"
+    with_stream(dataset, (tmp_path / "x.jpg").read_bytes())
     assert np.abs(show(dataset).astype(int) - read_image(tmp_path / "x.jpg")).max() <= 3
-
-
-def test_ybr_becomes_rgb(show):
     ybr = np.asarray(Image.fromarray(colour()).convert("YCbCr"))
     assert np.abs(show(dicom(ybr, model="YBR_FULL")).astype(int) - colour()).max() <= 3
 
 
 @pytest.mark.promise(FRAMES)
-def test_frames_have_their_own_and_shared_functional_groups(tmp_path, show):
+@pytest.mark.parametrize("shared", [False, True])
+def test_frames_have_their_own_and_shared_functional_groups(tmp_path, show, shared):
     frames = np.stack([grey(seed=s).astype(np.int16) * 8 for s in range(2)])
     rescale = [{"RescaleSlope": str(1 + k), "RescaleIntercept": str(-100 * k)} for k in range(2)]
     windows = [{"WindowCenter": str(1000 + 200 * k), "WindowWidth": "900"} for k in range(2)]
-    for shared in (False, True):
-        dataset = dicom(frames, frames=2)
-        groups = [elements(PixelValueTransformationSequence=[elements(**r)]) for r in rescale]
-        window = [[elements(**windows[0 if shared else k])] for k in range(2)]
-        if shared:
-            dataset.SharedFunctionalGroupsSequence = [elements(FrameVOILUTSequence=window[0])]
-        else:
-            for group, item in zip(groups, window, strict=True):
-                group.FrameVOILUTSequence = item
-        dataset.PerFrameFunctionalGroupsSequence = groups
-        path = save_dicom(dataset, tmp_path / "x.dcm")
-        assert [f.frame for f in probe(path)] == [0, 1]
-        for k in range(2):
-            single = show(dicom(frames[k], **windows[0 if shared else k], **rescale[k]))
-            assert len(np.unique(single)) > 50
-            np.testing.assert_array_equal(read_image(path, k), single)
+    dataset = dicom(frames, frames=2)
+    groups = [elements(PixelValueTransformationSequence=[elements(**r)]) for r in rescale]
+    if shared:
+        windows[1] = windows[0]
+        group = elements(FrameVOILUTSequence=[elements(**windows[0])])
+        dataset.SharedFunctionalGroupsSequence = [group]
+    else:
+        for group, window in zip(groups, windows, strict=True):
+            group.FrameVOILUTSequence = [elements(**window)]
+    dataset.PerFrameFunctionalGroupsSequence = groups
+    path = save_dicom(dataset, tmp_path / "x.dcm")
+    assert [f.frame for f in probe(path)] == [0, 1]
+    for k in range(2):
+        single = show(dicom(frames[k], **windows[k], **rescale[k]))
+        assert len(np.unique(single)) > 50
+        np.testing.assert_array_equal(read_image(path, k), single)
     with pytest.raises(ImageError, match="no frame 2"):
         read_image(path, 2)
 
@@ -364,8 +308,8 @@ def test_frames_of_one_bit_that_start_within_a_byte(tmp_path, size):
 def test_transfer_syntaxes_without_compression(show, syntax):
     deep = grey().astype(np.uint16) * 14
     stored = deep.byteswap() if syntax == ExplicitVRBigEndian else deep
-    plain = show(dicom(deep, bits=12))
-    np.testing.assert_array_equal(show(dicom(stored, bits=12, syntax=syntax)), plain)
+    array = show(dicom(stored, bits=12, syntax=syntax))
+    np.testing.assert_array_equal(array, show(dicom(deep, bits=12)))
 
 
 COMPRESSED = [RLELossless, JPEG2000Lossless, JPEGLSLossless, JPEGLosslessSV1, JPEGBaseline8Bit]
@@ -390,13 +334,10 @@ STACK = np.stack([grey(seed=s) for s in range(3)])
 def test_every_compression_shows_the_image_as_uncompressed(tmp_path, syntax, pixels, tags):
     plain = save_dicom(dicom(pixels, **tags), tmp_path / "a.dcm")
     path = save_dicom(packed(pixels, syntax, **tags), tmp_path / "b.dcm")
-    assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == syntax
     assert probe(path) == probe(plain)
-    shown = [read_image(plain, f.frame) for f in probe(plain)]
-    assert len({array.tobytes() for array in shown}) == max(1, tags.get("frames", 0))
-    for frame, array in enumerate(shown):
-        far = np.abs(read_image(path, frame).astype(int) - array).max()
-        assert far <= (8 if syntax == JPEGBaseline8Bit else 0)
+    for info in probe(plain):
+        far = np.abs(read_image(path, info.frame).astype(int) - read_image(plain, info.frame))
+        assert far.max() <= (8 if syntax == JPEGBaseline8Bit else 0)
 
 
 @pytest.mark.promise(DAMAGE)
@@ -404,56 +345,36 @@ def test_every_compression_shows_the_image_as_uncompressed(tmp_path, syntax, pix
 def test_a_truncated_or_foreign_stream_is_refused(tmp_path, syntax):
     dataset = packed(grey(64, 64), syntax)
     path = save_dicom(dataset, tmp_path / "whole.dcm")
-    whole = path.read_bytes()
-    for keep in (0.6, 0.9):
-        path.write_bytes(whole[: int(len(whole) * keep)])
-        with pytest.raises(ImageError):
-            read_image(path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ImageError):
+        read_image(path)
     stream = pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1)
-    for bad in (stream[: len(stream) // 2], b"\0" * len(stream), b"hello"):
-        dataset.PixelData = encapsulate([bad])
+    bad = [stream[: len(stream) // 2], b"\0" * len(stream), b"hello"]
+    if syntax == RLELossless:  # segments outside the frame or in another order
+        for start in (0, 8, 63, len(stream) + 1, 2**31 - 8):
+            bad.append(stream[:4] + struct.pack("<I", start) + stream[8:])
+    for content in bad:
         with pytest.raises(ImageError):
-            read_image(save_dicom(dataset, path))
-
-
-@pytest.mark.promise(DAMAGE)
-def test_rle_segments_outside_the_frame_are_refused_without_a_crash(tmp_path):
-    dataset = packed(grey().astype(np.uint16) * 257, RLELossless)
-    stream = pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1)
-    first, second = struct.unpack("<2I", stream[4:12])
-    for k, starts in enumerate(
-        [(first, 2**31 - 8), (2**31 - 8, second), (second, first), (first, first), (8, second)]
-    ):
-        dataset.PixelData = encapsulate([stream[:4] + struct.pack("<2I", *starts) + stream[12:]])
-        save_dicom(dataset, tmp_path / f"{k}.dcm")
-    # in a subprocess: reading out of bounds would end the tests
-    code = (
-        "import sys; from pipeline.errors import ImageError; from pipeline.images import read_image"
-        "\nfor path in sys.argv[1:]:\n"
-        "    try: read_image(path)\n"
-        "    except ImageError: print('refused')\n"
-    )
-    files = sorted(map(str, tmp_path.iterdir()))
-    done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "refused\n" * 5), done.stderr
+            read_image(save_dicom(with_stream(dataset, content), path))
 
 
 @pytest.mark.promise(DAMAGE)
 def test_pixel_data_that_does_not_fit_the_header_is_refused(tmp_path):
     other_size = packed(grey(64, 64), JPEG2000Lossless)
     other_size.Rows = 32
-    with pytest.raises(ImageError, match="64 x 32"):
-        read_image(save_dicom(other_size, tmp_path / "size.dcm"))
     short = dicom(grey())
     short.PixelData = short.PixelData[:-100]
-    for dataset in (short, dicom(grey(), NumberOfFrames=2**31 - 1)):
-        for read in (probe, read_image):
-            with pytest.raises(ImageError, match="truncated"):
-                read(save_dicom(dataset, tmp_path / "x.dcm"))
-    unknown = dicom(grey(), syntax="1.2.840.10008.1.2.4.100")
-    unknown.PixelData = encapsulate([b"\0" * 100])
-    with pytest.raises(ImageError, match="MPEG2"):
-        read_image(save_dicom(unknown, tmp_path / "x.dcm"))
+    many = dicom(grey(), NumberOfFrames=2**31 - 1)
+    floats = dicom(grey())
+    del floats.PixelData
+    floats.FloatPixelData = grey().astype(np.float32).tobytes()
+    unknown = with_stream(dicom(grey(), syntax="1.2.840.10008.1.2.4.100"), b"\0" * 100)
+    for dataset, words in (
+        (other_size, "64 x 32"), (short, "truncated"), (many, "truncated"),
+        (floats, "float pixels"), (unknown, "MPEG2"),
+    ):  # fmt: skip
+        with pytest.raises(ImageError, match=words):
+            read_image(save_dicom(dataset, tmp_path / "x.dcm"))
 
 
 @pytest.mark.promise("DICOM files without preamble or suffix are read.")
@@ -468,19 +389,19 @@ def test_files_without_preamble_or_suffix_are_read(tmp_path):
 
 @pytest.mark.promise("A DICOMDIR and DICOM objects without pixels are skipped with the reason.")
 def test_dicomdir_and_objects_without_pixels_are_skipped(tmp_path):
-    directory = dicom(grey())
-    del directory.PixelData
-    directory.SOPClassUID = "1.2.840.10008.1.3.10"
-    path = save_dicom(directory, tmp_path / "DICOMDIR")
-    for read in (probe, read_image, read_mask):
-        with pytest.raises(SkippedFile, match="DICOMDIR"):
-            read(path)
     report = dicom(grey())
     for name in ("PixelData", "Rows", "Columns", "BitsAllocated"):
         delattr(report, name)
-    with pytest.raises(SkippedFile) as caught:
-        probe(save_dicom(report, tmp_path / "sr.dcm"))
-    assert "without pixels" in caught.value.reason
+    for uid, words in (
+        (report.SOPClassUID, "without pixels"),
+        ("1.2.840.10008.1.3.10", "DICOMDIR"),
+    ):
+        report.SOPClassUID = uid
+        path = save_dicom(report, tmp_path / "x")
+        for read in (probe, read_image, read_mask):
+            with pytest.raises(SkippedFile, match=words) as caught:
+                read(path)
+            assert words in caught.value.reason
 
 
 @pytest.mark.promise(IDENTITY)

@@ -12,8 +12,8 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from PIL import Image
 
 from pipeline.errors import ImageError
-from pipeline.images import inspect_image, probe, read_image, read_mask, to_voxels
-from tests.images.makers import grey, rgb, save_nifti
+from pipeline.images import probe, read_image, read_mask, to_voxels
+from tests.images.makers import LPS, grey, rgb, save_nifti
 
 AXES = "NIfTI volumes of any axis order show the same slices, and masks map back to voxels."
 OPPOSITE = {"R": "L", "A": "P", "S": "I"}
@@ -30,91 +30,79 @@ def volume() -> np.ndarray:
     return np.stack(slices, axis=2)
 
 
-def reoriented(image: nib.Nifti1Image, codes: str) -> nib.Nifti1Image:
-    turn = ornt_transform(io_orientation(image.affine), axcodes2ornt(codes))
-    return image.as_reoriented(turn)
-
-
 @pytest.mark.promise(AXES)
 @pytest.mark.parametrize("codes", CODES)
 def test_all_48_axis_orders_give_the_same_slices_and_map_back(tmp_path, codes):
     ras = nib.Nifti1Image(volume(), np.diag([0.7, 0.8, 3.0, 1]))
-    image = reoriented(ras, codes)
-    path = tmp_path / "x.nii"
+    turn = ornt_transform(io_orientation(ras.affine), axcodes2ornt(codes))
+    image = ras.as_reoriented(turn)
+    path, first = tmp_path / "x.nii", tmp_path / "ras.nii"
     image.to_filename(path)
-    first = tmp_path / "ras.nii"
     ras.to_filename(first)
     assert [(f.width, f.height) for f in probe(path)] == [(11, 14)] * 5
     collected = None
     for k in range(5):
         array = read_image(path, k)
         np.testing.assert_array_equal(array, read_image(first, k))
-        mask = array[..., 0] > 120
-        collected = to_voxels(mask, path, k, out=collected)
-    assert collected.shape == image.shape
+        collected = to_voxels(array[..., 0] > 120, path, k, out=collected)
     # saved with the affine of the file, the masks read as they were drawn
-    back = tmp_path / "mask.nii.gz"
-    nib.Nifti1Image(collected.astype(np.uint8), image.affine).to_filename(back)
+    back = save_nifti(collected.astype(np.uint8), tmp_path / "mask.nii.gz", image.affine)
     for k in range(5):
         np.testing.assert_array_equal(read_mask(back, k), read_image(path, k)[..., 0] > 120)
+    corner = np.zeros((14, 11), bool)
+    corner[0, 0] = True  # most anterior, most right
+    world = image.affine @ [*np.argwhere(to_voxels(corner, path, 4))[0], 1]
+    np.testing.assert_allclose(world[:3], [0.7 * 10, 0.8 * 13, 3.0 * 4])
+    with pytest.raises(ImageError, match="slice 11 x 14"):
+        to_voxels(corner.T, path, 4)
 
 
 @pytest.mark.promise(AXES)
-def test_anterior_is_up_and_the_patients_right_is_on_the_left(tmp_path):
-    voxels = np.zeros((9, 9, 3), np.uint8)
-    voxels[8, 8, 2] = 200  # right, anterior, top
+@pytest.mark.parametrize(
+    ("shape", "at", "frame", "size"),
+    [((9, 9, 3), (8, 8, 2), 2, (9, 9)), ((1, 9, 7), (0, 8, 6), 0, (9, 7))],
+    ids=["axial volume", "one sagittal slice"],
+)
+def test_anterior_is_up_and_the_patients_right_is_on_the_left(tmp_path, shape, at, frame, size):
+    voxels = np.zeros(shape, np.uint8)
+    voxels[at] = 200  # right, anterior, top
     path = save_nifti(voxels, tmp_path / "x.nii")
-    assert not read_image(path, 0).any()
-    assert np.argwhere(read_image(path, 2)[..., 0]).tolist() == [[0, 0]]
+    assert {(f.width, f.height) for f in probe(path)} == {size}
+    assert np.argwhere(read_image(path, frame)[..., 0]).tolist() == [[0, 0]]
+    assert not any(read_image(path, k).any() for k in range(frame))
 
 
-def test_a_single_sagittal_slice_is_shown_in_its_plane_superior_up(tmp_path):
-    voxels = np.zeros((1, 9, 7), np.uint8)
-    voxels[0, 8, 6] = 200  # anterior, top
-    path = save_nifti(voxels, tmp_path / "x.nii")
-    assert [(f.width, f.height) for f in probe(path)] == [(9, 7)]
-    assert np.argwhere(read_image(path)[..., 0]).tolist() == [[0, 0]]
-
-
-def test_a_two_dimensional_file_in_lps_is_the_picture_it_was_made_from(tmp_path):
-    affine = np.diag([-1.0, -1, 1, 1])
-    path = save_nifti(grey().T.copy(), tmp_path / "x.nii.gz", affine)
-    np.testing.assert_array_equal(read_image(path), rgb(grey()))
-    path = save_nifti(grey().T[:, :, None, None].copy(), tmp_path / "y.nii.gz", affine)
-    np.testing.assert_array_equal(read_image(path), rgb(grey()))
-
-
-def test_scaled_files_of_either_byte_order_show_what_a_png_of_the_samples_shows(tmp_path):
+def test_two_and_four_dimensions_of_one_slice_and_any_scale_are_the_picture(tmp_path):
+    for k, values in enumerate((grey().T.copy(), grey().T[:, :, None, None].copy())):
+        path = save_nifti(values, tmp_path / f"{k}.nii.gz", LPS)
+        np.testing.assert_array_equal(read_image(path), rgb(grey()))
     deep = grey().astype(np.uint16) * 15
     Image.fromarray(deep).save(tmp_path / "x.png")
-    expected = read_image(tmp_path / "x.png")
     for order in "<>":
         header = nib.Nifti1Header(endianness=order)
         header.set_data_dtype(np.int16)
-        image = nib.Nifti1Image(deep.T.astype(np.int16), np.diag([-1.0, -1, 1, 1]), header)
-        image.header.set_slope_inter(0.5, -100)
+        header.set_slope_inter(0.5, -100)
         path = tmp_path / "x.nii"
-        nib.Nifti1Image(deep.T * 0.5 - 100, image.affine, image.header).to_filename(path)
-        assert np.abs(read_image(path).astype(int) - expected).max() <= 1
+        nib.Nifti1Image(deep.T * 0.5 - 100, LPS, header).to_filename(path)
+        far = read_image(path).astype(int) - read_image(tmp_path / "x.png")
+        assert np.abs(far).max() <= 1
 
 
-@pytest.mark.promise("NaN is black and reported; a 4-D NIfTI file is refused with its count.")
+@pytest.mark.promise("NaN is black; a 4-D NIfTI file is refused with its count.")
 def test_nan_is_black_and_does_not_count_for_the_range(tmp_path):
     values = grey().T.astype(np.float32)
-    plain = read_image(save_nifti(values, tmp_path / "a.nii", np.diag([-1.0, -1, 1, 1])))
+    plain = read_image(save_nifti(values, tmp_path / "a.nii", LPS))
     values[:, 0] = np.nan
-    hurt = read_image(save_nifti(values, tmp_path / "b.nii", np.diag([-1.0, -1, 1, 1])))
-    assert f"{len(values)} NaN or infinite samples" in " ".join(
-        inspect_image(tmp_path / "b.nii")[1]
-    )
-    assert not hurt[0].any()
-    assert np.abs(hurt[1:].astype(int) - plain[1:]).max() <= 4
+    values[0, 1] = np.inf
+    hurt = read_image(save_nifti(values, tmp_path / "b.nii", LPS))
+    assert not hurt[0].any() and not hurt[1, 0].any()
+    assert np.abs(hurt[2:].astype(int) - plain[2:]).max() <= 4
     values[:] = np.nan
     with pytest.raises(ImageError, match="NaN"):
         read_image(save_nifti(values, tmp_path / "c.nii"))
 
 
-@pytest.mark.promise("NaN is black and reported; a 4-D NIfTI file is refused with its count.")
+@pytest.mark.promise("NaN is black; a 4-D NIfTI file is refused with its count.")
 def test_four_dimensions_are_refused_with_the_count(tmp_path):
     path = save_nifti(np.zeros((4, 5, 6, 7), np.int16), tmp_path / "x.nii")
     for read in (probe, read_image):
@@ -122,45 +110,14 @@ def test_four_dimensions_are_refused_with_the_count(tmp_path):
             read(path)
 
 
+@pytest.mark.promise("A truncated or damaged file is refused by name; it is never shown black.")
 def test_truncated_and_corrupt_volumes_are_refused(tmp_path):
-    path = save_nifti(volume(), tmp_path / "x.nii")
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-10])
-    for read in (probe, read_image):
-        with pytest.raises(ImageError, match="truncated"):
-            read(path)
-    packed = tmp_path / "x.nii.gz"
-    whole = gzip.compress(whole)
-    packed.write_bytes(whole[:-200])
-    with pytest.raises(ImageError):
-        read_image(packed)
-    hurt = bytearray(whole)
+    whole = save_nifti(volume(), tmp_path / "x.nii").read_bytes()
+    packed = gzip.compress(whole)
+    hurt = bytearray(packed)
     hurt[-6] ^= 1  # the checksum
-    packed.write_bytes(hurt)
-    with pytest.raises(ImageError):
-        read_image(packed)
-
-
-def test_a_header_of_terabytes_is_refused(tmp_path):
-    header = nib.Nifti1Image(np.zeros((2, 2, 2), np.float64), np.eye(4)).header
-    header["dim"][1:4] = 30000
-    for name, pack in (("x.nii", bytes), ("x.nii.gz", gzip.compress)):
-        path = tmp_path / name
-        path.write_bytes(pack(header.binaryblock + b"\0" * 4096))
-        with pytest.raises(ImageError, match="limit"):
-            read_image(path)
-
-
-@pytest.mark.promise(AXES)
-def test_a_mask_voxel_has_the_world_coordinates_of_its_pixel(tmp_path):
-    ras = nib.Nifti1Image(volume(), np.diag([0.7, 0.8, 3.0, 1]))
-    image = reoriented(ras, "PIL")
-    path = tmp_path / "x.nii"
-    image.to_filename(path)
-    mask = np.zeros((14, 11), bool)
-    mask[0, 0] = True  # most anterior, most right
-    voxels = to_voxels(mask, path, 4)
-    world = image.affine @ [*np.argwhere(voxels)[0], 1]
-    np.testing.assert_allclose(world[:3], [0.7 * 10, 0.8 * 13, 3.0 * 4])
-    with pytest.raises(ImageError, match="slice 11 x 14"):
-        to_voxels(mask.T, path, 4)
+    for data in (whole[:-10], packed[:-200], bytes(hurt)):
+        (tmp_path / "x.nii").write_bytes(data)
+        for read in (probe, read_image):
+            with pytest.raises(ImageError, match=r"truncated|damaged"):
+                read(tmp_path / "x.nii")

@@ -11,8 +11,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.images import read_image
+from pipeline.images.formats import Pixels
 from pipeline.images.normalise import to_display
-from pipeline.images.types import Pixels
 from tests.images.makers import grey
 
 RANGE = "Outliers (a hot pixel, a burnt-in marker) do not change how the rest is displayed."
@@ -36,18 +36,6 @@ def test_one_hot_or_dead_pixel_does_not_change_the_rest(tmp_path, value):
     (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(deep()))
     (tmp_path / "b.png").write_bytes(imagecodecs.png_encode(hurt))
     assert far(read_image(tmp_path / "a.png"), read_image(tmp_path / "b.png"), keep) <= 2
-
-
-@pytest.mark.promise(RANGE)
-@pytest.mark.parametrize("value", [4095, 65535])
-def test_a_burnt_in_marker_does_not_change_the_rest(value):
-    marked = deep(10)
-    marked[4:24, 70:90] = value
-    keep = np.ones(marked.shape, bool)
-    keep[4:24, 70:90] = False
-    a, b = to_display(Pixels(deep(10))), to_display(Pixels(marked))
-    assert far(a, b, keep) <= 6
-    assert (b[~keep] == 255).all()
 
 
 @pytest.mark.promise(RANGE)
@@ -93,22 +81,6 @@ def test_the_levels_of_a_deep_label_map_stay_apart():
     values = np.zeros((20, 20), np.uint16)
     values[5:9, 5:9], values[5, 12] = 100, 200
     assert len(np.unique(to_display(Pixels(values)))) == 3
-
-
-@pytest.mark.parametrize("value", [0, 1, 300, 65535])
-def test_a_uniform_image_is_uniform(value):
-    array = to_display(Pixels(np.full((8, 8), value, np.uint16)))
-    assert len(np.unique(array)) == 1
-
-
-def test_padding_is_black_and_does_not_count_for_the_range():
-    padded = np.full((120, 96), 60000, np.uint16)
-    padded[:96] = deep()
-    valid = np.zeros(padded.shape, bool)
-    valid[:96] = True
-    array = to_display(Pixels(padded, valid=valid))
-    np.testing.assert_array_equal(array[:96], to_display(Pixels(deep())))
-    assert not array[96:].any()
 
 
 @pytest.mark.promise(RANGE)

@@ -14,7 +14,7 @@ from pipeline.learners.medfocus import (
     contrastive_loss,
     medfocus_loss,
 )
-from tests.learners.test_learners import NONE, TRAIN, VAL, draw, make, predict, samples
+from tests.learners.test_learners import NONE, TRAIN, VAL, draw, make, samples
 
 EQUATIONS = "Fusion, losses and prediction of MedFocusCLIP are the equations of its docstrings."
 
@@ -77,18 +77,6 @@ def test_with_one_image_a_class_the_contrastive_loss_is_that_of_clip():
     torch.testing.assert_close(contrastive_loss(similarity, y), clip)
 
 
-def test_the_contrastive_loss_is_finite_when_a_class_is_not_in_the_batch():
-    similarity = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
-    assert torch.isfinite(contrastive_loss(similarity, torch.tensor([0, 0, 2, 2])))
-
-
-@pytest.mark.parametrize("lambda_", (0.0, 0.5, 1.0))
-def test_it_learns_at_every_lambda(lambda_):
-    learner = make("medfocus", **{"lambda": lambda_, "epochs": 40, "learning_rate": 1e-2})
-    X, y, _ = draw(200, 3)
-    assert (predict(learner.fit(TRAIN, VAL), X).argmax(axis=1) == y).mean() > 0.7
-
-
 def test_at_lambda_one_prediction_comes_from_the_cosines():
     learner = make("medfocus", **{"lambda": 1.0, "epochs": 5}).fit(TRAIN, NONE)
     assert not learner.weight_.any()  # the classifier was not trained
@@ -117,21 +105,11 @@ def test_training_stops_early_and_keeps_the_best_epoch():
         np.testing.assert_array_equal(learner.tensors[name], array)
 
 
-def test_the_probe_uses_a_fitted_base_as_it_is():
-    own = make("medfocus-probe").fit(TRAIN, VAL)
-    shared = make("medfocus-probe")
-    shared.base = make("medfocus").fit(TRAIN, VAL)
-    shared.base.fit = None
-    shared.fit(TRAIN, VAL)
-    for name, array in own.tensors.items():
-        np.testing.assert_array_equal(array, shared.tensors[name])
-    M = samples(shared.base.fuse(TRAIN.X), TRAIN.y, TRAIN.text)
-    M_val = samples(shared.base.fuse(VAL.X), VAL.y, VAL.text)
+@pytest.mark.promise(EQUATIONS)
+def test_medfocus_probe_is_a_linear_probe_on_the_M_of_medfocus():
+    own, base = make("medfocus-probe").fit(TRAIN, VAL), make("medfocus").fit(TRAIN, VAL)
+    for name, array in base.tensors.items():
+        np.testing.assert_array_equal(array, own.tensors[name])
+    M, M_val = (samples(base.fuse(part.X), part.y, part.text) for part in (TRAIN, VAL))
     probe = make("linear-probe").fit(M, M_val)
-    np.testing.assert_array_equal(shared.predict_proba(TRAIN), probe.predict_proba(M))
-
-
-def test_the_seed_decides_where_training_starts():
-    first, again, other = (make("medfocus", seed=s, epochs=2).fit(TRAIN, NONE) for s in (1, 1, 2))
-    np.testing.assert_array_equal(first.attention_, again.attention_)
-    assert (first.attention_ != other.attention_).any()
+    np.testing.assert_array_equal(own.predict_proba(TRAIN), probe.predict_proba(M))

@@ -9,13 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from pipeline.cli.running import guarded
-from pipeline.engine.run import interrupts
 from pipeline.errors import DiskError, StoreError
 from pipeline.learners import register
 from pipeline.learners.train import train_dataset
@@ -32,7 +29,6 @@ from pipeline.cli.running import guarded
 from pipeline.paths import Paths
 from pipeline.learners import train
 from tests.learners.test_stopped import PARAMS
-train.FLUSH_SECONDS = 0.0
 guarded(lambda standalone_mode: train.train_dataset("toy", PARAMS, Paths(Path(sys.argv[1]))))
 """
 KEPT = "A stopped or killed training loses no finished fit, and repeats none."
@@ -125,28 +121,3 @@ def test_fits_are_kept_when_the_tables_cannot_be_written(tmp_path):
         train(paths, PARAMS)
     paths.predictions("toy", "linear-probe").rmdir()
     assert train(paths, PARAMS, learners=["linear-probe"])["done"] == 0
-
-
-def test_a_stage_with_its_own_handler_keeps_it_and_the_earlier_handler_is_restored():
-    before = signal.getsignal(signal.SIGTERM)
-
-    def stage(standalone_mode: bool) -> None:
-        ours = signal.getsignal(signal.SIGTERM)
-        assert ours != before
-        with interrupts() as stopped:
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert stopped()
-        assert signal.getsignal(signal.SIGTERM) == ours
-        os.kill(os.getpid(), signal.SIGTERM)
-        raise AssertionError("it goes on after SIGTERM")
-
-    with pytest.raises(SystemExit) as ended:
-        guarded(stage)
-    assert ended.value.code == 130
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
-def test_outside_the_main_thread_a_command_runs_without_a_handler():
-    with ThreadPoolExecutor() as pool:
-        ended = pool.submit(guarded, lambda standalone_mode: 0).exception()
-    assert isinstance(ended, SystemExit) and ended.code == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from pathlib import Path
 
@@ -15,8 +14,7 @@ import pytest
 from pipeline.engine.status import status_rows
 from pipeline.errors import ConfigError, PipelineError, StoreError
 from pipeline.evaluate import evaluate_dataset
-from pipeline.learners.fits import load_fitted
-from pipeline.learners.runs import read_predictions
+from pipeline.learners.runs import load_fitted, read_predictions
 from pipeline.learners.train import train_dataset
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
@@ -105,15 +103,6 @@ def test_every_run_has_a_row_with_the_labels_it_used_and_every_test_image(traine
     assert (official["image_id"].astype(str).str.split("/").str[0] == official["y_true"]).all()
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
-def test_the_view_that_shows_the_class_wins(trained, learner):
-    table = read_tables(trained[0])[1]
-    table = table[(table["protocol"] == "official") & (table["learner"] == learner)]
-    hit = table["y_true"].astype(str) == table["y_pred"].astype(str)
-    accuracy = hit.groupby(table["view"].astype(str)).mean()
-    assert accuracy["masked"] > accuracy["whole"] + 0.2
-
-
 @pytest.mark.promise("A saved learner, loaded again, predicts the same bits.")
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_saved_learner_gives_the_stored_predictions(trained, name):
@@ -138,7 +127,7 @@ def test_what_was_not_trained_is_an_error_that_lists_what_was(trained, tmp_path)
         load_fitted(trained[0], "toy", "linear", view="masked")
     with pytest.raises(PipelineError, match=r"official/masked/0\.2, official/masked/1"):
         load_fitted(trained[0], "toy", "linear-probe", view="crop")
-    with pytest.raises(PipelineError, match="no predictions of learner 'medfocus'"):
+    with pytest.raises(PipelineError, match="learner 'medfocus' is not trained"):
         read_predictions(Paths(tmp_path), "toy", ["medfocus"])
 
 
@@ -155,12 +144,11 @@ def test_a_second_run_fits_nothing_and_writes_the_same_bits(trained, tmp_path):
 
 
 @pytest.mark.promise("Training gives the same bits for any number of jobs and any row order.")
-def test_two_jobs_another_row_order_and_learner_by_learner_give_the_same_bits(trained, tmp_path):
+def test_two_jobs_another_row_order_and_order_of_learners_give_the_same_bits(trained, tmp_path):
     manifest = read_manifest(trained[0].manifest("toy"))
     shuffled = manifest.sample(frac=1, random_state=0).reset_index(drop=True)
     paths = make_project(tmp_path, manifest=shuffled)
-    for learner in reversed(LEARNERS):  # the probe fits its F by itself
-        train(paths, small_params(), learners=[learner], jobs=2)
+    train(paths, small_params(), learners=LEARNERS[::-1], jobs=2)  # the probe fits its own F
     same, other = digests(paths), digests(trained[0])
     # The feature stores have their rows in another order; runs and fits are the same.
     assert {k for k in same if same[k] != other[k]} <= {
@@ -189,7 +177,7 @@ def test_new_test_images_are_predicted_without_a_new_fit(tmp_path, monkeypatch):
     before = fitted_arrays(paths)
     make_project(paths.root, manifest=manifest)
     monkeypatch.setattr("pipeline.learners.linear_probe.LinearProbe.fit", None)
-    assert train(paths, PROBE) == {"done": 4, "skipped": 0, "failed": 0, "total": 4}
+    assert train(paths, PROBE) == {"done": 0, "skipped": 4, "failed": 0, "total": 4}
     assert set(read_tables(paths)[0]["n_test"]) == {12}
     for now, then in zip(fitted_arrays(paths), before, strict=True):
         np.testing.assert_array_equal(now, then)
@@ -201,7 +189,7 @@ def test_the_probe_takes_F_from_the_medfocus_fits_of_the_same_data(tmp_path, mon
     paths = make_project(tmp_path / "a")
     train(paths, params, learners=["medfocus"])
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.learners.medfocus.MedFocus.fit", None)
+        patched.setattr("pipeline.learners.medfocus.MedFocus.fit_fusion", None)
         assert train(paths, params, learners=["medfocus-probe"])["done"] == 4
     other = make_project(tmp_path / "b")
     train(other, params, learners=["medfocus-probe"])
@@ -282,9 +270,7 @@ def test_images_without_features_are_counted_and_training_is_refused(tmp_path):
     with pytest.raises(StoreError) as caught:
         train(paths, PROBE)
     text = str(caught.value)
-    assert "2 image(s) official, train and validation: failed in encode" in text
-    assert "1 image(s) official, test: failed in encode" in text
-    assert failed[0] in text and "pipeline encode" in text
+    assert "3 failed in encode" in text and failed[0] in text and "pipeline encode" in text
     assert not digests(paths)
     told = last_record(paths, "linear-probe")
     assert told["status"] == "error" and failed[0] in told["error"]
@@ -297,7 +283,7 @@ def test_a_view_that_was_not_encoded_or_that_some_images_lack_is_refused(tmp_pat
     X, text = blobs(list(manifest["label"]), CLASSES)
     X[5] = np.nan
     write_features(paths, "toy", manifest, {"oracle": X}, text, CLASSES)
-    for view, message in (("crop", "no view crop"), ("oracle", r"1 image\(s\) .* no view oracle")):
+    for view, message in (("crop", "no view 'crop'"), ("oracle", "1 without view oracle")):
         with pytest.raises(StoreError, match=message):
             train(paths, small_params("linear-probe", train__views={"official": [view]}))
 
@@ -332,14 +318,6 @@ def test_features_of_other_masks_than_the_mask_store_has_are_not_trained_on(tmp_
     train(paths, PROBE)
     shutil.rmtree(paths.masks("toy"))  # features can be trained on without their masks
     train(paths, PROBE)
-
-
-def test_no_feature_store_is_an_error_with_a_remedy(tmp_path, trained):
-    paths = Paths(tmp_path)
-    paths.manifest("toy").parent.mkdir(parents=True)
-    shutil.copy(trained[0].manifest("toy"), paths.manifest("toy"))
-    with pytest.raises(PipelineError, match="encode"):
-        train(paths, small_params())
 
 
 @pytest.mark.promise("A mistyped learner or parameter is refused before any work.")
@@ -407,46 +385,14 @@ def test_both_tables_state_their_inputs(trained):
         assert read_stamp(paths.run_table("toy", learner)).items() <= stamped.items()
 
 
-def test_the_record_says_what_was_fitted_and_with_which_versions(trained):
-    saved = json.loads(trained[0].record("toy", "train-medfocus").read_text())
-    assert saved["stage"] == "train" and saved["parameters"]["params"]["lambda_"] == 0.5
-    assert {"torch", "scikit-learn", "numpy"} <= set(saved["versions"])
-
-
-@pytest.fixture
-def leaky(tmp_path):
-    """A project whose audit says that three test images are copies of training images."""
-    paths = make_project(tmp_path)
-    manifest = read_manifest(paths.manifest("toy"))
-    groups = manifest.set_index("image_id")["label"] * 0 + manifest["image_id"].to_numpy()
-    copies = {}
-    for name, rows in manifest.groupby("label"):
-        train_id = rows.loc[rows["split"] == "train", "image_id"].iloc[0]
-        test_id = rows.loc[rows["split"] == "test", "image_id"].iloc[0]
-        copies[test_id] = train_id
-        groups[test_id] = groups[train_id] = f"copies of {name}"
-    audit = manifest[["image_id", "sha256", "split"]].assign(copy_group=groups.to_numpy())
-    audit["copy_in_train"] = audit["copy_in_train_any"] = audit["image_id"].isin(copies)
-    audit.to_parquet(paths.audit("toy"), index=False)
-    return paths, copies
-
-
 @pytest.mark.promise("splits.on_leak decides which side of a leak is left out of training or test.")
-@pytest.mark.parametrize(
-    ("on_leak", "trained_on", "tested"),
-    [("warn", 36, 12), ("drop-test", 36, 9), ("drop-train", 33, 12), ("regroup", None, None)],
-)
-def test_train_leaves_out_the_copies_of_the_side_that_on_leak_names(
-    leaky, on_leak, trained_on, tested
-):
-    paths, copies = leaky
-    train(paths, small_params("linear-probe", splits__on_leak=on_leak))
-    runs, table = read_tables(paths)
-    ids = set(table.loc[table["protocol"] == "official", "image_id"])
-    if on_leak == "regroup":
-        assert all((test in ids) == (train in ids) for test, train in copies.items())
-        return
-    runs = runs.query("protocol == 'official' and fraction == 1")
-    assert set(runs["n_train"] + runs["n_val"]) == {trained_on}
-    assert len(ids) == tested
-    assert (set(copies) <= ids) == (on_leak != "drop-test")
+@pytest.mark.parametrize(("on_leak", "labels", "tested"), [("warn", 36, 12), ("drop-test", 36, 9)])
+def test_train_leaves_out_the_copies_that_the_audit_found(tmp_path, on_leak, labels, tested):
+    paths = make_project(tmp_path)
+    copies = {f"{CLASSES[i % 3]}/{i:04d}.png": CLASSES[i % 3] for i in (0, 3, 1, 7, 2, 11)}
+    audit = read_manifest(paths.manifest("toy"))[["image_id", "sha256"]]
+    audit = audit.assign(copy_group=audit["image_id"].map(copies).fillna(""))
+    audit.to_parquet(paths.audit("toy"), index=False)
+    train(paths, small_params("linear-probe", train__views=MASKED, splits__on_leak=on_leak))
+    runs = read_tables(paths)[0].query("fraction == 1")
+    assert set(runs["n_train"] + runs["n_val"]) == {labels} and set(runs["n_test"]) == {tested}

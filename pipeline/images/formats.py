@@ -1,0 +1,142 @@
+"""The formats of image files, known by their first bytes; the limits and types of all readers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePath
+
+import numpy as np
+
+from pipeline.errors import ImageError
+
+SUFFIXES = frozenset({
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".dib", ".webp", ".gif",
+    ".dcm", ".dicom", ".dic", ".ima", ".nii", ".nii.gz",
+})  # fmt: skip
+HEAD_BYTES = 1024
+# A file of a few kilobytes can claim any size: larger frames (16,384 x 16,384) are not decoded.
+MAX_PIXELS = 2**28
+MAX_BYTES = 2**32  # of a file, and of an uncompressed volume
+AGAIN = "copy, download or export it again"
+DICOMDIR_REASON = "a DICOMDIR, an index of other files"
+
+_JUNK = {
+    "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r",
+    "__macosx", "$recycle.bin", "system volume information", "@eadir", "__pycache__",
+}  # fmt: skip
+_MAGIC = (  # format, offset, possible bytes there; a DICOM preamble may look like TIFF
+    ("PNG", 0, (b"\x89PNG\r\n\x1a\n",)),
+    ("JPEG", 0, (b"\xff\xd8\xff",)),
+    ("GIF", 0, (b"GIF87a", b"GIF89a")),
+    ("WEBP", 8, (b"WEBP",)),
+    ("DICOM", 128, (b"DICM",)),
+    ("TIFF", 0, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    ("NIFTI", 0, (b"\x1f\x8b", b"\x5c\x01\0\0", b"\0\0\x01\x5c")),
+    ("NIFTI", 0, (b"\x1c\x02\0\0", b"\0\0\x02\x1c")),
+    ("BMP", 0, (b"BM",)),
+)
+
+
+class SkippedFile(ImageError):
+    """A file that is not an image and does not claim to be one; intake counts it by `reason`."""
+
+    def __init__(self, reason: str, *, path: object = None):
+        self.reason = reason
+        super().__init__(reason, remedy="leave it out of the dataset", path=path)
+
+
+@dataclass(frozen=True)
+class FrameInfo:
+    """One frame (page, slice) of a file: its 0-based index and its upright size in pixels."""
+
+    frame: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Decoded, upright samples of one frame, before conversion to a display image.
+
+    Attributes:
+        values: (h, w) or (h, w, 3), any real dtype.
+        display: the values are 8-bit display values, shown unchanged.
+        invert: low values are bright (MONOCHROME1, MINISWHITE).
+        valid: bool (h, w), False for padding and transparent pixels, which do not count for the
+            display range and are shown black; None if all are valid.
+        alpha: float32 (h, w) opacity in [0, 1] that is still to be applied; None if opaque.
+        threshold: how a mask is thresholded: "auto", "half" (lossy coding) or "nonzero" (palette
+            indices).
+    """
+
+    values: np.ndarray
+    display: bool = False
+    invert: bool = False
+    valid: np.ndarray | None = None
+    alpha: np.ndarray | None = None
+    threshold: str = "auto"
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise ImageError for a frame without pixels or of more than `MAX_PIXELS`."""
+    if width < 1 or height < 1:
+        raise ImageError(f"has no pixels ({width} x {height})", remedy=AGAIN)
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{width} x {height} pixels exceed the limit of {MAX_PIXELS:,}",
+            remedy="make it smaller or cut it into tiles, then run `pipeline data add` again",
+        )
+
+
+def check_frame(frame: int, count: int) -> None:
+    """Raise ImageError unless `frame` is one of `count`."""
+    if not 0 <= frame < count:
+        raise ImageError(f"has no frame {frame} (it has {count})", remedy="frames are 0-based")
+
+
+def is_junk(name: str) -> bool:
+    """Return whether a name or relative path is that of a system or notebook file.
+
+    Junk has a part that is hidden (`._x.png`, `.DS_Store`, `.ipynb_checkpoints`), an office lock
+    file (`~$x`), or a known name such as `Thumbs.db` and `__MACOSX`.
+    """
+    parts = name.replace("\\", "/").split("/")
+    return any(
+        (p.startswith(".") and p not in (".", "..")) or p.startswith("~$") or p.lower() in _JUNK
+        for p in parts
+    )
+
+
+def has_image_suffix(name: str) -> bool:
+    """Return whether a name has the suffix of an image; DICOM files often have none (`sniff`)."""
+    lower = PurePath(name).name.lower()
+    return lower.endswith(".nii.gz") or PurePath(lower).suffix in SUFFIXES
+
+
+def sniff(head: bytes) -> str:
+    """Return the format of a file, by its first `HEAD_BYTES` bytes.
+
+    Returns:
+        "PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "DICOM" or "NIFTI".
+
+    Raises:
+        ImageError: empty, a Git LFS pointer, a web page, or not a supported format.
+    """
+    for name, offset, magic in _MAGIC:
+        if head[offset:].startswith(magic):
+            return name
+    # DICOM without preamble starts with a low element of group 0002 or 0008.
+    if len(head) >= 16 and head[:2] in (b"\x02\0", b"\x08\0") and head[3] in (0, 1):
+        explicit = head[4:6].isalpha() and head[4:6].isupper()
+        if explicit or int.from_bytes(head[4:8], "little") <= 64:
+            return "DICOM"
+    what, remedy = "is not in a supported format", "save it as PNG, or remove it"
+    if not head.strip(b"\0"):
+        what, remedy = "is empty or has only zero bytes", AGAIN
+    elif head.startswith(b"version https://git-lfs"):
+        what, remedy = "is a Git LFS pointer", "run `git lfs pull`"
+    elif head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        what, remedy = "is a web page or XML, not an image", "download it again, after logging in"
+    elif all(32 <= b < 127 or b in b"\t\r\n\x0c\x1b" or b >= 128 for b in head):
+        what, remedy = "is text, not an image", "remove it or replace it with the image"
+    raise ImageError(what, remedy=remedy)
