@@ -116,7 +116,7 @@ def broken(data: Dataset) -> Table | None:
     if not len(bad):
         return None
     rows = [
-        [r.status, words.PROTOCOLS.get(r.protocol, r.protocol), data.run_name((r.learner, r.view)),
+        [r.status, words.block(data, (r.protocol, "full")), data.run_name((r.learner, r.view)),
          share(r.fraction), str(r.seed), str(r.error or MISSING)]
         for r in bad.head(MOST).itertuples()
     ]  # fmt: skip

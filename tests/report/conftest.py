@@ -57,6 +57,12 @@ def html(project, tmp_path_factory) -> str:
     return page_of(*project, tmp_path_factory.mktemp("html"))
 
 
+@pytest.fixture(scope="session")
+def wide(real) -> Path:
+    """The report on "lung": five shares, four classes, quoted figures, as a real one has."""
+    return build_report(*real)
+
+
 def page_of(params: Params, paths: Paths, folder: Path, *names: str) -> str:
     """Build the report of a copy of a project and return the page."""
     shutil.copytree(paths.root, folder / "project")

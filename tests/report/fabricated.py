@@ -32,16 +32,13 @@ EMPTY, FAILED = "train/alpha/002.png", "train/beta/001.png"
 """Images whose mask is empty, and whose segmentation failed."""
 DIVERGED = ("official", "medfocus-probe", "masked", 0.05, 1)
 NOTES = ["official: 5 images without a split take no part", "ground_truth: without 'omega'"]
-VIEWS = ("whole", "masked", "oracle", "random")
-TRUTH = [("linear-probe", view) for view in VIEWS]
-RUNS = {
-    "official": [("zero-shot", "whole"), ("linear-probe", "whole"), ("linear-probe", "masked"),
-                 ("linear-probe", "crop"), ("medfocus-probe", "masked")],
-    "grouped": [("linear-probe", "whole"), ("linear-probe", "masked"), ("linear-probe", "crop"),
-                ("medfocus-probe", "masked")],
-    "ground_truth": TRUTH,
-    "grouped_truth": TRUTH,
-}  # fmt: skip
+TRUTH = [("linear-probe", view) for view in ("whole", "masked", "oracle", "random")]
+GROUPED = [
+    *(("linear-probe", v) for v in ("whole", "masked", "crop")),
+    ("medfocus-probe", "masked"),
+]
+OFFICIAL = [("zero-shot", "whole"), *GROUPED]
+RUNS = {"official": OFFICIAL, "grouped": GROUPED, "ground_truth": TRUTH, "grouped_truth": TRUTH}
 SKILL = {"whole": 1.0, "masked": 2.2, "crop": 1.2, "oracle": 2.6, "random": 0.4}
 """Added to the score of the true class, by view: masked images are classified better."""
 
@@ -64,50 +61,42 @@ def make_dataset(
     name: str,
     *,
     classes: tuple[str, ...] = CLASSES,
-    per_class: int = 12,
-    seeds: int = 2,
     fractions: tuple[float, ...] = (0.05, 1.0),
     synthetic: str = "1",
     test_part: bool = True,
 ) -> None:
     """Write every file of one dataset; see the constants above for what it holds."""
     rng = np.random.default_rng(7)
-    manifest = write_images(paths, name, classes, per_class, synthetic, test_part, rng)
+    manifest = write_images(paths.data(name), classes, rng).assign(synthetic=synthetic)
+    parts = {split: manifest["image_id"][manifest["split"] == split] for split in ("train", "test")}
+    tested = (manifest["split"] == "test").to_numpy()
+    manifest["split"] = manifest["split"] if test_part else ""
+    write_manifest(manifest, paths.manifest(name))
     write_masks(paths, name, manifest)
-    write_audit(paths, name, manifest)
-    write_runs(paths, name, manifest, classes, fractions, seeds, rng)
+    write_audit(paths, name, manifest, parts["train"].tolist(), parts["test"].tolist())
+    write_runs(paths, name, manifest.assign(tested=tested), classes, fractions, rng)
     evaluate_dataset(name, params, paths)
     write_prompts(paths, name, manifest)
     write_records(paths, name)
 
 
-def write_images(paths, name, classes, per_class, synthetic, test_part, rng) -> pd.DataFrame:
-    """Write noisy images with a bright disc, its ground truth, and the manifest."""
-    height, width = SIZE
-    y, x = np.mgrid[:height, :width]
+def write_images(folder: Path, classes, rng) -> pd.DataFrame:
+    """Write noisy images with a bright disc and its ground truth; returns the manifest."""
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
     rows = []
-    for c, label in enumerate(classes):
-        for i in range(per_class):
-            split = "test" if i % 3 == 0 else "train"
-            path = f"{split}/{label}/{i:03d}.png"
-            cx, cy, r = rng.uniform(14, width - 14), rng.uniform(12, height - 12), 5 + 2 * c
-            truth = (x - cx) ** 2 + (y - cy) ** 2 < r**2
-            image = rng.normal(60, 12, SIZE) + 110 * truth
-            for file, pixels in (
-                (paths.data(name) / path, image.clip(0, 255)),
-                (paths.data(name) / "masks" / path, 255 * truth),
-            ):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels.astype(np.uint8)).save(file)
-            row = dict.fromkeys(COLUMNS, "")
-            row |= {"image_id": path, "path": path, "frame": 0, "label": label}
-            row |= {"split": split if test_part else "", "part": split}
-            row |= {"width": width, "height": height}
-            row |= {"sha256": sha256_file(paths.data(name) / path), "synthetic": synthetic}
-            rows.append(row | {"mask_path": f"masks/{path}", "mask_area": int(truth.sum())})
-    table = pd.DataFrame(rows)
-    write_manifest(table.drop(columns="part"), paths.manifest(name))
-    return table
+    for (c, label), i in itertools.product(enumerate(classes), range(12)):
+        split = "train" if i % 3 else "test"
+        path = f"{split}/{label}/{i:03d}.png"
+        truth = (x - rng.uniform(14, 34)) ** 2 + (y - rng.uniform(12, 24)) ** 2 < (5 + 2 * c) ** 2
+        image = (rng.normal(60, 12, SIZE) + 110 * truth).clip(0, 255)
+        for file, pixels in ((path, image), (f"masks/{path}", 255 * truth)):
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / file)
+        row = {"image_id": path, "path": path, "frame": 0, "label": label, "split": split}
+        row |= {"width": SIZE[1], "height": SIZE[0], "sha256": sha256_file(folder / path)}
+        row |= {"mask_path": f"masks/{path}", "mask_area": int(truth.sum())}
+        rows.append(dict.fromkeys(COLUMNS, "") | row)
+    return pd.DataFrame(rows)
 
 
 def write_masks(paths, name, manifest) -> None:
@@ -132,16 +121,13 @@ def write_masks(paths, name, manifest) -> None:
         writer.commit()
 
 
-def write_audit(paths, name, manifest) -> None:
+def write_audit(paths, name, manifest, train, test) -> None:
     """Write an audit with one byte copy and one mirrored copy across the split."""
-    train, test = (manifest[manifest["part"] == s]["image_id"].tolist() for s in ("train", "test"))
-    flags = {
-        "copy_in_train": manifest["image_id"].isin(test[:1]),
-        "copy_in_train_any": manifest["image_id"].isin(test[:2]),
-    }
     groups = dict.fromkeys(("exact_group", "near_group", "copy_group"), "")
-    table = manifest[["image_id", "sha256", "split"]].assign(**groups, **flags)
-    table.assign(label_conflict=False).to_parquet(paths.audit(name))
+    table = manifest[["image_id", "sha256", "split"]].assign(**groups, label_conflict=False)
+    table["copy_in_train"] = table["image_id"].isin(test[:1])
+    table["copy_in_train_any"] = table["image_id"].isin(test[:2])
+    table.to_parquet(paths.audit(name))
     labels = manifest.set_index("image_id")["label"]
     pairs = pd.DataFrame({"image_id_a": test[:2], "image_id_b": train[:2]})
     for side in "ab":
@@ -150,14 +136,14 @@ def write_audit(paths, name, manifest) -> None:
     pairs.assign(straddles=True).to_parquet(paths.audit_pairs(name))
 
 
-def write_runs(paths, name, manifest, classes, fractions, seeds, rng) -> None:
+def write_runs(paths, name, manifest, classes, fractions, rng) -> None:
     """Write what `train` writes of RUNS; grouped protocols test every image once."""
     tables, runs = [], []
     for protocol, (learner, view) in ((p, run) for p, pairs in RUNS.items() for run in pairs):
         shares = (0.0,) if learner == "zero-shot" else fractions
-        for fraction, seed in itertools.product(shares, range(seeds)):
-            fold = np.arange(len(manifest)) % seeds == seed
-            test = manifest[fold if protocol.startswith("grouped") else manifest["part"] == "test"]
+        for fraction, seed in itertools.product(shares, range(2)):
+            fold = np.arange(len(manifest)) % 2 == seed
+            test = manifest[fold if protocol.startswith("grouped") else manifest["tested"]]
             n = max(1, round(fraction * (len(manifest) - len(test))))
             fit = {"protocol": protocol, "learner": learner, "view": view}
             fit |= {"fraction": fraction, "seed": seed}

@@ -8,7 +8,6 @@ import shutil
 import pandas as pd
 import pytest
 
-from pipeline.io import read_text_csv
 from pipeline.learners.runs import run_inputs
 from pipeline.report import words
 from pipeline.report.build import build_report, warnings
@@ -30,17 +29,8 @@ FILES = {
 }
 
 
-def missing(params, paths) -> dict[str, str]:
-    """{file: command} of what the report of "one" cannot show."""
-    return {
-        m.path.removeprefix("cache/one/"): m.command
-        for m in load_dataset("one", params, paths).missing
-        if not m.path.endswith("features.zarr")  # the fabricated project has none
-    }
-
-
-def test_a_whole_project_lacks_nothing(project):
-    assert missing(*project) == {}
+def test_a_whole_project_lacks_nothing(data):
+    assert [m.path for m in data.missing] == ["cache/one/features.zarr"]  # fabricated without
 
 
 @pytest.mark.promise("A missing file is named with the command that makes it.")
@@ -72,44 +62,26 @@ def test_a_page_is_made_of_damaged_tables_and_images_and_datasets_that_are_away(
     "Files of different runs are never shown together; what does not belong is named with the "
     "command that makes it again."
 )
-@pytest.mark.parametrize(
-    ("what", "command_of"),
-    [
-        ("runs", "train --dataset one --learner linear-probe"),
-        ("predictions", "evaluate"),
-        ("audit", "evaluate"),
-        ("table", "evaluate"),
-        ("metrics", "evaluate"),
-        ("labels", "evaluate"),
-    ],
-)
-def test_files_of_different_runs_are_not_shown_together(fresh, what, command_of):
+@pytest.mark.parametrize("what", ["runs", "training", "audit", "metrics", "table", "labels"])
+def test_files_of_different_runs_are_not_shown_together(fresh, what):
     params, paths = fresh
-    run = paths.run_table("one", "linear-probe")
-    if what == "runs":  # runs replaced, predictions not
-        write_stamped(pd.read_parquet(run).assign(val_score=0.1), run, run_inputs(paths, "one"))
-    elif what == "predictions":  # a whole training, not evaluated
-        write_stamped(pd.read_parquet(run).assign(val_score=0.1), run, run_inputs(paths, "one"))
-        path = paths.predictions("one", "linear-probe")
-        write_stamped(pd.read_parquet(path), path, run_inputs(paths, "one") | {"runs": run})
-    elif what == "audit":
-        table = pd.read_parquet(paths.audit("one"))
-        table.assign(near_group="x").to_parquet(paths.audit("one"))
-    elif what == "table":  # a table of another evaluation
-        path = paths.plots("one") / "comparisons.csv"
-        path.write_text(path.read_text().replace("0.", "0.1", 1))
-    elif what == "metrics":  # metrics of no known inputs
-        path = paths.metrics_table("one")
-        pd.read_parquet(path).to_parquet(path)
-    elif what == "labels":
-        path = paths.manifest("one")
-        text = path.read_text().replace("000.png,0,beta,", "000.png,0,gamma,", 1)
-        assert text != path.read_text() and read_text_csv(path)
-        path.write_text(text)
+    run, predictions = (f("one", "linear-probe") for f in (paths.run_table, paths.predictions))
+    if what in ("runs", "training"):  # a whole training, or its first table only
+        inputs = run_inputs(paths, "one")
+        write_stamped(pd.read_parquet(run).assign(val_score=0.1), run, inputs)
+        if what == "training":
+            write_stamped(pd.read_parquet(predictions), predictions, inputs | {"runs": run})
+    elif what in ("audit", "metrics"):  # another audit, metrics of no known inputs
+        path = {"audit": paths.audit, "metrics": paths.metrics_table}[what]("one")
+        pd.read_parquet(path).assign(other=1).to_parquet(path)
+    else:
+        path, old = paths.plots("one") / "comparisons.csv", "0."
+        if what == "labels":
+            path, old = paths.manifest("one"), "0,beta,"
+        path.write_text(path.read_text().replace(old, "0,gamma,", 1))
     found = load_dataset("one", params, paths)
-    commands = {m.command for m in found.missing}
-    again = f"pipeline {command_of}" if "--" in command_of else command(command_of, "one")
-    assert again in commands
+    again = FILES["runs/linear-probe"] if what == "runs" else command("evaluate", "one")
+    assert again in {m.command for m in found.missing}
     if what == "table":
         assert found.comparisons is None and found.metrics is not None
     elif what == "runs":
@@ -117,8 +89,8 @@ def test_files_of_different_runs_are_not_shown_together(fresh, what, command_of)
     else:
         assert found.metrics is None and found.per_class is None
     if what == "labels":
-        assert found.predictions is None and found.prompt_quality is None
-        assert found.mask_quality is None
+        parts = found.predictions, found.prompt_quality, found.mask_quality
+        assert all(part is None for part in parts)
 
 
 @pytest.mark.promise("A last train or evaluate that did not finish is warned of above the figures.")

@@ -18,11 +18,8 @@ from pipeline.report.pictures import Album
 from tests.report.conftest import page_of
 from tests.report.fabricated import CLASSES, DIVERGED, EMPTY, FAILED, make_project
 
-WHOLE, MASKED, METHOD = (
-    ("linear-probe", "whole"),
-    ("linear-probe", "masked"),
-    ("medfocus-probe", "masked"),
-)
+WHOLE, MASKED = ("linear-probe", "whole"), ("linear-probe", "masked")
+METHOD = ("medfocus-probe", "masked")
 
 
 def numbers(text: str) -> list[float]:
@@ -30,6 +27,9 @@ def numbers(text: str) -> list[float]:
 
 
 def test_accuracies_of_the_tables_are_those_of_the_predictions(data):
+    views = data.shown(TRUTH[0])  # on images with a ground-truth mask: every pair of views
+    assert views[0] == WHOLE and len(views) == 4
+    assert len(tables.differences(data, TRUTH[0]).rows) == 6
     table = tables.accuracy(data, PUBLISHED, data.shown(PUBLISHED), "")
     rows = data.predictions
     rows = rows[(rows["protocol"] == "official") & (abs(rows["fraction"] - 1) < 1e-4)]
@@ -64,8 +64,8 @@ def test_the_verdict_is_read_on_the_strictest_split(data):
     found = build.verdicts(data)
     assert [v["run"] for v in found] == ["Masked image", "MedFocusCLIP"]
     d = data.differences[GROUPED, MASKED, WHOLE]
-    assert numbers(found[0]["figures"][0])[0] == round(100 * d[1.0].difference, 1)
     assert found[0]["verdict"] == words.verdict(d[1.0])
+    assert numbers(found[0]["figures"][0])[0] == round(100 * d[1.0].difference, 1)
     data.metrics = data.metrics[~data.metrics["protocol"].str.startswith("grouped")]
     for name in ("estimates", "blocks"):
         data.__dict__.pop(name)
@@ -75,11 +75,16 @@ def test_the_verdict_is_read_on_the_strictest_split(data):
 @pytest.mark.promise(
     "The runs that params.yaml names are compared; another one adds a row and a curve."
 )
-def test_a_fourth_run_adds_a_row_a_curve_and_a_comparison(project, html, tmp_path):
+@pytest.mark.promise("Confidence and size of the validation part are those of params.yaml.")
+def test_a_fourth_run_and_other_parameters_are_on_the_page(project, html, tmp_path):
     params, paths = project
     crop = NamedRun(name="Cropped", learner="linear-probe", view="crop")
     study = params.study.model_copy(update={"runs": (*params.study.runs, crop)})
-    page = page_of(params.model_copy(update={"study": study}), paths, tmp_path)
+    changed = {"study": study, "splits": params.splits.model_copy(update={"val": 0.3})}
+    changed["evaluate"] = params.evaluate.model_copy(update={"confidence": 0.9})
+    page = page_of(params.model_copy(update=changed), paths, tmp_path)
+    assert "90\N{NO-BREAK SPACE}% interval" in page and "95\N{NO-BREAK SPACE}%" not in page
+    assert "30\N{NO-BREAK SPACE}% of them" in page
     assert "Cropped" not in html
     rows = re.findall(r'<th scope="row">([^<]*)</th>', page)
     assert rows.count("Cropped − Whole image") == 5  # a comparison for each of five splits
@@ -94,10 +99,10 @@ def test_the_same_inputs_give_the_same_bytes(project, html, tmp_path, monkeypatc
 
 
 @pytest.mark.promise("Synthetic data is labelled at the top, in the overview and at each dataset.")
-def test_synthetic_data_is_labelled(html, real, tmp_path):
+def test_synthetic_data_is_labelled(html, wide):
     assert html.count('<span class="tag">Synthetic data</span>') == 2
     assert "Synthetic data: one." in html
-    assert "Synthetic" not in page_of(*real, tmp_path)
+    assert "Synthetic" not in wide.read_text("utf-8")
 
 
 @pytest.mark.promise("The paper's figures are in labelled columns, and never next to phantoms.")
@@ -133,12 +138,6 @@ def test_a_diverged_fit_is_listed(data):
     assert row[0] == "diverged" and row[-1] == "loss is not finite" and row[4] == str(DIVERGED[-1])
 
 
-@pytest.mark.promise("Ground-truth masks show the ceiling: every pair of views is compared.")
-def test_views_are_compared_on_images_with_a_ground_truth_mask(data):
-    assert data.shown(TRUTH[0])[0] == WHOLE
-    assert len(data.shown(TRUTH[0])) == 4 and len(tables.differences(data, TRUTH[0]).rows) == 6
-
-
 def test_confusion_and_per_class_are_those_of_the_predictions(data):
     data.metrics = data.metrics[data.metrics["protocol"] == "official"]
     assert data.headline == CLEAN_ANY
@@ -155,6 +154,7 @@ def test_confusion_and_per_class_are_those_of_the_predictions(data):
 
 
 @pytest.mark.promise("Copies across the split are counted, and pairs are shown side by side.")
+@pytest.mark.promise("Without an audit no page says that copies are kept together.")
 def test_copies_are_counted_and_shown(data):
     assert data.test_copies == (12, 1, 2)
     table = tables.copies(data)
@@ -165,22 +165,10 @@ def test_copies_are_counted_and_shown(data):
     values = data.accuracy(PUBLISHED)[WHOLE][1.0].value, clean.value, clean.reweighted
     assert numbers(table.note) == [round(100 * v, 1) for v in values]
     assert "2 of 12 test images have a copy" in words.about_block(data, PUBLISHED)
-
-
-@pytest.mark.promise("Without an audit no page says that copies are kept together.")
-def test_without_an_audit_nothing_is_said_of_copies(fresh):
-    params, paths = fresh
-    paths.audit(params.datasets[0]).unlink()
-    data = load_dataset("one", params, paths)
-    assert not data.audited and tables.copies(data) is None
+    assert "known copy" in words.about_block(data, GROUPED)
+    data.copies = None
     said = words.about_block(data, GROUPED)
     assert "known copy" not in said and "Copies were not searched for." in said
-
-
-def test_a_dataset_without_a_test_part_is_not_called_published(tmp_path):
-    data = load_dataset("one", *make_project(tmp_path, "one", test_part=False))
-    assert data.drawn_split and "Published" not in words.block(data, PUBLISHED)
-    assert "was drawn" in words.about_block(data, PUBLISHED) and tables.copies(data) is None
 
 
 @pytest.mark.promise(
@@ -207,29 +195,20 @@ def test_images_that_sam2_was_trained_on_are_counted(data, monkeypatch):
     assert "2 images" in said and "(2 of train)" in said and "1 of 12 test images" in said
 
 
-def test_outcomes_of_masks_are_counted_by_class_and_shown(data):
+@pytest.mark.promise("Failed images, failed masks and what `data add` left out are named.")
+def test_failed_images_and_unusable_masks_are_listed(data):
     rows = tables.outcomes(data).rows
     assert [cell.split(" ")[0] for cell in rows[0][2:]] == ["11", "1", "0", "0"]
     assert [cell.split(" ")[0] for cell in rows[-1][2:]] == ["34", "1", "0", "1"]
     shown = pictures.images(data, Album(data, 32))[-2:]
     assert {p.image_id for gallery in shown for p in gallery.pictures} == {EMPTY, FAILED}
-
-
-@pytest.mark.promise("An image that failed in any stage is listed with its reason.")
-def test_failed_images_are_listed(data):
     data.records["encode"] = {"failed": {"x": "too large"}}
-    assert tables.failures(data).rows == [
-        ("encode", "x", "too large"),
-        ("segment", FAILED, "truncated file"),
-    ]
-
-
-def test_what_add_left_out_is_said(data):
+    failed = [("encode", "x", "too large"), ("segment", FAILED, "truncated file")]
+    assert tables.failures(data).rows == failed
     masks = {f"{i}.png": "other size" for i in range(9)}
     data.records["add"] = {"parameters": {"skipped": {"text": 3}, "masks_left_out": masks}}
     said = build.left_out(data)
-    assert "3 files not taken: text" in said and "mask of 7.png left out: other size" in said
-    assert said[-1] == "masks left out of 1 more images"
+    assert said[0] == "3 files not taken: text" and said[-1] == "masks left out of 1 more images"
 
 
 def test_images_are_worst_first_with_what_they_were_called(data):
@@ -253,24 +232,12 @@ def test_a_parameter_of_an_earlier_run_is_named(data):
     assert said == ["evaluate.bins: 7 in the run of one", "train.seeds: [5] in the run of one"]
 
 
-@pytest.mark.promise("The confidence of every interval is that of params.yaml.")
-def test_the_confidence_is_a_parameter_everywhere(project, tmp_path):
-    params, paths = project
-    evaluate = params.evaluate.model_copy(update={"confidence": 0.9})
-    page = page_of(params.model_copy(update={"evaluate": evaluate}), paths, tmp_path)
-    assert "90\N{NO-BREAK SPACE}% interval" in page and "95\N{NO-BREAK SPACE}%" not in page
-
-
-@pytest.mark.promise("The size of the validation part is stated, as params.yaml has it.")
-def test_the_size_of_the_validation_part_is_stated(data):
-    splits = data.params.splits.model_copy(update={"val": 0.3})
-    params = data.params.model_copy(update={"splits": splits})
-    assert any("30\N{NO-BREAK SPACE}% of them" in text for text in words.how_to_read(params))
-
-
-def test_names_are_only_names(tmp_path):
-    params, paths = make_project(tmp_path, "a&b", classes=("<b>x</b>", "007", "NA"))
+def test_names_are_only_names_and_a_drawn_split_is_not_called_published(tmp_path):
+    classes = ("<b>x</b>", "007", "NA")
+    params, paths = make_project(tmp_path, "a&b", classes=classes, test_part=False)
     page = build_report(params, paths).read_text("utf-8")
     assert "<b>x</b>" not in page and "&lt;b&gt;x&lt;/b&gt;" in page
     data = load_dataset("a&b", params, paths)
-    assert set(data.per_class["class"]) == {"<b>x</b>", "007", "NA"}
+    assert set(data.per_class["class"]) == set(classes)
+    assert "Published split" not in page and "no published test part" in page
+    assert "was drawn" in words.about_block(data, PUBLISHED) and tables.copies(data) is None
