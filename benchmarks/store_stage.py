@@ -43,7 +43,8 @@ def store_content(path: Path) -> dict[str, tuple]:
         arrays = tuple((n, a.dtype.str, a.shape, a.tobytes()) for n, a in sorted(data.items()))
         rows[image_id] = (arrays, table.loc[image_id].to_json())
     if isinstance(store, FeatureStore):
-        rows["text"] = (store.text_features.values.tobytes(), store.classes, store.templates)
+        names = store.classes, store.attrs["templates"]
+        rows["text"] = (store.text_features.values.tobytes(), *names)
     return rows
 
 

@@ -5,10 +5,8 @@ The text below each field describes it; params.yaml spells out the same defaults
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -42,20 +40,17 @@ def _rising(value: tuple[float, ...]) -> tuple[float, ...]:
     return value
 
 
-def _empty_sections(value: Any) -> Any:
-    """Turn sections without any parameter, which YAML reads as None, into empty ones."""
-    if isinstance(value, dict):
-        return {name: {} if section is None else section for name, section in value.items()}
-    return value
+def _section(value: Any) -> Any:
+    return {} if value is None else value  # YAML reads a section without parameters as None
 
 
 EachOnce = AfterValidator(_each_once)
 Name = Annotated[str, Field(pattern=f"^{DATASET_NAME}$")]
-Seed = Annotated[int, Field(ge=0, le=2**15 - 1)]  # int16 in predictions.parquet
-Seeds = Annotated[tuple[Seed, ...], EachOnce]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=2**15 - 1)], ...], EachOnce]  # int16
 Fractions = Annotated[tuple[float, ...], AfterValidator(_rising)]
-View = str
-Views = Annotated[tuple[View, ...], EachOnce]
+Views = Annotated[tuple[str, ...], EachOnce]
+Share = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["auto", "fp32", "bf16"]
 Protocol = Literal["official", "grouped", "ground_truth", "grouped_truth"]
 CROSS_VALIDATED: tuple[Protocol, ...] = ("grouped", "grouped_truth")  # each seed tests a fold
 
@@ -66,22 +61,15 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class ModelSpec(BaseModel):
-    """A model to load.
-
-    Args:
-        name: name of a configuration: "sam2-micro", "sam2.1_hiera_large", "clip-micro", or one of
-            open_clip, such as "ViT-B-16".
-        checkpoint: a local path, "package" (weights shipped with the embedded models),
-            "hf-hub:org/name", or an open_clip pretrained tag.
-        sha256: checked if given; the actual hash is recorded in any case.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class ModelSpec(Section):
+    """A model to load."""
 
     name: str
+    """Of a configuration: sam2-micro, sam2.1_hiera_large, clip-micro, or one of open_clip."""
     checkpoint: str | None = None
+    """A path, package (shipped with the embedded models), hf-hub:org/name, or open_clip's tag."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    """Checked if given; the actual hash is recorded in any case."""
 
 
 class ProfileParams(Section):
@@ -100,7 +88,7 @@ class AuditParams(Section):
     """Of the 64 x 64 local structure, above which they are copies too."""
     mirrored: bool = True
     """Whether mirrored and turned copies are looked for too."""
-    max_failed: float = Field(0.0, ge=0, le=1)
+    max_failed: Share = 0.0
     """Share of images that may fail before the stage fails."""
 
 
@@ -121,17 +109,15 @@ class SegmentParams(Section):
     """A mask of a smaller share of the image counts as empty."""
     max_area: float = Field(0.95, gt=0, le=1)
     """A mask of a larger share of the image counts as full-frame."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     """Of the model; auto: bf16 on cuda, else fp32."""
-    max_failed: float = Field(0.0, ge=0, le=1)
+    max_failed: Share = 0.0
     """Share of images that may fail before the stage fails."""
 
     @model_validator(mode="after")
-    def _range_of_areas(self) -> SegmentParams:
+    def _areas_rise(self) -> Self:
         if self.min_area > self.max_area:
-            raise ValueError(
-                f"min_area: {self.min_area:g} is more than max_area, {self.max_area:g}"
-            )
+            raise ValueError("min_area is more than max_area")
         return self
 
 
@@ -143,19 +129,14 @@ class PromptQualityParams(Section):
     phantoms: int = Field(6, ge=0)
     """Images of a synthetic dataset."""
     strategies: Annotated[tuple[str, ...], Field(min_length=1), EachOnce] = (
-        "salient",
-        "salient-refine",
-        "auto",
-        "center-box",
-        "box",
-        "points",
+        *("salient", "salient-refine", "auto", "center-box", "box", "points"),
     )
     """The prompt strategies that are judged."""
     box_jitter: float = Field(0.1, ge=0, le=0.5)
     """box: each edge of the true box is moved by up to this share of its side."""
     seed: int = 0
     """Of the sample and the jitter."""
-    max_failed: float = Field(0.0, ge=0, le=1)
+    max_failed: Share = 0.0
     """Share of images that may fail before the stage fails."""
 
 
@@ -179,9 +160,9 @@ class EncodeParams(Section):
     """Margin of the crop view, as a share of the mask's box."""
     tokens: bool = False
     """Whether patch-token features are kept as well."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     """Of the model; auto: bf16 on cuda, else fp32."""
-    max_failed: float = Field(0.0, ge=0, le=1)
+    max_failed: Share = 0.0
     """Share of images that may fail before the stage fails."""
 
 
@@ -251,15 +232,11 @@ class StudyParams(Section):
     """The runs of the report, in this order; the baseline is the first."""
 
     @model_validator(mode="after")
-    def _runs_differ(self) -> StudyParams:
+    def _runs_differ(self) -> Self:
         if self.runs[0].key != self.baseline.key:
             raise ValueError("the first of runs must be the baseline (same learner and view)")
-        for what, values in (
-            ("name", [r.name for r in self.runs]),
-            ("run", [r.key for r in self.runs]),
-        ):
-            if len(set(values)) < len(values):
-                raise ValueError(f"runs: each {what} may occur only once")
+        if min(len({r.name for r in self.runs}), len({r.key for r in self.runs})) < len(self.runs):
+            raise ValueError("runs: each name and each run may occur only once")
         return self
 
 
@@ -302,7 +279,7 @@ class Params(Section):
     encode: EncodeParams = EncodeParams()
     splits: SplitsParams = SplitsParams()
     train: TrainParams = TrainParams()
-    learners: Annotated[dict[Name, dict[str, Any]], BeforeValidator(_empty_sections)] = {
+    learners: dict[Name, Annotated[dict[str, Any], BeforeValidator(_section)]] = {
         name: {} for name in LEARNERS
     }
     """The parameters of each learner by its name, in the order that results list them. A learner
@@ -312,23 +289,20 @@ class Params(Section):
     report: ReportParams = ReportParams()
 
     @model_validator(mode="after")
-    def _profile_exists(self) -> Params:
-        if self.profile not in self.profiles:
-            names = ", ".join(sorted(self.profiles))
-            raise ValueError(f"profile: {self.profile!r} is not one of the profiles ({names})")
-        return self
-
-    @model_validator(mode="after")
-    def _names_are_known(self) -> Params:
+    def _names_are_known(self) -> Self:
         # Whether a view is encoded, `train` asks the store: `--set encode.views=[whole]` is meant
         # for one command.
         views = (*self.encode.views, *EncodeParams.model_fields["views"].default)
-        for protocol, names in self.train.views.items():
-            for name in names:
-                _check_known(f"train.views.{protocol}", "view", name, views)
-        for run in (self.study.baseline, *self.study.runs):
-            _check_known("study", "learner", run.learner, (*self.learners, *LEARNERS))
-            _check_known("study", "view", run.view, views)
+        runs = (self.study.baseline, *self.study.runs)
+        for where, names, known in (
+            ("profile", [self.profile], self.profiles),
+            *((f"train.views.{p}", of, views) for p, of in self.train.views.items()),
+            ("study: learner", [run.learner for run in runs], (*self.learners, *LEARNERS)),
+            ("study: view", [run.view for run in runs], views),
+        ):
+            if unknown := [name for name in names if name not in known]:
+                names = ", ".join(dict.fromkeys(known))
+                raise ValueError(f"{where}: {unknown[0]!r} is not one of {names}")
         return self
 
     @property
@@ -352,76 +326,45 @@ def load_params(
             what is no table, or a value is not allowed; every problem is listed with its dotted
             key.
     """
-    path = Path(path)
+    path, overrides = Path(path), overrides or {}
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(
-            "no such file", path=path, remedy="run from the project folder, or pass --params"
-        ) from None
+        remedy = "run from the project folder, or pass --params"
+        raise ConfigError("no such file", path=path, remedy=remedy) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"not valid YAML: {error}", path=path, remedy="correct the file"
-        ) from None
+        raise ConfigError(f"not valid YAML: {error}", path=path, remedy="correct it") from None
     if not isinstance(raw, dict):
         raise ConfigError("holds no table of parameters", path=path, remedy="restore it from git")
-    for dotted, value in (overrides or {}).items():
-        _replace(raw, dotted, value, path)
+    for dotted, value in overrides.items():
+        *parents, leaf = dotted.split(".")
+        table = raw
+        for key in parents:
+            table = table.setdefault(key, {}) if isinstance(table, dict) else None
+        if not isinstance(table, dict):
+            remedy = f"correct the key, or set {parents[0]} as a whole"
+            raise ConfigError(
+                f"{dotted}: {'.'.join(parents)} is no table", path=path, remedy=remedy
+            )
+        table[leaf] = value
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        problems = "; ".join(problem_text(problem, Params) for problem in error.errors())
         given = f", or what a flag or --set gave: {', '.join(overrides)}" if overrides else ""
-        raise ConfigError(problems, path=path, remedy=f"correct these keys{given}") from None
+        remedy = f"correct these keys{given}"
+        raise ConfigError(problem_text(error), path=path, remedy=remedy) from None
 
 
-def _check_known(where: str, kind: str, name: str, known: Sequence[str]) -> None:
-    if name not in known:
-        names = ", ".join(dict.fromkeys(known))
-        raise ValueError(f"{where}: there is no {kind} {name!r} (known: {names})")
-
-
-def _replace(raw: dict[str, Any], dotted: str, value: Any, path: Path) -> None:
-    """Set a key such as "train.seeds" of nested tables, in place.
-
-    Raises:
-        ConfigError: what is above the key is no table.
-    """
-    *parents, leaf = dotted.split(".")
-    table = raw
-    for at, key in enumerate(parents, start=1):
-        table = table.setdefault(key, {})
-        if not isinstance(table, dict):
-            above = ".".join(parents[:at])
-            raise ConfigError(
-                f"{dotted}: {above} is no table, so nothing can be set below it",
-                path=path,
-                remedy=f"correct the key, or set {above} as a whole",
-            )
-    table[leaf] = value
-
-
-def problem_text(problem: Mapping[str, Any], model: type[BaseModel], prefix: str = "") -> str:
-    """Return an error of pydantic as text: the dotted key, and what is wrong with its value.
+def problem_text(error: ValidationError, prefix: str = "") -> str:
+    """Return an error of pydantic as text: each dotted key, and what is wrong with its value.
 
     Args:
-        problem: an item of `ValidationError.errors()`.
-        model: the class that was validated.
-        prefix: dotted key of the section that `model` describes; "" = all of params.yaml.
+        error: the error.
+        prefix: dotted key of the section that was validated; "" = all of params.yaml.
     """
-    dotted = ".".join([*filter(None, [prefix]), *map(str, problem["loc"])]) or "params"
-    if problem["type"] != "extra_forbidden":
-        return f"{dotted}: {problem['msg']}"
-    names = [f"{prefix}.{name}" if prefix else name for name in _dotted_names(model)]
-    alike = get_close_matches(dotted, names, n=1)
-    hint = f" (did you mean {alike[0]}?)" if alike else ""
-    return f"{dotted}: there is no such parameter{hint}"
-
-
-def _dotted_names(model: type[BaseModel]) -> list[str]:
-    names = []
-    for name, field in model.model_fields.items():
-        names.append(field.alias or name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            names += [f"{name}.{below}" for below in _dotted_names(field.annotation)]
-    return names
+    texts = []
+    for problem in error.errors():
+        dotted = ".".join(filter(None, [prefix, *map(str, problem["loc"])])) or "params"
+        unknown = problem["type"] == "extra_forbidden"
+        texts.append(f"{dotted}: {'there is no such parameter' if unknown else problem['msg']}")
+    return "; ".join(texts)

@@ -1,8 +1,4 @@
-"""Files: atomic writes, hashes, locks and text tables.
-
-A reader of any file of a project sees the old version or the new one, never a part of either.
-A lock names the process that holds it, so that a second process can say who that is.
-"""
+"""Files: atomic writes, hashes, locks and text tables."""
 
 from __future__ import annotations
 
@@ -32,13 +28,15 @@ REMEDIES = {
     errno.ENOSPC: "free some space and run again; finished work is kept",
     errno.EDQUOT: "free some of your quota and run again; finished work is kept",
     errno.EFBIG: "raise the file size limit (ulimit -f) and run again",
-    errno.EROFS: "its folder must be writable",
-    errno.EACCES: "its folder must be writable; check its owner and mode",
-    errno.EPERM: "its folder must be writable; check its owner and mode",
+    **dict.fromkeys(
+        (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP),
+        "use another file system for the cache, or mount it with locks (flock)",
+    ),
+    **dict.fromkeys(
+        (errno.EROFS, errno.EACCES, errno.EPERM),
+        "its folder must be writable; check its owner and mode",
+    ),
 }
-
-
-# -- writing ----------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -56,10 +54,8 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; on success it replaces `path`.
-
-    On an error the temporary file is removed. Its name keeps the suffix of `path`, since many
-    writers choose their format by it.
+    """Yield a temporary path in the same folder (and with the same suffix); on success it replaces
+    `path`, so that a reader sees the old file or the new one, and on an error it is removed.
 
     Raises:
         DiskError: the file cannot be written; `path` is unchanged.
@@ -115,9 +111,6 @@ def atomic_write_json(path: str | os.PathLike, value: Any) -> None:
     """Write sorted, indented JSON. NaN is refused, since JSON has no such value."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     atomic_write_text(path, text + "\n")
-
-
-# -- reading and hashing ----------------------------------------------------------------------
 
 
 def open_bytes(path: str | os.PathLike) -> BinaryIO:
@@ -190,23 +183,32 @@ def read_text_csv(path: str | os.PathLike, *, delimiters: str = ",;\t") -> TextT
     delimiter is the one of `delimiters` that occurs most often in the first line. Empty lines are
     skipped. Quotes follow RFC 4180.
 
-    Args:
-        path: the file.
-        delimiters: characters that may separate fields.
-
     Raises:
         ManifestError: the file is missing, not UTF-8 text or has NUL bytes, has no header, has a
             column twice, broken quotes, or rows longer or shorter than the header (the first ten
             are listed with their line).
     """
-    path = Path(path)
-    text = _decode_csv(path)
+    path, remedy = Path(path), "save it as CSV in UTF-8"
+    try:
+        with open_bytes(path) as file:
+            raw = file.read()
+    except OSError as error:
+        message = "no such file" if error.errno == errno.ENOENT else f"cannot be read: {error}"
+        raise ManifestError(message, path=path, remedy="check the path and its mode") from None
+    try:
+        text = raw.decode("utf-8-sig")
+        at = raw.find(b"\0")
+    except UnicodeDecodeError as error:
+        at = error.start
+    if at >= 0:
+        line = raw.count(b"\n", 0, at) + 1
+        message = f"line {line}: not UTF-8 text"
+        raise ManifestError(message, path=path, remedy=remedy)
     first = text.splitlines()[0] if text else ""
     delimiter = max(delimiters, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        header = next(reader, [])
-        table = TextTable(path, header)
+        table = TextTable(path, next(reader, []))
         start = reader.line_num + 1
         for row in reader:
             if row:
@@ -214,67 +216,31 @@ def read_text_csv(path: str | os.PathLike, *, delimiters: str = ",;\t") -> TextT
                 table.lines.append(start)
             start = reader.line_num + 1
     except csv.Error as error:
-        raise ManifestError(
-            f"line {reader.line_num}: not valid CSV ({error})", path=path, remedy="fix the quotes"
-        ) from None
-    if not header:
+        message = f"line {reader.line_num}: not valid CSV ({error})"
+        raise ManifestError(message, path=path, remedy="fix the quotes") from None
+    if not table.header:
         raise ManifestError("the file is empty", path=path, remedy="give a CSV with a header")
-    twice = sorted({name for name in header if header.count(name) > 1})
+    twice = sorted({name for name in table.header if table.header.count(name) > 1})
     if twice:
         raise ManifestError(f"column {twice[0]!r} twice", path=path, remedy="keep one of them")
     uneven = [
-        f"line {line}: {len(row)} fields where the header has {len(header)}"
+        f"line {line}: {len(row)} fields where the header has {len(table.header)}"
         for line, row in zip(table.lines, table.rows, strict=True)
-        if len(row) != len(header)
+        if len(row) != len(table.header)
     ]
     if uneven:
         more = f" and {len(uneven) - 10} more" if uneven[10:] else ""
-        raise ManifestError(
-            "; ".join(uneven[:10]) + more,
-            path=path,
-            remedy=f"quote fields that contain {delimiter!r}",
-        )
+        remedy = f"quote fields that contain {delimiter!r}"
+        raise ManifestError("; ".join(uneven[:10]) + more, path=path, remedy=remedy)
     return table
-
-
-def _decode_csv(path: Path) -> str:
-    remedy = "save it as CSV in UTF-8"
-    try:
-        with open_bytes(path) as file:
-            raw = file.read()
-    except FileNotFoundError:
-        raise ManifestError("no such file", path=path, remedy="check the path") from None
-    except IsADirectoryError:
-        raise ManifestError("is a folder, not a CSV", path=path, remedy="name a file") from None
-    except OSError as error:
-        raise ManifestError(
-            f"cannot be read: {error.strerror}", path=path, remedy="check its owner and mode"
-        ) from None
-    if raw[:4] == b"PK\x03\x04":
-        raise ManifestError("is a workbook or zip, not a CSV", path=path, remedy=remedy)
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise ManifestError("is UTF-16 text", path=path, remedy=remedy)
-    at = raw.find(b"\0")
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ManifestError(f"line {line}: not UTF-8 text", path=path, remedy=remedy) from None
-    if at >= 0:
-        line = raw.count(b"\n", 0, at) + 1
-        raise ManifestError(f"line {line}: has a NUL byte", path=path, remedy=remedy)
-    return text
-
-
-# -- locks ------------------------------------------------------------------------------------
 
 
 class ProcessLock:
     """A lock file that names the process that holds it.
 
-    The operating system releases the lock when the process ends, however it ends, so that no
-    timeout or clock is involved. The JSON in the file (host, pid, command) is for messages, and
-    for file systems on which a lock is not seen by other hosts.
+    The operating system releases the lock when the process ends, however it ends. The JSON in the
+    file (host, pid, command) is for messages, and for file systems on which a lock is not seen by
+    other hosts.
 
     Args:
         path: the lock file, e.g. cache/brain/masks.zarr.lock.
@@ -291,14 +257,10 @@ class ProcessLock:
 
         Raises:
             StoreError: a running process holds it, or a process on another host, which cannot be
-                checked from here; the folder cannot be written; its file system has no locks.
-            DiskError: the disk is full.
+                checked from here; its file system has no locks.
+            DiskError: the folder cannot be written, or the disk is full.
         """
         lock = self._take(timeout=0.2)
-        holder = _read_holder(self.path)
-        if holder.get("host", socket.gethostname()) != socket.gethostname():
-            lock.release()
-            raise self._held(holder)
         me = {"host": socket.gethostname(), "pid": os.getpid(), "command": _command()}
         try:
             with writing(self.path):
@@ -312,7 +274,7 @@ class ProcessLock:
     def release(self) -> None:
         """Release the lock and remove its file. Does nothing in a forked child."""
         lock, self._lock = self._lock, None
-        if lock is not None and _read_holder(self.path).get("pid") == os.getpid():
+        if lock is not None and self._holder().get("pid") == os.getpid():
             with suppress(OSError):
                 self.path.unlink()
             lock.release()
@@ -326,58 +288,43 @@ class ProcessLock:
 
     def describe(self) -> str:
         """Return one line: who holds the lock, whether that process runs, and what to do."""
-        holder = _read_holder(self.path)
+        holder = self._holder()
         try:
-            if holder.get("host", socket.gethostname()) != socket.gethostname():
-                raise self._held(holder)
             self._take(timeout=0).release()
-        except StoreError as error:
+        except PipelineError as error:
             return str(error)
         who = f"process {holder['pid']}" if "pid" in holder else "its process"
         return f"{self.path}: {who} has ended - nothing to do: the next run takes the lock"
 
     def _take(self, timeout: float) -> filelock.BaseFileLock:
-        lock = filelock.FileLock(self.path, thread_local=False)
-        try:
+        lock, here = filelock.FileLock(self.path, thread_local=False), socket.gethostname()
+        with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=timeout, poll_interval=0.02)
-        except filelock.Timeout:
-            raise self._held(_read_holder(self.path)) from None
-        except OSError as error:
-            if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
-                raise StoreError(
-                    f"this file system has no file locks: {error.strerror}",
-                    path=self.path,
-                    remedy="use another file system for the cache, or mount it with locks (flock)",
-                ) from None
-            raise StoreError(
-                f"cannot write the lock file: {error.strerror or error}",
-                path=self.path,
-                remedy="the folder must be writable; check its owner and the disk",
-            ) from None
-        return lock
-
-    def _held(self, holder: dict[str, Any]) -> StoreError:
-        host, pid = holder.get("host", "this host"), holder.get("pid", "unknown")
-        command = f" ({holder['command']})" if holder.get("command") else ""
-        if host in (socket.gethostname(), "this host"):
-            remedy = f"wait for it to end, or stop it; a {self.guards} has one writer at a time"
-        else:
+            try:
+                if self._holder().get("host", here) == here:
+                    lock.acquire(timeout=timeout, poll_interval=0.02)
+                    return lock
+            except filelock.Timeout:
+                pass
+        holder = self._holder()
+        host = holder.get("host", here)
+        remedy = f"wait for it to end, or stop it; a {self.guards} has one writer at a time"
+        if host != here:
             remedy = f"if no run is alive on {host}, delete this file"
-        return StoreError(
-            f"the {self.guards} is being written by process {pid} on {host}{command}",
+        raise StoreError(
+            f"the {self.guards} is being written by process {holder.get('pid', 'unknown')} on "
+            f"{host} ({holder.get('command', '')})",
             path=self.path,
             remedy=remedy,
         )
 
-
-def _read_holder(path: Path) -> dict[str, Any]:
-    """Return the holder named in a lock file; {} when there is none, or it is incomplete."""
-    try:
-        holder = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return holder if isinstance(holder, dict) else {}
+    def _holder(self) -> dict[str, Any]:
+        """Return the holder named in the file; {} when there is none, or it is incomplete."""
+        try:
+            holder = json.loads(self.path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return holder if isinstance(holder, dict) else {}
 
 
 def _command() -> str:
@@ -386,68 +333,28 @@ def _command() -> str:
     return " ".join(" ".join(words).encode("utf-8", "replace").decode().split())[:200]
 
 
-@contextmanager
-def manifest_lock(manifest: Path) -> Iterator[None]:
-    """Hold the lock of a manifest while it is read, changed and written.
-
-    Raises:
-        StoreError: another process holds it; the message names that process and the remedy.
-        DiskError: the folder cannot be written.
-    """
-    with writing(manifest):
-        manifest.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(manifest.parent, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    with ProcessLock(manifest.with_name(f".{manifest.name}.lock"), guards="manifest"):
-        yield
+def manifest_lock(manifest: Path) -> ProcessLock:
+    """Return the lock to hold while a manifest is read, changed and written."""
+    return ProcessLock(manifest.with_name(f".{manifest.name}.lock"), guards="manifest")
 
 
 def lock_notes(root: Path) -> list[str]:
     """Return one line for each lock in a project folder; [] when nothing is locked.
 
-    Locks of stores and manifests, and DVC's repository lock, end with their process. A killed
-    `dvc repro` can leave an entry in .dvc/tmp/rwlock; DVC drops it unless the pid is in use
-    again, or the file is incomplete.
+    Locks of stores and manifests, and DVC's repository lock, end with their process. DVC drops an
+    entry of .dvc/tmp/rwlock by itself, unless its pid is in use again or the file is incomplete.
     """
-    stores = [ProcessLock(path).describe() for path in sorted(root.glob("cache/**/*.lock"))]
-    manifests = [
-        ProcessLock(path, guards="manifest").describe()
-        for path in sorted((root / "data_manifests").glob(".*.csv.lock"))
-    ]
-    return [*stores, *manifests, *_dvc_notes(root / ".dvc" / "tmp" / "rwlock")]
-
-
-def _dvc_notes(path: Path) -> list[str]:
-    if not path.is_file():
-        return []
+    locks = [ProcessLock(path) for path in sorted(root.glob("cache/**/*.lock"))]
+    locks += [ProcessLock(p, "manifest") for p in sorted(root.glob("data_manifests/.*.csv.lock"))]
+    notes, dvc = [lock.describe() for lock in locks], root / ".dvc" / "tmp" / "rwlock"
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        entries = list(table.get("write", {}).values())
-        writers = {(int(e["pid"]), str(e["cmd"])) for e in entries}
-        entries = [e for several in table.get("read", {}).values() for e in several]
-        readers = {(int(e["pid"]), str(e["cmd"])) for e in entries}
+        table = json.loads(dvc.read_text(encoding="utf-8"))
+        readers = [entry for several in table.get("read", {}).values() for entry in several]
+        entries = [*table.get("write", {}).values(), *readers]
+        if not any(psutil.pid_exists(int(entry["pid"])) for entry in entries):
+            return notes
+    except FileNotFoundError:
+        return notes
     except (ValueError, KeyError, TypeError, AttributeError):
-        return [f"{path}: incomplete - delete this file when no dvc command is running"]
-    # The entry of a killed reader blocks nobody.
-    holders = sorted(writers | {h for h in readers if psutil.pid_exists(h[0])})
-    return [f"{path}: {_describe_dvc(pid, command)}" for pid, command in holders]
-
-
-def _describe_dvc(pid: int, command: str) -> str:
-    """Say whether the process that an entry of rwlock names still runs that command."""
-    who = f"process {pid} ({command})"
-    try:
-        running = " ".join(psutil.Process(pid).cmdline())
-    except psutil.NoSuchProcess:
-        if not psutil.pid_exists(pid):
-            return f"{who} has ended - nothing to do: the next `dvc repro` drops its entry"
-        running = ""  # a zombie
-    except psutil.AccessDenied:
-        return f"{who} belongs to another user - ask them, or wait for it to end"
-    arguments = command.partition(" ")[2]
-    if "dvc" in running and running.endswith(arguments):
-        return f"{who} is running - wait for it to end, or stop it"
-    return (
-        f"{who} has ended, but its pid is in use again, so that DVC takes it for alive - "
-        "delete this file when no dvc command is running"
-    )
+        pass
+    return [*notes, f"{dvc}: used by dvc - delete this file when no dvc command is running"]

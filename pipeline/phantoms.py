@@ -63,19 +63,10 @@ def make_known_answer(
 ) -> Path:
     """Write a two-class dataset with masks whose class is visible in one region only.
 
-    A classifier of the masked image must succeed with "lesion" and fail with "background"; a
-    classifier of the background the opposite.
-
-    Args:
-        paths: the project folder.
-        name: name of the dataset.
-        where: "lesion": the texture inside the mask is that of the class, the texture outside is
-            random; "background": the opposite.
-        n: number of images.
-        seed: the same seed gives the same bytes.
-
-    Returns:
-        The manifest.
+    With `where` "lesion" the texture inside the mask is that of the class and the texture outside
+    is random, with "background" the opposite: a classifier of the masked image must succeed with
+    the first and fail with the second. `n` and `seed` are those of `make_sample`. Returns the
+    manifest.
     """
 
     def draw(
@@ -134,7 +125,7 @@ def _write(
         chance = rng.random()
         if chance < 0.9:
             shallow = Image.fromarray((np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8))
-            _save(shallow, folder / f"{place}.{'png' if chance < 0.7 else 'jpg'}", quality=92)
+            _save(shallow, folder / f"{place}.{'png' if chance < 0.7 else 'jpg'}")
         else:
             _save(Image.fromarray((image * 4095).astype(np.uint16)), folder / f"{place}.png")
         if mask is not None:
@@ -167,9 +158,9 @@ def _generator(*parts: object) -> Generator:
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
-def _save(image: Image.Image, path: Path, **options: int) -> None:
+def _save(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, **options)
+    image.save(path, quality=92)
 
 
 def _texture(rng: Generator, kind: str, shape: Shape) -> np.ndarray:
@@ -183,9 +174,6 @@ def _texture(rng: Generator, kind: str, shape: Shape) -> np.ndarray:
         pattern = smooth_noise(rng, shape, 2)
     pattern = pattern + 0.4 * rng.standard_normal(shape)
     return (0.45 + 0.12 * pattern + rng.uniform(-0.06, 0.06)).astype(np.float32)
-
-
-# What the drawings are made of ------------------------------------------------------------------
 
 
 def grid(shape: Shape) -> list[np.ndarray]:
@@ -235,18 +223,14 @@ def soften(mask: np.ndarray, sigma: float) -> np.ndarray:
     return ndimage.gaussian_filter(mask.astype(np.float32), sigma, truncate=3)
 
 
-# The four tasks ---------------------------------------------------------------------------------
-
-
 def draw_brain(
     patient: Generator, scan: Generator, label: str, shape: Shape
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Draw an axial head MRI with one of three tumours or none, and the mask of the tumour.
 
-    The classes differ in the position and structure of the tumour, as real ones do: a glioma is
-    irregular with a dark core, inside the tissue; a meningioma is round and homogeneous, at the
-    inner surface of the skull; a pituitary tumour is small, low, on the midline. There is no mask
-    of notumor, as in the public dataset.
+    A glioma is irregular with a dark core, inside the tissue; a meningioma round and homogeneous,
+    at the inner surface of the skull; a pituitary tumour small, low, on the midline. There is no
+    mask of notumor, as in the public dataset.
     """
     y, x = grid(shape)
     high, wide = patient.uniform(0.78, 0.9), patient.uniform(0.62, 0.76)

@@ -27,7 +27,7 @@ from pipeline.learners.runs import load_fitted
 from pipeline.paths import Paths
 from pipeline.segment.segment import make_mapper
 from pipeline.store import WorkItem, open_features, open_masks
-from pipeline.store.identity import canonical, identity_diff
+from pipeline.store.items import canonical, identity_diff
 
 BATCH_SIZE = 8
 
@@ -48,11 +48,6 @@ class ImagePrediction:
     mask_status: str
     overlay: str
 
-    @property
-    def label(self) -> str:
-        """The most likely class."""
-        return max(self.probabilities, key=self.probabilities.__getitem__)
-
     def __str__(self) -> str:
         """Return one line, the most likely class first."""
         ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])
@@ -65,8 +60,7 @@ class Predictions:
     """All predictions of one call.
 
     Args:
-        learner: name of the learner.
-        view: that it was trained on.
+        learner, view: whose fits were used.
         seeds: of the fits whose probabilities are averaged.
         images: one prediction per image.
         failed: image -> reason why it could not be read.
@@ -80,7 +74,8 @@ class Predictions:
 
     def to_json(self) -> str:
         """Return all of it as JSON; each image also has its most likely class as `label`."""
-        rows = [vars(row) | {"label": row.label} for row in self.images]
+        best = [max(row.probabilities, key=row.probabilities.get) for row in self.images]
+        rows = [vars(row) | {"label": one} for row, one in zip(self.images, best, strict=True)]
         return json.dumps(vars(self) | {"images": rows}, indent=2, ensure_ascii=False)
 
     def failures(self) -> list[str]:
@@ -112,8 +107,7 @@ def predict_images(
         params: as for `segment` and `encode`.
         paths: of the project folder.
         options: device, batch size, workers and progress are used.
-        learner: name of the learner.
-        view: that it was trained on.
+        learner, view: which fits are used.
         out: folder for the overlays (image with the outline of the mask), one PNG per image.
         on_result: called with the heading, then with each `ImagePrediction` as soon as it is made.
 
@@ -220,12 +214,8 @@ class PredictMapper:
 
 
 def _check_same(path: Path, stored: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse models or parameters other than those that the learner was trained with.
-
-    The identity of a store may have more entries than that of a mapper (the length of a feature);
-    these are ignored.
-    """
-    now = canonical(now)
+    """Refuse models or parameters other than those that the learner was trained with."""
+    now = canonical(now)  # a store's identity has more entries, such as the length of a feature
     differences = identity_diff({key: stored.get(key) for key in now}, now)
     if differences:
         raise StoreError(

@@ -144,7 +144,7 @@ def test_a_file_system_without_locks_is_named_as_that(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    with pytest.raises(StoreError, match="no file locks") as caught:
+    with pytest.raises(DiskError, match="No locks") as caught:
         ProcessLock(tmp_path / "masks.zarr.lock").acquire()
     assert "another file system" in caught.value.remedy
 

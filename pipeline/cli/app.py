@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -185,10 +185,11 @@ def verify(
 
     found = {str(path): verify_store(path) for path in stores}
     if as_json:
-        typer.echo(json.dumps({path: report.to_json() for path, report in found.items()}, indent=2))
+        values = {path: {"ok": one.ok, **asdict(one)} for path, one in found.items()}
+        typer.echo(json.dumps(values, indent=2))
     else:
-        typer.echo("\n".join(f"{path}: {report.summary()}" for path, report in found.items()))
-    if not all(report.ok for report in found.values()):
+        typer.echo("\n".join(f"{path}: {one.summary()}" for path, one in found.items()))
+    if not all(one.ok for one in found.values()):
         raise typer.Exit(3)
 
 

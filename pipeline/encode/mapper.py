@@ -17,7 +17,7 @@ from pipeline.images import read_image, read_mask, reader_rules
 from pipeline.models import ClipModel
 from pipeline.segment.quality import effective_mask
 from pipeline.store import FeatureRow, WorkItem
-from pipeline.store.layout import mask_crc
+from pipeline.store.layout import checksum
 
 MAPPER_VERSION = 1
 """Incremented when the same model and parameters give other features than before."""
@@ -108,7 +108,7 @@ class EncodeMapper:
         if stored["sha256"] != row["sha256"]:
             raise no_mask("its mask was made of other image bytes")
         image, mask = read_image(item.path, item.frame), self.masks[item.image_id]
-        if mask_crc(mask) != stored["crc"] or mask.shape != image.shape[:2]:
+        if checksum(mask) != stored["crc"] or mask.shape != image.shape[:2]:
             raise no_mask("its mask was replaced while encode was running, or has another size")
         truth = None
         if row["truth_file"]:

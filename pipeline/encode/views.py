@@ -35,8 +35,7 @@ class ViewInput:
     Args:
         image: uint8 (h, w, 3).
         mask: bool (h, w); all ones if the mask that was found is empty or full.
-        seed: text that decides the random view (sha256 and frame of the image, so that byte copies
-            have the same features whatever their names).
+        seed: decides the random view (sha256 and frame, so that byte copies have the same).
         truth: bool (h, w) ground-truth mask; None if there is none.
         fill: "black", "mean" or "blur".
         mean: mean colour of the model, in [0, 1].
@@ -92,15 +91,11 @@ def masked(source: ViewInput) -> np.ndarray:
 @view("crop")
 def crop(source: ViewInput) -> np.ndarray:
     """The bounding box of the mask with a margin on each side; nothing inside it is hidden."""
-    height, width = source.mask.shape
-    box = bounding_box(source.mask)
-    if box is None:
+    if (box := bounding_box(source.mask)) is None:
         return source.image
     x0, y0, x1, y1 = box
     dx, dy = round((x1 - x0) * source.margin), round((y1 - y0) * source.margin)
-    return source.image[
-        max(0, y0 - dy) : min(height, y1 + dy), max(0, x0 - dx) : min(width, x1 + dx)
-    ]
+    return source.image[max(0, y0 - dy) : y1 + dy, max(0, x0 - dx) : x1 + dx]
 
 
 @view("binary")
@@ -159,8 +154,7 @@ def random_mask(mask: np.ndarray, seed: str) -> np.ndarray:
     Returns:
         bool (h, w) with as many pixels as `mask`.
     """
-    box = bounding_box(mask)
-    if box is None:
+    if (box := bounding_box(mask)) is None:
         return mask
     x0, y0, x1, y1 = box
     shape = mask[y0:y1, x0:x1]

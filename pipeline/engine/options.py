@@ -54,9 +54,9 @@ class RunOptions:
 
     @property
     def on_store_mismatch(self) -> str:
-        """`on_mismatch`, or "rebuild" when `force` applies to all images."""
+        """`on_mismatch`, or "force" when `force` applies to all images."""
         everything = self.only is None and self.limit is None
-        return "rebuild" if self.force and everything else self.on_mismatch
+        return "force" if self.force and everything else self.on_mismatch
 
     def model_options(self, precision: str) -> dict[str, str]:
         """Return `device` and `precision` to load a model with; the precision enters identities.

@@ -133,7 +133,7 @@ def run_stage(
         recorded(record, record_path, max_failed=max_failed, stopped=stopped),
     ):
         with timed(record.seconds, "plan"):
-            plan = writer.plan(items, force=options.force, verify=True)
+            plan = writer.plan(items, force=options.force)
         todo = (plan.todo + plan.copies)[: options.limit]
         reasons = {item.image_id: reason for item, reason in todo if reason}
         record.skipped, record.total = len(plan.reused), len(plan.reused) + len(todo)

@@ -14,6 +14,7 @@ from pipeline.paths import Paths
 STAGES = ("segment", "encode")
 ADD = "add"  # its record exists only if `data add` created the manifest
 COUNTS = ("total", "done", "skipped")
+SHOWN = ("status", "started", *COUNTS, "redone", "images_per_second", "seconds", "error")
 
 
 def known_datasets(paths: Paths, named: Iterable[str]) -> list[str]:
@@ -42,13 +43,11 @@ def status_rows(paths: Paths, datasets: Iterable[str]) -> list[dict[str, Any]]:
                 record = RunRecord(stage, dataset, status="-")
             except PipelineError as error:
                 record = RunRecord(stage, dataset, status="damaged", error=str(error))
-            kept = ("status", "started", *COUNTS, "redone", "images_per_second", "seconds", "error")
-            rows.append(
-                {"dataset": dataset, "stage": stage}
-                | {name: getattr(record, name) for name in kept}
-                | {"failed": len(record.failed), "failures": record.failed}
-                | {"lacking": None if record.status == "-" else _lacking(paths, dataset, stage)}
-            )
+            lacking = None if record.status == "-" else _lacking(paths, dataset, stage)
+            row = {"dataset": dataset, "stage": stage}
+            row |= {name: getattr(record, name) for name in SHOWN}
+            rows.append(row | {"failures": record.failed, "lacking": lacking})
+            rows[-1]["failed"] = len(record.failed)
     return rows
 
 

@@ -1,4 +1,4 @@
-"""DICOM through pydicom: the header, the frames and their stored samples.
+"""DICOM through pydicom.
 
 The order of steps is that of PS3.3 C.11 and PS3.4 N.2: stored values, padding removed, modality
 LUT, VOI LUT or window, one inversion for MONOCHROME1. Overlays, shutters and presentation states
@@ -142,9 +142,6 @@ def _encapsulated(dataset: Dataset) -> bool:
     return syntax.is_transfer_syntax and not syntax.is_private and syntax.is_encapsulated
 
 
-# Stored samples -------------------------------------------------------------------------------
-
-
 def _stored(dataset: Dataset, frame: int, frames: int) -> np.ndarray:
     """Decode one frame, unused high bits included (a padding value may be in them)."""
     syntax, size = dataset.file_meta.TransferSyntaxUID, dataset.Rows * dataset.Columns
@@ -157,7 +154,7 @@ def _stored(dataset: Dataset, frame: int, frames: int) -> np.ndarray:
                 remedy="decompress it first, e.g. with `dcmdjpeg` or `gdcmconv --raw`",
             ) from None
         if syntax != RLELossless:  # `decode_frame` checks the lengths
-            _check_codestream(_encoded(dataset, frame, frames), dataset)
+            _check_codestream(dataset, frame, frames)
     elif dataset.get("BitsAllocated") == 1 and size % 8:
         # Frames of 1 bit follow without a gap: one may start within a byte.
         first, skip = divmod(frame * size, 8)
@@ -168,20 +165,17 @@ def _stored(dataset: Dataset, frame: int, frames: int) -> np.ndarray:
     return pixel_array(dataset, index=frame, correct_unused_bits=False, decoding_plugin=plugin)
 
 
-def _encoded(dataset: Dataset, frame: int, frames: int) -> bytes:
-    offsets = None
-    if "ExtendedOffsetTable" in dataset:
-        offsets = dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths
-    return pydicom.encaps.get_frame(
-        dataset.PixelData, frame, number_of_frames=frames, extended_offsets=offsets
-    )
-
-
-def _check_codestream(stream: bytes, dataset: Dataset) -> None:
+def _check_codestream(dataset: Dataset, frame: int, frames: int) -> None:
     """Refuse a JPEG frame that is truncated or not of the header's size.
 
     Decoders silently fill the missing part with grey or black, and take the size from the stream.
     """
+    offsets = None
+    if "ExtendedOffsetTable" in dataset:
+        offsets = dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths
+    stream = pydicom.encaps.get_frame(
+        dataset.PixelData, frame, number_of_frames=frames, extended_offsets=offsets
+    )
     if _END not in stream.rstrip(b"\0")[-16:]:
         raise ImageError("has a truncated compressed frame", remedy=AGAIN)
     if stream[:4] == b"\xff\x4f\xff\x51":  # JPEG 2000
@@ -252,9 +246,6 @@ def _used_bits(stored: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, int]:
     return stored, bits
 
 
-# Grey scale -----------------------------------------------------------------------------------
-
-
 def _grey(stored: np.ndarray, dataset: Dataset, frame: int, *, invert: bool) -> Pixels:
     values, bits = _used_bits(stored, dataset)
     valid = _not_padding(stored, values, bits, dataset)
@@ -264,15 +255,15 @@ def _grey(stored: np.ndarray, dataset: Dataset, frame: int, *, invert: bool) -> 
     scaled, increasing, span = _apply_modality(values, dataset, span)
     shown = _apply_voi(scaled, dataset, span)
     if shown is not None:
-        levels = np.rint(shown * 255).astype(np.uint8)
-        return Pixels(levels, display=True, invert=invert, valid=valid)
-    if values.dtype == np.uint8 and bits <= 8 and increasing:
+        levels = np.rint(shown * 255)
+    elif values.dtype == np.uint8 and increasing:
         # Shown unchanged like any 8-bit file, whatever the unit of the values.
-        levels = (values.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
-        return Pixels(levels, display=True, invert=invert, valid=valid)
-    if values.dtype == np.uint16 and increasing:
-        scaled = values  # scaling to the display range undoes any increasing linear map
-    return Pixels(scaled, invert=invert, valid=valid)
+        levels = values.astype(np.uint16) * 255 // (2**bits - 1)
+    else:
+        if values.dtype == np.uint16 and increasing:
+            scaled = values  # scaling to the display range undoes any increasing linear map
+        return Pixels(scaled, invert=invert, valid=valid)
+    return Pixels(levels.astype(np.uint8), display=True, invert=invert, valid=valid)
 
 
 def _with_frame_groups(dataset: Dataset, frame: int) -> Dataset:
@@ -382,9 +373,6 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-# Palettes -------------------------------------------------------------------------------------
-
-
 def _apply_palette(index: np.ndarray, dataset: Dataset) -> np.ndarray:
     """Look up the colours of palette indices (PS3.3 C.7.6.3.1.5 and C.7.6.3.1.6).
 
@@ -396,13 +384,8 @@ def _apply_palette(index: np.ndarray, dataset: Dataset) -> np.ndarray:
     # tables decide, not one frame, which may use dark entries only.
     shift = 8 if any(entries.max() > 255 for entries, _ in tables) else 0
     wide = index.astype(np.int64)
-    return np.stack(
-        [
-            (entries >> shift).astype(np.uint8)[np.clip(wide - first, 0, entries.size - 1)]
-            for entries, first in tables
-        ],
-        axis=-1,
-    )
+    clipped = ((entries, np.clip(wide - first, 0, entries.size - 1)) for entries, first in tables)
+    return np.stack([(entries[at] >> shift).astype(np.uint8) for entries, at in clipped], axis=-1)
 
 
 def _palette(dataset: Dataset, colour: str) -> tuple[np.ndarray, int]:

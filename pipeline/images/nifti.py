@@ -141,13 +141,10 @@ def _needed(head: bytes) -> int:
         header = kind(head[: 540 if second else 348], check=False)
         count = math.prod(int(n) for n in header.get_data_shape())
         needed = int(header["vox_offset"]) + count * header.get_data_dtype().itemsize
-        single = bytes(header["magic"]).startswith(b"n+")
+        if count < 1 or not bytes(header["magic"]).startswith(b"n+"):  # a .hdr without its .img
+            raise ValueError("no voxels")
     except Exception:
-        raise ImageError("has no NIfTI header", remedy="save it as NIfTI or PNG") from None
-    if count < 1 or not single:
-        raise ImageError(
-            "has no voxels (half of a .hdr/.img pair?)", remedy="save it as one file (.nii)"
-        )
+        raise ImageError("has no NIfTI header", remedy="save it as one file (.nii)") from None
     if needed > MAX_BYTES:
         raise ImageError(
             f"needs {needed:,} bytes, the limit is {MAX_BYTES:,}",

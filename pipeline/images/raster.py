@@ -46,7 +46,7 @@ def frame_info(index: int, width: int, height: int, orientation: int) -> FrameIn
 
 def probe(data: bytes, kind: str) -> list[FrameInfo]:
     """Read the size from the header."""
-    image = open_image(data, kind)
+    image = _open(data, kind)
     return [frame_info(0, *image.size, _orientation(image, data))]
 
 
@@ -60,7 +60,7 @@ def read(data: bytes, kind: str, frame: int) -> Pixels:
         ImageError: a frame other than 0, an animation, too many pixels, truncated or damaged.
     """
     check_frame(frame, 1)
-    image = open_image(data, kind)
+    image = _open(data, kind)
     turn = _orientation(image, data)
     if kind == "PNG":
         _check_png(data)
@@ -77,13 +77,9 @@ def read(data: bytes, kind: str, frame: int) -> Pixels:
     zeros = len(data) - len(data.rstrip(b"\0"))
     if kind == "WEBP" and zeros > max(256, len(data) // 8):
         raise ImageError("is damaged (ends in zero bytes)", remedy=AGAIN)
-    return to_pixels(image, turn, lossy=kind in ("JPEG", "WEBP"))
-
-
-def to_pixels(image: ImageFile.ImageFile, turn: int, *, lossy: bool) -> Pixels:
-    """Decode an opened 8-bit image and turn it upright."""
     image.load()
-    threshold = "nonzero" if image.mode == "P" else "half" if lossy else "auto"
+    lossy = "half" if kind in ("JPEG", "WEBP") else "auto"
+    threshold = "nonzero" if image.mode == "P" else lossy
     return Pixels(upright(np.asarray(_opaque(image)), turn), display=True, threshold=threshold)
 
 
@@ -139,8 +135,7 @@ def _check_png(data: bytes) -> None:
         raise ImageError("is truncated (no PNG end chunk)", remedy=AGAIN)
 
 
-def open_image(data: bytes, kind: str) -> ImageFile.ImageFile:
-    """Read the header; refuse an animation and more pixels than the limit."""
+def _open(data: bytes, kind: str) -> ImageFile.ImageFile:
     # Not Image.open: its size limit is global to the process, and first only a warning.
     Image.init()
     try:

@@ -66,14 +66,6 @@ def read_image(path: str | os.PathLike, frame: int = 0, *, data: bytes | None = 
     Raises:
         ImageError: cannot be read, damaged, too large, or no such frame.
         SkippedFile: not an image (DICOMDIR, DICOM object without pixels).
-
-    Example:
-        >>> import numpy as np, tempfile
-        >>> from PIL import Image
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     Image.fromarray(np.full((2, 3), 7, np.uint8)).save(f"{folder}/x.png")
-        ...     read_image(f"{folder}/x.png").shape
-        (2, 3, 3)
     """
     with _naming(path):
         kind, data = _load(path, data)
@@ -89,11 +81,7 @@ def read_mask(
 ) -> np.ndarray:
     """Read one frame as a region, turned upright by the same rules as an image.
 
-    The region is what is displayed bright, by one threshold for all frames of the file: the
-    higher one of two levels; every label but zero; above 127 for smooth edges (above half of the
-    file's maximum for deep samples); above 0.5 for probabilities. JPEG and WebP always have the
-    threshold 127, because of coding noise; in a palette image everything but black is the region.
-    An 8-bit file of few low numbers is a label map: store probabilities as floats. See
+    The region is what is displayed bright, by one threshold for all frames of the file: see
     `pipeline.images.region.find_threshold`.
 
     Args:
@@ -147,8 +135,7 @@ def to_voxels(
 
     Args:
         mask: bool (h, w), in the orientation of `read_image(path, frame)`.
-        path: the NIfTI file of the slice.
-        frame: 0-based slice.
+        path, frame: the NIfTI file and the 0-based slice.
         out: bool voxels of an earlier call, to collect the slices of a volume.
 
     Returns:

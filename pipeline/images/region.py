@@ -50,7 +50,9 @@ def find_threshold(frames: Frames) -> tuple[float, float]:
     Fractions that round to 0 or 1 are probabilities, with threshold 0.5. Of two levels the higher
     one is the region. More integer levels are labels if they fill areas, or if there are few and
     none is above 127: then everything but zero is the region. Otherwise they are the edges of a
-    smooth mask, with threshold 127, or half of the file's maximum if that is above 255.
+    smooth mask, with threshold 127, or half of the file's maximum if that is above 255. JPEG and
+    WebP always have the threshold 127, because of coding noise; in a palette image everything but
+    black is the region. Store probabilities as floats: 8-bit ones of few low levels are labels.
 
     Args:
         frames: returns the frames, each time it is called.

@@ -12,14 +12,7 @@ from PIL import Image
 
 from pipeline.errors import ImageError
 from pipeline.images.formats import AGAIN, FrameInfo, Pixels, check_frame, check_size
-from pipeline.images.raster import (
-    ORIENTATION,
-    frame_info,
-    open_image,
-    split_alpha,
-    to_pixels,
-    upright,
-)  # fmt: skip
+from pipeline.images.raster import ORIENTATION, frame_info, split_alpha, upright
 
 # tifffile logs unusual tags, and without a handler logging prints to the terminal.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
@@ -60,11 +53,6 @@ def read(data: bytes, kind: str, frame: int) -> Pixels:
         check_frame(frame, len(pages))
         page = pages[frame]
         _check_page(page, data)
-        if page.photometric == YCBCR and page.compression != JPEG:  # tifffile does not convert it
-            image = open_image(data, "TIFF")
-            image.seek(page.index)
-            check_size(*image.size)
-            return to_pixels(image, 1, lossy=False)  # Pillow has turned it upright
         values = page.asarray(maxworkers=1)
         if values.ndim == 3 and page.axes[:1] == "S":
             values = np.moveaxis(values, 0, 2)
@@ -123,7 +111,8 @@ def _to_grey_or_rgb(page: tifffile.TiffPage, values: np.ndarray) -> Pixels:
     if page.photometric == CMYK and values.dtype == np.uint8 and values.shape[2:] >= (4,):
         inks = Image.fromarray(np.ascontiguousarray(values[..., :4]), mode="CMYK")
         return Pixels(np.asarray(inks.convert("RGB")), display=True, threshold=lossy)
-    if page.photometric not in (MINISWHITE, MINISBLACK, RGB, YCBCR):
+    undecoded = page.photometric == YCBCR and page.compression != JPEG
+    if undecoded or page.photometric not in (MINISWHITE, MINISBLACK, RGB, YCBCR):
         raise ImageError(
             f"has the colour model {page.photometric.name} of {values.dtype}", remedy=RESAVE
         )

@@ -111,8 +111,7 @@ def learner_params(params: Params, name: str, root: Path) -> tuple[type[Learner]
     try:
         return cls, cls.Parameters.model_validate(section)
     except ValidationError as error:
-        prefix = f"learners.{name}"
-        problems = "; ".join(problem_text(p, cls.Parameters, prefix) for p in error.errors())
+        problems = problem_text(error, f"learners.{name}")
         raise ConfigError(problems, remedy="correct these keys of params.yaml or --set") from None
 
 

@@ -16,26 +16,18 @@ def overlap(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     return 2 * both / total, both / (total - both)
 
 
-def boundary(mask: np.ndarray) -> np.ndarray:
-    """Return (row, column) of the mask's pixels that have a 4-neighbour outside it, int (n, 2).
-
-    Pixels beyond the border of the image count as outside.
-    """
-    return np.argwhere(mask & ~binary_erosion(mask))
-
-
 def hd95(predicted: np.ndarray, truth: np.ndarray) -> float:
     """Return the 95 % Hausdorff distance in pixels; NaN when a mask is empty.
 
     This is the larger of the two directed 95th percentiles of the distance from a boundary pixel
-    to the nearest boundary pixel of the other mask (as MONAI computes it).
+    to the nearest boundary pixel of the other mask (as MONAI computes it). Boundary pixels have a
+    4-neighbour outside the mask or the image.
     """
-    a, b = boundary(predicted), boundary(truth)
+    a, b = (np.argwhere(mask & ~binary_erosion(mask)) for mask in (predicted, truth))
     if not len(a) or not len(b):
         return float("nan")
-    forward = cKDTree(b).query(a)[0]
-    backward = cKDTree(a).query(b)[0]
-    return float(max(np.percentile(forward, 95), np.percentile(backward, 95)))
+    distances = cKDTree(b).query(a)[0], cKDTree(a).query(b)[0]
+    return float(max(np.percentile(d, 95) for d in distances))
 
 
 def center_ellipse(mask: np.ndarray) -> np.ndarray:

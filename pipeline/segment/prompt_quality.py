@@ -34,7 +34,7 @@ from pipeline.segment.quality import bounding_box
 from pipeline.segment.segment import SegmentMapper
 from pipeline.segment.strategies import strategy_class
 from pipeline.store import WorkItem
-from pipeline.store.plan import Plan
+from pipeline.store.items import Plan
 
 ELLIPSE = "box-ellipse"
 """The floor of a box prompt: the ellipse inside the same box, without a model."""
@@ -231,14 +231,14 @@ class PromptTable:
             for key, rows in table.drop_duplicates(["key", "strategy"]).groupby("key"):
                 self.figures[key] = rows.to_dict("records")
 
-    def plan(self, items: Sequence[WorkItem], *, force: bool = False, verify: bool = True) -> Plan:
+    def plan(self, items: Sequence[WorkItem], *, force: bool = False) -> Plan:
         """Return the items whose figures are missing; all of them with `force`."""
         known = {} if force else self.figures
         todo = [(item, "") for item in items if item.key not in known]
         return Plan(todo=todo, reused=[item for item in items if item.key in known])
 
     def prepare(self, item: WorkItem, rows: list[Row]) -> tuple[str, list[Row]]:
-        """Return the rows of one image as `put` takes them."""
+        """Return the figures of one image as `put` takes them."""
         return item.key, rows
 
     def put(self, prepared: Sequence[tuple[str, list[Row]]]) -> None:
@@ -301,16 +301,10 @@ def reference_prompts(
 def jitter_box(
     box: np.ndarray, amount: float, rng: np.random.Generator, height: int, width: int
 ) -> np.ndarray:
-    """Move each edge of a box by up to `amount` of its side, within the image.
-
-    Args:
-        box: x0, y0, x1, y1 in pixels.
-        amount: 0.1 moves an edge by at most a tenth of the side, uniformly.
-        rng: draws the four moves.
-        height, width: of the image.
+    """Move each edge of a box (x0, y0, x1, y1) by up to `amount` of its side, within the image.
 
     Returns:
-        float64 (4,), at least one pixel wide and high.
+        float64 (4,) pixels, at least one pixel wide and high.
     """
     sides = np.tile(box[2:] - box[:2], 2)
     x0, y0, x1, y1 = box + rng.uniform(-amount, amount, 4) * sides
@@ -319,11 +313,7 @@ def jitter_box(
 
 
 def deepest_point(mask: np.ndarray) -> tuple[int, int]:
-    """Return x, y of the pixel farthest from the edge of a mask, where a user would click.
-
-    Args:
-        mask: bool (h, w), not empty.
-    """
+    """Return x, y of the pixel farthest from the edge of a mask, where a user would click."""
     x0, y0, x1, y1 = bounding_box(mask)
     depth = ndimage.distance_transform_edt(np.pad(mask[y0:y1, x0:x1], 1))[1:-1, 1:-1]
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)
@@ -347,11 +337,8 @@ def truth_sample(manifest: pd.DataFrame, images: int, seed: int) -> pd.DataFrame
 
     Args:
         manifest: from `read_manifest`.
-        images: size of the sample; 0 takes all.
+        images: size of the sample; 0 takes all, as does a size above what there is.
         seed: of the draw.
-
-    Returns:
-        The rows, in the order of the manifest; all that exist if these are fewer.
     """
     # An area that was not counted ("") is checked when the mask is read.
     candidates = manifest[(manifest["mask_path"] != "") & (manifest["mask_area"] != "0")]
@@ -375,11 +362,8 @@ def class_quotas(labels: pd.Series, total: int) -> dict[str, int]:
 
     A class gets at most its size, and at least one while there are as many to give as classes.
     """
-    counts = labels.value_counts().sort_index()
-    total = min(total, len(labels))
-    if not total:
-        return {}
-    exact = counts * (total / len(labels))
+    counts, total = labels.value_counts().sort_index(), min(total, len(labels))
+    exact = counts * (total / max(len(labels), 1))
     quota = exact.astype(int)
     if total >= len(counts):
         quota = quota.clip(lower=1)

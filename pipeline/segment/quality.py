@@ -9,9 +9,7 @@ STABILITY_OFFSET = 1.0
 """Shift of the threshold, in logits, as in SAM's automatic mask generator."""
 
 
-def stability_score(
-    logits: np.ndarray, threshold: float = 0.0, offset: float = STABILITY_OFFSET
-) -> np.ndarray:
+def stability_score(logits: np.ndarray, threshold: float = 0.0) -> np.ndarray:
     """Return the IoU of the masks at a slightly higher and a slightly lower threshold.
 
     The stability score of "Segment Anything" (Kirillov et al. 2023, section 5). The higher mask
@@ -20,13 +18,12 @@ def stability_score(
     Args:
         logits: (..., h, w) mask logits at SAM2's low resolution.
         threshold: logits above it are inside the mask.
-        offset: half the distance between the two thresholds.
 
     Returns:
         float32 (...,) in [0, 1]; 1 if both masks are empty.
     """
-    inner = (logits > threshold + offset).sum(axis=(-2, -1))
-    outer = (logits > threshold - offset).sum(axis=(-2, -1))
+    inner = (logits > threshold + STABILITY_OFFSET).sum(axis=(-2, -1))
+    outer = (logits > threshold - STABILITY_OFFSET).sum(axis=(-2, -1))
     ratio = np.divide(inner, outer, out=np.ones(np.shape(outer)), where=outer > 0)
     return np.asarray(ratio, dtype=np.float32)
 
@@ -39,13 +36,11 @@ def component_count(mask: np.ndarray) -> int:
 def border_share(masks: np.ndarray) -> np.ndarray:
     """Return the share of the border pixels of the frame that each mask covers.
 
-    Background masks touch the border, objects rarely do.
-
     Args:
         masks: bool (..., h, w), h and w at least 2.
 
     Returns:
-        float32 (...,) in [0, 1].
+        float32 (...,) in [0, 1]; high for background masks.
     """
     border = np.concatenate(
         [masks[..., 0, :], masks[..., -1, :], masks[..., 1:-1, 0], masks[..., 1:-1, -1]], axis=-1
@@ -75,9 +70,5 @@ def mask_status(area_fraction: float, min_area: float, max_area: float) -> str:
 
 
 def effective_mask(mask: np.ndarray, status: str) -> np.ndarray:
-    """Return the mask that views are made with: all ones if the mask is empty or full.
-
-    An image in which SAM2 finds nothing, or everything, is used as a whole; the mask store and the
-    feature store both record this.
-    """
+    """Return the mask that views are made with: all ones if the mask is empty or full."""
     return mask if status == "ok" else np.ones_like(mask)

@@ -2,9 +2,8 @@
 
 from pipeline.store.convert import convert_store
 from pipeline.store.items import FeatureRow, MaskRow, WorkItem
-from pipeline.store.reader import FeatureStore, MaskStore, open_features, open_masks
-from pipeline.store.verify import VerifyReport, verify_store
-from pipeline.store.writer import FeatureStoreWriter, MaskStoreWriter, ShardEntry, write_shard
+from pipeline.store.reader import FeatureStore, MaskStore, open_features, open_masks, verify_store
+from pipeline.store.writer import FeatureStoreWriter, MaskStoreWriter, write_shard
 
 __all__ = [
     "FeatureRow",
@@ -13,8 +12,6 @@ __all__ = [
     "MaskRow",
     "MaskStore",
     "MaskStoreWriter",
-    "ShardEntry",
-    "VerifyReport",
     "WorkItem",
     "convert_store",
     "open_features",

@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import StoreError
-from pipeline.io import ProcessLock, writing
-from pipeline.store.folders import Folders
-from pipeline.store.layout import GOOD, kind_of, read_root
-from pipeline.store.shards import SHARD_ROWS
-from pipeline.store.writer import FeatureStoreWriter, MaskStoreWriter, StoreWriter, WorkItem
+from pipeline.store.items import WorkItem
+from pipeline.store.layout import GOOD, KINDS, Kind, Row, checksum, read_root
+from pipeline.store.writer import FeatureStoreWriter, MaskStoreWriter
 
 
 def convert_store(path: str | PathLike) -> int:
@@ -28,66 +26,46 @@ def convert_store(path: str | PathLike) -> int:
     Raises:
         StoreError: not a store of layout 1, or its index is damaged.
     """
-    path = Path(path)
-    with ProcessLock(path.with_name(path.name + ".lock")):
-        folders = Folders(path)
-        folders.recover()
-        return convert_open(path, folders)
-
-
-def convert_open(path: Path, folders: Folders) -> int:
-    """`convert_store` for a caller who holds the lock."""
     import zarr
 
-    root = read_root(path, layout=1)
-    attrs = root["attributes"]
-    kind = kind_of(path, root)
-    with writing(path):
-        folders.clear(folders.compact)
-    try:
+    attrs = read_root(Path(path), layout=1)["attributes"]
+    kind, identity = KINDS[attrs["store"]], dict(attrs["identity"])
+    own = {name: identity[name] for name in ("views", "dim", "tokens") if kind.name == "features"}
+    new = MaskStoreWriter if kind.name == "masks" else FeatureStoreWriter
+    with new(path, identity, on_mismatch="rebuild", **own) as writer:
+        derived = ("index_crc", "text_crc", "text_identity", "prompts")
+        writer.extra_attrs |= {k: v for k, v in attrs.items() if k not in derived}
         old = zarr.open_group(path, mode="r", use_consolidated=True)
-        columns = {name: old[name][...].tolist() for name in kind.columns if name in old}
-    except Exception as error:  # whatever a codec makes of damaged bytes
-        raise StoreError(
-            f"the row index is lost or damaged: {error}",
-            path=path,
-            remedy="restore it (dvc checkout), or run the stage again with --force",
-        ) from None
-    writer = _writer(folders, attrs)
-    items = [
-        WorkItem("", "", path, 0, {"height": h, "width": w})
-        for h, w in zip(columns.get("height", []), columns.get("width", []), strict=True)
-    ]
-    writer._create(items)
-    arrays = {name: old[name] for name in kind.sums if name in old}
-    n, done = len(columns["image_id"]), 0
-    for low in range(0, n, SHARD_ROWS):
-        high = min(low + SHARD_ROWS, n)
-        blocks: dict[str, Any] = {}
-        if kind.name == "features":
-            blocks = {name: _read(array, slice(low, high)) for name, array in arrays.items()}
-        for i in range(low, high):
-            row = {name: default for name, (_, default) in kind.columns.items()}
-            row |= {name: values[i] for name, values in columns.items()}
+        try:
+            columns = {name: old[name][...].tolist() for name in kind.columns if name in old}
+            rows = [dict(zip(columns, v, strict=True)) for v in zip(*columns.values(), strict=True)]
+        except Exception as error:  # whatever a codec makes of damaged bytes
+            raise StoreError(
+                f"the row index is lost or damaged: {error}",
+                path=path,
+                remedy="restore it (dvc checkout), or run the stage again with --force",
+            ) from None
+        if writer._last is None:
+            writer._create([WorkItem("", "", Path(path), 0, row) for row in rows])
+        done = set(writer._last.frame.index)  # of a conversion that was interrupted
+        for i, row in enumerate(rows):
             data = {}
             if row["status"] in GOOD:
-                for name, array in arrays.items():
-                    block = blocks.get(name)
-                    region = (i, *map(slice, kind.shape(row) or ()))
-                    data[name] = _read(array, region) if block is None else block[i - low]
-                if any(v is None for v in data.values()) or not kind.matches(data, row):
-                    continue
-            elif row["status"] != "failed":
-                continue  # interrupted while it was computed again
-            writer.put_row(row, data)
-            done += 1
-        writer.flush()
-    if attrs.get("text_crc") is not None:
-        _convert_text(writer, old, attrs)
-    writer.commit()
-    with writing(path):
-        folders.replace(folders.compact)
-    return done
+                region = (i, *(slice(row[side]) for side in kind.sides))
+                data = {name: _read(old[name], region) for name in kind.sums if name in old}
+            if row["image_id"] not in done and _intact(kind, row, data):
+                writer.put([(row, data)])
+                done.add(row["image_id"])
+        text = [_read(old[n], ...) for n in ("text_features", "class", "template") if n in old]
+        if attrs.get("text_crc") is not None and not any(values is None for values in text):
+            writer.set_text(
+                text[0],
+                classes=text[1].tolist(),
+                templates=text[2].tolist(),
+                identity=attrs["text_identity"],
+                prompts=attrs["prompts"],
+            )
+    return len(done)
 
 
 def _read(array: Any, region: Any) -> np.ndarray | None:
@@ -97,24 +75,7 @@ def _read(array: Any, region: Any) -> np.ndarray | None:
         return None
 
 
-def _writer(folders: Folders, attrs: dict[str, Any]) -> StoreWriter:
-    """Return a writer of the new store; the lock is held already."""
-    identity = dict(attrs["identity"])
-    if attrs["store"] == "masks":
-        writer: StoreWriter = MaskStoreWriter(folders.compact, identity)
-    else:
-        own = {name: identity[name] for name in ("views", "dim", "tokens")}
-        writer = FeatureStoreWriter(folders.compact, identity, **own)
-    derived = ("index_crc", "text_crc", "text_identity", "prompts")
-    writer.extra_attrs |= {k: v for k, v in attrs.items() if k not in derived}
-    return writer
-
-
-def _convert_text(writer: FeatureStoreWriter, old: Any, attrs: dict[str, Any]) -> None:
-    values = [_read(old[name], ...) for name in ("text_features", "class", "template")]
-    if any(v is None for v in values):
-        return  # the next run encodes the prompts again
-    features, classes, templates = values
-    identity, prompts = attrs["text_identity"], attrs["prompts"]
-    names = {"classes": classes.tolist(), "templates": templates.tolist()}
-    writer.set_text(features, **names, identity=identity, prompts=prompts)
+def _intact(kind: Kind, row: Row, data: dict[str, np.ndarray | None]) -> bool:
+    if not data:
+        return row["status"] == "failed"  # else it was interrupted while it was computed again
+    return all(v is not None and checksum(v) == row[kind.sums[n]] for n, v in data.items())

@@ -1,13 +1,17 @@
-"""What a store takes: items to be computed, and the rows that mappers make of them."""
+"""What a store takes: an identity, items to be computed, and the rows that mappers make of them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+
+from pipeline.errors import StoreError
 
 
 @dataclass(frozen=True)
@@ -78,3 +82,51 @@ class FeatureRow:
     mask_crc: int = -1
     reason: str = ""
     status: str = "ok"
+
+
+@dataclass
+class Plan:
+    """Items sorted by what they need.
+
+    Args:
+        todo: (item, reason) to compute; reason "" = a new row.
+        copies: (item, reason) whose key is that of another item of `todo` or of a stored row.
+        reused: items whose row is stored and good.
+    """
+
+    todo: list[tuple[WorkItem, str]] = field(default_factory=list)
+    copies: list[tuple[WorkItem, str]] = field(default_factory=list)
+    reused: list[WorkItem] = field(default_factory=list)
+
+
+def canonical(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an identity (all that decides a store's content) as it reads back from JSON.
+
+    Raises:
+        StoreError: a value is not JSON (NaN included).
+    """
+    try:
+        return json.loads(json.dumps(identity, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"this identity cannot be written as JSON: {error}") from None
+
+
+def identity_diff(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Return one line per difference, e.g. `encode.fill: "black" in the store, "mean" now`.
+
+    Lists are compared as a whole, since their order matters.
+    """
+    old, new = (
+        dict(*pd.json_normalize(canonical(identity)).to_dict("records"))
+        for identity in (stored, wanted)
+    )
+
+    def show(values: Mapping[str, Any], key: str) -> str:
+        text = json.dumps(values[key], ensure_ascii=False) if key in values else "absent"
+        return text if len(text) <= 80 else f"{text[:38]}...{text[-38:]}"
+
+    return [
+        f"{key}: {show(old, key)} in the store, {show(new, key)} now"
+        for key in sorted(old.keys() | new.keys())
+        if show(old, key) != show(new, key) or old.get(key) != new.get(key)
+    ]

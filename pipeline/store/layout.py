@@ -6,76 +6,75 @@ A store is a Zarr v3 group. One row per image; rows are numbered in the order th
       zarr.json                  group attributes, consolidated metadata of all arrays, and the name
                                  of the index: REPLACED LAST, in one rename. This is the commit.
       index-1f2e3d4c.parquet     the index: one line per image_id -> row number, status, checksum
-      mask/c/0/0/0               a shard: 256 rows, one inner chunk per row (see `shards`)
+      mask/c/0/0/0               a shard: 256 rows, one inner chunk per row
       mask/c/1/0/0               the last shard, not yet full
       label/c/0                  columns for plain Zarr and xarray readers, derived from the index
       .partial-h2k7/             files being written; left by a kill, removed by the next writer
 
-                  rows 0 ... 255            rows 256 ... 511
-    shards       [################]        [#####...........]   <- appended rows go here
-                  ^    ^   ^                 ^ ^  (row 7 was computed again: it is row 259 now)
-    index        img_a  img_b ...  img_k -> 259
-
 Why a reader never sees a half-written state:
 
-* A row is written once. A row that is computed again gets a new row number, and the next index
-  points to that one; the old row is `superseded` until the store is compacted.
-* A full shard is never written again. The last shard is replaced by a longer file in which the
-  bytes of all earlier rows keep their offsets, so that whoever read its chunk index before the
-  replacement reads the same bytes after it.
-* An index file is never written again; its name holds its checksum. The previous one stays for
-  readers that have just read the previous zarr.json.
-* A column in which an existing row changes (a new label, a superseded row) is written under its
-  other chunk key (`label/c/0` <-> `label/c.0`), which zarr.json names; otherwise it is extended.
+* A row is written once. A row that is computed again gets a new row number, to which the next
+  index points; the old row is `superseded` and costs disk space only.
+* A full shard is never written again. The last one is replaced by a longer file in which earlier
+  rows keep their offsets: who read its chunk table before reads the same bytes after.
+* An index file is never written again; its name holds its checksum. The previous one stays.
+* A column in which an existing row changes is written under its other chunk key (`label/c/0` <->
+  `label/c.0`), which zarr.json names; otherwise it is extended. A plain dataset that stays open
+  while existing rows change twice should be opened again.
 * A killed writer leaves rows that no index lists. The next writer overwrites them.
 
-A rebuild with other choices and a compaction are made in a hidden folder next to the store, which
-takes its place when complete (see `folders`). `StoreReader` keeps the folder open and reads the
-replaced store to the end.
+A shard is in the format of Zarr's `sharding_indexed` codec: the chunks, one per row, then a table
+with the offset and size of each (little-endian uint64; all ones = no data). Zarr and xarray read
+it by themselves. It is written here because the last shard must grow without moving its rows, and
+read here because Zarr takes a lost file for fill values. The codec's checksum over the table is
+left out: a damaged entry spoils its own row only, which fails its checksum.
 
-A plain reader (`xarray.open_zarr(path)`) sees the committed rows, failed ones included; rows with
-`status` "superseded" are not images and have the image_id "". What it cannot see is a lost shard
-file, which Zarr reads as fill values: only `StoreReader` compares every row with its checksum. A
-plain dataset that stays open while existing rows change twice should be opened again.
+Reference: Zarr v3 specification; sharding codec version 1.0.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 import shutil
+import struct
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.errors import StoreError
-from pipeline.io import atomic_write, fsync_path
+from pipeline.io import fsync_path
 
 LAYOUT = 2
-"""Version of this layout, in the attributes of every store."""
-
 PARTIAL = ".partial-"
-"""Begin of the names of folders, inside a store, with files that are being written."""
-
 GOOD = ("ok", "empty", "full")
 """Statuses of rows that have data. A row with status "failed" has a reason instead."""
-
-Columns = Mapping[str, tuple[str, Any]]
-"""Index columns: name -> (data type, value of a row that has none)."""
+SHARD_ROWS, SHARD_BYTES = 256, 64 << 20
+TILE = 1024
+COLUMN_ROWS = 16384  # per chunk of a column for plain readers: mostly one file per column
+ENTRY, EMPTY = struct.Struct("<QQ"), 2**64 - 1  # of a shard's table
 
 Row = dict[str, Any]
 """Index values of one row, by column."""
-
 Data = dict[str, np.ndarray]
 """Data of one row, by array name."""
+Cell = tuple[int, ...]
+"""Position of a chunk within a row: which tile of a large mask; (0, 0) where there is only one."""
 
-COMMON: Columns = {
+COMMON: Mapping[str, tuple[str, Any]] = {
     "image_id": ("string", ""),
     "label": ("string", ""),
     "split": ("string", ""),
@@ -85,8 +84,9 @@ COMMON: Columns = {
     "sha256": ("string", ""),
     "key": ("string", ""),
     "crc": ("uint32", 0),
+    "row": ("int64", -1),
 }
-"""Index columns of both kinds of store."""
+"""Index columns of both kinds of store: name -> (data type, value of a row that has none)."""
 
 
 @dataclass(frozen=True)
@@ -96,39 +96,18 @@ class Kind:
     Args:
         name: "masks" or "features", in the store's attributes.
         stage: the command that writes it.
-        columns: index columns.
+        columns: index columns, as `COMMON`.
         shown: index columns that plain Zarr readers see as coordinates.
-        sums: data array -> the index column with the checksum of its rows. The first array is
-            always there.
-        shape: index row -> shape of its data, or None where all rows have the array's shape.
-        digest: data of one row of an array -> its checksum.
+        sums: data array -> the index column with the checksum of its rows.
+        sides: index columns with the shape of a row; () = all rows have the array's shape.
     """
 
     name: str
     stage: str
-    columns: Columns
+    columns: Mapping[str, tuple[str, Any]]
     shown: tuple[str, ...]
     sums: Mapping[str, str]
-    shape: Callable[[Row], tuple[int, ...] | None]
-    digest: Callable[[np.ndarray], int]
-
-    def checksums(self, data: Data) -> dict[str, int]:
-        """Return the checksums of a row's data by index column."""
-        return {self.sums[name]: self.digest(values) for name, values in data.items()}
-
-    def matches(self, data: Data, row: Row) -> bool:
-        """Whether the data are those that the index row was written for."""
-        return all(row[column] == crc for column, crc in self.checksums(data).items())
-
-
-def mask_crc(mask: np.ndarray) -> int:
-    """Return the CRC-32 of a mask's bits, packed eight to a byte."""
-    return zlib.crc32(np.packbits(mask).tobytes())
-
-
-def feature_crc(values: np.ndarray) -> int:
-    """Return the CRC-32 of an array's little-endian float32 bytes."""
-    return zlib.crc32(np.ascontiguousarray(values, dtype="<f4"))
+    sides: tuple[str, ...] = ()
 
 
 MASKS = Kind(
@@ -147,8 +126,7 @@ MASKS = Kind(
     },
     shown=("image_id", "label", "split", "in_manifest", "status", "height", "width"),
     sums={"mask": "crc"},
-    shape=lambda row: (row["height"], row["width"]),
-    digest=mask_crc,
+    sides=("height", "width"),
 )
 
 FEATURES = Kind(
@@ -162,22 +140,16 @@ FEATURES = Kind(
     },
     shown=("image_id", "label", "split", "in_manifest", "status", "mask_status"),
     sums={"image_features": "crc", "tokens": "tokens_crc"},
-    shape=lambda row: None,
-    digest=feature_crc,
 )
 
 KINDS = {kind.name: kind for kind in (MASKS, FEATURES)}
 
 
-def kind_of(path: Path, root: Mapping[str, Any]) -> Kind:
-    """Return the kind of the store with this root."""
-    name = root["attributes"].get("store")
-    if name not in KINDS:
-        raise StoreError(f"unknown kind of store: {name!r}", path=path)
-    return KINDS[name]
-
-
-# -- the root ---------------------------------------------------------------------------------
+def checksum(values: np.ndarray) -> int:
+    """Return the CRC-32 of a mask's bits, eight to a byte, or of little-endian float32 values."""
+    if values.dtype == bool:
+        return zlib.crc32(np.packbits(values))
+    return zlib.crc32(np.ascontiguousarray(values, dtype="<f4"))
 
 
 def read_root(path: Path, folder: int | None = None, layout: int = LAYOUT) -> dict[str, Any]:
@@ -185,74 +157,34 @@ def read_root(path: Path, folder: int | None = None, layout: int = LAYOUT) -> di
 
     Args:
         path: the store.
-        folder: file descriptor of the store's folder; by default it is found by `path`.
-        layout: the layout version wanted.
+        folder: file descriptor of its folder, if that is open.
+        layout: the version wanted.
 
     Raises:
         StoreError: no store, not one of this pipeline's stores, or another layout version.
     """
-    stage = {"masks": "segment", "features": "encode"}.get(path.name.split(".")[0])
+    stage = KINDS.get(path.name.split(".")[0], MASKS).stage
     remedy = f"run: pipeline {stage} --dataset {path.absolute().parent.name}"
-    if stage is None:
-        remedy = "check the name: a dataset has masks.zarr and features.zarr"
     try:
-        name = path / "zarr.json" if folder is None else "zarr.json"
-        root = json.loads(read_bytes(name, folder))
+        root = json.loads(read_bytes("zarr.json" if folder else path / "zarr.json", folder))
+        attrs, arrays = root["attributes"], root["consolidated_metadata"]["metadata"]
+        found, kind = attrs["layout"], KINDS[attrs["store"]]
+        _ = attrs["identity"], arrays[next(iter(kind.sums))]
     except (FileNotFoundError, NotADirectoryError):
         raise StoreError("no store here", path=path, remedy=remedy) from None
-    except ValueError:
-        raise StoreError(
-            "the store's zarr.json is damaged", path=path, remedy=f"delete the store and {remedy}"
-        ) from None
     except OSError as error:
-        raise StoreError(
-            f"cannot be read: {error.strerror}", path=path, remedy="check its owner and mode"
-        ) from None
-    try:
-        found = root["attributes"]["layout"]
-        _ = root["consolidated_metadata"]["metadata"], root["attributes"]["identity"]
-    except (KeyError, TypeError):
-        raise StoreError(
-            "a Zarr group, but not one of this pipeline's stores", path=path, remedy=remedy
-        ) from None
-    if found == 1 and layout != 1:
-        raise StoreError(
-            "the store has layout 1, of an earlier version",
-            path=path,
-            remedy=f"run: pipeline convert {path} (nothing is computed again)",
-        )
+        remedy = "check its owner and mode"
+        raise StoreError(f"cannot be read: {error.strerror}", path=path, remedy=remedy) from None
+    except (ValueError, KeyError, TypeError):
+        remedy = f"restore it (dvc checkout), or delete the store and {remedy}"
+        message = "its zarr.json is damaged, or not of one of this pipeline's stores"
+        raise StoreError(message, path=path, remedy=remedy) from None
     if found != layout:
-        raise StoreError(
-            f"the store has layout {found}; this version reads {layout}",
-            path=path,
-            remedy=f"delete the store and {remedy}",
-        )
+        remedy = f"delete the store and {remedy}"
+        if found == 1:
+            remedy = f"run: pipeline convert {path} (nothing is computed again)"
+        raise StoreError(f"the store has layout {found}, not {layout}", path=path, remedy=remedy)
     return root
-
-
-def make_root(attrs: Mapping[str, Any], arrays: Mapping[str, dict]) -> dict[str, Any]:
-    """Return a group's metadata with the consolidated metadata of its arrays."""
-    return {
-        "zarr_format": 3,
-        "node_type": "group",
-        "attributes": dict(attrs),
-        "consolidated_metadata": {
-            "kind": "inline",
-            "must_understand": False,
-            "metadata": dict(arrays),
-        },
-    }
-
-
-def write_root(folder: Path, root: Mapping[str, Any]) -> None:
-    """Commit: replace zarr.json."""
-    with atomic_write(folder / "zarr.json") as partial:
-        partial.write_bytes(to_json(root))
-
-
-def to_json(value: Any) -> bytes:
-    """Return compact JSON in UTF-8."""
-    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def read_bytes(name: str | os.PathLike, folder: int | None = None) -> bytes:
@@ -263,16 +195,10 @@ def read_bytes(name: str | os.PathLike, folder: int | None = None) -> bytes:
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files of a store; a kill or a power cut leaves each file old or new, never damaged.
+    """Write files of a store (name -> content), each of which is old or new after a power cut.
 
     All are flushed to the disk before the first is renamed into place.
-
-    Args:
-        folder: the store.
-        files: name within the store -> content.
     """
-    if not files:
-        return
     folder.mkdir(parents=True, exist_ok=True)
     # A folder of its own for each call: several processes write shards of one store.
     partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))
@@ -288,28 +214,65 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     shutil.rmtree(partial, ignore_errors=True)
 
 
-# -- arrays -----------------------------------------------------------------------------------
+def to_json(value: Any) -> bytes:
+    """Return compact JSON in UTF-8."""
+    return json.dumps(value, ensure_ascii=False).encode()
 
-ZSTD = {"name": "zstd", "configuration": {"level": 3, "checksum": False}}
+
+def make_table(kind: Kind, columns: Mapping[str, Any]) -> pd.DataFrame:
+    """Return an index as a table by image_id; columns that are not given have their default."""
+    n = len(columns["image_id"])
+    typed = {  # object, since pandas finds single rows of its text columns slowly
+        name: pd.Series(columns.get(name, [default] * n), dtype=dtype.replace("string", "object"))
+        for name, (dtype, default) in kind.columns.items()
+    }
+    frame = pd.DataFrame(typed)
+    return frame.set_index(frame.pop("image_id").astype(object))
+
+
+def table_to_bytes(kind: Kind, table: pd.DataFrame) -> bytes:
+    """Return the index as a Parquet file."""
+    columns = table.reset_index()
+    types = {name: pa.type_for_alias(dtype) for name, (dtype, _) in kind.columns.items()}
+    file = io.BytesIO()
+    arrays = {name: pa.array(columns[name].tolist(), type) for name, type in types.items()}
+    pq.write_table(pa.table(arrays), file, compression="zstd")
+    return file.getvalue()
+
+
+def table_from_bytes(kind: Kind, data: bytes) -> pd.DataFrame:
+    """Read a Parquet file of `table_to_bytes`, possibly by a version with fewer columns."""
+    # pyarrow starts no thread here: a short script that ends just then would be aborted
+    # (apache/arrow#34314). `read_table`, and any reader of a Python file, start some.
+    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+    names = table.column_names
+    return make_table(kind, {name: table[name].to_numpy(zero_copy_only=False) for name in names})
+
+
+def shown_columns(kind: Kind, table: pd.DataFrame, rows: int) -> dict[str, np.ndarray]:
+    """Return the columns that plain readers see, one value per row of the data arrays.
+
+    Rows that the index does not list have status "superseded", image_id "" and in_manifest False.
+    """
+    columns = {}
+    for name in kind.shown:
+        dtype, default = kind.columns[name]
+        fill = {"status": "superseded", "in_manifest": False}.get(name, default)
+        columns[name] = np.full(rows, fill, object if dtype == "string" else dtype)
+        columns[name][table["row"]] = table.index if name == "image_id" else table[name]
+    return columns
+
+
 LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
-SINGLE_BYTE = {"name": "bytes"}
-FILLS: Mapping[str, Any] = {"string": "", "bool": False, "float32": "NaN"}
-
-
-def codecs_of(dtype: str, compressed: bool = True) -> list[dict[str, Any]]:
-    """Return the Zarr codecs of an array's chunks."""
-    if dtype == "string":
-        first = {"name": "vlen-utf8", "configuration": {}}
-    else:
-        first = SINGLE_BYTE if dtype == "bool" else LITTLE
-    return [first, ZSTD] if compressed else [first]
+ZSTD = {"name": "zstd", "configuration": {"level": 3, "checksum": False}}
+FIRST = {"string": {"name": "vlen-utf8", "configuration": {}}, "bool": {"name": "bytes"}}
 
 
 def array_metadata(
-    shape: tuple[int, ...],
+    shape: Sequence[int],
     dtype: str,
-    dims: tuple[str, ...],
-    chunks: tuple[int, ...],
+    dims: Sequence[str],
+    chunks: Sequence[int],
     codecs: list[dict[str, Any]],
     separator: str = "/",
 ) -> dict[str, Any]:
@@ -319,7 +282,7 @@ def array_metadata(
         "data_type": dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": separator}},
-        "fill_value": FILLS.get(dtype, 0),
+        "fill_value": {"string": "", "bool": False, "float32": "NaN"}.get(dtype, 0),
         "codecs": codecs,
         "attributes": {},
         "dimension_names": list(dims),
@@ -327,3 +290,192 @@ def array_metadata(
         "node_type": "array",
         "storage_transformers": [],
     }
+
+
+def _compress(data: bytes) -> bytes:
+    return pa.Codec("zstd", compression_level=3).compress(data, asbytes=True)
+
+
+def write_array(
+    files: dict[str, bytes],
+    name: str,
+    dtype: str,
+    dims: tuple[str, ...],
+    values: np.ndarray,
+    metadata: Mapping[str, Any] | None = None,
+    old: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Add a small array's chunks and metadata to the files to be written; return the metadata.
+
+    Args:
+        files: name within the store -> content; the new files are added.
+        name, dtype, dims: of the array; columns ("image",) are cut in chunks of `COLUMN_ROWS`.
+        values: the array.
+        metadata: of the array on disk, if there is one. Where its values change, the new chunks get
+            the other of two names, so that a reader of the present commit is not disturbed.
+        old: the values on disk, if known. Where `values` extends them, old chunks stay.
+    """
+    chunks = (COLUMN_ROWS,) if dims == ("image",) else values.shape
+    separator, first = "/", 0
+    if metadata is not None:
+        separator = metadata["chunk_key_encoding"]["configuration"]["separator"]
+        if old is not None and np.array_equal(old, values[: len(old)]):
+            if len(old) == len(values):
+                return dict(metadata)
+            first = len(old) // COLUMN_ROWS
+        else:
+            separator = "." if separator == "/" else "/"
+    for k in range(first, -(-len(values) // chunks[0])):
+        part = values[k * chunks[0] : (k + 1) * chunks[0]]
+        key = separator.join(map(str, ("c", k, *[0] * (len(dims) - 1))))
+        files[f"{name}/{key}"] = _compress(_chunk(part, dtype, chunks))
+    codecs = [FIRST.get(dtype, LITTLE), ZSTD]
+    found = array_metadata(values.shape, dtype, dims, chunks, codecs, separator)
+    files[f"{name}/zarr.json"] = to_json(found)
+    return found
+
+
+def _chunk(values: np.ndarray, dtype: str, shape: tuple[int, ...]) -> bytes:
+    if dtype == "string":
+        texts = [str(v).encode() for v in values] + [b""] * (shape[0] - len(values))
+        parts = (struct.pack("<I", len(text)) + text for text in texts)
+        return struct.pack("<I", len(texts)) + b"".join(parts)
+    if values.shape != shape:
+        values = np.pad(values, [(0, n - k) for n, k in zip(shape, values.shape, strict=True)])
+    return values.astype(np.dtype(dtype).newbyteorder("<")).tobytes()
+
+
+@dataclass(frozen=True)
+class DataArray:
+    """An array in shards, with one row per image; bool is compressed, floats hardly could be.
+
+    Args:
+        name, dims, dtype: of the array; the first dimension is "image".
+        shape: shape of a row; smaller rows are padded with fill values.
+        chunk: shape of an inner chunk within a row.
+        rows: rows per shard.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    chunk: tuple[int, ...]
+    rows: int
+
+    @classmethod
+    def new(cls, name: str, dims: Sequence[str], chunk: Sequence[int], dtype: str) -> DataArray:
+        """Return an array whose rows are single chunks, with shards of a suitable size."""
+        size = math.prod(chunk) * np.dtype(dtype).itemsize
+        rows = SHARD_ROWS if dtype == "bool" else max(1, min(SHARD_ROWS, SHARD_BYTES // size))
+        rows = 1 << (rows.bit_length() - 1)  # a power of two: shards of two arrays nest
+        return cls(name, tuple(dims), tuple(chunk), dtype, tuple(chunk), rows)
+
+    def metadata(self, rows: int) -> dict[str, Any]:
+        sharding = {
+            "chunk_shape": [1, *self.chunk],
+            "codecs": [FIRST["bool"], ZSTD] if self.dtype == "bool" else [LITTLE],
+            "index_codecs": [LITTLE],
+            "index_location": "end",
+        }
+        codecs = [{"name": "sharding_indexed", "configuration": sharding}]
+        shape, chunks = (rows, *self.shape), (self.rows, *self.chunk)
+        return array_metadata(shape, self.dtype, self.dims, chunks, codecs)
+
+    def file(self, row: int, cell: Cell) -> str:
+        """Return the shard file that holds a chunk of a row."""
+        return "/".join(map(str, (self.name, "c", row // self.rows, *cell)))
+
+    def cells(self, shape: Sequence[int]) -> list[Cell]:
+        """Return the chunks that a row of this shape occupies."""
+        return list(product(*(range(-(-n // c)) for n, c in zip(shape, self.chunk, strict=True))))
+
+    def encode(self, values: np.ndarray) -> dict[Cell, bytes]:
+        found = {}
+        for cell in self.cells(values.shape):
+            raw = _chunk(values[self._region(cell)], self.dtype, self.chunk)
+            found[cell] = _compress(raw) if self.dtype == "bool" else raw
+        return found
+
+    def decode(self, chunks: Mapping[Cell, bytes], shape: Sequence[int]) -> np.ndarray:
+        """Return the data of one row from its chunks; ValueError when they are damaged."""
+        dtype = np.dtype(self.dtype).newbyteorder("<")
+        size = math.prod(self.chunk) * dtype.itemsize
+        out = np.empty(shape, self.dtype)
+        for cell, raw in chunks.items():
+            if self.dtype == "bool":
+                try:
+                    raw = pa.decompress(raw, size, codec="zstd", asbytes=True)
+                except (OSError, pa.ArrowException) as error:
+                    raise ValueError(str(error)) from None
+            if len(raw) != size:
+                raise ValueError(f"a chunk has {len(raw)} bytes, not {size}")
+            full = np.frombuffer(raw, dtype).reshape(self.chunk)
+            if self.dtype == "bool":
+                full = full.view(np.uint8) != 0  # a damaged byte may be neither 0 nor 1
+            region = out[self._region(cell)]
+            region[...] = full[tuple(map(slice, region.shape))]
+        return out
+
+    def _region(self, cell: Cell) -> tuple[slice, ...]:
+        return tuple(slice(k * c, (k + 1) * c) for k, c in zip(cell, self.chunk, strict=True))
+
+
+def data_arrays(kind: Kind, arrays: Mapping[str, Any]) -> dict[str, DataArray]:
+    """Return the data arrays of a store by name, from its consolidated metadata."""
+    found = {}
+    for name in kind.sums:
+        if name in arrays or not found:  # the first is always there
+            metadata = arrays[name]
+            rows, *chunk = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+            dims, shape = tuple(metadata["dimension_names"]), tuple(metadata["shape"][1:])
+            dtype = metadata["data_type"]
+            found[name] = DataArray(name, dims, shape, dtype, tuple(chunk), rows)
+    return found
+
+
+def write_rows(
+    folder: Path, arrays: Mapping[str, DataArray], first: int, rows: Sequence[Data]
+) -> None:
+    """Write rows `first`, `first` + 1, ... into their shard files.
+
+    They count once an index lists them. Rows before `first` in the same shard keep their bytes and
+    offsets; what lies behind them (of a killed writer) is dropped. No lock is needed by processes
+    that write different shards.
+    """
+    shards: dict[str, tuple[DataArray, int, dict[int, bytes]]] = {}
+    for number, data in enumerate(rows, first):
+        for name, values in data.items():
+            array = arrays[name]
+            position = number % array.rows
+            for cell, chunk in array.encode(values).items():
+                kept = max(0, first - (number - position))
+                shard = shards.setdefault(array.file(number, cell), (array, kept, {}))
+                shard[2][position] = chunk
+    files = {}
+    for file, (array, kept, chunks) in shards.items():
+        old = b""
+        if kept:
+            # Absent where no row before these reaches this tile, or where they are lost.
+            with suppress(FileNotFoundError):
+                old = read_bytes(folder / file)
+        files[file] = extended(old, array.rows, kept, chunks)
+    write_files(folder, files)
+
+
+def extended(old: bytes, rows: int, kept: int, chunks: Mapping[int, bytes]) -> bytes:
+    """Return a shard file of `rows` rows with `chunks` (position -> bytes) after the first `kept`
+    rows of `old`. A file that is cut keeps what it can."""
+    table = np.full((rows, 2), EMPTY, "<u8")
+    body = b""
+    if len(old) >= table.nbytes:
+        body = old[: -table.nbytes]
+        table[:kept] = np.frombuffer(old[-table.nbytes :], "<u8").reshape(rows, 2)[:kept]
+        there = [int(a) + int(n) for a, n in table[:kept] if a != EMPTY]
+        body = body[: max(there, default=0)]
+    parts, at = [body], len(body)
+    for position in sorted(chunks):
+        table[position] = at, len(chunks[position])
+        parts.append(chunks[position])
+        at += len(chunks[position])
+    return b"".join([*parts, table.tobytes()])

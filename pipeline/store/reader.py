@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-import time
 import weakref
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,139 +20,189 @@ import pyarrow as pa
 
 from pipeline.errors import StoreError
 from pipeline.io import sha256_json
-from pipeline.store.folders import Folders, keep_open
-from pipeline.store.index import Index, index_name
+from pipeline.store import layout
 from pipeline.store.layout import (
     FEATURES,
     GOOD,
+    KINDS,
     MASKS,
     Data,
+    DataArray,
     Kind,
     Row,
-    kind_of,
-    read_bytes,
-    read_root,
+    checksum,
 )
-from pipeline.store.shards import RowReader, data_arrays
 
 if TYPE_CHECKING:
     import xarray
 
-
-def open_masks(path: str | PathLike) -> MaskStore:
-    """Open a mask store for reading.
-
-        masks = open_masks("cache/brain/masks.zarr")
-        masks["test/glioma/Te-gl_0010.jpg"]      # bool (h, w)
-        masks.table()[["status", "area_fraction"]]
-
-    Raises:
-        StoreError: no store there, or its index is lost or damaged.
-    """
-    return MaskStore(path)
+OPEN_FILES = 64
 
 
-def open_features(path: str | PathLike) -> FeatureStore:
-    """Open a feature store for reading.
+class Shard:
+    """An open shard file."""
 
-        features = open_features("cache/brain/features.zarr")
-        X, y = features.xy(view="masked", split="train")
+    def __init__(self, name: str, folder: int, rows: int):
+        self.fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+        weakref.finalize(self, os.close, self.fd)
+        self.end = os.fstat(self.fd).st_size - rows * layout.ENTRY.size
+        if self.end < 0:
+            raise ValueError("the file is too short")
+        self.table = os.pread(self.fd, rows * layout.ENTRY.size, self.end)
 
-    Raises:
-        StoreError: no store there, or its index is lost or damaged.
-    """
-    return FeatureStore(path)
+    def chunk(self, position: int) -> bytes:
+        """Return the chunk of a row; ValueError where the table has none."""
+        start, size = layout.ENTRY.unpack_from(self.table, position * layout.ENTRY.size)
+        if start + size > self.end:
+            raise ValueError("no chunk of this row")
+        return os.pread(self.fd, size, start)
 
 
-def load_commit(path: Path, folder: int) -> tuple[dict[str, Any], Index]:
-    """Return root and index of the last commit.
+class Snapshot:
+    """One commit of a store: its attributes, its index and the data of its rows.
 
     Args:
-        path: the store, for messages.
-        folder: file descriptor of its folder.
+        path: the store.
+        folder: where it lies, if that is another place.
 
     Raises:
-        StoreError: the index is lost or damaged.
+        StoreError: no store there, or its index is lost or damaged.
     """
-    while True:
-        root = read_root(path, folder)
+
+    def __init__(self, path: str | PathLike, folder: Path | None = None):
+        self.path = Path(path)
+        if not (place := folder or self.path).is_dir():
+            layout.read_root(place)  # raises the error that fits
+        self._folder = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._folder)
+        while not self._load():  # a writer committed twice in between
+            pass
+        self.arrays = layout.data_arrays(self.kind, self.metadata)
+
+    def _load(self) -> bool:
+        root = layout.read_root(self.path, self._folder)
+        self.attrs, self.metadata = root["attributes"], root["consolidated_metadata"]["metadata"]
+        self.kind = KINDS[self.attrs["store"]]
         try:
-            data = read_bytes(root["attributes"]["index"], folder)
-            if index_name(data)[1] == root["attributes"]["index_crc"]:
-                return root, Index.from_bytes(data, kind_of(path, root).columns)
+            data = layout.read_bytes(self.attrs["index"], self._folder)
+            if zlib.crc32(data) == self.attrs["index_crc"]:
+                self.frame = layout.table_from_bytes(self.kind, data)
+                return True
         except (OSError, KeyError, pa.ArrowException):
             pass
-        if read_root(path, folder) == root:  # else a writer committed twice in between
-            raise StoreError(
-                "the row index is lost or damaged",
-                path=path,
-                remedy="restore it (dvc checkout), or run the stage again with --force",
-            )
+        if layout.read_root(self.path, self._folder) == root:
+            remedy = "restore it (dvc checkout), or run the stage again with --force"
+            raise StoreError("the row index is lost or damaged", path=self.path, remedy=remedy)
+        return False
 
+    @cached_property
+    def rows(self) -> dict[str, Row]:
+        """What reading needs of each row, by image_id: row, status, reason, shape, checksums."""
+        names = ["row", "status", "reason", *self.kind.sides, *self.kind.sums.values()]
+        columns = [self.frame[name].tolist() for name in names]
+        rows = (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
+        return dict(zip(self.frame.index, rows, strict=True))
 
-def open_folder(path: Path) -> int:
-    """Open a store's folder; it stays readable when another store takes its place.
+    def read_rows(
+        self, rows: Iterable[Row], names: Sequence[str] = ()
+    ) -> Iterator[Data | OSError | ValueError]:
+        """Yield the data of each row by array name (default all), or the error of reading it."""
+        shards: dict[str, Shard] = {}
+        for row in rows:
+            if len(shards) > OPEN_FILES:
+                shards.clear()
+            result: Data | OSError | ValueError
+            try:
+                result = {n: self._read(self.arrays[n], row, shards) for n in names or self.arrays}
+            except (OSError, ValueError) as error:
+                result = error
+            yield result
 
-    Raises:
-        StoreError: no store there.
-    """
-    for _ in range(20):
+    def _read(self, array: DataArray, row: Row, shards: dict[str, Shard]) -> np.ndarray:
+        shape = tuple(row[side] for side in self.kind.sides) or array.shape
+        chunks = {}
+        for cell in array.cells(shape):
+            name = array.file(row["row"], cell)
+            if name not in shards:
+                shards[name] = Shard(name, self._folder, array.rows)
+            chunks[cell] = shards[name].chunk(row["row"] % array.rows)
+        values = array.decode(chunks, shape)
+        if checksum(values) != row[self.kind.sums[array.name]]:
+            raise ValueError("other data than were written")
+        return values
+
+    def check(self) -> dict[str, str]:
+        """Read all rows; return image_id -> "lost" or "damaged" of those that are not right."""
+        good = {image_id: row for image_id, row in self.rows.items() if row["status"] in GOOD}
+        found = zip(good, self.read_rows(good.values()), strict=True)
+        return {image_id: fault(data) for image_id, data in found if isinstance(data, Exception)}
+
+    def text(self) -> np.ndarray:
+        """Return the text features, float32 (class, template, feature).
+
+        Raises:
+            StoreError: there are none, or they do not match their checksum.
+        """
+        remedy = "run the encode stage again; it encodes the prompts and no image"
+        if self.attrs.get("text_crc") is None:
+            raise StoreError("the store holds no text features", path=self.path, remedy=remedy)
         try:
-            return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            # Between the two renames of a replacement there is no store for an instant.
-            if not Folders(path).replaced():
-                break
-            time.sleep(0.01)
-    read_root(path)  # raises the error that fits
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            metadata = self.metadata["text_features"]
+            separator = metadata["chunk_key_encoding"]["configuration"]["separator"]
+            chunk = layout.read_bytes("text_features/" + separator.join("c000"), self._folder)
+            size = 4 * int(np.prod(metadata["shape"]))
+            raw = pa.decompress(chunk, size, codec="zstd", asbytes=True)
+            text = np.frombuffer(raw, "<f4").astype(np.float32).reshape(metadata["shape"])
+            crc = text_crc(text, self.attrs["classes"], self.attrs["templates"])
+            if crc == self.attrs["text_crc"]:
+                return text
+        except (OSError, KeyError, ValueError, pa.ArrowException):
+            pass
+        raise StoreError("the text features are lost or damaged", path=self.path, remedy=remedy)
 
 
-class StoreReader:
+def fault(error: Exception) -> str:
+    """Return whether an error of `Snapshot.read_rows` means "lost" or "damaged"."""
+    return "lost" if isinstance(error, (FileNotFoundError, NotADirectoryError)) else "damaged"
+
+
+def text_crc(features: np.ndarray, classes: Sequence[str], templates: Sequence[str]) -> int:
+    """Return the CRC-32 of text features (little-endian float32) and their names."""
+    names = repr((list(classes), list(templates))).encode("utf-8", "replace")
+    return zlib.crc32(names, checksum(features))
+
+
+class StoreReader(Snapshot):
     """Base of `MaskStore` and `FeatureStore`: the state of a store when it was opened.
 
     A mapping-like object: `len`, iteration over ids, `in`. What a writer commits later is seen by
-    opening the store again. Safe in threads and in forked or spawned workers; pickles as its path.
+    opening the store again. A store that is replaced stays readable for those who have it open.
+    Safe in threads and in forked or spawned workers; pickles as its path.
 
     Args:
         path: the store's folder.
     """
 
-    kind: Kind
+    wanted: Kind
 
     def __init__(self, path: str | PathLike):
-        self.path = Path(path)
-        self._folder = open_folder(self.path)
-        weakref.finalize(self, os.close, self._folder)
-        keep_open(self._folder)
-        found = kind_of(self.path, read_root(self.path, self._folder))
-        if found is not self.kind:
+        super().__init__(path)
+        if self.kind is not self.wanted:
             raise StoreError(
-                f"is a store of {found.name}, not of {self.kind.name}",
+                f"is a store of {self.kind.name}, not of {self.wanted.name}",
                 path=self.path,
-                remedy=f"open it with open_{found.name}",
+                remedy=f"open it with open_{self.kind.name}",
             )
-        self._root, self._index = load_commit(self.path, self._folder)
-        arrays = data_arrays(self.kind, self._root["consolidated_metadata"]["metadata"])
-        self._rows = RowReader(self._folder, self.kind, arrays)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(self._folder, fcntl.LOCK_SH | fcntl.LOCK_NB)  # see `writer.in_use`
 
     def __reduce__(self):
         return type(self), (self.path,)
 
     @property
-    def attrs(self) -> dict[str, Any]:
-        """Attributes of the store: identity, model, checkpoint sha256, versions, prompts."""
-        return dict(self._root["attributes"])
-
-    @property
     def identity(self) -> dict[str, Any]:
         """Everything that decided the content."""
-        return self._root["attributes"]["identity"]
-
-    @property
-    def identity_hash(self) -> str:
-        """SHA-256 of the identity."""
-        return self._root["attributes"]["identity_hash"]
+        return self.attrs["identity"]
 
     @property
     def digest(self) -> str:
@@ -157,65 +210,33 @@ class StoreReader:
 
         Two stores with the same digest hold the same data, whatever the order of their rows.
         """
-        values = self._index.values
-        columns = [values[name] for name in ("image_id", "key", "status", *self.kind.sums.values())]
+        table, names = self.frame, ("key", "status", *self.kind.sums.values())
+        columns = [table.index.tolist(), *(table[name].tolist() for name in names)]
         rows = sorted(zip(*columns, strict=True))
-        return sha256_json([self.identity_hash, self.attrs.get("text_crc"), rows])
+        return sha256_json([self.attrs["identity_hash"], self.attrs.get("text_crc"), rows])
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self.frame)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._index.values["image_id"])
+        return iter(self.frame.index)
 
     def __contains__(self, image_id: object) -> bool:
-        return image_id in self._index.position
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.path)!r}, {len(self)} rows)"
+        return image_id in self.frame.index
 
     def table(self) -> pd.DataFrame:
         """Return the index, one line per image, indexed by image_id: label, split, in_manifest,
         status, reason, sha256, key, crc and the columns of this kind of store."""
-        return self._index.frame()
+        columns = self.frame.drop(columns="row").reset_index()
+        return pd.DataFrame({n: columns[n].to_numpy() for n in columns}).set_index("image_id")
 
     def ids(self, split: str | None = None) -> np.ndarray:
         """Return the ids (object array of str) that the manifest lists, failed ones included, in
         the order of the store; with `split` only those of this split."""
-        values = self._index.values
-        columns = zip(values["image_id"], values["in_manifest"], values["split"], strict=True)
-        chosen = [i for i, listed, part in columns if listed and split in (None, part)]
-        return np.array(chosen, dtype=object)
-
-    def dataset(self) -> xarray.Dataset:
-        """Return the store as a lazy xarray.Dataset, one row per image in the order of the store.
-
-        Unlike `xarray.open_zarr(path)` it leaves out superseded rows and has all columns of the
-        index as coordinates. That the files exist is checked here, once; the bytes are not.
-
-        Raises:
-            StoreError: data of good rows are lost, or the store was replaced since it was opened.
-        """
-        import xarray as xr
-
-        lost, _ = self._rows.broken(rows := self._index.rows(), verify=False)
-        if lost:
-            raise self._broken([rows[k]["image_id"] for k in sorted(lost)], "lost")
-        there = os.stat(self.path)
-        if not os.path.samestat(there, os.fstat(self._folder)):
-            raise StoreError(
-                "the store was replaced since it was opened", path=self.path, remedy="open it again"
-            )
-        plain = xr.open_zarr(self.path, consolidated=True)
-        at = np.array(self._index.values["row"], dtype=np.int64)
-        if len(at) != plain.sizes["image"] or (at != np.arange(len(at))).any():
-            plain = plain.isel(image=at)
-        columns = self.table().reset_index()
-        return plain.assign_coords({c: ("image", columns[c].to_numpy()) for c in columns})
-
-    def row(self, image_id: str) -> Row:
-        """Return the index values of one image."""
-        return self._index.get(self._at(image_id))
+        chosen = self.frame["in_manifest"]
+        if split is not None:
+            chosen = chosen & (self.frame["split"] == split)
+        return self.frame.index[chosen].to_numpy(object)
 
     def read(self, image_id: str) -> Data:
         """Return the data of one image by array name.
@@ -223,50 +244,57 @@ class StoreReader:
         Raises:
             StoreError: unknown id, failed row, lost or damaged data.
         """
-        row = self._index.get(self._good(image_id))
-        data = self._rows.read(row)
-        if data is None:
-            raise self._broken([image_id], "lost" if self._rows.lost(row) else "damaged")
-        return data
+        return next(self._each([image_id]))
 
-    def _at(self, image_id: str) -> int:
-        i = self._index.position.get(image_id)
-        if i is None:
-            raise StoreError(
-                f"no row for {image_id!r}", path=self.path, remedy=f"run: {self._command}"
-            )
-        return i
+    def _each(self, ids: Sequence[str], names: Sequence[str] = ()) -> Iterator[Data]:
+        """Yield the data of images in their order; errors as for `read`.
 
-    def _good(self, image_id: str) -> int:
-        """Return the entry of an image; an error where it has no data."""
-        i = self._at(image_id)
-        if self._index.values["status"][i] not in GOOD:
-            row = self._index.get(i)
+        The error of lost or damaged rows comes after the last row and names all of them.
+        """
+        for image_id in ids:
+            row = self.rows.get(image_id)
+            if row is None:
+                message, remedy = f"no row for {image_id!r}", f"run: {self._command}"
+                raise StoreError(message, path=self.path, remedy=remedy)
+            if row["status"] not in GOOD:
+                message = f"{image_id!r} has no data ({row['status']}: {row['reason']})"
+                remedy = f"repair the image, then run: {self._command}"
+                raise StoreError(message, path=self.path, remedy=remedy)
+        faults = {}
+        found = self.read_rows((self.rows[image_id] for image_id in ids), names)
+        for image_id, data in zip(ids, found, strict=True):
+            if isinstance(data, Exception):
+                faults[image_id] = fault(data)
+            else:
+                yield data
+        self._raise_for(faults)
+
+    def _raise_for(self, faults: Mapping[str, str]) -> None:
+        """Raise StoreError for rows that are lost or damaged."""
+        how = "lost" if "lost" in faults.values() else "damaged"
+        ids = [image_id for image_id, found in faults.items() if found == how]
+        if ids:
+            more = f" and {len(ids) - 5} more" if ids[5:] else ""
             raise StoreError(
-                f"{image_id!r} has no data ({row['status']}: {row['reason']})",
+                f"{how} data of {', '.join(map(repr, ids[:5]))}{more}",
                 path=self.path,
-                remedy=f"repair the image, then run: {self._command}",
+                remedy=f"{self._command} computes these rows again; pipeline verify lists all",
             )
-        return i
-
-    def _broken(self, ids: list[str], how: str) -> StoreError:
-        names = ", ".join(map(repr, ids[:5])) + (f" and {len(ids) - 5} more" if ids[5:] else "")
-        return StoreError(
-            f"{how} data of {names}",
-            path=self.path,
-            remedy=f"{self._command} computes these rows again; pipeline verify lists all",
-        )
 
     @property
     def _command(self) -> str:
-        dataset = self._root["attributes"].get("dataset") or self.path.absolute().parent.name
-        return f"pipeline {self.kind.stage} --dataset {dataset}"
+        return f"pipeline {self.kind.stage} --dataset {self.path.absolute().parent.name}"
 
 
 class MaskStore(StoreReader):
-    """Masks m = SAM2(x) by image_id. Made by `open_masks`."""
+    """Masks m = SAM2(x) by image_id; `open_masks` is another name of this class.
 
-    kind = MASKS
+    masks = open_masks("cache/brain/masks.zarr")
+    masks["test/glioma/Te-gl_0010.jpg"]      # bool (h, w)
+    masks.table()[["status", "area_fraction"]]
+    """
+
+    wanted = MASKS
 
     def __getitem__(self, image_id: str) -> np.ndarray:
         """Return the mask, bool (height, width) of the upright image, as SAM2 gave it.
@@ -281,21 +309,24 @@ class MaskStore(StoreReader):
 class FeatureStore(StoreReader):
     """Features I = E_v(x * m) by image_id and view, and T = E_t(t) by class and template.
 
-    Made by `open_features`. Labels and splits are those of the manifest at the last
-    `pipeline encode`, which takes over changes there without encoding anything.
+        features = open_features("cache/brain/features.zarr")
+        X, y = features.xy(view="masked", split="train")
+
+    `open_features` is another name of this class. Labels and splits are those of the manifest at
+    the last `pipeline encode`, which takes over changes there without encoding anything.
     """
 
-    kind = FEATURES
+    wanted = FEATURES
 
     @property
     def views(self) -> tuple[str, ...]:
         """Names of the views, e.g. ("whole", "masked")."""
-        return tuple(self._root["attributes"]["views"])
+        return tuple(self.attrs["views"])
 
     @property
     def dim(self) -> int:
         """Length d of a feature."""
-        return self._rows.arrays["image_features"].shape[1]
+        return self.arrays["image_features"].shape[1]
 
     def image_features(self, view: str, ids: Iterable[str] | None = None) -> np.ndarray:
         """Return float32 (n, d), not normalised, in the order of `ids` (default: all images of the
@@ -306,32 +337,22 @@ class FeatureStore(StoreReader):
         Raises:
             StoreError: unknown view or id, a failed row, lost or damaged data.
         """
-        v = self._view(view)
-        wanted = list(self._good_ids() if ids is None else ids)
-        at = [self._good(image_id) for image_id in wanted]
-        numbers, checksums = ([self._index.values[c][i] for i in at] for c in ("row", "crc"))
-        out, bad = self._rows.read_fixed("image_features", numbers, checksums, v)
-        if bad:
-            rows = [self._index.get(i) for i in at]
-            lost, _ = self._rows.broken(rows, verify=False)
-            how = "lost" if lost else "damaged"
-            raise self._broken([wanted[k] for k in sorted(lost) or sorted(bad)], how)
+        if view not in self.views:
+            raise StoreError(
+                f"no view {view!r}; the store has {', '.join(self.views)}",
+                path=self.path,
+                remedy="add it to encode.views in params.yaml and encode again",
+            )
+        v = self.views.index(view)
+        wanted = self._good_ids() if ids is None else list(ids)
+        out = np.empty((len(wanted), self.dim), np.float32)
+        for k, data in enumerate(self._each(wanted, ["image_features"])):
+            out[k] = data["image_features"][v]
         return out
 
-    def tokens(self, view: str, ids: Iterable[str]) -> np.ndarray:
-        """Return patch-token features, float32 (n, token, d).
-
-        Raises:
-            StoreError: the store keeps no tokens, or lacks the view or an image.
-        """
-        if "tokens" not in self._rows.arrays:
-            raise StoreError(
-                "the store keeps no patch tokens",
-                path=self.path,
-                remedy="set encode.tokens to true and encode again",
-            )
-        v = self._view(view)
-        return np.stack([self.read(image_id)["tokens"][v] for image_id in ids])
+    def _good_ids(self) -> list[str]:
+        good = self.frame["in_manifest"] & self.frame["status"].isin(GOOD)
+        return self.frame.index[good].tolist()
 
     def xy(
         self,
@@ -360,18 +381,15 @@ class FeatureStore(StoreReader):
         """
         if missing not in ("raise", "drop"):
             raise ValueError(f"missing: {missing!r} is not raise or drop")
-        if ids is None:
-            wanted = list(self.ids(split))
-            if not wanted and split is not None:
-                known = sorted(set(self._index.values["split"]) - {""})
-                raise StoreError(
-                    f"no images of split {split!r}",
-                    path=self.path,
-                    remedy=f"the store has {', '.join(known) or 'no published split'}; pass ids=, "
-                    "as `pipeline splits export` lists them",
-                )
-        else:
-            wanted = list(ids)
+        wanted = list(self.ids(split) if ids is None else ids)
+        if ids is None and split is not None and not wanted:
+            known = sorted(set(self.frame["split"]) - {""})
+            raise StoreError(
+                f"no images of split {split!r}",
+                path=self.path,
+                remedy=f"the store has {', '.join(known) or 'no published split'}; pass ids=, "
+                "as `pipeline splits export` lists them",
+            )
         if missing == "drop":
             good = set(self._good_ids())
             wanted = [image_id for image_id in wanted if image_id in good]
@@ -386,53 +404,26 @@ class FeatureStore(StoreReader):
                 path=self.path,
                 remedy='choose images with a ground-truth mask, or pass missing="drop"',
             )
-        labels = self.labels(wanted)
-        names = list(classes) if classes is not None else self.labels_present()
-        number = {name: k for k, name in enumerate(names)}
-        unknown = sorted(set(labels) - set(number))
-        if unknown:
+        labels = self.frame["label"]
+        if classes is None:
+            classes = sorted(set(labels[self.frame["in_manifest"]]))
+        y = pd.Index(list(classes)).get_indexer(labels[wanted])
+        if (y < 0).any():
+            unknown = sorted(set(labels[wanted]) - set(classes))
             raise StoreError(f"labels that are not in classes: {unknown}", path=self.path)
-        return X, np.array([number[label] for label in labels], dtype=np.int64)
-
-    def ids(self, split: str | None = None, *, view: str | None = None) -> np.ndarray:
-        """Return ids of the manifest's images in the order of the store; with `view` only those
-        that have this view."""
-        wanted = super().ids(split)
-        if view is None:
-            return wanted
-        good = set(self._good_ids())
-        wanted = np.array([i for i in wanted if i in good], dtype=object)
-        return wanted[~np.isnan(self.image_features(view, wanted)).any(axis=1)]
-
-    def labels(self, ids: Iterable[str] | None = None) -> np.ndarray:
-        """Return the labels (object array of str) of `ids`, default all of the manifest."""
-        labels = self._index.values["label"]
-        wanted = super().ids() if ids is None else ids
-        return np.array([labels[self._at(i)] for i in wanted], dtype=object)
-
-    def labels_present(self) -> list[str]:
-        """Return the sorted labels of the manifest's images."""
-        values = self._index.values
-        pairs = zip(values["label"], values["in_manifest"], strict=True)
-        return sorted({label for label, listed in pairs if listed})
+        return X, y.astype(np.int64)
 
     def to_pandas(self, view: str | None = None) -> pd.DataFrame:
         """Return features as a table: one line per image of the manifest that has data; label,
         split, then columns 0 ... d-1. Index image_id; without `view` all views, index
         (image_id, view)."""
+        if view is None:
+            parts = {name: self.to_pandas(name) for name in self.views}
+            return pd.concat(parts, names=["view"]).swaplevel()
         ids = self._good_ids()
-        parts = []
-        for name in [view] if view else self.views:
-            part = pd.DataFrame(
-                self.image_features(name, ids), index=pd.Index(ids, name="image_id")
-            )
-            part.insert(0, "label", self.labels(ids))
-            part.insert(1, "split", [self.row(i)["split"] for i in ids])
-            if view is None:
-                part.insert(0, "view", name)
-                part = part.set_index("view", append=True)
-            parts.append(part)
-        return pd.concat(parts)
+        index = pd.Index(ids, name="image_id")
+        features = pd.DataFrame(self.image_features(view, ids), index=index)
+        return pd.concat([self.frame.loc[ids, ["label", "split"]], features], axis=1)
 
     @property
     def text_features(self) -> xarray.DataArray:
@@ -443,22 +434,14 @@ class FeatureStore(StoreReader):
         """
         import xarray as xr
 
-        return xr.DataArray(
-            read_text(self.path, self._folder, self._root),
-            dims=("class", "template", "feature"),
-            coords={"class": list(self.classes), "template": list(self.templates)},
-            name="text_features",
-        )
+        coords = {"class": list(self.classes), "template": self.attrs["templates"]}
+        dims = ("class", "template", "feature")
+        return xr.DataArray(self.text(), dims=dims, coords=coords, name="text_features")
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes that have text features."""
-        return tuple(self._root["attributes"].get("classes", ()))
-
-    @property
-    def templates(self) -> tuple[str, ...]:
-        """The prompt templates."""
-        return tuple(self._root["attributes"].get("templates", ()))
+        return tuple(self.attrs.get("classes", ()))
 
     def class_features(self, classes: Sequence[str] | None = None) -> np.ndarray:
         """Return T, float32 (C, d), in the order of `classes`.
@@ -469,10 +452,9 @@ class FeatureStore(StoreReader):
         Raises:
             StoreError: a class, or the whole store, has no text features.
         """
-        features = read_text(self.path, self._folder, self._root)
-        number = {name: k for k, name in enumerate(self.classes)}
+        features = self.text()
         wanted = list(self.classes if classes is None else classes)
-        lacking = [name for name in wanted if name not in number]
+        lacking = [name for name in wanted if name not in self.classes]
         if lacking:
             raise StoreError(
                 f"no text features for {lacking}",
@@ -480,21 +462,7 @@ class FeatureStore(StoreReader):
                 remedy="add these classes to data_manifests/prompts.yaml and encode again",
             )
         T = _unit(_unit(features).mean(axis=1))
-        return T[[number[name] for name in wanted]].astype(np.float32)
-
-    def _view(self, view: str) -> int:
-        if view not in self.views:
-            raise StoreError(
-                f"no view {view!r}; the store has {', '.join(self.views)}",
-                path=self.path,
-                remedy="add it to encode.views in params.yaml and encode again",
-            )
-        return self.views.index(view)
-
-    def _good_ids(self) -> np.ndarray:
-        values = self._index.values
-        columns = zip(values["image_id"], values["in_manifest"], values["status"], strict=True)
-        return np.array([i for i, listed, s in columns if listed and s in GOOD], dtype=object)
+        return T[[self.classes.index(name) for name in wanted]].astype(np.float32)
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
@@ -502,37 +470,73 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
-def text_crc(features: np.ndarray, classes: Sequence[str], templates: Sequence[str]) -> int:
-    """Return the CRC-32 of text features (little-endian float32) and their names."""
-    crc = zlib.crc32(np.ascontiguousarray(features, dtype="<f4"))
-    return zlib.crc32(repr((list(classes), list(templates))).encode("utf-8", "replace"), crc)
+open_masks, open_features = MaskStore, FeatureStore
 
 
-def read_text(path: Path, folder: int, root: dict[str, Any]) -> np.ndarray:
-    """Return the text features, float32 (class, template, feature).
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `verify_store` found.
 
     Args:
-        path: the store, for messages.
-        folder: file descriptor of its folder.
-        root: content of its zarr.json.
-
-    Raises:
-        StoreError: there are none, or they do not match their checksum.
+        path, rows: the store, and how many rows its index has.
+        lost, damaged: ids whose shard file is missing, whose data do not match their checksum.
+        failed: image_id -> reason; recorded by the stage, not a fault of the store.
+        problems: what is wrong with the store as a whole, e.g. a damaged index.
     """
-    attrs = root["attributes"]
-    remedy = "run the encode stage again; it encodes the prompts and no image"
-    if attrs.get("text_crc") is None:
-        raise StoreError("the store holds no text features", path=path, remedy=remedy)
+
+    path: str
+    rows: int = 0
+    lost: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is lost or damaged; failed images do not count."""
+        return not (self.lost or self.damaged or self.problems)
+
+    def summary(self) -> str:
+        """Return the report as text: one line, and one per problem or row."""
+        counts = f"{len(self.lost)} lost, {len(self.damaged)} damaged, {len(self.failed)} failed"
+        lines = [f"{'ok' if self.ok else 'NOT OK'}: {self.rows} rows, {counts}", *self.problems]
+        for how in ("lost", "damaged"):
+            lines += [f"{how}, computed again by the next run: {i}" for i in getattr(self, how)]
+        return "\n  ".join(lines)
+
+
+def verify_store(path: str | PathLike) -> VerifyReport:
+    """Read every row of a store and compare it with its checksum; writes nothing.
+
+    Text features and the columns for plain readers are checked too. A missing store gives a report
+    with a problem, not an exception.
+    """
+    import zarr
+
     try:
-        metadata = root["consolidated_metadata"]["metadata"]["text_features"]
-        separator = metadata["chunk_key_encoding"]["configuration"]["separator"]
-        chunk = read_bytes("text_features/" + separator.join("c000"), folder)
-        size = 4 * int(np.prod(metadata["shape"]))
-        raw = pa.decompress(chunk, size, codec="zstd", asbytes=True)
-        features = np.frombuffer(raw, "<f4").astype(np.float32).reshape(metadata["shape"])
-        intact = text_crc(features, attrs["classes"], attrs["templates"]) == attrs["text_crc"]
-    except (OSError, KeyError, ValueError, pa.ArrowException):
-        intact = False
-    if not intact:
-        raise StoreError("the text features are lost or damaged", path=path, remedy=remedy)
-    return features
+        store = Snapshot(path)
+    except StoreError as error:
+        return VerifyReport(str(path), problems=[f"{error.message}; {error.remedy}"])
+    problems, faults, frame = [], store.check(), store.frame
+    if "text_crc" in store.attrs:
+        try:
+            store.text()
+        except StoreError as error:
+            problems.append(error.message)
+    shown = layout.shown_columns(store.kind, frame, store.attrs["rows"])
+    try:
+        group = zarr.open_group(store.path, mode="r", use_consolidated=True)
+        same = all(np.array_equal(group[name][...], shown[name]) for name in shown)
+    except Exception:  # whatever a codec makes of damaged bytes
+        same = False
+    if not same and layout.read_root(store.path)["attributes"] == store.attrs:
+        problems.append("the columns for xarray are lost or damaged; run the stage with --force")
+    failed = frame[~frame["status"].isin(GOOD)]
+    return VerifyReport(
+        str(path),
+        len(frame),
+        lost=[i for i, how in faults.items() if how == "lost"],
+        damaged=[i for i, how in faults.items() if how == "damaged"],
+        failed=failed["reason"].to_dict(),
+        problems=problems,
+    )

@@ -1,16 +1,22 @@
-"""Writing a store: plan what is missing, buffer rows, commit.
+"""Writing a store: plan what is missing, collect rows, commit.
 
-A commit writes shards first, then the index, then the root; see `layout`. Data go to their shards
-whenever enough memory is used; the index, which costs more the more rows there are, is written
-only every few seconds.
+A commit writes shards first, then the index, then the root; see `layout`. A store is created, or
+computed again as a whole, in the hidden folder `.<name>.rebuild`, which is renamed when it is
+complete and continued after an interruption. A replaced store is deleted at once, or, while a
+reader has it open, by a later writer.
 """
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
+import shutil
+import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,68 +25,36 @@ import pandas as pd
 from skimage.measure import label
 
 from pipeline.errors import StageFailed, StoreError
-from pipeline.io import ProcessLock, writing
-from pipeline.store.folders import Folders
-from pipeline.store.identity import canonical, identity_diff, identity_hash
-from pipeline.store.index import Index, index_name, shown_columns, write_column
-from pipeline.store.items import FeatureRow, MaskRow, WorkItem
-from pipeline.store.layout import (
-    FEATURES,
-    GOOD,
-    LAYOUT,
-    MASKS,
-    Data,
-    Kind,
-    Row,
-    kind_of,
-    make_root,
-    read_root,
-    to_json,
-    write_files,
-    write_root,
-)
-from pipeline.store.plan import Plan, make_plan
-from pipeline.store.reader import load_commit, open_folder, read_text, text_crc
-from pipeline.store.shards import TILE, DataArray, RowReader, data_arrays, write_rows
+from pipeline.io import ProcessLock, atomic_write, fsync_path, sha256_json, writing
+from pipeline.store import layout
+from pipeline.store.items import FeatureRow, MaskRow, Plan, WorkItem, canonical, identity_diff
+from pipeline.store.layout import FEATURES, KINDS, MASKS, Data, DataArray, Kind, Row, checksum
+from pipeline.store.reader import Snapshot, text_crc
 
 COMMIT_SECONDS = 5.0
-COMMIT_BYTES = 64 << 20
-TEXT_ARRAYS = ("view", "text_features", "class", "template")
+COMMIT_BYTES = 256 << 20
+FAILED = "failed before"
 
-Prepared = tuple[WorkItem, Row, Data]
-"""A computed row: its item, its index values, its data by array name."""
-
-
-@dataclass(frozen=True)
-class ShardEntry:
-    """Rows that were written into a shard and are not in the index yet.
-
-    Args:
-        first: number of the first row.
-        rows: their index values, in order.
-    """
-
-    first: int
-    rows: tuple[Row, ...]
+Prepared = tuple[Row, Data]
+"""A computed row: its index values, its data by array name."""
 
 
-def write_shard(path: str | os.PathLike, first: int, rows: Sequence[Prepared]) -> ShardEntry:
-    """Write rows into a shard of their own; they count once the store's writer commits the entry.
+def write_shard(path: str | os.PathLike, first: int, rows: Sequence[Prepared]) -> list[Row]:
+    """Write rows into a shard of their own; return what `StoreWriter.commit` needs to list them.
 
-    This is the part of the writer's work that other processes can do, without its lock: each
-    writes the shard whose number it got from `StoreWriter.reserve`.
+    This is the part of the writer's work that other processes can do, without its lock.
 
     Args:
         path: the folder that is written (`StoreWriter.root`).
-        first: number of the shard's first row.
+        first: number of the shard's first row, from `StoreWriter.reserve`.
         rows: at most a shard of rows, made by `StoreWriter.prepare`.
     """
-    path = Path(path)
-    root = read_root(path)
-    arrays = data_arrays(kind_of(path, root), root["consolidated_metadata"]["metadata"])
+    root = layout.read_root(Path(path))
+    kind = KINDS[root["attributes"]["store"]]
     with writing(path):
-        write_rows(path, arrays, first, [data for _, _, data in rows])
-    return ShardEntry(first, tuple(_index_row(item, values) for item, values, _ in rows))
+        arrays = layout.data_arrays(kind, root["consolidated_metadata"]["metadata"])
+        layout.write_rows(Path(path), arrays, first, [data for _, data in rows])
+    return [{**row, "row": first + k} for k, (row, _) in enumerate(rows)]
 
 
 class StoreWriter:
@@ -92,15 +66,17 @@ class StoreWriter:
     Args:
         path: the store.
         identity: everything that decides its content, JSON values.
-        on_mismatch: what to do with a store of another identity: "refuse" (StoreError with the
-            difference) or "rebuild" (a new store is built next to it, and replaces it when the run
-            has ended well).
+        on_mismatch: "refuse" a store of another identity (StoreError with the difference);
+            "rebuild" it: a new store is built next to it and replaces it when the run has ended
+            well; or "force", which rebuilds a store of the same identity too.
         attrs: more attributes for people who open the store (dataset, model, versions).
         commit_seconds: time between two commits.
         commit_bytes: bytes of data that are kept in memory.
     """
 
     kind: Kind
+    encode_row: Callable[[Any], tuple[Row, Data]]  # ValueError where a row is not usable
+    new_arrays: Callable[[Sequence[WorkItem], dict[str, bytes]], dict[str, dict]]  # their metadata
 
     def __init__(
         self,
@@ -112,57 +88,23 @@ class StoreWriter:
         commit_seconds: float = COMMIT_SECONDS,
         commit_bytes: int = COMMIT_BYTES,
     ):
-        if on_mismatch not in ("refuse", "rebuild"):
-            raise ValueError(f"on_mismatch: {on_mismatch!r} is not refuse or rebuild")
-        self.path = Path(path)
+        if on_mismatch not in ("refuse", "rebuild", "force"):
+            raise ValueError(f"on_mismatch: {on_mismatch!r} is not refuse, rebuild or force")
+        self.path = self.root = Path(path)
         self.identity = canonical(identity)
-        self.identity_hash = identity_hash(identity)
+        self.identity_hash = sha256_json(self.identity)
         self.on_mismatch = on_mismatch
         self.extra_attrs = dict(attrs or {})
-        self.commit_seconds = commit_seconds
-        self.commit_bytes = commit_bytes
-        self._folders = Folders(self.path)
+        self.commit_seconds, self.commit_bytes = commit_seconds, commit_bytes
+        self._rebuild = self.path.with_name(f".{self.path.name}.rebuild")
         self._lock = ProcessLock(self.path.with_name(self.path.name + ".lock"))
-        self._forget()
-        self._manifest: dict[str, tuple[str, str]] | None = None
-        self._replaced: frozenset[str] | None = frozenset()  # None = unknown which rows
-        self._replaced_because = ""
-        self._sources: set[str] = set()  # ids whose rows may be copied from
-        self._twins: dict[str, str] | None = None
-        self._last_commit = time.monotonic()
-        self._commit_took = 0.0
-
-    def _forget(self) -> None:
-        self._root: dict[str, Any] | None = None
-        self._index = Index(self.kind.columns)
-        self._shown: dict[str, np.ndarray] | None = None  # columns on disk for plain readers
-        self._next = 0  # number of the next row
-        self._written = 0  # rows before this number are in their shards
-        self._buffer: list[Data] = []  # data of rows from `_written` on
-        self._bytes = 0
-        self._rows: list[Row] = []  # index values of rows that no commit lists yet
-        self._changed = False
-
-    # -- what a kind of store defines ---------------------------------------------------------
-
-    def encode_row(self, row: Any) -> tuple[Row, Data]:
-        """Return a row's index values (checksums included) and its data by array name."""
-        raise NotImplementedError
-
-    def data_arrays(self, items: Sequence[WorkItem]) -> list[DataArray]:
-        """Return the data arrays of a new store."""
-        raise NotImplementedError
-
-    def more_arrays(self, files: dict[str, bytes]) -> dict[str, dict]:
-        """Add the files of arrays without rows to `files`; return their metadata by name."""
-        return {}
-
-    # -- opening and closing ------------------------------------------------------------------
-
-    @property
-    def root(self) -> Path:
-        """The folder that is written: the store, or its replacement."""
-        return self._folders.work
+        self._last: Snapshot | None = None  # the last commit
+        self._pending: list[Prepared] = []  # rows from `_next` on
+        self._next = self._bytes = 0
+        self._manifest: pd.DataFrame | None = None
+        self._replaced = ""  # why the store is rebuilt
+        self._sources: dict[str, str] = {}  # key -> image_id of the row that copies are made of
+        self._last_commit, self._commit_took = time.monotonic(), 0.0
 
     def __enter__(self) -> Self:
         self._lock.acquire()
@@ -183,257 +125,167 @@ class StoreWriter:
         finally:
             self._lock.release()
 
+    def _clean(self) -> None:
+        """Complete a replacement that a kill interrupted between its two renames; remove what is
+        left of earlier runs."""
+        replaced = list(self.path.parent.glob(f".{glob.escape(self.path.name)}.replaced*"))
+        if replaced and not self.path.exists() and self._rebuild.exists():
+            os.rename(self._rebuild, self.path)
+        for folder in (self.path, self._rebuild):
+            for partial in folder.glob(f"{layout.PARTIAL}*"):
+                shutil.rmtree(partial, ignore_errors=True)
+        for old in replaced:
+            if not in_use(old):
+                shutil.rmtree(old, ignore_errors=True)
+
     def _open(self) -> None:
-        self._folders.recover()
-        self._folders.check_ours((*self.kind.columns, *self.kind.sums, *TEXT_ARRAYS))
-        try:
-            self._convert()
-            if self._load(self.path):
-                return
-            problem = None
-        except StoreError as error:
-            problem = error
-        if problem is None:
-            self._folders.clear(self.path)
-            return
-        if self.on_mismatch == "refuse":
-            raise problem
-        self._note_replaced()
-        self._folders.work = self._folders.rebuild
-        try:
-            if self._load(self.root):
-                return
-        except StoreError:
-            pass  # an unfinished rebuild that cannot be used
-        self._folders.clear(self.root)
-
-    def _convert(self) -> None:
-        """Convert a store of layout 1 first."""
-        try:
-            read_root(self.path, layout=1)
-        except StoreError:
-            return
-        from pipeline.store.convert import convert_open
-
-        convert_open(self.path, self._folders)
-
-    def _load(self, folder: Path) -> bool:
-        """Continue with the store in a folder; False when there is none.
-
-        Raises:
-            StoreError: it cannot be read, or has another identity.
-        """
-        self._forget()
-        if not (folder / "zarr.json").exists():
-            names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
-            if any(not name.startswith((".", "index-")) for name in names):
-                raise StoreError(
-                    "the store's zarr.json is lost",
-                    path=self.path,
-                    remedy="restore it (dvc checkout), or pass --force to compute the store again",
-                )
-            return False
-        fd = open_folder(folder)
-        try:
-            root, index = load_commit(folder, fd)
-        finally:
-            os.close(fd)
-        if not root["consolidated_metadata"]["metadata"]:
-            return False  # a killed writer got no further than the empty root
-        stored = root["attributes"]["identity"]
-        if stored != self.identity:
-            lines = "".join(f"\n  {line}" for line in identity_diff(stored, self.identity))
+        self._clean()
+        names = sorted(os.listdir(self.path)) if self.path.exists() else []
+        if names and "zarr.json" not in names:
             raise StoreError(
-                f"the store was made with other choices:{lines}\n",
+                f"a folder without zarr.json: {', '.join(names[:3])}",
+                path=self.path,
+                remedy="restore the store (dvc checkout), or move the folder away",
+            )
+        try:
+            self._load(self.path)
+            if self._last is None or self.on_mismatch != "force":
+                return
+            self._replaced = "forced"
+        except StoreError as error:
+            if self.on_mismatch == "refuse":
+                raise
+            self._replaced = error.message
+        self.root = self._rebuild
+        try:
+            self._load(self.root)
+        except StoreError:  # an unfinished rebuild that cannot be used
+            self._last = None
+
+    def _load(self, folder: Path) -> None:
+        """Continue with the store in a folder, if there is one; StoreError where that cannot be."""
+        self._last, self._next = None, 0
+        if not folder.exists() or not os.listdir(folder):
+            return
+        last = Snapshot(self.path, folder)
+        if last.attrs["identity"] != self.identity:
+            differences = identity_diff(last.attrs["identity"], self.identity)
+            raise StoreError(
+                f"the store was made with other choices: {'; '.join(differences)}",
                 path=self.path,
                 remedy="set them back, or pass --force without --only and --limit to compute the "
                 "whole store again",
             )
-        self._root, self._index = root, index
-        self._next = self._written = root["attributes"]["rows"]
-        self._shown = shown_columns(self.kind, index, self._next)
-        return True
-
-    def _note_replaced(self) -> None:
-        """Remember the rows of the store that is replaced, and which choices differ."""
-        try:
-            fd = open_folder(self.path)
-            try:
-                root, index = load_commit(self.path, fd)
-            finally:
-                os.close(fd)
-        except StoreError:
-            self._replaced, self._replaced_because = None, "the store could not be read"
-            return
-        lines = identity_diff(root["attributes"]["identity"], self.identity)
-        choices = ", ".join(line.split(":", 1)[0] for line in lines)
-        self._replaced = frozenset(index.position)
-        self._replaced_because = f"the store was made with other choices: {choices}"
+        self._last, self._next = last, last.attrs["rows"]
 
     def finish(self) -> None:
-        """Commit; put a rebuilt store in its place; compact a store that is mostly superseded."""
+        """Commit, and put a rebuilt store in its place."""
         self.commit()
-        if self._root is None:
-            return
         with writing(self.path):
-            if self.root == self._folders.rebuild:
-                self._folders.replace(self.root)
-            elif self._folders.rebuild.exists():
-                self._folders.clear(self._folders.rebuild)
-                self._folders.rebuild.rmdir()
-            if 2 * len(self._index) <= self._next and len(self._index):
-                self.compact()
-
-    def compact(self) -> None:
-        """Copy the rows that the index lists into a new store, which replaces this one.
-
-        Nothing is decoded. A store with lost rows is left as it is.
-        """
-        reader = self._reader()
-        rows = self._index.rows()
-        try:
-            if reader.broken(rows, verify=False)[0]:
+            if self.root == self.path or self._last is None:
+                shutil.rmtree(self._rebuild, ignore_errors=True)
                 return
-            new = self._folders.compact
-            self._folders.clear(new)
-            step = max(array.rows for array in reader.arrays.values())
-            for first in range(0, len(rows), step):
-                part = rows[first : first + step]
-                chunks = [reader.raw(row) if row["status"] in GOOD else {} for row in part]
-                write_rows(new, reader.arrays, first, chunks)
-        except ValueError:
-            return  # a damaged row; a later run computes it again and then compacts
-        finally:
-            os.close(reader.folder)
-        for number, row in enumerate(rows):
-            self._index.set({**row, "row": number})
-        others = self._arrays().keys() - self.kind.sums.keys() - set(self.kind.shown)
-        files = [f for name in sorted(others) for f in (self.root / name).rglob("*") if f.is_file()]
-        write_files(new, {f.relative_to(self.root).as_posix(): f.read_bytes() for f in files})
-        self._folders.work = new
-        self._next = self._written = len(rows)
-        self._shown = None
-        self._commit_index()
-        self._folders.replace(new)
+            # Renamed onto an empty folder, so that the name is free.
+            prefix = f".{self.path.name}.replaced"
+            os.rename(self.path, tempfile.mkdtemp(prefix=prefix, dir=self.path.parent))
+            os.rename(self.root, self.path)
+            fsync_path(self.path.parent)
+            self.root = self.path
+            self._clean()
 
-    # -- planning -----------------------------------------------------------------------------
-
-    def plan(
-        self,
-        items: Sequence[WorkItem],
-        *,
-        force: bool = False,
-        verify: bool = False,
-    ) -> Plan:
-        """Sort items into those to compute, to copy and to reuse.
+    def plan(self, items: Sequence[WorkItem], *, force: bool = False) -> Plan:
+        """Sort items into those to compute, to copy and to reuse; reads every stored row.
 
         Args:
             items: all items wanted.
-            force: compute all.
-            verify: compare every stored row with its checksum (else only look for its files).
+            force: compute all; an interrupted rebuild is continued all the same.
         """
-        if self._root is None:
+        if self._last is None:
             with writing(self.path):
                 self._create(items)
-        # An interrupted rebuild is continued, not begun again.
         force = force and self.root == self.path
-        lost, damaged = (set(), set())
-        if not force and len(self._index):
-            reader = self._reader()
-            try:
-                lost, damaged = reader.broken(self._index.rows(), verify=verify)
-            finally:
-                os.close(reader.folder)
-        replaced = {
-            item.image_id: self._replaced_because
-            for item in items
-            if self._replaced is None or item.image_id in self._replaced
-        }
-        plan = make_plan(
-            self._index,
-            items,
-            lost=lost,
-            damaged=damaged,
-            replaced=replaced,
-            force=force,
-        )
-        self._twins = None
-        self._sources = {item.image_id for item in plan.reused}
-        self._sources |= {item.image_id for item, _ in plan.todo}
+        faults = {} if force else self._last.check()
+        stored = self._last.frame[["key", "sha256", "status"]].to_dict("index")
+        plan, needed, self._sources = Plan(), [], {}
+        for item in items:
+            row = stored.get(item.image_id)
+            if row is None:
+                reason = self._replaced
+            elif force:
+                reason = "forced"
+            elif row["key"] != item.key:
+                changed = row["sha256"] != str(item.row.get("sha256", ""))
+                reason = "image bytes changed" if changed else "prompt, mask or frame changed"
+            elif row["status"] == "failed":
+                reason = FAILED
+            elif item.image_id in faults:
+                reason = f"{faults[item.image_id]} in the store"
+            else:
+                plan.reused.append(item)
+                self._sources[item.key] = item.image_id
+                continue
+            needed.append((item, reason))
+        needed.sort(key=lambda pair: pair[1] == FAILED)  # last, so that a limit gets past them
+        for item, reason in needed:
+            (plan.copies if item.key in self._sources else plan.todo).append((item, reason))
+            self._sources.setdefault(item.key, item.image_id)
         return plan
 
-    def _reader(self) -> RowReader:
-        arrays = data_arrays(self.kind, self._arrays())
-        return RowReader(open_folder(self.root), self.kind, arrays)
-
-    # -- writing ------------------------------------------------------------------------------
+    def _create(self, items: Sequence[WorkItem]) -> None:
+        """Make an empty store, elsewhere, so that there is none without its root."""
+        place, self.root = self.root, self._rebuild
+        shutil.rmtree(self.root, ignore_errors=True)
+        files: dict[str, bytes] = {}
+        arrays = self.new_arrays(items, files)
+        self._commit(layout.make_table(self.kind, {"image_id": []}), 0, files, arrays)
+        if place == self.path:
+            os.rename(self.root, place)
+            fsync_path(place.parent)
+            self.root = place
 
     def write(self, items: Sequence[WorkItem], rows: Sequence[Any]) -> None:
-        """Take computed rows, one per item; they are committed after some seconds.
-
-        Raises:
-            ValueError: a row is not what this store holds (shape, dtype, a feature not finite).
-        """
+        """Take computed rows, one per item; they are committed after some seconds. ValueError: a
+        row is not what this store holds (shape, dtype, a feature not finite)."""
         self.put([self.prepare(item, row) for item, row in zip(items, rows, strict=True)])
 
     def prepare(self, item: WorkItem, row: Any) -> Prepared:
         """Check one computed row and return it as `put` takes it; ValueError as in `write`."""
         if row.image_id != item.image_id:
             raise ValueError(f"row of {row.image_id!r} given for {item.image_id!r}")
-        return item, *self.encode_row(row)
+        values, data = self.encode_row(row)
+        common = {"status": row.status, "reason": row.reason}
+        sums = {self.kind.sums[name]: checksum(array) for name, array in data.items()}
+        return common | values | sums | _item_values(item), data
 
     def put(self, rows: Sequence[Prepared]) -> None:
         """Take prepared rows."""
-        for item, values, data in rows:
-            self.put_row(_index_row(item, values), data)
+        self._pending += rows
         waited = time.monotonic() - self._last_commit
         # On a slow disk, or with very many rows, commits become rarer instead of dominating.
         patience = max(self.commit_seconds, 10 * self._commit_took if self.commit_seconds else 0)
-        if waited >= patience:
+        self._bytes += sum(array.nbytes for _, data in rows for array in data.values())
+        if waited >= patience or self._bytes >= self.commit_bytes:
             self.commit()
-        elif self._bytes >= self.commit_bytes:
-            self.flush()
-
-    def put_row(self, row: Row, data: Data) -> None:
-        """Take a row whose index values are complete; it waits for the next commit."""
-        self._rows.append({**row, "row": self._next})
-        self._next += 1
-        self._buffer.append(data)
-        self._bytes += sum(a.nbytes for a in data.values())
 
     def write_failed(self, item: WorkItem, reason: str) -> None:
         """Record that an item has no data, and why."""
         text = " ".join(reason.encode("utf-8", "replace").decode().split())
-        self.put([(item, {"status": "failed", "reason": text}, {})])
+        self.put([({"status": "failed", "reason": text} | _item_values(item), {})])
 
     def copy(self, item: WorkItem) -> bool:
-        """Write `item` as a copy of a row with the same key that the plan computed or reused.
-
-        Call it after all rows to be copied from were written.
-
-        Returns:
-            False when there is no such row, or it is not good.
-        """
-        if self._twins is None:
+        """Write `item` as a copy of the row with its key that was computed or reused; False where
+        that is not good. Call it after all rows of `Plan.todo` were written."""
+        source = self._sources.get(item.key)
+        if any(row["image_id"] == source for row, _ in self._pending):
             self.commit()
-            values = self._index.values
-            columns = zip(values["key"], values["status"], values["image_id"], strict=True)
-            self._twins = {  # no other rows: a forced run has not computed those yet
-                key: name
-                for key, status, name in columns
-                if status in GOOD and name in self._sources
-            }
-        twin = self._twins.get(item.key)
-        if twin is None:
+        row = self._last.rows.get(source)
+        if row is None or row["status"] not in layout.GOOD:
             return False
-        values, reader = self._index.get(self._index.position[twin]), self._reader()
-        try:
-            data = reader.read(values)
-        finally:
-            os.close(reader.folder)
-        if data is None:
+        data = next(self._last.read_rows([row]))
+        if isinstance(data, Exception):
             return False
-        self.put([(item, values, data)])
+        values = self._last.frame.loc[[source]].to_dict("records")[0]
+        self.put([(values | _item_values(item), data)])
         return True
 
     def sync_manifest(self, manifest: pd.DataFrame) -> None:
@@ -443,185 +295,152 @@ class StoreWriter:
         """
         if "image_id" in manifest.columns:
             manifest = manifest.set_index("image_id")
-        columns = zip(manifest.index, manifest["label"], manifest["split"], strict=True)
-        self._manifest = {str(k): (str(a), str(b)) for k, a, b in columns}
-        values = self._index.values
-        now = [
-            (*self._manifest.get(image_id, (label, split)), image_id in self._manifest)
-            for image_id, label, split in zip(
-                values["image_id"], values["label"], values["split"], strict=True
-            )
-        ]
-        for k, name in enumerate(("label", "split", "in_manifest")):
-            column = [entry[k] for entry in now]
-            if column != values[name]:
-                values[name] = column
-                self._changed = True
-
-    def _synced(self, row: Row) -> Row:
-        if self._manifest is None:
-            return row
-        listed = self._manifest.get(row["image_id"])
-        label, split = listed or (row["label"], row["split"])
-        return {**row, "label": label, "split": split, "in_manifest": listed is not None}
+        self._manifest = manifest[["label", "split"]].astype(str)
 
     def reserve(self) -> int:
         """Return the first row number of a shard for `write_shard`; nobody else writes it."""
-        step = max(array.rows for array in data_arrays(self.kind, self._arrays()).values())
-        self.flush()
+        self.commit()
+        step = max(array.rows for array in self._last.arrays.values())
         first = -(-self._next // step) * step
-        self._next = self._written = first + step
+        self._next = first + step
         return first
 
-    def commit(self, entries: Iterable[ShardEntry] = ()) -> None:
-        """Make all rows so far permanent, and those that `write_shard` wrote.
+    def commit(self, *shards: Iterable[Row]) -> None:
+        """Make all rows so far permanent, and those of shards that `write_shard` wrote.
 
         Raises:
             DiskError: full disk, read-only folder; what was committed before is kept.
         """
-        for entry in entries:
-            self._rows += [{**row, "row": entry.first + k} for k, row in enumerate(entry.rows)]
-        if self._root is None or not (self._rows or self._changed):
+        if self._last is None:
             return
         begin = time.monotonic()
+        rows = [row for shard in shards for row in shard]
+        rows += [{**row, "row": self._next + k} for k, (row, _) in enumerate(self._pending)]
+        frame = self._last.frame
+        if rows:
+            defaults = {name: default for name, (_, default) in self.kind.columns.items()}
+            new = pd.DataFrame([defaults | row for row in rows]).set_index("image_id")
+            both = pd.concat([frame, new])  # an image that is there already keeps its place
+            frame = both[~both.index.duplicated(keep="last")].loc[both.index.unique()]
+            frame = layout.make_table(self.kind, frame.reset_index())
+        if self._manifest is not None:
+            listed, now = (
+                frame.index.isin(self._manifest.index),
+                self._manifest.reindex(frame.index),
+            )
+            new = {name: now[name].where(listed, frame[name]) for name in ("label", "split")}
+            frame = frame.assign(**new, in_manifest=listed)
+            frame = layout.make_table(self.kind, frame.reset_index())
+        if frame.equals(self._last.frame):
+            return
         with writing(self.path):
-            self._write_rows()
-            for row in self._rows:
-                self._index.set(self._synced(row))
-            self._commit_index()
-            self._rows.clear()  # only now, so that a commit that failed can be tried again
-        self._changed = False
+            data = [data for _, data in self._pending]
+            layout.write_rows(self.root, self._last.arrays, self._next, data)
+            self._commit(frame, self._next + len(data))
+        self._next += len(data)
+        self._pending, self._bytes = (
+            [],
+            0,
+        )  # only now, so that a commit that failed can be tried again
         self._last_commit = time.monotonic()
         self._commit_took = self._last_commit - begin
 
-    def flush(self) -> None:
-        """Write the buffered rows into their shards. They count once a commit lists them."""
-        with writing(self.path):
-            self._write_rows()
-
-    def _write_rows(self) -> None:
-        if self._buffer:
-            arrays = data_arrays(self.kind, self._arrays())
-            for name, array in arrays.items():  # images may be larger than all before
-                shapes = [data[name].shape for data in self._buffer if name in data]
-                shape = np.max([array.shape, *shapes], axis=0).tolist()
-                if shape != list(array.shape):
-                    metadata = self._arrays()[name]
-                    self._arrays()[name] = {**metadata, "shape": [metadata["shape"][0], *shape]}
-            write_rows(self.root, arrays, self._written, self._buffer)
-            self._buffer = []
-            self._bytes = 0
-        self._written = self._next
-
-    def _arrays(self) -> dict[str, dict]:
-        return self._root["consolidated_metadata"]["metadata"] if self._root else {}
-
-    def _create(self, items: Sequence[WorkItem]) -> None:
-        """Write an empty store: a folder with data but without a root is never one of ours."""
-        self._root = make_root({}, {})
-        self._commit_index(columns=())
-        files: dict[str, bytes] = {}
-        self._arrays().update({array.name: array.metadata(0) for array in self.data_arrays(items)})
-        self._arrays().update(self.more_arrays(files))
-        write_files(self.root, files)
-        self._shown = None
-        self._commit_index()
-
-    def _attrs(self) -> dict[str, Any]:
-        return {
-            **self._root["attributes"],
+    def _commit(
+        self,
+        frame: pd.DataFrame,
+        rows: int,
+        files: dict[str, bytes] | None = None,
+        arrays: Mapping[str, dict] | None = None,
+        attrs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write an index of shards with this number of rows and the columns for plain readers,
+        then the root. What else belongs to the commit: files, metadata of arrays, attributes."""
+        files, last, kind = dict(files or {}), self._last, self.kind
+        metadata = {**(last.metadata if last else {}), **(arrays or {})}
+        for name, array in layout.data_arrays(kind, metadata).items():
+            largest = [int(frame[side].max()) for side in kind.sides] if len(frame) else ()
+            shape = np.max([array.shape, largest or array.shape], axis=0).tolist()
+            metadata[name] = {**metadata[name], "shape": [rows, *shape]}
+            files[f"{name}/zarr.json"] = layout.to_json(metadata[name])
+        before = layout.shown_columns(kind, last.frame, last.attrs["rows"]) if last else {}
+        for name, values in layout.shown_columns(kind, frame, rows).items():
+            old = metadata.get(name), before.get(name)
+            dtype = kind.columns[name][0]
+            metadata[name] = layout.write_array(files, name, dtype, ("image",), values, *old)
+        index = layout.table_to_bytes(kind, frame)
+        crc = zlib.crc32(index)
+        name = f"index-{crc:08x}.parquet"
+        layout.write_files(self.root, {**files, name: index})
+        attributes = {
+            **(last.attrs if last else {}),
             **self.extra_attrs,
-            "store": self.kind.name,
-            "layout": LAYOUT,
+            "store": kind.name,
+            "layout": layout.LAYOUT,
             "identity": self.identity,
             "identity_hash": self.identity_hash,
-            "coordinates": " ".join(self.kind.shown),
+            "coordinates": " ".join(kind.shown),
+            **(attrs or {}),
+            "rows": rows,
+            "index": name,
+            "index_crc": crc,
         }
-
-    def _commit_index(self, columns: Sequence[str] | None = None) -> None:
-        """Write the index and the columns for plain readers (default: all), then the root."""
-        index = self._index.to_bytes()
-        name, crc = index_name(index)
-        files = {name: index}
-        arrays = dict(self._arrays())
-        shown = shown_columns(self.kind, self._index, self._next)
-        for column in self.kind.shown if columns is None else columns:
-            arrays[column] = write_column(
-                files,
-                column,
-                self.kind.columns[column][0],
-                shown[column],
-                old=None if self._shown is None else self._shown[column],
-                metadata=arrays.get(column),
-            )
-        for column, metadata in arrays.items():
-            if column in self.kind.sums:
-                arrays[column] = {**metadata, "shape": [self._next, *metadata["shape"][1:]]}
-            content = to_json(arrays[column])
-            if arrays[column] != self._arrays().get(column) or self._shown is None:
-                files[f"{column}/zarr.json"] = content
-        write_files(self.root, files)
-        attrs = {**self._attrs(), "rows": self._next, "index": name, "index_crc": crc}
-        before = self._root["attributes"].get("index")
-        root = make_root(attrs, arrays)
-        write_root(self.root, root)
-        self._root, self._shown = root, shown
+        consolidated = {"kind": "inline", "must_understand": False, "metadata": metadata}
+        root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+        with atomic_write(self.root / "zarr.json") as partial:
+            partial.write_bytes(layout.to_json({**root, "consolidated_metadata": consolidated}))
+        self._last = Snapshot(self.path, self.root)
         for old in self.root.glob("index-*.parquet"):  # readers may just be at the one before
-            if old.name not in (name, before):
+            if old.name not in (name, last and last.attrs["index"]):
                 old.unlink()
 
 
-def _index_row(item: WorkItem, values: Row) -> Row:
-    """Return the index values of an item's row."""
-    return {
-        **values,
-        "image_id": item.image_id,
-        "label": str(item.row.get("label", "")),
-        "split": str(item.row.get("split", "")),
-        "in_manifest": True,
-        "sha256": str(item.row.get("sha256", "")),
-        "key": item.key,
-    }
+def in_use(folder: Path) -> bool:
+    """Return whether a `StoreReader` has a store open: it holds a shared lock on the folder."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _item_values(item: WorkItem) -> Row:
+    """Return the index values that an item decides."""
+    given = {name: str(item.row.get(name, "")) for name in ("label", "split", "sha256")}
+    return {**given, "image_id": item.image_id, "in_manifest": True, "key": item.key}
 
 
 class MaskStoreWriter(StoreWriter):
-    """The writer of a mask store; parameters as for `StoreWriter`.
-
-    with MaskStoreWriter(path, mapper.identity) as writer:
-        writer.sync_manifest(manifest)
-        run_stage("segment", items, mapper, writer, ...)
-    """
+    """The writer of a mask store; parameters as for `StoreWriter`."""
 
     kind = MASKS
 
-    def data_arrays(self, items: Sequence[WorkItem]) -> list[DataArray]:
+    def new_arrays(self, items: Sequence[WorkItem], files: dict[str, bytes]) -> dict[str, dict]:
         """One chunk per mask up to 1024 px a side, tiles above.
 
         Chunks are rounded up to 256 px: the padding compresses to nothing, and somewhat larger
         images can be added later without a second chunk.
         """
         sides = [
-            max([int(item.row.get(name) or 0) for item in items], default=0) or TILE
+            max([int(item.row.get(name) or 0) for item in items], default=0) or layout.TILE
             for name in ("height", "width")
         ]
-        chunk = [min(TILE, -(-n // 256) * 256) for n in sides]
-        new = DataArray.new("mask", ("image", "y", "x"), chunk, "bool", compressed=True)
-        return [DataArray(**{**vars(new), "shape": (1, 1)})]
+        chunk = [min(layout.TILE, -(-n // 256) * 256) for n in sides]
+        array = DataArray.new("mask", ("image", "y", "x"), chunk, "bool")
+        return {"mask": replace(array, shape=(1, 1)).metadata(0)}
 
     def encode_row(self, row: MaskRow) -> tuple[Row, Data]:
         """Return index values and data of a mask row."""
         mask = np.asarray(row.mask)
         if mask.ndim != 2 or mask.dtype != bool or not mask.size:
             raise ValueError(f"a mask is bool (h, w), not {mask.dtype} {mask.shape}")
-        area = int(np.count_nonzero(mask))
         components = row.components
         if components < 0:
             components = int(label(mask, connectivity=2, return_num=True)[1])
-        data = {"mask": mask}
+        area = int(np.count_nonzero(mask))
         return {
-            "status": row.status,
-            "reason": row.reason,
-            **MASKS.checksums(data),
             "height": mask.shape[0],
             "width": mask.shape[1],
             "area": area,
@@ -630,26 +449,18 @@ class MaskStoreWriter(StoreWriter):
             "stability": float(row.stability),
             "components": components,
             "prompt": row.prompt,
-        }, data
+        }, {"mask": mask}
 
 
 class FeatureStoreWriter(StoreWriter):
     """The writer of a feature store.
 
-        with FeatureStoreWriter(path, mapper.identity, views=("whole", "masked"), dim=1280) as w:
-            w.sync_manifest(manifest)
-            if w.text_identity != text_identity:
-                w.set_text(T, classes=..., templates=..., identity=text_identity)
-            run_stage("encode", items, mapper, w, ...)
-
     Args:
-        path: e.g. cache/brain/features.zarr.
-        identity: the mapper's `identity`, without the text side. Views, `dim` and `tokens` are
-            added to it.
+        path, identity: as for `StoreWriter`; views, `dim` and `tokens` are added to the identity.
         views: names of the views, in the order of `FeatureRow.features`.
         dim: length d of a feature.
         tokens: tokens per view where patch tokens are kept, 0 = not kept.
-        on_mismatch, attrs, timing: as for `StoreWriter`.
+        options: as for `StoreWriter`.
     """
 
     kind = FEATURES
@@ -662,63 +473,45 @@ class FeatureStoreWriter(StoreWriter):
         views: Sequence[str],
         dim: int,
         tokens: int = 0,
-        on_mismatch: str = "refuse",
-        attrs: Mapping[str, Any] | None = None,
-        **timing: float,
+        **options: Any,
     ):
-        self.views, self.dim, self.tokens = tuple(views), int(dim), int(tokens)
-        super().__init__(
-            path,
-            {**identity, "views": list(self.views), "dim": self.dim, "tokens": self.tokens},
-            on_mismatch=on_mismatch,
-            attrs={**(attrs or {}), "views": list(self.views)},
-            **timing,
-        )
+        own = {"views": list(views), "dim": int(dim), "tokens": int(tokens)}
+        super().__init__(path, {**identity, **own}, **options)
+        self.extra_attrs["views"] = list(views)
+        self.shapes = {"image_features": (len(views), dim)}
+        if tokens:
+            self.shapes["tokens"] = (len(views), tokens, dim)
 
-    def data_arrays(self, items: Sequence[WorkItem]) -> list[DataArray]:
-        """One chunk per image with all its views, not compressed."""
-        views, dim = len(self.views), self.dim
-        dims = ("image", "view", "feature")
-        found = [DataArray.new("image_features", dims, (views, dim), "float32", compressed=False)]
-        if self.tokens:
-            dims, shape = ("image", "view", "token", "feature"), (views, self.tokens, dim)
-            found.append(DataArray.new("tokens", dims, shape, "float32", compressed=False))
+    def new_arrays(self, items: Sequence[WorkItem], files: dict[str, bytes]) -> dict[str, dict]:
+        """One chunk per image with all its views, not compressed; and the names of the views."""
+        views = np.array(self.extra_attrs["views"], dtype=object)
+        found = {"view": layout.write_array(files, "view", "string", ("view",), views)}
+        for name, shape in self.shapes.items():
+            dims = ("image", "view", *(("token",) if name == "tokens" else ()), "feature")
+            found[name] = DataArray.new(name, dims, shape, "float32").metadata(0)
         return found
-
-    def more_arrays(self, files: dict[str, bytes]) -> dict[str, dict]:
-        """The names of the views."""
-        n = len(self.views)
-        views = np.array(self.views, dtype=object)
-        return {"view": write_column(files, "view", "string", views, dims=("view",), chunks=(n,))}
 
     def encode_row(self, row: FeatureRow) -> tuple[Row, Data]:
         """Return index values and data of a feature row."""
-        data = {"image_features": np.asarray(row.features, dtype=np.float32)}
-        wanted = {"image_features": (len(self.views), self.dim)}
-        if self.tokens:
-            if row.tokens is None:
-                raise ValueError(f"{row.image_id!r}: the store keeps tokens, the row has none")
-            data["tokens"] = np.asarray(row.tokens, dtype=np.float32)
-            wanted["tokens"] = (len(self.views), self.tokens, self.dim)
-        for name, shape in wanted.items():
-            if data[name].shape != shape:
-                raise ValueError(f"{row.image_id!r}: {name} {data[name].shape}, not {shape}")
+        given = {"image_features": row.features, "tokens": row.tokens}
+        data = {name: np.asarray(given[name], dtype=np.float32) for name in self.shapes}
+        for name, values in data.items():
+            if values.shape != (shape := self.shapes[name]):
+                raise ValueError(f"{row.image_id!r}: {name} {values.shape}, not {shape}")
         features = data["image_features"]
         absent = np.isnan(features).all(axis=1)
         if not np.isfinite(features[~absent]).all():
             raise ValueError(f"{row.image_id!r}: a feature is not finite")
-        return {
-            "status": row.status,
-            "reason": row.reason,
-            **FEATURES.checksums(data),
-            "mask_status": row.mask_status,
-            "mask_crc": row.mask_crc,
-        }, data
+        return {"mask_status": row.mask_status, "mask_crc": row.mask_crc}, data
 
     @property
     def text_identity(self) -> dict[str, Any] | None:
         """Identity of the stored text features; None when there are none, or damaged ones."""
-        return None if self._text() is None else self._root["attributes"]["text_identity"]
+        try:
+            self._last.text()
+        except (AttributeError, StoreError):
+            return None
+        return self._last.attrs["text_identity"]
 
     def set_text(
         self,
@@ -731,9 +524,6 @@ class FeatureStoreWriter(StoreWriter):
     ) -> None:
         """Replace the text features; images are not touched.
 
-        Text features have an identity and a checksum of their own, so that a changed template or
-        class list replaces these few kilobytes and no image is encoded again.
-
         Args:
             features: float32 (class, template, feature), not averaged.
             classes: class names = the manifest's labels.
@@ -742,47 +532,28 @@ class FeatureStoreWriter(StoreWriter):
             prompts: class -> full prompts, for people who read the store's attributes.
         """
         features = np.asarray(features, dtype=np.float32)
-        if features.ndim != 3 or features.shape[:2] != (len(classes), len(templates)):
-            raise ValueError(
-                f"text features have shape {features.shape}, not (class, template, feature) = "
-                f"({len(classes)}, {len(templates)}, d)"
-            )
-        if len(set(classes)) != len(classes):
-            raise ValueError("class names must differ")
+        if features.shape[:2] != (len(set(classes)), len(templates)) or features.ndim != 3:
+            raise ValueError(f"text features {features.shape}, not (class, template, feature)")
         if not np.isfinite(features).all():
             raise ValueError("text features must be finite")
         with writing(self.path):
-            if self._root is None:
+            if self._last is None:
                 self._create([])
             self.commit()
-            texts = {"class": classes, "template": templates}
             files: dict[str, bytes] = {}
-            names = {name: (np.array(list(v), dtype=object), (name,)) for name, v in texts.items()}
-            dims = ("class", "template", "feature")
-            for name, (values, axes) in {**names, "text_features": (features, dims)}.items():
-                dtype = "float32" if values is features else "string"
-                old, shape = self._arrays().get(name), values.shape
-                self._arrays()[name] = write_column(
-                    files, name, dtype, values, dims=axes, chunks=shape, metadata=old
-                )
-                files[f"{name}/zarr.json"] = to_json(self._arrays()[name])
-            write_files(self.root, files)
-            self._root["attributes"] |= {
+            metadata = {}
+            for name, dims, values in (
+                ("class", ("class",), np.array(list(classes), dtype=object)),
+                ("template", ("template",), np.array(list(templates), dtype=object)),
+                ("text_features", ("class", "template", "feature"), features),
+            ):
+                dtype, old = "float32" if values is features else "string", self._last.metadata
+                metadata[name] = layout.write_array(files, name, dtype, dims, values, old.get(name))
+            attrs = {
                 "text_identity": canonical(identity),
                 "text_crc": text_crc(features, classes, templates),
                 "classes": list(classes),
                 "templates": list(templates),
                 "prompts": {k: list(v) for k, v in (prompts or {}).items()},
             }
-            self._commit_index()
-
-    def _text(self) -> np.ndarray | None:
-        if self._root is None:
-            return None
-        fd = open_folder(self.root)
-        try:
-            return read_text(self.path, fd, self._root)
-        except StoreError:
-            return None
-        finally:
-            os.close(fd)
+            self._commit(self._last.frame, self._next, files, metadata, attrs)

@@ -80,7 +80,7 @@ def test_a_blank_frame_means_all_frames_as_no_column_does(tmp_path, paths, blank
 
 
 REFUSED_TABLES = [
-    (PLAIN, "utf-16", "UTF-16"),
+    (PLAIN, "utf-16", "not UTF-8"),
     (PLAIN.replace("007", "é"), "latin-1", "line 2: not UTF-8"),
     (PLAIN.replace("sub/1", "../sub/1"), "utf-8", "line 3: ../sub/1.png"),
     (PLAIN.replace("sub/1", "/etc/1"), "utf-8", "outside the table's folder"),

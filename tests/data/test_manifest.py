@@ -139,7 +139,7 @@ def test_thousands_of_equal_problems_are_counted_not_printed(tmp_path):
     [
         (b"", "the file is empty"),
         (b"image_id,path\n1,2\n", "no column frame, label"),
-        (b"\xff\xfea", "UTF-16"),
+        (b"\xff\xfea", "not UTF-8"),
         (b"a,b,a\n", "column 'a' twice"),
         (b'a,b\n"x,1\n', "not valid CSV"),
         (b"a,b\n1,2,3\n", "3 fields where the header has 2"),

@@ -2,16 +2,13 @@
 
 import numpy as np
 import pytest
-import torch
-from open_clip.transform import image_transform
-from PIL import Image
 
 from pipeline.config import EncodeParams
 from pipeline.encode.mapper import EncodeMapper
 from pipeline.errors import ConfigError
 from pipeline.images import read as reader
 from pipeline.models import ModelSpec, load_clip
-from tests.encode.conftest import MEAN, STD, encode_images, small_clip
+from tests.encode.conftest import encode_images, small_clip
 from tests.models.small import save_clip, small_clip_config
 
 ALL = ("whole", "masked", "crop", "binary", "oracle", "random")
@@ -30,24 +27,6 @@ def images_and_masks(n=5):
 
 def params(**values):
     return EncodeParams(**{"views": ALL, **values})
-
-
-def test_features_of_whole_in_crop_geometry_are_open_clips_own(clip):
-    images, masks = images_and_masks()
-    features = encode_images(images, masks, params(geometry="crop"), clip, views=["whole"])
-    transform = image_transform(32, is_train=False, mean=MEAN, std=STD)
-    with torch.inference_mode():
-        pixels = torch.stack([transform(Image.fromarray(image)) for image in images])
-        theirs = clip.model.encode_image(pixels).numpy()
-    assert np.allclose(features[:, 0], theirs, atol=1e-5)
-
-
-def test_masked_features_are_those_of_the_image_times_the_mask(clip):
-    images, masks = images_and_masks()
-    masked = encode_images(images, masks, params(), clip, views=["masked"])
-    product = [image * mask[..., None] for image, mask in zip(images, masks, strict=True)]
-    whole = encode_images(product, masks, params(), clip, views=["whole"])
-    assert np.allclose(masked, whole, atol=1e-5)
 
 
 @pytest.mark.promise(
@@ -124,9 +103,7 @@ def test_everything_that_changes_features_changes_the_identity(clip, tmp_path, m
     assert identity() == base == identity(max_failed=0.5)
     changed = [
         identity(geometry="squash"),
-        identity(geometry="crop"),
         identity(fill="mean"),
-        identity(fill="blur"),
         identity(crop_margin=0.2),
         identity(views=("whole", "masked")),
         identity(tokens=True),

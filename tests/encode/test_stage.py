@@ -145,15 +145,6 @@ def test_other_bytes_under_the_same_name_need_a_new_mask_and_recompute_that_imag
     assert changed == {"0.png"}
 
 
-def test_a_changed_mask_encodes_its_image_again_and_no_other(project, run, segment):
-    run()
-    region = picture(1, 35, 54)[1]
-    Image.fromarray(region[::-1].astype(np.uint8) * 255).save(project.file("masks/1.png"))
-    segment()
-    record = run()
-    assert record.done == 1 and set(record.redone_rows) == {"1.png"}
-
-
 @pytest.mark.promise(
     "A mask that is replaced while `encode` runs fails its image; its features are not filed under "
     "the older mask."
@@ -206,10 +197,5 @@ def test_unusable_prompts_or_no_mask_store_end_the_run_before_anything_is_writte
     segment()
     project.prompts("a very long story about {} " + "and so on " * 20)
     with pytest.raises(PromptError, match="tokens"):
-        run()
-    project.prompts("a photo of {}.")
-    project.row("0.png")["label"] = "ferret"
-    project.write()
-    with pytest.raises(PromptError, match="ferret"):
         run()
     assert not project.paths.features(DATASET).exists()

@@ -34,11 +34,6 @@ def test_crop_is_the_box_with_a_margin_within_the_image(source):
     assert np.array_equal(VIEWS["crop"](ViewInput(image, mask)), image[0:11, 9:20])
 
 
-@pytest.mark.parametrize("truth", [None, np.zeros((40, 60), bool)])
-def test_oracle_does_not_exist_without_a_region_of_ground_truth(source, truth):
-    assert VIEWS["oracle"](ViewInput(source.image, source.mask, truth=truth)) is None
-
-
 @pytest.mark.parametrize("seed", ["a", "b", "c", "d"])
 def test_the_random_region_has_the_masks_shape_and_area_at_another_position(source, seed):
     region = random_mask(source.mask, seed)

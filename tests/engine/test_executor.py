@@ -96,6 +96,6 @@ def test_options_are_checked_and_force_of_everything_implies_rebuild():
     for bad in ({"batch_size": 0}, {"workers": 0}, {"limit": -1}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             RunOptions(**bad)
-    assert RunOptions(force=True).on_store_mismatch == "rebuild"
+    assert RunOptions(force=True).on_store_mismatch == "force"
     assert RunOptions(force=True, limit=3).on_store_mismatch == "refuse"
     assert RunOptions(force=True, only=["a"]).on_store_mismatch == "refuse"

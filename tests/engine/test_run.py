@@ -162,35 +162,26 @@ def test_the_record_has_times_versions_and_parameters(tmp_path):
     assert used.items() <= record["parameters"].items()
 
 
-def test_status_shows_every_dataset_and_stage(tmp_path):
-    paths = Paths(tmp_path)
-    ok = RunRecord("segment", "brain", status="ok", total=5, done=3, skipped=1)
-    ok.failed = {"x.png": "truncated"}
-    ok.write(paths.record("brain", "segment"))
-    paths.record("lung", "encode").parent.mkdir(parents=True)
-    paths.record("lung", "encode").write_text("{cut")
-    found = status_rows(paths, ["brain", "lung"])
-    rows = {(r["dataset"], r["stage"]): r for r in found}
-    assert rows["brain", "segment"]["failures"] == {"x.png": "truncated"}
-    assert rows["brain", "encode"]["status"] == "-"
-    assert rows["lung", "encode"]["status"] == "damaged"
-    assert "failed 'x.png': truncated" in status_text(found)
-
-
 @pytest.mark.promise(STATUS)
 @pytest.mark.parametrize(("kind", "stage"), [("masks", "segment"), ("features", "encode")])
 def test_status_counts_what_each_store_lacks_of_the_manifest(tmp_path, kind, stage):
     paths = Paths(tmp_path)
     items = make_items(paths.cache("d"), 5)
     run_cheap(kind, paths.cache("d"), items[:3])
-    RunRecord(stage, "d", status="ok", total=3, done=3).write(paths.record("d", stage))
+    failed = {"x.png": "truncated"}
+    RunRecord(stage, "d", status="ok", total=4, done=3, failed=failed).write(
+        paths.record("d", stage)
+    )
     table = pd.DataFrame([{**dict.fromkeys(COLUMNS, ""), **item.row} for item in items])
     table["image_id"] = table["path"] = [item.image_id for item in items]
     table["frame"], table["synthetic"] = 0, "0"
     table.loc[0, "sha256"] = "0" * 64
     paths.manifest("d").parent.mkdir()
     write_manifest(table, paths.manifest("d"))
+    paths.record("d", "train-x").write_text("{cut")
     found = status_rows(paths, ["d"])
-    rows = {row["stage"]: row["lacking"] for row in found}
-    assert rows == {stage: (3, 5), ({"segment", "encode"} - {stage}).pop(): None}
-    assert f"pipeline {stage} --dataset d" in status_text(found)
+    rows = {row["stage"]: (row["status"], row["lacking"]) for row in found}
+    other = ({"segment", "encode"} - {stage}).pop()
+    assert rows == {stage: ("ok", (3, 5)), other: ("-", None), "train-x": ("damaged", None)}
+    text = status_text(found)
+    assert f"pipeline {stage} --dataset d" in text and "failed 'x.png': truncated" in text

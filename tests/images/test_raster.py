@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 
@@ -163,6 +162,9 @@ def test_tiff_compressions_tiles_and_planes_show_the_same_image(tmp_path, compre
     np.testing.assert_array_equal(read_image(path), colour(64, 64))
     tifffile.imwrite(path, 255 - grey(), photometric="miniswhite", compression="zlib")
     np.testing.assert_array_equal(read_image(path), rgb(grey()))
+    Image.fromarray(colour()).convert("YCbCr").save(path)
+    with pytest.raises(ImageError, match="colour model YCBCR"):
+        read_image(path)
 
 
 @pytest.mark.promise("Pages, frames and slices are rows with a frame index.")
@@ -253,12 +255,3 @@ def test_nifti_colours_are_red_green_and_blue_and_alpha_darkens_them(tmp_path):
         path = save_nifti(values.view(dtype)[..., 0], tmp_path / "x.nii", LPS)
         np.testing.assert_array_equal(read_image(path, 1), shown)
         assert read_image(path, 0).any() == (shown is not dark)
-
-
-@pytest.mark.promise("No name, id or date of a DICOM header reaches a file, a message or a log.")
-def test_encoded_pngs_have_the_pixels_and_no_metadata():
-    for array in (grey(), colour(), grey() > 100):
-        image = Image.open(io.BytesIO(encode_png(array)))
-        shown = array.astype(np.uint8) * 255 if array.dtype == bool else array
-        np.testing.assert_array_equal(np.asarray(image), shown)
-        assert not image.info

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from pipeline.models.prompts import draw_box_prompt
-from pipeline.models.sam2 import Sam2ImagePredictor
 from pipeline.segment.predictor import BatchPredictor, Prompt
 
 CLICKS = (np.array([[20.0, 30.0], [5.0, 5.0]], np.float32), np.array([1, 0], np.int32))
@@ -65,20 +64,3 @@ def test_prompts_of_different_kinds_share_a_batch_and_an_image_takes_several(sam
     )
     assert logits.shape[:2] == (2, 1) == ious.shape
     assert np.allclose(logits[0], together[0], atol=1e-4)
-
-
-def test_bf16_gives_nearly_the_same_masks_in_float32(sam2, scenes):
-    images = [image for image, _ in scenes]
-    sizes = [image.shape[:2] for image in images]
-    masks = []
-    for precision in ("fp32", "bf16"):
-        sam = BatchPredictor(
-            Sam2ImagePredictor(sam2.model, [0.5] * 3, [0.25] * 3, precision, sam2.fingerprint)
-        )
-        embedding = sam.embed([sam.preprocess(image) for image in images])
-        logits, ious = sam.decode(embedding, [Prompt()] * len(images), sizes)
-        assert str(logits.dtype) == "torch.float32"
-        assert ious.dtype == np.float32
-        masks.append([sam.upsample(m, *s)[0] for m, s in zip(logits, sizes, strict=True)])
-    for exact, rough in zip(*masks, strict=True):
-        assert (exact & rough).sum() / (exact | rough).sum() > 0.9

@@ -35,7 +35,7 @@ def store(request, tmp_path):
 @pytest.fixture
 def small_shards(monkeypatch):
     """Shards of four rows."""
-    monkeypatch.setattr("pipeline.store.shards.SHARD_ROWS", 4)
+    monkeypatch.setattr("pipeline.store.layout.SHARD_ROWS", 4)
 
 
 def reads(kind, image_id):

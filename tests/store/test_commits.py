@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 from dataclasses import replace
 
@@ -13,18 +14,18 @@ from benchmarks.cheap_stage import CheapMapper, make_items, make_writer, run_che
 from benchmarks.store_stage import content, faults_of
 from pipeline.errors import DiskError, StoreError
 from pipeline.store import verify_store
-from tests.store.conftest import KINDS, ROWS, opened
+from tests.store.conftest import ROWS, opened
 
 STEPS = ("replace", "rename", "unlink", "rmdir")
-OTHER = {"mapper": "b", "on_mismatch": "rebuild"}
-RUNS = {"append": {}, "redo": {"force": True}, "rebuild": OTHER}
+RUNS = {
+    "append": {},
+    "redo": {"force": True},
+    "force": {"force": True, "on_mismatch": "force"},
+}
 
 
 def _run(kind, folder, how, kill_at, counted):
     """Run the cheap stage; end this process by SIGKILL before step `kill_at` of the file system."""
-    options = dict(RUNS[how])
-    if "mapper" in options:
-        options["mapper"] = CheapMapper(kind, tag=options["mapper"])
     for name in STEPS:
         step = getattr(os, name)
 
@@ -35,13 +36,14 @@ def _run(kind, folder, how, kill_at, counted):
             return step(*args, **kwargs)
 
         setattr(os, name, counting)
-    options = {"commit_seconds": 0.0, "batch_size": 5, **options}
+    options = {"commit_seconds": 0.0, "batch_size": 5, **RUNS[how]}
     run_cheap(kind, folder, make_items(folder, 14), **options)
 
 
 @pytest.mark.promise("A run killed at any moment loses nothing that was committed.")
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("how", RUNS)
+@pytest.mark.parametrize(
+    ("kind", "how"), [("masks", "append"), ("features", "redo"), ("features", "force")]
+)
 def test_a_kill_before_any_step_of_the_file_system_loses_nothing(tmp_path, kind, how):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.store.test_commits"])
@@ -58,12 +60,13 @@ def test_a_kill_before_any_step_of_the_file_system_loses_nothing(tmp_path, kind,
         process.join()
         return process.exitcode, counted.value
 
-    calm = copy_of(start, tmp_path / "calm")
+    start.mkdir(exist_ok=True)
+    calm = shutil.copytree(start, tmp_path / "calm")
     code, steps = child(calm, 0)
     assert code == 0 and steps > 20
     expected = content(kind, calm)
-    for kill_at in range(1, steps + 1, max(1, steps // 5)):
-        folder = copy_of(start, tmp_path / f"kill{kill_at}")
+    for kill_at in range(1, steps + 1, max(1, steps // 4)):
+        folder = shutil.copytree(start, tmp_path / f"kill{kill_at}")
         code, _ = child(folder, kill_at)
         assert code == -signal.SIGKILL, kill_at
         left = store_path(folder, kind)
@@ -75,16 +78,6 @@ def test_a_kill_before_any_step_of_the_file_system_loses_nothing(tmp_path, kind,
         assert child(folder, 0)[0] == 0, kill_at
         assert content(kind, folder) == expected, kill_at
         assert sorted(p.name for p in folder.iterdir() if ".zarr" in p.name) == [left.name]
-
-
-def copy_of(start, folder):
-    import shutil
-
-    if start.exists():
-        shutil.copytree(start, folder)
-    else:
-        folder.mkdir()
-    return folder
 
 
 @pytest.mark.promise("A full disk loses nothing that was committed.")
@@ -119,37 +112,6 @@ def test_a_shard_that_cannot_be_written_adds_no_row_to_the_index(tmp_path, small
     assert list(opened(path)) == [item.image_id for item in items[:8]] and verify_store(path).ok
     (path / "mask/c/2").unlink()
     assert run_cheap("masks", tmp_path, items).done == 4 and verify_store(path).ok
-
-
-def test_an_error_in_the_model_keeps_only_what_was_committed(tmp_path, small_shards):
-    items = make_items(tmp_path, 9)
-    mapper = CheapMapper("masks")
-    rows = mapper.map(items, [mapper.load(item) for item in items])
-    with (
-        pytest.raises(RuntimeError),
-        make_writer("masks", tmp_path, mapper.identity, commit_seconds=1e9) as writer,
-    ):
-        writer.plan(items)
-        writer.write(items[:5], rows[:5])
-        writer.commit()
-        writer.write(items[5:], rows[5:])
-        writer.flush()  # in their shards, and in no index
-        raise RuntimeError
-    assert list(opened(store_path(tmp_path, "masks"))) == [i.image_id for i in items[:5]]
-    assert run_cheap("masks", tmp_path, items).done == 4
-
-
-@pytest.mark.promise("Data do not wait in memory for the index, and count only with it.")
-def test_data_do_not_wait_in_memory_for_the_index(tmp_path, small_shards):
-    items = make_items(tmp_path, 9)
-    mapper = CheapMapper("features")
-    rows = mapper.map(items, [mapper.load(item) for item in items])
-    options = {"commit_seconds": 1e9, "commit_bytes": 1}
-    with make_writer("features", tmp_path, mapper.identity, **options) as writer:
-        writer.plan(items)
-        writer.write(items, rows)
-        assert writer._bytes == 0 and len(opened(writer.path)) == 0
-    assert len(opened(writer.path)) == 9
 
 
 @pytest.mark.parametrize("column", ["label", "status"])
@@ -188,7 +150,7 @@ def test_a_damaged_index_is_an_error_until_force_builds_the_store_again(store, h
         run_cheap(kind, folder, items)
     assert not verify_store(path).ok
     record = run_cheap(kind, folder, items, on_mismatch="rebuild", force=True)
-    assert record.redone == {"the store could not be read": ROWS}
+    assert record.redone == {"the row index is lost or damaged": ROWS}
     assert content(kind, folder) == before
 
 
@@ -211,20 +173,3 @@ def test_damaged_columns_of_plain_readers_are_named_and_written_again(store):
     assert verify_store(path).problems and not verify_store(path).damaged
     run_cheap(kind, folder, items, force=True)
     assert verify_store(path).ok
-
-
-def test_a_read_only_folder_is_read_and_is_an_error_for_the_writer(store, monkeypatch):
-    kind, folder, items, path = store
-    before = content(kind, folder)
-    real = os.open
-
-    def read_only(name, flags, *args, **kwargs):
-        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-            raise OSError(30, "Read-only file system", name)
-        return real(name, flags, *args, **kwargs)
-
-    monkeypatch.setattr("os.open", read_only)  # root may write anywhere
-    assert content(kind, folder) == before and verify_store(path).ok
-    with pytest.raises((DiskError, StoreError)) as caught:
-        run_cheap(kind, folder, items)
-    assert "writable" in caught.value.remedy

@@ -22,7 +22,7 @@ def write_layout_1(path, old, *, without=()):
     attrs |= {"layout": 1, "index_crc": 0}
     group = zarr.create_group(path, attributes=attrs)
     for name, (dtype, _) in kind.columns.items():
-        if name not in without:
+        if name not in (*without, "row"):
             values = table[name].to_numpy(object if dtype == "string" else dtype)
             array = group.create_array(
                 name, shape=values.shape, dtype=dtype, chunks=(16384,), dimension_names=("image",)
@@ -40,7 +40,7 @@ def write_layout_1(path, old, *, without=()):
     for i, values in enumerate(data):
         array[(i, *map(slice, values.shape))] = values
     if path.stem == "features":
-        names = {"class": old.classes, "template": old.templates}
+        names = {"class": old.classes, "template": old.attrs["templates"]}
         for name, values in names.items():
             group.create_array(name, shape=(2,), dtype="string")[...] = np.array(values, object)
         text = old.text_features.values
@@ -69,11 +69,9 @@ def test_a_store_of_layout_1_is_refused_with_the_command_that_converts_it(earlie
 
 
 @pytest.mark.promise("Stores of an earlier version are converted; no row is computed again.")
-@pytest.mark.parametrize("by", ["command", "writer"])
-def test_a_converted_store_holds_the_same_rows_and_computes_none(earlier, by):
+def test_a_converted_store_holds_the_same_rows_and_computes_none(earlier):
     kind, items, path, expected = earlier
-    if by == "command":
-        assert convert_store(path) == ROWS
+    assert convert_store(path) == ROWS
     mapper = CheapMapper(kind)
     assert run_cheap(kind, path.parent, items, mapper=mapper).skipped == ROWS
     assert not mapper.mapped and verify_store(path).ok

@@ -10,7 +10,7 @@ from benchmarks.cheap_stage import CheapMapper, make_items, run_cheap, store_pat
 from benchmarks.store_stage import content
 from pipeline.errors import StoreError
 from pipeline.store import FeatureRow, FeatureStoreWriter, WorkItem, verify_store, write_shard
-from pipeline.store.shards import ENTRY, SHARD_ROWS, DataArray, extended
+from pipeline.store.layout import ENTRY, SHARD_ROWS, extended
 from tests.store.conftest import DATA, KINDS, ROWS, flip, opened, reads, shards
 
 
@@ -78,13 +78,6 @@ def test_files_do_not_depend_on_how_often_they_were_committed(tmp_path, rows_per
     assert files[0] == files[1]
 
 
-@pytest.mark.parametrize("size", [4, 30_720, 1_280_000, 200_000_000])
-def test_shards_of_all_arrays_nest_and_stay_small(size):
-    array = DataArray.new("x", ("image", "feature"), (size // 4,), "float32", compressed=False)
-    assert SHARD_ROWS % array.rows == 0
-    assert array.rows == 1 or array.rows * size <= 64 << 20
-
-
 IDENTITY, VIEWS, DIM = {"model": 1}, ("whole", "masked"), 24
 
 
@@ -121,7 +114,7 @@ def test_workers_write_whole_shards_and_the_driver_commits_them(tmp_path, small_
         for worker in workers:
             worker.join()
         if commit:
-            writer.commit(entries)
+            writer.commit(*entries)
         writer.write([WorkItem("7", "7", path)], [FeatureRow("7", _features("7"))])
     store = opened(path)
     assert set(store) == (set("01234567") if commit else {"0", "7"})
