@@ -18,20 +18,18 @@ import argparse
 import json
 import resource
 import tempfile
-import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 from scipy.fft import idctn
 
 from pipeline.audit import audit_dataset, compare_datasets
 from pipeline.audit.descriptors import ORIENTATIONS, PLAIN_SIDE, STRUCTURE_SIDE, orient
 from pipeline.audit.search import find_copies
-from pipeline.audit.thumbnails import RECORD, Thumbnails
+from pipeline.audit.thumbnails import Thumbnails
 from pipeline.config import AuditParams, load_params
 from pipeline.intake import add_dataset
 from pipeline.io import sha256_file
@@ -43,63 +41,45 @@ PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
 
 
 class Clock:
-    """Wall and CPU seconds since it was made, and the peak memory of the process.
-
-    `peak_mb` counts mapped files, which the system can drop; `own_mb` (sampled) does not.
-    """
+    """Wall and CPU seconds since it was made, and the peak memory of the process."""
 
     def __init__(self) -> None:
         self.wall, self.cpu = time.perf_counter(), time.process_time()
-        self.own, self._done = 0.0, threading.Event()
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.05):
-            memory = psutil.Process().memory_info()
-            self.own = max(self.own, (memory.rss - memory.shared) / 2**20)
 
     def read(self) -> dict[str, float]:
-        self._done.set()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return {
-            "own_mb": round(self.own),
             "wall_s": round(time.perf_counter() - self.wall, 1),
             "cpu_s": round(time.process_time() - self.cpu, 1),
-            "peak_mb": round(peak),
+            "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         }
 
 
-def draw(n: int, planted: int, file: Path, seed: int = 0) -> Thumbnails:
-    """Draw n thumbnails into a mapped file, the last `planted` of them copies of the first."""
+def draw(n: int, planted: int, seed: int = 0) -> Thumbnails:
+    """Draw n thumbnails, the last `planted` of them copies of the first."""
     rng = np.random.default_rng(seed)
-    records = np.lib.format.open_memmap(file, mode="w+", dtype=RECORD, shape=(n,))
+    detail = np.zeros((n, STRUCTURE_SIDE, STRUCTURE_SIDE), np.uint8)
     u = np.hypot(*np.mgrid[:STRUCTURE_SIDE, :STRUCTURE_SIDE]).astype(np.float32)
-    spectrum = 1 / np.maximum(u, 1)
-    for start in range(0, n, BLOCK):
-        size = min(BLOCK, n - start)
-        waves = rng.standard_normal((size, STRUCTURE_SIDE, STRUCTURE_SIDE), np.float32) * spectrum
+    originals = n - planted
+    for start in range(0, originals, BLOCK):
+        size = min(BLOCK, originals - start)
+        waves = rng.standard_normal((size, *u.shape), np.float32) / np.maximum(u, 1)
         images = idctn(waves, axes=(1, 2), norm="ortho")
         images -= images.min(axis=(1, 2), keepdims=True)
-        images *= 255 / images.max(axis=(1, 2), keepdims=True)
-        at = np.arange(start, start + size)
-        for k in np.flatnonzero(at >= n - planted):
-            source = at[k] - (n - planted)
-            image = np.roll(records["structure"][source], 1, axis=1) / 255
-            images[k] = orient(255 * image[None] ** 0.7, source % len(ORIENTATIONS))[0]
-        records["structure"][at] = images.astype(np.uint8)
-        halves = images.reshape(size, PLAIN_SIDE, 2, PLAIN_SIDE, 2).mean(axis=(2, 4))
-        records["plain"][at] = halves.astype(np.uint8)
-    return Thumbnails(records, np.arange(n), np.arange(n))
+        detail[start : start + size] = images * (255 / images.max(axis=(1, 2), keepdims=True))
+    for k in range(planted):
+        image = 255 * (np.roll(detail[k], 1, axis=1) / 255) ** 0.7
+        detail[originals + k] = orient(image[None], k % len(ORIENTATIONS))[0]
+    plain = detail.reshape(n, PLAIN_SIDE, 2, PLAIN_SIDE, 2).mean(axis=(2, 4)).astype(np.uint8)
+    return Thumbnails(plain, detail, np.ones(n, bool), np.arange(n), {})
 
 
 def made(n: int, share: float, params: AuditParams) -> dict:
     """Search n drawn thumbnails, a share of which are copies."""
     planted = int(n * share)
-    with tempfile.TemporaryDirectory() as folder:
-        thumbnails = draw(n, planted, Path(folder) / "drawn.npy")
-        clock = Clock()
-        copies, _ = find_copies(thumbnails, None, params)
-        spent = clock.read()
+    thumbnails = draw(n, planted)
+    clock = Clock()
+    copies, _ = find_copies(thumbnails, None, params)
+    spent = clock.read()
     true = (copies.right - copies.left) == n - planted
     return {
         "images": n,

@@ -7,7 +7,6 @@ and height, which are integers.
 from __future__ import annotations
 
 import csv
-import difflib
 import os
 import re
 from collections import Counter
@@ -42,9 +41,6 @@ COLUMNS = (
 INTEGERS = ("frame", "width", "height")
 SPLITS = ("", "train", "val", "test")
 MAX_LISTED = 100  # problems of one kind listed in an error; further ones are counted
-
-
-# -- reading and writing ----------------------------------------------------------------------
 
 
 def read_manifest(
@@ -163,13 +159,21 @@ def check_rows(
             most `MAX_LISTED`, and the number of further ones.
     """
     frame = frame.astype(str)
-    problems = _invalid_values(frame, lines)
+    rules = dict(_RULES)
+    if classes is not None:
+        known = sorted(set(classes))
+        rules["label"] = (known.__contains__, "an unknown label", f"known: {', '.join(known)}")
+    problems = []
+    for column, (valid, what, remedy) in rules.items():
+        wrong = {value for value in frame[column].unique() if not valid(value)}
+        problems += [
+            (lines[at], column, f"{what}: {frame.at[at, column]!r}", remedy)
+            for at in frame.index[frame[column].isin(wrong)]
+        ]
     problems += _duplicates(frame, lines, ["image_id"], "change one of them")
     problems += _duplicates(frame, lines, ["path", "frame"], "keep one of the rows")
     problems += _patients_in_two_splits(frame, lines)
     problems += _prompts_outside(frame, lines)
-    if classes is not None:
-        problems += _unknown_labels(frame, lines, sorted(set(classes)))
     if data is not None:
         problems += _missing_files(frame, lines, Path(data))
     if frame.empty:
@@ -195,40 +199,16 @@ def _is_inside(path: str) -> bool:
     return bool(parts) and not path.startswith("/") and ".." not in parts
 
 
-def _is_box(text: str) -> bool:
-    try:
-        x0, y0, x1, y1 = map(float, text.split(","))
-    except ValueError:
-        return not text
-    return 0 <= x0 < x1 and 0 <= y0 < y1  # False for NaN
-
-
-def _is_points(text: str) -> bool:
-    try:
-        points = [point.split(",") for point in text.split(";")] if text else []
-        return all(
-            0 <= float(x) < float("inf")
-            and 0 <= float(y) < float("inf")
-            and inside.strip() in ("0", "1")
-            for x, y, inside in points
-        )
-    except ValueError:
-        return False
-
-
 def _matches(pattern: str) -> Callable[[str], bool]:
     return lambda text: re.fullmatch(pattern, text) is not None
 
 
 _REFRESH = "run `pipeline data refresh`"
+_XY = r"\s*(\d+\.?\d*|\.\d+)\s*,\s*(\d+\.?\d*|\.\d+)\s*"
 # column: (is the value valid?, what an invalid one is, remedy)
 _RULES: dict[str, tuple[Callable[[str], bool], str, str]] = {
     "image_id": (bool, "an empty id", "give it an id"),
-    "path": (
-        _is_inside,
-        "not a path below the data folder",
-        "use a relative path without '..'",
-    ),
+    "path": (_is_inside, "not a path below the data folder", "use a relative path without '..'"),
     "frame": (_matches("0|[1-9][0-9]{0,8}"), "not a whole number from 0", "use 0 for one frame"),
     "label": (bool, "an empty label", "fill it in, or remove the row"),
     "split": (SPLITS.__contains__, "not a split", "use train, val, test or leave it empty"),
@@ -236,44 +216,36 @@ _RULES: dict[str, tuple[Callable[[str], bool], str, str]] = {
     "width": (_matches("[1-9][0-9]{0,8}"), "not a width in pixels", _REFRESH),
     "height": (_matches("[1-9][0-9]{0,8}"), "not a height in pixels", _REFRESH),
     "mask_area": (_matches("[0-9]{0,18}"), "not a pixel count", _REFRESH),
-    "box": (_is_box, "not a box", "write x0,y0,x1,y1 in pixels with x0 < x1 and y0 < y1"),
-    "points": (_is_points, "not points", "write x,y,1;x,y,0 (1 = inside, 0 = outside)"),
+    "box": (_matches(f"({_XY},{_XY})?"), "not a box", "write x0,y0,x1,y1 in pixels"),
+    "points": (
+        _matches(rf"({_XY},\s*[01]\s*(;{_XY},\s*[01]\s*)*)?"),
+        "not points",
+        "write x,y,1;x,y,0 (1 = inside, 0 = outside)",
+    ),
     "synthetic": (("0", "1").__contains__, "neither 0 nor 1", "use 1 for a phantom, else 0"),
 }
-
-
-def _invalid_values(frame: pd.DataFrame, lines: Sequence[int]) -> list[Problem]:
-    problems = []
-    for column, (valid, what, remedy) in _RULES.items():
-        wrong = {value for value in frame[column].unique() if not valid(value)}
-        problems += [
-            (lines[at], column, f"{what}: {frame.at[at, column]!r}", remedy)
-            for at in frame.index[frame[column].isin(wrong)]
-        ]
-    return problems
 
 
 def _duplicates(
     frame: pd.DataFrame, lines: Sequence[int], columns: list[str], remedy: str
 ) -> list[Problem]:
-    first: dict[tuple, int] = {}
+    line = pd.Series(list(lines), frame.index)
+    first = line.groupby([frame[name] for name in columns]).transform("first")
     problems = []
-    for line, *key in zip(lines, *(frame[name] for name in columns), strict=True):
-        earlier = first.setdefault(tuple(key), line)
-        if earlier != line:
-            what = f"{' and '.join(map(repr, key))} is on line {earlier} too"
-            problems.append((line, " and ".join(columns), what, remedy))
+    for at in frame.index[frame.duplicated(columns)]:
+        what = f"{' and '.join(map(repr, frame.loc[at, columns]))} is on line {first[at]} too"
+        problems.append((line[at], " and ".join(columns), what, remedy))
     return problems
 
 
 def _patients_in_two_splits(frame: pd.DataFrame, lines: Sequence[int]) -> list[Problem]:
     known = frame.assign(line=lines)[(frame["patient_id"] != "") & (frame["split"] != "")]
     several = known.groupby("patient_id")["split"].transform("nunique") > 1
+    remedy = "move the patient to one split, or add again with `--on-shared-patient drop-train`"
     problems = []
     for patient, rows in known[several].groupby("patient_id"):
         first = rows.groupby("split")["line"].first()
         where = "; ".join(f"{split} (line {line})" for split, line in first.items())
-        remedy = "move the patient to one split, or add again with `--on-straddle drop-train`"
         what = f"patient {patient!r} is in {where}"
         problems.append((int(first.min()), "patient_id", what, remedy))
     return problems
@@ -281,41 +253,36 @@ def _patients_in_two_splits(frame: pd.DataFrame, lines: Sequence[int]) -> list[P
 
 def _prompts_outside(frame: pd.DataFrame, lines: Sequence[int]) -> list[Problem]:
     problems = []
-    rows = frame[(frame["box"] != "") | (frame["points"] != "")]
-    for at, row in zip(rows.index, rows.itertuples(index=False), strict=True):
-        try:
-            width, height = int(row.width), int(row.height)
-            corners = [tuple(map(float, row.box.split(",")))[2:]] if row.box else []
-            clicks = [tuple(map(float, p.split(",")[:2])) for p in row.points.split(";") if p]
-        except ValueError:
-            continue  # `_RULES` has reported it
-        # A box may end at the image's edge, width; the last pixel of a click is width - 1.
-        for column, places, last in (("box", corners, 0), ("points", clicks, 1)):
-            if any(x > width - last or y > height - last for x, y in places):
-                what = f"{getattr(row, column)} is outside the image of {width} x {height}"
-                problems.append((lines[at], column, what, "use pixels of the upright image"))
-    return problems
-
-
-def _unknown_labels(frame: pd.DataFrame, lines: Sequence[int], classes: list[str]) -> list[Problem]:
-    problems = []
-    for line, label in zip(lines, frame["label"], strict=True):
-        if label and label not in classes:
-            nearest = difflib.get_close_matches(label, classes, n=1)
-            hint = f"did you mean {nearest[0]!r}? known" if nearest else "known"
-            remedy = f"{hint}: {', '.join(classes)}"
-            problems.append((line, "label", f"unknown label {label!r}", remedy))
+    for column in ("box", "points"):
+        for at in frame.index[frame[column] != ""]:
+            text, w, h = frame.loc[at, [column, "width", "height"]]
+            try:
+                width, height = int(w), int(h)
+                numbers = [list(map(float, part.split(","))) for part in text.split(";")]
+                if column == "box":  # it may end at the image's edge, width
+                    inside = all(
+                        0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height
+                        for x0, y0, x1, y1 in numbers
+                    )
+                else:  # the last pixel of a click is width - 1
+                    inside = all(x <= width - 1 and y <= height - 1 for x, y, _ in numbers)
+            except ValueError:
+                continue  # `_RULES` has reported it
+            if not inside:
+                what = f"{text} is not inside the image of {w} x {h}"
+                remedy = "use pixels of the upright image, the smaller first in a box"
+                problems.append((lines[at], column, what, remedy))
     return problems
 
 
 def _missing_files(frame: pd.DataFrame, lines: Sequence[int], data: Path) -> list[Problem]:
     """Return a problem for each image or mask file that does not exist."""
     problems = []
-    for line, path, mask in zip(lines, frame["path"], frame["mask_path"], strict=True):
-        for column, name, otherwise in (
-            ("path", path, "run `pipeline data add` again"),
-            ("mask_path", mask, "empty the cell"),
-        ):
+    for column, otherwise in (
+        ("path", "run `pipeline data add` again"),
+        ("mask_path", "empty the cell"),
+    ):
+        for line, name in zip(lines, frame[column], strict=True):
             if name and not (file := data / name).is_file():
                 what = "a broken link" if file.is_symlink() else "no such file"
                 remedy = f"put it back, or {otherwise}"

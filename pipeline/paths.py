@@ -66,7 +66,7 @@ class Paths:
 
     def thumbnails(self, dataset: str) -> Path:
         """What the audit compares, kept from run to run."""
-        return self.cache(dataset) / "thumbnails.bin"
+        return self.cache(dataset) / "thumbnails.npz"
 
     def masks(self, dataset: str) -> Path:
         """Stage 1, the mask store."""

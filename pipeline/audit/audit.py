@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline.audit.search import find_copies
-from pipeline.audit.table import (
-    KINDS,
-    LEARNED,
-    byte_pairs,
-    byte_pairs_across,
-    connect,
-    copy_pairs,
-    first_of_splits,
-    image_rows,
-    joined_to,
-    name_groups,
-    sort_pairs,
-)
+from pipeline.audit.table import KINDS, LEARNED, connect, image_pairs, joined_to, name_groups
 from pipeline.audit.thumbnails import Thumbnails, load_thumbnails
 from pipeline.config import Params
 from pipeline.engine.record import RunRecord, library_versions, recorded
@@ -35,16 +22,8 @@ LISTED = 50  # pairs and groups named in the summary; the parquet files have all
 def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
     """Find the copies in a dataset; writes audit.parquet, audit_pairs.parquet and audit.json.
 
-    audit.parquet has one row per image, in the manifest's order: image_id, sha256, split;
-    exact_group (same bytes and frame), near_group (also re-saved, resized, other brightness or
-    contrast, slightly shifted), copy_group (also mirrored or turned); copy_in_train (a test image
-    with an exact or near copy in train or val), copy_in_train_any (mirrored and turned copies as
-    well), label_conflict (its copy_group has several labels). A group is named by the first
-    image_id in it. Where there are more near-equal images than are paired, a test image counts as
-    having a copy in train when a chain of copies joins it to one.
-
-    audit_pairs.parquet (see `table.COLUMNS`) lists pairs, best first. Of byte-identical images one
-    per split stands for the rest.
+    Their columns: docs/tables.md. Where there are more near-equal images than are paired, a test
+    image counts as having a copy in train when a chain of copies joins it to one.
 
     Args:
         dataset: name in params.yaml.
@@ -62,34 +41,25 @@ def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
             are compared and all files written.
     """
     manifest = read_manifest(paths.manifest(dataset))
-    record = RunRecord(
-        "audit",
-        dataset,
-        total=len(manifest),
-        versions=library_versions(),
-        parameters=params.audit.model_dump(),
-    )
+    parameters = params.audit.model_dump()
+    versions, total = library_versions(), len(manifest)
+    record = RunRecord("audit", dataset, total=total, versions=versions, parameters=parameters)
     with recorded(record, paths.record(dataset, "audit"), max_failed=params.audit.max_failed):
         thumbnails = load_thumbnails(manifest, paths.data(dataset), paths.thumbnails(dataset))
         copies, cut = find_copies(thumbnails, None, params.audit)
-        table, flags = _image_table(manifest, thumbnails.content, copies, cut)
-        rows = image_rows(manifest, thumbnails.content)
-        within = copy_pairs(first_of_splits(rows), first_of_splits(rows), copies, swap=True)
-        pairs = sort_pairs(pd.concat([byte_pairs(rows), within]))
-        summary = _summary(dataset, manifest, thumbnails, table, pairs, flags)
-        summary["parameters"] = params.audit.model_dump()
+        table, leaks = _image_table(manifest, thumbnails.content, copies, cut)
+        rows = manifest.assign(content=thumbnails.content)
+        pairs = image_pairs(rows, rows, copies, within=True)
+        summary = {"dataset": dataset, "parameters": parameters, **leaks}
+        summary |= _summary(manifest, thumbnails, table, pairs)
         with atomic_write(paths.audit(dataset)) as partial:
             table.to_parquet(partial, index=False)
         with atomic_write(paths.audit_pairs(dataset)) as partial:
             pairs.to_parquet(partial, index=False)
         atomic_write_json(paths.audit_summary(dataset), summary)
-        record.failed = dict(summary["unreadable"])
-        readable = len(manifest) - len(record.failed)
-        # One thumbnail serves all files of the same bytes.
-        all_new = thumbnails.read == (thumbnails.positions >= 0).sum()
-        record.copied = readable - thumbnails.read if all_new else 0
-        record.done = thumbnails.read + record.copied
-        record.skipped = readable - record.done
+        record.failed = summary["unreadable"]
+        record.done = thumbnails.read
+        record.skipped = total - len(record.failed) - record.done
     return summary | {"thumbnails_read": thumbnails.read}
 
 
@@ -106,103 +76,71 @@ def compare_datasets(a: str, b: str, params: Params, paths: Paths) -> pd.DataFra
         best first. `.attrs["unreadable"]` is dataset -> image_id -> reason, `.attrs["images"]`
         is dataset -> number of images.
     """
-    manifests = [read_manifest(paths.manifest(name)) for name in (a, b)]
-    sets = [
-        load_thumbnails(manifest, paths.data(name), paths.thumbnails(name))
-        for name, manifest in zip((a, b), manifests, strict=True)
-    ]
+    sets, rows, unreadable, images = [], [], {}, {}
+    for name in (a, b):
+        manifest = read_manifest(paths.manifest(name))
+        sets.append(load_thumbnails(manifest, paths.data(name), paths.thumbnails(name)))
+        rows.append(manifest.assign(content=sets[-1].content))
+        unreadable[name], images[name] = sets[-1].failures, len(manifest)
     copies, _ = find_copies(*sets, params.audit)
-    rows = [image_rows(m, part.content) for m, part in zip(manifests, sets, strict=True)]
-    pairs = pd.concat([byte_pairs_across(*manifests), copy_pairs(*rows, copies, swap=False)])
-    pairs = sort_pairs(pairs).drop_duplicates(["image_id_a", "image_id_b"], ignore_index=True)
-    named = list(zip((a, b), manifests, sets, strict=True))
-    pairs.attrs["unreadable"] = {
-        name: {manifest["image_id"].iloc[row]: why for row, why in sorted(part.failures.items())}
-        for name, manifest, part in named
-    }
-    pairs.attrs["images"] = {name: len(manifest) for name, manifest, _ in named}
+    pairs = image_pairs(*rows, copies, within=False)
+    pairs.attrs.update(unreadable=unreadable, images=images)
     return pairs
-
-
-def straddling_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return pairs to show from audit_pairs.parquet: one per test image, the kinds taking turns.
-
-    Returns:
-        Rows of `pairs`, best of each kind first, with `image_id_test` and `image_id_train`.
-    """
-    leaks = sort_pairs(pairs[pairs["straddles"]])
-    a, b, a_is_test = leaks["image_id_a"], leaks["image_id_b"], leaks["split_a"].eq("test")
-    leaks["image_id_test"], leaks["image_id_train"] = a.where(a_is_test, b), b.where(a_is_test, a)
-    leaks = leaks.drop_duplicates("image_id_test")
-    turn = leaks.groupby("kind").cumcount()
-    return leaks.loc[turn.sort_values(kind="stable").index].reset_index(drop=True)
 
 
 def _image_table(
     manifest: pd.DataFrame, content: np.ndarray, copies: pd.DataFrame, cut: pd.DataFrame
-) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Return audit.parquet, and by kind of copy which rows are test images with one in train."""
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return audit.parquet, and the counts of test images with a copy in train or val."""
     count = int(content.max(initial=-1)) + 1
-    ids = manifest["image_id"].tolist()
+    ids = manifest["image_id"]
     near = copies[copies["kind"] == "near"]
     near_part, copy_part = (connect(count, c["left"], c["right"]) for c in (near, copies))
     is_test = manifest["split"].eq("test").to_numpy()
     learned = np.zeros(count, bool)
     learned[content[manifest["split"].isin(LEARNED).to_numpy()]] = True
 
-    def leaks(
-        *kinds: str, by: Sequence[str] = ("thumbnail", "structure"), chains: bool = True
-    ) -> np.ndarray:
-        """Return the test rows whose content, or a copy of it, is in train or val.
+    def leaks(*kinds: str, chains: bool = True) -> np.ndarray:
+        """Return the test rows whose content, or a copy of these kinds, is in train or val.
 
         With `chains` also a copy of a copy, where not all pairs are known.
         """
-        known, unknown = (f[f["kind"].isin(kinds) & f["by"].isin(by)] for f in (copies, cut))
-        left, right = known["left"].to_numpy(), known["right"].to_numpy()
+        known, unknown = (found[found["kind"].isin(kinds)] for found in (copies, cut))
         unknown = unknown["content"] if chains else []
+        left, right = known["left"].to_numpy(), known["right"].to_numpy()
         return is_test & joined_to(learned, left, right, unknown)[content]
 
-    wider = {
-        "near": ("near",),
-        "near_or_mirrored": ("near", "mirror"),
-        "any": ("near", "mirror", "turn"),
+    every = ("near", "mirror", "turn")
+    flags = {
+        "byte_identical": leaks(),
+        "near": leaks("near"),
+        "near_or_mirrored": leaks("near", "mirror"),
+        "any": leaks(*every),
     }
-    flags = {"byte_identical": leaks()}
-    flags |= {name: leaks(*kinds) for name, kinds in wider.items()}
-    flags |= {
-        f"{name}_by_thumbnail": leaks(*kinds, by=["thumbnail"]) for name, kinds in wider.items()
-    }
-    flags["any_by_pair"] = leaks(*wider["any"], chains=False)
     copy_group = name_groups(ids, copy_part[content])
     labels = manifest["label"].groupby(copy_group).transform("nunique")
-    table = pd.DataFrame(
-        {
-            "image_id": manifest["image_id"],
-            "sha256": manifest["sha256"],
-            "split": manifest["split"],
-            "exact_group": name_groups(ids, content),
-            "near_group": name_groups(ids, near_part[content]),
-            "copy_group": copy_group,
-            "copy_in_train": flags["near"],
-            "copy_in_train_any": flags["any"],
-            "label_conflict": labels.gt(1).to_numpy(),
-        }
+    table = manifest[["image_id", "sha256", "split"]].assign(
+        exact_group=name_groups(ids, content),
+        near_group=name_groups(ids, near_part[content]),
+        copy_group=copy_group,
+        copy_in_train=flags["near"],
+        copy_in_train_any=flags["any"],
+        label_conflict=labels.gt(1).to_numpy(),
     )
-    return table, flags
+    return table, {
+        "images": len(manifest),
+        "test_images": int(is_test.sum()),
+        "test_images_with_copy_in_train": {name: int(flag.sum()) for name, flag in flags.items()},
+        # Marked, but in no pair of their own: see `joined_to`.
+        "joined_by_chain": int((flags["any"] & ~leaks(*every, chains=False)).sum()),
+    }
 
 
 def _summary(
-    dataset: str,
-    manifest: pd.DataFrame,
-    thumbnails: Thumbnails,
-    table: pd.DataFrame,
-    pairs: pd.DataFrame,
-    flags: dict[str, np.ndarray],
+    manifest: pd.DataFrame, thumbnails: Thumbnails, table: pd.DataFrame, pairs: pd.DataFrame
 ) -> dict[str, Any]:
-    """Return the counts of audit.json; lists are sorted, so that equal input gives equal bytes."""
-    ids = manifest["image_id"].to_numpy(dtype=object)
-    unread = {ids[row]: reason for row, reason in thumbnails.failures.items()}
-    blank = np.setdiff1d(np.flatnonzero(thumbnails.positions >= 0), thumbnails.comparable())
+    """Return counts and names of audit.json, sorted, so that equal input gives equal bytes."""
+    blank = (thumbnails.readable & thumbnails.blank())[thumbnails.content]
     conflicts = [
         {
             "images": sorted(members["image_id"]),
@@ -210,30 +148,14 @@ def _summary(
         }
         for _, members in table[table["label_conflict"]].groupby("copy_group")
     ]
-
-    def sizes(column: str) -> dict[str, int]:
-        several = table[column].value_counts()
-        several = several[several > 1]
-        return {"groups": len(several), "images": int(several.sum())}
-
-    kinds = pairs["kind"].value_counts()
-    leaks = pairs.loc[pairs["straddles"], "kind"].value_counts()
     return {
-        "dataset": dataset,
-        "images": len(manifest),
-        "test_images": int(manifest["split"].eq("test").sum()),
-        "test_images_with_copy_in_train": {name: int(flag.sum()) for name, flag in flags.items()},
-        "groups": {name: sizes(f"{name}_group") for name in ("exact", "near", "copy")},
-        # Marked, but in no pair of their own: see `joined_to`.
-        "joined_by_chain": int((flags["any"] & ~flags["any_by_pair"]).sum()),
-        "pairs": {kind: int(kinds.get(kind, 0)) for kind in KINDS},
-        "pairs_straddling": {kind: int(leaks.get(kind, 0)) for kind in KINDS},
-        "straddling": _named_leaks(manifest, table, pairs),
+        "pairs": {kind: int((pairs["kind"] == kind).sum()) for kind in KINDS},
+        "leaks": _named_leaks(manifest, table, pairs),
         "known_groups": {name: _known_groups(manifest, name) for name in ("patient_id", "group")},
         "label_conflict_groups": len(conflicts),
         "label_conflicts": conflicts[:LISTED],
-        "unreadable": dict(sorted(unread.items())),
-        "blank": sorted(ids[np.isin(thumbnails.content, blank)]),
+        "unreadable": thumbnails.failures,
+        "blank": sorted(manifest.loc[blank, "image_id"]),
     }
 
 
@@ -242,39 +164,32 @@ def _named_leaks(
 ) -> list[dict[str, Any]]:
     """List each test image that has a copy in train or val, the copy, their kind and labels.
 
-    Of byte-identical test images one stands for the rest in `pairs`; here each is listed.
+    The best of each kind come first. Of byte-identical test images one stands for the rest in
+    `pairs`; here each is listed.
     """
-    leaks = straddling_pairs(pairs)
     label = manifest.set_index("image_id")["label"]
     group = table.set_index("image_id")["exact_group"]
-    test = manifest.loc[manifest["split"].eq("test"), "image_id"]
-    twins = test.groupby(group.loc[test].to_numpy()).agg(list)
-    named: dict[str, dict] = {}
-    for row in leaks.itertuples():
-        for image_id in (row.image_id_test, *twins[group[row.image_id_test]]):
-            named.setdefault(
-                image_id,
-                {
-                    "test": image_id,
-                    "train": row.image_id_train,
-                    "kind": row.kind,
-                    "score": round(row.score, 4),
-                    "label_test": label[image_id],
-                    "label_train": label[row.image_id_train],
-                },
-            )
-        if len(named) >= LISTED:
-            break
-    return list(named.values())[:LISTED]
+    leaks = pairs[pairs["leak"]]
+    a, b, a_is_test = leaks["image_id_a"], leaks["image_id_b"], leaks["split_a"].eq("test")
+    leaks = leaks[["kind", "score"]].assign(test=a.where(a_is_test, b), train=b.where(a_is_test, a))
+    leaks = leaks.drop_duplicates("test")
+    leaks["group"] = leaks["test"].map(group)
+    leaks = leaks.loc[leaks.groupby("kind").cumcount().sort_values(kind="stable").index]
+    test = sorted(table.loc[table["split"].eq("test"), "image_id"])
+    twins = pd.DataFrame({"group": group[test].to_numpy(), "test": test})
+    named = leaks.drop(columns="test").merge(twins, on="group").drop_duplicates("test")[:LISTED]
+    labels = {f"label_{side}": named[side].map(label) for side in ("test", "train")}
+    named = named.assign(score=named["score"].round(4), **labels)
+    return named.drop(columns="group").to_dict("records")
 
 
 def _known_groups(manifest: pd.DataFrame, column: str) -> dict[str, int]:
-    """Count the patients or groups that the manifest states, and those that straddle."""
+    """Count the patients or groups of the manifest, and those in test and in train or val."""
     known = manifest[manifest[column] != ""]
     test = known["split"].eq("test")
     both = set(known.loc[test, column]) & set(known.loc[known["split"].isin(LEARNED), column])
     return {
         "known": int(known[column].nunique()),
-        "straddling": len(both),
+        "in_train_and_test": len(both),
         "test_images": int((test & known[column].isin(both)).sum()),
     }

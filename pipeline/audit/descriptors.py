@@ -13,6 +13,8 @@ moves and negates coefficients, so that the eight orientations need no second lo
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 from scipy.fft import dctn, rfft2
 from scipy.ndimage import gaussian_filter
@@ -23,43 +25,20 @@ SIGMA = 2.5  # pixels of the 64 x 64 thumbnail: the neighbourhood of `structure`
 FLOOR = 0.1  # of the image's own spread: local spread below it counts as noise
 SHIFT = 2  # pixels of the 64 x 64 thumbnail that a copy may be moved on either axis: 3 % of a side
 
-# -- orientations -----------------------------------------------------------------------------
-
-# An orientation is (transpose, flip rows, flip columns), applied in that order.
-ORIENTATIONS: tuple[tuple[bool, bool, bool], ...] = (
-    (False, False, False),  # as it is
-    (False, False, True),  # mirrored left-right
-    (False, True, False),  # mirrored top-bottom
-    (False, True, True),  # half a turn
-    (True, False, False),
-    (True, False, True),  # a quarter turn
-    (True, True, False),  # three quarter turns
-    (True, True, True),
-)
-SAME, MIRROR = 0, 1
+# (transpose, flip rows, flip columns), applied in that order. The first is the image as it is, the
+# second is mirrored left-right.
+ORIENTATIONS = tuple(product((False, True), repeat=3))
 
 
 def orient(images: np.ndarray, orientation: int) -> np.ndarray:
     """Turn or mirror images (n, side, side) as `ORIENTATIONS[orientation]` says."""
     transpose, rows, columns = ORIENTATIONS[orientation]
-    if transpose:
-        images = images.swapaxes(-1, -2)
-    if rows:
-        images = images[..., ::-1, :]
-    if columns:
-        images = images[..., ::-1]
-    return images
-
-
-# -- descriptors ------------------------------------------------------------------------------
+    images = images.swapaxes(-1, -2) if transpose else images
+    return images[..., :: -1 if rows else 1, :: -1 if columns else 1]
 
 
 def unit(values: np.ndarray) -> np.ndarray:
-    """Flatten (n, ...), centre each row and scale it to length 1; constant rows become 0.
-
-    Returns:
-        (n, d) float32.
-    """
+    """Flatten (n, ...) to (n, d) float32, each centred and of length 1; constant rows become 0."""
     flat = np.asarray(values, np.float32).reshape(len(values), -1)
     flat = flat - flat.mean(axis=1, keepdims=True)
     length = np.linalg.norm(flat, axis=1, keepdims=True)
@@ -67,14 +46,10 @@ def unit(values: np.ndarray) -> np.ndarray:
 
 
 def structure(thumbnails: np.ndarray) -> np.ndarray:
-    """Return the local structure of grey thumbnails.
+    """Return the local structure of thumbnails (n, 64, 64) uint8, (n, 64, 64) float32.
 
-    Args:
-        thumbnails: (n, 64, 64) uint8.
-
-    Returns:
-        (n, 64, 64) float32. Each image is first scaled to a spread of 1; `FLOOR` keeps coding
-        noise on an even background from counting as structure.
+    Each image is first scaled to a spread of 1; `FLOOR` keeps coding noise on an even background
+    from counting as structure.
     """
     images = np.asarray(thumbnails, np.float32)
     spread = images.std(axis=(1, 2), keepdims=True)
@@ -86,17 +61,9 @@ def structure(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def frequencies(images: np.ndarray, count: int) -> np.ndarray:
-    """Return the low DCT coefficients of images scaled to length 1.
-
-    Args:
-        images: (n, side, side).
-        count: frequencies kept per axis.
-
-    Returns:
-        (n, count, count) float32; [:, 0, 0] is 0.
-    """
-    n, side = len(images), images.shape[-1]
-    scaled = unit(images).reshape(n, side, side)
+    """Return the low DCT coefficients, `count` per axis, of images (n, side, side) of length 1:
+    (n, count, count) float32; [:, 0, 0] is 0."""
+    scaled = unit(images).reshape(images.shape)
     return dctn(scaled, axes=(1, 2), norm="ortho")[:, :count, :count].astype(np.float32)
 
 
@@ -113,11 +80,9 @@ def orient_frequencies(coefficients: np.ndarray, orientation: int) -> np.ndarray
     return coefficients
 
 
-# -- shifts -----------------------------------------------------------------------------------
 # Half a thumbnail pixel is 0.8 % of a side. Structures are fine-grained: two that differ by half a
 # pixel on both axes only correlate by about 0.8 at the nearest whole pixel, no more than
 # neighbouring slices of a head do. So they are compared at every quarter of a pixel.
-
 STEPS = 4  # shifts compared per thumbnail pixel, on either axis
 SHIFTS = np.arange(-SHIFT * STEPS, SHIFT * STEPS + 1) / STEPS  # thumbnail pixels
 
@@ -130,10 +95,7 @@ def best_shift(images: np.ndarray, templates: np.ndarray) -> np.ndarray:
     length of its window there is interpolated from the whole pixels around.
 
     Args:
-        images, templates: (n, 64, 64) float32.
-
-    Returns:
-        (n,) float32; may exceed 1 slightly.
+        images, templates: (n, 64, 64) float32. Returns (n,) float32; may exceed 1 slightly.
     """
     images = np.asarray(images, np.float32)
     side = STRUCTURE_SIDE - 2 * SHIFT
@@ -149,20 +111,20 @@ def best_shift(images: np.ndarray, templates: np.ndarray) -> np.ndarray:
 
 
 def moved_window(images: np.ndarray, down: float, right: float) -> np.ndarray:
-    """Cut the window that leaves `SHIFT` pixels on each side, moved by fractions of a pixel.
+    """Cut the window that leaves `SHIFT` pixels on each side of images (n, side, side) float32,
+    moved by at most `SHIFT` pixels.
 
     Between pixels it takes the weighted mean of both, a slight blur, which low frequencies bear.
-
-    Args:
-        images: (n, side, side) float32.
-        down, right: pixels, at most `SHIFT` either way.
     """
     side = images.shape[-1]
-    rows, columns = (
-        np.maximum(1 - np.abs(np.arange(SHIFT, side - SHIFT)[:, None] + move - np.arange(side)), 0)
-        for move in (down, right)
-    )
-    return rows.astype(np.float32) @ images @ columns.T.astype(np.float32)
+    window = np.arange(SHIFT, side - SHIFT)
+    rows, columns = (_between(window + move, np.arange(side)) for move in (down, right))
+    return rows @ images @ columns.T
+
+
+def _between(places: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Return the weights of linear interpolation, (places, pixels) float32."""
+    return np.maximum(1 - np.abs(places[:, None] - pixels), 0).astype(np.float32)
 
 
 def _waves(frequencies: np.ndarray) -> np.ndarray:
@@ -176,9 +138,7 @@ def _waves(frequencies: np.ndarray) -> np.ndarray:
 _DOWN = _waves(np.fft.fftfreq(STRUCTURE_SIDE)) / STRUCTURE_SIDE**2
 _RIGHT = _waves(np.fft.rfftfreq(STRUCTURE_SIDE)).T
 _RIGHT[1:-1] *= 2  # rfft2 leaves out the mirrored half of these
-_BETWEEN = np.maximum(1 - np.abs(SHIFTS[:, None] - np.arange(-SHIFT, SHIFT + 1)), 0).astype(
-    np.float32
-)
+_BETWEEN = _between(SHIFTS, np.arange(-SHIFT, SHIFT + 1))
 
 
 def _box_sums(images: np.ndarray, side: int) -> np.ndarray:

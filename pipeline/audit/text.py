@@ -18,40 +18,39 @@ KNOWN = {"patient_id": "patients", "group": "known groups"}
 
 
 def audit_text(summary: dict[str, Any], pairs: str) -> str:
-    """Return counts, and the names of what straddles the split or has several labels.
+    """Return counts, and the names of copies in both train and test or of several labels.
 
     Args:
         summary: of `audit_dataset`; its lists are cut at `SHOWN`.
         pairs: the file that lists all pairs.
     """
     leaks = summary["test_images_with_copy_in_train"]
+    chain = summary["joined_by_chain"]
     counts = ", ".join(f"{summary['pairs'][kind]} {words}" for kind, words in KINDS.items())
     lines = [
         f"{summary['dataset']}: {summary['images']} images, {summary['test_images']} of them test",
         f"pairs of copies: {counts}",
     ]
     if summary["test_images"]:
-        total = leaks["any"] - summary["joined_by_chain"]
-        lines += [
-            "test images with a copy in train or val:",
-            *(f"  {leaks[flag]} {words}" for flag, words in FLAGS.items()),
-            *_listed(map(_pair, summary["straddling"]), total, f"all pairs: {pairs}"),
-        ]
+        named = [_pair(p, p["test"], p["train"], "test", "train") for p in summary["leaks"]]
+        lines += ["test images with a copy in train or val:"]
+        lines += [f"  {leaks[flag]} {words}" for flag, words in FLAGS.items()]
+        lines += _listed(named, leaks["any"] - chain, f"; all pairs: {pairs}")
     else:
         lines.append(
             "no test part yet: `train` draws one for each seed and keeps copies together; "
             f"all pairs: {pairs}"
         )
-    if summary["joined_by_chain"]:
+    if chain:
         lines.append(
-            f"{summary['joined_by_chain']} of them are joined to train or val by a chain of copies "
-            "and are in no such pair: they are too many to compare each with each"
+            f"{chain} of them are joined to train or val by a chain of copies and are in no such "
+            "pair: they are too many to compare each with each"
         )
     for column, facts in summary["known_groups"].items():
-        if facts["straddling"]:
+        if both := facts["in_train_and_test"]:
             lines.append(
-                f"{facts['straddling']} of {facts['known']} {KNOWN[column]} are in test and in "
-                f"train or val ({facts['test_images']} test images)"
+                f"{both} of {facts['known']} {KNOWN[column]} are in test and in train or val "
+                f"({facts['test_images']} test images)"
             )
     if total := summary["label_conflict_groups"]:
         conflicts = [
@@ -59,38 +58,26 @@ def audit_text(summary: dict[str, Any], pairs: str) -> str:
             for c in summary["label_conflicts"]
         ]
         lines.append(f"{total} groups of copies with several labels:")
-        lines += _listed(conflicts, total, "the others: audit.parquet, label_conflict")
+        lines += _listed(conflicts, total, "; the others: audit.parquet, label_conflict")
     lines += _unreadable(summary["unreadable"], "images")
     if blank := summary["blank"]:
         lines.append(f"{len(blank)} blank images are compared by their bytes only:")
-        lines += _listed(map(printable, blank), len(blank))
+        lines += _listed([printable(name) for name in blank], len(blank))
     return "\n".join(lines)
 
 
 def across_text(other: str, pairs: list[dict[str, Any]], unreadable: dict[str, str]) -> str:
     """Return the copies that another dataset has, and its images that cannot be read, by name."""
-    lines = [
-        f"{printable(p['image_id_a'])} = {other}: {printable(p['image_id_b'])} "
-        f"({_kind(p, p['label_a'], p['label_b'])})"
-        for p in pairs
-    ]
-    return "\n".join(
-        [
-            f"{len(pairs)} pairs of copies across it and {other}",
-            *_listed(lines, len(pairs)),
-            *_unreadable(unreadable, f"images of {other}"),
-        ]
-    )
+    named = [_pair(p, p["image_id_a"], f"{other}: {p['image_id_b']}", "a", "b") for p in pairs]
+    lines = [f"{len(pairs)} pairs of copies across it and {other}", *_listed(named, len(pairs))]
+    return "\n".join(lines + _unreadable(unreadable, f"images of {other}"))
 
 
-def _pair(pair: dict[str, Any]) -> str:
-    kind = _kind(pair, pair["label_test"], pair["label_train"])
-    return f"{printable(pair['test'])} = {printable(pair['train'])} ({kind})"
-
-
-def _kind(pair: dict[str, Any], a: str, b: str) -> str:
+def _pair(pair: dict[str, Any], left: str, right: str, a: str, b: str) -> str:
+    a, b = pair[f"label_{a}"], pair[f"label_{b}"]
     labels = a if a == b else f"labelled {a} and {b}"
-    return f"{KINDS[pair['kind']]}, {pair['score']:.3f}; {labels}"
+    kind = f"{KINDS[pair['kind']]}, {pair['score']:.3f}; {labels}"
+    return f"{printable(left)} = {printable(right)} ({kind})"
 
 
 def _unreadable(reasons: dict[str, str], what: str) -> list[str]:
@@ -100,8 +87,6 @@ def _unreadable(reasons: dict[str, str], what: str) -> list[str]:
     return [f"{len(named)} {what} cannot be read:", *_listed(named, len(named))]
 
 
-def _listed(lines, total: int, rest: str = "") -> list[str]:
-    shown = [f"  {line}" for line in lines][:SHOWN]
-    if total > len(shown):
-        shown.append(f"  and {total - len(shown)} more{f'; {rest}' if rest else ''}")
-    return shown
+def _listed(lines: list[str], total: int, rest: str = "") -> list[str]:
+    shown = [f"  {line}" for line in lines[:SHOWN]]
+    return shown + ([f"  and {total - len(shown)} more{rest}"] if total > len(shown) else [])

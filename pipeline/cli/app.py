@@ -239,7 +239,7 @@ def add(
     max_rank: Annotated[
         int, typer.Option(min=0, help="Ignore rows of a CSV of masks above this rank.")
     ] = 5,
-    on_straddle: Annotated[
+    on_shared_patient: Annotated[
         str | None,
         typer.Option(help="A patient in two splits: error, drop-train or drop-test."),
     ] = None,
@@ -258,7 +258,7 @@ def add(
             max_rank=max_rank,
             groups=groups,
             patient_regex=patient_regex,
-            on_straddle=on_straddle,
+            on_shared_patient=on_shared_patient,
             force=force,
             progress=progress,
         )
@@ -322,10 +322,6 @@ def check(
     against: Annotated[
         str | None, typer.Option(help="Also search this other dataset for copies.")
     ] = None,
-    groups: Annotated[
-        Path | None,
-        typer.Option(help="First join known groups (CSV: path, series, fold) to the manifest."),
-    ] = None,
 ) -> None:
     """Check the manifest, then search for copies of images in both train and test.
 
@@ -335,20 +331,18 @@ def check(
     from pipeline.encode.text import prompted_classes
     from pipeline.engine.record import RunRecord
     from pipeline.errors import StageFailed
-    from pipeline.intake import group_dataset
     from pipeline.manifest import read_manifest
 
     for name in filter(None, [dataset, against]):
         classes = prompted_classes(project.paths.prompts, name)
         read_manifest(project.paths.manifest(name), data=project.paths.data(name), classes=classes)
-    notes = group_dataset(dataset, groups, paths=project.paths) if groups else []
     failed: StageFailed | None = None
     try:
         summary = audit_dataset(dataset, project.params, project.paths)
     except StageFailed as error:  # what could be compared is written: print it first
         failed = error
         summary = json.loads(project.paths.audit_summary(dataset).read_text(encoding="utf-8"))
-    text = [*notes, audit_text(summary, str(project.paths.audit_pairs(dataset)))]
+    text = [audit_text(summary, str(project.paths.audit_pairs(dataset)))]
     if against:
         pairs = compare_datasets(dataset, against, project.params, project.paths)
         copies, unreadable = pairs.to_dict("records"), pairs.attrs["unreadable"][against]
@@ -358,7 +352,7 @@ def check(
             failed = other.too_many_failed(allowed, project.paths.manifest(against))
         summary |= {f"copies_in_{against}": copies, f"unreadable_in_{against}": unreadable}
         text.append(across_text(against, copies, unreadable))
-    project.show(summary, "\n".join(map(str, text)))
+    project.show(summary, "\n".join(text))
     if failed is not None:
         raise failed
 

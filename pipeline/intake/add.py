@@ -1,41 +1,26 @@
-"""`pipeline data add`, `data refresh` and `data check --groups`: write or change a manifest."""
+"""`pipeline data add` and `data refresh`: write or change a manifest."""
 
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Literal
 
 from pipeline.config import DATASET_NAME
 from pipeline.errors import ManifestError
 from pipeline.intake.archive import extracted
 from pipeline.intake.existing import is_in_place, merge_existing, put_in_place, same_folder
-from pipeline.intake.findings import Findings, FoundImage
+from pipeline.intake.findings import Findings
 from pipeline.intake.layout import read_folder
 from pipeline.intake.masks import join_masks, separate_sibling_masks
-from pipeline.intake.patients import (
-    SPLIT_PRIORITY,
-    fill_in_patients,
-    keep_in_one_split,
-    patient_warnings,
-)
-from pipeline.intake.rows import (
-    SHOWN,
-    Progress,
-    build_rows,
-    class_warnings,
-    measure_again,
-    measure_all,
-    measure_masks,
-)
-from pipeline.intake.summary import AddSummary, record_add
+from pipeline.intake.patients import SPLIT_PRIORITY, fill_in_patients, keep_in_one_split
+from pipeline.intake.rows import Progress, build_rows, measure_all, measure_masks, row_warnings
+from pipeline.intake.summary import AddSummary
 from pipeline.intake.tables import join_groups, read_image_table
 from pipeline.io import manifest_lock, remove_leftovers
 from pipeline.manifest import check_rows, read_manifest, write_manifest
 from pipeline.paths import Paths
 
-OnStraddle = Literal["error", "drop-train", "drop-test"]
+SHOWN = 5  # names in a warning
 
 
 def add_dataset(
@@ -47,7 +32,7 @@ def add_dataset(
     max_rank: int | None = 5,
     groups: str | Path | None = None,
     patient_regex: str | None = None,
-    on_straddle: OnStraddle | None = None,
+    on_shared_patient: str | None = None,
     synthetic: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -70,8 +55,8 @@ def add_dataset(
         groups: CSV of known groups (path or image_id; group, series, slice, fold, patient_id).
         patient_regex: regular expression; its first group that matches a file name is the
             patient. Default: known naming schemes and DICOM headers (by a one-way code).
-        on_straddle: a patient in two splits is an "error"; or the images are taken out of one
-            split ("drop-train", "drop-test") and stay in the manifest without a split. Default:
+        on_shared_patient: a patient in two splits is an "error"; or the images are taken out of
+            one split ("drop-train", "drop-test") and stay in the manifest without a split. Default:
             "error" for patients that a table states; "drop-train" for those from names and
             headers, since publishers often split by file, so that the official test part stays
             complete.
@@ -90,9 +75,9 @@ def add_dataset(
         raise ManifestError(
             f"{dataset!r} is not a valid dataset name", remedy="use letters, digits, _ and -"
         )
-    if on_straddle not in (None, "error", *SPLIT_PRIORITY):
+    if on_shared_patient not in (None, "error", *SPLIT_PRIORITY):
         raise ManifestError(
-            f"--on-straddle {on_straddle!r} is not known",
+            f"--on-shared-patient {on_shared_patient!r} is not known",
             remedy=f"use error, {' or '.join(SPLIT_PRIORITY)}",
         )
     paths = paths or Paths()
@@ -101,14 +86,10 @@ def add_dataset(
     if mask_source is not None and same_folder(source, mask_source):
         mask_source = None  # the masks are next to the images
     remove_leftovers(place)
-    with ExitStack() as cleanup:
-        for folder in (manifest.parent, place.parent):
-            if not folder.exists():
-                cleanup.callback(_remove_if_empty, folder)
-        cleanup.enter_context(manifest_lock(manifest))
-
+    with manifest_lock(manifest), extracted(source, place) as folder:
         # What is there, and what is known of it.
-        findings = _find(source, mask_source, place, cleanup)
+        findings = _find(folder, mask_source)
+        findings.home = place if folder != source else None
         in_place = is_in_place(place, findings, manifest=manifest, force=force)
         if mask_source is not None:
             join_masks(findings, mask_source, max_rank=max_rank)
@@ -131,12 +112,14 @@ def add_dataset(
         if unusable:
             named = "; ".join(f"{name} {why}" for name, why in list(unusable.items())[:SHOWN])
             findings.warnings.append(f"{len(unusable)} ground-truth masks are left out: {named}")
-        how = on_straddle or ("error" if stated else "drop-train")
+        how = on_shared_patient or ("error" if stated else "drop-train")
         if how != "error":
             findings.warnings += keep_in_one_split(frame, how)
         check_rows(frame, lines, source)
+
+        # The manifest.
         frame, changed = merge_existing(frame, manifest, same_source=in_place, force=force)
-        # The manifest may know an older mask of these.
+        # The old manifest may know an older mask of these.
         frame.loc[frame["image_id"].isin(unusable), ["mask_path", "mask_area"]] = ""
         summary = AddSummary(
             dataset,
@@ -145,52 +128,33 @@ def add_dataset(
             skipped=dict(sorted(findings.skipped.items())),
             failed=findings.failed,
             masks_left_out=unusable,
-            warnings=findings.warnings + patient_warnings(frame) + class_warnings(frame),
+            warnings=findings.warnings + row_warnings(frame),
             changed=changed,
         )
 
         # Images and manifest are put in place together, once nothing else can fail.
         def place_images() -> None:
             if not in_place:
-                put_in_place(place, findings, force=force)
+                put_in_place(place, findings)
 
         write_manifest(frame, manifest, before_replace=place_images)
-        record_add(summary, paths)
+        summary.record(paths)
     return summary
 
 
-def _find(source: Path, masks: Path | None, place: Path, cleanup: ExitStack) -> Findings:
-    """Find the images of a folder, zip or CSV, with sibling masks taken out.
-
-    Args:
-        source: the folder, zip or CSV.
-        masks: where the masks are; None = next to the images.
-        place: data/<dataset>; a zip is extracted next to it until the images are added.
-        cleanup: removes the extracted zip.
-    """
-    if source.is_dir():
-        findings = read_folder(source, exclude=(masks,) if masks is not None else ())
-    elif source.suffix.lower() == ".zip":
-        findings = read_folder(cleanup.enter_context(extracted(source, place)))
-        findings.home = place
-    elif not source.exists():
+def _find(source: Path, masks: Path | None) -> Findings:
+    """Find the images of a folder or CSV, with masks next to them (masks = None) taken out."""
+    if not source.exists():
         raise ManifestError("no such folder, CSV or zip", path=source, remedy="check --from")
-    else:
+    if not source.is_dir():
         return read_image_table(source)
+    findings = read_folder(source, exclude=(masks,) if masks is not None else ())
     separate_sibling_masks(findings, pair=masks is None)
     return findings
 
 
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
-
-
 def refresh_dataset(
-    dataset: str,
-    *,
-    paths: Paths | None = None,
-    progress: Progress | None = None,
+    dataset: str, *, paths: Paths | None = None, progress: Progress | None = None
 ) -> AddSummary:
     """Update hashes, sizes and mask areas of a manifest from its files.
 
@@ -204,47 +168,21 @@ def refresh_dataset(
     manifest, data = paths.manifest(dataset), paths.data(dataset)
     with manifest_lock(manifest):
         frame = read_manifest(manifest)
-        before = frame["sha256"].copy()
-        failed = measure_again(frame, measure_all(data, set(frame["path"]), progress))
+        measured, failed, changed = measure_all(data, set(frame["path"]), progress), {}, 0
+        for row in frame.itertuples():
+            result = measured[row.path]
+            info = next((info for info in result.frames if info.frame == row.frame), None)
+            if info is None:
+                failed[row.path] = result.without(row.frame)
+            else:
+                now = result.sha256, info.width, info.height
+                frame.loc[row.Index, ["sha256", "width", "height"]] = now
+                changed += result.sha256 != row.sha256
         frame.loc[frame["mask_path"] == "", "mask_area"] = ""
         for i, reason in measure_masks(frame, data.joinpath).items():
             why = f"its mask {frame.at[i, 'mask_path']} {reason}"
             remedy = "put it back or correct it; or empty its mask_path"
             failed.setdefault(frame.at[i, "image_id"], f"{why} - {remedy}")
-        changed = {"added": 0, "removed": 0, "changed": int((frame["sha256"] != before).sum())}
-        summary = AddSummary(dataset, manifest, frame, failed=failed, changed=changed)
         write_manifest(frame, manifest)
-        record_add(summary, paths, {*frame["path"], *frame["image_id"]})
-    return summary
-
-
-def group_dataset(dataset: str, source: str | Path, *, paths: Paths) -> list[str]:
-    """Join known groups to an existing manifest; images and all else stay as they are.
-
-    Args:
-        dataset: its name.
-        source: CSV, see `join_groups`.
-        paths: the project folder.
-
-    Returns:
-        What was joined, and warnings.
-
-    Raises:
-        ManifestError: as `join_groups`; the manifest contradicts the table; or a patient would be
-            in two splits. Nothing was written.
-    """
-    manifest = paths.manifest(dataset)
-    with manifest_lock(manifest):
-        frame = read_manifest(manifest)
-        findings = Findings(paths.data(dataset))
-        for row in frame.itertuples():
-            facts = {"image_id": row.image_id} if row.image_id != row.path else {}
-            findings.images.append(FoundImage(row.path, row.label, row.split, facts))
-        known = join_groups(findings, Path(source))
-        for column in ("patient_id", "group", "fold"):
-            joined = [image.facts.get(column, "") for image in findings.images]
-            frame[column] = [new or old for new, old in zip(joined, frame[column], strict=True)]
-        frame, _ = merge_existing(frame, manifest, same_source=True, force=False)
-        check_rows(frame, range(2, len(frame) + 2), Path(source))
-        write_manifest(frame, manifest)
-    return [f"{manifest}: groups of {known} of {len(frame)} images joined", *findings.warnings]
+    counts = {"added": 0, "removed": 0, "changed": changed}
+    return AddSummary(dataset, manifest, frame, failed=failed, changed=counts)

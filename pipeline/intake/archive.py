@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import stat
 import zipfile
@@ -20,8 +21,9 @@ MAX_NAME = 255  # bytes of a file name, on all usual file systems
 
 
 @contextmanager
-def extracted(archive: Path, target: Path) -> Iterator[Path]:
-    """Extract a zip next to `target` and yield that folder, for the caller to move into place.
+def extracted(source: Path, target: Path) -> Iterator[Path]:
+    """Extract a zip next to `target` and yield that folder, for the caller to move into place; what
+    is not a zip is yielded as it is.
 
     Whatever is not moved away is removed at the end.
 
@@ -30,10 +32,13 @@ def extracted(archive: Path, target: Path) -> Iterator[Path]:
             folder, is a link, or comes twice; a zip bomb; not enough room on the disk.
         DiskError: the folder cannot be written, or the disk is full.
     """
+    if source.suffix.lower() != ".zip" or source.is_dir() or not source.exists():
+        yield source
+        return
     partial = partial_path(target)
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _extract(archive, partial)
+        _extract(source, partial)
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -71,15 +76,12 @@ def _checked_entries(archive: Path, opened: zipfile.ZipFile, place: Path) -> lis
 
     entries, seen = [], set()
     for entry in opened.infolist():
-        name = entry.filename
-        pure = PurePosixPath(name)
-        drive = len(name) > 1 and name[1] == ":" and name[0].isalpha()
-        if pure.is_absolute() or ".." in pure.parts or "\0" in name or drive:
+        name, pure = entry.filename, PurePosixPath(entry.filename)
+        if pure.is_absolute() or ".." in pure.parts or "\0" in name or re.match("[A-Za-z]:", name):
             refuse(f"entry {name!r} leads out of its folder")
         if "\\" in name:
             refuse(f"entry {name!r} has backslashes for folders", "pack it with another program")
-        kind = stat.S_IFMT(entry.external_attr >> 16)
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
             refuse(f"entry {name!r} is a link or device", "pack the files themselves")
         if entry.flag_bits & 1:
             refuse("is encrypted", "unpack it yourself and pass the folder")

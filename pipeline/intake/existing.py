@@ -18,37 +18,20 @@ DECIDED = ("label", "split", "patient_id", "group", "fold", "synthetic")
 SHOWN = 5
 
 
-def holds_phantoms(manifest: Path) -> bool:
-    """Return whether all images of a manifest are phantoms; not if it is missing or unreadable."""
-    try:
-        return set(read_manifest(manifest)["synthetic"]) == {"1"}
-    except ManifestError:
-        return False
-
-
-# -- the manifest -----------------------------------------------------------------------------
-
-
 def merge_existing(
     new: pd.DataFrame, manifest: Path, *, same_source: bool, force: bool
 ) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Merge new rows with an existing manifest.
+    """Merge new rows with those of a manifest that may exist.
 
     Files may be new, gone or changed. Boxes, points, groups and masks that only the old manifest
-    has are kept.
-
-    Args:
-        new: the rows to write.
-        manifest: the CSV file, which may not exist.
-        same_source: whether the old manifest describes the same folder.
-        force: take the new rows as they are.
+    has are kept. With `force` the new rows are taken as they are.
 
     Returns:
         The merged rows; and the number of rows "added", "removed" and "changed" (other bytes).
 
     Raises:
-        ManifestError: the old manifest is unreadable, of another folder, or contradicts the new
-            rows, and `force` is not set; the message says what differs.
+        ManifestError: without `force`, the old manifest is unreadable, of another folder (not of
+            the `same_source`), or contradicts the new rows; the message says what differs.
     """
     try:
         old = read_manifest(manifest) if manifest.exists() else new.iloc[:0]
@@ -77,9 +60,8 @@ def merge_existing(
     _refuse_contradictions(table[shared], before[shared], manifest)
     known = before.drop(columns=["split", "mask_area", "frame", "width", "height"]).fillna("")
     for name in known:
-        if name not in table:
-            table[name] = ""
-        table[name] = table[name].mask(table[name] == "", known[name])
+        mine = table.get(name, pd.Series("", table.index))
+        table[name] = mine.mask(mine == "", known[name])
     uncounted = (table["mask_area"] == "") & (table["mask_path"] == before["mask_path"])
     table["mask_area"] = table["mask_area"].mask(uncounted, before["mask_area"])
     return table.reset_index(drop=True), counts
@@ -109,12 +91,20 @@ def _refuse_contradictions(new: pd.DataFrame, old: pd.DataFrame, manifest: Path)
 # -- data/<dataset>: a link to the images, so that manifests hold no path of a machine ------------
 
 
+def holds_phantoms(manifest: Path) -> bool:
+    """Return whether all images of a manifest are phantoms; not if it is missing or unreadable."""
+    try:
+        return set(read_manifest(manifest)["synthetic"]) == {"1"}
+    except ManifestError:
+        return False
+
+
 def same_folder(a: Path, b: Path) -> bool:
     """Return whether both paths exist and are the same folder."""
     return a.exists() and b.exists() and a.samefile(b)
 
 
-def same_content(a: Path, b: Path) -> bool:
+def _same_content(a: Path, b: Path) -> bool:
     """Return whether two folders hold files of the same names and bytes only."""
     names, others = ({p.relative_to(f) for p in f.rglob("*") if p.is_file()} for f in (a, b))
     return names == others and all(filecmp.cmp(a / n, b / n, shallow=False) for n in names)
@@ -131,42 +121,24 @@ def is_in_place(place: Path, findings: Findings, *, manifest: Path, force: bool)
     if place.is_symlink() or not place.exists():
         return False
     # A run that was killed before it wrote the manifest may have moved the images of a zip.
-    if findings.home is not None and same_content(place, findings.root):
+    if findings.home is not None and _same_content(place, findings.root):
         return True
-    if not holds_phantoms(manifest):
-        raise ManifestError(
-            "holds other images, which are not replaced, even by --force",
-            path=place,
-            remedy="unpack the new images into it and pass it as --from, use another dataset "
-            "name, or move it away",
-        )
-    if not force:
-        raise ManifestError(
-            "holds phantoms", path=place, remedy="use another dataset name, or pass --force"
-        )
-    return False
+    phantoms = holds_phantoms(manifest)
+    if phantoms and force:
+        return False
+    remedy = "unpack the new images into it and pass it as --from, use another dataset name, "
+    raise ManifestError(
+        "holds phantoms" if phantoms else "holds other images, which --force does not replace",
+        path=place,
+        remedy=remedy + ("or pass --force" if phantoms else "or move it away"),
+    )
 
 
-def put_in_place(place: Path, findings: Findings, *, force: bool) -> None:
-    """Make data/<dataset> a link to the images, or move the extracted images there.
-
-    Args:
-        place: data/<dataset>, checked by `is_in_place`.
-        findings: the images.
-        force: replace a link to another folder.
-
-    Raises:
-        ManifestError: it is a link to another folder and `force` is not set.
-        DiskError: the folder cannot be written.
-    """
+def put_in_place(place: Path, findings: Findings) -> None:
+    """Make data/<dataset>, checked by `is_in_place`, a link to the images, or move those of a zip
+    there. Raises DiskError."""
     with writing(place):
         if place.is_symlink():
-            if place.exists() and not force:
-                raise ManifestError(
-                    f"is a link to {place.readlink()}, not to --from",
-                    path=place,
-                    remedy="use another dataset name, or pass --force to replace it",
-                )
             place.unlink()  # the link only; the images stay
         elif place.exists():
             shutil.rmtree(place)

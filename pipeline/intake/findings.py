@@ -1,42 +1,24 @@
-"""What is found in a source of images: its folders and files, looked at once.
+"""What lies in a folder, and what is known of each image: facts, without rules.
 
-`look_through` gathers facts and decides nothing. Rules turn facts into `Findings`, the images with
-what is known of each: layout.py (folders), tables.py (CSV files), masks.py (ground truth) and
-patients.py.
+Rules turn facts into a table of images: layout.py (folders), tables.py (CSV files), masks.py
+(ground truth) and patients.py.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+import pandas as pd
+
 from pipeline.errors import ImageError, ManifestError, PipelineError
 from pipeline.images import DICOMDIR_REASON, has_image_suffix, is_junk, sniff
 from pipeline.io import open_bytes
-
-
-@dataclass
-class FoundImage:
-    """One image file and what is known of it.
-
-    Attributes:
-        path: POSIX path relative to the root.
-        label: class name.
-        split: train, val, test or "".
-        facts: further manifest columns by name (patient_id, group, fold, mask_path, box, ...);
-            image_id and frame only where the source states them.
-        line: line of the table that lists it; 0 = none.
-    """
-
-    path: str
-    label: str = ""
-    split: str = ""
-    facts: dict[str, str] = field(default_factory=dict)
-    line: int = 0
+from pipeline.manifest import COLUMNS
 
 
 @dataclass
@@ -45,7 +27,8 @@ class Findings:
 
     Attributes:
         root: folder that the paths of the images are relative to.
-        images: the images.
+        images: one row per file, or per frame that a table names: text, "" = not known. The columns
+            are `manifest.COLUMNS` and others of a table; the index is the line of the table.
         skipped: reason -> number of files left out.
         failed: path -> why the file cannot be read (filled in when images are measured).
         warnings: what the user should know.
@@ -53,11 +36,15 @@ class Findings:
     """
 
     root: Path
-    images: list[FoundImage] = field(default_factory=list)
+    images: pd.DataFrame
     skipped: Counter[str] = field(default_factory=Counter)
     failed: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     home: Path | None = None
+
+    def __post_init__(self) -> None:
+        others = [name for name in self.images if name not in COLUMNS]
+        self.images = self.images.reindex(columns=[*COLUMNS, *others], fill_value="")
 
     @property
     def above(self) -> Path:
@@ -69,11 +56,8 @@ class Findings:
         return self.above / name[3:] if name.startswith("../") else self.root / name
 
     def local_name(self, name: str, known: Collection[str]) -> str:
-        """Return the path in `known` that a table means by `name`.
-
-        Tables name images relative to the images' folder or to the folder above it, with slashes
-        or backslashes. A name that fits neither is returned with slashes.
-        """
+        """Return the path in `known` that a table means by `name`, relative to the images' folder
+        or to the folder above it, with slashes or backslashes; else the name with slashes."""
         if name in known:
             return name
         name = name.replace("\\", "/").removeprefix("./")
@@ -83,78 +67,46 @@ class Findings:
         return name
 
 
-@dataclass
-class Folder:
-    """A folder as found on the disk.
-
-    Attributes:
-        path: POSIX path relative to the source; "" = the source itself.
-        folders: its subfolders, sorted by name.
-        images: paths of the image files directly in it, relative to the source, sorted.
-        skipped: reason -> number of other entries directly in it.
-    """
-
-    path: str
-    folders: list[Folder] = field(default_factory=list)
-    images: list[str] = field(default_factory=list)
-    skipped: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def name(self) -> str:
-        return self.path.rpartition("/")[2]
-
-    @property
-    def filled(self) -> list[Folder]:
-        """The subfolders with an image anywhere below."""
-        return [sub for sub in self.folders if any(folder.images for folder in sub.walk())]
-
-    def walk(self) -> Iterator[Folder]:
-        """Yield this folder and all folders below."""
-        yield self
-        for folder in self.folders:
-            yield from folder.walk()
-
-
-def look_through(source: Path, *, exclude: tuple[Path, ...] = ()) -> Folder:
-    """Look once at every folder and file below a folder.
+def look_through(
+    source: Path, *, exclude: tuple[Path, ...] = ()
+) -> tuple[list[str], list[str], Counter[str]]:
+    """Look once at every folder and file below a folder, but for the folders of `exclude`.
 
     Links are followed; a folder that was reached before is not entered again.
 
-    Args:
-        source: the folder.
-        exclude: folders below it to leave out.
-
     Returns:
-        The tree of its folders.
+        The image files and the folders, as POSIX paths relative to the source; and reason -> number
+        of entries left out.
 
     Raises:
         ManifestError: a folder cannot be listed.
     """
-    excluded = {folder.resolve() for folder in exclude}
-    seen = {source.resolve()}
-
-    def look(place: Path, path: str) -> Folder:
-        folder = Folder(path)
-        below = f"{path}/" if path else ""
-        _, names, files = next(os.walk(place, onerror=_cannot_list))
+    images, folders, skipped = [], [], Counter()
+    excluded, seen = {folder.resolve() for folder in exclude}, set()
+    for place, names, files in os.walk(source, onerror=_cannot_list, followlinks=True):
+        real, below = Path(place).resolve(), Path(place).relative_to(source)
+        names.sort()
+        reason = ""
+        if below.name and is_junk(below.name):
+            reason = "folder left by a system or notebook"
+        elif real in seen:
+            reason = "link to a folder that is read already"
+        elif real in excluded:
+            reason = "folder of --masks"
+        if reason:
+            skipped[reason] += 1
+            names.clear()
+            continue
+        seen.add(real)
+        folders += [below.as_posix()] if below.name else []
         for name in sorted(files):
+            path = (below / name).as_posix()
             junk = "file left by a system or notebook" if is_junk(name) else ""
-            if reason := junk or why_skipped(place / name, below + name):
-                folder.skipped[reason] += 1
+            if reason := junk or why_skipped(Path(place, name), path):
+                skipped[reason] += 1
             else:
-                folder.images.append(below + name)
-        for name in sorted(names):
-            real = (place / name).resolve()
-            if is_junk(name):
-                folder.skipped["folder left by a system or notebook"] += 1
-            elif real in seen:
-                folder.skipped["link to a folder that is read already"] += 1
-            elif real not in excluded:
-                seen.add(real)
-                folder.folders.append(look(place / name, below + name))
-        return folder
-
-    return look(source, "")
+                images.append(path)
+    return images, folders, skipped
 
 
 def _cannot_list(error: OSError) -> NoReturn:

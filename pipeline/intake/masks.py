@@ -12,6 +12,8 @@ import re
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
+import pandas as pd
+
 from pipeline.errors import ManifestError
 from pipeline.images import has_image_suffix
 from pipeline.intake.findings import Findings, look_through
@@ -30,75 +32,36 @@ def stem(path: str) -> str:
     return (pure.parent / name).as_posix()
 
 
-def masked_stem(path: str) -> str | None:
-    """Return the stem of the image that a stem names a mask of (`a/x_mask_1` -> `a/x`)."""
-    pure = PurePosixPath(path)
+def masked_stem(path: str) -> str:
+    """Return the stem of the image that a path names a mask of (`a/x_mask_1.png` -> `a/x`), or
+    ""."""
+    pure = PurePosixPath(stem(path))
     named = MASK_NAME.fullmatch(pure.name)
-    return (pure.parent / named["image"]).as_posix() if named else None
-
-
-def _pair(findings: Findings, masks: dict[str, list[str]]) -> dict[str, str]:
-    """Pair the images with masks of their stem, and warn of those where it is unclear which fits.
-
-    Args:
-        findings: its warnings are added to.
-        masks: stem of an image -> masks that fit it.
-
-    Returns:
-        Path of an image -> mask. An image gets none when several masks fit it, or several images
-        share a stem, unless one mask has the very name of the image.
-    """
-    images: dict[str, list[str]] = defaultdict(list)
-    for image in findings.images:
-        images[stem(image.path)].append(image.path)
-    pairs, unclear = {}, []
-    for key in images.keys() & masks.keys():
-        for path in images[key]:
-            name = PurePosixPath(path).name
-            same_name = [mask for mask in masks[key] if PurePosixPath(mask).name == name]
-            fitting = masks[key] if len(masks[key]) == len(images[key]) == 1 else same_name
-            if len(fitting) == 1:
-                pairs[path] = fitting[0]
-            else:
-                unclear.append(path)
-    if unclear:
-        findings.warnings.append(
-            f"{len(unclear)} images have no mask, since several fit or several images share a "
-            f"stem: {', '.join(sorted(unclear)[:SHOWN])}; merge the masks of an image into one and "
-            "pass their folder as --masks"
-        )
-    return pairs
+    return (pure.parent / named["image"]).as_posix() if named else ""
 
 
 def separate_sibling_masks(findings: Findings, *, pair: bool) -> None:
-    """Take masks that are next to their image out of the images.
+    """Take masks that are next to their image out of the images, in place.
 
-    A file is a mask when its name extends that of an image of the same folder.
-
-    Args:
-        findings: changed in place, warnings included.
-        pair: fill in mask_path; False when the masks come from elsewhere.
+    A file is a mask when its name extends that of an image of the same folder. With `pair` it
+    becomes the mask_path of that image.
     """
-    stems = {stem(image.path) for image in findings.images}
-    owners = {image.path: masked_stem(stem(image.path)) for image in findings.images}
-    masks: dict[str, list[str]] = defaultdict(list)
-    for path, owner in owners.items():
-        if owner in stems:
-            masks[owner].append(path)
-    found = {path for paths in masks.values() for path in paths}
-    findings.images = [image for image in findings.images if image.path not in found]
-    if found:
-        findings.skipped["ground-truth mask next to its image"] += len(found)
-    if lone := [path for path, owner in owners.items() if owner and owner not in stems]:
+    paths = findings.images["path"]
+    stems, owners = set(paths.map(stem)), paths.map(masked_stem)
+    is_mask = owners.isin(stems)
+    findings.images = findings.images[~is_mask].copy()
+    if is_mask.any():
+        findings.skipped["ground-truth mask next to its image"] += int(is_mask.sum())
+    lone = paths[(owners != "") & ~is_mask]
+    if len(lone):
         findings.warnings.append(
             f"{len(lone)} images are named like masks, but there is no image of that name in the "
             f"same folder: {', '.join(lone[:SHOWN])}; if they are masks, move them to a folder of "
             "their own (--masks)"
         )
-    pairs = _pair(findings, masks) if pair else {}
-    for image in findings.images:
-        if image.path in pairs:
-            image.facts["mask_path"] = pairs[image.path]
+    if pair:
+        masks = paths[is_mask].groupby(owners[is_mask]).agg(list).to_dict()
+        _set_masks(findings, _pair(findings, masks))
 
 
 def join_masks(findings: Findings, source: Path, *, max_rank: int | None = None) -> None:
@@ -119,23 +82,55 @@ def join_masks(findings: Findings, source: Path, *, max_rank: int | None = None)
         pairs, folder = _from_table(findings, source, max_rank), source.parent
     if not pairs:
         raise ManifestError(
-            f"no mask fits an image (an image is e.g. {findings.images[0].path!r})",
+            f"no mask fits an image (an image is e.g. {findings.images['path'].iloc[0]!r})",
             path=source,
             remedy="name each mask like its image, in the same folders; or pass a CSV (path, mask)",
         )
-    for image in findings.images:
-        if image.path in pairs:
-            image.facts["mask_path"] = _manifest_name(folder / pairs[image.path], findings)
+    named = {path: _manifest_name(folder / mask, findings) for path, mask in pairs.items()}
+    _set_masks(findings, named)
+
+
+def _set_masks(findings: Findings, pairs: dict[str, str]) -> None:
+    images = findings.images
+    rows = zip(images["path"], images["mask_path"], strict=True)
+    images["mask_path"] = pd.Series([pairs.get(path, old) for path, old in rows], images.index, str)
+
+
+def _pair(findings: Findings, masks: dict[str, list[str]]) -> dict[str, str]:
+    """Return path of an image -> mask, of masks by the stem of the image that they fit.
+
+    An image gets none, and is warned of, when several masks fit it, or several images share a stem,
+    unless one mask has the very name of the image.
+    """
+    images: dict[str, list[str]] = defaultdict(list)
+    for path in findings.images["path"]:
+        images[stem(path)].append(path)
+    pairs, unclear = {}, []
+    for key in images.keys() & masks.keys():
+        for path in images[key]:
+            name = PurePosixPath(path).name
+            same_name = [mask for mask in masks[key] if PurePosixPath(mask).name == name]
+            fitting = masks[key] if len(masks[key]) == len(images[key]) == 1 else same_name
+            if len(fitting) == 1:
+                pairs[path] = fitting[0]
+            else:
+                unclear.append(path)
+    if unclear:
+        findings.warnings.append(
+            f"{len(unclear)} images have no mask, since several fit or several images share a "
+            f"stem: {', '.join(sorted(unclear)[:SHOWN])}; merge the masks of an image into one and "
+            "pass their folder as --masks"
+        )
+    return pairs
 
 
 def _from_folder(findings: Findings, source: Path) -> dict[str, str]:
     masks: dict[str, list[str]] = defaultdict(list)
-    files = [path for folder in look_through(source).walk() for path in folder.images]
-    files = [path for path in files if has_image_suffix(path)]
+    files = [path for path in look_through(source)[0] if has_image_suffix(path)]
     for path in files:
-        for key in {stem(path), masked_stem(stem(path))} - {None}:
+        for key in {stem(path), masked_stem(path)} - {""}:
             masks[key].append(path)
-    used = {path for image in findings.images for path in masks.get(stem(image.path), [])}
+    used = {mask for path in findings.images["path"] for mask in masks.get(stem(path), [])}
     if spare := len(files) - len(used):
         findings.warnings.append(f"{spare} masks in {source.name} belong to no image")
     return _pair(findings, masks)
@@ -143,32 +138,26 @@ def _from_folder(findings: Findings, source: Path) -> dict[str, str]:
 
 def _from_table(findings: Findings, source: Path, max_rank: int | None) -> dict[str, str]:
     table = read_table(source, "path", "mask_path")
-    known = {image.path for image in findings.images}
-    pairs: dict[str, str] = {}
-    above = 0
-    for line, row in zip(table.index, table.to_dict("records"), strict=True):
-        rank = row.get("rank", "").strip()
-        try:
-            if rank and max_rank is not None and float(rank) > max_rank:
-                above += 1
-                continue
-        except ValueError:
-            raise ManifestError(
-                f"line {line}: rank {rank!r} is not a number", path=source, remedy="correct it"
-            ) from None
-        name = findings.local_name(row["path"], known)
-        if name in known and row["mask_path"]:
-            pairs[name] = row["mask_path"].replace("\\", "/")
-    if above:
-        findings.warnings.append(
-            f"{above} masks of {source.name} with a rank above {max_rank} are left out"
-        )
-    return pairs
+    if "rank" in table and max_rank is not None:
+        rank = pd.to_numeric(table["rank"].replace(r"^\s*$", "0", regex=True), errors="coerce")
+        if rank.isna().any():
+            line = rank.isna().idxmax()
+            what = f"line {line}: rank {table.at[line, 'rank']!r} is not a number"
+            raise ManifestError(what, path=source, remedy="correct it")
+        if above := int((rank > max_rank).sum()):
+            findings.warnings.append(
+                f"{above} masks of {source.name} with a rank above {max_rank} are left out"
+            )
+        table = table[rank <= max_rank]
+    known = set(findings.images["path"])
+    names = [findings.local_name(path, known) for path in table["path"]]
+    pairs = zip(names, table["mask_path"].str.replace("\\", "/"), strict=True)
+    return {name: mask for name, mask in pairs if name in known and mask}
 
 
 def _manifest_name(file: Path, findings: Findings) -> str:
-    """Return a mask's path for the manifest: relative to the images' folder if it is below that
-    or below the folder above it (so that both can be moved together), else absolute."""
+    """Return a path relative to the images' folder if the file is below that or below the folder
+    above it (so that both can be moved together), else an absolute one."""
     file, root = file.absolute(), findings.root.resolve()
     if file.is_relative_to(root):
         return file.relative_to(root).as_posix()

@@ -19,7 +19,7 @@ from pipeline.intake.findings import Findings
 KNOWN_NAMES = re.compile(r"(person\d+)_(?:bacteria|virus)_|((?:NORMAL\d*-)?IM-\d+)-\d+")
 MIN_SHARE = 0.9  # of the names must match `KNOWN_NAMES` for any to be believed
 
-# `--on-straddle`: of the splits that share a patient, the first in this order keeps the images.
+# `--on-shared-patient`: of the splits that share a patient, the first in this order keeps it.
 SPLIT_PRIORITY = {"drop-train": ("test", "val", "train"), "drop-test": ("train", "val", "test")}
 
 
@@ -37,49 +37,42 @@ def patients_from_names(names: list[str], pattern: str | None = None) -> list[st
     files = [PurePosixPath(name).name for name in names]
     try:
         compiled = re.compile(pattern) if pattern else KNOWN_NAMES
+        problem = "" if compiled.groups else "has no group"
     except re.error as error:
-        raise _bad_pattern(pattern, f"is not a regular expression: {error}") from None
-    if compiled.groups < 1:
-        raise _bad_pattern(pattern, "has no group")
-    matches = map(compiled.search if pattern else compiled.match, files)
-    patients = [next(filter(None, m.groups()), "") if m else "" for m in matches]
-    known = sum(map(bool, patients))
-    if pattern and not known:
-        raise _bad_pattern(pattern, f"matches none of the {len(files)} names, e.g. {files[:1]}")
-    return patients if pattern or known >= MIN_SHARE * len(files) else [""] * len(files)
-
-
-def _bad_pattern(pattern: str | None, what: str) -> ManifestError:
-    return ManifestError(
-        f"--patient-regex {pattern!r} {what}",
+        problem = f"is not a regular expression: {error}"
+    if not problem:
+        matches = map(compiled.search if pattern else compiled.match, files)
+        patients = [next(filter(None, m.groups()), "") if m else "" for m in matches]
+        known = sum(map(bool, patients))
+        if not pattern:
+            return patients if known >= MIN_SHARE * len(files) else [""] * len(files)
+        if known:
+            return patients
+        problem = f"matches none of the {len(files)} names, e.g. {files[:1]}"
+    raise ManifestError(
+        f"--patient-regex {pattern!r} {problem}",
         remedy="put the part that names the patient in brackets, e.g. --patient-regex '(P[0-9]+)_'",
     )
 
 
 def fill_in_patients(findings: Findings, pattern: str | None) -> bool:
-    """Set patient_id from file names where no table states it.
-
-    Returns:
-        Whether a table states patients; then names are read only if a pattern is given.
-    """
-    stated = any(image.facts.get("patient_id") for image in findings.images)
+    """Set patient_id from file names where no table states it, and return whether a table states
+    patients; then names are read only if a pattern is given."""
+    images = findings.images
+    stated = bool((images["patient_id"] != "").any())
     if pattern or not stated:
-        patients = patients_from_names([image.path for image in findings.images], pattern)
-        for image, patient in zip(findings.images, patients, strict=True):
-            if patient:
-                image.facts.setdefault("patient_id", patient)
+        named = patients_from_names(list(images["path"]), pattern)
+        rows = zip(images["patient_id"], named, strict=True)
+        images["patient_id"] = [old or new for old, new in rows]
     return stated
 
 
 def keep_in_one_split(frame: pd.DataFrame, how: str) -> list[str]:
-    """Take the images of a patient out of all splits but one, in place.
+    """Take the images of a patient out of all splits but one, in place, and return a warning.
 
     Args:
         frame: rows of a manifest.
         how: a key of `SPLIT_PRIORITY`.
-
-    Returns:
-        A warning with counts; nothing if no patient is in two splits.
     """
     known = frame[(frame["patient_id"] != "") & (frame["split"] != "")]
     rank = known["split"].map(SPLIT_PRIORITY[how].index)
@@ -92,16 +85,4 @@ def keep_in_one_split(frame: pd.DataFrame, how: str) -> list[str]:
     return [
         f"{dropped['patient_id'].nunique()} patients are in several splits: their {listed} are in "
         "none now (they stay in the manifest, and take part in the grouped protocol)"
-    ]
-
-
-def patient_warnings(frame: pd.DataFrame) -> list[str]:
-    """Return a warning if the patient is known for a part of the images only."""
-    known = int((frame["patient_id"] != "").sum())
-    if known in (0, len(frame)):
-        return []
-    return [
-        f"the patient is known for {known} of {len(frame)} images only; each other image counts "
-        "as a patient of its own, so that one patient may train and test: pass --patient-regex, "
-        "or name patients in --groups"
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,32 +13,22 @@ import pandas as pd
 
 from pipeline.errors import ImageError
 from pipeline.images import FrameInfo, SkippedFile, patient_code, probe, read_mask
-from pipeline.intake.findings import Findings, FoundImage
+from pipeline.intake.findings import Findings
 from pipeline.intake.layout import MASK_FOLDERS
 from pipeline.io import sha256_file
-from pipeline.manifest import COLUMNS
 
 Progress = Callable[[int, int], None]
-SHOWN = 5  # names in a warning
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one image file contains; or why it is left out.
+    """What one image file contains; or why it is left out."""
 
-    Attributes:
-        sha256: of the bytes.
-        patient: one-way code from a DICOM header; "" = unknown.
-        frames: index and size of each frame.
-        skipped: why the file is not an image.
-        failed: why the file cannot be read.
-    """
-
-    sha256: str = ""
-    patient: str = ""
-    frames: tuple[FrameInfo, ...] = ()
-    skipped: str = ""
-    failed: str = ""
+    sha256: str = ""  # of the bytes
+    patient: str = ""  # one-way code from a DICOM header; "" = unknown
+    frames: tuple[FrameInfo, ...] = ()  # index and size of each
+    skipped: str = ""  # why the file is not an image
+    failed: str = ""  # why it cannot be read
 
     def without(self, frame: object) -> str:
         """Return why a frame of the file cannot be had."""
@@ -58,19 +48,6 @@ def measure(file: Path) -> Measured:
         return Measured(failed=f"cannot be read ({os.strerror(error.errno or 0)})")
 
 
-def _in_threads(
-    function: Callable[[Any], Any], items: list, progress: Progress | None = None
-) -> list:
-    """Map a function over items in threads, in order; report (done, total) after each."""
-    results = []
-    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
-        for result in pool.map(function, items):
-            results.append(result)
-            if progress is not None:
-                progress(len(results), len(items))
-    return results
-
-
 def measure_all(root: Path, paths: set[str], progress: Progress | None) -> dict[str, Measured]:
     """Measure files below a folder; returns path -> what was found."""
     names = sorted(paths)
@@ -78,83 +55,58 @@ def measure_all(root: Path, paths: set[str], progress: Progress | None) -> dict[
     return dict(zip(names, found, strict=True))
 
 
+def _in_threads(function: Callable, items: list, progress: Progress | None = None) -> Iterator:
+    """Map a function over items in threads, in order; report (done, total) after each."""
+    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
+        for done, result in enumerate(pool.map(function, items), 1):
+            if progress is not None:
+                progress(done, len(items))
+            yield result
+
+
 def build_rows(
     findings: Findings, *, synthetic: bool, progress: Progress | None
 ) -> tuple[pd.DataFrame, list[int]]:
-    """Measure every image and make one row per frame.
+    """Measure every image and make one row per frame; what is skipped or failed joins `findings`.
 
     A table may name one frame of a file; else a file of n frames becomes n rows.
 
-    Args:
-        findings: the images; what is skipped or failed is added, in place.
-        synthetic, progress: as for `add_dataset`.
-
     Returns:
-        Rows sorted by path and frame, columns `COLUMNS` and those that a table adds; and the line
-        of the table that each comes from.
+        Rows sorted by path and frame, with the columns of `findings.images`; and the line of the
+        table that each comes from.
     """
-    paths = {image.path for image in findings.images}
-    measured = measure_all(findings.root, paths, progress)
+    images = findings.images.sort_values("path", kind="stable")
+    measured = measure_all(findings.root, set(images["path"]), progress)
     rows, lines = [], []
-    for image in sorted(findings.images, key=lambda image: image.path):
-        result = measured[image.path]
+    for line, image in zip(images.index, images.to_dict("records"), strict=True):
+        result, wanted = measured[image["path"]], image["frame"]
         if result.skipped:
             findings.skipped[result.skipped] += 1
             continue
-        wanted = image.facts.get("frame")
-        frames = [info for info in result.frames if wanted is None or str(info.frame) == wanted]
+        frames = [info for info in result.frames if wanted in ("", str(info.frame))]
         if not frames:
-            findings.failed[image.path] = result.without(wanted)
+            findings.failed[image["path"]] = result.without(wanted)
+        one_of_many = len(result.frames) > 1 and not (wanted and image["image_id"])
         for info in frames:
-            rows.append(_row(image, info, result, synthetic))
-            lines.append(image.line)
-    frame = pd.DataFrame(rows)
-    others = [name for name in frame.columns if name not in COLUMNS]
-    return frame.reindex(columns=[*COLUMNS, *others], fill_value="").fillna(""), lines
-
-
-def _row(image: FoundImage, info: FrameInfo, result: Measured, synthetic: bool) -> dict[str, Any]:
-    facts = dict(image.facts)
-    one_frame = facts.pop("frame", None) is not None
-    stated = facts.pop("image_id", None)
-    image_id = image.path if stated is None else stated
-    if len(result.frames) > 1 and not (one_frame and stated is not None):
-        image_id = f"{image_id}#{info.frame}"
-    return {
-        "patient_id": result.patient,
-        "synthetic": "1" if synthetic else "0",
-        **facts,
-        "image_id": image_id,
-        "path": image.path,
-        "frame": info.frame,
-        "label": image.label,
-        "split": image.split,
-        "sha256": result.sha256,
-        "width": info.width,
-        "height": info.height,
-    }
-
-
-def measure_again(frame: pd.DataFrame, measured: dict[str, Measured]) -> dict[str, str]:
-    """Update hash and size of existing rows in place; return path -> why a file failed."""
-    failed = {}
-    for row in frame.itertuples():
-        result = measured[row.path]
-        info = next((info for info in result.frames if info.frame == row.frame), None)
-        if info is None:
-            failed[row.path] = result.without(row.frame)
-        else:
-            values = result.sha256, info.width, info.height
-            frame.loc[row.Index, ["sha256", "width", "height"]] = values
-    return failed
+            image_id = image["image_id"] or image["path"]
+            row = {
+                "image_id": f"{image_id}#{info.frame}" if one_of_many else image_id,
+                "frame": info.frame,
+                "patient_id": image["patient_id"] or result.patient,
+                "sha256": result.sha256,
+                "width": info.width,
+                "height": info.height,
+                "synthetic": image["synthetic"] or ("1" if synthetic else "0"),
+            }
+            rows.append(image | row)
+            lines.append(line)
+    return pd.DataFrame(rows, columns=images.columns), lines
 
 
 def measure_masks(frame: pd.DataFrame, locate: Callable[[str], Path]) -> dict[int, str]:
-    """Fill in mask_area (pixels) in place.
+    """Fill in mask_area (pixels) in place, of masks at `locate(mask_path)`.
 
-    Args:
-        frame: rows. The mask of a frame is the same frame of the mask's file.
-        locate: returns the file of a mask_path.
+    The mask of a frame is the same frame of the mask's file.
 
     Returns:
         Index of the row -> why its mask cannot be used; such rows are unchanged.
@@ -167,18 +119,17 @@ def measure_masks(frame: pd.DataFrame, locate: Callable[[str], Path]) -> dict[in
         except ImageError as error:
             return error.message
 
-    bad: dict[int, str] = {}
     rows = list(frame[frame["mask_path"] != ""].itertuples())
-    for row, result in zip(rows, _in_threads(area, rows), strict=True):
-        if isinstance(result, int):
-            frame.at[row.Index, "mask_area"] = str(result)
-        else:
-            bad[row.Index] = result
+    areas = dict(zip([row.Index for row in rows], _in_threads(area, rows), strict=True))
+    bad = {at: why for at, why in areas.items() if isinstance(why, str)}
+    for at in areas.keys() - bad.keys():
+        frame.at[at, "mask_area"] = str(areas[at])
     return bad
 
 
-def class_warnings(frame: pd.DataFrame) -> list[str]:
-    """Return warnings on classes: missing in a split, tiny, of nearly equal names, or only one."""
+def row_warnings(frame: pd.DataFrame) -> list[str]:
+    """Return warnings on classes (missing in a split, tiny, of nearly equal names, or only one) and
+    on patients that are known for a part of the images only."""
     warnings = []
     table = frame.groupby(["label", "split"]).size().unstack(fill_value=0)
     for split in table.columns.intersection(["train", "test"]):
@@ -196,4 +147,11 @@ def class_warnings(frame: pd.DataFrame) -> list[str]:
             warnings.append(f"classes {names} differ only by case or spaces")
     if len(table) == 1:
         warnings.append(f"all images are of one class, {table.index[0]!r}: check the folders")
+    known = int((frame["patient_id"] != "").sum())
+    if 0 < known < len(frame):
+        warnings.append(
+            f"the patient is known for {known} of {len(frame)} images only; each other image "
+            "counts as a patient of its own, so that one patient may train and test: pass "
+            "--patient-regex, or name patients in --groups"
+        )
     return warnings

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +11,7 @@ import pandas as pd
 
 from pipeline.engine.record import RunRecord, library_versions
 from pipeline.engine.status import ADD
-from pipeline.errors import DiskError, PipelineError, printable
+from pipeline.errors import printable
 from pipeline.paths import Paths
 
 SHOWN = 20
@@ -21,29 +19,17 @@ SHOWN = 20
 
 @dataclass
 class AddSummary:
-    """What `add_dataset` did.
-
-    Attributes:
-        dataset: its name.
-        manifest: the file written.
-        frame: its rows (not printed).
-        skipped: reason -> number of files left out.
-        failed: relative path -> why the file cannot be read; it is not in the manifest.
-        masks_left_out: image_id -> why its ground-truth mask cannot be used.
-        warnings: what the user should know.
-        changed: number of rows "added", "removed" and "changed" since the last manifest.
-        images, masks, patients: number of rows, of ground-truth masks and of known patients.
-        counts: split ("" = none) -> label -> number of images.
-    """
+    """What `add_dataset` did, and counts: images, masks, patients (the known ones), and
+    counts, split ("" = none) -> label -> number of images."""
 
     dataset: str
     manifest: Path
-    frame: pd.DataFrame = field(repr=False)
-    skipped: dict[str, int] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    masks_left_out: dict[str, str] = field(default_factory=dict)
+    frame: pd.DataFrame = field(repr=False)  # the rows of the manifest
+    skipped: dict[str, int] = field(default_factory=dict)  # reason -> number of files left out
+    failed: dict[str, str] = field(default_factory=dict)  # path -> why it cannot be read
+    masks_left_out: dict[str, str] = field(default_factory=dict)  # image_id -> why
     warnings: list[str] = field(default_factory=list)
-    changed: dict[str, int] = field(default_factory=dict)
+    changed: dict[str, int] = field(default_factory=dict)  # rows added, removed and changed
 
     def __post_init__(self) -> None:
         self.images = len(self.frame)
@@ -78,41 +64,17 @@ class AddSummary:
             lines.append(f"  FAILED: {len(failed) - SHOWN} more")
         return "\n".join([*lines, *(f"  warning: {warning}" for warning in self.warnings)])
 
-
-def record_add(summary: AddSummary, paths: Paths, known: Collection[str] = ()) -> None:
-    """Write cache/<dataset>/records/add.json: what is not in the manifest, so that no later stage
-    can report it.
-
-    Args:
-        summary: of the run; its warnings are not kept. If the disk refuses the record, a warning
-            is added: the manifest is valid without it.
-        paths: the project folder.
-        known: after a refresh, paths and ids of the manifest: all else that the last `data add`
-            left out stays on record.
-    """
-    path = paths.record(summary.dataset, ADD)
-    skipped = {"skipped": summary.skipped, "masks_left_out": summary.masks_left_out}
-    left_out = summary.failed
-    if known:
-        earlier = RunRecord(ADD)
-        with suppress(PipelineError, FileNotFoundError):  # damaged or missing
-            earlier = RunRecord.read(path)
-        skipped = earlier.parameters
-        left_out = {name: why for name, why in earlier.failed.items() if name not in known}
-    failed = left_out | summary.failed
-    total = summary.images + len(left_out)
-    record = RunRecord(
-        ADD,
-        summary.dataset,
-        status="failed" if failed else "ok",
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        total=total,
-        done=total - len(failed),
-        failed=failed,
-        versions=library_versions(("medfocusclip", "numpy", "pillow")),
-        parameters=skipped,
-    )
-    try:
-        record.write(path)
-    except DiskError as error:
-        summary.warnings.append(f"the record of failed and skipped files was not written: {error}")
+    def record(self, paths: Paths) -> None:
+        """Write cache/<dataset>/records/add.json: what is not in the manifest, so that no later
+        stage can report it."""
+        RunRecord(
+            ADD,
+            self.dataset,
+            status="failed" if self.failed else "ok",
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            total=self.images + len(self.failed),
+            done=self.images,
+            failed=self.failed,
+            versions=library_versions(("medfocusclip", "numpy", "pillow")),
+            parameters={"skipped": self.skipped, "masks_left_out": self.masks_left_out},
+        ).write(paths.record(self.dataset, ADD))

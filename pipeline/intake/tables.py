@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
 from pipeline.errors import ManifestError
-from pipeline.intake.findings import Findings, FoundImage, why_skipped
+from pipeline.intake.findings import Findings, why_skipped
 from pipeline.intake.layout import split_named
 from pipeline.io import read_text_csv
 from pipeline.manifest import COLUMNS
@@ -29,22 +30,14 @@ SYNONYMS = {
     "patient": "patient_id",
     "mask": "mask_path",
 }
-# Columns of a manifest that are not taken from a table: they are measured, or are not facts.
-MEASURED = ("path", "label", "split", "sha256", "width", "height", "mask_area")
+MEASURED = ["sha256", "width", "height", "mask_area"]  # never taken from a table
 # The first of these columns becomes `group`. Larger units come first: neighbouring slices of a
 # patient are nearly copies.
 GROUP_COLUMNS = ("group", "series", "study", "slice")
 
 
 def read_table(path: Path, *required: str) -> pd.DataFrame:
-    """Read a CSV and give its columns the manifest's names.
-
-    Args:
-        path: the file.
-        required: columns that it must have.
-
-    Returns:
-        Text columns; the index holds the line number of each row.
+    """Read a CSV and give its columns the manifest's names; the index holds the line numbers.
 
     Raises:
         ManifestError: as `read_text_csv`; two columns mean the same; a required one is missing; or
@@ -69,9 +62,8 @@ def read_table(path: Path, *required: str) -> pd.DataFrame:
 
 
 def _column(name: str) -> str:
-    name = name.strip()
-    low = name.lower()
-    return SYNONYMS.get(low, low if low in COLUMNS else name)
+    low = name.strip().lower()
+    return SYNONYMS.get(low, low if low in COLUMNS else name.strip())
 
 
 def read_image_table(source: Path) -> Findings:
@@ -83,43 +75,32 @@ def read_image_table(source: Path) -> Findings:
     Raises:
         ManifestError: as `read_table`; no path or label column; paths outside the folder.
     """
-    table = read_table(source, "path", "label")
-    findings = Findings(source.parent)
-    outside = []
-    for line, row in zip(table.index, table.to_dict("records"), strict=True):
-        path = _relative_path(row["path"], findings.root)
-        if path is None:
-            outside.append(f"line {line}: {row['path']}")
-            continue
-        file = findings.root / path
-        reason = why_skipped(file, path) if file.is_file() else ""
-        if reason:
-            findings.skipped[reason] += 1
-            continue
-        mask = row.get("mask_path", "")
-        row["mask_path"] = _relative_path(mask, findings.root) or mask
-        row["frame"] = row.get("frame", "").strip()
-        facts = {
-            name: text
-            for name, text in row.items()
-            if name not in MEASURED and (text or name not in COLUMNS)
-        }
-        split = row.get("split", "")
-        split = split_named(split) or split
-        findings.images.append(FoundImage(path, row["label"], split, facts, line))
+    table = read_table(source, "path", "label").drop(columns=MEASURED, errors="ignore")
+    found = Findings(source.parent, table)
+    images, root = found.images, found.root
+    paths = [_relative_path(text, root) for text in images["path"]]
+    rows = zip(images.index, images["path"], paths, strict=True)
+    outside = [f"line {line}: {text}" for line, text, path in rows if not path]
     if outside:
         raise ManifestError(
             f"{len(outside)} paths are outside the table's folder: " + "; ".join(outside[:10]),
             path=source,
             remedy="move the table to a folder above all its images, and use relative paths",
         )
-    if not findings.images:
+    images["path"] = paths
+    images["mask_path"] = [_relative_path(text, root) or text for text in images["mask_path"]]
+    images["split"] = [split_named(text) or text for text in images["split"]]
+    images["frame"] = images["frame"].str.strip()
+    why = [why_skipped(root / path, path) if (root / path).is_file() else "" for path in paths]
+    found.skipped = Counter(filter(None, why))
+    found.images = images[[not reason for reason in why]].copy()
+    if found.images.empty:
         raise ManifestError("the table lists no images", path=source, remedy="check its paths")
-    return findings
+    return found
 
 
-def _relative_path(text: str, root: Path) -> str | None:
-    """Return a POSIX path below `root`, or None when it is outside.
+def _relative_path(text: str, root: Path) -> str:
+    """Return a POSIX path below `root`, or "" when it is outside.
 
     Backslashes separate folders unless a file of that very name exists.
     """
@@ -128,12 +109,12 @@ def _relative_path(text: str, root: Path) -> str | None:
     path = Path(text)
     if path.is_absolute():
         if not path.is_relative_to(root.absolute()):
-            return None
+            return ""
         path = path.relative_to(root.absolute())
-    return None if ".." in path.parts or not path.parts else path.as_posix()
+    return "" if ".." in path.parts or not path.parts else path.as_posix()
 
 
-def join_groups(findings: Findings, source: Path) -> int:
+def join_groups(findings: Findings, source: Path) -> None:
     """Fill in patient_id, group and fold from a CSV.
 
     Args:
@@ -141,54 +122,42 @@ def join_groups(findings: Findings, source: Path) -> int:
         source: CSV that names images by `path` (relative to the images' folder or to the folder
             above it; all frames of the file) or `image_id`.
 
-    Returns:
-        The number of images it knows.
-
     Raises:
         ManifestError: no usable column, an image listed twice with different values, or no image
             of the table is here.
     """
-    table = read_table(source)
-    key = "path" if "path" in table.columns else "image_id"
+    table, images = read_table(source), findings.images
+    key = "path" if "path" in table else "image_id"
     table = read_table(source, key)
-    group = next((name for name in GROUP_COLUMNS if name in table.columns), None)
-    columns = {
-        target: column
-        for target, column in (("group", group), ("fold", "fold"), ("patient_id", "patient_id"))
-        if column in table.columns
-    }
+    group = next((name for name in GROUP_COLUMNS if name in table), None)
+    columns = {"group": group, "fold": "fold", "patient_id": "patient_id"}
+    columns = {target: column for target, column in columns.items() if column in table}
     if not columns:
         raise ManifestError(
             f"no column that groups (it has: {', '.join(table.columns)})",
             path=source,
             remedy="name a column group, series, slice, fold or patient_id",
         )
-    by_name: dict[str, list[FoundImage]] = {}
-    for image in findings.images:
-        by_name.setdefault(image.path, []).append(image)
-    stated = {i.facts["image_id"]: [i] for i in findings.images if "image_id" in i.facts}
-    by_name = stated | by_name
-    values_of: dict[int, dict[str, str]] = {}  # by id() of the image
-    elsewhere = 0
-    for line, row in zip(table.index, table.to_dict("records"), strict=True):
-        name = findings.local_name(row[key], by_name)
-        elsewhere += name not in by_name
-        values = {target: row[column] for target, column in columns.items() if row[column]}
-        for image in by_name.get(name, []):
-            if values_of.setdefault(id(image), values) != values:
-                raise ManifestError(
-                    f"line {line}: {row[key]!r} for the second time, with other values",
-                    path=source,
-                    remedy="keep one of the rows",
-                )
-            image.facts |= values
-    if not values_of:
+    named: dict[str, list[int]] = {}  # path or id -> positions of its images
+    for at, path in enumerate(images["path"]):
+        named.setdefault(path, []).append(at)
+    named = {name: [at] for at, name in enumerate(images["image_id"]) if name} | named
+    table["image"] = [findings.local_name(name, named) for name in table[key]]
+    table["at"] = table["image"].map(named)  # a list; NaN = not here
+    here = table[table["at"].notna()].explode("at").drop_duplicates(["at", *columns.values()])
+    if here.empty:
         raise ManifestError(
             f"knows none of the images (its first: {table[key].iloc[0]!r}; "
-            f"the images': {findings.images[0].path!r})",
+            f"the images': {images['path'].iloc[0]!r})",
             path=source,
             remedy="write paths relative to the images' folder, or to the folder above it",
         )
+    for line, name in here.loc[here["at"].duplicated(), key].items():
+        what = f"line {line}: {name!r} for the second time, with other values"
+        raise ManifestError(what, path=source, remedy="keep one of the rows")
+    for name, column in columns.items():
+        new = dict(zip(here["at"], here[column], strict=True))
+        images[name] = [new.get(at) or old for at, old in enumerate(images[name])]
+    elsewhere = int(table["at"].isna().sum())
     if elsewhere:
         findings.warnings.append(f"{elsewhere} rows of {source.name} name images that are not here")
-    return len(values_of)

@@ -235,7 +235,7 @@ def pairs(data: Dataset, album: Album) -> list[Gallery]:
     if data.pairs is None or data.pairs.empty:
         return []
     table = data.pairs.sort_values(
-        ["straddles", "score", "image_id_a", "image_id_b"], ascending=[False, False, True, True]
+        ["leak", "score", "image_id_a", "image_id_b"], ascending=[False, False, True, True]
     )
     shown = {words.KINDS.get(kind, kind): of for kind, of in table.groupby("kind")}
     conflicts = table[table["label_a"] != table["label_b"]]

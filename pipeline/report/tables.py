@@ -256,7 +256,7 @@ def kinds(data: Dataset) -> Table | None:
     conflict = data.pairs["label_a"] != data.pairs["label_b"]
     by = data.pairs.assign(conflict=conflict).groupby("kind")
     rows = [
-        [words.KINDS.get(kind, kind), f"{len(of):,}", str(of["straddles"].sum()),
+        [words.KINDS.get(kind, kind), f"{len(of):,}", str(of["leak"].sum()),
          str(of["conflict"].sum())]
         for kind, of in by
     ]  # fmt: skip

@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from pipeline.audit.thumbnails import RECORD, Thumbnails, make_thumbnails
+from pipeline.audit.thumbnails import Thumbnails, make_thumbnails
 from pipeline.config import Params, load_params
 from pipeline.io import sha256_file
 from pipeline.manifest import COLUMNS, write_manifest
@@ -52,10 +52,9 @@ def mirror(image: np.ndarray) -> np.ndarray:
 
 def as_thumbnails(images: list[np.ndarray]) -> Thumbnails:
     """The thumbnails of grey pictures, one content each."""
-    records = np.zeros(len(images), RECORD)
-    for record, image in zip(records, images, strict=True):
-        record["plain"], record["structure"] = make_thumbnails(np.dstack([image] * 3))
-    return Thumbnails(records, np.arange(len(images)), np.arange(len(images)))
+    made = [make_thumbnails(np.dstack([image] * 3)) for image in images]
+    plain, structure = (np.stack(pixels) for pixels in zip(*made, strict=True))
+    return Thumbnails(plain, structure, np.ones(len(made), bool), np.arange(len(made)), {})
 
 
 class Folder:

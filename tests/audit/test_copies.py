@@ -12,9 +12,7 @@ from skimage.exposure import equalize_hist, rescale_intensity
 from skimage.transform import resize
 
 from pipeline.audit import audit_dataset, compare_datasets
-from pipeline.audit.descriptors import (
-    STRUCTURE_SIDE,
-)
+from pipeline.audit.descriptors import STRUCTURE_SIDE
 from pipeline.audit.search import find_copies
 from pipeline.audit.table import COLUMNS
 from tests.audit.folder import SIDE, Folder, as_thumbnails, film, gamma, params, texture
@@ -49,22 +47,18 @@ def as_bytes(image):
 COPIES = {
     "resaved": (resaved, "near"),
     "half size": (lambda x: as_bytes(resize(x, (80, 80), anti_aliasing=True)), "near"),
-    "larger": (lambda x: as_bytes(resize(x, (300, 300))), "near"),
     "brighter": (lambda x: np.clip(x.astype(int) + 35, 0, 255).astype(np.uint8), "near"),
     "less contrast": (lambda x: (90 + 0.3 * x).astype(np.uint8), "near"),
     "clipped": (lambda x: rescale_intensity(x, (70, 180), (0, 255)).astype(np.uint8), "near"),
     "gamma 0.5": (lambda x: gamma(x, 0.5), "near"),
-    "gamma 2": (lambda x: gamma(x, 2), "near"),
     "equalised": (lambda x: as_bytes(equalize_hist(x)), "near"),
     "down 2 %": (lambda x: shifted(x, 3, 0), "near"),
     "up and right 3 %": (lambda x: shifted(x, -5, 5), "near"),
     "shifted, resaved, gamma": (lambda x: resaved(gamma(shifted(x, 2, -3), 0.7)), "near"),
     "mirrored": (lambda x: x[:, ::-1], "mirror"),
-    "mirrored and resaved": (lambda x: resaved(np.ascontiguousarray(x[:, ::-1])), "mirror"),
     "mirrored, gamma": (lambda x: gamma(x[:, ::-1], 0.5), "mirror"),
     "turned 90": (lambda x: np.rot90(x, 1), "turn"),
     "turned 180": (lambda x: np.rot90(x, 2), "turn"),
-    "turned 270": (lambda x: np.rot90(x, 3), "turn"),
     "upside down": (lambda x: x[::-1], "turn"),
     "turned, gamma, shifted": (lambda x: gamma(shifted(np.rot90(x), 2, 2), 0.6), "turn"),
 }
@@ -88,7 +82,7 @@ def folder(tmp_path_factory) -> Folder:
 def test_a_copy_is_found_as_what_it_is_and_marked_by_its_kind(folder, name):
     pair = folder.pairs().set_index("image_id_b").loc[f"train/{name}.png"]
     assert pair["image_id_a"] == f"test/{name}.png"
-    assert pair["kind"] == COPIES[name][1] and pair["straddles"]
+    assert pair["kind"] == COPIES[name][1] and pair["leak"]
     assert 0.8 < pair["score"] <= 1
     test, train = (folder.table().loc[f"{split}/{name}.png"] for split in ("test", "train"))
     near = COPIES[name][1] == "near"
@@ -101,12 +95,8 @@ def test_a_copy_is_found_as_what_it_is_and_marked_by_its_kind(folder, name):
 @pytest.mark.promise(APART)
 def test_films_that_look_alike_when_shrunk_stay_apart(folder):
     assert len(folder.pairs()) == len(COPIES)
-    shrunk = [
-        np.asarray(Image.fromarray(film(s)).resize((32, 32), Image.Resampling.BILINEAR)).ravel()
-        for s in range(20)
-    ]
-    alike = np.corrcoef(shrunk)[np.triu_indices(20, 1)]
-    assert alike.min() > 0.97, "the films of this test should be hard to tell apart"
+    shrunk = as_thumbnails([film(seed) for seed in range(20)]).plain.reshape(20, -1)
+    assert np.corrcoef(shrunk).min() > 0.97, "the films of this test should be alike"
     assert folder.table().filter(like="film", axis=0)["copy_group"].nunique() == 20
 
 
@@ -121,16 +111,10 @@ def test_smooth_images_that_correlate_by_chance_are_no_copies(tmp_path):
     assert folder.pairs().empty
 
 
-def test_mirrored_off_leaves_turned_and_mirrored_copies_out(tmp_path):
-    folder = Folder(tmp_path)
-    folder.save("a.png", texture(1), split="train")
-    folder.save("b.png", np.ascontiguousarray(texture(1)[:, ::-1]), split="test")
-    summary = audit_dataset("toy", params(mirrored=False), folder.write().paths)
-    assert summary["pairs"]["mirror"] == 0
-    assert not folder.table()["copy_in_train_any"].any()
+def test_mirrored_off_leaves_turned_and_mirrored_copies_out():
+    sets = [as_thumbnails([texture(1)]), as_thumbnails([np.fliplr(texture(1))])]
+    assert find_copies(*sets, params(mirrored=False).audit)[0].empty
 
-
-# -- moved copies -----------------------------------------------------------------------------
 
 FARTHEST = 0.03 * STRUCTURE_SIDE  # thumbnail pixels: the promised 3 % of a side
 DISTANCES = [*np.arange(-1.75, 2, 0.25), -FARTHEST, FARTHEST]
@@ -145,26 +129,18 @@ def moved(image: np.ndarray, down: float, right: float) -> np.ndarray:
 
 
 @pytest.mark.promise(MOVED)
+@pytest.mark.parametrize("kind", ["near", "mirror", "turn"])
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_a_copy_moved_by_any_fraction_of_a_pixel_up_to_3_percent_is_found(direction):
+def test_a_copy_moved_by_any_fraction_of_a_pixel_up_to_3_percent_is_found(direction, kind):
     down, right = DIRECTIONS[direction]
+    change = {"near": np.array, "mirror": np.fliplr, "turn": np.rot90}[kind]
+    distances = DISTANCES if kind == "near" else DISTANCES[::3]
     originals = [texture(seed) for seed in range(2)]
-    copies = [moved(x, d * down, d * right) for d in DISTANCES for x in originals]
+    copies = [change(moved(x, d * down, d * right)) for d in distances for x in originals]
     found, _ = find_copies(as_thumbnails(copies), as_thumbnails(originals), params().audit)
     expected = [(at, at % len(originals)) for at in range(len(copies))]
     assert list(zip(found.left, found.right, strict=True)) == expected
-    assert set(found.kind) == {"near"}
-
-
-@pytest.mark.promise(MOVED)
-@pytest.mark.parametrize("turned", ["mirror", "turn"])
-def test_mirrored_and_turned_copies_are_found_between_pixels_too(turned):
-    change = {"mirror": np.fliplr, "turn": np.rot90}[turned]
-    originals = [texture(seed) for seed in range(4)]
-    copies = [change(moved(x, d, -d)) for d in (-1.5, -0.5, 0.5, 1.5) for x in originals]
-    found, _ = find_copies(as_thumbnails(originals), as_thumbnails(copies), params().audit)
-    assert set(zip(found.left, found.right, strict=True)) == {(k % 4, k) for k in range(16)}
-    assert set(found.kind) == {turned}
+    assert set(found.kind) == {kind}
 
 
 @pytest.mark.promise(MOVED)
@@ -186,9 +162,6 @@ def test_real_images_moved_by_fractions_of_a_pixel_are_found(shared, dataset):
         assert own.sum() >= 11, share
 
 
-# -- across two datasets ----------------------------------------------------------------------
-
-
 @pytest.mark.promise("Copies across datasets are found.")
 def test_copies_across_datasets_are_found_by_kind_and_films_of_others_are_not(tmp_path):
     made = Folder(tmp_path)
@@ -204,7 +177,7 @@ def test_copies_across_datasets_are_found_by_kind_and_films_of_others_are_not(tm
     made.write()
     pairs = compare_datasets("one", "two", params(), made.paths)
     assert list(pairs.columns) == list(COLUMNS)
-    assert pairs[["image_id_a", "image_id_b", "kind", "straddles"]].to_numpy().tolist() == [
+    assert pairs[["image_id_a", "image_id_b", "kind", "leak"]].to_numpy().tolist() == [
         ["0.png", "same bytes.png", "byte", True],
         ["1.png", "contrast.png", "near", False],
         ["2.png", "turned.png", "turn", True],

@@ -12,10 +12,10 @@ from pipeline.audit.descriptors import (
     orient_frequencies,
     unit,
 )
-from pipeline.audit.search import Vectors
+from pipeline.audit.search import bases, nearest
 
 
-def vectors(n: int, planted: int) -> np.ndarray:
+def near_vectors(n: int, planted: int) -> np.ndarray:
     """Random unit vectors, the last `planted` of them close to the first ones."""
     rng = np.random.default_rng(0)
     far = rng.standard_normal((n - planted, 40))
@@ -23,34 +23,22 @@ def vectors(n: int, planted: int) -> np.ndarray:
     return unit(np.concatenate([far, near]))
 
 
-def brute(base: np.ndarray, correlation: float) -> set[tuple[int, int]]:
-    i, j = np.nonzero(np.triu(base @ base.T, 1) > correlation)
-    return set(zip(i.tolist(), j.tolist(), strict=True))
-
-
-def pairs(base: np.ndarray, rows: int, **options) -> set[tuple[int, int]]:
-    made = Vectors(base, 0.1, 99, **options)
-    found = set()
-    for start in range(0, len(base), rows):
-        r, c, _ = made.near([base[start : start + rows]], after=start)
-        i, j = np.minimum(start + r, c), np.maximum(start + r, c)
-        found |= set(zip(i[i != j].tolist(), j[i != j].tolist(), strict=True))
-    return found
-
-
 @pytest.mark.parametrize("rows", [7, 64, 1000])
 def test_blocks_of_any_size_find_every_pair(rows):
-    base = vectors(500, 60)
-    assert pairs(base, rows, columns=96) == brute(base, 0.9)
-    assert len(brute(base, 0.9)) == 60
+    vectors = near_vectors(500, 60)
+    base, found = bases(vectors, 0.1), []
+    for start in range(0, len(vectors), rows):
+        i, j, _ = nearest([vectors[start : start + rows]], base, 99, after=start, width=96)
+        found += zip((start + i).tolist(), j.tolist(), strict=True)
+    expected = np.argwhere(np.triu(vectors @ vectors.T, 1) > 0.9).tolist()
+    assert sorted(found) == [tuple(pair) for pair in expected] and len(found) == 60
 
 
 def test_the_nearest_partners_are_kept_when_there_are_too_many():
-    base = unit(np.random.default_rng(0).standard_normal(40) + np.eye(40) * 0.05)
-    rows, columns, cut = Vectors(base, 0.1, 5).near([base[:1]])
-    assert list(cut) == [0]
-    assert list(rows) == [0] * 5
-    assert set(columns) == set(np.argsort(-(base @ base[0]))[:5])
+    vectors = unit(np.random.default_rng(0).standard_normal(40) + np.eye(40) * 0.05)
+    rows, columns, cut = nearest([vectors[:1]], bases(vectors, 0.1), 5)
+    assert (list(cut), list(rows)) == ([0], [0] * 5)
+    assert set(columns) == set(np.argsort(-(vectors @ vectors[0]))[:5])
 
 
 @pytest.mark.parametrize("orientation", range(len(ORIENTATIONS)))

@@ -60,8 +60,9 @@ def rows_of(paths: Paths, dataset: str = "d") -> pd.DataFrame:
 
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
-    """An empty project folder."""
-    (tmp_path / "project").mkdir()
+    """A project folder without files."""
+    for name in ("data", "data_manifests"):
+        (tmp_path / "project" / name).mkdir(parents=True)
     return Paths(tmp_path / "project")
 
 

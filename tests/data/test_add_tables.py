@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ManifestError
-from pipeline.intake import add_dataset, group_dataset
+from pipeline.intake import add_dataset
 from pipeline.intake.patients import patients_from_names
 from pipeline.manifest import read_manifest
 from tests.data.conftest import pages, picture, rows_of
@@ -101,7 +101,7 @@ def test_a_table_that_cannot_be_used_is_refused_with_the_cause(
 ):
     with pytest.raises(ManifestError, match=expected):
         add_dataset("d", table_of(tmp_path / "t", text, encoding), paths=paths)
-    assert not list(paths.root.iterdir())
+    assert not list(paths.root.glob("*/*"))
 
 
 def test_a_file_that_a_table_names_but_is_missing_is_a_named_failure(tmp_path, paths):
@@ -110,17 +110,13 @@ def test_a_file_that_a_table_names_but_is_missing_is_a_named_failure(tmp_path, p
     assert list(summary.failed) == ["sub/99.png"]
 
 
-# -- groups -----------------------------------------------------------------------------------
-
 GROUPS = "Known groups are joined, and none is overwritten."
 
 
 @pytest.mark.promise(GROUPS)
-@pytest.mark.parametrize("prefix", ["", "scans/"])
-def test_groups_are_joined_by_path_from_the_folder_or_the_one_above(scans, paths, tmp_path, prefix):
+def test_groups_are_joined_by_path_from_the_folder_or_the_one_above(scans, paths, tmp_path):
     (tmp_path / "g.csv").write_text(
-        "path,slice,series,fold\n"
-        f"{prefix}train/cat/0.png,s1,007,1\n{prefix}train/dog/1.png,s2,008,2\n"
+        "path,slice,series,fold\ntrain/cat/0.png,s1,007,1\nscans\\train/dog/1.png,s2,008,2\n"
     )
     add_dataset("d", scans, paths=paths, groups=tmp_path / "g.csv")
     rows = rows_of(paths)
@@ -139,13 +135,12 @@ def test_a_file_named_in_a_table_of_groups_means_all_its_frames(tmp_path, paths)
     groups.write_text("path,series\na.tif,7\nb.tif,8\n")
     add_dataset("d", tmp_path / "t" / "table.csv", paths=paths, groups=groups)
     assert rows_of(paths)["group"].tolist() == ["7"] * 3 + ["8"] * 3
-    groups.write_text("image_id,fold\na.tif#1,2\nb.tif,1\n")
-    (said,) = group_dataset("d", groups, paths=paths)
-    assert rows_of(paths)["fold"].tolist() == ["", "2", "", "1", "1", "1"]
-    assert "4 of 6 images" in said
-    groups.write_text("image_id,fold\na.tif#1,2\na.tif,1\n")
+    groups.write_text("path,fold\na.tif,2\na.tif,1\n")
     with pytest.raises(ManifestError, match=r"line 3: 'a\.tif' for the second time"):
-        group_dataset("d", groups, paths=paths)
+        add_dataset("d", tmp_path / "t" / "table.csv", paths=paths, groups=groups)
+    groups.write_text("path,series\na.tif,9\n")
+    with pytest.raises(ManifestError, match="'7' -> '9'"):
+        add_dataset("d", tmp_path / "t" / "table.csv", paths=paths, groups=groups)
 
 
 @pytest.mark.parametrize(
@@ -163,9 +158,6 @@ def test_groups_that_cannot_be_joined_are_refused_with_the_cause(
     (tmp_path / "g.csv").write_text(text)
     with pytest.raises(ManifestError, match=expected):
         add_dataset("d", scans, paths=paths, groups=tmp_path / "g.csv")
-
-
-# -- patients ---------------------------------------------------------------------------------
 
 
 def test_patients_are_read_from_known_names_or_by_a_pattern():
@@ -196,20 +188,20 @@ def test_patients_known_for_a_part_of_the_images_are_warned_of(tmp_path, paths):
     assert "known for 2 of 4 images only" in text and "--patient-regex" in text
 
 
-STRADDLING = "A patient in two splits is refused if a table says so, else taken out of train."
+SHARED = "A patient in two splits is refused if a table says so, else taken out of train."
 
 
-@pytest.mark.promise(STRADDLING)
+@pytest.mark.promise(SHARED)
 def test_a_patient_whom_a_table_puts_in_two_splits_is_an_error(tmp_path, paths):
     text = "path,label,split,patient_id\nsub/0.png,a,train,p\nsub/1.png,a,test,p\n"
     source = table_of(tmp_path / "t", text)
-    with pytest.raises(ManifestError, match=r"patient 'p' is in test .*--on-straddle"):
+    with pytest.raises(ManifestError, match=r"patient 'p' is in test .*--on-shared-patient"):
         add_dataset("d", source, paths=paths)
-    summary = add_dataset("d", source, paths=paths, on_straddle="drop-test")
+    summary = add_dataset("d", source, paths=paths, on_shared_patient="drop-test")
     assert summary.counts == {"train": {"a": 1}, "": {"a": 1}}
 
 
-@pytest.mark.promise(STRADDLING)
+@pytest.mark.promise(SHARED)
 def test_a_patient_whose_name_is_in_two_splits_leaves_train_and_test_stays_whole(tmp_path, paths):
     for name in (
         "train/viral/person1_virus_6.png",
@@ -224,9 +216,9 @@ def test_a_patient_whose_name_is_in_two_splits_leaves_train_and_test_stays_whole
     assert split["test/bacterial/person1_bacteria_1.png"] == "test"
     assert any("1 patients" in w and "1 train images" in w for w in summary.warnings)
     with pytest.raises(ManifestError, match="patient 'person1' is in"):
-        add_dataset("e", tmp_path / "chest", paths=paths, on_straddle="error")
+        add_dataset("e", tmp_path / "chest", paths=paths, on_shared_patient="error")
     with pytest.raises(ManifestError, match="error, drop-train or drop-test"):
-        add_dataset("e", tmp_path / "chest", paths=paths, on_straddle="ask")
+        add_dataset("e", tmp_path / "chest", paths=paths, on_shared_patient="ask")
 
 
 @pytest.mark.promise("A manifest holds no patient id of a DICOM header, only a one-way code of it.")
@@ -242,9 +234,6 @@ def test_dicom_patients_are_a_code_that_does_not_tell_the_header(tmp_path, paths
     patients = rows_of(paths)["patient_id"].tolist()
     assert patients[0] == patients[1] != patients[2]
     assert all(patients)
-
-
-# -- the real sets ----------------------------------------------------------------------------
 
 
 def test_the_real_lung_set_has_its_patients_and_judgeable_masks(shared, paths):

@@ -18,11 +18,10 @@ from tests.data.conftest import picture, zip_of
 @pytest.mark.promise(
     "The same zip can be added again; another version of it is refused with a way that works."
 )
-@pytest.mark.parametrize("prefix", ["", "wrap/"])
 def test_the_same_zip_can_be_added_again_and_a_changed_one_is_refused_with_a_way_that_works(
-    scans, tmp_path, paths, prefix
+    scans, tmp_path, paths
 ):
-    source = zip_of(tmp_path / "s.zip", scans, prefix)
+    source = zip_of(tmp_path / "s.zip", scans, "wrap/")
     add_dataset("d", source, paths=paths)
     frame = read_manifest(paths.manifest("d"))
     frame.loc[3, "box"] = "1,1,5,5"
@@ -32,7 +31,7 @@ def test_the_same_zip_can_be_added_again_and_a_changed_one_is_refused_with_a_way
     assert read_manifest(paths.manifest("d")).loc[3, "box"] == "1,1,5,5"
 
     picture(scans / "train" / "cat" / "new.png", seed=1)
-    source = zip_of(tmp_path / "s.zip", scans, prefix)
+    source = zip_of(tmp_path / "s.zip", scans, "wrap/")
     before = paths.manifest("d").read_bytes()
     for force in (False, True):
         with pytest.raises(ManifestError, match="holds other images") as caught:
@@ -66,12 +65,7 @@ def _bomb(path: Path) -> None:
 def _lying(path: Path) -> None:
     """State a size of 1 byte for an entry of 128 MB."""
     _bomb(path)
-    raw = bytearray(path.read_bytes())
-    name = b"train/cat/bomb.png"
-    for at in (raw.find(name) - 8, raw.rfind(name) - 22):  # in the entry and in the directory
-        assert raw[at : at + 4] == (2**27).to_bytes(4, "little")
-        raw[at : at + 4] = (1).to_bytes(4, "little")
-    path.write_bytes(raw)
+    path.write_bytes(path.read_bytes().replace((2**27).to_bytes(4, "little"), b"\1\0\0\0"))
 
 
 def _flip(path: Path) -> None:

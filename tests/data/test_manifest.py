@@ -29,9 +29,7 @@ def rows(ids, **columns):
     frame["frame"] = 0
     frame["width"], frame["height"] = 20, 10
     frame["synthetic"] = "0"
-    for name, values in columns.items():
-        frame[name] = values
-    return frame
+    return frame.assign(**columns)
 
 
 def problems(frame, tmp_path, **options):
@@ -39,29 +37,20 @@ def problems(frame, tmp_path, **options):
     with pytest.raises(ManifestError) as caught:
         read_manifest(tmp_path / "m.csv", **options)
     assert caught.value.exit_code == 2
-    return caught.value
+    return str(caught.value)
 
 
 @pytest.mark.promise(AS_WRITTEN)
 @settings(max_examples=12, deadline=None)
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=10, max_size=40, unique_by=lambda pair: pair[0]))
 def test_any_id_and_label_come_back_byte_for_byte(tmp_path_factory, pairs):
+    pairs += [(f"?{x}", x) for x in ("007", "NA", "1e5", "True", "nan", "null", " x ", "a\nb\r")]
     path = tmp_path_factory.mktemp("m") / "m.csv"
     ids, labels = zip(*pairs, strict=True)
-    write_manifest(rows(list(ids), label=list(labels)), path)
+    write_manifest(rows(list(ids), label=list(labels), group=list(ids)), path)
     frame = read_manifest(path)
-    assert list(frame["image_id"]) == list(ids)
+    assert list(frame["image_id"]) == list(frame["group"]) == list(ids)
     assert list(frame["label"]) == list(labels)
-
-
-@pytest.mark.promise(AS_WRITTEN)
-@pytest.mark.parametrize(
-    "value", ["007", "NA", "1e5", "True", "nan", "", "null", " x ", "影像", "a\nb"]
-)
-def test_values_that_look_like_others_stay_text(tmp_path, value):
-    write_manifest(rows([value or "x"], label=value or "x", group=value), tmp_path / "m.csv")
-    row = read_manifest(tmp_path / "m.csv").iloc[0]
-    assert (row["image_id"], row["label"], row["group"]) == (value or "x", value or "x", value)
 
 
 @pytest.mark.promise(ALL_AT_ONCE)
@@ -76,67 +65,56 @@ def test_values_that_look_like_others_stay_text(tmp_path, value):
         ({"path": ["../x.png", "y.png"]}, "not a path below the data folder: '../x.png'"),
         ({"path": ["/etc/x.png", "y.png"]}, "not a path below the data folder"),
         ({"path": ["x.png", "x.png"]}, "'x.png' and '0' is on line 2 too"),
-        ({"box": ["5,5,1,9", ""]}, "not a box: '5,5,1,9'"),
+        ({"box": ["5,5,1,9", ""]}, "5,5,1,9 is not inside the image"),
         ({"box": ["0,0,nan,9", ""]}, "not a box"),
-        ({"box": ["0,0,21,9", ""]}, "0,0,21,9 is outside the image of 20 x 10"),
+        ({"box": ["0,0,21,9", ""]}, "0,0,21,9 is not inside the image of 20 x 10"),
         ({"points": ["3,3,2", ""]}, "not points: '3,3,2'"),
-        ({"points": ["3,10,1", ""]}, "3,10,1 is outside the image"),
+        ({"points": ["3,10,1", ""]}, "3,10,1 is not inside the image"),
         ({"synthetic": ["yes", "0"]}, "neither 0 nor 1: 'yes'"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_line_and_remedy(tmp_path, columns, expected):
-    error = problems(rows(["p", "q"], **columns), tmp_path)
-    assert re.search(rf"line [23], \w.*: {re.escape(expected)}.* - \w", str(error))
+    said = problems(rows(["p", "q"], **columns), tmp_path)
+    assert re.search(rf"line [23], \w.*: {re.escape(expected)}.* - \w", said)
 
 
 @pytest.mark.promise(ALL_AT_ONCE)
-def test_every_problem_is_listed_at_once(tmp_path):
+def test_every_problem_is_listed_at_once_with_the_line_of_an_editor(tmp_path):
     frame = rows(
-        ["x", "x", "y", "z"],
+        ["x\n", "x\n", "y", "z"],
         split=["train", "test", "dev", "train"],
         patient_id=["p", "p", "", "q"],
-        label=["a", "a", "", "a"],
+        label=["a", "a", "", "b"],
     )
-    text = str(problems(frame, tmp_path))
-    assert "4 problems" in text
-    assert "line 3, image_id: 'x' is on line 2 too" in text
-    assert "patient 'p' is in test (line 3); train (line 2)" in text
-    assert "line 4, split: not a split: 'dev'" in text
-    assert "line 4, label: an empty label" in text
-
-
-def test_line_numbers_are_those_of_an_editor_after_a_field_with_line_breaks(tmp_path):
-    error = problems(rows(["a\nb\nc", "d"], split=["train", "tset"]), tmp_path)
-    assert "line 5, split: " in str(error) and "1 problem\n" in str(error)
+    said = problems(frame, tmp_path, classes=["a"])
+    assert "5 problems" in said
+    assert "line 4, image_id: 'x\\n' is on line 2 too" in said
+    assert "patient 'p' is in test (line 4); train (line 2)" in said
+    assert "line 6, split: not a split: 'dev'" in said
+    assert re.search("line 6, label: .*''", said) and re.search("line 7, label: .*'b' .*: a", said)
 
 
 def test_missing_files_and_links_to_nothing_are_listed(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "0.png").touch()
     (tmp_path / "images" / "1.png").symlink_to("nowhere")
-    frame = rows(["a", "b", "c"], mask_path=["gone.png", "", ""])
-    text = str(problems(frame, tmp_path, data=tmp_path))
-    assert re.search(r"line 2, mask_path: no such file.* - put it back, or empty the cell", text)
-    assert "line 3, path: a broken link" in text
-    assert re.search(r"line 4, path: no such file.* - put it back, or run `pipeline data", text)
-    assert "3 problems" in text
-
-
-def test_an_unknown_label_comes_with_the_nearest_known_one(tmp_path):
-    error = problems(rows(["x"], label="gliomma"), tmp_path, classes=["glioma", "notumor"])
-    assert "did you mean 'glioma'?" in str(error)
+    said = problems(rows(["a", "b", "c"], mask_path=["gone.png", "", ""]), tmp_path, data=tmp_path)
+    assert re.search(r"line 2, mask_path: no such file.* - put it back, or empty the cell", said)
+    assert "line 3, path: a broken link" in said
+    assert re.search(r"line 4, path: no such file.* - put it back, or run `pipeline data", said)
+    assert "3 problems" in said
 
 
 def test_thousands_of_equal_problems_are_counted_not_printed(tmp_path):
-    error = problems(rows([f"{i}" for i in range(3000)], split="x"), tmp_path)
-    assert "3000 problems" in str(error)
-    assert "and 2900 more of this kind" in str(error)
-    assert len(str(error)) < 20_000
+    said = problems(rows([f"{i}" for i in range(3000)], split="x"), tmp_path)
+    assert "3000 problems" in said and "and 2900 more of this kind" in said
+    assert len(said) < 20_000
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
+        (None, "pipeline data add m"),
         (b"", "the file is empty"),
         (b"image_id,path\n1,2\n", "no column frame, label"),
         (b"\xff\xfea", "not UTF-8"),
@@ -146,11 +124,7 @@ def test_thousands_of_equal_problems_are_counted_not_printed(tmp_path):
     ],
 )
 def test_a_file_that_is_no_manifest_is_refused_with_the_cause(tmp_path, content, expected):
-    (tmp_path / "m.csv").write_bytes(content)
+    if content is not None:
+        (tmp_path / "m.csv").write_bytes(content)
     with pytest.raises(ManifestError, match=expected):
         read_manifest(tmp_path / "m.csv")
-
-
-def test_a_missing_manifest_says_how_to_make_one(tmp_path):
-    with pytest.raises(ManifestError, match="pipeline data add brain"):
-        read_manifest(tmp_path / "brain.csv")

@@ -133,7 +133,7 @@ def write_audit(paths, name, manifest, train, test) -> None:
     for side in "ab":
         pairs[f"label_{side}"] = pairs[f"image_id_{side}"].map(labels)
     pairs = pairs.assign(split_a="test", split_b="train", kind=["byte", "mirror"], score=0.99)
-    pairs.assign(straddles=True).to_parquet(paths.audit_pairs(name))
+    pairs.assign(leak=True).to_parquet(paths.audit_pairs(name))
 
 
 def write_runs(paths, name, manifest, classes, fractions, rng) -> None:
