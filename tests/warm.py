@@ -32,18 +32,20 @@ SECONDS = 600
 OWN_CODE = "TESTS_OWN_CODE"
 """Variable that lets a command import the project's own copy of the code, which a test changed."""
 
-PRELOAD = """
+LIBRARIES = """
 open_clip sam2.build_sam sam2.sam2_image_predictor sam2.modeling.sam2_base timm hydra.utils
 transformers.models.bert.modeling_bert transformers.models.bert.tokenization_bert safetensors.torch
 sklearn.linear_model skimage.measure scipy.ndimage xarray zarr pandas pyarrow.parquet joblib
 PIL.Image matplotlib.figure rich.progress typer pydantic jinja2 dvc.cli dvc.commands.repro dvc.repo
+""".split()
+CODE = """
 pipeline.cli pipeline.intake.add pipeline.phantoms pipeline.preview pipeline.audit.audit
 pipeline.segment.segment pipeline.segment.prompt_quality pipeline.encode.encode pipeline.predict
 pipeline.learners.train pipeline.evaluate.evaluate pipeline.report.build pipeline.report.results
-"""
+""".split()
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(PRELOAD.split())
+_forks.set_forkserver_preload([*LIBRARIES, *CODE])
 
 
 @dataclass(frozen=True)
