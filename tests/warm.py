@@ -37,15 +37,15 @@ open_clip sam2.build_sam sam2.sam2_image_predictor sam2.modeling.sam2_base timm 
 transformers.models.bert.modeling_bert transformers.models.bert.tokenization_bert safetensors.torch
 sklearn.linear_model skimage.measure scipy.ndimage xarray zarr pandas pyarrow.parquet joblib
 PIL.Image matplotlib.figure rich.progress typer pydantic jinja2 dvc.cli dvc.commands.repro dvc.repo
-""".split()
+"""
 CODE = """
 pipeline.cli pipeline.intake.add pipeline.phantoms pipeline.preview pipeline.audit.audit
 pipeline.segment.segment pipeline.segment.prompt_quality pipeline.encode.encode pipeline.predict
 pipeline.learners.train pipeline.evaluate.evaluate pipeline.report.build pipeline.report.results
-""".split()
+"""
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload([*LIBRARIES, *CODE])
+_forks.set_forkserver_preload((LIBRARIES + CODE).split())
 
 
 @dataclass(frozen=True)
