@@ -9,16 +9,15 @@ from pathlib import Path
 
 import filelock
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
-from tests.site import DATASETS, HALF, IMAGES, Site
+from tests.site import HALF, IMAGES, Site
 
 REPO = Path(__file__).resolve().parent.parent
-LONGEST = ("golden", "end_to_end", "faults", "report")
+LONGEST = ("golden", "end_to_end", "audit", "faults", "report")
 """Folders of tests that take longest: their files are started first."""
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each of several workers
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of commands; sums of floats depend on it
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,26 +52,14 @@ def _sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with filelock.FileLock(f"{folder}.lock"):
         if not (folder / "done").exists():
             shutil.rmtree(folder, ignore_errors=True)
-            _build(folder)
+            drawn = Site.create(folder / "drawn")
+            drawn.run("pipeline", "data", "sample", "--images", str(IMAGES))
+            half = drawn.copy(folder / "half")
+            half.stage("segment", "--limit", str(HALF))
+            half.stage("encode", *half.only(half.ids()[:HALF]))
+            half.copy(folder / "built").run("dvc", "repro")
             (folder / "done").touch()
     return folder
-
-
-def _build(folder: Path) -> None:
-    drawn = Site.create(folder / "drawn")
-    drawn.run("pipeline", "data", "sample", "--images", str(IMAGES))
-    half = drawn.copy(folder / "half")
-    half.stage("segment", "--limit", str(HALF))
-    half.stage("encode", *half.only(half.ids()[:HALF]))
-    built = half.copy(folder / "built")
-    repro = ("--wait-for-lock", "repro")
-    both = [
-        built.begin(*repro, f"evaluate@{name}", f"prompt_quality@{name}", module="dvc")
-        for name in DATASETS
-    ]
-    for running in both:
-        assert running.wait() == 0, running.output
-    built.run("dvc", "repro")
 
 
 @pytest.fixture(scope="session")
@@ -109,26 +96,17 @@ def site(built: Site, tmp_path: Path) -> Site:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Headless Chromium of the system."""
+def new_page() -> Iterator[Callable[[int, int], Page]]:
+    """A function that opens a page of a width and height in the system's Chromium, headless."""
     found = shutil.which("chromium") or shutil.which("chromium-browser")
     assert found, "the tests of the report need Chromium (apt-get install chromium)"
     with sync_playwright() as play:
-        running = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield running
-        running.close()
+        browser = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
 
+        def make(width: int, height: int) -> Page:
+            page = browser.new_page(viewport={"width": width, "height": height})
+            page.set_default_timeout(240_000)  # test machines may be busy
+            return page
 
-@pytest.fixture
-def new_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """A function that opens a page; time limits are long, since test machines may be busy."""
-    context = browser.new_context()
-    context.set_default_timeout(240_000)
-
-    def make(width: int = 1280, height: int = 900) -> Page:
-        page = context.new_page()
-        page.set_viewport_size({"width": width, "height": height})
-        return page
-
-    yield make
-    context.close()
+        yield make
+        browser.close()

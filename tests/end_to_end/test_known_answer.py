@@ -59,10 +59,3 @@ def test_masked_wins_where_the_class_is_in_the_lesion_and_loses_where_it_is_not(
     lesion, background = (compared[where].loc[learner] for where in WHERE)
     assert lesion["difference"] > 0.1 and lesion["lo"] > 0
     assert background["difference"] < -0.1 and background["hi"] < 0
-
-
-def test_the_two_runs_of_a_pair_share_their_images_and_seeds(compared) -> None:
-    for table in compared.values():
-        assert set(table.index) == {*TRAINED, "zero-shot"}
-        assert set(table.loc[list(TRAINED), "n_seeds"]) == {3}
-        assert set(table["n_images"]) == {20}
