@@ -1,15 +1,13 @@
-"""Fixtures of all tests: the small project, the folder of real images, a browser."""
+"""Fixtures of all tests: the small project and the folder of real images."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
 import pytest
-from playwright.sync_api import Page, sync_playwright
 
 from tests.site import HALF, IMAGES, Site
 
@@ -39,9 +37,6 @@ def shared() -> Path:
     if not (folder / "data" / "README.md").is_file():
         pytest.skip(f"no real images at {folder}")
     return folder
-
-
-# -- the small project ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -90,23 +85,3 @@ def fresh(drawn: Site, tmp_path: Path) -> Site:
 def site(built: Site, tmp_path: Path) -> Site:
     """A copy of `built` that a test may change."""
     return built.copy(tmp_path / "site")
-
-
-# -- the browser ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def new_page() -> Iterator[Callable[[int, int], Page]]:
-    """A function that opens a page of a width and height in the system's Chromium, headless."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert found, "the tests of the report need Chromium (apt-get install chromium)"
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
-
-        def make(width: int, height: int) -> Page:
-            page = browser.new_page(viewport={"width": width, "height": height})
-            page.set_default_timeout(240_000)  # test machines may be busy
-            return page
-
-        yield make
-        browser.close()

@@ -113,18 +113,12 @@ class Site:
         }
 
     def begin(
-        self,
-        *arguments: str,
-        module: str = "pipeline",
-        first: str = "",
-        log: Path | None = None,
-        **environment: str,
+        self, *arguments: str, module: str = "pipeline", first: str = "", **environment: str
     ) -> warm.Running:
         """Start `pipeline ...`, forked; `first` is Python code that its process runs before."""
-        log = log or self.root.parent / f"{self.root.name}-{time.monotonic_ns()}.log"
-        return warm.start(
-            module, arguments, self.root, self.environment() | environment, log, first
-        )
+        log = self.root.parent / f"{self.root.name}-{time.monotonic_ns()}.log"
+        variables = self.environment() | environment
+        return warm.start(module, arguments, self.root, variables, log, first)
 
     def run(
         self, module: str, *arguments: str, code: int = 0, first: str = "", **environment: str

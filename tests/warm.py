@@ -87,15 +87,10 @@ def start(
     log: Path,
     first: str = "",
 ) -> Running:
-    """Start `python -m module ...`.
+    """Start `python -m module ...` in a project folder.
 
-    Args:
-        module: what is run: pipeline, dvc, a stage, or "" for nothing but `first`.
-        arguments: of the command.
-        root: the project folder.
-        environment: all variables.
-        log: file or terminal for what it prints on either stream.
-        first: Python code that its process runs before the command.
+    `environment` are all its variables, `log` is the file or terminal for what it prints on either
+    stream, `first` is Python code that its process runs before; module "" = nothing but that.
     """
     log.touch()
     given = (module, tuple(arguments), str(root), dict(environment), str(log), first)
@@ -104,14 +99,7 @@ def start(
     return Running(process, log)
 
 
-def _command(
-    module: str,
-    arguments: tuple[str, ...],
-    root: str,
-    environment: dict[str, str],
-    log: str,
-    first: str,
-) -> None:
+def _command(module, arguments, root, environment, log, first) -> None:
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY)
     for stream in (1, 2):
         os.dup2(output, stream)

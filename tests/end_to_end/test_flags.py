@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from pipeline import open_features, open_masks
+from tests import warm
 from tests.project import in_process
 from tests.site import STORES, Site
 
@@ -60,7 +61,8 @@ def test_a_terminal_gets_a_bar_and_a_file_gets_lines(fresh: Site) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 50, 120, 0, 0))
     screen = Path(os.ttyname(theirs))
-    running = fresh.begin(*segment, log=screen, TERM="xterm-256color", COLUMNS="120")
+    variables = fresh.environment() | {"TERM": "xterm-256color", "COLUMNS": "120"}
+    running = warm.start("pipeline", segment, fresh.root, variables, screen)
     running.process.join(600)
     os.close(theirs)
     drawn = b""

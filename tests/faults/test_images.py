@@ -67,10 +67,9 @@ def test_bad_files_are_named_and_hostile_names_are_done_each_as_itself(
     drawn: Site, tmp_path: Path, no_override: str
 ) -> None:
     folder = tmp_path / "images"
-    good = {
-        f"{s}/{label}/00.png": s for s in ("train", "test") for label in ("benign", "malignant")
-    }
-    good |= {f"train/benign/{name}": "train" for name in HOSTILE} | {"train/malignant/stem.png": ""}
+    labels = ("benign", "malignant")
+    good = [f"{split}/{label}/00.png" for split in ("train", "test") for label in labels]
+    good += [*(f"train/benign/{name}" for name in HOSTILE), "train/malignant/stem.png"]
     for number, name in enumerate(good):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(picture(number, bright="benign" in name))
@@ -89,7 +88,7 @@ def test_bad_files_are_named_and_hostile_names_are_done_each_as_itself(
         assert line.strip().startswith("FAILED") and reason in line and " - " in line
     assert "is a pipe, socket or device, not a file" in said
     damaged = {f"train/benign/{name}" for name in DAMAGED}
-    assert {row["path"] for row in site.rows()} == good.keys() | damaged
+    assert {row["path"] for row in site.rows()} == {*good, *damaged}
     ids = [row["image_id"] for row in site.rows() if row["path"] in good]
     assert len(set(site.ids())) == len(good) + len(damaged)
 

@@ -141,8 +141,6 @@ def test_predictions_and_metrics_are_the_same(
         assert worst <= TOLERANCE[name], f"{column} differs by {worst}"
 
 
-# -- the project of real images -------------------------------------------------------------------
-
 REAL = ("brain", "breast")
 WHOLE = "Real images go through every command whole, each with its own label, part and size."
 
