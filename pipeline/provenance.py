@@ -49,24 +49,20 @@ def digest_of(value: Any) -> str:
 
 
 def changed(stamped: Mapping[str, str] | None, **inputs: Any) -> list[str]:
-    """Return the names of the inputs that differ from a stamp, sorted.
-
-    Args:
-        stamped: the stamp of an output; None or without a name = that input is unknown.
-        inputs: the inputs as they are now, as for `stamp`. Only these are compared.
-    """
+    """Return the sorted names of those of the inputs (as for `stamp`) that differ from a stamp;
+    one that the stamp does not name, or no stamp at all, counts as different."""
     return [name for name, now in stamp(**inputs).items() if (stamped or {}).get(name) != now]
 
 
 def check(
     stamped: Mapping[str, str] | None, command: str, path: str | PathLike, /, **inputs: Any
 ) -> None:
-    """Raise when an output was made from other inputs than those given.
+    """Raise when the output at `path` was made from other inputs than those given.
 
     Args:
         stamped: the output's stamp.
         command: the command that makes the output again.
-        path: the output, for the message.
+        path: the output.
         inputs: the inputs as they are now, as for `stamp`.
 
     Raises:

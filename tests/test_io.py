@@ -8,19 +8,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ManifestError
-from pipeline.io import (
-    atomic_write,
-    atomic_write_json,
-    read_text_csv,
-    sha256_file,
-    sha256_json,
-)
+from pipeline.io import atomic_write, atomic_write_json, read_text_csv, sha256_file, sha256_json
 
 
 @pytest.mark.promise("A file is replaced as a whole or not at all.")
-def test_an_error_while_writing_keeps_the_old_file_and_leaves_nothing_behind(
-    tmp_path: Path,
-) -> None:
+def test_an_error_while_writing_keeps_the_old_file_alone(tmp_path: Path) -> None:
     target = tmp_path / "a.json"
     target.write_text("old")
     with pytest.raises(RuntimeError), atomic_write(target) as partial:
@@ -45,12 +37,9 @@ def test_nan_is_refused_in_json(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_json_hash_ignores_key_order_only() -> None:
+def test_a_hash_is_of_the_bytes_of_a_file_or_of_json_in_any_order(tmp_path: Path) -> None:
     assert sha256_json({"a": 1, "b": 2}) == sha256_json({"b": 2, "a": 1})
     assert sha256_json({"a": 1}) != sha256_json({"a": "1"})
-
-
-def test_file_hash_is_that_of_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_file(tmp_path / "x").startswith("ba7816bf8f01cfea")
 
@@ -72,9 +61,6 @@ def test_a_csv_of_any_program_reads_as_the_same_text(tmp_path: Path, raw: bytes)
     assert table.header == ["image_id", "label"]
     assert table.rows == [["007", "NA"], ["a,b", "1e5"]]
     assert table.column("label") == ["NA", "1e5"]
-
-
-def test_line_numbers_are_those_of_an_editor(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('a,b\n"x\ny",1\n\nz,2\n')
     assert read_text_csv(tmp_path / "t.csv").lines == [2, 5]
 

@@ -39,61 +39,40 @@ def holder(tmp_path, repo):
     process.stdout.close()
 
 
+def take(path):
+    """Take and release a lock."""
+    with ProcessLock(path):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert not path.exists()
+
+
 @pytest.mark.promise("A store has one writer at a time; a second one is told who holds it.")
 def test_a_live_writer_is_named_in_one_line_with_host_and_pid(holder):
     path, process = holder
+    os.utime(path, (4e9, 4e9))  # as after a clock set back
+    process.send_signal(signal.SIGSTOP)  # stopped, and alive
     with pytest.raises(StoreError) as caught:
         ProcessLock(path).acquire()
     assert str(process.pid) in str(caught.value) and socket.gethostname() in str(caught.value)
     assert "\n" not in str(caught.value) and caught.value.remedy
-
-
-@pytest.mark.promise("The lock of a killed writer blocks nobody.")
-def test_a_killed_writers_lock_is_taken_over_within_seconds(holder):
-    path, process = holder
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    begin = time.monotonic()
-    lock = ProcessLock(path)
-    lock.acquire()
-    assert time.monotonic() - begin < 5
-    assert json.loads(path.read_text())["pid"] == os.getpid()
-    lock.release()
-
-
-@pytest.mark.promise("The lock of a killed writer blocks nobody.")
-def test_a_killed_writer_that_nobody_waited_for_does_not_hold_the_lock_for_ever(holder):
-    path, process = holder
-    process.send_signal(signal.SIGKILL)
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended, and still listed
-    lock = ProcessLock(path)
-    lock.acquire()
-    lock.release()
-
-
-def test_a_lock_file_can_be_described_without_being_touched(holder):
-    path, process = holder
     assert f"written by process {process.pid}" in ProcessLock(path).describe()
-    process.kill()
-    process.wait()
+
+
+@pytest.mark.promise("The lock of a killed writer blocks nobody.")
+@pytest.mark.parametrize("waited", [True, False])
+def test_a_killed_writers_lock_is_taken_over_within_seconds(holder, waited):
+    path, process = holder
+    process.send_signal(signal.SIGKILL)
+    if waited:
+        process.wait()
+    else:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended, and still listed
     text = path.read_text()
     assert f"process {process.pid} has ended" in ProcessLock(path).describe()
     assert path.read_text() == text
-
-
-def test_a_stopped_writer_is_alive_and_keeps_its_lock(holder):
-    path, process = holder
-    process.send_signal(signal.SIGSTOP)
-    with pytest.raises(StoreError):
-        ProcessLock(path).acquire()
-
-
-def test_releasing_removes_the_file_and_the_lock_can_be_taken_again(tmp_path):
-    lock = ProcessLock(tmp_path / "x.lock")
-    for _ in range(2):
-        lock.acquire()
-        lock.release()
-        assert not lock.path.exists()
+    begin = time.monotonic()
+    take(path)
+    assert time.monotonic() - begin < 5
 
 
 def test_a_second_writer_in_the_same_process_is_refused(tmp_path):
@@ -102,29 +81,14 @@ def test_a_second_writer_in_the_same_process_is_refused(tmp_path):
     with pytest.raises(StoreError, match=str(os.getpid())):
         ProcessLock(tmp_path / "x.lock").acquire()
     first.release()
+    take(first.path)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"host": "HERE"}', '{"host": "HERE", "pid": "x"}']
-)
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"host": "HERE", "pid": "x"}'])
 def test_a_lock_file_cut_while_being_written_is_taken_over(tmp_path, text):
     path = tmp_path / "x.lock"
     path.write_text(text.replace("HERE", socket.gethostname()))
-    lock = ProcessLock(path)
-    lock.acquire()
-    lock.release()
-
-
-def test_a_file_date_in_the_future_as_after_a_clock_set_back_changes_nothing(holder):
-    path, process = holder
-    os.utime(path, (4e9, 4e9))
-    with pytest.raises(StoreError):
-        ProcessLock(path).acquire()
-    process.kill()
-    process.wait()
-    lock = ProcessLock(path)
-    lock.acquire()
-    lock.release()
+    take(path)
 
 
 def test_another_hosts_lock_cannot_be_judged_and_the_remedy_says_what_to_do(tmp_path):
@@ -134,9 +98,7 @@ def test_another_hosts_lock_cannot_be_judged_and_the_remedy_says_what_to_do(tmp_
         ProcessLock(path).acquire()
     assert "node-17" in caught.value.remedy and "delete" in caught.value.remedy
     path.unlink()
-    lock = ProcessLock(path)
-    lock.acquire()
-    lock.release()
+    take(path)
 
 
 def test_a_file_system_without_locks_is_named_as_that(tmp_path, monkeypatch):
@@ -158,5 +120,4 @@ def test_a_full_disk_is_named_and_leaves_the_lock_free(tmp_path):
             lock.acquire()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    lock.acquire()
-    lock.release()
+    take(lock.path)

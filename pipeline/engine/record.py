@@ -7,7 +7,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib import metadata
@@ -15,6 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.progress import timed
 from pipeline.errors import DiskError, PipelineError, StageFailed
 from pipeline.io import atomic_write_json
 
@@ -89,6 +90,10 @@ class RunRecord:
         lines = [f"{name!r}: {reason}" for name, reason in list(self.failed.items())[:most]]
         more = len(self.failed) - most
         return [*lines, f"and {more} more in the record"] if more > 0 else lines
+
+    def clock(self, part: str) -> AbstractContextManager[None]:
+        """Add the time spent inside the block to a part of `seconds`."""
+        return timed(self.seconds, part)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values, including `failed_share`."""

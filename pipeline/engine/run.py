@@ -14,7 +14,7 @@ import pandas as pd
 
 from pipeline.engine.executor import LocalExecutor, Mapper, check_bytes
 from pipeline.engine.options import RunOptions
-from pipeline.engine.progress import Progress, timed
+from pipeline.engine.progress import Progress
 from pipeline.engine.record import RunRecord, library_versions, recorded
 from pipeline.errors import ManifestError, PipelineError, reason_of
 from pipeline.io import sha256_file, sha256_json
@@ -132,7 +132,7 @@ def run_stage(
         interrupts() as stopped,
         recorded(record, record_path, max_failed=max_failed, stopped=stopped),
     ):
-        with timed(record.seconds, "plan"):
+        with record.clock("plan"):
             plan = writer.plan(items, force=options.force)
         todo = (plan.todo + plan.copies)[: options.limit]
         reasons = {item.image_id: reason for item, reason in todo if reason}
@@ -154,7 +154,7 @@ def run_stage(
             with closing(executor.imap(factory, items, stopped=stopped)) as results:
                 for result in results:
                     error = result.error
-                    with timed(record.seconds, "write"):
+                    with record.clock("write"):
                         if error is None:
                             try:
                                 prepared = [writer.prepare(result.item, result.row)]
@@ -187,7 +187,7 @@ def run_stage(
             used = {name: getattr(executor, name) for name in ("batch_size", "workers", "cores")}
             record.parameters |= used
             record.seconds |= executor.seconds
-            with timed(record.seconds, "write"):
+            with record.clock("write"):
                 writer.commit()
         if not stopped() and record.failed_share <= max_failed:
             writer.finish()  # before the record says "ok"

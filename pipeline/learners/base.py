@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -37,6 +37,11 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.X)
+
+    def take(self, rows: np.ndarray, *, labelled: bool) -> Self:
+        """Return some of the images, with or without their labels."""
+        features = {view: X[rows] for view, X in self.features.items()}
+        return replace(self, features=features, y=self.y[rows] if labelled else self.y[:0])
 
     @property
     def X(self) -> np.ndarray:

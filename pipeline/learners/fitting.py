@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +32,8 @@ def run_fit(
     learner: Learner,
     fit: Fit | str,
     folder: Path,
+    samples: Samples,
     parts: tuple[np.ndarray, np.ndarray, Sequence[np.ndarray]],
-    view: str,
-    X: Mapping[str, np.ndarray],
-    y: np.ndarray,
-    text: np.ndarray,
-    classes: tuple[str, ...],
 ) -> tuple[Fit | None, list[Outcome]]:
     """Fit a learner, save the fit, and predict; an error of the learner becomes an outcome.
 
@@ -45,12 +41,8 @@ def run_fit(
         learner: unfitted, or with the arrays of `fit`.
         fit: an earlier fit, or the digest that a new one gets.
         folder: a new fit is written there at once, as a file of its own.
+        samples: all images. The labels of test images are not given to the learner.
         parts: rows of the training part, of the validation part, and of each test part.
-        view: the view of the run.
-        X: features by view, each float32 (n, d).
-        y: classes, int64 (n,). Those of test rows are not given to the learner.
-        text: text features of all classes, float32 (C, d).
-        classes: the class names.
 
     Returns:
         The fit, None if it failed; and one outcome for each test part.
@@ -59,22 +51,17 @@ def run_fit(
         DiskError: the fit cannot be written.
     """
     train, val, tests = parts
-
-    def samples(rows: np.ndarray, *, labelled: bool) -> Samples:
-        labels = y[rows] if labelled else np.zeros(0, dtype=np.int64)
-        return Samples(view, {name: x[rows] for name, x in X.items()}, labels, text, classes)
-
     with single_thread():
         try:
             if isinstance(fit, str):
-                learner.fit(samples(train, labelled=True), samples(val, labelled=True))
+                learner.fit(samples.take(train, labelled=True), samples.take(val, labelled=True))
                 fit = Fit.of(learner, fit)
                 write_fits(folder / f"partial-{fit.digest[:16]}.safetensors", [fit])
         except DiskError:
             raise
         except Exception as error:
             return None, [_failure(error)] * len(tests)
-        return fit, [_predict(learner, samples(rows, labelled=False)) for rows in tests]
+        return fit, [_predict(learner, samples.take(rows, labelled=False)) for rows in tests]
 
 
 def _predict(learner: Learner, test: Samples) -> Outcome:

@@ -249,14 +249,12 @@ def _train(
     y_val: torch.Tensor,
 ) -> int:
     """Train the network in place; return the epoch whose parameters it is left with."""
-    not_decayed = [network.gate, network.bias, network.log_inverse_temperature]
-    decayed = [p for p in network.parameters() if all(p is not q for q in not_decayed)]
+    decayed = [network.query, network.key, network.value_in, network.value_out, network.weight]
+    others = [network.gate, network.bias, network.log_inverse_temperature]
     optimiser = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": params.weight_decay},
-            {"params": not_decayed, "weight_decay": 0.0},
-        ],
+        [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
         lr=params.learning_rate,
+        weight_decay=params.weight_decay,
         fused=True,
     )
 

@@ -45,11 +45,7 @@ def learner_names() -> list[str]:
 
 
 def get_learner(name: str, file: Path | None = None) -> type[Learner]:
-    """Return the class of a learner.
-
-    Args:
-        name: its name.
-        file: a Python file that registers it; it is loaded first.
+    """Return the class of a learner; `file` is a Python file that registers it, loaded first.
 
     Raises:
         ConfigError: no learner has this name, or the file is missing.
@@ -94,12 +90,7 @@ def load_file(file: Path) -> None:
 
 
 def learner_params(params: Params, name: str, root: Path) -> tuple[type[Learner], LearnerParams]:
-    """Return the class and the parameters of a learner of params.yaml.
-
-    Args:
-        params: all parameters.
-        name: a key of section `learners`, or the name of a registered learner.
-        root: the project folder; `file` is relative to it.
+    """Return the class and the parameters of a learner; its `file` is relative to `root`.
 
     Raises:
         ConfigError: there is no such learner, or a parameter is not allowed; every problem is

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from pipeline.learners.base import Learner
     from pipeline.paths import Paths
 
-FORMAT = 2
 RUN = ("protocol", "learner", "view", "fraction", "seed")
 """The columns of both tables that name a run, in the order that rows are sorted by."""
 
@@ -86,8 +85,8 @@ def write_fits(path: Path, fits: Iterable[Fit], about: dict[str, Any] | None = N
         f"{f.digest}/{name}": np.ascontiguousarray(a) for f in fits for name, a in f.tensors.items()
     }
     facts = {f.digest: {"chosen": f.chosen, "val_score": f.val_score} for f in fits}
-    header = {"format": FORMAT, "about": about, "fits": facts}
-    data = save(arrays, metadata={"pipeline": json.dumps(header, sort_keys=True)})
+    header = json.dumps({"about": about, "fits": facts}, sort_keys=True)
+    data = save(arrays, metadata={"pipeline": header})
     with atomic_write(path) as partial:
         partial.write_bytes(data)
 
@@ -107,8 +106,6 @@ def _read_fits(path: Path) -> tuple[dict[str, Any], dict[str, Fit]]:
 
     with safe_open(path, framework="numpy") as file:
         header = json.loads(file.metadata()["pipeline"])
-        if header["format"] != FORMAT:
-            raise ValueError(f"format {header['format']!r} is not {FORMAT}")
         arrays: dict[str, dict[str, np.ndarray]] = {digest: {} for digest in header["fits"]}
         for key in file.keys():  # noqa: SIM118 - not a dictionary
             digest, _, name = key.partition("/")
@@ -118,11 +115,9 @@ def _read_fits(path: Path) -> tuple[dict[str, Any], dict[str, Fit]]:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The fitted learners of one run, one for each seed.
+    """The fitted learners of one run, one for each of `seeds`.
 
     Attributes:
-        learners: in the order of `seeds`.
-        seeds: ascending.
         classes: class names, in the order of the columns of `predict_proba`.
         features: identity of the feature store that they were fitted on.
     """
@@ -145,10 +140,8 @@ def load_fitted(
     """Load the fitted learners of a run.
 
     Args:
-        paths: of the project.
-        dataset: its name.
-        learner: its name.
-        view, protocol: the run.
+        paths, dataset: the project and the dataset.
+        learner, view, protocol: the run.
         fraction: share of the training labels; None: the largest one there is.
 
     Raises:
@@ -234,8 +227,7 @@ def read_predictions(
     """Return runs.parquet and predictions.parquet of some learners, one below the other.
 
     Args:
-        paths: of the project.
-        dataset: its name.
+        paths, dataset: the project and the dataset.
         learners: names, in the order that their rows are wanted in.
 
     Returns:

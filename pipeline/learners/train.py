@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
@@ -18,6 +19,7 @@ from pipeline.engine.progress import Progress
 from pipeline.engine.record import RunRecord, recorded
 from pipeline.errors import PipelineError, StageFailed
 from pipeline.io import ProcessLock, sha256_json, writing
+from pipeline.learners.base import Samples
 from pipeline.learners.data import Features, read_features
 from pipeline.learners.fitting import Outcome, run_fit, start_worker
 from pipeline.learners.registry import code_digest, learner_params
@@ -119,24 +121,24 @@ def train_learner(
     force: bool,
 ) -> None:
     """Fit one learner, write its run folder and fill in the record; see `train_dataset`."""
-    dataset, folder = record.dataset, paths.run(record.dataset, cls.name)
-    with record.clock("read"):
-        runs, notes = plan_runs(cls, own, load_split_plan(dataset, params, paths), params)
-        record.parameters["notes"], record.total = notes, len(runs)
-        if not runs:
-            raise PipelineError(
-                "nothing to train: no protocol of train.views fits this manifest",
-                path=paths.manifest(dataset),
-                remedy="add a protocol to train.views in params.yaml",
-            )
-        views = {key[1]: cls(own).views(key[1]) for key in runs}
-        needed: dict[str, set[str]] = {}
-        for key, split in runs.items():
-            for view in views[key[1]]:
-                needed.setdefault(view, set()).update(split.train, split.val, split.test)
-        store = open_features(paths.features(dataset))
-        inputs = stamp(**run_inputs(paths, dataset) | {"features": store})
-        features = read_features(dataset, paths, store, manifest, needed)
+    dataset, folder, clock = record.dataset, paths.run(record.dataset, cls.name), time.monotonic()
+    runs, notes = plan_runs(cls, own, load_split_plan(dataset, params, paths), params)
+    record.parameters["notes"], record.total = notes, len(runs)
+    if not runs:
+        raise PipelineError(
+            "nothing to train: no protocol of train.views fits this manifest",
+            path=paths.manifest(dataset),
+            remedy="add a protocol to train.views in params.yaml",
+        )
+    views = {key[1]: cls(own).views(key[1]) for key in runs}
+    needed: dict[str, set[str]] = {}
+    for key, split in runs.items():
+        for view in views[key[1]]:
+            needed.setdefault(view, set()).update(split.train, split.val, split.test)
+    store = open_features(paths.features(dataset))
+    inputs = stamp(**run_inputs(paths, dataset) | {"features": store})
+    features = read_features(dataset, paths, store, manifest, needed)
+    record.seconds["read"] = time.monotonic() - clock
 
     def digest_of(key: RunKey, decides: str) -> str:
         """Return the digest of all that decides a fit."""
@@ -166,8 +168,8 @@ def train_learner(
         parts = features.rows(runs[key].train), features.rows(runs[key].val)
         tests = [features.rows(runs[key].test) for key in groups[digest]]
         X = {view: features.X[view] for view in views[key[1]]}
-        arrays = X, features.y, features.text, features.classes
-        return learner, fit or digest, folder, (*parts, tests), key[1], *arrays
+        samples = Samples(key[1], X, features.y, features.text, features.classes)
+        return learner, fit or digest, folder, samples, (*parts, tests)
 
     fits: dict[str, Fit] = {}
     outcomes: dict[RunKey, Outcome] = {}
@@ -213,12 +215,6 @@ def plan_runs(
 
     A learner without labels has one run for each test set, at fraction 0: seed 0, and in
     cross-validation, where each seed tests another fold, one run for each seed.
-
-    Args:
-        cls: the learner's class.
-        own: its parameters, which may replace views, seeds and fractions.
-        plan: the splits of the dataset.
-        params: all parameters.
     """
     seeds = own.seeds if own.seeds is not None else params.train.seeds
     runs: dict[RunKey, Split] = {}

@@ -6,7 +6,7 @@ import fcntl
 import os
 import weakref
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -267,10 +267,6 @@ class StoreReader(Snapshot):
                 faults[image_id] = fault(data)
             else:
                 yield data
-        self._raise_for(faults)
-
-    def _raise_for(self, faults: Mapping[str, str]) -> None:
-        """Raise StoreError for rows that are lost or damaged."""
         how = "lost" if "lost" in faults.values() else "damaged"
         ids = [image_id for image_id, found in faults.items() if found == how]
         if ids:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import ClassVar
 
@@ -157,13 +156,8 @@ def test_what_no_file_can_hold_is_a_failed_fit_and_stops_no_other(tmp_path, monk
         "zero-shot", "faulty-leaves", train__views=MASKED, splits__fractions=[1.0]
     )
     assert train(paths, params)["failed"] == 1
-    runs = read_tables(paths)[0].set_index(["learner", "seed"])
-    assert runs["status"].to_dict() == {
-        ("zero-shot", 0): "ok",
-        ("faulty-leaves", 0): "ok",
-        ("faulty-leaves", 1): "failed",
-    }
-    assert runs.loc[("faulty-leaves", 0), "val_score"] == 0.5
-    assert json.loads(runs.loc[("faulty-leaves", 1), "chosen"]) == {}
+    runs = read_tables(paths)[0].query("learner == 'faulty-leaves'").set_index("seed")
+    assert runs["status"].to_dict() == {0: "ok", 1: "failed"}
+    assert (runs.loc[0, "val_score"], runs.loc[1, "chosen"]) == (0.5, "{}")
     again = train(paths, params)
     assert (again["skipped"], again["total"]) == (2, 3)

@@ -53,19 +53,6 @@ def test_noise_in_place_of_validation_features_changes_the_chosen_C_only():
     assert chosen[0] != chosen[1]
 
 
-def test_the_candidates_are_log_spaced_and_the_best_on_validation_is_taken():
-    train, val = draw(80, 16, 3, 0), draw(60, 16, 3, 1)
-    probe = make("linear-probe", c_min=1e-4, c_max=1e2, c_steps=7)
-    np.testing.assert_allclose(probe.candidates, [1e-4, 1e-3, 1e-2, 1e-1, 1, 10, 100])
-    probe.fit(train, val)
-    scores = []
-    for c in probe.candidates:
-        alone = make("linear-probe", c_min=c, c_max=c, c_steps=1).fit(train, val)
-        scores.append(alone.val_score)
-    assert max(scores) == probe.val_score > scores[-1]
-    assert probe.chosen["C"] == probe.candidates[np.argmax(scores)]
-
-
 def test_a_class_without_training_images_gets_no_probability():
     train = draw(40, 16, 4, 0)
     kept = train.y != 2

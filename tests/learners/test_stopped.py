@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -64,53 +63,23 @@ def waiting(tmp_path, repo) -> Iterator[tuple[Paths, subprocess.Popen]]:
         process.kill()
 
 
-def lock_of(paths: Paths) -> Path:
-    return paths.run("toy", "faulty-waits").with_suffix(".lock")
-
-
-@pytest.mark.promise(KEPT)
-def test_sigterm_ends_train_as_ctrl_c_does_and_what_is_fitted_is_kept(waiting):
-    paths, process = waiting
-    for _ in range(2):  # as `timeout` sends it
-        process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=240)
-    assert process.returncode == 130 and "interrupted" in said, said
-    stopped = last_record(paths, "faulty-waits")
-    assert (stopped["status"], stopped["total"], stopped["done"]) == ("interrupted", 2, 1)
-    assert train(paths, PARAMS)["skipped"] == 3
-
-
 @pytest.mark.promise(KEPT)
 @pytest.mark.promise("A second train of the same learner is refused in one line.")
 def test_a_second_train_is_refused_and_after_a_kill_the_next_one_goes_on(waiting, tmp_path):
     paths, process = waiting
+    lock = paths.run("toy", "faulty-waits").with_suffix(".lock")
     with pytest.raises(StoreError, match=f"by process {process.pid} .* wait for it") as caught:
         train_dataset("toy", PARAMS, paths, ["faulty-waits"])
-    assert "\n" not in str(caught.value) and str(lock_of(paths)) in str(caught.value)
+    assert "\n" not in str(caught.value) and str(lock) in str(caught.value)
     assert last_record(paths, "faulty-waits")["status"] == "running"  # the first's record stands
-    assert json.loads(lock_of(paths).read_text())["pid"] == process.pid
+    assert json.loads(lock.read_text())["pid"] == process.pid
     process.kill()
     process.wait()
     assert train(paths, PARAMS) == {"done": 1, "skipped": 3, "failed": 0, "total": 4}
-    assert not lock_of(paths).exists()
+    assert not lock.exists()
     fresh = make_project(tmp_path / "fresh")
     train(fresh, PARAMS)
     assert digests(paths) == digests(fresh)
-
-
-def test_ctrl_c_while_the_workers_are_started_ends_as_at_any_other_moment(tmp_path, monkeypatch):
-    paths = make_project(tmp_path)
-
-    def interrupted(*_):
-        try:
-            raise KeyboardInterrupt
-        finally:  # joblib raises this when it cannot join a thread that has not started
-            raise RuntimeError("cannot join thread before it is started")
-
-    monkeypatch.setattr("joblib.Parallel.__call__", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train(paths, PARAMS)
-    assert last_record(paths, "linear-probe")["status"] == "interrupted"
 
 
 @pytest.mark.promise(KEPT)
