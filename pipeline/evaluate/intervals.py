@@ -18,7 +18,7 @@ simulations it covers 95 to 98 of 100 true values with 3 to 10 seeds, and up to 
 
 **No spread.** When every unit is right or every unit is wrong, all resamples are equal and their
 interval has no width. Accuracy, precision and recall then get the exact bound of Clopper and
-Pearson (1934); other metrics get no interval (`settle`).
+Pearson (1934); other metrics get no interval (`pipeline.evaluate.scores`).
 """
 
 from __future__ import annotations
@@ -31,15 +31,10 @@ import numpy as np
 from scipy import special
 
 from pipeline.config import EvaluateParams
-from pipeline.evaluate.metrics import OVER_CLASSES
 
 MIN_WIDTH = 1e-6  # a narrower interval is the rounding error of float32 sums
 MAX_DRAWS = 100  # attempts at a resample that holds every class
 LOG_P_MIN = -100.0  # log10 of the smallest p-value
-
-EXACT = "exact bound (Clopper-Pearson), all units right or all wrong"
-ALL_EQUAL = "no interval, all resamples are equal"
-FEW_UNITS = "no interval, a class has one test unit, or resamples with every class are rare"
 
 
 class Resamples:
@@ -221,43 +216,6 @@ def independent_units(counts: np.ndarray, test_sets: np.ndarray) -> np.ndarray:
     sharing = np.eye(test_sets.max() + 1, dtype=int)[test_sets].T @ some
     fewest = np.where(some, counts, counts.max()).min(axis=0)
     return fewest * some.sum(axis=0) // np.maximum(sharing.max(axis=0), 1)
-
-
-def settle(
-    metrics: np.ndarray,
-    values: np.ndarray,
-    ends: np.ndarray,
-    units: np.ndarray,
-    few: bool,
-    confidence: float,
-    *,
-    exact: bool = True,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the ends of the intervals to report and a note ("" = the bootstrap's interval).
-
-    Args:
-        metrics: name of each metric, text (F,).
-        values: the metrics (F,).
-        ends: their bootstrap intervals (2, F).
-        units: number of independent units behind each, int (F,).
-        few: whether means over classes have no interval, because a class has a single unit, which
-            is the same in every resample, or because no resamples with every class were found.
-        confidence: level of the interval.
-        exact: whether an accuracy, precision or recall of 0 or 1 has the interval of Clopper and
-            Pearson; differences have not.
-    """
-    lo, hi = ends
-    share = np.isin(metrics, ("accuracy", "precision", "recall")) & np.isin(values, (0, 1))
-    exact = share & (units > 0) & exact
-    far = ((1 - confidence) / 2) ** (1 / np.maximum(units, 1))
-    # Precision may rest on one unit per seed, each seed on another: together they do vary.
-    equal = ~exact & ((hi - lo < MIN_WIDTH) | ((units < 2) & (metrics != "precision")))
-    rare = few & np.isin(metrics, OVER_CLASSES)
-    right = values == 1
-    lo = np.select([exact & right, exact, equal | rare], [far, 0.0, np.nan], lo)
-    hi = np.select([exact & right, exact, equal | rare], [1.0, 1 - far, np.nan], hi)
-    kinds = [rare, exact, equal & np.isfinite(values)]
-    return lo, hi, np.select(kinds, [FEW_UNITS, EXACT, ALL_EQUAL], "")
 
 
 def mean_interval(

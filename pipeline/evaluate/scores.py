@@ -17,11 +17,11 @@ import pandas as pd
 from pipeline.config import EvaluateParams
 from pipeline.evaluate import metrics
 from pipeline.evaluate.intervals import (
+    MIN_WIDTH,
     MeanOverSeeds,
     Resamples,
     independent_units,
     percentile_interval,
-    settle,
 )
 from pipeline.evaluate.metrics import CLASS_METRICS, METRICS, OVER_CLASSES
 from pipeline.evaluate.predictions import Run
@@ -30,6 +30,9 @@ COMPARED = METRICS[:4]
 RUNS = ["learner_a", "view_a", "learner_b", "view_b"]
 ALPHA = 0.05
 
+EXACT = "exact bound (Clopper-Pearson), all units right or all wrong"
+ALL_EQUAL = "no interval, all resamples are equal"
+FEW_UNITS = "no interval, a class has one test unit, or resamples with every class are rare"
 NOTHING = dict.fromkeys(("value", "lo", "hi", "note", "t_lo", "t_hi"), np.nan)
 
 Columns = dict[str, Any]
@@ -70,26 +73,39 @@ class Scored:
         return self.sums[:, : C * C].reshape(-1, C, C)
 
     def settled(
-        self, values: np.ndarray, ends: np.ndarray, confidence: float, *,
-        seeds: slice = slice(None), exact: bool = True,
+        self, values: np.ndarray, replicates: np.ndarray, confidence: float, *,
+        seeds: slice = slice(None), difference: bool = False,
     ) -> Columns:  # fmt: skip
-        """Return the intervals to report of the first metrics over some seeds (`settle`)."""
+        """Return the first metrics (F,) over some seeds, or their differences to another run, with
+        the interval to report of each and a note ("" = the percentiles of replicates (B, F)).
+
+        An accuracy, precision or recall of 0 or 1 has the exact interval of Clopper and Pearson. No
+        interval has a metric whose resamples are all equal, nor a mean over classes where a class
+        has a single unit, which is the same in every resample, or where no resamples with every
+        class were found.
+        """
+        names, tail = self.names[: len(values)], (1 - confidence) / 2
+        if not difference:
+            replicates = np.clip(replicates, 0.0, np.where(names == "brier", 2.0, 1.0))
+        lo, hi = percentile_interval(replicates, confidence)
+        if not difference:  # without its bias, the interval of ECE may not contain it
+            lo = np.where(names == "ece", np.minimum(lo, values), lo)
+            hi = np.where(names == "ece", np.maximum(hi, values), hi)
         counts = independent_units(self.units[seeds], self.test_sets[seeds])
         few = self.incomplete[seeds].any() or (counts[self.names == "recall"] == 1).any()
-        names, units = self.names[: len(values)], counts[: len(values)]
-        lo, hi, note = settle(names, values, ends, units, few, confidence, exact=exact)
-        return {"value": values, "lo": lo, "hi": hi, "note": note}
-
-    def estimates(
-        self, values: np.ndarray, replicates: np.ndarray, confidence: float, **seeds: slice
-    ) -> Columns:
-        """Return the first metrics (F,) over some seeds with intervals from replicates (B, F)."""
-        names = self.names[: len(values)]
-        clipped = np.clip(replicates, 0.0, np.where(names == "brier", 2.0, 1.0))
-        ends = percentile_interval(clipped, confidence)
-        # Without its bias, the interval of ECE may not contain it.
-        around = np.stack([np.minimum(ends[0], values), np.maximum(ends[1], values)])
-        return self.settled(values, np.where(names == "ece", around, ends), confidence, **seeds)
+        rare, units = few & np.isin(names, OVER_CLASSES), counts[: len(values)]
+        share = np.isin(names, ("accuracy", "precision", "recall")) & np.isin(values, (0, 1))
+        exact = share & (units > 0) & (not difference)
+        # Precision may rest on one unit per seed, each seed on another: together they do vary.
+        equal = ~exact & ((hi - lo < MIN_WIDTH) | ((units < 2) & (names != "precision")))
+        far, right = tail ** (1 / np.maximum(units, 1)), values == 1
+        kinds = [rare, exact, equal & np.isfinite(values)]
+        return {
+            "value": values,
+            "lo": np.select([exact & right, exact, equal | rare], [far, 0.0, np.nan], lo),
+            "hi": np.select([exact & right, exact, equal | rare], [1.0, 1 - far, np.nan], hi),
+            "note": np.select(kinds, [FEW_UNITS, EXACT, ALL_EQUAL], ""),
+        }
 
 
 def score_block(
@@ -142,7 +158,7 @@ def run_tables(scored: Scored, params: EvaluateParams) -> Iterator[tuple[str, Co
     parts: list[Columns] = []
     for k, (seed, part) in enumerate([] if run.pooled else run.seeds.items()):
         of = scored.values[k, :n], scored.replicates[k, :, :n], params.confidence
-        found = scored.estimates(*of, seeds=slice(k, k + 1))
+        found = scored.settled(*of, seeds=slice(k, k + 1))
         parts.append({**NOTHING, **found, "seed": seed, "n_images": len(part.ids)})
     for seed, error in [] if run.pooled else sorted(run.failed.items()):
         parts.append({**NOTHING, "note": error, "seed": seed, "n_images": 0})
@@ -175,7 +191,7 @@ def _mean_over_seeds(scored: Scored, params: EvaluateParams) -> Columns:
     of = MeanOverSeeds(scored.values, scored.replicates, [*scored.run.seeds], params, upper=upper)
     with np.errstate(invalid="ignore"):
         means = np.nansum(scored.values, axis=0) / of.count
-    found = scored.estimates(means, of.replicates, params.confidence)
+    found = scored.settled(means, of.replicates, params.confidence)
     found["note"][np.isnan(means)] = "not defined on these images"
     half = np.where(of.count > 1, of.t_half_width((1 - params.confidence) / 2), np.nan)
     return {**found, "t_lo": means - half, "t_hi": means + half}
@@ -252,8 +268,7 @@ def differences(a: Scored, b: Scored, params: EvaluateParams) -> Iterator[dict[s
     replicates = a.replicates[of_a, :, :n] - b.replicates[of_b, :, :n]
     gaps = values.mean(axis=0)
     means = MeanOverSeeds(values, replicates, shared, params, lower=-1.0)
-    ends = percentile_interval(means.replicates, params.confidence)
-    found = a.settled(gaps, ends, params.confidence, exact=False)
+    found = a.settled(gaps, means.replicates, params.confidence, difference=True)
     # p = 1 is valid where nothing is known, and keeps Holm's family complete.
     p = np.where(np.isfinite(found["lo"]), means.p_values(gaps), 1.0)
     for f in np.flatnonzero(np.isfinite(gaps)):

@@ -10,9 +10,6 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from pipeline.config import EvaluateParams
 from pipeline.evaluate.intervals import (
-    ALL_EQUAL,
-    EXACT,
-    FEW_UNITS,
     MeanOverSeeds,
     Resamples,
     independent_units,
@@ -21,7 +18,7 @@ from pipeline.evaluate.intervals import (
 )
 from pipeline.evaluate.metrics import METRICS, OVER_CLASSES
 from pipeline.evaluate.predictions import Predicted
-from pipeline.evaluate.scores import differences, holm, verdict
+from pipeline.evaluate.scores import ALL_EQUAL, EXACT, FEW_UNITS, differences, holm, verdict
 
 from .runs import PARAMS, class_rows, ids, mean_rows, predicted, rows, score
 
@@ -253,9 +250,11 @@ def test_seeds_that_share_a_test_set_count_its_units_once(counts, test_sets, uni
 @pytest.mark.promise(EXACT_BOUNDS)
 def test_intervals_of_accuracy_contain_the_truth_where_most_test_sets_are_all_right():
     rng, held, y = np.random.default_rng(0), [], np.arange(20) % 2
+    params = EvaluateParams(bootstrap=100)
     for _ in range(100):
         wrong = rng.random(20) < 0.03
-        row = mean_rows(score(predicted(y, np.where(wrong, 1 - y, y))))["accuracy"]
+        one = predicted(y, np.where(wrong, 1 - y, y))
+        row = mean_rows(score(one, params=params), params)["accuracy"]
         held.append(row["lo"] <= 0.97 <= row["hi"])
     assert np.mean(held) > 0.93  # fewer than half of them with intervals without width
 
@@ -360,7 +359,7 @@ def test_the_error_of_a_difference_is_that_of_its_pairs():
 @pytest.mark.promise(PAIRED)
 @pytest.mark.parametrize("metric", ("macro_f1", "macro_auroc"))
 def test_the_interval_of_a_difference_is_that_of_scoring_each_resample_anew(metric):
-    rng, y, params = np.random.default_rng(0), np.arange(180) % 3, EvaluateParams(bootstrap=150)
+    rng, y, params = np.random.default_rng(0), np.arange(180) % 3, EvaluateParams(bootstrap=60)
     probas = [
         softmax(rng.standard_normal((180, 3)) + skill * np.eye(3)[y], axis=1) for skill in (2, 1)
     ]

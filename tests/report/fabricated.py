@@ -43,41 +43,32 @@ SKILL = {"whole": 1.0, "masked": 2.2, "crop": 1.2, "oracle": 2.6, "random": 0.4}
 """Added to the score of the true class, by view: masked images are classified better."""
 
 
-def make_project(root: Path, *names: str, **options) -> tuple[Params, Paths]:
-    """Make a project folder with these datasets; returns its parameters and paths."""
-    settings = {"report.gallery": 6, "report.thumbnail": 64, "evaluate.bootstrap": 60}
-    params = load_params(REPO / "params.yaml", settings)
-    learners = {k: params.learners[k] for k in ("zero-shot", "linear-probe", "medfocus-probe")}
-    params = params.model_copy(update={"datasets": names, "learners": learners})
-    paths = Paths(root)
-    for name in names:
-        make_dataset(params, paths, name, **options)
-    return params, paths
-
-
-def make_dataset(
-    params: Params,
-    paths: Paths,
+def make_project(
+    root: Path,
     name: str,
     *,
     classes: tuple[str, ...] = CLASSES,
     fractions: tuple[float, ...] = (0.05, 1.0),
     synthetic: str = "1",
     test_part: bool = True,
-) -> None:
-    """Write every file of one dataset; see the constants above for what it holds."""
-    rng = np.random.default_rng(7)
+) -> tuple[Params, Paths]:
+    """Make a project folder with one dataset; returns its parameters and paths."""
+    settings = {"report.gallery": 6, "report.thumbnail": 64, "evaluate.bootstrap": 60}
+    params = load_params(REPO / "params.yaml", settings)
+    learners = {k: params.learners[k] for k in ("zero-shot", "linear-probe", "medfocus-probe")}
+    params = params.model_copy(update={"datasets": (name,), "learners": learners})
+    paths, rng = Paths(root), np.random.default_rng(7)
     manifest = write_images(paths.data(name), classes, rng).assign(synthetic=synthetic)
-    parts = {split: manifest["image_id"][manifest["split"] == split] for split in ("train", "test")}
     tested = (manifest["split"] == "test").to_numpy()
     manifest["split"] = manifest["split"] if test_part else ""
     write_manifest(manifest, paths.manifest(name))
     write_masks(paths, name, manifest)
-    write_audit(paths, name, manifest, parts["train"].tolist(), parts["test"].tolist())
+    write_audit(paths, name, manifest, tested)
     write_runs(paths, name, manifest.assign(tested=tested), classes, fractions, rng)
     evaluate_dataset(name, params, paths)
     write_prompts(paths, name, manifest)
     write_records(paths, name)
+    return params, paths
 
 
 def write_images(folder: Path, classes, rng) -> pd.DataFrame:
@@ -121,8 +112,9 @@ def write_masks(paths, name, manifest) -> None:
         writer.commit()
 
 
-def write_audit(paths, name, manifest, train, test) -> None:
+def write_audit(paths, name, manifest, tested) -> None:
     """Write an audit with one byte copy and one mirrored copy across the split."""
+    train, test = (manifest["image_id"][part].tolist() for part in (~tested, tested))
     groups = dict.fromkeys(("exact_group", "near_group", "copy_group"), "")
     table = manifest[["image_id", "sha256", "split"]].assign(**groups, label_conflict=False)
     table["copy_in_train"] = table["image_id"].isin(test[:1])

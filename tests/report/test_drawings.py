@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config import NamedRun
 from pipeline.images.overlay import PREDICTED, draw_outlines
 from pipeline.report import plots
 from pipeline.report.data import GROUPED
@@ -68,15 +67,3 @@ def test_a_plot_is_the_same_bytes_and_its_text_is_text(data):
     assert not re.search(r"\d{4}-\d\d-\d\d", svg)
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
     assert used and used <= set(re.findall(r' id="([^"]+)"', svg))
-
-
-def test_a_run_looks_the_same_in_every_plot_and_none_like_another(data):
-    runs = [NamedRun(name=f"{i}", learner=f"l{i}", view="whole") for i in range(12)]
-    study = data.params.study.model_copy(update={"runs": tuple(runs)})
-    looks = plots.styles(data.params.model_copy(update={"study": study}))
-    assert len({(looks[r.key]["color"], str(looks[r.key]["ls"])) for r in runs}) == 12
-    fewer = study.model_copy(update={"runs": tuple(runs[:2])})
-    assert (
-        plots.styles(data.params.model_copy(update={"study": fewer}))[runs[1].key]
-        == (looks[runs[1].key])
-    )
