@@ -68,7 +68,7 @@ class CheapStage(StoreStage):
         self.name, self.folder, self.rows = kind, folder, rows
         self.store = store_path(folder, kind)
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(LIBRARIES))  # one server per process
+        self._context.set_forkserver_preload(LIBRARIES.split())  # one server per process
 
     def start(self, *, redo: bool = False) -> multiprocessing.process.BaseProcess:
         """Start the stage; `redo` computes again what is there."""

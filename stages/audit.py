@@ -7,7 +7,7 @@ from pipeline.cli.running import stage
 
 def run(dataset: Dataset) -> None:
     """Find the copies among a dataset's images."""
-    c = Project().open()
+    c = Project()
     summary = audit_dataset(dataset, c.params, c.paths)
     print(audit_text(summary, str(c.paths.audit_pairs(dataset))))
 

@@ -7,7 +7,7 @@ from pipeline.evaluate import evaluate_dataset
 
 def run(dataset: Dataset, jobs: Jobs = -1) -> None:
     """Compute the metrics with their intervals, and the masks against ground truth."""
-    c = Project().open()
+    c = Project()
     evaluate_dataset(dataset, c.params, c.paths, jobs=jobs)
 
 

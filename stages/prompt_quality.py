@@ -7,7 +7,7 @@ from pipeline.segment.prompt_quality import measure_prompts
 
 def run(dataset: Dataset) -> None:
     """Measure every prompt strategy on the images of the sample that are missing."""
-    c = Project().open()
+    c = Project()
     print(measure_prompts(dataset, c.params, c.paths).summary())
 
 

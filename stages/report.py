@@ -7,7 +7,7 @@ from pipeline.report.build import build_report
 
 def run() -> None:
     """Write the report of all datasets of params.yaml."""
-    c = Project().open()
+    c = Project()
     print(build_report(c.params, c.paths, list(c.params.datasets)))
 
 

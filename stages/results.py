@@ -16,7 +16,7 @@ def run(
     ] = None,
 ) -> None:
     """Write the CSV files of a dataset, or the README and figure of all of params.yaml."""
-    c = Project().open()
+    c = Project()
     if dataset:
         written = write_tables(c.params, c.paths, dataset)
         if not written:

@@ -15,7 +15,7 @@ def run(
     jobs: Jobs = -1,
 ) -> None:
     """Fit a learner of params.yaml and predict the test images."""
-    c = Project().open()
+    c = Project()
     for record in train_dataset(dataset, c.params, c.paths, [learner], jobs=jobs):
         print(record.summary())
 

@@ -65,14 +65,13 @@ def _build(folder: Path) -> None:
     half.stage("segment", "--limit", str(HALF))
     half.stage("encode", *half.only(half.ids()[:HALF]))
     built = half.copy(folder / "built")
-    repro = ("dvc", "--wait-for-lock", "repro")
-    processes = [
-        built.start(*repro, f"evaluate@{name}", f"prompt_quality@{name}", OMP_NUM_THREADS="1")
+    repro = ("--wait-for-lock", "repro")
+    both = [
+        built.begin(*repro, f"evaluate@{name}", f"prompt_quality@{name}", module="dvc")
         for name in DATASETS
     ]
-    for process in processes:
-        output = process.communicate(timeout=1200)[0]
-        assert process.returncode == 0, output
+    for running in both:
+        assert running.wait() == 0, running.output
     built.run("dvc", "repro")
 
 

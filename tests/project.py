@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import sys
+import tempfile
 from pathlib import Path
 from unittest import mock
 
@@ -28,18 +30,23 @@ REPO = Path(__file__).resolve().parent.parent
 
 def pipeline(root: Path, *arguments: str) -> tuple[int, str]:
     """Run a command in a project folder; return its exit code and what it said."""
-    return warm.run(arguments, root=root, code=REPO, environment=os.environ | {"COLUMNS": "200"})
+    environment = os.environ | {"COLUMNS": "200"}
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        running = warm.start(arguments, root=root, environment=environment, log=log)
+        return running.wait(), running.output
 
 
 def in_process(root: Path, *arguments: str) -> tuple[int, str]:
-    """Do what `pipeline` does without a process of its own, which takes seconds to start: for
-    commands that end before a model is loaded. An unforeseen error is raised."""
+    """Do what `pipeline` does in this process: for commands that end before a model is loaded. An
+    unforeseen error is raised."""
     said = io.StringIO()
     with (
         contextlib.chdir(root),
         contextlib.redirect_stdout(said),
         contextlib.redirect_stderr(said),
         mock.patch.object(sys, "argv", ["pipeline", *arguments]),
+        mock.patch.object(logging.root, "handlers", []),
         mock.patch.dict(os.environ, {"COLUMNS": "200"}),
         pytest.raises(SystemExit) as ended,
     ):

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import json
 import os
-import pty
 import re
 import shutil
-import struct
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +21,7 @@ import yaml
 
 from tests import warm
 
-REPO = Path(__file__).resolve().parents[1]
+REPO = warm.REPO
 DATASETS = ("breast", "covid")
 IMAGES = 16
 """Phantoms of each dataset, 12 for training and 4 for testing."""
@@ -124,25 +120,27 @@ class Site:
 
     @staticmethod
     def environment() -> dict[str, str]:
-        """Return the variables of all commands."""
+        """Return the variables of all commands; the stages of DVC are forked, see `tests.warm`."""
         return os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "COLUMNS": "200",
+            "LOKY_MAX_CPU_COUNT": "1",  # a worker process takes seconds to start
+            "SHELL": str(warm.programs() / "sh"),
         }
 
     def run(self, *command: str, code: int | None = 0, **environment: str) -> str:
-        """Run `pipeline ...`, `dvc ...`, `python ...` or `bash ...` to its end.
+        """Run `pipeline ...` or `dvc ...`, forked, or `python ...` or `bash ...` to its end.
 
         Args:
-            command: the command; `pipeline` is forked, see `tests.warm`.
+            command: the command.
             code: the exit code to check; None = any.
             environment: more variables.
 
         Returns:
             What it printed on either stream.
         """
-        if command[0] == "pipeline":
-            running = self.begin(*command[1:], **environment)
+        if command[0] in ("pipeline", "dvc"):
+            running = self.begin(*command[1:], module=command[0], **environment)
             ended, output = running.wait(), running.output
             running.log.unlink()
         else:
@@ -154,46 +152,36 @@ class Site:
             assert "Traceback" not in output, output
         return output
 
-    def begin(self, *arguments: str, first: str = "", **environment: str) -> warm.Running:
+    def begin(
+        self,
+        *arguments: str,
+        module: str = "pipeline",
+        first: str = "",
+        log: Path | None = None,
+        **environment: str,
+    ) -> warm.Running:
         """Start `pipeline ...`, forked; `first` is Python code that its process runs before."""
         return warm.start(
             arguments,
             root=self.root,
-            code=self.root if (self.root / "pipeline").is_dir() else REPO,
             environment=self.environment() | environment,
-            log=self.root.parent / f"{self.root.name}-{time.monotonic_ns()}.log",
+            log=log or self.root.parent / f"{self.root.name}-{time.monotonic_ns()}.log",
             first=first,
+            module=module,
         )
 
-    def start(
-        self, *command: str, output: int = subprocess.PIPE, **environment: str
-    ) -> subprocess.Popen[str]:
-        """Start a command in a new process of its own; stages of DVC are forked, see `warm`."""
+    def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
+        """Start a command in a new process of its own."""
         program, *arguments = command
         arguments = ["-m", program, *arguments] if program in ("pipeline", "dvc") else arguments
-        if program == "dvc":
-            environment = {"SHELL": warm.shell()} | environment
         return subprocess.Popen(
             [program if program == "bash" else sys.executable, *arguments],
             cwd=self.root,
-            stdout=output,
+            stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             env=self.environment() | environment,
         )
-
-    def on_terminal(self, *command: str, columns: int = 120) -> str:
-        """Run a command with a terminal for its output; return all that it drew."""
-        ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 50, columns, 0, 0))
-        process = self.start(*command, output=theirs, TERM="xterm-256color", COLUMNS=str(columns))
-        os.close(theirs)
-        drawn = b""
-        with os.fdopen(ours, "rb", buffering=0) as screen, contextlib.suppress(OSError):
-            while part := screen.read(65536):  # OSError: the other end was closed
-                drawn += part
-        assert process.wait(timeout=900) == 0, drawn.decode()
-        return drawn.decode()
 
     def stage(self, stage: str, *options: str, code: int = 0, first: str = "") -> str:
         """Run a stage of `breast` to its end; return what it printed."""

@@ -1,8 +1,7 @@
-"""`pipeline` commands forked from a process that has already imported the large libraries.
+"""Commands forked from a process that has already imported the large libraries and the code.
 
 Starting Python and importing torch costs six seconds of a core; a fork costs none. A forked command
-still has a process, session, folder, environment, output and exit code of its own, and imports the
-project's code itself.
+still has a process, session, folder, environment, output and exit code of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import functools
 import json
 import multiprocessing
 import os
-import re
 import runpy
 import shlex
 import shutil
@@ -28,32 +26,26 @@ from pathlib import Path
 
 import psutil
 
+REPO = Path(__file__).resolve().parents[1]
 SECONDS = 600
 """Longest time that a command may take."""
+OWN_CODE = "TESTS_OWN_CODE"
+"""Variable that lets a command import the project's own copy of the code, which a test changed."""
 
-LIBRARIES = (
-    "open_clip",
-    "sam2.build_sam",
-    "sam2.sam2_image_predictor",
-    "safetensors.torch",
-    "sklearn.linear_model",
-    "skimage.measure",
-    "scipy.ndimage",
-    "xarray",
-    "zarr",
-    "pandas",
-    "pyarrow.parquet",
-    "joblib",
-    "PIL.Image",
-    "matplotlib.figure",
-    "rich.progress",
-    "typer",
-    "pydantic",
-    "jinja2",
-)
+LIBRARIES = """
+open_clip sam2.build_sam sam2.sam2_image_predictor sam2.modeling.sam2_base timm hydra.utils
+transformers.models.bert.modeling_bert transformers.models.bert.tokenization_bert safetensors.torch
+sklearn.linear_model skimage.measure scipy.ndimage xarray zarr pandas pyarrow.parquet joblib
+PIL.Image matplotlib.figure rich.progress typer pydantic jinja2 dvc.cli dvc.commands.repro dvc.repo
+"""
+CODE = """
+pipeline.cli pipeline.intake.add pipeline.phantoms pipeline.preview pipeline.audit.audit
+pipeline.segment.segment pipeline.segment.prompt_quality pipeline.encode.encode pipeline.predict
+pipeline.learners.train pipeline.evaluate.evaluate pipeline.report.build pipeline.report.results
+"""
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(list(LIBRARIES))
+_forks.set_forkserver_preload((LIBRARIES + CODE).split())
 
 
 @dataclass(frozen=True)
@@ -111,52 +103,37 @@ def start(
     arguments: tuple[str, ...],
     *,
     root: Path,
-    code: Path,
     environment: Mapping[str, str],
     log: Path,
     first: str = "",
-    module: str = "",
+    module: str = "pipeline",
 ) -> Running:
-    """Start `pipeline ...`, or `python -m module ...`.
+    """Start `python -m module ...`.
 
     Args:
         arguments: of the command.
         root: the project folder.
-        code: the folder that holds the package `pipeline`.
         environment: all variables.
-        log: file for what it prints on either stream.
+        log: file or terminal for what it prints on either stream.
         first: Python code that its process runs before the command.
-        module: what is run; "" is `pipeline`.
+        module: what is run: pipeline, dvc, a stage, or "" for nothing but `first`.
     """
     log.touch()
-    given = (str(log), arguments, str(root), str(code), dict(environment), first, module)
+    given = (str(log), arguments, str(root), dict(environment), first, module)
     process = _forks.Process(target=_command, args=given)
     process.start()
     return Running(process, log)
-
-
-def run(
-    arguments: tuple[str, ...], *, root: Path, code: Path, environment: Mapping[str, str]
-) -> tuple[int, str]:
-    """Run `pipeline ...` to its end; return its exit code and what it printed. See `start`."""
-    with tempfile.TemporaryDirectory() as folder:
-        running = start(
-            arguments, root=root, code=code, environment=environment, log=Path(folder, "log")
-        )
-        return running.wait(), running.output
 
 
 def _command(
     log: str,
     arguments: tuple[str, ...],
     root: str,
-    code: str,
     environment: dict[str, str],
     first: str,
     module: str,
 ) -> None:
-    assert "pipeline" not in sys.modules
-    output = os.open(log, os.O_WRONLY | os.O_APPEND)
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY)
     for stream in (1, 2):
         os.dup2(output, stream)
     os.close(output)
@@ -164,17 +141,18 @@ def _command(
     os.chdir(root)
     os.environ.clear()
     os.environ.update(environment)
-    sys.path.insert(0, code)
-    sys.argv = [module or "pipeline", *arguments]
+    sys.path.insert(0, root if OWN_CODE in environment else str(REPO))
+    if OWN_CODE in environment:
+        for name in [n for n in sys.modules if n.partition(".")[0] == "pipeline"]:
+            del sys.modules[name]
+    elif "pipeline" in sys.modules:
+        assert Path(sys.modules["pipeline"].__file__).is_relative_to(REPO)
+    sys.argv = [module, *arguments]
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    exec(first, {})
     try:
+        exec(first, {})
         if module:
-            runpy.run_module(module, run_name="__main__")
-        else:
-            from pipeline.cli import main
-
-            main()
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         sys.stdout.flush()
         # As the interpreter ends, in its order; a forked process leaves out the second.
@@ -182,11 +160,16 @@ def _command(
         atexit._run_exitfuncs()
 
 
-# -- stages that DVC runs -------------------------------------------------------------------------
+# -- commands that a shell or DVC starts ----------------------------------------------------------
 
 CLIENT = """#!{python} -SE
-import json, os, socket, sys
-asked = dict(command=sys.argv[-1], root=os.getcwd(), environment=dict(os.environ))
+import json, os, shlex, socket, sys
+program, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]
+if program == "sh":  # -c "python -m ..."
+    command = arguments[-1]
+else:
+    command = shlex.join(["python", *(["-m", program] if program != "python" else []), *arguments])
+asked = dict(command=command, root=os.getcwd(), environment=dict(os.environ))
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({path!r})
     server.sendall(json.dumps(asked).encode() + b"\\n")
@@ -194,23 +177,22 @@ with socket.socket(socket.AF_UNIX) as server:
 sys.stdout.write(answer["output"])
 sys.exit(answer["code"])
 """
-STAGE = re.compile(r"python -m (stages\.\w+)(.*)")
 
 
 @functools.cache
-def shell() -> str:
-    """Return a program for the variable SHELL, with which DVC runs the commands of its stages.
-
-    It passes the command to this process, which forks it as `start` does.
-    """
+def programs() -> Path:
+    """Return a folder with programs that pass their command to this process, which forks it:
+    `pipeline` and `python` for bash, `sh` for the variable SHELL, with which DVC runs stages."""
     folder = Path(tempfile.mkdtemp(prefix="warm"))  # short, since it holds a Unix socket
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(folder / "socket"))
     server.listen()
-    client = folder / "shell"
-    client.write_text(CLIENT.format(python=sys.executable, path=str(folder / "socket")))
-    client.chmod(0o755)
+    (folder / "bin").mkdir()
+    for name in ("pipeline", "python", "sh"):
+        client = folder / "bin" / name
+        client.write_text(CLIENT.format(python=sys.executable, path=str(folder / "socket")))
+        client.chmod(0o755)
 
     def serve() -> None:
         while True:
@@ -218,21 +200,20 @@ def shell() -> str:
             threading.Thread(target=_answer, args=(connection, folder), daemon=True).start()
 
     threading.Thread(target=serve, daemon=True).start()
-    return str(client)
+    return folder / "bin"
 
 
 def _answer(connection: socket.socket, folder: Path) -> None:
-    """Run the command that a client of `shell` sent, and send back its exit code and output."""
+    """Run the command that a program of `programs` sent; send back its exit code and output."""
     with connection, connection.makefile("rw") as stream:
         asked = json.loads(stream.readline())
-        module, arguments = STAGE.fullmatch(asked["command"]).groups()
+        _, kind, what, *arguments = shlex.split(asked["command"])  # python -m MODULE or -c CODE
         running = start(
-            tuple(shlex.split(arguments)),
+            tuple(arguments),
             root=Path(asked["root"]),
-            code=Path(asked["root"]),
             environment=asked["environment"],
             log=folder / f"{time.monotonic_ns()}.log",
-            module=module,
+            **{"-m": {"module": what}, "-c": {"first": what, "module": ""}}[kind],
         )
         answer = {"code": running.wait(), "output": running.output}
         stream.write(json.dumps(answer) + "\n")

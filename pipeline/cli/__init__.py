@@ -7,8 +7,6 @@ keep_freed_memory()  # before any library starts a thread, which would get an ar
 from pipeline.cli.app import app  # noqa: E402
 from pipeline.cli.running import guarded  # noqa: E402
 
-__all__ = ["app", "main"]
-
 
 def main() -> None:
     """Entry point of the `pipeline` command."""

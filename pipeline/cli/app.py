@@ -1,16 +1,16 @@
 """The commands, in the order of the data flow.
 
-Each checks its options before it imports what it runs: loading torch alone takes seconds.
+Options are checked before what runs them is imported: loading torch alone takes seconds.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,17 +21,14 @@ from pipeline.cli.options import (
     Force,
     Jobs,
     Json,
-    ModelFlags,
     ModelProject,
     Project,
-    RunFlags,
-    chosen_datasets,
+    StageProject,
     command,
 )
 
 if TYPE_CHECKING:
     from pipeline.intake import AddSummary
-    from pipeline.paths import Paths
 
 app = typer.Typer(
     name="pipeline",
@@ -49,52 +46,45 @@ app.add_typer(splits_app, name="splits")
 @command(app, "pipeline audit --dataset brain")
 def audit(dataset: Dataset, project: Project) -> None:
     """Find copies of images in both train and test -> cache/DATASET/audit.parquet"""
-    c = project.open()
-
     from pipeline.audit import audit_dataset, audit_text
 
-    summary = audit_dataset(dataset, c.params, c.paths)
-    project.show(summary, audit_text(summary, str(c.paths.audit_pairs(dataset))))
+    summary = audit_dataset(dataset, project.params, project.paths)
+    project.show(summary, audit_text(summary, str(project.paths.audit_pairs(dataset))))
 
 
 @command(app, "pipeline segment --dataset brain --set segment.prompt=auto")
-def segment(dataset: Dataset, run: RunFlags, project: ModelProject) -> None:
+def segment(dataset: Dataset, project: StageProject) -> None:
     """Stage 1: m = SAM2(x) for every image -> cache/DATASET/masks.zarr"""
-    c, options = project.open(), run.options()
-
     from pipeline.segment.segment import segment_dataset
 
-    record = segment_dataset(dataset, c.params, c.paths, options)
+    record = segment_dataset(dataset, project.params, project.paths, project.options)
     project.show(record.to_json(), record.summary())
 
 
 @command(app, "pipeline prompt-quality --dataset brain --images 300", name="prompt-quality")
 def prompt_quality(
     dataset: Dataset,
-    run: RunFlags,
-    project: ModelProject,
+    project: StageProject,
     images: Annotated[
         int | None, typer.Option(min=0, help="Size of the sample; 0 = all with a mask.")
     ] = None,
 ) -> None:
     """Every prompt strategy against ground truth -> cache/DATASET/prompt_quality.parquet"""
-    c = project.open(prompt_quality__images=images, prompt_quality__phantoms=images)
-    options = run.options()
-
+    if images is not None:
+        sizes = (f"prompt_quality.{kind}={images}" for kind in ("images", "phantoms"))
+        project = replace(project, settings=[*(project.settings or []), *sizes])
     from pipeline.segment.prompt_quality import measure_prompts
 
-    record = measure_prompts(dataset, c.params, c.paths, options)
+    record = measure_prompts(dataset, project.params, project.paths, project.options)
     project.show(record.to_json(), record.summary())
 
 
 @command(app, "pipeline encode --dataset brain --batch-size 64")
-def encode(dataset: Dataset, run: RunFlags, project: ModelProject) -> None:
+def encode(dataset: Dataset, project: StageProject) -> None:
     """Stage 2: I = E_v(x * m) and T = E_t(t) -> cache/DATASET/features.zarr"""
-    c, options = project.open(), run.options()
-
     from pipeline.encode.encode import encode_dataset
 
-    record = encode_dataset(dataset, c.params, c.paths, options)
+    record = encode_dataset(dataset, project.params, project.paths, project.options)
     project.show(record.to_json(), record.summary())
 
 
@@ -109,11 +99,9 @@ def train(
     force: Force = False,
 ) -> None:
     """Fit learners: protocol x view x fraction x seed -> cache/DATASET/runs/LEARNER/"""
-    c = project.open()
-
     from pipeline.learners.train import train_dataset
 
-    records = train_dataset(dataset, c.params, c.paths, learner, jobs=jobs, force=force)
+    records = train_dataset(dataset, project.params, project.paths, learner, jobs=jobs, force=force)
     shown = "\n".join(record.summary() for record in records)
     project.show([record.to_json() for record in records], shown)
 
@@ -121,57 +109,50 @@ def train(
 @command(app, "pipeline evaluate --dataset brain")
 def evaluate(dataset: Dataset, project: Project, jobs: Jobs = -1) -> None:
     """Metrics with intervals, per seed and fraction -> cache/DATASET/metrics.parquet"""
-    c = project.open()
-
     from pipeline.evaluate import evaluate_dataset
 
-    metrics = evaluate_dataset(dataset, c.params, c.paths, jobs=jobs)
-    project.show(metrics, c.paths.metrics(dataset))
+    project.show(
+        evaluate_dataset(dataset, project.params, project.paths, jobs=jobs),
+        project.paths.metrics(dataset),
+    )
 
 
 @command(app, "pipeline report --dataset brain --dataset lung")
 def report(project: Project, dataset: Datasets = None) -> None:
     """One self-contained page: tables, plots, overlays -> report/index.html"""
-    c = project.open()
-    names = chosen_datasets(c, dataset)
-
+    names = project.datasets(dataset)
     from pipeline.report.build import build_report
 
-    project.show_written([build_report(c.params, c.paths, names)])
+    project.show_written([build_report(project.params, project.paths, names)])
 
 
 @command(app, "pipeline results --dataset brain")
 def results(project: Project, dataset: Datasets = None) -> None:
     """README.md with one table and one figure, and CSV files -> results/"""
-    c = project.open()
-    names = chosen_datasets(c, dataset)
-
+    names = project.datasets(dataset)
     from pipeline.report.results import write_results
 
-    project.show_written(write_results(c.params, c.paths, names))
+    project.show_written(write_results(project.params, project.paths, names))
 
 
 @command(app, "pipeline predict --dataset brain scan1.jpg scan2.dcm")
 def predict(
     dataset: Dataset,
     images: Annotated[list[Path], typer.Argument(help="New images.")],
-    run: ModelFlags,
     project: ModelProject,
     learner: Annotated[str, typer.Option(help="Which learner.")] = "medfocus",
     view: Annotated[str, typer.Option(help="On which view.")] = "masked",
     out: Annotated[Path, typer.Option(help="Folder of the overlays.")] = Path("predictions"),
 ) -> None:
     """Class probabilities and a mask overlay for new images."""
-    c, options = project.open(), run.options()
-
     from pipeline.predict import predict_images
 
     outcome = predict_images(
         dataset,
         images,
-        c.params,
-        c.paths,
-        options,
+        project.params,
+        project.paths,
+        project.options,
         learner=learner,
         view=view,
         out=out,
@@ -186,13 +167,11 @@ def predict(
 @command(app, "pipeline status --json")
 def status(project: Project) -> None:
     """What the last runs of each dataset did: done, skipped, failed by name; locks in use."""
-    c = project.open()
-
     from pipeline.engine.status import known_datasets, status_rows, status_text
     from pipeline.io import lock_notes
 
-    rows = status_rows(c.paths, known_datasets(c.paths, c.params.datasets))
-    locks = [f"lock: {line}" for line in lock_notes(c.paths.root)]
+    rows = status_rows(project.paths, known_datasets(project.paths, project.params.datasets))
+    locks = [f"lock: {line}" for line in lock_notes(project.paths.root)]
     project.show(rows, "\n".join([status_text(rows), *locks]))
 
 
@@ -204,14 +183,13 @@ def verify(
     """Check every row of stores against its checksum and list what is lost."""
     from pipeline.store import verify_store
 
-    reports = {str(path): verify_store(path) for path in stores}
+    found = {str(path): verify_store(path) for path in stores}
     if as_json:
-        found = {path: {"ok": one.ok, **asdict(one)} for path, one in reports.items()}
-        typer.echo(json.dumps(found, indent=2))
+        values = {path: {"ok": one.ok, **asdict(one)} for path, one in found.items()}
+        typer.echo(json.dumps(values, indent=2))
     else:
-        for path, one in reports.items():
-            typer.echo(f"{path}: {one.summary()}")
-    if not all(one.ok for one in reports.values()):
+        typer.echo("\n".join(f"{path}: {one.summary()}" for path, one in found.items()))
+    if not all(one.ok for one in found.values()):
         raise typer.Exit(3)
 
 
@@ -268,14 +246,14 @@ def add(
     force: Annotated[bool, typer.Option("--force", help="Replace another manifest.")] = False,
 ) -> None:
     """Create data_manifests/DATASET.csv; the images are not copied."""
+    from pipeline.encode.text import PromptError, prompted_classes, skeleton
     from pipeline.intake import add_dataset
 
-    c = project.open()
     with progress_bar(f"data add {dataset}") as progress:
         summary = add_dataset(
             dataset,
             source,
-            paths=c.paths,
+            paths=project.paths,
             masks=masks,
             max_rank=max_rank,
             groups=groups,
@@ -284,7 +262,14 @@ def add(
             force=force,
             progress=progress,
         )
-    _show_added(project, summary, _missing_prompts(c.paths, summary))
+    text = summary.text()
+    with suppress(PromptError):  # reported by `encode`
+        prompted = prompted_classes(project.paths.prompts, dataset) or ()
+        if missing := sorted(set(summary.frame["label"]) - set(prompted)):
+            text += (
+                f"\nnext: in {project.paths.prompts} classes.{dataset} needs {skeleton(missing)}"
+            )
+    _show_added(project, summary, text)
 
 
 @command(data_app, "pipeline data refresh brain")
@@ -292,31 +277,15 @@ def refresh(dataset: DatasetName, project: Project) -> None:
     """Update the hashes and sizes of a manifest from its files."""
     from pipeline.intake import refresh_dataset
 
-    c = project.open()
     with progress_bar(f"data refresh {dataset}") as progress:
-        summary = refresh_dataset(dataset, paths=c.paths, progress=progress)
-    _show_added(project, summary)
+        summary = refresh_dataset(dataset, paths=project.paths, progress=progress)
+    _show_added(project, summary, summary.text())
 
 
-def _show_added(project: Project, summary: AddSummary, next_step: str = "") -> None:
-    """Print what was added and what to do next; exit code 3 if a file cannot be read."""
-    project.show(summary.to_json(), "\n".join(filter(None, [summary.text(), next_step])))
+def _show_added(project: Project, summary: AddSummary, text: str) -> None:
+    project.show(summary.to_json(), text)
     if summary.failed:
         raise typer.Exit(3)
-
-
-def _missing_prompts(paths: Paths, summary: AddSummary) -> str:
-    """Return which classes have no prompt yet and what to write for them; "" if all have one."""
-    from pipeline.encode.text import PromptError, prompted_classes, skeleton
-
-    try:
-        known = set(prompted_classes(paths.prompts, summary.dataset) or ())
-    except PromptError:  # reported by `encode`
-        return ""
-    missing = sorted({label for counts in summary.counts.values() for label in counts} - known)
-    if not missing:
-        return ""
-    return f"next: in {paths.prompts} classes.{summary.dataset} needs {skeleton(missing)}"
 
 
 @command(data_app, "pipeline data sample --dataset brain --images 160")
@@ -336,15 +305,14 @@ def sample(
     """Draw synthetic phantoms of the four tasks, with ground-truth masks."""
     from pipeline.phantoms import make_known_answer, make_sample
 
-    c = project.open()
-    if known_answer:
-        if dataset:
-            raise typer.BadParameter("--known-answer creates its own set: omit --dataset")
-        name = f"known-{known_answer}"
-        project.show_written([make_known_answer(c.paths, name, known_answer, images, seed)])
+    if not known_answer:
+        names = tuple(dataset or project.params.datasets)
+        project.show_written(make_sample(project.paths, names, images, seed))
         return
-    names = tuple(dataset or c.params.datasets)
-    project.show_written(make_sample(c.paths, names, images, seed))
+    if dataset:
+        raise typer.BadParameter("--known-answer creates its own set: omit --dataset")
+    name = f"known-{known_answer}"
+    project.show_written([make_known_answer(project.paths, name, known_answer, images, seed)])
 
 
 @command(data_app, "pipeline data check --dataset brain")
@@ -365,31 +333,26 @@ def check(
     from pipeline.errors import StageFailed
     from pipeline.manifest import read_manifest
 
-    c = project.open()
-    for name in [dataset, *([against] if against else [])]:
-        read_manifest(
-            c.paths.manifest(name),
-            data=c.paths.data(name),
-            classes=prompted_classes(c.paths.prompts, name),
-        )
+    for name in filter(None, [dataset, against]):
+        classes = prompted_classes(project.paths.prompts, name)
+        read_manifest(project.paths.manifest(name), data=project.paths.data(name), classes=classes)
     failed: StageFailed | None = None
     try:
-        summary = audit_dataset(dataset, c.params, c.paths)
+        summary = audit_dataset(dataset, project.params, project.paths)
     except StageFailed as error:  # what could be compared is written: print it first
         failed = error
-        summary = json.loads(c.paths.audit_summary(dataset).read_text(encoding="utf-8"))
-    text = [audit_text(summary, str(c.paths.audit_pairs(dataset)))]
+        summary = json.loads(project.paths.audit_summary(dataset).read_text(encoding="utf-8"))
+    text = [audit_text(summary, str(project.paths.audit_pairs(dataset)))]
     if against:
-        pairs = compare_datasets(dataset, against, c.params, c.paths)
-        copies: list[dict[str, Any]] = pairs.to_dict("records")
-        unreadable = pairs.attrs["unreadable"][against]
+        pairs = compare_datasets(dataset, against, project.params, project.paths)
+        copies, unreadable = pairs.to_dict("records"), pairs.attrs["unreadable"][against]
         other = RunRecord("check", against, total=pairs.attrs["images"][against], failed=unreadable)
-        allowed = c.params.audit.max_failed
+        allowed = project.params.audit.max_failed
         if failed is None and other.failed_share > allowed:
-            failed = other.too_many_failed(allowed, c.paths.manifest(against))
+            failed = other.too_many_failed(allowed, project.paths.manifest(against))
         summary |= {f"copies_in_{against}": copies, f"unreadable_in_{against}": unreadable}
         text.append(across_text(against, copies, unreadable))
-    project.show(summary, "\n".join(map(str, text)))
+    project.show(summary, "\n".join(text))
     if failed is not None:
         raise failed
 
@@ -404,10 +367,8 @@ def preview(
     """A contact sheet of what the models will see, with warnings."""
     from pipeline.preview import preview_dataset
 
-    c = project.open()
-    warnings = preview_dataset(
-        dataset, c.paths, out, images=images, geometry=c.params.encode.geometry
-    )
+    geometry = project.params.encode.geometry
+    warnings = preview_dataset(dataset, project.paths, out, images=images, geometry=geometry)
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
     project.show_written([out], warnings=list(map(str, warnings)))
@@ -422,10 +383,8 @@ def export(
     """Write who trains, validates and tests, per protocol, seed and fraction, with hashes."""
     from pipeline.splits import load_split_plan
 
-    c = project.open()
-    plan = load_split_plan(dataset, c.params, c.paths)
+    plan = load_split_plan(dataset, project.params, project.paths)
     plan.export(out)
-    if not project.as_json:
-        for note in plan.notes:
-            typer.echo(f"note: {note}", err=True)
+    for note in plan.notes if not project.as_json else []:
+        typer.echo(f"note: {note}", err=True)
     project.show_written([out], notes=plan.notes)

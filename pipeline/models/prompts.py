@@ -6,9 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-BOX_LOGIT = 8.0
-"""Logit inside the box; its negative outside."""
-
 
 def draw_box_prompt(
     box: Sequence[float] | np.ndarray, height: int, width: int, size: int = 64
@@ -32,4 +29,4 @@ def draw_box_prompt(
         return np.clip(np.minimum(high, cells + 1) - np.maximum(low, cells), 0, 1)
 
     inside = np.outer(coverage(y0, y1, height), coverage(x0, x1, width))
-    return (BOX_LOGIT * (2 * inside - 1)).astype(np.float32)[None]
+    return (8.0 * (2 * inside - 1)).astype(np.float32)[None]

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import functools
 import warnings
-from contextlib import nullcontext
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sam2
 import torch
 import yaml
-from huggingface_hub import hf_hub_download
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from sam2.modeling.sam2_base import SAM2Base
@@ -24,7 +21,7 @@ from torchvision.transforms import Normalize, Resize
 from pipeline.config import ModelSpec
 from pipeline.errors import ModelError
 from pipeline.io import sha256_file
-from pipeline.models.checkpoint import check_sha256, find_checkpoint, load_into, read_state
+from pipeline.models.checkpoint import find_checkpoint
 
 CODE_VERSION = 1
 """Increased whenever the results of this module change; part of the identity of mask stores."""
@@ -47,14 +44,14 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 class Sam2ImagePredictor(SAM2ImagePredictor):
     """sam2's predictor for any input size and normalisation.
 
-    `set_image`, `set_image_batch`, `predict` and `predict_batch` are those of sam2: images are
-    uint8 (H, W, 3) RGB arrays, prompts are in pixels of the image. Hole filling and sprinkle
-    removal are off: both need sam2's compiled extension, and results must not depend on it.
+    Its methods are those of sam2: images are uint8 (H, W, 3) RGB arrays, prompts are in pixels of
+    the image. Hole filling and sprinkle removal are off: both need sam2's compiled extension, and
+    results must not depend on it. The stages use `pipeline.segment.predictor.BatchPredictor`.
 
     Args:
         model: a SAM2Base in evaluation mode.
         mean, std: normalisation of the model.
-        precision: "fp32", or "bf16" for autocast; prompts and masks are float32 in both.
+        precision: "fp32", or "bf16" for autocast, which `BatchPredictor` applies.
         fingerprint: everything that decides the model's results.
 
     Attributes:
@@ -80,32 +77,13 @@ class Sam2ImagePredictor(SAM2ImagePredictor):
         self.precision = precision
         self.fingerprint = fingerprint or {}
         self._bb_feat_sizes = [(self.image_size // s,) * 2 for s in (4, 8, 16)]
-        self._transforms.mean, self._transforms.std = list(mean), list(std)
+        self._transforms.mean, self._transforms.std = mean, std
         self._transforms.transforms = torch.nn.Sequential(
-            Resize((self.image_size, self.image_size)), Normalize(list(mean), list(std))
+            Resize((self.image_size, self.image_size)), Normalize(mean, std)
         )
 
-    def _autocast(self) -> Any:
-        if self.precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return nullcontext()
-
-    @torch.inference_mode()
-    def set_image(self, image: np.ndarray) -> None:
-        """Encode one uint8 (H, W, 3) image."""
-        with self._autocast():
-            super().set_image(image)
-
-    @torch.inference_mode()
-    def set_image_batch(self, image_list: list[np.ndarray]) -> None:
-        """Encode uint8 (H, W, 3) images, each of its own size."""
-        with self._autocast():
-            super().set_image_batch(image_list)
-
-    @torch.inference_mode()
-    def _predict(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
-        with self._autocast():
-            return super()._predict(*args, **kwargs)
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, self.precision == "bf16")
 
 
 def sam2_config(name: str) -> dict[str, Any]:
@@ -122,7 +100,7 @@ def sam2_config(name: str) -> dict[str, Any]:
         # yaml would read 1e-6 as text
         model = OmegaConf.to_container(OmegaConf.create(path.read_text("utf-8")))["model"]
         return {"model": {**model, "sam_mask_decoder_extra_args": dict(STABLE)}, **IMAGENET}
-    path = files("pipeline.models") / f"configs/{name}.yaml"
+    path = files(__package__) / f"configs/{name}.yaml"
     if not path.is_file():
         names = ", ".join(["sam2-micro", *OFFICIAL])
         raise ModelError(f"{name!r} is not a SAM2 configuration", remedy=f"choose from {names}")
@@ -164,19 +142,13 @@ def load_sam2(
         repository = f"facebook/{spec.name.replace('_', '-')}"
         advice = f"download {URL}/{file} (or set `checkpoint: hf-hub:{repository}`)"
     else:
-        package = Path(str(files("pipeline.models") / f"weights/{spec.name}.safetensors"))
+        package = Path(str(files(__package__) / f"weights/{spec.name}.safetensors"))
         advice = "restore pipeline/models/weights from git or run `python -m tools.pretrain`"
-    path, advice = find_checkpoint(
-        spec,
-        advice,
-        package=package,
-        filename=file,
-        download=lambda repository: hf_hub_download(repository, file),
-    )
-    digest = sha256_file(path)
-    check_sha256(path, digest, spec.sha256, advice)
+    checkpoint = find_checkpoint(spec, file, advice, package)
+    digest = sha256_file(checkpoint.path)
+    checkpoint.check_sha256(digest, spec.sha256)
     model = instantiate_sam2(config["model"])
-    load_into(model, read_state(path, advice), path, advice, optional=("num_batches_tracked",))
+    checkpoint.load_into(model, checkpoint.read(), "num_batches_tracked")
     model = model.to(device).eval()
     if torch.device(device).type == "cpu":
         model = model.to(memory_format=torch.channels_last)

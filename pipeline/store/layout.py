@@ -242,8 +242,9 @@ def table_to_bytes(kind: Kind, table: pd.DataFrame) -> bytes:
 
 def table_from_bytes(kind: Kind, data: bytes) -> pd.DataFrame:
     """Read a Parquet file of `table_to_bytes`, possibly by a version with fewer columns."""
-    # In this thread: a short script may end while pyarrow's threads start, which aborts it.
-    table = pq.read_table(io.BytesIO(data), use_threads=False, pre_buffer=False)
+    # pyarrow starts no thread here: a short script that ends just then would be aborted
+    # (apache/arrow#34314). `read_table`, and any reader of a Python file, start some.
+    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     names = table.column_names
     return make_table(kind, {name: table[name].to_numpy(zero_copy_only=False) for name in names})
 

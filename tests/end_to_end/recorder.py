@@ -96,12 +96,11 @@ def asked(section: config.Section, name: str) -> Any:
     return value
 
 
-def opened(project: options.Project, **overrides: Any) -> Any:
-    """`Project.open`, whose own checks and copies are not the stage's reading."""
+def opened(project: options.Project) -> None:
+    """`Project.__post_init__`, whose own checks and copies are not the stage's reading."""
     global running
-    made = of_the_pipeline(project, **overrides)
+    of_the_pipeline(project)
     running = True
-    return made
 
 
 def data(paths: Paths, dataset: str) -> Path:
@@ -111,7 +110,7 @@ def data(paths: Paths, dataset: str) -> Path:
 
 
 config.Section.__getattribute__ = asked
-of_the_pipeline, options.Project.open = options.Project.open, opened
+of_the_pipeline, options.Project.__post_init__ = options.Project.__post_init__, opened
 folder, Paths.data = Paths.data, data
 sys.argv = [STAGE, *OPTIONS]
 try:

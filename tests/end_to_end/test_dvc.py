@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +15,8 @@ import psutil
 import pytest
 
 from pipeline.io import ProcessLock, sha256_file
-from tests.site import DATASETS, IMAGES, Site, stages_run
+from tests.project import in_process
+from tests.site import DATASETS, IMAGES, STORES, Site, stages_run
 
 # A shell that waits before each command: DVC runs commands by $SHELL.
 SLOW_SHELL = """#!/bin/sh
@@ -113,52 +113,38 @@ def test_a_failing_stage_changes_nothing_else_and_is_run_again(site: Site) -> No
     "`dvc checkout` brings the older store back byte for byte."
 )
 @pytest.mark.promise("Only new images are computed; removed and reordered rows compute nothing.")
-@pytest.mark.parametrize("link", ["hardlink", "symlink"])
-def test_an_append_computes_new_images_only_and_changes_no_older_object(
-    site: Site, link: str
-) -> None:
-    site.run("dvc", "config", "cache.type", link)
-    site.run("dvc", "checkout", "--relink", "encode@breast", "segment@breast")
-    shards = [p for p in (site.root / "cache/breast/masks.zarr").rglob("c/*") if p.is_file()]
-    shards += [p for p in (site.root / "cache/breast/masks.zarr/mask/c").rglob("*") if p.is_file()]
-    assert shards
-    assert all(p.is_symlink() if link == "symlink" else p.stat().st_nlink > 1 for p in shards)
+def test_an_append_computes_new_images_only_and_changes_no_older_object(site: Site) -> None:
+    stores = {stage: site.root / path for stage, path in STORES.items()}
+    for link, stage in (("hardlink", "segment"), ("symlink", "encode")):
+        site.run("dvc", "config", "cache.type", link)
+        site.run("dvc", "checkout", "--relink", f"{stage}@breast")
+        shards = [p for p in stores[stage].glob("*/c/**/*") if p.is_file()]
+        assert shards
+        assert all(p.is_symlink() if link == "symlink" else p.stat().st_nlink > 1 for p in shards)
     objects = site.root / ".dvc/cache/files"
-    stores = {n: site.root / f"cache/breast/{n}.zarr" for n in ("masks", "features")}
     kept, before = hashes(objects), {n: hashes(store) for n, store in stores.items()}
     lock = (site.root / "dvc.lock").read_bytes()
 
-    add_images(site, 3)
-    site.stage("segment")
-    assert site.record("segment")["done"] == 3
+    for i, donor in enumerate(sorted((site.root / "data/breast").rglob("*.png"))[:3]):
+        # One more byte after the end: other bytes, the same picture.
+        donor.with_name(f"added_{i}.png").write_bytes(donor.read_bytes() + bytes([i]))
+    add = ["--from", "data/breast", "--masks", "data/breast_masks", "--patient-regex", r"(P\d+)_"]
+    in_process(site.root, "data", "add", "breast", *add, "--force")
     site.run("dvc", "repro", "encode@breast")
-    assert site.record("encode")["done"] == 3
+    assert [site.record(stage)["done"] for stage in stores] == [3, 3]
     after = hashes(objects)
     assert {name: after[name] for name in kept} == kept and len(after) > len(kept)
 
-    reorder_and_remove(site, 5)
-    for stage in ("segment", "encode"):
+    path = site.root / "data_manifests/breast.csv"
+    header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join([header, *rows[5:][::-1]]), encoding="utf-8")
+    for stage in stores:
         site.stage(stage)
         assert site.record(stage)["done"] == 0
 
     (site.root / "dvc.lock").write_bytes(lock)
     site.run("dvc", "checkout", "--force", "encode@breast", "segment@breast")
     assert {n: hashes(store) for n, store in stores.items()} == before
-
-
-def add_images(site: Site, count: int) -> None:
-    """Add copies of images with one more byte after their end: other bytes, the same picture."""
-    for i, donor in enumerate(sorted((site.root / "data/breast").rglob("*.png"))[:count]):
-        donor.with_name(f"added_{i}.png").write_bytes(donor.read_bytes() + bytes([i]))
-    add = ["--from", "data/breast", "--masks", "data/breast_masks", "--patient-regex", r"(P\d+)_"]
-    site.run("pipeline", "data", "add", "breast", *add, "--force")
-
-
-def reorder_and_remove(site: Site, count: int) -> None:
-    """Remove the first rows of the manifest and reverse the others."""
-    path = site.root / "data_manifests/breast.csv"
-    header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    path.write_text("".join([header, *rows[count:][::-1]]), encoding="utf-8")
 
 
 @pytest.mark.promise("A dataset is fewer than 200 files.")
@@ -195,27 +181,13 @@ def test_two_datasets_are_reproduced_at_the_same_time(fresh: Site, slow: Path) -
     two = ("dvc", "--wait-for-lock", "repro", "audit@covid")
     assert stages_run(fresh.run(*two)) == {"audit@covid"}
     assert first.poll() is None
-    # The same stage twice at once is refused; DVC and our status name the process.
+    # The same stage twice at once is refused; DVC names the process.
     assert f"(PID {first.pid})" in fresh.run(*one, code=255)
-    status = fresh.run("pipeline", "status")
-    assert f"process {first.pid}" in status and "delete" not in status
+    assert "rwlock: used by dvc" in in_process(fresh.root, "status")[1]
     (slow.parent / "go").touch()
     assert stages_run(first.communicate(timeout=600)[0]) == {"audit@breast"}
     assert first.returncode == 0
     assert stages_run(fresh.run("dvc", "repro", "audit@breast", "audit@covid")) == set()
-
-
-@pytest.fixture
-def killed(fresh: Site, slow: Path) -> Iterator[tuple[Site, int]]:
-    """A project in which `dvc repro audit@breast` was killed during its stage, and its pid."""
-    process = fresh.start("dvc", "repro", "audit@breast", SHELL=str(slow))
-    await_start(slow, process)
-    for each in [process, *psutil.Process(process.pid).children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            each.kill()
-    process.wait()
-    process.stdout.close()
-    yield fresh, process.pid
 
 
 AFTER_KILL = (
@@ -225,24 +197,30 @@ AFTER_KILL = (
 
 
 @pytest.mark.promise(AFTER_KILL)
-def test_after_kill_9_the_next_repro_goes_on_by_itself(killed: tuple[Site, int]) -> None:
-    site, _ = killed
-    assert "rwlock" not in site.run("pipeline", "status")  # DVC drops the entry by itself
-    assert stages_run(site.run("dvc", "repro", "audit@breast")) == {"audit@breast"}
+def test_after_kill_9_the_next_repro_goes_on_or_status_says_what_to_delete(
+    fresh: Site, slow: Path
+) -> None:
+    process = fresh.start("dvc", "repro", "audit@breast", SHELL=str(slow))
+    await_start(slow, process)
+    for each in [process, *psutil.Process(process.pid).children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.wait()
+    process.stdout.close()
 
+    def status() -> str:
+        return in_process(fresh.root, "status")[1]
 
-@pytest.mark.promise(AFTER_KILL)
-def test_a_stale_lock_that_dvc_cannot_judge_says_what_to_delete(killed: tuple[Site, int]) -> None:
-    site, pid = killed
-    stale = site.root / ".dvc/tmp/rwlock"
+    assert "rwlock" not in status()  # DVC drops the entry by itself
+    stale = fresh.root / ".dvc/tmp/rwlock"
     text = stale.read_text()
-    for content in (text.replace(f'"pid": {pid}', f'"pid": {os.getpid()}'), text[:100]):
+    for content in (text.replace(f'"pid": {process.pid}', f'"pid": {os.getpid()}'), text[:100]):
         stale.write_text(content)  # the pid is in use again; the file was cut while written
-        status = site.run("pipeline", "status")
-        assert str(stale.relative_to(site.root)) in status and "delete this file" in status
-    assert "rwlock" in site.run("dvc", "repro", "audit@breast", code=255)
-    stale.unlink()
-    site.run("dvc", "repro", "audit@breast")
+        assert str(stale.relative_to(fresh.root)) in status() and "delete this file" in status()
+    assert "rwlock" in fresh.run("dvc", "repro", "audit@breast", code=255)
+    stale.write_text(text)
+    assert stages_run(fresh.run("dvc", "repro", "audit@breast")) == {"audit@breast"}
+    assert "rwlock" not in status()
 
 
 @pytest.mark.promise(AFTER_KILL)
@@ -251,4 +229,4 @@ def test_a_stage_that_outlived_its_dvc_is_named(site: Site) -> None:
     with ProcessLock(site.root / "cache/breast/masks.zarr.lock"):
         out = site.run("dvc", "repro", "segment@breast", code=255)
         assert f"written by process {os.getpid()}" in out and "masks.zarr.lock" in out
-        assert f"process {os.getpid()}" in site.run("pipeline", "status")
+        assert f"process {os.getpid()}" in in_process(site.root, "status")[1]

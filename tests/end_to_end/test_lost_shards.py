@@ -40,7 +40,6 @@ def test_lost_features_stop_train_and_encode_computes_them_again(site: Site) -> 
     assert site.record("encode")["done"] == IMAGES
     for view, values in features(site).items():  # batches of another size round differently
         np.testing.assert_allclose(values, before[view], rtol=0, atol=1e-5)
-    site.stage("train", "--force")
 
 
 @pytest.mark.promise(LOST)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.site import STAGES, STORES, Site, stage_command
+from tests.site import STORES, Site
 
 from .checks import assert_same, rows
 
@@ -28,13 +28,13 @@ atexit.register(shell, "rm cache/filler && cp -a cache/. after/")
 
 def kept(site: Site, stage: str) -> object:
     """What a stage had committed."""
-    return {i: [v.tobytes() for v in values] for i, values in rows(site, stage).items()} if (
-        stage in STORES
-    ) else site.outputs(stage)  # fmt: skip
+    if stage not in STORES:
+        return site.outputs(stage)
+    return {i: [v.tobytes() for v in values] for i, values in rows(site, stage).items()}
 
 
 @pytest.mark.promise(SAID)
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "report"])
+@pytest.mark.parametrize("stage", ["segment", "train", "evaluate"])
 def test_a_file_system_that_fills_up_stops_a_stage_and_nothing_is_lost(
     built: Site, half: Site, tmp_path: Path, own_mounts: str, stage: str
 ) -> None:
@@ -54,7 +54,7 @@ def test_a_file_system_that_fills_up_stops_a_stage_and_nothing_is_lost(
 
 
 @pytest.mark.promise(SAID)
-@pytest.mark.parametrize("stage", ["encode", "evaluate", "report"])
+@pytest.mark.parametrize("stage", ["encode", "report"])
 def test_a_read_only_folder_and_a_file_size_limit_stop_a_stage_and_nothing_is_lost(
     built: Site, half: Site, tmp_path: Path, no_override: str, stage: str
 ) -> None:
@@ -75,15 +75,3 @@ def test_a_read_only_folder_and_a_file_size_limit_stop_a_stage_and_nothing_is_lo
     site.stage(stage)
     assert_same(stage, site, built)
     assert site.leftovers() == []
-
-
-@pytest.mark.promise(SAID)
-def test_a_read_only_mount_stops_a_stage_with_the_path_and_the_remedy(
-    built: Site, tmp_path: Path, own_mounts: str
-) -> None:
-    site = built.copy(tmp_path / "site")
-    mount = 'shell("mount --bind report report && mount -o remount,bind,ro report")'
-    running = site.begin(*stage_command("report"), first=own_mounts + mount)
-    assert running.wait() == 2
-    assert "Read-only file system" in running.output and "report" in running.output
-    assert kept(site, "report") == kept(built, "report")

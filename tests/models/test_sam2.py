@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from importlib.metadata import version
 
 import numpy as np
@@ -25,16 +23,12 @@ def micro():
     return load_sam2(ModelSpec(name="sam2-micro", checkpoint="package"))
 
 
-def test_importing_the_package_does_not_import_torch():
-    code = "import sys, pipeline.models; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 @pytest.mark.promise("SAM2 gives the results of sam2's own predictor, in batches and one by one.")
 def test_an_official_checkpoint_gives_the_results_of_sam2s_own_predictor(tmp_path):
     path, config = tmp_path / "model.pt", small_sam2_config()
     theirs = SAM2ImagePredictor(save_official(config, path))
     ours = load_sam2(ModelSpec(name="sam2.1_hiera_tiny", checkpoint=str(path)), config=config)
+    assert json.loads(json.dumps(ours.fingerprint))["sam2"] == version("sam2")
     answers = []
     for predictor in (ours, theirs):
         predictor.set_image(IMAGE)
@@ -67,42 +61,18 @@ def test_a_batch_gives_the_results_of_single_images(micro):
         np.testing.assert_allclose(mask, single, atol=1e-2)
 
 
-def test_micro_segments_the_object_in_its_box():
+def test_micro_segments_the_object_in_its_box(micro):
     y, x = np.mgrid[:200, :200]
     image = np.full((200, 200, 3), 90, np.uint8)
-    places = [(55, 60), (140, 135)]
-    for cx, cy in places:
-        image[(x - cx) ** 2 + (y - cy) ** 2 < 35**2] = 200
-    predictor = load_sam2(ModelSpec(name="sam2-micro"))
-    predictor.set_image(image)
-    for cx, cy in places:
-        box = np.array([cx - 35, cy - 35, cx + 35, cy + 35])
-        drawn = draw_box_prompt(box, 200, 200, predictor.mask_prompt_size)
-        masks, _, _ = predictor.predict(box=box, mask_input=drawn, multimask_output=False)
-        truth = (x - cx) ** 2 + (y - cy) ** 2 < 35**2
-        mask = masks[0] > 0
+    truths = [(x - cx) ** 2 + (y - cy) ** 2 < 35**2 for cx, cy in ((55, 60), (140, 135))]
+    image[truths[0] | truths[1]] = 200
+    micro.set_image(image)
+    for truth in truths:
+        rows, cols = np.nonzero(truth)
+        box = np.array([cols.min(), rows.min(), cols.max() + 1, rows.max() + 1])
+        drawn = draw_box_prompt(box, 200, 200, micro.mask_prompt_size)
+        mask = micro.predict(box=box, mask_input=drawn, multimask_output=False)[0][0] > 0
         assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.8
-
-
-def test_bf16_is_close_to_fp32(micro):
-    half = load_sam2(ModelSpec(name="sam2-micro"), precision="bf16")
-    for predictor in (micro, half):
-        predictor.set_image(IMAGE)
-    a, _, _ = micro.predict(box=BOX, multimask_output=False, return_logits=True)
-    b, _, _ = half.predict(box=BOX, multimask_output=False, return_logits=True)
-    assert ((a > 0) == (b > 0)).mean() > 0.95
-
-
-@pytest.mark.promise("The fingerprint of a model is everything that decides its results.")
-def test_the_fingerprint_is_json_and_differs_between_checkpoints(tmp_path):
-    prints = []
-    for seed in (0, 1):
-        path, config = tmp_path / f"{seed}.pt", small_sam2_config()
-        save_official(config, path, seed)
-        model = load_sam2(ModelSpec(name="sam2.1_hiera_tiny", checkpoint=str(path)), config=config)
-        prints.append(json.dumps(model.fingerprint, sort_keys=True))
-        assert model.fingerprint["sam2"] == version("sam2")
-    assert prints[0] != prints[1]
 
 
 @pytest.mark.promise("SAM2 gives the results of sam2's own predictor, in batches and one by one.")
