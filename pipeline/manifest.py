@@ -122,9 +122,8 @@ def class_names(frame: pd.DataFrame) -> list[str]:
     return sorted(set(frame["label"]))
 
 
-# -- validation: every problem is found and reported at once -------------------------------------
-
-Problem = tuple[int, str, str, str]  # line, column, what is wrong, remedy
+# Validation: every problem is found and reported at once, as line, column, what is wrong, remedy.
+Problem = tuple[int, str, str, str]
 
 
 def check_rows(

@@ -16,23 +16,8 @@ from pipeline.config import DATASET_NAME
 from pipeline.engine.record import RunRecord, library_versions
 from pipeline.engine.status import ADD
 from pipeline.errors import ManifestError, printable
+from pipeline.intake import known, rows
 from pipeline.intake.find import Findings, extracted, read_folder, shown
-from pipeline.intake.known import (
-    fill_in_patients,
-    join_groups,
-    join_masks,
-    read_image_table,
-    separate_sibling_masks,
-)
-from pipeline.intake.rows import (
-    SPLIT_PRIORITY,
-    Progress,
-    build_rows,
-    keep_in_one_split,
-    measure_all,
-    measure_masks,
-    row_warnings,
-)
 from pipeline.io import manifest_lock, remove_leftovers, writing
 from pipeline.manifest import check_rows, read_manifest, write_manifest
 from pipeline.paths import Paths
@@ -98,7 +83,7 @@ def add_dataset(
     on_shared_patient: str | None = None,
     synthetic: bool = False,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: rows.Progress | None = None,
 ) -> AddSummary:
     """Write data_manifests/<dataset>.csv from a folder, CSV or zip of images.
 
@@ -132,9 +117,9 @@ def add_dataset(
     if not re.fullmatch(DATASET_NAME, dataset):
         what = f"{dataset!r} is not a valid dataset name"
         raise ManifestError(what, remedy="use letters, digits, _ and -")
-    if on_shared_patient not in (None, "error", *SPLIT_PRIORITY):
+    if on_shared_patient not in (None, "error", *rows.SPLIT_PRIORITY):
         what = f"--on-shared-patient {on_shared_patient!r} is not known"
-        raise ManifestError(what, remedy=f"use error, {' or '.join(SPLIT_PRIORITY)}")
+        raise ManifestError(what, remedy=f"use error, {' or '.join(rows.SPLIT_PRIORITY)}")
     paths = paths or Paths()
     source, manifest, place = Path(source), paths.manifest(dataset), paths.data(dataset)
     mask_source = Path(masks) if masks is not None else None
@@ -146,17 +131,17 @@ def add_dataset(
         findings.home = place if folder != source else None
         in_place = is_in_place(place, findings, manifest=manifest, force=force)
         if mask_source is not None:
-            join_masks(findings, mask_source, max_rank=max_rank)
+            known.join_masks(findings, mask_source, max_rank=max_rank)
         if groups is not None:
-            join_groups(findings, Path(groups))
-        stated = fill_in_patients(findings, patient_regex)
+            known.join_groups(findings, Path(groups))
+        stated = known.fill_in_patients(findings, patient_regex)
 
-        frame, lines = build_rows(findings, synthetic=synthetic, progress=progress)
+        frame, lines = rows.build_rows(findings, synthetic=synthetic, progress=progress)
         if frame.empty:
             first = next((f"; {name}: {why}" for name, why in findings.failed.items()), "")
             what = f"none of {len(findings.images)} images can be read{first}"
             raise ManifestError(what, path=source, remedy="check the files")
-        bad_masks = measure_masks(frame, findings.file)
+        bad_masks = rows.measure_masks(frame, findings.file)
         frame.loc[list(bad_masks), "mask_path"] = ""
         unusable = {frame.at[i, "image_id"]: why for i, why in bad_masks.items()}
         if unusable:
@@ -164,7 +149,7 @@ def add_dataset(
             findings.warnings.append(f"{len(unusable)} ground-truth masks are left out: {named}")
         how = on_shared_patient or ("error" if stated else "drop-train")
         if how != "error":
-            findings.warnings += keep_in_one_split(frame, how)
+            findings.warnings += rows.keep_in_one_split(frame, how)
         check_rows(frame, lines, source)
         frame, changed = merge_existing(frame, manifest, same_source=in_place, force=force)
         # The old manifest may know an older mask of these.
@@ -189,7 +174,7 @@ def add_dataset(
             versions=library_versions(("medfocusclip", "numpy", "pillow")),
             parameters={"skipped": skipped, "masks_left_out": unusable},
         ).write(paths.record(dataset, ADD))
-    warnings = findings.warnings + row_warnings(frame)
+    warnings = findings.warnings + rows.row_warnings(frame)
     left_out = (skipped, findings.failed, unusable)
     return AddSummary(dataset, manifest, frame, *left_out, warnings, changed)
 
@@ -199,14 +184,14 @@ def _find(source: Path, masks: Path | None) -> Findings:
     if not source.exists():
         raise ManifestError("no such folder, CSV or zip", path=source, remedy="check --from")
     if not source.is_dir():
-        return read_image_table(source)
+        return known.read_image_table(source)
     findings = read_folder(source, exclude=masks)
-    separate_sibling_masks(findings, pair=masks is None)
+    known.separate_sibling_masks(findings, pair=masks is None)
     return findings
 
 
 def refresh_dataset(
-    dataset: str, *, paths: Paths | None = None, progress: Progress | None = None
+    dataset: str, *, paths: Paths | None = None, progress: rows.Progress | None = None
 ) -> AddSummary:
     """Update hashes, sizes and mask areas of a manifest from its files.
 
@@ -220,7 +205,7 @@ def refresh_dataset(
     manifest, data = paths.manifest(dataset), paths.data(dataset)
     with manifest_lock(manifest):
         frame = read_manifest(manifest)
-        measured, failed, changed = measure_all(data, set(frame["path"]), progress), {}, 0
+        measured, failed, changed = rows.measure_all(data, set(frame["path"]), progress), {}, 0
         for row in frame.itertuples():
             result = measured[row.path]
             info = next((info for info in result.frames if info.frame == row.frame), None)
@@ -231,7 +216,7 @@ def refresh_dataset(
                 frame.loc[row.Index, ["sha256", "width", "height"]] = now
                 changed += result.sha256 != row.sha256
         frame.loc[frame["mask_path"] == "", "mask_area"] = ""
-        for i, reason in measure_masks(frame, data.joinpath).items():
+        for i, reason in rows.measure_masks(frame, data.joinpath).items():
             remedy = "put it back or correct it; or empty its mask_path"
             why = f"its mask {frame.at[i, 'mask_path']} {reason} - {remedy}"
             failed.setdefault(frame.at[i, "image_id"], why)
