@@ -118,7 +118,7 @@ def written(project: Site) -> dict[str, str]:
             found[f"{name}: table"] = pd.read_parquet(file).to_csv()
     for stage, open_store in {"masks": open_masks, "features": open_features}.items():
         store = open_store(project.root / f"cache/scans/{stage}.zarr")
-        found[stage] = store.table().to_csv() + json.dumps(dict(store.attrs), default=str)
+        found[store.path.name] = store.table().to_csv() + json.dumps(dict(store.attrs), default=str)
     return found
 
 
