@@ -179,7 +179,8 @@ def read_text_csv(path: str | os.PathLike, *, delimiters: str = ",;\t") -> TextT
                 table.lines.append(start)
             start = reader.line_num + 1
     except OSError as error:
-        message = "no such file" if error.errno == errno.ENOENT else f"cannot be read: {error}"
+        missing = error.errno == errno.ENOENT
+        message = "no such file" if missing else f"cannot be read: {error.strerror}"
         raise ManifestError(message, path=path, remedy="check the path and its mode") from None
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
