@@ -356,6 +356,8 @@ class DataArray:
 
     def cells(self, shape: Sequence[int]) -> list[Cell]:
         """Return the chunks that a row of this shape occupies."""
+        if shape == self.chunk:
+            return [(0,) * len(shape)]
         return list(product(*(range(-(-n // c)) for n, c in zip(shape, self.chunk, strict=True))))
 
     def encode(self, values: np.ndarray) -> dict[Cell, bytes]:
