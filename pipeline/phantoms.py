@@ -26,8 +26,7 @@ Shape, Pair = tuple[int, int], Sequence[float]
 Drawn = tuple[np.ndarray, np.ndarray | None]
 Task = tuple[Callable[[Generator, Generator, str, Shape], Drawn], Sequence[str]]
 KNOWN_ANSWER = ("striped", "spotted")
-TEST_FRACTION = 0.25
-TWO_SCANS = 0.25  # fraction of the patients with two images
+TEST_FRACTION, TWO_SCANS = 0.25, 0.25  # of the images; of the patients
 TURN = 2 * np.pi
 
 
@@ -75,8 +74,7 @@ def _write(paths: Paths, dataset: str, task: Task, n: int, seed: int, sides: Sha
     """Draw `n` phantoms of one dataset and add them; return the manifest."""
     draw, classes = task
     if n < (least := 4 * len(classes)):
-        what = f"{n} images are too few for {len(classes)} classes"
-        raise ManifestError(what, remedy=f"use at least {least}")
+        raise ManifestError(f"{n} images are too few", remedy=f"use at least {least}")
     folder, manifest = paths.data(dataset), paths.manifest(dataset)
     masks = folder.with_name(f"{dataset}_masks")
     if not holds_phantoms(manifest) and any(p.exists() for p in (manifest, folder, masks)):
@@ -234,7 +232,7 @@ def draw_breast(patient: Generator, scan: Generator, label: str, shape: Shape) -
     A benign lesion is smooth, wider than tall, with posterior enhancement; a malignant one
     spiculated, taller than wide, with a posterior shadow. The mask of normal is empty.
     """
-    y, _ = grid(shape)
+    y = grid(shape)[0]
     wave = y + 0.06 * smooth_noise(patient, shape, 40)
     skin, fat = patient.uniform(-0.9, -0.82), patient.uniform(-0.5, -0.25)
     echo = np.where(wave < skin, 0.75, np.where(wave < fat, 0.3, 0.5)).astype(np.float32)

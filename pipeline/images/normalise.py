@@ -80,9 +80,8 @@ def display_range(values: np.ndarray, valid: np.ndarray | None = None) -> tuple[
     The range is the 0.5th to the 99.5th percentile after leaving out burnt-in markers and hot or
     dead pixels: samples of the extreme value, with the anti-aliased pixels around them, if they
     are apart from the rest. If both percentiles are equal (a small object on uniform background),
-    it is the range of the rest, and then of everything. For a label map (fewer than `FEW_LEVELS`
-    levels) it is the full range, so that no level is lost. `valid` is bool (h, w), the pixels that
-    count: at least one, all finite.
+    it is the range of the rest, and then of everything; for a label map (fewer than `FEW_LEVELS`
+    levels) always. `valid` is bool (h, w), the pixels that count: at least one, all finite.
     """
     samples = select(values, valid)
     if _few_levels(samples):

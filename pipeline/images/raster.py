@@ -15,8 +15,7 @@ from pipeline.images.formats import AGAIN, Pixels, check_frame, check_size
 
 ORIENTATION = 274  # EXIF and TIFF tag
 
-# `check_size` limits the size before decoding, and Pillow's warnings about unusual metadata do
-# not concern the user. A global filter is thread-safe, `warnings.catch_warnings` is not.
+# `check_size` limits the size before decoding. `warnings.catch_warnings` is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -52,8 +51,7 @@ def read(data: bytes, kind: str, frame: int) -> Pixels:
         if data[24:26] in (b"\2\0", b"\4\0") and isinstance(hidden, int):
             # Pillow scales grey samples of 2 and 4 bits to 8 bits, but not the transparent level.
             image.info["transparency"] = hidden * 255 // (2 ** data[24] - 1)
-    # Without checksum, an interrupted copy of a WebP decodes as smooth. The zeros that end the
-    # code of a uniform image are about a twentieth of it.
+    # An interrupted copy decodes as smooth. Zeros that end a uniform image are a twentieth of it.
     zeros = len(data) - len(data.rstrip(b"\0"))
     if kind == "WEBP" and zeros > max(256, len(data) // 8):
         raise ImageError("is damaged (ends in zero bytes)", remedy=AGAIN)

@@ -75,20 +75,6 @@ def test_partial_transparency_darkens_alike_in_8_and_16_bits(tmp_path, make, alp
             assert np.abs(read_image(tmp_path / "w.tif").astype(int) - expected).max() <= 1
 
 
-@pytest.mark.promise(ALPHA)
-def test_a_palette_shows_its_colours_and_its_transparent_entry_is_black(tmp_path):
-    index = (grey() // 64).astype(np.uint8)
-    image = Image.fromarray(index, mode="P")
-    table = [255, 0, 0, 0, 255, 0, 0, 0, 255, 200, 100, 50]
-    image.putpalette(table)
-    image.save(tmp_path / "x.png", transparency=1)
-    image.save(tmp_path / "x.tif")
-    colours = np.array(table, np.uint8).reshape(4, 3).copy()
-    np.testing.assert_array_equal(read_image(tmp_path / "x.tif"), colours[index])
-    colours[1] = 0
-    np.testing.assert_array_equal(read_image(tmp_path / "x.png"), colours[index])
-
-
 @pytest.mark.promise(ONE)
 def test_deep_png_and_tiff_of_any_byte_order_and_depth_give_one_array(tmp_path):
     deep = grey().astype(np.uint16) * 13 + 300
