@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from pipeline.audit.descriptors import PLAIN_SIDE, STRUCTURE_SIDE
-from pipeline.engine.executor import LocalExecutor
+from pipeline.engine.run import LocalExecutor
 from pipeline.errors import PipelineError, reason_of
 from pipeline.images import read_image, reader_rules
 from pipeline.io import atomic_write, sha256_json

@@ -15,7 +15,7 @@ import typer
 from pipeline.errors import PipelineError
 
 INTERRUPTED = 130
-LOADER = "load"  # prefix of the loader threads of `pipeline.engine.executor`
+LOADER = "load"  # prefix of the loader threads of `pipeline.engine.run`
 # Typer may bundle its own click: take the base of its usage errors from a class it exports.
 ClickException = typer.BadParameter.__mro__[2]
 

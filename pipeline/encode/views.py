@@ -22,18 +22,15 @@ from PIL import Image, ImageFilter
 
 from pipeline.segment.quality import bounding_box
 
-BLUR_SHARE = 0.05
-"""Standard deviation of the blur as a share of the longest side of the image."""
+BLUR_SHARE = 0.05  # standard deviation of the blur by the longest side of the image
 RANDOM_TRIES = 32
-"""Positions tried for the random view; the one that overlaps the mask least is used."""
 
 
 @dataclass(frozen=True)
 class ViewInput:
-    """One image and what its views are made from.
+    """One image, uint8 (h, w, 3), and what its views are made from.
 
     Args:
-        image: uint8 (h, w, 3).
         mask: bool (h, w); all ones if the mask that was found is empty or full.
         seed: decides the random view (sha256 and frame, so that byte copies have the same).
         truth: bool (h, w) ground-truth mask; None if there is none.
@@ -125,16 +122,8 @@ def fill_colour(name: str, mean: Sequence[float]) -> tuple[int, int, int]:
 
 
 def outside_of(image: np.ndarray, name: str, mean: Sequence[float]) -> np.ndarray:
-    """Return what replaces the pixels outside the mask.
-
-    Args:
-        image: uint8 (h, w, 3).
-        name: "black", "mean" or "blur".
-        mean: mean colour of the model, in [0, 1].
-
-    Returns:
-        uint8, (h, w, 3) for `blur`, (1, 1, 3) for a flat colour.
-    """
+    """Return what the fill `name` puts in the place of the pixels outside the mask: uint8,
+    (h, w, 3) for `blur`, (1, 1, 3) for a flat colour."""
     if name != "blur":
         return np.array(fill_colour(name, mean), np.uint8).reshape(1, 1, 3)
     blur = ImageFilter.GaussianBlur(BLUR_SHARE * max(image.shape[:2]))
@@ -142,17 +131,10 @@ def outside_of(image: np.ndarray, name: str, mean: Sequence[float]) -> np.ndarra
 
 
 def random_mask(mask: np.ndarray, seed: str) -> np.ndarray:
-    """Return the shape of a mask, possibly mirrored, at another position, complete.
+    """Return the shape of a mask, bool (h, w), possibly mirrored, at another position, complete.
 
-    Of `RANDOM_TRIES` positions the one that overlaps the mask least is used. A mask that spans
-    the height and width of the image cannot move: it is at most mirrored.
-
-    Args:
-        mask: bool (h, w).
-        seed: any text; the same text gives the same position.
-
-    Returns:
-        bool (h, w) with as many pixels as `mask`.
+    Of `RANDOM_TRIES` positions, which `seed` decides, the one that overlaps the mask least is used.
+    A mask that spans the height and width of the image cannot move: it is at most mirrored.
     """
     if (box := bounding_box(mask)) is None:
         return mask

@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.engine.record import RunRecord, library_versions
-from pipeline.engine.status import ADD
+from pipeline.engine.record import ADD, RunRecord, library_versions
 from pipeline.errors import printable
 from pipeline.paths import Paths
 

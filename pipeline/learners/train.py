@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.config import CROSS_VALIDATED
-from pipeline.engine.progress import Progress
-from pipeline.engine.record import RunRecord, recorded
+from pipeline.engine.record import RunRecord, recorded, show_progress
 from pipeline.errors import PipelineError, StageFailed
 from pipeline.io import ProcessLock, sha256_json, writing
 from pipeline.learners.base import Samples
@@ -177,7 +176,7 @@ def train_learner(
     file = None if own.file is None else (paths.root / own.file).absolute()
     results = _in_parallel(map(call, groups), jobs if left else 1, file)
     title = f"train {dataset} {cls.name}"
-    with Progress(title, left, reused=len(runs) - left, unit="fits") as progress:
+    with show_progress(title, left, reused=len(runs) - left, unit="fits") as count:
         for digest, (fit, found) in zip(groups, results, strict=True):
             outcomes |= zip(groups[digest], found, strict=True)
             good = sum(outcome.status == "ok" for outcome in found)
@@ -187,7 +186,7 @@ def train_learner(
                 record.skipped += good
             else:
                 record.done += good
-                progress.add(good, len(found) - good)
+                count(good, len(found) - good)
 
     about = {"params": record.parameters["params"], "classes": features.classes}
     write_fits(folder / "fitted.safetensors", fits.values(), about | {"features": store.identity})

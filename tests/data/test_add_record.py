@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pipeline.engine.status import status_rows
+from pipeline.engine.record import status_rows
 from pipeline.intake import add_dataset
 from tests.data.conftest import picture
 

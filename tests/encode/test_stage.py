@@ -100,16 +100,6 @@ def test_stored_features_are_those_of_the_views_by_id(project, run, clip):
         assert np.abs(stored[f"{i}.png"] - expected[i]).max() < 1e-5
 
 
-@pytest.mark.promise("New labels and splits recompute nothing.")
-def test_relabelling_encodes_nothing_and_reaches_the_store(project, run):
-    run()
-    project.row("0.png")["label"] = "cat"
-    project.row("1.png")["label"] = "dog"
-    project.write()
-    assert run().done == 0
-    assert features(project).table().loc[["0.png", "1.png"], "label"].tolist() == ["cat", "dog"]
-
-
 @pytest.mark.promise("A lost mask is never an empty one, and a missing one fails its image.")
 def test_a_missing_or_failed_mask_fails_its_image_and_is_never_an_empty_one(project, run, segment):
     project.add("late.png", *picture(8, 30, 40))

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from benchmarks.cheap_stage import CheapMapper, make_items
-from pipeline.engine.executor import LocalExecutor
 from pipeline.engine.options import RunOptions
+from pipeline.engine.run import LocalExecutor
 from pipeline.errors import ConfigError, ImageError, ModelError
 
 
@@ -64,27 +64,21 @@ def test_an_error_that_no_item_is_to_blame_for_ends_the_iteration_after_all_slic
     assert done == [[2, 3]]
 
 
-def test_read_ahead_is_bounded():
-    loaded = []
+def test_read_ahead_is_bounded_and_slices_are_mapped_at_the_same_time_in_order():
+    loaded, met = [], threading.Barrier(3)
 
     def load(item):
         loaded.append(item)
         time.sleep(0.001 * (item % 3))
         return item
 
-    for n, result in enumerate(mapped(Calls(load=load), 90, batch_size=4, workers=4)):
-        assert result.row == n and len(loaded) <= n + 4 * 4
-
-
-def test_slices_are_mapped_at_the_same_time_and_joined_in_order():
-    met = threading.Barrier(3)
-
     def together(items, values):
         met.wait(timeout=60)  # raises unless three slices run at once
         return [10 * value for value in values]
 
-    results = mapped(Calls(together), 8, batch_size=8, cores=3)
-    assert [result.row for result in results] == list(range(0, 80, 10))
+    results = mapped(Calls(together, load), 90, batch_size=6, workers=4, cores=3)
+    for n, result in enumerate(results):
+        assert result.row == 10 * n and len(loaded) <= n + 4 * 6
 
 
 def test_a_mapper_that_loses_a_row_is_an_error():
