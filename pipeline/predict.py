@@ -142,13 +142,7 @@ class PredictMapper:
     """Images to class probabilities, as a mapper of the engine; arguments of `predict_images`."""
 
     def __init__(
-        self,
-        dataset: str,
-        params: Params,
-        paths: Paths,
-        learner: str,
-        view: str,
-        options: RunOptions,
+        self, dataset: str, params: Params, paths: Paths, learner: str, view: str, run: RunOptions
     ):
         self.view, self.fitted = view, load_fitted(paths, dataset, learner, view=view)
         features, masks = open_features(paths.features(dataset)), open_masks(paths.masks(dataset))
@@ -159,7 +153,7 @@ class PredictMapper:
                 path=paths.features(dataset),
                 remedy=f"run pipeline encode, then train, with --dataset {dataset}",
             )
-        self.segmenter, clip = make_mapper(params, options), load_encoder(params, options)
+        self.segmenter, clip = make_mapper(params, run), load_encoder(params, run)
         _check_same(paths.masks(dataset), masks.identity, self.segmenter.identity)
         encoder = EncodeMapper(params.encode, clip, {})
         _check_same(paths.features(dataset), features.identity, encoder.identity)
@@ -172,9 +166,7 @@ class PredictMapper:
         """Read an image."""
         return read_image(item.path, item.frame)
 
-    def map(
-        self, items: Sequence[WorkItem], loaded: Sequence[np.ndarray]
-    ) -> list[tuple[np.ndarray, np.ndarray, str, dict[str, float]]]:
+    def map(self, items: Sequence[WorkItem], loaded: Sequence[np.ndarray]) -> list[tuple]:
         """Return for each image: the image, its mask, the mask's status, class probabilities."""
         row = {"box": "", "points": "", "truth_file": ""}
         masks = self.segmenter.map(items, [self.segmenter.prepare(x, row) for x in loaded])

@@ -1,7 +1,7 @@
 """The views of an image that CLIP encodes.
 
 A view takes a `ViewInput` and returns a uint8 image, or None if something it needs is missing; the
-features of such a view are NaN. To add a view, write one function with `@view("name")`.
+features of such a view are NaN. To add a view, write one function and list it in `VIEWS`.
 
 Pixels outside the mask are replaced by a fill:
 
@@ -59,33 +59,16 @@ class ViewInput:
         return np.where(inside, self.image, self.outside)
 
 
-View = Callable[[ViewInput], "np.ndarray | None"]
-VIEWS: dict[str, View] = {}
-
-
-def view(name: str) -> Callable[[View], View]:
-    """Register a view under a name that params.yaml may use."""
-
-    def register(function: View) -> View:
-        VIEWS[name] = function
-        return function
-
-    return register
-
-
-@view("whole")
 def whole(source: ViewInput) -> np.ndarray:
     """x: the image as it is."""
     return source.image
 
 
-@view("masked")
 def masked(source: ViewInput) -> np.ndarray:
     """x * m: the image inside the mask, the fill outside (MedFocusCLIP, section III)."""
     return source.keep(source.mask)
 
 
-@view("crop")
 def crop(source: ViewInput) -> np.ndarray:
     """The bounding box of the mask with a margin on each side; nothing inside it is hidden."""
     if (box := bounding_box(source.mask)) is None:
@@ -95,13 +78,11 @@ def crop(source: ViewInput) -> np.ndarray:
     return source.image[max(0, y0 - dy) : y1 + dy, max(0, x0 - dx) : x1 + dx]
 
 
-@view("binary")
 def binary(source: ViewInput) -> np.ndarray:
     """The mask alone, white on black: the information in its shape and position (an ablation)."""
     return np.repeat(source.mask[..., None].astype(np.uint8) * 255, 3, axis=2)
 
 
-@view("oracle")
 def oracle(source: ViewInput) -> np.ndarray | None:
     """x * ground truth: the ceiling. None if the ground-truth mask is missing or empty."""
     if source.truth is None or not source.truth.any():
@@ -109,10 +90,15 @@ def oracle(source: ViewInput) -> np.ndarray | None:
     return source.keep(source.truth)
 
 
-@view("random")
 def random(source: ViewInput) -> np.ndarray:
     """x * a region of the same shape and area elsewhere: the control for any such window."""
     return source.keep(random_mask(source.mask, source.seed))
+
+
+VIEWS: dict[str, Callable[[ViewInput], np.ndarray | None]] = {
+    view.__name__: view for view in (whole, masked, crop, binary, oracle, random)
+}
+"""All views by the name that params.yaml may use."""
 
 
 def fill_colour(name: str, mean: Sequence[float]) -> tuple[int, int, int]:

@@ -6,7 +6,6 @@ Imports no array library: `keep_freed_memory` has to be called before one starts
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import sys
 import threading
@@ -27,7 +26,7 @@ class RunOptions:
         batch_size: images mapped together; None uses the default of the stage.
         workers: threads that read images; None uses one per core, at most 8.
         limit: compute at most this many rows.
-        only: image ids to work on; None for all images of the manifest.
+        only: image ids to work on; None for all.
         force: compute rows that are already stored.
         progress: whether to show how far the run is.
         on_mismatch: what to do with a store that was made with other parameters or another model:
@@ -68,13 +67,6 @@ class RunOptions:
         if precision == "auto":
             precision = "bf16" if device.startswith("cuda") else "fp32"
         return {"device": device, "precision": precision}
-
-
-def default_workers() -> int:
-    """Return the number of cores that this process may use, at most 8."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min(8, cores))
 
 
 def model_cores(device: str) -> int:

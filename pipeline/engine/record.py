@@ -34,10 +34,8 @@ class RunRecord:
     """One run of one stage, as written to `cache/<dataset>/records/<stage>.json`.
 
     Args:
-        stage, dataset: their names.
-        status: "running" | "ok" | "failed" (more images than allowed) | "interrupted" | "error"
-            (see `error`). A record that says "running" belongs to a run that was killed or is
-            still running.
+        status: "running" (or killed) | "ok" | "failed" (more images than allowed) | "interrupted" |
+            "error" (see `error`).
         started: UTC time, ISO 8601.
         total: number of items requested: done + skipped + failed + those left by an interruption.
         done: rows computed in this run, including copies.

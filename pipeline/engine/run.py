@@ -20,18 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pandas as pd
+from joblib import cpu_count
 
 from pipeline.engine import options as machine
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord, library_versions, recorded, show_progress, timed
-from pipeline.errors import (
-    ConfigError,
-    ManifestError,
-    ModelError,
-    PipelineError,
-    StoreError,
-    reason_of,
-)
+from pipeline.errors import ConfigError, ModelError, PipelineError, StoreError, reason_of
 from pipeline.images.read import bytes_changed, unreadable
 from pipeline.io import sha256_file, sha256_json
 from pipeline.manifest import mask_file, row_file
@@ -43,8 +37,6 @@ if TYPE_CHECKING:
     from pipeline.store.writer import StoreWriter
 
 BATCH_SIZE = 16
-NOT_THE_ITEM = (ModelError, ConfigError, StoreError)
-"""Errors of `Mapper.map` that would meet every item: they end the run."""
 
 
 class Mapper(Protocol):
@@ -81,14 +73,13 @@ class LocalExecutor:
         cores: slices of a batch that are mapped at the same time; None chooses by the device. A
             forward pass on all cores would wait at every layer for the slowest one.
 
-    Attributes:
-        seconds: what `imap` waited for so far: "load_wait" (images) and "model".
+    `seconds` is what `imap` waited for so far: "load_wait" (images) and "model".
     """
 
     def __init__(self, batch_size: int, workers: int | None = None, cores: int | None = None):
         machine.keep_freed_memory()
         self.batch_size, self.cores = batch_size, cores
-        self.workers = workers or machine.default_workers()
+        self.workers = workers or min(8, cpu_count())
         self.seconds = {"load_wait": 0.0, "model": 0.0}
 
     def imap(
@@ -166,7 +157,7 @@ def map_slice(mapper: Mapper, part: list[Result], stopped: Callable[[], bool]) -
         rows = mapper.map([one.item for one in ready], [one.row for one in ready]) if ready else []
         if len(rows) != len(ready):
             raise ValueError(f"the mapper returned {len(rows)} rows for {len(ready)} items")
-    except NOT_THE_ITEM:
+    except (ModelError, ConfigError, StoreError):  # would meet every item
         raise
     except Exception as error:
         if len(part) == 1:
@@ -197,14 +188,12 @@ def _sha256(path: Path, size: int, modified_ns: int) -> str:
 
 
 def select(manifest: pd.DataFrame, only: Collection[str] | None) -> pd.DataFrame:
-    """Return the rows whose image_id is in `only`, in the order of the manifest; all for None.
-
-    Raises ManifestError where ids are not in the manifest, or not in its sample.
-    """
+    """Return the rows of a manifest, or of a sample of it, whose image_id is in `only`, in its
+    order; all for None. Raises ConfigError for other ids."""
     if only is None:
         return manifest
     if unknown := sorted(set(only) - set(manifest["image_id"])):
-        raise ManifestError(
+        raise ConfigError(
             f"{len(unknown)} ids are not in the manifest or sample: {', '.join(unknown[:5])}",
             remedy="use ids of the manifest; for prompt-quality with --images 0 any with a mask",
         )
@@ -298,8 +287,8 @@ def run_items(
         todo = (plan.todo + plan.copies)[: options.limit]
         reasons = {item.image_id: reason for item, reason in todo if reason}
         record.skipped, record.total = len(plan.reused), len(plan.reused) + len(todo)
-        title = f"{record.stage} {record.dataset}".strip()
-        progress = show_progress(title, len(todo), reused=record.skipped, show=options.progress)
+        title, show = f"{record.stage} {record.dataset}".strip(), options.progress
+        progress = show_progress(title, len(todo), reused=record.skipped, show=show)
 
         def finish(item: WorkItem, error: Exception | None) -> None:
             if error is not None:
@@ -331,11 +320,12 @@ def run_items(
                 for item, _ in todo[len(plan.todo) :]:
                     if stopped():
                         break
-                    if (error := bytes_error(item)) is None and not writer.copy(item):
+                    error = bytes_error(item)
+                    if error is None and not writer.copy(item):
                         uncopied.append(item)
-                        continue
-                    record.copied += error is None
-                    finish(item, error)
+                    else:
+                        record.copied += error is None
+                        finish(item, error)
                 if uncopied:
                     compute(uncopied)
         finally:

@@ -167,8 +167,8 @@ class CachedPredictor(BatchPredictor):
 class PromptTable:
     """prompt_quality.parquet as a writer of the engine.
 
-    A file that is missing, damaged or has other columns counts as empty. `items` are those of the
-    whole sample: they give the order of the rows, and label and split, which decide no figure.
+    A damaged file counts as empty. `items` are those of the whole sample: they give the order of
+    the rows, and label and split, which decide no figure.
     """
 
     def __init__(self, path: Path, items: Sequence[WorkItem], identity: Row):
@@ -213,7 +213,7 @@ class PromptTable:
         self._committed = time.monotonic()
 
     def finish(self) -> None:
-        """Nothing is left to do."""
+        """All is committed."""
 
 
 def figures_of(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:

@@ -76,9 +76,8 @@ def overlap(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
 def hd95(predicted: np.ndarray, truth: np.ndarray) -> float:
     """Return the 95 % Hausdorff distance in pixels; NaN when a mask is empty.
 
-    This is the larger of the two directed 95th percentiles of the distance from a boundary pixel
-    to the nearest boundary pixel of the other mask (as MONAI computes it). Boundary pixels have a
-    4-neighbour outside the mask or the image.
+    As MONAI computes it: the larger of the two directed 95th percentiles of the distance from a
+    boundary pixel (with a 4-neighbour outside) to the nearest one of the other mask.
     """
     a, b = (np.argwhere(mask & ~ndimage.binary_erosion(mask)) for mask in (predicted, truth))
     if not len(a) or not len(b):
@@ -88,10 +87,8 @@ def hd95(predicted: np.ndarray, truth: np.ndarray) -> float:
 
 
 def center_ellipse(mask: np.ndarray) -> np.ndarray:
-    """Return a centred ellipse with the image's aspect ratio and (nearly) the mask's area.
-
-    It is what one could predict from the size of the region alone.
-    """
+    """Return a centred ellipse with the image's aspect ratio and (nearly) the mask's area: what one
+    could predict from the size of the region alone."""
     height, width = mask.shape
     share = np.count_nonzero(mask) / mask.size
     scale = np.sqrt(4 * share / np.pi)  # an ellipse that touches all sides covers pi / 4

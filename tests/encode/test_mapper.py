@@ -47,26 +47,6 @@ def test_features_do_not_depend_on_batch_order_or_views_per_forward_pass(clip):
         assert np.abs(together - other).max() < 1e-5
 
 
-@pytest.mark.parametrize("status", ["empty", "full"])
-def test_an_unusable_mask_falls_back_to_the_whole_image(clip, status):
-    images, masks = images_and_masks(1)
-    features = encode_images(images, masks, params(), clip, statuses=[status], truths=masks)[0]
-    whole, masked, crop, binary, oracle, random = features
-    for view in (masked, crop, random):
-        assert np.array_equal(view, whole)
-    assert not np.allclose(binary, whole) and not np.allclose(oracle, whole)
-
-
-@pytest.mark.parametrize("truth", [None, np.zeros((30, 70), bool)])
-def test_oracle_is_nan_without_ground_truth_and_the_other_views_are_not(clip, truth):
-    images, masks = images_and_masks(1)
-    features = encode_images(images, masks, params(), clip, truths=[truth])[0]
-    assert np.isnan(features[4]).all()
-    assert np.isfinite(np.delete(features, 4, axis=0)).all()
-    alone = encode_images(images, masks, params(), clip, views=["oracle"], truths=[truth])
-    assert alone.shape == (1, 1, 24) and np.isnan(alone).all()
-
-
 def test_patch_tokens_are_kept_on_request(clip):
     images, masks = images_and_masks(3)
     mapper = EncodeMapper(params(views=("whole", "oracle"), tokens=True), clip, {})
@@ -88,16 +68,9 @@ def test_everything_that_changes_features_changes_the_identity(clip, tmp_path, m
 
     base = identity()
     assert identity() == base == identity(max_failed=0.5)
-    changed = [
-        identity(geometry="squash"),
-        identity(fill="mean"),
-        identity(crop_margin=0.2),
-        identity(views=("whole", "masked")),
-        identity(tokens=True),
-        identity(model=small_clip(seed=1)),
-        identity(model=small_clip(precision="bf16")),
-    ]
-    assert all(other != base for other in changed)
+    changed = {"geometry": "squash", "fill": "mean", "crop_margin": 0.2, "tokens": True}
+    assert all(identity(**{name: value}) != base for name, value in changed.items())
+    assert base not in (identity(views=("whole",)), identity(small_clip(precision="bf16")))
     weights = save_clip(tmp_path / "clip.safetensors")
     spec = ModelSpec(name="ViT-B-32", checkpoint=str(weights))
     loaded = [load_clip(spec, config=small_clip_config(quick_gelu=gelu)) for gelu in (False, True)]
