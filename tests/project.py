@@ -16,8 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.cli.app import app
-from pipeline.cli.running import guarded
+from pipeline.cli.app import app, guarded
 from pipeline.config import Params, load_params
 from pipeline.io import sha256_file
 from pipeline.manifest import COLUMNS, write_manifest
