@@ -6,7 +6,6 @@ import functools
 import warnings
 from importlib.metadata import version
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import sam2
@@ -52,13 +51,12 @@ class Sam2ImagePredictor(SAM2ImagePredictor):
         model: a SAM2Base in evaluation mode.
         mean, std: normalisation of the model.
         precision: "fp32", or "bf16" for autocast, which `BatchPredictor` applies.
-        fingerprint: everything that decides the model's results.
+        fingerprint: everything that decides the model's results, JSON-able: name, configuration,
+            SHA-256 of the checkpoint, versions.
 
     Attributes:
         image_size: side of the square input in pixels.
         mask_prompt_size: side of a low-resolution mask prompt, image_size / 4.
-        fingerprint: JSON-able: name, configuration, SHA-256 of the checkpoint, versions.
-        precision: as given.
     """
 
     def __init__(
@@ -137,13 +135,9 @@ def load_sam2(
     Source: N. Ravi et al., SAM 2: Segment Anything in Images and Videos, arXiv:2408.00714.
     """
     config = config or sam2_config(spec.name)
-    file, package = f"{spec.name}.pt", None
-    if spec.name in OFFICIAL:
-        repository = f"facebook/{spec.name.replace('_', '-')}"
-        advice = f"download {URL}/{file} (or set `checkpoint: hf-hub:{repository}`)"
-    else:
-        package = Path(str(files(__package__) / f"weights/{spec.name}.safetensors"))
-        advice = "restore pipeline/models/weights from git or run `python -m tools.pretrain`"
+    file, repository = f"{spec.name}.pt", f"facebook/{spec.name.replace('_', '-')}"
+    advice = f"download {URL}/{file} (or set `checkpoint: hf-hub:{repository}`)"
+    package = "" if spec.name in OFFICIAL else f"{spec.name}.safetensors"
     checkpoint = find_checkpoint(spec, file, advice, package)
     digest = sha256_file(checkpoint.path)
     checkpoint.check_sha256(digest, spec.sha256)

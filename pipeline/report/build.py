@@ -14,7 +14,7 @@ import yaml
 from pipeline.config import Params
 from pipeline.engine.record import LIBRARIES, library_versions
 from pipeline.io import atomic_write_text
-from pipeline.models.seen import DIGITS, trained_on
+from pipeline.models import DIGITS, trained_on
 from pipeline.paths import Paths
 from pipeline.report import pictures, tables, words
 from pipeline.report.data import PUBLISHED, STAGES, Block, Dataset, command, load_dataset

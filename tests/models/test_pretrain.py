@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pipeline.models.seen import DIGITS, read_hashes
 
 from pipeline.config import SegmentParams, load_params
 from pipeline.models import ModelSpec, load_sam2
-from pipeline.models.seen import DIGITS, read_hashes
 from pipeline.segment.strategies import STRATEGIES
 from tools.pretrain import data, evaluate, loop, phantoms, run
 

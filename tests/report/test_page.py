@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.config import NamedRun
-from pipeline.models.seen import DIGITS
+from pipeline.models import DIGITS
 from pipeline.report import build, pictures, tables, words
 from pipeline.report.build import build_report
 from pipeline.report.data import CLEAN_ANY, GROUPED, PUBLISHED, TRUTH, load_dataset
