@@ -13,7 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.paths import Paths
 from pipeline.report import results, words
 from pipeline.report.data import GROUPED, PUBLISHED, load_dataset
-from pipeline.report.paper import OTHER_SET, quoted
+from pipeline.report.data import OTHER_SET, quoted
 
 
 @pytest.fixture(scope="module")
