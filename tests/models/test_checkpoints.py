@@ -74,9 +74,8 @@ class Bomb:
     ("content", "word"),
     [
         (b"", "checkpoint"),
-        (b"<!DOCTYPE html><html><body>404</body></html>", "web page"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "git-LFS"),
-        (b"\x00\x01\x02" * 400, "checkpoint"),
+        (b"<!DOCTYPE html><html><body>404</body></html>", "checkpoint"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "checkpoint"),
     ],
 )
 @pytest.mark.promise("A file that is not a checkpoint is refused by name, with the remedy.")

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from pipeline.config import load_params
 from pipeline.errors import ModelError
 from pipeline.models import ModelSpec, load_clip
-from pipeline.models.clip import micro_weights_path
+from pipeline.models.checkpoint import WEIGHTS
 from tests.models.small import save_clip, small_clip_config
 
 OPEN_CLIP = "CLIP gives the embeddings of open_clip; patch tokens pass its norm and projection."
@@ -107,7 +107,8 @@ def test_a_wrong_hash_of_the_parts_is_refused(micro):
 
 def test_clip_micro_by_its_path_is_the_shipped_one_and_a_whole_state_is_taken_too(tmp_path):
     shipped = load_clip(ModelSpec(name="clip-micro", checkpoint="package"))
-    by_path = load_clip(ModelSpec(name="clip-micro", checkpoint=str(micro_weights_path())))
+    path = WEIGHTS / "clip-micro.safetensors"
+    by_path = load_clip(ModelSpec(name="clip-micro", checkpoint=str(path)))
     assert by_path.fingerprint == shipped.fingerprint
     state = {name: tensor.contiguous() for name, tensor in shipped.model.state_dict().items()}
     save_file(state, tmp_path / "whole.safetensors")

@@ -12,8 +12,7 @@ from pipeline.config import NamedRun
 from pipeline.models import DIGITS
 from pipeline.report import build, pictures, tables, words
 from pipeline.report.build import build_report
-from pipeline.report.data import CLEAN_ANY, GROUPED, PUBLISHED, TRUTH, load_dataset
-from pipeline.report.data import OTHER_SET
+from pipeline.report.data import CLEAN_ANY, GROUPED, OTHER_SET, PUBLISHED, TRUTH, load_dataset
 from pipeline.report.pictures import Album
 from tests.report.conftest import page_of
 from tests.report.fabricated import CLASSES, DIVERGED, EMPTY, FAILED, make_project

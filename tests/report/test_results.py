@@ -12,8 +12,7 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.paths import Paths
 from pipeline.report import results, words
-from pipeline.report.data import GROUPED, PUBLISHED, load_dataset
-from pipeline.report.data import OTHER_SET, quoted
+from pipeline.report.data import GROUPED, OTHER_SET, PUBLISHED, load_dataset, quoted
 
 
 @pytest.fixture(scope="module")
