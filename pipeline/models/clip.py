@@ -178,10 +178,7 @@ class ClipModel:
 
 
 def load_clip(
-    spec: ModelSpec,
-    device: str = "cpu",
-    precision: str = "fp32",
-    config: dict[str, Any] | None = None,
+    spec: ModelSpec, device: str = "cpu", precision: str = "fp32", config: dict | None = None
 ) -> ClipModel:
     """Load a CLIP with its weights.
 
@@ -210,7 +207,19 @@ def load_clip(
         remedy = f"set the model's name to {spec.name}-quickgelu in params.yaml"
         raise ModelError(message, path=checkpoint.path, remedy=remedy)
     model = build_clip(config)
-    digest = _load_weights(model, checkpoint, spec, embedded=_is_embedded(config))
+    state, digest = checkpoint.read(), sha256_file(checkpoint.path)
+    # CLIP-micro's file may have only the text projection; trunk and text tower are in packages.
+    if parts := _is_embedded(config) and set(state) == {PROJECTION, "logit_scale"}:
+        combined = f"{LITE0_SHA256} {MINILM_SHA256} {digest}"
+        digest = hashlib.sha256(combined.encode()).hexdigest()
+    checkpoint.check_sha256(digest, spec.sha256)
+    if parts:
+        trunk = model.visual.trunk
+        trunk.load_state_dict(lite0_state(list(trunk.state_dict())))
+        model.load_state_dict(state, strict=False)
+    else:
+        state.pop("text.transformer.embeddings.position_ids", None)  # of older transformers
+        checkpoint.load_into(model, state, "attn_mask", "num_batches_tracked")
     model = model.float().to(device).eval().requires_grad_(False)
     # Convolutions are about a third faster in this layout; transformers do not mind.
     model.visual.to(memory_format=torch.channels_last)
@@ -314,27 +323,3 @@ def _find(spec: ModelSpec, config: dict[str, Any]) -> tuple[Checkpoint, dict[str
         raise ModelError("is not an open_clip configuration", path=beside, remedy="remove it")
     stated = stated["model_cfg"] | stated.get("preprocess_cfg", {})
     return checkpoint, {"quick_gelu": False} | stated
-
-
-def _load_weights(
-    model: CLIP | CustomTextCLIP, checkpoint: Checkpoint, spec: ModelSpec, *, embedded: bool
-) -> str:
-    """Load a checkpoint and return its SHA-256.
-
-    CLIP-micro's file has only the text projection: trunk and text tower come from packages, and
-    its hash is that of the three files' hashes. A file with all of its tensors works as well.
-    """
-    state = checkpoint.read()
-    digest = sha256_file(checkpoint.path)
-    if parts := embedded and set(state) == {PROJECTION, "logit_scale"}:
-        combined = f"{LITE0_SHA256} {MINILM_SHA256} {digest}"
-        digest = hashlib.sha256(combined.encode()).hexdigest()
-    checkpoint.check_sha256(digest, spec.sha256)
-    if parts:
-        trunk = model.visual.trunk
-        trunk.load_state_dict(lite0_state(list(trunk.state_dict())))
-        model.load_state_dict(state, strict=False)
-    else:
-        state.pop("text.transformer.embeddings.position_ids", None)  # of older transformers
-        checkpoint.load_into(model, state, "attn_mask", "num_batches_tracked")
-    return digest

@@ -25,12 +25,8 @@ from pipeline.models.checkpoint import find_checkpoint
 CODE_VERSION = 1
 """Increased whenever the results of this module change; part of the identity of mask stores."""
 
-OFFICIAL = {
-    "sam2.1_hiera_tiny": "t",
-    "sam2.1_hiera_small": "s",
-    "sam2.1_hiera_base_plus": "b+",
-    "sam2.1_hiera_large": "l",
-}
+SIZES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
+OFFICIAL = {f"sam2.1_hiera_{size}": f"sam2.1_hiera_{short}.yaml" for size, short in SIZES.items()}
 URL = "https://dl.fbaipublicfiles.com/segment_anything_2/092824"
 STABLE = {  # as in sam2.build_sam for images
     "dynamic_multimask_via_stability": True,
@@ -94,7 +90,7 @@ def sam2_config(name: str) -> dict[str, Any]:
         ModelError: there is no such configuration.
     """
     if name in OFFICIAL:
-        path = files(sam2) / f"configs/sam2.1/sam2.1_hiera_{OFFICIAL[name]}.yaml"
+        path = files(sam2) / "configs/sam2.1" / OFFICIAL[name]
         # yaml would read 1e-6 as text
         model = OmegaConf.to_container(OmegaConf.create(path.read_text("utf-8")))["model"]
         return {"model": {**model, "sam_mask_decoder_extra_args": dict(STABLE)}, **IMAGENET}
@@ -112,10 +108,7 @@ def instantiate_sam2(model_config: dict[str, Any]) -> SAM2Base:
 
 
 def load_sam2(
-    spec: ModelSpec,
-    device: str = "cpu",
-    precision: str = "fp32",
-    config: dict[str, Any] | None = None,
+    spec: ModelSpec, device: str = "cpu", precision: str = "fp32", config: dict | None = None
 ) -> Sam2ImagePredictor:
     """Load SAM2 with its weights.
 

@@ -30,13 +30,6 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("kind", list(phantoms.KINDS))
-def test_phantoms_depend_on_the_seed_alone(kind):
-    (a, mask), (b, same), (c, _) = (phantoms.draw(kind, 1, s)[0] for s in (3, 3, 4))
-    assert (a.shape, a.dtype) == ((256, 256, 3), np.uint8) and 64 <= mask.sum() < mask.size
-    assert np.array_equal(a, b) and np.array_equal(mask, same) and not np.array_equal(a, c)
-
-
 def test_training_is_reproducible_never_draws_held_out_images_and_writes_what_loads(tmp_path):
     drawn = data.load_phantoms(0, {kind: 1 for kind in phantoms.KINDS})
     held_out = [replace(i, image=torch.full_like(i.image, 255), held_out=True) for i in drawn]
@@ -54,13 +47,6 @@ def test_training_is_reproducible_never_draws_held_out_images_and_writes_what_lo
     frozen = ("image_encoder.trunk.body.conv_stem", "running_")
     assert not any(part in k for k in changed for part in frozen)
     load_sam2(ModelSpec(name="sam2-micro", checkpoint=str(path)))
-
-
-def test_near_copies_and_mirror_images_share_a_group():
-    rng = np.random.default_rng(0)
-    a, b = (torch.from_numpy(rng.integers(0, 255, (3, 40, 40), dtype=np.uint8)) for _ in range(2))
-    groups = data.near_copy_groups([a, b, a.flip(-1), (a.float() * 0.9).byte()])
-    assert groups[0] == groups[2] == groups[3] != groups[1]
 
 
 @pytest.mark.promise(NOT_SEEN)
