@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import config
-from pipeline.cli.app import Project
+from pipeline.cli.options import Project
 from pipeline.learners import LearnerParams
 from pipeline.paths import Paths
 
