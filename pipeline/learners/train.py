@@ -191,7 +191,7 @@ def train_learner(
 
     about = {"params": record.parameters["params"], "classes": features.classes}
     write_fits(folder / "fitted.safetensors", fits.values(), about | {"features": store.identity})
-    for path in folder.glob("partial-*.safetensors"):
+    for path in folder.glob("*partial-*.safetensors"):  # those a kill left half written as well
         path.unlink(missing_ok=True)
     rows, tested = [], []
     for key in sorted(runs):

@@ -318,7 +318,7 @@ def test_features_of_other_masks_than_the_mask_store_has_are_not_trained_on(tmp_
         (
             "linear-probe",
             {"c_stepz": 1},
-            r"learners.linear-probe.c_stepz.*learners.linear-probe.c_steps",
+            r"learners.linear-probe.c_stepz: there is no such",
         ),
         ("linear-probe", {"c_min": 1000}, r"learners.linear-probe.*1000 is more than c_max, 100"),
         ("medfocus", {"lambda": 1.5}, r"learners.medfocus.lambda"),
