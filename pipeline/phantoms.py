@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from pipeline.errors import ManifestError
 from pipeline.intake import add_dataset
-from pipeline.intake.existing import holds_phantoms
+from pipeline.intake.add import holds_phantoms
 from pipeline.paths import Paths
 
 Shape = tuple[int, int]
