@@ -43,7 +43,7 @@ def measure(file: Path) -> Measured:
         frames = tuple(probe(file))
         return Measured(sha256_file(file), patient_code(file), frames)
     except SkippedFile as error:
-        return Measured(skipped=error.reason)
+        return Measured(skipped=error.message)
     except ImageError as error:
         return Measured(failed=error.with_remedy)
     except OSError as error:
