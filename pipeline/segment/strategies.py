@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.config import SegmentParams
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.models.prompts import draw_box_prompt
+from pipeline.models import draw_box_prompt
 from pipeline.segment.predictor import BatchPredictor, Prompt
 from pipeline.segment.quality import border_share, bounding_box, stability_score
 from pipeline.store import MaskRow

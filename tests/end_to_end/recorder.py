@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import config
-from pipeline.cli import options
+from pipeline.cli.options import Project
 from pipeline.learners import LearnerParams
 from pipeline.paths import Paths
 
@@ -96,7 +96,7 @@ def asked(section: config.Section, name: str) -> Any:
     return value
 
 
-def opened(project: options.Project) -> None:
+def opened(project: Project) -> None:
     """`Project.__post_init__`, whose own checks and copies are not the stage's reading."""
     global running
     of_the_pipeline(project)
@@ -110,7 +110,7 @@ def data(paths: Paths, dataset: str) -> Path:
 
 
 config.Section.__getattribute__ = asked
-of_the_pipeline, options.Project.__post_init__ = options.Project.__post_init__, opened
+of_the_pipeline, Project.__post_init__ = Project.__post_init__, opened
 folder, Paths.data = Paths.data, data
 sys.argv = [STAGE, *OPTIONS]
 try:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.models.prompts import draw_box_prompt
+from pipeline.models import draw_box_prompt
 from pipeline.segment.predictor import BatchPredictor, Prompt
 
 CLICKS = (np.array([[20.0, 30.0], [5.0, 5.0]], np.float32), np.array([1, 0], np.int32))
