@@ -41,8 +41,7 @@ def real_peaks(images: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         site = RealStage("segment", Path(folder), images).site
         for stage in ("segment", "encode"):
-            said = site.run("python", "-c", REAL, stage, "--dataset", DATASET)
-            peaks[stage] = peak_of(said)
+            peaks[stage] = peak(site.root, REAL, stage, "--dataset", DATASET)
     return peaks
 
 
@@ -52,18 +51,17 @@ def cheap_peaks(rows: int) -> dict[str, float]:
     for kind in ("masks", "features"):
         with tempfile.TemporaryDirectory() as folder:
             options = [kind, folder, "--rows", str(rows), "--size", str(SIDE)]
-            done = subprocess.run(
-                [sys.executable, "-c", CHEAP, *options], cwd=REPO, capture_output=True, text=True
-            )
-        if done.returncode:
-            raise RuntimeError(done.stderr)
-        peaks[kind] = peak_of(done.stderr)
+            peaks[kind] = peak(REPO, CHEAP, *options)
     return peaks
 
 
-def peak_of(said: str) -> float:
-    """MiB of what a process said of its own peak."""
-    return int(said.split("PEAK")[1].split()[0]) / 1024
+def peak(root: Path, code: str, *arguments: str) -> float:
+    """Peak MiB of a new process that runs Python code in a folder."""
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=root, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return int(done.stderr.split("PEAK")[1].split()[0]) / 1024
 
 
 def main() -> None:

@@ -1,24 +1,21 @@
-"""Fixtures of all tests: the small project, the folder of real images, a browser."""
+"""Fixtures of all tests: the small project and the folder of real images."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.site import DATASETS, HALF, IMAGES, Site
+from tests.site import HALF, IMAGES, Site
 
 REPO = Path(__file__).resolve().parent.parent
-LONGEST = ("golden", "end_to_end", "faults", "report")
+LONGEST = ("golden", "end_to_end", "audit", "faults", "report")
 """Folders of tests that take longest: their files are started first."""
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each of several workers
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of commands; sums of floats depend on it
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,9 +39,6 @@ def shared() -> Path:
     return folder
 
 
-# -- the small project ----------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="session")
 def _sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with `drawn`, `half` and `built`, made once for all workers of pytest-xdist."""
@@ -53,26 +47,14 @@ def _sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with filelock.FileLock(f"{folder}.lock"):
         if not (folder / "done").exists():
             shutil.rmtree(folder, ignore_errors=True)
-            _build(folder)
+            drawn = Site.create(folder / "drawn")
+            drawn.run("pipeline", "data", "sample", "--images", str(IMAGES))
+            half = drawn.copy(folder / "half")
+            half.stage("segment", "--limit", str(HALF))
+            half.stage("encode", *half.only(half.ids()[:HALF]))
+            half.copy(folder / "built").run("dvc", "repro")
             (folder / "done").touch()
     return folder
-
-
-def _build(folder: Path) -> None:
-    drawn = Site.create(folder / "drawn")
-    drawn.run("pipeline", "data", "sample", "--images", str(IMAGES))
-    half = drawn.copy(folder / "half")
-    half.stage("segment", "--limit", str(HALF))
-    half.stage("encode", *half.only(half.ids()[:HALF]))
-    built = half.copy(folder / "built")
-    repro = ("--wait-for-lock", "repro")
-    both = [
-        built.begin(*repro, f"evaluate@{name}", f"prompt_quality@{name}", module="dvc")
-        for name in DATASETS
-    ]
-    for running in both:
-        assert running.wait() == 0, running.output
-    built.run("dvc", "repro")
 
 
 @pytest.fixture(scope="session")
@@ -103,32 +85,3 @@ def fresh(drawn: Site, tmp_path: Path) -> Site:
 def site(built: Site, tmp_path: Path) -> Site:
     """A copy of `built` that a test may change."""
     return built.copy(tmp_path / "site")
-
-
-# -- the browser ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Headless Chromium of the system."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert found, "the tests of the report need Chromium (apt-get install chromium)"
-    with sync_playwright() as play:
-        running = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield running
-        running.close()
-
-
-@pytest.fixture
-def new_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """A function that opens a page; time limits are long, since test machines may be busy."""
-    context = browser.new_context()
-    context.set_default_timeout(240_000)
-
-    def make(width: int = 1280, height: int = 900) -> Page:
-        page = context.new_page()
-        page.set_viewport_size({"width": width, "height": height})
-        return page
-
-    yield make
-    context.close()

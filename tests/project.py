@@ -7,7 +7,6 @@ import io
 import logging
 import os
 import sys
-import tempfile
 from pathlib import Path
 from unittest import mock
 
@@ -22,19 +21,9 @@ from pipeline.config import Params, load_params
 from pipeline.io import sha256_file
 from pipeline.manifest import COLUMNS, write_manifest
 from pipeline.paths import Paths
-from tests import warm
 
 DATASET = "toy"
 REPO = Path(__file__).resolve().parent.parent
-
-
-def pipeline(root: Path, *arguments: str) -> tuple[int, str]:
-    """Run a command in a project folder; return its exit code and what it said."""
-    environment = os.environ | {"COLUMNS": "200"}
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder, "log")
-        running = warm.start(arguments, root=root, environment=environment, log=log)
-        return running.wait(), running.output
 
 
 def in_process(root: Path, *arguments: str) -> tuple[int, str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import json
 import os
 import re
@@ -11,8 +9,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +49,6 @@ STORES = {"segment": "cache/breast/masks.zarr", "encode": "cache/breast/features
 """The stages that append to a store, and the store."""
 
 
-def shrink(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return params.yaml with the settings of the small project."""
-    small = dict(params)
-    for key, value in SETTINGS.items():
-        small[key] = small[key] | value if isinstance(value, dict) else value
-    small["learners"] = {k: v | LEARNERS.get(k, {}) for k, v in small["learners"].items()}
-    return small
-
-
 def stages_run(output: str) -> set[str]:
     """Return the stages that `dvc repro` ran."""
     return set(re.findall(r"Running stage '([^']+)'", output))
@@ -81,37 +70,32 @@ class Site:
     root: Path
 
     @classmethod
-    def create(cls, root: Path, params: Mapping[str, Any] | None = None) -> Site:
-        """Copy the checkout's own files, with a small params.yaml or the given one."""
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=REPO,
-            capture_output=True,
-            check=True,
-            text=True,
-        )
-        for name in listed.stdout.split("\0"):
-            wanted = name.startswith(("pipeline/", "stages/", ".dvc")) or "/" not in name
-            wanted = name and (wanted or name == "data_manifests/prompts.yaml")
-            if wanted and (REPO / name).is_file():
+    def create(cls, root: Path) -> Site:
+        """Copy the checkout's own files, with a small params.yaml."""
+        wanted = ("pipeline", "stages", ".dvc", "data_manifests/prompts.yaml", ":(glob)*")
+        list_files = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--")
+        listed = subprocess.check_output([*list_files, *wanted], cwd=REPO, text=True)
+        for name in listed.split("\0")[:-1]:
+            if (REPO / name).is_file():
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(REPO / name, root / name)
-        if params is None:
-            params = shrink(yaml.safe_load((root / "params.yaml").read_text()))
-        (root / "params.yaml").write_text(yaml.safe_dump(dict(params), sort_keys=False))
+        site = cls(root)
+        params = yaml.safe_load((root / "params.yaml").read_text())
+        for key, value in SETTINGS.items():
+            params[key] = params[key] | value if isinstance(value, dict) else value
+        for learner, values in LEARNERS.items():
+            params["learners"][learner] |= values
+        (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
         for command in (["init", "-q"], ["add", "-A"]):
             subprocess.run(["git", *command], cwd=root, check=True)
-        return cls(root)
+        return site
 
     def copy(self, root: Path) -> Site:
         """Copy the project. DVC's objects and the weights, which no test writes to, are links."""
 
         def copy(source: str, target: str) -> None:
-            inside = os.path.relpath(source, self.root)
-            if inside.startswith(("pipeline/models/weights/", ".dvc/cache/")):
-                with contextlib.suppress(OSError):
-                    return os.link(source, target)
-            return shutil.copy2(source, target)
+            linked = "/pipeline/models/weights/" in source or "/.dvc/cache/" in source
+            (os.link if linked else shutil.copy2)(source, target)
 
         shutil.copytree(self.root, root, symlinks=True, copy_function=copy)
         return Site(root)
@@ -128,68 +112,28 @@ class Site:
             "SHELL": str(warm.programs() / "sh"),
         }
 
-    def run(self, *command: str, code: int | None = 0, **environment: str) -> str:
-        """Run `pipeline ...` or `dvc ...`, forked, or `python ...` or `bash ...` to its end.
-
-        Args:
-            command: the command.
-            code: the exit code to check; None = any.
-            environment: more variables.
-
-        Returns:
-            What it printed on either stream.
-        """
-        if command[0] in ("pipeline", "dvc"):
-            running = self.begin(*command[1:], module=command[0], **environment)
-            ended, output = running.wait(), running.output
-            running.log.unlink()
-        else:
-            process = self.start(*command, **environment)
-            output = process.communicate(timeout=900)[0]
-            ended = process.returncode
-        if code is not None:
-            assert ended == code, f"{command} -> {ended}\n{output}"
-            assert "Traceback" not in output, output
-        return output
-
     def begin(
-        self,
-        *arguments: str,
-        module: str = "pipeline",
-        first: str = "",
-        log: Path | None = None,
-        **environment: str,
+        self, *arguments: str, module: str = "pipeline", first: str = "", **environment: str
     ) -> warm.Running:
         """Start `pipeline ...`, forked; `first` is Python code that its process runs before."""
-        return warm.start(
-            arguments,
-            root=self.root,
-            environment=self.environment() | environment,
-            log=log or self.root.parent / f"{self.root.name}-{time.monotonic_ns()}.log",
-            first=first,
-            module=module,
-        )
+        log = self.root.parent / f"{self.root.name}-{time.monotonic_ns()}.log"
+        variables = self.environment() | environment
+        return warm.start(module, arguments, self.root, variables, log, first)
 
-    def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
-        """Start a command in a new process of its own."""
-        program, *arguments = command
-        arguments = ["-m", program, *arguments] if program in ("pipeline", "dvc") else arguments
-        return subprocess.Popen(
-            [program if program == "bash" else sys.executable, *arguments],
-            cwd=self.root,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=self.environment() | environment,
-        )
+    def run(
+        self, module: str, *arguments: str, code: int = 0, first: str = "", **environment: str
+    ) -> str:
+        """Run `pipeline ...` or `dvc ...`, forked, to its end with this exit code; return what it
+        printed on either stream."""
+        running = self.begin(*arguments, module=module, first=first, **environment)
+        ended, output = running.wait(), running.output
+        assert ended == code, f"{module} {arguments} -> {ended}\n{output}"
+        assert "Traceback" not in output, output
+        return output
 
     def stage(self, stage: str, *options: str, code: int = 0, first: str = "") -> str:
         """Run a stage of `breast` to its end; return what it printed."""
-        running = self.begin(*stage_command(stage), *options, first=first)
-        ended = running.wait()
-        assert ended == code, f"{stage} -> {ended}\n{running.output}"
-        assert "Traceback" not in running.output, running.output
-        return running.output
+        return self.run("pipeline", *stage_command(stage), *options, code=code, first=first)
 
     # -- reading and changing files ---------------------------------------------------------------
 
@@ -199,27 +143,17 @@ class Site:
         raw = yaml.safe_load(path.read_text())
         for dotted, value in changes.items():
             *parents, leaf = dotted.split("__")
-            table = raw
-            for key in parents:
-                table = table[key]
-            table[leaf] = value
+            reduce(dict.__getitem__, parents, raw)[leaf] = value
         path.write_text(yaml.safe_dump(raw, sort_keys=False))
 
     def record(self, stage: str, dataset: str = "breast") -> dict[str, Any]:
         """Return the record of a stage's last run."""
         return json.loads((self.root / f"cache/{dataset}/records/{stage}.json").read_text())
 
-    def predictions(self, dataset: str = "breast") -> pd.DataFrame:
-        """Return the predictions of all learners."""
-        cache = self.root / "cache" / dataset
-        files = sorted(cache.glob("runs/*/predictions.parquet"))
-        return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
-
     def rows(self, dataset: str = "breast") -> list[dict[str, str]]:
         """Return the rows of a manifest."""
-        path = self.root / f"data_manifests/{dataset}.csv"
-        with open(path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        table = self.root / f"data_manifests/{dataset}.csv"
+        return pd.read_csv(table, dtype=str, keep_default_na=False).to_dict("records")
 
     def ids(self, dataset: str = "breast") -> list[str]:
         """Return the image ids of a manifest, in its order."""
@@ -230,33 +164,25 @@ class Site:
         (self.root / "only.csv").write_text("\n".join(["image_id", *image_ids]) + "\n")
         return ["--only", "only.csv"]
 
-    def outs(self, stage: str, dataset: str = "breast") -> list[Path]:
-        """Return the outputs that dvc.yaml names for a stage of a dataset."""
-        stated = yaml.safe_load((self.root / "dvc.yaml").read_text())["stages"][stage]
-        found: list[Path] = []
-        for kind in ("outs", "metrics", "plots"):
-            for entry in stated.get(kind, []):
-                name = next(iter(entry)) if isinstance(entry, dict) else entry
-                name = re.sub(r"\$\{item[^}]*\}", "*", name.replace("${item.dataset}", dataset))
-                found += sorted(self.root.glob(name))
-        return found
+    def outs(self, stage: str) -> list[Path]:
+        """Return the outputs that dvc.yaml names for a stage of `breast`."""
+        text = (self.root / "dvc.yaml").read_text().replace("${item.dataset}", "breast")
+        stated = yaml.safe_load(text)["stages"][stage]
+        named = [out for kind in ("outs", "metrics", "plots") for out in stated.get(kind, [])]
+        names = [next(iter(out)) if isinstance(out, dict) else out for out in named]
+        patterns = [name.replace("${item.learner}", "*") for name in names]
+        return [path for pattern in patterns for path in sorted(self.root.glob(pattern))]
 
     def outputs(self, stage: str) -> dict[str, bytes]:
         """Return the bytes of all files that a stage of `breast` wrote, by path."""
-        found = {}
-        for path in self.outs(stage):
-            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-                if file.is_file():
-                    found[str(file.relative_to(self.root))] = file.read_bytes()
-        return found
+        found = [f for path in self.outs(stage) for f in (path, *sorted(path.rglob("*")))]
+        return {str(f.relative_to(self.root)): f.read_bytes() for f in found if f.is_file()}
 
     def remove(self, stage: str) -> None:
         """Remove what a stage of `breast` wrote."""
-        for path in self.outs(stage):
+        kept = (self.root / "cache/breast").glob("thumbnails.*") if stage == "audit" else ()
+        for path in [*self.outs(stage), *kept]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if stage == "audit":  # kept from run to run
-            for file in (self.root / "cache/breast").glob("thumbnails.*"):
-                file.unlink()
 
     def before(self, stage: str, half: Site, root: Path) -> Site:
         """Return a copy in which a stage has work to do: it has half its store, or no output."""

@@ -12,7 +12,6 @@ import json
 import multiprocessing
 import os
 import runpy
-import shlex
 import shutil
 import signal
 import socket
@@ -20,11 +19,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
 
 REPO = Path(__file__).resolve().parents[1]
 SECONDS = 600
@@ -73,66 +70,36 @@ class Running:
             time.sleep(0.002)
         return True
 
-    def signal(self, number: int) -> None:
-        """Send a signal to all its processes, as a terminal does on Ctrl-C."""
-        os.killpg(self.pid, number)
-
-    def kill(self) -> None:
-        """Kill -9 its first process only."""
-        os.kill(self.pid, signal.SIGKILL)
-
-    def children(self) -> list[psutil.Process]:
-        """Its living worker processes."""
-        try:
-            found = psutil.Process(self.pid).children(recursive=True)
-            return [child for child in found if "popen_loky" in " ".join(child.cmdline())]
-        except psutil.NoSuchProcess:
-            return []
-
     def wait(self) -> int:
         """Wait for the end; return the exit code, negative for a signal. Nothing may hang."""
         self.process.join(SECONDS)
         if self.process.exitcode is None:
-            self.signal(signal.SIGKILL)
-            self.process.join()
+            os.killpg(self.pid, signal.SIGKILL)
             raise AssertionError(f"it hangs\n{self.output}")
         return self.process.exitcode
 
 
 def start(
-    arguments: tuple[str, ...],
-    *,
+    module: str,
+    arguments: Sequence[str],
     root: Path,
     environment: Mapping[str, str],
     log: Path,
     first: str = "",
-    module: str = "pipeline",
 ) -> Running:
-    """Start `python -m module ...`.
+    """Start `python -m module ...` in a project folder.
 
-    Args:
-        arguments: of the command.
-        root: the project folder.
-        environment: all variables.
-        log: file or terminal for what it prints on either stream.
-        first: Python code that its process runs before the command.
-        module: what is run: pipeline, dvc, a stage, or "" for nothing but `first`.
+    `environment` are all its variables, `log` is the file or terminal for what it prints on either
+    stream, `first` is Python code that its process runs before; module "" = nothing but that.
     """
     log.touch()
-    given = (str(log), arguments, str(root), dict(environment), first, module)
+    given = (module, tuple(arguments), str(root), dict(environment), str(log), first)
     process = _forks.Process(target=_command, args=given)
     process.start()
     return Running(process, log)
 
 
-def _command(
-    log: str,
-    arguments: tuple[str, ...],
-    root: str,
-    environment: dict[str, str],
-    first: str,
-    module: str,
-) -> None:
+def _command(module, arguments, root, environment, log, first) -> None:
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY)
     for stream in (1, 2):
         os.dup2(output, stream)
@@ -141,12 +108,10 @@ def _command(
     os.chdir(root)
     os.environ.clear()
     os.environ.update(environment)
-    sys.path.insert(0, root if OWN_CODE in environment else str(REPO))
-    if OWN_CODE in environment:
-        for name in [n for n in sys.modules if n.partition(".")[0] == "pipeline"]:
-            del sys.modules[name]
-    elif "pipeline" in sys.modules:
-        assert Path(sys.modules["pipeline"].__file__).is_relative_to(REPO)
+    own_code = OWN_CODE in environment
+    sys.path.insert(0, root if own_code else str(REPO))
+    for name in [n for n in sys.modules if own_code and n.partition(".")[0] == "pipeline"]:
+        del sys.modules[name]
     sys.argv = [module, *arguments]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -166,16 +131,15 @@ CLIENT = """#!{python} -SE
 import json, os, shlex, socket, sys
 program, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]
 if program == "sh":  # -c "python -m ..."
-    command = arguments[-1]
-else:
-    command = shlex.join(["python", *(["-m", program] if program != "python" else []), *arguments])
-asked = dict(command=command, root=os.getcwd(), environment=dict(os.environ))
+    arguments = shlex.split(arguments[-1])[1:]
+elif program == "pipeline":
+    arguments = ["-m", program, *arguments]
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({path!r})
-    server.sendall(json.dumps(asked).encode() + b"\\n")
-    answer = json.loads(server.makefile().readline())
-sys.stdout.write(answer["output"])
-sys.exit(answer["code"])
+    server.sendall(json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode() + b"\\n")
+    code, output = json.loads(server.makefile().readline())
+sys.stdout.write(output)
+sys.exit(code)
 """
 
 
@@ -188,32 +152,23 @@ def programs() -> Path:
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(folder / "socket"))
     server.listen()
-    (folder / "bin").mkdir()
     for name in ("pipeline", "python", "sh"):
-        client = folder / "bin" / name
+        client = folder / name
         client.write_text(CLIENT.format(python=sys.executable, path=str(folder / "socket")))
         client.chmod(0o755)
+
+    def answer(connection: socket.socket) -> None:
+        with connection, connection.makefile("rw") as stream:
+            (option, what, *arguments), root, environment = json.loads(stream.readline())
+            module, first = (what, "") if option == "-m" else ("", what)  # or -c CODE
+            log = folder / f"{time.monotonic_ns()}.log"
+            running = start(module, arguments, Path(root), environment, log, first)
+            stream.write(json.dumps([running.wait(), running.output]) + "\n")
 
     def serve() -> None:
         while True:
             connection, _ = server.accept()
-            threading.Thread(target=_answer, args=(connection, folder), daemon=True).start()
+            threading.Thread(target=answer, args=(connection,), daemon=True).start()
 
     threading.Thread(target=serve, daemon=True).start()
-    return folder / "bin"
-
-
-def _answer(connection: socket.socket, folder: Path) -> None:
-    """Run the command that a program of `programs` sent; send back its exit code and output."""
-    with connection, connection.makefile("rw") as stream:
-        asked = json.loads(stream.readline())
-        _, kind, what, *arguments = shlex.split(asked["command"])  # python -m MODULE or -c CODE
-        running = start(
-            tuple(arguments),
-            root=Path(asked["root"]),
-            environment=asked["environment"],
-            log=folder / f"{time.monotonic_ns()}.log",
-            **{"-m": {"module": what}, "-c": {"first": what, "module": ""}}[kind],
-        )
-        answer = {"code": running.wait(), "output": running.output}
-        stream.write(json.dumps(answer) + "\n")
+    return folder

@@ -1,30 +1,77 @@
-"""What the documents and the Makefile say, on a finished project."""
+"""What the documents, their guides, the Makefile and the example say, on a finished project.
+
+A block of Python in docs/guides/ whose first line is a comment with a path is saved there; other
+blocks are run. tests/models runs the blocks of add_an_encoder, which need no project.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.config import load_params
 from pipeline.paths import Paths
-from pipeline.report.data import load_dataset
+from pipeline.report.data import PUBLISHED, load_dataset
 from pipeline.report.results import metrics_table
 from pipeline.splits import load_split_plan
-from tests.site import Site, stages_run
+from tests import warm
+from tests.report.fabricated import make_project
+from tests.site import REPO, Site, stages_run
 from tests.tables import differences, table, written
 
-RECIPES = (
-    "The documented commands do what they say: results once and a deleted page again; `make demo` "
-    "evaluates its four datasets once each."
+GUIDES = [g for g in sorted((REPO / "docs/guides").glob("*.md")) if g.stem != "add_an_encoder"]
+BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.promise("Every guide does what it says: its blocks are run by the tests.")
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
+def test_the_blocks_of_a_guide_run(site: Site, guide: Path) -> None:
+    blocks = BLOCK.findall(guide.read_text(encoding="utf-8"))
+    assert {language for language, _ in blocks} == {"python", "bash"}
+    variables = site.environment() | {"PYTHONPATH": str(site.root), warm.OWN_CODE: "1"}
+    variables["PATH"] = f"{warm.programs()}{os.pathsep}{variables['PATH']}"
+    for language, text in blocks:
+        if language == "bash":
+            script = ("bash", "-euo", "pipefail", "-c", text)
+            done = subprocess.run(script, cwd=site.root, env=variables, capture_output=True)
+            assert done.returncode == 0, f"{text}\n{done.stdout.decode()}{done.stderr.decode()}"
+        else:
+            target = site.root / re.match(r"# (\S+\.py)\n", text)[1]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text)
+
+
+def test_figure_2_draws_the_runs_of_the_study_and_its_shares(tmp_path, repo, monkeypatch):
+    params, paths = make_project(tmp_path, "set")
+    settings = yaml.safe_load((repo / "params.yaml").read_text()) | {"datasets": ["set"]}
+    settings["learners"] = {name: settings["learners"][name] for name in params.learners}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["figure2.py", "set", "out.png"])
+    script = repo / "examples/figure2.py"
+    assert len(script.read_text().splitlines()) < 40
+    axis = runpy.run_path(str(script))["axis"]
+    assert (tmp_path / "out.png").read_bytes()[:4] == b"\x89PNG"
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["5", "100"]
+    lines = {line.get_label(): line for line in axis.get_lines()}
+    assert list(lines) == [run.name for run in params.study.runs]
+    found = load_dataset("set", params, paths).accuracy(PUBLISHED)
+    for run in params.study.runs:
+        values = [found[run.key][f].value for f in (0.05, 1.0)]
+        assert list(lines[run.name].get_ydata()) == pytest.approx(values)
+
+
+@pytest.mark.promise(
+    "The documented command makes the published results once, and a deleted file again."
 )
-
-
-@pytest.mark.promise(RECIPES)
 def test_the_documented_command_makes_the_results_once_and_a_deleted_file_again(
     site: Site, repo: Path
 ) -> None:
@@ -67,28 +114,10 @@ def test_every_table_of_a_finished_project_is_documented_with_its_columns_and_ty
         assert len(differences(page.replace(here, otherwise), files)) in (1, 2)
 
 
-@pytest.mark.promise(RECIPES)
-def test_the_recipe_of_make_demo_evaluates_its_four_datasets_once_each_and_then_reports(
-    site: Site,
-) -> None:
-    # A make below another one prints which folder it enters.
+def test_make_demo_evaluates_its_four_datasets_and_then_reports(repo: Path) -> None:
     flags = ("--dry-run", "--no-print-directory", "--old-file=setup", f"VENV={sys.prefix}")
-    recipe = subprocess.check_output(("make", *flags, "demo"), cwd=site.root, text=True)
+    recipe = subprocess.check_output(("make", *flags, "demo"), cwd=repo, text=True)
     (line,) = (line for line in recipe.splitlines() if line.startswith("printf"))
     names = re.findall(r"[a-z]{3,}", line.split(r"\n")[1])
-    others = [name for name in names if name not in ("breast", "covid")]
-    assert {"breast", "covid", *others} == set(names) and len(others) == 2
-    # A stand-in for `dvc` that writes down what it is asked for.
-    asked = site.root / "asked.txt"
-    for program in ("dvc", "pipeline"):
-        stand_in = site.root / "bin" / program
-        stand_in.parent.mkdir(exist_ok=True)
-        stand_in.write_text(f'#!/bin/sh\necho "{program} $*" >> "{asked}"\n')
-        stand_in.chmod(0o755)
-    recipe = re.sub(r'export PATH=".*', f'export PATH="{site.root}/bin:$PATH"', recipe)
-    site.run("bash", "-euo", "pipefail", "-c", recipe)
-    ran = asked.read_text().splitlines()
-    assert sorted(ran[1:5]) == sorted(
-        f"dvc --wait-for-lock repro evaluate@{n} prompt_quality@{n}" for n in names
-    )
-    assert ran[0].startswith("pipeline data sample") and ran[5] == "dvc repro"
+    assert sorted(names) == sorted(load_params(repo / "params.yaml").datasets)
+    assert "xargs -P 2 -I SET dvc --wait-for-lock repro evaluate@SET prompt_quality@SET" in recipe

@@ -1,105 +1,106 @@
-"""Every value of params.yaml reruns the stages that read it, and no others."""
+"""Each stage declares in dvc.yaml exactly the values of params.yaml that its code reads.
+
+Every section of `Params` has a class of its own, so the class of an object gives its name. Dumping
+a section, for identities and the report, reads all of its values.
+"""
 
 from __future__ import annotations
 
 import json
+import runpy
+import sys
+from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from dvc.repo import Repo
 
-from tests.site import REPO, STAGES, Site
+from pipeline import config
+from pipeline.cli import options
+from pipeline.learners import LearnerParams
+from pipeline.paths import Paths
+from tests.site import REPO, STAGES, Site, stage_command
 
 LEARNER = "medfocus-probe"  # which has the parameters of two others
-RECORDER = Path(__file__).with_name("recorder.py")
-EXACTLY = "Each value of params.yaml reruns the stages that read it, and no others."
-
-# Which stages read what, besides the report, which shows all; the first match counts.
-READERS = {
-    "data_root": {"audit", "segment", "prompt_quality", "encode", "evaluate"},
-    "profiles.embedded.sam2": {"segment", "prompt_quality"},
-    "profiles.embedded.clip": {"encode"},
-    "profiles.paper": set(),
-    "audit": {"audit"},
-    "segment.prompt": {"segment"},
-    "segment.max_failed": {"segment"},
-    "segment": {"segment", "prompt_quality"},
-    "prompt_quality": {"prompt_quality"},
-    "encode": {"encode"},
-    "splits": {"train"},
-    "train": {"train"},
-    "learners": {"train"},
-    "study.baseline": {"evaluate"},
-    "study": set(),
-    "evaluate": {"evaluate"},
-    "report": set(),
-}
+EVERY_LEARNER = set(LearnerParams.model_fields)
 
 
-def leaves(tree: Any, prefix: str = "") -> list[str]:
-    if not isinstance(tree, dict):
-        return [prefix]
-    return [leaf for k, v in tree.items() for leaf in leaves(v, f"{prefix}.{k}" if prefix else k)]
+def leaves(value: Any, name: str = "") -> Iterator[str]:
+    """Yield the dotted name of each value of a section; models and profiles are one value."""
+    if not isinstance(value, dict) or name == "profiles":
+        yield name
+        return
+    for key, inner in value.items():
+        yield from leaves(inner, f"{name}.{key}" if name else key)
 
 
-def declared(stage: str, tree: dict) -> set[str]:
-    """The values that dvc.yaml lists for a stage; those of a profile without the profile's name."""
+def sections(cls: type[config.Section], above: str = "") -> Iterator[tuple[type, str]]:
+    """Yield the class and the dotted name of each section below a section."""
+    for name, field in cls.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, config.Section):
+            yield field.annotation, above + name
+            yield from sections(field.annotation, f"{above}{name}.")
+
+
+def run_and_record(out: str, stage: str, arguments: list[str]) -> None:
+    """Run a stage as DVC does; write the names of the parameters that its code reads, as JSON."""
+    names = dict(sections(config.Params)) | {config.Params: "", config.ProfileParams: "profiles"}
+    seen: set[str] = set()
+    running = False
+
+    def note(cls: type[config.Section], name: str, value: Any) -> None:
+        above = f"learners.{LEARNER}" if issubclass(cls, LearnerParams) else names.get(cls)
+        field = cls.model_fields[name]
+        own = above is not None and not (above.startswith("learners.") and name in EVERY_LEARNER)
+        if own and (cls is config.ProfileParams or not isinstance(value, config.Section)):
+            value = None if cls is config.ProfileParams else value
+            seen.update(leaves(value, f"{above}.{field.alias or name}".lstrip(".")))
+
+    def asked(section: config.Section, name: str) -> Any:
+        value, cls = object.__getattribute__(section, name), type(section)
+        if running and name == "model_dump":
+            for field, dumped in value().items():
+                note(cls, field, dumped)
+        # A learner's section is read as an object of its own, a profile as one of its models.
+        elif running and name in cls.model_fields.keys() - {"learners", "profiles"}:
+            note(cls, name, value)
+        return value
+
+    def opened(project: options.Project) -> None:
+        nonlocal running
+        open_project(project)  # whose own checks and copies are not the stage's reading
+        running = True
+
+    def data(paths: Paths, dataset: str) -> Path:
+        seen.add("data_root")
+        return data_of(paths, dataset)
+
+    config.Section.__getattribute__ = asked
+    open_project, options.Project.__post_init__ = options.Project.__post_init__, opened
+    data_of, Paths.data = Paths.data, data
+    sys.argv = [stage, *arguments]
+    try:
+        runpy.run_module(f"stages.{stage}", run_name="__main__")
+    finally:
+        Path(out).write_text(json.dumps(sorted(seen)))
+
+
+def declared(stage: str, tree: dict[str, Any]) -> set[str]:
+    """Return the values that dvc.yaml lists for a stage."""
     listed = yaml.safe_load((REPO / "dvc.yaml").read_text())["stages"][stage]["params"]
-    found = set()
-    for name in (
-        entry.replace("${profile}.", "").replace("${item.learner}", LEARNER) for entry in listed
-    ):
-        if name.startswith("profiles"):
-            found.add(name)
-            continue
-        value = tree
-        for key in name.split("."):
-            value = value[key]
-        found |= set(leaves(value, name))
+    found: set[str] = set()
+    for name in listed:
+        name = name.replace("${profile}.", "").replace("${item.learner}", LEARNER)
+        model = name.startswith("profiles.")
+        found.update(leaves(None if model else reduce(dict.get, name.split("."), tree), name))
     return found
 
 
-def directly_changed(site: Site, **changes: object) -> set[str]:
-    """The stages whose own parameters changed, not those that follow."""
-    site.params(datasets=["breast"], **changes)
-    with Repo(site.root) as repo:
-        return {
-            stage.split(":")[-1].split("@")[0]
-            for stage, causes in repo.status().items()
-            for cause in causes
-            if isinstance(cause, dict) and "params.yaml" in cause.get("changed deps", {})
-        }
-
-
-@pytest.mark.promise(EXACTLY)
-def test_each_value_reruns_the_stages_that_read_it_and_no_others(site: Site) -> None:
-    tree = yaml.safe_load((site.root / "params.yaml").read_text())
-    # They change which stages there are, or are those of another profile.
-    names = [n for n in leaves(tree) if n not in ("datasets", "profile")]
-    assert len(names) > 40
-    found = {stage: declared(stage, tree) for stage in STAGES if stage != "report"}
-    for name in names:
-        readers = next(v for k, v in READERS.items() if name == k or name.startswith(f"{k}."))
-        if name.startswith("learners.") and not name.startswith(f"learners.{LEARNER}."):
-            continue  # each learner's own stage reads its own section
-        as_declared = name.replace("profiles.embedded", "profiles")
-        above = {as_declared, as_declared.rpartition(".")[0]}  # a model is declared as a whole
-        assert {stage for stage, values in found.items() if values & above} == readers, name
-    # That DVC reruns what is declared, by three of them.
-    assert directly_changed(site) == {"report"}
-    assert directly_changed(site, encode__fill="mean") == {"encode", "report"}
-    fill = {"encode__fill": tree["encode"]["fill"]}
-    models = {"segment", "prompt_quality", "encode", "report"}
-    assert directly_changed(site, profile="paper", **fill) == models
-
-
-@pytest.mark.promise(EXACTLY)
+@pytest.mark.promise("Each value of params.yaml reruns the stages that read it, and no others.")
 def test_each_stage_declares_exactly_the_parameters_that_its_code_reads(fresh: Site) -> None:
-    # The code reads the views of all protocols at once, as one dictionary.
     tree = yaml.safe_load((fresh.root / "params.yaml").read_text())
-    tree["train"]["views"] = None
     every = tree["prompt_quality"]["strategies"] + ["auto"]
     fresh.params(datasets=["breast"], prompt_quality__strategies=every)
     path = fresh.root / "data_manifests/breast.csv"  # without parts, so that a test part is drawn
@@ -107,18 +108,16 @@ def test_each_stage_declares_exactly_the_parameters_that_its_code_reads(fresh: S
     wrong = {}
     for stage in STAGES:
         out = fresh.root / f"{stage}.json"
-        options = [] if stage == "report" else ["--dataset", "breast"]
-        options += ["--learner", LEARNER] if stage == "train" else []
-        options += ["--jobs", "1"] if stage in ("train", "evaluate") else []
-        given = {"OUT": str(out), "STAGE": stage, "OPTIONS": options}
-        code = f"exec({RECORDER.read_text()!r}, {given!r})"
-        running = fresh.begin(first=code)
-        assert running.wait() == 0, running.output
+        arguments = [*stage_command(stage)[1:], *(["--learner", LEARNER] * (stage == "train"))]
+        call = f"run_and_record({str(out)!r}, {stage!r}, {arguments!r})"
+        fresh.run("", first=f"from {__name__} import run_and_record\n{call}")
         read = set(json.loads(out.read_text()))
         if stage == "train":  # evaluate needs the other learners too
             fresh.stage("train")
         if stage == "report":  # `profile` chooses what is read of `profiles`
             read -= {"profiles.sam2", "profiles.clip"}
+        if stage == "prompt_quality":  # asks for the strategies that it judges
+            read.discard("segment.prompt")
         if read != (promised := declared(stage, tree)):
             wrong[stage] = {"not declared": read - promised, "not read": promised - read}
     assert not wrong

@@ -1,14 +1,12 @@
-"""Compute the numbers that tests/golden holds, with the package `pipeline` that Python finds.
+"""Compute the numbers that tests/golden holds.
 
-    python tests/golden/make.py SHARED OUT [PROJECT]   # SHARED: the folder of real images
+    python -m tests.golden.make SHARED OUT   # SHARED: the folder of real images
 
 Writes to OUT what tests/golden keeps: `reader.json` (hashes of decoded images and masks) and, for
 two small sets of real images and one set of phantoms taken through every command from `data add`
 to `evaluate`, `<dataset>.json` (hashes of masks and features, splits, copies) and
 `<dataset>.<table>.parquet` (predictions, metrics, comparisons, overlap with the ground truth).
-No pixel of an image is kept. PROJECT is an empty folder for the project, which then stays. Only
-commands and public readers are used, so that the script runs on any version of the code.
-About 80 seconds of one core.
+No pixel of an image is kept.
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 os.environ["OMP_NUM_THREADS"] = "1"  # sums of floats depend on the number of threads
 
@@ -31,14 +28,13 @@ import pandas as pd
 import torch
 import yaml
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from pipeline import open_features, open_masks
+from pipeline.images import read_image, read_mask
+from tests.site import REPO, Site
+
 DATASETS = ("brain", "breast", "known-lesion")
-PER_FOLDER = 30
-"""Images and masks that are taken of each folder of real images."""
 PARAMS = {
     "datasets": list(DATASETS),
-    "segment": {"precision": "fp32"},
-    "encode": {"precision": "fp32"},
     "prompt_quality": {"images": 6, "phantoms": 4},
     "splits": {"fractions": [0.5, 1.0], "folds": 2},
     "train": {
@@ -58,18 +54,12 @@ LEARNERS = {
     "medfocus": {"epochs": 6},
     "medfocus-probe": {"epochs": 6, "c_steps": 3},
 }
-KEYS = ["protocol", "subset", "learner", "view", "fraction", "seed", "metric"]
-SAMPLES = 4
-"""Values that are kept of each feature vector, beside its hash."""
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def array_hash(array: np.ndarray) -> str:
     """Hash of an array's dtype, shape and values."""
-    return sha256(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    data = f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes()
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def machine() -> dict[str, str]:
@@ -85,23 +75,18 @@ def machine() -> dict[str, str]:
     }
 
 
-# ------------------------------------------------------------------------------------- reader
-
-
 def chosen(shared: Path) -> Iterator[Path]:
-    """Yield up to `PER_FOLDER` files of each folder, evenly spaced by name."""
+    """Yield up to 10 files of each folder of real images, evenly spaced by name."""
     for part in ("data", "segmentation"):
         for folder, _, names in sorted(os.walk(shared / part, followlinks=True)):
             names = sorted(n for n in names if Path(n).suffix not in (".md", ".csv"))
-            for index in np.unique(np.linspace(0, len(names) - 1, PER_FOLDER).astype(int)):
+            for index in np.unique(np.linspace(0, len(names) - 1, 30).astype(int)[::3]):
                 if names:
                     yield Path(folder) / names[index]
 
 
 def reader(shared: Path) -> dict[str, str]:
     """Return path below `shared` -> hash of what the reader gives."""
-    from pipeline.images import read_image, read_mask
-
     found = {}
     for path in chosen(shared):
         name = path.relative_to(shared).as_posix()
@@ -111,18 +96,7 @@ def reader(shared: Path) -> dict[str, str]:
     return found
 
 
-# ------------------------------------------------------------------------------------- project
-
-
-def command(*arguments: str) -> None:
-    """Run `pipeline ...` in this process."""
-    from pipeline.cli import main
-
-    with mock.patch.object(sys, "argv", ["pipeline", *arguments]):
-        try:
-            main()
-        except SystemExit as ended:
-            assert not ended.code, f"pipeline {' '.join(arguments)} ended with {ended.code}"
+# -- the project ----------------------------------------------------------------------------------
 
 
 def brain_files(images: Path, groups: Path) -> list[str]:
@@ -146,31 +120,31 @@ def brain_files(images: Path, groups: Path) -> list[str]:
     return sorted(taken)
 
 
-def copy(names: list[str], images: Path, masks: Path, dataset: str) -> None:
+def copy(names: list[str], images: Path, masks: Path, site: Site, dataset: str) -> None:
     for name in names:
         truth = Path(name).with_suffix(".png")
         for source, target in (
-            (images / name, Path("scans", dataset, name)),
-            (masks / truth, Path("truths", dataset, truth)),
+            (images / name, site.root / "scans" / dataset / name),
+            (masks / truth, site.root / "truths" / dataset / truth),
         ):
             if source.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)
 
 
-def add_brain(shared: Path) -> None:
+def add_brain(site: Site, shared: Path) -> None:
     """A folder filed by split and class, masks for some, a table of known groups."""
     images, groups = shared / "data/brain", shared / "data/brain_groups.csv"
     names = brain_files(images, groups)
-    copy(names, images, shared / "data/brain_masks", "brain")
+    copy(names, images, shared / "data/brain_masks", site, "brain")
     table = pd.read_csv(groups, dtype=str)
     table["path"] = table["path"].str.removeprefix("brain/")
-    table[table["path"].isin(names)].to_csv("groups.csv", index=False)
+    table[table["path"].isin(names)].to_csv(site.root / "groups.csv", index=False)
     where = ("--from", "scans/brain", "--masks", "truths/brain", "--groups", "groups.csv")
-    command("data", "add", "brain", *where)
+    site.run("pipeline", "data", "add", "brain", *where)
 
 
-def add_breast(shared: Path) -> None:
+def add_breast(site: Site, shared: Path) -> None:
     """A table with patients (of three images each, invented) and masks; no parts."""
     images = shared / "data/breast"
     rows = []
@@ -181,95 +155,75 @@ def add_breast(shared: Path) -> None:
             mask = Path("../../truths/breast", name).with_suffix(".png").as_posix()
             patient = f"{label}-{number // 3}" if number < 12 else ""
             rows.append({"path": name, "label": label, "patient_id": patient, "mask_path": mask})
-    copy([row["path"] for row in rows], images, shared / "data/breast_masks", "breast")
-    pd.DataFrame(rows).to_csv("scans/breast/table.csv", index=False)
-    command("data", "add", "breast", "--from", "scans/breast/table.csv")
+    copy([row["path"] for row in rows], images, shared / "data/breast_masks", site, "breast")
+    pd.DataFrame(rows).to_csv(site.root / "scans/breast/table.csv", index=False)
+    site.run("pipeline", "data", "add", "breast", "--from", "scans/breast/table.csv")
 
 
-def write_params() -> None:
-    """The checkout's params.yaml with the values of `PARAMS` and `LEARNERS`."""
-    raw = yaml.safe_load((CHECKOUT / "params.yaml").read_text(encoding="utf-8"))
+def build(site: Site, shared: Path) -> None:
+    """Make the project: params.yaml with the values above, and all commands."""
+    (site.root / "data_manifests").mkdir(parents=True)
+    shutil.copy(REPO / "data_manifests/prompts.yaml", site.root / "data_manifests")
+    params = yaml.safe_load((REPO / "params.yaml").read_text(encoding="utf-8"))
     for key, value in PARAMS.items():
-        raw[key] = raw[key] | value if isinstance(value, dict) else value
-    raw["learners"] = {name: raw["learners"][name] | changed for name, changed in LEARNERS.items()}
-    Path("params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
-
-
-def build(shared: Path) -> None:
-    """Make the project in the working folder."""
-    Path("data_manifests").mkdir()
-    shutil.copyfile(CHECKOUT / "data_manifests/prompts.yaml", "data_manifests/prompts.yaml")
-    write_params()
-    add_brain(shared)
-    add_breast(shared)
-    command("data", "sample", "--known-answer", "lesion", "--images", "40")
+        params[key] = params[key] | value if isinstance(value, dict) else value
+    params["learners"] = {name: params["learners"][name] | new for name, new in LEARNERS.items()}
+    (site.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    add_brain(site, shared)
+    add_breast(site, shared)
+    site.run("pipeline", "data", "sample", "--known-answer", "lesion", "--images", "40")
     for dataset in DATASETS:
-        on = ("--dataset", dataset)
-        command("audit", *on)
-        command("segment", *on, "--device", "cpu")
-        command("prompt-quality", *on, "--device", "cpu")
-        command("encode", *on, "--device", "cpu")
-        command("train", *on, "--jobs", "1")
-        command("evaluate", *on, "--jobs", "1")
-        command("splits", "export", *on, "--out", f"{dataset}.splits.csv")
+        for command in (
+            "audit",
+            *("segment --device cpu", "prompt-quality --device cpu", "encode --device cpu"),
+            *("train --jobs 1", "evaluate --jobs 1", f"splits export --out {dataset}.splits.csv"),
+        ):
+            site.run("pipeline", *command.split(), "--dataset", dataset)
 
 
-# ------------------------------------------------------------------------------------- what is kept
+# -- what is kept ---------------------------------------------------------------------------------
 
 
-def facts(dataset: str) -> dict[str, object]:
-    """Manifest, masks, features, copies and splits of a dataset, by image id."""
-    from pipeline import open_features, open_masks
-
-    cache = Path("cache", dataset)
+def facts(root: Path, dataset: str) -> dict[str, object]:
+    """Return manifest, masks, features, copies and splits of a dataset, by image id."""
+    cache = root / "cache" / dataset
     text = {"dtype": str, "keep_default_na": False}
-    manifest = pd.read_csv(Path("data_manifests", f"{dataset}.csv"), **text).set_index("image_id")
+    manifest = pd.read_csv(root / f"data_manifests/{dataset}.csv", **text).set_index("image_id")
     columns = ["label", "split", "patient_id", "group", "fold", "width", "height", "mask_area"]
     masks, features = open_masks(cache / "masks.zarr"), open_features(cache / "features.zarr")
-    ids = sorted(manifest.index)
-    views: dict[str, dict[str, object]] = {}
+    texts, ids = features.text_features, sorted(manifest.index)
+    views: dict[str, dict[str, str]] = {}
     for view in features.views:
         table = features.to_pandas(view=view)
         vectors = {i: table.loc[i, range(features.dim)].to_numpy("float32") for i in table.index}
-        views[view] = {
-            i: [array_hash(v), *(float(f) for f in v[:SAMPLES])]
-            for i, v in vectors.items()
-            if not np.isnan(v).any()
-        }
+        views[view] = {i: array_hash(v) for i, v in vectors.items() if not np.isnan(v).any()}
     audit = pd.read_parquet(cache / "audit.parquet").set_index("image_id")
     groups = ["exact_group", "near_group", "copy_group"]
     flags = ["copy_in_train", "copy_in_train_any", "label_conflict"]
-    splits = pd.read_csv(f"{dataset}.splits.csv", **text)
+    splits = pd.read_csv(root / f"{dataset}.splits.csv", **text)
     plan: dict[str, dict[str, str]] = {}
     for (protocol, seed), rows in splits.groupby(["protocol", "seed"]):
         parts = rows["part"] + " " + rows["from_fraction"].astype(float).astype(str)
         plan[f"{protocol} {seed}"] = dict(zip(rows["image_id"], parts, strict=True))
-    table = masks.table()
+    status = masks.table()["status"]
     return {
         "manifest": {i: manifest.loc[i, columns].tolist() for i in ids},
-        "masks": {
-            i: [array_hash(masks[i]), int(masks[i].sum()), table.loc[i, "status"]] for i in ids
-        },
+        "masks": {i: [array_hash(masks[i]), int(masks[i].sum()), status[i]] for i in ids},
         "features": views,
         "text": {
-            name: array_hash(vector) for name, vector in _class_texts(features).items()
+            str(c): array_hash(texts.sel({"class": c}).to_numpy())
+            for c in texts["class"].to_numpy()
         },
         "audit": {
             i: [*audit.loc[i, groups].tolist(), *map(bool, audit.loc[i, flags])] for i in ids
         },
         "splits": plan,
-    }  # fmt: skip
+    }
 
 
-def _class_texts(features: object) -> dict[str, np.ndarray]:
-    """Text embeddings (template, feature) by class."""
-    texts = features.text_features
-    return {str(c): texts.sel({"class": c}).to_numpy() for c in texts["class"].to_numpy()}
-
-
-def tables(dataset: str) -> dict[str, pd.DataFrame]:
-    """Predictions and what is computed from them, rows sorted by their keys."""
-    cache = Path("cache", dataset)
+def tables(root: Path, dataset: str) -> dict[str, pd.DataFrame]:
+    """Return predictions and what is computed from them."""
+    cache = root / "cache" / dataset
     parts = sorted(cache.glob("runs/*/predictions.parquet"))
     predictions = pd.concat([pd.read_parquet(path) for path in parts])
     text = {"protocol", "subset", "learner", "view", "image_id", "y_true", "y_pred"}
@@ -281,40 +235,26 @@ def tables(dataset: str) -> dict[str, pd.DataFrame]:
         "prompt_quality": pd.read_parquet(cache / "prompt_quality.parquet"),
     }
     for name, table in found.items():
-        for column in text & set(table.columns):
-            table[column] = table[column].astype(str)
-        for column in table.columns[table.dtypes == "float32"]:
-            table[column] = table[column].astype("float64")
-        keys = {*KEYS, "learner_a", "view_a", "learner_b", "view_b", "image_id", "strategy"}
-        keys = [column for column in table.columns if column in keys]
-        table = table.drop(columns=[c for c in ("key", "label", "split", "note") if c in table])
-        if name == "predictions":
-            probabilities = [column for column in table if column.startswith("p:")]
-            table = table[[*keys, "y_true", "y_pred", *probabilities]]
-            table[probabilities] = table[probabilities].astype("float32")
-        found[name] = table.sort_values(keys, ignore_index=True)
+        found[name] = table.astype({column: str for column in text & set(table.columns)})
     return found
 
 
-def main(shared: Path, out: Path, project: Path | None = None) -> None:
-    shared, out = shared.resolve(), out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
+def make(site: Site, shared: Path, out: Path) -> None:
+    """Build the project in an empty folder and write its numbers to another."""
 
     def save(name: str, value: object) -> None:
-        file = out / f"{name}.json"
-        file.write_text(json.dumps(value, separators=(",", ":")), encoding="utf-8")
+        text = json.dumps(value, separators=(",", ":"))
+        (out / f"{name}.json").write_text(text, encoding="utf-8")
 
+    build(site, shared)
     save("machine", machine())
     save("reader", reader(shared))
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(project or folder)
-        build(shared)
-        for dataset in DATASETS:
-            save(dataset, facts(dataset))
-            for name, table in tables(dataset).items():
-                table.to_parquet(out / f"{dataset}.{name}.parquet", compression="zstd")
-        os.chdir(out)
+    for dataset in DATASETS:
+        save(dataset, facts(site.root, dataset))
+        for name, table in tables(site.root, dataset).items():
+            table.to_parquet(out / f"{dataset}.{name}.parquet", compression="zstd")
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    with tempfile.TemporaryDirectory() as folder:
+        make(Site(Path(folder) / "site"), *map(Path, sys.argv[1:]))

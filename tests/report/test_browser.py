@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 PAPER = round((210 - 2 * 12) / 25.4 * 96)
 """Printed width of A4 between the margins of the style sheet, CSS pixels."""
@@ -20,10 +22,22 @@ CUT = """(scrolls) => [...document.querySelectorAll('main *')]
   .map((e) => `${e.tagName} ${e.className} ${e.textContent.slice(0, 40)}`)"""
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """The system's Chromium, headless."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert found, "these tests need Chromium (apt-get install chromium)"
+    with sync_playwright() as play:
+        running = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
 @pytest.fixture
-def page(new_page, wide):
+def page(browser, wide):
     """The page at 1,200 pixels, with what the browser says and asks for kept as `page.heard`."""
-    opened = new_page(1200, 900)
+    opened = browser.new_page(viewport={"width": 1200, "height": 900})
+    opened.set_default_timeout(240_000)  # test machines may be busy
     opened.heard = []
     opened.on("console", lambda m: opened.heard.append(f"console {m.type}: {m.text}"))
     opened.on("pageerror", lambda e: opened.heard.append(f"error: {e}"))
