@@ -21,8 +21,13 @@ from pydantic import (
 
 from pipeline.errors import ConfigError
 
-LEARNERS = ("zero-shot", "linear-probe", "medfocus", "medfocus-probe")
-"""The built-in learners."""
+LEARNERS = {
+    "zero-shot": "zero_shot",
+    "linear-probe": "linear_probe",
+    "medfocus": "medfocus",
+    "medfocus-probe": "medfocus",
+}
+"""The built-in learners, and the modules of pipeline.learners that hold them."""
 DATASET_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 """Pattern of names of datasets and learners, which become names of files and of DVC stages."""
 
