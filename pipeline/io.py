@@ -193,7 +193,8 @@ def read_text_csv(path: str | os.PathLike, *, delimiters: str = ",;\t") -> TextT
         with open_bytes(path) as file:
             raw = file.read()
     except OSError as error:
-        message = "no such file" if error.errno == errno.ENOENT else f"cannot be read: {error}"
+        missing = error.errno == errno.ENOENT
+        message = "no such file" if missing else f"cannot be read: {error.strerror}"
         raise ManifestError(message, path=path, remedy="check the path and its mode") from None
     try:
         text = raw.decode("utf-8-sig")

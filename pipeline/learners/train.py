@@ -177,7 +177,7 @@ def train_learner(
     about = {"params": record.parameters["params"], "classes": classes}
     used = [fits[digest] for digest in dict.fromkeys(digests.values()) if digest in fits]
     runs.write_fits(folder / "fitted.safetensors", used, about | {"features": store.identity})
-    for path in folder.glob("partial-*.safetensors"):
+    for path in folder.glob("*partial-*.safetensors"):  # those a kill left half written as well
         path.unlink(missing_ok=True)
 
     rows, tested = [], []
