@@ -1,7 +1,4 @@
-"""params.yaml, parsed once into frozen typed objects. Functions take these, never dictionaries.
-
-The text below each field describes it; params.yaml spells out the same defaults.
-"""
+"""params.yaml, parsed once into frozen typed objects, with the same defaults and what they mean."""
 
 from __future__ import annotations
 
@@ -9,27 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from pipeline.errors import ConfigError
 
-LEARNERS = {
-    "zero-shot": "zero_shot",
-    "linear-probe": "linear_probe",
-    "medfocus": "medfocus",
-    "medfocus-probe": "medfocus",
-}
-"""The built-in learners, and the modules of pipeline.learners that hold them."""
+LEARNERS = ("zero-shot", "linear-probe", "medfocus", "medfocus-probe")  # the built-in ones
+VIEWS = ("whole", "masked", "crop", "binary", "oracle", "random")  # the built-in ones
+# Names of datasets and learners become names of files and of DVC stages.
 DATASET_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
-"""Pattern of names of datasets and learners, which become names of files and of DVC stages."""
 
 
 def _each_once(value: tuple) -> tuple:
@@ -45,17 +29,15 @@ def _rising(value: tuple[float, ...]) -> tuple[float, ...]:
     return value
 
 
-def _section(value: Any) -> Any:
-    return {} if value is None else value  # YAML reads a section without parameters as None
-
-
 EachOnce = AfterValidator(_each_once)
 Name = Annotated[str, Field(pattern=f"^{DATASET_NAME}$")]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=2**15 - 1)], ...], EachOnce]  # int16
 Fractions = Annotated[tuple[float, ...], AfterValidator(_rising)]
 Views = Annotated[tuple[str, ...], EachOnce]
-Share = Annotated[float, Field(ge=0, le=1)]
-Precision = Literal["auto", "fp32", "bf16"]
+MaxFailed = Annotated[float, Field(ge=0, le=1, description="Share of images that may fail.")]
+Precision = Annotated[Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 on cuda")]
+# YAML reads a section without parameters as None.
+LearnerSection = Annotated[dict[str, Any] | None, AfterValidator(lambda value: value or {})]
 Protocol = Literal["official", "grouped", "ground_truth", "grouped_truth"]
 CROSS_VALIDATED: tuple[Protocol, ...] = ("grouped", "grouped_truth")  # each seed tests a fold
 
@@ -63,7 +45,7 @@ CROSS_VALIDATED: tuple[Protocol, ...] = ("grouped", "grouped_truth")  # each see
 class Section(BaseModel):
     """A part of params.yaml: cannot be changed once read, and knows no other keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = {"frozen": True, "extra": "forbid", "use_attribute_docstrings": True}
 
 
 class ModelSpec(Section):
@@ -93,8 +75,7 @@ class AuditParams(Section):
     """Of the 64 x 64 local structure, above which they are copies too."""
     mirrored: bool = True
     """Whether mirrored and turned copies are looked for too."""
-    max_failed: Share = 0.0
-    """Share of images that may fail before the stage fails."""
+    max_failed: MaxFailed = 0.0
 
 
 class SegmentParams(Section):
@@ -115,15 +96,7 @@ class SegmentParams(Section):
     max_area: float = Field(0.95, gt=0, le=1)
     """A mask of a larger share of the image counts as full-frame."""
     precision: Precision = "auto"
-    """Of the model; auto: bf16 on cuda, else fp32."""
-    max_failed: Share = 0.0
-    """Share of images that may fail before the stage fails."""
-
-    @model_validator(mode="after")
-    def _areas_rise(self) -> Self:
-        if self.min_area > self.max_area:
-            raise ValueError("min_area is more than max_area")
-        return self
+    max_failed: MaxFailed = 0.0
 
 
 class PromptQualityParams(Section):
@@ -141,8 +114,7 @@ class PromptQualityParams(Section):
     """box: each edge of the true box is moved by up to this share of its side."""
     seed: int = 0
     """Of the sample and the jitter."""
-    max_failed: Share = 0.0
-    """Share of images that may fail before the stage fails."""
+    max_failed: MaxFailed = 0.0
 
 
 class EncodeParams(Section):
@@ -150,14 +122,7 @@ class EncodeParams(Section):
 
     geometry: Literal["pad", "squash", "crop"] = "pad"
     """How an image becomes square: pad, squash, or crop (the model's own preprocessing)."""
-    views: Annotated[Views, Field(min_length=1)] = (
-        "whole",
-        "masked",
-        "crop",
-        "binary",
-        "oracle",
-        "random",
-    )
+    views: Annotated[Views, Field(min_length=1)] = VIEWS
     """What CLIP is shown of each image: names of pipeline.encode.views."""
     fill: Literal["black", "mean", "blur"] = "black"
     """What lies outside the mask."""
@@ -166,9 +131,7 @@ class EncodeParams(Section):
     tokens: bool = False
     """Whether patch-token features are kept as well."""
     precision: Precision = "auto"
-    """Of the model; auto: bf16 on cuda, else fp32."""
-    max_failed: Share = 0.0
-    """Share of images that may fail before the stage fails."""
+    max_failed: MaxFailed = 0.0
 
 
 class SplitsParams(Section):
@@ -192,36 +155,29 @@ class TrainParams(Section):
     """What every learner is trained on."""
 
     seeds: Seeds = (0, 1, 2, 3, 4)
-    """One fit of each learner, view and fraction for each; a seed draws the shots and the initial
-    weights."""
+    """Of each learner, view and fraction one fit each: they draw shots and initial weights."""
     views: dict[Protocol, Views] = {
-        "official": ("whole", "masked", "crop", "binary"),
-        "grouped": ("whole", "masked", "crop", "binary"),
-        "ground_truth": ("whole", "masked", "oracle", "random"),
-        "grouped_truth": ("whole", "masked", "oracle", "random"),
+        **dict.fromkeys(("official", "grouped"), VIEWS[:4]),
+        **dict.fromkeys(("ground_truth", "grouped_truth"), (*VIEWS[:2], *VIEWS[4:])),
     }
     """The views that each protocol is run on."""
 
 
 class ComparedRun(Section):
-    """A learner trained on the features of a view."""
+    """A learner trained on the features of a view; `key` looks up its rows in tables."""
 
     learner: str
-    """A name of a learner."""
     view: str
-    """A name of a view."""
 
     @property
     def key(self) -> tuple[str, str]:
-        """The learner and the view, to look up rows of tables."""
         return self.learner, self.view
 
 
 class NamedRun(ComparedRun):
-    """A run with the name that readers of the report see."""
+    """A run with the name that tables and figures of the report show."""
 
     name: str = Field(min_length=1)
-    """Label of the run in tables and figures."""
 
 
 class StudyParams(Section):
@@ -238,10 +194,9 @@ class StudyParams(Section):
 
     @model_validator(mode="after")
     def _runs_differ(self) -> Self:
-        if self.runs[0].key != self.baseline.key:
-            raise ValueError("the first of runs must be the baseline (same learner and view)")
-        if min(len({r.name for r in self.runs}), len({r.key for r in self.runs})) < len(self.runs):
-            raise ValueError("runs: each name and each run may occur only once")
+        names, keys = ({getattr(run, of) for run in self.runs} for of in ("name", "key"))
+        if self.runs[0].key != self.baseline.key or min(len(names), len(keys)) < len(self.runs):
+            raise ValueError("runs: the first must be the baseline; names and runs must differ")
         return self
 
 
@@ -284,30 +239,24 @@ class Params(Section):
     encode: EncodeParams = EncodeParams()
     splits: SplitsParams = SplitsParams()
     train: TrainParams = TrainParams()
-    learners: dict[Name, Annotated[dict[str, Any], BeforeValidator(_section)]] = {
-        name: {} for name in LEARNERS
-    }
-    """The parameters of each learner by its name, in the order that results list them. A learner
-    checks its own, see `pipeline.learners.LearnerParams`."""
+    learners: dict[Name, LearnerSection] = {name: {} for name in LEARNERS}
+    """Parameters of each learner, in the order of results; `LearnerParams` checks them."""
     study: StudyParams = StudyParams()
     evaluate: EvaluateParams = EvaluateParams()
     report: ReportParams = ReportParams()
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
-        # Whether a view is encoded, `train` asks the store: `--set encode.views=[whole]` is meant
-        # for one command.
-        views = (*self.encode.views, *EncodeParams.model_fields["views"].default)
-        runs = (self.study.baseline, *self.study.runs)
-        for where, names, known in (
-            ("profile", [self.profile], self.profiles),
-            *((f"train.views.{p}", of, views) for p, of in self.train.views.items()),
-            ("study: learner", [run.learner for run in runs], (*self.learners, *LEARNERS)),
-            ("study: view", [run.view for run in runs], views),
+        # Whether a view is encoded, `train` asks the store: one command may set encode.views.
+        views, runs = {*self.encode.views, *VIEWS}, (self.study.baseline, *self.study.runs)
+        for where, name, known in (
+            ("profile", self.profile, self.profiles),
+            *((f"train.views.{p}", v, views) for p, of in self.train.views.items() for v in of),
+            *(("study: learner", run.learner, {*self.learners, *LEARNERS}) for run in runs),
+            *(("study: view", run.view, views) for run in runs),
         ):
-            if unknown := [name for name in names if name not in known]:
-                names = ", ".join(dict.fromkeys(known))
-                raise ValueError(f"{where}: {unknown[0]!r} is not one of {names}")
+            if name not in known:
+                raise ValueError(f"{where}: {name!r} is not one of {', '.join(sorted(known))}")
         return self
 
     @property
@@ -323,35 +272,29 @@ def load_params(
 
     Args:
         path: the file.
-        overrides: dotted keys and values that replace the file's for this run,
-            e.g. `{"segment.prompt": "auto"}`.
+        overrides: values by dotted key for this run, e.g. `{"segment.prompt": "auto"}`.
 
     Raises:
-        ConfigError: the file is missing, is not YAML in UTF-8, a key of `overrides` leads into
-            what is no table, or a value is not allowed; every problem is listed with its dotted
-            key.
+        ConfigError: the file cannot be read or is no table in YAML, or a value is not allowed;
+            every problem is listed with its dotted key.
     """
     path, overrides = Path(path), overrides or {}
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        remedy = "run from the project folder, or pass --params"
-        raise ConfigError("no such file", path=path, remedy=remedy) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"not valid YAML: {error}", path=path, remedy="correct it") from None
-    if not isinstance(raw, dict):
-        raise ConfigError("holds no table of parameters", path=path, remedy="restore it from git")
+        if not isinstance(raw, dict):
+            raise ValueError("no table of parameters")
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        remedy = "correct it, run from the project folder, or pass --params"
+        raise ConfigError(f"cannot be read: {error}", path=path, remedy=remedy) from None
     for dotted, value in overrides.items():
-        *parents, leaf = dotted.split(".")
-        table = raw
-        for key in parents:
-            table = table.setdefault(key, {}) if isinstance(table, dict) else None
-        if not isinstance(table, dict):
-            remedy = f"correct the key, or set {parents[0]} as a whole"
-            raise ConfigError(
-                f"{dotted}: {'.'.join(parents)} is no table", path=path, remedy=remedy
-            )
-        table[leaf] = value
+        table, (*parents, leaf) = raw, dotted.split(".")
+        try:
+            for key in parents:
+                table = table.setdefault(key, {})
+            table[leaf] = value
+        except (AttributeError, TypeError):
+            problem = f"{dotted}: {'.'.join(parents)} is no table"
+            raise ConfigError(problem, path=path, remedy="correct the key") from None
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
@@ -360,16 +303,10 @@ def load_params(
         raise ConfigError(problem_text(error), path=path, remedy=remedy) from None
 
 
-def problem_text(error: ValidationError, prefix: str = "") -> str:
-    """Return an error of pydantic as text: each dotted key, and what is wrong with its value.
-
-    Args:
-        error: the error.
-        prefix: dotted key of the section that was validated; "" = all of params.yaml.
-    """
+def problem_text(error: ValidationError, prefix: str = "params") -> str:
+    """Return an error of pydantic as text: each dotted key below `prefix`, and what is wrong."""
     texts = []
     for problem in error.errors():
-        dotted = ".".join(filter(None, [prefix, *map(str, problem["loc"])])) or "params"
-        unknown = problem["type"] == "extra_forbidden"
-        texts.append(f"{dotted}: {'there is no such parameter' if unknown else problem['msg']}")
+        dotted = ".".join(map(str, (prefix, *problem["loc"])))
+        texts.append(f"{dotted.removeprefix('params.')}: {problem['msg']}")
     return "; ".join(texts)

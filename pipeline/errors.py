@@ -7,12 +7,7 @@ from os import PathLike
 
 def printable(name: str | PathLike) -> str:
     """Return a file name for a message: a newline or another control character is escaped."""
-    text = str(name)
-    return (
-        text
-        if text.isprintable()
-        else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    )
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(name))
 
 
 class PipelineError(Exception):
@@ -30,11 +25,7 @@ class PipelineError(Exception):
         self.message = message
         self.remedy = remedy
         self.path = path
-        super().__init__(message, remedy, path)
-
-    def __reduce__(self) -> tuple:
-        # Exceptions pickle their positional arguments only; a worker process must hand over all.
-        return _rebuild, (type(self), self.args, self.__dict__)
+        super().__init__(message)  # what is pickled with the attributes
 
     @property
     def with_remedy(self) -> str:
@@ -50,12 +41,6 @@ def reason_of(error: Exception) -> str:
     """Return in one line why an image failed: the words of our own errors, else the kind too."""
     text = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
     return " ".join(text.encode("utf-8", "replace").decode().split())
-
-
-def _rebuild(kind: type[PipelineError], args: tuple, state: dict) -> PipelineError:
-    error = kind.__new__(kind, *args)
-    error.__dict__.update(state)
-    return error
 
 
 class ConfigError(PipelineError):

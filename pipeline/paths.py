@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+
+def _cached(name: str) -> Callable[[Paths, str], Path]:
+    """Return the method that gives a path in the cache of a dataset."""
+    return lambda self, dataset: self.cache(dataset) / name
 
 
 @dataclass(frozen=True)
@@ -22,8 +28,7 @@ class Paths:
 
     def data(self, dataset: str) -> Path:
         """The images, read only."""
-        base = os.environ.get("PIPELINE_DATA_ROOT") or self.data_root
-        return Path(self.root) / base / dataset
+        return self.root / (os.environ.get("PIPELINE_DATA_ROOT") or self.data_root) / dataset
 
     def manifest(self, dataset: str) -> Path:
         """The dataset's images, one a row."""
@@ -52,29 +57,28 @@ class Paths:
         """Everything computed of a dataset; may be deleted."""
         return self.root / "cache" / dataset
 
-    def audit(self, dataset: str) -> Path:
-        """One row an image: its groups of copies, its flags."""
-        return self.cache(dataset) / "audit.parquet"
-
-    def audit_pairs(self, dataset: str) -> Path:
-        """Pairs of copies."""
-        return self.cache(dataset) / "audit_pairs.parquet"
-
-    def audit_summary(self, dataset: str) -> Path:
-        """The audit's counts."""
-        return self.cache(dataset) / "audit.json"
-
-    def thumbnails(self, dataset: str) -> Path:
-        """What the audit compares, kept from run to run."""
-        return self.cache(dataset) / "thumbnails.npz"
-
-    def masks(self, dataset: str) -> Path:
-        """Stage 1, the mask store."""
-        return self.cache(dataset) / "masks.zarr"
-
-    def features(self, dataset: str) -> Path:
-        """Stage 2, the feature store."""
-        return self.cache(dataset) / "features.zarr"
+    audit = _cached("audit.parquet")
+    """One row an image: its groups of copies, its flags."""
+    audit_pairs = _cached("audit_pairs.parquet")
+    """Pairs of copies."""
+    audit_summary = _cached("audit.json")
+    """The audit's counts."""
+    thumbnails = _cached("thumbnails.npz")
+    """What the audit compares, kept from run to run."""
+    masks = _cached("masks.zarr")
+    """Stage 1, the mask store."""
+    features = _cached("features.zarr")
+    """Stage 2, the feature store."""
+    metrics = _cached("metrics.json")
+    """The headline figures, for `dvc metrics`."""
+    metrics_table = _cached("metrics.parquet")
+    """Every metric with its interval."""
+    mask_quality = _cached("mask_quality.parquet")
+    """Masks against ground truth."""
+    prompt_quality = _cached("prompt_quality.parquet")
+    """Every prompt strategy against ground truth."""
+    plots = _cached("plots")
+    """Tables that `dvc plots` draws."""
 
     def run(self, dataset: str, learner: str) -> Path:
         """Folder of a learner's runs: fitted learners, runs and predictions."""
@@ -87,26 +91,6 @@ class Paths:
     def predictions(self, dataset: str, learner: str) -> Path:
         """One row for each fit of a learner and test image."""
         return self.run(dataset, learner) / "predictions.parquet"
-
-    def metrics(self, dataset: str) -> Path:
-        """The headline figures, for `dvc metrics`."""
-        return self.cache(dataset) / "metrics.json"
-
-    def metrics_table(self, dataset: str) -> Path:
-        """Every metric with its interval."""
-        return self.cache(dataset) / "metrics.parquet"
-
-    def mask_quality(self, dataset: str) -> Path:
-        """Masks against ground truth."""
-        return self.cache(dataset) / "mask_quality.parquet"
-
-    def prompt_quality(self, dataset: str) -> Path:
-        """Every prompt strategy against ground truth."""
-        return self.cache(dataset) / "prompt_quality.parquet"
-
-    def plots(self, dataset: str) -> Path:
-        """Tables that `dvc plots` draws."""
-        return self.cache(dataset) / "plots"
 
     def record(self, dataset: str, stage: str) -> Path:
         """The record of a stage's last run."""

@@ -6,17 +6,17 @@ import csv
 import gzip
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
+import pandas as pd
 import pyarrow.parquet as pq
 
 from pipeline import open_features, open_masks
 from pipeline.paths import Paths
 
 SECTION = re.compile(r"^#{2,3} (?P<name>\S+)\n(?P<text>.*?)(?=^#|\Z)", re.MULTILINE | re.DOTALL)
-TYPES = {"string": "text", "large_string": "text", "double": "float64", "float": "float32"}
+TYPES = dict.fromkeys(("string", "large_string", "str", "object"), "text")
+TYPES |= {"double": "float64", "float": "float32", "dictionary": "category"}
 
 
 def documented(page: str) -> dict[str, dict[str, str]]:
@@ -38,25 +38,19 @@ def documented(page: str) -> dict[str, dict[str, str]]:
     return found
 
 
-def named(column: str) -> re.Pattern[str]:
-    """Return what a documented name stands for: `<...>` is any text."""
-    return re.compile(re.sub(r"<[^>]+>", ".+", re.escape(column)))
+def fits(name: str, column: str) -> bool:
+    """Whether a documented name stands for a column: `<...>` is any text."""
+    return re.fullmatch(re.sub(r"<[^>]+>", ".+", re.escape(name)), column) is not None
 
 
-def parquet(path: Path) -> dict[str, str]:
-    """Return column -> type of a Parquet file."""
-
-    def kind(of: pa.DataType) -> str:
-        return "category" if pa.types.is_dictionary(of) else TYPES.get(str(of), str(of))
-
-    return {field.name: kind(field.type) for field in pq.read_schema(path)}
-
-
-def store(path: Path) -> dict[str, str]:
-    """Return column -> type of a store's index."""
-    opened = open_masks(path) if path.name == "masks.zarr" else open_features(path)
-    types = opened.table().reset_index().dtypes
-    return {name: "text" if str(t) in ("str", "object") else str(t) for name, t in types.items()}
+def typed(path: Path) -> dict[str, str]:
+    """Return column -> type of a Parquet file or of a store's index."""
+    if path.suffix == ".parquet":
+        types = {field.name: str(field.type).partition("<")[0] for field in pq.read_schema(path)}
+    else:
+        opened = open_masks(path) if path.name == "masks.zarr" else open_features(path)
+        types = {name: str(of) for name, of in opened.table().reset_index().dtypes.items()}
+    return {name: TYPES.get(of, of) for name, of in types.items()}
 
 
 def table(path: Path) -> dict[str, str]:
@@ -66,26 +60,16 @@ def table(path: Path) -> dict[str, str]:
     return dict.fromkeys(next(csv.reader(text.splitlines())), "")
 
 
-def leaves(value: object, path: str = "") -> Iterator[str]:
-    """Yield the dotted path of every figure in a JSON file."""
-    if not isinstance(value, dict):
-        yield path
-        return
-    for key, inner in value.items():
-        yield from leaves(inner, f"{path}.{key}" if path else key)
-
-
 def written(paths: Paths, dataset: str) -> dict[str, dict[str, str]]:
     """Return file -> column -> type of all that a finished dataset has in its cache, and of its
     manifest, named as docs/tables.md does."""
     cache = paths.cache(dataset)
-    found = {path.name: parquet(path) for path in cache.glob("*.parquet")}
+    found = {path.name: typed(path) for path in (*cache.glob("*.parquet"), *cache.glob("*.zarr"))}
     runs = cache.glob("runs/*/*.parquet")
-    found |= {f"runs/<learner>/{path.name}": parquet(path) for path in runs}
+    found |= {f"runs/<learner>/{path.name}": typed(path) for path in runs}
     found |= {f"plots/{path.name}": table(path) for path in paths.plots(dataset).iterdir()}
-    found |= {path.name: store(path) for path in cache.glob("*.zarr")}
     metrics = json.loads(paths.metrics(dataset).read_text(encoding="utf-8"))
-    found["metrics.json"] = dict.fromkeys(leaves(metrics), "")
+    found["metrics.json"] = dict.fromkeys(pd.json_normalize(metrics), "")
     return found | {"data_manifests/<dataset>.csv": table(paths.manifest(dataset))}
 
 
@@ -95,15 +79,10 @@ def differences(page: str, files: dict[str, dict[str, str]]) -> list[str]:
     found = [f"no section on {name}" for name in files if name not in said]
     found += [f"a section on {name}, which is not written" for name in said if name not in files]
     for name in said.keys() & files.keys():
-        stands: dict[str, int] = dict.fromkeys(said[name], 0)
         for column, kind in files[name].items():
-            fits = [doc for doc in said[name] if named(doc).fullmatch(column)]
-            fits = [column] if column in fits else fits
-            if len(fits) != 1:
-                found.append(f"{name}: {column} is documented {len(fits)} times")
-                continue
-            stands[fits[0]] += 1
-            if kind and said[name][fits[0]] != kind:
-                found.append(f"{name}: {column} is {kind}, not {said[name][fits[0]]}")
-        found += [f"{name}: there is no {doc}" for doc, count in stands.items() if not count]
+            docs = [column] if column in said[name] else [d for d in said[name] if fits(d, column)]
+            if len(docs) != 1 or (kind and said[name][docs[0]] != kind):
+                found.append(f"{name}: {column} is {kind}, not as documented: {docs}")
+        there = [*files[name]]
+        found += [f"{name}: no {d}" for d in said[name] if not any(fits(d, c) for c in there)]
     return sorted(found)

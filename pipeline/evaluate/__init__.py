@@ -1,5 +1,3 @@
 """Metrics with intervals, paired comparisons and mask quality, from stored predictions."""
 
-from pipeline.evaluate.evaluate import evaluate_dataset
-
-__all__ = ["evaluate_dataset"]
+from pipeline.evaluate.evaluate import evaluate_dataset as evaluate_dataset

@@ -3,9 +3,8 @@
 **Images.** Whole units (patients, groups, copies) are drawn with replacement. Runs tested on the
 same images use the same draws, so the difference of two runs is a paired difference.
 
-**Seeds.** Drawing a few seeds with replacement gives too little spread: its variance is
-(S - 1) / S of the sample variance, and a normal quantile is too small for S - 1 degrees of freedom.
-The replicates of a mean over S seeds therefore keep their shape and are stretched to the half-width
+**Seeds.** Drawing a few seeds with replacement gives too little spread. The replicates of a mean
+over S seeds therefore keep their shape and are stretched to the half-width
 
     sqrt(t^2 s^2 / S + z^2 c),
 
@@ -13,12 +12,8 @@ where s is the standard deviation over seeds (ddof 1), t the quantile of Student
 degrees of freedom, z the normal quantile, and c the covariance of two seeds in the bootstrap over
 images: the uncertainty that all seeds share because they share test images. With one fold per seed
 c is 0, and s already contains the spread of the images. The half-width is at least z times the
-bootstrap error with fixed seeds, and at least that of the t-interval over seeds alone. In
-simulations it covers 95 to 98 of 100 true values with 3 to 10 seeds, and up to 99 with two.
-
-**No spread.** When every unit is right or every unit is wrong, all resamples are equal and their
-interval has no width. Accuracy, precision and recall then get the exact bound of Clopper and
-Pearson (1934); other metrics get no interval (`pipeline.evaluate.scores`).
+bootstrap error with fixed seeds. In simulations it covers 95 to 98 of 100 true values with 3 to 10
+seeds, and up to 99 with two.
 """
 
 from __future__ import annotations
@@ -41,14 +36,11 @@ class Resamples:
     """Bootstrap weights of one test set: as many units are drawn as there are, with replacement.
 
     A mean over classes is undefined in a resample that lacks a class. For these metrics such
-    resamples are drawn again until they hold every class (as pROC leaves them out, Robin et al.
-    2011; stratified draws are impossible where a unit holds images of several classes).
+    resamples are drawn again until they hold every class (pROC leaves them out, Robin et al. 2011).
 
     Args:
-        ids: image ids (n,); with `params.seed` they decide the draw.
-        units: unit of each image, text (n,).
-        y: class of each image, int (n,).
-        params: number of resamples B, and seed.
+        ids: image ids (n,); with `params.seed` they decide the draw of `params.bootstrap` = B.
+        units, y: unit of each image, text (n,), and its class, int (n,).
 
     Attributes:
         names: the units, (G,).
@@ -69,8 +61,6 @@ class Resamples:
         self.redrawn = np.full((len(self.lacking), len(self.names)), np.nan, dtype=np.float32)
         rng, left = np.random.default_rng([entropy, 1]), np.arange(len(self.lacking))
         for _ in range(MAX_DRAWS):
-            if not len(left):
-                break
             drawn = self._draw(rng, len(left))
             complete = (drawn @ holds > 0).all(axis=1)
             self.redrawn[left[complete]] = drawn[complete]
@@ -105,17 +95,15 @@ class MeanOverSeeds:
     """Bootstrap of means over seeds; with one seed, that over its images.
 
     Args:
-        values: the metrics of each seed (S, ...); seeds with NaN are left out.
-        replicates: their replicates over images, (S, B, ...); NaN is left out.
+        values, replicates: the metrics of each seed (S, ...), and their replicates over images,
+            (S, B, ...); NaN is left out.
         seeds: the seeds (S,), ascending; runs of the same seeds use the same draws of them.
         params: number of resamples, seed of the draw, level of the interval that is stretched.
         lower, upper: range of the metrics (...); replicates are clipped to it.
 
     Attributes:
-        count: S, int (...).
-        of_seeds: s^2 / S (...); 0 for one seed.
-        shared: c, the variance that all seeds share (...).
-        of_images: variance of the bootstrap over images with fixed seeds (...).
+        count: S, int (...), without seeds of NaN.
+        of_seeds, shared, of_images: s^2 / S; c; variance with fixed seeds, (...).
         replicates: stretched replicates (B, ...); NaN where undefined.
     """
 
@@ -145,8 +133,8 @@ class MeanOverSeeds:
             # Scaled by the width of the interval, not by the variance: few seeds have few
             # distinct means.
             factor = self.half_width((1 - params.confidence) / 2) / ((hi - lo) / 2)
-            stretched = np.clip(centre + factor * (drawn - centre), lower, upper)
-        self.replicates = np.where((S > 1) & (hi > lo), stretched, drawn)
+            stretched = centre + factor * (drawn - centre)
+        self.replicates = np.clip(np.where((S > 1) & (hi > lo), stretched, drawn), lower, upper)
 
     def t_half_width(self, tail: np.ndarray | float) -> np.ndarray:
         """Return the half-width of the t-interval over seeds alone; 0 for one seed."""
@@ -159,13 +147,10 @@ class MeanOverSeeds:
         return np.maximum(both, -z * np.sqrt(self.of_images))
 
     def p_values(self, differences: np.ndarray) -> np.ndarray:
-        """Return two-sided p-values: the level at which the half-width equals the difference.
-
-        This is Student's t-test where only seeds vary and the normal test where only images vary.
-        It is 1 where nothing varies. A share of B replicates could not be smaller than 1 / B,
-        which is too coarse for Holm's correction. The interval keeps the skew of the replicates,
-        so near p = 1 - confidence only one of the two may exclude zero; a verdict requires both.
-        """
+        """Return two-sided p-values: the level at which the half-width equals the difference; 1
+        where nothing varies. This is Student's t-test where only seeds vary and the normal test
+        where only images vary. The interval keeps the skew of the replicates, so only one of the
+        two may exclude zero; a verdict requires both."""
         low, high = np.full(np.shape(differences), LOG_P_MIN), np.zeros(np.shape(differences))
         for _ in range(60):  # bisection of log10 p
             middle = (low + high) / 2
@@ -176,7 +161,6 @@ class MeanOverSeeds:
 
 
 def _weighted_mean(replicates: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the mean over seeds in each resample, (B, ...); NaN is left out."""
     known = np.isfinite(replicates)
     count = np.einsum("bs,sb...->b...", weights, known)
     total = np.einsum("bs,sb...->b...", weights, np.where(known, replicates, 0.0))
@@ -185,10 +169,9 @@ def _weighted_mean(replicates: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def _variance(values: np.ndarray) -> np.ndarray:
     """Return the variance (ddof 1) over the first axis without NaN; 0 for fewer than two."""
-    known = np.isfinite(values)
-    n = np.maximum(known.sum(axis=0), 1)
-    mean = np.where(known, values, 0.0).sum(axis=0) / n
-    return (np.where(known, values - mean, 0.0) ** 2).sum(axis=0) / np.maximum(n - 1, 1)
+    n = np.maximum(np.isfinite(values).sum(axis=0), 1)
+    mean = np.nansum(values, axis=0) / n
+    return np.nansum((values - mean) ** 2, axis=0) / np.maximum(n - 1, 1)
 
 
 def percentile_interval(replicates: np.ndarray, confidence: float) -> np.ndarray:
@@ -203,9 +186,8 @@ def percentile_interval(replicates: np.ndarray, confidence: float) -> np.ndarray
 def independent_units(counts: np.ndarray, test_sets: np.ndarray) -> np.ndarray:
     """Return the number of independent units behind means over seeds, int (F,).
 
-    Seeds that share a test set may err on the same units. Where at most k do, all units of S seeds
-    are right with probability at most mean(p_s) ** (min(n_s) * S / k), if seed s has n_s units of
-    which a share of p_s is right in truth.
+    Seeds that share a test set may err on the same units. Where at most k do, all n_s units of S
+    seeds are right with probability at most mean(p_s) ** (min(n_s) * S / k).
 
     Args:
         counts: units by seed and metric (S, F); seeds with 0 have no value and are left out.
@@ -220,25 +202,14 @@ def independent_units(counts: np.ndarray, test_sets: np.ndarray) -> np.ndarray:
 def mean_interval(
     values: np.ndarray, units: Sequence[str], params: EvaluateParams
 ) -> tuple[float, float, float]:
-    """Return the mean of a value per image and its bootstrap interval.
-
-    Two lists of values of the same units use the same resamples.
-
-    Args:
-        values: one value per image (n,); NaN is left out.
-        units: unit of each image (n,).
-        params: number of resamples, confidence and seed.
-
-    Returns:
-        mean, lo, hi; NaN without values, lo and hi also when all resamples are equal.
-    """
-    values = np.asarray(values, float)
+    """Return the mean of one value per image (n,), without NaN, and its interval by resampling
+    units (n,): all NaN without values, the interval also where all resamples are equal."""
     known = np.isfinite(values)
     if not known.any():
         return np.nan, np.nan, np.nan
-    names, values = np.asarray(units)[known].astype(str), values[known]
+    names, values = np.asarray(units)[known].astype(str), np.asarray(values, float)[known]
     drawn = Resamples(names, names, np.zeros(len(names), int), params)
     sums, _ = drawn.sums(np.stack([values, np.ones(len(values))], axis=1))
     lo, hi = percentile_interval(sums[:, 0] / sums[:, 1], params.confidence)
-    varies = hi - lo > MIN_WIDTH
-    return float(values.mean()), float(lo if varies else np.nan), float(hi if varies else np.nan)
+    lo, hi = (lo, hi) if hi - lo > MIN_WIDTH else (np.nan, np.nan)
+    return float(values.mean()), float(lo), float(hi)

@@ -19,13 +19,14 @@ from pipeline.paths import Paths
 from pipeline.segment.overlap import center_ellipse, hd95, overlap
 from pipeline.store import open_masks
 
+TEXTS = ("image_id", "label", "split", "strategy")
 VALUES = ("dice", "iou", "hd95", "pred_area_fraction", "gt_area_fraction")
-COLUMNS = ("image_id", "label", "split", "strategy", *VALUES, "note")
-SUMMARY_COLUMNS = (
+COLUMNS = dict.fromkeys(TEXTS, "str") | dict.fromkeys(VALUES, "float64") | {"note": "str"}
+SUMMARY_COLUMNS = [
     *("strategy", "split", "label", "n_images", "n_missing"),
-    *(f"{metric}{end}" for metric in ("dice", "iou", "hd95") for end in ("", "_lo", "_hi")),
+    *(f"{metric}{end}" for metric in VALUES[:3] for end in ("", "_lo", "_hi")),
     *("median_dice", "missed"),
-)
+]
 MISSED = 0.1  # a mask with a lower Dice has missed the region
 
 
@@ -37,11 +38,6 @@ def mask_quality(
     Images with an empty ground truth are left out, since overlap is undefined. An image without a
     mask (segmentation failed, or was not run) or with an unreadable ground truth is a row with a
     note and NaN, so that it is counted.
-
-    Args:
-        dataset, paths: where the masks are.
-        manifest: the images.
-        jobs: number of threads.
 
     Returns:
         One row per image and strategy, columns `COLUMNS`; empty without masks. Strategy is the
@@ -55,23 +51,20 @@ def mask_quality(
     rows: list[list[dict]] = []
     if len(having) and paths.masks(dataset).exists():
         store = open_masks(paths.masks(dataset))
-        table = store.table()
-        lacking = dict.fromkeys(set(having["image_id"]) - set(table.index), "not segmented")
+        table = store.table().reindex(having["image_id"])
+        lacking = dict.fromkeys(table.index[table["status"].isna()], "not segmented")
         lacking |= table.loc[table["status"] == "failed", "reason"].to_dict()
-        made = having[~having["image_id"].isin(lacking)].set_index("image_id")["sha256"]
-        stale = made.index[made != table["sha256"].reindex(made.index)]
-        if len(stale):
+        other = (table["sha256"] != having["sha256"].to_numpy()) & ~table.index.isin([*lacking])
+        if len(stale := table.index[other]):
             raise StoreError(
-                f"masks of {len(stale)} image(s) were made from older image files, e.g. "
-                + ", ".join(stale[:3]),
+                f"the masks of {len(stale)} images are of other files, e.g. {stale[0]}",
                 path=paths.masks(dataset),
                 remedy=f"run: pipeline segment --dataset {dataset}",
             )
         strategy = store.identity.get("prompt", {}).get("strategy", "stored")
 
         def judge(row: Any) -> list[dict[str, Any]]:
-            name = {"image_id": row.image_id, "label": row.label, "split": row.split}
-            name["strategy"] = strategy
+            name = {"strategy": strategy, **{column: getattr(row, column) for column in TEXTS[:3]}}
             mask = None if row.image_id in lacking else store[row.image_id]
             if mask is not None:
                 name["pred_area_fraction"] = mask.mean()
@@ -92,15 +85,13 @@ def mask_quality(
         # Threads, since an opened store must not be carried over a fork.
         parallel = Parallel(n_jobs=jobs, prefer="threads")
         rows = parallel(delayed(judge)(row) for row in having.itertuples())
-    kinds = {name: "float64" if name in VALUES else "str" for name in COLUMNS}
-    return pd.DataFrame([row for of in rows for row in of], columns=[*COLUMNS]).astype(kinds)
+    return pd.DataFrame([row for of in rows for row in of], columns=[*COLUMNS]).astype(COLUMNS)
 
 
 def _measures(mask: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
-    dice, iou = overlap(mask, truth)
     note = "" if mask.any() else "empty mask: HD95 not defined"
-    found = {"dice": dice, "iou": iou, "hd95": hd95(mask, truth), "note": note}
-    return found | {"pred_area_fraction": mask.mean()}
+    figures = (note, *overlap(mask, truth), hd95(mask, truth), mask.mean())
+    return dict(zip(("note", *VALUES[:4]), figures, strict=True))
 
 
 def masks_inputs(paths: Paths, dataset: str) -> dict[str, Any]:
@@ -113,12 +104,8 @@ def masks_inputs(paths: Paths, dataset: str) -> dict[str, Any]:
 def summarise_masks(
     quality: pd.DataFrame, units: Mapping[str, str], params: EvaluateParams
 ) -> pd.DataFrame:
-    """Return the means of Dice, IoU and HD95 with bootstrap intervals.
-
-    Args:
-        quality: mask_quality.parquet or prompt_quality.parquet.
-        units: unit of each image id (`image_units`).
-        params: number of resamples, confidence and seed.
+    """Return means of Dice, IoU and HD95 with intervals over units (`image_units`), from
+    mask_quality.parquet or prompt_quality.parquet.
 
     Returns:
         One row per strategy and part: split "all" and "test" over all classes (label ""), and
@@ -130,13 +117,9 @@ def summarise_masks(
         parts = [("all", "", mine), ("test", "", mine[mine["split"] == "test"])]
         parts += [("all", label, part) for label, part in mine.groupby("label", sort=True)]
         for split, label, part in parts:
-            dice = part["dice"].dropna()
-            row = {"strategy": strategy, "split": split, "label": label}
-            row |= {"n_images": len(dice), "n_missing": len(part) - len(dice)}
-            of = [units.get(i, i) for i in part["image_id"]]
-            for metric in ("dice", "iou", "hd95"):
-                ends = mean_interval(part[metric], of, params)
-                row |= dict(zip((metric, f"{metric}_lo", f"{metric}_hi"), ends, strict=True))
+            dice, of = part["dice"].dropna(), [units.get(i, i) for i in part["image_id"]]
             missed = (dice < MISSED).mean() if len(dice) else np.nan
-            rows.append(row | {"median_dice": dice.median(), "missed": missed})
-    return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
+            means = [mean_interval(part[metric].to_numpy(), of, params) for metric in VALUES[:3]]
+            about = (strategy, split, label, len(dice), len(part) - len(dice))
+            rows.append((*about, *np.concatenate(means), dice.median(), missed))
+    return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)

@@ -1,5 +1,4 @@
-"""Stored predictions: which images each run is tested on, subsets without copies, pooled folds,
-units that are resampled together, and summaries by image."""
+"""Stored predictions: the runs, their test images by subset, resampled units, figures by image."""
 
 from __future__ import annotations
 
@@ -32,41 +31,26 @@ class Predicted(NamedTuple):
     proba: np.ndarray
 
     def take(self, index: np.ndarray | slice) -> Predicted:
-        """Return some of the images, by a mask, indices or a slice."""
         return Predicted(*(of[index] for of in self))
 
 
 @dataclass(frozen=True)
 class Run:
-    """One learner on one view at one fraction, with all seeds.
-
-    Attributes:
-        protocol, learner, view, fraction: which run.
-        seeds: predictions by seed, ascending, of the fits that succeeded.
-        labels: number of train and validation images by seed.
-        failed: "status: error" by seed, of the other fits.
-        note: what a reader must know of the images.
-        pooled: whether all folds are one test set (`pool`).
-    """
+    """One learner on one view at one fraction of a protocol, with all seeds."""
 
     protocol: str
     learner: str
     view: str
     fraction: float
-    seeds: dict[int, Predicted]
-    labels: dict[int, int]
-    failed: dict[int, str]
-    note: str = ""
-    pooled: bool = False
+    seeds: dict[int, Predicted]  # of the fits that succeeded, ascending; -1 = all folds pooled
+    labels: dict[int, int]  # number of train and validation images
+    failed: dict[int, str]  # "status: error" of the other fits
+    note: str = ""  # what a reader must know of the images
+    pooled: bool = False  # whether all folds are one test set
 
     @property
     def key(self) -> tuple[str, str]:
         return self.learner, self.view
-
-    @property
-    def name(self) -> dict[str, str | float]:
-        """The columns of a table that name the run."""
-        return {"learner": self.learner, "view": self.view, "fraction": self.fraction}
 
     @property
     def image_ids(self) -> frozenset[str]:
@@ -79,11 +63,8 @@ class Run:
         return replace(self, seeds={seed: part for seed, part in parts.items() if len(part.ids)})
 
     def pool(self, every: set[str]) -> Run:
-        """Return the run with the predictions of all folds as one seed, -1, each image once.
-
-        Args:
-            every: the images that the folds contain; `note` counts those without a prediction.
-        """
+        """Return the run with the predictions of all folds as one seed, -1, each image once; `note`
+        counts those of `every` image that no fold has tested."""
         lacking, seeds = len(every - self.image_ids), {}
         if self.seeds:
             joined = Predicted(*map(np.concatenate, zip(*self.seeds.values(), strict=True)))
@@ -93,7 +74,7 @@ class Run:
 
 
 def read_runs(dataset: str, params: Params, paths: Paths) -> tuple[list[Run], list[str]]:
-    """Return all runs that have test images, by protocol, learner, view and fraction, and the class
+    """Return the runs that have test images, by protocol, learner, view and fraction, and the class
     names.
 
     Raises:
@@ -108,12 +89,8 @@ def read_runs(dataset: str, params: Params, paths: Paths) -> tuple[list[Run], li
     table = table.assign(stop=(table["n_test"] * (table["status"] == "ok")).cumsum())
     table = table[table["n_test"] > 0].sort_values("seed", kind="stable")
     if table.empty:
-        raise PipelineError(
-            "no protocol has a test image, so there is nothing to evaluate",
-            path=paths.manifest(dataset),
-            remedy="give it images whose split is test, or set splits.on_leak: regroup in "
-            "params.yaml and train again",
-        )
+        remedy = "give it test images, or set splits.on_leak: regroup, and train again"
+        raise PipelineError("no test image", path=paths.manifest(dataset), remedy=remedy)
     rows = predictions.to_pandas()
     proba = rows.filter(regex="^p:")
     classes = [c.removeprefix("p:") for c in proba]
@@ -136,11 +113,8 @@ def blocks(
 
     `clean` leaves out test images with an exact copy or near-copy in train, `clean_any` also those
     with a mirrored or turned copy. Cross-validation keeps copies in one fold, so it has only
-    `full`, as has every protocol without an audit.
-
-    After each cross-validated protocol follows `<protocol>-pooled`: every image once, with the
-    prediction of the first seed whose fold has it (more seeds than folds test some folds again).
-    The runs then have one seed, -1, and their notes say how many images no seed tested.
+    `full`, as has every protocol without an audit. After it follows `<protocol>-pooled`: every
+    image once, with the prediction of the first seed whose fold has it.
     """
     for protocol in dict.fromkeys(run.protocol for run in runs):
         mine = [run for run in runs if run.protocol == protocol]
@@ -160,11 +134,9 @@ def blocks(
 
 
 def image_units(manifest: pd.DataFrame, audit: pd.DataFrame | None) -> dict[str, str]:
-    """Return the unit of each image id, the same units that the splits keep together.
-
-    A unit is a patient, a group, the frames of one file and, with an audit, their copies (mirrored
-    and turned ones too), joined. Its name is the smallest image id in it. Copies are not
-    independent: drawn one by one they would make intervals too narrow.
+    """Return the unit of each image id: a patient, a group, the frames of one file and, with an
+    audit, their copies (mirrored and turned ones too), joined as for the splits. Drawn one by one
+    they would make intervals too narrow.
 
     Raises:
         ManifestError: the audit is of other images.
@@ -173,38 +145,28 @@ def image_units(manifest: pd.DataFrame, audit: pd.DataFrame | None) -> dict[str,
     return dict(zip(table["image_id"], units(table, TIES), strict=True))
 
 
-def test_set(runs: list[Run], classes: list[str]) -> dict[str, Any]:
-    """Return the row of plots/test_sets.csv for the runs of one block; none where nothing was
-    tested.
-
-    The largest class is that of most test images; `largest_share` is the accuracy of always
-    answering it, the mean over seeds (folds), as for accuracy.
-    """
+def test_set(runs: list[Run], classes: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the row of plots/test_sets.csv for the runs of one block; none where nothing was
+    tested. `largest_share` is the accuracy of always answering the largest class, the mean over
+    seeds (folds)."""
     tests = {seed: part for run in runs for seed, part in run.seeds.items()}
     if not tests:
-        return {}
+        return
     labels = {i: y for part in tests.values() for i, y in zip(part.ids, part.y, strict=True)}
     counts = pd.Series(np.bincount([*labels.values()], minlength=len(classes)), classes)
-    shares = [(part.y == counts.argmax()).mean() for part in tests.values()]
-    return {
+    yield {
         "n_images": len(labels),
         "n_classes": (counts > 0).sum(),
         "missing_classes": "; ".join(counts.index[counts == 0]),
         "largest_class": counts.idxmax(),
-        "largest_share": np.mean(shares),
+        "largest_share": np.mean([(of.y == counts.argmax()).mean() for of in tests.values()]),
     }
 
 
 def by_image(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Summarise the predictions of one run over its seeds.
-
-    Args:
-        predictions: rows of predictions.parquet of one protocol, learner, view and fraction.
-
-    Returns:
-        By image_id: y_true, y_pred (the most frequent, ties by name), right (share of seeds that
-        are right), p_true (mean probability of the true class), seeds (number of seeds).
-    """
+    """Summarise rows of predictions.parquet of one run over its seeds, by image_id: y_true, y_pred
+    (the most frequent, ties by name), right (share of seeds that are right), p_true (mean
+    probability of the true class), seeds (number of seeds)."""
     true, said = (predictions[name].astype(str) for name in ("y_true", "y_pred"))
     proba = predictions.filter(regex="^p:")
     p_true = proba.to_numpy(float)[np.arange(len(true)), proba.columns.get_indexer("p:" + true)]
@@ -219,15 +181,10 @@ def by_image(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def flips(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
-    """Join two results of `by_image` on the images that both have.
-
-    Returns:
-        By image_id: the columns of both with the suffixes `_before` and `_after`; `change`
-        (difference of `right`: above 0 = more seeds are right after) and `p_change` (difference
-        of `p_true`).
-    """
-    suffixes = ("_before", "_after")
-    both = before.merge(after, left_index=True, right_index=True, suffixes=suffixes)
+    """Join two results of `by_image` on the images that both have, with the suffixes `_before` and
+    `_after`; `change` is the difference of `right` (above 0 = more seeds are right after),
+    `p_change` that of `p_true`."""
+    both = before.merge(after, left_index=True, right_index=True, suffixes=("_before", "_after"))
     both["change"] = (both["right_after"] - both["right_before"]).round(6)
     both["p_change"] = both["p_true_after"] - both["p_true_before"]
     return both

@@ -164,7 +164,8 @@ def get_learner(name: str, file: Path | None = None) -> type[Learner]:
         for point in entry_points(group="pipeline.learners", name=name):
             register(name)(point.load())
         if name in LEARNERS:
-            importlib.import_module(f"pipeline.learners.{LEARNERS[name]}")
+            module = {"medfocus-probe": "medfocus"}.get(name, name.replace("-", "_"))
+            importlib.import_module(f"pipeline.learners.{module}")
     if name not in _registered:
         raise ConfigError(
             f"learners: there is no learner {name!r}",

@@ -40,12 +40,9 @@ def score(
 
 def rows(scored: Scored, table: str = "metrics", params: EvaluateParams = PARAMS) -> list[dict]:
     """The rows of one table of the run."""
-    parts = [
-        part | {"subset": "full"} for name, part in run_tables(scored, params) if name == table
-    ]
-    return join([part | {"protocol": "official"} for part in parts], TABLES[table]).to_dict(
-        "records"
-    )
+    block = {"protocol": "official", "subset": "full"}
+    parts = [block | part for name, part in run_tables(scored, params) if name == table]
+    return join(parts, TABLES[table].split()).to_dict("records")
 
 
 def mean_rows(scored: Scored, params: EvaluateParams = PARAMS) -> dict[str, dict]:

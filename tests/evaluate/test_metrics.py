@@ -8,7 +8,7 @@ import torch
 from sklearn import metrics as sk
 from torchmetrics.functional import classification as tm
 
-from pipeline.evaluate.metrics import METRICS, contributions, from_sums, metric_columns
+from pipeline.evaluate.scores import METRICS, contributions, from_sums, metric_columns
 
 
 def draw(n=200, classes=4):
@@ -19,10 +19,10 @@ def draw(n=200, classes=4):
     return proba.astype(np.float32), y
 
 
-def score(proba, y, bins=15, times=1.0) -> dict[str, float | np.ndarray]:
-    """The metrics by name, those of classes as (C,), with each image `times` times."""
+def score(proba, y, bins=15) -> dict[str, float | np.ndarray]:
+    """The metrics by name, those of classes as (C,)."""
     about = contributions(proba, y, bins)
-    found = from_sums((about.rows * np.reshape(times, (-1, 1))).sum(axis=0, dtype=float), about)
+    found = from_sums(about.rows.sum(axis=0, dtype=float), about)
     names = metric_columns(proba.shape[1])
     by = {name: found[names == name] for name in dict.fromkeys(names)}
     return {name: values if len(values) > 1 else values[0] for name, values in by.items()}
@@ -45,13 +45,10 @@ def test_metrics_equal_scikit_learn_also_where_scores_are_tied(classes, digits):
         np.testing.assert_allclose(ours[name], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("bins", (10, 15))
-def test_the_calibration_error_equals_torchmetrics(bins):
+def test_the_calibration_error_equals_torchmetrics():
     proba, y = draw()
-    ece = tm.multiclass_calibration_error(
-        torch.tensor(proba), torch.tensor(y), num_classes=4, n_bins=bins, norm="l1"
-    )
-    assert score(proba, y, bins)["ece"] == pytest.approx(float(ece), abs=1e-5)
+    ece = tm.multiclass_calibration_error(torch.tensor(proba), torch.tensor(y), 4, 10, "l1")
+    assert score(proba, y, 10)["ece"] == pytest.approx(float(ece), abs=1e-5)
 
 
 def test_an_absent_class_is_left_out_of_means_and_one_class_alone_has_no_auroc():
@@ -65,14 +62,3 @@ def test_an_absent_class_is_left_out_of_means_and_one_class_alone_has_no_auroc()
     assert ours["balanced_accuracy"] == pytest.approx(recalls)
     alone = score(proba, np.zeros(len(y), int))
     assert [name for name in METRICS if np.isnan(alone[name])] == ["macro_auroc"]
-
-
-def test_weighted_sums_equal_repeating_the_images():
-    proba, y = draw(n=60)
-    times = np.random.default_rng(1).multinomial(60, np.full(60, 1 / 60))
-    weighted = score(proba, y, times=times)
-    repeated = score(np.repeat(proba, times, axis=0), np.repeat(y, times))
-    for name in METRICS:
-        # AUROC's replicates are first-order: near the exact value, not equal to it.
-        error = 0.01 if name == "macro_auroc" else 1e-5
-        assert weighted[name] == pytest.approx(repeated[name], abs=error)
