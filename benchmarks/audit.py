@@ -27,9 +27,8 @@ import pandas as pd
 from scipy.fft import idctn
 
 from pipeline.audit import audit_dataset, compare_datasets
-from pipeline.audit.descriptors import ORIENTATIONS, PLAIN_SIDE, STRUCTURE_SIDE, orient
-from pipeline.audit.search import find_copies
-from pipeline.audit.thumbnails import Thumbnails
+from pipeline.audit.search import ORIENTATIONS, find_copies, orient
+from pipeline.audit.thumbnails import PLAIN_SIDE, STRUCTURE_SIDE, Thumbnails
 from pipeline.config import AuditParams, load_params
 from pipeline.intake import add_dataset
 from pipeline.io import sha256_file

@@ -9,15 +9,16 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import stat
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import filelock
 import psutil
@@ -25,17 +26,9 @@ import psutil
 from pipeline.errors import DiskError, ManifestError, PipelineError, StoreError
 
 REMEDIES = {
-    errno.ENOSPC: "free some space and run again; finished work is kept",
-    errno.EDQUOT: "free some of your quota and run again; finished work is kept",
-    errno.EFBIG: "raise the file size limit (ulimit -f) and run again",
-    **dict.fromkeys(
-        (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP),
-        "use another file system for the cache, or mount it with locks (flock)",
-    ),
-    **dict.fromkeys(
-        (errno.EROFS, errno.EACCES, errno.EPERM),
-        "its folder must be writable; check its owner and mode",
-    ),
+    "ENOSPC EDQUOT EFBIG": "free some space (or quota, ulimit -f) and run again; work done is kept",
+    "ENOLCK ENOSYS EOPNOTSUPP ENOTSUP": "use another file system for the cache, with locks (flock)",
+    "EROFS EACCES EPERM": "its folder must be writable; check its owner and mode",
 }
 
 
@@ -45,17 +38,17 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DiskError(
-            f"cannot write: {os.strerror(error.errno) if error.errno else error}",
-            path=path,
-            remedy=REMEDIES.get(error.errno, "check the disk and run again"),
-        ) from error
+        name = errno.errorcode.get(error.errno, "?")
+        remedies = [text for names, text in REMEDIES.items() if name in names.split()]
+        message = f"cannot write: {os.strerror(error.errno) if error.errno else error}"
+        remedy = remedies[0] if remedies else "check the disk and run again"
+        raise DiskError(message, path=path, remedy=remedy) from error
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path in the same folder (and with the same suffix); on success it replaces
-    `path`, so that a reader sees the old file or the new one, and on an error it is removed.
+    """Yield a temporary path in the same folder (and with the same suffix), which replaces `path`
+    when the block ends without an error: a reader sees the old file or the new one.
 
     Raises:
         DiskError: the file cannot be written; `path` is unchanged.
@@ -95,10 +88,9 @@ def remove_leftovers(path: Path) -> None:
     for left in path.parent.glob(f".{stem}.*.partial{suffix}"):
         number = left.name.removesuffix(f".partial{path.suffix}").rpartition(".")[2]
         if number.isdigit() and not psutil.pid_exists(int(number)):
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
+            remove = shutil.rmtree if left.is_dir() else os.unlink
+            with suppress(OSError):
+                remove(left)
 
 
 def atomic_write_text(path: str | os.PathLike, text: str) -> None:
@@ -114,26 +106,20 @@ def atomic_write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def open_bytes(path: str | os.PathLike) -> BinaryIO:
-    """Open a regular file to read its bytes.
+    """Open a regular file to read its bytes; OSError where it cannot be opened.
 
     Raises:
         PipelineError: it is a pipe, socket or device, on which a read could block forever.
-        OSError: it cannot be opened.
     """
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder has its own error
-        raise PipelineError(
-            "is a pipe, socket or device, not a file", path=path, remedy="give a regular file"
-        )
+        message = "is a pipe, socket or device, not a file"
+        raise PipelineError(message, path=path, remedy="give a regular file")
     return open(path, "rb")
 
 
 def sha256_file(path: str | os.PathLike) -> str:
-    """Return the hexadecimal SHA-256 of a file's bytes.
-
-    Raises:
-        PipelineError, OSError: as `open_bytes`.
-    """
+    """Return the hexadecimal SHA-256 of a file's bytes; errors as for `open_bytes`."""
     with open_bytes(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -144,33 +130,21 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class TextTable:
-    """A CSV file as text.
-
-    Args:
-        path: the file.
-        header: column names, as written in the file.
-        rows: one list of fields per row, as long as the header.
-        lines: the line number at which each row starts, as an editor counts it.
-    """
+class TextTable(NamedTuple):
+    """A CSV file as text: its path, the column names as written, one list of fields per row, and
+    the line number at which each row starts, as an editor counts it."""
 
     path: Path
     header: list[str]
-    rows: list[list[str]] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
+    rows: list[list[str]]
+    lines: list[int]
 
     def column(self, name: str) -> list[str]:
-        """Return the values of one column.
-
-        Raises:
-            ManifestError: there is no such column.
-        """
+        """Return the values of one column; ManifestError where there is none of this name."""
         if name not in self.header:
+            found, remedy = ", ".join(self.header), f"name the column {name!r} in the first line"
             raise ManifestError(
-                f"no column {name!r} (it has: {', '.join(self.header)})",
-                path=self.path,
-                remedy=f"name the column {name!r} in the first line",
+                f"no column {name!r} (it has: {found})", path=self.path, remedy=remedy
             )
         k = self.header.index(name)
         return [row[k] for row in self.rows]
@@ -184,55 +158,47 @@ def read_text_csv(path: str | os.PathLike, *, delimiters: str = ",;\t") -> TextT
     skipped. Quotes follow RFC 4180.
 
     Raises:
-        ManifestError: the file is missing, not UTF-8 text or has NUL bytes, has no header, has a
-            column twice, broken quotes, or rows longer or shorter than the header (the first ten
-            are listed with their line).
+        ManifestError: the file is missing, is not UTF-8 text, or has no header, a column twice,
+            broken quotes, or rows of another length than the header (ten are listed).
     """
-    path, remedy = Path(path), "save it as CSV in UTF-8"
+    path, remedy = Path(path), "save it as CSV in UTF-8, with a header and no broken quotes"
     try:
         with open_bytes(path) as file:
             raw = file.read()
-    except OSError as error:
-        missing = error.errno == errno.ENOENT
-        message = "no such file" if missing else f"cannot be read: {error.strerror}"
-        raise ManifestError(message, path=path, remedy="check the path and its mode") from None
-    try:
+        if (nul := raw.find(b"\0")) >= 0:  # UTF-16, say
+            raise UnicodeDecodeError("utf-8", raw, nul, nul + 1, "NUL")
         text = raw.decode("utf-8-sig")
-        at = raw.find(b"\0")
-    except UnicodeDecodeError as error:
-        at = error.start
-    if at >= 0:
-        line = raw.count(b"\n", 0, at) + 1
-        message = f"line {line}: not UTF-8 text"
-        raise ManifestError(message, path=path, remedy=remedy)
-    first = text.splitlines()[0] if text else ""
-    delimiter = max(delimiters, key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        table = TextTable(path, next(reader, []))
+        lines = io.StringIO(text, newline="")
+        delimiter = max(delimiters, key=(text.splitlines() or [""])[0].count)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        table = TextTable(path, next(reader, []), [], [])
         start = reader.line_num + 1
         for row in reader:
             if row:
                 table.rows.append(row)
                 table.lines.append(start)
             start = reader.line_num + 1
+    except OSError as error:
+        missing = error.errno == errno.ENOENT
+        message = "no such file" if missing else f"cannot be read: {error.strerror}"
+        raise ManifestError(message, path=path, remedy="check the path and its mode") from None
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ManifestError(f"line {line}: not UTF-8 text", path=path, remedy=remedy) from None
     except csv.Error as error:
         message = f"line {reader.line_num}: not valid CSV ({error})"
-        raise ManifestError(message, path=path, remedy="fix the quotes") from None
-    if not table.header:
-        raise ManifestError("the file is empty", path=path, remedy="give a CSV with a header")
-    twice = sorted({name for name in table.header if table.header.count(name) > 1})
-    if twice:
-        raise ManifestError(f"column {twice[0]!r} twice", path=path, remedy="keep one of them")
-    uneven = [
+        raise ManifestError(message, path=path, remedy=remedy) from None
+    wrong = [f"column {n!r} twice" for n, count in Counter(table.header).items() if count > 1]
+    wrong += [] if table.header else ["the file is empty"]
+    wrong += [
         f"line {line}: {len(row)} fields where the header has {len(table.header)}"
         for line, row in zip(table.lines, table.rows, strict=True)
         if len(row) != len(table.header)
     ]
-    if uneven:
-        more = f" and {len(uneven) - 10} more" if uneven[10:] else ""
-        remedy = f"quote fields that contain {delimiter!r}"
-        raise ManifestError("; ".join(uneven[:10]) + more, path=path, remedy=remedy)
+    if wrong:
+        more = f" and {len(wrong) - 10} more" if wrong[10:] else ""
+        remedy += f"; quote fields that contain {delimiter!r}"
+        raise ManifestError("; ".join(wrong[:10]) + more, path=path, remedy=remedy)
     return table
 
 
@@ -258,11 +224,12 @@ class ProcessLock:
 
         Raises:
             StoreError: a running process holds it, or a process on another host, which cannot be
-                checked from here; its file system has no locks.
-            DiskError: the folder cannot be written, or the disk is full.
+                checked from here.
+            DiskError: the folder cannot be written or has no locks, or the disk is full.
         """
-        lock = self._take(timeout=0.2)
-        me = {"host": socket.gethostname(), "pid": os.getpid(), "command": _command()}
+        lock, words = self._take(timeout=0.2), [os.path.basename(sys.argv[0]), *sys.argv[1:]]
+        command = " ".join(" ".join(words).encode("utf-8", "replace").decode().split())[:200]
+        me = {"host": socket.gethostname(), "pid": os.getpid(), "command": command}
         try:
             with writing(self.path):
                 self.path.write_text(json.dumps(me), encoding="utf-8")
@@ -289,32 +256,27 @@ class ProcessLock:
 
     def describe(self) -> str:
         """Return one line: who holds the lock, whether that process runs, and what to do."""
-        holder = self._holder()
+        pid = self._holder().get("pid", "unknown")
         try:
             self._take(timeout=0).release()
         except PipelineError as error:
             return str(error)
-        who = f"process {holder['pid']}" if "pid" in holder else "its process"
-        return f"{self.path}: {who} has ended - nothing to do: the next run takes the lock"
+        return f"{self.path}: process {pid} has ended - nothing to do: the next run takes the lock"
 
     def _take(self, timeout: float) -> filelock.BaseFileLock:
         lock, here = filelock.FileLock(self.path, thread_local=False), socket.gethostname()
-        with writing(self.path):
+        with writing(self.path), suppress(filelock.Timeout):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                if self._holder().get("host", here) == here:
-                    lock.acquire(timeout=timeout, poll_interval=0.02)
-                    return lock
-            except filelock.Timeout:
-                pass
-        holder = self._holder()
-        host = holder.get("host", here)
+            if self._holder().get("host", here) == here:
+                lock.acquire(timeout=timeout, poll_interval=0.02)
+                return lock
+        holder = {"host": here, "pid": "unknown", "command": ""} | self._holder()
         remedy = f"wait for it to end, or stop it; a {self.guards} has one writer at a time"
-        if host != here:
-            remedy = f"if no run is alive on {host}, delete this file"
+        if holder["host"] != here:
+            remedy = f"if no run is alive on {holder['host']}, delete this file"
         raise StoreError(
-            f"the {self.guards} is being written by process {holder.get('pid', 'unknown')} on "
-            f"{host} ({holder.get('command', '')})",
+            f"the {self.guards} is being written by process {holder['pid']} on {holder['host']} "
+            f"({holder['command']})",
             path=self.path,
             remedy=remedy,
         )
@@ -322,16 +284,9 @@ class ProcessLock:
     def _holder(self) -> dict[str, Any]:
         """Return the holder named in the file; {} when there is none, or it is incomplete."""
         try:
-            holder = json.loads(self.path.read_bytes())
-        except (OSError, ValueError):
+            return dict(json.loads(self.path.read_bytes()))
+        except (OSError, ValueError, TypeError):
             return {}
-        return holder if isinstance(holder, dict) else {}
-
-
-def _command() -> str:
-    """Return the command line of this process, short and on one line."""
-    words = [os.path.basename(sys.argv[0]), *sys.argv[1:]] if sys.argv else []
-    return " ".join(" ".join(words).encode("utf-8", "replace").decode().split())[:200]
 
 
 def manifest_lock(manifest: Path) -> ProcessLock:
@@ -348,14 +303,9 @@ def lock_notes(root: Path) -> list[str]:
     locks = [ProcessLock(path) for path in sorted(root.glob("cache/**/*.lock"))]
     locks += [ProcessLock(p, "manifest") for p in sorted(root.glob("data_manifests/.*.csv.lock"))]
     notes, dvc = [lock.describe() for lock in locks], root / ".dvc" / "tmp" / "rwlock"
-    try:
-        table = json.loads(dvc.read_text(encoding="utf-8"))
-        readers = [entry for several in table.get("read", {}).values() for entry in several]
-        entries = [*table.get("write", {}).values(), *readers]
-        if not any(psutil.pid_exists(int(entry["pid"])) for entry in entries):
-            return notes
-    except FileNotFoundError:
-        return notes
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass
-    return [*notes, f"{dvc}: used by dvc - delete this file when no dvc command is running"]
+    if dvc.exists():
+        text = dvc.read_text(encoding="utf-8", errors="replace")
+        pids = re.findall(r'"pid": *(\d+)', text)
+        if any(psutil.pid_exists(int(pid)) for pid in pids) or not text.rstrip().endswith("}"):
+            notes.append(f"{dvc}: used by dvc - delete this file when no dvc command is running")
+    return notes

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -19,7 +18,6 @@ from pipeline.errors import ManifestError
 from pipeline.io import atomic_write, read_text_csv
 
 REQUIRED = ("image_id", "path", "frame", "label", "split", "sha256", "width", "height")
-OPTIONAL = ("patient_id", "group", "fold", "mask_path", "mask_area", "box", "points", "synthetic")
 COLUMNS = (
     "image_id",  # unique; the path, with "#<frame>" for the images of a file with several frames
     "path",  # POSIX path relative to the dataset's folder
@@ -40,7 +38,7 @@ COLUMNS = (
 )
 INTEGERS = ("frame", "width", "height")
 SPLITS = ("", "train", "val", "test")
-MAX_LISTED = 100  # problems of one kind listed in an error; further ones are counted
+MAX_LISTED = 100  # problems of one kind that an error lists
 
 
 def read_manifest(
@@ -57,8 +55,8 @@ def read_manifest(
         classes: the known labels; None = any label is valid.
 
     Returns:
-        One row per image in the order of the file, index 0, 1, ... The columns are `COLUMNS`,
-        then any others of the file; text columns are str, `INTEGERS` are int64.
+        One row per image in the order of the file, index 0, 1, ...: `COLUMNS` and any others of
+        the file; text columns are str, `INTEGERS` are int64.
 
     Raises:
         ManifestError: the file is missing or not a manifest; or rows are wrong: then the message
@@ -75,9 +73,8 @@ def read_manifest(
     if missing:
         raise ManifestError(f"no column {', '.join(missing)}", path=path, remedy=remedy)
     frame = pd.DataFrame(table.rows, columns=table.header, dtype=str)
-    for name in OPTIONAL:
-        if name not in frame:
-            frame[name] = "0" if name == "synthetic" else ""
+    for name in set(COLUMNS) - set(frame):
+        frame[name] = "0" if name == "synthetic" else ""
     check_rows(frame, table.lines, path, classes=classes, data=data)
     for name in INTEGERS:
         frame[name] = frame[name].astype("int64")
@@ -89,14 +86,8 @@ def write_manifest(
 ) -> None:
     """Write a manifest atomically: UTF-8, Unix line ends, columns in the order of `COLUMNS`.
 
-    Args:
-        frame: the rows.
-        path: the CSV file.
-        before_replace: called once the new file is on the disk, just before it replaces the old
-            one; if it raises, the old manifest is unchanged.
-
-    Raises:
-        DiskError: the file cannot be written; the old manifest is unchanged.
+    `before_replace` is called once the new file is on the disk, just before it replaces the old
+    one. If it raises, or with DiskError when nothing can be written, the old one is unchanged.
     """
     table = frame[_ordered(frame)]
     with atomic_write(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
@@ -112,7 +103,6 @@ def write_manifest(
 
 
 def _ordered(frame: pd.DataFrame) -> list[str]:
-    """Return the columns of a manifest in the order in which they are written."""
     return [*COLUMNS, *(name for name in frame.columns if name not in COLUMNS)]
 
 
@@ -132,9 +122,8 @@ def class_names(frame: pd.DataFrame) -> list[str]:
     return sorted(set(frame["label"]))
 
 
-# -- validation: every problem is found and reported at once -------------------------------------
-
-Problem = tuple[int, str, str, str]  # line (0 = the whole file), column, what is wrong, remedy
+# Validation: every problem is found and reported at once, as line, column, what is wrong, remedy.
+Problem = tuple[int, str, str, str]
 
 
 def check_rows(
@@ -145,53 +134,34 @@ def check_rows(
     classes: Iterable[str] | None = None,
     data: str | Path | None = None,
 ) -> None:
-    """Check the rows of a manifest.
-
-    Args:
-        frame: all of `COLUMNS`; index 0, 1, ...
-        lines: line number of each row.
-        path: the file that the lines are of.
-        classes: the known labels; None = any label is valid.
-        data: folder in which every image and mask file must exist; None = files are not checked.
+    """Check the rows of a manifest (all of `COLUMNS`; index 0, 1, ...), whose lines in the file
+    `path` are `lines`. `classes` and `data`: see `read_manifest`.
 
     Raises:
-        ManifestError: the message lists every problem with its line and remedy; of one kind at
-            most `MAX_LISTED`, and the number of further ones.
+        ManifestError: no rows; or the message lists every problem with its line and remedy, of one
+            kind at most `MAX_LISTED`, and the number of further ones.
     """
-    frame = frame.astype(str)
-    rules = dict(_RULES)
+    if frame.empty:
+        remedy = "add some with `pipeline data add`"
+        raise ManifestError("has no images", path=path, remedy=remedy)
+    frame, rules = frame.astype(str).assign(line=lines), dict(_RULES)
     if classes is not None:
         known = sorted(set(classes))
         rules["label"] = (known.__contains__, "an unknown label", f"known: {', '.join(known)}")
-    problems = []
-    for column, (valid, what, remedy) in rules.items():
-        wrong = {value for value in frame[column].unique() if not valid(value)}
-        problems += [
-            (lines[at], column, f"{what}: {frame.at[at, column]!r}", remedy)
-            for at in frame.index[frame[column].isin(wrong)]
-        ]
-    problems += _duplicates(frame, lines, ["image_id"], "change one of them")
-    problems += _duplicates(frame, lines, ["path", "frame"], "keep one of the rows")
-    problems += _patients_in_two_splits(frame, lines)
-    problems += _prompts_outside(frame, lines)
+    kinds = [_broken(frame, column, *rule) for column, rule in rules.items()]
+    kinds.append(_duplicates(frame, ["image_id"], "change one of them"))
+    kinds.append(_duplicates(frame, ["path", "frame"], "keep one of the rows"))
+    kinds += [_patients_in_two_splits(frame), _prompts_outside(frame)]
     if data is not None:
-        problems += _missing_files(frame, lines, Path(data))
-    if frame.empty:
-        problems.append((0, "rows", "no images", "add some with `pipeline data add`"))
-    if not problems:
+        kinds.append(_missing_files(frame, Path(data), "path", "run `pipeline data add` again"))
+        kinds.append(_missing_files(frame, Path(data), "mask_path", "empty the cell"))
+    listed = sorted(problem for kind in kinds for problem in sorted(kind)[:MAX_LISTED])
+    if not listed:
         return
-    counts: Counter[tuple[str, str]] = Counter()
-    text = [f"{len(problems)} {'problem' if len(problems) == 1 else 'problems'}"]
-    for line, column, what, remedy in sorted(problems):
-        counts[column, remedy] += 1
-        if counts[column, remedy] <= MAX_LISTED:
-            text.append(f"  line {line}, {column}: {what} - {remedy}")
-    text += [
-        f"  ... and {count - MAX_LISTED} more of this kind ({column}: {remedy})"
-        for (column, remedy), count in counts.items()
-        if count > MAX_LISTED
-    ]
-    raise ManifestError("\n".join(text), path=path)
+    total = sum(map(len, kinds))
+    text = [f"  line {line}, {column}: {what} - {how}" for line, column, what, how in listed]
+    text += [f"  ... and {total - len(listed)} more of these kinds"] * (total > len(listed))
+    raise ManifestError("\n".join([f"{total} problem{'s' * (total > 1)}", *text]), path=path)
 
 
 def _is_inside(path: str) -> bool:
@@ -199,92 +169,81 @@ def _is_inside(path: str) -> bool:
     return bool(parts) and not path.startswith("/") and ".." not in parts
 
 
-def _matches(pattern: str) -> Callable[[str], bool]:
+def _re(pattern: str) -> Callable[[str], bool]:
     return lambda text: re.fullmatch(pattern, text) is not None
 
 
 _REFRESH = "run `pipeline data refresh`"
 _XY = r"\s*(\d+\.?\d*|\.\d+)\s*,\s*(\d+\.?\d*|\.\d+)\s*"
+_XYI = rf"{_XY},\s*[01]\s*"
 # column: (is the value valid?, what an invalid one is, remedy)
 _RULES: dict[str, tuple[Callable[[str], bool], str, str]] = {
     "image_id": (bool, "an empty id", "give it an id"),
     "path": (_is_inside, "not a path below the data folder", "use a relative path without '..'"),
-    "frame": (_matches("0|[1-9][0-9]{0,8}"), "not a whole number from 0", "use 0 for one frame"),
+    "frame": (_re("0|[1-9][0-9]{0,8}"), "not a whole number from 0", "use 0 for one frame"),
     "label": (bool, "an empty label", "fill it in, or remove the row"),
     "split": (SPLITS.__contains__, "not a split", "use train, val, test or leave it empty"),
-    "sha256": (_matches("[0-9a-f]{64}"), "not a sha256", _REFRESH),
-    "width": (_matches("[1-9][0-9]{0,8}"), "not a width in pixels", _REFRESH),
-    "height": (_matches("[1-9][0-9]{0,8}"), "not a height in pixels", _REFRESH),
-    "mask_area": (_matches("[0-9]{0,18}"), "not a pixel count", _REFRESH),
-    "box": (_matches(f"({_XY},{_XY})?"), "not a box", "write x0,y0,x1,y1 in pixels"),
-    "points": (
-        _matches(rf"({_XY},\s*[01]\s*(;{_XY},\s*[01]\s*)*)?"),
-        "not points",
-        "write x,y,1;x,y,0 (1 = inside, 0 = outside)",
-    ),
+    "sha256": (_re("[0-9a-f]{64}"), "not a sha256", _REFRESH),
+    "width": (_re("[1-9][0-9]{0,8}"), "not a width in pixels", _REFRESH),
+    "height": (_re("[1-9][0-9]{0,8}"), "not a height in pixels", _REFRESH),
+    "mask_area": (_re("[0-9]{0,18}"), "not a pixel count", _REFRESH),
+    "box": (_re(f"({_XY},{_XY})?"), "not a box", "write x0,y0,x1,y1 in pixels"),
+    "points": (_re(f"({_XYI}(;{_XYI})*)?"), "not points", "write x,y,1;x,y,0 (1 = inside)"),
     "synthetic": (("0", "1").__contains__, "neither 0 nor 1", "use 1 for a phantom, else 0"),
 }
 
 
-def _duplicates(
-    frame: pd.DataFrame, lines: Sequence[int], columns: list[str], remedy: str
-) -> list[Problem]:
-    line = pd.Series(list(lines), frame.index)
-    first = line.groupby([frame[name] for name in columns]).transform("first")
+def _broken(frame: pd.DataFrame, column: str, valid: Callable, what: str, remedy: str) -> list:
+    wrong = [value for value in frame[column].unique() if not valid(value)]
+    rows = frame.loc[frame[column].isin(wrong), ["line", column]].itertuples(index=False)
+    return [(line, column, f"{what}: {value!r}", remedy) for line, value in rows]
+
+
+def _duplicates(frame: pd.DataFrame, columns: list[str], remedy: str) -> list[Problem]:
+    first = frame.groupby(columns)["line"].transform("first")
     problems = []
     for at in frame.index[frame.duplicated(columns)]:
         what = f"{' and '.join(map(repr, frame.loc[at, columns]))} is on line {first[at]} too"
-        problems.append((line[at], " and ".join(columns), what, remedy))
+        problems.append((frame.at[at, "line"], " and ".join(columns), what, remedy))
     return problems
 
 
-def _patients_in_two_splits(frame: pd.DataFrame, lines: Sequence[int]) -> list[Problem]:
-    known = frame.assign(line=lines)[(frame["patient_id"] != "") & (frame["split"] != "")]
-    several = known.groupby("patient_id")["split"].transform("nunique") > 1
+def _patients_in_two_splits(frame: pd.DataFrame) -> list[Problem]:
+    known = frame[(frame["patient_id"] != "") & (frame["split"] != "")]
     remedy = "move the patient to one split, or add again with `--on-shared-patient drop-train`"
     problems = []
-    for patient, rows in known[several].groupby("patient_id"):
-        first = rows.groupby("split")["line"].first()
-        where = "; ".join(f"{split} (line {line})" for split, line in first.items())
-        what = f"patient {patient!r} is in {where}"
-        problems.append((int(first.min()), "patient_id", what, remedy))
+    for patient, first in known.groupby(["patient_id", "split"])["line"].first().groupby(level=0):
+        if len(first) > 1:
+            where = "; ".join(f"{split} (line {line})" for (_, split), line in first.items())
+            what = f"patient {patient!r} is in {where}"
+            problems.append((first.min(), "patient_id", what, remedy))
     return problems
 
 
-def _prompts_outside(frame: pd.DataFrame, lines: Sequence[int]) -> list[Problem]:
+def _prompts_outside(frame: pd.DataFrame) -> list[Problem]:
     problems = []
-    for column in ("box", "points"):
-        for at in frame.index[frame[column] != ""]:
-            text, w, h = frame.loc[at, [column, "width", "height"]]
+    remedy = "use pixels of the upright image, the smaller first in a box"
+    for row in frame[(frame["box"] != "") | (frame["points"] != "")].itertuples():
+        for column, text in (("box", row.box), ("points", row.points)):
             try:
-                width, height = int(w), int(h)
-                numbers = [list(map(float, part.split(","))) for part in text.split(";")]
+                w, h = int(row.width), int(row.height)
+                numbers = [[float(x) for x in part.split(",")] for part in text.split(";") if part]
                 if column == "box":  # it may end at the image's edge, width
-                    inside = all(
-                        0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height
-                        for x0, y0, x1, y1 in numbers
-                    )
+                    inside = all(0 <= a < c <= w and 0 <= b < d <= h for a, b, c, d in numbers)
                 else:  # the last pixel of a click is width - 1
-                    inside = all(x <= width - 1 and y <= height - 1 for x, y, _ in numbers)
+                    inside = all(x <= w - 1 and y <= h - 1 for x, y, _ in numbers)
             except ValueError:
                 continue  # `_RULES` has reported it
             if not inside:
                 what = f"{text} is not inside the image of {w} x {h}"
-                remedy = "use pixels of the upright image, the smaller first in a box"
-                problems.append((lines[at], column, what, remedy))
+                problems.append((row.line, column, what, remedy))
     return problems
 
 
-def _missing_files(frame: pd.DataFrame, lines: Sequence[int], data: Path) -> list[Problem]:
-    """Return a problem for each image or mask file that does not exist."""
+def _missing_files(frame: pd.DataFrame, data: Path, column: str, otherwise: str) -> list[Problem]:
     problems = []
-    for column, otherwise in (
-        ("path", "run `pipeline data add` again"),
-        ("mask_path", "empty the cell"),
-    ):
-        for line, name in zip(lines, frame[column], strict=True):
-            if name and not (file := data / name).is_file():
-                what = "a broken link" if file.is_symlink() else "no such file"
-                remedy = f"put it back, or {otherwise}"
-                problems.append((line, column, f"{what}: {file}", remedy))
+    for line, name in zip(frame["line"], frame[column], strict=True):
+        if name and not (file := data / name).is_file():
+            what = "a broken link" if file.is_symlink() else "no such file"
+            problems.append((line, column, f"{what}: {file}", f"put it back, or {otherwise}"))
     return problems

@@ -2,7 +2,7 @@
 
 Each `draw` function takes two random generators, of what all scans of a patient share and of the
 rest, a label, and the (h, w) in pixels. It returns a float image (h, w) in [0, 1] and a bool mask
-(h, w) or None. The same seed gives the same bytes.
+(h, w) or None.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +19,14 @@ from scipy import ndimage
 
 from pipeline.errors import ManifestError
 from pipeline.intake import add_dataset
-from pipeline.intake.existing import holds_phantoms
+from pipeline.intake.add import holds_phantoms
 from pipeline.paths import Paths
 
-Shape = tuple[int, int]
-Draw = Callable[[Generator, Generator, str, Shape], tuple[np.ndarray, np.ndarray | None]]
+Shape, Pair = tuple[int, int], Sequence[float]
+Drawn = tuple[np.ndarray, np.ndarray | None]
+Task = tuple[Callable[[Generator, Generator, str, Shape], Drawn], Sequence[str]]
 KNOWN_ANSWER = ("striped", "spotted")
-TEST_FRACTION = 0.25
-TWO_SCANS = 0.25  # fraction of the patients with two images
+TEST_FRACTION, TWO_SCANS = 0.25, 0.25  # of the images; of the patients
 TURN = 2 * np.pi
 
 
@@ -36,26 +35,16 @@ def make_sample(
 ) -> list[Path]:
     """Write phantoms to data/<dataset>/ with manifests that mark them as synthetic.
 
-    Args:
-        paths: the project folder.
-        datasets: tasks to draw: brain, covid, lung, breast (the default is all).
-        n: images per dataset, balanced over classes. A quarter is the test split, a quarter of
-            the patients has two images, and each patient is in one split.
-        seed: the same seed gives the same bytes.
-
-    Returns:
-        The manifest of each dataset.
+    Of the `n` images of each of `datasets` (of `TASKS`; the default is all), balanced over
+    classes, a quarter is the test split. A quarter of the patients has two images, and each patient
+    is in one split. The same `seed` gives the same bytes. Returns the manifest of each dataset.
 
     Raises:
         ManifestError: unknown task, too few images, or real images in the target folder.
     """
-    if unknown := [name for name in datasets if name not in TASKS]:
-        raise ManifestError(
-            f"no phantoms for {', '.join(unknown)}", remedy=f"choose from {', '.join(TASKS)}"
-        )
-    return [
-        _write(paths, name, *TASKS[name], n, seed, sides=(160, 225)) for name in datasets or TASKS
-    ]
+    if unknown := ", ".join(name for name in datasets if name not in TASKS):
+        raise ManifestError(f"no phantoms for {unknown}", remedy=f"choose from {', '.join(TASKS)}")
+    return [_write(paths, name, TASKS[name], n, seed, (160, 225)) for name in datasets or TASKS]
 
 
 def make_known_answer(
@@ -65,13 +54,10 @@ def make_known_answer(
 
     With `where` "lesion" the texture inside the mask is that of the class and the texture outside
     is random, with "background" the opposite: a classifier of the masked image must succeed with
-    the first and fail with the second. `n` and `seed` are those of `make_sample`. Returns the
-    manifest.
+    the first and fail with the second. `n` and `seed` as in `make_sample`. Returns the manifest.
     """
 
-    def draw(
-        patient: Generator, scan: Generator, label: str, shape: Shape
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def draw(patient: Generator, scan: Generator, label: str, shape: Shape) -> Drawn:
         centre, radii = scan.uniform(-0.35, 0.35, 2), scan.uniform(0.3, 0.5, 2)
         mask = blob(scan, shape, centre, radii, rough=0.1)
         other = KNOWN_ANSWER[int(scan.integers(2))]
@@ -81,41 +67,26 @@ def make_known_answer(
         image = image + 0.3 * rim * (1 - rim) * 4  # a bright rim makes the lesion visible
         return np.clip(image, 0, 1), mask
 
-    return _write(paths, name, draw, KNOWN_ANSWER, n, seed, sides=(96, 120))
+    return _write(paths, name, (draw, KNOWN_ANSWER), n, seed, (96, 120))
 
 
-def _write(
-    paths: Paths,
-    dataset: str,
-    draw: Draw,
-    classes: Sequence[str],
-    n: int,
-    seed: int,
-    *,
-    sides: tuple[int, int],
-) -> Path:
+def _write(paths: Paths, dataset: str, task: Task, n: int, seed: int, sides: Shape) -> Path:
     """Draw `n` phantoms of one dataset and add them; return the manifest."""
-    if n < 4 * len(classes):
-        raise ManifestError(
-            f"{n} images are too few for {len(classes)} classes",
-            remedy=f"use at least {4 * len(classes)}",
-        )
+    draw, classes = task
+    if n < (least := 4 * len(classes)):
+        raise ManifestError(f"{n} images are too few", remedy=f"use at least {least}")
     folder, manifest = paths.data(dataset), paths.manifest(dataset)
     masks = folder.with_name(f"{dataset}_masks")
     if not holds_phantoms(manifest) and any(p.exists() for p in (manifest, folder, masks)):
-        raise ManifestError(
-            "holds images that are no phantoms, which are never replaced",
-            path=folder,
-            remedy="make the sample in another project: --params OTHER/params.yaml",
-        )
+        remedy = "make the sample in another project: --params OTHER/params.yaml"
+        what = "holds images that are no phantoms, which are never replaced"
+        raise ManifestError(what, path=folder, remedy=remedy)
     for place in (folder, masks):
         if place.is_symlink():
             place.unlink()  # the images that it points to stay
         elif place.exists():
             shutil.rmtree(place)
-
-    def write(scan: tuple[str, str, int, int]) -> None:
-        split, label, number, which = scan
+    for split, label, number, which in _plan_scans(classes, n, seed):
         patient = _generator(dataset, "patient", number, seed)
         rng = _generator(dataset, "scan", number, which, seed)
         shape = tuple(int(size) for size in patient.integers(*sides, 2))
@@ -123,16 +94,13 @@ def _write(
         place = Path(split) / label / f"P{number:04d}_{which}"
         # File formats as they occur in practice, independent of the class: PNG, JPEG, 12 bits.
         chance = rng.random()
-        if chance < 0.9:
-            shallow = Image.fromarray((np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8))
-            _save(shallow, folder / f"{place}.{'png' if chance < 0.7 else 'jpg'}")
-        else:
-            _save(Image.fromarray((image * 4095).astype(np.uint16)), folder / f"{place}.png")
+        stored = (image * 255 + 0.5).astype("u1") if chance < 0.9 else (image * 4095).astype("u2")
+        files = {folder / f"{place}.{'jpg' if 0.7 <= chance < 0.9 else 'png'}": stored}
         if mask is not None:
-            _save(Image.fromarray(mask).convert("L"), masks / f"{place}.png")
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(write, _plan_scans(classes, n, seed)))
+            files[masks / f"{place}.png"] = mask.astype(np.uint8) * np.uint8(255)
+        for path, pixels in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path, quality=92)
     patients = {"patient_regex": r"(P\d+)_\d", "synthetic": True}
     return add_dataset(dataset, folder, paths=paths, masks=masks, force=True, **patients).manifest
 
@@ -153,14 +121,8 @@ def _plan_scans(classes: Sequence[str], n: int, seed: int) -> Iterator[tuple[str
 
 
 def _generator(*parts: object) -> Generator:
-    """Return a random generator seeded with `parts`, the same on every machine."""
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
-
-
-def _save(image: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, quality=92)
 
 
 def _texture(rng: Generator, kind: str, shape: Shape) -> np.ndarray:
@@ -184,8 +146,7 @@ def grid(shape: Shape) -> list[np.ndarray]:
 
 def smooth_noise(rng: Generator, shape: Shape, scale: float) -> np.ndarray:
     """Return float32 (h, w) noise of mean 0, standard deviation 1 and grain `scale` pixels."""
-    # Coarse noise on a coarse grid: as smooth, and many times faster.
-    step = max(1, int(scale))
+    step = max(1, int(scale))  # noise on a coarse grid: as smooth, and many times faster
     coarse = rng.standard_normal((shape[0] // step + 3, shape[1] // step + 3)).astype(np.float32)
     coarse = ndimage.gaussian_filter(coarse, scale / step)
     fine = ndimage.zoom(coarse, step, order=1)[: shape[0], : shape[1]]
@@ -193,18 +154,11 @@ def smooth_noise(rng: Generator, shape: Shape, scale: float) -> np.ndarray:
 
 
 def blob(
-    rng: Generator,
-    shape: Shape,
-    centre: Sequence[float],
-    radii: Sequence[float],
-    angle: float = 0.0,
-    rough: float = 0.0,
-    spikes: int = 5,
+    rng: Generator, shape: Shape, centre: Pair, radii: Pair, angle=0.0, rough=0.0, spikes=5
 ) -> np.ndarray:
-    """Return an ellipse with an undulating edge, bool (h, w).
+    """Return an ellipse with an undulating edge, bool (h, w); lengths in the units of `grid`.
 
-    `centre` and `radii` are (y, x) in the units of `grid`, `angle` is in radians, `rough` the
-    amplitude of the undulation as a fraction of the radius, `spikes` its periods around the edge.
+    `rough` is the amplitude of the undulation as a fraction of the radius, `spikes` its periods.
     """
     y, x = grid(shape)
     dy, dx = y - np.float32(centre[0]), x - np.float32(centre[1])
@@ -223,14 +177,11 @@ def soften(mask: np.ndarray, sigma: float) -> np.ndarray:
     return ndimage.gaussian_filter(mask.astype(np.float32), sigma, truncate=3)
 
 
-def draw_brain(
-    patient: Generator, scan: Generator, label: str, shape: Shape
-) -> tuple[np.ndarray, np.ndarray | None]:
+def draw_brain(patient: Generator, scan: Generator, label: str, shape: Shape) -> Drawn:
     """Draw an axial head MRI with one of three tumours or none, and the mask of the tumour.
 
-    A glioma is irregular with a dark core, inside the tissue; a meningioma round and homogeneous,
-    at the inner surface of the skull; a pituitary tumour small, low, on the midline. There is no
-    mask of notumor, as in the public dataset.
+    A glioma is irregular with a dark core; a meningioma round, homogeneous, at the skull; a
+    pituitary tumour small, low, on the midline; notumor has no mask, as in the public dataset.
     """
     y, x = grid(shape)
     high, wide = patient.uniform(0.78, 0.9), patient.uniform(0.62, 0.76)
@@ -248,7 +199,6 @@ def draw_brain(
     for _ in range(scan.integers(2, 6)):  # vessels: brightness does not give the class away
         vessel = blob(scan, shape, scan.uniform(-0.5, 0.5, 2), (0.03, 0.03))
         image += scan.uniform(0.1, 0.35) * soften(vessel, 1) * (head < 0.74)
-
     angle, mask = scan.uniform(0, TURN), None
     if label == "glioma":
         far = scan.uniform(0.25, 0.55)
@@ -264,31 +214,25 @@ def draw_brain(
         mask = blob(scan, shape, centre, radii, 0.0, 0.1)
     if mask is not None:
         mask &= head < 0.8
-        grey = scan.uniform(0.6, 0.78)
+        looks = {"glioma": (0, 0.1, 4), "meningioma": (0, 0.02, 6), "pituitary": (0.06, 0.05, 5)}
+        darker, rough, grain = looks[label]
+        body = scan.uniform(0.6, 0.78) - darker + rough * smooth_noise(scan, shape, grain)
         if label == "glioma":
             image = image - 0.1 * soften(mask, 9) * (image > 0.15)  # oedema
-            core = soften(soften(mask, 5) > 0.82, 2)
-            body = grey + 0.1 * smooth_noise(scan, shape, 4) - 0.4 * core
-        elif label == "meningioma":
-            body = grey + 0.02 * smooth_noise(scan, shape, 6)
-        else:
-            body = grey - 0.06 + 0.05 * smooth_noise(scan, shape, 5)
+            body = body - 0.4 * soften(soften(mask, 5) > 0.82, 2)  # core
         image = image * (1 - soften(mask, 1.2)) + body * soften(mask, 1.2)
     image = image * scan.uniform(0.8, 1.2) + scan.uniform(-0.03, 0.03)
     image += 0.08 * scan.uniform(-1, 1) * x + 0.025 * scan.standard_normal(shape)
     return np.clip(image, 0, 1), mask
 
 
-def draw_breast(
-    patient: Generator, scan: Generator, label: str, shape: Shape
-) -> tuple[np.ndarray, np.ndarray]:
+def draw_breast(patient: Generator, scan: Generator, label: str, shape: Shape) -> Drawn:
     """Draw a breast ultrasound with a lesion or none, and the mask of the lesion.
 
-    A benign lesion is smooth, wider than tall, with posterior enhancement; a malignant one is
+    A benign lesion is smooth, wider than tall, with posterior enhancement; a malignant one
     spiculated, taller than wide, with a posterior shadow. The mask of normal is empty.
     """
-    y, _ = grid(shape)
-    depth = (y + 1) / 2
+    y = grid(shape)[0]
     wave = y + 0.06 * smooth_noise(patient, shape, 40)
     skin, fat = patient.uniform(-0.9, -0.82), patient.uniform(-0.5, -0.25)
     echo = np.where(wave < skin, 0.75, np.where(wave < fat, 0.3, 0.5)).astype(np.float32)
@@ -300,42 +244,32 @@ def draw_breast(
         radii = scan.uniform(0.05, 0.1), scan.uniform(0.1, 0.25)
         lobule = blob(scan, shape, centre, radii, 0.0, 0.1)
         echo -= scan.uniform(0.05, 0.14) * soften(lobule, 4)
-
     mask = np.zeros(shape, bool)
     if label != "normal":
-        benign = label == "benign"
+        if benign := label == "benign":
+            tall, broad, tilt, rough = (0.7, 0.95), (1.15, 1.5), 0.2, (0.05, 5)
+        else:
+            tall, broad, tilt, rough = (1.0, 1.35), (0.85, 1.1), 0.3, (0.35, 9)
         centre = (scan.uniform(-0.25, 0.25), scan.uniform(-0.5, 0.5))
         size = scan.uniform(0.14, 0.26)
-        tall, broad = ((0.7, 0.95), (1.15, 1.5)) if benign else ((1.0, 1.35), (0.85, 1.1))
         radii = (size * scan.uniform(*tall), size * scan.uniform(*broad))
-        tilt = 0.2 if benign else 0.3
-        shape_of = (0.05, 5) if benign else (0.35, 9)
-        mask = blob(scan, shape, centre, radii, scan.uniform(-tilt, tilt), *shape_of)
-        rows = np.arange(shape[0])[:, None]
+        mask = blob(scan, shape, centre, radii, scan.uniform(-tilt, tilt), *rough)
         bottom = shape[0] - 1 - mask[::-1].argmax(axis=0)
-        behind = soften((rows >= bottom) & mask.any(axis=0), 4)
-        if benign:
-            echo = echo * (1 + scan.uniform(0.15, 0.4) * behind)
-            dark, edge = scan.uniform(0.08, 0.2), 1.0
-        else:
-            echo = echo * (1 - scan.uniform(0.25, 0.6) * behind)
-            dark, edge = scan.uniform(0.06, 0.18), 2.2
-        inside = soften(mask, edge)
+        behind = soften((np.arange(shape[0])[:, None] >= bottom) & mask.any(axis=0), 4)
+        after = scan.uniform(0.15, 0.4) if benign else -scan.uniform(0.25, 0.6)
+        echo = echo * (1 + after * behind)
+        dark = scan.uniform(0.08, 0.2) if benign else scan.uniform(0.06, 0.18)
+        inside = soften(mask, 1.0 if benign else 2.2)
         echo = echo * (1 - inside) + (dark + 0.05 * np.abs(smooth_noise(scan, shape, 4))) * inside
-    echo *= 1 - scan.uniform(0.2, 0.5) * depth  # attenuation
+    echo *= 1 - scan.uniform(0.2, 0.5) * ((y + 1) / 2)  # attenuation
     # Fully developed speckle: Rayleigh-distributed amplitude, grain of about 1 pixel.
-    real, imaginary = (
-        ndimage.gaussian_filter(scan.standard_normal(shape).astype(np.float32), (0.6, 1.1))
-        for _ in range(2)
-    )
-    speckle = np.hypot(real, imaginary)
+    parts = (scan.standard_normal(shape).astype(np.float32) for _ in range(2))
+    speckle = np.hypot(*(ndimage.gaussian_filter(part, (0.6, 1.1)) for part in parts))
     image = np.clip(echo, 0.02, None) * (0.35 + 0.65 * speckle / speckle.mean())
     return np.clip(image * scan.uniform(0.8, 1.2), 0, 1), mask
 
 
-def draw_chest(
-    patient: Generator, scan: Generator, label: str, shape: Shape
-) -> tuple[np.ndarray, np.ndarray]:
+def draw_chest(patient: Generator, scan: Generator, label: str, shape: Shape) -> Drawn:
     """Draw a frontal chest radiograph, and the mask of the lung fields.
 
     The classes differ in the opacities: peripheral patches on both sides (Covid), diffuse fine
@@ -361,19 +295,15 @@ def draw_chest(
     ribs = 0.1 * np.exp(-((phase / 0.16) ** 2)) * (np.abs(x) > 0.1)
     image += ribs * (0.35 + 0.65 * air)
     image += 0.025 * np.abs(smooth_noise(patient, shape, 3)) * air  # vessels
-    image += _opacities(scan, label, lungs, air, x)
+    if label.lower() != "normal":
+        image += _opacities(scan, label, lungs, air)
     image = image * scan.uniform(0.85, 1.15) + scan.uniform(-0.04, 0.06)
     image += 0.06 * scan.uniform(-1, 1) * y + 0.02 * scan.standard_normal(shape)
     return np.clip(image, 0, 1), lungs
 
 
-def _opacities(
-    rng: Generator, label: str, lungs: np.ndarray, air: np.ndarray, x: np.ndarray
-) -> np.ndarray:
-    shape = lungs.shape
-    opacity = np.zeros(shape, np.float32)
-    if label.lower() == "normal":
-        return opacity
+def _opacities(rng: Generator, label: str, lungs: np.ndarray, air: np.ndarray) -> np.ndarray:
+    shape, x = lungs.shape, grid(lungs.shape)[1]
     if label in ("Viral Pneumonia", "viral"):
         streaks = smooth_noise(rng, shape, 2) - smooth_noise(rng, shape, 6)
         haze = 0.5 + 0.5 * smooth_noise(rng, shape, 30)
@@ -385,6 +315,7 @@ def _opacities(
     else:
         places = np.argwhere(lungs & (depth < 0.05) & (np.abs(x) > 0.4))
         spots, size, density = rng.integers(4, 8), 0.13, rng.uniform(0.12, 0.22)
+    opacity = np.zeros(shape, np.float32)
     for centre in places[rng.integers(0, len(places), spots)]:
         at = 2 * centre / (np.array(shape) - 1) - 1
         spot = blob(rng, shape, at, size * rng.uniform(0.8, 1.2, 2), 0.0, 0.3)
@@ -392,7 +323,7 @@ def _opacities(
     return air * opacity * density * (1 + 0.15 * smooth_noise(rng, shape, 4))
 
 
-TASKS: dict[str, tuple[Draw, tuple[str, ...]]] = {
+TASKS: dict[str, Task] = {
     "brain": (draw_brain, ("glioma", "meningioma", "notumor", "pituitary")),
     "covid": (draw_chest, ("Covid", "Normal", "Viral Pneumonia")),
     "lung": (draw_chest, ("bacterial", "normal", "viral")),

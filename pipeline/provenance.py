@@ -5,8 +5,8 @@ An output made from other inputs than those on disk is detected by one compariso
     stamp(masks=store.digest, manifest=path)        # -> {"masks": "ab12...", "manifest": "..."}
     check(read_stamp(output), "pipeline encode --dataset brain", output, masks=store.digest)
 
-The stamp lies under the key `inputs`: in the schema metadata of a Parquet file, in the root
-attributes of a Zarr store, or at the top level of a JSON file.
+The stamp lies under the key `inputs`: in the schema metadata of a Parquet file or at the top level
+of a JSON file.
 """
 
 from __future__ import annotations
@@ -39,13 +39,9 @@ def stamp(**inputs: Any) -> dict[str, str]:
 
 def digest_of(value: Any) -> str:
     """Return the digest of one input; see `stamp`."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
     if isinstance(value, PathLike):
         return sha256_file(value) if Path(value).is_file() else ""
-    return value.digest
+    return value or "" if isinstance(value, str | None) else value.digest
 
 
 def changed(stamped: Mapping[str, str] | None, **inputs: Any) -> list[str]:
@@ -57,24 +53,15 @@ def changed(stamped: Mapping[str, str] | None, **inputs: Any) -> list[str]:
 def check(
     stamped: Mapping[str, str] | None, command: str, path: str | PathLike, /, **inputs: Any
 ) -> None:
-    """Raise when the output at `path` was made from other inputs than those given.
-
-    Args:
-        stamped: the output's stamp.
-        command: the command that makes the output again.
-        path: the output.
-        inputs: the inputs as they are now, as for `stamp`.
+    """Raise when the output at `path`, with its stamp, was made from other inputs than those given.
 
     Raises:
-        PipelineError: names the inputs that have changed and the command.
+        PipelineError: names the inputs that have changed and the command that makes the output
+            again.
     """
-    names = changed(stamped, **inputs)
-    if names:
-        raise PipelineError(
-            f"was made from other {', '.join(names)} than are there now",
-            path=path,
-            remedy=f"run: {command}",
-        )
+    if names := changed(stamped, **inputs):
+        message = f"was made from other {', '.join(names)} than are there now"
+        raise PipelineError(message, path=path, remedy=f"run: {command}")
 
 
 def read_stamp(path: str | PathLike) -> dict[str, str] | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import ManifestError
-from pipeline.io import atomic_write, atomic_write_json, read_text_csv, sha256_file, sha256_json
+from pipeline.io import atomic_write, atomic_write_json, read_text_csv
 
 
 @pytest.mark.promise("A file is replaced as a whole or not at all.")
@@ -18,30 +17,10 @@ def test_an_error_while_writing_keeps_the_old_file_alone(tmp_path: Path) -> None
     with pytest.raises(RuntimeError), atomic_write(target) as partial:
         partial.write_text("half")
         raise RuntimeError
+    with pytest.raises(ValueError):  # JSON has no such value
+        atomic_write_json(target, {"x": float("nan")})
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
-
-
-def test_a_file_is_replaced_not_edited_so_hard_links_keep_the_old_bytes(tmp_path: Path) -> None:
-    target, link = tmp_path / "a.json", tmp_path / "link"
-    atomic_write_json(target, {"n": 1})
-    os.link(target, link)
-    before = link.read_bytes()
-    atomic_write_json(target, {"n": 2})
-    assert link.read_bytes() == before != target.read_bytes()
-
-
-def test_nan_is_refused_in_json(tmp_path: Path) -> None:
-    with pytest.raises(ValueError):
-        atomic_write_json(tmp_path / "a.json", {"x": float("nan")})
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_hash_is_of_the_bytes_of_a_file_or_of_json_in_any_order(tmp_path: Path) -> None:
-    assert sha256_json({"a": 1, "b": 2}) == sha256_json({"b": 2, "a": 1})
-    assert sha256_json({"a": 1}) != sha256_json({"a": "1"})
-    (tmp_path / "x").write_bytes(b"abc")
-    assert sha256_file(tmp_path / "x").startswith("ba7816bf8f01cfea")
 
 
 @pytest.mark.promise("Values of a CSV stay text, byte for byte.")

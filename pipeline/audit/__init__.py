@@ -1,6 +1,6 @@
 """The leak audit: copies among the images of a dataset, or of two datasets."""
 
-from pipeline.audit.audit import audit_dataset, compare_datasets
-from pipeline.audit.text import across_text, audit_text
-
-__all__ = ["across_text", "audit_dataset", "audit_text", "compare_datasets"]
+from pipeline.audit.audit import across_text as across_text
+from pipeline.audit.audit import audit_dataset as audit_dataset
+from pipeline.audit.audit import audit_text as audit_text
+from pipeline.audit.audit import compare_datasets as compare_datasets

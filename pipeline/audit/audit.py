@@ -1,7 +1,8 @@
-"""Audit a dataset for copies, and for copies in another dataset; writes tables and a summary."""
+"""Audit a dataset for copies, and for copies in another dataset: tables, a summary, its text."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,21 @@ from pipeline.audit.table import KINDS, LEARNED, connect, image_pairs, joined_to
 from pipeline.audit.thumbnails import Thumbnails, load_thumbnails
 from pipeline.config import Params
 from pipeline.engine.record import RunRecord, library_versions, recorded
+from pipeline.errors import printable
 from pipeline.io import atomic_write, atomic_write_json
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 
 LISTED = 50  # pairs and groups named in the summary; the parquet files have all
+SHOWN = 20  # of these in the text
+KIND_WORDS = {"byte": "same bytes", "near": "near-copy", "mirror": "mirrored", "turn": "turned"}
+# Name of a count -> kinds of copies that it adds to those with the same bytes; its words.
+LEAK_COUNTS = {
+    "byte_identical": ((), "with the same bytes"),
+    "near": (("near",), "near-copies too (re-saved, resized, brighter, contrast, shifted)"),
+    "near_or_mirrored": (("near", "mirror"), "mirrored ones too"),
+    "any": (("near", "mirror", "turn"), "turned ones too"),
+}
 
 
 def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
@@ -25,15 +36,9 @@ def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
     Their columns: docs/tables.md. Where there are more near-equal images than are paired, a test
     image counts as having a copy in train when a chain of copies joins it to one.
 
-    Args:
-        dataset: name in params.yaml.
-        params: `params.audit` holds the thresholds.
-        paths: the project folder.
-
     Returns:
-        The content of audit.json (counts, parameters, `unreadable` images with reasons), and
-        `thumbnails_read`, the number of images that were not in the thumbnail cache. The run
-        record is cache/<dataset>/records/audit.json, after a failure or Ctrl-C too.
+        The content of audit.json (counts, `params.audit`, `unreadable` images with reasons), and
+        `thumbnails_read`, the number of images that were not in the thumbnail cache.
 
     Raises:
         ManifestError: the manifest is missing or invalid.
@@ -42,15 +47,18 @@ def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
     """
     manifest = read_manifest(paths.manifest(dataset))
     parameters = params.audit.model_dump()
-    versions, total = library_versions(), len(manifest)
-    record = RunRecord("audit", dataset, total=total, versions=versions, parameters=parameters)
+    total = len(manifest)
+    record = RunRecord("audit", dataset, total=total, parameters=parameters)
+    record.versions = library_versions()
     with recorded(record, paths.record(dataset, "audit"), max_failed=params.audit.max_failed):
         thumbnails = load_thumbnails(manifest, paths.data(dataset), paths.thumbnails(dataset))
         copies, cut = find_copies(thumbnails, None, params.audit)
         table, leaks = _image_table(manifest, thumbnails.content, copies, cut)
         rows = manifest.assign(content=thumbnails.content)
         pairs = image_pairs(rows, rows, copies, within=True)
-        summary = {"dataset": dataset, "parameters": parameters, **leaks}
+        summary = {"dataset": dataset, "parameters": parameters, "images": total}
+        summary["test_images"] = int(manifest["split"].eq("test").sum())
+        summary["test_images_with_copy_in_train"] = leaks
         summary |= _summary(manifest, thumbnails, table, pairs)
         with atomic_write(paths.audit(dataset)) as partial:
             table.to_parquet(partial, index=False)
@@ -64,12 +72,7 @@ def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
 
 
 def compare_datasets(a: str, b: str, params: Params, paths: Paths) -> pd.DataFrame:
-    """Find images of one dataset that are copies of images of another.
-
-    Args:
-        a, b: names of the datasets.
-        params: `params.audit` holds the thresholds.
-        paths: the project folder; thumbnails are cached there.
+    """Find images of dataset `a` that are copies of images of dataset `b`.
 
     Returns:
         The columns of audit_pairs.parquet, image_id_a of dataset a and image_id_b of dataset b,
@@ -90,50 +93,33 @@ def compare_datasets(a: str, b: str, params: Params, paths: Paths) -> pd.DataFra
 
 def _image_table(
     manifest: pd.DataFrame, content: np.ndarray, copies: pd.DataFrame, cut: pd.DataFrame
-) -> tuple[pd.DataFrame, dict[str, Any]]:
+) -> tuple[pd.DataFrame, dict[str, int]]:
     """Return audit.parquet, and the counts of test images with a copy in train or val."""
     count = int(content.max(initial=-1)) + 1
-    ids = manifest["image_id"]
     near = copies[copies["kind"] == "near"]
     near_part, copy_part = (connect(count, c["left"], c["right"]) for c in (near, copies))
     is_test = manifest["split"].eq("test").to_numpy()
     learned = np.zeros(count, bool)
     learned[content[manifest["split"].isin(LEARNED).to_numpy()]] = True
-
-    def leaks(*kinds: str, chains: bool = True) -> np.ndarray:
-        """Return the test rows whose content, or a copy of these kinds, is in train or val.
-
-        With `chains` also a copy of a copy, where not all pairs are known.
-        """
+    flags = {}  # of the test rows whose content, or a copy of these kinds, is in train or val
+    for name, (kinds, _) in LEAK_COUNTS.items():
         known, unknown = (found[found["kind"].isin(kinds)] for found in (copies, cut))
-        unknown = unknown["content"] if chains else []
         left, right = known["left"].to_numpy(), known["right"].to_numpy()
-        return is_test & joined_to(learned, left, right, unknown)[content]
-
-    every = ("near", "mirror", "turn")
-    flags = {
-        "byte_identical": leaks(),
-        "near": leaks("near"),
-        "near_or_mirrored": leaks("near", "mirror"),
-        "any": leaks(*every),
-    }
-    copy_group = name_groups(ids, copy_part[content])
-    labels = manifest["label"].groupby(copy_group).transform("nunique")
+        flags[name] = is_test & joined_to(learned, left, right, unknown["content"])[content]
+    paired = is_test & joined_to(learned, left, right, [])[content]  # the last, of all kinds
+    flags["joined_by_chain"] = flags["any"] & ~paired
+    parts = (content, near_part[content], copy_part[content])
+    exact, near, copy = (name_groups(manifest["image_id"], part) for part in parts)
+    labels = manifest["label"].groupby(copy).transform("nunique")
     table = manifest[["image_id", "sha256", "split"]].assign(
-        exact_group=name_groups(ids, content),
-        near_group=name_groups(ids, near_part[content]),
-        copy_group=copy_group,
+        exact_group=exact,
+        near_group=near,
+        copy_group=copy,
         copy_in_train=flags["near"],
         copy_in_train_any=flags["any"],
         label_conflict=labels.gt(1).to_numpy(),
     )
-    return table, {
-        "images": len(manifest),
-        "test_images": int(is_test.sum()),
-        "test_images_with_copy_in_train": {name: int(flag.sum()) for name, flag in flags.items()},
-        # Marked, but in no pair of their own: see `joined_to`.
-        "joined_by_chain": int((flags["any"] & ~leaks(*every, chains=False)).sum()),
-    }
+    return table, {name: int(flag.sum()) for name, flag in flags.items()}
 
 
 def _summary(
@@ -141,46 +127,21 @@ def _summary(
 ) -> dict[str, Any]:
     """Return counts and names of audit.json, sorted, so that equal input gives equal bytes."""
     blank = (thumbnails.readable & thumbnails.blank())[thumbnails.content]
+    several = manifest[table["label_conflict"]].groupby(table["copy_group"])
     conflicts = [
-        {
-            "images": sorted(members["image_id"]),
-            "labels": sorted(set(manifest.loc[members.index, "label"])),
-        }
-        for _, members in table[table["label_conflict"]].groupby("copy_group")
+        {"images": sorted(of["image_id"]), "labels": sorted(set(of["label"]))} for _, of in several
     ]
+    leaks = pairs[pairs["leak"]]
+    test = leaks["image_id_a"].where(leaks["split_a"] == "test", leaks["image_id_b"])
     return {
         "pairs": {kind: int((pairs["kind"] == kind).sum()) for kind in KINDS},
-        "leaks": _named_leaks(manifest, table, pairs),
+        "leaks": leaks[~test.duplicated()][:LISTED].round({"score": 4}).to_dict("records"),
         "known_groups": {name: _known_groups(manifest, name) for name in ("patient_id", "group")},
         "label_conflict_groups": len(conflicts),
         "label_conflicts": conflicts[:LISTED],
         "unreadable": thumbnails.failures,
         "blank": sorted(manifest.loc[blank, "image_id"]),
     }
-
-
-def _named_leaks(
-    manifest: pd.DataFrame, table: pd.DataFrame, pairs: pd.DataFrame
-) -> list[dict[str, Any]]:
-    """List each test image that has a copy in train or val, the copy, their kind and labels.
-
-    The best of each kind come first. Of byte-identical test images one stands for the rest in
-    `pairs`; here each is listed.
-    """
-    label = manifest.set_index("image_id")["label"]
-    group = table.set_index("image_id")["exact_group"]
-    leaks = pairs[pairs["leak"]]
-    a, b, a_is_test = leaks["image_id_a"], leaks["image_id_b"], leaks["split_a"].eq("test")
-    leaks = leaks[["kind", "score"]].assign(test=a.where(a_is_test, b), train=b.where(a_is_test, a))
-    leaks = leaks.drop_duplicates("test")
-    leaks["group"] = leaks["test"].map(group)
-    leaks = leaks.loc[leaks.groupby("kind").cumcount().sort_values(kind="stable").index]
-    test = sorted(table.loc[table["split"].eq("test"), "image_id"])
-    twins = pd.DataFrame({"group": group[test].to_numpy(), "test": test})
-    named = leaks.drop(columns="test").merge(twins, on="group").drop_duplicates("test")[:LISTED]
-    labels = {f"label_{side}": named[side].map(label) for side in ("test", "train")}
-    named = named.assign(score=named["score"].round(4), **labels)
-    return named.drop(columns="group").to_dict("records")
 
 
 def _known_groups(manifest: pd.DataFrame, column: str) -> dict[str, int]:
@@ -193,3 +154,77 @@ def _known_groups(manifest: pd.DataFrame, column: str) -> dict[str, int]:
         "in_train_and_test": len(both),
         "test_images": int((test & known[column].isin(both)).sum()),
     }
+
+
+def audit_text(summary: dict[str, Any], pairs: str) -> str:
+    """Return counts, and the names of copies in both train and test or of several labels.
+
+    Args:
+        summary: of `audit_dataset`; its lists are cut at `SHOWN`.
+        pairs: the file that lists all pairs.
+    """
+    leaks = summary["test_images_with_copy_in_train"]
+    counts = ", ".join(f"{summary['pairs'][kind]} {words}" for kind, words in KIND_WORDS.items())
+    lines = [
+        f"{summary['dataset']}: {summary['images']} images, {summary['test_images']} of them test",
+        f"pairs of copies: {counts}",
+    ]
+    if summary["test_images"]:
+        lines += ["test images with a copy in train or val:"]
+        lines += [f"  {leaks[name]} {words}" for name, (_, words) in LEAK_COUNTS.items()]
+        rest = f"; all pairs: {pairs}; all images: audit.parquet"
+        lines += _listed("such pairs:", map(_pair, summary["leaks"]), leaks["any"], rest)
+    else:
+        lines.append(
+            "no test part yet: `train` draws one for each seed and keeps copies together; "
+            f"all pairs: {pairs}"
+        )
+    if chain := leaks["joined_by_chain"]:
+        lines.append(
+            f"{chain} of them are joined to train or val by a chain of copies and are in no such "
+            "pair: they are too many to compare each with each"
+        )
+    for column, words in (("patient_id", "patients"), ("group", "known groups")):
+        facts = summary["known_groups"][column]
+        if both := facts["in_train_and_test"]:
+            lines.append(
+                f"{both} of {facts['known']} {words} are in test and in train or val "
+                f"({facts['test_images']} test images)"
+            )
+    conflicts = [
+        f"{', '.join(map(printable, c['images']))}: {', '.join(c['labels'])}"
+        for c in summary["label_conflicts"]
+    ]
+    total, rest = summary["label_conflict_groups"], "; the others: audit.parquet, label_conflict"
+    lines += _listed(f"{total} groups of copies with several labels:", conflicts, total, rest)
+    lines += _unreadable(summary["unreadable"], "images")
+    blank = list(map(printable, summary["blank"]))
+    lines += _listed(f"{len(blank)} blank images, compared by bytes only:", blank, len(blank))
+    return "\n".join(lines)
+
+
+def across_text(other: str, pairs: list[dict[str, Any]], unreadable: dict[str, str]) -> str:
+    """Return the copies that another dataset has, and its images that cannot be read, by name."""
+    named = [_pair(pair, f"{other}: ") for pair in pairs]
+    lines = [f"{len(pairs)} pairs of copies across it and {other}"]
+    lines += _listed("best first:", named, len(pairs))
+    return "\n".join(lines + _unreadable(unreadable, f"images of {other}"))
+
+
+def _pair(pair: dict[str, Any], other: str = "") -> str:
+    a, b = pair["label_a"], pair["label_b"]
+    labels = a if a == b else f"labelled {a} and {b}"
+    kind = f"{KIND_WORDS[pair['kind']]}, {pair['score']:.3f}; {labels}"
+    return f"{printable(pair['image_id_a'])} = {other}{printable(pair['image_id_b'])} ({kind})"
+
+
+def _unreadable(reasons: dict[str, str], what: str) -> list[str]:
+    named = [f"{printable(name)}: {why}" for name, why in reasons.items()]
+    return _listed(f"{len(named)} {what} cannot be read:", named, len(named))
+
+
+def _listed(title: str, lines: Iterable[str], total: int, rest: str = "") -> list[str]:
+    """Return a title and the first `SHOWN` of `total` lines; [] when there are none."""
+    shown = [f"  {line}" for line in lines][:SHOWN]
+    more = [f"  and {total - len(shown)} more{rest}"] if total > len(shown) else []
+    return [title, *shown, *more] if total else []

@@ -1,16 +1,22 @@
 """Find copies among contents: candidates by low frequencies, then a closer look.
 
-Two descriptors lead to a pair; either is enough.
-thumbnail: the 32 x 32 thumbnails correlate above `min_correlation` (re-saved, resized, brightness,
-    linear contrast), and the structures do not contradict it (above `PLAUSIBLE`).
-structure: the 64 x 64 structures correlate above `min_structure` at the best shift of up to 3 % of
-    a side, by quarter pixels (any contrast change, slight shifts as well).
+Two descriptors of a thumbnail lead to a pair; either is enough.
+plain: the 32 x 32 thumbnail, centred and scaled to length 1, so that a dot product is Pearson's
+    correlation, which ignores brightness and linear contrast. Two must correlate above
+    `min_correlation`, and their structures not contradict it (above `PLAUSIBLE`).
+structure: the 64 x 64 thumbnail minus its local mean, divided by its local spread (divisive
+    normalisation). Gamma, histogram stretching and shading hardly change it, and the chest films
+    of different patients, which correlate up to 0.97 at 32 x 32, differ in it. Two must correlate
+    above `min_structure` at the best shift of up to 3 % of a side, by quarter pixels.
 
 0.995 is the usual value for thumbnails; films of different patients stay below 0.975. 0.88 lies in
 the gap between structures of non-copies and of copies; what is missed: docs/notes/audit.md.
 
-Candidates are found in blocks of one matrix product, |x - y|^2 = |x|^2 + |y|^2 - 2 xy, which
-compares every pair: work grows with n^2, memory with n.
+Candidates have similar low frequencies of either (2-D DCT). The DCT is orthonormal, so that leaving
+frequencies out only shrinks distances; and mirroring or turning an image by quarter turns only
+moves and negates coefficients, so that the eight orientations need no second look at the image.
+They are found in blocks of one matrix product, |x - y|^2 = |x|^2 + |y|^2 - 2 xy, which compares
+every pair: work grows with n^2, memory with n.
 """
 
 from __future__ import annotations
@@ -20,29 +26,32 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
+from scipy.fft import dctn, rfft2
+from scipy.ndimage import gaussian_filter
 
-from pipeline.audit.descriptors import (
-    ORIENTATIONS,
-    best_shift,
-    frequencies,
-    moved_window,
-    orient,
-    orient_frequencies,
-    structure,
-    unit,
-)
-from pipeline.audit.thumbnails import Thumbnails
+from pipeline.audit.thumbnails import STRUCTURE_SIDE, Thumbnails
 from pipeline.config import AuditParams
 
 CANDIDATE = 0.78  # correlation of low-frequency structure from which a pair is looked at closely
 PLAUSIBLE = 0.5  # structure below which equal thumbnails are a coincidence of smooth images
-MOVES = (0, -4 / 3, 4 / 3)  # of the windows searched, thumbnail pixels on either axis
+SIGMA = 2.5  # pixels of the 64 x 64 thumbnail: the neighbourhood of `structure`
+FLOOR = 0.1  # of the image's own spread: local spread below it counts as noise
+SHIFT = 2  # pixels of the 64 x 64 thumbnail that a copy may be moved on either axis: 3 % of a side
+# Half a thumbnail pixel is 0.8 % of a side. Structures are fine-grained: two that differ by half a
+# pixel on both axes only correlate by about 0.8 at the nearest whole pixel, no more than
+# neighbouring slices of a head do. So they are compared at every quarter of a pixel.
+STEPS = 4  # shifts compared per thumbnail pixel, on either axis
+SHIFTS = np.arange(-SHIFT * STEPS, SHIFT * STEPS + 1) / STEPS  # thumbnail pixels
+MOVES = (0, -4 / 3, 4 / 3)  # of the windows searched for candidates, in the same unit
 # Candidates kept of one content in one block: thousands of nearly equal frames must not become
 # millions of pairs.
 THUMBNAIL_PARTNERS, STRUCTURE_PARTNERS = 128, 32
 ROWS, COLUMNS = 1024, 8192  # of a block: 32 MB of scores
 CLOSE_BATCH = 256  # pairs looked at closely at a time
-KINDS = np.array(["near", "mirror", *["turn"] * 6], dtype=object)  # of the eight orientations
+# (transpose, flip rows, flip columns), applied in that order, and the kinds of such copies. The
+# first is the image as it is, the second is mirrored left-right.
+ORIENTATIONS = tuple(product((False, True), repeat=3))
+KINDS = np.array(["near", "mirror", *["turn"] * 6], dtype=object)
 
 
 def find_copies(
@@ -74,23 +83,20 @@ def _candidates(
     left, right = (np.flatnonzero(x.readable & ~x.blank()) for x in (a, b or a))
     if not len(left) or not len(right):  # nothing was read, or all is blank
         return
-    low, detail = (
-        np.concatenate(
-            [_flat(describe(b or a, right[s : s + ROWS])[0]) for s in range(0, len(right), ROWS)]
-        )
-        for describe in (_thumbnail_frequencies, _structure_frequencies)
-    )
+    blocks = [_low_frequencies(b or a, right[s : s + ROWS]) for s in range(0, len(right), ROWS)]
+    low, detail = (np.concatenate([x[0] for x in kind]) for kind in zip(*blocks, strict=True))
     # Leaving frequencies out shrinks distances, so that no pair is lost; plus rounding.
     low, detail = bases(low, 1 - params.min_correlation + 1e-5), bases(detail, 1 - CANDIDATE)
     for start in range(0, len(left), ROWS):
         part = left[start : start + ROWS]
+        plains, details = _low_frequencies(a, part, MOVES)
         found, cut = [np.zeros((0, 3), np.int64)], []
         for base, partners, variants in (
-            (low, THUMBNAIL_PARTNERS, _thumbnail_frequencies(a, part)),
-            (detail, STRUCTURE_PARTNERS, _structure_frequencies(a, part, MOVES)),
+            (low, THUMBNAIL_PARTNERS, plains),
+            (detail, STRUCTURE_PARTNERS, details),
         ):
             for orientation in range(len(ORIENTATIONS)) if params.mirrored else [0]:
-                queries = [_flat(orient_frequencies(low, orientation)) for low in variants]
+                queries = [orient_frequencies(x, orientation) for x in variants]
                 after = start if b is None else None
                 rows, columns, more = nearest(queries, base, partners, after=after)
                 turned = np.full(len(rows), orientation)
@@ -99,32 +105,25 @@ def _candidates(
         yield np.unique(np.concatenate(found), axis=0), cut
 
 
-def _thumbnail_frequencies(thumbnails: Thumbnails, contents: np.ndarray) -> list[np.ndarray]:
-    return [frequencies(thumbnails.plain[contents], 8)]
-
-
-def _structure_frequencies(
+def _low_frequencies(
     thumbnails: Thumbnails, contents: np.ndarray, moves: Sequence[float] = (0,)
-) -> list[np.ndarray]:
-    """Return the low frequencies of structure windows scaled to length 1, one array per move."""
-    detail = structure(thumbnails.structure[contents])
-    variants = []
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return the low frequencies of thumbnails; and of windows of their structures, one array per
+    move, scaled to length 1."""
+    windows, detail = [], structure(thumbnails.structure[contents])
     for down, right in product(moves, repeat=2):
         low = frequencies(moved_window(detail, down, right), 14)
         length = np.linalg.norm(low, axis=(1, 2), keepdims=True)
-        variants.append(low / np.maximum(length, 1e-6))
-    return variants
-
-
-def _flat(coefficients: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(coefficients).reshape(len(coefficients), -1)
+        windows.append(low / np.maximum(length, 1e-6))
+    return [frequencies(thumbnails.plain[contents], 8)], windows
 
 
 def bases(vectors: np.ndarray, reach: float) -> np.ndarray:
-    """Return what `nearest` compares with: (n, d + 2) float32, of vectors (n, d) float32.
+    """Return what `nearest` compares with: (n, d + 2) float32, of vectors (n, ...) float32.
 
     |x - y|^2 / 2 < reach is one product: (x, -|x|^2 / 2, 1) (y, 1, reach - |y|^2 / 2) > 0.
     """
+    vectors = vectors.reshape(len(vectors), -1)
     half = (vectors**2).sum(axis=1) / 2
     return np.column_stack([vectors, np.ones_like(half), np.float32(reach) - half])
 
@@ -140,7 +139,7 @@ def nearest(
     """Find the vectors (see `bases`) near to a block of queries.
 
     Args:
-        queries: variants of the block, each (m, d) float32; the nearest variant counts.
+        queries: variants of the block, each (m, ...) float32; the nearest variant counts.
         partners: near vectors kept of one query among the `width` compared at a time.
         after: number of the block's first row if the block is a part of the vectors: then only
             vectors after each query's own are returned.
@@ -150,6 +149,7 @@ def nearest(
         partners than are kept.
     """
     ones = np.ones(len(queries[0]), np.float32)
+    queries = [x.reshape(len(x), -1) for x in queries]
     queries = [np.column_stack([x, -(x**2).sum(axis=1) / 2, ones]) for x in queries]
     found, cut = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.int64)]
     for start in range(after or 0, len(base), width):
@@ -171,12 +171,8 @@ def nearest(
 
 
 def _judge(a: Thumbnails, b: Thumbnails, pairs: np.ndarray, params: AuditParams) -> pd.DataFrame:
-    """Look closely at candidates and keep those that are copies, perhaps in several orientations.
-
-    Returns:
-        orientation, left, right, score (float64 correlation of the thumbnails or the structures)
-        and plain (whether the thumbnails are equal).
-    """
+    """Look closely at candidates and keep copies: orientation, left, right, score (correlation of
+    the thumbnails or the structures, float64) and plain (whether the thumbnails are equal)."""
     plain, detail = np.zeros(len(pairs)), np.zeros(len(pairs))
     for start in range(0, len(pairs), CLOSE_BATCH):
         turned, i, j = pairs[start : start + CLOSE_BATCH].T
@@ -198,11 +194,8 @@ def _structures(thumbnails: Thumbnails, contents: np.ndarray) -> np.ndarray:
 
 
 def _best_of_each(judged: pd.DataFrame) -> pd.DataFrame:
-    """Keep one row per pair.
-
-    Equal thumbnails say more than similar structure: a mirrored slice of a head, which is nearly
-    symmetric, has a similar structure unmirrored too. Then the plainest kind counts.
-    """
+    """Keep one row per pair: equal thumbnails say more than similar structure (a mirrored slice of
+    a head, nearly symmetric, has that unmirrored too), then the plainest kind."""
     rank = judged["orientation"].clip(upper=2)  # as it is, mirrored, turned
     order = judged.assign(alike=~judged["plain"], rank=rank, less=-judged["score"])
     order = order.sort_values(["left", "right", "alike", "rank", "less", "orientation"])
@@ -212,3 +205,103 @@ def _best_of_each(judged: pd.DataFrame) -> pd.DataFrame:
         score=best["score"].clip(-1, 1),
         by=np.where(best["plain"], "thumbnail", "structure"),
     )
+
+
+def orient(images: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn or mirror images (n, side, side) as `ORIENTATIONS[orientation]` says."""
+    transpose, rows, columns = ORIENTATIONS[orientation]
+    images = images.swapaxes(-1, -2) if transpose else images
+    return images[..., :: -1 if rows else 1, :: -1 if columns else 1]
+
+
+def unit(values: np.ndarray) -> np.ndarray:
+    """Flatten (n, ...) to (n, d) float32, each centred and of length 1; constant rows become 0."""
+    flat = np.asarray(values, np.float32).reshape(len(values), -1)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(flat, axis=1, keepdims=True)
+    return np.divide(flat, length, out=np.zeros_like(flat), where=length > 1e-6)
+
+
+def structure(thumbnails: np.ndarray) -> np.ndarray:
+    """Return the local structure of thumbnails (n, 64, 64) uint8, (n, 64, 64) float32; `FLOOR`
+    keeps coding noise on an even background from counting as structure."""
+    images = np.asarray(thumbnails, np.float32)
+    spread = images.std(axis=(1, 2), keepdims=True)
+    images = (images - images.mean(axis=(1, 2), keepdims=True)) / np.maximum(spread, 1e-6)
+    scale = (0, SIGMA, SIGMA)
+    detail = images - gaussian_filter(images, scale)
+    energy = gaussian_filter(detail * detail, scale)
+    return detail / np.sqrt(energy + FLOOR * FLOOR)
+
+
+def frequencies(images: np.ndarray, count: int) -> np.ndarray:
+    """Return the low DCT coefficients, `count` per axis, of images (n, side, side) of length 1:
+    (n, count, count) float32; [:, 0, 0] is 0."""
+    scaled = unit(images).reshape(images.shape)
+    return dctn(scaled, axes=(1, 2), norm="ortho")[:, :count, :count].astype(np.float32)
+
+
+def orient_frequencies(coefficients: np.ndarray, orientation: int) -> np.ndarray:
+    """Return the DCT coefficients of the turned images: `frequencies(orient(x, o))` from x's."""
+    transpose, rows, columns = ORIENTATIONS[orientation]
+    signs = np.where(np.arange(coefficients.shape[-1]) % 2, -1, 1).astype(np.float32)
+    turned = coefficients.swapaxes(-1, -2) if transpose else coefficients
+    turned = turned * signs[:, None] if rows else turned
+    return turned * signs if columns else turned
+
+
+def best_shift(images: np.ndarray, templates: np.ndarray) -> np.ndarray:
+    """Return the highest correlation of each template's window over shifts of up to `SHIFT` pixels.
+
+    images, templates: (n, 64, 64) float32. Returns (n,) float32; may exceed 1 slightly.
+    Normalised cross-correlation, equal to skimage.feature.match_template at whole pixels. Between
+    pixels the image is interpolated by its Fourier series, without blur; the length of its window
+    there is interpolated from the whole pixels around.
+    """
+    images = np.asarray(images, np.float32)
+    side = STRUCTURE_SIDE - 2 * SHIFT
+    inner = np.s_[..., SHIFT:-SHIFT, SHIFT:-SHIFT]
+    # Centred, so that the mean of the moving window falls out of the product; zero around it, so
+    # that nothing enters from the opposite edge of the image.
+    fixed = np.zeros_like(images)
+    fixed[inner] = unit(templates[inner]).reshape(-1, side, side)
+    product = (_DOWN @ (rfft2(images) * rfft2(fixed).conj()) @ _RIGHT).real
+    total, energy = _box_sums(images, side), _box_sums(images**2, side)
+    length = np.sqrt(np.maximum(energy - total**2 / side**2, 1e-6))
+    return (product / (_BETWEEN @ length.astype(np.float32) @ _BETWEEN.T)).max(axis=(1, 2))
+
+
+def moved_window(images: np.ndarray, down: float, right: float) -> np.ndarray:
+    """Cut the window that leaves `SHIFT` pixels on each side of images (n, side, side) float32,
+    moved by at most `SHIFT` pixels; between pixels by linear interpolation, a slight blur."""
+    side = images.shape[-1]
+    window = np.arange(SHIFT, side - SHIFT)
+    rows, columns = (_between(window + move, np.arange(side)) for move in (down, right))
+    return rows @ images @ columns.T
+
+
+def _between(places: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Return the weights of linear interpolation, (places, pixels) float32."""
+    return np.maximum(1 - np.abs(places[:, None] - pixels), 0).astype(np.float32)
+
+
+def _waves(frequencies: np.ndarray) -> np.ndarray:
+    """Return each frequency's wave at the shifts, (shifts, frequencies) complex64."""
+    waves = np.exp(2j * np.pi * np.outer(SHIFTS, frequencies))
+    highest = np.abs(frequencies) == 0.5  # has no phase between two pixels: its real part stays
+    waves[:, highest] = waves[:, highest].real
+    return waves.astype(np.complex64)
+
+
+_DOWN = _waves(np.fft.fftfreq(STRUCTURE_SIDE)) / STRUCTURE_SIDE**2
+_RIGHT = _waves(np.fft.rfftfreq(STRUCTURE_SIDE)).T
+_RIGHT[1:-1] *= 2  # rfft2 leaves out the mirrored half of these
+_BETWEEN = _between(SHIFTS, np.arange(-SHIFT, SHIFT + 1))
+
+
+def _box_sums(images: np.ndarray, side: int) -> np.ndarray:
+    """Return the sum over the window of `side` pixels at each place, (n, places, places)."""
+    sums = np.zeros((len(images), images.shape[1] + 1, images.shape[2] + 1))
+    sums[:, 1:, 1:] = images.cumsum(axis=1, dtype=float).cumsum(axis=2)
+    rows = sums[:, side:] - sums[:, :-side]
+    return rows[:, :, side:] - rows[:, :, :-side]

@@ -53,17 +53,13 @@ def read_audit(path: Path, manifest: pd.DataFrame) -> pd.DataFrame | None:
 def image_pairs(
     a: pd.DataFrame, b: pd.DataFrame, copies: pd.DataFrame, *, within: bool
 ) -> pd.DataFrame:
-    """Pair the images of the same bytes and frame, and those whose contents are copies.
-
-    Args:
-        a, b: rows of two manifests with the column content.
-        copies: pairs of contents (left, right, kind, score, by), from `find_copies`.
-        within: a and b are one dataset. Then the smaller image_id comes first, and of the images
-            of one content the first of each split stands for the others.
+    """Pair images (rows of two manifests and their content) of the same bytes and frame, and those
+    whose contents are `copies` (of `find_copies`).
 
     Returns:
         `COLUMNS`, each pair once: byte-identical ones first, then near, mirror and turn; the best
-        score first, then by name.
+        score first, then by name. `within` one dataset the smaller image_id comes first, and of the
+        images of one content the first of each split stands for the others.
     """
     first = b.sort_values("image_id").drop_duplicates(["content", "split"]) if within else b
     same = a.merge(first, on=["sha256", "frame"], suffixes=("_a", "_b"))
@@ -77,9 +73,9 @@ def image_pairs(
         for name in ("image_id", "split", "label"):
             x, y = pairs[f"{name}_a"].to_numpy(object), pairs[f"{name}_b"].to_numpy(object)
             pairs[f"{name}_a"], pairs[f"{name}_b"] = np.where(turn, y, x), np.where(turn, x, y)
-    test_a, test_b = pairs["split_a"].eq("test"), pairs["split_b"].eq("test")
-    learned_a, learned_b = pairs["split_a"].isin(LEARNED), pairs["split_b"].isin(LEARNED)
-    pairs["leak"] = (test_a & learned_b) | (test_b & learned_a)
+    split_a, split_b = pairs["split_a"], pairs["split_b"]
+    pairs["leak"] = split_a.eq("test") & split_b.isin(LEARNED)
+    pairs["leak"] |= split_b.eq("test") & split_a.isin(LEARNED)
     order = pairs.assign(rank=pairs["kind"].map(KINDS.index).astype(int), less=-pairs["score"])
     order = order.sort_values(["rank", "less", "image_id_a", "image_id_b"])
     pairs = order.drop_duplicates(["image_id_a", "image_id_b"], ignore_index=True)
@@ -87,17 +83,13 @@ def image_pairs(
 
 
 def connect(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return the connected component of each of `count` nodes under the edges left[k] - right[k],
-    (count,) int64."""
+    """Return the component of each of `count` nodes under the edges left[k] - right[k], int64."""
     edges = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(count, count))
     return connected_components(edges, directed=False)[1].astype(np.int64)
 
 
-def joined_to(
-    marked: np.ndarray, left: np.ndarray, right: np.ndarray, cut: np.ndarray
-) -> np.ndarray:
-    """Return which nodes are marked, or joined to a marked one by an edge left[k] - right[k],
-    (count,) bool.
+def joined_to(marked: np.ndarray, left: np.ndarray, right: np.ndarray, cut) -> np.ndarray:
+    """Return which nodes are marked, or joined to a marked one by an edge, (count,) bool.
 
     Not all edges of the nodes in `cut` are known: in a component that has one of these, a chain of
     edges joins as well.

@@ -12,36 +12,27 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipeline.audit.descriptors import PLAIN_SIDE, STRUCTURE_SIDE
 from pipeline.engine.executor import LocalExecutor
-from pipeline.errors import PipelineError, reason_of
+from pipeline.errors import reason_of
 from pipeline.images import read_image, reader_rules
 from pipeline.io import atomic_write, sha256_json
 from pipeline.store.items import WorkItem
 
+PLAIN_SIDE, STRUCTURE_SIDE = 32, 64  # pixels
 READ_BATCH = 32  # images read ahead
 FEATURELESS = 2.0  # grey levels; an image of less spread is blank
 
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """The thumbnails of a manifest's distinct contents (bytes and frame).
+    """The thumbnails of a manifest's distinct contents (bytes and frame)."""
 
-    Attributes:
-        plain: (contents, 32, 32) uint8.
-        structure: (contents, 64, 64) uint8.
-        readable: (contents,) bool; the thumbnails of the others hold nothing.
-        content: (rows,) int64, the content of each manifest row.
-        failures: image_id -> why its file could not be read.
-        read: number of contents read from their files this time.
-    """
-
-    plain: np.ndarray
-    structure: np.ndarray
-    readable: np.ndarray
-    content: np.ndarray
-    failures: dict[str, str]
-    read: int = 0
+    plain: np.ndarray  # (contents, 32, 32) uint8
+    structure: np.ndarray  # (contents, 64, 64) uint8
+    readable: np.ndarray  # (contents,) bool; the thumbnails of the others hold nothing
+    content: np.ndarray  # (rows,) int64, the content of each manifest row
+    failures: dict[str, str]  # image_id -> why its file could not be read
+    read: int = 0  # number of contents read from their files this time
 
     def blank(self) -> np.ndarray:
         """Return (contents,) bool: whether all is of one grey, so that nothing can be compared."""
@@ -55,17 +46,12 @@ def make_thumbnails(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     reduction and so does not alias.
     """
     grey = Image.fromarray(image).convert("L")
-    plain, structure = (
-        np.asarray(grey.resize((side, side), Image.Resampling.BILINEAR))
-        for side in (PLAIN_SIDE, STRUCTURE_SIDE)
-    )
-    return plain, structure
+    sizes, how = ((PLAIN_SIDE,) * 2, (STRUCTURE_SIDE,) * 2), Image.Resampling.BILINEAR
+    return tuple(np.asarray(grey.resize(size, how)) for size in sizes)
 
 
 class ThumbnailMapper:
-    """Reads an image and shrinks it, in the engine's loader threads."""
-
-    device = ""
+    device = ""  # the engine's loader threads do all
 
     def load(self, item: WorkItem) -> tuple[np.ndarray, np.ndarray]:
         return make_thumbnails(read_image(item.path, item.frame))
@@ -97,14 +83,11 @@ def load_thumbnails(manifest: pd.DataFrame, data: Path, cache: Path) -> Thumbnai
         plain[readable], structure[readable] = (pixels[at[readable]] for pixels in cached)
     missing = manifest.assign(key=keys, content=content)[~readable[content]].to_dict("records")
     items = [WorkItem(r["image_id"], r["key"], data / r["path"], r["frame"], r) for r in missing]
-    failures: dict[str, str] = {}
-    before = int(readable.sum())
+    failures, before = {}, int(readable.sum())
     try:
         for result in LocalExecutor(READ_BATCH, cores=1).imap(ThumbnailMapper, items):
             at = result.item.row["content"]
-            if isinstance(result.error, PipelineError):
-                failures[result.item.image_id] = result.error.with_remedy
-            elif result.error is not None:
+            if result.error is not None:
                 failures[result.item.image_id] = reason_of(result.error)
             else:
                 plain[at], structure[at] = result.row

@@ -1,9 +1,8 @@
 """DICOM through pydicom.
 
 The order of steps is that of PS3.3 C.11 and PS3.4 N.2: stored values, padding removed, modality
-LUT, VOI LUT or window, one inversion for MONOCHROME1. Overlays, shutters and presentation states
-are not applied. Only the elements in `_TAGS` are parsed, so no name, id or date is in memory
-while pixels are read.
+LUT, VOI LUT or window, one inversion for MONOCHROME1; no overlays, shutters or presentation states.
+Only the elements in `_TAGS` are parsed: no name, id or date is in memory while pixels are read.
 """
 
 from __future__ import annotations
@@ -17,23 +16,15 @@ import zlib
 import imagecodecs
 import numpy as np
 import pydicom
+from pydicom import uid
 from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder, pixel_array
-from pydicom.pixels.decoders.base import DecodeRunner
 from pydicom.pixels.utils import get_expected_length
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from pipeline.errors import ImageError
-from pipeline.images.formats import (
-    AGAIN,
-    DICOMDIR_REASON,
-    FrameInfo,
-    Pixels,
-    SkippedFile,
-    check_frame,
-    check_size,
-)  # fmt: skip
+from pipeline.images import formats
+from pipeline.images.formats import AGAIN, Pixels, SkippedFile, check_frame, check_size
 
 # pydicom quotes header values in its warnings and log lines, and neither may reach a log.
 warnings.filterwarnings("ignore", module=r"pydicom\.")
@@ -45,7 +36,6 @@ pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 Range = tuple[float, float]
 COLOURS = ("Red", "Green", "Blue")
 PALETTE = "PaletteColorLookupTable"
-PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 # Image pixels (0028), their functional groups (5200) and the pixel data (7FE0).
 _TAGS = [tag for tag in DicomDictionary if tag >> 16 in (0x0028, 0x5200, 0x7FE0)]
 _TAGS += ["SOPClassUID", "DirectoryRecordSequence"]
@@ -53,31 +43,22 @@ MAX_DEFLATED = 2**30  # bytes
 DICOMDIR = "1.2.840.10008.1.3.10"
 _START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # F7: JPEG-LS
 _END = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, EOC of JPEG 2000
+LEAVE = "leave it out of the dataset"
 _DAMAGED_TABLE = "has a damaged look-up table or palette"
 
 
-def probe(data: bytes, kind: str) -> list[FrameInfo]:
-    """List the frames, from the header."""
+def probe(data: bytes, kind: str) -> list[tuple[int, int]]:
+    """List the sizes of the frames, from the header."""
     dataset, frames = _open(data)
-    return [FrameInfo(index, dataset.Columns, dataset.Rows) for index in range(frames)]
+    return [(dataset.Columns, dataset.Rows)] * frames
 
 
 def read(data: bytes, kind: str, frame: int) -> Pixels:
-    """Decode one frame and apply the grey-scale or colour pipeline.
-
-    Returns:
-        Values (h, w) grey or (h, w, 3) colour. uint8 if they are display values (windowed, 8 bits
-        or a palette), otherwise the stored integers, or float64 after the modality LUT.
-
-    Raises:
-        ImageError: no such frame, truncated, too large, unknown compression or colour model.
-        SkippedFile: a DICOMDIR, or an object without pixels.
-    """
+    """Decode one frame: uint8 if windowed, of 8 bits or of a palette, otherwise the stored
+    integers, or float64 after the modality LUT."""
     dataset, frames = _open(data)
     check_frame(frame, frames)
     stored = _stored(dataset, frame, frames)
-    if stored.shape[:2] != (dataset.Rows, dataset.Columns):
-        raise ImageError("is damaged (frame size)", remedy=AGAIN)
     model = str(dataset.get("PhotometricInterpretation", "")).strip().upper()
     if stored.shape[2:] == (3,):
         return Pixels(stored, display=stored.dtype == np.uint8)
@@ -90,12 +71,8 @@ def read(data: bytes, kind: str, frame: int) -> Pixels:
 
 
 def parse(data: bytes, tags: list[str]) -> Dataset:
-    """Parse the elements `tags`, whether or not there is a preamble.
-
-    Raises:
-        ImageError: deflated to more than 1 GiB.
-    """
-    if str(DeflatedExplicitVRLittleEndian).encode() in data[:2048]:
+    """Parse the elements `tags`, with or without a preamble; more than 1 GiB is an ImageError."""
+    if str(uid.DeflatedExplicitVRLittleEndian).encode() in data[:2048]:
         # pydicom inflates it in one piece.
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         total, rest = 0, data[144 + int.from_bytes(data[140:144], "little") :]
@@ -107,9 +84,8 @@ def parse(data: bytes, tags: list[str]) -> Dataset:
     dataset = pydicom.dcmread(io.BytesIO(data), force=True, specific_tags=tags)
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
-        dataset.file_meta.TransferSyntaxUID = UID(
-            f"1.2.840.10008.1.2{'' if implicit else '.1' if little else '.2'}"
-        )
+        suffix = "" if implicit else ".1" if little else ".2"
+        dataset.file_meta.TransferSyntaxUID = uid.UID(f"1.2.840.10008.1.2{suffix}")
     return dataset
 
 
@@ -118,22 +94,20 @@ def _open(data: bytes) -> tuple[Dataset, int]:
     dataset = parse(data, _TAGS)
     storage = str(dataset.file_meta.get("MediaStorageSOPClassUID", dataset.get("SOPClassUID", "")))
     if storage == DICOMDIR or "DirectoryRecordSequence" in dataset:
-        raise SkippedFile(DICOMDIR_REASON)
-    claimed = "Rows" in dataset and "BitsAllocated" in dataset
-    if not claimed and not any(name in dataset for name in PIXELS):
-        raise SkippedFile("a DICOM object without pixels (report, plan or presentation state)")
+        raise SkippedFile(formats.DICOMDIR_REASON, remedy=LEAVE)
     if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
         raise ImageError("has float pixels", remedy="export it as MONOCHROME2 of 16 bits, or TIFF")
+    if "PixelData" not in dataset and not ("Rows" in dataset and "BitsAllocated" in dataset):
+        what = "a DICOM object without pixels (report, plan or presentation state)"
+        raise SkippedFile(what, remedy=LEAVE)
     columns, rows = int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0)
     check_size(columns, rows)
     frames = int(dataset.get("NumberOfFrames") or 1)
     # An encapsulated frame has an item header of 8 bytes at least.
     needed = 8 * frames if _encapsulated(dataset) else get_expected_length(dataset)
     if frames < 1 or len(dataset.get("PixelData") or b"") < needed:
-        raise ImageError(
-            f"is truncated: {frames} frames of {columns} x {rows} need more pixel data",
-            remedy=AGAIN,
-        )
+        need = f"{frames} frames of {columns} x {rows} need more pixel data"
+        raise ImageError(f"is truncated: {need}", remedy=AGAIN)
     return dataset, frames
 
 
@@ -149,33 +123,53 @@ def _stored(dataset: Dataset, frame: int, frames: int) -> np.ndarray:
         try:
             get_decoder(syntax)
         except NotImplementedError:
-            raise ImageError(
-                f"uses a compression that is not supported ({syntax.name})",
-                remedy="decompress it first, e.g. with `dcmdjpeg` or `gdcmconv --raw`",
-            ) from None
-        if syntax != RLELossless:  # `decode_frame` checks the lengths
-            _check_codestream(dataset, frame, frames)
+            remedy = "decompress it first, e.g. with `dcmdjpeg` or `gdcmconv --raw`"
+            what = f"uses a compression that is not supported ({syntax.name})"
+            raise ImageError(what, remedy=remedy) from None
+        offsets = None
+        if "ExtendedOffsetTable" in dataset:
+            offsets = dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths
+        stream = pydicom.encaps.get_frame(
+            dataset.PixelData, frame, number_of_frames=frames, extended_offsets=offsets
+        )
+        if syntax == uid.RLELossless:
+            _unpack_rle(stream, dataset)
+            frame = 0
+        else:
+            _check_codestream(stream, dataset)
     elif dataset.get("BitsAllocated") == 1 and size % 8:
         # Frames of 1 bit follow without a gap: one may start within a byte.
         first, skip = divmod(frame * size, 8)
         raw = np.frombuffer(dataset.PixelData, np.uint8)[first : first + size // 8 + 2]
         bits = np.unpackbits(raw, bitorder="little")[skip : skip + size]
         return bits.reshape(dataset.Rows, dataset.Columns)
-    plugin = RLE_PLUGIN if syntax == RLELossless else ""
-    return pixel_array(dataset, index=frame, correct_unused_bits=False, decoding_plugin=plugin)
+    return pixel_array(dataset, index=frame, correct_unused_bits=False)
 
 
-def _check_codestream(dataset: Dataset, frame: int, frames: int) -> None:
+def _unpack_rle(stream: bytes, dataset: Dataset) -> None:
+    """Replace the pixel data by one decoded frame, colour by plane.
+
+    Of pydicom's RLE decoders one accepts damaged frames, and the other one panics.
+    """
+    samples, size = dataset.SamplesPerPixel, dataset.BitsAllocated // 8
+    count, *starts = np.frombuffer(stream, "<u4", 1 + samples * size).astype(np.int64)
+    # imagecodecs reads out of bounds if segments are not in order, after the header of 64 bytes.
+    if count != len(starts) or starts[0] < 64 or (np.diff([*starts, len(stream)]) <= 0).any():
+        raise ValueError("the RLE segments do not fit the frame")
+    frame = imagecodecs.dicomrle_decode(stream, f"<u{size}")
+    if len(frame) != dataset.Rows * dataset.Columns * samples * size:
+        raise ValueError("the length of the RLE frame does not fit the header")
+    dataset.PixelData, dataset.NumberOfFrames, dataset.PlanarConfiguration = bytes(frame), 1, 1
+    dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    if dataset.PhotometricInterpretation == "YBR_FULL_422":  # RLE has no subsampling
+        dataset.PhotometricInterpretation = "YBR_FULL"
+
+
+def _check_codestream(stream: bytes, dataset: Dataset) -> None:
     """Refuse a JPEG frame that is truncated or not of the header's size.
 
     Decoders silently fill the missing part with grey or black, and take the size from the stream.
     """
-    offsets = None
-    if "ExtendedOffsetTable" in dataset:
-        offsets = dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths
-    stream = pydicom.encaps.get_frame(
-        dataset.PixelData, frame, number_of_frames=frames, extended_offsets=offsets
-    )
     if _END not in stream.rstrip(b"\0")[-16:]:
         raise ImageError("has a truncated compressed frame", remedy=AGAIN)
     if stream[:4] == b"\xff\x4f\xff\x51":  # JPEG 2000
@@ -184,10 +178,8 @@ def _check_codestream(dataset: Dataset, frame: int, frames: int) -> None:
     else:
         size = _jpeg_size(stream)
     if size != (dataset.Rows, dataset.Columns):
-        raise ImageError(
-            f"is {dataset.Columns} x {dataset.Rows} by its header, but not by its compressed frame",
-            remedy=AGAIN,
-        )
+        own = f"{dataset.Columns} x {dataset.Rows} by its header, but not by its compressed frame"
+        raise ImageError(f"is {own}", remedy=AGAIN)
 
 
 def _jpeg_size(stream: bytes) -> tuple[int, int] | None:
@@ -200,34 +192,6 @@ def _jpeg_size(stream: bytes) -> tuple[int, int] | None:
         fill = marker == 0xFF
         offset += 1 if fill else 2 + int.from_bytes(stream[offset + 2 : offset + 4], "big")
     return None
-
-
-# The pydicom plugin for RLE frames. Of pydicom's own ones one accepts damaged frames, and the other
-# panics: it prints to the terminal and raises a BaseException.
-RLE_PLUGIN = "imagecodecs"
-DECODER_DEPENDENCIES = {RLELossless: ("imagecodecs",)}
-
-
-def is_available(uid: str) -> bool:
-    """Return whether the plugin decodes a transfer syntax (called by pydicom)."""
-    return uid == RLELossless
-
-
-def decode_frame(src: bytes, runner: DecodeRunner) -> bytearray:
-    """Return the samples of one frame, little-endian, colour by plane (called by pydicom)."""
-    samples, size = runner.samples_per_pixel, runner.bits_allocated // 8
-    count, *starts = np.frombuffer(src, "<u4", 1 + samples * size).astype(np.int64)
-    # imagecodecs reads out of bounds if segments are not in order, after the header of 64 bytes.
-    if count != len(starts) or starts[0] < 64 or (np.diff([*starts, len(src)]) <= 0).any():
-        raise ValueError("the RLE segments do not fit the frame")
-    frame = imagecodecs.dicomrle_decode(src, f"<u{size}")
-    if len(frame) != runner.rows * runner.columns * samples * size:
-        raise ValueError("the length of the RLE frame does not fit the header")
-    runner.set_option("planar_configuration", 1)
-    return bytearray(frame)
-
-
-get_decoder(RLELossless).add_plugin(RLE_PLUGIN, (__name__, "decode_frame"))
 
 
 def _used_bits(stored: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, int]:
@@ -251,7 +215,7 @@ def _grey(stored: np.ndarray, dataset: Dataset, frame: int, *, invert: bool) -> 
     valid = _not_padding(stored, values, bits, dataset)
     signed = values.dtype.kind == "i"
     span = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
-    dataset = _with_frame_groups(dataset, frame)
+    _copy_frame_groups(dataset, frame)
     scaled, increasing, span = _apply_modality(values, dataset, span)
     shown = _apply_voi(scaled, dataset, span)
     if shown is not None:
@@ -266,17 +230,14 @@ def _grey(stored: np.ndarray, dataset: Dataset, frame: int, *, invert: bool) -> 
     return Pixels(levels.astype(np.uint8), display=True, invert=invert, valid=valid)
 
 
-def _with_frame_groups(dataset: Dataset, frame: int) -> Dataset:
+def _copy_frame_groups(dataset: Dataset, frame: int) -> None:
     """Copy the rescale and window of one frame of an enhanced object to the top level."""
-    flat = Dataset()
-    flat.update({element.tag: element for element in dataset if "Groups" not in element.keyword})
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
     for group in [*shared[:1], *per_frame[frame : frame + 1]]:
         for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
             for item in (group.get(name) or [])[:1]:
-                flat.update(item)
-    return flat
+                dataset.update(item)
 
 
 def _not_padding(
@@ -297,9 +258,7 @@ def _not_padding(
     return ~(is_stored | ((values >= min(used)) & (values <= max(used))))
 
 
-def _apply_modality(
-    values: np.ndarray, dataset: Dataset, span: Range
-) -> tuple[np.ndarray, bool, Range]:
+def _apply_modality(values: np.ndarray, dataset: Dataset, span: Range) -> tuple:
     """Apply the modality LUT, or rescale slope and intercept (PS3.3 C.11.1).
 
     `span` is the range of possible values. Returns the new values, whether the map is linear and
@@ -376,8 +335,7 @@ def _number(value: object) -> float | None:
 def _apply_palette(index: np.ndarray, dataset: Dataset) -> np.ndarray:
     """Look up the colours of palette indices (PS3.3 C.7.6.3.1.5 and C.7.6.3.1.6).
 
-    pydicom's `apply_color_lut` wraps an index of 256 and more in an 8-bit table, and refuses
-    8-bit tables of odd length.
+    pydicom's `apply_color_lut` wraps large indices, and refuses 8-bit tables of odd length.
     """
     tables = [_palette(dataset, colour) for colour in COLOURS]
     # Some writers keep 8-bit entries in 16-bit words, whatever the descriptor says. The complete
@@ -395,9 +353,8 @@ def _palette(dataset: Dataset, colour: str) -> tuple[np.ndarray, int]:
     if first >= 2**15 and dataset.get("PixelRepresentation") == 1:
         first -= 2**16  # read as unsigned although the indices are signed
     if f"{colour}{PALETTE}Data" not in dataset:
-        raise ImageError(
-            "has a segmented or missing palette", remedy="export it with plain palettes, or as RGB"
-        )
+        remedy = "export it with plain palettes, or as RGB"
+        raise ImageError("has a segmented or missing palette", remedy=remedy)
     element = dataset[f"{colour}{PALETTE}Data"]
     raw = element.value
     if not isinstance(raw, bytes):  # read as numbers (US), which hold two 8-bit entries each

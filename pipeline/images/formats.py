@@ -31,18 +31,13 @@ _MAGIC = (  # format, offset, possible bytes there; a DICOM preamble may look li
     ("WEBP", 8, (b"WEBP",)),
     ("DICOM", 128, (b"DICM",)),
     ("TIFF", 0, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
-    ("NIFTI", 0, (b"\x1f\x8b", b"\x5c\x01\0\0", b"\0\0\x01\x5c")),
-    ("NIFTI", 0, (b"\x1c\x02\0\0", b"\0\0\x02\x1c")),
+    ("NIFTI", 0, (b"\x1f\x8b", b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0", b"\0\0\x02\x1c")),
     ("BMP", 0, (b"BM",)),
 )
 
 
 class SkippedFile(ImageError):
-    """A file that is not an image and does not claim to be one; intake counts it by `reason`."""
-
-    def __init__(self, reason: str, *, path: object = None):
-        self.reason = reason
-        super().__init__(reason, remedy="leave it out of the dataset", path=path)
+    """A file that is not an image and does not claim to be one; intake counts it by its message."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +77,8 @@ def check_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise ImageError(f"has no pixels ({width} x {height})", remedy=AGAIN)
     if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"{width} x {height} pixels exceed the limit of {MAX_PIXELS:,}",
-            remedy="make it smaller or cut it into tiles, then run `pipeline data add` again",
-        )
+        claim = f"{width} x {height} pixels exceed the limit of {MAX_PIXELS:,}"
+        raise ImageError(claim, remedy="make it smaller or cut it into tiles, then add it again")
 
 
 def check_frame(frame: int, count: int) -> None:
@@ -97,8 +90,7 @@ def check_frame(frame: int, count: int) -> None:
 def is_junk(name: str) -> bool:
     """Return whether a name or relative path is that of a system or notebook file.
 
-    Junk has a part that is hidden (`._x.png`, `.DS_Store`, `.ipynb_checkpoints`), an office lock
-    file (`~$x`), or a known name such as `Thumbs.db` and `__MACOSX`.
+    Some part of it is hidden, an office lock file (`~$x`), or a known name such as `Thumbs.db`.
     """
     parts = name.replace("\\", "/").split("/")
     return any(
@@ -114,10 +106,7 @@ def has_image_suffix(name: str) -> bool:
 
 
 def sniff(head: bytes) -> str:
-    """Return the format of a file, by its first `HEAD_BYTES` bytes.
-
-    Returns:
-        "PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "DICOM" or "NIFTI".
+    """Return the format of a file (of `_MAGIC`), by its first `HEAD_BYTES` bytes.
 
     Raises:
         ImageError: empty, a Git LFS pointer, a web page, or not a supported format.

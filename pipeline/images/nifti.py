@@ -1,7 +1,7 @@
 """NIfTI through nibabel: slices in one display orientation, whatever the axes of the file.
 
 A volume is shown in axial slices (frame 0 is the lowest), anterior up, the patient's right on the
-left of the image. A volume of one slice is shown in its own plane, superior or anterior up.
+left. A volume of one slice is shown in its own plane, superior or anterior up.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation
 
 from pipeline.errors import ImageError
-from pipeline.images.formats import AGAIN, MAX_BYTES, FrameInfo, Pixels, check_frame, check_size
+from pipeline.images.formats import AGAIN, MAX_BYTES, Pixels, check_frame, check_size
 from pipeline.images.raster import split_alpha
 
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
@@ -30,23 +30,14 @@ _NIFTI2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
 _LOCK = threading.Lock()
 
 
-def probe(data: bytes, kind: str) -> list[FrameInfo]:
-    """List the slices, from the header."""
+def probe(data: bytes, kind: str) -> list[tuple[int, int]]:
+    """List the sizes of the slices, from the header."""
     frames, height, width = _open(data)[2]
-    return [FrameInfo(k, width, height) for k in range(frames)]
+    return [(width, height)] * frames
 
 
 def read(data: bytes, kind: str, frame: int) -> Pixels:
-    """Read one slice, scaled by slope and intercept.
-
-    Returns:
-        Values (h, w) in the dtype of the file, floats if scaled; of RGB voxels (h, w, 3) uint8, of
-        RGBA voxels with separate alpha.
-
-    Raises:
-        ImageError: no such slice, several volumes, complex numbers, a broken orientation or gzip
-            stream, or too large.
-    """
+    """Read one slice in the dtype of the file, as floats if it has a slope or intercept."""
     image, display, sizes = _open(data)
     check_frame(frame, sizes[0])
     axis = int(np.flatnonzero(display[:, 0] == 0)[0])
@@ -70,10 +61,8 @@ def mask_to_voxels(
     image, display, (frames, height, width) = _open(data)
     check_frame(frame, frames)
     if mask.shape != (height, width):
-        raise ImageError(
-            f"the mask is {mask.shape[1]} x {mask.shape[0]}, its slice {width} x {height}",
-            remedy="use the mask of this slice",
-        )
+        sizes = f"{mask.shape[1]} x {mask.shape[0]}, its slice {width} x {height}"
+        raise ImageError(f"the mask is {sizes}", remedy="use the mask of this slice")
     voxels = np.zeros(image.shape, bool) if out is None else out
     # A view: what is written to it is in `voxels`.
     apply_orientation(voxels.reshape((*voxels.shape, 1, 1)[:3]), display)[frame] = mask
@@ -83,9 +72,8 @@ def mask_to_voxels(
 def _open(data: bytes) -> tuple[nib.Nifti1Image, np.ndarray, tuple[int, int, int]]:
     """Return the image, whose voxels are read on access, and how it is displayed.
 
-    Returns:
-        The image; the orientation (3, 2) of its axes in the display (nibabel's: the display axis,
-        of frames, rows and columns, and -1 if it is reversed); and the sizes of the display axes.
+    That is the orientation (3, 2) of its axes in the display (nibabel's: the display axis, of
+    frames, rows and columns, and -1 if it is reversed), and the sizes of the display axes.
     """
     if data[:2] == b"\x1f\x8b":
         with _LOCK:  # threads that read slices of one volume wait for one decompression
@@ -95,10 +83,8 @@ def _open(data: bytes) -> tuple[nib.Nifti1Image, np.ndarray, tuple[int, int, int
         raise ImageError(f"is truncated: {len(data):,} of {needed:,} bytes", remedy=AGAIN)
     image = (nib.Nifti2Image if data[:4] in _NIFTI2 else nib.Nifti1Image).from_bytes(data)
     if (count := math.prod(image.shape[3:])) != 1:
-        raise ImageError(
-            f"has {count} volumes ({len(image.shape)} dimensions)",
-            remedy="split it into single volumes, e.g. with `fslsplit` or nibabel.four_to_three",
-        )
+        split = "split it into single volumes, e.g. with `fslsplit` or nibabel.four_to_three"
+        raise ImageError(f"has {count} volumes ({len(image.shape)} dimensions)", remedy=split)
     if image.get_data_dtype().kind == "c":
         raise ImageError("has complex values", remedy="save their magnitude")
     orientation = io_orientation(image.affine)
@@ -146,8 +132,6 @@ def _needed(head: bytes) -> int:
     except Exception:
         raise ImageError("has no NIfTI header", remedy="save it as one file (.nii)") from None
     if needed > MAX_BYTES:
-        raise ImageError(
-            f"needs {needed:,} bytes, the limit is {MAX_BYTES:,}",
-            remedy="cut the volume into smaller ones",
-        )
+        limit = f"needs {needed:,} bytes, the limit is {MAX_BYTES:,}"
+        raise ImageError(limit, remedy="cut the volume into smaller ones")
     return needed

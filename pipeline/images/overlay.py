@@ -34,14 +34,8 @@ def draw_outlines(
 ) -> Image.Image:
     """Draw the outline of a mask (solid) and of the ground truth (dashed) on an image.
 
-    Args:
-        image: (h, w, 3) uint8, upright.
-        mask: (h, w) bool, the predicted region; None or empty draws nothing.
-        truth: (h, w) bool, the ground truth.
-        size: longest side of the picture in pixels.
-
-    Raises:
-        ValueError: a mask has another height or width than the image.
+    `image` is (h, w, 3) uint8, upright; `mask` and `truth` are (h, w) bool, None or empty for no
+    outline (ValueError if of another size); `size` is the longest side of the picture in pixels.
     """
     small = shrink(image, size)
     shape = small.width * SUPERSAMPLE, small.height * SUPERSAMPLE

@@ -11,26 +11,17 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from pipeline.errors import ImageError
-from pipeline.images.formats import AGAIN, FrameInfo, Pixels, check_frame, check_size
+from pipeline.images.formats import AGAIN, Pixels, check_frame, check_size
 
 ORIENTATION = 274  # EXIF and TIFF tag
 
-# `check_size` limits the size before decoding, and Pillow's warnings about unusual metadata do
-# not concern the user. A global filter is thread-safe, `warnings.catch_warnings` is not.
+# `check_size` limits the size before decoding. `warnings.catch_warnings` is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def upright(values: np.ndarray, orientation: int) -> np.ndarray:
-    """Apply an EXIF orientation, 1 to 8, to stored pixels.
-
-    Args:
-        values: (h, w) or (h, w, c) as stored.
-        orientation: 5 to 8 swap height and width.
-
-    Returns:
-        A contiguous array.
-    """
-    if orientation in (5, 6, 7, 8):
+    """Apply an EXIF orientation, 1 to 8, to stored pixels (h, w) or (h, w, c)."""
+    if orientation >= 5:
         values = values.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         values = values[:, ::-1]
@@ -39,26 +30,14 @@ def upright(values: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(values)
 
 
-def frame_info(index: int, width: int, height: int, orientation: int) -> FrameInfo:
-    """Return the entry of a frame of `width` x `height` stored pixels, at its upright size."""
-    return FrameInfo(index, *((height, width) if orientation >= 5 else (width, height)))
-
-
-def probe(data: bytes, kind: str) -> list[FrameInfo]:
+def probe(data: bytes, kind: str) -> list[tuple[int, int]]:
     """Read the size from the header."""
     image = _open(data, kind)
-    return [frame_info(0, *image.size, _orientation(image, data))]
+    return [image.size[::-1] if _orientation(image, data) >= 5 else image.size]
 
 
 def read(data: bytes, kind: str, frame: int) -> Pixels:
-    """Decode an image of 8 or 16 bits per sample, upright, transparency composed on black.
-
-    Returns:
-        Values (h, w) or (h, w, 3), uint8; of a 16-bit PNG uint16 with separate alpha.
-
-    Raises:
-        ImageError: a frame other than 0, an animation, too many pixels, truncated or damaged.
-    """
+    """Decode to uint8, transparency composed on black; a 16-bit PNG to uint16 and its alpha."""
     check_frame(frame, 1)
     image = _open(data, kind)
     turn = _orientation(image, data)
@@ -72,8 +51,7 @@ def read(data: bytes, kind: str, frame: int) -> Pixels:
         if data[24:26] in (b"\2\0", b"\4\0") and isinstance(hidden, int):
             # Pillow scales grey samples of 2 and 4 bits to 8 bits, but not the transparent level.
             image.info["transparency"] = hidden * 255 // (2 ** data[24] - 1)
-    # Without checksum, an interrupted copy of a WebP decodes as smooth. The zeros that end the
-    # code of a uniform image are about a twentieth of it.
+    # An interrupted copy decodes as smooth. Zeros that end a uniform image are a twentieth of it.
     zeros = len(data) - len(data.rstrip(b"\0"))
     if kind == "WEBP" and zeros > max(256, len(data) // 8):
         raise ImageError("is damaged (ends in zero bytes)", remedy=AGAIN)
@@ -83,33 +61,24 @@ def read(data: bytes, kind: str, frame: int) -> Pixels:
     return Pixels(upright(np.asarray(_opaque(image)), turn), display=True, threshold=threshold)
 
 
-def encode_png(array: np.ndarray) -> bytes:
-    """Return a PNG of a (h, w) or (h, w, 3) uint8 image or a bool mask, without metadata."""
-    if array.dtype == bool:
-        array = array.astype(np.uint8) * np.uint8(255)
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG", compress_level=6)
-    return buffer.getvalue()
-
-
 def split_alpha(values: np.ndarray) -> Pixels:
     """Separate (h, w) or (h, w, 1 to 4) samples into colours and alpha (the last of 2 or 4).
 
     The colours are not darkened here: their display range is that of the opaque image.
     """
-    valid = alpha = None
+    alpha = None
     if values.ndim == 3 and values.shape[2] in (2, 4):
         alpha, values = values[..., -1], values[..., :-1]
-        top = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "ui" else 1
-        if (alpha < top).any():
-            valid = alpha > 0  # invisible pixels do not count for the range, unless all are
-            valid = valid if valid.any() else None
-            alpha = np.clip(alpha / top, 0, 1).astype(np.float32)
-        else:
-            alpha = None
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[..., 0]
-    return Pixels(values, valid=valid, alpha=alpha)
+    if alpha is None:
+        return Pixels(values)
+    top = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "ui" else 1
+    if not (alpha < top).any():
+        return Pixels(values)
+    valid = alpha > 0  # invisible pixels do not count for the range, unless all are
+    alpha = np.clip(alpha / top, 0, 1).astype(np.float32)
+    return Pixels(values, valid=valid if valid.any() else None, alpha=alpha)
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -143,14 +112,11 @@ def _open(data: bytes, kind: str) -> ImageFile.ImageFile:
         check_size(*image.size)
         frames = getattr(image, "n_frames", 1)
     except Image.DecompressionBombError:  # GIF and WebP apply Pillow's own limit
-        raise ImageError(
-            f"has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels, the limit of a {kind}",
-            remedy="make it smaller or save it as PNG",
-        ) from None
+        many = f"has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels, the limit of a {kind}"
+        raise ImageError(many, remedy="make it smaller or save it as PNG") from None
     if kind in ("PNG", "WEBP", "GIF") and frames > 1:  # further ones of a JPEG (MPO) are previews
-        raise ImageError(
-            f"is an animation of {frames} frames", remedy="save the frames as separate files"
-        )
+        what = f"is an animation of {frames} frames"
+        raise ImageError(what, remedy="save the frames as separate files")
     return image
 
 

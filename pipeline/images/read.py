@@ -1,17 +1,16 @@
 """The image reader: any supported file to the array that all stages and reports use.
 
 The rules (`reader_rules` records them in the identity of every store): the content decides the
-format, never the name. EXIF and TIFF orientations are applied, so sizes are those of the upright
+format, never the name. EXIF and TIFF orientations are applied: sizes are those of the upright
 image. 8-bit samples are unchanged, deeper ones are scaled by robust percentiles of their frame.
-Transparency is composed on black; padding and NaN are black. DICOM applies the modality LUT, VOI
-and one inversion for MONOCHROME1. NIfTI is shown in the closest axial orientation. Every failure
-is an `ImageError` that names the file.
+Transparent pixels, padding and NaN are black. Every failure is an `ImageError` that names the file.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib
 import os
 import stat
@@ -23,19 +22,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import ImageError
-from pipeline.images import normalise
-from pipeline.images.formats import (
-    AGAIN,
-    HEAD_BYTES,
-    MAX_BYTES,
-    MAX_PIXELS,
-    FrameInfo,
-    Pixels,
-    sniff,
-)  # fmt: skip
-from pipeline.images.region import extract_region, find_threshold
+from pipeline.images import formats, normalise
+from pipeline.images.formats import AGAIN, MAX_BYTES, FrameInfo, Pixels
 
 READER_VERSION = "6"
+SALT = b"medfocusclip patient grouping v2"  # public: short ids can be guessed, slowly
 _BACKENDS = {"TIFF": "tiff", "DICOM": "dicom", "NIFTI": "nifti"}
 
 
@@ -46,7 +37,7 @@ def reader_rules() -> dict[str, Any]:
         "percentiles": [normalise.LOW, normalise.HIGH],
         "plateau": [normalise.PLATEAU_SHARE, normalise.PLATEAU_GAP],
         "few_levels": normalise.FEW_LEVELS,
-        "max_pixels": MAX_PIXELS,
+        "max_pixels": formats.MAX_PIXELS,
         "alpha": "black",
         "nifti": "axial, anterior up, patient's right on the left",
     }
@@ -82,7 +73,7 @@ def read_mask(
     """Read one frame as a region, turned upright by the same rules as an image.
 
     The region is what is displayed bright, by one threshold for all frames of the file: see
-    `pipeline.images.region.find_threshold`.
+    `pipeline.images.normalise.find_threshold`.
 
     Args:
         path, frame, data: as for `read_image`.
@@ -100,15 +91,13 @@ def read_mask(
         backend = _backend(kind)
         pixels = backend.read(data, kind, frame)
         if pixels.threshold == "auto" and len(backend.probe(data, kind)) > 1:
-            mask = extract_region(pixels, *_file_threshold(kind, data))
+            mask = normalise.extract_region(pixels, *_file_threshold(kind, data))
         else:
-            mask = extract_region(pixels, *find_threshold(lambda: [pixels]))
+            mask = normalise.extract_region(pixels, *normalise.find_threshold(lambda: [pixels]))
         if shape is not None and mask.shape != tuple(shape):
-            raise ImageError(
-                f"the mask is {mask.shape[1]} x {mask.shape[0]}, "
-                f"its upright image {shape[1]} x {shape[0]}",
-                remedy="use the mask of this image, in the orientation in which it is displayed",
-            )
+            sizes = f"{mask.shape[1]} x {mask.shape[0]}, its upright image {shape[1]} x {shape[0]}"
+            remedy = "use the mask of this image, in the orientation in which it is displayed"
+            raise ImageError(f"the mask is {sizes}", remedy=remedy)
         return mask
 
 
@@ -121,28 +110,23 @@ def probe(path: str | os.PathLike) -> list[FrameInfo]:
     """
     with _naming(path):
         kind, data = _load(path, None)
-        return _backend(kind).probe(data, kind)
+        sizes = _backend(kind).probe(data, kind)
+        return [FrameInfo(frame, *size) for frame, size in enumerate(sizes)]
 
 
 def to_voxels(
-    mask: np.ndarray,
-    path: str | os.PathLike,
-    frame: int = 0,
-    *,
-    out: np.ndarray | None = None,
+    mask: np.ndarray, path: str | os.PathLike, frame: int = 0, *, out: np.ndarray | None = None
 ) -> np.ndarray:
     """Map the mask of one NIfTI slice back to the voxels of the file.
 
     Args:
-        mask: bool (h, w), in the orientation of `read_image(path, frame)`.
+        mask: bool (h, w), in the orientation of `read_image(path, frame)`; another size, or a file
+            that is no NIfTI, is an ImageError.
         path, frame: the NIfTI file and the 0-based slice.
         out: bool voxels of an earlier call, to collect the slices of a volume.
 
     Returns:
         bool, the shape and axes of the file's array; save it with the affine of the file.
-
-    Raises:
-        ImageError: not a NIfTI file, or the mask has another size than the slice.
     """
     with _naming(path):
         kind, data = _load(path, None)
@@ -151,13 +135,45 @@ def to_voxels(
         return _backend(kind).mask_to_voxels(mask, data, frame, out)
 
 
+def patient_code(path: str | os.PathLike) -> str:
+    """Return "p" and 16 hexadecimal digits that identify the patient of a DICOM file.
+
+    The code is a hash of the patient id and its issuer, or of the study id if there is no patient
+    id. With a secret in the environment variable `PIPELINE_PATIENT_KEY` (any text) it is keyed
+    BLAKE2b: ids cannot be guessed without the key. Otherwise it is scrypt with a public salt, slow
+    by design: trying all 7-digit ids takes days, but whether one suspected id is in the data can
+    be checked at once.
+
+    Returns:
+        "" if the file is not DICOM, has no id or cannot be read (reading it reports that).
+    """
+    try:
+        kind, data = _load(path, None)
+        if kind != "DICOM":
+            return ""
+        tags = ["PatientID", "IssuerOfPatientID", "StudyInstanceUID"]
+        header = _backend(kind).parse(data, tags)
+        patient, issuer, study = (str(header.get(tag) or "").strip() for tag in tags)
+    except Exception:
+        return ""
+    if not (patient or study):
+        return ""
+    text = f"patient\0{issuer}\0{patient}" if patient else f"study\0{study}"
+    return "p" + _hash(text.encode(), os.environ.get("PIPELINE_PATIENT_KEY", "").encode())
+
+
+@functools.lru_cache(maxsize=2**16)
+def _hash(text: bytes, secret: bytes) -> str:
+    if not secret:
+        return hashlib.scrypt(text, salt=SALT, n=2**12, r=8, p=1, dklen=8).hex()  # about 30 ms
+    key = hashlib.blake2b(secret, digest_size=32).digest()
+    return hashlib.blake2b(text, key=key, digest_size=8).hexdigest()
+
+
 def bytes_changed(path: str | os.PathLike) -> ImageError:
     """Return the error for a file whose hash is not that in the manifest."""
-    return ImageError(
-        "its bytes changed since the manifest was made",
-        path=path,
-        remedy="run: pipeline data refresh",
-    )
+    what = "its bytes changed since the manifest was made"
+    return ImageError(what, path=path, remedy="run: pipeline data refresh")
 
 
 def unreadable(path: str | os.PathLike, error: OSError) -> ImageError:
@@ -177,19 +193,19 @@ def _file_threshold(kind: str, data: bytes) -> tuple[float, float]:
     """Return the (top, threshold) of all frames of a file."""
 
     def frames() -> Iterator[Pixels]:
-        for info in _backend(kind).probe(data, kind):
+        for frame in range(len(_backend(kind).probe(data, kind))):
             with contextlib.suppress(Exception):  # a damaged frame raises when it is read itself
-                yield _backend(kind).read(data, kind, info.frame)
+                yield _backend(kind).read(data, kind, frame)
 
-    return find_threshold(frames)
+    return normalise.find_threshold(frames)
 
 
 def _backend(kind: str) -> ModuleType:
     """Return the module that reads a format, imported on first use: some take a second.
 
-    Each has `probe(data, kind)`, which lists the frames from the header, and
+    Each has `probe(data, kind)`, which lists the (width, height) of all frames, and
     `read(data, kind, frame)`, which decodes one of them. Both raise an `ImageError` without a
-    path, or on damaged data any exception of the decoder.
+    path (no such frame, truncated, too large, not supported), or any exception of the decoder.
     """
     return importlib.import_module(f"pipeline.images.{_BACKENDS.get(kind, 'raster')}")
 
@@ -204,7 +220,7 @@ def _load(path: str | os.PathLike, data: bytes | None) -> tuple[str, bytes]:
         if status.st_size > MAX_BYTES:
             raise ImageError(f"is larger than {MAX_BYTES:,} bytes", remedy="cut it into pieces")
         data = Path(path).read_bytes()
-    return sniff(data[:HEAD_BYTES]), data
+    return formats.sniff(data[: formats.HEAD_BYTES]), data
 
 
 @contextlib.contextmanager
@@ -215,18 +231,15 @@ def _naming(path: str | os.PathLike) -> Iterator[None]:
     """
     try:
         yield
-        return
     except ImageError as error:
         error.path = error.path or path
         raise
-    except MemoryError:
-        found = ImageError(
-            "does not fit into memory", remedy="make it smaller or cut it into tiles", path=path
-        )
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             found = unreadable(path, error)
+        elif isinstance(error, MemoryError):
+            found = ImageError("does not fit into memory", remedy="make it smaller", path=path)
         else:
             problem = f"is damaged or truncated ({type(error).__name__})"
             found = ImageError(problem, remedy=f"{AGAIN}, or remove it", path=path)
-    raise found from None
+        raise found from None

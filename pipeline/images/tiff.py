@@ -11,8 +11,8 @@ import tifffile
 from PIL import Image
 
 from pipeline.errors import ImageError
-from pipeline.images.formats import AGAIN, FrameInfo, Pixels, check_frame, check_size
-from pipeline.images.raster import ORIENTATION, frame_info, split_alpha, upright
+from pipeline.images.formats import AGAIN, Pixels, check_frame, check_size
+from pipeline.images.raster import ORIENTATION, split_alpha, upright
 
 # tifffile logs unusual tags, and without a handler logging prints to the terminal.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
@@ -25,29 +25,20 @@ ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
 RESAVE = "save each page as an uncompressed RGB or grey TIFF, or as PNG"
 
 
-def probe(data: bytes, kind: str) -> list[FrameInfo]:
-    """List the pages, from their tags."""
+def probe(data: bytes, kind: str) -> list[tuple[int, int]]:
+    """List the sizes of the pages, from their tags."""
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        pages = _pages(tiff)
-        for page in pages:
+        sizes = []
+        for page in _pages(tiff):
             check_size(page.imagewidth, page.imagelength)
-        return [
-            frame_info(index, page.imagewidth, page.imagelength, _orientation(page))
-            for index, page in enumerate(pages)
-        ]
+            size = page.imagewidth, page.imagelength
+            sizes.append(size[::-1] if _orientation(page) >= 5 else size)
+        return sizes
 
 
 def read(data: bytes, kind: str, frame: int) -> Pixels:
-    """Decode one page: 1 to 64 bits, integer or float, any byte order and planar layout.
-
-    Returns:
-        Values (h, w) or (h, w, 3), upright; uint8 for up to 8 bits per sample, palettes, CMYK and
-        JPEG, otherwise the dtype of the file.
-
-    Raises:
-        ImageError: no such page; an unsupported layout, colour model or number of channels, a
-            volume in one page, truncated, or too large.
-    """
+    """Decode one page: 1 to 64 bits, integer or float, any byte order and planar layout; uint8 for
+    up to 8 bits per sample, palettes, CMYK and JPEG, otherwise the dtype of the file."""
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         pages = _pages(tiff)
         check_frame(frame, len(pages))
@@ -113,9 +104,8 @@ def _to_grey_or_rgb(page: tifffile.TiffPage, values: np.ndarray) -> Pixels:
         return Pixels(np.asarray(inks.convert("RGB")), display=True, threshold=lossy)
     undecoded = page.photometric == YCBCR and page.compression != JPEG
     if undecoded or page.photometric not in (MINISWHITE, MINISBLACK, RGB, YCBCR):
-        raise ImageError(
-            f"has the colour model {page.photometric.name} of {values.dtype}", remedy=RESAVE
-        )
+        model = f"{page.photometric.name} of {values.dtype}"
+        raise ImageError(f"has the colour model {model}", remedy=RESAVE)
     values, bits = _colours_and_alpha(page, values), page.bitspersample
     shallow = values.dtype == bool or (values.dtype == np.uint8 and bits <= 8)
     if values.dtype == bool:

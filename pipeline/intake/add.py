@@ -1,26 +1,74 @@
-"""`pipeline data add` and `data refresh`: write or change a manifest."""
+"""`pipeline data add` and `data refresh`: write or change a manifest, and what they report."""
 
 from __future__ import annotations
 
+import filecmp
 import re
+import shutil
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from pipeline.config import DATASET_NAME
-from pipeline.errors import ManifestError
-from pipeline.intake.archive import extracted
-from pipeline.intake.existing import is_in_place, merge_existing, put_in_place, same_folder
-from pipeline.intake.findings import Findings
-from pipeline.intake.layout import read_folder
-from pipeline.intake.masks import join_masks, separate_sibling_masks
-from pipeline.intake.patients import SPLIT_PRIORITY, fill_in_patients, keep_in_one_split
-from pipeline.intake.rows import Progress, build_rows, measure_all, measure_masks, row_warnings
-from pipeline.intake.summary import AddSummary
-from pipeline.intake.tables import join_groups, read_image_table
-from pipeline.io import manifest_lock, remove_leftovers
+from pipeline.engine.record import RunRecord, library_versions
+from pipeline.engine.status import ADD
+from pipeline.errors import ManifestError, printable
+from pipeline.intake import known, rows
+from pipeline.intake.find import Findings, extracted, read_folder, shown
+from pipeline.io import manifest_lock, remove_leftovers, writing
 from pipeline.manifest import check_rows, read_manifest, write_manifest
 from pipeline.paths import Paths
 
-SHOWN = 5  # names in a warning
+LISTED = 20  # failed files in the text
+# Columns in which the old and the new manifest must not contradict each other.
+DECIDED = ("label", "split", "patient_id", "group", "fold", "synthetic")
+
+
+@dataclass
+class AddSummary:
+    """What `add_dataset` did; counts is split ("" = none) -> label -> number of images."""
+
+    dataset: str
+    manifest: Path
+    frame: pd.DataFrame = field(repr=False)  # the rows of the manifest
+    skipped: dict[str, int] = field(default_factory=dict)  # reason -> number of files left out
+    failed: dict[str, str] = field(default_factory=dict)  # path -> why it cannot be read
+    masks_left_out: dict[str, str] = field(default_factory=dict)  # image_id -> why
+    warnings: list[str] = field(default_factory=list)
+    changed: dict[str, int] = field(default_factory=dict)  # rows added, removed and changed
+
+    def __post_init__(self) -> None:
+        self.images = len(self.frame)
+        self.masks = int((self.frame["mask_path"] != "").sum())
+        self.patients = len(set(self.frame["patient_id"]) - {""})
+        self.counts: dict[str, dict[str, int]] = {}
+        for (split, label), count in self.frame.groupby(["split", "label"]).size().items():
+            self.counts.setdefault(split, {})[label] = int(count)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all attributes but the rows as JSON values."""
+        values = vars(self) | {"manifest": self.manifest.as_posix()}
+        return {name: value for name, value in values.items() if name != "frame"}
+
+    def text(self) -> str:
+        """Return the lines that `pipeline data add` prints."""
+        lines = [f"{self.manifest}: {self.images} images"]
+        for split in sorted(self.counts, key=["train", "val", "test", ""].index):
+            labels = self.counts[split]
+            listed = ", ".join(f"{label} {n}" for label, n in labels.items())
+            lines.append(f"  {split or 'no split'}: {sum(labels.values())} ({listed})")
+        changes = ", ".join(f"{n} {what}" for what, n in self.changed.items() if n)
+        lines.append(f"  ground-truth masks: {self.masks}, patients: {self.patients or 'unknown'}")
+        lines.append(f"  since the last manifest: {changes or 'nothing changed'}")
+        lines += [f"  skipped {n}: {reason}" for reason, n in sorted(self.skipped.items())]
+        failed = [f"  FAILED {printable(path)}: {why}" for path, why in self.failed.items()]
+        lines += failed[:LISTED]
+        if more := len(failed[LISTED:]):
+            lines.append(f"  FAILED: {more} more")
+        return "\n".join([*lines, *(f"  warning: {warning}" for warning in self.warnings)])
 
 
 def add_dataset(
@@ -35,15 +83,14 @@ def add_dataset(
     on_shared_patient: str | None = None,
     synthetic: bool = False,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: rows.Progress | None = None,
 ) -> AddSummary:
     """Write data_manifests/<dataset>.csv from a folder, CSV or zip of images.
 
     The images stay where they are: data/<dataset> becomes a link to their folder (a zip is
-    extracted there). Either everything is written or nothing. Adding the same folder or CSV again
-    brings the manifest up to date with new, missing and changed files. The same zip may be added
-    again; the images of another version of it must be put into the folder by the user. Failed,
-    skipped and left out files are also recorded in cache/<dataset>/records/add.json.
+    extracted there). Either everything is written or nothing. Adding the same source again brings
+    the manifest up to date; the images of another version of a zip must be put into the folder by
+    the user. What is left out is also recorded in cache/<dataset>/records/add.json.
 
     Args:
         dataset: letters, digits, "_" and "-".
@@ -57,29 +104,22 @@ def add_dataset(
             patient. Default: known naming schemes and DICOM headers (by a one-way code).
         on_shared_patient: a patient in two splits is an "error"; or the images are taken out of
             one split ("drop-train", "drop-test") and stay in the manifest without a split. Default:
-            "error" for patients that a table states; "drop-train" for those from names and
-            headers, since publishers often split by file, so that the official test part stays
-            complete.
+            "error" for patients that a table states; else "drop-train", since publishers often
+            split by file, so that the official test part stays complete.
         synthetic: the images are phantoms.
         force: replace a manifest of other images, or one that contradicts the new rows.
         progress: called with (done, total) images.
-
-    Returns:
-        Counts, reasons of skipped files, failed files by name, warnings.
 
     Raises:
         ManifestError: nothing usable, or a problem that needs a decision; nothing was written.
         DiskError: a folder cannot be written, or the disk is full; nothing was written.
     """
     if not re.fullmatch(DATASET_NAME, dataset):
-        raise ManifestError(
-            f"{dataset!r} is not a valid dataset name", remedy="use letters, digits, _ and -"
-        )
-    if on_shared_patient not in (None, "error", *SPLIT_PRIORITY):
-        raise ManifestError(
-            f"--on-shared-patient {on_shared_patient!r} is not known",
-            remedy=f"use error, {' or '.join(SPLIT_PRIORITY)}",
-        )
+        what = f"{dataset!r} is not a valid dataset name"
+        raise ManifestError(what, remedy="use letters, digits, _ and -")
+    if on_shared_patient not in (None, "error", *rows.SPLIT_PRIORITY):
+        what = f"--on-shared-patient {on_shared_patient!r} is not known"
+        raise ManifestError(what, remedy=f"use error, {' or '.join(rows.SPLIT_PRIORITY)}")
     paths = paths or Paths()
     source, manifest, place = Path(source), paths.manifest(dataset), paths.data(dataset)
     mask_source = Path(masks) if masks is not None else None
@@ -87,50 +127,33 @@ def add_dataset(
         mask_source = None  # the masks are next to the images
     remove_leftovers(place)
     with manifest_lock(manifest), extracted(source, place) as folder:
-        # What is there, and what is known of it.
         findings = _find(folder, mask_source)
         findings.home = place if folder != source else None
         in_place = is_in_place(place, findings, manifest=manifest, force=force)
         if mask_source is not None:
-            join_masks(findings, mask_source, max_rank=max_rank)
+            known.join_masks(findings, mask_source, max_rank=max_rank)
         if groups is not None:
-            join_groups(findings, Path(groups))
-        stated = fill_in_patients(findings, patient_regex)
+            known.join_groups(findings, Path(groups))
+        stated = known.fill_in_patients(findings, patient_regex)
 
-        # Rows.
-        frame, lines = build_rows(findings, synthetic=synthetic, progress=progress)
+        frame, lines = rows.build_rows(findings, synthetic=synthetic, progress=progress)
         if frame.empty:
-            first = "; ".join(f"{name}: {why}" for name, why in list(findings.failed.items())[:1])
-            raise ManifestError(
-                f"none of {len(findings.images)} images can be read; {first}",
-                path=source,
-                remedy="check the files",
-            )
-        bad_masks = measure_masks(frame, findings.file)
+            first = next((f"; {name}: {why}" for name, why in findings.failed.items()), "")
+            what = f"none of {len(findings.images)} images can be read{first}"
+            raise ManifestError(what, path=source, remedy="check the files")
+        bad_masks = rows.measure_masks(frame, findings.file)
         frame.loc[list(bad_masks), "mask_path"] = ""
         unusable = {frame.at[i, "image_id"]: why for i, why in bad_masks.items()}
         if unusable:
-            named = "; ".join(f"{name} {why}" for name, why in list(unusable.items())[:SHOWN])
+            named = shown(f"{name} {why}" for name, why in unusable.items())
             findings.warnings.append(f"{len(unusable)} ground-truth masks are left out: {named}")
         how = on_shared_patient or ("error" if stated else "drop-train")
         if how != "error":
-            findings.warnings += keep_in_one_split(frame, how)
+            findings.warnings += rows.keep_in_one_split(frame, how)
         check_rows(frame, lines, source)
-
-        # The manifest.
         frame, changed = merge_existing(frame, manifest, same_source=in_place, force=force)
         # The old manifest may know an older mask of these.
         frame.loc[frame["image_id"].isin(unusable), ["mask_path", "mask_area"]] = ""
-        summary = AddSummary(
-            dataset,
-            manifest,
-            frame,
-            skipped=dict(sorted(findings.skipped.items())),
-            failed=findings.failed,
-            masks_left_out=unusable,
-            warnings=findings.warnings + row_warnings(frame),
-            changed=changed,
-        )
 
         # Images and manifest are put in place together, once nothing else can fail.
         def place_images() -> None:
@@ -138,8 +161,22 @@ def add_dataset(
                 put_in_place(place, findings)
 
         write_manifest(frame, manifest, before_replace=place_images)
-        summary.record(paths)
-    return summary
+        # What is not in the manifest is recorded here: no later stage can report it.
+        skipped = dict(sorted(findings.skipped.items()))
+        RunRecord(
+            ADD,
+            dataset,
+            status="failed" if findings.failed else "ok",
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            total=len(frame) + len(findings.failed),
+            done=len(frame),
+            failed=findings.failed,
+            versions=library_versions(("medfocusclip", "numpy", "pillow")),
+            parameters={"skipped": skipped, "masks_left_out": unusable},
+        ).write(paths.record(dataset, ADD))
+    warnings = findings.warnings + rows.row_warnings(frame)
+    left_out = (skipped, findings.failed, unusable)
+    return AddSummary(dataset, manifest, frame, *left_out, warnings, changed)
 
 
 def _find(source: Path, masks: Path | None) -> Findings:
@@ -147,14 +184,14 @@ def _find(source: Path, masks: Path | None) -> Findings:
     if not source.exists():
         raise ManifestError("no such folder, CSV or zip", path=source, remedy="check --from")
     if not source.is_dir():
-        return read_image_table(source)
-    findings = read_folder(source, exclude=(masks,) if masks is not None else ())
-    separate_sibling_masks(findings, pair=masks is None)
+        return known.read_image_table(source)
+    findings = read_folder(source, exclude=masks)
+    known.separate_sibling_masks(findings, pair=masks is None)
     return findings
 
 
 def refresh_dataset(
-    dataset: str, *, paths: Paths | None = None, progress: Progress | None = None
+    dataset: str, *, paths: Paths | None = None, progress: rows.Progress | None = None
 ) -> AddSummary:
     """Update hashes, sizes and mask areas of a manifest from its files.
 
@@ -168,7 +205,7 @@ def refresh_dataset(
     manifest, data = paths.manifest(dataset), paths.data(dataset)
     with manifest_lock(manifest):
         frame = read_manifest(manifest)
-        measured, failed, changed = measure_all(data, set(frame["path"]), progress), {}, 0
+        measured, failed, changed = rows.measure_all(data, set(frame["path"]), progress), {}, 0
         for row in frame.itertuples():
             result = measured[row.path]
             info = next((info for info in result.frames if info.frame == row.frame), None)
@@ -179,10 +216,127 @@ def refresh_dataset(
                 frame.loc[row.Index, ["sha256", "width", "height"]] = now
                 changed += result.sha256 != row.sha256
         frame.loc[frame["mask_path"] == "", "mask_area"] = ""
-        for i, reason in measure_masks(frame, data.joinpath).items():
-            why = f"its mask {frame.at[i, 'mask_path']} {reason}"
+        for i, reason in rows.measure_masks(frame, data.joinpath).items():
             remedy = "put it back or correct it; or empty its mask_path"
-            failed.setdefault(frame.at[i, "image_id"], f"{why} - {remedy}")
+            why = f"its mask {frame.at[i, 'mask_path']} {reason} - {remedy}"
+            failed.setdefault(frame.at[i, "image_id"], why)
         write_manifest(frame, manifest)
     counts = {"added": 0, "removed": 0, "changed": changed}
     return AddSummary(dataset, manifest, frame, failed=failed, changed=counts)
+
+
+# -- what a project has already, neither lost without being asked ----------------------------------
+
+
+def merge_existing(
+    new: pd.DataFrame, manifest: Path, *, same_source: bool, force: bool
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return new rows with the boxes, points, groups and masks that only an old manifest has (not
+    with `force`); and the number of rows "added", "removed" and "changed" (other bytes).
+
+    Raises:
+        ManifestError: without `force`, the old manifest is unreadable, of another folder (not of
+            the `same_source`), or contradicts the new rows; the message says what differs.
+    """
+    try:
+        old = read_manifest(manifest) if manifest.exists() else new.iloc[:0]
+    except ManifestError as error:
+        if not force:
+            error.remedy = "correct it, or pass --force to replace it"
+            raise
+        old = new.iloc[:0]
+    table = new.set_index("image_id", drop=False)
+    before = old.set_index("image_id", drop=False).reindex(table.index)
+    shared = before["image_id"].notna()
+    counts = {
+        "added": int((~shared).sum()),
+        "removed": len(old) - int(shared.sum()),
+        "changed": int((shared & (table["sha256"] != before["sha256"])).sum()),
+    }
+    if force or old.empty:
+        return new, counts
+    if not same_source:
+        what = f"describes {len(old)} images of another folder"
+        remedy = "use another dataset name, or pass --force to replace it"
+        raise ManifestError(what, path=manifest, remedy=remedy)
+    _refuse_contradictions(table[shared], before[shared], manifest)
+    known = before.drop(columns=["split", "mask_area", "frame", "width", "height"]).fillna("")
+    for name in known:
+        mine = table.get(name, pd.Series("", table.index))
+        table[name] = mine.mask(mine == "", known[name])
+    uncounted = (table["mask_area"] == "") & (table["mask_path"] == before["mask_path"])
+    table["mask_area"] = table["mask_area"].mask(uncounted, before["mask_area"])
+    return table.reset_index(drop=True), counts
+
+
+def _refuse_contradictions(new: pd.DataFrame, old: pd.DataFrame, manifest: Path) -> None:
+    for name in DECIDED:
+        differs = new[name] != old[name]
+        if name != "split":  # where an empty cell is a statement too
+            differs &= (new[name] != "") & (old[name] != "")
+        if differs.any():
+            first = differs.idxmax()
+            example = f"{first}: {old.at[first, name]!r} -> {new.at[first, name]!r}"
+            raise ManifestError(
+                f"would be changed: {name} of {differs.sum()} images ({example})",
+                path=manifest,
+                remedy="give the options of the last time again (--patient-regex, --groups, "
+                "--masks), or pass --force to `pipeline data add` to take the new values",
+            )
+
+
+def holds_phantoms(manifest: Path) -> bool:
+    """Return whether all images of a manifest are phantoms; not if it is missing or unreadable."""
+    try:
+        return set(read_manifest(manifest)["synthetic"]) == {"1"}
+    except ManifestError:
+        return False
+
+
+def same_folder(a: Path, b: Path) -> bool:
+    """Return whether both paths exist and are the same folder."""
+    return a.exists() and b.exists() and a.samefile(b)
+
+
+def _same_content(a: Path, b: Path) -> bool:
+    """Return whether two folders hold files of the same names and bytes only."""
+    names, others = ({p.relative_to(f) for p in f.rglob("*") if p.is_file()} for f in (a, b))
+    return names == others and all(filecmp.cmp(a / n, b / n, shallow=False) for n in names)
+
+
+def is_in_place(place: Path, findings: Findings, *, manifest: Path, force: bool) -> bool:
+    """Return whether data/<dataset> holds the images found already; else it can be replaced.
+
+    Raises:
+        ManifestError: it is a folder of other images, which only the user may replace.
+    """
+    if findings.home is None and same_folder(place, findings.root):
+        return True
+    if place.is_symlink() or not place.exists():
+        return False
+    # A run that was killed before it wrote the manifest may have moved the images of a zip.
+    if findings.home is not None and _same_content(place, findings.root):
+        return True
+    phantoms = holds_phantoms(manifest)
+    if force and phantoms:
+        return False
+    raise ManifestError(
+        "holds phantoms" if phantoms else "holds other images, which --force does not replace",
+        path=place,
+        remedy="unpack the new images into it and pass it as --from, use another dataset name, "
+        "or move it away (phantoms: pass --force)",
+    )
+
+
+def put_in_place(place: Path, findings: Findings) -> None:
+    """Make data/<dataset> a link to the images, or move those of a zip there. Raises DiskError."""
+    with writing(place):
+        if place.is_symlink():
+            place.unlink()  # the link only; the images stay
+        elif place.exists():
+            shutil.rmtree(place)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if findings.home is not None:
+            findings.root.rename(place)
+        else:
+            place.symlink_to(findings.root.resolve(), target_is_directory=True)

@@ -13,22 +13,24 @@ import pandas as pd
 
 from pipeline.errors import ImageError
 from pipeline.images import FrameInfo, SkippedFile, patient_code, probe, read_mask
-from pipeline.intake.findings import Findings
-from pipeline.intake.layout import MASK_FOLDERS
+from pipeline.intake.find import Findings
 from pipeline.io import sha256_file
 
 Progress = Callable[[int, int], None]
+MASK_FOLDERS = ("mask", "masks", "ground_truth", "groundtruth", "segmentation", "segmentations")
+# `--on-shared-patient`: of the splits that share a patient, the first in this order keeps it.
+SPLIT_PRIORITY = {"drop-train": ("test", "val", "train"), "drop-test": ("train", "val", "test")}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one image file contains; or why it is left out."""
+    """What one image file contains; or why it is skipped (no image) or failed (unreadable)."""
 
-    sha256: str = ""  # of the bytes
+    sha256: str = ""
     patient: str = ""  # one-way code from a DICOM header; "" = unknown
-    frames: tuple[FrameInfo, ...] = ()  # index and size of each
-    skipped: str = ""  # why the file is not an image
-    failed: str = ""  # why it cannot be read
+    frames: tuple[FrameInfo, ...] = ()
+    skipped: str = ""
+    failed: str = ""
 
     def without(self, frame: object) -> str:
         """Return why a frame of the file cannot be had."""
@@ -41,18 +43,17 @@ def measure(file: Path) -> Measured:
         frames = tuple(probe(file))
         return Measured(sha256_file(file), patient_code(file), frames)
     except SkippedFile as error:
-        return Measured(skipped=error.reason)
+        return Measured(skipped=error.message)
     except ImageError as error:
-        return Measured(failed=f"{error.message} - {error.remedy}")
+        return Measured(failed=error.with_remedy)
     except OSError as error:
         return Measured(failed=f"cannot be read ({os.strerror(error.errno or 0)})")
 
 
 def measure_all(root: Path, paths: set[str], progress: Progress | None) -> dict[str, Measured]:
     """Measure files below a folder; returns path -> what was found."""
-    names = sorted(paths)
-    found = _in_threads(measure, [root / name for name in names], progress)
-    return dict(zip(names, found, strict=True))
+    found = _in_threads(lambda name: (name, measure(root / name)), sorted(paths), progress)
+    return dict(found)
 
 
 def _in_threads(function: Callable, items: list, progress: Progress | None = None) -> Iterator:
@@ -67,14 +68,9 @@ def _in_threads(function: Callable, items: list, progress: Progress | None = Non
 def build_rows(
     findings: Findings, *, synthetic: bool, progress: Progress | None
 ) -> tuple[pd.DataFrame, list[int]]:
-    """Measure every image and make one row per frame; what is skipped or failed joins `findings`.
-
-    A table may name one frame of a file; else a file of n frames becomes n rows.
-
-    Returns:
-        Rows sorted by path and frame, with the columns of `findings.images`; and the line of the
-        table that each comes from.
-    """
+    """Measure every image and make one row per frame (or of the frame that a table names); what is
+    skipped or failed joins `findings`. Returns the rows, sorted by path and frame, with the columns
+    of `findings.images`; and the line of the table that each comes from."""
     images = findings.images.sort_values("path", kind="stable")
     measured = measure_all(findings.root, set(images["path"]), progress)
     rows, lines = [], []
@@ -104,13 +100,9 @@ def build_rows(
 
 
 def measure_masks(frame: pd.DataFrame, locate: Callable[[str], Path]) -> dict[int, str]:
-    """Fill in mask_area (pixels) in place, of masks at `locate(mask_path)`.
-
-    The mask of a frame is the same frame of the mask's file.
-
-    Returns:
-        Index of the row -> why its mask cannot be used; such rows are unchanged.
-    """
+    """Fill in mask_area (pixels) in place, of masks at `locate(mask_path)`; that of a frame is the
+    same frame of the mask's file. Returns index of the row -> why its mask cannot be used; such
+    rows are unchanged."""
 
     def area(row: Any) -> int | str:
         try:
@@ -119,12 +111,30 @@ def measure_masks(frame: pd.DataFrame, locate: Callable[[str], Path]) -> dict[in
         except ImageError as error:
             return error.message
 
-    rows = list(frame[frame["mask_path"] != ""].itertuples())
-    areas = dict(zip([row.Index for row in rows], _in_threads(area, rows), strict=True))
-    bad = {at: why for at, why in areas.items() if isinstance(why, str)}
-    for at in areas.keys() - bad.keys():
-        frame.at[at, "mask_area"] = str(areas[at])
+    rows, bad = list(frame[frame["mask_path"] != ""].itertuples()), {}
+    for row, found in zip(rows, _in_threads(area, rows), strict=True):
+        if isinstance(found, str):
+            bad[row.Index] = found
+        else:
+            frame.at[row.Index, "mask_area"] = str(found)
     return bad
+
+
+def keep_in_one_split(frame: pd.DataFrame, how: str) -> list[str]:
+    """Take the images of a patient out of all splits but one, in place, as the key `how` of
+    `SPLIT_PRIORITY` says, and return a warning."""
+    known = frame[(frame["patient_id"] != "") & (frame["split"] != "")]
+    rank = known["split"].map(SPLIT_PRIORITY[how].index)
+    dropped = known[rank > rank.groupby(known["patient_id"]).transform("min")]
+    if dropped.empty:
+        return []
+    frame.loc[dropped.index, "split"] = ""
+    counts = dropped["split"].value_counts()
+    listed = " and ".join(f"{n} {split} images" for split, n in counts.items())
+    return [
+        f"{dropped['patient_id'].nunique()} patients are in several splits: their {listed} are in "
+        "none now (they stay in the manifest, and take part in the grouped protocol)"
+    ]
 
 
 def row_warnings(frame: pd.DataFrame) -> list[str]:

@@ -116,17 +116,10 @@ def identity_diff(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[
 
     Lists are compared as a whole, since their order matters.
     """
-    old, new = (
-        dict(*pd.json_normalize(canonical(identity)).to_dict("records"))
-        for identity in (stored, wanted)
-    )
-
-    def show(values: Mapping[str, Any], key: str) -> str:
-        text = json.dumps(values[key], ensure_ascii=False) if key in values else "absent"
-        return text if len(text) <= 80 else f"{text[:38]}...{text[-38:]}"
-
+    flat = (dict(*pd.json_normalize(canonical(i)).to_dict("records")) for i in (stored, wanted))
+    old, new = ({k: json.dumps(v, ensure_ascii=False) for k, v in one.items()} for one in flat)
     return [
-        f"{key}: {show(old, key)} in the store, {show(new, key)} now"
+        f"{key}: {old.get(key, 'absent')[:80]} in the store, {new.get(key, 'absent')[:80]} now"
         for key in sorted(old.keys() | new.keys())
-        if show(old, key) != show(new, key) or old.get(key) != new.get(key)
+        if old.get(key) != new.get(key)
     ]

@@ -13,21 +13,20 @@ A store is a Zarr v3 group. One row per image; rows are numbered in the order th
 
 Why a reader never sees a half-written state:
 
-* A row is written once. A row that is computed again gets a new row number, to which the next
-  index points; the old row is `superseded` and costs disk space only.
+* A row is written once. Computed again, it gets a new row number, to which the next index points;
+  the old row is `superseded` and costs disk space only.
 * A full shard is never written again. The last one is replaced by a longer file in which earlier
   rows keep their offsets: who read its chunk table before reads the same bytes after.
 * An index file is never written again; its name holds its checksum. The previous one stays.
-* A column in which an existing row changes is written under its other chunk key (`label/c/0` <->
-  `label/c.0`), which zarr.json names; otherwise it is extended. A plain dataset that stays open
-  while existing rows change twice should be opened again.
+* Each commit writes the columns under their other chunk key (`label/c/0` <-> `label/c.0`), which
+  zarr.json names. A plain dataset that stays open over two commits may see newer labels.
 * A killed writer leaves rows that no index lists. The next writer overwrites them.
 
 A shard is in the format of Zarr's `sharding_indexed` codec: the chunks, one per row, then a table
-with the offset and size of each (little-endian uint64; all ones = no data). Zarr and xarray read
-it by themselves. It is written here because the last shard must grow without moving its rows, and
-read here because Zarr takes a lost file for fill values. The codec's checksum over the table is
-left out: a damaged entry spoils its own row only, which fails its checksum.
+with the offset and size of each (little-endian uint64; all ones = no data). It is written here
+because the last shard must grow without moving its rows, and read here because Zarr takes a lost
+file for fill values. The codec's checksum over the table is left out: a damaged entry spoils its
+own row only, which fails its checksum.
 
 Reference: Zarr v3 specification; sharding codec version 1.0.
 """
@@ -67,12 +66,9 @@ TILE = 1024
 COLUMN_ROWS = 16384  # per chunk of a column for plain readers: mostly one file per column
 ENTRY, EMPTY = struct.Struct("<QQ"), 2**64 - 1  # of a shard's table
 
-Row = dict[str, Any]
-"""Index values of one row, by column."""
-Data = dict[str, np.ndarray]
-"""Data of one row, by array name."""
-Cell = tuple[int, ...]
-"""Position of a chunk within a row: which tile of a large mask; (0, 0) where there is only one."""
+Row = dict[str, Any]  # index values of one row, by column
+Data = dict[str, np.ndarray]  # data of one row, by array name
+Cell = tuple[int, ...]  # which tile of a large mask; zeros where a row is one chunk
 
 COMMON: Mapping[str, tuple[str, Any]] = {
     "image_id": ("string", ""),
@@ -91,23 +87,14 @@ COMMON: Mapping[str, tuple[str, Any]] = {
 
 @dataclass(frozen=True)
 class Kind:
-    """What distinguishes mask stores from feature stores.
+    """What distinguishes mask stores from feature stores."""
 
-    Args:
-        name: "masks" or "features", in the store's attributes.
-        stage: the command that writes it.
-        columns: index columns, as `COMMON`.
-        shown: index columns that plain Zarr readers see as coordinates.
-        sums: data array -> the index column with the checksum of its rows.
-        sides: index columns with the shape of a row; () = all rows have the array's shape.
-    """
-
-    name: str
-    stage: str
-    columns: Mapping[str, tuple[str, Any]]
-    shown: tuple[str, ...]
-    sums: Mapping[str, str]
-    sides: tuple[str, ...] = ()
+    name: str  # in the store's attributes
+    stage: str  # the command that writes it
+    columns: Mapping[str, tuple[str, Any]]  # of the index, as `COMMON`
+    shown: tuple[str, ...]  # index columns that plain Zarr readers see as coordinates
+    sums: Mapping[str, str]  # data array -> the index column with the checksum of its rows
+    sides: tuple[str, ...] = ()  # index columns with the shape of a row; () = that of the array
 
 
 MASKS = Kind(
@@ -153,12 +140,7 @@ def checksum(values: np.ndarray) -> int:
 
 
 def read_root(path: Path, folder: int | None = None, layout: int = LAYOUT) -> dict[str, Any]:
-    """Return the content of a store's zarr.json.
-
-    Args:
-        path: the store.
-        folder: file descriptor of its folder, if that is open.
-        layout: the version wanted.
+    """Return the content of a store's zarr.json, of the folder's file descriptor if that is open.
 
     Raises:
         StoreError: no store, not one of this pipeline's stores, or another layout version.
@@ -168,23 +150,18 @@ def read_root(path: Path, folder: int | None = None, layout: int = LAYOUT) -> di
     try:
         root = json.loads(read_bytes("zarr.json" if folder else path / "zarr.json", folder))
         attrs, arrays = root["attributes"], root["consolidated_metadata"]["metadata"]
-        found, kind = attrs["layout"], KINDS[attrs["store"]]
-        _ = attrs["identity"], arrays[next(iter(kind.sums))]
+        _ = attrs["identity"], arrays[next(iter(KINDS[attrs["store"]].sums))]
+        if attrs["layout"] == layout:
+            return root
+        message = f"the store has layout {attrs['layout']}, not {layout}"
+        if attrs["layout"] == 1:
+            remedy = f"pipeline convert {path} (nothing is computed again)"
     except (FileNotFoundError, NotADirectoryError):
-        raise StoreError("no store here", path=path, remedy=remedy) from None
-    except OSError as error:
-        remedy = "check its owner and mode"
-        raise StoreError(f"cannot be read: {error.strerror}", path=path, remedy=remedy) from None
-    except (ValueError, KeyError, TypeError):
-        remedy = f"restore it (dvc checkout), or delete the store and {remedy}"
+        message = "no store here"
+    except (OSError, ValueError, KeyError, TypeError):
         message = "its zarr.json is damaged, or not of one of this pipeline's stores"
-        raise StoreError(message, path=path, remedy=remedy) from None
-    if found != layout:
-        remedy = f"delete the store and {remedy}"
-        if found == 1:
-            remedy = f"run: pipeline convert {path} (nothing is computed again)"
-        raise StoreError(f"the store has layout {found}, not {layout}", path=path, remedy=remedy)
-    return root
+        remedy = f"restore it (dvc checkout) and check its mode, or delete the store and {remedy}"
+    raise StoreError(message, path=path, remedy=remedy)
 
 
 def read_bytes(name: str | os.PathLike, folder: int | None = None) -> bytes:
@@ -222,20 +199,24 @@ def to_json(value: Any) -> bytes:
 def make_table(kind: Kind, columns: Mapping[str, Any]) -> pd.DataFrame:
     """Return an index as a table by image_id; columns that are not given have their default."""
     n = len(columns["image_id"])
-    typed = {  # object, since pandas finds single rows of its text columns slowly
-        name: pd.Series(columns.get(name, [default] * n), dtype=dtype.replace("string", "object"))
-        for name, (dtype, default) in kind.columns.items()
-    }
-    frame = pd.DataFrame(typed)
+    frame = pd.DataFrame(
+        {  # object, since pandas finds single rows of its text columns slowly
+            name: pd.Series(
+                columns.get(name, [default] * n), dtype=dtype.replace("string", "object")
+            )
+            for name, (dtype, default) in kind.columns.items()
+        }
+    )
     return frame.set_index(frame.pop("image_id").astype(object))
 
 
 def table_to_bytes(kind: Kind, table: pd.DataFrame) -> bytes:
     """Return the index as a Parquet file."""
-    columns = table.reset_index()
-    types = {name: pa.type_for_alias(dtype) for name, (dtype, _) in kind.columns.items()}
-    file = io.BytesIO()
-    arrays = {name: pa.array(columns[name].tolist(), type) for name, type in types.items()}
+    columns, file = table.reset_index(), io.BytesIO()
+    arrays = {
+        name: pa.array(columns[name].tolist(), pa.type_for_alias(dtype))
+        for name, (dtype, _) in kind.columns.items()
+    }
     pq.write_table(pa.table(arrays), file, compression="zstd")
     return file.getvalue()
 
@@ -292,40 +273,24 @@ def array_metadata(
     }
 
 
-def _compress(data: bytes) -> bytes:
-    return pa.Codec("zstd", compression_level=3).compress(data, asbytes=True)
-
-
 def write_array(
     files: dict[str, bytes],
     name: str,
     dtype: str,
     dims: tuple[str, ...],
     values: np.ndarray,
-    metadata: Mapping[str, Any] | None = None,
-    old: np.ndarray | None = None,
+    old: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Add a small array's chunks and metadata to the files to be written; return the metadata.
+    """Add a small array's chunks and metadata to the files of a commit (name within the store ->
+    content); return the metadata.
 
-    Args:
-        files: name within the store -> content; the new files are added.
-        name, dtype, dims: of the array; columns ("image",) are cut in chunks of `COLUMN_ROWS`.
-        values: the array.
-        metadata: of the array on disk, if there is one. Where its values change, the new chunks get
-            the other of two names, so that a reader of the present commit is not disturbed.
-        old: the values on disk, if known. Where `values` extends them, old chunks stay.
+    Columns ("image",) are cut in chunks of `COLUMN_ROWS`. Where the array is on disk with the
+    metadata `old`, the new chunks get the other of two names, so that a reader of the present
+    commit is not disturbed.
     """
     chunks = (COLUMN_ROWS,) if dims == ("image",) else values.shape
-    separator, first = "/", 0
-    if metadata is not None:
-        separator = metadata["chunk_key_encoding"]["configuration"]["separator"]
-        if old is not None and np.array_equal(old, values[: len(old)]):
-            if len(old) == len(values):
-                return dict(metadata)
-            first = len(old) // COLUMN_ROWS
-        else:
-            separator = "." if separator == "/" else "/"
-    for k in range(first, -(-len(values) // chunks[0])):
+    separator = "." if old and separator_of(old) == "/" else "/"
+    for k in range(-(-len(values) // chunks[0])):
         part = values[k * chunks[0] : (k + 1) * chunks[0]]
         key = separator.join(map(str, ("c", k, *[0] * (len(dims) - 1))))
         files[f"{name}/{key}"] = _compress(_chunk(part, dtype, chunks))
@@ -335,33 +300,36 @@ def write_array(
     return found
 
 
+def separator_of(metadata: Mapping[str, Any]) -> str:
+    """Return what stands between the numbers of an array's chunk keys."""
+    return metadata["chunk_key_encoding"]["configuration"]["separator"]
+
+
+def _compress(data: bytes) -> bytes:
+    return pa.Codec("zstd", compression_level=3).compress(data, asbytes=True)
+
+
 def _chunk(values: np.ndarray, dtype: str, shape: tuple[int, ...]) -> bytes:
     if dtype == "string":
         texts = [str(v).encode() for v in values] + [b""] * (shape[0] - len(values))
         parts = (struct.pack("<I", len(text)) + text for text in texts)
         return struct.pack("<I", len(texts)) + b"".join(parts)
-    if values.shape != shape:
-        values = np.pad(values, [(0, n - k) for n, k in zip(shape, values.shape, strict=True)])
-    return values.astype(np.dtype(dtype).newbyteorder("<")).tobytes()
+    padded = np.zeros(shape, np.dtype(dtype).newbyteorder("<"))
+    padded[tuple(map(slice, values.shape))] = values
+    return padded.tobytes()
 
 
 @dataclass(frozen=True)
 class DataArray:
-    """An array in shards, with one row per image; bool is compressed, floats hardly could be.
-
-    Args:
-        name, dims, dtype: of the array; the first dimension is "image".
-        shape: shape of a row; smaller rows are padded with fill values.
-        chunk: shape of an inner chunk within a row.
-        rows: rows per shard.
-    """
+    """An array in shards, with one row per image: bool rows in compressed tiles, float32 rows in
+    one chunk, which compression would hardly make smaller."""
 
     name: str
-    dims: tuple[str, ...]
-    shape: tuple[int, ...]
+    dims: tuple[str, ...]  # the first is "image"
+    shape: tuple[int, ...]  # of a row; smaller ones are padded with fill values
     dtype: str
-    chunk: tuple[int, ...]
-    rows: int
+    chunk: tuple[int, ...]  # of a row
+    rows: int  # per shard
 
     @classmethod
     def new(cls, name: str, dims: Sequence[str], chunk: Sequence[int], dtype: str) -> DataArray:
@@ -382,12 +350,14 @@ class DataArray:
         shape, chunks = (rows, *self.shape), (self.rows, *self.chunk)
         return array_metadata(shape, self.dtype, self.dims, chunks, codecs)
 
-    def file(self, row: int, cell: Cell) -> str:
-        """Return the shard file that holds a chunk of a row."""
-        return "/".join(map(str, (self.name, "c", row // self.rows, *cell)))
+    def file(self, shard: int, cell: Cell) -> str:
+        """Return the file of a shard."""
+        return "/".join(map(str, (self.name, "c", shard, *cell)))
 
     def cells(self, shape: Sequence[int]) -> list[Cell]:
         """Return the chunks that a row of this shape occupies."""
+        if shape == self.chunk:
+            return [(0,) * len(shape)]
         return list(product(*(range(-(-n // c)) for n, c in zip(shape, self.chunk, strict=True))))
 
     def encode(self, values: np.ndarray) -> dict[Cell, bytes]:
@@ -398,23 +368,17 @@ class DataArray:
         return found
 
     def decode(self, chunks: Mapping[Cell, bytes], shape: Sequence[int]) -> np.ndarray:
-        """Return the data of one row from its chunks; ValueError when they are damaged."""
-        dtype = np.dtype(self.dtype).newbyteorder("<")
-        size = math.prod(self.chunk) * dtype.itemsize
-        out = np.empty(shape, self.dtype)
+        """Return the data of one row; OSError, ValueError or ArrowException: damaged chunks."""
+        if self.dtype != "bool":
+            (raw,) = chunks.values()
+            return np.frombuffer(raw, "<f4").astype(np.float32).reshape(shape)
+        out = np.empty(shape, bool)
         for cell, raw in chunks.items():
-            if self.dtype == "bool":
-                try:
-                    raw = pa.decompress(raw, size, codec="zstd", asbytes=True)
-                except (OSError, pa.ArrowException) as error:
-                    raise ValueError(str(error)) from None
-            if len(raw) != size:
-                raise ValueError(f"a chunk has {len(raw)} bytes, not {size}")
-            full = np.frombuffer(raw, dtype).reshape(self.chunk)
-            if self.dtype == "bool":
-                full = full.view(np.uint8) != 0  # a damaged byte may be neither 0 nor 1
+            raw = pa.decompress(raw, math.prod(self.chunk), codec="zstd", asbytes=True)
             region = out[self._region(cell)]
-            region[...] = full[tuple(map(slice, region.shape))]
+            tile = np.frombuffer(raw, np.uint8).reshape(self.chunk)
+            # Not a view as bool: a damaged byte may be neither 0 nor 1.
+            region[...] = tile[tuple(map(slice, region.shape))] != 0
         return out
 
     def _region(self, cell: Cell) -> tuple[slice, ...]:
@@ -429,8 +393,7 @@ def data_arrays(kind: Kind, arrays: Mapping[str, Any]) -> dict[str, DataArray]:
             metadata = arrays[name]
             rows, *chunk = metadata["chunk_grid"]["configuration"]["chunk_shape"]
             dims, shape = tuple(metadata["dimension_names"]), tuple(metadata["shape"][1:])
-            dtype = metadata["data_type"]
-            found[name] = DataArray(name, dims, shape, dtype, tuple(chunk), rows)
+            found[name] = DataArray(name, dims, shape, metadata["data_type"], tuple(chunk), rows)
     return found
 
 
@@ -443,18 +406,16 @@ def write_rows(
     offsets; what lies behind them (of a killed writer) is dropped. No lock is needed by processes
     that write different shards.
     """
-    shards: dict[str, tuple[DataArray, int, dict[int, bytes]]] = {}
+    shards: dict[tuple[DataArray, int, Cell], dict[int, bytes]] = {}
     for number, data in enumerate(rows, first):
         for name, values in data.items():
             array = arrays[name]
-            position = number % array.rows
             for cell, chunk in array.encode(values).items():
-                kept = max(0, first - (number - position))
-                shard = shards.setdefault(array.file(number, cell), (array, kept, {}))
-                shard[2][position] = chunk
+                key = array, number // array.rows, cell
+                shards.setdefault(key, {})[number % array.rows] = chunk
     files = {}
-    for file, (array, kept, chunks) in shards.items():
-        old = b""
+    for (array, shard, cell), chunks in shards.items():
+        file, kept, old = array.file(shard, cell), max(0, first - shard * array.rows), b""
         if kept:
             # Absent where no row before these reaches this tile, or where they are lost.
             with suppress(FileNotFoundError):
@@ -466,16 +427,14 @@ def write_rows(
 def extended(old: bytes, rows: int, kept: int, chunks: Mapping[int, bytes]) -> bytes:
     """Return a shard file of `rows` rows with `chunks` (position -> bytes) after the first `kept`
     rows of `old`. A file that is cut keeps what it can."""
-    table = np.full((rows, 2), EMPTY, "<u8")
-    body = b""
+    table, body = np.full((rows, 2), EMPTY, "<u8"), b""
     if len(old) >= table.nbytes:
-        body = old[: -table.nbytes]
         table[:kept] = np.frombuffer(old[-table.nbytes :], "<u8").reshape(rows, 2)[:kept]
         there = [int(a) + int(n) for a, n in table[:kept] if a != EMPTY]
-        body = body[: max(there, default=0)]
+        body = old[: -table.nbytes][: max(there, default=0)]
     parts, at = [body], len(body)
-    for position in sorted(chunks):
-        table[position] = at, len(chunks[position])
-        parts.append(chunks[position])
-        at += len(chunks[position])
+    for position, chunk in sorted(chunks.items()):
+        table[position] = at, len(chunk)
+        parts.append(chunk)
+        at += len(chunk)
     return b"".join([*parts, table.tobytes()])

@@ -21,28 +21,17 @@ import pyarrow as pa
 from pipeline.errors import StoreError
 from pipeline.io import sha256_json
 from pipeline.store import layout
-from pipeline.store.layout import (
-    FEATURES,
-    GOOD,
-    KINDS,
-    MASKS,
-    Data,
-    DataArray,
-    Kind,
-    Row,
-    checksum,
-)
+from pipeline.store.layout import FEATURES, GOOD, KINDS, MASKS, Data, DataArray, Kind, Row, checksum
 
 if TYPE_CHECKING:
     import xarray
-
-OPEN_FILES = 64
 
 
 class Shard:
     """An open shard file."""
 
-    def __init__(self, name: str, folder: int, rows: int):
+    def __init__(self, number: int, name: str, folder: int, rows: int):
+        self.number = number
         self.fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
         weakref.finalize(self, os.close, self.fd)
         self.end = os.fstat(self.fd).st_size - rows * layout.ENTRY.size
@@ -58,16 +47,24 @@ class Shard:
         return os.pread(self.fd, size, start)
 
 
-class Snapshot:
+class StoreReader:
     """One commit of a store: its attributes, its index and the data of its rows.
 
+    The base of `MaskStore` and `FeatureStore` is a mapping-like object: `len`, iteration over ids,
+    `in`. What a writer commits later is seen by opening the store again. A store that is replaced
+    stays readable for those who have it open. Safe in threads and in forked or spawned workers;
+    pickles as its path.
+
     Args:
-        path: the store.
-        folder: where it lies, if that is another place.
+        path: the store's folder.
+        folder: where it lies, if that is another place (for its writer).
 
     Raises:
-        StoreError: no store there, or its index is lost or damaged.
+        StoreError: no store there, one of the other kind, or its index is lost or damaged.
     """
+
+    wanted: Kind | None = None
+    """The kind of a subclass, which keeps the folder from being deleted while it is open."""
 
     def __init__(self, path: str | PathLike, folder: Path | None = None):
         self.path = Path(path)
@@ -75,25 +72,32 @@ class Snapshot:
             layout.read_root(place)  # raises the error that fits
         self._folder = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self._folder)
-        while not self._load():  # a writer committed twice in between
-            pass
-        self.arrays = layout.data_arrays(self.kind, self.metadata)
+        if self.wanted:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(self._folder, fcntl.LOCK_SH | fcntl.LOCK_NB)  # see `writer.in_use`
+        root: dict[str, Any] = {}
+        # A second time where a writer committed twice in between, which removes an index.
+        while root != (root := layout.read_root(self.path, self._folder)):
+            self.attrs = root["attributes"]
+            self.metadata = root["consolidated_metadata"]["metadata"]
+            self.kind = KINDS[self.attrs["store"]]
+            if self.wanted not in (None, self.kind):
+                message = f"is a store of {self.kind.name}, not of {self.wanted.name}"
+                raise self._error(message, f"open it with open_{self.kind.name}")
+            self.arrays = layout.data_arrays(self.kind, self.metadata)
+            with suppress(OSError, KeyError, pa.ArrowException):
+                data = layout.read_bytes(self.attrs["index"], self._folder)
+                if zlib.crc32(data) == self.attrs["index_crc"]:
+                    self.frame = layout.table_from_bytes(self.kind, data)
+                    return
+        remedy = "restore it (dvc checkout), or run the stage again with --force"
+        raise self._error("the row index is lost or damaged", remedy)
 
-    def _load(self) -> bool:
-        root = layout.read_root(self.path, self._folder)
-        self.attrs, self.metadata = root["attributes"], root["consolidated_metadata"]["metadata"]
-        self.kind = KINDS[self.attrs["store"]]
-        try:
-            data = layout.read_bytes(self.attrs["index"], self._folder)
-            if zlib.crc32(data) == self.attrs["index_crc"]:
-                self.frame = layout.table_from_bytes(self.kind, data)
-                return True
-        except (OSError, KeyError, pa.ArrowException):
-            pass
-        if layout.read_root(self.path, self._folder) == root:
-            remedy = "restore it (dvc checkout), or run the stage again with --force"
-            raise StoreError("the row index is lost or damaged", path=self.path, remedy=remedy)
-        return False
+    def _error(self, message: str, remedy: str) -> StoreError:
+        return StoreError(message, path=self.path, remedy=remedy)
+
+    def __reduce__(self):
+        return type(self), (self.path,)
 
     @cached_property
     def rows(self) -> dict[str, Row]:
@@ -104,28 +108,32 @@ class Snapshot:
         return dict(zip(self.frame.index, rows, strict=True))
 
     def read_rows(
-        self, rows: Iterable[Row], names: Sequence[str] = ()
-    ) -> Iterator[Data | OSError | ValueError]:
-        """Yield the data of each row by array name (default all), or the error of reading it."""
-        shards: dict[str, Shard] = {}
-        for row in rows:
-            if len(shards) > OPEN_FILES:
-                shards.clear()
-            result: Data | OSError | ValueError
+        self, rows: Sequence[Row], names: Iterable[str] = ()
+    ) -> Iterator[tuple[int, Data | str]]:
+        """Yield (position in `rows`, data by array name, or "lost" or "damaged") in the order of
+        the shards, each of which is opened once; `names`: of the arrays, default all."""
+        arrays = [self.arrays[name] for name in names] or list(self.arrays.values())
+        shards: dict[tuple[str, layout.Cell], Shard] = {}
+        for k in np.argsort([row["row"] for row in rows], kind="stable").tolist():
+            result: Data | str
             try:
-                result = {n: self._read(self.arrays[n], row, shards) for n in names or self.arrays}
-            except (OSError, ValueError) as error:
-                result = error
-            yield result
+                result = {array.name: self._read(array, rows[k], shards) for array in arrays}
+            except (FileNotFoundError, NotADirectoryError):
+                result = "lost"
+            except (OSError, ValueError, pa.ArrowException):
+                result = "damaged"
+            yield k, result
 
-    def _read(self, array: DataArray, row: Row, shards: dict[str, Shard]) -> np.ndarray:
+    def _read(self, array: DataArray, row: Row, shards: dict) -> np.ndarray:
         shape = tuple(row[side] for side in self.kind.sides) or array.shape
+        number, position = divmod(row["row"], array.rows)
         chunks = {}
         for cell in array.cells(shape):
-            name = array.file(row["row"], cell)
-            if name not in shards:
-                shards[name] = Shard(name, self._folder, array.rows)
-            chunks[cell] = shards[name].chunk(row["row"] % array.rows)
+            shard = shards.get((array.name, cell))
+            if shard is None or shard.number != number:
+                shard = Shard(number, array.file(number, cell), self._folder, array.rows)
+                shards[array.name, cell] = shard
+            chunks[cell] = shard.chunk(position)
         values = array.decode(chunks, shape)
         if checksum(values) != row[self.kind.sums[array.name]]:
             raise ValueError("other data than were written")
@@ -133,9 +141,9 @@ class Snapshot:
 
     def check(self) -> dict[str, str]:
         """Read all rows; return image_id -> "lost" or "damaged" of those that are not right."""
-        good = {image_id: row for image_id, row in self.rows.items() if row["status"] in GOOD}
-        found = zip(good, self.read_rows(good.values()), strict=True)
-        return {image_id: fault(data) for image_id, data in found if isinstance(data, Exception)}
+        ids = [image_id for image_id, row in self.rows.items() if row["status"] in GOOD]
+        found = self.read_rows([self.rows[image_id] for image_id in ids])
+        return {ids[k]: fault for k, fault in found if isinstance(fault, str)}
 
     def text(self) -> np.ndarray:
         """Return the text features, float32 (class, template, feature).
@@ -143,61 +151,24 @@ class Snapshot:
         Raises:
             StoreError: there are none, or they do not match their checksum.
         """
+        message = "the store holds no text features"
+        if self.attrs.get("text_crc") is not None:
+            message = "the text features are lost or damaged"
+            with suppress(OSError, KeyError, ValueError, pa.ArrowException):
+                metadata = self.metadata["text_features"]
+                name = "text_features/" + layout.separator_of(metadata).join("c000")
+                raw = pa.decompress(
+                    layout.read_bytes(name, self._folder),
+                    4 * int(np.prod(metadata["shape"])),
+                    codec="zstd",
+                    asbytes=True,
+                )
+                text = np.frombuffer(raw, "<f4").astype(np.float32).reshape(metadata["shape"])
+                crc = text_crc(text, self.attrs["classes"], self.attrs["templates"])
+                if crc == self.attrs["text_crc"]:
+                    return text
         remedy = "run the encode stage again; it encodes the prompts and no image"
-        if self.attrs.get("text_crc") is None:
-            raise StoreError("the store holds no text features", path=self.path, remedy=remedy)
-        try:
-            metadata = self.metadata["text_features"]
-            separator = metadata["chunk_key_encoding"]["configuration"]["separator"]
-            chunk = layout.read_bytes("text_features/" + separator.join("c000"), self._folder)
-            size = 4 * int(np.prod(metadata["shape"]))
-            raw = pa.decompress(chunk, size, codec="zstd", asbytes=True)
-            text = np.frombuffer(raw, "<f4").astype(np.float32).reshape(metadata["shape"])
-            crc = text_crc(text, self.attrs["classes"], self.attrs["templates"])
-            if crc == self.attrs["text_crc"]:
-                return text
-        except (OSError, KeyError, ValueError, pa.ArrowException):
-            pass
-        raise StoreError("the text features are lost or damaged", path=self.path, remedy=remedy)
-
-
-def fault(error: Exception) -> str:
-    """Return whether an error of `Snapshot.read_rows` means "lost" or "damaged"."""
-    return "lost" if isinstance(error, (FileNotFoundError, NotADirectoryError)) else "damaged"
-
-
-def text_crc(features: np.ndarray, classes: Sequence[str], templates: Sequence[str]) -> int:
-    """Return the CRC-32 of text features (little-endian float32) and their names."""
-    names = repr((list(classes), list(templates))).encode("utf-8", "replace")
-    return zlib.crc32(names, checksum(features))
-
-
-class StoreReader(Snapshot):
-    """Base of `MaskStore` and `FeatureStore`: the state of a store when it was opened.
-
-    A mapping-like object: `len`, iteration over ids, `in`. What a writer commits later is seen by
-    opening the store again. A store that is replaced stays readable for those who have it open.
-    Safe in threads and in forked or spawned workers; pickles as its path.
-
-    Args:
-        path: the store's folder.
-    """
-
-    wanted: Kind
-
-    def __init__(self, path: str | PathLike):
-        super().__init__(path)
-        if self.kind is not self.wanted:
-            raise StoreError(
-                f"is a store of {self.kind.name}, not of {self.wanted.name}",
-                path=self.path,
-                remedy=f"open it with open_{self.kind.name}",
-            )
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(self._folder, fcntl.LOCK_SH | fcntl.LOCK_NB)  # see `writer.in_use`
-
-    def __reduce__(self):
-        return type(self), (self.path,)
+        raise self._error(message, remedy)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -210,9 +181,9 @@ class StoreReader(Snapshot):
 
         Two stores with the same digest hold the same data, whatever the order of their rows.
         """
-        table, names = self.frame, ("key", "status", *self.kind.sums.values())
-        columns = [table.index.tolist(), *(table[name].tolist() for name in names)]
-        rows = sorted(zip(*columns, strict=True))
+        names = ("image_id", "key", "status", *self.kind.sums.values())
+        table = self.frame.reset_index()
+        rows = sorted(zip(*(table[name].tolist() for name in names), strict=True))
         return sha256_json([self.attrs["identity_hash"], self.attrs.get("text_crc"), rows])
 
     def __len__(self) -> int:
@@ -244,42 +215,45 @@ class StoreReader(Snapshot):
         Raises:
             StoreError: unknown id, failed row, lost or damaged data.
         """
-        return next(self._each([image_id]))
+        return next(self._each([image_id]))[1]
 
-    def _each(self, ids: Sequence[str], names: Sequence[str] = ()) -> Iterator[Data]:
-        """Yield the data of images in their order; errors as for `read`.
+    def _each(self, ids: Sequence[str], names: Iterable[str] = ()) -> Iterator[tuple[int, Data]]:
+        """Yield (position in `ids`, data) in the order of the shards; errors as for `read`.
 
         The error of lost or damaged rows comes after the last row and names all of them.
         """
+        command = f"pipeline {self.kind.stage} --dataset {self.path.absolute().parent.name}"
+        rows = []
         for image_id in ids:
             row = self.rows.get(image_id)
             if row is None:
-                message, remedy = f"no row for {image_id!r}", f"run: {self._command}"
-                raise StoreError(message, path=self.path, remedy=remedy)
+                raise self._error(f"no row for {image_id!r}", f"run: {command}")
             if row["status"] not in GOOD:
                 message = f"{image_id!r} has no data ({row['status']}: {row['reason']})"
-                remedy = f"repair the image, then run: {self._command}"
-                raise StoreError(message, path=self.path, remedy=remedy)
-        faults = {}
-        found = self.read_rows((self.rows[image_id] for image_id in ids), names)
-        for image_id, data in zip(ids, found, strict=True):
-            if isinstance(data, Exception):
-                faults[image_id] = fault(data)
+                raise self._error(message, f"repair the image, then run: {command}")
+            rows.append(row)
+        faults: dict[str, list[int]] = {"lost": [], "damaged": []}
+        for k, data in self.read_rows(rows, names):
+            if isinstance(data, str):
+                faults[data].append(k)
             else:
-                yield data
-        how = "lost" if "lost" in faults.values() else "damaged"
-        ids = [image_id for image_id, found in faults.items() if found == how]
-        if ids:
-            more = f" and {len(ids) - 5} more" if ids[5:] else ""
-            raise StoreError(
-                f"{how} data of {', '.join(map(repr, ids[:5]))}{more}",
-                path=self.path,
-                remedy=f"{self._command} computes these rows again; pipeline verify lists all",
-            )
+                yield k, data
+        for how, found in faults.items():
+            if found:
+                remedy = f"{command} computes these rows again; pipeline verify lists all"
+                raise self._error(f"{how} data of {_named(ids[k] for k in sorted(found))}", remedy)
 
-    @property
-    def _command(self) -> str:
-        return f"pipeline {self.kind.stage} --dataset {self.path.absolute().parent.name}"
+
+def text_crc(features: np.ndarray, classes: Sequence[str], templates: Sequence[str]) -> int:
+    """Return the CRC-32 of text features (little-endian float32) and their names."""
+    names = repr((list(classes), list(templates))).encode("utf-8", "replace")
+    return zlib.crc32(names, checksum(features))
+
+
+def _named(ids: Iterable[str]) -> str:
+    names = list(map(repr, ids))
+    more = f" and {len(names) - 5} more" if names[5:] else ""
+    return ", ".join(names[:5]) + more
 
 
 class MaskStore(StoreReader):
@@ -324,6 +298,11 @@ class FeatureStore(StoreReader):
         """Length d of a feature."""
         return self.arrays["image_features"].shape[1]
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that have text features."""
+        return tuple(self.attrs.get("classes", ()))
+
     def image_features(self, view: str, ids: Iterable[str] | None = None) -> np.ndarray:
         """Return float32 (n, d), not normalised, in the order of `ids` (default: all images of the
         manifest that have data).
@@ -334,15 +313,13 @@ class FeatureStore(StoreReader):
             StoreError: unknown view or id, a failed row, lost or damaged data.
         """
         if view not in self.views:
-            raise StoreError(
+            raise self._error(
                 f"no view {view!r}; the store has {', '.join(self.views)}",
-                path=self.path,
-                remedy="add it to encode.views in params.yaml and encode again",
+                "add it to encode.views in params.yaml and encode again",
             )
-        v = self.views.index(view)
-        wanted = self._good_ids() if ids is None else list(ids)
+        v, wanted = self.views.index(view), self._good_ids() if ids is None else list(ids)
         out = np.empty((len(wanted), self.dim), np.float32)
-        for k, data in enumerate(self._each(wanted, ["image_features"])):
+        for k, data in self._each(wanted, ["image_features"]):
             out[k] = data["image_features"][v]
         return out
 
@@ -379,13 +356,9 @@ class FeatureStore(StoreReader):
             raise ValueError(f"missing: {missing!r} is not raise or drop")
         wanted = list(self.ids(split) if ids is None else ids)
         if ids is None and split is not None and not wanted:
-            known = sorted(set(self.frame["split"]) - {""})
-            raise StoreError(
-                f"no images of split {split!r}",
-                path=self.path,
-                remedy=f"the store has {', '.join(known) or 'no published split'}; pass ids=, "
-                "as `pipeline splits export` lists them",
-            )
+            known = ", ".join(sorted(set(self.frame["split"]) - {""})) or "no published split"
+            remedy = f"the store has {known}; pass ids=, as `pipeline splits export` lists them"
+            raise self._error(f"no images of split {split!r}", remedy)
         if missing == "drop":
             good = set(self._good_ids())
             wanted = [image_id for image_id in wanted if image_id in good]
@@ -394,11 +367,9 @@ class FeatureStore(StoreReader):
         if missing == "drop":
             X, wanted = X[~gone], [wanted[k] for k in np.flatnonzero(~gone)]
         elif gone.any():
-            names = ", ".join(repr(wanted[k]) for k in np.flatnonzero(gone)[:5])
-            raise StoreError(
-                f"{int(gone.sum())} images have no view {view!r}: {names}",
-                path=self.path,
-                remedy='choose images with a ground-truth mask, or pass missing="drop"',
+            raise self._error(
+                f"no view {view!r} of {_named(wanted[k] for k in np.flatnonzero(gone))}",
+                'choose images with a ground-truth mask, or pass missing="drop"',
             )
         labels = self.frame["label"]
         if classes is None:
@@ -406,7 +377,7 @@ class FeatureStore(StoreReader):
         y = pd.Index(list(classes)).get_indexer(labels[wanted])
         if (y < 0).any():
             unknown = sorted(set(labels[wanted]) - set(classes))
-            raise StoreError(f"labels that are not in classes: {unknown}", path=self.path)
+            raise self._error(f"labels that are not in classes: {unknown}", "name all classes")
         return X, y.astype(np.int64)
 
     def to_pandas(self, view: str | None = None) -> pd.DataFrame:
@@ -416,10 +387,8 @@ class FeatureStore(StoreReader):
         if view is None:
             parts = {name: self.to_pandas(name) for name in self.views}
             return pd.concat(parts, names=["view"]).swaplevel()
-        ids = self._good_ids()
-        index = pd.Index(ids, name="image_id")
-        features = pd.DataFrame(self.image_features(view, ids), index=index)
-        return pd.concat([self.frame.loc[ids, ["label", "split"]], features], axis=1)
+        table = self.frame.loc[self._good_ids(), ["label", "split"]]
+        return table.join(pd.DataFrame(self.image_features(view, table.index), table.index))
 
     @property
     def text_features(self) -> xarray.DataArray:
@@ -430,14 +399,9 @@ class FeatureStore(StoreReader):
         """
         import xarray as xr
 
-        coords = {"class": list(self.classes), "template": self.attrs["templates"]}
+        coords = {"class": list(self.classes), "template": self.attrs.get("templates")}
         dims = ("class", "template", "feature")
         return xr.DataArray(self.text(), dims=dims, coords=coords, name="text_features")
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes that have text features."""
-        return tuple(self.attrs.get("classes", ()))
 
     def class_features(self, classes: Sequence[str] | None = None) -> np.ndarray:
         """Return T, float32 (C, d), in the order of `classes`.
@@ -448,16 +412,13 @@ class FeatureStore(StoreReader):
         Raises:
             StoreError: a class, or the whole store, has no text features.
         """
-        features = self.text()
+        T = _unit(_unit(self.text()).mean(axis=1))
         wanted = list(self.classes if classes is None else classes)
-        lacking = [name for name in wanted if name not in self.classes]
-        if lacking:
-            raise StoreError(
+        if lacking := [name for name in wanted if name not in self.classes]:
+            raise self._error(
                 f"no text features for {lacking}",
-                path=self.path,
-                remedy="add these classes to data_manifests/prompts.yaml and encode again",
+                "add these classes to data_manifests/prompts.yaml and encode again",
             )
-        T = _unit(_unit(features).mean(axis=1))
         return T[[self.classes.index(name) for name in wanted]].astype(np.float32)
 
 
@@ -510,29 +471,26 @@ def verify_store(path: str | PathLike) -> VerifyReport:
     import zarr
 
     try:
-        store = Snapshot(path)
+        store = StoreReader(path)
     except StoreError as error:
-        return VerifyReport(str(path), problems=[f"{error.message}; {error.remedy}"])
-    problems, faults, frame = [], store.check(), store.frame
+        return VerifyReport(str(path), problems=[error.with_remedy])
+    report = VerifyReport(str(path), len(store.frame))
+    for image_id, how in store.check().items():
+        getattr(report, how).append(image_id)
+    failed = store.frame[~store.frame["status"].isin(GOOD)]
+    report.failed.update(failed["reason"].to_dict())
     if "text_crc" in store.attrs:
         try:
             store.text()
         except StoreError as error:
-            problems.append(error.message)
-    shown = layout.shown_columns(store.kind, frame, store.attrs["rows"])
+            report.problems.append(error.message)
+    shown = layout.shown_columns(store.kind, store.frame, store.attrs["rows"])
     try:
         group = zarr.open_group(store.path, mode="r", use_consolidated=True)
         same = all(np.array_equal(group[name][...], shown[name]) for name in shown)
     except Exception:  # whatever a codec makes of damaged bytes
         same = False
     if not same and layout.read_root(store.path)["attributes"] == store.attrs:
-        problems.append("the columns for xarray are lost or damaged; run the stage with --force")
-    failed = frame[~frame["status"].isin(GOOD)]
-    return VerifyReport(
-        str(path),
-        len(frame),
-        lost=[i for i, how in faults.items() if how == "lost"],
-        damaged=[i for i, how in faults.items() if how == "damaged"],
-        failed=failed["reason"].to_dict(),
-        problems=problems,
-    )
+        text = "the columns for xarray are lost or damaged; run the stage with --force"
+        report.problems.append(text)
+    return report

@@ -16,6 +16,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -25,18 +26,17 @@ import pandas as pd
 from skimage.measure import label
 
 from pipeline.errors import StageFailed, StoreError
-from pipeline.io import ProcessLock, atomic_write, fsync_path, sha256_json, writing
+from pipeline.io import ProcessLock, fsync_path, sha256_json, writing
 from pipeline.store import layout
 from pipeline.store.items import FeatureRow, MaskRow, Plan, WorkItem, canonical, identity_diff
 from pipeline.store.layout import FEATURES, KINDS, MASKS, Data, DataArray, Kind, Row, checksum
-from pipeline.store.reader import Snapshot, text_crc
+from pipeline.store.reader import StoreReader, text_crc
 
 COMMIT_SECONDS = 5.0
 COMMIT_BYTES = 256 << 20
 FAILED = "failed before"
 
-Prepared = tuple[Row, Data]
-"""A computed row: its index values, its data by array name."""
+Prepared = tuple[Row, Data]  # a computed row: its index values, its data by array name
 
 
 def write_shard(path: str | os.PathLike, first: int, rows: Sequence[Prepared]) -> list[Row]:
@@ -71,7 +71,6 @@ class StoreWriter:
             well; or "force", which rebuilds a store of the same identity too.
         attrs: more attributes for people who open the store (dataset, model, versions).
         commit_seconds: time between two commits.
-        commit_bytes: bytes of data that are kept in memory.
     """
 
     kind: Kind
@@ -86,7 +85,6 @@ class StoreWriter:
         on_mismatch: str = "refuse",
         attrs: Mapping[str, Any] | None = None,
         commit_seconds: float = COMMIT_SECONDS,
-        commit_bytes: int = COMMIT_BYTES,
     ):
         if on_mismatch not in ("refuse", "rebuild", "force"):
             raise ValueError(f"on_mismatch: {on_mismatch!r} is not refuse, rebuild or force")
@@ -95,10 +93,10 @@ class StoreWriter:
         self.identity_hash = sha256_json(self.identity)
         self.on_mismatch = on_mismatch
         self.extra_attrs = dict(attrs or {})
-        self.commit_seconds, self.commit_bytes = commit_seconds, commit_bytes
+        self.commit_seconds = commit_seconds
         self._rebuild = self.path.with_name(f".{self.path.name}.rebuild")
         self._lock = ProcessLock(self.path.with_name(self.path.name + ".lock"))
-        self._last: Snapshot | None = None  # the last commit
+        self._last: StoreReader | None = None  # the last commit
         self._pending: list[Prepared] = []  # rows from `_next` on
         self._next = self._bytes = 0
         self._manifest: pd.DataFrame | None = None
@@ -142,11 +140,9 @@ class StoreWriter:
         self._clean()
         names = sorted(os.listdir(self.path)) if self.path.exists() else []
         if names and "zarr.json" not in names:
-            raise StoreError(
-                f"a folder without zarr.json: {', '.join(names[:3])}",
-                path=self.path,
-                remedy="restore the store (dvc checkout), or move the folder away",
-            )
+            message = f"a folder without zarr.json: {', '.join(names[:3])}"
+            remedy = "restore the store (dvc checkout), or move the folder away"
+            raise StoreError(message, path=self.path, remedy=remedy)
         try:
             self._load(self.path)
             if self._last is None or self.on_mismatch != "force":
@@ -156,26 +152,20 @@ class StoreWriter:
             if self.on_mismatch == "refuse":
                 raise
             self._replaced = error.message
-        self.root = self._rebuild
-        try:
+        self.root, self._last, self._next = self._rebuild, None, 0
+        with suppress(StoreError):  # an unfinished rebuild that cannot be used
             self._load(self.root)
-        except StoreError:  # an unfinished rebuild that cannot be used
-            self._last = None
 
     def _load(self, folder: Path) -> None:
         """Continue with the store in a folder, if there is one; StoreError where that cannot be."""
-        self._last, self._next = None, 0
         if not folder.exists() or not os.listdir(folder):
             return
-        last = Snapshot(self.path, folder)
+        last = StoreReader(self.path, folder)
         if last.attrs["identity"] != self.identity:
-            differences = identity_diff(last.attrs["identity"], self.identity)
-            raise StoreError(
-                f"the store was made with other choices: {'; '.join(differences)}",
-                path=self.path,
-                remedy="set them back, or pass --force without --only and --limit to compute the "
-                "whole store again",
-            )
+            differences = "; ".join(identity_diff(last.attrs["identity"], self.identity))
+            message = f"the store was made with other choices: {differences}"
+            remedy = "set them back, or compute all again: --force without --only and --limit"
+            raise StoreError(message, path=self.path, remedy=remedy)
         self._last, self._next = last, last.attrs["rows"]
 
     def finish(self) -> None:
@@ -188,10 +178,13 @@ class StoreWriter:
             # Renamed onto an empty folder, so that the name is free.
             prefix = f".{self.path.name}.replaced"
             os.rename(self.path, tempfile.mkdtemp(prefix=prefix, dir=self.path.parent))
-            os.rename(self.root, self.path)
-            fsync_path(self.path.parent)
-            self.root = self.path
+            self._move()
             self._clean()
+
+    def _move(self) -> None:
+        os.rename(self._rebuild, self.path)
+        fsync_path(self.path.parent)
+        self.root = self.path
 
     def plan(self, items: Sequence[WorkItem], *, force: bool = False) -> Plan:
         """Sort items into those to compute, to copy and to reuse; reads every stored row.
@@ -239,9 +232,7 @@ class StoreWriter:
         arrays = self.new_arrays(items, files)
         self._commit(layout.make_table(self.kind, {"image_id": []}), 0, files, arrays)
         if place == self.path:
-            os.rename(self.root, place)
-            fsync_path(place.parent)
-            self.root = place
+            self._move()
 
     def write(self, items: Sequence[WorkItem], rows: Sequence[Any]) -> None:
         """Take computed rows, one per item; they are committed after some seconds. ValueError: a
@@ -264,13 +255,12 @@ class StoreWriter:
         # On a slow disk, or with very many rows, commits become rarer instead of dominating.
         patience = max(self.commit_seconds, 10 * self._commit_took if self.commit_seconds else 0)
         self._bytes += sum(array.nbytes for _, data in rows for array in data.values())
-        if waited >= patience or self._bytes >= self.commit_bytes:
+        if waited >= patience or self._bytes >= COMMIT_BYTES:
             self.commit()
 
     def write_failed(self, item: WorkItem, reason: str) -> None:
         """Record that an item has no data, and why."""
-        text = " ".join(reason.encode("utf-8", "replace").decode().split())
-        self.put([({"status": "failed", "reason": text} | _item_values(item), {})])
+        self.put([({"status": "failed", "reason": reason} | _item_values(item), {})])
 
     def copy(self, item: WorkItem) -> bool:
         """Write `item` as a copy of the row with its key that was computed or reused; False where
@@ -281,8 +271,8 @@ class StoreWriter:
         row = self._last.rows.get(source)
         if row is None or row["status"] not in layout.GOOD:
             return False
-        data = next(self._last.read_rows([row]))
-        if isinstance(data, Exception):
+        _, data = next(self._last.read_rows([row]))
+        if isinstance(data, str):  # lost or damaged
             return False
         values = self._last.frame.loc[[source]].to_dict("records")[0]
         self.put([(values | _item_values(item), data)])
@@ -293,9 +283,7 @@ class StoreWriter:
 
         Rows that the manifest does not list any more stay, with in_manifest False.
         """
-        if "image_id" in manifest.columns:
-            manifest = manifest.set_index("image_id")
-        self._manifest = manifest[["label", "split"]].astype(str)
+        self._manifest = manifest.set_index("image_id")[["label", "split"]].astype(str)
 
     def reserve(self) -> int:
         """Return the first row number of a shard for `write_shard`; nobody else writes it."""
@@ -313,24 +301,19 @@ class StoreWriter:
         """
         if self._last is None:
             return
-        begin = time.monotonic()
+        begin, frame = time.monotonic(), self._last.frame
         rows = [row for shard in shards for row in shard]
         rows += [{**row, "row": self._next + k} for k, (row, _) in enumerate(self._pending)]
-        frame = self._last.frame
         if rows:
             defaults = {name: default for name, (_, default) in self.kind.columns.items()}
             new = pd.DataFrame([defaults | row for row in rows]).set_index("image_id")
             both = pd.concat([frame, new])  # an image that is there already keeps its place
             frame = both[~both.index.duplicated(keep="last")].loc[both.index.unique()]
-            frame = layout.make_table(self.kind, frame.reset_index())
-        if self._manifest is not None:
-            listed, now = (
-                frame.index.isin(self._manifest.index),
-                self._manifest.reindex(frame.index),
-            )
-            new = {name: now[name].where(listed, frame[name]) for name in ("label", "split")}
-            frame = frame.assign(**new, in_manifest=listed)
-            frame = layout.make_table(self.kind, frame.reset_index())
+        if (manifest := self._manifest) is not None:
+            listed, now = frame.index.isin(manifest.index), manifest.reindex(frame.index)
+            known = {name: now[name].where(listed, frame[name]) for name in manifest}
+            frame = frame.assign(**known, in_manifest=listed)
+        frame = layout.make_table(self.kind, frame.reset_index())
         if frame.equals(self._last.frame):
             return
         with writing(self.path):
@@ -338,10 +321,8 @@ class StoreWriter:
             layout.write_rows(self.root, self._last.arrays, self._next, data)
             self._commit(frame, self._next + len(data))
         self._next += len(data)
-        self._pending, self._bytes = (
-            [],
-            0,
-        )  # only now, so that a commit that failed can be tried again
+        # Only now, so that a commit that failed can be tried again.
+        self._pending, self._bytes = [], 0
         self._last_commit = time.monotonic()
         self._commit_took = self._last_commit - begin
 
@@ -356,23 +337,21 @@ class StoreWriter:
         """Write an index of shards with this number of rows and the columns for plain readers,
         then the root. What else belongs to the commit: files, metadata of arrays, attributes."""
         files, last, kind = dict(files or {}), self._last, self.kind
-        metadata = {**(last.metadata if last else {}), **(arrays or {})}
+        metadata = {**(last.metadata if last is not None else {}), **(arrays or {})}
         for name, array in layout.data_arrays(kind, metadata).items():
             largest = [int(frame[side].max()) for side in kind.sides] if len(frame) else ()
             shape = np.max([array.shape, largest or array.shape], axis=0).tolist()
             metadata[name] = {**metadata[name], "shape": [rows, *shape]}
             files[f"{name}/zarr.json"] = layout.to_json(metadata[name])
-        before = layout.shown_columns(kind, last.frame, last.attrs["rows"]) if last else {}
         for name, values in layout.shown_columns(kind, frame, rows).items():
-            old = metadata.get(name), before.get(name)
-            dtype = kind.columns[name][0]
-            metadata[name] = layout.write_array(files, name, dtype, ("image",), values, *old)
+            dtype, old = kind.columns[name][0], metadata.get(name)
+            metadata[name] = layout.write_array(files, name, dtype, ("image",), values, old)
         index = layout.table_to_bytes(kind, frame)
         crc = zlib.crc32(index)
         name = f"index-{crc:08x}.parquet"
         layout.write_files(self.root, {**files, name: index})
         attributes = {
-            **(last.attrs if last else {}),
+            **(last.attrs if last is not None else {}),
             **self.extra_attrs,
             "store": kind.name,
             "layout": layout.LAYOUT,
@@ -386,11 +365,12 @@ class StoreWriter:
         }
         consolidated = {"kind": "inline", "must_understand": False, "metadata": metadata}
         root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-        with atomic_write(self.root / "zarr.json") as partial:
-            partial.write_bytes(layout.to_json({**root, "consolidated_metadata": consolidated}))
-        self._last = Snapshot(self.path, self.root)
+        root = layout.to_json({**root, "consolidated_metadata": consolidated})
+        layout.write_files(self.root, {"zarr.json": root})
+        self._last = StoreReader(self.path, self.root)
+        kept = {name, *([] if last is None else [last.attrs["index"]])}
         for old in self.root.glob("index-*.parquet"):  # readers may just be at the one before
-            if old.name not in (name, last and last.attrs["index"]):
+            if old.name not in kept:
                 old.unlink()
 
 
@@ -433,10 +413,9 @@ class MaskStoreWriter(StoreWriter):
 
     def encode_row(self, row: MaskRow) -> tuple[Row, Data]:
         """Return index values and data of a mask row."""
-        mask = np.asarray(row.mask)
+        mask, components = np.asarray(row.mask), row.components
         if mask.ndim != 2 or mask.dtype != bool or not mask.size:
             raise ValueError(f"a mask is bool (h, w), not {mask.dtype} {mask.shape}")
-        components = row.components
         if components < 0:
             components = int(label(mask, connectivity=2, return_num=True)[1])
         area = int(np.count_nonzero(mask))
@@ -541,14 +520,13 @@ class FeatureStoreWriter(StoreWriter):
                 self._create([])
             self.commit()
             files: dict[str, bytes] = {}
-            metadata = {}
-            for name, dims, values in (
-                ("class", ("class",), np.array(list(classes), dtype=object)),
-                ("template", ("template",), np.array(list(templates), dtype=object)),
-                ("text_features", ("class", "template", "feature"), features),
-            ):
-                dtype, old = "float32" if values is features else "string", self._last.metadata
-                metadata[name] = layout.write_array(files, name, dtype, dims, values, old.get(name))
+            names = {"class": list(classes), "template": list(templates)}
+            arrays = {name: ("string", (name,), np.array(v, object)) for name, v in names.items()}
+            arrays["text_features"] = "float32", (*names, "feature"), features
+            metadata = {
+                name: layout.write_array(files, name, *array, self._last.metadata.get(name))
+                for name, array in arrays.items()
+            }
             attrs = {
                 "text_identity": canonical(identity),
                 "text_crc": text_crc(features, classes, templates),
@@ -557,3 +535,55 @@ class FeatureStoreWriter(StoreWriter):
                 "prompts": {k: list(v) for k, v in (prompts or {}).items()},
             }
             self._commit(self._last.frame, self._next, files, metadata, attrs)
+
+
+def convert_store(path: str | os.PathLike) -> int:
+    """Convert a store of layout 1, which kept every index column as a Zarr array, to the present
+    layout; its rows keep their keys and checksums.
+
+    The new store is made next to the old one and replaces it when complete. Rows that are lost or
+    damaged are left out, so that the next run of the stage computes them; so are text features,
+    which it encodes in seconds.
+
+    Returns:
+        The number of rows converted.
+
+    Raises:
+        StoreError: not a store of layout 1, or its index is damaged.
+    """
+    import zarr
+
+    attrs = layout.read_root(Path(path), layout=1)["attributes"]
+    kind, identity = KINDS[attrs["store"]], dict(attrs["identity"])
+    own = {name: identity[name] for name in ("views", "dim", "tokens") if kind.name == "features"}
+    new = MaskStoreWriter if kind.name == "masks" else FeatureStoreWriter
+    with new(path, identity, on_mismatch="rebuild", **own) as writer:
+        derived = ("index_crc", "text_crc", "text_identity", "prompts", "classes", "templates")
+        writer.extra_attrs |= {k: v for k, v in attrs.items() if k not in derived}
+        old = zarr.open_group(path, mode="r", use_consolidated=True)
+        columns = {name: _read(old, name) for name in kind.columns if name in old}
+        if any(values is None for values in columns.values()):
+            remedy = "restore it (dvc checkout), or run the stage again with --force"
+            raise StoreError("the row index is lost or damaged", path=path, remedy=remedy)
+        lists = [values.tolist() for values in columns.values()]
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
+        writer.plan([WorkItem("", "", Path(path), 0, row) for row in rows])
+        count = 0
+        for i, row in enumerate(rows):
+            data = {}
+            if row["status"] in layout.GOOD:
+                region = (i, *(slice(row[side]) for side in kind.sides))
+                data = {name: _read(old, name, region) for name in kind.sums if name in old}
+            sums = [v is not None and checksum(v) == row[kind.sums[n]] for n, v in data.items()]
+            # A row of another status that has not failed was being computed again.
+            if all(sums) if sums else row["status"] == "failed":
+                writer.put([(row, data)])
+                count += 1
+    return count
+
+
+def _read(group: Any, name: str, region: Any = ...) -> np.ndarray | None:
+    try:
+        return np.asarray(group[name][region])
+    except Exception:  # whatever a codec makes of damaged bytes
+        return None

@@ -64,36 +64,17 @@ class Folder:
         self.paths = Paths(root)
         self.rows: dict[str, list[dict]] = {}
 
-    def save(
-        self,
-        name: str,
-        image: np.ndarray | bytes,
-        *,
-        split: str = "",
-        label: str = "a",
-        dataset: str = "toy",
-        **options: int,
-    ) -> str:
-        """Save an image (or bytes as they are) and list it; returns its id."""
+    def save(self, name: str, image, *, split="", label="a", dataset="toy") -> None:
+        """Save an image (or bytes as they are) and list it."""
         file = self.paths.data(dataset) / name
         file.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(image, bytes):
             file.write_bytes(image)
         else:
-            Image.fromarray(image).save(file, **options)
-        row = dict.fromkeys(COLUMNS, "") | {
-            "image_id": name,
-            "path": name,
-            "frame": 0,
-            "label": label,
-            "split": split,
-            "sha256": sha256_file(file),
-            "width": SIDE,
-            "height": SIDE,
-            "synthetic": "1",
-        }
-        self.rows.setdefault(dataset, []).append(row)
-        return name
+            Image.fromarray(image).save(file)
+        row = dict.fromkeys(COLUMNS, "") | {"image_id": name, "path": name, "label": label}
+        row |= {"sha256": sha256_file(file), "frame": 0, "width": SIDE, "height": SIDE}
+        self.rows.setdefault(dataset, []).append(row | {"split": split, "synthetic": "1"})
 
     def write(self) -> Folder:
         """Write the manifests."""

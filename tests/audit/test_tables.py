@@ -1,14 +1,19 @@
-"""What audit.parquet, audit_pairs.parquet and audit.json say about small known datasets."""
+"""What the audit's files say about small known datasets, and which images it reads."""
 
 from __future__ import annotations
+
+import json
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
-from pipeline.audit import audit_dataset, audit_text, search
+from pipeline.audit import audit_dataset, audit_text, compare_datasets, search
 from pipeline.audit.table import COLUMNS, connect, joined_to, name_groups
+from pipeline.errors import StageFailed
 from tests.audit.folder import Folder, gamma, mirror, params, texture
 
 
@@ -24,14 +29,13 @@ def folder(tmp_path_factory) -> Folder:
     made.save("test/two.png", gamma(texture(2)), split="test", label="a")
     made.save("test/three.png", texture(3), split="test", label="a")
     made.save("test/three, gamma.png", gamma(texture(3)), split="test", label="a")
-    made.save("elsewhere/four.png", texture(4), label="a")
-    made.save("test/four.png", texture(4), split="test", label="a")
     made.save("test/alone, mirrored.png", mirror(texture(5)), split="test", label="a")
     made.save("train/alone.png", texture(5), split="train", label="b")
     made.summary = audit_dataset("toy", params(), made.write().paths)
     return made
 
 
+@pytest.mark.promise("Copies with different labels are named.")
 @pytest.mark.promise("A test image counts as leaked by copies of training and validation images.")
 def test_leaks_are_copies_of_training_and_validation_images_only(folder):
     table = folder.table()
@@ -40,14 +44,8 @@ def test_leaks_are_copies_of_training_and_validation_images_only(folder):
     leaks |= {"test/one, mirrored.png", "test/alone, mirrored.png"}
     assert set(table.index[table["copy_in_train_any"]]) == leaks
     named = folder.summary["leaks"]
-    assert [leak["kind"] for leak in named[:3]] == ["byte", "near", "mirror"]  # of each the best
-    assert sorted(leak["test"] for leak in named) == sorted(leaks)
-    assert all(leak["train"].startswith(("train", "val")) for leak in named)
-
-
-@pytest.mark.promise("Copies with different labels are named.")
-def test_groups_with_several_labels_are_named(folder):
-    table = folder.table()
+    assert {of[f"image_id_{side}"] for of in named for side in "ab"} > leaks
+    assert len(named) == len(leaks) and all(leak["leak"] for leak in named)
     assert table.loc["test/one, gamma.png", "label_conflict"]
     assert not table.loc["test/three.png", "label_conflict"]
     conflicts = folder.summary["label_conflicts"]
@@ -63,34 +61,21 @@ def test_pairs_name_both_images_their_labels_and_splits(folder, tmp_path):
     assert not pairs.duplicated(["image_id_a", "image_id_b"]).any()
     rows = pd.DataFrame(folder.rows["toy"]).set_index("image_id")
     for side in "ab":
-        listed = rows.loc[pairs[f"image_id_{side}"]]
-        assert list(listed["split"]) == list(pairs[f"split_{side}"])
-        assert list(listed["label"]) == list(pairs[f"label_{side}"])
+        listed = rows.loc[pairs[f"image_id_{side}"], ["split", "label"]].to_numpy()
+        assert (listed == pairs[[f"split_{side}", f"label_{side}"]].to_numpy()).all()
     splits = [set(pair) for pair in zip(pairs["split_a"], pairs["split_b"], strict=True)]
     assert list(pairs["leak"]) == [s in ({"train", "test"}, {"val", "test"}) for s in splits]
-    alone = Folder(tmp_path)  # without pairs the columns have the same types
+    alone = Folder(tmp_path)  # without pairs and a test part
     alone.save("train/one.png", texture(1), split="train", label="a")
-    audit_dataset("toy", params(), alone.write().paths)
+    text = audit_text(audit_dataset("toy", params(), alone.write().paths), "pairs.parquet")
+    assert "no test part yet" in text and "copy in train" not in text
     none, some = (pq.read_schema(of.paths.audit_pairs("toy")) for of in (alone, folder))
     assert alone.pairs("toy").empty and none.types == some.types and none.names == some.names
 
 
-def test_without_a_test_part_groups_are_given_and_nothing_is_said_to_be_clean(tmp_path):
-    folder = Folder(tmp_path)
-    for name, image in (("a", texture(1)), ("b", texture(1)), ("c", gamma(texture(1)))):
-        folder.save(f"{name}.png", image)
-    summary = audit_dataset("toy", params(), folder.write().paths)
-    text = audit_text(summary, "pairs.parquet")
-    table = folder.table()
-    assert table["near_group"].eq("a.png").all() and summary["leaks"] == []
-    assert not table[["copy_in_train", "copy_in_train_any"]].any(axis=None)
-    assert "1 same bytes" in text and "no test part yet" in text and "pairs.parquet" in text
-    assert "copy in train" not in text
-
-
 def test_the_order_of_the_manifest_changes_nothing(folder, tmp_path):
     other = Folder(tmp_path)
-    other.rows["toy"] = [folder.rows["toy"][at] for at in np.random.default_rng(0).permutation(13)]
+    other.rows["toy"] = [folder.rows["toy"][at] for at in np.random.default_rng(0).permutation(11)]
     other.paths.data("toy").parent.mkdir(parents=True)
     other.paths.data("toy").symlink_to(folder.paths.data("toy"))
     audit_dataset("toy", params(), other.write().paths)
@@ -98,14 +83,13 @@ def test_the_order_of_the_manifest_changes_nothing(folder, tmp_path):
     pd.testing.assert_frame_equal(other.table().sort_index(), folder.table().sort_index())
 
 
-BURST = (
-    "However many near-equal frames there are, no test image among them is called clean when one "
-    "of them is in train."
-)
 FRAMES, PARTNERS = 30, 4  # of one burst, and how many of them are paired with one of it
 
 
-@pytest.mark.promise(BURST)
+@pytest.mark.promise(
+    "However many near-equal frames there are, no test image among them is called clean when one "
+    "of them is in train."
+)
 def test_each_test_frame_of_a_burst_too_long_to_pair_is_marked(tmp_path, monkeypatch):
     """Two frames in train, all others in test; two more bursts, one mirrored in train; singles."""
     made = Folder(tmp_path)
@@ -127,22 +111,16 @@ def test_each_test_frame_of_a_burst_too_long_to_pair_is_marked(tmp_path, monkeyp
     monkeypatch.setattr(search, "STRUCTURE_PARTNERS", PARTNERS // 2)
     summary = audit_dataset("toy", params(), made.write().paths)
     table = made.table()
-    assert table.filter(like="test/1", axis=0)[["copy_in_train", "copy_in_train_any"]].all(
-        axis=None
-    )
+    assert table.filter(like="test/1", axis=0)["copy_in_train"].all()
     mirrored = table.filter(like="test/2", axis=0)
     assert mirrored["copy_in_train_any"].all() and not mirrored["copy_in_train"].any()
     for name in ("test/3", "test/alone", "train/"):
         assert not table.filter(like=name, axis=0)["copy_in_train_any"].any()
-    counts, pairs = summary["test_images_with_copy_in_train"], made.pairs()
+    counts = summary["test_images_with_copy_in_train"]
     assert (counts["near"], counts["any"]) == (FRAMES, 2 * FRAMES)
-    paired = pd.concat([pairs["image_id_a"], pairs["image_id_b"]])[pd.concat([pairs["leak"]] * 2)]
-    shown = paired[paired.str.startswith("test")].nunique()
-    assert 0 < summary["joined_by_chain"] == 2 * FRAMES - shown
-    assert f"{summary['joined_by_chain']} of them" in audit_text(summary, "pairs")
+    assert 0 < counts["joined_by_chain"] < 2 * FRAMES
 
 
-@pytest.mark.promise(BURST)
 def test_a_chain_of_copies_is_followed_only_where_partners_were_left_out():
     # 0 - 1 - 2 and 3 - 4 - 5, 0 and 3 learned; 6 - 7, none learned.
     left, right = np.array([0, 1, 4, 4, 6]), np.array([1, 2, 3, 5, 7])
@@ -155,10 +133,95 @@ def test_a_chain_of_copies_is_followed_only_where_partners_were_left_out():
     assert joined(1, 7, 8) == [0, 1, 2, 3, 4]
     assert joined(5) == [0, 1, 3, 4, 5]
     part = connect(5, np.array([4, 1]), np.array([1, 0]))
-    assert list(name_groups(pd.Series(["e", "b", "x", "y", "a"]), part)) == [
-        "a",
-        "a",
-        "x",
-        "y",
-        "a",
-    ]
+    assert "".join(name_groups(pd.Series(list("ebxya")), part)) == "aaxya"
+
+
+CACHE = "The audit reads only images that are new; a damaged cache is made again."
+
+
+@pytest.fixture
+def six(tmp_path) -> Folder:
+    made = Folder(tmp_path)
+    for seed in range(6):
+        made.save(f"{seed}.png", texture(seed, 64), split="train" if seed % 2 else "test")
+    return made.write()
+
+
+def run(folder: Folder) -> dict:
+    return audit_dataset("toy", params(max_failed=1.0), folder.paths)
+
+
+@pytest.mark.promise(CACHE)
+def test_only_new_images_are_read(six):
+    assert [run(six)["thumbnails_read"] for _ in range(2)] == [6, 0]
+    six.save("7.png", texture(7, 64))
+    six.rows["toy"].pop(0)
+    assert run(six.write())["thumbnails_read"] == 1
+    assert len(six.table()) == 6
+
+
+@pytest.mark.promise(CACHE)
+@pytest.mark.parametrize(
+    "damage", [lambda whole: b"no cache", lambda whole: whole.replace(whole[2000:2008], bytes(8))]
+)
+def test_a_damaged_cache_is_made_again_and_changes_no_result(six, damage):
+    def outputs() -> list[bytes]:
+        files = (six.paths.audit, six.paths.audit_pairs, six.paths.audit_summary)
+        return [file("toy").read_bytes() for file in files]
+
+    run(six)
+    first, cache = outputs(), six.paths.thumbnails("toy")
+    cache.write_bytes(damage(cache.read_bytes()))
+    assert [run(six)["thumbnails_read"] for _ in range(2)] == [6, 0]
+    assert outputs() == first
+
+
+def test_unreadable_images_are_named_with_the_reason_and_tried_again(six):
+    six.save("page.png", b"<html>no image</html>", split="test")
+    six.save("page too.png", b"<html>no image</html>", split="train")
+    six.save("gone.png", texture(9, 64))
+    six.save("twin.png", texture(3, 64), split="test")  # of 3.png, which changes
+    gone, other, changed = (six.paths.data("toy") / f"{n}.png" for n in ("gone", "2", "3"))
+    content = gone.read_bytes()
+    gone.unlink()
+    changed.write_bytes(other.read_bytes())
+    unreadable = run(six.write())["unreadable"]
+    assert set(unreadable) == {"page.png", "page too.png", "gone.png", "3.png"}
+    assert "does not exist" in unreadable["gone.png"] and "data refresh" in unreadable["3.png"]
+    saved = json.loads(six.paths.audit_summary("toy").read_text())
+    assert saved["unreadable"] == unreadable
+    assert six.table().loc["page.png", "copy_in_train"]  # the same bytes all the same
+    assert not six.table().loc["2.png", "copy_in_train"]  # of which "3.png" has a copy now
+    gone.write_bytes(content)
+    summary = run(six)
+    assert summary["thumbnails_read"] == 1 and "gone.png" not in summary["unreadable"]
+
+
+@pytest.mark.parametrize("image", [b"<html>no image</html>", np.full((9, 9), 7, np.uint8)])
+def test_a_set_of_which_nothing_can_be_compared_says_so(tmp_path, image):
+    made, named, read = Folder(tmp_path), ["0.png", "1.png"], not isinstance(image, bytes)
+    for at in range(2):
+        made.save(f"{at}.png", image, split=("train", "test")[at])
+    made.save("texture.png", texture(1), dataset="other")
+    made.write()
+    with nullcontext() if read else pytest.raises(StageFailed, match="2 of 2 images failed"):
+        audit_dataset("toy", params(), made.paths)
+    summary = json.loads(made.paths.audit_summary("toy").read_text())
+    assert (summary["blank"], list(summary["unreadable"])) == ((named, []) if read else ([], named))
+    assert summary["pairs"] == {"byte": 1, "near": 0, "mirror": 0, "turn": 0}
+    assert compare_datasets("other", "toy", params(), made.paths).empty
+
+
+def test_frames_of_one_file_are_images_of_their_own(six):
+    pages = [Image.fromarray(texture(seed, 64)) for seed in (20, 21)]
+    file = six.paths.data("toy") / "pages.tif"
+    pages[0].save(file, save_all=True, append_images=pages[1:])
+    six.save("first.png", texture(20, 64), split="train")
+    six.save("pages.tif", file.read_bytes(), split="test")
+    six.rows["toy"].append(six.rows["toy"][-1] | {"image_id": "pages.tif#1", "frame": 1})
+    run(six.write())
+    table = six.table()
+    assert table.loc["pages.tif", "near_group"] == "first.png"
+    assert table.loc["pages.tif", "copy_in_train"]
+    assert not table.loc["pages.tif#1", "copy_in_train_any"]
+    assert table.loc["pages.tif#1", "exact_group"] == "pages.tif#1"

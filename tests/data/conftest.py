@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import zipfile
 from pathlib import Path
 
@@ -13,7 +10,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.intake import AddSummary, add_dataset
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 
@@ -75,20 +71,6 @@ def project(tmp_path: Path, repo: Path) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def brain(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Paths, AddSummary]:
-    """The real brain set, added once with its masks and known groups."""
-    data, made = shared / "data", Paths(tmp_path_factory.mktemp("brain"))
-    summary = add_dataset(
-        "brain",
-        data / "brain",
-        paths=made,
-        masks=data / "brain_masks",
-        groups=data / "brain_groups.csv",
-    )
-    return made, summary
-
-
 @pytest.fixture
 def scans(tmp_path: Path) -> Path:
     """A folder train|test / cat|dog with six images per class and split."""
@@ -110,14 +92,3 @@ def busi(tmp_path: Path) -> Path:
             mask(root / label / f"{label} ({i})_mask.png", 5 * c + i)
     mask(root / "benign" / "benign (2)_mask_1.png", 9)
     return root
-
-
-@pytest.fixture(scope="session")
-def no_override() -> list[str]:
-    """What to start a command with so that file modes count for root too."""
-    if os.geteuid() != 0:
-        return []
-    bound = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
-    if shutil.which("setpriv") is None or subprocess.run([*bound, "true"]).returncode != 0:
-        pytest.skip("root cannot give up its capabilities here")
-    return bound

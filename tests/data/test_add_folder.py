@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 
 import pytest
 
+from pipeline.engine.status import status_rows
 from pipeline.errors import ManifestError
 from pipeline.images import read_image
 from pipeline.intake import add_dataset
@@ -43,9 +45,9 @@ def test_folders_are_splits_and_classes_and_every_row_opens_at_its_size(scans, p
 
 @pytest.mark.promise("Hostile and colliding names are only names.")
 def test_hostile_and_colliding_names_survive(scans, paths):
-    names = ["it's.png", 'a"b.png', "two\nlines.png", "[0-9]*.png", "影像.png", " .png",
-             "a.b.c.PNG", "comma,semi;.png", "-rf.png", "#1.png", "%41.png", "a\rb.png",
-             "sub/0.png", "0.jpg", "\u00e9.png", "e\u0301.png"]  # fmt: skip
+    names = ["it's.png", 'a"b.png', "two\nlines.png", "[0-9]*.png", "影像.png", " .png", "-rf.png"]
+    names += ["a.b.c.PNG", ",;.png", "#1.png", "%41.png", "a\rb.png", "sub/0.png", "0.jpg"]
+    names += ["\u00e9.png", "e\u0301.png"]
     for seed, name in enumerate(names):
         picture(scans / "train" / "cat" / name, seed=500 + seed)
     (scans / os.fsdecode(b"train/cat/latin-\xe9.png")).write_bytes(b"")
@@ -71,6 +73,9 @@ def test_junk_is_counted_and_never_a_class(scans, paths):
     assert summary.skipped["not an image (.txt)"] == 1
 
 
+@pytest.mark.promise(
+    "What `data add` left out is on record by name and reason, for status and report."
+)
 @pytest.mark.promise("Bad files are named and the good ones are taken.")
 def test_bad_files_are_named_with_the_reason_and_the_rest_is_added(scans, paths):
     cat = scans / "train" / "cat"
@@ -78,12 +83,20 @@ def test_bad_files_are_named_with_the_reason_and_the_rest_is_added(scans, paths)
     (cat / "page.jpg").write_text("<!DOCTYPE html><html>")
     (cat / "link.png").symlink_to("nowhere.png")
     os.mkfifo(cat / "pipe.png")
+    picture(cat / "1_mask.png", size=(5, 5))
     summary = add_dataset("d", scans, paths=paths)
     assert summary.images == 24
     words = {"empty.png": "zero bytes", "link.png": "link", "page.jpg": "web", "pipe.png": "pipe"}
     assert list(summary.failed) == [f"train/cat/{name}" for name in words]
     assert all(map(str.__contains__, summary.failed.values(), words.values()))
     assert "FAILED train/cat/empty.png" in summary.text()
+    made = json.loads(paths.record("d", "add").read_text(encoding="utf-8"))
+    assert (made["status"], made["total"], made["done"]) == ("failed", 28, 24)
+    assert made["failed"] == summary.failed and str(scans) not in json.dumps(made)
+    assert list(made["parameters"]["masks_left_out"]) == ["train/cat/1.png"]
+    assert made["parameters"]["skipped"] == {"ground-truth mask next to its image": 1}
+    first = status_rows(paths, ["d"])[0]
+    assert (first["stage"], first["status"], first["failed"]) == ("add", "failed", 4)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +122,6 @@ def test_a_folder_that_cannot_be_used_is_refused_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("strays", "below"),
     [
-        (["wrap/readme.png"], ""),
         (["wrap/readme.png", "a.png"], "train"),
         (["wrap/inner/cover.png", "wrap/b.png"], "train"),
     ],
@@ -181,18 +193,15 @@ def test_adding_again_brings_what_is_new_and_keeps_what_only_the_manifest_has(sc
     assert read_manifest(paths.manifest("d")).loc[0, "label"] == "cat"
 
 
-def test_another_folder_under_the_same_name_is_refused_with_the_difference(scans, paths, tmp_path):
+def test_another_folder_under_the_same_name_is_refused(scans, paths):
     add_dataset("d", scans, paths=paths)
-    other = tmp_path / "other"
-    shutil.copytree(scans / "train", other)
     before = paths.manifest("d").read_bytes()
     with pytest.raises(ManifestError, match="24 images of another folder"):
-        add_dataset("d", other, paths=paths)
+        add_dataset("d", scans / "train", paths=paths)
     assert paths.manifest("d").read_bytes() == before
     assert paths.data("d").resolve() == scans.resolve()
-    add_dataset("d", other, paths=paths, force=True)
-    assert paths.data("d").resolve() == other.resolve()
-    assert (scans / "train" / "cat" / "0.png").exists()
+    add_dataset("d", scans / "train", paths=paths, force=True)
+    assert paths.data("d").resolve() == (scans / "train").resolve()
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b"])

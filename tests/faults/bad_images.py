@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.images import encode_png
+from tests.images.makers import encode_png
 
 
 def picture(seed: int, height: int = 40, width: int = 48, *, bright: bool = True) -> np.ndarray:

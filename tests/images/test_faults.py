@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless
 
 from pipeline.errors import ImageError
-from pipeline.images import encode_png, probe, read_image, read_mask
+from pipeline.images import probe, read_image, read_mask
 from pipeline.images.dicom import MAX_DEFLATED
 from pipeline.images.formats import MAX_PIXELS
-from tests.images.makers import chunk, colour, dicom, grey, rgb, save_dicom
+from tests.images.makers import chunk, colour, dicom, encode_png, grey, rgb, save_dicom
 
 DAMAGE = "A truncated or damaged file is refused by name; it is never shown black."
 HUGE_FILES = "A file that claims to be huge is refused before memory is allocated for it."
@@ -128,38 +128,29 @@ PILLOWS = 14_000  # squared: below it, and above Pillow's limit of a WebP
 ASKED = 2**27  # bytes that reading may allocate; the smallest claimed frame has 196 million
 
 
-def saved(kind: str, **options: object) -> bytearray:
-    buffer = io.BytesIO()
-    Image.fromarray(colour(OWN, OWN)).save(buffer, kind, **options)
-    return bytearray(buffer.getvalue())
-
-
 def patched(kind: str, code: str, at: int, side: int) -> bytes:
     """A picture whose header has another width and height."""
-    data = saved(kind)
+    buffer = io.BytesIO()
+    Image.fromarray(colour(OWN, OWN)).save(buffer, kind)
+    data = bytearray(buffer.getvalue())
     at = data.index(b"\xff\xc0") + 5 if kind == "JPEG" else at
     struct.pack_into(code, data, at, side, side)
+    if kind == "PNG":
+        struct.pack_into(">I", data, 29, zlib.crc32(data[12:29]))
     return bytes(data)
 
 
 def webp(side: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(colour(OWN, OWN)).save(buffer, "WEBP", lossless=True)
     size = (side - 1).to_bytes(3, "little")
-    body = b"WEBPVP8X" + struct.pack("<II", 10, 0) + size + size + saved("WEBP", lossless=True)[12:]
+    body = b"WEBPVP8X" + struct.pack("<II", 10, 0) + size + size + buffer.getvalue()[12:]
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def png(side: int, picture: np.ndarray) -> bytes:
+def tiff(side: int) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    data = bytearray(buffer.getvalue())
-    struct.pack_into(">II", data, 16, side, side)
-    struct.pack_into(">I", data, 29, zlib.crc32(data[12:29]))
-    return bytes(data)
-
-
-def tiff(side: int, compression: str) -> bytes:
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, grey(OWN, OWN), compression=compression)
+    tifffile.imwrite(buffer, grey(OWN, OWN), compression="zlib")
     buffer.seek(0)
     with tifffile.TiffFile(buffer) as file:
         tags = [file.pages[0].tags[n] for n in ("ImageWidth", "ImageLength", "RowsPerStrip")]
@@ -186,21 +177,15 @@ def claimed(side: int, syntax: str = "") -> bytes:
 
 
 HUGE = {
-    "a.png": (lambda side: png(side, colour(OWN, OWN)), SIDE, "limit of"),
-    "deep.png": (lambda side: png(side, grey(OWN, OWN).astype(np.uint16) * 257), SIDE, "limit of"),
+    "a.png": (lambda side: patched("PNG", ">II", 16, side), SIDE, "limit of"),
     "a.jpg": (lambda side: patched("JPEG", ">HH", 0, side), SIDE, "limit of"),
     "a.bmp": (lambda side: patched("BMP", "<ii", 18, side), SIDE, "limit of"),
-    "zlib.tif": (lambda side: tiff(side, "zlib"), SIDE, "limit of"),
-    "jpeg.tif": (lambda side: tiff(side, "jpeg"), SIDE, "limit of"),
+    "a.tif": (tiff, SIDE, "limit of"),
     "a.gif": (lambda side: patched("GIF", "<HH", 6, side), SIDE, "limit of"),
-    "a.webp": (webp, SIDE, "more than 178,956,970 pixels"),
-    "pillows.webp": (webp, PILLOWS, "more than 178,956,970 pixels"),
+    "a.webp": (webp, PILLOWS, "more than 178,956,970 pixels"),
     "plain.dcm": (lambda side: claimed(side), SIDE, "limit of"),
-    "rle.dcm": (lambda side: claimed(side, RLELossless), SIDE, "limit of"),
-    "j2k.dcm": (lambda side: claimed(side, JPEG2000Lossless), SIDE, "limit of"),
     "short.dcm": (lambda side: claimed(side), PILLOWS, "truncated"),
     "other.dcm": (lambda side: claimed(side, JPEG2000Lossless), PILLOWS, "but not by"),
-    "a.nii": (nifti, SIDE, "truncated"),
     "a.nii.gz": (lambda side: gzip.compress(nifti(side)), SIDE, "truncated"),
     "deep.nii.gz": (lambda side: gzip.compress(nifti(side, side)), SIDE, "cut the volume"),
 }

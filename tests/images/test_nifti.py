@@ -9,11 +9,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
-from PIL import Image
 
 from pipeline.errors import ImageError
 from pipeline.images import probe, read_image, read_mask, to_voxels
-from tests.images.makers import LPS, grey, rgb, save_nifti
+from tests.images.makers import LPS, grey, save_nifti
 
 AXES = "NIfTI volumes of any axis order show the same slices, and masks map back to voxels."
 OPPOSITE = {"R": "L", "A": "P", "S": "I"}
@@ -70,22 +69,6 @@ def test_anterior_is_up_and_the_patients_right_is_on_the_left(tmp_path, shape, a
     assert {(f.width, f.height) for f in probe(path)} == {size}
     assert np.argwhere(read_image(path, frame)[..., 0]).tolist() == [[0, 0]]
     assert not any(read_image(path, k).any() for k in range(frame))
-
-
-def test_two_and_four_dimensions_of_one_slice_and_any_scale_are_the_picture(tmp_path):
-    for k, values in enumerate((grey().T.copy(), grey().T[:, :, None, None].copy())):
-        path = save_nifti(values, tmp_path / f"{k}.nii.gz", LPS)
-        np.testing.assert_array_equal(read_image(path), rgb(grey()))
-    deep = grey().astype(np.uint16) * 15
-    Image.fromarray(deep).save(tmp_path / "x.png")
-    for order in "<>":
-        header = nib.Nifti1Header(endianness=order)
-        header.set_data_dtype(np.int16)
-        header.set_slope_inter(0.5, -100)
-        path = tmp_path / "x.nii"
-        nib.Nifti1Image(deep.T * 0.5 - 100, LPS, header).to_filename(path)
-        far = read_image(path).astype(int) - read_image(tmp_path / "x.png")
-        assert np.abs(far).max() <= 1
 
 
 @pytest.mark.promise("NaN is black; a 4-D NIfTI file is refused with its count.")

@@ -115,16 +115,6 @@ def test_class_features_average_normalised_templates_in_the_order_asked_for(path
         store.class_features(["cow"])
 
 
-def test_to_pandas_has_label_split_and_features_under_the_image_id(path):
-    table = open_features(path).to_pandas("whole")
-    assert table.index.name == "image_id" and sorted(table.index) == list("abcd")
-    assert table.loc["b", "label"] == "dog" and table.loc["c", "split"] == "test"
-    np.testing.assert_array_equal(table.loc["d", list(range(DIM))].to_numpy(np.float32),
-                                  features_of("d")[0])  # fmt: skip
-    both = open_features(path).to_pandas()
-    assert len(both) == 8 and both.loc[("a", "masked"), 0] == features_of("a")[1, 0]
-
-
 @pytest.mark.promise("New prompts replace the text features and encode no image.")
 def test_new_templates_replace_the_text_and_encode_no_image(tmp_path):
     items = make_items(tmp_path, 4)

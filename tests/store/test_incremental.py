@@ -9,6 +9,7 @@ from benchmarks.cheap_stage import CheapMapper, item_of, make_items, run_cheap, 
 from benchmarks.store_stage import content, opened
 from pipeline.errors import StoreError
 from pipeline.store import FeatureStoreWriter, open_features, open_masks, verify_store
+from pipeline.store.items import canonical, identity_diff
 from pipeline.store.layout import FEATURES
 
 KINDS = ["masks", "features"]
@@ -149,3 +150,20 @@ def test_a_store_of_an_earlier_version_is_read_and_gains_the_columns_it_lacks(tm
     assert (after.table().loc[list(before)].drop(columns="in_manifest")).equals(
         before.table().drop(columns="in_manifest")
     )
+
+
+def test_a_changed_an_absent_and_a_new_choice_are_each_named_by_their_dotted_key():
+    stored = {"encode": {"fill": "black", "views": ("whole",)}, "old": 1}
+    wanted = {"encode": {"views": ["whole"], "fill": "mean"}, "clip": {"sha256": {"a": ["b"]}}}
+    assert identity_diff(stored, wanted) == [
+        'clip.sha256.a: absent in the store, ["b"] now',
+        'encode.fill: "black" in the store, "mean" now',
+        "old: 1 in the store, absent now",
+    ]
+    assert identity_diff(stored, canonical(stored)) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), np.zeros(2), object()])
+def test_what_json_cannot_hold_is_refused(value):
+    with pytest.raises(StoreError, match="JSON"):
+        canonical({"a": value})

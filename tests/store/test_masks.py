@@ -70,16 +70,6 @@ def test_ids_survive_byte_for_byte(tmp_path):
         np.testing.assert_array_equal(store[name], mask)
 
 
-def test_quality_columns_are_stored_with_each_mask(tmp_path):
-    mask = np.zeros((10, 20), bool)
-    mask[:5, :4] = mask[8:, 15:] = True
-    write(tmp_path / "masks.zarr", {"a": mask}, prompt="box", predicted_iou=0.5, stability=0.25)
-    row = open_masks(tmp_path / "masks.zarr").table().loc["a"]
-    assert (row.height, row.width, row.area, row.components) == (10, 20, 30, 2)
-    assert (row.predicted_iou, row.stability, row.prompt) == (0.5, 0.25, "box")
-    assert row.area_fraction == pytest.approx(30 / 200)
-
-
 @pytest.mark.promise("A lost shard is an error that names its images; never zeros.")
 def test_an_empty_mask_is_an_outcome_and_a_lost_one_never_reads_as_empty(tmp_path):
     path = tmp_path / "masks.zarr"

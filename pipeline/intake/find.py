@@ -1,0 +1,300 @@
+"""What lies in a folder or zip, and what its folders mean: `[split/]class/[any folders/]image`.
+
+Rules on folder names and shapes are here, each once: `SPLIT_NAMES`, the wrapping folder
+(`_wrapped_folder`) and the level of the classes (`read_folder`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import NoReturn
+
+import pandas as pd
+
+from pipeline.errors import ImageError, ManifestError, PipelineError, printable
+from pipeline.images import DICOMDIR_REASON, has_image_suffix, is_junk, sniff
+from pipeline.io import open_bytes, partial_path, writing
+from pipeline.manifest import COLUMNS
+
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+MAX_RATIO = 200  # of unpacked to packed size; images hardly compress, so that more is a bomb,
+MAX_SMALL = 2**26  # unless the whole is small, e.g. black masks
+ARRANGE = "arrange them as class/image or split/class/image, or pass a CSV with labels"
+
+
+@dataclass
+class Findings:
+    """The images of a source, and what was left out."""
+
+    root: Path  # the paths of the images are relative to it
+    # One row per file, or per frame that a table names: text, "" = not known. The columns are
+    # `manifest.COLUMNS` and others of a table; the index is the line of the table.
+    images: pd.DataFrame
+    skipped: Counter[str] = field(default_factory=Counter)  # reason -> number of files left out
+    failed: dict[str, str] = field(default_factory=dict)  # path -> why it cannot be read
+    warnings: list[str] = field(default_factory=list)
+    home: Path | None = None  # what `root` becomes when the images of a zip are added
+
+    def __post_init__(self) -> None:
+        others = [name for name in self.images if name not in COLUMNS]
+        self.images = self.images.reindex(columns=[*COLUMNS, *others], fill_value="")
+
+    @property
+    def above(self) -> Path:
+        """The folder that "../" of a path of the manifest leads to."""
+        return self.home.parent.resolve() if self.home else self.root.resolve().parent
+
+    def file(self, name: str) -> Path:
+        """Return the present location of a path of the manifest."""
+        return self.above / name[3:] if name.startswith("../") else self.root / name
+
+    def local_name(self, name: str, known: Collection[str]) -> str:
+        """Return the path in `known` that a table means by `name`, relative to the images' folder
+        or to the folder above it, with slashes or backslashes; else the name with slashes."""
+        if name in known:
+            return name
+        name = name.replace("\\", "/").removeprefix("./")
+        for top in (self.root.resolve().name, (self.home or self.root).name):
+            if name not in known and name.startswith(f"{top}/"):
+                return name.removeprefix(f"{top}/")
+        return name
+
+
+def shown(names: Iterable[str]) -> str:
+    """Return the first names of a list, for a warning."""
+    names = list(names)
+    return ", ".join(map(printable, names[:5])) + (", ..." if len(names) > 5 else "")
+
+
+def look_through(
+    source: Path, exclude: Path | None = None
+) -> tuple[list[str], list[str], Counter[str]]:
+    """Return the image files and the folders below a folder (but for `exclude`), as POSIX paths
+    relative to it; and reason -> number of entries left out. Links are followed; a folder that was
+    reached before is not entered again. Raises ManifestError where a folder cannot be listed.
+    """
+    images, folders, skipped = [], [], Counter()
+    excluded, seen = exclude and exclude.resolve(), set()
+    for place, names, files in os.walk(source, onerror=_cannot_list, followlinks=True):
+        real, below = Path(place).resolve(), Path(place).relative_to(source)
+        names.sort()
+        reasons = {
+            "folder left by a system or notebook": below.name and is_junk(below.name),
+            "link to a folder that is read already": real in seen,
+            "folder of --masks": real == excluded,
+        }
+        if reason := next((why for why, true in reasons.items() if true), ""):
+            skipped[reason] += 1
+            names.clear()
+            continue
+        seen.add(real)
+        folders += [below.as_posix()] if below.name else []
+        for name in sorted(files):
+            path = (below / name).as_posix()
+            if reason := why_skipped(Path(place, name), path):
+                skipped[reason] += 1
+            else:
+                images.append(path)
+    return images, folders, skipped
+
+
+def _cannot_list(error: OSError) -> NoReturn:
+    remedy = "give yourself permission to read it, or move it away"
+    what = f"cannot be listed ({os.strerror(error.errno or 0)})"
+    raise ManifestError(what, path=error.filename, remedy=remedy)
+
+
+def why_skipped(file: Path, relative: str) -> str:
+    """Return why a file is not listed as an image; "" = it is an image by its name or content."""
+    if is_junk(file.name):
+        return "file left by a system or notebook"
+    try:
+        relative.encode("utf-8")
+    except UnicodeEncodeError:
+        return "file name is not UTF-8 (rename it)"
+    if file.name.upper() == "DICOMDIR":  # by name too, so that one at the top is not a stray image
+        return DICOMDIR_REASON
+    if has_image_suffix(file.name):
+        return ""
+    suffix = file.suffix.lower()
+    if suffix and not suffix[1:].isdigit():
+        return f"not an image ({suffix})"
+    try:  # DICOM files often have no suffix, or end in the last number of their UID
+        with open_bytes(file) as opened:
+            sniff(opened.read(1024))
+    except (ImageError, OSError):
+        return "not an image (no suffix)"
+    except PipelineError as error:
+        return error.message
+    return ""
+
+
+def split_named(name: str) -> str:
+    """Return the split that a folder or a table's cell names; "" = none."""
+    low = name.strip().lower()
+    return next((split for split, names in SPLIT_NAMES.items() if low in names), "")
+
+
+def read_folder(source: Path, exclude: Path | None = None) -> Findings:
+    """Find the images of a folder, their classes and splits.
+
+    Images outside of class folders are left out and named in a warning. Downloads often wrap the
+    whole set in one or more folders: `Findings.root` is the innermost.
+
+    Raises:
+        ManifestError: a folder cannot be listed, no images, no class folders, or class folders
+            next to split folders.
+    """
+    images, folders, skipped = look_through(source, exclude)
+    if not images:
+        counts = "".join(f"; {n} skipped: {why}" for why, n in skipped.most_common(3))
+        raise ManifestError(f"no images in it{counts}", path=source, remedy=ARRANGE)
+    root, stray = source, []
+    while inner := _wrapped_folder(images, folders):
+        stray += [path for path in images if "/" not in path]
+        images, folders = _below(images, inner), _below(folders, inner)
+        root = root / inner
+
+    splits = [name for name in _tops(images) if split_named(name)]
+    others = [name for name in _tops(images) if name not in splits]
+    if splits and others:
+        raise ManifestError(
+            f"{', '.join(map(repr, others))} next to the split folders {', '.join(splits)}",
+            path=root,
+            remedy="put the classes inside the splits, and masks elsewhere (--masks)",
+        )
+    depth = 1 if splits else 0  # of the class in a path
+    stray += [path for path in images if path.count("/") <= depth]
+    images = sorted(path for path in images if path.count("/") > depth)
+    if not images:
+        raise ManifestError("the images are in no class folder", path=root, remedy=ARRANGE)
+    parts = [path.split("/") for path in images]
+    split = [split_named(names[0]) if splits else "" for names in parts]
+    label = [names[depth] for names in parts]
+    table = pd.DataFrame({"path": images, "label": label, "split": split}, dtype=str)
+    findings = Findings(root, table, skipped)
+    if stray:
+        skipped["image in no class folder"] += len(stray)
+        what = f"{len(stray)} images are in no class folder and are left out: {shown(stray)}"
+        findings.warnings.append(what)
+    return findings
+
+
+def _wrapped_folder(images: list[str], folders: list[str]) -> str:
+    """Return the folder at the top that all else merely wraps; "" = none.
+
+    A folder of split folders is wrapped whatever is next to it. Another one must be the only
+    folder, and have folders that are its classes: several of them if there are stray images too,
+    since a class may hold images and one folder.
+    """
+    tops, names = _tops(images), [name for name in folders if "/" not in name]
+    if any(map(split_named, names)) or len(tops) != 1:
+        return ""
+    inner, deeper = _below(images, tops[0]), _below(folders, tops[0])
+    if any(map(split_named, _tops(inner))):
+        return tops[0]
+    if len(names) > 1 or not deeper:
+        return ""
+    strays = any("/" not in path for path in images + inner)
+    several = len(_tops(inner)) > 1 or _wrapped_folder(inner, deeper)
+    return tops[0] if several or not strays else ""
+
+
+def _tops(images: list[str]) -> list[str]:
+    """Return the folders at the top with an image anywhere below."""
+    return sorted({path.partition("/")[0] for path in images if "/" in path})
+
+
+def _below(paths: list[str], folder: str) -> list[str]:
+    return [path.removeprefix(f"{folder}/") for path in paths if path.startswith(f"{folder}/")]
+
+
+# -- zips: every entry is checked before the first is extracted -----------------------------------
+
+
+@contextmanager
+def extracted(source: Path, target: Path) -> Iterator[Path]:
+    """Extract a zip next to `target` and yield that folder, for the caller to move into place, or
+    it is removed at the end; what is not a zip is yielded as it is.
+
+    Raises:
+        ManifestError: not a zip, cut short, damaged or encrypted; an entry leads out of the
+            folder, is a link, or comes twice; a zip bomb; not enough room on the disk.
+        DiskError: the folder cannot be written, or the disk is full.
+    """
+    if source.suffix.lower() != ".zip" or source.is_dir() or not source.exists():
+        yield source
+        return
+    partial = partial_path(target)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _extract(source, partial)
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    try:
+        with zipfile.ZipFile(archive) as opened, writing(folder.parent):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            entries = _checked_entries(archive, opened, folder.parent)
+            folder.mkdir()
+            for entry in entries:
+                _extract_entry(opened, entry, folder / entry.filename)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
+        raise ManifestError(
+            f"is not a zip, or is cut short, damaged or cannot be read ({error})",
+            path=archive,
+            remedy="download it again, or unpack it yourself and pass the folder",
+        ) from None
+
+
+def _extract_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # zipfile never yields more bytes than the entry's stated size, which is checked before.
+    with opened.open(entry) as packed, open(file, "xb") as unpacked:
+        shutil.copyfileobj(packed, unpacked)
+
+
+def _checked_entries(archive: Path, opened: zipfile.ZipFile, place: Path) -> list[zipfile.ZipInfo]:
+    """Check every entry; return those to extract to `place`, without junk."""
+
+    def refuse(what: str, remedy: str = "ask where it comes from; pack it again") -> None:
+        raise ManifestError(what, path=archive, remedy=remedy)
+
+    entries, seen = [], set()
+    for entry in opened.infolist():
+        name, pure = entry.filename, PurePosixPath(entry.filename)
+        if pure.is_absolute() or ".." in pure.parts or re.search(r"[\0\\]|^[A-Za-z]:", name):
+            refuse(f"entry {name!r} leads out of its folder, or has backslashes for folders")
+        if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            refuse(f"entry {name!r} is a link or device", "pack the files themselves")
+        if entry.is_dir() or is_junk(name):
+            continue
+        if pure in seen:
+            refuse(f"entry {name!r} comes twice", "pack it again")
+        seen.add(pure)
+        entries.append(entry)
+    if not entries:
+        refuse("the zip holds no files", "check the file")
+    size = sum(entry.file_size for entry in entries)
+    if size > MAX_SMALL and size / max(1, archive.stat().st_size) > MAX_RATIO:
+        refuse(f"would unpack to {size:,} bytes in {len(entries):,} files: a zip bomb")
+    if size > (free := shutil.disk_usage(place).free):
+        refuse(f"needs {size:,} bytes, {free:,} are free", f"make room at {place}")
+    return entries
