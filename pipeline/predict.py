@@ -21,8 +21,7 @@ from pipeline.images import probe, read_image
 from pipeline.images.overlay import draw_outlines
 from pipeline.io import atomic_write, sha256_file
 from pipeline.learners import Samples
-from pipeline.learners.data import encoded_with_other_masks
-from pipeline.learners.runs import load_fitted
+from pipeline.learners.runs import encoded_with_other_masks, load_fitted
 from pipeline.paths import Paths
 from pipeline.segment.segment import make_mapper
 from pipeline.store import WorkItem, open_features, open_masks
