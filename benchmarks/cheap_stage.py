@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.engine.executor import LocalExecutor
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
-from pipeline.engine.run import run_stage
+from pipeline.engine.run import LocalExecutor, run_items
 from pipeline.errors import ImageError
 from pipeline.store import FeatureRow, FeatureStoreWriter, MaskRow, MaskStoreWriter
 from pipeline.store.items import WorkItem
@@ -156,22 +155,21 @@ def run_cheap(
             if writer.text_identity != text:
                 T = np.random.default_rng(0).normal(size=(2, 2, DIM)).astype(np.float32)
                 writer.set_text(T, classes=CLASSES, templates=TEMPLATES, identity=text)
-        return run_stage(
-            kind,
+        return run_items(
+            RunRecord(kind, parameters=parameters or {}),
+            folder / f"{kind}.json",
             items,
             lambda: mapper,
             writer,
             run,
-            record_path=folder / f"{kind}.json",
             max_failed=max_failed,
-            parameters=parameters,
             executor=LocalExecutor(run.batch_size, run.workers, cores),
         )
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the stage from a shell, as the tests' child process."""
-    from pipeline.cli.running import guarded
+    from pipeline.cli.options import guarded
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=["masks", "features"])

@@ -14,16 +14,14 @@ import numpy as np
 from pipeline.config import Params
 from pipeline.encode.encode import load_encoder
 from pipeline.encode.mapper import EncodeMapper
-from pipeline.engine.executor import LocalExecutor
 from pipeline.engine.options import RunOptions
-from pipeline.engine.progress import Progress
+from pipeline.engine.run import LocalExecutor
 from pipeline.errors import ImageError, StoreError, reason_of
 from pipeline.images import probe, read_image
 from pipeline.images.overlay import draw_outlines
 from pipeline.io import atomic_write, sha256_file
 from pipeline.learners import Samples
-from pipeline.learners.data import encoded_with_other_masks
-from pipeline.learners.runs import load_fitted
+from pipeline.learners.runs import encoded_with_other_masks, load_fitted
 from pipeline.paths import Paths
 from pipeline.segment.segment import make_mapper
 from pipeline.store import WorkItem, open_features, open_masks
@@ -57,14 +55,7 @@ class ImagePrediction:
 
 @dataclass
 class Predictions:
-    """All predictions of one call.
-
-    Args:
-        learner, view: whose fits were used.
-        seeds: of the fits whose probabilities are averaged.
-        images: one prediction per image.
-        failed: image -> reason why it could not be read.
-    """
+    """All predictions of one call: of which learner, view and seeds, and why images failed."""
 
     learner: str
     view: str
@@ -106,7 +97,7 @@ def predict_images(
         images: files of any supported format.
         params: as for `segment` and `encode`.
         paths: of the project folder.
-        options: device, batch size, workers and progress are used.
+        options: device, batch size and workers are used.
         learner, view: which fits are used.
         out: folder for the overlays (image with the outline of the mask), one PNG per image.
         on_result: called with the heading, then with each `ImagePrediction` as soon as it is made.
@@ -131,42 +122,26 @@ def predict_images(
             items.append(WorkItem(name, f"{digest}#{frame}", path, frame))
     executor = LocalExecutor(options.batch_size or BATCH_SIZE, options.workers)
     on_result(f"learner {learner}, view {view}, mean of {len(outcome.seeds)} seeds")
-    with (
-        Progress(f"predict {dataset}", len(items), show=options.progress) as progress,
-        closing(executor.imap(lambda: mapper, items)) as results,
-    ):
-        for result in results:
-            item = result.item
-            if result.error is not None:
-                outcome.failed[item.image_id] = reason_of(result.error)
-                progress.add(failed=1)
+    with closing(executor.imap(lambda: mapper, items)) as results:
+        for item, found, error in results:
+            if error is not None:
+                outcome.failed[item.image_id] = reason_of(error)
                 continue
-            image, mask, status, probabilities = result.row
+            image, mask, status, probabilities = found
             overlay = out / f"{len(outcome.images):03d}_{item.path.stem}.png"
             with atomic_write(overlay) as partial:
                 draw_outlines(image, mask, size=max(image.shape)).save(partial)
             row = ImagePrediction(item.image_id, probabilities, status, str(overlay))
             outcome.images.append(row)
             on_result(row)
-            progress.add(done=1)
     return outcome
 
 
 class PredictMapper:
-    """Images to class probabilities, as a mapper of the engine; arguments of `predict_images`.
-
-    Raises:
-        StoreError: as `predict_images`.
-    """
+    """Images to class probabilities, as a mapper of the engine; arguments of `predict_images`."""
 
     def __init__(
-        self,
-        dataset: str,
-        params: Params,
-        paths: Paths,
-        learner: str,
-        view: str,
-        options: RunOptions,
+        self, dataset: str, params: Params, paths: Paths, learner: str, view: str, run: RunOptions
     ):
         self.view, self.fitted = view, load_fitted(paths, dataset, learner, view=view)
         features, masks = open_features(paths.features(dataset)), open_masks(paths.masks(dataset))
@@ -177,7 +152,7 @@ class PredictMapper:
                 path=paths.features(dataset),
                 remedy=f"run pipeline encode, then train, with --dataset {dataset}",
             )
-        self.segmenter, clip = make_mapper(params, options), load_encoder(params, options)
+        self.segmenter, clip = make_mapper(params, run), load_encoder(params, run)
         _check_same(paths.masks(dataset), masks.identity, self.segmenter.identity)
         encoder = EncodeMapper(params.encode, clip, {})
         _check_same(paths.features(dataset), features.identity, encoder.identity)
@@ -190,18 +165,13 @@ class PredictMapper:
         """Read an image."""
         return read_image(item.path, item.frame)
 
-    def map(
-        self, items: Sequence[WorkItem], loaded: Sequence[np.ndarray]
-    ) -> list[tuple[np.ndarray, np.ndarray, str, dict[str, float]]]:
+    def map(self, items: Sequence[WorkItem], loaded: Sequence[np.ndarray]) -> list[tuple]:
         """Return for each image: the image, its mask, the mask's status, class probabilities."""
         row = {"box": "", "points": "", "truth_file": ""}
         masks = self.segmenter.map(items, [self.segmenter.prepare(x, row) for x in loaded])
-        features, _ = self.encoder.encode(
-            [
-                self.encoder.prepare(image, mask.mask, mask.status, item.key)
-                for image, mask, item in zip(loaded, masks, items, strict=True)
-            ]
-        )
+        every = zip(loaded, masks, items, strict=True)
+        views = [self.encoder.prepare(x, m.mask, m.status, item.key) for x, m, item in every]
+        features, _ = self.encoder.encode(views)
         rows = []
         classes, none = tuple(self.fitted.classes), np.zeros(0, np.int64)
         for image, mask, feature in zip(loaded, masks, features, strict=True):
@@ -218,8 +188,5 @@ def _check_same(path: Path, stored: dict[str, Any], now: dict[str, Any]) -> None
     now = canonical(now)  # a store's identity has more entries, such as the length of a feature
     differences = identity_diff({key: stored.get(key) for key in now}, now)
     if differences:
-        raise StoreError(
-            "made with other choices: " + "; ".join(differences),
-            path=path,
-            remedy="set them back, or run the stages again",
-        )
+        message = "made with other choices: " + "; ".join(differences)
+        raise StoreError(message, path=path, remedy="set them back, or run the stages again")

@@ -1,8 +1,7 @@
 """DVC stage: data_manifests/<dataset>.csv + images -> cache/<dataset>/audit.parquet"""
 
 from pipeline.audit import audit_dataset, audit_text
-from pipeline.cli.options import Dataset, Project
-from pipeline.cli.running import stage
+from pipeline.cli.options import Dataset, Project, stage
 
 
 def run(dataset: Dataset) -> None:

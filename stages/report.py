@@ -1,7 +1,6 @@
 """DVC stage: what the other stages made -> report/index.html"""
 
-from pipeline.cli.options import Project
-from pipeline.cli.running import stage
+from pipeline.cli.options import Project, stage
 from pipeline.report.build import build_report
 
 

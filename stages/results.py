@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import Project
-from pipeline.cli.running import stage
+from pipeline.cli.options import Project, stage
 from pipeline.errors import PipelineError
 from pipeline.report.results import write_readme, write_tables
 

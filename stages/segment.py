@@ -1,7 +1,6 @@
 """DVC stage: images -> cache/<dataset>/masks.zarr (m = SAM2(x))"""
 
-from pipeline.cli.options import Dataset, Project
-from pipeline.cli.running import stage
+from pipeline.cli.options import Dataset, Project, stage
 from pipeline.engine.options import RunOptions
 from pipeline.segment.segment import segment_dataset
 

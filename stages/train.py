@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import Dataset, Jobs, Project
-from pipeline.cli.running import stage
+from pipeline.cli.options import Dataset, Jobs, Project, stage
 from pipeline.learners.train import train_dataset
 
 

@@ -77,16 +77,6 @@ def test_audit_says_in_words_what_data_check_does(paths: Paths) -> None:
     assert code == 0 and json.loads(said)["images"] == 8
 
 
-def test_preview_takes_parameters_of_the_run(paths: Paths) -> None:
-    sheets = []
-    for geometry in ("pad", "crop"):
-        setting = f"encode.geometry={geometry}"
-        code, said = in_process(paths.root, "data", "preview", "-d", "toy", "--set", setting)
-        assert code == 0, said
-        sheets.append((paths.root / "preview.png").read_bytes())
-    assert sheets[0] != sheets[1]
-
-
 @pytest.mark.promise("What commands write about patients by default is ignored by git.")
 def test_git_ignores_what_commands_write_of_patients_by_default() -> None:
     for name in ("predictions/scan1.png", "preview.png", "splits.csv"):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipeline.engine.executor import LocalExecutor
+from pipeline.engine.run import LocalExecutor
 from pipeline.errors import reason_of
 from pipeline.images import read_image, reader_rules
 from pipeline.io import atomic_write, sha256_json

@@ -4,10 +4,4 @@ from pipeline.engine.options import keep_freed_memory
 
 keep_freed_memory()  # before any library starts a thread, which would get an arena of its own
 
-from pipeline.cli.app import app  # noqa: E402
-from pipeline.cli.running import guarded  # noqa: E402
-
-
-def main() -> None:
-    """Entry point of the `pipeline` command."""
-    guarded(app)
+from pipeline.cli.app import main as main  # noqa: E402

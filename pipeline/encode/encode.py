@@ -10,13 +10,11 @@ from pipeline.encode.mapper import EncodeMapper
 from pipeline.encode.text import Prompts, check_length, load_prompts, text_identity
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
-from pipeline.engine.run import image_items, run_stage, select
+from pipeline.engine.run import BATCH_SIZE, image_items, run_stage, select
 from pipeline.manifest import class_names, read_manifest
 from pipeline.models import ClipModel, load_clip
 from pipeline.paths import Paths
 from pipeline.store import FeatureStoreWriter, open_masks
-
-BATCH_SIZE = 16
 
 
 def encode_dataset(
@@ -44,8 +42,7 @@ def encode_dataset(
         The record of the run, also written to cache/<dataset>/records/encode.json.
 
     Raises:
-        ManifestError, PromptError, ModelError, ConfigError, StoreError: nothing could be done; the
-            message says what to change.
+        ManifestError, PromptError, ModelError, ConfigError, StoreError: nothing could be done.
         StageFailed: more images failed than `encode.max_failed` allows; the others are done.
     """
     options = replace(options, batch_size=options.batch_size or BATCH_SIZE)
@@ -75,8 +72,7 @@ def encode_dataset(
     ) as writer:
         writer.sync_manifest(manifest)
         write_text(writer, prompts, clip)
-        project = dataset, params, paths
-        return run_stage("encode", items, lambda: mapper, writer, options, project)
+        return run_stage("encode", dataset, params, paths, options, items, mapper, writer)
 
 
 def load_encoder(params: Params, options: RunOptions) -> ClipModel:

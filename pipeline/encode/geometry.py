@@ -1,12 +1,9 @@
-"""Map an image of any size to the square frame of CLIP, and back.
+"""Map an image of any size to the square frame of CLIP: a resize and a shift.
 
 - `pad`: resize the longest side to the frame and fill the rest: nothing is lost or stretched
   (default).
 - `squash`: resize both sides: nothing is lost, shapes are stretched.
 - `crop`: open_clip's own preprocessing: resize the shortest side, then crop the centre.
-
-Each is a resize to `resized` pixels and a shift, so one class describes all three in both
-directions, for images and masks alike.
 """
 
 from __future__ import annotations
@@ -21,17 +18,14 @@ RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 
 @dataclass(frozen=True)
 class Geometry:
-    """The mapping between an image and the square frame of the model.
+    """The mapping of an image to the square frame of the model.
 
     Args:
-        height, width: of the image, pixels.
         size: side of the frame, pixels.
         resized: height and width of the image after the resize.
         top, left: of the resized image in the frame; negative if it is cropped.
     """
 
-    height: int
-    width: int
     size: int
     resized: tuple[int, int]
     top: int
@@ -43,15 +37,12 @@ class Geometry:
         fill: tuple[int, int, int] = (0, 0, 0),
         interpolation: str = "bicubic",
     ) -> np.ndarray:
-        """Return the frame of an image.
+        """Return the frame of an image, uint8 (size, size, 3).
 
         Args:
             image: uint8 (height, width, 3).
             fill: colour of the padding.
             interpolation: "bicubic" or "bilinear", antialiased (Pillow's, as open_clip uses it).
-
-        Returns:
-            uint8 (size, size, 3).
         """
         height, width = self.resized
         if image.shape[:2] != self.resized:
@@ -73,25 +64,19 @@ class Geometry:
 
 
 def make_geometry(name: str, height: int, width: int, size: int) -> Geometry:
-    """Return the mapping of an image to a frame.
-
-    Args:
-        name: "pad", "squash" or "crop".
-        height, width: of the image, pixels.
-        size: side of the frame, pixels.
-    """
+    """Return the mapping "pad", "squash" or "crop" of an image to a frame; sizes in pixels."""
     if name == "squash":
-        return Geometry(height, width, size, (size, size), 0, 0)
+        return Geometry(size, (size, size), 0, 0)
     if name == "pad":
         longest = max(height, width)
         # max: a strip of 1 x 1000 pixels keeps one row.
         resized = max(1, round(height * size / longest)), max(1, round(width * size / longest))
         top, left = (size - resized[0]) // 2, (size - resized[1]) // 2
-        return Geometry(height, width, size, resized, top, left)
+        return Geometry(size, resized, top, left)
     # "crop": as torchvision's Resize(size) and CenterCrop(size), with their rounding.
     if height <= width:
         resized = size, int(size * width / height)
     else:
         resized = int(size * height / width), size
     top, left = round((resized[0] - size) / 2.0), round((resized[1] - size) / 2.0)
-    return Geometry(height, width, size, resized, -top, -left)
+    return Geometry(size, resized, -top, -left)

@@ -27,13 +27,8 @@ USABLE = ("ok", "empty", "full")
 
 @dataclass(frozen=True)
 class PreparedViews:
-    """The views of one image, preprocessed.
-
-    Args:
-        pixels: float32 (k, 3, s, s), each distinct view once.
-        index: for each view its position in `pixels`; -1 if the image does not have the view.
-        status: of the mask.
-    """
+    """The views of one image: `pixels` float32 (k, 3, s, s), each distinct view once; for each view
+    its `index` in them, -1 if the image does not have it; the status of the mask."""
 
     pixels: torch.Tensor
     index: tuple[int, ...]
@@ -62,10 +57,8 @@ class EncodeMapper:
         forward_batch: int = 32,
     ):
         if unknown := set(params.views) - set(VIEWS):
-            raise ConfigError(
-                f"encode.views: unknown {', '.join(unknown)}",
-                remedy=f"choose from {', '.join(VIEWS)}",
-            )
+            remedy = f"choose from {', '.join(VIEWS)}"
+            raise ConfigError(f"encode.views: unknown {', '.join(unknown)}", remedy=remedy)
         self.params, self.clip, self.masks = params, clip, masks
         self.device = clip.device.type
         self.forward_batch = forward_batch
@@ -82,10 +75,8 @@ class EncodeMapper:
                 "image_size": clip.image_size,
                 "interpolation": clip.interpolation,
             },
-            "geometry": params.geometry,
+            **params.model_dump(include={"geometry", "fill", "crop_margin"}),
             "views": list(params.views),
-            "fill": params.fill,
-            "crop_margin": params.crop_margin,
             "unusable_mask": "whole image",
             "tokens": clip.tokens if params.tokens else 0,
         }
@@ -94,11 +85,8 @@ class EncodeMapper:
         """Read an image, its mask and (for `oracle`) its ground truth; make all views.
 
         Besides the columns of the manifest `item.row` has `mask`, the row of the mask store as it
-        was when the run began (None if there is none), and `truth_file` ("" for none).
-
-        Raises:
-            PipelineError: there is no usable mask for this image; a missing mask is never taken
-                for an empty one.
+        was when the run began (None if there is none), and `truth_file` ("" for none). Without a
+        usable mask the image fails: a missing mask is never taken for an empty one.
         """
         row, stored = item.row, item.row["mask"]
         if stored is None:
@@ -135,11 +123,9 @@ class EncodeMapper:
             seed: of the random view.
             truth: bool (h, w) ground truth for the oracle view.
         """
-        params, size = self.params, self.clip.image_size
+        params, size, mean = self.params, self.clip.image_size, self.clip.mean
         usable = effective_mask(mask, status)
-        source = ViewInput(
-            image, usable, seed, truth, params.fill, self.clip.mean, params.crop_margin
-        )
+        source = ViewInput(image, usable, seed, truth, params.fill, mean, params.crop_margin)
         frames: dict[bytes, np.ndarray] = {}
         index: list[int] = []
         for name in params.views:
@@ -171,12 +157,8 @@ class EncodeMapper:
         ]
 
     def encode(self, prepared: Sequence[PreparedViews]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the features of n images and, if they are kept, their patch tokens.
-
-        Returns:
-            float32 (n, view, d) and (n, view, t, d) or None. A view that an image does not have
-            is NaN.
-        """
+        """Return the features of n images, float32 (n, view, d), and if they are kept their patch
+        tokens, (n, view, t, d); NaN for a view that an image does not have."""
         pixels = torch.cat([one.pixels for one in prepared])
         keep, d = self.params.tokens, self.clip.embed_dim
         parts = pixels.split(self.forward_batch) if len(pixels) else ()
@@ -198,23 +180,15 @@ class EncodeMapper:
 
 def no_mask(problem: str) -> PipelineError:
     """Return the error of an image without a usable mask."""
-    return PipelineError(
-        problem, remedy="run `pipeline segment` on this dataset, then encode again"
-    )
+    remedy = "run `pipeline segment` on this dataset, then encode again"
+    return PipelineError(problem, remedy=remedy)
 
 
 def normalise(frames: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """Scale frames to [0, 1], subtract the mean and divide by the standard deviation.
 
     The same operations in the same order as torchvision's ToTensor and Normalize, so the result
-    is bit-equal to open_clip's own transform.
-
-    Args:
-        frames: uint8 (n, s, s, 3).
-        mean, std: of the model, per channel.
-
-    Returns:
-        float32 (n, 3, s, s), contiguous.
+    is bit-equal to open_clip's own transform. uint8 (n, s, s, 3) to float32 (n, 3, s, s).
     """
     pixels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, 1))).float().div_(255)
     shift, scale = (torch.tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (mean, std))

@@ -1,6 +1,4 @@
-"""T = E_t(t): every template of every class, from data_manifests/prompts.yaml.
-
-The file has two parts:
+"""T = E_t(t): every template of every class, from data_manifests/prompts.yaml:
 
     templates:
       default: ["a photo of {}."]
@@ -33,13 +31,7 @@ class PromptError(PipelineError):
 
 @dataclass(frozen=True)
 class Prompts:
-    """The texts of a dataset.
-
-    Args:
-        templates: as written, with `{}`.
-        texts: those of each class, in the order of the templates.
-        path: of prompts.yaml.
-    """
+    """The templates of a dataset, and the texts of each class in their order."""
 
     templates: tuple[str, ...]
     texts: dict[str, tuple[str, ...]]
@@ -73,12 +65,7 @@ def _read(path: Path) -> _File:
 
 
 def load_prompts(path: str | Path, dataset: str, classes: Sequence[str]) -> Prompts:
-    """Read the prompts of a dataset's classes, in the order of `classes`.
-
-    Args:
-        path: of prompts.yaml.
-        dataset: name of the dataset in the file.
-        classes: labels that need prompts.
+    """Read the prompts of a dataset's classes from prompts.yaml, in the order of `classes`.
 
     Raises:
         PromptError: the file is missing or malformed, a class has no words, a template does not
@@ -123,36 +110,24 @@ def skeleton(classes: Sequence[str]) -> str:
 
 
 def prompted_classes(path: Path, dataset: str) -> list[str] | None:
-    """Return the classes that prompts.yaml lists for a dataset, sorted.
-
-    None if there is no such file or it does not list the dataset.
-
-    Raises:
-        PromptError: the file is malformed.
-    """
+    """Return the classes that prompts.yaml lists for a dataset, sorted; None if it lists none."""
     classes = _read(path).classes if path.is_file() else {}
     return sorted(classes[dataset]) if dataset in classes else None
 
 
 def check_length(prompts: Prompts, count_tokens: Callable[[str], int], limit: int) -> None:
-    """Refuse texts that the tokenizer would truncate silently.
+    """Refuse texts that the tokenizer would truncate silently: PromptError with their lengths.
 
     Args:
         prompts: the texts.
         count_tokens: returns the number of tokens of a text, including start and end tokens.
         limit: context length of the model.
-
-    Raises:
-        PromptError: lists every text that is too long, with its length.
     """
     lengths = {text: count_tokens(text) for text in prompts.flat()}
     cut = [f"{text!r} ({n} tokens)" for text, n in lengths.items() if n > limit]
     if cut:
-        raise PromptError(
-            f"longer than the text model's {limit} tokens: {'; '.join(cut)}",
-            path=prompts.path,
-            remedy="shorten these prompts",
-        )
+        message = f"longer than the text model's {limit} tokens: {'; '.join(cut)}"
+        raise PromptError(message, path=prompts.path, remedy="shorten these prompts")
 
 
 def text_identity(prompts: Prompts, fingerprint: Any, precision: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The views of an image that CLIP encodes.
 
 A view takes a `ViewInput` and returns a uint8 image, or None if something it needs is missing; the
-features of such a view are NaN. To add a view, write one function with `@view("name")`.
+features of such a view are NaN. To add a view, write one function and list it in `VIEWS`.
 
 Pixels outside the mask are replaced by a fill:
 
@@ -22,18 +22,15 @@ from PIL import Image, ImageFilter
 
 from pipeline.segment.quality import bounding_box
 
-BLUR_SHARE = 0.05
-"""Standard deviation of the blur as a share of the longest side of the image."""
+BLUR_SHARE = 0.05  # standard deviation of the blur by the longest side of the image
 RANDOM_TRIES = 32
-"""Positions tried for the random view; the one that overlaps the mask least is used."""
 
 
 @dataclass(frozen=True)
 class ViewInput:
-    """One image and what its views are made from.
+    """One image, uint8 (h, w, 3), and what its views are made from.
 
     Args:
-        image: uint8 (h, w, 3).
         mask: bool (h, w); all ones if the mask that was found is empty or full.
         seed: decides the random view (sha256 and frame, so that byte copies have the same).
         truth: bool (h, w) ground-truth mask; None if there is none.
@@ -62,33 +59,16 @@ class ViewInput:
         return np.where(inside, self.image, self.outside)
 
 
-View = Callable[[ViewInput], "np.ndarray | None"]
-VIEWS: dict[str, View] = {}
-
-
-def view(name: str) -> Callable[[View], View]:
-    """Register a view under a name that params.yaml may use."""
-
-    def register(function: View) -> View:
-        VIEWS[name] = function
-        return function
-
-    return register
-
-
-@view("whole")
 def whole(source: ViewInput) -> np.ndarray:
     """x: the image as it is."""
     return source.image
 
 
-@view("masked")
 def masked(source: ViewInput) -> np.ndarray:
     """x * m: the image inside the mask, the fill outside (MedFocusCLIP, section III)."""
     return source.keep(source.mask)
 
 
-@view("crop")
 def crop(source: ViewInput) -> np.ndarray:
     """The bounding box of the mask with a margin on each side; nothing inside it is hidden."""
     if (box := bounding_box(source.mask)) is None:
@@ -98,13 +78,11 @@ def crop(source: ViewInput) -> np.ndarray:
     return source.image[max(0, y0 - dy) : y1 + dy, max(0, x0 - dx) : x1 + dx]
 
 
-@view("binary")
 def binary(source: ViewInput) -> np.ndarray:
     """The mask alone, white on black: the information in its shape and position (an ablation)."""
     return np.repeat(source.mask[..., None].astype(np.uint8) * 255, 3, axis=2)
 
 
-@view("oracle")
 def oracle(source: ViewInput) -> np.ndarray | None:
     """x * ground truth: the ceiling. None if the ground-truth mask is missing or empty."""
     if source.truth is None or not source.truth.any():
@@ -112,10 +90,15 @@ def oracle(source: ViewInput) -> np.ndarray | None:
     return source.keep(source.truth)
 
 
-@view("random")
 def random(source: ViewInput) -> np.ndarray:
     """x * a region of the same shape and area elsewhere: the control for any such window."""
     return source.keep(random_mask(source.mask, source.seed))
+
+
+VIEWS: dict[str, Callable[[ViewInput], np.ndarray | None]] = {
+    view.__name__: view for view in (whole, masked, crop, binary, oracle, random)
+}
+"""All views by the name that params.yaml may use."""
 
 
 def fill_colour(name: str, mean: Sequence[float]) -> tuple[int, int, int]:
@@ -125,16 +108,8 @@ def fill_colour(name: str, mean: Sequence[float]) -> tuple[int, int, int]:
 
 
 def outside_of(image: np.ndarray, name: str, mean: Sequence[float]) -> np.ndarray:
-    """Return what replaces the pixels outside the mask.
-
-    Args:
-        image: uint8 (h, w, 3).
-        name: "black", "mean" or "blur".
-        mean: mean colour of the model, in [0, 1].
-
-    Returns:
-        uint8, (h, w, 3) for `blur`, (1, 1, 3) for a flat colour.
-    """
+    """Return what the fill `name` puts in the place of the pixels outside the mask: uint8,
+    (h, w, 3) for `blur`, (1, 1, 3) for a flat colour."""
     if name != "blur":
         return np.array(fill_colour(name, mean), np.uint8).reshape(1, 1, 3)
     blur = ImageFilter.GaussianBlur(BLUR_SHARE * max(image.shape[:2]))
@@ -142,17 +117,10 @@ def outside_of(image: np.ndarray, name: str, mean: Sequence[float]) -> np.ndarra
 
 
 def random_mask(mask: np.ndarray, seed: str) -> np.ndarray:
-    """Return the shape of a mask, possibly mirrored, at another position, complete.
+    """Return the shape of a mask, bool (h, w), possibly mirrored, at another position, complete.
 
-    Of `RANDOM_TRIES` positions the one that overlaps the mask least is used. A mask that spans
-    the height and width of the image cannot move: it is at most mirrored.
-
-    Args:
-        mask: bool (h, w).
-        seed: any text; the same text gives the same position.
-
-    Returns:
-        bool (h, w) with as many pixels as `mask`.
+    Of `RANDOM_TRIES` positions, which `seed` decides, the one that overlaps the mask least is used.
+    A mask that spans the height and width of the image cannot move: it is at most mirrored.
     """
     if (box := bounding_box(mask)) is None:
         return mask

@@ -6,7 +6,6 @@ Imports no array library: `keep_freed_memory` has to be called before one starts
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import sys
 import threading
@@ -20,21 +19,18 @@ _shared_arena = threading.Event()  # set if all threads of this process use one 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options of one run. None of them changes a stored value.
+    """Options of one run, checked. None of them changes a stored value.
 
     Args:
         device: "auto" (the first of cuda, mps and cpu that is available) or one of these.
         batch_size: images mapped together; None uses the default of the stage.
         workers: threads that read images; None uses one per core, at most 8.
         limit: compute at most this many rows.
-        only: image ids to work on; None for all images of the manifest.
+        only: image ids to work on; None for all.
         force: compute rows that are already stored.
         progress: whether to show how far the run is.
         on_mismatch: what to do with a store that was made with other parameters or another model:
             "refuse" raises a `StoreError` that lists the differences, "rebuild" replaces it.
-
-    Raises:
-        ConfigError: a value is out of range.
     """
 
     device: str = "auto"
@@ -59,44 +55,23 @@ class RunOptions:
         return "force" if self.force and everything else self.on_mismatch
 
     def model_options(self, precision: str) -> dict[str, str]:
-        """Return `device` and `precision` to load a model with; the precision enters identities.
-
-        Args:
-            precision: of the stage; "auto" becomes bf16 on cuda and fp32 elsewhere.
-
-        Raises:
-            ConfigError: the requested device is not available.
-        """
+        """Return `device` and `precision` to load a model with; ConfigError if there is no such
+        device. A precision of "auto" becomes bf16 on cuda and fp32 elsewhere."""
         import torch
 
-        available = {
-            "cuda": torch.cuda.is_available,
-            "mps": torch.backends.mps.is_available,
-            "cpu": lambda: True,
-        }
-        device = self.device
-        if device == "auto":
-            device = next(name for name, is_available in available.items() if is_available())
-        if not available.get(device.split(":")[0], lambda: False)():
+        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+        available = [name for name, here in {"cuda": cuda, "mps": mps}.items() if here] + ["cpu"]
+        device = available[0] if self.device == "auto" else self.device
+        if device.split(":")[0] not in available:
             raise ConfigError(f"no device {device!r} here", remedy="use --device auto or cpu")
         if precision == "auto":
             precision = "bf16" if device.startswith("cuda") else "fp32"
         return {"device": device, "precision": precision}
 
 
-def default_workers() -> int:
-    """Return the number of cores that this process may use, at most 8."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min(8, cores))
-
-
 def model_cores(device: str) -> int:
-    """Return into how many slices a batch is worth cutting, one per core.
-
-    On the CPU these are all cores of torch if the threads share one memory arena (see
-    `keep_freed_memory`); otherwise the system would clear memory anew for every slice.
-    """
+    """Return into how many slices a batch is worth cutting: on the CPU one per core of torch, if
+    the threads share one memory arena (`keep_freed_memory`); else memory is cleared per slice."""
     if device != "cpu" or not _shared_arena.is_set():
         return 1
     import torch
@@ -113,10 +88,9 @@ def set_torch_threads(count: int) -> None:
 def keep_freed_memory() -> None:
     """Let the process reuse the memory of freed tensors for the next batch (glibc only).
 
-    By default the C library returns blocks above 32 MB to the system at once, which clears their
-    pages again for each layer of each batch: a quarter of the time of a model on the CPU. It also
-    gives each thread an arena of its own, which cannot hold such blocks. That can be changed only
-    before the threads start, so the command line calls this first.
+    By default the C library returns blocks above 32 MB to the system, which clears their pages
+    again for each layer: a quarter of the time of a model on the CPU. It also gives each thread an
+    arena of its own, which can be changed only before the threads start: call this first.
     """
     if platform.libc_ver()[0] != "glibc":
         return

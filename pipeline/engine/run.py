@@ -1,22 +1,32 @@
-"""Run a stage: find the rows that a store lacks, compute them, write them, keep a record."""
+"""Run a stage: find the rows that a store lacks, compute them, write them, keep a record.
+
+A `Mapper` is the model as the engine sees it; the executor decides where it runs. The caller (the
+driver) receives the results in order and is the only one that writes, while loader threads read
+ahead and the mapper works on the next batch.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
+from functools import lru_cache
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pandas as pd
+from joblib import cpu_count
 
-from pipeline.engine.executor import LocalExecutor, Mapper, check_bytes
+from pipeline.engine import options as machine
 from pipeline.engine.options import RunOptions
-from pipeline.engine.progress import Progress
-from pipeline.engine.record import RunRecord, library_versions, recorded
-from pipeline.errors import ManifestError, PipelineError, reason_of
+from pipeline.engine.record import RunRecord, library_versions, recorded, show_progress, timed
+from pipeline.errors import ConfigError, ModelError, PipelineError, StoreError, reason_of
+from pipeline.images.read import bytes_changed, unreadable
 from pipeline.io import sha256_file, sha256_json
 from pipeline.manifest import mask_file, row_file
 from pipeline.store.items import WorkItem
@@ -29,17 +39,164 @@ if TYPE_CHECKING:
 BATCH_SIZE = 16
 
 
-def select(manifest: pd.DataFrame, only: Collection[str] | None) -> pd.DataFrame:
-    """Return the rows whose image_id is in `only`, in the order of the manifest; all for None.
+class Mapper(Protocol):
+    """Turns items into rows; `device` is where the model computes, such as "cpu", "" without one.
 
-    Raises:
-        ManifestError: ids are not in the manifest.
+    `load` reads and preprocesses one item, in a loader thread; an `Exception` fails the item.
+
+    `map` returns one row per item, in order, and may be called from several threads at the same
+    time. A row depends on its own item only, never on the rest of the batch. If it raises, the
+    batch is repeated item by item, so that an image that the model cannot process fails alone.
     """
+
+    device: str
+
+    def load(self, item: WorkItem) -> Any: ...
+
+    def map(self, items: Sequence[WorkItem], loaded: Sequence[Any]) -> Sequence[Any]: ...
+
+
+class Result(NamedTuple):
+    """The outcome of one item: its row, or the error that it failed with."""
+
+    item: WorkItem
+    row: Any = None
+    error: Exception | None = None
+
+
+class LocalExecutor:
+    """Runs the mapper in threads of this process. Results do not depend on its arguments.
+
+    Args:
+        batch_size: items mapped together.
+        workers: loader threads; None uses one per core, at most 8.
+        cores: slices of a batch that are mapped at the same time; None chooses by the device. A
+            forward pass on all cores would wait at every layer for the slowest one.
+
+    `seconds` is what `imap` waited for so far: "load_wait" (images) and "model".
+    """
+
+    def __init__(self, batch_size: int, workers: int | None = None, cores: int | None = None):
+        machine.keep_freed_memory()
+        self.batch_size, self.cores = batch_size, cores
+        self.workers = workers or min(8, cpu_count())
+        self.seconds = {"load_wait": 0.0, "model": 0.0}
+
+    def imap(
+        self,
+        factory: Callable[[], Mapper],
+        items: Iterable[WorkItem],
+        *,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Result]:
+        """Yield the result of every item, in order; at most four batches are in memory.
+
+        `factory` builds the mapper, where it runs. Once `stopped` returns True no further batch is
+        begun, and the iteration ends with the results of those that were. Raises ModelError,
+        ConfigError or StoreError where the error is not that of a single item.
+        """
+        mapper = factory()
+        self.cores = self.cores or machine.model_cores(mapper.device)
+        slices = max(1, min(self.cores, self.batch_size))
+        loaders = ThreadPoolExecutor(self.workers, "load", machine.set_torch_threads, (1,))
+        threads = (self.cores // slices,)
+        models = ThreadPoolExecutor(slices, "model", machine.set_torch_threads, threads)
+        source = iter(items)
+        loading: deque[Future[Result]] = deque()
+        mapping: deque[Future[list[Result]]] = deque()
+
+        def next_batch() -> list[Result]:
+            """Wait for the next batch of loaded items, while further ones are read."""
+            batch: list[Result] = []
+            while len(batch) < self.batch_size and not stopped():
+                for item in islice(source, max(self.batch_size, self.workers) - len(loading)):
+                    loading.append(loaders.submit(load_item, mapper, item))
+                if not loading:
+                    break
+                # A short wait, so that Ctrl-C is answered while a slow file is read.
+                if wait([loading[0]], timeout=0.2).done:
+                    batch.append(loading.popleft().result())
+            return [] if stopped() else batch
+
+        try:
+            while True:
+                while len(mapping) <= slices:
+                    with timed(self.seconds, "load_wait"):
+                        batch = next_batch()
+                    if not batch:
+                        break
+                    n = min(slices, len(batch))
+                    ends = [len(batch) * i // n for i in range(n + 1)]
+                    for a, b in pairwise(ends):
+                        mapping.append(models.submit(map_slice, mapper, batch[a:b], stopped))
+                if not mapping:
+                    return
+                with timed(self.seconds, "model"):
+                    results = mapping.popleft().result()
+                yield from results
+        finally:
+            loaders.shutdown(wait=False, cancel_futures=True)
+            models.shutdown(cancel_futures=True)
+
+
+def load_item(mapper: Mapper, item: WorkItem) -> Result:
+    """Return an item with what the mapper loaded for it as its row, or with its error."""
+    try:
+        error = bytes_error(item)
+        return Result(item, error=error) if error else Result(item, mapper.load(item))
+    except Exception as error:
+        return Result(item, error=error)
+
+
+def map_slice(mapper: Mapper, part: list[Result], stopped: Callable[[], bool]) -> list[Result]:
+    """Map loaded items; if that fails, one by one. Nothing once `stopped` returns True."""
+    if stopped():
+        return []
+    ready = [one for one in part if one.error is None]
+    try:
+        rows = mapper.map([one.item for one in ready], [one.row for one in ready]) if ready else []
+        if len(rows) != len(ready):
+            raise ValueError(f"the mapper returned {len(rows)} rows for {len(ready)} items")
+    except (ModelError, ConfigError, StoreError):  # would meet every item
+        raise
+    except Exception as error:
+        if len(part) == 1:
+            return [Result(part[0].item, error=error)]
+        return [result for one in part for result in map_slice(mapper, [one], stopped)]
+    row = iter(rows)
+    return [one if one.error is not None else Result(one.item, next(row)) for one in part]
+
+
+def bytes_error(item: WorkItem) -> Exception | None:
+    """Return why a file cannot be used: it is unreadable, or its bytes are not those of the
+    manifest, so that the key of its row would be wrong."""
+    if "sha256" not in item.row:
+        return None
+    try:
+        stat = os.stat(item.path)
+        digest = _sha256(item.path, stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        return unreadable(item.path, error)
+    except PipelineError as error:  # a pipe, socket or device
+        return error
+    return bytes_changed(item.path) if digest != item.row["sha256"] else None
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, modified_ns: int) -> str:
+    return sha256_file(path)  # cached because a volume of 100 frames is one file of 100 items
+
+
+def select(manifest: pd.DataFrame, only: Collection[str] | None) -> pd.DataFrame:
+    """Return the rows of a manifest, or of a sample of it, whose image_id is in `only`, in its
+    order; all for None. Raises ConfigError for other ids."""
     if only is None:
         return manifest
     if unknown := sorted(set(only) - set(manifest["image_id"])):
-        named = f"{len(unknown)} ids are not in the manifest, such as {', '.join(unknown[:5])}"
-        raise ManifestError(named, remedy="use ids of the image_id column of the manifest")
+        raise ConfigError(
+            f"{len(unknown)} ids are not in the manifest or sample: {', '.join(unknown[:5])}",
+            remedy="use ids of the manifest; for prompt-quality with --images 0 any with a mask",
+        )
     return manifest[manifest["image_id"].isin(set(only))]
 
 
@@ -52,15 +209,14 @@ def image_items(
 ) -> list[WorkItem]:
     """Return one item per row of a manifest.
 
+    The key is a hash of content, never of names: copies of an image share it.
+
     Args:
         manifest: from `read_manifest`.
         data: folder with the images of the dataset.
         content: returns what decides the result of a row besides the bytes and the frame of the
             image; may add to the row what the mapper needs.
         truth: whether the ground-truth mask decides it; the row gets `truth_file`, "" for none.
-
-    Returns:
-        Items whose key is a hash of content, never of names: copies of an image share it.
     """
     items = []
     for row in manifest.to_dict("records"):
@@ -79,33 +235,42 @@ def image_items(
 
 def run_stage(
     stage: str,
+    dataset: str,
+    params: Params,
+    paths: Paths,
+    options: RunOptions,
+    items: Sequence[WorkItem],
+    mapper: Mapper,
+    writer: StoreWriter,
+) -> RunRecord:
+    """Run `run_items` on a dataset; `max_failed` is that of the stage's section of params.yaml."""
+    section = getattr(params, stage).model_dump(mode="json")
+    record = RunRecord(stage, dataset, parameters={"profile": params.profile, stage: section})
+    place, allowed = paths.record(dataset, stage), section["max_failed"]
+    return run_items(record, place, items, lambda: mapper, writer, options, max_failed=allowed)
+
+
+def run_items(
+    record: RunRecord,
+    record_path: Path,
     items: Sequence[WorkItem],
     factory: Callable[[], Mapper],
     writer: StoreWriter,
     options: RunOptions,
-    project: tuple[str, Params, Paths] | None = None,
     *,
-    record_path: str | os.PathLike | None = None,
-    max_failed: float = 0.0,
-    parameters: Mapping[str, Any] | None = None,
+    max_failed: float,
     executor: LocalExecutor | None = None,
 ) -> RunRecord:
-    """Compute the rows of `items` that the store lacks.
+    """Compute the rows of `items` that a store lacks, and return the record.
 
     Args:
-        stage: name for the record and the progress display.
+        record: of the run, written to `record_path` before any exception leaves this function.
         items: in the order wanted; each image_id once.
         factory: builds the mapper that turns items into rows.
         writer: an ENTERED writer (`with MaskStoreWriter(...) as writer`).
         options: batch size, workers, limit, force and progress are used here.
-        project: dataset, parameters and paths; decide the next three arguments.
-        record_path: where the `RunRecord` is written; None writes none.
         max_failed: largest allowed share of failed items.
-        parameters: of the stage, for the record.
         executor: where the mapper runs; default a `LocalExecutor`.
-
-    Returns:
-        The record. It is written before any exception leaves this function.
 
     Raises:
         StageFailed: exit code 3; more than `max_failed` of the items failed. What was computed is
@@ -113,83 +278,65 @@ def run_stage(
         DiskError: the store or the record cannot be written (full disk, read-only folder).
         KeyboardInterrupt: SIGINT or SIGTERM was received; rows already computed were committed.
     """
-    dataset = ""
-    if project is not None:
-        dataset, params, paths = project
-        section = getattr(params, stage).model_dump(mode="json")
-        record_path, max_failed = paths.record(dataset, stage), section["max_failed"]
-        parameters = {"profile": params.profile, stage: section}
     executor = executor or LocalExecutor(options.batch_size or BATCH_SIZE, options.workers)
-    used = {"limit": options.limit, "force": options.force, "max_failed": max_failed}
-    record = RunRecord(
-        stage,
-        dataset,
-        identity=writer.identity_hash,
-        versions=library_versions(),
-        parameters=used | dict(parameters or {}),
-    )
-    with (
-        interrupts() as stopped,
-        recorded(record, record_path, max_failed=max_failed, stopped=stopped),
-    ):
-        with record.clock("plan"):
+    record.identity, record.versions = writer.identity_hash, library_versions()
+    record.parameters |= {"limit": options.limit, "force": options.force, "max_failed": max_failed}
+    with interrupts() as stopped, recorded(record, record_path, max_failed=max_failed):
+        with timed(record.seconds, "plan"):
             plan = writer.plan(items, force=options.force)
         todo = (plan.todo + plan.copies)[: options.limit]
         reasons = {item.image_id: reason for item, reason in todo if reason}
         record.skipped, record.total = len(plan.reused), len(plan.reused) + len(todo)
-        title = f"{stage} {dataset}".strip()
-        progress = Progress(title, len(todo), reused=record.skipped, show=options.progress)
+        title, show = f"{record.stage} {record.dataset}".strip(), options.progress
+        progress = show_progress(title, len(todo), reused=record.skipped, show=show)
 
         def finish(item: WorkItem, error: Exception | None) -> None:
-            if error is None:
+            if error is not None:
+                record.failed[item.image_id] = reason_of(error)
+                writer.write_failed(item, reason_of(error))
+            else:
                 record.done += 1
                 if item.image_id in reasons:
                     record.redone_rows[item.image_id] = reasons[item.image_id]
-            else:
-                record.failed[item.image_id] = reason_of(error)
-                writer.write_failed(item, reason_of(error))
-            progress.add(done=error is None, failed=error is not None)
+            count(error is None, error is not None)
 
-        def compute(items: list[WorkItem]) -> None:
+        def compute(items: Sequence[WorkItem]) -> None:
             with closing(executor.imap(factory, items, stopped=stopped)) as results:
-                for result in results:
-                    error = result.error
-                    with record.clock("write"):
+                for item, row, error in results:
+                    with timed(record.seconds, "write"):
                         if error is None:
                             try:
-                                prepared = [writer.prepare(result.item, result.row)]
+                                prepared = [writer.prepare(item, row)]
                             except ValueError as unusable:
                                 error, prepared = unusable, []
                             writer.put(prepared)
-                    finish(result.item, error)
+                    finish(item, error)
 
         try:
-            with progress:
+            with progress as count:
                 if plan.todo:
                     compute([item for item, _ in todo[: len(plan.todo)]])
                 uncopied = []  # byte-identical images whose first one failed
                 for item, _ in todo[len(plan.todo) :]:
                     if stopped():
                         break
-                    try:
-                        check_bytes(item)
-                    except Exception as error:
-                        finish(item, error)
-                        continue
-                    if writer.copy(item):
-                        record.copied += 1
-                        finish(item, None)
-                    else:
+                    error = bytes_error(item)
+                    if error is None and not writer.copy(item):
                         uncopied.append(item)
+                    else:
+                        record.copied += error is None
+                        finish(item, error)
                 if uncopied:
                     compute(uncopied)
         finally:
-            used = {name: getattr(executor, name) for name in ("batch_size", "workers", "cores")}
-            record.parameters |= used
+            for name in ("batch_size", "workers", "cores"):
+                record.parameters[name] = getattr(executor, name)
             record.seconds |= executor.seconds
-            with record.clock("write"):
+            with timed(record.seconds, "write"):
                 writer.commit()
-        if not stopped() and record.failed_share <= max_failed:
+        if stopped():
+            raise KeyboardInterrupt
+        if record.failed_share <= max_failed:
             writer.finish()  # before the record says "ok"
     return record
 
@@ -199,8 +346,7 @@ def interrupts() -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether SIGINT or SIGTERM came, which interrupt no write.
 
     A second signal ends the process at once: the last commit of the store stands, and its lock
-    belongs to a dead process. Outside the main thread no handler is installed, since Python allows
-    that only there.
+    belongs to a dead process. Outside the main thread Python allows no handler.
     """
     stopped = threading.Event()
 

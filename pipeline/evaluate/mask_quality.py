@@ -16,7 +16,7 @@ from pipeline.evaluate.intervals import mean_interval
 from pipeline.images import read_mask
 from pipeline.manifest import mask_file
 from pipeline.paths import Paths
-from pipeline.segment.overlap import center_ellipse, hd95, overlap
+from pipeline.segment.quality import center_ellipse, hd95, overlap
 from pipeline.store import open_masks
 
 TEXTS = ("image_id", "label", "split", "strategy")

@@ -13,8 +13,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.config import DATASET_NAME
-from pipeline.engine.record import RunRecord, library_versions
-from pipeline.engine.status import ADD
+from pipeline.engine.record import ADD, RunRecord, library_versions
 from pipeline.errors import ManifestError, printable
 from pipeline.intake import known, rows
 from pipeline.intake.find import Findings, extracted, read_folder, shown

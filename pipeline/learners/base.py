@@ -1,15 +1,25 @@
-"""The interface of a learner, and the array functions that several learners use."""
+"""The interface of a learner, learners by name, and the array functions that several use."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
-from pydantic import ConfigDict
+from pydantic import ConfigDict, ValidationError
 
-from pipeline.config import Fractions, Protocol, Section, Seeds, Views
+from pipeline.config import LEARNERS, Fractions, Protocol, Section, Seeds, Views, problem_text
+from pipeline.errors import ConfigError
+
+_registered: dict[str, type[Learner]] = {}
+C = TypeVar("C", bound=type)
 
 
 class DivergedError(ArithmeticError):
@@ -77,7 +87,7 @@ class Learner:
 
     A new learner is one file: a class with `fit` and `predict_proba` below `@register("name")`.
     As in scikit-learn, `fit` leaves its result in attributes whose names end with an underscore.
-    They must be NumPy arrays: together with the parameters they are the saved learner.
+    They must be NumPy arrays: with the parameters they are the saved learner, which predicts.
 
     Args:
         params: its parameters; None: the defaults.
@@ -88,7 +98,6 @@ class Learner:
         Parameters: class of its parameters.
         needs_labels: False for a learner that is not trained (zero-shot). It gets one run per
             test set, at fraction 0, instead of one per fraction and seed.
-        uses: other learners whose code decides this one's fits.
         starts_from: a learner that `fit` fits first, with the parameters of the same names. If
             `train` finds that fit on disk, its arrays are there already when `fit` is called.
         chosen: what the validation part decided in `fit` (JSON values), for the table of runs.
@@ -98,7 +107,6 @@ class Learner:
     name: ClassVar[str] = ""
     Parameters: ClassVar[type[LearnerParams]] = LearnerParams
     needs_labels: ClassVar[bool] = True
-    uses: ClassVar[tuple[type[Learner], ...]] = ()
     starts_from: ClassVar[type[Learner] | None] = None
 
     def __init__(self, params: LearnerParams | None = None, *, seed: int = 0):
@@ -132,11 +140,96 @@ class Learner:
         """The fitted arrays by attribute name; empty before `fit`."""
         return {name: value for name, value in vars(self).items() if name.endswith("_")}
 
-    def restore(self, tensors: Mapping[str, np.ndarray], chosen: Mapping[str, Any]) -> Self:
-        """Set the fitted arrays to saved ones; predictions are the same bits as when saved."""
-        vars(self).update(tensors)
-        self.chosen = dict(chosen)
-        return self
+
+def register(name: str) -> Callable[[C], C]:
+    """Class decorator: make a learner known as `name` in section `learners` of params.yaml."""
+
+    def add(cls: C) -> C:
+        cls.name = name
+        _registered[name] = cls
+        return cls
+
+    return add
+
+
+def get_learner(name: str, file: Path | None = None) -> type[Learner]:
+    """Return the class of a learner; `file` is a Python file that registers it, loaded first.
+
+    Raises:
+        ConfigError: no learner has this name, or the file is missing.
+    """
+    if file is not None:
+        load_file(file)
+    if name not in _registered:
+        for point in entry_points(group="pipeline.learners", name=name):
+            register(name)(point.load())
+        if name in LEARNERS:
+            module = {"medfocus-probe": "medfocus"}.get(name, name.replace("-", "_"))
+            importlib.import_module(f"pipeline.learners.{module}")
+    if name not in _registered:
+        raise ConfigError(
+            f"learners: there is no learner {name!r}",
+            path=file,
+            remedy=f"use one of {', '.join(sorted({*LEARNERS, *_registered}))}, or name your own "
+            f"file in learners.{name}.file of params.yaml (docs/guides/add_a_learner.md)",
+        )
+    return _registered[name]
+
+
+def load_file(file: Path) -> None:
+    """Run a Python file that registers learners, once in a process for each content."""
+    try:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(
+            "the file of a learner cannot be read", path=file, remedy="correct learners.*.file"
+        ) from error
+    # By content and path, so that workers find the classes under the same name.
+    name = f"learner_file_{file.stem}_{digest[:16]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, file)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+
+
+def find_learner(name: str, section: Mapping, root: Path) -> tuple[type[Learner], LearnerParams]:
+    """Return the class and the parameters of a learner from its section of params.yaml; `root` is
+    the project folder.
+
+    Raises:
+        ConfigError: there is no such learner, or a parameter is not allowed.
+    """
+    file = section.get("file")
+    cls = get_learner(name, root / str(file) if file else None)
+    try:
+        return cls, cls.Parameters.model_validate(section)
+    except ValidationError as error:
+        problems = problem_text(error, f"learners.{name}")
+        raise ConfigError(problems, remedy="correct these keys of params.yaml or --set") from None
+
+
+def code_digest(cls: type[Learner]) -> str:
+    """Return a digest of the source code that decides a fit of this learner.
+
+    It covers how every fit is done, and the modules of the class, of its bases and of the other
+    learners that its module imports.
+
+    Raises:
+        ConfigError: the class is in no file (of a notebook, say).
+    """
+    from pipeline.learners import runs
+
+    there = vars(sys.modules.get(cls.__module__, runs)).values()
+    used = {cls, *(one for one in there if isinstance(one, type) and issubclass(one, Learner))}
+    modules = {base.__module__ for one in used for base in one.__mro__} | {runs.__name__}
+    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in modules}
+    if files[cls.__module__] is None:
+        raise ConfigError(
+            f"the source of learner {cls.name!r} is in no file, so no change of it is seen",
+            remedy=f"put it into a file and name that in learners.{cls.name}.file",
+        )
+    found = [Path(file) for _, file in sorted(files.items()) if file is not None]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in found)).hexdigest()
 
 
 def l2_normalise(x: np.ndarray) -> np.ndarray:

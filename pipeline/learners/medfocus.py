@@ -1,6 +1,7 @@
 """MedFocusCLIP (paper, section III): M = F(T, I), y = C(M), L = lambda L_c + (1 - lambda) L_e.
 
-The whole method in one file: the fusion F and the classifier C, the loss, training, prediction.
+The whole method in one file: the fusion F and the classifier C, the loss, training, prediction,
+and the evaluation by a linear probe.
 
 The paper leaves F open. Here the image embedding is the query of one attention step, and ALL
 class prompts are its keys and values, whatever the label of the image: its own class's prompt
@@ -10,14 +11,15 @@ at zero, so that M = I before training and text enters only where it helps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import numpy as np
 import torch
 import torch.nn.functional as nnf
 from pydantic import Field
-from torch import nn
+from torch import Generator, Tensor, nn
 
 from pipeline.learners.base import (
     DivergedError,
@@ -27,10 +29,11 @@ from pipeline.learners.base import (
     accuracy,
     check_finite,
     l2_normalise,
+    register,
     softmax,
     standardisation,
 )
-from pipeline.learners.registry import register
+from pipeline.learners.linear_probe import LinearProbe, LinearProbeParams
 
 
 class MedFocusParams(LearnerParams):
@@ -67,16 +70,16 @@ class Fused:
         inverse_temperature: of the contrastive logits, ().
     """
 
-    mean: torch.Tensor
-    scale: torch.Tensor
-    text: torch.Tensor
-    attention: torch.Tensor
-    values: torch.Tensor
-    weight: torch.Tensor
-    bias: torch.Tensor
-    inverse_temperature: torch.Tensor
+    mean: Tensor
+    scale: Tensor
+    text: Tensor
+    attention: Tensor
+    values: Tensor
+    weight: Tensor
+    bias: Tensor
+    inverse_temperature: Tensor
 
-    def fuse(self, I: torch.Tensor) -> torch.Tensor:  # noqa: E741 - the paper's name
+    def fuse(self, I: Tensor) -> Tensor:  # noqa: E741 - the paper's name
         """Return M = F(T, I) = I + sum_c a_c v_c, (n, d); rows of I (n, d) have length 1.
 
         The query reads the standardised I. The mean image, which all images share, would
@@ -85,11 +88,11 @@ class Fused:
         a = torch.softmax((I - self.mean) / self.scale @ self.attention, dim=1)
         return I + a @ self.values
 
-    def classify(self, M: torch.Tensor) -> torch.Tensor:
+    def classify(self, M: Tensor) -> Tensor:
         """Return the class logits C(M), (n, C)."""
         return (M - self.mean) / self.scale @ self.weight + self.bias
 
-    def similarity(self, M: torch.Tensor) -> torch.Tensor:
+    def similarity(self, M: Tensor) -> Tensor:
         """Return the contrastive logits cos(M, T) / temperature, (n, C)."""
         return self.inverse_temperature * (nnf.normalize(M, dim=1) @ self.text.T)
 
@@ -101,18 +104,13 @@ class Network(nn.Module):
     """The trained parameters of F and C; `text`, `mean` and `scale` as of `Fused`."""
 
     def __init__(
-        self,
-        text: torch.Tensor,
-        mean: torch.Tensor,
-        scale: torch.Tensor,
-        params: MedFocusParams,
-        generator: torch.Generator,
+        self, text: Tensor, mean: Tensor, scale: Tensor, params: MedFocusParams, rng: Generator
     ):
         super().__init__()
         (n_classes, d), a = text.shape, params.attention_dim
 
         def projection(rows: int, columns: int) -> nn.Parameter:
-            return nn.Parameter(torch.randn(rows, columns, generator=generator) / rows**0.5)
+            return nn.Parameter(torch.randn(rows, columns, generator=rng) / rows**0.5)
 
         self.text, self.mean, self.scale = text, mean, scale
         self.query, self.key, self.value_in = projection(d, a), projection(d, a), projection(d, a)
@@ -126,32 +124,20 @@ class Network(nn.Module):
     def fused(self) -> Fused:
         """Return F and C with the prompts put in; gradients flow through it."""
         keys = self.text @ self.key
-        return Fused(
-            mean=self.mean,
-            scale=self.scale,
-            text=self.text,
-            attention=self.query @ keys.T / keys.shape[1] ** 0.5,
-            values=torch.tanh(self.gate) * (self.text @ self.value_in @ self.value_out),
-            weight=self.weight,
-            bias=self.bias,
-            inverse_temperature=self.log_inverse_temperature.exp().clamp(max=100),  # as in CLIP
-        )
+        attention = self.query @ keys.T / keys.shape[1] ** 0.5
+        values = torch.tanh(self.gate) * (self.text @ self.value_in @ self.value_out)
+        inverse = self.log_inverse_temperature.exp().clamp(max=100)  # as in CLIP
+        fixed = self.mean, self.scale, self.text
+        return Fused(*fixed, attention, values, self.weight, self.bias, inverse)
 
 
-def contrastive_loss(similarity: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """L_c: symmetric contrastive loss between images and class prompts.
+def contrastive_loss(similarity: Tensor, y: Tensor) -> Tensor:
+    """L_c of the contrastive logits (n, C) and classes (n,): the symmetric contrastive loss.
 
     CLIP's loss pairs each image with one text. Here C prompts face n images: an image has one
     positive text, and a text has all images of its class as positives (as in SupCon, Khosla et
     al. 2020). A text without an image in the batch has no positive and is left out of the text
-    side; it remains a negative for every image.
-
-    Args:
-        similarity: contrastive logits, (n, C).
-        y: classes, (n,).
-
-    Returns:
-        The mean of the image-to-text and the text-to-image loss, a scalar.
+    side; it remains a negative for every image. The mean of both sides is returned, a scalar.
     """
     image_to_text = nnf.cross_entropy(similarity, y)
     log_share = torch.log_softmax(similarity, dim=0)
@@ -165,7 +151,7 @@ def contrastive_loss(similarity: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return (image_to_text + text_to_image) / 2
 
 
-def medfocus_loss(fused: Fused, M: torch.Tensor, y: torch.Tensor, lambda_: float) -> torch.Tensor:
+def medfocus_loss(fused: Fused, M: Tensor, y: Tensor, lambda_: float) -> Tensor:
     """L = lambda * L_c + (1 - lambda) * L_e, with L_e the cross-entropy of C(M).
 
     At lambda = 0 and 1 the other term is not computed, so that it cannot bring in a NaN.
@@ -206,11 +192,11 @@ class MedFocus(Learner):
         check_finite("a feature of the training or validation part", train.X, val.X, train.text)
         image = l2_normalise(train.X)
         mean, scale = (torch.from_numpy(a.astype(np.float32)) for a in standardisation(image))
-        generator = torch.Generator().manual_seed(self.seed)
+        rng = Generator().manual_seed(self.seed)
         text = torch.from_numpy(l2_normalise(train.text))
-        network = Network(text, mean, scale, self.params, generator)
+        network = Network(text, mean, scale, self.params, rng)
         parts = image, train.y, l2_normalise(val.X), val.y
-        epoch = _train(network, self.params, generator, *map(torch.from_numpy, parts))
+        epoch = _train(network, self.params, rng, parts)
         with torch.no_grad():
             fused = network.fused()
         for name in _ARRAYS:
@@ -239,16 +225,44 @@ class MedFocus(Learner):
         return softmax(logits.numpy())
 
 
+class MedFocusProbeParams(MedFocusParams, LinearProbeParams):
+    """Parameters of F, as of `medfocus`, and of the logistic regression on M."""
+
+
+@register("medfocus-probe")
+class MedFocusProbe(MedFocus):
+    """The paper's evaluation: y' = LogisticRegression(M) on frozen M = F(T, I), in place of C.
+
+    With the parameters of section `learners.medfocus` F is that of the `medfocus` learner.
+    """
+
+    Parameters = MedFocusProbeParams
+    starts_from = MedFocus
+
+    def fit(self, train: Samples, val: Samples) -> Self:
+        """Fit F, unless it is there already, then the probe on M."""
+        if not self.tensors:
+            self.fit_fusion(train, val)
+        probe = LinearProbe(self.params, seed=self.seed)
+        probe.fit(
+            *(replace(part, features={part.view: self.fuse(part.X)}) for part in (train, val))
+        )
+        self.coef_, self.intercept_ = probe.coef_, probe.intercept_
+        self.chosen |= probe.chosen
+        self.val_score = probe.val_score
+        return self
+
+    def predict_proba(self, samples: Samples) -> np.ndarray:
+        """Return class probabilities, float32 (n, C)."""
+        return softmax(self.fuse(samples.X) @ self.coef_ + self.intercept_)
+
+
 def _train(
-    network: Network,
-    params: MedFocusParams,
-    generator: torch.Generator,
-    image: torch.Tensor,
-    y: torch.Tensor,
-    image_val: torch.Tensor,
-    y_val: torch.Tensor,
+    network: Network, params: MedFocusParams, rng: Generator, parts: Iterable[np.ndarray]
 ) -> int:
-    """Train the network in place; return the epoch whose parameters it is left with."""
+    """Train the network in place on images and classes of both parts; return the epoch whose
+    parameters it is left with."""
+    image, y, image_val, y_val = map(torch.from_numpy, parts)
     decayed = [network.query, network.key, network.value_in, network.value_out, network.weight]
     others = [network.gate, network.bias, network.log_inverse_temperature]
     optimiser = torch.optim.AdamW(
@@ -258,13 +272,13 @@ def _train(
         fused=True,
     )
 
-    def loss_of(image: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def loss_of(image: Tensor, y: Tensor) -> Tensor:
         fused = network.fused()
         return medfocus_loss(fused, fused.fuse(image), y, params.lambda_)
 
     best, best_epoch, best_loss = {}, 0, float("inf")
     for epoch in range(1, params.epochs + 1):
-        for rows in torch.randperm(len(y), generator=generator).split(params.batch_size):
+        for rows in torch.randperm(len(y), generator=rng).split(params.batch_size):
             loss = loss_of(image[rows], y[rows])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()

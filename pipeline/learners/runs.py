@@ -1,4 +1,4 @@
-"""The run folder of a learner, cache/<dataset>/runs/<learner>/.
+"""One fit and one prediction, and the run folder of a learner, cache/<dataset>/runs/<learner>/.
 
     runs.parquet           one row a run: numbers of images, what validation chose, status, error
     predictions.parquet    one row a run and test image: true and predicted class, probabilities
@@ -11,24 +11,38 @@ fit is never changed, so whatever a killed process leaves is the union of these 
 from __future__ import annotations
 
 import json
+import os
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from threadpoolctl import threadpool_limits
 
-from pipeline.errors import PipelineError
+from pipeline.errors import DiskError, PipelineError
 from pipeline.io import atomic_write
+from pipeline.learners.base import (
+    DivergedError,
+    Learner,
+    Samples,
+    check_finite,
+    find_learner,
+    load_file,
+)
 from pipeline.provenance import check, read_stamp, stamp, with_stamp
+from pipeline.store import open_features
+from pipeline.store.layout import GOOD
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from pipeline.learners.base import Learner
     from pipeline.paths import Paths
+    from pipeline.store import FeatureStore, MaskStore
 
 RUN = ("protocol", "learner", "view", "fraction", "seed")
 """The columns of both tables that name a run, in the order that rows are sorted by."""
@@ -36,14 +50,8 @@ RUN = ("protocol", "learner", "view", "fraction", "seed")
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted learner.
-
-    Attributes:
-        digest: of all that decided it: code, parameters, images, seed.
-        tensors: the fitted arrays.
-        chosen: what the validation part decided, JSON.
-        val_score: accuracy on the validation part, if any.
-    """
+    """A fitted learner: a digest of all that decided it (code, parameters, images, seed), its
+    arrays, what the validation part decided (JSON), and the accuracy there, if any."""
 
     digest: str
     tensors: dict[str, np.ndarray]
@@ -52,39 +60,32 @@ class Fit:
 
     @classmethod
     def of(cls, learner: Learner, digest: str) -> Self:
-        """Return the fit of a fitted learner.
-
-        Raises:
-            TypeError, ValueError: `chosen` or `val_score` are not JSON.
-        """
+        """Return the fit of a fitted learner; raises if `chosen` or `val_score` are not JSON."""
         score = learner.val_score
         chosen = json.dumps(learner.chosen, sort_keys=True, allow_nan=False)
         return cls(digest, learner.tensors, chosen, None if score is None else float(score))
 
     def restore(self, learner: Learner) -> Learner:
-        """Give an unfitted learner the arrays of this fit, and return it."""
-        return learner.restore(self.tensors, json.loads(self.chosen))
+        """Give an unfitted learner the arrays of this fit, and return it; its predictions are the
+        same bits as those of the learner that was saved."""
+        vars(learner).update(self.tensors)
+        learner.chosen = json.loads(self.chosen)
+        return learner
 
 
 def write_fits(path: Path, fits: Iterable[Fit], about: dict[str, Any] | None = None) -> None:
-    """Write fits to one file.
+    """Write fits to one file; a tensor's key in it is `<digest>/<name>`.
 
-    Args:
-        path: the file.
-        fits: a tensor's key in the file is `<digest>/<name>`.
-        about: what all of them share (JSON): parameters, classes, identity of the features.
-
-    Raises:
-        DiskError: it cannot be written.
-        Exception: what no file can hold, from safetensors.
+    `about` is what all of them share (JSON): parameters, classes, identity of the features. Raises
+    DiskError, or an error of safetensors for what no file can hold.
     """
     from safetensors.numpy import save
 
-    fits = list(fits)
-    arrays = {
-        f"{f.digest}/{name}": np.ascontiguousarray(a) for f in fits for name, a in f.tensors.items()
-    }
-    facts = {f.digest: {"chosen": f.chosen, "val_score": f.val_score} for f in fits}
+    arrays, facts = {}, {}
+    for fit in fits:
+        facts[fit.digest] = {"chosen": fit.chosen, "val_score": fit.val_score}
+        for name, array in fit.tensors.items():
+            arrays[f"{fit.digest}/{name}"] = np.ascontiguousarray(array)
     header = json.dumps({"about": about, "fits": facts}, sort_keys=True)
     data = save(arrays, metadata={"pipeline": header})
     with atomic_write(path) as partial:
@@ -113,14 +114,92 @@ def _read_fits(path: Path) -> tuple[dict[str, Any], dict[str, Fit]]:
     return header["about"], {d: Fit(d, arrays[d], **f) for d, f in header["fits"].items()}
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """The fitted learners of one run, one for each of `seeds`.
+class Failure(NamedTuple):
+    """Why there is no fit or no prediction: status "failed" or "diverged", and the error."""
 
-    Attributes:
-        classes: class names, in the order of the columns of `predict_proba`.
-        features: identity of the feature store that they were fitted on.
+    status: str
+    error: str
+
+    @classmethod
+    def of(cls, error: Exception) -> Self:
+        """Return an error of a learner as its row in runs.parquet shows it."""
+        diverged = isinstance(error, DivergedError)
+        text = str(error) if diverged else f"{type(error).__name__}: {error}"
+        text = text.encode(errors="replace").decode()  # no file can hold half a surrogate pair
+        return cls("diverged" if diverged else "failed", text)
+
+
+def run_fit(
+    learner: Learner, digest: str, folder: Path, samples: Samples, *parts: np.ndarray
+) -> Fit | Failure:
+    """Fit a learner on some rows of the samples, with others for validation.
+
+    The fit is written to the run folder at once, as a file of its own; a DiskError is raised.
     """
+    try:
+        with single_thread():
+            learner.fit(*(samples.take(rows, labelled=True) for rows in parts))
+        fit = Fit.of(learner, digest)
+        write_fits(folder / f"partial-{digest[:16]}.safetensors", [fit])
+        return fit
+    except DiskError:
+        raise
+    except Exception as error:
+        return Failure.of(error)
+
+
+def run_predict(learner: Learner, samples: Samples, rows: np.ndarray) -> np.ndarray | Failure:
+    """Return the probabilities of some images, float32 (n, C); the learner sees no label."""
+    test, shape = samples.take(rows, labelled=False), (len(rows), len(samples.text))
+    try:
+        proba = np.zeros(shape, np.float32)
+        if len(test):  # scikit-learn refuses to predict no rows
+            with single_thread():
+                proba = np.asarray(learner.predict_proba(test), dtype=np.float32)
+        if proba.shape != shape:
+            raise ValueError(f"predict_proba returned shape {proba.shape}, not {shape}")
+        check_finite("a predicted probability", proba)
+        return proba
+    except Exception as error:
+        return Failure.of(error)
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Limit BLAS, OpenMP and torch to one thread inside the block.
+
+    Sums are then computed in the same order, so results are the same bits for any number of jobs.
+    """
+    import torch  # before the limit is set: loading it later would start an unlimited pool
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(limits=1):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def start_worker(parent: int, file: Path | None) -> None:
+    """Initialise a worker process: load the learner's file, and exit when the parent dies.
+
+    loky's workers would otherwise wait for work for ever after a `kill -9` of their parent.
+    """
+    if file is not None:
+        load_file(file)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class Fitted(NamedTuple):
+    """The fitted learners of one run, one for each of `seeds`; `classes` in the order of the
+    columns of `predict_proba`; the identity of the feature store they were fitted on."""
 
     learners: list[Learner]
     seeds: list[int]
@@ -147,10 +226,8 @@ def load_fitted(
     Raises:
         PipelineError: nothing was fitted for this run; the message lists what there is.
     """
-    from pipeline.learners.registry import get_learner
-
-    path, again = paths.run_table(dataset, learner), train_command(dataset, learner)
-    with _reading(path, again):
+    path = paths.run_table(dataset, learner)
+    with _reading(path, train_command(dataset, learner)):
         runs = pd.read_parquet(path).query("status == 'ok'")
         about, fits = _read_fits(path.with_name("fitted.safetensors"))
         mine = runs[(runs["protocol"] == protocol) & (runs["view"] == view)]
@@ -163,9 +240,7 @@ def load_fitted(
             path=path,
             remedy=f"choose one of {', '.join(sorted(there)) or 'none'}",
         )
-    file = about["params"].get("file")
-    cls = get_learner(learner, paths.root / file if file else None)
-    params = cls.Parameters.model_validate(about["params"])
+    cls, params = find_learner(learner, about["params"], paths.root)
     learners = [fit.restore(cls(params, seed=seed)) for seed, fit in chosen.items()]
     return Fitted(learners, list(chosen), about["classes"], about["features"])
 
@@ -179,16 +254,8 @@ def write_tables(
 ) -> None:
     """Write runs.parquet and predictions.parquet; both state the digests of their inputs.
 
-    Args:
-        folder: the run folder.
-        rows: of runs.parquet.
-        tested: of each row the test images: ids (n,), class numbers (n,), and probabilities
-            (n, C), None where the run failed.
-        classes: the C class names.
-        inputs: digests of what the runs were made from.
-
-    Raises:
-        DiskError: a file cannot be written.
+    `tested` has for each of the rows the ids (n,), class numbers (n,) and probabilities (n, C) of
+    the test images, None where the run failed.
     """
     runs = pd.DataFrame(rows).astype({"val_score": "float64"})
     _write(folder / "runs.parquet", runs, inputs)
@@ -213,9 +280,6 @@ def write_tables(
 
 
 def _write(path: Path, table: pd.DataFrame, inputs: dict[str, str]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     with atomic_write(path) as partial:
         made = pa.Table.from_pandas(table, preserve_index=False)
         pq.write_table(with_stamp(made, inputs), partial, compression="zstd")
@@ -224,23 +288,14 @@ def _write(path: Path, table: pd.DataFrame, inputs: dict[str, str]) -> None:
 def read_predictions(
     paths: Paths, dataset: str, learners: Iterable[str]
 ) -> tuple[pd.DataFrame, pa.Table]:
-    """Return runs.parquet and predictions.parquet of some learners, one below the other.
+    """Return runs.parquet and predictions.parquet of some learners, one below the other, in order.
 
-    Args:
-        paths, dataset: the project and the dataset.
-        learners: names, in the order that their rows are wanted in.
-
-    Returns:
-        The runs, and the predictions, whose rows lie in the order of the runs: each run that
-        succeeded has `n_test` rows. The stamp (see `pipeline.provenance`) has the inputs of each
-        learner by name.
+    The rows of the predictions lie in the order of the runs: each run that succeeded has `n_test`
+    rows. The stamp (see `pipeline.provenance`) has the inputs of each learner by name.
 
     Raises:
         PipelineError: a learner was not trained, or its two tables are of different trainings.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     runs, tables, inputs = [], [], {}
     for learner in learners:
         path, again = paths.predictions(dataset, learner), train_command(dataset, learner)
@@ -249,10 +304,6 @@ def read_predictions(
             inputs[learner] = read_stamp(path) or {}
             tables.append(pq.read_table(path))
         check(inputs[learner], again, path, runs=paths.run_table(dataset, learner))
-        if tables[-1].column_names != tables[0].column_names:
-            raise PipelineError(
-                "has other classes than the learners before", path=path, remedy=f"run: {again}"
-            )
     together = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
     return pd.concat(runs, ignore_index=True), with_stamp(together, inputs)
 
@@ -265,14 +316,9 @@ def _reading(path: Path, again: str) -> Iterator[None]:
 
     try:
         yield
-    except FileNotFoundError as error:
-        raise PipelineError(
-            f"learner {path.parent.name!r} is not trained",
-            path=error.filename or path,
-            remedy=f"run: {again}",
-        ) from None
     except (SafetensorError, ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise PipelineError(f"damaged: {error}", path=path, remedy=f"run: {again}") from None
+        message, remedy = f"missing or damaged: {error}", f"run: {again}"
+        raise PipelineError(message, path=path, remedy=remedy) from None
 
 
 def run_inputs(paths: Paths, dataset: str) -> dict[str, Any]:
@@ -280,12 +326,22 @@ def run_inputs(paths: Paths, dataset: str) -> dict[str, Any]:
 
     The feature store is left out where there is none: predictions can be evaluated without it.
     """
-    from pipeline.store import open_features
+    features, manifest = paths.features(dataset), paths.manifest(dataset)
+    inputs = {"manifest": manifest, "audit": paths.audit(dataset)}
+    return inputs | ({"features": open_features(features)} if features.is_dir() else {})
 
-    inputs = {"manifest": paths.manifest(dataset), "audit": paths.audit(dataset)}
-    if paths.features(dataset).is_dir():
-        inputs["features"] = open_features(paths.features(dataset))
-    return inputs
+
+def encoded_with_other_masks(features: FeatureStore, masks: MaskStore) -> set[str]:
+    """Return the ids of images whose features were made with another mask than the present one.
+
+    Left out are images that have no mask now, because segment failed, and rows from before
+    features knew their mask.
+    """
+    now, then = masks.table(), features.table()
+    now = now.loc[now["status"].isin(GOOD), "crc"]
+    then = then.loc[then["status"].isin(GOOD) & (then["mask_crc"] >= 0), "mask_crc"]
+    both = then.index.intersection(now.index)
+    return set(both[(then[both] != now[both]).to_numpy()])
 
 
 def train_command(dataset: str, learner: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -15,19 +17,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.config import CROSS_VALIDATED
-from pipeline.engine.progress import Progress
-from pipeline.engine.record import RunRecord, recorded
-from pipeline.errors import PipelineError, StageFailed
+from pipeline.engine.record import RunRecord, recorded, show_progress
+from pipeline.errors import PipelineError, StageFailed, StoreError
 from pipeline.io import ProcessLock, sha256_json, writing
-from pipeline.learners.base import Samples
-from pipeline.learners.data import Features, read_features
-from pipeline.learners.fitting import Outcome, run_fit, start_worker
-from pipeline.learners.registry import code_digest, learner_params
-from pipeline.learners.runs import RUN, Fit, run_inputs, stored_fits, write_fits, write_tables
-from pipeline.manifest import read_manifest
+from pipeline.learners import runs
+from pipeline.learners.base import Samples, code_digest, find_learner
+from pipeline.manifest import class_names, read_manifest
 from pipeline.provenance import stamp
 from pipeline.splits import Split, SplitPlan, load_split_plan
-from pipeline.store import open_features
+from pipeline.store import open_features, open_masks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,9 +33,7 @@ if TYPE_CHECKING:
     from pipeline.config import Params
     from pipeline.learners.base import Learner, LearnerParams
     from pipeline.paths import Paths
-
-LIBRARIES = ("numpy", "scikit-learn", "torch")
-"""Libraries whose version decides a fit."""
+    from pipeline.store import FeatureStore
 
 RunKey = tuple[str, str, float, int]
 """Protocol, view, fraction and seed."""
@@ -79,28 +75,25 @@ def train_dataset(
         StageFailed: exit code 3; every fit of a learner failed. All other results are written.
     """
     names = dict.fromkeys(params.learners if learners is None else learners)
-    found = {name: learner_params(params, name, paths.root) for name in names}
+    found = {name: find_learner(name, params.learners.get(name, {}), paths.root) for name in names}
     manifest = read_manifest(paths.manifest(dataset))  # without one there is nothing to record
     records, lost = [], []
     for name, (cls, own) in found.items():
         about = {"params": own.model_dump(mode="json", exclude_none=True)}
         about |= {"train": params.train.model_dump(mode="json"), "learner": name, "jobs": jobs}
-        versions = {library: version(library) for library in LIBRARIES}
+        versions = {name: version(name) for name in ("numpy", "scikit-learn", "torch")}
         record = RunRecord("train", dataset, versions=versions, parameters=about)
-        path, folder = paths.record(dataset, f"train-{name}"), paths.run(dataset, name)
-        # Beside the folder, since DVC takes everything in the folder for an output.
-        lock = ProcessLock(folder.with_name(f"{name}.lock"), "run folder")
+        path = paths.record(dataset, f"train-{name}")
+        # Beside the run folder, since DVC takes everything in the folder for an output.
+        lock = ProcessLock(paths.run(dataset, name).with_name(f"{name}.lock"), "run folder")
         try:
             with lock, recorded(record, path):
                 train_learner(record, cls, own, manifest, params, paths, jobs=jobs, force=force)
                 if len(record.failed) == record.total:
-                    raise StageFailed(
-                        f"train {dataset}: all {record.total} fits of {name} failed: "
-                        f"{next(iter(record.failed.values()))}",
-                        path=path,
-                        remedy="correct the learner or its parameters, or remove it from "
-                        "params.yaml",
-                    )
+                    why = next(iter(record.failed.values()))
+                    message = f"{dataset}: all {record.total} fits of {name} failed: {why}"
+                    remedy = "correct the learner or its parameters, or remove it from params.yaml"
+                    raise StageFailed(message, path=path, remedy=remedy)
             records.append(record)
         except StageFailed as error:
             lost.append(error)
@@ -122,90 +115,91 @@ def train_learner(
 ) -> None:
     """Fit one learner, write its run folder and fill in the record; see `train_dataset`."""
     dataset, folder, clock = record.dataset, paths.run(record.dataset, cls.name), time.monotonic()
-    runs, notes = plan_runs(cls, own, load_split_plan(dataset, params, paths), params)
-    record.parameters["notes"], record.total = notes, len(runs)
-    if not runs:
-        raise PipelineError(
-            "nothing to train: no protocol of train.views fits this manifest",
-            path=paths.manifest(dataset),
-            remedy="add a protocol to train.views in params.yaml",
-        )
-    views = {key[1]: cls(own).views(key[1]) for key in runs}
+    splits, notes = plan_runs(cls, own, load_split_plan(dataset, params, paths), params)
+    record.parameters["notes"], record.total = notes, len(splits)
+    if not splits:
+        message, remedy = "fits no protocol of train.views", "add a protocol there in params.yaml"
+        raise PipelineError(message, path=paths.manifest(dataset), remedy=remedy)
+    views = {key[1]: cls(own).views(key[1]) for key in splits}
     needed: dict[str, set[str]] = {}
-    for key, split in runs.items():
+    for key, split in splits.items():
         for view in views[key[1]]:
             needed.setdefault(view, set()).update(split.train, split.val, split.test)
     store = open_features(paths.features(dataset))
-    inputs = stamp(**run_inputs(paths, dataset) | {"features": store})
+    inputs = stamp(**runs.run_inputs(paths, dataset) | {"features": store})
     features = read_features(dataset, paths, store, manifest, needed)
+    samples = {view: features.seen(view, names) for view, names in views.items()}
+    classes = features.samples.classes
     record.seconds["read"] = time.monotonic() - clock
 
-    def digest_of(key: RunKey, decides: str) -> str:
-        """Return the digest of all that decides a fit."""
-        (_, view, _, seed), split = key, runs[key]
-        parts = [features.digest(ids, views[view]) for ids in (split.train, split.val)]
-        return sha256_json([decides, view, seed, parts])
+    def digests_of(cls: type[Learner], own: LearnerParams) -> dict[RunKey, str]:
+        """Return for each run a digest of all that decides its fit."""
+        text, digests = features.samples.text.tobytes().hex(), {}
+        shared = [own.deciding(), code_digest(cls), record.versions, classes, text]
+        decides = sha256_json(shared)
+        for key, split in splits.items():
+            parts = [features.digest(ids, views[key[1]]) for ids in (split.train, split.val)]
+            digests[key] = sha256_json([decides, key[1], key[3], parts])
+        return digests
 
-    decides = _decides(cls, own, features)
-    digests = {key: digest_of(key, decides) for key in runs}
-    stored = {} if force else stored_fits(folder)
-    base, bases = cls.starts_from, {}
-    if base is not None and not stored.keys() >= set(digests.values()):
-        same = {name: getattr(own, name) for name in base.Parameters.model_fields}
-        base_decides = _decides(base, base.Parameters(**same), features)
-        bases = stored_fits(paths.run(dataset, base.name))
-    groups: dict[str, list[RunKey]] = {}  # runs with the same training images share a fit
-    for key in sorted(runs, key=lambda key: (digests[key] not in stored, -len(runs[key].train))):
-        groups.setdefault(digests[key], []).append(key)
+    digests = digests_of(cls, own)
+    fits = {} if force else runs.stored_fits(folder)
+    # Runs with the same training images share a fit. The largest fits come first.
+    order = sorted(splits, key=lambda key: -len(splits[key].train))
+    todo = {digests[key]: key for key in order if digests[key] not in fits}
+    base, starts = cls.starts_from, {}
+    if base is not None and todo:
+        shared = {name: getattr(own, name) for name in base.Parameters.model_fields}
+        known = runs.stored_fits(paths.run(dataset, base.name))
+        starts = {
+            key: known.get(digest)
+            for key, digest in digests_of(base, base.Parameters(**shared)).items()
+        }
 
-    def call(digest: str) -> tuple:
+    def arguments(digest: str) -> tuple:
         """Return the arguments of `run_fit`."""
-        key, fit = groups[digest][0], stored.get(digest)
-        learner = cls(own, seed=key[3])
-        start = bases.get(digest_of(key, base_decides)) if bases and fit is None else fit
-        if start is not None:
-            start.restore(learner)
-        parts = features.rows(runs[key].train), features.rows(runs[key].val)
-        tests = [features.rows(runs[key].test) for key in groups[digest]]
-        X = {view: features.X[view] for view in views[key[1]]}
-        samples = Samples(key[1], X, features.y, features.text, features.classes)
-        return learner, fit or digest, folder, samples, (*parts, tests)
+        key, learner = todo[digest], cls(own, seed=todo[digest][3])
+        if starts.get(key):
+            starts[key].restore(learner)
+        parts = (features.rows(ids) for ids in (splits[key].train, splits[key].val))
+        return learner, digest, folder, samples[key[1]], *parts
 
-    fits: dict[str, Fit] = {}
-    outcomes: dict[RunKey, Outcome] = {}
-    left = sum(digest not in stored for digest in digests.values())
+    failures: dict[str, runs.Failure] = {}
     file = None if own.file is None else (paths.root / own.file).absolute()
-    results = _in_parallel(map(call, groups), jobs if left else 1, file)
+    results = _in_parallel(map(arguments, todo), jobs if todo else 1, file)
+    reused = len(set(digests.values())) - len(todo)
     title = f"train {dataset} {cls.name}"
-    with Progress(title, left, reused=len(runs) - left, unit="fits") as progress:
-        for digest, (fit, found) in zip(groups, results, strict=True):
-            outcomes |= zip(groups[digest], found, strict=True)
-            good = sum(outcome.status == "ok" for outcome in found)
-            if fit is not None:
-                fits[digest] = fit
-            if digest in stored:
-                record.skipped += good
-            else:
-                record.done += good
-                progress.add(good, len(found) - good)
-
-    about = {"params": record.parameters["params"], "classes": features.classes}
-    write_fits(folder / "fitted.safetensors", fits.values(), about | {"features": store.identity})
+    with show_progress(title, len(todo), reused=reused, unit="fits") as count:
+        for digest, result in zip(todo, results, strict=True):
+            good = isinstance(result, runs.Fit)
+            (fits if good else failures)[digest] = result
+            count(int(good), int(not good))
+    about = {"params": record.parameters["params"], "classes": classes}
+    used = [fits[digest] for digest in dict.fromkeys(digests.values()) if digest in fits]
+    runs.write_fits(folder / "fitted.safetensors", used, about | {"features": store.identity})
     for path in folder.glob("*partial-*.safetensors"):  # those a kill left half written as well
         path.unlink(missing_ok=True)
+
     rows, tested = [], []
-    for key in sorted(runs):
-        (protocol, view, fraction, seed), split, outcome = key, runs[key], outcomes[key]
-        run = dict(zip(RUN, (protocol, cls.name, view, fraction, seed), strict=True))
+    for key in sorted(splits):
+        (protocol, view, fraction, seed), split, digest = key, splits[key], digests[key]
+        test, result = features.rows(split.test), failures.get(digest)
+        if result is None:
+            learner = fits[digest].restore(cls(own, seed=seed))
+            result = runs.run_predict(learner, samples[view], test)
+        run = dict(zip(runs.RUN, (protocol, cls.name, view, fraction, seed), strict=True))
+        status, error = result if isinstance(result, runs.Failure) else ("ok", "")
+        if status == "ok":
+            record.skipped += digest not in todo
+            record.done += digest in todo
+        else:
+            record.failed["/".join(map(str, run.values()))] = f"{status}: {error}"
+        fit = fits[digest] if status == "ok" else runs.Fit(digest, {}, "{}", None)
         run |= {f"n_{part}": len(ids) for part, ids in vars(split).items()}
-        fit = fits[digests[key]] if outcome.status == "ok" else Fit(digests[key], {}, "{}", None)
-        run |= {"chosen": fit.chosen, "val_score": fit.val_score, "status": outcome.status}
-        rows.append(run | {"error": outcome.error, "digest": fit.digest})
-        tested.append((split.test, features.y[features.rows(split.test)], outcome.proba))
-        if outcome.status != "ok":
-            where = "/".join(str(run[column]) for column in RUN)
-            record.failed[where] = f"{outcome.status}: {outcome.error}"
-    write_tables(folder, rows, tested, features.classes, inputs)
+        run |= {"chosen": fit.chosen, "val_score": fit.val_score, "status": status}
+        rows.append(run | {"error": error, "digest": digest})
+        tested.append((split.test, features.samples.y[test], result if status == "ok" else None))
+    runs.write_tables(folder, rows, tested, classes, inputs)
 
 
 def plan_runs(
@@ -217,54 +211,105 @@ def plan_runs(
     cross-validation, where each seed tests another fold, one run for each seed.
     """
     seeds = own.seeds if own.seeds is not None else params.train.seeds
-    runs: dict[RunKey, Split] = {}
+    splits: dict[RunKey, Split] = {}
     notes = list(plan.notes)
     for protocol, views in (own.views or params.train.views).items():
         if protocol not in plan.protocols:
             notes.append(f"protocol {protocol} is left out: the manifest does not allow it")
-        elif cls.needs_labels:
-            for seed, fraction in product(seeds, own.fractions or params.splits.fractions):
-                split = plan.get(protocol, seed, fraction)
-                runs |= {(protocol, view, fraction, seed): split for view in views}
-        else:
-            none = np.array([], dtype=object)
-            for seed in seeds if protocol in CROSS_VALIDATED else (0,):
-                split = Split(none, none, plan.get(protocol, seed, 1.0).test)
-                runs |= {(protocol, view, 0.0, seed): split for view in views}
-    return runs, notes
+            continue
+        drawn = product(seeds, own.fractions or params.splits.fractions)
+        if not cls.needs_labels:
+            drawn = product(seeds if protocol in CROSS_VALIDATED else (0,), (0.0,))
+        for seed, fraction in drawn:
+            split = plan.get(protocol, seed, fraction or 1.0)
+            if not cls.needs_labels:
+                split = Split(split.train[:0], split.val[:0], split.test)
+            splits |= {(protocol, view, fraction, seed): split for view in views}
+    return splits, notes
 
 
-def _decides(cls: type[Learner], own: LearnerParams, features: Features) -> str:
-    """Return a digest of everything but the images and the seed that decides a fit."""
-    return sha256_json(
-        {
-            "params": own.deciding(),
-            "code": code_digest(cls),
-            "classes": features.classes,
-            "text": features.text.tobytes().hex(),
-            "versions": [version(library) for library in LIBRARIES],
-        }
-    )
+@dataclass(frozen=True)
+class Features:
+    """All images that some run names: their ids, sorted; samples with all views, where a row is
+    NaN if an image has no such view; and by view the SHA-256 of each row."""
+
+    ids: np.ndarray
+    samples: Samples
+    sums: dict[str, np.ndarray]
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """Return the rows of some image ids, int64."""
+        return np.searchsorted(self.ids, ids).astype(np.int64)
+
+    def digest(self, ids: np.ndarray, views: tuple[str, ...]) -> str:
+        """Return a digest of some images: of their ids, classes and features of some views."""
+        rows = self.rows(ids)
+        digest = hashlib.sha256("\0".join(ids).encode() + self.samples.y[rows].tobytes())
+        for view in views:
+            digest.update(self.sums[view][rows].tobytes())
+        return digest.hexdigest()
+
+    def seen(self, view: str, views: tuple[str, ...]) -> Samples:
+        """Return the samples that a run on a view sees, with some views."""
+        features = {name: self.samples.features[name] for name in views}
+        return replace(self.samples, view=view, features=features)
 
 
-def _in_parallel(
-    calls: Iterable[tuple], jobs: int, file: Path | None
-) -> Iterator[tuple[Fit | None, list[Outcome]]]:
+def read_features(
+    dataset: str,
+    paths: Paths,
+    store: FeatureStore,
+    manifest: pd.DataFrame,
+    needed: Mapping[str, set[str]],
+) -> Features:
+    """Read features, and refuse those that are not of today's images and masks.
+
+    `manifest` has the labels, and the SHA-256 of each image file as it is now; `needed` the ids of
+    the images that need each view.
+    """
+    ids = np.array(sorted(set().union(*needed.values())), dtype=object)
+    table = store.table().reindex(ids)
+    of = manifest.set_index("image_id").loc[ids]
+    # A user may have the features alone; where there are masks too, they must agree.
+    masks = paths.masks(dataset)
+    other = runs.encoded_with_other_masks(store, open_masks(masks)) if masks.is_dir() else set()
+    reasons = {
+        "not encoded": table["status"].isna(),
+        "failed in encode": table["status"] == "failed",
+        "of older image bytes": table["sha256"] != of["sha256"],
+        "of other masks than segment has made since": table.index.isin(other),
+    }
+    why = np.select(list(reasons.values()), list(reasons), "")
+    gaps = {ids[k]: why[k] for k in np.flatnonzero(why != "")}
+    X = {} if gaps else {view: store.image_features(view, ids) for view in needed}
+    for view, x in X.items():
+        lacking = needed[view].intersection(ids[np.isnan(x).any(axis=1)])
+        gaps |= dict.fromkeys(lacking, f"without view {view}")
+    if gaps:
+        shown = "; ".join(f"{image_id!r} is {gaps[image_id]}" for image_id in sorted(gaps)[:3])
+        raise StoreError(
+            f"features of {len(gaps)} image(s) cannot be used: {shown}",
+            path=store.path,
+            remedy="run: pipeline encode (it computes what is missing or outdated and retries what "
+            "failed), or remove these images from the manifest",
+        )
+    classes = tuple(class_names(manifest))
+    y = np.array([classes.index(label) for label in of["label"]], dtype=np.int64)
+    text = np.ascontiguousarray(store.class_features(classes), dtype=np.float32)
+    sums = {v: np.array([hashlib.sha256(r).digest() for r in x], "V32") for v, x in X.items()}
+    return Features(ids, Samples("", X, y, text, classes), sums)
+
+
+def _in_parallel(calls: Iterable[tuple], jobs: int, file: Path | None) -> Iterator:
     """Yield what `run_fit` returns for each tuple of arguments, in their order."""
     from joblib import Parallel, delayed
 
     # loky starts fresh processes (never fork after a store was read) and maps X into each.
-    parallel = Parallel(
-        n_jobs=jobs,
-        return_as="generator",
-        max_nbytes="1M",
-        mmap_mode="r",
-        initializer=start_worker,
-        initargs=(os.getpid(), file),
-    )
+    start = {"initializer": runs.start_worker, "initargs": (os.getpid(), file)}
+    parallel = Parallel(jobs, return_as="generator", max_nbytes="1M", mmap_mode="r", **start)
     try:
         with writing(tempfile.gettempdir()):  # where joblib puts the arrays that workers share
-            yield from parallel(delayed(run_fit)(*one) for one in calls)
+            yield from parallel(delayed(runs.run_fit)(*one) for one in calls)
     except BrokenProcessPool as error:
         raise PipelineError(
             "a worker process died: it was killed, or memory was full",

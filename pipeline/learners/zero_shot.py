@@ -7,8 +7,7 @@ from typing import Self
 import numpy as np
 from pydantic import Field
 
-from pipeline.learners.base import Learner, LearnerParams, Samples, l2_normalise, softmax
-from pipeline.learners.registry import register
+from pipeline.learners.base import Learner, LearnerParams, Samples, l2_normalise, register, softmax
 
 
 class ZeroShotParams(LearnerParams):

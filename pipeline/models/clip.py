@@ -1,7 +1,4 @@
-"""CLIP models of open_clip: images, patch tokens and texts behind one class, and how to load them.
-
-A checkpoint is a path, a tag of open_clip, a repository of the hub, or embedded.
-"""
+"""CLIP models of open_clip: images, patch tokens and texts behind one class, and their loading."""
 
 from __future__ import annotations
 
@@ -16,7 +13,6 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.convert import convert_state_dict
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg
 from open_clip.timm_model import TimmModel
@@ -27,8 +23,15 @@ from transformers.utils import logging
 from pipeline.config import ModelSpec
 from pipeline.errors import ModelError
 from pipeline.io import sha256_file
-from pipeline.models.checkpoint import HUB, Checkpoint, find_checkpoint
-from pipeline.models.sources import LITE0_SHA256, MINILM_SHA256, lite0_state, minilm_folder
+from pipeline.models.checkpoint import (
+    HUB,
+    LITE0_SHA256,
+    MINILM_SHA256,
+    Checkpoint,
+    find_checkpoint,
+    lite0_state,
+    minilm_folder,
+)
 
 CODE_VERSION = 1
 """Increased whenever the results of a CLIP change; part of the identity of feature stores."""
@@ -52,7 +55,8 @@ class ClipModel:
         tokenizer: its open_clip tokenizer.
         preprocess: mean, std, interpolation.
         precision: "fp32" or "bf16" (autocast).
-        fingerprint: everything that decides the model's results.
+        fingerprint: everything that decides the model's results, JSON-able: name, configuration
+            with its activation, SHA-256 of the checkpoint.
 
     Attributes:
         image_size: side of the square input in pixels.
@@ -63,8 +67,6 @@ class ClipModel:
         tokens: number of patch tokens, h * w.
         logit_scale: factor of cosine similarities (after the exponential).
         context_length: maximum number of tokens of a prompt.
-        fingerprint: JSON-able: name, configuration with its activation, SHA-256 of the checkpoint.
-        precision: as given.
     """
 
     def __init__(
@@ -159,13 +161,11 @@ class ClipModel:
         Raises:
             ModelError: a prompt is longer than `context_length` (the tokenizer would truncate it).
         """
+        most = self.context_length
         for text in texts:
-            if (length := self.count_tokens(text)) > self.context_length:
-                raise ModelError(
-                    f"the prompt {text!r} has {length} tokens, the model's maximum is "
-                    f"{self.context_length}",
-                    remedy="shorten it in data_manifests/prompts.yaml",
-                )
+            if (length := self.count_tokens(text)) > most:
+                message = f"the prompt {text!r} has {length} tokens, the model's maximum is {most}"
+                raise ModelError(message, remedy="shorten it in data_manifests/prompts.yaml")
         with self._autocast():
             return self.model.encode_text(self.tokenizer(texts).to(self.device)).float()
 
@@ -178,10 +178,7 @@ class ClipModel:
 
 
 def load_clip(
-    spec: ModelSpec,
-    device: str = "cpu",
-    precision: str = "fp32",
-    config: dict[str, Any] | None = None,
+    spec: ModelSpec, device: str = "cpu", precision: str = "fp32", config: dict | None = None
 ) -> ClipModel:
     """Load a CLIP with its weights.
 
@@ -203,17 +200,26 @@ def load_clip(
     config = copy.deepcopy(config or clip_config(spec.name))
     checkpoint, stated = _find(spec, config)
     config["quick_gelu"] = bool({**config, **stated}.get("quick_gelu", False))
-    # The name of a file or repository; a folder of that name says nothing.
-    name = str(spec.checkpoint)
+    name = str(spec.checkpoint)  # of a file or repository; a folder of that name says nothing
     name = name if name.startswith(HUB) else Path(name).name
     if "openai" in name.lower() and not stated and not config["quick_gelu"]:
-        raise ModelError(
-            f"is OpenAI's by its name, but {spec.name} has GELU instead of QuickGELU",
-            path=checkpoint.path,
-            remedy=f"set the model's name to {spec.name}-quickgelu in params.yaml",
-        )
+        message = f"is OpenAI's by its name, but {spec.name} has GELU instead of QuickGELU"
+        remedy = f"set the model's name to {spec.name}-quickgelu in params.yaml"
+        raise ModelError(message, path=checkpoint.path, remedy=remedy)
     model = build_clip(config)
-    digest = _load_weights(model, checkpoint, spec, embedded=_is_embedded(config))
+    state, digest = checkpoint.read(), sha256_file(checkpoint.path)
+    # CLIP-micro's file may have only the text projection; trunk and text tower are in packages.
+    if parts := _is_embedded(config) and set(state) == {PROJECTION, "logit_scale"}:
+        combined = f"{LITE0_SHA256} {MINILM_SHA256} {digest}"
+        digest = hashlib.sha256(combined.encode()).hexdigest()
+    checkpoint.check_sha256(digest, spec.sha256)
+    if parts:
+        trunk = model.visual.trunk
+        trunk.load_state_dict(lite0_state(list(trunk.state_dict())))
+        model.load_state_dict(state, strict=False)
+    else:
+        state.pop("text.transformer.embeddings.position_ids", None)  # of older transformers
+        checkpoint.load_into(model, state, "attn_mask", "num_batches_tracked")
     model = model.float().to(device).eval().requires_grad_(False)
     # Convolutions are about a third faster in this layout; transformers do not mind.
     model.visual.to(memory_format=torch.channels_last)
@@ -248,20 +254,12 @@ def clip_config(name: str) -> dict[str, Any]:
         ModelError: there is no such configuration, or the file is not one.
     """
     own = Path(name) if name.endswith(".json") else files(__package__) / f"configs/{name}.json"
-    if not own.is_file():
-        config = open_clip.get_model_config(name)
-        if config is None:
-            raise ModelError(
-                f"{name!r} is not a CLIP configuration",
-                remedy="choose clip-micro or a name of open_clip.list_models(), such as ViT-B-16",
-            )
-        return config
-    config = _read_json(own)
-    if not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
+    config = _read_json(own) if own.is_file() else open_clip.get_model_config(name)
+    if config is None or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
         raise ModelError(
-            "is not an open_clip configuration",
-            path=own,
-            remedy="it needs embed_dim, vision_cfg and text_cfg (see open_clip)",
+            f"{name!r} is not a CLIP configuration",
+            remedy="choose clip-micro, a name of open_clip.list_models(), such as ViT-B-16, or a "
+            "JSON file with embed_dim, vision_cfg and text_cfg (see open_clip)",
         )
     return config
 
@@ -276,22 +274,17 @@ def build_clip(config: dict[str, Any]) -> CLIP | CustomTextCLIP:
     logging.disable_progress_bar()
     config = copy.deepcopy(config)
     config.pop("preprocess_cfg", None)
-    text = config["text_cfg"]
+    text, embedded = config["text_cfg"], _is_embedded(config)
     custom = config.pop("custom_text", False) or "hf_model_name" in text
     if "hf_model_name" in text:
-        text["hf_model_pretrained"] = _is_embedded(config)
-    if _is_embedded(config):
+        text["hf_model_pretrained"] = embedded
+    if embedded:
         text["hf_model_name"] = text["hf_tokenizer_name"] = str(minilm_folder())
     if "timm_model_name" in config["vision_cfg"]:
         config["vision_cfg"]["timm_model_pretrained"] = False
     if "multimodal_cfg" in config:
         raise ModelError("CoCa models are not supported", remedy="choose a CLIP model")
     return (CustomTextCLIP if custom else CLIP)(**config)
-
-
-def micro_weights_path() -> Path:
-    """Return the file of CLIP-micro's text projection."""
-    return Path(str(files(__package__) / "weights/clip-micro.safetensors"))
 
 
 def _is_embedded(config: dict[str, Any]) -> bool:
@@ -316,15 +309,11 @@ def _find(spec: ModelSpec, config: dict[str, Any]) -> tuple[Checkpoint, dict[str
     open_clip_config.json beside it states: more reliable than a name. {} if there is neither."""
     if tag := get_pretrained_cfg(spec.name, spec.checkpoint or ""):
         tagged = spec.model_copy(update={"checkpoint": HUB + tag["hf_hub"].strip("/")})
-        return find_checkpoint(tagged, FILE, "", None, _download), {"quick_gelu": False, **tag}
-    package = None
-    if _is_embedded(config):
-        package = micro_weights_path()
-        advice = "restore pipeline/models/weights from git or run `python -m tools.pretrain`"
-    else:
-        openai = get_pretrained_cfg(spec.name.removesuffix("-quickgelu"), "openai")
-        repository = openai.get("hf_hub", "").strip("/") or "models?library=open_clip"
-        advice = f"download {FILE} from https://huggingface.co/{repository}"
+        return find_checkpoint(tagged, FILE, "", "", _download), {"quick_gelu": False, **tag}
+    openai = get_pretrained_cfg(spec.name.removesuffix("-quickgelu"), "openai")
+    repository = openai.get("hf_hub", "").strip("/") or "models?library=open_clip"
+    advice = f"download {FILE} from https://huggingface.co/{repository}"
+    package = "clip-micro.safetensors" if _is_embedded(config) else ""
     checkpoint = find_checkpoint(spec, FILE, advice, package, _download)
     beside = checkpoint.path.with_name(CONFIG)
     if not beside.is_file():
@@ -332,33 +321,5 @@ def _find(spec: ModelSpec, config: dict[str, Any]) -> tuple[Checkpoint, dict[str
     stated = _read_json(beside)
     if "model_cfg" not in stated:
         raise ModelError("is not an open_clip configuration", path=beside, remedy="remove it")
-    given = {"quick_gelu": False, **stated["model_cfg"], **stated.get("preprocess_cfg", {})}
-    return checkpoint, given
-
-
-def _load_weights(
-    model: CLIP | CustomTextCLIP, checkpoint: Checkpoint, spec: ModelSpec, *, embedded: bool
-) -> str:
-    """Load a checkpoint and return its SHA-256.
-
-    CLIP-micro's file has only the text projection: trunk and text tower come from packages, and
-    its hash is that of the three files' hashes. A file with all of its tensors works as well.
-    """
-    state = checkpoint.read()
-    digest = sha256_file(checkpoint.path)
-    if parts := embedded and set(state) == {PROJECTION, "logit_scale"}:
-        combined = f"{LITE0_SHA256} {MINILM_SHA256} {digest}"
-        digest = hashlib.sha256(combined.encode()).hexdigest()
-    checkpoint.check_sha256(digest, spec.sha256)
-    if parts:
-        trunk = model.visual.trunk
-        trunk.load_state_dict(lite0_state(list(trunk.state_dict())))
-        model.load_state_dict(state, strict=False)
-        return digest
-    with contextlib.suppress(KeyError, IndexError, RuntimeError, AttributeError):
-        state = convert_state_dict(model, state)  # of other projects; load_into reports the rest
-    state.pop("text.transformer.embeddings.position_ids", None)
-    if (scale := state.get("logit_scale")) is not None and scale.numel() == 1:
-        state["logit_scale"] = scale.reshape(model.logit_scale.shape)
-    checkpoint.load_into(model, state, "attn_mask", "num_batches_tracked")
-    return digest
+    stated = stated["model_cfg"] | stated.get("preprocess_cfg", {})
+    return checkpoint, {"quick_gelu": False} | stated

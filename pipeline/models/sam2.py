@@ -6,7 +6,6 @@ import functools
 import warnings
 from importlib.metadata import version
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import sam2
@@ -26,12 +25,8 @@ from pipeline.models.checkpoint import find_checkpoint
 CODE_VERSION = 1
 """Increased whenever the results of this module change; part of the identity of mask stores."""
 
-OFFICIAL = {
-    "sam2.1_hiera_tiny": "t",
-    "sam2.1_hiera_small": "s",
-    "sam2.1_hiera_base_plus": "b+",
-    "sam2.1_hiera_large": "l",
-}
+SIZES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
+OFFICIAL = {f"sam2.1_hiera_{size}": f"sam2.1_hiera_{short}.yaml" for size, short in SIZES.items()}
 URL = "https://dl.fbaipublicfiles.com/segment_anything_2/092824"
 STABLE = {  # as in sam2.build_sam for images
     "dynamic_multimask_via_stability": True,
@@ -52,13 +47,12 @@ class Sam2ImagePredictor(SAM2ImagePredictor):
         model: a SAM2Base in evaluation mode.
         mean, std: normalisation of the model.
         precision: "fp32", or "bf16" for autocast, which `BatchPredictor` applies.
-        fingerprint: everything that decides the model's results.
+        fingerprint: everything that decides the model's results, JSON-able: name, configuration,
+            SHA-256 of the checkpoint, versions.
 
     Attributes:
         image_size: side of the square input in pixels.
         mask_prompt_size: side of a low-resolution mask prompt, image_size / 4.
-        fingerprint: JSON-able: name, configuration, SHA-256 of the checkpoint, versions.
-        precision: as given.
     """
 
     def __init__(
@@ -96,7 +90,7 @@ def sam2_config(name: str) -> dict[str, Any]:
         ModelError: there is no such configuration.
     """
     if name in OFFICIAL:
-        path = files(sam2) / f"configs/sam2.1/sam2.1_hiera_{OFFICIAL[name]}.yaml"
+        path = files(sam2) / "configs/sam2.1" / OFFICIAL[name]
         # yaml would read 1e-6 as text
         model = OmegaConf.to_container(OmegaConf.create(path.read_text("utf-8")))["model"]
         return {"model": {**model, "sam_mask_decoder_extra_args": dict(STABLE)}, **IMAGENET}
@@ -114,10 +108,7 @@ def instantiate_sam2(model_config: dict[str, Any]) -> SAM2Base:
 
 
 def load_sam2(
-    spec: ModelSpec,
-    device: str = "cpu",
-    precision: str = "fp32",
-    config: dict[str, Any] | None = None,
+    spec: ModelSpec, device: str = "cpu", precision: str = "fp32", config: dict | None = None
 ) -> Sam2ImagePredictor:
     """Load SAM2 with its weights.
 
@@ -137,13 +128,9 @@ def load_sam2(
     Source: N. Ravi et al., SAM 2: Segment Anything in Images and Videos, arXiv:2408.00714.
     """
     config = config or sam2_config(spec.name)
-    file, package = f"{spec.name}.pt", None
-    if spec.name in OFFICIAL:
-        repository = f"facebook/{spec.name.replace('_', '-')}"
-        advice = f"download {URL}/{file} (or set `checkpoint: hf-hub:{repository}`)"
-    else:
-        package = Path(str(files(__package__) / f"weights/{spec.name}.safetensors"))
-        advice = "restore pipeline/models/weights from git or run `python -m tools.pretrain`"
+    file, repository = f"{spec.name}.pt", f"facebook/{spec.name.replace('_', '-')}"
+    advice = f"download {URL}/{file} (or set `checkpoint: hf-hub:{repository}`)"
+    package = "" if spec.name in OFFICIAL else f"{spec.name}.safetensors"
     checkpoint = find_checkpoint(spec, file, advice, package)
     digest = sha256_file(checkpoint.path)
     checkpoint.check_sha256(digest, spec.sha256)

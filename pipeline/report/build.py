@@ -14,11 +14,20 @@ import yaml
 from pipeline.config import Params
 from pipeline.engine.record import LIBRARIES, library_versions
 from pipeline.io import atomic_write_text
-from pipeline.models.seen import DIGITS, trained_on
+from pipeline.models import DIGITS, trained_on
 from pipeline.paths import Paths
 from pipeline.report import pictures, tables, words
-from pipeline.report.data import PUBLISHED, STAGES, Block, Dataset, command, load_dataset
-from pipeline.report.paper import OTHER_SET, quoted_on
+from pipeline.report.data import (
+    OTHER_SET,
+    PUBLISHED,
+    STAGES,
+    Block,
+    Dataset,
+    command,
+    load_dataset,
+    paper_tables,
+    select,
+)
 from pipeline.report.pictures import Album
 from pipeline.report.plots import curve, styles
 from pipeline.report.words import interval, percent, plural, slug
@@ -53,7 +62,7 @@ def build_report(params: Params, paths: Paths, datasets: Sequence[str] | None = 
         sets=[part(data) for data in found],
         synthetic=words.join(data.name for data in found if data.synthetic),
         legend=[(run.name, looks[run.key]["color"]) for run in params.study.runs],
-        reading=words.how_to_read(params),
+        reading=how_to_read(params),
         commit=git_commit(Path(paths.root)),
         profile=params.profile,
         commands=[command(stage, data.name) for data in found for stage in STAGES[1:]],
@@ -68,6 +77,11 @@ def build_report(params: Params, paths: Paths, datasets: Sequence[str] | None = 
 def render(template: str, **values: Any) -> str:
     """Fill a template; text in an HTML page is escaped."""
     return ENVIRONMENT.get_template(template).render(**values)
+
+
+def how_to_read(params: Params) -> list[str]:
+    """Return the few rules that a reader of any figure needs."""
+    return render("reading.txt.j2", params=params, words=words).splitlines()
 
 
 def part(data: Dataset) -> dict[str, Any]:
@@ -99,17 +113,18 @@ def part(data: Dataset) -> dict[str, Any]:
         "worst_masks": pictures.worst_masks(data, album),
         "errors": [],
         "copies": tables.copies(data),
-        "kinds": tables.kinds(data),
         "pairs": pictures.pairs(data, album),
         "audited": data.copies is not None,
         "test_copies": data.test_copies,
         "paper": tables.paper(data) if data.quoted else None,
-        "quoted_on": quoted_on(data.name) if data.quoted else "",
+        "quoted_in": list(select(paper_tables(), dataset=data.name)["table"].unique()),
         "other_set": OTHER_SET.get(data.name),
         "failures": tables.failures(data),
         "left_out": left_out(data),
         "identities": as_yaml(identities(data)),
         "missing": data.missing,
+        "warnings": warnings(data),
+        "segment": command("segment", data.name),
     }
     if block:
         full = (block[0], "full")
@@ -117,8 +132,8 @@ def part(data: Dataset) -> dict[str, Any]:
         made["errors"] = [
             (data.run_name(run), tables.errors(data, run)) for run in data.shown(full)
         ]
-    # Last, since these list the masks that the galleries lost.
-    return made | {"warnings": warnings(data, album), "lost": sorted(album.lost.items())}
+    # Last, since the galleries find the masks that are lost.
+    return made | {"lost": sorted(album.lost.items())}
 
 
 def protocol(data: Dataset, block: Block) -> dict[str, Any]:
@@ -188,23 +203,21 @@ def seen(data: Dataset) -> str:
     known = table["sha256"].str[:DIGITS].isin(trained_on(fingerprint.get("checkpoint_sha256", "")))
     if not known.any():
         return ""
-    parts = table["split"][known].value_counts()
-    of = words.join(f"{n:,} of {name or 'no part'}" for name, n in parts.items())
     patients = set(table["patient_id"][known]) - {""}
     test = table["split"] == "test"
     shared = int((test & ~known & table["patient_id"].isin(patients)).sum())
     text = (
         f"{fingerprint.get('name', 'SAM2')} was trained on the ground-truth masks, not the labels, "
-        f"of {plural(int(known.sum()), 'image')} of this data set ({of}): its masks here are not a "
-        "result on unseen images."
+        f"of {plural(int(known.sum()), 'image')} of this data set: its masks here are not a result "
+        "on unseen images."
     )
     if shared:
         text += f" {shared:,} of {test.sum():,} test images are of a patient that it has seen."
     return text
 
 
-def warnings(data: Dataset, album: Album | None = None) -> list[str]:
-    """Return what must be read before the figures: unfinished runs and lost masks."""
+def warnings(data: Dataset) -> list[str]:
+    """Return what must be read before the figures: the stages whose last run is unfinished."""
     said = []
     root = f"{Path(data.paths.root).resolve()}/"
     for stage, record in data.records.items():
@@ -214,20 +227,14 @@ def warnings(data: Dataset, album: Album | None = None) -> list[str]:
             again = command(stage.split("-")[0], data.name)
             text = f"The last run of {stage} {status}; figures are of an earlier run. Run: {again}"
             said.append(text)
-    if album is not None and album.lost:
-        lost, again = sorted(album.lost), command("segment", data.name)
-        named = words.join(lost[:3]) + (" …" if len(lost) > 3 else "")
-        count = plural(len(lost), "mask")
-        said.append(f"{count} cannot be read from the store: {named}. Run: {again}")
     return said
 
 
 def left_out(data: Dataset) -> list[str]:
     """Say which files and masks `data add` left out without calling it a failure."""
     parameters = data.records.get("add", {}).get("parameters") or {}
-    skipped = parameters.get("skipped") or {}
+    skipped, masks = (parameters.get(name) or {} for name in ("skipped", "masks_left_out"))
     said = [f"{n:,} files not taken: {reason}" for reason, n in sorted(skipped.items())]
-    masks = parameters.get("masks_left_out") or {}
     said += [f"mask of {name} left out: {why}" for name, why in list(masks.items())[:8]]
     return said + ([f"masks left out of {len(masks) - 8:,} more images"] if len(masks) > 8 else [])
 

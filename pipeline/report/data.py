@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,14 +19,14 @@ from pipeline.config import Params
 from pipeline.engine.record import RunRecord
 from pipeline.errors import PipelineError
 from pipeline.evaluate.mask_quality import masks_inputs
-from pipeline.evaluate.predictions import by_image, image_units
+from pipeline.evaluate.predictions import by_image
 from pipeline.io import sha256_file
 from pipeline.learners.runs import read_predictions, run_inputs, train_command
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import changed, check, read_stamp, schema_stamp
 from pipeline.report import words
-from pipeline.report.paper import quoted
+from pipeline.report.words import LEARNERS, VIEWS
 from pipeline.store import open_features, open_masks
 
 Run = tuple[str, str]
@@ -47,6 +47,29 @@ PLOTS = ("comparisons", "per_class", "confusion", "test_sets", "mask_summary")
 """Tables of `evaluate` in plots/ that the page shows."""
 FLOORS = tuple(words.FLOORS)
 """Strategies that are no masks of a model."""
+OTHER_SET = {
+    "lung": "The paper's lung data set is a different one: it has five classes (bacterial and "
+    "viral pneumonia, COVID-19, tuberculosis, normal) and 2,025 test images. Its figures cannot "
+    "be compared with ours.",
+}
+
+
+@cache
+def paper_tables() -> pd.DataFrame:
+    """Return the paper's figures: dataset, table, architecture, a column (percent) per share."""
+    return pd.read_csv(Path(__file__).with_name("paper_tables.csv"), comment="#")
+
+
+def quoted(dataset: str) -> dict[str, dict[float, float]]:
+    """Return {architecture: {fraction: accuracy from 0 to 1}} as the paper prints it.
+
+    Empty for a dataset that the paper does not have.
+    """
+    rows = select(paper_tables(), dataset=dataset).set_index("architecture")
+    return {
+        name: {int(share) / 100: round(float(value) / 100, 6) for share, value in row.items()}
+        for name, row in rows.drop(columns=["dataset", "table"]).iterrows()
+    }
 
 
 class Missing(NamedTuple):
@@ -141,7 +164,8 @@ class Dataset:
 
     def run_name(self, run: Run) -> str:
         """Return the study's name of a run, or its learner and view in words."""
-        return self.study.get(run) or words.run(*run)
+        learner, view = (names.get(n, n) for names, n in zip((LEARNERS, VIEWS), run, strict=True))
+        return self.study.get(run) or f"{learner}, {view}"
 
     def counterpart(self, architecture: str) -> Run | None:
         """Return our run for an architecture of the paper: of that name, or the baseline for
@@ -229,11 +253,6 @@ class Dataset:
         key = {"protocol": block[0], "learner": run[0], "view": run[1]}
         rows = select(self.predictions, **key, fraction=self.fractions(block)[-1])
         return None if rows.empty else by_image(rows)
-
-    @cached_property
-    def units(self) -> dict[str, str]:
-        """What is resampled together: the unit of each image id."""
-        return {} if self.manifest is None else image_units(self.manifest, self.copies)
 
     @cached_property
     def stored_quality(self) -> pd.DataFrame | None:
@@ -325,6 +344,9 @@ def load_dataset(name: str, params: Params, paths: Paths) -> Dataset:
         check(stamped, evaluate, path, **inputs, **run_inputs(paths, name))
         return pd.read_parquet(path)
 
+    def record(path: Path) -> None:
+        data.records[path.stem] = RunRecord.read(path).to_json()
+
     def plot(path: Path) -> pd.DataFrame:
         if data.metrics is None or changed(stamped, **{path.stem: path}):
             raise PipelineError("of another evaluation than metrics.parquet")
@@ -358,7 +380,7 @@ def load_dataset(name: str, params: Params, paths: Paths) -> Dataset:
     found = paths.record(name, "add").parent.glob("*.json")
     for path in sorted(found, key=lambda p: (order.get(p.stem.split("-")[0], 9), p)):
         again = command(path.stem.split("-")[0], name)  # train writes a record for each learner
-        data.read("", path, again, lambda p: data.records.update({p.stem: _record(p)}))
+        data.read("", path, again, record)
     return data
 
 
@@ -388,10 +410,6 @@ def reason_of(error: Exception) -> str:
     """Return the first two lines of an error's message, without its path."""
     text = error.message if isinstance(error, PipelineError) else str(error)
     return ": ".join(line.strip() for line in text.splitlines()[:2]) or type(error).__name__
-
-
-def _record(path: Path) -> dict[str, Any]:
-    return RunRecord.read(path).to_json()
 
 
 def _csv(path: Path) -> pd.DataFrame:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.encode.views import outside_of
@@ -60,7 +59,7 @@ class Album:
         self.lost: dict[str, str] = {}
         """Masks that the store lists but cannot give, by image_id, with the reason."""
         table = data.manifest
-        self._rows = {} if table is None else table.set_index("image_id").to_dict("index")
+        self.rows = {} if table is None else table.set_index("image_id").to_dict("index")
         self._made: dict[tuple[str, bool], Picture] = {}
 
     def picture(self, image_id: str, caption: str = "", *, outlines: bool = True) -> Picture:
@@ -72,12 +71,12 @@ class Album:
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
         """Read an image: (h, w, 3) uint8, upright."""
-        row = self._rows[image_id]
+        row = self.rows[image_id]
         return read_image(self.data.paths.data(self.data.name) / row["path"], row["frame"])
 
     def truth(self, image_id: str) -> NDArray[np.bool_] | None:
         """Read the ground-truth mask of an image, (h, w) bool; None where there is none."""
-        row = self._rows[image_id]
+        row = self.rows[image_id]
         path = self.data.paths.data(self.data.name) / row["mask_path"]
         return read_mask(path, row["frame"]) if row["mask_path"] else None
 
@@ -119,7 +118,7 @@ class Album:
         return [*pictures, Picture(image_id, uri, caption, alt=f"{whole.alt}, {caption}")]
 
     def _make(self, image_id: str, outlines: bool) -> Picture:
-        if image_id not in self._rows:
+        if image_id not in self.rows:
             return Picture(image_id, note="not in the manifest")
         mask = truth = None
         note = ""
@@ -137,7 +136,7 @@ class Album:
                 notes.append(f"the {name} has another size than the image")
                 shapes[name] = None
         uri = data_uri(draw_outlines(image, *shapes.values(), size=self.size))
-        alt = f"{image_id}, {self._rows[image_id]['label']}"
+        alt = f"{image_id}, {self.rows[image_id]['label']}"
         return Picture(image_id, uri, note="; ".join(notes), alt=alt)
 
 
@@ -158,35 +157,20 @@ def example(data: Dataset) -> str | None:
     return str(part.index[len(part) // 2 if "dice" in part else 0])
 
 
-def worst_first(data: Dataset) -> tuple[str, pd.DataFrame] | None:
-    """Return the name of the study's last run that was predicted, and the images of the headline
-    by the probability of the true class, the lowest first."""
-    for run, name in reversed(data.study.items()):
-        cases = data.cases(run)
-        if cases is not None and data.manifest is not None:
-            cases = cases[cases.index.isin(data.manifest["image_id"])]
-            return name, cases.sort_values(["p_true", "right"], kind="stable")
-    return None
-
-
 def images(data: Dataset, album: Album) -> list[Gallery]:
     """Return images with outlines: worst first, changed by the study's second run, fallbacks."""
     made = []
-    ranked = worst_first(data)
-    size = data.params.report.gallery
-    if ranked is not None:
-        name, cases = ranked
-        shown = cases.loc[spread(list(cases.index), size)]
+    ranked = [(name, data.cases(run)) for run, name in reversed(data.study.items())]
+    for name, cases in [one for one in ranked if one[1] is not None][:1]:
+        cases = cases[cases.index.isin(album.rows)].sort_values(["p_true", "right"], kind="stable")
         pictures = []
-        for i, r in shown.iterrows():
+        for i in spread(list(cases.index), data.params.report.gallery):
+            r = cases.loc[i]
             called = "" if r.y_true == r.y_pred else f", called {r.y_pred}"
             pictures.append(album.picture(i, f"{r.y_true}{called}; p(true) {number(r.p_true)}"))
         note = "Sorted by the probability of the true class: the worst half, then evenly spaced."
         made += [Gallery(f"Test images, “{name}” with all labels", pictures, note)]
         made += changed(data, album)
-    elif data.masks is not None and data.manifest is not None:
-        ids = spread(list(data.manifest["image_id"]), size)
-        made.append(Gallery("No predictions yet", [album.picture(i) for i in ids]))
     for status, name in words.OUTCOMES.items():
         ids = sorted(i for i, s in data.mask_status.items() if s == status)
         if ids and status != "ok":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -24,29 +25,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito's palette, distinct with every kind of colour vision; yellow is left out."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1)), "-", "-")
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "medfocusclip",
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#8a8a8a",
-    "axes.labelcolor": "#444444",
-    "text.color": "#222222",
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": "#e8e8e8",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "lines.markersize": 5,
-    "lines.linewidth": 1.8,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-}
+STYLE = Path(__file__).with_name("templates") / "plots.mplstyle"
 
 
 def styles(params: Params) -> dict[Run, dict]:
@@ -106,7 +85,7 @@ def curve(
         quoted: {architecture: {fraction: accuracy}} of the paper: grey, hollow, labelled "quoted".
         small: for the overview: no legend, no numbers of labels.
     """
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(fname=STYLE):
         figure = Figure(figsize=(3.4, 2.1) if small else (5.6, 3.4), layout="constrained")
         axes = figure.subplots()
         draw(axes, data, block, runs)
@@ -139,7 +118,7 @@ def panels(datasets: Sequence[Dataset]) -> str:
     """Draw the study's runs on the headline of each dataset, a panel for each; an SVG file."""
     columns = min(2, len(datasets))
     rows = -(-len(datasets) // columns)
-    with matplotlib.rc_context({**STYLE, "figure.facecolor": "white"}):
+    with matplotlib.rc_context({"figure.facecolor": "white"}, STYLE):
         figure = Figure(figsize=(3.9 * columns, 2.5 * rows + 0.4), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         handles: dict[str, object] = {}
@@ -162,13 +141,7 @@ def render(figure: Figure) -> str:
 
 
 def inline_svg(figure: Figure, name: str, label: str) -> Markup:
-    """Return a figure as SVG for a page, with ids of its own and a text alternative.
-
-    Args:
-        figure: to render, with the report's style set.
-        name: prefix of its ids, unique in the page.
-        label: read by screen readers.
-    """
+    """Return a figure as SVG for a page, with a prefix of its ids and a text alternative."""
     text = render(figure)
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))

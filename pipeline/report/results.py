@@ -14,9 +14,16 @@ from pipeline.errors import PipelineError
 from pipeline.io import atomic_write, atomic_write_text
 from pipeline.paths import Paths
 from pipeline.report import tables, words
-from pipeline.report.build import git_commit, render, warnings
-from pipeline.report.data import PUBLISHED, Dataset, command, load_dataset, select
-from pipeline.report.paper import OTHER_SET, paper_tables
+from pipeline.report.build import git_commit, how_to_read, render, warnings
+from pipeline.report.data import (
+    OTHER_SET,
+    PUBLISHED,
+    Dataset,
+    command,
+    load_dataset,
+    paper_tables,
+    select,
+)
 from pipeline.report.plots import panels
 
 COLUMNS = (
@@ -104,7 +111,7 @@ def write_readme(params: Params, paths: Paths, datasets: Sequence[str]) -> list[
         warnings=said,
         table=tables.published(done),
         other_sets=[OTHER_SET[d.name] for d in done if d.name in OTHER_SET and d.quoted],
-        reading=words.how_to_read(params),
+        reading=how_to_read(params),
         add=[command("add", data.name) for data in done],
         manifests=[(data.name, data.manifest_sha256) for data in done],
     )

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.evaluate.mask_quality import summarise_masks
+from pipeline.evaluate.predictions import image_units
 from pipeline.report import words
 from pipeline.report.data import (
     CLEAN_ANY,
@@ -212,14 +213,13 @@ def prompts(data: Dataset) -> Table | None:
     quality = data.prompt_quality
     if quality is None or quality.empty:
         return None
-    summary = summarise_masks(quality, data.units, data.params.evaluate)
+    units = {} if data.manifest is None else image_units(data.manifest, data.copies)
+    summary = summarise_masks(quality, units, data.params.evaluate)
     summary = select(summary, split="all", label="")
     summary["truth"] = summary["strategy"].map(quality.groupby("strategy")["from_truth"].first())
     rows = []
     for r in summary.sort_values(["truth", "dice"], ascending=[True, False]).itertuples():
-        text = words.STRATEGIES.get(r.strategy)
-        name = f"{r.strategy}: {text}" if text else r.strategy
-        rows.append([name, "yes" if r.truth else "no", f"{r.n_images:,}", *judged(r)])
+        rows.append([r.strategy, "yes" if r.truth else "no", f"{r.n_images:,}", *judged(r)])
     headers = ["Strategy", "Uses the ground truth", "Images"]
     headers += [name for name, _ in JUDGED.values()]
     note = "Strategies that use the ground truth are references; no classified mask is made so."
@@ -247,21 +247,6 @@ def copies(data: Dataset) -> Table | None:
         )
     headers = ["Published split", "Images", "% of test"]
     return Table("Test images with a copy in training", headers, rows, note)
-
-
-def kinds(data: Dataset) -> Table | None:
-    """Return the pairs of copies of each kind; None where there are none."""
-    if data.pairs is None or data.pairs.empty:
-        return None
-    conflict = data.pairs["label_a"] != data.pairs["label_b"]
-    by = data.pairs.assign(conflict=conflict).groupby("kind")
-    rows = [
-        [words.KINDS.get(kind, kind), f"{len(of):,}", str(of["leak"].sum()),
-         str(of["conflict"].sum())]
-        for kind, of in by
-    ]  # fmt: skip
-    headers = ["Kind of copy", "Pairs", "Across the split", "With different labels"]
-    return Table("Pairs of copies", headers, rows)
 
 
 def paper(data: Dataset) -> Table:

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.config import Params
     from pipeline.report.data import Dataset
 
 MISSING = "–"
@@ -42,16 +41,6 @@ OUTCOMES = {"ok": "used", "empty": "empty: whole image used",
             "full": "full frame: whole image used", "failed": "failed"}  # fmt: skip
 FLOORS = {"random": "floor: the same shape elsewhere",
           "ellipse": "floor: a central ellipse of the same area"}  # fmt: skip
-STRATEGIES = {
-    "salient": "no prompt",
-    "salient-refine": "no prompt, then a box around the result",
-    "auto": "a grid of points",
-    "center-box": "a box in the centre",
-    "full": "the whole frame",
-    "box": "box of the true region, jittered",
-    "points": "one point inside the true region",
-    "box-ellipse": "the ellipse in that box, without a model",
-}
 KINDS = {
     "byte": "identical files",
     "near": "near copies (saved again, resized, brightened, shifted)",
@@ -115,11 +104,6 @@ def slug(*parts: str) -> str:
     return plain if plain == text else f"{plain}-{sum(i * ord(c) for i, c in enumerate(text, 1))}"
 
 
-def run(learner: str, view: str) -> str:
-    """Name a run: "Linear probe, masked image"."""
-    return f"{LEARNERS.get(learner, learner)}, {VIEWS.get(view, view)}"
-
-
 def block(data: Dataset, key: tuple[str, str]) -> str:
     """Name a protocol and subset of a dataset."""
     name = PROTOCOLS.get(key[0], key[0])
@@ -162,25 +146,3 @@ def verdict(d: Any) -> str:
     """Return the verdict of a difference, with † where only the interval excludes zero."""
     mark = "†" if d.verdict == "no difference" and (d.lo > 0 or d.hi < 0) else ""
     return {"too few": "too few images"}.get(d.verdict, d.verdict) + mark
-
-
-def how_to_read(params: Params) -> list[str]:
-    """Return the few rules that a reader of any figure needs."""
-    level = share(params.evaluate.confidence)
-    return [
-        f"Each accuracy is a mean over {plural(len(params.train.seeds), 'seed')}; a seed draws "
-        f"other training images. Brackets and bands are {level} intervals over seeds and test "
-        "images, resampled by patient, group and copies where these are known.",
-        f"A verdict compares a run with “{params.study.runs[0].name}” on the same images and "
-        f"seeds. Better and worse mean that the {level} interval excludes zero and p is below "
-        "0.05 after Holm's correction for all comparisons of that split and share of labels; "
-        "anything else counts as no difference. † marks an interval that excludes zero without "
-        "passing the correction.",
-        "Verdicts use the strictest split available: in grouped cross-validation no patient, group "
-        "or known copy is both in training and in test. Figures on a published split can be too "
-        "high where it holds copies of training images.",
-        "The number of labels counts training and validation images together; "
-        f"{share(params.splits.val)} of them, in whole patients and groups, are for validation.",
-        f"Models: {params.models.sam2.name} for masks, {params.models.clip.name} for features. "
-        "Nothing here is fit for diagnosis.",
-    ]

@@ -1,9 +1,7 @@
 """SAM2's image predictor for a batch of images: one forward pass of encoder and decoder.
 
-`SAM2ImagePredictor.predict_batch` decodes one image after another, and `set_image_batch` resizes
-images in the calling thread. Here images are resized in the loader threads and all prompts of a
-batch are decoded at once. The modules, their order and their arithmetic are those of the predictor,
-which a test compares.
+`SAM2ImagePredictor` resizes images in the calling thread and decodes one after another. The
+modules, their order and their arithmetic are those of the predictor, which a test compares.
 """
 
 from __future__ import annotations
@@ -40,36 +38,21 @@ class Prompt:
 
 
 class BatchPredictor:
-    """Embeds and decodes batches with a loaded SAM2.
-
-    Args:
-        predictor: from `pipeline.models.load_sam2`; it runs in the precision of the predictor and
-            returns logits in float32.
-    """
+    """Embeds and decodes batches with a SAM2 of `load_sam2`, in its precision."""
 
     def __init__(self, predictor: Sam2ImagePredictor):
         self.predictor = predictor
 
     def preprocess(self, image: np.ndarray) -> Tensor:
-        """Resize and normalise an image as the predictor does. Thread-safe.
-
-        Args:
-            image: uint8 (h, w, 3).
-
-        Returns:
-            float32 (3, size, size).
-        """
+        """Resize and normalise an image, uint8 (h, w, 3), to float32 (3, size, size) as the
+        predictor does. Thread-safe."""
         if not image.flags.writeable:  # torch warns about read-only arrays
             image = image.copy()
         return self.predictor._transforms(image)
 
     @torch.inference_mode()
     def embed(self, frames: Sequence[Tensor]) -> list[Tensor]:
-        """Encode n preprocessed frames, each (3, size, size).
-
-        Returns:
-            Maps (n, c, h, w), the coarse one last; the finer ones are for the decoder.
-        """
+        """Encode n preprocessed frames; returns maps (n, c, h, w), the coarse one last."""
         model = self.predictor.model
         with self.predictor._autocast():
             pixels = torch.stack(list(frames)).to(self.predictor.device)
@@ -145,8 +128,7 @@ class BatchPredictor:
         """Return the masks of logits at full size, computed as the predictor does.
 
         Bilinear interpolation, then the threshold. The hole filling of the predictor is off by
-        default and needs the compiled extension of sam2; it is omitted, so that masks do not depend
-        on how sam2 was built.
+        default; it is omitted, so that masks do not depend on how sam2 was built.
 
         Args:
             logits: float32 (m, s, s).

@@ -10,6 +10,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,12 @@ from pipeline.errors import ConfigError, ImageError
 from pipeline.images import read_image, read_mask
 from pipeline.io import atomic_write, sha256_json
 from pipeline.manifest import read_manifest
-from pipeline.models import Sam2ImagePredictor, load_sam2
+from pipeline.models import Sam2ImagePredictor
 from pipeline.paths import Paths
-from pipeline.segment.overlap import hd95, overlap
 from pipeline.segment.predictor import BatchPredictor
-from pipeline.segment.quality import bounding_box
-from pipeline.segment.segment import SegmentMapper
-from pipeline.segment.strategies import strategy_class
+from pipeline.segment.quality import bounding_box, hd95, overlap
+from pipeline.segment.segment import SegmentMapper, load_predictor
+from pipeline.segment.strategies import STRATEGIES, strategy_class
 from pipeline.store import WorkItem
 from pipeline.store.items import Plan
 
@@ -58,102 +58,61 @@ def measure_prompts(
     """Measure the strategies of `prompt_quality.strategies` on a sample with ground truth.
 
     Writes cache/<dataset>/prompt_quality.parquet, one row per image and strategy: `dice`, `iou`,
-    `hd95` (pixels), areas as shares of the image, `from_truth`, `note`. A strategy that needs a box
-    or clicks (`box`, `points`) gets them from the ground truth, with the edges of the box moved by
+    `hd95` (pixels), areas as shares of the image, `from_truth`. A strategy that needs a box or
+    clicks (`box`, `points`) gets them from the ground truth, with the edges of the box moved by
     `box_jitter`; next to `box` there is `box-ellipse`, the ellipse in the same box.
 
     Images whose bytes, truth, model and parameters have not changed are not measured again: an
-    interrupted run continues, and a larger sample adds to a smaller one.
-
-    Args:
-        dataset: name of data_manifests/<dataset>.csv.
-        params: `prompt_quality`, `segment` (except `prompt`) and the profile's `sam2` are used.
-        paths: of the project folder.
-        options: of this run; `limit` counts further images, `only` selects images of the sample.
-        predictor: a loaded SAM2, instead of the one of the profile.
-
-    Returns:
-        The record of the run, also written to cache/<dataset>/records/prompt_quality.json.
-
-    Raises:
-        ManifestError, ModelError, ConfigError: nothing could be done; the message says what to
-            change.
-        StageFailed: more images failed than `prompt_quality.max_failed` allows; the others are
-            measured.
-        KeyboardInterrupt: SIGINT or SIGTERM was received; what was measured is kept.
+    interrupted run continues, and a larger sample adds to a smaller one. `options.only` selects
+    images of the sample. Arguments, result and errors are those of `segment_dataset`.
     """
     section = params.prompt_quality
     manifest = read_manifest(paths.manifest(dataset))
     synthetic = bool((manifest["synthetic"] == "1").any())
     sample = truth_sample(manifest, section.phantoms if synthetic else section.images, section.seed)
-    asked = set(select(manifest, options.only)["image_id"]) & set(sample["image_id"])
-    if options.only is not None and not asked:
-        raise ConfigError(
-            "none of these images is in the sample of images with ground truth",
-            remedy="use all of them as the sample: --images 0",
-        )
+    asked = set(select(sample, options.only)["image_id"])
     mapper, identity = None, {}
     if len(sample):  # a dataset without ground truth needs no model
-        if predictor is None:
-            precision = options.model_options(params.segment.precision)
-            predictor = load_sam2(params.models.sam2, **precision)
-        mapper = PromptMapper(params, predictor)
+        mapper = PromptMapper(params, predictor or load_predictor(params, options))
         identity = mapper.identity
     content = {"mapper": sha256_json(identity)}
     items = image_items(sample, paths.data(dataset), lambda row: content, truth=True)
-    return run_stage(
-        "prompt_quality",
-        [item for item in items if item.image_id in asked],
-        lambda: mapper,
-        PromptTable(paths.prompt_quality(dataset), items, identity),
-        options,
-        (dataset, params, paths),
-    )
+    table = PromptTable(paths.prompt_quality(dataset), items, identity)
+    items = [item for item in items if item.image_id in asked]
+    return run_stage("prompt_quality", dataset, params, paths, options, items, mapper, table)
 
 
 class PromptMapper:
-    """Every strategy on one SAM2, as a mapper of the engine.
+    """Every strategy of `params.prompt_quality` on one SAM2, as a mapper of the engine.
 
-    Args:
-        params: sections `prompt_quality` and `segment`.
-        predictor: from `pipeline.models.load_sam2`.
-
-    Raises:
-        ConfigError: an unknown strategy, or `manifest`, which is the ground truth itself.
+    Raises ConfigError for an unknown strategy, or `manifest`, which is the ground truth itself.
     """
 
     def __init__(self, params: Params, predictor: Sam2ImagePredictor):
         self.params = params.prompt_quality
         self.predictor = predictor
         self.device = predictor.device.type
+        known = [name for name, strategy in STRATEGIES.items() if not strategy.uses_truth]
+        if unusable := [name for name in self.params.strategies if name not in known]:
+            raise ConfigError(
+                f"prompt_quality.strategies: {', '.join(unusable)} is unknown or the truth itself",
+                remedy=f"choose from {', '.join(known)}",
+            )
         self.sections = {
             name: params.segment.model_copy(update={"prompt": name})
             for name in self.params.strategies
         }
         self.identity: Row = {"jitter": self.params.box_jitter, "seed": self.params.seed}
         for name, section in self.sections.items():
-            try:
-                if strategy_class(section).uses_truth:
-                    raise ConfigError(f"{name!r} is the ground truth itself", remedy="remove it")
-                self.identity[name] = SegmentMapper(section, predictor).identity
-            except ConfigError as error:
-                raise ConfigError(
-                    f"prompt_quality.strategies: {error.message}", remedy=error.remedy
-                ) from None
+            self.identity[name] = SegmentMapper(section, predictor).identity
 
     def load(self, item: WorkItem) -> tuple[np.ndarray, np.ndarray]:
-        """Read an image, uint8 (h, w, 3), and its ground truth, bool (h, w).
-
-        Raises:
-            ImageError: one of the two cannot be read, or the ground truth is empty.
-        """
-        image = read_image(item.path, item.frame)
-        truth_file = item.row["truth_file"]
-        truth = read_mask(truth_file, item.frame, shape=image.shape[:2])
+        """Read an image, uint8 (h, w, 3), and its ground truth, bool (h, w), with some pixels."""
+        image, file = read_image(item.path, item.frame), item.row["truth_file"]
+        truth = read_mask(file, item.frame, shape=image.shape[:2])
         if not truth.any():
-            raise ImageError(
-                "the ground truth is empty", path=truth_file, remedy="run: pipeline data refresh"
-            )
+            remedy = "run: pipeline data refresh"
+            raise ImageError("the ground truth is empty", path=file, remedy=remedy)
         return image, truth
 
     def map(
@@ -161,36 +120,31 @@ class PromptMapper:
     ) -> list[list[Row]]:
         """Return for each image its rows: one per strategy, and `box-ellipse` next to `box`."""
         seeds = [f"{self.params.seed}\n{item.row['sha256']}#{item.frame}" for item in items]
-        references = [
-            reference_prompts(truth, self.params.box_jitter, seed)
-            for (_, truth), seed in zip(loaded, seeds, strict=True)
-        ]
-        rows: list[list[Row]] = [[] for _ in items]
-
-        def add(name: str, from_truth: bool, masks: Sequence[np.ndarray]) -> None:
-            for own, mask, (_, truth) in zip(rows, masks, loaded, strict=True):
-                own.append({"strategy": name, "from_truth": from_truth, **figures_of(mask, truth)})
-
+        truths = [truth for _, truth in loaded]
+        jitter = repeat(self.params.box_jitter)
+        references = list(map(reference_prompts, truths, jitter, seeds))
+        found: dict[tuple[str, bool], list[np.ndarray]] = {}  # masks by name and from_truth
         sam2 = CachedPredictor(self.predictor)
         for name, section in self.sections.items():
             strategy = strategy_class(section)(section, sam2)
-            prepared = [
-                strategy.prepare(image, columns)
-                for (image, _), (_, columns) in zip(loaded, references, strict=True)
-            ]
-            found = [row.mask for row in strategy.segment(prepared)]
-            add(name, bool(strategy.columns), found)
-        if "box" in self.sections:
             pairs = zip(loaded, references, strict=True)
-            add(ELLIPSE, True, [ellipse(box, *truth.shape) for (_, truth), (box, _) in pairs])
-        return rows
+            prepared = [strategy.prepare(image, given) for (image, _), (_, given) in pairs]
+            masks = [row.mask for row in strategy.segment(prepared)]
+            found[name, bool(strategy.columns)] = masks
+        if "box" in self.sections:
+            pairs = zip(truths, references, strict=True)
+            found[ELLIPSE, True] = [ellipse(box, *truth.shape) for truth, (box, _) in pairs]
+        return [
+            [
+                {"strategy": name, "from_truth": given, **figures_of(masks[i], truth)}
+                for (name, given), masks in found.items()
+            ]
+            for i, truth in enumerate(truths)
+        ]
 
 
 class CachedPredictor(BatchPredictor):
-    """A predictor that encodes equal frames once, however many strategies ask for them.
-
-    It is made for one batch; not for several threads at the same time.
-    """
+    """A predictor for one batch that encodes equal frames once, whatever the strategies."""
 
     def __init__(self, predictor: Sam2ImagePredictor):
         super().__init__(predictor)
@@ -213,11 +167,8 @@ class CachedPredictor(BatchPredictor):
 class PromptTable:
     """prompt_quality.parquet as a writer of the engine.
 
-    Args:
-        path: of the table; a file that is missing, damaged or has other columns counts as empty.
-        items: of the whole sample, in the order of the rows. Label and split decide no figure and
-            are taken from here.
-        identity: of the mapper.
+    A damaged file counts as empty. `items` are those of the whole sample: they give the order of
+    the rows, and label and split, which decide no figure.
     """
 
     def __init__(self, path: Path, items: Sequence[WorkItem], identity: Row):
@@ -238,20 +189,17 @@ class PromptTable:
         return Plan(todo=todo, reused=[item for item in items if item.key in known])
 
     def prepare(self, item: WorkItem, rows: list[Row]) -> tuple[str, list[Row]]:
-        """Return the figures of one image as `put` takes them."""
         return item.key, rows
 
     def put(self, prepared: Sequence[tuple[str, list[Row]]]) -> None:
-        """Add the rows of some images; they are written after some seconds."""
         self.figures |= dict(prepared)
         if time.monotonic() - self._committed > COMMIT_SECONDS:
             self.commit()
 
     def write_failed(self, item: WorkItem, reason: str) -> None:
-        """Write nothing: the record names the images that failed."""
+        """The record names the images that failed."""
 
     def commit(self) -> None:
-        """Write the table."""
         names = ("image_id", "label", "split")
         rows = [
             row | {name: item.row[name] for name in names} | {"key": item.key}
@@ -265,7 +213,7 @@ class PromptTable:
         self._committed = time.monotonic()
 
     def finish(self) -> None:
-        """Nothing is left to do."""
+        """All is committed."""
 
 
 def figures_of(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -281,15 +229,12 @@ def figures_of(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 def reference_prompts(
     truth: np.ndarray, jitter: float, seed: str
 ) -> tuple[np.ndarray, dict[str, str]]:
-    """Return the box around a mask, and it and a click in the mask as columns of a manifest.
+    """Return a box around a mask, and it and a click in the mask as columns of a manifest.
 
     Args:
         truth: bool (h, w), not empty.
         jitter: each edge of the box is moved by up to this share of the side of the box.
         seed: any text; decides the moves.
-
-    Returns:
-        float64 (4,) box in pixels; {"box": "x0,y0,x1,y1", "points": "x,y,1"}.
     """
     digest = hashlib.sha256(f"reference box\n{seed}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
@@ -301,11 +246,8 @@ def reference_prompts(
 def jitter_box(
     box: np.ndarray, amount: float, rng: np.random.Generator, height: int, width: int
 ) -> np.ndarray:
-    """Move each edge of a box (x0, y0, x1, y1) by up to `amount` of its side, within the image.
-
-    Returns:
-        float64 (4,) pixels, at least one pixel wide and high.
-    """
+    """Move each edge of a box, float64 x0, y0, x1, y1, by up to `amount` of its side, within the
+    image; it stays at least one pixel wide and high."""
     sides = np.tile(box[2:] - box[:2], 2)
     x0, y0, x1, y1 = box + rng.uniform(-amount, amount, 4) * sides
     x0, y0 = np.clip(x0, 0, width - 1), np.clip(y0, 0, height - 1)
@@ -329,16 +271,11 @@ def ellipse(box: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def truth_sample(manifest: pd.DataFrame, images: int, seed: int) -> pd.DataFrame:
-    """Draw images whose ground-truth mask is not empty.
+    """Draw images whose ground-truth mask is not empty; `images` = 0 takes all.
 
     The test part of the dataset comes first, since the weights may have seen masks of the rest;
     other images fill up the sample. Each part is drawn in proportion to its classes. The draw
     depends on the bytes of the images and the seed alone, not on the order or names of the rows.
-
-    Args:
-        manifest: from `read_manifest`.
-        images: size of the sample; 0 takes all, as does a size above what there is.
-        seed: of the draw.
     """
     # An area that was not counted ("") is checked when the mask is read.
     candidates = manifest[(manifest["mask_path"] != "") & (manifest["mask_area"] != "0")]
@@ -364,12 +301,9 @@ def class_quotas(labels: pd.Series, total: int) -> dict[str, int]:
     """
     counts, total = labels.value_counts().sort_index(), min(total, len(labels))
     exact = counts * (total / max(len(labels), 1))
-    quota = exact.astype(int)
-    if total >= len(counts):
-        quota = quota.clip(lower=1)
+    quota = exact.astype(int).clip(lower=int(total >= len(counts)))
     for label in (exact - quota).sort_values(ascending=False, kind="stable").index:
-        if quota.sum() < total and quota[label] < counts[label]:
-            quota[label] += 1
+        quota[label] += quota.sum() < total and quota[label] < counts[label]
     while quota.sum() > total:  # raising small classes to one took from the largest
         quota[quota.idxmax()] -= 1
-    return {str(label): int(n) for label, n in quota.items()}
+    return quota.to_dict()

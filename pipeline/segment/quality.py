@@ -1,9 +1,10 @@
-"""Mask quality without ground truth: area, components, stability, status."""
+"""Mask quality: area, components, stability and status; Dice, IoU and HD95 against another mask."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 STABILITY_OFFSET = 1.0
 """Shift of the threshold, in logits, as in SAM's automatic mask generator."""
@@ -13,14 +14,11 @@ def stability_score(logits: np.ndarray, threshold: float = 0.0) -> np.ndarray:
     """Return the IoU of the masks at a slightly higher and a slightly lower threshold.
 
     The stability score of "Segment Anything" (Kirillov et al. 2023, section 5). The higher mask
-    lies inside the lower one, so the IoU is the ratio of their areas.
+    lies inside the lower one, so the IoU is the ratio of their areas; 1 if both are empty.
 
     Args:
         logits: (..., h, w) mask logits at SAM2's low resolution.
         threshold: logits above it are inside the mask.
-
-    Returns:
-        float32 (...,) in [0, 1]; 1 if both masks are empty.
     """
     inner = (logits > threshold + STABILITY_OFFSET).sum(axis=(-2, -1))
     outer = (logits > threshold - STABILITY_OFFSET).sum(axis=(-2, -1))
@@ -34,14 +32,8 @@ def component_count(mask: np.ndarray) -> int:
 
 
 def border_share(masks: np.ndarray) -> np.ndarray:
-    """Return the share of the border pixels of the frame that each mask covers.
-
-    Args:
-        masks: bool (..., h, w), h and w at least 2.
-
-    Returns:
-        float32 (...,) in [0, 1]; high for background masks.
-    """
+    """Return the share of the border of the frame that each mask covers: bool (..., h, w), h and w
+    at least 2, to float32 (...,); high for background masks."""
     border = np.concatenate(
         [masks[..., 0, :], masks[..., -1, :], masks[..., 1:-1, 0], masks[..., 1:-1, -1]], axis=-1
     )
@@ -57,10 +49,8 @@ def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
 
 
 def mask_status(area_fraction: float, min_area: float, max_area: float) -> str:
-    """Return "empty" below `min_area`, "full" above `max_area` (shares of the image), else "ok".
-
-    A mask without pixels is empty and one of all pixels is full whatever the limits. `encode` uses
-    the whole image for both.
+    """Return "empty" below `min_area`, "full" above `max_area` (shares of the image), else "ok"; no
+    pixels are empty and all are full whatever the limits. `encode` uses the whole image for both.
     """
     if area_fraction <= 0 or area_fraction < min_area:
         return "empty"
@@ -72,3 +62,37 @@ def mask_status(area_fraction: float, min_area: float, max_area: float) -> str:
 def effective_mask(mask: np.ndarray, status: str) -> np.ndarray:
     """Return the mask that views are made with: all ones if the mask is empty or full."""
     return mask if status == "ok" else np.ones_like(mask)
+
+
+def overlap(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Return Dice and IoU of two bool masks (h, w); both are NaN when both masks are empty."""
+    both = np.count_nonzero(predicted & truth)
+    total = np.count_nonzero(predicted) + np.count_nonzero(truth)
+    if total == 0:
+        return float("nan"), float("nan")
+    return 2 * both / total, both / (total - both)
+
+
+def hd95(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """Return the 95 % Hausdorff distance in pixels; NaN when a mask is empty.
+
+    As MONAI computes it: the larger of the two directed 95th percentiles of the distance from a
+    boundary pixel (with a 4-neighbour outside) to the nearest one of the other mask.
+    """
+    a, b = (np.argwhere(mask & ~ndimage.binary_erosion(mask)) for mask in (predicted, truth))
+    if not len(a) or not len(b):
+        return float("nan")
+    distances = cKDTree(b).query(a)[0], cKDTree(a).query(b)[0]
+    return float(max(np.percentile(d, 95) for d in distances))
+
+
+def center_ellipse(mask: np.ndarray) -> np.ndarray:
+    """Return a centred ellipse with the image's aspect ratio and (nearly) the mask's area: what one
+    could predict from the size of the region alone."""
+    height, width = mask.shape
+    share = np.count_nonzero(mask) / mask.size
+    scale = np.sqrt(4 * share / np.pi)  # an ellipse that touches all sides covers pi / 4
+    y = (np.arange(height) + 0.5 - height / 2) / (height / 2)
+    x = (np.arange(width) + 0.5 - width / 2) / (width / 2)
+    radius = max(scale, 1e-9)
+    return (y[:, None] ** 2 + x[None, :] ** 2) <= radius**2

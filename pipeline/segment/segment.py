@@ -46,50 +46,37 @@ def segment_dataset(
         The record of the run, also written to cache/<dataset>/records/segment.json.
 
     Raises:
-        ManifestError, ModelError, ConfigError, StoreError: nothing could be done; the message says
-            what to change.
+        ManifestError, ModelError, ConfigError, StoreError: nothing could be done.
         StageFailed: more images failed than `segment.max_failed` allows; the others are done.
+        KeyboardInterrupt: SIGINT or SIGTERM was received; what was computed is kept.
     """
     manifest = read_manifest(paths.manifest(dataset))
-    chosen = select(manifest, options.only)
+    chosen, data = select(manifest, options.only), paths.data(dataset)
     mapper = make_mapper(params, options, predictor)
-    strategy = mapper.strategy
-    items = image_items(
-        chosen,
-        paths.data(dataset),
-        lambda row: {name: row[name] for name in strategy.columns},
-        truth=strategy.uses_truth,
-    )
-    with MaskStoreWriter(
-        paths.masks(dataset),
-        mapper.identity,
-        on_mismatch=options.on_store_mismatch,
-        attrs={"dataset": dataset},
-    ) as writer:
+    columns, truth = mapper.strategy.columns, mapper.strategy.uses_truth
+    items = image_items(chosen, data, lambda row: {n: row[n] for n in columns}, truth=truth)
+    choices = {"on_mismatch": options.on_store_mismatch, "attrs": {"dataset": dataset}}
+    with MaskStoreWriter(paths.masks(dataset), mapper.identity, **choices) as writer:
         writer.sync_manifest(manifest)
-        return run_stage(
-            "segment", items, lambda: mapper, writer, options, (dataset, params, paths)
-        )
+        return run_stage("segment", dataset, params, paths, options, items, mapper, writer)
 
 
 def make_mapper(
     params: Params, options: RunOptions, predictor: Sam2ImagePredictor | None = None
 ) -> SegmentMapper:
     """Return the mapper of `params.segment`; loads the profile's SAM2 if the strategy needs it."""
-    section = params.segment
-    if predictor is None and strategy_class(section).uses_sam2:
-        predictor = load_sam2(params.models.sam2, **options.model_options(section.precision))
-    return SegmentMapper(section, predictor)
+    if predictor is None and strategy_class(params.segment).uses_sam2:
+        predictor = load_predictor(params, options)
+    return SegmentMapper(params.segment, predictor)
+
+
+def load_predictor(params: Params, options: RunOptions) -> Sam2ImagePredictor:
+    """Load the profile's SAM2 on the device of the run."""
+    return load_sam2(params.models.sam2, **options.model_options(params.segment.precision))
 
 
 class SegmentMapper:
-    """m = SAM2(x) as a mapper of the engine.
-
-    Args:
-        params: the segment section of params.yaml.
-        predictor: from `pipeline.models.load_sam2`; None for strategies without a model
-            (`full`, `manifest`).
-    """
+    """m = SAM2(x) as a mapper of the engine; strategies without a model need no predictor."""
 
     def __init__(self, params: SegmentParams, predictor: Sam2ImagePredictor | None = None):
         kind = strategy_class(params)
@@ -102,11 +89,7 @@ class SegmentMapper:
             "mapper_version": MAPPER_VERSION,
             "reader": reader_rules(),
             "model": sam2
-            and {
-                "fingerprint": sam2.fingerprint,
-                "precision": sam2.precision,
-                "mask_threshold": sam2.mask_threshold,
-            },
+            and {n: getattr(sam2, n) for n in ("fingerprint", "precision", "mask_threshold")},
             "prompt": self.strategy.fingerprint(),
             "status": {"min_area": params.min_area, "max_area": params.max_area},
         }
@@ -130,13 +113,7 @@ class SegmentMapper:
         for item, found in zip(items, self.strategy.segment(list(loaded)), strict=True):
             area = float(found.mask.mean())
             status = mask_status(area, self.params.min_area, self.params.max_area)
-            rows.append(
-                replace(
-                    found,
-                    image_id=item.image_id,
-                    status=status,
-                    components=component_count(found.mask),
-                    reason="" if status == "ok" else f"mask {status}: {area:.2%} of the image",
-                )
-            )
+            reason = "" if status == "ok" else f"mask {status}: {area:.2%} of the image"
+            row = replace(found, image_id=item.image_id, status=status, reason=reason)
+            rows.append(replace(row, components=component_count(found.mask)))
         return rows

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from math import nan
 from typing import Any, ClassVar
 
@@ -16,43 +16,34 @@ from torch import Tensor
 
 from pipeline.config import SegmentParams
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.models.prompts import draw_box_prompt
+from pipeline.models import draw_box_prompt
 from pipeline.segment.predictor import BatchPredictor, Prompt
 from pipeline.segment.quality import border_share, bounding_box, stability_score
 from pipeline.store import MaskRow
 
 Region = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels of the image; x1 and y1 exclusive."""
-NMS_IOU = 0.7
-"""Two masks with a larger IoU are the same object (as in SAM's automatic mask generator)."""
-KEEP_SHARE = 0.9
-"""Masks that score at least this share of the best score are merged with it (e.g. two lungs)."""
+NMS_IOU = 0.7  # masks with a larger IoU are the same object (as in SAM's mask generator)
+KEEP_SHARE = 0.9  # masks of this share of the best score are merged with it (e.g. two lungs)
 MAX_MERGED = 4
-DECODER_BATCH = 256
-"""Prompts per pass of the decoder, to bound its memory."""
+DECODER_BATCH = 256  # prompts per pass of the decoder, to bound its memory
 
 
 @dataclass
 class PreparedImage:
-    """One image, preprocessed in a loader thread.
+    """An image, uint8 (h, w, 3), and its region that SAM2 sees: `frame` is that region,
+    preprocessed, and `prompt` is in pixels of it; `prompt_text` is for the mask store."""
 
-    Args:
-        size: height and width of the image, pixels.
-        region: the part of the image that SAM2 sees.
-        frame: that part, preprocessed; None without a model.
-        prompt: in pixels of the region.
-        prompt_text: the prompt for the mask store.
-        image: uint8 (h, w, 3); kept only by strategies that segment twice.
-        truth: bool (h, w) the mask itself, of strategies that run no model.
-    """
-
-    size: tuple[int, int]
+    image: np.ndarray
     region: Region
-    frame: Tensor | None
-    prompt: Prompt = field(default_factory=Prompt)
-    prompt_text: str = ""
-    image: np.ndarray | None = None
-    truth: np.ndarray | None = None
+    frame: Tensor
+    prompt: Prompt
+    prompt_text: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image, pixels."""
+        return self.image.shape[:2]
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -69,10 +60,6 @@ class Strategy:
     """How SAM2 is asked for the mask of an image. Subclasses set `name` and override `ask`.
 
     A strategy never sees label, split, path or id of an image.
-
-    Args:
-        params: the segment section of params.yaml.
-        sam2: batched SAM2; None if `uses_sam2` is False.
 
     Attributes:
         parameters: names of the parameters that decide the mask.
@@ -93,8 +80,7 @@ class Strategy:
         STRATEGIES[cls.name] = cls
 
     def __init__(self, params: SegmentParams, sam2: BatchPredictor | None):
-        self.params = params
-        self.sam2 = sam2
+        self.params, self.sam2 = params, sam2
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what decides the masks besides images and models; part of the store's identity."""
@@ -104,15 +90,8 @@ class Strategy:
     def ask(
         self, columns: Mapping[str, Any], height: int, width: int
     ) -> tuple[Region, Prompt, str]:
-        """Return the region of the image that SAM2 sees, the prompt in it, and its description.
-
-        Args:
-            columns: the values of `self.columns` of this image.
-            height, width: of the image, pixels.
-
-        Raises:
-            PipelineError: a column lacks what the strategy needs.
-        """
+        """Return the region of an image that SAM2 sees, the prompt in it, and its description;
+        `columns` are the values of `self.columns` of this image."""
         return (0, 0, width, height), Prompt(), self.name
 
     def prepare(
@@ -133,14 +112,13 @@ class Strategy:
         """Preprocess the region of an image that SAM2 sees; arguments as `ask` returns them."""
         x0, y0, x1, y1 = region
         frame = self.sam2.preprocess(np.ascontiguousarray(image[y0:y1, x0:x1]))
-        return PreparedImage(image.shape[:2], region, frame, prompt, text)
+        return PreparedImage(image, region, frame, prompt, text)
 
     def segment(self, prepared: list[PreparedImage]) -> list[MaskRow]:
-        """Find the masks of a batch with one pass of the encoder and one of the decoder.
-
-        Returns:
-            Rows with mask, prompt, and SAM2's predicted IoU and stability (NaN without a model).
-        """
+        """Find the masks of a batch with one pass of the encoder and one of the decoder; rows have
+        mask, prompt, and SAM2's predicted IoU and stability (NaN without a model)."""
+        if not prepared:
+            return []
         logits, ious = self.sam2.decode(
             self.sam2.embed([one.frame for one in prepared]),
             [one.prompt for one in prepared],
@@ -158,16 +136,15 @@ class Strategy:
     def ask_box(self, box: np.ndarray, height: int, width: int) -> tuple[Region, Prompt, str]:
         """Return what `ask` returns for a box x0, y0, x1, y1 in pixels of the image.
 
-        SAM2 sees `segment.zoom` times the box, cut at the borders of the image, and gets the
-        corners of the box and, with `segment.box_as_mask`, also a mask prompt.
+        SAM2 sees `segment.zoom` times the box, and gets the corners of the box and, with
+        `segment.box_as_mask`, also a mask prompt.
         """
         region = zoom_region(box, self.params.zoom, width, height)
         x0, y0, x1, y1 = region
         inner = np.asarray(box, np.float32) - np.array([x0, y0, x0, y0], np.float32)
         drawn = None
         if self.params.box_as_mask:
-            size = self.sam2.predictor.mask_prompt_size
-            drawn = draw_box_prompt(inner, y1 - y0, x1 - x0, size)
+            drawn = draw_box_prompt(inner, y1 - y0, x1 - x0, self.sam2.predictor.mask_prompt_size)
         text = "box " + ",".join(f"{v:g}" for v in np.asarray(box, float).round(1))
         if region != (0, 0, width, height):
             text += f" on {x0},{y0},{x1},{y1}"
@@ -186,27 +163,20 @@ class Salient(Strategy):
 
 
 class SalientRefine(Strategy):
-    """`salient`, then `box` (with its mask prompt and zoom) around the mask that was found.
-
-    An empty first mask is the result, since there is no box to refine.
-    """
+    """`salient`, then `box` around the mask that was found; an empty mask has no box to refine."""
 
     name = "salient-refine"
     parameters = ("box_as_mask", "zoom")
 
-    def prepare(self, image, columns, truth=None):
-        return replace(super().prepare(image, columns), image=image)
-
     def segment(self, prepared):
         results = super().segment(prepared)
-        boxes = [bounding_box(first.mask) for first in results]
-        found = [i for i, box in enumerate(boxes) if box is not None]
-        second = []
-        for i in found:
-            region, prompt, text = self.ask_box(boxes[i], *prepared[i].size)
-            text = f"salient, then {text}"
-            second.append(self.prepare_region(prepared[i].image, region, prompt, text))
-        for i, refined in zip(found, super().segment(second) if second else [], strict=True):
+        second: dict[int, PreparedImage] = {}
+        for i, (one, first) in enumerate(zip(prepared, results, strict=True)):
+            if (box := bounding_box(first.mask)) is not None:
+                region, prompt, text = self.ask_box(box, *one.size)
+                text = f"salient, then {text}"
+                second[i] = self.prepare_region(one.image, region, prompt, text)
+        for i, refined in zip(second, super().segment([*second.values()]), strict=True):
             results[i] = refined
         return results
 
@@ -243,28 +213,26 @@ class Points(Strategy):
 
     def ask(self, columns, height, width):
         clicks = [click.split(",") for click in given(columns, "points").split(";")]
-        points = np.array([[float(x), float(y)] for x, y, _ in clicks], np.float32)
-        labels = np.array([int(label) for _, _, label in clicks], np.int32)
+        points = np.array([click[:2] for click in clicks], np.float32)
+        labels = np.array([click[2] for click in clicks], np.int32)
         shown = zip(points, labels, strict=True)
         text = "points " + ";".join(f"{x:g},{y:g},{label}" for (x, y), label in shown)
         return (0, 0, width, height), Prompt(points, labels), text
 
 
-def given(columns: Mapping[str, Any], name: str) -> str:
-    """Return the box or the clicks of a row, whose form `read_manifest` has checked."""
-    if not columns[name]:
-        raise PipelineError(
-            f"no {name} in the manifest",
-            remedy=f"fill in its {name} column, or choose another segment.prompt",
-        )
-    return columns[name]
+def given(columns: Mapping[str, Any], name: str) -> Any:
+    """Return the box, clicks or mask of an image, whose form `read_manifest` has checked."""
+    if (value := columns[name]) is None or (isinstance(value, str) and not value):
+        remedy = f"fill in the column {name}, or choose another segment.prompt"
+        raise PipelineError(f"no {name} in the manifest", remedy=remedy)
+    return value
 
 
 class Manifest(Strategy):
     """Ground-truth masks, from `mask_path` of the manifest: the ceiling ablation.
 
-    An image without a mask file fails: a missing mask does not mean that there is no region. A mask
-    file that is all black says so, and gives an `empty` mask.
+    An image without a mask file fails: a missing mask does not mean that there is no region, as
+    one that is all black does.
     """
 
     name = "manifest"
@@ -272,15 +240,10 @@ class Manifest(Strategy):
     uses_sam2 = False
 
     def prepare(self, image, columns, truth=None):
-        if truth is None:
-            raise PipelineError(
-                "no ground-truth mask in the manifest",
-                remedy="fill in its mask_path, or choose another segment.prompt",
-            )
-        return PreparedImage(truth.shape, (0, 0, *truth.shape[::-1]), None, truth=truth)
+        return given({"mask_path": truth}, "mask_path")
 
     def segment(self, prepared):
-        return [mask_row(one.truth, self.name) for one in prepared]
+        return [mask_row(mask, self.name) for mask in prepared]
 
 
 class Full(Manifest):
@@ -290,16 +253,14 @@ class Full(Manifest):
     uses_truth = False
 
     def prepare(self, image, columns, truth=None):
-        return super().prepare(image, columns, np.ones(image.shape[:2], bool))
+        return np.ones(image.shape[:2], bool)
 
 
 class Auto(Strategy):
     """Automatic masks similar to SAM's generator, with a prior for one salient region.
 
-    Each of grid x grid clicks gives three masks. The score of a mask is predicted IoU x stability
-    x prior. The prior is (1 - share of the image border that the mask covers)^2, since background
-    masks touch the border, and 0 outside the area limits, which removes specks and full-frame
-    masks. After non-maximum suppression the best mask and those nearly as good are merged.
+    Each of grid x grid clicks gives three masks, which score predicted IoU x stability x prior.
+    After non-maximum suppression the best mask and those nearly as good are merged.
     """
 
     name = "auto"
@@ -311,38 +272,27 @@ class Auto(Strategy):
 
     def segment(self, prepared):
         maps = self.sam2.embed([one.frame for one in prepared])
-        clicks = self.params.grid**2
-        per_pass = max(1, DECODER_BATCH // clicks)
+        n = self.params.grid**2
+        per_pass = max(1, DECODER_BATCH // n)
         rows = []
         for start in range(0, len(prepared), per_pass):
             part = prepared[start : start + per_pass]
             prompts = [prompt for one in part for prompt in self.clicks(*one.size)]
-            sizes = [one.size for one in part for _ in range(clicks)]
-            index = [start + i for i in range(len(part)) for _ in range(clicks)]
+            sizes = [one.size for one in part for _ in range(n)]
+            index = [start + i for i in range(len(part)) for _ in range(n)]
             logits, ious = self.sam2.decode(maps, prompts, sizes, index=index, multimask=True)
-            for i, one in enumerate(part):
-                own = slice(i * clicks, (i + 1) * clicks)
-                rows.append(self.merge(one.size, logits[own].flatten(0, 1), ious[own].ravel()))
+            parts = zip(part, logits.split(n), np.split(ious, len(part)), strict=True)
+            rows += [self.merge(one.size, k.flatten(0, 1), iou.ravel()) for one, k, iou in parts]
         return rows
 
     def clicks(self, height: int, width: int) -> list[Prompt]:
         """Return one click in the middle of each cell of the grid."""
         middles = (np.arange(self.params.grid, dtype=np.float32) + 0.5) / self.params.grid
-        label = np.ones(1, np.int32)
-        return [
-            Prompt(np.array([[x * width, y * height]], np.float32), label)
-            for y in middles
-            for x in middles
-        ]
+        points = [[x * width, y * height] for y in middles for x in middles]
+        return [Prompt(np.array([xy], np.float32), np.ones(1, np.int32)) for xy in points]
 
     def merge(self, size: tuple[int, int], logits: Tensor, ious: np.ndarray) -> MaskRow:
-        """Merge the best of k candidate masks.
-
-        Args:
-            size: height and width of the image, pixels.
-            logits: float32 (k, s, s).
-            ious: float32 (k,) predicted IoU.
-        """
+        """Merge the best of k candidate masks: logits float32 (k, s, s), predicted IoU (k,)."""
         threshold = self.sam2.predictor.mask_threshold
         low_res = logits.cpu().numpy()
         masks, stability = low_res > threshold, stability_score(low_res, threshold)
@@ -351,30 +301,21 @@ class Auto(Strategy):
         text = f"auto {self.params.grid}x{self.params.grid}"
         if not chosen:
             return mask_row(np.zeros(size, bool), f"{text}: no mask", 0.0, 0.0)
-        return mask_row(
-            self.sam2.upsample(logits[chosen], *size).any(axis=0),
-            f"{text}: {len(chosen)} merged",
-            float(ious[chosen].mean()),
-            float(stability[chosen].mean()),
-        )
+        mask = self.sam2.upsample(logits[chosen], *size).any(axis=0)
+        scores = float(ious[chosen].mean()), float(stability[chosen].mean())
+        return mask_row(mask, f"{text}: {len(chosen)} merged", *scores)
 
 
 def prior(masks: np.ndarray, min_area: float, max_area: float) -> np.ndarray:
-    """Return how likely each bool (k, h, w) mask is an object, not the background; (k,)."""
+    """Return how likely each mask, bool (k, h, w), is an object: (1 - share of the border that it
+    covers)^2, since background touches the border; 0 for specks and full frames."""
     area = masks.mean(axis=(-2, -1))
     return np.where((area >= min_area) & (area <= max_area), (1 - border_share(masks)) ** 2, 0.0)
 
 
 def choose(masks: np.ndarray, scores: np.ndarray) -> list[int]:
-    """Return the best mask and those with nearly its score, after non-maximum suppression.
-
-    Args:
-        masks: bool (k, h, w).
-        scores: (k,); a mask with score 0 is never chosen.
-
-    Returns:
-        Indices, best first; ties go to the earlier mask.
-    """
+    """Return the best of masks, bool (k, h, w), and those with nearly its score, after non-maximum
+    suppression: indices, best first; ties go to the earlier mask, and score 0 is never chosen."""
     flat = masks.reshape(len(masks), -1).astype(np.float32)
     areas = flat.sum(axis=1)
     best = scores.max(initial=0.0)
@@ -389,28 +330,16 @@ def choose(masks: np.ndarray, scores: np.ndarray) -> list[int]:
 
 
 def strategy_class(params: SegmentParams) -> type[Strategy]:
-    """Return the strategy that `segment.prompt` names.
-
-    Raises:
-        ConfigError: no strategy has this name.
-    """
-    try:
-        return STRATEGIES[params.prompt]
-    except KeyError:
-        raise ConfigError(
-            f"segment.prompt: no strategy is called {params.prompt!r}",
-            remedy=f"choose one of {', '.join(STRATEGIES)}",
-        ) from None
+    """Return the strategy that `segment.prompt` names; ConfigError if there is none."""
+    if params.prompt not in STRATEGIES:
+        message = f"segment.prompt: no strategy is called {params.prompt!r}"
+        raise ConfigError(message, remedy=f"choose one of {', '.join(STRATEGIES)}")
+    return STRATEGIES[params.prompt]
 
 
 def zoom_region(box: Sequence[float] | np.ndarray, zoom: float, width: int, height: int) -> Region:
-    """Return the region of `zoom` times the box around its centre, cut at the image borders.
-
-    Args:
-        box: x0, y0, x1, y1 in pixels.
-        zoom: factor for both sides; 0 means the whole image, values below 1 count as 1.
-        width, height: of the image, pixels.
-    """
+    """Return the region of `zoom` times a box (x0, y0, x1, y1 in pixels) around its centre, cut at
+    the borders of the image; 0 means the whole image, values below 1 count as 1."""
     if not zoom:
         return 0, 0, width, height
     x0, y0, x1, y1 = (float(v) for v in box)

@@ -3,6 +3,6 @@
 Splits depend on image ids, labels, groups and seed only, not on the order of the rows.
 """
 
-from pipeline.splits.plan import Split, SplitPlan, load_split_plan, plan_splits
+from pipeline.splits.plan import Split, SplitPlan, load_split_plan
 
-__all__ = ["Split", "SplitPlan", "load_split_plan", "plan_splits"]
+__all__ = ["Split", "SplitPlan", "load_split_plan"]

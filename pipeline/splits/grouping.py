@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter, defaultdict
 
 import numpy as np
 import pandas as pd
@@ -62,3 +63,11 @@ def shuffled(ids: np.ndarray, *salt: object) -> np.ndarray:
         hashlib.sha256("\0".join([*map(str, salt), image_id]).encode()).digest() for image_id in ids
     ]
     return np.array(sorted(range(len(ids)), key=keys.__getitem__), dtype=np.int64)
+
+
+def content(values: np.ndarray, groups: np.ndarray) -> dict[str, Counter]:
+    """Return unit -> value -> number of images."""
+    counts: dict[str, Counter] = defaultdict(Counter)
+    for value, group in zip(values, groups, strict=True):
+        counts[group][value] += 1
+    return counts

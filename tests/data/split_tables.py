@@ -36,5 +36,5 @@ def audit_of(frame, copies):
 
 def units_of(plan, ids):
     """Return the name of the unit that a plan takes each image for."""
-    names = dict(zip(plan._ids, plan._units, strict=True))
+    names = dict(zip(plan._table["image_id"], plan._table["unit"], strict=True))
     return [names[image_id] for image_id in ids]

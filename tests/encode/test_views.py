@@ -48,11 +48,6 @@ def test_the_random_region_has_the_masks_shape_and_area_at_another_position(sour
     assert any(np.array_equal(cut, f) for f in (own, own[::-1], own[:, ::-1], own[::-1, ::-1]))
 
 
-def test_the_random_region_of_a_full_or_empty_mask_is_the_mask():
-    assert random_mask(np.ones((5, 7), bool), "x").all()
-    assert not random_mask(np.zeros((5, 7), bool), "x").any()
-
-
 def test_fills_replace_what_is_outside_the_mask(source):
     mean = VIEWS["masked"](ViewInput(source.image, source.mask, fill="mean", mean=(0.5, 0.2, 1)))
     assert (mean[~source.mask] == (128, 51, 255)).all()

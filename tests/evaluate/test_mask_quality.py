@@ -17,7 +17,7 @@ from pipeline.errors import StoreError
 from pipeline.evaluate.mask_quality import COLUMNS, mask_quality, summarise_masks
 from pipeline.evaluate.predictions import by_image
 from pipeline.manifest import read_manifest
-from pipeline.segment.overlap import center_ellipse
+from pipeline.segment.quality import center_ellipse
 from pipeline.store import MaskRow, MaskStoreWriter
 from pipeline.store.items import WorkItem
 from tests.project import DATASET, Project

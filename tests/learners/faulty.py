@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from pipeline.learners import DivergedError, register
 from pipeline.learners.zero_shot import ZeroShot
 
@@ -26,3 +28,28 @@ class Diverges(Faulty):
 @register("faulty-fails")
 class Fails(Faulty):
     fault = ValueError("cannot")
+
+
+@register("faulty-unsaved")
+class Unsaved(Faulty):
+    """Leaves at seed 1 what no file can hold."""
+
+    def fit(self, train, val):
+        self.weight_ = np.array(["text"] if self.seed == 1 else [1.0])
+        return super().fit(train, val)
+
+
+@register("faulty-six")
+class Six(Faulty):
+    """Counts its fits, and cannot predict six images."""
+
+    fits = 0
+
+    def fit(self, train, val):
+        Six.fits += 1
+        return super().fit(train, val)
+
+    def predict_proba(self, samples):
+        if len(samples) == 6:
+            raise ValueError("no six")
+        return super().predict_proba(samples)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import special, stats
+from scipy import stats
 
 from pipeline.learners import DivergedError, Samples, get_learner
 
 CLASSES = 3
 DIM = 24
-SHUFFLES = 16
 NAMES = ("zero-shot", "linear-probe", "medfocus", "medfocus-probe")
 TRAINED = NAMES[1:]
 SMALL = {
@@ -59,7 +58,7 @@ def fitted():
     return {name: make(name).fit(TRAIN, VAL) for name in NAMES}
 
 
-LEARNS = "A learner finds classes that are there; on noise or shuffled labels it is at chance."
+LEARNS = "A learner finds classes that are there; on noise it is at chance."
 
 
 @pytest.mark.promise(LEARNS)
@@ -70,37 +69,6 @@ def test_a_learner_finds_classes_that_are_there_with_probabilities_that_sum_to_o
     assert proba.shape == (300, CLASSES) and proba.dtype == np.float32
     np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-5)
     assert (proba.argmax(axis=1) == y).mean() > 0.85
-
-
-@pytest.mark.promise("A saved learner, loaded again, predicts the same bits.")
-@pytest.mark.parametrize("name", NAMES)
-def test_a_restored_learner_predicts_the_same_bits(fitted, name):
-    again = make(name).restore(fitted[name].tensors, fitted[name].chosen)
-    X = draw(50, 4)[0]
-    np.testing.assert_array_equal(predict(again, X), predict(fitted[name], X))
-
-
-@pytest.mark.promise(LEARNS)
-@pytest.mark.parametrize("name", TRAINED)
-def test_shuffled_labels_give_chance(name):
-    X, y, T = draw(60, 1)
-    X_val, y_val, _ = draw(30, 2)
-    X_test, y_test, _ = draw(60, 3)
-    rng = np.random.default_rng(5)
-    # The classes are clusters: on shuffled labels each whole cluster gets one guess, right with
-    # probability 1 / 3. One shuffle may give 0 or 1; their mean over many must be chance.
-    scores = [
-        hits(
-            make(name).fit(
-                samples(X, rng.permutation(y), T), samples(X_val, rng.permutation(y_val), T)
-            ),
-            X_test,
-            y_test,
-        )
-        for _ in range(SHUFFLES)
-    ]
-    deviation = np.sqrt(CLASSES * (1 / CLASSES) * (1 - 1 / CLASSES)) / CLASSES
-    assert abs(np.mean(scores) - 1 / CLASSES) < 3 * deviation / np.sqrt(SHUFFLES)
 
 
 @pytest.mark.promise(LEARNS)
@@ -115,7 +83,7 @@ def test_noise_in_place_of_features_gives_chance(name):
     assert low / 600 <= hits(learner, noise[2], y_test) <= high / 600
 
 
-@pytest.mark.promise("The order of classes and of images changes no prediction.")
+@pytest.mark.promise("The order of classes changes no prediction.")
 @pytest.mark.parametrize("name", NAMES)
 def test_the_order_of_classes_changes_no_prediction(fitted, name):
     order = np.array([2, 0, 1])  # new class k is old class order[k]
@@ -124,23 +92,6 @@ def test_the_order_of_classes_changes_no_prediction(fitted, name):
     X = draw(200, 3, spread=2)[0]
     ours = predict(make(name).fit(*parts), X).argmax(axis=1)
     np.testing.assert_array_equal(order[ours], predict(fitted[name], X).argmax(axis=1))
-
-
-@pytest.mark.promise("The order of classes and of images changes no prediction.")
-@pytest.mark.parametrize("name", ("linear-probe", "zero-shot"))
-def test_the_order_of_images_changes_no_prediction(fitted, name):
-    order = np.random.default_rng(0).permutation(90)
-    learner = make(name).fit(samples(TRAIN.X[order], TRAIN.y[order], TRAIN.text), VAL)
-    X = draw(200, 3)[0]
-    ours, theirs = predict(learner, X), predict(fitted[name], X)
-    np.testing.assert_array_equal(ours.argmax(axis=1), theirs.argmax(axis=1))
-
-
-@pytest.mark.parametrize("name", TRAINED)
-def test_a_learner_does_without_a_validation_part(name):
-    learner = make(name).fit(TRAIN, NONE)
-    assert learner.val_score is None
-    assert hits(learner, *draw(100, 3)[:2]) > 0.8
 
 
 @pytest.mark.promise("A fit that becomes infinite or NaN is reported as diverged.")
@@ -162,10 +113,3 @@ def test_where_there_is_nothing_to_choose_validation_images_change_no_parameter(
     assert first.val_score != other.val_score
     for tensor, values in first.tensors.items():
         np.testing.assert_array_equal(other.tensors[tensor], values)
-
-
-def test_zero_shot_is_the_softmax_of_scaled_cosines():
-    X, _, T = draw(50, 1)
-    cosine = (X / np.linalg.norm(X, axis=1)[:, None]) @ (T / np.linalg.norm(T, axis=1)[:, None]).T
-    proba = predict(make("zero-shot", scale=10.0).fit(TRAIN, NONE), X)
-    np.testing.assert_allclose(proba, special.softmax(10 * cosine, axis=1), rtol=1e-4)

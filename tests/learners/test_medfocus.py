@@ -33,12 +33,6 @@ def network(gate: float = 0.0, n: int = 12, d: int = 16, classes: int = 3):
 
 
 @pytest.mark.promise(EQUATIONS)
-def test_the_gate_starts_closed_so_that_M_is_the_image_embedding():
-    made, image = network()
-    torch.testing.assert_close(made.fused().fuse(image), image)
-
-
-@pytest.mark.promise(EQUATIONS)
 def test_M_is_the_image_plus_gated_attention_over_all_prompts():
     made, image = network(gate=0.8)
     Z = (image - made.mean) / made.scale

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import DiskError, StoreError
+from pipeline.errors import StoreError
 from pipeline.learners import register
 from pipeline.learners.train import train_dataset
 from pipeline.paths import Paths
@@ -24,7 +24,7 @@ PARAMS = small_params("linear-probe", "faulty-waits", train__views=MASKED, split
 TRAIN = """
 import sys
 from pathlib import Path
-from pipeline.cli.running import guarded
+from pipeline.cli.options import guarded
 from pipeline.paths import Paths
 from pipeline.learners import train
 from tests.learners.test_stopped import PARAMS
@@ -80,13 +80,3 @@ def test_a_second_train_is_refused_and_after_a_kill_the_next_one_goes_on(waiting
     fresh = make_project(tmp_path / "fresh")
     train(fresh, PARAMS)
     assert digests(paths) == digests(fresh)
-
-
-@pytest.mark.promise(KEPT)
-def test_fits_are_kept_when_the_tables_cannot_be_written(tmp_path):
-    paths = make_project(tmp_path)
-    paths.predictions("toy", "linear-probe").mkdir(parents=True)
-    with pytest.raises(DiskError, match=r"predictions\.parquet"):
-        train(paths, PARAMS)
-    paths.predictions("toy", "linear-probe").rmdir()
-    assert train(paths, PARAMS, learners=["linear-probe"])["done"] == 0

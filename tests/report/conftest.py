@@ -52,18 +52,12 @@ def data(loaded) -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def html(project, tmp_path_factory) -> str:
+def html(project) -> str:
     """The report on "one"."""
-    return page_of(*project, tmp_path_factory.mktemp("html"))
+    return build_report(*project).read_text("utf-8")
 
 
 @pytest.fixture(scope="session")
 def wide(real) -> Path:
     """The report on "lung": five shares, four classes, quoted figures, as a real one has."""
     return build_report(*real)
-
-
-def page_of(params: Params, paths: Paths, folder: Path, *names: str) -> str:
-    """Build the report of a copy of a project and return the page."""
-    shutil.copytree(paths.root, folder / "project")
-    return build_report(params, Paths(folder / "project"), names or None).read_text("utf-8")

@@ -1,8 +1,4 @@
-"""A project folder with everything that a report reads, made without a model.
-
-Images, ground-truth masks, the mask store, predictions and the audit are fabricated with a fixed
-seed; `evaluate` runs for real on them, so that its tables are those of a real project.
-"""
+"""A project folder with everything that a report reads, made without a model."""
 
 from __future__ import annotations
 

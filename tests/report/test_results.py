@@ -12,8 +12,7 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.paths import Paths
 from pipeline.report import results, words
-from pipeline.report.data import GROUPED, PUBLISHED, load_dataset
-from pipeline.report.paper import OTHER_SET, quoted
+from pipeline.report.data import GROUPED, OTHER_SET, PUBLISHED, load_dataset, quoted
 
 
 @pytest.fixture(scope="module")
@@ -81,18 +80,13 @@ def test_the_csv_files_hold_every_row(written):
         assert value == paper[fraction]
 
 
-def test_phantoms_are_labelled_and_a_dataset_that_was_not_evaluated_is_named(fresh):
+def test_phantoms_are_labelled_and_a_dataset_that_was_not_evaluated_is_named(fresh, tmp_path):
     params, paths = fresh
+    with pytest.raises(PipelineError, match="no dataset has been evaluated"):
+        results.write_results(params, Paths(tmp_path))
     results.write_results(params, paths, ["one", "later"])
     page = (paths.results / "README.md").read_text("utf-8")
     assert "Synthetic data: one." in page and "(quoted)" not in page
     assert csv(paths.results / "one.csv.gz")["quoted_MedFocusCLIP"].isna().all()
     assert "later has not been evaluated: `pipeline evaluate --dataset later`" in page
     assert "`pipeline results --dataset one --dataset later`" in page
-
-
-def test_nothing_is_written_before_evaluate(project, tmp_path):
-    params, _ = project
-    with pytest.raises(PipelineError, match="no dataset has been evaluated"):
-        results.write_results(params, Paths(tmp_path))
-    assert not (tmp_path / "results").exists()

@@ -1,8 +1,5 @@
 """The prompt benchmark: true figures, kept rows, and no way from ground truth into `segment`."""
 
-import os
-import signal
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,15 +8,8 @@ from torchmetrics.functional.classification import binary_f1_score, binary_jacca
 
 from pipeline import open_masks
 from pipeline.engine.options import RunOptions
-from pipeline.engine.record import RunRecord
 from pipeline.errors import ConfigError, StageFailed
-from pipeline.segment.prompt_quality import (
-    deepest_point,
-    ellipse,
-    measure_prompts,
-    reference_prompts,
-    truth_sample,
-)
+from pipeline.segment.prompt_quality import measure_prompts, reference_prompts, truth_sample
 from pipeline.segment.segment import segment_dataset
 from tests.project import DATASET
 from tests.segment.small_sam2 import scene
@@ -57,6 +47,8 @@ def test_figures_are_those_of_the_masks_that_segment_makes(project, run, sam2, p
     for row in project.rows:  # the references, given to segment as a user would give them
         truth = scene(int(row["image_id"][0]), row["height"], row["width"])[1]
         row |= reference_prompts(truth, 0.1, f"0\n{row['sha256']}#0")[1]
+        x, y, _ = row["points"].split(",")
+        assert truth[int(float(y)), int(float(x))]
     project.write()
     params = project.params(segment__prompt=prompt, segment__grid=3)
     segment_dataset(DATASET, params, project.paths, RunOptions(workers=1), predictor=sam2)
@@ -77,9 +69,6 @@ def test_a_larger_sample_adds_to_a_smaller_and_a_relabelled_image_keeps_its_figu
     record = run()
     assert (record.done, record.skipped) == (4, 2)
     before = project.paths.prompt_quality(DATASET).read_bytes()
-    record = run()
-    assert (record.done, record.skipped) == (0, 6)
-    assert project.paths.prompt_quality(DATASET).read_bytes() == before
     run(force=True)
     assert project.paths.prompt_quality(DATASET).read_bytes() == before
     project.row("0.png")["label"] = "cat"
@@ -87,39 +76,10 @@ def test_a_larger_sample_adds_to_a_smaller_and_a_relabelled_image_keeps_its_figu
     assert run().done == 0
     rows = table(project)
     assert set(rows[rows["image_id"] == "0.png"]["label"]) == {"cat"}
-
-
-def test_a_changed_parameter_or_mask_file_measures_again_what_it_decides(project, run):
-    run()
-    before = table(project).set_index(["strategy", "image_id"])["dice"]
-    assert run(segment__grid=2, prompt_quality__box_jitter=0.3).done == 6
-    after = table(project).set_index(["strategy", "image_id"])["dice"]
-    assert before["salient"].equals(after["salient"])
-    assert not before["box-ellipse"].equals(after["box-ellipse"])
     image, truth = scene(1, 45, 64)
     project.rows[1] = project.make_row("1.png", image, np.roll(truth, 9, axis=1))
     project.write()
-    assert run(segment__grid=2, prompt_quality__box_jitter=0.3).done == 1
-
-
-@pytest.mark.promise("Ctrl-C keeps what was computed and exits 130; a second one exits at once.")
-def test_ctrl_c_keeps_what_was_measured_and_the_next_run_continues(project, run, sam2, monkeypatch):
-    resize, calls = sam2._transforms, []
-
-    def pressed(image):
-        calls.append(1)
-        if len(calls) == 3:  # in the first batch
-            os.kill(os.getpid(), signal.SIGINT)
-        return resize(image)
-
-    monkeypatch.setattr(sam2, "_transforms", pressed)
-    with pytest.raises(KeyboardInterrupt):
-        run(batch_size=2)
-    record = RunRecord.read(project.paths.record(DATASET, "prompt_quality"))
-    assert (record.status, record.done) == ("interrupted", 2)
-    assert len(table(project)) == 2 * len(NAMES)
-    record = run()
-    assert (record.status, record.done, record.skipped) == ("ok", 4, 2)
+    assert run().done == 1 and run(prompt_quality__box_jitter=0.3).done == 6
 
 
 @pytest.mark.parametrize("name", ("masks/2.png", "2.png"))
@@ -135,8 +95,7 @@ def test_a_file_that_cannot_be_read_fails_and_is_tried_again(project, run, name)
     assert (record.status, record.done, record.skipped) == ("ok", 0, 5)
     assert set(record.failed) == {"2.png"}
     file.write_bytes(good)
-    record = run()
-    assert (record.done, record.skipped, record.failed) == (1, 5, {})
+    assert run().done == 1
 
 
 def test_sets_without_ground_truth_and_phantoms(project, run):
@@ -151,12 +110,10 @@ def test_sets_without_ground_truth_and_phantoms(project, run):
     assert table(project).empty
 
 
-@pytest.mark.parametrize(
-    ("names", "said"), [(["boxx"], "prompt_quality.strategies"), (["manifest"], "itself")]
-)
-def test_a_strategy_that_is_unknown_or_the_truth_itself_is_refused(run, names, said):
-    with pytest.raises(ConfigError, match=said):
-        run(prompt_quality__strategies=names)
+@pytest.mark.parametrize("name", ["boxx", "manifest"])
+def test_a_strategy_that_is_unknown_or_the_truth_itself_is_refused(run, name):
+    with pytest.raises(ConfigError, match=f"prompt_quality.strategies: {name}"):
+        run(prompt_quality__strategies=[name])
 
 
 @pytest.mark.promise("Boxes and clicks made from the ground truth never reach `segment`.")
@@ -187,29 +144,3 @@ def test_the_sample_has_ground_truth_the_test_part_first_and_depends_on_bytes_an
     other = table.sample(frac=1, random_state=1).assign(image_id=range(len(table)))
     assert set(truth_sample(other, in_test + 9, 0)["sha256"]) == set(drawn["sha256"])
     assert set(truth_sample(table, in_test + 9, 1)["sha256"]) != set(drawn["sha256"])
-
-
-@pytest.mark.parametrize("jitter", (0.0, 0.1))
-def test_reference_prompts_are_the_box_and_a_click_inside(jitter):
-    _, truth = scene(3, 90, 70)
-    rows, columns = np.nonzero(truth)
-    tight = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-    box, row = reference_prompts(truth, jitter, "seed")
-    width, height = tight[2] - tight[0], tight[3] - tight[1]
-    assert (np.abs(box - tight) <= jitter * np.array([width, height] * 2) + 1e-9).all()
-    assert (box != tight).any() == bool(jitter)
-    assert [float(v) for v in row["box"].split(",")] == pytest.approx(box, abs=1e-3)
-    x, y, label = row["points"].split(",")
-    assert truth[int(float(y)), int(float(x))] and label == "1"
-    assert reference_prompts(truth, jitter, "seed")[1] == row
-
-
-def test_the_click_is_the_deepest_pixel_and_the_ellipse_fills_its_box():
-    mask = np.zeros((50, 60), bool)
-    mask[10:31, 20:41] = True
-    mask[20, 41:60] = True  # a thin tail that moves the middle of the box
-    assert deepest_point(mask) == (30, 20)
-    drawn = ellipse(np.array([10.0, 20, 70, 50]), 80, 100)
-    rows, columns = np.nonzero(drawn)
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (20, 49, 10, 69)
-    assert drawn.sum() == pytest.approx(np.pi / 4 * 60 * 30, rel=0.01)

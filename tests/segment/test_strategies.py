@@ -9,9 +9,9 @@ from PIL import Image
 from pipeline.errors import PipelineError
 from pipeline.images import read as reader
 from pipeline.models.sam2 import Sam2ImagePredictor
-from pipeline.segment.predictor import BatchPredictor
+from pipeline.segment.quality import mask_status, stability_score
 from pipeline.segment.segment import SegmentMapper
-from pipeline.segment.strategies import STRATEGIES, choose, prior, strategy_class
+from pipeline.segment.strategies import STRATEGIES, choose, prior
 from pipeline.store import WorkItem
 
 WITH_SAM2 = [name for name, strategy in STRATEGIES.items() if strategy.uses_sam2]
@@ -24,10 +24,6 @@ def segment_images(images, params, predictor=None, rows=None):
     items = [WorkItem(str(i), "", Path()) for i in range(len(images))]
     prepared = [mapper.prepare(image, row) for image, row in zip(images, rows, strict=True)]
     return mapper.map(items, prepared)
-
-
-def make_strategy(chosen, predictor):
-    return strategy_class(chosen)(chosen, BatchPredictor(predictor))
 
 
 def manifest_rows(scenes):
@@ -80,48 +76,6 @@ def test_a_box_with_zoom_is_segmented_on_the_crop_and_pasted_back(sam2, scenes, 
     assert row.prompt == "box 10,20,30,44 on 0,8,40,56"
 
 
-def test_box_as_mask_zoom_and_center_box_change_what_is_asked(sam2, params):
-    def ask(**values):
-        return make_strategy(params(**values), sam2).ask({"box": "10,20,30,44"}, 75, 55)
-
-    size = sam2.mask_prompt_size
-    region, prompt, _ = ask(prompt="box", box_as_mask=True, zoom=2.0)
-    assert region == (0, 8, 40, 56) and prompt.mask.shape == (1, size, size)
-    region, prompt, _ = ask(prompt="box", box_as_mask=False, zoom=0.0)
-    assert region == (0, 0, 55, 75) and prompt.mask is None
-    region, prompt, text = ask(prompt="center-box", center_box=0.5, zoom=0)
-    assert region == (0, 0, 55, 75) and text == "box 13.8,18.8,41.2,56.2"
-    assert prompt.points.tolist() == [[13.75, 18.75], [41.25, 56.25]]
-
-
-def test_refine_segments_again_in_the_box_of_the_first_mask(sam2, scenes, params):
-    image, _ = scenes[3]
-    first = segment_images([image], params(prompt="salient"), sam2)[0]
-    rows, columns = np.nonzero(first.mask)
-    box = f"{columns.min()},{rows.min()},{columns.max() + 1},{rows.max() + 1}"
-    second = segment_images([image], params(prompt="box"), sam2, [{"box": box}])[0]
-    refined = segment_images([image], params(prompt="salient-refine"), sam2)[0]
-    assert np.array_equal(refined.mask, second.mask)
-    assert refined.prompt == f"salient, then {second.prompt}"
-
-
-@pytest.mark.parametrize("prompt", ["salient", "salient-refine"])
-def test_a_blank_image_has_an_empty_mask(sam2, params, prompt):
-    row = segment_images([np.zeros((50, 60, 3), np.uint8)], params(prompt=prompt), sam2)[0]
-    assert row.status == "empty" and row.mask.shape == (50, 60) and "empty" in row.reason
-
-
-@pytest.mark.parametrize("prompt", ["box", "points"])
-def test_a_missing_prompt_fails_with_the_remedy(sam2, scenes, params, prompt):
-    with pytest.raises(PipelineError, match="manifest"):
-        segment_images([scenes[0][0]], params(prompt=prompt), sam2, [{"box": "", "points": ""}])
-
-
-def test_full_is_all_ones_and_needs_no_model(scenes, params):
-    row = segment_images([scenes[0][0]], params(prompt="full"))[0]
-    assert row.mask.all() and row.status == "full" and np.isnan(row.predicted_iou)
-
-
 def test_manifest_masks_are_the_files_or_fail(tmp_path, scenes, params):
     image, region = scenes[2]
     saved = {"m.png": region, "black.png": region & False, "small.png": region[:-1]}
@@ -147,10 +101,7 @@ def test_auto_drops_specks_full_frames_and_background_and_merges_equals():
     masks[3] = ~masks[0]
     assert prior(masks, 0.01, 0.9).tolist() == [1, 0, 0, 0]
     masks = np.zeros((4, 20, 20), bool)
-    masks[0, 2:8, 2:8] = True
-    masks[1, 2:8, 2:9] = True
-    masks[2, 12:18, 12:18] = True
-    masks[3, 2:6, 14:18] = True
+    masks[0, 2:8, 2:8] = masks[1, 2:8, 2:9] = masks[2, 12:18, 12:18] = masks[3, 2:6, 14:18] = True
     assert choose(masks, np.array([0.9, 0.95, 0.9, 0.5])) == [1, 2]
     assert choose(masks, np.zeros(4)) == []
 
@@ -170,14 +121,30 @@ def test_everything_that_changes_masks_changes_the_identity(sam2, params, monkey
     assert identity(prompt="box") == base == identity(prompt="box", grid=5)
     others = [
         identity(prompt="box", zoom=0),
-        identity(prompt="box", box_as_mask=False),
         identity(prompt="box", min_area=0.01),
         identity(predictor("bf16", sam2.fingerprint), prompt="box"),
         identity(predictor("fp32", {"sha256": "other"}), prompt="box"),
     ]
     assert all(other != base for other in others)
     assert identity(prompt="auto", grid=5) != identity(prompt="auto", grid=3)
-    assert identity(prompt="center-box", center_box=0.5) != identity(prompt="center-box")
     assert len({str(identity(prompt=name)) for name in STRATEGIES}) == len(STRATEGIES)
     monkeypatch.setattr(reader, "READER_VERSION", "another")
     assert identity(prompt="box") != base
+
+
+@pytest.mark.parametrize(
+    ("area", "limits", "status"),
+    [
+        (0.0019, (0.002, 0.95), "empty"),
+        (0.002, (0.002, 0.95), "ok"),
+        (0.951, (0.002, 0.95), "full"),
+        (0, (0, 1), "empty"),
+        (1, (0, 1), "full"),
+    ],
+)
+def test_status_by_area(area, limits, status):
+    assert mask_status(area, *limits) == status
+
+
+def test_stability_is_the_iou_of_a_stricter_and_a_looser_threshold():
+    assert stability_score(np.array([[5.0, 0.5, -0.5, -5.0]])) == pytest.approx(1 / 3)

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 from open_clip.model import CustomTextCLIP
 from open_clip.tokenizer import HFTokenizer
@@ -13,8 +14,8 @@ from safetensors.torch import save_file
 from timm.data import ImageNetInfo
 
 from pipeline.io import atomic_write
+from pipeline.models.checkpoint import lite0_state, minilm_folder
 from pipeline.models.clip import PROJECTION, build_clip, clip_config
-from pipeline.models.sources import lite0_path, minilm_folder
 
 TEMPLATES = ("a photo of a {}.", "{}", "an image of {}")
 RIDGE = 0.3
@@ -29,8 +30,8 @@ def class_names() -> list[str]:
 
 def classifier_rows() -> torch.Tensor:
     """Return the classifier's rows, centred and of length 1: float64 (1000, 1280)."""
-    tensors = list(torch.load(lite0_path(), map_location="cpu", weights_only=True).values())
-    rows = tensors[-2].double()
+    names = list(timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict())
+    rows = list(lite0_state(names).values())[-2].double()
     rows = rows - rows.mean(0)
     return rows / rows.norm(dim=1, keepdim=True)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.io import atomic_write
-from pipeline.models.seen import DIGITS
+from pipeline.models import DIGITS
 from tools.pretrain.data import Item
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline.models.prompts import draw_box_prompt
+from pipeline.models import draw_box_prompt
 from pipeline.segment.prompt_quality import jitter_box
 
 

@@ -14,9 +14,9 @@ from safetensors import safe_open
 
 from pipeline.config import ModelSpec
 from pipeline.io import atomic_write_json, sha256_file
+from pipeline.models.checkpoint import LITE0_SHA256, MINILM_SHA256
 from pipeline.models.clip import load_clip
 from pipeline.models.sam2 import load_sam2
-from pipeline.models.sources import LITE0_SHA256, MINILM_SHA256
 from tools.pretrain import clip_projection, evaluate, judge_clip
 from tools.pretrain.card import Measured, summarise, table, write_card
 from tools.pretrain.data import PHANTOMS, Item

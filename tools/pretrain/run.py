@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from sam2.modeling.sam2_base import SAM2Base
 
 from pipeline.io import atomic_write
+from pipeline.models.checkpoint import lite0_state
 from pipeline.models.sam2 import instantiate_sam2
-from pipeline.models.sources import lite0_state
 from tools.pretrain import loop
 from tools.pretrain.data import Item
 
