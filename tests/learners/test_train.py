@@ -236,7 +236,7 @@ def test_without_any_test_row_the_same_fits_are_saved_and_evaluate_says_what_is_
         np.testing.assert_array_equal(now, then)
     assert any("no image says test" in note for note in record.parameters["notes"])
     assert not train(cut, PROBE)["done"]
-    with pytest.raises(PipelineError, match="no protocol has a test image"):
+    with pytest.raises(PipelineError, match="no test image"):
         evaluate_dataset("toy", PROBE, cut)
 
 
