@@ -176,7 +176,7 @@ def show_progress(
     start = shown = time.monotonic()
     finished = bad = 0
     terminal = sys.stderr.isatty()
-    clear, seconds = ("\r\x1b[K", 0.1) if terminal else ("", 10.0)
+    begin, width, seconds = ("\r", 40, 0.1) if terminal else ("", 0, 10.0)
 
     def say(text: str = "", end: str = "\n") -> None:
         nonlocal shown
@@ -184,7 +184,8 @@ def show_progress(
         rate = f"{finished / max(shown - start, 1e-9):.1f} {unit}/s"
         text = text or f"{finished}/{total}{f', {bad} failed' if bad else ''}, {rate}"
         if show:
-            print(f"{clear}{title}: {text}", end=end, file=sys.stderr, flush=True)
+            line = f"{begin}{title}: {text:<{width}}"  # the blanks hide what a longer line left
+            print(line, end=end, file=sys.stderr, flush=True)
 
     def add(done: int, failed: int) -> None:
         nonlocal finished, bad

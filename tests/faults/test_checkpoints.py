@@ -26,7 +26,7 @@ def test_a_wrong_checkpoint_is_named_and_the_store_stands(
     before = site.outputs(stage)
     for words, data, more in (
         ("a checkpoint of another model", other.read_bytes(), {}),
-        ("truncated", good.read_bytes()[:9000], {}),
+        ("is damaged", good.read_bytes()[:9000], {}),
         ("0" * 64, good.read_bytes(), {"sha256": "0" * 64}),
     ):
         (site.root / "mine.safetensors").write_bytes(data)
