@@ -142,20 +142,19 @@ class TextTable(NamedTuple):
     def column(self, name: str) -> list[str]:
         """Return the values of one column; ManifestError where there is none of this name."""
         if name not in self.header:
-            found, remedy = ", ".join(self.header), f"name the column {name!r} in the first line"
-            raise ManifestError(
-                f"no column {name!r} (it has: {found})", path=self.path, remedy=remedy
-            )
+            message = f"no column {name!r} (it has: {', '.join(self.header)})"
+            remedy = f"name the column {name!r} in the first line"
+            raise ManifestError(message, path=self.path, remedy=remedy)
         k = self.header.index(name)
         return [row[k] for row in self.rows]
 
 
-def read_text_csv(path: str | os.PathLike, *, delimiters: str = ",;\t") -> TextTable:
+def read_text_csv(path: str | os.PathLike) -> TextTable:
     """Read a CSV file in which every value stays text, byte for byte.
 
     A UTF-8 byte order mark is dropped; Unix, Windows and old Mac line ends are accepted; the
-    delimiter is the one of `delimiters` that occurs most often in the first line. Empty lines are
-    skipped. Quotes follow RFC 4180.
+    delimiter is that of comma, semicolon and tab which occurs most often in the first line. Empty
+    lines are skipped. Quotes follow RFC 4180.
 
     Raises:
         ManifestError: the file is missing, is not UTF-8 text, or has no header, a column twice,
@@ -169,7 +168,7 @@ def read_text_csv(path: str | os.PathLike, *, delimiters: str = ",;\t") -> TextT
             raise UnicodeDecodeError("utf-8", raw, nul, nul + 1, "NUL")
         text = raw.decode("utf-8-sig")
         lines = io.StringIO(text, newline="")
-        delimiter = max(delimiters, key=(text.splitlines() or [""])[0].count)
+        delimiter = max(",;\t", key=(text.splitlines() or [""])[0].count)
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
         table = TextTable(path, next(reader, []), [], [])
         start = reader.line_num + 1
@@ -274,12 +273,9 @@ class ProcessLock:
         remedy = f"wait for it to end, or stop it; a {self.guards} has one writer at a time"
         if holder["host"] != here:
             remedy = f"if no run is alive on {holder['host']}, delete this file"
-        raise StoreError(
-            f"the {self.guards} is being written by process {holder['pid']} on {holder['host']} "
-            f"({holder['command']})",
-            path=self.path,
-            remedy=remedy,
-        )
+        who = f"process {holder['pid']} on {holder['host']} ({holder['command']})"
+        message = f"the {self.guards} is being written by {who}"
+        raise StoreError(message, path=self.path, remedy=remedy)
 
     def _holder(self) -> dict[str, Any]:
         """Return the holder named in the file; {} when there is none, or it is incomplete."""

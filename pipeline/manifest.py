@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -155,10 +155,11 @@ def check_rows(
     if data is not None:
         kinds.append(_missing_files(frame, Path(data), "path", "run `pipeline data add` again"))
         kinds.append(_missing_files(frame, Path(data), "mask_path", "empty the cell"))
-    listed = sorted(problem for kind in kinds for problem in sorted(kind)[:MAX_LISTED])
+    found = [sorted(kind) for kind in kinds]
+    listed = sorted(problem for kind in found for problem in kind[:MAX_LISTED])
     if not listed:
         return
-    total = sum(map(len, kinds))
+    total = sum(map(len, found))
     text = [f"  line {line}, {column}: {what} - {how}" for line, column, what, how in listed]
     text += [f"  ... and {total - len(listed)} more of these kinds"] * (total > len(listed))
     raise ManifestError("\n".join([f"{total} problem{'s' * (total > 1)}", *text]), path=path)
@@ -199,29 +200,24 @@ def _broken(frame: pd.DataFrame, column: str, valid: Callable, what: str, remedy
     return [(line, column, f"{what}: {value!r}", remedy) for line, value in rows]
 
 
-def _duplicates(frame: pd.DataFrame, columns: list[str], remedy: str) -> list[Problem]:
+def _duplicates(frame: pd.DataFrame, columns: list[str], remedy: str) -> Iterator[Problem]:
     first = frame.groupby(columns)["line"].transform("first")
-    problems = []
     for at in frame.index[frame.duplicated(columns)]:
         what = f"{' and '.join(map(repr, frame.loc[at, columns]))} is on line {first[at]} too"
-        problems.append((frame.at[at, "line"], " and ".join(columns), what, remedy))
-    return problems
+        yield frame.at[at, "line"], " and ".join(columns), what, remedy
 
 
-def _patients_in_two_splits(frame: pd.DataFrame) -> list[Problem]:
+def _patients_in_two_splits(frame: pd.DataFrame) -> Iterator[Problem]:
     known = frame[(frame["patient_id"] != "") & (frame["split"] != "")]
     remedy = "move the patient to one split, or add again with `--on-shared-patient drop-train`"
-    problems = []
     for patient, first in known.groupby(["patient_id", "split"])["line"].first().groupby(level=0):
         if len(first) > 1:
             where = "; ".join(f"{split} (line {line})" for (_, split), line in first.items())
             what = f"patient {patient!r} is in {where}"
-            problems.append((first.min(), "patient_id", what, remedy))
-    return problems
+            yield first.min(), "patient_id", what, remedy
 
 
-def _prompts_outside(frame: pd.DataFrame) -> list[Problem]:
-    problems = []
+def _prompts_outside(frame: pd.DataFrame) -> Iterator[Problem]:
     remedy = "use pixels of the upright image, the smaller first in a box"
     for row in frame[(frame["box"] != "") | (frame["points"] != "")].itertuples():
         for column, text in (("box", row.box), ("points", row.points)):
@@ -236,14 +232,13 @@ def _prompts_outside(frame: pd.DataFrame) -> list[Problem]:
                 continue  # `_RULES` has reported it
             if not inside:
                 what = f"{text} is not inside the image of {w} x {h}"
-                problems.append((row.line, column, what, remedy))
-    return problems
+                yield row.line, column, what, remedy
 
 
-def _missing_files(frame: pd.DataFrame, data: Path, column: str, otherwise: str) -> list[Problem]:
-    problems = []
+def _missing_files(
+    frame: pd.DataFrame, data: Path, column: str, otherwise: str
+) -> Iterator[Problem]:
     for line, name in zip(frame["line"], frame[column], strict=True):
         if name and not (file := data / name).is_file():
             what = "a broken link" if file.is_symlink() else "no such file"
-            problems.append((line, column, f"{what}: {file}", f"put it back, or {otherwise}"))
-    return problems
+            yield line, column, f"{what}: {file}", f"put it back, or {otherwise}"

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from pipeline.audit.table import read_audit
@@ -20,10 +18,10 @@ from pipeline.evaluate.mask_quality import mask_quality, masks_inputs, summarise
 from pipeline.evaluate.predictions import blocks, image_units, read_runs, test_set
 from pipeline.evaluate.scores import Columns, compare_block, run_tables, score_block
 from pipeline.io import atomic_write, atomic_write_json
-from pipeline.learners.runs import run_inputs
+from pipeline.learners.runs import run_inputs, write_table
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
-from pipeline.provenance import stamp, with_stamp
+from pipeline.provenance import stamp
 
 TABLES = {
     "metrics": "protocol subset learner view fraction seed metric value lo hi n_images n_labels "
@@ -97,9 +95,10 @@ def evaluate_dataset(
         for name, table in tables.items():
             with atomic_write(paths.plots(dataset) / f"{name}.csv") as partial:
                 table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
-        _write_parquet(quality, paths.mask_quality(dataset), quality_inputs)
+        write_table(paths.mask_quality(dataset), quality, quality_inputs, "snappy")
         inputs |= stamp(**tables_of(paths, dataset))
-        _write_parquet(metrics, paths.metrics_table(dataset), inputs)  # last, with their hashes
+        # Last, with the hashes of the others.
+        write_table(paths.metrics_table(dataset), metrics, inputs, "snappy")
         found = summary(metrics, quality, dataset)
         atomic_write_json(paths.metrics(dataset), found)
         record.total = record.done = len(metrics)
@@ -150,9 +149,3 @@ def summary(metrics: pd.DataFrame, quality: pd.DataFrame, dataset: str) -> dict[
     if len(quality):
         found["dice"] = quality.groupby("strategy")["dice"].mean().dropna().round(4).to_dict()
     return {dataset: found}
-
-
-def _write_parquet(table: pd.DataFrame, path: Path, inputs: dict[str, str]) -> None:
-    made = pa.Table.from_pandas(table, preserve_index=False)
-    with atomic_write(path) as partial:
-        pq.write_table(with_stamp(made, inputs), partial)

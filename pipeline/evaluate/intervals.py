@@ -184,14 +184,11 @@ def percentile_interval(replicates: np.ndarray, confidence: float) -> np.ndarray
 
 
 def independent_units(counts: np.ndarray, test_sets: np.ndarray) -> np.ndarray:
-    """Return the number of independent units behind means over seeds, int (F,).
+    """Return the number of independent units behind means over seeds, int (F,), for the units
+    by seed and metric (S, F), 0 where a seed has no value, and each seed's number of its test set.
 
     Seeds that share a test set may err on the same units. Where at most k do, all n_s units of S
     seeds are right with probability at most mean(p_s) ** (min(n_s) * S / k).
-
-    Args:
-        counts: units by seed and metric (S, F); seeds with 0 have no value and are left out.
-        test_sets: number of each seed's test set (S,).
     """
     some = counts > 0
     sharing = np.eye(test_sets.max() + 1, dtype=int)[test_sets].T @ some

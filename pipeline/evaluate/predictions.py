@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from pipeline.config import CROSS_VALIDATED
+from pipeline.config import CROSS_VALIDATED, Params
 from pipeline.errors import PipelineError
 from pipeline.learners.runs import read_predictions, run_inputs, train_command
+from pipeline.paths import Paths
 from pipeline.provenance import check, schema_stamp
 from pipeline.splits.grouping import TIES, units, with_copies
-
-if TYPE_CHECKING:
-    from pipeline.config import Params
-    from pipeline.paths import Paths
 
 COPIES = {"clean": "copy_in_train", "clean_any": "copy_in_train_any"}
 """Subset -> column of the leak audit that marks the images it leaves out."""
@@ -120,10 +117,8 @@ def blocks(
         mine = [run for run in runs if run.protocol == protocol]
         yield protocol, "full", mine
         if protocol in CROSS_VALIDATED:
-            in_folds = manifest
-            if protocol == "grouped_truth":
-                in_folds = manifest.query("mask_path != '' and mask_area != '0'")
-            every = set(in_folds["image_id"])
+            marked = manifest.query("mask_path != '' and mask_area != '0'")
+            every = set((marked if protocol == "grouped_truth" else manifest)["image_id"])
             yield f"{protocol}-pooled", "full", [run.pool(every) for run in mine]
         elif audit is not None:
             for subset, column in COPIES.items():

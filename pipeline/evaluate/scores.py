@@ -62,15 +62,12 @@ class Contributions(NamedTuple):
 
 
 def contributions(proba: np.ndarray, y: np.ndarray, bins: int = 15) -> Contributions:
-    """Return what each image adds to the sums.
+    """Return what each image adds to the sums, for probabilities (n, C) and true classes (n,).
 
     AUROC has the structural components of DeLong et al. (1988): of an image of the class the share
     of other images that score lower, of another image the share of the class that scores higher,
-    ties counting half.
-
-    Args:
-        proba, y: class probabilities, float32 (n, C), and true classes, int (n,).
-        bins: number of confidence bins of equal width on [0, 1]; an edge belongs to the upper one.
+    ties counting half. The confidence bins have equal width on [0, 1]; an edge belongs to the
+    upper one.
     """
     n, C = proba.shape
     here, predicted = np.arange(n), proba.argmax(axis=1)
@@ -95,15 +92,13 @@ def contributions(proba: np.ndarray, y: np.ndarray, bins: int = 15) -> Contribut
 
 
 def from_sums(sums: np.ndarray, about: Contributions) -> np.ndarray:
-    """Return every metric for sums of contributions, float64 (..., F), NaN where undefined.
+    """Return every metric, float64 (..., F), of weighted sums of `about.rows`, (..., K); NaN where
+    undefined.
 
     Means over classes leave out classes without a true image, macro-AUROC also classes without any
     other image. Replicates of AUROC are first-order: exact with weights 1. A class without a true
     image has F1 NaN if it was not predicted either, or if only the resample lacks it: its F1 would
     be 0 for lack of images, not for errors.
-
-    Args:
-        sums, about: weighted sums of `about.rows`, (..., K), and the contributions.
     """
     C = len(about.present)
     sums = np.asarray(sums, dtype=np.float64)
@@ -201,12 +196,8 @@ class Scored:
 def score_block(
     runs: list[Run], units: dict[str, str], classes: list[str], params: EvaluateParams
 ) -> list[Scored]:
-    """Score the runs of one block; runs with the same test set share its resamples.
-
-    Args:
-        runs, classes: the runs and the names of all classes.
-        units: unit of each image id; an image without one is its own unit.
-        params: resamples, confidence, bins, seed.
+    """Score the runs of one block; runs with the same test set share its resamples. `classes` are
+    the names of all classes, `units` the unit of each image id; an image without one is its own.
     """
     C, names, scored = len(classes), metric_columns(len(classes)), []
     tests: dict[tuple, Resamples] = {}
@@ -279,18 +270,10 @@ def _class_tables(scored: Scored, mean: Columns, bins: int) -> Iterator[tuple[st
     classes, C = np.array(scored.classes), len(scored.classes)
     confusion = scored.sums[:, : C * C].reshape(-1, C, C)
     ends = {"": "value", "_lo": "lo", "_hi": "hi"}
-    yield (
-        "per_class",
-        {
-            "class": classes,
-            "support": confusion.sum(axis=2).mean(axis=0),
-            **{
-                f"{m}{e}": mean[of][scored.names == m]
-                for m in CLASS_METRICS
-                for e, of in ends.items()
-            },
-        },
-    )
+    table = {"class": classes, "support": confusion.sum(axis=2).mean(axis=0)}
+    for metric, (end, of) in itertools.product(CLASS_METRICS, ends.items()):
+        table[f"{metric}{end}"] = mean[of][scored.names == metric]
+    yield "per_class", table
     cells = {"actual": np.repeat(classes, C), "predicted": np.tile(classes, C)}
     yield "confusion", {**cells, "n": confusion.sum(axis=0).round().astype(int).ravel()}
     of_bins = scored.sums[:, C * C + 1 : C * C + 1 + 3 * bins].sum(axis=0).reshape(3, bins)

@@ -243,10 +243,8 @@ class MedFocusProbe(MedFocus):
         """Fit F, unless it is there already, then the probe on M."""
         if not self.tensors:
             self.fit_fusion(train, val)
-        probe = LinearProbe(self.params, seed=self.seed)
-        probe.fit(
-            *(replace(part, features={part.view: self.fuse(part.X)}) for part in (train, val))
-        )
+        parts = (replace(part, features={part.view: self.fuse(part.X)}) for part in (train, val))
+        probe = LinearProbe(self.params, seed=self.seed).fit(*parts)
         self.coef_, self.intercept_ = probe.coef_, probe.intercept_
         self.chosen |= probe.chosen
         self.val_score = probe.val_score

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -36,13 +36,10 @@ from pipeline.learners.base import (
     find_learner,
     load_file,
 )
+from pipeline.paths import Paths
 from pipeline.provenance import check, read_stamp, stamp, with_stamp
-from pipeline.store import open_features
+from pipeline.store import FeatureStore, MaskStore, open_features
 from pipeline.store.layout import GOOD
-
-if TYPE_CHECKING:
-    from pipeline.paths import Paths
-    from pipeline.store import FeatureStore, MaskStore
 
 RUN = ("protocol", "learner", "view", "fraction", "seed")
 """The columns of both tables that name a run, in the order that rows are sorted by."""
@@ -58,13 +55,6 @@ class Fit:
     chosen: str
     val_score: float | None
 
-    @classmethod
-    def of(cls, learner: Learner, digest: str) -> Self:
-        """Return the fit of a fitted learner; raises if `chosen` or `val_score` are not JSON."""
-        score = learner.val_score
-        chosen = json.dumps(learner.chosen, sort_keys=True, allow_nan=False)
-        return cls(digest, learner.tensors, chosen, None if score is None else float(score))
-
     def restore(self, learner: Learner) -> Learner:
         """Give an unfitted learner the arrays of this fit, and return it; its predictions are the
         same bits as those of the learner that was saved."""
@@ -74,11 +64,8 @@ class Fit:
 
 
 def write_fits(path: Path, fits: Iterable[Fit], about: dict[str, Any] | None = None) -> None:
-    """Write fits to one file; a tensor's key in it is `<digest>/<name>`.
-
-    `about` is what all of them share (JSON): parameters, classes, identity of the features. Raises
-    DiskError, or an error of safetensors for what no file can hold.
-    """
+    """Write fits to one file; a tensor's key in it is `<digest>/<name>`. `about` is what all share
+    (JSON). Raises DiskError, or an error of safetensors for what no file can hold."""
     from safetensors.numpy import save
 
     arrays, facts = {}, {}
@@ -139,7 +126,9 @@ def run_fit(
     try:
         with single_thread():
             learner.fit(*(samples.take(rows, labelled=True) for rows in parts))
-        fit = Fit.of(learner, digest)
+        score = None if learner.val_score is None else float(learner.val_score)
+        chosen = json.dumps(learner.chosen, sort_keys=True, allow_nan=False)
+        fit = Fit(digest, learner.tensors, chosen, score)
         write_fits(folder / f"partial-{digest[:16]}.safetensors", [fit])
         return fit
     except DiskError:
@@ -258,7 +247,7 @@ def write_tables(
     the test images, None where the run failed.
     """
     runs = pd.DataFrame(rows).astype({"val_score": "float64"})
-    _write(folder / "runs.parquet", runs, inputs)
+    write_table(folder / "runs.parquet", runs, inputs, "zstd")
     none = ([], [], np.zeros((0, len(classes)), np.float32))
     parts = [
         pd.DataFrame(
@@ -276,13 +265,14 @@ def write_tables(
     coded = dict.fromkeys(("protocol", "learner", "view", "image_id"), "category")
     table = pd.concat(parts).astype(coded | {"fraction": "f4", "seed": "i2"})
     inputs = inputs | stamp(runs=folder / "runs.parquet")
-    _write(folder / "predictions.parquet", table, inputs)
+    write_table(folder / "predictions.parquet", table, inputs, "zstd")
 
 
-def _write(path: Path, table: pd.DataFrame, inputs: dict[str, str]) -> None:
+def write_table(path: Path, table: pd.DataFrame, inputs: dict[str, str], compression: str) -> None:
+    """Write a Parquet file that states the digests of its inputs."""
     with atomic_write(path) as partial:
         made = pa.Table.from_pandas(table, preserve_index=False)
-        pq.write_table(with_stamp(made, inputs), partial, compression="zstd")
+        pq.write_table(with_stamp(made, inputs), partial, compression=compression)
 
 
 def read_predictions(

@@ -12,28 +12,21 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from pipeline.config import CROSS_VALIDATED
+from pipeline.config import CROSS_VALIDATED, Params
 from pipeline.engine.record import RunRecord, recorded, show_progress
 from pipeline.errors import PipelineError, StageFailed, StoreError
 from pipeline.io import ProcessLock, sha256_json, writing
 from pipeline.learners import runs
-from pipeline.learners.base import Samples, code_digest, find_learner
+from pipeline.learners.base import Learner, LearnerParams, Samples, code_digest, find_learner
 from pipeline.manifest import class_names, read_manifest
+from pipeline.paths import Paths
 from pipeline.provenance import stamp
 from pipeline.splits import Split, SplitPlan, load_split_plan
-from pipeline.store import open_features, open_masks
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from pipeline.config import Params
-    from pipeline.learners.base import Learner, LearnerParams
-    from pipeline.paths import Paths
-    from pipeline.store import FeatureStore
+from pipeline.store import FeatureStore, open_features, open_masks
 
 RunKey = tuple[str, str, float, int]
 """Protocol, view, fraction and seed."""
@@ -127,7 +120,7 @@ def train_learner(
             needed.setdefault(view, set()).update(split.train, split.val, split.test)
     store = open_features(paths.features(dataset))
     inputs = stamp(**runs.run_inputs(paths, dataset) | {"features": store})
-    features = read_features(dataset, paths, store, manifest, needed)
+    features = read_features(paths.masks(dataset), store, manifest, needed)
     samples = {view: features.seen(view, names) for view, names in views.items()}
     classes = features.samples.classes
     record.seconds["read"] = time.monotonic() - clock
@@ -151,10 +144,8 @@ def train_learner(
     if base is not None and todo:
         shared = {name: getattr(own, name) for name in base.Parameters.model_fields}
         known = runs.stored_fits(paths.run(dataset, base.name))
-        starts = {
-            key: known.get(digest)
-            for key, digest in digests_of(base, base.Parameters(**shared)).items()
-        }
+        of_base = digests_of(base, base.Parameters(**shared))
+        starts = {key: known.get(digest) for key, digest in of_base.items()}
 
     def arguments(digest: str) -> tuple:
         """Return the arguments of `run_fit`."""
@@ -256,11 +247,7 @@ class Features:
 
 
 def read_features(
-    dataset: str,
-    paths: Paths,
-    store: FeatureStore,
-    manifest: pd.DataFrame,
-    needed: Mapping[str, set[str]],
+    masks: Path, store: FeatureStore, manifest: pd.DataFrame, needed: Mapping[str, set[str]]
 ) -> Features:
     """Read features, and refuse those that are not of today's images and masks.
 
@@ -271,7 +258,6 @@ def read_features(
     table = store.table().reindex(ids)
     of = manifest.set_index("image_id").loc[ids]
     # A user may have the features alone; where there are masks too, they must agree.
-    masks = paths.masks(dataset)
     other = runs.encoded_with_other_masks(store, open_masks(masks)) if masks.is_dir() else set()
     reasons = {
         "not encoded": table["status"].isna(),

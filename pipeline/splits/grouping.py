@@ -16,15 +16,10 @@ of one patient, whether or not the manifest says so."""
 
 
 def units(table: pd.DataFrame, columns: tuple[str, ...]) -> np.ndarray:
-    """Join images that share a non-empty value in any of the columns, also through other images.
+    """Return the unit of each row, object (n,), named after the smallest image_id in it.
 
-    Args:
-        table: rows with image_id and `columns` (text; "" = unknown).
-        columns: the columns that tie images together.
-
-    Returns:
-        The unit of each row, object (n,), named after the smallest image_id in it. It depends
-        neither on the order of the rows nor on the names of groups.
+    Images that share a non-empty value in any of the columns, also through other images, are one
+    unit. It depends neither on the order of the rows nor on the names of groups.
     """
     codes, ids = pd.factorize(table["image_id"].astype(object), sort=True)
     unit, before = pd.Series(codes), None

@@ -332,14 +332,9 @@ class Draw:
 
     Whether a unit is train or val is decided once, so that draws are nested in both parts. The
     first unit of a class is train, the second val, and the others keep val near `share` in every
-    prefix.
+    prefix. If the manifest assigns images to val, train and val are drawn from their own parts.
 
-    Args:
-        table: columns image_id, label and unit, sorted by image_id; index 0 to n-1.
-        part: part of each row, (n,). If the manifest assigns images to val, train and val are
-            drawn from their own parts.
-        share: share of the drawn images that is val.
-        seed: seed of the random order.
+    `table` is sorted by image_id, with index 0 to n-1; `share` is that of val.
     """
 
     def __init__(self, table: pd.DataFrame, part: np.ndarray, share: float, seed: int):

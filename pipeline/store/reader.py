@@ -103,9 +103,7 @@ class StoreReader:
     def rows(self) -> dict[str, Row]:
         """What reading needs of each row, by image_id: row, status, reason, shape, checksums."""
         names = ["row", "status", "reason", *self.kind.sides, *self.kind.sums.values()]
-        columns = [self.frame[name].tolist() for name in names]
-        rows = (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
-        return dict(zip(self.frame.index, rows, strict=True))
+        return self.frame[names].to_dict("index")
 
     def read_rows(
         self, rows: Sequence[Row], names: Iterable[str] = ()
@@ -157,12 +155,9 @@ class StoreReader:
             with suppress(OSError, KeyError, ValueError, pa.ArrowException):
                 metadata = self.metadata["text_features"]
                 name = "text_features/" + layout.separator_of(metadata).join("c000")
-                raw = pa.decompress(
-                    layout.read_bytes(name, self._folder),
-                    4 * int(np.prod(metadata["shape"])),
-                    codec="zstd",
-                    asbytes=True,
-                )
+                data = layout.read_bytes(name, self._folder)
+                size = 4 * int(np.prod(metadata["shape"]))
+                raw = pa.decompress(data, size, codec="zstd", asbytes=True)
                 text = np.frombuffer(raw, "<f4").astype(np.float32).reshape(metadata["shape"])
                 crc = text_crc(text, self.attrs["classes"], self.attrs["templates"])
                 if crc == self.attrs["text_crc"]:
@@ -313,10 +308,8 @@ class FeatureStore(StoreReader):
             StoreError: unknown view or id, a failed row, lost or damaged data.
         """
         if view not in self.views:
-            raise self._error(
-                f"no view {view!r}; the store has {', '.join(self.views)}",
-                "add it to encode.views in params.yaml and encode again",
-            )
+            remedy = "add it to encode.views in params.yaml and encode again"
+            raise self._error(f"no view {view!r}; the store has {', '.join(self.views)}", remedy)
         v, wanted = self.views.index(view), self._good_ids() if ids is None else list(ids)
         out = np.empty((len(wanted), self.dim), np.float32)
         for k, data in self._each(wanted, ["image_features"]):
@@ -367,10 +360,9 @@ class FeatureStore(StoreReader):
         if missing == "drop":
             X, wanted = X[~gone], [wanted[k] for k in np.flatnonzero(~gone)]
         elif gone.any():
-            raise self._error(
-                f"no view {view!r} of {_named(wanted[k] for k in np.flatnonzero(gone))}",
-                'choose images with a ground-truth mask, or pass missing="drop"',
-            )
+            lacking = _named(wanted[k] for k in np.flatnonzero(gone))
+            remedy = 'choose images with a ground-truth mask, or pass missing="drop"'
+            raise self._error(f"no view {view!r} of {lacking}", remedy)
         labels = self.frame["label"]
         if classes is None:
             classes = sorted(set(labels[self.frame["in_manifest"]]))
@@ -415,10 +407,8 @@ class FeatureStore(StoreReader):
         T = _unit(_unit(self.text()).mean(axis=1))
         wanted = list(self.classes if classes is None else classes)
         if lacking := [name for name in wanted if name not in self.classes]:
-            raise self._error(
-                f"no text features for {lacking}",
-                "add these classes to data_manifests/prompts.yaml and encode again",
-            )
+            remedy = "add these classes to data_manifests/prompts.yaml and encode again"
+            raise self._error(f"no text features for {lacking}", remedy)
         return T[[self.classes.index(name) for name in wanted]].astype(np.float32)
 
 

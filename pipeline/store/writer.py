@@ -86,8 +86,6 @@ class StoreWriter:
         attrs: Mapping[str, Any] | None = None,
         commit_seconds: float = COMMIT_SECONDS,
     ):
-        if on_mismatch not in ("refuse", "rebuild", "force"):
-            raise ValueError(f"on_mismatch: {on_mismatch!r} is not refuse, rebuild or force")
         self.path = self.root = Path(path)
         self.identity = canonical(identity)
         self.identity_hash = sha256_json(self.identity)
@@ -268,11 +266,9 @@ class StoreWriter:
         source = self._sources.get(item.key)
         if any(row["image_id"] == source for row, _ in self._pending):
             self.commit()
-        row = self._last.rows.get(source)
-        if row is None or row["status"] not in layout.GOOD:
-            return False
-        _, data = next(self._last.read_rows([row]))
-        if isinstance(data, str):  # lost or damaged
+        try:
+            data = self._last.read(source)
+        except StoreError:  # not computed, failed, lost or damaged
             return False
         values = self._last.frame.loc[[source]].to_dict("records")[0]
         self.put([(values | _item_values(item), data)])

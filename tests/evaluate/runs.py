@@ -48,8 +48,3 @@ def rows(scored: Scored, table: str = "metrics", params: EvaluateParams = PARAMS
 def mean_rows(scored: Scored, params: EvaluateParams = PARAMS) -> dict[str, dict]:
     """The rows of metrics.parquet of the mean over seeds, by metric."""
     return {row["metric"]: row for row in rows(scored, params=params) if row["seed"] == -1}
-
-
-def class_rows(scored: Scored) -> list[dict]:
-    """The rows of plots/per_class.csv."""
-    return rows(scored, "per_class")

@@ -40,7 +40,6 @@ def make_audit(paths: Paths, manifest: pd.DataFrame, **columns) -> None:
     table = manifest[["image_id", "sha256", "split"]].assign(
         copy_group="", copy_in_train=False, copy_in_train_any=False, label_conflict=False
     )
-    paths.audit("toy").parent.mkdir(parents=True, exist_ok=True)
     table.assign(**columns).to_parquet(paths.audit("toy"))
 
 

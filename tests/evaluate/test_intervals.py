@@ -9,12 +9,7 @@ from scipy.special import softmax
 from sklearn.metrics import f1_score, roc_auc_score
 
 from pipeline.config import EvaluateParams
-from pipeline.evaluate.intervals import (
-    MeanOverSeeds,
-    Resamples,
-    mean_interval,
-    percentile_interval,
-)
+from pipeline.evaluate.intervals import MeanOverSeeds, Resamples, mean_interval, percentile_interval
 from pipeline.evaluate.predictions import Predicted
 from pipeline.evaluate.scores import (
     ALL_EQUAL,
@@ -27,7 +22,7 @@ from pipeline.evaluate.scores import (
     verdict,
 )
 
-from .runs import PARAMS, class_rows, ids, mean_rows, predicted, rows, score
+from .runs import PARAMS, ids, mean_rows, predicted, rows, score
 
 SPREAD = np.array([-0.1, -0.05, 0, 0.05, 0.1])
 UNITS = (
@@ -154,7 +149,7 @@ def test_seeds_and_copies_of_a_picture_are_no_further_units_and_folds_are():
     for starts, units in (((0, 10, 20), 30), ((0, 10, 0), 15), ((0, 5, 10), 10)):
         one = score(*(predicted(y, y).take(np.arange(s, s + 10)) for s in starts))
         assert mean_rows(one)["accuracy"]["lo"] == pytest.approx(0.025 ** (1 / units))
-        assert class_rows(one)[0]["recall_lo"] == pytest.approx(0.025 ** (1 / (units // 2)))
+        assert rows(one, "per_class")[0]["recall_lo"] == pytest.approx(0.025 ** (1 / (units // 2)))
 
 
 @pytest.mark.promise(EXACT_BOUNDS)
@@ -168,7 +163,7 @@ def test_where_all_resamples_are_equal_other_metrics_have_no_interval_and_a_note
     for metric in METRICS[1:]:
         assert np.isnan([found[metric]["lo"], found[metric]["hi"]]).all(), metric
         assert found[metric]["note"] == ALL_EQUAL
-    for row in class_rows(score(predicted(y, y))):
+    for row in rows(score(predicted(y, y)), "per_class"):
         assert row["recall_lo"] == row["precision_lo"] == pytest.approx(0.025 ** (1 / 10))
         assert np.isnan(row["f1_lo"])
 
@@ -181,7 +176,7 @@ def test_a_class_of_one_unit_gives_no_interval_over_classes_and_an_exact_one_of_
         assert np.isfinite(row["value"])
         assert np.isnan(row["lo"]) == (metric in OVER_CLASSES), metric
         assert (FEW_UNITS in row["note"]) == (metric in OVER_CLASSES)
-    rare = class_rows(one)[1]
+    rare = rows(one, "per_class")[1]
     assert (rare["recall"], rare["recall_lo"], rare["recall_hi"]) == pytest.approx((1, 0.025, 1))
     assert np.isnan([rare["f1_lo"], rare["f1_hi"]]).all()
 

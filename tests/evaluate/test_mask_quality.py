@@ -23,6 +23,8 @@ from pipeline.store.items import WorkItem
 from tests.project import DATASET, Project
 from tests.segment.small_sam2 import scene
 
+from .test_evaluate import CHAIN
+
 SHIFTS = {"exact": (0, 0), "near": (2, -3), "far": (14, 20)}
 SIZES = {"exact": (50, 70), "near": (64, 48), "far": (90, 120)}
 REASONS = {"failed": "truncated file", "missing": "not segmented"}
@@ -99,11 +101,8 @@ def test_figures_of_stored_masks_equal_torchmetrics_and_a_distance_transform(
     stored = open_masks(project.paths.masks(DATASET))[f"{name}.png"]
     assert np.array_equal(stored, found(name))
     sha256 = project.row(f"{name}.png")["sha256"]
-    mask = {
-        "salient": stored,
-        "random": random_mask(stored, f"{sha256}#0"),
-        "ellipse": center_ellipse(stored),
-    }[strategy]
+    moved = random_mask(stored, f"{sha256}#0")
+    mask = {"salient": stored, "random": moved, "ellipse": center_ellipse(stored)}[strategy]
     row, right = table.loc[(f"{name}.png", strategy)], truth(name)
     a, b = torch.tensor(mask), torch.tensor(right)
     assert row["dice"] == pytest.approx(float(binary_f1_score(a, b)), abs=1e-6)
@@ -135,10 +134,7 @@ def test_what_cannot_be_judged_is_a_row_with_its_reason_or_left_out(project, tab
     assert nothing.empty and list(nothing.columns) == list(COLUMNS)
 
 
-@pytest.mark.promise(
-    "Masks, features, fitted learners, predictions and the leak audit must have been made from "
-    "each other and from today's images and labels; a stage refuses others and names the command."
-)
+@pytest.mark.promise(CHAIN)
 def test_masks_of_other_image_bytes_are_refused(project):
     manifest = read_manifest(project.paths.manifest(DATASET))
     manifest.loc[manifest["image_id"] == "near.png", "sha256"] = "0" * 64
@@ -173,17 +169,14 @@ def test_the_summary_has_means_by_split_and_class_and_counts_images_without_a_va
     assert wide["dice_lo"].isna().all()
 
 
-def predictions(said: dict[str, list[str]], true: str = "a") -> pd.DataFrame:
-    """Rows of predictions.parquet: by image, what each seed says with a probability of 0.8."""
-    rows = [(i, true, label) for i, labels in said.items() for label in labels]
-    table = pd.DataFrame(rows, columns=["image_id", "y_true", "y_pred"])
-    return table.assign(**{f"p:{c}": np.where(table["y_pred"] == c, 0.8, 0.1) for c in "abc"})
-
-
 def test_an_image_has_its_share_of_right_seeds_and_its_most_frequent_class():
-    cases = by_image(
-        predictions({"x": ["a", "b", "a"], "y": ["c", "b", "b"], "z": ["c", "b", "a"]})
-    )
+    # By image, what each seed says with a probability of 0.8.
+    rows = [
+        (i, "a", said) for i, seeds in (("x", "aba"), ("y", "cbb"), ("z", "cba")) for said in seeds
+    ]
+    table = pd.DataFrame(rows, columns=["image_id", "y_true", "y_pred"])
+    proba = {f"p:{c}": np.where(table["y_pred"] == c, 0.8, 0.1) for c in "abc"}
+    cases = by_image(table.assign(**proba))
     assert cases["right"].to_dict() == pytest.approx({"x": 2 / 3, "y": 0, "z": 1 / 3})
     assert cases["y_pred"].to_dict() == {"x": "a", "y": "b", "z": "a"}
     assert cases.loc["x", "p_true"] == pytest.approx((0.8 + 0.1 + 0.8) / 3)

@@ -110,10 +110,8 @@ def write_features(
 
 def read_tables(paths: Paths, dataset: str = "toy") -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the runs and the predictions of all learners that have a run folder."""
-    folders = sorted(
-        path.parent.name for path in paths.run(dataset, "x").parent.glob("*/*.parquet")
-    )
-    runs, table = read_predictions(paths, dataset, dict.fromkeys(folders))
+    tables = sorted(paths.run(dataset, "x").parent.glob("*/*.parquet"))
+    runs, table = read_predictions(paths, dataset, dict.fromkeys(t.parent.name for t in tables))
     return runs, table.to_pandas()
 
 

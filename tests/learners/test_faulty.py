@@ -25,9 +25,8 @@ def test_a_failed_or_diverged_fit_is_a_row_and_the_rest_goes_on(tmp_path):
     assert {s[0] for k, s in status.items() if k[1] == 0 or k[0] == "linear-probe"} == {"ok"}
     assert "ValueError: cannot" in set(runs["error"])
     assert counts["failed"] == 6
-    assert set(last_record(paths, "faulty-fails")["failures"].values()) == {
-        "failed: ValueError: cannot"
-    }
+    told = last_record(paths, "faulty-fails")["failures"]
+    assert set(told.values()) == {"failed: ValueError: cannot"}
 
 
 @pytest.mark.promise(OTHERS)

@@ -8,12 +8,7 @@ import torch
 import torch.nn.functional as nnf
 
 from pipeline.learners import DivergedError
-from pipeline.learners.medfocus import (
-    MedFocusParams,
-    Network,
-    contrastive_loss,
-    medfocus_loss,
-)
+from pipeline.learners.medfocus import MedFocusParams, Network, contrastive_loss, medfocus_loss
 from tests.learners.test_learners import NONE, TRAIN, VAL, draw, make, samples
 
 EQUATIONS = "Fusion, losses and prediction of MedFocusCLIP are the equations of its docstrings."
@@ -76,9 +71,8 @@ def test_at_lambda_one_prediction_comes_from_the_cosines():
     assert not learner.weight_.any()  # the classifier was not trained
     M = learner.fuse(TRAIN.X)
     cosine = (M / np.linalg.norm(M, axis=1, keepdims=True)) @ learner.text_.T
-    np.testing.assert_array_equal(
-        learner.predict_proba(TRAIN).argmax(axis=1), cosine.argmax(axis=1)
-    )
+    said = learner.predict_proba(TRAIN).argmax(axis=1)
+    np.testing.assert_array_equal(said, cosine.argmax(axis=1))
 
 
 @pytest.mark.promise("A fit that becomes infinite or NaN is reported as diverged.")

@@ -11,7 +11,7 @@ from benchmarks.store_stage import content
 from pipeline.errors import StoreError
 from pipeline.store import convert_store, verify_store
 from pipeline.store.layout import KINDS as STORE_KINDS
-from tests.store.conftest import DATA, KINDS, ROWS, opened
+from tests.store.conftest import DATA, KINDS, ROWS, opened, shards
 
 
 def write_layout_1(path, old, *, without=()):
@@ -75,8 +75,7 @@ def test_a_converted_store_holds_the_same_rows_and_computes_none(earlier):
 
 def test_lost_rows_of_layout_1_are_not_converted_but_computed_again(earlier):
     kind, items, path, _ = earlier
-    shards = sorted(f for f in (path / DATA[kind] / "c").rglob("*") if f.is_file())
-    shards[1].unlink()
+    shards(path)[1].unlink()
     assert convert_store(path) == ROWS - 4
     mapper = CheapMapper(kind)
     run_cheap(kind, path.parent, items, mapper=mapper)

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from benchmarks.cheap_stage import CheapMapper, item_of, make_items, run_cheap, store_path
-from benchmarks.store_stage import content, opened
+from benchmarks.store_stage import content
 from pipeline.errors import StoreError
 from pipeline.store import FeatureStoreWriter, open_features, open_masks, verify_store
 from pipeline.store.items import canonical, identity_diff
 from pipeline.store.layout import FEATURES
-
-KINDS = ["masks", "features"]
+from tests.store.conftest import KINDS, ROWS, opened
 
 
 @pytest.mark.promise("What is stored is not computed again; what changed is.")
@@ -30,58 +29,49 @@ def test_again_add_ten_remove_five_reorder_computes_0_10_0_0(tmp_path, kind):
 
 
 @pytest.mark.promise("New labels and splits reach the stores, and nothing is computed again.")
-@pytest.mark.parametrize("kind", KINDS)
-def test_labels_and_splits_are_refreshed_and_nothing_is_computed(tmp_path, kind):
-    items = make_items(tmp_path, 5)
-    run_cheap(kind, tmp_path, items)
+def test_labels_and_splits_are_refreshed_and_nothing_is_computed(store):
+    kind, folder, items, path = store
     relabelled = [replace(i, row={**i.row, "label": "new", "split": "val"}) for i in items]
-    record = run_cheap(kind, tmp_path, relabelled)
-    path = store_path(tmp_path, kind)
+    record = run_cheap(kind, folder, relabelled)
     table = opened(path).table()
     assert record.done == 0 and set(table.label) == {"new"} and set(table.split) == {"val"}
-    run_cheap(kind, tmp_path, items[2:])  # rows that left the manifest stay, and are not offered
-    store = opened(path)
-    assert len(store) == 5 and set(store.ids()) == {i.image_id for i in items[2:]}
+    run_cheap(kind, folder, items[2:])  # rows that left the manifest stay, and are not offered
+    now = opened(path)
+    assert len(now) == ROWS and set(now.ids()) == {i.image_id for i in items[2:]}
     if kind == "features":
-        assert len(store.xy("whole")[0]) == 3
+        assert len(now.xy("whole")[0]) == ROWS - 2
 
 
 @pytest.mark.promise("A reason is recorded for each row that is computed again.")
-@pytest.mark.parametrize("kind", KINDS)
-def test_bytes_changed_under_the_same_name_redo_that_row_and_say_so(tmp_path, kind):
-    items = make_items(tmp_path, 5)
-    run_cheap(kind, tmp_path, items)
-    before = content(kind, tmp_path)
+def test_bytes_changed_under_the_same_name_redo_that_row_and_say_so(store):
+    kind, folder, items, _ = store
+    before = content(kind, folder)
     items[2].path.write_bytes(b"image two, retouched")
     changed = item_of(items[2].path, 2, b"image two, retouched")
-    record = run_cheap(kind, tmp_path, [*items[:2], changed, *items[3:]])
+    record = run_cheap(kind, folder, [*items[:2], changed, *items[3:]])
     assert record.done == 1
     assert record.redone_rows == {changed.image_id: "image bytes changed"}
-    after = content(kind, tmp_path)
+    after = content(kind, folder)
     assert {k for k in before if before[k] != after[k]} == {changed.image_id}
-    record = run_cheap(kind, tmp_path, [replace(items[0], key="other box"), *items[1:2]])
+    record = run_cheap(kind, folder, [replace(items[0], key="other box"), *items[1:2]])
     assert record.redone == {"prompt, mask or frame changed": 1}
 
 
 @pytest.mark.promise("A store made with other choices is refused, with the difference.")
-@pytest.mark.parametrize("kind", KINDS)
-def test_another_identity_is_refused_with_the_difference_and_nothing_is_touched(tmp_path, kind):
-    items = make_items(tmp_path, 3)
-    run_cheap(kind, tmp_path, items)
-    before = content(kind, tmp_path)
+def test_another_identity_is_refused_with_the_difference_and_nothing_is_touched(store):
+    kind, folder, items, _ = store
+    before = content(kind, folder)
     with pytest.raises(StoreError) as caught:
-        run_cheap(kind, tmp_path, items, mapper=CheapMapper(kind, tag="b"))
+        run_cheap(kind, folder, items, mapper=CheapMapper(kind, tag="b"))
     assert 'model.tag: "a" in the store, "b" now' in str(caught.value)
     assert "--force" in str(caught.value)
-    assert content(kind, tmp_path) == before
+    assert content(kind, folder) == before
 
 
 @pytest.mark.promise("A rebuilt store replaces the old one only when it is complete.")
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_rebuild_takes_the_old_stores_place_only_when_it_is_complete(tmp_path, kind):
-    items = make_items(tmp_path, 6)
-    run_cheap(kind, tmp_path, items)
-    old = content(kind, tmp_path)
+def test_a_rebuild_takes_the_old_stores_place_only_when_it_is_complete(store):
+    kind, folder, items, path = store
+    old = content(kind, folder)
 
     class Cut(CheapMapper):
         def map(self, items, loaded):
@@ -91,20 +81,16 @@ def test_a_rebuild_takes_the_old_stores_place_only_when_it_is_complete(tmp_path,
 
     options = {"on_mismatch": "rebuild", "batch_size": 2}
     with pytest.raises(StoreError, match="stop here"):
-        run_cheap(kind, tmp_path, items, mapper=Cut(kind, tag="b"), **options)
-    assert content(kind, tmp_path) == old
+        run_cheap(kind, folder, items, mapper=Cut(kind, tag="b"), **options)
+    assert content(kind, folder) == old
     # The next run goes on where that one stopped, even when forced again.
-    record = run_cheap(
-        kind, tmp_path, items, mapper=CheapMapper(kind, tag="b"), force=True, **options
-    )
-    assert record.done == 2 and record.skipped == 4
+    mapper = CheapMapper(kind, tag="b")
+    record = run_cheap(kind, folder, items, mapper=mapper, force=True, **options)
+    assert record.done == ROWS - 4 and record.skipped == 4
     # Every row done again has its reason: which choice is another one now.
-    assert [n for reason, n in record.redone.items() if "model.tag" in reason] == [2]
-    path = store_path(tmp_path, kind)
+    assert [n for reason, n in record.redone.items() if "model.tag" in reason] == [ROWS - 4]
     assert opened(path).identity["model"]["tag"] == "b"
-    assert sorted(p.name for p in [*tmp_path.glob("*.zarr*"), *tmp_path.glob(".*.zarr*")]) == [
-        path.name
-    ]
+    assert [p.name for p in folder.iterdir() if ".zarr" in p.name] == [path.name]
 
 
 @pytest.mark.promise("Byte-identical images are computed once.")
@@ -147,9 +133,8 @@ def test_a_store_of_an_earlier_version_is_read_and_gains_the_columns_it_lacks(tm
     assert run_cheap("features", tmp_path, items).done == 2
     after = open_features(path)
     assert verify_store(path).ok and len(after) == 6
-    assert (after.table().loc[list(before)].drop(columns="in_manifest")).equals(
-        before.table().drop(columns="in_manifest")
-    )
+    was, now = (s.table().loc[list(before)].drop(columns="in_manifest") for s in (before, after))
+    assert now.equals(was)
 
 
 def test_a_changed_an_absent_and_a_new_choice_are_each_named_by_their_dotted_key():

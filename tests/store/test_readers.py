@@ -37,13 +37,9 @@ whole = features.sel(view="whole")["image_features"]
 assert whole.where(whole.label == "cat", drop=True).shape == (2, 24)
 print(features.attrs["identity"]["model"]["name"])
 """
-    paths = [str(store_path(tmp_path, kind)) for kind in ("masks", "features")]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, *paths],
-        capture_output=True,
-        text=True,
-        cwd=repo,
-    )
+    paths = [store_path(tmp_path, kind) for kind in ("masks", "features")]
+    command = [sys.executable, "-W", "error", "-c", code, *paths]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=repo)
     assert done.returncode == 0 and done.stderr == "" and done.stdout == "cheap\n", done.stderr
 
 

@@ -11,7 +11,7 @@ from benchmarks.store_stage import content
 from pipeline.errors import StoreError
 from pipeline.store import FeatureRow, FeatureStoreWriter, WorkItem, verify_store, write_shard
 from pipeline.store.layout import ENTRY, SHARD_ROWS, extended
-from tests.store.conftest import DATA, KINDS, ROWS, flip, opened, reads, shards
+from tests.store.conftest import DATA, ROWS, flip, opened, reads, shards
 
 
 def test_zarr_reads_the_rows_that_the_reader_reads(store):
@@ -25,12 +25,9 @@ def test_zarr_reads_the_rows_that_the_reader_reads(store):
 
 
 @pytest.mark.promise("One damaged byte in a shard costs exactly the row it belongs to.")
-@pytest.mark.parametrize("kind", KINDS)
-def test_any_flipped_byte_spoils_exactly_one_row(tmp_path, kind):
-    items = make_items(tmp_path, ROWS)
-    run_cheap(kind, tmp_path, items)
-    path = store_path(tmp_path, kind)
-    before = content(kind, tmp_path)
+def test_any_flipped_byte_spoils_exactly_one_row(store):
+    kind, folder, items, path = store
+    before = content(kind, folder)
     (shard,) = shards(path)
     intact = shard.read_bytes()
     table = len(intact) - SHARD_ROWS * ENTRY.size
@@ -40,7 +37,7 @@ def test_any_flipped_byte_spoils_exactly_one_row(tmp_path, kind):
         report = verify_store(path)
         assert len(report.damaged) <= 1 and not report.lost, at
         if not report.damaged:  # a bit that the codec does not use
-            assert content(kind, tmp_path) == before
+            assert content(kind, folder) == before
         spoiled |= set(report.damaged)
         shard.write_bytes(intact)
     assert spoiled == {item.image_id for item in items}
@@ -50,9 +47,9 @@ def test_any_flipped_byte_spoils_exactly_one_row(tmp_path, kind):
     for read in reads(kind, bad[0]).values():
         with pytest.raises(StoreError, match="damaged data"):
             read(opened(path))
-    record = run_cheap(kind, tmp_path, items, mapper=mapper)
+    record = run_cheap(kind, folder, items, mapper=mapper)
     assert mapper.mapped == bad and record.redone_rows == {bad[0]: "damaged in the store"}
-    assert content(kind, tmp_path) == before and verify_store(path).ok
+    assert content(kind, folder) == before and verify_store(path).ok
 
 
 def test_a_longer_shard_keeps_the_bytes_of_its_first_rows_where_they_were():
