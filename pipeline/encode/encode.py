@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.config import Params
 from pipeline.encode.mapper import EncodeMapper
-from pipeline.encode.text import Prompts, check_length, load_prompts, text_identity
+from pipeline.encode.text import check_length, load_prompts, text_identity
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
 from pipeline.engine.run import BATCH_SIZE, image_items, run_stage, select
@@ -71,25 +71,19 @@ def encode_dataset(
         attrs={"dataset": dataset},
     ) as writer:
         writer.sync_manifest(manifest)
-        write_text(writer, prompts, clip)
+        identity = text_identity(prompts, clip.fingerprint, clip.precision)
+        if writer.text_identity != identity:
+            features = clip.encode_text(prompts.flat()).cpu().numpy()
+            writer.set_text(
+                features.reshape(len(prompts.texts), len(prompts.templates), -1),
+                classes=list(prompts.texts),
+                templates=prompts.templates,
+                identity=identity,
+                prompts=prompts.texts,
+            )
         return run_stage("encode", dataset, params, paths, options, items, mapper, writer)
 
 
 def load_encoder(params: Params, options: RunOptions) -> ClipModel:
     """Load the profile's CLIP on the device of the run."""
     return load_clip(params.models.clip, **options.model_options(params.encode.precision))
-
-
-def write_text(writer: FeatureStoreWriter, prompts: Prompts, clip: ClipModel) -> None:
-    """Encode the prompts, unless the store has the features of exactly these."""
-    identity = text_identity(prompts, clip.fingerprint, clip.precision)
-    if writer.text_identity == identity:
-        return
-    features = clip.encode_text(prompts.flat()).cpu().numpy()
-    writer.set_text(
-        features.reshape(len(prompts.texts), len(prompts.templates), -1),
-        classes=list(prompts.texts),
-        templates=prompts.templates,
-        identity=identity,
-        prompts=prompts.texts,
-    )

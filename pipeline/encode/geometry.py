@@ -37,12 +37,10 @@ class Geometry:
         fill: tuple[int, int, int] = (0, 0, 0),
         interpolation: str = "bicubic",
     ) -> np.ndarray:
-        """Return the frame of an image, uint8 (size, size, 3).
+        """Return the frame of an image: uint8 (height, width, 3) to (size, size, 3).
 
-        Args:
-            image: uint8 (height, width, 3).
-            fill: colour of the padding.
-            interpolation: "bicubic" or "bilinear", antialiased (Pillow's, as open_clip uses it).
+        `fill` is the colour of the padding; `interpolation` is "bicubic" or "bilinear",
+        antialiased (Pillow's, as open_clip uses it).
         """
         height, width = self.resized
         if image.shape[:2] != self.resized:

@@ -112,16 +112,11 @@ class EncodeMapper:
         seed: str = "",
         truth: np.ndarray | None = None,
     ) -> PreparedViews:
-        """Make the views of one image and preprocess them.
+        """Make the views of one image, uint8 (h, w, 3), and preprocess them.
 
         Views are made at the size of the image and resized afterwards, so that x * m is exact.
-
-        Args:
-            image: uint8 (h, w, 3).
-            mask: bool (h, w).
-            status: of the mask, "ok" | "empty" | "full".
-            seed: of the random view.
-            truth: bool (h, w) ground truth for the oracle view.
+        `mask` is bool (h, w), `status` its "ok", "empty" or "full"; `seed` is that of the random
+        view, `truth` the ground truth, bool (h, w), of the oracle view.
         """
         params, size, mean = self.params, self.clip.image_size, self.clip.mean
         usable = effective_mask(mask, status)

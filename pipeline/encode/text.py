@@ -82,10 +82,13 @@ def load_prompts(path: str | Path, dataset: str, classes: Sequence[str]) -> Prom
         )
     words = {name: text.strip() for name, text in file.classes.get(dataset, {}).items()}
     if missing := [name for name in classes if not words.get(name)]:
+        phrases = {name: f"a phrase for {name}" for name in missing}
+        style = {"default_flow_style": True, "allow_unicode": True, "sort_keys": False}
+        line = yaml.safe_dump(phrases, **style, width=float("inf")).strip()
         raise PromptError(
             f"no prompt for {dataset}: {', '.join(missing)}",
             path=path,
-            remedy=f"write classes.{dataset} such as {skeleton(missing)}",
+            remedy=f"write classes.{dataset} such as {line}",
         )
     texts = {name: tuple(t.replace("{}", words[name]) for t in templates) for name in classes}
     owner: dict[str, str] = {}
@@ -101,14 +104,6 @@ def load_prompts(path: str | Path, dataset: str, classes: Sequence[str]) -> Prom
     return Prompts(templates, texts, path)
 
 
-def skeleton(classes: Sequence[str]) -> str:
-    """Return a line of YAML with a placeholder phrase for each class."""
-    table = {name: f"a phrase for {name}" for name in classes}
-    return yaml.safe_dump(
-        table, default_flow_style=True, allow_unicode=True, sort_keys=False, width=float("inf")
-    ).strip()
-
-
 def prompted_classes(path: Path, dataset: str) -> list[str] | None:
     """Return the classes that prompts.yaml lists for a dataset, sorted; None if it lists none."""
     classes = _read(path).classes if path.is_file() else {}
@@ -118,10 +113,8 @@ def prompted_classes(path: Path, dataset: str) -> list[str] | None:
 def check_length(prompts: Prompts, count_tokens: Callable[[str], int], limit: int) -> None:
     """Refuse texts that the tokenizer would truncate silently: PromptError with their lengths.
 
-    Args:
-        prompts: the texts.
-        count_tokens: returns the number of tokens of a text, including start and end tokens.
-        limit: context length of the model.
+    `count_tokens` returns the number of tokens of a text, including start and end tokens; `limit`
+    is the context length of the model.
     """
     lengths = {text: count_tokens(text) for text in prompts.flat()}
     cut = [f"{text!r} ({n} tokens)" for text, n in lengths.items() if n > limit]

@@ -143,6 +143,4 @@ def _opaque(image: Image.Image) -> Image.Image:
             return image.convert("RGB")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         return Image.alpha_composite(black, image).convert("RGB")
-    if image.mode in ("L", "RGB"):
-        return image
-    return image.convert("L" if image.mode == "1" else "RGB")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")

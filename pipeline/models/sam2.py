@@ -83,11 +83,7 @@ class Sam2ImagePredictor(SAM2ImagePredictor):
 def sam2_config(name: str) -> dict[str, Any]:
     """Return a SAM2 configuration: `model` (hydra's `_target_` tree), `mean`, `std`.
 
-    Args:
-        name: "sam2-micro" or an official name such as "sam2.1_hiera_large".
-
-    Raises:
-        ModelError: there is no such configuration.
+    `name` is "sam2-micro" or an official one such as "sam2.1_hiera_large"; else a ModelError.
     """
     if name in OFFICIAL:
         path = files(sam2) / "configs/sam2.1" / OFFICIAL[name]

@@ -125,17 +125,10 @@ class BatchPredictor:
 
     @torch.inference_mode()
     def upsample(self, logits: Tensor, height: int, width: int) -> np.ndarray:
-        """Return the masks of logits at full size, computed as the predictor does.
+        """Return the masks, bool (m, height, width), of float32 (m, s, s) logits.
 
-        Bilinear interpolation, then the threshold. The hole filling of the predictor is off by
-        default; it is omitted, so that masks do not depend on how sam2 was built.
-
-        Args:
-            logits: float32 (m, s, s).
-            height, width: of the masks, pixels.
-
-        Returns:
-            bool (m, height, width).
+        As the predictor does: bilinear interpolation, then the threshold. Its hole filling is off
+        by default; it is omitted, so that masks do not depend on how sam2 was built.
         """
         full = F.interpolate(logits[None], (height, width), mode="bilinear", align_corners=False)[0]
         return (full > self.predictor.mask_threshold).cpu().numpy()

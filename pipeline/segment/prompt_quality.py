@@ -229,13 +229,8 @@ def figures_of(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 def reference_prompts(
     truth: np.ndarray, jitter: float, seed: str
 ) -> tuple[np.ndarray, dict[str, str]]:
-    """Return a box around a mask, and it and a click in the mask as columns of a manifest.
-
-    Args:
-        truth: bool (h, w), not empty.
-        jitter: each edge of the box is moved by up to this share of the side of the box.
-        seed: any text; decides the moves.
-    """
+    """Return a box around a mask, bool (h, w), and it and a click in the mask as columns of a
+    manifest. Each edge of the box is moved by up to `jitter` of its side, as `seed` decides."""
     digest = hashlib.sha256(f"reference box\n{seed}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
     box = jitter_box(np.array(bounding_box(truth), np.float64), jitter, rng, *truth.shape)

@@ -13,12 +13,9 @@ STABILITY_OFFSET = 1.0
 def stability_score(logits: np.ndarray, threshold: float = 0.0) -> np.ndarray:
     """Return the IoU of the masks at a slightly higher and a slightly lower threshold.
 
-    The stability score of "Segment Anything" (Kirillov et al. 2023, section 5). The higher mask
-    lies inside the lower one, so the IoU is the ratio of their areas; 1 if both are empty.
-
-    Args:
-        logits: (..., h, w) mask logits at SAM2's low resolution.
-        threshold: logits above it are inside the mask.
+    The stability score of "Segment Anything" (Kirillov et al. 2023, section 5), of mask logits
+    (..., h, w) at SAM2's low resolution; those above `threshold` are inside the mask. The higher
+    mask lies inside the lower one, so the IoU is the ratio of their areas; 1 if both are empty.
     """
     inner = (logits > threshold + STABILITY_OFFSET).sum(axis=(-2, -1))
     outer = (logits > threshold - STABILITY_OFFSET).sum(axis=(-2, -1))

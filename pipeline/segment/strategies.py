@@ -6,7 +6,7 @@ To add one, write a subclass of `Strategy`; it is registered by its name.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import nan
 from typing import Any, ClassVar
@@ -97,12 +97,10 @@ class Strategy:
     def prepare(
         self, image: np.ndarray, columns: Mapping[str, Any], truth: np.ndarray | None = None
     ) -> PreparedImage:
-        """Preprocess an image. Called in loader threads.
+        """Preprocess an image, uint8 (h, w, 3). Called in loader threads.
 
-        Args:
-            image: uint8 (h, w, 3).
-            columns: the values of `self.columns` of this image.
-            truth: bool (h, w), given only to strategies with `uses_truth`.
+        `columns` are the values of `self.columns` of this image; `truth`, bool (h, w), is given
+        only to strategies with `uses_truth`.
         """
         return self.prepare_region(image, *self.ask(columns, *image.shape[:2]))
 
@@ -136,11 +134,19 @@ class Strategy:
     def ask_box(self, box: np.ndarray, height: int, width: int) -> tuple[Region, Prompt, str]:
         """Return what `ask` returns for a box x0, y0, x1, y1 in pixels of the image.
 
-        SAM2 sees `segment.zoom` times the box, and gets the corners of the box and, with
-        `segment.box_as_mask`, also a mask prompt.
+        SAM2 sees `segment.zoom` times the box around its centre, cut at the borders of the image
+        (0 means the whole image, values below 1 count as 1), and gets the corners of the box and,
+        with `segment.box_as_mask`, also a mask prompt.
         """
-        region = zoom_region(box, self.params.zoom, width, height)
-        x0, y0, x1, y1 = region
+        x0, y0, x1, y1 = region = 0, 0, width, height
+        if self.params.zoom:
+            x0, y0, x1, y1 = (float(v) for v in box)
+            grow = max(self.params.zoom, 1.0) / 2
+            half_w, half_h = (x1 - x0) * grow, (y1 - y0) * grow
+            cx, cy = (x0 + x1) / 2, (y0 + y1) / 2
+            x0, y0 = max(0, math.floor(cx - half_w)), max(0, math.floor(cy - half_h))
+            x1, y1 = min(width, math.ceil(cx + half_w)), min(height, math.ceil(cy + half_h))
+            region = x0, y0, x1, y1
         inner = np.asarray(box, np.float32) - np.array([x0, y0, x0, y0], np.float32)
         drawn = None
         if self.params.box_as_mask:
@@ -335,16 +341,3 @@ def strategy_class(params: SegmentParams) -> type[Strategy]:
         message = f"segment.prompt: no strategy is called {params.prompt!r}"
         raise ConfigError(message, remedy=f"choose one of {', '.join(STRATEGIES)}")
     return STRATEGIES[params.prompt]
-
-
-def zoom_region(box: Sequence[float] | np.ndarray, zoom: float, width: int, height: int) -> Region:
-    """Return the region of `zoom` times a box (x0, y0, x1, y1 in pixels) around its centre, cut at
-    the borders of the image; 0 means the whole image, values below 1 count as 1."""
-    if not zoom:
-        return 0, 0, width, height
-    x0, y0, x1, y1 = (float(v) for v in box)
-    grow = max(zoom, 1.0) / 2
-    cx, cy, half_w, half_h = (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) * grow, (y1 - y0) * grow
-    left, top = max(0, math.floor(cx - half_w)), max(0, math.floor(cy - half_h))
-    right, bottom = min(width, math.ceil(cx + half_w)), min(height, math.ceil(cy + half_h))
-    return left, top, right, bottom

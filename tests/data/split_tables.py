@@ -14,18 +14,10 @@ def table(labels, *, groups=None, patients=None, splits=None, folds=None, areas=
     frame["path"] = [f"{i}.png" for i in range(n)]
     frame["label"] = list(labels)
     frame["sha256"] = [f"{i:064x}" for i in range(n)]
-    for name, values in (
-        ("group", groups),
-        ("patient_id", patients),
-        ("split", splits),
-        ("fold", folds),
-        ("mask_area", areas),
-    ):
-        if values is not None:
-            frame[name] = list(values)
+    given = {"group": groups, "patient_id": patients, "split": splits, "fold": folds}
     if areas is not None:
-        frame["mask_path"] = ["" if area == "" else "m.png" for area in areas]
-    return frame
+        given |= {"mask_area": areas, "mask_path": ["m.png" if area else "" for area in areas]}
+    return frame.assign(**{name: list(v) for name, v in given.items() if v is not None})
 
 
 def audit_of(frame, copies):

@@ -119,19 +119,14 @@ def test_a_dicomdir_and_objects_without_pixels_are_counted_and_the_image_is_take
     report = dicom(grey())
     for name in ("PixelData", "Rows", "Columns", "BitsAllocated"):
         delattr(report, name)
-    for name, kind in (
-        ("DICOMDIR", "1.3.10"),
-        ("a/DICOMDIR", "1.3.10"),
-        ("b/SR", "5.1.4.1.1.88.11"),
-    ):
+    kinds = {"DICOMDIR": "1.3.10", "a/DICOMDIR": "1.3.10", "b/SR": "5.1.4.1.1.88.11"}
+    for name, kind in kinds.items():
         report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = f"1.2.840.10008.{kind}"
         save_dicom(report, tmp_path / "disc" / name)
     code, said = in_process(project, "data", "add", "d", "--from", str(tmp_path / "disc"))
     assert code == 0 and "FAILED" not in said and "no class folder" not in said, said
-    assert re.findall(r"skipped (\d): a DICOM(DIR| object)", said) == [
-        ("1", " object"),
-        ("2", "DIR"),
-    ]
+    counts = re.findall(r"skipped (\d): a DICOM(DIR| object)", said)
+    assert counts == [("1", " object"), ("2", "DIR")]
     table = (project / "data_manifests" / "d.csv").read_text(encoding="utf-8")
     assert re.findall(r"^(\w/\w+),", table, re.M) == ["a/IM0001", "b/IM0001"]
 

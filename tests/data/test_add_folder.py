@@ -120,21 +120,20 @@ def test_a_folder_that_cannot_be_used_is_refused_and_nothing_is_written(
 
 @pytest.mark.promise(WRAPPED)
 @pytest.mark.parametrize(
-    ("strays", "below"),
+    ("inner", "strays"),
     [
-        (["wrap/readme.png", "a.png"], "train"),
-        (["wrap/inner/cover.png", "wrap/b.png"], "train"),
+        ("wrap", ["wrap/readme.png", "a.png"]),
+        ("wrap/inner", ["wrap/inner/cover.png", "wrap/b.png"]),
     ],
 )
 def test_a_stray_image_does_not_turn_a_wrapping_folder_into_a_class(
-    scans, tmp_path, paths, strays, below
+    scans, tmp_path, paths, inner, strays
 ):
-    inner = "wrap/inner" if "inner" in "".join(strays) else "wrap"
-    shutil.copytree(scans / below, tmp_path / "h" / inner)
+    shutil.copytree(scans / "train", tmp_path / "h" / inner)
     for at, name in enumerate(strays):
         picture(tmp_path / "h" / name, seed=70 + at)
     summary = add_dataset("d", tmp_path / "h", paths=paths)
-    assert summary.counts == ({"": CLASSES} if below else {"test": CLASSES, "train": CLASSES})
+    assert summary.counts == {"": CLASSES}
     assert list(summary.skipped.values()) == [len(strays)]
     (warning,) = summary.warnings
     assert all(name.rsplit("/", 1)[-1] in warning for name in strays)
@@ -156,9 +155,8 @@ def test_splits_in_a_wrapping_folder_and_a_single_class_are_told_apart(scans, tm
 
 
 def test_odd_classes_are_warned_of(scans, paths):
-    picture(scans / "train" / "fox" / "x.png")
-    picture(scans / "train" / "Masks" / "x.png")
-    picture(scans / "train" / "CAT" / "x.png")
+    for name in ("fox", "Masks", "CAT"):
+        picture(scans / "train" / name / "x.png")
     text = "\n".join(add_dataset("d", scans, paths=paths).warnings)
     for words in (
         "no test image of class 'CAT', 'Masks', 'fox'",

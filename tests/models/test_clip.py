@@ -35,8 +35,7 @@ def vit(tmp_path_factory):
 def test_the_mean_token_of_a_convolutional_tower_is_the_image(micro):
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     pooled, tokens = micro.encode_image(images, tokens=True)
-    assert pooled.shape == (2, 1280)
-    assert tokens.shape == (2, 49, 1280)
+    assert pooled.shape == (2, 1280) and tokens.shape == (2, 49, 1280)
     assert micro.token_grid == (7, 7)
     torch.testing.assert_close(tokens.mean(1), pooled, atol=1e-4, rtol=1e-3)
 

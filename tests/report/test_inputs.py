@@ -90,11 +90,10 @@ def test_files_of_different_runs_are_not_shown_together(fresh, what):
 
 
 @pytest.mark.promise("A last train or evaluate that did not finish is warned of above the figures.")
-@pytest.mark.parametrize(
-    ("stage", "status"), [("train-linear-probe", "error"), ("evaluate", "running")]
-)
-def test_an_unfinished_run_is_warned_of(fresh, status, stage):
+@pytest.mark.parametrize("stage", ["train-linear-probe", "evaluate"])
+def test_an_unfinished_run_is_warned_of(fresh, stage):
     params, paths = fresh
+    status = "running" if stage == "evaluate" else "error"
     path = paths.record("one", stage)
     record = json.loads(path.read_text()) | {"status": status, "error": f"no {paths.root}/x"}
     path.write_text(json.dumps(record))

@@ -24,7 +24,7 @@ class NoMemory(torch.nn.Module):
 def untrained(seed: int = 0) -> Sam2ImagePredictor:
     """A predictor for 64-pixel frames with random weights."""
     torch.manual_seed(seed)
-    trunk = TimmTrunk("test_efficientnet", (1, 2, 3, 4))
+    trunk = TimmTrunk("test_efficientnet")
     neck = FpnNeck(
         position_encoding=PositionEmbeddingSine(num_pos_feats=32, normalize=True, scale=None),
         d_model=32,
@@ -51,8 +51,7 @@ def scene(seed: int, height: int, width: int, ellipse: bool = True):
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     cy, cx = rng.uniform(0.3, 0.7, 2) * (height, width)
-    region = ((y - cy) / (height / 5)) ** 2 + ((x - cx) / (width / 6)) ** 2 < 1
-    region &= ellipse
+    region = (((y - cy) / (height / 5)) ** 2 + ((x - cx) / (width / 6)) ** 2 < 1) & ellipse
     image = rng.integers(0, 90, (height, width, 3)) + 130 * region[..., None]
     return image.astype(np.uint8), region
 

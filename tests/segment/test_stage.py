@@ -42,10 +42,6 @@ def masks(project):
     return open_masks(project.paths.masks(DATASET))
 
 
-def all_masks(project):
-    return {image_id: masks(project)[image_id] for image_id in masks(project)}
-
-
 @pytest.mark.promise("Masks have the size of the image and are pixel for pixel what SAM2 returned.")
 def test_stored_masks_are_sam2s_pixel_for_pixel_with_their_quality(project, run, sam2):
     project.add("blank.png", np.zeros((40, 40, 3), np.uint8))
@@ -115,7 +111,7 @@ def test_a_strategy_sees_neither_label_nor_split_nor_names(project, run, monkeyp
 @pytest.mark.promise("New labels and splits recompute nothing.")
 def test_relabelling_segments_nothing_reaches_the_store_and_changes_no_mask(project, run):
     run()
-    before = all_masks(project)
+    before = {image_id: masks(project)[image_id] for image_id in masks(project)}
     labels = [row["label"] for row in project.rows]
     for row, label in zip(project.rows, labels[1:] + labels[:1], strict=True):
         row["label"] = label
