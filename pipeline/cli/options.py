@@ -107,11 +107,8 @@ class Project(Output):
         self.paths = Paths(self.params_file.parent, self.params.data_root)
 
     def datasets(self, named: list[str] | None) -> list[str]:
-        """Return the datasets of `--dataset`, or those of params.yaml if there are none.
-
-        Raises:
-            ManifestError: a dataset has no manifest; those that have one are listed.
-        """
+        """Return the datasets of `--dataset`, or those of params.yaml if there are none;
+        ManifestError, with those that have a manifest, if one has none."""
         for name in named or []:
             path, known = self.paths.manifest(name), self.paths.datasets()
             if not path.is_file():
@@ -122,11 +119,8 @@ class Project(Output):
 
 @dataclass
 class ModelProject(Project):
-    """A project whose models are run; `options` are those of the run.
-
-    Raises:
-        ManifestError: the file of `--only` cannot be read, or has no column image_id.
-    """
+    """A project whose models are run; `options` are those of the run. ManifestError if the file of
+    `--only` cannot be read, or has no column image_id."""
 
     profile: Annotated[str | None, Option(help="Models: a profile of params.yaml.")] = None
     precision: Annotated[str | None, Option(help="auto, fp32 or bf16.")] = None

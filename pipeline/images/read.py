@@ -104,9 +104,7 @@ def read_mask(
 def probe(path: str | os.PathLike) -> list[FrameInfo]:
     """List the frames of a file from its header, without decoding pixels.
 
-    Raises:
-        ImageError: not an image, or a damaged header.
-        SkippedFile: DICOMDIR, or a DICOM object without pixels.
+    Raises ImageError (not an image, or a damaged header) and SkippedFile, as `read_image`.
     """
     with _naming(path):
         kind, data = _load(path, None)

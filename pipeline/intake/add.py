@@ -298,10 +298,7 @@ def _same_content(a: Path, b: Path) -> bool:
 
 def is_in_place(place: Path, findings: Findings, *, manifest: Path, force: bool) -> bool:
     """Return whether data/<dataset> holds the images found already; else it can be replaced.
-
-    Raises:
-        ManifestError: it is a folder of other images, which only the user may replace.
-    """
+    Raises ManifestError for a folder of other images, which only the user may replace."""
     if findings.home is None and same_folder(place, findings.root):
         return True
     if place.is_symlink() or not place.exists():

@@ -41,9 +41,8 @@ MASK_NAME = re.compile(r"(?P<image>.+?)[_-](?:mask|seg|segmentation)(?:[_-]?\d+)
 def read_table(path: Path, *required: str) -> pd.DataFrame:
     """Read a CSV and give its columns the manifest's names; the index holds the line numbers.
 
-    Raises:
-        ManifestError: as `read_text_csv`; two columns mean the same; a required one is missing; or
-            no rows.
+    Raises ManifestError as `read_text_csv`, or where two columns mean the same, a required one is
+    missing, or there are no rows.
     """
     csv = read_text_csv(path)
     columns = [_column(name) for name in csv.header]
@@ -110,9 +109,8 @@ def join_groups(findings: Findings, source: Path) -> None:
     """Fill in patient_id, group and fold, in place, from a CSV that names images by `path` (all
     frames; relative to the images' folder or to the folder above it) or `image_id`.
 
-    Raises:
-        ManifestError: no usable column, an image listed twice with different values, or no image
-            of the table is here.
+    Raises ManifestError if it has no usable column, lists an image twice with different values, or
+    no image of it is here.
     """
     table, images = read_table(source), findings.images
     key = "path" if "path" in table else "image_id"
@@ -165,10 +163,8 @@ def patients_from_names(names: list[str], pattern: str | None = None) -> list[st
     """Return the patient of each file name; "" = unknown.
 
     The pattern is tried on the name without folders; its first matching group is the patient.
-    Default: `KNOWN_NAMES`, if nearly all names match it.
-
-    Raises:
-        ManifestError: the pattern is invalid, has no group, or matches no name.
+    Default: `KNOWN_NAMES`, if nearly all names match it. Raises ManifestError if the pattern is
+    invalid, has no group, or matches no name.
     """
     files = [PurePosixPath(name).name for name in names]
     try:
@@ -231,10 +227,8 @@ def separate_sibling_masks(findings: Findings, *, pair: bool) -> None:
 def join_masks(findings: Findings, source: Path, *, max_rank: int | None = None) -> None:
     """Fill in mask_path, in place, from a folder that mirrors the images' (`train/a/x.jpg` ->
     `train/a/x.png`, or `x_mask.png`, `x_seg.png`), or a CSV with columns path, mask and optionally
-    rank: rows above `max_rank` are left out.
-
-    Raises:
-        ManifestError: the source is missing or fits no image.
+    rank: rows above `max_rank` are left out. Raises ManifestError if the source is missing or fits
+    no image.
     """
     if source.is_dir():
         pairs, folder = _from_folder(findings, source), source
