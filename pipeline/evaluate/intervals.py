@@ -175,12 +175,15 @@ def _variance(values: np.ndarray) -> np.ndarray:
 
 
 def percentile_interval(replicates: np.ndarray, confidence: float) -> np.ndarray:
-    """Return the percentiles of replicates (B, ...) over the first axis without NaN, (2, ...); NaN
-    where there are none."""
-    tail = (1 - confidence) / 2
+    """Return the percentiles (2, ...) of replicates (B, ...) without NaN; NaN where none is left."""
+    ends = (1 - confidence) / 2, (1 + confidence) / 2
+    gaps = np.isnan(replicates).any(axis=0)
+    found = np.full((2, *gaps.shape), np.nan)
+    found[:, ~gaps] = np.quantile(replicates[:, ~gaps], ends, axis=0)  # all at once: much faster
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice")
-        return np.nanquantile(replicates, [tail, 1 - tail], axis=0)
+        found[:, gaps] = np.nanquantile(replicates[:, gaps], ends, axis=0)
+    return found
 
 
 def independent_units(counts: np.ndarray, test_sets: np.ndarray) -> np.ndarray:
