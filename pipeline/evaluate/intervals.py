@@ -175,7 +175,7 @@ def _variance(values: np.ndarray) -> np.ndarray:
 
 
 def percentile_interval(replicates: np.ndarray, confidence: float) -> np.ndarray:
-    """Return the percentiles (2, ...) of replicates (B, ...) without NaN; NaN where none is left."""
+    """Return the percentiles (2, ...) of replicates (B, ...) without NaN; NaN if all are."""
     ends = (1 - confidence) / 2, (1 + confidence) / 2
     gaps = np.isnan(replicates).any(axis=0)
     found = np.full((2, *gaps.shape), np.nan)
