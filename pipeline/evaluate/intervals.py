@@ -77,14 +77,11 @@ class Resamples:
         return found
 
     def sums(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the weighted sums of rows (n, K) in each resample, (B, K): of the plain
-        resamples, and of those with every class."""
+        """Return the weighted sums of rows (n, K) in each resample, (B, K), and in the
+        replacements of those that lack a class, (R, K)."""
         by_unit = np.zeros((len(self.names), rows.shape[1]), rows.dtype)
         np.add.at(by_unit, self._unit, rows)
-        plain = self.weights @ by_unit
-        complete = plain.copy()
-        complete[self.lacking] = self.redrawn @ by_unit
-        return plain, complete
+        return self.weights @ by_unit, self.redrawn @ by_unit
 
 
 def _entropy(text: str) -> int:

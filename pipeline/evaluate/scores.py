@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
+from scipy.stats import rankdata
 
 from pipeline.config import EvaluateParams
 from pipeline.evaluate.intervals import (
@@ -82,9 +82,10 @@ def contributions(proba: np.ndarray, y: np.ndarray, bins: int = 15) -> Contribut
     rows[here, bin_of + 2 * bins] = predicted == y
     auroc, counts = np.full(C, np.nan), np.bincount(y, minlength=C)
     for c in np.flatnonzero(counts % n):  # classes with images of their own and others
-        positive, scores = y == c, pd.Series(proba[:, c])
-        lower = scores.rank() - scores.groupby(positive).rank()
-        share = lower.to_numpy() / np.where(positive, n - counts[c], counts[c])
+        positive, lower = y == c, rankdata(proba[:, c])
+        for part in (positive, ~positive):
+            lower[part] -= rankdata(proba[part, c])
+        share = lower / np.where(positive, n - counts[c], counts[c])
         rows[positive, c - 2 * C] = share[positive]
         rows[~positive, c - C] = 1 - share[~positive]
         auroc[c] = share[positive].mean()
@@ -149,22 +150,37 @@ class Scored:
     def names(self) -> np.ndarray:
         return metric_columns(len(self.classes))
 
-    def mean(self, params: EvaluateParams, seeds: slice, n: int | None = None) -> Columns:
-        """Return the means of the first n metrics over some seeds, with their intervals, notes,
-        and the t-interval over seeds alone (`t_lo`, `t_hi`)."""
-        values, upper = self.values[seeds, :n], np.where(self.names == "brier", 2.0, 1.0)[:n]
-        numbers = [*self.run.seeds][seeds]
-        of = MeanOverSeeds(values, self.replicates[seeds, :, :n], numbers, params, upper=upper)
+    @property
+    def upper(self) -> np.ndarray:
+        """The largest value of each metric; the smallest is 0."""
+        return np.where(self.names == "brier", 2.0, 1.0)
+
+    def of_seed(self, k: int, n: int, confidence: float) -> Columns:
+        """Return the first n metrics of the k-th seed, with their intervals and notes."""
+        values, drawn = self.values[k, :n], np.clip(self.replicates[k, :, :n], 0, self.upper[:n])
+        found = self.interval(values, drawn, confidence, slice(k, k + 1))
+        return {"value": values, **found, "t_lo": np.nan, "t_hi": np.nan}
+
+    def mean(self, params: EvaluateParams) -> Columns:
+        """Return the means over all seeds, with their intervals, notes, and the t-interval over
+        seeds alone (`t_lo`, `t_hi`)."""
+        seeds, upper = [*self.run.seeds], self.upper
+        of = MeanOverSeeds(self.values, self.replicates, seeds, params, upper=upper)
         with np.errstate(invalid="ignore"):
-            means = np.nansum(values, axis=0) / of.count
+            means = np.nansum(self.values, axis=0) / of.count
         half = np.where(of.count > 1, of.t_half_width((1 - params.confidence) / 2), np.nan)
-        found = self.interval(means, of.replicates, params.confidence, seeds)
+        found = self.interval(means, of.replicates, params.confidence)
         return {"value": means, **found, "t_lo": means - half, "t_hi": means + half}
 
     def interval(
-        self, values: np.ndarray, replicates: np.ndarray, confidence: float,
-        seeds: slice = slice(None), *, shares: bool = True,
-    ) -> Columns:  # fmt: skip
+        self,
+        values: np.ndarray,
+        replicates: np.ndarray,
+        confidence: float,
+        seeds: slice = slice(None),
+        *,
+        shares: bool = True,
+    ) -> Columns:
         """Return the interval of the first metrics (F,) and a note ("" = the percentiles of the
         replicates (B, F)).
 
@@ -200,6 +216,7 @@ def score_block(
     the names of all classes, `units` the unit of each image id; an image without one is its own.
     """
     C, names, scored = len(classes), metric_columns(len(classes)), []
+    over = np.flatnonzero(np.isin(names, OVER_CLASSES))
     tests: dict[tuple, Resamples] = {}
     for run in runs:
         used, rows = [], []
@@ -211,8 +228,8 @@ def score_block(
             about = contributions(part.proba, part.y, params.bins)
             total = about.rows.sum(axis=0, dtype=np.float64)
             value = from_sums(total, about)
-            plain, complete = (from_sums(sums, about) for sums in test.sums(about.rows))
-            drawn = np.where(np.isin(names, OVER_CLASSES), complete, plain)
+            drawn, complete = (from_sums(sums, about) for sums in test.sums(about.rows))
+            drawn[np.ix_(test.lacking, over)] = complete[:, over]
             # Resampling adds noise to every bin and ECE adds up absolute values, so replicates
             # exceed the metric as much as it exceeds the truth: reflect them (basic bootstrap).
             drawn = np.where(names == "ece", 2 * value - drawn, drawn)
@@ -237,7 +254,7 @@ def run_tables(scored: Scored, params: EvaluateParams) -> Iterator[tuple[str, Co
     parts: list[Columns] = []
     if not run.pooled:
         for k, (seed, part) in enumerate(run.seeds.items()):
-            found = scored.mean(params, slice(k, k + 1), n)
+            found = scored.of_seed(k, n, params.confidence)
             parts.append({**found, "seed": seed, "n_images": len(part.ids)})
         for seed, error in sorted(run.failed.items()):
             parts.append({**NOTHING, "note": error, "seed": seed, "n_images": 0})
@@ -245,7 +262,7 @@ def run_tables(scored: Scored, params: EvaluateParams) -> Iterator[tuple[str, Co
         part |= {"n_labels": run.labels[part["seed"]], "n_seeds": 1, "n_groups": 0}
     mean = {**NOTHING, "note": [""] * n}
     if run.seeds:
-        found = scored.mean(params, slice(None))
+        found = scored.mean(params)
         found["note"][np.isnan(found["value"])] = "not defined on these images"
         mean = {column: values[:n] for column, values in found.items()}
         for table, columns in _class_tables(scored, found, params.bins):

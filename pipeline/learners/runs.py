@@ -143,8 +143,7 @@ def run_predict(learner: Learner, samples: Samples, rows: np.ndarray) -> np.ndar
     try:
         proba = np.zeros(shape, np.float32)
         if len(test):  # scikit-learn refuses to predict no rows
-            with single_thread():
-                proba = np.asarray(learner.predict_proba(test), dtype=np.float32)
+            proba = np.asarray(learner.predict_proba(test), dtype=np.float32)
         if proba.shape != shape:
             raise ValueError(f"predict_proba returned shape {proba.shape}, not {shape}")
         check_finite("a predicted probability", proba)

@@ -172,24 +172,26 @@ def train_learner(
         path.unlink(missing_ok=True)
 
     rows, tested = [], []
-    for key in sorted(splits):
-        (protocol, view, fraction, seed), split, digest = key, splits[key], digests[key]
-        test, result = features.rows(split.test), failures.get(digest)
-        if result is None:
-            learner = fits[digest].restore(cls(own, seed=seed))
-            result = runs.run_predict(learner, samples[view], test)
-        run = dict(zip(runs.RUN, (protocol, cls.name, view, fraction, seed), strict=True))
-        status, error = result if isinstance(result, runs.Failure) else ("ok", "")
-        if status == "ok":
-            record.skipped += digest not in todo
-            record.done += digest in todo
-        else:
-            record.failed["/".join(map(str, run.values()))] = f"{status}: {error}"
-        fit = fits[digest] if status == "ok" else runs.Fit(digest, {}, "{}", None)
-        run |= {f"n_{part}": len(ids) for part, ids in vars(split).items()}
-        run |= {"chosen": fit.chosen, "val_score": fit.val_score, "status": status}
-        rows.append(run | {"error": error, "digest": digest})
-        tested.append((split.test, features.samples.y[test], result if status == "ok" else None))
+    with runs.single_thread():
+        for key in sorted(splits):
+            (protocol, view, fraction, seed), split, digest = key, splits[key], digests[key]
+            test, result = features.rows(split.test), failures.get(digest)
+            if result is None:
+                learner = fits[digest].restore(cls(own, seed=seed))
+                result = runs.run_predict(learner, samples[view], test)
+            run = dict(zip(runs.RUN, (protocol, cls.name, view, fraction, seed), strict=True))
+            status, error = result if isinstance(result, runs.Failure) else ("ok", "")
+            if status == "ok":
+                record.skipped += digest not in todo
+                record.done += digest in todo
+            else:
+                record.failed["/".join(map(str, run.values()))] = f"{status}: {error}"
+            fit = fits[digest] if status == "ok" else runs.Fit(digest, {}, "{}", None)
+            run |= {f"n_{part}": len(ids) for part, ids in vars(split).items()}
+            run |= {"chosen": fit.chosen, "val_score": fit.val_score, "status": status}
+            rows.append(run | {"error": error, "digest": digest})
+            proba = result if status == "ok" else None
+            tested.append((split.test, features.samples.y[test], proba))
     runs.write_tables(folder, rows, tested, classes, inputs)
 
 
