@@ -169,7 +169,7 @@ def run_cheap(
 
 def main(arguments: Sequence[str]) -> int:
     """Run the stage from a shell, as the tests' child process."""
-    from pipeline.cli.options import guarded
+    from pipeline.cli.common import guarded
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=["masks", "features"])

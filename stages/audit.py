@@ -1,7 +1,7 @@
 """DVC stage: data_manifests/<dataset>.csv + images -> cache/<dataset>/audit.parquet"""
 
 from pipeline.audit import audit_dataset, audit_text
-from pipeline.cli.options import Dataset, Project, stage
+from pipeline.cli.common import Dataset, Project, stage
 
 
 def run(dataset: Dataset) -> None:

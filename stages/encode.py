@@ -1,6 +1,6 @@
 """DVC stage: images + masks.zarr -> cache/<dataset>/features.zarr (I = E_v(x * m), T = E_t(t))"""
 
-from pipeline.cli.options import Dataset, Project, stage
+from pipeline.cli.common import Dataset, Project, stage
 from pipeline.encode.encode import encode_dataset
 from pipeline.engine.options import RunOptions
 

@@ -1,6 +1,6 @@
 """DVC stage: predictions.parquet + masks.zarr -> cache/<dataset>/metrics.parquet, plots/"""
 
-from pipeline.cli.options import Dataset, Jobs, Project, stage
+from pipeline.cli.common import Dataset, Jobs, Project, stage
 from pipeline.evaluate import evaluate_dataset
 
 

@@ -1,6 +1,6 @@
 """DVC stage: images and ground truth -> cache/<dataset>/prompt_quality.parquet"""
 
-from pipeline.cli.options import Dataset, Project, stage
+from pipeline.cli.common import Dataset, Project, stage
 from pipeline.segment.prompt_quality import measure_prompts
 
 

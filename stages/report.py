@@ -1,6 +1,6 @@
 """DVC stage: what the other stages made -> report/index.html"""
 
-from pipeline.cli.options import Project, stage
+from pipeline.cli.common import Project, stage
 from pipeline.report.build import build_report
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import Project, stage
+from pipeline.cli.common import Project, stage
 from pipeline.errors import PipelineError
 from pipeline.report.results import write_readme, write_tables
 

@@ -1,6 +1,6 @@
 """DVC stage: images -> cache/<dataset>/masks.zarr (m = SAM2(x))"""
 
-from pipeline.cli.options import Dataset, Project, stage
+from pipeline.cli.common import Dataset, Project, stage
 from pipeline.engine.options import RunOptions
 from pipeline.segment.segment import segment_dataset
 

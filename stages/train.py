@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import Dataset, Jobs, Project, stage
+from pipeline.cli.common import Dataset, Jobs, Project, stage
 from pipeline.learners.train import train_dataset
 
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from pipeline.cli.app import app
-from pipeline.cli.options import guarded
+from pipeline.cli.common import guarded
 from pipeline.config import Params, load_params
 from pipeline.io import sha256_file
 from pipeline.manifest import COLUMNS, write_manifest

@@ -45,7 +45,9 @@ def take(path):
     assert not path.exists()
 
 
-@pytest.mark.promise("A store has one writer at a time; a second one is told who holds it.")
+@pytest.mark.promise(
+    "A store has one writer at a time; a second one is refused and names the holder."
+)
 def test_a_live_writer_is_named_in_one_line_with_host_and_pid(holder):
     path, process = holder
     os.utime(path, (4e9, 4e9))  # as after a clock set back

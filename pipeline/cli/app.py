@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from pipeline.cli.options import (
+from pipeline.cli.common import (
     Against,
     Dataset,
     DatasetName,

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from pipeline import config
-from pipeline.cli import options
+from pipeline.cli import common
 from pipeline.learners import LearnerParams
 from pipeline.paths import Paths
 from tests.site import REPO, STAGES, Site, stage_command
@@ -68,7 +68,7 @@ def run_and_record(out: str, stage: str, arguments: list[str]) -> None:
             note(cls, name, value)
         return value
 
-    def opened(project: options.Project) -> None:
+    def opened(project: common.Project) -> None:
         nonlocal running
         open_project(project)  # whose own checks and copies are not the stage's reading
         running = True
@@ -78,7 +78,7 @@ def run_and_record(out: str, stage: str, arguments: list[str]) -> None:
         return data_of(paths, dataset)
 
     config.Section.__getattribute__ = asked
-    open_project, options.Project.__post_init__ = options.Project.__post_init__, opened
+    open_project, common.Project.__post_init__ = common.Project.__post_init__, opened
     data_of, Paths.data = Paths.data, data
     sys.argv = [stage, *arguments]
     try:

@@ -24,7 +24,7 @@ PARAMS = small_params("linear-probe", "faulty-waits", train__views=MASKED, split
 TRAIN = """
 import sys
 from pathlib import Path
-from pipeline.cli.options import guarded
+from pipeline.cli.common import guarded
 from pipeline.paths import Paths
 from pipeline.learners import train
 from tests.learners.test_stopped import PARAMS

@@ -185,7 +185,7 @@ def guarded(run: Callable[..., Any]) -> None:
     """Call `run`; turn errors that a user can fix into one line on stderr and an exit code.
 
     SIGTERM (docker stop, Slurm, timeout) ends it as Ctrl-C does; stages replace this handler by
-    that of `Interrupts` while they run.
+    that of `pipeline.engine.run.interrupts` while they run.
 
     Exit codes: 0 success, 1 an unexpected error (with its traceback), 2 bad input, 3 a stage with
     more failed images than allowed or a learner without a successful fit, 130 interrupted by
