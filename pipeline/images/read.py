@@ -24,6 +24,7 @@ import numpy as np
 from pipeline.errors import ImageError
 from pipeline.images import formats, normalise
 from pipeline.images.formats import AGAIN, MAX_BYTES, FrameInfo, Pixels
+from pipeline.manifest import MaskFiles
 
 READER_VERSION = "6"
 SALT = b"medfocusclip patient grouping v2"  # public: short ids can be guessed, slowly
@@ -64,7 +65,7 @@ def read_image(path: str | os.PathLike, frame: int = 0, *, data: bytes | None = 
 
 
 def read_mask(
-    path: str | os.PathLike,
+    path: str | os.PathLike | MaskFiles,
     frame: int = 0,
     *,
     shape: tuple[int, int] | None = None,
@@ -76,8 +77,10 @@ def read_mask(
     `pipeline.images.normalise.find_threshold`.
 
     Args:
-        path, frame, data: as for `read_image`.
-        shape: (height, width) of the image of the mask; another size is an error.
+        path, frame, data: as for `read_image`; or the files of `mask_file`, whose regions are
+            united.
+        shape: (height, width) of the image of the mask; another size is an error, unless the rule
+            of the files says "resize" and the shape agrees: then the nearest pixels are taken.
 
     Returns:
         bool (h, w).
@@ -86,6 +89,12 @@ def read_mask(
         ImageError: as `read_image`; the size is not `shape`; or the samples are neither labels
             nor a mask with smooth edges nor probabilities.
     """
+    if isinstance(path, MaskFiles):
+        united, resize = np.zeros(shape or (), bool), "resize" in path.rule.split()
+        for file in path.files:
+            mask = read_mask(file, frame)
+            united = united | _sized(file, mask, shape or united.shape or None, resize)
+        return united
     with _naming(path):
         kind, data = _load(path, data)
         backend = _backend(kind)
@@ -94,11 +103,24 @@ def read_mask(
             mask = normalise.extract_region(pixels, *_file_threshold(kind, data))
         else:
             mask = normalise.extract_region(pixels, *normalise.find_threshold(lambda: [pixels]))
-        if shape is not None and mask.shape != tuple(shape):
-            sizes = f"{mask.shape[1]} x {mask.shape[0]}, its upright image {shape[1]} x {shape[0]}"
-            remedy = "use the mask of this image, in the orientation in which it is displayed"
-            raise ImageError(f"the mask is {sizes}", remedy=remedy)
+    return _sized(path, mask, shape)
+
+
+def _sized(
+    path: str | os.PathLike, mask: np.ndarray, shape: tuple[int, int] | None, resize: bool = False
+) -> np.ndarray:
+    """Return a mask in the size of its image, if it has this size or may be resized to it."""
+    if shape is None or mask.shape == tuple(shape):
         return mask
+    (height, width), (h, w) = mask.shape, shape
+    remedy = "use the mask of this image, in the orientation in which it is displayed"
+    if abs(w * height - width * h) <= max(height, width, h, w):  # to a pixel
+        if resize:
+            rows, columns = (2 * np.arange(n) + 1 for n in shape)  # twice the middles of pixels
+            return mask[np.ix_(rows * height // (2 * h), columns * width // (2 * w))]
+        remedy = "take masks of the same shape by their nearest pixels with --resize-masks"
+    what = f"the mask is {width} x {height}, its upright image {w} x {h}"
+    raise ImageError(what, path=path, remedy=remedy)
 
 
 def probe(path: str | os.PathLike) -> list[FrameInfo]:

@@ -38,6 +38,7 @@ class AddSummary:
     masks_left_out: dict[str, str] = field(default_factory=dict)  # image_id -> why
     warnings: list[str] = field(default_factory=list)
     changed: dict[str, int] = field(default_factory=dict)  # rows added, removed and changed
+    notes: list[str] = field(default_factory=list)  # what was taken for what
 
     def __post_init__(self) -> None:
         self.images = len(self.frame)
@@ -62,6 +63,7 @@ class AddSummary:
         changes = ", ".join(f"{n} {what}" for what, n in self.changed.items() if n)
         lines.append(f"  ground-truth masks: {self.masks}, patients: {self.patients or 'unknown'}")
         lines.append(f"  since the last manifest: {changes or 'nothing changed'}")
+        lines += [f"  {note}" for note in self.notes]
         lines += [f"  skipped {n}: {reason}" for reason, n in sorted(self.skipped.items())]
         failed = [f"  FAILED {printable(path)}: {why}" for path, why in self.failed.items()]
         lines += failed[:LISTED]
@@ -179,7 +181,7 @@ def add_dataset(
         ).write(paths.record(dataset, ADD))
     warnings = findings.warnings + rows.row_warnings(frame)
     left_out = (skipped, findings.failed, unusable)
-    return AddSummary(dataset, manifest, frame, *left_out, warnings, changed)
+    return AddSummary(dataset, manifest, frame, *left_out, warnings, changed, findings.notes)
 
 
 def refresh_dataset(

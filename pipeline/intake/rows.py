@@ -15,6 +15,7 @@ from pipeline.errors import ImageError
 from pipeline.images import FrameInfo, SkippedFile, patient_code, probe, read_mask
 from pipeline.intake.find import Findings
 from pipeline.io import sha256_file
+from pipeline.manifest import mask_file
 
 Progress = Callable[[int, int], None]
 MASK_FOLDERS = ("mask", "masks", "ground_truth", "groundtruth", "segmentation", "segmentations")
@@ -106,8 +107,8 @@ def measure_masks(frame: pd.DataFrame, locate: Callable[[str], Path]) -> dict[in
 
     def area(row: Any) -> int | str:
         try:
-            file, shape = locate(row.mask_path), (row.height, row.width)
-            return int(read_mask(file, row.frame, shape=shape).sum())
+            shape = int(row.height), int(row.width)
+            return int(read_mask(mask_file(row, locate), row.frame, shape=shape).sum())
         except ImageError as error:
             return error.message
 
