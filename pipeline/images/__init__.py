@@ -12,3 +12,5 @@ from pipeline.images.read import read_image as read_image
 from pipeline.images.read import read_mask as read_mask
 from pipeline.images.read import reader_rules as reader_rules
 from pipeline.images.read import to_voxels as to_voxels
+from pipeline.images.region import Ambiguous as Ambiguous
+from pipeline.images.region import MaskRule as MaskRule

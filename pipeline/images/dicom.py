@@ -63,8 +63,8 @@ def read(data: bytes, kind: str, frame: int) -> Pixels:
     if stored.shape[2:] == (3,):
         return Pixels(stored, display=stored.dtype == np.uint8)
     if stored.ndim == 2 and model == "PALETTE COLOR":
-        rgb = _apply_palette(_used_bits(stored, dataset)[0], dataset)
-        return Pixels(rgb, display=True, threshold="nonzero")
+        index = _used_bits(stored, dataset)[0]
+        return Pixels(_apply_palette(index, dataset), display=True, index=index)
     if stored.ndim == 2 and model in ("MONOCHROME1", "MONOCHROME2"):
         return _grey(stored, dataset, frame, invert=model == "MONOCHROME1")
     raise ImageError("has an unknown colour model", remedy="export it as MONOCHROME2 or RGB")

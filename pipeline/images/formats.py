@@ -60,8 +60,9 @@ class Pixels:
         valid: bool (h, w), False for padding and transparent pixels, which do not count for the
             display range and are shown black; None if all are valid.
         alpha: float32 (h, w) opacity in [0, 1] that is still to be applied; None if opaque.
-        threshold: how a mask is thresholded: "auto", "half" (lossy coding) or "nonzero" (palette
-            indices).
+        threshold: how a mask is thresholded: "auto", or "half" (lossy coding).
+        index: (h, w) indices of a palette, whose colours the values are; only masks look at it.
+        opacity: uint8 (h, w) that the values have been multiplied by; only masks look at it.
     """
 
     values: np.ndarray
@@ -70,6 +71,8 @@ class Pixels:
     valid: np.ndarray | None = None
     alpha: np.ndarray | None = None
     threshold: str = "auto"
+    index: np.ndarray | None = None
+    opacity: np.ndarray | None = None
 
 
 def check_size(width: int, height: int) -> None:

@@ -24,11 +24,14 @@ import numpy as np
 from pipeline.errors import ImageError
 from pipeline.images import formats, normalise
 from pipeline.images.formats import AGAIN, MAX_BYTES, FrameInfo, Pixels
+from pipeline.images.grid import Grid, another_grid, resample, same_grid
+from pipeline.images.region import MaskRule, Region, find_region
 from pipeline.manifest import MaskFiles
 
 READER_VERSION = "6"
 SALT = b"medfocusclip patient grouping v2"  # public: short ids can be guessed, slowly
 _BACKENDS = {"TIFF": "tiff", "DICOM": "dicom", "NIFTI": "nifti"}
+VOLUMES = ("NIFTI",)  # files that say where their voxels are in space
 
 
 def reader_rules() -> dict[str, Any]:
@@ -73,37 +76,65 @@ def read_mask(
 ) -> np.ndarray:
     """Read one frame as a region, turned upright by the same rules as an image.
 
-    The region is what is displayed bright, by one threshold for all frames of the file: see
-    `pipeline.images.normalise.find_threshold`.
+    The region is what is displayed bright, by one threshold for all frames of the file, unless the
+    rule of the files says otherwise: see `pipeline.images.region.find_region`.
 
     Args:
         path, frame, data: as for `read_image`; or the files of `mask_file`, whose regions are
-            united.
+            united. A volume must lie on the grid of the volume that is its image.
         shape: (height, width) of the image of the mask; another size is an error, unless the rule
-            of the files says "resize" and the shape agrees: then the nearest pixels are taken.
+            of the files says "resize" and the shape agrees: then the nearest pixels are taken. A
+            volume on another grid is resampled by the affines then.
 
     Returns:
         bool (h, w).
 
     Raises:
-        ImageError: as `read_image`; the size is not `shape`; or the samples are neither labels
-            nor a mask with smooth edges nor probabilities.
+        ImageError: as `read_image`; or another size or grid.
+        Ambiguous: an ImageError: the values can be read in two ways.
+        ConfigError: the rule of the files is not one.
     """
-    if isinstance(path, MaskFiles):
-        united, resize = np.zeros(shape or (), bool), "resize" in path.rule.split()
-        for file in path.files:
-            mask = read_mask(file, frame)
-            united = united | _sized(file, mask, shape or united.shape or None, resize)
-        return united
+    if not isinstance(path, MaskFiles):
+        return _sized(path, _region_of(path, frame, data, MaskRule()), shape)
+    united, rule = np.zeros(shape or (), bool), MaskRule.parse(path.rule)
+    for file in path.files:
+        grid = _grid(file)
+        other = path.image and grid and _grid(path.image)
+        if other and not same_grid(grid, other):
+            if not rule.resize:
+                raise another_grid(grid, other, file)
+            volume = np.stack([_region_of(file, k, None, rule) for k in range(grid.shape[0])])
+            mask = resample(volume, grid, other, frame)
+        else:
+            mask = _region_of(file, frame, None, rule)
+        united = united | _sized(file, mask, shape or united.shape or None, rule.resize)
+    return united
+
+
+def _region_of(
+    path: str | os.PathLike, frame: int, data: bytes | None, rule: MaskRule
+) -> np.ndarray:
     with _naming(path):
         kind, data = _load(path, data)
         backend = _backend(kind)
         pixels = backend.read(data, kind, frame)
-        if pixels.threshold == "auto" and len(backend.probe(data, kind)) > 1:
-            mask = normalise.extract_region(pixels, *_file_threshold(kind, data))
-        else:
-            mask = normalise.extract_region(pixels, *normalise.find_threshold(lambda: [pixels]))
-    return _sized(path, mask, shape)
+        if len(backend.probe(data, kind)) > 1:
+            return _file_region(kind, data, rule).of(pixels)
+        return find_region(lambda: [pixels], rule).of(pixels)
+
+
+def _grid(path: Path) -> Grid | None:
+    """Return the grid of a volume; None for files of other formats."""
+    with _naming(path):
+        status = path.stat()
+        return _read_grid(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _read_grid(path: Path, size: int, changed: int) -> Grid | None:
+    with open(path, "rb") as file:
+        kind = formats.sniff(file.read(formats.HEAD_BYTES))
+    return _backend(kind).grid(_load(path, None)[1], kind) if kind in VOLUMES else None
 
 
 def _sized(
@@ -209,15 +240,15 @@ def unreadable(path: str | os.PathLike, error: OSError) -> ImageError:
 
 
 @functools.lru_cache(maxsize=8)  # for the next frames of the files that are being read
-def _file_threshold(kind: str, data: bytes) -> tuple[float, float]:
-    """Return the (top, threshold) of all frames of a file."""
+def _file_region(kind: str, data: bytes, rule: MaskRule) -> Region:
+    """Return how all frames of a file become regions."""
 
     def frames() -> Iterator[Pixels]:
         for frame in range(len(_backend(kind).probe(data, kind))):
             with contextlib.suppress(Exception):  # a damaged frame raises when it is read itself
                 yield _backend(kind).read(data, kind, frame)
 
-    return normalise.find_threshold(frames)
+    return find_region(frames, rule)
 
 
 def _backend(kind: str) -> ModuleType:
