@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from scipy.ndimage import binary_dilation
 
@@ -9,6 +11,7 @@ from pipeline.errors import ImageError
 from pipeline.images.formats import AGAIN, Pixels
 
 LOW, HIGH = 0.5, 99.5  # percentiles that become 0 and 255
+VOLUME_SAMPLES = 2**22  # of a volume, for its range
 PLATEAU_SHARE = 0.1  # a burnt-in marker covers at most this fraction of the pixels
 PLATEAU_GAP = 0.02  # its minimum distance from the rest, as a fraction of the rest's range
 EDGE = 2  # pixels around a marker that anti-aliased letters blend into the image
@@ -21,12 +24,13 @@ DISGUISED_SHARE = 0.99  # of the nonzero samples, to identify 8-bit values times
 def to_display(pixels: Pixels) -> np.ndarray:
     """Return the (h, w, 3) uint8 image that a viewer shows.
 
-    8-bit display values are unchanged. Anything else is scaled by `display_range`, with one range
-    for all channels, which keeps the hue. Transparency is composed on black; invalid pixels too.
+    8-bit display values are unchanged. Anything else is scaled by the range of the pixels (`span`),
+    or else by `display_range`, with one range for all channels, which keeps the hue. Transparency
+    is composed on black; invalid pixels too.
     """
     values, valid = pixels.values, finite(pixels)
     if not pixels.display:
-        values = _scale(values, valid)
+        values = _scale(values, valid) if pixels.span is None else _stretch(values, *pixels.span)
     if pixels.invert:
         values = 255 - values
     values = on_black(values, pixels.alpha)
@@ -81,6 +85,25 @@ def display_range(values: np.ndarray, valid: np.ndarray | None = None) -> tuple[
     return float(low), float(high)
 
 
+def volume_range(frames: Iterable[Pixels], count: int) -> tuple[float, float] | None:
+    """Return the (low, high) of all `count` frames of a volume that become black and white: the
+    0.5th and the 99.5th percentile; of some evenly spaced samples where there are millions. None
+    if there is nothing to scale."""
+    found = []
+    for pixels in frames:
+        if pixels.display or pixels.values.ndim != 2 or pixels.values.dtype.kind not in "uif":
+            return None
+        samples = select(pixels.values, finite(pixels))
+        found.append(samples[:: max(1, samples.size * count // VOLUME_SAMPLES)])
+    samples = np.concatenate(found) if found else np.empty(0)
+    if not samples.size:
+        return None
+    low, high = np.percentile(samples, (LOW, HIGH), method="nearest")
+    if low == high or _few_levels(samples):
+        low, high = samples.min(), samples.max()
+    return float(low), float(high)
+
+
 def _outside_markers(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
     """Return which pixels are valid and not part of a marker, bool (h, w)."""
     kept = np.ones(values.shape[:2], bool) if valid is None else valid
@@ -119,7 +142,11 @@ def _scale(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
         for factor in (257, 256):
             if nonzero.size == 0 or np.mean(nonzero % factor == 0) >= DISGUISED_SHARE:
                 return np.minimum(values // factor, 255).astype(np.uint8)
-    low, high = display_range(values, valid)
+    return _stretch(values, *display_range(values, valid))
+
+
+def _stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Scale samples so that `low` becomes 0 and `high` 255, uint8."""
     if high <= low:
         return np.zeros(values.shape, np.uint8)
     # Halving first keeps the range finite for floats near the limits of their type.

@@ -13,7 +13,15 @@ from typing import Any
 import pandas as pd
 
 from pipeline.errors import ImageError, ManifestError
-from pipeline.images import Ambiguous, FrameInfo, SkippedFile, patient_code, probe, read_mask
+from pipeline.images import (
+    Ambiguous,
+    FrameInfo,
+    SkippedFile,
+    dicom_capture,
+    patient_code,
+    probe,
+    read_mask,
+)
 from pipeline.intake.find import Findings, shown
 from pipeline.io import sha256_file
 from pipeline.manifest import mask_file
@@ -21,6 +29,7 @@ from pipeline.segment.quality import odd_truth
 
 Progress = Callable[[int, int], None]
 MASK_FOLDERS = ("mask", "masks", "ground_truth", "groundtruth", "segmentation", "segmentations")
+SECONDARY = "DICOM secondary capture (dose report, screen shot) among CT, MR or PET images"
 # `--on-shared-patient`: of the splits that share a patient, the first in this order keeps it.
 SPLIT_PRIORITY = {"drop-train": ("test", "val", "train"), "drop-test": ("train", "val", "test")}
 
@@ -32,6 +41,7 @@ class Measured:
     sha256: str = ""
     patient: str = ""  # one-way code from a DICOM header; "" = unknown
     frames: tuple[FrameInfo, ...] = ()
+    capture: str = ""  # `dicom_capture`
     skipped: str = ""
     failed: str = ""
 
@@ -44,7 +54,7 @@ def measure(file: Path) -> Measured:
     """Hash one image file and read its header; errors are returned, not raised."""
     try:
         frames = tuple(probe(file))
-        return Measured(sha256_file(file), patient_code(file), frames)
+        return Measured(sha256_file(file), patient_code(file), frames, dicom_capture(file))
     except SkippedFile as error:
         return Measured(skipped=error.message)
     except ImageError as error:
@@ -76,6 +86,11 @@ def build_rows(
     of `findings.images`; and the line of the table that each comes from."""
     images = findings.images.sort_values("path", kind="stable")
     measured = measure_all(findings.root, set(images["path"]), progress)
+    captures = Counter(one.capture for one in measured.values())
+    if captures["acquired"] > captures["secondary"] > 0:
+        for path, one in measured.items():
+            if one.capture == "secondary":
+                measured[path] = Measured(skipped=SECONDARY)
     rows, lines = [], []
     for line, image in zip(images.index, images.to_dict("records"), strict=True):
         result, wanted = measured[image["path"]], image["frame"]
