@@ -53,21 +53,27 @@ def make_thumbnails(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class ThumbnailMapper:
     device = ""  # the engine's loader threads do all
 
+    def __init__(self, window: tuple[float, float] | None):
+        self.window = window
+
     def load(self, item: WorkItem) -> tuple[np.ndarray, np.ndarray]:
-        return make_thumbnails(read_image(item.path, item.frame))
+        return make_thumbnails(read_image(item.path, item.frame, window=self.window))
 
     def map(self, items: Sequence[WorkItem], loaded: Sequence) -> Sequence:
         return loaded
 
 
-def load_thumbnails(manifest: pd.DataFrame, data: Path, cache: Path) -> Thumbnails:
-    """Read the thumbnails that the cache lacks, and bring the cache up to date.
+def load_thumbnails(
+    manifest: pd.DataFrame, data: Path, cache: Path, window: tuple[float, float] | None = None
+) -> Thumbnails:
+    """Read the thumbnails that the cache lacks, and bring the cache up to date; `window` is that
+    of `read_image`.
 
     A damaged cache counts as empty. What was read before an interruption is kept. An image whose
     file cannot be read, or has other bytes than the manifest states, is in `failures`; another of
     the same content may be read. Raises DiskError where the cache cannot be written.
     """
-    rules = sha256_json(reader_rules())
+    rules = sha256_json(reader_rules(window))
     keys = [
         sha256(f"{digest} {frame} {rules}".encode()).hexdigest()
         for digest, frame in zip(manifest["sha256"], manifest["frame"], strict=True)
@@ -85,7 +91,8 @@ def load_thumbnails(manifest: pd.DataFrame, data: Path, cache: Path) -> Thumbnai
     items = [WorkItem(r["image_id"], r["key"], data / r["path"], r["frame"], r) for r in missing]
     failures, before = {}, int(readable.sum())
     try:
-        for result in LocalExecutor(READ_BATCH, cores=1).imap(ThumbnailMapper, items):
+        executor = LocalExecutor(READ_BATCH, cores=1)
+        for result in executor.imap(lambda: ThumbnailMapper(window), items):
             at = result.item.row["content"]
             if result.error is not None:
                 failures[result.item.image_id] = reason_of(result.error)

@@ -73,7 +73,8 @@ class Album:
     def image(self, image_id: str) -> NDArray[np.uint8]:
         """Read an image: (h, w, 3) uint8, upright."""
         row = self.rows[image_id]
-        return read_image(self.data.paths.data(self.data.name) / row["path"], row["frame"])
+        file, window = self.data.paths.data(self.data.name) / row["path"], self.data.params.images
+        return read_image(file, row["frame"], window=window.shown)
 
     def truth(self, image_id: str) -> NDArray[np.bool_] | None:
         """Read the ground-truth mask of an image, (h, w) bool; None where there is none."""
