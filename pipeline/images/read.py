@@ -31,9 +31,9 @@ from pipeline.manifest import MaskFiles
 
 READER_VERSION = "7"
 SALT = b"medfocusclip patient grouping v2"  # public: short ids can be guessed, slowly
-_BACKENDS = {"TIFF": "tiff", "DICOM": "dicom", "NIFTI": "nifti"}
+_BACKENDS = {"TIFF": "tiff", "DICOM": "dicom", **dict.fromkeys(("NIFTI", "MHA", "NRRD"), "nifti")}
 Window = tuple[float, float]  # center, width
-VOLUMES = ("NIFTI",)  # files that say where their voxels are in space
+VOLUMES = ("NIFTI", "MHA", "NRRD")  # files that say where their voxels are in space
 
 
 def reader_rules(window: Window | None = None) -> dict[str, Any]:
