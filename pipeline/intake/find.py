@@ -22,7 +22,7 @@ from typing import NoReturn
 import pandas as pd
 
 from pipeline.errors import ImageError, ManifestError, PipelineError, printable
-from pipeline.images import DICOMDIR_REASON, has_image_suffix, is_junk, sniff
+from pipeline.images import DICOMDIR_REASON, conversion, has_image_suffix, is_junk, sniff
 from pipeline.io import open_bytes, partial_path, writing
 from pipeline.manifest import COLUMNS
 
@@ -133,7 +133,7 @@ def why_skipped(file: Path, relative: str) -> str:
         return ""
     suffix = file.suffix.lower()
     if suffix and not suffix[1:].isdigit():
-        return f"not an image ({suffix})"
+        return _conversion(file) or f"not an image ({suffix})"
     try:  # DICOM files often have no suffix, or end in the last number of their UID
         with open_bytes(file) as opened:
             sniff(opened.read(1024))
@@ -142,6 +142,21 @@ def why_skipped(file: Path, relative: str) -> str:
     except PipelineError as error:
         return error.message
     return ""
+
+
+def _conversion(file: Path) -> str:
+    """Return how a file that is no image can be used, if it can; its start is read for this."""
+    try:
+        with open_bytes(file) as opened:
+            return conversion(file.suffix.lower(), opened.read(2**16))
+    except (PipelineError, OSError):
+        return ""
+
+
+def remedy_for(skipped: Iterable[str]) -> str:
+    """Return how the files that were left out can be used, by the reasons; else `ARRANGE`."""
+    hows = sorted({why.partition(" - ")[2] for why in skipped} - {""})
+    return "; ".join(hows) or ARRANGE
 
 
 def split_named(name: str) -> str:
@@ -162,8 +177,10 @@ def read_folder(source: Path, exclude: Path | None = None) -> Findings:
     """
     images, folders, skipped = look_through(source, exclude)
     if not images:
-        counts = "".join(f"; {n} skipped: {why}" for why, n in skipped.most_common(3))
-        raise ManifestError(f"no images in it{counts}", path=source, remedy=ARRANGE)
+        common = ((why.partition(" - ")[0], n) for why, n in skipped.most_common(3))
+        counts = "".join(f"; {n} skipped: {why}" for why, n in common)
+        what = f"no images in it{counts}"
+        raise ManifestError(what, path=source, remedy=remedy_for(skipped))
     root, stray = source, []
     while inner := _wrapped_folder(images, folders):
         stray += [path for path in images if "/" not in path]
@@ -182,7 +199,9 @@ def read_folder(source: Path, exclude: Path | None = None) -> Findings:
     stray += [path for path in images if path.count("/") <= depth]
     images = sorted(path for path in images if path.count("/") > depth)
     if not images:
-        raise ManifestError("the images are in no class folder", path=root, remedy=ARRANGE)
+        raise ManifestError(
+            "the images are in no class folder", path=root, remedy=remedy_for(skipped)
+        )
     parts = [path.split("/") for path in images]
     split = [split_named(names[0]) if splits else "" for names in parts]
     label = [names[depth] for names in parts]
