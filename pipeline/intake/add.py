@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import re
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +18,7 @@ import pandas as pd
 from pipeline.config import DATASET_NAME
 from pipeline.engine.record import ADD, RunRecord, library_versions
 from pipeline.errors import ManifestError, printable
+from pipeline.images import MaskRule
 from pipeline.intake import known, rows
 from pipeline.intake.find import Findings, extracted, read_folder, shown
 from pipeline.io import manifest_lock, remove_leftovers, writing
@@ -83,6 +86,7 @@ def add_dataset(
     layout: str = "",
     split_name: Sequence[str] | None = None,
     max_rank: int | None = 5,
+    mask_rule: str = "",
     groups: str | Path | None = None,
     patient_regex: str | None = None,
     on_shared_patient: str | None = None,
@@ -109,6 +113,8 @@ def add_dataset(
         layout: what each level of folders is, e.g. `split/class/patient/*`; see `read_folder`.
         split_name: further names of splits, such as "holdout=test".
         max_rank: rows of such a CSV with a higher rank are left out.
+        mask_rule: words of `MaskRule` that say how all masks are read. Default: that of the table
+            or of the last time, else the content of each file decides.
         groups: CSV of known groups (path or image_id; group, series, slice, fold, patient_id).
         patient_regex: regular expression; its first group that matches a path is the patient.
             Default: known naming schemes, DICOM headers (by a one-way code), folders.
@@ -166,12 +172,15 @@ def add_dataset(
         if not (frame["patient_id"] != "").any():
             findings.warnings += known.patient_hint(frame, not layout)
         findings.notes[:0] = files_and_rows(frame, findings)
-        bad_masks = rows.measure_masks(frame, findings.file)
-        frame.loc[list(bad_masks), "mask_path"] = ""
-        unusable = {frame.at[i, "image_id"]: why for i, why in bad_masks.items()}
-        if unusable:
-            named = shown(f"{name} {why}" for name, why in unusable.items())
-            findings.warnings.append(f"{len(unusable)} ground-truth masks are left out: {named}")
+        set_mask_rule(frame, str(mask_rule), manifest)
+        masks_found = rows.measure_masks(frame, findings.file)
+        masks_found.refuse_if_unclear(told="values=" in mask_rule or "invert" in mask_rule)
+        frame.loc[list(masks_found.bad), "mask_path"] = ""
+        unusable = masks_found.unusable(frame)
+        for why, count in Counter(unusable.values()).most_common(LISTED):
+            named = shown(name for name, other in unusable.items() if other == why)
+            findings.warnings.append(f"{count} ground-truth masks are left out: {why} ({named})")
+        findings.warnings += masks_found.lines()
         how = on_shared_patient or ("error" if stated else "drop-train")
         if how != "error":
             findings.warnings += rows.keep_in_one_split(frame, how)
@@ -228,7 +237,7 @@ def refresh_dataset(
                 frame.loc[row.Index, ["sha256", "width", "height"]] = now
                 changed += result.sha256 != row.sha256
         frame.loc[frame["mask_path"] == "", "mask_area"] = ""
-        for i, reason in rows.measure_masks(frame, data.joinpath).items():
+        for i, reason in rows.measure_masks(frame, data.joinpath).bad.items():
             remedy = "put it back or correct it; or empty its mask_path"
             why = f"its mask {frame.at[i, 'mask_path']} {reason} - {remedy}"
             failed.setdefault(frame.at[i, "image_id"], why)
@@ -249,6 +258,19 @@ def files_and_rows(frame: pd.DataFrame, findings: Findings) -> list[str]:
 
 
 # -- what a project has already, neither lost without being asked ----------------------------------
+
+
+def set_mask_rule(frame: pd.DataFrame, rule: str, manifest: Path) -> None:
+    """Write how masks are read into the column `mask_rule`, in place: by the rule given, else by
+    that of each row, else by that of the old manifest. Raises ConfigError if it cannot be read."""
+    if rule:
+        MaskRule.parse(rule)
+        frame["mask_rule"] = rule
+    elif "mask_rule" not in frame and manifest.exists():
+        with contextlib.suppress(ManifestError):  # `merge_existing` says what is wrong with it
+            old = read_manifest(manifest).set_index("image_id")
+            if "mask_rule" in old:
+                frame["mask_rule"] = frame["image_id"].map(old["mask_rule"]).fillna("")
 
 
 def merge_existing(
