@@ -25,8 +25,16 @@ from typing import NoReturn
 import pandas as pd
 
 from pipeline.errors import ImageError, ManifestError, PipelineError, printable
-from pipeline.images import DICOMDIR_REASON, conversion, has_image_suffix, is_junk, sniff
-from pipeline.intake.truth import IMAGE_WORDS, Truth, find_truth, words
+from pipeline.images import (
+    DICOMDIR_REASON,
+    SkippedFile,
+    conversion,
+    has_image_suffix,
+    is_junk,
+    probe,
+    sniff,
+)
+from pipeline.intake.truth import IMAGE_WORDS, WORDS, Truth, find_truth, words
 from pipeline.io import open_bytes, partial_path, writing
 from pipeline.manifest import COLUMNS, UNITED
 
@@ -47,6 +55,7 @@ _FOLD = re.compile(r"(?i)(?:cv|k)?[ _-]?fold[ _-]?\d+")
 ROLES = {"split": "split", "class": "label", "patient": "patient_id", "fold": "fold"}
 MOST = 0.9  # of the images, or names, that a rule on levels asks for
 MIN_PATIENTS = 3  # folders in each class, for these to be taken for patients
+DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".dic", ".ima")
 MAX_RATIO = 200  # of unpacked to packed size; images hardly compress, so that more is a bomb,
 MAX_SMALL = 2**26  # unless the whole is small, e.g. black masks
 ARRANGE = "arrange them as class/image or split/class/image, or pass a CSV with labels"
@@ -162,6 +171,24 @@ def why_skipped(file: Path, relative: str) -> str:
     return ""
 
 
+def _without_objects(images: list[str], source: Path, skipped: Counter[str]) -> list[str]:
+    """Leave out DICOM objects that are no images, of folders named like ground truth (`SEG`): the
+    content says what they are, before their names are compared with those of images."""
+    kept = []
+    for path in images:
+        pure = PurePosixPath(path)
+        if pure.suffix.lower() in DICOM_SUFFIXES and not WORDS.isdisjoint(words(str(pure.parent))):
+            try:
+                probe(source / path)
+            except SkippedFile as error:
+                skipped[error.message] += 1
+                continue
+            except PipelineError:
+                pass  # named when it is read
+        kept.append(path)
+    return kept
+
+
 def _conversion(file: Path) -> str:
     """Return how a file that is no image can be used, if it can; its start is read for this."""
     try:
@@ -216,6 +243,7 @@ def read_folder(
             the names are possible.
     """
     images, folders, skipped = look_through(source, exclude)
+    images = _without_objects(images, source, skipped)
     if not images:
         common = ((why.partition(" - ")[0], n) for why, n in skipped.most_common(3))
         counts = "".join(f"; {n} skipped: {why}" for why, n in common)
