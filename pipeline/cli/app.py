@@ -254,7 +254,9 @@ def check(dataset: Dataset, project: Project, against: Against = None) -> None:
     paths = project.paths
     for name in filter(None, [dataset, against]):
         classes = prompted_classes(paths.prompts, name)
-        read_manifest(paths.manifest(name), data=paths.data(name), classes=classes)
+        manifest = read_manifest(paths.manifest(name), data=paths.data(name), classes=classes)
+        if unused := ", ".join(sorted(set(classes or ()) - set(manifest["label"]))):
+            typer.echo(f"warning: prompts for classes that {name} lacks: {unused}", err=True)
     audit(dataset, project, against)
 
 

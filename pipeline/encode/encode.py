@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -50,6 +51,9 @@ def encode_dataset(
     manifest = read_manifest(paths.manifest(dataset))
     chosen = select(manifest, options.only)
     prompts = load_prompts(paths.prompts, dataset, class_names(manifest))
+    if prompts.unused:
+        text = f"encode {dataset}: prompts for classes that it does not have: "
+        print(text + ", ".join(prompts.unused), file=sys.stderr, flush=True)
     masks = open_masks(paths.masks(dataset))
     stored = masks.table()[["status", "reason", "sha256", "crc", "area"]].to_dict("index")
 
