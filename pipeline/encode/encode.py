@@ -12,6 +12,7 @@ from pipeline.encode.text import check_length, load_prompts, text_identity
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
 from pipeline.engine.run import BATCH_SIZE, image_items, run_stage, select
+from pipeline.io import FileHashes
 from pipeline.manifest import class_names, read_manifest
 from pipeline.models import ClipModel, load_clip
 from pipeline.paths import Paths
@@ -61,7 +62,8 @@ def encode_dataset(
         row["mask"] = mask = stored.get(row["image_id"])
         return {"mask": mask and [int(mask["crc"]), int(mask["area"]), mask["status"]]}
 
-    items = image_items(chosen, paths.data(dataset), mask_of, truth="oracle" in section.views)
+    truth, hashes = "oracle" in section.views, FileHashes(paths.hashes(dataset))
+    items = image_items(chosen, paths.data(dataset), mask_of, truth=truth, hashes=hashes)
     clip = clip or load_encoder(params, options)
     check_length(prompts, clip.count_tokens, clip.context_length)
     mapper = EncodeMapper(section, clip, masks, forward_batch=options.batch_size)
@@ -85,7 +87,7 @@ def encode_dataset(
                 identity=identity,
                 prompts=prompts.texts,
             )
-        return run_stage("encode", dataset, params, paths, options, items, mapper, writer)
+        return run_stage("encode", dataset, params, paths, options, items, mapper, writer, hashes)
 
 
 def load_encoder(params: Params, options: RunOptions) -> ClipModel:
