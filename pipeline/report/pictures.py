@@ -10,17 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.encode.views import outside_of
-from pipeline.engine.run import bytes_error
 from pipeline.errors import PipelineError
 from pipeline.evaluate.predictions import flips
 from pipeline.images import read_image, read_mask
 from pipeline.images.overlay import data_uri, draw_outlines, shrink
+from pipeline.images.read import bytes_changed
 from pipeline.io import FileHashes
 from pipeline.manifest import mask_file, row_file
 from pipeline.report import words
 from pipeline.report.data import Dataset, reason_of
 from pipeline.report.words import number, plural
-from pipeline.store import WorkItem
 
 SHOWN, PAIRS = 6, 3
 """Images of a list, and pairs of copies of a kind."""
@@ -78,8 +77,8 @@ class Album:
         """Read an image: (h, w, 3) uint8, upright; ImageError for other bytes than were masked."""
         row = self.rows[image_id]
         file = row_file(row, self.data.paths.data(self.data.name))
-        if error := bytes_error(WorkItem(image_id, "", file, row=row), self.hashes):
-            raise error
+        if file.is_file() and self.hashes(file) != row["sha256"]:
+            raise bytes_changed(file)
         return read_image(file, row["frame"])
 
     def truth(self, image_id: str) -> NDArray[np.bool_] | None:
