@@ -214,7 +214,9 @@ def load_clip(
     config = copy.deepcopy(config or clip_config(_located(spec)))
     checkpoint, stated = _find(spec, config)
     digest = sha256_file(checkpoint.path)
-    trained = trained_with(spec, config, checkpoint, stated or known_weights(digest))
+    if not stated and (stated := known_weights(digest)):
+        checkpoint = Checkpoint(checkpoint.path, _advice(stated["hf_hub"]))
+    trained = trained_with(spec, config, checkpoint, stated)
     config["quick_gelu"] = bool(trained["quick_gelu"])
     tower, tokens = _text_sources(spec, config["text_cfg"])
     model = build_clip(config, tower)
@@ -230,9 +232,9 @@ def load_clip(
         model.load_state_dict(state, strict=False)
     else:
         state.pop("text.transformer.embeddings.position_ids", None)  # of older transformers
-        for name in {"logit_scale", "logit_bias"} & set(state) & set(own := model.state_dict()):
-            if state[name].numel() == 1:  # a number or a list of one, by version of open_clip
-                state[name] = state[name].reshape(own[name].shape)
+        for name, own in model.state_dict().items():
+            if name in state and state[name].numel() == own.numel() == 1:
+                state[name] = state[name].reshape(own.shape)  # (1,) or (), by open_clip's version
         checkpoint.load_into(model, state, "attn_mask", "num_batches_tracked")
     model = model.float().to(device).eval().requires_grad_(False)
     # Convolutions are about a third faster in this layout; transformers do not mind.
@@ -344,7 +346,9 @@ def trained_with(
     if spec.trained_as is not None:
         if (told := tags.get(spec.trained_as)) is None:
             message = f"trained_as: open_clip has no weights {spec.trained_as!r} of {spec.name}"
-            raise ModelError(message, remedy=f"choose one of: {', '.join(tags) or 'none'}")
+            raise ModelError(
+                message, remedy=f"choose one of: {', '.join(tags) or 'none; remove it'}"
+            )
         if not stated.items() <= told.items():
             message = f"was trained with {_words(TRAINED | stated)} by its configuration, tag or "
             message += f"hash, and {spec.trained_as} with {_words(told)}"
@@ -357,10 +361,8 @@ def trained_with(
     if len(alike) > 1:
         kinds = "; or ".join(f"{words} ({', '.join(t[:3])})" for words, t in alike.items())
         message = f"it is not known how these weights of {spec.name} were trained: with {kinds}"
-        remedy = (
-            f"put the {CONFIG} of their repository beside the file, or name open_clip's tag of "
-        )
-        remedy += "weights trained alike in the profile: "
+        remedy = f"put the {CONFIG} of their repository beside the file, or state in the profile "
+        remedy += "a tag of weights trained alike, "
         remedy += " or ".join(f"`trained_as: {t[0]}`" for t in alike.values())
         if f"{spec.name}-quickgelu" in open_clip.list_models():
             remedy += f"; weights with QuickGELU may also be named {spec.name}-quickgelu"
@@ -431,6 +433,10 @@ def _download(repository: str, filename: str) -> str:
     return download_pretrained_from_hf(repository, None if filename == FILE else filename)
 
 
+def _advice(repository: str) -> str:
+    return f"download {FILE} and {CONFIG} from https://huggingface.co/{repository.strip('/')}"
+
+
 def _find(spec: ModelSpec, config: dict[str, Any]) -> tuple[Checkpoint, dict[str, Any]]:
     """Return the checkpoint, and what its tag or an open_clip_config.json beside it states of the
     weights: more reliable than a name. {} if there is neither."""
@@ -447,8 +453,7 @@ def _find(spec: ModelSpec, config: dict[str, Any]) -> tuple[Checkpoint, dict[str
     listed = [get_pretrained_cfg(spec.name, tag) for tag in tags]
     # Weights with the activation of this name; where there are none, their configuration says so.
     listed.sort(key=lambda t: t.get("quick_gelu", False) != config.get("quick_gelu", False))
-    repository = listed[0]["hf_hub"].strip("/") if listed else "models?library=open_clip"
-    advice = f"download {FILE} and {CONFIG} from https://huggingface.co/{repository}"
+    advice = _advice(listed[0]["hf_hub"] if listed else "models?library=open_clip")
     package = "clip-micro.safetensors" if _is_embedded(config) else ""
     checkpoint = find_checkpoint(spec, FILE, advice, package, _download)
     beside = checkpoint.path.with_name(CONFIG)
@@ -487,7 +492,7 @@ def _text_sources(spec: ModelSpec, text: dict[str, Any]) -> tuple[str, str]:
         folder = spec.path(spec.name.removeprefix(LOCAL))
         if _read_json(folder / "config.json").get("model_type") in arch_dict:
             tower = tower and str(folder)
-        if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+        if any(folder.glob("tokenizer*")) or any(folder.glob("vocab*")):
             tokens = tokens and str(folder)
     return tower, tokens
 
