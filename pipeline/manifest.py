@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -30,7 +31,8 @@ COLUMNS = (
     "sha256",  # of the file's bytes
     "width",  # int, pixels of the upright frame
     "height",  # int, pixels of the upright frame
-    "mask_path",  # ground truth, relative to the dataset's folder or absolute; "" = none
+    "mask_path",  # ground truth, relative to the dataset's folder or absolute, of several files
+    # joined by "|"; "" = none. How it is read: the optional column `mask_rule`, see `MaskFiles`
     "mask_area",  # pixels of the ground truth; "0" = an empty mask; "" = not counted
     "box",  # prompt "x0,y0,x1,y1" in pixels of the upright frame
     "points",  # prompt "x,y,1;x,y,0" in pixels of the upright frame; 1 = inside, 0 = outside
@@ -38,6 +40,7 @@ COLUMNS = (
 )
 INTEGERS = ("frame", "width", "height")
 SPLITS = ("", "train", "val", "test")
+UNITED = "|"  # between the files of one mask
 MAX_LISTED = 100  # problems of one kind that an error lists
 
 
@@ -111,10 +114,27 @@ def row_file(row, data: str | Path) -> Path:
     return Path(data) / (row["path"] if not hasattr(row, "_fields") else row.path)
 
 
-def mask_file(row, data: str | Path) -> Path | None:
-    """Return the ground-truth file of a row; None when it has none."""
-    name = row["mask_path"] if not hasattr(row, "_fields") else row.mask_path
-    return Path(data) / name if name else None
+@dataclass(frozen=True)
+class MaskFiles:
+    """The ground truth of an image: files whose regions are united, and how they are read."""
+
+    files: tuple[Path, ...]
+    rule: str = ""  # words of `mask_rule`: `pipeline.images.region.MaskRule`
+    image: Path | None = None  # of which it is the ground truth
+
+    def __str__(self) -> str:
+        return UNITED.join(map(str, self.files))
+
+
+def mask_file(row, data: str | Path | Callable[[str], Path]) -> MaskFiles | None:
+    """Return the ground truth of a row (a Series, dict or named tuple), below a folder or located
+    by a function; None when it has none."""
+    cells = row if isinstance(row, Mapping | pd.Series) else row._asdict()
+    if not cells["mask_path"]:
+        return None
+    locate = data if callable(data) else Path(data).joinpath
+    files = map(locate, cells["mask_path"].split(UNITED))
+    return MaskFiles(tuple(files), cells.get("mask_rule", ""), locate(cells["path"]))
 
 
 def class_names(frame: pd.DataFrame) -> list[str]:
@@ -238,7 +258,9 @@ def _prompts_outside(frame: pd.DataFrame) -> Iterator[Problem]:
 def _missing_files(
     frame: pd.DataFrame, data: Path, column: str, otherwise: str
 ) -> Iterator[Problem]:
-    for line, name in zip(frame["line"], frame[column], strict=True):
+    cells = frame.set_index("line")[column]
+    names = cells.str.split(UNITED).explode() if column == "mask_path" else cells
+    for line, name in names.items():
         if name and not (file := data / name).is_file():
             what = "a broken link" if file.is_symlink() else "no such file"
             yield line, column, f"{what}: {file}", f"put it back, or {otherwise}"

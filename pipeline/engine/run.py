@@ -216,17 +216,19 @@ def image_items(
         data: folder with the images of the dataset.
         content: returns what decides the result of a row besides the bytes and the frame of the
             image; may add to the row what the mapper needs.
-        truth: whether the ground-truth mask decides it; the row gets `truth_file`, "" for none.
+        truth: whether the ground-truth mask decides it; the row gets `truth_file`
+            (`MaskFiles`), "" for none.
     """
     items = []
     for row in manifest.to_dict("records"):
         frame = int(row["frame"])
         parts = {"sha256": row["sha256"], "frame": frame, **content(row)}
-        path = mask_file(row, data) if truth else None
-        row["truth_file"] = path or ""
+        found = mask_file(row, data) if truth else None
+        row["truth_file"] = found or ""
         if truth:
             try:
-                parts["truth"] = sha256_file(path) if path else ""
+                hashes = [*map(sha256_file, found.files), *found.rule.split()] if found else [""]
+                parts["truth"] = hashes[0] if len(hashes) == 1 else hashes
             except (PipelineError, OSError):  # the row fails when it is loaded
                 parts["truth"] = f"unreadable: {row['mask_path']}"
         items.append(WorkItem(row["image_id"], sha256_json(parts), row_file(row, data), frame, row))

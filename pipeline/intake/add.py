@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import re
 import shutil
@@ -15,6 +16,7 @@ import pandas as pd
 from pipeline.config import DATASET_NAME
 from pipeline.engine.record import ADD, RunRecord, library_versions
 from pipeline.errors import ManifestError, printable
+from pipeline.images import MaskRule
 from pipeline.intake import known, rows
 from pipeline.intake.find import Findings, extracted, read_folder, shown
 from pipeline.io import manifest_lock, remove_leftovers, writing
@@ -38,6 +40,7 @@ class AddSummary:
     masks_left_out: dict[str, str] = field(default_factory=dict)  # image_id -> why
     warnings: list[str] = field(default_factory=list)
     changed: dict[str, int] = field(default_factory=dict)  # rows added, removed and changed
+    notes: list[str] = field(default_factory=list)  # what was taken for what
 
     def __post_init__(self) -> None:
         self.images = len(self.frame)
@@ -62,6 +65,7 @@ class AddSummary:
         changes = ", ".join(f"{n} {what}" for what, n in self.changed.items() if n)
         lines.append(f"  ground-truth masks: {self.masks}, patients: {self.patients or 'unknown'}")
         lines.append(f"  since the last manifest: {changes or 'nothing changed'}")
+        lines += [f"  {note}" for note in self.notes]
         lines += [f"  skipped {n}: {reason}" for reason, n in sorted(self.skipped.items())]
         failed = [f"  FAILED {printable(path)}: {why}" for path, why in self.failed.items()]
         lines += failed[:LISTED]
@@ -77,6 +81,7 @@ def add_dataset(
     paths: Paths | None = None,
     masks: str | Path | None = None,
     max_rank: int | None = 5,
+    mask_rule: str = "",
     groups: str | Path | None = None,
     patient_regex: str | None = None,
     on_shared_patient: str | None = None,
@@ -98,6 +103,8 @@ def add_dataset(
         masks: ground truth: a folder that mirrors the images', or a CSV (path, mask, rank).
             Default: files next to an image and named for it (`x_mask.png`) are its masks.
         max_rank: rows of such a CSV with a higher rank are left out.
+        mask_rule: words of `MaskRule` that say how all masks are read. Default: that of the table
+            or of the last time, else the content of each file decides.
         groups: CSV of known groups (path or image_id; group, series, slice, fold, patient_id).
         patient_regex: regular expression; its first group that matches a file name is the
             patient. Default: known naming schemes and DICOM headers (by a one-way code).
@@ -146,12 +153,15 @@ def add_dataset(
             first = next((f"; {name}: {why}" for name, why in findings.failed.items()), "")
             what = f"none of {len(findings.images)} images can be read{first}"
             raise ManifestError(what, path=source, remedy="check the files")
-        bad_masks = rows.measure_masks(frame, findings.file)
-        frame.loc[list(bad_masks), "mask_path"] = ""
-        unusable = {frame.at[i, "image_id"]: why for i, why in bad_masks.items()}
+        set_mask_rule(frame, str(mask_rule), manifest)
+        masks_found = rows.measure_masks(frame, findings.file)
+        masks_found.refuse_if_unclear(told="values=" in mask_rule or "invert" in mask_rule)
+        frame.loc[list(masks_found.bad), "mask_path"] = ""
+        unusable = masks_found.unusable(frame)
         if unusable:
             named = shown(f"{name} {why}" for name, why in unusable.items())
             findings.warnings.append(f"{len(unusable)} ground-truth masks are left out: {named}")
+        findings.warnings += masks_found.lines()
         how = on_shared_patient or ("error" if stated else "drop-train")
         if how != "error":
             findings.warnings += rows.keep_in_one_split(frame, how)
@@ -179,7 +189,7 @@ def add_dataset(
         ).write(paths.record(dataset, ADD))
     warnings = findings.warnings + rows.row_warnings(frame)
     left_out = (skipped, findings.failed, unusable)
-    return AddSummary(dataset, manifest, frame, *left_out, warnings, changed)
+    return AddSummary(dataset, manifest, frame, *left_out, warnings, changed, findings.notes)
 
 
 def refresh_dataset(
@@ -208,7 +218,7 @@ def refresh_dataset(
                 frame.loc[row.Index, ["sha256", "width", "height"]] = now
                 changed += result.sha256 != row.sha256
         frame.loc[frame["mask_path"] == "", "mask_area"] = ""
-        for i, reason in rows.measure_masks(frame, data.joinpath).items():
+        for i, reason in rows.measure_masks(frame, data.joinpath).bad.items():
             remedy = "put it back or correct it; or empty its mask_path"
             why = f"its mask {frame.at[i, 'mask_path']} {reason} - {remedy}"
             failed.setdefault(frame.at[i, "image_id"], why)
@@ -218,6 +228,19 @@ def refresh_dataset(
 
 
 # -- what a project has already, neither lost without being asked ----------------------------------
+
+
+def set_mask_rule(frame: pd.DataFrame, rule: str, manifest: Path) -> None:
+    """Write how masks are read into the column `mask_rule`, in place: by the rule given, else by
+    that of each row, else by that of the old manifest. Raises ConfigError if it cannot be read."""
+    if rule:
+        MaskRule.parse(rule)
+        frame["mask_rule"] = rule
+    elif "mask_rule" not in frame and manifest.exists():
+        with contextlib.suppress(ManifestError):  # `merge_existing` says what is wrong with it
+            old = read_manifest(manifest).set_index("image_id")
+            if "mask_rule" in old:
+                frame["mask_rule"] = frame["image_id"].map(old["mask_rule"]).fillna("")
 
 
 def merge_existing(

@@ -47,6 +47,7 @@ class Findings:
     skipped: Counter[str] = field(default_factory=Counter)  # reason -> number of files left out
     failed: dict[str, str] = field(default_factory=dict)  # path -> why it cannot be read
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what was taken for what, with counts
     home: Path | None = None  # what `root` becomes when the images of a zip are added
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluate.predictions import flips
 from pipeline.images import read_image, read_mask
 from pipeline.images.overlay import data_uri, draw_outlines, shrink
+from pipeline.manifest import mask_file
 from pipeline.report import words
 from pipeline.report.data import Dataset, reason_of
 from pipeline.report.words import number, plural
@@ -77,8 +78,11 @@ class Album:
     def truth(self, image_id: str) -> NDArray[np.bool_] | None:
         """Read the ground-truth mask of an image, (h, w) bool; None where there is none."""
         row = self.rows[image_id]
-        path = self.data.paths.data(self.data.name) / row["mask_path"]
-        return read_mask(path, row["frame"]) if row["mask_path"] else None
+        if (files := mask_file(row, self.data.paths.data(self.data.name))) is None:
+            return None
+        return read_mask(
+            files, row["frame"], shape=(row["height"], row["width"]) if files.rule else None
+        )
 
     def mask(self, image_id: str) -> tuple[NDArray[np.bool_] | None, str]:
         """Read the stored mask of an image.
