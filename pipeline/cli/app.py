@@ -305,7 +305,7 @@ def preview(
     """A contact sheet of what the models will see, with warnings."""
     from pipeline.preview import preview_dataset
 
-    geometry = project.params.encode.geometry.replace("auto", "pad")  # without loading the model
+    geometry = project.params.encode.geometry
     warnings = preview_dataset(dataset, project.paths, out, images=images, geometry=geometry)
     project.show_written([out], warnings=list(map(str, warnings)))
 

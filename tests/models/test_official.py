@@ -15,7 +15,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
-from pipeline.config import EncodeParams
+from pipeline.config import EncodeParams, load_params
 from pipeline.encode.mapper import EncodeMapper
 from pipeline.errors import ModelError
 from pipeline.models import ModelSpec, load_clip, load_sam2
@@ -166,6 +166,22 @@ def test_a_text_tower_and_its_tokenizer_come_from_a_folder(tmp_path, given):
     assert load_clip(moved).fingerprint == clip.fingerprint
     (tmp_path / "moved/tokenizer_config.json").write_text('{"do_lower_case": false}')
     assert load_clip(moved).fingerprint != clip.fingerprint
+
+
+@pytest.mark.promise("A relative path of a model starts at the folder of params.yaml.")
+def test_relative_paths_are_found_from_any_folder(tmp_path, repo):
+    text = save_text_model(tmp_path / "checkpoints/text")
+    save_repository(tmp_path / "checkpoints/biomed", BIOMED, text)
+    save_clip(tmp_path / "checkpoints/small.pt")
+    (tmp_path / "checkpoints/small.json").write_text(json.dumps(small_clip_config()))
+    shutil.copy2(repo / "params.yaml", tmp_path)
+    for clip in (
+        {"name": "local-dir:checkpoints/biomed", "text": "checkpoints/text"},
+        {"name": "checkpoints/small.json", "checkpoint": "checkpoints/small.pt"},
+    ):
+        params = load_params(tmp_path / "params.yaml", {"profiles.embedded.clip": clip})
+        loaded = load_clip(params.models.clip)
+        assert loaded.fingerprint["name"] == clip["name"]  # the folder is no part of an identity
 
 
 @pytest.mark.promise("A missing text tower or tokenizer is one line that says what to download.")
