@@ -73,7 +73,14 @@ class Site:
     @classmethod
     def create(cls, root: Path) -> Site:
         """Copy the checkout's own files, with a small params.yaml."""
-        wanted = ("pipeline", "stages", ".dvc", "data_manifests/prompts.yaml", ":(glob)*")
+        wanted = (
+            "pipeline",
+            "stages",
+            ".dvc",
+            "data_manifests/prompts.yaml",
+            "checkpoints",
+            ":(glob)*",
+        )
         list_files = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--")
         listed = subprocess.check_output([*list_files, *wanted], cwd=REPO, text=True)
         for name in listed.split("\0")[:-1]:

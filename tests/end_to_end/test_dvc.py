@@ -50,12 +50,21 @@ def test_one_command_leads_from_images_to_a_report_in_few_files(built: Site) -> 
 
 
 @pytest.mark.promise("A second `dvc repro` only looks whether files have changed.")
+@pytest.mark.promise("DVC follows the bytes of weights, or the stage refuses them.")
 @pytest.mark.promise("Each value of params.yaml reruns the stages that read it, and no others.")
 @pytest.mark.promise("Metrics and plots are compared with those of an older commit.")
 def test_a_second_repro_runs_nothing_and_another_lambda_refits_one_learner(site: Site) -> None:
     git(site, "add", "--all")
     git(site, "commit", "--quiet", "--message", "before")
     assert stages_run(site.run("dvc", "repro")) == set()
+
+    weights = site.root / "checkpoints/model.pt"
+    weights.write_bytes(b"other bytes")
+    changed = json.loads(site.run("dvc", "status", "--json"))
+    assert {changed.pop(f"files@{dataset}")[0] for dataset in DATASETS} == {"always changed"}
+    models = ("segment", "prompt_quality", "encode")
+    assert set(changed) == {f"{stage}@{dataset}" for stage in models for dataset in DATASETS}
+    weights.unlink()
 
     site.params(learners__medfocus__lambda=0.0)
     ran = stages_run(site.run("dvc", "repro", "evaluate@breast"))
