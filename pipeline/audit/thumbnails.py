@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipeline.engine.run import LocalExecutor
+from pipeline.engine.run import LocalExecutor, changed_files
 from pipeline.errors import reason_of
 from pipeline.images import read_image, reader_rules
-from pipeline.io import atomic_write, sha256_json
+from pipeline.io import FileHashes, atomic_write, sha256_json
+from pipeline.paths import Paths
 from pipeline.store.items import WorkItem
 
 PLAIN_SIDE, STRUCTURE_SIDE = 32, 64  # pixels
@@ -64,16 +65,18 @@ class ThumbnailMapper:
 
 
 def load_thumbnails(
-    manifest: pd.DataFrame, data: Path, cache: Path, window: tuple[float, float] | None = None
+    manifest: pd.DataFrame, dataset: str, paths: Paths, window: tuple[float, float] | None = None
 ) -> Thumbnails:
     """Read the thumbnails that the cache lacks, and bring the cache up to date; `window` is that
     of `read_image`.
 
     A damaged cache counts as empty. What was read before an interruption is kept. An image whose
-    file cannot be read, or has other bytes than the manifest states, is in `failures`; another of
-    the same content may be read. Raises DiskError where the cache cannot be written.
+    file cannot be read, or has other bytes than the manifest states, is in `failures`, also where
+    its thumbnail is cached; another of the same content may be read. Raises DiskError where the
+    cache cannot be written.
     """
-    rules = sha256_json(reader_rules(window))
+    data, cache = paths.data(dataset), paths.thumbnails(dataset)
+    rules, hashes = sha256_json(reader_rules(window)), FileHashes(paths.hashes(dataset))
     keys = [
         sha256(f"{digest} {frame} {rules}".encode()).hexdigest()
         for digest, frame in zip(manifest["sha256"], manifest["frame"], strict=True)
@@ -87,11 +90,13 @@ def load_thumbnails(
     readable = at >= 0
     if readable.any():
         plain[readable], structure[readable] = (pixels[at[readable]] for pixels in cached)
-    missing = manifest.assign(key=keys, content=content)[~readable[content]].to_dict("records")
-    items = [WorkItem(r["image_id"], r["key"], data / r["path"], r["frame"], r) for r in missing]
-    failures, before = {}, int(readable.sum())
+    rows = manifest.assign(key=keys, content=content).to_dict("records")
+    items = [WorkItem(r["image_id"], r["key"], data / r["path"], r["frame"], r) for r in rows]
+    failures = changed_files([i for i in items if readable[i.row["content"]]], hashes)
+    items = [i for i in items if not readable[i.row["content"]]]
+    before = int(readable.sum())
     try:
-        executor = LocalExecutor(READ_BATCH, cores=1)
+        executor = LocalExecutor(READ_BATCH, cores=1, hashes=hashes)
         for result in executor.imap(lambda: ThumbnailMapper(window), items):
             at = result.item.row["content"]
             if result.error is not None:
@@ -100,6 +105,7 @@ def load_thumbnails(
                 plain[at], structure[at] = result.row
                 readable[at] = True
     finally:
+        hashes.save()
         read = int(readable.sum()) - before
         if read:
             with atomic_write(cache) as partial, open(partial, "wb") as file:
