@@ -174,7 +174,7 @@ def add_dataset(
         findings.notes[:0] = files_and_rows(frame, findings)
         set_mask_rule(frame, str(mask_rule), manifest)
         masks_found = rows.measure_masks(frame, findings.file)
-        masks_found.refuse_if_unclear(told="values=" in mask_rule or "invert" in mask_rule)
+        masks_found.refuse_if_unclear(told=rows.is_told(frame))
         frame.loc[list(masks_found.bad), "mask_path"] = ""
         unusable = masks_found.unusable(frame)
         for why, count in Counter(unusable.values()).most_common(LISTED):
