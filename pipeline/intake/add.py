@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import re
 import shutil
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +18,9 @@ from pipeline.engine.record import ADD, RunRecord, library_versions
 from pipeline.errors import ManifestError, printable
 from pipeline.intake import known, rows
 from pipeline.intake.find import Findings, extracted, read_folder, shown
+from pipeline.intake.tables import TableRules, read_image_tables
 from pipeline.io import manifest_lock, remove_leftovers, writing
-from pipeline.manifest import check_rows, read_manifest, write_manifest
+from pipeline.manifest import COLUMNS, check_rows, read_manifest, write_manifest
 from pipeline.paths import Paths
 
 LISTED = 20  # failed files in the text
@@ -74,8 +76,10 @@ class AddSummary:
 
 def add_dataset(
     dataset: str,
-    source: str | Path,
+    source: str | Path | Sequence[str | Path],
     *,
+    table: TableRules = TableRules(),
+    replace: bool = False,
     paths: Paths | None = None,
     masks: str | Path | None = None,
     max_rank: int | None = 5,
@@ -95,7 +99,10 @@ def add_dataset(
 
     Args:
         dataset: letters, digits, "_" and "-".
-        source: folder `[split/]class/image`; CSV with columns path and label; or zip of a folder.
+        source: folder `[split/]class/image`; CSV with columns path and label, or several of them;
+            or zip of a folder.
+        table: how a CSV is read where its names do not decide.
+        replace: take rows out of the manifest that a CSV does not list; else they stay.
         paths: the project folder; default: the current one.
         masks: ground truth: a folder that mirrors the images', or a CSV (path, mask, rank).
             Default: files next to an image and named for it (`x_mask.png`) are its masks.
@@ -122,7 +129,11 @@ def add_dataset(
         what = f"--on-shared-patient {on_shared_patient!r} is not known"
         raise ManifestError(what, remedy=f"use error, {' or '.join(rows.SPLIT_PRIORITY)}")
     paths = paths or Paths()
-    source, manifest, place = Path(source), paths.manifest(dataset), paths.data(dataset)
+    sources = [Path(one) for one in ([source] if isinstance(source, str | Path) else source)]
+    source, manifest, place = sources[0], paths.manifest(dataset), paths.data(dataset)
+    if len(sources) > 1 and (no_table := [s for s in sources if s.is_dir() or s.suffix == ".zip"]):
+        what, remedy = "is no table; only these can be several", "pass the folder above them all"
+        raise ManifestError(what, path=no_table[0], remedy=remedy)
     mask_source = Path(masks) if masks is not None else None
     if mask_source is not None and same_folder(source, mask_source):
         mask_source = None  # the masks are next to the images
@@ -131,10 +142,13 @@ def add_dataset(
         if not folder.exists():
             raise ManifestError("no such folder, CSV or zip", path=folder, remedy="check --from")
         if folder.is_dir():
+            if table != TableRules():
+                what = "options of tables were given, but this is a folder"
+                raise ManifestError(what, path=source, remedy="pass a CSV, or omit them")
             findings = read_folder(folder, exclude=mask_source)
             known.separate_sibling_masks(findings, pair=mask_source is None)
         else:
-            findings = known.read_image_table(folder)
+            findings = read_image_tables([folder, *sources[1:]], table)
         findings.home = place if folder != source else None
         in_place = is_in_place(place, findings, manifest=manifest, force=force)
         if mask_source is not None:
@@ -154,11 +168,21 @@ def add_dataset(
         if unusable:
             named = shown(f"{name} {why}" for name, why in unusable.items())
             findings.warnings.append(f"{len(unusable)} ground-truth masks are left out: {named}")
+        old = read_existing(manifest, force=force)
+        kept = old[~old["path"].isin(findings.listed)]
+        if folder.is_dir() or not in_place or replace:
+            kept = kept.iloc[:0]
+        if len(kept):
+            frame, lines = with_others(frame, lines, kept, manifest)
+            what = f"{len(kept)} images that are in no table named here stay in the manifest"
+            findings.notes.append(f"{what} (--replace removes them)")
         how = on_shared_patient or ("error" if stated else "drop-train")
         if how != "error":
             findings.warnings += rows.keep_in_one_split(frame, how)
         check_rows(frame, lines, source)
-        frame, changed = merge_existing(frame, manifest, same_source=in_place, force=force)
+        frame, changed = merge_existing(
+            frame, old, manifest, same_source=in_place, kept=kept["image_id"], force=force
+        )
         # The old manifest may know an older mask of these.
         frame.loc[frame["image_id"].isin(unusable), ["mask_path", "mask_area"]] = ""
 
@@ -222,23 +246,46 @@ def refresh_dataset(
 # -- what a project has already, neither lost without being asked ----------------------------------
 
 
-def merge_existing(
-    new: pd.DataFrame, manifest: Path, *, same_source: bool, force: bool
-) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Return new rows with the boxes, points, groups and masks that only an old manifest has (not
-    with `force`); and the number of rows "added", "removed" and "changed" (other bytes).
-
-    Raises:
-        ManifestError: without `force`, the old manifest is unreadable, of another folder (not of
-            the `same_source`), or contradicts the new rows; the message says what differs.
-    """
+def read_existing(manifest: Path, *, force: bool) -> pd.DataFrame:
+    """Return the rows of a manifest, none if there is none; with `force` also if it is unreadable,
+    which else raises ManifestError."""
     try:
-        old = read_manifest(manifest) if manifest.exists() else new.iloc[:0]
+        if manifest.exists():
+            return read_manifest(manifest)
     except ManifestError as error:
         if not force:
             error.remedy = "correct it, or pass --force to replace it"
             raise
-        old = new.iloc[:0]
+    return pd.DataFrame(columns=COLUMNS)
+
+
+def with_others(
+    frame: pd.DataFrame, lines: list, others: pd.DataFrame, manifest: Path
+) -> tuple[pd.DataFrame, list]:
+    """Return new rows and other rows of the manifest, sorted by path and frame; and their lines."""
+    lines = [*lines, *(f"{at + 2} of {manifest.name}" for at in others.index)]
+    table = pd.concat([frame, others], ignore_index=True).fillna("").assign(line=lines)
+    table = table.sort_values(["path", "frame"], kind="stable", ignore_index=True)
+    return table.drop(columns="line"), list(table["line"])
+
+
+def merge_existing(
+    new: pd.DataFrame,
+    old: pd.DataFrame,
+    manifest: Path,
+    *,
+    kept: Collection[str] = (),
+    same_source: bool,
+    force: bool,
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return new rows with the boxes, points, groups and masks that only an old manifest has (not
+    with `force`); and the number of rows "added", "removed" and "changed" (other bytes). The ids
+    `kept` are of old rows.
+
+    Raises:
+        ManifestError: without `force`, the old manifest is of another folder (not of the
+            `same_source`), or contradicts the new rows; the message says what differs.
+    """
     table = new.set_index("image_id", drop=False)
     before = old.set_index("image_id", drop=False).reindex(table.index)
     shared = before["image_id"].notna()
@@ -251,9 +298,11 @@ def merge_existing(
         return new, counts
     if not same_source:
         what = f"describes {len(old)} images of another folder"
-        remedy = "use another dataset name, or pass --force to replace it"
+        remedy = "use another dataset name, or pass --force to replace it (tables of images in "
+        remedy += "several folders: pass all in one call, each with --from)"
         raise ManifestError(what, path=manifest, remedy=remedy)
-    _refuse_contradictions(table[shared], before[shared], manifest)
+    stated = shared & ~table.index.isin(list(kept))
+    _refuse_contradictions(table[stated], before[stated], manifest)
     known = before.drop(columns=["split", "mask_area", "frame", "width", "height"]).fillna("")
     for name in known:
         mine = table.get(name, pd.Series("", table.index))

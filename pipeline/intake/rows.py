@@ -14,6 +14,7 @@ import pandas as pd
 from pipeline.errors import ImageError
 from pipeline.images import FrameInfo, SkippedFile, patient_code, probe, read_mask
 from pipeline.intake.find import Findings
+from pipeline.intake.tables import pixel_box
 from pipeline.io import sha256_file
 from pipeline.manifest import mask_file
 
@@ -93,6 +94,7 @@ def build_rows(
                 "sha256": result.sha256,
                 "width": info.width,
                 "height": info.height,
+                "box": pixel_box(image["box"], info.width, info.height),
                 "synthetic": image["synthetic"] or ("1" if synthetic else "0"),
             }
             rows.append(image | row)

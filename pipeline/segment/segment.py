@@ -12,6 +12,7 @@ from pipeline.config import Params, SegmentParams
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
 from pipeline.engine.run import image_items, run_stage, select
+from pipeline.errors import StageFailed
 from pipeline.images import read_image, read_mask, reader_rules
 from pipeline.manifest import read_manifest
 from pipeline.models import Sam2ImagePredictor, load_sam2
@@ -19,7 +20,7 @@ from pipeline.paths import Paths
 from pipeline.segment.predictor import BatchPredictor
 from pipeline.segment.quality import component_count, mask_status
 from pipeline.segment.strategies import PreparedImage, strategy_class
-from pipeline.store import MaskRow, MaskStoreWriter, WorkItem
+from pipeline.store import MaskRow, MaskStoreWriter, WorkItem, open_masks
 
 MAPPER_VERSION = 1
 """Incremented when the same model and parameters give other masks than before."""
@@ -47,7 +48,8 @@ def segment_dataset(
 
     Raises:
         ManifestError, ModelError, ConfigError, StoreError: nothing could be done.
-        StageFailed: more images failed than `segment.max_failed` allows; the others are done.
+        StageFailed: more images failed than `segment.max_failed` allows, or all masks are empty;
+            what was computed is kept.
         KeyboardInterrupt: SIGINT or SIGTERM was received; what was computed is kept.
     """
     manifest = read_manifest(paths.manifest(dataset))
@@ -58,7 +60,19 @@ def segment_dataset(
     choices = {"on_mismatch": options.on_store_mismatch, "attrs": {"dataset": dataset}}
     with MaskStoreWriter(paths.masks(dataset), mapper.identity, **choices) as writer:
         writer.sync_manifest(manifest)
-        return run_stage("segment", dataset, params, paths, options, items, mapper, writer)
+        record = run_stage("segment", dataset, params, paths, options, items, mapper, writer)
+    table = open_masks(paths.masks(dataset)).table()
+    record.masks = table.loc[table["in_manifest"], "status"].value_counts().to_dict()
+    useless = set(record.masks) - {"failed"} == {"empty"} and params.segment.max_failed < 1
+    record.status = "failed" if useless else record.status
+    record.write(paths.record(dataset, "segment"))
+    if useless:
+        what = f"segment {dataset}: all {record.masks['empty']} masks are empty"
+        remedy = (
+            "look at the images and their boxes with `pipeline data preview`, or choose another "
+        )
+        raise StageFailed(what, path=paths.masks(dataset), remedy=remedy + "segment.prompt")
+    return record
 
 
 def make_mapper(
