@@ -119,7 +119,8 @@ class MaskFiles:
     """The ground truth of an image: files whose regions are united, and how they are read."""
 
     files: tuple[Path, ...]
-    rule: str = ""  # words of `mask_rule`; "resize": another size of the same shape is allowed
+    rule: str = ""  # words of `mask_rule`: `pipeline.images.region.MaskRule`
+    image: Path | None = None  # of which it is the ground truth
 
     def __str__(self) -> str:
         return UNITED.join(map(str, self.files))
@@ -133,7 +134,7 @@ def mask_file(row, data: str | Path | Callable[[str], Path]) -> MaskFiles | None
         return None
     locate = data if callable(data) else Path(data).joinpath
     files = map(locate, cells["mask_path"].split(UNITED))
-    return MaskFiles(tuple(files), cells.get("mask_rule", ""))
+    return MaskFiles(tuple(files), cells.get("mask_rule", ""), locate(cells["path"]))
 
 
 def class_names(frame: pd.DataFrame) -> list[str]:

@@ -15,6 +15,7 @@ from pipeline.images import read_image, read_mask
 from pipeline.io import atomic_write
 from pipeline.manifest import mask_file, read_manifest, row_file
 from pipeline.paths import Paths
+from pipeline.segment.quality import odd_truth
 
 TINY = 32  # pixels
 LONG = 4.0  # longer side / shorter side
@@ -109,7 +110,9 @@ def _tile(row: dict, data: Path, geometry: str) -> tuple[np.ndarray | None, list
         tile[box & ~binary_erosion(box)] = BOX
     if (file := mask_file(row, data)) is not None:
         try:
-            mask = plan.apply_mask(read_mask(file, int(row["frame"]), shape=(height, width)))
+            truth = read_mask(file, int(row["frame"]), shape=(height, width))
+            warnings += [f"its mask: {odd}"] if (odd := odd_truth(truth)) else []
+            mask = plan.apply_mask(truth)
             tile[mask & ~binary_erosion(mask)] = OUTLINE
         except ImageError as error:
             warnings.append(f"its mask cannot be used: {error.message}")

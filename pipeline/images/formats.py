@@ -60,8 +60,10 @@ class Pixels:
         valid: bool (h, w), False for padding and transparent pixels, which do not count for the
             display range and are shown black; None if all are valid.
         alpha: float32 (h, w) opacity in [0, 1] that is still to be applied; None if opaque.
-        threshold: how a mask is thresholded: "auto", "half" (lossy coding) or "nonzero" (palette
-            indices).
+        span: the samples that are shown black and white; None = by their own range.
+        threshold: how a mask is thresholded: "auto", or "half" (lossy coding).
+        index: (h, w) indices of a palette, whose colours the values are; only masks look at it.
+        opacity: uint8 (h, w) that the values have been multiplied by; only masks look at it.
     """
 
     values: np.ndarray
@@ -69,7 +71,10 @@ class Pixels:
     invert: bool = False
     valid: np.ndarray | None = None
     alpha: np.ndarray | None = None
+    span: tuple[float, float] | None = None
     threshold: str = "auto"
+    index: np.ndarray | None = None
+    opacity: np.ndarray | None = None
 
 
 def check_size(width: int, height: int) -> None:

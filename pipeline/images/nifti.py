@@ -20,6 +20,7 @@ from nibabel.orientations import apply_orientation, io_orientation
 
 from pipeline.errors import ImageError
 from pipeline.images.formats import AGAIN, MAX_BYTES, Pixels, check_frame, check_size
+from pipeline.images.grid import Grid
 from pipeline.images.raster import split_alpha
 
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
@@ -52,6 +53,18 @@ def read(data: bytes, kind: str, frame: int) -> Pixels:
             channels = channels[:3]  # an alpha that was never set, in the entire volume
         return replace(split_alpha(np.stack(channels, axis=-1)), display=True)
     return Pixels(np.ascontiguousarray(shown), display=shown.dtype == np.uint8)
+
+
+def grid(data: bytes, kind: str) -> Grid:
+    """Return where the displayed slices lie."""
+    image, display, sizes = _open(data)
+    # Of each display axis, the file's axis and the step along it (-1: from its other end).
+    steps = np.zeros((4, 4))
+    steps[3, 3] = 1
+    for axis, (shown, sign) in enumerate(display):
+        steps[axis, int(shown)] = sign
+        steps[axis, 3] = 0 if sign > 0 else sizes[int(shown)] - 1
+    return Grid(sizes, image.affine @ steps)
 
 
 def mask_to_voxels(

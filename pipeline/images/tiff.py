@@ -98,7 +98,7 @@ def _to_grey_or_rgb(page: tifffile.TiffPage, values: np.ndarray) -> Pixels:
         table = page.colormap  # None raises: a palette image without its palette
         table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
         index = values[..., 0] if values.ndim == 3 else values
-        return Pixels(np.moveaxis(table[:, index], 0, 2), display=True, threshold="nonzero")
+        return Pixels(np.moveaxis(table[:, index], 0, 2), display=True, index=index)
     if page.photometric == CMYK and values.dtype == np.uint8 and values.shape[2:] >= (4,):
         inks = Image.fromarray(np.ascontiguousarray(values[..., :4]), mode="CMYK")
         return Pixels(np.asarray(inks.convert("RGB")), display=True, threshold=lossy)

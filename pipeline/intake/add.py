@@ -16,6 +16,7 @@ import pandas as pd
 from pipeline.config import DATASET_NAME
 from pipeline.engine.record import ADD, RunRecord, library_versions
 from pipeline.errors import ManifestError, printable
+from pipeline.images import MaskRule
 from pipeline.intake import known, rows
 from pipeline.intake.find import Findings, extracted, read_folder, shown
 from pipeline.intake.tables import TableRules, read_image_tables
@@ -83,6 +84,7 @@ def add_dataset(
     paths: Paths | None = None,
     masks: str | Path | None = None,
     max_rank: int | None = 5,
+    mask_rule: str = "",
     groups: str | Path | None = None,
     patient_regex: str | None = None,
     on_shared_patient: str | None = None,
@@ -107,6 +109,8 @@ def add_dataset(
         masks: ground truth: a folder that mirrors the images', or a CSV (path, mask, rank).
             Default: files next to an image and named for it (`x_mask.png`) are its masks.
         max_rank: rows of such a CSV with a higher rank are left out.
+        mask_rule: words of `MaskRule` that say how all masks are read. Default: that of the table
+            or of the last time, else the content of each file decides.
         groups: CSV of known groups (path or image_id; group, series, slice, fold, patient_id).
         patient_regex: regular expression; its first group that matches a file name is the
             patient. Default: known naming schemes and DICOM headers (by a one-way code).
@@ -162,13 +166,16 @@ def add_dataset(
             first = next((f"; {name}: {why}" for name, why in findings.failed.items()), "")
             what = f"none of {len(findings.images)} images can be read{first}"
             raise ManifestError(what, path=source, remedy="check the files")
-        bad_masks = rows.measure_masks(frame, findings.file)
-        frame.loc[list(bad_masks), "mask_path"] = ""
-        unusable = {frame.at[i, "image_id"]: why for i, why in bad_masks.items()}
+        old = read_existing(manifest, force=force)
+        set_mask_rule(frame, str(mask_rule), old)
+        masks_found = rows.measure_masks(frame, findings.file)
+        masks_found.refuse_if_unclear(told="values=" in mask_rule or "invert" in mask_rule)
+        frame.loc[list(masks_found.bad), "mask_path"] = ""
+        unusable = masks_found.unusable(frame)
         if unusable:
             named = shown(f"{name} {why}" for name, why in unusable.items())
             findings.warnings.append(f"{len(unusable)} ground-truth masks are left out: {named}")
-        old = read_existing(manifest, force=force)
+        findings.warnings += masks_found.lines()
         kept = old[~old["path"].isin(findings.listed)]
         if folder.is_dir() or not in_place or replace:
             kept = kept.iloc[:0]
@@ -234,7 +241,7 @@ def refresh_dataset(
                 frame.loc[row.Index, ["sha256", "width", "height"]] = now
                 changed += result.sha256 != row.sha256
         frame.loc[frame["mask_path"] == "", "mask_area"] = ""
-        for i, reason in rows.measure_masks(frame, data.joinpath).items():
+        for i, reason in rows.measure_masks(frame, data.joinpath).bad.items():
             remedy = "put it back or correct it; or empty its mask_path"
             why = f"its mask {frame.at[i, 'mask_path']} {reason} - {remedy}"
             failed.setdefault(frame.at[i, "image_id"], why)
@@ -244,6 +251,17 @@ def refresh_dataset(
 
 
 # -- what a project has already, neither lost without being asked ----------------------------------
+
+
+def set_mask_rule(frame: pd.DataFrame, rule: str, old: pd.DataFrame) -> None:
+    """Write how masks are read into the column `mask_rule`, in place: by the rule given, else by
+    that of each row, else by that of the old manifest. Raises ConfigError if it cannot be read."""
+    if rule:
+        MaskRule.parse(rule)
+        frame["mask_rule"] = rule
+    elif "mask_rule" not in frame and "mask_rule" in old:
+        before = old.set_index("image_id")["mask_rule"]
+        frame["mask_rule"] = frame["image_id"].map(before).fillna("")
 
 
 def read_existing(manifest: Path, *, force: bool) -> pd.DataFrame:

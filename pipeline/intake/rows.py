@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from pipeline.errors import ImageError
-from pipeline.images import FrameInfo, SkippedFile, patient_code, probe, read_mask
-from pipeline.intake.find import Findings
+from pipeline.errors import ImageError, ManifestError
+from pipeline.images import (
+    Ambiguous,
+    FrameInfo,
+    SkippedFile,
+    dicom_capture,
+    patient_code,
+    probe,
+    read_mask,
+)
+from pipeline.intake.find import Findings, shown
 from pipeline.intake.tables import pixel_box
 from pipeline.io import sha256_file
 from pipeline.manifest import mask_file
+from pipeline.segment.quality import odd_truth
 
 Progress = Callable[[int, int], None]
 MASK_FOLDERS = ("mask", "masks", "ground_truth", "groundtruth", "segmentation", "segmentations")
+SECONDARY = "DICOM secondary capture (dose report, screen shot) among CT, MR or PET images"
 # `--on-shared-patient`: of the splits that share a patient, the first in this order keeps it.
 SPLIT_PRIORITY = {"drop-train": ("test", "val", "train"), "drop-test": ("train", "val", "test")}
 
@@ -31,6 +42,7 @@ class Measured:
     sha256: str = ""
     patient: str = ""  # one-way code from a DICOM header; "" = unknown
     frames: tuple[FrameInfo, ...] = ()
+    capture: str = ""  # `dicom_capture`
     skipped: str = ""
     failed: str = ""
 
@@ -43,7 +55,7 @@ def measure(file: Path) -> Measured:
     """Hash one image file and read its header; errors are returned, not raised."""
     try:
         frames = tuple(probe(file))
-        return Measured(sha256_file(file), patient_code(file), frames)
+        return Measured(sha256_file(file), patient_code(file), frames, dicom_capture(file))
     except SkippedFile as error:
         return Measured(skipped=error.message)
     except ImageError as error:
@@ -75,6 +87,11 @@ def build_rows(
     of `findings.images`; and the line of the table that each comes from."""
     images = findings.images.sort_values("path", kind="stable")
     measured = measure_all(findings.root, set(images["path"]), progress)
+    captures = Counter(one.capture for one in measured.values())
+    if captures["acquired"] > captures["secondary"] > 0:
+        for path, one in measured.items():
+            if one.capture == "secondary":
+                measured[path] = Measured(skipped=SECONDARY)
     rows, lines = [], []
     for line, image in zip(images.index, images.to_dict("records"), strict=True):
         result, wanted = measured[image["path"]], image["frame"]
@@ -102,25 +119,81 @@ def build_rows(
     return pd.DataFrame(rows, columns=images.columns), lines
 
 
-def measure_masks(frame: pd.DataFrame, locate: Callable[[str], Path]) -> dict[int, str]:
-    """Fill in mask_area (pixels) in place, of masks at `locate(mask_path)`; that of a frame is the
-    same frame of the mask's file. Returns index of the row -> why its mask cannot be used; such
-    rows are unchanged."""
+@dataclass
+class MeasuredMasks:
+    """What was found of the masks of a manifest; ids are those of the images.
 
-    def area(row: Any) -> int | str:
+    Attributes:
+        bad: index of the row -> why its mask cannot be used.
+        unclear: those of `bad` that can be read in two ways, and how to choose.
+        odd: what is unusual (`odd_truth`) -> ids.
+        total: masks that were read, or tried.
+    """
+
+    bad: dict[int, str] = field(default_factory=dict)
+    unclear: dict[int, str] = field(default_factory=dict)
+    odd: dict[str, list[str]] = field(default_factory=dict)
+    total: int = 0
+
+    def unusable(self, frame: pd.DataFrame) -> dict[str, str]:
+        """Return image id -> why its mask cannot be used."""
+        return {frame.at[index, "image_id"]: why for index, why in self.bad.items()}
+
+    def lines(self) -> list[str]:
+        """Return a line for each kind of unusual mask, with its count."""
+        what = {"covers the border": "cover the border (--mask-invert if their ground is white)"}
+        what |= {"empty": "are empty", "covers more than half of the image": "cover more than half"}
+        return [
+            f"{len(ids)} of {self.total} ground-truth masks {what[kind]}: {shown(ids)}"
+            for kind, ids in sorted(self.odd.items())
+        ]
+
+    def refuse_if_unclear(self, told: bool) -> None:
+        """Raise ManifestError if more than half can be read in two ways, unless the user has
+        `told` which values are the region."""
+        counts = Counter(self.unclear.values())
+        covering = self.odd.get("covers the border", [])
+        if len(self.unclear) > self.total / 2:
+            why, number = counts.most_common(1)[0]
+            what, _, remedy = why.partition(" - ")
+            raise ManifestError(
+                f"{len(self.unclear)} of {self.total} masks can be read in two ways; {number}: "
+                f"each {what}",
+                remedy=remedy,
+            )
+        if len(covering) > self.total / 2 and not told:
+            raise ManifestError(
+                f"{len(covering)} of {self.total} masks cover the border of their image "
+                f"({shown(covering)}): their ground is white, or the region is that large",
+                remedy="say --mask-invert if the region is dark on a white ground, or name the "
+                "values of the region as they are with --mask-values, such as 255",
+            )
+
+
+def measure_masks(frame: pd.DataFrame, locate: Callable[[str], Path]) -> MeasuredMasks:
+    """Fill in mask_area (pixels) in place, of masks at `locate(mask_path)`; that of a frame is the
+    same frame of the mask's file. Rows whose mask cannot be used are unchanged."""
+
+    def measure(row: Any) -> tuple[int, str] | ImageError:
         try:
             shape = int(row.height), int(row.width)
-            return int(read_mask(mask_file(row, locate), row.frame, shape=shape).sum())
+            mask = read_mask(mask_file(row, locate), int(row.frame), shape=shape)
+            return int(mask.sum()), odd_truth(mask)
         except ImageError as error:
-            return error.message
+            return error
 
-    rows, bad = list(frame[frame["mask_path"] != ""].itertuples()), {}
-    for row, found in zip(rows, _in_threads(area, rows), strict=True):
-        if isinstance(found, str):
-            bad[row.Index] = found
-        else:
-            frame.at[row.Index, "mask_area"] = str(found)
-    return bad
+    rows, found = list(frame[frame["mask_path"] != ""].itertuples()), MeasuredMasks()
+    found.total = len(rows)
+    for row, result in zip(rows, _in_threads(measure, rows), strict=True):
+        if isinstance(result, ImageError):
+            found.bad[row.Index] = result.message
+            if isinstance(result, Ambiguous):
+                found.unclear[row.Index] = found.bad[row.Index] = result.with_remedy
+            continue
+        frame.at[row.Index, "mask_area"] = str(result[0])
+        if result[1]:
+            found.odd.setdefault(result[1], []).append(row.image_id)
+    return found
 
 
 def keep_in_one_split(frame: pd.DataFrame, how: str) -> list[str]:

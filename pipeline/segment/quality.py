@@ -8,6 +8,8 @@ from scipy.spatial import cKDTree
 
 STABILITY_OFFSET = 1.0
 """Shift of the threshold, in logits, as in SAM's automatic mask generator."""
+BORDER_SHARE = 0.75
+"""Of the border of the image, above which a ground-truth mask may be inverted."""
 
 
 def stability_score(logits: np.ndarray, threshold: float = 0.0) -> np.ndarray:
@@ -35,6 +37,16 @@ def border_share(masks: np.ndarray) -> np.ndarray:
         [masks[..., 0, :], masks[..., -1, :], masks[..., 1:-1, 0], masks[..., 1:-1, -1]], axis=-1
     )
     return border.mean(axis=-1).astype(np.float32)
+
+
+def odd_truth(mask: np.ndarray) -> str:
+    """Return what is unusual about a ground-truth mask, bool (h, w): "empty", "covers the border",
+    "covers more than half of the image", or ""."""
+    if not mask.any():
+        return "empty"
+    if min(mask.shape) > 1 and border_share(mask) >= BORDER_SHARE:
+        return "covers the border"
+    return "covers more than half of the image" if mask.mean() > 0.5 else ""
 
 
 def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:

@@ -96,8 +96,8 @@ def test_a_table_of_masks_is_read_up_to_its_rank(scans, paths, tmp_path):
 
 
 @pytest.mark.promise(
-    "Of several masks of an image in a table that of the best rank or score is taken, else they are "
-    "united; rows that fit nothing, lost masks and masks of several kinds are counted and named."
+    "Of several masks of an image in a table that of the best rank or score is taken, else they "
+    "are united; rows that fit nothing, lost masks and masks of several kinds are named."
 )
 @pytest.mark.parametrize(
     ("lines", "areas", "said"),
