@@ -221,9 +221,9 @@ def _from_folder(findings: Findings, source: Path) -> dict[str, str]:
 
 
 def _from_table(findings: Findings, source: Path, max_rank: int | None) -> dict[str, str]:
-    """Return path of an image -> mask files, joined by `UNITED`, of a table. Of several rows of an
-    image that of the best rank or score is taken, else their masks are united, unless a column
-    says that they are of different kinds."""
+    """Return path of an image -> its mask files in a table. Of several rows of an image that of the
+    best rank or score is taken, else their masks are united; ManifestError where a column says that
+    they are of several kinds."""
     table, _ = read_table(source, "mask_path")
     if not {"path", "image_id"} & set(table):
         read_table(source, "path")  # which is lacking
@@ -263,12 +263,12 @@ def _from_table(findings: Findings, source: Path, max_rank: int | None) -> dict[
         rule = f"the {'lowest' if BEST[plain(best)] > 0 else 'highest'} {best}"
         findings.notes.append(f"{name}: {better} masks are left out for one of {rule}")
     table = table[first].drop_duplicates(["image", "mask"])
-    kinds = [columns[n] for n in KINDS if n in columns and columns[n] in table]
-    mixed = table.groupby("image")[kinds].nunique().gt(1).any(axis=1) if kinds else None
-    if kinds and mixed.any():
-        table = table[~table["image"].map(mixed)]
-        what = f"have masks of several kinds ({', '.join(kinds)}) in {name}, and get none"
-        warn(f"{mixed.sum()} images {what}: {shown(mixed.index[mixed])}; keep the rows of one kind")
+    for kind in [columns[n] for n in KINDS if n in columns and columns[n] in table]:
+        mixed = table.groupby("image")[kind].nunique() > 1
+        if mixed.any():
+            named = shown(f"{image} {kind}" for image, kind in table[["image", kind]].values)
+            what = f"{mixed.sum()} images have masks of several kinds in column {kind!r}: {named}"
+            raise ManifestError(what, path=source, remedy="keep the rows of one kind")
     several = table["image"].duplicated(keep=False)
     if several.any():
         count = table.loc[several, "image"].nunique()

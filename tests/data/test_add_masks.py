@@ -109,7 +109,11 @@ def test_a_table_of_masks_is_read_up_to_its_rank(scans, paths, tmp_path):
         ),
         (["{0}.png,m/5.png,2", "{0}.png,m/2.png,1"], {"0": 2}, "1 masks are left out.*lowest rank"),
         (["{0}.png,m/5.png,.9", "{0}.png,m/2.png,.7"], {"0": 5}, "left out for one of the highest"),
-        (["{0}.png,m/5.png,liver", "{0}.png,m/2.png,spleen"], {}, "masks of several kinds .organ"),
+        (
+            ["{0}.png,m/5.png,liver", "{0}.png,m/2.png,spleen"],
+            {},
+            "of several kinds in column 'organ'",
+        ),
         (["{0},m/2", "{1},m/5"], {"0": 2, "1": 5}, "masks found by their names"),
         (["/data/{0}.png,D:\\m\\2.png"], {"0": 2}, "without the folders 'D:'"),
         (["{0}.png,m/2.png", "{1}x.png,m/5.png"], {"0": 2}, "1 of 2 rows .* nearest file .*/1.png"),
@@ -130,6 +134,10 @@ def test_rows_of_a_table_of_masks_are_joined_by_a_stated_rule(
     names = [f"train/cat/{i}" for i in range(2)]
     table = tmp_path / "masks.csv"
     table.write_text("\n".join([header, *(line.format(*names) for line in lines)]))
+    if not areas:
+        with pytest.raises(ManifestError, match=said):
+            add_dataset("d", scans, paths=paths, masks=table)
+        return
     summary = add_dataset("d", scans, paths=paths, masks=table)
     found = rows_of(paths)["mask_area"]
     expected = {f"train/cat/{i}.png": str(area) for i, area in areas.items()}
