@@ -201,10 +201,19 @@ class AddOptions:
     """Options of `add_dataset` that are passed on."""
 
     masks: Annotated[
-        Path | None, Option(help="Folder or CSV; default x_mask.png next to x.png")
+        Path | None, Option(help="Folder, CSV or none; default: named for images next to them.")
+    ] = None
+    mask_name: Annotated[str, Option(help="Glob of the paths of masks, e.g. '*_left*'.")] = ""
+    layout: Annotated[
+        str, Option(help="What folders are, e.g. 'split/class/patient/*'; default: a guess.")
+    ] = ""
+    split_name: Annotated[
+        list[str] | None, Option(help="Another name of a split, e.g. 'holdout=test'.")
     ] = None
     groups: Annotated[Path | None, Option(help="CSV of known groups (path, series, ...).")] = None
-    patient_regex: Annotated[str | None, Option(help="Its first group is the patient.")] = None
+    patient_regex: Annotated[
+        str | None, Option(help="In paths; its first group is the patient.")
+    ] = None
     max_rank: Annotated[int, Option(min=0, help="Highest rank used of a CSV of masks.")] = 5
     on_shared_patient: Annotated[str | None, Option(help="error, drop-train or drop-test.")] = None
     replace: Annotated[bool, Option("--replace", help="Remove rows that no CSV lists.")] = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import re
 import shutil
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -83,6 +84,9 @@ def add_dataset(
     replace: bool = False,
     paths: Paths | None = None,
     masks: str | Path | None = None,
+    mask_name: str = "",
+    layout: str = "",
+    split_name: Sequence[str] | None = None,
     max_rank: int | None = 5,
     mask_rule: str = "",
     groups: str | Path | None = None,
@@ -101,19 +105,23 @@ def add_dataset(
 
     Args:
         dataset: letters, digits, "_" and "-".
-        source: folder `[split/]class/image`; CSV with columns path and label, or several of them;
-            or zip of a folder.
+        source: folder `[split/]class/[patient/]image`; CSV with columns path and label, or several
+            of them; or zip of a folder.
         table: how a CSV is read where its names do not decide.
         replace: take rows out of the manifest that a CSV does not list; else they stay.
         paths: the project folder; default: the current one.
-        masks: ground truth: a folder that mirrors the images', or a CSV (path, mask, rank).
-            Default: files next to an image and named for it (`x_mask.png`) are its masks.
+        masks: ground truth: a folder like that of the images, or a CSV (path, mask, rank).
+            Default: files named for an image next to them (`x_mask.png`), and folders next to
+            those of images. "none": there is none, every file is an image.
+        mask_name: glob of the paths of masks, where names do not say it or an image has several.
+        layout: what each level of folders is, e.g. `split/class/patient/*`; see `read_folder`.
+        split_name: further names of splits, such as "holdout=test".
         max_rank: rows of such a CSV with a higher rank are left out.
         mask_rule: words of `MaskRule` that say how all masks are read. Default: that of the table
             or of the last time, else the content of each file decides.
         groups: CSV of known groups (path or image_id; group, series, slice, fold, patient_id).
-        patient_regex: regular expression; its first group that matches a file name is the
-            patient. Default: known naming schemes and DICOM headers (by a one-way code).
+        patient_regex: regular expression; its first group that matches a path is the patient.
+            Default: known naming schemes, DICOM headers (by a one-way code), folders.
         on_shared_patient: a patient in two splits is an "error"; or the images are taken out of
             one split ("drop-train", "drop-test") and stay in the manifest without a split. Default:
             "error" for patients that a table states; else "drop-train", since publishers often
@@ -138,9 +146,11 @@ def add_dataset(
     if len(sources) > 1 and (no_table := [s for s in sources if s.is_dir() or s.suffix == ".zip"]):
         what, remedy = "is no table; only these can be several", "pass the folder above them all"
         raise ManifestError(what, path=no_table[0], remedy=remedy)
-    mask_source = Path(masks) if masks is not None else None
+    names = known.split_names(split_name or ())
+    mask_source = None if masks is None or str(masks) == "none" else Path(masks)
+    looking = "none" if str(masks) == "none" else "elsewhere" if mask_source else "find"
     if mask_source is not None and same_folder(source, mask_source):
-        mask_source = None  # the masks are next to the images
+        mask_source, looking = None, "find"  # the masks are next to the images
     remove_leftovers(place)
     with manifest_lock(manifest), extracted(source, place) as folder:
         if not folder.exists():
@@ -149,32 +159,39 @@ def add_dataset(
             if table != TableRules():
                 what = "options of tables were given, but this is a folder"
                 raise ManifestError(what, path=source, remedy="pass a CSV, or omit them")
-            findings = read_folder(folder, exclude=mask_source)
-            known.separate_sibling_masks(findings, pair=mask_source is None)
+            how = {"masks": looking, "mask_name": mask_name, "layout": layout}
+            findings = read_folder(folder, exclude=mask_source, split_names=names, **how)
         else:
             findings = read_image_tables([folder, *sources[1:]], table)
         findings.home = place if folder != source else None
         in_place = is_in_place(place, findings, manifest=manifest, force=force)
         if mask_source is not None:
-            known.join_masks(findings, mask_source, max_rank=max_rank)
+            known.join_masks(findings, mask_source, max_rank=max_rank, mask_name=mask_name)
         if groups is not None:
             known.join_groups(findings, Path(groups))
         stated = known.fill_in_patients(findings, patient_regex)
+        if layout:
+            known.patients_from_folders(findings.images, findings)
 
         frame, lines = rows.build_rows(findings, synthetic=synthetic, progress=progress)
         if frame.empty:
             first = next((f"; {name}: {why}" for name, why in findings.failed.items()), "")
             what = f"none of {len(findings.images)} images can be read{first}"
             raise ManifestError(what, path=source, remedy="check the files")
+        if not (frame["patient_id"] != "").any() and not layout:
+            known.patients_from_folders(frame, findings)
+        if not (frame["patient_id"] != "").any():
+            findings.warnings += known.patient_hint(frame, not layout)
+        findings.notes[:0] = files_and_rows(frame, findings)
         old = read_existing(manifest, force=force)
         set_mask_rule(frame, str(mask_rule), old)
         masks_found = rows.measure_masks(frame, findings.file)
         masks_found.refuse_if_unclear(told="values=" in mask_rule or "invert" in mask_rule)
         frame.loc[list(masks_found.bad), "mask_path"] = ""
         unusable = masks_found.unusable(frame)
-        if unusable:
-            named = shown(f"{name} {why}" for name, why in unusable.items())
-            findings.warnings.append(f"{len(unusable)} ground-truth masks are left out: {named}")
+        for why, count in Counter(unusable.values()).most_common(LISTED):
+            named = shown(name for name, other in unusable.items() if other == why)
+            findings.warnings.append(f"{count} ground-truth masks are left out: {why} ({named})")
         findings.warnings += masks_found.lines()
         kept = old[~old["path"].isin(findings.listed)]
         if folder.is_dir() or not in_place or replace:
@@ -248,6 +265,17 @@ def refresh_dataset(
         write_manifest(frame, manifest)
     counts = {"added": 0, "removed": 0, "changed": changed}
     return AddSummary(dataset, manifest, frame, failed=failed, changed=counts)
+
+
+def files_and_rows(frame: pd.DataFrame, findings: Findings) -> list[str]:
+    """Return a line on the files that were found and the rows that they became, if these differ."""
+    each = frame["path"].value_counts()
+    if (files := findings.files or frame["path"].nunique()) == len(frame):
+        return []
+    many = f"{(each > 1).sum()} hold {each[each > 1].sum()} pages, frames or slices"
+    left = f"{files - len(each)} are no images of a class"
+    told = [many] * bool((each > 1).any()) + [left] * (files > len(each))
+    return [f"{files} image files became {len(frame)} rows: {', '.join(told)}"]
 
 
 # -- what a project has already, neither lost without being asked ----------------------------------

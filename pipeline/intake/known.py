@@ -1,20 +1,19 @@
-"""What is known of the images: groups, patients, and ground-truth masks.
+"""What is known of the images: groups, patients, and masks in another folder or in a table.
 
-Masks are next to their image and named for it (`x.png`, `x_mask.png`), in a folder that mirrors the
-images', or listed in a table. Names are searched for as in `tables`.
+Names in tables are searched for as in `tables`.
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from pipeline.errors import ManifestError
 from pipeline.images import has_image_suffix
-from pipeline.intake.find import Findings, look_through, shown
+from pipeline.intake.find import Findings, look_through, shown, split_named, use_masks
 from pipeline.intake.tables import (
     find_files,
     known_names,
@@ -22,10 +21,9 @@ from pipeline.intake.tables import (
     nearest,
     plain,
     read_table,
-    stem,
     take_units,
 )
-from pipeline.manifest import UNITED
+from pipeline.intake.truth import Images, Truth, stem
 
 # The first of these columns becomes `group`. Larger units come first: neighbouring slices of a
 # patient are nearly copies.
@@ -39,7 +37,7 @@ KINDS = ("label", "class", "classname", "organ", "structure", "tissue", "region"
 # NORMAL2-IM-0516-0001-0002.jpeg, IM-0115-0001.jpeg.
 KNOWN_NAMES = re.compile(r"(person\d+)_(?:bacteria|virus)_|((?:NORMAL\d*-)?IM-\d+)-\d+")
 MIN_SHARE = 0.9  # of the names must match `KNOWN_NAMES` for any to be believed
-MASK_NAME = re.compile(r"(?P<image>.+?)[_-](?:mask|seg|segmentation)(?:[_-]?\d+)?", re.IGNORECASE)
+NUMBERED = re.compile(r"(?P<series>.*\d.*)[ _-]\(?\d+\)?(?:\.[A-Za-z.]+)?")  # P17_0003.png
 
 
 def join_groups(findings: Findings, source: Path) -> None:
@@ -100,11 +98,11 @@ def fill_in_patients(findings: Findings, pattern: str | None) -> bool:
 
 
 def patients_from_names(names: list[str], pattern: str | None = None) -> list[str]:
-    """Return the patient of each file name; "" = unknown.
+    """Return the patient of each file (POSIX path); "" = unknown.
 
-    The pattern is tried on the name without folders; its first matching group is the patient.
-    Default: `KNOWN_NAMES`, if nearly all names match it. Raises ManifestError if the pattern is
-    invalid, has no group, or matches no name.
+    The pattern is searched in the path; if it matches no path, in the names without folders. Its
+    first matching group is the patient. Default: `KNOWN_NAMES`, if nearly all names match it.
+    Raises ManifestError if the pattern is invalid, has no group, or matches nothing.
     """
     files = [PurePosixPath(name).name for name in names]
     try:
@@ -113,56 +111,75 @@ def patients_from_names(names: list[str], pattern: str | None = None) -> list[st
     except re.error as error:
         problem = f"is not a regular expression: {error}"
     if not problem:
-        matches = map(compiled.search if pattern else compiled.match, files)
-        patients = [next(filter(None, m.groups()), "") if m else "" for m in matches]
-        known = sum(map(bool, patients))
+        for texts in (names, files) if pattern else (files,):
+            matches = map(compiled.search if pattern else compiled.match, texts)
+            patients = [next(filter(None, m.groups()), "") if m else "" for m in matches]
+            known = sum(map(bool, patients))
+            if known if pattern else known >= MIN_SHARE * len(files):
+                return patients
         if not pattern:
-            return patients if known >= MIN_SHARE * len(files) else [""] * len(files)
-        if known:
-            return patients
-        problem = f"matches none of the {len(files)} names, e.g. {files[:1]}"
+            return [""] * len(files)
+        problem = f"matches none of the {len(files)} paths, e.g. {names[:1]}"
     raise ManifestError(
         f"--patient-regex {pattern!r} {problem}",
         remedy="put the part that names the patient in brackets, e.g. --patient-regex '(P[0-9]+)_'",
     )
 
 
-def masked_stem(path: str) -> str:
-    """Return the stem of the image that a mask is named for (`a/x_mask_1.png` -> `a/x`), or ""."""
-    pure = PurePosixPath(stem(path))
-    named = MASK_NAME.fullmatch(pure.name)
-    return (pure.parent / named["image"]).as_posix() if named else ""
+def patients_from_folders(frame: pd.DataFrame, findings: Findings) -> None:
+    """Set patient_id, in place, to the folders that stand for patients, where it is unknown."""
+    rows = zip(frame["path"], frame["patient_id"], strict=True)
+    frame["patient_id"] = [old or findings.patients.get(path, "") for path, old in rows]
+    if found := sorted({*findings.patients.values()}):
+        findings.notes.append(f"patients are folders: {shown(found)}")
 
 
-def separate_sibling_masks(findings: Findings, *, pair: bool) -> None:
-    """Take masks that are next to their image (whose name theirs extends) out of the images, in
-    place. With `pair` they become the mask_path of that image."""
-    paths = findings.images["path"]
-    stems, owners = set(paths.map(stem)), paths.map(masked_stem)
-    is_mask = owners.isin(stems)
-    findings.images = findings.images[~is_mask].copy()
-    if is_mask.any():
-        findings.skipped["ground-truth mask next to its image"] += int(is_mask.sum())
-    lone = paths[(owners != "") & ~is_mask]
-    if len(lone):
-        findings.warnings.append(
-            f"{len(lone)} images are named like masks, but there is no image of that name in the "
-            f"same folder: {shown(lone)}; if they are masks, move them to a folder of their own "
-            "(--masks)"
-        )
-    if pair:
-        masks = paths[is_mask].groupby(owners[is_mask]).agg(list).to_dict()
-        _set_masks(findings, _pair(findings, masks))
+def patient_hint(frame: pd.DataFrame, folders: bool) -> list[str]:
+    """Return a warning if folders or names of a manifest without patients suggest them.
 
-
-def join_masks(findings: Findings, source: Path, *, max_rank: int | None = None) -> None:
-    """Fill in mask_path, in place, from a folder that mirrors the images' (`train/a/x.jpg` ->
-    `train/a/x.png`, or `x_mask.png`, `x_seg.png`), or a CSV with columns path, mask and optionally
-    rank: rows above `max_rank` are left out. Raises ManifestError if the source is missing or fits
-    no image.
+    Names that end in a number do if what is before it has digits and is shared by two files on
+    average; and `folders`, if these are asked for, all with twice as many as classes and splits.
     """
+    places = [path.rpartition("/")[0] for path in frame["path"]]
+    names = [NUMBERED.fullmatch(PurePosixPath(path).name) for path in frame["path"]]
+    stems = [match["series"] for match in filter(None, names)]
+    least = 2 * len(frame.groupby(["label", "split", "fold"]))
+    for kind, found, pattern in (
+        ("folders", places if folders else [], "([^/]+)/[^/]*$"),
+        ("names", stems, "([^/]+)[ _-][0-9]+[.]"),
+    ):
+        if len(found) >= MIN_SHARE * len(frame) and least <= len({*found}) <= len(found) / 2:
+            return [
+                f"patients are not known, but {len({*found})} {kind} look like theirs "
+                f"({shown(sorted({*found}))}): if so, pass --patient-regex '{pattern}', or images "
+                "of one patient train and test"
+            ]
+    return []
+
+
+def split_names(given: Sequence[str]) -> dict[str, str]:
+    """Return folder in lower case -> split, of texts like "holdout=test"."""
+    pairs = [text.partition("=") for text in given]
+    names = {name.strip().lower(): split_named(split) for name, _, split in pairs}
+    if wrong := next((t for t, split in zip(given, names.values(), strict=False) if not split), ""):
+        what = f"--split-name {wrong!r} is not a name and a split"
+        raise ManifestError(what, remedy="write e.g. --split-name 'holdout=test'")
+    return names
+
+
+def join_masks(
+    findings: Findings, source: Path, *, max_rank: int | None = None, mask_name: str = ""
+) -> None:
+    """Fill in mask_path, in place, from a folder like that of the images (`train/a/x.jpg` ->
+    `train/a/x.png`, `x_mask.png`, or `x.png` if only one image has this name), or a CSV with
+    columns path, mask and optionally rank: rows above `max_rank` are left out.
+
+    Raises ManifestError if the source is missing or fits no image, or if an image has masks of
+    several kinds (`mask_name` chooses).
+    """
+    unclear: list[str] = []
     if source.is_dir():
-        pairs = {path: [mask] for path, mask in _from_folder(findings, source).items()}
+        pairs, unclear = _from_folder(findings, source).pairs(mask_name)
     else:
         pairs = _from_table(findings, source, max_rank)
     if not pairs:
@@ -171,53 +188,22 @@ def join_masks(findings: Findings, source: Path, *, max_rank: int | None = None)
             path=source,
             remedy="name each mask like its image, in the same folders; or pass a CSV (path, mask)",
         )
-    folder = source if source.is_dir() else source.parent
-    named = {
-        path: UNITED.join(manifest_name(folder / mask, findings) for mask in masks)
-        for path, masks in pairs.items()
-    }
-    _set_masks(findings, named)
+    for image, masks in pairs.items():
+        pairs[image] = [manifest_name(source / mask, findings) for mask in masks]
+    use_masks(findings, pairs, unclear)
 
 
-def _set_masks(findings: Findings, pairs: dict[str, str]) -> None:
-    images = findings.images
-    rows = zip(images["path"], images["mask_path"], strict=True)
-    images["mask_path"] = [pairs.get(path, old) for path, old in rows]
-
-
-def _pair(findings: Findings, masks: dict[str, list[str]]) -> dict[str, str]:
-    """Return path of an image -> mask, of masks by the stem of the image that they fit. When
-    several fit, or several images share a stem, only a mask of the very name of the image is taken;
-    an image without one is warned of."""
-    stems = findings.images["path"].map(stem)
-    sharing, pairs, unclear = stems.value_counts(), {}, []
-    for path, key in zip(findings.images["path"], stems, strict=True):
-        name, near = PurePosixPath(path).name, masks.get(key, [])
-        same_name = [mask for mask in near if PurePosixPath(mask).name == name]
-        fitting = near if len(near) == sharing[key] == 1 else same_name
-        if len(fitting) == 1:
-            pairs[path] = fitting[0]
-        elif near:
-            unclear.append(path)
-    if unclear:
-        findings.warnings.append(
-            f"{len(unclear)} images have no mask, since several fit or several images share a "
-            f"stem: {shown(sorted(unclear))}; merge the masks of an image into one and pass their "
-            "folder as --masks"
-        )
-    return pairs
-
-
-def _from_folder(findings: Findings, source: Path) -> dict[str, str]:
-    masks: dict[str, list[str]] = defaultdict(list)
+def _from_folder(findings: Findings, source: Path) -> Truth:
+    """Find the images of the masks in a folder like that of the images, or without its folders."""
+    images, truth = Images(findings.images["path"]), Truth()
     files = [path for path in look_through(source)[0] if has_image_suffix(path)]
     for path in files:
-        for key in {stem(path), masked_stem(path)} - {""}:
-            masks[key].append(path)
-    used = {mask for path in findings.images["path"] for mask in masks.get(stem(path), [])}
-    if spare := len(files) - len(used):
+        owners, rest = images.of(stem(path))
+        if owners:
+            truth.add(path, owners, rest)
+    if spare := len(files) - len(truth.owners):
         findings.warnings.append(f"{spare} masks in {source.name} belong to no image")
-    return _pair(findings, masks)
+    return truth
 
 
 def _from_table(findings: Findings, source: Path, max_rank: int | None) -> dict[str, str]:
@@ -254,7 +240,8 @@ def _from_table(findings: Findings, source: Path, max_rank: int | None) -> dict[
     files, how, listed = find_files(table["mask_path"], source.parent, source)
     findings.notes += [f"{name}: masks found {how}"] if how else []
     pairs = zip(files, table["mask_path"].str.replace("\\", "/"), strict=True)
-    table["mask"] = [str(source.parent / text if file is None else file) for file, text in pairs]
+    found = [(file or source.parent / text).absolute() for file, text in pairs]
+    table["mask"] = list(map(str, found))
     if lost := [text for file, text in zip(files, table["mask_path"], strict=True) if file is None]:
         near = nearest(lost[0], listed)
         warn(f"{len(lost)} masks of {name} do not exist: {shown(lost)} (in {source.parent}){near}")
@@ -269,10 +256,6 @@ def _from_table(findings: Findings, source: Path, max_rank: int | None) -> dict[
             named = shown(f"{image} {kind}" for image, kind in table[["image", kind]].values)
             what = f"{mixed.sum()} images have masks of several kinds in column {kind!r}: {named}"
             raise ManifestError(what, path=source, remedy="keep the rows of one kind")
-    several = table["image"].duplicated(keep=False)
-    if several.any():
-        count = table.loc[several, "image"].nunique()
-        findings.notes.append(f"{name}: {count} images have several masks, which are united")
     shared = table["mask"].value_counts()
     if len(shared) and shared.iloc[0] > 1:
         what = f"{shared.iloc[0]} images have the same mask, {shared.index[0]}"

@@ -126,7 +126,7 @@ class MeasuredMasks:
     Attributes:
         bad: index of the row -> why its mask cannot be used.
         unclear: those of `bad` that can be read in two ways, and how to choose.
-        odd: what is unusual (`odd_truth`) -> ids.
+        odd: what is unusual (`odd_truth`, or "resized") -> ids.
         total: masks that were read, or tried.
     """
 
@@ -142,6 +142,7 @@ class MeasuredMasks:
     def lines(self) -> list[str]:
         """Return a line for each kind of unusual mask, with its count."""
         what = {"covers the border": "cover the border (--mask-invert if their ground is white)"}
+        what |= {"resized": "have another size than their image: its nearest pixels are taken"}
         what |= {"empty": "are empty", "covers more than half of the image": "cover more than half"}
         return [
             f"{len(ids)} of {self.total} ground-truth masks {what[kind]}: {shown(ids)}"
@@ -174,11 +175,13 @@ def measure_masks(frame: pd.DataFrame, locate: Callable[[str], Path]) -> Measure
     """Fill in mask_area (pixels) in place, of masks at `locate(mask_path)`; that of a frame is the
     same frame of the mask's file. Rows whose mask cannot be used are unchanged."""
 
-    def measure(row: Any) -> tuple[int, str] | ImageError:
+    def measure(row: Any) -> tuple[int, list[str]] | ImageError:
         try:
-            shape = int(row.height), int(row.width)
-            mask = read_mask(mask_file(row, locate), int(row.frame), shape=shape)
-            return int(mask.sum()), odd_truth(mask)
+            shape, files = (int(row.height), int(row.width)), mask_file(row, locate)
+            mask = read_mask(files, int(row.frame), shape=shape)
+            sizes = [probe(file)[0] for file in files.files] if files.rule else []
+            resized = "resized" if any((s.height, s.width) != shape for s in sizes) else ""
+            return int(mask.sum()), [odd for odd in (odd_truth(mask), resized) if odd]
         except ImageError as error:
             return error
 
@@ -186,13 +189,13 @@ def measure_masks(frame: pd.DataFrame, locate: Callable[[str], Path]) -> Measure
     found.total = len(rows)
     for row, result in zip(rows, _in_threads(measure, rows), strict=True):
         if isinstance(result, ImageError):
-            found.bad[row.Index] = result.message
+            found.bad[row.Index] = result.with_remedy
             if isinstance(result, Ambiguous):
-                found.unclear[row.Index] = found.bad[row.Index] = result.with_remedy
+                found.unclear[row.Index] = result.with_remedy
             continue
         frame.at[row.Index, "mask_area"] = str(result[0])
-        if result[1]:
-            found.odd.setdefault(result[1], []).append(row.image_id)
+        for odd in result[1]:
+            found.odd.setdefault(odd, []).append(row.image_id)
     return found
 
 

@@ -15,14 +15,14 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from pipeline.errors import ManifestError, printable
-from pipeline.images import has_image_suffix
 from pipeline.intake.find import Findings, look_through, shown, split_named, why_skipped
+from pipeline.intake.truth import stem
 from pipeline.io import read_text_csv
 from pipeline.manifest import COLUMNS, UNITED
 
@@ -492,15 +492,6 @@ def slashes(text: str, folder: Path) -> str:
         what = f"{text} is a web address"
         raise ManifestError(what, remedy="download the files, and name these in the table")
     return text.replace("\\", "/") if "\\" in text and not (folder / text).is_file() else text
-
-
-def stem(path: str) -> str:
-    """Return a relative path without its image suffix (other dots stay)."""
-    pure = PurePosixPath(path)
-    if not has_image_suffix(pure.name):
-        return path
-    name = pure.name[:-7] if pure.name.lower().endswith(".nii.gz") else pure.stem
-    return (pure.parent / name).as_posix()
 
 
 def fitting(names: Sequence[str], files: Iterable[str]) -> tuple[list[list[str]], str]:

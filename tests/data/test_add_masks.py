@@ -14,23 +14,23 @@ from pipeline.manifest import mask_file, read_manifest, write_manifest
 from tests.data.conftest import mask, picture, rows_of, zip_of
 
 SIBLINGS = (
-    "A mask next to its image (`x_mask.png`) is its ground truth, never an image of the class; of "
-    "several masks none is guessed."
+    "A mask next to its image (`x_mask.png`) is its ground truth, never an image of the class; "
+    "several masks of one kind are united, several kinds are refused."
 )
 
 
 @pytest.mark.promise(SIBLINGS)
-def test_sibling_masks_are_paired_and_of_several_none_is_guessed(busi, paths, tmp_path):
+def test_sibling_masks_are_paired_and_several_of_one_kind_are_united(busi, paths, tmp_path):
     summary = add_dataset("d", busi, paths=paths)
     rows = rows_of(paths)
     assert summary.counts == {"": {"benign": 2, "malignant": 2, "normal": 2}}
-    assert sum(summary.skipped.values()) == 7 and summary.masks == 5
+    assert sum(summary.skipped.values()) == 7 and summary.masks == 6
     assert not rows.index.str.contains("mask").any()
     paired = rows.loc["malignant/malignant (1).png", ["mask_path", "mask_area"]].tolist()
     assert paired == ["malignant/malignant (1)_mask.png", "6"]
-    assert rows.loc["benign/benign (2).png", "mask_path"] == ""
-    (warning,) = (w for w in summary.warnings if "several fit" in w)
-    assert "benign/benign (2).png" in warning and "--masks" in warning
+    united = rows.loc["benign/benign (2).png", ["mask_path", "mask_area"]].tolist()
+    assert united == ["benign/benign (2)_mask.png|benign/benign (2)_mask_1.png", "9"]
+    assert "1 images have masks of several files, which are united" in summary.notes
     add_dataset("e", busi, masks=busi, paths=paths)  # says the same in another way
     add_dataset("f", zip_of(tmp_path / "busi.zip", busi, "wrapper/"), paths=paths)
     assert rows_of(paths, "e").equals(rows) and rows_of(paths, "f").equals(rows)
@@ -55,8 +55,6 @@ def test_a_folder_of_masks_is_joined_by_stem_and_what_does_not_fit_is_said(scans
     mask(masks / "train" / "dog" / "0.png", 0)
     mask(masks / "test" / "cat" / "3_mask.png", 4)
     mask(masks / "test" / "cat" / "99.png", 4)
-    for name in ("5_mask.png", "5_seg.png"):  # two of one image
-        mask(masks / "test" / "cat" / name, 4)
     mask(masks / "train" / "cat" / "4.png", 7)
     picture(scans / "train" / "cat" / "4.bmp", seed=70)  # shares the stem of 4.png
     summary = add_dataset("d", scans, paths=paths, masks=masks)
@@ -66,11 +64,17 @@ def test_a_folder_of_masks_is_joined_by_stem_and_what_does_not_fit_is_said(scans
     counted |= {"test/cat/3.png": "4", "train/cat/4.png": "7"}
     assert areas[areas != ""].to_dict() == counted and summary.masks == 4
     assert any("1 masks in scan_masks belong to no image" in w for w in summary.warnings)
-    assert any("2 images have no mask" in w for w in summary.warnings)
+    assert any("1 images have no mask" in w for w in summary.warnings)
     assert read_mask(mask_file(rows.loc["train/cat/0.png"], paths.data("d"))).sum() == 7
     assert str(tmp_path) not in paths.manifest("d").read_text()
     with pytest.raises(ManifestError, match="no mask fits an image"):
         add_dataset("e", scans, paths=paths, masks=tmp_path / "scan_masks" / "train")
+    for at, name in enumerate(("5_mask.png", "5_seg.png")):  # two of one image
+        mask(masks / "test" / "cat" / name, 4 + at)
+    with pytest.raises(ManifestError, match=r"1 images have masks of several kinds, .*5_seg"):
+        add_dataset("d", scans, paths=paths, masks=masks)
+    add_dataset("d", scans, paths=paths, masks=masks, mask_name="*_seg.png")
+    assert rows_of(paths).loc["test/cat/5.png", "mask_area"] == "5"
 
 
 def test_masks_inside_the_image_folder_are_no_class(scans, paths):
@@ -105,7 +109,7 @@ def test_a_table_of_masks_is_read_up_to_its_rank(scans, paths, tmp_path):
         (
             ["{0}.png,m/2.png", "{0}.png,m/5.png"],
             {"0": 7},
-            "1 images have several masks, which are",
+            "1 images have masks of several files, which are",
         ),
         (["{0}.png,m/5.png,2", "{0}.png,m/2.png,1"], {"0": 2}, "1 masks are left out.*lowest rank"),
         (["{0}.png,m/5.png,.9", "{0}.png,m/2.png,.7"], {"0": 5}, "left out for one of the highest"),
