@@ -10,7 +10,7 @@ from pipeline.errors import ManifestError
 from pipeline.intake import TableRules, add_dataset
 from pipeline.intake.known import patients_from_names
 from pipeline.manifest import read_manifest
-from tests.data.conftest import pages, picture, rows_of
+from tests.data.conftest import mask, pages, picture, rows_of
 from tests.images.makers import dicom, grey, save_dicom
 from tests.project import in_process
 
@@ -151,10 +151,11 @@ def test_names_as_tables_write_them_find_their_file(parts, paths, header, form):
 @pytest.mark.promise(NAMES)
 def test_a_table_on_another_disk_leads_to_the_images_or_is_told_their_folder(parts, paths):
     away = parts.parent / "away"
-    lines = [f"{parts}/{file},a,{parts}/{FILES[0]}" for file in FILES[:2]]
+    mask(parts / "m.png", 9, size=(100, 80))
+    lines = [f"{parts}/{file},a,../set/m.png" for file in FILES[:2]]
     summary, frame = added(away, paths, "path,label,mask_path", *lines)
     assert frame["path"].tolist() == ["s1.png", "s2.png"]
-    assert set(frame["mask_path"]) <= {"s1.png", ""} and str(parts / "part1") in summary.text()
+    assert set(frame["mask_path"]) == {"../m.png"} and str(parts / "part1") in summary.text()
     bare = ["path,label", "s1,a", "s3,b"]
     with pytest.raises(ManifestError, match=f"2 of 2 paths .*below {away}.*--images"):
         added(away, paths, *bare)
