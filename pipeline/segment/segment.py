@@ -14,6 +14,7 @@ from pipeline.engine.record import RunRecord
 from pipeline.engine.run import image_items, run_stage, select
 from pipeline.errors import StageFailed
 from pipeline.images import read_image, read_mask, reader_rules
+from pipeline.io import FileHashes
 from pipeline.manifest import read_manifest
 from pipeline.models import Sam2ImagePredictor, load_sam2
 from pipeline.paths import Paths
@@ -56,11 +57,14 @@ def segment_dataset(
     chosen, data = select(manifest, options.only), paths.data(dataset)
     mapper = make_mapper(params, options, predictor)
     columns, truth = mapper.strategy.columns, mapper.strategy.uses_truth
-    items = image_items(chosen, data, lambda row: {n: row[n] for n in columns}, truth=truth)
+    content, hashes = lambda row: {n: row[n] for n in columns}, FileHashes(paths.hashes(dataset))
+    items = image_items(chosen, data, content, truth=truth, hashes=hashes)
     choices = {"on_mismatch": options.on_store_mismatch, "attrs": {"dataset": dataset}}
     with MaskStoreWriter(paths.masks(dataset), mapper.identity, **choices) as writer:
         writer.sync_manifest(manifest)
-        record = run_stage("segment", dataset, params, paths, options, items, mapper, writer)
+        record = run_stage(
+            "segment", dataset, params, paths, options, items, mapper, writer, hashes
+        )
     table = open_masks(paths.masks(dataset)).table()
     record.masks = table.loc[table["in_manifest"], "status"].value_counts().to_dict()
     useless = set(record.masks) - {"failed"} == {"empty"} and params.segment.max_failed < 1
@@ -68,10 +72,8 @@ def segment_dataset(
     record.write(paths.record(dataset, "segment"))
     if useless:
         what = f"segment {dataset}: all {record.masks['empty']} masks are empty"
-        remedy = (
-            "look at the images and their boxes with `pipeline data preview`, or choose another "
-        )
-        raise StageFailed(what, path=paths.masks(dataset), remedy=remedy + "segment.prompt")
+        remedy = "look at images and boxes with `pipeline data preview`; try another segment.prompt"
+        raise StageFailed(what, path=paths.masks(dataset), remedy=remedy)
     return record
 
 
