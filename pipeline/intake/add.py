@@ -21,6 +21,7 @@ from pipeline.errors import ManifestError, printable
 from pipeline.images import MaskRule
 from pipeline.intake import known, rows
 from pipeline.intake.find import Findings, extracted, read_folder, shown
+from pipeline.intake.layout import split_names
 from pipeline.io import manifest_lock, remove_leftovers, writing
 from pipeline.manifest import check_rows, read_manifest, write_manifest
 from pipeline.paths import Paths
@@ -138,7 +139,7 @@ def add_dataset(
         raise ManifestError(what, remedy=f"use error, {' or '.join(rows.SPLIT_PRIORITY)}")
     paths = paths or Paths()
     source, manifest, place = Path(source), paths.manifest(dataset), paths.data(dataset)
-    names = known.split_names(split_name or ())
+    names = split_names(split_name or ())
     mask_source = None if masks is None or str(masks) == "none" else Path(masks)
     looking = "none" if str(masks) == "none" else "elsewhere" if mask_source else "find"
     if mask_source is not None and same_folder(source, mask_source):
