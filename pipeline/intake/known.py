@@ -204,7 +204,7 @@ def patients_from_folders(frame: pd.DataFrame, findings: Findings) -> None:
     """Set patient_id, in place, to the folders that stand for patients, where it is unknown."""
     rows = zip(frame["path"], frame["patient_id"], strict=True)
     frame["patient_id"] = [old or findings.patients.get(path, "") for path, old in rows]
-    if found := sorted({*findings.patients.values()}):
+    if found := sorted({*findings.patients.values()} - {""}):
         findings.notes.append(f"patients are folders: {shown(found)}")
 
 

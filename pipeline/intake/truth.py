@@ -81,15 +81,14 @@ class Truth:
         counts = Counter({"file among masks that fits no image": len(self.spare)})
         for mask, images in self.owners.items():
             near = PurePosixPath(mask).parent == PurePosixPath(images[0]).parent
-            counts[
-                f"ground-truth mask {'next to its image' if near else 'in a folder of masks'}"
-            ] += 1
+            where = "next to its image" if near else "in a folder of masks"
+            counts[f"ground-truth mask {where}"] += 1
         return +counts
 
     def warnings(self) -> list[str]:
         """Return what is said of images that may be none."""
         said = [
-            f"{len(found)} images are named {word!r} after another image: {shown(found)}; move them "
+            f"{len(found)} images are named {word!r} after another one: {shown(found)}; move them "
             f"away if they are made from it, or pass --mask-name '*{word}*' if they are masks"
             for word, found in self.derived.items()
         ]
