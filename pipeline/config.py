@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from os.path import abspath
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from pipeline.errors import ConfigError
 
 LEARNERS = ("zero-shot", "linear-probe", "medfocus", "medfocus-probe")  # the built-in ones
 VIEWS = ("whole", "masked", "crop", "binary", "oracle", "random")  # the built-in ones
+LOCAL = "local-dir:"
+"""Before the folder with a copy of a repository of open_clip, as the name of a model."""
 # Names of datasets and learners become names of files and of DVC stages.
 DATASET_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 
@@ -49,14 +59,38 @@ class Section(BaseModel):
 
 
 class ModelSpec(Section):
-    """A model to load."""
+    """A model to load. Relative paths start at the folder of params.yaml."""
 
     name: str
-    """Of a configuration: sam2-micro, sam2.1_hiera_large, clip-micro, or one of open_clip."""
+    """Of a configuration: sam2-micro, sam2.1_hiera_large, medsam2, clip-micro, one of open_clip, a
+    JSON file, or hf-hub:org/name or local-dir:FOLDER with an open_clip_config.json."""
     checkpoint: str | None = None
-    """A path, package (shipped with the embedded models), hf-hub:org/name, or open_clip's tag."""
+    """A path, package (shipped with the embedded models), hf-hub:org/name[/file], or open_clip's
+    tag; default: package, or the repository or folder of `name`."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     """Checked if given; the actual hash is recorded in any case."""
+    image_size: int | None = Field(None, ge=64, multiple_of=32)
+    """sam2: side of the square input in pixels, if not that of the configuration."""
+    trained_as: str | None = None
+    """clip: open_clip's tag of weights with the same activation and preprocessing."""
+    text: str | None = None
+    """clip: folder of the text tower's config.json and tokenizer, instead of the hub."""
+    _folder: Path = PrivateAttr(Path())
+
+    def path(self, name: str) -> Path:
+        """Return a path of this model; a relative one starts at the folder of params.yaml."""
+        return self._folder / Path(name).expanduser()
+
+    def check_followed(self) -> None:
+        """Raise ConfigError if DVC could not see that a file of this model has changed: it compares
+        params.yaml and the files in checkpoints/."""
+        local = self.name.removeprefix(LOCAL) if self.name.startswith(LOCAL) else None
+        names = [self.text, local, *([] if self.sha256 else [self.checkpoint])]
+        for path in (self.path(name) for name in names if name):
+            followed = Path(abspath(path)).is_relative_to(abspath(self._folder / "checkpoints"))
+            if path.exists() and not followed:
+                remedy = "move or link it into checkpoints/, or for a checkpoint state its sha256"
+                raise ConfigError("DVC does not see changes of this file", path=path, remedy=remedy)
 
 
 class ProfileParams(Section):
@@ -64,6 +98,13 @@ class ProfileParams(Section):
 
     sam2: ModelSpec
     clip: ModelSpec
+
+    @model_validator(mode="after")
+    def _options_are_of_the_model(self) -> Self:
+        for name, foreign in {"sam2": ("trained_as", "text"), "clip": ("image_size",)}.items():
+            if wrong := [key for key in foreign if getattr(getattr(self, name), key) is not None]:
+                raise ValueError(f"{name} has no {', '.join(wrong)}")
+        return self
 
 
 class AuditParams(Section):
@@ -120,8 +161,9 @@ class PromptQualityParams(Section):
 class EncodeParams(Section):
     """Stage 2, I = E_v(x * m) and T = E_t(t)."""
 
-    geometry: Literal["pad", "squash", "crop"] = "pad"
-    """How an image becomes square: pad, squash, or crop (the model's own preprocessing)."""
+    geometry: Literal["auto", "pad", "squash", "crop"] = "auto"
+    """How an image becomes square: pad, squash, or crop; auto is squash for a model that was
+    trained so, such as SigLIP, and pad, which loses nothing, for others."""
     views: Annotated[Views, Field(min_length=1)] = VIEWS
     """What CLIP is shown of each image: names of pipeline.encode.views."""
     fill: Literal["black", "mean", "blur"] = "black"
@@ -296,11 +338,14 @@ def load_params(
             problem = f"{dotted}: {'.'.join(parents)} is no table"
             raise ConfigError(problem, path=path, remedy="correct the key") from None
     try:
-        return Params.model_validate(raw)
+        params = Params.model_validate(raw)
     except ValidationError as error:
         given = f", or what a flag or --set gave: {', '.join(overrides)}" if overrides else ""
         remedy = f"correct these keys{given}"
         raise ConfigError(problem_text(error), path=path, remedy=remedy) from None
+    for profile in params.profiles.values():
+        profile.sam2._folder = profile.clip._folder = path.parent
+    return params
 
 
 def problem_text(error: ValidationError, prefix: str = "params") -> str:

@@ -14,6 +14,7 @@ import shutil
 import socket
 import stat
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -122,6 +123,47 @@ def sha256_file(path: str | os.PathLike) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes; errors as for `open_bytes`."""
     with open_bytes(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class FileHashes:
+    """SHA-256 of files, remembered from run to run by inode, size and times.
+
+    A file is read again only where one of these has changed: in a copied folder that is once, and
+    since the bytes decide, no alarm. What was changed in the two seconds before it was hashed is
+    not kept, since one more change could leave its times as they are. Safe in threads.
+
+    Args:
+        path: a JSON file of what is remembered; damaged or missing, all files are read. None:
+            nothing is kept.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self.path, self._new = path, False
+        self._known: dict[str, list] = {}
+        self._young: set[str] = set()
+        if path is not None:
+            with suppress(OSError, ValueError):
+                self._known = dict(json.loads(path.read_bytes()))
+
+    def __call__(self, file: str | os.PathLike) -> str:
+        """Return the hexadecimal SHA-256 of a file's bytes; errors as for `open_bytes`."""
+        stat, name = os.stat(file), os.path.abspath(file)
+        times = stat.st_mtime_ns, stat.st_ctime_ns
+        now = [stat.st_ino, stat.st_size, *times]
+        *then, digest = self._known.get(name, [""])
+        if then != now:
+            young = time.time_ns() - max(times) < 2e9
+            (self._young.add if young else self._young.discard)(name)
+            digest = sha256_file(file)
+            self._known[name], self._new = [*now, digest], True
+        return digest
+
+    def save(self) -> None:
+        """Write what is remembered. Raises DiskError."""
+        if self.path is not None and self._new:
+            kept = {name: of for name, of in self._known.items() if name not in self._young}
+            atomic_write_text(self.path, json.dumps(kept))
+            self._new = False
 
 
 def sha256_json(value: Any) -> str:

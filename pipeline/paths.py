@@ -63,6 +63,10 @@ class Paths:
     """Pairs of copies."""
     audit_summary = _cached("audit.json")
     """The audit's counts."""
+    files = _cached("files.json")
+    """Digests of the bytes of all images and ground-truth masks, for DVC."""
+    hashes = _cached("hashes.json")
+    """The SHA-256 of each file by its size and times (`FileHashes`), kept from run to run."""
     thumbnails = _cached("thumbnails.npz")
     """What the audit compares, kept from run to run."""
     masks = _cached("masks.zarr")

@@ -21,6 +21,7 @@ from pipeline.images import probe, read_image
 from pipeline.images.overlay import draw_outlines
 from pipeline.io import atomic_write, sha256_file
 from pipeline.learners import Samples
+from pipeline.learners.base import check_finite
 from pipeline.learners.runs import encoded_with_other_masks, load_fitted
 from pipeline.paths import Paths
 from pipeline.segment.segment import make_mapper
@@ -178,6 +179,7 @@ class PredictMapper:
             sample = Samples(self.view, {self.view: feature}, none, self.text, classes)
             every = [learner.predict_proba(sample) for learner in self.fitted.learners]
             proba = np.mean(every, axis=0)[0]
+            check_finite("a class probability (is there such a view of new images?)", proba)
             named = dict(zip(classes, map(float, proba), strict=True))
             rows.append((image, mask.mask, mask.status, named))
         return rows

@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion
 
-from pipeline.encode.geometry import make_geometry
+from pipeline.encode.geometry import choose_geometry, make_geometry
 from pipeline.errors import ImageError, printable
 from pipeline.images import read_image, read_mask
 from pipeline.io import atomic_write
@@ -36,7 +36,8 @@ def preview_dataset(
         paths: the project folder.
         out: the PNG to write; it contains pixels only, no metadata.
         images: number of images, balanced over splits and classes; always the same ones.
-        geometry: how an image becomes the model's square input (`encode.geometry`).
+        geometry: how an image becomes the model's square input (`encode.geometry`);
+            auto is drawn as pad, since no model is loaded.
 
     Returns:
         Warnings, each starting with an image id.
@@ -99,7 +100,7 @@ def _tile(row: dict, data: Path, geometry: str) -> tuple[np.ndarray | None, list
     if (width, height) != (int(row["width"]), int(row["height"])):
         said = f"{row['width']} x {row['height']}"
         warnings.append(f"is {width} x {height}, but {said} in the manifest")
-    plan = make_geometry(geometry, height, width, SIZE)
+    plan = make_geometry(choose_geometry(geometry, "shortest"), height, width, SIZE)
     tile = np.array(plan.apply(image))
     if (file := mask_file(row, data)) is not None:
         try:

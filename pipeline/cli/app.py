@@ -298,6 +298,8 @@ def check(dataset: Dataset, project: Project, against: Against = None) -> None:
     for name in filter(None, [dataset, against]):
         classes = prompted_classes(paths.prompts, name)
         tables[name] = read_manifest(paths.manifest(name), data=paths.data(name), classes=classes)
+        if unused := ", ".join(sorted(set(classes or ()) - set(tables[name]["label"]))):
+            typer.echo(f"warning: prompts for classes that {name} lacks: {unused}", err=True)
     masks = measure_masks(tables[dataset], paths.data(dataset).joinpath)
     bad = masks.unusable(tables[dataset]).items()
     unusable = [f"the mask of {name} cannot be used: {why}" for name, why in bad]

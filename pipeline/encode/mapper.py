@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.config import EncodeParams
-from pipeline.encode.geometry import make_geometry
+from pipeline.encode.geometry import choose_geometry, make_geometry
 from pipeline.encode.views import VIEWS, ViewInput, fill_colour
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.images import read_image, read_mask, reader_rules
@@ -62,6 +62,7 @@ class EncodeMapper:
         self.params, self.clip, self.masks = params, clip, masks
         self.device = clip.device.type
         self.forward_batch = forward_batch
+        self.geometry = choose_geometry(params.geometry, clip.resize_mode)
         self.padding = fill_colour(params.fill, clip.mean)
         self.identity: dict[str, Any] = {
             "stage": "encode",
@@ -75,7 +76,8 @@ class EncodeMapper:
                 "image_size": clip.image_size,
                 "interpolation": clip.interpolation,
             },
-            **params.model_dump(include={"geometry", "fill", "crop_margin"}),
+            "geometry": self.geometry,
+            **params.model_dump(include={"fill", "crop_margin"}),
             "views": list(params.views),
             "unusable_mask": "whole image",
             "tokens": clip.tokens if params.tokens else 0,
@@ -128,7 +130,7 @@ class EncodeMapper:
             if view is None:
                 index.append(-1)
                 continue
-            plan = make_geometry(params.geometry, *view.shape[:2], size)
+            plan = make_geometry(self.geometry, *view.shape[:2], size)
             frame = plan.apply(view, self.padding, self.clip.interpolation)
             # With an unusable mask most views equal the whole image: encode it once.
             frames.setdefault(frame.tobytes(), frame)

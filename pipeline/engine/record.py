@@ -236,8 +236,13 @@ def status_rows(paths: Paths, datasets: Iterable[str]) -> list[dict[str, Any]]:
             row = {"dataset": dataset, "stage": stage}
             row |= {name: getattr(record, name) for name in SHOWN}
             row |= {"failed": len(record.failed), "failures": record.failed}
-            lacking = None if record.status == "-" else _lacking(paths, dataset, stage)
-            rows.append(row | {"lacking": lacking})
+            row["lacking"] = None
+            try:
+                if record.status != "-":
+                    row["lacking"] = _lacking(paths, dataset, stage)
+            except PipelineError as error:
+                row["error"] = row["error"] or str(error)
+            rows.append(row)
     return rows
 
 
@@ -249,13 +254,10 @@ def _lacking(paths: Paths, dataset: str, stage: str) -> tuple[int, int] | None:
         return None
     segment = stage == "segment"
     path = paths.masks(dataset) if segment else paths.features(dataset)
-    try:
-        wanted = read_manifest(paths.manifest(dataset)).set_index("image_id")["sha256"]
-        if not path.exists():
-            return len(wanted), len(wanted)
-        stored = (open_masks if segment else open_features)(path).table()["sha256"]
-    except PipelineError:
-        return None
+    wanted = read_manifest(paths.manifest(dataset)).set_index("image_id")["sha256"]
+    if not path.exists():
+        return len(wanted), len(wanted)
+    stored = (open_masks if segment else open_features)(path).table()["sha256"]
     return int((stored.reindex(wanted.index) != wanted).sum()), len(wanted)
 
 

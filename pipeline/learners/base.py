@@ -232,6 +232,29 @@ def code_digest(cls: type[Learner]) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in found)).hexdigest()
 
 
+def in_content_order(train: Samples, val: Samples) -> tuple[Samples, Samples, np.ndarray]:
+    """Return both parts with rows and classes in an order that their features alone decide.
+
+    Sums of floats depend on the order of their terms, so that a fit would depend on what images and
+    classes are called. Rows are sorted by the bytes of their features, classes by their first row
+    of `train`, those without one by their text. A fit of these is the same bits for any names;
+    only rows of equal features and several labels keep their order.
+
+    Returns:
+        train, val, and the class number before of each class number now, int64 (C,).
+    """
+
+    def by_bytes(x: np.ndarray) -> np.ndarray:
+        return np.array(sorted(range(len(x)), key=lambda k: x[k].tobytes()), np.int64)
+
+    train, val = (part.take(by_bytes(part.X), labelled=True) for part in (train, val))
+    order = np.array(list(dict.fromkeys([*train.y.tolist(), *by_bytes(train.text).tolist()])))
+    text, classes = train.text[order], tuple(train.classes[c] for c in order if train.classes)
+    now = np.argsort(order)
+    train, val = (replace(part, y=now[part.y], text=text, classes=classes) for part in (train, val))
+    return train, val, order
+
+
 def l2_normalise(x: np.ndarray) -> np.ndarray:
     """Return float32 (n, d) with rows of length 1; a row of zeros stays zero."""
     x = np.asarray(x, dtype=np.float32)

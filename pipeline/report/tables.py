@@ -140,9 +140,7 @@ def errors(data: Dataset, run: Run) -> list[Table]:
     made = []
     if data.confusion is not None and fraction in data.accuracy(block)[run]:
         n = select(data.confusion, **key).pivot(index="actual", columns="predicted", values="n")
-        classes = sorted({*n.index, *n.columns})
-        n = n.reindex(index=classes, columns=classes).fillna(0)
-        n /= data.accuracy(block)[run][fraction].n_seeds
+        n, classes = n / data.accuracy(block)[run][fraction].n_seeds, list(n.columns)
         rows = [[name, *(f"{v:.1f}" if v else "0" for v in row)] for name, row in n.iterrows()]
         caption = "Mean count of each answer over the seeds"
         made.append(Table(caption, ["True class", *(f"called {c}" for c in classes)], rows))

@@ -25,7 +25,7 @@ from pipeline.engine.record import RunRecord
 from pipeline.engine.run import image_items, run_stage, select
 from pipeline.errors import ConfigError, ImageError
 from pipeline.images import read_image, read_mask
-from pipeline.io import atomic_write, sha256_json
+from pipeline.io import FileHashes, atomic_write, sha256_json
 from pipeline.manifest import read_manifest
 from pipeline.models import Sam2ImagePredictor
 from pipeline.paths import Paths
@@ -75,11 +75,14 @@ def measure_prompts(
     if len(sample):  # a dataset without ground truth needs no model
         mapper = PromptMapper(params, predictor or load_predictor(params, options))
         identity = mapper.identity
-    content = {"mapper": sha256_json(identity)}
-    items = image_items(sample, paths.data(dataset), lambda row: content, truth=True)
+    content, hashes = {"mapper": sha256_json(identity)}, FileHashes(paths.hashes(dataset))
+    data = paths.data(dataset)
+    items = image_items(sample, data, lambda row: content, truth=True, hashes=hashes)
     table = PromptTable(paths.prompt_quality(dataset), items, identity)
     items = [item for item in items if item.image_id in asked]
-    return run_stage("prompt_quality", dataset, params, paths, options, items, mapper, table)
+    return run_stage(
+        "prompt_quality", dataset, params, paths, options, items, mapper, table, hashes
+    )
 
 
 class PromptMapper:

@@ -13,6 +13,7 @@ from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
 from pipeline.engine.run import image_items, run_stage, select
 from pipeline.images import read_image, read_mask, reader_rules
+from pipeline.io import FileHashes
 from pipeline.manifest import read_manifest
 from pipeline.models import Sam2ImagePredictor, load_sam2
 from pipeline.paths import Paths
@@ -54,11 +55,12 @@ def segment_dataset(
     chosen, data = select(manifest, options.only), paths.data(dataset)
     mapper = make_mapper(params, options, predictor)
     columns, truth = mapper.strategy.columns, mapper.strategy.uses_truth
-    items = image_items(chosen, data, lambda row: {n: row[n] for n in columns}, truth=truth)
+    content, hashes = lambda row: {n: row[n] for n in columns}, FileHashes(paths.hashes(dataset))
+    items = image_items(chosen, data, content, truth=truth, hashes=hashes)
     choices = {"on_mismatch": options.on_store_mismatch, "attrs": {"dataset": dataset}}
     with MaskStoreWriter(paths.masks(dataset), mapper.identity, **choices) as writer:
         writer.sync_manifest(manifest)
-        return run_stage("segment", dataset, params, paths, options, items, mapper, writer)
+        return run_stage("segment", dataset, params, paths, options, items, mapper, writer, hashes)
 
 
 def make_mapper(

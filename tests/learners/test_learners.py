@@ -80,15 +80,33 @@ def test_noise_in_place_of_features_gives_chance(name):
     assert low <= hits <= high
 
 
-@pytest.mark.promise("The order of classes changes no prediction.")
-@pytest.mark.parametrize("name", NAMES)
-def test_the_order_of_classes_changes_no_prediction(fitted, name):
-    order = np.array([2, 0, 1])  # new class k is old class order[k]
-    new = np.argsort(order)
-    parts = [samples(part.X, new[part.y], part.text[order]) for part in (TRAIN, VAL)]
+NAMED = "What images and classes are called, and their order, changes no prediction."
+
+
+@pytest.mark.promise(NAMED)
+@pytest.mark.parametrize("what", ["classes", "rows"])
+@pytest.mark.parametrize(
+    "n", [24, 200], ids=["few", "many"]
+)  # fewer than features; several batches
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("zero-shot", {}), ("medfocus", {"batch_size": 64}), ("medfocus-probe", {"batch_size": 64})]
+    + [("linear-probe", {"c_min": c, "c_max": c, "c_steps": 1}) for c in (1e-4, 1.0, 100.0)],
+)
+def test_the_order_of_classes_and_of_images_changes_no_prediction(name, parameters, n, what):
+    classes = np.array([2, 0, 1]) if what == "classes" else np.arange(CLASSES)
+    now, found = np.argsort(classes), []  # class k is class classes[k] of before
+    parts = [draw(size, seed, spread=2) for size, seed in ((n, 1), (30, 2))]
     X = draw(200, 3, spread=2)[0]
-    ours = predict(make(name).fit(*parts), X).argmax(axis=1)
-    np.testing.assert_array_equal(order[ours], predict(fitted[name], X).argmax(axis=1))
+    for names in (np.arange(CLASSES), classes):
+        new, ours = np.argsort(names), []
+        for k, (x, y, text) in enumerate(parts):
+            moved = what == "rows" and found
+            rows = np.random.default_rng(k).permutation(len(x)) if moved else np.arange(len(x))
+            ours.append(samples(x[rows], new[y[rows]], text[names]))
+        learner = make(name, **parameters).fit(*ours)
+        found.append(learner.predict_proba(samples(X, text=ours[0].text)))
+    np.testing.assert_allclose(found[1][:, now], found[0], atol=1e-6, rtol=0)
 
 
 @pytest.mark.promise("A fit that becomes infinite or NaN is reported as diverged.")
