@@ -149,9 +149,18 @@ def add_dataset(
         if not folder.exists():
             raise ManifestError("no such folder, CSV or zip", path=folder, remedy="check --from")
         if folder.is_dir():
-            how = {"masks": looking, "mask_name": mask_name, "layout": layout}
-            findings = read_folder(folder, exclude=mask_source, split_names=names, **how)
+            findings = read_folder(
+                folder,
+                exclude=mask_source,
+                masks=looking,
+                mask_name=mask_name,
+                layout=layout,
+                split_names=names,
+            )
         else:
+            if layout or names:
+                what = "--layout and --split-name say what folders are, but this is a table"
+                raise ManifestError(what, path=source, remedy="omit them, or pass the folder")
             findings = known.read_image_table(folder)
         findings.home = place if folder != source else None
         in_place = is_in_place(place, findings, manifest=manifest, force=force)
@@ -327,7 +336,7 @@ def _refuse_contradictions(new: pd.DataFrame, old: pd.DataFrame, manifest: Path)
                 f"would be changed: {name} of {differs.sum()} images ({example})",
                 path=manifest,
                 remedy="give the options of the last time again (--patient-regex, --groups, "
-                "--masks), or pass --force to `pipeline data add` to take the new values",
+                "--masks, --layout), or pass --force to `pipeline data add` to take the new values",
             )
 
 
