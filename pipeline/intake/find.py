@@ -46,6 +46,7 @@ class Findings:
     failed: dict[str, str] = field(default_factory=dict)  # path -> why it cannot be read
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what was taken for what, with counts
+    listed: set[str] = field(default_factory=set)  # all paths of a table, also those left out
     files: int = 0  # image files that were found, masks too
     patients: dict[str, str] = field(default_factory=dict)  # path -> patient, from folders
     home: Path | None = None  # what `root` becomes when the images of a zip are added
