@@ -20,11 +20,8 @@ from pipeline.errors import ManifestError, printable
 from pipeline.images import MaskRule
 from pipeline.intake import known, rows
 from pipeline.intake.find import Findings, extracted, read_folder, shown
-<<<<<<< HEAD
 from pipeline.intake.layout import split_names
-=======
 from pipeline.intake.tables import TableRules, read_image_tables
->>>>>>> next
 from pipeline.io import manifest_lock, remove_leftovers, writing
 from pipeline.manifest import COLUMNS, check_rows, read_manifest, write_manifest
 from pipeline.paths import Paths
@@ -145,17 +142,12 @@ def add_dataset(
         what = f"--on-shared-patient {on_shared_patient!r} is not known"
         raise ManifestError(what, remedy=f"use error, {' or '.join(rows.SPLIT_PRIORITY)}")
     paths = paths or Paths()
-<<<<<<< HEAD
-    source, manifest, place = Path(source), paths.manifest(dataset), paths.data(dataset)
-    names = split_names(split_name or ())
-=======
     sources = [Path(one) for one in ([source] if isinstance(source, str | Path) else source)]
     source, manifest, place = sources[0], paths.manifest(dataset), paths.data(dataset)
     if len(sources) > 1 and (no_table := [s for s in sources if s.is_dir() or s.suffix == ".zip"]):
         what, remedy = "is no table; only these can be several", "pass the folder above them all"
         raise ManifestError(what, path=no_table[0], remedy=remedy)
-    names = known.split_names(split_name or ())
->>>>>>> next
+    names = split_names(split_name or ())
     mask_source = None if masks is None or str(masks) == "none" else Path(masks)
     looking = "none" if str(masks) == "none" else "elsewhere" if mask_source else "find"
     if mask_source is not None and same_folder(source, mask_source):
@@ -165,7 +157,9 @@ def add_dataset(
         if not folder.exists():
             raise ManifestError("no such folder, CSV or zip", path=folder, remedy="check --from")
         if folder.is_dir():
-<<<<<<< HEAD
+            if table != TableRules():
+                what = "options of tables were given, but this is a folder"
+                raise ManifestError(what, path=source, remedy="pass a CSV, or omit them")
             findings = read_folder(
                 folder,
                 exclude=mask_source,
@@ -178,16 +172,7 @@ def add_dataset(
             if layout or names:
                 what = "--layout and --split-name say what folders are, but this is a table"
                 raise ManifestError(what, path=source, remedy="omit them, or pass the folder")
-            findings = known.read_image_table(folder)
-=======
-            if table != TableRules():
-                what = "options of tables were given, but this is a folder"
-                raise ManifestError(what, path=source, remedy="pass a CSV, or omit them")
-            how = {"masks": looking, "mask_name": mask_name, "layout": layout}
-            findings = read_folder(folder, exclude=mask_source, split_names=names, **how)
-        else:
             findings = read_image_tables([folder, *sources[1:]], table)
->>>>>>> next
         findings.home = place if folder != source else None
         in_place = is_in_place(place, findings, manifest=manifest, force=force)
         if mask_source is not None:

@@ -6,18 +6,13 @@ Names in tables are searched for as in `tables`.
 from __future__ import annotations
 
 import re
-<<<<<<< HEAD
-from collections import Counter
-=======
-from collections.abc import Sequence
->>>>>>> next
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from pipeline.errors import ManifestError
 from pipeline.images import has_image_suffix
-from pipeline.intake.find import Findings, look_through, shown, split_named, use_masks
+from pipeline.intake.find import Findings, look_through, shown, use_masks
 from pipeline.intake.tables import (
     find_files,
     known_names,
