@@ -20,7 +20,7 @@ from pipeline.models import Sam2ImagePredictor, load_sam2
 from pipeline.paths import Paths
 from pipeline.segment.predictor import BatchPredictor
 from pipeline.segment.quality import component_count, is_blank, mask_status
-from pipeline.segment.strategies import PreparedImage, strategy_class
+from pipeline.segment.strategies import strategy_class
 from pipeline.store import MaskRow, MaskStoreWriter, WorkItem, open_masks
 
 MAPPER_VERSION = 2
@@ -116,26 +116,27 @@ class SegmentMapper:
             "status": {"min_area": params.min_area, "max_area": params.max_area},
         }
 
-    def load(self, item: WorkItem) -> PreparedImage:
+    def load(self, item: WorkItem) -> tuple[Any, bool]:
         """Read and preprocess an image."""
         image = read_image(item.path, item.frame, window=self.window)
         return self.prepare(image, item.row)
 
-    def prepare(self, image: np.ndarray, row: Mapping[str, Any]) -> PreparedImage:
-        """Preprocess an image and what its strategy uses of a row of the manifest."""
+    def prepare(self, image: np.ndarray, row: Mapping[str, Any]) -> tuple[Any, bool]:
+        """Preprocess an image and what its strategy uses of a row of the manifest; return what the
+        strategy made of it, and whether it is blank."""
         # No label, split, path or id: a mask must not depend on the class, which folders name too.
         columns = {name: row[name] for name in self.strategy.columns}
         truth = None
         if self.strategy.uses_truth and row["truth_file"]:
             truth = read_mask(row["truth_file"], int(row["frame"]), shape=image.shape[:2])
-        return self.strategy.prepare(image, columns, truth)
+        return self.strategy.prepare(image, columns, truth), is_blank(image)
 
-    def map(self, items: Sequence[WorkItem], loaded: Sequence[PreparedImage]) -> list[MaskRow]:
+    def map(self, items: Sequence[WorkItem], loaded: Sequence[tuple[Any, bool]]) -> list[MaskRow]:
         """Find the masks of a batch, with their quality columns and their status."""
         rows = []
-        segmented = self.strategy.segment(list(loaded))
-        for item, one, found in zip(items, loaded, segmented, strict=True):
-            if is_blank(one.image):  # whatever the model says
+        segmented = self.strategy.segment([prepared for prepared, _ in loaded])
+        for item, (_, blank), found in zip(items, loaded, segmented, strict=True):
+            if blank:  # whatever the model says
                 none = np.zeros_like(found.mask)
                 row = MaskRow(item.image_id, none, "empty", found.prompt, reason="blank")
                 rows.append(replace(row, components=0))
