@@ -195,7 +195,8 @@ def read_text_csv(path: str | os.PathLike) -> TextTable:
     """Read a CSV file in which every value stays text, byte for byte.
 
     A UTF-8 byte order mark is dropped; Unix, Windows and old Mac line ends are accepted; the
-    delimiter is that of comma, semicolon and tab which occurs most often in the first line. Empty
+    delimiter is that of comma, semicolon and tab which gives the header most fields, or the one
+    that Excel's first line `sep=;` states. Lines without a value and delimiters at the end of
     lines are skipped. Quotes follow RFC 4180.
 
     Raises:
@@ -210,15 +211,20 @@ def read_text_csv(path: str | os.PathLike) -> TextTable:
             raise UnicodeDecodeError("utf-8", raw, nul, nul + 1, "NUL")
         text = raw.decode("utf-8-sig")
         lines = io.StringIO(text, newline="")
-        delimiter = max(",;\t", key=(text.splitlines() or [""])[0].count)
+        first = (text.splitlines() or [""])[0]
+        if stated := re.fullmatch(r'"?sep=([,;\t])"?[,;\t]*', first, re.IGNORECASE):
+            next(lines)
+        before = int(stated is not None)
+        fields = {mark: len(next(csv.reader([first], delimiter=mark), [])) for mark in ",;\t"}
+        delimiter = stated[1] if stated else max(fields, key=fields.__getitem__)
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        table = TextTable(path, next(reader, []), [], [])
-        start = reader.line_num + 1
+        table = TextTable(path, _filled(next(reader, [])), [], [])
+        start = reader.line_num + 1 + before
         for row in reader:
-            if row:
-                table.rows.append(row)
+            if any(row) or len(row) == 1:
+                table.rows.append(_filled(row, len(table.header)))
                 table.lines.append(start)
-            start = reader.line_num + 1
+            start = reader.line_num + 1 + before
     except OSError as error:
         missing = error.errno == errno.ENOENT
         message = "no such file" if missing else f"cannot be read: {error.strerror}"
@@ -241,6 +247,12 @@ def read_text_csv(path: str | os.PathLike) -> TextTable:
         remedy += f"; quote fields that contain {delimiter!r}"
         raise ManifestError("; ".join(wrong[:10]) + more, path=path, remedy=remedy)
     return table
+
+
+def _filled(row: list[str], least: int = 0) -> list[str]:
+    """Return the fields of a row without empty ones at its end, but at least `least` of them."""
+    filled = next((n for n in range(len(row), 0, -1) if row[n - 1].strip()), 0)
+    return row[: max(least, filled)]
 
 
 class ProcessLock:

@@ -173,19 +173,20 @@ def class_names(frame: pd.DataFrame) -> list[str]:
 
 
 # Validation: every problem is found and reported at once, as line, column, what is wrong, remedy.
-Problem = tuple[int, str, str, str]
+Problem = tuple[int | str, str, str, str]
 
 
 def check_rows(
     frame: pd.DataFrame,
-    lines: Sequence[int],
+    lines: Sequence[int | str],
     path: str | Path,
     *,
     classes: Iterable[str] | None = None,
     data: str | Path | None = None,
 ) -> None:
     """Check the rows of a manifest (all of `COLUMNS`; index 0, 1, ...), whose lines in the file
-    `path` are `lines`. `classes` and `data`: see `read_manifest`.
+    `path` are `lines`: numbers, or text such as "3 of test.csv". `classes` and `data`: see
+    `read_manifest`.
 
     Raises:
         ManifestError: no rows; or the message lists every problem with its line and remedy, of one
@@ -205,14 +206,19 @@ def check_rows(
     if data is not None:
         kinds.append(_missing_files(frame, Path(data), "path", "run `pipeline data add` again"))
         kinds.append(_missing_files(frame, Path(data), "mask_path", "empty the cell"))
-    found = [sorted(kind) for kind in kinds]
-    listed = sorted(problem for kind in found for problem in kind[:MAX_LISTED])
+    found = [sorted(kind, key=_by_line) for kind in kinds]
+    listed = sorted((problem for kind in found for problem in kind[:MAX_LISTED]), key=_by_line)
     if not listed:
         return
     total = sum(map(len, found))
     text = [f"  line {line}, {column}: {what} - {how}" for line, column, what, how in listed]
     text += [f"  ... and {total - len(listed)} more of these kinds"] * (total > len(listed))
     raise ManifestError("\n".join([f"{total} problem{'s' * (total > 1)}", *text]), path=path)
+
+
+def _by_line(problem: Problem) -> tuple:
+    number, _, source = str(problem[0]).partition(" ")
+    return source, int(number), *problem[1:]
 
 
 def _is_inside(path: str) -> bool:
@@ -268,7 +274,10 @@ def _patients_in_two_splits(frame: pd.DataFrame) -> Iterator[Problem]:
 
 
 def _prompts_outside(frame: pd.DataFrame) -> Iterator[Problem]:
-    remedy = "use pixels of the upright image, the smaller first in a box"
+    remedy = (
+        "use pixels of the upright image, the smaller first in a box (or pass --box-format: xywh "
+        "for x,y,width,height; none leaves boxes out)"
+    )
     for row in frame[(frame["box"] != "") | (frame["points"] != "")].itertuples():
         for column, text in (("box", row.box), ("points", row.points)):
             try:

@@ -23,13 +23,14 @@ FLAT = 2.0  # standard deviation of the grey levels
 DARK, BRIGHT = 24, 232  # grey level of the 98th or 2nd percentile
 COLUMNS, SIZE, LINE, MARGIN = 8, 160, 13, 6  # SIZE and what follows in pixels
 PAPER, INK, ALARM = (255, 255, 255), (20, 20, 20), (190, 30, 30)
-OUTLINE = (255, 200, 0)
+OUTLINE, BOX = (255, 200, 0), (0, 200, 255)  # of the mask, of the box
 
 
 def preview_dataset(
     dataset: str, paths: Paths, out: str | Path, *, images: int = 48, geometry: str = "pad"
 ) -> list[str]:
-    """Write the contact sheet of a dataset: each image in the model's square, its mask outlined.
+    """Write the contact sheet of a dataset: each image in the model's square, with
+    its mask and box outlined.
 
     Args:
         dataset: name of the dataset.
@@ -102,6 +103,12 @@ def _tile(row: dict, data: Path, geometry: str) -> tuple[np.ndarray | None, list
         warnings.append(f"is {width} x {height}, but {said} in the manifest")
     plan = make_geometry(choose_geometry(geometry, "shortest"), height, width, SIZE)
     tile = np.array(plan.apply(image))
+    if row["box"]:
+        box = np.zeros((height, width), bool)
+        x0, y0, x1, y1 = (round(float(v)) for v in row["box"].split(","))
+        box[y0:y1, x0:x1] = True
+        box = plan.apply_mask(box)
+        tile[box & ~binary_erosion(box)] = BOX
     if (file := mask_file(row, data)) is not None:
         try:
             truth = read_mask(file, int(row["frame"]), shape=(height, width))

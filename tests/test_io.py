@@ -95,8 +95,11 @@ def test_a_file_that_has_not_changed_is_read_once(tmp_path, monkeypatch) -> None
         b'\xef\xbb\xbfimage_id,label\r\n007,NA\r\n\r\n"a,b",1e5\r\n',
         b"image_id;label\n007;NA\na,b;1e5\n",
         b"image_id\tlabel\r007\tNA\ra,b\t1e5",
+        b'sep=;\r\nimage_id;label\r\n007;NA\r\n"a,b";1e5\r\n',
+        b'image_id,label,,\n007,NA,,\n"a,b",1e5\n,,,\n',
+        b'"image_id",label,\n007,NA\n\n"a,b",1e5, ,\n',
     ],
-    ids=["plain", "BOM and CRLF", "semicolons", "tabs and CR"],
+    ids=["plain", "BOM, CRLF", "semicolons", "tabs, CR", "sep=", "trailing", "uneven ends"],
 )
 def test_a_csv_of_any_program_reads_as_the_same_text(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "t.csv").write_bytes(raw)
@@ -106,6 +109,9 @@ def test_a_csv_of_any_program_reads_as_the_same_text(tmp_path: Path, raw: bytes)
     assert table.column("label") == ["NA", "1e5"]
     (tmp_path / "t.csv").write_text('a,b\n"x\ny",1\n\nz,2\n')
     assert read_text_csv(tmp_path / "t.csv").lines == [2, 5]
+    (tmp_path / "t.csv").write_text("sep=;\na;b, c\n\n1;2,5\n")
+    table = read_text_csv(tmp_path / "t.csv")
+    assert (table.header, table.rows, table.lines) == (["a", "b, c"], [["1", "2,5"]], [4])
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,28 @@ class AddOptions:
     ] = None
     max_rank: Annotated[int, Option(min=0, help="Highest rank used of a CSV of masks.")] = 5
     on_shared_patient: Annotated[str | None, Option(help="error, drop-train or drop-test.")] = None
+    replace: Annotated[bool, Option("--replace", help="Remove rows that no CSV lists.")] = False
     force: Annotated[bool, Option("--force", help="Replace another manifest.")] = False
+
+
+@dataclass
+class TableOptions:
+    """The fields of `TableRules`."""
+
+    path_column: Annotated[str | None, Option(help="CSV: column of the image files.")] = None
+    label_column: Annotated[
+        list[str] | None, Option(help="CSV: column of the class; repeated: columns of 0 and 1.")
+    ] = None
+    patient_column: Annotated[str | None, Option(help="CSV: column of the patient.")] = None
+    label_sep: Annotated[str | None, Option(help="CSV: what separates the labels of a cell.")] = (
+        None
+    )
+    label_rule: Annotated[
+        str | None, Option(help="CSV: of several labels first, single (no others) or whole.")
+    ] = None
+    box_format: Annotated[str | None, Option(help="CSV: corners, xywh, centre or none.")] = None
+    box_rule: Annotated[str | None, Option(help="CSV: of several boxes union or largest.")] = None
+    images: Annotated[Path | None, Option(help="CSV: folder of its images.")] = None
 
 
 @dataclass
@@ -244,15 +265,20 @@ class MaskOptions:
 @command(data_app, "pipeline data add brain --from scans/ --masks scan_masks/ --groups groups.csv")
 def add(
     dataset: DatasetName,
-    source: Annotated[Path, Option("--from", help="Folder split/class/image, CSV or zip.")],
+    source: Annotated[
+        list[Path],
+        Option("--from", help="Folder split/class/image, zip, or CSV (repeated: several)."),
+    ],
     project: Project,
     given: AddOptions,
+    table: TableOptions,
     truth: MaskOptions,
 ) -> None:
     """Create data_manifests/DATASET.csv; the images are not copied."""
-    from pipeline.intake import add_dataset
+    from pipeline.intake import TableRules, add_dataset
 
-    options = vars(given) | {"mask_rule": truth.rule}
+    rules = TableRules(**vars(table) | {"label_column": tuple(table.label_column or ())})
+    options = vars(given) | {"mask_rule": truth.rule, "table": rules}
     summary = add_dataset(dataset, source, paths=project.paths, **options)
     project.show(summary.to_json(), summary.text(), failed=summary.failed)
 

@@ -49,6 +49,7 @@ class RunRecord:
         versions: of Python and the libraries.
         parameters: batch size, workers, limit, ... and the parameters of the stage.
         error: what ended the run early, "" otherwise.
+        masks: status ("ok", "empty", "full", "failed") -> number of masks in the store.
     """
 
     stage: str
@@ -67,6 +68,7 @@ class RunRecord:
     versions: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
     error: str = ""
+    masks: dict[str, int] = field(default_factory=dict)
 
     @property
     def failed_share(self) -> float:
@@ -105,6 +107,8 @@ class RunRecord:
             f"there already, {len(self.failed)} failed of {self.total}; "
             f"{self.seconds.get('total', 0):.1f} s"
         )
+        masks = ", ".join(f"{n} {status}" for status, n in self.masks.items())
+        text += f"\n  masks: {masks}" if masks else ""
         again = [f"  computed again: {n} {reason}" for reason, n in sorted(self.redone.items())]
         return "\n".join([text, *again, *(f"  failed: {line}" for line in self.failures(10))])
 

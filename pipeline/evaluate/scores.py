@@ -9,7 +9,7 @@ same resamples, so the replicates of their difference are the differences of the
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -155,11 +155,14 @@ class Scored:
         """The largest value of each metric; the smallest is 0."""
         return np.where(self.names == "brier", 2.0, 1.0)
 
-    def of_seed(self, k: int, n: int, confidence: float) -> Columns:
-        """Return the first n metrics of the k-th seed, with their intervals and notes."""
-        values, drawn = self.values[k, :n], np.clip(self.replicates[k, :, :n], 0, self.upper[:n])
-        found = self.interval(values, drawn, confidence, slice(k, k + 1))
-        return {"value": values, **found, "t_lo": np.nan, "t_hi": np.nan}
+    def of_seeds(self, n: int, confidence: float) -> list[Columns]:
+        """Return the first n metrics of each seed, with their intervals and notes."""
+        drawn = np.clip(self.replicates[:, :, :n], 0, self.upper[:n]).swapaxes(0, 1)
+        ends = percentile_interval(drawn, confidence)
+        return [
+            {"value": value, **self.interval(value, ends[:, k], confidence, slice(k, k + 1))}
+            for k, value in enumerate(self.values[:, :n])
+        ]
 
     def mean(self, params: EvaluateParams) -> Columns:
         """Return the means over all seeds, with their intervals, notes, and the t-interval over
@@ -169,27 +172,27 @@ class Scored:
         with np.errstate(invalid="ignore"):
             means = np.nansum(self.values, axis=0) / of.count
         half = np.where(of.count > 1, of.t_half_width((1 - params.confidence) / 2), np.nan)
-        found = self.interval(means, of.replicates, params.confidence)
+        ends = percentile_interval(of.replicates, params.confidence)
+        found = self.interval(means, ends, params.confidence)
         return {"value": means, **found, "t_lo": means - half, "t_hi": means + half}
 
     def interval(
         self,
         values: np.ndarray,
-        replicates: np.ndarray,
+        ends: np.ndarray,
         confidence: float,
         seeds: slice = slice(None),
         *,
         shares: bool = True,
     ) -> Columns:
-        """Return the interval of the first metrics (F,) and a note ("" = the percentiles of the
-        replicates (B, F)).
+        """Return the interval of the first metrics (F,) with percentiles (2, F), and a note.
 
         With `shares`, an accuracy, precision or recall of 0 or 1 has the exact interval of Clopper
         and Pearson. No interval has a metric whose resamples are all equal, nor a mean over
         classes where a class has a single unit, or no resamples with every class were found.
         """
         names, tail = self.names[: len(values)], (1 - confidence) / 2
-        lo, hi = percentile_interval(replicates, confidence)
+        lo, hi = ends
         # Without its bias, the interval of ECE may not contain it.
         lo = np.where(names == "ece", np.minimum(lo, values), lo)
         hi = np.where(names == "ece", np.maximum(hi, values), hi)
@@ -253,9 +256,9 @@ def run_tables(scored: Scored, params: EvaluateParams) -> Iterator[tuple[str, Co
     name = {"learner": run.learner, "view": run.view, "fraction": run.fraction}
     parts: list[Columns] = []
     if not run.pooled:
-        for k, (seed, part) in enumerate(run.seeds.items()):
-            found = scored.of_seed(k, n, params.confidence)
-            parts.append({**found, "seed": seed, "n_images": len(part.ids)})
+        found = scored.of_seeds(n, params.confidence) if run.seeds else []
+        for one, (seed, part) in zip(found, run.seeds.items(), strict=True):
+            parts.append({**NOTHING, **one, "seed": seed, "n_images": len(part.ids)})
         for seed, error in sorted(run.failed.items()):
             parts.append({**NOTHING, "note": error, "seed": seed, "n_images": 0})
     for part in parts:
@@ -322,11 +325,15 @@ def compare_block(
     with the baseline (learner, view), which is then the second; at each fraction. The p-values of
     one metric and fraction are corrected as one family.
     """
-    rows: list[Columns] = []
+    pairs: dict[tuple, list[tuple[Scored, Scored]]] = {}  # by fraction and shared seeds
     for b, a in itertools.combinations(scored, 2):
         same = a.run.learner == b.run.learner or a.run.view == b.run.view
         if a.run.fraction == b.run.fraction and (same or baseline in (a.run.key, b.run.key)):
-            rows += differences(*((b, a) if a.run.key == baseline else (a, b)), params)
+            a, b = (b, a) if a.run.key == baseline else (a, b)
+            shared = tuple(seed for seed in a.run.seeds if seed in b.run.seeds)
+            if shared and not (a.run.pooled and a.run.image_ids != b.run.image_ids):
+                pairs.setdefault((a.run.fraction, shared), []).append((a, b))
+    rows = [row for (_, seeds), of in pairs.items() for row in differences(of, seeds, params)]
     rows.sort(key=lambda row: (row["fraction"], COMPARED.index(row["metric"])))
     for _, family in itertools.groupby(rows, key=lambda row: (row["fraction"], row["metric"])):
         family = list(family)
@@ -335,33 +342,39 @@ def compare_block(
     return rows
 
 
-def differences(a: Scored, b: Scored, params: EvaluateParams) -> Iterator[Columns]:
-    """Yield a - b of each of `COMPARED` over the seeds that both have.
+def differences(
+    pairs: list[tuple[Scored, Scored]], seeds: Sequence[int], params: EvaluateParams
+) -> Iterator[Columns]:
+    """Yield a - b of each of `COMPARED` over seeds that both have, for pairs (a, b) of runs.
 
-    lo and hi are NaN and p is 1 when the resamples carry no information. There is no row for runs
-    that share no seed, nor for pooled runs that cover different images.
+    lo and hi are NaN and p is 1 when the resamples carry no information.
     """
-    shared = [seed for seed in a.run.seeds if seed in b.run.seeds]
-    if not shared or (a.run.pooled and a.run.image_ids != b.run.image_ids):
-        return
     n = len(COMPARED)
-    of_a, of_b = ([[*of.run.seeds].index(seed) for seed in shared] for of in (a, b))
-    values = a.values[of_a, :n] - b.values[of_b, :n]
-    replicates = a.replicates[of_a, :, :n] - b.replicates[of_b, :, :n]
+
+    def of(one: Scored) -> tuple[np.ndarray, np.ndarray]:
+        rows = [[*one.run.seeds].index(seed) for seed in seeds]
+        return one.values[rows, :n], one.replicates[rows, :, :n]
+
+    # One bootstrap of all pairs: values (S, pairs, n), replicates (S, B, pairs, n).
+    both = [[x - y for x, y in zip(of(a), of(b), strict=True)] for a, b in pairs]
+    values, replicates = (np.stack(arrays, axis=-2) for arrays in zip(*both, strict=True))
+    means = MeanOverSeeds(values, replicates, seeds, params, lower=-1.0)
+    ends = percentile_interval(means.replicates, params.confidence)
     gaps = values.mean(axis=0)
-    means = MeanOverSeeds(values, replicates, shared, params, lower=-1.0)
-    found = a.interval(gaps, means.replicates, params.confidence, shares=False)
-    # p = 1 is valid where nothing is known, and keeps Holm's family complete.
-    found |= {"difference": gaps, "p": np.where(np.isfinite(found["lo"]), means.p_values(gaps), 1)}
-    for f in np.flatnonzero(np.isfinite(gaps)):
-        yield {
-            "metric": COMPARED[f],
-            "fraction": a.run.fraction,
-            **dict(zip(RUNS, (*a.run.key, *b.run.key), strict=True)),
-            **{name: found[name][f] for name in ("difference", "lo", "hi", "p")},
-            "n_seeds": len(shared),
-            "n_images": len(a.run.image_ids),
-        }
+    ps = means.p_values(gaps)
+    for k, (a, b) in enumerate(pairs):
+        found = a.interval(gaps[k], ends[:, k], params.confidence, shares=False)
+        # p = 1 is valid where nothing is known, and keeps Holm's family complete.
+        found |= {"difference": gaps[k], "p": np.where(np.isfinite(found["lo"]), ps[k], 1)}
+        for f in np.flatnonzero(np.isfinite(gaps[k])):
+            yield {
+                "metric": COMPARED[f],
+                "fraction": a.run.fraction,
+                **dict(zip(RUNS, (*a.run.key, *b.run.key), strict=True)),
+                **{name: found[name][f] for name in ("difference", "lo", "hi", "p")},
+                "n_seeds": len(seeds),
+                "n_images": len(a.run.image_ids),
+            }
 
 
 def verdict(lo: float, hi: float, p_holm: float) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import filecmp
 import re
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,8 +20,10 @@ from pipeline.errors import ManifestError, printable
 from pipeline.images import MaskRule
 from pipeline.intake import known, rows
 from pipeline.intake.find import Findings, extracted, read_folder, shown
+from pipeline.intake.layout import split_names
+from pipeline.intake.tables import TableRules, read_image_tables
 from pipeline.io import manifest_lock, remove_leftovers, writing
-from pipeline.manifest import check_rows, read_manifest, write_manifest
+from pipeline.manifest import COLUMNS, check_rows, read_manifest, write_manifest
 from pipeline.paths import Paths
 
 LISTED = 20  # failed files in the text
@@ -78,8 +79,10 @@ class AddSummary:
 
 def add_dataset(
     dataset: str,
-    source: str | Path,
+    source: str | Path | Sequence[str | Path],
     *,
+    table: TableRules = TableRules(),
+    replace: bool = False,
     paths: Paths | None = None,
     masks: str | Path | None = None,
     mask_name: str = "",
@@ -103,8 +106,10 @@ def add_dataset(
 
     Args:
         dataset: letters, digits, "_" and "-".
-        source: folder `[split/]class/[patient/]image`; CSV with columns path and label; or zip of a
-            folder.
+        source: folder `[split/]class/[patient/]image`; CSV with columns path and label, or several
+            of them; or zip of a folder.
+        table: how a CSV is read where its names do not decide.
+        replace: take rows out of the manifest that a CSV does not list; else they stay.
         paths: the project folder; default: the current one.
         masks: ground truth: a folder like that of the images, or a CSV (path, mask, rank).
             Default: files named for an image next to them (`x_mask.png`), and folders next to
@@ -137,8 +142,12 @@ def add_dataset(
         what = f"--on-shared-patient {on_shared_patient!r} is not known"
         raise ManifestError(what, remedy=f"use error, {' or '.join(rows.SPLIT_PRIORITY)}")
     paths = paths or Paths()
-    source, manifest, place = Path(source), paths.manifest(dataset), paths.data(dataset)
-    names = known.split_names(split_name or ())
+    sources = [Path(one) for one in ([source] if isinstance(source, str | Path) else source)]
+    source, manifest, place = sources[0], paths.manifest(dataset), paths.data(dataset)
+    if len(sources) > 1 and (no_table := [s for s in sources if s.is_dir() or s.suffix == ".zip"]):
+        what, remedy = "is no table; only these can be several", "pass the folder above them all"
+        raise ManifestError(what, path=no_table[0], remedy=remedy)
+    names = split_names(split_name or ())
     mask_source = None if masks is None or str(masks) == "none" else Path(masks)
     looking = "none" if str(masks) == "none" else "elsewhere" if mask_source else "find"
     if mask_source is not None and same_folder(source, mask_source):
@@ -148,10 +157,22 @@ def add_dataset(
         if not folder.exists():
             raise ManifestError("no such folder, CSV or zip", path=folder, remedy="check --from")
         if folder.is_dir():
-            how = {"masks": looking, "mask_name": mask_name, "layout": layout}
-            findings = read_folder(folder, exclude=mask_source, split_names=names, **how)
+            if table != TableRules():
+                what = "options of tables were given, but this is a folder"
+                raise ManifestError(what, path=source, remedy="pass a CSV, or omit them")
+            findings = read_folder(
+                folder,
+                exclude=mask_source,
+                masks=looking,
+                mask_name=mask_name,
+                layout=layout,
+                split_names=names,
+            )
         else:
-            findings = known.read_image_table(folder)
+            if layout or names:
+                what = "--layout and --split-name say what folders are, but this is a table"
+                raise ManifestError(what, path=source, remedy="omit them, or pass the folder")
+            findings = read_image_tables([folder, *sources[1:]], table)
         findings.home = place if folder != source else None
         in_place = is_in_place(place, findings, manifest=manifest, force=force)
         if mask_source is not None:
@@ -172,7 +193,8 @@ def add_dataset(
         if not (frame["patient_id"] != "").any():
             findings.warnings += known.patient_hint(frame, not layout)
         findings.notes[:0] = files_and_rows(frame, findings)
-        set_mask_rule(frame, str(mask_rule), manifest)
+        old = read_existing(manifest, force=force)
+        set_mask_rule(frame, str(mask_rule), old)
         masks_found = rows.measure_masks(frame, findings.file)
         masks_found.refuse_if_unclear(told="values=" in mask_rule or "invert" in mask_rule)
         frame.loc[list(masks_found.bad), "mask_path"] = ""
@@ -181,11 +203,20 @@ def add_dataset(
             named = shown(name for name, other in unusable.items() if other == why)
             findings.warnings.append(f"{count} ground-truth masks are left out: {why} ({named})")
         findings.warnings += masks_found.lines()
+        kept = old[~old["path"].isin(findings.listed)]
+        if folder.is_dir() or not in_place or replace:
+            kept = kept.iloc[:0]
+        if len(kept):
+            frame, lines = with_others(frame, lines, kept, manifest)
+            what = f"{len(kept)} images that are in no table named here stay in the manifest"
+            findings.notes.append(f"{what} (--replace removes them)")
         how = on_shared_patient or ("error" if stated else "drop-train")
         if how != "error":
             findings.warnings += rows.keep_in_one_split(frame, how)
         check_rows(frame, lines, source)
-        frame, changed = merge_existing(frame, manifest, same_source=in_place, force=force)
+        frame, changed = merge_existing(
+            frame, old, manifest, same_source=in_place, kept=kept["image_id"], force=force
+        )
         # The old manifest may know an older mask of these.
         frame.loc[frame["image_id"].isin(unusable), ["mask_path", "mask_area"]] = ""
 
@@ -260,36 +291,57 @@ def files_and_rows(frame: pd.DataFrame, findings: Findings) -> list[str]:
 # -- what a project has already, neither lost without being asked ----------------------------------
 
 
-def set_mask_rule(frame: pd.DataFrame, rule: str, manifest: Path) -> None:
+def set_mask_rule(frame: pd.DataFrame, rule: str, old: pd.DataFrame) -> None:
     """Write how masks are read into the column `mask_rule`, in place: by the rule given, else by
     that of each row, else by that of the old manifest. Raises ConfigError if it cannot be read."""
     if rule:
         MaskRule.parse(rule)
         frame["mask_rule"] = rule
-    elif "mask_rule" not in frame and manifest.exists():
-        with contextlib.suppress(ManifestError):  # `merge_existing` says what is wrong with it
-            old = read_manifest(manifest).set_index("image_id")
-            if "mask_rule" in old:
-                frame["mask_rule"] = frame["image_id"].map(old["mask_rule"]).fillna("")
+    elif "mask_rule" not in frame and "mask_rule" in old:
+        before = old.set_index("image_id")["mask_rule"]
+        frame["mask_rule"] = frame["image_id"].map(before).fillna("")
 
 
-def merge_existing(
-    new: pd.DataFrame, manifest: Path, *, same_source: bool, force: bool
-) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Return new rows with the boxes, points, groups and masks that only an old manifest has (not
-    with `force`); and the number of rows "added", "removed" and "changed" (other bytes).
-
-    Raises:
-        ManifestError: without `force`, the old manifest is unreadable, of another folder (not of
-            the `same_source`), or contradicts the new rows; the message says what differs.
-    """
+def read_existing(manifest: Path, *, force: bool) -> pd.DataFrame:
+    """Return the rows of a manifest, none if there is none; with `force` also if it is unreadable,
+    which else raises ManifestError."""
     try:
-        old = read_manifest(manifest) if manifest.exists() else new.iloc[:0]
+        if manifest.exists():
+            return read_manifest(manifest)
     except ManifestError as error:
         if not force:
             error.remedy = "correct it, or pass --force to replace it"
             raise
-        old = new.iloc[:0]
+    return pd.DataFrame(columns=COLUMNS)
+
+
+def with_others(
+    frame: pd.DataFrame, lines: list, others: pd.DataFrame, manifest: Path
+) -> tuple[pd.DataFrame, list]:
+    """Return new rows and other rows of the manifest, sorted by path and frame; and their lines."""
+    lines = [*lines, *(f"{at + 2} of {manifest.name}" for at in others.index)]
+    table = pd.concat([frame, others], ignore_index=True).fillna("").assign(line=lines)
+    table = table.sort_values(["path", "frame"], kind="stable", ignore_index=True)
+    return table.drop(columns="line"), list(table["line"])
+
+
+def merge_existing(
+    new: pd.DataFrame,
+    old: pd.DataFrame,
+    manifest: Path,
+    *,
+    kept: Collection[str] = (),
+    same_source: bool,
+    force: bool,
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return new rows with the boxes, points, groups and masks that only an old manifest has (not
+    with `force`); and the number of rows "added", "removed" and "changed" (other bytes). The ids
+    `kept` are of old rows.
+
+    Raises:
+        ManifestError: without `force`, the old manifest is of another folder (not of the
+            `same_source`), or contradicts the new rows; the message says what differs.
+    """
     table = new.set_index("image_id", drop=False)
     before = old.set_index("image_id", drop=False).reindex(table.index)
     shared = before["image_id"].notna()
@@ -302,9 +354,11 @@ def merge_existing(
         return new, counts
     if not same_source:
         what = f"describes {len(old)} images of another folder"
-        remedy = "use another dataset name, or pass --force to replace it"
+        remedy = "use another dataset name, or pass --force to replace it (tables of images in "
+        remedy += "several folders: pass all in one call, each with --from)"
         raise ManifestError(what, path=manifest, remedy=remedy)
-    _refuse_contradictions(table[shared], before[shared], manifest)
+    stated = shared & ~table.index.isin(list(kept))
+    _refuse_contradictions(table[stated], before[stated], manifest)
     known = before.drop(columns=["split", "mask_area", "frame", "width", "height"]).fillna("")
     for name in known:
         mine = table.get(name, pd.Series("", table.index))
@@ -326,7 +380,7 @@ def _refuse_contradictions(new: pd.DataFrame, old: pd.DataFrame, manifest: Path)
                 f"would be changed: {name} of {differs.sum()} images ({example})",
                 path=manifest,
                 remedy="give the options of the last time again (--patient-regex, --groups, "
-                "--masks), or pass --force to `pipeline data add` to take the new values",
+                "--masks, --layout), or pass --force to `pipeline data add` to take the new values",
             )
 
 

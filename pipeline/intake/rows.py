@@ -23,6 +23,7 @@ from pipeline.images import (
     read_mask,
 )
 from pipeline.intake.find import Findings, shown
+from pipeline.intake.tables import pixel_box
 from pipeline.io import sha256_file
 from pipeline.manifest import mask_file
 from pipeline.segment.quality import odd_truth
@@ -110,6 +111,7 @@ def build_rows(
                 "sha256": result.sha256,
                 "width": info.width,
                 "height": info.height,
+                "box": pixel_box(image["box"], info.width, info.height),
                 "synthetic": image["synthetic"] or ("1" if synthetic else "0"),
             }
             rows.append(image | row)

@@ -12,6 +12,7 @@ from pipeline.config import Params, SegmentParams
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
 from pipeline.engine.run import image_items, run_stage, select
+from pipeline.errors import StageFailed
 from pipeline.images import read_image, read_mask, reader_rules
 from pipeline.io import FileHashes
 from pipeline.manifest import read_manifest
@@ -20,7 +21,7 @@ from pipeline.paths import Paths
 from pipeline.segment.predictor import BatchPredictor
 from pipeline.segment.quality import component_count, mask_status
 from pipeline.segment.strategies import PreparedImage, strategy_class
-from pipeline.store import MaskRow, MaskStoreWriter, WorkItem
+from pipeline.store import MaskRow, MaskStoreWriter, WorkItem, open_masks
 
 MAPPER_VERSION = 1
 """Incremented when the same model and parameters give other masks than before."""
@@ -48,7 +49,8 @@ def segment_dataset(
 
     Raises:
         ManifestError, ModelError, ConfigError, StoreError: nothing could be done.
-        StageFailed: more images failed than `segment.max_failed` allows; the others are done.
+        StageFailed: more images failed than `segment.max_failed` allows, or all masks are empty;
+            what was computed is kept.
         KeyboardInterrupt: SIGINT or SIGTERM was received; what was computed is kept.
     """
     manifest = read_manifest(paths.manifest(dataset))
@@ -60,7 +62,19 @@ def segment_dataset(
     choices = {"on_mismatch": options.on_store_mismatch, "attrs": {"dataset": dataset}}
     with MaskStoreWriter(paths.masks(dataset), mapper.identity, **choices) as writer:
         writer.sync_manifest(manifest)
-        return run_stage("segment", dataset, params, paths, options, items, mapper, writer, hashes)
+        record = run_stage(
+            "segment", dataset, params, paths, options, items, mapper, writer, hashes
+        )
+    table = open_masks(paths.masks(dataset)).table()
+    record.masks = table.loc[table["in_manifest"], "status"].value_counts().to_dict()
+    useless = set(record.masks) - {"failed"} == {"empty"} and params.segment.max_failed < 1
+    record.status = "failed" if useless else record.status
+    record.write(paths.record(dataset, "segment"))
+    if useless:
+        what = f"segment {dataset}: all {record.masks['empty']} masks are empty"
+        remedy = "look at images and boxes with `pipeline data preview`; try another segment.prompt"
+        raise StageFailed(what, path=paths.masks(dataset), remedy=remedy)
+    return record
 
 
 def make_mapper(

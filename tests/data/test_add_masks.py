@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from PIL import Image
 
 from pipeline.errors import ManifestError
 from pipeline.images import read_mask
@@ -94,6 +97,57 @@ def test_a_table_of_masks_is_read_up_to_its_rank(scans, paths, tmp_path):
     table.write_text("path,mask,rank\nscans/train/cat/0.png,m/good.png,best\n")
     with pytest.raises(ManifestError, match="line 2: rank 'best'"):
         add_dataset("d", scans, paths=paths, masks=table)
+
+
+@pytest.mark.promise(
+    "Of several masks of an image in a table that of the best rank or score is taken, else they "
+    "are united; rows that fit nothing, lost masks and masks of several kinds are named."
+)
+@pytest.mark.parametrize(
+    ("lines", "areas", "said"),
+    [
+        (
+            ["{0}.png,m/2.png", "{0}.png,m/5.png"],
+            {"0": 7},
+            "1 images have masks of several files, which are",
+        ),
+        (["{0}.png,m/5.png,2", "{0}.png,m/2.png,1"], {"0": 2}, "1 masks are left out.*lowest rank"),
+        (["{0}.png,m/5.png,.9", "{0}.png,m/2.png,.7"], {"0": 5}, "left out for one of the highest"),
+        (
+            ["{0}.png,m/5.png,liver", "{0}.png,m/2.png,spleen"],
+            {},
+            "of several kinds in column 'organ'",
+        ),
+        (["{0},m/2", "{1},m/5"], {"0": 2, "1": 5}, "masks found by their names"),
+        (["/data/{0}.png,D:\\m\\2.png"], {"0": 2}, "without the folders 'D:'"),
+        (["{0}.png,m/2.png", "{1}x.png,m/5.png"], {"0": 2}, "1 of 2 rows .* nearest file .*/1.png"),
+        (["{0}.png,m/2.png", "{1}.png,m/5.jpg"], {"0": 2}, "1 masks .* not exist.*is m/5.png"),
+        (["{0}.png,m/2.png", "{1}.png,m/2.png"], {"0": 2, "1": 2}, "2 images have the same mask"),
+        (["{0}.png,m/2.png", "{1}.png,"], {"0": 2}, ""),
+    ],
+)
+def test_rows_of_a_table_of_masks_are_joined_by_a_stated_rule(
+    scans, paths, tmp_path, lines, areas, said
+):
+    mask(tmp_path / "m" / "2.png", 2)
+    pixels = Image.new("L", (12, 9))
+    pixels.paste(255, (7, 5, 12, 6))
+    pixels.save(tmp_path / "m" / "5.png")
+    third = {"liver": "organ", ".9": "Dice"}.get(lines[0].split(",")[-1], "rank")
+    header = ",".join(["path", "mask", third][: lines[0].count(",") + 1])
+    names = [f"train/cat/{i}" for i in range(2)]
+    table = tmp_path / "masks.csv"
+    table.write_text("\n".join([header, *(line.format(*names) for line in lines)]))
+    if not areas:
+        with pytest.raises(ManifestError, match=said):
+            add_dataset("d", scans, paths=paths, masks=table)
+        return
+    summary = add_dataset("d", scans, paths=paths, masks=table)
+    found = rows_of(paths)["mask_area"]
+    expected = {f"train/cat/{i}.png": str(area) for i, area in areas.items()}
+    assert found[found != ""].to_dict() == expected
+    assert re.search(said, summary.text()), summary.text()
+    assert bool(summary.warnings + summary.notes) == bool(said)
 
 
 @pytest.mark.promise("Masks are joined to images by name and size; what does not fit is said.")
