@@ -20,6 +20,7 @@ from pipeline.errors import ManifestError, printable
 from pipeline.images import MaskRule
 from pipeline.intake import known, rows
 from pipeline.intake.find import Findings, extracted, read_folder, shown
+from pipeline.intake.layout import split_names
 from pipeline.intake.tables import TableRules, read_image_tables
 from pipeline.io import manifest_lock, remove_leftovers, writing
 from pipeline.manifest import COLUMNS, check_rows, read_manifest, write_manifest
@@ -146,7 +147,7 @@ def add_dataset(
     if len(sources) > 1 and (no_table := [s for s in sources if s.is_dir() or s.suffix == ".zip"]):
         what, remedy = "is no table; only these can be several", "pass the folder above them all"
         raise ManifestError(what, path=no_table[0], remedy=remedy)
-    names = known.split_names(split_name or ())
+    names = split_names(split_name or ())
     mask_source = None if masks is None or str(masks) == "none" else Path(masks)
     looking = "none" if str(masks) == "none" else "elsewhere" if mask_source else "find"
     if mask_source is not None and same_folder(source, mask_source):
@@ -159,9 +160,18 @@ def add_dataset(
             if table != TableRules():
                 what = "options of tables were given, but this is a folder"
                 raise ManifestError(what, path=source, remedy="pass a CSV, or omit them")
-            how = {"masks": looking, "mask_name": mask_name, "layout": layout}
-            findings = read_folder(folder, exclude=mask_source, split_names=names, **how)
+            findings = read_folder(
+                folder,
+                exclude=mask_source,
+                masks=looking,
+                mask_name=mask_name,
+                layout=layout,
+                split_names=names,
+            )
         else:
+            if layout or names:
+                what = "--layout and --split-name say what folders are, but this is a table"
+                raise ManifestError(what, path=source, remedy="omit them, or pass the folder")
             findings = read_image_tables([folder, *sources[1:]], table)
         findings.home = place if folder != source else None
         in_place = is_in_place(place, findings, manifest=manifest, force=force)
@@ -370,7 +380,7 @@ def _refuse_contradictions(new: pd.DataFrame, old: pd.DataFrame, manifest: Path)
                 f"would be changed: {name} of {differs.sum()} images ({example})",
                 path=manifest,
                 remedy="give the options of the last time again (--patient-regex, --groups, "
-                "--masks), or pass --force to `pipeline data add` to take the new values",
+                "--masks, --layout), or pass --force to `pipeline data add` to take the new values",
             )
 
 

@@ -1,8 +1,6 @@
-"""What lies in a folder or zip, and what its folders mean: `[split/]class/[patient/]image`.
+"""What lies in a folder or zip: image files, and what is left out.
 
-Rules on folder names and shapes are here, each once: `SPLIT_NAMES`, the wrapping folder
-(`_wrapped_folder`), the levels of splits, classes and patients (`guess_layout`). Which files are
-ground truth: `truth.py`.
+What its folders mean is decided in `layout.py`, which files are ground truth in `truth.py`.
 """
 
 from __future__ import annotations
@@ -13,40 +11,24 @@ import shutil
 import stat
 import zipfile
 import zlib
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 from typing import NoReturn
 
 import pandas as pd
 
-from pipeline.errors import ImageError, ManifestError, PipelineError, printable
+from pipeline.errors import ImageError, ManifestError, PipelineError
+from pipeline.errors import shown as shown
 from pipeline.images import DICOMDIR_REASON, has_image_suffix, is_junk, sniff
-from pipeline.intake.truth import IMAGE_WORDS, Truth, find_truth, words
+from pipeline.intake.layout import NO_NAMES, read_layout
+from pipeline.intake.layout import split_named as split_named
+from pipeline.intake.truth import Truth, find_truth
 from pipeline.io import open_bytes, partial_path, writing
 from pipeline.manifest import COLUMNS, UNITED
 
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
-# A split's name may have these words and numbers around it (`seg_train`, `Training Data`,
-# `train2017`); with `images` before it, `Tr` and `Ts` are splits too.
-_AROUND = "(?:data|dataset|set|seg|images?|imgs?|pictures?|files?|folder|samples?|split|part)*"
-_SPLIT = {
-    split: re.compile(f"{_AROUND}(?:{'|'.join(names)}){_AROUND}|images?{split[0]}[{split[1:]}]")
-    for split, names in SPLIT_NAMES.items()
-}
-_FOLD = re.compile(r"(?i)(?:cv|k)?[ _-]?fold[ _-]?\d+")
-# What a level of folders can be, and its column.
-ROLES = {"split": "split", "class": "label", "patient": "patient_id", "fold": "fold"}
-MOST = 0.9  # of the images, or names, that a rule on levels asks for
-MIN_PATIENTS = 3  # folders in each class, for these to be taken for patients
 MAX_RATIO = 200  # of unpacked to packed size; images hardly compress, so that more is a bomb,
 MAX_SMALL = 2**26  # unless the whole is small, e.g. black masks
 ARRANGE = "arrange them as class/image or split/class/image, or pass a CSV with labels"
@@ -92,12 +74,6 @@ class Findings:
             if name not in known and name.startswith(f"{top}/"):
                 return name.removeprefix(f"{top}/")
         return name
-
-
-def shown(names: Iterable[str]) -> str:
-    """Return the first names of a list, for a warning."""
-    names = list(names)
-    return ", ".join(map(printable, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
 def look_through(
@@ -163,15 +139,6 @@ def why_skipped(file: Path, relative: str) -> str:
     return ""
 
 
-def split_named(name: str, given: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Return the split that a folder or a table's cell names; "" = none. `given` are further
-    names, in lower case, and their splits."""
-    low = name.strip().lower()
-    letters = re.sub("[^a-z]", "", low)
-    found = (split for split, pattern in _SPLIT.items() if pattern.fullmatch(letters))
-    return given.get(low) or next(found, "")
-
-
 def read_folder(
     source: Path,
     exclude: Path | None = None,
@@ -179,7 +146,7 @@ def read_folder(
     masks: str = "find",
     mask_name: str = "",
     layout: str = "",
-    split_names: Mapping[str, str] = MappingProxyType({}),
+    split_names: Mapping[str, str] = NO_NAMES,
 ) -> Findings:
     """Find the images of a folder, their classes, splits, patients and masks.
 
@@ -192,10 +159,7 @@ def read_folder(
         masks: "find" pairs masks with images; "elsewhere" only takes them out of the images;
             "none": every file is an image.
         mask_name: a glob of the paths of masks: they are masks, and of several kinds the ones used.
-        layout: what each level of folders below `Findings.root` is, e.g. `split/class/patient/*`:
-            one of `ROLES`, the name or glob of folders to look into, or `*`. Default:
-            `guess_layout`.
-        split_names: further names of split folders, in lower case -> split.
+        layout, split_names: what the folders below `Findings.root` are, see `read_layout`.
 
     Raises:
         ManifestError: a folder cannot be listed, no images, no class folders, or two readings of
@@ -213,53 +177,24 @@ def read_folder(
     if masks != "none":
         told = masks == "elsewhere"
         truth = find_truth(images, root.joinpath, chosen=mask_name, told=told)
-    places = {
-        path: path.split("/")[:-1]
-        for path in sorted({*images}.difference(truth.owners, truth.spare))
-    }
-    if layout:
-        levels = layout.strip("/").removesuffix("/*").split("/")
-    else:
-        places = _without_sides(places, truth.sides)
-        levels = guess_layout([*places.values()], root, split_names)
-    rows, lacking, splits = _by_levels(places, levels, split_names, root)
-    if not rows:
+    images = sorted({*images}.difference(truth.owners, truth.spare))
+    read = read_layout(images, root, layout, split_names, truth.sides)
+    if not read.rows:
         seen = ", ".join(f"{name!r} ({n} files)" for name, n in truth.folders.items())
-        what = (
-            f"no image fits the layout {layout!r}"
-            if layout
-            else "the images are in no class folder"
-        )
         raise ManifestError(
-            what + (seen and f"; ground truth is in {seen}"),
+            f"the images {read.misfit}" + (seen and f"; ground truth is in {seen}"),
             path=root,
             remedy=f"{ARRANGE}{seen and ' and --masks'}; or say with --layout what the folders are",
         )
-    table = pd.DataFrame(rows, dtype=str)
-    patients = {row["path"]: row["patient_id"] for row in rows if row["patient_id"]}
-    findings = Findings(root, table.drop(columns="patient_id"), skipped, files=files)
-    findings.patients = patients
-    counts = [f"{table['label'].nunique()} classes", f"{len({*patients.values()})} patients"]
-    findings.notes.append(
-        f"folders: {'/'.join(levels)}/* ({', '.join(counts[: 1 + bool(patients)])})"
-    )
-    if named := [f"{a!r} -> {b}" for a, b in splits.items() if a.lower() != b]:
-        findings.notes.append(f"splits: {', '.join(named)}")
-    if stray := stray + lacking:
-        skipped["image in no class folder"] += len(stray)
-        what = f"{len(stray)} images are in no class folder and are left out: {shown(stray)}"
+    table = pd.DataFrame(read.rows, dtype=str)
+    patients = dict(zip(table["path"], table.pop("patient_id"), strict=True))
+    findings = Findings(root, table, skipped, files=files, patients=patients, notes=read.notes)
+    if stray := stray + read.lacking:
+        skipped[f"images that {read.misfit}"] += len(stray)
+        what = f"{len(stray)} images {read.misfit} and are left out: {shown(stray)}"
         findings.warnings.append(what)
-    for mask, owners in truth.owners.items():
-        near = mask.rpartition("/")[0] == owners[0].rpartition("/")[0]
-        skipped[f"ground-truth mask {'next to its image' if near else 'in a folder of masks'}"] += 1
-    if truth.lone:
-        findings.warnings.append(
-            f"{len(truth.lone)} images are named like masks, but there is no image of that name in "
-            f"the same folder: {shown(truth.lone)}; if they are masks, move them to a folder of "
-            "their own (--masks)"
-        )
-    if truth.spare:
-        skipped["file among masks that fits no image"] += len(truth.spare)
+    skipped.update(truth.reasons())
+    findings.warnings += truth.warnings()
     if masks == "find":
         use_masks(findings, *truth.pairs(mask_name))
     return findings
@@ -280,128 +215,6 @@ def use_masks(findings: Findings, pairs: dict[str, list[str]], unclear: list[str
         )
     if several := sum(len(masks) > 1 for masks in pairs.values()):
         findings.notes.append(f"{several} images have masks of several files, which are united")
-
-
-# -- what a level of folders is -------------------------------------------------------------------
-
-
-def _without_sides(places: dict[str, list[str]], sides: set[str]) -> dict[str, list[str]]:
-    """Leave out, of the folders of each image, those that only tell images from masks, and those
-    that only repeat the folder above."""
-    inner: dict[str, set[str]] = defaultdict(set)  # folder -> folders of images in it
-    for folders in places.values():
-        for at, name in enumerate(folders):
-            inner["/".join(folders[:at])].add(name)
-
-    def is_level(folders: list[str], at: int) -> bool:
-        name, above = folders[at], "/".join(folders[:at])
-        only = inner[above] == {name}
-        if only and name in folders[:at][-1:]:
-            return False
-        plain = only and {*words(name)} and IMAGE_WORDS.issuperset(words(name))
-        side = "/".join(folders[: at + 1]) in sides
-        return bool(split_named(name)) or not (side or plain)
-
-    return {
-        path: [name for at, name in enumerate(folders) if is_level(folders, at)]
-        for path, folders in places.items()
-    }
-
-
-def guess_layout(places: list[list[str]], root: Path, split_names: Mapping[str, str]) -> list[str]:
-    """Return what each level of folders is (of `ROLES`, or "*"), given the folders of each image.
-
-    The levels are splits, if all folders at the top are named for one, or folds; then classes, or
-    classes with splits inside; then anything; and patients, which are folders with numbers in
-    their names, several in each class, hardly any of the same name.
-
-    Raises ManifestError where the names say two things.
-    """
-
-    def refuse(what: str, remedy: str) -> NoReturn:
-        raise ManifestError(what, path=root, remedy=remedy)
-
-    tops = sorted({folders[0] for folders in places if folders})
-    splits = [name for name in tops if split_named(name, split_names)]
-    folds = len(tops) > 1 and all(map(_FOLD.fullmatch, tops))
-    if others := [name for name in tops if name not in splits] if splits else []:
-        refuse(
-            f"{', '.join(map(repr, others))} next to the split folders {', '.join(splits)}",
-            "put the classes inside the splits, and masks elsewhere (--masks); or say what they "
-            f"are: --split-name '{others[0]}=test'",
-        )
-    hidden = [{split_named(word) for word in words(name)} - {""} for name in tops]
-    if not splits and hidden and all(hidden) and len(set().union(*hidden)) > 1:
-        refuse(
-            f"the folders {shown(tops)} are named for splits and for something else",
-            "arrange them as split/class/image, or pass a CSV with labels and splits; or pass "
-            "--layout 'class/*' if each is a class",
-        )
-    above = ["split"] if splits else ["fold"] if folds else []
-    inner = [folders[len(above) :] for folders in places if len(folders) > len(above)]
-    deeper = [folders for folders in inner if len(folders) > 1]
-    inside = {split_named(folders[1], split_names) for folders in deeper}
-    if not above and inside and "" not in inside and len(deeper) >= MOST * len(inner):
-        return ["class", "split"]
-    depth = max(map(len, deeper), default=0)
-    names = [{folders[at] for folders in deeper if len(folders) > at} for at in range(depth)]
-    at = next((at for at in range(1, depth) if len(names[at]) > 1), 0)
-    pairs = {(folders[0], folders[at]) for folders in deeper if len(folders) > at > 0}
-    times = Counter(name for _, name in pairs)
-    same = sorted(name for name in times if times[name] > 1)
-    if sum(times[name] for name in same) > len(pairs) / 2 and len(deeper) > len(inner) / 2:
-        start = "/".join([*above, ""])
-        refuse(
-            f"the folders {shown(sorted(names[0]))} hold folders of the same names ({shown(same)})",
-            f"say which are the classes: --layout '{start}class/*' (the outer ones), "
-            f"'{start}class/patient/*', '{start}patient/class/*', '{start}*/class/*', or "
-            "'split/class/*' with --split-name 'x=test'",
-        )
-    classes = {folders[0] for folders in inner}
-    for at in range(1, depth):
-        found = {tuple(folders[: at + 1]) for folders in deeper if len(folders) > at}
-        numbered = sum(any(map(str.isdigit, name)) for name in names[at])
-        each = Counter(folders[0] for folders in found)
-        if (
-            sum(len(folders) > at for folders in deeper) >= MOST * len(inner)
-            and min(each[name] for name in classes) >= MIN_PATIENTS
-            and len(names[at]) >= MOST * len(found)
-            and numbered >= MOST * len(names[at])
-        ):
-            return [*above, "class", *["*"] * (at - 1), "patient"]
-    return [*above, "class"]
-
-
-def _by_levels(
-    places: dict[str, list[str]], levels: list[str], split_names: Mapping[str, str], root: Path
-) -> tuple[list[dict[str, str]], list[str], dict[str, str]]:
-    """Return a row for each image of a class, the images of none, and folder -> split."""
-    if levels.count("class") != 1 or any(levels.count(role) > 1 for role in ROLES):
-        what = f"the layout {'/'.join(levels)!r} must have the level 'class' once"
-        raise ManifestError(
-            what, remedy=f"levels are {', '.join(ROLES)}, * or the name of a folder"
-        )
-    rows, lacking, splits = [], [], {}
-    for path, folders in places.items():
-        row = {"path": path, **dict.fromkeys(ROLES.values(), "")}
-        fits = True
-        for at, level in enumerate(levels):
-            part = folders[at] if at < len(folders) else ""
-            if level in ROLES:
-                row[ROLES[level]] = part
-            elif level != "*":  # a file can be named at the end
-                part = part or PurePosixPath(path).name * (at == len(folders))
-                fits = fits and fnmatchcase(part, level)
-        if not fits or not row["label"]:
-            lacking.append(path)
-            continue
-        if name := row["split"]:
-            splits[name] = row["split"] = split_named(name, split_names)
-        rows.append(row)
-    if unknown := sorted(name for name, split in splits.items() if not split):
-        what = f"{shown(map(repr, unknown))}: not the name of a split"
-        raise ManifestError(what, path=root, remedy=f"say which: --split-name '{unknown[0]}=test'")
-    return rows, lacking, splits
 
 
 def _wrapped_folder(images: list[str], folders: list[str]) -> str:

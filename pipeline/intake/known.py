@@ -6,14 +6,13 @@ Names in tables are searched for as in `tables`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from pipeline.errors import ManifestError
 from pipeline.images import has_image_suffix
-from pipeline.intake.find import Findings, look_through, shown, split_named, use_masks
+from pipeline.intake.find import Findings, look_through, shown, use_masks
 from pipeline.intake.tables import (
     find_files,
     known_names,
@@ -37,7 +36,11 @@ KINDS = ("label", "class", "classname", "organ", "structure", "tissue", "region"
 # NORMAL2-IM-0516-0001-0002.jpeg, IM-0115-0001.jpeg.
 KNOWN_NAMES = re.compile(r"(person\d+)_(?:bacteria|virus)_|((?:NORMAL\d*-)?IM-\d+)-\d+")
 MIN_SHARE = 0.9  # of the names must match `KNOWN_NAMES` for any to be believed
-NUMBERED = re.compile(r"(?P<series>.*\d.*)[ _-]\(?\d+\)?(?:\.[A-Za-z.]+)?")  # P17_0003.png
+HINTS = {  # pattern -> what it finds: `anna` in `a/anna/1.png`, `P17` in `P17_L_1.png`, `A1_17`
+    "([^/]+)/[^/]*$": "folders",
+    "([^/0-9]*[0-9]+)[ _-][^/]+$": "beginnings of names",
+    "([^/]*[0-9])[ _-][^/ _-]+$": "beginnings of names",
+}
 
 
 def join_groups(findings: Findings, source: Path) -> None:
@@ -130,41 +133,25 @@ def patients_from_folders(frame: pd.DataFrame, findings: Findings) -> None:
     """Set patient_id, in place, to the folders that stand for patients, where it is unknown."""
     rows = zip(frame["path"], frame["patient_id"], strict=True)
     frame["patient_id"] = [old or findings.patients.get(path, "") for path, old in rows]
-    if found := sorted({*findings.patients.values()}):
+    if found := sorted({*findings.patients.values()} - {""}):
         findings.notes.append(f"patients are folders: {shown(found)}")
 
 
 def patient_hint(frame: pd.DataFrame, folders: bool) -> list[str]:
-    """Return a warning if folders or names of a manifest without patients suggest them.
-
-    Names that end in a number do if what is before it has digits and is shared by two files on
-    average; and `folders`, if these are asked for, all with twice as many as classes and splits.
-    """
-    places = [path.rpartition("/")[0] for path in frame["path"]]
-    names = [NUMBERED.fullmatch(PurePosixPath(path).name) for path in frame["path"]]
-    stems = [match["series"] for match in filter(None, names)]
-    least = 2 * len(frame.groupby(["label", "split", "fold"]))
-    for kind, found, pattern in (
-        ("folders", places if folders else [], "([^/]+)/[^/]*$"),
-        ("names", stems, "([^/]+)[ _-][0-9]+[.]"),
-    ):
-        if len(found) >= MIN_SHARE * len(frame) and least <= len({*found}) <= len(found) / 2:
+    """Return a warning if names, or `folders` too, suggest patients that a manifest does not know:
+    a part of the path (`HINTS`) that two images share on average, and at least twice as many of
+    these as classes and parts."""
+    paths, least = set(frame["path"]), 2 * len(frame.groupby(["label", "split", "fold"]))
+    for pattern, kind in HINTS.items():
+        matches = filter(None, map(re.compile(pattern).search, paths))
+        found = [match[1] for match in matches] if folders or kind != "folders" else []
+        if len(found) >= MIN_SHARE * len(paths) and least <= len({*found}) <= len(found) / 2:
             return [
                 f"patients are not known, but {len({*found})} {kind} look like theirs "
                 f"({shown(sorted({*found}))}): if so, pass --patient-regex '{pattern}', or images "
                 "of one patient train and test"
             ]
     return []
-
-
-def split_names(given: Sequence[str]) -> dict[str, str]:
-    """Return folder in lower case -> split, of texts like "holdout=test"."""
-    pairs = [text.partition("=") for text in given]
-    names = {name.strip().lower(): split_named(split) for name, _, split in pairs}
-    if wrong := next((t for t, split in zip(given, names.values(), strict=False) if not split), ""):
-        what = f"--split-name {wrong!r} is not a name and a split"
-        raise ManifestError(what, remedy="write e.g. --split-name 'holdout=test'")
-    return names
 
 
 def join_masks(

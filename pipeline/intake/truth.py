@@ -16,11 +16,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from pipeline.errors import ManifestError, PipelineError, printable
+from pipeline.errors import ManifestError, PipelineError, printable, shown
 from pipeline.images import has_image_suffix, read_image
 
 _SINGULAR = {"mask", "segmentation", "label", "annotation", "lesion", "roi", "contour"}
-_OTHERS = {"msk", "seg", "segm", "gt", "groundtruth", "truth", "labelmap", "annot", "manual"}
+_OTHERS = {"msk", "seg", "segm", "gt", "groundtruth", "labelmap", "annot", "manual"}
 WORDS = {*_SINGULAR, *(f"{word}s" for word in _SINGULAR), *_OTHERS}
 CLASS_WORDS = {"lesion", "lesions"}  # alone or as the name of a folder, not ground truth
 IMAGE_WORDS = {"image", "images", "img", "imgs", "original", "originals", "picture", "pictures"}
@@ -53,7 +53,8 @@ def stem(path: str) -> str:
 
 
 def words(name: str) -> list[str]:
-    """Return the words and numbers of a name in lower case: `GroundTruth_2` -> ground, truth, 2."""
+    """Return the words and numbers of a name in lower case: `leftMask_2` -> left, mask, 2."""
+    name = re.sub("(?i)ground[ _-]*truth", "Groundtruth", name)
     return [w.lower() for w in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)]
 
 
@@ -67,12 +68,37 @@ class Truth:
     sides: set[str] = field(default_factory=set)  # folders that hold the images of such a folder
     spare: list[str] = field(default_factory=list)  # files of such folders that fit no image
     lone: list[str] = field(default_factory=list)  # images named like a mask of no image
+    derived: dict[str, list[str]] = field(default_factory=dict)  # word -> images `x_word` of `x`
 
     def add(self, mask: str, images: list[str], rest: str) -> None:
         """Enter a mask; `rest` is what its name has besides that of its image."""
         self.owners[mask] = images
         kind = " ".join(word for word in words(rest) if not word.isdigit())
         self.kinds[mask] = f"{PurePosixPath(mask).parent}/{kind}"
+
+    def reasons(self) -> Counter[str]:
+        """Return why files are no images -> their number."""
+        counts = Counter({"file among masks that fits no image": len(self.spare)})
+        for mask, images in self.owners.items():
+            near = PurePosixPath(mask).parent == PurePosixPath(images[0]).parent
+            where = "next to its image" if near else "in a folder of masks"
+            counts[f"ground-truth mask {where}"] += 1
+        return +counts
+
+    def warnings(self) -> list[str]:
+        """Return what is said of images that may be none."""
+        said = [
+            f"{len(found)} images are named {word!r} after another one: {shown(found)}; move them "
+            f"away if they are made from it, or pass --mask-name '*{word}*' if they are masks"
+            for word, found in self.derived.items()
+        ]
+        if self.lone:
+            said.append(
+                f"{len(self.lone)} images are named like masks, but there is no image of that name "
+                f"in the same folder: {shown(self.lone)}; if they are masks, move them to a folder "
+                "of their own (--masks)"
+            )
+        return said
 
     def pairs(self, chosen: str = "") -> tuple[dict[str, list[str]], list[str]]:
         """Return image -> its masks; and the images for which it is unclear.
@@ -172,6 +198,8 @@ def find_truth(
         if len(found) > 2 and _drawn(masks, locate) and not _drawn(images, locate):
             for mask, images in found:
                 truth.add(mask, images, rest)
+        elif len(found) > 2:
+            truth.derived[rest] = masks
     rest = [path for path in paths if path not in truth.owners]
     _in_folders(truth, rest, named, locate, told)
     left = {*rest} - {*truth.owners, *truth.spare}
@@ -233,8 +261,10 @@ def _rest(folder: str) -> set[str]:
 def _says_mask(rest: str, at: int) -> bool:
     """Return whether what a stem has besides that of an image begins (at 0; before the image, at
     -1: ends) with a word for masks; `xM` and `x_m` are masks too."""
-    found = words(rest)
-    return bool(found and found[at] in WORDS) or bool(not at and re.fullmatch("M|[ _.-][Mm]", rest))
+    found = [word for word in words(rest) if not word.isdigit()]
+    if rest[at].isdigit() or not found:
+        return False
+    return found[at] in WORDS or bool(not at and re.fullmatch("M|[ _.-][Mm]", rest))
 
 
 def _in_folders(
@@ -296,25 +326,25 @@ def _in_folders(
 
 
 def _in_unnamed_folders(paths: list[str], locate: Callable[[str], Path]) -> None:
-    """Raise ManifestError where of few folders next to each other, with files of the same names,
-    some hold drawn pictures and some do not."""
-    tree: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
+    """Raise ManifestError where, of few folders next to each other with files of the same names,
+    some hold masks by their pixels and some do not."""
+    tree: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for path in paths:
-        parts = stem(path).split("/")
+        parts = path.split("/")
         for depth in range(len(parts) - 1):
-            tree["/".join(parts[:depth])][parts[depth]]["/".join(parts[depth + 1 :])] = path
-    few = {top: inner for top, inner in tree.items() if 1 < len(inner) <= FEW_IMAGES}
-    for top, inner in list(few.items())[:20]:
-        common = set.intersection(*map(set, inner.values()))
-        if len(common) < PAIRED * max(map(len, inner.values())):
-            continue
-        drawn = [name for name, files in inner.items() if _drawn([*files.values()], locate)]
-        if 0 < len(drawn) < len(inner):
-            listed = ", ".join(repr(name) for name in drawn)
+            tree["/".join(parts[:depth])][parts[depth]].append(path)
+    for top, inner in [one for one in tree.items() if 1 < len(one[1]) <= FEW_IMAGES][:FEW_IMAGES]:
+        start = f"{top}/" * bool(top)
+        for name, files in inner.items():
+            others = [path for other in inner if other != name for path in inner[other]]
+            images, prefix = Images(others, top), f"{start}{name}/"
+            paired = sum(bool(images.of(stem(path).removeprefix(prefix))[0]) for path in files)
+            if paired < PAIRED * len(files) or not _drawn(files, locate) or _drawn(others, locate):
+                continue
             raise ManifestError(
-                f"{listed} looks like ground truth: files of two values, named like those of the "
-                f"other folders in {top or 'the folder'}",
-                remedy=f"pass --mask-name '*{drawn[0]}/*' if they are masks, {NONE}",
+                f"{printable(start + name)} looks like ground truth: {len(files)} files of two "
+                f"values, named like those of the folders next to it",
+                remedy=f"pass --mask-name '*{name}/*' if they are masks, {NONE}",
             )
 
 

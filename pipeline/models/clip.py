@@ -501,7 +501,8 @@ def _of_text_tower(what: str, source: str, load: Callable[[str], Any]) -> Any:
     try:
         return load(source)
     except Exception as error:  # transformers explains over many lines
-        message = f"the text tower's {what} cannot be loaded ({type(error).__name__})"
+        reason = (f"{type(error).__name__}: " + str(error).strip()).splitlines()[0]
+        message = f"the text tower's {what} cannot be loaded ({reason})"
         remedy = TEXT_REMEDY.format("..." if Path(source).is_dir() else source)
         raise ModelError(message, path=source, remedy=remedy) from None
 

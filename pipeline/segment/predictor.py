@@ -16,9 +16,9 @@ from torch import Tensor
 
 from pipeline.models.sam2 import Sam2ImagePredictor
 
-PASS_PIXELS = 64 * 1024**2
-"""Pixels of the frames of all prompts in one pass of the decoder, to bound its memory: about 3 GB,
-64 prompts at 1,024 px (as SAM2's own mask generator decodes them) or 256 at 512 px."""
+PASS_PIXELS = 32 * 1024**2
+"""Pixels of the frames of all prompts in one pass of the decoder, to bound its memory (1.5 GB): 32
+prompts at 1,024 px (SAM2's own mask generator decodes 64), 128 at 512 px."""
 
 
 @dataclass(frozen=True)

@@ -202,15 +202,17 @@ def test_offline_the_error_says_what_to_download(kind, hub):
 @pytest.mark.promise("OpenAI's CLIP weights are never run with the wrong activation.")
 @pytest.mark.parametrize("where", ["path", "hub"])
 def test_a_configuration_beside_the_checkpoint_decides_the_activation(where, hub, tmp_path):
-    stated = {"model_cfg": {"quick_gelu": True}, "preprocess_cfg": {"mean": [0.1, 0.2, 0.3]}}
+    model = small_clip_config(quick_gelu=True)
+    stated = {"model_cfg": model, "preprocess_cfg": {"mean": [0.1, 0.2, 0.3]}}
     if where == "hub":
         path, checkpoint = download(hub, CLIP), f"hf-hub:{CLIP.repository}"
     else:
         path = checkpoint = save_clip(tmp_path / CLIP.file)
     (path.parent / "open_clip_config.json").write_text(json.dumps(stated))
-    clip = CLIP.open(checkpoint)
-    assert clip.fingerprint["config"]["quick_gelu"] is True
-    assert clip.mean == (0.1, 0.2, 0.3)
+    name = checkpoint if where == "hub" else f"local-dir:{path.parent}"
+    for clip in (CLIP.open(checkpoint), load_clip(ModelSpec(name=name))):
+        assert clip.fingerprint["config"]["quick_gelu"] is True
+        assert clip.mean == (0.1, 0.2, 0.3)
 
 
 @pytest.mark.promise("OpenAI's CLIP weights are never run with the wrong activation.")
