@@ -119,6 +119,27 @@ class AuditParams(Section):
     max_failed: MaxFailed = 0.0
 
 
+class WindowParams(Section):
+    """A window: what becomes black to white."""
+
+    center: float
+    """Its middle, in HU for CT."""
+    width: float = Field(gt=0)
+    """From black to white."""
+
+
+class ImagesParams(Section):
+    """How images are read."""
+
+    window: Literal["auto"] | WindowParams = "auto"
+    """Of CT slices that state no window, and of volumes (NIfTI, MHA, NRRD)."""
+
+    @property
+    def shown(self) -> tuple[float, float] | None:
+        """The window as (center, width); None for auto."""
+        return None if self.window == "auto" else (self.window.center, self.window.width)
+
+
 class SegmentParams(Section):
     """Stage 1, m = SAM2(x)."""
 
@@ -275,6 +296,7 @@ class Params(Section):
     """Which of `profiles` is used."""
     profiles: dict[str, ProfileParams]
     """Pairs of models by name."""
+    images: ImagesParams = ImagesParams()
     audit: AuditParams = AuditParams()
     segment: SegmentParams = SegmentParams()
     prompt_quality: PromptQualityParams = PromptQualityParams()

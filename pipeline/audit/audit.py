@@ -51,7 +51,7 @@ def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
     record = RunRecord("audit", dataset, total=total, parameters=parameters)
     record.versions = library_versions()
     with recorded(record, paths.record(dataset, "audit"), max_failed=params.audit.max_failed):
-        thumbnails = load_thumbnails(manifest, dataset, paths)
+        thumbnails = load_thumbnails(manifest, dataset, paths, params.images.shown)
         copies, cut = find_copies(thumbnails, None, params.audit)
         table, leaks = _image_table(manifest, thumbnails.content, copies, cut)
         rows = manifest.assign(content=thumbnails.content)
@@ -82,7 +82,7 @@ def compare_datasets(a: str, b: str, params: Params, paths: Paths) -> pd.DataFra
     sets, rows, unreadable, images = [], [], {}, {}
     for name in (a, b):
         manifest = read_manifest(paths.manifest(name))
-        sets.append(load_thumbnails(manifest, name, paths))
+        sets.append(load_thumbnails(manifest, name, paths, params.images.shown))
         rows.append(manifest.assign(content=sets[-1].content))
         unreadable[name], images[name] = sets[-1].failures, len(manifest)
     copies, _ = find_copies(*sets, params.audit)
