@@ -45,7 +45,7 @@ class EncodeMapper:
         forward_batch: views per forward pass, to bound memory whatever their number.
 
     Raises:
-        ConfigError: there is no view of a name.
+        ConfigError: a name in `params.views` is not a view.
     """
 
     def __init__(
