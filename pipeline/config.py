@@ -119,6 +119,27 @@ class AuditParams(Section):
     max_failed: MaxFailed = 0.0
 
 
+class WindowParams(Section):
+    """A window: what becomes black to white."""
+
+    center: float
+    """Its middle, in HU for CT."""
+    width: float = Field(gt=0)
+    """From black to white."""
+
+
+class ImagesParams(Section):
+    """How images are read."""
+
+    window: Literal["auto"] | WindowParams = "auto"
+    """Of CT slices that state no window, and of volumes (NIfTI, MHA, NRRD)."""
+
+    @property
+    def shown(self) -> tuple[float, float] | None:
+        """The window as (center, width); None for auto."""
+        return None if self.window == "auto" else (self.window.center, self.window.width)
+
+
 class SegmentParams(Section):
     """Stage 1, m = SAM2(x)."""
 
@@ -154,7 +175,7 @@ class PromptQualityParams(Section):
     box_jitter: float = Field(0.1, ge=0, le=0.5)
     """box: each edge of the true box is moved by up to this share of its side."""
     seed: int = 0
-    """Of the sample and the jitter."""
+    """Seed of the sample and the jitter."""
     max_failed: MaxFailed = 0.0
 
 
@@ -197,7 +218,7 @@ class TrainParams(Section):
     """What every learner is trained on."""
 
     seeds: Seeds = (0, 1, 2, 3, 4)
-    """Of each learner, view and fraction one fit each: they draw shots and initial weights."""
+    """Each draws the labels and the initial weights: one fit per learner, view, share and seed."""
     views: dict[Protocol, Views] = {
         **dict.fromkeys(("official", "grouped"), VIEWS[:4]),
         **dict.fromkeys(("ground_truth", "grouped_truth"), (*VIEWS[:2], *VIEWS[4:])),
@@ -248,11 +269,11 @@ class EvaluateParams(Section):
     bootstrap: int = Field(1000, ge=10)
     """Resamples of the test images, by patient, group and copies where there are any."""
     confidence: float = Field(0.95, gt=0, lt=1)
-    """Of every interval."""
+    """Confidence level of every interval."""
     bins: int = Field(15, ge=2)
     """Of the reliability diagram and of ECE."""
     seed: int = 0
-    """Of the resamples."""
+    """Seed of the resamples."""
 
 
 class ReportParams(Section):
@@ -275,6 +296,7 @@ class Params(Section):
     """Which of `profiles` is used."""
     profiles: dict[str, ProfileParams]
     """Pairs of models by name."""
+    images: ImagesParams = ImagesParams()
     audit: AuditParams = AuditParams()
     segment: SegmentParams = SegmentParams()
     prompt_quality: PromptQualityParams = PromptQualityParams()

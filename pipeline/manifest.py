@@ -43,6 +43,7 @@ COLUMNS = (
 )
 INTEGERS = ("frame", "width", "height")
 SPLITS = ("", "train", "val", "test")
+LABELLED = ("train", "val")  # parts whose labels are used: a copy of them in test is a leak
 UNITED = "|"  # between the files of one mask
 MAX_LISTED = 100  # problems of one kind that an error lists
 

@@ -155,16 +155,17 @@ class PredictMapper:
             )
         self.segmenter, clip = make_mapper(params, run), load_encoder(params, run)
         _check_same(paths.masks(dataset), masks.identity, self.segmenter.identity)
-        encoder = EncodeMapper(params.encode, clip, {})
+        self.window = params.images.shown
+        encoder = EncodeMapper(params.encode, clip, {}, window=self.window)
         _check_same(paths.features(dataset), features.identity, encoder.identity)
         one_view = params.encode.model_copy(update={"views": (view,)})
-        self.encoder = EncodeMapper(one_view, clip, {})
+        self.encoder = EncodeMapper(one_view, clip, {}, window=self.window)
         self.device = encoder.device
         self.text = features.class_features(self.fitted.classes)
 
     def load(self, item: WorkItem) -> np.ndarray:
         """Read an image."""
-        return read_image(item.path, item.frame)
+        return read_image(item.path, item.frame, window=self.window)
 
     def map(self, items: Sequence[WorkItem], loaded: Sequence[np.ndarray]) -> list[tuple]:
         """Return for each image: the image, its mask, the mask's status, class probabilities."""

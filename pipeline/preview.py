@@ -27,7 +27,13 @@ OUTLINE, BOX = (255, 200, 0), (0, 200, 255)  # of the mask, of the box
 
 
 def preview_dataset(
-    dataset: str, paths: Paths, out: str | Path, *, images: int = 48, geometry: str = "pad"
+    dataset: str,
+    paths: Paths,
+    out: str | Path,
+    *,
+    images: int = 48,
+    geometry: str = "pad",
+    window: tuple[float, float] | None = None,
 ) -> list[str]:
     """Write the contact sheet of a dataset: each image in the model's square, with
     its mask and box outlined.
@@ -39,6 +45,7 @@ def preview_dataset(
         images: number of images, balanced over splits and classes; always the same ones.
         geometry: how an image becomes the model's square input (`encode.geometry`);
             auto is drawn as pad, since no model is loaded.
+        window: that of `read_image` (`images.window`).
 
     Returns:
         Warnings, each starting with an image id.
@@ -50,7 +57,7 @@ def preview_dataset(
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
     warnings = []
     for k, row in enumerate(table.to_dict("records")):
-        tile, found = _tile(row, paths.data(dataset), geometry)
+        tile, found = _tile(row, paths.data(dataset), geometry, window)
         name = printable(row["image_id"])
         warnings += [f"{name}: {warning}" for warning in found]
         x, y = MARGIN + k % COLUMNS * step_x, MARGIN + k // COLUMNS * step_y
@@ -91,10 +98,12 @@ def image_warnings(image: np.ndarray) -> list[str]:
     return [warning for warning, applies in checks.items() if applies]
 
 
-def _tile(row: dict, data: Path, geometry: str) -> tuple[np.ndarray | None, list[str]]:
+def _tile(
+    row: dict, data: Path, geometry: str, window: tuple[float, float] | None
+) -> tuple[np.ndarray | None, list[str]]:
     """Return the picture of a manifest row, None if it cannot be read, and its warnings."""
     try:
-        image = read_image(row_file(row, data), int(row["frame"]))
+        image = read_image(row_file(row, data), int(row["frame"]), window=window)
     except ImageError as error:
         return None, [f"cannot be read: {error.message}"]
     warnings, (height, width) = image_warnings(image), image.shape[:2]

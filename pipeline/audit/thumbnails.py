@@ -54,15 +54,21 @@ def make_thumbnails(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class ThumbnailMapper:
     device = ""  # the engine's loader threads do all
 
+    def __init__(self, window: tuple[float, float] | None):
+        self.window = window
+
     def load(self, item: WorkItem) -> tuple[np.ndarray, np.ndarray]:
-        return make_thumbnails(read_image(item.path, item.frame))
+        return make_thumbnails(read_image(item.path, item.frame, window=self.window))
 
     def map(self, items: Sequence[WorkItem], loaded: Sequence) -> Sequence:
         return loaded
 
 
-def load_thumbnails(manifest: pd.DataFrame, dataset: str, paths: Paths) -> Thumbnails:
-    """Read the thumbnails that the cache lacks, and bring the cache up to date.
+def load_thumbnails(
+    manifest: pd.DataFrame, dataset: str, paths: Paths, window: tuple[float, float] | None = None
+) -> Thumbnails:
+    """Read the thumbnails that the cache lacks, and bring the cache up to date; `window` is that
+    of `read_image`.
 
     A damaged cache counts as empty. What was read before an interruption is kept. An image whose
     file cannot be read, or has other bytes than the manifest states, is in `failures`, also where
@@ -70,7 +76,7 @@ def load_thumbnails(manifest: pd.DataFrame, dataset: str, paths: Paths) -> Thumb
     cache cannot be written.
     """
     data, cache = paths.data(dataset), paths.thumbnails(dataset)
-    rules, hashes = sha256_json(reader_rules()), FileHashes(paths.hashes(dataset))
+    rules, hashes = sha256_json(reader_rules(window)), FileHashes(paths.hashes(dataset))
     keys = [
         sha256(f"{digest} {frame} {rules}".encode()).hexdigest()
         for digest, frame in zip(manifest["sha256"], manifest["frame"], strict=True)
@@ -91,7 +97,7 @@ def load_thumbnails(manifest: pd.DataFrame, dataset: str, paths: Paths) -> Thumb
     before = int(readable.sum())
     try:
         executor = LocalExecutor(READ_BATCH, cores=1, hashes=hashes)
-        for result in executor.imap(ThumbnailMapper, items):
+        for result in executor.imap(lambda: ThumbnailMapper(window), items):
             at = result.item.row["content"]
             if result.error is not None:
                 failures[result.item.image_id] = reason_of(result.error)

@@ -342,8 +342,8 @@ def preview(
     """A contact sheet of what the models will see, with warnings."""
     from pipeline.preview import preview_dataset
 
-    geometry = project.params.encode.geometry
-    warnings = preview_dataset(dataset, project.paths, out, images=images, geometry=geometry)
+    shown = {"geometry": project.params.encode.geometry, "window": project.params.images.shown}
+    warnings = preview_dataset(dataset, project.paths, out, images=images, **shown)
     project.show_written([out], warnings=list(map(str, warnings)))
 
 

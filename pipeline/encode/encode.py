@@ -66,7 +66,8 @@ def encode_dataset(
     items = image_items(chosen, paths.data(dataset), mask_of, truth=truth, hashes=hashes)
     clip = clip or load_encoder(params, options)
     check_length(prompts, clip.count_tokens, clip.context_length)
-    mapper = EncodeMapper(section, clip, masks, forward_batch=options.batch_size)
+    choices = {"forward_batch": options.batch_size, "window": params.images.shown}
+    mapper = EncodeMapper(section, clip, masks, **choices)
     with FeatureStoreWriter(
         paths.features(dataset),
         mapper.identity,

@@ -43,9 +43,10 @@ class EncodeMapper:
         clip: from `pipeline.models.load_clip`.
         masks: bool (h, w) by image_id: a mask store or a dict.
         forward_batch: views per forward pass, to bound memory whatever their number.
+        window: that of `read_image`.
 
     Raises:
-        ConfigError: there is no view of a name.
+        ConfigError: a name in `params.views` is not a view.
     """
 
     def __init__(
@@ -55,11 +56,12 @@ class EncodeMapper:
         masks: Mapping[str, np.ndarray],
         *,
         forward_batch: int = 32,
+        window: tuple[float, float] | None = None,
     ):
         if unknown := set(params.views) - set(VIEWS):
             remedy = f"choose from {', '.join(VIEWS)}"
             raise ConfigError(f"encode.views: unknown {', '.join(unknown)}", remedy=remedy)
-        self.params, self.clip, self.masks = params, clip, masks
+        self.params, self.clip, self.masks, self.window = params, clip, masks, window
         self.device = clip.device.type
         self.forward_batch = forward_batch
         self.geometry = choose_geometry(params.geometry, clip.resize_mode)
@@ -67,7 +69,7 @@ class EncodeMapper:
         self.identity: dict[str, Any] = {
             "stage": "encode",
             "mapper_version": MAPPER_VERSION,
-            "reader": reader_rules(),
+            "reader": reader_rules(window),
             "model": {
                 "fingerprint": clip.fingerprint,
                 "precision": clip.precision,
@@ -97,7 +99,8 @@ class EncodeMapper:
             raise no_mask(f"its mask failed ({stored['reason'] or stored['status']})")
         if stored["sha256"] != row["sha256"]:
             raise no_mask("its mask was made of other image bytes")
-        image, mask = read_image(item.path, item.frame), self.masks[item.image_id]
+        image = read_image(item.path, item.frame, window=self.window)
+        mask = self.masks[item.image_id]
         if checksum(mask) != stored["crc"] or mask.shape != image.shape[:2]:
             raise no_mask("its mask was replaced while encode was running, or has another size")
         truth = None

@@ -3,6 +3,7 @@
 from pipeline.images.formats import DICOMDIR_REASON as DICOMDIR_REASON
 from pipeline.images.formats import FrameInfo as FrameInfo
 from pipeline.images.formats import SkippedFile as SkippedFile
+from pipeline.images.formats import conversion as conversion
 from pipeline.images.formats import has_image_suffix as has_image_suffix
 from pipeline.images.formats import is_junk as is_junk
 from pipeline.images.formats import sniff as sniff

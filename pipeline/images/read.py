@@ -31,14 +31,15 @@ from pipeline.manifest import MaskFiles
 
 READER_VERSION = "7"
 SALT = b"medfocusclip patient grouping v2"  # public: short ids can be guessed, slowly
-_BACKENDS = {"TIFF": "tiff", "DICOM": "dicom", "NIFTI": "nifti"}
+_BACKENDS = {"TIFF": "tiff", "DICOM": "dicom", **dict.fromkeys(("NIFTI", "MHA", "NRRD"), "nifti")}
 Window = tuple[float, float]  # center, width
-VOLUMES = ("NIFTI",)  # files that say where their voxels are in space
+VOLUMES = ("NIFTI", "MHA", "NRRD")  # files that say where their voxels are in space
 
 
-def reader_rules() -> dict[str, Any]:
+def reader_rules(window: Window | None = None) -> dict[str, Any]:
     """Return what decides the result of `read_image`, JSON-able, for the identity of stores."""
     return {
+        "window": list(window) if window else "auto",
         "version": READER_VERSION,
         "percentiles": [normalise.LOW, normalise.HIGH],
         "plateau": [normalise.PLATEAU_SHARE, normalise.PLATEAU_GAP],

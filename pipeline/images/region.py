@@ -24,8 +24,9 @@ MIDDLE = 1 / 8  # of the highest level; levels nearer to black or white may be c
 LABEL_SHARE = 0.5  # of the levels between that fill 3 x 3 samples: labels, not a smooth edge
 ABRUPT_SHARE = 0.1  # of the samples between that end abruptly; smooth edges have none
 PICTURE_SHARE = 1 / 3  # of the samples that are between black and white: a picture, not a mask
-NOISE = 16  # levels that lossy coding adds to an even area
-EVEN_SHARE = 0.002  # of the samples, in even areas between black and white: a third level
+NOISE = 24  # levels between neighbours that lossy coding adds to an even area
+EVEN_SHARE = 0.001  # of the samples, in even areas between black and white: a third level,
+EVEN = 1 / 8  # if they are this share of those between; in smooth edges they are fewer
 TOPS = (255, 65535)  # often "ignore" next to label numbers, which are
 STEP = 8  # at most so far apart on average
 NUMBER = r"(?:-?\d+(?:\.\d+)?|#[0-9a-fA-F]{6})"
@@ -216,11 +217,11 @@ def _threshold(samples: Samples) -> float | tuple[str, str]:
     if not whole:
         return float(HALF) if low >= 0 and HALF < high <= 255 else UNCLEAR
     between, flat, abrupt = _shares(samples, levels)
-    few, numbered = len(levels) <= FEW, high == (levels > 0).sum() and high not in TOPS
+    few, numbered = len(levels) <= FEW, (levels > 0).sum() >= high / 2 and high not in TOPS
     if between == 0:  # coding noise is near both ends
         light = (levels >= (1 - MIDDLE) * high).sum()
         dark = ((levels > 0) & (levels <= MIDDLE * high)).any()
-        labels = few and dark and (light == 1 or high not in TOPS)
+        labels = dark and (light == 1 or (few and high not in TOPS))
     else:
         labels = flat >= LABEL_SHARE
     if labels or (few and high <= HALF):
@@ -280,9 +281,9 @@ def _lossy_threshold(samples: Samples) -> float | tuple[str, str]:
         between = between if counted is None else between & counted
         even = maximum_filter(values, 3).astype(int) - minimum_filter(values, 3) <= NOISE
         even_share = (between & even).mean()
-        if between.mean() > PICTURE_SHARE and even_share < between.mean() / 2:
+        if between.mean() > PICTURE_SHARE:
             return PICTURE
-        if even_share > max(EVEN_SHARE, between.mean() / 2):
+        if even_share > max(EVEN_SHARE, between.mean() * EVEN):
             return THIRD
     return float(HALF)
 

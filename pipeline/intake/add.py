@@ -196,7 +196,7 @@ def add_dataset(
         old = read_existing(manifest, force=force)
         set_mask_rule(frame, str(mask_rule), old)
         masks_found = rows.measure_masks(frame, findings.file)
-        masks_found.refuse_if_unclear(told="values=" in mask_rule or "invert" in mask_rule)
+        masks_found.refuse_if_unclear(told=rows.is_told(frame))
         frame.loc[list(masks_found.bad), "mask_path"] = ""
         unusable = masks_found.unusable(frame)
         for why, count in Counter(unusable.values()).most_common(LISTED):
@@ -296,7 +296,7 @@ def set_mask_rule(frame: pd.DataFrame, rule: str, old: pd.DataFrame) -> None:
     that of each row, else by that of the old manifest. Raises ConfigError if it cannot be read."""
     if rule:
         MaskRule.parse(rule)
-        frame["mask_rule"] = rule
+        frame["mask_rule"] = [rule if name else "" for name in frame["mask_path"]]
     elif "mask_rule" not in frame and "mask_rule" in old:
         before = old.set_index("image_id")["mask_rule"]
         frame["mask_rule"] = frame["image_id"].map(before).fillna("")

@@ -12,7 +12,7 @@ import stat
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -22,13 +22,22 @@ import pandas as pd
 
 from pipeline.errors import ImageError, ManifestError, PipelineError
 from pipeline.errors import shown as shown
-from pipeline.images import DICOMDIR_REASON, has_image_suffix, is_junk, sniff
+from pipeline.images import (
+    DICOMDIR_REASON,
+    SkippedFile,
+    conversion,
+    has_image_suffix,
+    is_junk,
+    probe,
+    sniff,
+)
 from pipeline.intake.layout import NO_NAMES, read_layout
 from pipeline.intake.layout import split_named as split_named
-from pipeline.intake.truth import Truth, find_truth
+from pipeline.intake.truth import WORDS, Truth, find_truth, words
 from pipeline.io import open_bytes, partial_path, writing
 from pipeline.manifest import COLUMNS, UNITED
 
+DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".dic", ".ima")
 MAX_RATIO = 200  # of unpacked to packed size; images hardly compress, so that more is a bomb,
 MAX_SMALL = 2**26  # unless the whole is small, e.g. black masks
 ARRANGE = "arrange them as class/image or split/class/image, or pass a CSV with labels"
@@ -128,7 +137,7 @@ def why_skipped(file: Path, relative: str) -> str:
         return ""
     suffix = file.suffix.lower()
     if suffix and not suffix[1:].isdigit():
-        return f"not an image ({suffix})"
+        return _conversion(file) or f"not an image ({suffix})"
     try:  # DICOM files often have no suffix, or end in the last number of their UID
         with open_bytes(file) as opened:
             sniff(opened.read(1024))
@@ -137,6 +146,39 @@ def why_skipped(file: Path, relative: str) -> str:
     except PipelineError as error:
         return error.message
     return ""
+
+
+def _without_objects(images: list[str], source: Path, skipped: Counter[str]) -> list[str]:
+    """Leave out DICOM objects that are no images, of folders named like ground truth (`SEG`): the
+    content says what they are, before their names are compared with those of images."""
+    kept = []
+    for path in images:
+        pure = PurePosixPath(path)
+        if pure.suffix.lower() in DICOM_SUFFIXES and not WORDS.isdisjoint(words(str(pure.parent))):
+            try:
+                probe(source / path)
+            except SkippedFile as error:
+                skipped[error.message] += 1
+                continue
+            except PipelineError:
+                pass  # named when it is read
+        kept.append(path)
+    return kept
+
+
+def _conversion(file: Path) -> str:
+    """Return how a file that is no image can be used, if it can; its start is read for this."""
+    try:
+        with open_bytes(file) as opened:
+            return conversion(file.suffix.lower(), opened.read(2**16))
+    except (PipelineError, OSError):
+        return ""
+
+
+def remedy_for(skipped: Iterable[str]) -> str:
+    """Return how the files that were left out can be used, by the reasons; else `ARRANGE`."""
+    hows = sorted({why.partition(" - ")[2] for why in skipped} - {""})
+    return "; ".join(hows) or ARRANGE
 
 
 def read_folder(
@@ -166,9 +208,12 @@ def read_folder(
             the names are possible.
     """
     images, folders, skipped = look_through(source, exclude)
+    images = _without_objects(images, source, skipped)
     if not images:
-        counts = "".join(f"; {n} skipped: {why}" for why, n in skipped.most_common(3))
-        raise ManifestError(f"no images in it{counts}", path=source, remedy=ARRANGE)
+        common = ((why.partition(" - ")[0], n) for why, n in skipped.most_common(3))
+        counts = "".join(f"; {n} skipped: {why}" for why, n in common)
+        what = f"no images in it{counts}"
+        raise ManifestError(what, path=source, remedy=remedy_for(skipped))
     files, root, stray, truth = len(images), source, [], Truth()
     while inner := _wrapped_folder(images, folders):
         stray += [path for path in images if "/" not in path]
@@ -184,7 +229,8 @@ def read_folder(
         raise ManifestError(
             f"the images {read.misfit}" + (seen and f"; ground truth is in {seen}"),
             path=root,
-            remedy=f"{ARRANGE}{seen and ' and --masks'}; or say with --layout what the folders are",
+            remedy=f"{remedy_for(skipped)}{seen and ' and --masks'}; or say with --layout what the "
+            "folders are",
         )
     table = pd.DataFrame(read.rows, dtype=str)
     patients = dict(zip(table["path"], table.pop("patient_id"), strict=True))

@@ -171,6 +171,12 @@ class MeasuredMasks:
             )
 
 
+def is_told(frame: pd.DataFrame) -> bool:
+    """Return whether the rules of masks say which values, or that the ground is white."""
+    said = frame.get("mask_rule", pd.Series(dtype=str))
+    return bool(said.str.contains("values=|invert").any())
+
+
 def measure_masks(frame: pd.DataFrame, locate: Callable[[str], Path]) -> MeasuredMasks:
     """Fill in mask_area (pixels) in place, of masks at `locate(mask_path)`; that of a frame is the
     same frame of the mask's file. Rows whose mask cannot be used are unchanged."""

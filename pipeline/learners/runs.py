@@ -1,7 +1,7 @@
 """One fit and one prediction, and the run folder of a learner, cache/<dataset>/runs/<learner>/.
 
-    runs.parquet           one row a run: numbers of images, what validation chose, status, error
-    predictions.parquet    one row a run and test image: true and predicted class, probabilities
+    runs.parquet           one row per run: numbers of images, what validation chose, status, error
+    predictions.parquet    one row per run and test image: true and predicted class, probabilities
     fitted.safetensors     the fitted learners, by the digest of all that decided them
 
 While `train` works, each finished fit is in `partial-<digest>.safetensors` of the same format. A

@@ -79,7 +79,7 @@ class Album:
         file = row_file(row, self.data.paths.data(self.data.name))
         if file.is_file() and self.hashes(file) != row["sha256"]:
             raise bytes_changed(file)
-        return read_image(file, row["frame"])
+        return read_image(file, row["frame"], window=self.data.params.images.shown)
 
     def truth(self, image_id: str) -> NDArray[np.bool_] | None:
         """Read the ground-truth mask of an image, (h, w) bool; None where there is none."""

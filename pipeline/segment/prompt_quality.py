@@ -92,7 +92,7 @@ class PromptMapper:
     """
 
     def __init__(self, params: Params, predictor: Sam2ImagePredictor):
-        self.params = params.prompt_quality
+        self.params, self.window = params.prompt_quality, params.images.shown
         self.predictor = predictor
         self.device = predictor.device.type
         known = [name for name, strategy in STRATEGIES.items() if not strategy.uses_truth]
@@ -107,11 +107,12 @@ class PromptMapper:
         }
         self.identity: Row = {"jitter": self.params.box_jitter, "seed": self.params.seed}
         for name, section in self.sections.items():
-            self.identity[name] = SegmentMapper(section, predictor).identity
+            self.identity[name] = SegmentMapper(section, predictor, self.window).identity
 
     def load(self, item: WorkItem) -> tuple[np.ndarray, np.ndarray]:
         """Read an image, uint8 (h, w, 3), and its ground truth, bool (h, w), with some pixels."""
-        image, file = read_image(item.path, item.frame), item.row["truth_file"]
+        image = read_image(item.path, item.frame, window=self.window)
+        file = item.row["truth_file"]
         truth = read_mask(file, item.frame, shape=image.shape[:2])
         if not truth.any():
             remedy = "run: pipeline data refresh"

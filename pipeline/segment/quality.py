@@ -8,6 +8,8 @@ from scipy.spatial import cKDTree
 
 STABILITY_OFFSET = 1.0
 """Shift of the threshold, in logits, as in SAM's automatic mask generator."""
+BLANK = 2
+"""Grey levels by which the pixels of a blank image may differ."""
 BORDER_SHARE = 0.75
 """Of the border of the image, above which a ground-truth mask may be inverted."""
 
@@ -55,6 +57,12 @@ def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
     if not len(rows):
         return None
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def is_blank(image: np.ndarray) -> bool:
+    """Return whether an image, uint8 (h, w, 3), is of one colour, to within `BLANK` levels."""
+    spread = image.max(axis=(0, 1)).astype(int) - image.min(axis=(0, 1))
+    return bool((spread <= BLANK).all())
 
 
 def mask_status(area_fraction: float, min_area: float, max_area: float) -> str:

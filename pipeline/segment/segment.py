@@ -19,11 +19,11 @@ from pipeline.manifest import read_manifest
 from pipeline.models import Sam2ImagePredictor, load_sam2
 from pipeline.paths import Paths
 from pipeline.segment.predictor import BatchPredictor
-from pipeline.segment.quality import component_count, mask_status
+from pipeline.segment.quality import component_count, is_blank, mask_status
 from pipeline.segment.strategies import PreparedImage, strategy_class
 from pipeline.store import MaskRow, MaskStoreWriter, WorkItem, open_masks
 
-MAPPER_VERSION = 1
+MAPPER_VERSION = 2
 """Incremented when the same model and parameters give other masks than before."""
 
 
@@ -83,7 +83,7 @@ def make_mapper(
     """Return the mapper of `params.segment`; loads the profile's SAM2 if the strategy needs it."""
     if predictor is None and strategy_class(params.segment).uses_sam2:
         predictor = load_predictor(params, options)
-    return SegmentMapper(params.segment, predictor)
+    return SegmentMapper(params.segment, predictor, params.images.shown)
 
 
 def load_predictor(params: Params, options: RunOptions) -> Sam2ImagePredictor:
@@ -92,18 +92,24 @@ def load_predictor(params: Params, options: RunOptions) -> Sam2ImagePredictor:
 
 
 class SegmentMapper:
-    """m = SAM2(x) as a mapper of the engine; strategies without a model need no predictor."""
+    """m = SAM2(x) as a mapper of the engine; strategies without a model need no predictor. `window`
+    is that of `read_image`."""
 
-    def __init__(self, params: SegmentParams, predictor: Sam2ImagePredictor | None = None):
+    def __init__(
+        self,
+        params: SegmentParams,
+        predictor: Sam2ImagePredictor | None = None,
+        window: tuple[float, float] | None = None,
+    ):
         kind = strategy_class(params)
         sam2 = predictor if kind.uses_sam2 else None
-        self.params = params
+        self.params, self.window = params, window
         self.strategy = kind(params, sam2 and BatchPredictor(sam2))
         self.device = sam2.device.type if sam2 else ""
         self.identity: dict[str, Any] = {
             "stage": "segment",
             "mapper_version": MAPPER_VERSION,
-            "reader": reader_rules(),
+            "reader": reader_rules(window),
             "model": sam2
             and {n: getattr(sam2, n) for n in ("fingerprint", "precision", "mask_threshold")},
             "prompt": self.strategy.fingerprint(),
@@ -112,7 +118,8 @@ class SegmentMapper:
 
     def load(self, item: WorkItem) -> PreparedImage:
         """Read and preprocess an image."""
-        return self.prepare(read_image(item.path, item.frame), item.row)
+        image = read_image(item.path, item.frame, window=self.window)
+        return self.prepare(image, item.row)
 
     def prepare(self, image: np.ndarray, row: Mapping[str, Any]) -> PreparedImage:
         """Preprocess an image and what its strategy uses of a row of the manifest."""
@@ -126,7 +133,13 @@ class SegmentMapper:
     def map(self, items: Sequence[WorkItem], loaded: Sequence[PreparedImage]) -> list[MaskRow]:
         """Find the masks of a batch, with their quality columns and their status."""
         rows = []
-        for item, found in zip(items, self.strategy.segment(list(loaded)), strict=True):
+        segmented = self.strategy.segment(list(loaded))
+        for item, one, found in zip(items, loaded, segmented, strict=True):
+            if is_blank(one.image):  # whatever the model says
+                none = np.zeros_like(found.mask)
+                row = MaskRow(item.image_id, none, "empty", found.prompt, reason="blank")
+                rows.append(replace(row, components=0))
+                continue
             area = float(found.mask.mean())
             status = mask_status(area, self.params.min_area, self.params.max_area)
             reason = "" if status == "ok" else f"mask {status}: {area:.2%} of the image"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.errors import ManifestError
 from pipeline.images import read_mask
 from pipeline.intake import add_dataset, refresh_dataset
+from pipeline.intake.rows import measure_masks
 from pipeline.manifest import mask_file, read_manifest, write_manifest
 from tests.data.conftest import mask, picture, rows_of, zip_of
 
@@ -199,3 +202,72 @@ def test_refresh_takes_new_bytes_and_sizes_and_names_what_is_away_or_broken(scan
     rows.loc["train/cat/1.png", "mask_path"] = ""  # as the remedy says
     write_manifest(rows, paths.manifest("d"))
     assert refresh_dataset("d", paths=paths).masks == 3
+
+
+ALOUD = (
+    "Empty masks, and masks that cover the border or more than half of the image, are counted by "
+    "`data add`, `data check` and the preview; where most can be read in two ways they are refused."
+)
+
+
+def drawn(path: Path, region: np.ndarray, inside: int = 255, outside: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.where(region, inside, outside).astype(np.uint8)).save(path)
+
+
+REGION = np.zeros((9, 12), bool)
+REGION[2:6, 3:9] = True
+LARGE = np.zeros((9, 12), bool)
+LARGE[1:8, 1:11] = True
+
+
+@pytest.mark.promise(ALOUD)
+def test_odd_masks_are_counted_and_the_rule_is_kept(scans, paths, tmp_path):
+    masks = tmp_path / "truth" / "train" / "cat"
+    for k, (region, inside, outside) in enumerate(
+        [(REGION, 255, 0), (REGION, 0, 0), (REGION, 0, 255), (LARGE, 255, 0)]
+    ):
+        drawn(masks / f"{k}.png", region, inside, outside)
+    summary = add_dataset("d", scans, masks=tmp_path / "truth", paths=paths)
+    told = [line for line in summary.warnings if "of 4 ground-truth masks" in line]
+    assert len(told) == 3 and all(line.startswith("1 of 4") for line in told)
+    for name, words in (("1.png", "empty"), ("2.png", "border"), ("3.png", "half")):
+        assert any(name in line and words in line for line in told)
+    frame = read_manifest(paths.manifest("d"))
+    assert measure_masks(frame, paths.data("d").joinpath).lines() == told
+    add_dataset("d", scans, masks=tmp_path / "truth", mask_rule="invert", paths=paths)
+    inverted = rows_of(paths)["mask_area"]
+    assert inverted["train/cat/0.png"] == "84" and inverted["train/cat/2.png"] == "24"
+    add_dataset("d", scans, masks=tmp_path / "truth", paths=paths)
+    assert rows_of(paths)["mask_area"].equals(inverted)
+
+
+@pytest.mark.promise(ALOUD)
+@pytest.mark.parametrize(
+    ("inside", "outside", "option", "rule", "area"),
+    [
+        (0, 255, "--mask-invert", "invert", 24),
+        (0, 255, "--mask-values", "values=255", 84),
+        (2, 1, "--mask-values", "values=2", 24),
+        (1, 0, "--mask-ignore", "ignore=255", 20),
+    ],
+)
+def test_a_set_that_can_be_read_in_two_ways_is_refused_with_the_option_that_chooses(
+    scans, paths, tmp_path, inside, outside, option, rule, area
+):
+    for k in range(3):
+        path = tmp_path / "truth" / "train" / "cat" / f"{k}.png"
+        values = np.where(REGION, inside, outside).astype(np.uint8)
+        if outside == 1:
+            values[0, 0] = 3
+        if rule.startswith("ignore"):
+            values[2, 3:7] = 255
+        Image.fromarray(values).save(path) if path.parent.exists() else drawn(path, REGION)
+        Image.fromarray(values).save(path)
+    with pytest.raises(ManifestError) as error:
+        add_dataset("d", scans, masks=tmp_path / "truth", paths=paths)
+    assert option in error.value.remedy and not paths.manifest("d").exists()
+    add_dataset("d", scans, masks=tmp_path / "truth", mask_rule=rule, paths=paths)
+    rows = rows_of(paths)
+    assert set(rows.loc[rows["mask_path"] != "", "mask_area"]) == {str(area)}
+    assert set(rows.loc[rows["mask_path"] != "", "mask_rule"]) == {rule}
