@@ -175,7 +175,7 @@ class PromptQualityParams(Section):
     box_jitter: float = Field(0.1, ge=0, le=0.5)
     """box: each edge of the true box is moved by up to this share of its side."""
     seed: int = 0
-    """Of the sample and the jitter."""
+    """Seed of the sample and the jitter."""
     max_failed: MaxFailed = 0.0
 
 
@@ -218,7 +218,7 @@ class TrainParams(Section):
     """What every learner is trained on."""
 
     seeds: Seeds = (0, 1, 2, 3, 4)
-    """Of each learner, view and fraction one fit each: they draw shots and initial weights."""
+    """Each draws the labels and the initial weights: one fit per learner, view, share and seed."""
     views: dict[Protocol, Views] = {
         **dict.fromkeys(("official", "grouped"), VIEWS[:4]),
         **dict.fromkeys(("ground_truth", "grouped_truth"), (*VIEWS[:2], *VIEWS[4:])),
@@ -269,11 +269,11 @@ class EvaluateParams(Section):
     bootstrap: int = Field(1000, ge=10)
     """Resamples of the test images, by patient, group and copies where there are any."""
     confidence: float = Field(0.95, gt=0, lt=1)
-    """Of every interval."""
+    """Confidence level of every interval."""
     bins: int = Field(15, ge=2)
     """Of the reliability diagram and of ECE."""
     seed: int = 0
-    """Of the resamples."""
+    """Seed of the resamples."""
 
 
 class ReportParams(Section):

@@ -249,6 +249,31 @@ def read_text_csv(path: str | os.PathLike) -> TextTable:
     return table
 
 
+UNITED = "|"  # in a manifest's mask_path: between the files of one mask
+
+
+def digest_files(manifest: Path, data: Path, out: Path, hashes: FileHashes) -> None:
+    """Write digests of the bytes of a manifest's images and of its ground truth, as they are now,
+    to a JSON file. DVC, which sees the manifest only, compares it.
+
+    Where the folder of the images is not there, what was written before is kept.
+    """
+    if not data.is_dir() and out.is_file():
+        return
+
+    def digest(name: str) -> str:
+        with suppress(OSError, PipelineError):
+            return hashes(data / name)
+        return "missing"  # or unreadable: the stages say which
+
+    table = read_text_csv(manifest)
+    masks = [name for cell in table.column("mask_path") if cell for name in cell.split(UNITED)]
+    names = {"images": table.column("path"), "masks": masks}
+    digests = {kind: sha256_json([digest(name) for name in of]) for kind, of in names.items()}
+    hashes.save()
+    atomic_write_json(out, digests)
+
+
 def _filled(row: list[str], least: int = 0) -> list[str]:
     """Return the fields of a row without empty ones at its end, but at least `least` of them."""
     filled = next((n for n in range(len(row), 0, -1) if row[n - 1].strip()), 0)

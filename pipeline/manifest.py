@@ -7,19 +7,16 @@ and height, which are integers.
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from pipeline.errors import ManifestError, PipelineError
-from pipeline.io import FileHashes, atomic_write, atomic_write_json, read_text_csv, sha256_json
-from pipeline.paths import Paths
+from pipeline.errors import ManifestError
+from pipeline.io import UNITED, atomic_write, read_text_csv
 
 REQUIRED = ("image_id", "path", "frame", "label", "split", "sha256", "width", "height")
 COLUMNS = (
@@ -43,7 +40,7 @@ COLUMNS = (
 )
 INTEGERS = ("frame", "width", "height")
 SPLITS = ("", "train", "val", "test")
-UNITED = "|"  # between the files of one mask
+LABELLED = ("train", "val")  # parts whose labels are used: a copy of them in test is a leak
 MAX_LISTED = 100  # problems of one kind that an error lists
 
 
@@ -138,33 +135,6 @@ def mask_file(row, data: str | Path | Callable[[str], Path]) -> MaskFiles | None
     locate = data if callable(data) else Path(data).joinpath
     files = map(locate, cells["mask_path"].split(UNITED))
     return MaskFiles(tuple(files), cells.get("mask_rule", ""), locate(cells["path"]))
-
-
-def digest_files(dataset: str, paths: Paths) -> dict[str, str]:
-    """Write cache/<dataset>/files.json: a digest of the bytes of all images of a manifest as they
-    are now, and one of their ground truth. DVC, which sees the manifest only, compares it.
-
-    Where the folder of the images is not there, what was written before is kept.
-    """
-    manifest, data = read_manifest(paths.manifest(dataset)), paths.data(dataset)
-    if not data.is_dir() and (old := paths.files(dataset)).is_file():
-        return json.loads(old.read_bytes())
-    hashes = FileHashes(paths.hashes(dataset))
-
-    def digest(file: Path) -> str:
-        with suppress(OSError, PipelineError):
-            return hashes(file)
-        return "missing"  # or unreadable: the stages say which
-
-    rows = manifest.to_dict("records")
-    masks = (mask.files for row in rows if (mask := mask_file(row, data)))
-    found = {
-        "images": sha256_json([digest(row_file(row, data)) for row in rows]),
-        "masks": sha256_json([digest(file) for files in masks for file in files]),
-    }
-    hashes.save()
-    atomic_write_json(paths.files(dataset), found)
-    return found
 
 
 def class_names(frame: pd.DataFrame) -> list[str]:

@@ -31,7 +31,7 @@ class Paths:
         return self.root / (os.environ.get("PIPELINE_DATA_ROOT") or self.data_root) / dataset
 
     def manifest(self, dataset: str) -> Path:
-        """The dataset's images, one a row."""
+        """The dataset's images, one per row."""
         return self.root / "data_manifests" / f"{dataset}.csv"
 
     def datasets(self) -> list[str]:
@@ -58,7 +58,7 @@ class Paths:
         return self.root / "cache" / dataset
 
     audit = _cached("audit.parquet")
-    """One row an image: its groups of copies, its flags."""
+    """One row per image: its groups of copies, its flags."""
     audit_pairs = _cached("audit_pairs.parquet")
     """Pairs of copies."""
     audit_summary = _cached("audit.json")
@@ -89,7 +89,7 @@ class Paths:
         return self.cache(dataset) / "runs" / learner
 
     def run_table(self, dataset: str, learner: str) -> Path:
-        """One row for each fit of a learner: its seed, labels, status, and what it chose."""
+        """One row per run of a learner: its seed, labels, status, and what it chose."""
         return self.run(dataset, learner) / "runs.parquet"
 
     def predictions(self, dataset: str, learner: str) -> Path:

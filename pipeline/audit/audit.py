@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from pipeline.audit.search import find_copies
-from pipeline.audit.table import KINDS, LEARNED, connect, image_pairs, joined_to, name_groups
+from pipeline.audit.table import KINDS, connect, image_pairs, joined_to, name_groups
 from pipeline.audit.thumbnails import Thumbnails, load_thumbnails
 from pipeline.config import Params
 from pipeline.engine.record import RunRecord, library_versions, recorded
 from pipeline.errors import printable
 from pipeline.io import atomic_write, atomic_write_json
-from pipeline.manifest import read_manifest
+from pipeline.manifest import LABELLED, read_manifest
 from pipeline.paths import Paths
 
 LISTED = 50  # pairs and groups named in the summary; the parquet files have all
@@ -100,7 +100,7 @@ def _image_table(
     near_part, copy_part = (connect(count, c["left"], c["right"]) for c in (near, copies))
     is_test = manifest["split"].eq("test").to_numpy()
     learned = np.zeros(count, bool)
-    learned[content[manifest["split"].isin(LEARNED).to_numpy()]] = True
+    learned[content[manifest["split"].isin(LABELLED).to_numpy()]] = True
     flags = {}  # of the test rows whose content, or a copy of these kinds, is in train or val
     for name, (kinds, _) in LEAK_COUNTS.items():
         known, unknown = (found[found["kind"].isin(kinds)] for found in (copies, cut))
@@ -148,7 +148,7 @@ def _known_groups(manifest: pd.DataFrame, column: str) -> dict[str, int]:
     """Count the patients or groups of the manifest, and those in test and in train or val."""
     known = manifest[manifest[column] != ""]
     test = known["split"].eq("test")
-    both = set(known.loc[test, column]) & set(known.loc[known["split"].isin(LEARNED), column])
+    both = set(known.loc[test, column]) & set(known.loc[known["split"].isin(LABELLED), column])
     return {
         "known": int(known[column].nunique()),
         "in_train_and_test": len(both),

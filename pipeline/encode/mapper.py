@@ -46,7 +46,7 @@ class EncodeMapper:
         window: that of `read_image`.
 
     Raises:
-        ConfigError: there is no view of a name.
+        ConfigError: a name in `params.views` is not a view.
     """
 
     def __init__(

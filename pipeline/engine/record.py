@@ -102,8 +102,9 @@ class RunRecord:
 
     def summary(self) -> str:
         """Return one line about the run and one for each of the first ten failures."""
+        name = f"{self.dataset} {self.parameters.get('learner', '')}".strip()
         text = (
-            f"{self.stage} {self.dataset}: {self.status}; {self.done} computed, {self.skipped} "
+            f"{self.stage} {name}: {self.status}; {self.done} computed, {self.skipped} "
             f"there already, {len(self.failed)} failed of {self.total}; "
             f"{self.seconds.get('total', 0):.1f} s"
         )

@@ -34,8 +34,8 @@ from pipeline.images import (
 from pipeline.intake.layout import NO_NAMES, read_layout
 from pipeline.intake.layout import split_named as split_named
 from pipeline.intake.truth import WORDS, Truth, find_truth, words
-from pipeline.io import open_bytes, partial_path, writing
-from pipeline.manifest import COLUMNS, UNITED
+from pipeline.io import UNITED, open_bytes, partial_path, writing
+from pipeline.manifest import COLUMNS
 
 DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".dic", ".ima")
 MAX_RATIO = 200  # of unpacked to packed size; images hardly compress, so that more is a bomb,

@@ -23,8 +23,8 @@ import pandas as pd
 from pipeline.errors import ManifestError, printable
 from pipeline.intake.find import Findings, look_through, shown, split_named, why_skipped
 from pipeline.intake.truth import stem
-from pipeline.io import read_text_csv
-from pipeline.manifest import COLUMNS, UNITED
+from pipeline.io import UNITED, read_text_csv
+from pipeline.manifest import COLUMNS
 
 # column: names that mean it; and names that do if there is none of the first kind.
 SYNONYMS = {

@@ -1,6 +1,7 @@
 """How the report and results/README.md name things and write numbers.
 
-Sentences are in the templates, next to what they explain.
+Longer explanations are in the templates; sentences that depend on figures are made here, in
+`tables.py` and in `build.py`.
 """
 
 from __future__ import annotations

@@ -19,12 +19,9 @@ import pandas as pd
 from pipeline.config import Params, SplitsParams
 from pipeline.errors import ManifestError
 from pipeline.io import atomic_write
-from pipeline.manifest import read_manifest
+from pipeline.manifest import LABELLED, read_manifest
 from pipeline.paths import Paths
 from pipeline.splits.grouping import TIES, content, shuffled, units, with_copies
-
-TRAIN = ("train", "val")
-"""Parts whose labels are used."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ class SplitPlan:
         if audit is None and params.on_leak != "warn":
             raise ManifestError(
                 f"splits.on_leak: {params.on_leak} needs the leak audit",
-                remedy="run `pipeline data check` first",
+                remedy="run: pipeline audit --dataset NAME",
             )
         table = with_copies(manifest, audit)
         self._table = table = table.assign(unit=units(table, TIES))
@@ -84,7 +81,7 @@ class SplitPlan:
         self._ids, self._labels = (table[n].to_numpy(object) for n in ("image_id", "label"))
         self._drawn = cache(self._draw)
         parts, notes = official_parts(table, params)
-        if lacking := sorted(set(self._labels) - self._classes(parts, TRAIN)):
+        if lacking := sorted(set(self._labels) - self._classes(parts, LABELLED)):
             raise ManifestError(
                 f"no training image of class {', '.join(map(repr, lacking))}",
                 remedy="add some, remove the class from the manifest, or set splits.on_leak: "
@@ -105,7 +102,7 @@ class SplitPlan:
             self._restrict("ground_truth", "official", marked)
             self._restrict("grouped_truth", "grouped", marked)
         if audit is None:
-            self.notes.append("no leak audit (pipeline data check): copies are not kept together")
+            self.notes.append("no leak audit (pipeline audit): copies are not kept together")
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -170,7 +167,7 @@ class SplitPlan:
     def _restrict(self, protocol: str, of: str, marked: np.ndarray) -> None:
         """Add a protocol: another one, on images whose ground-truth mask is not empty."""
         folds = [np.where(marked, parts, "").astype(object) for parts in self._parts.get(of, [])]
-        lacking = [self._classes(p, ["test"]) - self._classes(p, TRAIN) for p in folds]
+        lacking = [self._classes(p, ["test"]) - self._classes(p, LABELLED) for p in folds]
         untrained = sorted(set().union(*lacking))
         if untrained:
             self.notes.append(f"{protocol}: without {', '.join(map(repr, untrained))}")
@@ -207,7 +204,7 @@ def official_parts(table: pd.DataFrame, params: SplitsParams) -> tuple[np.ndarra
 
     def leave_out(part: str, other: Sequence[str], done: str = "are left out") -> None:
         """Note images of a part whose unit is in another part, and take them out of both."""
-        mine = np.isin(parts, TRAIN) if part == "train" else parts == part
+        mine = np.isin(parts, LABELLED) if part == "train" else parts == part
         shared = mine & np.isin(groups, groups[np.isin(parts, other)])
         if done == "are left out":
             parts[shared] = ""
@@ -235,7 +232,7 @@ def official_parts(table: pd.DataFrame, params: SplitsParams) -> tuple[np.ndarra
             "splits.on_leak: regroup makes a test part"
         )
     elif params.on_leak == "drop-test":
-        leave_out("test", TRAIN)
+        leave_out("test", LABELLED)
     elif params.on_leak == "drop-train":
         leave_out("train", ["test"])
     warn = params.on_leak == "warn"
@@ -339,7 +336,7 @@ class Draw:
 
     def __init__(self, table: pd.DataFrame, part: np.ndarray, share: float, seed: int):
         self._ids, self._val = table["image_id"].to_numpy(object), part == "val"
-        pools = (table[part == name] for name in TRAIN)
+        pools = (table[part == name] for name in LABELLED)
         self._pools = [_Pool(rows, seed) for rows in pools if len(rows)]
         if not self._val.any():
             is_val = _assign_val(self._pools[0], share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from pipeline.errors import ManifestError
 from pipeline.intake import add_dataset
 from tests.data.conftest import mask, pages, picture, rows_of
+from tests.images.makers import dicom, grey, save_dicom
 
 BY_NAME = (
     "Ground truth is found by its name, next to its image or in a folder next to those of images, "
@@ -197,3 +199,17 @@ def test_files_that_hold_several_images_are_counted(scans, paths):
     pages(scans / "train" / "cat" / "p.tif", 3)
     said = "25 image files became 27 rows: 1 hold 3 pages, frames or slices"
     assert said in add_dataset("d", scans, paths=paths).notes
+
+
+@pytest.mark.promise(BY_NAME)
+@pytest.mark.parametrize("name", ["SEG", "masks"])
+def test_a_series_of_segmentations_is_no_folder_of_masks(tmp_path, paths, name):
+    for c, at in product("ab", range(4)):
+        seg = dicom(grey(), SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4")
+        for series, made in {"CT": dicom(grey(seed=at)), name: seg}.items():
+            folder = tmp_path / "x" / c / f"P{c}{at}" / series
+            folder.mkdir(parents=True)
+            save_dicom(made, folder / "1.dcm")
+    summary = add_dataset("d", tmp_path / "x", paths=paths)
+    assert summary.images == 8 and summary.masks == 0
+    assert [n for why, n in summary.skipped.items() if "SEG" in why] == [8]
