@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from pipeline.errors import ManifestError, PipelineError, printable, shown
-from pipeline.images import SkippedFile, has_image_suffix, probe, read_image
+from pipeline.images import has_image_suffix, read_image
 
 _SINGULAR = {"mask", "segmentation", "label", "annotation", "lesion", "roi", "contour"}
 _OTHERS = {"msk", "seg", "segm", "gt", "groundtruth", "labelmap", "annot", "manual"}
@@ -267,19 +267,6 @@ def _says_mask(rest: str, at: int) -> bool:
     return found[at] in WORDS or bool(not at and re.fullmatch("M|[ _.-][Mm]", rest))
 
 
-def _is_other(path: Path) -> bool:
-    """Return whether a file is a DICOM object with pixels that is no image of its own."""
-    if path.suffix.lower() not in ("", ".dcm", ".dicom"):
-        return False
-    try:
-        probe(path)
-    except SkippedFile:
-        return True
-    except PipelineError:  # it is named where images are read
-        return False
-    return False
-
-
 def _in_folders(
     truth: Truth, paths: list[str], named: set[str], locate: Callable[[str], Path], told: bool
 ) -> None:
@@ -290,9 +277,6 @@ def _in_folders(
             below[folder.as_posix()].append(path)
     masks = {f for f in below if f != "." and named.issuperset(below[f])}
     masks |= {f for f in below if (WORDS - CLASS_WORDS) & {*words(PurePosixPath(f).name)}}
-    for folder in masks:  # a series of a DICOM SEG is no folder of masks: `probe` counts it
-        below[folder] = [path for path in below[folder] if not _is_other(locate(path))]
-    masks = {folder for folder in masks if below[folder]}
     alike: dict[str, list[str]] = defaultdict(list)  # files in folders of one name
     parents: dict[str, list[str]] = defaultdict(list)
     for folder in sorted(masks):
