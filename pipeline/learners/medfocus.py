@@ -191,7 +191,8 @@ class MedFocus(Learner):
         """Set the fitted arrays and `chosen`."""
         check_finite("a feature of the training or validation part", train.X, val.X, train.text)
         image = l2_normalise(train.X)
-        mean, scale = (torch.from_numpy(a.astype(np.float32)) for a in standardisation(image))
+        standard = standardisation(image, train.weights)
+        mean, scale = (torch.from_numpy(a.astype(np.float32)) for a in standard)
         rng = Generator().manual_seed(self.seed)
         text = torch.from_numpy(l2_normalise(train.text))
         network = Network(text, mean, scale, self.params, rng)

@@ -128,11 +128,13 @@ def train_learner(
     def digests_of(cls: type[Learner], own: LearnerParams) -> dict[RunKey, str]:
         """Return for each run a digest of all that decides its fit."""
         text, digests = features.samples.text.tobytes().hex(), {}
+        of_joint = {"block_weights": own.block_weights}
         shared = [own.deciding(), code_digest(cls), record.versions, classes, text]
         decides = sha256_json(shared)
         for key, split in splits.items():
             parts = [features.digest(ids, views[key[1]]) for ids in (split.train, split.val)]
-            digests[key] = sha256_json([decides, key[1], key[3], parts])
+            joint = [of_joint] if len(views[key[1]]) > 1 else []
+            digests[key] = sha256_json([decides, key[1], key[3], parts, *joint])
         return digests
 
     digests = digests_of(cls, own)
