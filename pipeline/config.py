@@ -42,6 +42,12 @@ def _rising(value: tuple[float, ...]) -> tuple[float, ...]:
     return value
 
 
+def _counts_rise(value: tuple[int, ...]) -> tuple[int, ...]:
+    if any(k < 1 for k in value) or list(value) != sorted(set(value)):
+        raise ValueError("must be whole numbers from 1 that rise")
+    return value
+
+
 EachOnce = AfterValidator(_each_once)
 Name = Annotated[str, Field(pattern=f"^{DATASET_NAME}$")]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=2**15 - 1)], ...], EachOnce]  # int16
@@ -51,8 +57,10 @@ MaxFailed = Annotated[float, Field(ge=0, le=1, description="Share of images that
 Precision = Annotated[Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 on cuda")]
 # YAML reads a section without parameters as None.
 LearnerSection = Annotated[dict[str, Any] | None, AfterValidator(lambda value: value or {})]
+ShotKind = Literal["balanced", "realistic"]
 Protocol = Literal["official", "grouped", "ground_truth", "grouped_truth"]
 CROSS_VALIDATED: tuple[Protocol, ...] = ("grouped", "grouped_truth")  # each seed tests a fold
+FEW_SHOT: tuple[Protocol, ...] = ("official", "grouped")  # those that `splits.shots` draws from
 
 
 class Section(BaseModel):
@@ -154,6 +162,8 @@ class SplitsParams(Section):
 
     fractions: Fractions = (0.05, 0.1, 0.2, 0.5, 1.0)
     """Few-shot shares of the training labels, nested, in whole patients and groups."""
+    shots: dict[ShotKind, Annotated[tuple[int, ...], AfterValidator(_counts_rise)]] = {}
+    """Numbers of images a class: balanced, or realistic; see pipeline.splits.plan.Draw.shots."""
     val: float = Field(0.2, gt=0, lt=1)
     """Share of the drawn labels that is the validation part."""
     test: float = Field(0.2, gt=0, lt=1)
