@@ -47,7 +47,8 @@ class Samples:
         y: class numbers, int64 (n,), 0 to C-1. Empty when the samples are to be predicted.
         text: text features T of ALL classes, float32 (C, d), in the order of the class numbers.
         classes: the C class names, in the same order.
-        weights: of the standardised features, (d,) or 1; other than 1 in joint views only.
+        weights: what a joint view has multiplied the features with, beside the scale of each view,
+            (d,); 1 for other views. Who standardises features has to keep them.
     """
 
     view: str
@@ -272,12 +273,12 @@ def standardisation(
 
     The scale is the standard deviation, but at least a tenth of the mean standard deviation. A
     feature that hardly varies over a few training images would otherwise be scaled up so much
-    that it alone decides a new image in which it differs. Standardised features are multiplied by
-    `weights` (d,): the scale is divided by them.
+    that it alone decides a new image in which it differs. `weights` (d,) are those of the samples:
+    the scale is that of the features before them, so that standardised features still have them.
     """
     mean = X.mean(axis=0, dtype=np.float64)
-    scale = X.std(axis=0, dtype=np.float64)
-    return mean, np.maximum(scale, max(0.1 * float(scale.mean()), 1e-12)) / weights
+    scale = X.std(axis=0, dtype=np.float64) / weights
+    return mean, np.maximum(scale, max(0.1 * float(scale.mean()), 1e-12))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -38,20 +38,20 @@ def block_scales(train: Samples, weight: float = 1.0) -> np.ndarray:
 
 
 def join(samples: Samples, scales: np.ndarray, weight: float = 1.0) -> Samples:
-    """Return samples with the features (n, k d) of their joint view, texts (C, k d) to match, and
-    `weights`, which a learner that standardises features multiplies them with afterwards."""
+    """Return samples with the features (n, k d) of their joint view, texts (C, k d) and
+    weights (k d,) to match."""
     blocks = []
     for name, scale in zip(parts_of(samples.view), scales, strict=True):
         x = np.asarray(samples.features[name], dtype=np.float32)
         if scale == 0:
             scale = 1 / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.float32(1e-12))
         blocks.append(x * scale)
-    width = samples.text.shape[1]
+    widths = [block.shape[1] for block in blocks]
     return replace(
         samples,
         features={**samples.features, samples.view: np.concatenate(blocks, axis=1)},
         text=np.tile(samples.text, (1, len(blocks))),
-        weights=np.repeat([1.0, *[weight] * (len(blocks) - 1)], width),
+        weights=np.repeat([1.0, *[weight] * (len(blocks) - 1)], widths),
     )
 
 

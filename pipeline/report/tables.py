@@ -78,7 +78,7 @@ def accuracy(data: Dataset, block: Block, runs: Sequence[Run], caption: str) -> 
 
 
 def few_shot(data: Dataset, block: Block, runs: Sequence[Run]) -> list[Table]:
-    """Return runs x shots for each kind of `splits.shots` that was evaluated on a block's images."""
+    """Return runs x shots on a block's images, a table for each kind of `splits.shots`."""
     made = []
     for kind, counts in data.params.splits.shots.items():
         end = "" if kind == "balanced" else f"-{kind}"
