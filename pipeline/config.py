@@ -19,7 +19,8 @@ from pydantic import (
 from pipeline.errors import ConfigError
 
 LEARNERS = ("zero-shot", "linear-probe", "medfocus", "medfocus-probe")  # the built-in ones
-VIEWS = ("whole", "masked", "crop", "binary", "oracle", "random")  # the built-in ones
+VIEWS = ("whole", "masked", "crop", "binary", "oracle", "random")  # encoded by default
+MORE_VIEWS = ("dim", "blur", "grey", "random-crop")  # built in too, encoded on request
 LOCAL = "local-dir:"
 """Before the folder with a copy of a repository of open_clip, as the name of a model."""
 # Names of datasets and learners become names of files and of DVC stages.
@@ -32,6 +33,18 @@ def _each_once(value: tuple) -> tuple:
     return value
 
 
+def parts_of(view: str) -> tuple[str, ...]:
+    """Return the stored views that a view of a run joins: ("whole", "crop") of "whole+crop"."""
+    return tuple(view.split("+"))
+
+
+def _no_part_twice(value: tuple[str, ...]) -> tuple[str, ...]:
+    for view in value:
+        if len(set(parts_of(view))) < len(parts_of(view)):
+            raise ValueError(f"{view!r} joins a view with itself")
+    return value
+
+
 def _rising(value: tuple[float, ...]) -> tuple[float, ...]:
     rounded = [round(f, 4) for f in value]  # predictions and reports tell fractions apart by these
     if not value or any(not 1e-4 <= f <= 1 for f in value) or rounded != sorted(set(rounded)):
@@ -39,17 +52,25 @@ def _rising(value: tuple[float, ...]) -> tuple[float, ...]:
     return value
 
 
+def _counts_rise(value: tuple[int, ...]) -> tuple[int, ...]:
+    if any(k < 1 for k in value) or list(value) != sorted(set(value)):
+        raise ValueError("must be whole numbers from 1 that rise")
+    return value
+
+
 EachOnce = AfterValidator(_each_once)
 Name = Annotated[str, Field(pattern=f"^{DATASET_NAME}$")]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=2**15 - 1)], ...], EachOnce]  # int16
 Fractions = Annotated[tuple[float, ...], AfterValidator(_rising)]
-Views = Annotated[tuple[str, ...], EachOnce]
+Views = Annotated[tuple[str, ...], EachOnce, AfterValidator(_no_part_twice)]
 MaxFailed = Annotated[float, Field(ge=0, le=1, description="Share of images that may fail.")]
 Precision = Annotated[Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 on cuda")]
 # YAML reads a section without parameters as None.
 LearnerSection = Annotated[dict[str, Any] | None, AfterValidator(lambda value: value or {})]
+ShotKind = Literal["balanced", "realistic"]
 Protocol = Literal["official", "grouped", "ground_truth", "grouped_truth"]
 CROSS_VALIDATED: tuple[Protocol, ...] = ("grouped", "grouped_truth")  # each seed tests a fold
+FEW_SHOT: tuple[Protocol, ...] = ("official", "grouped")  # those that `splits.shots` draws from
 
 
 class Section(BaseModel):
@@ -191,6 +212,8 @@ class EncodeParams(Section):
     """What lies outside the mask."""
     crop_margin: float = Field(0.1, ge=0)
     """Margin of the crop view, as a share of the mask's box."""
+    dim: float = Field(0.35, ge=0, le=1)
+    """dim view: brightness of what lies outside the mask, as a share of its own."""
     tokens: bool = False
     """Whether patch-token features are kept as well."""
     precision: Precision = "auto"
@@ -202,6 +225,8 @@ class SplitsParams(Section):
 
     fractions: Fractions = (0.05, 0.1, 0.2, 0.5, 1.0)
     """Few-shot shares of the training labels, nested, in whole patients and groups."""
+    shots: dict[ShotKind, Annotated[tuple[int, ...], AfterValidator(_counts_rise)]] = {}
+    """Numbers of images a class: balanced, or realistic; see pipeline.splits.plan.Draw.shots."""
     val: float = Field(0.2, gt=0, lt=1)
     """Share of the drawn labels that is the validation part."""
     test: float = Field(0.2, gt=0, lt=1)
@@ -223,7 +248,7 @@ class TrainParams(Section):
         **dict.fromkeys(("official", "grouped"), VIEWS[:4]),
         **dict.fromkeys(("ground_truth", "grouped_truth"), (*VIEWS[:2], *VIEWS[4:])),
     }
-    """The views that each protocol is run on."""
+    """The views that each protocol is run on: stored ones, or joint ones such as whole+crop."""
 
 
 class ComparedRun(Section):
@@ -312,12 +337,14 @@ class Params(Section):
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
         # Whether a view is encoded, `train` asks the store: one command may set encode.views.
-        views, runs = {*self.encode.views, *VIEWS}, (self.study.baseline, *self.study.runs)
+        views = {*self.encode.views, *VIEWS, *MORE_VIEWS}
+        runs = (self.study.baseline, *self.study.runs)
+        named = [(f"train.views.{p}", view) for p, of in self.train.views.items() for view in of]
+        named += [("study: view", run.view) for run in runs]
         for where, name, known in (
             ("profile", self.profile, self.profiles),
-            *((f"train.views.{p}", v, views) for p, of in self.train.views.items() for v in of),
             *(("study: learner", run.learner, {*self.learners, *LEARNERS}) for run in runs),
-            *(("study: view", run.view, views) for run in runs),
+            *((where, part, views) for where, view in named for part in parts_of(view)),
         ):
             if name not in known:
                 raise ValueError(f"{where}: {name!r} is not one of {', '.join(sorted(known))}")

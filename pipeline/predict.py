@@ -22,6 +22,7 @@ from pipeline.images.overlay import draw_outlines
 from pipeline.io import atomic_write, sha256_file
 from pipeline.learners import Samples
 from pipeline.learners.base import check_finite
+from pipeline.learners.joint import predict_joined
 from pipeline.learners.runs import encoded_with_other_masks, load_fitted
 from pipeline.paths import Paths
 from pipeline.segment.segment import make_mapper
@@ -158,8 +159,9 @@ class PredictMapper:
         self.window = params.images.shown
         encoder = EncodeMapper(params.encode, clip, {}, window=self.window)
         _check_same(paths.features(dataset), features.identity, encoder.identity)
-        one_view = params.encode.model_copy(update={"views": (view,)})
-        self.encoder = EncodeMapper(one_view, clip, {}, window=self.window)
+        self.views = self.fitted.learners[0].views(view)  # those alone are encoded
+        needed = params.encode.model_copy(update={"views": self.views})
+        self.encoder = EncodeMapper(needed, clip, {}, window=self.window)
         self.device = encoder.device
         self.text = features.class_features(self.fitted.classes)
 
@@ -177,8 +179,9 @@ class PredictMapper:
         rows = []
         classes, none = tuple(self.fitted.classes), np.zeros(0, np.int64)
         for image, mask, feature in zip(loaded, masks, features, strict=True):
-            sample = Samples(self.view, {self.view: feature}, none, self.text, classes)
-            every = [learner.predict_proba(sample) for learner in self.fitted.learners]
+            by_view = {name: feature[[at]] for at, name in enumerate(self.views)}
+            sample = Samples(self.view, by_view, none, self.text, classes)
+            every = [predict_joined(learner, sample) for learner in self.fitted.learners]
             proba = np.mean(every, axis=0)[0]
             check_finite("a class probability (is there such a view of new images?)", proba)
             named = dict(zip(classes, map(float, proba), strict=True))

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.config import EncodeParams
 from pipeline.encode.geometry import choose_geometry, make_geometry
-from pipeline.encode.views import VIEWS, ViewInput, fill_colour
+from pipeline.encode.views import BLUR_SHARE, VIEWS, ViewInput, fill_colour
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.images import read_image, read_mask, reader_rules
 from pipeline.models import ClipModel
@@ -59,7 +59,7 @@ class EncodeMapper:
         window: tuple[float, float] | None = None,
     ):
         if unknown := set(params.views) - set(VIEWS):
-            remedy = f"choose from {', '.join(VIEWS)}"
+            remedy = f"choose from {', '.join(VIEWS)}; joint views are for train.views"
             raise ConfigError(f"encode.views: unknown {', '.join(unknown)}", remedy=remedy)
         self.params, self.clip, self.masks, self.window = params, clip, masks, window
         self.device = clip.device.type
@@ -84,6 +84,10 @@ class EncodeMapper:
             "unusable_mask": "whole image",
             "tokens": clip.tokens if params.tokens else 0,
         }
+        # Only of views that are asked for, so that stores of the others stay what they are.
+        rules = {"dim": params.dim, "blur": BLUR_SHARE}
+        if used := {name: rule for name, rule in rules.items() if name in params.views}:
+            self.identity["view_rules"] = used
 
     def load(self, item: WorkItem) -> PreparedViews:
         """Read an image, its mask and (for `oracle`) its ground truth; make all views.
@@ -121,11 +125,12 @@ class EncodeMapper:
 
         Views are made at the size of the image and resized afterwards, so that x * m is exact.
         `mask` is bool (h, w), `status` its "ok", "empty" or "full"; `seed` is that of the random
-        view, `truth` the ground truth, bool (h, w), of the oracle view.
+        views, `truth` the ground truth, bool (h, w), of the oracle view.
         """
         params, size, mean = self.params, self.clip.image_size, self.clip.mean
         usable = effective_mask(mask, status)
-        source = ViewInput(image, usable, seed, truth, params.fill, mean, params.crop_margin)
+        given = params.fill, mean, params.crop_margin, params.dim
+        source = ViewInput(image, usable, seed, truth, *given)
         frames: dict[bytes, np.ndarray] = {}
         index: list[int] = []
         for name in params.views:

@@ -17,6 +17,7 @@ from pipeline.learners.base import (
     accuracy,
     check_finite,
     in_content_order,
+    log_loss,
     register,
     softmax,
     standardisation,
@@ -66,7 +67,7 @@ class LinearProbe(Learner):
         train, val, order = in_content_order(train, val)
         X, X_val = train.X, val.X
         check_finite("a feature of the training or validation part", X, X_val)
-        mean, scale = standardisation(X)
+        mean, scale = standardisation(X, train.weights)
         Z = (X - mean) / scale
         # The optimum lies in the span of the rows of Z. Rotating onto that span is exact, and
         # makes few-shot problems as small as their number of images.
@@ -89,8 +90,7 @@ class LinearProbe(Learner):
             score, loss = 0.0, 0.0
             if len(val):
                 proba = softmax(X_val @ coef + intercept)
-                p = proba[np.arange(len(val)), val.y].astype(np.float64)
-                score, loss = accuracy(proba, val.y), -np.log(np.clip(p, 1e-7, 1.0)).mean()
+                score, loss = accuracy(proba, val.y), log_loss(proba, val.y)
             gained = score > best[0]
             if (score, -loss) > best:
                 best = score, -loss

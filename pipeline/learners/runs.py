@@ -36,6 +36,7 @@ from pipeline.learners.base import (
     find_learner,
     load_file,
 )
+from pipeline.learners.joint import fit_joined, predict_joined
 from pipeline.paths import Paths
 from pipeline.provenance import check, read_stamp, stamp, with_stamp
 from pipeline.store import FeatureStore, MaskStore, open_features
@@ -125,7 +126,7 @@ def run_fit(
     """
     try:
         with single_thread():
-            learner.fit(*(samples.take(rows, labelled=True) for rows in parts))
+            learner = fit_joined(learner, *(samples.take(rows, labelled=True) for rows in parts))
         score = None if learner.val_score is None else float(learner.val_score)
         chosen = json.dumps(learner.chosen, sort_keys=True, allow_nan=False)
         fit = Fit(digest, learner.tensors, chosen, score)
@@ -143,7 +144,7 @@ def run_predict(learner: Learner, samples: Samples, rows: np.ndarray) -> np.ndar
     try:
         proba = np.zeros(shape, np.float32)
         if len(test):  # scikit-learn refuses to predict no rows
-            proba = np.asarray(learner.predict_proba(test), dtype=np.float32)
+            proba = np.asarray(predict_joined(learner, test), dtype=np.float32)
         if proba.shape != shape:
             raise ValueError(f"predict_proba returned shape {proba.shape}, not {shape}")
         check_finite("a predicted probability", proba)

@@ -162,6 +162,7 @@ def protocol(data: Dataset, block: Block) -> dict[str, Any]:
         "curve": curve(name, data, block, shown, quoted=quoted if block == PUBLISHED else None),
         "accuracy": tables.accuracy(data, block, shown, "Accuracy in percent"),
         "differences": tables.differences(data, block),
+        "few_shot": tables.few_shot(data, block, shown),
         "all": [
             tables.accuracy(data, block, list(found), "Accuracy of every run in percent"),
             tables.measures(data, block),

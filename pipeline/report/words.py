@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from pipeline.config import parts_of
+
 if TYPE_CHECKING:
     from pipeline.report.data import Dataset
 
@@ -20,6 +22,8 @@ LEARNERS = {"zero-shot": "Zero-shot", "linear-probe": "Linear probe", "medfocus"
             "medfocus-probe": "MedFocus probe"}  # fmt: skip
 VIEWS = {"whole": "whole image", "masked": "masked image", "crop": "crop to the mask",
          "binary": "mask alone", "oracle": "ground-truth mask", "random": "random region",
+         "dim": "dimmed outside the mask", "blur": "blurred outside the mask",
+         "grey": "grey outside the mask", "random-crop": "random crop",
          }  # fmt: skip
 PROTOCOLS = {
     "official": "Published split",
@@ -50,6 +54,11 @@ KINDS = {
 }
 STATUS = {"error": "stopped with an error", "interrupted": "was interrupted",
           "running": "was killed or is still running"}  # fmt: skip
+
+
+def view(name: str) -> str:
+    """Name a view in a sentence, or all views of a joint one."""
+    return " and ".join(VIEWS.get(part, part) for part in parts_of(name))
 
 
 def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
