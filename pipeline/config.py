@@ -10,7 +10,12 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 
 from pipeline.errors import ConfigError
 
-LEARNERS = ("zero-shot", "linear-probe", "medfocus", "medfocus-probe")  # the built-in ones
+DEFAULT_LEARNERS = ("zero-shot", "linear-probe", "medfocus", "medfocus-probe")
+LEARNERS = (  # the built-in ones; docs/learners.md
+    *DEFAULT_LEARNERS,
+    *("nearest-prototype", "k-nn", "tip-adapter", "tip-adapter-f", "clip-adapter"),
+    *("lp-plus-plus", "ss-text"),
+)
 VIEWS = ("whole", "masked", "crop", "binary", "oracle", "random")  # the built-in ones
 # Names of datasets and learners become names of files and of DVC stages.
 DATASET_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
@@ -239,7 +244,7 @@ class Params(Section):
     encode: EncodeParams = EncodeParams()
     splits: SplitsParams = SplitsParams()
     train: TrainParams = TrainParams()
-    learners: dict[Name, LearnerSection] = {name: {} for name in LEARNERS}
+    learners: dict[Name, LearnerSection] = {name: {} for name in DEFAULT_LEARNERS}
     """Parameters of each learner, in the order of results; `LearnerParams` checks them."""
     study: StudyParams = StudyParams()
     evaluate: EvaluateParams = EvaluateParams()
