@@ -73,7 +73,7 @@ class ClipAdapter(FineTuned):
     def predict_proba(self, samples: Samples) -> np.ndarray:
         """Return class probabilities, float32 (n, C)."""
         arrays = l2_normalise(samples.X), self.down_, self.up_
-        return softmax(self._logits(*map(torch.from_numpy, arrays), float(self.ratio_)))
+        return softmax(self._logits(*map(torch.from_numpy, arrays), self.ratio_.item()))
 
     def _logits(self, f: Tensor, down: Tensor, up: Tensor, ratio: float) -> Tensor:
         mixed = ratio * torch.relu(torch.relu(f @ down) @ up) + (1 - ratio) * f

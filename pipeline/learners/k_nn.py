@@ -47,7 +47,7 @@ class Knn(Tuned):
 
     def predict_proba(self, samples: Samples) -> np.ndarray:
         """Return class probabilities, float32 (n, C)."""
-        return self._vote(*self._nearest(samples), int(self.k_))
+        return self._vote(*self._nearest(samples), self.k_.item())
 
     def _nearest(self, samples: Samples) -> tuple[np.ndarray, np.ndarray, int]:
         """Return cosines and classes of the most similar images, both (n, k), the most similar

@@ -54,9 +54,9 @@ class NearestPrototype(Tuned):
 
     def predict_proba(self, samples: Samples) -> np.ndarray:
         """Return class probabilities, float32 (n, C)."""
-        return self._proba(samples, self.scale_)
+        return self._proba(samples, self.scale_.item())
 
-    def _proba(self, samples: Samples, scale: float | np.ndarray) -> np.ndarray:
+    def _proba(self, samples: Samples, scale: float) -> np.ndarray:
         f, p = l2_normalise(samples.X - self.mean_), self.prototypes_
         distance = (f**2).sum(axis=1)[:, None] - 2 * f @ p.T + (p**2).sum(axis=1)
         return softmax(np.where(self.absent_, -np.inf, -scale * distance))

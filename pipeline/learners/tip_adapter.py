@@ -59,8 +59,8 @@ class TipAdapter(Tuned):
 
     def predict_proba(self, samples: Samples) -> np.ndarray:
         """Return class probabilities, float32 (n, C)."""
-        cache = self._cache(self._cosine(samples), self.beta_)
-        return softmax(self._zero_shot(samples) + self.alpha_ * cache)
+        cache = self._cache(self._cosine(samples), self.beta_.item())
+        return softmax(self._zero_shot(samples) + self.alpha_.item() * cache)
 
     def _zero_shot(self, samples: Samples) -> np.ndarray:
         return self.params.scale * (l2_normalise(samples.X) @ self.text_.T)
@@ -69,6 +69,6 @@ class TipAdapter(Tuned):
         """Return the cosine of each image with each key, (n, keys)."""
         return l2_normalise(samples.X) @ self.keys_.astype(np.float32).T
 
-    def _cache(self, cosine: np.ndarray, beta: float | np.ndarray) -> np.ndarray:
+    def _cache(self, cosine: np.ndarray, beta: float) -> np.ndarray:
         """Return the logits A L of the cache, (n, C)."""
-        return np.exp(np.float32(beta) * (cosine - 1)) @ one_hot(self.labels_, len(self.text_))
+        return np.exp(beta * (cosine - 1)) @ one_hot(self.labels_, len(self.text_))

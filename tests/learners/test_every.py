@@ -14,7 +14,7 @@ from tests.learners.test_learners import TRAIN, VAL, make, samples
 
 from .test_train import CLASSES, MASKED, digests, fitted_arrays, make_project, train
 
-PARAMS = small_params(*LEARNERS, train__views=MASKED)
+PARAMS = small_params(*LEARNERS, train__views=MASKED, train__seeds=[1])
 MORE = LEARNERS[len(DEFAULT_LEARNERS) :]  # tests/learners/test_train.py has the others
 
 
