@@ -16,7 +16,7 @@ class TipAdapterParams(LearnerParams):
 
     scale: float = Field(100.0, gt=0)
     """Inverse temperature of the zero-shot logits, as of CLIP."""
-    alpha: Grid = (0.01, 0.05, 0.2, 1.0, 6.0, 35.0, 200.0)
+    alpha: Grid = (0.05, 0.2, 0.5, 1.0, 10.0, 100.0, 1000.0)
     """Candidates for the weight of the cache (the paper's residual ratio)."""
     beta: Grid = (0.5, 1.0, 2.5, 5.5, 12.5, 28.0, 64.0)
     """Candidates for the sharpness of the affinity."""
@@ -28,9 +28,9 @@ class TipAdapter(Tuned):
 
     Zhang et al. 2022 (Tip-Adapter, ECCV), section 3.1. F are the training features (keys), L their
     one-hot classes (values), T the class texts, f an image; all rows have length 1. Nothing is
-    trained. The middles of the grids, alpha = 1 and beta = 5.5, are the paper's on ImageNet; there
-    each image is averaged over ten augmentations, which cached features do not have. Keys are kept
-    in half precision, as in the authors' code.
+    trained. The middles of the grids, alpha = 1 and beta = 5.5, are the best of the paper's
+    ablation on ImageNet. There a key is the mean over ten augmentations of an image, which cached
+    features do not have. Keys are kept in half precision, as in the authors' code.
     """
 
     Parameters = TipAdapterParams

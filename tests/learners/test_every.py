@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import yaml
 
 from pipeline.config import DEFAULT_LEARNERS, LEARNERS, load_params
+from pipeline.learners.base import find_learner
 from pipeline.learners.runs import load_fitted
 from pipeline.manifest import read_manifest
 from pipeline.store import open_features
@@ -67,5 +69,12 @@ def test_a_class_without_training_images_is_no_failure(name):
     assert np.isfinite(proba).all() and (proba.argmax(axis=1) == VAL.y)[VAL.y != 1].mean() > 0.8
 
 
-def test_the_learners_of_a_new_project_are_those_of_the_shipped_params(repo):
+def test_the_lines_to_add_are_all_parameters_of_all_other_learners_with_their_defaults(repo):
     assert tuple(load_params(repo / "params.yaml").learners) == DEFAULT_LEARNERS
+    page = (repo / "docs/learners.md").read_text(encoding="utf-8")
+    assert all(f"\n| `{name}` |" in page for name in LEARNERS)
+    sections = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])["learners"]
+    assert tuple(sections) == MORE
+    for name, section in sections.items():
+        cls, params = find_learner(name, section, repo)
+        assert params == cls.Parameters() and set(section) == set(params.deciding())
