@@ -18,7 +18,12 @@ from pydantic import (
 
 from pipeline.errors import ConfigError
 
-LEARNERS = ("zero-shot", "linear-probe", "medfocus", "medfocus-probe")  # the built-in ones
+DEFAULT_LEARNERS = ("zero-shot", "linear-probe", "medfocus", "medfocus-probe")
+LEARNERS = (  # the built-in ones; docs/learners.md
+    *DEFAULT_LEARNERS,
+    *("nearest-prototype", "k-nn", "tip-adapter", "tip-adapter-f", "clip-adapter"),
+    *("lp-plus-plus", "ss-text"),
+)
 VIEWS = ("whole", "masked", "crop", "binary", "oracle", "random")  # encoded by default
 MORE_VIEWS = ("dim", "blur", "grey", "random-crop")  # built in too, encoded on request
 LOCAL = "local-dir:"
@@ -328,7 +333,7 @@ class Params(Section):
     encode: EncodeParams = EncodeParams()
     splits: SplitsParams = SplitsParams()
     train: TrainParams = TrainParams()
-    learners: dict[Name, LearnerSection] = {name: {} for name in LEARNERS}
+    learners: dict[Name, LearnerSection] = {name: {} for name in DEFAULT_LEARNERS}
     """Parameters of each learner, in the order of results; `LearnerParams` checks them."""
     study: StudyParams = StudyParams()
     evaluate: EvaluateParams = EvaluateParams()

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 MISSING = "–"
 """Stands for a number that does not exist; never a zero."""
 LEARNERS = {"zero-shot": "Zero-shot", "linear-probe": "Linear probe", "medfocus": "MedFocus",
-            "medfocus-probe": "MedFocus probe"}  # fmt: skip
+            "medfocus-probe": "MedFocus probe", "nearest-prototype": "Nearest prototype",
+            "k-nn": "k-NN", "tip-adapter": "Tip-Adapter", "tip-adapter-f": "Tip-Adapter-F",
+            "clip-adapter": "CLIP-Adapter", "lp-plus-plus": "LP++",
+            "ss-text": "SS-Text"}  # fmt: skip
 VIEWS = {"whole": "whole image", "masked": "masked image", "crop": "crop to the mask",
          "binary": "mask alone", "oracle": "ground-truth mask", "random": "random region",
          "dim": "dimmed outside the mask", "blur": "blurred outside the mask",
