@@ -179,7 +179,8 @@ def find_region(frames: Frames, rule: MaskRule = MaskRule()) -> Region:
         plain = replace(plain, top=float(max(deep)))
     if rule.invert:
         high = max(float(select(plain.samples(p), finite(p)).max(initial=0)) for p in frames())
-        plain = replace(plain, look="white", top=1.0 if high <= 1 else max(high, 255.0))
+        top = max(high, 1.0) if high <= FEW else max(high, 255.0)  # label numbers have no 255
+        plain = replace(plain, look="white", top=top)
     elif first.index is not None:
         return _of_palette(frames, plain)
     elif _is_hidden(frames, plain):
@@ -210,8 +211,10 @@ def _threshold(samples: Samples) -> float | tuple[str, str]:
     if not levels.size:
         return 0.0
     low, high = float(levels[0]), float(levels[-1])
+    if len(levels) == 2 and (whole or low == 0):
+        return low  # also 0 and 0.5, or 0 and 1/255 by the slope of a NIfTI file
     if not whole and low >= -0.5 and high < 1.5:
-        return 0.5
+        return UNCLEAR if 0 < high <= 0.5 and 2 < len(levels) <= FEW else 0.5
     if len(levels) <= 2:
         return low if len(levels) == 2 else 0.0
     if not whole:
@@ -292,14 +295,18 @@ def _of_palette(frames: Frames, plain: Region) -> Region:
     """Return everything but black, or but the first colour of the palette where black is unused."""
     used: dict[int, bool] = {}  # index -> whether it is black
     for pixels in frames():
-        indices, at = np.unique(pixels.index, return_index=True)
-        black = (pixels.values.reshape(-1, 3)[at] == 0).all(axis=1)
+        counted = plain.counted(pixels)
+        indices, at = np.unique(select(pixels.index, counted), return_index=True)
+        black = (select(pixels.values, counted).reshape(-1, 3)[at] == 0).all(axis=1)
         used |= dict(zip(indices.tolist(), black.tolist(), strict=True))
-    if not used.get(0, True):
-        if any(used.values()):
-            return replace(plain, doubt=PALETTE)
-        return replace(plain, look="index")
-    return plain
+    if not used.get(0, True) and any(used.values()):
+        return replace(plain, doubt=PALETTE)
+    if 0 in used and len(used) <= FEW:  # numbers of labels, with 255 for what is to be ignored
+        found = _label_threshold(np.array(sorted(used)))
+        plain = plain if isinstance(found, float) else replace(plain, doubt=found)
+    # Without black, or where a palette that was never set is black throughout.
+    by_number = not used.get(0, True) or (len(used) > 1 and all(used.values()))
+    return replace(plain, look="index") if by_number else plain
 
 
 def _opacity(pixels: Pixels) -> np.ndarray | None:
@@ -349,7 +356,8 @@ def _named(pixels: Pixels, words: Sequence[str], rule: MaskRule) -> np.ndarray:
         triples = {word: _triple(word) for word in (*rule.values, *rule.ignore)}
         every = np.array([(0, 0, 0), (255, 255, 255), *triples.values()])
         samples = np.broadcast_to(values.reshape(*values.shape[:2], -1), (*values.shape[:2], 3))
-        far = [np.abs(samples.astype(np.int64) - triple).sum(axis=2) for triple in every]
+        samples, near = samples.astype(np.int16), every.clip(-255, 510).astype(np.int16)
+        far = [np.abs(samples - triple).sum(axis=2, dtype=np.int16) for triple in near]
         nearest = every[np.argmin(far, axis=0)]
         return (nearest[..., None, :] == [triples[word] for word in words]).all(-1).any(-1)
     if pixels.index is not None:
