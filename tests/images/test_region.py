@@ -229,6 +229,13 @@ VALUES = {
         np.where(BOTH, 255 - grey(48, 64) % 4, grey(48, 64) % 5).astype(np.uint8), BOTH, {}
     ),
     "a picture": (grey(48, 64), None, {}),
+    "a dark picture": (
+        np.random.default_rng(0).gamma(1.2, 9, (48, 64)).clip(0, 120).astype(np.uint8), None, {}
+    ),
+    "noise below 255": (
+        painted((BOTH, 254), (BOTH & RIM, 253), (THIN & ~BOTH, 1)),
+        None, {"values=253,254": BOTH},
+    ),
 }  # fmt: skip
 
 
