@@ -142,7 +142,7 @@ class FileHashes:
         self._known: dict[str, list] = {}
         self._young: set[str] = set()
         if path is not None:
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, TypeError):
                 self._known = dict(json.loads(path.read_bytes()))
 
     def __call__(self, file: str | os.PathLike) -> str:

@@ -71,6 +71,9 @@ NOT_SLIDES = {
 }
 ACQUIRED = ("2", "4", "128")  # CT, MR and PET, with their enhanced and legacy kinds
 SECONDARY = "7"  # secondary capture: a film, a photograph, a screen shot
+# Modalities whose screen shots are reports; "" = not stated. What ultrasound devices and scanners
+# of films export is of another one, and is the image.
+SCREENS = ("CT", "MR", "PT", "NM", "OT", "SR", "SC", "DOC", "")
 CT_SPAN = (-1000.0, 1000.0)  # HU that are black and white in a CT slice without a window
 # Compressions that no package here decodes, by the start of their UID, and what helps.
 HELP = {
@@ -114,18 +117,27 @@ def read(data: bytes, kind: str, frame: int) -> Pixels:
 
 def other_object(data: bytes) -> str:
     """Return what a file is if it is not an image of its own, by SOP class and image type; ""."""
-    header = parse(data, ["SOPClassUID", "ImageType"])
+    header = parse(data, ["SOPClassUID", "ImageType", "Modality"])
     of, types = _storage(header), header.get("ImageType") or []
     types = {str(word).strip().upper() for word in ([types] if isinstance(types, str) else types)}
     named = NOT_SLIDES if of == SLIDES else NOT_SLICES
+    if not _has_screens(header):
+        types.discard("SCREEN SAVE")
     found = (what for word, what in named.items() if word in types)
     return NOT_IMAGES.get(of) or NOT_IMAGES.get(of.partition(".")[0]) or next(found, "")
 
 
 def capture(data: bytes) -> str:
-    """Return "acquired" for a CT, MR or PET image, "secondary" for a secondary capture, or ""."""
-    first = _storage(parse(data, ["SOPClassUID"])).partition(".")[0]
-    return "acquired" if first in ACQUIRED else "secondary" if first == SECONDARY else ""
+    """Return "acquired" for a CT, MR or PET image, "secondary" for a secondary capture that may be
+    a report on them, or ""."""
+    header = parse(data, ["SOPClassUID", "Modality"])
+    first = _storage(header).partition(".")[0]
+    secondary = first == SECONDARY and _has_screens(header)
+    return "acquired" if first in ACQUIRED else "secondary" if secondary else ""
+
+
+def _has_screens(header: Dataset) -> bool:
+    return str(header.get("Modality") or "").strip().upper() in SCREENS
 
 
 def _storage(header: Dataset) -> str:
@@ -308,7 +320,8 @@ def _grey(stored: np.ndarray, dataset: Dataset, frame: int, *, invert: bool) -> 
     elif _in_hounsfield(dataset, span):
         return Pixels(scaled, invert=invert, valid=valid, span=CT_SPAN)
     else:
-        if values.dtype == np.uint16 and increasing:
+        per_frame = "PerFrameFunctionalGroupsSequence" in dataset  # maybe another map for each
+        if values.dtype == np.uint16 and increasing and not per_frame:
             scaled = values  # scaling to the display range undoes any increasing linear map
         return Pixels(scaled, invert=invert, valid=valid)
     return Pixels(levels.astype(np.uint8), display=True, invert=invert, valid=valid)

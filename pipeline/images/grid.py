@@ -57,6 +57,21 @@ def resample(volume: np.ndarray, own: Grid, image: Grid, frame: int) -> np.ndarr
     return found.reshape(rows, columns)
 
 
+def region_box(volume: np.ndarray) -> np.ndarray | None:
+    """Return the corners (8, 3) of the smallest box around a region, as indices; None if empty."""
+    if not volume.any():
+        return None
+    sides = (volume.any(axis=axes).nonzero()[0] for axes in ((1, 2), (0, 2), (0, 1)))
+    return np.array([*product(*((side[0], side[-1]) for side in sides))], float)
+
+
+def lies_outside(box: np.ndarray, own: Grid, image: Grid) -> bool:
+    """Return whether a box of `region_box` on its own grid has no part in an image."""
+    corners = _indices(box, own, image)
+    low, high = corners.min(axis=0) - 0.5, corners.max(axis=0) + 0.5
+    return bool(((high < 0) | (low > np.array(image.shape) - 1)).any())
+
+
 def _indices(points: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
     """Map indices (n, 3) of one grid to those of another, by place."""
     to_target = np.linalg.inv(target.affine) @ source.affine

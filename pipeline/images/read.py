@@ -25,7 +25,14 @@ import numpy as np
 from pipeline.errors import ImageError
 from pipeline.images import formats, normalise
 from pipeline.images.formats import AGAIN, MAX_BYTES, FrameInfo, Pixels, SkippedFile
-from pipeline.images.grid import Grid, another_grid, resample, same_grid
+from pipeline.images.grid import (
+    Grid,
+    another_grid,
+    lies_outside,
+    region_box,
+    resample,
+    same_grid,
+)
 from pipeline.images.region import MaskRule, Region, find_region
 from pipeline.manifest import MaskFiles
 
@@ -77,7 +84,7 @@ def read_image(
         kind, data = _load(path, data)
         pixels = _backend(kind).read(data, kind, frame)
         if not pixels.display and (pixels.span is not None or kind in VOLUMES or kind == "DICOM"):
-            span = pixels.span or _volume_range(kind, data)
+            span = pixels.span or _volume_range(kind, _Content(data))
             if window and (pixels.span or kind in VOLUMES):
                 span = window[0] - window[1] / 2, window[0] + window[1] / 2
             pixels = replace(pixels, span=span)
@@ -120,7 +127,12 @@ def read_mask(
         if other and not same_grid(grid, other):
             if not rule.resize:
                 raise another_grid(grid, other, file)
-            volume = np.stack([_region_of(file, k, None, rule) for k in range(grid.shape[0])])
+            with _naming(file):
+                status = file.stat()
+            volume, box = _volume_region(file, status.st_size, status.st_mtime_ns, rule)
+            if box is not None and lies_outside(box, grid, other):
+                what = "the region of the mask lies outside its image, by their affines"
+                raise ImageError(what, path=file, remedy="correct the affine of the mask")
             mask = resample(volume, grid, other, frame)
         else:
             mask = _region_of(file, frame, None, rule)
@@ -136,8 +148,20 @@ def _region_of(
         backend = _backend(kind)
         pixels = backend.read(data, kind, frame)
         if len(backend.probe(data, kind)) > 1:
-            return _file_region(kind, data, rule).of(pixels)
+            return _file_region(kind, _Content(data), rule).of(pixels)
         return find_region(lambda: [pixels], rule).of(pixels)
+
+
+@functools.lru_cache(maxsize=4)  # each slice of an image on another grid asks for all slices
+def _volume_region(
+    path: Path, size: int, changed: int, rule: MaskRule
+) -> tuple[np.ndarray, np.ndarray | None]:
+    with _naming(path):
+        kind, data = _load(path, None)
+        region = _file_region(kind, _Content(data), rule)
+        frames = range(len(_backend(kind).probe(data, kind)))
+        volume = np.stack([region.of(_backend(kind).read(data, kind, k)) for k in frames])
+    return volume, region_box(volume)
 
 
 def _grid(path: Path) -> Grid | None:
@@ -208,8 +232,9 @@ def to_voxels(
 
 
 def dicom_capture(path: str | os.PathLike) -> str:
-    """Return "acquired" for a CT, MR or PET image in DICOM, "secondary" for a secondary capture (a
-    film, or a screen shot such as a dose report); "" for others and for what cannot be read."""
+    """Return "acquired" for a CT, MR or PET image in DICOM, "secondary" for a secondary capture
+    that may be a report on them, which those of ultrasound and films are not; "" for others and
+    for what cannot be read."""
     try:
         kind, data = _load(path, None)
         return _backend(kind).capture(data) if kind == "DICOM" else ""
@@ -270,17 +295,36 @@ def unreadable(path: str | os.PathLike, error: OSError) -> ImageError:
     return ImageError(what, remedy=remedy, path=path)
 
 
+class _Content:
+    """The bytes of a file as an argument of a cached function, which takes them away: the cache
+    holds a hash, not volumes of gigabytes."""
+
+    def __init__(self, data: bytes):
+        self.data, self.key = data, (len(data), hash(data))
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Content) and self.key == other.key
+
+    def take(self) -> bytes:
+        data, self.data = self.data, b""
+        return data
+
+
 @functools.lru_cache(maxsize=8)  # for the next frames of the files that are being read
-def _volume_range(kind: str, data: bytes) -> tuple[float, float] | None:
+def _volume_range(kind: str, content: _Content) -> tuple[float, float] | None:
     """Return the range of a file of several slices; None for one."""
-    frames = _frames(kind, data)
+    data = content.take()
     count = len(_backend(kind).probe(data, kind))
-    return normalise.volume_range(frames, count) if count > 1 else None
+    return normalise.volume_range(_frames(kind, data), count) if count > 1 else None
 
 
 @functools.lru_cache(maxsize=8)
-def _file_region(kind: str, data: bytes, rule: MaskRule) -> Region:
+def _file_region(kind: str, content: _Content, rule: MaskRule) -> Region:
     """Return how all frames of a file become regions."""
+    data = content.take()
     return find_region(lambda: _frames(kind, data), rule)
 
 

@@ -179,7 +179,8 @@ def find_region(frames: Frames, rule: MaskRule = MaskRule()) -> Region:
         plain = replace(plain, top=float(max(deep)))
     if rule.invert:
         high = max(float(select(plain.samples(p), finite(p)).max(initial=0)) for p in frames())
-        plain = replace(plain, look="white", top=1.0 if high <= 1 else max(high, 255.0))
+        top = max(high, 1.0) if high <= FEW else max(high, 255.0)  # label numbers have no 255
+        plain = replace(plain, look="white", top=top)
     elif first.index is not None:
         return _of_palette(frames, plain)
     elif _is_hidden(frames, plain):
@@ -210,17 +211,21 @@ def _threshold(samples: Samples) -> float | tuple[str, str]:
     if not levels.size:
         return 0.0
     low, high = float(levels[0]), float(levels[-1])
+    if len(levels) == 2 and (whole or low == 0):
+        return low  # also 0 and 0.5, or 0 and 1/255 by the slope of a NIfTI file
     if not whole and low >= -0.5 and high < 1.5:
-        return 0.5
+        return UNCLEAR if 0 < high <= 0.5 and 2 < len(levels) <= FEW else 0.5
     if len(levels) <= 2:
         return low if len(levels) == 2 else 0.0
     if not whole:
         return float(HALF) if low >= 0 and HALF < high <= 255 else UNCLEAR
-    between, flat, abrupt = _shares(samples, levels)
+    between, flat, abrupt, lit = _shares(samples, levels)
     few, numbered = len(levels) <= FEW, (levels > 0).sum() >= high / 2 and high not in TOPS
     if between == 0:  # coding noise is near both ends
         light = (levels >= (1 - MIDDLE) * high).sum()
         dark = ((levels > 0) & (levels <= MIDDLE * high)).any()
+        if dark and light > 1 and few and 255 - NOISE <= high < 255:
+            return UNCLEAR  # label numbers, or noise near black and white
         labels = dark and (light == 1 or (few and high not in TOPS))
     else:
         labels = flat >= LABEL_SHARE
@@ -229,6 +234,8 @@ def _threshold(samples: Samples) -> float | tuple[str, str]:
     if between > PICTURE_SHARE and high > HALF:
         return PICTURE
     if abrupt >= ABRUPT_SHARE and (few or numbered):
+        if not few and lit > 0.5:
+            return PICTURE
         return _label_threshold(levels)
     if abrupt >= ABRUPT_SHARE or high <= HALF:
         return UNCLEAR
@@ -250,11 +257,12 @@ def _label_threshold(levels: np.ndarray) -> float | tuple[str, str]:
     return 0.0
 
 
-def _shares(samples: Samples, levels: np.ndarray) -> tuple[float, float, float]:
+def _shares(samples: Samples, levels: np.ndarray) -> tuple[float, float, float, float]:
     """Return the share of the samples that are between black and white; the share of their levels
-    that fill 3 x 3 samples somewhere; and the share of them that are next to black without notably
-    brighter neighbours, where a region ends abruptly. Smooth edges have neither."""
-    high, every, middle, ends = levels[-1], 0, 0, 0
+    that fill 3 x 3 samples somewhere; the share of them that are next to black without notably
+    brighter neighbours, where a region ends abruptly (smooth edges have neither); and the share of
+    all samples that are not black."""
+    high, every, middle, ends, lit = levels[-1], 0, 0, 0, 0
     found, flat = set(), set()
     for values, counted in samples():
         values = values.astype(np.float64)
@@ -263,12 +271,13 @@ def _shares(samples: Samples, levels: np.ndarray) -> tuple[float, float, float]:
             between &= counted
         every += values.size if counted is None else int(counted.sum())
         middle += int(between.sum())
+        lit += int((values > 0).sum() if counted is None else ((values > 0) & counted).sum())
         bright, dark = maximum_filter(values, 3), minimum_filter(values, 3)
         found.update(np.unique(values[between]).tolist())
         same = between & (bright == dark)
         flat.update(np.unique(values[1:-1, 1:-1][same[1:-1, 1:-1]]).tolist())
         ends += int((between & (dark <= 0) & (bright <= values + MIDDLE * high)).sum())
-    return middle / every, len(flat) / max(1, len(found)), ends / max(1, middle)
+    return middle / every, len(flat) / max(1, len(found)), ends / max(1, middle), lit / every
 
 
 def _lossy_threshold(samples: Samples) -> float | tuple[str, str]:
@@ -292,14 +301,18 @@ def _of_palette(frames: Frames, plain: Region) -> Region:
     """Return everything but black, or but the first colour of the palette where black is unused."""
     used: dict[int, bool] = {}  # index -> whether it is black
     for pixels in frames():
-        indices, at = np.unique(pixels.index, return_index=True)
-        black = (pixels.values.reshape(-1, 3)[at] == 0).all(axis=1)
+        counted = plain.counted(pixels)
+        indices, at = np.unique(select(pixels.index, counted), return_index=True)
+        black = (select(pixels.values, counted).reshape(-1, 3)[at] == 0).all(axis=1)
         used |= dict(zip(indices.tolist(), black.tolist(), strict=True))
-    if not used.get(0, True):
-        if any(used.values()):
-            return replace(plain, doubt=PALETTE)
-        return replace(plain, look="index")
-    return plain
+    if not used.get(0, True) and any(used.values()):
+        return replace(plain, doubt=PALETTE)
+    if 0 in used and len(used) <= FEW:  # numbers of labels, with 255 for what is to be ignored
+        found = _label_threshold(np.array(sorted(used)))
+        plain = plain if isinstance(found, float) else replace(plain, doubt=found)
+    # Without black, or where a palette that was never set is black throughout.
+    by_number = not used.get(0, True) or (len(used) > 1 and all(used.values()))
+    return replace(plain, look="index") if by_number else plain
 
 
 def _opacity(pixels: Pixels) -> np.ndarray | None:
@@ -346,12 +359,15 @@ def _named(pixels: Pixels, words: Sequence[str], rule: MaskRule) -> np.ndarray:
         values = np.uint8(255) - values
     wanted = [float(word) for word in words if word[0] != "#"]
     if pixels.threshold == "half":
-        triples = {word: _triple(word) for word in (*rule.values, *rule.ignore)}
-        every = np.array([(0, 0, 0), (255, 255, 255), *triples.values()])
+        triples = [_triple(word) for word in (*rule.values, *rule.ignore)]
+        every = np.array([(0, 0, 0), (255, 255, 255), *triples])
+        wanted = (every[:, None] == [_triple(word) for word in words]).all(-1).any(-1)
         samples = np.broadcast_to(values.reshape(*values.shape[:2], -1), (*values.shape[:2], 3))
-        far = [np.abs(samples.astype(np.int64) - triple).sum(axis=2) for triple in every]
-        nearest = every[np.argmin(far, axis=0)]
-        return (nearest[..., None, :] == [triples[word] for word in words]).all(-1).any(-1)
+        if values.ndim == 2 and (every == every[:, :1]).all():
+            samples, every = samples[..., :1], every[:, :1]
+        samples, every = samples.astype(np.int16), every.clip(-255, 510).astype(np.int16)
+        far = [np.abs(samples - one).sum(axis=2, dtype=np.int16) for one in every]
+        return wanted[np.argmin(far, axis=0)]
     if pixels.index is not None:
         inside = np.isin(pixels.index, wanted)
     elif values.ndim == 3:

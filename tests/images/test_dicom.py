@@ -28,7 +28,7 @@ from pydicom.uid import (
 )
 
 from pipeline.errors import ImageError
-from pipeline.images import SkippedFile, patient_code, probe, read_image, read_mask
+from pipeline.images import SkippedFile, dicom_capture, patient_code, probe, read_image, read_mask
 from pipeline.images.dicom import COLOURS, PALETTE
 from tests.images.makers import (
     BIRTH,
@@ -501,6 +501,22 @@ def test_what_is_no_image_is_told_by_its_class_and_type(tmp_path, name):
     read_mask(save_dicom(dicom((grey() > 99).astype(np.uint8), SOPClassUID=STORAGE + kind), path))
 
 
+@pytest.mark.promise(KINDS)
+@pytest.mark.parametrize("modality", ["US", "CR", "XC", "CT", "OT"])
+@pytest.mark.parametrize(
+    "types", [["DERIVED", "SECONDARY"], ["DERIVED", "SECONDARY", "SCREEN SAVE"]]
+)
+def test_screens_of_ultrasound_and_films_are_images(tmp_path, modality, types):
+    path = save_dicom(dicom(grey(), Modality=modality, ImageType=types), tmp_path / "x.dcm")
+    reported = modality in ("CT", "OT")
+    assert dicom_capture(path) == ("secondary" if reported else "")
+    if reported and types[2:]:
+        with pytest.raises(SkippedFile):
+            probe(path)
+    else:
+        assert len(probe(path)) == 1
+
+
 @pytest.mark.promise(STEPS)
 @pytest.mark.parametrize("model", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize("shape", ["IDENTITY", "INVERSE", ""])
@@ -570,3 +586,14 @@ def test_ct_without_a_window_has_one_range_and_others_their_own(tmp_path):
     assert shown["mr"].max() == 255 and (shown["mr"] == shown["mr given"]).all()
     np.testing.assert_array_equal(shown["windowed"], shown["windowed given"])
     assert not shown["air given"].any() and set(shown["body given"][12:28, 12:38].flat) == {128}
+
+
+@pytest.mark.promise(FRAMES)
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16])
+def test_frames_with_maps_of_their_own_are_compared_by_their_values(show, dtype):
+    slopes = [{"RescaleSlope": slope, "RescaleIntercept": "0"} for slope in ("1", "0.1")]
+    dataset = dicom(np.stack([grey().astype(dtype) * 16] * 2), frames=2, Modality="PT")
+    groups = [elements(PixelValueTransformationSequence=[elements(**one)]) for one in slopes]
+    dataset.PerFrameFunctionalGroupsSequence = groups
+    hot, cold = show(dataset, 0), show(dataset, 1)
+    assert hot.max() == 255 and cold.max() < 30

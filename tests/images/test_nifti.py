@@ -11,7 +11,7 @@ import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from pipeline.errors import ImageError
-from pipeline.images import probe, read_image, read_mask, to_voxels
+from pipeline.images import nifti, probe, read_image, read_mask, to_voxels
 from pipeline.manifest import MaskFiles
 from tests.images.makers import LPS, grey, save_nifti
 
@@ -166,6 +166,20 @@ def test_a_mask_lies_where_its_affine_says(tmp_path, kind):
             with pytest.raises(ImageError, match="another grid") as error:
                 read_mask(files[""], k, shape=(10, 12))
             assert "--resize-masks" in error.value.remedy
+
+
+@pytest.mark.promise(PLACE)
+def test_a_region_beside_its_image_is_refused_and_a_mask_is_read_once(tmp_path, monkeypatch):
+    image = save_nifti(LESION.astype(np.int16), tmp_path / "x.nii.gz", GRID)
+    away, near = GRID.copy(), GRID.copy()
+    away[0, 3], near[0, 3] = 60, 2
+    masks = {a[0, 3]: save_nifti(LESION, tmp_path / f"{a[0, 3]}.nii", a) for a in (away, near)}
+    with pytest.raises(ImageError, match="outside its image"):
+        read_mask(MaskFiles((masks[60],), "resize", image), 3)
+    reads = []
+    monkeypatch.setattr(nifti, "read", lambda *a, read=nifti.read: reads.append(a[2]) or read(*a))
+    found = [read_mask(MaskFiles((masks[2],), "resize", image), k).sum() for k in range(8)]
+    assert found == [0, 0, 16, 16, 16, 16, 0, 0] and max(map(reads.count, reads)) < 8
 
 
 @pytest.mark.promise("All slices of a volume are shown with one range, empty ones too.")

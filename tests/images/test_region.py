@@ -229,6 +229,13 @@ VALUES = {
         np.where(BOTH, 255 - grey(48, 64) % 4, grey(48, 64) % 5).astype(np.uint8), BOTH, {}
     ),
     "a picture": (grey(48, 64), None, {}),
+    "a dark picture": (
+        np.random.default_rng(0).gamma(1.2, 9, (48, 64)).clip(0, 120).astype(np.uint8), None, {}
+    ),
+    "noise below 255": (
+        painted((BOTH, 254), (BOTH & RIM, 253), (THIN & ~BOTH, 1)),
+        None, {"values=253,254": BOTH},
+    ),
 }  # fmt: skip
 
 
@@ -276,3 +283,37 @@ def test_a_rule_that_cannot_be_read_is_refused(tmp_path, rule):
     Image.fromarray(painted((BOTH, 255))).save(tmp_path / "x.png")
     with pytest.raises(ConfigError):
         read_mask(MaskFiles((tmp_path / "x.png",), rule))
+
+
+@pytest.mark.promise(ONE)
+def test_a_palette_with_255_beside_labels_is_asked_about(tmp_path):
+    labels = disc(9) * np.uint8(1)
+    labels[disc(12) & ~disc(9)] = 255
+    voc = [0, 0, 0, 128, 0, 0] + [0] * (3 * 253) + [224, 224, 192]
+    for name, colours in {"voc": voc, "never_set": [0] * 768}.items():
+        palette = Image.fromarray(labels, mode="P")
+        palette.putpalette(colours)
+        palette.save(path := tmp_path / f"{name}.png")
+        with pytest.raises(Ambiguous, match="255 next to the labels 1") as error:
+            read_mask(path)
+        assert "--mask-ignore 255" in error.value.remedy
+        found = read_mask(MaskFiles((path,), "ignore=255"))
+        np.testing.assert_array_equal(found, disc(9), err_msg=name)
+
+
+@pytest.mark.promise(ONE)
+@pytest.mark.parametrize("high", [0.5, 0.3, 1 / 255])
+def test_of_two_fractions_with_0_the_higher_one_is_the_region(tmp_path, high):
+    check(disc(9)[None] * np.float32(high), tmp_path / "x.tif", disc(9)[None])
+    labels = disc(9).astype(np.float32) + disc(4)
+    tifffile.imwrite(tmp_path / "labels.tif", labels * np.float32(high / 2))
+    with pytest.raises(Ambiguous):  # probabilities below 0.5, all of them, or scaled labels
+        read_mask(tmp_path / "labels.tif")
+
+
+@pytest.mark.promise(ONE)
+def test_an_inverted_ground_may_be_a_label_number(tmp_path):
+    values = np.full((48, 64), 2, np.uint8) - disc(12) - disc(6)
+    Image.fromarray(values).save(tmp_path / "x.png")
+    found = read_mask(MaskFiles((tmp_path / "x.png",), "invert"))
+    np.testing.assert_array_equal(found, disc(12))
