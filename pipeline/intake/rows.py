@@ -253,7 +253,7 @@ def row_warnings(frame: pd.DataFrame) -> list[str]:
     if len(alike):
         warnings.append(
             f"{len(alike)} patients in different splits have names that differ only by case, "
-            f"blanks or zeros ({shown(map(repr, alike))}): if they are one patient, write them alike"
+            f"blanks or zeros ({shown(map(repr, alike))}): if they are one, write them alike"
         )
     if len(table) == 1:
         warnings.append(f"all images are of one class, {table.index[0]!r}: check the folders")

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -43,6 +44,7 @@ NOT_READ = (".nii", ".nii.gz", ".dcm")  # volumes, too slow to read for this
 NONE = "or --masks none if all are images"
 
 
+@lru_cache(2**18)
 def stem(path: str) -> str:
     """Return a relative path without its image suffix (other dots stay)."""
     pure = PurePosixPath(path)
@@ -204,7 +206,8 @@ def find_truth(
     _in_folders(truth, rest, named, locate, told)
     left = {*rest} - {*truth.owners, *truth.spare}
     truth.spare += sorted(named & left)
-    truth.lone = [path for path in truth.lone if path in left - named]
+    left -= named
+    truth.lone = [path for path in truth.lone if path in left]
     if len(truth.lone) > 2 and _drawn(truth.lone, locate):
         if not told:
             raise ManifestError(
@@ -213,7 +216,7 @@ def find_truth(
                 remedy=f"move them away, or pass their folder as --masks, {NONE}",
             )
         truth.spare += truth.lone
-    _in_unnamed_folders([path for path in rest if path in left - named], locate)
+    _in_unnamed_folders([path for path in rest if path in left], locate)
     return truth
 
 
@@ -321,10 +324,13 @@ def _in_folders(
         tops: dict[str, list[str]] = defaultdict(list)  # folder next to those of masks -> its files
         for path in others:
             tops[path.removeprefix(top).partition("/")[0]].append(path)
+        every = Images(others, parent)
         for folder in folders if others else ():
             name, files = PurePosixPath(folder).name, below[folder]
             same = [path for side in tops if _rest(side) == _rest(name) for path in tops[side]]
-            images = Images(same or others, parent)  # labelsTr is of imagesTr, not of imagesTs
+            images = (
+                Images(same, parent) if same else every
+            )  # labelsTr is of imagesTr, not of imagesTs
             found = {path: images.of(stem(path).removeprefix(f"{folder}/")) for path in files}
             paired = [path for path in files if found[path][0]]
             fits = len(paired) >= PAIRED * min(len(files), len(others))
