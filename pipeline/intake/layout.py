@@ -53,7 +53,7 @@ def split_named(name: str, given: Mapping[str, str] = NO_NAMES) -> str:
     """Return the split that a folder or a table's cell names; "" = none. `given` are further
     names, in lower case, and their splits."""
     low = name.strip().lower()
-    letters = re.sub("[^a-z]", "", low)
+    letters = re.sub(r"[\W\d_]", "", low)  # letters of other scripts stay: they are other words
     found = (split for split, pattern in _SPLIT.items() if pattern.fullmatch(letters))
     return given.get(low) or next(found, "")
 
@@ -172,7 +172,7 @@ def guess_layout(places: Folders, root: Path, given: Mapping[str, str] = NO_NAME
         ask(
             f"{', '.join(map(repr, others))} next to the split folders {', '.join(splits)}",
             "put the classes inside the splits, and masks elsewhere (--masks); or say what they "
-            f"are: --split-name '{others[0]}=test'",
+            f"are: --split-name '{others[0]}=test'; or --layout 'class/*' if all are classes",
         )
     hidden = [{split_named(word) for word in words(name)} - {""} for name in tops]
     if not splits and hidden and all(hidden) and len(set().union(*hidden)) > 1:

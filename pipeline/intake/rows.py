@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ from pipeline.segment.quality import odd_truth
 
 Progress = Callable[[int, int], None]
 MASK_FOLDERS = ("mask", "masks", "ground_truth", "groundtruth", "segmentation", "segmentations")
+PATIENT_NAMED = re.compile(r"(?i)(patient|subject|person|case|pat|pt|sub)[ _-]*\d+")
 SECONDARY = "DICOM secondary capture (dose report, screen shot) among CT, MR or PET images"
 # `--on-shared-patient`: of the splits that share a patient, the first in this order keeps it.
 SPLIT_PRIORITY = {"drop-train": ("test", "val", "train"), "drop-test": ("train", "val", "test")}
@@ -240,6 +242,19 @@ def row_warnings(frame: pd.DataFrame) -> list[str]:
         if len(alike) > 1:
             names = ", ".join(map(repr, alike))
             warnings.append(f"classes {names} differ only by case or spaces")
+    if len(table) >= 3 and all(map(PATIENT_NAMED.fullmatch, table.index)):
+        what = f"the classes ({shown(table.index)}) are named like patients: if they are, say with "
+        warnings.append(f"{what}--layout what the folders are, or pass a CSV with labels")
+    in_splits = frame[(frame["patient_id"] != "") & (frame["split"] != "")]
+    named = in_splits.groupby("patient_id")["split"].first()
+    keys = named.index.to_series().str.casefold()
+    keys = keys.str.replace(r"\s|(?<!\d)0+(?=\d)|\.0$", "", regex=True)
+    alike = named.index[named.groupby(keys).transform("nunique") > 1]
+    if len(alike):
+        warnings.append(
+            f"{len(alike)} patients in different splits have names that differ only by case, "
+            f"blanks or zeros ({shown(map(repr, alike))}): if they are one, write them alike"
+        )
     if len(table) == 1:
         warnings.append(f"all images are of one class, {table.index[0]!r}: check the folders")
     known = int((frame["patient_id"] != "").sum())

@@ -54,6 +54,8 @@ BOXES = {
     "centre": ("xcenter ycenter width height", "xcentre ycentre width height", "cx cy w h"),
 }
 RELATIVE = "%"  # ends a box in shares of the image's sides, until its size is known
+# Columns of 0 and 1 that are classes only if the user says so.
+NO_CLASSES = {"male", "female", "m", "f", "left", "right", "train", "val", "valid", "test"}
 LABEL_MARKS = "|;,/+&"  # between the labels of a cell
 _NUMBER = re.compile(r"-?\d+\.?\d*(?:e-?\d+)?")
 _BOX = re.compile(r"-?[\d.e-]+(,-?[\d.e-]+){3}%?")
@@ -146,6 +148,10 @@ def _read_one(source: Path, rules: TableRules, found: Findings, *, several: bool
     if "path" not in table:
         _take_path(table, taken, folder, source)
     found.warnings += take_units(table, taken)
+    for name in {"patient_id", "group"} & {*table}:  # `12.0` is what pandas makes of 12 and a gap
+        cells = table[name].str.strip()
+        whole = cells.str.fullmatch(r"(\d+\.0)?").all()
+        table[name] = cells.str.removesuffix(".0") if whole else cells
     split = _take_split(table, taken, source, several=several)
     boxes = _take_boxes(table, rules, found)
     _take_labels(table, taken, source, rules)
@@ -218,10 +224,15 @@ def read_table(
         raise ManifestError("the table has no rows", path=path, remedy="check the file")
     columns = [meant.get(name, name.strip()) for name in csv.header]
     table = pd.DataFrame(csv.rows, csv.lines, columns, dtype=str)
+    for at in range(len(columns)):  # blanks around all cells of a column are no part of them
+        cells = [(cell, cell.strip()) for cell in table.iloc[:, at]]
+        if all(cell != bare or not cell for cell, bare in cells):
+            table.isetitem(at, [bare for _, bare in cells])
     known = {column: names[0].split() for column, names in SYNONYMS.items()}
     taken = {c: n for n, c in meant.items() if n.lower() not in (c, *known.get(c, ()))}
     if rules.path_column:  # which may name the patient as well
-        table["path"], taken["path"] = csv.column(rules.path_column), rules.path_column
+        at = csv.header.index(rules.path_column)
+        table["path"], taken["path"] = table.iloc[:, at], rules.path_column
     return table, taken
 
 
@@ -305,7 +316,9 @@ def _take_labels(
         return
     cells = table.apply(lambda column: column.str.strip().str.lower())
     binary = cells.isin([*YES, *NO, *UNCERTAIN]).all()
-    names = names or [n for n in table if binary[n] and n not in COLUMNS]
+    names = names or [
+        n for n in table if binary[n] and n not in COLUMNS and plain(n) not in NO_CLASSES
+    ]
     if lost := [n for n in names if not binary.get(n, False)]:
         what = f"column {lost[0]!r} is not one of 0 and 1 {has}"
         raise ManifestError(what, path=source, remedy="check --label-column")

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -43,6 +44,7 @@ NOT_READ = (".nii", ".nii.gz", ".dcm")  # volumes, too slow to read for this
 NONE = "or --masks none if all are images"
 
 
+@lru_cache(2**18)
 def stem(path: str) -> str:
     """Return a relative path without its image suffix (other dots stay)."""
     pure = PurePosixPath(path)
@@ -166,9 +168,9 @@ class Images:
                 if len(keys := self.ends[place + one]) == 1:
                     return self.full[next(iter(keys))], name.replace(one, "", 1)
             for one in names:
-                keys = sorted(self.starts[place + one])
-                if len(keys) == 1 or (keys and one == name):
-                    return [path for key in keys for path in self.full[key]], ""
+                keys = self.starts[place + one]
+                if len(keys) == 1 or (keys and one == name):  # sorted here only: it may be all
+                    return [path for key in sorted(keys) for path in self.full[key]], ""
         return [], ""
 
 
@@ -204,7 +206,8 @@ def find_truth(
     _in_folders(truth, rest, named, locate, told)
     left = {*rest} - {*truth.owners, *truth.spare}
     truth.spare += sorted(named & left)
-    truth.lone = [path for path in truth.lone if path in left - named]
+    left -= named
+    truth.lone = [path for path in truth.lone if path in left]
     if len(truth.lone) > 2 and _drawn(truth.lone, locate):
         if not told:
             raise ManifestError(
@@ -213,7 +216,7 @@ def find_truth(
                 remedy=f"move them away, or pass their folder as --masks, {NONE}",
             )
         truth.spare += truth.lone
-    _in_unnamed_folders([path for path in rest if path in left - named], locate)
+    _in_unnamed_folders([path for path in rest if path in left], locate)
     return truth
 
 
@@ -241,17 +244,46 @@ def _next_to_images(
             alone[name] = match["x"]
         elif extended and re.match(r"[ _.-]+[A-Za-z]", extended[0][1]):
             unknown[extended[0][1]] += [(file, stems[extended[0][0]]) for file in files]
+        elif (WORDS - CLASS_WORDS) & {*words(name)}:
+            truth.lone += files
     starts: dict[str, list[str]] = defaultdict(list)
     for name in stems if alone else ():
         if name not in alone and stems[name][0] not in truth.owners:
             for start in ("", *(name[: match.start()] for match in re.finditer("[ _.-]", name))):
                 starts[start] += stems[name]
+    masks: dict[str, list[str]] = defaultdict(list)
     for name, base in alone.items():
-        if 0 < len(images := starts[base]) <= FEW_IMAGES:
-            for file in stems[name]:
-                truth.add(file, images, "")
-        else:
-            truth.lone += stems[name]
+        masks[base].append(name)
+    for base, names in masks.items():
+        images = starts[base]
+        each = _of_same_end(base, names, images)
+        for name in names:
+            found = images if each is None and len(images) <= FEW_IMAGES else (each or {}).get(name)
+            for file in stems[name] if found else ():
+                truth.add(file, found, "")
+            truth.lone += [] if found else stems[name]
+
+
+def _of_same_end(base: str, names: list[str], images: list[str]) -> dict[str, list[str]] | None:
+    """Return the image of each mask of several images, by the end of their names: `image_2` of
+    `mask_2`, `a_left` of `a_mask_left`; nothing if only a part of the masks has one. None: no mask
+    has one, so that each may be of all images."""
+
+    def end(name: str) -> str:
+        last = re.split("[ _.-]+", name[len(base) :].rstrip(")").replace("(", " "))[-1]
+        last = re.sub(r"^[A-Za-z]{3,}(?=\d+$)", "", last)  # image2
+        return last.lstrip("0") or "0"
+
+    ends: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for image in images:
+        key = PurePosixPath(stem(image)).name
+        ends[end(key)][key].append(image)
+    fits = {name: ends[end(name)] for name in names if end(name) in ends}
+    if not fits or sum(map(len, ends.values())) == 1:
+        return None
+    if len(fits) < len(names) or any(len(found) > 1 for found in fits.values()):
+        return {}
+    return {name: next(iter(found.values())) for name, found in fits.items()}
 
 
 def _rest(folder: str) -> set[str]:
@@ -292,10 +324,13 @@ def _in_folders(
         tops: dict[str, list[str]] = defaultdict(list)  # folder next to those of masks -> its files
         for path in others:
             tops[path.removeprefix(top).partition("/")[0]].append(path)
+        every = Images(others, parent)
         for folder in folders if others else ():
             name, files = PurePosixPath(folder).name, below[folder]
             same = [path for side in tops if _rest(side) == _rest(name) for path in tops[side]]
-            images = Images(same or others, parent)  # labelsTr is of imagesTr, not of imagesTs
+            images = (
+                Images(same, parent) if same else every
+            )  # labelsTr is of imagesTr, not of imagesTs
             found = {path: images.of(stem(path).removeprefix(f"{folder}/")) for path in files}
             paired = [path for path in files if found[path][0]]
             fits = len(paired) >= PAIRED * min(len(files), len(others))

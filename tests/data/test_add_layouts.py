@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import product
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from pipeline.errors import ManifestError
 from pipeline.intake import add_dataset
+from pipeline.intake.truth import Images
 from tests.data.conftest import mask, pages, picture, rows_of
 from tests.images.makers import dicom, grey, save_dicom
 
@@ -213,3 +215,60 @@ def test_a_series_of_segmentations_is_no_folder_of_masks(tmp_path, paths, name):
     summary = add_dataset("d", tmp_path / "x", paths=paths)
     assert summary.images == 8 and summary.masks == 0
     assert [n for why, n in summary.skipped.items() if "SEG" in why] == [8]
+
+
+@pytest.mark.promise(BY_NAME)
+@pytest.mark.parametrize(
+    ("patterns", "of_first"),
+    [
+        (["{c}/image_{i}.png", "m:{c}/mask_{i}.png"], "a/mask_0.png"),
+        (["{c}/{c}x_{i}.png", "m:{c}/{c}x_mask_0{i}.png"], "a/ax_mask_00.png"),
+        (
+            ["{c}/{c}{i}/scan1.png", "{c}/{c}{i}/scan2.png", "m:{c}/{c}{i}/roi1.png"],
+            "a/a0/roi1.png",
+        ),
+        (["{c}/q{i}_t1.png", "{c}/q{i}_t2.png", "m:{c}/q{i}_seg_1.png"], "a/q0_seg_1.png"),
+    ],
+)
+def test_numbered_masks_are_each_of_the_image_of_that_number(patterns, of_first, tmp_path, paths):
+    """Of several images that a mask may belong to, its number or side decides."""
+    source = grow(tmp_path / "s", *patterns)
+    frame = add_dataset("d", source, paths=paths).frame
+    found = frame["mask_path"][frame["mask_path"] != ""]
+    assert found.iloc[0] == of_first
+    assert not found.str.contains("|", regex=False).any()
+    assert not frame["path"].str.contains("mask|roi|seg").any()
+
+
+@pytest.mark.promise(ASKED)
+def test_names_with_a_word_for_masks_are_never_silent(tmp_path, paths):
+    """`mask_1_left` is no image of a class, though no rule finds its image."""
+    source = grow(tmp_path / "s", "{c}/image_{i}.png", "m:{c}/mask_{i}_left.png")
+    with pytest.raises(ManifestError, match="8 files are named like masks"):
+        add_dataset("d", source, paths=paths)
+
+
+@pytest.mark.promise(FOLDERS)
+def test_words_of_other_scripts_are_no_splits(tmp_path, paths):
+    """`test阳性` (positive) is a class."""
+    source = grow(tmp_path / "s", "test阳性/{c}{i}.png", "test阴性/{c}{i}.png")
+    frame = add_dataset("d", source, paths=paths).frame
+    assert set(frame["label"]) == {"test阳性", "test阴性"}
+    assert set(frame["split"]) == {""}
+
+
+@pytest.mark.promise(FOLDERS)
+def test_classes_named_like_patients_are_warned_of(tmp_path, paths):
+    """patient01/image has no class."""
+    source = grow(tmp_path / "s", "patient0{c}/{i}.png", classes="123")
+    warnings = "\n".join(add_dataset("d", source, paths=paths).warnings)
+    assert "are named like patients" in warnings
+
+
+def test_many_files_of_one_beginning_take_no_quadratic_time():
+    """Classes with files of the same names, `img_00001`."""
+    names = [f"{c}/img_{i:05}.png" for c in "abc" for i in range(3000)]
+    images = Images(names[3000:])
+    start = time.process_time()
+    assert all(images.of(f"img_{i:05}") == ([], "") for i in range(3000))
+    assert time.process_time() - start < 2

@@ -466,3 +466,50 @@ def test_dicom_patients_are_a_code_that_does_not_tell_the_header(tmp_path, paths
     patients = rows_of(paths)["patient_id"].tolist()
     assert patients[0] == patients[1] != patients[2]
     assert all(patients)
+
+
+@pytest.mark.parametrize("second", ["{}.0", " {}", "{} "])
+def test_a_patient_written_in_two_ways_is_one(second, tmp_path, paths):
+    """`12.0` is what pandas writes for 12 in a column with gaps; blanks are no part of a name."""
+    for name, form in {"train": "{}", "test": second}.items():
+        lines = [
+            f"{picture(tmp_path / f'{name}{i}.png', i).name},{'ab'[i % 2]},{form.format(i)}"
+            for i in range(6)
+        ]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["path,label,patient_id", *lines]))
+    tables = [tmp_path / "train.csv", tmp_path / "test.csv"]
+    with pytest.raises(ManifestError, match="patient '0' is in test"):
+        add_dataset("d", tables, paths=paths)
+
+
+def test_patients_that_differ_by_case_or_zeros_are_warned_of(tmp_path, paths):
+    """p01 in train and P1 in test may be one."""
+    lines = [
+        f"{picture(tmp_path / f'{i}.png', i).name},{'ab'[i % 2]},{split},{patient}"
+        for i, (split, patient) in enumerate([("train", "p01"), ("test", "P1")] * 3)
+    ]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["path,label,split,patient_id", *lines]))
+    warnings = add_dataset("d", table, paths=paths).warnings
+    assert any("2 patients in different splits" in line for line in warnings)
+
+
+def test_blanks_around_cells_are_no_part_of_them(tmp_path, paths):
+    """As some programs write: `x.png , a , 1`."""
+    lines = [f"{picture(tmp_path / f'{i}.png', i).name} , {'ab'[i % 2]} , 00{i}" for i in range(6)]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join([" path , label , patient id", *lines]))
+    frame = add_dataset("d", table, paths=paths).frame
+    assert set(frame["label"]) == {"a", "b"}
+    assert "000" in set(frame["patient_id"])
+
+
+def test_columns_of_sex_are_no_classes(tmp_path, paths):
+    """The label is elsewhere: in `grade`."""
+    lines = [
+        f"{picture(tmp_path / f'{i}.png', i).name},{i % 2},{1 - i % 2},G{i % 3}" for i in range(6)
+    ]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["path,male,female,grade", *lines]))
+    with pytest.raises(ManifestError, match="no column 'label'"):
+        add_dataset("d", table, paths=paths)
