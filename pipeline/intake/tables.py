@@ -137,6 +137,14 @@ def read_image_tables(sources: Sequence[Path], rules: TableRules = TableRules())
     found.images = images[[not reason for reason in why]]
     if found.images.empty:
         raise ManifestError("lists no images", path=sources[0], remedy="check its paths and labels")
+    if not (found.images["split"] != "").any():
+        folders = [path.split("/")[:-1] for path in found.images["path"]]
+        named = [next(filter(None, map(split_named, names)), "") for names in folders]
+        if all(named) and len(set(named)) > 1:
+            found.warnings.append(
+                f"no split is set, but all images are in folders named {shown(sorted(set(named)))}: "
+                "add a column split if these are the parts"
+            )
     return found
 
 

@@ -513,3 +513,19 @@ def test_columns_of_sex_are_no_classes(tmp_path, paths):
     table.write_text("\n".join(["path,male,female,grade", *lines]))
     with pytest.raises(ManifestError, match="no column 'label'"):
         add_dataset("d", table, paths=paths)
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"), [(("train", "test"), True), (("scan", "test"), False)]
+)
+def test_folders_named_for_splits_are_not_left_unused_without_a_word(
+    tmp_path, paths, folders, said
+):
+    lines = [
+        f"{picture(tmp_path / folders[i % 2] / f'{i}.png', i).relative_to(tmp_path)},{'ab'[i // 3]}"
+        for i in range(6)
+    ]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["path,label", *lines]))
+    warnings = add_dataset("d", table, paths=paths).warnings
+    assert any("no split is set" in line for line in warnings) == said
