@@ -141,10 +141,9 @@ def read_image_tables(sources: Sequence[Path], rules: TableRules = TableRules())
         folders = [path.split("/")[:-1] for path in found.images["path"]]
         named = [next(filter(None, map(split_named, names)), "") for names in folders]
         if all(named) and len(set(named)) > 1:
-            found.warnings.append(
-                f"no split is set, but all images are in folders named {shown(sorted(set(named)))}: "
-                "add a column split if these are the parts"
-            )
+            parts = shown(sorted(set(named)))
+            what = f"no split is set, but all images are in folders named {parts}"
+            found.warnings.append(f"{what}: add a column split if these are the parts")
     return found
 
 

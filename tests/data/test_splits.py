@@ -350,7 +350,7 @@ def test_an_audit_of_other_images_is_refused_and_one_that_is_needed_asked_for():
     audit.loc[3, "sha256"] = "f" * 64
     with pytest.raises(ManifestError, match=r"of other images: 1 .*'003'"):
         SplitPlan(LEAKY, SplitsParams(), audit)
-    with pytest.raises(ManifestError, match="pipeline data check"):
+    with pytest.raises(ManifestError, match="pipeline audit"):
         SplitPlan(LEAKY, SplitsParams(on_leak="drop-test"))
 
 
