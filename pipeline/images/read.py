@@ -165,9 +165,11 @@ def _volume_region(
 
 
 def _grid(path: Path) -> Grid | None:
-    """Return the grid of a volume; None for files of other formats."""
+    """Return the grid of a volume; None for files of other formats, and for what is no file."""
     with _naming(path):
         status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return None
         return _read_grid(path, status.st_size, status.st_mtime_ns)
 
 
