@@ -1,4 +1,4 @@
-# make demo   set up, then images -> masks -> features -> heads -> report, on drawn phantoms
+# make demo   set up, then images -> masks -> features -> learners -> report, on drawn phantoms
 # make test   set up, then the tests
 .PHONY: setup demo test lint
 .ONESHELL:

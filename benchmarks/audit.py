@@ -1,7 +1,7 @@
 """How often the leak audit is wrong on real films, and how its cost grows.
 
-    python benchmarks/audit.py rates ../shared/data           # false alarms, recall of known copies
-    python benchmarks/audit.py real ../shared/data            # all images as one dataset
+    python benchmarks/audit.py rates DATA           # false alarms, recall of known copies
+    python benchmarks/audit.py real DATA            # all images as one dataset
     python benchmarks/audit.py made 10000 100000 --planted 0.01
 
 `rates`: pairs of films of different patients that are called copies (lung, where the file name

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from os.path import abspath
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from pipeline.errors import ConfigError
 
-LEARNERS = ("zero-shot", "linear-probe", "medfocus", "medfocus-probe")  # the built-in ones
-VIEWS = ("whole", "masked", "crop", "binary", "oracle", "random")  # the built-in ones
+DEFAULT_LEARNERS = ("zero-shot", "linear-probe", "medfocus", "medfocus-probe")
+LEARNERS = (  # the built-in ones; docs/learners.md
+    *DEFAULT_LEARNERS,
+    *("nearest-prototype", "k-nn", "tip-adapter", "tip-adapter-f", "clip-adapter"),
+    *("lp-plus-plus", "ss-text"),
+)
+VIEWS = ("whole", "masked", "crop", "binary", "oracle", "random")  # encoded by default
+MORE_VIEWS = ("dim", "blur", "grey", "random-crop")  # built in too, encoded on request
+LOCAL = "local-dir:"
+"""Before the folder with a copy of a repository of open_clip, as the name of a model."""
 # Names of datasets and learners become names of files and of DVC stages.
 DATASET_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 
@@ -22,6 +38,18 @@ def _each_once(value: tuple) -> tuple:
     return value
 
 
+def parts_of(view: str) -> tuple[str, ...]:
+    """Return the stored views that a view of a run joins: ("whole", "crop") of "whole+crop"."""
+    return tuple(view.split("+"))
+
+
+def _no_part_twice(value: tuple[str, ...]) -> tuple[str, ...]:
+    for view in value:
+        if len(set(parts_of(view))) < len(parts_of(view)):
+            raise ValueError(f"{view!r} joins a view with itself")
+    return value
+
+
 def _rising(value: tuple[float, ...]) -> tuple[float, ...]:
     rounded = [round(f, 4) for f in value]  # predictions and reports tell fractions apart by these
     if not value or any(not 1e-4 <= f <= 1 for f in value) or rounded != sorted(set(rounded)):
@@ -29,17 +57,25 @@ def _rising(value: tuple[float, ...]) -> tuple[float, ...]:
     return value
 
 
+def _counts_rise(value: tuple[int, ...]) -> tuple[int, ...]:
+    if any(k < 1 for k in value) or list(value) != sorted(set(value)):
+        raise ValueError("must be whole numbers from 1 that rise")
+    return value
+
+
 EachOnce = AfterValidator(_each_once)
 Name = Annotated[str, Field(pattern=f"^{DATASET_NAME}$")]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=2**15 - 1)], ...], EachOnce]  # int16
 Fractions = Annotated[tuple[float, ...], AfterValidator(_rising)]
-Views = Annotated[tuple[str, ...], EachOnce]
+Views = Annotated[tuple[str, ...], EachOnce, AfterValidator(_no_part_twice)]
 MaxFailed = Annotated[float, Field(ge=0, le=1, description="Share of images that may fail.")]
 Precision = Annotated[Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 on cuda")]
 # YAML reads a section without parameters as None.
 LearnerSection = Annotated[dict[str, Any] | None, AfterValidator(lambda value: value or {})]
+ShotKind = Literal["balanced", "realistic"]
 Protocol = Literal["official", "grouped", "ground_truth", "grouped_truth"]
 CROSS_VALIDATED: tuple[Protocol, ...] = ("grouped", "grouped_truth")  # each seed tests a fold
+FEW_SHOT: tuple[Protocol, ...] = ("official", "grouped")  # those that `splits.shots` draws from
 
 
 class Section(BaseModel):
@@ -49,14 +85,38 @@ class Section(BaseModel):
 
 
 class ModelSpec(Section):
-    """A model to load."""
+    """A model to load. Relative paths start at the folder of params.yaml."""
 
     name: str
-    """Of a configuration: sam2-micro, sam2.1_hiera_large, clip-micro, or one of open_clip."""
+    """Of a configuration: sam2-micro, sam2.1_hiera_large, medsam2, clip-micro, one of open_clip, a
+    JSON file, or hf-hub:org/name or local-dir:FOLDER with an open_clip_config.json."""
     checkpoint: str | None = None
-    """A path, package (shipped with the embedded models), hf-hub:org/name, or open_clip's tag."""
+    """A path, package (shipped with the embedded models), hf-hub:org/name[/file], or open_clip's
+    tag; default: package, or the repository or folder of `name`."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     """Checked if given; the actual hash is recorded in any case."""
+    image_size: int | None = Field(None, ge=64, multiple_of=32)
+    """sam2: side of the square input in pixels, if not that of the configuration."""
+    trained_as: str | None = None
+    """clip: open_clip's tag of weights with the same activation and preprocessing."""
+    text: str | None = None
+    """clip: folder of the text tower's config.json and tokenizer, instead of the hub."""
+    _folder: Path = PrivateAttr(Path())
+
+    def path(self, name: str) -> Path:
+        """Return a path of this model; a relative one starts at the folder of params.yaml."""
+        return self._folder / Path(name).expanduser()
+
+    def check_followed(self) -> None:
+        """Raise ConfigError if DVC could not see that a file of this model has changed: it compares
+        params.yaml and the files in checkpoints/."""
+        local = self.name.removeprefix(LOCAL) if self.name.startswith(LOCAL) else None
+        names = [self.text, local, *([] if self.sha256 else [self.checkpoint])]
+        for path in (self.path(name) for name in names if name):
+            followed = Path(abspath(path)).is_relative_to(abspath(self._folder / "checkpoints"))
+            if path.exists() and not followed:
+                remedy = "move or link it into checkpoints/, or for a checkpoint state its sha256"
+                raise ConfigError("DVC does not see changes of this file", path=path, remedy=remedy)
 
 
 class ProfileParams(Section):
@@ -64,6 +124,13 @@ class ProfileParams(Section):
 
     sam2: ModelSpec
     clip: ModelSpec
+
+    @model_validator(mode="after")
+    def _options_are_of_the_model(self) -> Self:
+        for name, foreign in {"sam2": ("trained_as", "text"), "clip": ("image_size",)}.items():
+            if wrong := [key for key in foreign if getattr(getattr(self, name), key) is not None]:
+                raise ValueError(f"{name} has no {', '.join(wrong)}")
+        return self
 
 
 class AuditParams(Section):
@@ -76,6 +143,27 @@ class AuditParams(Section):
     mirrored: bool = True
     """Whether mirrored and turned copies are looked for too."""
     max_failed: MaxFailed = 0.0
+
+
+class WindowParams(Section):
+    """A window: what becomes black to white."""
+
+    center: float
+    """Its middle, in HU for CT."""
+    width: float = Field(gt=0)
+    """From black to white."""
+
+
+class ImagesParams(Section):
+    """How images are read."""
+
+    window: Literal["auto"] | WindowParams = "auto"
+    """Of CT slices that state no window, and of volumes (NIfTI, MHA, NRRD)."""
+
+    @property
+    def shown(self) -> tuple[float, float] | None:
+        """The window as (center, width); None for auto."""
+        return None if self.window == "auto" else (self.window.center, self.window.width)
 
 
 class SegmentParams(Section):
@@ -113,21 +201,24 @@ class PromptQualityParams(Section):
     box_jitter: float = Field(0.1, ge=0, le=0.5)
     """box: each edge of the true box is moved by up to this share of its side."""
     seed: int = 0
-    """Of the sample and the jitter."""
+    """Seed of the sample and the jitter."""
     max_failed: MaxFailed = 0.0
 
 
 class EncodeParams(Section):
     """Stage 2, I = E_v(x * m) and T = E_t(t)."""
 
-    geometry: Literal["pad", "squash", "crop"] = "pad"
-    """How an image becomes square: pad, squash, or crop (the model's own preprocessing)."""
+    geometry: Literal["auto", "pad", "squash", "crop"] = "auto"
+    """How an image becomes square: pad, squash, or crop; auto is squash for a model that was
+    trained so, such as SigLIP, and pad, which loses nothing, for others."""
     views: Annotated[Views, Field(min_length=1)] = VIEWS
     """What CLIP is shown of each image: names of pipeline.encode.views."""
     fill: Literal["black", "mean", "blur"] = "black"
     """What lies outside the mask."""
     crop_margin: float = Field(0.1, ge=0)
     """Margin of the crop view, as a share of the mask's box."""
+    dim: float = Field(0.35, ge=0, le=1)
+    """dim view: brightness of what lies outside the mask, as a share of its own."""
     tokens: bool = False
     """Whether patch-token features are kept as well."""
     precision: Precision = "auto"
@@ -139,6 +230,8 @@ class SplitsParams(Section):
 
     fractions: Fractions = (0.05, 0.1, 0.2, 0.5, 1.0)
     """Few-shot shares of the training labels, nested, in whole patients and groups."""
+    shots: dict[ShotKind, Annotated[tuple[int, ...], AfterValidator(_counts_rise)]] = {}
+    """Numbers of images a class: balanced, or realistic; see pipeline.splits.plan.Draw.shots."""
     val: float = Field(0.2, gt=0, lt=1)
     """Share of the drawn labels that is the validation part."""
     test: float = Field(0.2, gt=0, lt=1)
@@ -155,12 +248,12 @@ class TrainParams(Section):
     """What every learner is trained on."""
 
     seeds: Seeds = (0, 1, 2, 3, 4)
-    """Of each learner, view and fraction one fit each: they draw shots and initial weights."""
+    """Each draws the labels and the initial weights: one fit per learner, view, share and seed."""
     views: dict[Protocol, Views] = {
         **dict.fromkeys(("official", "grouped"), VIEWS[:4]),
         **dict.fromkeys(("ground_truth", "grouped_truth"), (*VIEWS[:2], *VIEWS[4:])),
     }
-    """The views that each protocol is run on."""
+    """The views that each protocol is run on: stored ones, or joint ones such as whole+crop."""
 
 
 class ComparedRun(Section):
@@ -206,11 +299,11 @@ class EvaluateParams(Section):
     bootstrap: int = Field(1000, ge=10)
     """Resamples of the test images, by patient, group and copies where there are any."""
     confidence: float = Field(0.95, gt=0, lt=1)
-    """Of every interval."""
+    """Confidence level of every interval."""
     bins: int = Field(15, ge=2)
     """Of the reliability diagram and of ECE."""
     seed: int = 0
-    """Of the resamples."""
+    """Seed of the resamples."""
 
 
 class ReportParams(Section):
@@ -233,13 +326,14 @@ class Params(Section):
     """Which of `profiles` is used."""
     profiles: dict[str, ProfileParams]
     """Pairs of models by name."""
+    images: ImagesParams = ImagesParams()
     audit: AuditParams = AuditParams()
     segment: SegmentParams = SegmentParams()
     prompt_quality: PromptQualityParams = PromptQualityParams()
     encode: EncodeParams = EncodeParams()
     splits: SplitsParams = SplitsParams()
     train: TrainParams = TrainParams()
-    learners: dict[Name, LearnerSection] = {name: {} for name in LEARNERS}
+    learners: dict[Name, LearnerSection] = {name: {} for name in DEFAULT_LEARNERS}
     """Parameters of each learner, in the order of results; `LearnerParams` checks them."""
     study: StudyParams = StudyParams()
     evaluate: EvaluateParams = EvaluateParams()
@@ -248,12 +342,14 @@ class Params(Section):
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
         # Whether a view is encoded, `train` asks the store: one command may set encode.views.
-        views, runs = {*self.encode.views, *VIEWS}, (self.study.baseline, *self.study.runs)
+        views = {*self.encode.views, *VIEWS, *MORE_VIEWS}
+        runs = (self.study.baseline, *self.study.runs)
+        named = [(f"train.views.{p}", view) for p, of in self.train.views.items() for view in of]
+        named += [("study: view", run.view) for run in runs]
         for where, name, known in (
             ("profile", self.profile, self.profiles),
-            *((f"train.views.{p}", v, views) for p, of in self.train.views.items() for v in of),
             *(("study: learner", run.learner, {*self.learners, *LEARNERS}) for run in runs),
-            *(("study: view", run.view, views) for run in runs),
+            *((where, part, views) for where, view in named for part in parts_of(view)),
         ):
             if name not in known:
                 raise ValueError(f"{where}: {name!r} is not one of {', '.join(sorted(known))}")
@@ -296,11 +392,14 @@ def load_params(
             problem = f"{dotted}: {'.'.join(parents)} is no table"
             raise ConfigError(problem, path=path, remedy="correct the key") from None
     try:
-        return Params.model_validate(raw)
+        params = Params.model_validate(raw)
     except ValidationError as error:
         given = f", or what a flag or --set gave: {', '.join(overrides)}" if overrides else ""
         remedy = f"correct these keys{given}"
         raise ConfigError(problem_text(error), path=path, remedy=remedy) from None
+    for profile in params.profiles.values():
+        profile.sam2._folder = profile.clip._folder = path.parent
+    return params
 
 
 def problem_text(error: ValidationError, prefix: str = "params") -> str:

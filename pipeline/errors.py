@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from os import PathLike
 
 
 def printable(name: str | PathLike) -> str:
     """Return a file name for a message: a newline or another control character is escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(name))
+
+
+def shown(names: Iterable[str]) -> str:
+    """Return the first names of a list, for a message."""
+    names = list(names)
+    return ", ".join(map(printable, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
 class PipelineError(Exception):

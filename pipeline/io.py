@@ -14,6 +14,7 @@ import shutil
 import socket
 import stat
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -124,6 +125,47 @@ def sha256_file(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class FileHashes:
+    """SHA-256 of files, remembered from run to run by inode, size and times.
+
+    A file is read again only where one of these has changed: in a copied folder that is once, and
+    since the bytes decide, no alarm. What was changed in the two seconds before it was hashed is
+    not kept, since one more change could leave its times as they are. Safe in threads.
+
+    Args:
+        path: a JSON file of what is remembered; damaged or missing, all files are read. None:
+            nothing is kept.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self.path, self._new = path, False
+        self._known: dict[str, list] = {}
+        self._young: set[str] = set()
+        if path is not None:
+            with suppress(OSError, ValueError, TypeError):
+                self._known = dict(json.loads(path.read_bytes()))
+
+    def __call__(self, file: str | os.PathLike) -> str:
+        """Return the hexadecimal SHA-256 of a file's bytes; errors as for `open_bytes`."""
+        stat, name = os.stat(file), os.path.abspath(file)
+        times = stat.st_mtime_ns, stat.st_ctime_ns
+        now = [stat.st_ino, stat.st_size, *times]
+        *then, digest = self._known.get(name, [""])
+        if then != now:
+            young = time.time_ns() - max(times) < 2e9
+            (self._young.add if young else self._young.discard)(name)
+            digest = sha256_file(file)
+            self._known[name], self._new = [*now, digest], True
+        return digest
+
+    def save(self) -> None:
+        """Write what is remembered. Raises DiskError."""
+        if self.path is not None and self._new:
+            kept = {name: of for name, of in self._known.items() if name not in self._young}
+            atomic_write_text(self.path, json.dumps(kept))
+            self._new = False
+
+
 def sha256_json(value: Any) -> str:
     """Return the SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -153,7 +195,8 @@ def read_text_csv(path: str | os.PathLike) -> TextTable:
     """Read a CSV file in which every value stays text, byte for byte.
 
     A UTF-8 byte order mark is dropped; Unix, Windows and old Mac line ends are accepted; the
-    delimiter is that of comma, semicolon and tab which occurs most often in the first line. Empty
+    delimiter is that of comma, semicolon and tab which gives the header most fields, or the one
+    that Excel's first line `sep=;` states. Lines without a value and delimiters at the end of
     lines are skipped. Quotes follow RFC 4180.
 
     Raises:
@@ -168,15 +211,20 @@ def read_text_csv(path: str | os.PathLike) -> TextTable:
             raise UnicodeDecodeError("utf-8", raw, nul, nul + 1, "NUL")
         text = raw.decode("utf-8-sig")
         lines = io.StringIO(text, newline="")
-        delimiter = max(",;\t", key=(text.splitlines() or [""])[0].count)
+        first = (text.splitlines() or [""])[0]
+        if stated := re.fullmatch(r'"?sep=([,;\t])"?[,;\t]*', first, re.IGNORECASE):
+            next(lines)
+        before = int(stated is not None)
+        fields = {mark: len(next(csv.reader([first], delimiter=mark), [])) for mark in ",;\t"}
+        delimiter = stated[1] if stated else max(fields, key=fields.__getitem__)
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        table = TextTable(path, next(reader, []), [], [])
-        start = reader.line_num + 1
+        table = TextTable(path, _filled(next(reader, [])), [], [])
+        start = reader.line_num + 1 + before
         for row in reader:
-            if row:
-                table.rows.append(row)
+            if any(row) or len(row) == 1:
+                table.rows.append(_filled(row, len(table.header)))
                 table.lines.append(start)
-            start = reader.line_num + 1
+            start = reader.line_num + 1 + before
     except OSError as error:
         missing = error.errno == errno.ENOENT
         message = "no such file" if missing else f"cannot be read: {error.strerror}"
@@ -199,6 +247,37 @@ def read_text_csv(path: str | os.PathLike) -> TextTable:
         remedy += f"; quote fields that contain {delimiter!r}"
         raise ManifestError("; ".join(wrong[:10]) + more, path=path, remedy=remedy)
     return table
+
+
+UNITED = "|"  # in a manifest's mask_path: between the files of one mask
+
+
+def digest_files(manifest: Path, data: Path, out: Path, hashes: FileHashes) -> None:
+    """Write digests of the bytes of a manifest's images and of its ground truth, as they are now,
+    to a JSON file. DVC, which sees the manifest only, compares it.
+
+    Where the folder of the images is not there, what was written before is kept.
+    """
+    if not data.is_dir() and out.is_file():
+        return
+
+    def digest(name: str) -> str:
+        with suppress(OSError, PipelineError):
+            return hashes(data / name)
+        return "missing"  # or unreadable: the stages say which
+
+    table = read_text_csv(manifest)
+    masks = [name for cell in table.column("mask_path") if cell for name in cell.split(UNITED)]
+    names = {"images": table.column("path"), "masks": masks}
+    digests = {kind: sha256_json([digest(name) for name in of]) for kind, of in names.items()}
+    hashes.save()
+    atomic_write_json(out, digests)
+
+
+def _filled(row: list[str], least: int = 0) -> list[str]:
+    """Return the fields of a row without empty ones at its end, but at least `least` of them."""
+    filled = next((n for n in range(len(row), 0, -1) if row[n - 1].strip()), 0)
+    return row[: max(least, filled)]
 
 
 class ProcessLock:

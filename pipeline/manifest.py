@@ -9,13 +9,14 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from pipeline.errors import ManifestError
-from pipeline.io import atomic_write, read_text_csv
+from pipeline.io import UNITED, atomic_write, read_text_csv
 
 REQUIRED = ("image_id", "path", "frame", "label", "split", "sha256", "width", "height")
 COLUMNS = (
@@ -30,7 +31,8 @@ COLUMNS = (
     "sha256",  # of the file's bytes
     "width",  # int, pixels of the upright frame
     "height",  # int, pixels of the upright frame
-    "mask_path",  # ground truth, relative to the dataset's folder or absolute; "" = none
+    "mask_path",  # ground truth, relative to the dataset's folder or absolute, of several files
+    # joined by "|"; "" = none. How it is read: the optional column `mask_rule`, see `MaskFiles`
     "mask_area",  # pixels of the ground truth; "0" = an empty mask; "" = not counted
     "box",  # prompt "x0,y0,x1,y1" in pixels of the upright frame
     "points",  # prompt "x,y,1;x,y,0" in pixels of the upright frame; 1 = inside, 0 = outside
@@ -38,6 +40,7 @@ COLUMNS = (
 )
 INTEGERS = ("frame", "width", "height")
 SPLITS = ("", "train", "val", "test")
+LABELLED = ("train", "val")  # parts whose labels are used: a copy of them in test is a leak
 MAX_LISTED = 100  # problems of one kind that an error lists
 
 
@@ -111,10 +114,27 @@ def row_file(row, data: str | Path) -> Path:
     return Path(data) / (row["path"] if not hasattr(row, "_fields") else row.path)
 
 
-def mask_file(row, data: str | Path) -> Path | None:
-    """Return the ground-truth file of a row; None when it has none."""
-    name = row["mask_path"] if not hasattr(row, "_fields") else row.mask_path
-    return Path(data) / name if name else None
+@dataclass(frozen=True)
+class MaskFiles:
+    """The ground truth of an image: files whose regions are united, and how they are read."""
+
+    files: tuple[Path, ...]
+    rule: str = ""  # words of `mask_rule`: `pipeline.images.region.MaskRule`
+    image: Path | None = None  # of which it is the ground truth
+
+    def __str__(self) -> str:
+        return UNITED.join(map(str, self.files))
+
+
+def mask_file(row, data: str | Path | Callable[[str], Path]) -> MaskFiles | None:
+    """Return the ground truth of a row (a Series, dict or named tuple), below a folder or located
+    by a function; None when it has none."""
+    cells = row if isinstance(row, Mapping | pd.Series) else row._asdict()
+    if not cells["mask_path"]:
+        return None
+    locate = data if callable(data) else Path(data).joinpath
+    files = map(locate, cells["mask_path"].split(UNITED))
+    return MaskFiles(tuple(files), cells.get("mask_rule", ""), locate(cells["path"]))
 
 
 def class_names(frame: pd.DataFrame) -> list[str]:
@@ -123,19 +143,20 @@ def class_names(frame: pd.DataFrame) -> list[str]:
 
 
 # Validation: every problem is found and reported at once, as line, column, what is wrong, remedy.
-Problem = tuple[int, str, str, str]
+Problem = tuple[int | str, str, str, str]
 
 
 def check_rows(
     frame: pd.DataFrame,
-    lines: Sequence[int],
+    lines: Sequence[int | str],
     path: str | Path,
     *,
     classes: Iterable[str] | None = None,
     data: str | Path | None = None,
 ) -> None:
     """Check the rows of a manifest (all of `COLUMNS`; index 0, 1, ...), whose lines in the file
-    `path` are `lines`. `classes` and `data`: see `read_manifest`.
+    `path` are `lines`: numbers, or text such as "3 of test.csv". `classes` and `data`: see
+    `read_manifest`.
 
     Raises:
         ManifestError: no rows; or the message lists every problem with its line and remedy, of one
@@ -155,14 +176,19 @@ def check_rows(
     if data is not None:
         kinds.append(_missing_files(frame, Path(data), "path", "run `pipeline data add` again"))
         kinds.append(_missing_files(frame, Path(data), "mask_path", "empty the cell"))
-    found = [sorted(kind) for kind in kinds]
-    listed = sorted(problem for kind in found for problem in kind[:MAX_LISTED])
+    found = [sorted(kind, key=_by_line) for kind in kinds]
+    listed = sorted((problem for kind in found for problem in kind[:MAX_LISTED]), key=_by_line)
     if not listed:
         return
     total = sum(map(len, found))
     text = [f"  line {line}, {column}: {what} - {how}" for line, column, what, how in listed]
     text += [f"  ... and {total - len(listed)} more of these kinds"] * (total > len(listed))
     raise ManifestError("\n".join([f"{total} problem{'s' * (total > 1)}", *text]), path=path)
+
+
+def _by_line(problem: Problem) -> tuple:
+    number, _, source = str(problem[0]).partition(" ")
+    return source, int(number), *problem[1:]
 
 
 def _is_inside(path: str) -> bool:
@@ -218,7 +244,10 @@ def _patients_in_two_splits(frame: pd.DataFrame) -> Iterator[Problem]:
 
 
 def _prompts_outside(frame: pd.DataFrame) -> Iterator[Problem]:
-    remedy = "use pixels of the upright image, the smaller first in a box"
+    remedy = (
+        "use pixels of the upright image, the smaller first in a box (or pass --box-format: xywh "
+        "for x,y,width,height; none leaves boxes out)"
+    )
     for row in frame[(frame["box"] != "") | (frame["points"] != "")].itertuples():
         for column, text in (("box", row.box), ("points", row.points)):
             try:
@@ -238,7 +267,9 @@ def _prompts_outside(frame: pd.DataFrame) -> Iterator[Problem]:
 def _missing_files(
     frame: pd.DataFrame, data: Path, column: str, otherwise: str
 ) -> Iterator[Problem]:
-    for line, name in zip(frame["line"], frame[column], strict=True):
+    cells = frame.set_index("line")[column]
+    names = cells.str.split(UNITED).explode() if column == "mask_path" else cells
+    for line, name in names.items():
         if name and not (file := data / name).is_file():
             what = "a broken link" if file.is_symlink() else "no such file"
             yield line, column, f"{what}: {file}", f"put it back, or {otherwise}"

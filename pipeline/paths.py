@@ -31,7 +31,7 @@ class Paths:
         return self.root / (os.environ.get("PIPELINE_DATA_ROOT") or self.data_root) / dataset
 
     def manifest(self, dataset: str) -> Path:
-        """The dataset's images, one a row."""
+        """The dataset's images, one per row."""
         return self.root / "data_manifests" / f"{dataset}.csv"
 
     def datasets(self) -> list[str]:
@@ -58,11 +58,15 @@ class Paths:
         return self.root / "cache" / dataset
 
     audit = _cached("audit.parquet")
-    """One row an image: its groups of copies, its flags."""
+    """One row per image: its groups of copies, its flags."""
     audit_pairs = _cached("audit_pairs.parquet")
     """Pairs of copies."""
     audit_summary = _cached("audit.json")
     """The audit's counts."""
+    files = _cached("files.json")
+    """Digests of the bytes of all images and ground-truth masks, for DVC."""
+    hashes = _cached("hashes.json")
+    """The SHA-256 of each file by its size and times (`FileHashes`), kept from run to run."""
     thumbnails = _cached("thumbnails.npz")
     """What the audit compares, kept from run to run."""
     masks = _cached("masks.zarr")
@@ -85,7 +89,7 @@ class Paths:
         return self.cache(dataset) / "runs" / learner
 
     def run_table(self, dataset: str, learner: str) -> Path:
-        """One row for each fit of a learner: its seed, labels, status, and what it chose."""
+        """One row per run of a learner: its seed, labels, status, and what it chose."""
         return self.run(dataset, learner) / "runs.parquet"
 
     def predictions(self, dataset: str, learner: str) -> Path:

@@ -21,6 +21,8 @@ from pipeline.images import probe, read_image
 from pipeline.images.overlay import draw_outlines
 from pipeline.io import atomic_write, sha256_file
 from pipeline.learners import Samples
+from pipeline.learners.base import check_finite
+from pipeline.learners.joint import predict_joined
 from pipeline.learners.runs import encoded_with_other_masks, load_fitted
 from pipeline.paths import Paths
 from pipeline.segment.segment import make_mapper
@@ -154,16 +156,18 @@ class PredictMapper:
             )
         self.segmenter, clip = make_mapper(params, run), load_encoder(params, run)
         _check_same(paths.masks(dataset), masks.identity, self.segmenter.identity)
-        encoder = EncodeMapper(params.encode, clip, {})
+        self.window = params.images.shown
+        encoder = EncodeMapper(params.encode, clip, {}, window=self.window)
         _check_same(paths.features(dataset), features.identity, encoder.identity)
-        one_view = params.encode.model_copy(update={"views": (view,)})
-        self.encoder = EncodeMapper(one_view, clip, {})
+        self.views = self.fitted.learners[0].views(view)  # those alone are encoded
+        needed = params.encode.model_copy(update={"views": self.views})
+        self.encoder = EncodeMapper(needed, clip, {}, window=self.window)
         self.device = encoder.device
         self.text = features.class_features(self.fitted.classes)
 
     def load(self, item: WorkItem) -> np.ndarray:
         """Read an image."""
-        return read_image(item.path, item.frame)
+        return read_image(item.path, item.frame, window=self.window)
 
     def map(self, items: Sequence[WorkItem], loaded: Sequence[np.ndarray]) -> list[tuple]:
         """Return for each image: the image, its mask, the mask's status, class probabilities."""
@@ -175,9 +179,11 @@ class PredictMapper:
         rows = []
         classes, none = tuple(self.fitted.classes), np.zeros(0, np.int64)
         for image, mask, feature in zip(loaded, masks, features, strict=True):
-            sample = Samples(self.view, {self.view: feature}, none, self.text, classes)
-            every = [learner.predict_proba(sample) for learner in self.fitted.learners]
+            by_view = {name: feature[[at]] for at, name in enumerate(self.views)}
+            sample = Samples(self.view, by_view, none, self.text, classes)
+            every = [predict_joined(learner, sample) for learner in self.fitted.learners]
             proba = np.mean(every, axis=0)[0]
+            check_finite("a class probability (is there such a view of new images?)", proba)
             named = dict(zip(classes, map(float, proba), strict=True))
             rows.append((image, mask.mask, mask.status, named))
         return rows

@@ -1,4 +1,4 @@
-"""Provenance: every output states the digest of its inputs in its own metadata.
+"""Provenance: results state the digests of their inputs in their own metadata.
 
 An output made from other inputs than those on disk is detected by one comparison:
 

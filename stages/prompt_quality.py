@@ -7,6 +7,7 @@ from pipeline.segment.prompt_quality import measure_prompts
 def run(dataset: Dataset) -> None:
     """Measure every prompt strategy on the images of the sample that are missing."""
     c = Project()
+    c.params.models.sam2.check_followed()
     print(measure_prompts(dataset, c.params, c.paths).summary())
 
 

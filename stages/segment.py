@@ -8,6 +8,7 @@ from pipeline.segment.segment import segment_dataset
 def run(dataset: Dataset) -> None:
     """Segment what is missing; parameters that changed the masks' identity rebuild the store."""
     c = Project()
+    c.params.models.sam2.check_followed()
     print(segment_dataset(dataset, c.params, c.paths, RunOptions(on_mismatch="rebuild")).summary())
 
 

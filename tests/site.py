@@ -50,8 +50,9 @@ STORES = {"segment": "cache/breast/masks.zarr", "encode": "cache/breast/features
 
 
 def stages_run(output: str) -> set[str]:
-    """Return the stages that `dvc repro` ran."""
-    return set(re.findall(r"Running stage '([^']+)'", output))
+    """Return the stages that `dvc repro` ran, without those that look whether files have changed,
+    which it always runs."""
+    return set(re.findall(r"Running stage '(?!files@)([^']+)'", output))
 
 
 def stage_command(stage: str, dataset: str = "breast") -> list[str]:
@@ -72,7 +73,14 @@ class Site:
     @classmethod
     def create(cls, root: Path) -> Site:
         """Copy the checkout's own files, with a small params.yaml."""
-        wanted = ("pipeline", "stages", ".dvc", "data_manifests/prompts.yaml", ":(glob)*")
+        wanted = (
+            "pipeline",
+            "stages",
+            ".dvc",
+            "data_manifests/prompts.yaml",
+            "checkpoints",
+            ":(glob)*",
+        )
         list_files = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--")
         listed = subprocess.check_output([*list_files, *wanted], cwd=REPO, text=True)
         for name in listed.split("\0")[:-1]:

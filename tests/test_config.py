@@ -39,11 +39,16 @@ def test_the_shipped_file_spells_out_every_default(repo: Path) -> None:
         ("splits.fractions", [0.1, 0.10004], "splits.fractions: .* rounded to 4 decimals"),
         ("train.seeds", [0, 20240101], "train.seeds.1: .* less than or equal to 32767"),
         ("train.seeds", [3, 0, 3], "train.seeds: .* each value once"),
-        ("profile", "huge", "profile: 'huge' is not one of embedded, paper"),
+        ("profile", "huge", "profile: 'huge' is not one of embedded, medsam2, paper"),
         ("train.views", {"official": ["whole", "maskd"]}, "train.views.official: 'maskd'"),
+        ("profiles.paper.sam2.text", "bert", "profiles.paper: .* sam2 has no text"),
+        ("profiles.paper.sam2.image_size", 500, "profiles.paper.sam2.image_size: .* multiple of"),
+        ("train.views", {"official": ["whole+maskd"]}, "train.views.official: 'maskd'"),
+        ("train.views", {"official": ["dim+dim"]}, "train.views.official: .* with itself"),
         ("learners", {"a b": {}}, "learners.a b.*: .* match pattern"),
         ("study.runs", [RUN, PROBE | {"learner": "probe"}], "study: learner: 'probe'"),
         ("study.runs", [RUN, PROBE | {"view": "maskd"}], "study: view: 'maskd'"),
+        ("study.runs", [RUN, PROBE | {"view": "whole+"}], "study: view: ''"),
         ("study.baseline.view", "masked", "study: .* first must be the baseline"),
         ("study.runs", [RUN, RUN | {"name": "again"}], "study: .* must differ"),
         ("datasets", ["a", "../x"], "datasets.1: .* match pattern"),
@@ -68,6 +73,44 @@ def test_what_is_at_a_limit_or_needed_by_one_command_alone_is_taken(repo: Path) 
     views = {"encode.views": ["mine"], "train.views": {"official": ["mine"]}}
     assert load_params(repo / "params.yaml", views).train.views == {"official": ("mine",)}
     assert load_params(repo / "params.yaml", {"learners.mine": None}).learners["mine"] == {}
+
+
+@pytest.mark.promise("A relative path of a model starts at the folder of params.yaml.")
+@pytest.mark.promise("DVC follows the bytes of weights, or the stage refuses them.")
+def test_paths_of_models_start_at_the_file_and_dvc_follows_the_checkpoints(
+    repo: Path, tmp_path: Path
+) -> None:
+    raw = yaml.safe_load((repo / "params.yaml").read_text())
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    for name in ("checkpoints/x.pt", "weights/x.pt", "text/config.json"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"weights")
+
+    def check(model: str, **keys: object) -> None:
+        given = {f"profiles.embedded.{model}.{key}": value for key, value in keys.items()}
+        getattr(load_params(tmp_path / "params.yaml", given).models, model).check_followed()
+
+    model = load_params(tmp_path / "params.yaml").models.sam2
+    assert model.path("checkpoints/x.pt") == tmp_path / "checkpoints/x.pt"
+    assert model.path("/x.pt") == Path("/x.pt") and model.path("~/x.pt") == Path.home() / "x.pt"
+    (tmp_path / "checkpoints/linked.pt").symlink_to(tmp_path / "weights/x.pt")
+    for followed in ("package", "hf-hub:a/b", "checkpoints/x.pt", "checkpoints/linked.pt"):
+        check("sam2", checkpoint=followed)
+    check("clip", checkpoint="openai", text="checkpoints")
+    check("sam2", checkpoint="weights/x.pt", sha256="0" * 64)
+    for model, keys in (
+        ("sam2", {"checkpoint": "weights/x.pt"}),
+        ("sam2", {"checkpoint": str(tmp_path / "checkpoints/../weights/x.pt")}),
+        ("clip", {"name": "local-dir:text"}),
+        ("clip", {"text": "text", "sha256": "0" * 64}),
+    ):
+        with pytest.raises(ConfigError, match="checkpoints/"):
+            check(model, **keys)
+    stages = yaml.safe_load((repo / "dvc.yaml").read_text())["stages"]
+    for name, stage in stages.items():
+        loads = "check_followed" in (repo / f"stages/{name}.py").read_text()
+        assert loads == ("checkpoints" in stage["deps"])
+        assert loads or not any(key.startswith("profiles.") for key in stage.get("params", []))
 
 
 @pytest.mark.parametrize("text", [b"a: [", b"- 1\n- 2\n", b"", b"# Gr\xfc\xdfe\na: 1\n", None])

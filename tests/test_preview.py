@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.paths import Paths
-from pipeline.preview import LINE, MARGIN, SIZE, choose_rows, image_warnings, preview_dataset
+from pipeline.preview import BOX, LINE, MARGIN, SIZE, choose_rows, image_warnings, preview_dataset
 from tests.images.makers import NAME, PATIENT, dicom, grey, rgb, save_dicom
 from tests.project import REPO, in_process
 
@@ -63,6 +63,18 @@ def test_a_mask_is_outlined_in_the_geometry_of_its_image(paths):
     # 40 x 56 upright, padded by 8 on the left: the region is rows 5..24, columns 18..37 of 56
     edges = np.array([5, 18, 25, 38]) * SIZE / 56
     assert np.abs([*yellow.min(axis=0), *(yellow.max(axis=0) + 1)] - edges).max() < 1.5
+
+
+@pytest.mark.promise("The preview draws the box of an image, as it is read from a table.")
+def test_a_box_is_drawn_where_its_image_has_it(paths):
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(paths.data("set") / "i.png")
+    listed(paths, ["i.png"], width=40, box="5,10,25,30")
+    preview_dataset("set", paths, paths.root / "x.png")
+    with Image.open(paths.root / "x.png") as sheet:
+        tile = np.asarray(sheet)[MARGIN : MARGIN + SIZE, MARGIN : MARGIN + SIZE]
+    drawn = np.argwhere((tile == BOX).all(axis=-1))
+    edges = np.array([10, 5, 30, 25]) * SIZE / 40
+    assert np.abs([*drawn.min(axis=0), *(drawn.max(axis=0) + 1)] - edges).max() < 1.5
 
 
 def test_rows_are_balanced_over_classes_whatever_their_order():

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from pipeline.audit.search import find_copies
-from pipeline.audit.table import KINDS, LEARNED, connect, image_pairs, joined_to, name_groups
+from pipeline.audit.table import KINDS, connect, image_pairs, joined_to, name_groups
 from pipeline.audit.thumbnails import Thumbnails, load_thumbnails
 from pipeline.config import Params
 from pipeline.engine.record import RunRecord, library_versions, recorded
 from pipeline.errors import printable
 from pipeline.io import atomic_write, atomic_write_json
-from pipeline.manifest import read_manifest
+from pipeline.manifest import LABELLED, read_manifest
 from pipeline.paths import Paths
 
 LISTED = 50  # pairs and groups named in the summary; the parquet files have all
@@ -51,7 +51,7 @@ def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
     record = RunRecord("audit", dataset, total=total, parameters=parameters)
     record.versions = library_versions()
     with recorded(record, paths.record(dataset, "audit"), max_failed=params.audit.max_failed):
-        thumbnails = load_thumbnails(manifest, paths.data(dataset), paths.thumbnails(dataset))
+        thumbnails = load_thumbnails(manifest, dataset, paths, params.images.shown)
         copies, cut = find_copies(thumbnails, None, params.audit)
         table, leaks = _image_table(manifest, thumbnails.content, copies, cut)
         rows = manifest.assign(content=thumbnails.content)
@@ -82,7 +82,7 @@ def compare_datasets(a: str, b: str, params: Params, paths: Paths) -> pd.DataFra
     sets, rows, unreadable, images = [], [], {}, {}
     for name in (a, b):
         manifest = read_manifest(paths.manifest(name))
-        sets.append(load_thumbnails(manifest, paths.data(name), paths.thumbnails(name)))
+        sets.append(load_thumbnails(manifest, name, paths, params.images.shown))
         rows.append(manifest.assign(content=sets[-1].content))
         unreadable[name], images[name] = sets[-1].failures, len(manifest)
     copies, _ = find_copies(*sets, params.audit)
@@ -100,7 +100,7 @@ def _image_table(
     near_part, copy_part = (connect(count, c["left"], c["right"]) for c in (near, copies))
     is_test = manifest["split"].eq("test").to_numpy()
     learned = np.zeros(count, bool)
-    learned[content[manifest["split"].isin(LEARNED).to_numpy()]] = True
+    learned[content[manifest["split"].isin(LABELLED).to_numpy()]] = True
     flags = {}  # of the test rows whose content, or a copy of these kinds, is in train or val
     for name, (kinds, _) in LEAK_COUNTS.items():
         known, unknown = (found[found["kind"].isin(kinds)] for found in (copies, cut))
@@ -148,7 +148,7 @@ def _known_groups(manifest: pd.DataFrame, column: str) -> dict[str, int]:
     """Count the patients or groups of the manifest, and those in test and in train or val."""
     known = manifest[manifest[column] != ""]
     test = known["split"].eq("test")
-    both = set(known.loc[test, column]) & set(known.loc[known["split"].isin(LEARNED), column])
+    both = set(known.loc[test, column]) & set(known.loc[known["split"].isin(LABELLED), column])
     return {
         "known": int(known[column].nunique()),
         "in_train_and_test": len(both),

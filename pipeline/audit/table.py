@@ -10,6 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from pipeline.errors import ManifestError
+from pipeline.manifest import LABELLED
 
 COLUMNS = {
     "image_id_a": "str",
@@ -24,7 +25,6 @@ COLUMNS = {
     "by": "str",  # bytes | thumbnail | structure: what found the pair
 }
 KINDS = ("byte", "near", "mirror", "turn")
-LEARNED = ("train", "val")  # parts that a model has seen: a copy of them in test is a leak
 
 
 def read_audit(path: Path, manifest: pd.DataFrame) -> pd.DataFrame | None:
@@ -74,8 +74,8 @@ def image_pairs(
             x, y = pairs[f"{name}_a"].to_numpy(object), pairs[f"{name}_b"].to_numpy(object)
             pairs[f"{name}_a"], pairs[f"{name}_b"] = np.where(turn, y, x), np.where(turn, x, y)
     split_a, split_b = pairs["split_a"], pairs["split_b"]
-    pairs["leak"] = split_a.eq("test") & split_b.isin(LEARNED)
-    pairs["leak"] |= split_b.eq("test") & split_a.isin(LEARNED)
+    pairs["leak"] = split_a.eq("test") & split_b.isin(LABELLED)
+    pairs["leak"] |= split_b.eq("test") & split_a.isin(LABELLED)
     order = pairs.assign(rank=pairs["kind"].map(KINDS.index).astype(int), less=-pairs["score"])
     order = order.sort_values(["rank", "less", "image_id_a", "image_id_b"])
     pairs = order.drop_duplicates(["image_id_a", "image_id_b"], ignore_index=True)

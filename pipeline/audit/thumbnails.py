@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pipeline.engine.run import LocalExecutor
+from pipeline.engine.run import LocalExecutor, changed_files
 from pipeline.errors import reason_of
 from pipeline.images import read_image, reader_rules
-from pipeline.io import atomic_write, sha256_json
+from pipeline.io import FileHashes, atomic_write, sha256_json
+from pipeline.paths import Paths
 from pipeline.store.items import WorkItem
 
 PLAIN_SIDE, STRUCTURE_SIDE = 32, 64  # pixels
@@ -53,21 +54,29 @@ def make_thumbnails(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class ThumbnailMapper:
     device = ""  # the engine's loader threads do all
 
+    def __init__(self, window: tuple[float, float] | None):
+        self.window = window
+
     def load(self, item: WorkItem) -> tuple[np.ndarray, np.ndarray]:
-        return make_thumbnails(read_image(item.path, item.frame))
+        return make_thumbnails(read_image(item.path, item.frame, window=self.window))
 
     def map(self, items: Sequence[WorkItem], loaded: Sequence) -> Sequence:
         return loaded
 
 
-def load_thumbnails(manifest: pd.DataFrame, data: Path, cache: Path) -> Thumbnails:
-    """Read the thumbnails that the cache lacks, and bring the cache up to date.
+def load_thumbnails(
+    manifest: pd.DataFrame, dataset: str, paths: Paths, window: tuple[float, float] | None = None
+) -> Thumbnails:
+    """Read the thumbnails that the cache lacks, and bring the cache up to date; `window` is that
+    of `read_image`.
 
     A damaged cache counts as empty. What was read before an interruption is kept. An image whose
-    file cannot be read, or has other bytes than the manifest states, is in `failures`; another of
-    the same content may be read. Raises DiskError where the cache cannot be written.
+    file cannot be read, or has other bytes than the manifest states, is in `failures`, also where
+    its thumbnail is cached; another of the same content may be read. Raises DiskError where the
+    cache cannot be written.
     """
-    rules = sha256_json(reader_rules())
+    data, cache = paths.data(dataset), paths.thumbnails(dataset)
+    rules, hashes = sha256_json(reader_rules(window)), FileHashes(paths.hashes(dataset))
     keys = [
         sha256(f"{digest} {frame} {rules}".encode()).hexdigest()
         for digest, frame in zip(manifest["sha256"], manifest["frame"], strict=True)
@@ -81,11 +90,14 @@ def load_thumbnails(manifest: pd.DataFrame, data: Path, cache: Path) -> Thumbnai
     readable = at >= 0
     if readable.any():
         plain[readable], structure[readable] = (pixels[at[readable]] for pixels in cached)
-    missing = manifest.assign(key=keys, content=content)[~readable[content]].to_dict("records")
-    items = [WorkItem(r["image_id"], r["key"], data / r["path"], r["frame"], r) for r in missing]
-    failures, before = {}, int(readable.sum())
+    rows = manifest.assign(key=keys, content=content).to_dict("records")
+    items = [WorkItem(r["image_id"], r["key"], data / r["path"], r["frame"], r) for r in rows]
+    failures = changed_files([i for i in items if readable[i.row["content"]]], hashes)
+    items = [i for i in items if not readable[i.row["content"]]]
+    before = int(readable.sum())
     try:
-        for result in LocalExecutor(READ_BATCH, cores=1).imap(ThumbnailMapper, items):
+        executor = LocalExecutor(READ_BATCH, cores=1, hashes=hashes)
+        for result in executor.imap(lambda: ThumbnailMapper(window), items):
             at = result.item.row["content"]
             if result.error is not None:
                 failures[result.item.image_id] = reason_of(result.error)
@@ -93,6 +105,7 @@ def load_thumbnails(manifest: pd.DataFrame, data: Path, cache: Path) -> Thumbnai
                 plain[at], structure[at] = result.row
                 readable[at] = True
     finally:
+        hashes.save()
         read = int(readable.sum()) - before
         if read:
             with atomic_write(cache) as partial, open(partial, "wb") as file:

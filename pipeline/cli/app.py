@@ -6,6 +6,7 @@ Options are checked before what runs them is imported: loading torch alone takes
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -44,6 +45,13 @@ def audit(dataset: Dataset, project: Project, against: Against = None) -> None:
 
     Exits 3 when more images cannot be read than audit.max_failed allows.
     """
+    show_audit(dataset, project, against)
+
+
+def show_audit(
+    dataset: str, project: Project, against: str | None, masks: Sequence[str] = ()
+) -> None:
+    """Run the audit and print it, with what was found about `masks`, if anything."""
     from pipeline.audit import across_text, audit_dataset, audit_text, compare_datasets
     from pipeline.engine.record import RunRecord
 
@@ -58,7 +66,8 @@ def audit(dataset: Dataset, project: Project, against: Against = None) -> None:
             raise other.too_many_failed(params.audit.max_failed, paths.manifest(against))
         summary |= {f"copies_in_{against}": copies, f"unreadable_in_{against}": unreadable}
         text += "\n" + across_text(against, copies, unreadable)
-    project.show(summary, text)
+    summary |= {"masks": list(masks)} if masks else {}
+    project.show(summary, "\n".join([text, *masks]))
 
 
 @command(app, "pipeline segment --dataset brain --set segment.prompt=auto")
@@ -192,26 +201,85 @@ class AddOptions:
     """Options of `add_dataset` that are passed on."""
 
     masks: Annotated[
-        Path | None, Option(help="Folder or CSV; default x_mask.png next to x.png")
+        Path | None, Option(help="Folder, CSV or none; default: named for images next to them.")
+    ] = None
+    mask_name: Annotated[str, Option(help="Glob of the paths of masks, e.g. '*_left*'.")] = ""
+    layout: Annotated[
+        str, Option(help="What folders are, e.g. 'split/class/patient/*'; default: a guess.")
+    ] = ""
+    split_name: Annotated[
+        list[str] | None, Option(help="Another name of a split, e.g. 'holdout=test'.")
     ] = None
     groups: Annotated[Path | None, Option(help="CSV of known groups (path, series, ...).")] = None
-    patient_regex: Annotated[str | None, Option(help="Its first group is the patient.")] = None
+    patient_regex: Annotated[
+        str | None, Option(help="In paths; its first group is the patient.")
+    ] = None
     max_rank: Annotated[int, Option(min=0, help="Highest rank used of a CSV of masks.")] = 5
     on_shared_patient: Annotated[str | None, Option(help="error, drop-train or drop-test.")] = None
+    replace: Annotated[bool, Option("--replace", help="Remove rows that no CSV lists.")] = False
     force: Annotated[bool, Option("--force", help="Replace another manifest.")] = False
+
+
+@dataclass
+class TableOptions:
+    """The fields of `TableRules`."""
+
+    path_column: Annotated[str | None, Option(help="CSV: column of the image files.")] = None
+    label_column: Annotated[
+        list[str] | None, Option(help="CSV: column of the class; repeated: columns of 0 and 1.")
+    ] = None
+    patient_column: Annotated[str | None, Option(help="CSV: column of the patient.")] = None
+    label_sep: Annotated[str | None, Option(help="CSV: what separates the labels of a cell.")] = (
+        None
+    )
+    label_rule: Annotated[
+        str | None, Option(help="CSV: of several labels first, single (no others) or whole.")
+    ] = None
+    box_format: Annotated[str | None, Option(help="CSV: corners, xywh, centre or none.")] = None
+    box_rule: Annotated[str | None, Option(help="CSV: of several boxes union or largest.")] = None
+    images: Annotated[Path | None, Option(help="CSV: folder of its images.")] = None
+
+
+@dataclass
+class MaskOptions:
+    """How ground truth is read, where its values can be read in two ways."""
+
+    mask_values: Annotated[str | None, Option(help="Values of the region: 1,2 or '#ff0000'.")] = (
+        None
+    )
+    mask_ignore: Annotated[str | None, Option(help="Values that are outside, such as 255.")] = None
+    mask_invert: Annotated[bool, Option("--mask-invert", help="The ground is white.")] = False
+    resize_masks: Annotated[
+        bool, Option("--resize-masks", help="Take masks of another size or grid.")
+    ] = False
+
+    @property
+    def rule(self) -> str:
+        """The words of the manifest's column `mask_rule`."""
+        lists = {"values": self.mask_values, "ignore": self.mask_ignore}
+        words = [f"{name}={given.replace(' ', '')}" for name, given in lists.items() if given]
+        flags = {"invert": self.mask_invert, "resize": self.resize_masks}
+        return " ".join([*words, *(name for name, given in flags.items() if given)])
 
 
 @command(data_app, "pipeline data add brain --from scans/ --masks scan_masks/ --groups groups.csv")
 def add(
     dataset: DatasetName,
-    source: Annotated[Path, Option("--from", help="Folder split/class/image, CSV or zip.")],
+    source: Annotated[
+        list[Path],
+        Option("--from", help="Folder split/class/image, zip, or CSV (repeated: several)."),
+    ],
     project: Project,
     given: AddOptions,
+    table: TableOptions,
+    truth: MaskOptions,
 ) -> None:
     """Create data_manifests/DATASET.csv; the images are not copied."""
-    from pipeline.intake import add_dataset
+    from pipeline.intake import TableRules, add_dataset
 
-    summary = add_dataset(dataset, source, paths=project.paths, **vars(given))
+    rules = TableRules(**vars(table) | {"label_column": tuple(table.label_column or ())})
+    options = vars(given) | {"mask_rule": truth.rule, "table": rules}
+    summary = add_dataset(dataset, source, paths=project.paths, **options)
     project.show(summary.to_json(), summary.text(), failed=summary.failed)
 
 
@@ -247,15 +315,21 @@ def sample(
 
 @command(data_app, "pipeline data check --dataset brain")
 def check(dataset: Dataset, project: Project, against: Against = None) -> None:
-    """Check the manifest, then do what `pipeline audit` does."""
+    """Check the manifest and the ground truth, then do what `pipeline audit` does."""
     from pipeline.encode.text import prompted_classes
+    from pipeline.intake.rows import measure_masks
     from pipeline.manifest import read_manifest
 
-    paths = project.paths
+    paths, tables = project.paths, {}
     for name in filter(None, [dataset, against]):
         classes = prompted_classes(paths.prompts, name)
-        read_manifest(paths.manifest(name), data=paths.data(name), classes=classes)
-    audit(dataset, project, against)
+        tables[name] = read_manifest(paths.manifest(name), data=paths.data(name), classes=classes)
+        if unused := ", ".join(sorted(set(classes or ()) - set(tables[name]["label"]))):
+            typer.echo(f"warning: prompts for classes that {name} lacks: {unused}", err=True)
+    masks = measure_masks(tables[dataset], paths.data(dataset).joinpath)
+    bad = masks.unusable(tables[dataset]).items()
+    unusable = [f"the mask of {name} cannot be used: {why}" for name, why in bad]
+    show_audit(dataset, project, against, masks.lines() + unusable)
 
 
 @command(data_app, "pipeline data preview --dataset brain --out preview.png")
@@ -268,8 +342,8 @@ def preview(
     """A contact sheet of what the models will see, with warnings."""
     from pipeline.preview import preview_dataset
 
-    geometry = project.params.encode.geometry
-    warnings = preview_dataset(dataset, project.paths, out, images=images, geometry=geometry)
+    shown = {"geometry": project.params.encode.geometry, "window": project.params.images.shown}
+    warnings = preview_dataset(dataset, project.paths, out, images=images, **shown)
     project.show_written([out], warnings=list(map(str, warnings)))
 
 

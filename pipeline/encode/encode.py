@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from pipeline.encode.text import check_length, load_prompts, text_identity
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
 from pipeline.engine.run import BATCH_SIZE, image_items, run_stage, select
+from pipeline.io import FileHashes
 from pipeline.manifest import class_names, read_manifest
 from pipeline.models import ClipModel, load_clip
 from pipeline.paths import Paths
@@ -50,6 +52,9 @@ def encode_dataset(
     manifest = read_manifest(paths.manifest(dataset))
     chosen = select(manifest, options.only)
     prompts = load_prompts(paths.prompts, dataset, class_names(manifest))
+    if prompts.unused:
+        text = f"encode {dataset}: prompts for classes that it does not have: "
+        print(text + ", ".join(prompts.unused), file=sys.stderr, flush=True)
     masks = open_masks(paths.masks(dataset))
     stored = masks.table()[["status", "reason", "sha256", "crc", "area"]].to_dict("index")
 
@@ -57,10 +62,12 @@ def encode_dataset(
         row["mask"] = mask = stored.get(row["image_id"])
         return {"mask": mask and [int(mask["crc"]), int(mask["area"]), mask["status"]]}
 
-    items = image_items(chosen, paths.data(dataset), mask_of, truth="oracle" in section.views)
+    truth, hashes = "oracle" in section.views, FileHashes(paths.hashes(dataset))
+    items = image_items(chosen, paths.data(dataset), mask_of, truth=truth, hashes=hashes)
     clip = clip or load_encoder(params, options)
     check_length(prompts, clip.count_tokens, clip.context_length)
-    mapper = EncodeMapper(section, clip, masks, forward_batch=options.batch_size)
+    choices = {"forward_batch": options.batch_size, "window": params.images.shown}
+    mapper = EncodeMapper(section, clip, masks, **choices)
     with FeatureStoreWriter(
         paths.features(dataset),
         mapper.identity,
@@ -81,7 +88,7 @@ def encode_dataset(
                 identity=identity,
                 prompts=prompts.texts,
             )
-        return run_stage("encode", dataset, params, paths, options, items, mapper, writer)
+        return run_stage("encode", dataset, params, paths, options, items, mapper, writer, hashes)
 
 
 def load_encoder(params: Params, options: RunOptions) -> ClipModel:

@@ -3,7 +3,8 @@
 - `pad`: resize the longest side to the frame and fill the rest: nothing is lost or stretched
   (default).
 - `squash`: resize both sides: nothing is lost, shapes are stretched.
-- `crop`: open_clip's own preprocessing: resize the shortest side, then crop the centre.
+- `crop`: open_clip's preprocessing of most models: resize the shortest side, then crop the centre.
+- `auto`: squash for a model that was trained on squashed images, such as SigLIP, else pad.
 """
 
 from __future__ import annotations
@@ -59,6 +60,13 @@ class Geometry:
         """Return the frame of a bool (height, width) mask: bool (size, size), False outside."""
         grey = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2)
         return self.apply(grey, interpolation="bilinear")[..., 0] > 127
+
+
+def choose_geometry(name: str, resize_mode: str) -> str:
+    """Return what `auto` stands for with a model of this `ClipModel.resize_mode`, or `name`."""
+    if name != "auto":
+        return name
+    return "squash" if resize_mode == "squash" else "pad"
 
 
 def make_geometry(name: str, height: int, width: int, size: int) -> Geometry:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from pipeline.config import EncodeParams
-from pipeline.encode.geometry import make_geometry
-from pipeline.encode.views import VIEWS, ViewInput, fill_colour
+from pipeline.encode.geometry import choose_geometry, make_geometry
+from pipeline.encode.views import BLUR_SHARE, VIEWS, ViewInput, fill_colour
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.images import read_image, read_mask, reader_rules
 from pipeline.models import ClipModel
@@ -43,9 +43,10 @@ class EncodeMapper:
         clip: from `pipeline.models.load_clip`.
         masks: bool (h, w) by image_id: a mask store or a dict.
         forward_batch: views per forward pass, to bound memory whatever their number.
+        window: that of `read_image`.
 
     Raises:
-        ConfigError: there is no view of a name.
+        ConfigError: a name in `params.views` is not a view.
     """
 
     def __init__(
@@ -55,18 +56,20 @@ class EncodeMapper:
         masks: Mapping[str, np.ndarray],
         *,
         forward_batch: int = 32,
+        window: tuple[float, float] | None = None,
     ):
         if unknown := set(params.views) - set(VIEWS):
-            remedy = f"choose from {', '.join(VIEWS)}"
+            remedy = f"choose from {', '.join(VIEWS)}; joint views are for train.views"
             raise ConfigError(f"encode.views: unknown {', '.join(unknown)}", remedy=remedy)
-        self.params, self.clip, self.masks = params, clip, masks
+        self.params, self.clip, self.masks, self.window = params, clip, masks, window
         self.device = clip.device.type
         self.forward_batch = forward_batch
+        self.geometry = choose_geometry(params.geometry, clip.resize_mode)
         self.padding = fill_colour(params.fill, clip.mean)
         self.identity: dict[str, Any] = {
             "stage": "encode",
             "mapper_version": MAPPER_VERSION,
-            "reader": reader_rules(),
+            "reader": reader_rules(window),
             "model": {
                 "fingerprint": clip.fingerprint,
                 "precision": clip.precision,
@@ -75,11 +78,16 @@ class EncodeMapper:
                 "image_size": clip.image_size,
                 "interpolation": clip.interpolation,
             },
-            **params.model_dump(include={"geometry", "fill", "crop_margin"}),
+            "geometry": self.geometry,
+            **params.model_dump(include={"fill", "crop_margin"}),
             "views": list(params.views),
             "unusable_mask": "whole image",
             "tokens": clip.tokens if params.tokens else 0,
         }
+        # Only of views that are asked for, so that stores of the others stay what they are.
+        rules = {"dim": params.dim, "blur": BLUR_SHARE}
+        if used := {name: rule for name, rule in rules.items() if name in params.views}:
+            self.identity["view_rules"] = used
 
     def load(self, item: WorkItem) -> PreparedViews:
         """Read an image, its mask and (for `oracle`) its ground truth; make all views.
@@ -95,7 +103,8 @@ class EncodeMapper:
             raise no_mask(f"its mask failed ({stored['reason'] or stored['status']})")
         if stored["sha256"] != row["sha256"]:
             raise no_mask("its mask was made of other image bytes")
-        image, mask = read_image(item.path, item.frame), self.masks[item.image_id]
+        image = read_image(item.path, item.frame, window=self.window)
+        mask = self.masks[item.image_id]
         if checksum(mask) != stored["crc"] or mask.shape != image.shape[:2]:
             raise no_mask("its mask was replaced while encode was running, or has another size")
         truth = None
@@ -116,11 +125,12 @@ class EncodeMapper:
 
         Views are made at the size of the image and resized afterwards, so that x * m is exact.
         `mask` is bool (h, w), `status` its "ok", "empty" or "full"; `seed` is that of the random
-        view, `truth` the ground truth, bool (h, w), of the oracle view.
+        views, `truth` the ground truth, bool (h, w), of the oracle view.
         """
         params, size, mean = self.params, self.clip.image_size, self.clip.mean
         usable = effective_mask(mask, status)
-        source = ViewInput(image, usable, seed, truth, params.fill, mean, params.crop_margin)
+        given = params.fill, mean, params.crop_margin, params.dim
+        source = ViewInput(image, usable, seed, truth, *given)
         frames: dict[bytes, np.ndarray] = {}
         index: list[int] = []
         for name in params.views:
@@ -128,7 +138,7 @@ class EncodeMapper:
             if view is None:
                 index.append(-1)
                 continue
-            plan = make_geometry(params.geometry, *view.shape[:2], size)
+            plan = make_geometry(self.geometry, *view.shape[:2], size)
             frame = plan.apply(view, self.padding, self.clip.interpolation)
             # With an unusable mask most views equal the whole image: encode it once.
             frames.setdefault(frame.tobytes(), frame)

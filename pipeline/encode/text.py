@@ -6,7 +6,8 @@
     classes:
       brain: {glioma: a glioma, notumor: a healthy brain}
 
-`{}` is replaced by the words of the class. Classes are joined to labels by name.
+`{}` is replaced by the words of the class. Classes are joined to labels by name. Braces have no
+other use: a template has one `{}` and no other brace, words have none.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ class PromptError(PipelineError):
 
 @dataclass(frozen=True)
 class Prompts:
-    """The templates of a dataset, and the texts of each class in their order."""
+    """The templates of a dataset, the texts of each class in their order, and the classes of
+    prompts.yaml that are not asked for."""
 
     templates: tuple[str, ...]
     texts: dict[str, tuple[str, ...]]
     path: Path
+    unused: tuple[str, ...] = ()
 
     def flat(self) -> list[str]:
         """Return all texts, class by class."""
@@ -68,27 +71,38 @@ def load_prompts(path: str | Path, dataset: str, classes: Sequence[str]) -> Prom
     """Read the prompts of a dataset's classes from prompts.yaml, in the order of `classes`.
 
     Raises:
-        PromptError: the file is missing or malformed, a class has no words, a template does not
-            have exactly one {}, or two classes have the same text.
+        PromptError: the file is missing or malformed, a class has no words or words with a brace,
+            a template does not have exactly one {} and no other brace, or two classes have the
+            same text.
     """
     path = Path(path)
     file = _read(path)
     templates = tuple(file.templates.get(dataset) or file.templates.get("default") or ())
-    if not templates or any(t.count("{}") != 1 or templates.count(t) > 1 for t in templates):
+    wrong = [t for t in templates if _braces(t) != "{}" or templates.count(t) > 1]
+    if wrong or not templates:
         raise PromptError(
             f"the templates of {dataset} are {list(templates)}",
             path=path,
-            remedy=f"list different texts with exactly one {{}} under templates.{dataset}",
+            remedy=f"list different texts under templates.{dataset}, each with one {{}}, which "
+            "stands for the class, and no other brace",
         )
     words = {name: text.strip() for name, text in file.classes.get(dataset, {}).items()}
+    unused = tuple(name for name in words if name not in classes)
     if missing := [name for name in classes if not words.get(name)]:
         phrases = {name: f"a phrase for {name}" for name in missing}
         style = {"default_flow_style": True, "allow_unicode": True, "sort_keys": False}
         line = yaml.safe_dump(phrases, **style, width=float("inf")).strip()
         raise PromptError(
-            f"no prompt for {dataset}: {', '.join(missing)}",
+            f"no prompt for {dataset}: {', '.join(missing)}"
+            + (f" (there are some for {', '.join(unused)}, no class of it)" if unused else ""),
             path=path,
             remedy=f"write classes.{dataset} such as {line}",
+        )
+    if wrong := [f"{name}: {words[name]!r}" for name in classes if _braces(words[name])]:
+        raise PromptError(
+            f"words with braces, which would be encoded as they are: {'; '.join(wrong)}",
+            path=path,
+            remedy=f"write classes.{dataset} in plain words; {{}} belongs into the templates",
         )
     texts = {name: tuple(t.replace("{}", words[name]) for t in templates) for name in classes}
     owner: dict[str, str] = {}
@@ -101,7 +115,11 @@ def load_prompts(path: str | Path, dataset: str, classes: Sequence[str]) -> Prom
                     path=path,
                     remedy="a prompt must differ from those of all other classes; change one",
                 )
-    return Prompts(templates, texts, path)
+    return Prompts(templates, texts, path, unused)
+
+
+def _braces(text: str) -> str:
+    return "".join(character for character in text if character in "{}")
 
 
 def prompted_classes(path: Path, dataset: str) -> list[str] | None:

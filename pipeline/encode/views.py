@@ -32,11 +32,12 @@ class ViewInput:
 
     Args:
         mask: bool (h, w); all ones if the mask that was found is empty or full.
-        seed: decides the random view (sha256 and frame, so that byte copies have the same).
+        seed: decides the random views (sha256 and frame, so that byte copies have the same).
         truth: bool (h, w) ground-truth mask; None if there is none.
         fill: "black", "mean" or "blur".
         mean: mean colour of the model, in [0, 1].
         margin: of the crop view, as a share of the sides of the box.
+        dim: of the dim view, the brightness outside the mask.
     """
 
     image: np.ndarray
@@ -46,17 +47,28 @@ class ViewInput:
     fill: str = "black"
     mean: Sequence[float] = (0.5, 0.5, 0.5)
     margin: float = 0.1
+    dim: float = 0.35
 
     @cached_property
     def outside(self) -> np.ndarray:
         """What replaces the pixels outside a mask; see `outside_of`."""
         return outside_of(self.image, self.fill, self.mean)
 
-    def keep(self, mask: np.ndarray) -> np.ndarray:
-        """Return the image inside `mask` and the fill outside."""
+    @property
+    def crop_box(self) -> tuple[int, int, int, int]:
+        """The box x0, y0, x1, y1 of the mask with its margin, within the image."""
+        height, width = self.mask.shape
+        if (box := bounding_box(self.mask)) is None:
+            return 0, 0, width, height
+        x0, y0, x1, y1 = box
+        dx, dy = round((x1 - x0) * self.margin), round((y1 - y0) * self.margin)
+        return max(0, x0 - dx), max(0, y0 - dy), min(width, x1 + dx), min(height, y1 + dy)
+
+    def keep(self, mask: np.ndarray, outside: np.ndarray | None = None) -> np.ndarray:
+        """Return the image inside `mask`; outside the fill, or pixels that are given."""
         # Three times faster than broadcasting the mask over the channels.
         inside = np.repeat(mask, 3, axis=1).reshape(self.image.shape)
-        return np.where(inside, self.image, self.outside)
+        return np.where(inside, self.image, self.outside if outside is None else outside)
 
 
 def whole(source: ViewInput) -> np.ndarray:
@@ -71,11 +83,8 @@ def masked(source: ViewInput) -> np.ndarray:
 
 def crop(source: ViewInput) -> np.ndarray:
     """The bounding box of the mask with a margin on each side; nothing inside it is hidden."""
-    if (box := bounding_box(source.mask)) is None:
-        return source.image
-    x0, y0, x1, y1 = box
-    dx, dy = round((x1 - x0) * source.margin), round((y1 - y0) * source.margin)
-    return source.image[max(0, y0 - dy) : y1 + dy, max(0, x0 - dx) : x1 + dx]
+    x0, y0, x1, y1 = source.crop_box
+    return source.image[y0:y1, x0:x1]
 
 
 def binary(source: ViewInput) -> np.ndarray:
@@ -95,8 +104,34 @@ def random(source: ViewInput) -> np.ndarray:
     return source.keep(random_mask(source.mask, source.seed))
 
 
+def dim(source: ViewInput) -> np.ndarray:
+    """The image inside the mask; outside it the image too, at `encode.dim` of its brightness."""
+    shades = np.rint(np.arange(256) * source.dim).astype(np.uint8)
+    return source.keep(source.mask, shades[source.image])
+
+
+def blur(source: ViewInput) -> np.ndarray:
+    """The image inside the mask; outside it the image, strongly blurred, whatever the fill is."""
+    return source.keep(source.mask, outside_of(source.image, "blur", source.mean))
+
+
+def grey(source: ViewInput) -> np.ndarray:
+    """The image inside the mask; outside it the mean colour of the model, whatever the fill is."""
+    return source.keep(source.mask, outside_of(source.image, "mean", source.mean))
+
+
+def random_crop(source: ViewInput) -> np.ndarray:
+    """A crop of the size of the crop view anywhere in the image: the control for any such crop."""
+    x0, y0, x1, y1 = source.crop_box
+    (height, width), (rows, columns) = source.mask.shape, (y1 - y0, x1 - x0)
+    rng = random_numbers("random-crop view", source.seed)
+    top, left = rng.integers(0, height - rows + 1), rng.integers(0, width - columns + 1)
+    return source.image[top : top + rows, left : left + columns]
+
+
 VIEWS: dict[str, Callable[[ViewInput], np.ndarray | None]] = {
-    view.__name__: view for view in (whole, masked, crop, binary, oracle, random)
+    view.__name__.replace("_", "-"): view
+    for view in (whole, masked, crop, binary, oracle, random, dim, blur, grey, random_crop)
 }
 """All views by the name that params.yaml may use."""
 
@@ -116,6 +151,12 @@ def outside_of(image: np.ndarray, name: str, mean: Sequence[float]) -> np.ndarra
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).filter(blur))
 
 
+def random_numbers(purpose: str, seed: str) -> np.random.Generator:
+    """Return random numbers that the purpose and the seed decide."""
+    digest = hashlib.sha256(f"{purpose}\n{seed}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
 def random_mask(mask: np.ndarray, seed: str) -> np.ndarray:
     """Return the shape of a mask, bool (h, w), possibly mirrored, at another position, complete.
 
@@ -127,8 +168,7 @@ def random_mask(mask: np.ndarray, seed: str) -> np.ndarray:
     x0, y0, x1, y1 = box
     shape = mask[y0:y1, x0:x1]
     (height, width), (rows, columns) = mask.shape, shape.shape
-    digest = hashlib.sha256(f"random view\n{seed}".encode()).digest()
-    rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+    rng = random_numbers("random view", seed)
     best, least = mask, mask.size + 1
     for _ in range(RANDOM_TRIES):
         flips = rng.integers(0, 2, 2)

@@ -49,6 +49,7 @@ class RunRecord:
         versions: of Python and the libraries.
         parameters: batch size, workers, limit, ... and the parameters of the stage.
         error: what ended the run early, "" otherwise.
+        masks: status ("ok", "empty", "full", "failed") -> number of masks in the store.
     """
 
     stage: str
@@ -67,6 +68,7 @@ class RunRecord:
     versions: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
     error: str = ""
+    masks: dict[str, int] = field(default_factory=dict)
 
     @property
     def failed_share(self) -> float:
@@ -100,11 +102,14 @@ class RunRecord:
 
     def summary(self) -> str:
         """Return one line about the run and one for each of the first ten failures."""
+        name = f"{self.dataset} {self.parameters.get('learner', '')}".strip()
         text = (
-            f"{self.stage} {self.dataset}: {self.status}; {self.done} computed, {self.skipped} "
+            f"{self.stage} {name}: {self.status}; {self.done} computed, {self.skipped} "
             f"there already, {len(self.failed)} failed of {self.total}; "
             f"{self.seconds.get('total', 0):.1f} s"
         )
+        masks = ", ".join(f"{n} {status}" for status, n in self.masks.items())
+        text += f"\n  masks: {masks}" if masks else ""
         again = [f"  computed again: {n} {reason}" for reason, n in sorted(self.redone.items())]
         return "\n".join([text, *again, *(f"  failed: {line}" for line in self.failures(10))])
 
@@ -236,8 +241,13 @@ def status_rows(paths: Paths, datasets: Iterable[str]) -> list[dict[str, Any]]:
             row = {"dataset": dataset, "stage": stage}
             row |= {name: getattr(record, name) for name in SHOWN}
             row |= {"failed": len(record.failed), "failures": record.failed}
-            lacking = None if record.status == "-" else _lacking(paths, dataset, stage)
-            rows.append(row | {"lacking": lacking})
+            row["lacking"] = None
+            try:
+                if record.status != "-":
+                    row["lacking"] = _lacking(paths, dataset, stage)
+            except PipelineError as error:
+                row["error"] = row["error"] or str(error)
+            rows.append(row)
     return rows
 
 
@@ -249,13 +259,10 @@ def _lacking(paths: Paths, dataset: str, stage: str) -> tuple[int, int] | None:
         return None
     segment = stage == "segment"
     path = paths.masks(dataset) if segment else paths.features(dataset)
-    try:
-        wanted = read_manifest(paths.manifest(dataset)).set_index("image_id")["sha256"]
-        if not path.exists():
-            return len(wanted), len(wanted)
-        stored = (open_masks if segment else open_features)(path).table()["sha256"]
-    except PipelineError:
-        return None
+    wanted = read_manifest(paths.manifest(dataset)).set_index("image_id")["sha256"]
+    if not path.exists():
+        return len(wanted), len(wanted)
+    stored = (open_masks if segment else open_features)(path).table()["sha256"]
     return int((stored.reindex(wanted.index) != wanted).sum()), len(wanted)
 
 

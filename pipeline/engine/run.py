@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
-from functools import lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -27,7 +26,7 @@ from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord, library_versions, recorded, show_progress, timed
 from pipeline.errors import ConfigError, ModelError, PipelineError, StoreError, reason_of
 from pipeline.images.read import bytes_changed, unreadable
-from pipeline.io import sha256_file, sha256_json
+from pipeline.io import FileHashes, sha256_file, sha256_json
 from pipeline.manifest import mask_file, row_file
 from pipeline.store.items import WorkItem
 
@@ -72,14 +71,22 @@ class LocalExecutor:
         workers: loader threads; None uses one per core, at most 8.
         cores: slices of a batch that are mapped at the same time; None chooses by the device. A
             forward pass on all cores would wait at every layer for the slowest one.
+        hashes: knows the SHA-256 of files that were read before.
 
     `seconds` is what `imap` waited for so far: "load_wait" (images) and "model".
     """
 
-    def __init__(self, batch_size: int, workers: int | None = None, cores: int | None = None):
+    def __init__(
+        self,
+        batch_size: int,
+        workers: int | None = None,
+        cores: int | None = None,
+        hashes: FileHashes | None = None,
+    ):
         machine.keep_freed_memory()
         self.batch_size, self.cores = batch_size, cores
         self.workers = workers or min(8, cpu_count())
+        self.hashes = hashes or FileHashes()
         self.seconds = {"load_wait": 0.0, "model": 0.0}
 
     def imap(
@@ -110,7 +117,7 @@ class LocalExecutor:
             batch: list[Result] = []
             while len(batch) < self.batch_size and not stopped():
                 for item in islice(source, max(self.batch_size, self.workers) - len(loading)):
-                    loading.append(loaders.submit(load_item, mapper, item))
+                    loading.append(loaders.submit(load_item, mapper, item, self.hashes))
                 if not loading:
                     break
                 # A short wait, so that Ctrl-C is answered while a slow file is read.
@@ -139,10 +146,10 @@ class LocalExecutor:
             models.shutdown(cancel_futures=True)
 
 
-def load_item(mapper: Mapper, item: WorkItem) -> Result:
+def load_item(mapper: Mapper, item: WorkItem, hashes: FileHashes) -> Result:
     """Return an item with what the mapper loaded for it as its row, or with its error."""
     try:
-        error = bytes_error(item)
+        error = bytes_error(item, hashes)
         return Result(item, error=error) if error else Result(item, mapper.load(item))
     except Exception as error:
         return Result(item, error=error)
@@ -167,14 +174,13 @@ def map_slice(mapper: Mapper, part: list[Result], stopped: Callable[[], bool]) -
     return [one if one.error is not None else Result(one.item, next(row)) for one in part]
 
 
-def bytes_error(item: WorkItem) -> Exception | None:
+def bytes_error(item: WorkItem, hashes: FileHashes) -> Exception | None:
     """Return why a file cannot be used: it is unreadable, or its bytes are not those of the
     manifest, so that the key of its row would be wrong."""
     if "sha256" not in item.row:
         return None
     try:
-        stat = os.stat(item.path)
-        digest = _sha256(item.path, stat.st_size, stat.st_mtime_ns)
+        digest = hashes(item.path)
     except OSError as error:
         return unreadable(item.path, error)
     except PipelineError as error:  # a pipe, socket or device
@@ -182,9 +188,19 @@ def bytes_error(item: WorkItem) -> Exception | None:
     return bytes_changed(item.path) if digest != item.row["sha256"] else None
 
 
-@lru_cache(maxsize=64)
-def _sha256(path: Path, size: int, modified_ns: int) -> str:
-    return sha256_file(path)  # cached because a volume of 100 frames is one file of 100 items
+def changed_files(
+    items: Sequence[WorkItem], hashes: FileHashes, stopped: Callable[[], bool] = lambda: False
+) -> dict[str, str]:
+    """Return image_id -> what is wrong with its file, of those that are there with other bytes than
+    when their row was made, or cannot be read. A file that is gone is no such: its row stands."""
+
+    def look(part: Sequence[WorkItem]) -> list[tuple[str, str]]:
+        found = [] if stopped() else [(item, bytes_error(item, hashes)) for item in part]
+        return [(i.image_id, reason_of(e)) for i, e in found if e and i.path.exists()]
+
+    parts = [items[at : at + 100] for at in range(0, len(items), 100)]
+    with ThreadPoolExecutor(min(8, cpu_count())) as pool:
+        return dict(one for part in pool.map(look, parts) for one in part)
 
 
 def select(manifest: pd.DataFrame, only: Collection[str] | None) -> pd.DataFrame:
@@ -206,6 +222,7 @@ def image_items(
     content: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: {},
     *,
     truth: bool = False,
+    hashes: Callable[[Path], str] = sha256_file,
 ) -> list[WorkItem]:
     """Return one item per row of a manifest.
 
@@ -216,17 +233,20 @@ def image_items(
         data: folder with the images of the dataset.
         content: returns what decides the result of a row besides the bytes and the frame of the
             image; may add to the row what the mapper needs.
-        truth: whether the ground-truth mask decides it; the row gets `truth_file`, "" for none.
+        truth: whether the ground-truth mask decides it; the row gets `truth_file`
+            (`MaskFiles`), "" for none.
+        hashes: returns the SHA-256 of a file; a `FileHashes` reads only those that have changed.
     """
     items = []
     for row in manifest.to_dict("records"):
         frame = int(row["frame"])
         parts = {"sha256": row["sha256"], "frame": frame, **content(row)}
-        path = mask_file(row, data) if truth else None
-        row["truth_file"] = path or ""
+        found = mask_file(row, data) if truth else None
+        row["truth_file"] = found or ""
         if truth:
             try:
-                parts["truth"] = sha256_file(path) if path else ""
+                digests = [*map(hashes, found.files), *found.rule.split()] if found else [""]
+                parts["truth"] = digests[0] if len(digests) == 1 else digests
             except (PipelineError, OSError):  # the row fails when it is loaded
                 parts["truth"] = f"unreadable: {row['mask_path']}"
         items.append(WorkItem(row["image_id"], sha256_json(parts), row_file(row, data), frame, row))
@@ -242,12 +262,15 @@ def run_stage(
     items: Sequence[WorkItem],
     mapper: Mapper,
     writer: StoreWriter,
+    hashes: FileHashes,
 ) -> RunRecord:
     """Run `run_items` on a dataset; `max_failed` is that of the stage's section of params.yaml."""
     section = getattr(params, stage).model_dump(mode="json")
     record = RunRecord(stage, dataset, parameters={"profile": params.profile, stage: section})
-    place, allowed = paths.record(dataset, stage), section["max_failed"]
-    return run_items(record, place, items, lambda: mapper, writer, options, max_failed=allowed)
+    place = paths.record(dataset, stage)
+    executor = LocalExecutor(options.batch_size or BATCH_SIZE, options.workers, hashes=hashes)
+    how = {"max_failed": section["max_failed"], "executor": executor}
+    return run_items(record, place, items, lambda: mapper, writer, options, **how)
 
 
 def run_items(
@@ -262,6 +285,9 @@ def run_items(
     executor: LocalExecutor | None = None,
 ) -> RunRecord:
     """Compute the rows of `items` that a store lacks, and return the record.
+
+    An image whose row is stored, but whose file has other bytes by now than the manifest states,
+    counts as failed, and its row stays: after `pipeline data refresh` it is computed again.
 
     Args:
         record: of the run, written to `record_path` before any exception leaves this function.
@@ -284,9 +310,11 @@ def run_items(
     with interrupts() as stopped, recorded(record, record_path, max_failed=max_failed):
         with timed(record.seconds, "plan"):
             plan = writer.plan(items, force=options.force)
+            record.failed = changed_files(plan.reused, executor.hashes, stopped)
         todo = (plan.todo + plan.copies)[: options.limit]
         reasons = {item.image_id: reason for item, reason in todo if reason}
-        record.skipped, record.total = len(plan.reused), len(plan.reused) + len(todo)
+        record.skipped = len(plan.reused) - len(record.failed)
+        record.total = len(plan.reused) + len(todo)
         title, show = f"{record.stage} {record.dataset}".strip(), options.progress
         progress = show_progress(title, len(todo), reused=record.skipped, show=show)
 
@@ -320,7 +348,7 @@ def run_items(
                 for item, _ in todo[len(plan.todo) :]:
                     if stopped():
                         break
-                    error = bytes_error(item)
+                    error = bytes_error(item, executor.hashes)
                     if error is None and not writer.copy(item):
                         uncopied.append(item)
                     else:
@@ -334,6 +362,7 @@ def run_items(
             record.seconds |= executor.seconds
             with timed(record.seconds, "write"):
                 writer.commit()
+                executor.hashes.save()
         if stopped():
             raise KeyboardInterrupt
         if record.failed_share <= max_failed:

@@ -116,7 +116,7 @@ def blocks(
     for protocol in dict.fromkeys(run.protocol for run in runs):
         mine = [run for run in runs if run.protocol == protocol]
         yield protocol, "full", mine
-        if protocol in CROSS_VALIDATED:
+        if protocol.partition("-")[0] in CROSS_VALIDATED:  # with any number of shots
             marked = manifest.query("mask_path != '' and mask_area != '0'")
             every = set((marked if protocol == "grouped_truth" else manifest)["image_id"])
             yield f"{protocol}-pooled", "full", [run.pool(every) for run in mine]

@@ -38,9 +38,51 @@ COLOURS = ("Red", "Green", "Blue")
 PALETTE = "PaletteColorLookupTable"
 # Image pixels (0028), their functional groups (5200) and the pixel data (7FE0).
 _TAGS = [tag for tag in DicomDictionary if tag >> 16 in (0x0028, 0x5200, 0x7FE0)]
-_TAGS += ["SOPClassUID", "DirectoryRecordSequence"]
+_TAGS += ["SOPClassUID", "Modality", "PresentationLUTShape", "DirectoryRecordSequence"]
 MAX_DEFLATED = 2**30  # bytes
 DICOMDIR = "1.2.840.10008.1.3.10"
+STORAGE = "1.2.840.10008.5.1.4.1.1."  # of SOP classes; the keys below follow it
+SLIDES = "77.1.6"  # whole slide microscopy
+# Objects with pixels, or about them, that are not images: what they are called when counted.
+NOT_IMAGES = {
+    "66": "DICOM raw data or registration",
+    "66.4": "DICOM segmentation (SEG): ground truth, not an image",
+    "66.5": "DICOM surface segmentation: ground truth, not an image",
+    "66.7": "DICOM segmentation (SEG): ground truth, not an image",
+    "481.2": "DICOM RT dose, not an image",
+    "481.3": "DICOM RT structure set: contours, not an image",
+    "30": "DICOM parametric map, not an image",
+    "11": "DICOM presentation state, not an image",
+    "88": "DICOM structured or dose report, not an image",
+    "104": "document in DICOM, not an image",
+}
+# Of an image's type (ImageType), in files of images.
+NOT_SLICES = {
+    "LOCALIZER": "DICOM localizer (scout), not a slice",
+    "SCREEN SAVE": "DICOM screen shot or dose report, not an image",
+    "DOSE_INFO": "DICOM dose report, not an image",
+    "CSA REPORT": "DICOM protocol or dose report, not an image",
+}
+NOT_SLIDES = {
+    "LABEL": "label of a slide, not an image of it",
+    "OVERVIEW": "overview of a slide, not an image of it",
+    "THUMBNAIL": "thumbnail of a slide, not an image of it",
+    "RESAMPLED": "lower level of a slide's pyramid",
+}
+ACQUIRED = ("2", "4", "128")  # CT, MR and PET, with their enhanced and legacy kinds
+SECONDARY = "7"  # secondary capture: a film, a photograph, a screen shot
+# Modalities whose screen shots are reports; "" = not stated. What ultrasound devices and scanners
+# of films export is of another one, and is the image.
+SCREENS = ("CT", "MR", "PT", "NM", "OT", "SR", "SC", "DOC", "")
+CT_SPAN = (-1000.0, 1000.0)  # HU that are black and white in a CT slice without a window
+# Compressions that no package here decodes, by the start of their UID, and what helps.
+HELP = {
+    "1.2.840.10008.1.2.4.10": "it is a video: save its frames as PNG, e.g. with ffmpeg",
+    "1.2.840.10008.1.2.4.94": "its pixels are on a server (JPIP): download the complete file",
+    "1.2.840.10008.1.2.4.95": "its pixels are on a server (JPIP): download the complete file",
+    "1.2.840.10008.1.2.4.11": "decode its frames with the package imagecodecs (jpegxl_decode)",
+    "": "decompress it first, e.g. with `gdcmconv --raw`, `dcmdjpeg`, or the vendor's viewer",
+}
 _START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # F7: JPEG-LS
 _END = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, EOC of JPEG 2000
 LEAVE = "leave it out of the dataset"
@@ -63,11 +105,46 @@ def read(data: bytes, kind: str, frame: int) -> Pixels:
     if stored.shape[2:] == (3,):
         return Pixels(stored, display=stored.dtype == np.uint8)
     if stored.ndim == 2 and model == "PALETTE COLOR":
-        rgb = _apply_palette(_used_bits(stored, dataset)[0], dataset)
-        return Pixels(rgb, display=True, threshold="nonzero")
+        index = _used_bits(stored, dataset)[0]
+        return Pixels(_apply_palette(index, dataset), display=True, index=index)
     if stored.ndim == 2 and model in ("MONOCHROME1", "MONOCHROME2"):
-        return _grey(stored, dataset, frame, invert=model == "MONOCHROME1")
+        # The presentation LUT shape says the same as MONOCHROME1, not that it is inverted twice.
+        shape = str(dataset.get("PresentationLUTShape") or "").strip().upper()
+        invert = model == "MONOCHROME1" or shape == "INVERSE"
+        return _grey(stored, dataset, frame, invert=invert)
     raise ImageError("has an unknown colour model", remedy="export it as MONOCHROME2 or RGB")
+
+
+def other_object(data: bytes) -> str:
+    """Return what a file is if it is not an image of its own, by SOP class and image type; ""."""
+    header = parse(data, ["SOPClassUID", "ImageType", "Modality"])
+    of, types = _storage(header), header.get("ImageType") or []
+    types = {str(word).strip().upper() for word in ([types] if isinstance(types, str) else types)}
+    named = NOT_SLIDES if of == SLIDES else NOT_SLICES
+    if not _has_screens(header):
+        types.discard("SCREEN SAVE")
+    found = (what for word, what in named.items() if word in types)
+    return NOT_IMAGES.get(of) or NOT_IMAGES.get(of.partition(".")[0]) or next(found, "")
+
+
+def capture(data: bytes) -> str:
+    """Return "acquired" for a CT, MR or PET image, "secondary" for a secondary capture that may be
+    a report on them, or ""."""
+    header = parse(data, ["SOPClassUID", "Modality"])
+    first = _storage(header).partition(".")[0]
+    secondary = first == SECONDARY and _has_screens(header)
+    return "acquired" if first in ACQUIRED else "secondary" if secondary else ""
+
+
+def _has_screens(header: Dataset) -> bool:
+    return str(header.get("Modality") or "").strip().upper() in SCREENS
+
+
+def _storage(header: Dataset) -> str:
+    """Return the SOP class after `STORAGE`, or ""."""
+    uids = header.get("SOPClassUID"), header.file_meta.get("MediaStorageSOPClassUID")
+    found = next((str(one).strip() for one in uids if one), "")
+    return found.removeprefix(STORAGE) if found.startswith(STORAGE) else ""
 
 
 def parse(data: bytes, tags: list[str]) -> Dataset:
@@ -100,6 +177,7 @@ def _open(data: bytes) -> tuple[Dataset, int]:
     if "PixelData" not in dataset and not ("Rows" in dataset and "BitsAllocated" in dataset):
         what = "a DICOM object without pixels (report, plan or presentation state)"
         raise SkippedFile(what, remedy=LEAVE)
+    _check_syntax(dataset)
     columns, rows = int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0)
     check_size(columns, rows)
     frames = int(dataset.get("NumberOfFrames") or 1)
@@ -111,6 +189,28 @@ def _open(data: bytes) -> tuple[Dataset, int]:
     return dataset, frames
 
 
+def _check_syntax(dataset: Dataset) -> None:
+    """Refuse a transfer syntax that cannot be decoded, with what helps: its pixel data may look
+    damaged, but are not."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    helps = next(text for start, text in HELP.items() if syntax.startswith(start))
+    if "PixelDataProviderURL" in dataset and "PixelData" not in dataset:
+        raise ImageError("has its pixels on a server (JPIP)", remedy="download the complete file")
+    try:
+        decoder = get_decoder(syntax) if _encapsulated(dataset) else None
+        known = syntax.is_transfer_syntax and not syntax.is_private
+    except NotImplementedError:
+        decoder, known = None, False
+    if not known:
+        private = "a private or unknown" if syntax.name == str(syntax) else "an unsupported"
+        name = syntax if syntax.name == str(syntax) else f"{syntax.name}, {syntax}"
+        raise ImageError(f"uses {private} transfer syntax ({name})", remedy=helps)
+    if decoder and not decoder.is_available:
+        missing = "; ".join(decoder.missing_dependencies) or helps
+        what = f"uses the transfer syntax {syntax.name}, for which a package is missing"
+        raise ImageError(what, remedy=f"install {missing}")
+
+
 def _encapsulated(dataset: Dataset) -> bool:
     syntax = dataset.file_meta.TransferSyntaxUID
     return syntax.is_transfer_syntax and not syntax.is_private and syntax.is_encapsulated
@@ -120,12 +220,6 @@ def _stored(dataset: Dataset, frame: int, frames: int) -> np.ndarray:
     """Decode one frame, unused high bits included (a padding value may be in them)."""
     syntax, size = dataset.file_meta.TransferSyntaxUID, dataset.Rows * dataset.Columns
     if _encapsulated(dataset):
-        try:
-            get_decoder(syntax)
-        except NotImplementedError:
-            remedy = "decompress it first, e.g. with `dcmdjpeg` or `gdcmconv --raw`"
-            what = f"uses a compression that is not supported ({syntax.name})"
-            raise ImageError(what, remedy=remedy) from None
         offsets = None
         if "ExtendedOffsetTable" in dataset:
             offsets = dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths
@@ -170,7 +264,7 @@ def _check_codestream(stream: bytes, dataset: Dataset) -> None:
 
     Decoders silently fill the missing part with grey or black, and take the size from the stream.
     """
-    if _END not in stream.rstrip(b"\0")[-16:]:
+    if stream.rfind(_END) < len(stream) // 2:  # writers add padding, and more, after it
         raise ImageError("has a truncated compressed frame", remedy=AGAIN)
     if stream[:4] == b"\xff\x4f\xff\x51":  # JPEG 2000
         right, bottom, left, top = (int(v) for v in np.frombuffer(stream, ">u4", 4, 8))
@@ -223,11 +317,22 @@ def _grey(stored: np.ndarray, dataset: Dataset, frame: int, *, invert: bool) -> 
     elif values.dtype == np.uint8 and increasing:
         # Shown unchanged like any 8-bit file, whatever the unit of the values.
         levels = values.astype(np.uint16) * 255 // (2**bits - 1)
+    elif _in_hounsfield(dataset, span):
+        return Pixels(scaled, invert=invert, valid=valid, span=CT_SPAN)
     else:
-        if values.dtype == np.uint16 and increasing:
+        per_frame = "PerFrameFunctionalGroupsSequence" in dataset  # maybe another map for each
+        if values.dtype == np.uint16 and increasing and not per_frame:
             scaled = values  # scaling to the display range undoes any increasing linear map
         return Pixels(scaled, invert=invert, valid=valid)
     return Pixels(levels.astype(np.uint8), display=True, invert=invert, valid=valid)
+
+
+def _in_hounsfield(dataset: Dataset, span: Range) -> bool:
+    """Return whether the values of a CT image, whose possible range is `span`, are in HU."""
+    unit = str(dataset.get("RescaleType") or "HU").strip().upper()
+    kind = str(dataset.get("Modality") or "").strip().upper()
+    ct = kind == "CT" or _storage(dataset).partition(".")[0] == ACQUIRED[0]
+    return ct and unit == "HU" and span[0] < 0
 
 
 def _copy_frame_groups(dataset: Dataset, frame: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -11,7 +12,8 @@ from pipeline.errors import ImageError
 
 SUFFIXES = frozenset({
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".dib", ".webp", ".gif",
-    ".dcm", ".dicom", ".dic", ".ima", ".nii", ".nii.gz",
+    ".dcm", ".dicom", ".dic", ".ima", ".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr",
+    ".svs", ".ndpi", ".scn", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k",
 })  # fmt: skip
 HEAD_BYTES = 1024
 # A file of a few kilobytes can claim any size: larger frames (16,384 x 16,384) are not decoded.
@@ -32,8 +34,39 @@ _MAGIC = (  # format, offset, possible bytes there; a DICOM preamble may look li
     ("DICOM", 128, (b"DICM",)),
     ("TIFF", 0, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
     ("NIFTI", 0, (b"\x1f\x8b", b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0", b"\0\0\x02\x1c")),
+    ("NRRD", 0, (b"NRRD000",)),
+    ("MHA", 0, (b"ObjectType", b"NDims", b"Comment =")),
     ("BMP", 0, (b"BM",)),
 )
+# Formats that are known but not read: their name, where they say so, and how to convert them.
+_NOT_READ = (
+    ("HEIC", 4, (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1"), "`heif-convert x.heic x.png`"),
+    ("AVIF", 4, (b"ftypavif", b"ftypavis"), "`avifdec x.avif x.png`"),
+    ("JPEG XL", 0, (b"\xff\x0a", b"\0\0\0\x0cJXL "), "`djxl x.jxl x.png`"),
+    (
+        "JPEG 2000",
+        0,
+        (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
+        "`opj_decompress -i x.jp2 -o x.png`",
+    ),
+    ("a NumPy array", 0, (b"\x93NUMPY",), "tifffile.imwrite('x.tif', numpy.load('x.npy'))"),
+    ("a zip or NumPy archive", 0, (b"PK\3\4",), "unpack it, and save each array as PNG or TIFF"),
+    ("HDF5", 0, (b"\x89HDF",), "save each array as PNG or TIFF, with h5py and tifffile"),
+    ("a MATLAB file", 0, (b"MATLAB ",), "save each array as PNG or TIFF, with scipy.io.loadmat"),
+    ("a PDF", 0, (b"%PDF",), "`pdfimages -png x.pdf x`"),
+)
+# Files that are left out by their suffix, and how what they hold can be used.
+CONVERSIONS = {
+    **dict.fromkeys((".npz", ".npy"), "NumPy arrays - save each as PNG or TIFF"),
+    **dict.fromkeys((".h5", ".hdf5", ".mat"), "arrays - save each as PNG or TIFF"),
+    **dict.fromkeys((".hdr", ".img"), "Analyze or NIfTI pair - convert it: nibabel.save("
+                    "nibabel.load('x.hdr'), 'x.nii.gz')"),
+    **dict.fromkeys((".mrxs", ".vms", ".czi", ".lif"), "slide or microscope file - export regions "
+                    "as TIFF, e.g. with QuPath or Fiji"),
+}  # fmt: skip
+_COCO = re.compile(rb'"(?:annotations|categories)"\s*:')
+_YOLO = re.compile(rb"(?:\d+(?: +[\d.]+){4,}\s*\n?)+")
+BOXES = "annotations ({}) - write their boxes into a CSV with the columns path, label and box"
 
 
 class SkippedFile(ImageError):
@@ -60,8 +93,10 @@ class Pixels:
         valid: bool (h, w), False for padding and transparent pixels, which do not count for the
             display range and are shown black; None if all are valid.
         alpha: float32 (h, w) opacity in [0, 1] that is still to be applied; None if opaque.
-        threshold: how a mask is thresholded: "auto", "half" (lossy coding) or "nonzero" (palette
-            indices).
+        span: the samples that are shown black and white; None = by their own range.
+        threshold: how a mask is thresholded: "auto", or "half" (lossy coding).
+        index: (h, w) indices of a palette, whose colours the values are; only masks look at it.
+        opacity: uint8 (h, w) that the values have been multiplied by; only masks look at it.
     """
 
     values: np.ndarray
@@ -69,7 +104,10 @@ class Pixels:
     invert: bool = False
     valid: np.ndarray | None = None
     alpha: np.ndarray | None = None
+    span: tuple[float, float] | None = None
     threshold: str = "auto"
+    index: np.ndarray | None = None
+    opacity: np.ndarray | None = None
 
 
 def check_size(width: int, height: int) -> None:
@@ -105,6 +143,15 @@ def has_image_suffix(name: str) -> bool:
     return lower.endswith(".nii.gz") or PurePath(lower).suffix in SUFFIXES
 
 
+def conversion(suffix: str, head: bytes) -> str:
+    """Return what a file holds that is no image by its suffix, and how that can be used; or ""."""
+    if suffix == ".json" and _COCO.search(head):
+        return BOXES.format("COCO")
+    if suffix == ".txt" and _YOLO.match(head):
+        return BOXES.format("YOLO")
+    return CONVERSIONS.get(suffix, "")
+
+
 def sniff(head: bytes) -> str:
     """Return the format of a file (of `_MAGIC`), by its first `HEAD_BYTES` bytes.
 
@@ -119,6 +166,9 @@ def sniff(head: bytes) -> str:
         explicit = head[4:6].isalpha() and head[4:6].isupper()
         if explicit or int.from_bytes(head[4:8], "little") <= 64:
             return "DICOM"
+    for name, offset, magic, how in _NOT_READ:
+        if head[offset:].startswith(magic):
+            raise ImageError(f"is {name}, which is not read", remedy=f"convert it: {how}")
     what, remedy = "is not in a supported format", "save it as PNG, or remove it"
     if not head.strip(b"\0"):
         what, remedy = "is empty or has only zero bytes", AGAIN

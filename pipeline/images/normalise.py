@@ -1,22 +1,17 @@
-"""Samples of any depth to 8-bit display values, or to the region of a ground-truth mask.
-
-The range of display values is one that outliers do not move. The threshold of a mask is decided by
-the levels of the entire file, never by the maximum of one frame: an almost empty slice of a volume
-has the same threshold as its neighbours.
-"""
+"""Samples of any depth to 8-bit display values, by a range that outliers do not move."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
-from scipy.ndimage import binary_dilation, maximum_filter, minimum_filter
+from scipy.ndimage import binary_dilation
 
 from pipeline.errors import ImageError
 from pipeline.images.formats import AGAIN, Pixels
 
 LOW, HIGH = 0.5, 99.5  # percentiles that become 0 and 255
+VOLUME_SAMPLES = 2**22  # of a volume, for its range
 PLATEAU_SHARE = 0.1  # a burnt-in marker covers at most this fraction of the pixels
 PLATEAU_GAP = 0.02  # its minimum distance from the rest, as a fraction of the rest's range
 EDGE = 2  # pixels around a marker that anti-aliased letters blend into the image
@@ -24,23 +19,18 @@ EDGE_SHARE = 0.001  # smaller markers, edges included, are beyond the percentile
 SQUARE = np.ones((3, 3), dtype=bool)  # 8-connected neighbours
 FEW_LEVELS = 16  # with fewer levels it is a label map, whose highest level is not a marker
 DISGUISED_SHARE = 0.99  # of the nonzero samples, to identify 8-bit values times 257 or 256
-HALF = 127  # threshold of 8-bit masks
-FEW = 16  # more levels of a mask than this, all low: labels only if they fill areas
-MIDDLE = 1 / 8  # of the highest level; levels nearer to black or white may be coding noise
-FLAT_SHARE = 0.5  # of the levels between, that fill 3 x 3 samples: labels, not a smooth edge
-
-Frames = Callable[[], Iterable[Pixels]]
 
 
 def to_display(pixels: Pixels) -> np.ndarray:
     """Return the (h, w, 3) uint8 image that a viewer shows.
 
-    8-bit display values are unchanged. Anything else is scaled by `display_range`, with one range
-    for all channels, which keeps the hue. Transparency is composed on black; invalid pixels too.
+    8-bit display values are unchanged. Anything else is scaled by the range of the pixels (`span`),
+    or else by `display_range`, with one range for all channels, which keeps the hue. Transparency
+    is composed on black; invalid pixels too.
     """
     values, valid = pixels.values, finite(pixels)
     if not pixels.display:
-        values = _scale(values, valid)
+        values = _scale(values, valid) if pixels.span is None else _stretch(values, *pixels.span)
     if pixels.invert:
         values = 255 - values
     values = on_black(values, pixels.alpha)
@@ -95,6 +85,25 @@ def display_range(values: np.ndarray, valid: np.ndarray | None = None) -> tuple[
     return float(low), float(high)
 
 
+def volume_range(frames: Iterable[Pixels], count: int) -> tuple[float, float] | None:
+    """Return the (low, high) of all `count` frames of a volume that become black and white: the
+    0.5th and the 99.5th percentile; of some evenly spaced samples where there are millions. None
+    if there is nothing to scale."""
+    found = []
+    for pixels in frames:
+        if pixels.display or pixels.values.ndim != 2 or pixels.values.dtype.kind not in "uif":
+            return None
+        samples = select(pixels.values, finite(pixels))
+        found.append(samples[:: max(1, samples.size * count // VOLUME_SAMPLES)])
+    samples = np.concatenate(found) if found else np.empty(0)
+    if not samples.size:
+        return None
+    low, high = np.percentile(samples, (LOW, HIGH), method="nearest")
+    if low == high or _few_levels(samples):
+        low, high = samples.min(), samples.max()
+    return float(low), float(high)
+
+
 def _outside_markers(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
     """Return which pixels are valid and not part of a marker, bool (h, w)."""
     kept = np.ones(values.shape[:2], bool) if valid is None else valid
@@ -133,7 +142,11 @@ def _scale(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
         for factor in (257, 256):
             if nonzero.size == 0 or np.mean(nonzero % factor == 0) >= DISGUISED_SHARE:
                 return np.minimum(values // factor, 255).astype(np.uint8)
-    low, high = display_range(values, valid)
+    return _stretch(values, *display_range(values, valid))
+
+
+def _stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Scale samples so that `low` becomes 0 and `high` 255, uint8."""
     if high <= low:
         return np.zeros(values.shape, np.uint8)
     # Halving first keeps the range finite for floats near the limits of their type.
@@ -142,85 +155,3 @@ def _scale(values: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
     scaled /= high / 2 - low / 2
     np.clip(np.nan_to_num(scaled, copy=False, nan=0.0), 0, 1, out=scaled)
     return np.rint(scaled * 255).astype(np.uint8)
-
-
-def extract_region(pixels: Pixels, top: float, threshold: float) -> np.ndarray:
-    """Return the region of one frame, bool (h, w).
-
-    `top` and `threshold` are the result of `find_threshold` for the file of the frame; an
-    ImageError if it has no certain threshold.
-    """
-    if math.isnan(threshold):
-        what = "has neither labels nor a mask with smooth edges nor probabilities up to 1"
-        raise ImageError(what, remedy="save it with 0 outside and 255 (or 1) inside the region")
-    region, valid = _grey(pixels, top) > threshold, finite(pixels)
-    return region if valid is None else region & valid
-
-
-def find_threshold(frames: Frames) -> tuple[float, float]:
-    """Find the sample value above which samples belong to the region, for all frames of a file.
-
-    Fractions that round to 0 or 1 are probabilities, with threshold 0.5. Of two levels the higher
-    one is the region. More integer levels are labels if they fill areas, or if there are few and
-    none is above 127: then everything but zero is the region. Otherwise they are the edges of a
-    smooth mask, with threshold 127, or half of the file's maximum if that is above 255. JPEG and
-    WebP always have the threshold 127, because of coding noise; in a palette image everything but
-    black is the region.
-
-    `frames` returns the frames, each time it is called. Returns the maximum of the samples as
-    stored (deep inverted samples are subtracted from it), and the threshold, or else NaN.
-    """
-    first = next(iter(frames()), None)
-    if first is None or first.threshold == "nonzero":
-        return 0.0, 0.0
-    if first.threshold == "half":
-        return 0.0, float(HALF)
-    top = 0.0
-    if first.invert and not first.display:
-        top = max(float(select(p.values, finite(p)).max(initial=0)) for p in frames())
-    levels: set[float] = set()
-    whole, low, high = True, math.inf, -math.inf
-    for pixels in frames():
-        unique = np.unique(select(_grey(pixels, top), finite(pixels)))
-        if unique.size:
-            low, high = min(low, float(unique[0])), max(high, float(unique[-1]))
-        if len(levels) <= FEW:
-            levels.update(unique[: FEW + 1].astype(float).tolist())
-        whole = whole and (unique.dtype.kind != "f" or bool((unique == np.rint(unique)).all()))
-    if not whole and low >= -0.5 and high < 1.5:
-        return top, 0.5
-    if len(levels) <= 2:
-        return top, low if len(levels) == 2 else 0.0
-    if not whole:
-        return top, float(HALF) if low >= 0 and HALF < high <= 255 else math.nan
-    if (high <= HALF and len(levels) <= FEW) or _flat_share(frames, top, high) >= FLAT_SHARE:
-        return top, 0.0
-    if high <= HALF:
-        return top, math.nan
-    return top, float(HALF) if high <= 255 else high / 2
-
-
-def _flat_share(frames: Frames, top: float, high: float) -> float:
-    """Return the fraction of the levels between black and white that fill 3 x 3 samples."""
-    between, flat = set(), set()
-    for pixels in frames():
-        values = _grey(pixels, top).astype(np.float64)
-        middle = (values > MIDDLE * high) & (values < (1 - MIDDLE) * high)
-        if pixels.valid is not None:
-            middle &= pixels.valid
-        same = middle & (maximum_filter(values, 3) == minimum_filter(values, 3))
-        between.update(np.unique(values[middle]).tolist())
-        flat.update(np.unique(values[1:-1, 1:-1][same[1:-1, 1:-1]]).tolist())
-    return len(flat) / len(between) if between else 0.0
-
-
-def _grey(pixels: Pixels, top: float) -> np.ndarray:
-    """Return (h, w) samples, high in the region: inverted and darkened as they are displayed."""
-    values = pixels.values
-    if values.ndim == 3:
-        values = values.max(axis=2)
-    if values.dtype.kind == "f":
-        values = np.nan_to_num(values, nan=0.0)
-    if pixels.invert:
-        values = np.uint8(255) - values if pixels.display else top - values
-    return on_black(values, pixels.alpha)

@@ -57,8 +57,12 @@ def read(data: bytes, kind: str, frame: int) -> Pixels:
         raise ImageError("is damaged (ends in zero bytes)", remedy=AGAIN)
     image.load()
     lossy = "half" if kind in ("JPEG", "WEBP") else "auto"
-    threshold = "nonzero" if image.mode == "P" else lossy
-    return Pixels(upright(np.asarray(_opaque(image)), turn), display=True, threshold=threshold)
+    # What only masks look at: the indices of a palette, or the opacity.
+    index = upright(np.asarray(image), turn) if image.mode == "P" else None
+    shown, opacity = _opaque(image)
+    values = upright(np.asarray(shown), turn)
+    opacity = None if opacity is None else upright(np.asarray(opacity), turn)
+    return Pixels(values, display=True, threshold=lossy, index=index, opacity=opacity)
 
 
 def split_alpha(values: np.ndarray) -> Pixels:
@@ -134,13 +138,13 @@ def _orientation(image: ImageFile.ImageFile, data: bytes) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _opaque(image: Image.Image) -> Image.Image:
-    """Return mode L or RGB; transparency is composed on black."""
+def _opaque(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Return mode L or RGB, with transparency composed on black; and the opacity, if any."""
     if image.has_transparency_data:
         unset_alpha = image.format == "BMP"  # writers of 32-bit BMP often leave it at zero
         image = image.convert("RGBA")
         if unset_alpha and image.getchannel("A").getextrema() == (0, 0):
-            return image.convert("RGB")
+            return image.convert("RGB"), None
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        return Image.alpha_composite(black, image).convert("RGB")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+        return Image.alpha_composite(black, image).convert("RGB"), image.getchannel("A")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB"), None

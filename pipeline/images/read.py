@@ -15,6 +15,7 @@ import importlib
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,16 +24,29 @@ import numpy as np
 
 from pipeline.errors import ImageError
 from pipeline.images import formats, normalise
-from pipeline.images.formats import AGAIN, MAX_BYTES, FrameInfo, Pixels
+from pipeline.images.formats import AGAIN, MAX_BYTES, FrameInfo, Pixels, SkippedFile
+from pipeline.images.grid import (
+    Grid,
+    another_grid,
+    lies_outside,
+    region_box,
+    resample,
+    same_grid,
+)
+from pipeline.images.region import MaskRule, Region, find_region
+from pipeline.manifest import MaskFiles
 
-READER_VERSION = "6"
+READER_VERSION = "7"
 SALT = b"medfocusclip patient grouping v2"  # public: short ids can be guessed, slowly
-_BACKENDS = {"TIFF": "tiff", "DICOM": "dicom", "NIFTI": "nifti"}
+_BACKENDS = {"TIFF": "tiff", "DICOM": "dicom", **dict.fromkeys(("NIFTI", "MHA", "NRRD"), "nifti")}
+Window = tuple[float, float]  # center, width
+VOLUMES = ("NIFTI", "MHA", "NRRD")  # files that say where their voxels are in space
 
 
-def reader_rules() -> dict[str, Any]:
+def reader_rules(window: Window | None = None) -> dict[str, Any]:
     """Return what decides the result of `read_image`, JSON-able, for the identity of stores."""
     return {
+        "window": list(window) if window else "auto",
         "version": READER_VERSION,
         "percentiles": [normalise.LOW, normalise.HIGH],
         "plateau": [normalise.PLATEAU_SHARE, normalise.PLATEAU_GAP],
@@ -43,13 +57,21 @@ def reader_rules() -> dict[str, Any]:
     }
 
 
-def read_image(path: str | os.PathLike, frame: int = 0, *, data: bytes | None = None) -> np.ndarray:
+def read_image(
+    path: str | os.PathLike,
+    frame: int = 0,
+    *,
+    data: bytes | None = None,
+    window: Window | None = None,
+) -> np.ndarray:
     """Read one frame as a viewer shows it. Thread-safe.
 
     Args:
         path: the file (also named in errors).
         frame: 0-based page, frame or slice; 0 for files of one image.
         data: content of the file, if it has been read already.
+        window: (center, width) of what becomes black to white in CT slices that state no window,
+            and in volumes. Default: -1000 to 1000 HU, and the range of the volume.
 
     Returns:
         (h, w, 3) uint8, upright.
@@ -60,11 +82,17 @@ def read_image(path: str | os.PathLike, frame: int = 0, *, data: bytes | None = 
     """
     with _naming(path):
         kind, data = _load(path, data)
-        return normalise.to_display(_backend(kind).read(data, kind, frame))
+        pixels = _backend(kind).read(data, kind, frame)
+        if not pixels.display and (pixels.span is not None or kind in VOLUMES or kind == "DICOM"):
+            span = pixels.span or _volume_range(kind, _Content(data))
+            if window and (pixels.span or kind in VOLUMES):
+                span = window[0] - window[1] / 2, window[0] + window[1] / 2
+            pixels = replace(pixels, span=span)
+        return normalise.to_display(pixels)
 
 
 def read_mask(
-    path: str | os.PathLike,
+    path: str | os.PathLike | MaskFiles,
     frame: int = 0,
     *,
     shape: tuple[int, int] | None = None,
@@ -72,42 +100,114 @@ def read_mask(
 ) -> np.ndarray:
     """Read one frame as a region, turned upright by the same rules as an image.
 
-    The region is what is displayed bright, by one threshold for all frames of the file: see
-    `pipeline.images.normalise.find_threshold`.
+    The region is what is displayed bright, by one threshold for all frames of the file, unless the
+    rule of the files says otherwise: see `pipeline.images.region.find_region`.
 
     Args:
-        path, frame, data: as for `read_image`.
-        shape: (height, width) of the image of the mask; another size is an error.
+        path, frame, data: as for `read_image`; or the files of `mask_file`, whose regions are
+            united. A volume must lie on the grid of the volume that is its image.
+        shape: (height, width) of the image of the mask; another size is an error, unless the rule
+            of the files says "resize" and the shape agrees: then the nearest pixels are taken. A
+            volume on another grid is resampled by the affines then.
 
     Returns:
         bool (h, w).
 
     Raises:
-        ImageError: as `read_image`; the size is not `shape`; or the samples are neither labels
-            nor a mask with smooth edges nor probabilities.
+        ImageError: as `read_image`; or another size or grid.
+        Ambiguous: an ImageError: the values can be read in two ways.
+        ConfigError: the rule of the files is not one.
     """
+    if not isinstance(path, MaskFiles):
+        return _sized(path, _region_of(path, frame, data, MaskRule()), shape)
+    united, rule = np.zeros(shape or (), bool), MaskRule.parse(path.rule)
+    for file in path.files:
+        grid = _grid(file)
+        other = path.image and grid and _grid(path.image)
+        if other and not same_grid(grid, other):
+            if not rule.resize:
+                raise another_grid(grid, other, file)
+            with _naming(file):
+                status = file.stat()
+            volume, box = _volume_region(file, status.st_size, status.st_mtime_ns, rule)
+            if box is not None and lies_outside(box, grid, other):
+                what = "the region of the mask lies outside its image, by their affines"
+                raise ImageError(what, path=file, remedy="correct the affine of the mask")
+            mask = resample(volume, grid, other, frame)
+        else:
+            mask = _region_of(file, frame, None, rule)
+        united = united | _sized(file, mask, shape or united.shape or None, rule.resize)
+    return united
+
+
+def _region_of(
+    path: str | os.PathLike, frame: int, data: bytes | None, rule: MaskRule
+) -> np.ndarray:
     with _naming(path):
         kind, data = _load(path, data)
         backend = _backend(kind)
         pixels = backend.read(data, kind, frame)
-        if pixels.threshold == "auto" and len(backend.probe(data, kind)) > 1:
-            mask = normalise.extract_region(pixels, *_file_threshold(kind, data))
-        else:
-            mask = normalise.extract_region(pixels, *normalise.find_threshold(lambda: [pixels]))
-        if shape is not None and mask.shape != tuple(shape):
-            sizes = f"{mask.shape[1]} x {mask.shape[0]}, its upright image {shape[1]} x {shape[0]}"
-            remedy = "use the mask of this image, in the orientation in which it is displayed"
-            raise ImageError(f"the mask is {sizes}", remedy=remedy)
+        if len(backend.probe(data, kind)) > 1:
+            return _file_region(kind, _Content(data), rule).of(pixels)
+        return find_region(lambda: [pixels], rule).of(pixels)
+
+
+@functools.lru_cache(maxsize=4)  # each slice of an image on another grid asks for all slices
+def _volume_region(
+    path: Path, size: int, changed: int, rule: MaskRule
+) -> tuple[np.ndarray, np.ndarray | None]:
+    with _naming(path):
+        kind, data = _load(path, None)
+        region = _file_region(kind, _Content(data), rule)
+        frames = range(len(_backend(kind).probe(data, kind)))
+        volume = np.stack([region.of(_backend(kind).read(data, kind, k)) for k in frames])
+    return volume, region_box(volume)
+
+
+def _grid(path: Path) -> Grid | None:
+    """Return the grid of a volume; None for files of other formats, and for what is no file."""
+    with _naming(path):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        return _read_grid(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _read_grid(path: Path, size: int, changed: int) -> Grid | None:
+    with open(path, "rb") as file:
+        kind = formats.sniff(file.read(formats.HEAD_BYTES))
+    return _backend(kind).grid(_load(path, None)[1], kind) if kind in VOLUMES else None
+
+
+def _sized(
+    path: str | os.PathLike, mask: np.ndarray, shape: tuple[int, int] | None, resize: bool = False
+) -> np.ndarray:
+    """Return a mask in the size of its image, if it has this size or may be resized to it."""
+    if shape is None or mask.shape == tuple(shape):
         return mask
+    (height, width), (h, w) = mask.shape, shape
+    remedy = "use the mask of this image, in the orientation in which it is displayed"
+    if abs(w * height - width * h) <= max(height, width, h, w):  # to a pixel
+        if resize:
+            rows, columns = (2 * np.arange(n) + 1 for n in shape)  # twice the middles of pixels
+            return mask[np.ix_(rows * height // (2 * h), columns * width // (2 * w))]
+        remedy = "take masks of the same shape by their nearest pixels with --resize-masks"
+    what = f"the mask is {width} x {height}, its upright image {w} x {h}"
+    raise ImageError(what, path=path, remedy=remedy)
 
 
 def probe(path: str | os.PathLike) -> list[FrameInfo]:
     """List the frames of a file from its header, without decoding pixels.
 
-    Raises ImageError (not an image, or a damaged header) and SkippedFile, as `read_image`.
+    Raises ImageError (not an image, or a damaged header) and SkippedFile, as `read_image`; also
+    SkippedFile for DICOM objects that have pixels but are no images of their own, such as
+    segmentations, dose grids and localizers.
     """
     with _naming(path):
         kind, data = _load(path, None)
+        if kind == "DICOM" and (other := _backend(kind).other_object(data)):
+            raise SkippedFile(other, remedy="leave it out of the images")
         sizes = _backend(kind).probe(data, kind)
         return [FrameInfo(frame, *size) for frame, size in enumerate(sizes)]
 
@@ -131,6 +231,17 @@ def to_voxels(
         if kind != "NIFTI":
             raise ImageError(f"is {kind}, not NIfTI", remedy="save the mask as it is")
         return _backend(kind).mask_to_voxels(mask, data, frame, out)
+
+
+def dicom_capture(path: str | os.PathLike) -> str:
+    """Return "acquired" for a CT, MR or PET image in DICOM, "secondary" for a secondary capture
+    that may be a report on them, which those of ultrasound and films are not; "" for others and
+    for what cannot be read."""
+    try:
+        kind, data = _load(path, None)
+        return _backend(kind).capture(data) if kind == "DICOM" else ""
+    except Exception:
+        return ""
 
 
 def patient_code(path: str | os.PathLike) -> str:
@@ -186,16 +297,43 @@ def unreadable(path: str | os.PathLike, error: OSError) -> ImageError:
     return ImageError(what, remedy=remedy, path=path)
 
 
+class _Content:
+    """The bytes of a file as an argument of a cached function, which takes them away: the cache
+    holds a hash, not volumes of gigabytes."""
+
+    def __init__(self, data: bytes):
+        self.data, self.key = data, (len(data), hash(data))
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Content) and self.key == other.key
+
+    def take(self) -> bytes:
+        data, self.data = self.data, b""
+        return data
+
+
 @functools.lru_cache(maxsize=8)  # for the next frames of the files that are being read
-def _file_threshold(kind: str, data: bytes) -> tuple[float, float]:
-    """Return the (top, threshold) of all frames of a file."""
+def _volume_range(kind: str, content: _Content) -> tuple[float, float] | None:
+    """Return the range of a file of several slices; None for one."""
+    data = content.take()
+    count = len(_backend(kind).probe(data, kind))
+    return normalise.volume_range(_frames(kind, data), count) if count > 1 else None
 
-    def frames() -> Iterator[Pixels]:
-        for frame in range(len(_backend(kind).probe(data, kind))):
-            with contextlib.suppress(Exception):  # a damaged frame raises when it is read itself
-                yield _backend(kind).read(data, kind, frame)
 
-    return normalise.find_threshold(frames)
+@functools.lru_cache(maxsize=8)
+def _file_region(kind: str, content: _Content, rule: MaskRule) -> Region:
+    """Return how all frames of a file become regions."""
+    data = content.take()
+    return find_region(lambda: _frames(kind, data), rule)
+
+
+def _frames(kind: str, data: bytes) -> Iterator[Pixels]:
+    for frame in range(len(_backend(kind).probe(data, kind))):
+        with contextlib.suppress(Exception):  # a damaged frame raises when it is read itself
+            yield _backend(kind).read(data, kind, frame)
 
 
 def _backend(kind: str) -> ModuleType:
@@ -238,6 +376,8 @@ def _naming(path: str | os.PathLike) -> Iterator[None]:
         elif isinstance(error, MemoryError):
             found = ImageError("does not fit into memory", remedy="make it smaller", path=path)
         else:
-            problem = f"is damaged or truncated ({type(error).__name__})"
-            found = ImageError(problem, remedy=f"{AGAIN}, or remove it", path=path)
+            problem, remedy = f"is damaged or truncated ({type(error).__name__})", AGAIN
+            if isinstance(error, NotImplementedError | ImportError):
+                problem, remedy = "uses a feature that is not supported", "save it as PNG or TIFF"
+            found = ImageError(problem, remedy=f"{remedy}, or remove it", path=path)
         raise found from None

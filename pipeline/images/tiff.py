@@ -1,10 +1,13 @@
-"""TIFF and BigTIFF through tifffile. Pages are frames, except thumbnails and transparency masks."""
+"""TIFF and BigTIFF through tifffile. Pages are frames, except thumbnails, transparency masks, the
+lower levels of a pyramid, and the channels of one image (OME, ImageJ)."""
 
 from __future__ import annotations
 
 import io
 import logging
+import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import tifffile
@@ -22,6 +25,8 @@ MINISWHITE, MINISBLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 NOT_COMPRESSED, OLD_JPEG, JPEG = 1, 6, 7  # compression; new-style JPEG decodes its own YCbCr
 _HAS_END_MARKER = (JPEG, 33003, 33004, 33005, 34712)  # JPEG and JPEG 2000 segments: ff d9
 ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
+SMALLER = 1.5  # times, at least: the step from one level of a pyramid to the next
+SAME_PICTURE = 0.9  # correlation of two levels of a pyramid
 RESAVE = "save each page as an uncompressed RGB or grey TIFF, or as PNG"
 
 
@@ -29,7 +34,7 @@ def probe(data: bytes, kind: str) -> list[tuple[int, int]]:
     """List the sizes of the pages, from their tags."""
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         sizes = []
-        for page in _pages(tiff):
+        for page, *_ in _frames(tiff):
             check_size(page.imagewidth, page.imagelength)
             size = page.imagewidth, page.imagelength
             sizes.append(size[::-1] if _orientation(page) >= 5 else size)
@@ -40,16 +45,70 @@ def read(data: bytes, kind: str, frame: int) -> Pixels:
     """Decode one page: 1 to 64 bits, integer or float, any byte order and planar layout; uint8 for
     up to 8 bits per sample, palettes, CMYK and JPEG, otherwise the dtype of the file."""
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        pages = _pages(tiff)
-        check_frame(frame, len(pages))
-        page = pages[frame]
-        _check_page(page, data)
+        frames = _frames(tiff)
+        check_frame(frame, len(frames))
+        page, *others = frames[frame]
+        for one in (page, *others):
+            _check_page(one, data)
+        if others:
+            return _composite([page, *others])
         values = page.asarray(maxworkers=1)
         if values.ndim == 3 and page.axes[:1] == "S":
             values = np.moveaxis(values, 0, 2)
         if values.shape[:2] != (page.imagelength, page.imagewidth) or values.ndim > 3:
             raise ImageError(f"has an unsupported layout {page.axes}", remedy=RESAVE)
         return _to_grey_or_rgb(page, upright(values, _orientation(page)))
+
+
+def _frames(tiff: tifffile.TiffFile) -> list[list[tifffile.TiffPage]]:
+    """Return the pages of each image: one, or one for each channel."""
+    pages = _pages(tiff)
+    known = {page.index: page for page in pages}
+    frames = []
+    for series in tiff.series if tiff.is_ome or tiff.is_imagej else ():
+        axes = series.axes[: len(series.axes) - len(series.keyframe.shape)]
+        count = series.sizes.get("channel", 1) if "C" in axes else 1
+        mine = [known.get(page.index) for page in series.pages if page is not None]
+        if count > 1 and len(mine) == math.prod(series.shape[: len(axes)]) and all(mine):
+            if count > 3:
+                what = f"has {count} channels in pages of their own"
+                raise ImageError(what, remedy="merge them to RGB, or save each as an image")
+            order = np.arange(len(mine)).reshape(series.shape[: len(axes)])
+            order = np.moveaxis(order, axes.index("C"), -1).reshape(-1, count)
+            frames += [[mine[at] for at in channels] for channels in order]
+    grouped = {page.index for frame in frames for page in frame}
+    return frames + [[page] for page in pages if page.index not in grouped]
+
+
+def _composite(pages: list[tifffile.TiffPage]) -> Pixels:
+    """Show channels as viewers do: the first red, the second green, the third blue."""
+    values = [upright(page.asarray(maxworkers=1), _orientation(page)) for page in pages]
+    if any(one.ndim != 2 or one.shape != values[0].shape for one in values):
+        raise ImageError("has channels of different shapes", remedy=RESAVE)
+    values += [np.zeros_like(values[0])] * (3 - len(values))
+    return Pixels(np.stack(values, axis=-1), display=values[0].dtype == np.uint8)
+
+
+def _is_pyramid(pages: list[tifffile.TiffPage]) -> bool:
+    """Return whether each page is the one before it, made smaller."""
+    for large, small in pairwise(pages):
+        width, height = large.imagewidth, large.imagelength
+        shape = abs(small.imagewidth * height - small.imagelength * width) <= max(width, height)
+        if not shape or min(width / small.imagewidth, height / small.imagelength) < SMALLER:
+            return False
+    if len(pages) < 2 or all(page.is_tiled for page in pages):
+        return len(pages) > 1
+    shrunk = [_shrunk(page) for page in pages[-2:]]
+    return bool(np.corrcoef(*shrunk)[0, 1] > SAME_PICTURE)
+
+
+def _shrunk(page: tifffile.TiffPage) -> np.ndarray:
+    """Return 8 x 8 grey levels of a page, flat."""
+    check_size(page.imagewidth, page.imagelength)
+    values = page.asarray(maxworkers=1).astype(np.float32)
+    grey = values if values.ndim == 2 else values.mean(axis=int(np.argmin(values.shape)))
+    small = Image.fromarray(grey).resize((8, 8), Image.Resampling.BOX)
+    return np.asarray(small).ravel()
 
 
 def _pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
@@ -60,6 +119,8 @@ def _pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     stack = (tiff.imagej_metadata or {}).get("images", 1) if tiff.is_imagej else 1
     if stack > len(pages):
         raise ImageError(f"has {stack} images in one page (an ImageJ stack)", remedy=RESAVE)
+    if len(images) > 1 and (tiff.is_svs or tiff.is_ndpi or tiff.is_scn or _is_pyramid(images)):
+        return images[:1]  # the others are levels, a label, and overviews
     return images
 
 
@@ -98,7 +159,7 @@ def _to_grey_or_rgb(page: tifffile.TiffPage, values: np.ndarray) -> Pixels:
         table = page.colormap  # None raises: a palette image without its palette
         table = (table >> 8 if table.max() > 255 else table).astype(np.uint8)
         index = values[..., 0] if values.ndim == 3 else values
-        return Pixels(np.moveaxis(table[:, index], 0, 2), display=True, threshold="nonzero")
+        return Pixels(np.moveaxis(table[:, index], 0, 2), display=True, index=index)
     if page.photometric == CMYK and values.dtype == np.uint8 and values.shape[2:] >= (4,):
         inks = Image.fromarray(np.ascontiguousarray(values[..., :4]), mode="CMYK")
         return Pixels(np.asarray(inks.convert("RGB")), display=True, threshold=lossy)

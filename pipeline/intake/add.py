@@ -5,6 +5,8 @@ from __future__ import annotations
 import filecmp
 import re
 import shutil
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,10 +17,13 @@ import pandas as pd
 from pipeline.config import DATASET_NAME
 from pipeline.engine.record import ADD, RunRecord, library_versions
 from pipeline.errors import ManifestError, printable
+from pipeline.images import MaskRule
 from pipeline.intake import known, rows
 from pipeline.intake.find import Findings, extracted, read_folder, shown
+from pipeline.intake.layout import split_names
+from pipeline.intake.tables import TableRules, read_image_tables
 from pipeline.io import manifest_lock, remove_leftovers, writing
-from pipeline.manifest import check_rows, read_manifest, write_manifest
+from pipeline.manifest import COLUMNS, check_rows, read_manifest, write_manifest
 from pipeline.paths import Paths
 
 LISTED = 20  # failed files in the text
@@ -38,6 +43,7 @@ class AddSummary:
     masks_left_out: dict[str, str] = field(default_factory=dict)  # image_id -> why
     warnings: list[str] = field(default_factory=list)
     changed: dict[str, int] = field(default_factory=dict)  # rows added, removed and changed
+    notes: list[str] = field(default_factory=list)  # what was taken for what
 
     def __post_init__(self) -> None:
         self.images = len(self.frame)
@@ -62,6 +68,7 @@ class AddSummary:
         changes = ", ".join(f"{n} {what}" for what, n in self.changed.items() if n)
         lines.append(f"  ground-truth masks: {self.masks}, patients: {self.patients or 'unknown'}")
         lines.append(f"  since the last manifest: {changes or 'nothing changed'}")
+        lines += [f"  {note}" for note in self.notes]
         lines += [f"  skipped {n}: {reason}" for reason, n in sorted(self.skipped.items())]
         failed = [f"  FAILED {printable(path)}: {why}" for path, why in self.failed.items()]
         lines += failed[:LISTED]
@@ -72,11 +79,17 @@ class AddSummary:
 
 def add_dataset(
     dataset: str,
-    source: str | Path,
+    source: str | Path | Sequence[str | Path],
     *,
+    table: TableRules = TableRules(),
+    replace: bool = False,
     paths: Paths | None = None,
     masks: str | Path | None = None,
+    mask_name: str = "",
+    layout: str = "",
+    split_name: Sequence[str] | None = None,
     max_rank: int | None = 5,
+    mask_rule: str = "",
     groups: str | Path | None = None,
     patient_regex: str | None = None,
     on_shared_patient: str | None = None,
@@ -93,14 +106,23 @@ def add_dataset(
 
     Args:
         dataset: letters, digits, "_" and "-".
-        source: folder `[split/]class/image`; CSV with columns path and label; or zip of a folder.
+        source: folder `[split/]class/[patient/]image`; CSV with columns path and label, or several
+            of them; or zip of a folder.
+        table: how a CSV is read where its names do not decide.
+        replace: take rows out of the manifest that a CSV does not list; else they stay.
         paths: the project folder; default: the current one.
-        masks: ground truth: a folder that mirrors the images', or a CSV (path, mask, rank).
-            Default: files next to an image and named for it (`x_mask.png`) are its masks.
+        masks: ground truth: a folder like that of the images, or a CSV (path, mask, rank).
+            Default: files named for an image next to them (`x_mask.png`), and folders next to
+            those of images. "none": there is none, every file is an image.
+        mask_name: glob of the paths of masks, where names do not say it or an image has several.
+        layout: what each level of folders is, e.g. `split/class/patient/*`; see `read_folder`.
+        split_name: further names of splits, such as "holdout=test".
         max_rank: rows of such a CSV with a higher rank are left out.
+        mask_rule: words of `MaskRule` that say how all masks are read. Default: that of the table
+            or of the last time, else the content of each file decides.
         groups: CSV of known groups (path or image_id; group, series, slice, fold, patient_id).
-        patient_regex: regular expression; its first group that matches a file name is the
-            patient. Default: known naming schemes and DICOM headers (by a one-way code).
+        patient_regex: regular expression; its first group that matches a path is the patient.
+            Default: known naming schemes, DICOM headers (by a one-way code), folders.
         on_shared_patient: a patient in two splits is an "error"; or the images are taken out of
             one split ("drop-train", "drop-test") and stay in the manifest without a split. Default:
             "error" for patients that a table states; else "drop-train", since publishers often
@@ -120,43 +142,81 @@ def add_dataset(
         what = f"--on-shared-patient {on_shared_patient!r} is not known"
         raise ManifestError(what, remedy=f"use error, {' or '.join(rows.SPLIT_PRIORITY)}")
     paths = paths or Paths()
-    source, manifest, place = Path(source), paths.manifest(dataset), paths.data(dataset)
-    mask_source = Path(masks) if masks is not None else None
+    sources = [Path(one) for one in ([source] if isinstance(source, str | Path) else source)]
+    source, manifest, place = sources[0], paths.manifest(dataset), paths.data(dataset)
+    if len(sources) > 1 and (no_table := [s for s in sources if s.is_dir() or s.suffix == ".zip"]):
+        what, remedy = "is no table; only these can be several", "pass the folder above them all"
+        raise ManifestError(what, path=no_table[0], remedy=remedy)
+    names = split_names(split_name or ())
+    mask_source = None if masks is None or str(masks) == "none" else Path(masks)
+    looking = "none" if str(masks) == "none" else "elsewhere" if mask_source else "find"
     if mask_source is not None and same_folder(source, mask_source):
-        mask_source = None  # the masks are next to the images
+        mask_source, looking = None, "find"  # the masks are next to the images
     remove_leftovers(place)
     with manifest_lock(manifest), extracted(source, place) as folder:
         if not folder.exists():
             raise ManifestError("no such folder, CSV or zip", path=folder, remedy="check --from")
         if folder.is_dir():
-            findings = read_folder(folder, exclude=mask_source)
-            known.separate_sibling_masks(findings, pair=mask_source is None)
+            if table != TableRules():
+                what = "options of tables were given, but this is a folder"
+                raise ManifestError(what, path=source, remedy="pass a CSV, or omit them")
+            findings = read_folder(
+                folder,
+                exclude=mask_source,
+                masks=looking,
+                mask_name=mask_name,
+                layout=layout,
+                split_names=names,
+            )
         else:
-            findings = known.read_image_table(folder)
+            if layout or names:
+                what = "--layout and --split-name say what folders are, but this is a table"
+                raise ManifestError(what, path=source, remedy="omit them, or pass the folder")
+            findings = read_image_tables([folder, *sources[1:]], table)
         findings.home = place if folder != source else None
         in_place = is_in_place(place, findings, manifest=manifest, force=force)
         if mask_source is not None:
-            known.join_masks(findings, mask_source, max_rank=max_rank)
+            known.join_masks(findings, mask_source, max_rank=max_rank, mask_name=mask_name)
         if groups is not None:
             known.join_groups(findings, Path(groups))
         stated = known.fill_in_patients(findings, patient_regex)
+        if layout:
+            known.patients_from_folders(findings.images, findings)
 
         frame, lines = rows.build_rows(findings, synthetic=synthetic, progress=progress)
         if frame.empty:
             first = next((f"; {name}: {why}" for name, why in findings.failed.items()), "")
             what = f"none of {len(findings.images)} images can be read{first}"
             raise ManifestError(what, path=source, remedy="check the files")
-        bad_masks = rows.measure_masks(frame, findings.file)
-        frame.loc[list(bad_masks), "mask_path"] = ""
-        unusable = {frame.at[i, "image_id"]: why for i, why in bad_masks.items()}
-        if unusable:
-            named = shown(f"{name} {why}" for name, why in unusable.items())
-            findings.warnings.append(f"{len(unusable)} ground-truth masks are left out: {named}")
+        if not (frame["patient_id"] != "").any() and not layout:
+            known.patients_from_folders(frame, findings)
+        if not (frame["patient_id"] != "").any():
+            findings.warnings += known.patient_hint(frame, not layout)
+        findings.notes[:0] = files_and_rows(frame, findings)
+        old = read_existing(manifest, force=force)
+        set_mask_rule(frame, str(mask_rule), old)
+        masks_found = rows.measure_masks(frame, findings.file)
+        masks_found.refuse_if_unclear(told=rows.is_told(frame))
+        frame.loc[list(masks_found.bad), "mask_path"] = ""
+        unusable = masks_found.unusable(frame)
+        for why, count in Counter(unusable.values()).most_common(LISTED):
+            named = shown(name for name, other in unusable.items() if other == why)
+            findings.warnings.append(f"{count} ground-truth masks are left out: {why} ({named})")
+        findings.warnings += masks_found.lines()
+        kept = old[~old["path"].isin(findings.listed)]
+        if folder.is_dir() or not in_place or replace:
+            kept = kept.iloc[:0]
+        if len(kept):
+            frame, lines = with_others(frame, lines, kept, manifest)
+            what = f"{len(kept)} images that are in no table named here stay in the manifest"
+            findings.notes.append(f"{what} (--replace removes them)")
         how = on_shared_patient or ("error" if stated else "drop-train")
         if how != "error":
             findings.warnings += rows.keep_in_one_split(frame, how)
         check_rows(frame, lines, source)
-        frame, changed = merge_existing(frame, manifest, same_source=in_place, force=force)
+        frame, changed = merge_existing(
+            frame, old, manifest, same_source=in_place, kept=kept["image_id"], force=force
+        )
         # The old manifest may know an older mask of these.
         frame.loc[frame["image_id"].isin(unusable), ["mask_path", "mask_area"]] = ""
 
@@ -179,7 +239,7 @@ def add_dataset(
         ).write(paths.record(dataset, ADD))
     warnings = findings.warnings + rows.row_warnings(frame)
     left_out = (skipped, findings.failed, unusable)
-    return AddSummary(dataset, manifest, frame, *left_out, warnings, changed)
+    return AddSummary(dataset, manifest, frame, *left_out, warnings, changed, findings.notes)
 
 
 def refresh_dataset(
@@ -208,7 +268,7 @@ def refresh_dataset(
                 frame.loc[row.Index, ["sha256", "width", "height"]] = now
                 changed += result.sha256 != row.sha256
         frame.loc[frame["mask_path"] == "", "mask_area"] = ""
-        for i, reason in rows.measure_masks(frame, data.joinpath).items():
+        for i, reason in rows.measure_masks(frame, data.joinpath).bad.items():
             remedy = "put it back or correct it; or empty its mask_path"
             why = f"its mask {frame.at[i, 'mask_path']} {reason} - {remedy}"
             failed.setdefault(frame.at[i, "image_id"], why)
@@ -217,26 +277,71 @@ def refresh_dataset(
     return AddSummary(dataset, manifest, frame, failed=failed, changed=counts)
 
 
+def files_and_rows(frame: pd.DataFrame, findings: Findings) -> list[str]:
+    """Return a line on the files that were found and the rows that they became, if these differ."""
+    each = frame["path"].value_counts()
+    if (files := findings.files or frame["path"].nunique()) == len(frame):
+        return []
+    many = f"{(each > 1).sum()} hold {each[each > 1].sum()} pages, frames or slices"
+    left = f"{files - len(each)} are no images of a class"
+    told = [many] * bool((each > 1).any()) + [left] * (files > len(each))
+    return [f"{files} image files became {len(frame)} rows: {', '.join(told)}"]
+
+
 # -- what a project has already, neither lost without being asked ----------------------------------
 
 
-def merge_existing(
-    new: pd.DataFrame, manifest: Path, *, same_source: bool, force: bool
-) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Return new rows with the boxes, points, groups and masks that only an old manifest has (not
-    with `force`); and the number of rows "added", "removed" and "changed" (other bytes).
+def set_mask_rule(frame: pd.DataFrame, rule: str, old: pd.DataFrame) -> None:
+    """Write how masks are read into the column `mask_rule`, in place: by the rule given, else by
+    that of each row, else by that of the old manifest. Raises ConfigError if it cannot be read."""
+    if rule:
+        MaskRule.parse(rule)
+        frame["mask_rule"] = [rule if name else "" for name in frame["mask_path"]]
+    elif "mask_rule" not in frame and "mask_rule" in old:
+        before = old.set_index("image_id")["mask_rule"]
+        frame["mask_rule"] = frame["image_id"].map(before).fillna("")
 
-    Raises:
-        ManifestError: without `force`, the old manifest is unreadable, of another folder (not of
-            the `same_source`), or contradicts the new rows; the message says what differs.
-    """
+
+def read_existing(manifest: Path, *, force: bool) -> pd.DataFrame:
+    """Return the rows of a manifest, none if there is none; with `force` also if it is unreadable,
+    which else raises ManifestError."""
     try:
-        old = read_manifest(manifest) if manifest.exists() else new.iloc[:0]
+        if manifest.exists():
+            return read_manifest(manifest)
     except ManifestError as error:
         if not force:
             error.remedy = "correct it, or pass --force to replace it"
             raise
-        old = new.iloc[:0]
+    return pd.DataFrame(columns=COLUMNS)
+
+
+def with_others(
+    frame: pd.DataFrame, lines: list, others: pd.DataFrame, manifest: Path
+) -> tuple[pd.DataFrame, list]:
+    """Return new rows and other rows of the manifest, sorted by path and frame; and their lines."""
+    lines = [*lines, *(f"{at + 2} of {manifest.name}" for at in others.index)]
+    table = pd.concat([frame, others], ignore_index=True).fillna("").assign(line=lines)
+    table = table.sort_values(["path", "frame"], kind="stable", ignore_index=True)
+    return table.drop(columns="line"), list(table["line"])
+
+
+def merge_existing(
+    new: pd.DataFrame,
+    old: pd.DataFrame,
+    manifest: Path,
+    *,
+    kept: Collection[str] = (),
+    same_source: bool,
+    force: bool,
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return new rows with the boxes, points, groups and masks that only an old manifest has (not
+    with `force`); and the number of rows "added", "removed" and "changed" (other bytes). The ids
+    `kept` are of old rows.
+
+    Raises:
+        ManifestError: without `force`, the old manifest is of another folder (not of the
+            `same_source`), or contradicts the new rows; the message says what differs.
+    """
     table = new.set_index("image_id", drop=False)
     before = old.set_index("image_id", drop=False).reindex(table.index)
     shared = before["image_id"].notna()
@@ -249,9 +354,11 @@ def merge_existing(
         return new, counts
     if not same_source:
         what = f"describes {len(old)} images of another folder"
-        remedy = "use another dataset name, or pass --force to replace it"
+        remedy = "use another dataset name, or pass --force to replace it (tables of images in "
+        remedy += "several folders: pass all in one call, each with --from)"
         raise ManifestError(what, path=manifest, remedy=remedy)
-    _refuse_contradictions(table[shared], before[shared], manifest)
+    stated = shared & ~table.index.isin(list(kept))
+    _refuse_contradictions(table[stated], before[stated], manifest)
     known = before.drop(columns=["split", "mask_area", "frame", "width", "height"]).fillna("")
     for name in known:
         mine = table.get(name, pd.Series("", table.index))
@@ -273,7 +380,7 @@ def _refuse_contradictions(new: pd.DataFrame, old: pd.DataFrame, manifest: Path)
                 f"would be changed: {name} of {differs.sum()} images ({example})",
                 path=manifest,
                 remedy="give the options of the last time again (--patient-regex, --groups, "
-                "--masks), or pass --force to `pipeline data add` to take the new values",
+                "--masks, --layout), or pass --force to `pipeline data add` to take the new values",
             )
 
 

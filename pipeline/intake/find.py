@@ -1,7 +1,6 @@
-"""What lies in a folder or zip, and what its folders mean: `[split/]class/[any folders/]image`.
+"""What lies in a folder or zip: image files, and what is left out.
 
-Rules on folder names and shapes are here, each once: `SPLIT_NAMES`, the wrapping folder
-(`_wrapped_folder`) and the level of the classes (`read_folder`).
+What its folders mean is decided in `layout.py`, which files are ground truth in `truth.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import stat
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -21,16 +20,24 @@ from typing import NoReturn
 
 import pandas as pd
 
-from pipeline.errors import ImageError, ManifestError, PipelineError, printable
-from pipeline.images import DICOMDIR_REASON, has_image_suffix, is_junk, sniff
-from pipeline.io import open_bytes, partial_path, writing
+from pipeline.errors import ImageError, ManifestError, PipelineError
+from pipeline.errors import shown as shown
+from pipeline.images import (
+    DICOMDIR_REASON,
+    SkippedFile,
+    conversion,
+    has_image_suffix,
+    is_junk,
+    probe,
+    sniff,
+)
+from pipeline.intake.layout import NO_NAMES, read_layout
+from pipeline.intake.layout import split_named as split_named
+from pipeline.intake.truth import WORDS, Truth, find_truth, words
+from pipeline.io import UNITED, open_bytes, partial_path, writing
 from pipeline.manifest import COLUMNS
 
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
+DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".dic", ".ima")
 MAX_RATIO = 200  # of unpacked to packed size; images hardly compress, so that more is a bomb,
 MAX_SMALL = 2**26  # unless the whole is small, e.g. black masks
 ARRANGE = "arrange them as class/image or split/class/image, or pass a CSV with labels"
@@ -47,6 +54,10 @@ class Findings:
     skipped: Counter[str] = field(default_factory=Counter)  # reason -> number of files left out
     failed: dict[str, str] = field(default_factory=dict)  # path -> why it cannot be read
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what was taken for what, with counts
+    listed: set[str] = field(default_factory=set)  # all paths of a table, also those left out
+    files: int = 0  # image files that were found, masks too
+    patients: dict[str, str] = field(default_factory=dict)  # path -> patient, from folders
     home: Path | None = None  # what `root` becomes when the images of a zip are added
 
     def __post_init__(self) -> None:
@@ -72,12 +83,6 @@ class Findings:
             if name not in known and name.startswith(f"{top}/"):
                 return name.removeprefix(f"{top}/")
         return name
-
-
-def shown(names: Iterable[str]) -> str:
-    """Return the first names of a list, for a warning."""
-    names = list(names)
-    return ", ".join(map(printable, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
 def look_through(
@@ -132,7 +137,7 @@ def why_skipped(file: Path, relative: str) -> str:
         return ""
     suffix = file.suffix.lower()
     if suffix and not suffix[1:].isdigit():
-        return f"not an image ({suffix})"
+        return _conversion(file) or f"not an image ({suffix})"
     try:  # DICOM files often have no suffix, or end in the last number of their UID
         with open_bytes(file) as opened:
             sniff(opened.read(1024))
@@ -143,55 +148,119 @@ def why_skipped(file: Path, relative: str) -> str:
     return ""
 
 
-def split_named(name: str) -> str:
-    """Return the split that a folder or a table's cell names; "" = none."""
-    low = name.strip().lower()
-    return next((split for split, names in SPLIT_NAMES.items() if low in names), "")
+def _without_objects(images: list[str], source: Path, skipped: Counter[str]) -> list[str]:
+    """Leave out DICOM objects that are no images, of folders named like ground truth (`SEG`): the
+    content says what they are, before their names are compared with those of images."""
+    kept = []
+    for path in images:
+        pure = PurePosixPath(path)
+        if pure.suffix.lower() in DICOM_SUFFIXES and not WORDS.isdisjoint(words(str(pure.parent))):
+            try:
+                probe(source / path)
+            except SkippedFile as error:
+                skipped[error.message] += 1
+                continue
+            except PipelineError:
+                pass  # named when it is read
+        kept.append(path)
+    return kept
 
 
-def read_folder(source: Path, exclude: Path | None = None) -> Findings:
-    """Find the images of a folder, their classes and splits.
+def _conversion(file: Path) -> str:
+    """Return how a file that is no image can be used, if it can; its start is read for this."""
+    try:
+        with open_bytes(file) as opened:
+            return conversion(file.suffix.lower(), opened.read(2**16))
+    except (PipelineError, OSError):
+        return ""
+
+
+def remedy_for(skipped: Iterable[str]) -> str:
+    """Return how the files that were left out can be used, by the reasons; else `ARRANGE`."""
+    hows = sorted({why.partition(" - ")[2] for why in skipped} - {""})
+    return "; ".join(hows) or ARRANGE
+
+
+def read_folder(
+    source: Path,
+    exclude: Path | None = None,
+    *,
+    masks: str = "find",
+    mask_name: str = "",
+    layout: str = "",
+    split_names: Mapping[str, str] = NO_NAMES,
+) -> Findings:
+    """Find the images of a folder, their classes, splits, patients and masks.
 
     Images outside of class folders are left out and named in a warning. Downloads often wrap the
     whole set in one or more folders: `Findings.root` is the innermost.
 
+    Args:
+        source: the folder.
+        exclude: a folder in it that is not looked into.
+        masks: "find" pairs masks with images; "elsewhere" only takes them out of the images;
+            "none": every file is an image.
+        mask_name: a glob of the paths of masks: they are masks, and of several kinds the ones used.
+        layout, split_names: what the folders below `Findings.root` are, see `read_layout`.
+
     Raises:
-        ManifestError: a folder cannot be listed, no images, no class folders, or class folders
-            next to split folders.
+        ManifestError: a folder cannot be listed, no images, no class folders, or two readings of
+            the names are possible.
     """
     images, folders, skipped = look_through(source, exclude)
+    images = _without_objects(images, source, skipped)
     if not images:
-        counts = "".join(f"; {n} skipped: {why}" for why, n in skipped.most_common(3))
-        raise ManifestError(f"no images in it{counts}", path=source, remedy=ARRANGE)
-    root, stray = source, []
+        common = ((why.partition(" - ")[0], n) for why, n in skipped.most_common(3))
+        counts = "".join(f"; {n} skipped: {why}" for why, n in common)
+        what = f"no images in it{counts}"
+        raise ManifestError(what, path=source, remedy=remedy_for(skipped))
+    files, root, stray, truth = len(images), source, [], Truth()
     while inner := _wrapped_folder(images, folders):
         stray += [path for path in images if "/" not in path]
         images, folders = _below(images, inner), _below(folders, inner)
         root = root / inner
-
-    splits = [name for name in _tops(images) if split_named(name)]
-    others = [name for name in _tops(images) if name not in splits]
-    if splits and others:
+    if masks != "none":
+        told = masks == "elsewhere"
+        truth = find_truth(images, root.joinpath, chosen=mask_name, told=told)
+    images = sorted({*images}.difference(truth.owners, truth.spare))
+    read = read_layout(images, root, layout, split_names, truth.sides)
+    if not read.rows:
+        seen = ", ".join(f"{name!r} ({n} files)" for name, n in truth.folders.items())
         raise ManifestError(
-            f"{', '.join(map(repr, others))} next to the split folders {', '.join(splits)}",
+            f"the images {read.misfit}" + (seen and f"; ground truth is in {seen}"),
             path=root,
-            remedy="put the classes inside the splits, and masks elsewhere (--masks)",
+            remedy=f"{remedy_for(skipped)}{seen and ' and --masks'}; or say with --layout what the "
+            "folders are",
         )
-    depth = 1 if splits else 0  # of the class in a path
-    stray += [path for path in images if path.count("/") <= depth]
-    images = sorted(path for path in images if path.count("/") > depth)
-    if not images:
-        raise ManifestError("the images are in no class folder", path=root, remedy=ARRANGE)
-    parts = [path.split("/") for path in images]
-    split = [split_named(names[0]) if splits else "" for names in parts]
-    label = [names[depth] for names in parts]
-    table = pd.DataFrame({"path": images, "label": label, "split": split}, dtype=str)
-    findings = Findings(root, table, skipped)
-    if stray:
-        skipped["image in no class folder"] += len(stray)
-        what = f"{len(stray)} images are in no class folder and are left out: {shown(stray)}"
+    table = pd.DataFrame(read.rows, dtype=str)
+    patients = dict(zip(table["path"], table.pop("patient_id"), strict=True))
+    findings = Findings(root, table, skipped, files=files, patients=patients, notes=read.notes)
+    if stray := stray + read.lacking:
+        skipped[f"images that {read.misfit}"] += len(stray)
+        what = f"{len(stray)} images {read.misfit} and are left out: {shown(stray)}"
         findings.warnings.append(what)
+    skipped.update(truth.reasons())
+    findings.warnings += truth.warnings()
+    if masks == "find":
+        use_masks(findings, *truth.pairs(mask_name))
     return findings
+
+
+def use_masks(findings: Findings, pairs: dict[str, list[str]], unclear: list[str]) -> None:
+    """Fill in mask_path, in place, given the files of the mask of each image; and warn of the
+    images whose mask is `unclear`."""
+    joined = {image: UNITED.join(masks) for image, masks in pairs.items()}
+    images = findings.images
+    rows = zip(images["path"], images["mask_path"], strict=True)
+    images["mask_path"] = [joined.get(path, old) for path, old in rows]
+    if unclear:
+        findings.warnings.append(
+            f"{len(unclear)} images have no mask, since several fit or several images share a "
+            f"stem: {shown(unclear)}; merge the masks of an image into one and pass their folder "
+            "as --masks"
+        )
+    if several := sum(len(masks) > 1 for masks in pairs.values()):
+        findings.notes.append(f"{several} images have masks of several files, which are united")
 
 
 def _wrapped_folder(images: list[str], folders: list[str]) -> str:

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from pipeline.errors import ImageError
-from pipeline.images import FrameInfo, SkippedFile, patient_code, probe, read_mask
-from pipeline.intake.find import Findings
+from pipeline.errors import ImageError, ManifestError
+from pipeline.images import (
+    Ambiguous,
+    FrameInfo,
+    SkippedFile,
+    dicom_capture,
+    patient_code,
+    probe,
+    read_mask,
+)
+from pipeline.intake.find import Findings, shown
+from pipeline.intake.tables import pixel_box
 from pipeline.io import sha256_file
+from pipeline.manifest import mask_file
+from pipeline.segment.quality import odd_truth
 
 Progress = Callable[[int, int], None]
 MASK_FOLDERS = ("mask", "masks", "ground_truth", "groundtruth", "segmentation", "segmentations")
+PATIENT_NAMED = re.compile(r"(?i)(patient|subject|person|case|pat|pt|sub)[ _-]*\d+")
+SECONDARY = "DICOM secondary capture (dose report, screen shot) among CT, MR or PET images"
 # `--on-shared-patient`: of the splits that share a patient, the first in this order keeps it.
 SPLIT_PRIORITY = {"drop-train": ("test", "val", "train"), "drop-test": ("train", "val", "test")}
 
@@ -29,6 +44,7 @@ class Measured:
     sha256: str = ""
     patient: str = ""  # one-way code from a DICOM header; "" = unknown
     frames: tuple[FrameInfo, ...] = ()
+    capture: str = ""  # `dicom_capture`
     skipped: str = ""
     failed: str = ""
 
@@ -41,7 +57,7 @@ def measure(file: Path) -> Measured:
     """Hash one image file and read its header; errors are returned, not raised."""
     try:
         frames = tuple(probe(file))
-        return Measured(sha256_file(file), patient_code(file), frames)
+        return Measured(sha256_file(file), patient_code(file), frames, dicom_capture(file))
     except SkippedFile as error:
         return Measured(skipped=error.message)
     except ImageError as error:
@@ -73,6 +89,11 @@ def build_rows(
     of `findings.images`; and the line of the table that each comes from."""
     images = findings.images.sort_values("path", kind="stable")
     measured = measure_all(findings.root, set(images["path"]), progress)
+    captures = Counter(one.capture for one in measured.values())
+    if captures["acquired"] > captures["secondary"] > 0:
+        for path, one in measured.items():
+            if one.capture == "secondary":
+                measured[path] = Measured(skipped=SECONDARY)
     rows, lines = [], []
     for line, image in zip(images.index, images.to_dict("records"), strict=True):
         result, wanted = measured[image["path"]], image["frame"]
@@ -92,6 +113,7 @@ def build_rows(
                 "sha256": result.sha256,
                 "width": info.width,
                 "height": info.height,
+                "box": pixel_box(image["box"], info.width, info.height),
                 "synthetic": image["synthetic"] or ("1" if synthetic else "0"),
             }
             rows.append(image | row)
@@ -99,25 +121,90 @@ def build_rows(
     return pd.DataFrame(rows, columns=images.columns), lines
 
 
-def measure_masks(frame: pd.DataFrame, locate: Callable[[str], Path]) -> dict[int, str]:
+@dataclass
+class MeasuredMasks:
+    """What was found of the masks of a manifest; ids are those of the images.
+
+    Attributes:
+        bad: index of the row -> why its mask cannot be used.
+        unclear: those of `bad` that can be read in two ways, and how to choose.
+        odd: what is unusual (`odd_truth`, or "resized") -> ids.
+        total: masks that were read, or tried.
+    """
+
+    bad: dict[int, str] = field(default_factory=dict)
+    unclear: dict[int, str] = field(default_factory=dict)
+    odd: dict[str, list[str]] = field(default_factory=dict)
+    total: int = 0
+
+    def unusable(self, frame: pd.DataFrame) -> dict[str, str]:
+        """Return image id -> why its mask cannot be used."""
+        return {frame.at[index, "image_id"]: why for index, why in self.bad.items()}
+
+    def lines(self) -> list[str]:
+        """Return a line for each kind of unusual mask, with its count."""
+        what = {"covers the border": "cover the border (--mask-invert if their ground is white)"}
+        what |= {"resized": "have another size than their image: its nearest pixels are taken"}
+        what |= {"empty": "are empty", "covers more than half of the image": "cover more than half"}
+        return [
+            f"{len(ids)} of {self.total} ground-truth masks {what[kind]}: {shown(ids)}"
+            for kind, ids in sorted(self.odd.items())
+        ]
+
+    def refuse_if_unclear(self, told: bool) -> None:
+        """Raise ManifestError if more than half can be read in two ways, unless the user has
+        `told` which values are the region."""
+        counts = Counter(self.unclear.values())
+        covering = self.odd.get("covers the border", [])
+        if len(self.unclear) > self.total / 2:
+            why, number = counts.most_common(1)[0]
+            what, _, remedy = why.partition(" - ")
+            raise ManifestError(
+                f"{len(self.unclear)} of {self.total} masks can be read in two ways; {number}: "
+                f"each {what}",
+                remedy=remedy,
+            )
+        if len(covering) > self.total / 2 and not told:
+            raise ManifestError(
+                f"{len(covering)} of {self.total} masks cover the border of their image "
+                f"({shown(covering)}): their ground is white, or the region is that large",
+                remedy="say --mask-invert if the region is dark on a white ground, or name the "
+                "values of the region as they are with --mask-values, such as 255",
+            )
+
+
+def is_told(frame: pd.DataFrame) -> bool:
+    """Return whether the rules of masks say which values, or that the ground is white."""
+    said = frame.get("mask_rule", pd.Series(dtype=str))
+    return bool(said.str.contains("values=|invert").any())
+
+
+def measure_masks(frame: pd.DataFrame, locate: Callable[[str], Path]) -> MeasuredMasks:
     """Fill in mask_area (pixels) in place, of masks at `locate(mask_path)`; that of a frame is the
-    same frame of the mask's file. Returns index of the row -> why its mask cannot be used; such
-    rows are unchanged."""
+    same frame of the mask's file. Rows whose mask cannot be used are unchanged."""
 
-    def area(row: Any) -> int | str:
+    def measure(row: Any) -> tuple[int, list[str]] | ImageError:
         try:
-            file, shape = locate(row.mask_path), (row.height, row.width)
-            return int(read_mask(file, row.frame, shape=shape).sum())
+            shape, files = (int(row.height), int(row.width)), mask_file(row, locate)
+            mask = read_mask(files, int(row.frame), shape=shape)
+            sizes = [probe(file)[0] for file in files.files] if files.rule else []
+            resized = "resized" if any((s.height, s.width) != shape for s in sizes) else ""
+            return int(mask.sum()), [odd for odd in (odd_truth(mask), resized) if odd]
         except ImageError as error:
-            return error.message
+            return error
 
-    rows, bad = list(frame[frame["mask_path"] != ""].itertuples()), {}
-    for row, found in zip(rows, _in_threads(area, rows), strict=True):
-        if isinstance(found, str):
-            bad[row.Index] = found
-        else:
-            frame.at[row.Index, "mask_area"] = str(found)
-    return bad
+    rows, found = list(frame[frame["mask_path"] != ""].itertuples()), MeasuredMasks()
+    found.total = len(rows)
+    for row, result in zip(rows, _in_threads(measure, rows), strict=True):
+        if isinstance(result, ImageError):
+            found.bad[row.Index] = result.with_remedy
+            if isinstance(result, Ambiguous):
+                found.unclear[row.Index] = result.with_remedy
+            continue
+        frame.at[row.Index, "mask_area"] = str(result[0])
+        for odd in result[1]:
+            found.odd.setdefault(odd, []).append(row.image_id)
+    return found
 
 
 def keep_in_one_split(frame: pd.DataFrame, how: str) -> list[str]:
@@ -155,6 +242,19 @@ def row_warnings(frame: pd.DataFrame) -> list[str]:
         if len(alike) > 1:
             names = ", ".join(map(repr, alike))
             warnings.append(f"classes {names} differ only by case or spaces")
+    if len(table) >= 3 and all(map(PATIENT_NAMED.fullmatch, table.index)):
+        what = f"the classes ({shown(table.index)}) are named like patients: if they are, say with "
+        warnings.append(f"{what}--layout what the folders are, or pass a CSV with labels")
+    in_splits = frame[(frame["patient_id"] != "") & (frame["split"] != "")]
+    named = in_splits.groupby("patient_id")["split"].first()
+    keys = named.index.to_series().str.casefold()
+    keys = keys.str.replace(r"\s|(?<!\d)0+(?=\d)|\.0$", "", regex=True)
+    alike = named.index[named.groupby(keys).transform("nunique") > 1]
+    if len(alike):
+        warnings.append(
+            f"{len(alike)} patients in different splits have names that differ only by case, "
+            f"blanks or zeros ({shown(map(repr, alike))}): if they are one, write them alike"
+        )
     if len(table) == 1:
         warnings.append(f"all images are of one class, {table.index[0]!r}: check the folders")
     known = int((frame["patient_id"] != "").sum())

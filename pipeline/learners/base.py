@@ -10,12 +10,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import numpy as np
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
-from pipeline.config import LEARNERS, Fractions, Protocol, Section, Seeds, Views, problem_text
+from pipeline.config import (
+    LEARNERS,
+    Fractions,
+    Protocol,
+    Section,
+    Seeds,
+    Views,
+    parts_of,
+    problem_text,
+)
 from pipeline.errors import ConfigError
 
 _registered: dict[str, type[Learner]] = {}
@@ -33,10 +42,13 @@ class Samples:
     Attributes:
         view: the view of the run, e.g. "masked".
         features: CLIP image features by view, each float32 (n, d), not normalised: the view of
-            the run, and the others that `Learner.views` asks for.
+            the run, and the others that `Learner.views` asks for. Of a joint view see
+            `pipeline.learners.joint`.
         y: class numbers, int64 (n,), 0 to C-1. Empty when the samples are to be predicted.
         text: text features T of ALL classes, float32 (C, d), in the order of the class numbers.
         classes: the C class names, in the same order.
+        weights: what a joint view has multiplied the features with, beside the scale of each view,
+            (d,); 1 for other views. Who standardises features has to keep them.
     """
 
     view: str
@@ -44,9 +56,10 @@ class Samples:
     y: np.ndarray
     text: np.ndarray
     classes: tuple[str, ...] = ()
+    weights: np.ndarray | float = 1.0
 
     def __len__(self) -> int:
-        return len(self.X)
+        return len(next(iter(self.features.values())))
 
     def take(self, rows: np.ndarray, *, labelled: bool) -> Self:
         """Return some of the images, with or without their labels."""
@@ -76,6 +89,8 @@ class LearnerParams(Section):
     """Instead of train.views."""
     fractions: Fractions | None = None
     """Instead of splits.fractions."""
+    block_weights: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0,), min_length=1)
+    """Joint views: candidates for the weight of all views but the first; validation chooses."""
 
     def deciding(self) -> dict[str, Any]:
         """Return the parameters that decide a single fit, as JSON values."""
@@ -98,6 +113,9 @@ class Learner:
         Parameters: class of its parameters.
         needs_labels: False for a learner that is not trained (zero-shot). It gets one run per
             test set, at fraction 0, instead of one per fraction and seed.
+        joins: whether it can be fitted on joint views such as whole+crop, whose features are joined
+            before `fit` sees them. False: these views are refused; or `views` is overridden, and
+            the stored views that it names arrive as they are.
         starts_from: a learner that `fit` fits first, with the parameters of the same names. If
             `train` finds that fit on disk, its arrays are there already when `fit` is called.
         chosen: what the validation part decided in `fit` (JSON values), for the table of runs.
@@ -107,6 +125,7 @@ class Learner:
     name: ClassVar[str] = ""
     Parameters: ClassVar[type[LearnerParams]] = LearnerParams
     needs_labels: ClassVar[bool] = True
+    joins: ClassVar[bool] = True
     starts_from: ClassVar[type[Learner] | None] = None
 
     def __init__(self, params: LearnerParams | None = None, *, seed: int = 0):
@@ -132,8 +151,15 @@ class Learner:
         raise NotImplementedError
 
     def views(self, view: str) -> tuple[str, ...]:
-        """Return the stored views that a run on `view` reads; default: that view alone."""
-        return (view,)
+        """Return the stored views that a run on `view` reads; default: that view, or its parts.
+
+        Raises:
+            ConfigError: the view is a joint one, and this learner cannot join views.
+        """
+        if not self.joins and len(parts_of(view)) > 1:
+            remedy = f"name the views of this learner in learners.{self.name}.views"
+            raise ConfigError(f"{self.name} cannot join the views {view}", remedy=remedy)
+        return parts_of(view)
 
     @property
     def tensors(self) -> dict[str, np.ndarray]:
@@ -217,11 +243,12 @@ def code_digest(cls: type[Learner]) -> str:
     Raises:
         ConfigError: the class is in no file (of a notebook, say).
     """
-    from pipeline.learners import runs
+    from pipeline.learners import joint, runs
 
     there = vars(sys.modules.get(cls.__module__, runs)).values()
     used = {cls, *(one for one in there if isinstance(one, type) and issubclass(one, Learner))}
-    modules = {base.__module__ for one in used for base in one.__mro__} | {runs.__name__}
+    modules = {base.__module__ for one in used for base in one.__mro__}
+    modules |= {runs.__name__, joint.__name__}
     files = {name: getattr(sys.modules.get(name), "__file__", None) for name in modules}
     if files[cls.__module__] is None:
         raise ConfigError(
@@ -232,6 +259,29 @@ def code_digest(cls: type[Learner]) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in found)).hexdigest()
 
 
+def in_content_order(train: Samples, val: Samples) -> tuple[Samples, Samples, np.ndarray]:
+    """Return both parts with rows and classes in an order that their features alone decide.
+
+    Sums of floats depend on the order of their terms, so that a fit would depend on what images and
+    classes are called. Rows are sorted by the bytes of their features, classes by their first row
+    of `train`, those without one by their text. A fit of these is the same bits for any names;
+    only rows of equal features and several labels keep their order.
+
+    Returns:
+        train, val, and the class number before of each class number now, int64 (C,).
+    """
+
+    def by_bytes(x: np.ndarray) -> np.ndarray:
+        return np.array(sorted(range(len(x)), key=lambda k: x[k].tobytes()), np.int64)
+
+    train, val = (part.take(by_bytes(part.X), labelled=True) for part in (train, val))
+    order = np.array(list(dict.fromkeys([*train.y.tolist(), *by_bytes(train.text).tolist()])))
+    text, classes = train.text[order], tuple(train.classes[c] for c in order if train.classes)
+    now = np.argsort(order)
+    train, val = (replace(part, y=now[part.y], text=text, classes=classes) for part in (train, val))
+    return train, val, order
+
+
 def l2_normalise(x: np.ndarray) -> np.ndarray:
     """Return float32 (n, d) with rows of length 1; a row of zeros stays zero."""
     x = np.asarray(x, dtype=np.float32)
@@ -239,15 +289,18 @@ def l2_normalise(x: np.ndarray) -> np.ndarray:
     return x / np.maximum(length, np.float32(1e-12))
 
 
-def standardisation(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def standardisation(
+    X: np.ndarray, weights: np.ndarray | float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and scale of each feature over the rows of (n, d), both float64 (d,).
 
     The scale is the standard deviation, but at least a tenth of the mean standard deviation. A
     feature that hardly varies over a few training images would otherwise be scaled up so much
-    that it alone decides a new image in which it differs.
+    that it alone decides a new image in which it differs. `weights` (d,) are those of the samples:
+    the scale is that of the features before them, so that standardised features still have them.
     """
     mean = X.mean(axis=0, dtype=np.float64)
-    scale = X.std(axis=0, dtype=np.float64)
+    scale = X.std(axis=0, dtype=np.float64) / weights
     return mean, np.maximum(scale, max(0.1 * float(scale.mean()), 1e-12))
 
 
@@ -261,6 +314,12 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def accuracy(proba: np.ndarray, y: np.ndarray) -> float:
     """Return the share of rows whose most probable class is the true one."""
     return float((proba.argmax(axis=1) == y).mean())
+
+
+def log_loss(proba: np.ndarray, y: np.ndarray) -> float:
+    """Return the mean of -log p of the true class, with p at least 1e-7."""
+    p = proba[np.arange(len(y)), y].astype(np.float64)
+    return -np.log(np.clip(p, 1e-7, 1.0)).mean()
 
 
 def check_finite(what: str, *arrays: np.ndarray) -> None:

@@ -16,6 +16,8 @@ from pipeline.learners.base import (
     Samples,
     accuracy,
     check_finite,
+    in_content_order,
+    log_loss,
     register,
     softmax,
     standardisation,
@@ -45,6 +47,9 @@ class LinearProbe(Learner):
     The sweep ends early when the validation loss has risen twice in a row without a gain in
     accuracy. Without a validation part the middle candidate is used.
 
+    The order of images and classes, and so what they are called, changes no bit of the fit (see
+    `in_content_order`).
+
     The model is fitted on the training part only. CLIP's recipe refits on train + validation;
     here validation images can change C and nothing else. They still count as labels used.
     """
@@ -59,9 +64,10 @@ class LinearProbe(Learner):
         Raises:
             DivergedError: a feature or a coefficient is not finite.
         """
+        train, val, order = in_content_order(train, val)
         X, X_val = train.X, val.X
         check_finite("a feature of the training or validation part", X, X_val)
-        mean, scale = standardisation(X)
+        mean, scale = standardisation(X, train.weights)
         Z = (X - mean) / scale
         # The optimum lies in the span of the rows of Z. Rotating onto that span is exact, and
         # makes few-shot problems as small as their number of images.
@@ -79,17 +85,17 @@ class LinearProbe(Learner):
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", ConvergenceWarning)
                 model.fit(Z, train.y)
-            coef, intercept = _on_raw_features(model, len(train.text), mean, scale, basis)
+            coef, intercept = _on_raw_features(model, len(order), mean, scale, basis)
             check_finite(f"logistic regression at C = {c:g}", coef, intercept)
             score, loss = 0.0, 0.0
             if len(val):
                 proba = softmax(X_val @ coef + intercept)
-                p = proba[np.arange(len(val)), val.y].astype(np.float64)
-                score, loss = accuracy(proba, val.y), -np.log(np.clip(p, 1e-7, 1.0)).mean()
+                score, loss = accuracy(proba, val.y), log_loss(proba, val.y)
             gained = score > best[0]
             if (score, -loss) > best:
                 best = score, -loss
-                self.coef_, self.intercept_ = coef, intercept
+                now = np.argsort(order)
+                self.coef_, self.intercept_ = coef[:, now], intercept[now]
                 converged = not any(issubclass(w.category, ConvergenceWarning) for w in caught)
                 self.chosen = {"C": float(c), "converged": converged}
                 self.val_score = score if len(val) else None

@@ -28,6 +28,7 @@ from pipeline.learners.base import (
     Samples,
     accuracy,
     check_finite,
+    in_content_order,
     l2_normalise,
     register,
     softmax,
@@ -87,6 +88,12 @@ class Fused:
         """
         a = torch.softmax((I - self.mean) / self.scale @ self.attention, dim=1)
         return I + a @ self.values
+
+    def of_classes(self, order: np.ndarray) -> Self:
+        """Return F and C with the classes in another order, int64 (C,)."""
+        rows = {name: getattr(self, name)[order] for name in ("text", "values", "bias")}
+        columns = {name: getattr(self, name)[:, order] for name in ("attention", "weight")}
+        return replace(self, **rows, **columns)
 
     def classify(self, M: Tensor) -> Tensor:
         """Return the class logits C(M), (n, C)."""
@@ -170,9 +177,11 @@ class MedFocus(Learner):
 
     Prediction is the softmax of C(M). At lambda = 1 the loss does not train C, so there
     prediction is the softmax of the contrastive logits. `seed` decides the initial weights and
-    the order of the images; on one thread the same data and seed give the same bits.
+    the order of the images; on one thread the same data and seed give the same bits, whatever
+    images and classes are called.
 
-    The fitted arrays are those of `Fused`.
+    The fitted arrays are those of `Fused`, and `order_`, the order of the classes in which F and C
+    are computed (see `in_content_order`).
     """
 
     Parameters = MedFocusParams
@@ -190,23 +199,26 @@ class MedFocus(Learner):
     def fit_fusion(self, train: Samples, val: Samples) -> None:
         """Set the fitted arrays and `chosen`."""
         check_finite("a feature of the training or validation part", train.X, val.X, train.text)
+        train, val, self.order_ = in_content_order(train, val)
         image = l2_normalise(train.X)
-        mean, scale = (torch.from_numpy(a.astype(np.float32)) for a in standardisation(image))
+        standard = standardisation(image, train.weights)
+        mean, scale = (torch.from_numpy(a.astype(np.float32)) for a in standard)
         rng = Generator().manual_seed(self.seed)
         text = torch.from_numpy(l2_normalise(train.text))
         network = Network(text, mean, scale, self.params, rng)
         parts = image, train.y, l2_normalise(val.X), val.y
         epoch = _train(network, self.params, rng, parts)
         with torch.no_grad():
-            fused = network.fused()
+            fused = network.fused().of_classes(np.argsort(self.order_))
         for name in _ARRAYS:
             setattr(self, f"{name}_", getattr(fused, name).detach().numpy().copy())
         self.chosen = {"epoch": epoch, "gate": torch.tanh(network.gate).item()}
 
     @property
     def fused(self) -> Fused:
-        """The fitted F and C."""
-        return Fused(*(torch.as_tensor(getattr(self, f"{name}_")) for name in _ARRAYS))
+        """The fitted F and C, with the classes in the order `order_`."""
+        arrays = (torch.as_tensor(getattr(self, f"{name}_")) for name in _ARRAYS)
+        return Fused(*arrays).of_classes(self.order_)
 
     def fuse(self, X: np.ndarray) -> np.ndarray:
         """Return M = F(T, I), float32 (n, d), for image features X (n, d)."""
@@ -222,7 +234,7 @@ class MedFocus(Learner):
         M = fused.fuse(torch.from_numpy(l2_normalise(samples.X)))
         logits = fused.similarity(M) if self.params.lambda_ == 1 else fused.classify(M)
         check_finite("a class logit", logits.numpy())
-        return softmax(logits.numpy())
+        return softmax(logits.numpy()[:, np.argsort(self.order_)])
 
 
 class MedFocusProbeParams(MedFocusParams, LinearProbeParams):
@@ -243,9 +255,11 @@ class MedFocusProbe(MedFocus):
         """Fit F, unless it is there already, then the probe on M."""
         if not self.tensors:
             self.fit_fusion(train, val)
-        parts = (replace(part, features={part.view: self.fuse(part.X)}) for part in (train, val))
-        probe = LinearProbe(self.params, seed=self.seed).fit(*parts)
-        self.coef_, self.intercept_ = probe.coef_, probe.intercept_
+        # In this order before it is fused, since the last bits of a product depend on the row.
+        *parts, order = in_content_order(train, val)
+        parts = (replace(part, features={part.view: self.fuse(part.X)}) for part in parts)
+        probe, now = LinearProbe(self.params, seed=self.seed).fit(*parts), np.argsort(order)
+        self.coef_, self.intercept_ = probe.coef_[:, now], probe.intercept_[now]
         self.chosen |= probe.chosen
         self.val_score = probe.val_score
         return self

@@ -1,7 +1,7 @@
 """One fit and one prediction, and the run folder of a learner, cache/<dataset>/runs/<learner>/.
 
-    runs.parquet           one row a run: numbers of images, what validation chose, status, error
-    predictions.parquet    one row a run and test image: true and predicted class, probabilities
+    runs.parquet           one row per run: numbers of images, what validation chose, status, error
+    predictions.parquet    one row per run and test image: true and predicted class, probabilities
     fitted.safetensors     the fitted learners, by the digest of all that decided them
 
 While `train` works, each finished fit is in `partial-<digest>.safetensors` of the same format. A
@@ -36,6 +36,7 @@ from pipeline.learners.base import (
     find_learner,
     load_file,
 )
+from pipeline.learners.joint import fit_joined, predict_joined
 from pipeline.paths import Paths
 from pipeline.provenance import check, read_stamp, stamp, with_stamp
 from pipeline.store import FeatureStore, MaskStore, open_features
@@ -125,7 +126,7 @@ def run_fit(
     """
     try:
         with single_thread():
-            learner.fit(*(samples.take(rows, labelled=True) for rows in parts))
+            learner = fit_joined(learner, *(samples.take(rows, labelled=True) for rows in parts))
         score = None if learner.val_score is None else float(learner.val_score)
         chosen = json.dumps(learner.chosen, sort_keys=True, allow_nan=False)
         fit = Fit(digest, learner.tensors, chosen, score)
@@ -143,7 +144,7 @@ def run_predict(learner: Learner, samples: Samples, rows: np.ndarray) -> np.ndar
     try:
         proba = np.zeros(shape, np.float32)
         if len(test):  # scikit-learn refuses to predict no rows
-            proba = np.asarray(learner.predict_proba(test), dtype=np.float32)
+            proba = np.asarray(predict_joined(learner, test), dtype=np.float32)
         if proba.shape != shape:
             raise ValueError(f"predict_proba returned shape {proba.shape}, not {shape}")
         check_finite("a predicted probability", proba)
@@ -247,22 +248,20 @@ def write_tables(
     """
     runs = pd.DataFrame(rows).astype({"val_score": "float64"})
     write_table(folder / "runs.parquet", runs, inputs, "zstd")
-    none = ([], [], np.zeros((0, len(classes)), np.float32))
-    parts = [
-        pd.DataFrame(
-            {
-                **{column: row[column] for column in RUN},
-                "image_id": np.asarray(ids, dtype=object),
-                "y_true": pd.Categorical.from_codes(y, classes),
-                "y_pred": pd.Categorical.from_codes(proba.argmax(axis=1), classes),
-                **{f"p:{name}": proba[:, number] for number, name in enumerate(classes)},
-            }
-        )
-        for row, (ids, y, proba) in zip([rows[0], *rows], [none, *tested], strict=True)
-        if proba is not None
-    ]
-    coded = dict.fromkeys(("protocol", "learner", "view", "image_id"), "category")
-    table = pd.concat(parts).astype(coded | {"fraction": "f4", "seed": "i2"})
+    none = (np.zeros(0, object), np.zeros(0, int), np.zeros((0, len(classes)), np.float32))
+    kept = [(row, of) for row, of in zip(rows, tested, strict=True) if of[2] is not None]
+    parts = zip(none, *(of for _, of in kept), strict=True)
+    ids, y, proba = map(np.concatenate, parts)
+    times = [len(of[0]) for _, of in kept]
+    columns = {
+        name: pd.Categorical([row[name] for row, _ in kept]).repeat(times) for name in RUN
+    } | {
+        "image_id": pd.Categorical(ids),
+        "y_true": pd.Categorical.from_codes(y, classes),
+        "y_pred": pd.Categorical.from_codes(proba.argmax(axis=1), classes),
+        **{f"p:{name}": proba[:, number] for number, name in enumerate(classes)},
+    }
+    table = pd.DataFrame(columns).astype({"fraction": "f4", "seed": "i2"})
     inputs = inputs | stamp(runs=folder / "runs.parquet")
     write_table(folder / "predictions.parquet", table, inputs, "zstd")
 

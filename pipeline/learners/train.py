@@ -128,11 +128,13 @@ def train_learner(
     def digests_of(cls: type[Learner], own: LearnerParams) -> dict[RunKey, str]:
         """Return for each run a digest of all that decides its fit."""
         text, digests = features.samples.text.tobytes().hex(), {}
+        of_joint = {"block_weights": own.block_weights}
         shared = [own.deciding(), code_digest(cls), record.versions, classes, text]
         decides = sha256_json(shared)
         for key, split in splits.items():
             parts = [features.digest(ids, views[key[1]]) for ids in (split.train, split.val)]
-            digests[key] = sha256_json([decides, key[1], key[3], parts])
+            joint = [of_joint] if len(views[key[1]]) > 1 else []
+            digests[key] = sha256_json([decides, key[1], key[3], parts, *joint])
         return digests
 
     digests = digests_of(cls, own)
@@ -210,14 +212,16 @@ def plan_runs(
         if protocol not in plan.protocols:
             notes.append(f"protocol {protocol} is left out: the manifest does not allow it")
             continue
-        drawn = product(seeds, own.fractions or params.splits.fractions)
+        drawn = [*product((protocol,), seeds, own.fractions or params.splits.fractions)]
+        drawn += product(plan.few_shot(protocol), seeds, (1.0,))
         if not cls.needs_labels:
-            drawn = product(seeds if protocol in CROSS_VALIDATED else (0,), (0.0,))
-        for seed, fraction in drawn:
-            split = plan.get(protocol, seed, fraction or 1.0)
+            of = seeds if protocol in CROSS_VALIDATED else (0,)
+            drawn = [*product((protocol,), of, (0.0,))]
+        for name, seed, fraction in drawn:
+            split = plan.get(name, seed, fraction or 1.0)
             if not cls.needs_labels:
                 split = Split(split.train[:0], split.val[:0], split.test)
-            splits |= {(protocol, view, fraction, seed): split for view in views}
+            splits |= {(name, view, fraction, seed): split for view in views}
     return splits, notes
 
 

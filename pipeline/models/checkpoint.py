@@ -46,14 +46,17 @@ class Checkpoint:
         """Read the tensors of a .safetensors or torch file (official {"model": ...} or flat), by
         name, on the CPU, in the dtype of the file.
 
-        Raises ModelError if it is truncated, not a checkpoint, or one that needs code to run.
+        Raises ModelError if it is truncated, not a checkpoint, one that needs code to run, or has
+        values that are NaN or infinite.
         """
+        loaded: Any
         try:
             if self.path.suffix == ".safetensors":
-                return load_file(self.path)
-            with warnings.catch_warnings():  # about old pickles; the error below says more
-                warnings.simplefilter("ignore")
-                loaded: Any = torch.load(self.path, map_location="cpu", weights_only=True)
+                loaded = load_file(self.path)
+            else:
+                with warnings.catch_warnings():  # about old pickles; the error below says more
+                    warnings.simplefilter("ignore")
+                    loaded = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:  # each library and layout has its own
             kind = type(error).__name__
             problem = f"is damaged, not a checkpoint, or needs to run code; refused ({kind})"
@@ -63,6 +66,11 @@ class Checkpoint:
                 loaded = loaded[key]
         if not isinstance(loaded, dict) or not all(map(torch.is_tensor, loaded.values())):
             raise self.error("does not contain a dictionary of tensors")
+        # A causal mask, which some checkpoints hold, has -inf by design.
+        weights = {n: t for n, t in loaded.items() if not n.endswith("attn_mask")}
+        if wrong := [n for n, t in weights.items() if not torch.isfinite(t).all()]:
+            problem = f"has NaN or infinite values in {len(wrong)} tensors ({', '.join(wrong[:3])})"
+            raise self.error(problem, " again, or use one from before the training diverged")
         return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
 
     def load_into(
@@ -98,7 +106,7 @@ def find_checkpoint(
 
     Args:
         spec: the model; a missing checkpoint means "package" if the model is embedded.
-        filename: the checkpoint's name in a hub repository.
+        filename: the checkpoint's name in a hub repository, if `spec` does not name it.
         advice: what to download and from where, for error messages.
         package: name of the embedded weights, "" if the model is not embedded.
         download: returns the local path of a file in a hub repository.
@@ -108,7 +116,8 @@ def find_checkpoint(
     """
     name = spec.checkpoint or "package"
     if name.startswith(HUB):
-        repository = name.removeprefix(HUB)
+        parts = name.removeprefix(HUB).split("/", 2)
+        repository, filename = "/".join(parts[:2]), parts[2] if parts[2:] else filename
         advice = f"download {filename} from https://huggingface.co/{printable(repository)}"
         try:
             return Checkpoint(Path(download(repository, filename)), advice)
@@ -116,7 +125,7 @@ def find_checkpoint(
             message = f"cannot be downloaded from the hub ({type(error).__name__})"
             remedy = f"write it as {HUB}organisation/name; without network, {advice} and give its "
             raise ModelError(message, path=name, remedy=remedy + "path as `checkpoint`") from None
-    path = WEIGHTS / package if name == "package" else Path(name).expanduser()
+    path = WEIGHTS / package if name == "package" else spec.path(name)
     if package:
         advice = "restore pipeline/models/weights from git or run `python -m tools.pretrain`"
     if not path.is_file():

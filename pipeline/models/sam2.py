@@ -1,4 +1,4 @@
-"""SAM2 for still images: the official SAM2.1 models and SAM2-micro."""
+"""SAM2 for still images: the official SAM2.1 models, MedSAM2 and SAM2-micro."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ CODE_VERSION = 1
 
 SIZES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
 OFFICIAL = {f"sam2.1_hiera_{size}": f"sam2.1_hiera_{short}.yaml" for size, short in SIZES.items()}
+MEDSAM2 = {"medsam2": OFFICIAL["sam2.1_hiera_tiny"]}
+"""J. Ma et al., MedSAM2, arXiv:2504.03600: SAM2.1 tiny, trained at `MEDSAM2_SIZE` pixels."""
+MEDSAM2_SIZE = 512
 URL = "https://dl.fbaipublicfiles.com/segment_anything_2/092824"
 STABLE = {  # as in sam2.build_sam for images
     "dynamic_multimask_via_stability": True,
@@ -83,16 +86,18 @@ class Sam2ImagePredictor(SAM2ImagePredictor):
 def sam2_config(name: str) -> dict[str, Any]:
     """Return a SAM2 configuration: `model` (hydra's `_target_` tree), `mean`, `std`.
 
-    `name` is "sam2-micro" or an official one such as "sam2.1_hiera_large"; else a ModelError.
+    `name` is "sam2-micro", "medsam2" or an official one such as "sam2.1_hiera_large"; else a
+    ModelError.
     """
-    if name in OFFICIAL:
-        path = files(sam2) / "configs/sam2.1" / OFFICIAL[name]
+    if name in OFFICIAL | MEDSAM2:
+        path = files(sam2) / "configs/sam2.1" / (OFFICIAL | MEDSAM2)[name]
         # yaml would read 1e-6 as text
         model = OmegaConf.to_container(OmegaConf.create(path.read_text("utf-8")))["model"]
+        model |= {"image_size": MEDSAM2_SIZE} if name in MEDSAM2 else {}
         return {"model": {**model, "sam_mask_decoder_extra_args": dict(STABLE)}, **IMAGENET}
     path = files(__package__) / f"configs/{name}.yaml"
     if not path.is_file():
-        names = ", ".join(["sam2-micro", *OFFICIAL])
+        names = ", ".join(["sam2-micro", *OFFICIAL, *MEDSAM2])
         raise ModelError(f"{name!r} is not a SAM2 configuration", remedy=f"choose from {names}")
     config = yaml.safe_load(path.read_text("utf-8"))
     return {key: config[key] for key in ("model", "mean", "std")}
@@ -110,7 +115,7 @@ def load_sam2(
 
     Args:
         spec: name of the configuration, checkpoint ("package", a path, or "hf-hub:facebook/..."),
-            and the hash to check.
+            the hash to check, and the size of the input if it is not that of the configuration.
         device: torch device.
         precision: "fp32" or "bf16".
         config: a configuration to use instead of that of `spec.name`, as of `sam2_config`.
@@ -119,15 +124,27 @@ def load_sam2(
         A predictor, ready for `set_image`.
 
     Raises:
-        ModelError: unknown name; checkpoint missing, damaged, of another model or another hash.
+        ModelError: unknown name; checkpoint missing, damaged, of another model or another hash;
+            MedSAM2's weights by their file name at a size that they were not trained for.
 
     Source: N. Ravi et al., SAM 2: Segment Anything in Images and Videos, arXiv:2408.00714.
     """
     config = config or sam2_config(spec.name)
+    if spec.image_size:
+        config = config | {"model": config["model"] | {"image_size": spec.image_size}}
     file, repository = f"{spec.name}.pt", f"facebook/{spec.name.replace('_', '-')}"
     advice = f"download {URL}/{file} (or set `checkpoint: hf-hub:{repository}`)"
-    package = "" if spec.name in OFFICIAL else f"{spec.name}.safetensors"
+    if spec.name in MEDSAM2:
+        file, repository = "MedSAM2_latest.pt", "wanglab/MedSAM2"
+        advice = f"download {file} from https://huggingface.co/{repository}"
+    package = "" if spec.name in OFFICIAL | MEDSAM2 else f"{spec.name}.safetensors"
     checkpoint = find_checkpoint(spec, file, advice, package)
+    if "medsam2" in checkpoint.path.name.lower() and not (spec.name in MEDSAM2 or spec.image_size):
+        message = (
+            f"is MedSAM2's by its name, and {spec.name} has {config['model']['image_size']} px"
+        )
+        remedy = f"set the model's name to medsam2 ({MEDSAM2_SIZE} px), or state its image_size"
+        raise ModelError(message, path=checkpoint.path, remedy=remedy)
     digest = sha256_file(checkpoint.path)
     checkpoint.check_sha256(digest, spec.sha256)
     model = instantiate_sam2(config["model"])

@@ -62,9 +62,9 @@ def build_report(params: Params, paths: Paths, datasets: Sequence[str] | None = 
         sets=[part(data) for data in found],
         synthetic=words.join(data.name for data in found if data.synthetic),
         legend=[(run.name, looks[run.key]["color"]) for run in params.study.runs],
-        reading=how_to_read(params),
+        reading=how_to_read(params, found),
         commit=git_commit(Path(paths.root)),
-        profile=params.profile,
+        models=models_used(found),
         commands=[command(stage, data.name) for data in found for stage in STAGES[1:]],
         versions=library_versions((*LIBRARIES, "pandas", "scikit-learn", "matplotlib")),
         differing=differing(found, params),
@@ -79,9 +79,22 @@ def render(template: str, **values: Any) -> str:
     return ENVIRONMENT.get_template(template).render(**values)
 
 
-def how_to_read(params: Params) -> list[str]:
+def how_to_read(params: Params, datasets: Sequence[Dataset]) -> list[str]:
     """Return the few rules that a reader of any figure needs."""
-    return render("reading.txt.j2", params=params, words=words).splitlines()
+    models = models_used(datasets)
+    return render("reading.txt.j2", params=params, words=words, models=models).splitlines()
+
+
+def models_used(datasets: Sequence[Dataset]) -> str:
+    """Name the models that the stores were made with, whatever params.yaml names now."""
+    used: dict[str, dict[str, None]] = {"masks": {}, "features": {}}
+    for data, what in ((data, what) for data in datasets for what in used):
+        if (store := getattr(data, what)) is not None:
+            model, prompt = store.identity.get("model"), store.identity.get("prompt")
+            name = model["fingerprint"]["name"] if isinstance(model, dict) else "no model"
+            used[what][name + (f" (prompt {prompt['strategy']})" if prompt else "")] = None
+    said = [f"{words.join(names)} for {what}" for what, names in used.items() if names]
+    return ", ".join(said) or "no models yet"
 
 
 def part(data: Dataset) -> dict[str, Any]:
@@ -149,6 +162,7 @@ def protocol(data: Dataset, block: Block) -> dict[str, Any]:
         "curve": curve(name, data, block, shown, quoted=quoted if block == PUBLISHED else None),
         "accuracy": tables.accuracy(data, block, shown, "Accuracy in percent"),
         "differences": tables.differences(data, block),
+        "few_shot": tables.few_shot(data, block, shown),
         "all": [
             tables.accuracy(data, block, list(found), "Accuracy of every run in percent"),
             tables.measures(data, block),

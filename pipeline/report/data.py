@@ -26,7 +26,7 @@ from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import changed, check, read_stamp, schema_stamp
 from pipeline.report import words
-from pipeline.report.words import LEARNERS, VIEWS
+from pipeline.report.words import LEARNERS
 from pipeline.store import open_features, open_masks
 
 Run = tuple[str, str]
@@ -164,8 +164,7 @@ class Dataset:
 
     def run_name(self, run: Run) -> str:
         """Return the study's name of a run, or its learner and view in words."""
-        learner, view = (names.get(n, n) for names, n in zip((LEARNERS, VIEWS), run, strict=True))
-        return self.study.get(run) or f"{learner}, {view}"
+        return self.study.get(run) or f"{LEARNERS.get(run[0], run[0])}, {words.view(run[1])}"
 
     def counterpart(self, architecture: str) -> Run | None:
         """Return our run for an architecture of the paper: of that name, or the baseline for

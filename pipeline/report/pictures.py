@@ -14,6 +14,9 @@ from pipeline.errors import PipelineError
 from pipeline.evaluate.predictions import flips
 from pipeline.images import read_image, read_mask
 from pipeline.images.overlay import data_uri, draw_outlines, shrink
+from pipeline.images.read import bytes_changed
+from pipeline.io import FileHashes
+from pipeline.manifest import mask_file, row_file
 from pipeline.report import words
 from pipeline.report.data import Dataset, reason_of
 from pipeline.report.words import number, plural
@@ -56,6 +59,7 @@ class Album:
     def __init__(self, data: Dataset, size: int = 160) -> None:
         self.data = data
         self.size = size
+        self.hashes = FileHashes(data.paths.hashes(data.name))
         self.lost: dict[str, str] = {}
         """Masks that the store lists but cannot give, by image_id, with the reason."""
         table = data.manifest
@@ -70,15 +74,21 @@ class Album:
         return self._made[key]._replace(caption=caption)
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
-        """Read an image: (h, w, 3) uint8, upright."""
+        """Read an image: (h, w, 3) uint8, upright; ImageError for other bytes than were masked."""
         row = self.rows[image_id]
-        return read_image(self.data.paths.data(self.data.name) / row["path"], row["frame"])
+        file = row_file(row, self.data.paths.data(self.data.name))
+        if file.is_file() and self.hashes(file) != row["sha256"]:
+            raise bytes_changed(file)
+        return read_image(file, row["frame"], window=self.data.params.images.shown)
 
     def truth(self, image_id: str) -> NDArray[np.bool_] | None:
         """Read the ground-truth mask of an image, (h, w) bool; None where there is none."""
         row = self.rows[image_id]
-        path = self.data.paths.data(self.data.name) / row["mask_path"]
-        return read_mask(path, row["frame"]) if row["mask_path"] else None
+        if (files := mask_file(row, self.data.paths.data(self.data.name))) is None:
+            return None
+        return read_mask(
+            files, row["frame"], shape=(row["height"], row["width"]) if files.rule else None
+        )
 
     def mask(self, image_id: str) -> tuple[NDArray[np.bool_] | None, str]:
         """Read the stored mask of an image.
@@ -126,6 +136,8 @@ class Album:
             image = self.image(image_id)
             if outlines:
                 mask, note = self.mask(image_id)
+                if image_id in self.lost:  # without an outline it would look like an empty mask
+                    return Picture(image_id, note=note)
                 truth = self.truth(image_id)
         except (PipelineError, OSError) as error:
             return Picture(image_id, note=f"cannot be shown: {reason_of(error)}")

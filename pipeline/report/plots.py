@@ -34,8 +34,10 @@ def styles(params: Params) -> dict[Run, dict]:
     The study's runs come first, then the other views of the baseline's learner, which plots of
     images with a ground-truth mask show. Beyond seven the dashes are shifted.
     """
-    views = [view for name, _ in TRUTH for view in params.train.views.get(name, ())]
-    other = [(params.study.baseline.learner, view) for view in (*views, *params.encode.views)]
+    learner = params.study.baseline.learner
+    of = params.learners.get(learner, {}).get("views") or params.train.views
+    views = [view for name, _ in TRUTH for view in of.get(name, ())]
+    other = [(learner, view) for view in (*views, *params.encode.views)]
     n = len(COLOURS)
     return {
         run: {"color": COLOURS[i % n], "marker": MARKERS[i % n], "ls": DASHES[(i + i // n) % n]}

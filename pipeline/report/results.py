@@ -14,7 +14,7 @@ from pipeline.errors import PipelineError
 from pipeline.io import atomic_write, atomic_write_text
 from pipeline.paths import Paths
 from pipeline.report import tables, words
-from pipeline.report.build import git_commit, how_to_read, render, warnings
+from pipeline.report.build import git_commit, how_to_read, models_used, render, warnings
 from pipeline.report.data import (
     OTHER_SET,
     PUBLISHED,
@@ -104,14 +104,14 @@ def write_readme(params: Params, paths: Paths, datasets: Sequence[str]) -> list[
     ]
     text = render(
         "results.md.j2",
-        params=params,
+        models=models_used(done),
         made_by=made_by,
         commit=git_commit(Path(paths.root)),
         synthetic=words.join(data.name for data in done if data.synthetic),
         warnings=said,
         table=tables.published(done),
         other_sets=[OTHER_SET[d.name] for d in done if d.name in OTHER_SET and d.quoted],
-        reading=how_to_read(params),
+        reading=how_to_read(params, done),
         add=[command("add", data.name) for data in done],
         manifests=[(data.name, data.manifest_sha256) for data in done],
     )

@@ -77,6 +77,27 @@ def accuracy(data: Dataset, block: Block, runs: Sequence[Run], caption: str) -> 
     return Table(caption, ["Run", *label_headers(data, block)], rows, note)
 
 
+def few_shot(data: Dataset, block: Block, runs: Sequence[Run]) -> list[Table]:
+    """Return runs x shots on a block's images, a table for each kind of `splits.shots`."""
+    made = []
+    for kind, counts in data.params.splits.shots.items():
+        end = "" if kind == "balanced" else f"-{kind}"
+        every = {k: data.accuracy((f"{block[0]}-{k}-shot{end}", block[1])) for k in counts}
+        found = {k: runs_of for k, runs_of in every.items() if runs_of}
+        if not found:
+            continue
+        heads = []
+        for k, of in found.items():
+            labels = round(float(np.median([by[1.0].n_labels for by in of.values()])))
+            heads.append(f"{k} ({plural(labels, 'label')})")
+        rows = [[data.run_name(run), *(estimate(of.get(run, {}).get(1.0)) for of in found.values())]
+                for run in runs]  # fmt: skip
+        caption = f"Accuracy in percent by shots a class, {kind}"
+        note = "With validation images." if kind == "balanced" else "Without validation images."
+        made.append(Table(caption, ["Run", *heads], rows, note))
+    return made
+
+
 def differences(data: Dataset, block: Block) -> Table | None:
     """Return paired differences by share of the labels: the study's runs minus the baseline, and
     all pairs of views on images with a ground-truth mask."""
@@ -140,9 +161,7 @@ def errors(data: Dataset, run: Run) -> list[Table]:
     made = []
     if data.confusion is not None and fraction in data.accuracy(block)[run]:
         n = select(data.confusion, **key).pivot(index="actual", columns="predicted", values="n")
-        classes = sorted({*n.index, *n.columns})
-        n = n.reindex(index=classes, columns=classes).fillna(0)
-        n /= data.accuracy(block)[run][fraction].n_seeds
+        n, classes = n / data.accuracy(block)[run][fraction].n_seeds, list(n.columns)
         rows = [[name, *(f"{v:.1f}" if v else "0" for v in row)] for name, row in n.iterrows()]
         caption = "Mean count of each answer over the seeds"
         made.append(Table(caption, ["True class", *(f"called {c}" for c in classes)], rows))

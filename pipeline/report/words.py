@@ -1,6 +1,7 @@
 """How the report and results/README.md name things and write numbers.
 
-Sentences are in the templates, next to what they explain.
+Longer explanations are in the templates; sentences that depend on figures are made here, in
+`tables.py` and in `build.py`.
 """
 
 from __future__ import annotations
@@ -10,15 +11,22 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from pipeline.config import parts_of
+
 if TYPE_CHECKING:
     from pipeline.report.data import Dataset
 
 MISSING = "–"
 """Stands for a number that does not exist; never a zero."""
 LEARNERS = {"zero-shot": "Zero-shot", "linear-probe": "Linear probe", "medfocus": "MedFocus",
-            "medfocus-probe": "MedFocus probe"}  # fmt: skip
+            "medfocus-probe": "MedFocus probe", "nearest-prototype": "Nearest prototype",
+            "k-nn": "k-NN", "tip-adapter": "Tip-Adapter", "tip-adapter-f": "Tip-Adapter-F",
+            "clip-adapter": "CLIP-Adapter", "lp-plus-plus": "LP++",
+            "ss-text": "SS-Text"}  # fmt: skip
 VIEWS = {"whole": "whole image", "masked": "masked image", "crop": "crop to the mask",
          "binary": "mask alone", "oracle": "ground-truth mask", "random": "random region",
+         "dim": "dimmed outside the mask", "blur": "blurred outside the mask",
+         "grey": "grey outside the mask", "random-crop": "random crop",
          }  # fmt: skip
 PROTOCOLS = {
     "official": "Published split",
@@ -49,6 +57,11 @@ KINDS = {
 }
 STATUS = {"error": "stopped with an error", "interrupted": "was interrupted",
           "running": "was killed or is still running"}  # fmt: skip
+
+
+def view(name: str) -> str:
+    """Name a view in a sentence, or all views of a joint one."""
+    return " and ".join(VIEWS.get(part, part) for part in parts_of(name))
 
 
 def number(value: float | None, digits: int = 2, sign: bool = False) -> str:

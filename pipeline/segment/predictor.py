@@ -16,6 +16,10 @@ from torch import Tensor
 
 from pipeline.models.sam2 import Sam2ImagePredictor
 
+PASS_PIXELS = 32 * 1024**2
+"""Pixels of the frames of all prompts in one pass of the decoder, to bound its memory (1.5 GB): 32
+prompts at 1,024 px (SAM2's own mask generator decodes 64), 128 at 512 px."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -74,7 +78,7 @@ class BatchPredictor:
         index: Sequence[int] | None = None,
         multimask: bool = False,
     ) -> tuple[Tensor, np.ndarray]:
-        """Decode p prompts; those with the same number of points share one forward pass.
+        """Decode p prompts; those with the same number of points share forward passes.
 
         Args:
             maps: of n frames, from `embed`.
@@ -94,7 +98,13 @@ class BatchPredictor:
             count = None if prompt.points is None else len(prompt.points)
             kinds.setdefault((count, prompt.mask is None), []).append(i)
         decoded: dict[int, tuple[Tensor, np.ndarray]] = {}
-        for (count, no_mask), members in kinds.items():
+        most = max(1, PASS_PIXELS // self.predictor.image_size**2)
+        passes = [
+            (kind, members[start : start + most])
+            for kind, members in kinds.items()
+            for start in range(0, len(members), most)
+        ]
+        for (count, no_mask), members in passes:
             asked, points, masks = [prompts[i] for i in members], None, None
             if count is not None:
                 side = self.predictor.image_size

@@ -25,7 +25,7 @@ from pipeline.engine.record import RunRecord
 from pipeline.engine.run import image_items, run_stage, select
 from pipeline.errors import ConfigError, ImageError
 from pipeline.images import read_image, read_mask
-from pipeline.io import atomic_write, sha256_json
+from pipeline.io import FileHashes, atomic_write, sha256_json
 from pipeline.manifest import read_manifest
 from pipeline.models import Sam2ImagePredictor
 from pipeline.paths import Paths
@@ -75,11 +75,14 @@ def measure_prompts(
     if len(sample):  # a dataset without ground truth needs no model
         mapper = PromptMapper(params, predictor or load_predictor(params, options))
         identity = mapper.identity
-    content = {"mapper": sha256_json(identity)}
-    items = image_items(sample, paths.data(dataset), lambda row: content, truth=True)
+    content, hashes = {"mapper": sha256_json(identity)}, FileHashes(paths.hashes(dataset))
+    data = paths.data(dataset)
+    items = image_items(sample, data, lambda row: content, truth=True, hashes=hashes)
     table = PromptTable(paths.prompt_quality(dataset), items, identity)
     items = [item for item in items if item.image_id in asked]
-    return run_stage("prompt_quality", dataset, params, paths, options, items, mapper, table)
+    return run_stage(
+        "prompt_quality", dataset, params, paths, options, items, mapper, table, hashes
+    )
 
 
 class PromptMapper:
@@ -89,7 +92,7 @@ class PromptMapper:
     """
 
     def __init__(self, params: Params, predictor: Sam2ImagePredictor):
-        self.params = params.prompt_quality
+        self.params, self.window = params.prompt_quality, params.images.shown
         self.predictor = predictor
         self.device = predictor.device.type
         known = [name for name, strategy in STRATEGIES.items() if not strategy.uses_truth]
@@ -104,11 +107,12 @@ class PromptMapper:
         }
         self.identity: Row = {"jitter": self.params.box_jitter, "seed": self.params.seed}
         for name, section in self.sections.items():
-            self.identity[name] = SegmentMapper(section, predictor).identity
+            self.identity[name] = SegmentMapper(section, predictor, self.window).identity
 
     def load(self, item: WorkItem) -> tuple[np.ndarray, np.ndarray]:
         """Read an image, uint8 (h, w, 3), and its ground truth, bool (h, w), with some pixels."""
-        image, file = read_image(item.path, item.frame), item.row["truth_file"]
+        image = read_image(item.path, item.frame, window=self.window)
+        file = item.row["truth_file"]
         truth = read_mask(file, item.frame, shape=image.shape[:2])
         if not truth.any():
             remedy = "run: pipeline data refresh"

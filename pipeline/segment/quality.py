@@ -8,6 +8,10 @@ from scipy.spatial import cKDTree
 
 STABILITY_OFFSET = 1.0
 """Shift of the threshold, in logits, as in SAM's automatic mask generator."""
+BLANK = 2
+"""Grey levels by which the pixels of a blank image may differ."""
+BORDER_SHARE = 0.75
+"""Of the border of the image, above which a ground-truth mask may be inverted."""
 
 
 def stability_score(logits: np.ndarray, threshold: float = 0.0) -> np.ndarray:
@@ -37,12 +41,28 @@ def border_share(masks: np.ndarray) -> np.ndarray:
     return border.mean(axis=-1).astype(np.float32)
 
 
+def odd_truth(mask: np.ndarray) -> str:
+    """Return what is unusual about a ground-truth mask, bool (h, w): "empty", "covers the border",
+    "covers more than half of the image", or ""."""
+    if not mask.any():
+        return "empty"
+    if min(mask.shape) > 1 and border_share(mask) >= BORDER_SHARE:
+        return "covers the border"
+    return "covers more than half of the image" if mask.mean() > 0.5 else ""
+
+
 def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
     """Return the smallest box x0, y0, x1, y1 (x1, y1 exclusive) of a mask; None if it is empty."""
     rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
     if not len(rows):
         return None
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def is_blank(image: np.ndarray) -> bool:
+    """Return whether an image, uint8 (h, w, 3), is of one colour, to within `BLANK` levels."""
+    spread = image.max(axis=(0, 1)).astype(int) - image.min(axis=(0, 1))
+    return bool((spread <= BLANK).all())
 
 
 def mask_status(area_fraction: float, min_area: float, max_area: float) -> str:

@@ -12,16 +12,18 @@ from pipeline.config import Params, SegmentParams
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
 from pipeline.engine.run import image_items, run_stage, select
+from pipeline.errors import StageFailed
 from pipeline.images import read_image, read_mask, reader_rules
+from pipeline.io import FileHashes
 from pipeline.manifest import read_manifest
 from pipeline.models import Sam2ImagePredictor, load_sam2
 from pipeline.paths import Paths
 from pipeline.segment.predictor import BatchPredictor
-from pipeline.segment.quality import component_count, mask_status
-from pipeline.segment.strategies import PreparedImage, strategy_class
-from pipeline.store import MaskRow, MaskStoreWriter, WorkItem
+from pipeline.segment.quality import component_count, is_blank, mask_status
+from pipeline.segment.strategies import strategy_class
+from pipeline.store import MaskRow, MaskStoreWriter, WorkItem, open_masks
 
-MAPPER_VERSION = 1
+MAPPER_VERSION = 2
 """Incremented when the same model and parameters give other masks than before."""
 
 
@@ -47,18 +49,32 @@ def segment_dataset(
 
     Raises:
         ManifestError, ModelError, ConfigError, StoreError: nothing could be done.
-        StageFailed: more images failed than `segment.max_failed` allows; the others are done.
+        StageFailed: more images failed than `segment.max_failed` allows, or all masks are empty;
+            what was computed is kept.
         KeyboardInterrupt: SIGINT or SIGTERM was received; what was computed is kept.
     """
     manifest = read_manifest(paths.manifest(dataset))
     chosen, data = select(manifest, options.only), paths.data(dataset)
     mapper = make_mapper(params, options, predictor)
     columns, truth = mapper.strategy.columns, mapper.strategy.uses_truth
-    items = image_items(chosen, data, lambda row: {n: row[n] for n in columns}, truth=truth)
+    content, hashes = lambda row: {n: row[n] for n in columns}, FileHashes(paths.hashes(dataset))
+    items = image_items(chosen, data, content, truth=truth, hashes=hashes)
     choices = {"on_mismatch": options.on_store_mismatch, "attrs": {"dataset": dataset}}
     with MaskStoreWriter(paths.masks(dataset), mapper.identity, **choices) as writer:
         writer.sync_manifest(manifest)
-        return run_stage("segment", dataset, params, paths, options, items, mapper, writer)
+        record = run_stage(
+            "segment", dataset, params, paths, options, items, mapper, writer, hashes
+        )
+    table = open_masks(paths.masks(dataset)).table()
+    record.masks = table.loc[table["in_manifest"], "status"].value_counts().to_dict()
+    useless = set(record.masks) - {"failed"} == {"empty"} and params.segment.max_failed < 1
+    record.status = "failed" if useless else record.status
+    record.write(paths.record(dataset, "segment"))
+    if useless:
+        what = f"segment {dataset}: all {record.masks['empty']} masks are empty"
+        remedy = "look at images and boxes with `pipeline data preview`; try another segment.prompt"
+        raise StageFailed(what, path=paths.masks(dataset), remedy=remedy)
+    return record
 
 
 def make_mapper(
@@ -67,7 +83,7 @@ def make_mapper(
     """Return the mapper of `params.segment`; loads the profile's SAM2 if the strategy needs it."""
     if predictor is None and strategy_class(params.segment).uses_sam2:
         predictor = load_predictor(params, options)
-    return SegmentMapper(params.segment, predictor)
+    return SegmentMapper(params.segment, predictor, params.images.shown)
 
 
 def load_predictor(params: Params, options: RunOptions) -> Sam2ImagePredictor:
@@ -76,41 +92,55 @@ def load_predictor(params: Params, options: RunOptions) -> Sam2ImagePredictor:
 
 
 class SegmentMapper:
-    """m = SAM2(x) as a mapper of the engine; strategies without a model need no predictor."""
+    """m = SAM2(x) as a mapper of the engine; strategies without a model need no predictor. `window`
+    is that of `read_image`."""
 
-    def __init__(self, params: SegmentParams, predictor: Sam2ImagePredictor | None = None):
+    def __init__(
+        self,
+        params: SegmentParams,
+        predictor: Sam2ImagePredictor | None = None,
+        window: tuple[float, float] | None = None,
+    ):
         kind = strategy_class(params)
         sam2 = predictor if kind.uses_sam2 else None
-        self.params = params
+        self.params, self.window = params, window
         self.strategy = kind(params, sam2 and BatchPredictor(sam2))
         self.device = sam2.device.type if sam2 else ""
         self.identity: dict[str, Any] = {
             "stage": "segment",
             "mapper_version": MAPPER_VERSION,
-            "reader": reader_rules(),
+            "reader": reader_rules(window),
             "model": sam2
             and {n: getattr(sam2, n) for n in ("fingerprint", "precision", "mask_threshold")},
             "prompt": self.strategy.fingerprint(),
             "status": {"min_area": params.min_area, "max_area": params.max_area},
         }
 
-    def load(self, item: WorkItem) -> PreparedImage:
+    def load(self, item: WorkItem) -> tuple[Any, bool]:
         """Read and preprocess an image."""
-        return self.prepare(read_image(item.path, item.frame), item.row)
+        image = read_image(item.path, item.frame, window=self.window)
+        return self.prepare(image, item.row)
 
-    def prepare(self, image: np.ndarray, row: Mapping[str, Any]) -> PreparedImage:
-        """Preprocess an image and what its strategy uses of a row of the manifest."""
+    def prepare(self, image: np.ndarray, row: Mapping[str, Any]) -> tuple[Any, bool]:
+        """Preprocess an image and what its strategy uses of a row of the manifest; return what the
+        strategy made of it, and whether it is blank."""
         # No label, split, path or id: a mask must not depend on the class, which folders name too.
         columns = {name: row[name] for name in self.strategy.columns}
         truth = None
         if self.strategy.uses_truth and row["truth_file"]:
             truth = read_mask(row["truth_file"], int(row["frame"]), shape=image.shape[:2])
-        return self.strategy.prepare(image, columns, truth)
+        return self.strategy.prepare(image, columns, truth), is_blank(image)
 
-    def map(self, items: Sequence[WorkItem], loaded: Sequence[PreparedImage]) -> list[MaskRow]:
+    def map(self, items: Sequence[WorkItem], loaded: Sequence[tuple[Any, bool]]) -> list[MaskRow]:
         """Find the masks of a batch, with their quality columns and their status."""
         rows = []
-        for item, found in zip(items, self.strategy.segment(list(loaded)), strict=True):
+        segmented = self.strategy.segment([prepared for prepared, _ in loaded])
+        for item, (_, blank), found in zip(items, loaded, segmented, strict=True):
+            if blank:  # whatever the model says
+                none = np.zeros_like(found.mask)
+                row = MaskRow(item.image_id, none, "empty", found.prompt, reason="blank")
+                rows.append(replace(row, components=0))
+                continue
             area = float(found.mask.mean())
             status = mask_status(area, self.params.min_area, self.params.max_area)
             reason = "" if status == "ok" else f"mask {status}: {area:.2%} of the image"

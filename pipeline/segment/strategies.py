@@ -26,7 +26,7 @@ Region = tuple[int, int, int, int]
 NMS_IOU = 0.7  # masks with a larger IoU are the same object (as in SAM's mask generator)
 KEEP_SHARE = 0.9  # masks of this share of the best score are merged with it (e.g. two lungs)
 MAX_MERGED = 4
-DECODER_BATCH = 256  # prompts per pass of the decoder, to bound its memory
+HELD_PROMPTS = 256  # prompts whose masks are held at once, to bound memory
 
 
 @dataclass
@@ -279,7 +279,7 @@ class Auto(Strategy):
     def segment(self, prepared):
         maps = self.sam2.embed([one.frame for one in prepared])
         n = self.params.grid**2
-        per_pass = max(1, DECODER_BATCH // n)
+        per_pass = max(1, HELD_PROMPTS // n)
         rows = []
         for start in range(0, len(prepared), per_pass):
             part = prepared[start : start + per_pass]

@@ -47,7 +47,7 @@ def with_copies(manifest: pd.DataFrame, audit: pd.DataFrame | None) -> pd.DataFr
         raise ManifestError(
             f"the leak audit is of other images: {other.sum()} are new or have other bytes, e.g. "
             f"{known.index[other][0]!r}",
-            remedy="run `pipeline data check` again (or `dvc repro`)",
+            remedy="run: pipeline audit --dataset NAME (or dvc repro)",
         )
     return table.assign(copy_group=known["copy_group"].to_numpy(object))
 

@@ -6,25 +6,26 @@ Test parts and folds are the publisher's where there are any, else stratified by
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pipeline.config import Params, SplitsParams
+from pipeline.config import FEW_SHOT, Params, SplitsParams
 from pipeline.errors import ManifestError
 from pipeline.io import atomic_write
-from pipeline.manifest import read_manifest
+from pipeline.manifest import LABELLED, read_manifest
 from pipeline.paths import Paths
 from pipeline.splits.grouping import TIES, content, shuffled, units, with_copies
 
-TRAIN = ("train", "val")
-"""Parts whose labels are used."""
+VAL_SHOTS = 4
+"""Largest number of validation images a class beside K balanced shots (as in CoOp's benchmark)."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class SplitPlan:
     - "official": the manifest's own train and test parts if there are any (rows without a split
       are not used; the test part may be empty), else a stratified test part of `params.test`;
     - "grouped": fold (seed mod folds) is tested; the publisher's folds if there are any;
+    - "official-4-shot", "grouped-4-shot-realistic" and so on for each of `params.shots`: the same
+      test parts, with a few images of each class to learn from (`Draw.shots`);
     - "ground_truth", "grouped_truth": these two, restricted to images with a ground-truth mask
       that is not empty.
 
@@ -76,7 +79,7 @@ class SplitPlan:
         if audit is None and params.on_leak != "warn":
             raise ManifestError(
                 f"splits.on_leak: {params.on_leak} needs the leak audit",
-                remedy="run `pipeline data check` first",
+                remedy="run: pipeline audit --dataset NAME",
             )
         table = with_copies(manifest, audit)
         self._table = table = table.assign(unit=units(table, TIES))
@@ -84,7 +87,7 @@ class SplitPlan:
         self._ids, self._labels = (table[n].to_numpy(object) for n in ("image_id", "label"))
         self._drawn = cache(self._draw)
         parts, notes = official_parts(table, params)
-        if lacking := sorted(set(self._labels) - self._classes(parts, TRAIN)):
+        if lacking := sorted(set(self._labels) - self._classes(parts, LABELLED)):
             raise ManifestError(
                 f"no training image of class {', '.join(map(repr, lacking))}",
                 remedy="add some, remove the class from the manifest, or set splits.on_leak: "
@@ -105,31 +108,43 @@ class SplitPlan:
             self._restrict("ground_truth", "official", marked)
             self._restrict("grouped_truth", "grouped", marked)
         if audit is None:
-            self.notes.append("no leak audit (pipeline data check): copies are not kept together")
+            self.notes.append("no leak audit (pipeline audit): copies are not kept together")
 
     @property
     def protocols(self) -> tuple[str, ...]:
         """The protocols that the manifest allows."""
         return tuple(self._parts)
 
-    def get(self, protocol: str, seed: int, fraction: float) -> Split:
+    def few_shot(self, protocol: str) -> list[str]:
+        """Return the names of a protocol with `params.shots`, balanced ones first; few or none."""
+        given = self._params.shots if protocol in FEW_SHOT else {}
+        return [
+            f"{protocol}-{k}-shot{end}"
+            for kind, end in (("balanced", ""), ("realistic", "-realistic"))
+            for k in given.get(kind, ())
+        ]
+
+    def get(self, protocol: str, seed: int, fraction: float = 1.0) -> Split:
         """Return one split.
 
         Args:
-            protocol: one of `protocols`.
+            protocol: one of `protocols`, or of their `few_shot`.
             seed: seed of the draw; in cross-validation fold (seed mod folds) is tested.
-            fraction: share of the training labels, above 0 to 1.
+            fraction: share of the training labels, above 0 to 1; of shots always 1, all of them.
 
         Raises:
             ManifestError: the manifest does not allow the protocol.
         """
+        shots = re.fullmatch(r"(\w+)-(\d+)-shot(-realistic)?", protocol)
+        protocol = shots[1] if shots else protocol
         if protocol not in self._parts:
             raise ManifestError(
                 f"no protocol {protocol!r} here (there are: {', '.join(self.protocols)})",
                 remedy="; ".join(self.notes) or "choose one of them",
             )
         draw, test = self._drawn(protocol, seed)
-        return Split(*draw.take(fraction), test)
+        parts = draw.shots(int(shots[2]), bool(shots[3])) if shots else draw.take(fraction)
+        return Split(*parts, test)
 
     def export(self, path: str | Path) -> None:
         """Write all splits to a CSV, and hashes of every part to `<stem>.sha256.csv` in its folder.
@@ -141,9 +156,11 @@ class SplitPlan:
         """
         path, sha256 = Path(path), dict(zip(self._ids, self._table["sha256"], strict=True))
         rows, sums = [], []
-        for protocol, seed in product(self.protocols, self.seeds):
+        every = {name: self.fractions for name in self.protocols}
+        every |= {shots: (1.0,) for name in self.protocols for shots in self.few_shot(name)}
+        for protocol, seed in product(every, self.seeds):
             key, first = {"protocol": protocol, "seed": seed}, {}
-            for fraction in self.fractions:
+            for fraction in every[protocol]:
                 for part, ids in vars(self.get(protocol, seed, fraction)).items():
                     lines = "".join(f"{sha256[i]}  {i}\n" for i in ids)
                     digest = hashlib.sha256(lines.encode()).hexdigest()
@@ -170,7 +187,7 @@ class SplitPlan:
     def _restrict(self, protocol: str, of: str, marked: np.ndarray) -> None:
         """Add a protocol: another one, on images whose ground-truth mask is not empty."""
         folds = [np.where(marked, parts, "").astype(object) for parts in self._parts.get(of, [])]
-        lacking = [self._classes(p, ["test"]) - self._classes(p, TRAIN) for p in folds]
+        lacking = [self._classes(p, ["test"]) - self._classes(p, LABELLED) for p in folds]
         untrained = sorted(set().union(*lacking))
         if untrained:
             self.notes.append(f"{protocol}: without {', '.join(map(repr, untrained))}")
@@ -207,7 +224,7 @@ def official_parts(table: pd.DataFrame, params: SplitsParams) -> tuple[np.ndarra
 
     def leave_out(part: str, other: Sequence[str], done: str = "are left out") -> None:
         """Note images of a part whose unit is in another part, and take them out of both."""
-        mine = np.isin(parts, TRAIN) if part == "train" else parts == part
+        mine = np.isin(parts, LABELLED) if part == "train" else parts == part
         shared = mine & np.isin(groups, groups[np.isin(parts, other)])
         if done == "are left out":
             parts[shared] = ""
@@ -235,7 +252,7 @@ def official_parts(table: pd.DataFrame, params: SplitsParams) -> tuple[np.ndarra
             "splits.on_leak: regroup makes a test part"
         )
     elif params.on_leak == "drop-test":
-        leave_out("test", TRAIN)
+        leave_out("test", LABELLED)
     elif params.on_leak == "drop-train":
         leave_out("train", ["test"])
     warn = params.on_leak == "warn"
@@ -339,7 +356,8 @@ class Draw:
 
     def __init__(self, table: pd.DataFrame, part: np.ndarray, share: float, seed: int):
         self._ids, self._val = table["image_id"].to_numpy(object), part == "val"
-        pools = (table[part == name] for name in TRAIN)
+        self._labels, self._seed = table["label"].to_numpy(object), seed
+        pools = (table[part == name] for name in LABELLED)
         self._pools = [_Pool(rows, seed) for rows in pools if len(rows)]
         if not self._val.any():
             is_val = _assign_val(self._pools[0], share)
@@ -350,6 +368,46 @@ class Draw:
         drawn = np.concatenate([pool.take(fraction) for pool in self._pools])
         val = self._val[drawn]
         return np.sort(self._ids[drawn[~val]]), np.sort(self._ids[drawn[val]])
+
+    def shots(self, k: int, realistic: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sorted ids of train and of val for K shots.
+
+        Balanced: k images of each class to train on, and min(k, `VAL_SHOTS`) for validation; fewer
+        where a class has no more. Realistic: k images a class on average, each class in its share
+        of the images but with one at least, and no validation image: a learner then uses what it
+        documents for this case. Either way one image of each unit is taken, in the order of the
+        draw, before a second one of any, so that shots are of different patients while there are
+        some. The other images of these units are used in no part. Draws are nested in k.
+        """
+        rows = self._in_turn
+        limit = np.full(len(rows), k)
+        if realistic:
+            trained = rows[~rows["val"]]
+            share = trained["label"].value_counts(normalize=True)
+            limit = (k * len(share) * rows["label"].map(share).fillna(0) + 0.5).astype(int).clip(1)
+        limit = np.where(rows["val"], 0 if realistic else min(k, VAL_SHOTS), limit)
+        drawn = rows[rows.groupby(["val", "label"]).cumcount() < limit]
+        parts = (drawn.loc[drawn["val"] == val, "row"].to_numpy(int) for val in (False, True))
+        train, val = (np.sort(self._ids[rows]) for rows in parts)
+        return train, val
+
+    @cached_property
+    def _in_turn(self) -> pd.DataFrame:
+        """All images of the pools (`row`, `label`, `val`) in the order in which shots are taken."""
+        rows = pd.DataFrame(
+            [
+                (row, label, self._val[row], place)
+                for pool in self._pools
+                for label, order in pool.orders.items()
+                for place, unit in enumerate(order)
+                for row in pool.rows[unit]
+                if self._labels[row] == label
+            ],
+            columns=["row", "label", "val", "place"],
+        )
+        rows = rows.iloc[shuffled(self._ids[rows["row"]], "shots", self._seed)]
+        turn = rows.groupby(["val", "label", "place"]).cumcount()
+        return rows.assign(turn=turn).sort_values(["turn", "place"], kind="stable")
 
 
 class _Pool:

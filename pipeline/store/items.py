@@ -72,7 +72,7 @@ class FeatureRow:
         mask_status: status of the mask that the views were made with; "" = no mask used.
         mask_crc: checksum of that mask in the mask store; -1 = no mask used.
         reason: a remark, e.g. "mask empty: whole image used".
-        status: "ok".
+        status: always "ok"; failed rows are written by `write_failed`.
     """
 
     image_id: str

@@ -19,7 +19,8 @@ Why a reader never sees a half-written state:
   rows keep their offsets: who read its chunk table before reads the same bytes after.
 * An index file is never written again; its name holds its checksum. The previous one stays.
 * Each commit writes the columns under their other chunk key (`label/c/0` <-> `label/c.0`), which
-  zarr.json names. A plain dataset that stays open over two commits may see newer labels.
+  zarr.json names. A plain dataset that stays open over two commits may see newer labels, and over
+  a rebuild newer rows: it finds its files by path. The readers of this package do not.
 * A killed writer leaves rows that no index lists. The next writer overwrites them.
 
 A shard is in the format of Zarr's `sharding_indexed` codec: the chunks, one per row, then a table
@@ -164,6 +165,11 @@ def read_root(path: Path, folder: int | None = None, layout: int = LAYOUT) -> di
     raise StoreError(message, path=path, remedy=remedy)
 
 
+def rebuild_of(path: Path) -> Path:
+    """Return the hidden folder in which the store that replaces another one is made."""
+    return path.with_name(f".{path.name}.rebuild")
+
+
 def read_bytes(name: str | os.PathLike, folder: int | None = None) -> bytes:
     """Return the bytes of a file, by its path or by its name within an open folder."""
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
@@ -197,7 +203,8 @@ def to_json(value: Any) -> bytes:
 
 
 def make_table(kind: Kind, columns: Mapping[str, Any]) -> pd.DataFrame:
-    """Return an index as a table by image_id; columns that are not given have their default."""
+    """Return an index as a table by image_id, sorted, so that the order does not tell how a store
+    came about; columns that are not given have their default."""
     n = len(columns["image_id"])
     frame = pd.DataFrame(
         {  # object, since pandas finds single rows of its text columns slowly
@@ -207,7 +214,7 @@ def make_table(kind: Kind, columns: Mapping[str, Any]) -> pd.DataFrame:
             for name, (dtype, default) in kind.columns.items()
         }
     )
-    return frame.set_index(frame.pop("image_id").astype(object))
+    return frame.set_index(frame.pop("image_id").astype(object)).sort_index()
 
 
 def table_to_bytes(kind: Kind, table: pd.DataFrame) -> bytes:
@@ -371,7 +378,7 @@ class DataArray:
         """Return the data of one row; OSError, ValueError or ArrowException: damaged chunks."""
         if self.dtype != "bool":
             (raw,) = chunks.values()
-            return np.frombuffer(raw, "<f4").astype(np.float32).reshape(shape)
+            return np.frombuffer(bytearray(raw), "<f4").reshape(shape)
         out = np.empty(shape, bool)
         for cell, raw in chunks.items():
             raw = pa.decompress(raw, math.prod(self.chunk), codec="zstd", asbytes=True)

@@ -92,7 +92,7 @@ class StoreWriter:
         self.on_mismatch = on_mismatch
         self.extra_attrs = dict(attrs or {})
         self.commit_seconds = commit_seconds
-        self._rebuild = self.path.with_name(f".{self.path.name}.rebuild")
+        self._rebuild = layout.rebuild_of(self.path)
         self._lock = ProcessLock(self.path.with_name(self.path.name + ".lock"))
         self._last: StoreReader | None = None  # the last commit
         self._pending: list[Prepared] = []  # rows from `_next` on
@@ -303,8 +303,8 @@ class StoreWriter:
         if rows:
             defaults = {name: default for name, (_, default) in self.kind.columns.items()}
             new = pd.DataFrame([defaults | row for row in rows]).set_index("image_id")
-            both = pd.concat([frame, new])  # an image that is there already keeps its place
-            frame = both[~both.index.duplicated(keep="last")].loc[both.index.unique()]
+            both = pd.concat([frame, new])
+            frame = both[~both.index.duplicated(keep="last")]
         if (manifest := self._manifest) is not None:
             listed, now = frame.index.isin(manifest.index), manifest.reindex(frame.index)
             known = {name: now[name].where(listed, frame[name]) for name in manifest}

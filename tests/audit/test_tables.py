@@ -212,6 +212,21 @@ def test_a_set_of_which_nothing_can_be_compared_says_so(tmp_path, image):
     assert compare_datasets("other", "toy", params(), made.paths).empty
 
 
+@pytest.mark.promise("Bytes that change under the same name are noticed by all who read them.")
+def test_an_image_of_other_bytes_is_named_though_its_thumbnail_is_cached(six):
+    run(six)
+    row = six.rows["toy"][0]
+    file = six.paths.data("toy") / row["path"]
+    good = file.read_bytes()
+    file.write_bytes(good + b"x")
+    ((image_id, why),) = run(six)["unreadable"].items()
+    assert image_id == row["image_id"] and "data refresh" in why
+    file.unlink()
+    file.write_bytes(good)  # put back, with another inode and time
+    summary = run(six)
+    assert not summary["unreadable"] and summary["thumbnails_read"] == 0
+
+
 def test_frames_of_one_file_are_images_of_their_own(six):
     pages = [Image.fromarray(texture(seed, 64)) for seed in (20, 21)]
     file = six.paths.data("toy") / "pages.tif"

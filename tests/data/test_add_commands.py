@@ -125,8 +125,8 @@ def test_a_dicomdir_and_objects_without_pixels_are_counted_and_the_image_is_take
         save_dicom(report, tmp_path / "disc" / name)
     code, said = in_process(project, "data", "add", "d", "--from", str(tmp_path / "disc"))
     assert code == 0 and "FAILED" not in said and "no class folder" not in said, said
-    counts = re.findall(r"skipped (\d): a DICOM(DIR| object)", said)
-    assert counts == [("1", " object"), ("2", "DIR")]
+    counts = re.findall(r"skipped (\d): (?:a )?DICOM(DIR| structured)", said)
+    assert counts == [("1", " structured"), ("2", "DIR")]
     table = (project / "data_manifests" / "d.csv").read_text(encoding="utf-8")
     assert re.findall(r"^(\w/\w+),", table, re.M) == ["a/IM0001", "b/IM0001"]
 

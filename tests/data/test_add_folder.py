@@ -14,7 +14,7 @@ from pipeline.images import read_image
 from pipeline.intake import add_dataset
 from pipeline.io import sha256_file
 from pipeline.manifest import read_manifest, row_file, write_manifest
-from tests.data.conftest import CLASSES, pages, picture, rows_of
+from tests.data.conftest import CLASSES, mask, pages, picture, rows_of
 
 WRAPPED = (
     "A folder that wraps a set is looked through, whatever stray image is in it or next to it: "
@@ -83,7 +83,7 @@ def test_bad_files_are_named_with_the_reason_and_the_rest_is_added(scans, paths)
     (cat / "page.jpg").write_text("<!DOCTYPE html><html>")
     (cat / "link.png").symlink_to("nowhere.png")
     os.mkfifo(cat / "pipe.png")
-    picture(cat / "1_mask.png", size=(5, 5))
+    mask(cat / "1_mask.png", 5, size=(5, 5))
     summary = add_dataset("d", scans, paths=paths)
     assert summary.images == 24
     words = {"empty.png": "zero bytes", "link.png": "link", "page.jpg": "web", "pipe.png": "pipe"}

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.errors import ManifestError
 from pipeline.images import read_mask
 from pipeline.intake import add_dataset, refresh_dataset
+from pipeline.intake.rows import measure_masks
 from pipeline.manifest import mask_file, read_manifest, write_manifest
 from tests.data.conftest import mask, picture, rows_of, zip_of
 
 SIBLINGS = (
-    "A mask next to its image (`x_mask.png`) is its ground truth, never an image of the class; of "
-    "several masks none is guessed."
+    "A mask next to its image (`x_mask.png`) is its ground truth, never an image of the class; "
+    "several masks of one kind are united, several kinds are refused."
 )
 
 
 @pytest.mark.promise(SIBLINGS)
-def test_sibling_masks_are_paired_and_of_several_none_is_guessed(busi, paths, tmp_path):
+def test_sibling_masks_are_paired_and_several_of_one_kind_are_united(busi, paths, tmp_path):
     summary = add_dataset("d", busi, paths=paths)
     rows = rows_of(paths)
     assert summary.counts == {"": {"benign": 2, "malignant": 2, "normal": 2}}
-    assert sum(summary.skipped.values()) == 7 and summary.masks == 5
+    assert sum(summary.skipped.values()) == 7 and summary.masks == 6
     assert not rows.index.str.contains("mask").any()
     paired = rows.loc["malignant/malignant (1).png", ["mask_path", "mask_area"]].tolist()
     assert paired == ["malignant/malignant (1)_mask.png", "6"]
-    assert rows.loc["benign/benign (2).png", "mask_path"] == ""
-    (warning,) = (w for w in summary.warnings if "several fit" in w)
-    assert "benign/benign (2).png" in warning and "--masks" in warning
+    united = rows.loc["benign/benign (2).png", ["mask_path", "mask_area"]].tolist()
+    assert united == ["benign/benign (2)_mask.png|benign/benign (2)_mask_1.png", "9"]
+    assert "1 images have masks of several files, which are united" in summary.notes
     add_dataset("e", busi, masks=busi, paths=paths)  # says the same in another way
     add_dataset("f", zip_of(tmp_path / "busi.zip", busi, "wrapper/"), paths=paths)
     assert rows_of(paths, "e").equals(rows) and rows_of(paths, "f").equals(rows)
@@ -52,8 +58,6 @@ def test_a_folder_of_masks_is_joined_by_stem_and_what_does_not_fit_is_said(scans
     mask(masks / "train" / "dog" / "0.png", 0)
     mask(masks / "test" / "cat" / "3_mask.png", 4)
     mask(masks / "test" / "cat" / "99.png", 4)
-    for name in ("5_mask.png", "5_seg.png"):  # two of one image
-        mask(masks / "test" / "cat" / name, 4)
     mask(masks / "train" / "cat" / "4.png", 7)
     picture(scans / "train" / "cat" / "4.bmp", seed=70)  # shares the stem of 4.png
     summary = add_dataset("d", scans, paths=paths, masks=masks)
@@ -63,11 +67,17 @@ def test_a_folder_of_masks_is_joined_by_stem_and_what_does_not_fit_is_said(scans
     counted |= {"test/cat/3.png": "4", "train/cat/4.png": "7"}
     assert areas[areas != ""].to_dict() == counted and summary.masks == 4
     assert any("1 masks in scan_masks belong to no image" in w for w in summary.warnings)
-    assert any("2 images have no mask" in w for w in summary.warnings)
+    assert any("1 images have no mask" in w for w in summary.warnings)
     assert read_mask(mask_file(rows.loc["train/cat/0.png"], paths.data("d"))).sum() == 7
     assert str(tmp_path) not in paths.manifest("d").read_text()
     with pytest.raises(ManifestError, match="no mask fits an image"):
         add_dataset("e", scans, paths=paths, masks=tmp_path / "scan_masks" / "train")
+    for at, name in enumerate(("5_mask.png", "5_seg.png")):  # two of one image
+        mask(masks / "test" / "cat" / name, 4 + at)
+    with pytest.raises(ManifestError, match=r"1 images have masks of several kinds, .*5_seg"):
+        add_dataset("d", scans, paths=paths, masks=masks)
+    add_dataset("d", scans, paths=paths, masks=masks, mask_name="*_seg.png")
+    assert rows_of(paths).loc["test/cat/5.png", "mask_area"] == "5"
 
 
 def test_masks_inside_the_image_folder_are_no_class(scans, paths):
@@ -90,6 +100,57 @@ def test_a_table_of_masks_is_read_up_to_its_rank(scans, paths, tmp_path):
     table.write_text("path,mask,rank\nscans/train/cat/0.png,m/good.png,best\n")
     with pytest.raises(ManifestError, match="line 2: rank 'best'"):
         add_dataset("d", scans, paths=paths, masks=table)
+
+
+@pytest.mark.promise(
+    "Of several masks of an image in a table that of the best rank or score is taken, else they "
+    "are united; rows that fit nothing, lost masks and masks of several kinds are named."
+)
+@pytest.mark.parametrize(
+    ("lines", "areas", "said"),
+    [
+        (
+            ["{0}.png,m/2.png", "{0}.png,m/5.png"],
+            {"0": 7},
+            "1 images have masks of several files, which are",
+        ),
+        (["{0}.png,m/5.png,2", "{0}.png,m/2.png,1"], {"0": 2}, "1 masks are left out.*lowest rank"),
+        (["{0}.png,m/5.png,.9", "{0}.png,m/2.png,.7"], {"0": 5}, "left out for one of the highest"),
+        (
+            ["{0}.png,m/5.png,liver", "{0}.png,m/2.png,spleen"],
+            {},
+            "of several kinds in column 'organ'",
+        ),
+        (["{0},m/2", "{1},m/5"], {"0": 2, "1": 5}, "masks found by their names"),
+        (["/data/{0}.png,D:\\m\\2.png"], {"0": 2}, "without the folders 'D:'"),
+        (["{0}.png,m/2.png", "{1}x.png,m/5.png"], {"0": 2}, "1 of 2 rows .* nearest file .*/1.png"),
+        (["{0}.png,m/2.png", "{1}.png,m/5.jpg"], {"0": 2}, "1 masks .* not exist.*is m/5.png"),
+        (["{0}.png,m/2.png", "{1}.png,m/2.png"], {"0": 2, "1": 2}, "2 images have the same mask"),
+        (["{0}.png,m/2.png", "{1}.png,"], {"0": 2}, ""),
+    ],
+)
+def test_rows_of_a_table_of_masks_are_joined_by_a_stated_rule(
+    scans, paths, tmp_path, lines, areas, said
+):
+    mask(tmp_path / "m" / "2.png", 2)
+    pixels = Image.new("L", (12, 9))
+    pixels.paste(255, (7, 5, 12, 6))
+    pixels.save(tmp_path / "m" / "5.png")
+    third = {"liver": "organ", ".9": "Dice"}.get(lines[0].split(",")[-1], "rank")
+    header = ",".join(["path", "mask", third][: lines[0].count(",") + 1])
+    names = [f"train/cat/{i}" for i in range(2)]
+    table = tmp_path / "masks.csv"
+    table.write_text("\n".join([header, *(line.format(*names) for line in lines)]))
+    if not areas:
+        with pytest.raises(ManifestError, match=said):
+            add_dataset("d", scans, paths=paths, masks=table)
+        return
+    summary = add_dataset("d", scans, paths=paths, masks=table)
+    found = rows_of(paths)["mask_area"]
+    expected = {f"train/cat/{i}.png": str(area) for i, area in areas.items()}
+    assert found[found != ""].to_dict() == expected
+    assert re.search(said, summary.text()), summary.text()
+    assert said or not summary.warnings
 
 
 @pytest.mark.promise("Masks are joined to images by name and size; what does not fit is said.")
@@ -141,3 +202,72 @@ def test_refresh_takes_new_bytes_and_sizes_and_names_what_is_away_or_broken(scan
     rows.loc["train/cat/1.png", "mask_path"] = ""  # as the remedy says
     write_manifest(rows, paths.manifest("d"))
     assert refresh_dataset("d", paths=paths).masks == 3
+
+
+ALOUD = (
+    "Empty masks, and masks that cover the border or more than half of the image, are counted by "
+    "`data add`, `data check` and the preview; where most can be read in two ways they are refused."
+)
+
+
+def drawn(path: Path, region: np.ndarray, inside: int = 255, outside: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.where(region, inside, outside).astype(np.uint8)).save(path)
+
+
+REGION = np.zeros((9, 12), bool)
+REGION[2:6, 3:9] = True
+LARGE = np.zeros((9, 12), bool)
+LARGE[1:8, 1:11] = True
+
+
+@pytest.mark.promise(ALOUD)
+def test_odd_masks_are_counted_and_the_rule_is_kept(scans, paths, tmp_path):
+    masks = tmp_path / "truth" / "train" / "cat"
+    for k, (region, inside, outside) in enumerate(
+        [(REGION, 255, 0), (REGION, 0, 0), (REGION, 0, 255), (LARGE, 255, 0)]
+    ):
+        drawn(masks / f"{k}.png", region, inside, outside)
+    summary = add_dataset("d", scans, masks=tmp_path / "truth", paths=paths)
+    told = [line for line in summary.warnings if "of 4 ground-truth masks" in line]
+    assert len(told) == 3 and all(line.startswith("1 of 4") for line in told)
+    for name, words in (("1.png", "empty"), ("2.png", "border"), ("3.png", "half")):
+        assert any(name in line and words in line for line in told)
+    frame = read_manifest(paths.manifest("d"))
+    assert measure_masks(frame, paths.data("d").joinpath).lines() == told
+    add_dataset("d", scans, masks=tmp_path / "truth", mask_rule="invert", paths=paths)
+    inverted = rows_of(paths)["mask_area"]
+    assert inverted["train/cat/0.png"] == "84" and inverted["train/cat/2.png"] == "24"
+    add_dataset("d", scans, masks=tmp_path / "truth", paths=paths)
+    assert rows_of(paths)["mask_area"].equals(inverted)
+
+
+@pytest.mark.promise(ALOUD)
+@pytest.mark.parametrize(
+    ("inside", "outside", "option", "rule", "area"),
+    [
+        (0, 255, "--mask-invert", "invert", 24),
+        (0, 255, "--mask-values", "values=255", 84),
+        (2, 1, "--mask-values", "values=2", 24),
+        (1, 0, "--mask-ignore", "ignore=255", 20),
+    ],
+)
+def test_a_set_that_can_be_read_in_two_ways_is_refused_with_the_option_that_chooses(
+    scans, paths, tmp_path, inside, outside, option, rule, area
+):
+    for k in range(3):
+        path = tmp_path / "truth" / "train" / "cat" / f"{k}.png"
+        values = np.where(REGION, inside, outside).astype(np.uint8)
+        if outside == 1:
+            values[0, 0] = 3
+        if rule.startswith("ignore"):
+            values[2, 3:7] = 255
+        Image.fromarray(values).save(path) if path.parent.exists() else drawn(path, REGION)
+        Image.fromarray(values).save(path)
+    with pytest.raises(ManifestError) as error:
+        add_dataset("d", scans, masks=tmp_path / "truth", paths=paths)
+    assert option in error.value.remedy and not paths.manifest("d").exists()
+    add_dataset("d", scans, masks=tmp_path / "truth", mask_rule=rule, paths=paths)
+    rows = rows_of(paths)
+    assert set(rows.loc[rows["mask_path"] != "", "mask_area"]) == {str(area)}
+    assert set(rows.loc[rows["mask_path"] != "", "mask_rule"]) == {rule}

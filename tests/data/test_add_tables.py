@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ManifestError
-from pipeline.intake import add_dataset
+from pipeline.intake import TableRules, add_dataset
 from pipeline.intake.known import patients_from_names
 from pipeline.manifest import read_manifest
-from tests.data.conftest import pages, picture, rows_of
+from tests.data.conftest import mask, pages, picture, rows_of
 from tests.images.makers import dicom, grey, save_dicom
+from tests.project import in_process
 
 PLAIN = "path,label\nsub/0.png,007\nsub/1.png,007\nsub/2.png,NA\nsub/3.png,NA\n"
 TABLES = "A table with BOM, CRLF, semicolons or backslashes gives the same manifest, or is refused."
@@ -93,6 +94,270 @@ def test_a_table_that_cannot_be_used_is_refused_with_the_cause(tmp_path, paths, 
     with pytest.raises(ManifestError, match=expected):
         add_dataset("d", table_of(tmp_path / "t", text), paths=paths)
     assert not list(paths.root.glob("*/*"))
+
+
+NAMES = (
+    "Names without folder or suffix, of another machine or below another folder find their file; a "
+    "name that fits two files or none is refused or reported, with the nearest file."
+)
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """Four pictures in two folders: part1/s1.png, part1/s2.png, part2/s3.png, part2/S4.png."""
+    for i, name in enumerate(("part1/s1", "part1/s2", "part2/s3", "part2/S4")):
+        picture(tmp_path / "set" / f"{name}.png", seed=i, size=(100, 80))
+    return tmp_path / "set"
+
+
+FILES = ["part1/s1.png", "part1/s2.png", "part2/S4.png", "part2/s3.png"]
+
+
+def added(folder: Path, paths, *lines: str, name: str = "table.csv", masks=None, **rules):
+    """Write a table, add it, and return the summary and the manifest."""
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("\n".join([*lines, ""]))
+    table = TableRules(**rules)
+    summary = add_dataset("d", folder / name, paths=paths, table=table, masks=masks)
+    return summary, read_manifest(paths.manifest("d"))
+
+
+@pytest.mark.promise(NAMES)
+@pytest.mark.parametrize(
+    ("header", "form"),
+    [
+        ("path,label", "{0}.png"),
+        ("Image Index,label", "{0}"),
+        ("image_id,dx", "{0}"),
+        ("scan,label", "{0}"),
+        ("Path,label", r"C:\old\set\{1}\{0}.png"),
+        ("path,label", "/home/ann/{1}/{0}.png"),
+        ("path,label", "set-v2/{1}/{0}.PNG"),
+        ("path,label", "set/{1}/{0}.png"),
+        ("path,label", "{2}/{1}/{0}.png"),
+        ("path,label", "../set/{1}/{0}.png"),
+    ],
+)
+def test_names_as_tables_write_them_find_their_file(parts, paths, header, form):
+    names = [("s1", "part1"), ("s2", "part1"), ("s3", "part2"), ("S4", "part2")]
+    lines = [f"{form.format(*name, parts)},{at % 2}" for at, name in enumerate(names)]
+    summary, frame = added(parts, paths, header, *lines)
+    assert frame["path"].tolist() == FILES and frame["label"].tolist() == ["0", "1", "1", "0"]
+    assert not summary.failed and paths.data("d").resolve() == parts.resolve()
+    known = {"image_id,dx": ["s1", "s2", "S4", "s3"]}.get(header, FILES)
+    assert frame["image_id"].tolist() == known
+
+
+@pytest.mark.promise(NAMES)
+def test_a_table_on_another_disk_leads_to_the_images_or_is_told_their_folder(parts, paths):
+    away = parts.parent / "away"
+    mask(parts / "m.png", 9, size=(100, 80))
+    lines = [f"{parts}/{file},a,../set/m.png" for file in FILES[:2]]
+    summary, frame = added(away, paths, "path,label,mask_path", *lines)
+    assert frame["path"].tolist() == ["s1.png", "s2.png"]
+    assert set(frame["mask_path"]) == {"../m.png"} and str(parts / "part1") in summary.text()
+    bare = ["path,label", "s1,a", "s3,b"]
+    with pytest.raises(ManifestError, match=f"2 of 2 paths .*below {away}.*--images"):
+        added(away, paths, *bare)
+    add_dataset("e", away / "table.csv", paths=paths, table=TableRules(images=parts))
+    assert rows_of(paths, "e")["path"].tolist() == ["part1/s1.png", "part2/s3.png"]
+
+
+@pytest.mark.promise(NAMES)
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["s1.png", "s2.png"], "'s2.png' fits part1/s2.png, part2/s2.png.*--images"),
+        (["part1/s1.jpg", "part1/s2.jpg"], "2 of 2 paths .* nearest file is part1/s1.png"),
+        (["part2/s1.png", "part1/s3.png"], "2 of 2 paths lead to no file"),
+        (["https://x.org/s1.png", "part1/s2.png"], "web address - download"),
+        (["part1/s1.png", "/gone/s2.png"], "line 3: /gone/s2.png"),
+    ],
+)
+def test_names_of_two_files_or_none_are_refused(parts, paths, lines, expected):
+    picture(parts / "part2" / "s2.png", seed=9)
+    with pytest.raises(ManifestError, match=expected):
+        added(parts, paths, "path,label", *(f"{line},a" for line in lines))
+    summary, _ = added(parts, paths, "path,label", "part1/s1.png,a", "part1/s22.png,a")
+    assert "line 3" in summary.failed["part1/s22.png"]
+    assert "nearest file is part1/s2.png" in summary.failed["part1/s22.png"]
+
+
+UNITS = "A column that names patients or groups by another name is used, or a warning names it."
+
+
+@pytest.mark.promise(UNITS)
+@pytest.mark.parametrize(
+    ("header", "column"),
+    [
+        *((name, "patient_id") for name in ("Patient ID", "patientId", "Subject_Number", "case")),
+        *((name, "group") for name in ("SeriesInstanceUID", "study id", "Slide", "lesion_no")),
+        ("Accession Number", "group"),
+    ],
+)
+def test_patients_and_groups_of_other_names_are_used_or_warned_of(tmp_path, paths, header, column):
+    lines = [f"sub/{i}.png,a,{i % 5}" for i in range(6)]
+    source = table_of(tmp_path / "t", "\n".join([f"path,label,{header}", *lines]))
+    summary = add_dataset("d", source, paths=paths)
+    assert rows_of(paths)[column].tolist() == list("012340")
+    assert repr(header) in summary.text() or header == "patientId"
+    few = "\n".join(
+        [f"path,label,{header},my unit", *(f"sub/{i}.png,a,{i % 2},u" for i in range(6))]
+    )
+    if column == "group" or header == "case":  # two values may be two kinds
+        summary = add_dataset("e", table_of(tmp_path / "t", few), paths=paths)
+        assert set(rows_of(paths, "e")[column]) == {""}
+        assert any(repr(header) in w and "--patient-column" in w for w in summary.warnings)
+    rules = TableRules(patient_column=header)
+    add_dataset("f", table_of(tmp_path / "t", few), paths=paths, table=rules)
+    assert rows_of(paths, "f")["patient_id"].tolist() == list("010101")
+
+
+LABELS = (
+    "Several labels of an image, or columns of 0 and 1 that are not one label a row, are refused "
+    "until a rule says which label is taken; what the rule leaves out is counted."
+)
+MANY = ["path,finding labels", "s1,a|b", "s2,b", "s3,a", "S4,b|c|a"]
+HOT = ["image,A,B,C", "s1,1,0,0.0", "s2,0,1.0,", "s3,1,1,0", "S4,0,0,-1"]
+
+
+@pytest.mark.promise(LABELS)
+@pytest.mark.parametrize(
+    ("lines", "rules", "expected"),
+    [
+        (MANY, {}, "2 of 4 images have several labels, e.g. part1/s1.png .line 2.*--label-rule"),
+        (MANY, {"label_rule": "first"}, "a b b a"),
+        (MANY, {"label_rule": "single"}, "b a"),
+        (MANY, {"label_rule": "whole"}, "a|b b b|c|a a"),
+        ([line.replace("|", "+") for line in MANY], {}, "a+b b b+c+a a"),  # c is in no other cell
+        ([*MANY[:3], "s3,a & b", "S4,a"], {"label_sep": "&", "label_rule": "first"}, "a|b b a a"),
+        (["path,label", "s1,\"['a', 'b']\"", "s2,a", "s3,b"], {}, "1 of 3 images have several"),
+        (["path,label", 's1,"duct, left"', "s2,duct", "s3,b"], {}, "duct, left/duct/b"),
+        (HOT[:3], {}, "A B"),
+        (HOT, {}, "1 rows have several 1, 1 have none and 1 are uncertain.*--label-column"),
+        (HOT, {"label_rule": "first"}, "A B A"),
+        (HOT, {"label_column": ("A", "B"), "label_rule": "single"}, "A B"),
+        (HOT, {"label_column": ("A",)}, "1 0 0 1"),
+        (HOT, {"label_column": ("D",)}, "no column 'D' .it has: image, A, B, C"),
+        (["path,dx,category", "s1,x,y"], {}, "two columns are 'label': dx and category"),
+        (["path,dx,category", "s1,x,y"], {"label_column": ("category",)}, "y"),
+        (["path,label", "s1,a", "s1,b", "s2,b"], {}, "1 of 2 images .*keep one row"),
+        (["path,label", "s1,a", "s1,b", "s2,b"], {"label_rule": "single"}, "b"),
+    ],
+)
+def test_several_labels_are_refused_or_taken_by_the_rule(parts, paths, lines, rules, expected):
+    if ".*" in expected or "several" in expected or "two columns" in expected or "no c" in expected:
+        with pytest.raises(ManifestError, match=expected):
+            added(parts, paths, *lines, **rules)
+        return
+    summary, frame = added(parts, paths, *lines, **rules)
+    assert frame["label"].tolist() == expected.split("/" if "/" in expected else " ")
+    left = len({line.split(",")[0] for line in lines[1:]}) - len(frame)
+    assert sum(summary.skipped.values()) == left
+
+
+BOXES = (
+    "Boxes are read by their columns and range (corners, x/y/width/height, centre; pixels or 0..1) "
+    "and stated; where two readings are possible they are refused until one is chosen."
+)
+
+
+@pytest.mark.promise(BOXES)
+@pytest.mark.parametrize(
+    ("header", "cells", "rules", "expected"),
+    [
+        ("box", '"10,12,60,70"', {}, "10,12,60,70"),
+        ("box", '"[10, 12, 60, 70]"', {}, "10,12,60,70"),
+        ("box", "(10 12 60.5 70)", {}, "10,12,60.5,70"),
+        ("box", '"60,60,20,20"', {}, "not inside the image .*--box-format: xywh"),
+        ("box", '"60,60,20,20"', {"box_format": "xywh"}, "60,60,80,80"),
+        ("box", '"0.2,0.25,0.5,0.5"', {}, "may be corners, or x,y,width,height"),
+        ("box", '"0.2,0.25,0.5,0.5"', {"box_format": "corners"}, "20,20,50,40"),
+        ("box", '"0.5,0.5,0.2,0.25"', {"box_format": "centre"}, "40,30,60,50"),
+        ("box", '"0.1,0.5,0.4,0.25"', {"box_format": "centre"}, "not a box: '-10,"),
+        ("box", '"60,60,20,20"', {"box_format": "none"}, ""),
+        ("BBox", '"60,60,20,20"', {}, "60,60,80,80"),
+        ("bbox", '"10,10,20,20"', {}, ""),
+        ("x_min,y_min,x_max,y_max", "10,12,60,70", {}, "10,12,60,70"),
+        ("Bbox [x,y,w,h]", "10.5,12,60,60", {}, "10.5,12,70.5,72"),
+        ("x,y,width,height", "10,12,30,40", {}, "10,12,40,52"),
+        ("x_center,y_center,width,height", "0.5,0.5,1,1", {}, "0,0,100,80"),
+        ("x1,y1,x2,y2", ",,,", {}, ""),
+        ("x1,y1,x2,y2", "0,0,0,0", {}, ""),
+    ],
+)
+def test_boxes_of_any_columns_are_pixels_of_corners(parts, paths, header, cells, rules, expected):
+    lines = [f"path,label,{header}", f"s1,a,{cells}", f"s2,b,{cells}"]
+    if " " in expected:
+        with pytest.raises(ManifestError, match=expected):
+            added(parts, paths, *lines, **rules)
+        return
+    summary, frame = added(parts, paths, *lines, **rules)
+    assert frame["box"].tolist() == [expected] * 2
+    said = any("2 boxes are" in note for note in summary.notes)
+    assert said == bool(expected) and ("not used" in summary.text()) == (header == "bbox")
+
+
+@pytest.mark.promise(BOXES)
+def test_several_boxes_of_an_image_need_a_rule_and_those_of_its_label_count(parts, paths):
+    lines = ["image_id,class_name,reader,x_min,y_min,x_max,y_max", "s1,a,R1,0,0,10,10"]
+    lines += ["s1,a,R2,20,20,50,40", "s1,b,R2,60,60,70,70", "s2,none,R1,,,,", "s2,none,R2,,,,"]
+    with pytest.raises(ManifestError, match=r"several labels.*lines 2, 3, 4.*--box-rule"):
+        added(parts, paths, *lines)
+    for rule, box in {"union": "0,0,50,40", "largest": "20,20,50,40"}.items():
+        paths.manifest("d").unlink(missing_ok=True)
+        _, frame = added(parts, paths, *lines, label_rule="first", box_rule=rule)
+        assert frame[["image_id", "label", "box"]].values.tolist() == [
+            ["s1", "a", box],
+            ["s2", "none", ""],
+        ]
+
+
+KEPT = "Adding a table never removes the rows of another; --replace does, and the count is said."
+
+
+@pytest.mark.promise(KEPT)
+def test_tables_of_one_set_are_added_one_after_another_or_together(parts, paths, tmp_path):
+    rows = {
+        "train": "part1/s1,a,p1\npart1/s2,b,p2\n",
+        "test": "part2/s3,a,p3\n",
+        "val": "part2/S4,b,p4\n",
+    }
+    for name, text in rows.items():
+        (parts / f"{name}.csv").write_text("path,label,patient\n" + text)
+    for name, count in {"train": 2, "test": 3, "val": 4, "train ": 4}.items():
+        summary = add_dataset("d", parts / f"{name.strip()}.csv", paths=paths)
+        assert summary.images == count and summary.changed["removed"] == 0
+    assert [part for part, n in summary.counts.items()] == ["", "test", "val"]
+    assert "2 images that are in no table named here stay" in summary.text()
+    (parts / "test.csv").write_text("path,label,patient\npart2/s3,a,p1\n")
+    with pytest.raises(ManifestError, match="'p3' -> 'p1'"):
+        add_dataset("d", parts / "test.csv", paths=paths)
+    summary = add_dataset("d", parts / "test.csv", paths=paths, force=True, replace=True)
+    assert summary.images == 1 and summary.changed["removed"] == 3
+
+    tables = [parts / f"{name}.csv" for name in ("train", "val", "test")]
+    with pytest.raises(ManifestError, match=r"'p1' is in test \(line 2 of test.csv\); train"):
+        add_dataset("e", tables, paths=paths)
+    summary = add_dataset("e", tables, paths=paths, on_shared_patient="drop-train")
+    assert {split: sum(n.values()) for split, n in summary.counts.items()} == {
+        **{"": 1, "test": 1, "train": 1, "val": 1}
+    }
+    with pytest.raises(ManifestError, match="no table"):
+        add_dataset("f", [parts, *tables], paths=paths)
+
+
+def test_the_options_of_tables_reach_them_from_the_command_line(parts, project):
+    (parts / "train.csv").write_text("file,kind,who,alike\ns1,a;b,p,x\ns2,b,q,x\n")
+    (parts / "t_test.csv").write_text("file,kind,who,alike\ns3,b,r,y\nS4,a,r,y\n")
+    code, said = in_process(
+        *(project, "data", "add", "d", "--from", f"{parts}/train.csv", "--from"),
+        *(f"{parts}/t_test.csv", "--label-column", "kind", "--patient-column", "who"),
+        *("--label-rule", "first", "--path-column", "file", "--images", str(parts)),
+    )
+    assert code == 0 and "train: 2 (a 1, b 1)" in said and "patients: 3" in said, said
+    code, said = in_process(project, "data", "add", "d", "--from", str(parts), "--box-rule", "any")
+    assert code == 2 and "use one of union, largest" in said
 
 
 GROUPS = "Known groups are joined, and none is overwritten."
@@ -201,3 +466,66 @@ def test_dicom_patients_are_a_code_that_does_not_tell_the_header(tmp_path, paths
     patients = rows_of(paths)["patient_id"].tolist()
     assert patients[0] == patients[1] != patients[2]
     assert all(patients)
+
+
+@pytest.mark.parametrize("second", ["{}.0", " {}", "{} "])
+def test_a_patient_written_in_two_ways_is_one(second, tmp_path, paths):
+    """`12.0` is what pandas writes for 12 in a column with gaps; blanks are no part of a name."""
+    for name, form in {"train": "{}", "test": second}.items():
+        lines = [
+            f"{picture(tmp_path / f'{name}{i}.png', i).name},{'ab'[i % 2]},{form.format(i)}"
+            for i in range(6)
+        ]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["path,label,patient_id", *lines]))
+    tables = [tmp_path / "train.csv", tmp_path / "test.csv"]
+    with pytest.raises(ManifestError, match="patient '0' is in test"):
+        add_dataset("d", tables, paths=paths)
+
+
+def test_patients_that_differ_by_case_or_zeros_are_warned_of(tmp_path, paths):
+    """p01 in train and P1 in test may be one."""
+    lines = [
+        f"{picture(tmp_path / f'{i}.png', i).name},{'ab'[i % 2]},{split},{patient}"
+        for i, (split, patient) in enumerate([("train", "p01"), ("test", "P1")] * 3)
+    ]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["path,label,split,patient_id", *lines]))
+    warnings = add_dataset("d", table, paths=paths).warnings
+    assert any("2 patients in different splits" in line for line in warnings)
+
+
+def test_blanks_around_cells_are_no_part_of_them(tmp_path, paths):
+    """As some programs write: `x.png , a , 1`."""
+    lines = [f"{picture(tmp_path / f'{i}.png', i).name} , {'ab'[i % 2]} , 00{i}" for i in range(6)]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join([" path , label , patient id", *lines]))
+    frame = add_dataset("d", table, paths=paths).frame
+    assert set(frame["label"]) == {"a", "b"}
+    assert "000" in set(frame["patient_id"])
+
+
+def test_columns_of_sex_are_no_classes(tmp_path, paths):
+    """The label is elsewhere: in `grade`."""
+    lines = [
+        f"{picture(tmp_path / f'{i}.png', i).name},{i % 2},{1 - i % 2},G{i % 3}" for i in range(6)
+    ]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["path,male,female,grade", *lines]))
+    with pytest.raises(ManifestError, match="no column 'label'"):
+        add_dataset("d", table, paths=paths)
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"), [(("train", "test"), True), (("scan", "test"), False)]
+)
+def test_folders_named_for_splits_are_not_left_unused_without_a_word(
+    tmp_path, paths, folders, said
+):
+    lines = [
+        f"{picture(tmp_path / folders[i % 2] / f'{i}.png', i).relative_to(tmp_path)},{'ab'[i // 3]}"
+        for i in range(6)
+    ]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["path,label", *lines]))
+    warnings = add_dataset("d", table, paths=paths).warnings
+    assert any("no split is set" in line for line in warnings) == said

@@ -83,6 +83,51 @@ def test_parts_are_disjoint_nested_whole_and_as_near_to_their_share_as_units_all
                 assert off == 0 or sizes.max() > 1
 
 
+SHOTS = {"balanced": (1, 2, 6), "realistic": (1, 2, 6)}
+
+
+@pytest.mark.promise(
+    "K shots are K images of each class, or of each class in its share; draws are nested, of as "
+    "many patients as there are, and no patient is in two parts."
+)
+@QUICK
+@given(manifests(), st.integers(0, 3))
+def test_shots_are_nested_apart_of_distinct_units_and_as_many_as_asked(frame, seed):
+    if plan_or_none(frame) is None:
+        return
+    plan = SplitPlan(frame, SplitsParams(shots=SHOTS))
+    label = dict(zip(frame["image_id"], frame["label"], strict=True))
+    unit = dict(zip(frame["image_id"], units_of(plan, frame["image_id"]), strict=True))
+
+    def of_class(ids, name):
+        return [i for i in ids if label[i] == name]
+
+    for protocol in {"official", "grouped"} & {*plan.protocols}:
+        whole = plan.get(protocol, seed, 1.0)
+        classes = {label[i] for i in whole.train}
+        names = plan.few_shot(protocol)
+        assert names[::5] == [f"{protocol}-1-shot", f"{protocol}-6-shot-realistic"]
+        for realistic, mine in ((False, names[:3]), (True, names[3:])):
+            smaller = set(), set()
+            for k, name in zip((1, 2, 6), mine, strict=True):
+                split = plan.get(name, seed)
+                train, val = set(split.train), set(split.val)
+                assert smaller[0] <= train <= {*whole.train} and smaller[1] <= val <= {*whole.val}
+                assert split.test.tolist() == whole.test.tolist()
+                assert not {unit[i] for i in train} & {unit[i] for i in val}
+                smaller = train, val
+                for one in classes:
+                    there = of_class(whole.train, one)
+                    share = len(there) / len(whole.train) * len(classes)
+                    wanted = min(max(1, int(k * share + 0.5)) if realistic else k, len(there))
+                    drawn = of_class(train, one)
+                    assert len(drawn) == wanted
+                    units = {unit[i] for i in there}
+                    assert len({unit[i] for i in drawn}) == min(wanted, len(units))
+                    limit = 0 if realistic else min(k, 4)
+                    assert len(of_class(val, one)) == min(limit, len(of_class(whole.val, one)))
+
+
 def test_large_patients_are_drawn_no_sooner_than_small_ones():
     # 40 patients of one image, 10 of eight: if images were shuffled, the large would come first.
     patients = [f"s{i}" for i in range(40)] + [f"l{i // 8}" for i in range(80)]
@@ -305,7 +350,7 @@ def test_an_audit_of_other_images_is_refused_and_one_that_is_needed_asked_for():
     audit.loc[3, "sha256"] = "f" * 64
     with pytest.raises(ManifestError, match=r"of other images: 1 .*'003'"):
         SplitPlan(LEAKY, SplitsParams(), audit)
-    with pytest.raises(ManifestError, match="pipeline data check"):
+    with pytest.raises(ManifestError, match="pipeline audit"):
         SplitPlan(LEAKY, SplitsParams(on_leak="drop-test"))
 
 

@@ -79,5 +79,9 @@ def test_everything_that_changes_features_changes_the_identity(clip, tmp_path, m
     weights.write_bytes(data)
     loaded.append(load_clip(spec, config=small_clip_config()))
     assert len({str(identity(model=model)) for model in loaded}) == 3
+    # What decides a soft view is in the identity of the stores that have it, and in no other.
+    assert identity(dim=0.5) == base and "view_rules" not in base
+    soft = [identity(views=("whole", "dim", "blur"), dim=dim)["view_rules"] for dim in (0.35, 0.5)]
+    assert soft == [{"dim": 0.35, "blur": 0.05}, {"dim": 0.5, "blur": 0.05}]
     monkeypatch.setattr(reader, "READER_VERSION", "another")
     assert identity() != base

@@ -10,7 +10,7 @@ templates:
   brain: ["an MRI of {}.", "a scan showing {}."]
 classes:
   brain: {glioma: a glioma, notumor: a healthy brain}
-  odd: {007: an agent, no: nothing, 1e5: many, "True": truth, 影像: "影像 {0}"}
+  odd: {007: an agent, no: nothing, 1e5: many, "True": truth, 影像: 影像}
 """
 
 
@@ -37,12 +37,19 @@ def test_labels_that_look_like_numbers_or_booleans_keep_their_prompts(write):
     classes = ["007", "no", "1e5", "True", "影像"]
     prompts = load_prompts(write(GOOD), "odd", classes)
     assert prompts.texts["no"] == ("a photo of nothing.",)
-    assert prompts.texts["影像"] == ("a photo of 影像 {0}.",)  # other braces are plain text
+    assert prompts.texts["影像"] == ("a photo of 影像.",)
     assert prompted_classes(prompts.path, "odd") == sorted(classes)
     assert prompted_classes(prompts.path, "other") is None
     assert prompted_classes(prompts.path.with_name("gone"), "odd") is None
 
 
+@pytest.mark.promise("Prompts that cannot be meant as they are written are errors or said.")
+def test_prompts_of_other_classes_are_named(write):
+    assert load_prompts(write(GOOD), "brain", ["glioma"]).unused == ("notumor",)
+    assert load_prompts(write(GOOD), "brain", ["glioma", "notumor"]).unused == ()
+
+
+@pytest.mark.promise("Prompts that cannot be meant as they are written are errors or said.")
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -51,9 +58,14 @@ def test_labels_that_look_like_numbers_or_booleans_keep_their_prompts(write):
         ("templates: {default: ['{}']}", "classes: Field required"),
         ("templates: {default: ['{}']}\nclasses: {d: {a: [x, y]}}", "classes.d.a"),
         ("templates: {default: []}\nclasses: {d: {a: x}}", "templates.d"),
-        ("templates: {default: ['{} {}']}\nclasses: {d: {a: x}}", "exactly one"),
+        ("templates: {default: ['{} {}']}\nclasses: {d: {a: x}}", "no other brace"),
+        ("templates: {default: ['{clas} {}']}\nclasses: {d: {a: x}}", "no other brace"),
+        ("templates: {default: ['{}']}\nclasses: {d: {a: x, b: 'a {}'}}", "b: 'a {}'"),
+        ("templates: {default: ['{}']}\nclasses: {d: {a: x, b: 'a {clas}'}}", "b: 'a {clas}'"),
+        ("templates: {default: ['{}']}\nclasses: {d: {a: x, b: 'a }'}}", "b: 'a }'"),
         ("templates: {default: ['{}', '{}']}\nclasses: {d: {a: x}}", "different"),
         ("templates: {default: ['{}']}\nclasses: {e: {a: x}}", "no prompt for d: a"),
+        ("templates: {default: ['{}']}\nclasses: {d: {A: x}}", "some for A, no class of it"),
         ("templates: {default: ['{}']}\nclasses: {d: {a: ' '}}", "such as {a: a phrase for a}"),
         ("templates: {default: ['{}']}\nclasses: {d: {a: a Tumour, b: 'a  tumour'}}", "a and b"),
     ],
@@ -61,7 +73,7 @@ def test_labels_that_look_like_numbers_or_booleans_keep_their_prompts(write):
 def test_an_unusable_file_says_what_is_wrong_and_where(tmp_path, write, text, said):
     path = tmp_path / "prompts.yaml" if text is None else write(text)
     with pytest.raises(PromptError) as error:
-        load_prompts(path, "d", ["a", "b"] if said == "a and b" else ["a"])
+        load_prompts(path, "d", ["a", "b"] if ", b: " in str(text) else ["a"])
     assert said in str(error.value) and str(path) in str(error.value)
 
 

@@ -1,5 +1,7 @@
 """Views: pixel for pixel what their names say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -57,3 +59,30 @@ def test_fills_replace_what_is_outside_the_mask(source):
     outside = ~source.mask
     assert blur[outside].std() < 0.3 * source.image[outside].std()
     assert abs(blur[outside].mean() - source.image[outside].mean()) < 10
+
+
+@pytest.mark.promise("Soft views keep the image inside the mask and soften what is outside.")
+def test_soft_views_keep_the_inside_and_soften_the_outside_whatever_the_fill_is(source):
+    image, mask = source.image, source.mask
+    for fill in ("black", "mean", "blur"):
+        given = replace(source, fill=fill, mean=(0.5, 0.2, 1), dim=0.35)
+        seen = {name: VIEWS[name](given) for name in ("dim", "blur", "grey")}
+        assert all(np.array_equal(view[mask], image[mask]) for view in seen.values())
+        assert np.array_equal(seen["dim"][~mask], np.rint(0.35 * image[~mask].astype(float)))
+        assert (seen["grey"][~mask] == (128, 51, 255)).all()
+        filled = VIEWS["masked"](replace(source, fill="blur"))
+        assert np.array_equal(seen["blur"], filled)
+    ends = [VIEWS["dim"](replace(source, dim=factor)) for factor in (0.0, 1.0)]
+    assert np.array_equal(ends[0], VIEWS["masked"](source)) and np.array_equal(ends[1], image)
+
+
+@pytest.mark.parametrize("seed", ["a", "b", "c", "d"])
+def test_the_random_crop_has_the_size_of_the_crop_at_a_place_that_the_seed_decides(source, seed):
+    view, crop = (VIEWS[name](replace(source, seed=seed)) for name in ("random-crop", "crop"))
+    assert view.shape == crop.shape
+    ((row, column),) = np.argwhere((source.image == view[0, 0]).all(axis=2))
+    height, width = view.shape[:2]
+    assert np.array_equal(view, source.image[row : row + height, column : column + width])
+    assert np.array_equal(view, VIEWS["random-crop"](source)) == (seed == "a")
+    full = replace(source, mask=np.ones_like(source.mask), seed=seed)
+    assert np.array_equal(VIEWS["random-crop"](full), source.image)

@@ -60,7 +60,7 @@ REFUSED = (
     (["encode", *BREAST, "--set", "encode.geometry=round"], "encode.geometry"),
     (["segment", *BREAST, "--set", "segment.prompt=[a"], "is not YAML"),
     (["segment", *BREAST, "--set", "datasets.x=1"], "datasets is no table"),
-    (["segment", *BREAST, "--profile", "other"], "embedded, paper"),
+    (["segment", *BREAST, "--profile", "other"], "embedded, medsam2, paper"),
     (["segment", *BREAST, "--profile", "paper"], "segment_anything_2/092824/sam2.1_hiera_large.pt"),
     (["segment", *BREAST, "--precision", "fp8"], "segment.precision"),
     (["segment", *BREAST, "--params", "other.yaml"], "other.yaml"),

@@ -16,6 +16,8 @@ from pipeline.io import ProcessLock, sha256_file
 from tests.project import in_process
 from tests.site import DATASETS, IMAGES, STORES, Site, stages_run
 
+CHANGED = "Bytes that change under the same name are noticed by all who read them."
+
 
 def git(site: Site, *arguments: str) -> str:
     who = ("-c", "user.name=tests", "-c", "user.email=tests@example.org")
@@ -47,13 +49,22 @@ def test_one_command_leads_from_images_to_a_report_in_few_files(built: Site) -> 
     assert "synthetic" in (built.root / "report/index.html").read_text().lower()
 
 
-@pytest.mark.promise("A second `dvc repro` runs nothing.")
+@pytest.mark.promise("A second `dvc repro` only looks whether files have changed.")
+@pytest.mark.promise("DVC follows the bytes of weights, or the stage refuses them.")
 @pytest.mark.promise("Each value of params.yaml reruns the stages that read it, and no others.")
 @pytest.mark.promise("Metrics and plots are compared with those of an older commit.")
 def test_a_second_repro_runs_nothing_and_another_lambda_refits_one_learner(site: Site) -> None:
     git(site, "add", "--all")
     git(site, "commit", "--quiet", "--message", "before")
     assert stages_run(site.run("dvc", "repro")) == set()
+
+    weights = site.root / "checkpoints/model.pt"
+    weights.write_bytes(b"other bytes")
+    changed = json.loads(site.run("dvc", "status", "--json"))
+    assert {changed.pop(f"files@{dataset}")[0] for dataset in DATASETS} == {"always changed"}
+    models = ("segment", "prompt_quality", "encode")
+    assert set(changed) == {f"{stage}@{dataset}" for stage in models for dataset in DATASETS}
+    weights.unlink()
 
     site.params(learners__medfocus__lambda=0.0)
     ran = stages_run(site.run("dvc", "repro", "evaluate@breast"))
@@ -71,20 +82,28 @@ def test_a_second_repro_runs_nothing_and_another_lambda_refits_one_learner(site:
     assert git(site, "status", "--porcelain").split() == ["M", "dvc.lock", "M", "params.yaml"]
 
 
+@pytest.mark.promise(CHANGED)
 @pytest.mark.promise(
     "A failing stage leaves the other outputs, DVC's cache and dvc.lock alone, and is never taken "
     "for done."
 )
 def test_a_failing_stage_changes_nothing_else_and_is_run_again(site: Site) -> None:
     def kept() -> dict[str, str]:
-        own = ("breast/records", "breast/.masks")  # what the failing stage may write
+        own = (
+            "breast/records",
+            "breast/.masks",
+            "breast/hashes",
+        )  # what the failing stage may write
         files = hashes(site.root / "cache") | hashes(site.root / ".dvc/cache/files")
         return {name: digest for name, digest in files.items() if not name.startswith(own)}
 
-    before, lock = kept(), (site.root / "dvc.lock").read_bytes()
     image = next((site.root / "data/breast").rglob("*.png"))
     good = image.read_bytes()
     image.write_bytes(b"not an image")
+    site.run("dvc", "repro", "files@breast")
+    before, lock = kept(), (site.root / "dvc.lock").read_bytes()
+    out = site.run("dvc", "repro", "segment@breast", code=255)  # though nothing else has changed
+    assert image.name in out and "data refresh" in out
     site.params(segment__min_area=0.001)
     out = site.run("dvc", "repro", "segment@breast", code=255)
     assert image.name in out and "failed to reproduce" in out

@@ -67,6 +67,32 @@ def test_images_that_fail_are_named_and_the_rest_is_computed(tmp_path):
         assert (store[items[i].image_id] == expected[items[i].image_id]).all()
 
 
+@pytest.mark.promise("Bytes that change under the same name are noticed by all who read them.")
+@pytest.mark.parametrize("kind", ["masks", "features"])
+@pytest.mark.parametrize("first", [3, 8], ids=["resumed", "finished"])
+def test_a_stored_image_of_other_bytes_is_named_and_its_row_kept_until_the_manifest_says_so(
+    tmp_path, kind, first
+):
+    items = make_items(tmp_path, 8)
+    run_cheap(kind, tmp_path, items[:first])
+    before, changed, gone = content(kind, tmp_path), items[1], items[2]
+    good = changed.path.read_bytes()
+    changed.path.write_bytes(good[::-1])
+    gone.path.unlink()  # the row of a file that is gone stands
+    with pytest.raises(StageFailed, match="1 of 8"):
+        run_cheap(kind, tmp_path, items)
+    record = run_cheap(kind, tmp_path, items, max_failed=0.2)
+    assert list(record.failed) == [changed.image_id] and record.skipped == 7
+    assert "data refresh" in record.failed[changed.image_id]
+    assert before.items() <= content(kind, tmp_path).items()
+    changed.path.write_bytes(good)
+    assert run_cheap(kind, tmp_path, items).done == 0
+    changed.path.write_bytes(b"image, but another one")
+    items[1] = item_of(changed.path, 1, changed.path.read_bytes())
+    record = run_cheap(kind, tmp_path, items)
+    assert record.redone == {"image bytes changed": 1} and not record.failed
+
+
 @pytest.mark.promise(FAILURES)
 @pytest.mark.parametrize(("bad", "allowed"), [(1, 0.2), (1, 0.25), (4, 0.5)])
 def test_the_share_of_failures_decides_the_exit_code(tmp_path, bad, allowed):

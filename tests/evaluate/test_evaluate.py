@@ -20,6 +20,8 @@ from pipeline.learners.train import train_dataset
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import changed, read_stamp
+from pipeline.report import tables
+from pipeline.report.data import load_dataset
 from tests.learners.faulty import Diverges
 from tests.learners.projects import make_manifest, read_tables, small_params
 from tests.learners.test_train import CLASSES, make_project
@@ -135,6 +137,37 @@ def test_more_or_fewer_seeds_than_folds_pool_each_image_once(tmp_path, seeds, fo
     lacking = 48 - len(first)
     assert (lacking == 0) == (len(seeds) > folds)
     assert row["note"].startswith(f"{lacking} of 48 images lacking" if lacking else "")
+
+
+def test_shots_are_protocols_of_their_own_beside_the_shares(tmp_path):
+    paths = make_project(tmp_path)
+    params = small_params(
+        *("zero-shot", "linear-probe"),
+        train__views={"official": ["whole", "masked"], "grouped": ["whole"]},
+        splits__shots={"balanced": [1, 3], "realistic": [2]},
+        splits__fractions=[1.0],
+    )
+    train_dataset("toy", params, paths)
+    evaluate_dataset("toy", params, paths)
+    runs = read_tables(paths)[0].query("protocol.str.contains('shot')")
+    assert set(runs["learner"]) == {"linear-probe"} and set(runs["fraction"]) == {1.0}
+    used = runs.groupby("protocol")[["n_train", "n_val"]].agg(lambda n: tuple({*n}))
+    for protocol in ("official", "grouped"):
+        assert tuple(used.loc[f"{protocol}-1-shot"]) == ((3,), (3,))
+        assert tuple(used.loc[f"{protocol}-2-shot-realistic"]) == ((6,), (0,))
+        assert used.loc[f"{protocol}-3-shot", "n_train"] == (9,)
+    accuracy = {"metric": "accuracy", "learner": "linear-probe", "view": "whole"}
+    (shares, *shots) = (
+        rows(paths, protocol=f"grouped{name}-pooled", **accuracy)["n_images"].tolist()
+        for name in ("", "-1-shot", "-2-shot-realistic")
+    )
+    assert len(shares) == 1 and shots == [shares, shares]
+    data = load_dataset("toy", params, paths)
+    made = tables.few_shot(data, ("official", "full"), [("linear-probe", "masked")])
+    assert made[0].headers[:2] == ["Run", "1 (6 labels)"] and len(made[0].headers) == 3
+    assert made[1].headers == ["Run", "2 (6 labels)"]
+    assert float(made[0].rows[0][2].split()[0]) > 80
+    assert not tables.few_shot(data, ("grouped", "full"), [])[0].rows
 
 
 @pytest.mark.promise(PAIRED)

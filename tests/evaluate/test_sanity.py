@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from pipeline import open_features
-from pipeline.config import LEARNERS
+from pipeline.config import DEFAULT_LEARNERS
 from pipeline.encode.encode import encode_dataset
 from pipeline.engine.options import RunOptions
 from pipeline.evaluate import evaluate_dataset
@@ -159,7 +159,7 @@ def test_without_a_signal_every_learner_is_at_chance_within_its_interval(tmp_pat
     evaluate_dataset("toy", params, paths)
     table = pd.read_parquet(paths.metrics_table("toy"))
     table = table[table["seed"] == -1]
-    assert set(table["learner"]) == set(LEARNERS)
+    assert set(table["learner"]) == set(DEFAULT_LEARNERS)
     for metric, chance in (("accuracy", 1 / 3), ("balanced_accuracy", 1 / 3), ("macro_auroc", 0.5)):
         mine = table[table["metric"] == metric]
         noise = mine["view"] == "whole"

@@ -28,7 +28,7 @@ from pydicom.uid import (
 )
 
 from pipeline.errors import ImageError
-from pipeline.images import SkippedFile, patient_code, probe, read_image, read_mask
+from pipeline.images import SkippedFile, dicom_capture, patient_code, probe, read_image, read_mask
 from pipeline.images.dicom import COLOURS, PALETTE
 from tests.images.makers import (
     BIRTH,
@@ -457,3 +457,143 @@ def test_without_a_key_each_guess_costs_milliseconds_and_with_one_it_needs_the_k
         monkeypatch.setenv(KEY, key)
         keyed.append(patient_code(files[0]))
     assert len(slow) == 5 and keyed[0] == keyed[2] != keyed[1] and not slow & set(keyed)
+
+
+KINDS = (
+    "DICOM segmentations, dose grids, maps, reports, localizers and the labels of slides are "
+    "counted by kind, and are no images."
+)
+STORAGE = "1.2.840.10008.5.1.4.1.1."
+OTHERS = {
+    "segmentation": ("66.4", []),
+    "label map": ("66.7", []),
+    "dose grid": ("481.2", []),
+    "parametric map": ("30", []),
+    "presentation state": ("11.1", []),
+    "dose report": ("88.67", []),
+    "scout": ("2", ["ORIGINAL", "PRIMARY", "LOCALIZER"]),
+    "enhanced scout": ("2.1", ["DERIVED", "PRIMARY", "LOCALIZER", "NONE"]),
+    "screen": ("7", ["DERIVED", "SECONDARY", "SCREEN SAVE"]),
+    "slide label": ("77.1.6", ["ORIGINAL", "PRIMARY", "LABEL", "NONE"]),
+    "slide level": ("77.1.6", ["DERIVED", "PRIMARY", "VOLUME", "RESAMPLED"]),
+}
+IMAGES = {
+    "slice": ("2", ["ORIGINAL", "PRIMARY", "AXIAL"]),
+    "resampled slice": ("2", ["DERIVED", "PRIMARY", "AXIAL", "RESAMPLED"]),
+    "film": ("7", ["DERIVED", "SECONDARY"]),
+    "portal image": ("481.1", []),
+}
+
+
+@pytest.mark.promise(KINDS)
+@pytest.mark.parametrize("name", [*OTHERS, *IMAGES])
+def test_what_is_no_image_is_told_by_its_class_and_type(tmp_path, name):
+    kind, types = (OTHERS | IMAGES)[name]
+    path = save_dicom(dicom(grey(), ImageType=types), tmp_path / "x.dcm")
+    dataset = pydicom.dcmread(path)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = STORAGE + kind
+    save_dicom(dataset, path)
+    if name in IMAGES:
+        assert len(probe(path)) == 1
+    else:
+        with pytest.raises(SkippedFile):
+            probe(path)
+    read_mask(save_dicom(dicom((grey() > 99).astype(np.uint8), SOPClassUID=STORAGE + kind), path))
+
+
+@pytest.mark.promise(KINDS)
+@pytest.mark.parametrize("modality", ["US", "CR", "XC", "CT", "OT"])
+@pytest.mark.parametrize(
+    "types", [["DERIVED", "SECONDARY"], ["DERIVED", "SECONDARY", "SCREEN SAVE"]]
+)
+def test_screens_of_ultrasound_and_films_are_images(tmp_path, modality, types):
+    path = save_dicom(dicom(grey(), Modality=modality, ImageType=types), tmp_path / "x.dcm")
+    reported = modality in ("CT", "OT")
+    assert dicom_capture(path) == ("secondary" if reported else "")
+    if reported and types[2:]:
+        with pytest.raises(SkippedFile):
+            probe(path)
+    else:
+        assert len(probe(path)) == 1
+
+
+@pytest.mark.promise(STEPS)
+@pytest.mark.parametrize("model", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("shape", ["IDENTITY", "INVERSE", ""])
+def test_the_presentation_lut_shape_inverts_once(show, model, shape):
+    shown = show(dicom(grey(), model=model, PresentationLUTShape=shape))
+    inverted = model == "MONOCHROME1" or shape == "INVERSE"
+    np.testing.assert_array_equal(shown, rgb(255 - grey() if inverted else grey()))
+
+
+@pytest.mark.promise("A transfer syntax that cannot be read is named with what helps.")
+@pytest.mark.parametrize(
+    ("syntax", "helps"),
+    {
+        "1.2.840.113619.5.2": "gdcmconv",
+        "1.3.46.670589.33.1.4.1": "gdcmconv",
+        "1.2.840.10008.1.2.4.102": "ffmpeg",
+        "1.2.840.10008.1.2.4.110": "imagecodecs",
+        "1.2.840.10008.1.2.4.94": "server",
+        "1.2.840.10008.1.2.8.1": "gdcmconv",
+        "1.2.3.4": "gdcmconv",
+    }.items(),
+)
+@pytest.mark.parametrize("short", [False, True])
+def test_an_unsupported_transfer_syntax_is_named_and_not_called_damaged(
+    tmp_path, syntax, helps, short
+):
+    private = syntax.replace("10008", "99999")  # pydicom writes no public one that it does not know
+    dataset = with_stream(dicom(grey()), b"\1\2" * (3 if short else 9999))
+    dataset.file_meta.TransferSyntaxUID = private
+    path = tmp_path / "x.dcm"
+    dataset.save_as(path, implicit_vr=False, little_endian=True)
+    path.write_bytes(path.read_bytes().replace(private.encode(), syntax.encode()))
+    for read in (probe, read_image):
+        with pytest.raises(ImageError) as error:
+            read(path)
+        text = str(error.value)
+        assert syntax in text and helps in error.value.remedy
+        assert "truncated" not in text and "damaged" not in text
+
+
+@pytest.mark.promise(SYNTAXES)
+@pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEG2000Lossless, JPEGLSLossless])
+def test_bytes_after_the_end_of_a_frame_are_no_damage(show, syntax):
+    stream = ENCODERS[syntax](grey(), 8)
+    plain = with_stream(dicom(grey(), syntax=syntax), stream)
+    padded = with_stream(dicom(grey(), syntax=syntax), stream + b"\1" * 40)
+    np.testing.assert_array_equal(show(padded), show(plain))
+
+
+@pytest.mark.promise("All slices of a CT without a window are shown with one range.")
+def test_ct_without_a_window_has_one_range_and_others_their_own(tmp_path):
+    ct = {"Modality": "CT", "RescaleSlope": "1", "RescaleIntercept": "-1024"}
+    air = np.random.default_rng(0).normal(24, 8, (40, 56)).clip(0, 90).astype(np.uint16)
+    body = air.copy()
+    body[10:30, 10:40] = 1064
+    shown = {}
+    for name, stored, tags in (
+        ("air", air, ct),
+        ("body", body, ct),
+        ("mr", air, {"Modality": "MR"}),
+        ("windowed", body, ct | {"WindowCenter": "40", "WindowWidth": "400"}),
+    ):
+        path = save_dicom(dicom(stored, bits=12, **tags), tmp_path / f"{name}.dcm")
+        shown[name] = read_image(path)[..., 0]
+        shown[f"{name} given"] = read_image(path, window=(40, 400))[..., 0]
+    assert shown["air"].max() < 16 and set(shown["body"][12:28, 12:38].flat) == {133}
+    assert shown["mr"].max() == 255 and (shown["mr"] == shown["mr given"]).all()
+    np.testing.assert_array_equal(shown["windowed"], shown["windowed given"])
+    assert not shown["air given"].any() and set(shown["body given"][12:28, 12:38].flat) == {128}
+
+
+@pytest.mark.promise(FRAMES)
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16])
+def test_frames_with_maps_of_their_own_are_compared_by_their_values(show, dtype):
+    slopes = [{"RescaleSlope": slope, "RescaleIntercept": "0"} for slope in ("1", "0.1")]
+    dataset = dicom(np.stack([grey().astype(dtype) * 16] * 2), frames=2, Modality="PT")
+    groups = [elements(PixelValueTransformationSequence=[elements(**one)]) for one in slopes]
+    dataset.PerFrameFunctionalGroupsSequence = groups
+    hot, cold = show(dataset, 0), show(dataset, 1)
+    assert hot.max() == 255 and cold.max() < 30

@@ -11,7 +11,8 @@ import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from pipeline.errors import ImageError
-from pipeline.images import probe, read_image, read_mask, to_voxels
+from pipeline.images import nifti, probe, read_image, read_mask, to_voxels
+from pipeline.manifest import MaskFiles
 from tests.images.makers import LPS, grey, save_nifti
 
 AXES = "NIfTI volumes of any axis order show the same slices, and masks map back to voxels."
@@ -104,3 +105,110 @@ def test_truncated_and_corrupt_volumes_are_refused(tmp_path):
         for read in (probe, read_image):
             with pytest.raises(ImageError, match=r"truncated|damaged"):
                 read(tmp_path / "x.nii")
+
+
+PLACE = (
+    "A mask volume is compared with its image by place: on another grid it is refused, or "
+    "resampled with --resize-masks; it is never laid by number."
+)
+GRID = np.diag([2.0, 1.5, 4.0, 1])
+LESION = np.zeros((12, 10, 8), np.uint8)
+LESION[6:10, 2:6, 2:6] = 1
+
+
+def on_grid(kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """The lesion on another grid: voxels and their affine."""
+    affine = GRID.copy()
+    if kind == "flipped":
+        return LESION[::-1, :, ::-1], GRID @ [
+            [-1, 0, 0, 11],
+            [0, 1, 0, 0],
+            [0, 0, -1, 7],
+            [0, 0, 0, 1],
+        ]
+    if kind == "turned":
+        return LESION.transpose(2, 0, 1), GRID[:, [2, 0, 1, 3]]
+    if kind == "rounded":
+        affine[:3, 3] = 1e-4
+        return LESION, affine
+    if kind == "cropped":
+        affine[:3, 3] = GRID[:3, :3] @ [4, 1, 2]
+        return LESION[4:, 1:, 2:], affine
+    if kind == "moved":
+        affine[0, 3] = 2 * 3
+        return np.roll(LESION, -3, axis=0), affine
+    if kind == "finer":
+        affine[:3, :3] /= 2
+        affine[:3, 3] = -GRID.diagonal()[:3] / 4
+        return LESION.repeat(2, 0).repeat(2, 1).repeat(2, 2), affine
+    affine[2] *= 2  # thicker slices
+    affine[2, 3] = 2
+    return LESION[:, :, ::2], affine
+
+
+@pytest.mark.promise(PLACE)
+@pytest.mark.parametrize(
+    "kind", ["flipped", "turned", "rounded", "cropped", "moved", "finer", "thick"]
+)
+def test_a_mask_lies_where_its_affine_says(tmp_path, kind):
+    values = np.where(LESION, 900, 100).astype(np.int16)
+    image = save_nifti(values, tmp_path / "x.nii.gz", GRID)
+    mask = save_nifti(
+        *(lambda v, a: (np.ascontiguousarray(v), tmp_path / "m.nii.gz", a))(*on_grid(kind))
+    )
+    files = {rule: MaskFiles((mask,), rule, image) for rule in ("", "resize")}
+    for k in range(8):
+        bright = read_image(image, k)[..., 0] > 128
+        np.testing.assert_array_equal(read_mask(files["resize"], k, shape=(10, 12)), bright)
+        if kind in ("flipped", "turned", "rounded"):
+            np.testing.assert_array_equal(read_mask(files[""], k, shape=(10, 12)), bright)
+        else:
+            with pytest.raises(ImageError, match="another grid") as error:
+                read_mask(files[""], k, shape=(10, 12))
+            assert "--resize-masks" in error.value.remedy
+
+
+@pytest.mark.promise(PLACE)
+def test_a_region_beside_its_image_is_refused_and_a_mask_is_read_once(tmp_path, monkeypatch):
+    image = save_nifti(LESION.astype(np.int16), tmp_path / "x.nii.gz", GRID)
+    away, near = GRID.copy(), GRID.copy()
+    away[0, 3], near[0, 3] = 60, 2
+    masks = {a[0, 3]: save_nifti(LESION, tmp_path / f"{a[0, 3]}.nii", a) for a in (away, near)}
+    with pytest.raises(ImageError, match="outside its image"):
+        read_mask(MaskFiles((masks[60],), "resize", image), 3)
+    reads = []
+    monkeypatch.setattr(nifti, "read", lambda *a, read=nifti.read: reads.append(a[2]) or read(*a))
+    found = [read_mask(MaskFiles((masks[2],), "resize", image), k).sum() for k in range(8)]
+    assert found == [0, 0, 16, 16, 16, 16, 0, 0] and max(map(reads.count, reads)) < 8
+
+
+@pytest.mark.promise("All slices of a volume are shown with one range, empty ones too.")
+def test_a_slice_of_air_is_dark_and_a_window_can_be_given(tmp_path):
+    values = np.random.default_rng(0).normal(-1000, 8, (16, 16, 6))
+    values[4:12, 4:12, 2:5] = 60
+    path = save_nifti(values.astype(np.int16), tmp_path / "x.nii")
+    slices = np.stack([read_image(path, k)[..., 0] for k in range(6)])
+    assert slices[[0, 1, 5]].max() < 16 and slices[3, 5:11, 5:11].min() > 240
+    soft = read_image(path, 3, window=(40, 400))[..., 0]
+    assert set(np.unique(soft[4:12, 4:12])) == {round(255 * (60 + 160) / 400)} and soft[0, 0] == 0
+
+
+@pytest.mark.promise("MHA and NRRD volumes show the same slices, in the same places, as NIfTI.")
+@pytest.mark.parametrize("suffix", ["mha", "nrrd"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_mha_and_nrrd_equal_nifti(tmp_path, suffix, packed):
+    sitk = pytest.importorskip("SimpleITK")
+    image = sitk.GetImageFromArray(volume().T)
+    image.SetSpacing((0.7, 0.8, 3.0))
+    image.SetOrigin((-20, 7, 31))
+    image.SetDirection((-1, 0, 0, 0, 0, 1, 0, 1, 0))
+    sitk.WriteImage(image, str(tmp_path / "x.nii"))
+    sitk.WriteImage(image, str(tmp_path / f"x.{suffix}"), packed)
+    first, other = probe(tmp_path / "x.nii"), probe(tmp_path / f"x.{suffix}")
+    assert first == other and len(first) > 1
+    for k in range(len(first)):
+        expected = read_image(tmp_path / "x.nii", k)
+        np.testing.assert_array_equal(read_image(tmp_path / f"x.{suffix}", k), expected)
+    mask = save_nifti(np.ones(3 * (4,), np.uint8), tmp_path / "m.nii")
+    with pytest.raises(ImageError, match="another grid"):
+        read_mask(MaskFiles((mask,), "", tmp_path / f"x.{suffix}"))

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.images import read_image
 from pipeline.images.formats import Pixels
-from pipeline.images.normalise import to_display
+from pipeline.images.normalise import display_range, to_display
 from tests.images.makers import grey
 
 RANGE = "Outliers (a hot pixel, a burnt-in marker) do not change how the rest is displayed."
@@ -56,3 +56,29 @@ def test_a_marker_does_not_change_an_eight_bit_picture_stored_as_sixteen():
     expected = grey()
     expected[0, 0] = 12345 // 257
     np.testing.assert_array_equal(to_display(Pixels(marked))[..., 0], expected)
+
+
+DEPTHS = (
+    "8 bits are shown as stored; deeper samples are stretched to their range, unless they are "
+    "multiples of 256 or 257. So an image that does not fill its 8 bits differs from the same in "
+    "12 bits by exactly that stretch."
+)
+
+
+@pytest.mark.promise(DEPTHS)
+@pytest.mark.parametrize("low", [0, 30, 120])
+@pytest.mark.parametrize("high", [128, 200, 255])
+@pytest.mark.parametrize("factor", [1, 3, 14, 16, 255, 256, 257])
+def test_deep_samples_are_stretched_and_eight_bits_are_not(tmp_path, low, high, factor):
+    shallow = (low + grey().astype(np.int64) * (high - low) // 255).astype(np.uint8)
+    (tmp_path / "deep.png").write_bytes(
+        imagecodecs.png_encode(shallow.astype(np.uint16) * np.uint16(factor))
+    )
+    shown = read_image(tmp_path / "deep.png")[..., 0].astype(int)
+    if factor >= 256:
+        np.testing.assert_array_equal(shown, shallow)
+        return
+    a, b = display_range(shallow)
+    stretched = np.clip((shallow - a) / (b - a), 0, 1) * 255
+    assert np.abs(shown - stretched).max() <= 0.5 + 1e-6
+    assert np.array_equal(shown, shallow) == ((a, b) == (0, 255))

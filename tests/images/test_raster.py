@@ -13,7 +13,10 @@ from pipeline.images import probe, read_image
 from tests.images.makers import colour, grey, rgb, turned
 
 SHOWN = "8-bit images are unchanged; deeper ones are scaled by robust percentiles."
-ONE = "The same image in another format, bit depth or byte order is the same array."
+ONE = (
+    "The same samples in another format or byte order are the same array; so are 8-bit samples "
+    "and their multiples by 256 or 257 in 16 bits."
+)
 UPRIGHT = "All eight EXIF orientations are applied, to images, masks and sizes alike."
 ALPHA = "Transparency is composed on black, in every format and depth."
 
@@ -115,3 +118,65 @@ def test_an_animation_is_refused_with_its_count(tmp_path, suffix):
     for read in (probe, read_image):
         with pytest.raises(ImageError, match="animation of 3 frames"):
             read(tmp_path / f"x.{suffix}")
+
+
+def shrunk(values: np.ndarray, step: int) -> np.ndarray:
+    size = values.shape[1] // step, values.shape[0] // step
+    return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BOX))
+
+
+LEVELS = "The levels and labels of a slide or pyramid, and the channels of an image, are no rows."
+
+
+@pytest.mark.promise(LEVELS)
+@pytest.mark.parametrize("kind", ["flagged", "below", "tiled", "plain", "slide", "ome"])
+def test_a_pyramid_is_one_image(tmp_path, kind):
+    path, full = tmp_path / ("x.ome.tif" if kind == "ome" else "x.svs"), colour(64, 96)
+    rgb_, tile = {"photometric": "rgb"}, {"tile": (16, 16)}
+    with tifffile.TiffWriter(path) as tiff:
+        if kind in ("below", "ome"):
+            tiff.write(full, subifds=2, **rgb_, **tile)
+        elif kind == "slide":
+            about = {"description": "Aperio Image Library v11", "metadata": None}
+            tiff.write(full, **rgb_, **tile, **about)
+            tiff.write(shrunk(full, 4), **rgb_)
+            tiff.write(full[:30, :30], subfiletype=1, **rgb_)
+            tiff.write(full[:20, :60], subfiletype=9, **rgb_)
+        else:
+            tiff.write(full, **rgb_, **(tile if kind == "tiled" else {}))
+        for step in (2, 4):
+            more = tile if kind in ("tiled", "below", "slide", "ome") else {}
+            flag = {"subfiletype": 1} if kind in ("flagged", "below", "ome") else {}
+            tiff.write(shrunk(full, step), **rgb_, **more, **flag)
+    assert [(f.width, f.height) for f in probe(path)] == [(96, 64)]
+    np.testing.assert_array_equal(read_image(path), full)
+
+
+@pytest.mark.promise(LEVELS)
+def test_smaller_pages_that_show_something_else_are_images(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "x.tif") as tiff:
+        tiff.write(grey(64, 96))
+        tiff.write(grey(64, 96, seed=4)[::-1, ::-1][::2, ::2])
+    assert len(probe(tmp_path / "x.tif")) == 2
+
+
+@pytest.mark.promise(LEVELS)
+@pytest.mark.parametrize("axes", ["CYX", "CZYX", "ZCYX", "ZYX"])
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_channels_are_colours_and_slices_are_rows(tmp_path, axes, count):
+    path = tmp_path / "x.ome.tif"
+    channels = np.stack([np.roll(grey(), s, axis=s % 2) for s in range(count)])
+    values = channels if "C" not in axes or len(axes) == 3 else np.stack([channels, channels[::-1]])
+    values = values.swapaxes(0, 1) if axes == "CZYX" else values
+    tifffile.imwrite(path, values, photometric="minisblack", metadata={"axes": axes})
+    if axes == "ZYX":
+        assert len(probe(path)) == count
+    elif count > 3:
+        with pytest.raises(ImageError, match=f"{count} channels"):
+            probe(path)
+    else:
+        assert len(probe(path)) == (1 if axes == "CYX" else 2)
+        last = channels if axes == "CYX" else channels[::-1]
+        shown = np.moveaxis(read_image(path, len(probe(path)) - 1), 2, 0)
+        np.testing.assert_array_equal(shown[:count], last)
+        assert not shown[count:].any()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from pipeline.errors import ImageError
-from pipeline.images import read_image, read_mask
+from pipeline.errors import ConfigError, ImageError
+from pipeline.images import Ambiguous, read_image, read_mask
+from pipeline.manifest import MaskFiles
 from tests.images.makers import LPS, colour, dicom, grey, save_dicom, save_nifti, turned
 
 ONE = "A ground-truth mask has one threshold for all frames of its file, whatever a frame holds."
@@ -60,8 +62,8 @@ def test_a_region_is_the_same_however_the_mask_is_stored(tmp_path):
     save_dicom(dicom(255 - bits * 255, model="MONOCHROME1"), tmp_path / "m1.dcm")
     for path in sorted(tmp_path.iterdir()):
         np.testing.assert_array_equal(read_mask(path), mask, err_msg=path.name)
-    Image.fromarray(grey() // 40).save(tmp_path / "noise.jpg")
-    assert not read_mask(tmp_path / "noise.jpg").any()
+    Image.fromarray(bits * 0).save(tmp_path / "none.jpg")
+    assert not read_mask(tmp_path / "none.jpg").any()
 
 
 @pytest.mark.promise("All eight EXIF orientations are applied, to images, masks and sizes alike.")
@@ -139,3 +141,179 @@ def test_ambiguous_masks_are_refused_with_the_remedy(tmp_path, values):
         with pytest.raises(ImageError, match="neither labels") as error:
             read_mask(tmp_path / "x.tif", page)
         assert error.value.path == tmp_path / "x.tif" and error.value.remedy
+
+
+TWO = (
+    "A mask whose values can be read in two ways is refused with the option that chooses; "
+    "--mask-values, --mask-ignore and --mask-invert are followed."
+)
+LEFT, RIGHT = (np.roll(disc(8), shift, axis=1) for shift in (-16, 16))
+BOTH, OUTSIDE = LEFT | RIGHT, ~(LEFT | RIGHT)
+THIN = np.zeros((48, 64), bool)
+THIN[10, 5:60] = THIN[20:45, 30] = True
+THIN2 = np.zeros((48, 64), bool)
+THIN2[30, 5:28] = True
+RIM = LEFT & ~np.roll(LEFT, 2, axis=0)
+
+
+def painted(*parts: tuple[np.ndarray, object], ground: object = 0, dtype: type = np.uint8):
+    """A picture of a ground with a value or colour at each part."""
+    picture = np.zeros((48, 64, *np.shape(ground)), dtype) + np.asarray(ground, dtype)
+    for where, value in parts:
+        picture[where] = value
+    return picture
+
+
+def cells(count: int, dtype: type) -> np.ndarray:
+    """Numbered cells of a few pixels each that fill both discs in random order of rows."""
+    values = np.zeros((48, 64), dtype)
+    values[BOTH] = np.arange(BOTH.sum()) * count // BOTH.sum() + 1
+    return values
+
+
+def with_palette(values: np.ndarray, *colours: tuple[int, int, int]) -> Image.Image:
+    picture = Image.fromarray(values, mode="P")
+    picture.putpalette([level for colour in colours for level in colour])
+    return picture
+
+
+WHITE, RED, BLACK = (255, 255, 255), (255, 0, 0), (0, 0, 0)
+# The file's content; the region, None if it is refused; and regions under rules.
+VALUES = {
+    "black with alpha": (painted((BOTH, (0, 0, 0, 255)), ground=(0, 0, 0, 0)), BOTH, {}),
+    "deep black with alpha": (
+        painted((BOTH, (0, 65535)), ground=(0, 0), dtype=np.uint16), BOTH, {}
+    ),
+    "alpha in three steps": (
+        painted((LEFT, (0, 0, 0, 128)), (RIGHT, (0, 0, 0, 255)), ground=(0, 0, 0, 0)), BOTH, {}
+    ),
+    "palette on white": (
+        with_palette(painted((LEFT, 1), (RIGHT, 2)), WHITE, RED, (0, 0, 255)),
+        BOTH, {"values=2": RIGHT, "values=#ff0000": LEFT, "invert": BOTH},
+    ),
+    "palette white then black": (
+        with_palette(painted((BOTH, 1)), WHITE, BLACK),
+        None, {"values=1": BOTH, "values=0": OUTSIDE, "invert": BOTH},
+    ),
+    "colours on white": (
+        painted((LEFT, RED), (RIGHT, (0, 0, 255)), ground=WHITE),
+        None, {"invert": BOTH, "values=#0000ff": RIGHT, "ignore=255 invert": BOTH},
+    ),
+    "colours and a white rim": (
+        painted((LEFT, RED), (RIM, WHITE), (RIGHT, (0, 128, 0)), ground=BLACK),
+        BOTH, {"ignore=255": BOTH & ~RIM, "values=#ff0000,#008000": BOTH & ~RIM},
+    ),
+    "inverted": (painted((BOTH, 0), ground=255), OUTSIDE, {"invert": BOTH}),
+    "inverted labels": (
+        painted((LEFT, 0), (RIGHT, 128), ground=255),
+        ~LEFT, {"invert": BOTH, "values=0,128": BOTH, "values=0": LEFT},
+    ),
+    "label and rim of 255": (
+        painted((LEFT, 1), (RIM, 255)),
+        None, {"ignore=255": LEFT & ~RIM, "values=1,255": LEFT, "values=255": RIM},
+    ),
+    "thin label and 255": (painted((THIN, 1), (RIM, 255)), None, {"ignore=255": THIN & ~RIM}),
+    "many labels and 255": (
+        painted((RIGHT, cells(30, np.uint8)[RIGHT]), (RIM, 255)), None, {"ignore=255": RIGHT}
+    ),
+    "uneven labels": (painted((LEFT, 1), (RIGHT, 200)), BOTH, {"values=200": RIGHT}),
+    "uneven deep labels": (
+        painted((LEFT, 1), (RIGHT, 300), dtype=np.uint16), BOTH, {"values=1": LEFT}
+    ),
+    "even labels up to 255": (painted((LEFT, 128), (RIGHT, 255)), BOTH, {}),
+    "thin labels": (painted((THIN, 90), (THIN2, 200)), THIN | THIN2, {}),
+    "cells": (cells(150, np.uint8), BOTH, {}),
+    "many cells": (cells(330, np.uint16), BOTH, {}),
+    "no ground": (painted((LEFT, 2), (RIGHT, 3), ground=1), None, {"values=2,3": BOTH}),
+    "noise at both ends": (
+        np.where(BOTH, 255 - grey(48, 64) % 4, grey(48, 64) % 5).astype(np.uint8), BOTH, {}
+    ),
+    "a picture": (grey(48, 64), None, {}),
+    "a dark picture": (
+        np.random.default_rng(0).gamma(1.2, 9, (48, 64)).clip(0, 120).astype(np.uint8), None, {}
+    ),
+    "noise below 255": (
+        painted((BOTH, 254), (BOTH & RIM, 253), (THIN & ~BOTH, 1)),
+        None, {"values=253,254": BOTH},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.promise(TWO)
+@pytest.mark.parametrize(("values", "region", "rules"), VALUES.values(), ids=VALUES)
+def test_values_are_understood_or_refused_and_the_options_choose(tmp_path, values, region, rules):
+    path = tmp_path / "x.png"
+    if isinstance(values, np.ndarray) and values.dtype == np.uint16 and values.ndim == 3:
+        path.write_bytes(imagecodecs.png_encode(values))
+    else:
+        (Image.fromarray(values) if isinstance(values, np.ndarray) else values).save(path)
+    if region is None:
+        with pytest.raises(Ambiguous) as error:
+            read_mask(path)
+        assert error.value.path == path and "--mask-" in error.value.remedy
+    else:
+        np.testing.assert_array_equal(read_mask(path), region)
+    for rule, expected in rules.items():
+        mask = read_mask(MaskFiles((path,), rule))
+        np.testing.assert_array_equal(mask, expected, err_msg=rule)
+
+
+@pytest.mark.promise(TWO)
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_lossy_masks_with_other_levels_than_black_and_white_are_refused(tmp_path, suffix):
+    path = tmp_path / f"x.{suffix}"
+    for picture, rule, region in (
+        (painted((BOTH, 40)), "values=40", BOTH),
+        (painted((LEFT, 128), (RIGHT, 255)), "values=128,255", BOTH),
+        (grey(48, 64), "", None),
+    ):
+        Image.fromarray(picture).save(path)
+        with pytest.raises(Ambiguous):
+            read_mask(path)
+        if region is not None:
+            differing = read_mask(MaskFiles((path,), rule)) ^ region
+            assert differing.sum() < 0.1 * region.sum()
+    for empty_or_full in (0, 255):
+        Image.fromarray(painted(ground=empty_or_full)).save(path)
+        assert read_mask(path).all() == read_mask(path).any() == bool(empty_or_full)
+
+
+@pytest.mark.parametrize("rule", ["values=", "values=red", "values=1;2", "ignore", "largest"])
+def test_a_rule_that_cannot_be_read_is_refused(tmp_path, rule):
+    Image.fromarray(painted((BOTH, 255))).save(tmp_path / "x.png")
+    with pytest.raises(ConfigError):
+        read_mask(MaskFiles((tmp_path / "x.png",), rule))
+
+
+@pytest.mark.promise(ONE)
+def test_a_palette_with_255_beside_labels_is_asked_about(tmp_path):
+    labels = disc(9) * np.uint8(1)
+    labels[disc(12) & ~disc(9)] = 255
+    voc = [0, 0, 0, 128, 0, 0] + [0] * (3 * 253) + [224, 224, 192]
+    for name, colours in {"voc": voc, "never_set": [0] * 768}.items():
+        palette = Image.fromarray(labels, mode="P")
+        palette.putpalette(colours)
+        palette.save(path := tmp_path / f"{name}.png")
+        with pytest.raises(Ambiguous, match="255 next to the labels 1") as error:
+            read_mask(path)
+        assert "--mask-ignore 255" in error.value.remedy
+        found = read_mask(MaskFiles((path,), "ignore=255"))
+        np.testing.assert_array_equal(found, disc(9), err_msg=name)
+
+
+@pytest.mark.promise(ONE)
+@pytest.mark.parametrize("high", [0.5, 0.3, 1 / 255])
+def test_of_two_fractions_with_0_the_higher_one_is_the_region(tmp_path, high):
+    check(disc(9)[None] * np.float32(high), tmp_path / "x.tif", disc(9)[None])
+    labels = disc(9).astype(np.float32) + disc(4)
+    tifffile.imwrite(tmp_path / "labels.tif", labels * np.float32(high / 2))
+    with pytest.raises(Ambiguous):  # probabilities below 0.5, all of them, or scaled labels
+        read_mask(tmp_path / "labels.tif")
+
+
+@pytest.mark.promise(ONE)
+def test_an_inverted_ground_may_be_a_label_number(tmp_path):
+    values = np.full((48, 64), 2, np.uint8) - disc(12) - disc(6)
+    Image.fromarray(values).save(tmp_path / "x.png")
+    found = read_mask(MaskFiles((tmp_path / "x.png",), "invert"))
+    np.testing.assert_array_equal(found, disc(12))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.config import LEARNERS, Params, load_params
+from pipeline.config import DEFAULT_LEARNERS, Params, load_params
 from pipeline.learners.runs import read_predictions
 from pipeline.manifest import write_manifest
 from pipeline.paths import Paths
@@ -21,16 +21,17 @@ def small_params(*learners: str, **overrides) -> Params:
     """Return params.yaml with a grid that trains in seconds.
 
     Args:
-        learners: the only ones; default: the built-in ones.
+        learners: the only ones; default: those of params.yaml.
         overrides: dotted keys, with __ for the dot and any other name as it is.
     """
     probe, focus = {"c_steps": 4}, {"epochs": 20, "attention_dim": 8}
     sections = {"linear-probe": probe, "medfocus": focus, "medfocus-probe": probe | focus}
+    sections |= {"tip-adapter-f": {"epochs": 3}, "clip-adapter": {"epochs": 3, "ratio": [0.2, 0.4]}}
     small = {
         "train.seeds": [0, 1],
         "splits.fractions": [0.2, 1.0],
         "train.views": {"official": ["whole", "masked"], "grouped": ["masked"]},
-        "learners": {name: dict(sections.get(name, {})) for name in learners or LEARNERS},
+        "learners": {name: dict(sections.get(name, {})) for name in learners or DEFAULT_LEARNERS},
         "evaluate.bootstrap": 100,
     }
     given = {key.replace("__", "."): value for key, value in overrides.items()}

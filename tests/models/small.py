@@ -1,12 +1,15 @@
-"""Small real models: SAM2 with a narrow Hiera, and a narrow ViT CLIP, at random weights."""
+"""Small real models with random weights: SAM2 with a narrow Hiera, a narrow ViT CLIP, and models of
+the classes that BiomedCLIP and SigLIP have."""
 
 from __future__ import annotations
 
+import json
+import string
 from pathlib import Path
 from typing import Any
 
 import torch
-from open_clip.model import CLIP
+from open_clip.model import CLIP, CustomTextCLIP
 from sam2.modeling.sam2_base import SAM2Base
 
 from pipeline.models.sam2 import instantiate_sam2, sam2_config
@@ -45,6 +48,7 @@ def small_clip_config(**changes: Any) -> dict[str, Any]:
     """A ViT CLIP that is built in a moment."""
     return {
         "embed_dim": 24,
+        "quick_gelu": False,
         "vision_cfg": {"image_size": 64, "layers": 2, "width": 32, "head_width": 16,
                        "patch_size": 16},
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2,
@@ -64,3 +68,64 @@ def save_clip(path: Path, seed: int = 0) -> Path:
     else:
         torch.save({"state_dict": state}, path)
     return path
+
+
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.ascii_lowercase,
+         *("##" + c for c in string.ascii_lowercase), "scan", "of", "tumour")  # fmt: skip
+VISION = {"timm_model_name": "test_vit", "timm_model_pretrained": False, "image_size": 160}
+BIOMED: dict[str, Any] = {
+    "embed_dim": 24,
+    "vision_cfg": {**VISION, "timm_pool": "", "timm_proj": "linear"},
+    "text_cfg": {
+        "hf_model_name": "nobody/has-this-text-model",
+        "hf_tokenizer_name": "nobody/has-this-text-model",
+        "hf_proj_type": "mlp",
+        "hf_pooler_type": "cls_last_hidden_state_pooler",
+        "context_length": 24,
+    },
+}
+"""As BiomedCLIP: a ViT of timm, and a BERT whose configuration is in another repository."""
+SIGLIP: dict[str, Any] = {
+    "embed_dim": 64,
+    "init_logit_bias": -10,
+    "custom_text": True,
+    "vision_cfg": {**VISION, "timm_pool": "map", "timm_proj": "none"},
+    "text_cfg": {
+        "context_length": 16, "vocab_size": len(WORDS), "width": 64, "heads": 2, "layers": 1,
+        "hf_tokenizer_name": "nobody/has-this-tokenizer",
+        "tokenizer_kwargs": {"clean": "canonicalize"},
+        "no_causal_mask": True, "proj_bias": True, "pool_type": "last",
+    },
+}  # fmt: skip
+"""As SigLIP: attention pooling, a bias of the logits, a tokenizer of transformers."""
+
+
+def save_text_model(folder: Path) -> Path:
+    """Save the configuration of a small BERT and its tokenizer, as a repository has them."""
+    folder.mkdir(parents=True)
+    bert = {
+        "model_type": "bert", "vocab_size": len(WORDS), "hidden_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(bert))
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    return folder
+
+
+def save_repository(
+    folder: Path, config: dict[str, Any], text: Path, **preprocess: Any
+) -> CustomTextCLIP:
+    """Save random weights and the configuration as a repository of open_clip has them; return the
+    model, built by open_clip with the text model of a folder."""
+    folder.mkdir(parents=True)
+    stated = {"model_cfg": config, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(stated))
+    built = json.loads(json.dumps(config))
+    built.pop("custom_text", None)
+    if "hf_model_name" in built["text_cfg"]:
+        built["text_cfg"] |= {"hf_model_name": str(text), "hf_model_pretrained": False}
+    torch.manual_seed(0)
+    model = CustomTextCLIP(**built).eval()
+    torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
+    return model

@@ -124,6 +124,19 @@ def test_a_wrong_hash_is_refused_with_both(tmp_path, kind):
     assert kind.open(path, sha256=digest).fingerprint["checkpoint_sha256"] == digest
 
 
+@both
+@pytest.mark.promise("Weights that are NaN or infinite are refused.")
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, kind, value):
+    path = tmp_path / "model.pt"
+    kind.save(path)
+    ((key, state),) = torch.load(path, weights_only=True).items()
+    name = next(name for name, tensor in state.items() if tensor.ndim > 1)
+    state[name].view(-1)[-1] = value
+    torch.save({key: state | {"text.attn_mask": torch.full((2, 2), -torch.inf)}}, path)
+    assert f"1 tensors ({name})" in kind.refusal(path).message
+
+
 def test_unknown_names_and_missing_checkpoints_say_what_to_choose_or_download(tmp_path):
     def error(load, name, checkpoint=None):
         with pytest.raises(ModelError) as caught:
@@ -139,12 +152,6 @@ def test_unknown_names_and_missing_checkpoints_say_what_to_choose_or_download(tm
     url = "https://huggingface.co/timm/vit_base_patch16"
     for checkpoint in (None, str(tmp_path / "absent.safetensors")):
         assert url in error(load_clip, "ViT-B-16", checkpoint)
-
-
-@pytest.mark.promise("OpenAI's CLIP weights are never run with the wrong activation.")
-def test_openais_weights_with_gelu_are_refused(tmp_path):
-    path = save_clip(tmp_path / "ViT-B-32-openai.pt")
-    assert "ViT-B-32-quickgelu" in CLIP.refusal(path).remedy
 
 
 @pytest.fixture
@@ -175,6 +182,10 @@ def test_a_hub_id_loads_the_file_of_the_repository(kind, hub, tmp_path):
     assert model.fingerprint["checkpoint_sha256"] == digest
     kind.save(tmp_path / kind.file)
     assert kind.open(tmp_path / kind.file).fingerprint == model.fingerprint
+    best = download(hub, kind, "somebody/several-files")
+    best.rename(best.with_stem("best"))
+    named = kind.open(f"hf-hub:somebody/several-files/best{best.suffix}")
+    assert named.fingerprint == model.fingerprint
     error = kind.refusal(f"hf-hub:{kind.repository}", sha256="0" * 64)
     assert digest in error.message and f"huggingface.co/{kind.repository}" in error.remedy
 
@@ -191,15 +202,17 @@ def test_offline_the_error_says_what_to_download(kind, hub):
 @pytest.mark.promise("OpenAI's CLIP weights are never run with the wrong activation.")
 @pytest.mark.parametrize("where", ["path", "hub"])
 def test_a_configuration_beside_the_checkpoint_decides_the_activation(where, hub, tmp_path):
-    stated = {"model_cfg": {"quick_gelu": True}, "preprocess_cfg": {"mean": [0.1, 0.2, 0.3]}}
+    model = small_clip_config(quick_gelu=True)
+    stated = {"model_cfg": model, "preprocess_cfg": {"mean": [0.1, 0.2, 0.3]}}
     if where == "hub":
         path, checkpoint = download(hub, CLIP), f"hf-hub:{CLIP.repository}"
     else:
         path = checkpoint = save_clip(tmp_path / CLIP.file)
     (path.parent / "open_clip_config.json").write_text(json.dumps(stated))
-    clip = CLIP.open(checkpoint)
-    assert clip.fingerprint["config"]["quick_gelu"] is True
-    assert clip.mean == (0.1, 0.2, 0.3)
+    name = checkpoint if where == "hub" else f"local-dir:{path.parent}"
+    for clip in (CLIP.open(checkpoint), load_clip(ModelSpec(name=name))):
+        assert clip.fingerprint["config"]["quick_gelu"] is True
+        assert clip.mean == (0.1, 0.2, 0.3)
 
 
 @pytest.mark.promise("OpenAI's CLIP weights are never run with the wrong activation.")

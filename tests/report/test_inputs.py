@@ -103,6 +103,17 @@ def test_an_unfinished_run_is_warned_of(fresh, stage):
     assert str(paths.root) not in said
 
 
+@pytest.mark.promise("Bytes that change under the same name are noticed by all who read them.")
+def test_an_image_of_other_bytes_than_were_masked_is_not_drawn(fresh):
+    params, paths = fresh
+    file = paths.data("one") / "test/beta/000.png"
+    file.write_bytes(file.read_bytes() + b"x")
+    assert (
+        "bytes changed"
+        in Album(load_dataset("one", params, paths), 32).picture("test/beta/000.png").note
+    )
+
+
 @pytest.mark.promise("A mask that the store lists but cannot give is named, never drawn as empty.")
 def test_a_lost_mask_is_named_and_never_drawn_as_empty(fresh):
     params, paths = fresh
@@ -113,7 +124,8 @@ def test_a_lost_mask_is_named_and_never_drawn_as_empty(fresh):
     album = Album(data, 32)
     image_id = "test/beta/000.png"
     picture = album.picture(image_id)
-    assert picture.uri and picture.note.startswith("mask lost") and image_id in album.lost
+    assert not picture.uri and picture.note.startswith("mask lost") and image_id in album.lost
+    assert album.picture(image_id, outlines=False).uri
     assert album.picture(FAILED).note == "segmentation failed" and FAILED not in album.lost
     whole, outlined, masked = album.example(image_id)
     assert masked.uri == "" and masked.note.startswith("mask lost")

@@ -241,6 +241,17 @@ def test_a_parameter_of_an_earlier_run_is_named(data):
     assert said == ["evaluate.bins: 7 in the run of one", "train.seeds: [5] in the run of one"]
 
 
+@pytest.mark.promise("The report names the models of the stores, whatever params.yaml names now.")
+def test_the_models_are_those_of_the_stores(fresh, data):
+    params, paths = fresh
+    other = params.model_copy(update={"profile": "paper"})
+    page = build_report(other, paths).read_text("utf-8")
+    assert "Models: drawn (prompt salient) for masks." in page
+    data.records["segment"]["parameters"]["profile"] = "embedded"
+    assert build.differing([data], other) == ['profile of segment: "embedded" in the run of one']
+    assert build.models_used([]) == "no models yet"
+
+
 def test_names_are_only_names_and_a_drawn_split_is_not_called_published(tmp_path):
     classes = ("<b>x</b>", "007", "NA")
     params, paths = make_project(tmp_path, "a&b", classes=classes, test_part=False)

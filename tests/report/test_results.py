@@ -38,7 +38,7 @@ def test_the_readme_is_short_and_names_what_it_was_made_of(written):
     sha256 = load_dataset("lung", params, paths).manifest_sha256
     for text in ("dvc repro && dvc repro results/dvc.yaml", "not in a git checkout", sha256):
         assert f"`{text}`" in page
-    assert params.models.clip.name in page and OTHER_SET["lung"] in page
+    assert "drawn (prompt salient) for masks" in page and OTHER_SET["lung"] in page
     assert "Synthetic" not in page
     figure = (paths.results / "accuracy.svg").read_text("utf-8")
     assert len(figure) < 1e6 and ">lung</text>" in figure and "<dc:date>" not in figure

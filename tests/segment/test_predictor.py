@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.models import draw_box_prompt
+from pipeline.segment import predictor
 from pipeline.segment.predictor import BatchPredictor, Prompt
 
 CLICKS = (np.array([[20.0, 30.0], [5.0, 5.0]], np.float32), np.array([1, 0], np.int32))
@@ -45,3 +46,26 @@ def test_batch_equals_the_predictor_image_by_image(sam, sam2, scenes, kind, mult
         assert (ours != theirs.astype(bool)).mean() < 1e-3
         assert np.allclose(np.clip(logits[i].numpy(), -32, 32), low_res, atol=1e-4)
         assert np.allclose(ious[i], iou, atol=1e-5)
+
+
+@pytest.mark.promise("The memory of the decoder is bounded, whatever the number of prompts.")
+def test_prompts_are_decoded_in_passes_of_bounded_size(sam, sam2, scenes, monkeypatch):
+    images = [image for image, _ in scenes[:3]]
+    maps = sam.embed([sam.preprocess(image) for image in images])
+    clicks = [Prompt(np.array([[x, x + 3.0]], np.float32), np.ones(1, np.int32)) for x in range(20)]
+    prompts = [*clicks, Prompt(), Prompt.box(BOX), Prompt()]
+    frames = [i % 3 for i in range(len(prompts))]
+    sizes = [images[i].shape[:2] for i in frames]
+    whole = sam.decode(maps, prompts, sizes, index=frames, multimask=True)
+    passes = []
+    decoder = sam2.model.sam_mask_decoder
+    counted = decoder.register_forward_pre_hook(
+        lambda module, args, given: passes.append(len(given["sparse_prompt_embeddings"])),
+        with_kwargs=True,
+    )
+    monkeypatch.setattr(predictor, "PASS_PIXELS", 6 * sam2.image_size**2)
+    parts = sam.decode(maps, prompts, sizes, index=frames, multimask=True)
+    counted.remove()
+    assert sorted(passes) == [1, 2, 2, 6, 6, 6]
+    for a, b in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)

@@ -6,6 +6,8 @@ from PIL import Image
 
 from pipeline import open_masks
 from pipeline.engine.options import RunOptions
+from pipeline.engine.record import RunRecord
+from pipeline.errors import StageFailed
 from pipeline.segment.segment import segment_dataset
 from pipeline.segment.strategies import STRATEGIES
 from tests.project import DATASET
@@ -71,6 +73,22 @@ def test_a_changed_box_recomputes_that_image_alone_and_a_missing_one_fails(proje
     record = run(prompt="box", segment__max_failed=0.5)
     assert record.done == 1 and record.redone_rows == {"3.png": "prompt, mask or frame changed"}
     assert masks(project).table().loc["3.png", "prompt"].startswith("box 6,6,30,30")
+
+
+@pytest.mark.promise(
+    "`segment` says how many masks are ok, empty and full, and ends with exit 3 when all are empty."
+)
+def test_masks_are_counted_by_status_and_a_set_of_empty_ones_fails(project, run):
+    record = run(predictor=None, prompt="manifest")
+    assert record.masks == {"ok": 5} and "masks: 5 ok" in record.summary()
+    for row in project.rows:
+        Image.new("L", (row["width"], row["height"])).save(project.file(row["mask_path"]))
+    with pytest.raises(StageFailed, match="all 5 masks are empty") as caught:
+        run(predictor=None, prompt="manifest")
+    assert caught.value.exit_code == 3
+    kept = RunRecord.read(project.paths.record(DATASET, "segment"))
+    assert (kept.status, kept.masks, kept.done) == ("failed", {"empty": 5}, 5)
+    assert run(predictor=None, prompt="manifest", segment__max_failed=1.0).status == "ok"
 
 
 @pytest.mark.promise("An image without a ground-truth mask is never one with an empty mask.")

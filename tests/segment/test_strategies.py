@@ -137,3 +137,18 @@ def test_status_by_area_and_stability_by_a_stricter_and_a_looser_threshold():
     assert found == ["empty", "ok", "full"]
     assert (mask_status(0, 0, 1), mask_status(1, 0, 1)) == ("empty", "full")
     assert stability_score(np.array([[5.0, 0.5, -0.5, -5.0]])) == pytest.approx(1 / 3)
+
+
+@pytest.mark.promise("A blank image has no mask, whatever the model says: status empty, blank.")
+@pytest.mark.parametrize("prompt", ["salient", "auto", "center-box", "full"])
+@pytest.mark.parametrize("colour", [(0, 0, 0), (90, 90, 90), (255, 255, 255), (200, 20, 90)])
+def test_a_blank_image_has_no_mask(sam2, scenes, params, prompt, colour):
+    image, _ = scenes[0]
+    noisy = np.full_like(image, 90)
+    noisy[::2] += 1
+    flat, nearly, real = segment_images(
+        [np.full_like(image, colour), noisy, image], params(prompt=prompt), sam2
+    )
+    for row in (flat, nearly):
+        assert (row.status, row.reason) == ("empty", "blank") and not row.mask.any()
+    assert real.reason != "blank" and real.mask.any()

@@ -109,7 +109,8 @@ def test_a_shard_that_cannot_be_written_adds_no_row_to_the_index(tmp_path, small
     (path / "mask/c/2").write_bytes(b"a file where the folder of the third shard belongs")
     with pytest.raises(DiskError):
         run_cheap("masks", tmp_path, items)
-    assert list(opened(path)) == [item.image_id for item in items[:8]] and verify_store(path).ok
+    ids = sorted(item.image_id for item in items[:8])
+    assert list(opened(path)) == ids and verify_store(path).ok
     (path / "mask/c/2").unlink()
     assert run_cheap("masks", tmp_path, items).done == 4 and verify_store(path).ok
 
@@ -118,7 +119,7 @@ def test_a_shard_that_cannot_be_written_adds_no_row_to_the_index(tmp_path, small
 def test_changed_rows_are_seen_at_once_and_a_plain_reader_keeps_its_moment(store, column):
     kind, folder, items, path = store
     earlier = xr.open_zarr(path)  # lazy: its columns are read after the change
-    was = opened(path).table()[column].tolist()
+    was = opened(path).frame.sort_values("row")[column].tolist()
     if column == "label":
         items = [replace(item, row={**item.row, "label": "cow"}) for item in items]
         assert run_cheap(kind, folder, items).done == 0

@@ -79,4 +79,5 @@ def test_lost_rows_of_layout_1_are_not_converted_but_computed_again(earlier):
     assert convert_store(path) == ROWS - 4
     mapper = CheapMapper(kind)
     run_cheap(kind, path.parent, items, mapper=mapper)
-    assert mapper.mapped == [i.image_id for i in items[4:8]] and verify_store(path).ok
+    second = sorted(i.image_id for i in items)[4:8]  # the old store has its rows in this order
+    assert sorted(mapper.mapped) == second and verify_store(path).ok

@@ -57,6 +57,27 @@ def text_features():
     return np.random.default_rng(9).normal(size=(3, 2, DIM)).astype(np.float32)
 
 
+@pytest.mark.promise("`xy` has one order of rows, however the store was filled.")
+@pytest.mark.parametrize("runs", [["dacb"], ["c", "bd", "a"], ["abcd", "b"]])
+def test_rows_come_sorted_by_id_in_whatever_order_they_were_written(tmp_path, runs):
+    path = tmp_path / "features.zarr"
+    for names in runs:
+        with FeatureStoreWriter(path, {}, views=("whole", "masked"), dim=DIM) as writer:
+            items = items_of(names)
+            writer.plan(items)
+            writer.write(items, [FeatureRow(n, features_of(n)) for n in names])
+    store = open_features(path)
+    assert [*store] == [*store.table().index] == [*store.ids()] == ["a", "b", "c", "d"]
+    assert (
+        [*store.ids("train")]
+        == [*"abd"]
+        == [*store.to_pandas("whole").query("split == 'train'").index]
+    )
+    X, y = store.xy("whole", "train")
+    np.testing.assert_array_equal(X, [features_of(n)[0] for n in "abd"])
+    assert y.tolist() == [1, 2, 0]
+
+
 @pytest.mark.promise("Rows are joined by image id or class name, never by position.")
 def test_xy_of_a_split_gives_each_image_its_own_row_and_label(path):
     store = open_features(path)

@@ -40,7 +40,7 @@ def test_a_reader_keeps_its_rows_whatever_a_writer_does(tmp_path, kind, how):
     else:
         other = CheapMapper(kind, tag="b")
         run_cheap(kind, tmp_path, items[::-1], mapper=other, on_mismatch="rebuild")
-    assert list(early) == [i.image_id for i in items[:7]]
+    assert list(early) == sorted(i.image_id for i in items[:7])
     for image_id in early:
         data = early.read(image_id)
         arrays = tuple((n, a.dtype.str, a.shape, a.tobytes()) for n, a in sorted(data.items()))

@@ -1,6 +1,6 @@
 """Make the embedded models and their cards. Not a DVC stage: their weights are tracked in git.
 
-python -m tools.pretrain --data ../shared
+python -m tools.pretrain --data DATA
 """
 
 from __future__ import annotations
