@@ -10,7 +10,14 @@ import numpy as np
 from pydantic import AfterValidator, Field
 
 from pipeline.config import EachOnce
-from pipeline.learners.base import Learner, Samples, accuracy, check_finite, l2_normalise
+from pipeline.learners.base import (
+    Learner,
+    Samples,
+    accuracy,
+    check_finite,
+    l2_normalise,
+    log_loss,
+)
 
 T = TypeVar("T")
 
@@ -35,8 +42,7 @@ def judge(proba: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
     `proba` are probabilities (n, C) of images whose classes are `y` (n,).
     """
-    p = proba[np.arange(len(y)), y].astype(np.float64)
-    return accuracy(proba, y), float(np.log(np.clip(p, 1e-7, 1.0)).mean())
+    return accuracy(proba, y), -log_loss(proba, y)
 
 
 def middle(grid: Sequence[T]) -> T:
