@@ -122,6 +122,8 @@ def train_learner(
     inputs = stamp(**runs.run_inputs(paths, dataset) | {"features": store})
     features = read_features(paths.masks(dataset), store, manifest, needed)
     samples = {view: features.seen(view, names) for view, names in views.items()}
+    for one in samples.values():
+        cls(own).check_lengths(one)
     classes = features.samples.classes
     record.seconds["read"] = time.monotonic() - clock
 
