@@ -163,7 +163,11 @@ class PredictMapper:
         needed = params.encode.model_copy(update={"views": self.views})
         self.encoder = EncodeMapper(needed, clip, {}, window=self.window)
         self.device = encoder.device
-        self.text = features.class_features(self.fitted.classes)
+        self.text, self.prompts = features.class_features(self.fitted.classes), None
+        if "prompts" in self.fitted.learners[0].needs:
+            from pipeline.learners.prompts import ClassPrompts
+
+            self.prompts = ClassPrompts.of(features, self.fitted.classes, params.models.clip)
 
     def load(self, item: WorkItem) -> np.ndarray:
         """Read an image."""
@@ -183,7 +187,7 @@ class PredictMapper:
             names = (*self.encoder.frames, *self.encoder.pooled)
             each = zip(names, [*encoded.features[n], *pooled], strict=True)
             by_view = {name: feature[None] for name, feature in each}
-            sample = Samples(self.view, by_view, none, self.text, classes)
+            sample = Samples(self.view, by_view, none, self.text, classes, prompts=self.prompts)
             every = [predict_joined(learner, sample) for learner in self.fitted.learners]
             proba = np.mean(every, axis=0)[0]
             check_finite("a class probability (is there such a view of new images?)", proba)
