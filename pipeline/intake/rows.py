@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.errors import ImageError, ManifestError
+from pipeline.errors import ImageError, ManifestError, shown
 from pipeline.images import (
     Ambiguous,
     FrameInfo,
@@ -23,13 +23,12 @@ from pipeline.images import (
     probe,
     read_mask,
 )
-from pipeline.intake.find import Findings, shown
-from pipeline.intake.tables import pixel_box
+from pipeline.intake.find import Findings
+from pipeline.intake.user_tables import pixel_box
 from pipeline.io import sha256_file
 from pipeline.manifest import mask_file
 from pipeline.segment.quality import odd_truth
 
-Progress = Callable[[int, int], None]
 MASK_FOLDERS = ("mask", "masks", "ground_truth", "groundtruth", "segmentation", "segmentations")
 PATIENT_NAMED = re.compile(r"(?i)(patient|subject|person|case|pat|pt|sub)[ _-]*\d+")
 SECONDARY = "DICOM secondary capture (dose report, screen shot) among CT, MR or PET images"
@@ -66,29 +65,24 @@ def measure(file: Path) -> Measured:
         return Measured(failed=f"cannot be read ({os.strerror(error.errno or 0)})")
 
 
-def measure_all(root: Path, paths: set[str], progress: Progress | None) -> dict[str, Measured]:
+def measure_all(root: Path, paths: set[str]) -> dict[str, Measured]:
     """Measure files below a folder; returns path -> what was found."""
-    found = _in_threads(lambda name: (name, measure(root / name)), sorted(paths), progress)
+    found = _in_threads(lambda name: (name, measure(root / name)), sorted(paths))
     return dict(found)
 
 
-def _in_threads(function: Callable, items: list, progress: Progress | None = None) -> Iterator:
-    """Map a function over items in threads, in order; report (done, total) after each."""
+def _in_threads(function: Callable, items: list) -> list:
+    """Map a function over items in threads, in order."""
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
-        for done, result in enumerate(pool.map(function, items), 1):
-            if progress is not None:
-                progress(done, len(items))
-            yield result
+        return list(pool.map(function, items))
 
 
-def build_rows(
-    findings: Findings, *, synthetic: bool, progress: Progress | None
-) -> tuple[pd.DataFrame, list[int]]:
+def build_rows(findings: Findings, *, synthetic: bool) -> tuple[pd.DataFrame, list[int]]:
     """Measure every image and make one row per frame (or of the frame that a table names); what is
     skipped or failed joins `findings`. Returns the rows, sorted by path and frame, with the columns
     of `findings.images`; and the line of the table that each comes from."""
     images = findings.images.sort_values("path", kind="stable")
-    measured = measure_all(findings.root, set(images["path"]), progress)
+    measured = measure_all(findings.root, set(images["path"]))
     captures = Counter(one.capture for one in measured.values())
     if captures["acquired"] > captures["secondary"] > 0:
         for path, one in measured.items():
