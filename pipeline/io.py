@@ -147,15 +147,23 @@ class FileHashes:
 
     def __call__(self, file: str | os.PathLike) -> str:
         """Return the hexadecimal SHA-256 of a file's bytes; errors as for `open_bytes`."""
-        stat, name = os.stat(file), os.path.abspath(file)
-        times = stat.st_mtime_ns, stat.st_ctime_ns
-        now = [stat.st_ino, stat.st_size, *times]
-        *then, digest = self._known.get(name, [""])
-        if then != now:
-            young = time.time_ns() - max(times) < 2e9
-            (self._young.add if young else self._young.discard)(name)
-            digest = sha256_file(file)
-            self._known[name], self._new = [*now, digest], True
+        version = self.version(file)
+        *known, digest = self._known.get(os.path.abspath(file), [""])
+        return digest if known == version[:-1] else self.learn(file, version, sha256_file(file))
+
+    def version(self, file: str | os.PathLike) -> list[int]:
+        """Return inode, size and times of a file, and whether it has just been changed."""
+        status = os.stat(file)
+        times = status.st_mtime_ns, status.st_ctime_ns
+        return [status.st_ino, status.st_size, *times, time.time_ns() - max(times) < 2e9]
+
+    def learn(self, file: str | os.PathLike, version: list[int], digest: str) -> str:
+        """Remember, and return, the SHA-256 of bytes that were read after `version` was asked
+        for; `file` may be another path of the same file."""
+        *now, young = version
+        name = os.path.abspath(file)
+        (self._young.add if young else self._young.discard)(name)
+        self._known[name], self._new = [*now, digest], True
         return digest
 
     def save(self) -> None:

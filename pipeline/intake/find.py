@@ -206,13 +206,14 @@ def read_folder(
             the names are possible.
     """
     images, folders, skipped = look_through(source, exclude)
+    files = len(images)
     images = _without_objects(images, source, skipped)
     if not images:
         common = ((why.partition(" - ")[0], n) for why, n in skipped.most_common(3))
         counts = "".join(f"; {n} skipped: {why}" for why, n in common)
         what = f"no images in it{counts}"
         raise ManifestError(what, path=source, remedy=remedy_for(skipped))
-    files, root, stray, truth = len(images), source, [], Truth()
+    root, stray, truth = source, [], Truth()
     while inner := _wrapped_folder(images, folders):
         stray += [path for path in images if "/" not in path]
         images, folders = _below(images, inner), _below(folders, inner)
