@@ -121,7 +121,22 @@ class EncodeMapper:
         seed: str = "",
         truth: np.ndarray | None = None,
     ) -> PreparedViews:
-        """Make the views of one image, uint8 (h, w, 3), and preprocess them.
+        """Make the views of one image, uint8 (h, w, 3), and preprocess them; see `frames`."""
+        frames, index = self.frames(image, mask, status, seed, truth)
+        size = self.clip.image_size
+        stack = np.stack(frames) if frames else np.zeros((0, size, size, 3))
+        return PreparedViews(normalise(stack, self.clip.mean, self.clip.std), index, status)
+
+    def frames(
+        self,
+        image: np.ndarray,
+        mask: np.ndarray,
+        status: str = "ok",
+        seed: str = "",
+        truth: np.ndarray | None = None,
+    ) -> tuple[list[np.ndarray], tuple[int, ...]]:
+        """Return the distinct frames of one image, uint8 (size, size, 3), and for each view the
+        number of its frame, -1 if the image does not have it.
 
         Views are made at the size of the image and resized afterwards, so that x * m is exact.
         `mask` is bool (h, w), `status` its "ok", "empty" or "full"; `seed` is that of the random
@@ -143,8 +158,7 @@ class EncodeMapper:
             # With an unusable mask most views equal the whole image: encode it once.
             frames.setdefault(frame.tobytes(), frame)
             index.append(list(frames).index(frame.tobytes()))
-        stack = np.stack(list(frames.values())) if frames else np.zeros((0, size, size, 3))
-        return PreparedViews(normalise(stack, self.clip.mean, self.clip.std), tuple(index), status)
+        return list(frames.values()), tuple(index)
 
     def map(self, items: Sequence[WorkItem], loaded: Sequence[PreparedViews]) -> list[FeatureRow]:
         """Encode all views of a batch of images."""

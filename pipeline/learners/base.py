@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from pydantic import ConfigDict, Field, ValidationError
@@ -26,6 +26,9 @@ from pipeline.config import (
     problem_text,
 )
 from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.encode.pixels import Pixels
 
 _registered: dict[str, type[Learner]] = {}
 C = TypeVar("C", bound=type)
@@ -49,6 +52,8 @@ class Samples:
         classes: the C class names, in the same order.
         weights: what a joint view has multiplied the features with, beside the scale of each view,
             (d,); 1 for other views. Who standardises features has to keep them.
+        pixels: frames of the run's view, uint8 (n, s, s, 3), for learners that need them; else
+            None.
     """
 
     view: str
@@ -57,6 +62,7 @@ class Samples:
     text: np.ndarray
     classes: tuple[str, ...] = ()
     weights: np.ndarray | float = 1.0
+    pixels: Pixels | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.features.values())))
@@ -64,7 +70,9 @@ class Samples:
     def take(self, rows: np.ndarray, *, labelled: bool) -> Self:
         """Return some of the images, with or without their labels."""
         features = {view: X[rows] for view, X in self.features.items()}
-        return replace(self, features=features, y=self.y[rows] if labelled else self.y[:0])
+        pixels = None if self.pixels is None else self.pixels.take(rows)
+        y = self.y[rows] if labelled else self.y[:0]
+        return replace(self, features=features, y=y, pixels=pixels)
 
     @property
     def X(self) -> np.ndarray:
@@ -83,6 +91,8 @@ class LearnerParams(Section):
 
     file: str | None = None
     """Python file that registers the learner, relative to params.yaml; None: it is installed."""
+    kind: str | None = None
+    """Name of the learner, if its section has a name of its own: several sections of one kind."""
     seeds: Seeds | None = None
     """Instead of train.seeds."""
     views: dict[Protocol, Views] | None = None
@@ -116,6 +126,7 @@ class Learner:
         joins: whether it can be fitted on joint views such as whole+crop, whose features are joined
             before `fit` sees them. False: these views are refused; or `views` is overridden, and
             the stored views that it names arrive as they are.
+        needs: what of `Samples` it needs besides features: "pixels".
         starts_from: a learner that `fit` fits first, with the parameters of the same names. If
             `train` finds that fit on disk, its arrays are there already when `fit` is called.
         chosen: what the validation part decided in `fit` (JSON values), for the table of runs.
@@ -126,6 +137,7 @@ class Learner:
     Parameters: ClassVar[type[LearnerParams]] = LearnerParams
     needs_labels: ClassVar[bool] = True
     joins: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset()
     starts_from: ClassVar[type[Learner] | None] = None
 
     def __init__(self, params: LearnerParams | None = None, *, seed: int = 0):
@@ -160,6 +172,10 @@ class Learner:
             remedy = f"name the views of this learner in learners.{self.name}.views"
             raise ConfigError(f"{self.name} cannot join the views {view}", remedy=remedy)
         return parts_of(view)
+
+    def frame_size(self, of_model: int) -> int:
+        """Return the side of the frames that a learner on pixels needs; default: the CLIP's own."""
+        return of_model
 
     @property
     def tensors(self) -> dict[str, np.ndarray]:
@@ -226,7 +242,7 @@ def find_learner(name: str, section: Mapping, root: Path) -> tuple[type[Learner]
         ConfigError: there is no such learner, or a parameter is not allowed.
     """
     file = section.get("file")
-    cls = get_learner(name, root / str(file) if file else None)
+    cls = get_learner(section.get("kind") or name, root / str(file) if file else None)
     try:
         return cls, cls.Parameters.model_validate(section)
     except ValidationError as error:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.config import CROSS_VALIDATED, Params
+from pipeline.encode.pixels import make_pixels
 from pipeline.engine.record import RunRecord, recorded, show_progress
 from pipeline.errors import PipelineError, StageFailed, StoreError
 from pipeline.io import ProcessLock, sha256_json, writing
@@ -107,7 +108,8 @@ def train_learner(
     force: bool,
 ) -> None:
     """Fit one learner, write its run folder and fill in the record; see `train_dataset`."""
-    dataset, folder, clock = record.dataset, paths.run(record.dataset, cls.name), time.monotonic()
+    dataset, name, clock = record.dataset, record.parameters["learner"], time.monotonic()
+    folder = paths.run(dataset, name)
     splits, notes = plan_runs(cls, own, load_split_plan(dataset, params, paths), params)
     record.parameters["notes"], record.total = notes, len(splits)
     if not splits:
@@ -122,6 +124,12 @@ def train_learner(
     inputs = stamp(**runs.run_inputs(paths, dataset) | {"features": store})
     features = read_features(paths.masks(dataset), store, manifest, needed)
     samples = {view: features.seen(view, names) for view, names in views.items()}
+    if "pixels" in cls.needs:
+        size = cls(own).frame_size(store.identity["model"]["image_size"])
+        source = dataset, params, paths, manifest, store
+        for view, ids in needed.items():
+            pixels = make_pixels(*source, view, size, features.ids, ids)
+            samples[view] = replace(samples[view], pixels=pixels)
     classes = features.samples.classes
     record.seconds["read"] = time.monotonic() - clock
 
@@ -133,8 +141,10 @@ def train_learner(
         decides = sha256_json(shared)
         for key, split in splits.items():
             parts = [features.digest(ids, views[key[1]]) for ids in (split.train, split.val)]
-            joint = [of_joint] if len(views[key[1]]) > 1 else []
-            digests[key] = sha256_json([decides, key[1], key[3], parts, *joint])
+            more = [of_joint] if len(views[key[1]]) > 1 else []
+            if (pixels := samples[key[1]].pixels) is not None:
+                more += [pixels.digest(features.rows(ids)) for ids in (split.train, split.val)]
+            digests[key] = sha256_json([decides, key[1], key[3], parts, *more])
         return digests
 
     digests = digests_of(cls, own)
@@ -161,7 +171,7 @@ def train_learner(
     file = None if own.file is None else (paths.root / own.file).absolute()
     results = _in_parallel(map(arguments, todo), jobs if todo else 1, file)
     reused = len(set(digests.values())) - len(todo)
-    title = f"train {dataset} {cls.name}"
+    title = f"train {dataset} {name}"
     with show_progress(title, len(todo), reused=reused, unit="fits") as count:
         for digest, result in zip(todo, results, strict=True):
             good = isinstance(result, runs.Fit)
@@ -181,7 +191,7 @@ def train_learner(
             if result is None:
                 learner = fits[digest].restore(cls(own, seed=seed))
                 result = runs.run_predict(learner, samples[view], test)
-            run = dict(zip(runs.RUN, (protocol, cls.name, view, fraction, seed), strict=True))
+            run = dict(zip(runs.RUN, (protocol, name, view, fraction, seed), strict=True))
             status, error = result if isinstance(result, runs.Failure) else ("ok", "")
             if status == "ok":
                 record.skipped += digest not in todo
