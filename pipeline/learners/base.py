@@ -206,7 +206,8 @@ def get_learner(name: str, file: Path | None = None) -> type[Learner]:
         for point in entry_points(group="pipeline.learners", name=name):
             register(name)(point.load())
         if name in LEARNERS:
-            module = {"medfocus-probe": "medfocus"}.get(name, name.replace("-", "_"))
+            shared = {"medfocus-probe": "medfocus", "fine-tuned": "backbone"}
+            module = shared.get(name, name.replace("-", "_"))
             importlib.import_module(f"pipeline.learners.{module}")
     if name not in _registered:
         raise ConfigError(
