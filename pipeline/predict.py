@@ -181,11 +181,14 @@ class PredictMapper:
         masks = self.segmenter.map(items, [self.segmenter.prepare(x, row) for x in loaded])
         every = zip(loaded, masks, items, strict=True)
         views = [self.encoder.prepare(x, m.mask, m.status, item.key) for x, m, item in every]
-        features, _ = self.encoder.encode(views)
+        encoded = self.encoder.encode(views)
         rows = []
         classes, none = tuple(self.fitted.classes), np.zeros(0, np.int64)
-        for image, mask, feature, item in zip(loaded, masks, features, items, strict=True):
-            by_view = {name: feature[[at]] for at, name in enumerate(self.views)}
+        for n, (image, mask, item) in enumerate(zip(loaded, masks, items, strict=True)):
+            pooled = [] if encoded.pooled is None else encoded.pooled[n]
+            names = (*self.encoder.frames, *self.encoder.pooled)
+            each = zip(names, [*encoded.features[n], *pooled], strict=True)
+            by_view = {name: feature[None] for name, feature in each}
             sample = Samples(self.view, by_view, none, self.text, classes)
             if self.frames is not None:
                 frame = self.frames.prepare(image, mask.mask, mask.status, item.key)

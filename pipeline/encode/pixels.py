@@ -30,9 +30,10 @@ import pandas as pd
 from pipeline.config import EncodeParams, ModelSpec, Params
 from pipeline.encode.encode import encode_items
 from pipeline.encode.mapper import EncodeMapper
+from pipeline.encode.views import VIEWS
 from pipeline.engine.record import show_progress
 from pipeline.engine.run import BATCH_SIZE, LocalExecutor
-from pipeline.errors import ModelError, PipelineError, StoreError, reason_of
+from pipeline.errors import ConfigError, ModelError, PipelineError, StoreError, reason_of
 from pipeline.images import reader_rules
 from pipeline.io import FileHashes, ProcessLock, atomic_write_text, writing
 from pipeline.models import ClipModel, load_clip
@@ -114,6 +115,9 @@ class PixelMapper(EncodeMapper):
         masks: Any,
         window: tuple[float, float] | None,
     ):
+        if view not in VIEWS:
+            remedy = f"give the learner some of the views {', '.join(VIEWS)}"
+            raise ConfigError(f"the view {view} has no pixels of its own", remedy=remedy)
         if identity.get("reader") != json.loads(json.dumps(reader_rules(window))):
             message = "the features were made of images that were read in another way"
             raise StoreError(message, remedy="run encode again")
@@ -129,7 +133,7 @@ class PixelMapper(EncodeMapper):
 
     def prepare(self, *image: Any) -> np.ndarray:
         """Return the frame of one image, uint8 (size, size, 3); arguments of `EncodeMapper`."""
-        frames, _ = self.frames(*image)
+        frames, _ = self.draw(self.source(*image), self.frames)
         if not frames:
             message = f"has no view {self.params.views[0]}"
             raise PipelineError(message, remedy="leave this view out, or give its ground truth")

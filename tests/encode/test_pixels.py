@@ -98,7 +98,7 @@ def test_an_image_that_fails_is_named_and_the_others_are_kept(project, run, coun
 
 def test_a_view_that_is_no_image_or_another_reader_is_refused(project, run):
     run()
-    with pytest.raises(ConfigError, match="unknown whole-tokens"):
-        pixels_of(project, "whole-tokens")
+    with pytest.raises(ConfigError, match=r"inside has no pixels.*whole, masked"):
+        pixels_of(project, "inside")
     with pytest.raises(StoreError, match=r"read in another way.*run encode again"):
         pixels_of(project, images__window={"center": 40, "width": 400})
