@@ -164,7 +164,11 @@ class PredictMapper:
         needed = params.encode.model_copy(update={"views": self.views})
         self.encoder = EncodeMapper(needed, clip, {}, window=self.window)
         self.device = encoder.device
-        self.text = features.class_features(self.fitted.classes)
+        self.text, self.prompts = features.class_features(self.fitted.classes), None
+        if "prompts" in self.fitted.learners[0].needs:
+            from pipeline.learners.prompts import ClassPrompts
+
+            self.prompts = ClassPrompts.of(features, self.fitted.classes, params.models.clip)
         self.frames, first = None, self.fitted.learners[0]
         if "pixels" in first.needs:
             size = first.frame_size(clip.image_size)
@@ -189,7 +193,7 @@ class PredictMapper:
             names = (*self.encoder.frames, *self.encoder.pooled)
             each = zip(names, [*encoded.features[n], *pooled], strict=True)
             by_view = {name: feature[None] for name, feature in each}
-            sample = Samples(self.view, by_view, none, self.text, classes)
+            sample = Samples(self.view, by_view, none, self.text, classes, prompts=self.prompts)
             if self.frames is not None:
                 frame = self.frames.prepare(image, mask.mask, mask.status, item.key)
                 one = np.zeros(1, np.int64), np.array([item.key], object)

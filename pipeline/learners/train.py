@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 
 from pipeline.config import CROSS_VALIDATED, Params
-from pipeline.encode.pixels import make_pixels
 from pipeline.engine.record import RunRecord, recorded, show_progress
 from pipeline.errors import PipelineError, StageFailed, StoreError
 from pipeline.io import ProcessLock, sha256_json, writing
@@ -124,13 +123,21 @@ def train_learner(
     inputs = stamp(**runs.run_inputs(paths, dataset) | {"features": store})
     features = read_features(paths.masks(dataset), store, manifest, needed)
     samples = {view: features.seen(view, names) for view, names in views.items()}
+    classes, prompts = features.samples.classes, None
+    if "prompts" in cls.needs:
+        from pipeline.learners.prompts import ClassPrompts  # loads open_clip
+
+        prompts = ClassPrompts.of(store, classes, params.models.clip)
+        prompts.tower()  # no fit is begun without it
+        samples = {view: replace(of, prompts=prompts) for view, of in samples.items()}
     if "pixels" in cls.needs:
+        from pipeline.encode.pixels import make_pixels  # loads open_clip
+
         size = cls(own).frame_size(store.identity["model"]["image_size"])
         source = dataset, params, paths, manifest, store
         for view, ids in needed.items():
             pixels = make_pixels(*source, view, size, features.ids, ids)
             samples[view] = replace(samples[view], pixels=pixels)
-    classes = features.samples.classes
     record.seconds["read"] = time.monotonic() - clock
 
     def digests_of(cls: type[Learner], own: LearnerParams) -> dict[RunKey, str]:
@@ -138,7 +145,7 @@ def train_learner(
         text, digests = features.samples.text.tobytes().hex(), {}
         of_joint = {"block_weights": own.block_weights}
         shared = [own.deciding(), code_digest(cls), record.versions, classes, text]
-        decides = sha256_json(shared)
+        decides = sha256_json([*shared, prompts.identity] if prompts else shared)
         for key, split in splits.items():
             parts = [features.digest(ids, views[key[1]]) for ids in (split.train, split.val)]
             more = [of_joint] if len(views[key[1]]) > 1 else []
