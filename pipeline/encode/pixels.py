@@ -31,7 +31,7 @@ from pipeline.config import EncodeParams, ModelSpec, Params
 from pipeline.encode.encode import encode_items
 from pipeline.encode.mapper import EncodeMapper
 from pipeline.encode.views import VIEWS
-from pipeline.engine.record import show_progress
+from pipeline.engine.progress import show_progress
 from pipeline.engine.run import BATCH_SIZE, LocalExecutor
 from pipeline.errors import ConfigError, ModelError, PipelineError, StoreError, reason_of
 from pipeline.images import reader_rules

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Self
 
 import timm
+import torch
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 
@@ -33,8 +34,9 @@ class BackboneParams(OnPixelsParams):
     hf-hub:organisation/name; None: it is trained from scratch."""
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     """Of the checkpoint; required with it, so that a fit is of these weights."""
-    image_size: int = Field(224, ge=32)
-    """Side of the frames, pixels."""
+    image_size: int | None = Field(None, ge=32)
+    """Side of the frames, pixels; None: that of the model, for embedded 128, which is three times
+    as fast as its own 224."""
     learning_rate: float = Field(3e-4, gt=0)
     """Learning rate of AdamW, which falls to zero along a cosine."""
     augment: bool = True
@@ -57,7 +59,9 @@ class Network(nn.Module):
         about = timm.get_pretrained_cfg(name)
         self.mean, self.std = about.mean, about.std
         fixed = {"img_size": size} if about.fixed_input_size else {}
-        self.trunk = timm.create_model(name, pretrained=False, num_classes=0, **fixed)
+        trunk = timm.create_model(name, pretrained=False, num_classes=0, **fixed)
+        # Convolutions are faster in this layout; transformers do not mind.
+        self.trunk = trunk.to(memory_format=torch.channels_last)
         self.head = nn.Linear(self.trunk.head_hidden_size, n_classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -79,16 +83,20 @@ class FineTunedBackbone(OnPixels):
     """
 
     Parameters = BackboneParams
+    needs_text = False
     half = True
 
     def frame_size(self, of_model: int) -> int:
         """Return the side of the frames."""
-        return self.params.image_size
+        own = self.params
+        if own.image_size is None and own.backbone == "embedded":
+            return 128
+        return own.image_size or timm.get_pretrained_cfg(own.backbone).input_size[-1]
 
     def build(self, samples: Samples) -> nn.Module:
         """Return the network."""
         name = EMBEDDED if self.params.backbone == "embedded" else self.params.backbone
-        return Network(name, self.params.image_size, len(samples.text))
+        return Network(name, samples.pixels.size, len(samples.text))
 
     def begin(self, network: nn.Module, train: Samples) -> None:
         """Load the weights of the trunk.

@@ -79,10 +79,9 @@ class OnPixels(FineTuned):
                 images = _images(network, ordered.pixels, rows)
                 return network.train()(augmented(images) if self.params.augment else images)
 
-            weights = [value for value in _state(network).values() if value.is_floating_point()]
             parts = ((np.arange(len(part)), part.y) for part in (ordered, ordered_val))
             rng = Generator().manual_seed(self.seed)
-            self.chosen["epoch"] = self.minimise(weights, logits, *parts, rng)
+            self.chosen["epoch"] = self.minimise([*_state(network).values()], logits, *parts, rng)
         for name, value in _state(network).items():
             array = value.detach().numpy()
             kept = np.float16 if self.half and array.ndim > 1 else array.dtype
@@ -115,10 +114,10 @@ def _images(network: nn.Module, pixels: Pixels, rows: Tensor) -> Tensor:
 
 
 def _state(network: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers by name; changes in place are changes of the network."""
+    """Return parameters and statistics by name; changes in place are changes of the network."""
     kept = set(network.state_dict())
-    found = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    return {name: value for name, value in found.items() if name in kept}
+    found = (*network.named_parameters(), *network.named_buffers())
+    return {name: value for name, value in found if name in kept and value.is_floating_point()}
 
 
 def augmented(images: Tensor) -> Tensor:
