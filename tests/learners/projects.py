@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.config import DEFAULT_LEARNERS, Params, load_params
+from pipeline.config import DEFAULT_LEARNERS, LEARNERS, Params, load_params
+from pipeline.learners.base import get_learner
 from pipeline.learners.runs import read_predictions
 from pipeline.manifest import write_manifest
 from pipeline.paths import Paths
@@ -15,6 +16,8 @@ from pipeline.store import FeatureRow, FeatureStoreWriter
 from pipeline.store.items import WorkItem
 
 REPO = Path(__file__).resolve().parents[2]
+FROM_FEATURES = tuple(name for name in LEARNERS if not get_learner(name).needs)
+"""The learners that need nothing but features."""
 
 
 def small_params(*learners: str, **overrides) -> Params:

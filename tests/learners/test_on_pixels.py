@@ -23,7 +23,7 @@ from pipeline.io import sha256_file
 from pipeline.learners import DivergedError, Samples, get_learner
 from pipeline.learners.base import find_learner
 from pipeline.learners.train import train_dataset
-from pipeline.models.clip import build_clip
+from pipeline.models.clip import build_clip, load_clip
 from pipeline.predict import predict_images
 from pipeline.segment.segment import segment_dataset
 from tests.learners.projects import read_tables
@@ -50,7 +50,7 @@ def specs(tmp_path_factory):
         state = {k: v.contiguous() for k, v in build_clip(config).state_dict().items()}
         save_file(state, folder / f"{name}.safetensors")
         files = {"name": f"{folder}/{name}.json", "checkpoint": f"{folder}/{name}.safetensors"}
-        made[name] = ModelSpec(**files, trained_as="openai")
+        made[name] = ModelSpec(**files)
     return made
 
 
@@ -68,9 +68,7 @@ def draw(n: int, seed: int):
 def samples(spec, n: int = 48, seed: int = 1, y=None) -> Samples:
     """Images with the features that the CLIP has of them."""
     frames, labels = draw(n, seed)
-    from pipeline.encode.pixels import _load
-
-    clip = _load(spec)
+    clip = load_clip(spec)
     features = clip.encode_image(normalise(frames, clip.mean, clip.std)).numpy()
     text = np.random.default_rng(5).standard_normal((2, features.shape[1])).astype(np.float32)
     keys = np.array([hashlib.sha256(f.tobytes()).hexdigest() for f in frames], object)
@@ -137,7 +135,7 @@ def test_a_frame_is_added_to_the_border_and_without_it_prediction_is_zero_shot(s
     part = samples(specs["conv"], 4)
     clip, network = part.pixels.clip(), make("visual-prompt", frame=12).build(part)
     logits = network(images_of(part))
-    shot = make("zero-shot", scale=clip.logit_scale).predict_proba(part)
+    shot = make("zero-shot", scale=clip.logit_scale).fit(part, part).predict_proba(part)
     np.testing.assert_allclose(torch.softmax(logits, dim=1), shot, atol=1e-4)
     border = np.pad(np.zeros((SIZE - 24, SIZE - 24)), 12, constant_values=1)
     network.frame.copy_(torch.linspace(-1, 1, 3 * int(border.sum())).reshape(3, -1))
