@@ -117,7 +117,10 @@ class VisualPrompt(OnPixels):
 
     def build(self, samples: Samples) -> nn.Module:
         """Return the frozen CLIP with prompts."""
-        clip, text = samples.pixels.clip(), torch.from_numpy(np.float32(samples.text))
+        clip, text = (
+            samples.pixels.clip(),
+            torch.from_numpy(np.array(samples.text, np.float32, order="C")),
+        )
         return Prompted(clip, text, self.params)
 
     def begin(self, network: nn.Module, train: Samples) -> None:
