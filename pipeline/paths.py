@@ -81,6 +81,8 @@ class Paths:
     """Masks against ground truth."""
     prompt_quality = _cached("prompt_quality.parquet")
     """Every prompt strategy against ground truth."""
+    compare = _cached("compare.parquet")
+    """Every row of the study with its differences."""
     plots = _cached("plots")
     """Tables that `dvc plots` draws."""
 
@@ -95,6 +97,10 @@ class Paths:
     def predictions(self, dataset: str, learner: str) -> Path:
         """One row for each fit of a learner and test image."""
         return self.run(dataset, learner) / "predictions.parquet"
+
+    def seconds(self, dataset: str, learner: str) -> Path:
+        """The seconds of each fit of a learner by its digest."""
+        return self.cache(dataset) / "seconds" / f"{learner}.json"
 
     def record(self, dataset: str, stage: str) -> Path:
         """The record of a stage's last run."""

@@ -49,12 +49,14 @@ RUN = ("protocol", "learner", "view", "fraction", "seed")
 @dataclass(frozen=True)
 class Fit:
     """A fitted learner: a digest of all that decided it (code, parameters, images, seed), its
-    arrays, what the validation part decided (JSON), and the accuracy there, if any."""
+    arrays, what the validation part decided (JSON), the accuracy there, if any, and the seconds it
+    took on one thread, where they are known."""
 
     digest: str
     tensors: dict[str, np.ndarray]
     chosen: str
     val_score: float | None
+    seconds: float | None = None
 
     def restore(self, learner: Learner) -> Learner:
         """Give an unfitted learner the arrays of this fit, and return it; its predictions are the
@@ -72,6 +74,8 @@ def write_fits(path: Path, fits: Iterable[Fit], about: dict[str, Any] | None = N
     arrays, facts = {}, {}
     for fit in fits:
         facts[fit.digest] = {"chosen": fit.chosen, "val_score": fit.val_score}
+        if fit.seconds is not None:
+            facts[fit.digest]["seconds"] = fit.seconds
         for name, array in fit.tensors.items():
             arrays[f"{fit.digest}/{name}"] = np.ascontiguousarray(array)
     header = json.dumps({"about": about, "fits": facts}, sort_keys=True)
@@ -124,12 +128,13 @@ def run_fit(
 
     The fit is written to the run folder at once, as a file of its own; a DiskError is raised.
     """
+    clock = time.perf_counter()
     try:
         with single_thread():
             learner = fit_joined(learner, *(samples.take(rows, labelled=True) for rows in parts))
         score = None if learner.val_score is None else float(learner.val_score)
         chosen = json.dumps(learner.chosen, sort_keys=True, allow_nan=False)
-        fit = Fit(digest, learner.tensors, chosen, score)
+        fit = Fit(digest, learner.tensors, chosen, score, time.perf_counter() - clock)
         write_fits(folder / f"partial-{digest[:16]}.safetensors", [fit])
         return fit
     except DiskError:
