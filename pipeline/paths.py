@@ -105,3 +105,19 @@ class Paths:
     def record(self, dataset: str, stage: str) -> Path:
         """The record of a stage's last run."""
         return self.cache(dataset) / "records" / f"{stage}.json"
+
+
+class QuickPaths(Paths):
+    """A project whose runs and comparison are those of `compare --quick`, beside the full ones."""
+
+    compare = _cached("quick/compare.parquet")
+    plots = _cached("quick")
+
+    def run(self, dataset: str, learner: str) -> Path:
+        return self.cache(dataset) / "quick" / "runs" / learner
+
+    def seconds(self, dataset: str, learner: str) -> Path:
+        return self.cache(dataset) / "quick" / "seconds" / f"{learner}.json"
+
+    def record(self, dataset: str, stage: str) -> Path:
+        return self.cache(dataset) / "quick" / "records" / f"{stage}.json"

@@ -301,6 +301,13 @@ def read_predictions(
     return pd.concat(runs, ignore_index=True), with_stamp(together, inputs)
 
 
+def read_runs_table(paths: Paths, dataset: str, learner: str) -> pd.DataFrame:
+    """Return runs.parquet of a learner; PipelineError if it was not trained."""
+    path = paths.run_table(dataset, learner)
+    with _reading(path, train_command(dataset, learner)):
+        return pd.read_parquet(path)
+
+
 @contextmanager
 def _reading(path: Path, again: str) -> Iterator[None]:
     """Turn the errors of a file that is missing or damaged into one with a remedy."""
