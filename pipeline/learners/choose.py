@@ -72,7 +72,7 @@ def choose_run(
     """
     tables = []
     for name in [learner] if learner else params.learners:
-        with suppress(PipelineError) if learner is None else suppress():
+        with suppress(*[PipelineError] * (learner is None)):
             tables.append(read_runs_table(paths, dataset, name))
     runs = pd.concat(tables) if tables else pd.DataFrame()
     if len(runs):

@@ -49,8 +49,8 @@ RUN = ("protocol", "learner", "view", "fraction", "seed")
 @dataclass(frozen=True)
 class Fit:
     """A fitted learner: a digest of all that decided it (code, parameters, images, seed), its
-    arrays, what the validation part decided (JSON), the accuracy there, if any, and the seconds it
-    took on one thread, where they are known."""
+    arrays, what the validation part decided (JSON), the accuracy there, if any, and the CPU
+    seconds it took, where they are known."""
 
     digest: str
     tensors: dict[str, np.ndarray]
@@ -128,13 +128,13 @@ def run_fit(
 
     The fit is written to the run folder at once, as a file of its own; a DiskError is raised.
     """
-    clock = time.perf_counter()
+    clock = time.process_time()
     try:
         with single_thread():
             learner = fit_joined(learner, *(samples.take(rows, labelled=True) for rows in parts))
         score = None if learner.val_score is None else float(learner.val_score)
         chosen = json.dumps(learner.chosen, sort_keys=True, allow_nan=False)
-        fit = Fit(digest, learner.tensors, chosen, score, time.perf_counter() - clock)
+        fit = Fit(digest, learner.tensors, chosen, score, time.process_time() - clock)
         write_fits(folder / f"partial-{digest[:16]}.safetensors", [fit])
         return fit
     except DiskError:
@@ -306,6 +306,14 @@ def read_runs_table(paths: Paths, dataset: str, learner: str) -> pd.DataFrame:
     path = paths.run_table(dataset, learner)
     with _reading(path, train_command(dataset, learner)):
         return pd.read_parquet(path)
+
+
+def fit_seconds(path: Path) -> dict[str, float]:
+    """Return the seconds of each fit of a learner by digest, as `train` has measured them; none
+    where the file is missing or damaged."""
+    with suppress(OSError, ValueError):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    return {}
 
 
 @contextmanager

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import product
@@ -196,13 +194,13 @@ def train_learner(
     # Apart from what is the same bits whenever it is made again, and before partial fits go.
     took = {one.digest: one.seconds for one in used if one.seconds is not None}
     if base is not None:
-        of_fusion = fit_seconds(paths.seconds(dataset, base.name))
+        of_fusion = runs.fit_seconds(paths.seconds(dataset, base.name))
         took |= {
             digest: took[digest] + of_fusion.get(starts[key].digest, 0.0)
             for digest, key in todo.items()
             if digest in took and starts.get(key)
         }
-    known = fit_seconds(paths.seconds(dataset, cls.name)) | took
+    known = runs.fit_seconds(paths.seconds(dataset, cls.name)) | took
     kept = {one.digest: round(known[one.digest], 4) for one in used if one.digest in known}
     atomic_write_json(paths.seconds(dataset, cls.name), kept)
     used = [replace(one, seconds=None) for one in used]
@@ -233,14 +231,6 @@ def train_learner(
             proba = result if status == "ok" else None
             tested.append((split.test, features.samples.y[test], proba))
     runs.write_tables(folder, rows, tested, classes, inputs)
-
-
-def fit_seconds(path: Path) -> dict[str, float]:
-    """Return the seconds of each fit of a learner by digest, as `train` has measured them; none
-    where the file is missing or damaged."""
-    with suppress(OSError, ValueError):
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    return {}
 
 
 def plan_runs(
