@@ -24,6 +24,7 @@ LEARNERS = (  # the built-in ones; docs/learners.md
     *("nearest-prototype", "k-nn", "tip-adapter", "tip-adapter-f", "clip-adapter"),
     *("lp-plus-plus", "ss-text"),
     *("coop", "cocoop"),
+    *("visual-prompt", "fine-tuned"),
 )
 VIEWS = ("whole", "masked", "crop", "binary", "oracle", "random")  # encoded by default
 MORE_VIEWS = ("dim", "blur", "grey", "random-crop")  # built in too, encoded on request

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from pipeline.config import Params
 from pipeline.encode.mapper import EncodeMapper
@@ -16,7 +20,7 @@ from pipeline.io import FileHashes
 from pipeline.manifest import class_names, read_manifest
 from pipeline.models import ClipModel, load_clip
 from pipeline.paths import Paths
-from pipeline.store import FeatureStoreWriter, open_masks
+from pipeline.store import FeatureStoreWriter, MaskStore, WorkItem, open_masks
 
 
 def encode_dataset(
@@ -56,14 +60,8 @@ def encode_dataset(
         text = f"encode {dataset}: prompts for classes that it does not have: "
         print(text + ", ".join(prompts.unused), file=sys.stderr, flush=True)
     masks = open_masks(paths.masks(dataset))
-    stored = masks.table()[["status", "reason", "sha256", "crc", "area"]].to_dict("index")
-
-    def mask_of(row: dict[str, Any]) -> dict[str, Any]:
-        row["mask"] = mask = stored.get(row["image_id"])
-        return {"mask": mask and [int(mask["crc"]), int(mask["area"]), mask["status"]]}
-
-    truth, hashes = "oracle" in section.views, FileHashes(paths.hashes(dataset))
-    items = image_items(chosen, paths.data(dataset), mask_of, truth=truth, hashes=hashes)
+    hashes = FileHashes(paths.hashes(dataset))
+    items = encode_items(chosen, paths.data(dataset), masks, section.views, hashes)
     clip = clip or load_encoder(params, options)
     check_length(prompts, clip.count_tokens, clip.context_length)
     choices = {"forward_batch": options.batch_size, "window": params.images.shown}
@@ -91,6 +89,24 @@ def encode_dataset(
                 prompts=prompts.texts,
             )
         return run_stage("encode", dataset, params, paths, options, items, mapper, writer, hashes)
+
+
+def encode_items(
+    manifest: pd.DataFrame,
+    data: Path,
+    masks: MaskStore,
+    views: Collection[str],
+    hashes: FileHashes,
+) -> list[WorkItem]:
+    """Return an item for `EncodeMapper` of each row of a manifest; `data` is the folder of the
+    images. The mask, and of the oracle view the ground truth, are in the key."""
+    stored = masks.table()[["status", "reason", "sha256", "crc", "area"]].to_dict("index")
+
+    def mask_of(row: dict[str, Any]) -> dict[str, Any]:
+        row["mask"] = mask = stored.get(row["image_id"])
+        return {"mask": mask and [int(mask["crc"]), int(mask["area"]), mask["status"]]}
+
+    return image_items(manifest, data, mask_of, truth="oracle" in views, hashes=hashes)
 
 
 def load_encoder(params: Params, options: RunOptions) -> ClipModel:

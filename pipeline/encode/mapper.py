@@ -154,24 +154,12 @@ class EncodeMapper:
         `mask` is bool (h, w), `status` its "ok", "empty" or "full"; `seed` is that of the random
         views, `truth` the ground truth, bool (h, w), of the oracle view.
         """
-        params, size, mean = self.params, self.clip.image_size, self.clip.mean
-        usable = effective_mask(mask, status)
-        given = params.fill, mean, params.crop_margin, params.dim
-        source = ViewInput(image, usable, seed, truth, *given)
-        frames: dict[bytes, np.ndarray] = {}
-        index: list[int] = []
+        size = self.clip.image_size
+        source = self.source(image, mask, status, seed, truth)
         # The maps are those of the whole image, whether or not its own view is asked for.
-        for name in (*self.frames, *(["whole"] if self.pooled else [])):
-            view = VIEWS[name](source)
-            if view is None:
-                index.append(-1)
-                continue
-            plan = make_geometry(self.geometry, *view.shape[:2], size)
-            frame = plan.apply(view, self.padding, self.clip.interpolation)
-            # With an unusable mask most views equal the whole image: encode it once.
-            frames.setdefault(frame.tobytes(), frame)
-            index.append(list(frames).index(frame.tobytes()))
-        stack = np.stack(list(frames.values())) if frames else np.zeros((0, size, size, 3))
+        names = (*self.frames, *(["whole"] if self.pooled else []))
+        frames, index = self.draw(source, names)
+        stack = np.stack(frames) if frames else np.zeros((0, size, size, 3))
         pixels = normalise(stack, self.clip.mean, self.clip.std)
         if not self.pooled:
             return PreparedViews(pixels, tuple(index), status)
@@ -183,6 +171,36 @@ class EncodeMapper:
             # Nothing outside a full mask, or the mask is in what the geometry crops.
             grid[grid.sum(axis=(1, 2)) == 0] = image_shares
         return PreparedViews(pixels, tuple(index[:-1]), status, index[-1], tuple(shares))
+
+    def source(
+        self,
+        image: np.ndarray,
+        mask: np.ndarray,
+        status: str = "ok",
+        seed: str = "",
+        truth: np.ndarray | None = None,
+    ) -> ViewInput:
+        """Return what views are made from; arguments of `prepare`."""
+        params = self.params
+        given = params.fill, self.clip.mean, params.crop_margin, params.dim
+        return ViewInput(image, effective_mask(mask, status), seed, truth, *given)
+
+    def draw(self, source: ViewInput, names: Sequence[str]) -> tuple[list[np.ndarray], list[int]]:
+        """Return the distinct frames of some views, uint8 (size, size, 3), and for each view the
+        number of its frame, -1 if the image does not have it."""
+        frames: dict[bytes, np.ndarray] = {}
+        index: list[int] = []
+        for name in names:
+            view = VIEWS[name](source)
+            if view is None:
+                index.append(-1)
+                continue
+            plan = make_geometry(self.geometry, *view.shape[:2], self.clip.image_size)
+            frame = plan.apply(view, self.padding, self.clip.interpolation)
+            # With an unusable mask most views equal the whole image: encode it once.
+            frames.setdefault(frame.tobytes(), frame)
+            index.append(list(frames).index(frame.tobytes()))
+        return list(frames.values()), index
 
     def map(self, items: Sequence[WorkItem], loaded: Sequence[PreparedViews]) -> list[FeatureRow]:
         """Encode all views of a batch of images."""

@@ -7,14 +7,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.config import DEFAULT_LEARNERS, Params, load_params
+from pipeline.config import DEFAULT_LEARNERS, LEARNERS, Params, load_params
+from pipeline.learners.base import get_learner
 from pipeline.learners.runs import read_predictions
 from pipeline.manifest import write_manifest
 from pipeline.paths import Paths
 from pipeline.store import FeatureRow, FeatureStoreWriter
 from pipeline.store.items import WorkItem
+from tests.project import small as demo
 
 REPO = Path(__file__).resolve().parents[2]
+FROM_FEATURES = tuple(name for name in LEARNERS if not get_learner(name).needs)
+"""The learners that need nothing but features."""
 
 
 def small_params(*learners: str, **overrides) -> Params:
@@ -24,6 +28,7 @@ def small_params(*learners: str, **overrides) -> Params:
         learners: the only ones; default: those of params.yaml.
         overrides: dotted keys, with __ for the dot and any other name as it is.
     """
+    study = {key: value for key, value in demo().items() if key != "learners"}
     probe, focus = {"c_steps": 4}, {"epochs": 20, "attention_dim": 8}
     sections = {"linear-probe": probe, "medfocus": focus, "medfocus-probe": probe | focus}
     sections |= {"tip-adapter-f": {"epochs": 3}, "clip-adapter": {"epochs": 3, "ratio": [0.2, 0.4]}}
@@ -35,7 +40,7 @@ def small_params(*learners: str, **overrides) -> Params:
         "evaluate.bootstrap": 100,
     }
     given = {key.replace("__", "."): value for key, value in overrides.items()}
-    return load_params(REPO / "params.yaml", {**small, **given})
+    return load_params(REPO / "params.yaml", {**study, **small, **given})
 
 
 def make_manifest(labels, splits, *, patients=None) -> pd.DataFrame:
