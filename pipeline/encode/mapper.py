@@ -14,7 +14,7 @@ from pipeline.encode.geometry import choose_geometry, make_geometry
 from pipeline.encode.views import BLUR_SHARE, VIEWS, ViewInput, fill_colour
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.images import read_image, read_mask, reader_rules
-from pipeline.models import ClipModel
+from pipeline.models import ClipModel, TimmEncoder
 from pipeline.segment.quality import effective_mask
 from pipeline.store import FeatureRow, WorkItem
 from pipeline.store.layout import checksum
@@ -36,11 +36,11 @@ class PreparedViews:
 
 
 class EncodeMapper:
-    """Encodes views of images with CLIP.
+    """Encodes views of images with CLIP, or a timm model in its place.
 
     Args:
         params: the encode section of params.yaml.
-        clip: from `pipeline.models.load_clip`.
+        clip: from `pipeline.models.load_clip` or `load_timm`.
         masks: bool (h, w) by image_id: a mask store or a dict.
         forward_batch: views per forward pass, to bound memory whatever their number.
         window: that of `read_image`.
@@ -52,7 +52,7 @@ class EncodeMapper:
     def __init__(
         self,
         params: EncodeParams,
-        clip: ClipModel,
+        clip: ClipModel | TimmEncoder,
         masks: Mapping[str, np.ndarray],
         *,
         forward_batch: int = 32,
@@ -84,6 +84,8 @@ class EncodeMapper:
             "unusable_mask": "whole image",
             "tokens": clip.tokens if params.tokens else 0,
         }
+        if not clip.has_text:
+            self.identity["texts"] = False
         # Only of views that are asked for, so that stores of the others stay what they are.
         rules = {"dim": params.dim, "blur": BLUR_SHARE}
         if used := {name: rule for name, rule in rules.items() if name in params.views}:

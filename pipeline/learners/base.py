@@ -45,7 +45,8 @@ class Samples:
             the run, and the others that `Learner.views` asks for. Of a joint view see
             `pipeline.learners.joint`.
         y: class numbers, int64 (n,), 0 to C-1. Empty when the samples are to be predicted.
-        text: text features T of ALL classes, float32 (C, d), in the order of the class numbers.
+        text: text features T of ALL classes, float32 (C, d), in the order of the class numbers;
+            (C, 0) if the encoder has no texts.
         classes: the C class names, in the same order.
         weights: what a joint view has multiplied the features with, beside the scale of each view,
             (d,); 1 for other views. Who standardises features has to keep them.
@@ -113,6 +114,8 @@ class Learner:
         Parameters: class of its parameters.
         needs_labels: False for a learner that is not trained (zero-shot). It gets one run per
             test set, at fraction 0, instead of one per fraction and seed.
+        needs_text: False for a learner that does not read the class texts, and so can be fitted on
+            features of an encoder without texts.
         joins: whether it can be fitted on joint views such as whole+crop, whose features are joined
             before `fit` sees them. False: these views are refused; or `views` is overridden, and
             the stored views that it names arrive as they are.
@@ -125,6 +128,7 @@ class Learner:
     name: ClassVar[str] = ""
     Parameters: ClassVar[type[LearnerParams]] = LearnerParams
     needs_labels: ClassVar[bool] = True
+    needs_text: ClassVar[bool] = True
     joins: ClassVar[bool] = True
     starts_from: ClassVar[type[Learner] | None] = None
 
