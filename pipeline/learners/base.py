@@ -120,13 +120,12 @@ class Learner:
         Parameters: class of its parameters.
         needs_labels: False for a learner that is not trained (zero-shot). It gets one run per
             test set, at fraction 0, instead of one per fraction and seed.
-        needs_text: False for a learner that does not read the class texts, and so can be fitted on
-            features of an encoder without texts.
         joins: whether it can be fitted on joint views such as whole+crop, whose features are joined
             before `fit` sees them. False: these views are refused; or `views` is overridden, and
             the stored views that it names arrive as they are.
         needs_text: False for a learner that never compares features with those of texts, and so can
-            be fitted on views whose features are of another length (inside, outside, trunk).
+            be fitted on views whose features are of another length (inside, outside, trunk), and on
+            those of an encoder without texts.
         needs: what of `Samples` it needs besides features: "prompts".
         starts_from: a learner that `fit` fits first, with the parameters of the same names. If
             `train` finds that fit on disk, its arrays are there already when `fit` is called.
@@ -137,7 +136,6 @@ class Learner:
     name: ClassVar[str] = ""
     Parameters: ClassVar[type[LearnerParams]] = LearnerParams
     needs_labels: ClassVar[bool] = True
-    needs_text: ClassVar[bool] = True
     joins: ClassVar[bool] = True
     needs_text: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset()

@@ -30,13 +30,8 @@ from tests.project import DATASET, REPO, Project
 
 SWIN = "swin_tiny_patch4_window7_224"
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-ARGUMENTS = {
-    "embed_dim": 8,
-    "depths": [1, 1],
-    "num_heads": [1, 2],
-    "img_size": 64,
-    "window_size": 4,
-}
+ARGUMENTS = {"embed_dim": 8, "depths": [1, 1, 1], "num_heads": [1, 2, 4]}
+ARGUMENTS |= {"img_size": 64, "window_size": 4}
 
 
 def save(folder: Path, name: str = SWIN, classes: int = 5, **arguments) -> torch.nn.Module:
@@ -67,12 +62,18 @@ def test_features_are_those_of_timm_itself(tmp_path, name, arguments, classes):
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     params = load_params(REPO / "params.yaml").encode.model_copy(update={"views": ("whole",)})
     mapper = EncodeMapper(params, encoder, {})
-    ours, _ = mapper.encode([mapper.prepare(image, np.ones((64, 64), bool))])
+    ours = mapper.encode([mapper.prepare(image, np.ones((64, 64), bool))]).features
     with torch.inference_mode():
         seen = torch.from_numpy(image / 255).permute(2, 0, 1).float()[None]
         seen = (seen - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
         theirs = model.forward_head(model.forward_features(seen), pre_logits=True)
+        _, maps = encoder.encode_maps(seen)
+        last = model.forward_features(seen)
     assert ours.shape == (1, 1, model.num_features)
+    last = last[:, 1:].mT.reshape(maps[-1].shape) if name == "test_vit" else last
+    last = last.movedim(-1, 1) if name == SWIN else last
+    if name != SWIN:  # its last norm comes after the maps
+        torch.testing.assert_close(maps[-1], last)
     np.testing.assert_allclose(ours[0], theirs, rtol=1e-4, atol=1e-5)
 
 
@@ -106,7 +107,7 @@ def test_wrong_weights_are_refused_with_their_path_and_a_remedy(tmp_path):
         (norm, r"1 missing \(norm.weight\)"),
         (state | {"more": torch.ones(2)}, r"1 unexpected \(more\)"),
         (norm | {"norm.weight": torch.ones(3)}, "of another shape"),
-        (norm | {"norm.weight": torch.full((16,), torch.nan)}, "NaN or infinite"),
+        (norm | {"norm.weight": torch.full((32,), torch.nan)}, "NaN or infinite"),
     ):
         save_file(wrong, path)
         refused(match)
@@ -166,7 +167,7 @@ def test_a_swin_in_place_of_clip_runs_through_all_stages(project, tmp_path, caps
     store = open_features(paths.features(DATASET))
     assert not store.has_text and verify_store(store.path).ok
     assert store.class_features(["cat", "dog"]).shape == (2, 0)
-    assert store.to_pandas("masked").shape == (24, 2 + 16)
+    assert store.to_pandas("masked").shape == (24, 2 + 32)
     with pytest.raises(StoreError, match=r"no text features.*no texts"):
         store.text_features  # noqa: B018
     records = train_dataset(DATASET, params(), paths)
