@@ -30,6 +30,8 @@ MORE_VIEWS = ("dim", "blur", "grey", "random-crop")  # built in too, encoded on 
 POOLED_VIEWS = ("trunk", "inside", "outside", "random-inside")  # of the maps of the whole image
 LOCAL = "local-dir:"
 """Before the folder with a copy of a repository of open_clip, as the name of a model."""
+TIMM = "timm:"
+"""Before the name of an image encoder of timm, which has no texts."""
 # Names of datasets and learners become names of files and of DVC stages.
 DATASET_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 
@@ -91,7 +93,7 @@ class ModelSpec(Section):
 
     name: str
     """Of a configuration: sam2-micro, sam2.1_hiera_large, medsam2, clip-micro, one of open_clip, a
-    JSON file, or hf-hub:org/name or local-dir:FOLDER with an open_clip_config.json."""
+    JSON file, hf-hub:org/name or local-dir:FOLDER with an open_clip_config.json, or timm:name."""
     checkpoint: str | None = None
     """A path, package (shipped with the embedded models), hf-hub:org/name[/file], or open_clip's
     tag; default: package, or the repository or folder of `name`."""
