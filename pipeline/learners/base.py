@@ -49,7 +49,8 @@ class Samples:
             the run, and the others that `Learner.views` asks for. Of a joint view see
             `pipeline.learners.joint`.
         y: class numbers, int64 (n,), 0 to C-1. Empty when the samples are to be predicted.
-        text: text features T of ALL classes, float32 (C, d), in the order of the class numbers.
+        text: text features T of ALL classes, float32 (C, d), in the order of the class numbers;
+            (C, 0) if the encoder has no texts.
         classes: the C class names, in the same order.
         weights: what a joint view has multiplied the features with, beside the scale of each view,
             (d,); 1 for other views. Who standardises features has to keep them.
@@ -131,7 +132,8 @@ class Learner:
             before `fit` sees them. False: these views are refused; or `views` is overridden, and
             the stored views that it names arrive as they are.
         needs_text: False for a learner that never compares features with those of texts, and so can
-            be fitted on views whose features are of another length (inside, outside, trunk).
+            be fitted on views whose features are of another length (inside, outside, trunk), and on
+            those of an encoder without texts.
         needs: what of `Samples` it needs besides features: "prompts", or "pixels", which are of
             stored views only (`joins` is False).
         starts_from: a learner that `fit` fits first, with the parameters of the same names. If

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import product
@@ -20,7 +22,7 @@ import pandas as pd
 from pipeline.config import CROSS_VALIDATED, Params
 from pipeline.engine.progress import show_progress
 from pipeline.engine.record import RunRecord, recorded
-from pipeline.errors import PipelineError, StageFailed, StoreError
+from pipeline.errors import ConfigError, PipelineError, StageFailed, StoreError
 from pipeline.io import ProcessLock, atomic_write_json, sha256_json, writing
 from pipeline.learners import runs
 from pipeline.learners.base import Learner, LearnerParams, Samples, code_digest, find_learner
@@ -59,7 +61,8 @@ def train_dataset(
         dataset: its name.
         params: all parameters; sections `learners`, `train` and `splits` are read.
         paths: of the project.
-        learners: names; None: all of `params.learners`.
+        learners: names; None: all of `params.learners` but, where the encoder has no texts, those
+            that read them; a note names these.
         jobs: parallel processes, -1 for one per core; results are the same bits for any number.
         force: fit again even what is up to date.
         watch: shows the progress instead of a line for each learner.
@@ -70,7 +73,8 @@ def train_dataset(
         run to its error, and `parameters["notes"]` has the notes on the splits.
 
     Raises:
-        ConfigError: an unknown learner, or a parameter that it does not allow.
+        ConfigError: an unknown learner, a parameter that it does not allow, or a learner that was
+            named reads class texts and the encoder has none.
         PipelineError: features of images that the splits name are missing, failed, or made from
             other image bytes or masks; or another process trains the same learner.
         StageFailed: exit code 3; every fit of a learner failed. All other results are written.
@@ -78,7 +82,16 @@ def train_dataset(
     names = dict.fromkeys(params.learners if learners is None else learners)
     found = {name: find_learner(name, params.learners.get(name, {}), paths.root) for name in names}
     manifest = read_manifest(paths.manifest(dataset))  # without one there is nothing to record
-    records, lost = [], []
+    records, lost, note = [], [], ""
+    texts = has_text(dataset, paths)
+    if without := [name for name, (cls, _) in found.items() if cls.needs_text and not texts]:
+        note = f"the encoder has no class texts, which {', '.join(without)} cannot do without"
+        if learners is not None:
+            remedy = "choose a learner that reads none, such as linear-probe, or a profile with a "
+            remedy += "CLIP; under `dvc repro`, remove the learner from params.yaml"
+            raise ConfigError(note, path=paths.features(dataset), remedy=remedy)
+        print(f"train {dataset}: left out: {note}", file=sys.stderr, flush=True)
+        found = {name: of for name, of in found.items() if name not in without}
     for name, (cls, own) in found.items():
         about = {"params": own.model_dump(mode="json", exclude_none=True)}
         about |= {"train": params.train.model_dump(mode="json"), "learner": name, "jobs": jobs}
@@ -91,6 +104,7 @@ def train_dataset(
             with lock, recorded(record, path):
                 done = {"jobs": jobs, "force": force, "watch": watch}
                 train_learner(record, cls, own, manifest, params, paths, **done)
+                record.parameters["notes"] += [note] if note else []
                 if len(record.failed) == record.total:
                     why = next(iter(record.failed.values()))
                     message = f"{dataset}: all {record.total} fits of {name} failed: {why}"
@@ -102,6 +116,14 @@ def train_dataset(
     if lost:
         raise lost[0]
     return records
+
+
+def has_text(dataset: str, paths: Paths) -> bool:
+    """Return whether the encoder of a dataset's features has texts; True if they cannot be read,
+    which is an error of the learner's own record."""
+    with suppress(StoreError):
+        return open_features(paths.features(dataset)).has_text
+    return True
 
 
 def train_learner(
