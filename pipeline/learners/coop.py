@@ -69,7 +69,6 @@ class CoOp(FineTuned):
 
     Parameters = CoOpParams
     needs = frozenset({"prompts"})
-    not_counted = FineTuned.not_counted | {"text_"}
 
     def fit(self, train: Samples, val: Samples) -> Self:
         """Train the context; keep that of the epoch that validation chooses.
