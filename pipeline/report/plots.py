@@ -126,7 +126,7 @@ def curve(
 class Bar(NamedTuple):
     """A row of a forest plot: a paired difference to the baseline, -1 to 1, and its verdict."""
 
-    value: float
+    difference: float
     lo: float
     hi: float
     verdict: str

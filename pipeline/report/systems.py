@@ -5,7 +5,6 @@ All figures are those of `pipeline compare`; nothing is computed here but which 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -74,9 +73,7 @@ def grid(data: Dataset, limit: int = 10**6) -> Table:
     rows = []
     for name in (name for name in order if name in kept):
         row, level = known[name], zero.get(name)
-        cells = [
-            marked(of.get(name, None if step.head[-1] in "st" else level)) for step, of in columns
-        ]
+        cells = [marked(of.get(name, level)) for _, of in columns]
         mean = [marked(means.get(name, level)), gap(means.get(name), "baseline")]
         ours = [of.get(name, level) for of in published] if protocol != PUBLISHED[0] else []
         fits = [known[name].n_parameters, known[name].seconds]
@@ -135,19 +132,28 @@ def bars(data: Dataset) -> dict[str, Bar]:
     return dict(sorted(((n, b) for n, b in of.items() if b), key=lambda item: -item[1].difference))
 
 
-def picked(rows: dict[str, Any]) -> Any | None:
-    """Return the system with the highest validation accuracy, the first on ties, of those that
-    need no true mask and are no control; None without validation images."""
-    known = [r for r in rows.values() if r.kind in ("whole", "mask") and r.val_accuracy >= 0]
-    return max(known, key=lambda r: (r.val_accuracy, -r.number), default=None)
-
-
 def advice(data: Dataset) -> list[str]:
-    """Say which system to use with how many labels, in runs of shares with the same one."""
-    chosen = [(step, picked(rows_at(data, *step[:2]))) for step in steps(data)]
-    chosen = [(step, row) for step, row in chosen if row is not None]
-    together = itertools.groupby(chosen, key=lambda of: (of[1].name, bool(of[1].shots)))
-    return [words.advice(name, list(of)) for (name, _), of in together]
+    """Say which system to use with a few shots a class and with shares of the labels: the one with
+    the highest mean validation accuracy there, of those that need no true mask and are no control.
+    """
+    said = []
+    for few in (True, False):
+        mine = [step for step in steps(data) if few == ("shot" in step.head)]
+        found: dict[str, list[tuple[Step, Any]]] = {}
+        for step in mine:
+            for name, row in rows_at(data, *step[:2]).items():
+                if row.kind in ("whole", "mask") and row.val_accuracy >= 0:
+                    found.setdefault(name, []).append((step, row))
+        most = max(map(len, found.values()), default=0)
+        means = {
+            name: sum(row.val_accuracy for _, row in of) / most
+            for name, of in found.items()
+            if len(of) == most
+        }
+        if means:
+            best = max(means, key=means.get)  # the first of the study on ties
+            said.append(words.advice(best, found[best]))
+    return said
 
 
 def answers(datasets: Sequence[Dataset]) -> list[str]:

@@ -184,6 +184,7 @@ def advice(system: str, chosen: list[tuple[Any, Any]]) -> str:
     """Say what a system reaches at some steps (step, row of compare.parquet) in a row: its
     accuracy, its difference to the baseline, and at how many it is beyond chance."""
     heads = " to ".join(dict.fromkeys((chosen[0][0].head, chosen[-1][0].head)))
+    heads = heads.replace(" shots to", " to").replace(" shot to", " to")
     labels_used = " to ".join(
         dict.fromkeys(f"{of.n_labels:,}" for of, _ in (chosen[0], chosen[-1]))
     )
@@ -196,7 +197,7 @@ def advice(system: str, chosen: list[tuple[Any, Any]]) -> str:
     said = [
         f"{verb} beyond chance at {n}" for verb, n in (("better", better), ("worse", worse)) if n
     ]
-    return text + (f"{join(said)} of {len(rows)}." if said else "not beyond chance.")
+    return text + (f"{join(said)} of {len(rows)}." if said else "never beyond chance.")
 
 
 def target(rows: list[Any], baseline: str) -> list[str]:
