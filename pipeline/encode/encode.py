@@ -73,6 +73,8 @@ def encode_dataset(
         mapper.identity,
         views=section.views,
         dim=clip.embed_dim,
+        pooled=mapper.pooled,
+        pooled_dim=mapper.pooled_dim,
         tokens=clip.tokens if section.tokens else 0,
         on_mismatch=options.on_store_mismatch,
         attrs={"dataset": dataset},

@@ -49,12 +49,14 @@ RUN = ("protocol", "learner", "view", "fraction", "seed")
 @dataclass(frozen=True)
 class Fit:
     """A fitted learner: a digest of all that decided it (code, parameters, images, seed), its
-    arrays, what the validation part decided (JSON), and the accuracy there, if any."""
+    arrays, what the validation part decided (JSON), the accuracy there, if any, and the CPU
+    seconds it took, where they are known."""
 
     digest: str
     tensors: dict[str, np.ndarray]
     chosen: str
     val_score: float | None
+    seconds: float | None = None
 
     def restore(self, learner: Learner) -> Learner:
         """Give an unfitted learner the arrays of this fit, and return it; its predictions are the
@@ -72,6 +74,8 @@ def write_fits(path: Path, fits: Iterable[Fit], about: dict[str, Any] | None = N
     arrays, facts = {}, {}
     for fit in fits:
         facts[fit.digest] = {"chosen": fit.chosen, "val_score": fit.val_score}
+        if fit.seconds is not None:
+            facts[fit.digest]["seconds"] = fit.seconds
         for name, array in fit.tensors.items():
             arrays[f"{fit.digest}/{name}"] = np.ascontiguousarray(array)
     header = json.dumps({"about": about, "fits": facts}, sort_keys=True)
@@ -124,12 +128,13 @@ def run_fit(
 
     The fit is written to the run folder at once, as a file of its own; a DiskError is raised.
     """
+    clock = time.process_time()
     try:
         with single_thread():
             learner = fit_joined(learner, *(samples.take(rows, labelled=True) for rows in parts))
         score = None if learner.val_score is None else float(learner.val_score)
         chosen = json.dumps(learner.chosen, sort_keys=True, allow_nan=False)
-        fit = Fit(digest, learner.tensors, chosen, score)
+        fit = Fit(digest, learner.tensors, chosen, score, time.process_time() - clock)
         write_fits(folder / f"partial-{digest[:16]}.safetensors", [fit])
         return fit
     except DiskError:
@@ -294,6 +299,21 @@ def read_predictions(
         check(inputs[learner], again, path, runs=paths.run_table(dataset, learner))
     together = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
     return pd.concat(runs, ignore_index=True), with_stamp(together, inputs)
+
+
+def read_runs_table(paths: Paths, dataset: str, learner: str) -> pd.DataFrame:
+    """Return runs.parquet of a learner; PipelineError if it was not trained."""
+    path = paths.run_table(dataset, learner)
+    with _reading(path, train_command(dataset, learner)):
+        return pd.read_parquet(path)
+
+
+def fit_seconds(path: Path) -> dict[str, float]:
+    """Return the seconds of each fit of a learner by digest, as `train` has measured them; none
+    where the file is missing or damaged."""
+    with suppress(OSError, ValueError):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    return {}
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -19,7 +19,7 @@ import pandas as pd
 from pipeline.config import CROSS_VALIDATED, Params
 from pipeline.engine.record import RunRecord, recorded, show_progress
 from pipeline.errors import PipelineError, StageFailed, StoreError
-from pipeline.io import ProcessLock, sha256_json, writing
+from pipeline.io import ProcessLock, atomic_write_json, sha256_json, writing
 from pipeline.learners import runs
 from pipeline.learners.base import Learner, LearnerParams, Samples, code_digest, find_learner
 from pipeline.manifest import class_names, read_manifest
@@ -31,6 +31,10 @@ from pipeline.store import FeatureStore, open_features, open_masks
 RunKey = tuple[str, str, float, int]
 """Protocol, view, fraction and seed."""
 
+Watch = Callable[[str, Mapping[RunKey, str]], None]
+"""Told, of a learner by name, the state of all its runs ("waits" or "done"), and of each run that
+ends then ("done" or "failed")."""
+
 
 def train_dataset(
     dataset: str,
@@ -40,6 +44,7 @@ def train_dataset(
     *,
     jobs: int = 1,
     force: bool = False,
+    watch: Watch | None = None,
 ) -> list[RunRecord]:
     """Fit learners on the features of a dataset and predict its test images.
 
@@ -55,6 +60,7 @@ def train_dataset(
         learners: names; None: all of `params.learners`.
         jobs: parallel processes, -1 for one per core; results are the same bits for any number.
         force: fit again even what is up to date.
+        watch: shows the progress instead of a line for each learner.
 
     Returns:
         One record for each learner, also written to cache/<dataset>/records/train-<learner>.json,
@@ -81,7 +87,8 @@ def train_dataset(
         lock = ProcessLock(paths.run(dataset, name).with_name(f"{name}.lock"), "run folder")
         try:
             with lock, recorded(record, path):
-                train_learner(record, cls, own, manifest, params, paths, jobs=jobs, force=force)
+                done = {"jobs": jobs, "force": force, "watch": watch}
+                train_learner(record, cls, own, manifest, params, paths, **done)
                 if len(record.failed) == record.total:
                     why = next(iter(record.failed.values()))
                     message = f"{dataset}: all {record.total} fits of {name} failed: {why}"
@@ -105,6 +112,7 @@ def train_learner(
     *,
     jobs: int,
     force: bool,
+    watch: Watch | None = None,
 ) -> None:
     """Fit one learner, write its run folder and fill in the record; see `train_dataset`."""
     dataset, folder, clock = record.dataset, paths.run(record.dataset, cls.name), time.monotonic()
@@ -122,7 +130,13 @@ def train_learner(
     inputs = stamp(**runs.run_inputs(paths, dataset) | {"features": store})
     features = read_features(paths.masks(dataset), store, manifest, needed)
     samples = {view: features.seen(view, names) for view, names in views.items()}
-    classes = features.samples.classes
+    classes, prompts = features.samples.classes, None
+    if "prompts" in cls.needs:
+        from pipeline.learners.prompts import ClassPrompts  # loads open_clip
+
+        prompts = ClassPrompts.of(store, classes, params.models.clip)
+        prompts.tower()  # no fit is begun without it
+        samples = {view: replace(of, prompts=prompts) for view, of in samples.items()}
     record.seconds["read"] = time.monotonic() - clock
 
     def digests_of(cls: type[Learner], own: LearnerParams) -> dict[RunKey, str]:
@@ -130,7 +144,7 @@ def train_learner(
         text, digests = features.samples.text.tobytes().hex(), {}
         of_joint = {"block_weights": own.block_weights}
         shared = [own.deciding(), code_digest(cls), record.versions, classes, text]
-        decides = sha256_json(shared)
+        decides = sha256_json([*shared, prompts.identity] if prompts else shared)
         for key, split in splits.items():
             parts = [features.digest(ids, views[key[1]]) for ids in (split.train, split.val)]
             joint = [of_joint] if len(views[key[1]]) > 1 else []
@@ -142,6 +156,11 @@ def train_learner(
     # Runs with the same training images share a fit. The largest fits come first.
     order = sorted(splits, key=lambda key: -len(splits[key].train))
     todo = {digests[key]: key for key in order if digests[key] not in fits}
+    sharing: dict[str, list[RunKey]] = {}
+    for key, digest in digests.items():
+        sharing.setdefault(digest, []).append(key)
+    if watch is not None:
+        watch(cls.name, {key: "waits" if digests[key] in todo else "done" for key in splits})
     base, starts = cls.starts_from, {}
     if base is not None and todo:
         shared = {name: getattr(own, name) for name in base.Parameters.model_fields}
@@ -162,13 +181,29 @@ def train_learner(
     results = _in_parallel(map(arguments, todo), jobs if todo else 1, file)
     reused = len(set(digests.values())) - len(todo)
     title = f"train {dataset} {cls.name}"
-    with show_progress(title, len(todo), reused=reused, unit="fits") as count:
+    show = watch is None
+    with show_progress(title, len(todo), reused=reused, unit="fits", show=show) as count:
         for digest, result in zip(todo, results, strict=True):
             good = isinstance(result, runs.Fit)
             (fits if good else failures)[digest] = result
             count(int(good), int(not good))
+            if watch is not None:
+                watch(cls.name, dict.fromkeys(sharing[digest], "done" if good else "failed"))
     about = {"params": record.parameters["params"], "classes": classes}
     used = [fits[digest] for digest in dict.fromkeys(digests.values()) if digest in fits]
+    # Apart from what is the same bits whenever it is made again, and before partial fits go.
+    took = {one.digest: one.seconds for one in used if one.seconds is not None}
+    if base is not None:
+        of_fusion = runs.fit_seconds(paths.seconds(dataset, base.name))
+        took |= {
+            digest: took[digest] + of_fusion.get(starts[key].digest, 0.0)
+            for digest, key in todo.items()
+            if digest in took and starts.get(key)
+        }
+    known = runs.fit_seconds(paths.seconds(dataset, cls.name)) | took
+    kept = {one.digest: round(known[one.digest], 4) for one in used if one.digest in known}
+    atomic_write_json(paths.seconds(dataset, cls.name), kept)
+    used = [replace(one, seconds=None) for one in used]
     runs.write_fits(folder / "fitted.safetensors", used, about | {"features": store.identity})
     for path in folder.glob("*partial-*.safetensors"):  # those a kill left half written as well
         path.unlink(missing_ok=True)
@@ -190,7 +225,8 @@ def train_learner(
                 record.failed["/".join(map(str, run.values()))] = f"{status}: {error}"
             fit = fits[digest] if status == "ok" else runs.Fit(digest, {}, "{}", None)
             run |= {f"n_{part}": len(ids) for part, ids in vars(split).items()}
-            run |= {"chosen": fit.chosen, "val_score": fit.val_score, "status": status}
+            run |= {"chosen": fit.chosen, "val_score": fit.val_score}
+            run |= {"n_parameters": cls.n_parameters(fit.tensors), "status": status}
             rows.append(run | {"error": error, "digest": digest})
             proba = result if status == "ok" else None
             tested.append((split.test, features.samples.y[test], proba))
