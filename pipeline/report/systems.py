@@ -176,7 +176,7 @@ def mask_part(datasets: Sequence[Dataset]) -> Table | None:
 
 
 ABLATIONS = {
-    "Whole image, masked image, mask alone": ("", ("whole", "masked", "binary")),
+    "The mask alone": ("", ("whole", "masked", "binary")),
     "What is left outside the mask": ("", ("masked", "grey", "blur", "dim")),
     "True masks and random regions": ("_truth", ("whole", "masked", "oracle", "random")),
 }
@@ -196,7 +196,7 @@ def ablations(datasets: Sequence[Dataset]) -> list[Table]:
                 rows = select(table, protocol=TRUE_MASKS[protocol] if end else protocol,
                               fraction=MEAN)  # fmt: skip
                 rows = rows[rows["view"].isin(views)].sort_values("number")
-                if rows["view"].nunique() > 1:
+                if not {*rows["view"]} <= {"whole", "masked"}:
                     found += [(words.view(r.view), data.name, marked(r)) for r in rows.itertuples()]
                     break
         made.append(_by_dataset(title, found, datasets))
