@@ -186,7 +186,7 @@ def predict(
 @command(app, "pipeline status --json")
 def status(project: Project) -> None:
     """What the last runs of each dataset did: done, skipped, failed by name; locks in use."""
-    from pipeline.engine.record import known_datasets, status_rows, status_text
+    from pipeline.engine.status import known_datasets, status_rows, status_text
     from pipeline.io import lock_notes
 
     rows = status_rows(project.paths, known_datasets(project.paths, project.params.datasets))

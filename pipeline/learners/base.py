@@ -122,6 +122,8 @@ class Learner:
         joins: whether it can be fitted on joint views such as whole+crop, whose features are joined
             before `fit` sees them. False: these views are refused; or `views` is overridden, and
             the stored views that it names arrive as they are.
+        needs_text: False for a learner that never compares features with those of texts, and so can
+            be fitted on views whose features are of another length (inside, outside, trunk).
         needs: what of `Samples` it needs besides features: "prompts".
         starts_from: a learner that `fit` fits first, with the parameters of the same names. If
             `train` finds that fit on disk, its arrays are there already when `fit` is called.
@@ -135,6 +137,7 @@ class Learner:
     Parameters: ClassVar[type[LearnerParams]] = LearnerParams
     needs_labels: ClassVar[bool] = True
     joins: ClassVar[bool] = True
+    needs_text: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset()
     starts_from: ClassVar[type[Learner] | None] = None
     not_counted: ClassVar[frozenset[str]] = frozenset({"text_", "blocks_"})
@@ -171,6 +174,20 @@ class Learner:
             remedy = f"name the views of this learner in learners.{self.name}.views"
             raise ConfigError(f"{self.name} cannot join the views {view}", remedy=remedy)
         return parts_of(view)
+
+    def check_lengths(self, samples: Samples) -> None:
+        """Refuse features that this learner cannot compare with those of texts, by name.
+
+        Raises:
+            ConfigError: `needs_text` is set, and a view has features of another length.
+        """
+        length = samples.text.shape[1]
+        other = [name for name, X in samples.features.items() if X.shape[1] != length]
+        if other and self.needs_text:
+            message = f"{self.name} compares images with texts, of which the features have length "
+            message += f"{length}; those of {', '.join(other)} have another"
+            remedy = f"name the views of this learner in learners.{self.name}.views"
+            raise ConfigError(message, remedy=remedy)
 
     @property
     def tensors(self) -> dict[str, np.ndarray]:

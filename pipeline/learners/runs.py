@@ -241,8 +241,8 @@ def load_fitted(
 
 def write_tables(
     folder: Path,
-    rows: list[dict[str, Any]],
-    tested: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]],
+    rows: Sequence[dict[str, Any]],
+    tested: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]],
     classes: Sequence[str],
     inputs: dict[str, str],
 ) -> None:

@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline.config import CROSS_VALIDATED, Params
-from pipeline.engine.record import RunRecord, recorded, show_progress
+from pipeline.engine.progress import show_progress
+from pipeline.engine.record import RunRecord, recorded
 from pipeline.errors import PipelineError, StageFailed, StoreError
 from pipeline.io import ProcessLock, atomic_write_json, sha256_json, writing
 from pipeline.learners import runs
@@ -130,6 +132,8 @@ def train_learner(
     inputs = stamp(**runs.run_inputs(paths, dataset) | {"features": store})
     features = read_features(paths.masks(dataset), store, manifest, needed)
     samples = {view: features.seen(view, names) for view, names in views.items()}
+    for one in samples.values():
+        cls(own).check_lengths(one)
     classes, prompts = features.samples.classes, None
     if "prompts" in cls.needs:
         from pipeline.learners.prompts import ClassPrompts  # loads open_clip
@@ -208,28 +212,30 @@ def train_learner(
     for path in folder.glob("*partial-*.safetensors"):  # those a kill left half written as well
         path.unlink(missing_ok=True)
 
-    rows, tested = [], []
+    def predict(key: RunKey) -> tuple[dict[str, Any], tuple]:
+        """Return the row of a run in runs.parquet; and its test images, classes and probabilities
+        (None if it failed). Counts it in the record."""
+        (protocol, view, fraction, seed), split, digest = key, splits[key], digests[key]
+        test, result = features.rows(split.test), failures.get(digest)
+        if result is None:
+            learner = fits[digest].restore(cls(own, seed=seed))
+            result = runs.run_predict(learner, samples[view], test)
+        run = dict(zip(runs.RUN, (protocol, cls.name, view, fraction, seed), strict=True))
+        status, error = result if isinstance(result, runs.Failure) else ("ok", "")
+        if status == "ok":
+            record.skipped += digest not in todo
+            record.done += digest in todo
+        else:
+            record.failed["/".join(map(str, run.values()))] = f"{status}: {error}"
+        fit = fits[digest] if status == "ok" else runs.Fit(digest, {}, "{}", None)
+        run |= {f"n_{part}": len(ids) for part, ids in vars(split).items()}
+        run |= {"chosen": fit.chosen, "val_score": fit.val_score}
+        run |= {"n_parameters": cls.n_parameters(fit.tensors), "status": status}
+        run |= {"error": error, "digest": digest}
+        return run, (split.test, features.samples.y[test], result if status == "ok" else None)
+
     with runs.single_thread():
-        for key in sorted(splits):
-            (protocol, view, fraction, seed), split, digest = key, splits[key], digests[key]
-            test, result = features.rows(split.test), failures.get(digest)
-            if result is None:
-                learner = fits[digest].restore(cls(own, seed=seed))
-                result = runs.run_predict(learner, samples[view], test)
-            run = dict(zip(runs.RUN, (protocol, cls.name, view, fraction, seed), strict=True))
-            status, error = result if isinstance(result, runs.Failure) else ("ok", "")
-            if status == "ok":
-                record.skipped += digest not in todo
-                record.done += digest in todo
-            else:
-                record.failed["/".join(map(str, run.values()))] = f"{status}: {error}"
-            fit = fits[digest] if status == "ok" else runs.Fit(digest, {}, "{}", None)
-            run |= {f"n_{part}": len(ids) for part, ids in vars(split).items()}
-            run |= {"chosen": fit.chosen, "val_score": fit.val_score}
-            run |= {"n_parameters": cls.n_parameters(fit.tensors), "status": status}
-            rows.append(run | {"error": error, "digest": digest})
-            proba = result if status == "ok" else None
-            tested.append((split.test, features.samples.y[test], proba))
+        rows, tested = zip(*map(predict, sorted(splits)), strict=True)
     runs.write_tables(folder, rows, tested, classes, inputs)
 
 

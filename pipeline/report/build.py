@@ -135,6 +135,7 @@ def part(data: Dataset) -> dict[str, Any]:
         "pairs": pictures.pairs(data, album),
         "audited": data.copies is not None,
         "test_copies": data.test_copies,
+        "drawn_split": data.drawn_split,
         "paper": tables.paper(data) if data.quoted else None,
         "quoted_in": list(select(paper_tables(), dataset=data.name)["table"].unique()),
         "other_set": OTHER_SET.get(data.name),

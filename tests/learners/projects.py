@@ -13,6 +13,7 @@ from pipeline.manifest import write_manifest
 from pipeline.paths import Paths
 from pipeline.store import FeatureRow, FeatureStoreWriter
 from pipeline.store.items import WorkItem
+from tests.project import small as demo
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -24,6 +25,7 @@ def small_params(*learners: str, **overrides) -> Params:
         learners: the only ones; default: those of params.yaml.
         overrides: dotted keys, with __ for the dot and any other name as it is.
     """
+    study = {key: value for key, value in demo().items() if key != "learners"}
     probe, focus = {"c_steps": 4}, {"epochs": 20, "attention_dim": 8}
     sections = {"linear-probe": probe, "medfocus": focus, "medfocus-probe": probe | focus}
     sections |= {"tip-adapter-f": {"epochs": 3}, "clip-adapter": {"epochs": 3, "ratio": [0.2, 0.4]}}
@@ -35,7 +37,7 @@ def small_params(*learners: str, **overrides) -> Params:
         "evaluate.bootstrap": 100,
     }
     given = {key.replace("__", "."): value for key, value in overrides.items()}
-    return load_params(REPO / "params.yaml", {**small, **given})
+    return load_params(REPO / "params.yaml", {**study, **small, **given})
 
 
 def make_manifest(labels, splits, *, patients=None) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from pipeline.manifest import COLUMNS, write_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import stamp, with_stamp
 from pipeline.store import MaskRow, MaskStoreWriter, WorkItem
+from tests.project import small
 
 REPO = Path(__file__).resolve().parents[2]
 CLASSES = ("alpha", "beta", "gamma")
@@ -36,11 +37,6 @@ GROUPED = [
 ]
 OFFICIAL = [("zero-shot", "whole"), *GROUPED]
 RUNS = {"official": OFFICIAL, "grouped": GROUPED, "ground_truth": TRUTH, "grouped_truth": TRUTH}
-STUDY = [
-    ("Whole image", "linear-probe", "whole"),
-    ("Masked image", "linear-probe", "masked"),
-    ("MedFocusCLIP", "medfocus-probe", "masked"),
-]
 SKILL = {"whole": 1.0, "masked": 2.2, "crop": 1.2, "oracle": 2.6, "random": 0.4}
 """Added to the score of the true class, by view: masked images are classified better."""
 
@@ -55,13 +51,7 @@ def make_project(
     test_part: bool = True,
 ) -> tuple[Params, Paths]:
     """Make a project folder with one dataset; returns its parameters and paths."""
-    study = [dict(zip(("name", "learner", "view"), run, strict=True)) for run in STUDY]
-    settings = {
-        "study.runs": study,
-        "report.gallery": 6,
-        "report.thumbnail": 64,
-        "evaluate.bootstrap": 60,
-    }
+    settings = small() | {"report.gallery": 6, "report.thumbnail": 64, "evaluate.bootstrap": 60}
     params = load_params(REPO / "params.yaml", settings)
     learners = {k: params.learners[k] for k in ("zero-shot", "linear-probe", "medfocus-probe")}
     params = params.model_copy(update={"datasets": (name,), "learners": learners})
