@@ -86,6 +86,33 @@ def metrics_table(data: Dataset) -> pd.DataFrame:
     return table.assign(seed=table["seed"].astype(str).replace("-1", "all"))
 
 
+def write_external(params: Params, paths: Paths, dataset: str, name: str) -> Path:
+    """Write `external_<name>.csv`: accuracy on a publisher's split, on all test images, without
+    copies of training images, and without mirrored ones either.
+
+    Args:
+        params, paths: of the project.
+        dataset: the dataset that was made from the published split, evaluated.
+        name: of the file.
+
+    Raises:
+        PipelineError: it was not evaluated.
+    """
+    data = load_dataset(dataset, params, paths)
+    if data.metrics is None:
+        remedy = f"run: {command('evaluate', dataset)}"
+        raise PipelineError(f"{dataset} has not been evaluated", remedy=remedy)
+    rows = select(data.metrics, metric="accuracy", seed=-1)
+    rows = rows[rows["protocol"].str.startswith("official")]
+    runs = zip(rows["learner"], rows["view"], strict=True)
+    rows = rows.assign(system=[data.run_name(run) for run in runs])
+    columns = ["system", *COLUMNS[:5], "n_labels", "n_images", "value", "lo", "hi", "reweighted"]
+    path = paths.results / f"external_{name}.csv"
+    text = rows[columns].to_csv(index=False, lineterminator="\n", float_format="%.6g")
+    atomic_write_text(path, text)
+    return path
+
+
 def write_readme(params: Params, paths: Paths, datasets: Sequence[str]) -> list[Path]:
     """Write README.md (at most `LINES`), ablations.md and .csv, and the figure.
 

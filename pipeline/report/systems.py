@@ -68,7 +68,8 @@ def grid(data: Dataset, limit: int = 10**6) -> Table:
     columns = [(step, rows_at(data, *step[:2])) for step in steps(data)]
     published = [rows_at(data, PUBLISHED[0], f) for f in data.fractions(PUBLISHED)]
     known = zero | {name: row for _, of in columns for name, row in of.items()} | means
-    order = sorted(known, key=lambda name: (-known[name].accuracy, known[name].number))
+    # Those with fewer shares of the labels have no mean: last.
+    order = sorted(known, key=lambda n: (n not in means | zero, -known[n].accuracy))
     quoted = {data.run_name(run): list(by.values()) for by, run in _quoted(data)}
     first = sorted(order, key=lambda name: known[name].number >= 3 and name not in quoted)
     kept = set(first[:limit])
