@@ -78,6 +78,8 @@ class Paths:
     """Stage 1, the mask store."""
     features = _cached("features.zarr")
     """Stage 2, the feature store."""
+    pixels = _cached("pixels")
+    """Frames of the views, for learners that train on pixels."""
     metrics = _cached("metrics.json")
     """The headline figures, for `dvc metrics`."""
     metrics_table = _cached("metrics.parquet")

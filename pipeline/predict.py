@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from pipeline.config import Params
 from pipeline.encode.encode import load_encoder
 from pipeline.encode.mapper import EncodeMapper
+from pipeline.encode.pixels import PixelMapper, Pixels
 from pipeline.engine.options import RunOptions
 from pipeline.engine.run import LocalExecutor
 from pipeline.errors import ImageError, StoreError, reason_of
@@ -176,6 +177,11 @@ class PredictMapper:
             from pipeline.learners.prompts import ClassPrompts
 
             self.prompts = ClassPrompts.of(features, self.fitted.classes, params.models.clip)
+        self.frames, first = None, self.fitted.learners[0]
+        if "pixels" in first.needs:
+            size = first.frame_size(clip.image_size)
+            self.frames = PixelMapper(features.identity, view, size, {}, self.window)
+            self.clip = params.models.clip, features.identity["model"]["fingerprint"]
 
     def load(self, item: WorkItem) -> np.ndarray:
         """Read an image."""
@@ -190,12 +196,17 @@ class PredictMapper:
         encoded = self.encoder.encode(views)
         rows = []
         classes, none = tuple(self.fitted.classes), np.zeros(0, np.int64)
-        for n, (image, mask) in enumerate(zip(loaded, masks, strict=True)):
+        for n, (image, mask, item) in enumerate(zip(loaded, masks, items, strict=True)):
             pooled = [] if encoded.pooled is None else encoded.pooled[n]
             names = (*self.encoder.frames, *self.encoder.pooled)
             each = zip(names, [*encoded.features[n], *pooled], strict=True)
             by_view = {name: feature[None] for name, feature in each}
             sample = Samples(self.view, by_view, none, self.text, classes, prompts=self.prompts)
+            if self.frames is not None:
+                frame = self.frames.prepare(image, mask.mask, mask.status, item.key)
+                one = np.zeros(1, np.int64), np.array([item.key], object)
+                pixels = Pixels(frame[None], len(frame), *one, *self.clip)
+                sample = replace(sample, pixels=pixels)
             every = [predict_joined(learner, sample) for learner in self.fitted.learners]
             proba = np.mean(every, axis=0)[0]
             check_finite("a class probability (is there such a view of new images?)", proba)

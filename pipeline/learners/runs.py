@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
+from pipeline.config import Params
 from pipeline.errors import DiskError, PipelineError
 from pipeline.io import atomic_write
 from pipeline.learners.base import (
@@ -350,6 +351,15 @@ def encoded_with_other_masks(features: FeatureStore, masks: MaskStore) -> set[st
     then = then.loc[then["status"].isin(GOOD) & (then["mask_crc"] >= 0), "mask_crc"]
     both = then.index.intersection(now.index)
     return set(both[(then[both] != now[both]).to_numpy()])
+
+
+def usable_learners(params: Params, paths: Paths, store: FeatureStore | None) -> list[str]:
+    """Return the learners of params.yaml that can be fitted on these features: without class texts
+    only those that need none."""
+    if store is None or store.has_text:
+        return list(params.learners)
+    found = ((n, find_learner(n, of, paths.root)[0]) for n, of in params.learners.items())
+    return [name for name, cls in found if not cls.needs_text]
 
 
 def train_command(dataset: str, learner: str) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import product
@@ -20,7 +22,7 @@ import pandas as pd
 from pipeline.config import CROSS_VALIDATED, Params
 from pipeline.engine.progress import show_progress
 from pipeline.engine.record import RunRecord, recorded
-from pipeline.errors import PipelineError, StageFailed, StoreError
+from pipeline.errors import ConfigError, PipelineError, StageFailed, StoreError
 from pipeline.io import ProcessLock, atomic_write_json, sha256_json, writing
 from pipeline.learners import runs
 from pipeline.learners.base import Learner, LearnerParams, Samples, code_digest, find_learner
@@ -59,7 +61,8 @@ def train_dataset(
         dataset: its name.
         params: all parameters; sections `learners`, `train` and `splits` are read.
         paths: of the project.
-        learners: names; None: all of `params.learners`.
+        learners: names; None: all of `params.learners` but, where the encoder has no texts, those
+            that read them; a note names these.
         jobs: parallel processes, -1 for one per core; results are the same bits for any number.
         force: fit again even what is up to date.
         watch: shows the progress instead of a line for each learner.
@@ -70,7 +73,8 @@ def train_dataset(
         run to its error, and `parameters["notes"]` has the notes on the splits.
 
     Raises:
-        ConfigError: an unknown learner, or a parameter that it does not allow.
+        ConfigError: an unknown learner, a parameter that it does not allow, or a learner that was
+            named reads class texts and the encoder has none.
         PipelineError: features of images that the splits name are missing, failed, or made from
             other image bytes or masks; or another process trains the same learner.
         StageFailed: exit code 3; every fit of a learner failed. All other results are written.
@@ -78,7 +82,16 @@ def train_dataset(
     names = dict.fromkeys(params.learners if learners is None else learners)
     found = {name: find_learner(name, params.learners.get(name, {}), paths.root) for name in names}
     manifest = read_manifest(paths.manifest(dataset))  # without one there is nothing to record
-    records, lost = [], []
+    records, lost, note = [], [], ""
+    texts = has_text(dataset, paths)
+    if without := [name for name, (cls, _) in found.items() if cls.needs_text and not texts]:
+        note = f"the encoder has no class texts, which {', '.join(without)} cannot do without"
+        if learners is not None:
+            remedy = "choose a learner that reads none, such as linear-probe, or a profile with a "
+            remedy += "CLIP; under `dvc repro`, remove the learner from params.yaml"
+            raise ConfigError(note, path=paths.features(dataset), remedy=remedy)
+        print(f"train {dataset}: left out: {note}", file=sys.stderr, flush=True)
+        found = {name: of for name, of in found.items() if name not in without}
     for name, (cls, own) in found.items():
         about = {"params": own.model_dump(mode="json", exclude_none=True)}
         about |= {"train": params.train.model_dump(mode="json"), "learner": name, "jobs": jobs}
@@ -91,6 +104,7 @@ def train_dataset(
             with lock, recorded(record, path):
                 done = {"jobs": jobs, "force": force, "watch": watch}
                 train_learner(record, cls, own, manifest, params, paths, **done)
+                record.parameters["notes"] += [note] if note else []
                 if len(record.failed) == record.total:
                     why = next(iter(record.failed.values()))
                     message = f"{dataset}: all {record.total} fits of {name} failed: {why}"
@@ -102,6 +116,14 @@ def train_dataset(
     if lost:
         raise lost[0]
     return records
+
+
+def has_text(dataset: str, paths: Paths) -> bool:
+    """Return whether the encoder of a dataset's features has texts; True if they cannot be read,
+    which is an error of the learner's own record."""
+    with suppress(StoreError):
+        return open_features(paths.features(dataset)).has_text
+    return True
 
 
 def train_learner(
@@ -117,7 +139,8 @@ def train_learner(
     watch: Watch | None = None,
 ) -> None:
     """Fit one learner, write its run folder and fill in the record; see `train_dataset`."""
-    dataset, folder, clock = record.dataset, paths.run(record.dataset, cls.name), time.monotonic()
+    dataset, name, clock = record.dataset, record.parameters["learner"], time.monotonic()
+    folder = paths.run(dataset, name)
     splits, notes = plan_runs(cls, own, load_split_plan(dataset, params, paths), params)
     record.parameters["notes"], record.total = notes, len(splits)
     if not splits:
@@ -141,6 +164,14 @@ def train_learner(
         prompts = ClassPrompts.of(store, classes, params.models.clip)
         prompts.tower()  # no fit is begun without it
         samples = {view: replace(of, prompts=prompts) for view, of in samples.items()}
+    if "pixels" in cls.needs:
+        from pipeline.encode.pixels import make_pixels  # loads open_clip
+
+        size = cls(own).frame_size(store.identity["model"]["image_size"])
+        source = dataset, params, paths, manifest, store
+        for view, ids in needed.items():
+            pixels = make_pixels(*source, view, size, features.ids, ids)
+            samples[view] = replace(samples[view], pixels=pixels)
     record.seconds["read"] = time.monotonic() - clock
 
     def digests_of(cls: type[Learner], own: LearnerParams) -> dict[RunKey, str]:
@@ -151,8 +182,10 @@ def train_learner(
         decides = sha256_json([*shared, prompts.identity] if prompts else shared)
         for key, split in splits.items():
             parts = [features.digest(ids, views[key[1]]) for ids in (split.train, split.val)]
-            joint = [of_joint] if len(views[key[1]]) > 1 else []
-            digests[key] = sha256_json([decides, key[1], key[3], parts, *joint])
+            more = [of_joint] if len(views[key[1]]) > 1 else []
+            if (pixels := samples[key[1]].pixels) is not None:
+                more += [pixels.digest(features.rows(ids)) for ids in (split.train, split.val)]
+            digests[key] = sha256_json([decides, key[1], key[3], parts, *more])
         return digests
 
     digests = digests_of(cls, own)
@@ -184,8 +217,7 @@ def train_learner(
     file = None if own.file is None else (paths.root / own.file).absolute()
     results = _in_parallel(map(arguments, todo), jobs if todo else 1, file)
     reused = len(set(digests.values())) - len(todo)
-    title = f"train {dataset} {cls.name}"
-    show = watch is None
+    title, show = f"train {dataset} {name}", watch is None
     with show_progress(title, len(todo), reused=reused, unit="fits", show=show) as count:
         for digest, result in zip(todo, results, strict=True):
             good = isinstance(result, runs.Fit)
@@ -220,7 +252,7 @@ def train_learner(
         if result is None:
             learner = fits[digest].restore(cls(own, seed=seed))
             result = runs.run_predict(learner, samples[view], test)
-        run = dict(zip(runs.RUN, (protocol, cls.name, view, fraction, seed), strict=True))
+        run = dict(zip(runs.RUN, (protocol, name, view, fraction, seed), strict=True))
         status, error = result if isinstance(result, runs.Failure) else ("ok", "")
         if status == "ok":
             record.skipped += digest not in todo
