@@ -74,8 +74,8 @@ class Paths:
     """The SHA-256 of each file by its size and times (`FileHashes`), kept from run to run."""
     thumbnails = _cached("thumbnails.npz")
     """What the audit compares, kept from run to run."""
-    masks = _cached("masks.zarr")
-    """Stage 1, the mask store."""
+    reviewed = _cached("reviewed")
+    """Corrections by hand, one file per image: the one folder that nothing can compute again."""
     features = _cached("features.zarr")
     """Stage 2, the feature store."""
     pixels = _cached("pixels")
@@ -92,6 +92,10 @@ class Paths:
     """Every row of the study with its differences."""
     plots = _cached("plots")
     """Tables that `dvc plots` draws."""
+
+    def masks(self, dataset: str, variant: str = "") -> Path:
+        """Stage 1, the mask store; of a variant and part (`lora-16/0`) a store of its own."""
+        return self.cache(dataset) / (f"masks/{variant}.zarr" if variant else "masks.zarr")
 
     def run(self, dataset: str, learner: str) -> Path:
         """Folder of a learner's runs: fitted learners, runs and predictions."""

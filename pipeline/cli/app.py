@@ -94,6 +94,22 @@ def prompt_quality(
     project.run(measure_prompts, dataset)
 
 
+@command(app, "pipeline review --dataset brain --order random")
+def review(
+    dataset: Dataset,
+    project: ModelProject,
+    port: Annotated[int, Option(min=0, max=65535, help="0: any that is free.")] = 0,
+    order: Annotated[str, Option(help="empty, full, low or random.")] = "empty",
+) -> None:
+    """Correct masks in the browser, on this machine only -> cache/DATASET/reviewed/"""
+    from pipeline.review.server import review_dataset
+
+    given = {"port": port, "order": order, "say": functools.partial(typer.echo, err=True)}
+    count = review_dataset(dataset, project.params, project.paths, project.options, **given)
+    written = project.paths.masks(dataset, "reviewed/all")
+    project.show({"written": count}, f"{written}: {count} rows written")
+
+
 @command(app, "pipeline encode --dataset brain --batch-size 64")
 def encode(dataset: Dataset, project: StageProject) -> None:
     """Stage 2: I = E_v(x * m) and T = E_t(t) -> cache/DATASET/features.zarr"""

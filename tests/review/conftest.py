@@ -1,0 +1,95 @@
+"""A project of eight scenes with masks, and the real server in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.engine.options import RunOptions
+from pipeline.segment.segment import segment_dataset
+from tests import warm
+from tests.project import DATASET, Project
+from tests.segment.small_sam2 import scene, trained
+
+SERVE = """
+import sys, torch
+from pathlib import Path
+from pipeline.cli.common import guarded
+from pipeline.review.server import review_dataset
+from tests.project import Project
+from tests.segment.small_sam2 import untrained
+torch.set_num_threads(1)
+sam2 = untrained()
+sam2.model.load_state_dict(torch.load("weights.pt"))
+project = Project(Path())
+say = lambda text: print(text, flush=True)
+guarded(lambda standalone_mode: review_dataset(
+    "toy", project.params(), project.paths, order="random", predictor=sam2, say=say) and None)
+"""
+
+
+class Served:
+    """A running server; `url` is the address of its page."""
+
+    def __init__(self, root: Path):
+        self.running = warm.start("", (), root, os.environ, root / "server.log", SERVE)
+        self.running.log.write_text("")
+        found = lambda: re.search(r"(http://127\.0\.0\.1:(\d+)/)\?token=(\S+)", self.running.output)
+        assert self.running.until(lambda: bool(found())), self.running.output
+        self.base, self.port, self.token = found().groups()
+        self.url = f"{self.base}?token={self.token}"
+
+    def call(self, path: str, body: object = None, *, headers: dict | None = None, token=None):
+        """Return status and JSON (or bytes) of a request."""
+        mark = "&" if "?" in path else "?"
+        url = f"{self.base}{path}{mark}token={self.token if token is None else token}"
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(url, data, headers or {})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                text, status = answer.read(), answer.status
+        except urllib.error.HTTPError as error:
+            text, status = error.read(), error.code
+        try:
+            return status, json.loads(text)
+        except ValueError:
+            return status, text
+
+    def end(self, number: int) -> int:
+        if self.running.process.is_alive():
+            os.kill(self.running.pid, number)
+        return self.running.wait()
+
+
+@pytest.fixture(scope="session")
+def reviewed(tmp_path_factory) -> SimpleNamespace:
+    """The project, and a function that starts a server; what still runs is ended."""
+    import torch
+
+    made, sam2 = Project(tmp_path_factory.mktemp("review")), trained(steps=40)
+    for i in range(8):
+        image, region = scene(i, 64, 80, ellipse=i > 0)
+        label = ("cat", "dog")[i % 2]
+        made.rows.append(made.make_row(f"<b>{i}'é.png", image, region, label=label))
+    made.write()
+    torch.save(sam2.model.state_dict(), made.paths.root / "weights.pt")
+    quiet = RunOptions(progress=False, workers=1)
+    params = made.params(segment__prompt="salient", segment__max_failed=1.0)
+    segment_dataset(DATASET, params, made.paths, quiet, predictor=sam2)
+    started: list[Served] = []
+
+    def serve() -> Served:
+        started.append(Served(made.paths.root))
+        return started[-1]
+
+    yield SimpleNamespace(project=made, serve=serve, params=made.params())
+    for one in started:
+        one.end(signal.SIGKILL)
