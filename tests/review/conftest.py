@@ -40,11 +40,11 @@ class Served:
     """A running server; `url` is the address of its page."""
 
     def __init__(self, root: Path):
+        (root / "server.log").unlink(missing_ok=True)
         self.running = warm.start("", (), root, os.environ, root / "server.log", SERVE)
-        self.running.log.write_text("")
-        found = lambda: re.search(r"(http://127\.0\.0\.1:(\d+)/)\?token=(\S+)", self.running.output)
-        assert self.running.until(lambda: bool(found())), self.running.output
-        self.base, self.port, self.token = found().groups()
+        said = re.compile(r"(http://127\.0\.0\.1:(\d+)/)\?token=(\S+)")
+        assert self.running.until(lambda: said.search(self.running.output)), self.running.output
+        self.base, self.port, self.token = said.search(self.running.output).groups()
         self.url = f"{self.base}?token={self.token}"
 
     def call(self, path: str, body: object = None, *, headers: dict | None = None, token=None):

@@ -76,7 +76,7 @@ def test_a_box_is_drawn_accepted_and_survives_a_kill(browser, reviewed):
     served = reviewed.serve()
     page = opened(browser, served)
     name = ready(page)
-    while not (row := project.row(name))["label"] == "dog":  # every dog has a region
+    while (row := project.row(name))["label"] != "dog":  # every dog has a region
         page.keyboard.press("j")
         page.wait_for_function("(n) => !['', n].includes(view.dataset.ready)", arg=name)
         name = ready(page)
