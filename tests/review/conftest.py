@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import urllib.error
 import urllib.request
@@ -71,7 +72,7 @@ class Served:
 
 @pytest.fixture(scope="session")
 def reviewed(tmp_path_factory) -> SimpleNamespace:
-    """The project, and a function that starts a server; what still runs is ended."""
+    """The project, and a function that starts a server, with nothing reviewed unless `again`."""
     import torch
 
     made, sam2 = Project(tmp_path_factory.mktemp("review")), trained(steps=40)
@@ -86,7 +87,9 @@ def reviewed(tmp_path_factory) -> SimpleNamespace:
     segment_dataset(DATASET, params, made.paths, quiet, predictor=sam2)
     started: list[Served] = []
 
-    def serve() -> Served:
+    def serve(*, again: bool = False) -> Served:
+        if not again:
+            shutil.rmtree(made.paths.reviewed(DATASET), ignore_errors=True)
         started.append(Served(made.paths.root))
         return started[-1]
 

@@ -17,6 +17,8 @@ from pipeline.segment.quality import overlap
 from pipeline.store import open_masks
 from tests.project import DATASET
 
+expect.set_options(timeout=120_000)  # test machines may be busy
+
 
 @pytest.fixture(scope="module")
 def browser():
@@ -42,12 +44,10 @@ def opened(browser, served):
     return page
 
 
-def ready(page, image_id: str = "") -> str:
-    """Wait until another image than before is shown; return its id."""
+def ready(page) -> str:
+    """Wait until an image is shown; return its id."""
     view = page.locator("#view")
-    expect(view).to_have_attribute(
-        "data-ready", re.escape(image_id) if image_id else re.compile(".+")
-    )
+    expect(view).to_have_attribute("data-ready", re.compile(".+"))
     return view.get_attribute("data-ready")
 
 
@@ -71,9 +71,6 @@ def drag(page, box) -> None:
 )
 def test_a_box_is_drawn_accepted_and_survives_a_kill(browser, reviewed):
     project, served = reviewed.project, reviewed.serve()
-    shutil.rmtree(project.paths.reviewed(DATASET), ignore_errors=True)
-    served.end(signal.SIGKILL)
-    served = reviewed.serve()
     page = opened(browser, served)
     name = ready(page)
     while (row := project.row(name))["label"] != "dog":  # every dog has a region
@@ -86,7 +83,7 @@ def test_a_box_is_drawn_accepted_and_survives_a_kill(browser, reviewed):
     drawn = area(page)
     assert drawn > 0 and page.locator("#caption").inner_text().count("predicted IoU") == 1
     page.keyboard.press("a")
-    page.wait_for_function("(n) => view.dataset.ready !== n", arg=name)
+    page.wait_for_function("(n) => !['', n].includes(view.dataset.ready)", arg=name)
     served.end(signal.SIGKILL)
     edits = Edits(project.paths.reviewed(DATASET))
     assert edits.known[name].state == "accepted" and len(edits.known[name].box) == 4
@@ -95,7 +92,7 @@ def test_a_box_is_drawn_accepted_and_survives_a_kill(browser, reviewed):
     page.keyboard.press("n")
     expect(page.locator("#said")).to_contain_text("the server does not answer")
 
-    served = reviewed.serve()
+    served = reviewed.serve(again=True)
     page = opened(browser, served)
     page.get_by_title(name, exact=True).click()
     page.wait_for_function("(n) => view.dataset.ready === n", arg=name)
