@@ -26,6 +26,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+import torch
 
 from pipeline.config import EncodeParams, ModelSpec, Params
 from pipeline.encode.encode import encode_items
@@ -85,7 +86,8 @@ class Pixels:
         Raises:
             ModelError: it cannot be loaded, or is another one now.
         """
-        clip = _load(self.spec)
+        with torch.random.fork_rng(devices=[]):  # building a model draws random numbers
+            clip = _load(self.spec)
         if json.loads(json.dumps(clip.fingerprint)) != self.fingerprint:
             raise ModelError("is not the CLIP that encoded the images", remedy="run encode again")
         return clip
