@@ -23,6 +23,7 @@ from pipeline.images.overlay import draw_outlines
 from pipeline.io import atomic_write, sha256_file
 from pipeline.learners import Samples
 from pipeline.learners.base import check_finite
+from pipeline.learners.choose import Choice, choose_run
 from pipeline.learners.joint import predict_joined
 from pipeline.learners.runs import encoded_with_other_masks, load_fitted
 from pipeline.paths import Paths
@@ -58,11 +59,13 @@ class ImagePrediction:
 
 @dataclass
 class Predictions:
-    """All predictions of one call: of which learner, view and seeds, and why images failed."""
+    """All predictions of one call: of which learner, view and seeds, the accuracy on validation if
+    that chose them, and why images failed."""
 
     learner: str
     view: str
     seeds: list[int]
+    val_accuracy: float | None = None
     images: list[ImagePrediction] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -84,8 +87,8 @@ def predict_images(
     paths: Paths,
     options: RunOptions = RunOptions(),
     *,
-    learner: str = "medfocus",
-    view: str = "masked",
+    learner: str | None = None,
+    view: str | None = None,
     out: Path = Path("predictions"),
     on_result: Callable[[object], None] = lambda line: None,
 ) -> Predictions:
@@ -101,17 +104,22 @@ def predict_images(
         params: as for `segment` and `encode`.
         paths: of the project folder.
         options: device, batch size and workers are used.
-        learner, view: which fits are used.
+        learner, view: which fits are used; None: those that did best on validation (`choose_run`).
         out: folder for the overlays (image with the outline of the mask), one PNG per image.
         on_result: called with the heading, then with each `ImagePrediction` as soon as it is made.
 
     Raises:
-        PipelineError: this learner was not trained on this view.
+        PipelineError: this learner was not trained on this view, or none was.
         StoreError: the parameters differ from those of the features, or masks, features and
             learner do not belong to the same run.
     """
-    mapper = PredictMapper(dataset, params, paths, learner, view, options)
-    outcome = Predictions(learner, view, mapper.fitted.seeds)
+    if learner is None or view is None:
+        chosen = choose_run(dataset, params, paths, learner, view)
+    else:
+        chosen = Choice(learner, view, None, 1)
+    mapper = PredictMapper(dataset, params, paths, chosen.learner, chosen.view, options)
+    seeds = mapper.fitted.seeds
+    outcome = Predictions(chosen.learner, chosen.view, seeds, chosen.val_accuracy)
     items: list[WorkItem] = []
     for path in images:
         try:
@@ -124,7 +132,7 @@ def predict_images(
             # The key is the seed of the random view: that of the stages for these bytes.
             items.append(WorkItem(name, f"{digest}#{frame}", path, frame))
     executor = LocalExecutor(options.batch_size or BATCH_SIZE, options.workers)
-    on_result(f"learner {learner}, view {view}, mean of {len(outcome.seeds)} seeds")
+    on_result(f"{chosen}; mean of {len(seeds)} seeds")
     with closing(executor.imap(lambda: mapper, items)) as results:
         for item, found, error in results:
             if error is not None:

@@ -14,7 +14,7 @@ from pipeline.encode.geometry import choose_geometry, make_geometry
 from pipeline.encode.views import BLUR_SHARE, VIEWS, ViewInput, fill_colour, pooled_region
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.images import read_image, read_mask, reader_rules
-from pipeline.models import ClipModel
+from pipeline.models import ClipModel, TimmEncoder
 from pipeline.segment.quality import effective_mask
 from pipeline.store import FeatureRow, WorkItem
 from pipeline.store.layout import checksum
@@ -50,11 +50,11 @@ class Encoded(NamedTuple):
 
 
 class EncodeMapper:
-    """Encodes views of images with CLIP.
+    """Encodes views of images with CLIP, or a timm model in its place.
 
     Args:
         params: the encode section of params.yaml.
-        clip: from `pipeline.models.load_clip`.
+        clip: from `pipeline.models.load_clip` or `load_timm`.
         masks: bool (h, w) by image_id: a mask store or a dict.
         forward_batch: views per forward pass, to bound memory whatever their number.
         window: that of `read_image`.
@@ -66,7 +66,7 @@ class EncodeMapper:
     def __init__(
         self,
         params: EncodeParams,
-        clip: ClipModel,
+        clip: ClipModel | TimmEncoder,
         masks: Mapping[str, np.ndarray],
         *,
         forward_batch: int = 32,
@@ -110,6 +110,8 @@ class EncodeMapper:
             "unusable_mask": "whole image",
             "tokens": clip.tokens if params.tokens else 0,
         }
+        if not clip.has_text:
+            self.identity["texts"] = False
         # Only of views that are asked for, so that stores of the others stay what they are.
         rules = {"dim": params.dim, "blur": BLUR_SHARE}
         rules |= {name: [list(grid) for grid in self.grids] for name in POOLED_VIEWS}

@@ -49,7 +49,8 @@ class Samples:
             the run, and the others that `Learner.views` asks for. Of a joint view see
             `pipeline.learners.joint`.
         y: class numbers, int64 (n,), 0 to C-1. Empty when the samples are to be predicted.
-        text: text features T of ALL classes, float32 (C, d), in the order of the class numbers.
+        text: text features T of ALL classes, float32 (C, d), in the order of the class numbers;
+            (C, 0) if the encoder has no texts.
         classes: the C class names, in the same order.
         weights: what a joint view has multiplied the features with, beside the scale of each view,
             (d,); 1 for other views. Who standardises features has to keep them.
@@ -131,11 +132,14 @@ class Learner:
             before `fit` sees them. False: these views are refused; or `views` is overridden, and
             the stored views that it names arrive as they are.
         needs_text: False for a learner that never compares features with those of texts, and so can
-            be fitted on views whose features are of another length (inside, outside, trunk).
+            be fitted on views whose features are of another length (inside, outside, trunk), and on
+            those of an encoder without texts.
         needs: what of `Samples` it needs besides features: "prompts", or "pixels", which are of
             stored views only (`joins` is False).
         starts_from: a learner that `fit` fits first, with the parameters of the same names. If
             `train` finds that fit on disk, its arrays are there already when `fit` is called.
+        not_counted: names of fitted arrays that are no parameters estimated from labels: texts,
+            stored images, scales of features, orders of classes. The others are `n_parameters`.
         chosen: what the validation part decided in `fit` (JSON values), for the table of runs.
         val_score: accuracy on the validation part, or None; set by `fit`.
     """
@@ -147,6 +151,7 @@ class Learner:
     needs_text: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset()
     starts_from: ClassVar[type[Learner] | None] = None
+    not_counted: ClassVar[frozenset[str]] = frozenset({"text_", "blocks_"})
 
     def __init__(self, params: LearnerParams | None = None, *, seed: int = 0):
         self.params: Any = params if params is not None else self.Parameters()
@@ -203,6 +208,13 @@ class Learner:
     def tensors(self) -> dict[str, np.ndarray]:
         """The fitted arrays by attribute name; empty before `fit`."""
         return {name: value for name, value in vars(self).items() if name.endswith("_")}
+
+    @classmethod
+    def n_parameters(cls, tensors: Mapping[str, np.ndarray]) -> int:
+        """Return how many numbers of the fitted arrays were estimated from labels; a single
+        hyperparameter chosen on validation is none."""
+        counted = (value for name, value in tensors.items() if name not in cls.not_counted)
+        return sum(value.size for value in counted if value.size > 1)
 
 
 def register(name: str) -> Callable[[C], C]:

@@ -13,6 +13,7 @@ from pipeline.manifest import read_manifest
 from pipeline.store import open_features
 from tests.learners.projects import FROM_FEATURES, read_tables, small_params
 from tests.learners.test_learners import TRAIN, VAL, make, samples
+from tests.project import small
 
 from .test_train import CLASSES, MASKED, digests, fitted_arrays, make_project, train
 
@@ -70,7 +71,11 @@ def test_a_class_without_training_images_is_no_failure(name):
 
 
 def test_the_lines_to_add_are_all_parameters_of_all_other_learners_with_their_defaults(repo):
-    assert tuple(load_params(repo / "params.yaml").learners) == DEFAULT_LEARNERS
+    assert tuple(small()["learners"]) == DEFAULT_LEARNERS
+    shipped = load_params(repo / "params.yaml").learners
+    for name in MORE:
+        cls, params = find_learner(name, shipped[name], repo)
+        assert params.deciding() == cls.Parameters().deciding(), f"{name}: not the defaults"
     page = (repo / "docs/learners.md").read_text(encoding="utf-8")
     assert all(f"\n| `{name}` |" in page for name in LEARNERS)
     sections = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])["learners"]
