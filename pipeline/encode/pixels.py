@@ -128,7 +128,7 @@ class PixelMapper(EncodeMapper):
         params = EncodeParams(views=(view,), geometry=identity["geometry"], **own)
         # In place of the model: what its frames are made by.
         model = SimpleNamespace(**identity["model"] | {"image_size": size, "resize_mode": ""})
-        model.device, model.tokens = SimpleNamespace(type=""), 0
+        model.device, model.tokens, model.has_text = SimpleNamespace(type=""), 0, True
         super().__init__(params, model, masks, window=window)
         for key in ("fingerprint", "precision", "std"):  # decide features, but no frame
             del self.identity["model"][key]
