@@ -49,6 +49,11 @@ class Paths:
         return self.root / "report" / "index.html"
 
     @property
+    def ablations(self) -> Path:
+        """What `python -m stages.ablations` writes; it belongs to no dataset."""
+        return self.root / "cache" / "ablations.csv"
+
+    @property
     def results(self) -> Path:
         """What `pipeline results` writes."""
         return self.root / "results"
