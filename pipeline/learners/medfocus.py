@@ -331,6 +331,7 @@ class MedFocus(Learner):
     """
 
     Parameters = MedFocusParams
+    not_counted = Learner.not_counted | {"mean_", "scale_", "order_"}
 
     def fit(self, train: Samples, val: Samples) -> Self:
         """Minimise L over the training part; keep the epoch with the lowest validation loss.

@@ -21,7 +21,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluate.mask_quality import masks_inputs
 from pipeline.evaluate.predictions import by_image
 from pipeline.io import sha256_file
-from pipeline.learners.runs import read_predictions, run_inputs, train_command
+from pipeline.learners.runs import read_predictions, run_inputs, train_command, usable_learners
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import changed, check, read_stamp, schema_stamp
@@ -397,7 +397,7 @@ def _read_runs(data: Dataset) -> None:
         names = ("protocol", "learner", "view", "image_id", "y_true", "y_pred")
         tables.append(predictions.to_pandas().astype(dict.fromkeys(names, str)))
 
-    for learner in data.params.learners:
+    for learner in usable_learners(data.params, data.paths, data.features):
         path = data.paths.predictions(data.name, learner)
         data.read("", path, train_command(data.name, learner), reader)
     if tables:

@@ -182,7 +182,9 @@ class StoreReader:
         Raises:
             StoreError: there are none, or they do not match their checksum.
         """
-        message = "the store holds no text features"
+        message, remedy = "the store holds no text features", "its encoder has no texts"
+        if self.identity.get("texts", True):
+            remedy = "run the encode stage again; it encodes the prompts and no image"
         if self.attrs.get("text_crc") is not None:
             message = "the text features are lost or damaged"
             with suppress(OSError, KeyError, ValueError, pa.ArrowException):
@@ -195,7 +197,6 @@ class StoreReader:
                 crc = text_crc(text, self.attrs["classes"], self.attrs["templates"])
                 if crc == self.attrs["text_crc"]:
                     return text
-        remedy = "run the encode stage again; it encodes the prompts and no image"
         raise self._error(message, remedy)
 
     @property
@@ -420,6 +421,11 @@ class FeatureStore(StoreReader):
         return table.join(pd.DataFrame(self.image_features(view, table.index), table.index))
 
     @property
+    def has_text(self) -> bool:
+        """Whether the encoder of this store has texts; they may still be lost."""
+        return self.identity.get("texts", True)
+
+    @property
     def text_features(self) -> xarray.DataArray:
         """float32 (class, template, feature): one embedding per class and template, not averaged.
 
@@ -433,7 +439,7 @@ class FeatureStore(StoreReader):
         return xr.DataArray(self.text(), dims=dims, coords=coords, name="text_features")
 
     def class_features(self, classes: Sequence[str] | None = None) -> np.ndarray:
-        """Return T, float32 (C, d), in the order of `classes`.
+        """Return T, float32 (C, d), in the order of `classes`; (C, 0) if the encoder has no texts.
 
         The embedding of every template is normalised, averaged over templates and normalised again
         (prompt ensembling, Radford et al. 2021, section 3.1.4).
@@ -441,6 +447,8 @@ class FeatureStore(StoreReader):
         Raises:
             StoreError: a class, or the whole store, has no text features.
         """
+        if not self.has_text and classes is not None:
+            return np.zeros((len(classes), 0), np.float32)
         T = _unit(_unit(self.text()).mean(axis=1))
         wanted = list(self.classes if classes is None else classes)
         if lacking := [name for name in wanted if name not in self.classes]:

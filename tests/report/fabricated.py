@@ -20,6 +20,7 @@ from pipeline.manifest import COLUMNS, write_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import stamp, with_stamp
 from pipeline.store import MaskRow, MaskStoreWriter, WorkItem
+from tests.project import small
 
 REPO = Path(__file__).resolve().parents[2]
 CLASSES = ("alpha", "beta", "gamma")
@@ -49,7 +50,7 @@ def make_project(
     test_part: bool = True,
 ) -> tuple[Params, Paths]:
     """Make a project folder with one dataset; returns its parameters and paths."""
-    settings = {"report.gallery": 6, "report.thumbnail": 64, "evaluate.bootstrap": 60}
+    settings = small() | {"report.gallery": 6, "report.thumbnail": 64, "evaluate.bootstrap": 60}
     params = load_params(REPO / "params.yaml", settings)
     learners = {k: params.learners[k] for k in ("zero-shot", "linear-probe", "medfocus-probe")}
     params = params.model_copy(update={"datasets": (name,), "learners": learners})
