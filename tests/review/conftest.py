@@ -88,6 +88,8 @@ def reviewed(tmp_path_factory) -> SimpleNamespace:
     started: list[Served] = []
 
     def serve(*, again: bool = False) -> Served:
+        for one in started:  # a dataset has one server
+            one.end(signal.SIGKILL)
         if not again:
             shutil.rmtree(made.paths.reviewed(DATASET), ignore_errors=True)
         started.append(Served(made.paths.root))

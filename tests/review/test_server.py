@@ -159,7 +159,8 @@ def test_a_port_in_use_another_process_and_a_damaged_file_are_said(server, revie
 def test_the_variant_has_what_was_drawn_and_rewrites_only_what_changed(reviewed, tmp_path):
     shutil.copytree(reviewed.project.paths.root, tmp_path / "copy")
     paths, params = Paths(tmp_path / "copy"), reviewed.params
-    shutil.rmtree(paths.reviewed(DATASET), ignore_errors=True)
+    for made in (paths.reviewed(DATASET), paths.masks(DATASET, VARIANT)):
+        shutil.rmtree(made, ignore_errors=True)
     rows = reviewed.project.rows
     edits = Edits(paths.reviewed(DATASET))
     work = Worklist(DATASET, params, paths, edits)
