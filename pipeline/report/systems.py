@@ -86,7 +86,12 @@ def grid(data: Dataset, limit: int = 10**6) -> Table:
         ])  # fmt: skip
     heads = [f"{step.head} ({step.n_labels:,})" for step, _ in columns]
     heads += ["Mean over shares", f"Mean minus {data.run_name(data.baseline)}"]
-    heads += ["Published split, by share", QUOTED, "Parameters trained", "Seconds a fit"]
+    heads += [
+        f"{words.block(data, PUBLISHED)}, by share",
+        QUOTED,
+        "Parameters trained",
+        "Seconds a fit",
+    ]
     keep = [i for i in range(len(heads) + 2) if any(row[i] not in ("", MISSING) for row in rows)]
     rows = [[row[i] for i in keep] for row in rows]
     left = len(order) - len(rows)
