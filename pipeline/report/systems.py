@@ -86,7 +86,12 @@ def grid(data: Dataset, limit: int = 10**6) -> Table:
         ])  # fmt: skip
     heads = [f"{step.head} ({step.n_labels:,})" for step, _ in columns]
     heads += ["Mean over shares", f"Mean minus {data.run_name(data.baseline)}"]
-    heads += ["Published split, by share", QUOTED, "Parameters trained", "Seconds a fit"]
+    heads += [
+        f"{words.block(data, PUBLISHED)}, by share",
+        QUOTED,
+        "Parameters trained",
+        "Seconds a fit",
+    ]
     keep = [i for i in range(len(heads) + 2) if any(row[i] not in ("", MISSING) for row in rows)]
     rows = [[row[i] for i in keep] for row in rows]
     left = len(order) - len(rows)
@@ -205,7 +210,7 @@ def ablations(datasets: Sequence[Dataset]) -> list[Table]:
         made.append(_by_dataset(title, found, datasets))
     path = datasets[0].paths.ablations if datasets else None
     if path and path.is_file():
-        csv = pd.read_csv(path)
+        csv = pd.read_csv(path, dtype={"variant": str})
         for title, of in csv.groupby("ablation", sort=False):
             found = [
                 (f"{r.variant} ({r.name})", r.dataset, f"{marked(r)}, {gap(r, 'baseline')}")
