@@ -210,7 +210,7 @@ def ablations(datasets: Sequence[Dataset]) -> list[Table]:
         made.append(_by_dataset(title, found, datasets))
     path = datasets[0].paths.ablations if datasets else None
     if path and path.is_file():
-        csv = pd.read_csv(path)
+        csv = pd.read_csv(path, dtype={"variant": str})
         for title, of in csv.groupby("ablation", sort=False):
             found = [
                 (f"{r.variant} ({r.name})", r.dataset, f"{marked(r)}, {gap(r, 'baseline')}")
