@@ -149,8 +149,11 @@ def advice(data: Dataset) -> list[str]:
         mine = [step for step in steps(data) if few == ("shot" in step.head)]
         found: dict[str, list[tuple[Step, Any]]] = {}
         for step in mine:
-            for name, row in rows_at(data, *step[:2]).items():
-                if row.kind in ("whole", "mask") and row.val_accuracy >= 0:
+            at = rows_at(data, *step[:2])
+            seeds = max(row.n_seeds for row in at.values())  # fewer are best by chance more often
+            for name, row in at.items():
+                judged = row.val_accuracy >= 0 and row.n_seeds == seeds
+                if row.kind in ("whole", "mask") and judged:
                     found.setdefault(name, []).append((step, row))
         most = max(map(len, found.values()), default=0)
         means = {
