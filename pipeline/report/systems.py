@@ -10,15 +10,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pipeline.evaluate.comparison import over_sets
+from pipeline.evaluate.comparison import MEAN, over_sets
 from pipeline.report import words
 from pipeline.report.data import PUBLISHED, Dataset, Run, select
 from pipeline.report.plots import Bar
 from pipeline.report.tables import Table, difference
 from pipeline.report.words import MISSING, percent, share
 
-MEAN = -1.0
-"""The fraction of rows that are means over the shares of the labels."""
 QUOTED = "Quoted from the paper, other data split"
 KINDS = {"whole": "", "mask": "mask", "control": "random control", "truth": "true mask"}
 
