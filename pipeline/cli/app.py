@@ -99,7 +99,7 @@ def review(
     dataset: Dataset,
     project: ModelProject,
     port: Annotated[int, Option(min=0, max=65535, help="0: any that is free.")] = 0,
-    order: Annotated[str, Option(help="empty, full, low or random.")] = "empty",
+    order: Annotated[str, Option(help="empty, full, low, differ or random.")] = "empty",
 ) -> None:
     """Correct masks in the browser, on this machine only -> cache/DATASET/reviewed/"""
     from pipeline.review.server import review_dataset

@@ -23,6 +23,9 @@ from pipeline.io import atomic_write
 STATES = ("accepted", "nothing", "skipped", "open")
 """accepted: the mask is right; nothing: nothing to mark; open: taken back, to be done again."""
 JUDGED = ("accepted", "nothing")
+VARIANT = "reviewed/all"
+"""Of the masks, made of the edits: one part, which serves every split, since no model has learned
+from them."""
 
 
 class Stale(PipelineError):

@@ -199,7 +199,8 @@ class Review:
 
         def page(request: Request) -> Response:
             nonce, frame = secrets.token_urlsafe(16), self.work.frame
-            given = {"orders": list(ORDERS), "order": self.order, "dataset": self.dataset}
+            orders = [name for name in ORDERS if name != "differ" or self.work.others]
+            given = {"orders": orders, "order": self.order, "dataset": self.dataset}
             given |= {name: sorted(set(frame[name]) - {""}) for name in ("label", "split")}
             template = jinja2.Template(PAGE.read_text("utf-8"), autoescape=True)
             html = template.render(nonce=nonce, given=given)
@@ -350,7 +351,7 @@ def review_dataset(
         The number of masks of the variant that were written.
 
     Raises:
-        ConfigError: the port is in use, or there is no such order.
+        ConfigError: the port is in use, or there is no such order (for "differ": of other masks).
         ManifestError, ModelError, StoreError: nothing can be shown; or another process reviews.
     """
     if order not in ORDERS:
@@ -358,6 +359,7 @@ def review_dataset(
     with listen(port) as sock, ProcessLock(paths.reviewed(dataset).with_suffix(".lock"), "review"):
         predictor = predictor or load_predictor(params, options)
         review = Review(dataset, params, paths, order, predictor)
+        review.work.order(order)  # or say now why there is none
         token, port = secrets.token_urlsafe(24), sock.getsockname()[1]
         app = Starlette(routes=review.routes(), exception_handlers={PipelineError: answer_error})
         config = uvicorn.Config(
@@ -370,7 +372,8 @@ def review_dataset(
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[sock])
         work = review.work
-        return write_variant(work, params, paths) if work.store is not None else 0
+        done = work.store is not None and review.edits.known
+        return write_variant(work, params, paths) if done else 0
 
 
 def listen(port: int) -> socket.socket:

@@ -8,15 +8,22 @@ from pipeline.images import reader_rules
 from pipeline.io import sha256_json
 from pipeline.manifest import row_file
 from pipeline.paths import Paths
-from pipeline.review.edits import JUDGED
+from pipeline.review.edits import JUDGED, VARIANT, Edits
 from pipeline.review.worklist import Worklist
 from pipeline.segment.quality import mask_status
 from pipeline.store import MaskRow, MaskStoreWriter, WorkItem
 
-VARIANT = "reviewed/all"
-"""One part: no model learned from the corrections, so they serve every split."""
 VERSION = 1
 """Incremented when the same corrections give other masks than before."""
+
+
+def update_variant(dataset: str, params: Params, paths: Paths) -> int:
+    """`write_variant` with the edits that are on the disk now, whether or not a page is open, for
+    those who read the variant; nothing where nothing was ever reviewed."""
+    if not paths.reviewed(dataset).is_dir():
+        return 0
+    edits = Edits(paths.reviewed(dataset))
+    return write_variant(Worklist(dataset, params, paths, edits), params, paths)
 
 
 def write_variant(work: Worklist, params: Params, paths: Paths) -> int:
@@ -51,7 +58,8 @@ def write_variant(work: Worklist, params: Params, paths: Paths) -> int:
             parts += ["automatic", *(str(table[image_id][n]) for n in ("key", "crc", "status"))]
         path = row_file(row, paths.data(work.dataset))
         items.append(WorkItem(image_id, sha256_json(parts), path, row["frame"], row))
-    choices = {"on_mismatch": "rebuild", "attrs": {"dataset": work.dataset}}
+    attrs = {"dataset": work.dataset, "not_reviewed": "the automatic mask, from masks.zarr"}
+    choices = {"on_mismatch": "rebuild", "attrs": attrs}
     with MaskStoreWriter(paths.masks(work.dataset, VARIANT), identity, **choices) as writer:
         writer.sync_manifest(frame.reset_index(drop=True))
         plan = writer.plan(items)

@@ -1,4 +1,4 @@
-"""Which image is looked at next: the images of a dataset in four orders, with filters, in pages;
+"""Which image is looked at next: the images of a dataset in five orders, with filters, in pages;
 and what has been done, with the Dice of the automatic masks on a random sample."""
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from pipeline.config import Params
-from pipeline.errors import StoreError
+from pipeline.errors import ConfigError, StoreError
 from pipeline.evaluate.intervals import mean_interval
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
-from pipeline.review.edits import JUDGED, Edits
+from pipeline.review.edits import JUDGED, VARIANT, Edits
 from pipeline.segment.quality import overlap
 from pipeline.store import MaskStore, open_masks
 
@@ -21,10 +21,12 @@ ORDERS = {
     "empty": ("failed", "missing", "empty"),
     "full": ("full",),
     "low": (),
+    "differ": (),
     "random": (),
 }
-"""Order -> the states of automatic masks that come first; then by predicted IoU, lowest first. The
-random order ignores both, so that its first n images are a random sample."""
+"""Order -> the states of automatic masks that come first; then by predicted IoU, lowest first; by
+`Worklist.disagreement` instead in "differ". The random order ignores all of it, so that its first n
+images are a random sample."""
 PAGE = 50
 
 
@@ -43,7 +45,7 @@ class Worklist:
 
     def __init__(self, dataset: str, params: Params, paths: Paths, edits: Edits):
         self.dataset, self.params, self.paths, self.edits = dataset, params, paths, edits
-        self.manifest_version = self._version()
+        self.version = self._version()
         frame = read_manifest(paths.manifest(dataset)).set_index("image_id", drop=False)
         self.store: MaskStore | None = None
         if paths.masks(dataset).exists():
@@ -54,28 +56,65 @@ class Worklist:
             frame["iou"] = table["predicted_iou"].where(usable)
         else:
             frame["auto"], frame["iou"] = "missing", np.nan
+        every = paths.masks(dataset).with_suffix("").glob("[!.]*/[!.]*.zarr")
+        self.others = sorted({*every} - {paths.masks(dataset, VARIANT)})
         ids = frame.index.to_numpy(object)
         self.frame, self.at = frame, {image_id: k for k, image_id in enumerate(ids)}
-        chance = pd.util.hash_array(ids)  # the same order each time
+        self._chance = chance = pd.util.hash_array(ids)  # the same order each time
         iou = frame["iou"].fillna(np.inf).to_numpy(float)
         self.orders = {
             name: np.lexsort((chance, iou, ~frame["auto"].isin(first).to_numpy()))
             for name, first in ORDERS.items()
+            if name != "differ"
         } | {"random": np.argsort(chance, kind="stable")}
         self.states = np.array([self.state(image_id) for image_id in ids], object)
         self._dice: dict[tuple[str, int], float] = {}
 
-    def _version(self) -> tuple[int, int, int]:
-        try:
-            found = self.paths.manifest(self.dataset).stat()
-        except OSError:
-            return 0, 0, 0
-        return found.st_ino, found.st_size, found.st_mtime_ns
+    def _version(self) -> list[tuple[int, int, int]]:
+        found = []
+        masks = self.paths.masks(self.dataset) / "zarr.json"
+        for file in (self.paths.manifest(self.dataset), masks):
+            try:
+                one = file.stat()
+                found.append((one.st_ino, one.st_size, one.st_mtime_ns))
+            except OSError:
+                found.append((0, 0, 0))
+        return found
 
     @property
     def outdated(self) -> bool:
-        """Whether the manifest was changed since it was read."""
-        return self._version() != self.manifest_version
+        """Whether the manifest or the automatic masks were changed since they were read."""
+        return self._version() != self.version
+
+    def order(self, name: str) -> np.ndarray:
+        """Return the places of all images in an order; see `ORDERS` and `disagreement`."""
+        if name not in self.orders:  # the one that reads all masks
+            self.orders[name] = np.lexsort((self._chance, -self.disagreement()))
+        return self.orders[name]
+
+    def disagreement(self) -> np.ndarray:
+        """Return how much the automatic mask of each image differs from those that other ways gave
+        it (all variants but `reviewed`): one minus their mean Dice, 0 without any.
+
+        Raises:
+            ConfigError: there are no variants.
+            StoreError: one cannot be read.
+        """
+        if self.store is None or not self.others:
+            remedy = f"make others (pipeline adapt --dataset {self.dataset}), or use another order"
+            raise ConfigError("no image has two masks that could disagree", remedy=remedy)
+        frame, usable = self.frame, ["ok", "empty", "full"]
+        lost, count = np.zeros((2, len(frame)))
+        mine = self.store.table().reindex(frame.index)
+        for other in map(open_masks, self.others):
+            table = other.table().reindex(frame.index)
+            both = frame["auto"].isin(usable) & table["status"].isin(usable)
+            both &= table["sha256"] == frame["sha256"]
+            count += both.to_numpy()
+            for k in np.flatnonzero(both & (table["crc"] != mine["crc"])):
+                image_id = frame.index[k]
+                lost[k] += 1 - overlap(self.store[image_id], other[image_id])[0]
+        return lost / np.maximum(count, 1)
 
     def state(self, image_id: str) -> str:
         """Return what was said of an image, "open" for nothing yet."""
@@ -98,7 +137,7 @@ class Worklist:
                 filters, so that they stay when an image is done.
             back: the page ends before `start` instead.
         """
-        places, keep = self.orders[order], np.ones(len(self.frame), bool)
+        places, keep = self.order(order), np.ones(len(self.frame), bool)
         for name, value in chosen.items():
             column = self.states if name == "state" else self.frame[name].to_numpy(object)
             keep &= column == value

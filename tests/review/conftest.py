@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import re
@@ -9,10 +11,11 @@ import shutil
 import signal
 import urllib.error
 import urllib.request
-from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.engine.options import RunOptions
 from pipeline.segment.segment import segment_dataset
@@ -40,9 +43,8 @@ guarded(lambda standalone_mode: review_dataset(
 class Served:
     """A running server; `url` is the address of its page."""
 
-    def __init__(self, root: Path):
-        (root / "server.log").unlink(missing_ok=True)
-        self.running = warm.start("", (), root, os.environ, root / "server.log", SERVE)
+    def __init__(self, running: warm.Running):
+        self.running = running
         said = re.compile(r"(http://127\.0\.0\.1:(\d+)/)\?token=(\S+)")
         assert self.running.until(lambda: said.search(self.running.output)), self.running.output
         self.base, self.port, self.token = said.search(self.running.output).groups()
@@ -70,6 +72,13 @@ class Served:
         return self.running.wait()
 
 
+def png(mask: np.ndarray) -> str:
+    """A mask as the page sends it."""
+    data = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8) * 255).convert("RGBA").save(data, "PNG")
+    return base64.b64encode(data.getvalue()).decode()
+
+
 @pytest.fixture(scope="session")
 def reviewed(tmp_path_factory) -> SimpleNamespace:
     """The project, and a function that starts a server, with nothing reviewed unless `again`."""
@@ -92,7 +101,10 @@ def reviewed(tmp_path_factory) -> SimpleNamespace:
             one.end(signal.SIGKILL)
         if not again:
             shutil.rmtree(made.paths.reviewed(DATASET), ignore_errors=True)
-        started.append(Served(made.paths.root))
+        log = made.paths.root / "server.log"
+        log.unlink(missing_ok=True)
+        running = warm.start("", (), made.paths.root, os.environ, log, SERVE)
+        started.append(Served(running))
         return started[-1]
 
     yield SimpleNamespace(project=made, serve=serve, params=made.params())

@@ -11,8 +11,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from pipeline.images import read_mask
-from pipeline.review.edits import Edits
-from pipeline.review.variant import VARIANT
+from pipeline.review.edits import VARIANT, Edits
 from pipeline.segment.quality import overlap
 from pipeline.store import open_masks
 from tests.project import DATASET

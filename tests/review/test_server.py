@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import http.client
-import io
+import os
 import shutil
 import signal
 import socket
@@ -13,18 +12,18 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from pipeline.errors import ConfigError, StoreError
 from pipeline.images import read_mask
 from pipeline.paths import Paths
-from pipeline.review.edits import Edit, Edits, Stale
+from pipeline.review.edits import VARIANT, Edit, Edits, Stale
 from pipeline.review.server import MAX_BODY, listen, review_dataset
-from pipeline.review.variant import VARIANT, write_variant
+from pipeline.review.variant import update_variant, write_variant
 from pipeline.review.worklist import PAGE, Worklist
 from pipeline.segment.quality import overlap
 from pipeline.store import open_masks
 from tests.project import DATASET, REPO, in_process
+from tests.review.conftest import png
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +31,6 @@ def server(reviewed):
     served = reviewed.serve()
     yield served
     assert served.end(signal.SIGTERM) == 0, served.running.output
-
-
-def png(mask: np.ndarray) -> str:
-    data = io.BytesIO()
-    Image.fromarray(mask.astype(np.uint8) * 255).convert("RGBA").save(data, "PNG")
-    return base64.b64encode(data.getvalue()).decode()
 
 
 def shown(reviewed, k: int) -> dict:
@@ -145,7 +138,7 @@ def test_a_port_in_use_another_process_and_a_damaged_file_are_said(server, revie
     code, said = in_process(root, "review", "-d", "toy", "--port", server.port)
     assert code == 2 and f"error: port {server.port} is in use - give another --port" in said
     code, said = in_process(root, "review", "-d", "toy", "--order", "best")
-    assert code == 2 and "use one of empty, full, low, random" in said
+    assert code == 2 and "use one of empty, full, low, differ, random" in said
     with pytest.raises(StoreError, match="the review is being written by process"):
         review_dataset(DATASET, reviewed.params, paths)
     with pytest.raises(ConfigError, match="cannot be used"):
@@ -164,6 +157,11 @@ def test_the_variant_has_what_was_drawn_and_rewrites_only_what_changed(reviewed,
     rows = reviewed.project.rows
     edits = Edits(paths.reviewed(DATASET))
     work = Worklist(DATASET, params, paths, edits)
+    assert (
+        update_variant(DATASET, params, paths) == 0 and not paths.masks(DATASET, VARIANT).exists()
+    )
+    with pytest.raises(ConfigError, match=r"no image has two masks .*pipeline adapt"):
+        work.page("differ", {})
     assert write_variant(work, params, paths) == 8 and write_variant(work, params, paths) == 0
     drawn = np.zeros((64, 80), bool)
     drawn[5:30, 7:40] = True
@@ -174,15 +172,28 @@ def test_the_variant_has_what_was_drawn_and_rewrites_only_what_changed(reviewed,
         edits.save(Edit(rows[3]["image_id"], rows[3]["sha256"], 1, "nothing"), drawn)
     again = Edits(paths.reviewed(DATASET))
     assert again.known == edits.known
-    work = Worklist(DATASET, params, paths, again)
-    assert write_variant(work, params, paths) == 2
+    assert update_variant(DATASET, params, paths) == 2
     made, auto = (open_masks(paths.masks(DATASET, v)) for v in (VARIANT, ""))
     assert (made[rows[3]["image_id"]] == drawn).all() and not made[rows[4]["image_id"]].any()
     table = made.table()
     assert table.loc[rows[3]["image_id"], "prompt"] == "reviewed: accepted, box 7,5,40,30"
     assert table.loc[rows[4]["image_id"], "status"] == "empty"
+    assert made.attrs["not_reviewed"] == "the automatic mask, from masks.zarr"
     for k in (0, 1, 2, 5, 6, 7):
         assert (made[rows[k]["image_id"]] == auto[rows[k]["image_id"]]).all()
+
+    other = paths.masks(DATASET, "other/0")  # as of another strategy
+    other.parent.mkdir()
+    os.rename(paths.masks(DATASET, VARIANT), other)
+    work, other = Worklist(DATASET, params, paths, again), open_masks(other)
+    ids = [row["image_id"] for row in rows]
+    differ = dict(zip(work.frame.index, work.disagreement(), strict=True))
+    assert differ == {
+        i: 1 - overlap(auto[i], other[i])[0] if (auto[i] != other[i]).any() else 0 for i in ids
+    }
+    assert differ[ids[3]] > 0 and sum(value > 0 for value in differ.values()) <= 2
+    first = [row["image_id"] for row in work.page("differ", {})["rows"]]
+    assert [differ[i] for i in first] == sorted(differ.values(), reverse=True)
 
 
 @pytest.mark.promise("The Dice of the automatic masks is estimated from a random sample alone.")
