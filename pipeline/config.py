@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from os.path import abspath
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -41,6 +42,17 @@ def _each_once(value: tuple) -> tuple:
 def parts_of(view: str) -> tuple[str, ...]:
     """Return the stored views that a view of a run joins: ("whole", "crop") of "whole+crop"."""
     return tuple(view.split("+"))
+
+
+def variant_of(view: str) -> str:
+    """Return the variant of the masks that a stored view is made with, "" for masks.zarr: "lora-16"
+    of "masked@lora-16"."""
+    return view.partition("@")[2]
+
+
+def stored_as(view: str, part: str) -> str:
+    """Return a stored view with the part of its variant, if it has one: "masked@lora-16/2"."""
+    return f"{view}/{part}" if variant_of(view) else view
 
 
 def _no_part_twice(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -187,6 +199,27 @@ class SegmentParams(Section):
     max_failed: MaxFailed = 0.0
 
 
+class AdaptParams(Section):
+    """SAM2 fine-tuned on ground-truth masks of training images; see pipeline.adapt."""
+
+    method: Literal["decoder", "lora", "adapter", "full"] = "full"
+    """What is trained: pipeline.adapt.methods."""
+    shots: int = Field(16, ge=0)
+    """Images whose masks are learned from, for each adapter; 0 = all."""
+    protocol: Literal["official", "grouped"] = "grouped"
+    """grouped: an adapter for each fold of cross-validation; official: one."""
+    seed: int = Field(0, ge=0)
+    """Seed of the draw of images, of new weights and of the augmentation."""
+    steps: int = Field(200, ge=1)
+    """Batches that are learned from."""
+    batch_size: int = Field(8, ge=1)
+    """Images of a batch."""
+    learning_rate: float | None = Field(None, gt=0)
+    """At its highest; null = the one of the method."""
+    rank: int = Field(8, ge=1)
+    """lora: rank of the updates; adapter: width of the modules."""
+
+
 class PromptQualityParams(Section):
     """Every prompt strategy judged against ground truth, on a sample of each dataset."""
 
@@ -329,6 +362,7 @@ class Params(Section):
     images: ImagesParams = ImagesParams()
     audit: AuditParams = AuditParams()
     segment: SegmentParams = SegmentParams()
+    adapt: AdaptParams = AdaptParams()
     prompt_quality: PromptQualityParams = PromptQualityParams()
     encode: EncodeParams = EncodeParams()
     splits: SplitsParams = SplitsParams()
@@ -346,10 +380,15 @@ class Params(Section):
         runs = (self.study.baseline, *self.study.runs)
         named = [(f"train.views.{p}", view) for p, of in self.train.views.items() for view in of]
         named += [("study: view", run.view) for run in runs]
+        parts = [(where, part) for where, view in named for part in parts_of(view)]
+        for where, part in parts:
+            if "@" in part and not re.fullmatch(DATASET_NAME, variant_of(part)):
+                raise ValueError(f"{where}: {part!r} names no variant of the masks after the @")
+        parts = [(where, part.partition("@")[0]) for where, part in parts]
         for where, name, known in (
             ("profile", self.profile, self.profiles),
             *(("study: learner", run.learner, {*self.learners, *LEARNERS}) for run in runs),
-            *((where, part, views) for where, view in named for part in parts_of(view)),
+            *((where, part, views) for where, part in parts),
         ):
             if name not in known:
                 raise ValueError(f"{where}: {name!r} is not one of {', '.join(sorted(known))}")

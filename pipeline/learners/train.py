@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.config import CROSS_VALIDATED, Params
+from pipeline.config import CROSS_VALIDATED, Params, stored_as, variant_of
 from pipeline.engine.record import RunRecord, recorded, show_progress
 from pipeline.errors import PipelineError, StageFailed, StoreError
 from pipeline.io import ProcessLock, sha256_json, writing
@@ -108,20 +108,32 @@ def train_learner(
 ) -> None:
     """Fit one learner, write its run folder and fill in the record; see `train_dataset`."""
     dataset, folder, clock = record.dataset, paths.run(record.dataset, cls.name), time.monotonic()
-    splits, notes = plan_runs(cls, own, load_split_plan(dataset, params, paths), params)
+    plan = load_split_plan(dataset, params, paths)
+    splits, notes = plan_runs(cls, own, plan, params)
     record.parameters["notes"], record.total = notes, len(splits)
     if not splits:
         message, remedy = "fits no protocol of train.views", "add a protocol there in params.yaml"
         raise PipelineError(message, path=paths.manifest(dataset), remedy=remedy)
-    views = {key[1]: cls(own).views(key[1]) for key in splits}
+    names = {key[1]: cls(own).views(key[1]) for key in splits}
+    # Views of adapted masks are those of the adapter that saw nothing of the tested part.
+    views = {
+        key: tuple(stored_as(name, plan.part(key[0], key[3])) for name in names[key[1]])
+        for key in splits
+    }
     needed: dict[str, set[str]] = {}
     for key, split in splits.items():
-        for view in views[key[1]]:
+        for view in views[key]:
             needed.setdefault(view, set()).update(split.train, split.val, split.test)
-    store = open_features(paths.features(dataset))
-    inputs = stamp(**runs.run_inputs(paths, dataset) | {"features": store})
-    features = read_features(paths.masks(dataset), store, manifest, needed)
-    samples = {view: features.seen(view, names) for view, names in views.items()}
+    stores = open_stores(paths, dataset, needed)
+    store = stores[""]
+    inputs = stamp(
+        **runs.run_inputs(paths, dataset, sorted({*stores} - {""})) | {"features": store}
+    )
+    features = read_features(paths, dataset, stores, manifest, needed)
+    samples = {
+        (key[1], of): features.seen(key[1], dict(zip(names[key[1]], of, strict=True)))
+        for key, of in views.items()
+    }
     classes = features.samples.classes
     record.seconds["read"] = time.monotonic() - clock
 
@@ -132,8 +144,8 @@ def train_learner(
         shared = [own.deciding(), code_digest(cls), record.versions, classes, text]
         decides = sha256_json(shared)
         for key, split in splits.items():
-            parts = [features.digest(ids, views[key[1]]) for ids in (split.train, split.val)]
-            joint = [of_joint] if len(views[key[1]]) > 1 else []
+            parts = [features.digest(ids, views[key]) for ids in (split.train, split.val)]
+            joint = [of_joint] if len(views[key]) > 1 else []
             digests[key] = sha256_json([decides, key[1], key[3], parts, *joint])
         return digests
 
@@ -155,7 +167,7 @@ def train_learner(
         if starts.get(key):
             starts[key].restore(learner)
         parts = (features.rows(ids) for ids in (splits[key].train, splits[key].val))
-        return learner, digest, folder, samples[key[1]], *parts
+        return learner, digest, folder, samples[key[1], views[key]], *parts
 
     failures: dict[str, runs.Failure] = {}
     file = None if own.file is None else (paths.root / own.file).absolute()
@@ -180,7 +192,7 @@ def train_learner(
             test, result = features.rows(split.test), failures.get(digest)
             if result is None:
                 learner = fits[digest].restore(cls(own, seed=seed))
-                result = runs.run_predict(learner, samples[view], test)
+                result = runs.run_predict(learner, samples[view, views[key]], test)
             run = dict(zip(runs.RUN, (protocol, cls.name, view, fraction, seed), strict=True))
             status, error = result if isinstance(result, runs.Failure) else ("ok", "")
             if status == "ok":
@@ -191,6 +203,8 @@ def train_learner(
             fit = fits[digest] if status == "ok" else runs.Fit(digest, {}, "{}", None)
             run |= {f"n_{part}": len(ids) for part, ids in vars(split).items()}
             run |= {"chosen": fit.chosen, "val_score": fit.val_score, "status": status}
+            if used := sorted({variant_of(name) for name in views[key]} - {""}):
+                run["masks"] = ",".join(used)
             rows.append(run | {"error": error, "digest": digest})
             proba = result if status == "ok" else None
             tested.append((split.test, features.samples.y[test], proba))
@@ -246,34 +260,57 @@ class Features:
             digest.update(self.sums[view][rows].tobytes())
         return digest.hexdigest()
 
-    def seen(self, view: str, views: tuple[str, ...]) -> Samples:
-        """Return the samples that a run on a view sees, with some views."""
-        features = {name: self.samples.features[name] for name in views}
+    def seen(self, view: str, views: dict[str, str]) -> Samples:
+        """Return the samples that a run on a view sees; `views` says how each is stored."""
+        features = {name: self.samples.features[stored] for name, stored in views.items()}
         return replace(self.samples, view=view, features=features)
 
 
+def open_stores(paths: Paths, dataset: str, needed: Iterable[str]) -> dict[str, FeatureStore]:
+    """Return the feature store of each variant of the masks that the stored views name; "" is the
+    store without one. StoreError if there is none."""
+    stores = {"": open_features(paths.features(dataset))}
+    for variant in sorted({variant_of(view) for view in needed} - {""}):
+        path, name = paths.features(dataset, variant), variant.partition("/")[0]
+        if not path.is_dir():
+            remedy = f"run pipeline adapt --dataset {dataset} --name {name} with its method and "
+            remedy += f"shots, then pipeline encode --dataset {dataset} --masks {name}"
+            message = "there are no features of this variant of the masks"
+            raise StoreError(message, path=path, remedy=remedy)
+        stores[variant] = open_features(path)
+    return stores
+
+
 def read_features(
-    masks: Path, store: FeatureStore, manifest: pd.DataFrame, needed: Mapping[str, set[str]]
+    paths: Paths,
+    dataset: str,
+    stores: Mapping[str, FeatureStore],
+    manifest: pd.DataFrame,
+    needed: Mapping[str, set[str]],
 ) -> Features:
     """Read features, and refuse those that are not of today's images and masks.
 
-    `manifest` has the labels, and the SHA-256 of each image file as it is now; `needed` the ids of
-    the images that need each view.
+    `stores` are those of `open_stores`; `manifest` has the labels, and the SHA-256 of each image
+    file as it is now; `needed` the ids of the images that need each view.
     """
     ids = np.array(sorted(set().union(*needed.values())), dtype=object)
-    table = store.table().reindex(ids)
     of = manifest.set_index("image_id").loc[ids]
-    # A user may have the features alone; where there are masks too, they must agree.
-    other = runs.encoded_with_other_masks(store, open_masks(masks)) if masks.is_dir() else set()
-    reasons = {
-        "not encoded": table["status"].isna(),
-        "failed in encode": table["status"] == "failed",
-        "of older image bytes": table["sha256"] != of["sha256"],
-        "of other masks than segment has made since": table.index.isin(other),
-    }
-    why = np.select(list(reasons.values()), list(reasons), "")
-    gaps = {ids[k]: why[k] for k in np.flatnonzero(why != "")}
-    X = {} if gaps else {view: store.image_features(view, ids) for view in needed}
+    gaps, store = {}, stores[""]
+    for variant, one in stores.items():
+        table, masks = one.table().reindex(ids), paths.masks(dataset, variant)
+        # A user may have the features alone; where there are masks too, they must agree.
+        other = runs.encoded_with_other_masks(one, open_masks(masks)) if masks.is_dir() else set()
+        reasons = {
+            "not encoded": table["status"].isna(),
+            "failed in encode": table["status"] == "failed",
+            "of older image bytes": table["sha256"] != of["sha256"],
+            "of other masks than segment has made since": table.index.isin(other),
+        }
+        why = np.select(list(reasons.values()), list(reasons), "")
+        gaps |= {ids[k]: why[k] for k in np.flatnonzero(why != "")}
+    X = {}
+    for view in () if gaps else needed:
+        X[view] = stores[variant_of(view)].image_features(view.partition("@")[0], ids)
     for view, x in X.items():
         lacking = needed[view].intersection(ids[np.isnan(x).any(axis=1)])
         gaps |= dict.fromkeys(lacking, f"without view {view}")
