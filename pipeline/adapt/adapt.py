@@ -9,8 +9,12 @@ fold then both come from an adapter that was trained on images of the other fold
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,14 +25,15 @@ from pipeline.adapt.examples import Examples, draw
 from pipeline.adapt.files import load_adapter, read_about, write_adapter
 from pipeline.adapt.fit import fit
 from pipeline.adapt.methods import insert
-from pipeline.config import AdaptParams, Params
+from pipeline.config import DATASET_NAME, AdaptParams, Params
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord, library_versions, recorded, show_progress
 from pipeline.engine.run import image_items
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.images import read_mask
-from pipeline.io import FileHashes, ProcessLock, atomic_write
+from pipeline.io import FileHashes, ProcessLock, atomic_write, sha256_json
 from pipeline.manifest import read_manifest
+from pipeline.models import Sam2ImagePredictor
 from pipeline.paths import Paths
 from pipeline.segment.quality import overlap
 from pipeline.segment.segment import load_predictor, segment_dataset
@@ -67,6 +72,7 @@ def adapt_dataset(
     options: RunOptions = RunOptions(),
     *,
     variant: str = "",
+    load: Callable[[], Sam2ImagePredictor] | None = None,
 ) -> Adapted:
     """Fine-tune SAM2 on ground-truth masks of training images, and segment all images with it.
 
@@ -80,6 +86,7 @@ def adapt_dataset(
         paths: of the project folder.
         options: of this run; `force` trains again.
         variant: the name of what is made; default e.g. lora-16, or lora-16-seed-1.
+        load: returns a fresh SAM2, instead of the one of the profile.
 
     Raises:
         ConfigError: fewer masks than shots; or the variant exists with other choices.
@@ -89,6 +96,9 @@ def adapt_dataset(
     """
     section, manifest = params.adapt, read_manifest(paths.manifest(dataset))
     variant = variant or default_name(section)
+    if not re.fullmatch(DATASET_NAME, variant):
+        remedy = "use letters, digits, - and _"
+        raise ConfigError(f"{variant!r} cannot be the name of a variant", remedy=remedy)
     plan, hashes = load_split_plan(dataset, params, paths), FileHashes(paths.hashes(dataset))
     marked = manifest[(manifest["mask_path"] != "") & (manifest["mask_area"] != "0")]
     items = image_items(marked, paths.data(dataset), truth=True, hashes=hashes)
@@ -97,6 +107,7 @@ def adapt_dataset(
         text = f"adapt {dataset}: no image of {', '.join(without)} has a mask: where such an image "
         text += "gets an empty mask, that alone tells its class (docs/adapt.md)"
         print(text, file=sys.stderr, flush=True)
+    load = load or partial(load_predictor, params, options)
     parts, units = plan.parts(section.protocol), plan.units
     record = RunRecord(f"adapt-{variant}", dataset, total=len(parts))
     record.parameters = {"profile": params.profile, "adapt": section.model_dump(mode="json")}
@@ -113,33 +124,23 @@ def adapt_dataset(
             free = [i for i in items if i.image_id in learned and units[i.image_id] not in taboo]
             examples = choose(free, section, units, part, paths.manifest(dataset))
             path = folder / f"{part}.safetensors"
-            predictor = load_predictor(params, options)
+            base = load()
             about = {
                 **{"dataset": dataset, "variant": variant, "part": part, "code": CODE_VERSION},
-                **{"base": predictor.fingerprint, "params": section.model_dump(mode="json")},
+                **{"base": base.fingerprint, "params": section.model_dump(mode="json")},
                 "keys": sorted(item.key for item in examples),
                 "images": [item.image_id for item in examples],
             }
-            stored = read_about(path)
-            if stored is None or options.force or options.on_mismatch == "rebuild":
-                same = False
-            elif other := identity_diff({key: stored.get(key) for key in about}, about):
-                message = f"the variant was made with other choices: {'; '.join(other)[:300]}"
-                remedy = "give this one another --name, or replace it with --force"
-                raise ConfigError(message, path=path, remedy=remedy)
-            else:
-                same = True
-            if same:
+            if is_there(path, about, force=options.force):
                 record.skipped += 1
             else:
                 title = f"adapt {dataset} {variant}/{part}"
-                with show_progress(
-                    title, section.steps, unit="steps", show=options.progress
-                ) as count:
-                    train_adapter(path, predictor, examples, params, canonical(about), count)
+                shown = {"unit": "steps", "show": options.progress}
+                with show_progress(title, section.steps, **shown) as count:
+                    train_adapter(path, base, examples, params, canonical(about), count)
                 record.done += 1
-                predictor = load_predictor(params, options)
-            adapted = load_adapter(path, predictor, dataset)
+                base = load()
+            adapted = load_adapter(path, base, dataset)
             unprompted = params.segment.model_copy(update={"prompt": "no-prompt"})
             asked = params.model_copy(update={"segment": unprompted})
             how = replace(options, force=False, on_mismatch="rebuild")
@@ -150,6 +151,19 @@ def adapt_dataset(
     return Adapted(variant, record, dice)
 
 
+def is_there(path: Path, about: dict[str, Any], *, force: bool) -> bool:
+    """Return whether the adapter at `path` is the one that `about` describes; ConfigError if it is
+    another one, unless that one is to be replaced."""
+    stored = None if force else read_about(path)
+    if stored is None:
+        return False
+    if other := identity_diff({key: stored.get(key) for key in about}, canonical(about)):
+        message = f"the variant was made with other choices: {'; '.join(other)[:300]}"
+        remedy = "give this one another --name, or replace it with --force"
+        raise ConfigError(message, path=path, remedy=remedy)
+    return True
+
+
 def default_name(section: AdaptParams) -> str:
     """Return the name of a variant: its method, number of masks, and seed unless it is 0."""
     name = f"{section.method}-{section.shots or 'all'}"
@@ -158,7 +172,7 @@ def default_name(section: AdaptParams) -> str:
 
 
 def choose(
-    free: list[WorkItem], section: AdaptParams, units: dict[str, str], part: str, manifest: Any
+    free: list[WorkItem], section: AdaptParams, units: dict[str, str], part: str, manifest: Path
 ) -> list[WorkItem]:
     """Return the items that the adapter of a part learns from, by id; see `draw`."""
     by_id = {item.image_id: item for item in free}
@@ -173,12 +187,12 @@ def choose(
 
 
 def train_adapter(
-    path: Any,
-    predictor: Any,
+    path: Path,
+    predictor: Sam2ImagePredictor,
     items: list[WorkItem],
     params: Params,
     about: dict[str, Any],
-    count: Any,
+    count: Callable[[int, int], None],
 ) -> None:
     """Train an adapter on some items and write it; `predictor` is a fresh one, `about` decides the
     adapter. On the CPU one thread computes, so that it is the same bits on any machine's cores."""
@@ -187,7 +201,7 @@ def train_adapter(
         name: value.detach().cpu().clone() for name, value in predictor.model.named_parameters()
     }
     examples = Examples.read(items, predictor, params.images.shown)
-    state = path.with_suffix(".partial.pt")
+    state = path.with_name(f"{path.stem}-{sha256_json(about)[:16]}.pt")
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -202,7 +216,8 @@ def train_adapter(
     write_adapter(
         path, predictor, base, about | {"loss": ends, "labels_of_adapter": about["images"]}
     )
-    state.unlink(missing_ok=True)
+    for left in (*path.parent.glob(f"{path.stem}-*.pt"), *path.parent.glob(f".{path.stem}-*.pt")):
+        left.unlink(missing_ok=True)  # those of other choices, and those half written, as well
 
 
 def measure(items: list[WorkItem], dataset: str, paths: Paths, variant: str) -> tuple[int, float]:

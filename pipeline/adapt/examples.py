@@ -75,10 +75,10 @@ class Examples:
     def batch(
         self, predictor: Sam2ImagePredictor, seed: int, step: int, size: int
     ) -> tuple[Tensor, Tensor]:
-        """Return an augmented batch: float32 images (size, 3, s, s), masks (size, 1, s, s) in {0, 1}.
+        """Return an augmented batch: float32 images (size, 3, s, s), masks (size, 1, s, s).
 
-        Each pass over the images has its own order. Seed and step alone decide the batch, so that
-        training continues where it was stopped.
+        Each pass over the images has its own order. Masks are 0 or 1. Seed and step alone
+        decide the batch, so that training continues where it was stopped.
         """
         n = len(self.images)
         places = range(step * size, (step + 1) * size)

@@ -105,8 +105,8 @@ def encode_dataset(
 
 
 def adapter_of(masks: MaskStore, dataset: str) -> dict[str, Any]:
-    """Return what the identity of a variant's masks says of their adapter; StoreError if they are of
-    another dataset, or of no adapter."""
+    """Return what the identity of a variant's masks says of their adapter; StoreError if they
+    are of another dataset, or of no adapter."""
     model = masks.identity.get("model") or {}
     about = model.get("fingerprint", {}).get("adapter", {})
     if about.get("dataset") != dataset:
@@ -118,7 +118,7 @@ def adapter_of(masks: MaskStore, dataset: str) -> dict[str, Any]:
 
 
 def parts_of_variant(dataset: str, variant: str, paths: Paths) -> list[str]:
-    """Return the parts of a variant of the masks, such as lora-16/0, sorted; StoreError for none."""
+    """Return the parts of a variant of the masks (lora-16/0, ...), sorted; StoreError for none."""
     folder = paths.masks(dataset, variant).with_suffix("")
     names = sorted(path.stem for path in folder.glob("[!.]*.zarr"))
     if not names:

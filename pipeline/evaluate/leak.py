@@ -19,7 +19,7 @@ def check_unseen(
     Args:
         tested: part of a variant of the masks, such as `lora-16/0`, to the ids of all images that
             are tested on features made with it.
-        units: of each image id: its patient, group, file and copies; see `pipeline.splits.grouping`.
+        units: of each image id: its patient, group, file and copies (`splits.grouping.units`).
         dataset, paths: where the features are. Their identity names the images that were seen.
     """
     for part, ids in tested.items():
@@ -31,6 +31,6 @@ def check_unseen(
                 f"{len(leaked)} test images belong with images whose masks the adapter of {part} "
                 f"has learned from (same image, patient, group, file or copy): {shown(leaked)}",
                 path=path,
-                remedy=f"run pipeline adapt, encode --masks and train again for {dataset}, with the "
-                "manifest, splits and leak audit as they are now",
+                remedy=f"run adapt, encode --masks and train again for {dataset}, with the splits "
+                "and the leak audit as they are now",
             )
