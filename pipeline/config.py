@@ -27,6 +27,7 @@ LEARNERS = (  # the built-in ones; docs/learners.md
 )
 VIEWS = ("whole", "masked", "crop", "binary", "oracle", "random")  # encoded by default
 MORE_VIEWS = ("dim", "blur", "grey", "random-crop")  # built in too, encoded on request
+POOLED_VIEWS = ("trunk", "inside", "outside", "random-inside")  # of the maps of the whole image
 LOCAL = "local-dir:"
 """Before the folder with a copy of a repository of open_clip, as the name of a model."""
 # Names of datasets and learners become names of files and of DVC stages.
@@ -257,6 +258,16 @@ class EncodeParams(Section):
     precision: Precision = "auto"
     max_failed: MaxFailed = 0.0
 
+    @model_validator(mode="after")
+    def _pooled_views_have_the_whole(self) -> Self:
+        if (
+            pooled := set(self.views)
+            .intersection(POOLED_VIEWS)
+            .difference(POOLED_VIEWS if "whole" in self.views else ())
+        ):
+            raise ValueError(f"views: {', '.join(sorted(pooled))} need the view whole as well")
+        return self
+
 
 class SplitsParams(Section):
     """Which images train, which choose hyperparameters, which are tested."""
@@ -376,7 +387,7 @@ class Params(Section):
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
         # Whether a view is encoded, `train` asks the store: one command may set encode.views.
-        views = {*self.encode.views, *VIEWS, *MORE_VIEWS}
+        views = {*self.encode.views, *VIEWS, *MORE_VIEWS, *POOLED_VIEWS}
         runs = (self.study.baseline, *self.study.runs)
         named = [(f"train.views.{p}", view) for p, of in self.train.views.items() for view in of]
         named += [("study: view", run.view) for run in runs]

@@ -163,7 +163,11 @@ class PredictMapper:
         needed = params.encode.model_copy(update={"views": self.views})
         self.encoder = EncodeMapper(needed, clip, {}, window=self.window)
         self.device = encoder.device
-        self.text = features.class_features(self.fitted.classes)
+        self.text, self.prompts = features.class_features(self.fitted.classes), None
+        if "prompts" in self.fitted.learners[0].needs:
+            from pipeline.learners.prompts import ClassPrompts
+
+            self.prompts = ClassPrompts.of(features, self.fitted.classes, params.models.clip)
 
     def load(self, item: WorkItem) -> np.ndarray:
         """Read an image."""
@@ -175,12 +179,15 @@ class PredictMapper:
         masks = self.segmenter.map(items, [self.segmenter.prepare(x, row) for x in loaded])
         every = zip(loaded, masks, items, strict=True)
         views = [self.encoder.prepare(x, m.mask, m.status, item.key) for x, m, item in every]
-        features, _ = self.encoder.encode(views)
+        encoded = self.encoder.encode(views)
         rows = []
         classes, none = tuple(self.fitted.classes), np.zeros(0, np.int64)
-        for image, mask, feature in zip(loaded, masks, features, strict=True):
-            by_view = {name: feature[[at]] for at, name in enumerate(self.views)}
-            sample = Samples(self.view, by_view, none, self.text, classes)
+        for n, (image, mask) in enumerate(zip(loaded, masks, strict=True)):
+            pooled = [] if encoded.pooled is None else encoded.pooled[n]
+            names = (*self.encoder.frames, *self.encoder.pooled)
+            each = zip(names, [*encoded.features[n], *pooled], strict=True)
+            by_view = {name: feature[None] for name, feature in each}
+            sample = Samples(self.view, by_view, none, self.text, classes, prompts=self.prompts)
             every = [predict_joined(learner, sample) for learner in self.fitted.learners]
             proba = np.mean(every, axis=0)[0]
             check_finite("a class probability (is there such a view of new images?)", proba)

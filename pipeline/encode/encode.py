@@ -19,7 +19,7 @@ from pipeline.models import ClipModel, load_clip
 from pipeline.paths import Paths
 from pipeline.store import FeatureStoreWriter, MaskStore, open_masks
 
-UNMASKED = ("whole", "oracle")
+UNMASKED = ("whole", "oracle", "trunk")
 """Views that do not depend on the mask that was found."""
 
 
@@ -85,6 +85,8 @@ def encode_dataset(
         mapper.identity | made_with,
         views=section.views,
         dim=clip.embed_dim,
+        pooled=mapper.pooled,
+        pooled_dim=mapper.pooled_dim,
         tokens=clip.tokens if section.tokens else 0,
         on_mismatch=options.on_store_mismatch,
         attrs={"dataset": dataset},

@@ -61,6 +61,22 @@ class Geometry:
         grey = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2)
         return self.apply(grey, interpolation="bilinear")[..., 0] > 127
 
+    def shares(self, mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+        """Return the share of each cell of a grid over the frame that a mask covers.
+
+        `mask` is bool (h, w) of the image; the result float32 `grid` (rows, columns), in [0, 1].
+        Areas are averaged, so that a mask smaller than a cell still has a share; the padding of
+        the frame counts as not covered.
+        """
+        (height, width), box = self.resized, Image.Resampling.BOX
+        area = np.asarray(Image.fromarray(mask.astype(np.float32)).resize((width, height), box))
+        y0, x0 = max(0, -self.top), max(0, -self.left)
+        seen = area[y0 : y0 + self.size, x0 : x0 + self.size]
+        frame = np.zeros((self.size, self.size), np.float32)
+        top, left = max(0, self.top), max(0, self.left)
+        frame[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
+        return np.asarray(Image.fromarray(frame).resize(grid[::-1], box))
+
 
 def choose_geometry(name: str, resize_mode: str) -> str:
     """Return what `auto` stands for with a model of this `ClipModel.resize_mode`, or `name`."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from pipeline.config import EncodeParams
+from pipeline.config import POOLED_VIEWS, EncodeParams
 from pipeline.encode.geometry import choose_geometry, make_geometry
-from pipeline.encode.views import BLUR_SHARE, VIEWS, ViewInput, fill_colour
+from pipeline.encode.views import BLUR_SHARE, VIEWS, ViewInput, fill_colour, pooled_region
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.images import read_image, read_mask, reader_rules
 from pipeline.models import ClipModel
@@ -28,11 +28,25 @@ USABLE = ("ok", "empty", "full")
 @dataclass(frozen=True)
 class PreparedViews:
     """The views of one image: `pixels` float32 (k, 3, s, s), each distinct view once; for each view
-    its `index` in them, -1 if the image does not have it; the status of the mask."""
+    its `index` in them, -1 if the image does not have it; the status of the mask; and where
+    feature maps are pooled the index of the `whole` image and by map the `shares` of its cells
+    that each pooled view has, float32 (p, h_i, w_i)."""
 
     pixels: torch.Tensor
     index: tuple[int, ...]
     status: str
+    whole: int = -1
+    shares: tuple[np.ndarray, ...] = ()
+
+
+class Encoded(NamedTuple):
+    """Features of n images: of `frames` (views that CLIP is shown) float32 (n, view, d), NaN for a
+    view that an image does not have, and their patch tokens (n, view, t, d) if they are kept; of
+    the pooled views (n, pooled view, sum of the maps' channels), if there are any."""
+
+    features: np.ndarray
+    tokens: np.ndarray | None
+    pooled: np.ndarray | None
 
 
 class EncodeMapper:
@@ -58,14 +72,26 @@ class EncodeMapper:
         forward_batch: int = 32,
         window: tuple[float, float] | None = None,
     ):
-        if unknown := set(params.views) - set(VIEWS):
-            remedy = f"choose from {', '.join(VIEWS)}; joint views are for train.views"
+        if unknown := set(params.views) - {*VIEWS, *POOLED_VIEWS}:
+            remedy = (
+                f"choose from {', '.join((*VIEWS, *POOLED_VIEWS))}; joint views are for train.views"
+            )
             raise ConfigError(f"encode.views: unknown {', '.join(unknown)}", remedy=remedy)
         self.params, self.clip, self.masks, self.window = params, clip, masks, window
         self.device = clip.device.type
         self.forward_batch = forward_batch
         self.geometry = choose_geometry(params.geometry, clip.resize_mode)
         self.padding = fill_colour(params.fill, clip.mean)
+        self.frames, self.pooled = (
+            tuple(name for name in params.views if (name in POOLED_VIEWS) == pooled)
+            for pooled in (False, True)
+        )
+        self.grids: list[tuple[int, int]] = []
+        self.pooled_dim = 0
+        if self.pooled:
+            _, maps = clip.encode_maps(torch.zeros(1, 3, clip.image_size, clip.image_size))
+            self.grids = [tuple(each.shape[2:]) for each in maps]
+            self.pooled_dim = sum(each.shape[1] for each in maps)
         self.identity: dict[str, Any] = {
             "stage": "encode",
             "mapper_version": MAPPER_VERSION,
@@ -86,6 +112,7 @@ class EncodeMapper:
         }
         # Only of views that are asked for, so that stores of the others stay what they are.
         rules = {"dim": params.dim, "blur": BLUR_SHARE}
+        rules |= {name: [list(grid) for grid in self.grids] for name in POOLED_VIEWS}
         if used := {name: rule for name, rule in rules.items() if name in params.views}:
             self.identity["view_rules"] = used
 
@@ -133,7 +160,8 @@ class EncodeMapper:
         source = ViewInput(image, usable, seed, truth, *given)
         frames: dict[bytes, np.ndarray] = {}
         index: list[int] = []
-        for name in params.views:
+        # The maps are those of the whole image, whether or not its own view is asked for.
+        for name in (*self.frames, *(["whole"] if self.pooled else [])):
             view = VIEWS[name](source)
             if view is None:
                 index.append(-1)
@@ -144,16 +172,27 @@ class EncodeMapper:
             frames.setdefault(frame.tobytes(), frame)
             index.append(list(frames).index(frame.tobytes()))
         stack = np.stack(list(frames.values())) if frames else np.zeros((0, size, size, 3))
-        return PreparedViews(normalise(stack, self.clip.mean, self.clip.std), tuple(index), status)
+        pixels = normalise(stack, self.clip.mean, self.clip.std)
+        if not self.pooled:
+            return PreparedViews(pixels, tuple(index), status)
+        plan = make_geometry(self.geometry, *image.shape[:2], size)
+        regions = [pooled_region(name, source) for name in self.pooled]
+        shares = [np.stack([plan.shares(one, grid) for one in regions]) for grid in self.grids]
+        every = [plan.shares(np.ones_like(mask), grid) for grid in self.grids]
+        for grid, image_shares in zip(shares, every, strict=True):
+            # Nothing outside a full mask, or the mask is in what the geometry crops.
+            grid[grid.sum(axis=(1, 2)) == 0] = image_shares
+        return PreparedViews(pixels, tuple(index[:-1]), status, index[-1], tuple(shares))
 
     def map(self, items: Sequence[WorkItem], loaded: Sequence[PreparedViews]) -> list[FeatureRow]:
         """Encode all views of a batch of images."""
-        features, tokens = self.encode(loaded)
+        found = self.encode(loaded)
         return [
             FeatureRow(
                 image_id=item.image_id,
-                features=features[i],
-                tokens=None if tokens is None else tokens[i],
+                features=found.features[i],
+                tokens=None if found.tokens is None else found.tokens[i],
+                pooled=None if found.pooled is None else found.pooled[i],
                 mask_status=one.status,
                 mask_crc=int(item.row["mask"]["crc"]),
                 reason="" if one.status == "ok" else f"mask {one.status}: whole image used",
@@ -161,26 +200,55 @@ class EncodeMapper:
             for i, (item, one) in enumerate(zip(items, loaded, strict=True))
         ]
 
-    def encode(self, prepared: Sequence[PreparedViews]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the features of n images, float32 (n, view, d), and if they are kept their patch
-        tokens, (n, view, t, d); NaN for a view that an image does not have."""
+    def encode(self, prepared: Sequence[PreparedViews]) -> Encoded:
+        """Return the features of n images. All that is of the whole image, its own view and the
+        pooled ones, is of one forward pass of it."""
         pixels = torch.cat([one.pixels for one in prepared])
         keep, d = self.params.tokens, self.clip.embed_dim
         parts = pixels.split(self.forward_batch) if len(pixels) else ()
-        encoded = [self.clip.encode_image(part, tokens=keep) for part in parts]
-        rows, start = [], 0
-        for one in prepared:
+        rows, wholes, start = [], {}, 0
+        for number, one in enumerate(prepared):
             rows.append([start + i if i >= 0 else -1 for i in one.index])
+            wholes[start + one.whole] = number
             start += len(one.pixels)
+        encoded, start = [], 0
+        pooled = np.zeros((len(prepared), len(self.pooled), self.pooled_dim), np.float32)
+        for part in parts:
+            if keep or not self.pooled:
+                encoded.append(self.clip.encode_image(part, tokens=keep))
+            if self.pooled:
+                vectors, maps = self.clip.encode_maps(part)
+                encoded += [] if keep else [vectors]
+                for row in set(range(start, start + len(part))).intersection(wholes):
+                    of = wholes[row]
+                    each = [one[row - start].cpu().numpy() for one in maps]
+                    pooled[of] = pool(each, prepared[of].shares)
+            start += len(part)
 
         def by_view(values: Sequence[torch.Tensor], *shape: int) -> np.ndarray:
             nothing = np.full((1, *shape), np.nan, np.float32)  # the last row, -1
-            return np.concatenate([*(v.cpu().numpy() for v in values), nothing])[np.array(rows)]
+            at = np.array(rows, np.int64).reshape(len(rows), len(self.frames))
+            return np.concatenate([*(v.cpu().numpy() for v in values), nothing])[at]
 
-        if not keep:
-            return by_view(encoded, d), None
-        pooled, tokens = zip(*encoded, strict=True) if encoded else ((), ())
-        return by_view(pooled, d), by_view(tokens, self.clip.tokens, d)
+        tokens = None
+        if keep:
+            encoded, tokens = zip(*encoded, strict=True) if encoded else ((), ())
+            tokens = by_view(tokens, self.clip.tokens, d)
+        return Encoded(by_view(encoded, d), tokens, pooled if self.pooled else None)
+
+
+def pool(maps: Sequence[np.ndarray], shares: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the means of the feature maps of one image over regions, all maps side by side.
+
+    `maps` are float32 (C_i, h_i, w_i), `shares` of the cells in each of p regions (p, h_i, w_i);
+    the result is float32 (p, sum of C_i).
+    """
+    means = []
+    for each, share in zip(maps, shares, strict=True):
+        weights = share.reshape(len(share), -1).astype(np.float64)
+        total = weights @ each.reshape(len(each), -1).T.astype(np.float64)
+        means.append(total / weights.sum(axis=1, keepdims=True))
+    return np.concatenate(means, axis=1).astype(np.float32)
 
 
 def no_mask(problem: str) -> PipelineError:

@@ -136,6 +136,18 @@ VIEWS: dict[str, Callable[[ViewInput], np.ndarray | None]] = {
 """All views by the name that params.yaml may use."""
 
 
+def pooled_region(name: str, source: ViewInput) -> np.ndarray:
+    """Return the region that a view pools the feature maps of the whole image over, bool (h, w).
+
+    "inside" and "outside" the mask, "trunk": the image, "random-inside": the region of the view
+    `random`, the control for `inside`.
+    """
+    if name == "random-inside":
+        return random_mask(source.mask, source.seed)
+    everything = np.ones_like(source.mask)
+    return {"inside": source.mask, "outside": ~source.mask}.get(name, everything)
+
+
 def fill_colour(name: str, mean: Sequence[float]) -> tuple[int, int, int]:
     """Return the colour of the fill `name`, also used for padding; `blur` pads with the mean."""
     r, g, b = (0 if name == "black" else round(255 * float(v)) for v in mean)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from pydantic import ConfigDict, Field, ValidationError
@@ -26,6 +26,9 @@ from pipeline.config import (
     problem_text,
 )
 from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.learners.prompts import ClassPrompts
 
 _registered: dict[str, type[Learner]] = {}
 C = TypeVar("C", bound=type)
@@ -49,6 +52,8 @@ class Samples:
         classes: the C class names, in the same order.
         weights: what a joint view has multiplied the features with, beside the scale of each view,
             (d,); 1 for other views. Who standardises features has to keep them.
+        prompts: the words of the classes, in the same order, and their text tower, for learners
+            that need them; else None.
     """
 
     view: str
@@ -57,6 +62,7 @@ class Samples:
     text: np.ndarray
     classes: tuple[str, ...] = ()
     weights: np.ndarray | float = 1.0
+    prompts: ClassPrompts | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.features.values())))
@@ -116,6 +122,9 @@ class Learner:
         joins: whether it can be fitted on joint views such as whole+crop, whose features are joined
             before `fit` sees them. False: these views are refused; or `views` is overridden, and
             the stored views that it names arrive as they are.
+        needs_text: False for a learner that never compares features with those of texts, and so can
+            be fitted on views whose features are of another length (inside, outside, trunk).
+        needs: what of `Samples` it needs besides features: "prompts".
         starts_from: a learner that `fit` fits first, with the parameters of the same names. If
             `train` finds that fit on disk, its arrays are there already when `fit` is called.
         chosen: what the validation part decided in `fit` (JSON values), for the table of runs.
@@ -126,6 +135,8 @@ class Learner:
     Parameters: ClassVar[type[LearnerParams]] = LearnerParams
     needs_labels: ClassVar[bool] = True
     joins: ClassVar[bool] = True
+    needs_text: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset()
     starts_from: ClassVar[type[Learner] | None] = None
 
     def __init__(self, params: LearnerParams | None = None, *, seed: int = 0):
@@ -160,6 +171,20 @@ class Learner:
             remedy = f"name the views of this learner in learners.{self.name}.views"
             raise ConfigError(f"{self.name} cannot join the views {view}", remedy=remedy)
         return parts_of(view)
+
+    def check_lengths(self, samples: Samples) -> None:
+        """Refuse features that this learner cannot compare with those of texts, by name.
+
+        Raises:
+            ConfigError: `needs_text` is set, and a view has features of another length.
+        """
+        length = samples.text.shape[1]
+        other = [name for name, X in samples.features.items() if X.shape[1] != length]
+        if other and self.needs_text:
+            message = f"{self.name} compares images with texts, of which the features have length "
+            message += f"{length}; those of {', '.join(other)} have another"
+            remedy = f"name the views of this learner in learners.{self.name}.views"
+            raise ConfigError(message, remedy=remedy)
 
     @property
     def tensors(self) -> dict[str, np.ndarray]:
@@ -249,6 +274,7 @@ def code_digest(cls: type[Learner]) -> str:
     used = {cls, *(one for one in there if isinstance(one, type) and issubclass(one, Learner))}
     modules = {base.__module__ for one in used for base in one.__mro__}
     modules |= {runs.__name__, joint.__name__}
+    modules |= {f"pipeline.learners.{need}" for need in cls.needs}
     files = {name: getattr(sys.modules.get(name), "__file__", None) for name in modules}
     if files[cls.__module__] is None:
         raise ConfigError(
@@ -277,8 +303,10 @@ def in_content_order(train: Samples, val: Samples) -> tuple[Samples, Samples, np
     train, val = (part.take(by_bytes(part.X), labelled=True) for part in (train, val))
     order = np.array(list(dict.fromkeys([*train.y.tolist(), *by_bytes(train.text).tolist()])))
     text, classes = train.text[order], tuple(train.classes[c] for c in order if train.classes)
+    prompts = train.prompts and train.prompts.take(order)
+    of_classes = {"text": text, "classes": classes, "prompts": prompts}
     now = np.argsort(order)
-    train, val = (replace(part, y=now[part.y], text=text, classes=classes) for part in (train, val))
+    train, val = (replace(part, y=now[part.y], **of_classes) for part in (train, val))
     return train, val, order
 
 

@@ -11,7 +11,8 @@ the list; without a validation part it is the first. So `[1.0]`, the default, ch
 
 The class prompts are repeated, one T for each view, so that what compares images with texts works
 as before: cos(x, T) is then the mean of the cosines of the views, weighted by b_i |x_i|. Where no
-image is trained on (zero-shot) the features of each view have length 1 instead.
+image is trained on (zero-shot) the features of each view have length 1 instead. The pooled views,
+whose features are of another length than T, are for learners that need no texts; their T is zero.
 """
 
 from __future__ import annotations
@@ -46,11 +47,12 @@ def join(samples: Samples, scales: np.ndarray, weight: float = 1.0) -> Samples:
         if scale == 0:
             scale = 1 / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.float32(1e-12))
         blocks.append(x * scale)
-    widths = [block.shape[1] for block in blocks]
+    widths, text = [block.shape[1] for block in blocks], samples.text
+    texts = [text if w == text.shape[1] else np.zeros((len(text), w), text.dtype) for w in widths]
     return replace(
         samples,
         features={**samples.features, samples.view: np.concatenate(blocks, axis=1)},
-        text=np.tile(samples.text, (1, len(blocks))),
+        text=np.concatenate(texts, axis=1),
         weights=np.repeat([1.0, *[weight] * (len(blocks) - 1)], widths),
     )
 

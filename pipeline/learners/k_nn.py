@@ -32,6 +32,7 @@ class Knn(Tuned):
     """
 
     Parameters = KnnParams
+    needs_text = False
 
     def fit(self, train: Samples, val: Samples) -> Self:
         """Keep the training images and choose k on the validation part.

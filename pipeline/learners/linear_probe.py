@@ -55,6 +55,7 @@ class LinearProbe(Learner):
     """
 
     Parameters = LinearProbeParams
+    needs_text = False
     tol = 1e-4
     """Largest entry of the gradient of the mean loss at which the solver stops."""
 

@@ -35,6 +35,7 @@ class NearestPrototype(Tuned):
     """
 
     Parameters = NearestPrototypeParams
+    needs_text = False
 
     def fit(self, train: Samples, val: Samples) -> Self:
         """Take the class means; the validation part chooses the temperature alone.

@@ -134,7 +134,15 @@ def train_learner(
         (key[1], of): features.seen(key[1], dict(zip(names[key[1]], of, strict=True)))
         for key, of in views.items()
     }
-    classes = features.samples.classes
+    for one in samples.values():
+        cls(own).check_lengths(one)
+    classes, prompts = features.samples.classes, None
+    if "prompts" in cls.needs:
+        from pipeline.learners.prompts import ClassPrompts  # loads open_clip
+
+        prompts = ClassPrompts.of(store, classes, params.models.clip)
+        prompts.tower()  # no fit is begun without it
+        samples = {key: replace(of, prompts=prompts) for key, of in samples.items()}
     record.seconds["read"] = time.monotonic() - clock
 
     def digests_of(cls: type[Learner], own: LearnerParams) -> dict[RunKey, str]:
@@ -142,7 +150,7 @@ def train_learner(
         text, digests = features.samples.text.tobytes().hex(), {}
         of_joint = {"block_weights": own.block_weights}
         shared = [own.deciding(), code_digest(cls), record.versions, classes, text]
-        decides = sha256_json(shared)
+        decides = sha256_json([*shared, prompts.identity] if prompts else shared)
         for key, split in splits.items():
             parts = [features.digest(ids, views[key]) for ids in (split.train, split.val)]
             joint = [of_joint] if len(views[key]) > 1 else []

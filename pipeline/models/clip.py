@@ -6,6 +6,7 @@ import contextlib
 import copy
 import hashlib
 import json
+import operator
 import re
 from collections.abc import Callable
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg
 from open_clip.timm_model import TimmModel
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transformer import VisionTransformer
+from timm.models.vision_transformer import VisionTransformer as TimmViT
 from transformers import AutoConfig
 from transformers.utils import logging
 
@@ -162,6 +164,40 @@ class ClipModel:
             "this image tower has no patch tokens in the joint space",
             remedy="set encode.tokens: false, or choose a ViT such as ViT-B-16",
         )
+
+    @torch.inference_mode()
+    def encode_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the embeddings of images and the tower's own feature maps of one forward pass.
+
+        The maps are the last three stages of a convolutional or hierarchical tower (strides 8, 16
+        and 32), and the patch tokens after half and after all layers of a ViT, each normalised as
+        the last ones are.
+
+        Args:
+            images: as for `encode_image`.
+
+        Returns:
+            float32 (B, embed_dim), as of `encode_image`, and maps float32 (B, C_i, h_i, w_i).
+
+        Raises:
+            ModelError: the image tower does not give its maps.
+        """
+        visual, images = self.model.visual, images.to(self.device)
+        trunk = visual.trunk if isinstance(visual, TimmModel) else visual
+        blocks = {VisionTransformer: "transformer.resblocks", TimmViT: "blocks"}.get(type(trunk))
+        depth = len(operator.attrgetter(blocks)(trunk)) if blocks else 0
+        depths = sorted({max(0, depth // 2 - 1), depth - 1}) if blocks else 3
+        if not hasattr(trunk, "forward_intermediates"):
+            remedy = "leave the pooled views out of encode.views, or choose another model"
+            raise ModelError("this image tower does not give its feature maps", remedy=remedy)
+        with self._autocast():
+            if trunk is visual:
+                found = trunk.forward_intermediates(images, depths, normalize_intermediates=True)
+                pooled, maps = found["image_features"], found["image_intermediates"]
+            else:
+                last, maps = trunk.forward_intermediates(images, depths, norm=bool(blocks))
+                pooled = visual.head(trunk.forward_head(last))
+        return pooled.float(), [each.float() for each in maps]
 
     @torch.inference_mode()
     def encode_text(self, texts: list[str]) -> torch.Tensor:

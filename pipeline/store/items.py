@@ -69,6 +69,7 @@ class FeatureRow:
         features: float32 (view, feature), views in the order of the writer; a view that does not
             exist for this image (oracle without ground truth) is all NaN.
         tokens: float32 (view, token, feature) when the store keeps tokens, else None.
+        pooled: float32 (pooled view, feature) when the store has such views, else None.
         mask_status: status of the mask that the views were made with; "" = no mask used.
         mask_crc: checksum of that mask in the mask store; -1 = no mask used.
         reason: a remark, e.g. "mask empty: whole image used".
@@ -78,6 +79,7 @@ class FeatureRow:
     image_id: str
     features: np.ndarray
     tokens: np.ndarray | None = None
+    pooled: np.ndarray | None = None
     mask_status: str = ""
     mask_crc: int = -1
     reason: str = ""

@@ -45,7 +45,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,21 @@ FEATURES = Kind(
     sums={"image_features": "crc", "tokens": "tokens_crc"},
 )
 
+POOLED_FEATURES = replace(
+    FEATURES,
+    columns={**FEATURES.columns, "pooled_crc": ("uint32", 0)},
+    sums={**FEATURES.sums, "pooled_features": "pooled_crc"},
+)
+"""Of the feature stores that have pooled views, whose features are of another length."""
+
 KINDS = {kind.name: kind for kind in (MASKS, FEATURES)}
+
+
+def kind_of(root: Mapping[str, Any]) -> Kind:
+    """Return the kind of a store, from its zarr.json."""
+    kind = KINDS[root["attributes"]["store"]]
+    pooled = kind is FEATURES and "pooled_features" in root["consolidated_metadata"]["metadata"]
+    return POOLED_FEATURES if pooled else kind
 
 
 def checksum(values: np.ndarray) -> int:

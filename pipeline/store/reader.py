@@ -22,7 +22,7 @@ import pyarrow as pa
 from pipeline.errors import StoreError
 from pipeline.io import sha256_json
 from pipeline.store import layout
-from pipeline.store.layout import FEATURES, GOOD, KINDS, MASKS, Data, DataArray, Kind, Row, checksum
+from pipeline.store.layout import FEATURES, GOOD, MASKS, Data, DataArray, Kind, Row, checksum
 
 if TYPE_CHECKING:
     import xarray
@@ -111,8 +111,8 @@ class StoreReader:
         while root != (root := layout.read_root(self.path, self._folder)):
             self.attrs = root["attributes"]
             self.metadata = root["consolidated_metadata"]["metadata"]
-            self.kind = KINDS[self.attrs["store"]]
-            if self.wanted not in (None, self.kind):
+            self.kind = layout.kind_of(root)
+            if self.wanted is not None and self.wanted.name != self.kind.name:
                 message = f"is a store of {self.kind.name}, not of {self.wanted.name}"
                 raise self._error(message, f"open it with open_{self.kind.name}")
             self.arrays = layout.data_arrays(self.kind, self.metadata)
@@ -333,7 +333,7 @@ class FeatureStore(StoreReader):
 
     def image_features(self, view: str, ids: Iterable[str] | None = None) -> np.ndarray:
         """Return float32 (n, d), not normalised, in the order of `ids` (default: all images of the
-        manifest that have data, sorted).
+        manifest that have data, sorted). Features of pooled views are of another length.
 
         A view that does not exist for an image (oracle without ground truth) is a row of NaN.
 
@@ -343,10 +343,13 @@ class FeatureStore(StoreReader):
         if view not in self.views:
             remedy = "add it to encode.views in params.yaml and encode again"
             raise self._error(f"no view {view!r}; the store has {', '.join(self.views)}", remedy)
-        v, wanted = self.views.index(view), self._good_ids() if ids is None else list(ids)
-        out = np.empty((len(wanted), self.dim), np.float32)
-        for k, data in self._each(wanted, ["image_features"]):
-            out[k] = data["image_features"][v]
+        wanted = self._good_ids() if ids is None else list(ids)
+        pooled = self.attrs.get("pooled_views", ())
+        name = "pooled_features" if view in pooled else "image_features"
+        of = [one for one in self.views if (one in pooled) == (view in pooled)]
+        out = np.empty((len(wanted), self.arrays[name].shape[1]), np.float32)
+        for k, data in self._each(wanted, [name]):
+            out[k] = data[name][of.index(view)]
         return out
 
     def _good_ids(self) -> list[str]:

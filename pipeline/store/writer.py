@@ -29,7 +29,17 @@ from pipeline.errors import StageFailed, StoreError
 from pipeline.io import ProcessLock, fsync_path, sha256_json, writing
 from pipeline.store import layout
 from pipeline.store.items import FeatureRow, MaskRow, Plan, WorkItem, canonical, identity_diff
-from pipeline.store.layout import FEATURES, KINDS, MASKS, Data, DataArray, Kind, Row, checksum
+from pipeline.store.layout import (
+    FEATURES,
+    KINDS,
+    MASKS,
+    POOLED_FEATURES,
+    Data,
+    DataArray,
+    Kind,
+    Row,
+    checksum,
+)
 from pipeline.store.reader import StoreReader, text_crc
 
 COMMIT_SECONDS = 5.0
@@ -50,7 +60,7 @@ def write_shard(path: str | os.PathLike, first: int, rows: Sequence[Prepared]) -
         rows: at most a shard of rows, made by `StoreWriter.prepare`.
     """
     root = layout.read_root(Path(path))
-    kind = KINDS[root["attributes"]["store"]]
+    kind = layout.kind_of(root)
     with writing(path):
         arrays = layout.data_arrays(kind, root["consolidated_metadata"]["metadata"])
         layout.write_rows(Path(path), arrays, first, [data for _, data in rows])
@@ -432,8 +442,10 @@ class FeatureStoreWriter(StoreWriter):
 
     Args:
         path, identity: as for `StoreWriter`; views, `dim` and `tokens` are added to the identity.
-        views: names of the views, in the order of `FeatureRow.features`.
+        views: names of the views; those that are not pooled in the order of `FeatureRow.features`.
         dim: length d of a feature.
+        pooled: those of the views whose features are of another length, in the order of
+            `FeatureRow.pooled`; pooled_dim: that length.
         tokens: tokens per view where patch tokens are kept, 0 = not kept.
         options: as for `StoreWriter`.
     """
@@ -448,34 +460,49 @@ class FeatureStoreWriter(StoreWriter):
         views: Sequence[str],
         dim: int,
         tokens: int = 0,
+        pooled: Sequence[str] = (),
+        pooled_dim: int = 0,
         **options: Any,
     ):
         own = {"views": list(views), "dim": int(dim), "tokens": int(tokens)}
+        own |= {"pooled_dim": int(pooled_dim)} if pooled else {}
         super().__init__(path, {**identity, **own}, **options)
         self.extra_attrs["views"] = list(views)
-        self.shapes = {"image_features": (len(views), dim)}
+        self.names = {"view": [name for name in views if name not in pooled]}
+        self.shapes = {"image_features": (len(self.names["view"]), dim)}
         if tokens:
-            self.shapes["tokens"] = (len(views), tokens, dim)
+            self.shapes["tokens"] = (len(self.names["view"]), tokens, dim)
+        if pooled:
+            self.kind = POOLED_FEATURES
+            self.names["pooled_view"] = list(pooled)
+            self.extra_attrs["pooled_views"] = list(pooled)
+            self.shapes["pooled_features"] = (len(pooled), pooled_dim)
 
     def new_arrays(self, items: Sequence[WorkItem], files: dict[str, bytes]) -> dict[str, dict]:
         """One chunk per image with all its views, not compressed; and the names of the views."""
-        views = np.array(self.extra_attrs["views"], dtype=object)
-        found = {"view": layout.write_array(files, "view", "string", ("view",), views)}
+        found = {
+            of: layout.write_array(files, of, "string", (of,), np.array(names, dtype=object))
+            for of, names in self.names.items()
+        }
         for name, shape in self.shapes.items():
             dims = ("image", "view", *(("token",) if name == "tokens" else ()), "feature")
+            if name == "pooled_features":
+                dims = ("image", "pooled_view", "pooled_feature")
             found[name] = DataArray.new(name, dims, shape, "float32").metadata(0)
         return found
 
     def encode_row(self, row: FeatureRow) -> tuple[Row, Data]:
         """Return index values and data of a feature row."""
         given = {"image_features": row.features, "tokens": row.tokens}
+        given["pooled_features"] = row.pooled
         data = {name: np.asarray(given[name], dtype=np.float32) for name in self.shapes}
         for name, values in data.items():
             if values.shape != (shape := self.shapes[name]):
                 raise ValueError(f"{row.image_id!r}: {name} {values.shape}, not {shape}")
         features = data["image_features"]
         absent = np.isnan(features).all(axis=1)
-        if not np.isfinite(features[~absent]).all():
+        pooled = data.get("pooled_features", features[:0])
+        if not (np.isfinite(features[~absent]).all() and np.isfinite(pooled).all()):
             raise ValueError(f"{row.image_id!r}: a feature is not finite")
         return {"mask_status": row.mask_status, "mask_crc": row.mask_crc}, data
 

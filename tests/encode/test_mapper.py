@@ -42,7 +42,7 @@ def test_features_do_not_depend_on_batch_order_or_views_per_forward_pass(clip):
     every = list(zip(images, masks, ["ok"] * 5, seeds, masks, strict=True))
     mapper, small = (EncodeMapper(params(), clip, {}, forward_batch=n) for n in (32, 4))
     alone = np.concatenate([mapper.encode([mapper.prepare(*one)])[0] for one in every])
-    split, _ = small.encode([small.prepare(*one) for one in every])
+    split = small.encode([small.prepare(*one) for one in every]).features
     for other in (backwards, alone, split):
         assert np.abs(together - other).max() < 1e-5
 
@@ -51,7 +51,7 @@ def test_patch_tokens_are_kept_on_request(clip):
     images, masks = images_and_masks(3)
     mapper = EncodeMapper(params(views=("whole", "oracle"), tokens=True), clip, {})
     prepared = [mapper.prepare(i, m) for i, m in zip(images, masks, strict=True)]
-    features, tokens = mapper.encode(prepared)
+    features, tokens, _ = mapper.encode(prepared)
     assert tokens.shape == (3, 2, 16, 24)
     assert np.isfinite(tokens[:, 0]).all() and np.isnan(tokens[:, 1]).all()
     plain = encode_images(images, masks, params(), clip, views=["whole"])

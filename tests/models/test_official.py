@@ -231,7 +231,7 @@ def test_siglip_sees_what_open_clip_shows_it(tmp_path):
     with torch.inference_mode():
         tokens = HFTokenizer(str(text), context_length=16, clean="canonicalize")(["A scan."])
         torch.testing.assert_close(clip.encode_text(["A scan."]), reference.encode_text(tokens))
-        features, _ = mapper.encode([prepared])
+        features = mapper.encode([prepared]).features
         expected = reference.encode_image(theirs[None]).numpy()
     np.testing.assert_allclose(features[0], expected, atol=1e-5)
 
