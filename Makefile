@@ -25,16 +25,18 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 demo: setup
 	export PATH="$(BIN):$$PATH"
+	python examples/demo.py
+	cd demo
 	pipeline data sample --images 64
 	# Two datasets at a time, a core each; what is left for the second line is the report.
 	# MedFocus is trained before its probe, which then starts from its fits.
 	printf '%s\n' brain breast lung covid |
 	  OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 xargs -P 2 -I SET sh -c '
 	    dvc --wait-for-lock repro train@SET-medfocus
-	    dvc --wait-for-lock repro evaluate@SET prompt_quality@SET'
+	    dvc --wait-for-lock repro evaluate@SET compare@SET prompt_quality@SET'
 	dvc repro
 	pipeline status
-	echo "Open report/index.html"
+	echo "Open demo/report/index.html"
 
 test: setup
 	export PATH="$(BIN):$$PATH"

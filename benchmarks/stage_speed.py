@@ -21,7 +21,7 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipeline.engine.options import keep_freed_memory
+from pipeline.engine.process import keep_freed_memory
 
 keep_freed_memory()  # first, as the command does
 

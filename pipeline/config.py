@@ -24,12 +24,15 @@ LEARNERS = (  # the built-in ones; docs/learners.md
     *DEFAULT_LEARNERS,
     *("nearest-prototype", "k-nn", "tip-adapter", "tip-adapter-f", "clip-adapter"),
     *("lp-plus-plus", "ss-text"),
+    *("coop", "cocoop", "visual-prompt", "fine-tuned"),
 )
 VIEWS = ("whole", "masked", "crop", "binary", "oracle", "random")  # encoded by default
 MORE_VIEWS = ("dim", "blur", "grey", "random-crop")  # built in too, encoded on request
 POOLED_VIEWS = ("trunk", "inside", "outside", "random-inside")  # of the maps of the whole image
 LOCAL = "local-dir:"
 """Before the folder with a copy of a repository of open_clip, as the name of a model."""
+TIMM = "timm:"
+"""Before the name of an image encoder of timm, which has no texts."""
 # Names of datasets and learners become names of files and of DVC stages.
 DATASET_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 
@@ -63,23 +66,24 @@ def _no_part_twice(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
-def _rising(value: tuple[float, ...]) -> tuple[float, ...]:
+def _fractions_rise(value: tuple[float, ...]) -> tuple[float, ...]:
     rounded = [round(f, 4) for f in value]  # predictions and reports tell fractions apart by these
     if not value or any(not 1e-4 <= f <= 1 for f in value) or rounded != sorted(set(rounded)):
         raise ValueError("must rise within 0.0001 to 1, also when rounded to 4 decimals")
     return value
 
 
-def _counts_rise(value: tuple[int, ...]) -> tuple[int, ...]:
-    if any(k < 1 for k in value) or list(value) != sorted(set(value)):
-        raise ValueError("must be whole numbers from 1 that rise")
+def _rising(value: tuple) -> tuple:
+    if list(value) != sorted(set(value)):
+        raise ValueError("must rise, with each value once")
     return value
 
 
 EachOnce = AfterValidator(_each_once)
 Name = Annotated[str, Field(pattern=f"^{DATASET_NAME}$")]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=2**15 - 1)], ...], EachOnce]  # int16
-Fractions = Annotated[tuple[float, ...], AfterValidator(_rising)]
+Fractions = Annotated[tuple[float, ...], AfterValidator(_fractions_rise)]
+Rising = AfterValidator(_rising)
 Views = Annotated[tuple[str, ...], EachOnce, AfterValidator(_no_part_twice)]
 MaxFailed = Annotated[float, Field(ge=0, le=1, description="Share of images that may fail.")]
 Precision = Annotated[Literal["auto", "fp32", "bf16"], Field(description="auto: bf16 on cuda")]
@@ -102,7 +106,7 @@ class ModelSpec(Section):
 
     name: str
     """Of a configuration: sam2-micro, sam2.1_hiera_large, medsam2, clip-micro, one of open_clip, a
-    JSON file, or hf-hub:org/name or local-dir:FOLDER with an open_clip_config.json."""
+    JSON file, hf-hub:org/name or local-dir:FOLDER with an open_clip_config.json, or timm:name."""
     checkpoint: str | None = None
     """A path, package (shipped with the embedded models), hf-hub:org/name[/file], or open_clip's
     tag; default: package, or the repository or folder of `name`."""
@@ -274,7 +278,7 @@ class SplitsParams(Section):
 
     fractions: Fractions = (0.05, 0.1, 0.2, 0.5, 1.0)
     """Few-shot shares of the training labels, nested, in whole patients and groups."""
-    shots: dict[ShotKind, Annotated[tuple[int, ...], AfterValidator(_counts_rise)]] = {}
+    shots: dict[ShotKind, Annotated[tuple[Annotated[int, Field(ge=1)], ...], Rising]] = {}
     """Numbers of images a class: balanced, or realistic; see pipeline.splits.plan.Draw.shots."""
     val: float = Field(0.2, gt=0, lt=1)
     """Share of the drawn labels that is the validation part."""

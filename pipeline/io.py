@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import stat
 import sys
 import time
@@ -19,12 +18,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Self
-
-import filelock
-import psutil
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Self
 
 from pipeline.errors import DiskError, ManifestError, PipelineError, StoreError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 REMEDIES = {
     "ENOSPC EDQUOT EFBIG": "free some space (or quota, ulimit -f) and run again; work done is kept",
@@ -88,6 +87,8 @@ def remove_leftovers(path: Path) -> None:
     stem, suffix = glob.escape(path.stem), glob.escape(path.suffix)
     for left in path.parent.glob(f".{stem}.*.partial{suffix}"):
         number = left.name.removesuffix(f".partial{path.suffix}").rpartition(".")[2]
+        import psutil  # on first use, for the start of DVC's stage `files`
+
         if number.isdigit() and not psutil.pid_exists(int(number)):
             remove = shutil.rmtree if left.is_dir() else os.unlink
             with suppress(OSError):
@@ -147,15 +148,23 @@ class FileHashes:
 
     def __call__(self, file: str | os.PathLike) -> str:
         """Return the hexadecimal SHA-256 of a file's bytes; errors as for `open_bytes`."""
-        stat, name = os.stat(file), os.path.abspath(file)
-        times = stat.st_mtime_ns, stat.st_ctime_ns
-        now = [stat.st_ino, stat.st_size, *times]
-        *then, digest = self._known.get(name, [""])
-        if then != now:
-            young = time.time_ns() - max(times) < 2e9
-            (self._young.add if young else self._young.discard)(name)
-            digest = sha256_file(file)
-            self._known[name], self._new = [*now, digest], True
+        version = self.version(file)
+        *known, digest = self._known.get(os.path.abspath(file), [""])
+        return digest if known == version[:-1] else self.learn(file, version, sha256_file(file))
+
+    def version(self, file: str | os.PathLike) -> list[int]:
+        """Return inode, size and times of a file, and whether it has just been changed."""
+        status = os.stat(file)
+        times = status.st_mtime_ns, status.st_ctime_ns
+        return [status.st_ino, status.st_size, *times, time.time_ns() - max(times) < 2e9]
+
+    def learn(self, file: str | os.PathLike, version: list[int], digest: str) -> str:
+        """Remember, and return, the SHA-256 of bytes that were read after `version` was asked
+        for; `file` may be another path of the same file."""
+        *now, young = version
+        name = os.path.abspath(file)
+        (self._young.add if young else self._young.discard)(name)
+        self._known[name], self._new = [*now, digest], True
         return digest
 
     def save(self) -> None:
@@ -295,7 +304,7 @@ class ProcessLock:
     def __init__(self, path: str | os.PathLike, guards: str = "store"):
         self.path = Path(path)
         self.guards = guards
-        self._lock: filelock.BaseFileLock | None = None
+        self._lock: BaseFileLock | None = None
 
     def acquire(self) -> None:
         """Take the lock, also one that a process left when it was killed.
@@ -305,6 +314,8 @@ class ProcessLock:
                 checked from here.
             DiskError: the folder cannot be written or has no locks, or the disk is full.
         """
+        import socket
+
         lock, words = self._take(timeout=0.2), [os.path.basename(sys.argv[0]), *sys.argv[1:]]
         command = " ".join(" ".join(words).encode("utf-8", "replace").decode().split())[:200]
         me = {"host": socket.gethostname(), "pid": os.getpid(), "command": command}
@@ -341,7 +352,11 @@ class ProcessLock:
             return str(error)
         return f"{self.path}: process {pid} has ended - nothing to do: the next run takes the lock"
 
-    def _take(self, timeout: float) -> filelock.BaseFileLock:
+    def _take(self, timeout: float) -> BaseFileLock:
+        import socket
+
+        import filelock
+
         lock, here = filelock.FileLock(self.path, thread_local=False), socket.gethostname()
         with writing(self.path), suppress(filelock.Timeout):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -377,6 +392,8 @@ def lock_notes(root: Path) -> list[str]:
     """
     locks = [ProcessLock(path) for path in sorted(root.glob("cache/**/*.lock"))]
     locks += [ProcessLock(p, "manifest") for p in sorted(root.glob("data_manifests/.*.csv.lock"))]
+    import psutil
+
     notes, dvc = [lock.describe() for lock in locks], root / ".dvc" / "tmp" / "rwlock"
     if dvc.exists():
         text = dvc.read_text(encoding="utf-8", errors="replace")

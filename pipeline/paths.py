@@ -49,6 +49,11 @@ class Paths:
         return self.root / "report" / "index.html"
 
     @property
+    def ablations(self) -> Path:
+        """What `python -m stages.ablations` writes; it belongs to no dataset."""
+        return self.root / "cache" / "ablations.csv"
+
+    @property
     def results(self) -> Path:
         """What `pipeline results` writes."""
         return self.root / "results"
@@ -69,6 +74,8 @@ class Paths:
     """The SHA-256 of each file by its size and times (`FileHashes`), kept from run to run."""
     thumbnails = _cached("thumbnails.npz")
     """What the audit compares, kept from run to run."""
+    pixels = _cached("pixels")
+    """Frames of the views, for learners that train on pixels."""
     metrics = _cached("metrics.json")
     """The headline figures, for `dvc metrics`."""
     metrics_table = _cached("metrics.parquet")
@@ -77,6 +84,8 @@ class Paths:
     """Masks against ground truth."""
     prompt_quality = _cached("prompt_quality.parquet")
     """Every prompt strategy against ground truth."""
+    compare = _cached("compare.parquet")
+    """Every row of the study with its differences."""
     plots = _cached("plots")
     """Tables that `dvc plots` draws."""
 
@@ -104,6 +113,26 @@ class Paths:
         """One row for each fit of a learner and test image."""
         return self.run(dataset, learner) / "predictions.parquet"
 
+    def seconds(self, dataset: str, learner: str) -> Path:
+        """The seconds of each fit of a learner by its digest."""
+        return self.cache(dataset) / "seconds" / f"{learner}.json"
+
     def record(self, dataset: str, stage: str) -> Path:
         """The record of a stage's last run."""
         return self.cache(dataset) / "records" / f"{stage}.json"
+
+
+class QuickPaths(Paths):
+    """A project whose runs and comparison are those of `compare --quick`, beside the full ones."""
+
+    compare = _cached("quick/compare.parquet")
+    plots = _cached("quick")
+
+    def run(self, dataset: str, learner: str) -> Path:
+        return self.cache(dataset) / "quick" / "runs" / learner
+
+    def seconds(self, dataset: str, learner: str) -> Path:
+        return self.cache(dataset) / "quick" / "seconds" / f"{learner}.json"
+
+    def record(self, dataset: str, stage: str) -> Path:
+        return self.cache(dataset) / "quick" / "records" / f"{stage}.json"

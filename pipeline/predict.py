@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from pipeline.config import Params
 from pipeline.encode.encode import load_encoder
 from pipeline.encode.mapper import EncodeMapper
+from pipeline.encode.pixels import PixelMapper, Pixels
 from pipeline.engine.options import RunOptions
 from pipeline.engine.run import LocalExecutor
 from pipeline.errors import ImageError, StoreError, reason_of
@@ -22,6 +23,7 @@ from pipeline.images.overlay import draw_outlines
 from pipeline.io import atomic_write, sha256_file
 from pipeline.learners import Samples
 from pipeline.learners.base import check_finite
+from pipeline.learners.choose import Choice, choose_run
 from pipeline.learners.joint import predict_joined
 from pipeline.learners.runs import encoded_with_other_masks, load_fitted
 from pipeline.paths import Paths
@@ -57,11 +59,13 @@ class ImagePrediction:
 
 @dataclass
 class Predictions:
-    """All predictions of one call: of which learner, view and seeds, and why images failed."""
+    """All predictions of one call: of which learner, view and seeds, the accuracy on validation if
+    that chose them, and why images failed."""
 
     learner: str
     view: str
     seeds: list[int]
+    val_accuracy: float | None = None
     images: list[ImagePrediction] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -83,8 +87,8 @@ def predict_images(
     paths: Paths,
     options: RunOptions = RunOptions(),
     *,
-    learner: str = "medfocus",
-    view: str = "masked",
+    learner: str | None = None,
+    view: str | None = None,
     out: Path = Path("predictions"),
     on_result: Callable[[object], None] = lambda line: None,
 ) -> Predictions:
@@ -100,17 +104,22 @@ def predict_images(
         params: as for `segment` and `encode`.
         paths: of the project folder.
         options: device, batch size and workers are used.
-        learner, view: which fits are used.
+        learner, view: which fits are used; None: those that did best on validation (`choose_run`).
         out: folder for the overlays (image with the outline of the mask), one PNG per image.
         on_result: called with the heading, then with each `ImagePrediction` as soon as it is made.
 
     Raises:
-        PipelineError: this learner was not trained on this view.
+        PipelineError: this learner was not trained on this view, or none was.
         StoreError: the parameters differ from those of the features, or masks, features and
             learner do not belong to the same run.
     """
-    mapper = PredictMapper(dataset, params, paths, learner, view, options)
-    outcome = Predictions(learner, view, mapper.fitted.seeds)
+    if learner is None or view is None:
+        chosen = choose_run(dataset, params, paths, learner, view)
+    else:
+        chosen = Choice(learner, view, None, 1)
+    mapper = PredictMapper(dataset, params, paths, chosen.learner, chosen.view, options)
+    seeds = mapper.fitted.seeds
+    outcome = Predictions(chosen.learner, chosen.view, seeds, chosen.val_accuracy)
     items: list[WorkItem] = []
     for path in images:
         try:
@@ -123,7 +132,7 @@ def predict_images(
             # The key is the seed of the random view: that of the stages for these bytes.
             items.append(WorkItem(name, f"{digest}#{frame}", path, frame))
     executor = LocalExecutor(options.batch_size or BATCH_SIZE, options.workers)
-    on_result(f"learner {learner}, view {view}, mean of {len(outcome.seeds)} seeds")
+    on_result(f"{chosen}; mean of {len(seeds)} seeds")
     with closing(executor.imap(lambda: mapper, items)) as results:
         for item, found, error in results:
             if error is not None:
@@ -168,6 +177,11 @@ class PredictMapper:
             from pipeline.learners.prompts import ClassPrompts
 
             self.prompts = ClassPrompts.of(features, self.fitted.classes, params.models.clip)
+        self.frames, first = None, self.fitted.learners[0]
+        if "pixels" in first.needs:
+            size = first.frame_size(clip.image_size)
+            self.frames = PixelMapper(features.identity, view, size, {}, self.window)
+            self.clip = params.models.clip, features.identity["model"]["fingerprint"]
 
     def load(self, item: WorkItem) -> np.ndarray:
         """Read an image."""
@@ -182,12 +196,17 @@ class PredictMapper:
         encoded = self.encoder.encode(views)
         rows = []
         classes, none = tuple(self.fitted.classes), np.zeros(0, np.int64)
-        for n, (image, mask) in enumerate(zip(loaded, masks, strict=True)):
+        for n, (image, mask, item) in enumerate(zip(loaded, masks, items, strict=True)):
             pooled = [] if encoded.pooled is None else encoded.pooled[n]
             names = (*self.encoder.frames, *self.encoder.pooled)
             each = zip(names, [*encoded.features[n], *pooled], strict=True)
             by_view = {name: feature[None] for name, feature in each}
             sample = Samples(self.view, by_view, none, self.text, classes, prompts=self.prompts)
+            if self.frames is not None:
+                frame = self.frames.prepare(image, mask.mask, mask.status, item.key)
+                one = np.zeros(1, np.int64), np.array([item.key], object)
+                pixels = Pixels(frame[None], len(frame), *one, *self.clip)
+                sample = replace(sample, pixels=pixels)
             every = [predict_joined(learner, sample) for learner in self.fitted.learners]
             proba = np.mean(every, axis=0)[0]
             check_finite("a class probability (is there such a view of new images?)", proba)

@@ -8,11 +8,13 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 
 from pipeline.cli.app import app
@@ -41,6 +43,12 @@ def in_process(root: Path, *arguments: str) -> tuple[int, str]:
     ):
         guarded(app)
     return ended.value.code, said.getvalue()
+
+
+def small() -> dict[str, Any]:
+    """Return the values, by dotted key, with which params.yaml has the small study of the demo."""
+    values = yaml.safe_load((REPO / "examples/demo.yaml").read_text(encoding="utf-8"))
+    return {key: value for key, value in values.items() if key != "train.seeds"}
 
 
 class Project:
@@ -112,4 +120,4 @@ class Project:
     def params(self, **changed: object) -> Params:
         """params.yaml with some values changed: `params(segment__prompt="full")`."""
         overrides = {name.replace("__", "."): value for name, value in changed.items()}
-        return load_params(REPO / "params.yaml", overrides)
+        return load_params(REPO / "params.yaml", small() | overrides)

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from examples.demo import small_params
 from tests import warm
 
 REPO = warm.REPO
@@ -88,7 +89,7 @@ class Site:
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(REPO / name, root / name)
         site = cls(root)
-        params = yaml.safe_load((root / "params.yaml").read_text())
+        params = small_params()
         for key, value in SETTINGS.items():
             params[key] = params[key] | value if isinstance(value, dict) else value
         for learner, values in LEARNERS.items():

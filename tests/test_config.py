@@ -13,6 +13,8 @@ from pipeline import errors
 from pipeline.config import load_params
 from pipeline.errors import ConfigError, ImageError, PipelineError
 
+CHANGED = {"encode": {"views"}, "splits": {"shots"}, "study": {"runs"}}
+"""What the shipped file has more of than the code's default: the whole comparison."""
 RUN = {"name": "Whole image", "learner": "linear-probe", "view": "whole"}
 PROBE = {"name": "Masked image", "learner": "linear-probe", "view": "masked"}
 
@@ -22,7 +24,9 @@ def test_the_shipped_file_spells_out_every_default(repo: Path) -> None:
     raw = yaml.safe_load((repo / "params.yaml").read_text())
     for name in ("audit", "segment", "encode", "splits", "train", "study", "evaluate", "report"):
         section = getattr(params, name)
-        assert section == type(section)(), f"{name}: the file differs from the code's default"
+        other = CHANGED.get(name, set())
+        here, there = section.model_dump(exclude=other), type(section)().model_dump(exclude=other)
+        assert here == there, f"{name}: the file differs from the code's default"
         aliases = {f.alias or n for n, f in type(section).model_fields.items()}
         assert set(raw[name]) == aliases, f"{name}: the file does not spell out every parameter"
         for field, info in type(section).model_fields.items():

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-CORES = "from pipeline.engine.options import model_cores; print(model_cores('cpu'))"
+CORES = "from pipeline.engine.process import model_cores; print(model_cores('cpu'))"
 FREED = """
 import psutil, threading, torch
 def make_and_free():

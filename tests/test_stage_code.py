@@ -21,6 +21,8 @@ PLUMBING = {
     "pipeline/cli": "hands over dataset and parameters",
     "pipeline/config.py": "turns params.yaml into objects: what they hold is a dep by itself",
     "pipeline/engine/options.py": "how a run is done; what it changes is in the store's identity",
+    "pipeline/engine/process.py": "memory and threads",
+    "pipeline/engine/progress.py": "tells of a run",
     "pipeline/engine/record.py": "tells of a run",
     "pipeline/errors.py": "words",
     "pipeline/io.py": "atomic writes, hashes, locks and text tables",

@@ -38,7 +38,8 @@ PIL.Image matplotlib.figure rich.progress typer pydantic jinja2 dvc.cli dvc.comm
 CODE = """
 pipeline.cli pipeline.intake.add pipeline.phantoms pipeline.preview pipeline.audit.audit
 pipeline.segment.segment pipeline.segment.prompt_quality pipeline.encode.encode pipeline.predict
-pipeline.learners.train pipeline.evaluate.evaluate pipeline.report.build pipeline.report.results
+pipeline.learners.train pipeline.compare pipeline.evaluate.evaluate pipeline.report.build
+pipeline.report.results
 """
 
 _forks = multiprocessing.get_context("forkserver")

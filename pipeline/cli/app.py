@@ -6,6 +6,7 @@ Options are checked before what runs them is imported: loading torch alone takes
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -154,6 +155,23 @@ def evaluate(dataset: Dataset, project: Project, jobs: Jobs = -1) -> None:
     project.show(found, project.paths.metrics(dataset))
 
 
+@command(app, "pipeline compare --dataset breast --quick")
+def compare(
+    project: Project,
+    dataset: Datasets = None,
+    quick: Annotated[bool, Option("--quick", help="Two seeds, two shares; kept apart.")] = False,
+    jobs: Jobs = -1,
+) -> None:
+    """Train what the rows of the study lack, and compare them -> cache/DATASET/compare.parquet"""
+    from pipeline.compare import compare_study, comparison_text
+
+    names = project.datasets(dataset)
+    given = {"quick": quick, "jobs": jobs}
+    tables, sets = compare_study(names, project.params, project.paths, **given)
+    values = {name: json.loads(one.to_json(orient="records")) for name, one in tables.items()}
+    project.show(values, comparison_text(tables, sets))
+
+
 @command(app, "pipeline report --dataset brain --dataset lung")
 def report(project: Project, dataset: Datasets = None) -> None:
     """One self-contained page: tables, plots, overlays -> report/index.html"""
@@ -176,8 +194,8 @@ def predict(
     dataset: Dataset,
     images: Annotated[list[Path], Argument(help="New images.")],
     project: ModelProject,
-    learner: Annotated[str, Option(help="Which learner.")] = "medfocus",
-    view: Annotated[str, Option(help="On which view.")] = "masked",
+    learner: Annotated[str | None, Option(help="Default: the best one on validation.")] = None,
+    view: Annotated[str | None, Option(help="Default: the best one on validation.")] = None,
     out: Annotated[Path, Option(help="Folder of the overlays.")] = Path("predictions"),
 ) -> None:
     """Class probabilities and a mask overlay for new images."""
@@ -196,7 +214,7 @@ def predict(
 @command(app, "pipeline status --json")
 def status(project: Project) -> None:
     """What the last runs of each dataset did: done, skipped, failed by name; locks in use."""
-    from pipeline.engine.record import known_datasets, status_rows, status_text
+    from pipeline.engine.status import known_datasets, status_rows, status_text
     from pipeline.io import lock_notes
 
     rows = status_rows(project.paths, known_datasets(project.paths, project.params.datasets))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from pipeline.config import Params
+import pandas as pd
+
+from pipeline.config import TIMM, Params
 from pipeline.encode.mapper import EncodeMapper
 from pipeline.encode.text import check_length, load_prompts, text_identity
 from pipeline.engine.options import RunOptions
@@ -15,9 +19,9 @@ from pipeline.engine.run import BATCH_SIZE, image_items, run_stage, select
 from pipeline.errors import StoreError
 from pipeline.io import FileHashes
 from pipeline.manifest import class_names, read_manifest
-from pipeline.models import ClipModel, load_clip
+from pipeline.models import ClipModel, TimmEncoder, load_clip, load_timm
 from pipeline.paths import Paths
-from pipeline.store import FeatureStoreWriter, MaskStore, open_masks
+from pipeline.store import FeatureStoreWriter, MaskStore, WorkItem, open_masks
 
 UNMASKED = ("whole", "oracle", "trunk")
 """Views that do not depend on the mask that was found."""
@@ -29,12 +33,13 @@ def encode_dataset(
     paths: Paths,
     options: RunOptions = RunOptions(),
     *,
-    clip: ClipModel | None = None,
+    clip: ClipModel | TimmEncoder | None = None,
     variant: str = "",
 ) -> RunRecord:
     """Encode the images and prompts that cache/<dataset>/features.zarr lacks.
 
     Prompts have an identity of their own: a changed template encodes the texts again and no image.
+    An encoder without texts reads no prompts.
     An image without a mask of its current bytes fails; it is never treated as one with an empty
     mask.
 
@@ -43,7 +48,7 @@ def encode_dataset(
         params: `encode` and the profile's `clip` are used.
         paths: of the project folder.
         options: of this run; `batch_size` is also the number of views per forward pass.
-        clip: a loaded CLIP, instead of the one of the profile.
+        clip: a loaded encoder, instead of the one of the profile.
         variant: of the masks, and its part (`lora-16/0`): the views that the masks decide are
             encoded with these, in a store of their own.
 
@@ -61,23 +66,20 @@ def encode_dataset(
         section = section.model_copy(update={"views": views})
     manifest = read_manifest(paths.manifest(dataset))
     chosen = select(manifest, options.only)
-    prompts = load_prompts(paths.prompts, dataset, class_names(manifest))
-    if prompts.unused:
-        text = f"encode {dataset}: prompts for classes that it does not have: "
-        print(text + ", ".join(prompts.unused), file=sys.stderr, flush=True)
     masks = open_masks(paths.masks(dataset, variant))
     if variant:
         made_with = {"masks": adapter_of(masks, dataset)}
-    stored = masks.table()[["status", "reason", "sha256", "crc", "area"]].to_dict("index")
-
-    def mask_of(row: dict[str, Any]) -> dict[str, Any]:
-        row["mask"] = mask = stored.get(row["image_id"])
-        return {"mask": mask and [int(mask["crc"]), int(mask["area"]), mask["status"]]}
-
-    truth, hashes = "oracle" in section.views, FileHashes(paths.hashes(dataset))
-    items = image_items(chosen, paths.data(dataset), mask_of, truth=truth, hashes=hashes)
+    hashes = FileHashes(paths.hashes(dataset))
+    items = encode_items(chosen, paths.data(dataset), masks, section.views, hashes)
+    prompts = None
+    if clip.has_text if clip else not params.models.clip.name.startswith(TIMM):
+        prompts = load_prompts(paths.prompts, dataset, class_names(manifest))
+        if prompts.unused:
+            text = f"encode {dataset}: prompts for classes that it does not have: "
+            print(text + ", ".join(prompts.unused), file=sys.stderr, flush=True)
     clip = clip or load_encoder(params, options)
-    check_length(prompts, clip.count_tokens, clip.context_length)
+    if prompts:
+        check_length(prompts, clip.count_tokens, clip.context_length)
     choices = {"forward_batch": options.batch_size, "window": params.images.shown}
     mapper = EncodeMapper(section, clip, masks, **choices)
     with FeatureStoreWriter(
@@ -92,7 +94,7 @@ def encode_dataset(
         attrs={"dataset": dataset},
     ) as writer:
         writer.sync_manifest(manifest)
-        identity = text_identity(prompts, clip.fingerprint, clip.precision)
+        identity = prompts and text_identity(prompts, clip.fingerprint, clip.precision)
         if writer.text_identity != identity:
             features = clip.encode_text(prompts.flat()).cpu().numpy()
             writer.set_text(
@@ -130,6 +132,26 @@ def parts_of_variant(dataset: str, variant: str, paths: Paths) -> list[str]:
     return [f"{variant}/{name}" for name in names]
 
 
-def load_encoder(params: Params, options: RunOptions) -> ClipModel:
-    """Load the profile's CLIP on the device of the run."""
-    return load_clip(params.models.clip, **options.model_options(params.encode.precision))
+def encode_items(
+    manifest: pd.DataFrame,
+    data: Path,
+    masks: MaskStore,
+    views: Collection[str],
+    hashes: FileHashes,
+) -> list[WorkItem]:
+    """Return an item for `EncodeMapper` of each row of a manifest; `data` is the folder of the
+    images. The mask, and of the oracle view the ground truth, are in the key."""
+    stored = masks.table()[["status", "reason", "sha256", "crc", "area"]].to_dict("index")
+
+    def mask_of(row: dict[str, Any]) -> dict[str, Any]:
+        row["mask"] = mask = stored.get(row["image_id"])
+        return {"mask": mask and [int(mask["crc"]), int(mask["area"]), mask["status"]]}
+
+    return image_items(manifest, data, mask_of, truth="oracle" in views, hashes=hashes)
+
+
+def load_encoder(params: Params, options: RunOptions) -> ClipModel | TimmEncoder:
+    """Load the profile's CLIP, or the timm model in its place, on the device of the run."""
+    spec = params.models.clip
+    load = load_timm if spec.name.startswith(TIMM) else load_clip
+    return load(spec, **options.model_options(params.encode.precision))

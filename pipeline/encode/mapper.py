@@ -14,7 +14,7 @@ from pipeline.encode.geometry import choose_geometry, make_geometry
 from pipeline.encode.views import BLUR_SHARE, VIEWS, ViewInput, fill_colour, pooled_region
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.images import read_image, read_mask, reader_rules
-from pipeline.models import ClipModel
+from pipeline.models import ClipModel, TimmEncoder
 from pipeline.segment.quality import effective_mask
 from pipeline.store import FeatureRow, WorkItem
 from pipeline.store.layout import checksum
@@ -50,11 +50,11 @@ class Encoded(NamedTuple):
 
 
 class EncodeMapper:
-    """Encodes views of images with CLIP.
+    """Encodes views of images with CLIP, or a timm model in its place.
 
     Args:
         params: the encode section of params.yaml.
-        clip: from `pipeline.models.load_clip`.
+        clip: from `pipeline.models.load_clip` or `load_timm`.
         masks: bool (h, w) by image_id: a mask store or a dict.
         forward_batch: views per forward pass, to bound memory whatever their number.
         window: that of `read_image`.
@@ -66,7 +66,7 @@ class EncodeMapper:
     def __init__(
         self,
         params: EncodeParams,
-        clip: ClipModel,
+        clip: ClipModel | TimmEncoder,
         masks: Mapping[str, np.ndarray],
         *,
         forward_batch: int = 32,
@@ -110,6 +110,8 @@ class EncodeMapper:
             "unusable_mask": "whole image",
             "tokens": clip.tokens if params.tokens else 0,
         }
+        if not clip.has_text:
+            self.identity["texts"] = False
         # Only of views that are asked for, so that stores of the others stay what they are.
         rules = {"dim": params.dim, "blur": BLUR_SHARE}
         rules |= {name: [list(grid) for grid in self.grids] for name in POOLED_VIEWS}
@@ -154,24 +156,12 @@ class EncodeMapper:
         `mask` is bool (h, w), `status` its "ok", "empty" or "full"; `seed` is that of the random
         views, `truth` the ground truth, bool (h, w), of the oracle view.
         """
-        params, size, mean = self.params, self.clip.image_size, self.clip.mean
-        usable = effective_mask(mask, status)
-        given = params.fill, mean, params.crop_margin, params.dim
-        source = ViewInput(image, usable, seed, truth, *given)
-        frames: dict[bytes, np.ndarray] = {}
-        index: list[int] = []
+        size = self.clip.image_size
+        source = self.source(image, mask, status, seed, truth)
         # The maps are those of the whole image, whether or not its own view is asked for.
-        for name in (*self.frames, *(["whole"] if self.pooled else [])):
-            view = VIEWS[name](source)
-            if view is None:
-                index.append(-1)
-                continue
-            plan = make_geometry(self.geometry, *view.shape[:2], size)
-            frame = plan.apply(view, self.padding, self.clip.interpolation)
-            # With an unusable mask most views equal the whole image: encode it once.
-            frames.setdefault(frame.tobytes(), frame)
-            index.append(list(frames).index(frame.tobytes()))
-        stack = np.stack(list(frames.values())) if frames else np.zeros((0, size, size, 3))
+        names = (*self.frames, *(["whole"] if self.pooled else []))
+        frames, index = self.draw(source, names)
+        stack = np.stack(frames) if frames else np.zeros((0, size, size, 3))
         pixels = normalise(stack, self.clip.mean, self.clip.std)
         if not self.pooled:
             return PreparedViews(pixels, tuple(index), status)
@@ -183,6 +173,36 @@ class EncodeMapper:
             # Nothing outside a full mask, or the mask is in what the geometry crops.
             grid[grid.sum(axis=(1, 2)) == 0] = image_shares
         return PreparedViews(pixels, tuple(index[:-1]), status, index[-1], tuple(shares))
+
+    def source(
+        self,
+        image: np.ndarray,
+        mask: np.ndarray,
+        status: str = "ok",
+        seed: str = "",
+        truth: np.ndarray | None = None,
+    ) -> ViewInput:
+        """Return what views are made from; arguments of `prepare`."""
+        params = self.params
+        given = params.fill, self.clip.mean, params.crop_margin, params.dim
+        return ViewInput(image, effective_mask(mask, status), seed, truth, *given)
+
+    def draw(self, source: ViewInput, names: Sequence[str]) -> tuple[list[np.ndarray], list[int]]:
+        """Return the distinct frames of some views, uint8 (size, size, 3), and for each view the
+        number of its frame, -1 if the image does not have it."""
+        frames: dict[bytes, np.ndarray] = {}
+        index: list[int] = []
+        for name in names:
+            view = VIEWS[name](source)
+            if view is None:
+                index.append(-1)
+                continue
+            plan = make_geometry(self.geometry, *view.shape[:2], self.clip.image_size)
+            frame = plan.apply(view, self.padding, self.clip.interpolation)
+            # With an unusable mask most views equal the whole image: encode it once.
+            frames.setdefault(frame.tobytes(), frame)
+            index.append(list(frames).index(frame.tobytes()))
+        return list(frames.values()), index
 
     def map(self, items: Sequence[WorkItem], loaded: Sequence[PreparedViews]) -> list[FeatureRow]:
         """Encode all views of a batch of images."""

@@ -1,13 +1,12 @@
-"""What a run shows and records: what it did, what failed and why; and the status of all runs."""
+"""What a run records: what it did, what failed and why."""
 
 from __future__ import annotations
 
 import json
 import platform
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -15,18 +14,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from pipeline.errors import DiskError, PipelineError, StageFailed
 from pipeline.io import atomic_write_json
-from pipeline.paths import Paths
 
 MODELS = ("torch", "torchvision", "sam2", "open_clip_torch", "timm")
 LIBRARIES = ("medfocusclip", *MODELS, "zarr", "numpy", "pillow")
-STAGES = ("segment", "encode")
 ADD = "add"  # its record exists only if `data add` created the manifest
-COUNTS = ("total", "done", "skipped")
-SHOWN = ("status", "started", *COUNTS, "redone", "images_per_second", "seconds", "error")
 
 
 @dataclass
@@ -170,115 +163,3 @@ def library_versions(names: Iterable[str] = LIBRARIES) -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return versions
-
-
-@contextmanager
-def show_progress(
-    title: str, total: int, *, reused: int = 0, unit: str = "images", show: bool = True
-) -> Iterator[Callable[[int, int], None]]:
-    """Show how many of `total` rows are finished: on a terminal in a line that is rewritten, else
-    by a line now and then. Yields a function that counts further rows, `done` and `failed`."""
-    start = shown = time.monotonic()
-    finished = bad = 0
-    terminal = sys.stderr.isatty()
-    begin, width, seconds = ("\r", 40, 0.1) if terminal else ("", 0, 10.0)
-
-    def say(text: str = "", end: str = "\n") -> None:
-        nonlocal shown
-        shown = time.monotonic()
-        rate = f"{finished / max(shown - start, 1e-9):.1f} {unit}/s"
-        text = text or f"{finished}/{total}{f', {bad} failed' if bad else ''}, {rate}"
-        if show:
-            line = f"{begin}{title}: {text:<{width}}"  # the blanks hide what a longer line left
-            print(line, end=end, file=sys.stderr, flush=True)
-
-    def add(done: int, failed: int) -> None:
-        nonlocal finished, bad
-        finished, bad = finished + done + failed, bad + failed
-        if time.monotonic() - shown >= seconds:
-            say(end="" if terminal else "\n")
-
-    say(f"{total} to do, {reused} there already")
-    try:
-        yield add
-    finally:
-        say()
-
-
-@contextmanager
-def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
-    """Add the time spent inside the block to a part of `seconds`."""
-    start = time.monotonic()
-    try:
-        yield
-    finally:
-        seconds[part] = seconds.get(part, 0.0) + time.monotonic() - start
-
-
-def known_datasets(paths: Paths, named: Iterable[str]) -> list[str]:
-    """Return the datasets `named` (of params.yaml), then those with a manifest or a record."""
-    recorded = {folder.parent.name for folder in paths.cache("x").parent.glob("*/records")}
-    return list(dict.fromkeys([*named, *sorted(recorded | set(paths.datasets()))]))
-
-
-def status_rows(paths: Paths, datasets: Iterable[str]) -> list[dict[str, Any]]:
-    """Return one row per dataset and stage, in the order of the data flow.
-
-    Its keys are dataset, stage, `SHOWN` of the record (status "-" if it never ran), failed
-    (number), failures (image_id -> reason), and lacking: [missing, images], how many images of the
-    manifest as it is now the store has no row of, or one of other bytes; None if unknown.
-    """
-    rows = []
-    for dataset in datasets:
-        found = {file.stem for file in paths.record(dataset, "x").parent.glob("[!.]*.json")}
-        for stage in [*({ADD} & found), *STAGES, *sorted(found - {ADD, *STAGES})]:
-            try:
-                record = RunRecord.read(paths.record(dataset, stage))
-            except FileNotFoundError:
-                record = RunRecord(stage, dataset, status="-")
-            except PipelineError as error:
-                record = RunRecord(stage, dataset, status="damaged", error=str(error))
-            row = {"dataset": dataset, "stage": stage}
-            row |= {name: getattr(record, name) for name in SHOWN}
-            row |= {"failed": len(record.failed), "failures": record.failed}
-            row["lacking"] = None
-            try:
-                if record.status != "-":
-                    row["lacking"] = _lacking(paths, dataset, stage)
-            except PipelineError as error:
-                row["error"] = row["error"] or str(error)
-            rows.append(row)
-    return rows
-
-
-def _lacking(paths: Paths, dataset: str, stage: str) -> tuple[int, int] | None:
-    from pipeline.manifest import read_manifest
-    from pipeline.store import open_features, open_masks
-
-    if stage not in STAGES:
-        return None
-    segment = stage == "segment"
-    path = paths.masks(dataset) if segment else paths.features(dataset)
-    wanted = read_manifest(paths.manifest(dataset)).set_index("image_id")["sha256"]
-    if not path.exists():
-        return len(wanted), len(wanted)
-    stored = (open_masks if segment else open_features)(path).table()["sha256"]
-    return int((stored.reindex(wanted.index) != wanted).sum()), len(wanted)
-
-
-def status_text(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the rows of `status_rows` as a table, followed by the first failures of each run."""
-    notes = []
-    for row in rows:
-        name = f"{row['dataset']} {row['stage']}"
-        missing, images = row["lacking"] or (0, 0)
-        if row["error"]:
-            notes.append(f"{name}: {row['error']}")
-        if missing:
-            again = f"pipeline {row['stage']} --dataset {row['dataset']}"
-            notes.append(f"{name}: the store lacks {missing} of {images} images - run: {again}")
-        failed = RunRecord(row["stage"], failed=row["failures"]).failures(5)
-        notes += [f"{name}: failed {line}" for line in failed]
-    columns = ["dataset", "stage", "status", *COUNTS, "failed", "images_per_second", "started"]
-    table = pd.DataFrame(rows, columns=columns).round({"images_per_second": 1})
-    return "\n".join([table.to_string(index=False), *notes])

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import pandas as pd
 from joblib import cpu_count
 
-from pipeline.engine import options as machine
+from pipeline.engine import process
 from pipeline.engine.options import RunOptions
-from pipeline.engine.record import RunRecord, library_versions, recorded, show_progress, timed
+from pipeline.engine.progress import show_progress, timed
+from pipeline.engine.record import RunRecord, library_versions, recorded
 from pipeline.errors import ConfigError, ModelError, PipelineError, StoreError, reason_of
 from pipeline.images.read import bytes_changed, unreadable
 from pipeline.io import FileHashes, sha256_file, sha256_json
@@ -83,7 +84,7 @@ class LocalExecutor:
         cores: int | None = None,
         hashes: FileHashes | None = None,
     ):
-        machine.keep_freed_memory()
+        process.keep_freed_memory()
         self.batch_size, self.cores = batch_size, cores
         self.workers = workers or min(8, cpu_count())
         self.hashes = hashes or FileHashes()
@@ -103,11 +104,11 @@ class LocalExecutor:
         ConfigError or StoreError where the error is not that of a single item.
         """
         mapper = factory()
-        self.cores = self.cores or machine.model_cores(mapper.device)
+        self.cores = self.cores or process.model_cores(mapper.device)
         slices = max(1, min(self.cores, self.batch_size))
-        loaders = ThreadPoolExecutor(self.workers, "load", machine.set_torch_threads, (1,))
+        loaders = ThreadPoolExecutor(self.workers, "load", process.set_torch_threads, (1,))
         threads = (self.cores // slices,)
-        models = ThreadPoolExecutor(slices, "model", machine.set_torch_threads, threads)
+        models = ThreadPoolExecutor(slices, "model", process.set_torch_threads, threads)
         source = iter(items)
         loading: deque[Future[Result]] = deque()
         mapping: deque[Future[list[Result]]] = deque()

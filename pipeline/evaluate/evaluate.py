@@ -18,10 +18,11 @@ from pipeline.evaluate.mask_quality import mask_quality, masks_inputs, summarise
 from pipeline.evaluate.predictions import blocks, image_units, read_runs, test_set
 from pipeline.evaluate.scores import Columns, compare_block, run_tables, score_block
 from pipeline.io import atomic_write, atomic_write_json
-from pipeline.learners.runs import run_inputs, write_table
+from pipeline.learners.runs import run_inputs, usable_learners, write_table
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import stamp
+from pipeline.store import open_features
 
 TABLES = {
     "metrics": "protocol subset learner view fraction seed metric value lo hi n_images n_labels "
@@ -63,9 +64,12 @@ def evaluate_dataset(
     record = RunRecord(stage="evaluate", dataset=dataset, parameters=parameters)
     with recorded(record, paths.record(dataset, "evaluate")):
         audit = read_audit(paths.audit(dataset), manifest)
-        runs, classes = read_runs(dataset, params, paths)
+        features = paths.features(dataset)
+        store = open_features(features) if features.is_dir() else None
+        learners = usable_learners(params, paths, store)
+        runs, classes = read_runs(dataset, learners, paths)
         units = image_units(manifest, audit)
-        sources = {f"predictions/{n}": paths.predictions(dataset, n) for n in params.learners}
+        sources = {f"predictions/{n}": paths.predictions(dataset, n) for n in learners}
         inputs = stamp(**run_inputs(paths, dataset), **sources)
         quality_inputs = stamp(**masks_inputs(paths, dataset))
         quality = mask_quality(dataset, manifest, paths, jobs=jobs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.audit.table import read_audit
-from pipeline.config import CROSS_VALIDATED, Params
+from pipeline.config import CROSS_VALIDATED
 from pipeline.errors import PipelineError
 from pipeline.evaluate.leak import check_unseen
 from pipeline.learners.runs import read_predictions, run_inputs, train_command
@@ -73,16 +73,16 @@ class Run:
         return replace(self, seeds=seeds, note=note if lacking else "", pooled=True)
 
 
-def read_runs(dataset: str, params: Params, paths: Paths) -> tuple[list[Run], list[str]]:
-    """Return the runs that have test images, by protocol, learner, view and fraction, and the class
-    names.
+def read_runs(dataset: str, learners: Sequence[str], paths: Paths) -> tuple[list[Run], list[str]]:
+    """Return the runs of some learners that have test images, by protocol, learner, view and
+    fraction, and the class names.
 
     Raises:
-        PipelineError: a learner of params.yaml was not trained, or was trained on other features,
-            labels, images or copies than there are now; or no protocol has a test image; or an
-            adapter has learned from an image that belongs with one that it is tested on.
+        PipelineError: a learner was not trained, or was trained on other features, labels, images
+            or copies than there are now; or no protocol has a test image; or an adapter has
+            learned from an image that belongs with one that it is tested on.
     """
-    table, predictions = read_predictions(paths, dataset, params.learners)
+    table, predictions = read_predictions(paths, dataset, learners)
     for learner, inputs in schema_stamp(predictions.schema).items():
         variants = [name.partition("@")[2] for name in inputs if "@" in name]
         now = run_inputs(paths, dataset, variants)

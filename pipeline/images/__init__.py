@@ -8,6 +8,7 @@ from pipeline.images.formats import has_image_suffix as has_image_suffix
 from pipeline.images.formats import is_junk as is_junk
 from pipeline.images.formats import sniff as sniff
 from pipeline.images.read import dicom_capture as dicom_capture
+from pipeline.images.read import image_bytes as image_bytes
 from pipeline.images.read import patient_code as patient_code
 from pipeline.images.read import probe as probe
 from pipeline.images.read import read_image as read_image

@@ -127,9 +127,7 @@ def read_mask(
         if other and not same_grid(grid, other):
             if not rule.resize:
                 raise another_grid(grid, other, file)
-            with _naming(file):
-                status = file.stat()
-            volume, box = _volume_region(file, status.st_size, status.st_mtime_ns, rule)
+            volume, box = _volume_region(file, _version(file), rule)
             if box is not None and lies_outside(box, grid, other):
                 what = "the region of the mask lies outside its image, by their affines"
                 raise ImageError(what, path=file, remedy="correct the affine of the mask")
@@ -154,7 +152,7 @@ def _region_of(
 
 @functools.lru_cache(maxsize=4)  # each slice of an image on another grid asks for all slices
 def _volume_region(
-    path: Path, size: int, changed: int, rule: MaskRule
+    path: Path, version: tuple[int, int] | None, rule: MaskRule
 ) -> tuple[np.ndarray, np.ndarray | None]:
     with _naming(path):
         kind, data = _load(path, None)
@@ -164,17 +162,23 @@ def _volume_region(
     return volume, region_box(volume)
 
 
+def _version(path: Path) -> tuple[int, int] | None:
+    """Return what tells the versions of a file apart, for caches; None for what is no file."""
+    with _naming(path):
+        status = path.stat()
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
 def _grid(path: Path) -> Grid | None:
     """Return the grid of a volume; None for files of other formats, and for what is no file."""
     with _naming(path):
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            return None
-        return _read_grid(path, status.st_size, status.st_mtime_ns)
+        return _read_grid(path, _version(path))
 
 
 @functools.lru_cache(maxsize=256)
-def _read_grid(path: Path, size: int, changed: int) -> Grid | None:
+def _read_grid(path: Path, version: tuple[int, int] | None) -> Grid | None:
+    if version is None:
+        return None
     with open(path, "rb") as file:
         kind = formats.sniff(file.read(formats.HEAD_BYTES))
     return _backend(kind).grid(_load(path, None)[1], kind) if kind in VOLUMES else None
@@ -197,7 +201,14 @@ def _sized(
     raise ImageError(what, path=path, remedy=remedy)
 
 
-def probe(path: str | os.PathLike) -> list[FrameInfo]:
+def image_bytes(path: str | os.PathLike) -> bytes:
+    """Return the content of an image file, for the functions that take `data`; ImageError if it
+    cannot be read or is not in a supported format."""
+    with _naming(path):
+        return _load(path, None)[1]
+
+
+def probe(path: str | os.PathLike, *, data: bytes | None = None) -> list[FrameInfo]:
     """List the frames of a file from its header, without decoding pixels.
 
     Raises ImageError (not an image, or a damaged header) and SkippedFile, as `read_image`; also
@@ -205,7 +216,7 @@ def probe(path: str | os.PathLike) -> list[FrameInfo]:
     segmentations, dose grids and localizers.
     """
     with _naming(path):
-        kind, data = _load(path, None)
+        kind, data = _load(path, data)
         if kind == "DICOM" and (other := _backend(kind).other_object(data)):
             raise SkippedFile(other, remedy="leave it out of the images")
         sizes = _backend(kind).probe(data, kind)
@@ -233,18 +244,18 @@ def to_voxels(
         return _backend(kind).mask_to_voxels(mask, data, frame, out)
 
 
-def dicom_capture(path: str | os.PathLike) -> str:
+def dicom_capture(path: str | os.PathLike, *, data: bytes | None = None) -> str:
     """Return "acquired" for a CT, MR or PET image in DICOM, "secondary" for a secondary capture
     that may be a report on them, which those of ultrasound and films are not; "" for others and
     for what cannot be read."""
     try:
-        kind, data = _load(path, None)
+        kind, data = _load(path, data)
         return _backend(kind).capture(data) if kind == "DICOM" else ""
     except Exception:
         return ""
 
 
-def patient_code(path: str | os.PathLike) -> str:
+def patient_code(path: str | os.PathLike, *, data: bytes | None = None) -> str:
     """Return "p" and 16 hexadecimal digits that identify the patient of a DICOM file.
 
     The code is a hash of the patient id and its issuer, or of the study id if there is no patient
@@ -257,7 +268,7 @@ def patient_code(path: str | os.PathLike) -> str:
         "" if the file is not DICOM, has no id or cannot be read (reading it reports that).
     """
     try:
-        kind, data = _load(path, None)
+        kind, data = _load(path, data)
         if kind != "DICOM":
             return ""
         tags = ["PatientID", "IssuerOfPatientID", "StudyInstanceUID"]

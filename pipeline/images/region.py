@@ -19,6 +19,8 @@ from pipeline.images.formats import Pixels
 from pipeline.images.normalise import finite, on_black, select
 
 HALF = 127  # threshold of 8-bit masks
+RIM_WIDTH = 7  # samples; a rim is narrower everywhere, and a region is not
+NEAR = 33  # samples around a bright one that may be dark grey by lossy coding (two blocks of 16)
 FEW = 16  # levels of a label map, at most, unless they fill areas or number its objects
 MIDDLE = 1 / 8  # of the highest level; levels nearer to black or white may be coding noise
 LABEL_SHARE = 0.5  # of the levels between that fill 3 x 3 samples: labels, not a smooth edge
@@ -45,6 +47,17 @@ PICTURE = ("is a picture or an overlay, not a mask: most of it is neither black 
 COLOURS = (
     "has colours but no black ground ({})",
     f"{CHOOSE} '#rrggbb', or say with --mask-invert that its ground is white",
+)
+RIM = (
+    "has the colour {} only as a rim between others and the black ground: to be ignored, or a "
+    "region",
+    "say --mask-ignore '{0}' if it is to be ignored, or name all values of the region with "
+    "--mask-values",
+)
+HALVES = (
+    "has areas of exactly 0.5 beside 0 and 1: a label of their own, or probabilities that are not "
+    "above one half",
+    f"{CHOOSE}, such as 0.5,1 or 1",
 )
 GROUND = ("has the values {} but no 0: which of them is the ground is not known", CHOOSE)
 IGNORED = (
@@ -166,7 +179,8 @@ def find_region(frames: Frames, rule: MaskRule = MaskRule()) -> Region:
     and of varying opacity is the region where it is opaque.
 
     What can be read in two ways has a `doubt`: label numbers next to 255, which may mean "ignore";
-    labels or colours without a ground; dark or even grey levels in a lossy file; pictures.
+    labels or colours without a ground, or with a high one; a thin rim of a colour around others;
+    areas of exactly one half; dark or even grey levels in a lossy file; pictures.
 
     `frames` returns the frames, each time it is called.
     """
@@ -188,6 +202,8 @@ def find_region(frames: Frames, rule: MaskRule = MaskRule()) -> Region:
     elif first.threshold != "half" and (colours := _colours(frames)) and 0 not in colours:
         shown = ", ".join(f"#{colour:06x}" for colour in sorted(colours)[:4])
         return replace(plain, doubt=(COLOURS[0].format(shown), COLOURS[1]))
+    elif not (rule.ignore or first.threshold == "half") and (rim := _rim(frames, colours)):
+        return replace(plain, doubt=tuple(part.format(f"#{rim:06x}") for part in RIM))
 
     def samples() -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         return ((plain.samples(pixels), plain.counted(pixels)) for pixels in frames())
@@ -211,8 +227,12 @@ def _threshold(samples: Samples) -> float | tuple[str, str]:
     if not levels.size:
         return 0.0
     low, high = float(levels[0]), float(levels[-1])
+    if len(levels) == 2 and low > 0 and _is_ground(samples, high):
+        return GROUND[0].format(f"{low:g}, {high:g}"), GROUND[1]
     if len(levels) == 2 and (whole or low == 0):
         return low  # also 0 and 0.5, or 0 and 1/255 by the slope of a NIfTI file
+    if not whole and 0.5 in levels and high == 1 and len(levels) <= FEW and _fills(samples, 0.5):
+        return HALVES
     if not whole and low >= -0.5 and high < 1.5:
         return UNCLEAR if 0 < high <= 0.5 and 2 < len(levels) <= FEW else 0.5
     if len(levels) <= 2:
@@ -240,6 +260,30 @@ def _threshold(samples: Samples) -> float | tuple[str, str]:
     if abrupt >= ABRUPT_SHARE or high <= HALF:
         return UNCLEAR
     return float(HALF) if high <= 255 else high / 2
+
+
+def _fills(samples: Samples, level: float) -> bool:
+    """Return whether a level fills 3 x 3 samples somewhere."""
+    return any((maximum_filter(v != level, 3) == 0).any() for v, _ in samples())
+
+
+def _is_ground(samples: Samples, level: float) -> bool:
+    """Return whether most of the outermost samples of the frames are of a level."""
+    border = [np.concatenate([v[0], v[-1], v[:, 0], v[:, -1]]) == level for v, _ in samples()]
+    return bool(np.concatenate(border).mean() > 0.5)
+
+
+def _rim(frames: Frames, colours: set[int]) -> int:
+    """Return the one of several colours that parts all others from black and is nowhere wide; 0 =
+    none. Such a rim may be drawn around regions for what is to be ignored."""
+    wide, touching = set(), set()
+    for pixels in frames() if len(colours) > 2 else ():
+        codes = _packed(pixels.values)
+        high, low = maximum_filter(codes, RIM_WIDTH), minimum_filter(codes, RIM_WIDTH)
+        wide.update(np.unique(codes[high == low]).tolist())
+        touching.update(np.unique(codes[minimum_filter(codes, 3) == 0]).tolist())
+    found = touching - {0}
+    return found.pop() if len(found) == 1 and wide >= colours - found and not found & wide else 0
 
 
 def _label_threshold(levels: np.ndarray) -> float | tuple[str, str]:
@@ -288,6 +332,9 @@ def _lossy_threshold(samples: Samples) -> float | tuple[str, str]:
     for values, counted in samples():
         between = (values > MIDDLE * 255) & (values < (1 - MIDDLE) * 255)
         between = between if counted is None else between & counted
+        far = maximum_filter(values, NEAR) <= HALF  # from all that is bright
+        if ((values > NOISE / 2) & far).mean() > EVEN_SHARE * 10:
+            return PICTURE
         even = maximum_filter(values, 3).astype(int) - minimum_filter(values, 3) <= NOISE
         even_share = (between & even).mean()
         if between.mean() > PICTURE_SHARE:

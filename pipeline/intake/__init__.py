@@ -3,4 +3,4 @@
 from pipeline.intake.add import AddSummary as AddSummary
 from pipeline.intake.add import add_dataset as add_dataset
 from pipeline.intake.add import refresh_dataset as refresh_dataset
-from pipeline.intake.tables import TableRules as TableRules
+from pipeline.intake.user_tables import TableRules as TableRules

@@ -16,13 +16,13 @@ import pandas as pd
 
 from pipeline.config import DATASET_NAME
 from pipeline.engine.record import ADD, RunRecord, library_versions
-from pipeline.errors import ManifestError, printable
+from pipeline.errors import ManifestError, printable, shown
 from pipeline.images import MaskRule
 from pipeline.intake import known, rows
-from pipeline.intake.find import Findings, extracted, read_folder, shown
-from pipeline.intake.layout import split_names
-from pipeline.intake.tables import TableRules, read_image_tables
-from pipeline.io import manifest_lock, remove_leftovers, writing
+from pipeline.intake.find import Findings, extracted, read_folder
+from pipeline.intake.folders import split_names
+from pipeline.intake.user_tables import TableRules, read_image_tables
+from pipeline.io import FileHashes, manifest_lock, remove_leftovers, writing
 from pipeline.manifest import COLUMNS, check_rows, read_manifest, write_manifest
 from pipeline.paths import Paths
 
@@ -95,7 +95,6 @@ def add_dataset(
     on_shared_patient: str | None = None,
     synthetic: bool = False,
     force: bool = False,
-    progress: rows.Progress | None = None,
 ) -> AddSummary:
     """Write data_manifests/<dataset>.csv from a folder, CSV or zip of images.
 
@@ -129,7 +128,6 @@ def add_dataset(
             split by file, so that the official test part stays complete.
         synthetic: the images are phantoms.
         force: replace a manifest of other images, or one that contradicts the new rows.
-        progress: called with (done, total) images.
 
     Raises:
         ManifestError: nothing usable, or a problem that needs a decision; nothing was written.
@@ -174,6 +172,7 @@ def add_dataset(
                 raise ManifestError(what, path=source, remedy="omit them, or pass the folder")
             findings = read_image_tables([folder, *sources[1:]], table)
         findings.home = place if folder != source else None
+        hashes = FileHashes(paths.hashes(dataset))
         in_place = is_in_place(place, findings, manifest=manifest, force=force)
         if mask_source is not None:
             known.join_masks(findings, mask_source, max_rank=max_rank, mask_name=mask_name)
@@ -183,7 +182,7 @@ def add_dataset(
         if layout:
             known.patients_from_folders(findings.images, findings)
 
-        frame, lines = rows.build_rows(findings, synthetic=synthetic, progress=progress)
+        frame, lines = rows.build_rows(findings, place, hashes, synthetic=synthetic)
         if frame.empty:
             first = next((f"; {name}: {why}" for name, why in findings.failed.items()), "")
             what = f"none of {len(findings.images)} images can be read{first}"
@@ -224,6 +223,7 @@ def add_dataset(
         write_manifest(
             frame, manifest, before_replace=lambda: in_place or put_in_place(place, findings)
         )
+        hashes.save()  # the stages need not read the images again to know them
         # What is not in the manifest is recorded here: no later stage can report it.
         skipped = dict(sorted(findings.skipped.items()))
         RunRecord(
@@ -242,9 +242,7 @@ def add_dataset(
     return AddSummary(dataset, manifest, frame, *left_out, warnings, changed, findings.notes)
 
 
-def refresh_dataset(
-    dataset: str, *, paths: Paths | None = None, progress: rows.Progress | None = None
-) -> AddSummary:
+def refresh_dataset(dataset: str, *, paths: Paths | None = None) -> AddSummary:
     """Update hashes, sizes and mask areas of a manifest from its files.
 
     All else stays as it is. A row whose image or mask is missing or unreadable keeps its cells and
@@ -257,7 +255,8 @@ def refresh_dataset(
     manifest, data = paths.manifest(dataset), paths.data(dataset)
     with manifest_lock(manifest):
         frame = read_manifest(manifest)
-        measured, failed, changed = rows.measure_all(data, set(frame["path"]), progress), {}, 0
+        hashes, failed, changed = FileHashes(paths.hashes(dataset)), {}, 0
+        measured = rows.measure_all(data, set(frame["path"]), data, hashes)
         for row in frame.itertuples():
             result = measured[row.path]
             info = next((info for info in result.frames if info.frame == row.frame), None)
@@ -273,6 +272,7 @@ def refresh_dataset(
             why = f"its mask {frame.at[i, 'mask_path']} {reason} - {remedy}"
             failed.setdefault(frame.at[i, "image_id"], why)
         write_manifest(frame, manifest)
+        hashes.save()
     counts = {"added": 0, "removed": 0, "changed": changed}
     return AddSummary(dataset, manifest, frame, failed=failed, changed=counts)
 

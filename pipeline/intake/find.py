@@ -1,6 +1,6 @@
 """What lies in a folder or zip: image files, and what is left out.
 
-What its folders mean is decided in `layout.py`, which files are ground truth in `truth.py`.
+What its folders mean is decided in `folders.py`, which files are ground truth in `truth.py`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from typing import NoReturn
 
 import pandas as pd
 
-from pipeline.errors import ImageError, ManifestError, PipelineError
-from pipeline.errors import shown as shown
+from pipeline.errors import ImageError, ManifestError, PipelineError, shown
 from pipeline.images import (
     DICOMDIR_REASON,
     SkippedFile,
@@ -31,8 +30,7 @@ from pipeline.images import (
     probe,
     sniff,
 )
-from pipeline.intake.layout import NO_NAMES, read_layout
-from pipeline.intake.layout import split_named as split_named
+from pipeline.intake.folders import NO_NAMES, read_layout, split_named
 from pipeline.intake.truth import WORDS, Truth, find_truth, words
 from pipeline.io import UNITED, open_bytes, partial_path, writing
 from pipeline.manifest import COLUMNS
@@ -208,13 +206,14 @@ def read_folder(
             the names are possible.
     """
     images, folders, skipped = look_through(source, exclude)
+    files = len(images)
     images = _without_objects(images, source, skipped)
     if not images:
         common = ((why.partition(" - ")[0], n) for why, n in skipped.most_common(3))
         counts = "".join(f"; {n} skipped: {why}" for why, n in common)
         what = f"no images in it{counts}"
         raise ManifestError(what, path=source, remedy=remedy_for(skipped))
-    files, root, stray, truth = len(images), source, [], Truth()
+    root, stray, truth = source, [], Truth()
     while inner := _wrapped_folder(images, folders):
         stray += [path for path in images if "/" not in path]
         images, folders = _below(images, inner), _below(folders, inner)

@@ -1,6 +1,6 @@
 """What is known of the images: groups, patients, and masks in another folder or in a table.
 
-Names in tables are searched for as in `tables`.
+Names in tables are searched for as in `user_tables`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from pipeline.errors import ManifestError
+from pipeline.errors import ManifestError, shown
 from pipeline.images import has_image_suffix
-from pipeline.intake.find import Findings, look_through, shown, use_masks
-from pipeline.intake.tables import (
+from pipeline.intake.find import Findings, look_through, use_masks
+from pipeline.intake.truth import Images, Truth, stem
+from pipeline.intake.user_tables import (
     find_files,
     known_names,
     manifest_name,
@@ -22,7 +23,6 @@ from pipeline.intake.tables import (
     read_table,
     take_units,
 )
-from pipeline.intake.truth import Images, Truth, stem
 
 # The first of these columns becomes `group`. Larger units come first: neighbouring slices of a
 # patient are nearly copies.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,24 +14,25 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.errors import ImageError, ManifestError
+from pipeline.errors import ImageError, ManifestError, shown
 from pipeline.images import (
     Ambiguous,
     FrameInfo,
     SkippedFile,
     dicom_capture,
+    image_bytes,
     patient_code,
     probe,
     read_mask,
 )
-from pipeline.intake.find import Findings, shown
-from pipeline.intake.tables import pixel_box
-from pipeline.io import sha256_file
+from pipeline.images.read import unreadable
+from pipeline.intake.find import Findings
+from pipeline.intake.truth import CLASS_WORDS, WORDS, words
+from pipeline.intake.user_tables import pixel_box
+from pipeline.io import FileHashes
 from pipeline.manifest import mask_file
 from pipeline.segment.quality import odd_truth
 
-Progress = Callable[[int, int], None]
-MASK_FOLDERS = ("mask", "masks", "ground_truth", "groundtruth", "segmentation", "segmentations")
 PATIENT_NAMED = re.compile(r"(?i)(patient|subject|person|case|pat|pt|sub)[ _-]*\d+")
 SECONDARY = "DICOM secondary capture (dose report, screen shot) among CT, MR or PET images"
 # `--on-shared-patient`: of the splits that share a patient, the first in this order keeps it.
@@ -53,42 +55,47 @@ class Measured:
         return self.failed or self.skipped or f"has no frame {frame!r} (it has {len(self.frames)})"
 
 
-def measure(file: Path) -> Measured:
-    """Hash one image file and read its header; errors are returned, not raised."""
+def measure(file: Path, name: Path, hashes: FileHashes) -> Measured:
+    """Read one image file once, for its hash and header; errors are returned, not raised. `hashes`
+    learns the hash of what will be at the path `name`."""
     try:
-        frames = tuple(probe(file))
-        return Measured(sha256_file(file), patient_code(file), frames, dicom_capture(file))
+        version = hashes.version(file)
+        data = image_bytes(file)
+        frames = tuple(probe(file, data=data))
+        digest = hashes.learn(name, version, hashlib.sha256(data).hexdigest())
+        facts = patient_code(file, data=data), frames, dicom_capture(file, data=data)
+        return Measured(digest, *facts)
     except SkippedFile as error:
         return Measured(skipped=error.message)
     except ImageError as error:
         return Measured(failed=error.with_remedy)
     except OSError as error:
-        return Measured(failed=f"cannot be read ({os.strerror(error.errno or 0)})")
+        return Measured(failed=unreadable(file, error).with_remedy)
 
 
-def measure_all(root: Path, paths: set[str], progress: Progress | None) -> dict[str, Measured]:
-    """Measure files below a folder; returns path -> what was found."""
-    found = _in_threads(lambda name: (name, measure(root / name)), sorted(paths), progress)
-    return dict(found)
+def measure_all(
+    root: Path, paths: set[str], place: Path, hashes: FileHashes
+) -> dict[str, Measured]:
+    """Measure files below a folder, which becomes `place`; returns path -> what was found."""
+    names = sorted(paths)
+    found = _in_threads(lambda name: measure(root / name, place / name, hashes), names)
+    return dict(zip(names, found, strict=True))
 
 
-def _in_threads(function: Callable, items: list, progress: Progress | None = None) -> Iterator:
-    """Map a function over items in threads, in order; report (done, total) after each."""
+def _in_threads(function: Callable, items: list) -> list:
+    """Map a function over items in threads, in order."""
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
-        for done, result in enumerate(pool.map(function, items), 1):
-            if progress is not None:
-                progress(done, len(items))
-            yield result
+        return list(pool.map(function, items))
 
 
 def build_rows(
-    findings: Findings, *, synthetic: bool, progress: Progress | None
+    findings: Findings, place: Path, hashes: FileHashes, *, synthetic: bool
 ) -> tuple[pd.DataFrame, list[int]]:
     """Measure every image and make one row per frame (or of the frame that a table names); what is
     skipped or failed joins `findings`. Returns the rows, sorted by path and frame, with the columns
     of `findings.images`; and the line of the table that each comes from."""
     images = findings.images.sort_values("path", kind="stable")
-    measured = measure_all(findings.root, set(images["path"]), progress)
+    measured = measure_all(findings.root, set(images["path"]), place, hashes)
     captures = Counter(one.capture for one in measured.values())
     if captures["acquired"] > captures["secondary"] > 0:
         for path, one in measured.items():
@@ -235,7 +242,7 @@ def row_warnings(frame: pd.DataFrame) -> list[str]:
     for label, count in table.sum(axis=1).items():
         if count < 5:
             warnings.append(f"class {label!r} has too few images to train and test: {count}")
-        if label.casefold() in MASK_FOLDERS:
+        if {*words(label)} and {*words(label)} <= WORDS - CLASS_WORDS:
             warnings.append(f"class {label!r} looks like ground truth: pass its folder as --masks")
     labels = table.index.to_series()
     for _, alike in labels.groupby(labels.str.casefold().str.split().str.join(" ")):

@@ -328,21 +328,18 @@ def _in_folders(
         for folder in folders if others else ():
             name, files = PurePosixPath(folder).name, below[folder]
             same = [path for side in tops if _rest(side) == _rest(name) for path in tops[side]]
-            images = (
-                Images(same, parent) if same else every
-            )  # labelsTr is of imagesTr, not of imagesTs
+            # labelsTr is of imagesTr, not of imagesTs
+            images = Images(same, parent) if same else every
             found = {path: images.of(stem(path).removeprefix(f"{folder}/")) for path in files}
             paired = [path for path in files if found[path][0]]
             fits = len(paired) >= PAIRED * min(len(files), len(others))
             if not fits and not drawn[name]:
                 continue  # a class of that name
             if not told and not (fits and (drawn[name] or named.issuperset(files))):
-                doubt, remedy = (
-                    "hardly any of its names fits an image",
-                    "--masks TABLE (path, mask)",
-                )
-                if fits:
-                    doubt, remedy = "its files have many values", f"--mask-name '*{name}/*'"
+                doubt, remedy = "its files have many values", f"--mask-name '*{name}/*'"
+                if not fits:
+                    doubt = "hardly any of its names fits an image"
+                    remedy = "--masks TABLE (path, mask)"
                 raise ManifestError(
                     f"{printable(folder)} ({len(files)} files) is named like ground truth, but "
                     f"{doubt}",

@@ -28,6 +28,7 @@ from pipeline.config import (
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pipeline.encode.pixels import Pixels
     from pipeline.learners.prompts import ClassPrompts
 
 _registered: dict[str, type[Learner]] = {}
@@ -48,12 +49,15 @@ class Samples:
             the run, and the others that `Learner.views` asks for. Of a joint view see
             `pipeline.learners.joint`.
         y: class numbers, int64 (n,), 0 to C-1. Empty when the samples are to be predicted.
-        text: text features T of ALL classes, float32 (C, d), in the order of the class numbers.
+        text: text features T of ALL classes, float32 (C, d), in the order of the class numbers;
+            (C, 0) if the encoder has no texts.
         classes: the C class names, in the same order.
         weights: what a joint view has multiplied the features with, beside the scale of each view,
             (d,); 1 for other views. Who standardises features has to keep them.
         prompts: the words of the classes, in the same order, and their text tower, for learners
             that need them; else None.
+        pixels: frames of the run's view, uint8 (n, s, s, 3), for learners that need them; else
+            None.
     """
 
     view: str
@@ -63,6 +67,7 @@ class Samples:
     classes: tuple[str, ...] = ()
     weights: np.ndarray | float = 1.0
     prompts: ClassPrompts | None = None
+    pixels: Pixels | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.features.values())))
@@ -70,7 +75,9 @@ class Samples:
     def take(self, rows: np.ndarray, *, labelled: bool) -> Self:
         """Return some of the images, with or without their labels."""
         features = {view: X[rows] for view, X in self.features.items()}
-        return replace(self, features=features, y=self.y[rows] if labelled else self.y[:0])
+        pixels = None if self.pixels is None else self.pixels.take(rows)
+        y = self.y[rows] if labelled else self.y[:0]
+        return replace(self, features=features, y=y, pixels=pixels)
 
     @property
     def X(self) -> np.ndarray:
@@ -89,6 +96,8 @@ class LearnerParams(Section):
 
     file: str | None = None
     """Python file that registers the learner, relative to params.yaml; None: it is installed."""
+    kind: str | None = None
+    """Name of the learner, if its section has a name of its own: several sections of one kind."""
     seeds: Seeds | None = None
     """Instead of train.seeds."""
     views: dict[Protocol, Views] | None = None
@@ -123,10 +132,14 @@ class Learner:
             before `fit` sees them. False: these views are refused; or `views` is overridden, and
             the stored views that it names arrive as they are.
         needs_text: False for a learner that never compares features with those of texts, and so can
-            be fitted on views whose features are of another length (inside, outside, trunk).
-        needs: what of `Samples` it needs besides features: "prompts".
+            be fitted on views whose features are of another length (inside, outside, trunk), and on
+            those of an encoder without texts.
+        needs: what of `Samples` it needs besides features: "prompts", or "pixels", which are of
+            stored views only (`joins` is False).
         starts_from: a learner that `fit` fits first, with the parameters of the same names. If
             `train` finds that fit on disk, its arrays are there already when `fit` is called.
+        not_counted: names of fitted arrays that are no parameters estimated from labels: texts,
+            stored images, scales of features, orders of classes. The others are `n_parameters`.
         chosen: what the validation part decided in `fit` (JSON values), for the table of runs.
         val_score: accuracy on the validation part, or None; set by `fit`.
     """
@@ -138,6 +151,7 @@ class Learner:
     needs_text: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset()
     starts_from: ClassVar[type[Learner] | None] = None
+    not_counted: ClassVar[frozenset[str]] = frozenset({"text_", "blocks_"})
 
     def __init__(self, params: LearnerParams | None = None, *, seed: int = 0):
         self.params: Any = params if params is not None else self.Parameters()
@@ -172,6 +186,10 @@ class Learner:
             raise ConfigError(f"{self.name} cannot join the views {view}", remedy=remedy)
         return parts_of(view)
 
+    def frame_size(self, of_model: int) -> int:
+        """Return the side of the frames that a learner on pixels needs; default: the CLIP's own."""
+        return of_model
+
     def check_lengths(self, samples: Samples) -> None:
         """Refuse features that this learner cannot compare with those of texts, by name.
 
@@ -190,6 +208,13 @@ class Learner:
     def tensors(self) -> dict[str, np.ndarray]:
         """The fitted arrays by attribute name; empty before `fit`."""
         return {name: value for name, value in vars(self).items() if name.endswith("_")}
+
+    @classmethod
+    def n_parameters(cls, tensors: Mapping[str, np.ndarray]) -> int:
+        """Return how many numbers of the fitted arrays were estimated from labels; a single
+        hyperparameter chosen on validation is none."""
+        counted = (value for name, value in tensors.items() if name not in cls.not_counted)
+        return sum(value.size for value in counted if value.size > 1)
 
 
 def register(name: str) -> Callable[[C], C]:
@@ -215,7 +240,8 @@ def get_learner(name: str, file: Path | None = None) -> type[Learner]:
         for point in entry_points(group="pipeline.learners", name=name):
             register(name)(point.load())
         if name in LEARNERS:
-            module = {"medfocus-probe": "medfocus"}.get(name, name.replace("-", "_"))
+            shared = {"medfocus-probe": "medfocus", "fine-tuned": "backbone"}
+            module = shared.get(name, name.replace("-", "_"))
             importlib.import_module(f"pipeline.learners.{module}")
     if name not in _registered:
         raise ConfigError(
@@ -251,7 +277,7 @@ def find_learner(name: str, section: Mapping, root: Path) -> tuple[type[Learner]
         ConfigError: there is no such learner, or a parameter is not allowed.
     """
     file = section.get("file")
-    cls = get_learner(name, root / str(file) if file else None)
+    cls = get_learner(section.get("kind") or name, root / str(file) if file else None)
     try:
         return cls, cls.Parameters.model_validate(section)
     except ValidationError as error:

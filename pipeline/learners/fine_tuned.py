@@ -35,6 +35,8 @@ class FineTuned(Tuned):
     Parameters = FineTunedParams
     eps = 1e-8
     """Of AdamW."""
+    images_per_epoch: int | None = None
+    """Largest number of images in an epoch; None: all."""
 
     def minimise(
         self,
@@ -47,7 +49,7 @@ class FineTuned(Tuned):
         """Train weights in place; return the epoch whose weights they are left with.
 
         Args:
-            weights: leaves that need gradients.
+            weights: leaves; those that need no gradient (statistics) change in `logits` only.
             logits: of images (n, d), (n, C), as the weights are.
             train, val: images and classes of both parts.
             rng: decides the order of the images.
@@ -60,11 +62,12 @@ class FineTuned(Tuned):
         optimiser = torch.optim.AdamW(
             weights, own.learning_rate, eps=self.eps, weight_decay=own.weight_decay, fused=True
         )
-        steps = own.epochs * -(-len(y) // own.batch_size)
+        drawn = min(len(y), self.images_per_epoch or len(y))
+        steps = own.epochs * -(-drawn // own.batch_size)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         best, best_epoch, kept = (-np.inf, -np.inf), 0, []
         for epoch in range(1, own.epochs + 1):
-            for rows in torch.randperm(len(y), generator=rng).split(own.batch_size):
+            for rows in torch.randperm(len(y), generator=rng)[:drawn].split(own.batch_size):
                 loss = nnf.cross_entropy(logits(image[rows]), y[rows])
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()

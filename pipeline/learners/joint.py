@@ -22,7 +22,8 @@ from dataclasses import replace
 import numpy as np
 
 from pipeline.config import parts_of
-from pipeline.learners.base import Learner, Samples, accuracy, log_loss
+from pipeline.learners.base import Learner, Samples
+from pipeline.learners.tuned import judge
 
 
 def block_scales(train: Samples, weight: float = 1.0) -> np.ndarray:
@@ -73,8 +74,7 @@ def fit_joined(learner: Learner, train: Samples, val: Samples) -> Learner:
         one.blocks_ = scales
         if len(weights) > 1:
             one.chosen["block_weight"] = weight
-            proba = predict_joined(one, replace(val, y=val.y[:0]))
-            rank = accuracy(proba, val.y), -log_loss(proba, val.y)
+            rank = judge(predict_joined(one, replace(val, y=val.y[:0])), val.y)
             if rank > best:
                 best, chosen = rank, one
     return chosen

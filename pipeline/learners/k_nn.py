@@ -32,6 +32,7 @@ class Knn(Tuned):
     """
 
     Parameters = KnnParams
+    not_counted = Tuned.not_counted | {"keys_", "labels_"}
     needs_text = False
 
     def fit(self, train: Samples, val: Samples) -> Self:

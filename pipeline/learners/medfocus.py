@@ -3,17 +3,18 @@
 The whole method in one file: the fusion F and the classifier C, the loss, training, prediction,
 and the evaluation by a linear probe.
 
-The paper leaves F open. Here the image embedding is the query of one attention step, and ALL
+The paper leaves F open. By default the image embedding is the query of one attention step, and ALL
 class prompts are its keys and values, whatever the label of the image: its own class's prompt
 alone would leak the label. The result is added to the image embedding through a gate that starts
-at zero, so that M = I before training and text enters only where it helps.
+at zero, so that M = I before training and text enters only where it helps. `fusion` names other
+forms of F with the same two properties.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ import torch.nn.functional as nnf
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
+from pipeline.config import parts_of
 from pipeline.learners.base import (
     DivergedError,
     Learner,
@@ -56,6 +58,148 @@ class MedFocusParams(LearnerParams):
     """Width of queries and keys, and of the bottleneck of the values."""
     temperature: float = Field(0.07, gt=0)
     """Initial value of the learned temperature of L_c (as in CLIP)."""
+    fusion: Literal["attention", "gated-sum", "concat-mlp", "bilinear", "token-attention"] = (
+        "attention"
+    )
+    """The form of F; token-attention is for joint views."""
+
+
+class Fusion(nn.Module):
+    """F(T, I) = I + tanh(g) f(I, T): the base of all forms of f.
+
+    `fuse` reads I (n, d) with rows of length 1, the standardised Z of I (the mean image, which all
+    images share, would otherwise dominate), T (C, d) with rows of length 1, and the fixed arrays,
+    what the trained parameters come to for these prompts.
+
+    Attributes:
+        matrices: the trained matrices with their rows and columns: d, a (`attention_dim`), e = 2 d,
+            f (the length of the first view), t (that times the number of views).
+        arrays: the fixed arrays, with the axis along which each has one entry for each class.
+    """
+
+    matrices: ClassVar[tuple[tuple[str, str], ...]]
+    arrays: ClassVar[tuple[tuple[str, int | None], ...]]
+
+    def __init__(self, widths: Sequence[int], params: MedFocusParams, rng: Generator):
+        super().__init__()
+        self.widths, d = tuple(widths), sum(widths)
+        size = {"d": d, "e": 2 * d, "a": params.attention_dim}
+        size |= {"f": widths[0], "t": len(widths) * widths[0]}
+        for name, (rows, columns) in self.matrices:
+            values = torch.randn(size[rows], size[columns], generator=rng) / size[rows] ** 0.5
+            setattr(self, name, nn.Parameter(values))
+        self.gate = nn.Parameter(torch.zeros(()))
+        self.sharpness = torch.tensor(1 / params.temperature)
+
+    def fixed(self, text: Tensor) -> dict[str, Tensor]:
+        """Return the fixed arrays for prompts (C, d): here the matrices, the last one gated."""
+        *names, last = (name for name, _ in self.matrices)
+        gated = {last: torch.tanh(self.gate) * getattr(self, last), "sharpness": self.sharpness}
+        return {name: getattr(self, name) for name in names} | gated
+
+    @staticmethod
+    def fuse(I: Tensor, Z: Tensor, T: Tensor, fixed: dict[str, Tensor]) -> Tensor:  # noqa: E741
+        """Return M (n, d)."""
+        raise NotImplementedError
+
+
+class Attention(Fusion):
+    """f = sum_c a_c v_c, a = softmax_c(Z Q (T_c K)^T / sqrt(a)), v_c = T_c V O: one step of
+    scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) over the class prompts."""
+
+    matrices = (("query", "da"), ("key", "da"), ("value_in", "da"), ("value_out", "ad"))
+    arrays = (("attention", 1), ("values", 0))
+
+    def fixed(self, text: Tensor) -> dict[str, Tensor]:
+        """Return query and key projections and all keys in one matrix, and the gated values."""
+        keys = text @ self.key
+        attention = self.query @ keys.T / keys.shape[1] ** 0.5
+        values = torch.tanh(self.gate) * (text @ self.value_in @ self.value_out)
+        return {"attention": attention, "values": values}
+
+    @staticmethod
+    def fuse(I: Tensor, Z: Tensor, T: Tensor, fixed: dict[str, Tensor]) -> Tensor:  # noqa: E741
+        a = torch.softmax(Z @ fixed["attention"], dim=1)
+        return I + a @ fixed["values"]
+
+
+class TokenAttention(Attention):
+    """Attention over all pairs of a view i of a joint view and a class prompt c:
+    f = sum_ic a_ic v_ic, a = softmax_ic(Z_i Q_i (T_c K)^T / sqrt(a)), v_ic = T_c V_i O.
+
+    I and M are the views side by side. Q_i projects each view on its own, so that features of any
+    length (inside, outside, trunk) can take part; the first view is compared with T as it is. With
+    one view this is `Attention`.
+    """
+
+    matrices = (("query", "da"), ("key", "fa"), ("value_in", "ta"), ("value_out", "ad"))
+
+    def fixed(self, text: Tensor) -> dict[str, Tensor]:
+        """Return the arrays of `Attention` with one column and one row for each pair."""
+        text = nnf.normalize(text[:, : self.widths[0]], dim=1)
+        keys = text @ self.key / self.key.shape[1] ** 0.5
+        attention = torch.block_diag(*(q @ keys.T for q in self.query.split(self.widths)))
+        parts = self.value_in.split(self.widths[0])
+        values = torch.cat([text @ part for part in parts]) @ self.value_out
+        return {"attention": attention, "values": torch.tanh(self.gate) * values}
+
+
+def matched(I: Tensor, T: Tensor, sharpness: Tensor) -> Tensor:  # noqa: E741
+    """Return t = sum_c softmax_c(cos(I, T_c) / temperature) T_c, (n, d): the text of each image as
+    zero-shot classification sees it, whatever its label. The temperature is the initial one."""
+    return torch.softmax(sharpness * (I @ T.T), dim=1) @ T
+
+
+class GatedSum(Fusion):
+    """f = sigmoid(Z A B) * (t - I), t of `matched`: a gate for each feature between image and text
+    (gated multimodal unit, Arevalo et al. 2017, section 3.1)."""
+
+    matrices = (("gate_in", "da"), ("gate_out", "ad"))
+    arrays = (("gate_in", None), ("gate_out", None), ("strength", None), ("sharpness", None))
+
+    def fixed(self, text: Tensor) -> dict[str, Tensor]:
+        """Return the matrices, and tanh(g), since g is outside the sigmoid."""
+        own = {"gate_in": self.gate_in, "gate_out": self.gate_out, "sharpness": self.sharpness}
+        return own | {"strength": torch.tanh(self.gate)}
+
+    @staticmethod
+    def fuse(I: Tensor, Z: Tensor, T: Tensor, fixed: dict[str, Tensor]) -> Tensor:  # noqa: E741
+        gate = fixed["strength"] * torch.sigmoid(Z @ fixed["gate_in"] @ fixed["gate_out"])
+        return I + gate * (matched(I, T, fixed["sharpness"]) - I)
+
+
+class ConcatMlp(Fusion):
+    """f = relu([Z / sqrt(d), t] W) V, t of `matched`: a perceptron on image and text side by side;
+    Z / sqrt(d) has about the length of t."""
+
+    matrices = (("hidden", "ea"), ("output", "ad"))
+    arrays = (("hidden", None), ("output", None), ("sharpness", None))
+
+    @staticmethod
+    def fuse(I: Tensor, Z: Tensor, T: Tensor, fixed: dict[str, Tensor]) -> Tensor:  # noqa: E741
+        both = torch.cat([Z / Z.shape[1] ** 0.5, matched(I, T, fixed["sharpness"])], dim=1)
+        return I + torch.relu(both @ fixed["hidden"]) @ fixed["output"]
+
+
+class Bilinear(Fusion):
+    """f = (Z U * t V) P, t of `matched`: low-rank bilinear pooling (Kim et al. 2017, section 3)."""
+
+    matrices = (("image", "da"), ("prompt", "da"), ("output", "ad"))
+    arrays = (("image", None), ("prompt", None), ("output", None), ("sharpness", None))
+
+    @staticmethod
+    def fuse(I: Tensor, Z: Tensor, T: Tensor, fixed: dict[str, Tensor]) -> Tensor:  # noqa: E741
+        t = matched(I, T, fixed["sharpness"])
+        return I + (Z @ fixed["image"] * (t @ fixed["prompt"])) @ fixed["output"]
+
+
+FUSIONS: dict[str, type[Fusion]] = {
+    "attention": Attention,
+    "gated-sum": GatedSum,
+    "concat-mlp": ConcatMlp,
+    "bilinear": Bilinear,
+    "token-attention": TokenAttention,
+}
 
 
 @dataclass(frozen=True)
@@ -65,35 +209,34 @@ class Fused:
     Attributes:
         mean, scale: of I over the training part, (d,).
         text: T with rows of length 1, (C, d).
-        attention: query and key projections and all keys in one matrix, (d, C).
-        values: gated values, one for each class prompt, (C, d).
         weight, bias: of C, (d, C) and (C,).
         inverse_temperature: of the contrastive logits, ().
+        fusion, fixed: the form of F and its fixed arrays.
     """
 
     mean: Tensor
     scale: Tensor
     text: Tensor
-    attention: Tensor
-    values: Tensor
     weight: Tensor
     bias: Tensor
     inverse_temperature: Tensor
+    fusion: type[Fusion]
+    fixed: dict[str, Tensor]
 
     def fuse(self, I: Tensor) -> Tensor:  # noqa: E741 - the paper's name
-        """Return M = F(T, I) = I + sum_c a_c v_c, (n, d); rows of I (n, d) have length 1.
-
-        The query reads the standardised I. The mean image, which all images share, would
-        otherwise dominate the attention weights a.
-        """
-        a = torch.softmax((I - self.mean) / self.scale @ self.attention, dim=1)
-        return I + a @ self.values
+        """Return M = F(T, I), (n, d); rows of I (n, d) have length 1."""
+        return self.fusion.fuse(I, (I - self.mean) / self.scale, self.text, self.fixed)
 
     def of_classes(self, order: np.ndarray) -> Self:
         """Return F and C with the classes in another order, int64 (C,)."""
-        rows = {name: getattr(self, name)[order] for name in ("text", "values", "bias")}
-        columns = {name: getattr(self, name)[:, order] for name in ("attention", "weight")}
-        return replace(self, **rows, **columns)
+        fixed = dict(self.fixed)
+        for name, axis in self.fusion.arrays:
+            if axis is not None:  # of several views: all classes of the first, then of the next
+                k = fixed[name].shape[axis] // len(order)
+                every = np.concatenate([order + i * len(order) for i in range(k)])
+                fixed[name] = fixed[name][:, every] if axis else fixed[name][every]
+        own = {"text": self.text[order], "bias": self.bias[order], "weight": self.weight[:, order]}
+        return replace(self, **own, fixed=fixed)
 
     def classify(self, M: Tensor) -> Tensor:
         """Return the class logits C(M), (n, C)."""
@@ -103,26 +246,31 @@ class Fused:
         """Return the contrastive logits cos(M, T) / temperature, (n, C)."""
         return self.inverse_temperature * (nnf.normalize(M, dim=1) @ self.text.T)
 
+    def arrays(self) -> dict[str, Tensor]:
+        """Return all arrays by name."""
+        return {name: getattr(self, name) for name in _ARRAYS} | self.fixed
 
-_ARRAYS = [field.name for field in fields(Fused)]
+
+_ARRAYS = [field.name for field in fields(Fused)][:-2]
 
 
 class Network(nn.Module):
-    """The trained parameters of F and C; `text`, `mean` and `scale` as of `Fused`."""
+    """The trained parameters of F and C; `text`, `mean` and `scale` as of `Fused`; `widths` are the
+    lengths of the views that a joint view has side by side, [d] for another one."""
 
     def __init__(
-        self, text: Tensor, mean: Tensor, scale: Tensor, params: MedFocusParams, rng: Generator
+        self,
+        text: Tensor,
+        mean: Tensor,
+        scale: Tensor,
+        params: MedFocusParams,
+        rng: Generator,
+        widths: Sequence[int] = (),
     ):
         super().__init__()
-        (n_classes, d), a = text.shape, params.attention_dim
-
-        def projection(rows: int, columns: int) -> nn.Parameter:
-            return nn.Parameter(torch.randn(rows, columns, generator=rng) / rows**0.5)
-
+        n_classes, d = text.shape
         self.text, self.mean, self.scale = text, mean, scale
-        self.query, self.key, self.value_in = projection(d, a), projection(d, a), projection(d, a)
-        self.value_out = projection(a, d)
-        self.gate = nn.Parameter(torch.zeros(()))
+        self.fusion = FUSIONS[params.fusion](widths or (d,), params, rng)
         # C starts at zero, so that no order of the classes is preferred.
         self.weight = nn.Parameter(torch.zeros(d, n_classes))
         self.bias = nn.Parameter(torch.zeros(n_classes))
@@ -130,12 +278,9 @@ class Network(nn.Module):
 
     def fused(self) -> Fused:
         """Return F and C with the prompts put in; gradients flow through it."""
-        keys = self.text @ self.key
-        attention = self.query @ keys.T / keys.shape[1] ** 0.5
-        values = torch.tanh(self.gate) * (self.text @ self.value_in @ self.value_out)
         inverse = self.log_inverse_temperature.exp().clamp(max=100)  # as in CLIP
-        fixed = self.mean, self.scale, self.text
-        return Fused(*fixed, attention, values, self.weight, self.bias, inverse)
+        own = self.mean, self.scale, self.text, self.weight, self.bias, inverse
+        return Fused(*own, type(self.fusion), self.fusion.fixed(self.text))
 
 
 def contrastive_loss(similarity: Tensor, y: Tensor) -> Tensor:
@@ -173,7 +318,8 @@ def medfocus_loss(fused: Fused, M: Tensor, y: Tensor, lambda_: float) -> Tensor:
 
 @register("medfocus")
 class MedFocus(Learner):
-    """Attention over all class prompts, gated residual, linear classifier, early stopping.
+    """F, by default attention over all class prompts, gated residual; linear classifier; early
+    stopping.
 
     Prediction is the softmax of C(M). At lambda = 1 the loss does not train C, so there
     prediction is the softmax of the contrastive logits. `seed` decides the initial weights and
@@ -185,6 +331,7 @@ class MedFocus(Learner):
     """
 
     Parameters = MedFocusParams
+    not_counted = Learner.not_counted | {"mean_", "scale_", "order_"}
 
     def fit(self, train: Samples, val: Samples) -> Self:
         """Minimise L over the training part; keep the epoch with the lowest validation loss.
@@ -205,20 +352,32 @@ class MedFocus(Learner):
         mean, scale = (torch.from_numpy(a.astype(np.float32)) for a in standard)
         rng = Generator().manual_seed(self.seed)
         text = torch.from_numpy(l2_normalise(train.text))
-        network = Network(text, mean, scale, self.params, rng)
+        parts = parts_of(train.view)
+        widths = [train.features[one].shape[1] for one in parts] if parts[1:] else ()
+        network = Network(text, mean, scale, self.params, rng, widths)
         parts = image, train.y, l2_normalise(val.X), val.y
         epoch = _train(network, self.params, rng, parts)
         with torch.no_grad():
             fused = network.fused().of_classes(np.argsort(self.order_))
-        for name in _ARRAYS:
-            setattr(self, f"{name}_", getattr(fused, name).detach().numpy().copy())
-        self.chosen = {"epoch": epoch, "gate": torch.tanh(network.gate).item()}
+        for name, array in fused.arrays().items():
+            setattr(self, f"{name}_", array.detach().numpy().copy())
+        self.chosen = {"epoch": epoch, "gate": torch.tanh(network.fusion.gate).item()}
+
+    def check_lengths(self, samples: Samples) -> None:
+        """Refuse features of another length than T, except where F projects each view."""
+        first = samples.features[parts_of(samples.view)[0]].shape[1]
+        if self.params.fusion != "token-attention" or first != samples.text.shape[1]:
+            super().check_lengths(samples)
 
     @property
     def fused(self) -> Fused:
         """The fitted F and C, with the classes in the order `order_`."""
-        arrays = (torch.as_tensor(getattr(self, f"{name}_")) for name in _ARRAYS)
-        return Fused(*arrays).of_classes(self.order_)
+        fusion = FUSIONS[self.params.fusion]
+        own, fixed = (
+            {name: torch.as_tensor(getattr(self, f"{name}_")) for name in names}
+            for names in (_ARRAYS, dict(fusion.arrays))
+        )
+        return Fused(**own, fusion=fusion, fixed=fixed).of_classes(self.order_)
 
     def fuse(self, X: np.ndarray) -> np.ndarray:
         """Return M = F(T, I), float32 (n, d), for image features X (n, d)."""
@@ -275,8 +434,8 @@ def _train(
     """Train the network in place on images and classes of both parts; return the epoch whose
     parameters it is left with."""
     image, y, image_val, y_val = map(torch.from_numpy, parts)
-    decayed = [network.query, network.key, network.value_in, network.value_out, network.weight]
-    others = [network.gate, network.bias, network.log_inverse_temperature]
+    decayed = [one for one in network.parameters() if one.ndim == 2]
+    others = [one for one in network.parameters() if one.ndim < 2]  # gate, bias, temperature
     optimiser = torch.optim.AdamW(
         [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
         lr=params.learning_rate,

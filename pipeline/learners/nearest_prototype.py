@@ -35,6 +35,7 @@ class NearestPrototype(Tuned):
     """
 
     Parameters = NearestPrototypeParams
+    not_counted = Tuned.not_counted | {"mean_", "absent_"}
     needs_text = False
 
     def fit(self, train: Samples, val: Samples) -> Self:

@@ -154,7 +154,7 @@ class TextTower:
             places.append([*range(begin, begin + before), *range(second, second + after)])
         used = max(len(row) - _common(row[::-1], empty[::-1]) for row in rows)
         ids = torch.tensor(rows)
-        return ids[:, :used] if self.trims else ids, torch.tensor(places)
+        return ids[:, :used] if self.trims else ids, torch.tensor(places, dtype=torch.long)
 
     def encode(self, ids: Tensor, places: Tensor, context: Tensor) -> Tensor:
         """Return the text features of prompts, float32 (n, d) with rows of length 1.

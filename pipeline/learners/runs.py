@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
+from pipeline.config import Params
 from pipeline.errors import DiskError, PipelineError
 from pipeline.io import atomic_write
 from pipeline.learners.base import (
@@ -49,12 +50,14 @@ RUN = ("protocol", "learner", "view", "fraction", "seed")
 @dataclass(frozen=True)
 class Fit:
     """A fitted learner: a digest of all that decided it (code, parameters, images, seed), its
-    arrays, what the validation part decided (JSON), and the accuracy there, if any."""
+    arrays, what the validation part decided (JSON), the accuracy there, if any, and the CPU
+    seconds it took, where they are known."""
 
     digest: str
     tensors: dict[str, np.ndarray]
     chosen: str
     val_score: float | None
+    seconds: float | None = None
 
     def restore(self, learner: Learner) -> Learner:
         """Give an unfitted learner the arrays of this fit, and return it; its predictions are the
@@ -72,6 +75,8 @@ def write_fits(path: Path, fits: Iterable[Fit], about: dict[str, Any] | None = N
     arrays, facts = {}, {}
     for fit in fits:
         facts[fit.digest] = {"chosen": fit.chosen, "val_score": fit.val_score}
+        if fit.seconds is not None:
+            facts[fit.digest]["seconds"] = fit.seconds
         for name, array in fit.tensors.items():
             arrays[f"{fit.digest}/{name}"] = np.ascontiguousarray(array)
     header = json.dumps({"about": about, "fits": facts}, sort_keys=True)
@@ -124,12 +129,13 @@ def run_fit(
 
     The fit is written to the run folder at once, as a file of its own; a DiskError is raised.
     """
+    clock = time.process_time()
     try:
         with single_thread():
             learner = fit_joined(learner, *(samples.take(rows, labelled=True) for rows in parts))
         score = None if learner.val_score is None else float(learner.val_score)
         chosen = json.dumps(learner.chosen, sort_keys=True, allow_nan=False)
-        fit = Fit(digest, learner.tensors, chosen, score)
+        fit = Fit(digest, learner.tensors, chosen, score, time.process_time() - clock)
         write_fits(folder / f"partial-{digest[:16]}.safetensors", [fit])
         return fit
     except DiskError:
@@ -236,8 +242,8 @@ def load_fitted(
 
 def write_tables(
     folder: Path,
-    rows: list[dict[str, Any]],
-    tested: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]],
+    rows: Sequence[dict[str, Any]],
+    tested: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]],
     classes: Sequence[str],
     inputs: dict[str, str],
 ) -> None:
@@ -296,6 +302,21 @@ def read_predictions(
     return pd.concat(runs, ignore_index=True), with_stamp(together, inputs)
 
 
+def read_runs_table(paths: Paths, dataset: str, learner: str) -> pd.DataFrame:
+    """Return runs.parquet of a learner; PipelineError if it was not trained."""
+    path = paths.run_table(dataset, learner)
+    with _reading(path, train_command(dataset, learner)):
+        return pd.read_parquet(path)
+
+
+def fit_seconds(path: Path) -> dict[str, float]:
+    """Return the seconds of each fit of a learner by digest, as `train` has measured them; none
+    where the file is missing or damaged."""
+    with suppress(OSError, ValueError):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    return {}
+
+
 @contextmanager
 def _reading(path: Path, again: str) -> Iterator[None]:
     """Turn the errors of a file that is missing or damaged into one with a remedy."""
@@ -334,6 +355,15 @@ def encoded_with_other_masks(features: FeatureStore, masks: MaskStore) -> set[st
     then = then.loc[then["status"].isin(GOOD) & (then["mask_crc"] >= 0), "mask_crc"]
     both = then.index.intersection(now.index)
     return set(both[(then[both] != now[both]).to_numpy()])
+
+
+def usable_learners(params: Params, paths: Paths, store: FeatureStore | None) -> list[str]:
+    """Return the learners of params.yaml that can be fitted on these features: without class texts
+    only those that need none."""
+    if store is None or store.has_text:
+        return list(params.learners)
+    found = ((n, find_learner(n, of, paths.root)[0]) for n, of in params.learners.items())
+    return [name for name, cls in found if not cls.needs_text]
 
 
 def train_command(dataset: str, learner: str) -> str:

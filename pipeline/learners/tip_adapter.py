@@ -34,6 +34,7 @@ class TipAdapter(Tuned):
     """
 
     Parameters = TipAdapterParams
+    not_counted = Tuned.not_counted | {"keys_", "labels_"}
 
     def fit(self, train: Samples, val: Samples) -> Self:
         """Keep the training images and choose alpha and beta on the validation part.

@@ -27,6 +27,7 @@ class TipAdapterF(TipAdapter, FineTuned):
     """
 
     Parameters = TipAdapterFParams
+    not_counted = TipAdapter.not_counted - {"keys_"}  # which are trained here
     eps = 1e-4
 
     def make_keys(self, images: np.ndarray, val: Samples) -> np.ndarray:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline.config import CROSS_VALIDATED, Params, stored_as, variant_of
-from pipeline.engine.record import RunRecord, recorded, show_progress
-from pipeline.errors import PipelineError, StageFailed, StoreError
-from pipeline.io import ProcessLock, sha256_json, writing
+from pipeline.engine.progress import show_progress
+from pipeline.engine.record import RunRecord, recorded
+from pipeline.errors import ConfigError, PipelineError, StageFailed, StoreError
+from pipeline.io import ProcessLock, atomic_write_json, sha256_json, writing
 from pipeline.learners import runs
 from pipeline.learners.base import Learner, LearnerParams, Samples, code_digest, find_learner
 from pipeline.manifest import class_names, read_manifest
@@ -31,6 +35,10 @@ from pipeline.store import FeatureStore, open_features, open_masks
 RunKey = tuple[str, str, float, int]
 """Protocol, view, fraction and seed."""
 
+Watch = Callable[[str, Mapping[RunKey, str]], None]
+"""Told, of a learner by name, the state of all its runs ("waits" or "done"), and of each run that
+ends then ("done" or "failed")."""
+
 
 def train_dataset(
     dataset: str,
@@ -40,6 +48,7 @@ def train_dataset(
     *,
     jobs: int = 1,
     force: bool = False,
+    watch: Watch | None = None,
 ) -> list[RunRecord]:
     """Fit learners on the features of a dataset and predict its test images.
 
@@ -52,9 +61,11 @@ def train_dataset(
         dataset: its name.
         params: all parameters; sections `learners`, `train` and `splits` are read.
         paths: of the project.
-        learners: names; None: all of `params.learners`.
+        learners: names; None: all of `params.learners` but, where the encoder has no texts, those
+            that read them; a note names these.
         jobs: parallel processes, -1 for one per core; results are the same bits for any number.
         force: fit again even what is up to date.
+        watch: shows the progress instead of a line for each learner.
 
     Returns:
         One record for each learner, also written to cache/<dataset>/records/train-<learner>.json,
@@ -62,7 +73,8 @@ def train_dataset(
         run to its error, and `parameters["notes"]` has the notes on the splits.
 
     Raises:
-        ConfigError: an unknown learner, or a parameter that it does not allow.
+        ConfigError: an unknown learner, a parameter that it does not allow, or a learner that was
+            named reads class texts and the encoder has none.
         PipelineError: features of images that the splits name are missing, failed, or made from
             other image bytes or masks; or another process trains the same learner.
         StageFailed: exit code 3; every fit of a learner failed. All other results are written.
@@ -70,7 +82,16 @@ def train_dataset(
     names = dict.fromkeys(params.learners if learners is None else learners)
     found = {name: find_learner(name, params.learners.get(name, {}), paths.root) for name in names}
     manifest = read_manifest(paths.manifest(dataset))  # without one there is nothing to record
-    records, lost = [], []
+    records, lost, note = [], [], ""
+    texts = has_text(dataset, paths)
+    if without := [name for name, (cls, _) in found.items() if cls.needs_text and not texts]:
+        note = f"the encoder has no class texts, which {', '.join(without)} cannot do without"
+        if learners is not None:
+            remedy = "choose a learner that reads none, such as linear-probe, or a profile with a "
+            remedy += "CLIP; under `dvc repro`, remove the learner from params.yaml"
+            raise ConfigError(note, path=paths.features(dataset), remedy=remedy)
+        print(f"train {dataset}: left out: {note}", file=sys.stderr, flush=True)
+        found = {name: of for name, of in found.items() if name not in without}
     for name, (cls, own) in found.items():
         about = {"params": own.model_dump(mode="json", exclude_none=True)}
         about |= {"train": params.train.model_dump(mode="json"), "learner": name, "jobs": jobs}
@@ -81,7 +102,9 @@ def train_dataset(
         lock = ProcessLock(paths.run(dataset, name).with_name(f"{name}.lock"), "run folder")
         try:
             with lock, recorded(record, path):
-                train_learner(record, cls, own, manifest, params, paths, jobs=jobs, force=force)
+                done = {"jobs": jobs, "force": force, "watch": watch}
+                train_learner(record, cls, own, manifest, params, paths, **done)
+                record.parameters["notes"] += [note] if note else []
                 if len(record.failed) == record.total:
                     why = next(iter(record.failed.values()))
                     message = f"{dataset}: all {record.total} fits of {name} failed: {why}"
@@ -95,6 +118,14 @@ def train_dataset(
     return records
 
 
+def has_text(dataset: str, paths: Paths) -> bool:
+    """Return whether the encoder of a dataset's features has texts; True if they cannot be read,
+    which is an error of the learner's own record."""
+    with suppress(StoreError):
+        return open_features(paths.features(dataset)).has_text
+    return True
+
+
 def train_learner(
     record: RunRecord,
     cls: type[Learner],
@@ -105,19 +136,20 @@ def train_learner(
     *,
     jobs: int,
     force: bool,
+    watch: Watch | None = None,
 ) -> None:
     """Fit one learner, write its run folder and fill in the record; see `train_dataset`."""
-    dataset, folder, clock = record.dataset, paths.run(record.dataset, cls.name), time.monotonic()
-    plan = load_split_plan(dataset, params, paths)
+    dataset, name, clock = record.dataset, record.parameters["learner"], time.monotonic()
+    folder, plan = paths.run(dataset, name), load_split_plan(dataset, params, paths)
     splits, notes = plan_runs(cls, own, plan, params)
     record.parameters["notes"], record.total = notes, len(splits)
     if not splits:
         message, remedy = "fits no protocol of train.views", "add a protocol there in params.yaml"
         raise PipelineError(message, path=paths.manifest(dataset), remedy=remedy)
-    names = {key[1]: cls(own).views(key[1]) for key in splits}
+    parts_of_views = {key[1]: cls(own).views(key[1]) for key in splits}
     # Views of adapted masks are those of the adapter that saw nothing of the tested part.
     views = {
-        key: tuple(stored_as(name, plan.part(key[0], key[3])) for name in names[key[1]])
+        key: tuple(stored_as(view, plan.part(key[0], key[3])) for view in parts_of_views[key[1]])
         for key in splits
     }
     needed: dict[str, set[str]] = {}
@@ -131,7 +163,7 @@ def train_learner(
     )
     features = read_features(paths, dataset, stores, manifest, needed)
     samples = {
-        (key[1], of): features.seen(key[1], dict(zip(names[key[1]], of, strict=True)))
+        (key[1], of): features.seen(key[1], dict(zip(parts_of_views[key[1]], of, strict=True)))
         for key, of in views.items()
     }
     for one in samples.values():
@@ -143,6 +175,17 @@ def train_learner(
         prompts = ClassPrompts.of(store, classes, params.models.clip)
         prompts.tower()  # no fit is begun without it
         samples = {key: replace(of, prompts=prompts) for key, of in samples.items()}
+    if "pixels" in cls.needs:
+        from pipeline.encode.pixels import make_pixels  # loads open_clip
+
+        if adapted := [view for view in needed if variant_of(view)]:
+            remedy = "give it views without @, or use a learner on features"
+            raise ConfigError(f"{name} cannot be trained on {adapted[0]}", remedy=remedy)
+        size = cls(own).frame_size(store.identity["model"]["image_size"])
+        source = dataset, params, paths, manifest, store
+        for view, ids in needed.items():
+            pixels = make_pixels(*source, view, size, features.ids, ids)
+            samples[view, (view,)] = replace(samples[view, (view,)], pixels=pixels)
     record.seconds["read"] = time.monotonic() - clock
 
     def digests_of(cls: type[Learner], own: LearnerParams) -> dict[RunKey, str]:
@@ -153,8 +196,10 @@ def train_learner(
         decides = sha256_json([*shared, prompts.identity] if prompts else shared)
         for key, split in splits.items():
             parts = [features.digest(ids, views[key]) for ids in (split.train, split.val)]
-            joint = [of_joint] if len(views[key]) > 1 else []
-            digests[key] = sha256_json([decides, key[1], key[3], parts, *joint])
+            more = [of_joint] if len(views[key]) > 1 else []
+            if (pixels := samples[key[1], views[key]].pixels) is not None:
+                more += [pixels.digest(features.rows(ids)) for ids in (split.train, split.val)]
+            digests[key] = sha256_json([decides, key[1], key[3], parts, *more])
         return digests
 
     digests = digests_of(cls, own)
@@ -162,6 +207,11 @@ def train_learner(
     # Runs with the same training images share a fit. The largest fits come first.
     order = sorted(splits, key=lambda key: -len(splits[key].train))
     todo = {digests[key]: key for key in order if digests[key] not in fits}
+    sharing: dict[str, list[RunKey]] = {}
+    for key, digest in digests.items():
+        sharing.setdefault(digest, []).append(key)
+    if watch is not None:
+        watch(cls.name, {key: "waits" if digests[key] in todo else "done" for key in splits})
     base, starts = cls.starts_from, {}
     if base is not None and todo:
         shared = {name: getattr(own, name) for name in base.Parameters.model_fields}
@@ -181,41 +231,59 @@ def train_learner(
     file = None if own.file is None else (paths.root / own.file).absolute()
     results = _in_parallel(map(arguments, todo), jobs if todo else 1, file)
     reused = len(set(digests.values())) - len(todo)
-    title = f"train {dataset} {cls.name}"
-    with show_progress(title, len(todo), reused=reused, unit="fits") as count:
+    title, show = f"train {dataset} {name}", watch is None
+    with show_progress(title, len(todo), reused=reused, unit="fits", show=show) as count:
         for digest, result in zip(todo, results, strict=True):
             good = isinstance(result, runs.Fit)
             (fits if good else failures)[digest] = result
             count(int(good), int(not good))
+            if watch is not None:
+                watch(cls.name, dict.fromkeys(sharing[digest], "done" if good else "failed"))
     about = {"params": record.parameters["params"], "classes": classes}
     used = [fits[digest] for digest in dict.fromkeys(digests.values()) if digest in fits]
+    # Apart from what is the same bits whenever it is made again, and before partial fits go.
+    took = {one.digest: one.seconds for one in used if one.seconds is not None}
+    if base is not None:
+        of_fusion = runs.fit_seconds(paths.seconds(dataset, base.name))
+        took |= {
+            digest: took[digest] + of_fusion.get(starts[key].digest, 0.0)
+            for digest, key in todo.items()
+            if digest in took and starts.get(key)
+        }
+    known = runs.fit_seconds(paths.seconds(dataset, cls.name)) | took
+    kept = {one.digest: round(known[one.digest], 4) for one in used if one.digest in known}
+    atomic_write_json(paths.seconds(dataset, cls.name), kept)
+    used = [replace(one, seconds=None) for one in used]
     runs.write_fits(folder / "fitted.safetensors", used, about | {"features": store.identity})
     for path in folder.glob("*partial-*.safetensors"):  # those a kill left half written as well
         path.unlink(missing_ok=True)
 
-    rows, tested = [], []
+    def predict(key: RunKey) -> tuple[dict[str, Any], tuple]:
+        """Return the row of a run in runs.parquet; and its test images, classes and probabilities
+        (None if it failed). Counts it in the record."""
+        (protocol, view, fraction, seed), split, digest = key, splits[key], digests[key]
+        test, result = features.rows(split.test), failures.get(digest)
+        if result is None:
+            learner = fits[digest].restore(cls(own, seed=seed))
+            result = runs.run_predict(learner, samples[view, views[key]], test)
+        run = dict(zip(runs.RUN, (protocol, name, view, fraction, seed), strict=True))
+        status, error = result if isinstance(result, runs.Failure) else ("ok", "")
+        if status == "ok":
+            record.skipped += digest not in todo
+            record.done += digest in todo
+        else:
+            record.failed["/".join(map(str, run.values()))] = f"{status}: {error}"
+        fit = fits[digest] if status == "ok" else runs.Fit(digest, {}, "{}", None)
+        run |= {f"n_{part}": len(ids) for part, ids in vars(split).items()}
+        run |= {"chosen": fit.chosen, "val_score": fit.val_score}
+        run |= {"n_parameters": cls.n_parameters(fit.tensors), "status": status}
+        run |= {"error": error, "digest": digest}
+        if used := sorted({variant_of(stored) for stored in views[key]} - {""}):
+            run["masks"] = ",".join(used)
+        return run, (split.test, features.samples.y[test], result if status == "ok" else None)
+
     with runs.single_thread():
-        for key in sorted(splits):
-            (protocol, view, fraction, seed), split, digest = key, splits[key], digests[key]
-            test, result = features.rows(split.test), failures.get(digest)
-            if result is None:
-                learner = fits[digest].restore(cls(own, seed=seed))
-                result = runs.run_predict(learner, samples[view, views[key]], test)
-            run = dict(zip(runs.RUN, (protocol, cls.name, view, fraction, seed), strict=True))
-            status, error = result if isinstance(result, runs.Failure) else ("ok", "")
-            if status == "ok":
-                record.skipped += digest not in todo
-                record.done += digest in todo
-            else:
-                record.failed["/".join(map(str, run.values()))] = f"{status}: {error}"
-            fit = fits[digest] if status == "ok" else runs.Fit(digest, {}, "{}", None)
-            run |= {f"n_{part}": len(ids) for part, ids in vars(split).items()}
-            run |= {"chosen": fit.chosen, "val_score": fit.val_score, "status": status}
-            if used := sorted({variant_of(name) for name in views[key]} - {""}):
-                run["masks"] = ",".join(used)
-            rows.append(run | {"error": error, "digest": digest})
-            proba = result if status == "ok" else None
-            tested.append((split.test, features.samples.y[test], proba))
+        rows, tested = zip(*map(predict, sorted(splits)), strict=True)
     runs.write_tables(folder, rows, tested, classes, inputs)
 
 

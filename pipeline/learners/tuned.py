@@ -7,9 +7,9 @@ from itertools import product
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from pipeline.config import EachOnce
+from pipeline.config import Rising
 from pipeline.learners.base import (
     Learner,
     Samples,
@@ -22,17 +22,10 @@ from pipeline.learners.base import (
 T = TypeVar("T")
 
 
-def _rising(values: tuple) -> tuple:
-    if list(values) != sorted(values):
-        raise ValueError("must rise")
-    return values
-
-
 Grid = Annotated[
     tuple[Annotated[float, Field(gt=0)], ...],
     Field(min_length=1, max_length=7),
-    EachOnce,
-    AfterValidator(_rising),
+    Rising,
 ]
 """Candidates for one hyperparameter: at most seven, so that every learner has the same budget."""
 

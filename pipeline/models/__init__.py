@@ -20,7 +20,8 @@ CARDS = Path(__file__).parent / "cards"
 DIGITS = 16
 """Length of the listed prefixes of SHA-256, in hexadecimal digits."""
 _MODULES = {"load_sam2": "sam2", "Sam2ImagePredictor": "sam2", "load_clip": "clip",
-            "ClipModel": "clip"}  # fmt: skip
+            "ClipModel": "clip", "load_timm": "timm_encoder",
+            "TimmEncoder": "timm_encoder"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

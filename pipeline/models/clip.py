@@ -73,6 +73,7 @@ class ClipModel:
             with its activation, SHA-256 of the checkpoint.
 
     Attributes:
+        has_text: whether it encodes texts; False for `TimmEncoder`.
         image_size: side of the square input in pixels.
         mean, std: of the normalisation, three floats each.
         interpolation: "bicubic" or "bilinear", of the resize.
@@ -84,6 +85,8 @@ class ClipModel:
         logit_scale: factor of cosine similarities (after the exponential).
         context_length: maximum number of tokens of a prompt.
     """
+
+    has_text = True
 
     def __init__(
         self,

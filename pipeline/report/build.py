@@ -16,7 +16,7 @@ from pipeline.engine.record import LIBRARIES, library_versions
 from pipeline.io import atomic_write_text
 from pipeline.models import DIGITS, trained_on
 from pipeline.paths import Paths
-from pipeline.report import pictures, tables, words
+from pipeline.report import pictures, systems, tables, words
 from pipeline.report.data import (
     OTHER_SET,
     PUBLISHED,
@@ -29,7 +29,7 @@ from pipeline.report.data import (
     select,
 )
 from pipeline.report.pictures import Album
-from pipeline.report.plots import curve, styles
+from pipeline.report.plots import DRAWN, curve, forest_inline, styles
 from pipeline.report.words import interval, percent, plural, slug
 
 DECIDING = ("pipeline", "stages", "params.yaml", "dvc.yaml", "data_manifests/prompts.yaml")
@@ -56,12 +56,15 @@ def build_report(params: Params, paths: Paths, datasets: Sequence[str] | None = 
             names the missing files and the commands that make them.
     """
     found = [load_dataset(name, params, paths) for name in datasets or params.datasets]
+    compared = [data for data in found if data.compare is not None and data.headline]
     looks = styles(params)
     html = render(
         "page.html.j2",
         sets=[part(data) for data in found],
         synthetic=words.join(data.name for data in found if data.synthetic),
-        legend=[(run.name, looks[run.key]["color"]) for run in params.study.runs],
+        legend=[(run.name, looks[run.key]["color"]) for run in params.study.runs[:DRAWN]],
+        answers=systems.answers(compared) if compared else [],
+        ablations=[*filter(None, [systems.mask_part(compared)]), *systems.ablations(compared)],
         reading=how_to_read(params, found),
         commit=git_commit(Path(paths.root)),
         models=models_used(found),
@@ -110,9 +113,12 @@ def part(data: Dataset) -> dict[str, Any]:
         "verdicts": verdicts(data),
         "facts": facts(data),
         "example": album.example(shown) if shown else [],
-        "curve": curve(slug("overview", data.name), data, block, data.shown(block), small=True)
+        "curve": curve(
+            slug("overview", data.name), data, block, data.shown(block)[:DRAWN], small=True
+        )
         if block
         else None,
+        **comparison(data),
         "protocols": [protocol(data, one) for one in data.blocks],
         "notes": [words.note(data, text) for text in data.notes],
         "broken": tables.broken(data),
@@ -129,6 +135,7 @@ def part(data: Dataset) -> dict[str, Any]:
         "pairs": pictures.pairs(data, album),
         "audited": data.copies is not None,
         "test_copies": data.test_copies,
+        "drawn_split": data.drawn_split,
         "paper": tables.paper(data) if data.quoted else None,
         "quoted_in": list(select(paper_tables(), dataset=data.name)["table"].unique()),
         "other_set": OTHER_SET.get(data.name),
@@ -143,10 +150,24 @@ def part(data: Dataset) -> dict[str, Any]:
         full = (block[0], "full")
         made["errors_on"] = words.block(data, full), words.about_block(data, full)
         made["errors"] = [
-            (data.run_name(run), tables.errors(data, run)) for run in data.shown(full)
+            (data.run_name(run), tables.errors(data, run)) for run in data.shown(full)[:DRAWN]
         ]
     # Last, since the galleries find the masks that are lost.
     return made | {"lost": sorted(album.lost.items())}
+
+
+def comparison(data: Dataset) -> dict[str, Any]:
+    """Return the table of all systems, its forest plot and what to use; empty before `compare`."""
+    if data.compare is None or data.headline is None:
+        return {"systems": None}
+    bars = systems.bars(data)
+    rows = systems.rows_at(data, data.headline[0], systems.MEAN).values()
+    return {
+        "systems": systems.grid(data),
+        "advice": systems.advice(data),
+        "forest": forest_inline(slug("forest", data.name), data.name, bars) if bars else None,
+        "best": words.join(dict.fromkeys(row.best_name for row in rows if row.best_name)),
+    }
 
 
 def protocol(data: Dataset, block: Block) -> dict[str, Any]:
@@ -159,7 +180,9 @@ def protocol(data: Dataset, block: Block) -> dict[str, Any]:
     return {
         "name": words.block(data, block),
         "about": words.about_block(data, block),
-        "curve": curve(name, data, block, shown, quoted=quoted if block == PUBLISHED else None),
+        "curve": curve(
+            name, data, block, shown[:DRAWN], quoted=quoted if block == PUBLISHED else None
+        ),
         "accuracy": tables.accuracy(data, block, shown, "Accuracy in percent"),
         "differences": tables.differences(data, block),
         "few_shot": tables.few_shot(data, block, shown),
@@ -175,7 +198,7 @@ def verdicts(data: Dataset) -> list[dict[str, Any]]:
     """Return what each run of the study but the baseline does to accuracy in the headline: the
     verdict with the most labels, and the difference with the most and the fewest."""
     found = []
-    for run, name in data.study.items():
+    for run, name in list(data.study.items())[:DRAWN]:
         by = data.differences.get((data.headline, run, data.baseline), {})
         by = {f: by[f] for f in data.fractions(data.headline) if f in by}
         if by:

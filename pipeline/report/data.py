@@ -7,6 +7,7 @@ it is listed in `Dataset.missing` with the command that makes it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -21,7 +22,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluate.mask_quality import masks_inputs
 from pipeline.evaluate.predictions import by_image
 from pipeline.io import sha256_file
-from pipeline.learners.runs import read_predictions, run_inputs, train_command
+from pipeline.learners.runs import read_predictions, run_inputs, train_command, usable_learners
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import changed, check, read_stamp, schema_stamp
@@ -89,6 +90,7 @@ class Dataset:
         masks, features: the opened stores.
         runs, predictions: of all learners of params.yaml.
         metrics: and the tables of `PLOTS`, as `evaluate` wrote them.
+        compare: every system of the study, as `compare` wrote it.
         records: the run record of each stage that ran.
         missing: what is not shown, and the command that makes it.
     """
@@ -105,6 +107,7 @@ class Dataset:
     predictions: pd.DataFrame | None = None
     metrics: pd.DataFrame | None = None
     comparisons: pd.DataFrame | None = None
+    compare: pd.DataFrame | None = None
     per_class: pd.DataFrame | None = None
     confusion: pd.DataFrame | None = None
     test_sets: pd.DataFrame | None = None
@@ -167,10 +170,17 @@ class Dataset:
         return self.study.get(run) or f"{LEARNERS.get(run[0], run[0])}, {words.view(run[1])}"
 
     def counterpart(self, architecture: str) -> Run | None:
-        """Return our run for an architecture of the paper: of that name, or the baseline for
-        CLIP."""
-        named = {name: run for run, name in self.study.items()}
-        return named.get(architecture, self.baseline if architecture == "CLIP" else None)
+        """Return our run for an architecture of the paper: the first of that name, of a size of it
+        (ResNet-50), or the baseline for CLIP."""
+        if architecture == "CLIP":
+            return self.baseline
+        sizes = re.compile(rf"{re.escape(architecture)}(?![A-Za-z0-9])(?!-Adapter)")
+        return next((run for run, name in self.study.items() if sizes.match(name)), None)
+
+    @cached_property
+    def systems(self) -> pd.DataFrame:
+        """The rows of compare.parquet on all test images; none before `compare`."""
+        return pd.DataFrame() if self.compare is None else select(self.compare, subset="full")
 
     @cached_property
     def estimates(self) -> dict[tuple[Block, str], dict[Run, dict[float, Any]]]:
@@ -346,6 +356,13 @@ def load_dataset(name: str, params: Params, paths: Paths) -> Dataset:
     def record(path: Path) -> None:
         data.records[path.stem] = RunRecord.read(path).to_json()
 
+    def compare(path: Path) -> pd.DataFrame:
+        held = read_stamp(path) or {}
+        learners = [key.partition("/")[2] for key in held if key.startswith("predictions/")]
+        inputs = {f"predictions/{one}": paths.predictions(name, one) for one in learners}
+        check(held, command("compare", name), path, **inputs, **run_inputs(paths, name))
+        return pd.read_parquet(path)
+
     def plot(path: Path) -> pd.DataFrame:
         if data.metrics is None or changed(stamped, **{path.stem: path}):
             raise PipelineError("of another evaluation than metrics.parquet")
@@ -373,6 +390,7 @@ def load_dataset(name: str, params: Params, paths: Paths) -> Dataset:
     data.read("metrics", paths.metrics_table(name), evaluate, metrics)
     for part in PLOTS:
         data.read(part, paths.plots(name) / f"{part}.csv", evaluate, plot)
+    data.read("compare", paths.compare(name), command("compare", name), compare)
     data.read("mask_quality", paths.mask_quality(name), evaluate, mask_quality)
     data.read("prompt_quality", paths.prompt_quality(name), prompts, prompt_quality)
     order = {stage: i for i, stage in enumerate(STAGES)}
@@ -397,7 +415,7 @@ def _read_runs(data: Dataset) -> None:
         names = ("protocol", "learner", "view", "image_id", "y_true", "y_pred")
         tables.append(predictions.to_pandas().astype(dict.fromkeys(names, str)))
 
-    for learner in data.params.learners:
+    for learner in usable_learners(data.params, data.paths, data.features):
         path = data.paths.predictions(data.name, learner)
         data.read("", path, train_command(data.name, learner), reader)
     if tables:

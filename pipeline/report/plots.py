@@ -1,4 +1,4 @@
-"""Accuracy by share of labels, drawn by matplotlib as SVG for the page and for `results/`.
+"""Accuracy by share of labels and differences by system, drawn by matplotlib as SVG.
 
 The same data give the same bytes: ids are hashed with a fixed salt and no date is written. Text
 stays text, so that it can be searched, read aloud and copied, and takes the page's font.
@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -23,8 +24,14 @@ from pipeline.report.data import TRUTH, Block, Dataset, Run
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, distinct with every kind of colour vision; yellow is left out."""
+DRAWN = len(COLOURS)
+"""Runs of the study in a curve; the tables and the forest plot have all of them."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1)), "-", "-")
+MARKS = {"better": ("#0072B2", "o", "better beyond chance"),
+         "no difference": ("#6b6b6b", "o", "no difference"),
+         "worse": ("#D55E00", "s", "worse beyond chance")}  # fmt: skip
+"""Colour, marker and legend of each verdict of a forest plot, after Holm's correction."""
 STYLE = Path(__file__).with_name("templates") / "plots.mplstyle"
 
 
@@ -116,22 +123,62 @@ def curve(
         return inline_svg(figure, name, title)
 
 
-def panels(datasets: Sequence[Dataset]) -> str:
-    """Draw the study's runs on the headline of each dataset, a panel for each; an SVG file."""
-    columns = min(2, len(datasets))
-    rows = -(-len(datasets) // columns)
+class Bar(NamedTuple):
+    """A row of a forest plot: a paired difference to the baseline, -1 to 1, and its verdict."""
+
+    difference: float
+    lo: float
+    hi: float
+    verdict: str
+
+
+def forest(panels: Mapping[str, Mapping[str, Bar]]) -> Figure:
+    """Draw paired differences, percentage points: a panel for each dataset, a row for each system.
+
+    A filled mark is beyond chance after Holm's correction, a hollow one is not. All panels share
+    their rows, in the order of the first that has them.
+
+    Args:
+        panels: {dataset: {system: bar}}; call it with the report's style set.
+    """
+    names = list(dict.fromkeys(name for bars in panels.values() for name in bars))
+    width, height = (5.6, 2.2 + 1.9 * len(panels))[len(panels) > 1], 0.9 + 0.19 * len(names)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False).ravel()
+    for axes, (dataset, bars) in zip(grid, panels.items(), strict=True):
+        for kind, (colour, marker, text) in MARKS.items():
+            mine = {
+                name: bar
+                for name, bar in bars.items()
+                if bar.verdict == kind or (kind == "no difference" and bar.verdict not in MARKS)
+            }
+            y = [names.index(name) for name in mine]
+            value, lo, hi = 100 * np.array([bar[:3] for bar in mine.values()]).reshape(-1, 3).T
+            axes.hlines(y, lo, hi, color=colour, lw=1.4)
+            face = "white" if kind == "no difference" else colour
+            axes.plot(value, y, marker, color=colour, mfc=face, ms=4.5, label=text)
+        axes.axvline(0, color="#8a8a8a", lw=1)
+        axes.grid(axis="x")
+        axes.set_title(dataset, loc="left", fontweight="bold", fontsize=9)
+    grid[0].set_yticks(range(len(names)), names)
+    grid[0].set_ylim(len(names) - 0.4, -0.6)
+    figure.supxlabel("difference in accuracy, percentage points", fontsize=9, color="#444444")
+    handles, texts = grid[0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside upper left", ncols=3)
+    return figure
+
+
+def forest_file(panels: Mapping[str, Mapping[str, Bar]]) -> str:
+    """Return `forest` as an SVG file."""
     with matplotlib.rc_context({"figure.facecolor": "white"}, STYLE):
-        figure = Figure(figsize=(3.9 * columns, 2.5 * rows + 0.4), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False).ravel()
-        handles: dict[str, object] = {}
-        for axes, data in zip(grid, datasets, strict=False):
-            draw(axes, data, data.headline, data.shown(data.headline))
-            axes.set_title(data.name, loc="left", fontweight="bold", fontsize=9)
-            handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True)) | handles
-        for axes in grid[len(datasets) :]:
-            axes.set_axis_off()
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=4)
-        return render(figure)
+        return render(forest(panels))
+
+
+def forest_inline(name: str, dataset: str, bars: Mapping[str, Bar]) -> Markup:
+    """Return `forest` of one dataset for the page; `name` is the prefix of its ids."""
+    with matplotlib.rc_context(fname=STYLE):
+        title = f"Paired differences to the baseline by system, {dataset}"
+        return inline_svg(forest({dataset: bars}), name, title)
 
 
 def render(figure: Figure) -> str:

@@ -299,25 +299,3 @@ def failures(data: Dataset) -> Table | None:
         return None
     caption, headers = plural(len(rows), "failure"), ["Stage", "Image", "Reason"]
     return Table(caption, headers, rows[:MOST], more(len(rows) - MOST))
-
-
-def published(datasets: Sequence[Dataset]) -> Table:
-    """Return the table of results/README.md: datasets, splits and shares of the labels x runs,
-    with intervals, verdicts and, on the published split, the paper's figures."""
-    quoted = dict.fromkeys(n for d in datasets for n in d.quoted if d.counterpart(n))
-    study = datasets[0].study
-    rows = []
-    for data in datasets:
-        for block in dict.fromkeys((data.headline, PUBLISHED)):
-            for fraction, n in data.labels_used(block).items():
-                cells = []
-                for run in study:
-                    text = estimate(data.accuracy(block).get(run, {}).get(fraction))
-                    d = data.differences.get((block, run, data.baseline), {}).get(fraction)
-                    cells.append(f"{text}, {words.verdict(d)}" if d else text)
-                points = data.quoted if block == PUBLISHED else {}
-                cells += [percent(points.get(name, {}).get(fraction), 2) for name in quoted]
-                rows.append([data.name, words.block(data, block), f"{share(fraction)} ({n})"])
-                rows[-1] += cells
-    headers = ["Data set", "Split", "Labels", *study.values()]
-    return Table("Results", [*headers, *(f"{name} (quoted)" for name in quoted)], rows)

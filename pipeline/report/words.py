@@ -99,6 +99,13 @@ def labels(fraction: float) -> str:
     return "all labels" if fraction >= 1 else f"{share(fraction)} of labels"
 
 
+def count(n: float) -> str:
+    """Format a number of parameters: "12,345", "1.2 million"."""
+    if not n >= 0:
+        return MISSING
+    return f"{n:,.0f}" if n < 1e6 else f"{n / 1e6:.1f} million"
+
+
 def plural(n: int, one: str, many: str | None = None) -> str:
     """Format a count with its noun: "1 image", "2 images"."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"
@@ -159,3 +166,70 @@ def verdict(d: Any) -> str:
     """Return the verdict of a difference, with † where only the interval excludes zero."""
     mark = "†" if d.verdict == "no difference" and (d.lo > 0 or d.hi < 0) else ""
     return {"too few": "too few images"}.get(d.verdict, d.verdict) + mark
+
+
+def mark(verdict: str) -> str:
+    """Return the sign of a difference beyond chance after Holm's correction; "" for none."""
+    return {"better": " ▲", "worse": " ▼"}.get(verdict, "")
+
+
+def span(values: Iterable[float], digits: int = 1, sign: bool = False) -> str:
+    """Write the range of some shares in percent: "66.5 to 79.2", or one number."""
+    found = list(values)
+    ends = [number(100 * v, digits, sign) for v in (min(found), max(found))]
+    return " to ".join(dict.fromkeys(ends))
+
+
+def advice(system: str, chosen: list[tuple[Any, Any]]) -> str:
+    """Say what a system reaches at some steps (step, row of compare.parquet) in a row: its
+    accuracy, its difference to the baseline, and at how many it is beyond chance."""
+    heads = " to ".join(dict.fromkeys((chosen[0][0].head, chosen[-1][0].head)))
+    heads = heads.replace(" shots to", " to").replace(" shot to", " to")
+    labels_used = " to ".join(
+        dict.fromkeys(f"{of.n_labels:,}" for of, _ in (chosen[0], chosen[-1]))
+    )
+    text = f"{heads} ({labels_used} labels): {system}, {span(r.accuracy for _, r in chosen)} %"
+    rows = [row for _, row in chosen if row.baseline_name]
+    if not rows:
+        return f"{text}, the baseline itself."
+    better, worse = (sum(r.baseline_verdict == v for r in rows) for v in ("better", "worse"))
+    text += f", {span((r.baseline_difference for r in rows), sign=True)} points to the baseline, "
+    said = [
+        f"{verb} beyond chance at {n}" for verb, n in (("better", better), ("worse", worse)) if n
+    ]
+    return text + (f"{join(said)} of {len(rows)}." if said else "never beyond chance.")
+
+
+def target(rows: list[Any], baseline: str) -> list[str]:
+    """Answer whether the mask earns its place: the best system that uses the mask, picked on
+    validation for each dataset, against the baseline on whole images (`over_sets`)."""
+    wins = [row.dataset for row in rows if row.difference > 0]
+    sure = [row.dataset for row in rows if row.verdict == "better"]
+    fails = [row for row in rows if not row.difference > 0]
+    reached = len(wins) >= 0.75 * len(rows) and bool(sure)
+    said = [
+        f"The mask {'earns' if reached else 'does not earn'} its place: in grouped "
+        "cross-validation and the mean over shares, the system with the mask that did best on "
+        f"validation beats “{baseline}” on "
+        f"{len(wins)} of {plural(len(rows), 'data set')}{_named(wins)}, beyond chance after "
+        f"Holm's correction on {len(sure)}{_named(sure)}."
+    ]
+    if fails:
+        listed = join(f"{r.dataset} ({number(100 * r.difference, 1, True)} points)" for r in fails)
+        said.append(f"It fails on {listed}.")
+    for row in rows:
+        text = (
+            f"{row.dataset}: {row.name}, {percent(row.accuracy)} % against "
+            f"{percent(row.baseline_accuracy)} %, "
+            f"{inline(interval(row.difference, row.lo, row.hi, sign=True))} points, "
+            f"p = {row.p_holm:.2g} after Holm's correction"
+        )
+        if math.isfinite(row.control_difference):
+            part = number(100 * row.control_difference, 1, sign=True)
+            text += f"; over the same system with a random region or crop {part}: the mask's part"
+        said.append(text + ".")
+    return said
+
+
+def _named(names: list[str]) -> str:
+    return f" ({join(names)})" if names else ""

@@ -154,8 +154,8 @@ def checksum(values: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(values, dtype="<f4"))
 
 
-def read_root(path: Path, folder: int | None = None, layout: int = LAYOUT) -> dict[str, Any]:
-    """Return the content of a store's zarr.json, of the folder's file descriptor if that is open.
+def read_root(path: Path, dir_fd: int | None = None, layout: int = LAYOUT) -> dict[str, Any]:
+    """Return the content of a store's zarr.json, in the open folder `dir_fd` if there is one.
 
     Raises:
         StoreError: no store, not one of this pipeline's stores, or another layout version.
@@ -163,7 +163,7 @@ def read_root(path: Path, folder: int | None = None, layout: int = LAYOUT) -> di
     stage = KINDS.get(path.name.split(".")[0], MASKS).stage
     remedy = f"run: pipeline {stage} --dataset {path.absolute().parent.name}"
     try:
-        root = json.loads(read_bytes("zarr.json" if folder else path / "zarr.json", folder))
+        root = json.loads(read_bytes("zarr.json" if dir_fd else path / "zarr.json", dir_fd))
         attrs, arrays = root["attributes"], root["consolidated_metadata"]["metadata"]
         _ = attrs["identity"], arrays[next(iter(KINDS[attrs["store"]].sums))]
         if attrs["layout"] == layout:
@@ -184,9 +184,9 @@ def rebuild_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.rebuild")
 
 
-def read_bytes(name: str | os.PathLike, folder: int | None = None) -> bytes:
+def read_bytes(name: str | os.PathLike, dir_fd: int | None = None) -> bytes:
     """Return the bytes of a file, by its path or by its name within an open folder."""
-    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
     with open(fd, "rb") as file:
         return file.read()
 

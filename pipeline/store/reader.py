@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 class Shard:
     """An open shard file."""
 
-    def __init__(self, number: int, name: str, folder: int, rows: int):
+    def __init__(self, number: int, name: str, dir_fd: int, rows: int):
         self.number = number
-        self.fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+        self.fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
         weakref.finalize(self, os.close, self.fd)
         self.end = os.fstat(self.fd).st_size - rows * layout.ENTRY.size
         if self.end < 0:
@@ -56,14 +56,14 @@ def open_folder(path: Path, *, lock: bool) -> int | None:
     """
     for _ in range(100):
         try:
-            folder = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+            dir_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
             if not lock:
-                return folder
+                return dir_fd
             with suppress(OSError):  # a file system without locks
-                fcntl.flock(folder, fcntl.LOCK_SH)
-            if os.path.samestat(os.fstat(folder), os.stat(path)):
-                return folder
-            os.close(folder)  # replaced before it was locked
+                fcntl.flock(dir_fd, fcntl.LOCK_SH)
+            if os.path.samestat(os.fstat(dir_fd), os.stat(path)):
+                return dir_fd
+            os.close(dir_fd)  # replaced before it was locked
         except (FileNotFoundError, NotADirectoryError):
             if not layout.rebuild_of(path).exists():
                 return None
@@ -104,11 +104,11 @@ class StoreReader:
         self.path = Path(path)
         if (found := open_folder(folder or self.path, lock=folder is None)) is None:
             layout.read_root(folder or self.path)  # raises the error that fits
-        self._folder = found
-        weakref.finalize(self, os.close, self._folder)
+        self._dir_fd = found
+        weakref.finalize(self, os.close, self._dir_fd)
         root: dict[str, Any] = {}
         # A second time where a writer committed twice in between, which removes an index.
-        while root != (root := layout.read_root(self.path, self._folder)):
+        while root != (root := layout.read_root(self.path, self._dir_fd)):
             self.attrs = root["attributes"]
             self.metadata = root["consolidated_metadata"]["metadata"]
             self.kind = layout.kind_of(root)
@@ -117,7 +117,7 @@ class StoreReader:
                 raise self._error(message, f"open it with open_{self.kind.name}")
             self.arrays = layout.data_arrays(self.kind, self.metadata)
             with suppress(OSError, KeyError, pa.ArrowException):
-                data = layout.read_bytes(self.attrs["index"], self._folder)
+                data = layout.read_bytes(self.attrs["index"], self._dir_fd)
                 if zlib.crc32(data) == self.attrs["index_crc"]:
                     self.frame = layout.table_from_bytes(self.kind, data)
                     return
@@ -162,7 +162,7 @@ class StoreReader:
         for cell in array.cells(shape):
             shard = shards.get((array.name, cell))
             if shard is None or shard.number != number:
-                shard = Shard(number, array.file(number, cell), self._folder, array.rows)
+                shard = Shard(number, array.file(number, cell), self._dir_fd, array.rows)
                 shards[array.name, cell] = shard
             chunks[cell] = shard.chunk(position)
         values = array.decode(chunks, shape)
@@ -182,20 +182,21 @@ class StoreReader:
         Raises:
             StoreError: there are none, or they do not match their checksum.
         """
-        message = "the store holds no text features"
+        message, remedy = "the store holds no text features", "its encoder has no texts"
+        if self.identity.get("texts", True):
+            remedy = "run the encode stage again; it encodes the prompts and no image"
         if self.attrs.get("text_crc") is not None:
             message = "the text features are lost or damaged"
             with suppress(OSError, KeyError, ValueError, pa.ArrowException):
                 metadata = self.metadata["text_features"]
                 name = "text_features/" + layout.separator_of(metadata).join("c000")
-                data = layout.read_bytes(name, self._folder)
+                data = layout.read_bytes(name, self._dir_fd)
                 size = 4 * int(np.prod(metadata["shape"]))
                 raw = pa.decompress(data, size, codec="zstd", asbytes=True)
                 text = np.frombuffer(raw, "<f4").astype(np.float32).reshape(metadata["shape"])
                 crc = text_crc(text, self.attrs["classes"], self.attrs["templates"])
                 if crc == self.attrs["text_crc"]:
                     return text
-        remedy = "run the encode stage again; it encodes the prompts and no image"
         raise self._error(message, remedy)
 
     @property
@@ -420,6 +421,11 @@ class FeatureStore(StoreReader):
         return table.join(pd.DataFrame(self.image_features(view, table.index), table.index))
 
     @property
+    def has_text(self) -> bool:
+        """Whether the encoder of this store has texts; they may still be lost."""
+        return self.identity.get("texts", True)
+
+    @property
     def text_features(self) -> xarray.DataArray:
         """float32 (class, template, feature): one embedding per class and template, not averaged.
 
@@ -433,7 +439,7 @@ class FeatureStore(StoreReader):
         return xr.DataArray(self.text(), dims=dims, coords=coords, name="text_features")
 
     def class_features(self, classes: Sequence[str] | None = None) -> np.ndarray:
-        """Return T, float32 (C, d), in the order of `classes`.
+        """Return T, float32 (C, d), in the order of `classes`; (C, 0) if the encoder has no texts.
 
         The embedding of every template is normalised, averaged over templates and normalised again
         (prompt ensembling, Radford et al. 2021, section 3.1.4).
@@ -441,6 +447,8 @@ class FeatureStore(StoreReader):
         Raises:
             StoreError: a class, or the whole store, has no text features.
         """
+        if not self.has_text and classes is not None:
+            return np.zeros((len(classes), 0), np.float32)
         T = _unit(_unit(self.text()).mean(axis=1))
         wanted = list(self.classes if classes is None else classes)
         if lacking := [name for name in wanted if name not in self.classes]:

@@ -95,7 +95,7 @@ def test_runs_on_a_variant_are_of_the_adapter_that_saw_nothing_and_a_leak_is_ref
 ):
     params = project.params(**SMALL)
     train_dataset(DATASET, params, project.paths, jobs=1)
-    runs, _ = read_runs(DATASET, params, project.paths)
+    runs, _ = read_runs(DATASET, ["linear-probe"], project.paths)
     assert {run.view for run in runs} == {"whole", "whole+masked@decoder-4"}
     assert all(not run.failed and sorted(run.seeds) == [0, 1] for run in runs)
 
@@ -103,10 +103,10 @@ def test_runs_on_a_variant_are_of_the_adapter_that_saw_nothing_and_a_leak_is_ref
     monkeypatch.setattr(SplitPlan, "part", lambda self, *of: str(1 - int(part(self, *of))))
     train_dataset(DATASET, params, project.paths, jobs=1)  # the fault: features of the other fold
     with pytest.raises(PipelineError, match=r"test images belong .* adapter of decoder-4/\d"):
-        read_runs(DATASET, params, project.paths)
+        read_runs(DATASET, ["linear-probe"], project.paths)
     monkeypatch.undo()
     train_dataset(DATASET, params, project.paths, jobs=1)
-    read_runs(DATASET, params, project.paths)
+    read_runs(DATASET, ["linear-probe"], project.paths)
 
     before = [dict(row) for row in project.rows]
     try:  # a patient of whom one image was learned from and another one is tested
@@ -116,10 +116,12 @@ def test_runs_on_a_variant_are_of_the_adapter_that_saw_nothing_and_a_leak_is_ref
         project.row(tested)["group"] = project.row(seen)["group"] = "same scanner visit"
         project.write()
         with pytest.raises(PipelineError, match="made from other manifest"):
-            read_runs(DATASET, params, project.paths)  # and were the labels drawn again as before:
+            read_runs(
+                DATASET, ["linear-probe"], project.paths
+            )  # and were the labels drawn again as before:
         monkeypatch.setattr("pipeline.evaluate.predictions.check", lambda *of, **now: None)
         with pytest.raises(PipelineError, match=f"patient, group, file or copy.*{tested}"):
-            read_runs(DATASET, params, project.paths)
+            read_runs(DATASET, ["linear-probe"], project.paths)
     finally:
         project.rows[:] = before
         project.write()

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from pipeline.engine.record import status_rows
+from pipeline.engine.status import status_rows
 from pipeline.errors import ManifestError
 from pipeline.images import read_image
 from pipeline.intake import add_dataset

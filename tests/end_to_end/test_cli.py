@@ -22,7 +22,16 @@ from tests.site import Site
 
 COMMANDS = (
     *("audit", "segment", "prompt-quality", "encode", "train", "evaluate", "report", "results"),
-    *("predict", "status", "verify", "convert", "data add", "data refresh", "data sample"),
+    *(
+        "compare",
+        "predict",
+        "status",
+        "verify",
+        "convert",
+        "data add",
+        "data refresh",
+        "data sample",
+    ),
     *("data check", "data preview", "splits export"),
 )
 
@@ -94,10 +103,7 @@ def test_bad_input_exits_2_and_names_the_cause(fresh: Site) -> None:
 def test_predict_gives_a_test_image_what_evaluate_judged_whatever_its_format(
     site: Site, tmp_path: Path
 ) -> None:
-    table = pd.read_parquet(site.root / "cache/covid/runs/medfocus/predictions.parquet")
-    stored = table.query("protocol == 'official' and fraction == 1 and view == 'masked'")
-    image_id = stored["image_id"].iloc[0]
-    expected = stored[stored["image_id"] == image_id].filter(like="p:").mean()
+    image_id = next(row["image_id"] for row in site.rows("covid") if row["split"] == "test")
     file = site.root / "data/covid" / image_id
     pixels = read_image(file)
     assert (pixels == pixels[..., :1]).all(), "a grey image"
@@ -109,6 +115,10 @@ def test_predict_gives_a_test_image_what_evaluate_judged_whatever_its_format(
     out = site.run(*command, "--batch-size", "1", "--workers", "1", *files, code=3)
     found = json.loads(out[out.index("{\n") :])
     assert list(found["failed"]) == ["bad.png"]
+    table = pd.read_parquet(site.root / f"cache/covid/runs/{found['learner']}/predictions.parquet")
+    stored = table[(table["protocol"] == "official") & (table["fraction"] == 1)]
+    stored = stored[(stored["view"] == found["view"]) & (stored["image_id"] == image_id)]
+    expected = stored.filter(like="p:").mean()
     assert [row["image"] for row in found["images"]] == [str(file), str(dicom)]
     for row in found["images"]:
         shares = {f"p:{name}": share for name, share in row["probabilities"].items()}
@@ -121,7 +131,7 @@ def test_predict_refuses_what_was_not_learned(site: Site) -> None:
     for options, words in (
         (["--set", "encode.fill=mean"], ["fill"]),
         (["--precision", "bf16"], ["model.precision", "fp32"]),
-        (["--view", "oracle"], ["official/oracle", "official/masked/1"]),
+        (["--view", "oracle"], ["view oracle", "linear-probe/masked"]),
         (["--learner", "probe"], ["probe"]),
     ):
         code, out = in_process(site.root, "predict", "-d", "covid", str(image), *options)

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from examples.demo import small_params
 from pipeline.config import load_params
 from pipeline.paths import Paths
 from pipeline.report.data import PUBLISHED, load_dataset
@@ -51,7 +52,7 @@ def test_the_blocks_of_a_guide_run(site: Site, guide: Path) -> None:
 
 def test_figure_2_draws_the_runs_of_the_study_and_its_shares(tmp_path, repo, monkeypatch):
     params, paths = make_project(tmp_path, "set")
-    settings = yaml.safe_load((repo / "params.yaml").read_text()) | {"datasets": ["set"]}
+    settings = small_params() | {"datasets": ["set"]}
     settings["learners"] = {name: settings["learners"][name] for name in params.learners}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.chdir(tmp_path)
@@ -121,3 +122,4 @@ def test_make_demo_evaluates_its_four_datasets_and_then_reports(repo: Path) -> N
     names = re.findall(r"[a-z]{3,}", line.split(r"\n")[1])
     assert sorted(names) == sorted(load_params(repo / "params.yaml").datasets)
     assert "repro train@SET-medfocus\n" in recipe and "repro evaluate@SET" in recipe
+    assert recipe.index("cd demo") < recipe.index("pipeline data sample")

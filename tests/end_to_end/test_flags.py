@@ -87,7 +87,7 @@ def test_each_stage_refuses_what_an_earlier_stage_has_made_again_since(site: Sit
     predict = ("predict", "-d", "breast", image)
     site.params(encode__fill="mean", encode__tokens=True)
     site.stage("encode", "--force")
-    refuses(site, *predict, words=("runs/medfocus", "fill"))
+    refuses(site, *predict, words=("cache/breast/runs/", "fill"))
     refuses(site, "evaluate", "-d", "breast", words=("features", "pipeline train"))
     site.params(segment__prompt="full")
     site.stage("segment", "--force")

@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks.cheap_stage import CheapMapper, item_of, make_items, run_cheap, store_path
 from benchmarks.store_stage import content
-from pipeline.engine.record import RunRecord, status_rows, status_text
+from pipeline.engine.record import RunRecord
+from pipeline.engine.status import status_rows, status_text
 from pipeline.errors import ModelError, StageFailed
 from pipeline.manifest import COLUMNS, write_manifest
 from pipeline.paths import Paths

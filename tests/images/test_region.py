@@ -228,6 +228,16 @@ VALUES = {
     "noise at both ends": (
         np.where(BOTH, 255 - grey(48, 64) % 4, grey(48, 64) % 5).astype(np.uint8), BOTH, {}
     ),
+    "a rim of a colour": (
+        np.where(disc(9)[..., None], (128, 0, 0), disc(12)[..., None] * (224, 224, 192))
+        .astype(np.uint8),
+        None, {"ignore=#e0e0c0": disc(9), "values=#800000": disc(9)},
+    ),
+    "two colours beside each other": (
+        np.where(LEFT[..., None], (128, 0, 0), RIGHT[..., None] * (0, 128, 0)).astype(np.uint8),
+        BOTH, {},
+    ),
+    "ground 2": (painted((LEFT, 1), ground=2), None, {"values=1": LEFT}),
     "a picture": (grey(48, 64), None, {}),
     "a dark picture": (
         np.random.default_rng(0).gamma(1.2, 9, (48, 64)).clip(0, 120).astype(np.uint8), None, {}
@@ -259,6 +269,16 @@ def test_values_are_understood_or_refused_and_the_options_choose(tmp_path, value
 
 
 @pytest.mark.promise(TWO)
+def test_areas_of_one_half_are_a_label_or_no_probability(tmp_path):
+    tifffile.imwrite(tmp_path / "x.tif", np.where(disc(9), 1, disc(15) / 2).astype(np.float32))
+    with pytest.raises(Ambiguous, match="areas of exactly"):
+        read_mask(tmp_path / "x.tif")
+    for rule, region in {"values=0.5,1": disc(15), "values=1": disc(9)}.items():
+        mask = read_mask(MaskFiles((tmp_path / "x.tif",), rule))
+        np.testing.assert_array_equal(mask, region)
+
+
+@pytest.mark.promise(TWO)
 @pytest.mark.parametrize("suffix", ["jpg", "webp"])
 def test_lossy_masks_with_other_levels_than_black_and_white_are_refused(tmp_path, suffix):
     path = tmp_path / f"x.{suffix}"
@@ -273,6 +293,11 @@ def test_lossy_masks_with_other_levels_than_black_and_white_are_refused(tmp_path
         if region is not None:
             differing = read_mask(MaskFiles((path,), rule)) ^ region
             assert differing.sum() < 0.1 * region.sum()
+    ground = gaussian_filter(np.random.default_rng(0).uniform(0, 80, (96, 128, 3)), (2, 2, 0))
+    ground[20:50, 20:60] = (230, 40, 30)  # a colour drawn on a dark picture
+    Image.fromarray(ground.astype(np.uint8)).save(path)
+    with pytest.raises(Ambiguous, match="picture or an overlay"):
+        read_mask(path)
     for empty_or_full in (0, 255):
         Image.fromarray(painted(ground=empty_or_full)).save(path)
         assert read_mask(path).all() == read_mask(path).any() == bool(empty_or_full)

@@ -7,14 +7,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.config import DEFAULT_LEARNERS, Params, load_params
+from pipeline.config import DEFAULT_LEARNERS, LEARNERS, Params, load_params
+from pipeline.learners.base import get_learner
 from pipeline.learners.runs import read_predictions
 from pipeline.manifest import write_manifest
 from pipeline.paths import Paths
 from pipeline.store import FeatureRow, FeatureStoreWriter
 from pipeline.store.items import WorkItem
+from tests.project import small as demo
 
 REPO = Path(__file__).resolve().parents[2]
+FROM_FEATURES = tuple(name for name in LEARNERS if not get_learner(name).needs)
+"""The learners that need nothing but features."""
 
 
 def small_params(*learners: str, **overrides) -> Params:
@@ -24,6 +28,7 @@ def small_params(*learners: str, **overrides) -> Params:
         learners: the only ones; default: those of params.yaml.
         overrides: dotted keys, with __ for the dot and any other name as it is.
     """
+    study = {key: value for key, value in demo().items() if key != "learners"}
     probe, focus = {"c_steps": 4}, {"epochs": 20, "attention_dim": 8}
     sections = {"linear-probe": probe, "medfocus": focus, "medfocus-probe": probe | focus}
     sections |= {"tip-adapter-f": {"epochs": 3}, "clip-adapter": {"epochs": 3, "ratio": [0.2, 0.4]}}
@@ -35,7 +40,7 @@ def small_params(*learners: str, **overrides) -> Params:
         "evaluate.bootstrap": 100,
     }
     given = {key.replace("__", "."): value for key, value in overrides.items()}
-    return load_params(REPO / "params.yaml", {**small, **given})
+    return load_params(REPO / "params.yaml", {**study, **small, **given})
 
 
 def make_manifest(labels, splits, *, patients=None) -> pd.DataFrame:
@@ -75,9 +80,12 @@ def write_features(
     failed: tuple[str, ...] = (),
     made: str = "from arrays",
     mask_crc: dict[str, int] | None = None,
+    text_made: dict | None = None,
+    templates: tuple[str, ...] = ("{}",),
 ) -> None:
     """Write manifest and feature store. `views` are (n, d) in manifest order, `text` (C, d);
-    `made` is the store's identity, `mask_crc` says of which masks the views are."""
+    `made` is the store's identity, `text_made` that of the texts, `mask_crc` says of which masks
+    the views are."""
     write_manifest(manifest, paths.manifest(dataset))
     stacked = np.stack(list(views.values()), axis=1).astype(np.float32)
     items, rows = [], []
@@ -98,8 +106,8 @@ def write_features(
         writer.set_text(
             text[:, None].astype(np.float32),
             classes=classes,
-            templates=["{}"],
-            identity={"made": "from arrays"},
+            templates=templates,
+            identity=text_made or {"made": "from arrays"},
         )
         for item, feature in zip(items, rows, strict=True):
             if item.image_id in failed:

@@ -11,13 +11,14 @@ from pipeline.learners.base import find_learner
 from pipeline.learners.runs import load_fitted
 from pipeline.manifest import read_manifest
 from pipeline.store import open_features
-from tests.learners.projects import read_tables, small_params
+from tests.learners.projects import FROM_FEATURES, read_tables, small_params
 from tests.learners.test_learners import TRAIN, VAL, make, samples
+from tests.project import small
 
 from .test_train import CLASSES, MASKED, digests, fitted_arrays, make_project, train
 
-PARAMS = small_params(*LEARNERS, train__views=MASKED, train__seeds=[1])
-MORE = LEARNERS[len(DEFAULT_LEARNERS) :]  # tests/learners/test_train.py has the others
+PARAMS = small_params(*FROM_FEATURES, train__views=MASKED, train__seeds=[1])
+MORE = FROM_FEATURES[len(DEFAULT_LEARNERS) :]  # tests/learners/test_train.py has the others
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +41,8 @@ def test_without_any_test_row_every_learner_is_the_same(trained, tmp_path):
     manifest = read_manifest(trained.manifest("toy"))
     rest = manifest[manifest["split"] != "test"].reset_index(drop=True)
     paths = make_project(tmp_path, manifest=rest)
-    train(paths, PARAMS, learners=LEARNERS[1:])
-    for name in LEARNERS[1:]:
+    train(paths, PARAMS, learners=FROM_FEATURES[1:])
+    for name in FROM_FEATURES[1:]:
         now, then = fitted_arrays(paths, name), fitted_arrays(trained, name)
         assert len(now) == len(then) > 0
         for one, two in zip(now, then, strict=True):
@@ -70,11 +71,15 @@ def test_a_class_without_training_images_is_no_failure(name):
 
 
 def test_the_lines_to_add_are_all_parameters_of_all_other_learners_with_their_defaults(repo):
-    assert tuple(load_params(repo / "params.yaml").learners) == DEFAULT_LEARNERS
+    assert tuple(small()["learners"]) == DEFAULT_LEARNERS
+    shipped = load_params(repo / "params.yaml").learners
+    for name in MORE:
+        cls, params = find_learner(name, shipped[name], repo)
+        assert params.deciding() == cls.Parameters().deciding(), f"{name}: not the defaults"
     page = (repo / "docs/learners.md").read_text(encoding="utf-8")
     assert all(f"\n| `{name}` |" in page for name in LEARNERS)
     sections = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])["learners"]
-    assert tuple(sections) == MORE
+    assert tuple(sections) == LEARNERS[len(DEFAULT_LEARNERS) :]
     for name, section in sections.items():
         cls, params = find_learner(name, section, repo)
         assert params == cls.Parameters() and set(section) == set(params.deciding())

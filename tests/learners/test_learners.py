@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.config import LEARNERS
 from pipeline.learners import DivergedError, Samples, get_learner
+from tests.learners.projects import FROM_FEATURES
 
 CLASSES = 3
 DIM = 24
@@ -54,14 +54,14 @@ def predict(learner, X):
 
 @pytest.fixture(scope="module")
 def fitted():
-    return {name: make(name).fit(TRAIN, VAL) for name in LEARNERS}
+    return {name: make(name).fit(TRAIN, VAL) for name in FROM_FEATURES}
 
 
 LEARNS = "A learner finds classes that are there; on noise it is at chance."
 
 
 @pytest.mark.promise(LEARNS)
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", FROM_FEATURES)
 def test_a_learner_finds_classes_that_are_there_with_probabilities_that_sum_to_one(fitted, name):
     X, y, _ = draw(300, 3)
     proba = predict(fitted[name], X)
@@ -71,7 +71,7 @@ def test_a_learner_finds_classes_that_are_there_with_probabilities_that_sum_to_o
 
 
 @pytest.mark.promise(LEARNS)
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", FROM_FEATURES)
 def test_noise_in_place_of_features_gives_chance(name):
     rng = np.random.default_rng(6)
     y, T = draw(240, 1)[1:]
@@ -113,7 +113,7 @@ def test_the_order_of_classes_and_of_images_changes_no_prediction(name, paramete
 
 
 @pytest.mark.promise("Every learner is at chance on shuffled labels.")
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", FROM_FEATURES)
 def test_shuffled_labels_give_chance(name):
     X, y, T = draw(960, 4)  # images and texts show a class that the labels know nothing of
     y = np.random.default_rng(7).permutation(y)
@@ -124,7 +124,7 @@ def test_shuffled_labels_give_chance(name):
 
 
 @pytest.mark.promise(NAMED)
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", FROM_FEATURES)
 def test_the_order_of_classes_changes_no_predicted_class(fitted, name):
     order = np.array([2, 0, 1])  # new class k is old class order[k]
     new = np.argsort(order)
@@ -135,7 +135,7 @@ def test_the_order_of_classes_changes_no_predicted_class(fitted, name):
 
 
 @pytest.mark.promise("A fit that becomes infinite or NaN is reported as diverged.")
-@pytest.mark.parametrize("name", LEARNERS[1:])
+@pytest.mark.parametrize("name", FROM_FEATURES[1:])
 def test_a_nan_feature_is_a_divergence_and_not_a_prediction(name):
     X, y, T = draw(60, 1)
     X[3, 4] = np.nan
@@ -157,7 +157,7 @@ ONE = {
 
 
 @pytest.mark.promise("Validation images choose hyperparameters and nothing else.")
-@pytest.mark.parametrize("name", LEARNERS[1:])
+@pytest.mark.parametrize("name", FROM_FEATURES[1:])
 def test_where_there_is_nothing_to_choose_validation_images_change_no_parameter(name):
     first = make(name, **ONE.get(name, {})).fit(TRAIN, VAL)
     other = make(name, **ONE.get(name, {})).fit(TRAIN, samples(VAL.X[::-1].copy(), VAL.y, VAL.text))

@@ -21,7 +21,7 @@ def network(gate: float = 0.0, n: int = 12, d: int = 16, classes: int = 3):
     text = nnf.normalize(torch.randn(classes, d, generator=generator), dim=1)
     params = MedFocusParams(attention_dim=4)
     made = Network(text, image.mean(dim=0), image.std(dim=0), params, generator)
-    made.gate.data.fill_(gate)
+    made.fusion.gate.data.fill_(gate)
     made.weight.data.normal_(generator=generator)
     made.bias.data.normal_(generator=generator)
     return made.requires_grad_(False), image
@@ -30,9 +30,10 @@ def network(gate: float = 0.0, n: int = 12, d: int = 16, classes: int = 3):
 @pytest.mark.promise(EQUATIONS)
 def test_M_is_the_image_plus_gated_attention_over_all_prompts():
     made, image = network(gate=0.8)
+    F = made.fusion
     Z = (image - made.mean) / made.scale
-    attention = torch.softmax((Z @ made.query) @ (made.text @ made.key).T / 4**0.5, dim=1)
-    M = image + np.tanh(0.8) * attention @ (made.text @ made.value_in @ made.value_out)
+    attention = torch.softmax((Z @ F.query) @ (made.text @ F.key).T / 4**0.5, dim=1)
+    M = image + np.tanh(0.8) * attention @ (made.text @ F.value_in @ F.value_out)
     fused = made.fused()
     torch.testing.assert_close(fused.fuse(image), M)
     Z = (M - made.mean) / made.scale

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.engine.record import status_rows
+from pipeline.engine.status import status_rows
 from pipeline.errors import ConfigError, PipelineError, StoreError
 from pipeline.evaluate import evaluate_dataset
 from pipeline.learners.runs import load_fitted

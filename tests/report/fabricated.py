@@ -14,12 +14,14 @@ from PIL import Image
 
 from pipeline.config import Params, load_params
 from pipeline.evaluate import evaluate_dataset
+from pipeline.evaluate.comparison import compare_dataset
 from pipeline.io import sha256_file
 from pipeline.learners.runs import run_inputs
 from pipeline.manifest import COLUMNS, write_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import stamp, with_stamp
 from pipeline.store import MaskRow, MaskStoreWriter, WorkItem
+from tests.project import small
 
 REPO = Path(__file__).resolve().parents[2]
 CLASSES = ("alpha", "beta", "gamma")
@@ -30,7 +32,7 @@ DIVERGED = ("official", "medfocus-probe", "masked", 0.05, 1)
 NOTES = ["official: 5 images without a split take no part", "ground_truth: without 'omega'"]
 TRUTH = [("linear-probe", view) for view in ("whole", "masked", "oracle", "random")]
 GROUPED = [
-    *(("linear-probe", v) for v in ("whole", "masked", "crop")),
+    *(("linear-probe", v) for v in ("whole", "masked", "crop", "random")),
     ("medfocus-probe", "masked"),
 ]
 OFFICIAL = [("zero-shot", "whole"), *GROUPED]
@@ -49,7 +51,7 @@ def make_project(
     test_part: bool = True,
 ) -> tuple[Params, Paths]:
     """Make a project folder with one dataset; returns its parameters and paths."""
-    settings = {"report.gallery": 6, "report.thumbnail": 64, "evaluate.bootstrap": 60}
+    settings = small() | {"report.gallery": 6, "report.thumbnail": 64, "evaluate.bootstrap": 60}
     params = load_params(REPO / "params.yaml", settings)
     learners = {k: params.learners[k] for k in ("zero-shot", "linear-probe", "medfocus-probe")}
     params = params.model_copy(update={"datasets": (name,), "learners": learners})
@@ -62,6 +64,7 @@ def make_project(
     write_audit(paths, name, manifest, tested)
     write_runs(paths, name, manifest.assign(tested=tested), classes, fractions, rng)
     evaluate_dataset(name, params, paths)
+    compare_dataset(name, params, paths)
     write_prompts(paths, name, manifest)
     write_records(paths, name)
     return params, paths
@@ -137,7 +140,12 @@ def write_runs(paths, name, manifest, classes, fractions, rng) -> None:
             fit |= {"fraction": fraction, "seed": seed}
             ok = tuple(fit.values()) != DIVERGED
             runs.append(fit | {"n_train": n - n // 5, "n_val": n // 5, "n_test": len(test)})
-            runs[-1] |= {"chosen": "{}", "val_score": 0.8, "status": "ok" if ok else "diverged"}
+            runs[-1] |= {
+                "n_parameters": 10,
+                "chosen": "{}",
+                "val_score": 0.8,
+                "status": "ok" if ok else "diverged",
+            }
             runs[-1] |= {"error": "" if ok else "loss is not finite", "digest": str(fit)}
             scores = rng.normal(0, 1, (len(test), len(classes)))
             scores += SKILL[view] * (test[["label"]].to_numpy() == np.array(classes))

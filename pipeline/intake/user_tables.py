@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.errors import ManifestError, printable
-from pipeline.intake.find import Findings, look_through, shown, split_named, why_skipped
+from pipeline.errors import ManifestError, printable, shown
+from pipeline.intake.find import Findings, look_through, why_skipped
+from pipeline.intake.folders import split_named
 from pipeline.intake.truth import stem
 from pipeline.io import UNITED, read_text_csv
 from pipeline.manifest import COLUMNS

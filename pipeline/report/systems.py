@@ -1,0 +1,229 @@
+"""The comparison of all systems, as the page and results/ show it: compare.parquet as tables.
+
+All figures are those of `pipeline compare`; nothing is computed here but which row stands where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from pipeline.evaluate.comparison import over_sets
+from pipeline.report import words
+from pipeline.report.data import PUBLISHED, Dataset, Run, select
+from pipeline.report.plots import Bar
+from pipeline.report.tables import Table, difference
+from pipeline.report.words import MISSING, percent, share
+
+MEAN = -1.0
+"""The fraction of rows that are means over the shares of the labels."""
+QUOTED = "Quoted from the paper, other data split"
+KINDS = {"whole": "", "mask": "mask", "control": "random control", "truth": "true mask"}
+
+
+class Step(NamedTuple):
+    """A number of labels: the key of its rows, its head in a table, and its labels."""
+
+    protocol: str
+    fraction: float
+    head: str
+    n_labels: int
+
+
+def steps(data: Dataset) -> list[Step]:
+    """Return the shares of the headline's protocol, rising, then the shots a class."""
+    table = select(data.systems, split=data.headline[0])
+    table = table[table["fraction"] > 0].sort_values(["shots", "realistic", "fraction"])
+    found = []
+    for (shots, realistic, fraction, protocol), of in table.groupby(
+        ["shots", "realistic", "fraction", "protocol"], sort=False
+    ):
+        head = share(fraction) if not shots else words.plural(shots, "shot")
+        head += ", imbalanced" if realistic else ""
+        found.append(Step(protocol, fraction, head, round(of["n_labels"].median())))
+    return found
+
+
+def rows_at(data: Dataset, protocol: str, fraction: float) -> dict[str, Any]:
+    """Return {system: row of compare.parquet} on all test images, in the order of the study; no
+    mean over fewer shares than others have, which would be of harder tasks."""
+    rows = select(data.systems, protocol=protocol, fraction=fraction).sort_values("number")
+    rows = rows[rows["n_fractions"] == rows["n_fractions"].max()]
+    return {row.name: row for row in rows.itertuples(index=False)}
+
+
+def grid(data: Dataset, limit: int = 10**6) -> Table:
+    """Return the table of a dataset: systems, the best in the mean over shares first, by shares and
+    shots, with the paper's figures in a column of their own.
+
+    Args:
+        data: a dataset with compare.parquet.
+        limit: number of rows; the first three systems of the study and those that the paper quotes
+            are kept, then the best.
+    """
+    protocol = data.headline[0]
+    zero, means = (rows_at(data, protocol, fraction) for fraction in (0.0, MEAN))
+    columns = [(step, rows_at(data, *step[:2])) for step in steps(data)]
+    published = [rows_at(data, PUBLISHED[0], f) for f in data.fractions(PUBLISHED)]
+    known = zero | {name: row for _, of in columns for name, row in of.items()} | means
+    # Those with fewer shares of the labels have no mean: last.
+    order = sorted(known, key=lambda n: (n not in means | zero, -known[n].accuracy))
+    quoted = {data.run_name(run): list(by.values()) for by, run in _quoted(data)}
+    first = sorted(order, key=lambda name: known[name].number >= 3 and name not in quoted)
+    kept = set(first[:limit])
+    rows = []
+    for name in (name for name in order if name in kept):
+        row, level = known[name], zero.get(name)
+        cells = [marked(of.get(name, level)) for _, of in columns]
+        mean = [marked(means.get(name, level)), gap(means.get(name), "baseline")]
+        ours = [of.get(name, level) for of in published] if protocol != PUBLISHED[0] else []
+        fits = [known[name].n_parameters, known[name].seconds]
+        rows.append([
+            name, KINDS[row.kind], *cells, *mean, series([r and r.accuracy for r in ours]),
+            series(quoted.get(name, [])), words.count(fits[0]), words.number(fits[1], 1),
+        ])  # fmt: skip
+    heads = [f"{step.head} ({step.n_labels:,})" for step, _ in columns]
+    heads += ["Mean over shares", f"Mean minus {data.run_name(data.baseline)}"]
+    heads += ["Published split, by share", QUOTED, "Parameters trained", "Seconds a fit"]
+    keep = [i for i in range(len(heads) + 2) if any(row[i] not in ("", MISSING) for row in rows)]
+    rows = [[row[i] for i in keep] for row in rows]
+    left = len(order) - len(rows)
+    note = f"{words.plural(left, 'more system')} in {data.name}_systems.csv.gz." if left else ""
+    return Table(
+        f"All systems on {data.name}: accuracy in percent by share of labels and shots a class",
+        [["System", "Sees", *heads][i] for i in keep], rows, note,
+    )  # fmt: skip
+
+
+def _quoted(data: Dataset) -> Iterator[tuple[dict[float, float], Run]]:
+    """Yield the figures of each architecture of the paper that a run of ours stands for."""
+    for architecture, by in data.quoted.items():
+        if run := data.counterpart(architecture):
+            yield by, run
+
+
+def series(values: Sequence[float | None]) -> str:
+    """Write accuracies by share of the labels: "66.5 / 73.1"."""
+    shown = [MISSING if v is None else percent(v) for v in values]
+    return " / ".join(shown) if any(v is not None for v in values) else MISSING
+
+
+def marked(row: Any | None) -> str:
+    """Write an accuracy, marked where it differs from the baseline beyond chance."""
+    return MISSING if row is None else percent(row.accuracy) + words.mark(row.baseline_verdict)
+
+
+def gap(row: Any | None, group: str) -> str:
+    """Write the difference to another row with interval and mark; "–" where there is none."""
+    bar = bar_of(row, group)
+    return words.inline(difference(bar)) + words.mark(bar.verdict) if bar else MISSING
+
+
+def bar_of(row: Any | None, group: str) -> Bar | None:
+    """Return the difference of a row to the one of a group, `baseline`, `best` or `control`."""
+    if row is None or not getattr(row, f"{group}_name"):
+        return None
+    return Bar(*(getattr(row, f"{group}_{of}") for of in ("difference", "lo", "hi", "verdict")))
+
+
+def bars(data: Dataset) -> dict[str, Bar]:
+    """Return the rows of the forest plot, the highest first: differences to the best system that
+    sees no mask, in the mean over shares."""
+    of = {name: bar_of(row, "best") for name, row in rows_at(data, data.headline[0], MEAN).items()}
+    return dict(sorted(((n, b) for n, b in of.items() if b), key=lambda item: -item[1].difference))
+
+
+def advice(data: Dataset) -> list[str]:
+    """Say which system to use with a few shots a class and with shares of the labels: the one with
+    the highest mean validation accuracy there, of those that need no true mask and are no control.
+    """
+    said = []
+    for few in (True, False):
+        mine = [step for step in steps(data) if few == ("shot" in step.head)]
+        found: dict[str, list[tuple[Step, Any]]] = {}
+        for step in mine:
+            for name, row in rows_at(data, *step[:2]).items():
+                if row.kind in ("whole", "mask") and row.val_accuracy >= 0:
+                    found.setdefault(name, []).append((step, row))
+        most = max(map(len, found.values()), default=0)
+        means = {
+            name: sum(row.val_accuracy for _, row in of) / most
+            for name, of in found.items()
+            if len(of) == most
+        }
+        if means:
+            best = max(means, key=means.get)  # the first of the study on ties
+            said.append(words.advice(best, found[best]))
+    return said
+
+
+def answers(datasets: Sequence[Dataset]) -> list[str]:
+    """Answer whether the mask earns its place, from all datasets in grouped cross-validation."""
+    table = over_sets(datasets[0].paths, [data.name for data in datasets])
+    rows = [] if table.empty else [*select(table, protocol="grouped").itertuples(index=False)]
+    return words.target(rows, datasets[0].run_name(datasets[0].baseline)) if rows else []
+
+
+def mask_part(datasets: Sequence[Dataset]) -> Table | None:
+    """Return views x datasets: what a view with the mask gains over the same view with a random
+    region or crop, in the mean over shares; only that is the mask's."""
+    found = [
+        (f"{row.name} − {row.control_name}", data.name, gap(row, "control"))
+        for data in datasets
+        for row in rows_at(data, data.headline[0], MEAN).values()
+        if row.kind == "mask" and row.control_name
+    ]
+    return _by_dataset("The mask's part: systems minus their random controls", found, datasets)
+
+
+ABLATIONS = {
+    "The mask alone": ("", ("whole", "masked", "binary")),
+    "What is left outside the mask": ("", ("masked", "grey", "blur", "dim")),
+    "True masks and random regions": ("_truth", ("whole", "masked", "oracle", "random")),
+}
+"""Tables of the baseline's learner on some views: the end of their protocol, and the views."""
+
+
+def ablations(datasets: Sequence[Dataset]) -> list[Table]:
+    """Return a small table for each ablation that was run, variants x datasets: accuracy in the
+    mean over shares, marked against whole images. Some are rows of the study, the others are made
+    by `python -m stages.ablations`."""
+    made = []
+    for title, (end, views) in ABLATIONS.items():
+        found = []
+        for data in datasets:
+            table = data.systems[data.systems["learner"] == data.baseline[0]]
+            for protocol in ("grouped", "official"):  # the first that has these rows
+                rows = select(table, protocol=TRUE_MASKS[protocol] if end else protocol,
+                              fraction=MEAN)  # fmt: skip
+                rows = rows[rows["view"].isin(views)].sort_values("number")
+                if not {*rows["view"]} <= {"whole", "masked"}:
+                    found += [(words.view(r.view), data.name, marked(r)) for r in rows.itertuples()]
+                    break
+        made.append(_by_dataset(title, found, datasets))
+    path = datasets[0].paths.ablations if datasets else None
+    if path and path.is_file():
+        csv = pd.read_csv(path)
+        for title, of in csv.groupby("ablation", sort=False):
+            found = [
+                (f"{r.variant} ({r.name})", r.dataset, f"{marked(r)}, {gap(r, 'baseline')}")
+                for r in of.itertuples(index=False)
+            ]
+            made.append(_by_dataset(title, found, datasets))
+    return [table for table in made if table]
+
+
+TRUE_MASKS = {"grouped": "grouped_truth", "official": "ground_truth"}
+
+
+def _by_dataset(
+    title: str, found: Sequence[tuple[str, str, str]], datasets: Sequence[Dataset]
+) -> Table | None:
+    """Return the table of cells (row, dataset, text); None without any."""
+    names = [name for name in (d.name for d in datasets) if name in {of[1] for of in found}]
+    cells = {(row, name): text for row, name, text in found}
+    rows = [[row, *(cells.get((row, name), MISSING) for name in names)]
+            for row in dict.fromkeys(of[0] for of in found)]  # fmt: skip
+    return Table(title, ["", *names], rows) if rows else None

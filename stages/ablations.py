@@ -1,0 +1,171 @@
+"""What each part of the method is worth: one part changed at a time -> cache/ablations.csv
+
+python -m stages.ablations --dataset covid --dataset breast
+
+Each variant is a small project of its own below ablations/, with the images, manifest and audit of
+this one, and its stores where the variant leaves them as they are. It does what `segment`,
+`encode`, `train` and `compare` do; started again, it goes on where it was. `pipeline results` puts
+the tables into results/ablations.md.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import pandas as pd
+import typer
+import yaml
+
+from pipeline.cli.common import Project, stage
+from pipeline.config import Params, load_params, parts_of
+from pipeline.encode.encode import encode_dataset
+from pipeline.evaluate.comparison import MEAN, compare_dataset
+from pipeline.io import atomic_write, atomic_write_text
+from pipeline.learners.train import train_dataset
+from pipeline.paths import Paths
+from pipeline.report.words import LEARNERS, slug
+from pipeline.segment.segment import segment_dataset
+
+PROBE, METHOD = "linear-probe", "medfocus-probe"
+PROBED = [(PROBE, "masked"), (PROBE, "whole+masked"), (PROBE, "whole+crop")]
+
+
+class Ablation(NamedTuple):
+    """A part of the method: its variants (changed values of params.yaml by dotted key), the runs
+    they are seen in, and which stores of the project stay as they are."""
+
+    variants: dict[str, dict[str, Any]]
+    runs: list[tuple[str, str]]
+    kept: tuple[str, ...]
+
+
+TEMPLATES = "templates"
+"""Key of a change of prompts.yaml instead: the templates of all datasets."""
+FORMS = ("attention", "gated-sum", "concat-mlp", "bilinear", "token-attention")
+ABLATIONS = {
+    "Prompt of SAM2": Ablation(
+        {x: {"segment.prompt": x} for x in ("salient-refine", "salient", "auto", "center-box")},
+        PROBED,
+        (),
+    ),
+    "What lies outside the masked image": Ablation(
+        {x: {"encode.fill": x} for x in ("black", "mean", "blur")},
+        [(PROBE, "masked"), (PROBE, "whole+masked")],
+        ("masks.zarr",),
+    ),
+    "Text templates": Ablation(
+        {"those of prompts.yaml": {}, "“{}.” alone": {TEMPLATES: {"default": ["{}."]}}},
+        [("zero-shot", "whole"), (METHOD, "masked")],
+        ("masks.zarr",),
+    ),
+    "Lambda of the loss": Ablation(
+        {f"{x:g}": {f"learners.{METHOD}.lambda": x} for x in (0.0, 0.25, 0.5, 0.75, 1.0)},
+        [(METHOD, "masked")],
+        ("masks.zarr", "features.zarr"),
+    ),
+    "Fusion F": Ablation(
+        {x: {f"learners.{METHOD}.fusion": x} for x in FORMS},
+        [(METHOD, "whole+crop")],
+        ("masks.zarr", "features.zarr"),
+    ),
+}
+FILES = ("audit.parquet", "hashes.json", "thumbnails.npz")
+
+
+def run(
+    dataset: Annotated[list[str], typer.Option(help="Repeated: several; small ones are enough.")],
+    encoder: Annotated[
+        list[str] | None, typer.Option(help="Profile of params.yaml to encode with as well.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Parallel fits, -1 for one per core.")] = -1,
+) -> None:
+    """Run every ablation on some datasets that have been encoded."""
+    c = Project()
+    encoders = {name: {"profile": name} for name in (c.params.profile, *(encoder or []))}
+    asked = ABLATIONS | {"Image encoder": Ablation(encoders, PROBED, ("masks.zarr",))}
+    for title, ablation in asked.items():
+        if len(ablation.variants) > 1:
+            for variant, changes in ablation.variants.items():
+                for name in dataset:
+                    found = variant_rows(c, title, variant, changes, ablation, name, jobs)
+                    keep(c.paths.ablations, found.assign(ablation=title, variant=variant))
+    print(c.paths.ablations)
+
+
+def variant_rows(
+    c: Project, title: str, variant: str, changes: dict, ablation: Ablation, dataset: str, jobs: int
+) -> pd.DataFrame:
+    """Make a variant's project and return its rows of compare.parquet: means over the shares of
+    grouped cross-validation, against the probe on whole images of the same project."""
+    folder = c.paths.root / "ablations" / slug(title, variant)
+    paths = Paths(folder, str(c.paths.data(dataset).parent.resolve()))
+    params = variant_params(c, changes, ablation.runs)
+    kept = ablation.kept
+    if params.segment == c.params.segment:
+        kept = {*kept, "masks.zarr"}
+    paths.cache(dataset).mkdir(parents=True, exist_ok=True)
+    paths.manifest(dataset).parent.mkdir(exist_ok=True)
+    shutil.copy2(c.paths.manifest(dataset), paths.manifest(dataset))
+    prompts = yaml.safe_load(c.paths.prompts.read_text("utf-8"))
+    prompts["templates"] = changes.get(TEMPLATES, prompts["templates"])
+    atomic_write_text(paths.prompts, yaml.safe_dump(prompts, allow_unicode=True))
+    for name in FILES:
+        if (c.paths.cache(dataset) / name).is_file():
+            shutil.copy2(c.paths.cache(dataset) / name, paths.cache(dataset) / name)
+    for name in kept:  # only read: a link, not a copy
+        link = paths.cache(dataset) / name
+        if not link.is_symlink():
+            link.symlink_to((c.paths.cache(dataset) / name).resolve())
+    if "masks.zarr" not in kept:
+        segment_dataset(dataset, params, paths)
+    if "features.zarr" not in kept:
+        encode_dataset(dataset, params, paths)
+    train_dataset(dataset, params, paths, list(params.learners), jobs=jobs)
+    table = compare_dataset(dataset, params, paths)
+    means = table["fraction"].isin([MEAN, 0.0]) & (table["protocol"] == "grouped")
+    return table[means & (table["subset"] == "full") & (table["number"] > 0)]
+
+
+def variant_params(c: Project, changes: dict[str, Any], runs: list[tuple[str, str]]) -> Params:
+    """Return the project's parameters with a variant's changes, and its runs alone."""
+    every = list(dict.fromkeys([(PROBE, "whole"), *runs]))
+    learners = {
+        name: {k: v for k, v in c.params.learners[name].items() if k not in ("fractions", "seeds")}
+        | {"views": {"grouped": [view for learner, view in every if learner == name]}}
+        for name in c.params.learners
+        if name in dict(every)
+    }
+    named = [
+        {"name": f"{LEARNERS[learner]}, {view}", "learner": learner, "view": view}
+        for learner, view in every
+    ]
+    overrides: dict[str, Any] = {
+        "learners": learners,
+        "study": {"baseline": {"learner": PROBE, "view": "whole"}, "runs": named},
+        "train.views": {"grouped": list(dict.fromkeys(view for _, view in every))},
+        "encode.views": list(dict.fromkeys(p for _, view in every for p in parts_of(view))),
+        "splits.shots": {},
+    }
+    changed = {key: value for key, value in changes.items() if key != TEMPLATES}
+    return load_params(c.params_file, overrides | changed)
+
+
+def keep(path: Path, rows: pd.DataFrame) -> None:
+    """Put rows into the table, in the place of earlier ones of the same variant and dataset."""
+    key = ["ablation", "variant", "dataset"]
+    if path.is_file():
+        old = pd.read_csv(path)
+        again = old.set_index(key).index.isin(rows.set_index(key).index)
+        rows = pd.concat([old[~again], rows], ignore_index=True)
+    order = {title: i for i, title in enumerate([*ABLATIONS, "Image encoder"])}
+    rows = rows.sort_values("ablation", key=lambda of: of.map(order), kind="stable")
+    path.parent.mkdir(exist_ok=True)
+    with atomic_write(path) as partial:
+        columns = [*key, *(name for name in rows if name not in key)]
+        rows[columns].to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+
+
+if __name__ == "__main__":
+    stage(run)
