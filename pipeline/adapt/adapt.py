@@ -27,7 +27,8 @@ from pipeline.adapt.fit import fit
 from pipeline.adapt.methods import insert
 from pipeline.config import DATASET_NAME, AdaptParams, Params
 from pipeline.engine.options import RunOptions
-from pipeline.engine.record import RunRecord, library_versions, recorded, show_progress
+from pipeline.engine.progress import show_progress
+from pipeline.engine.record import RunRecord, library_versions, recorded
 from pipeline.engine.run import image_items
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.images import read_mask
