@@ -52,8 +52,7 @@ def compare_dataset(dataset: str, params: Params, paths: Paths) -> pd.DataFrame:
     manifest = read_manifest(paths.manifest(dataset))
     audit = read_audit(paths.audit(dataset), manifest)
     learners = dict.fromkeys(run.learner for run in params.study.runs)
-    studied = params.model_copy(update={"learners": learners})
-    runs, classes = read_runs(dataset, studied, paths)
+    runs, classes = read_runs(dataset, learners, paths)
     units, facts = image_units(manifest, audit), fit_facts(dataset, learners, paths)
     wanted = {run.key for run in params.study.runs}
     rows: list[dict[str, Any]] = []
