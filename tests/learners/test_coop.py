@@ -284,7 +284,7 @@ def test_through_train_they_are_fits_like_any_other(trained, tmp_path, monkeypat
     assert train(again, params)["skipped"] == 2
     train(again, params, jobs=2, force=True)
     assert digests(again) == digests(paths)
-    assert [a.shape for a in fitted_arrays(paths, "coop")] == [(3, 24), (1, 4, 32)]
+    assert [a.shape for a in fitted_arrays(paths, "coop")] == [(1, 4, 32), (3, 24)]
     store = open_features(paths.features("toy"))
     for name in ("coop", "cocoop"):
         table = read_tables(paths)[1].query(f"learner == '{name}'")
