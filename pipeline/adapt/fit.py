@@ -18,7 +18,7 @@ from pipeline.config import AdaptParams
 from pipeline.io import atomic_write
 from pipeline.models import Sam2ImagePredictor
 
-LEARNING_RATE = {"decoder": 1e-3, "lora": 1e-3, "adapter": 1e-3, "full": 1e-3}
+LEARNING_RATE = {"decoder": 1e-3, "lora": 1e-3, "adapter": 1e-3, "full": 3e-4}
 """At the top of the schedule, by method."""
 WARM_UP = 0.05
 """Share of the steps in which the learning rate rises."""
