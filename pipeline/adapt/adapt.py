@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline.adapt.examples import Examples, draw
+from pipeline.adapt.examples import Examples, MaskOf, draw, true_mask
 from pipeline.adapt.files import load_adapter, read_about, write_adapter
 from pipeline.adapt.fit import fit
 from pipeline.adapt.methods import insert
@@ -30,7 +30,7 @@ from pipeline.engine.options import RunOptions
 from pipeline.engine.progress import show_progress
 from pipeline.engine.record import RunRecord, library_versions, recorded
 from pipeline.engine.run import image_items
-from pipeline.errors import ConfigError, ManifestError
+from pipeline.errors import ConfigError, ManifestError, StoreError
 from pipeline.images import read_mask
 from pipeline.io import FileHashes, ProcessLock, atomic_write, sha256_json
 from pipeline.manifest import read_manifest
@@ -60,6 +60,8 @@ class Adapted:
         lines = [self.record.summary()]
         for part, (n, mean) in self.dice.items():
             lines.append(f"{self.variant}/{part}: mean Dice {mean:.3f} on {n} images of this part")
+        if not self.dice:
+            lines.append(f"{self.variant}: no ground truth to compare the masks with")
         if len(self.dice) > 1:
             mean = np.mean([mean for _, mean in self.dice.values()])
             lines.append(f"{self.variant}: mean Dice over the parts {mean:.3f}")
@@ -79,7 +81,8 @@ def adapt_dataset(
 
     Nothing is prompted. One adapter is trained for each part of the split `adapt.protocol`, on
     `adapt.shots` images whose patient, group and copies are all outside that part; labels decide
-    nothing. What is there already is kept; an interrupted run continues.
+    nothing. What is there already is kept; an interrupted run continues. With `adapt.source` the
+    masks learned from are those of a variant that a person corrected; ground truth only measures.
 
     Args:
         dataset: name of data_manifests/<dataset>.csv.
@@ -91,7 +94,7 @@ def adapt_dataset(
 
     Raises:
         ConfigError: fewer masks than shots; or the variant exists with other choices.
-        ManifestError: no image of a training part has a ground-truth mask.
+        ManifestError: no image of a training part has a mask to learn from.
         ImageError: a mask that is learned from is empty or cannot be read.
         ModelError, StageFailed, StoreError: as `segment_dataset`.
     """
@@ -103,8 +106,11 @@ def adapt_dataset(
     plan, hashes = load_split_plan(dataset, params, paths), FileHashes(paths.hashes(dataset))
     marked = manifest[(manifest["mask_path"] != "") & (manifest["mask_area"] != "0")]
     items = image_items(marked, paths.data(dataset), truth=True, hashes=hashes)
+    teachers, mask_of = items, true_mask
+    if section.source:
+        teachers, mask_of = corrected(dataset, section.source, manifest, paths)
     hashes.save()
-    if without := sorted(set(manifest["label"]) - set(marked["label"])):
+    if without := sorted(set(manifest["label"]) - {item.row["label"] for item in teachers}):
         text = f"adapt {dataset}: no image of {', '.join(without)} has a mask: where such an image "
         text += "gets an empty mask, that alone tells its class (docs/adapt.md)"
         print(text, file=sys.stderr, flush=True)
@@ -122,7 +128,7 @@ def adapt_dataset(
             split = plan.get(section.protocol, seed)
             test, learned = set(split.test), {*split.train, *split.val}
             taboo = {units[image_id] for image_id in test}
-            free = [i for i in items if i.image_id in learned and units[i.image_id] not in taboo]
+            free = [i for i in teachers if i.image_id in learned and units[i.image_id] not in taboo]
             examples = choose(free, section, units, part, paths.manifest(dataset))
             path = folder / f"{part}.safetensors"
             base = load()
@@ -138,7 +144,7 @@ def adapt_dataset(
                 title = f"adapt {dataset} {variant}/{part}"
                 shown = {"unit": "steps", "show": options.progress}
                 with show_progress(title, section.steps, **shown) as count:
-                    train_adapter(path, base, examples, params, canonical(about), count)
+                    train_adapter(path, base, examples, mask_of, params, canonical(about), count)
                 record.done += 1
                 base = load()
             adapted = load_adapter(path, base, dataset)
@@ -147,8 +153,8 @@ def adapt_dataset(
             how = replace(options, force=False, on_mismatch="rebuild")
             name = f"{variant}/{part}"
             segment_dataset(dataset, asked, paths, how, predictor=adapted, variant=name)
-            unseen = [item for item in items if item.image_id in test]
-            dice[part] = measure(unseen, dataset, paths, name)
+            if unseen := [item for item in items if item.image_id in test]:
+                dice[part] = measure(unseen, dataset, paths, name)
     return Adapted(variant, record, dice)
 
 
@@ -168,6 +174,7 @@ def is_there(path: Path, about: dict[str, Any], *, force: bool) -> bool:
 def default_name(section: AdaptParams) -> str:
     """Return the name of a variant: its method, number of masks, and seed unless it is 0."""
     name = f"{section.method}-{section.shots or 'all'}"
+    name += f"-{section.source}" if section.source else ""
     name += "-official" if section.protocol == "official" else ""
     return name + (f"-seed-{section.seed}" if section.seed else "")
 
@@ -180,6 +187,9 @@ def choose(
     if not by_id:
         message = f"no image outside part {part} has a ground-truth mask"
         remedy = "give masks with `pipeline data add --masks`, or segment without an adapter"
+        if section.source:
+            message = f"no image outside part {part} has a corrected mask in {section.source}"
+            remedy = "correct more of them with `pipeline review`"
         raise ManifestError(message, path=manifest, remedy=remedy)
     if section.shots > len(by_id):
         message = f"only {len(by_id)} images outside part {part} have a mask, not {section.shots}"
@@ -187,10 +197,30 @@ def choose(
     return [by_id[i] for i in draw(list(by_id), units, section.shots, section.seed, part)]
 
 
+def corrected(
+    dataset: str, source: str, manifest: pd.DataFrame, paths: Paths
+) -> tuple[list[WorkItem], MaskOf]:
+    """Return the images whose mask in a variant a person has corrected, but empty ones, and what
+    gives their masks. StoreError if there is no such variant, or it is the work of an adapter."""
+    path = paths.masks(dataset, f"{source}/all")
+    masks = open_masks(path) if path.is_dir() else None
+    if masks is None or masks.identity.get("stage") != "review":
+        remedy = f"run: pipeline review --dataset {dataset}"
+        raise StoreError("there are no masks corrected by a person", path=path, remedy=remedy)
+    table = masks.table().reindex(manifest["image_id"])
+    said = table["prompt"].fillna("").str.startswith("reviewed")
+    usable = said & (table["area"] > 0) & (table["sha256"] == manifest["sha256"].to_numpy())
+    rows = manifest[usable.to_numpy()]
+    crc = table["crc"]
+    items = image_items(rows, paths.data(dataset), lambda row: {"mask": int(crc[row["image_id"]])})
+    return items, lambda item, shape: masks[item.image_id]
+
+
 def train_adapter(
     path: Path,
     predictor: Sam2ImagePredictor,
     items: list[WorkItem],
+    mask_of: MaskOf,
     params: Params,
     about: dict[str, Any],
     count: Callable[[int, int], None],
@@ -201,7 +231,7 @@ def train_adapter(
     base = {
         name: value.detach().cpu().clone() for name, value in predictor.model.named_parameters()
     }
-    examples = Examples.read(items, predictor, params.images.shown)
+    examples = Examples.read(items, predictor, params.images.shown, mask_of)
     state = path.with_name(f"{path.stem}-{sha256_json(about)[:16]}.pt")
     torch.set_num_threads(1)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,8 @@ from pipeline.models import Sam2ImagePredictor
 from pipeline.splits.grouping import shuffled
 from pipeline.store import WorkItem
 
+MaskOf = Callable[[WorkItem, tuple[int, int]], np.ndarray]
+"""Returns the mask of an item for an image of a shape, bool (h, w)."""
 TURN, SCALE, SHIFT = 20.0, 0.25, 0.1
 """Largest rotation (degrees), change of scale (share) and shift (share of a side)."""
 CONTRAST, BRIGHTNESS = 0.25, 0.25
@@ -36,6 +38,11 @@ def draw(candidates: Sequence[str], units: dict[str, str], shots: int, *salt: ob
     return sorted(ranked[: shots or None])
 
 
+def true_mask(item: WorkItem, shape: tuple[int, int]) -> np.ndarray:
+    """Return the ground truth of an item, bool (h, w)."""
+    return read_mask(item.row["truth_file"], item.frame, shape=shape)
+
+
 @dataclass(frozen=True)
 class Examples:
     """n images as SAM2 sees them, uint8 (n, 3, s, s), and their masks, bool (n, s, s)."""
@@ -49,8 +56,9 @@ class Examples:
         items: Sequence[WorkItem],
         predictor: Sam2ImagePredictor,
         window: tuple[float, float] | None,
+        mask_of: MaskOf = true_mask,
     ) -> Examples:
-        """Read the images and the ground truth (`truth_file` of their rows) of some items.
+        """Read the images and masks of some items; `mask_of` gives that of an item and a shape.
 
         Raises ImageError if a file cannot be read, or a mask is empty.
         """
@@ -59,10 +67,10 @@ class Examples:
         images, masks = [], []
         for item in items:
             image = read_image(item.path, item.frame, window=window)
-            file = item.row["truth_file"]
-            mask = read_mask(file, item.frame, shape=image.shape[:2])
+            mask = mask_of(item, image.shape[:2])
             if not mask.any():
                 remedy = "run `pipeline data refresh` (empty masks are not learned from)"
+                file = item.row["truth_file"]
                 raise ImageError("the ground truth is empty", path=file, remedy=remedy)
             pixels = predictor._transforms(np.array(image)) * std + mean
             images.append((pixels * 255).round().clamp(0, 255).to(torch.uint8))

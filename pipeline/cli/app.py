@@ -102,10 +102,13 @@ def adapt(
     shots: Annotated[int | None, Option(min=0, help="Masks to learn from; 0: all.")] = None,
     seed: Annotated[int | None, Option(min=0, help="Seed of draw and training.")] = None,
     steps: Annotated[int | None, Option(min=1, help="Batches to learn from.")] = None,
+    source: Annotated[
+        str | None, Option("--from", help="Learn from a variant, such as reviewed; default: truth.")
+    ] = None,
     name: Annotated[str, Option(help="Of the variant; default: method-shots.")] = "",
 ) -> None:
     """Fine-tune SAM2 on a few true masks, one adapter a fold -> cache/DATASET/masks/NAME/"""
-    given = {"method": method, "shots": shots, "seed": seed, "steps": steps}
+    given = {"method": method, "shots": shots, "seed": seed, "steps": steps, "source": source}
     settings = [f"adapt.{key}={value}" for key, value in given.items() if value is not None]
     project = replace(project, settings=[*(project.settings or []), *settings])
     from pipeline.adapt import adapt_dataset

@@ -109,10 +109,13 @@ def encode_dataset(
 
 
 def adapter_of(masks: MaskStore, dataset: str) -> dict[str, Any]:
-    """Return what the identity of a variant's masks says of their adapter; StoreError if they
-    are of another dataset, or of no adapter."""
-    model = masks.identity.get("model") or {}
-    about = model.get("fingerprint", {}).get("adapter", {})
+    """Return what the identity of a variant's masks says of their adapter, which has learned from
+    no image if a person corrected them; StoreError if they are of another dataset, or neither."""
+    if masks.identity.get("stage") == "review":
+        about = {"dataset": masks.attrs.get("dataset"), "images": []}
+    else:
+        model = masks.identity.get("model") or {}
+        about = model.get("fingerprint", {}).get("adapter", {})
     if about.get("dataset") != dataset:
         message = f"masks of {about.get('dataset', 'no adapter')}, not of {dataset}"
         raise StoreError(

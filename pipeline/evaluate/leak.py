@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from pipeline.errors import PipelineError, shown
+from pipeline.learners.variants import seen_by
 from pipeline.paths import Paths
 from pipeline.store import open_features
 
@@ -24,8 +25,7 @@ def check_unseen(
     """
     for part, ids in tested.items():
         path = paths.features(dataset, part)
-        seen = open_features(path).identity["masks"]["images"]
-        learned = {units.get(image_id, image_id) for image_id in seen}
+        learned = {units.get(image_id, image_id) for image_id in seen_by(open_features(path))}
         if leaked := sorted(i for i in set(ids) if units.get(i, i) in learned):
             raise PipelineError(
                 f"{len(leaked)} test images belong with images whose masks the adapter of {part} "

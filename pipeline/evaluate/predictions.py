@@ -14,6 +14,7 @@ from pipeline.config import CROSS_VALIDATED
 from pipeline.errors import PipelineError
 from pipeline.evaluate.leak import check_unseen
 from pipeline.learners.runs import read_predictions, run_inputs, train_command
+from pipeline.learners.variants import variant_inputs
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import check, schema_stamp
@@ -85,7 +86,7 @@ def read_runs(dataset: str, learners: Sequence[str], paths: Paths) -> tuple[list
     table, predictions = read_predictions(paths, dataset, learners)
     for learner, inputs in schema_stamp(predictions.schema).items():
         variants = [name.partition("@")[2] for name in inputs if "@" in name]
-        now = run_inputs(paths, dataset, variants)
+        now = run_inputs(paths, dataset) | variant_inputs(paths, dataset, variants)
         check(inputs, train_command(dataset, learner), paths.predictions(dataset, learner), **now)
     # The predictions lie in the order of the runs, `n_test` of each run that succeeded.
     table = table.assign(stop=(table["n_test"] * (table["status"] == "ok")).cumsum())

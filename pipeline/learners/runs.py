@@ -330,17 +330,13 @@ def _reading(path: Path, again: str) -> Iterator[None]:
         raise PipelineError(message, path=path, remedy=remedy) from None
 
 
-def run_inputs(paths: Paths, dataset: str, variants: Iterable[str] = ()) -> dict[str, Any]:
+def run_inputs(paths: Paths, dataset: str) -> dict[str, Any]:
     """Return the inputs of a dataset's runs as they are now, for `stamp` and `check`.
 
-    The feature store is left out where there is none: predictions can be evaluated without it; not
-    so those of `variants` of the masks, which say what an adapter has learned from.
+    The feature store is left out where there is none: predictions can be evaluated without it.
     """
     features, manifest = paths.features(dataset), paths.manifest(dataset)
     inputs = {"manifest": manifest, "audit": paths.audit(dataset)}
-    inputs |= {
-        f"features@{name}": open_features(paths.features(dataset, name)) for name in variants
-    }
     return inputs | ({"features": open_features(features)} if features.is_dir() else {})
 
 

@@ -19,21 +19,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.config import CROSS_VALIDATED, Params, stored_as, variant_of
+from pipeline.config import CROSS_VALIDATED, Params, parts_of, variant_of
 from pipeline.engine.progress import show_progress
 from pipeline.engine.record import RunRecord, recorded
 from pipeline.errors import ConfigError, PipelineError, StageFailed, StoreError
 from pipeline.io import ProcessLock, atomic_write_json, sha256_json, writing
 from pipeline.learners import runs
 from pipeline.learners.base import Learner, LearnerParams, Samples, code_digest, find_learner
+from pipeline.learners.variants import RunKey, Variants, variant_inputs
 from pipeline.manifest import class_names, read_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import stamp
 from pipeline.splits import Split, SplitPlan, load_split_plan
 from pipeline.store import FeatureStore, open_features, open_masks
-
-RunKey = tuple[str, str, float, int]
-"""Protocol, view, fraction and seed."""
 
 Watch = Callable[[str, Mapping[RunKey, str]], None]
 """Told, of a learner by name, the state of all its runs ("waits" or "done"), and of each run that
@@ -147,23 +145,25 @@ def train_learner(
         message, remedy = "fits no protocol of train.views", "add a protocol there in params.yaml"
         raise PipelineError(message, path=paths.manifest(dataset), remedy=remedy)
     parts_of_views = {key[1]: cls(own).views(key[1]) for key in splits}
-    # Views of adapted masks are those of the adapter that saw nothing of the tested part.
+    variants = Variants(dataset, plan, paths)
     views = {
-        key: tuple(stored_as(view, plan.part(key[0], key[3])) for view in parts_of_views[key[1]])
-        for key in splits
+        key: tuple(variants.stored(view, key) for view in parts_of_views[key[1]]) for key in splits
     }
+    named = {key: {variant_of(v) for v in views[key]} | {variants.labels(key)} for key in splits}
+    stores = variants.open(set().union(*named.values()))
+    splits = variants.add_labels(splits, stores)
     needed: dict[str, set[str]] = {}
     for key, split in splits.items():
         for view in views[key]:
             needed.setdefault(view, set()).update(split.train, split.val, split.test)
-    stores = open_stores(paths, dataset, needed)
-    store = stores[""]
-    inputs = stamp(
-        **runs.run_inputs(paths, dataset, sorted({*stores} - {""})) | {"features": store}
-    )
+    store, adapted = stores[""], sorted({*stores} - {""})
+    inputs = runs.run_inputs(paths, dataset) | {"features": store}
+    inputs = stamp(**inputs | variant_inputs(paths, dataset, adapted))
     features = read_features(paths, dataset, stores, manifest, needed)
     samples = {
-        (key[1], of): features.seen(key[1], dict(zip(parts_of_views[key[1]], of, strict=True)))
+        (key[1], of): features.seen(
+            "+".join(parts_of(key[1])), dict(zip(parts_of_views[key[1]], of, strict=True))
+        )
         for key, of in views.items()
     }
     for one in samples.values():
@@ -178,9 +178,9 @@ def train_learner(
     if "pixels" in cls.needs:
         from pipeline.encode.pixels import make_pixels  # loads open_clip
 
-        if adapted := [view for view in needed if variant_of(view)]:
+        if adapted:
             remedy = "give it views without @, or use a learner on features"
-            raise ConfigError(f"{name} cannot be trained on {adapted[0]}", remedy=remedy)
+            raise ConfigError(f"{name} cannot be trained with {adapted[0]}", remedy=remedy)
         size = cls(own).frame_size(store.identity["model"]["image_size"])
         source = dataset, params, paths, manifest, store
         for view, ids in needed.items():
@@ -278,8 +278,8 @@ def train_learner(
         run |= {"chosen": fit.chosen, "val_score": fit.val_score}
         run |= {"n_parameters": cls.n_parameters(fit.tensors), "status": status}
         run |= {"error": error, "digest": digest}
-        if used := sorted({variant_of(stored) for stored in views[key]} - {""}):
-            run["masks"] = ",".join(used)
+        if names := sorted(named[key] - {""}):
+            run["masks"] = ",".join(names)
         return run, (split.test, features.samples.y[test], result if status == "ok" else None)
 
     with runs.single_thread():
@@ -342,21 +342,6 @@ class Features:
         return replace(self.samples, view=view, features=features)
 
 
-def open_stores(paths: Paths, dataset: str, needed: Iterable[str]) -> dict[str, FeatureStore]:
-    """Return the feature store of each variant of the masks that the stored views name; "" is the
-    store without one. StoreError if there is none."""
-    stores = {"": open_features(paths.features(dataset))}
-    for variant in sorted({variant_of(view) for view in needed} - {""}):
-        path, name = paths.features(dataset, variant), variant.partition("/")[0]
-        if not path.is_dir():
-            remedy = f"run pipeline adapt --dataset {dataset} --name {name} with its method and "
-            remedy += f"shots, then pipeline encode --dataset {dataset} --masks {name}"
-            message = "there are no features of this variant of the masks"
-            raise StoreError(message, path=path, remedy=remedy)
-        stores[variant] = open_features(path)
-    return stores
-
-
 def read_features(
     paths: Paths,
     dataset: str,
@@ -366,7 +351,7 @@ def read_features(
 ) -> Features:
     """Read features, and refuse those that are not of today's images and masks.
 
-    `stores` are those of `open_stores`; `manifest` has the labels, and the SHA-256 of each image
+    `stores` are those of `Variants.open`; `manifest` has the labels, and the SHA-256 of each image
     file as it is now; `needed` the ids of the images that need each view.
     """
     ids = np.array(sorted(set().union(*needed.values())), dtype=object)
