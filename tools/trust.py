@@ -27,6 +27,7 @@ SECTIONS = {
     "engine": "Runs",
     "segment": "Masks",
     "review": "Masks corrected by hand",
+    "adapt": "Adapted masks",
     "encode": "Features",
     "learners": "Learners",
     "evaluate": "Metrics and intervals",

@@ -110,12 +110,54 @@ def review(
     project.show({"written": count}, f"{written}: {count} rows written")
 
 
-@command(app, "pipeline encode --dataset brain --batch-size 64")
-def encode(dataset: Dataset, project: StageProject) -> None:
-    """Stage 2: I = E_v(x * m) and T = E_t(t) -> cache/DATASET/features.zarr"""
-    from pipeline.encode.encode import encode_dataset
+def take_corrections(dataset: str, project: ModelProject, variant: str) -> None:
+    """Write what was corrected since into the variant `reviewed`, if that one is asked for: a page
+    may be open, or have been killed."""
+    if variant == "reviewed":
+        from pipeline.review.variant import update_variant
 
-    project.run(encode_dataset, dataset)
+        update_variant(dataset, project.params, project.paths)
+
+
+@command(app, "pipeline adapt --dataset breast --method lora --shots 16")
+def adapt(
+    dataset: Dataset,
+    project: StageProject,
+    method: Annotated[str | None, Option(help="decoder, lora, adapter or full.")] = None,
+    shots: Annotated[int | None, Option(min=0, help="Masks to learn from; 0: all.")] = None,
+    seed: Annotated[int | None, Option(min=0, help="Seed of draw and training.")] = None,
+    steps: Annotated[int | None, Option(min=1, help="Batches to learn from.")] = None,
+    source: Annotated[
+        str | None, Option("--from", help="Learn from a variant, such as reviewed; default: truth.")
+    ] = None,
+    name: Annotated[str, Option(help="Of the variant; default: method-shots.")] = "",
+) -> None:
+    """Fine-tune SAM2 on a few true masks, one adapter a fold -> cache/DATASET/masks/NAME/"""
+    given = {"method": method, "shots": shots, "seed": seed, "steps": steps, "source": source}
+    settings = [f"adapt.{key}={value}" for key, value in given.items() if value is not None]
+    project = replace(project, settings=[*(project.settings or []), *settings])
+    from pipeline.adapt import adapt_dataset
+
+    take_corrections(dataset, project, project.params.adapt.source)
+    made = adapt_dataset(dataset, project.params, project.paths, project.options, variant=name)
+    project.show(made.record.to_json() | {"dice": made.dice}, made.summary())
+
+
+@command(app, "pipeline encode --dataset brain --batch-size 64")
+def encode(
+    dataset: Dataset,
+    project: StageProject,
+    masks: Annotated[str | None, Option(help="A variant, of adapt or review.")] = None,
+) -> None:
+    """Stage 2: I = E_v(x * m) and T = E_t(t) -> cache/DATASET/features.zarr"""
+    from pipeline.encode.encode import encode_dataset, parts_of_variant
+
+    if masks is None:
+        project.run(encode_dataset, dataset)
+        return
+    take_corrections(dataset, project, masks)
+    for part in parts_of_variant(dataset, masks, project.paths):
+        project.run(functools.partial(encode_dataset, variant=part), dataset)
 
 
 @command(app, "pipeline train --dataset brain --learner medfocus --jobs 2")
