@@ -185,11 +185,17 @@ def report(project: Project, dataset: Datasets = None) -> None:
 
 
 @command(app, "pipeline results --dataset brain")
-def results(project: Project, dataset: Datasets = None) -> None:
+def results(
+    project: Project,
+    dataset: Datasets = None,
+    masks: Annotated[bool, Option("--masks", help="masks.md: Dice and what follows.")] = False,
+) -> None:
     """README.md with one table and one figure, and CSV files -> results/"""
+    from pipeline.report.masks import write_masks
     from pipeline.report.results import write_results
 
-    project.show_written(write_results(project.params, project.paths, project.datasets(dataset)))
+    write = write_masks if masks else write_results
+    project.show_written(write(project.params, project.paths, project.datasets(dataset)))
 
 
 @command(app, "pipeline predict --dataset brain scan1.jpg scan2.dcm")
