@@ -1,6 +1,6 @@
 """CLIP and the words of a dataset, for strategies that look for a region by its description.
 
-data_manifests/prompts.yaml says what to look for in every image of a dataset, and what else there is:
+data_manifests/prompts.yaml says what to look for in every image of a dataset, and what else it has:
 
     regions:
       breast: {object: [a lesion in the breast], background: [breast tissue, skin]}

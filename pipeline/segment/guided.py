@@ -36,9 +36,9 @@ def picture(image: np.ndarray) -> Tensor:
 class Saliency(Strategy):
     """Boxes around what resembles the words most, then `box`.
 
-    The map is s(p) = cos(v_p, object) - cos(v_p, background) of CLIP's patch tokens v_p, the mean of
-    that of the image and that of overlapping windows. It is cut by Otsu's threshold, and each of its
-    large parts becomes a box. After MedCLIP-SAM (Koleilat et al., arXiv:2403.20253), which has
+    The map is s(p) = cos(v_p, object) - cos(v_p, background) of CLIP's patch tokens v_p, the mean
+    of that of the image and that of overlapping windows. It is cut by Otsu's threshold, and each of
+    its large parts becomes a box. After MedCLIP-SAM (Koleilat et al., arXiv:2403.20253), which has
     gradient-based maps and a conditional random field instead.
     """
 

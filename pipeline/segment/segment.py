@@ -102,8 +102,8 @@ def find_guide(
     classes: Collection[str] = (),
     clip: ClipModel | None = None,
 ) -> Guide | None:
-    """Return the words of a dataset, which name none of `classes`, and the profile's CLIP, as far as
-    a strategy uses them."""
+    """Return the words of a dataset, which name none of `classes`, and the profile's CLIP, as far
+    as a strategy uses them."""
     if not kind.uses_words:
         return None
     words = read_words(paths.prompts, dataset, classes)
