@@ -84,9 +84,7 @@ def test_clip_chooses_among_the_candidates_by_their_crops(params, sam2, guide, s
     similar = []
     for mask in masks[:3]:
         x0, y0, x1, y1 = bounding_box(mask)
-        x0, x1, y0, y1 = (
-            v / 16 * s for v, s in zip((x0, x1, y0, y1), (width,) * 2 + (height,) * 2)
-        )
+        x0, x1, y0, y1 = x0 / 16 * width, x1 / 16 * width, y0 / 16 * height, y1 / 16 * height
         mx, my = 0.2 * (x1 - x0), 0.2 * (y1 - y0)
         rows = slice(max(0, int(y0 - my)), int(np.ceil(y1 + my)))
         crop = image[rows, max(0, int(x0 - mx)) : int(np.ceil(x1 + mx))]
