@@ -147,7 +147,7 @@ def test_differences_are_those_of_evaluate_and_the_mean_is_that_of_the_shares(co
     assert len(same) == 10
     for name, other in (("accuracy", "value"), ("accuracy_lo", "lo"), ("accuracy_hi", "hi")):
         np.testing.assert_allclose(same[name], same[other])
-    assert (table.set_index("name").loc["Zero-shot", "baseline_name"] == "").all()
+    assert set(table.loc[table["name"] == "Zero-shot", "baseline_name"]) == {""}
     (sets,) = over_sets(paths, ["toy", "none"]).to_dict("records")
     assert sets["name"] == "Masked image" and sets["p_holm"] == sets["p"] == mean["baseline_p"]
 
@@ -168,7 +168,7 @@ def test_validation_chooses_where_the_test_part_would_choose_another(compared, t
     runs.loc[~full, "val_score"] = 0.5
     runs.to_parquet(file)
     assert choose_run("toy", params, paths)[:3] == ("linear-probe", "whole", 1.0)
-    assert choose_run("toy", params, paths, view="masked").learner == "linear-probe"
+    assert choose_run("toy", params, paths, view="masked").learner == "nearest-prototype"
     assert choose_run("toy", params, paths, learner="zero-shot").val_accuracy is None
     runs.loc[full, "view"] = "oracle"  # which no new image can be given
     runs.to_parquet(file)
@@ -209,7 +209,7 @@ def test_seconds_and_parameters_are_recorded_apart_from_equal_tables(compared):
     table = pd.read_parquet(paths.compare("toy")).set_index("name")
     assert (table.loc["Whole image", "n_parameters"] == 24 * 3 + 3).all()
     assert (table.loc["Prototype", "n_parameters"] == 24 * 3).all()
-    assert (table.loc["Zero-shot", "n_parameters"] == 0).all()
+    assert table.loc["Zero-shot", "n_parameters"] == 0
     assert (table["seconds"] >= 0).all()
     seconds = json.loads(paths.seconds("toy", "linear-probe").read_text())
     assert set(seconds) == set(pd.read_parquet(paths.run_table("toy", "linear-probe"))["digest"])

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from pipeline import errors
-from pipeline.config import load_params
+from pipeline.config import POOLED_VIEWS, load_params
 from pipeline.errors import ConfigError, ImageError, PipelineError
+from pipeline.learners.base import find_learner
 
 CHANGED = {"encode": {"views"}, "splits": {"shots"}, "study": {"runs"}}
 """What the shipped file has more of than the code's default: the whole comparison."""
@@ -33,6 +34,18 @@ def test_the_shipped_file_spells_out_every_default(repo: Path) -> None:
             assert info.description, f"{name}.{field}: config.py does not say what it means"
     with pytest.raises(Exception, match="frozen"):
         params.train.seeds = (1,)
+
+
+def test_each_row_of_the_shipped_study_is_trained_on_views_that_are_encoded(repo: Path) -> None:
+    params, trained = load_params(repo / "params.yaml"), set()
+    for name, section in params.learners.items():
+        cls, own = find_learner(name, section, repo)
+        views = {view for of in (own.views or params.train.views).values() for view in of}
+        trained |= {(name, view) for view in views}
+        parts = {part for view in views for part in cls(own).views(view)}
+        assert parts <= set(params.encode.views), name
+        assert not (cls.needs_text and parts & set(POOLED_VIEWS)), name
+    assert {run.key for run in params.study.runs} <= trained
 
 
 @pytest.mark.parametrize(

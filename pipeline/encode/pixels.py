@@ -26,6 +26,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+import torch
 
 from pipeline.config import EncodeParams, ModelSpec, Params
 from pipeline.encode.encode import encode_items
@@ -85,7 +86,8 @@ class Pixels:
         Raises:
             ModelError: it cannot be loaded, or is another one now.
         """
-        clip = _load(self.spec)
+        with torch.random.fork_rng(devices=[]):  # building a model draws random numbers
+            clip = _load(self.spec)
         if json.loads(json.dumps(clip.fingerprint)) != self.fingerprint:
             raise ModelError("is not the CLIP that encoded the images", remedy="run encode again")
         return clip
@@ -126,7 +128,7 @@ class PixelMapper(EncodeMapper):
         params = EncodeParams(views=(view,), geometry=identity["geometry"], **own)
         # In place of the model: what its frames are made by.
         model = SimpleNamespace(**identity["model"] | {"image_size": size, "resize_mode": ""})
-        model.device, model.tokens = SimpleNamespace(type=""), 0
+        model.device, model.tokens, model.has_text = SimpleNamespace(type=""), 0, True
         super().__init__(params, model, masks, window=window)
         for key in ("fingerprint", "precision", "std"):  # decide features, but no frame
             del self.identity["model"][key]

@@ -52,8 +52,7 @@ def compare_dataset(dataset: str, params: Params, paths: Paths) -> pd.DataFrame:
     manifest = read_manifest(paths.manifest(dataset))
     audit = read_audit(paths.audit(dataset), manifest)
     learners = dict.fromkeys(run.learner for run in params.study.runs)
-    studied = params.model_copy(update={"learners": learners})
-    runs, classes = read_runs(dataset, studied, paths)
+    runs, classes = read_runs(dataset, learners, paths)
     units, facts = image_units(manifest, audit), fit_facts(dataset, learners, paths)
     wanted = {run.key for run in params.study.runs}
     rows: list[dict[str, Any]] = []
@@ -156,7 +155,10 @@ def block_rows(scored: list[Scored], facts: pd.DataFrame, params: Params) -> lis
             for row, one in by_key.values():
                 key = (row["learner"], control_of(row["view"]))
                 other = by_key.get(key) if group == "control" else others[group]
-                if other is not None and other[1] is not one and fraction != 0:
+                if other is None or other[1] is one or fraction == 0:
+                    continue
+                # A mean over fewer shares is of harder tasks.
+                if row["n_fractions"] == other[0]["n_fractions"]:
                     pairs.append((row, one, *other))
             compare(group, pairs, params.evaluate)
         found += rows

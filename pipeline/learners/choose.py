@@ -48,8 +48,9 @@ class Choice(NamedTuple):
     def __str__(self) -> str:
         """Return one line."""
         said = f"learner {self.learner}, view {self.view}"
-        if self.val_accuracy is not None:
-            said += f", validation accuracy {self.val_accuracy:.3f}"
+        if self.val_accuracy is None:
+            return said
+        said += f", validation accuracy {self.val_accuracy:.3f}"
         return f"{said}, the best of {self.among} on validation" if self.among > 1 else said
 
 

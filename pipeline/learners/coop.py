@@ -107,7 +107,7 @@ class CoOp(FineTuned):
         """Return features f, float32 (n, d), whose product with T of length 1 is the cosine of the
         image and T; of a joint view, (n, k d), of the image and T repeated k times."""
         views = len(parts_of(samples.view))
-        x = l2_normalise(samples.X).reshape(len(samples), views, -1)
+        x = l2_normalise(samples.X).reshape(len(samples), views, samples.X.shape[1] // views)
         return x.sum(axis=1) / np.float32(views**0.5)
 
 

@@ -48,6 +48,7 @@ class OnPixels(FineTuned):
 
     needs = frozenset({"pixels"})
     joins = False
+    not_counted = frozenset({"text_", "order_", "shift_", "scale_"})
     half = False
     """Whether matrices of the network are kept as float16."""
 

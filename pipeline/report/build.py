@@ -21,8 +21,10 @@ from pipeline.report.data import (
     OTHER_SET,
     PUBLISHED,
     STAGES,
+    TRUTH,
     Block,
     Dataset,
+    Run,
     command,
     load_dataset,
     paper_tables,
@@ -113,9 +115,7 @@ def part(data: Dataset) -> dict[str, Any]:
         "verdicts": verdicts(data),
         "facts": facts(data),
         "example": album.example(shown) if shown else [],
-        "curve": curve(
-            slug("overview", data.name), data, block, data.shown(block)[:DRAWN], small=True
-        )
+        "curve": curve(slug("overview", data.name), data, block, drawn(data, block), small=True)
         if block
         else None,
         **comparison(data),
@@ -150,10 +150,16 @@ def part(data: Dataset) -> dict[str, Any]:
         full = (block[0], "full")
         made["errors_on"] = words.block(data, full), words.about_block(data, full)
         made["errors"] = [
-            (data.run_name(run), tables.errors(data, run)) for run in data.shown(full)[:DRAWN]
+            (data.run_name(run), tables.errors(data, run)) for run in drawn(data, full)
         ]
     # Last, since the galleries find the masks that are lost.
     return made | {"lost": sorted(album.lost.items())}
+
+
+def drawn(data: Dataset, block: Block) -> list[Run]:
+    """Return the runs of a block's curve: as many of the study as there are colours."""
+    first = list(data.study)[:DRAWN]
+    return [run for run in data.shown(block) if block in TRUTH or run in first]
 
 
 def comparison(data: Dataset) -> dict[str, Any]:
@@ -181,7 +187,7 @@ def protocol(data: Dataset, block: Block) -> dict[str, Any]:
         "name": words.block(data, block),
         "about": words.about_block(data, block),
         "curve": curve(
-            name, data, block, shown[:DRAWN], quoted=quoted if block == PUBLISHED else None
+            name, data, block, drawn(data, block), quoted=quoted if block == PUBLISHED else None
         ),
         "accuracy": tables.accuracy(data, block, shown, "Accuracy in percent"),
         "differences": tables.differences(data, block),

@@ -346,22 +346,21 @@ def load_dataset(name: str, params: Params, paths: Paths) -> Dataset:
     evaluate, prompts = command("evaluate", name), command("prompt_quality", name)
     stamped: dict[str, str] = {}
 
-    def metrics(path: Path) -> pd.DataFrame:
+    def judged(path: Path, again: str, stamped: dict[str, str]) -> pd.DataFrame:
         stamped.update(read_stamp(path) or {})
         learners = [key.partition("/")[2] for key in stamped if key.startswith("predictions/")]
         inputs = {f"predictions/{one}": paths.predictions(name, one) for one in learners}
-        check(stamped, evaluate, path, **inputs, **run_inputs(paths, name))
+        check(stamped, again, path, **inputs, **run_inputs(paths, name))
         return pd.read_parquet(path)
+
+    def metrics(path: Path) -> pd.DataFrame:
+        return judged(path, evaluate, stamped)
+
+    def compare(path: Path) -> pd.DataFrame:
+        return judged(path, command("compare", name), {})
 
     def record(path: Path) -> None:
         data.records[path.stem] = RunRecord.read(path).to_json()
-
-    def compare(path: Path) -> pd.DataFrame:
-        held = read_stamp(path) or {}
-        learners = [key.partition("/")[2] for key in held if key.startswith("predictions/")]
-        inputs = {f"predictions/{one}": paths.predictions(name, one) for one in learners}
-        check(held, command("compare", name), path, **inputs, **run_inputs(paths, name))
-        return pd.read_parquet(path)
 
     def plot(path: Path) -> pd.DataFrame:
         if data.metrics is None or changed(stamped, **{path.stem: path}):

@@ -22,11 +22,14 @@ LEARNERS = {"zero-shot": "Zero-shot", "linear-probe": "Linear probe", "medfocus"
             "medfocus-probe": "MedFocus probe", "nearest-prototype": "Nearest prototype",
             "k-nn": "k-NN", "tip-adapter": "Tip-Adapter", "tip-adapter-f": "Tip-Adapter-F",
             "clip-adapter": "CLIP-Adapter", "lp-plus-plus": "LP++",
-            "ss-text": "SS-Text"}  # fmt: skip
+            "ss-text": "SS-Text", "coop": "CoOp", "cocoop": "CoCoOp",
+            "visual-prompt": "Visual prompt", "fine-tuned": "Fine-tuned"}  # fmt: skip
 VIEWS = {"whole": "whole image", "masked": "masked image", "crop": "crop to the mask",
          "binary": "mask alone", "oracle": "ground-truth mask", "random": "random region",
          "dim": "dimmed outside the mask", "blur": "blurred outside the mask",
          "grey": "grey outside the mask", "random-crop": "random crop",
+         "trunk": "maps of the whole image", "inside": "maps inside the mask",
+         "outside": "maps outside the mask", "random-inside": "maps inside a random region",
          }  # fmt: skip
 PROTOCOLS = {
     "official": "Published split",

@@ -177,18 +177,22 @@ def test_coop_and_cocoop_are_their_equations_encoded_prompt_by_prompt(models, pr
         w2 = (2 * torch.rand((h, 32), generator=rng) - 1) / h**0.5
         arrays += [w1.double().numpy(), np.zeros(h), w2.double().numpy(), np.zeros(32)]
 
-    def logits(x):
+    def text(shift):
+        vectors = [torch.from_numpy(v + shift) for v in arrays[0]]
+        every = (learnt(clip, words, vectors[:1], vectors[1:]) for words in WORDS)
+        return [encode_alone(clip.model, *one) for one in every]
+
+    def logits(x, of_all=None):
         f = x.astype(np.float64) / math.sqrt(sum(float(v) ** 2 for v in x))
         shift = np.zeros(32)
         if name == "cocoop":
             _, w1, b1, w2, b2 = arrays
             shift = np.maximum(f @ w1 + b1, 0) @ w2 + b2
-        vectors = [torch.from_numpy(v + shift) for v in arrays[0]]
-        every = (learnt(clip, words, vectors[:1], vectors[1:]) for words in WORDS)
-        return [10 * f @ encode_alone(clip.model, *one) for one in every]
+        return [10 * f @ t for t in of_all or text(shift)]
 
     def loss():
-        return mean_loss([logits(x) for x in train_part.X], train_part.y)
+        of_all = text(np.zeros(32)) if name == "coop" else None  # the same for each image
+        return mean_loss([logits(x, of_all) for x in train_part.X], train_part.y)
 
     before = loss()
     if name == "coop":
@@ -284,7 +288,7 @@ def test_through_train_they_are_fits_like_any_other(trained, tmp_path, monkeypat
     assert train(again, params)["skipped"] == 2
     train(again, params, jobs=2, force=True)
     assert digests(again) == digests(paths)
-    assert [a.shape for a in fitted_arrays(paths, "coop")] == [(3, 24), (1, 4, 32)]
+    assert [a.shape for a in fitted_arrays(paths, "coop")] == [(1, 4, 32), (3, 24)]
     store = open_features(paths.features("toy"))
     for name in ("coop", "cocoop"):
         table = read_tables(paths)[1].query(f"learner == '{name}'")

@@ -185,8 +185,9 @@ def test_it_learns_what_is_there_and_no_more_and_whatever_things_are_called(spec
 def test_a_loss_that_is_not_finite_is_no_fit(specs, kind):
     params = {"learning_rate": 1e38, "epochs": 3, "patience": 3, "batch_size": 4}
     params |= NETWORK | {"epochs": 3} if kind == "fine-tuned" else {"depth": "shallow"}
+    part = samples(specs["vit"], 12)
     with pytest.raises(DivergedError, match="after epoch"):
-        make(kind, **params).fit(samples(specs["vit"], 12), samples(specs["vit"], 0))
+        make(kind, **params).fit(part, part.take(np.arange(0), labelled=True))
 
 
 def test_weights_come_from_a_stated_file_or_the_package_or_the_row_says_from_scratch(
@@ -204,9 +205,8 @@ def test_weights_come_from_a_stated_file_or_the_package_or_the_row_says_from_scr
 
     said, state = begun(**NETWORK, **stated)
     trained = timm.create_model("test_efficientnet", num_classes=7, checkpoint_path=str(file))
-    assert (said == str(file) and state.items() <= trained.state_dict().items()) or all(
-        torch.equal(value, trained.state_dict()[key]) for key, value in state.items()
-    )
+    assert said == str(file)
+    assert all(torch.equal(value, trained.state_dict()[key]) for key, value in state.items())
     assert begun(**NETWORK)[0] == "from scratch"
     assert begun()[0] == "package" and make("fine-tuned").frame_size(224) == 128
     assert make("fine-tuned", backbone="resnet50").frame_size(64) == 224
