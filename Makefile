@@ -27,7 +27,7 @@ demo: setup
 	export PATH="$(BIN):$$PATH"
 	python examples/demo.py
 	cd demo
-	pipeline data sample --images 64
+	pipeline data sample --images 56
 	# Two datasets at a time, a core each; what is left for the second line is the report.
 	# MedFocus is trained before its probe, which then starts from its fits.
 	printf '%s\n' brain breast lung covid |

@@ -231,11 +231,8 @@ class EncodeParams(Section):
 
     @model_validator(mode="after")
     def _pooled_views_have_the_whole(self) -> Self:
-        if (
-            pooled := set(self.views)
-            .intersection(POOLED_VIEWS)
-            .difference(POOLED_VIEWS if "whole" in self.views else ())
-        ):
+        pooled = set(self.views).intersection(POOLED_VIEWS)
+        if pooled and "whole" not in self.views:
             raise ValueError(f"views: {', '.join(sorted(pooled))} need the view whole as well")
         return self
 

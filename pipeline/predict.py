@@ -25,6 +25,7 @@ from pipeline.learners import Samples
 from pipeline.learners.base import check_finite
 from pipeline.learners.choose import Choice, choose_run
 from pipeline.learners.joint import predict_joined
+from pipeline.learners.prompts import ClassPrompts
 from pipeline.learners.runs import encoded_with_other_masks, load_fitted
 from pipeline.paths import Paths
 from pipeline.segment.segment import find_guide, make_mapper
@@ -171,16 +172,15 @@ class PredictMapper:
         self.window = params.images.shown
         encoder = EncodeMapper(params.encode, clip, {}, window=self.window)
         _check_same(paths.features(dataset), features.identity, encoder.identity)
-        self.views = self.fitted.learners[0].views(view)  # those alone are encoded
+        first = self.fitted.learners[0]
+        self.views = first.views(view)  # those alone are encoded
         needed = params.encode.model_copy(update={"views": self.views})
         self.encoder = EncodeMapper(needed, clip, {}, window=self.window)
         self.device = encoder.device
         self.text, self.prompts = features.class_features(self.fitted.classes), None
-        if "prompts" in self.fitted.learners[0].needs:
-            from pipeline.learners.prompts import ClassPrompts
-
+        if "prompts" in first.needs:
             self.prompts = ClassPrompts.of(features, self.fitted.classes, params.models.clip)
-        self.frames, first = None, self.fitted.learners[0]
+        self.frames = None
         if "pixels" in first.needs:
             size = first.frame_size(clip.image_size)
             self.frames = PixelMapper(features.identity, view, size, {}, self.window)

@@ -156,7 +156,7 @@ def keep(path: Path, rows: pd.DataFrame) -> None:
     """Put rows into the table, in the place of earlier ones of the same variant and dataset."""
     key = ["ablation", "variant", "dataset"]
     if path.is_file():
-        old = pd.read_csv(path)
+        old = pd.read_csv(path, dtype={"variant": str})
         again = old.set_index(key).index.isin(rows.set_index(key).index)
         rows = pd.concat([old[~again], rows], ignore_index=True)
     order = {title: i for i, title in enumerate([*ABLATIONS, "Image encoder"])}

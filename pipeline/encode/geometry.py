@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,10 +62,10 @@ class Geometry:
         grey = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2)
         return self.apply(grey, interpolation="bilinear")[..., 0] > 127
 
-    def shares(self, mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-        """Return the share of each cell of a grid over the frame that a mask covers.
+    def shares(self, mask: np.ndarray, grids: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+        """Return the share of each cell of grids over the frame that a mask covers.
 
-        `mask` is bool (h, w) of the image; the result float32 `grid` (rows, columns), in [0, 1].
+        `mask` is bool (h, w) of the image; of each grid (rows, columns) float32, in [0, 1].
         Areas are averaged, so that a mask smaller than a cell still has a share; the padding of
         the frame counts as not covered.
         """
@@ -75,7 +76,8 @@ class Geometry:
         frame = np.zeros((self.size, self.size), np.float32)
         top, left = max(0, self.top), max(0, self.left)
         frame[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
-        return np.asarray(Image.fromarray(frame).resize(grid[::-1], box))
+        covered = Image.fromarray(frame)
+        return [np.asarray(covered.resize(grid[::-1], box)) for grid in grids]
 
 
 def choose_geometry(name: str, resize_mode: str) -> str:

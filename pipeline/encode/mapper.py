@@ -166,13 +166,14 @@ class EncodeMapper:
         if not self.pooled:
             return PreparedViews(pixels, tuple(index), status)
         plan = make_geometry(self.geometry, *image.shape[:2], size)
-        regions = [pooled_region(name, source) for name in self.pooled]
-        shares = [np.stack([plan.shares(one, grid) for one in regions]) for grid in self.grids]
-        every = [plan.shares(np.ones_like(mask), grid) for grid in self.grids]
-        for grid, image_shares in zip(shares, every, strict=True):
+        regions = [plan.shares(pooled_region(one, source), self.grids) for one in self.pooled]
+        shares = tuple(map(np.stack, zip(*regions, strict=True)))
+        for n, grid in enumerate(shares):
             # Nothing outside a full mask, or the mask is in what the geometry crops.
-            grid[grid.sum(axis=(1, 2)) == 0] = image_shares
-        return PreparedViews(pixels, tuple(index[:-1]), status, index[-1], tuple(shares))
+            nothing = grid.sum(axis=(1, 2)) == 0
+            if nothing.any():
+                grid[nothing] = plan.shares(np.ones_like(mask), self.grids[n : n + 1])[0]
+        return PreparedViews(pixels, tuple(index[:-1]), status, index[-1], shares)
 
     def source(
         self,

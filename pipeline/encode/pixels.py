@@ -40,6 +40,7 @@ from pipeline.io import FileHashes, ProcessLock, atomic_write_text, writing
 from pipeline.models import ClipModel, load_clip
 from pipeline.paths import Paths
 from pipeline.store import FeatureStore, WorkItem, open_masks
+from pipeline.store.items import canonical
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Pixels:
         """
         with torch.random.fork_rng(devices=[]):  # building a model draws random numbers
             clip = _load(self.spec)
-        if json.loads(json.dumps(clip.fingerprint)) != self.fingerprint:
+        if canonical(clip.fingerprint) != self.fingerprint:
             raise ModelError("is not the CLIP that encoded the images", remedy="run encode again")
         return clip
 
@@ -120,7 +121,7 @@ class PixelMapper(EncodeMapper):
         if view not in VIEWS:
             remedy = f"give the learner some of the views {', '.join(VIEWS)}"
             raise ConfigError(f"the view {view} has no pixels of its own", remedy=remedy)
-        if identity.get("reader") != json.loads(json.dumps(reader_rules(window))):
+        if identity.get("reader") != canonical(reader_rules(window)):
             message = "the features were made of images that were read in another way"
             raise StoreError(message, remedy="run encode again")
         own = {"fill": identity["fill"], "crop_margin": identity["crop_margin"]}
@@ -183,7 +184,7 @@ def make_pixels(
     key = {item.image_id: item.key for item in items}
     keys = np.array([key.get(image_id, "") for image_id in ids], dtype=object)
     rows = np.array([known.get(one, -1) for one in keys], dtype=np.int64)
-    model = json.loads(json.dumps(store.identity["model"]["fingerprint"]))
+    model = canonical(store.identity["model"]["fingerprint"])
     return Pixels(path, size, rows, keys, params.models.clip, model)
 
 

@@ -145,8 +145,10 @@ def block_rows(scored: list[Scored], facts: pd.DataFrame, params: Params) -> lis
         by_key = {row_key(row): (row, one) for row, one in zip(rows, same, strict=True)}
         base = by_key.get(params.study.baseline.key)
         shares = base[0]["n_fractions"] if base else 1
-        ranked = [row for row in rows if row["n_fractions"] == shares]
-        best, picked = best_on_validation(ranked, "whole"), best_on_validation(ranked, "mask")
+        # A mean over fewer seeds is more often the best by chance.
+        seeds = max(row["n_seeds"] for row in rows)
+        full = [row for row in rows if (row["n_fractions"], row["n_seeds"]) == (shares, seeds)]
+        best, picked = best_on_validation(full, "whole"), best_on_validation(full, "mask")
         if picked is not None:
             picked["picked"] = True
         others = {"baseline": base, "best": by_key[row_key(best)] if best else base}

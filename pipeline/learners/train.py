@@ -197,7 +197,7 @@ def train_learner(
     for key, digest in digests.items():
         sharing.setdefault(digest, []).append(key)
     if watch is not None:
-        watch(cls.name, {key: "waits" if digests[key] in todo else "done" for key in splits})
+        watch(name, {key: "waits" if digests[key] in todo else "done" for key in splits})
     base, starts = cls.starts_from, {}
     if base is not None and todo:
         shared = {name: getattr(own, name) for name in base.Parameters.model_fields}
@@ -224,7 +224,7 @@ def train_learner(
             (fits if good else failures)[digest] = result
             count(int(good), int(not good))
             if watch is not None:
-                watch(cls.name, dict.fromkeys(sharing[digest], "done" if good else "failed"))
+                watch(name, dict.fromkeys(sharing[digest], "done" if good else "failed"))
     about = {"params": record.parameters["params"], "classes": classes}
     used = [fits[digest] for digest in dict.fromkeys(digests.values()) if digest in fits]
     # Apart from what is the same bits whenever it is made again, and before partial fits go.
@@ -236,9 +236,9 @@ def train_learner(
             for digest, key in todo.items()
             if digest in took and starts.get(key)
         }
-    known = runs.fit_seconds(paths.seconds(dataset, cls.name)) | took
+    known = runs.fit_seconds(paths.seconds(dataset, name)) | took
     kept = {one.digest: round(known[one.digest], 4) for one in used if one.digest in known}
-    atomic_write_json(paths.seconds(dataset, cls.name), kept)
+    atomic_write_json(paths.seconds(dataset, name), kept)
     used = [replace(one, seconds=None) for one in used]
     runs.write_fits(folder / "fitted.safetensors", used, about | {"features": store.identity})
     for path in folder.glob("*partial-*.safetensors"):  # those a kill left half written as well

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import hashlib
 import json
-import operator
 import re
 from collections.abc import Callable
 from importlib.metadata import version
@@ -22,7 +21,6 @@ from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg
 from open_clip.timm_model import TimmModel
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transformer import VisionTransformer
-from timm.models.vision_transformer import VisionTransformer as TimmViT
 from transformers import AutoConfig
 from transformers.utils import logging
 
@@ -38,6 +36,7 @@ from pipeline.models.checkpoint import (
     lite0_state,
     minilm_folder,
 )
+from pipeline.models.maps import map_indices, timm_maps
 
 CODE_VERSION = 1
 """Increased whenever the results of a CLIP change; part of the identity of feature stores."""
@@ -186,20 +185,15 @@ class ClipModel:
             ModelError: the image tower does not give its maps.
         """
         visual, images = self.model.visual, images.to(self.device)
-        trunk = visual.trunk if isinstance(visual, TimmModel) else visual
-        blocks = {VisionTransformer: "transformer.resblocks", TimmViT: "blocks"}.get(type(trunk))
-        depth = len(operator.attrgetter(blocks)(trunk)) if blocks else 0
-        depths = sorted({max(0, depth // 2 - 1), depth - 1}) if blocks else 3
-        if not hasattr(trunk, "forward_intermediates"):
-            remedy = "leave the pooled views out of encode.views, or choose another model"
-            raise ModelError("this image tower does not give its feature maps", remedy=remedy)
         with self._autocast():
-            if trunk is visual:
-                found = trunk.forward_intermediates(images, depths, normalize_intermediates=True)
-                pooled, maps = found["image_features"], found["image_intermediates"]
+            if isinstance(visual, TimmModel):
+                features, maps = timm_maps(visual.trunk, images)
+                pooled = visual.head(features)
             else:
-                last, maps = trunk.forward_intermediates(images, depths, norm=bool(blocks))
-                pooled = visual.head(trunk.forward_head(last))
+                vit = isinstance(visual, VisionTransformer)
+                indices = map_indices(visual, len(visual.transformer.resblocks) if vit else 0)
+                found = visual.forward_intermediates(images, indices, normalize_intermediates=True)
+                pooled, maps = found["image_features"], found["image_intermediates"]
         return pooled.float(), [each.float() for each in maps]
 
     @torch.inference_mode()

@@ -12,12 +12,12 @@ import timm
 import torch
 from huggingface_hub import hf_hub_download
 from timm.data import resolve_model_data_config
-from timm.models.vision_transformer import VisionTransformer
 
 from pipeline.config import TIMM, ModelSpec
 from pipeline.errors import ModelError
 from pipeline.io import sha256_file
 from pipeline.models.checkpoint import HUB, find_checkpoint
+from pipeline.models.maps import timm_maps
 
 CODE_VERSION = 1
 """Increased whenever the features of an encoder change; part of the identity of feature stores."""
@@ -78,16 +78,9 @@ class TimmEncoder:
     @torch.inference_mode()
     def encode_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return features and feature maps of one forward pass, as `ClipModel.encode_maps`."""
-        model, blocks = self.model, getattr(self.model, "blocks", None)
-        depth = len(blocks) if isinstance(model, VisionTransformer) else 0
-        depths = sorted({max(0, depth // 2 - 1), depth - 1}) if depth else 3
-        if not hasattr(model, "forward_intermediates"):
-            remedy = "leave the pooled views out of encode.views, or choose another model"
-            raise ModelError("this image tower does not give its feature maps", remedy=remedy)
         with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bf16"):
-            images = images.to(self.device)
-            last, maps = model.forward_intermediates(images, depths, norm=bool(depth))
-            return model.forward_head(last).float(), [each.float() for each in maps]
+            features, maps = timm_maps(self.model, images.to(self.device))
+            return features.float(), [each.float() for each in maps]
 
 
 def load_timm(spec: ModelSpec, device: str = "cpu", precision: str = "fp32") -> TimmEncoder:

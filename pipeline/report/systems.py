@@ -10,15 +10,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pipeline.evaluate.comparison import over_sets
+from pipeline.evaluate.comparison import MEAN, over_sets
 from pipeline.report import words
 from pipeline.report.data import PUBLISHED, Dataset, Run, select
 from pipeline.report.plots import Bar
 from pipeline.report.tables import Table, difference
 from pipeline.report.words import MISSING, percent, share
 
-MEAN = -1.0
-"""The fraction of rows that are means over the shares of the labels."""
 QUOTED = "Quoted from the paper, other data split"
 KINDS = {"whole": "", "mask": "mask", "control": "random control", "truth": "true mask"}
 
@@ -86,7 +84,12 @@ def grid(data: Dataset, limit: int = 10**6) -> Table:
         ])  # fmt: skip
     heads = [f"{step.head} ({step.n_labels:,})" for step, _ in columns]
     heads += ["Mean over shares", f"Mean minus {data.run_name(data.baseline)}"]
-    heads += ["Published split, by share", QUOTED, "Parameters trained", "Seconds a fit"]
+    heads += [
+        f"{words.block(data, PUBLISHED)}, by share",
+        QUOTED,
+        "Parameters trained",
+        "Seconds a fit",
+    ]
     keep = [i for i in range(len(heads) + 2) if any(row[i] not in ("", MISSING) for row in rows)]
     rows = [[row[i] for i in keep] for row in rows]
     left = len(order) - len(rows)
@@ -144,8 +147,11 @@ def advice(data: Dataset) -> list[str]:
         mine = [step for step in steps(data) if few == ("shot" in step.head)]
         found: dict[str, list[tuple[Step, Any]]] = {}
         for step in mine:
-            for name, row in rows_at(data, *step[:2]).items():
-                if row.kind in ("whole", "mask") and row.val_accuracy >= 0:
+            at = rows_at(data, *step[:2])
+            seeds = max(row.n_seeds for row in at.values())  # fewer are best by chance more often
+            for name, row in at.items():
+                judged = row.val_accuracy >= 0 and row.n_seeds == seeds
+                if row.kind in ("whole", "mask") and judged:
                     found.setdefault(name, []).append((step, row))
         most = max(map(len, found.values()), default=0)
         means = {
@@ -205,7 +211,7 @@ def ablations(datasets: Sequence[Dataset]) -> list[Table]:
         made.append(_by_dataset(title, found, datasets))
     path = datasets[0].paths.ablations if datasets else None
     if path and path.is_file():
-        csv = pd.read_csv(path)
+        csv = pd.read_csv(path, dtype={"variant": str})
         for title, of in csv.groupby("ablation", sort=False):
             found = [
                 (f"{r.variant} ({r.name})", r.dataset, f"{marked(r)}, {gap(r, 'baseline')}")

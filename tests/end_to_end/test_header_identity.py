@@ -21,6 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from pipeline import open_features, open_masks
 from tests.images.makers import BIRTH, PATIENT, dicom, grey, save_dicom
+from tests.project import small
 from tests.site import Site
 
 # Long enough that no code or picture holds it by chance.
@@ -42,6 +43,7 @@ COMMANDS = (
     "splits export -d scans",
     "train -d scans --jobs 1",
     "evaluate -d scans --jobs 1 --json",
+    "compare -d scans",
     "verify cache/scans/masks.zarr cache/scans/features.zarr",
     "status",
     "results -d scans",
@@ -81,7 +83,10 @@ def project(tmp_path: Path, repo: Path) -> Site:
     params = yaml.safe_load((repo / "params.yaml").read_text()) | {"datasets": ["scans"]}
     for section, values in PARAMS.items():
         params[section] |= values
-    params["learners"] = {name: params["learners"][name] for name in ("zero-shot", "linear-probe")}
+    learners = small()["learners"]
+    params["learners"] = {name: learners[name] for name in ("zero-shot", "linear-probe")}
+    runs = [{"name": name, "learner": name, "view": "whole"} for name in params["learners"]]
+    params["study"] |= {"runs": runs[::-1]}
     (root / "data_manifests").mkdir(parents=True)
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     prompts = {"templates": {"default": ["{}"]}, "classes": {"scans": {"a": "one", "b": "two"}}}
