@@ -151,7 +151,8 @@ def accuracy(runs: list[Run], kept: dict[int, set[str]]) -> float:
     """Return the mean accuracy over shares and seeds, on some images of each seed."""
     seeds = [(of, kept.get(seed, ())) for run in runs for seed, of in run.seeds.items()]
     parts = [of.take(np.array([i in ids for i in of.ids], bool)) for of, ids in seeds]
-    return float(np.mean([(of.proba.argmax(1) == of.y).mean() for of in parts if len(of.ids)]))
+    found = [(of.proba.argmax(1) == of.y).mean() for of in parts if len(of.ids)]
+    return float(np.mean(found)) if found else np.nan
 
 
 def plot(table: pd.DataFrame) -> str:
