@@ -151,6 +151,7 @@ def copy_features(
             features = data["image_features"][at]
             copied = FeatureRow(item.image_id, features, reason=row["reason"], **more)
             writer.write([item], [copied])
+    writer.commit()
 
 
 def adapter_of(masks: MaskStore, dataset: str) -> dict[str, Any]:

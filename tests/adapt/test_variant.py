@@ -15,11 +15,13 @@ from pipeline.encode.encode import encode_dataset, parts_of_variant
 from pipeline.engine.options import RunOptions
 from pipeline.engine.run import image_items
 from pipeline.errors import ConfigError, ImageError, ManifestError, PipelineError, StoreError
+from pipeline.evaluate.comparison import compare_dataset
 from pipeline.evaluate.predictions import read_runs
 from pipeline.io import sha256_file
 from pipeline.learners.choose import choose_run
 from pipeline.learners.train import train_dataset
 from pipeline.predict import predict_images
+from pipeline.report.masks import write_masks
 from pipeline.segment.segment import segment_dataset
 from pipeline.splits import SplitPlan, load_split_plan
 from pipeline.store import MaskRow, MaskStoreWriter, open_features, open_masks
@@ -128,13 +130,15 @@ def test_runs_on_a_variant_are_of_the_adapter_that_saw_nothing_and_a_leak_is_ref
     assert list(by_view) == sorted(SMALL["train__views"]["grouped"])
     assert all(not run.failed and sorted(run.seeds) == [0, 1] for run in runs)
     plan = load_split_plan(DATASET, params, project.paths)
+    added = set()
     for seed in (0, 1):  # the row of equal budget
         split, folder = plan.get("grouped", seed, 0.5), project.paths.adapter(DATASET, "decoder-4")
         labelled = {*split.train, *split.val}
         more = set(read_about(folder / f"{seed}.safetensors")["labels_of_adapter"])
         assert by_view["whole"].labels[seed] == len(labelled)
         assert by_view["whole+labels@decoder-4"].labels[seed] == len(labelled | more)
-        assert not more <= labelled
+        added |= more - labelled
+    assert added
     proba = {view: run.seeds[0].proba for view, run in by_view.items()}
     assert not np.array_equal(proba["whole"], proba["whole+labels@decoder-4"])
 
@@ -170,6 +174,34 @@ def test_runs_on_a_variant_are_of_the_adapter_that_saw_nothing_and_a_leak_is_ref
     finally:
         project.rows[:] = before
         project.write()
+
+
+def test_the_page_of_masks_has_the_dice_of_each_and_the_accuracy_that_follows(project):
+    views = ["whole", "whole+masked@decoder-4", "whole+labels@decoder-4"]
+    runs = [{"name": view, "learner": "linear-probe", "view": view} for view in views]
+    params = project.params(**SMALL | {"study__runs": runs, "evaluate__bootstrap": 20})
+    train_dataset(DATASET, params, project.paths, jobs=1)
+    compare_dataset(DATASET, params, project.paths)
+    write_masks(params, project.paths, [DATASET])
+    table = pd.read_csv(project.paths.results / "masks.csv").set_index("view")
+    row, whole = table.loc[views[1]], table.loc[views[0]]
+    of_parts = [mean for _, mean in project.first.dice.values()]
+    assert (row["masks"], row["shots"], row["n_dice"]) == ("decoder-4", 4, 24)
+    assert row["dice"] == pytest.approx(np.mean(of_parts), abs=1e-5)  # parts of one size
+    assert table.loc[views[2], "n_labels"] > whole["n_labels"] == row["n_labels"]
+
+    unmasked, right = 0, {view: [] for view in views[:2]}
+    for run in read_runs(DATASET, ["linear-probe"], project.paths)[0]:
+        for seed, of in run.seeds.items():
+            if run.protocol == "grouped" and run.view in right:
+                masks = open_masks(project.paths.masks(DATASET, f"decoder-4/{seed}")).table()
+                ok = np.array([masks.at[i, "status"] == "ok" for i in of.ids])
+                right[run.view] += [(of.proba.argmax(1) == of.y)[ok].mean()] if ok.any() else []
+                unmasked += (~ok).sum() * (run.view != "whole")
+    assert row["n_unmasked"] == unmasked
+    for view, name in zip(right, ("baseline_masked", "accuracy_masked"), strict=True):
+        assert row[name] == pytest.approx(np.mean(right[view]), abs=1e-5)
+    assert "decoder-4" in (project.paths.results / "masks.md").read_text("utf-8")
 
 
 def test_an_adapter_learns_from_the_masks_that_a_person_corrected_and_from_no_others(project):
@@ -253,15 +285,16 @@ adapt(Project(Path()))
 
 
 @pytest.mark.promise("An adapter that was killed while it trained ends as the same bits.")
-def test_a_kill_loses_no_step_that_was_saved_and_the_end_is_the_same(project, tmp_path):
-    made = make(tmp_path / "killed")
+def test_a_kill_loses_no_step_that_was_saved_and_the_end_is_the_same(tmp_path):
+    made, whole = (make(tmp_path / name, 8) for name in ("killed", "whole"))
     killed = warm.start("", (), tmp_path / "killed", os.environ, tmp_path / "log", KILL)
     assert killed.wait() == -signal.SIGKILL, killed.output
     folder = made.paths.adapter(DATASET, "decoder-4")
     assert len(list(folder.glob("0-*.pt"))) == 1 and not read_about(folder / "0.safetensors")
     adapt(made)
+    adapt(whole)
     for part in "01":
         name = f"decoder-4/{part}"
-        paths = [p.adapter(DATASET, name) for p in (made.paths, project.paths)]
+        paths = [of.paths.adapter(DATASET, name) for of in (made, whole)]
         assert len({sha256_file(path.with_suffix(".safetensors")) for path in paths}) == 1
     assert not [*folder.glob(".*"), *folder.glob("*.pt")]
