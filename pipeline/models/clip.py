@@ -83,9 +83,14 @@ class ClipModel:
         tokens: number of patch tokens, h * w.
         logit_scale: factor of cosine similarities (after the exponential).
         context_length: maximum number of tokens of a prompt.
+        checkpoint: the file of the weights, if it was loaded from one.
+        text_from: where the text tower's configuration and the tokenizer were loaded from, a folder
+            or a name on the hub; "" for what open_clip has itself.
     """
 
     has_text = True
+    checkpoint: Path | None = None
+    text_from = ("", "")
 
     def __init__(
         self,
@@ -291,7 +296,10 @@ def load_clip(
         _check_vocabulary(tokens, len(tokenizer.tokenizer), model.vocab_size)
         if not _is_embedded(config):
             fingerprint["text"] = _text_digest(model, tokenizer)
-    return ClipModel(model, tokenizer, trained, precision, json.loads(json.dumps(fingerprint)))
+    loaded = ClipModel(model, tokenizer, trained, precision, json.loads(json.dumps(fingerprint)))
+    loaded.checkpoint = checkpoint.path
+    loaded.text_from = ("", "") if _is_embedded(config) else (tower, tokens)
+    return loaded
 
 
 def clip_config(name: str) -> dict[str, Any]:
