@@ -37,6 +37,7 @@ from pipeline.models.checkpoint import (
     minilm_folder,
 )
 from pipeline.models.maps import map_indices, timm_maps
+from pipeline.models.transformers_names import open_clip_names
 
 CODE_VERSION = 1
 """Increased whenever the results of a CLIP change; part of the identity of feature stores."""
@@ -258,7 +259,7 @@ def load_clip(
     config["quick_gelu"] = bool(trained["quick_gelu"])
     tower, tokens = _text_sources(spec, config["text_cfg"])
     model = build_clip(config, tower)
-    state = checkpoint.read()
+    state = open_clip_names(checkpoint.read())
     # CLIP-micro's file may have only the text projection; trunk and text tower are in packages.
     if parts := _is_embedded(config) and set(state) == {PROJECTION, "logit_scale"}:
         combined = f"{LITE0_SHA256} {MINILM_SHA256} {digest}"

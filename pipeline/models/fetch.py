@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ def fetch(model: PublishedModel, root: Path) -> Iterator[str]:
             file that is there already is not whole.
         DiskError: it does not fit on the disk.
     """
+    for client in ("httpx", "httpx2"):  # of huggingface_hub: a line for each request
+        logging.getLogger(client).setLevel(logging.WARNING)
     partial = root / "checkpoints" / ".partial" / model.name
     again = f"run `pipeline models fetch {model.name}` again"
     for file in model.files:
