@@ -31,6 +31,7 @@ from pipeline.cli.common import (
     command,
     guarded,
 )
+from pipeline.cli.models import doctor, models_app
 
 CHAIN = "Images -> SAM2 masks -> CLIP features -> few-shot learners -> report."
 app = typer.Typer(help=CHAIN, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -38,6 +39,8 @@ data_app = typer.Typer(help="Add, check and preview datasets.", no_args_is_help=
 splits_app = typer.Typer(help="Train, validation and test parts.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(splits_app, name="splits")
+app.add_typer(models_app, name="models")
+command(app, "pipeline doctor --dataset brain")(doctor)
 
 
 @command(app, "pipeline audit --dataset brain")
