@@ -20,6 +20,7 @@ from pipeline.cli.common import (
     Dataset,
     DatasetName,
     Datasets,
+    EngineProject,
     Force,
     Jobs,
     ModelProject,
@@ -72,7 +73,7 @@ def show_audit(
 
 
 @command(app, "pipeline segment --dataset brain --set segment.prompt=auto")
-def segment(dataset: Dataset, project: StageProject) -> None:
+def segment(dataset: Dataset, project: EngineProject) -> None:
     """Stage 1: m = SAM2(x) for every image -> cache/DATASET/masks.zarr"""
     from pipeline.segment.segment import segment_dataset
 
@@ -95,7 +96,7 @@ def prompt_quality(
 
 
 @command(app, "pipeline encode --dataset brain --batch-size 64")
-def encode(dataset: Dataset, project: StageProject) -> None:
+def encode(dataset: Dataset, project: EngineProject) -> None:
     """Stage 2: I = E_v(x * m) and T = E_t(t) -> cache/DATASET/features.zarr"""
     from pipeline.encode.encode import encode_dataset
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,11 @@ def encode_dataset(
         if prompts.unused:
             text = f"encode {dataset}: prompts for classes that it does not have: "
             print(text + ", ".join(prompts.unused), file=sys.stderr, flush=True)
+    recipe = partial(make_mapper, params, replace(options, only=None), masks, clip)
     clip = clip or load_encoder(params, options)
     if prompts:
         check_length(prompts, clip.count_tokens, clip.context_length)
-    choices = {"forward_batch": options.batch_size, "window": params.images.shown}
-    mapper = EncodeMapper(section, clip, masks, **choices)
+    mapper = make_mapper(params, options, masks, clip)
     with FeatureStoreWriter(
         paths.features(dataset),
         mapper.identity,
@@ -92,7 +93,19 @@ def encode_dataset(
                 identity=identity,
                 prompts=prompts.texts,
             )
-        return run_stage("encode", dataset, params, paths, options, items, mapper, writer, hashes)
+        how = params, paths, options, items, mapper, recipe, writer, hashes
+        return run_stage("encode", dataset, *how)
+
+
+def make_mapper(
+    params: Params,
+    options: RunOptions,
+    masks: MaskStore,
+    clip: ClipModel | TimmEncoder | None = None,
+) -> EncodeMapper:
+    """Return the mapper of `params.encode`, with the profile's encoder if none is given."""
+    choices = {"forward_batch": options.batch_size, "window": params.images.shown}
+    return EncodeMapper(params.encode, clip or load_encoder(params, options), masks, **choices)
 
 
 def encode_items(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,12 +60,12 @@ def segment_dataset(
     columns, truth = mapper.strategy.columns, mapper.strategy.uses_truth
     content, hashes = lambda row: {n: row[n] for n in columns}, FileHashes(paths.hashes(dataset))
     items = image_items(chosen, data, content, truth=truth, hashes=hashes)
+    recipe = partial(make_mapper, params, replace(options, only=None), predictor)
     choices = {"on_mismatch": options.on_store_mismatch, "attrs": {"dataset": dataset}}
     with MaskStoreWriter(paths.masks(dataset), mapper.identity, **choices) as writer:
         writer.sync_manifest(manifest)
-        record = run_stage(
-            "segment", dataset, params, paths, options, items, mapper, writer, hashes
-        )
+        how = params, paths, options, items, mapper, recipe, writer, hashes
+        record = run_stage("segment", dataset, *how)
     table = open_masks(paths.masks(dataset)).table()
     record.masks = table.loc[table["in_manifest"], "status"].value_counts().to_dict()
     useless = set(record.masks) - {"failed"} == {"empty"} and params.segment.max_failed < 1
