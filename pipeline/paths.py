@@ -50,7 +50,7 @@ class Paths:
 
     @property
     def ablations(self) -> Path:
-        """What `python -m stages.ablations` writes; it belongs to no dataset."""
+        """What `pipeline ablate` writes; it belongs to no dataset."""
         return self.root / "cache" / "ablations.csv"
 
     @property

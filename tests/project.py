@@ -69,6 +69,7 @@ class Project:
         self.paths.prompts.write_text(
             f"templates: {{default: {list(templates)!r}}}\n"
             f"classes: {{{DATASET}: {{cat: a cat, dog: a dog}}}}\n"
+            "regions: {default: {object: [a bright ellipse], background: [grey noise]}}\n"
         )
 
     def file(self, name: str) -> Path:

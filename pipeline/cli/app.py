@@ -154,6 +154,23 @@ def report(project: Project, dataset: Datasets = None) -> None:
     project.show_written([page])
 
 
+@command(app, "pipeline ablate --dataset covid --dataset breast")
+def ablate(
+    dataset: Annotated[list[str], Option("--dataset", "-d", help="Repeated: several.")],
+    project: Project,
+    encoder: Annotated[
+        list[str] | None, Option(help="Profile of params.yaml to encode with as well.")
+    ] = None,
+    jobs: Jobs = -1,
+) -> None:
+    """Change one part of the method at a time and compare -> cache/ablations.csv"""
+    from pipeline.ablate import run_ablations
+
+    names, given = project.datasets(dataset), {"encoders": encoder or [], "jobs": jobs}
+    given["params_file"] = project.params_file
+    project.show_written([run_ablations(names, project.params, project.paths, **given)])
+
+
 @command(app, "pipeline results --dataset brain")
 def results(project: Project, dataset: Datasets = None) -> None:
     """README.md with one table and one figure, and CSV files -> results/"""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import repeat
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,14 @@ from pipeline.engine.run import image_items, run_stage, select
 from pipeline.errors import ConfigError, ImageError
 from pipeline.images import read_image, read_mask
 from pipeline.io import FileHashes, atomic_write, sha256_json
-from pipeline.manifest import read_manifest
-from pipeline.models import Sam2ImagePredictor
+from pipeline.manifest import class_names, read_manifest
+from pipeline.models import ClipModel, Sam2ImagePredictor
 from pipeline.paths import Paths
+from pipeline.segment.guide import Guide
 from pipeline.segment.predictor import BatchPredictor
 from pipeline.segment.quality import bounding_box, hd95, overlap
-from pipeline.segment.segment import SegmentMapper, load_predictor
-from pipeline.segment.strategies import STRATEGIES, strategy_class
+from pipeline.segment.segment import SegmentMapper, find_guide, load_predictor
+from pipeline.segment.strategies import STRATEGIES, Strategy, strategy_class
 from pipeline.store import WorkItem
 from pipeline.store.items import Plan
 
@@ -54,6 +56,7 @@ def measure_prompts(
     options: RunOptions = RunOptions(),
     *,
     predictor: Sam2ImagePredictor | None = None,
+    clip: ClipModel | None = None,
 ) -> RunRecord:
     """Measure the strategies of `prompt_quality.strategies` on a sample with ground truth.
 
@@ -73,7 +76,11 @@ def measure_prompts(
     asked = set(select(sample, options.only)["image_id"])
     mapper, identity = None, {}
     if len(sample):  # a dataset without ground truth needs no model
-        mapper = PromptMapper(params, predictor or load_predictor(params, options))
+        guides: dict[str, Guide | None] = {}
+        for name, kind in judged(params).items():
+            guide = find_guide(kind, dataset, params, paths, options, class_names(manifest), clip)
+            clip, guides[name] = guide.clip if guide and guide.clip else clip, guide
+        mapper = PromptMapper(params, predictor or load_predictor(params, options), guides)
         identity = mapper.identity
     content, hashes = {"mapper": sha256_json(identity)}, FileHashes(paths.hashes(dataset))
     data = paths.data(dataset)
@@ -86,28 +93,26 @@ def measure_prompts(
 
 
 class PromptMapper:
-    """Every strategy of `params.prompt_quality` on one SAM2, as a mapper of the engine.
+    """Every strategy of `params.prompt_quality` on one SAM2, as a mapper of the engine; `guides`
+    are of those that use words, by name. Raises ConfigError as `judged`."""
 
-    Raises ConfigError for an unknown strategy, or `manifest`, which is the ground truth itself.
-    """
-
-    def __init__(self, params: Params, predictor: Sam2ImagePredictor):
+    def __init__(
+        self,
+        params: Params,
+        predictor: Sam2ImagePredictor,
+        guides: Mapping[str, Guide | None] = MappingProxyType({}),
+    ):
         self.params, self.window = params.prompt_quality, params.images.shown
         self.predictor = predictor
         self.device = predictor.device.type
-        known = [name for name, strategy in STRATEGIES.items() if not strategy.uses_truth]
-        if unusable := [name for name in self.params.strategies if name not in known]:
-            raise ConfigError(
-                f"prompt_quality.strategies: {', '.join(unusable)} is unknown or the truth itself",
-                remedy=f"choose from {', '.join(known)}",
-            )
         self.sections = {
-            name: params.segment.model_copy(update={"prompt": name})
-            for name in self.params.strategies
+            name: params.segment.model_copy(update={"prompt": name}) for name in judged(params)
         }
+        self.guides = guides
         self.identity: Row = {"jitter": self.params.box_jitter, "seed": self.params.seed}
         for name, section in self.sections.items():
-            self.identity[name] = SegmentMapper(section, predictor, self.window).identity
+            mapper = SegmentMapper(section, predictor, self.window, guides.get(name))
+            self.identity[name] = mapper.identity
 
     def load(self, item: WorkItem) -> tuple[np.ndarray, np.ndarray]:
         """Read an image, uint8 (h, w, 3), and its ground truth, bool (h, w), with some pixels."""
@@ -130,7 +135,7 @@ class PromptMapper:
         found: dict[tuple[str, bool], list[np.ndarray]] = {}  # masks by name and from_truth
         sam2 = CachedPredictor(self.predictor)
         for name, section in self.sections.items():
-            strategy = strategy_class(section)(section, sam2)
+            strategy = strategy_class(section)(section, sam2, self.guides.get(name))
             pairs = zip(loaded, references, strict=True)
             prepared = [strategy.prepare(image, given) for (image, _), (_, given) in pairs]
             masks = [row.mask for row in strategy.segment(prepared)]
@@ -145,6 +150,19 @@ class PromptMapper:
             ]
             for i, truth in enumerate(truths)
         ]
+
+
+def judged(params: Params) -> dict[str, type[Strategy]]:
+    """Return the strategies of `prompt_quality.strategies` by name; ConfigError for an unknown one,
+    or `manifest`, which is the ground truth itself."""
+    names = params.prompt_quality.strategies
+    known = {name: kind for name, kind in STRATEGIES.items() if not kind.uses_truth}
+    if unusable := [name for name in names if name not in known]:
+        raise ConfigError(
+            f"prompt_quality.strategies: {', '.join(unusable)} is unknown or the truth itself",
+            remedy=f"choose from {', '.join(known)}",
+        )
+    return {name: known[name] for name in names}
 
 
 class CachedPredictor(BatchPredictor):

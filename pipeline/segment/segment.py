@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from pipeline.config import Params, SegmentParams
+from pipeline.config import TIMM, Params, SegmentParams
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
 from pipeline.engine.run import image_items, run_stage, select
-from pipeline.errors import StageFailed
+from pipeline.errors import ConfigError, StageFailed
 from pipeline.images import read_image, read_mask, reader_rules
 from pipeline.io import FileHashes
-from pipeline.manifest import read_manifest
-from pipeline.models import Sam2ImagePredictor, load_sam2
+from pipeline.manifest import class_names, read_manifest
+from pipeline.models import ClipModel, Sam2ImagePredictor, load_clip, load_sam2
 from pipeline.paths import Paths
+from pipeline.segment.guide import Guide, read_words
 from pipeline.segment.predictor import BatchPredictor
 from pipeline.segment.quality import component_count, is_blank, mask_status
-from pipeline.segment.strategies import strategy_class
+from pipeline.segment.strategies import Strategy, strategy_class
 from pipeline.store import MaskRow, MaskStoreWriter, WorkItem, open_masks
 
 MAPPER_VERSION = 2
@@ -35,15 +36,16 @@ def segment_dataset(
     options: RunOptions = RunOptions(),
     *,
     predictor: Sam2ImagePredictor | None = None,
+    clip: ClipModel | None = None,
 ) -> RunRecord:
     """Compute the masks that cache/<dataset>/masks.zarr lacks.
 
     Args:
         dataset: name of data_manifests/<dataset>.csv.
-        params: `segment` and the profile's `sam2` are used.
+        params: `segment` and the profile's `sam2` are used; some strategies use its `clip`.
         paths: of the project folder.
         options: of this run.
-        predictor: a loaded SAM2, instead of the one of the profile.
+        predictor, clip: loaded models, instead of those of the profile.
 
     Returns:
         The record of the run, also written to cache/<dataset>/records/segment.json.
@@ -56,7 +58,9 @@ def segment_dataset(
     """
     manifest = read_manifest(paths.manifest(dataset))
     chosen, data = select(manifest, options.only), paths.data(dataset)
-    mapper = make_mapper(params, options, predictor)
+    kind = strategy_class(params.segment)
+    guide = find_guide(kind, dataset, params, paths, options, class_names(manifest), clip)
+    mapper = make_mapper(params, options, predictor, guide)
     columns, truth = mapper.strategy.columns, mapper.strategy.uses_truth
     content, hashes = lambda row: {n: row[n] for n in columns}, FileHashes(paths.hashes(dataset))
     items = image_items(chosen, data, content, truth=truth, hashes=hashes)
@@ -79,12 +83,37 @@ def segment_dataset(
 
 
 def make_mapper(
-    params: Params, options: RunOptions, predictor: Sam2ImagePredictor | None = None
+    params: Params,
+    options: RunOptions,
+    predictor: Sam2ImagePredictor | None = None,
+    guide: Guide | None = None,
 ) -> SegmentMapper:
     """Return the mapper of `params.segment`; loads the profile's SAM2 if the strategy needs it."""
     if predictor is None and strategy_class(params.segment).uses_sam2:
         predictor = load_predictor(params, options)
-    return SegmentMapper(params.segment, predictor, params.images.shown)
+    return SegmentMapper(params.segment, predictor, params.images.shown, guide)
+
+
+def find_guide(
+    kind: type[Strategy],
+    dataset: str,
+    params: Params,
+    paths: Paths,
+    options: RunOptions,
+    classes: Collection[str] = (),
+    clip: ClipModel | None = None,
+) -> Guide | None:
+    """Return the words of a dataset, which name none of `classes`, and the profile's CLIP, as far
+    as a strategy uses them."""
+    if not kind.uses_words:
+        return None
+    words = read_words(paths.prompts, dataset, classes)
+    if kind.uses_clip and clip is None:
+        if params.models.clip.name.startswith(TIMM):
+            remedy = "choose a CLIP as `clip` of the profile, or another segment.prompt"
+            raise ConfigError(f"{kind.name} needs a CLIP, and timm has no texts", remedy=remedy)
+        clip = load_clip(params.models.clip, **options.model_options(params.segment.precision))
+    return Guide(words, clip if kind.uses_clip else None)
 
 
 def load_predictor(params: Params, options: RunOptions) -> Sam2ImagePredictor:
@@ -101,11 +130,12 @@ class SegmentMapper:
         params: SegmentParams,
         predictor: Sam2ImagePredictor | None = None,
         window: tuple[float, float] | None = None,
+        guide: Guide | None = None,
     ):
         kind = strategy_class(params)
         sam2 = predictor if kind.uses_sam2 else None
         self.params, self.window = params, window
-        self.strategy = kind(params, sam2 and BatchPredictor(sam2))
+        self.strategy = kind(params, sam2 and BatchPredictor(sam2), guide)
         self.device = sam2.device.type if sam2 else ""
         self.identity: dict[str, Any] = {
             "stage": "segment",

@@ -17,6 +17,7 @@ from torch import Tensor
 from pipeline.config import SegmentParams
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.models import draw_box_prompt
+from pipeline.segment.guide import Guide
 from pipeline.segment.predictor import BatchPredictor, Prompt
 from pipeline.segment.quality import border_share, bounding_box, stability_score
 from pipeline.store import MaskRow
@@ -66,6 +67,8 @@ class Strategy:
         columns: columns of the manifest that decide the mask, besides the image itself.
         uses_truth: whether the ground-truth mask decides it.
         uses_sam2: whether it needs the model.
+        uses_words: whether it needs the words of the dataset, in `self.guide`.
+        uses_clip: whether it needs the profile's CLIP there too.
         version: incremented when the same parameters give other masks than before.
     """
 
@@ -74,18 +77,23 @@ class Strategy:
     columns: ClassVar[tuple[str, ...]] = ()
     uses_truth: ClassVar[bool] = False
     uses_sam2: ClassVar[bool] = True
+    uses_words: ClassVar[bool] = False
+    uses_clip: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def __init_subclass__(cls) -> None:
         STRATEGIES[cls.name] = cls
 
-    def __init__(self, params: SegmentParams, sam2: BatchPredictor | None):
-        self.params, self.sam2 = params, sam2
+    def __init__(
+        self, params: SegmentParams, sam2: BatchPredictor | None, guide: Guide | None = None
+    ):
+        self.params, self.sam2, self.guide = params, sam2, guide
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what decides the masks besides images and models; part of the store's identity."""
         used = {name: getattr(self.params, name) for name in self.parameters}
-        return {"strategy": self.name, "version": self.version, **used}
+        words = self.guide.fingerprint if self.uses_words else {}
+        return {"strategy": self.name, "version": self.version, **used, **words}
 
     def ask(
         self, columns: Mapping[str, Any], height: int, width: int
@@ -288,7 +296,7 @@ class Auto(Strategy):
             index = [start + i for i in range(len(part)) for _ in range(n)]
             logits, ious = self.sam2.decode(maps, prompts, sizes, index=index, multimask=True)
             parts = zip(part, logits.split(n), np.split(ious, len(part)), strict=True)
-            rows += [self.merge(one.size, k.flatten(0, 1), iou.ravel()) for one, k, iou in parts]
+            rows += [self.merge(one, k.flatten(0, 1), iou.ravel()) for one, k, iou in parts]
         return rows
 
     def clicks(self, height: int, width: int) -> list[Prompt]:
@@ -297,19 +305,23 @@ class Auto(Strategy):
         points = [[x * width, y * height] for y in middles for x in middles]
         return [Prompt(np.array([xy], np.float32), np.ones(1, np.int32)) for xy in points]
 
-    def merge(self, size: tuple[int, int], logits: Tensor, ious: np.ndarray) -> MaskRow:
+    def merge(self, one: PreparedImage, logits: Tensor, ious: np.ndarray) -> MaskRow:
         """Merge the best of k candidate masks: logits float32 (k, s, s), predicted IoU (k,)."""
         threshold = self.sam2.predictor.mask_threshold
         low_res = logits.cpu().numpy()
         masks, stability = low_res > threshold, stability_score(low_res, threshold)
         scores = ious * stability * prior(masks, self.params.min_area, self.params.max_area)
-        chosen = choose(masks, scores)
-        text = f"auto {self.params.grid}x{self.params.grid}"
+        chosen = self.pick(one.image, masks, scores)
+        text = f"{self.name} {self.params.grid}x{self.params.grid}"
         if not chosen:
-            return mask_row(np.zeros(size, bool), f"{text}: no mask", 0.0, 0.0)
-        mask = self.sam2.upsample(logits[chosen], *size).any(axis=0)
+            return mask_row(np.zeros(one.size, bool), f"{text}: no mask", 0.0, 0.0)
+        mask = self.sam2.upsample(logits[chosen], *one.size).any(axis=0)
         scores = float(ious[chosen].mean()), float(stability[chosen].mean())
         return mask_row(mask, f"{text}: {len(chosen)} merged", *scores)
+
+    def pick(self, image: np.ndarray, masks: np.ndarray, scores: np.ndarray) -> list[int]:
+        """Return which of k candidates, bool (k, s, s), with scores (k,) are merged."""
+        return choose(masks, scores)
 
 
 def prior(masks: np.ndarray, min_area: float, max_area: float) -> np.ndarray:
@@ -320,14 +332,20 @@ def prior(masks: np.ndarray, min_area: float, max_area: float) -> np.ndarray:
 
 
 def choose(masks: np.ndarray, scores: np.ndarray) -> list[int]:
-    """Return the best of masks, bool (k, h, w), and those with nearly its score, after non-maximum
-    suppression: indices, best first; ties go to the earlier mask, and score 0 is never chosen."""
+    """Return the best of masks, bool (k, h, w), and those with nearly its score, as `ranked`."""
+    return ranked(masks, scores, MAX_MERGED, KEEP_SHARE)
+
+
+def ranked(masks: np.ndarray, scores: np.ndarray, most: int, share: float = 0.0) -> list[int]:
+    """Return the best of masks, bool (k, h, w), after non-maximum suppression: at most `most`, with
+    at least `share` of the best score; indices, best first; ties go to the earlier mask, and score
+    0 is never chosen."""
     flat = masks.reshape(len(masks), -1).astype(np.float32)
     areas = flat.sum(axis=1)
     best = scores.max(initial=0.0)
     kept: list[int] = []
     for i in np.argsort(-scores, kind="stable"):
-        if scores[i] <= 0 or scores[i] < KEEP_SHARE * best or len(kept) == MAX_MERGED:
+        if scores[i] <= 0 or scores[i] < share * best or len(kept) == most:
             break
         overlap = flat[kept] @ flat[i]
         if (overlap <= NMS_IOU * (areas[kept] + areas[i] - overlap)).all():
@@ -341,3 +359,6 @@ def strategy_class(params: SegmentParams) -> type[Strategy]:
         message = f"segment.prompt: no strategy is called {params.prompt!r}"
         raise ConfigError(message, remedy=f"choose one of {', '.join(STRATEGIES)}")
     return STRATEGIES[params.prompt]
+
+
+from pipeline.segment import guided  # noqa: E402, F401  registers its strategies

@@ -91,7 +91,7 @@ def declared(stage: str, tree: dict[str, Any]) -> set[str]:
     """Return the values that dvc.yaml lists for a stage."""
     listed = yaml.safe_load((REPO / "dvc.yaml").read_text())["stages"][stage]["params"]
     found: set[str] = set()
-    for name in listed:
+    for name in (name for name in listed if isinstance(name, str)):  # not of prompts.yaml
         name = name.replace("${profile}.", "").replace("${item.learner}", LEARNER)
         model = name.startswith("profiles.")
         found.update(leaves(None if model else reduce(dict.get, name.split("."), tree), name))
@@ -101,8 +101,8 @@ def declared(stage: str, tree: dict[str, Any]) -> set[str]:
 @pytest.mark.promise("Each value of params.yaml reruns the stages that read it, and no others.")
 def test_each_stage_declares_exactly_the_parameters_that_its_code_reads(fresh: Site) -> None:
     tree = yaml.safe_load((fresh.root / "params.yaml").read_text())
-    every = tree["prompt_quality"]["strategies"] + ["auto"]
-    fresh.params(datasets=["breast"], prompt_quality__strategies=every)
+    every = [*tree["prompt_quality"]["strategies"], "auto", "saliency"]
+    fresh.params(datasets=["breast"], prompt_quality__strategies=every, segment__prompt="saliency")
     path = fresh.root / "data_manifests/breast.csv"  # without parts, so that a test part is drawn
     path.write_text(path.read_text().replace(",test,", ",,").replace(",train,", ",,"))
     wrong = {}

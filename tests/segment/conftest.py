@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipeline.config import SegmentParams
+from pipeline.segment.guide import Guide, Words
+from tests.encode.conftest import small_clip
 from tests.project import Project
 from tests.segment.small_sam2 import scene, trained
 
@@ -13,6 +15,12 @@ from tests.segment.small_sam2 import scene, trained
 def sam2():
     """A SAM2ImagePredictor that finds bright ellipses."""
     return trained()
+
+
+@pytest.fixture(scope="session")
+def guide():
+    """Words, and a CLIP with random weights."""
+    return Guide(Words(object=["a bright ellipse"], background=["grey noise"]), small_clip())
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def project(ellipses):
 
 
 @pytest.fixture
-def run(project, sam2):
+def run(project, sam2, guide):
     def segment(predictor=sam2, prompt="salient", **options):
         names = ("segment__max_failed", "segment__min_area")
         changed = {name: options.pop(name) for name in names if name in options}
@@ -35,6 +35,7 @@ def run(project, sam2):
             project.paths,
             RunOptions(**{"workers": 1, **options}),
             predictor=predictor,
+            clip=guide.clip,
         )
 
     return segment

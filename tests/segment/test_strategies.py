@@ -17,9 +17,9 @@ from pipeline.store import WorkItem
 WITH_SAM2 = [name for name, strategy in STRATEGIES.items() if strategy.uses_sam2]
 
 
-def segment_images(images, params, predictor=None, rows=None):
+def segment_images(images, params, predictor=None, rows=None, guide=None):
     """The rows of images in memory, in one batch."""
-    mapper = SegmentMapper(params, predictor)
+    mapper = SegmentMapper(params, predictor, guide=guide)
     rows = rows or [{}] * len(images)
     items = [WorkItem(str(i), "", Path()) for i in range(len(images))]
     prepared = [mapper.prepare(image, row) for image, row in zip(images, rows, strict=True)]
@@ -52,12 +52,12 @@ def test_a_bright_region_is_found_without_a_prompt(sam2, scenes, params, prompt)
     "Masks and features do not depend on batch size, cores, workers, order or resuming."
 )
 @pytest.mark.parametrize("prompt", WITH_SAM2)
-def test_masks_do_not_depend_on_batch_or_order(sam2, scenes, params, prompt):
+def test_masks_do_not_depend_on_batch_or_order(sam2, guide, scenes, params, prompt):
     images, rows = [image for image, _ in scenes], manifest_rows(scenes)
-    together = segment_images(images, params(prompt=prompt), sam2, rows)
-    backwards = segment_images(images[::-1], params(prompt=prompt), sam2, rows[::-1])[::-1]
+    together = segment_images(images, params(prompt=prompt), sam2, rows, guide)
+    backwards = segment_images(images[::-1], params(prompt=prompt), sam2, rows[::-1], guide)[::-1]
     for i, image in enumerate(images):
-        alone = segment_images([image], params(prompt=prompt), sam2, rows[i : i + 1])[0]
+        alone = segment_images([image], params(prompt=prompt), sam2, rows[i : i + 1], guide)[0]
         for other in (together[i], backwards[i]):
             assert alone.prompt == other.prompt
             assert alone.mask.sum() == other.mask.sum() == 0 or iou(alone.mask, other.mask) > 0.999
@@ -110,9 +110,9 @@ def test_auto_drops_specks_full_frames_and_background_and_merges_equals():
     "Another checkpoint (by one bit), activation, fill, geometry, precision, prompt or reader rule "
     "is refused with the difference."
 )
-def test_everything_that_changes_masks_changes_the_identity(sam2, params, monkeypatch):
-    def identity(predictor=sam2, **values):
-        return SegmentMapper(params(**values), predictor).identity
+def test_everything_that_changes_masks_changes_the_identity(sam2, guide, params, monkeypatch):
+    def identity(predictor=sam2, guide=guide, **values):
+        return SegmentMapper(params(**values), predictor, guide=guide).identity
 
     def predictor(precision, fingerprint):
         return Sam2ImagePredictor(sam2.model, [0.5] * 3, [0.25] * 3, precision, fingerprint)
