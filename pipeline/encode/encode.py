@@ -93,7 +93,7 @@ def encode_dataset(
                 identity=identity,
                 prompts=prompts.texts,
             )
-        how = params, paths, options, items, mapper, recipe, writer, hashes
+        how = params, paths, options, items, mapper, writer, hashes, recipe
         return run_stage("encode", dataset, *how)
 
 

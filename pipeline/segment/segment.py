@@ -58,17 +58,16 @@ def segment_dataset(
     """
     manifest = read_manifest(paths.manifest(dataset))
     chosen, data = select(manifest, options.only), paths.data(dataset)
-    kind = strategy_class(params.segment)
-    guide = find_guide(kind, dataset, params, paths, options, class_names(manifest), clip)
-    mapper = make_mapper(params, options, predictor, guide)
+    given = class_names(manifest), predictor, clip
+    recipe = partial(build_mapper, dataset, params, paths, replace(options, only=None), *given)
+    mapper = recipe()
     columns, truth = mapper.strategy.columns, mapper.strategy.uses_truth
     content, hashes = lambda row: {n: row[n] for n in columns}, FileHashes(paths.hashes(dataset))
     items = image_items(chosen, data, content, truth=truth, hashes=hashes)
-    recipe = partial(make_mapper, params, replace(options, only=None), predictor)
     choices = {"on_mismatch": options.on_store_mismatch, "attrs": {"dataset": dataset}}
     with MaskStoreWriter(paths.masks(dataset), mapper.identity, **choices) as writer:
         writer.sync_manifest(manifest)
-        how = params, paths, options, items, mapper, recipe, writer, hashes
+        how = params, paths, options, items, mapper, writer, hashes, recipe
         record = run_stage("segment", dataset, *how)
     table = open_masks(paths.masks(dataset)).table()
     record.masks = table.loc[table["in_manifest"], "status"].value_counts().to_dict()
@@ -80,6 +79,21 @@ def segment_dataset(
         remedy = "look at images and boxes with `pipeline data preview`; try another segment.prompt"
         raise StageFailed(what, path=paths.masks(dataset), remedy=remedy)
     return record
+
+
+def build_mapper(
+    dataset: str,
+    params: Params,
+    paths: Paths,
+    options: RunOptions,
+    classes: Collection[str],
+    predictor: Sam2ImagePredictor | None = None,
+    clip: ClipModel | None = None,
+) -> SegmentMapper:
+    """Return the mapper of a dataset, with the models that are not given loaded."""
+    kind = strategy_class(params.segment)
+    guide = find_guide(kind, dataset, params, paths, options, classes, clip)
+    return make_mapper(params, options, predictor, guide)
 
 
 def make_mapper(
