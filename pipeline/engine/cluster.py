@@ -165,8 +165,8 @@ def open_pool(options: RunOptions) -> Pool:
 class ClusterExecutor:
     """Computes rows in the workers of a pool; an `Executor`.
 
-    Masks are those of one process to the bit where the machines are alike; features may differ in
-    the last digits, since sums of another batch are taken in another order.
+    Masks are those of one process to the bit where the machines are alike; scores and features may
+    differ in the last digits, where batches or threads are others.
 
     Args:
         pool: the workers.
@@ -197,8 +197,10 @@ class ClusterExecutor:
         """
         staging, about = writer.staging(), pickle.dumps((code_version(), Path.cwd()))
         task = pickle.dumps(RangeTask(factory, writer, staging, self.batch_size, self.workers))
-        share = -(-len(items) // (2 * max(1, self.pool.size())))  # so that all have some to do
-        rows = min(writer.shard_rows, max(self.batch_size, share))
+        # So that all workers have some to do, in the batches of one process.
+        batches = -(-len(items) // (2 * self.batch_size * max(1, self.pool.size())))
+        most = writer.shard_rows // self.batch_size or 1
+        rows = min(writer.shard_rows, min(batches, most) * self.batch_size)
         ranges = iter([items[at : at + rows] for at in range(0, len(items), rows)])
         running: dict[Future, Sequence[WorkItem]] = {}
         try:

@@ -39,25 +39,27 @@ REFUSED = (
 )
 
 
-def work(address):
+def work(address, folder):
     """A Dask worker in a process of its own."""
 
     async def run():
-        options = {"nthreads": 1, "dashboard_address": None}
+        options = {"nthreads": 1, "dashboard": False, "local_directory": folder}
         await (await distributed.Worker(address, **options)).finished()
 
     asyncio.run(run())
 
 
 @pytest.fixture(scope="module")
-def dask():
+def dask(tmp_path_factory):
     """A scheduler in this process and two workers, processes of a server that has loaded torch."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["distributed", "pipeline.encode.encode"])
-    local = {"n_workers": 0, "host": "127.0.0.1", "dashboard_address": None}
+    local = {"n_workers": 0, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     with distributed.LocalCluster(**local) as here:
-        address = here.scheduler_address
-        workers = [context.Process(target=work, args=(address,), daemon=True) for _ in range(2)]
+        address, folder = here.scheduler_address, str(tmp_path_factory.mktemp("dask"))
+        workers = [
+            context.Process(target=work, args=(address, folder), daemon=True) for _ in range(2)
+        ]
         for worker in workers:
             worker.start()
         here.processes = workers
@@ -94,8 +96,11 @@ def kill_one(dask, store):
 def test_rows_of_two_workers_one_of_them_killed_are_those_of_one_process(dask, project):
     from pipeline.encode.encode import encode_dataset
     from pipeline.segment.segment import segment_dataset
+    from tests.encode.conftest import small_clip
+    from tests.segment.small_sam2 import untrained
 
-    params = project.params(encode__views=["whole", "masked"])
+    sam2, clip = {"predictor": untrained()}, {"clip": small_clip()}
+    params = project.params(segment__prompt="salient", encode__views=["whole", "masked"])
     paths = project.paths
     store, features = paths.masks(DATASET), paths.features(DATASET)
     own = {"batch_size": 2, "workers": 1, "progress": False}
@@ -103,20 +108,20 @@ def test_rows_of_two_workers_one_of_them_killed_are_those_of_one_process(dask, p
     there = RunOptions(engine="dask", scheduler=dask.scheduler_address, **own)
     killer = threading.Thread(target=kill_one, args=(dask, store), daemon=True)
     killer.start()
-    record = segment_dataset(DATASET, params, paths, there)
+    record = segment_dataset(DATASET, params, paths, there, **sam2)
     killer.join(timeout=1)
     assert not killer.is_alive() and len(dask.scheduler.workers) == 1
     assert record.status == "ok" and record.done == 13 and record.copied == 1
-    assert record.parameters["ranges"] == 4 and not list(store.glob(".partial-*"))
-    assert encode_dataset(DATASET, params, paths, there).done == 13
+    assert record.parameters["ranges"] == 3 and not list(store.glob(".partial-*"))
+    assert encode_dataset(DATASET, params, paths, there, **clip).done == 13
     assert verify_store(store).ok and verify_store(features).ok
     before = [read(store) for store in (open_masks(store), open_features(features))]
-    segment_dataset(DATASET, params, paths, alone)
-    encode_dataset(DATASET, params, paths, alone)
+    segment_dataset(DATASET, params, paths, alone, **sam2)
+    encode_dataset(DATASET, params, paths, alone, **clip)
     (masks, table), (vectors, _) = (
         read(one) for one in (open_masks(store), open_features(features))
     )
-    pd.testing.assert_frame_equal(before[0][1], table, check_exact=True)  # scores and prompts too
+    pd.testing.assert_frame_equal(before[0][1], table, rtol=0, atol=1e-5)  # scores, prompts
     assert all(np.array_equal(before[0][0][name], mask) for name, mask in masks.items())
     for name, values in vectors.items():
         np.testing.assert_allclose(before[1][0][name], values, atol=1e-5)
