@@ -3,7 +3,7 @@
     pip install 'medfocusclip[dask]' dask-jobqueue
     python examples/slurm.py brain lung
 
-Run it in the project folder, on a machine that may submit jobs; the folder is shared with the nodes.
+Run it in the project folder, which the nodes share, on a machine that may submit jobs.
 """
 
 import subprocess
