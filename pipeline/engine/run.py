@@ -321,15 +321,17 @@ def run_stage(
     mapper: Mapper,
     writer: StoreWriter,
     hashes: FileHashes,
+    variant: str = "",
     recipe: Callable[[], Mapper] | None = None,
 ) -> RunRecord:
     """Run `run_items` on a dataset; `max_failed` is that of the stage's section of params.yaml.
-    `recipe` is pickled and builds the same mapper in the workers of an engine; None: the stage has
-    none."""
+    `variant` of the masks is added to the name of the record. `recipe` is pickled and builds the
+    same mapper in the workers of an engine; None: the stage has none."""
     section = getattr(params, stage).model_dump(mode="json")
-    record = RunRecord(stage, dataset, parameters={"profile": params.profile, stage: section})
+    name = "-".join([stage, *variant.split("/")]) if variant else stage
+    record = RunRecord(name, dataset, parameters={"profile": params.profile, stage: section})
     batch_size, how = options.batch_size or BATCH_SIZE, {"max_failed": section["max_failed"]}
-    arguments = record, paths.record(dataset, stage), items
+    arguments = record, paths.record(dataset, name), items
     if recipe is None or options.in_this_process:
         how["executor"] = LocalExecutor(batch_size, options.workers, hashes=hashes)
         return run_items(*arguments, lambda: mapper, writer, options, **how)
