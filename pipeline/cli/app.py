@@ -20,6 +20,7 @@ from pipeline.cli.common import (
     Dataset,
     DatasetName,
     Datasets,
+    EngineProject,
     Force,
     Jobs,
     ModelProject,
@@ -75,7 +76,7 @@ def show_audit(
 
 
 @command(app, "pipeline segment --dataset brain --set segment.prompt=auto")
-def segment(dataset: Dataset, project: StageProject) -> None:
+def segment(dataset: Dataset, project: EngineProject) -> None:
     """Stage 1: m = SAM2(x) for every image -> cache/DATASET/masks.zarr"""
     from pipeline.segment.segment import segment_dataset
 
@@ -149,7 +150,7 @@ def adapt(
 @command(app, "pipeline encode --dataset brain --batch-size 64")
 def encode(
     dataset: Dataset,
-    project: StageProject,
+    project: EngineProject,
     masks: Annotated[str | None, Option(help="A variant, of adapt or review.")] = None,
 ) -> None:
     """Stage 2: I = E_v(x * m) and T = E_t(t) -> cache/DATASET/features.zarr"""

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from pipeline.config import TIMM, Params
+from pipeline.config import TIMM, EncodeParams, Params
 from pipeline.encode.mapper import EncodeMapper
 from pipeline.encode.text import check_length, load_prompts, text_identity
 from pipeline.engine.options import RunOptions
@@ -86,11 +87,11 @@ def encode_dataset(
         if prompts.unused:
             text = f"encode {dataset}: prompts for classes that it does not have: "
             print(text + ", ".join(prompts.unused), file=sys.stderr, flush=True)
+    recipe = partial(make_mapper, params, section, replace(options, only=None), masks, clip)
     clip = clip or load_encoder(params, options)
     if prompts:
         check_length(prompts, clip.count_tokens, clip.context_length)
-    choices = {"forward_batch": options.batch_size, "window": params.images.shown}
-    mapper = EncodeMapper(section, clip, masks, **choices)
+    mapper = make_mapper(params, section, options, masks, clip)
     with FeatureStoreWriter(
         paths.features(dataset, variant),
         mapper.identity | made_with,
@@ -115,8 +116,20 @@ def encode_dataset(
             )
         if masks.identity.get("stage") == "review" and not options.force:
             copy_features(paths.features(dataset), writer, items, mapper)
-        given = items, mapper, writer, hashes, variant
+        given = items, mapper, writer, hashes, variant, recipe
         return run_stage("encode", dataset, params, paths, options, *given)
+
+
+def make_mapper(
+    params: Params,
+    section: EncodeParams,
+    options: RunOptions,
+    masks: MaskStore,
+    clip: ClipModel | TimmEncoder | None = None,
+) -> EncodeMapper:
+    """Return the mapper of a section `encode`, with the profile's encoder if none is given."""
+    choices = {"forward_batch": options.batch_size, "window": params.images.shown}
+    return EncodeMapper(section, clip or load_encoder(params, options), masks, **choices)
 
 
 def copy_features(
