@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,6 +14,7 @@ from huggingface_hub import constants
 from pipeline.errors import ModelError
 from pipeline.models.catalogue import ModelFile, PublishedModel
 from pipeline.models.fetch import fetch
+from tests.project import REPO, in_process
 
 BODY = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -86,6 +88,10 @@ def test_a_file_is_fetched_once_and_continues_where_the_connection_broke(hub, tm
     (line,) = fetch(model("config.json", None), tmp_path)
     assert "recorded" in line
     assert (tmp_path / "checkpoints/m/config.json.sha256").read_text().startswith(SHA256)
+    shutil.copy2(REPO / "params.yaml", tmp_path)
+    code, said = in_process(tmp_path, "models", "fetch", "pubmedclip")
+    assert code == 0 and "pytorch_model.bin: fetched, its hash is recorded" in said
+    assert "clip: {name: ViT-B-32-quickgelu, checkpoint: checkpoints/pubmedclip/" in said
 
 
 @pytest.mark.promise(FETCHED)
