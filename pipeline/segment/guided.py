@@ -11,6 +11,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from torch import Tensor
 
+from pipeline.models.clipseg import load_clipseg
 from pipeline.segment.quality import bounding_box
 from pipeline.segment.strategies import (
     MAX_MERGED,
@@ -112,6 +113,28 @@ def boxes_of(values: np.ndarray, height: int, width: int) -> list[np.ndarray]:
     best = np.argsort(-weights, kind="stable")[:MAX_MERGED]
     large = [k for k in best if weights[k] >= PART_SHARE * weights.max()]
     return [np.float32(bounding_box(labels == k + 1) * scale) for k in large]
+
+
+class ClipSegBox(Saliency):
+    """`saliency` with a map of CLIPSeg: the mean logit of the object's texts, minus that of the
+    background's. Its model is `segment.clipseg`, not that of the profile."""
+
+    name = "clipseg"
+    uses_clip = False
+
+    def __init__(self, params, sam2, guide=None):
+        super().__init__(params, sam2, guide)
+        self.model = load_clipseg(params.clipseg, str(sam2.predictor.device))
+
+    def fingerprint(self) -> dict[str, Any]:
+        return super().fingerprint() | {"map": MAP_SIDE, "clipseg": self.model.fingerprint}
+
+    def map(self, image):
+        words = self.guide.words
+        logits = self.model.maps(image, [*words.object, *words.background]).cpu()
+        object_, background = logits.split([len(words.object), len(words.background)])
+        values = object_.mean(dim=0) - background.mean(dim=0)
+        return resized(values[None], MAP_SIDE, MAP_SIDE)
 
 
 class Salip(Auto):
