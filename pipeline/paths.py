@@ -76,6 +76,8 @@ class Paths:
     """What the audit compares, kept from run to run."""
     masks = _cached("masks.zarr")
     """Stage 1, the mask store."""
+    candidates = _cached("candidates.zarr")
+    """What SAM2 proposed for each image, kept by some strategies."""
     features = _cached("features.zarr")
     """Stage 2, the feature store."""
     pixels = _cached("pixels")

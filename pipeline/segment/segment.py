@@ -18,11 +18,12 @@ from pipeline.io import FileHashes
 from pipeline.manifest import class_names, read_manifest
 from pipeline.models import ClipModel, Sam2ImagePredictor, load_clip, load_sam2
 from pipeline.paths import Paths
+from pipeline.segment.candidates import keep_candidates, stored_candidates
 from pipeline.segment.guide import Guide, read_words
 from pipeline.segment.predictor import BatchPredictor
 from pipeline.segment.quality import component_count, is_blank, mask_status
 from pipeline.segment.strategies import Strategy, strategy_class
-from pipeline.store import MaskRow, MaskStoreWriter, WorkItem, open_masks
+from pipeline.store import CandidateStore, MaskRow, MaskStoreWriter, WorkItem, open_masks
 
 MAPPER_VERSION = 2
 """Incremented when the same model and parameters give other masks than before."""
@@ -66,6 +67,10 @@ def segment_dataset(
     choices = {"on_mismatch": options.on_store_mismatch, "attrs": {"dataset": dataset}}
     with MaskStoreWriter(paths.masks(dataset), mapper.identity, **choices) as writer:
         writer.sync_manifest(manifest)
+        if kind.keeps_candidates:
+            todo = [item for item, _ in writer.plan(items, force=options.force).todo]
+            given = dataset, manifest, paths, options, todo[: options.limit], mapper, hashes
+            mapper.stored = keep_candidates(*given) if todo else None
         record = run_stage(
             "segment", dataset, params, paths, options, items, mapper, writer, hashes
         )
@@ -136,6 +141,7 @@ class SegmentMapper:
         self.params, self.window = params, window
         self.strategy = kind(params, sam2 and BatchPredictor(sam2), guide)
         self.device = sam2.device.type if sam2 else ""
+        self.stored: CandidateStore | None = None
         self.identity: dict[str, Any] = {
             "stage": "segment",
             "mapper_version": MAPPER_VERSION,
@@ -147,7 +153,9 @@ class SegmentMapper:
         }
 
     def load(self, item: WorkItem) -> tuple[Any, bool]:
-        """Read and preprocess an image."""
+        """Read and preprocess an image, or return its stored candidates."""
+        if self.stored and (found := stored_candidates(self.stored, item)):
+            return found
         image = read_image(item.path, item.frame, window=self.window)
         return self.prepare(image, item.row)
 
