@@ -50,7 +50,7 @@ class Paths:
 
     @property
     def ablations(self) -> Path:
-        """What `python -m stages.ablations` writes; it belongs to no dataset."""
+        """What `pipeline ablate` writes; it belongs to no dataset."""
         return self.root / "cache" / "ablations.csv"
 
     @property
@@ -74,12 +74,8 @@ class Paths:
     """The SHA-256 of each file by its size and times (`FileHashes`), kept from run to run."""
     thumbnails = _cached("thumbnails.npz")
     """What the audit compares, kept from run to run."""
-    masks = _cached("masks.zarr")
-    """Stage 1, the mask store."""
     candidates = _cached("candidates.zarr")
     """What SAM2 proposed for each image, kept by some strategies."""
-    features = _cached("features.zarr")
-    """Stage 2, the feature store."""
     pixels = _cached("pixels")
     """Frames of the views, for learners that train on pixels."""
     metrics = _cached("metrics.json")
@@ -94,6 +90,18 @@ class Paths:
     """Every row of the study with its differences."""
     plots = _cached("plots")
     """Tables that `dvc plots` draws."""
+
+    def masks(self, dataset: str, variant: str = "") -> Path:
+        """Stage 1, the mask store; of a variant and part (`lora-16/0`) a store of its own."""
+        return self.cache(dataset) / (f"masks/{variant}.zarr" if variant else "masks.zarr")
+
+    def features(self, dataset: str, variant: str = "") -> Path:
+        """Stage 2, the feature store; of a variant of the masks a store of its own."""
+        return self.cache(dataset) / (f"features/{variant}.zarr" if variant else "features.zarr")
+
+    def adapter(self, dataset: str, variant: str) -> Path:
+        """Folder of the adapters of a variant of the masks."""
+        return self.cache(dataset) / "adapters" / variant
 
     def run(self, dataset: str, learner: str) -> Path:
         """Folder of a learner's runs: fitted learners, runs and predictions."""

@@ -26,6 +26,7 @@ SECTIONS = {
     "models": "Models and checkpoints",
     "engine": "Runs",
     "segment": "Masks",
+    "adapt": "Adapted masks",
     "encode": "Features",
     "learners": "Learners",
     "evaluate": "Metrics and intervals",

@@ -16,11 +16,15 @@ from pipeline.encode.text import check_length, load_prompts, text_identity
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
 from pipeline.engine.run import BATCH_SIZE, image_items, run_stage, select
+from pipeline.errors import StoreError
 from pipeline.io import FileHashes
 from pipeline.manifest import class_names, read_manifest
 from pipeline.models import ClipModel, TimmEncoder, load_clip, load_timm
 from pipeline.paths import Paths
 from pipeline.store import FeatureStoreWriter, MaskStore, WorkItem, open_masks
+
+UNMASKED = ("whole", "oracle", "trunk")
+"""Views that do not depend on the mask that was found."""
 
 
 def encode_dataset(
@@ -30,6 +34,7 @@ def encode_dataset(
     options: RunOptions = RunOptions(),
     *,
     clip: ClipModel | TimmEncoder | None = None,
+    variant: str = "",
 ) -> RunRecord:
     """Encode the images and prompts that cache/<dataset>/features.zarr lacks.
 
@@ -44,6 +49,8 @@ def encode_dataset(
         paths: of the project folder.
         options: of this run; `batch_size` is also the number of views per forward pass.
         clip: a loaded encoder, instead of the one of the profile.
+        variant: of the masks, and its part (`lora-16/0`): the views that the masks decide are
+            encoded with these, in a store of their own.
 
     Returns:
         The record of the run, also written to cache/<dataset>/records/encode.json.
@@ -53,10 +60,15 @@ def encode_dataset(
         StageFailed: more images failed than `encode.max_failed` allows; the others are done.
     """
     options = replace(options, batch_size=options.batch_size or BATCH_SIZE)
-    section = params.encode
+    section, made_with = params.encode, {}
+    if variant:
+        views = tuple(view for view in section.views if view not in UNMASKED)
+        section = section.model_copy(update={"views": views})
     manifest = read_manifest(paths.manifest(dataset))
     chosen = select(manifest, options.only)
-    masks = open_masks(paths.masks(dataset))
+    masks = open_masks(paths.masks(dataset, variant))
+    if variant:
+        made_with = {"masks": adapter_of(masks, dataset)}
     hashes = FileHashes(paths.hashes(dataset))
     items = encode_items(chosen, paths.data(dataset), masks, section.views, hashes)
     prompts = None
@@ -71,8 +83,8 @@ def encode_dataset(
     choices = {"forward_batch": options.batch_size, "window": params.images.shown}
     mapper = EncodeMapper(section, clip, masks, **choices)
     with FeatureStoreWriter(
-        paths.features(dataset),
-        mapper.identity,
+        paths.features(dataset, variant),
+        mapper.identity | made_with,
         views=section.views,
         dim=clip.embed_dim,
         pooled=mapper.pooled,
@@ -92,7 +104,35 @@ def encode_dataset(
                 identity=identity,
                 prompts=prompts.texts,
             )
-        return run_stage("encode", dataset, params, paths, options, items, mapper, writer, hashes)
+        given = items, mapper, writer, hashes, variant
+        return run_stage("encode", dataset, params, paths, options, *given)
+
+
+def adapter_of(masks: MaskStore, dataset: str) -> dict[str, Any]:
+    """Return what the identity of a variant's masks says of their adapter, which has learned from
+    no image if a person corrected them; StoreError if they are of another dataset, or neither."""
+    if masks.identity.get("stage") == "review":
+        about = {"dataset": masks.attrs.get("dataset"), "images": []}
+    else:
+        model = masks.identity.get("model") or {}
+        about = model.get("fingerprint", {}).get("adapter", {})
+    if about.get("dataset") != dataset:
+        message = f"masks of {about.get('dataset', 'no adapter')}, not of {dataset}"
+        raise StoreError(
+            message, path=masks.path, remedy=f"run: pipeline adapt --dataset {dataset}"
+        )
+    return about
+
+
+def parts_of_variant(dataset: str, variant: str, paths: Paths) -> list[str]:
+    """Return the parts of a variant of the masks (lora-16/0, ...), sorted; StoreError for none."""
+    folder = paths.masks(dataset, variant).with_suffix("")
+    names = sorted(path.stem for path in folder.glob("[!.]*.zarr"))
+    if not names:
+        known = sorted(path.name for path in folder.parent.glob("[!.]*/"))
+        remedy = f"use one of {', '.join(known)}, or run: pipeline adapt --dataset {dataset}"
+        raise StoreError("there is no such variant of the masks", path=folder, remedy=remedy)
+    return [f"{variant}/{name}" for name in names]
 
 
 def encode_items(

@@ -18,7 +18,6 @@ import os
 from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +25,6 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-import torch
 
 from pipeline.config import EncodeParams, ModelSpec, Params
 from pipeline.encode.encode import encode_items
@@ -34,10 +32,9 @@ from pipeline.encode.mapper import EncodeMapper
 from pipeline.encode.views import VIEWS
 from pipeline.engine.progress import show_progress
 from pipeline.engine.run import BATCH_SIZE, LocalExecutor
-from pipeline.errors import ConfigError, ModelError, PipelineError, StoreError, reason_of
+from pipeline.errors import ConfigError, PipelineError, StoreError, reason_of
 from pipeline.images import reader_rules
 from pipeline.io import FileHashes, ProcessLock, atomic_write_text, writing
-from pipeline.models import ClipModel, load_clip
 from pipeline.paths import Paths
 from pipeline.store import FeatureStore, WorkItem, open_masks
 from pipeline.store.items import canonical
@@ -52,7 +49,7 @@ class Pixels:
         size: side of a frame, pixels.
         rows: row of each image in the source, int64 (n,); -1 if the image has no such view.
         keys: what decides each frame besides the rules, (n,) text.
-        spec, fingerprint: the CLIP that the stored features are of; see `clip`.
+        spec, fingerprint: the CLIP that the stored features are of, for `load_clip_again`.
     """
 
     source: Path | np.ndarray
@@ -80,21 +77,6 @@ class Pixels:
         """Return a digest of the frames of some images and of the model."""
         text = json.dumps([self.size, self.fingerprint, self.keys[rows].tolist()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
-
-    def clip(self) -> ClipModel:
-        """Load the CLIP that the features are of, on the CPU, once in a process.
-
-        Raises:
-            ModelError: it cannot be loaded, or is another one now.
-        """
-        with torch.random.fork_rng(devices=[]):  # building a model draws random numbers
-            clip = _load(self.spec)
-        if canonical(clip.fingerprint) != self.fingerprint:
-            raise ModelError("is not the CLIP that encoded the images", remedy="run encode again")
-        return clip
-
-
-_load = lru_cache(maxsize=1)(load_clip)
 
 
 class PixelMapper(EncodeMapper):

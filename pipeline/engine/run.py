@@ -264,11 +264,14 @@ def run_stage(
     mapper: Mapper,
     writer: StoreWriter,
     hashes: FileHashes,
+    variant: str = "",
 ) -> RunRecord:
-    """Run `run_items` on a dataset; `max_failed` is that of the stage's section of params.yaml."""
+    """Run `run_items` on a dataset; `max_failed` is that of the stage's section of params.yaml.
+    `variant` of the masks is added to the name of the record."""
     section = getattr(params, stage).model_dump(mode="json")
-    record = RunRecord(stage, dataset, parameters={"profile": params.profile, stage: section})
-    place = paths.record(dataset, stage)
+    name = "-".join([stage, *variant.split("/")]) if variant else stage
+    record = RunRecord(name, dataset, parameters={"profile": params.profile, stage: section})
+    place = paths.record(dataset, name)
     executor = LocalExecutor(options.batch_size or BATCH_SIZE, options.workers, hashes=hashes)
     how = {"max_failed": section["max_failed"], "executor": executor}
     return run_items(record, place, items, lambda: mapper, writer, options, **how)

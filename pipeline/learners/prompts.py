@@ -11,14 +11,13 @@ from open_clip.hf_model import HFTextEncoder
 from torch import Tensor
 from torch.func import functional_call
 
+from pipeline.encode.again import REMEDY, load_clip_again
 from pipeline.errors import ModelError
 from pipeline.io import sha256_json
-from pipeline.models import ClipModel, ModelSpec, load_clip
+from pipeline.models import ClipModel, ModelSpec
 from pipeline.store import FeatureStore
-from pipeline.store.items import identity_diff
 
 _towers: dict[str, TextTower] = {}
-REMEDY = "run pipeline encode, then train again, or set the profile's `clip` back"
 
 
 @dataclass(frozen=True)
@@ -72,12 +71,7 @@ class ClassPrompts:
         """
         key = sha256_json(self.fingerprint)
         if key not in _towers:
-            clip = load_clip(self.spec)
-            if differences := identity_diff(self.fingerprint, clip.fingerprint):
-                message = f"is not the CLIP that made the features: {'; '.join(differences)}"
-                raise ModelError(message, path=self.spec.name, remedy=REMEDY)
-            clip.model.visual = None  # not needed, and large
-            _towers[key] = TextTower(clip)
+            _towers[key] = TextTower(load_clip_again(self.spec, self.fingerprint))
         return _towers[key]
 
 

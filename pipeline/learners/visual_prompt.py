@@ -11,6 +11,7 @@ from open_clip.transformer import VisionTransformer
 from pydantic import Field
 from torch import Tensor, nn
 
+from pipeline.encode.again import load_clip_again
 from pipeline.learners.base import Samples, register, standardisation
 from pipeline.learners.on_pixels import OnPixels, OnPixelsParams
 from pipeline.models import ClipModel
@@ -117,10 +118,8 @@ class VisualPrompt(OnPixels):
 
     def build(self, samples: Samples) -> nn.Module:
         """Return the frozen CLIP with prompts."""
-        clip, text = (
-            samples.pixels.clip(),
-            torch.from_numpy(np.array(samples.text, np.float32, order="C")),
-        )
+        clip = load_clip_again(samples.pixels.spec, samples.pixels.fingerprint)
+        text = torch.from_numpy(np.array(samples.text, np.float32, order="C"))
         return Prompted(clip, text, self.params)
 
     def begin(self, network: nn.Module, train: Samples) -> None:

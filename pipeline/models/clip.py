@@ -37,6 +37,7 @@ from pipeline.models.checkpoint import (
     minilm_folder,
 )
 from pipeline.models.maps import map_indices, timm_maps
+from pipeline.models.transformers_names import open_clip_names
 
 CODE_VERSION = 1
 """Increased whenever the results of a CLIP change; part of the identity of feature stores."""
@@ -83,9 +84,14 @@ class ClipModel:
         tokens: number of patch tokens, h * w.
         logit_scale: factor of cosine similarities (after the exponential).
         context_length: maximum number of tokens of a prompt.
+        checkpoint: the file of the weights, if it was loaded from one.
+        text_from: where the text tower's configuration and the tokenizer were loaded from, a folder
+            or a name on the hub; "" for what open_clip has itself.
     """
 
     has_text = True
+    checkpoint: Path | None = None
+    text_from = ("", "")
 
     def __init__(
         self,
@@ -253,7 +259,7 @@ def load_clip(
     config["quick_gelu"] = bool(trained["quick_gelu"])
     tower, tokens = _text_sources(spec, config["text_cfg"])
     model = build_clip(config, tower)
-    state = checkpoint.read()
+    state = open_clip_names(checkpoint.read())
     # CLIP-micro's file may have only the text projection; trunk and text tower are in packages.
     if parts := _is_embedded(config) and set(state) == {PROJECTION, "logit_scale"}:
         combined = f"{LITE0_SHA256} {MINILM_SHA256} {digest}"
@@ -291,7 +297,10 @@ def load_clip(
         _check_vocabulary(tokens, len(tokenizer.tokenizer), model.vocab_size)
         if not _is_embedded(config):
             fingerprint["text"] = _text_digest(model, tokenizer)
-    return ClipModel(model, tokenizer, trained, precision, json.loads(json.dumps(fingerprint)))
+    loaded = ClipModel(model, tokenizer, trained, precision, json.loads(json.dumps(fingerprint)))
+    loaded.checkpoint = checkpoint.path
+    loaded.text_from = ("", "") if _is_embedded(config) else (tower, tokens)
+    return loaded
 
 
 def clip_config(name: str) -> dict[str, Any]:

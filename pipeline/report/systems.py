@@ -195,7 +195,7 @@ ABLATIONS = {
 def ablations(datasets: Sequence[Dataset]) -> list[Table]:
     """Return a small table for each ablation that was run, variants x datasets: accuracy in the
     mean over shares, marked against whole images. Some are rows of the study, the others are made
-    by `python -m stages.ablations`."""
+    by `pipeline ablate`."""
     made = []
     for title, (end, views) in ABLATIONS.items():
         found = []

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import parts_of
+from pipeline.config import labels_of, parts_of
 
 if TYPE_CHECKING:
     from pipeline.report.data import Dataset
@@ -64,7 +64,9 @@ STATUS = {"error": "stopped with an error", "interrupted": "was interrupted",
 
 def view(name: str) -> str:
     """Name a view in a sentence, or all views of a joint one."""
-    return " and ".join(VIEWS.get(part, part) for part in parts_of(name))
+    named = [part.partition("@") for part in parts_of(name)]
+    said = " and ".join(VIEWS.get(v, v) + (f" ({of})" if of else "") for v, _, of in named)
+    return said + (f", with the labels of {labels_of(name)}" if labels_of(name) else "")
 
 
 def number(value: float | None, digits: int = 2, sign: bool = False) -> str:

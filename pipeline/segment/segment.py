@@ -37,6 +37,7 @@ def segment_dataset(
     *,
     predictor: Sam2ImagePredictor | None = None,
     clip: ClipModel | None = None,
+    variant: str = "",
 ) -> RunRecord:
     """Compute the masks that cache/<dataset>/masks.zarr lacks.
 
@@ -46,6 +47,7 @@ def segment_dataset(
         paths: of the project folder.
         options: of this run.
         predictor, clip: loaded models, instead of those of the profile.
+        variant: of the masks, which are kept beside those of the stage; see pipeline.adapt.
 
     Returns:
         The record of the run, also written to cache/<dataset>/records/segment.json.
@@ -65,24 +67,24 @@ def segment_dataset(
     content, hashes = lambda row: {n: row[n] for n in columns}, FileHashes(paths.hashes(dataset))
     items = image_items(chosen, data, content, truth=truth, hashes=hashes)
     choices = {"on_mismatch": options.on_store_mismatch, "attrs": {"dataset": dataset}}
-    with MaskStoreWriter(paths.masks(dataset), mapper.identity, **choices) as writer:
+    with MaskStoreWriter(paths.masks(dataset, variant), mapper.identity, **choices) as writer:
         writer.sync_manifest(manifest)
-        if kind.keeps_candidates:
+        if kind.keeps_candidates and not variant:  # those of the stage's own SAM2
             todo = [item for item, _ in writer.plan(items, force=options.force).todo]
             given = dataset, manifest, paths, options, todo[: options.limit], mapper, hashes
             mapper.stored = keep_candidates(*given) if todo else None
         record = run_stage(
-            "segment", dataset, params, paths, options, items, mapper, writer, hashes
+            "segment", dataset, params, paths, options, items, mapper, writer, hashes, variant
         )
-    table = open_masks(paths.masks(dataset)).table()
+    table = open_masks(paths.masks(dataset, variant)).table()
     record.masks = table.loc[table["in_manifest"], "status"].value_counts().to_dict()
     useless = set(record.masks) - {"failed"} == {"empty"} and params.segment.max_failed < 1
     record.status = "failed" if useless else record.status
-    record.write(paths.record(dataset, "segment"))
+    record.write(paths.record(dataset, record.stage))
     if useless:
         what = f"segment {dataset}: all {record.masks['empty']} masks are empty"
         remedy = "look at images and boxes with `pipeline data preview`; try another segment.prompt"
-        raise StageFailed(what, path=paths.masks(dataset), remedy=remedy)
+        raise StageFailed(what, path=paths.masks(dataset, variant), remedy=remedy)
     return record
 
 

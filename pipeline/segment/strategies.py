@@ -198,6 +198,12 @@ class SalientRefine(Strategy):
         return results
 
 
+class NoPrompt(Strategy):
+    """Nothing is asked: an adapted SAM2 knows what to look for."""
+
+    name = "no-prompt"
+
+
 class Box(Strategy):
     """The box of the manifest: its corners and, optionally, SAM2's mask prompt, on a crop."""
 

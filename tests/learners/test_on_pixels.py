@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from scipy import stats
 
 from pipeline.config import ModelSpec
+from pipeline.encode.again import load_clip_again
 from pipeline.encode.encode import encode_dataset
 from pipeline.encode.mapper import normalise
 from pipeline.encode.pixels import Pixels
@@ -82,8 +83,12 @@ def make(name: str, **params):
     return cls(cls.Parameters(**params), seed=3)
 
 
+def clip_of(part: Samples):
+    return load_clip_again(part.pixels.spec, part.pixels.fingerprint)
+
+
 def images_of(part: Samples) -> torch.Tensor:
-    clip = part.pixels.clip()
+    clip = clip_of(part)
     return normalise(part.pixels[np.arange(len(part))], clip.mean, clip.std)
 
 
@@ -121,7 +126,7 @@ def slow_vit(visual, image, prompts) -> np.ndarray:
 def test_tokens_enter_a_vit_as_in_visual_prompt_tuning(specs, depth):
     part = samples(specs["vit"], 4)
     network = make("visual-prompt", depth=depth, tokens=3).build(part)
-    visual, images = part.pixels.clip().model.visual, images_of(part)
+    visual, images = clip_of(part).model.visual, images_of(part)
     assert network.tokens.shape == (1 if depth == "shallow" else 2, 3, 32)
     ours = network.features(images)
     slow = torch.stack([slow_vit(visual, image, network.tokens) for image in images])
@@ -133,7 +138,7 @@ def test_tokens_enter_a_vit_as_in_visual_prompt_tuning(specs, depth):
 @torch.no_grad()
 def test_a_frame_is_added_to_the_border_and_without_it_prediction_is_zero_shot(specs):
     part = samples(specs["conv"], 4)
-    clip, network = part.pixels.clip(), make("visual-prompt", frame=12).build(part)
+    clip, network = clip_of(part), make("visual-prompt", frame=12).build(part)
     logits = network(images_of(part))
     shot = make("zero-shot", scale=clip.logit_scale).fit(part, part).predict_proba(part)
     np.testing.assert_allclose(torch.softmax(logits, dim=1), shot, atol=1e-4)
@@ -159,7 +164,7 @@ def test_it_learns_what_is_there_and_no_more_and_whatever_things_are_called(spec
     )
     params = QUICK | params | ({"learning_rate": 3e-3} if name == "network" else {})
     train, val, test = (samples(spec, n, seed) for n, seed in ((48, 1), (16, 2), (80, 3)))
-    tower = train.pixels.clip().model.visual
+    tower = clip_of(train).model.visual
     before = {key: value.clone() for key, value in tower.state_dict().items()}
     learner = make(kind, **params).fit(train, val)
     proba = learner.predict_proba(test)

@@ -1,7 +1,5 @@
 """What each part of the method is worth: one part changed at a time -> cache/ablations.csv
 
-python -m stages.ablations --dataset covid --dataset breast
-
 Each variant is a small project of its own below ablations/, with the images, manifest and audit of
 this one, and its stores where the variant leaves them as they are. It does what `segment`,
 `encode`, `train` and `compare` do; started again, it goes on where it was. `pipeline results` puts
@@ -11,14 +9,13 @@ the tables into results/ablations.md.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
-import typer
 import yaml
 
-from pipeline.cli.common import Project, stage
 from pipeline.config import Params, load_params, parts_of
 from pipeline.encode.encode import encode_dataset
 from pipeline.evaluate.comparison import MEAN, compare_dataset
@@ -74,50 +71,68 @@ ABLATIONS = {
 FILES = ("audit.parquet", "hashes.json", "thumbnails.npz")
 
 
-def run(
-    dataset: Annotated[list[str], typer.Option(help="Repeated: several; small ones are enough.")],
-    encoder: Annotated[
-        list[str] | None, typer.Option(help="Profile of params.yaml to encode with as well.")
-    ] = None,
-    jobs: Annotated[int, typer.Option(help="Parallel fits, -1 for one per core.")] = -1,
-) -> None:
-    """Run every ablation on some datasets that have been encoded."""
-    c = Project()
-    encoders = {name: {"profile": name} for name in (c.params.profile, *(encoder or []))}
-    asked = ABLATIONS | {"Image encoder": Ablation(encoders, PROBED, ("masks.zarr",))}
+def run_ablations(
+    datasets: list[str],
+    params: Params,
+    paths: Paths,
+    *,
+    params_file: Path,
+    encoders: Sequence[str] = (),
+    jobs: int = -1,
+) -> Path:
+    """Run every ablation on some encoded datasets and return the path of the table.
+
+    Args:
+        params_file: params.yaml, from which the parameters of each variant are made.
+        encoders: profiles of params.yaml to encode with beside the project's own.
+        jobs: parallel fits, -1 for one per core.
+
+    Raises:
+        PipelineError: a dataset has not been segmented, encoded or audited.
+    """
+    profiles = {name: {"profile": name} for name in (params.profile, *encoders)}
+    asked = ABLATIONS | {"Image encoder": Ablation(profiles, PROBED, ("masks.zarr",))}
     for title, ablation in asked.items():
         if len(ablation.variants) > 1:
             for variant, changes in ablation.variants.items():
-                for name in dataset:
-                    found = variant_rows(c, title, variant, changes, ablation, name, jobs)
-                    keep(c.paths.ablations, found.assign(ablation=title, variant=variant))
-    print(c.paths.ablations)
+                changed = variant_params(params, params_file, changes, ablation.runs)
+                folder = paths.root / "ablations" / slug(title, variant)
+                for name in datasets:
+                    kept = set(ablation.kept)
+                    if changed.segment == params.segment:
+                        kept.add("masks.zarr")
+                    place_variant(folder, name, paths, kept, changes.get(TEMPLATES))
+                    found = variant_rows(folder, name, changed, paths, kept, jobs)
+                    keep(paths.ablations, found.assign(ablation=title, variant=variant))
+    return paths.ablations
+
+
+def place_variant(
+    folder: Path, dataset: str, paths: Paths, kept: set[str], templates: dict | None
+) -> None:
+    """Make the project folder of a variant: manifest, prompts, audit, and links to kept stores."""
+    variant = Paths(folder)
+    variant.cache(dataset).mkdir(parents=True, exist_ok=True)
+    variant.manifest(dataset).parent.mkdir(exist_ok=True)
+    shutil.copy2(paths.manifest(dataset), variant.manifest(dataset))
+    prompts = yaml.safe_load(paths.prompts.read_text("utf-8"))
+    prompts["templates"] = templates or prompts["templates"]
+    atomic_write_text(variant.prompts, yaml.safe_dump(prompts, allow_unicode=True))
+    for name in FILES:
+        if (paths.cache(dataset) / name).is_file():
+            shutil.copy2(paths.cache(dataset) / name, variant.cache(dataset) / name)
+    for name in kept:  # only read: a link, not a copy
+        link = variant.cache(dataset) / name
+        if not link.is_symlink():
+            link.symlink_to((paths.cache(dataset) / name).resolve())
 
 
 def variant_rows(
-    c: Project, title: str, variant: str, changes: dict, ablation: Ablation, dataset: str, jobs: int
+    folder: Path, dataset: str, params: Params, project: Paths, kept: set[str], jobs: int
 ) -> pd.DataFrame:
-    """Make a variant's project and return its rows of compare.parquet: means over the shares of
-    grouped cross-validation, against the probe on whole images of the same project."""
-    folder = c.paths.root / "ablations" / slug(title, variant)
-    paths = Paths(folder, str(c.paths.data(dataset).parent.resolve()))
-    params = variant_params(c, changes, ablation.runs)
-    kept = ablation.kept
-    if params.segment == c.params.segment:
-        kept = {*kept, "masks.zarr"}
-    paths.cache(dataset).mkdir(parents=True, exist_ok=True)
-    paths.manifest(dataset).parent.mkdir(exist_ok=True)
-    shutil.copy2(c.paths.manifest(dataset), paths.manifest(dataset))
-    prompts = yaml.safe_load(c.paths.prompts.read_text("utf-8"))
-    prompts["templates"] = changes.get(TEMPLATES, prompts["templates"])
-    atomic_write_text(paths.prompts, yaml.safe_dump(prompts, allow_unicode=True))
-    for name in FILES:
-        if (c.paths.cache(dataset) / name).is_file():
-            shutil.copy2(c.paths.cache(dataset) / name, paths.cache(dataset) / name)
-    for name in kept:  # only read: a link, not a copy
-        link = paths.cache(dataset) / name
-        if not link.is_symlink():
-            link.symlink_to((c.paths.cache(dataset) / name).resolve())
+    """Return a variant's rows of compare.parquet: means over the shares of grouped
+    cross-validation, against the probe on whole images of the same variant."""
+    paths = Paths(folder, str(project.data(dataset).parent.resolve()))
     if "masks.zarr" not in kept:
         segment_dataset(dataset, params, paths)
     if "features.zarr" not in kept:
@@ -128,13 +143,15 @@ def variant_rows(
     return table[means & (table["subset"] == "full") & (table["number"] > 0)]
 
 
-def variant_params(c: Project, changes: dict[str, Any], runs: list[tuple[str, str]]) -> Params:
+def variant_params(
+    params: Params, params_file: Path, changes: dict[str, Any], runs: list[tuple[str, str]]
+) -> Params:
     """Return the project's parameters with a variant's changes, and its runs alone."""
     every = list(dict.fromkeys([(PROBE, "whole"), *runs]))
     learners = {
-        name: {k: v for k, v in c.params.learners[name].items() if k not in ("fractions", "seeds")}
+        name: {k: v for k, v in params.learners[name].items() if k not in ("fractions", "seeds")}
         | {"views": {"grouped": [view for learner, view in every if learner == name]}}
-        for name in c.params.learners
+        for name in params.learners
         if name in dict(every)
     }
     named = [
@@ -149,7 +166,7 @@ def variant_params(c: Project, changes: dict[str, Any], runs: list[tuple[str, st
         "splits.shots": {},
     }
     changed = {key: value for key, value in changes.items() if key != TEMPLATES}
-    return load_params(c.params_file, overrides | changed)
+    return load_params(params_file, overrides | changed)
 
 
 def keep(path: Path, rows: pd.DataFrame) -> None:
@@ -165,7 +182,3 @@ def keep(path: Path, rows: pd.DataFrame) -> None:
     with atomic_write(path) as partial:
         columns = [*key, *(name for name in rows if name not in key)]
         rows[columns].to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
-
-
-if __name__ == "__main__":
-    stage(run)
