@@ -76,6 +76,8 @@ class Paths:
     """What the audit compares, kept from run to run."""
     candidates = _cached("candidates.zarr")
     """What SAM2 proposed for each image, kept by some strategies."""
+    reviewed = _cached("reviewed")
+    """Corrections by hand, one file per image: the one folder that nothing can compute again."""
     pixels = _cached("pixels")
     """Frames of the views, for learners that train on pixels."""
     metrics = _cached("metrics.json")

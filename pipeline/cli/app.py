@@ -20,6 +20,7 @@ from pipeline.cli.common import (
     Dataset,
     DatasetName,
     Datasets,
+    EngineProject,
     Force,
     Jobs,
     ModelProject,
@@ -75,7 +76,7 @@ def show_audit(
 
 
 @command(app, "pipeline segment --dataset brain --set segment.prompt=auto")
-def segment(dataset: Dataset, project: StageProject) -> None:
+def segment(dataset: Dataset, project: EngineProject) -> None:
     """Stage 1: m = SAM2(x) for every image -> cache/DATASET/masks.zarr"""
     from pipeline.segment.segment import segment_dataset
 
@@ -97,6 +98,31 @@ def prompt_quality(
     project.run(measure_prompts, dataset)
 
 
+@command(app, "pipeline review --dataset brain --order random")
+def review(
+    dataset: Dataset,
+    project: ModelProject,
+    port: Annotated[int, Option(min=0, max=65535, help="0: any that is free.")] = 0,
+    order: Annotated[str, Option(help="empty, full, low, differ or random.")] = "empty",
+) -> None:
+    """Correct masks in the browser, on this machine only -> cache/DATASET/reviewed/"""
+    from pipeline.review.server import review_dataset
+
+    given = {"port": port, "order": order, "say": functools.partial(typer.echo, err=True)}
+    count = review_dataset(dataset, project.params, project.paths, project.options, **given)
+    written = project.paths.masks(dataset, "reviewed/all")
+    project.show({"written": count}, f"{written}: {count} rows written")
+
+
+def take_corrections(dataset: str, project: ModelProject, variant: str) -> None:
+    """Write what was corrected since into the variant `reviewed`, if that one is asked for: a page
+    may be open, or have been killed."""
+    if variant == "reviewed":
+        from pipeline.review.variant import update_variant
+
+        update_variant(dataset, project.params, project.paths)
+
+
 @command(app, "pipeline adapt --dataset breast --method lora --shots 16")
 def adapt(
     dataset: Dataset,
@@ -116,6 +142,7 @@ def adapt(
     project = replace(project, settings=[*(project.settings or []), *settings])
     from pipeline.adapt import adapt_dataset
 
+    take_corrections(dataset, project, project.params.adapt.source)
     made = adapt_dataset(dataset, project.params, project.paths, project.options, variant=name)
     project.show(made.record.to_json() | {"dice": made.dice}, made.summary())
 
@@ -123,8 +150,8 @@ def adapt(
 @command(app, "pipeline encode --dataset brain --batch-size 64")
 def encode(
     dataset: Dataset,
-    project: StageProject,
-    masks: Annotated[str | None, Option(help="A variant of the masks, see adapt.")] = None,
+    project: EngineProject,
+    masks: Annotated[str | None, Option(help="A variant, of adapt or review.")] = None,
 ) -> None:
     """Stage 2: I = E_v(x * m) and T = E_t(t) -> cache/DATASET/features.zarr"""
     from pipeline.encode.encode import encode_dataset, parts_of_variant
@@ -132,6 +159,7 @@ def encode(
     if masks is None:
         project.run(encode_dataset, dataset)
         return
+    take_corrections(dataset, project, masks)
     for part in parts_of_variant(dataset, masks, project.paths):
         project.run(functools.partial(encode_dataset, variant=part), dataset)
 

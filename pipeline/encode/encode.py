@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from pipeline.config import TIMM, Params
+from pipeline.config import TIMM, EncodeParams, Params
 from pipeline.encode.mapper import EncodeMapper
 from pipeline.encode.text import check_length, load_prompts, text_identity
 from pipeline.engine.options import RunOptions
@@ -21,7 +23,15 @@ from pipeline.io import FileHashes
 from pipeline.manifest import class_names, read_manifest
 from pipeline.models import ClipModel, TimmEncoder, load_clip, load_timm
 from pipeline.paths import Paths
-from pipeline.store import FeatureStoreWriter, MaskStore, WorkItem, open_masks
+from pipeline.store import (
+    FeatureRow,
+    FeatureStoreWriter,
+    MaskStore,
+    WorkItem,
+    open_features,
+    open_masks,
+)
+from pipeline.store.items import canonical
 
 UNMASKED = ("whole", "oracle", "trunk")
 """Views that do not depend on the mask that was found."""
@@ -77,11 +87,11 @@ def encode_dataset(
         if prompts.unused:
             text = f"encode {dataset}: prompts for classes that it does not have: "
             print(text + ", ".join(prompts.unused), file=sys.stderr, flush=True)
+    recipe = partial(make_mapper, params, section, replace(options, only=None), masks, clip)
     clip = clip or load_encoder(params, options)
     if prompts:
         check_length(prompts, clip.count_tokens, clip.context_length)
-    choices = {"forward_batch": options.batch_size, "window": params.images.shown}
-    mapper = EncodeMapper(section, clip, masks, **choices)
+    mapper = make_mapper(params, section, options, masks, clip)
     with FeatureStoreWriter(
         paths.features(dataset, variant),
         mapper.identity | made_with,
@@ -104,8 +114,57 @@ def encode_dataset(
                 identity=identity,
                 prompts=prompts.texts,
             )
-        given = items, mapper, writer, hashes, variant
+        if masks.identity.get("stage") == "review" and not options.force:
+            copy_features(paths.features(dataset), writer, items, mapper)
+        given = items, mapper, writer, hashes, variant, recipe
         return run_stage("encode", dataset, params, paths, options, *given)
+
+
+def make_mapper(
+    params: Params,
+    section: EncodeParams,
+    options: RunOptions,
+    masks: MaskStore,
+    clip: ClipModel | TimmEncoder | None = None,
+) -> EncodeMapper:
+    """Return the mapper of a section `encode`, with the profile's encoder if none is given."""
+    choices = {"forward_batch": options.batch_size, "window": params.images.shown}
+    return EncodeMapper(section, clip or load_encoder(params, options), masks, **choices)
+
+
+def copy_features(
+    base: Path, writer: FeatureStoreWriter, items: list[WorkItem], mapper: EncodeMapper
+) -> None:
+    """Copy what the store `base` has of the same images with the same masks, model and rules,
+    so that of masks corrected by a person only those that were changed are encoded."""
+    if not base.is_dir():
+        return
+    store, new = open_features(base), canonical(mapper.identity)
+    old, rules, views = store.identity, new.pop("view_rules", {}), new.pop("views")
+    known = {view: rule for view, rule in old.get("view_rules", {}).items() if view in views}
+    alike = known == rules and all(old.get(name) == value for name, value in new.items())
+    if not alike or not set(views) <= set(store.views):
+        return
+    others = store.attrs.get("pooled_views", [])
+    frames = [view for view in store.views if view not in others]
+    at = [frames.index(view) for view in mapper.frames]
+    pooled_at = [others.index(view) for view in mapper.pooled]
+    rows = store.table().to_dict("index")
+    for item, _ in writer.plan(items).todo:
+        row, mask = rows.get(item.image_id), item.row["mask"]
+        names = ("status", "sha256", "mask_status", "mask_crc")
+        wanted = mask and ("ok", item.row["sha256"], mask["status"], mask["crc"])
+        if row is None or tuple(row[name] for name in names) != wanted:
+            continue
+        with suppress(StoreError):  # what is lost there is encoded
+            data = store.read(item.image_id)
+            more = {"tokens": data["tokens"][at]} if "tokens" in data else {}
+            more |= {"pooled": data["pooled_features"][pooled_at]} if pooled_at else {}
+            more |= {"mask_status": mask["status"], "mask_crc": mask["crc"]}
+            features = data["image_features"][at]
+            copied = FeatureRow(item.image_id, features, reason=row["reason"], **more)
+            writer.write([item], [copied])
+    writer.commit()
 
 
 def adapter_of(masks: MaskStore, dataset: str) -> dict[str, Any]:

@@ -167,10 +167,11 @@ def add_dataset(
                 split_names=names,
             )
         else:
-            if layout or names:
-                what = "--layout and --split-name say what folders are, but this is a table"
-                raise ManifestError(what, path=source, remedy="omit them, or pass the folder")
-            findings = read_image_tables([folder, *sources[1:]], table)
+            if layout:
+                what = "--layout says what folders are, but this is a table"
+                raise ManifestError(what, path=source, remedy="omit it, or pass the folder")
+            rules = TableRules(**vars(table) | {"split_names": names})
+            findings = read_image_tables([folder, *sources[1:]], rules)
         findings.home = place if folder != source else None
         hashes = FileHashes(paths.hashes(dataset))
         in_place = is_in_place(place, findings, manifest=manifest, force=force)

@@ -30,7 +30,7 @@ from pipeline.images import (
     probe,
     sniff,
 )
-from pipeline.intake.folders import NO_NAMES, read_layout, split_named
+from pipeline.intake.folders import ARRANGE, NO_NAMES, read_layout, split_named
 from pipeline.intake.truth import WORDS, Truth, find_truth, words
 from pipeline.io import UNITED, open_bytes, partial_path, writing
 from pipeline.manifest import COLUMNS
@@ -38,7 +38,6 @@ from pipeline.manifest import COLUMNS
 DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".dic", ".ima")
 MAX_RATIO = 200  # of unpacked to packed size; images hardly compress, so that more is a bomb,
 MAX_SMALL = 2**26  # unless the whole is small, e.g. black masks
-ARRANGE = "arrange them as class/image or split/class/image, or pass a CSV with labels"
 
 
 @dataclass

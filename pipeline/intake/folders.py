@@ -16,25 +16,30 @@ from types import MappingProxyType
 from typing import NoReturn
 
 from pipeline.errors import ManifestError, shown
+from pipeline.images import has_image_suffix
 from pipeline.intake.truth import IMAGE_WORDS, words
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
+    "val": ("val", "valid", "validate", "validation", "dev"),
     "test": ("test", "testing"),
 }
 # A split's name may have these words and numbers around it (`seg_train`, `Training Data`,
 # `train2017`); after `images`, `Tr` and `Ts` are splits too.
 _AROUND = "(?:data|dataset|set|seg|images?|imgs?|pictures?|files?|folder|samples?|split|part)*"
+_PART = re.compile(_AROUND)
+_ID = re.compile(r"0\d|\d{3}|(?:patient|subject|person|case|pat|pt|sub)[ _-]*\d", re.I)
+_HASH = re.compile(r"(?=.*\d)[0-9a-fA-F-]{8,}")
 _SPLIT = {
     split: re.compile(f"{_AROUND}(?:{'|'.join(names)}){_AROUND}|images?{split[0]}[{split[1:]}]")
     for split, names in SPLIT_NAMES.items()
 }
 _FOLD = re.compile(r"(?i)(?:cv|k)?[ _-]?fold[ _-]?\d+")
+ARRANGE = "arrange them as class/image or split/class/image, or pass a CSV with labels"
 # What a level of folders can be, and its column.
 ROLES = {"split": "split", "class": "label", "patient": "patient_id", "fold": "fold"}
 MOST = 0.9  # of the images, or names, that a rule on levels asks for
-MIN_PATIENTS = 3  # folders in each class, for these to be taken for patients
+MIN_PATIENTS = 3  # folders in each class, for these to be taken for patients; ids in a set
 Folders = list[list[str]]  # the names of the folders of each image, from the top
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
@@ -202,17 +207,43 @@ def guess_layout(places: Folders, root: Path, given: Mapping[str, str] = NO_NAME
     pairs = {(folders[0], folders[at]) for folders in deeper if len(folders) > at > 0}
     times = Counter(name for _, name in pairs)
     same = sorted(name for name in times if times[name] > 1)
+    start, labels = "/".join([*above, ""]), sorted({folders[0] for folders in inner})
     if sum(times[name] for name in same) > len(pairs) / 2 and len(deeper) > len(inner) / 2:
-        start = "/".join([*above, ""])
         ask(
             f"the folders {shown(sorted(names[0]))} hold folders of the same names ({shown(same)})",
             f"say which are the classes: --layout '{start}class/*' (the outer ones), "
             f"'{start}class/patient/*', '{start}patient/class/*', '{start}*/class/*', or "
             "'split/class/*' with --split-name 'x=test'",
         )
+    told = f"say so if they are: --layout '{start}class/*'"
+    if labels and (why := _no_classes(labels)):
+        ask(f"the folders {shown(labels)} {why}, not for classes", f"{told}; else {ARRANGE}")
+    if copies := [name for name in times if name in labels]:
+        outer = sorted({above for above, name in pairs if name in copies})
+        what = f"{shown(outer)} holds folders named like those next to it ({shown(copies)})"
+        ask(f"{what}: a copy of the set, or a class", f"pass {outer[0]!r} as --from, or {told}")
     if patients := _patient_level(inner, depth):
         return [*above, "class", *["*"] * (patients - 1), "patient"]
+    if len(pairs) > len({name for name, _ in pairs}) and len(deeper) > len(inner) / 2:
+        ask(
+            f"the folders {shown(labels)} hold folders ({shown(sorted(times))}): patients, classes "
+            "or neither",
+            f"say which: --layout '{start}class/patient/*', '{start}*/class/*' or '{start}class/*'",
+        )
     return [*above, "class"]
+
+
+def _no_classes(names: list[str]) -> str:
+    """Return what names of folders stand for, if all of them are rather named for patients (or
+    other numbered things) or for formats and parts; else ""."""
+    letters = [re.sub(r"[\W\d_]", "", name.lower()) for name in names]
+    if all(word and (has_image_suffix(f"x.{word}") or _PART.fullmatch(word)) for word in letters):
+        return "are named for files"
+    spelled = {re.sub(r"\d+", "0", name) for name in names if _ID.search(name)}
+    alike = 0 < len(spelled) <= len(names) / 2 and all(map(_ID.search, names))
+    if len(names) >= MIN_PATIENTS and (alike or all(map(_HASH.fullmatch, names))):
+        return "are named for patients or other numbered things"
+    return ""
 
 
 def _patient_level(inner: Folders, depth: int) -> int:

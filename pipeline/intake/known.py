@@ -37,7 +37,9 @@ KINDS = ("label", "class", "classname", "organ", "structure", "tissue", "region"
 KNOWN_NAMES = re.compile(r"(person\d+)_(?:bacteria|virus)_|((?:NORMAL\d*-)?IM-\d+)-\d+")
 MIN_SHARE = 0.9  # of the names must match `KNOWN_NAMES` for any to be believed
 HINTS = {  # pattern -> what it finds: `anna` in `a/anna/1.png`, `P17` in `P17_L_1.png`, `A1_17`
+    "(?i)((?:patient|subject|person|case)[ _-]*[0-9]+)": "parts of paths",
     "([^/]+)/[^/]*$": "folders",
+    "([^/]+)/[^/]+/[^/]*$": "folders",
     "([^/0-9]*[0-9]+)[ _-][^/]+$": "beginnings of names",
     "([^/]*[0-9])[ _-][^/ _-]+$": "beginnings of names",
 }
@@ -145,7 +147,8 @@ def patient_hint(frame: pd.DataFrame, folders: bool) -> list[str]:
     for pattern, kind in HINTS.items():
         matches = filter(None, map(re.compile(pattern).search, paths))
         found = [match[1] for match in matches] if folders or kind != "folders" else []
-        if len(found) >= MIN_SHARE * len(paths) and least <= len({*found}) <= len(found) / 2:
+        most = len(found) / (1 if kind == "parts of paths" else 2)
+        if len(found) >= MIN_SHARE * len(paths) and least <= len({*found}) <= most:
             return [
                 f"patients are not known, but {len({*found})} {kind} look like theirs "
                 f"({shown(sorted({*found}))}): if so, pass --patient-regex '{pattern}', or images "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +32,6 @@ from pipeline.io import FileHashes
 from pipeline.manifest import mask_file
 from pipeline.segment.quality import odd_truth
 
-PATIENT_NAMED = re.compile(r"(?i)(patient|subject|person|case|pat|pt|sub)[ _-]*\d+")
 SECONDARY = "DICOM secondary capture (dose report, screen shot) among CT, MR or PET images"
 # `--on-shared-patient`: of the splits that share a patient, the first in this order keeps it.
 SPLIT_PRIORITY = {"drop-train": ("test", "val", "train"), "drop-test": ("train", "val", "test")}
@@ -245,13 +243,16 @@ def row_warnings(frame: pd.DataFrame) -> list[str]:
         if {*words(label)} and {*words(label)} <= WORDS - CLASS_WORDS:
             warnings.append(f"class {label!r} looks like ground truth: pass its folder as --masks")
     labels = table.index.to_series()
-    for _, alike in labels.groupby(labels.str.casefold().str.split().str.join(" ")):
+    for _, alike in labels.groupby(
+        labels.str.casefold().str.split().str.join(" ").str.removesuffix(".0")
+    ):
         if len(alike) > 1:
             names = ", ".join(map(repr, alike))
-            warnings.append(f"classes {names} differ only by case or spaces")
-    if len(table) >= 3 and all(map(PATIENT_NAMED.fullmatch, table.index)):
-        what = f"the classes ({shown(table.index)}) are named like patients: if they are, say with "
-        warnings.append(f"{what}--layout what the folders are, or pass a CSV with labels")
+            warnings.append(f"classes {names} differ only by case, spaces or .0")
+    whole = frame[frame["label"].groupby(frame["sha256"]).transform("nunique") > 1]
+    if len(whole):
+        what = f"{len(whole)} images have the same bytes as one of another class"
+        warnings.append(f"{what}: {shown(whole['image_id'])}")
     in_splits = frame[(frame["patient_id"] != "") & (frame["split"] != "")]
     named = in_splits.groupby("patient_id")["split"].first()
     keys = named.index.to_series().str.casefold()

@@ -144,10 +144,12 @@ class Images:
         self.ends: dict[str, set[str]] = defaultdict(set)  # end of a path -> stems
         self.starts: dict[str, set[str]] = defaultdict(set)  # the same without the last word
         for path in paths:
-            key = stem(path).removeprefix(f"{top}/")
-            self.full[key].append(path)
+            self.full[stem(path).removeprefix(f"{top}/")].append(path)
+        first = _first_word([key.rpartition("/")[2] for key in self.full])
+        for key in self.full:
             for at in [0, *(match.end() for match in re.finditer("/", key))]:
                 self.ends[key[at:]].add(key)
+                self.ends[first.sub(r"\1", key[at:])].add(key)  # `img_7`: `mask_7` is of 7
                 if match := _IMAGE_OF[-1].fullmatch(key[at:]):
                     self.starts[match["x"]].add(key)
 
@@ -200,7 +202,7 @@ def find_truth(
         if len(found) > 2 and _drawn(masks, locate) and not _drawn(images, locate):
             for mask, images in found:
                 truth.add(mask, images, rest)
-        elif len(found) > 2:
+        elif len(found) > 2 and re.search("[A-Za-z]", rest):
             truth.derived[rest] = masks
     rest = [path for path in paths if path not in truth.owners]
     _in_folders(truth, rest, named, locate, told)
@@ -217,6 +219,11 @@ def find_truth(
             )
         truth.spare += truth.lone
     _in_unnamed_folders([path for path in rest if path in left], locate)
+    for folder, stems in folders.items():
+        outer, _, inner = folder.rpartition("/")
+        same = [path for files in stems.values() for path in files if path in left]
+        if folder and len(same) > 2 and stems.keys() <= folders.get(outer, {}).keys():
+            truth.derived.setdefault(f"{inner}/", []).extend(same)
     return truth
 
 
@@ -242,8 +249,9 @@ def _next_to_images(
                 truth.add(file, stems[says[0][0]], says[0][1])
         elif match := _IMAGE_OF[0].fullmatch(name):
             alone[name] = match["x"]
-        elif extended and re.match(r"[ _.-]+[A-Za-z]", extended[0][1]):
-            unknown[extended[0][1]] += [(file, stems[extended[0][0]]) for file in files]
+        elif extended and re.match(r"[ _.-]+\w", extended[0][1]):
+            word = re.sub(r"(?<![A-Za-z])\d+$", "1", extended[0][1])
+            unknown[word] += [(file, stems[extended[0][0]]) for file in files]
         elif (WORDS - CLASS_WORDS) & {*words(name)}:
             truth.lone += files
     starts: dict[str, list[str]] = defaultdict(list)
@@ -284,6 +292,13 @@ def _of_same_end(base: str, names: list[str], images: list[str]) -> dict[str, li
     if len(fits) < len(names) or any(len(found) > 1 for found in fits.values()):
         return {}
     return {name: next(iter(found.values())) for name, found in fits.items()}
+
+
+def _first_word(names: list[str]) -> re.Pattern:
+    """Return a pattern that finds the word with which all names begin, after a group of folders."""
+    found = {match[0] if (match := re.match("[A-Za-z]+[ _.-]+", name)) else "" for name in names}
+    word = found.pop() if len(found) == 1 else ""
+    return re.compile(f"((?:^|.*/)){re.escape(word)}(?=[^/]+$)" if word else "(?!)()")
 
 
 def _rest(folder: str) -> set[str]:
@@ -363,11 +378,11 @@ def _in_unnamed_folders(paths: list[str], locate: Callable[[str], Path]) -> None
     tree: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for path in paths:
         parts = path.split("/")
-        for depth in range(len(parts) - 1):
-            tree["/".join(parts[:depth])][parts[depth]].append(path)
+        for depth in range(len(parts)):  # "" = the files next to the folders
+            tree["/".join(parts[:depth])][parts[depth] * (depth < len(parts) - 1)].append(path)
     for top, inner in [one for one in tree.items() if 1 < len(one[1]) <= FEW_IMAGES][:FEW_IMAGES]:
         start = f"{top}/" * bool(top)
-        for name, files in inner.items():
+        for name, files in [one for one in inner.items() if one[0]]:
             others = [path for other in inner if other != name for path in inner[other]]
             images, prefix = Images(others, top), f"{start}{name}/"
             paired = sum(bool(images.of(stem(path).removeprefix(prefix))[0]) for path in files)

@@ -12,8 +12,8 @@ import difflib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 
@@ -21,9 +21,10 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import ManifestError, printable, shown
+from pipeline.images import has_image_suffix
 from pipeline.intake.find import Findings, look_through, why_skipped
-from pipeline.intake.folders import split_named
-from pipeline.intake.truth import stem
+from pipeline.intake.folders import NO_NAMES, split_named
+from pipeline.intake.truth import CLASS_WORDS, WORDS, stem, words
 from pipeline.io import UNITED, read_text_csv
 from pipeline.manifest import COLUMNS
 
@@ -44,16 +45,31 @@ SYNONYMS = {
     "mask_path": ("maskpath mask", ""),
 }
 MASKS = "maskfile maskname maskfilename maskfilepath segmentation segmentationpath groundtruth"
-PATIENT = r"(patient|subject|participant|person|case|donor|animal)"
+NO_IMAGE = WORDS - CLASS_WORDS
+PATIENT = r"(patient|subject|participant|person|individual|case|donor|animal)"
 GROUP = r"(group|series|study|exam|accession|slide|specimen|lesion|nodule|volume|video|sequence)"
-ID = r"(id|uid|instanceuid|no|nr|num|number|name|code|key|index)?"
+ID = r"(id|uid|instanceuid|no|nr|nbr|num|number|name|code|key|index)?"
+NUMBERED = re.compile(r"id.*|.*(id|no|nr|nbr|num|number|code|key|mrn)")  # columns of numbers
+SPLIT = re.compile(r"split|partition|subset|set|usage|(is)?(train|training|val|valid|test)")
 MIN_UNITS = 5  # fewer values are rather kinds (case: benign) than patients
+FEW_SPLITS = 16  # different values of a column of splits, at most
 MEASURED = ["sha256", "width", "height", "mask_area"]  # never taken from a table
 BOXES = {
-    "corners": ("xmin ymin xmax ymax", "x1 y1 x2 y2", "x0 y0 x1 y1", "left top right bottom"),
+    "corners": (
+        "xmin ymin xmax ymax",
+        "x1 y1 x2 y2",
+        "x0 y0 x1 y1",
+        "left top right bottom",
+        "xstart ystart xend yend",
+        "startx starty endx endy",
+    ),
     "xywh": ("x y w h", "x y width height", "xmin ymin width height", "left top width height"),
     "centre": ("xcenter ycenter width height", "xcentre ycentre width height", "cx cy w h"),
 }
+BOXY = re.compile(  # names of columns that may be of boxes
+    "(.*(bbox|rect|polygon|shapeattr|coord).*)|"
+    "(start|end|min|max|top|bottom|left|right|center|centre)*[xy](start|end|min|max|[0-9])*"
+)
 RELATIVE = "%"  # ends a box in shares of the image's sides, until its size is known
 # Columns of 0 and 1 that are classes only if the user says so.
 NO_CLASSES = {"male", "female", "m", "f", "left", "right", "train", "val", "valid", "test"}
@@ -77,6 +93,7 @@ class TableRules:
             width,height ("centre"), or is not taken ("none").
         box_rule: of several boxes of an image take the one around all ("union") or the "largest".
         images: the folder of the images; default: that of the table.
+        split_names: further names of splits, as of `split_names`.
 
     Raises:
         ManifestError: a value is not one of those above.
@@ -90,6 +107,7 @@ class TableRules:
     box_format: str | None = None
     box_rule: str | None = None
     images: Path | None = None
+    split_names: Mapping[str, str] = field(default_factory=lambda: NO_NAMES)
 
     def __post_init__(self) -> None:
         allowed = {
@@ -153,16 +171,17 @@ def _read_one(source: Path, rules: TableRules, found: Findings, *, several: bool
     folder; what is missing or remarkable joins `found`."""
     folder = rules.images or source.parent
     table, taken = read_table(source, rules=rules)
+    has = ", ".join(taken.get(name, name) for name in table)
     if "path" not in table:
         _take_path(table, taken, folder, source)
-    found.warnings += take_units(table, taken)
+    found.warnings += take_units(table, taken) + _take_masks(table, taken)
     for name in {"patient_id", "group"} & {*table}:  # `12.0` is what pandas makes of 12 and a gap
         cells = table[name].str.strip()
         whole = cells.str.fullmatch(r"(\d+\.0)?").all()
         table[name] = cells.str.removesuffix(".0") if whole else cells
-    split = _take_split(table, taken, source, several=several)
+    split = _take_split(table, taken, source, rules, several=several)
     boxes = _take_boxes(table, rules, found)
-    _take_labels(table, taken, source, rules)
+    _take_labels(table, taken, source, rules, has)
     table = table.drop(columns=MEASURED, errors="ignore")
     names = table["path"]
     files, how, listed = find_files(names, folder, source)
@@ -228,6 +247,9 @@ def read_table(
     if lacking := [name for name in required if name not in meant.values()]:
         what = f"no column {lacking[0]!r} {has}"
         raise ManifestError(what, path=path, remedy=f"name the column {lacking[0]!r} in line 1")
+    if any(map(has_image_suffix, csv.header)):
+        what, remedy = "line 1 names a file", "write the names of the columns above it"
+        raise ManifestError(f"{what} {has}", path=path, remedy=remedy)
     if not csv.rows:
         raise ManifestError("the table has no rows", path=path, remedy="check the file")
     columns = [meant.get(name, name.strip()) for name in csv.header]
@@ -241,6 +263,10 @@ def read_table(
     if rules.path_column:  # which may name the patient as well
         at = csv.header.index(rules.path_column)
         table["path"], taken["path"] = table.iloc[:, at], rules.path_column
+    ids = next((n for n, c in meant.items() if c == "image_id"), "")
+    if {"path", "image_id"} <= {*table} and plain(ids) != "imageid":
+        several = (table.groupby("image_id")["path"].nunique() > 1).any()  # `ID` of two eyes
+        table = table.rename(columns={"image_id": ids} if several else {})
     return table, taken
 
 
@@ -260,22 +286,55 @@ def _take_path(table: pd.DataFrame, taken: dict[str, str], folder: Path, source:
     table["path"] = table[taken["path"]]
 
 
-def _take_split(table: pd.DataFrame, taken: dict[str, str], source: Path, *, several: bool) -> str:
+def _take_masks(table: pd.DataFrame, taken: dict[str, str]) -> list[str]:
+    """Take the column that is named like masks and holds names of images for mask_path, in place;
+    return a warning if there are several."""
+    named = [n for n in table if WORDS & {*words(n)} or plain(n) in MASKS.split()]
+    cells = {n: set(table[n]) - {""} for n in named if n not in COLUMNS}
+    hits = [n for n in cells if cells[n] and all(map(has_image_suffix, cells[n]))]
+    if "mask_path" in table or not hits:
+        return []
+    if len(hits) > 1:
+        what = f"columns {shown(map(repr, hits))} are named like masks, but are not used"
+        return [f"{what}: rename the one that is ground truth to mask_path"]
+    table["mask_path"], taken["mask_path"] = table[hits[0]], hits[0]
+    return []
+
+
+def _take_split(
+    table: pd.DataFrame, taken: dict[str, str], source: Path, rules: TableRules, *, several: bool
+) -> str:
     """Set the column split, in place: of the column of that name, else of one all of whose values
-    name splits, else of the file's name; and return a note. A single table called train has no
-    split, since all images may be in it."""
-    others = [n for n in table if n not in COLUMNS and table[n].nunique() > 1]
-    named = next((n for n in others if all(map(split_named, set(table[n])))), "")
+    name splits, else of the names of the file or, of several, of its folder; and return a note. A
+    single table called train has no split, since all images may be in it.
+
+    Raises ManifestError where only some values of a column name splits.
+    """
+    others = [n for n in table if n not in COLUMNS and 1 < table[n].nunique() <= FEW_SPLITS]
+    others.sort(key=lambda name: not SPLIT.fullmatch(plain(name)))
+    says = {n: {t: split_named(t, rules.split_names) for t in set(table[n])} for n in others}
+    named = next((n for n in others if all(says[n].values())), "")
     if "split" in table or named:
         cells = table["split"] if "split" in table else table[named]
         taken |= {"split": named} if "split" not in table else {}
-        table["split"] = [split_named(text) or text for text in cells]
+        table["split"] = [split_named(text, rules.split_names) or text for text in cells]
         return ""
-    words = {split_named(word) for word in re.findall("[a-z]+", source.stem.lower())} - {""}
-    split = split_named(source.stem) or (words.pop() if several and len(words) == 1 else "")
+    for name, splits in says.items():
+        unknown = sorted(text for text, split in splits.items() if not split)
+        if len({*splits.values()} - {""}) > 1:
+            what = f"column {name!r} names splits, but {shown(map(repr, unknown))} is none"
+            remedy = f"say which: --split-name '{unknown[0]}=test'; or rename the column"
+            raise ManifestError(what, path=source, remedy=remedy)
+    told = {split_named(word) for word in re.findall("[a-z]+", source.stem.lower())} - {""}
+    told |= {split_named(source.parent.name)} - {""} if not told else set()
+    split = split_named(source.stem) or (told.pop() if several and len(told) == 1 else "")
+    table["split"] = "" if split == "train" and not several else split
     if split == "train" and not several:
         return "no split is set: images without one train as soon as others say test"
-    table["split"] = split
+    if like := [n for n in others if SPLIT.fullmatch(plain(n)) and table[n].nunique() <= 4]:
+        values = sorted(set(table[like[0]]))
+        said = f"column {like[0]!r} is named like splits, but is not used ({shown(values)}): if it "
+        return f"{said}says them, pass --split-name '{values[0]}=test' and so on"
     return split and f"split {split}, as the file's name says (a column split says otherwise)"
 
 
@@ -304,18 +363,27 @@ def take_units(table: pd.DataFrame, taken: dict[str, str], least: int = MIN_UNIT
                 f"column {name!r} is named like {kind}, but is not used ({why}): to keep images of "
                 f"one value in one part of a split pass --patient-column {name!r}"
             )
+    for name in table if not {"patient_id", "group"} & {*table} and not warnings else ():
+        cells = table[name].str.strip()
+        cells = cells[cells != ""]
+        mixed = cells.str.contains("[A-Za-z]") & cells.str.contains("[0-9]")  # P17
+        ids = mixed.all() or NUMBERED.fullmatch(plain(name))
+        ids = ids and not any(map(has_image_suffix, set(cells)))
+        if name not in COLUMNS and ids and least <= cells.nunique() <= len(cells) / 2:
+            what = f"column {name!r} ({cells.nunique()} values such as {cells.iloc[0]!r}) may name"
+            warnings.append(f"{what} patients: if so, pass --patient-column {name!r}")
     return warnings
 
 
 def _take_labels(
-    table: pd.DataFrame, taken: dict[str, str], source: Path, rules: TableRules
+    table: pd.DataFrame, taken: dict[str, str], source: Path, rules: TableRules, has: str
 ) -> None:
     """Set the column labels, in place: the labels of each row, of one column or of columns of 0 and
     1: those that `rules` name, or all of them if every row has a single 1.
 
     Raises ManifestError where there is no label, or a row has several or none without a rule.
     """
-    names, has = list(rules.label_column), f"(it has: {', '.join(table)})"
+    names = list(rules.label_column)
     if "label" in table and len(names) < 2:
         cells = table.pop("label")
         mark = rules.label_sep or _label_mark(cells, rules.label_rule)
@@ -328,13 +396,13 @@ def _take_labels(
         n for n in table if binary[n] and n not in COLUMNS and plain(n) not in NO_CLASSES
     ]
     if lost := [n for n in names if not binary.get(n, False)]:
-        what = f"column {lost[0]!r} is not one of 0 and 1 {has}"
+        what = f"column {lost[0]!r} is not one of 0 and 1 (it has: {has})"
         raise ManifestError(what, path=source, remedy="check --label-column")
     yes, unsure = cells[names].isin(YES), cells[names].isin(UNCERTAIN).any(axis=1)
     count = yes.sum(axis=1)
-    if len(names) < 2 or not count.any():
+    if len(names) < 2 or yes.any().sum() < 2 - bool(rules.label_column):
         remedy = "name the column 'label' in line 1, or pass --label-column"
-        raise ManifestError(f"no column 'label' {has}", path=source, remedy=remedy)
+        raise ManifestError(f"no column 'label' (it has: {has})", path=source, remedy=remedy)
     if not rules.label_rule and (unsure.any() or (count != 1).any()):
         raise ManifestError(
             f"no column 'label'. The columns of 0 and 1 ({', '.join(names)}) may be classes, but "
@@ -384,6 +452,10 @@ def _take_boxes(table: pd.DataFrame, rules: TableRules, found: Findings) -> str:
     alone = next((n for n in table if plain(n) in ("box", "bbox", "boundingbox")), None)
     own = [alone] if alone else [short[name] for name in names]
     if rules.box_format == "none" or not own:
+        like = [n for n in table if n not in COLUMNS and BOXY.fullmatch(plain(n))]
+        if rules.box_format != "none" and (len(like) > 1 or (like and len(plain(like[0])) > 2)):
+            what = f"columns {shown(map(repr, like))} may be boxes, but are not used"
+            found.warnings.append(f"{what}: name them x_min, y_min, x_max and y_max if they are")
         table["box"] = ""
         return ""
     cells = table[own].agg(",".join, axis=1)
@@ -584,6 +656,11 @@ def find_files(
     if any(found):
         return found, "", files
     meant, how = one_of_each(names, files, source)
+    truth = [name for name in meant if not NO_IMAGE.isdisjoint(words(os.path.dirname(name)))]
+    if len(truth) > len(names) / 2:
+        what = f"{len(truth)} names fit only files in folders named like ground truth"
+        remedy = "write the names of the images as they are, or pass their folder as --images"
+        raise ManifestError(f"{what}, e.g. {shown(truth)}", path=source, remedy=remedy)
     return [folder / name if name else None for name in meant], how, files
 
 

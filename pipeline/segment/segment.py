@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -60,22 +61,21 @@ def segment_dataset(
     """
     manifest = read_manifest(paths.manifest(dataset))
     chosen, data = select(manifest, options.only), paths.data(dataset)
-    kind = strategy_class(params.segment)
-    guide = find_guide(kind, dataset, params, paths, options, class_names(manifest), clip)
-    mapper = make_mapper(params, options, predictor, guide)
+    models = class_names(manifest), predictor, clip
+    recipe = partial(build_mapper, dataset, params, paths, replace(options, only=None), *models)
+    mapper = recipe()
     columns, truth = mapper.strategy.columns, mapper.strategy.uses_truth
     content, hashes = lambda row: {n: row[n] for n in columns}, FileHashes(paths.hashes(dataset))
     items = image_items(chosen, data, content, truth=truth, hashes=hashes)
     choices = {"on_mismatch": options.on_store_mismatch, "attrs": {"dataset": dataset}}
     with MaskStoreWriter(paths.masks(dataset, variant), mapper.identity, **choices) as writer:
         writer.sync_manifest(manifest)
-        if kind.keeps_candidates and not variant:  # those of the stage's own SAM2
+        if mapper.strategy.keeps_candidates and not variant and options.in_this_process:
             todo = [item for item, _ in writer.plan(items, force=options.force).todo]
-            given = dataset, manifest, paths, options, todo[: options.limit], mapper, hashes
-            mapper.stored = keep_candidates(*given) if todo else None
-        record = run_stage(
-            "segment", dataset, params, paths, options, items, mapper, writer, hashes, variant
-        )
+            asked = dataset, manifest, paths, options, todo[: options.limit], mapper, hashes
+            mapper.stored = keep_candidates(*asked) if todo else None
+        given = items, mapper, writer, hashes, variant, recipe
+        record = run_stage("segment", dataset, params, paths, options, *given)
     table = open_masks(paths.masks(dataset, variant)).table()
     record.masks = table.loc[table["in_manifest"], "status"].value_counts().to_dict()
     useless = set(record.masks) - {"failed"} == {"empty"} and params.segment.max_failed < 1
@@ -86,6 +86,21 @@ def segment_dataset(
         remedy = "look at images and boxes with `pipeline data preview`; try another segment.prompt"
         raise StageFailed(what, path=paths.masks(dataset, variant), remedy=remedy)
     return record
+
+
+def build_mapper(
+    dataset: str,
+    params: Params,
+    paths: Paths,
+    options: RunOptions,
+    classes: Collection[str],
+    predictor: Sam2ImagePredictor | None = None,
+    clip: ClipModel | None = None,
+) -> SegmentMapper:
+    """Return the mapper of a dataset, with the models that are not given loaded."""
+    kind = strategy_class(params.segment)
+    guide = find_guide(kind, dataset, params, paths, options, classes, clip)
+    return make_mapper(params, options, predictor, guide)
 
 
 def make_mapper(

@@ -16,5 +16,4 @@ from pipeline.store.writer import (
     FeatureStoreWriter,
     MaskStoreWriter,
     convert_store,
-    write_shard,
 )

@@ -42,7 +42,7 @@ import shutil
 import struct
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -434,7 +434,7 @@ def data_arrays(kind: Kind, arrays: Mapping[str, Any]) -> dict[str, DataArray]:
 
 
 def write_rows(
-    folder: Path, arrays: Mapping[str, DataArray], first: int, rows: Sequence[Data]
+    folder: Path, arrays: Mapping[str, DataArray], first: int, rows: Iterable[Data]
 ) -> None:
     """Write rows `first`, `first` + 1, ... into their shard files.
 

@@ -47,6 +47,9 @@ def grow(root: Path, *patterns: str, classes: str = "ab", count: int = 4) -> Pat
         (["{c}/{i}.png", "m:{c}/GT-{i}.bmp"], "a/GT-0.bmp"),
         (["{c}/n{i}.png", "m:{c}/n{i}M.png"], "a/n0M.png"),
         (["{c}/{i}.png", "m:{c}/{i}_tumour.png"], "a/0_tumour.png"),  # by its pixels
+        (["{c}/{c}{i}.png", "m:{c}/{c}{i}_1stHO.png"], "a/a0_1stHO.png"),
+        (["{c}/{c}{i}.png", "m:{c}/{c}{i}_1.png"], "a/a0_1.png"),
+        (["{c}/images/img_{i}.png", "m:{c}/masks/mask_{i}.png"], "a/masks/mask_0.png"),
         (["{c}/c{i}-t1n.png", "m:{c}/c{i}-seg.png"], "a/c0-seg.png"),
         (["{c}/{c}{i}/img.png", "m:{c}/{c}{i}/label.png"], "a/a0/label.png"),
         (
@@ -79,6 +82,12 @@ SIDES = ["{c}/one/{i}.png", "m:{c}/two/{i}.png"]
 KINDS = ["{c}/{i}.png", "m:{c}/{i}_mask_left.png", "m:{c}/{i}_mask_right.png"]
 HELD_OUT = ["train/{c}/{i}.png", "holdout/{c}/{i}.png"]
 FOLDS = ["fold1/train/{c}/{i}.png", "fold2/test/{c}/{i}.png"]
+PATIENTS_ONLY = ["BraTS_00{i}/{c}{i}.png"]
+HASHES = ["3f0{i}aa2{i}/{c}{i}.png"]
+FORMATS = ["png/{c}{i}.png", "TIF/{c}{i}.tif"]
+COPY = ["{c}/{c}{i}.png", "set/{c}/{c}{i}z.png"]
+NESTED = ["{c}/k{c}/{c}{i}.png", "{c}/l{c}/{c}{i}y.png"]
+TWO = ["{c}/{c}{i}.png", "m:{c}/two/{c}{i}.png"]
 INNER_ARE_NONE = {"masks": "none", "layout": "class/*"}
 INNER = ["{c}/x/{c}{i}.png", "{c}/y/{c}{i}y.png"]
 
@@ -96,6 +105,12 @@ INNER = ["{c}/x/{c}{i}.png", "{c}/y/{c}{i}y.png"]
         (KINDS, "several kinds", {"mask_name": "*"}, 8, 8),
         (["images/{i}.png", "m:masks/{i}.png"], "ground truth is in 'masks' .4", None, 0, 0),
         (INNER, "folders of the same names", {"layout": "class/*"}, 16, 0),
+        (PATIENTS_ONLY, "for patients or other numbered things", {"layout": "class/*"}, 8, 0),
+        (HASHES, "for patients or other numbered things", {"layout": "class/*"}, 8, 0),
+        (FORMATS, "named for files", {"layout": "class/*"}, 16, 0),
+        (COPY, "a copy of the set", {"layout": "class/*"}, 16, 0),
+        (NESTED, "patients, classes or neither", {"layout": "*/class/*"}, 16, 0),
+        (TWO, "a/two looks like ground truth", {"mask_name": "*two/*"}, 8, 8),
         (INNER, "folders of the same names", {"layout": "*/class"}, 16, 0),
         (HELD_OUT, "'holdout' next", {"split_name": ["holdout=val"]}, 16, 0),
         (["train_{c}/{i}.png", "test_{c}/{i}.png"], "for splits", {"layout": "class/*"}, 16, 0),
@@ -257,12 +272,14 @@ def test_words_of_other_scripts_are_no_splits(tmp_path, paths):
     assert set(frame["split"]) == {""}
 
 
-@pytest.mark.promise(FOLDERS)
-def test_classes_named_like_patients_are_warned_of(tmp_path, paths):
-    """patient01/image has no class."""
-    source = grow(tmp_path / "s", "patient0{c}/{i}.png", classes="123")
+@pytest.mark.promise(ASKED)
+def test_copies_and_thumbnails_are_warned_of(tmp_path, paths):
+    source = grow(tmp_path / "s", "{c}/{c}{i}.png", "{c}/small/{c}{i}.png")
+    for i in range(4):
+        picture(source / "c" / f"c{i}.png", seed=i)  # the bytes of a
     warnings = "\n".join(add_dataset("d", source, paths=paths).warnings)
-    assert "are named like patients" in warnings
+    assert "8 images are named 'small/' after another one" in warnings
+    assert "8 images have the same bytes as one of another class" in warnings
 
 
 def test_many_files_of_one_beginning_take_no_quadratic_time():

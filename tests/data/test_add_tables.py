@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from pipeline.errors import ManifestError
 from pipeline.intake import TableRules, add_dataset
-from pipeline.intake.known import patients_from_names
+from pipeline.intake.known import patient_hint, patients_from_names
+from pipeline.intake.user_tables import take_units
 from pipeline.manifest import read_manifest
 from tests.data.conftest import mask, pages, picture, rows_of
 from tests.images.makers import dicom, grey, save_dicom
@@ -83,6 +85,7 @@ REFUSED_TABLES = [
     (PLAIN.replace("sub/1", "/etc/1"), "outside the table's folder"),
     (PLAIN.replace("label", "diagnose"), "no column 'label'"),
     ("path,label\n", "no rows"),
+    ("sub/0.png,a\nsub/1.png,b\n", "line 1 names a file"),
     (PLAIN.replace("sub/1", "sub/0"), "'sub/0.png' is on line 2 too"),
     ("image,path,label\na,b,c\n", "two columns are 'path'"),
 ]
@@ -172,10 +175,12 @@ def test_a_table_on_another_disk_leads_to_the_images_or_is_told_their_folder(par
         (["part2/s1.png", "part1/s3.png"], "2 of 2 paths lead to no file"),
         (["https://x.org/s1.png", "part1/s2.png"], "web address - download"),
         (["part1/s1.png", "/gone/s2.png"], "line 3: /gone/s2.png"),
+        (["s9"], "1 names fit only files in folders named like ground truth, e.g. labels/s9.png"),
     ],
 )
 def test_names_of_two_files_or_none_are_refused(parts, paths, lines, expected):
     picture(parts / "part2" / "s2.png", seed=9)
+    picture(parts / "labels" / "s9.png")
     with pytest.raises(ManifestError, match=expected):
         added(parts, paths, "path,label", *(f"{line},a" for line in lines))
     summary, _ = added(parts, paths, "path,label", "part1/s1.png,a", "part1/s22.png,a")
@@ -213,6 +218,65 @@ def test_patients_and_groups_of_other_names_are_used_or_warned_of(tmp_path, path
     assert rows_of(paths, "f")["patient_id"].tolist() == list("010101")
 
 
+@pytest.mark.promise(UNITS)
+def test_columns_whose_values_look_like_patients_are_warned_of():
+    made = {"anon_patient_id": "P{}", "MRN": "8{}", "eye_id": "{}", "site": "X", "age": "4{}"}
+    for name, form in made.items():
+        table = pd.DataFrame(
+            {"path": [*"abcdefghij"], name: [form.format(i // 2) for i in range(10)]}
+        )
+        assert [name in text for text in take_units(table, {})] == [True] * (form[0] not in "4X")
+
+
+@pytest.mark.promise("Names and folders that suggest patients who are not known are warned of.")
+@pytest.mark.parametrize("form", ["t/patient{:05}/study1/{}.jpg", "f/p1/p10{}/s{}.jpg"])
+def test_patients_in_the_paths_of_a_table_are_warned_of(form):
+    paths = [form.format(i // 2, i) for i in range(12)]
+    frame = pd.DataFrame({"path": paths, "label": "a", "split": "", "fold": ""})
+    assert "but 6 " in patient_hint(frame, True)[0]
+
+
+OTHER = "A column that names splits or masks by another name is used, asked about or warned of."
+
+
+@pytest.mark.promise(OTHER)
+@pytest.mark.parametrize(
+    ("header", "cells", "options", "expected"),
+    [
+        ("Usage", "Train Train Validate Test", [], "split=train train val test"),
+        ("cohort", "train test holdout test", [], "'holdout' is none - say which: --split-name"),
+        ("cohort", "train test holdout test", ["holdout=val"], "split=train test val test"),
+        ("is_train", "1 0 1 0", [], "'is_train' is named like splits, but is not used (0, 1)"),
+        ("is_train", "1 0 1 0", ["1=train", "0=test"], "split=train test train test"),
+        ("roi_file", "m.png m.png m.png m.png", [], "mask_path=m.png m.png m.png m.png"),
+        ("seg,gt", "m.png,m.png " * 4, [], "columns 'seg', 'gt' are named like masks"),
+    ],
+)
+def test_splits_and_masks_of_other_columns(parts, paths, header, cells, options, expected):
+    mask(parts / "m.png", 9, size=(100, 80))
+    lines = [f"{name},a,{cell}" for name, cell in zip(FILES, cells.split(), strict=True)]
+    (parts / "t.csv").write_text("\n".join([f"path,label,{header}", *lines]))
+    try:
+        said = add_dataset("d", parts / "t.csv", paths=paths, split_name=options).text()
+    except ManifestError as error:
+        said = str(error)
+    column, _, values = expected.partition("=")
+    if values and " " not in column:
+        assert read_manifest(paths.manifest("d"))[column].tolist() == values.split()
+    else:
+        assert expected in said
+
+
+def test_tables_of_one_name_have_the_splits_of_their_folders(parts, paths):
+    for name, split in {"part1": "train", "part2": "valid"}.items():
+        (parts / name).rename(parts / split)
+        files = sorted((parts / split).glob("*.png"))
+        text = "\n".join(["image,label", *(f"{file.name},a" for file in files)])
+        (parts / split / "_classes.csv").write_text(text)
+    add_dataset("d", sorted(parts.glob("*/*.csv")), paths=paths)
+    assert read_manifest(paths.manifest("d"))["split"].tolist() == ["train", "train", "val", "val"]
+
+
 LABELS = (
     "Several labels of an image, or columns of 0 and 1 that are not one label a row, are refused "
     "until a rule says which label is taken; what the rule leaves out is counted."
@@ -234,6 +298,8 @@ HOT = ["image,A,B,C", "s1,1,0,0.0", "s2,0,1.0,", "s3,1,1,0", "S4,0,0,-1"]
         (["path,label", "s1,\"['a', 'b']\"", "s2,a", "s3,b"], {}, "1 of 3 images have several"),
         (["path,label", 's1,"duct, left"', "s2,duct", "s3,b"], {}, "duct, left/duct/b"),
         (HOT[:3], {}, "A B"),
+        (["image,smoke,done", "s1,0,1", "s2,0,1"], {}, "no column 'label'"),
+        (["filename,ID,label", "s1,7,a", "s2,7,b"], {}, "a b"),  # ID: two eyes of a patient
         (HOT, {}, "1 rows have several 1, 1 have none and 1 are uncertain.*--label-column"),
         (HOT, {"label_rule": "first"}, "A B A"),
         (HOT, {"label_column": ("A", "B"), "label_rule": "single"}, "A B"),
@@ -282,6 +348,8 @@ BOXES = (
         ("Bbox [x,y,w,h]", "10.5,12,60,60", {}, "10.5,12,70.5,72"),
         ("x,y,width,height", "10,12,30,40", {}, "10,12,40,52"),
         ("x_center,y_center,width,height", "0.5,0.5,1,1", {}, "0,0,100,80"),
+        ("start_x,start_y,end_x,end_y", "10,12,60,70", {}, "10,12,60,70"),
+        ("region_shape_attributes", '"{""x"":2}"', {}, ""),
         ("x1,y1,x2,y2", ",,,", {}, ""),
         ("x1,y1,x2,y2", "0,0,0,0", {}, ""),
     ],
@@ -295,7 +363,8 @@ def test_boxes_of_any_columns_are_pixels_of_corners(parts, paths, header, cells,
     summary, frame = added(parts, paths, *lines, **rules)
     assert frame["box"].tolist() == [expected] * 2
     said = any("2 boxes are" in note for note in summary.notes)
-    assert said == bool(expected) and ("not used" in summary.text()) == (header == "bbox")
+    assert said == bool(expected)
+    assert ("not used" in summary.text()) == (header in ("bbox", "region_shape_attributes"))
 
 
 @pytest.mark.promise(BOXES)
