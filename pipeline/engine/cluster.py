@@ -131,7 +131,8 @@ class DevicePool:
     died: ClassVar = ()
 
     def __init__(self, devices: Sequence[str]):
-        context, self.count = get_context("spawn"), len(devices)
+        # Not forked from here: CUDA and threads do not survive that.
+        context, self.count = get_context("forkserver"), len(devices)
         free = context.SimpleQueue()
         for device in devices:
             free.put(device)
