@@ -241,10 +241,8 @@ def _trial(
     options = replace(options, only=only, limit=None, force=False, progress=False)
     stages = {"segment": (segment_dataset, "predictor"), "encode": (encode_dataset, "clip")}
     anyway = {n: getattr(params, n).model_copy(update={"max_failed": 1.0}) for n in stages}
-    params, trial = (
-        params.model_copy(update=anyway),
-        TrialPaths(paths.root, paths.data_root, folder=folder),
-    )
+    params = params.model_copy(update=anyway)
+    trial = TrialPaths(paths.root, paths.data_root, folder=folder)
     seconds = 0.0
     for stage, (compute, model) in stages.items():
         record = compute(dataset, params, trial, options, **{model: models.get(stage)})
@@ -260,7 +258,8 @@ def _trial(
         yield Finding(f"{stage} trial", text + (f"; masks: {masks}" if masks else ""))
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / len(only)
     hours = len(manifest) * seconds / 3600
-    text = f"{len(manifest):,} images: about {hours:.2g} h to segment and encode them here"
+    about = f"{hours:.1f} h" if hours >= 2 else f"{60 * hours:.1f} min"
+    text = f"{len(manifest):,} images: about {about} to segment and encode them here"
     yield Finding("time", f"{text}; audit, training and the report come after")
     free, needed = shutil.disk_usage(folder).free, len(manifest) * size
     text = f"stores of at most {human(needed)}, {human(free)} are free"
