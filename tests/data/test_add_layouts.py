@@ -219,14 +219,14 @@ def test_files_that_hold_several_images_are_counted(scans, paths):
 
 
 @pytest.mark.promise(BY_NAME)
-@pytest.mark.parametrize("name", ["SEG", "masks"])
+@pytest.mark.parametrize("name", ["SEG/1", "masks/1", "CT/seg"])
 def test_a_series_of_segmentations_is_no_folder_of_masks(tmp_path, paths, name):
     for c, at in product("ab", range(4)):
         seg = dicom(grey(), SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4")
-        for series, made in {"CT": dicom(grey(seed=at)), name: seg}.items():
-            folder = tmp_path / "x" / c / f"P{c}{at}" / series
-            folder.mkdir(parents=True)
-            save_dicom(made, folder / "1.dcm")
+        for file, made in {"CT/1": dicom(grey(seed=at)), name: seg}.items():
+            path = tmp_path / "x" / c / f"P{c}{at}" / f"{file}.dcm"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_dicom(made, path)
     summary = add_dataset("d", tmp_path / "x", paths=paths)
     assert summary.images == 8 and summary.masks == 0
     assert [n for why, n in summary.skipped.items() if "SEG" in why] == [8]
