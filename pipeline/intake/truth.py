@@ -195,14 +195,18 @@ def find_truth(
         folder, _, name = stem(path).rpartition("/")
         folders[folder][name].append(path)
     unknown: dict[str, list[tuple[str, list[str]]]] = defaultdict(list)
+    twins: dict[str, list[tuple[str, list[str]]]] = defaultdict(list)  # `x.png` and `x.jpg`
     for stems in folders.values():
         _next_to_images(truth, stems, named, unknown)
-    for rest, found in unknown.items():
+        for files in [files for files in stems.values() if len(files) == 2]:
+            for file, other in zip(files, reversed(files), strict=True):
+                twins[PurePosixPath(file).suffix].append((file, [other]))
+    for rest, found in [*unknown.items(), *twins.items()]:
         masks, images = [mask for mask, _ in found], [images[0] for _, images in found]
         if len(found) > 2 and _drawn(masks, locate) and not _drawn(images, locate):
             for mask, images in found:
                 truth.add(mask, images, rest)
-        elif len(found) > 2 and re.search("[A-Za-z]", rest):
+        elif len(found) > 2 and re.search("[A-Za-z]", rest) and (masks > images or rest in unknown):
             truth.derived[rest] = masks
     rest = [path for path in paths if path not in truth.owners]
     _in_folders(truth, rest, named, locate, told)
@@ -308,8 +312,10 @@ def _rest(folder: str) -> set[str]:
 def _says_mask(rest: str, at: int) -> bool:
     """Return whether what a stem has besides that of an image begins (at 0; before the image, at
     -1: ends) with a word for masks; `xM` and `x_m` are masks too."""
+    suffix = re.match(r"\.[A-Za-z]+", rest)  # `x.jpg_mask.png`
+    rest = rest[suffix.end() :] if suffix and has_image_suffix(f"x{suffix[0]}") else rest
     found = [word for word in words(rest) if not word.isdigit()]
-    if rest[at].isdigit() or not found:
+    if not rest or rest[at].isdigit() or not found:
         return False
     return found[at] in WORDS or bool(not at and re.fullmatch("M|[ _.-][Mm]", rest))
 

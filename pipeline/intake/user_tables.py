@@ -273,7 +273,7 @@ def read_table(
 def _take_path(table: pd.DataFrame, taken: dict[str, str], folder: Path, source: Path) -> None:
     """Take image_id for the path, in place, or else the only column whose values all name files."""
     files, fits = look_through(folder)[0] if folder.is_dir() else [], {}
-    for name in table:
+    for name in [n for n in table if not table[n].str.contains("://", regex=False).any()]:
         found = fitting([slashes(text, folder) for text in table[name].unique()], files)[0]
         fits[name] = any(found) if name == "image_id" else all(found)
     named = [name for name, fit in fits.items() if fit]

@@ -48,6 +48,8 @@ def grow(root: Path, *patterns: str, classes: str = "ab", count: int = 4) -> Pat
         (["{c}/n{i}.png", "m:{c}/n{i}M.png"], "a/n0M.png"),
         (["{c}/{i}.png", "m:{c}/{i}_tumour.png"], "a/0_tumour.png"),  # by its pixels
         (["{c}/{c}{i}.png", "m:{c}/{c}{i}_1stHO.png"], "a/a0_1stHO.png"),
+        (["{c}/{i}.jpg", "m:{c}/{i}.png"], "a/0.png"),
+        (["{c}/{i}.jpg", "m:{c}/{i}.jpg_mask.png"], "a/0.jpg_mask.png"),
         (["{c}/{c}{i}.png", "m:{c}/{c}{i}_1.png"], "a/a0_1.png"),
         (["{c}/images/img_{i}.png", "m:{c}/masks/mask_{i}.png"], "a/masks/mask_0.png"),
         (["{c}/c{i}-t1n.png", "m:{c}/c{i}-seg.png"], "a/c0-seg.png"),
@@ -274,11 +276,12 @@ def test_words_of_other_scripts_are_no_splits(tmp_path, paths):
 
 @pytest.mark.promise(ASKED)
 def test_copies_and_thumbnails_are_warned_of(tmp_path, paths):
-    source = grow(tmp_path / "s", "{c}/{c}{i}.png", "{c}/small/{c}{i}.png")
+    source = grow(tmp_path / "s", "{c}/{c}{i}.png", "{c}/small/{c}{i}.png", "{c}/{c}{i}.bmp")
     for i in range(4):
         picture(source / "c" / f"c{i}.png", seed=i)  # the bytes of a
     warnings = "\n".join(add_dataset("d", source, paths=paths).warnings)
     assert "8 images are named 'small/' after another one" in warnings
+    assert "8 images are named '.png' after another one" in warnings
     assert "8 images have the same bytes as one of another class" in warnings
 
 
