@@ -223,6 +223,7 @@ def find_truth(
             )
         truth.spare += truth.lone
     _in_unnamed_folders([path for path in rest if path in left], locate)
+    _by_last_word([path for path in rest if path in left], locate)
     for folder, stems in folders.items():
         outer, _, inner = folder.rpartition("/")
         same = [path for files in stems.values() for path in files if path in left]
@@ -398,6 +399,27 @@ def _in_unnamed_folders(paths: list[str], locate: Callable[[str], Path]) -> None
                 f"{printable(start + name)} looks like ground truth: {len(files)} files of two "
                 f"values, named like those of the folders next to it",
                 remedy=f"pass --mask-name '*{name}/*' if they are masks, {NONE}",
+            )
+
+
+def _by_last_word(paths: list[str], locate: Callable[[str], Path]) -> None:
+    """Raise ManifestError where files that begin alike, or lie in one folder, end in a few words
+    (`x_t1`, `x_tumour`), and those of one word are masks by their pixels."""
+    files: dict[str, dict[str, str]] = defaultdict(dict)  # last word -> the rest -> file
+    for path in paths:
+        cut = max(map(stem(path).rfind, "/ _.-")) + 1
+        files[stem(path)[cut:]][path[:cut]] = path
+    few = {word: found for word, found in files.items() if len(found) > 2 and not word.isdigit()}
+    several = few if 1 < len(few) <= FEW_IMAGES else ()
+    drawn = [word for word in several if _drawn([*few[word].values()], locate)]
+    images = {start for word in several if word not in drawn for start in few[word]}
+    for word in drawn:
+        if len(images & few[word].keys()) >= PAIRED * len(few[word]):
+            first = printable(next(iter(few[word].values())))
+            raise ManifestError(
+                f"{len(few[word])} files that end in {word!r} look like ground truth: they have "
+                f"two values and are next to files that begin alike, e.g. {first}",
+                remedy=f"pass --mask-name '*{word}.*' if they are masks, {NONE}",
             )
 
 

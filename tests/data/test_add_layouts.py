@@ -85,6 +85,7 @@ KINDS = ["{c}/{i}.png", "m:{c}/{i}_mask_left.png", "m:{c}/{i}_mask_right.png"]
 HELD_OUT = ["train/{c}/{i}.png", "holdout/{c}/{i}.png"]
 FOLDS = ["fold1/train/{c}/{i}.png", "fold2/test/{c}/{i}.png"]
 PATIENTS_ONLY = ["BraTS_00{i}/{c}{i}.png"]
+ORGANS = ["{c}/{c}{i}/ct.png", "m:{c}/{c}{i}/liver.png", "m:{c}/{c}{i}/tumor.png"]
 HASHES = ["3f0{i}aa2{i}/{c}{i}.png"]
 FORMATS = ["png/{c}{i}.png", "TIF/{c}{i}.tif"]
 COPY = ["{c}/{c}{i}.png", "set/{c}/{c}{i}z.png"]
@@ -108,6 +109,9 @@ INNER = ["{c}/x/{c}{i}.png", "{c}/y/{c}{i}y.png"]
         (["images/{i}.png", "m:masks/{i}.png"], "ground truth is in 'masks' .4", None, 0, 0),
         (INNER, "folders of the same names", {"layout": "class/*"}, 16, 0),
         (PATIENTS_ONLY, "for patients or other numbered things", {"layout": "class/*"}, 8, 0),
+        (["{c}-{i}/{c}.png"], "for patients or other numbered things", {"layout": "class/*"}, 8, 0),
+        (ORGANS, "8 files that end in 'liver'", {"masks": "none"}, 24, 0),
+        (["{c}/{c}{i}_t1.png", "m:{c}/{c}{i}_z.png"], "in 'z' look", {"mask_name": "*z.*"}, 8, 0),
         (HASHES, "for patients or other numbered things", {"layout": "class/*"}, 8, 0),
         (FORMATS, "named for files", {"layout": "class/*"}, 16, 0),
         (COPY, "a copy of the set", {"layout": "class/*"}, 16, 0),
