@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from os.path import abspath
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -30,6 +31,8 @@ MORE_VIEWS = ("dim", "blur", "grey", "random-crop")  # built in too, encoded on 
 POOLED_VIEWS = ("trunk", "inside", "outside", "random-inside")  # of the maps of the whole image
 LOCAL = "local-dir:"
 """Before the folder with a copy of a repository of open_clip, as the name of a model."""
+LABELS = "labels@"
+"""Before a variant of the masks, as a part of a view: the labels of the adapter's images."""
 TIMM = "timm:"
 """Before the name of an image encoder of timm, which has no texts."""
 # Names of datasets and learners become names of files and of DVC stages.
@@ -44,7 +47,20 @@ def _each_once(value: tuple) -> tuple:
 
 def parts_of(view: str) -> tuple[str, ...]:
     """Return the stored views that a view of a run joins: ("whole", "crop") of "whole+crop"."""
-    return tuple(view.split("+"))
+    return tuple(part for part in view.split("+") if not part.startswith(LABELS))
+
+
+def labels_of(view: str) -> str:
+    """Return the variant of the masks whose images a run has the labels of as well: "lora-16" of
+    "whole+labels@lora-16", "" for none."""
+    named = [part for part in view.split("+") if part.startswith(LABELS)]
+    return "+".join(named).removeprefix(LABELS)
+
+
+def variant_of(view: str) -> str:
+    """Return the variant of the masks that a stored view is made with, "" for masks.zarr: "lora-16"
+    of "masked@lora-16"."""
+    return view.partition("@")[2]
 
 
 def _no_part_twice(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -182,6 +198,10 @@ class SegmentParams(Section):
     """A box is segmented on a crop of so many times its size; 0 = on the whole image."""
     grid: int = Field(8, ge=1)
     """auto: clicks along a side."""
+    union: int = Field(3, ge=1, le=8)
+    """union: best candidates of auto that are merged."""
+    clipseg: str = "CIDAS/clipseg-rd64-refined"
+    """clipseg: a folder with its weights in checkpoints/, or a repository of the hub."""
     center_box: float = Field(0.7, gt=0, le=1)
     """center-box: share of each side."""
     min_area: float = Field(0.002, ge=0, lt=1)
@@ -190,6 +210,29 @@ class SegmentParams(Section):
     """A mask of a larger share of the image counts as full-frame."""
     precision: Precision = "auto"
     max_failed: MaxFailed = 0.0
+
+
+class AdaptParams(Section):
+    """SAM2 fine-tuned on ground-truth masks of training images; see pipeline.adapt."""
+
+    method: Literal["decoder", "lora", "adapter", "full"] = "full"
+    """What is trained: pipeline.adapt.methods."""
+    shots: int = Field(16, ge=0)
+    """Images whose masks are learned from, for each adapter; 0 = all."""
+    source: str = Field("", pattern=f"^({DATASET_NAME})?$")
+    """Variant whose masks are learned from, such as reviewed; empty = the ground truth."""
+    protocol: Literal["official", "grouped"] = "grouped"
+    """grouped: an adapter for each fold of cross-validation; official: one."""
+    seed: int = Field(0, ge=0)
+    """Seed of the draw of images, of new weights and of the augmentation."""
+    steps: int = Field(200, ge=1)
+    """Batches that are learned from."""
+    batch_size: int = Field(8, ge=1)
+    """Images of a batch."""
+    learning_rate: float | None = Field(None, gt=0)
+    """At its highest; null = the one of the method."""
+    rank: int = Field(8, ge=1)
+    """lora: rank of the updates; adapter: width of the modules."""
 
 
 class PromptQualityParams(Section):
@@ -341,6 +384,7 @@ class Params(Section):
     images: ImagesParams = ImagesParams()
     audit: AuditParams = AuditParams()
     segment: SegmentParams = SegmentParams()
+    adapt: AdaptParams = AdaptParams()
     prompt_quality: PromptQualityParams = PromptQualityParams()
     encode: EncodeParams = EncodeParams()
     splits: SplitsParams = SplitsParams()
@@ -358,10 +402,19 @@ class Params(Section):
         runs = (self.study.baseline, *self.study.runs)
         named = [(f"train.views.{p}", view) for p, of in self.train.views.items() for view in of]
         named += [("study: view", run.view) for run in runs]
+        parts = [(where, part) for where, view in named for part in view.split("+")]
+        for where, part in parts:
+            if "@" in part and not re.fullmatch(DATASET_NAME, variant_of(part)):
+                raise ValueError(f"{where}: {part!r} names no variant of the masks after the @")
+        for where, view in named:
+            if not parts_of(view) or "+" in labels_of(view):
+                raise ValueError(f"{where}: {view!r} is not one view with labels@ of one variant")
+        parts = [(where, part) for where, view in named for part in parts_of(view)]
+        parts = [(where, part.partition("@")[0]) for where, part in parts]
         for where, name, known in (
             ("profile", self.profile, self.profiles),
             *(("study: learner", run.learner, {*self.learners, *LEARNERS}) for run in runs),
-            *((where, part, views) for where, view in named for part in parts_of(view)),
+            *((where, part, views) for where, part in parts),
         ):
             if name not in known:
                 raise ValueError(f"{where}: {name!r} is not one of {', '.join(sorted(known))}")

@@ -74,10 +74,10 @@ class Paths:
     """The SHA-256 of each file by its size and times (`FileHashes`), kept from run to run."""
     thumbnails = _cached("thumbnails.npz")
     """What the audit compares, kept from run to run."""
-    masks = _cached("masks.zarr")
-    """Stage 1, the mask store."""
-    features = _cached("features.zarr")
-    """Stage 2, the feature store."""
+    candidates = _cached("candidates.zarr")
+    """What SAM2 proposed for each image, kept by some strategies."""
+    reviewed = _cached("reviewed")
+    """Corrections by hand, one file per image: the one folder that nothing can compute again."""
     pixels = _cached("pixels")
     """Frames of the views, for learners that train on pixels."""
     metrics = _cached("metrics.json")
@@ -92,6 +92,18 @@ class Paths:
     """Every row of the study with its differences."""
     plots = _cached("plots")
     """Tables that `dvc plots` draws."""
+
+    def masks(self, dataset: str, variant: str = "") -> Path:
+        """Stage 1, the mask store; of a variant and part (`lora-16/0`) a store of its own."""
+        return self.cache(dataset) / (f"masks/{variant}.zarr" if variant else "masks.zarr")
+
+    def features(self, dataset: str, variant: str = "") -> Path:
+        """Stage 2, the feature store; of a variant of the masks a store of its own."""
+        return self.cache(dataset) / (f"features/{variant}.zarr" if variant else "features.zarr")
+
+    def adapter(self, dataset: str, variant: str) -> Path:
+        """Folder of the adapters of a variant of the masks."""
+        return self.cache(dataset) / "adapters" / variant
 
     def run(self, dataset: str, learner: str) -> Path:
         """Folder of a learner's runs: fitted learners, runs and predictions."""

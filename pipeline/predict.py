@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import Params
+from pipeline.config import Params, parts_of
 from pipeline.encode.encode import load_encoder
 from pipeline.encode.mapper import EncodeMapper
 from pipeline.encode.pixels import PixelMapper, Pixels
 from pipeline.engine.options import RunOptions
 from pipeline.engine.run import LocalExecutor
-from pipeline.errors import ImageError, StoreError, reason_of
+from pipeline.errors import ImageError, PipelineError, StoreError, reason_of
 from pipeline.images import probe, read_image
 from pipeline.images.overlay import draw_outlines
 from pipeline.io import atomic_write, sha256_file
@@ -111,7 +111,8 @@ def predict_images(
         on_result: called with the heading, then with each `ImagePrediction` as soon as it is made.
 
     Raises:
-        PipelineError: this learner was not trained on this view, or none was.
+        PipelineError: this learner was not trained on this view, or none was; or the view is one
+            of adapted masks.
         StoreError: the parameters differ from those of the features, or masks, features and
             learner do not belong to the same run.
     """
@@ -156,7 +157,15 @@ class PredictMapper:
     def __init__(
         self, dataset: str, params: Params, paths: Paths, learner: str, view: str, run: RunOptions
     ):
-        self.view, self.fitted = view, load_fitted(paths, dataset, learner, view=view)
+        self.view = "+".join(parts_of(view))
+        if "@" in self.view:
+            raise PipelineError(
+                f"view {view} is of masks that an adapter made for one test part of this dataset; "
+                "there is none for new images",
+                path=paths.run(dataset, learner),
+                remedy="choose a --view without @, or none: the best of these on validation",
+            )
+        self.fitted = load_fitted(paths, dataset, learner, view=view)
         features, masks = open_features(paths.features(dataset)), open_masks(paths.masks(dataset))
         _check_same(paths.run(dataset, learner), self.fitted.features, features.identity)
         if other := encoded_with_other_masks(features, masks):

@@ -26,6 +26,8 @@ SECTIONS = {
     "models": "Models and checkpoints",
     "engine": "Runs",
     "segment": "Masks",
+    "review": "Masks corrected by hand",
+    "adapt": "Adapted masks",
     "encode": "Features",
     "learners": "Learners",
     "evaluate": "Metrics and intervals",

@@ -20,6 +20,7 @@ from pipeline.cli.common import (
     Dataset,
     DatasetName,
     Datasets,
+    EngineProject,
     Force,
     Jobs,
     ModelProject,
@@ -31,6 +32,7 @@ from pipeline.cli.common import (
     command,
     guarded,
 )
+from pipeline.cli.models import doctor, models_app
 
 CHAIN = "Images -> SAM2 masks -> CLIP features -> few-shot learners -> report."
 app = typer.Typer(help=CHAIN, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -38,6 +40,8 @@ data_app = typer.Typer(help="Add, check and preview datasets.", no_args_is_help=
 splits_app = typer.Typer(help="Train, validation and test parts.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(splits_app, name="splits")
+app.add_typer(models_app, name="models")
+command(app, "pipeline doctor --dataset brain")(doctor)
 
 
 @command(app, "pipeline audit --dataset brain")
@@ -72,7 +76,7 @@ def show_audit(
 
 
 @command(app, "pipeline segment --dataset brain --set segment.prompt=auto")
-def segment(dataset: Dataset, project: StageProject) -> None:
+def segment(dataset: Dataset, project: EngineProject) -> None:
     """Stage 1: m = SAM2(x) for every image -> cache/DATASET/masks.zarr"""
     from pipeline.segment.segment import segment_dataset
 
@@ -94,12 +98,70 @@ def prompt_quality(
     project.run(measure_prompts, dataset)
 
 
-@command(app, "pipeline encode --dataset brain --batch-size 64")
-def encode(dataset: Dataset, project: StageProject) -> None:
-    """Stage 2: I = E_v(x * m) and T = E_t(t) -> cache/DATASET/features.zarr"""
-    from pipeline.encode.encode import encode_dataset
+@command(app, "pipeline review --dataset brain --order random")
+def review(
+    dataset: Dataset,
+    project: ModelProject,
+    port: Annotated[int, Option(min=0, max=65535, help="0: any that is free.")] = 0,
+    order: Annotated[str, Option(help="empty, full, low, differ or random.")] = "empty",
+) -> None:
+    """Correct masks in the browser, on this machine only -> cache/DATASET/reviewed/"""
+    from pipeline.review.server import review_dataset
 
-    project.run(encode_dataset, dataset)
+    given = {"port": port, "order": order, "say": functools.partial(typer.echo, err=True)}
+    count = review_dataset(dataset, project.params, project.paths, project.options, **given)
+    written = project.paths.masks(dataset, "reviewed/all")
+    project.show({"written": count}, f"{written}: {count} rows written")
+
+
+def take_corrections(dataset: str, project: ModelProject, variant: str) -> None:
+    """Write what was corrected since into the variant `reviewed`, if that one is asked for: a page
+    may be open, or have been killed."""
+    if variant == "reviewed":
+        from pipeline.review.variant import update_variant
+
+        update_variant(dataset, project.params, project.paths)
+
+
+@command(app, "pipeline adapt --dataset breast --method lora --shots 16")
+def adapt(
+    dataset: Dataset,
+    project: StageProject,
+    method: Annotated[str | None, Option(help="decoder, lora, adapter or full.")] = None,
+    shots: Annotated[int | None, Option(min=0, help="Masks to learn from; 0: all.")] = None,
+    seed: Annotated[int | None, Option(min=0, help="Seed of draw and training.")] = None,
+    steps: Annotated[int | None, Option(min=1, help="Batches to learn from.")] = None,
+    source: Annotated[
+        str | None, Option("--from", help="Learn from a variant, such as reviewed; default: truth.")
+    ] = None,
+    name: Annotated[str, Option(help="Of the variant; default: method-shots.")] = "",
+) -> None:
+    """Fine-tune SAM2 on a few true masks, one adapter a fold -> cache/DATASET/masks/NAME/"""
+    given = {"method": method, "shots": shots, "seed": seed, "steps": steps, "source": source}
+    settings = [f"adapt.{key}={value}" for key, value in given.items() if value is not None]
+    project = replace(project, settings=[*(project.settings or []), *settings])
+    from pipeline.adapt import adapt_dataset
+
+    take_corrections(dataset, project, project.params.adapt.source)
+    made = adapt_dataset(dataset, project.params, project.paths, project.options, variant=name)
+    project.show(made.record.to_json() | {"dice": made.dice}, made.summary())
+
+
+@command(app, "pipeline encode --dataset brain --batch-size 64")
+def encode(
+    dataset: Dataset,
+    project: EngineProject,
+    masks: Annotated[str | None, Option(help="A variant, of adapt or review.")] = None,
+) -> None:
+    """Stage 2: I = E_v(x * m) and T = E_t(t) -> cache/DATASET/features.zarr"""
+    from pipeline.encode.encode import encode_dataset, parts_of_variant
+
+    if masks is None:
+        project.run(encode_dataset, dataset)
+        return
+    take_corrections(dataset, project, masks)
+    for part in parts_of_variant(dataset, masks, project.paths):
+        project.run(functools.partial(encode_dataset, variant=part), dataset)
 
 
 @command(app, "pipeline train --dataset brain --learner medfocus --jobs 2")
@@ -171,11 +233,17 @@ def ablate(
 
 
 @command(app, "pipeline results --dataset brain")
-def results(project: Project, dataset: Datasets = None) -> None:
+def results(
+    project: Project,
+    dataset: Datasets = None,
+    masks: Annotated[bool, Option("--masks", help="masks.md: Dice and what follows.")] = False,
+) -> None:
     """README.md with one table and one figure, and CSV files -> results/"""
+    from pipeline.report.masks import write_masks
     from pipeline.report.results import write_results
 
-    project.show_written(write_results(project.params, project.paths, project.datasets(dataset)))
+    write = write_masks if masks else write_results
+    project.show_written(write(project.params, project.paths, project.datasets(dataset)))
 
 
 @command(app, "pipeline predict --dataset brain scan1.jpg scan2.dcm")

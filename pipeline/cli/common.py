@@ -150,6 +150,15 @@ class StageProject(ModelProject):
         self.show(record.to_json(), record.summary())
 
 
+@dataclass
+class EngineProject(StageProject):
+    """A project of which a stage may be run by the workers of an engine."""
+
+    engine: Annotated[str, Option(help="local, or the workers of dask or ray.")] = "local"
+    scheduler: Annotated[str | None, Option(help="Address of the Dask or Ray cluster.")] = None
+    devices: Annotated[str | None, Option(help="GPUs, a worker each, such as 0,1.")] = None
+
+
 def command(app: typer.Typer, example: str, name: str | None = None) -> Callable:
     """Register a function as a command, with an example below its help; a parameter that is a
     dataclass becomes an option for each field."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
 
+ENGINES = ("local", "dask", "ray")
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -22,6 +24,9 @@ class RunOptions:
         progress: whether to show how far the run is.
         on_mismatch: what to do with a store that was made with other parameters or another model:
             "refuse" raises a `StoreError` that lists the differences, "rebuild" replaces it.
+        engine: where rows are computed: "local" (this process), or the workers of "dask" or "ray".
+        scheduler: address of the Dask scheduler or of the Ray cluster.
+        devices: numbers of the GPUs of this machine that get a worker process each, e.g. "0,1".
     """
 
     device: str = "auto"
@@ -32,12 +37,29 @@ class RunOptions:
     force: bool = False
     progress: bool = True
     on_mismatch: str = "refuse"
+    engine: str = "local"
+    scheduler: str | None = None
+    devices: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in {"batch_size": 1, "workers": 1, "limit": 0}.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name} is {value}", remedy=f"use {least} or more")
+        if self.engine not in ENGINES:
+            remedy = f"choose from {', '.join(ENGINES)}"
+            raise ConfigError(f"there is no engine {self.engine!r}", remedy=remedy)
+        if (self.engine == "local") != (self.scheduler is None):
+            remedy = "give both, or neither: --engine dask --scheduler tcp://HOST:8786"
+            raise ConfigError("--engine dask or ray goes with --scheduler", remedy=remedy)
+        if self.devices is not None and self.engine != "local":
+            remedy = "start one worker of the cluster for each GPU instead (docs/scale.md)"
+            raise ConfigError("--devices is for the GPUs of this machine", remedy=remedy)
+
+    @property
+    def in_this_process(self) -> bool:
+        """Whether rows are computed in this process, not in others."""
+        return self.engine == "local" and self.devices is None
 
     @property
     def on_store_mismatch(self) -> str:

@@ -47,6 +47,8 @@ class Mapper(Protocol):
     `map` returns one row per item, in order, and may be called from several threads at the same
     time. A row depends on its own item only, never on the rest of the batch. If it raises, the
     batch is repeated item by item, so that an image that the model cannot process fails alone.
+
+    A mapper of a store has the `identity` of its rows: all that decides them, JSON values.
     """
 
     device: str
@@ -62,6 +64,28 @@ class Result(NamedTuple):
     item: WorkItem
     row: Any = None
     error: Exception | None = None
+
+
+class Executor(Protocol):
+    """Where rows are computed. `hashes` knows files that were read before, `seconds` what the run
+    waited for, by part; `parameters` are those of the record.
+
+    `compute` gives the rows of items to the writer and yields each item, in any order, with the
+    reason why it failed, "" if it did not. `factory` builds the mapper, where it runs. Once
+    `stopped` returns True nothing further is begun.
+    """
+
+    hashes: FileHashes
+    seconds: dict[str, float]
+    parameters: dict[str, Any]
+
+    def compute(
+        self,
+        factory: Callable[[], Mapper],
+        items: Sequence[WorkItem],
+        writer: StoreWriter,
+        stopped: Callable[[], bool],
+    ) -> Iterator[tuple[WorkItem, str]]: ...
 
 
 class LocalExecutor:
@@ -89,6 +113,28 @@ class LocalExecutor:
         self.workers = workers or min(8, cpu_count())
         self.hashes = hashes or FileHashes()
         self.seconds = {"load_wait": 0.0, "model": 0.0}
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("batch_size", "workers", "cores")}
+
+    def compute(
+        self,
+        factory: Callable[[], Mapper],
+        items: Sequence[WorkItem],
+        writer: StoreWriter,
+        stopped: Callable[[], bool],
+    ) -> Iterator[tuple[WorkItem, str]]:
+        """Compute and write rows, in order; see `Executor`."""
+        with closing(self.imap(factory, items, stopped=stopped)) as results:
+            for result in results:
+                with timed(self.seconds, "write"):
+                    row, reason = prepared(writer, result)
+                    if reason:
+                        writer.write_failed(result.item, reason)
+                    else:
+                        writer.put([row])
+                yield result.item, reason
 
     def imap(
         self,
@@ -173,6 +219,17 @@ def map_slice(mapper: Mapper, part: list[Result], stopped: Callable[[], bool]) -
         return [result for one in part for result in map_slice(mapper, [one], stopped)]
     row = iter(rows)
     return [one if one.error is not None else Result(one.item, next(row)) for one in part]
+
+
+def prepared(writer: StoreWriter, result: Result) -> tuple[Any, str]:
+    """Return a result as the writer takes it, and "" or why the item failed."""
+    error = result.error
+    if error is None:
+        try:
+            return writer.prepare(result.item, result.row), ""
+        except ValueError as unusable:
+            error = unusable
+    return None, reason_of(error)
 
 
 def bytes_error(item: WorkItem, hashes: FileHashes) -> Exception | None:
@@ -264,14 +321,25 @@ def run_stage(
     mapper: Mapper,
     writer: StoreWriter,
     hashes: FileHashes,
+    variant: str = "",
+    recipe: Callable[[], Mapper] | None = None,
 ) -> RunRecord:
-    """Run `run_items` on a dataset; `max_failed` is that of the stage's section of params.yaml."""
+    """Run `run_items` on a dataset; `max_failed` is that of the stage's section of params.yaml.
+    `variant` of the masks is added to the name of the record. `recipe` is pickled and builds the
+    same mapper in the workers of an engine; None: the stage has none."""
     section = getattr(params, stage).model_dump(mode="json")
-    record = RunRecord(stage, dataset, parameters={"profile": params.profile, stage: section})
-    place = paths.record(dataset, stage)
-    executor = LocalExecutor(options.batch_size or BATCH_SIZE, options.workers, hashes=hashes)
-    how = {"max_failed": section["max_failed"], "executor": executor}
-    return run_items(record, place, items, lambda: mapper, writer, options, **how)
+    name = "-".join([stage, *variant.split("/")]) if variant else stage
+    record = RunRecord(name, dataset, parameters={"profile": params.profile, stage: section})
+    batch_size, how = options.batch_size or BATCH_SIZE, {"max_failed": section["max_failed"]}
+    arguments = record, paths.record(dataset, name), items
+    if recipe is None or options.in_this_process:
+        how["executor"] = LocalExecutor(batch_size, options.workers, hashes=hashes)
+        return run_items(*arguments, lambda: mapper, writer, options, **how)
+    from pipeline.engine.cluster import ClusterExecutor, open_pool
+
+    with closing(open_pool(options)) as pool:
+        how["executor"] = ClusterExecutor(pool, batch_size, options.workers, hashes=hashes)
+        return run_items(*arguments, recipe, writer, options, **how)
 
 
 def run_items(
@@ -283,7 +351,7 @@ def run_items(
     options: RunOptions,
     *,
     max_failed: float,
-    executor: LocalExecutor | None = None,
+    executor: Executor | None = None,
 ) -> RunRecord:
     """Compute the rows of `items` that a store lacks, and return the record.
 
@@ -319,27 +387,19 @@ def run_items(
         title, show = f"{record.stage} {record.dataset}".strip(), options.progress
         progress = show_progress(title, len(todo), reused=record.skipped, show=show)
 
-        def finish(item: WorkItem, error: Exception | None) -> None:
-            if error is not None:
-                record.failed[item.image_id] = reason_of(error)
-                writer.write_failed(item, reason_of(error))
+        def finish(item: WorkItem, reason: str) -> None:
+            if reason:
+                record.failed[item.image_id] = reason
             else:
                 record.done += 1
                 if item.image_id in reasons:
                     record.redone_rows[item.image_id] = reasons[item.image_id]
-            count(error is None, error is not None)
+            count(not reason, bool(reason))
 
         def compute(items: Sequence[WorkItem]) -> None:
-            with closing(executor.imap(factory, items, stopped=stopped)) as results:
-                for item, row, error in results:
-                    with timed(record.seconds, "write"):
-                        if error is None:
-                            try:
-                                prepared = [writer.prepare(item, row)]
-                            except ValueError as unusable:
-                                error, prepared = unusable, []
-                            writer.put(prepared)
-                    finish(item, error)
+            with closing(executor.compute(factory, items, writer, stopped)) as finished:
+                for item, reason in finished:
+                    finish(item, reason)
 
         try:
             with progress as count:
@@ -349,17 +409,18 @@ def run_items(
                 for item, _ in todo[len(plan.todo) :]:
                     if stopped():
                         break
-                    error = bytes_error(item, executor.hashes)
-                    if error is None and not writer.copy(item):
-                        uncopied.append(item)
+                    if error := bytes_error(item, executor.hashes):
+                        writer.write_failed(item, reason_of(error))
+                        finish(item, reason_of(error))
+                    elif writer.copy(item):
+                        record.copied += 1
+                        finish(item, "")
                     else:
-                        record.copied += error is None
-                        finish(item, error)
+                        uncopied.append(item)
                 if uncopied:
                     compute(uncopied)
         finally:
-            for name in ("batch_size", "workers", "cores"):
-                record.parameters[name] = getattr(executor, name)
+            record.parameters |= executor.parameters
             record.seconds |= executor.seconds
             with timed(record.seconds, "write"):
                 writer.commit()

@@ -9,9 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from pipeline.audit.table import read_audit
 from pipeline.config import CROSS_VALIDATED
 from pipeline.errors import PipelineError
+from pipeline.evaluate.leak import check_unseen
 from pipeline.learners.runs import read_predictions, run_inputs, train_command
+from pipeline.learners.variants import variant_inputs
+from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import check, schema_stamp
 from pipeline.splits.grouping import TIES, units, with_copies
@@ -75,12 +79,14 @@ def read_runs(dataset: str, learners: Sequence[str], paths: Paths) -> tuple[list
     fraction, and the class names.
 
     Raises:
-        PipelineError: a learner was not trained, or was trained on other features,
-            labels, images or copies than there are now; or no protocol has a test image.
+        PipelineError: a learner was not trained, or was trained on other features, labels, images
+            or copies than there are now; or no protocol has a test image; or an adapter has
+            learned from an image that belongs with one that it is tested on.
     """
     table, predictions = read_predictions(paths, dataset, learners)
-    now = run_inputs(paths, dataset)
     for learner, inputs in schema_stamp(predictions.schema).items():
+        variants = [name.partition("@")[2] for name in inputs if "@" in name]
+        now = run_inputs(paths, dataset) | variant_inputs(paths, dataset, variants)
         check(inputs, train_command(dataset, learner), paths.predictions(dataset, learner), **now)
     # The predictions lie in the order of the runs, `n_test` of each run that succeeded.
     table = table.assign(stop=(table["n_test"] * (table["status"] == "ok")).cumsum())
@@ -93,6 +99,17 @@ def read_runs(dataset: str, learners: Sequence[str], paths: Paths) -> tuple[list
     classes = [c.removeprefix("p:") for c in proba]
     y = pd.Index(classes).get_indexer(rows["y_true"].astype(str))
     every = Predicted(rows["image_id"].astype(str).to_numpy(object), y, np.ascontiguousarray(proba))
+    if "masks" in table:
+        ok = table[(table["status"] == "ok") & table["masks"].notna()]
+        tested: dict[str, list[np.ndarray]] = {}
+        for row in ok.itertuples():
+            for part in row.masks.split(","):
+                ids = every.take(slice(row.stop - row.n_test, row.stop)).ids
+                tested.setdefault(part, []).append(ids)
+        joined = {part: np.concatenate(ids) for part, ids in tested.items()}
+        manifest = read_manifest(paths.manifest(dataset))
+        units = image_units(manifest, read_audit(paths.audit(dataset), manifest))
+        check_unseen(joined, units, dataset, paths)
     found = []
     for key, fits in table.groupby(["protocol", "learner", "view", "fraction"], sort=True):
         ok = fits[fits["status"] == "ok"]

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 
-from pipeline.config import Params, parts_of
+from pipeline.config import Params, labels_of, parts_of
 from pipeline.errors import PipelineError
 from pipeline.learners.runs import read_runs_table
 from pipeline.paths import Paths
@@ -20,20 +20,23 @@ CONTROLS = {"masked": "random", "crop": "random-crop", "inside": "random-inside"
 
 def kind_of(view: str) -> Literal["whole", "mask", "control", "truth"]:
     """Return whether a view (or a joint one) sees the whole image alone, needs the mask, is a
-    control with a random region, or needs the ground truth, which no new image has."""
-    parts = set(parts_of(view))
+    control with a random region or more labels, or needs the ground truth, which no new image
+    has."""
+    parts = {part.partition("@")[0] for part in parts_of(view)}
     if "oracle" in parts:
         return "truth"
-    if parts & set(CONTROLS.values()):
+    if parts & set(CONTROLS.values()) or labels_of(view):
         return "control"
     return "whole" if parts <= set(UNMASKED) else "mask"
 
 
 def control_of(view: str) -> str | None:
-    """Return the control of a view that needs the mask, whole+random-crop of whole+crop; None if
-    there is none, as of whole+dim."""
-    controls = [(UNMASKED | CONTROLS).get(part, "") for part in parts_of(view)]
-    return "+".join(controls) if kind_of(view) == "mask" and all(controls) else None
+    """Return the control of a view that needs the mask, whole+random-crop of whole+crop, with the
+    regions of the same variant of the masks; None if there is none, as of whole+dim."""
+    named = [part.partition("@") for part in parts_of(view)]
+    controls = [(UNMASKED | CONTROLS).get(name, "") for name, _, _ in named]
+    joined = "+".join(c + at + of for c, (_, at, of) in zip(controls, named, strict=True))
+    return joined if kind_of(view) == "mask" and all(controls) else None
 
 
 class Choice(NamedTuple):
@@ -61,8 +64,9 @@ def choose_run(
 
     Compared are the fits of protocol "official" at the largest share of labels, by the mean over
     seeds; of equal ones the first in `study.runs`, then in `learners`. Test images have no part in
-    it. Left out are views that need the ground truth, and controls. What has no validation score
-    (zero-shot, or no validation part) is taken only where nothing has one.
+    it. Left out are views that need the ground truth, controls, and views of adapted masks, which
+    no new image has. What has no validation score (zero-shot, or no validation part) is taken only
+    where nothing has one.
 
     Args:
         dataset, params, paths: the trained learners of `params.learners` are compared.
@@ -78,7 +82,8 @@ def choose_run(
     runs = pd.concat(tables) if tables else pd.DataFrame()
     if len(runs):
         there = sorted({"/".join(key) for key in zip(runs["learner"], runs["view"], strict=True)})
-        asked = runs["view"].map(kind_of).isin(["whole", "mask"]) if view is None else True
+        asked = runs["view"].map(kind_of).isin(["whole", "mask"]) & ~runs["view"].str.contains("@")
+        asked = asked if view is None else True
         asked &= runs["view"] == (view or runs["view"])
         runs = runs[(runs["status"] == "ok") & (runs["protocol"] == "official") & asked]
     if not len(runs):

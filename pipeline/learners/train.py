@@ -18,22 +18,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from pipeline.config import CROSS_VALIDATED, Params
+from pipeline.config import CROSS_VALIDATED, Params, parts_of, variant_of
 from pipeline.engine.progress import show_progress
 from pipeline.engine.record import RunRecord, recorded
 from pipeline.errors import ConfigError, PipelineError, StageFailed, StoreError
 from pipeline.io import ProcessLock, atomic_write_json, sha256_json, writing
 from pipeline.learners import runs
 from pipeline.learners.base import Learner, LearnerParams, Samples, code_digest, find_learner
+from pipeline.learners.variants import RunKey, Variants, variant_inputs
 from pipeline.manifest import class_names, read_manifest
 from pipeline.paths import Paths
-from pipeline.provenance import stamp
+from pipeline.provenance import schema_stamp, stamp
 from pipeline.splits import Split, SplitPlan, load_split_plan
 from pipeline.store import FeatureStore, open_features, open_masks
-
-RunKey = tuple[str, str, float, int]
-"""Protocol, view, fraction and seed."""
 
 Watch = Callable[[str, Mapping[RunKey, str]], None]
 """Told, of a learner by name, the state of all its runs ("waits" or "done"), and of each run that
@@ -140,21 +140,34 @@ def train_learner(
 ) -> None:
     """Fit one learner, write its run folder and fill in the record; see `train_dataset`."""
     dataset, name, clock = record.dataset, record.parameters["learner"], time.monotonic()
-    folder = paths.run(dataset, name)
-    splits, notes = plan_runs(cls, own, load_split_plan(dataset, params, paths), params)
+    folder, plan = paths.run(dataset, name), load_split_plan(dataset, params, paths)
+    splits, notes = plan_runs(cls, own, plan, params)
     record.parameters["notes"], record.total = notes, len(splits)
     if not splits:
         message, remedy = "fits no protocol of train.views", "add a protocol there in params.yaml"
         raise PipelineError(message, path=paths.manifest(dataset), remedy=remedy)
-    views = {key[1]: cls(own).views(key[1]) for key in splits}
+    parts_of_views = {key[1]: cls(own).views(key[1]) for key in splits}
+    variants = Variants(dataset, plan, paths)
+    views = {
+        key: tuple(variants.stored(view, key) for view in parts_of_views[key[1]]) for key in splits
+    }
+    named = {key: {variant_of(v) for v in views[key]} | {variants.labels(key)} for key in splits}
+    stores = variants.open(set().union(*named.values()))
+    splits = variants.add_labels(splits, stores)
     needed: dict[str, set[str]] = {}
     for key, split in splits.items():
-        for view in views[key[1]]:
+        for view in views[key]:
             needed.setdefault(view, set()).update(split.train, split.val, split.test)
-    store = open_features(paths.features(dataset))
-    inputs = stamp(**runs.run_inputs(paths, dataset) | {"features": store})
-    features = read_features(paths.masks(dataset), store, manifest, needed)
-    samples = {view: features.seen(view, names) for view, names in views.items()}
+    store, adapted = stores[""], sorted({*stores} - {""})
+    inputs = runs.run_inputs(paths, dataset) | {"features": store}
+    inputs = stamp(**inputs | variant_inputs(paths, dataset, adapted))
+    features = read_features(paths, dataset, stores, manifest, needed)
+    samples = {
+        (key[1], of): features.seen(
+            "+".join(parts_of(key[1])), dict(zip(parts_of_views[key[1]], of, strict=True))
+        )
+        for key, of in views.items()
+    }
     for one in samples.values():
         cls(own).check_lengths(one)
     classes, prompts = features.samples.classes, None
@@ -163,15 +176,18 @@ def train_learner(
 
         prompts = ClassPrompts.of(store, classes, params.models.clip)
         prompts.tower()  # no fit is begun without it
-        samples = {view: replace(of, prompts=prompts) for view, of in samples.items()}
+        samples = {key: replace(of, prompts=prompts) for key, of in samples.items()}
     if "pixels" in cls.needs:
         from pipeline.encode.pixels import make_pixels  # loads open_clip
 
+        if adapted:
+            remedy = "give it views without @, or use a learner on features"
+            raise ConfigError(f"{name} cannot be trained with {adapted[0]}", remedy=remedy)
         size = cls(own).frame_size(store.identity["model"]["image_size"])
         source = dataset, params, paths, manifest, store
         for view, ids in needed.items():
             pixels = make_pixels(*source, view, size, features.ids, ids)
-            samples[view] = replace(samples[view], pixels=pixels)
+            samples[view, (view,)] = replace(samples[view, (view,)], pixels=pixels)
     record.seconds["read"] = time.monotonic() - clock
 
     def digests_of(cls: type[Learner], own: LearnerParams) -> dict[RunKey, str]:
@@ -181,9 +197,9 @@ def train_learner(
         shared = [own.deciding(), code_digest(cls), record.versions, classes, text]
         decides = sha256_json([*shared, prompts.identity] if prompts else shared)
         for key, split in splits.items():
-            parts = [features.digest(ids, views[key[1]]) for ids in (split.train, split.val)]
-            more = [of_joint] if len(views[key[1]]) > 1 else []
-            if (pixels := samples[key[1]].pixels) is not None:
+            parts = [features.digest(ids, views[key]) for ids in (split.train, split.val)]
+            more = [of_joint] if len(views[key]) > 1 else []
+            if (pixels := samples[key[1], views[key]].pixels) is not None:
                 more += [pixels.digest(features.rows(ids)) for ids in (split.train, split.val)]
             digests[key] = sha256_json([decides, key[1], key[3], parts, *more])
         return digests
@@ -211,7 +227,7 @@ def train_learner(
         if starts.get(key):
             starts[key].restore(learner)
         parts = (features.rows(ids) for ids in (splits[key].train, splits[key].val))
-        return learner, digest, folder, samples[key[1]], *parts
+        return learner, digest, folder, samples[key[1], views[key]], *parts
 
     failures: dict[str, runs.Failure] = {}
     file = None if own.file is None else (paths.root / own.file).absolute()
@@ -251,7 +267,7 @@ def train_learner(
         test, result = features.rows(split.test), failures.get(digest)
         if result is None:
             learner = fits[digest].restore(cls(own, seed=seed))
-            result = runs.run_predict(learner, samples[view], test)
+            result = runs.run_predict(learner, samples[view, views[key]], test)
         run = dict(zip(runs.RUN, (protocol, name, view, fraction, seed), strict=True))
         status, error = result if isinstance(result, runs.Failure) else ("ok", "")
         if status == "ok":
@@ -264,11 +280,44 @@ def train_learner(
         run |= {"chosen": fit.chosen, "val_score": fit.val_score}
         run |= {"n_parameters": cls.n_parameters(fit.tensors), "status": status}
         run |= {"error": error, "digest": digest}
+        if names := sorted(named[key] - {""}):
+            run["masks"] = ",".join(names)
         return run, (split.test, features.samples.y[test], result if status == "ok" else None)
 
+    if not (todo or force) and tables_hold(folder, digests, splits, inputs):
+        record.skipped = len(splits)
+        return
     with runs.single_thread():
         rows, tested = zip(*map(predict, sorted(splits)), strict=True)
     runs.write_tables(folder, rows, tested, classes, inputs)
+
+
+def tables_hold(
+    folder: Path,
+    digests: Mapping[RunKey, str],
+    splits: Mapping[RunKey, Split],
+    inputs: dict[str, str],
+) -> bool:
+    """Return whether the tables of a learner are whole, were made of the same inputs, and have just
+    these runs with these fits and test images: then there is nothing to predict.
+
+    Args:
+        folder: of the learner.
+        digests, splits: of each run.
+        inputs: stamp of what a training would read now.
+    """
+    path, keys = folder / "runs.parquet", sorted(splits)
+    try:
+        table, predictions = pd.read_parquet(path), pq.read_table(folder / "predictions.parquet")
+        ids = predictions["image_id"].to_pandas().astype(object)
+        key = [name for name in runs.RUN if name != "learner"]
+        there = table[[*key, "digest", "status"]].to_numpy(object).tolist()
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return False
+    wanted = [[*key, digests[key], "ok"] for key in keys]
+    made_of = schema_stamp(predictions.schema) == inputs | stamp(runs=path)
+    tested = np.concatenate([splits[key].test for key in keys])
+    return made_of and there == wanted and np.array_equal(ids, tested)
 
 
 def plan_runs(
@@ -320,34 +369,42 @@ class Features:
             digest.update(self.sums[view][rows].tobytes())
         return digest.hexdigest()
 
-    def seen(self, view: str, views: tuple[str, ...]) -> Samples:
-        """Return the samples that a run on a view sees, with some views."""
-        features = {name: self.samples.features[name] for name in views}
+    def seen(self, view: str, views: dict[str, str]) -> Samples:
+        """Return the samples that a run on a view sees; `views` says how each is stored."""
+        features = {name: self.samples.features[stored] for name, stored in views.items()}
         return replace(self.samples, view=view, features=features)
 
 
 def read_features(
-    masks: Path, store: FeatureStore, manifest: pd.DataFrame, needed: Mapping[str, set[str]]
+    paths: Paths,
+    dataset: str,
+    stores: Mapping[str, FeatureStore],
+    manifest: pd.DataFrame,
+    needed: Mapping[str, set[str]],
 ) -> Features:
     """Read features, and refuse those that are not of today's images and masks.
 
-    `manifest` has the labels, and the SHA-256 of each image file as it is now; `needed` the ids of
-    the images that need each view.
+    `stores` are those of `Variants.open`; `manifest` has the labels, and the SHA-256 of each image
+    file as it is now; `needed` the ids of the images that need each view.
     """
     ids = np.array(sorted(set().union(*needed.values())), dtype=object)
-    table = store.table().reindex(ids)
     of = manifest.set_index("image_id").loc[ids]
-    # A user may have the features alone; where there are masks too, they must agree.
-    other = runs.encoded_with_other_masks(store, open_masks(masks)) if masks.is_dir() else set()
-    reasons = {
-        "not encoded": table["status"].isna(),
-        "failed in encode": table["status"] == "failed",
-        "of older image bytes": table["sha256"] != of["sha256"],
-        "of other masks than segment has made since": table.index.isin(other),
-    }
-    why = np.select(list(reasons.values()), list(reasons), "")
-    gaps = {ids[k]: why[k] for k in np.flatnonzero(why != "")}
-    X = {} if gaps else {view: store.image_features(view, ids) for view in needed}
+    gaps, store = {}, stores[""]
+    for variant, one in stores.items():
+        table, masks = one.table().reindex(ids), paths.masks(dataset, variant)
+        # A user may have the features alone; where there are masks too, they must agree.
+        other = runs.encoded_with_other_masks(one, open_masks(masks)) if masks.is_dir() else set()
+        reasons = {
+            "not encoded": table["status"].isna(),
+            "failed in encode": table["status"] == "failed",
+            "of older image bytes": table["sha256"] != of["sha256"],
+            "of other masks than segment has made since": table.index.isin(other),
+        }
+        why = np.select(list(reasons.values()), list(reasons), "")
+        gaps |= {ids[k]: why[k] for k in np.flatnonzero(why != "")}
+    X = {}
+    for view in () if gaps else needed:
+        X[view] = stores[variant_of(view)].image_features(view.partition("@")[0], ids)
     for view, x in X.items():
         lacking = needed[view].intersection(ids[np.isnan(x).any(axis=1)])
         gaps |= dict.fromkeys(lacking, f"without view {view}")

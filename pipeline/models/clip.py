@@ -21,6 +21,7 @@ from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg
 from open_clip.timm_model import TimmModel
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transformer import VisionTransformer
+from timm.models.vision_transformer import VisionTransformer as TimmViT
 from transformers import AutoConfig
 from transformers.utils import logging
 
@@ -37,6 +38,7 @@ from pipeline.models.checkpoint import (
     minilm_folder,
 )
 from pipeline.models.maps import map_indices, timm_maps
+from pipeline.models.transformers_names import open_clip_names
 
 CODE_VERSION = 1
 """Increased whenever the results of a CLIP change; part of the identity of feature stores."""
@@ -83,9 +85,14 @@ class ClipModel:
         tokens: number of patch tokens, h * w.
         logit_scale: factor of cosine similarities (after the exponential).
         context_length: maximum number of tokens of a prompt.
+        checkpoint: the file of the weights, if it was loaded from one.
+        text_from: where the text tower's configuration and the tokenizer were loaded from, a folder
+            or a name on the hub; "" for what open_clip has itself.
     """
 
     has_text = True
+    checkpoint: Path | None = None
+    text_from = ("", "")
 
     def __init__(
         self,
@@ -129,6 +136,8 @@ class ClipModel:
 
         Tokens of a ViT pass its final norm and projection; the feature map of a convolutional
         trunk passes the same head as its mean, so that the mean token of CLIP-micro is the image.
+        A token of a ViT of timm passes the head as if it were the image's only one: attention
+        pooling is then its values and what follows (C. Zhou et al., MaskCLIP, ECCV 2022, sec. 3.2).
 
         Args:
             images: float (B, 3, image_size, image_size), mean and std already applied.
@@ -157,6 +166,13 @@ class ClipModel:
                     pooled = visual.head(visual.trunk.forward_head(maps))
                     tokens = visual.head(maps.flatten(2).transpose(1, 2))
                     return pooled.float(), tokens.float().unflatten(1, maps.shape[-2:])
+                if isinstance(visual.trunk, TimmViT):
+                    pooled = visual.head(visual.trunk.forward_head(maps))
+                    first = visual.trunk.num_prefix_tokens
+                    alone = maps[:, first:].flatten(0, 1)[:, None].expand(-1, first + 1, -1)
+                    tokens = visual.head(visual.trunk.forward_head(alone)).float()
+                    grid = visual.trunk.patch_embed.grid_size
+                    return pooled.float(), tokens.unflatten(0, (len(maps), *grid))
             elif isinstance(visual, VisionTransformer) and visual.attn_pool is None:
                 pooled, tokens = self._with_tokens(images)
                 if visual.proj is not None:
@@ -253,7 +269,7 @@ def load_clip(
     config["quick_gelu"] = bool(trained["quick_gelu"])
     tower, tokens = _text_sources(spec, config["text_cfg"])
     model = build_clip(config, tower)
-    state = checkpoint.read()
+    state = open_clip_names(checkpoint.read())
     # CLIP-micro's file may have only the text projection; trunk and text tower are in packages.
     if parts := _is_embedded(config) and set(state) == {PROJECTION, "logit_scale"}:
         combined = f"{LITE0_SHA256} {MINILM_SHA256} {digest}"
@@ -291,7 +307,10 @@ def load_clip(
         _check_vocabulary(tokens, len(tokenizer.tokenizer), model.vocab_size)
         if not _is_embedded(config):
             fingerprint["text"] = _text_digest(model, tokenizer)
-    return ClipModel(model, tokenizer, trained, precision, json.loads(json.dumps(fingerprint)))
+    loaded = ClipModel(model, tokenizer, trained, precision, json.loads(json.dumps(fingerprint)))
+    loaded.checkpoint = checkpoint.path
+    loaded.text_from = ("", "") if _is_embedded(config) else (tower, tokens)
+    return loaded
 
 
 def clip_config(name: str) -> dict[str, Any]:

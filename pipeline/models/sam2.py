@@ -1,4 +1,4 @@
-"""SAM2 for still images: the official SAM2.1 models, MedSAM2 and SAM2-micro."""
+"""SAM2 for still images: the official models of SAM 2.0 and 2.1, MedSAM2 and SAM2-micro."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import warnings
 from importlib.metadata import version
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import sam2
@@ -26,11 +27,19 @@ CODE_VERSION = 1
 """Increased whenever the results of this module change; part of the identity of mask stores."""
 
 SIZES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
-OFFICIAL = {f"sam2.1_hiera_{size}": f"sam2.1_hiera_{short}.yaml" for size, short in SIZES.items()}
+URLS = {
+    "sam2.1": "https://dl.fbaipublicfiles.com/segment_anything_2/092824",
+    "sam2": "https://dl.fbaipublicfiles.com/segment_anything_2/072824",
+}
+OFFICIAL = {
+    f"{release}_hiera_{size}": f"{release}/{release}_hiera_{short}.yaml"
+    for release in URLS
+    for size, short in SIZES.items()
+}
+"""Configurations of the package sam2 by the name of the model."""
 MEDSAM2 = {"medsam2": OFFICIAL["sam2.1_hiera_tiny"]}
 """J. Ma et al., MedSAM2, arXiv:2504.03600: SAM2.1 tiny, trained at `MEDSAM2_SIZE` pixels."""
 MEDSAM2_SIZE = 512
-URL = "https://dl.fbaipublicfiles.com/segment_anything_2/092824"
 STABLE = {  # as in sam2.build_sam for images
     "dynamic_multimask_via_stability": True,
     "dynamic_multimask_stability_delta": 0.05,
@@ -56,7 +65,10 @@ class Sam2ImagePredictor(SAM2ImagePredictor):
     Attributes:
         image_size: side of the square input in pixels.
         mask_prompt_size: side of a low-resolution mask prompt, image_size / 4.
+        checkpoint: the file of the weights, if it was loaded from one.
     """
+
+    checkpoint: Path | None = None
 
     def __init__(
         self,
@@ -90,7 +102,7 @@ def sam2_config(name: str) -> dict[str, Any]:
     ModelError.
     """
     if name in OFFICIAL | MEDSAM2:
-        path = files(sam2) / "configs/sam2.1" / (OFFICIAL | MEDSAM2)[name]
+        path = files(sam2) / "configs" / (OFFICIAL | MEDSAM2)[name]
         # yaml would read 1e-6 as text
         model = OmegaConf.to_container(OmegaConf.create(path.read_text("utf-8")))["model"]
         model |= {"image_size": MEDSAM2_SIZE} if name in MEDSAM2 else {}
@@ -133,7 +145,8 @@ def load_sam2(
     if spec.image_size:
         config = config | {"model": config["model"] | {"image_size": spec.image_size}}
     file, repository = f"{spec.name}.pt", f"facebook/{spec.name.replace('_', '-')}"
-    advice = f"download {URL}/{file} (or set `checkpoint: hf-hub:{repository}`)"
+    url = URLS.get(spec.name.split("_")[0], "")
+    advice = f"download {url}/{file} (or set `checkpoint: hf-hub:{repository}`)"
     if spec.name in MEDSAM2:
         file, repository = "MedSAM2_latest.pt", "wanglab/MedSAM2"
         advice = f"download {file} from https://huggingface.co/{repository}"
@@ -162,4 +175,6 @@ def load_sam2(
         "code": CODE_VERSION,
         "sam2": version("sam2"),
     }
-    return Sam2ImagePredictor(model, config["mean"], config["std"], precision, fingerprint)
+    loaded = Sam2ImagePredictor(model, config["mean"], config["std"], precision, fingerprint)
+    loaded.checkpoint = checkpoint.path
+    return loaded

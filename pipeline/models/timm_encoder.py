@@ -44,6 +44,7 @@ class TimmEncoder:
     """
 
     has_text = False
+    checkpoint: Path | None = None
     token_grid, tokens = (0, 0), 0
 
     def __init__(
@@ -164,7 +165,9 @@ def load_timm(spec: ModelSpec, device: str = "cpu", precision: str = "fp32") -> 
     }
     model = model.float().to(device, memory_format=torch.channels_last)
     model = model.eval().requires_grad_(False)
-    return TimmEncoder(model, preprocess, precision, json.loads(json.dumps(fingerprint)))
+    loaded = TimmEncoder(model, preprocess, precision, json.loads(json.dumps(fingerprint)))
+    loaded.checkpoint = checkpoint.path
+    return loaded
 
 
 def _download(repository: str, filename: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,12 @@ from pipeline.io import FileHashes
 from pipeline.manifest import class_names, read_manifest
 from pipeline.models import ClipModel, Sam2ImagePredictor, load_clip, load_sam2
 from pipeline.paths import Paths
+from pipeline.segment.candidates import keep_candidates, stored_candidates
 from pipeline.segment.guide import Guide, read_words
 from pipeline.segment.predictor import BatchPredictor
 from pipeline.segment.quality import component_count, is_blank, mask_status
 from pipeline.segment.strategies import Strategy, strategy_class
-from pipeline.store import MaskRow, MaskStoreWriter, WorkItem, open_masks
+from pipeline.store import CandidateStore, MaskRow, MaskStoreWriter, WorkItem, open_masks
 
 MAPPER_VERSION = 2
 """Incremented when the same model and parameters give other masks than before."""
@@ -36,6 +38,7 @@ def segment_dataset(
     *,
     predictor: Sam2ImagePredictor | None = None,
     clip: ClipModel | None = None,
+    variant: str = "",
 ) -> RunRecord:
     """Compute the masks that cache/<dataset>/masks.zarr lacks.
 
@@ -45,6 +48,7 @@ def segment_dataset(
         paths: of the project folder.
         options: of this run.
         predictor, clip: loaded models, instead of those of the profile.
+        variant: of the masks, which are kept beside those of the stage; see pipeline.adapt.
 
     Returns:
         The record of the run, also written to cache/<dataset>/records/segment.json.
@@ -57,28 +61,46 @@ def segment_dataset(
     """
     manifest = read_manifest(paths.manifest(dataset))
     chosen, data = select(manifest, options.only), paths.data(dataset)
-    kind = strategy_class(params.segment)
-    guide = find_guide(kind, dataset, params, paths, options, class_names(manifest), clip)
-    mapper = make_mapper(params, options, predictor, guide)
+    models = class_names(manifest), predictor, clip
+    recipe = partial(build_mapper, dataset, params, paths, replace(options, only=None), *models)
+    mapper = recipe()
     columns, truth = mapper.strategy.columns, mapper.strategy.uses_truth
     content, hashes = lambda row: {n: row[n] for n in columns}, FileHashes(paths.hashes(dataset))
     items = image_items(chosen, data, content, truth=truth, hashes=hashes)
     choices = {"on_mismatch": options.on_store_mismatch, "attrs": {"dataset": dataset}}
-    with MaskStoreWriter(paths.masks(dataset), mapper.identity, **choices) as writer:
+    with MaskStoreWriter(paths.masks(dataset, variant), mapper.identity, **choices) as writer:
         writer.sync_manifest(manifest)
-        record = run_stage(
-            "segment", dataset, params, paths, options, items, mapper, writer, hashes
-        )
-    table = open_masks(paths.masks(dataset)).table()
+        if mapper.strategy.keeps_candidates and not variant and options.in_this_process:
+            todo = [item for item, _ in writer.plan(items, force=options.force).todo]
+            asked = dataset, manifest, paths, options, todo[: options.limit], mapper, hashes
+            mapper.stored = keep_candidates(*asked) if todo else None
+        given = items, mapper, writer, hashes, variant, recipe
+        record = run_stage("segment", dataset, params, paths, options, *given)
+    table = open_masks(paths.masks(dataset, variant)).table()
     record.masks = table.loc[table["in_manifest"], "status"].value_counts().to_dict()
     useless = set(record.masks) - {"failed"} == {"empty"} and params.segment.max_failed < 1
     record.status = "failed" if useless else record.status
-    record.write(paths.record(dataset, "segment"))
+    record.write(paths.record(dataset, record.stage))
     if useless:
         what = f"segment {dataset}: all {record.masks['empty']} masks are empty"
         remedy = "look at images and boxes with `pipeline data preview`; try another segment.prompt"
-        raise StageFailed(what, path=paths.masks(dataset), remedy=remedy)
+        raise StageFailed(what, path=paths.masks(dataset, variant), remedy=remedy)
     return record
+
+
+def build_mapper(
+    dataset: str,
+    params: Params,
+    paths: Paths,
+    options: RunOptions,
+    classes: Collection[str],
+    predictor: Sam2ImagePredictor | None = None,
+    clip: ClipModel | None = None,
+) -> SegmentMapper:
+    """Return the mapper of a dataset, with the models that are not given loaded."""
+    kind = strategy_class(params.segment)
+    guide = find_guide(kind, dataset, params, paths, options, classes, clip)
+    return make_mapper(params, options, predictor, guide)
 
 
 def make_mapper(
@@ -136,6 +158,7 @@ class SegmentMapper:
         self.params, self.window = params, window
         self.strategy = kind(params, sam2 and BatchPredictor(sam2), guide)
         self.device = sam2.device.type if sam2 else ""
+        self.stored: CandidateStore | None = None
         self.identity: dict[str, Any] = {
             "stage": "segment",
             "mapper_version": MAPPER_VERSION,
@@ -147,7 +170,9 @@ class SegmentMapper:
         }
 
     def load(self, item: WorkItem) -> tuple[Any, bool]:
-        """Read and preprocess an image."""
+        """Read and preprocess an image, or return its stored candidates."""
+        if self.stored and (found := stored_candidates(self.stored, item)):
+            return found
         image = read_image(item.path, item.frame, window=self.window)
         return self.prepare(image, item.row)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.config import FEW_SHOT, Params, SplitsParams
+from pipeline.config import CROSS_VALIDATED, FEW_SHOT, Params, SplitsParams
 from pipeline.errors import ManifestError
 from pipeline.io import atomic_write
 from pipeline.manifest import LABELLED, read_manifest
@@ -115,6 +115,21 @@ class SplitPlan:
         """The protocols that the manifest allows."""
         return tuple(self._parts)
 
+    @property
+    def units(self) -> dict[str, str]:
+        """The unit of each image id."""
+        return dict(zip(self._ids, self._table["unit"], strict=True))
+
+    def parts(self, protocol: str) -> list[str]:
+        """Return the names of a protocol's test parts, that of seed 0 first: "official" (with any
+        restriction), or the number of each fold. ManifestError as `get`."""
+        return [self.part(protocol, seed) for seed in range(len(self._folds(protocol)))]
+
+    def part(self, protocol: str, seed: int) -> str:
+        """Return the name of the part that a run of a protocol (of few shots, too) tests."""
+        base = protocol.partition("-")[0]
+        return str(seed % len(self._folds(base))) if base in CROSS_VALIDATED else "official"
+
     def few_shot(self, protocol: str) -> list[str]:
         """Return the names of a protocol with `params.shots`, balanced ones first; few or none."""
         given = self._params.shots if protocol in FEW_SHOT else {}
@@ -137,11 +152,7 @@ class SplitPlan:
         """
         shots = re.fullmatch(r"(\w+)-(\d+)-shot(-realistic)?", protocol)
         protocol = shots[1] if shots else protocol
-        if protocol not in self._parts:
-            raise ManifestError(
-                f"no protocol {protocol!r} here (there are: {', '.join(self.protocols)})",
-                remedy="; ".join(self.notes) or "choose one of them",
-            )
+        self._folds(protocol)
         draw, test = self._drawn(protocol, seed)
         parts = draw.shots(int(shots[2]), bool(shots[3])) if shots else draw.take(fraction)
         return Split(*parts, test)
@@ -173,6 +184,14 @@ class SplitPlan:
         for file, table in ((path, rows), (path.with_name(f"{path.stem}.sha256.csv"), sums)):
             with atomic_write(file) as partial:
                 pd.DataFrame(table).to_csv(partial, index=False)
+
+    def _folds(self, protocol: str) -> list[np.ndarray]:
+        if protocol not in self._parts:
+            raise ManifestError(
+                f"no protocol {protocol!r} here (there are: {', '.join(self.protocols)})",
+                remedy="; ".join(self.notes) or "choose one of them",
+            )
+        return self._parts[protocol]
 
     def _draw(self, protocol: str, seed: int) -> tuple[Draw, np.ndarray]:
         folds = self._parts[protocol]

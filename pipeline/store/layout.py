@@ -42,7 +42,7 @@ import shutil
 import struct
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -117,6 +117,21 @@ MASKS = Kind(
     sides=("height", "width"),
 )
 
+CANDIDATES = Kind(
+    name="candidates",
+    stage="segment",
+    columns={
+        **COMMON,
+        "count": ("int32", 0),
+        "height": ("int32", 0),
+        "width": ("int32", 0),
+        "ranking": ("string", "[]"),
+    },
+    shown=("image_id", "label", "split", "in_manifest", "status", "count", "height", "width"),
+    sums={"candidate": "crc"},
+    sides=("count", "height", "width"),
+)
+
 FEATURES = Kind(
     name="features",
     stage="encode",
@@ -137,7 +152,7 @@ POOLED_FEATURES = replace(
 )
 """Of the feature stores that have pooled views, whose features are of another length."""
 
-KINDS = {kind.name: kind for kind in (MASKS, FEATURES)}
+KINDS = {kind.name: kind for kind in (MASKS, CANDIDATES, FEATURES)}
 
 
 def kind_of(root: Mapping[str, Any]) -> Kind:
@@ -419,7 +434,7 @@ def data_arrays(kind: Kind, arrays: Mapping[str, Any]) -> dict[str, DataArray]:
 
 
 def write_rows(
-    folder: Path, arrays: Mapping[str, DataArray], first: int, rows: Sequence[Data]
+    folder: Path, arrays: Mapping[str, DataArray], first: int, rows: Iterable[Data]
 ) -> None:
     """Write rows `first`, `first` + 1, ... into their shard files.
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import fcntl
 import glob
+import json
 import os
 import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -28,8 +29,17 @@ from skimage.measure import label
 from pipeline.errors import StageFailed, StoreError
 from pipeline.io import ProcessLock, fsync_path, sha256_json, writing
 from pipeline.store import layout
-from pipeline.store.items import FeatureRow, MaskRow, Plan, WorkItem, canonical, identity_diff
+from pipeline.store.items import (
+    CandidateRow,
+    FeatureRow,
+    MaskRow,
+    Plan,
+    WorkItem,
+    canonical,
+    identity_diff,
+)
 from pipeline.store.layout import (
+    CANDIDATES,
     FEATURES,
     KINDS,
     MASKS,
@@ -49,22 +59,12 @@ FAILED = "failed before"
 Prepared = tuple[Row, Data]  # a computed row: its index values, its data by array name
 
 
-def write_shard(path: str | os.PathLike, first: int, rows: Sequence[Prepared]) -> list[Row]:
-    """Write rows into a shard of their own; return what `StoreWriter.commit` needs to list them.
+class WrittenShard(NamedTuple):
+    """Rows that another process wrote for `StoreWriter.adopt`: the folder with their files, and
+    what the index lists of each."""
 
-    This is the part of the writer's work that other processes can do, without its lock.
-
-    Args:
-        path: the folder that is written (`StoreWriter.root`).
-        first: number of the shard's first row, from `StoreWriter.reserve`.
-        rows: at most a shard of rows, made by `StoreWriter.prepare`.
-    """
-    root = layout.read_root(Path(path))
-    kind = layout.kind_of(root)
-    with writing(path):
-        arrays = layout.data_arrays(kind, root["consolidated_metadata"]["metadata"])
-        layout.write_rows(Path(path), arrays, first, [data for _, data in rows])
-    return [{**row, "row": first + k} for k, (row, _) in enumerate(rows)]
+    folder: Path
+    rows: list[Row]
 
 
 class StoreWriter:
@@ -72,6 +72,10 @@ class StoreWriter:
 
     Used as a context manager: it holds the store's lock, and on a clean exit it commits. After an
     interruption it commits too; after another error only what was committed before is kept.
+
+    Its copies in other processes, to which it is pickled without lock and index, can `prepare`
+    rows and `write_shard`. A shard has no place in the store before `adopt` gives it one: whatever
+    a worker that was thought dead still writes, nobody reads.
 
     Args:
         path: the store.
@@ -106,11 +110,15 @@ class StoreWriter:
         self._lock = ProcessLock(self.path.with_name(self.path.name + ".lock"))
         self._last: StoreReader | None = None  # the last commit
         self._pending: list[Prepared] = []  # rows from `_next` on
+        self._adopted: list[Row] = []  # rows before `_next`, whose shards are in their places
         self._next = self._bytes = 0
         self._manifest: pd.DataFrame | None = None
         self._replaced = ""  # why the store is rebuilt
         self._sources: dict[str, str] = {}  # key -> image_id of the row that copies are made of
         self._last_commit, self._commit_took = time.monotonic(), 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
     def __enter__(self) -> Self:
         self._lock.acquire()
@@ -259,22 +267,29 @@ class StoreWriter:
     def put(self, rows: Sequence[Prepared]) -> None:
         """Take prepared rows."""
         self._pending += rows
+        self._bytes += sum(array.nbytes for _, data in rows for array in data.values())
+        self._commit_in_time()
+
+    def _commit_in_time(self) -> None:
         waited = time.monotonic() - self._last_commit
         # On a slow disk, or with very many rows, commits become rarer instead of dominating.
         patience = max(self.commit_seconds, 10 * self._commit_took if self.commit_seconds else 0)
-        self._bytes += sum(array.nbytes for _, data in rows for array in data.values())
         if waited >= patience or self._bytes >= COMMIT_BYTES:
             self.commit()
 
+    def failed(self, item: WorkItem, reason: str) -> Prepared:
+        """Return the row of an item that has no data, and why."""
+        return {"status": "failed", "reason": reason} | _item_values(item), {}
+
     def write_failed(self, item: WorkItem, reason: str) -> None:
         """Record that an item has no data, and why."""
-        self.put([({"status": "failed", "reason": reason} | _item_values(item), {})])
+        self.put([self.failed(item, reason)])
 
     def copy(self, item: WorkItem) -> bool:
         """Write `item` as a copy of the row with its key that was computed or reused; False where
         that is not good. Call it after all rows of `Plan.todo` were written."""
         source = self._sources.get(item.key)
-        if any(row["image_id"] == source for row, _ in self._pending):
+        if self._adopted or any(row["image_id"] == source for row, _ in self._pending):
             self.commit()
         try:
             data = self._last.read(source)
@@ -291,16 +306,62 @@ class StoreWriter:
         """
         self._manifest = manifest.set_index("image_id")[["label", "split"]].astype(str)
 
-    def reserve(self) -> int:
-        """Return the first row number of a shard for `write_shard`; nobody else writes it."""
-        self.commit()
-        step = max(array.rows for array in self._last.arrays.values())
-        first = -(-self._next // step) * step
-        self._next = first + step
-        return first
+    @property
+    def shard_rows(self) -> int:
+        """Number of rows of a shard that `adopt` takes: the largest of those of its arrays."""
+        return max(array.rows for array in self._last.arrays.values())
 
-    def commit(self, *shards: Iterable[Row]) -> None:
-        """Make all rows so far permanent, and those of shards that `write_shard` wrote.
+    def staging(self) -> Path:
+        """Return a new folder for `write_shard`; what is left in it, the next writer removes."""
+        with writing(self.path):
+            return Path(tempfile.mkdtemp(prefix=layout.PARTIAL, dir=self.root))
+
+    def write_shard(self, rows: Iterable[Prepared], staging: Path) -> WrittenShard:
+        """Write at most `shard_rows` prepared rows into a folder of their own below `staging`.
+
+        Needs no lock: this is the part of the writer's work that other processes do. Of each row
+        no more than the bytes to be written is kept in memory.
+        """
+        root, listed = layout.read_root(self.root), []
+        arrays = layout.data_arrays(self.kind, root["consolidated_metadata"]["metadata"])
+
+        def data() -> Iterator[Data]:
+            for row, arrays_of_row in rows:
+                listed.append({**row, "row": len(listed)})
+                yield arrays_of_row
+
+        with writing(self.path):
+            folder = Path(tempfile.mkdtemp(dir=staging))
+            layout.write_rows(folder, arrays, 0, data())
+        return WrittenShard(folder, listed)
+
+    def adopt(self, shard: WrittenShard) -> None:
+        """Put a shard of `write_shard` in its place, the next that is free; its rows are committed
+        after some seconds.
+
+        Raises:
+            DiskError: its files cannot be moved.
+        """
+        if self._pending:
+            self.commit()
+        step, arrays, folders = self.shard_rows, self._last.arrays, set()
+        first = -(-self._next // step) * step
+        with writing(self.path):
+            for file in [f for f in shard.folder.rglob("*") if f.is_file()]:
+                name, _, number, *cell = file.relative_to(shard.folder).parts
+                place = int(number) + first // arrays[name].rows
+                final = self.root / arrays[name].file(place, tuple(cell))
+                final.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, final)
+                folders.add(final.parent)
+            for folder in folders:
+                fsync_path(folder)
+        self._adopted += [{**row, "row": first + row["row"]} for row in shard.rows]
+        self._next = first + len(shard.rows)
+        self._commit_in_time()
+
+    def commit(self) -> None:
+        """Make all rows so far permanent.
 
         Raises:
             DiskError: full disk, read-only folder; what was committed before is kept.
@@ -308,8 +369,8 @@ class StoreWriter:
         if self._last is None:
             return
         begin, frame = time.monotonic(), self._last.frame
-        rows = [row for shard in shards for row in shard]
-        rows += [{**row, "row": self._next + k} for k, (row, _) in enumerate(self._pending)]
+        pending = [{**row, "row": self._next + k} for k, (row, _) in enumerate(self._pending)]
+        rows = self._adopted + pending
         if rows:
             defaults = {name: default for name, (_, default) in self.kind.columns.items()}
             new = pd.DataFrame([defaults | row for row in rows]).set_index("image_id")
@@ -328,7 +389,7 @@ class StoreWriter:
             self._commit(frame, self._next + len(data))
         self._next += len(data)
         # Only now, so that a commit that failed can be tried again.
-        self._pending, self._bytes = [], 0
+        self._pending, self._adopted, self._bytes = [], [], 0
         self._last_commit = time.monotonic()
         self._commit_took = self._last_commit - begin
 
@@ -413,8 +474,11 @@ class MaskStoreWriter(StoreWriter):
             max([int(item.row.get(name) or 0) for item in items], default=0) or layout.TILE
             for name in ("height", "width")
         ]
-        chunk = [min(layout.TILE, -(-n // 256) * 256) for n in sides]
-        array = DataArray.new("mask", ("image", "y", "x"), chunk, "bool")
+        return self.array_of([min(layout.TILE, -(-n // 256) * 256) for n in sides])
+
+    def array_of(self, tile: list[int]) -> dict[str, dict]:
+        """Return the metadata of an empty array with tiles of a height and width."""
+        array = DataArray.new("mask", ("image", "y", "x"), tile, "bool")
         return {"mask": replace(array, shape=(1, 1)).metadata(0)}
 
     def encode_row(self, row: MaskRow) -> tuple[Row, Data]:
@@ -435,6 +499,32 @@ class MaskStoreWriter(StoreWriter):
             "components": components,
             "prompt": row.prompt,
         }, {"mask": mask}
+
+
+class CandidateStoreWriter(MaskStoreWriter):
+    """The writer of a store of candidate masks; `most`: of an image. Else as `StoreWriter`."""
+
+    kind = CANDIDATES
+
+    def __init__(self, *args: Any, most: int, **options: Any):
+        super().__init__(*args, **options)
+        self.most = most
+
+    def array_of(self, tile: list[int]) -> dict[str, dict]:
+        """One chunk, or tile, for all candidates of an image."""
+        dims = ("image", "rank", "y", "x")
+        array = DataArray.new("candidate", dims, [self.most, *tile], "bool")
+        return {"candidate": replace(array, shape=(1, 1, 1)).metadata(0)}
+
+    def encode_row(self, row: CandidateRow) -> tuple[Row, Data]:
+        """Return index values and data of a row of candidates."""
+        masks = np.unpackbits(row.packed, axis=2, count=row.width).astype(bool)
+        if len(masks) > self.most or np.shape(row.figures) != (len(masks), 3):
+            raise ValueError(f"{len(masks)} masks with figures {np.shape(row.figures)}")
+        count, height, width = masks.shape
+        ranking = json.dumps(np.asarray(row.figures, np.float32).tolist())
+        sides = {"count": count, "height": height, "width": width}
+        return {**sides, "ranking": ranking}, {"candidate": masks}
 
 
 class FeatureStoreWriter(StoreWriter):

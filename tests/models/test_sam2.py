@@ -7,9 +7,14 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
+from hydra import compose
+from omegaconf import OmegaConf
+from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
 from pipeline.models import ModelSpec, draw_box_prompt, load_sam2
+from pipeline.models.catalogue import catalogue
+from pipeline.models.sam2 import STABLE, sam2_config
 from tests.models.small import save_official, small_sam2_config
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 140, 3), dtype=np.uint8)
@@ -35,6 +40,19 @@ def test_an_official_checkpoint_gives_the_results_of_sam2s_own_predictor(tmp_pat
         np.testing.assert_allclose(a, b, atol=1e-4)
     assert (ours.image_size, ours.mask_prompt_size) == (1024, 256)
     assert ours._transforms.max_hole_area == ours._transforms.max_sprinkle_area == 0
+
+
+@pytest.mark.promise("All sizes of SAM 2.0 and 2.1 are built as sam2 builds them for images.")
+def test_every_official_model_has_the_configuration_and_the_repository_of_sam2():
+    extra = [f"++model.sam_mask_decoder_extra_args.{key}={value}" for key, value in STABLE.items()]
+    for hub, (config, file) in HF_MODEL_ID_TO_FILENAMES.items():
+        theirs = compose(config_name=config, overrides=extra)
+        OmegaConf.resolve(theirs)
+        name = file.removesuffix(".pt")
+        assert sam2_config(name)["model"] == OmegaConf.to_container(theirs.model)
+        (published,) = catalogue()[name].files
+        assert (published.hub, published.name) == (hub, file)
+    assert len(HF_MODEL_ID_TO_FILENAMES) == 8
 
 
 @pytest.mark.promise("SAM2 gives the results of sam2's own predictor, in batches and one by one.")

@@ -10,7 +10,7 @@ import zarr
 from benchmarks.cheap_stage import CheapMapper, make_items, run_cheap, store_path
 from benchmarks.store_stage import content
 from pipeline.errors import StoreError
-from pipeline.store import FeatureRow, FeatureStoreWriter, WorkItem, verify_store, write_shard
+from pipeline.store import FeatureRow, FeatureStoreWriter, WorkItem, verify_store
 from pipeline.store.layout import ENTRY, SHARD_ROWS, extended
 from tests.store.conftest import DATA, ROWS, flip, opened, reads, shards
 
@@ -79,14 +79,11 @@ def test_files_do_not_depend_on_how_often_they_were_committed(tmp_path, rows_per
 IDENTITY, VIEWS, DIM = {"model": 1}, ("whole", "masked"), 24
 
 
-def _work(path, first, names, queue):
-    """A worker process: compute rows and write the shard it was given, without the lock."""
-    writer = FeatureStoreWriter(path, IDENTITY, views=VIEWS, dim=DIM)  # not entered
-    rows = [
-        writer.prepare(WorkItem(name, name, path), FeatureRow(name, _features(name)))
-        for name in names
-    ]
-    queue.put(write_shard(path, first, rows))
+def _work(writer, staging, names, queue):
+    """A worker process: compute rows and write a shard, without the lock."""
+    items = [WorkItem(name, name, writer.path) for name in names]
+    rows = (writer.prepare(item, FeatureRow(item.key, _features(item.key))) for item in items)
+    queue.put(writer.write_shard(rows, staging))
 
 
 def _features(name):
@@ -102,17 +99,16 @@ def test_workers_write_whole_shards_and_the_driver_commits_them(tmp_path, small_
         writer.plan([])
         writer.write([WorkItem("0", "0", path)], [FeatureRow("0", _features("0"))])
         shares = [["1", "2", "3", "4"], ["5", "6"]]
-        workers = [
-            context.Process(target=_work, args=(path, writer.reserve(), names, queue))
-            for names in shares
-        ]
+        work = writer, writer.staging()
+        workers = [context.Process(target=_work, args=(*work, names, queue)) for names in shares]
         for worker in workers:
             worker.start()
-        entries = [queue.get(timeout=200) for _ in workers]
+        found = [queue.get(timeout=200) for _ in workers]
         for worker in workers:
             worker.join()
-        if commit:
-            writer.commit(*entries)
+        _work(*work, ["1", "2"], queue)  # one that was thought dead; nobody adopts its shard
+        for shard in found if commit else ():
+            writer.adopt(shard)
         writer.write([WorkItem("7", "7", path)], [FeatureRow("7", _features("7"))])
     store = opened(path)
     assert set(store) == (set("01234567") if commit else {"0", "7"})
@@ -121,3 +117,25 @@ def test_workers_write_whole_shards_and_the_driver_commits_them(tmp_path, small_
     assert verify_store(path).ok
     plain = zarr.open_group(path, mode="r")
     assert set(plain["image_id"][...]) - {""} == set(store)
+
+
+def test_an_adopted_shard_of_large_tokens_is_several_files(tmp_path, small_shards, monkeypatch):
+    monkeypatch.setattr("pipeline.store.layout.SHARD_BYTES", 2 * 2 * 4 * DIM * 4)  # two rows
+    path, known = tmp_path / "features.zarr", {}
+    tokens = np.random.default_rng(0).random((12, 2, 4, DIM), dtype=np.float32)
+    with FeatureStoreWriter(path, IDENTITY, views=VIEWS, dim=DIM, tokens=4) as writer:
+        writer.plan([])
+        assert writer.shard_rows == 4
+        for names in (range(4), range(4, 7), range(7, 10)):
+            rows = [FeatureRow(str(k), _features(str(k)), tokens=tokens[k]) for k in names]
+            items = [WorkItem(row.image_id, row.image_id, path) for row in rows]
+            prepared = map(writer.prepare, items, rows)
+            writer.adopt(writer.write_shard(prepared, writer.staging()))
+            known |= {str(k): tokens[k] for k in names}
+        item = WorkItem("10", "10", path)  # continues the last shard
+        writer.write([item], [FeatureRow("10", _features("10"), tokens=tokens[10])])
+    store = opened(path)
+    assert len(store) == 11 and verify_store(path).ok
+    for name, values in (known | {"10": tokens[10]}).items():
+        np.testing.assert_array_equal(store.read(name)["tokens"], values)
+    assert len(list((path / "tokens/c").iterdir())) == 6

@@ -1,0 +1,139 @@
+"""What a better mask is worth: results/masks.md, masks.csv and masks.svg.
+
+The Dice of every mask there is, and the accuracy of the rows of the study that see it, from what
+the stages have left. What was not made has no row; nothing is computed but means.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.audit.table import read_audit
+from pipeline.config import Params, parts_of, variant_of
+from pipeline.errors import PipelineError
+from pipeline.evaluate.comparison import MEAN
+from pipeline.evaluate.intervals import mean_interval
+from pipeline.evaluate.predictions import Run, image_units, read_runs
+from pipeline.io import atomic_write_text
+from pipeline.learners.choose import kind_of
+from pipeline.learners.variants import Variants
+from pipeline.manifest import read_manifest
+from pipeline.paths import Paths
+from pipeline.report import words
+from pipeline.report.build import render
+from pipeline.report.plots import dice_file
+from pipeline.splits import load_split_plan
+from pipeline.store import open_masks
+
+STORED, TRUTH, RANDOM = "stored", "truth", "random"
+"""The masks of `segment`; the ground truth; a region of the stored mask's shape, elsewhere."""
+SHOWN = "name learner view accuracy accuracy_lo accuracy_hi n_labels"
+
+
+def write_masks(params: Params, paths: Paths, datasets: Sequence[str]) -> list[Path]:
+    """Write masks.md, .csv and .svg of some datasets to results/; PipelineError where no mask was
+    compared with ground truth."""
+    dice = pd.DataFrame([row for name in datasets for row in dice_rows(name, params, paths)])
+    rows = pd.DataFrame([row for name in datasets for row in accuracy_rows(name, params, paths)])
+    if dice.empty:
+        remedy = f"run: pipeline evaluate --dataset {datasets[0]}, or pipeline adapt"
+        raise PipelineError("no masks were compared with ground truth", remedy=remedy)
+    table = dice if rows.empty else dice.merge(rows, on=["dataset", "masks"], how="outer")
+    drawn = table.iloc[:0] if rows.empty else table.dropna(subset=["dice", "difference"])
+    found = {"dice": dice.to_dict("records"), "rows": rows.to_dict("records"), "drawn": len(drawn)}
+    by = " ".join(["pipeline results --masks", *(f"--dataset {name}" for name in datasets)])
+    files = {
+        "masks.md": render("masks.md.j2", words=words, made_by=by, **found),
+        "masks.csv": table.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
+    } | ({"masks.svg": dice_file(drawn)} if len(drawn) else {})
+    for name, text in files.items():
+        atomic_write_text(paths.results / name, text)
+    return [paths.results / name for name in files]
+
+
+def dice_rows(dataset: str, params: Params, paths: Paths) -> Iterator[dict[str, Any]]:
+    """Yield the mean Dice of each strategy and variant of a dataset, with its interval over units;
+    of a variant on images that the adapter of their part has not seen."""
+    manifest = read_manifest(paths.manifest(dataset))
+    units = image_units(manifest, read_audit(paths.audit(dataset), manifest))
+
+    def row(masks: str, method: str, table: pd.DataFrame, **about: Any) -> dict[str, Any]:
+        of = [units.get(i, i) for i in table["image_id"]]
+        mean = mean_interval(table["dice"].to_numpy(), of, params.evaluate)
+        about |= dict(zip(("dice", "dice_lo", "dice_hi"), mean, strict=True))
+        n = int(table["dice"].notna().sum())
+        return {"dataset": dataset, "masks": masks, "method": method, "n_dice": n} | about
+
+    if (file := paths.prompt_quality(dataset)).is_file():
+        for (name, given), of in pd.read_parquet(file).groupby(["strategy", "from_truth"]):
+            method = "prompt from the ground truth" if given else "prompt strategy"
+            yield row(f"{name}, sample", method, of)
+    if (file := paths.mask_quality(dataset)).is_file():
+        for name, of in pd.read_parquet(file).groupby("strategy", sort=False):
+            yield row(name if name in words.FLOORS else STORED, name, of)
+            if name == RANDOM:
+                yield row(TRUTH, "ground truth", of.assign(dice=1.0))
+    for folder in sorted(paths.adapter(dataset, "x").parent.glob("[!.]*/")):
+        if parts := sorted(folder.glob("[!.]*.parquet")):
+            about = json.loads(parts[0].with_suffix(".json").read_text("utf-8"))["params"]
+            told = {name: about[name] for name in ("shots", "seed", "steps")}
+            table = pd.concat(map(pd.read_parquet, parts))
+            told["n_empty"] = int((table["status"] == "empty").sum())
+            yield row(folder.name, about["method"], table, **told)
+
+
+def accuracy_rows(dataset: str, params: Params, paths: Paths) -> Iterator[dict[str, Any]]:
+    """Yield the rows of the study, in the mean over shares of labels in cross-validation; those
+    that see a mask also without the images that have none, which are shown whole."""
+    if not paths.compare(dataset).is_file():
+        return
+    table = pd.read_parquet(paths.compare(dataset)).query("subset == 'full' and shots == 0")
+    by_run: dict[tuple, list[Run]] = {}
+    for run in read_runs(dataset, sorted(set(table["learner"])), paths)[0]:
+        by_run.setdefault((run.protocol, *run.key), []).append(run)
+    variants = Variants(dataset, load_split_plan(dataset, params, paths), paths)
+
+    def has_mask(ids: np.ndarray, protocol: str, view: str, seed: int) -> set[str]:
+        """Return those of some images of which no mask of a run is empty or full."""
+        names = {variant_of(variants.stored(v, (protocol, view, 1, seed))) for v in parts_of(view)}
+        for name in names - {""} or names:
+            status = open_masks(paths.masks(dataset, name)).table()["status"]
+            ids = ids[status.reindex(ids).eq("ok").to_numpy()]
+        return set(ids)
+
+    for protocol in ("grouped", "grouped_truth"):
+        rows = table[table["protocol"] == protocol]
+        share = MEAN if (rows["fraction"] == MEAN).any() else rows["fraction"].max()
+        base = by_run.get((protocol, *params.study.baseline.key), [])
+        for one in rows[rows["fraction"] == share].itertuples():
+            row = {"dataset": dataset, "masks": masks_of(one.view), "protocol": protocol}
+            row |= {name: getattr(one, name) for name in SHOWN.split()}
+            row |= {"difference": one.baseline_difference, "p_holm": one.baseline_p_holm}
+            if kind_of(one.view) == "mask":
+                mine = by_run[protocol, one.learner, one.view]
+                tested = {seed: of.ids for seed, of in mine[0].seeds.items()}
+                masked = {s: has_mask(ids, protocol, one.view, s) for s, ids in tested.items()}
+                row["n_unmasked"] = len(mine[0].image_ids - set().union(*masked.values()))
+                row["accuracy_masked"] = accuracy(mine, masked)
+                row["baseline_masked"] = accuracy(base, masked)
+            yield row
+
+
+def masks_of(view: str) -> str:
+    """Return the masks that a view sees: variants, `TRUTH`, `RANDOM`, `STORED`, or "" for none."""
+    of = " and ".join(sorted({variant_of(part) for part in parts_of(view)} - {""}))
+    control = RANDOM + f" ({of})" * bool(of) if RANDOM in view else ""
+    return {"whole": "", "truth": TRUTH, "control": control}.get(kind_of(view), of or STORED)
+
+
+def accuracy(runs: list[Run], kept: dict[int, set[str]]) -> float:
+    """Return the mean accuracy over shares and seeds, on some images of each seed."""
+    each = [(of, kept.get(seed, ())) for run in runs for seed, of in run.seeds.items()]
+    right = [(of.proba.argmax(1) == of.y)[pd.Index(of.ids).isin([*ids])] for of, ids in each]
+    return float(np.mean([of.mean() for of in right if len(of)] or [np.nan]))

@@ -1,0 +1,115 @@
+"""The tutorial on masks: its blocks are run as they stand, on phantoms, and a script corrects."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import signal
+from urllib.parse import quote
+
+import pandas as pd
+import pytest
+import yaml
+
+from examples.demo import small_params
+from pipeline.images import read_mask
+from pipeline.paths import Paths
+from pipeline.phantoms import make_sample
+from pipeline.review.edits import Edit, Edits
+from pipeline.store import open_features, open_masks
+from tests.review.conftest import Served, png
+from tests.site import REPO, Site
+
+BLOCK = re.compile(r"^```(bash|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SMALL = {
+    **{"segment": {"prompt": "salient"}, "adapt": {"steps": 2, "batch_size": 2}},
+    **{"encode": {"views": ["whole", "masked", "random"]}, "evaluate": {"bootstrap": 20}},
+    **{"splits": {"folds": 2, "fractions": [1.0]}, "train": {"seeds": [0, 1]}},
+    **{"learners": {"linear-probe": {"c_steps": 2}}},
+    "profiles": {"embedded": {"sam2": {"image_size": 128}}},
+}
+
+
+def merged(old: dict, new: dict) -> dict:
+    """Return nested values with others in their place."""
+    both = {
+        key: merged(old[key], new[key])
+        for key in old.keys() & new.keys()
+        if isinstance(new[key], dict)
+    }
+    return old | new | both
+
+
+def correct(served: Served, truth: dict, count: int) -> int:
+    """Accept the true masks of the first images in random order; return how many have a lesion."""
+    marked = 0
+    for row in served.call("api/listed?order=random")[1]["rows"][:count]:
+        name = row["image_id"]
+        item = served.call(f"api/item?id={quote(name)}")[1]
+        mask = truth[name.rpartition("/")[2].partition(".")[0]]
+        edit = {key: item[key] for key in ("id", "sha256", "version")} | {"state": "nothing"}
+        if mask.any():
+            edit |= {"state": "accepted", "mask": png(mask)}
+        assert served.call("api/save", edit)[0] == 200
+        marked += bool(mask.any())
+    assert served.call("api/progress")[1]["dice"]["mean"] is not None
+    return marked
+
+
+@pytest.mark.promise(
+    "The tutorial from a folder of images to a classifier that looks at the lesion runs as written."
+)
+def test_the_tutorial_runs_and_one_more_correction_costs_one_image(tmp_path):
+    site, drawn = Site(tmp_path / "project"), Paths(tmp_path / "drawn")
+    make_sample(drawn, ["breast"], n=16)
+    for part in ("train", "test"):
+        shutil.copytree(drawn.data("breast") / part, site.root / "scans", dirs_exist_ok=True)
+    files = drawn.data("breast").with_name("breast_masks").rglob("*.png")
+    truth = {file.stem: read_mask(file) for file in files}
+    prompts = (REPO / "data_manifests/prompts.yaml").read_text("utf-8")
+    texts = {"params.yaml": merged(small_params(), SMALL)}
+    texts["data_manifests/prompts.yaml"] = yaml.safe_load(prompts)
+
+    def write(name: str, values: dict) -> None:
+        texts[name] = merged(texts[name], values)
+        (site.root / name).parent.mkdir(exist_ok=True)
+        (site.root / name).write_text(yaml.safe_dump(texts[name], sort_keys=False))
+
+    for name in texts:
+        write(name, {})
+    said, marked = "", 0
+    for language, text in BLOCK.findall((REPO / "docs/tutorial_masks.md").read_text("utf-8")):
+        if language == "yaml":
+            write(re.match(r"# (\S+)\n", text)[1], yaml.safe_load(text))
+            continue
+        for program, *arguments in map(shlex.split, text.splitlines()):
+            if arguments[0] == "review":
+                served = Served(site.begin(*arguments))
+                marked = correct(served, truth, 10)
+                assert served.end(signal.SIGINT) == 0, served.running.output
+            else:
+                said += site.run(program, *arguments)
+    paths, everywhere = Paths(site.root), ("lesions", "reviewed/all")
+    rows = pd.read_parquet(paths.compare("lesions"))
+    names = {run["name"] for run in texts["params.yaml"]["study"]["runs"]}
+    assert names == set(rows["name"]) and rows["accuracy"].between(0, 1).all()
+    assert "no image of normal has a mask" in said
+    made, auto = open_masks(paths.masks(*everywhere)), open_masks(paths.masks("lesions"))
+    assert 4 < marked == made.table()["prompt"].str.startswith("reviewed: accepted").sum()
+
+    encode = ("pipeline", "encode", "--dataset", "lesions", "--masks", "reviewed")
+    site.run(*encode)
+    changed = sum((made[i] != auto[i]).any() for i in made)
+    assert site.record("encode-reviewed-all", "lesions")["done"] == changed < 16
+    edits = Edits(paths.reviewed("lesions"))
+    row = next(row for row in site.rows("lesions") if row["image_id"] not in edits.known)
+    edits.save(Edit(row["image_id"], row["sha256"], 1, "accepted"), ~auto[row["image_id"]])
+    site.run(*encode)  # as if the page had been killed
+    assert site.record("encode-reviewed-all", "lesions")["done"] == 1
+    full = open_features(paths.features("lesions"))
+    some = open_features(paths.features(*everywhere))
+    same = [i for i in made if (made[i] == auto[i]).all() and i != row["image_id"]]
+    for view in ("masked", "random"):
+        assert (some.image_features(view, same) == full.image_features(view, same)).all()
+    assert (some.image_features("masked") != full.image_features("masked")).any()
