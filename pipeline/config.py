@@ -198,6 +198,10 @@ class SegmentParams(Section):
     """A box is segmented on a crop of so many times its size; 0 = on the whole image."""
     grid: int = Field(8, ge=1)
     """auto: clicks along a side."""
+    union: int = Field(3, ge=1, le=8)
+    """union: best candidates of auto that are merged."""
+    clipseg: str = "CIDAS/clipseg-rd64-refined"
+    """clipseg: a folder with its weights in checkpoints/, or a repository of the hub."""
     center_box: float = Field(0.7, gt=0, le=1)
     """center-box: share of each side."""
     min_area: float = Field(0.002, ge=0, lt=1)

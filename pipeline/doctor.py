@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import re
 import resource
 import shutil
 import sys
@@ -37,6 +37,7 @@ IMAGES = 10
 """How many images are tried."""
 MUCH = 0.9
 """Share of the memory that a run may use; of fp32's time, below which bf16 is worth a store."""
+CGROUP = Path("/sys/fs/cgroup")
 CHOSEN_FOR = "sam2-micro"
 """The model on which the default strategy, the mask prompt and the zoom were chosen."""
 
@@ -146,8 +147,9 @@ def memory(device: str = "cpu") -> tuple[int, int]:
         return torch.cuda.mem_get_info(device)
     free, total = psutil.virtual_memory().available, psutil.virtual_memory().total
     with contextlib.suppress(OSError, ValueError):  # "max": no limit
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        limit, used = (int((CGROUP / n).read_text()) for n in ("memory.max", "memory.current"))
+        cached = re.search(r"^inactive_file (\d+)", (CGROUP / "memory.stat").read_text(), re.M)
+        used -= int(cached[1]) if cached else 0
         free, total = min(free, max(0, limit - used)), min(total, limit)
     return free, total
 
@@ -176,31 +178,26 @@ def _precision(stage: str, model: Any, asked: str) -> Finding:
 def probe_precision(
     model: Any, forward: Callable[[], Any], rounds: int = 3, limit: float = 10.0
 ) -> dict[str, float]:
-    """Return the shortest seconds of a forward pass in "fp32" and "bf16", measured in turns.
+    """Return the shortest seconds of a forward pass in "fp32" and "bf16", measured in turns; one
+    that the device cannot compute is missing.
 
-    A first pass of each is not counted; after `limit` seconds no further round begins. bf16 is
-    missing where the device cannot compute it. `model.precision` is left as it was.
+    The first pass of each is not counted; after `limit` seconds no further round begins. The
+    model's `precision` is left as it was.
     """
-    stated, best, start = model.precision, {"fp32": math.inf, "bf16": math.inf}, time.monotonic()
-    try:
-        for turn in range(rounds + 1):
-            for precision in list(best):
-                model.precision, begin = precision, time.monotonic()
-                try:
-                    forward()
-                    if torch.cuda.is_available():
-                        torch.cuda.synchronize()
-                except RuntimeError:
-                    if precision == "fp32":
-                        raise
-                    del best[precision]
-                    continue
+    stated, best, start = model.precision, {}, time.monotonic()
+    for turn in range(rounds + 1):
+        for model.precision in ("fp32", "bf16"):
+            with contextlib.suppress(RuntimeError):
+                begin = time.monotonic()
+                forward()
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                seconds = time.monotonic() - begin
                 if turn:
-                    best[precision] = min(best[precision], time.monotonic() - begin)
-            if turn and time.monotonic() - start > limit:
-                break
-    finally:
-        model.precision = stated
+                    best[model.precision] = min(seconds, best.get(model.precision, seconds))
+        if turn and time.monotonic() - start > limit:
+            break
+    model.precision = stated
     return best
 
 
@@ -212,28 +209,20 @@ def _strategy(params: Params, paths: Paths, dataset: str | None) -> Finding:
         return Finding("strategy", f"{text}; the defaults were chosen for {CHOSEN_FOR}")
     text += f", zoom {section.zoom:g}, box_as_mask {str(section.box_as_mask).lower()}: the defaults"
     text += f" were chosen for {CHOSEN_FOR}, not for {name}"
-    if best := dataset and measured_strategies(params, paths, dataset):
-        text += "; Dice here: " + ", ".join(f"{n} {value:.3f}" for n, value in best.items())
-        first = next(iter(best))
-        other = first != section.prompt
-        return Finding("strategy", text, f"set segment.prompt: {first}" if other else "")
+    with contextlib.suppress(PipelineError, OSError):  # it was not measured
+        record = RunRecord.read(paths.record(dataset or "", "prompt_quality"))
+        table = pd.read_parquet(paths.prompt_quality(dataset or ""))
+        if record.parameters.get("profile") == params.profile:
+            dice = table[~table["from_truth"]].groupby("strategy")["dice"].mean()
+            dice = dice.sort_values(ascending=False, kind="stable")
+            text += "; Dice here: " + ", ".join(f"{n} {value:.3f}" for n, value in dice.items())
+            other = dice.index[0] != section.prompt
+            return Finding(
+                "strategy", text, f"set segment.prompt: {dice.index[0]}" if other else ""
+            )
     remedy = "measure on some of your own masks: pipeline prompt-quality --dataset "
     remedy += f"{dataset or 'NAME'} --profile {params.profile} --images 50, then ask doctor again"
     return Finding("strategy", text, remedy)
-
-
-def measured_strategies(params: Params, paths: Paths, dataset: str) -> dict[str, float]:
-    """Return the mean Dice of each strategy that needs no ground truth, the best first, as
-    `pipeline prompt-quality` last measured them with this profile; {} if it did not."""
-    try:
-        record = RunRecord.read(paths.record(dataset, "prompt_quality"))
-        table = pd.read_parquet(paths.prompt_quality(dataset))
-    except (PipelineError, OSError):
-        return {}
-    if record.parameters.get("profile") != params.profile:
-        return {}
-    found = table[~table["from_truth"]].groupby("strategy")["dice"].mean()
-    return found.sort_values(ascending=False, kind="stable").to_dict()
 
 
 def _trial(
@@ -252,11 +241,9 @@ def _trial(
     options = replace(options, only=only, limit=None, force=False, progress=False)
     stages = {"segment": (segment_dataset, "predictor"), "encode": (encode_dataset, "clip")}
     anyway = {n: getattr(params, n).model_copy(update={"max_failed": 1.0}) for n in stages}
-    params, trial = (
-        params.model_copy(update=anyway),
-        TrialPaths(paths.root, paths.data_root, folder=folder),
-    )
-    seconds = size = 0.0
+    params = params.model_copy(update=anyway)
+    trial = TrialPaths(paths.root, paths.data_root, folder=folder)
+    seconds = 0.0
     for stage, (compute, model) in stages.items():
         record = compute(dataset, params, trial, options, **{model: models.get(stage)})
         if record.failed:
@@ -271,7 +258,8 @@ def _trial(
         yield Finding(f"{stage} trial", text + (f"; masks: {masks}" if masks else ""))
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / len(only)
     hours = len(manifest) * seconds / 3600
-    text = f"{len(manifest):,} images: about {hours:.2g} h to segment and encode them here"
+    about = f"{hours:.1f} h" if hours >= 2 else f"{60 * hours:.1f} min"
+    text = f"{len(manifest):,} images: about {about} to segment and encode them here"
     yield Finding("time", f"{text}; audit, training and the report come after")
     free, needed = shutil.disk_usage(folder).free, len(manifest) * size
     text = f"stores of at most {human(needed)}, {human(free)} are free"

@@ -74,6 +74,8 @@ class Paths:
     """The SHA-256 of each file by its size and times (`FileHashes`), kept from run to run."""
     thumbnails = _cached("thumbnails.npz")
     """What the audit compares, kept from run to run."""
+    candidates = _cached("candidates.zarr")
+    """What SAM2 proposed for each image, kept by some strategies."""
     reviewed = _cached("reviewed")
     """Corrections by hand, one file per image: the one folder that nothing can compute again."""
     pixels = _cached("pixels")

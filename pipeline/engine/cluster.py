@@ -15,6 +15,7 @@ import contextlib
 import os
 import pickle
 import shutil
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from pipeline.engine import process
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import library_versions
 from pipeline.engine.run import LocalExecutor, Mapper, prepared
@@ -104,7 +106,7 @@ class RayPool:
             raise _absent("ray", "ray") from None
         try:
             ray.init(address, log_to_driver=False, logging_level="ERROR")
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # some are of no kind of their own
             remedy = "start `ray start --head` there, and `ray start --address` on the machines"
             raise ConfigError(
                 f"no Ray cluster at {address} ({type(error).__name__})", remedy=remedy
@@ -131,11 +133,12 @@ class DevicePool:
     died: ClassVar = ()
 
     def __init__(self, devices: Sequence[str]):
-        context, self.count = get_context("spawn"), len(devices)
+        # Not forked from here: CUDA and threads do not survive that.
+        context, self.count = get_context("forkserver"), len(devices)
         free = context.SimpleQueue()
         for device in devices:
             free.put(device)
-        start = {"initializer": _see_one_device, "initargs": (free,)}
+        start = {"initializer": _start_on_device, "initargs": (free,)}
         self.processes = ProcessPoolExecutor(self.count, context, **start)
         self.submit = partial(self.processes.submit, run_range)
 
@@ -146,8 +149,10 @@ class DevicePool:
         self.processes.shutdown(cancel_futures=True)
 
 
-def _see_one_device(free: Any) -> None:
+def _start_on_device(free: Any) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = free.get()  # read when torch looks for GPUs
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the driver answers it
+    process.end_with_parent()
 
 
 def _absent(package: str, extra: str) -> ConfigError:

@@ -6,9 +6,11 @@ Imports no array library: `keep_freed_memory` has to be called before one starts
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import sys
 import threading
+import time
 
 _shared_arena = threading.Event()  # set if all threads of this process use one memory arena
 
@@ -46,3 +48,15 @@ def keep_freed_memory() -> None:
     # Threads that array libraries start on import have arenas by then, which others may share.
     if "numpy" not in sys.modules:
         _shared_arena.set()
+
+
+def end_with_parent() -> None:
+    """Exit when the parent process dies: a worker that waits for work would wait for ever."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

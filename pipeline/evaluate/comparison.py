@@ -246,7 +246,10 @@ def over_sets(paths: Paths, datasets: Iterable[str]) -> pd.DataFrame:
                 gap = {name: getattr(row, f"baseline_{name}") for name in NUMBERS[:4]}
                 about = {"dataset": dataset, "protocol": protocol, "name": row.name}
                 about |= {"accuracy": row.accuracy, "baseline_accuracy": base["accuracy"].iloc[0]}
-                found.append(about | gap | {"control_difference": row.control_difference})
+                part = {
+                    f"control_{n}": getattr(row, f"control_{n}") for n in ("difference", "verdict")
+                }
+                found.append(about | gap | part)
     if not found:
         return pd.DataFrame()
     table = pd.DataFrame(found).sort_values("protocol", kind="stable", ignore_index=True)

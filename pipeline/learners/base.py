@@ -300,7 +300,7 @@ def code_digest(cls: type[Learner]) -> str:
     used = {cls, *(one for one in there if isinstance(one, type) and issubclass(one, Learner))}
     modules = {base.__module__ for one in used for base in one.__mro__}
     modules |= {runs.__name__, joint.__name__}
-    modules |= {"pipeline.learners.prompts" for need in cls.needs if need == "prompts"}
+    modules |= {f"pipeline.learners.{need}" for need in cls.needs}
     files = {name: getattr(sys.modules.get(name), "__file__", None) for name in modules}
     if files[cls.__module__] is None:
         raise ConfigError(

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.config import CROSS_VALIDATED, Params, parts_of, variant_of
 from pipeline.engine.progress import show_progress
@@ -29,7 +31,7 @@ from pipeline.learners.base import Learner, LearnerParams, Samples, code_digest,
 from pipeline.learners.variants import RunKey, Variants, variant_inputs
 from pipeline.manifest import class_names, read_manifest
 from pipeline.paths import Paths
-from pipeline.provenance import stamp
+from pipeline.provenance import schema_stamp, stamp
 from pipeline.splits import Split, SplitPlan, load_split_plan
 from pipeline.store import FeatureStore, open_features, open_masks
 
@@ -282,9 +284,40 @@ def train_learner(
             run["masks"] = ",".join(names)
         return run, (split.test, features.samples.y[test], result if status == "ok" else None)
 
+    if not (todo or force) and tables_hold(folder, digests, splits, inputs):
+        record.skipped = len(splits)
+        return
     with runs.single_thread():
         rows, tested = zip(*map(predict, sorted(splits)), strict=True)
     runs.write_tables(folder, rows, tested, classes, inputs)
+
+
+def tables_hold(
+    folder: Path,
+    digests: Mapping[RunKey, str],
+    splits: Mapping[RunKey, Split],
+    inputs: dict[str, str],
+) -> bool:
+    """Return whether the tables of a learner are whole, were made of the same inputs, and have just
+    these runs with these fits and test images: then there is nothing to predict.
+
+    Args:
+        folder: of the learner.
+        digests, splits: of each run.
+        inputs: stamp of what a training would read now.
+    """
+    path, keys = folder / "runs.parquet", sorted(splits)
+    try:
+        table, predictions = pd.read_parquet(path), pq.read_table(folder / "predictions.parquet")
+        ids = predictions["image_id"].to_pandas().astype(object)
+        key = [name for name in runs.RUN if name != "learner"]
+        there = table[[*key, "digest", "status"]].to_numpy(object).tolist()
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return False
+    wanted = [[*key, digests[key], "ok"] for key in keys]
+    made_of = schema_stamp(predictions.schema) == inputs | stamp(runs=path)
+    tested = np.concatenate([splits[key].test for key in keys])
+    return made_of and there == wanted and np.array_equal(ids, tested)
 
 
 def plan_runs(

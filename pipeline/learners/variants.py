@@ -9,16 +9,18 @@ that adapter has learned from.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.config import labels_of, variant_of
 from pipeline.errors import StoreError
 from pipeline.paths import Paths
-from pipeline.splits import Split, SplitPlan
 from pipeline.store import FeatureStore, open_features
+
+if TYPE_CHECKING:
+    from pipeline.splits import Split, SplitPlan
 
 RunKey = tuple[str, str, float, int]
 """Protocol, view, fraction and seed."""
@@ -57,8 +59,9 @@ class Variants:
                 more = set(seen_by(stores[name])) - {*split.train, *split.val}
                 chosen = {units.get(i) for i in split.val}
                 val = {i for i in more if units.get(i) in chosen}
-                parts = ({*split.train, *more} - val, {*split.val, *val})
-                found[key] = Split(*(np.array(sorted(p), object) for p in parts), split.test)
+                parts = {"train": {*split.train, *more} - val, "val": {*split.val, *val}}
+                arrays = {name: np.array(sorted(ids), object) for name, ids in parts.items()}
+                found[key] = replace(split, **arrays)
         return found
 
     def open(self, names: Iterable[str]) -> dict[str, FeatureStore]:

@@ -109,9 +109,8 @@ class PublishedModel:
     @property
     def line(self) -> str:
         """The line of a profile."""
-        return (
-            f"{self.kind}: {yaml.safe_dump(self.use, default_flow_style=True, width=999).strip()}"
-        )
+        how = {"default_flow_style": True, "width": 999, "sort_keys": False}
+        return f"{self.kind}: {yaml.safe_dump(self.use, **how).strip()}"
 
     def state(self, root: Path) -> str:
         """Return "here", "missing", "incomplete", or what is wrong with a file by its size."""

@@ -21,6 +21,7 @@ from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg
 from open_clip.timm_model import TimmModel
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transformer import VisionTransformer
+from timm.models.vision_transformer import VisionTransformer as TimmViT
 from transformers import AutoConfig
 from transformers.utils import logging
 
@@ -135,6 +136,8 @@ class ClipModel:
 
         Tokens of a ViT pass its final norm and projection; the feature map of a convolutional
         trunk passes the same head as its mean, so that the mean token of CLIP-micro is the image.
+        A token of a ViT of timm passes the head as if it were the image's only one: attention
+        pooling is then its values and what follows (C. Zhou et al., MaskCLIP, ECCV 2022, sec. 3.2).
 
         Args:
             images: float (B, 3, image_size, image_size), mean and std already applied.
@@ -163,6 +166,13 @@ class ClipModel:
                     pooled = visual.head(visual.trunk.forward_head(maps))
                     tokens = visual.head(maps.flatten(2).transpose(1, 2))
                     return pooled.float(), tokens.float().unflatten(1, maps.shape[-2:])
+                if isinstance(visual.trunk, TimmViT):
+                    pooled = visual.head(visual.trunk.forward_head(maps))
+                    first = visual.trunk.num_prefix_tokens
+                    alone = maps[:, first:].flatten(0, 1)[:, None].expand(-1, first + 1, -1)
+                    tokens = visual.head(visual.trunk.forward_head(alone)).float()
+                    grid = visual.trunk.patch_embed.grid_size
+                    return pooled.float(), tokens.unflatten(0, (len(maps), *grid))
             elif isinstance(visual, VisionTransformer) and visual.attn_pool is None:
                 pooled, tokens = self._with_tokens(images)
                 if visual.proj is not None:

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from pipeline.audit.table import read_audit
 from pipeline.config import Params, parts_of, variant_of
@@ -25,20 +21,19 @@ from pipeline.evaluate.comparison import MEAN
 from pipeline.evaluate.intervals import mean_interval
 from pipeline.evaluate.predictions import Run, image_units, read_runs
 from pipeline.io import atomic_write_text
-from pipeline.learners.choose import CONTROLS, kind_of
+from pipeline.learners.choose import kind_of
 from pipeline.learners.variants import Variants
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.report import words
 from pipeline.report.build import render
-from pipeline.report.plots import COLOURS, STYLE
-from pipeline.report.plots import render as svg
+from pipeline.report.plots import dice_file
 from pipeline.splits import load_split_plan
 from pipeline.store import open_masks
 
 STORED, TRUTH, RANDOM = "stored", "truth", "random"
 """The masks of `segment`; the ground truth; a region of the stored mask's shape, elsewhere."""
-MARKERS = {STORED: "s", TRUTH: "*", RANDOM: "x"}
+SHOWN = "name learner view accuracy accuracy_lo accuracy_hi n_labels"
 
 
 def write_masks(params: Params, paths: Paths, datasets: Sequence[str]) -> list[Path]:
@@ -56,7 +51,7 @@ def write_masks(params: Params, paths: Paths, datasets: Sequence[str]) -> list[P
     files = {
         "masks.md": render("masks.md.j2", words=words, made_by=by, **found),
         "masks.csv": table.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
-    } | ({"masks.svg": plot(drawn)} if len(drawn) else {})
+    } | ({"masks.svg": dice_file(drawn)} if len(drawn) else {})
     for name, text in files.items():
         atomic_write_text(paths.results / name, text)
     return [paths.results / name for name in files]
@@ -72,7 +67,8 @@ def dice_rows(dataset: str, params: Params, paths: Paths) -> Iterator[dict[str, 
         of = [units.get(i, i) for i in table["image_id"]]
         mean = mean_interval(table["dice"].to_numpy(), of, params.evaluate)
         about |= dict(zip(("dice", "dice_lo", "dice_hi"), mean, strict=True))
-        return {"dataset": dataset, "masks": masks, "method": method, "n_dice": len(table)} | about
+        n = int(table["dice"].notna().sum())
+        return {"dataset": dataset, "masks": masks, "method": method, "n_dice": n} | about
 
     if (file := paths.prompt_quality(dataset)).is_file():
         for (name, given), of in pd.read_parquet(file).groupby(["strategy", "from_truth"]):
@@ -88,7 +84,7 @@ def dice_rows(dataset: str, params: Params, paths: Paths) -> Iterator[dict[str, 
             about = json.loads(parts[0].with_suffix(".json").read_text("utf-8"))["params"]
             told = {name: about[name] for name in ("shots", "seed", "steps")}
             table = pd.concat(map(pd.read_parquet, parts))
-            told |= {"n_parts": len(parts), "n_empty": int((table["status"] == "empty").sum())}
+            told["n_empty"] = int((table["status"] == "empty").sum())
             yield row(folder.name, about["method"], table, **told)
 
 
@@ -102,29 +98,27 @@ def accuracy_rows(dataset: str, params: Params, paths: Paths) -> Iterator[dict[s
     for run in read_runs(dataset, sorted(set(table["learner"])), paths)[0]:
         by_run.setdefault((run.protocol, *run.key), []).append(run)
     variants = Variants(dataset, load_split_plan(dataset, params, paths), paths)
+
+    def has_mask(ids: np.ndarray, protocol: str, view: str, seed: int) -> set[str]:
+        """Return those of some images of which no mask of a run is empty or full."""
+        names = {variant_of(variants.stored(v, (protocol, view, 1, seed))) for v in parts_of(view)}
+        for name in names - {""} or names:
+            status = open_masks(paths.masks(dataset, name)).table()["status"]
+            ids = ids[status.reindex(ids).eq("ok").to_numpy()]
+        return set(ids)
+
     for protocol in ("grouped", "grouped_truth"):
         rows = table[table["protocol"] == protocol]
         share = MEAN if (rows["fraction"] == MEAN).any() else rows["fraction"].max()
         base = by_run.get((protocol, *params.study.baseline.key), [])
         for one in rows[rows["fraction"] == share].itertuples():
             row = {"dataset": dataset, "masks": masks_of(one.view), "protocol": protocol}
-            names = (
-                "name",
-                "learner",
-                "view",
-                "accuracy",
-                "accuracy_lo",
-                "accuracy_hi",
-                "n_labels",
-            )
-            row |= {name: getattr(one, name) for name in names}
+            row |= {name: getattr(one, name) for name in SHOWN.split()}
             row |= {"difference": one.baseline_difference, "p_holm": one.baseline_p_holm}
             if kind_of(one.view) == "mask":
                 mine = by_run[protocol, one.learner, one.view]
-                masked = {
-                    seed: has_mask(of.ids, (protocol, one.view, share, seed), variants)
-                    for seed, of in mine[0].seeds.items()
-                }
+                tested = {seed: of.ids for seed, of in mine[0].seeds.items()}
+                masked = {s: has_mask(ids, protocol, one.view, s) for s, ids in tested.items()}
                 row["n_unmasked"] = len(mine[0].image_ids - set().union(*masked.values()))
                 row["accuracy_masked"] = accuracy(mine, masked)
                 row["baseline_masked"] = accuracy(base, masked)
@@ -138,41 +132,8 @@ def masks_of(view: str) -> str:
     return {"whole": "", "truth": TRUTH, "control": control}.get(kind_of(view), of or STORED)
 
 
-def has_mask(ids: np.ndarray, key: tuple[str, str, float, int], variants: Variants) -> set[str]:
-    """Return those of some images of which a run has a mask that is neither empty nor full."""
-    names = {variant_of(variants.stored(part, key)) for part in parts_of(key[1])}
-    for name in names - {""} or names:
-        status = open_masks(variants.paths.masks(variants.dataset, name)).table()["status"]
-        ids = ids[status.reindex(ids).eq("ok").to_numpy()]
-    return set(ids)
-
-
 def accuracy(runs: list[Run], kept: dict[int, set[str]]) -> float:
     """Return the mean accuracy over shares and seeds, on some images of each seed."""
-    seeds = [(of, kept.get(seed, ())) for run in runs for seed, of in run.seeds.items()]
-    parts = [of.take(np.array([i in ids for i in of.ids], bool)) for of, ids in seeds]
-    found = [(of.proba.argmax(1) == of.y).mean() for of in parts if len(of.ids)]
-    return float(np.mean(found)) if found else np.nan
-
-
-def plot(table: pd.DataFrame) -> str:
-    """Draw what rows gain over the whole image against the Dice of their masks, a panel for each
-    dataset; random regions and true masks are the ends."""
-    plain = {control: view for view, control in CONTROLS.items()} | {"oracle": "masked"}
-    named = [[part.partition("@")[0] for part in parts_of(view)] for view in table["view"]]
-    table = table.assign(shown=["+".join(plain.get(n, n) for n in names) for names in named])
-    colours = dict(zip(sorted(set(table["shown"])), cycle(COLOURS), strict=False))
-    with matplotlib.rc_context({"figure.facecolor": "white"}, STYLE):
-        figure = Figure(figsize=(1.2 + 3.0 * table["dataset"].nunique(), 3.6), layout="constrained")
-        grid = figure.subplots(1, table["dataset"].nunique(), squeeze=False).ravel()
-        for axes, (name, mine) in zip(grid, table.groupby("dataset"), strict=True):
-            for row in mine.itertuples():
-                marker = MARKERS.get(row.masks, "o")
-                axes.plot(row.dice, 100 * row.difference, marker, color=colours[row.shown])
-            axes.axhline(0, color="#8a8a8a", lw=1)
-            axes.set_title(name, loc="left", fontweight="bold", fontsize=9)
-            axes.set_xlabel("mean Dice of the masks")
-        grid[0].set_ylabel("accuracy minus whole image, points")
-        keys = [Line2D([], [], color=colour, marker="o", ls="") for colour in colours.values()]
-        figure.legend(keys, list(colours), loc="outside lower left", ncols=3)
-        return svg(figure)
+    each = [(of, kept.get(seed, ())) for run in runs for seed, of in run.seeds.items()]
+    right = [(of.proba.argmax(1) == of.y)[pd.Index(of.ids).isin([*ids])] for of, ids in each]
+    return float(np.mean([of.mean() for of in right if len(of)] or [np.nan]))

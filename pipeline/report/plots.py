@@ -9,16 +9,19 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.config import Params
+from pipeline.config import Params, parts_of
+from pipeline.learners.choose import CONTROLS
 from pipeline.report import words
 from pipeline.report.data import TRUTH, Block, Dataset, Run
 
@@ -179,6 +182,31 @@ def forest_inline(name: str, dataset: str, bars: Mapping[str, Bar]) -> Markup:
     with matplotlib.rc_context(fname=STYLE):
         title = f"Paired differences to the baseline by system, {dataset}"
         return inline_svg(forest({dataset: bars}), name, title)
+
+
+def dice_file(table: pd.DataFrame) -> str:
+    """Draw what rows gain over the whole image against the Dice of their masks, a panel for each
+    dataset, as an SVG file; columns dataset, masks, view, dice (0 to 1), difference (-1 to 1)."""
+    plain = {control: view for view, control in CONTROLS.items()} | {"oracle": "masked"}
+    named = [[part.partition("@")[0] for part in parts_of(view)] for view in table["view"]]
+    table = table.assign(shown=["+".join(plain.get(n, n) for n in names) for names in named])
+    colours = dict(zip(sorted(set(table["shown"])), cycle(COLOURS), strict=False))
+    with matplotlib.rc_context({"figure.facecolor": "white"}, STYLE):
+        n = table["dataset"].nunique()
+        figure = Figure(figsize=(1.2 + 3.4 * n, 4), layout="constrained")
+        grid = figure.subplots(1, n, squeeze=False).ravel()
+        for axes, (name, mine) in zip(grid, table.groupby("dataset"), strict=True):
+            for shown, of in mine.groupby("shown"):
+                look = {"color": colours[shown], "label": shown, "ms": 5}
+                axes.plot(of["dice"], 100 * of["difference"], "o", **look)
+            for masks, dice in mine.groupby("masks")["dice"].first().items():
+                at = {"xycoords": ("data", "axes fraction"), "rotation": 90, "fontsize": 7}
+                axes.annotate(masks, (dice, 0.02), ha="right", **at)
+            axes.axhline(0, color="#8a8a8a", lw=1)
+            axes.set(xlabel="mean Dice of the masks", ylabel="accuracy minus whole image, points")
+            axes.set_title(name, loc="left", fontweight="bold", fontsize=9)
+            axes.legend(fontsize=7)
+        return render(figure)
 
 
 def render(figure: Figure) -> str:

@@ -222,6 +222,12 @@ def target(rows: list[Any], baseline: str) -> list[str]:
     if fails:
         listed = join(f"{r.dataset} ({number(100 * r.difference, 1, True)} points)" for r in fails)
         said.append(f"It fails on {listed}.")
+    if any(math.isfinite(row.control_difference) for row in rows):
+        own = [row.dataset for row in rows if row.control_verdict == "better"]
+        said.append(
+            "The same system with a random region or crop in the mask's place is worse beyond "
+            f"chance on {len(own)}{_named(own)}; elsewhere the gain may be that of more features."
+        )
     for row in rows:
         text = (
             f"{row.dataset}: {row.name}, {percent(row.accuracy)} % against "
@@ -231,7 +237,7 @@ def target(rows: list[Any], baseline: str) -> list[str]:
         )
         if math.isfinite(row.control_difference):
             part = number(100 * row.control_difference, 1, sign=True)
-            text += f"; over the same system with a random region or crop {part}: the mask's part"
+            text += f"; the mask's part of it, over the same system with random regions, is {part}"
         said.append(text + ".")
     return said
 

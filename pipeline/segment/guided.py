@@ -18,7 +18,6 @@ from pipeline.segment.strategies import (
     PreparedImage,
     Strategy,
     mask_row,
-    ranked,
 )
 
 MAP_SIDE = 64  # of the map of an image, whatever its size
@@ -114,6 +113,30 @@ def boxes_of(values: np.ndarray, height: int, width: int) -> list[np.ndarray]:
     return [np.float32(bounding_box(labels == k + 1) * scale) for k in large]
 
 
+class ClipSegBox(Saliency):
+    """`saliency` with a map of CLIPSeg: the mean logit of the object's texts, minus that of the
+    background's, in place of CLIP's. Its model is `segment.clipseg`, in fp32."""
+
+    name = "clipseg"
+    uses_clip = False
+
+    def __init__(self, params, sam2, guide=None):
+        super().__init__(params, sam2, guide)
+        from pipeline.models.clipseg import load_clipseg  # slow to import
+
+        self.model = load_clipseg(params.clipseg, str(sam2.predictor.device))
+
+    def fingerprint(self) -> dict[str, Any]:
+        return super().fingerprint() | {"map": [MAP_SIDE], "clipseg": self.model.fingerprint}
+
+    def map(self, image):
+        words = self.guide.words
+        logits = self.model.maps(image, [*words.object, *words.background]).cpu()
+        n = len(words.object)
+        values = logits[:n].mean(dim=0) - logits[n:].mean(dim=0)
+        return resized(values[None], MAP_SIDE, MAP_SIDE)
+
+
 class Salip(Auto):
     """Of `auto`'s candidates the one that CLIP finds closest to the words.
 
@@ -124,21 +147,20 @@ class Salip(Auto):
     name = "salip"
     uses_words = True
     uses_clip = True
+    keeps_candidates = False  # CLIP looks at the image
+    most = LOOKED_AT
 
     def fingerprint(self) -> dict[str, Any]:
         return super().fingerprint() | {"looked_at": LOOKED_AT, "crop_margin": CROP_MARGIN}
 
-    def pick(self, image, masks, scores):
-        found = ranked(masks, scores, LOOKED_AT)
-        if not found:
-            return []
-        crops, (height, width) = [], image.shape[:2]
-        scale = np.array([width, height] * 2) / np.array(masks.shape[:0:-1] * 2)
-        whole = picture(image)
-        for k in found:
-            x0, y0, x1, y1 = bounding_box(masks[k]) * scale
+    def pick(self, found):
+        crops, (height, width) = [], found.size
+        scale = np.array([width, height] * 2) / np.array(found.low_res.shape[:0:-1] * 2)
+        whole = picture(found.image)
+        for mask in found.low_res:
+            x0, y0, x1, y1 = bounding_box(mask) * scale
             mx, my = (x1 - x0) * CROP_MARGIN, (y1 - y0) * CROP_MARGIN
             top, left = max(0, int(y0 - my)), max(0, int(x0 - mx))
             crops.append(whole[:, top : int(np.ceil(y1 + my)), left : int(np.ceil(x1 + mx))])
         features = self.guide.clip.encode_image(self.guide.preprocess(crops))
-        return [found[int(self.guide.contrast(features).argmax())]]
+        return [int(self.guide.contrast(features).argmax())]

@@ -19,11 +19,12 @@ from pipeline.io import FileHashes
 from pipeline.manifest import class_names, read_manifest
 from pipeline.models import ClipModel, Sam2ImagePredictor, load_clip, load_sam2
 from pipeline.paths import Paths
+from pipeline.segment.candidates import keep_candidates, stored_candidates
 from pipeline.segment.guide import Guide, read_words
 from pipeline.segment.predictor import BatchPredictor
 from pipeline.segment.quality import component_count, is_blank, mask_status
 from pipeline.segment.strategies import Strategy, strategy_class
-from pipeline.store import MaskRow, MaskStoreWriter, WorkItem, open_masks
+from pipeline.store import CandidateStore, MaskRow, MaskStoreWriter, WorkItem, open_masks
 
 MAPPER_VERSION = 2
 """Incremented when the same model and parameters give other masks than before."""
@@ -69,6 +70,10 @@ def segment_dataset(
     choices = {"on_mismatch": options.on_store_mismatch, "attrs": {"dataset": dataset}}
     with MaskStoreWriter(paths.masks(dataset, variant), mapper.identity, **choices) as writer:
         writer.sync_manifest(manifest)
+        if mapper.strategy.keeps_candidates and not variant and options.in_this_process:
+            todo = [item for item, _ in writer.plan(items, force=options.force).todo]
+            asked = dataset, manifest, paths, options, todo[: options.limit], mapper, hashes
+            mapper.stored = keep_candidates(*asked) if todo else None
         given = items, mapper, writer, hashes, variant, recipe
         record = run_stage("segment", dataset, params, paths, options, *given)
     table = open_masks(paths.masks(dataset, variant)).table()
@@ -153,6 +158,7 @@ class SegmentMapper:
         self.params, self.window = params, window
         self.strategy = kind(params, sam2 and BatchPredictor(sam2), guide)
         self.device = sam2.device.type if sam2 else ""
+        self.stored: CandidateStore | None = None
         self.identity: dict[str, Any] = {
             "stage": "segment",
             "mapper_version": MAPPER_VERSION,
@@ -164,7 +170,9 @@ class SegmentMapper:
         }
 
     def load(self, item: WorkItem) -> tuple[Any, bool]:
-        """Read and preprocess an image."""
+        """Read and preprocess an image, or return its stored candidates."""
+        if self.stored and (found := stored_candidates(self.stored, item)):
+            return found
         image = read_image(item.path, item.frame, window=self.window)
         return self.prepare(image, item.row)
 

@@ -6,7 +6,7 @@ To add one, write a subclass of `Strategy`; it is registered by its name.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from typing import Any, ClassVar
@@ -27,6 +27,7 @@ Region = tuple[int, int, int, int]
 NMS_IOU = 0.7  # masks with a larger IoU are the same object (as in SAM's mask generator)
 KEEP_SHARE = 0.9  # masks of this share of the best score are merged with it (e.g. two lungs)
 MAX_MERGED = 4
+KEPT = 8  # candidates of an image that are ranked and kept
 HELD_PROMPTS = 256  # prompts whose masks are held at once, to bound memory
 
 
@@ -69,6 +70,7 @@ class Strategy:
         uses_sam2: whether it needs the model.
         uses_words: whether it needs the words of the dataset, in `self.guide`.
         uses_clip: whether it needs the profile's CLIP there too.
+        keeps_candidates: whether `segment` takes stored `Candidates` in place of images.
         version: incremented when the same parameters give other masks than before.
     """
 
@@ -79,6 +81,7 @@ class Strategy:
     uses_sam2: ClassVar[bool] = True
     uses_words: ClassVar[bool] = False
     uses_clip: ClassVar[bool] = False
+    keeps_candidates: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def __init_subclass__(cls) -> None:
@@ -276,6 +279,28 @@ class Full(Manifest):
         return np.ones(image.shape[:2], bool)
 
 
+@dataclass
+class Candidates:
+    """Masks that SAM2 proposes for an image, best first.
+
+    Attributes:
+        size: height and width of the image, pixels.
+        scores: float32 (k,): predicted IoU x stability x prior, by which they are ranked.
+        ious, stability: float32 (k,).
+        masks: returns the masks of some ranks, bool (n, height, width).
+        image, low_res: the image, uint8 (height, width, 3), and its candidates at SAM2's
+            resolution, bool (k, s, s); None where the candidates come from a store.
+    """
+
+    size: tuple[int, int]
+    scores: np.ndarray
+    ious: np.ndarray
+    stability: np.ndarray
+    masks: Callable[[Sequence[int]], np.ndarray]
+    image: np.ndarray | None = None
+    low_res: np.ndarray | None = None
+
+
 class Auto(Strategy):
     """Automatic masks similar to SAM's generator, with a prior for one salient region.
 
@@ -285,16 +310,29 @@ class Auto(Strategy):
 
     name = "auto"
     parameters = ("grid", "min_area", "max_area")
+    keeps_candidates = True
+    most: ClassVar[int] = KEPT
+    """Candidates that `pick` chooses from."""
 
     def fingerprint(self) -> dict[str, Any]:
         fixed = {"nms_iou": NMS_IOU, "keep_share": KEEP_SHARE, "max_merged": MAX_MERGED}
         return super().fingerprint() | fixed
 
+    def proposal(self) -> dict[str, Any]:
+        """Return what decides the candidates besides images and models, whatever is chosen."""
+        used = {name: getattr(self.params, name) for name in Auto.parameters}
+        return {"version": Auto.version, "nms_iou": NMS_IOU, "most": self.most, **used}
+
     def segment(self, prepared):
-        maps = self.sam2.embed([one.frame for one in prepared])
+        """As `Strategy.segment`; takes stored `Candidates` too."""
+        new = self.candidates([one for one in prepared if isinstance(one, PreparedImage)])
+        return [self.merge(one if isinstance(one, Candidates) else next(new)) for one in prepared]
+
+    def candidates(self, prepared: list[PreparedImage]) -> Iterator[Candidates]:
+        """Yield what SAM2 proposes for each image of a batch."""
+        maps = self.sam2.embed([one.frame for one in prepared]) if prepared else []
         n = self.params.grid**2
         per_pass = max(1, HELD_PROMPTS // n)
-        rows = []
         for start in range(0, len(prepared), per_pass):
             part = prepared[start : start + per_pass]
             prompts = [prompt for one in part for prompt in self.clicks(*one.size)]
@@ -302,8 +340,7 @@ class Auto(Strategy):
             index = [start + i for i in range(len(part)) for _ in range(n)]
             logits, ious = self.sam2.decode(maps, prompts, sizes, index=index, multimask=True)
             parts = zip(part, logits.split(n), np.split(ious, len(part)), strict=True)
-            rows += [self.merge(one, k.flatten(0, 1), iou.ravel()) for one, k, iou in parts]
-        return rows
+            yield from (self.rank(one, k.flatten(0, 1), iou.ravel()) for one, k, iou in parts)
 
     def clicks(self, height: int, width: int) -> list[Prompt]:
         """Return one click in the middle of each cell of the grid."""
@@ -311,23 +348,42 @@ class Auto(Strategy):
         points = [[x * width, y * height] for y in middles for x in middles]
         return [Prompt(np.array([xy], np.float32), np.ones(1, np.int32)) for xy in points]
 
-    def merge(self, one: PreparedImage, logits: Tensor, ious: np.ndarray) -> MaskRow:
-        """Merge the best of k candidate masks: logits float32 (k, s, s), predicted IoU (k,)."""
+    def rank(self, one: PreparedImage, logits: Tensor, ious: np.ndarray) -> Candidates:
+        """Rank k masks of an image: logits float32 (k, s, s), predicted IoU (k,)."""
         threshold = self.sam2.predictor.mask_threshold
         low_res = logits.cpu().numpy()
         masks, stability = low_res > threshold, stability_score(low_res, threshold)
         scores = ious * stability * prior(masks, self.params.min_area, self.params.max_area)
-        chosen = self.pick(one.image, masks, scores)
+        best = ranked(masks, scores, self.most)
+        kept = logits[best]
+        figures = scores[best], ious[best], stability[best]
+        full = lambda ranks: self.sam2.upsample(kept[list(ranks)], *one.size)  # noqa: E731
+        return Candidates(one.size, *figures, full, one.image, masks[best])
+
+    def merge(self, found: Candidates) -> MaskRow:
+        """Merge the candidates that `pick` returns."""
+        chosen = self.pick(found) if len(found.scores) else []
         text = f"{self.name} {self.params.grid}x{self.params.grid}"
         if not chosen:
-            return mask_row(np.zeros(one.size, bool), f"{text}: no mask", 0.0, 0.0)
-        mask = self.sam2.upsample(logits[chosen], *one.size).any(axis=0)
-        scores = float(ious[chosen].mean()), float(stability[chosen].mean())
+            return mask_row(np.zeros(found.size, bool), f"{text}: no mask", 0.0, 0.0)
+        mask = found.masks(chosen).any(axis=0)
+        scores = float(found.ious[chosen].mean()), float(found.stability[chosen].mean())
         return mask_row(mask, f"{text}: {len(chosen)} merged", *scores)
 
-    def pick(self, image: np.ndarray, masks: np.ndarray, scores: np.ndarray) -> list[int]:
-        """Return which of k candidates, bool (k, s, s), with scores (k,) are merged."""
-        return choose(masks, scores)
+    def pick(self, found: Candidates) -> list[int]:
+        """Return the ranks of the candidates that are merged; there is at least one candidate."""
+        scores = found.scores[:MAX_MERGED]
+        return [k for k, score in enumerate(scores) if score >= KEEP_SHARE * scores[0]]
+
+
+class Union(Auto):
+    """The union of the best of `auto`'s candidates, however much worse than the first."""
+
+    name = "union"
+    parameters = (*Auto.parameters, "union")
+
+    def pick(self, found):
+        return list(range(min(self.params.union, len(found.scores))))
 
 
 def prior(masks: np.ndarray, min_area: float, max_area: float) -> np.ndarray:
@@ -337,21 +393,14 @@ def prior(masks: np.ndarray, min_area: float, max_area: float) -> np.ndarray:
     return np.where((area >= min_area) & (area <= max_area), (1 - border_share(masks)) ** 2, 0.0)
 
 
-def choose(masks: np.ndarray, scores: np.ndarray) -> list[int]:
-    """Return the best of masks, bool (k, h, w), and those with nearly its score, as `ranked`."""
-    return ranked(masks, scores, MAX_MERGED, KEEP_SHARE)
-
-
-def ranked(masks: np.ndarray, scores: np.ndarray, most: int, share: float = 0.0) -> list[int]:
-    """Return the best of masks, bool (k, h, w), after non-maximum suppression: at most `most`, with
-    at least `share` of the best score; indices, best first; ties go to the earlier mask, and score
-    0 is never chosen."""
+def ranked(masks: np.ndarray, scores: np.ndarray, most: int) -> list[int]:
+    """Return the best of masks, bool (k, h, w), after non-maximum suppression: at most `most`
+    indices, best first; ties go to the earlier mask, and score 0 is never chosen."""
     flat = masks.reshape(len(masks), -1).astype(np.float32)
     areas = flat.sum(axis=1)
-    best = scores.max(initial=0.0)
     kept: list[int] = []
     for i in np.argsort(-scores, kind="stable"):
-        if scores[i] <= 0 or scores[i] < share * best or len(kept) == most:
+        if scores[i] <= 0 or len(kept) == most:
             break
         overlap = flat[kept] @ flat[i]
         if (overlap <= NMS_IOU * (areas[kept] + areas[i] - overlap)).all():

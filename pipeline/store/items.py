@@ -61,6 +61,27 @@ class MaskRow:
 
 
 @dataclass(frozen=True)
+class CandidateRow:
+    """The candidate masks of one image, best first.
+
+    Args:
+        image_id: the image.
+        packed: the masks, bool (k, h, w), as `np.packbits(masks, axis=2)`, since many are held.
+        width: w, pixels.
+        figures: float32 (k, 3): score, predicted IoU, stability.
+        status: "ok", or "empty" without candidates.
+        reason: "blank" where that is why.
+    """
+
+    image_id: str
+    packed: np.ndarray
+    width: int
+    figures: np.ndarray
+    status: str = "ok"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class FeatureRow:
     """The embeddings of one image.
 

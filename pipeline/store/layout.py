@@ -117,6 +117,21 @@ MASKS = Kind(
     sides=("height", "width"),
 )
 
+CANDIDATES = Kind(
+    name="candidates",
+    stage="segment",
+    columns={
+        **COMMON,
+        "count": ("int32", 0),
+        "height": ("int32", 0),
+        "width": ("int32", 0),
+        "ranking": ("string", "[]"),
+    },
+    shown=("image_id", "label", "split", "in_manifest", "status", "count", "height", "width"),
+    sums={"candidate": "crc"},
+    sides=("count", "height", "width"),
+)
+
 FEATURES = Kind(
     name="features",
     stage="encode",
@@ -137,7 +152,7 @@ POOLED_FEATURES = replace(
 )
 """Of the feature stores that have pooled views, whose features are of another length."""
 
-KINDS = {kind.name: kind for kind in (MASKS, FEATURES)}
+KINDS = {kind.name: kind for kind in (MASKS, CANDIDATES, FEATURES)}
 
 
 def kind_of(root: Mapping[str, Any]) -> Kind:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import time
 import weakref
@@ -22,7 +23,17 @@ import pyarrow as pa
 from pipeline.errors import StoreError
 from pipeline.io import sha256_json
 from pipeline.store import layout
-from pipeline.store.layout import FEATURES, GOOD, MASKS, Data, DataArray, Kind, Row, checksum
+from pipeline.store.layout import (
+    CANDIDATES,
+    FEATURES,
+    GOOD,
+    MASKS,
+    Data,
+    DataArray,
+    Kind,
+    Row,
+    checksum,
+)
 
 if TYPE_CHECKING:
     import xarray
@@ -82,12 +93,12 @@ def _open_again(kind: type[StoreReader], path: Path, identity_hash: str) -> Stor
 class StoreReader:
     """One commit of a store: its attributes, its index and the data of its rows.
 
-    The base of `MaskStore` and `FeatureStore` is a mapping-like object: `len`, iteration over ids,
-    `in`. Ids come sorted, wherever none are given: in which order, and in how many runs, the rows
-    were written makes no difference. What a writer commits later is seen by opening the store
-    again. A store that is replaced stays readable to the end for those who have it open. Safe in
-    threads and in forked or spawned workers; pickles as its path, and is opened there only if it is
-    not replaced by one of another identity.
+    The base of `MaskStore`, `CandidateStore` and `FeatureStore` is a mapping-like object: `len`,
+    iteration over ids, `in`. Ids come sorted, wherever none are given: in which order, and in how
+    many runs, the rows were written makes no difference. What a writer commits later is seen by
+    opening the store again. A store that is replaced stays readable to the end for those who have
+    it open. Safe in threads and in forked or spawned workers; pickles as its path, and is opened
+    there only if it is not replaced by one of another identity.
 
     Args:
         path: the store's folder.
@@ -238,6 +249,10 @@ class StoreReader:
             chosen = chosen & (self.frame["split"] == split)
         return self.frame.index[chosen].to_numpy(object)
 
+    def _good_ids(self) -> list[str]:
+        good = self.frame["in_manifest"] & self.frame["status"].isin(GOOD)
+        return self.frame.index[good].tolist()
+
     def read(self, image_id: str) -> Data:
         """Return the data of one image by array name.
 
@@ -305,6 +320,39 @@ class MaskStore(StoreReader):
         return self.read(image_id)["mask"]
 
 
+class CandidateStore(StoreReader):
+    """The masks that SAM2 proposed for each image, best first; `open_candidates` is another name.
+
+    found = open_candidates("cache/brain/candidates.zarr")
+    found["test/glioma/Te-gl_0010.jpg"]      # bool (k, h, w)
+    found.ranking().loc["test/glioma/Te-gl_0010.jpg"]
+    """
+
+    wanted = CANDIDATES
+
+    def __getitem__(self, image_id: str) -> np.ndarray:
+        """Return the candidates of an image, bool (k, height, width); errors as of `MaskStore`."""
+        return self.read(image_id)["candidate"]
+
+    def figures(self, image_id: str) -> np.ndarray:
+        """Return score, predicted IoU and stability of the candidates, float32 (k, 3)."""
+        figures = json.loads(self.frame.at[image_id, "ranking"])
+        return np.array(figures, np.float32).reshape(-1, 3)
+
+    def ranking(self, ids: Iterable[str] | None = None) -> pd.DataFrame:
+        """Return a line per candidate, by image_id and rank (0 is the best): score, predicted_iou,
+        stability, area (pixels). Errors as of `MaskStore`."""
+        names, parts = ["score", "predicted_iou", "stability"], {}
+        wanted = self._good_ids() if ids is None else list(ids)
+        for k, data in self._each(wanted):
+            parts[wanted[k]] = pd.DataFrame(self.figures(wanted[k]), columns=names).assign(
+                area=data["candidate"].sum(axis=(1, 2))
+            )
+        return (
+            pd.concat(parts, names=["image_id", "rank"]).sort_index() if parts else pd.DataFrame()
+        )
+
+
 class FeatureStore(StoreReader):
     """Features I = E_v(x * m) by image_id and view, and T = E_t(t) by class and template.
 
@@ -352,10 +400,6 @@ class FeatureStore(StoreReader):
         for k, data in self._each(wanted, [name]):
             out[k] = data[name][of.index(view)]
         return out
-
-    def _good_ids(self) -> list[str]:
-        good = self.frame["in_manifest"] & self.frame["status"].isin(GOOD)
-        return self.frame.index[good].tolist()
 
     def xy(
         self,
@@ -462,7 +506,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
-open_masks, open_features = MaskStore, FeatureStore
+open_masks, open_candidates, open_features = MaskStore, CandidateStore, FeatureStore
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import glob
+import json
 import os
 import shutil
 import tempfile
@@ -28,8 +29,17 @@ from skimage.measure import label
 from pipeline.errors import StageFailed, StoreError
 from pipeline.io import ProcessLock, fsync_path, sha256_json, writing
 from pipeline.store import layout
-from pipeline.store.items import FeatureRow, MaskRow, Plan, WorkItem, canonical, identity_diff
+from pipeline.store.items import (
+    CandidateRow,
+    FeatureRow,
+    MaskRow,
+    Plan,
+    WorkItem,
+    canonical,
+    identity_diff,
+)
 from pipeline.store.layout import (
+    CANDIDATES,
     FEATURES,
     KINDS,
     MASKS,
@@ -464,8 +474,11 @@ class MaskStoreWriter(StoreWriter):
             max([int(item.row.get(name) or 0) for item in items], default=0) or layout.TILE
             for name in ("height", "width")
         ]
-        chunk = [min(layout.TILE, -(-n // 256) * 256) for n in sides]
-        array = DataArray.new("mask", ("image", "y", "x"), chunk, "bool")
+        return self.array_of([min(layout.TILE, -(-n // 256) * 256) for n in sides])
+
+    def array_of(self, tile: list[int]) -> dict[str, dict]:
+        """Return the metadata of an empty array with tiles of a height and width."""
+        array = DataArray.new("mask", ("image", "y", "x"), tile, "bool")
         return {"mask": replace(array, shape=(1, 1)).metadata(0)}
 
     def encode_row(self, row: MaskRow) -> tuple[Row, Data]:
@@ -486,6 +499,32 @@ class MaskStoreWriter(StoreWriter):
             "components": components,
             "prompt": row.prompt,
         }, {"mask": mask}
+
+
+class CandidateStoreWriter(MaskStoreWriter):
+    """The writer of a store of candidate masks; `most`: of an image. Else as `StoreWriter`."""
+
+    kind = CANDIDATES
+
+    def __init__(self, *args: Any, most: int, **options: Any):
+        super().__init__(*args, **options)
+        self.most = most
+
+    def array_of(self, tile: list[int]) -> dict[str, dict]:
+        """One chunk, or tile, for all candidates of an image."""
+        dims = ("image", "rank", "y", "x")
+        array = DataArray.new("candidate", dims, [self.most, *tile], "bool")
+        return {"candidate": replace(array, shape=(1, 1, 1)).metadata(0)}
+
+    def encode_row(self, row: CandidateRow) -> tuple[Row, Data]:
+        """Return index values and data of a row of candidates."""
+        masks = np.unpackbits(row.packed, axis=2, count=row.width).astype(bool)
+        if len(masks) > self.most or np.shape(row.figures) != (len(masks), 3):
+            raise ValueError(f"{len(masks)} masks with figures {np.shape(row.figures)}")
+        count, height, width = masks.shape
+        ranking = json.dumps(np.asarray(row.figures, np.float32).tolist())
+        sides = {"count": count, "height": height, "width": width}
+        return {**sides, "ranking": ranking}, {"candidate": masks}
 
 
 class FeatureStoreWriter(StoreWriter):

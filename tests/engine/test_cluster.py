@@ -163,6 +163,30 @@ def test_a_worker_with_other_code_or_weights_is_refused(dask, tmp_path, monkeypa
     assert run(partial(CheapMapper, "masks")).done == 6
 
 
+@pytest.mark.promise("Ctrl-C lets the workers of an engine end what they have begun, and keeps it.")
+def test_workers_that_are_stopped_write_what_they_have(dask, tmp_path):
+    items, marker = make_items(tmp_path, 40), tmp_path / "images" / "mapped"
+    with (
+        make_writer("masks", tmp_path, CheapMapper("masks").identity) as writer,
+        closing(cluster.DaskPool(dask.scheduler_address)) as pool,
+    ):
+        writer.plan(items)
+        executor = cluster.ClusterExecutor(pool, 1, 1, FileHashes())
+        slow = partial(Marking, "masks", seconds=0.2)
+        results = executor.compute(slow, items, writer, marker.exists)
+        kept = [item.image_id for item, _ in results]
+    assert 0 < len(kept) < 20 and set(open_masks(tmp_path / "masks.zarr")) == set(kept)
+
+
+class Marking(CheapMapper):
+    """Says when its first batch is done, by a file beside the images."""
+
+    def map(self, items, loaded):
+        rows = super().map(items, loaded)
+        items[0].path.with_name("mapped").touch()
+        return rows
+
+
 class OtherThere:
     """A recipe that makes another mapper in another process."""
 

@@ -133,6 +133,11 @@ def test_a_second_run_makes_only_what_was_damaged_and_gives_the_same_bits(traine
     counts = train(paths, small_params())
     assert (counts["done"], counts["skipped"]) == (12, counts["total"] - 12)
     assert digests(paths) == before
+    # With nothing to do nothing is predicted: the same files, not only the same bytes.
+    files = [paths.predictions("toy", name) for name in NAMES]
+    inodes = [path.stat().st_ino for path in files]
+    assert train(paths, small_params())["skipped"] == counts["total"]
+    assert [path.stat().st_ino for path in files] == inodes
 
 
 @pytest.mark.promise("Training gives the same bits for any number of jobs and any row order.")

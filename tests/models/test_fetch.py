@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,6 +14,7 @@ from huggingface_hub import constants
 from pipeline.errors import ModelError
 from pipeline.models.catalogue import ModelFile, PublishedModel
 from pipeline.models.fetch import fetch
+from tests.project import REPO, in_process
 
 BODY = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -22,46 +24,28 @@ FETCHED = (
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Serves BODY under every name but "absent"; `cut` is after how many bytes it hangs up."""
+    """Has BODY under every name but "absent"; hangs up once after `cut` bytes."""
 
     protocol_version = "HTTP/1.1"
 
-    def do_HEAD(self) -> None:
-        self.answer(head=True)
-
     def do_GET(self) -> None:
-        self.answer()
-
-    def answer(self, head: bool = False) -> None:
-        server = self.server
-        server.asked.append((self.command, self.path, self.headers.get("Range")))
-        start = int((self.headers.get("Range") or "bytes=0-")[6:].split("-")[0])
-        status = (
-            404
-            if "absent" in self.path
-            else 403
-            if "closed" in self.path
-            else 206
-            if start
-            else 200
-        )
-        body = BODY[start:] if status < 300 else b""
+        server, start = self.server, int((self.headers.get("Range") or "=0-").split("=")[1][:-1])
+        errors = {"absent": (404, "EntryNotFound"), "closed": (403, "GatedRepo")}
+        refused = [error for word, error in errors.items() if word in self.path]
+        status, code = refused[0] if refused else (206 if start else 200, "")
+        body = b"" if refused else BODY[start:]
         self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", f'"{server.etag}"')
-        self.send_header("X-Repo-Commit", "c" * 40)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(BODY) - 1}/{len(BODY)}")
-        if status == 403:
-            self.send_header("X-Error-Code", "GatedRepo")
-        if status == 404:
-            self.send_header("X-Error-Code", "EntryNotFound")
+        for name, value in {"Content-Length": len(body), "ETag": f'"{server.etag}"',
+                            "X-Repo-Commit": "c" * 40, "X-Error-Code": code}.items():  # fmt: skip
+            self.send_header(name, str(value))
         self.end_headers()
-        if not head:
-            self.wfile.write(body[: server.cut])
-            if server.cut is not None and server.cut < len(body):
-                server.cut = None
-                self.close_connection = True
+        if self.command == "GET":
+            server.starts.append(start)
+            cut, server.cut = server.cut, None
+            self.wfile.write(body[:cut])
+            self.close_connection = cut is not None
+
+    do_HEAD = do_GET
 
     def log_message(self, *_: object) -> None: ...
 
@@ -69,7 +53,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.asked, server.etag, server.cut = [], SHA256, None
+    server.starts, server.etag, server.cut = [], SHA256, None
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -98,14 +82,16 @@ def test_a_file_is_fetched_once_and_continues_where_the_connection_broke(hub, tm
     assert line == "checkpoints/m/w.pt: fetched, its hash is pinned"
     path = tmp_path / "checkpoints/m/w.pt"
     assert path.read_bytes() == BODY and not (tmp_path / "checkpoints/.partial/m").exists()
-    ranges = [asked for method, _, asked in hub.asked if method == "GET"]
-    assert ranges[0] is None and 0 < int(ranges[-1][6:-1]) <= 300_000
-    asked = len(hub.asked)
+    assert hub.starts[0] == 0 and 0 < hub.starts[1] <= 300_000
     (line,) = fetch(model(), tmp_path)
-    assert line.endswith("there already, ok, its hash is pinned") and len(hub.asked) == asked
+    assert line.endswith("there already, ok, its hash is pinned") and len(hub.starts) == 2
     (line,) = fetch(model("config.json", None), tmp_path)
     assert "recorded" in line
     assert (tmp_path / "checkpoints/m/config.json.sha256").read_text().startswith(SHA256)
+    shutil.copy2(REPO / "params.yaml", tmp_path)
+    code, said = in_process(tmp_path, "models", "fetch", "pubmedclip")
+    assert code == 0 and "pytorch_model.bin: fetched, its hash is recorded" in said
+    assert "clip: {name: ViT-B-32-quickgelu, checkpoint: checkpoints/pubmedclip/" in said
 
 
 @pytest.mark.promise(FETCHED)

@@ -159,7 +159,12 @@ def test_a_text_tower_and_its_tokenizer_come_from_a_folder(tmp_path, given):
     with torch.inference_mode():
         tokens = HFTokenizer(str(text), context_length=24)(TEXTS)
         torch.testing.assert_close(clip.encode_text(TEXTS), reference.encode_text(tokens))
-        torch.testing.assert_close(clip.encode_image(images), reference.encode_image(images))
+        pooled, patches = clip.encode_image(images, tokens=True)
+        torch.testing.assert_close(pooled, reference.encode_image(images))
+        visual = reference.visual
+        expected = visual.head(visual.trunk.forward_features(images)[:, 1:])
+        torch.testing.assert_close(patches, expected)
+    assert clip.token_grid == (10, 10)
     assert clip.mean == (0.4, 0.5, 0.6) and clip.count_tokens("scan of") == 4
     # The content of the folder is part of the fingerprint, its place is not.
     moved = spec.model_copy(update={"text": str(shutil.copytree(text, tmp_path / "moved"))})

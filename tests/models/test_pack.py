@@ -10,8 +10,8 @@ from huggingface_hub import constants
 
 from pipeline.config import load_params
 from pipeline.errors import PipelineError
-from pipeline.io import sha256_file
-from pipeline.models import load_clip, load_sam2
+from pipeline.models import load_clip
+from pipeline.models.checkpoint import WEIGHTS
 from pipeline.models.pack import pack, unpack
 from tests.models.small import BIOMED, save_repository, save_text_model
 from tests.project import REPO, in_process
@@ -36,27 +36,24 @@ def test_a_packed_profile_is_the_same_models_in_another_project(tmp_path, monkey
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     here, there, out = tmp_path / "here", tmp_path / "there", tmp_path / "packed"
-    if where == "folder":
-        text = save_text_model(here / "checkpoints/text")
-        save_repository(here / "checkpoints/biomed", BIOMED, text, mean=[0.4, 0.5, 0.6])
-        clip = {"name": "local-dir:checkpoints/biomed", "text": "checkpoints/text"}
-    else:
-        text = save_text_model(tmp_path / "text")
-        for name, source in {"org/biomed": None, "nobody/has-this-text-model": text}.items():
-            stored = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
-            (stored / "refs").mkdir(parents=True)
-            (stored / "refs/main").write_text("0" * 40)
-            if source is None:
-                save_repository(stored / "snapshots" / ("0" * 40), BIOMED, text)
-            else:
-                shutil.copytree(source, stored / "snapshots" / ("0" * 40))
+    clip = {"name": "local-dir:checkpoints/biomed", "text": "checkpoints/text"}
+    text, folder = here / "checkpoints/text", here / "checkpoints/biomed"
+    if where == "hub":  # as a download leaves it
         clip = {"name": "hf-hub:org/biomed"}
+        stored = [
+            tmp_path / "hub" / f"models--{name}"
+            for name in ("nobody--has-this-text-model", "org--biomed")
+        ]
+        for repository in stored:
+            (repository / "refs").mkdir(parents=True)
+            (repository / "refs/main").write_text("0" * 40)
+        text, folder = (repository / "snapshots" / ("0" * 40) for repository in stored)
+    save_repository(folder, BIOMED, save_text_model(text), mean=[0.4, 0.5, 0.6])
     params = project(here, clip=clip)
     wanted = load_clip(params.models.clip).fingerprint
     pack(params, out)
     shutil.rmtree(here)
     shutil.rmtree(tmp_path / "hub", ignore_errors=True)
-    there.mkdir()
     *lines, profile = unpack(out, there)
     assert lines and all(line.endswith(": unpacked") for line in lines)
     packed = yaml.safe_load(profile.split("\n", 1)[1])["profiles"]["mine"]
@@ -69,36 +66,30 @@ def test_a_packed_profile_is_the_same_models_in_another_project(tmp_path, monkey
 
 @pytest.mark.promise("A packed folder that is damaged, or whose places are taken, changes nothing.")
 def test_damage_is_found_before_anything_is_copied(tmp_path):
-    weights = tmp_path / "here/checkpoints/s.pt"
-    weights.parent.mkdir(parents=True)
-    micro = load_sam2(load_params(REPO / "params.yaml").models.sam2).checkpoint
-    shutil.copy(micro, weights.with_suffix(".safetensors"))
     sam2 = {"name": "sam2-micro", "checkpoint": "checkpoints/s.safetensors"}
-    project(tmp_path / "here", sam2=sam2)
     out, there = tmp_path / "packed", tmp_path / "there"
-    code, said = in_process(tmp_path / "here", "models", "pack", "--out", str(out))
-    assert code == 0 and str(out) in said
-    code, said = in_process(tmp_path / "here", "models", "pack", "--out", str(out))
-    assert code == 2 and "exists already" in said
-    file, place = out / "checkpoints/s.safetensors", there / "checkpoints/s.safetensors"
-    assert sha256_file(file) == sha256_file(micro)
+    project(tmp_path / "here", sam2=sam2)
+    (tmp_path / "here/checkpoints").mkdir()
+    shutil.copy(WEIGHTS / "sam2-micro.safetensors", tmp_path / "here/checkpoints/s.safetensors")
+    for expected, said in {0: str(out), 2: "exists already"}.items():
+        code, text = in_process(tmp_path / "here", "models", "pack", "--out", str(out))
+        assert code == expected and said in text
+    file, place, sums = out / sam2["checkpoint"], there / sam2["checkpoint"], out / "SHA256SUMS"
+    place.parent.mkdir(parents=True)
+    whole, listed = file.read_bytes(), sums.read_text()
 
     def refused(what: str) -> None:
         with pytest.raises(PipelineError, match=what) as caught:
             list(unpack(out, there))
-        assert caught.value.remedy
+        assert caught.value.remedy and not (place.exists() and place.read_bytes() != b"mine")
 
-    whole = file.read_bytes()
     file.write_bytes(whole[:-1])
     refused("was packed")
-    assert not place.exists()
     file.write_bytes(whole)
-    place.parent.mkdir(parents=True)
+    sums.write_text(listed.replace("checkpoints/", "checkpoints/../../"))
+    refused("outside checkpoints")
+    sums.write_text(listed)
     place.write_bytes(b"mine")
     refused("is another file")
-    assert place.read_bytes() == b"mine"
-    sums = out / "SHA256SUMS"
-    sums.write_text(sums.read_text().replace("checkpoints/", "checkpoints/../../"))
-    refused("outside checkpoints")
     sums.unlink()
     refused("no packed model")

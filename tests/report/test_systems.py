@@ -86,15 +86,17 @@ def test_whether_the_mask_earns_its_place(gaps, said):
             dataset=f"set{i}", name="Whole and crop", accuracy=0.7 + gap, baseline_accuracy=0.7,
             difference=gap, lo=gap - 0.015, hi=gap + 0.015, p_holm=0.01,
             verdict="better" if gap > 0.015 else "no difference", control_difference=0.004,
+            control_verdict="better" if i == 1 else "no difference",
         )
         for i, gap in enumerate(gaps)
     ]  # fmt: skip
-    first, fails, *each = words.target(rows, "Whole image")
+    first, fails, control, *each = words.target(rows, "Whole image")
     wins, sure = sum(g > 0 for g in gaps), sum(g > 0.015 for g in gaps)
     assert said in first and f"on {wins} of 4 data sets" in first
     assert f"correction on {sure} (set0" in first
     assert fails.startswith("It fails on set") and "set3 (−1.0 points)" in fails
-    assert "+3.0 [+1.5, +4.5] points" in each[0] and "+0.4: the mask's part" in each[0]
+    assert "+3.0 [+1.5, +4.5] points" in each[0] and "random regions, is +0.4" in each[0]
+    assert "worse beyond chance on 1 (set1)" in control
     unsure = [SimpleNamespace(**vars(r) | {"verdict": "no difference"}) for r in rows]
     assert "does not earn" in words.target(unsure, "Whole image")[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from pipeline.config import SegmentParams
 from pipeline.segment.guide import Guide, Words
@@ -23,10 +24,36 @@ def guide():
     return Guide(Words(object=["a bright ellipse"], background=["grey noise"]), small_clip())
 
 
+@pytest.fixture(scope="session")
+def clipseg(tmp_path_factory):
+    """A folder with a CLIPSeg of transformers' own classes, with random weights."""
+    from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, ViTImageProcessor
+
+    torch.manual_seed(0)
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    config = CLIPSegConfig(
+        text_config={**tower, "num_hidden_layers": 1, "vocab_size": 49408},
+        vision_config={**tower, "num_hidden_layers": 3, "image_size": 32, "patch_size": 8},
+        **{"projection_dim": 16, "reduce_dim": 8, "extract_layers": [0, 1, 2]},
+        **{"decoder_num_attention_heads": 2, "decoder_intermediate_size": 16},
+    )
+    folder = tmp_path_factory.mktemp("clipseg")
+    CLIPSegForImageSegmentation(config).save_pretrained(folder)
+    look = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}
+    ViTImageProcessor(size={"height": 32, "width": 32}, **look).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
-def params():
+def params(request):
     """`params(prompt="auto", ...)`: the segment section with some values changed."""
-    return lambda **values: SegmentParams(**{"grid": 3, **values})
+
+    def section(**values):
+        if values.get("prompt") == "clipseg":
+            values = {"clipseg": str(request.getfixturevalue("clipseg")), **values}
+        return SegmentParams(**{"grid": 3, **values})
+
+    return section
 
 
 @pytest.fixture

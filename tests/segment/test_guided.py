@@ -1,21 +1,26 @@
 """Strategies that look for words: known maps, an independent choice of regions, words, identity."""
 
+import shutil
+
 import numpy as np
+import open_clip
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from pipeline import open_masks
 from pipeline.engine.options import RunOptions
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import ConfigError, ModelError, StoreError
 from pipeline.segment.guide import Guide, Words, read_words
 from pipeline.segment.guided import Saliency, Salip, boxes_of
 from pipeline.segment.predictor import BatchPredictor
 from pipeline.segment.prompt_quality import measure_prompts
 from pipeline.segment.quality import bounding_box
 from pipeline.segment.segment import SegmentMapper, segment_dataset
+from pipeline.segment.strategies import STRATEGIES, Candidates
 from tests.encode.conftest import small_clip
 from tests.project import DATASET
 
@@ -74,15 +79,53 @@ def test_the_map_compares_the_patches_of_the_image_and_of_its_windows_with_the_w
         assert values[y, x] == pytest.approx((similar["whole"][y, x] + np.mean(over)) / 2, abs=1e-4)
 
 
+def test_the_map_of_clipseg_is_the_mean_logit_of_the_object_minus_that_of_the_background(
+    params, sam2, clipseg, scenes
+):
+    from transformers import CLIPSegForImageSegmentation
+
+    words = Words(object=["a cyst", "a bright lesion"], background=["grey noise"])
+    strategy = STRATEGIES["clipseg"](params(prompt="clipseg"), BatchPredictor(sam2), Guide(words))
+    model = CLIPSegForImageSegmentation.from_pretrained(clipseg)
+    picture = Image.fromarray(scenes[0][0]).resize((32, 32), Image.BILINEAR)
+    pixels = torch.tensor(np.asarray(picture) / 255.0)
+    pixels = (pixels - torch.tensor([0.4, 0.5, 0.6])) / torch.tensor([0.2, 0.25, 0.3])
+    pixels = pixels.permute(2, 0, 1)[None].float()
+    logits = []
+    for text in (*words.object, *words.background):
+        ids = open_clip.tokenize([text])
+        ids = ids[:, : int((ids != 0).sum())]
+        logits.append(model(pixel_values=pixels, input_ids=ids).logits.detach().numpy().squeeze())
+    expected = Image.fromarray((logits[0] + logits[1]) / 2 - logits[2]).resize((64, 64), 2)
+    assert strategy.map(scenes[0][0]) == pytest.approx(np.asarray(expected), abs=0.015)
+    assert np.ptp(expected) > 0.3
+
+
+def test_a_clipseg_that_is_not_here_or_is_another_model_is_refused_in_one_line(
+    params, sam2, guide, clipseg, tmp_path
+):
+    shutil.copytree(clipseg, tmp_path / "cut")
+    weights = load_file(clipseg / "model.safetensors")
+    save_file(
+        {n: t for n, t in weights.items() if "decoder" not in n}, tmp_path / "cut/model.safetensors"
+    )
+    (tmp_path / "empty").mkdir()
+    for name, said in (("cut", "lacks"), ("empty", "no CLIPSeg"), ("gone", "no CLIPSeg")):
+        asked = params(prompt="clipseg", clipseg=str(tmp_path / name))
+        with pytest.raises(ModelError, match=f"{name}: .*{said}.*hf download CIDAS") as caught:
+            SegmentMapper(asked, sam2, guide=guide)
+        assert "\n" not in str(caught.value)
+
+
 def test_clip_chooses_among_the_candidates_by_their_crops(params, sam2, guide, scenes):
     image = scenes[6][0]
-    masks = np.zeros((4, 16, 16), bool)
-    masks[0, 2:6, 2:6] = masks[1, 9:14, 8:15] = masks[2, 1:15, 6:9] = masks[3, 0:3, 12:16] = True
-    scores = np.array([0.9, 0.8, 0.7, 0.0])  # the last is no candidate
+    masks = np.zeros((3, 16, 16), bool)
+    masks[0, 2:6, 2:6] = masks[1, 9:14, 8:15] = masks[2, 1:15, 6:9] = True
+    scores = np.array([0.9, 0.8, 0.7])
     strategy = Salip(params(prompt="salip"), BatchPredictor(sam2), guide)
     height, width = image.shape[:2]
     similar = []
-    for mask in masks[:3]:
+    for mask in masks:
         x0, y0, x1, y1 = bounding_box(mask)
         x0, x1, y0, y1 = x0 / 16 * width, x1 / 16 * width, y0 / 16 * height, y1 / 16 * height
         mx, my = 0.2 * (x1 - x0), 0.2 * (y1 - y0)
@@ -90,10 +133,9 @@ def test_clip_chooses_among_the_candidates_by_their_crops(params, sam2, guide, s
         crop = image[rows, max(0, int(x0 - mx)) : int(np.ceil(x1 + mx))]
         feature = guide.clip.encode_image(shown(guide, crop))[0].numpy()
         similar.append(feature @ direction(guide) / np.linalg.norm(feature))
-    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
-        chosen = strategy.pick(image, masks[order], scores[order])
-        assert [order[k] for k in chosen] == [int(np.argmax(similar))]
-    assert strategy.pick(image, masks, np.zeros(4)) == []
+    for order in ([0, 1, 2], [2, 1, 0]):
+        found = Candidates(image.shape[:2], *[scores] * 3, None, image, masks[order])
+        assert [order[k] for k in strategy.pick(found)] == [int(np.argmax(similar))]
 
 
 @pytest.mark.promise(WORDS)

@@ -25,9 +25,11 @@ def project(ellipses):
 
 
 @pytest.fixture
-def run(project, sam2, guide):
+def run(project, sam2, guide, request):
     def segment(predictor=sam2, prompt="salient", **options):
-        names = ("segment__max_failed", "segment__min_area")
+        names = ("segment__max_failed", "segment__min_area", "segment__clipseg")
+        if prompt == "clipseg":
+            options["segment__clipseg"] = str(request.getfixturevalue("clipseg"))
         changed = {name: options.pop(name) for name in names if name in options}
         return segment_dataset(
             DATASET,

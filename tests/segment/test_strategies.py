@@ -11,7 +11,7 @@ from pipeline.images import read as reader
 from pipeline.models.sam2 import Sam2ImagePredictor
 from pipeline.segment.quality import mask_status, stability_score
 from pipeline.segment.segment import SegmentMapper
-from pipeline.segment.strategies import STRATEGIES, choose, prior
+from pipeline.segment.strategies import STRATEGIES, Candidates, prior, ranked
 from pipeline.store import WorkItem
 
 WITH_SAM2 = [name for name, strategy in STRATEGIES.items() if strategy.uses_sam2]
@@ -93,7 +93,7 @@ def test_manifest_masks_are_the_files_or_fail(tmp_path, scenes, params):
             segment(name)
 
 
-def test_auto_drops_specks_full_frames_and_background_and_merges_equals():
+def test_auto_drops_specks_full_frames_and_background_and_merges_equals(params):
     masks = np.zeros((4, 20, 20), bool)
     masks[0, 5:12, 5:12] = True
     masks[1] = True
@@ -102,8 +102,14 @@ def test_auto_drops_specks_full_frames_and_background_and_merges_equals():
     assert prior(masks, 0.01, 0.9).tolist() == [1, 0, 0, 0]
     masks = np.zeros((4, 20, 20), bool)
     masks[0, 2:8, 2:8] = masks[1, 2:8, 2:9] = masks[2, 12:18, 12:18] = masks[3, 2:6, 14:18] = True
-    assert choose(masks, np.array([0.9, 0.95, 0.9, 0.5])) == [1, 2]
-    assert choose(masks, np.zeros(4)) == []
+    scores = np.array([0.9, 0.95, 0.9, 0.5])
+    assert ranked(masks, scores, 8) == [1, 2, 3]
+    assert ranked(masks, scores, 2) == [1, 2] and ranked(masks, np.zeros(4), 8) == []
+    one = Candidates((20, 20), scores[[1, 2, 3]], scores[:3], scores[:3], masks[1:].take)
+    asked = {
+        name: STRATEGIES[name](params(prompt=name, union=3), None) for name in ("auto", "union")
+    }
+    assert asked["auto"].pick(one) == [0, 1] and asked["union"].pick(one) == [0, 1, 2]
 
 
 @pytest.mark.promise(

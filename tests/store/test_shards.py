@@ -117,3 +117,25 @@ def test_workers_write_whole_shards_and_the_driver_commits_them(tmp_path, small_
     assert verify_store(path).ok
     plain = zarr.open_group(path, mode="r")
     assert set(plain["image_id"][...]) - {""} == set(store)
+
+
+def test_an_adopted_shard_of_large_tokens_is_several_files(tmp_path, small_shards, monkeypatch):
+    monkeypatch.setattr("pipeline.store.layout.SHARD_BYTES", 2 * 2 * 4 * DIM * 4)  # two rows
+    path, known = tmp_path / "features.zarr", {}
+    tokens = np.random.default_rng(0).random((12, 2, 4, DIM), dtype=np.float32)
+    with FeatureStoreWriter(path, IDENTITY, views=VIEWS, dim=DIM, tokens=4) as writer:
+        writer.plan([])
+        assert writer.shard_rows == 4
+        for names in (range(4), range(4, 7), range(7, 10)):
+            rows = [FeatureRow(str(k), _features(str(k)), tokens=tokens[k]) for k in names]
+            items = [WorkItem(row.image_id, row.image_id, path) for row in rows]
+            prepared = map(writer.prepare, items, rows)
+            writer.adopt(writer.write_shard(prepared, writer.staging()))
+            known |= {str(k): tokens[k] for k in names}
+        item = WorkItem("10", "10", path)  # continues the last shard
+        writer.write([item], [FeatureRow("10", _features("10"), tokens=tokens[10])])
+    store = opened(path)
+    assert len(store) == 11 and verify_store(path).ok
+    for name, values in (known | {"10": tokens[10]}).items():
+        np.testing.assert_array_equal(store.read(name)["tokens"], values)
+    assert len(list((path / "tokens/c").iterdir())) == 6
