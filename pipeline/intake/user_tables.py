@@ -273,7 +273,7 @@ def read_table(
 def _take_path(table: pd.DataFrame, taken: dict[str, str], folder: Path, source: Path) -> None:
     """Take image_id for the path, in place, or else the only column whose values all name files."""
     files, fits = look_through(folder)[0] if folder.is_dir() else [], {}
-    for name in table:
+    for name in [n for n in table if not table[n].str.contains("://", regex=False).any()]:
         found = fitting([slashes(text, folder) for text in table[name].unique()], files)[0]
         fits[name] = any(found) if name == "image_id" else all(found)
     named = [name for name, fit in fits.items() if fit]
@@ -477,9 +477,10 @@ def _take_boxes(table: pd.DataFrame, rules: TableRules, found: Findings) -> str:
         boxes = np.hstack([low, low + boxes[:, 2:]])
     if relative or form != "corners":
         texts[:] = [[f"{v:.10g}" for v in box] for box in boxes]
+    blank = cells.str.fullmatch(r"(nan|none|[\s,\[\]])*", case=False)
     if not alone:  # rows without a finding may have 0,0,0,0
+        blank |= cells.index.isin(texts.index)
         texts = texts[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]
-    blank = cells.str.fullmatch(r"(nan|none|[\s,\[\]])*", case=False) | (not alone)
     table["box"] = cells.mask(blank, "")
     table.loc[texts.index, "box"] = texts.str.join(",") + RELATIVE * relative
     names = {"corners": "x0,y0,x1,y1", "xywh": "x,y,width,height", "centre": "centre,width,height"}
