@@ -33,7 +33,7 @@ from pipeline.store import open_masks
 
 STORED, TRUTH, RANDOM = "stored", "truth", "random"
 """The masks of `segment`; the ground truth; a region of the stored mask's shape, elsewhere."""
-SHOWN = "name learner view accuracy accuracy_lo accuracy_hi n_labels"
+SHOWN = "name learner view accuracy accuracy_lo accuracy_hi"
 
 
 def write_masks(params: Params, paths: Paths, datasets: Sequence[str]) -> list[Path]:
@@ -94,9 +94,7 @@ def accuracy_rows(dataset: str, params: Params, paths: Paths) -> Iterator[dict[s
     if not paths.compare(dataset).is_file():
         return
     table = pd.read_parquet(paths.compare(dataset)).query("subset == 'full' and shots == 0")
-    by_run: dict[tuple, list[Run]] = {}
-    for run in read_runs(dataset, sorted(set(table["learner"])), paths)[0]:
-        by_run.setdefault((run.protocol, *run.key), []).append(run)
+    runs = read_runs(dataset, sorted(set(table["learner"])), paths)[0]
     variants = Variants(dataset, load_split_plan(dataset, params, paths), paths)
 
     def has_mask(ids: np.ndarray, protocol: str, view: str, seed: int) -> set[str]:
@@ -110,13 +108,21 @@ def accuracy_rows(dataset: str, params: Params, paths: Paths) -> Iterator[dict[s
     for protocol in ("grouped", "grouped_truth"):
         rows = table[table["protocol"] == protocol]
         share = MEAN if (rows["fraction"] == MEAN).any() else rows["fraction"].max()
-        base = by_run.get((protocol, *params.study.baseline.key), [])
+        by_key: dict[tuple, list[Run]] = {}
+        for run in runs:
+            if run.protocol == protocol and share in (MEAN, run.fraction):
+                by_key.setdefault(run.key, []).append(run)
+        base = by_key.get(params.study.baseline.key, [])
         for one in rows[rows["fraction"] == share].itertuples():
             row = {"dataset": dataset, "masks": masks_of(one.view), "protocol": protocol}
             row |= {name: getattr(one, name) for name in SHOWN.split()}
             row |= {"difference": one.baseline_difference, "p_holm": one.baseline_p_holm}
+            mine = by_key.get((one.learner, one.view))
+            if not mine:  # the table is of an older study
+                continue
+            labels = [n for run in mine for n in run.labels.values()]
+            row["n_labels"] = round(float(np.mean(labels)))  # over shares and seeds
             if kind_of(one.view) == "mask":
-                mine = by_run[protocol, one.learner, one.view]
                 tested = {seed: of.ids for seed, of in mine[0].seeds.items()}
                 masked = {s: has_mask(ids, protocol, one.view, s) for s, ids in tested.items()}
                 row["n_unmasked"] = len(mine[0].image_ids - set().union(*masked.values()))

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from pipeline.adapt import adapt_dataset
+from pipeline.adapt.adapt import choose, corrected, default_name
 from pipeline.adapt.files import read_about
 from pipeline.encode.encode import encode_dataset, parts_of_variant
 from pipeline.engine.options import RunOptions
@@ -20,6 +21,7 @@ from pipeline.evaluate.predictions import read_runs
 from pipeline.io import sha256_file
 from pipeline.learners.choose import choose_run
 from pipeline.learners.train import train_dataset
+from pipeline.manifest import read_manifest
 from pipeline.predict import predict_images
 from pipeline.report.masks import write_masks
 from pipeline.segment.segment import segment_dataset
@@ -37,7 +39,7 @@ SMALL = {
         "official": ["whole", "masked@reviewed"],
         "grouped": ["whole", "whole+masked@decoder-4", "whole+labels@decoder-4", "masked@reviewed"],
     },
-    **{"learners": {"linear-probe": {"c_steps": 2}}, "encode__views": ["whole", "masked", "crop"]},
+    **{"learners": {"linear-probe": {"c_steps": 2}}, "encode__views": ["whole", "masked"]},
 }
 QUIET = RunOptions(progress=False, workers=1)
 
@@ -109,7 +111,7 @@ def test_each_fold_has_an_adapter_of_other_patients_and_masks_of_all_images(proj
         assert len(masks) == 24 and (masks.table()["prompt"] == "no-prompt").all()
         assert masks.identity["model"]["fingerprint"]["adapter"]["images"] == about["images"]
         features = open_features(project.paths.features(DATASET, f"decoder-4/{part}"))
-        assert list(features.identity["views"]) == ["masked", "crop"]  # not what no mask decides
+        assert list(features.identity["views"]) == ["masked"]  # not what no mask decides
         assert features.identity["masks"]["images"] == about["images"]
         assert project.paths.masks(DATASET, f"decoder-4/{other}").is_dir()
     again = adapt(project)
@@ -204,19 +206,15 @@ def test_the_page_of_masks_has_the_dice_of_each_and_the_accuracy_that_follows(pr
     assert "decoder-4" in (project.paths.results / "masks.md").read_text("utf-8")
 
 
-def test_an_adapter_learns_from_the_masks_that_a_person_corrected_and_from_no_others(project):
-    made = adapt(project, adapt__source="reviewed", adapt__shots=0, adapt__steps=1)
-    assert made.variant == "decoder-all-reviewed" and set(made.dice) == {"0", "1"}
-    learned = [
-        set(
-            read_about(project.paths.adapter(DATASET, made.variant) / f"{part}.safetensors")[
-                "images"
-            ]
-        )
-        for part in "01"
-    ]
-    corrected = {f"{i:02}.png" for i in range(12)} - {"03.png"}  # which is empty
-    assert set.union(*learned) == corrected and not set.intersection(*learned)
+def test_what_a_person_corrected_is_learned_from_and_nothing_else(project):
+    manifest = read_manifest(project.paths.manifest(DATASET))
+    items, mask_of = corrected(DATASET, "reviewed", manifest, project.paths)
+    assert {item.image_id for item in items} == {f"{i:02}.png" for i in range(12)} - {"03.png"}
+    assert mask_of(items[0], (40, 48)).sum() == 100 and len({item.key for item in items}) == 11
+    source = project.params(adapt__source="reviewed").adapt
+    assert default_name(source) == "full-16-reviewed"
+    with pytest.raises(ManifestError, match="no image outside part 0 has a corrected mask in rev"):
+        choose([], source, {}, "0", project.paths.manifest(DATASET))
     with pytest.raises(StoreError, match=r"no masks corrected .*run: pipeline review"):
         adapt(project, adapt__source="decoder-4")
 
@@ -280,7 +278,7 @@ def save_and_die(kept, path):
         os.kill(os.getpid(), signal.SIGKILL)
 fit.torch.save = save_and_die
 from tests.adapt.test_variant import Project, adapt
-adapt(Project(Path()))
+adapt(Project(Path()), adapt__protocol="official")
 """
 
 
@@ -289,12 +287,10 @@ def test_a_kill_loses_no_step_that_was_saved_and_the_end_is_the_same(tmp_path):
     made, whole = (make(tmp_path / name, 8) for name in ("killed", "whole"))
     killed = warm.start("", (), tmp_path / "killed", os.environ, tmp_path / "log", KILL)
     assert killed.wait() == -signal.SIGKILL, killed.output
-    folder = made.paths.adapter(DATASET, "decoder-4")
-    assert len(list(folder.glob("0-*.pt"))) == 1 and not read_about(folder / "0.safetensors")
-    adapt(made)
-    adapt(whole)
-    for part in "01":
-        name = f"decoder-4/{part}"
-        paths = [of.paths.adapter(DATASET, name) for of in (made, whole)]
-        assert len({sha256_file(path.with_suffix(".safetensors")) for path in paths}) == 1
+    name = "official.safetensors"
+    folder, other = (of.paths.adapter(DATASET, "decoder-4-official") for of in (made, whole))
+    assert len(list(folder.glob("official-*.pt"))) == 1 and not read_about(folder / name)
+    for of in (made, whole):
+        adapt(of, adapt__protocol="official")
+    assert sha256_file(folder / name) == sha256_file(other / name)
     assert not [*folder.glob(".*"), *folder.glob("*.pt")]

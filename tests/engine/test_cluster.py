@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from benchmarks.cheap_stage import CheapMapper, make_items, make_writer, manifest_of, run_cheap
@@ -237,3 +238,25 @@ def test_processes_with_a_device_each_write_the_rows_and_a_dead_one_ends_the_run
         assert "run again" in caught.value.remedy
     assert len(open_masks(tmp_path / "masks.zarr")) >= 16
     assert run_cheap("masks", tmp_path, items).done + 16 <= 24
+
+
+@pytest.mark.skipif("RAY_ADDRESS" not in os.environ, reason="no Ray here; see docs/scale.md")
+def test_rows_of_a_ray_cluster_one_of_whose_workers_is_killed_are_those_of_one_process(tmp_path):
+    def kill():
+        while not list(tmp_path.glob("*.zarr/.partial-*/*")):
+            time.sleep(0.01)
+        names = {process: process.name() for process in psutil.process_iter()}
+        next(process for process, name in names.items() if name == "ray::run_range").kill()
+
+    items, killer = make_items(tmp_path, 24), threading.Thread(target=kill, daemon=True)
+    with closing(cluster.RayPool(os.environ["RAY_ADDRESS"])) as pool:
+        executor = cluster.ClusterExecutor(pool, 3, 1, FileHashes())
+        killer.start()
+        assert (
+            cheap(executor, tmp_path, items, partial(CheapMapper, "masks", seconds=0.2)).done == 24
+        )
+    killer.join(timeout=1)
+    run_cheap("masks", tmp_path / "one", items)
+    assert not killer.is_alive() and content("masks", tmp_path) == content(
+        "masks", tmp_path / "one"
+    )
