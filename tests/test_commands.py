@@ -78,7 +78,7 @@ def test_audit_says_in_words_what_data_check_does(paths: Paths) -> None:
 
 
 def test_data_check_refuses_words_with_braces(paths: Paths) -> None:
-    paths.prompts.write_text(paths.prompts.read_text().replace("a dog", "a {dog}"))
+    paths.prompts.write_text(paths.prompts.read_text().replace("a dog", '"a {dog}"'))
     code, said = in_process(paths.root, "data", "check", "--dataset", "toy")
     assert code == 2 and "words with braces" in said
 
