@@ -12,6 +12,7 @@ from pipeline.errors import ImageError
 
 SUFFIXES = frozenset({
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".dib", ".webp", ".gif",
+    ".pgm", ".ppm", ".pnm",
     ".dcm", ".dicom", ".dic", ".ima", ".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr",
     ".svs", ".ndpi", ".scn", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k",
 })  # fmt: skip
@@ -37,6 +38,7 @@ _MAGIC = (  # format, offset, possible bytes there; a DICOM preamble may look li
     ("NRRD", 0, (b"NRRD000",)),
     ("MHA", 0, (b"ObjectType", b"NDims", b"Comment =")),
     ("BMP", 0, (b"BM",)),
+    ("PPM", 0, (b"P4\n", b"P5\n", b"P5 ", b"P6\n", b"P6 ")),
 )
 # Formats that are known but not read: their name, where they say so, and how to convert them.
 _NOT_READ = (

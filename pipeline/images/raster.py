@@ -1,4 +1,4 @@
-"""PNG, JPEG, BMP, WebP and GIF through Pillow; 16-bit PNG through libpng (imagecodecs)."""
+"""PNG, JPEG, BMP, WebP, GIF and PPM through Pillow; 16-bit PNG through libpng (imagecodecs)."""
 
 from __future__ import annotations
 
@@ -56,6 +56,8 @@ def read(data: bytes, kind: str, frame: int) -> Pixels:
     if kind == "WEBP" and zeros > max(256, len(data) // 8):
         raise ImageError("is damaged (ends in zero bytes)", remedy=AGAIN)
     image.load()
+    if image.mode == "I":  # a PGM of 16 bits
+        return Pixels(np.asarray(image).astype(np.uint16))
     lossy = "half" if kind in ("JPEG", "WEBP") else "auto"
     # What only masks look at: the indices of a palette, or the opacity.
     index = upright(np.asarray(image), turn) if image.mode == "P" else None

@@ -17,7 +17,7 @@ import pandas as pd
 from pipeline.config import DATASET_NAME
 from pipeline.engine.record import ADD, RunRecord, library_versions
 from pipeline.errors import ManifestError, printable, shown
-from pipeline.images import MaskRule
+from pipeline.images import MaskRule, has_image_suffix
 from pipeline.intake import known, rows
 from pipeline.intake.find import Findings, extracted, read_folder
 from pipeline.intake.folders import split_names
@@ -26,6 +26,7 @@ from pipeline.io import FileHashes, manifest_lock, remove_leftovers, writing
 from pipeline.manifest import COLUMNS, check_rows, read_manifest, write_manifest
 from pipeline.paths import Paths
 
+ARCHIVES = (".gz", ".tgz", ".tar", ".7z", ".rar", ".bz2", ".xz")
 LISTED = 20  # failed files in the text
 # Columns in which the old and the new manifest must not contradict each other.
 DECIDED = ("label", "split", "patient_id", "group", "fold", "synthetic")
@@ -154,6 +155,9 @@ def add_dataset(
     with manifest_lock(manifest), extracted(source, place) as folder:
         if not folder.exists():
             raise ManifestError("no such folder, CSV or zip", path=folder, remedy="check --from")
+        if has_image_suffix(folder.name) or folder.suffix.lower() in ARCHIVES:
+            what, remedy = "is no folder, CSV or zip", "unpack it, or pass the folder of the images"
+            raise ManifestError(what, path=folder, remedy=remedy)
         if folder.is_dir():
             if table != TableRules():
                 what = "options of tables were given, but this is a folder"
@@ -188,6 +192,7 @@ def add_dataset(
             first = next((f"; {name}: {why}" for name, why in findings.failed.items()), "")
             what = f"none of {len(findings.images)} images can be read{first}"
             raise ManifestError(what, path=source, remedy="check the files")
+        findings.warnings += known.without_lone_patient(frame)
         if not (frame["patient_id"] != "").any() and not layout:
             known.patients_from_folders(frame, findings)
         if not (frame["patient_id"] != "").any():

@@ -146,12 +146,12 @@ def why_skipped(file: Path, relative: str) -> str:
 
 
 def _without_objects(images: list[str], source: Path, skipped: Counter[str]) -> list[str]:
-    """Leave out DICOM objects that are no images, of folders named like ground truth (`SEG`): the
-    content says what they are, before their names are compared with those of images."""
+    """Leave out DICOM objects that are no images, of those named like ground truth (`SEG/1.dcm`,
+    `seg.dcm`): the content says what they are, before names are compared with those of images."""
     kept = []
     for path in images:
         pure = PurePosixPath(path)
-        if pure.suffix.lower() in DICOM_SUFFIXES and not WORDS.isdisjoint(words(str(pure.parent))):
+        if pure.suffix.lower() in DICOM_SUFFIXES and not WORDS.isdisjoint(words(path)):
             try:
                 probe(source / path)
             except SkippedFile as error:
@@ -172,10 +172,10 @@ def _conversion(file: Path) -> str:
         return ""
 
 
-def remedy_for(skipped: Iterable[str]) -> str:
-    """Return how the files that were left out can be used, by the reasons; else `ARRANGE`."""
+def remedy_for(skipped: Iterable[str], other: str = ARRANGE) -> str:
+    """Return how the files that were left out can be used, by the reasons; else `other`."""
     hows = sorted({why.partition(" - ")[2] for why in skipped} - {""})
-    return "; ".join(hows) or ARRANGE
+    return "; ".join(hows) or other
 
 
 def read_folder(
@@ -211,7 +211,8 @@ def read_folder(
         common = ((why.partition(" - ")[0], n) for why, n in skipped.most_common(3))
         counts = "".join(f"; {n} skipped: {why}" for why, n in common)
         what = f"no images in it{counts}"
-        raise ManifestError(what, path=source, remedy=remedy_for(skipped))
+        remedy = "convert the images to PNG, TIFF, DICOM or NIfTI" if +skipped else ARRANGE
+        raise ManifestError(what, path=source, remedy=remedy_for(skipped, remedy))
     root, stray, truth = source, [], Truth()
     while inner := _wrapped_folder(images, folders):
         stray += [path for path in images if "/" not in path]

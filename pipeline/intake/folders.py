@@ -239,8 +239,10 @@ def _no_classes(names: list[str]) -> str:
     letters = [re.sub(r"[\W\d_]", "", name.lower()) for name in names]
     if all(word and (has_image_suffix(f"x.{word}") or _PART.fullmatch(word)) for word in letters):
         return "are named for files"
-    spelled = {re.sub(r"\d+", "0", name) for name in names if _ID.search(name)}
-    alike = 0 < len(spelled) <= len(names) / 2 and all(map(_ID.search, names))
+    series = Counter(re.sub(r"\d+", "0", name) for name in names)
+    several = len(series) > 1 and min(series.values()) > 1  # COVID-1, COVID-2, Normal-1, Normal-2
+    alike = len(series) <= len(names) / 2 and all("0" in name for name in series)
+    alike = alike and (several or all(map(_ID.search, names)))
     if len(names) >= MIN_PATIENTS and (alike or all(map(_HASH.fullmatch, names))):
         return "are named for patients or other numbered things"
     return ""

@@ -13,13 +13,12 @@ import pandas as pd
 from pipeline.errors import ManifestError, shown
 from pipeline.images import has_image_suffix
 from pipeline.intake.find import Findings, look_through, use_masks
-from pipeline.intake.truth import Images, Truth, stem
+from pipeline.intake.truth import Images, Truth, stem, words
 from pipeline.intake.user_tables import (
     find_files,
     known_names,
     manifest_name,
     nearest,
-    plain,
     read_table,
     take_units,
 )
@@ -28,9 +27,9 @@ from pipeline.intake.user_tables import (
 # patient are nearly copies.
 GROUP_COLUMNS = ("group", "series", "study", "slice")
 # Columns of a table of masks by which the best of several is taken: 1 = the lowest, -1 = the
-# highest; and columns that say what a mask shows.
+# highest: words of their names.
 BEST = {"rank": 1, "score": -1, "iou": -1, "dice": -1, "confidence": -1, "quality": -1}
-KINDS = ("label", "class", "classname", "organ", "structure", "tissue", "region", "kind")
+FEW_KINDS = 16  # different values of a column that says what masks show, at most
 # File names that are known to name the patient. Kermany's chest films:
 # person1000_bacteria_2931.jpeg and person1000_virus_1681.jpeg are one person;
 # NORMAL2-IM-0516-0001-0002.jpeg, IM-0115-0001.jpeg.
@@ -139,6 +138,20 @@ def patients_from_folders(frame: pd.DataFrame, findings: Findings) -> None:
         findings.notes.append(f"patients are folders: {shown(found)}")
 
 
+def without_lone_patient(frame: pd.DataFrame) -> list[str]:
+    """Empty patient_id, in place, if all images of several classes have the same: a word that
+    replaces the names ("ANONYMOUS"); return a warning on this or on one who has most images."""
+    counts = frame["patient_id"][frame["patient_id"] != ""].value_counts()
+    few = len(frame) < 10 or frame["label"].nunique() < 2
+    if few or counts.empty or counts.iloc[0] <= len(frame) / 2:
+        return []
+    what = f"{counts.iloc[0]} of {len(frame)} images have the patient {counts.index[0]!r}"
+    if counts.iloc[0] == len(frame):
+        frame["patient_id"] = ""
+        what += ", which is not taken for a patient"
+    return [f"{what}: if this replaces names, pass --patient-regex or --groups"]
+
+
 def patient_hint(frame: pd.DataFrame, folders: bool) -> list[str]:
     """Return a warning if names, or `folders` too, suggest patients that a manifest does not know:
     a part of the path (`HINTS`) that two images share on average, and at least twice as many of
@@ -203,8 +216,10 @@ def _from_table(findings: Findings, source: Path, max_rank: int | None) -> dict[
     table, _ = read_table(source, "mask_path")
     if not {"path", "image_id"} & set(table):
         read_table(source, "path")  # which is lacking
-    columns, warn, name = {plain(n): n for n in table}, findings.warnings.append, source.name
-    best = next((columns[n] for n in BEST if n in columns), None)
+    warn, name = findings.warnings.append, source.name
+    known_as = {word: n for n in table for word in words(n)}
+    key = next((word for word in BEST if word in known_as), "")
+    best = known_as.get(key)
     order = pd.Series(0.0, table.index)
     if best:
         cells = table[best].replace(r"^\s*$", "0", regex=True)
@@ -213,11 +228,11 @@ def _from_table(findings: Findings, source: Path, max_rank: int | None) -> dict[
             line = order.isna().idxmax()
             what = f"line {line}: {best} {table.at[line, best]!r} is not a number"
             raise ManifestError(what, path=source, remedy="correct it")
-    if plain(best or "") == "rank" and max_rank is not None:
+    if key == "rank" and max_rank is not None:
         if above := int((order > max_rank).sum()):
             warn(f"{above} masks of {name} with a rank above {max_rank} are left out")
         table = table[order <= max_rank]
-    table = table.assign(order=order * BEST.get(plain(best or ""), 1))
+    table = table.assign(order=order * BEST.get(key, 1))
     images = findings.images
     known = dict(zip(images["image_id"], images["path"], strict=True))
     known |= dict(zip(images["path"], images["path"], strict=True)) | {"": ""}
@@ -227,7 +242,7 @@ def _from_table(findings: Findings, source: Path, max_rank: int | None) -> dict[
         near = nearest(lost.iloc[0], list(images["path"]))
         warn(f"{len(lost)} of {len(table)} rows of {name} fit no image: {shown(lost)}{near}")
     table = table[(table["image"] != "") & (table["mask_path"].str.strip() != "")]
-    files, how, listed = find_files(table["mask_path"], source.parent, source)
+    files, how, listed = find_files(table["mask_path"], source.parent, source, masks=True)
     findings.notes += [f"{name}: masks found {how}"] if how else []
     pairs = zip(files, table["mask_path"].str.replace("\\", "/"), strict=True)
     found = [(file or source.parent / text).absolute() for file, text in pairs]
@@ -237,12 +252,14 @@ def _from_table(findings: Findings, source: Path, max_rank: int | None) -> dict[
         warn(f"{len(lost)} masks of {name} do not exist: {shown(lost)} (in {source.parent}){near}")
     first = table["order"] == table.groupby("image")["order"].transform("min")
     if better := int((~first).sum()):
-        rule = f"the {'lowest' if BEST[plain(best)] > 0 else 'highest'} {best}"
+        rule = f"the {'lowest' if BEST[key] > 0 else 'highest'} {best}"
         findings.notes.append(f"{name}: {better} masks are left out for one of {rule}")
     table = table[first].drop_duplicates(["image", "mask"])
-    for kind in [columns[n] for n in KINDS if n in columns and columns[n] in table]:
+    used = ("path", "image_id", "mask_path", "image", "mask", "order", best)
+    for kind in [n for n in table if n not in used and table[n].nunique() <= FEW_KINDS]:
         mixed = table.groupby("image")[kind].nunique() > 1
-        if mixed.any():
+        numbers = kind != "label" and table[kind].str.fullmatch(r"[\d.\s-]*").all()
+        if mixed.any() and not numbers:
             named = shown(f"{image} {kind}" for image, kind in table[["image", kind]].values)
             what = f"{mixed.sum()} images have masks of several kinds in column {kind!r}: {named}"
             raise ManifestError(what, path=source, remedy="keep the rows of one kind")

@@ -195,14 +195,18 @@ def find_truth(
         folder, _, name = stem(path).rpartition("/")
         folders[folder][name].append(path)
     unknown: dict[str, list[tuple[str, list[str]]]] = defaultdict(list)
+    twins: dict[str, list[tuple[str, list[str]]]] = defaultdict(list)  # `x.png` and `x.jpg`
     for stems in folders.values():
         _next_to_images(truth, stems, named, unknown)
-    for rest, found in unknown.items():
+        for files in [files for files in stems.values() if len(files) == 2]:
+            for file, other in zip(files, reversed(files), strict=True):
+                twins[PurePosixPath(file).suffix].append((file, [other]))
+    for rest, found in [*unknown.items(), *twins.items()]:
         masks, images = [mask for mask, _ in found], [images[0] for _, images in found]
         if len(found) > 2 and _drawn(masks, locate) and not _drawn(images, locate):
             for mask, images in found:
                 truth.add(mask, images, rest)
-        elif len(found) > 2 and re.search("[A-Za-z]", rest):
+        elif len(found) > 2 and re.search("[A-Za-z]", rest) and (masks > images or rest in unknown):
             truth.derived[rest] = masks
     rest = [path for path in paths if path not in truth.owners]
     _in_folders(truth, rest, named, locate, told)
@@ -219,6 +223,7 @@ def find_truth(
             )
         truth.spare += truth.lone
     _in_unnamed_folders([path for path in rest if path in left], locate)
+    _by_last_word([path for path in rest if path in left], locate)
     for folder, stems in folders.items():
         outer, _, inner = folder.rpartition("/")
         same = [path for files in stems.values() for path in files if path in left]
@@ -308,8 +313,10 @@ def _rest(folder: str) -> set[str]:
 def _says_mask(rest: str, at: int) -> bool:
     """Return whether what a stem has besides that of an image begins (at 0; before the image, at
     -1: ends) with a word for masks; `xM` and `x_m` are masks too."""
+    suffix = re.match(r"\.[A-Za-z]+", rest)  # `x.jpg_mask.png`
+    rest = rest[suffix.end() :] if suffix and has_image_suffix(f"x{suffix[0]}") else rest
     found = [word for word in words(rest) if not word.isdigit()]
-    if rest[at].isdigit() or not found:
+    if not rest or rest[at].isdigit() or not found:
         return False
     return found[at] in WORDS or bool(not at and re.fullmatch("M|[ _.-][Mm]", rest))
 
@@ -392,6 +399,27 @@ def _in_unnamed_folders(paths: list[str], locate: Callable[[str], Path]) -> None
                 f"{printable(start + name)} looks like ground truth: {len(files)} files of two "
                 f"values, named like those of the folders next to it",
                 remedy=f"pass --mask-name '*{name}/*' if they are masks, {NONE}",
+            )
+
+
+def _by_last_word(paths: list[str], locate: Callable[[str], Path]) -> None:
+    """Raise ManifestError where files that begin alike, or lie in one folder, end in a few words
+    (`x_t1`, `x_tumour`), and those of one word are masks by their pixels."""
+    files: dict[str, dict[str, str]] = defaultdict(dict)  # last word -> the rest -> file
+    for path in paths:
+        cut = max(map(stem(path).rfind, "/ _.-")) + 1
+        files[stem(path)[cut:]][path[:cut]] = path
+    few = {word: found for word, found in files.items() if len(found) > 2 and not word.isdigit()}
+    several = few if 1 < len(few) <= FEW_IMAGES else ()
+    drawn = [word for word in several if _drawn([*few[word].values()], locate)]
+    images = {start for word in several if word not in drawn for start in few[word]}
+    for word in drawn:
+        if len(images & few[word].keys()) >= PAIRED * len(few[word]):
+            first = printable(next(iter(few[word].values())))
+            raise ManifestError(
+                f"{len(few[word])} files that end in {word!r} look like ground truth: they have "
+                f"two values and are next to files that begin alike, e.g. {first}",
+                remedy=f"pass --mask-name '*{word}.*' if they are masks, {NONE}",
             )
 
 

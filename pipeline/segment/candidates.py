@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,6 +90,6 @@ def stored_candidates(store: CandidateStore, item: WorkItem) -> tuple[Candidates
     row = store.frame.loc[item.image_id] if item.image_id in store else None
     if row is None or row["key"] != item.key or row["status"] == "failed":
         return None
-    figures, masks = store.figures(item.image_id).T, store[item.image_id]
-    take = partial(np.take, masks, axis=0)
-    return Candidates(masks.shape[1:], *figures, take), row["reason"] == "blank"
+    size, figures = (int(row["height"]), int(row["width"])), store.figures(item.image_id).T
+    masks = lambda ranks: store[item.image_id][list(ranks)]  # noqa: E731  not held before
+    return Candidates(size, *figures, masks), row["reason"] == "blank"

@@ -48,6 +48,8 @@ def grow(root: Path, *patterns: str, classes: str = "ab", count: int = 4) -> Pat
         (["{c}/n{i}.png", "m:{c}/n{i}M.png"], "a/n0M.png"),
         (["{c}/{i}.png", "m:{c}/{i}_tumour.png"], "a/0_tumour.png"),  # by its pixels
         (["{c}/{c}{i}.png", "m:{c}/{c}{i}_1stHO.png"], "a/a0_1stHO.png"),
+        (["{c}/{i}.jpg", "m:{c}/{i}.png"], "a/0.png"),
+        (["{c}/{i}.jpg", "m:{c}/{i}.jpg_mask.png"], "a/0.jpg_mask.png"),
         (["{c}/{c}{i}.png", "m:{c}/{c}{i}_1.png"], "a/a0_1.png"),
         (["{c}/images/img_{i}.png", "m:{c}/masks/mask_{i}.png"], "a/masks/mask_0.png"),
         (["{c}/c{i}-t1n.png", "m:{c}/c{i}-seg.png"], "a/c0-seg.png"),
@@ -83,6 +85,7 @@ KINDS = ["{c}/{i}.png", "m:{c}/{i}_mask_left.png", "m:{c}/{i}_mask_right.png"]
 HELD_OUT = ["train/{c}/{i}.png", "holdout/{c}/{i}.png"]
 FOLDS = ["fold1/train/{c}/{i}.png", "fold2/test/{c}/{i}.png"]
 PATIENTS_ONLY = ["BraTS_00{i}/{c}{i}.png"]
+ORGANS = ["{c}/{c}{i}/ct.png", "m:{c}/{c}{i}/liver.png", "m:{c}/{c}{i}/tumor.png"]
 HASHES = ["3f0{i}aa2{i}/{c}{i}.png"]
 FORMATS = ["png/{c}{i}.png", "TIF/{c}{i}.tif"]
 COPY = ["{c}/{c}{i}.png", "set/{c}/{c}{i}z.png"]
@@ -106,6 +109,9 @@ INNER = ["{c}/x/{c}{i}.png", "{c}/y/{c}{i}y.png"]
         (["images/{i}.png", "m:masks/{i}.png"], "ground truth is in 'masks' .4", None, 0, 0),
         (INNER, "folders of the same names", {"layout": "class/*"}, 16, 0),
         (PATIENTS_ONLY, "for patients or other numbered things", {"layout": "class/*"}, 8, 0),
+        (["{c}-{i}/{c}.png"], "for patients or other numbered things", {"layout": "class/*"}, 8, 0),
+        (ORGANS, "8 files that end in 'liver'", {"masks": "none"}, 24, 0),
+        (["{c}/{c}{i}_t1.png", "m:{c}/{c}{i}_z.png"], "in 'z' look", {"mask_name": "*z.*"}, 8, 0),
         (HASHES, "for patients or other numbered things", {"layout": "class/*"}, 8, 0),
         (FORMATS, "named for files", {"layout": "class/*"}, 16, 0),
         (COPY, "a copy of the set", {"layout": "class/*"}, 16, 0),
@@ -219,14 +225,14 @@ def test_files_that_hold_several_images_are_counted(scans, paths):
 
 
 @pytest.mark.promise(BY_NAME)
-@pytest.mark.parametrize("name", ["SEG", "masks"])
+@pytest.mark.parametrize("name", ["SEG/1", "masks/1", "CT/seg"])
 def test_a_series_of_segmentations_is_no_folder_of_masks(tmp_path, paths, name):
     for c, at in product("ab", range(4)):
         seg = dicom(grey(), SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4")
-        for series, made in {"CT": dicom(grey(seed=at)), name: seg}.items():
-            folder = tmp_path / "x" / c / f"P{c}{at}" / series
-            folder.mkdir(parents=True)
-            save_dicom(made, folder / "1.dcm")
+        for file, made in {"CT/1": dicom(grey(seed=at)), name: seg}.items():
+            path = tmp_path / "x" / c / f"P{c}{at}" / f"{file}.dcm"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_dicom(made, path)
     summary = add_dataset("d", tmp_path / "x", paths=paths)
     assert summary.images == 8 and summary.masks == 0
     assert [n for why, n in summary.skipped.items() if "SEG" in why] == [8]
@@ -274,11 +280,12 @@ def test_words_of_other_scripts_are_no_splits(tmp_path, paths):
 
 @pytest.mark.promise(ASKED)
 def test_copies_and_thumbnails_are_warned_of(tmp_path, paths):
-    source = grow(tmp_path / "s", "{c}/{c}{i}.png", "{c}/small/{c}{i}.png")
+    source = grow(tmp_path / "s", "{c}/{c}{i}.png", "{c}/small/{c}{i}.png", "{c}/{c}{i}.bmp")
     for i in range(4):
         picture(source / "c" / f"c{i}.png", seed=i)  # the bytes of a
     warnings = "\n".join(add_dataset("d", source, paths=paths).warnings)
     assert "8 images are named 'small/' after another one" in warnings
+    assert "8 images are named '.png' after another one" in warnings
     assert "8 images have the same bytes as one of another class" in warnings
 
 

@@ -121,6 +121,8 @@ def test_a_table_of_masks_is_read_up_to_its_rank(scans, paths, tmp_path):
             {},
             "of several kinds in column 'organ'",
         ),
+        (["{0}.png,m/5.png,R1", "{0}.png,m/2.png,R2"], {}, "of several kinds in column 'read by'"),
+        (["{0}.png,m/5.png,90", "{0}.png,m/2.png,70"], {"0": 5}, "of the highest confidence score"),
         (["{0},m/2", "{1},m/5"], {"0": 2, "1": 5}, "masks found by their names"),
         (["/data/{0}.png,D:\\m\\2.png"], {"0": 2}, "without the folders 'D:'"),
         (["{0}.png,m/2.png", "{1}x.png,m/5.png"], {"0": 2}, "1 of 2 rows .* nearest file .*/1.png"),
@@ -136,7 +138,9 @@ def test_rows_of_a_table_of_masks_are_joined_by_a_stated_rule(
     pixels = Image.new("L", (12, 9))
     pixels.paste(255, (7, 5, 12, 6))
     pixels.save(tmp_path / "m" / "5.png")
-    third = {"liver": "organ", ".9": "Dice"}.get(lines[0].split(",")[-1], "rank")
+    third = {"liver": "organ", ".9": "Dice", "R1": "read by", "90": "confidence score"}.get(
+        lines[0].split(",")[-1], "rank"
+    )
     header = ",".join(["path", "mask", third][: lines[0].count(",") + 1])
     names = [f"train/cat/{i}" for i in range(2)]
     table = tmp_path / "masks.csv"

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.errors import ManifestError
 from pipeline.intake import TableRules, add_dataset
-from pipeline.intake.known import patient_hint, patients_from_names
-from pipeline.intake.user_tables import take_units
+from pipeline.intake.known import patient_hint, patients_from_names, without_lone_patient
+from pipeline.intake.user_tables import find_files, take_units
 from pipeline.manifest import read_manifest
 from tests.data.conftest import mask, pages, picture, rows_of
 from tests.images.makers import dicom, grey, save_dicom
@@ -91,6 +91,13 @@ REFUSED_TABLES = [
 ]
 
 
+@pytest.mark.parametrize("name", ["x.tar.gz", "x.png"])
+def test_an_archive_or_image_is_no_source(tmp_path, paths, name):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ManifestError, match="no folder, CSV or zip - unpack it"):
+        add_dataset("d", tmp_path / name, paths=paths)
+
+
 @pytest.mark.promise(TABLES)
 @pytest.mark.parametrize(("text", "expected"), REFUSED_TABLES)
 def test_a_table_that_cannot_be_used_is_refused_with_the_cause(tmp_path, paths, text, expected):
@@ -133,6 +140,7 @@ def added(folder: Path, paths, *lines: str, name: str = "table.csv", masks=None,
         ("Image Index,label", "{0}"),
         ("image_id,dx", "{0}"),
         ("scan,label", "{0}"),
+        ("url,scan,label", "http://x/y,{0}"),
         ("Path,label", r"C:\old\set\{1}\{0}.png"),
         ("path,label", "/home/ann/{1}/{0}.png"),
         ("path,label", "set-v2/{1}/{0}.PNG"),
@@ -164,6 +172,14 @@ def test_a_table_on_another_disk_leads_to_the_images_or_is_told_their_folder(par
         added(away, paths, *bare)
     add_dataset("e", away / "table.csv", paths=paths, table=TableRules(images=parts))
     assert rows_of(paths, "e")["path"].tolist() == ["part1/s1.png", "part2/s3.png"]
+
+
+@pytest.mark.promise(NAMES)
+def test_a_name_of_an_image_and_its_mask_is_that_of_the_image_in_a_table_of_images(parts):
+    mask(parts / "gt" / "s1.png", 9)
+    for masks, folder in ((False, "part1"), (True, "gt")):
+        found, how, _ = find_files(["s1"], parts, parts / "t.csv", masks)
+        assert found == [parts / folder / "s1.png"] and how == "by their names"
 
 
 @pytest.mark.promise(NAMES)
@@ -234,6 +250,15 @@ def test_patients_in_the_paths_of_a_table_are_warned_of(form):
     paths = [form.format(i // 2, i) for i in range(12)]
     frame = pd.DataFrame({"path": paths, "label": "a", "split": "", "fold": ""})
     assert "but 6 " in patient_hint(frame, True)[0]
+
+
+@pytest.mark.promise(UNITS)
+def test_a_word_that_replaces_all_patients_is_no_patient():
+    for others, left in ((0, 0), (4, 12)):
+        ids = ["ANONYMOUS"] * (12 - others) + [f"P{i}" for i in range(others)]
+        frame = pd.DataFrame({"patient_id": ids, "label": [*"ab"] * 6})
+        assert f"{12 - others} of 12 images have the patient" in without_lone_patient(frame)[0]
+        assert (frame["patient_id"] != "").sum() == left
 
 
 OTHER = "A column that names splits or masks by another name is used, asked about or warned of."
@@ -350,6 +375,7 @@ BOXES = (
         ("x_center,y_center,width,height", "0.5,0.5,1,1", {}, "0,0,100,80"),
         ("start_x,start_y,end_x,end_y", "10,12,60,70", {}, "10,12,60,70"),
         ("region_shape_attributes", '"{""x"":2}"', {}, ""),
+        ("x1,y1,x2,y2", '"1,5",2,60,70', {}, "not a box: '1,5,2,60,70'"),
         ("x1,y1,x2,y2", ",,,", {}, ""),
         ("x1,y1,x2,y2", "0,0,0,0", {}, ""),
     ],

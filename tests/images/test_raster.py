@@ -22,7 +22,7 @@ ALPHA = "Transparency is composed on black, in every format and depth."
 
 
 @pytest.mark.promise(SHOWN)
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp", "webp", "gif"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp", "webp", "gif", "ppm"])
 def test_eight_bit_files_are_read_byte_for_byte_as_pillow_shows_them(tmp_path, suffix):
     path = tmp_path / f"x.{suffix}"
     pictures = [Image.fromarray(grey()), Image.fromarray(colour()), Image.fromarray(grey() > 128)]
@@ -82,11 +82,13 @@ def test_partial_transparency_darkens_alike_in_8_and_16_bits(tmp_path, make, alp
 def test_deep_png_and_tiff_of_any_byte_order_and_depth_give_one_array(tmp_path):
     deep = grey().astype(np.uint16) * 13 + 300
     Image.fromarray(deep).save(tmp_path / "x.png")
+    Image.fromarray(deep).save(tmp_path / "x.pgm")
     tifffile.imwrite(tmp_path / "little.tif", deep, byteorder="<")
     tifffile.imwrite(tmp_path / "big.tif", deep, byteorder=">", compression="zlib")
     tifffile.imwrite(tmp_path / "float.tif", deep.astype(np.float32), byteorder=">")
     tifffile.imwrite(tmp_path / "signed.tif", deep.astype(np.int32) - 5000)
     first = read_image(tmp_path / "x.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "x.pgm"), first)
     for name in ("little", "big", "float", "signed"):
         np.testing.assert_array_equal(read_image(tmp_path / f"{name}.tif"), first, err_msg=name)
     assert first.max() == 255 and np.abs(first.astype(int) - rgb(grey())).mean() < 6

@@ -23,6 +23,7 @@ from tests import warm
 from tests.project import DATASET, Project
 from tests.segment.small_sam2 import scene, trained
 
+QUIET = RunOptions(progress=False, workers=1)
 SERVE = """
 import sys, torch
 from pathlib import Path
@@ -91,9 +92,8 @@ def reviewed(tmp_path_factory) -> SimpleNamespace:
         made.rows.append(made.make_row(f"<b>{i}'é.png", image, region, label=label))
     made.write()
     torch.save(sam2.model.state_dict(), made.paths.root / "weights.pt")
-    quiet = RunOptions(progress=False, workers=1)
     params = made.params(segment__prompt="salient", segment__max_failed=1.0)
-    segment_dataset(DATASET, params, made.paths, quiet, predictor=sam2)
+    segment_dataset(DATASET, params, made.paths, QUIET, predictor=sam2)
     started: list[Served] = []
 
     def serve(*, again: bool = False) -> Served:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import os
 import shutil
 import signal
 import socket
+from functools import partial
 from urllib.parse import quote
 
 import numpy as np
 import pytest
 
+from pipeline.encode.encode import encode_dataset
 from pipeline.errors import ConfigError, StoreError
 from pipeline.images import read_mask
 from pipeline.paths import Paths
@@ -20,9 +23,10 @@ from pipeline.review.server import MAX_BODY, listen, review_dataset
 from pipeline.review.variant import update_variant, write_variant
 from pipeline.review.worklist import PAGE, Worklist
 from pipeline.segment.quality import overlap
-from pipeline.store import open_masks
+from pipeline.store import open_features, open_masks
+from tests.encode.conftest import small_clip
 from tests.project import DATASET, REPO, in_process
-from tests.review.conftest import png
+from tests.review.conftest import QUIET, png
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +166,9 @@ def test_the_variant_has_what_was_drawn_and_rewrites_only_what_changed(reviewed,
     with pytest.raises(ConfigError, match=r"no image has two masks .*pipeline adapt"):
         work.page("differ", {})
     assert write_variant(work, params, paths) == 8 and write_variant(work, params, paths) == 0
+    given = reviewed.project.params(encode__views=["whole", "masked", "random"]), paths, QUIET
+    encode = partial(encode_dataset, DATASET, *given, clip=small_clip())
+    assert encode().done == 8 and encode(variant=VARIANT).done == 0  # all are copied
     drawn = np.zeros((64, 80), bool)
     drawn[5:30, 7:40] = True
     edits.save(Edit(rows[3]["image_id"], rows[3]["sha256"], 1, "accepted", (7, 5, 40, 30)), drawn)
@@ -180,6 +187,14 @@ def test_the_variant_has_what_was_drawn_and_rewrites_only_what_changed(reviewed,
     assert made.attrs["not_reviewed"] == "the automatic mask, from masks.zarr"
     for k in (0, 1, 2, 5, 6, 7):
         assert (made[rows[k]["image_id"]] == auto[rows[k]["image_id"]]).all()
+
+    changed = {i for i in made if (made[i] != auto[i]).any()}
+    assert rows[3]["image_id"] in changed and encode(variant=VARIANT).done == len(changed) < 3
+    full, some = (open_features(paths.features(DATASET, v)) for v in ("", VARIANT))
+    assert some.views == ("masked", "random")
+    for i, view in itertools.product(made, some.views):
+        same = (some.image_features(view, [i]) == full.image_features(view, [i])).all()
+        assert same == (i not in changed), (i, view)
 
     other = paths.masks(DATASET, "other/0")  # as of another strategy
     other.parent.mkdir()
