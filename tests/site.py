@@ -53,7 +53,7 @@ STORES = {"segment": "cache/breast/masks.zarr", "encode": "cache/breast/features
 def stages_run(output: str) -> set[str]:
     """Return the stages that `dvc repro` ran, without those that look whether files have changed,
     which it always runs."""
-    return set(re.findall(r"Running stage '(?!files@)([^']+)'", output))
+    return set(re.findall(r"Running stage '(?!stages/)([^']+)'", output))
 
 
 def stage_command(stage: str, dataset: str = "breast") -> list[str]:

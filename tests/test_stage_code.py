@@ -13,7 +13,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {
     name: stage
-    for file in ("dvc.yaml", "results/dvc.yaml")
+    for file in ("dvc.yaml", "stages/dvc.yaml", "results/dvc.yaml")
     for name, stage in yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))["stages"].items()
 }
 
