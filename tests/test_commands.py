@@ -77,6 +77,12 @@ def test_audit_says_in_words_what_data_check_does(paths: Paths) -> None:
     assert code == 0 and json.loads(said)["images"] == 8
 
 
+def test_data_check_refuses_words_with_braces(paths: Paths) -> None:
+    paths.prompts.write_text(paths.prompts.read_text().replace("a dog", '"a {dog}"'))
+    code, said = in_process(paths.root, "data", "check", "--dataset", "toy")
+    assert code == 2 and "words with braces" in said
+
+
 @pytest.mark.promise("What commands write about patients by default is ignored by git.")
 def test_git_ignores_what_commands_write_of_patients_by_default() -> None:
     for name in ("predictions/scan1.png", "preview.png", "splits.csv"):

@@ -419,13 +419,14 @@ def sample(
 @command(data_app, "pipeline data check --dataset brain")
 def check(dataset: Dataset, project: Project, against: Against = None) -> None:
     """Check the manifest and the ground truth, then do what `pipeline audit` does."""
-    from pipeline.encode.text import prompted_classes
+    from pipeline.encode.text import load_prompts, prompted_classes
     from pipeline.intake.rows import measure_masks
     from pipeline.manifest import read_manifest
 
     paths, tables = project.paths, {}
     for name in filter(None, [dataset, against]):
-        classes = prompted_classes(paths.prompts, name)
+        if classes := prompted_classes(paths.prompts, name):
+            load_prompts(paths.prompts, name, classes)  # raises PromptError
         tables[name] = read_manifest(paths.manifest(name), data=paths.data(name), classes=classes)
         if unused := ", ".join(sorted(set(classes or ()) - set(tables[name]["label"]))):
             typer.echo(f"warning: prompts for classes that {name} lacks: {unused}", err=True)

@@ -242,7 +242,7 @@ def _from_table(findings: Findings, source: Path, max_rank: int | None) -> dict[
         near = nearest(lost.iloc[0], list(images["path"]))
         warn(f"{len(lost)} of {len(table)} rows of {name} fit no image: {shown(lost)}{near}")
     table = table[(table["image"] != "") & (table["mask_path"].str.strip() != "")]
-    files, how, listed = find_files(table["mask_path"], source.parent, source)
+    files, how, listed = find_files(table["mask_path"], source.parent, source, masks=True)
     findings.notes += [f"{name}: masks found {how}"] if how else []
     pairs = zip(files, table["mask_path"].str.replace("\\", "/"), strict=True)
     found = [(file or source.parent / text).absolute() for file, text in pairs]

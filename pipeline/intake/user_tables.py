@@ -369,7 +369,8 @@ def take_units(table: pd.DataFrame, taken: dict[str, str], least: int = MIN_UNIT
         mixed = cells.str.contains("[A-Za-z]") & cells.str.contains("[0-9]")  # P17
         ids = mixed.all() or NUMBERED.fullmatch(plain(name))
         ids = ids and not any(map(has_image_suffix, set(cells)))
-        if name not in COLUMNS and ids and least <= cells.nunique() <= len(cells) / 2:
+        few = 2 if NUMBERED.fullmatch(plain(name)) else least
+        if name not in COLUMNS and ids and few <= cells.nunique() <= len(cells) / 2:
             what = f"column {name!r} ({cells.nunique()} values such as {cells.iloc[0]!r}) may name"
             warnings.append(f"{what} patients: if so, pass --patient-column {name!r}")
     return warnings
@@ -638,13 +639,16 @@ def nearest(name: str, files: Collection[str]) -> str:
 
 
 def find_files(
-    names: Iterable[str], folder: Path, source: Path
+    names: Iterable[str], folder: Path, source: Path, masks: bool = False
 ) -> tuple[list[Path | None], str, list[str]]:
     """Return the file that each name of a table means (None: there is none), how they are found
     ("" = as written), and the files below the folder if they were listed.
 
     Names are relative to `folder` (perhaps with its own name in front) or absolute. When none of
-    them is a file so, files below the folder are taken as `one_of_each` says.
+    them is a file so, files below the folder are taken as `one_of_each` says: outside of folders
+    named like ground truth, or (of `masks`) in these, if all are found there.
+
+    Raises ManifestError where most names of images fit only files in such folders.
     """
     names, top = [slashes(name, folder) for name in names], f"{folder.resolve().name}/"
     found: list[Path | None] = []
@@ -656,12 +660,16 @@ def find_files(
     files = look_through(folder)[0]
     if any(found):
         return found, "", files
-    meant, how = one_of_each(names, files, source)
-    truth = [name for name in meant if not NO_IMAGE.isdisjoint(words(os.path.dirname(name)))]
-    if len(truth) > len(names) / 2:
+    truth = {file for file in files if not NO_IMAGE.isdisjoint(words(os.path.dirname(file)))}
+    likely = [file for file in files if (file in truth) == masks]
+    meant, how = one_of_each(names, likely, source)
+    if not all(meant):
+        meant, how = one_of_each(names, files, source)
+    truth &= {*meant}
+    if likely and not masks and len(truth) > len(names) / 2:
         what = f"{len(truth)} names fit only files in folders named like ground truth"
         remedy = "write the names of the images as they are, or pass their folder as --images"
-        raise ManifestError(f"{what}, e.g. {shown(truth)}", path=source, remedy=remedy)
+        raise ManifestError(f"{what}, e.g. {shown(sorted(truth))}", path=source, remedy=remedy)
     return [folder / name if name else None for name in meant], how, files
 
 

@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import ManifestError
 from pipeline.intake import TableRules, add_dataset
 from pipeline.intake.known import patient_hint, patients_from_names, without_lone_patient
-from pipeline.intake.user_tables import take_units
+from pipeline.intake.user_tables import find_files, take_units
 from pipeline.manifest import read_manifest
 from tests.data.conftest import mask, pages, picture, rows_of
 from tests.images.makers import dicom, grey, save_dicom
@@ -172,6 +172,14 @@ def test_a_table_on_another_disk_leads_to_the_images_or_is_told_their_folder(par
         added(away, paths, *bare)
     add_dataset("e", away / "table.csv", paths=paths, table=TableRules(images=parts))
     assert rows_of(paths, "e")["path"].tolist() == ["part1/s1.png", "part2/s3.png"]
+
+
+@pytest.mark.promise(NAMES)
+def test_a_name_of_an_image_and_its_mask_is_that_of_the_image_in_a_table_of_images(parts):
+    mask(parts / "gt" / "s1.png", 9)
+    for masks, folder in ((False, "part1"), (True, "gt")):
+        found, how, _ = find_files(["s1"], parts, parts / "t.csv", masks)
+        assert found == [parts / folder / "s1.png"] and how == "by their names"
 
 
 @pytest.mark.promise(NAMES)
