@@ -19,10 +19,10 @@ COPIED = (
 )
 
 
-def small_params() -> dict:
-    """Return params.yaml with what demo.yaml changes in it."""
+def small_params(file: Path = ROOT / "examples/demo.yaml") -> dict:
+    """Return params.yaml with what a file such as demo.yaml changes in it."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    changes = yaml.safe_load((ROOT / "examples/demo.yaml").read_text(encoding="utf-8"))
+    changes = yaml.safe_load(file.read_text(encoding="utf-8"))
     for dotted, value in changes.items():
         *parents, leaf = dotted.split(".")
         section = params

@@ -46,8 +46,8 @@ def in_process(root: Path, *arguments: str) -> tuple[int, str]:
 
 
 def small() -> dict[str, Any]:
-    """Return the values, by dotted key, with which params.yaml has the small study of the demo."""
-    values = yaml.safe_load((REPO / "examples/demo.yaml").read_text(encoding="utf-8"))
+    """Return the values, by dotted key, with which params.yaml has the small study of the tests."""
+    values = yaml.safe_load((REPO / "tests/small.yaml").read_text(encoding="utf-8"))
     return {key: value for key, value in values.items() if key != "train.seeds"}
 
 

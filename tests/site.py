@@ -50,6 +50,11 @@ STORES = {"segment": "cache/breast/masks.zarr", "encode": "cache/breast/features
 """The stages that append to a store, and the store."""
 
 
+def small_study() -> dict[str, Any]:
+    """Return params.yaml with the small study of the tests."""
+    return small_params(REPO / "tests/small.yaml")
+
+
 def stages_run(output: str) -> set[str]:
     """Return the stages that `dvc repro` ran, without those that look whether files have changed,
     which it always runs."""
@@ -89,7 +94,7 @@ class Site:
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(REPO / name, root / name)
         site = cls(root)
-        params = small_params()
+        params = small_study()
         for key, value in SETTINGS.items():
             params[key] = params[key] | value if isinstance(value, dict) else value
         for learner, values in LEARNERS.items():

@@ -32,7 +32,8 @@ COMMANDS = (
         "data refresh",
         "data sample",
     ),
-    *("data check", "data preview", "splits export"),
+    *("data check", "data preview", "splits export", "ablate", "adapt", "doctor", "review"),
+    *(f"models {name}" for name in ("list", "fetch", "check", "pack", "unpack")),
 )
 
 

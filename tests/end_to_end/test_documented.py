@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from examples.demo import small_params
 from pipeline.config import load_params
 from pipeline.paths import Paths
 from pipeline.report.data import PUBLISHED, load_dataset
@@ -25,7 +24,7 @@ from pipeline.report.results import metrics_table
 from pipeline.splits import load_split_plan
 from tests import warm
 from tests.report.fabricated import make_project
-from tests.site import REPO, Site, stages_run
+from tests.site import REPO, Site, small_study, stages_run
 from tests.tables import differences, table, written
 
 GUIDES = [g for g in sorted((REPO / "docs/guides").glob("*.md")) if g.stem != "add_an_encoder"]
@@ -52,7 +51,7 @@ def test_the_blocks_of_a_guide_run(site: Site, guide: Path) -> None:
 
 def test_figure_2_draws_the_runs_of_the_study_and_its_shares(tmp_path, repo, monkeypatch):
     params, paths = make_project(tmp_path, "set")
-    settings = small_params() | {"datasets": ["set"]}
+    settings = small_study() | {"datasets": ["set"]}
     settings["learners"] = {name: settings["learners"][name] for name in params.learners}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.chdir(tmp_path)

@@ -28,10 +28,9 @@ import pandas as pd
 import torch
 import yaml
 
-from examples.demo import small_params
 from pipeline import open_features, open_masks
 from pipeline.images import read_image, read_mask
-from tests.site import REPO, Site
+from tests.site import REPO, Site, small_study
 
 DATASETS = ("brain", "breast", "known-lesion")
 PARAMS = {
@@ -165,7 +164,7 @@ def build(site: Site, shared: Path) -> None:
     """Make the project: params.yaml with the values above, and all commands."""
     (site.root / "data_manifests").mkdir(parents=True)
     shutil.copy(REPO / "data_manifests/prompts.yaml", site.root / "data_manifests")
-    params = small_params()
+    params = small_study()
     for key, value in PARAMS.items():
         params[key] = params[key] | value if isinstance(value, dict) else value
     params["learners"] = {name: params["learners"][name] | new for name, new in LEARNERS.items()}

@@ -15,14 +15,13 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from examples.demo import small_params
 from pipeline.images import read_mask
 from pipeline.paths import Paths
 from pipeline.phantoms import make_sample
 from pipeline.review.edits import VARIANT, Edits
 from pipeline.store import open_masks
 from tests.review.conftest import Served, png
-from tests.site import REPO, Site
+from tests.site import REPO, Site, small_study
 
 BLOCK = re.compile(r"^```(bash|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SMALL = {
@@ -77,7 +76,7 @@ def test_the_tutorial_runs_on_phantoms(tmp_path):
     files = drawn.data("breast").with_name("breast_masks").rglob("*.png")
     truth = {file.stem: read_mask(file) for file in files}
     prompts = (REPO / "data_manifests/prompts.yaml").read_text("utf-8")
-    texts = {"params.yaml": merged(small_params(), SMALL)}
+    texts = {"params.yaml": merged(small_study(), SMALL)}
     texts["data_manifests/prompts.yaml"] = yaml.safe_load(prompts)
 
     def write(name: str, values: dict) -> None:
