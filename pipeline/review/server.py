@@ -67,8 +67,10 @@ POLICY = (
 class Refused(PipelineError):
     """A request that cannot be answered; `status` is that of HTTP."""
 
-    def __init__(self, message: str, remedy: str, status: int = 400):
-        super().__init__(message, remedy=remedy)
+    def __init__(
+        self, message: str, remedy: str = "", status: int = 400, *, path: Path | None = None
+    ):
+        super().__init__(message, remedy=remedy, path=path)
         self.status = status
 
 
