@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -99,6 +100,7 @@ def of_segment(project: Project, files: dict[str, Path], folder: Path) -> Iterat
 
     def stage(prompt: str) -> dict[str, np.ndarray]:
         params = project.params(segment__prompt=prompt, **plain)
+        shutil.rmtree(project.paths.candidates(DATASET), ignore_errors=True)  # they are kept
         segment_dataset(DATASET, params, project.paths, options, predictor=sam2)
         masks = open_masks(project.paths.masks(DATASET))
         return {name: masks[name] for name in files}
