@@ -57,6 +57,10 @@ def labels_of(view: str) -> str:
     return "+".join(named).removeprefix(LABELS)
 
 
+REVIEWED = "reviewed"
+"""The variant of the masks that a person corrected."""
+
+
 def variant_of(view: str) -> str:
     """Return the variant of the masks that a stored view is made with, "" for masks.zarr: "lora-16"
     of "masked@lora-16"."""

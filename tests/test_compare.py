@@ -181,8 +181,9 @@ def test_validation_chooses_where_the_test_part_would_choose_another(compared, t
 
 def test_views_and_their_controls():
     assert [
-        kind_of(v) for v in ("whole", "whole+trunk", "whole+dim", "whole+random", "oracle")
-    ] == [*("whole", "whole", "mask", "control", "truth")]
+        kind_of(v)
+        for v in ("whole", "whole+trunk", "whole+dim", "whole+random", "oracle", "crop@reviewed")
+    ] == ["whole", "whole", "mask", "control", "truth", "truth"]
     assert control_of("whole+masked+crop") == "whole+random+random-crop"
     assert control_of("whole+inside+crop") == "whole+random-inside+random-crop"
     assert control_of("whole+dim") is control_of("whole") is control_of("random") is None

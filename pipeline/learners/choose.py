@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 
-from pipeline.config import Params, labels_of, parts_of
+from pipeline.config import REVIEWED, Params, labels_of, parts_of, variant_of
 from pipeline.errors import PipelineError
 from pipeline.learners.runs import read_runs_table
 from pipeline.paths import Paths
@@ -20,10 +20,10 @@ CONTROLS = {"masked": "random", "crop": "random-crop", "inside": "random-inside"
 
 def kind_of(view: str) -> Literal["whole", "mask", "control", "truth"]:
     """Return whether a view (or a joint one) sees the whole image alone, needs the mask, is a
-    control with a random region or more labels, or needs the ground truth, which no new image
-    has."""
+    control with a random region or more labels, or needs a person's masks (the ground truth, or
+    corrected ones), which no new image has."""
     parts = {part.partition("@")[0] for part in parts_of(view)}
-    if "oracle" in parts:
+    if "oracle" in parts or REVIEWED in map(variant_of, parts_of(view)):
         return "truth"
     if parts & set(CONTROLS.values()) or labels_of(view):
         return "control"

@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from pipeline.config import REVIEWED
 from pipeline.errors import PipelineError, StoreError
 from pipeline.io import atomic_write
 
 STATES = ("accepted", "nothing", "skipped", "open")
 """accepted: the mask is right; nothing: nothing to mark; open: taken back, to be done again."""
 JUDGED = ("accepted", "nothing")
-VARIANT = "reviewed/all"
+VARIANT = f"{REVIEWED}/all"
 """Of the masks, made of the edits: one part, which serves every split, since no model has learned
 from them."""
 
