@@ -171,7 +171,7 @@ def _precision(stage: str, model: Any, asked: str) -> Finding:
     ratio = seconds["bf16"] / seconds["fp32"]
     better = "bf16" if ratio < MUCH else "fp32" if ratio > 1 else model.precision
     remedy = f"set {stage}.precision: {better}; the store will be another one"
-    text += f"takes {ratio:.2f} of fp32's time"
+    text += f"takes {ratio:.2f} times fp32's time"
     return Finding(f"{stage} precision", text, remedy if better != model.precision else "")
 
 
