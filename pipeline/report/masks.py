@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +98,16 @@ def accuracy_rows(dataset: str, params: Params, paths: Paths) -> Iterator[dict[s
     runs = read_runs(dataset, sorted(set(table["learner"])), paths)[0]
     variants = Variants(dataset, load_split_plan(dataset, params, paths), paths)
 
+    @cache
+    def good(name: str) -> frozenset[str]:
+        """Return the images of a store of masks whose mask is neither empty nor full."""
+        status = open_masks(paths.masks(dataset, name)).table()["status"]
+        return frozenset(status.index[status == "ok"])
+
     def has_mask(ids: np.ndarray, protocol: str, view: str, seed: int) -> set[str]:
         """Return those of some images of which no mask of a run is empty or full."""
         names = {variant_of(variants.stored(v, (protocol, view, 1, seed))) for v in parts_of(view)}
-        for name in names - {""} or names:
-            status = open_masks(paths.masks(dataset, name)).table()["status"]
-            ids = ids[status.reindex(ids).eq("ok").to_numpy()]
-        return set(ids)
+        return set(ids).intersection(*map(good, names - {""} or names))
 
     for protocol in ("grouped", "grouped_truth"):
         rows = table[table["protocol"] == protocol]
@@ -132,10 +136,13 @@ def accuracy_rows(dataset: str, params: Params, paths: Paths) -> Iterator[dict[s
 
 
 def masks_of(view: str) -> str:
-    """Return the masks that a view sees: variants, `TRUTH`, `RANDOM`, `STORED`, or "" for none."""
+    """Return the masks that a view sees: variants (a person's as well), `TRUTH`, `RANDOM`,
+    `STORED`, or "" for none."""
     of = " and ".join(sorted({variant_of(part) for part in parts_of(view)} - {""}))
     control = RANDOM + f" ({of})" * bool(of) if RANDOM in view else ""
-    return {"whole": "", "truth": TRUTH, "control": control}.get(kind_of(view), of or STORED)
+    kind = kind_of(view)
+    own = of or (TRUTH if kind == "truth" else STORED)
+    return {"whole": "", "control": control}.get(kind, own)
 
 
 def accuracy(runs: list[Run], kept: dict[int, set[str]]) -> float:

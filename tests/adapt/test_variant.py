@@ -23,7 +23,7 @@ from pipeline.learners.choose import choose_run
 from pipeline.learners.train import train_dataset
 from pipeline.manifest import read_manifest
 from pipeline.predict import predict_images
-from pipeline.report.masks import write_masks
+from pipeline.report.masks import RANDOM, STORED, TRUTH, masks_of, write_masks
 from pipeline.segment.segment import segment_dataset
 from pipeline.splits import SplitPlan, load_split_plan
 from pipeline.store import MaskRow, MaskStoreWriter, open_features, open_masks
@@ -294,3 +294,9 @@ def test_a_kill_loses_no_step_that_was_saved_and_the_end_is_the_same(tmp_path):
         adapt(of, adapt__protocol="official")
     assert sha256_file(folder / name) == sha256_file(other / name)
     assert not [*folder.glob(".*"), *folder.glob("*.pt")]
+
+
+def test_the_masks_that_a_view_sees():
+    views = ("whole", "whole+crop", "oracle", "masked@full-2", "masked@reviewed", "random@full-2")
+    seen = ["", STORED, TRUTH, "full-2", "reviewed", f"{RANDOM} (full-2)"]
+    assert [masks_of(view) for view in views] == seen
