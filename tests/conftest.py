@@ -39,6 +39,19 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """The system's Chromium, headless."""
+    from playwright.sync_api import sync_playwright
+
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert found, "these tests need Chromium (apt-get install chromium)"
+    with sync_playwright() as play:
+        running = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
 @pytest.fixture(scope="session")
 def _sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with `drawn`, `half` and `built`, made once for all workers of pytest-xdist."""

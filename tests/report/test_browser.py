@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 PAPER = round((210 - 2 * 12) / 25.4 * 96)
 """Printed width of A4 between the margins of the style sheet, CSS pixels."""
@@ -20,17 +18,6 @@ CUT = """(scrolls) => [...document.querySelectorAll('main *')]
   .filter((e) => !(scrolls && e.closest('.scroll, pre')))
   .filter((e) => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
   .map((e) => `${e.tagName} ${e.className} ${e.textContent.slice(0, 40)}`)"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """The system's Chromium, headless."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert found, "these tests need Chromium (apt-get install chromium)"
-    with sync_playwright() as play:
-        running = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.fixture

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 
 import numpy as np
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from pipeline.images import read_mask
 from pipeline.review.edits import VARIANT, Edits
@@ -17,17 +16,6 @@ from pipeline.store import open_masks
 from tests.project import DATASET
 
 expect.set_options(timeout=120_000)  # test machines may be busy
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """The system's Chromium, headless."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert found, "these tests need Chromium (apt-get install chromium)"
-    with sync_playwright() as play:
-        running = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 def opened(browser, served):
