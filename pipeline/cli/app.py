@@ -33,6 +33,7 @@ from pipeline.cli.common import (
     guarded,
 )
 from pipeline.cli.models import doctor, models_app
+from pipeline.config import REVIEWED
 
 CHAIN = "Images -> SAM2 masks -> CLIP features -> few-shot learners -> report."
 app = typer.Typer(help=CHAIN, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -117,7 +118,7 @@ def review(
 def take_corrections(dataset: str, project: ModelProject, variant: str) -> None:
     """Write what was corrected since into the variant `reviewed`, if that one is asked for: a page
     may be open, or have been killed."""
-    if variant == "reviewed":
+    if variant == REVIEWED:
         from pipeline.review.variant import update_variant
 
         update_variant(dataset, project.params, project.paths)
