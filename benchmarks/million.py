@@ -46,15 +46,11 @@ def timed(name: str) -> Iterator[None]:
 
 
 def make(rows: int, dim: int, learner: str) -> None:
-    """Write the project, the names of the images, the manifest and the caches of hashes and
-    thumbnails."""
+    """Write the project, the names of the images, the manifest and the cache of hashes."""
     import numpy as np
     import pandas as pd
     import yaml
 
-    from pipeline.audit.thumbnails import PLAIN_SIDE, STRUCTURE_SIDE
-    from pipeline.images import reader_rules
-    from pipeline.io import sha256_json
     from pipeline.manifest import COLUMNS, write_manifest
     from pipeline.paths import Paths
     from tests.site import Site
@@ -93,8 +89,21 @@ def make(rows: int, dim: int, learner: str) -> None:
     paths.cache(NAME).mkdir(parents=True)
     paths.hashes(NAME).write_text(json.dumps(known))
 
-    rules = sha256_json(reader_rules(None))
+
+def thumbnails() -> None:
+    """Write the audit's cache of thumbnails."""
+    import numpy as np
+
+    from pipeline.audit.thumbnails import PLAIN_SIDE, STRUCTURE_SIDE
+    from pipeline.images import reader_rules
+    from pipeline.io import sha256_json
+    from pipeline.manifest import read_manifest
+    from pipeline.paths import Paths
+
+    paths, rules = Paths(), sha256_json(reader_rules(None))
+    digests = read_manifest(paths.manifest(NAME))["sha256"]
     keys = sorted(sha256(f"{digest} 0 {rules}".encode()).hexdigest() for digest in digests)
+    rows = len(keys)
     rng, sides = np.random.default_rng(0), {"plain": PLAIN_SIDE, "structure": STRUCTURE_SIDE}
     with zipfile.ZipFile(paths.thumbnails(NAME), "w") as archive:
         with archive.open("keys.npy", "w") as file:
@@ -307,6 +316,7 @@ STEPS: dict[str, Callable] = {
     "encode": encode,
     "masks": lambda: read("masks"),
     "features": lambda: read("features"),
+    "thumbnails": thumbnails,
     "audit": audit,
     "split": split,
     "train": train,
@@ -324,9 +334,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=512, help="Length of a feature.")
     parser.add_argument("--learner", default="linear-probe")
-    parser.add_argument(
-        "--folder", type=Path, required=True, help="Of the project; empty at first."
-    )
+    parser.add_argument("--folder", type=Path, required=True, help="Of the project.")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     a = parser.parse_args()
     a.folder.mkdir(parents=True, exist_ok=True)
@@ -346,11 +354,11 @@ def main() -> None:
                     "peak_mib": round(used.ru_maxrss / 1024),
                     **FACTS,
                 }
-            )
+            ),
+            flush=True,
         )
-    for step in (
-        [] if a.child else a.steps or STEPS
-    ):  # little is loaded here, which a child inherits
+    # Little is loaded here: the peak of a process that starts another one counts as the other's.
+    for step in [] if a.child else a.steps or STEPS:
         own = ["--rows", a.rows, "--dim", a.dim, "--learner", a.learner, "--folder", a.folder]
         subprocess.run([sys.executable, __file__, step, "--child", *map(str, own)])
 

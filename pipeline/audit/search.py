@@ -43,6 +43,7 @@ SHIFT = 2  # pixels of the 64 x 64 thumbnail that a copy may be moved on either 
 STEPS = 4  # shifts compared per thumbnail pixel, on either axis
 SHIFTS = np.arange(-SHIFT * STEPS, SHIFT * STEPS + 1) / STEPS  # thumbnail pixels
 MOVES = (0, -4 / 3, 4 / 3)  # of the windows searched for candidates, in the same unit
+PLAIN_LOW, DETAIL_LOW = 8, 14  # low frequencies compared, on either axis
 # Candidates kept of one content in one block: thousands of nearly equal frames must not become
 # millions of pairs.
 THUMBNAIL_PARTNERS, STRUCTURE_PARTNERS = 128, 32
@@ -83,10 +84,13 @@ def _candidates(
     left, right = (np.flatnonzero(x.readable & ~x.blank()) for x in (a, b or a))
     if not len(left) or not len(right):  # nothing was read, or all is blank
         return
-    blocks = [_low_frequencies(b or a, right[s : s + ROWS]) for s in range(0, len(right), ROWS)]
-    low, detail = (np.concatenate([x[0] for x in kind]) for kind in zip(*blocks, strict=True))
     # Leaving frequencies out shrinks distances, so that no pair is lost; plus rounding.
-    low, detail = bases(low, 1 - params.min_correlation + 1e-5), bases(detail, 1 - CANDIDATE)
+    reaches = 1 - params.min_correlation + 1e-5, 1 - CANDIDATE
+    low, detail = (np.empty((len(right), n * n + 2), np.float32) for n in (PLAIN_LOW, DETAIL_LOW))
+    for start in range(0, len(right), ROWS):
+        kinds = _low_frequencies(b or a, right[start : start + ROWS])
+        for base, (vectors, *_), reach in zip((low, detail), kinds, reaches, strict=True):
+            base[start : start + ROWS] = bases(vectors, reach)
     for start in range(0, len(left), ROWS):
         part = left[start : start + ROWS]
         plains, details = _low_frequencies(a, part, MOVES)
@@ -112,10 +116,12 @@ def _low_frequencies(
     move, scaled to length 1."""
     windows, detail = [], structure(thumbnails.structure[contents])
     for down, right in product(moves, repeat=2):
-        low = frequencies(moved_window(detail, down, right), 14)
+        low = frequencies(moved_window(detail, down, right), DETAIL_LOW)
         length = np.linalg.norm(low, axis=(1, 2), keepdims=True)
         windows.append(low / np.maximum(length, 1e-6))
-    return [frequencies(thumbnails.plain[contents], 8)], windows
+    plain = frequencies(thumbnails.plain[contents], PLAIN_LOW)
+    thumbnails.forget()
+    return [plain], windows
 
 
 def bases(vectors: np.ndarray, reach: float) -> np.ndarray:
