@@ -210,17 +210,46 @@ def encode(dim: int) -> None:
     FACTS.update(done=record.done, **{f"{k}_s": round(v, 1) for k, v in record.seconds.items()})
 
 
-def read(kind: str) -> None:
+def store(rows: int) -> None:
+    """A store of so many rows of 16 numbers, by its writer alone: no manifest and no driver."""
+    import numpy as np
+
+    from pipeline.store import FeatureRow, FeatureStoreWriter, WorkItem, open_features
+
+    x, given = np.arange(16, dtype=np.float32)[None], {"label": "a", "split": "train"}
+    where = Path("small/features.zarr"), {"made": "up", "texts": False}
+    with FeatureStoreWriter(*where, views=["whole"], dim=16, commit_seconds=60) as writer:
+        writer.expected = lambda items: rows  # as a manifest would say
+        writer.plan([])
+        for n in range(rows):
+            digest = sha256(b"%d" % n).hexdigest()
+            name = f"{n % 1000:03d}/{n:07d}.png"
+            item = WorkItem(name, digest, Path(), 0, {**given, "sha256": digest})
+            writer.put([writer.prepare(item, FeatureRow(name, x * n))])
+    with FeatureStoreWriter(*where, views=["whole"], dim=16) as writer:
+        begin = time.process_time()
+        writer.write([item], [FeatureRow(name, x)])
+        writer.commit()
+        FACTS["commit_cpu_s"] = round(time.process_time() - begin, 2)
+    begin = time.process_time()
+    _ = open_features(where[0]).digest
+    FACTS["digest_cpu_s"] = round(time.process_time() - begin, 2)
+
+
+def read(kind: str, folder: str = "") -> None:
     """Open a store, and read 200 rows at random."""
     import random
 
     from pipeline import store
     from pipeline.paths import Paths
 
+    path = Path(folder, f"{kind}.zarr") if folder else getattr(Paths(), kind)(NAME)
+    begin = time.process_time()
     with timed("open_s"):
-        opened = getattr(store, f"open_{kind}")(getattr(Paths(), kind)(NAME))
+        opened = getattr(store, f"open_{kind}")(path)
+    FACTS["open_cpu_s"] = round(time.process_time() - begin, 3)
+    names = list(opened)
     with timed("first_row_s"):
-        names = list(opened)
         opened.read(names[0])
     took = []
     for name in random.Random(0).sample(names, min(200, len(names))):
@@ -316,6 +345,8 @@ STEPS: dict[str, Callable] = {
     "encode": encode,
     "masks": lambda: read("masks"),
     "features": lambda: read("features"),
+    "store": store,
+    "small": lambda: read("features", "small"),
     "thumbnails": thumbnails,
     "audit": audit,
     "split": split,
@@ -341,7 +372,7 @@ def main() -> None:
     if a.child:
         os.chdir(a.folder)
         begin, (step,) = time.perf_counter(), a.steps
-        given = {"make": (a.rows, a.dim, a.learner), "encode": (a.dim,)}
+        given = {"make": (a.rows, a.dim, a.learner), "encode": (a.dim,), "store": (a.rows,)}
         STEPS[step](*given.get(step, ()))
         used = resource.getrusage(resource.RUSAGE_SELF)
         print(
