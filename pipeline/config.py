@@ -24,7 +24,7 @@ LEARNERS = (  # the built-in ones; docs/learners.md
     *DEFAULT_LEARNERS,
     *("nearest-prototype", "k-nn", "tip-adapter", "tip-adapter-f", "clip-adapter"),
     *("lp-plus-plus", "ss-text"),
-    *("coop", "cocoop", "visual-prompt", "fine-tuned"),
+    *("coop", "cocoop", "visual-prompt", "fine-tuned", "out-of-core-probe"),
 )
 VIEWS = ("whole", "masked", "crop", "binary", "oracle", "random")  # encoded by default
 MORE_VIEWS = ("dim", "blur", "grey", "random-crop")  # built in too, encoded on request

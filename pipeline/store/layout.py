@@ -268,13 +268,13 @@ def read_columns(kind: Kind, data: bytes, names: Sequence[str]) -> pa.Table:
     # pyarrow starts no thread here: a short script that ends just then would be aborted
     # (apache/arrow#34314). `read_table`, and any reader of a Python file, start some.
     file = pq.ParquetFile(pa.BufferReader(data))
-    there = [name for name in names if name in file.schema_arrow.names]
-    table = file.read(there, use_threads=False).combine_chunks()
-    for name in (name for name in names if name not in there):
+    table = file.read(names, use_threads=False).combine_chunks()  # those that are there
+    columns = {name: table[name] for name in table.column_names}
+    for name in (name for name in names if name not in columns):
         dtype, default = kind.columns[name]
         scalar = pa.scalar(default, pa.type_for_alias(dtype))
-        table = table.append_column(name, pa.repeat(scalar, file.metadata.num_rows))
-    return table.select(names)
+        columns[name] = pa.chunked_array([pa.repeat(scalar, file.metadata.num_rows)])
+    return pa.table({name: columns[name] for name in names})
 
 
 def numbers(column: pa.ChunkedArray) -> np.ndarray:

@@ -10,7 +10,7 @@ import time
 import weakref
 import zlib
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -426,9 +426,16 @@ class FeatureStore(StoreReader):
         """Names of the classes that have text features."""
         return tuple(self.attrs.get("classes", ()))
 
-    def image_features(self, view: str, ids: Iterable[str] | None = None) -> np.ndarray:
+    def image_features(
+        self,
+        view: str,
+        ids: Iterable[str] | None = None,
+        *,
+        empty: Callable[..., np.ndarray] = np.empty,
+    ) -> np.ndarray:
         """Return float32 (n, d), not normalised, in the order of `ids` (default: all images of the
-        manifest that have data, sorted). Features of pooled views are of another length.
+        manifest that have data, sorted). Features of pooled views are of another length. `empty`
+        makes the array of a shape and type, in a file say.
 
         A view that does not exist for an image (oracle without ground truth) is a row of NaN.
 
@@ -442,7 +449,7 @@ class FeatureStore(StoreReader):
         pooled = self.attrs.get("pooled_views", ())
         name = "pooled_features" if view in pooled else "image_features"
         of = [one for one in self.views if (one in pooled) == (view in pooled)]
-        out = np.empty((len(wanted), self.arrays[name].shape[1]), np.float32)
+        out = empty((len(wanted), self.arrays[name].shape[1]), np.float32)
         for k, data in self._each(wanted, [name]):
             out[k] = data[name][of.index(view)]
         return out

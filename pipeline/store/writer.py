@@ -386,7 +386,7 @@ class StoreWriter:
         """
         if self._last is None:
             return
-        begin, index = time.monotonic(), self._last.index
+        begin, index = time.monotonic(), self._last.index.select(list(self.kind.columns))
         pending = [{**row, "row": self._next + k} for k, (row, _) in enumerate(self._pending)]
         rows = {row["image_id"]: row for row in self._adopted + pending}  # the last of each image
         if rows:
@@ -681,7 +681,8 @@ class FeatureStoreWriter(StoreWriter):
                 "templates": list(templates),
                 "prompts": {k: list(v) for k, v in (prompts or {}).items()},
             }
-            self._commit(self._last.index, self._next, files, metadata, attrs)
+            index = self._last.index.select(list(self.kind.columns))
+            self._commit(index, self._next, files, metadata, attrs)
 
 
 def convert_store(path: str | os.PathLike) -> int:
