@@ -42,13 +42,14 @@ def no_tokens() -> ModelError:
     )
 
 
-def timm_tokens(network: torch.nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def timm_tokens(
+    network: torch.nn.Module, images: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the features of a timm network, (B, d), and its patch tokens, (B, h, w, d), of images
     (B, 3, s, s): the tokens of a ViT, the cells of the last map of another network.
 
-    Each token passes the head as if it were the image's only one: where features are a mean, theirs
-    is the mean of the tokens before a norm of the head, and attention pooling is a token's values and
-    what follows (C. Zhou et al., MaskCLIP, ECCV 2022, sec. 3.2).
+    Each token passes the head as if it were the image's only one: attention pooling is then its
+    values and what follows (C. Zhou et al., MaskCLIP, ECCV 2022, sec. 3.2).
 
     Raises:
         ModelError: the network has neither, or its head gives no features (B, d).

@@ -1,23 +1,23 @@
 """Checkpoints of MedCLIP and CXR-CLIP under the names of open_clip, and the parts that it lacks.
 
-Both have torchvision's ResNet-50 or transformers' Swin-T, transformers' BERT, and a linear projection
-after each. The tables below are the whole mapping; a name that they do not have stays as it is, and
-strict loading refuses it as unexpected. Left out are the names in `UNUSED`.
+Both have torchvision's ResNet-50 or transformers' Swin-T, transformers' BERT, and a linear
+projection after each. The tables below are the whole mapping; a name that they do not have stays as
+it is, and strict loading refuses it as unexpected. Left out are the names in `UNUSED`.
 
 MedCLIP (Wang et al., EMNLP 2022, arXiv:2210.10163, github.com/RyanWangZf/MedCLIP): projections
-without a bias; the mean of Swin's cells; the mean over layers 1, 2 and the last, and over all tokens,
-of BERT; a factor of at most 100. Its own code averages over the padding too, so that features of a
-text depend on the longest text of its batch: here they are those of the text alone.
+without a bias; the mean of Swin's cells; the mean over layers 1, 2 and the last of BERT, and over
+all tokens; a factor of at most 100. Its own code averages over the padding too, so that features of
+a text depend on the longest text of its batch: here they are those of the text alone.
 
-CXR-CLIP (You et al., MICCAI 2023, arXiv:2310.13292, github.com/Soombit-ai/cxr-clip): projections with
-a bias; the first of Swin's cells, at the top left (its code takes what would be a ViT's class
+CXR-CLIP (You et al., MICCAI 2023, arXiv:2310.13292, github.com/Soombit-ai/cxr-clip): projections
+with a bias; the first of Swin's cells, at the top left (its code takes what would be a ViT's class
 token); the last token of BERT, [SEP].
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from open_clip.hf_model import register_pooler
@@ -72,11 +72,11 @@ def medclip_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
         table = CXR_CLIP
     else:
         return state
-    state = {_renamed(name, table): tensor for name, tensor in state.items()}
-    image = {name: tensor for name, tensor in state.items() if name.startswith("visual.trunk.")}
-    image = joined(image, [f".attention.self.{kind}." for kind in ("query", "key", "value")], ".attn.qkv.")
-    found = {name: tensor for name, tensor in state.items() if not name.startswith("visual.trunk.")}
-    found |= {_renamed(name, SWIN): tensor for name, tensor in image.items()}
+    found = {_renamed(name, table): tensor for name, tensor in state.items()}
+    tower = {n: found.pop(n) for n in list(found) if n.startswith("visual.trunk.")}
+    parts = [f".attention.self.{kind}." for kind in ("query", "key", "value")]
+    tower = joined(tower, parts, ".attn.qkv.")
+    found |= {_renamed(name, SWIN): tensor for name, tensor in tower.items()}
     if table is MEDCLIP and "logit_scale" in found:
         found["logit_scale"] = found["logit_scale"].clamp(0, MOST)
     return {name: tensor for name, tensor in found.items() if not UNUSED.search(name)}
@@ -91,7 +91,7 @@ def _renamed(name: str, table: tuple[tuple[str, Any], ...]) -> str:
 class FirstCellSwin(SwinTransformer):
     """A Swin whose features are those of the cell at the top left, (B, C), as CXR-CLIP has them."""
 
-    default_cfg: dict[str, Any] = {}
+    default_cfg: ClassVar[dict[str, Any]] = {}
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         return x[:, 0, 0]
@@ -102,7 +102,7 @@ def cxr_clip_swin_tiny(
     pretrained: bool = False, pretrained_cfg: Any = None, pretrained_cfg_overlay: Any = None,
     cache_dir: Any = None, **changed: Any,
 ) -> FirstCellSwin:  # fmt: skip
-    """Build CXR-CLIP's Swin-T with random weights, its parts of the sizes that timm has by default."""
+    """Build CXR-CLIP's Swin-T with random weights; its sizes are timm's defaults."""
     return FirstCellSwin(**changed)
 
 

@@ -75,8 +75,8 @@ class TimmEncoder:
         self, images: torch.Tensor, tokens: bool = False
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Return features, float32 (B, embed_dim), of images, float (B, 3, image_size, image_size),
-        to which mean and std are applied; with `tokens`, and them, float32 (B, h * w, embed_dim), as
-        of `ClipModel.encode_image`."""
+        to which mean and std are applied; with `tokens`, and these, float32 (B, h * w, embed_dim),
+        as `ClipModel.encode_image`."""
         images = images.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bf16"):
             if not tokens:

@@ -106,7 +106,9 @@ def open_clip_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return found
 
 
-def joined(state: dict[str, torch.Tensor], parts: Sequence[str], whole: str) -> dict[str, torch.Tensor]:
+def joined(
+    state: dict[str, torch.Tensor], parts: Sequence[str], whole: str
+) -> dict[str, torch.Tensor]:
     """Return a state in which tensors whose names differ only in one of `parts` are one, joined in
     this order; `whole` takes the place of the part in its name."""
     found = dict(state)
