@@ -226,7 +226,8 @@ def read_folder(
     if not read.rows:
         seen = ", ".join(f"{name!r} ({n} files)" for name, n in truth.folders.items())
         unread = sum(n for why, n in skipped.items() if " - " in why)
-        how = remedy_for(skipped) if unread > len(images) else ARRANGE
+        boxes = any(why.startswith("annotations") for why in skipped)
+        how = remedy_for(skipped) if boxes or unread >= len(images) else ARRANGE
         raise ManifestError(
             f"the images {read.misfit}" + (seen and f"; ground truth is in {seen}"),
             path=root,

@@ -27,7 +27,7 @@ SPLIT_NAMES = {
 # A split's name may have these words and numbers around it (`seg_train`, `Training Data`,
 # `train2017`); after `images`, `Tr` and `Ts` are splits too.
 _AROUND = "(?:data|dataset|set|seg|images?|imgs?|pictures?|files?|folder|samples?|split|part)*"
-_PART = re.compile(_AROUND)
+_PART = re.compile(rf"(?:jpe?g|png|tiff?|bmp|dcm|dicom|nifti)?{_AROUND}")
 _NUMBERED = re.compile(
     r"(?:patient|subject|person|case|pat|pt|sub|scan|series|study|exam|slide|volume|video|visit)"
     r"[ _-]*\d",

@@ -35,6 +35,7 @@ from pipeline.segment.quality import odd_truth
 SECONDARY = "DICOM secondary capture (dose report, screen shot) among CT, MR or PET images"
 # `--on-shared-patient`: of the splits that share a patient, the first in this order keeps it.
 MANY_CLASSES, SMALL_CLASS = 8, 16  # so many classes of fewer images may be patients
+MISSING = ("nan", "null", "n/a", "?", "-")  # labels as programs write where there is none
 SPLIT_PRIORITY = {"drop-train": ("test", "val", "train"), "drop-test": ("train", "val", "test")}
 
 
@@ -265,6 +266,8 @@ def row_warnings(frame: pd.DataFrame) -> list[str]:
     for label, count in table.sum(axis=1).items():
         if count < 5:
             warnings.append(f"class {label!r} has too few images to train and test: {count}")
+        if label.strip().lower() in MISSING:
+            warnings.append(f"class {label!r} ({count} images) may be a missing label")
         if {*words(label)} and {*words(label)} <= WORDS - CLASS_WORDS:
             warnings.append(f"class {label!r} looks like ground truth: pass its folder as --masks")
     labels = table.index.to_series()

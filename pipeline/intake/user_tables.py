@@ -42,6 +42,7 @@ SYNONYMS = {
         " disease",
     ),
     "patient_id": ("patientid patient", ""),
+    "fold": ("fold", "kfold cvfold foldid foldno foldnumber"),
     "mask_path": ("maskpath mask", ""),
 }
 MASKS = "maskfile maskname maskfilename maskfilepath segmentation segmentationpath groundtruth"
@@ -51,6 +52,7 @@ GROUP = r"(group|series|study|exam|accession|slide|specimen|lesion|nodule|volume
 ID = r"(id|uid|instanceuid|no|nr|nbr|num|number|name|code|key|index)?"
 NUMBERED = re.compile(r"id.*|.*(id|no|nr|nbr|num|number|code|key|mrn)")  # columns of numbers
 SPLIT = re.compile(r"split|partition|subset|set|usage|(is)?(train|training|val|valid|test)")
+NO_UNITS = {"age", "sex", "gender", "year", "date", "time"}  # of columns that patients share
 MIN_UNITS = 5  # fewer values are rather kinds (case: benign) than patients
 MOST_RUNS = 1.1  # runs of equal cells for each value, of a column whose rows stand together
 FEW_SPLITS = 16  # different values of a column of splits, at most
@@ -69,7 +71,7 @@ BOXES = {
 }
 BOXY = re.compile(  # names of columns that may be of boxes
     "(.*(bbox|rect|polygon|shapeattr|coord).*)|"
-    "(start|end|min|max|top|bottom|left|right|center|centre)*[xy](start|end|min|max|[0-9])*"
+    "(start|end|min|max|top|bottom|left|right|center|centre)*([xy]|row|col)(start|end|min|max|[0-9])*"
 )
 RELATIVE = "%"  # ends a box in shares of the image's sides, until its size is known
 # Columns of 0 and 1 that are classes only if the user says so.
@@ -337,9 +339,10 @@ def _take_split(
     table["split"] = "" if split == "train" and not several else split
     if split == "train" and not several:
         return "no split is set: images without one train as soon as others say test"
-    if like := [n for n in others if SPLIT.fullmatch(plain(n)) and table[n].nunique() <= 4]:
+    like = [n for n in others if SPLIT.fullmatch(plain(n)) or any(says[n].values())]
+    if like := [n for n in like if table[n].nunique() <= 4]:
         values = sorted(set(table[like[0]]))
-        said = f"column {like[0]!r} is named like splits, but is not used ({shown(values)}): if it "
+        said = f"column {like[0]!r} looks like splits, but is not used ({shown(values)}): if it "
         return f"{said}says them, pass --split-name '{values[0]}=test' and so on"
     return split and f"split {split}, as the file's name says (a column split says otherwise)"
 
@@ -375,6 +378,8 @@ def take_units(table: pd.DataFrame, taken: dict[str, str], least: int = MIN_UNIT
         numbered = NUMBERED.fullmatch(plain(name))
         few = 2 if numbered else least
         if name in COLUMNS or not few <= cells.nunique() <= len(cells) / 2:
+            continue
+        if NO_UNITS & {*words(name)}:
             continue
         # What an image has several of, or what the label decides, is no patient.
         of_image, of_label = (
