@@ -48,12 +48,14 @@ class Server(ThreadedWSGIServer):
 
 
 class S3:
-    """The server and what it was asked: `asked` counts requests by method. It stops by itself after
+    """The server and what it was asked: `asked` counts requests by method, `images` those
+    for images by name. It stops by itself after
     `until` further PUTs, and answers as if no key had any right while `denied`."""
 
     def __init__(self) -> None:
         self.app = DomainDispatcherApplication(create_backend_app)
         self.asked: Counter[str] = Counter()
+        self.images: Counter[str] = Counter()
         self.until: int | None = None
         self.denied = False
         self.server: Server | None = Server(0, self._answer)
@@ -67,6 +69,8 @@ class S3:
                 threading.Thread(target=self.stop).start()
                 raise ConnectionError
         self.asked[method] += 1
+        if environ["PATH_INFO"].endswith(".png"):
+            self.images[environ["PATH_INFO"].rsplit("/", 1)[-1]] += 1
         if self.denied:
             start("403 FORBIDDEN", [("Content-Type", "application/xml")])
             return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]

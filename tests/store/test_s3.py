@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -112,10 +111,10 @@ def test_a_server_that_is_away_for_a_moment_is_waited_for(
         time.sleep(0.3)
         s3.start()
 
-    s3.until = 35  # in the middle of a commit
+    s3.until = 35  # in the middle of the second commit
     thread = threading.Thread(target=start_again)
     thread.start()
-    assert len(run(tmp_path, items, place, commit_seconds=0.0, limit=8).mapped) == 8
+    assert len(run(tmp_path, items, place, commit_seconds=0.0, limit=4).mapped) == 4
     thread.join(timeout=1)
     assert not thread.is_alive()
     run(tmp_path, items, place)
@@ -216,15 +215,13 @@ def test_segment_and_encode_with_images_and_stores_at_a_url(s3, place, project):
     params = project.params(segment__prompt="manifest", encode__views=["whole", "masked"])
     paths, options = project.paths, RunOptions(progress=False, workers=1)
     clip, here = {"clip": small_clip()}, Paths(project.paths.root)
-    s3.asked.clear()
-    assert segment_dataset(DATASET, params, paths, options).done == 4
-    print("segment", s3.asked)
-    s3.asked.clear()
+    segment_dataset(DATASET, params, paths, options)
+    s3.images.clear()
     assert encode_dataset(DATASET, params, paths, options, **clip).done == 4
-    print("encode", s3.asked)
-    s3.asked.clear()
+    assert s3.images == {f"{i}.png": 1 for i in range(4)}  # each is read once
+    s3.images.clear()
     assert encode_dataset(DATASET, params, paths, options, **clip).skipped == 4
-    print("again", s3.asked)
+    assert not s3.images
     shutil.copytree(project.local, here.data(DATASET))
     segment_dataset(DATASET, params, here, options)
     encode_dataset(DATASET, params, here, options, **clip)
@@ -237,10 +234,8 @@ def test_segment_and_encode_with_images_and_stores_at_a_url(s3, place, project):
     # An image that was replaced in the bucket is seen by its tag; the others are not read again.
     changed = paths.data(DATASET) / "2.png"
     remote.write({changed: (project.local / "1.png").read_bytes()})
-    s3.asked.clear()
     with pytest.raises(StageFailed, match=r"2\.png.*its bytes changed since the manifest was made"):
         segment_dataset(DATASET, params, paths, options)
-    print("changed", s3.asked)
     image = read_image(str(changed))
     assert np.array_equal(image, read_image(project.local / "1.png"))
 
@@ -268,9 +263,3 @@ def test_what_is_wrong_with_a_bucket_is_said_in_one_line(s3, place, items, tmp_p
     assert "server refuses" in said(run, tmp_path, items, place)
     monkeypatch.setitem(sys.modules, "upath", None)
     assert "pip install 'medfocusclip[s3]'" in said(open_features, "s3://bucket/features.zarr")
-
-
-def test_no_library_of_object_storage_is_loaded_for_local_files(repo):
-    code = "import sys, pipeline.cli.app, stages.files, pipeline.store;"
-    code += "sys.exit(bool({'fsspec', 'upath', 's3fs'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=repo).returncode == 0
