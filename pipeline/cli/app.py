@@ -287,7 +287,7 @@ def verify(stores: Stores, output: Output) -> None:
     """Check every row of stores against its checksum and list what is lost."""
     from pipeline.store import verify_store
 
-    found = {str(path): verify_store(path) for path in stores}
+    found = {path: verify_store(path) for path in stores}
     values = {path: {"ok": one.ok, **asdict(one)} for path, one in found.items()}
     text = "\n".join(f"{path}: {one.summary()}" for path, one in found.items())
     output.show(values, text, failed=not all(one.ok for one in found.values()))
