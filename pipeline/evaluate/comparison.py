@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,15 +70,10 @@ def compare_dataset(dataset: str, params: Params, paths: Paths) -> pd.DataFrame:
     table = table.astype(dict.fromkeys(INTS.split(), "int64"))
     sources = {f"predictions/{name}": paths.predictions(dataset, name) for name in learners}
     inputs = stamp(**run_inputs(paths, dataset), **sources)
-    with atomic_write(compare_csv(paths, dataset)) as partial:
+    with atomic_write(paths.plots(dataset) / "compare.csv") as partial:
         table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
     write_table(paths.compare(dataset), table, inputs, "snappy")
     return table
-
-
-def compare_csv(paths: Paths, dataset: str) -> Path:
-    """Return the path of the CSV beside compare.parquet."""
-    return paths.plots(dataset) / "compare.csv"
 
 
 def fit_facts(dataset: str, learners: Iterable[str], paths: Paths) -> pd.DataFrame:
@@ -142,7 +136,7 @@ def block_rows(scored: list[Scored], facts: pd.DataFrame, params: Params) -> lis
         same = [one for one in scored if one.run.fraction == fraction]
         same.sort(key=lambda one: names[one.run.key][0])
         rows = [one_row(one, facts, names, params.evaluate) for one in same]
-        by_key = {row_key(row): (row, one) for row, one in zip(rows, same, strict=True)}
+        by_key = {one.run.key: (row, one) for row, one in zip(rows, same, strict=True)}
         base = by_key.get(params.study.baseline.key)
         shares = base[0]["n_fractions"] if base else 1
         # A mean over fewer seeds is more often the best by chance.
@@ -151,7 +145,9 @@ def block_rows(scored: list[Scored], facts: pd.DataFrame, params: Params) -> lis
         best, picked = best_on_validation(full, "whole"), best_on_validation(full, "mask")
         if picked is not None:
             picked["picked"] = True
-        others = {"baseline": base, "best": by_key[row_key(best)] if best else base}
+        others = {"baseline": base, "best": base}
+        if best:
+            others["best"] = by_key[best["learner"], best["view"]]
         for group in OTHERS:
             pairs = []
             for row, one in by_key.values():
@@ -165,11 +161,6 @@ def block_rows(scored: list[Scored], facts: pd.DataFrame, params: Params) -> lis
             compare(group, pairs, params.evaluate)
         found += rows
     return found
-
-
-def row_key(row: dict[str, Any]) -> tuple[str, str]:
-    """Return learner and view of a row."""
-    return row["learner"], row["view"]
 
 
 def best_on_validation(rows: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:
