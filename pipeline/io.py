@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Self
 from pipeline.errors import DiskError, ManifestError, PipelineError, StoreError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from filelock import BaseFileLock
 
 REMEDIES = {
@@ -105,6 +106,11 @@ def atomic_write_json(path: str | os.PathLike, value: Any) -> None:
     """Write sorted, indented JSON. NaN is refused, since JSON has no such value."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     atomic_write_text(path, text + "\n")
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """Return a table as CSV with numbers of six digits and Unix line ends."""
+    return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
 def open_bytes(path: str | os.PathLike) -> BinaryIO:

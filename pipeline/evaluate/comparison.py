@@ -21,7 +21,7 @@ from pipeline.audit.table import read_audit
 from pipeline.config import EvaluateParams, Params
 from pipeline.evaluate.predictions import blocks, image_units, read_runs
 from pipeline.evaluate.scores import METRICS, Scored, differences, holm, score_block, verdict
-from pipeline.io import atomic_write
+from pipeline.io import atomic_write_text, csv_text
 from pipeline.learners.choose import control_of, kind_of
 from pipeline.learners.runs import fit_seconds, read_runs_table, run_inputs, write_table
 from pipeline.manifest import read_manifest
@@ -70,8 +70,7 @@ def compare_dataset(dataset: str, params: Params, paths: Paths) -> pd.DataFrame:
     table = table.astype(dict.fromkeys(INTS.split(), "int64"))
     sources = {f"predictions/{name}": paths.predictions(dataset, name) for name in learners}
     inputs = stamp(**run_inputs(paths, dataset), **sources)
-    with atomic_write(paths.plots(dataset) / "compare.csv") as partial:
-        table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+    atomic_write_text(paths.plots(dataset) / "compare.csv", csv_text(table))
     write_table(paths.compare(dataset), table, inputs, "snappy")
     return table
 

@@ -45,7 +45,7 @@ def test_help_and_mistyped_options_answer_without_importing_torch(
     assert done.stdout.strip().endswith("set()")
 
 
-@pytest.mark.parametrize("command", commands(app))
+@pytest.mark.parametrize("command", [*commands(app)])
 def test_every_command_has_help_with_an_example(
     command: str, capsys: pytest.CaptureFixture
 ) -> None:
