@@ -21,7 +21,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluate.comparison import MEAN
 from pipeline.evaluate.intervals import mean_interval
 from pipeline.evaluate.predictions import Run, image_units, read_runs
-from pipeline.io import atomic_write_text
+from pipeline.io import atomic_write_text, csv_text
 from pipeline.learners.choose import kind_of
 from pipeline.learners.variants import Variants
 from pipeline.manifest import read_manifest
@@ -51,7 +51,7 @@ def write_masks(params: Params, paths: Paths, datasets: Sequence[str]) -> list[P
     by = " ".join(["pipeline results --masks", *(f"--dataset {name}" for name in datasets)])
     files = {
         "masks.md": render("masks.md.j2", words=words, made_by=by, **found),
-        "masks.csv": table.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
+        "masks.csv": csv_text(table),
     } | ({"masks.svg": dice_file(drawn)} if len(drawn) else {})
     for name, text in files.items():
         atomic_write_text(paths.results / name, text)
