@@ -76,6 +76,8 @@ class Paths:
     """What the audit compares, kept from run to run."""
     candidates = _cached("candidates.zarr")
     """What SAM2 proposed for each image, kept by some strategies."""
+    embeddings = _cached("embeddings.zarr")
+    """SAM2's embedding of each image, kept if `segment.embeddings` says so."""
     reviewed = _cached("reviewed")
     """Corrections by hand, one file per image: the one folder that nothing can compute again."""
     pixels = _cached("pixels")
