@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ import pandas as pd
 
 from pipeline.audit.table import read_audit
 from pipeline.config import Params, parts_of, variant_of
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, StoreError
 from pipeline.evaluate.comparison import MEAN
 from pipeline.evaluate.intervals import mean_interval
 from pipeline.evaluate.predictions import Run, image_units, read_runs
@@ -66,8 +67,9 @@ def write_masks(params: Params, paths: Paths, datasets: Sequence[str]) -> list[P
 
 def seen_by_base(dataset: str, paths: Paths) -> str:
     """Say how many images the weights of `segment` were trained on; "" where none is known."""
-    path = paths.masks(dataset)
-    masks = open_masks(path) if path.is_dir() else None
+    masks = None
+    with suppress(StoreError):
+        masks = open_masks(paths.masks(dataset))
     return seen(SimpleNamespace(masks=masks, manifest=read_manifest(paths.manifest(dataset))))
 
 

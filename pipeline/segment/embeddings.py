@@ -102,10 +102,9 @@ def same_embeddings(
     window: tuple[float, float] | None,
 ) -> EmbeddingStore | None:
     """Return the store, if it is there and of this model, precision and way to read images."""
-    path = paths.embeddings(dataset)
-    with suppress(StoreError):  # damaged: as if there were none
-        store = EmbeddingStore(path) if path.is_dir() else None
-        if store and store.identity == canonical(EmbeddingMapper(predictor, window).identity):
+    with suppress(StoreError):  # none, or a damaged one
+        store = EmbeddingStore(paths.embeddings(dataset))
+        if store.identity == canonical(EmbeddingMapper(predictor, window).identity):
             return store
     return None
 
