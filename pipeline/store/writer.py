@@ -639,7 +639,9 @@ class EmbeddingStoreWriter(StoreWriter):
             for one, order in zip(maps, orders, strict=True)
         ]
         size = sum(one.nbytes for one in maps)
-        array = DataArray.new("embedding", ("image", "byte"), (size,), "uint8")
+        array = DataArray.new(
+            "embedding", ("image", "byte"), (size,), "uint8", self.expected(items)
+        )
         return {"embedding": array.metadata(0)}
 
     def encode_row(self, row: EmbeddingRow) -> tuple[Row, Data]:
