@@ -8,19 +8,23 @@ SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+export SAM2_BUILD_CUDA := 0
+ARGS := --quiet --constraint constraints.txt
+# uv takes a quarter of pip's time. Where it fails, for example since only pip.conf names the index,
+# pip installs the same versions.
+install = $(BIN)/uv pip install --python $(BIN)/python $(ARGS) $(1) || $(BIN)/python -m pip install $(ARGS) $(1)
 
 setup: $(VENV)/ready
 
-# sam2 builds against the installed torch: in an environment of its own pip would fetch a second
-# one. Its optional CUDA extension is not used here.
+# sam2 builds against the installed torch: in an environment of its own a second one would be
+# fetched. Its optional CUDA extension is not used here.
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) setuptools wheel
-	$(PIP) torch torchvision
-	SAM2_BUILD_CUDA=0 $(PIP) --no-build-isolation sam2
-	SAM2_BUILD_CUDA=0 $(PIP) --no-build-isolation --editable '.[test]'
+	$(BIN)/python -m pip install $(ARGS) uv || true
+	$(call install,setuptools wheel torch torchvision)
+	$(call install,--no-build-isolation sam2)
+	$(call install,--no-build-isolation --editable '.[test]')
 	touch $@
 
 demo: setup
