@@ -130,6 +130,7 @@ class WorkersProject(Project):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.options = RunOptions(engine=self.engine, scheduler=self.scheduler)
+        self.options.knock()
 
 
 @dataclass
@@ -149,6 +150,7 @@ class ModelProject(Project):
         if given.get("only") is not None:
             given["only"] = read_text_csv(given["only"]).column("image_id")
         self.options = RunOptions(**given)
+        self.options.knock()  # before the code of models is loaded
 
 
 @dataclass

@@ -82,14 +82,12 @@ class DaskPool:
             from distributed import Client, KilledWorker
         except ImportError:
             raise _absent("distributed", "dask") from None
+        options = RunOptions(engine="dask", scheduler=address)
+        options.knock()
         try:
-            _knock(address)
             self.client = Client(address, timeout=timeout, set_as_default=False)
         except (OSError, ValueError) as error:
-            remedy = "start `dask scheduler` there, and `dask worker` on the machines"
-            raise ConfigError(
-                f"no Dask scheduler at {address} ({type(error).__name__})", remedy=remedy
-            ) from None
+            raise options.nobody(error) from None
         self.died = (KilledWorker,)
         tasks = self.client.get_executor(pure=False)  # else two equal tasks would be one
         self.submit = partial(tasks.submit, run_part)
@@ -119,13 +117,12 @@ class RayPool:
             import ray
         except ImportError:
             raise _absent("ray", "ray") from None
+        options = RunOptions(engine="ray", scheduler=address)
+        options.knock()
         try:
-            _knock(address)
             ray.init(address, log_to_driver=False, logging_level="ERROR")
         except Exception as error:  # some are of no kind of their own
-            remedy = "start `ray start --head` there, and `ray start --address` on the machines"
-            message = f"no Ray cluster at {address} ({reason_of(error)[:200]})"
-            raise ConfigError(message, remedy=remedy) from None
+            raise options.nobody(error) from None
         gone = ("WorkerCrashedError", "NodeDiedError", "OutOfMemoryError")
         self.died = tuple(getattr(ray.exceptions, name) for name in gone)
         self.ray, self.unit = ray, "GPU" if ray.cluster_resources().get("GPU") else "CPU"
@@ -191,13 +188,6 @@ def _start_on_device(free: Any) -> None:
 def _absent(package: str, extra: str) -> ConfigError:
     remedy = f"pip install 'medfocusclip[{extra}]', here and where the workers run"
     return ConfigError(f"--engine {extra} needs the package {package}", remedy=remedy)
-
-
-def _knock(address: str) -> None:
-    """Raise OSError where nobody listens at host:port: the engines' clients try for much longer."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
 
 @contextlib.contextmanager

@@ -10,7 +10,9 @@ import re
 import resource
 import shutil
 import socket
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import closing, contextmanager
@@ -419,23 +421,49 @@ def test_processes_with_a_device_each_write_the_rows_and_a_dead_one_ends_the_run
     assert run_cheap("masks", tmp_path, items).done + 16 <= 24
 
 
-@pytest.mark.skipif("RAY_ADDRESS" not in os.environ, reason="no Ray here; see docs/scale.md")
-def test_rows_of_a_ray_cluster_one_of_whose_workers_is_killed_are_those_of_one_process(tmp_path):
+@pytest.fixture
+def ray_head():
+    """A Ray cluster of this machine with two workers: its process and its address."""
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tempfile.mkdtemp(prefix="ray-")  # short, since paths of sockets are
+    options = ["--head", "--block", "--num-cpus=2", f"--port={port}", f"--temp-dir={folder}"]
+    options += ["--include-dashboard=false", "--disable-usage-stats"]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options]
+    head = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert any("runtime started" in line for line in head.stdout)
+    yield psutil.Process(head.pid), f"127.0.0.1:{port}"
+    head.terminate()
+    head.wait()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.promise(
+    "With `--engine ray` rows and fits are those of one process, also when a worker is killed."
+)
+def test_rows_and_fits_of_ray_workers_one_of_them_killed_are_those_of_one_process(
+    ray_head, tmp_path
+):
+    head, address = ray_head
+
     def kill():
         while not list(tmp_path.glob("*.zarr/.partial-*/*")):
             time.sleep(0.01)
-        names = {process: process.name() for process in psutil.process_iter()}
-        next(process for process, name in names.items() if name == "ray::run_part").kill()
+        next(one for one in head.children(recursive=True) if one.name() == "ray::run_part").kill()
 
     items, killer = make_items(tmp_path, 24), threading.Thread(target=kill, daemon=True)
-    with closing(cluster.RayPool(os.environ["RAY_ADDRESS"])) as pool:
+    with closing(cluster.RayPool(address)) as pool:
         executor = cluster.ClusterExecutor(pool, 3, 1, FileHashes())
         killer.start()
-        assert (
-            cheap(executor, tmp_path, items, partial(CheapMapper, "masks", seconds=0.2)).done == 24
-        )
+        slow = partial(CheapMapper, "masks", seconds=0.2)
+        assert cheap(executor, tmp_path, items, slow).done == 24
     killer.join(timeout=1)
     run_cheap("masks", tmp_path / "one", items)
-    assert not killer.is_alive() and content("masks", tmp_path) == content(
-        "masks", tmp_path / "one"
-    )
+    rows, alone = content("masks", tmp_path), content("masks", tmp_path / "one")
+    assert not killer.is_alive() and rows == alone
+    there, here = make_project(tmp_path / "there"), make_project(tmp_path / "here")
+    fits = small_params("linear-probe", train__views={"official": ["masked"]})
+    counts = train(there, fits, options=RunOptions(engine="ray", scheduler=address))
+    assert counts == train(here, fits) and digests(there) == digests(here)
