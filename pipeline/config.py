@@ -380,7 +380,9 @@ class Params(Section):
     datasets: Annotated[tuple[Name, ...], EachOnce]
     """Those that `dvc repro` and commands without --dataset work on."""
     data_root: str = "data"
-    """Folder of the images, relative to the project; data_root/<dataset> may be a link."""
+    """Folder of the images, relative to the project, or a URL; a dataset's folder may be a link."""
+    store_root: str = "cache"
+    """Folder of masks and features, relative to the project, or a URL (s3://bucket/folder)."""
     profile: str
     """Which of `profiles` is used."""
     profiles: dict[str, ProfileParams]

@@ -36,6 +36,7 @@ from pipeline.io import FileHashes, ProcessLock, atomic_write, sha256_json
 from pipeline.manifest import read_manifest
 from pipeline.models import Sam2ImagePredictor
 from pipeline.paths import Paths
+from pipeline.remote import exists
 from pipeline.segment.quality import overlap
 from pipeline.segment.segment import load_predictor, segment_dataset
 from pipeline.splits import load_split_plan
@@ -203,7 +204,7 @@ def corrected(
     """Return the images whose mask in a variant a person has corrected, but empty ones, and what
     gives their masks. StoreError if there is no such variant, or it is the work of an adapter."""
     path = paths.masks(dataset, f"{source}/all")
-    masks = open_masks(path) if path.is_dir() else None
+    masks = open_masks(path) if exists(path) else None
     if masks is None or masks.identity.get("stage") != "review":
         remedy = f"run: pipeline review --dataset {dataset}"
         raise StoreError("there are no masks corrected by a person", path=path, remedy=remedy)

@@ -100,9 +100,11 @@ def prompt_quality(
     if images is not None:
         sizes = (f"prompt_quality.{kind}={images}" for kind in ("images", "phantoms"))
         project = replace(project, settings=[*(project.settings or []), *sizes])
-    from pipeline.segment.prompt_quality import measure_prompts
+    from pipeline.segment.prompt_quality import best_line, measure_prompts
 
-    project.run(measure_prompts, dataset)
+    given = dataset, project.params, project.paths
+    record = measure_prompts(*given, project.options)
+    project.show(record.to_json(), f"{record.summary()}\n{best_line(*given)}".rstrip())
 
 
 @command(app, "pipeline review --dataset brain --order random")
@@ -292,7 +294,7 @@ def verify(stores: Stores, output: Output) -> None:
     """Check every row of stores against its checksum and list what is lost."""
     from pipeline.store import verify_store
 
-    found = {str(path): verify_store(path) for path in stores}
+    found = {path: verify_store(path) for path in stores}
     values = {path: {"ok": one.ok, **asdict(one)} for path, one in found.items()}
     text = "\n".join(f"{path}: {one.summary()}" for path, one in found.items())
     output.show(values, text, failed=not all(one.ok for one in found.values()))

@@ -7,7 +7,7 @@ of its own, writes a shard into the staging folder of the store, and returns wha
 it; the driver commits the index.
 
 Workers need the driver's environment and see the project folder at the driver's path; the images
-may be read where they are.
+may be read where they are. Images and stores at a URL need no shared file system.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import shutil
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -31,11 +31,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import joblib
 
+from pipeline import remote
 from pipeline.engine import process
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import LIBRARIES, library_versions
 from pipeline.engine.run import LocalExecutor, Mapper, prepared
-from pipeline.errors import ConfigError, PipelineError, reason_of
+from pipeline.errors import ConfigError, PipelineError, RemoteError, reason_of
 from pipeline.io import (
     FileHashes,
     partial_path,
@@ -49,8 +50,9 @@ from pipeline.store.items import WorkItem, identity_diff
 if TYPE_CHECKING:
     from pipeline.store.writer import Prepared, StoreWriter, WrittenShard
 
-STOP = "stop"
-"""File of the staging folder that asks workers to end with the batches that they have begun."""
+RUNNING = "running"
+"""File of the staging folder without which workers end with the batches that they have begun."""
+POLL_SECONDS = 5.0  # at a URL a worker asks for it this often
 DIED = "the workers that computed it, and what was queued with it, died (memory?)"
 
 
@@ -346,15 +348,17 @@ class ClusterExecutor:
 
         def stop() -> bool:
             if stopped():
-                (staging / STOP).touch()  # ranges handed out end at once, or with what they have
+                remote.remove(staging / RUNNING)  # ranges handed out end with what they have
             return stopped()
 
         try:
+            remote.write_file(staging / RUNNING, b"")
             parts = ranges(items, self.pool, self.batch_size, writer.shard_rows)
             for part, found in in_workers(self.pool, task, parts, stop):
                 yield from self._finish(part, found, writer)
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            with contextlib.suppress(RemoteError):  # the next writer does it
+                remote.remove_folder(staging)
 
     def _finish(
         self,
@@ -389,12 +393,13 @@ class RangeTask:
 
     def stopped(self) -> bool:
         """Whether to stop; also where the driver is gone and the next one has cleaned up."""
-        return not self.staging.is_dir() or (self.staging / STOP).exists()
+        return not _exists(self.staging / RUNNING)
 
     def begin(self) -> Mapper | None:
         """Return the mapper, None if there is nothing to do any more; ConfigError unless it
         computes the rows of the store."""
-        os.stat(self.staging)  # this folder is the driver's
+        if not remote.is_url(self.staging):
+            os.stat(self.staging)  # this folder is the driver's
         if self.stopped():
             return None
         mapper = self.factory()
@@ -417,6 +422,19 @@ class RangeTask:
                 yield self.writer.failed(result.item, reason) if reason else row
 
         return self.writer.write_shard(rows(), self.staging), executor.seconds
+
+
+_asked: dict[str, tuple[float, bool]] = {}  # file at a URL -> when it was asked for, the answer
+
+
+def _exists(file: Path) -> bool:
+    if not remote.is_url(file):
+        return file.exists()
+    when, answer = _asked.get(str(file), (-POLL_SECONDS, True))
+    if time.monotonic() - when > POLL_SECONDS:
+        answer = remote.exists(file)
+        _asked[str(file)] = time.monotonic(), answer
+    return answer
 
 
 _one_at_a_time = threading.Lock()  # a Dask worker may have several threads

@@ -66,8 +66,12 @@ CONVERSIONS = {
     **dict.fromkeys((".mrxs", ".vms", ".czi", ".lif"), "slide or microscope file - export regions "
                     "as TIFF, e.g. with QuPath or Fiji"),
 }  # fmt: skip
-_COCO = re.compile(rb'"(?:annotations|categories)"\s*:')
-_YOLO = re.compile(rb"(?:\d+(?: +[\d.]+){4,}\s*\n?)+")
+_ANNOTATIONS = (  # suffix, pattern at the start, format
+    (".json", rb'(?s).*"(?:annotations|categories)"\s*:', "COCO"),
+    (".json", rb'(?s).*"shapes"\s*:', "LabelMe"),
+    (".txt", rb"(?:\d+(?: +[\d.]+){4,}\s*\n?)+", "YOLO"),
+    (".xml", rb"\s*(?:<\?[^>]*>\s*)?<annotation", "Pascal VOC"),
+)
 BOXES = "annotations ({}) - write their boxes into a CSV with the columns path, label and box"
 
 
@@ -147,10 +151,9 @@ def has_image_suffix(name: str) -> bool:
 
 def conversion(suffix: str, head: bytes) -> str:
     """Return what a file holds that is no image by its suffix, and how that can be used; or ""."""
-    if suffix == ".json" and _COCO.search(head):
-        return BOXES.format("COCO")
-    if suffix == ".txt" and _YOLO.match(head):
-        return BOXES.format("YOLO")
+    for ending, pattern, name in _ANNOTATIONS:
+        if suffix == ending and re.match(pattern, head):
+            return BOXES.format(name)
     return CONVERSIONS.get(suffix, "")
 
 

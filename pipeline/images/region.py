@@ -8,6 +8,7 @@ two ways is refused with both, until a user says which one is meant (`MaskRule`)
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,7 @@ from pipeline.images.normalise import finite, on_black, select
 
 HALF = 127  # threshold of 8-bit masks
 RIM_WIDTH = 7  # samples; a rim is narrower everywhere, and a region is not
+RIM_SHARE = 0.8  # of the samples of a rim that are so near to black, and to another colour
 NEAR = 33  # samples around a bright one that may be dark grey by lossy coding (two blocks of 16)
 FEW = 16  # levels of a label map, at most, unless they fill areas or number its objects
 MIDDLE = 1 / 8  # of the highest level; levels nearer to black or white may be coding noise
@@ -49,8 +51,8 @@ COLOURS = (
     f"{CHOOSE} '#rrggbb', or say with --mask-invert that its ground is white",
 )
 RIM = (
-    "has the colour {} only as a rim between others and the black ground: to be ignored, or a "
-    "region",
+    "has the colour {} only as a thin rim between another and the black ground: to be ignored, or "
+    "a region",
     "say --mask-ignore '{0}' if it is to be ignored, or name all values of the region with "
     "--mask-values",
 )
@@ -274,16 +276,21 @@ def _is_ground(samples: Samples, level: float) -> bool:
 
 
 def _rim(frames: Frames, colours: set[int]) -> int:
-    """Return the one of several colours that parts all others from black and is nowhere wide; 0 =
-    none. Such a rim may be drawn around regions for what is to be ignored."""
-    wide, touching = set(), set()
+    """Return the one of several colours that is nowhere wide and, where it is, next to both black
+    and a colour that is wide somewhere; 0 = none. Such a rim may be drawn around regions for what
+    is to be ignored."""
+    thin, beside = set(colours) - {0}, Counter()
     for pixels in frames() if len(colours) > 2 else ():
         codes = _packed(pixels.values)
-        high, low = maximum_filter(codes, RIM_WIDTH), minimum_filter(codes, RIM_WIDTH)
-        wide.update(np.unique(codes[high == low]).tolist())
-        touching.update(np.unique(codes[minimum_filter(codes, 3) == 0]).tolist())
-    found = touching - {0}
-    return found.pop() if len(found) == 1 and wide >= colours - found and not found & wide else 0
+        even = maximum_filter(codes, RIM_WIDTH) == minimum_filter(codes, RIM_WIDTH)
+        thin -= {*np.unique(codes[even]).tolist()}
+    for pixels in frames() if len(thin) == 1 and len(colours) > 2 else ():
+        codes = _packed(pixels.values)
+        black, rim = codes == 0, np.isin(codes, [*thin])
+        for other, near in ((black, "black"), (~black & ~rim, "colour")):
+            beside[near] += int((maximum_filter(other, RIM_WIDTH) & rim).sum())
+        beside["all"] += int(rim.sum())
+    return thin.pop() if beside and min(beside.values()) >= RIM_SHARE * beside["all"] else 0
 
 
 def _label_threshold(levels: np.ndarray) -> float | tuple[str, str]:

@@ -19,12 +19,13 @@ from pipeline.engine.record import ADD, RunRecord, library_versions
 from pipeline.errors import ManifestError, printable, shown
 from pipeline.images import MaskRule, has_image_suffix
 from pipeline.intake import known, rows
-from pipeline.intake.find import Findings, extracted, read_folder
+from pipeline.intake.find import Findings, extracted, how_to_convert, read_folder
 from pipeline.intake.folders import split_names
 from pipeline.intake.user_tables import TableRules, read_image_tables
 from pipeline.io import FileHashes, manifest_lock, remove_leftovers, writing
 from pipeline.manifest import COLUMNS, check_rows, read_manifest, write_manifest
 from pipeline.paths import Paths
+from pipeline.remote import is_url
 
 ARCHIVES = (".gz", ".tgz", ".tar", ".7z", ".rar", ".bz2", ".xz")
 LISTED = 20  # failed files in the text
@@ -143,6 +144,9 @@ def add_dataset(
     paths = paths or Paths()
     sources = [Path(one) for one in ([source] if isinstance(source, str | Path) else source)]
     source, manifest, place = sources[0], paths.manifest(dataset), paths.data(dataset)
+    if is_url(place):
+        remedy = "add them from a folder with data_root: data, copy that to the URL, then set it"
+        raise ManifestError("images are not added at a URL", path=place, remedy=remedy)
     if len(sources) > 1 and (no_table := [s for s in sources if s.is_dir() or s.suffix == ".zip"]):
         what, remedy = "is no table; only these can be several", "pass the folder above them all"
         raise ManifestError(what, path=no_table[0], remedy=remedy)
@@ -155,6 +159,9 @@ def add_dataset(
     with manifest_lock(manifest), extracted(source, place) as folder:
         if not folder.exists():
             raise ManifestError("no such folder, CSV or zip", path=folder, remedy="check --from")
+        if folder.is_file() and (how := how_to_convert(folder)):
+            what, _, remedy = how.partition(" - ")
+            raise ManifestError(f"holds {what}, no table", path=folder, remedy=remedy)
         if has_image_suffix(folder.name) or folder.suffix.lower() in ARCHIVES:
             what, remedy = "is no folder, CSV or zip", "unpack it, or pass the folder of the images"
             raise ManifestError(what, path=folder, remedy=remedy)
@@ -177,6 +184,8 @@ def add_dataset(
             rules = TableRules(**vars(table) | {"split_names": names})
             findings = read_image_tables([folder, *sources[1:]], rules)
         findings.home = place if folder != source else None
+        places = [one if one.is_dir() else one.parent for one in (folder, *sources[1:])]
+        known.join_split_lists(findings, [*places, findings.root], names)
         hashes = FileHashes(paths.hashes(dataset))
         in_place = is_in_place(place, findings, manifest=manifest, force=force)
         if mask_source is not None:
@@ -192,6 +201,8 @@ def add_dataset(
             first = next((f"; {name}: {why}" for name, why in findings.failed.items()), "")
             what = f"none of {len(findings.images)} images can be read{first}"
             raise ManifestError(what, path=source, remedy="check the files")
+        if looking != "none":
+            rows.refuse_pages_of_masks(frame, findings.file)
         findings.warnings += known.without_lone_patient(frame)
         if not (frame["patient_id"] != "").any() and not layout:
             known.patients_from_folders(frame, findings)

@@ -134,7 +134,7 @@ def why_skipped(file: Path, relative: str) -> str:
         return ""
     suffix = file.suffix.lower()
     if suffix and not suffix[1:].isdigit():
-        return _conversion(file) or f"not an image ({suffix})"
+        return how_to_convert(file) or f"not an image ({suffix})"
     try:  # DICOM files often have no suffix, or end in the last number of their UID
         with open_bytes(file) as opened:
             sniff(opened.read(1024))
@@ -163,7 +163,7 @@ def _without_objects(images: list[str], source: Path, skipped: Counter[str]) -> 
     return kept
 
 
-def _conversion(file: Path) -> str:
+def how_to_convert(file: Path) -> str:
     """Return how a file that is no image can be used, if it can; its start is read for this."""
     try:
         with open_bytes(file) as opened:
@@ -225,11 +225,13 @@ def read_folder(
     read = read_layout(images, root, layout, split_names, truth.sides)
     if not read.rows:
         seen = ", ".join(f"{name!r} ({n} files)" for name, n in truth.folders.items())
+        unread = sum(n for why, n in skipped.items() if " - " in why)
+        boxes = any(why.startswith("annotations") for why in skipped)
+        how = remedy_for(skipped) if boxes or unread >= len(images) else ARRANGE
         raise ManifestError(
             f"the images {read.misfit}" + (seen and f"; ground truth is in {seen}"),
             path=root,
-            remedy=f"{remedy_for(skipped)}{seen and ' and --masks'}; or say with --layout what the "
-            "folders are",
+            remedy=f"{how}{seen and ' and --masks'}; or say with --layout what the folders are",
         )
     table = pd.DataFrame(read.rows, dtype=str)
     patients = dict(zip(table["path"], table.pop("patient_id"), strict=True))

@@ -27,8 +27,13 @@ SPLIT_NAMES = {
 # A split's name may have these words and numbers around it (`seg_train`, `Training Data`,
 # `train2017`); after `images`, `Tr` and `Ts` are splits too.
 _AROUND = "(?:data|dataset|set|seg|images?|imgs?|pictures?|files?|folder|samples?|split|part)*"
-_PART = re.compile(_AROUND)
-_ID = re.compile(r"0\d|\d{3}|(?:patient|subject|person|case|pat|pt|sub)[ _-]*\d", re.I)
+_PART = re.compile(rf"(?:jpe?g|png|tiff?|bmp|dcm|dicom|nifti)?{_AROUND}")
+_NUMBERED = re.compile(
+    r"(?:patient|subject|person|case|pat|pt|sub|scan|series|study|exam|slide|volume|video|visit)"
+    r"[ _-]*\d",
+    re.I,
+)
+_ID = re.compile(rf"0\d|\d{{3}}|{_NUMBERED.pattern}", re.I)
 _HASH = re.compile(r"(?=.*\d)[0-9a-fA-F-]{8,}")
 _SPLIT = {
     split: re.compile(f"{_AROUND}(?:{'|'.join(names)}){_AROUND}|images?{split[0]}[{split[1:]}]")
@@ -243,7 +248,8 @@ def _no_classes(names: list[str]) -> str:
     several = len(series) > 1 and min(series.values()) > 1  # COVID-1, COVID-2, Normal-1, Normal-2
     alike = len(series) <= len(names) / 2 and all("0" in name for name in series)
     alike = alike and (several or all(map(_ID.search, names)))
-    if len(names) >= MIN_PATIENTS and (alike or all(map(_HASH.fullmatch, names))):
+    enough = len(names) >= MIN_PATIENTS or (len(names) > 1 and all(map(_NUMBERED.match, names)))
+    if enough and (alike or all(map(_HASH.fullmatch, names))):
         return "are named for patients or other numbered things"
     return ""
 

@@ -6,6 +6,8 @@ Names in tables are searched for as in `user_tables`.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -13,12 +15,14 @@ import pandas as pd
 from pipeline.errors import ManifestError, shown
 from pipeline.images import has_image_suffix
 from pipeline.intake.find import Findings, look_through, use_masks
+from pipeline.intake.folders import NO_NAMES, SPLIT_NAMES, split_named
 from pipeline.intake.truth import Images, Truth, stem, words
 from pipeline.intake.user_tables import (
     find_files,
     known_names,
     manifest_name,
     nearest,
+    one_of_each,
     read_table,
     take_units,
 )
@@ -85,8 +89,42 @@ def join_groups(findings: Findings, source: Path) -> None:
     for name, column in columns.items():
         new = dict(zip(here["at"], here[column], strict=True))
         images[name] = [new.get(at) or old for at, old in enumerate(images[name])]
+    counts = {column: here[column].replace("", None).nunique() for column in columns.values()}
+    said = ", ".join(f"{n} of column {taken.get(name, name)!r}" for name, n in counts.items())
+    findings.notes.append(f"{source.name}: units that stay together: {said}")
     if elsewhere := int(table["at"].isna().sum()):
         findings.warnings.append(f"{elsewhere} rows of {source.name} name images that are not here")
+
+
+def join_split_lists(
+    findings: Findings, places: Iterable[Path], given: Mapping[str, str] = NO_NAMES
+) -> None:
+    """Set the split, in place, where no image has one: by the text files in `places` that are named
+    for splits (`train_val_list.txt`: train; `test.txt`) and name an image in each line. What is
+    only in lists to train on, or in those of several splits, stays as it is.
+
+    Raises ManifestError where a line fits several images.
+    """
+    images, named, said = findings.images, defaultdict(set), []
+    lists = {file.resolve() for place in places for file in place.glob("*.txt")}
+    for file in sorted(lists) if not (images["split"] != "").any() else ():
+        splits = {split_named(word, given) for word in words(file.stem)} - {""}
+        split = "train" if splits == {"train", "val"} else " ".join(splits)
+        if split not in SPLIT_NAMES:
+            continue
+        lines = filter(None, map(str.strip, file.read_text("utf-8", "replace").splitlines()))
+        lines = [next(filter(has_image_suffix, [line, *line.split()]), line) for line in lines]
+        found = set(one_of_each(lines, images["path"], file)[0]) - {""}
+        said += [f"{len(found)} {split} from {file.name}"] * bool(found)
+        for path in found:
+            named[path].add(split)
+    if not set().union(*named.values()) - {"train"}:
+        return
+    images["split"] = ["".join(named[p]) if len(named[p]) == 1 else "" for p in images["path"]]
+    none = int((images["split"] == "").sum())
+    findings.notes.append(f"splits: {', '.join(said)} (move them away if they are not meant)")
+    if none:
+        findings.warnings.append(f"{none} images are in none of these lists of splits, or in two")
 
 
 def fill_in_patients(findings: Findings, pattern: str | None) -> bool:
@@ -199,7 +237,9 @@ def join_masks(
 def _from_folder(findings: Findings, source: Path) -> Truth:
     """Find the images of the masks in a folder like that of the images, or without its folders."""
     images, truth = Images(findings.images["path"]), Truth()
+    own = {findings.file(path).resolve() for path in findings.images["path"]}
     files = [path for path in look_through(source)[0] if has_image_suffix(path)]
+    files = [path for path in files if (source / path).resolve() not in own]
     for path in files:
         owners, rest = images.of(stem(path))
         if owners:

@@ -26,7 +26,7 @@ from pipeline.images import (
 )
 from pipeline.images.read import unreadable
 from pipeline.intake.find import Findings
-from pipeline.intake.truth import CLASS_WORDS, WORDS, words
+from pipeline.intake.truth import CLASS_WORDS, WORDS, are_drawn, words
 from pipeline.intake.user_tables import pixel_box
 from pipeline.io import FileHashes
 from pipeline.manifest import mask_file
@@ -34,6 +34,8 @@ from pipeline.segment.quality import odd_truth
 
 SECONDARY = "DICOM secondary capture (dose report, screen shot) among CT, MR or PET images"
 # `--on-shared-patient`: of the splits that share a patient, the first in this order keeps it.
+MANY_CLASSES, SMALL_CLASS = 8, 16  # so many classes of fewer images may be patients
+MISSING = ("nan", "null", "n/a", "?", "-")  # labels as programs write where there is none
 SPLIT_PRIORITY = {"drop-train": ("test", "val", "train"), "drop-test": ("train", "val", "test")}
 
 
@@ -126,6 +128,20 @@ def build_rows(
     return pd.DataFrame(rows, columns=images.columns), lines
 
 
+def refuse_pages_of_masks(frame: pd.DataFrame, locate: Callable[[str], Path]) -> None:
+    """Raise ManifestError where most files have two pages, of which the second one is a mask by its
+    pixels and the first one is not."""
+    pages = frame["path"].value_counts(sort=False)
+    two = list(pages.index[pages == 2])
+    if len(two) > len(pages) / 2 and are_drawn(two, locate, 1) and not are_drawn(two, locate):
+        raise ManifestError(
+            f"{len(two)} files have two pages, and the second looks like the mask of the first: "
+            f"{shown(two)}",
+            remedy="save the pages as files (x.png, x_mask.png), or pass --masks none if all are "
+            "images",
+        )
+
+
 @dataclass
 class MeasuredMasks:
     """What was found of the masks of a manifest; ids are those of the images.
@@ -148,9 +164,14 @@ class MeasuredMasks:
 
     def lines(self) -> list[str]:
         """Return a line for each kind of unusual mask, with its count."""
-        what = {"covers the border": "cover the border (--mask-invert if their ground is white)"}
-        what |= {"resized": "have another size than their image: its nearest pixels are taken"}
-        what |= {"empty": "are empty", "covers more than half of the image": "cover more than half"}
+        what = {
+            "covers the border": "cover the border (--mask-invert if their ground is white)",
+            "resized": "have another size than their image: its nearest pixels are taken",
+            "covers more than half of the image": "cover more than half",
+            "empty": "are empty",
+        }
+        if len(self.odd.get("empty", ())) == self.total:
+            what["empty"] = "are empty, all of them (JPEG loses regions of 1: save them as PNG)"
         return [
             f"{len(ids)} of {self.total} ground-truth masks {what[kind]}: {shown(ids)}"
             for kind, ids in sorted(self.odd.items())
@@ -237,9 +258,16 @@ def row_warnings(frame: pd.DataFrame) -> list[str]:
     for split in table.columns.intersection(["train", "test"]):
         if lacking := list(table.index[table[split] == 0]):
             warnings.append(f"no {split} image of class {', '.join(map(repr, lacking))}")
+    if len(table) >= MANY_CLASSES and len(frame) < SMALL_CLASS * len(table):
+        warnings.append(
+            f"{len(table)} classes have {len(frame) // len(table)} images on average: if they are "
+            "rather patients, list the images with their classes in a CSV"
+        )
     for label, count in table.sum(axis=1).items():
         if count < 5:
             warnings.append(f"class {label!r} has too few images to train and test: {count}")
+        if label.strip().lower() in MISSING:
+            warnings.append(f"class {label!r} ({count} images) may be a missing label")
         if {*words(label)} and {*words(label)} <= WORDS - CLASS_WORDS:
             warnings.append(f"class {label!r} looks like ground truth: pass its folder as --masks")
     labels = table.index.to_series()

@@ -20,8 +20,9 @@ import numpy as np
 from pipeline.errors import ManifestError, PipelineError, printable, shown
 from pipeline.images import has_image_suffix, read_image
 
-_SINGULAR = {"mask", "segmentation", "label", "annotation", "lesion", "roi", "contour"}
-_OTHERS = {"msk", "seg", "segm", "gt", "groundtruth", "labelmap", "annot", "manual"}
+_SINGULAR = {"mask", "segmentation", "label", "annotation", "lesion", "roi", "contour", "gt"}
+_SINGULAR |= {"groundtruth", "labelmap"}
+_OTHERS = {"msk", "seg", "segm", "annot", "manual"}
 WORDS = {*_SINGULAR, *(f"{word}s" for word in _SINGULAR), *_OTHERS}
 CLASS_WORDS = {"lesion", "lesions"}  # alone or as the name of a folder, not ground truth
 IMAGE_WORDS = {"image", "images", "img", "imgs", "original", "originals", "picture", "pictures"}
@@ -203,7 +204,7 @@ def find_truth(
                 twins[PurePosixPath(file).suffix].append((file, [other]))
     for rest, found in [*unknown.items(), *twins.items()]:
         masks, images = [mask for mask, _ in found], [images[0] for _, images in found]
-        if len(found) > 2 and _drawn(masks, locate) and not _drawn(images, locate):
+        if len(found) > 2 and are_drawn(masks, locate) and not are_drawn(images, locate):
             for mask, images in found:
                 truth.add(mask, images, rest)
         elif len(found) > 2 and re.search("[A-Za-z]", rest) and (masks > images or rest in unknown):
@@ -214,7 +215,7 @@ def find_truth(
     truth.spare += sorted(named & left)
     left -= named
     truth.lone = [path for path in truth.lone if path in left]
-    if len(truth.lone) > 2 and _drawn(truth.lone, locate):
+    if len(truth.lone) > 2 and are_drawn(truth.lone, locate):
         if not told:
             raise ManifestError(
                 f"{len(truth.lone)} files are named like masks and have two values, but belong to "
@@ -338,7 +339,7 @@ def _in_folders(
         if masks.isdisjoint(parent.as_posix() for parent in pure.parents):
             alike[pure.name] += below[folder]
             parents[pure.parent.as_posix()].append(folder)
-    drawn = {name: _drawn(files, locate) for name, files in alike.items()}
+    drawn = {name: are_drawn(files, locate) for name, files in alike.items()}
     inside = {path for files in alike.values() for path in files}
     for parent, folders in parents.items():
         others = [path for path in below[parent] if path not in inside]
@@ -393,7 +394,9 @@ def _in_unnamed_folders(paths: list[str], locate: Callable[[str], Path]) -> None
             others = [path for other in inner if other != name for path in inner[other]]
             images, prefix = Images(others, top), f"{start}{name}/"
             paired = sum(bool(images.of(stem(path).removeprefix(prefix))[0]) for path in files)
-            if paired < PAIRED * len(files) or not _drawn(files, locate) or _drawn(others, locate):
+            if paired < PAIRED * len(files) or not are_drawn(files, locate):
+                continue
+            if are_drawn(others, locate):
                 continue
             raise ManifestError(
                 f"{printable(start + name)} looks like ground truth: {len(files)} files of two "
@@ -411,7 +414,7 @@ def _by_last_word(paths: list[str], locate: Callable[[str], Path]) -> None:
         files[stem(path)[cut:]][path[:cut]] = path
     few = {word: found for word, found in files.items() if len(found) > 2 and not word.isdigit()}
     several = few if 1 < len(few) <= FEW_IMAGES else ()
-    drawn = [word for word in several if _drawn([*few[word].values()], locate)]
+    drawn = [word for word in several if are_drawn([*few[word].values()], locate)]
     images = {start for word in several if word not in drawn for start in few[word]}
     for word in drawn:
         if len(images & few[word].keys()) >= PAIRED * len(few[word]):
@@ -423,15 +426,15 @@ def _by_last_word(paths: list[str], locate: Callable[[str], Path]) -> None:
             )
 
 
-def _drawn(files: list[str], locate: Callable[[str], Path]) -> bool:
-    """Return whether most of a sample of files are masks by their pixels: of two values, nearly
-    black or white, or labels. Volumes are not read: the answer is yes."""
+def are_drawn(files: list[str], locate: Callable[[str], Path], frame: int = 0) -> bool:
+    """Return whether one frame of most of a sample of files is a mask by its pixels: of two values,
+    nearly black or white, or labels. Volumes are not read: the answer is yes."""
     answers = []
     for path in files[:: -(-len(files) // SAMPLE)]:
         if path.lower().endswith(NOT_READ):
             return True
         try:
-            grey = read_image(locate(path)).max(axis=2)
+            grey = read_image(locate(path), frame).max(axis=2)
         except PipelineError:
             continue
         low, high = int(grey.min()), int(grey.max())

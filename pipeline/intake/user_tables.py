@@ -22,8 +22,8 @@ import pandas as pd
 
 from pipeline.errors import ManifestError, printable, shown
 from pipeline.images import has_image_suffix
-from pipeline.intake.find import Findings, look_through, why_skipped
-from pipeline.intake.folders import NO_NAMES, split_named
+from pipeline.intake.find import Findings, look_through, remedy_for, why_skipped
+from pipeline.intake.folders import MOST, NO_NAMES, split_named
 from pipeline.intake.truth import CLASS_WORDS, WORDS, stem, words
 from pipeline.io import UNITED, read_text_csv
 from pipeline.manifest import COLUMNS
@@ -42,6 +42,7 @@ SYNONYMS = {
         " disease",
     ),
     "patient_id": ("patientid patient", ""),
+    "fold": ("fold", "kfold cvfold foldid foldno foldnumber"),
     "mask_path": ("maskpath mask", ""),
 }
 MASKS = "maskfile maskname maskfilename maskfilepath segmentation segmentationpath groundtruth"
@@ -51,7 +52,9 @@ GROUP = r"(group|series|study|exam|accession|slide|specimen|lesion|nodule|volume
 ID = r"(id|uid|instanceuid|no|nr|nbr|num|number|name|code|key|index)?"
 NUMBERED = re.compile(r"id.*|.*(id|no|nr|nbr|num|number|code|key|mrn)")  # columns of numbers
 SPLIT = re.compile(r"split|partition|subset|set|usage|(is)?(train|training|val|valid|test)")
+NO_UNITS = {"age", "sex", "gender", "year", "date", "time"}  # of columns that patients share
 MIN_UNITS = 5  # fewer values are rather kinds (case: benign) than patients
+MOST_RUNS = 1.1  # runs of equal cells for each value, of a column whose rows stand together
 FEW_SPLITS = 16  # different values of a column of splits, at most
 MEASURED = ["sha256", "width", "height", "mask_area"]  # never taken from a table
 BOXES = {
@@ -68,7 +71,7 @@ BOXES = {
 }
 BOXY = re.compile(  # names of columns that may be of boxes
     "(.*(bbox|rect|polygon|shapeattr|coord).*)|"
-    "(start|end|min|max|top|bottom|left|right|center|centre)*[xy](start|end|min|max|[0-9])*"
+    "(start|end|min|max|top|bottom|left|right|center|centre)*([xy]|row|col)(start|end|min|max|[0-9])*"
 )
 RELATIVE = "%"  # ends a box in shares of the image's sides, until its size is known
 # Columns of 0 and 1 that are classes only if the user says so.
@@ -76,6 +79,7 @@ NO_CLASSES = {"male", "female", "m", "f", "left", "right", "train", "val", "vali
 LABEL_MARKS = "|;,/+&"  # between the labels of a cell
 _NUMBER = re.compile(r"-?\d+\.?\d*(?:e-?\d+)?")
 _BOX = re.compile(r"-?[\d.e-]+(,-?[\d.e-]+){3}%?")
+_LIST = re.compile(r"^\s*\[(.*)\]\s*$")
 YES, NO, UNCERTAIN = ("1", "1.0", "true"), ("0", "0.0", "false", ""), ("-1", "-1.0")
 
 
@@ -155,7 +159,9 @@ def read_image_tables(sources: Sequence[Path], rules: TableRules = TableRules())
     found.skipped.update(filter(None, why))
     found.images = images[[not reason for reason in why]]
     if found.images.empty:
-        raise ManifestError("lists no images", path=sources[0], remedy="check its paths and labels")
+        reasons = "".join(f"; {n}: {why.partition(' - ')[0]}" for why, n in found.skipped.items())
+        remedy = remedy_for(found.skipped, "check its paths and labels")
+        raise ManifestError(f"lists no images{reasons}", path=sources[0], remedy=remedy)
     if not (found.images["split"] != "").any():
         folders = [path.split("/")[:-1] for path in found.images["path"]]
         named = [next(filter(None, map(split_named, names)), "") for names in folders]
@@ -247,8 +253,9 @@ def read_table(
     if lacking := [name for name in required if name not in meant.values()]:
         what = f"no column {lacking[0]!r} {has}"
         raise ManifestError(what, path=path, remedy=f"name the column {lacking[0]!r} in line 1")
-    if any(map(has_image_suffix, csv.header)):
-        what, remedy = "line 1 names a file", "write the names of the columns above it"
+    if any(map(has_image_suffix, " ".join(csv.header).split())):
+        what = "line 1 names a file"
+        remedy = "write the names of the columns above it, with commas between, as in all lines"
         raise ManifestError(f"{what} {has}", path=path, remedy=remedy)
     if not csv.rows:
         raise ManifestError("the table has no rows", path=path, remedy="check the file")
@@ -260,6 +267,7 @@ def read_table(
             table.isetitem(at, [bare for _, bare in cells])
     known = {column: names[0].split() for column, names in SYNONYMS.items()}
     taken = {c: n for n, c in meant.items() if n.lower() not in (c, *known.get(c, ()))}
+    taken = {c: n for c, n in taken.items() if c not in MEASURED}
     if rules.path_column:  # which may name the patient as well
         at = csv.header.index(rules.path_column)
         table["path"], taken["path"] = table.iloc[:, at], rules.path_column
@@ -331,9 +339,10 @@ def _take_split(
     table["split"] = "" if split == "train" and not several else split
     if split == "train" and not several:
         return "no split is set: images without one train as soon as others say test"
-    if like := [n for n in others if SPLIT.fullmatch(plain(n)) and table[n].nunique() <= 4]:
+    like = [n for n in others if SPLIT.fullmatch(plain(n)) or any(says[n].values())]
+    if like := [n for n in like if table[n].nunique() <= 4]:
         values = sorted(set(table[like[0]]))
-        said = f"column {like[0]!r} is named like splits, but is not used ({shown(values)}): if it "
+        said = f"column {like[0]!r} looks like splits, but is not used ({shown(values)}): if it "
         return f"{said}says them, pass --split-name '{values[0]}=test' and so on"
     return split and f"split {split}, as the file's name says (a column split says otherwise)"
 
@@ -366,14 +375,38 @@ def take_units(table: pd.DataFrame, taken: dict[str, str], least: int = MIN_UNIT
     for name in table if not {"patient_id", "group"} & {*table} and not warnings else ():
         cells = table[name].str.strip()
         cells = cells[cells != ""]
+        numbered = NUMBERED.fullmatch(plain(name))
+        few = 2 if numbered else least
+        if name in COLUMNS or not few <= cells.nunique() <= len(cells) / 2:
+            continue
+        if NO_UNITS & {*words(name)}:
+            continue
+        # What an image has several of, or what the label decides, is no patient.
+        of_image, of_label = (
+            cells.groupby(table[key]).nunique().max() if key in table else 2
+            for key in ("path", "label")
+        )
+        if of_label == 1 or ("path" in table and of_image > 1):
+            continue
         mixed = cells.str.contains("[A-Za-z]") & cells.str.contains("[0-9]")  # P17
-        ids = mixed.all() or NUMBERED.fullmatch(plain(name))
-        ids = ids and not any(map(has_image_suffix, set(cells)))
-        few = 2 if NUMBERED.fullmatch(plain(name)) else least
-        if name not in COLUMNS and ids and few <= cells.nunique() <= len(cells) / 2:
+        ids = mixed.all() or numbered or _are_units(cells, table.drop(columns=name))
+        if ids and not any(map(has_image_suffix, set(cells))):
             what = f"column {name!r} ({cells.nunique()} values such as {cells.iloc[0]!r}) may name"
             warnings.append(f"{what} patients: if so, pass --patient-column {name!r}")
     return warnings
+
+
+def _are_units(cells: pd.Series, others: pd.DataFrame) -> bool:
+    """Return whether the rows of one value stand together in the table, or nearly all agree in
+    another column, as those of a patient do whatever the column is called."""
+    if (cells != cells.shift()).sum() <= MOST_RUNS * cells.nunique():
+        return True
+    again = cells[cells.duplicated(keep=False)]
+    for name in others if again.nunique() >= MIN_UNITS else ():
+        differ = others.loc[again.index, name].groupby(again).nunique()
+        if 1 < others[name].nunique() < cells.nunique() and (differ == 1).mean() >= MOST:
+            return True
+    return False
 
 
 def _take_labels(
@@ -424,14 +457,17 @@ def _take_labels(
 
 def _parts(cell: str, mark: str) -> list[str]:
     """Return the labels of a cell, which may be a list of Python: "['a', 'b']"."""
-    inner = re.sub(r"^\s*\[(.*)\]\s*$", r"\1", cell)
+    inner = _LIST.sub(r"\1", cell)
     return [part.strip().strip("'\"") for part in inner.split(mark)]
 
 
 def _label_mark(cells: pd.Series, rule: str | None) -> str:
     """Return what separates several labels in cells; "" = nothing does. `|` and `;` are in no name
-    of a class; another mark is one if it separates only labels that other cells have alone."""
-    values = set(cells)
+    of a class, and the cells may be lists of Python; another mark is one if it separates only
+    labels that other cells have alone."""
+    values = set(cells.str.strip()) - {""}
+    if values and all(map(_LIST.fullmatch, values)):
+        return ","
     for mark in LABEL_MARKS if rule != "whole" else "":
         several = {value for value in values if mark in value}
         alone = {part for value in values - several for part in _parts(value, mark)}

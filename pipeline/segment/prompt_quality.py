@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 from scipy import ndimage
 
 from pipeline.config import Params
@@ -163,6 +164,26 @@ def judged(params: Params) -> dict[str, type[Strategy]]:
             remedy=f"choose from {', '.join(known)}",
         )
     return {name: known[name] for name in names}
+
+
+def compared(table: pd.DataFrame) -> pd.Series:
+    """Return the mean Dice of the strategies that need no ground truth, the best first."""
+    dice = table[~table["from_truth"]].groupby("strategy")["dice"].mean()
+    return dice.sort_values(ascending=False, kind="stable")
+
+
+def best_line(dataset: str, params: Params, paths: Paths) -> str:
+    """Return what was measured and the line of the best strategy for params.yaml, with the
+    parameters that it was measured with; "" if nothing was."""
+    file, section = paths.prompt_quality(dataset), params.segment.model_dump(mode="json")
+    dice = compared(pd.read_parquet(file)) if file.is_file() else pd.Series()
+    if dice.empty:
+        return ""
+    used = STRATEGIES[dice.index[0]].parameters
+    values = {"prompt": dice.index[0]} | {name: section[name] for name in used}
+    line = yaml.safe_dump({"segment": values}, default_flow_style=True, width=999, sort_keys=False)
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in dice.items())
+    return f"Dice without ground truth: {figures}\nbest here, for params.yaml: {line.strip()[1:-1]}"
 
 
 class CachedPredictor(BatchPredictor):

@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipeline.errors import ManifestError
 from pipeline.intake import add_dataset
@@ -61,6 +62,7 @@ def grow(root: Path, *patterns: str, classes: str = "ab", count: int = 4) -> Pat
         (["{c}/image/{i}.jpg", "m:{c}/annotation/{i}.png"], "a/annotation/0.png"),
         (["{c}/{i}.png", "m:{c}/GroundTruth/{i}_gt.png"], "a/GroundTruth/0_gt.png"),
         (["{c}/{c}{i}.png", "m:Masks/{c}{i}.png"], "Masks/a0.png"),
+        (["{c}/Images/{i}.png", "m:{c}/Ground-truths/mask_{i}.png"], "a/Ground-truths/mask_0.png"),
         (["x/CXR/{c}/{i}.png", "m:x/lung masks/{c}/{i}.png"], "lung masks/a/0.png"),
         (["train_images/{c}/{i}.png", "m:train_masks/{c}/{i}.png"], "train_masks/a/0.png"),
         (["{c}/imagesTr/{c}{i}_0000.png", "m:{c}/labelsTr/{c}{i}.png"], "a/labelsTr/a0.png"),
@@ -109,6 +111,8 @@ INNER = ["{c}/x/{c}{i}.png", "{c}/y/{c}{i}y.png"]
         (["images/{i}.png", "m:masks/{i}.png"], "ground truth is in 'masks' .4", None, 0, 0),
         (INNER, "folders of the same names", {"layout": "class/*"}, 16, 0),
         (PATIENTS_ONLY, "for patients or other numbered things", {"layout": "class/*"}, 8, 0),
+        (["scan{i}/{c}.png"], "for patients or other numbered things", {"layout": "class/*"}, 8, 0),
+        (["JPEGImages/{c}{i}.jpg"], "named for files", {"layout": "class/*"}, 8, 0),
         (["{c}-{i}/{c}.png"], "for patients or other numbered things", {"layout": "class/*"}, 8, 0),
         (ORGANS, "8 files that end in 'liver'", {"masks": "none"}, 24, 0),
         (["{c}/{c}{i}_t1.png", "m:{c}/{c}{i}_z.png"], "in 'z' look", {"mask_name": "*z.*"}, 8, 0),
@@ -222,6 +226,33 @@ def test_files_that_hold_several_images_are_counted(scans, paths):
     pages(scans / "train" / "cat" / "p.tif", 3)
     said = "25 image files became 27 rows: 1 hold 3 pages, frames or slices"
     assert said in add_dataset("d", scans, paths=paths).notes
+
+
+@pytest.mark.promise(ASKED)
+@pytest.mark.parametrize("second", ["mask", "picture"])
+def test_a_second_page_that_is_the_mask_of_the_first_is_asked_about(tmp_path, paths, second):
+    for c, i in product("ab", range(3)):
+        path = tmp_path / "s" / c / f"{i}.tif"
+        first = Image.open(picture(tmp_path / "p.png", seed=10 * ord(c) + i))
+        mask(tmp_path / "m.png", 20 + i)
+        page = Image.open(tmp_path / "m.png") if second == "mask" else first.rotate(180)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        first.save(path, save_all=True, append_images=[page])
+    if second == "mask":
+        with pytest.raises(ManifestError, match="6 files have two pages, and the second looks"):
+            add_dataset("d", tmp_path / "s", paths=paths)
+        assert not paths.manifest("d").exists()
+    assert add_dataset("d", tmp_path / "s", paths=paths, masks="none").images == 12
+
+
+@pytest.mark.promise("Names and folders that suggest patients who are not known are warned of.")
+def test_many_small_classes_are_warned_of(tmp_path, paths):
+    names = ("anna", "berta", "carla", "dora", "emil", "franz", "gustav", "hans")
+    for name in names:
+        picture(tmp_path / "s" / name / f"{name}1.png", seed=len(name))
+        picture(tmp_path / "s" / name / f"{name}2.png", seed=50 + len(name))
+    said = add_dataset("d", tmp_path / "s", paths=paths).warnings
+    assert any("8 classes have 2 images on average: if they are rather patients" in w for w in said)
 
 
 @pytest.mark.promise(BY_NAME)

@@ -247,6 +247,27 @@ def test_odd_masks_are_counted_and_the_rule_is_kept(scans, paths, tmp_path):
 
 
 @pytest.mark.promise(ALOUD)
+def test_masks_that_are_all_empty_are_said_to_be(scans, paths, tmp_path):
+    """A JPEG of 0 and 1 at a low quality holds zeros."""
+    for k in range(3):
+        path = tmp_path / "truth" / "train" / "cat" / f"{k}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(REGION.astype(np.uint8)).save(path, quality=10)
+    said = "\n".join(add_dataset("d", scans, masks=tmp_path / "truth", paths=paths).warnings)
+    assert "3 of 3 ground-truth masks are empty, all of them (JPEG loses" in said
+
+
+@pytest.mark.promise(SIBLINGS)
+def test_masks_beside_the_images_of_a_table_are_taken_and_the_images_are_not(busi, paths):
+    names = [f"{c}/{c} ({i}).png" for c in ("benign", "malignant") for i in (1, 2)]
+    lines = [f"{name},{name[:3]}" for name in names]
+    (busi / "t.csv").write_text("\n".join(["path,label", *lines]))
+    summary = add_dataset("d", busi / "t.csv", masks=busi, paths=paths)
+    assert summary.masks == 4
+    assert set(rows_of(paths)["mask_path"]).isdisjoint(names)
+
+
+@pytest.mark.promise(ALOUD)
 @pytest.mark.parametrize(
     ("inside", "outside", "option", "rule", "area"),
     [

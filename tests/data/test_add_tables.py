@@ -88,6 +88,7 @@ REFUSED_TABLES = [
     ("sub/0.png,a\nsub/1.png,b\n", "line 1 names a file"),
     (PLAIN.replace("sub/1", "sub/0"), "'sub/0.png' is on line 2 too"),
     ("image,path,label\na,b,c\n", "two columns are 'path'"),
+    ("7 sub/0.png benign\n8 sub/1.png benign\n", "line 1 names a file .* with commas between"),
 ]
 
 
@@ -96,6 +97,34 @@ def test_an_archive_or_image_is_no_source(tmp_path, paths, name):
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ManifestError, match="no folder, CSV or zip - unpack it"):
         add_dataset("d", tmp_path / name, paths=paths)
+
+
+CONVERTED = {
+    "x.npz": (b"PK\3\4", "holds NumPy arrays, no table - save each"),
+    "x.mat": (b"MATLAB 5.0", "holds arrays, no table - save each"),
+    "coco.json": (b'{"annotations": []}', r"\(COCO\), no table - write their boxes into a CSV"),
+    "lm.json": (b'{"shapes": []}', "LabelMe"),
+    "voc.xml": (b"<?xml version='1.0'?>\n<annotation>", "Pascal VOC"),
+    "yolo.txt": (b"0 0.5 0.5 0.1 0.1\n", "YOLO"),
+}
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_a_file_of_another_format_is_no_table_and_the_remedy_converts_it(tmp_path, paths, name):
+    content, said = CONVERTED[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ManifestError, match=said):
+        add_dataset("d", tmp_path / name, paths=paths)
+    text = f"path,label\nsub/{name},a\n"
+    table = table_of(tmp_path / "t", text)
+    (tmp_path / "t" / "sub" / name).write_bytes(content)
+    with pytest.raises(ManifestError, match=r"lists no images; 1: .* - (save|write)"):
+        add_dataset("d", table, paths=paths)
+    for c in "ab":  # annotations beside images that are in no class folder
+        picture(tmp_path / "flat" / f"{c}.png")
+        (tmp_path / "flat" / f"{c}{Path(name).suffix}").write_bytes(content)
+    with pytest.raises(ManifestError, match=r"in no class folder - (save|write)"):
+        add_dataset("d", tmp_path / "flat", paths=paths)
 
 
 @pytest.mark.promise(TABLES)
@@ -244,6 +273,35 @@ def test_columns_whose_values_look_like_patients_are_warned_of():
         assert [name in text for text in take_units(table, {})] == [True] * (form[0] not in "4X")
 
 
+@pytest.mark.promise(UNITS)
+@pytest.mark.parametrize(
+    ("name", "value", "shuffled", "warned"),
+    [
+        ("codice_paziente", lambda i: 100 + i // 4, False, True),  # the rows of one stand together
+        ("Fallnummer", lambda i: i // 4, True, True),  # or have one label
+        ("nombre", lambda i: "abcdefghij"[i // 4], True, True),
+        ("患者", lambda i: i // 4, True, True),
+        ("edad", lambda i: i * 7 % 19 + 40, True, False),
+        ("age", lambda i: i // 4, False, False),
+        ("scanner", lambda i: i % 5, False, False),
+        ("ward", lambda i: i // 20, False, False),
+        ("class_id", lambda i: i // 4 % 2, True, False),  # what the label says again
+        ("note", lambda i: i, False, False),
+    ],
+)
+def test_patients_in_a_column_of_any_language_are_warned_of(name, value, shuffled, warned):
+    rows = [(f"{i}.png", "ab"[i // 4 % 2], str(value(i))) for i in range(40)]
+    rows = sorted(rows, key=lambda row: row[0][::-1]) if shuffled else rows
+    said = take_units(pd.DataFrame(rows, columns=["path", "label", name]), {})
+    assert [f"pass --patient-column {name!r}" in text for text in said] == [True] * warned
+
+
+@pytest.mark.promise(UNITS)
+def test_what_an_image_has_several_of_is_no_patient():
+    rows = [(f"{i // 3}.png", "ab"[i % 2], f"R{i % 3}") for i in range(30)]
+    assert not take_units(pd.DataFrame(rows, columns=["path", "label", "reader_id"]), {})
+
+
 @pytest.mark.promise("Names and folders that suggest patients who are not known are warned of.")
 @pytest.mark.parametrize("form", ["t/patient{:05}/study1/{}.jpg", "f/p1/p10{}/s{}.jpg"])
 def test_patients_in_the_paths_of_a_table_are_warned_of(form):
@@ -271,7 +329,9 @@ OTHER = "A column that names splits or masks by another name is used, asked abou
         ("Usage", "Train Train Validate Test", [], "split=train train val test"),
         ("cohort", "train test holdout test", [], "'holdout' is none - say which: --split-name"),
         ("cohort", "train test holdout test", ["holdout=val"], "split=train test val test"),
-        ("is_train", "1 0 1 0", [], "'is_train' is named like splits, but is not used (0, 1)"),
+        ("is_train", "1 0 1 0", [], "'is_train' looks like splits, but is not used (0, 1)"),
+        ("phase", "train last train last", [], "'phase' looks like splits, but is not used"),
+        ("kfold", "1 0 1 0", [], "fold=1 0 1 0"),
         ("is_train", "1 0 1 0", ["1=train", "0=test"], "split=train test train test"),
         ("roi_file", "m.png m.png m.png m.png", [], "mask_path=m.png m.png m.png m.png"),
         ("seg,gt", "m.png,m.png " * 4, [], "columns 'seg', 'gt' are named like masks"),
@@ -302,6 +362,40 @@ def test_tables_of_one_name_have_the_splits_of_their_folders(parts, paths):
     assert read_manifest(paths.manifest("d"))["split"].tolist() == ["train", "train", "val", "val"]
 
 
+LISTS = "Published lists of the names of a split (`train_val_list.txt`) are read and said."
+
+
+@pytest.mark.promise(LISTS)
+@pytest.mark.parametrize(
+    ("lists", "splits"),
+    [
+        (
+            {"train_val_list": "s1.png\ns2.png", "test_list": "s3.png\nS4.png"},
+            "train train test test",
+        ),
+        ({"train": "7 s1.png benign\n8 s2.png benign", "Test": "9 S4.png x"}, "train train - test"),
+        ({"valid": "part1/s1\npart1/s2\n"}, "val val - -"),
+        ({"train": "s1\ns2\ns3\nS4"}, "- - - -"),  # all of them: no list of a part
+        ({"train1": "s1\ns2", "test1": "s3", "test2": "s1"}, "- train test -"),  # s1 is in two
+        ({"test notes": "The test images come from\ntwo hospitals."}, "- - - -"),
+    ],
+)
+@pytest.mark.parametrize("form", ["folder", "table"])
+def test_lists_of_splits_are_read(parts, paths, lists, splits, form):
+    for name, text in lists.items():
+        (parts / f"{name}.txt").write_text(text)
+    (parts / "t.csv").write_text("\n".join(["path,label", *(f"{name},a" for name in FILES)]))
+    given = (parts / "t.csv", "") if form == "table" else (parts, "class/*")
+    summary = add_dataset("d", given[0], layout=given[1], paths=paths)
+    found = dict(zip(summary.frame["path"], summary.frame["split"], strict=True))
+    named = [found[path] or "-" for path in sorted(found, key=str.casefold)]
+    assert named == splits.split()
+    read = set(named) != {"-"}
+    assert any(".txt (move them away" in note for note in summary.notes) == read
+    warned = any("none of these lists" in warning for warning in summary.warnings)
+    assert warned == (read and "-" in named)
+
+
 LABELS = (
     "Several labels of an image, or columns of 0 and 1 that are not one label a row, are refused "
     "until a rule says which label is taken; what the rule leaves out is counted."
@@ -321,6 +415,8 @@ HOT = ["image,A,B,C", "s1,1,0,0.0", "s2,0,1.0,", "s3,1,1,0", "S4,0,0,-1"]
         ([line.replace("|", "+") for line in MANY], {}, "a+b b b+c+a a"),  # c is in no other cell
         ([*MANY[:3], "s3,a & b", "S4,a"], {"label_sep": "&", "label_rule": "first"}, "a|b b a a"),
         (["path,label", "s1,\"['a', 'b']\"", "s2,a", "s3,b"], {}, "1 of 3 images have several"),
+        (["path,label", "s1,\"['a', 'b']\"", "s2,['a']"], {}, "1 of 2 images have several"),
+        (["path,label", "s1,\"['a', 'b']\"", "s2,['a']"], {"label_rule": "single"}, "a"),
         (["path,label", 's1,"duct, left"', "s2,duct", "s3,b"], {}, "duct, left/duct/b"),
         (HOT[:3], {}, "A B"),
         (["image,smoke,done", "s1,0,1", "s2,0,1"], {}, "no column 'label'"),
@@ -467,6 +563,8 @@ def test_groups_are_joined_by_path_from_the_folder_or_the_one_above(scans, paths
     rows = rows_of(paths)
     assert rows.loc["train/cat/0.png", ["group", "fold"]].tolist() == ["007", "1"]
     assert rows.loc["train/dog/1.png", ["group", "fold"]].tolist() == ["008", "2"]
+    said = add_dataset("d", scans, paths=paths, groups=tmp_path / "g.csv").notes
+    assert any("units that stay together: 2 of column" in note for note in said)
 
 
 @pytest.mark.promise(GROUPS)

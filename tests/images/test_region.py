@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_erosion, gaussian_filter
 
 from pipeline.errors import ConfigError, ImageError
 from pipeline.images import Ambiguous, read_image, read_mask
@@ -201,7 +201,7 @@ VALUES = {
     ),
     "colours and a white rim": (
         painted((LEFT, RED), (RIM, WHITE), (RIGHT, (0, 128, 0)), ground=BLACK),
-        BOTH, {"ignore=255": BOTH & ~RIM, "values=#ff0000,#008000": BOTH & ~RIM},
+        None, {"ignore=255": BOTH & ~RIM, "values=#ff0000,#008000": BOTH & ~RIM},
     ),
     "inverted": (painted((BOTH, 0), ground=255), OUTSIDE, {"invert": BOTH}),
     "inverted labels": (
@@ -232,6 +232,20 @@ VALUES = {
         np.where(disc(9)[..., None], (128, 0, 0), disc(12)[..., None] * (224, 224, 192))
         .astype(np.uint8),
         None, {"ignore=#e0e0c0": disc(9), "values=#800000": disc(9)},
+    ),
+    "a rim of a colour by a cross": (
+        painted((BOTH, (128, 0, 0)), (BOTH & ~binary_erosion(BOTH), (9, 99, 9)), ground=BLACK),
+        None, {"ignore=#096309": binary_erosion(BOTH), "values=#800000,#096309": BOTH},
+    ),
+    "a rim around one of two colours": (
+        painted(
+            (LEFT, (128, 0, 0)), (RIGHT, RED), (RIGHT & ~binary_erosion(RIGHT), (9, 99, 9)),
+            ground=BLACK,
+        ),
+        None, {"values=#800000": LEFT},
+    ),
+    "a thin region away from another": (
+        painted((LEFT, (128, 0, 0)), (THIN & ~LEFT, (9, 99, 9)), ground=BLACK), LEFT | THIN, {}
     ),
     "two colours beside each other": (
         np.where(LEFT[..., None], (128, 0, 0), RIGHT[..., None] * (0, 128, 0)).astype(np.uint8),
