@@ -83,8 +83,15 @@ def show_audit(
 
 
 @command(app, "pipeline segment --dataset brain --set segment.prompt=auto")
-def segment(dataset: Dataset, project: EngineProject) -> None:
+def segment(
+    dataset: Dataset,
+    project: EngineProject,
+    embeddings: Annotated[bool, Option("--embeddings", help="Keep those of SAM2.")] = False,
+) -> None:
     """Stage 1: m = SAM2(x) for every image -> cache/DATASET/masks.zarr"""
+    if embeddings:
+        settings = [*(project.settings or []), "segment.embeddings=true"]
+        project = replace(project, settings=settings)
     from pipeline.segment.segment import segment_dataset
 
     project.run(segment_dataset, dataset)
