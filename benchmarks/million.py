@@ -268,19 +268,19 @@ def audit() -> None:
     from pipeline.audit import audit_dataset, search
 
     params, paths, _ = project()
-    whole, search.ROWS = search._candidates, SEARCHED
+    whole, search.ROWS = search._search, SEARCHED
 
-    def few(a: Any, b: Any, of: Any) -> Iterator:
-        found = whole(a, b, of)
+    def few(given: tuple, left: Any, *of: Any) -> Iterator:
+        found = whole(given, left, *of)
         with timed("prepared_s"):
             first = next(found)
         with timed("one_block_s"):
             more = list(islice(found, 1))
-        blocks = len(a.plain) / SEARCHED
+        blocks = len(left) / SEARCHED
         FACTS["whole_search_h"] = round(FACTS["one_block_s"] * blocks / 2 / 3600, 2)
         return [first, *more]
 
-    search._candidates = few
+    search._search = few
     audit_dataset(NAME, params, paths)
 
 

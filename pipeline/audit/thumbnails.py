@@ -7,15 +7,17 @@ import mmap
 import os
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
+from pipeline.engine.cluster import DIED, Pool, in_workers, ranges
 from pipeline.engine.run import LocalExecutor, changed_files
 from pipeline.errors import reason_of
 from pipeline.images import read_image, reader_rules
@@ -25,8 +27,9 @@ from pipeline.store.items import WorkItem
 
 PLAIN_SIDE, STRUCTURE_SIDE = 32, 64  # pixels
 READ_BATCH = 32  # images read ahead
+CHUNK = 10_000  # rows of a manifest or of the cache at a time
 IN_MEMORY = 64 << 20  # bytes of thumbnails
-PART = 10_000  # rows of a manifest or of the cache at a time
+PART = 256  # images of which a worker of an engine returns the thumbnails at a time
 FEATURELESS = 2.0  # grey levels; an image of less spread is blank
 
 
@@ -49,9 +52,9 @@ class Thumbnails:
 
     def forget(self) -> None:
         """Give back the memory of what was read of the thumbnails, which stay in their files."""
-        for mapped in (self.plain, self.structure):
-            if isinstance(mapped, np.memmap):
-                mapped.base.madvise(mmap.MADV_DONTNEED)
+        for array in (self.plain, self.structure):
+            if isinstance(array, np.memmap):
+                array._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def make_thumbnails(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -78,11 +81,47 @@ class ThumbnailMapper:
         return loaded
 
 
+@dataclass(frozen=True)
+class ThumbnailTask:
+    """A `Task` of an engine that reads images; returns the thumbnails of each, and why not."""
+
+    window: tuple[float, float] | None
+
+    def begin(self) -> None:
+        pass
+
+    def run(self, kept: None, items: Sequence[WorkItem]) -> list[tuple[Any, str]]:
+        found = LocalExecutor(READ_BATCH, cores=1).imap(lambda: ThumbnailMapper(self.window), items)
+        return [(one.row, reason_of(one.error) if one.error else "") for one in found]
+
+
+def _read(
+    items: Sequence[WorkItem],
+    window: tuple[float, float] | None,
+    hashes: FileHashes,
+    pool: Pool | None,
+) -> Iterator[tuple[WorkItem, Any, str]]:
+    """Yield each item with its thumbnails, or why there are none."""
+    if pool is None:
+        executor = LocalExecutor(READ_BATCH, cores=1, hashes=hashes)
+        for item, row, error in executor.imap(lambda: ThumbnailMapper(window), items):
+            yield item, row, reason_of(error) if error else ""
+        return
+    parts = ranges(items, pool, READ_BATCH, PART)
+    for part, found in in_workers(pool, ThumbnailTask(window), parts):
+        for item, (row, reason) in zip(part, found or [(None, DIED)] * len(part), strict=True):
+            yield item, row, reason
+
+
 def load_thumbnails(
-    manifest: pd.DataFrame, dataset: str, paths: Paths, window: tuple[float, float] | None = None
+    manifest: pd.DataFrame,
+    dataset: str,
+    paths: Paths,
+    window: tuple[float, float] | None = None,
+    pool: Pool | None = None,
 ) -> Thumbnails:
     """Read the thumbnails that the cache lacks, and bring the cache up to date; `window` is that
-    of `read_image`.
+    of `read_image`. Images are read in the workers of `pool`, if there is one.
 
     A damaged cache counts as empty. What was read before an interruption is kept. An image whose
     file cannot be read, or has other bytes than the manifest states, is in `failures`, also where
@@ -100,23 +139,22 @@ def load_thumbnails(
     sides = {"plain": PLAIN_SIDE, "structure": STRUCTURE_SIDE}
     arrays = {n: _mapped((len(distinct), k, k), cache.parent) for n, k in sides.items()}
     readable = _read_cache(cache, distinct, arrays)
-    found = Thumbnails(**arrays, readable=readable, content=content, failures={})
-    found.forget()
+    made = Thumbnails(**arrays, readable=readable, content=content, failures={})
+    made.forget()
     table, failures, items = manifest.assign(key=keys, content=content), {}, []
-    for start in range(0, len(table), PART):  # so that few are in memory if all was read before
-        rows = table[start : start + PART].to_dict("records")
+    for start in range(0, len(table), CHUNK):  # so that few are in memory if all was read before
+        rows = table[start : start + CHUNK].to_dict("records")
         part = [WorkItem(r["image_id"], r["key"], data / r["path"], r["frame"], r) for r in rows]
         failures |= changed_files([i for i in part if readable[i.row["content"]]], hashes)
         items += [i for i in part if not readable[i.row["content"]]]
     before = int(readable.sum())
     try:
-        executor = LocalExecutor(READ_BATCH, cores=1, hashes=hashes)
-        for result in executor.imap(lambda: ThumbnailMapper(window), items):
-            at = result.item.row["content"]
-            if result.error is not None:
-                failures[result.item.image_id] = reason_of(result.error)
+        for item, found, reason in _read(items, window, hashes, pool):
+            at = item.row["content"]
+            if reason:
+                failures[item.image_id] = reason
             else:
-                found.plain[at], found.structure[at] = result.row
+                made.plain[at], made.structure[at] = found
                 readable[at] = True
     finally:
         hashes.save()
@@ -125,18 +163,19 @@ def load_thumbnails(
             with atomic_write(cache) as partial, open(partial, "wb") as file:
                 names = np.where(readable, distinct, "").astype("S64")
                 np.savez(file, keys=names, **arrays)
-    found.forget()
-    return replace(found, failures=dict(sorted(failures.items())), read=read)
+    made.forget()
+    return replace(made, failures=dict(sorted(failures.items())), read=read)
 
 
 def _mapped(shape: tuple[int, ...], folder: Path) -> np.ndarray:
     """Return zeros, uint8; many are in a file without a name, which goes with the array."""
     if (size := math.prod(shape)) <= IN_MEMORY:
         return np.zeros(shape, np.uint8)
-    folder.mkdir(parents=True, exist_ok=True)
-    with writing(folder), tempfile.TemporaryFile(dir=folder) as file:
-        os.posix_fallocate(file.fileno(), 0, size)  # a full disk would end the process later
-        return np.memmap(file, np.uint8, "r+", shape=shape)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk would end the process later
+            return np.memmap(file, np.uint8, "r+", shape=shape)
 
 
 def _read_cache(cache: Path, distinct: np.ndarray, arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -153,12 +192,12 @@ def _read_cache(cache: Path, distinct: np.ndarray, arrays: dict[str, np.ndarray]
                     shape = np.lib.format.read_array_header_1_0(file)[0]
                     if shape != (len(keys), *out.shape[1:]):
                         raise ValueError("of another shape")
-                    for start in range(0, len(keys), PART):
-                        to = at[start : start + PART]
+                    for start in range(0, len(keys), CHUNK):
+                        to = at[start : start + CHUNK]
                         rows = file.read(len(to) * math.prod(shape[1:]))
                         rows = np.frombuffer(rows, np.uint8).reshape(len(to), *shape[1:])
                         out[to[to >= 0]] = rows[to >= 0]
-                    file.read()
+                    file.read()  # to the end, where the checksum is
             readable[at[at >= 0]] = True
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # it counts as empty

@@ -249,7 +249,7 @@ def test_thumbnails_in_a_file_and_read_in_parts_give_the_same_tables(folder, tmp
     paths = Paths(tmp_path)
     files = (paths.audit, paths.audit_pairs, paths.audit_summary, paths.thumbnails)
     before = [file("toy").read_bytes() for file in files]
-    for name, value in {"IN_MEMORY": 0, "PART": 3}.items():
+    for name, value in {"IN_MEMORY": 0, "CHUNK": 3}.items():
         monkeypatch.setattr(f"pipeline.audit.thumbnails.{name}", value)
     for lost in (True, False):  # all are read again, or none
         if lost:
