@@ -24,7 +24,8 @@ from pipeline.engine.record import RunRecord
 from pipeline.engine.run import run_items
 from pipeline.errors import PipelineError, RemoteError, StageFailed, StoreError
 from pipeline.images import read_image
-from pipeline.io import read_text_csv
+from pipeline.intake.add import refresh_dataset
+from pipeline.io import FileHashes, digest_files, read_text_csv
 from pipeline.paths import Paths
 from pipeline.store import MaskStoreWriter, verify_store
 from pipeline.store.lock import RemoteLock
@@ -207,7 +208,9 @@ def project(s3, tmp_path_factory):
 
 
 @pytest.mark.promise("`segment` and `encode` read images from S3 and keep their stores there.")
-def test_segment_and_encode_with_images_and_stores_at_a_url(s3, place, project):
+def test_segment_and_encode_with_images_and_stores_at_a_url(
+    s3, place, project, tmp_path, monkeypatch
+):
     from pipeline.encode.encode import encode_dataset
     from pipeline.segment.segment import segment_dataset
     from tests.encode.conftest import small_clip
@@ -231,13 +234,29 @@ def test_segment_and_encode_with_images_and_stores_at_a_url(s3, place, project):
         pd.testing.assert_frame_equal(there.table(), store.table())
         assert there.digest == store.digest and len(there) == 4 and not there.check()
     assert paths.hashes(DATASET).exists()
-    # An image that was replaced in the bucket is seen by its tag; the others are not read again.
+    # DVC sees that the images are those of the folder. One that is replaced is seen by its tag.
+    digests = [tmp_path / "url.json", tmp_path / "folder.json"]
+    for of, out in zip((paths, here), digests, strict=True):
+        digest_files(of.manifest(DATASET), of.data(DATASET), out, FileHashes(of.hashes(DATASET)))
+    assert digests[0].read_bytes() == digests[1].read_bytes()
     changed = paths.data(DATASET) / "2.png"
     remote.write({changed: (project.local / "1.png").read_bytes()})
     with pytest.raises(StageFailed, match=r"2\.png.*its bytes changed since the manifest was made"):
         segment_dataset(DATASET, params, paths, options)
     image = read_image(str(changed))
     assert np.array_equal(image, read_image(project.local / "1.png"))
+    refreshed = refresh_dataset(DATASET, paths=paths)
+    assert (
+        refreshed.changed["changed"] == 1 and "2.png" in refreshed.failed
+    )  # its mask is another's
+    # A server that is away fails no image: it ends the run.
+    monkeypatch.setattr(remote, "WAITS", ())
+    s3.stop()
+    full, lost = project.params(segment__prompt="full"), Paths(paths.root, paths.data_root, "lost")
+    with pytest.raises(RemoteError, match="the server does not answer"):
+        segment_dataset(DATASET, full, lost, options)
+    record = RunRecord.read(paths.record(DATASET, "segment"))
+    assert record.status == "error" and not record.failed and "run the same" in record.error
 
 
 @pytest.mark.promise("What is wrong with a bucket is said in one line with a remedy.")
