@@ -9,6 +9,8 @@ import shutil
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import fsspec
 import numpy as np
@@ -19,6 +21,7 @@ import xarray as xr
 from benchmarks.cheap_stage import CheapMapper, make_items, manifest_of, store_path
 from benchmarks.store_stage import store_content
 from pipeline import open_features, open_masks, remote
+from pipeline.engine import cluster
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
 from pipeline.engine.run import run_items
@@ -168,18 +171,34 @@ def test_a_second_writer_is_refused_and_the_lock_of_a_dead_one_taken(s3, place):
 )
 def test_shards_of_workers_are_adopted_at_a_url(s3, place, tmp_path, items, expected):
     mapper, path = CheapMapper("masks"), store_path(place, "masks")
-    with MaskStoreWriter(path, mapper.identity) as writer:
+    with MaskStoreWriter(path, mapper.identity) as writer, ThreadPoolExecutor(1) as threads:
         writer.sync_manifest(manifest_of(items))
         writer.plan(items)
-        staging, there = writer.staging(), pickle.loads(pickle.dumps(writer))
-        for part in (items[:4], items[4:]):
-            rows = mapper.map(part, [mapper.load(item) for item in part])
-            prepared = [there.prepare(*pair) for pair in zip(part, rows, strict=True)]
-            writer.adopt(there.write_shard(prepared, staging))
-        there.write_shard(prepared, staging)  # of a worker that was thought dead
+        executor = cluster.ClusterExecutor(Here(threads), 4, 1, FileHashes())
+        arguments = partial(CheapMapper, "masks"), items, writer
+        assert len(list(executor.compute(*arguments, lambda: False))) == 12
+        assert executor.parameters["ranges"] == 2
+        late = pickle.loads(pickle.dumps(writer))  # of a worker that was thought dead
+        late.write_shard([late.prepare(items[0], late_row(mapper, items[0]))], writer.staging())
     assert store_content(path) == expected
     with MaskStoreWriter(path, mapper.identity):
         assert not [file for file in remote.files_in(path) if ".partial" in str(file)]
+
+
+class Here:
+    """A pool of one worker, a thread."""
+
+    died = ()
+
+    def __init__(self, threads):
+        self.submit = partial(threads.submit, cluster.run_range)
+
+    def size(self):
+        return 1
+
+
+def late_row(mapper, item):
+    return mapper.map([item], [mapper.load(item)])[0]
 
 
 def test_another_identity_and_force_are_refused_with_the_command_that_deletes(s3, place):
