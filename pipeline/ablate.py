@@ -20,7 +20,7 @@ from pipeline.config import Params, load_params, parts_of
 from pipeline.encode.encode import encode_dataset
 from pipeline.errors import ConfigError
 from pipeline.evaluate.comparison import MEAN, compare_dataset
-from pipeline.io import atomic_write, atomic_write_text
+from pipeline.io import atomic_write_text, csv_text
 from pipeline.learners.train import train_dataset
 from pipeline.paths import Paths
 from pipeline.remote import is_url
@@ -183,7 +183,5 @@ def keep(path: Path, rows: pd.DataFrame) -> None:
         rows = pd.concat([old[~again], rows], ignore_index=True)
     order = {title: i for i, title in enumerate([*ABLATIONS, "Image encoder"])}
     rows = rows.sort_values("ablation", key=lambda of: of.map(order), kind="stable")
-    path.parent.mkdir(exist_ok=True)
-    with atomic_write(path) as partial:
-        columns = [*key, *(name for name in rows if name not in key)]
-        rows[columns].to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+    columns = [*key, *(name for name in rows if name not in key)]
+    atomic_write_text(path, csv_text(rows[columns]))

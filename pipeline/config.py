@@ -212,6 +212,8 @@ class SegmentParams(Section):
     """A mask of a smaller share of the image counts as empty."""
     max_area: float = Field(0.95, gt=0, le=1)
     """A mask of a larger share of the image counts as full-frame."""
+    embeddings: bool = False
+    """Whether SAM2's embeddings of the images are kept, for other prompts."""
     precision: Precision = "auto"
     max_failed: MaxFailed = 0.0
 

@@ -25,6 +25,7 @@ from pipeline import remote
 from pipeline.errors import DiskError, ManifestError, PipelineError, RemoteError, StoreError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from filelock import BaseFileLock
 
 REMEDIES = {
@@ -107,6 +108,11 @@ def atomic_write_json(path: str | os.PathLike, value: Any) -> None:
     """Write sorted, indented JSON. NaN is refused, since JSON has no such value."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     atomic_write_text(path, text + "\n")
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """Return a table as CSV with numbers of six digits and Unix line ends."""
+    return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
 def open_bytes(path: str | os.PathLike) -> BinaryIO:

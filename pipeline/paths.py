@@ -112,6 +112,10 @@ class Paths:
         """What SAM2 proposed for each image, kept by some strategies."""
         return self.stores(dataset) / "candidates.zarr"
 
+    def embeddings(self, dataset: str) -> Path:
+        """SAM2's embedding of each image, kept if `segment.embeddings` says so."""
+        return self.stores(dataset) / "embeddings.zarr"
+
     def masks(self, dataset: str, variant: str = "") -> Path:
         """Stage 1, the mask store; of a variant and part (`lora-16/0`) a store of its own."""
         return self.stores(dataset) / (f"masks/{variant}.zarr" if variant else "masks.zarr")

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 from pipeline.adapt.examples import Examples, MaskOf, draw, true_mask
-from pipeline.adapt.files import load_adapter, read_about, write_adapter
+from pipeline.adapt.files import KNOWN, LatePredictor, read_about, write_adapter
 from pipeline.adapt.fit import fit
 from pipeline.adapt.methods import insert
 from pipeline.config import DATASET_NAME, AdaptParams, Params
@@ -116,6 +116,9 @@ def adapt_dataset(
         text += "gets an empty mask, that alone tells its class (docs/adapt.md)"
         print(text, file=sys.stderr, flush=True)
     load = load or partial(load_predictor, params, options)
+    base = load()
+    known = {name: getattr(base, name) for name in KNOWN}
+    del base  # a model for each part is loaded where there is something to do
     parts, units = plan.parts(section.protocol), plan.units
     record = RunRecord(f"adapt-{variant}", dataset, total=len(parts))
     record.parameters = {"profile": params.profile, "adapt": section.model_dump(mode="json")}
@@ -132,10 +135,9 @@ def adapt_dataset(
             free = [i for i in teachers if i.image_id in learned and units[i.image_id] not in taboo]
             examples = choose(free, section, units, part, paths.manifest(dataset))
             path = folder / f"{part}.safetensors"
-            base = load()
             about = {
                 **{"dataset": dataset, "variant": variant, "part": part, "code": CODE_VERSION},
-                **{"base": base.fingerprint, "params": section.model_dump(mode="json")},
+                **{"base": known["fingerprint"], "params": section.model_dump(mode="json")},
                 "keys": sorted(item.key for item in examples),
                 "images": [item.image_id for item in examples],
             }
@@ -145,10 +147,9 @@ def adapt_dataset(
                 title = f"adapt {dataset} {variant}/{part}"
                 shown = {"unit": "steps", "show": options.progress}
                 with show_progress(title, section.steps, **shown) as count:
-                    train_adapter(path, base, examples, mask_of, params, canonical(about), count)
+                    train_adapter(path, load(), examples, mask_of, params, canonical(about), count)
                 record.done += 1
-                base = load()
-            adapted = load_adapter(path, base, dataset)
+            adapted = LatePredictor(path, known, dataset, load)
             unprompted = params.segment.model_copy(update={"prompt": "no-prompt"})
             asked = params.model_copy(update={"segment": unprompted})
             how = replace(options, force=False, on_mismatch="rebuild")
@@ -244,10 +245,7 @@ def train_adapter(
         torch.set_num_threads(before)
     tenth = max(1, len(losses) // 10)
     ends = {"first": float(np.mean(losses[:tenth])), "last": float(np.mean(losses[-tenth:]))}
-    # The labels that a comparison of equal budget gives to the probe on whole images as well.
-    write_adapter(
-        path, predictor, base, about | {"loss": ends, "labels_of_adapter": about["images"]}
-    )
+    write_adapter(path, predictor, base, about | {"loss": ends})
     for left in (*path.parent.glob(f"{path.stem}-*.pt"), *path.parent.glob(f".{path.stem}-*.pt")):
         left.unlink(missing_ok=True)  # those of other choices, and those half written, as well
 

@@ -40,7 +40,6 @@ from pipeline.learners.base import (
 from pipeline.learners.joint import fit_joined, predict_joined
 from pipeline.paths import Paths
 from pipeline.provenance import check, read_stamp, stamp, with_stamp
-from pipeline.remote import exists
 from pipeline.store import FeatureStore, MaskStore, open_features
 from pipeline.store.layout import GOOD
 
@@ -338,7 +337,7 @@ def run_inputs(paths: Paths, dataset: str) -> dict[str, Any]:
     """
     features, manifest = paths.features(dataset), paths.manifest(dataset)
     inputs = {"manifest": manifest, "audit": paths.audit(dataset)}
-    return inputs | ({"features": open_features(features)} if exists(features) else {})
+    return inputs | ({"features": open_features(features)} if features.is_dir() else {})
 
 
 def encoded_with_other_masks(features: FeatureStore, masks: MaskStore) -> set[str]:

@@ -134,6 +134,14 @@ CANDIDATES = Kind(
     sides=("count", "height", "width"),
 )
 
+EMBEDDINGS = Kind(
+    name="embeddings",
+    stage="segment",
+    columns=COMMON,
+    shown=("image_id", "label", "split", "in_manifest", "status"),
+    sums={"embedding": "crc"},
+)
+
 FEATURES = Kind(
     name="features",
     stage="encode",
@@ -154,7 +162,7 @@ POOLED_FEATURES = replace(
 )
 """Of the feature stores that have pooled views, whose features are of another length."""
 
-KINDS = {kind.name: kind for kind in (MASKS, CANDIDATES, FEATURES)}
+KINDS = {kind.name: kind for kind in (MASKS, CANDIDATES, EMBEDDINGS, FEATURES)}
 
 
 def kind_of(root: Mapping[str, Any]) -> Kind:
@@ -165,9 +173,12 @@ def kind_of(root: Mapping[str, Any]) -> Kind:
 
 
 def checksum(values: np.ndarray) -> int:
-    """Return the CRC-32 of a mask's bits, eight to a byte, or of little-endian float32 values."""
+    """Return the CRC-32 of a mask's bits, eight to a byte, of bytes, or of little-endian float32
+    values."""
     if values.dtype == bool:
         return zlib.crc32(np.packbits(values))
+    if values.dtype == np.uint8:
+        return zlib.crc32(values)
     return zlib.crc32(np.ascontiguousarray(values, dtype="<f4"))
 
 
@@ -373,8 +384,8 @@ def _chunk(values: np.ndarray, dtype: str, shape: tuple[int, ...]) -> bytes:
 
 @dataclass(frozen=True)
 class DataArray:
-    """An array in shards, with one row per image: bool rows in compressed tiles, float32 rows in
-    one chunk, which compression would hardly make smaller."""
+    """An array in shards, with one row per image: bool rows in compressed tiles, other rows in one
+    chunk, which compression would hardly make smaller."""
 
     name: str
     dims: tuple[str, ...]  # the first is "image"
@@ -423,7 +434,9 @@ class DataArray:
         """Return the data of one row; OSError, ValueError or ArrowException: damaged chunks."""
         if self.dtype != "bool":
             (raw,) = chunks.values()
-            return np.frombuffer(bytearray(raw), "<f4").reshape(shape)
+            return np.frombuffer(bytearray(raw), np.dtype(self.dtype).newbyteorder("<")).reshape(
+                shape
+            )
         out = np.empty(shape, bool)
         for cell, raw in chunks.items():
             raw = pa.decompress(raw, math.prod(self.chunk), codec="zstd", asbytes=True)

@@ -26,6 +26,7 @@ from pipeline.io import sha256_json
 from pipeline.store import layout
 from pipeline.store.layout import (
     CANDIDATES,
+    EMBEDDINGS,
     FEATURES,
     GOOD,
     MASKS,
@@ -119,7 +120,7 @@ def _open_again(kind: type[StoreReader], path: Path, identity_hash: str) -> Stor
 class StoreReader:
     """One commit of a store: its attributes, its index and the data of its rows.
 
-    The base of `MaskStore`, `CandidateStore` and `FeatureStore` is a mapping-like object: `len`,
+    The base of `MaskStore`, `FeatureStore` and the others is a mapping-like object: `len`,
     iteration over ids, `in`. Ids come sorted, wherever none are given: in which order, and in how
     many runs, the rows were written makes no difference. What a writer commits later is seen by
     opening the store again. A store that is replaced stays readable to the end for those who have
@@ -383,6 +384,22 @@ class CandidateStore(StoreReader):
         return (
             pd.concat(parts, names=["image_id", "rank"]).sort_index() if parts else pd.DataFrame()
         )
+
+
+class EmbeddingStore(StoreReader):
+    """SAM2's embeddings of whole images, in the memory order that the encoder left them in: what a
+    decoder makes of them is then the same to the bit."""
+
+    wanted = EMBEDDINGS
+
+    def __getitem__(self, image_id: str) -> list[np.ndarray]:
+        """Return the maps of an image as in `EmbeddingRow`; errors as of `MaskStore`."""
+        data, maps = self.read(image_id)["embedding"], []
+        for level in self.attrs["levels"]:
+            n = int(np.prod(level["shape"])) * np.dtype(level["dtype"]).itemsize
+            maps.append(data[:n].view(level["dtype"]).reshape(level["shape"]))
+            maps[-1], data = maps[-1].transpose(level["axes"]), data[n:]
+        return maps
 
 
 class FeatureStore(StoreReader):

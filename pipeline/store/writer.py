@@ -35,6 +35,7 @@ from pipeline.io import ProcessLock, fsync_path, sha256_json, writing
 from pipeline.store import layout
 from pipeline.store.items import (
     CandidateRow,
+    EmbeddingRow,
     FeatureRow,
     MaskRow,
     Plan,
@@ -44,6 +45,7 @@ from pipeline.store.items import (
 )
 from pipeline.store.layout import (
     CANDIDATES,
+    EMBEDDINGS,
     FEATURES,
     KINDS,
     MASKS,
@@ -578,6 +580,44 @@ class CandidateStoreWriter(MaskStoreWriter):
         ranking = json.dumps(np.asarray(row.figures, np.float32).tolist())
         sides = {"count": count, "height": height, "width": width}
         return {**sides, "ranking": ranking}, {"candidate": masks}
+
+
+class EmbeddingStoreWriter(StoreWriter):
+    """The writer of a store of embeddings; `example` returns the maps of any image as in
+    `EmbeddingRow`, and is called for a new store: shapes, types and memory order are those of all.
+    Else as `StoreWriter`."""
+
+    kind = EMBEDDINGS
+
+    def __init__(self, *args: Any, example: Callable[[], list[np.ndarray]], **options: Any):
+        super().__init__(*args, **options)
+        self.example = example
+
+    def new_arrays(self, items: Sequence[WorkItem], files: dict[str, bytes]) -> dict[str, dict]:
+        """One chunk per image: the bytes of its maps, one after another, as `levels` says."""
+        maps = self.example()
+        orders = [np.argsort([-step for step in one.strides], kind="stable") for one in maps]
+        self.extra_attrs["levels"] = [
+            {
+                "shape": [one.shape[k] for k in order],  # in the order of memory
+                "axes": np.argsort(order).tolist(),  # c, h and w among these
+                "dtype": str(one.dtype),
+            }
+            for one, order in zip(maps, orders, strict=True)
+        ]
+        size = sum(one.nbytes for one in maps)
+        array = DataArray.new("embedding", ("image", "byte"), (size,), "uint8")
+        return {"embedding": array.metadata(0)}
+
+    def encode_row(self, row: EmbeddingRow) -> tuple[Row, Data]:
+        """Return the data of the maps of an image."""
+        levels, parts = self._last.attrs["levels"], []
+        for one, level in zip(row.maps, levels, strict=True):
+            part = np.ascontiguousarray(one.transpose(np.argsort(level["axes"])))
+            if [*part.shape, part.dtype] != [*level["shape"], level["dtype"]]:
+                raise ValueError(f"a map {one.dtype} {one.shape}, not {level}")
+            parts.append(part.reshape(-1).view(np.uint8))
+        return {}, {"embedding": np.concatenate(parts)}
 
 
 class FeatureStoreWriter(StoreWriter):
