@@ -192,7 +192,7 @@ class Here:
     died = ()
 
     def __init__(self, threads):
-        self.submit = partial(threads.submit, cluster.run_range)
+        self.submit = partial(threads.submit, cluster.run_part)
 
     def size(self):
         return 1
