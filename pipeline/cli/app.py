@@ -77,8 +77,15 @@ def show_audit(
 
 
 @command(app, "pipeline segment --dataset brain --set segment.prompt=auto")
-def segment(dataset: Dataset, project: EngineProject) -> None:
+def segment(
+    dataset: Dataset,
+    project: EngineProject,
+    embeddings: Annotated[bool, Option("--embeddings", help="Keep those of SAM2.")] = False,
+) -> None:
     """Stage 1: m = SAM2(x) for every image -> cache/DATASET/masks.zarr"""
+    if embeddings:
+        settings = [*(project.settings or []), "segment.embeddings=true"]
+        project = replace(project, settings=settings)
     from pipeline.segment.segment import segment_dataset
 
     project.run(segment_dataset, dataset)
@@ -287,7 +294,7 @@ def verify(stores: Stores, output: Output) -> None:
     """Check every row of stores against its checksum and list what is lost."""
     from pipeline.store import verify_store
 
-    found = {str(path): verify_store(path) for path in stores}
+    found = {path: verify_store(path) for path in stores}
     values = {path: {"ok": one.ok, **asdict(one)} for path, one in found.items()}
     text = "\n".join(f"{path}: {one.summary()}" for path, one in found.items())
     output.show(values, text, failed=not all(one.ok for one in found.values()))
