@@ -25,6 +25,7 @@ from pipeline.cli.common import (
     Jobs,
     ModelProject,
     Output,
+    ProfileProject,
     Project,
     StageProject,
     Stores,
@@ -168,7 +169,7 @@ def encode(
 @command(app, "pipeline train --dataset brain --learner medfocus --jobs 2")
 def train(
     dataset: Dataset,
-    project: Project,
+    project: ProfileProject,
     learner: Annotated[list[str] | None, Option(help="Default: all of params.yaml.")] = None,
     jobs: Jobs = -1,
     force: Force = False,
@@ -192,7 +193,7 @@ def evaluate(dataset: Dataset, project: Project, jobs: Jobs = -1) -> None:
 
 @command(app, "pipeline compare --dataset breast --quick")
 def compare(
-    project: Project,
+    project: ProfileProject,
     dataset: Datasets = None,
     quick: Annotated[bool, Option("--quick", help="Two seeds, two shares; kept apart.")] = False,
     jobs: Jobs = -1,
@@ -219,7 +220,7 @@ def report(project: Project, dataset: Datasets = None) -> None:
 @command(app, "pipeline ablate --dataset covid --dataset breast")
 def ablate(
     dataset: Annotated[list[str], Option("--dataset", "-d", help="Repeated: several.")],
-    project: Project,
+    project: ProfileProject,
     encoder: Annotated[
         list[str] | None, Option(help="Profile of params.yaml to encode with as well.")
     ] = None,
