@@ -19,11 +19,12 @@ COPIED = (
 )
 
 
-def small_params(file: Path = ROOT / "examples/demo.yaml") -> dict:
-    """Return params.yaml with what a file such as demo.yaml changes in it."""
+def small_params(file: Path = ROOT / "examples/demo.yaml", **more: object) -> dict:
+    """Return params.yaml with what a file such as demo.yaml changes in it, and more by dotted
+    key."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     changes = yaml.safe_load(file.read_text(encoding="utf-8"))
-    for dotted, value in changes.items():
+    for dotted, value in (changes | more).items():
         *parents, leaf = dotted.split(".")
         section = params
         for parent in parents:

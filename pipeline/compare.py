@@ -53,7 +53,10 @@ def compare_study(
     learners = [*(name for name in params.learners if name in names), *names]
     full, failed, tables = paths, None, {}
     if quick:
-        params, paths = quick_params(params), QuickPaths(paths.root, paths.data_root)
+        params, paths = (
+            quick_params(params),
+            QuickPaths(paths.root, paths.data_root, paths.store_root),
+        )
     for dataset in datasets:
         planned = planned_runs(dataset, params, paths)
         if quick:

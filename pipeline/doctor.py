@@ -30,6 +30,7 @@ from pipeline.io import partial_path, remove_leftovers, writing
 from pipeline.manifest import read_manifest
 from pipeline.models.catalogue import catalogue, human
 from pipeline.paths import Paths
+from pipeline.segment.prompt_quality import compared
 from pipeline.segment.segment import load_predictor, segment_dataset
 from pipeline.segment.strategies import strategy_class
 
@@ -111,7 +112,10 @@ def examine(
         if dataset is None:
             yield Finding("trial", "no images were tried", "name a set: doctor --dataset NAME")
         elif len(models) == len(wanted) + 1:
-            yield from _trial(dataset, params, paths, options, models, device, folder)
+            yield from _trial(dataset, params, paths, options, models, folder)
+        if len(models) == len(wanted) + 1:
+            most = "one image" if dataset is None else f"batches of up to {IMAGES} images"
+            yield _memory(device, most)
     except PipelineError as error:
         yield Finding("trial", str(error), status="problem")
     finally:
@@ -212,9 +216,8 @@ def _strategy(params: Params, paths: Paths, dataset: str | None) -> Finding:
     with contextlib.suppress(PipelineError, OSError):  # it was not measured
         record = RunRecord.read(paths.record(dataset or "", "prompt_quality"))
         table = pd.read_parquet(paths.prompt_quality(dataset or ""))
-        if record.parameters.get("profile") == params.profile:
-            dice = table[~table["from_truth"]].groupby("strategy")["dice"].mean()
-            dice = dice.sort_values(ascending=False, kind="stable")
+        dice = compared(table)
+        if record.parameters.get("profile") == params.profile and len(dice):
             text += "; Dice here: " + ", ".join(f"{n} {value:.3f}" for n, value in dice.items())
             other = dice.index[0] != section.prompt
             return Finding(
@@ -231,7 +234,6 @@ def _trial(
     paths: Paths,
     options: RunOptions,
     models: dict[str, Any],
-    device: str,
     folder: Path,
 ) -> Iterator[Finding]:
     """Segment and encode some images as the stages do, and say what all of them will need."""
@@ -265,6 +267,10 @@ def _trial(
     text = f"stores of at most {human(needed)}, {human(free)} are free"
     remedy = "" if needed < free else "free some space, or put cache/ on another disk"
     yield Finding("disk", text, remedy, "problem" if remedy else "")
+
+
+def _memory(device: str, tried: str) -> Finding:
+    """Compare the most memory that was used until now with what there is; `tried` says for what."""
     if device.startswith("cuda"):
         used, held = torch.cuda.max_memory_reserved(device), torch.cuda.memory_reserved(device)
     else:
@@ -272,6 +278,6 @@ def _trial(
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         held = psutil.Process().memory_info().rss
     most = memory(device)[0] + held
-    text = f"{human(used)} of {human(most)} were used by batches of up to {len(only)} images"
+    text = f"{human(used)} of {human(most)} were used by the models with {tried}"
     remedy = "a smaller --batch-size, or a smaller model" if used > MUCH * most else ""
-    yield Finding("memory", text, remedy)
+    return Finding("memory", text, remedy)

@@ -40,15 +40,27 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser():
-    """The system's Chromium, headless."""
+def open_page():
+    """A function that opens an address in the system's Chromium, 1,200 pixels wide; what the
+    browser says and asks for is kept as `page.heard`."""
     from playwright.sync_api import sync_playwright
 
     found = shutil.which("chromium") or shutil.which("chromium-browser")
     assert found, "these tests need Chromium (apt-get install chromium)"
     with sync_playwright() as play:
         running = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield running
+
+        def opened(url: str):
+            page = running.new_page(viewport={"width": 1200, "height": 900})
+            page.set_default_timeout(240_000)  # test machines may be busy
+            page.heard = []
+            page.on("console", lambda m: page.heard.append(f"console {m.type}: {m.text}"))
+            page.on("pageerror", lambda e: page.heard.append(f"error: {e}"))
+            page.on("request", lambda r: page.heard.append(f"request: {r.url[:80]}"))
+            page.goto(url)
+            return page
+
+        yield opened
         running.close()
 
 

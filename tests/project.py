@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -49,6 +50,14 @@ def small() -> dict[str, Any]:
     """Return the values, by dotted key, with which params.yaml has the small study of the tests."""
     values = yaml.safe_load((REPO / "tests/small.yaml").read_text(encoding="utf-8"))
     return {key: value for key, value in values.items() if key != "train.seeds"}
+
+
+def manifest_of(ids: Sequence[str], **columns: object) -> pd.DataFrame:
+    """Return a valid manifest of phantoms that need not exist, with columns of other values."""
+    frame = pd.DataFrame({name: [""] * len(ids) for name in COLUMNS})
+    values = {"image_id": list(ids), "path": list(ids), "frame": "0", "label": "a"}
+    values |= {"sha256": [f"{i:064x}" for i in range(len(ids))], "synthetic": "1"}
+    return frame.assign(**values | {"width": "32", "height": "32"} | columns)
 
 
 class Project:

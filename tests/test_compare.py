@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from examples.demo import small_params
 from pipeline.compare import cells_table, planned_runs
 from pipeline.config import load_params
 from pipeline.errors import PipelineError
@@ -20,7 +21,7 @@ from pipeline.evaluate.comparison import over_sets
 from pipeline.learners.choose import choose_run, control_of, kind_of
 from pipeline.paths import QuickPaths
 from tests.learners.test_train import digests, make_project
-from tests.project import REPO, in_process, small
+from tests.project import REPO, in_process
 from tests.site import Site
 
 VIEWS = ["whole", "masked"]
@@ -47,14 +48,8 @@ VALUES = {
 
 def set_params(root, **changed) -> None:
     """Write params.yaml of a project, with the values above."""
-    raw = yaml.safe_load((REPO / "params.yaml").read_text()) | {"datasets": ["toy"]}
-    given = small() | VALUES | {key.replace("__", "."): value for key, value in changed.items()}
-    for dotted, value in given.items():
-        *parents, leaf = dotted.split(".")
-        section = raw
-        for parent in parents:
-            section = section[parent]
-        section[leaf] = value
+    given = VALUES | {key.replace("__", "."): value for key, value in changed.items()}
+    raw = small_params(REPO / "tests/small.yaml", datasets=["toy"], **given)
     (root / "params.yaml").write_text(yaml.safe_dump(raw))
 
 

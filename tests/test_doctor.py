@@ -62,6 +62,7 @@ def test_ten_images_are_tried_what_fails_is_named_and_nothing_is_left(tmp_path):
     assert {one["status"] for one in findings.values()} <= {"ok", "warning"}
     assert findings["segment trial"]["text"].startswith("9 images")
     assert findings["time"]["text"].startswith("40 images: about ")
+    assert {"versions", "device", "cache", "disk", "memory", "strategy"} < findings.keys()
     assert "bf16" in findings["encode precision"]["text"]
     assert sorted(tmp_path.rglob("*")) == [path for path in before if path != dead]
 
@@ -76,6 +77,26 @@ def test_after_what_is_wrong_the_rest_is_looked_at_all_the_same(tmp_path):
     assert findings["encode model"]["remedy"].endswith("models fetch openai-vit-b-16")
     assert "prompt-quality" in findings["strategy"]["remedy"]
     assert "cannot write" in findings["trial"]["text"]
+
+
+@pytest.mark.promise(DOCTOR)
+def test_without_a_dataset_the_models_are_measured(tmp_path):
+    code, findings = found(project_of(tmp_path, 1))
+    assert code == 0 and "with one image" in findings["memory"]["text"]
+    assert "doctor --dataset NAME" in findings["trial"]["remedy"]
+
+
+@pytest.mark.promise("`prompt-quality` ends with the line of the best strategy for params.yaml.")
+def test_prompt_quality_ends_with_a_line_for_params_yaml(tmp_path):
+    project_of(tmp_path, 2)
+    given = "-d", DATASET, "--set", "prompt_quality.strategies=[center-box,box]"
+    code, said = in_process(tmp_path, "prompt-quality", *given)
+    figures, line = said.rstrip().splitlines()[-2:]
+    assert code == 0 and figures.startswith("Dice without ground truth: center-box 0.")
+    chosen = yaml.safe_load(line.removeprefix("best here, for params.yaml: "))["segment"]
+    assert chosen["prompt"] == "center-box" and {"zoom", "box_as_mask"} < chosen.keys()
+    raw = yaml.safe_load((REPO / "params.yaml").read_text())["segment"]
+    assert all(raw[name] == value for name, value in chosen.items() if name != "prompt")
 
 
 @pytest.mark.promise("For other weights than SAM2-micro, doctor names the strategy measured best.")

@@ -78,8 +78,15 @@ def show_audit(
 
 
 @command(app, "pipeline segment --dataset brain --set segment.prompt=auto")
-def segment(dataset: Dataset, project: EngineProject) -> None:
+def segment(
+    dataset: Dataset,
+    project: EngineProject,
+    embeddings: Annotated[bool, Option("--embeddings", help="Keep those of SAM2.")] = False,
+) -> None:
     """Stage 1: m = SAM2(x) for every image -> cache/DATASET/masks.zarr"""
+    if embeddings:
+        settings = [*(project.settings or []), "segment.embeddings=true"]
+        project = replace(project, settings=settings)
     from pipeline.segment.segment import segment_dataset
 
     project.run(segment_dataset, dataset)
@@ -95,9 +102,11 @@ def prompt_quality(
     if images is not None:
         sizes = (f"prompt_quality.{kind}={images}" for kind in ("images", "phantoms"))
         project = replace(project, settings=[*(project.settings or []), *sizes])
-    from pipeline.segment.prompt_quality import measure_prompts
+    from pipeline.segment.prompt_quality import best_line, measure_prompts
 
-    project.run(measure_prompts, dataset)
+    given = dataset, project.params, project.paths
+    record = measure_prompts(*given, project.options)
+    project.show(record.to_json(), f"{record.summary()}\n{best_line(*given)}".rstrip())
 
 
 @command(app, "pipeline review --dataset brain --order random")
@@ -286,7 +295,7 @@ def verify(stores: Stores, output: Output) -> None:
     """Check every row of stores against its checksum and list what is lost."""
     from pipeline.store import verify_store
 
-    found = {str(path): verify_store(path) for path in stores}
+    found = {path: verify_store(path) for path in stores}
     values = {path: {"ok": one.ok, **asdict(one)} for path, one in found.items()}
     text = "\n".join(f"{path}: {one.summary()}" for path, one in found.items())
     output.show(values, text, failed=not all(one.ok for one in found.values()))

@@ -44,7 +44,7 @@ Datasets = Annotated[list[str] | None, Option("--dataset", "-d", help="Default: 
 DatasetName = Annotated[str, Argument(help="Name of the dataset.")]
 Against = Annotated[str | None, Option(help="Find copies in this dataset as well.")]
 Where = Literal["lesion", "background"]
-Stores = Annotated[list[Path], Argument(help="Mask or feature stores.")]
+Stores = Annotated[list[str], Argument(help="Mask or feature stores.")]
 Jobs = Annotated[int, Option(help="Parallel jobs; -1 for all cores.", callback=_jobs_or_all)]
 Force = Annotated[bool, Option("--force", help="Compute again, replacing another identity.")]
 
@@ -104,7 +104,14 @@ class Project(Output):
         if self.precision:
             given |= {f"{stage}.precision": self.precision for stage in ("segment", "encode")}
         self.params = load_params(self.params_file, given)
-        self.paths = Paths(self.params_file.parent, self.params.data_root)
+        self.paths = Paths(self.params_file.parent, self.params.data_root, self.params.store_root)
+
+    def check_stores(self) -> None:
+        """Raise ConfigError if the stores are not where dvc.yaml has them, in cache/."""
+        if self.paths.store_root != Paths.store_root:
+            remedy = "run `pipeline segment` and `pipeline encode`, or set store_root: cache"
+            message = f"DVC keeps stores in cache/, not in store_root: {self.paths.store_root}"
+            raise ConfigError(message, path=self.params_file, remedy=remedy)
 
     def datasets(self, named: list[str] | None) -> list[str]:
         """Return the datasets of `--dataset`, or those of params.yaml if there are none;

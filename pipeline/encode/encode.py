@@ -23,6 +23,7 @@ from pipeline.io import FileHashes
 from pipeline.manifest import class_names, read_manifest
 from pipeline.models import ClipModel, TimmEncoder, load_clip, load_timm
 from pipeline.paths import Paths
+from pipeline.remote import exists
 from pipeline.store import (
     FeatureRow,
     FeatureStoreWriter,
@@ -137,7 +138,7 @@ def copy_features(
 ) -> None:
     """Copy what the store `base` has of the same images with the same masks, model and rules,
     so that of masks corrected by a person only those that were changed are encoded."""
-    if not base.is_dir():
+    if not exists(base):
         return
     store, new = open_features(base), canonical(mapper.identity)
     old, rules, views = store.identity, new.pop("view_rules", {}), new.pop("views")

@@ -6,7 +6,7 @@ writes a shard into the staging folder of the store, and returns what the index 
 engine gives the range of a worker that died to another one.
 
 Workers need the driver's environment and see the project folder at the driver's path; the images
-may be read where they are.
+may be read where they are. Images and stores at a URL need no shared file system.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import shutil
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -28,19 +28,21 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from pipeline import remote
 from pipeline.engine import process
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import library_versions
 from pipeline.engine.run import LocalExecutor, Mapper, prepared
-from pipeline.errors import ConfigError, PipelineError, reason_of
+from pipeline.errors import ConfigError, PipelineError, RemoteError, reason_of
 from pipeline.io import FileHashes, sha256_file, sha256_json
 from pipeline.store.items import WorkItem, identity_diff
 
 if TYPE_CHECKING:
     from pipeline.store.writer import Prepared, StoreWriter, WrittenShard
 
-STOP = "stop"
-"""File of the staging folder that asks workers to end with the batches that they have begun."""
+RUNNING = "running"
+"""File of the staging folder without which workers end with the batches that they have begun."""
+POLL_SECONDS = 5.0  # at a URL a worker asks for it this often
 
 
 class Pool(Protocol):
@@ -201,6 +203,8 @@ class ClusterExecutor:
                 be loaded, a full disk); or the connection to the workers is lost.
         """
         staging, about = writer.staging(), pickle.dumps((code_version(), Path.cwd()))
+        running_file = staging / RUNNING
+        remote.write_file(running_file, b"")
         task = pickle.dumps(RangeTask(factory, writer, staging, self.batch_size, self.workers))
         # So that all workers have some to do, in the batches of one process.
         batches = -(-len(items) // (2 * self.batch_size * max(1, self.pool.size())))
@@ -211,7 +215,7 @@ class ClusterExecutor:
         try:
             while True:
                 if stopped():
-                    (staging / STOP).touch()
+                    remote.remove(running_file)
                     ranges = iter(())  # those handed out end at once, or with what they have
                 room = 2 * max(1, self.pool.size()) - len(running)
                 for _, part in zip(range(room), ranges, strict=False):
@@ -223,7 +227,8 @@ class ClusterExecutor:
                 for future in wait(running, 0.5, FIRST_COMPLETED).done:
                     yield from self._finish(future, running.pop(future), writer)
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            with contextlib.suppress(RemoteError):  # the next writer does it
+                remote.remove_folder(staging)
 
     def _finish(
         self, future: Future, part: Sequence[WorkItem], writer: StoreWriter
@@ -274,7 +279,7 @@ class RangeTask:
 
     def stopped(self) -> bool:
         """Whether to stop; also where the driver is gone and the next one has cleaned up."""
-        return not self.staging.is_dir() or (self.staging / STOP).exists()
+        return not _exists(self.staging / RUNNING)
 
     def check(self, identity: dict[str, Any]) -> None:
         """Raise ConfigError unless a mapper of this identity computes the rows of the store."""
@@ -296,6 +301,19 @@ class RangeTask:
                 yield self.writer.failed(result.item, reason) if reason else row
 
         return self.writer.write_shard(rows(), self.staging), executor.seconds
+
+
+_asked: dict[str, tuple[float, bool]] = {}  # file at a URL -> when it was asked for, the answer
+
+
+def _exists(file: Path) -> bool:
+    if not remote.is_url(file):
+        return file.exists()
+    when, answer = _asked.get(str(file), (-POLL_SECONDS, True))
+    if time.monotonic() - when > POLL_SECONDS:
+        answer = remote.exists(file)
+        _asked[str(file)] = time.monotonic(), answer
+    return answer
 
 
 _one_at_a_time = threading.Lock()  # a Dask worker may have several threads

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from pipeline.audit.table import read_audit
 from pipeline.config import EvaluateParams, Params
 from pipeline.evaluate.predictions import blocks, image_units, read_runs
 from pipeline.evaluate.scores import METRICS, Scored, differences, holm, score_block, verdict
-from pipeline.io import atomic_write
+from pipeline.io import atomic_write_text, csv_text
 from pipeline.learners.choose import control_of, kind_of
 from pipeline.learners.runs import fit_seconds, read_runs_table, run_inputs, write_table
 from pipeline.manifest import read_manifest
@@ -71,15 +70,9 @@ def compare_dataset(dataset: str, params: Params, paths: Paths) -> pd.DataFrame:
     table = table.astype(dict.fromkeys(INTS.split(), "int64"))
     sources = {f"predictions/{name}": paths.predictions(dataset, name) for name in learners}
     inputs = stamp(**run_inputs(paths, dataset), **sources)
-    with atomic_write(compare_csv(paths, dataset)) as partial:
-        table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+    atomic_write_text(paths.plots(dataset) / "compare.csv", csv_text(table))
     write_table(paths.compare(dataset), table, inputs, "snappy")
     return table
-
-
-def compare_csv(paths: Paths, dataset: str) -> Path:
-    """Return the path of the CSV beside compare.parquet."""
-    return paths.plots(dataset) / "compare.csv"
 
 
 def fit_facts(dataset: str, learners: Iterable[str], paths: Paths) -> pd.DataFrame:
@@ -142,7 +135,7 @@ def block_rows(scored: list[Scored], facts: pd.DataFrame, params: Params) -> lis
         same = [one for one in scored if one.run.fraction == fraction]
         same.sort(key=lambda one: names[one.run.key][0])
         rows = [one_row(one, facts, names, params.evaluate) for one in same]
-        by_key = {row_key(row): (row, one) for row, one in zip(rows, same, strict=True)}
+        by_key = {one.run.key: (row, one) for row, one in zip(rows, same, strict=True)}
         base = by_key.get(params.study.baseline.key)
         shares = base[0]["n_fractions"] if base else 1
         # A mean over fewer seeds is more often the best by chance.
@@ -151,7 +144,9 @@ def block_rows(scored: list[Scored], facts: pd.DataFrame, params: Params) -> lis
         best, picked = best_on_validation(full, "whole"), best_on_validation(full, "mask")
         if picked is not None:
             picked["picked"] = True
-        others = {"baseline": base, "best": by_key[row_key(best)] if best else base}
+        others = {"baseline": base, "best": base}
+        if best:
+            others["best"] = by_key[best["learner"], best["view"]]
         for group in OTHERS:
             pairs = []
             for row, one in by_key.values():
@@ -165,11 +160,6 @@ def block_rows(scored: list[Scored], facts: pd.DataFrame, params: Params) -> lis
             compare(group, pairs, params.evaluate)
         found += rows
     return found
-
-
-def row_key(row: dict[str, Any]) -> tuple[str, str]:
-    """Return learner and view of a row."""
-    return row["learner"], row["view"]
 
 
 def best_on_validation(rows: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:

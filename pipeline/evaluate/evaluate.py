@@ -17,11 +17,12 @@ from pipeline.engine.record import RunRecord, recorded
 from pipeline.evaluate.mask_quality import mask_quality, masks_inputs, summarise_masks
 from pipeline.evaluate.predictions import blocks, image_units, read_runs, test_set
 from pipeline.evaluate.scores import Columns, compare_block, run_tables, score_block
-from pipeline.io import atomic_write, atomic_write_json
+from pipeline.io import atomic_write_json, atomic_write_text, csv_text
 from pipeline.learners.runs import run_inputs, usable_learners, write_table
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import stamp
+from pipeline.remote import exists
 from pipeline.store import open_features
 
 TABLES = {
@@ -65,7 +66,7 @@ def evaluate_dataset(
     with recorded(record, paths.record(dataset, "evaluate")):
         audit = read_audit(paths.audit(dataset), manifest)
         features = paths.features(dataset)
-        store = open_features(features) if features.is_dir() else None
+        store = open_features(features) if exists(features) else None
         learners = usable_learners(params, paths, store)
         runs, classes = read_runs(dataset, learners, paths)
         units = image_units(manifest, audit)
@@ -97,8 +98,7 @@ def evaluate_dataset(
         tables["mask_summary"] = summarise_masks(quality, units, params.evaluate)
         record.seconds["metrics"] = time.monotonic() - clock
         for name, table in tables.items():
-            with atomic_write(paths.plots(dataset) / f"{name}.csv") as partial:
-                table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+            atomic_write_text(paths.plots(dataset) / f"{name}.csv", csv_text(table))
         write_table(paths.mask_quality(dataset), quality, quality_inputs, "snappy")
         inputs |= stamp(**tables_of(paths, dataset))
         # Last, with the hashes of the others.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -11,14 +11,14 @@ import pandas as pd
 
 from pipeline.audit.table import read_audit
 from pipeline.config import CROSS_VALIDATED
-from pipeline.errors import PipelineError
-from pipeline.evaluate.leak import check_unseen
+from pipeline.errors import PipelineError, shown
 from pipeline.learners.runs import read_predictions, run_inputs, train_command
-from pipeline.learners.variants import variant_inputs
+from pipeline.learners.variants import seen_by, variant_inputs
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import check, schema_stamp
 from pipeline.splits.grouping import TIES, units, with_copies
+from pipeline.store import open_features
 
 COPIES = {"clean": "copy_in_train", "clean_any": "copy_in_train_any"}
 """Subset -> column of the leak audit that marks the images it leaves out."""
@@ -118,6 +118,30 @@ def read_runs(dataset: str, learners: Sequence[str], paths: Paths) -> tuple[list
         labels = {row.seed: row.n_train + row.n_val for row in fits.itertuples()}
         found.append(Run(*key, seeds, labels, failed))
     return found, classes
+
+
+def check_unseen(
+    tested: Mapping[str, np.ndarray], units: Mapping[str, str], dataset: str, paths: Paths
+) -> None:
+    """Raise PipelineError where a test image belongs with one that an adapter has learned from.
+
+    Args:
+        tested: part of a variant of the masks, such as `lora-16/0`, to the ids of all images that
+            are tested on features made with it.
+        units: of each image id: its patient, group, file and copies (`splits.grouping.units`).
+        dataset, paths: where the features are. Their identity names the images that were seen.
+    """
+    for part, ids in tested.items():
+        path = paths.features(dataset, part)
+        learned = {units.get(image_id, image_id) for image_id in seen_by(open_features(path))}
+        if leaked := sorted(i for i in set(ids) if units.get(i, i) in learned):
+            raise PipelineError(
+                f"{len(leaked)} test images belong with images whose masks the adapter of {part} "
+                f"has learned from (same image, patient, group, file or copy): {shown(leaked)}",
+                path=path,
+                remedy=f"run adapt, encode --masks and train again for {dataset}, with the splits "
+                "and the leak audit as they are now",
+            )
 
 
 def blocks(

@@ -32,6 +32,7 @@ from pipeline.learners.variants import RunKey, Variants, variant_inputs
 from pipeline.manifest import class_names, read_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import schema_stamp, stamp
+from pipeline.remote import exists
 from pipeline.splits import Split, SplitPlan, load_split_plan
 from pipeline.store import FeatureStore, open_features, open_masks
 
@@ -393,7 +394,7 @@ def read_features(
     for variant, one in stores.items():
         table, masks = one.table().reindex(ids), paths.masks(dataset, variant)
         # A user may have the features alone; where there are masks too, they must agree.
-        other = runs.encoded_with_other_masks(one, open_masks(masks)) if masks.is_dir() else set()
+        other = runs.encoded_with_other_masks(one, open_masks(masks)) if exists(masks) else set()
         reasons = {
             "not encoded": table["status"].isna(),
             "failed in encode": table["status"] == "failed",

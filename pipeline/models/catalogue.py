@@ -23,7 +23,8 @@ class ModelFile:
 
     Args:
         place: its path below the project folder.
-        hub, revision: the repository on the hub that has it, and the commit there.
+        hub, revision: the repository on the hub that has it, and the commit there; or the address
+            of the file, or of an archive with it, elsewhere.
         sha256: hexadecimal.
         size: in bytes.
     """
@@ -42,7 +43,19 @@ class ModelFile:
     @property
     def url(self) -> str:
         """Where a browser finds it."""
+        if self.elsewhere:
+            return self.hub
         return f"https://huggingface.co/{self.hub}/resolve/{self.revision or 'main'}/{self.name}"
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it is not on the hub."""
+        return self.hub.startswith("https://")
+
+    def by_hand(self, root: Path) -> str:
+        """Return how to get it with a browser."""
+        inside = "" if self.url.endswith(f"/{self.name}") else f", take {self.name} out of it"
+        return f"download {self.url}{inside} and put it at {root / self.place}"
 
     def wanted(self, root: Path) -> tuple[str | None, str]:
         """Return the hash that the file must have, and who says so: "pinned" (the catalogue),

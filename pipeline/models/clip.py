@@ -21,7 +21,6 @@ from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg
 from open_clip.timm_model import TimmModel
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transformer import VisionTransformer
-from timm.models.vision_transformer import VisionTransformer as TimmViT
 from transformers import AutoConfig
 from transformers.utils import logging
 
@@ -37,7 +36,8 @@ from pipeline.models.checkpoint import (
     lite0_state,
     minilm_folder,
 )
-from pipeline.models.maps import map_indices, timm_maps
+from pipeline.models.maps import map_indices, no_tokens, timm_maps, timm_tokens
+from pipeline.models.medclip import ThreeLayersPooler, medclip_names
 from pipeline.models.transformers_names import open_clip_names
 
 CODE_VERSION = 1
@@ -134,10 +134,8 @@ class ClipModel:
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Map normalised images to the joint space.
 
-        Tokens of a ViT pass its final norm and projection; the feature map of a convolutional
-        trunk passes the same head as its mean, so that the mean token of CLIP-micro is the image.
-        A token of a ViT of timm passes the head as if it were the image's only one: attention
-        pooling is then its values and what follows (C. Zhou et al., MaskCLIP, ECCV 2022, sec. 3.2).
+        Tokens of a ViT pass its final norm and projection; those of a tower of timm are of
+        `timm_tokens`, and pass the projection: the mean token of CLIP-micro is the image.
 
         Args:
             images: float (B, 3, image_size, image_size), mean and std already applied.
@@ -161,27 +159,14 @@ class ClipModel:
         visual, images = self.model.visual, images.to(self.device)
         with self._autocast():
             if isinstance(visual, TimmModel):
-                maps = visual.trunk.forward_features(images)
-                if maps.ndim == 4:
-                    pooled = visual.head(visual.trunk.forward_head(maps))
-                    tokens = visual.head(maps.flatten(2).transpose(1, 2))
-                    return pooled.float(), tokens.float().unflatten(1, maps.shape[-2:])
-                if isinstance(visual.trunk, TimmViT):
-                    pooled = visual.head(visual.trunk.forward_head(maps))
-                    first = visual.trunk.num_prefix_tokens
-                    alone = maps[:, first:].flatten(0, 1)[:, None].expand(-1, first + 1, -1)
-                    tokens = visual.head(visual.trunk.forward_head(alone)).float()
-                    grid = visual.trunk.patch_embed.grid_size
-                    return pooled.float(), tokens.unflatten(0, (len(maps), *grid))
-            elif isinstance(visual, VisionTransformer) and visual.attn_pool is None:
+                pooled, tokens = timm_tokens(visual.trunk, images)
+                return visual.head(pooled).float(), visual.head(tokens).float()
+            if isinstance(visual, VisionTransformer) and visual.attn_pool is None:
                 pooled, tokens = self._with_tokens(images)
                 if visual.proj is not None:
                     tokens = tokens @ visual.proj
                 return pooled.float(), tokens.float().unflatten(1, visual.grid_size)
-        raise ModelError(
-            "this image tower has no patch tokens in the joint space",
-            remedy="set encode.tokens: false, or choose a ViT such as ViT-B-16",
-        )
+        raise no_tokens()
 
     @torch.inference_mode()
     def encode_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -269,7 +254,7 @@ def load_clip(
     config["quick_gelu"] = bool(trained["quick_gelu"])
     tower, tokens = _text_sources(spec, config["text_cfg"])
     model = build_clip(config, tower)
-    state = open_clip_names(checkpoint.read())
+    state = medclip_names(open_clip_names(checkpoint.read()))
     # CLIP-micro's file may have only the text projection; trunk and text tower are in packages.
     if parts := _is_embedded(config) and set(state) == {PROJECTION, "logit_scale"}:
         combined = f"{LITE0_SHA256} {MINILM_SHA256} {digest}"
@@ -368,11 +353,17 @@ def build_clip(config: dict[str, Any], tower: str = "") -> CLIP | CustomTextCLIP
     if "hf_model_name" in text:
         _of_text_tower("configuration", text["hf_model_name"], AutoConfig.from_pretrained)
     try:
-        return (CustomTextCLIP if custom else CLIP)(**config)
+        model = (CustomTextCLIP if custom else CLIP)(**config)
     except Exception as error:  # of open_clip, timm or transformers
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         message = f"open_clip cannot build a model of this configuration ({reason})"
         raise ModelError(message, remedy="correct it; see open_clip's model_configs") from None
+    if "hf_model_name" in text:  # what open_clip has no option for
+        if text.get("proj_bias"):
+            model.text.proj = torch.nn.Linear(model.text.proj.in_features, config["embed_dim"])
+        if isinstance(model.text.pooler, ThreeLayersPooler):
+            model.text.transformer.config.output_hidden_states = True
+    return model
 
 
 def trained_with(

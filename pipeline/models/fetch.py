@@ -21,20 +21,24 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errn
 def fetch(model: PublishedModel, root: Path) -> Iterator[str]:
     """Fetch what a project lacks of a model; yield a line about each file.
 
-    A file is downloaded into checkpoints/.partial, where an interrupted download continues, and
-    moved to its place once its hash is the right one.
+    A file is downloaded into checkpoints/.partial, where the next call continues an interrupted
+    download, and moved to its place once its hash is the right one.
 
     Raises:
-        ModelError: a file cannot be reached, with where to download it and where to put it; its
-            hash is not the pinned one, nor that of the first fetch, nor what the hub states; or a
-            file that is there already is not whole.
+        ModelError: a file cannot be reached or is not on the hub (those come last), with where to
+            download it and where to put it; its hash is not the pinned one, nor that of the first
+            fetch, nor what the hub states; or a file that is there already is not whole.
         DiskError: it does not fit on the disk.
     """
     for client in ("httpx", "httpx2"):  # of huggingface_hub: a line for each request
         logging.getLogger(client).setLevel(logging.WARNING)
     partial = root / "checkpoints" / ".partial" / model.name
     again = f"run `pipeline models fetch {model.name}` again"
-    for file in model.files:
+    for file in sorted(model.files, key=lambda file: file.elsewhere):
+        if file.elsewhere and file.state(root) == "missing":
+            shutil.rmtree(partial, ignore_errors=True)
+            message = "is not on the hub"
+            raise ModelError(message, path=root / file.place, remedy=file.by_hand(root))
         if file.state(root) == "missing":
             path = _download(file, root, partial)
             try:
@@ -52,14 +56,15 @@ def fetch(model: PublishedModel, root: Path) -> Iterator[str]:
 
 
 def _download(file: ModelFile, root: Path, partial: Path) -> Path:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import GatedRepoError
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
 
     at = {"repo_id": file.hub, "filename": file.name, "revision": file.revision}
-    at["endpoint"] = os.environ.get("HF_ENDPOINT")
-    by_hand = f"download {file.url} and put it at {root / file.place}"
+    url = hf_hub_url(**at, endpoint=os.environ.get("HF_ENDPOINT"))
     try:
-        stated = get_hf_file_metadata(hf_hub_url(**at))
+        stated = get_hf_file_metadata(url)
         with writing(root / file.place):
             partial.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(partial).free
@@ -71,7 +76,12 @@ def _download(file: ModelFile, root: Path, partial: Path) -> Path:
             message = f"the hub has SHA-256 {stated.etag}, but {wanted} is {who}: another version"
             remedy = "if you want it, fetch it by hand and state its sha256 in params.yaml"
             raise ModelError(message, path=file.url, remedy=remedy)
-        path = Path(hf_hub_download(**at, local_dir=partial))
+        # `hf_hub_download` begins again in each process; bytes of another version are left alone.
+        path = partial / f"{file.name}.{''.join(filter(str.isalnum, stated.etag or ''))}"
+        headers = build_hf_headers() | {"Accept-Encoding": "identity"}  # a range of its bytes
+        with path.open("ab") as part:
+            given = {"headers": headers, "expected_size": stated.size}
+            http_get(url, part, resume_size=part.tell(), **given)
     except (DiskError, ModelError):
         raise
     except GatedRepoError:
@@ -83,7 +93,7 @@ def _download(file: ModelFile, root: Path, partial: Path) -> Path:
             if isinstance(error, OSError) and error.errno in DISK:
                 raise
         message = f"cannot be fetched ({type(error).__name__})"
-        remedy = f"run again, which continues; without network {by_hand}"
+        remedy = f"run again, which continues; without network {file.by_hand(root)}"
         raise ModelError(message, path=file.url, remedy=remedy) from None
     if wanted is None and len(stated.etag or "") == HASH and sha256_file(path) != stated.etag:
         path.unlink()

@@ -32,3 +32,38 @@ def timm_maps(
     indices = map_indices(network, blocks)
     last, maps = network.forward_intermediates(images, indices, norm=bool(blocks))
     return network.forward_head(last), maps
+
+
+def no_tokens() -> ModelError:
+    """Return the error of an image tower without patch tokens."""
+    return ModelError(
+        "this image tower has no patch tokens in the joint space",
+        remedy="set encode.tokens: false, or choose a ViT such as ViT-B-16",
+    )
+
+
+def timm_tokens(
+    network: torch.nn.Module, images: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the features of a timm network, (B, d), and its patch tokens, (B, h, w, d), of images
+    (B, 3, s, s): the tokens of a ViT, the cells of the last map of another network.
+
+    Each token passes the head as if it were the image's only one: attention pooling is then its
+    values and what follows (C. Zhou et al., MaskCLIP, ECCV 2022, sec. 3.2).
+
+    Raises:
+        ModelError: the network has neither, or its head gives no features (B, d).
+    """
+    last = network.forward_features(images)
+    features = network.forward_head(last)
+    if last.ndim == 4 and features.ndim == 2:
+        channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
+        cells = last if channels_last else last.movedim(1, -1)
+        grid, alone = cells.shape[1:3], cells.flatten(0, 2)[:, None, None]
+        alone = alone if channels_last else alone.movedim(-1, 1)
+    elif isinstance(network, VisionTransformer) and features.ndim == 2:
+        grid, first = network.patch_embed.grid_size, network.num_prefix_tokens
+        alone = last[:, first:].flatten(0, 1)[:, None].expand(-1, first + 1, -1)
+    else:
+        raise no_tokens()
+    return features, network.forward_head(alone).unflatten(0, (len(last), *grid))

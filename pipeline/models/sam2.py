@@ -1,4 +1,4 @@
-"""SAM2 for still images: the official models of SAM 2.0 and 2.1, MedSAM2 and SAM2-micro."""
+"""SAM2 for still images: the models of SAM 2.0 and 2.1, MedSAM2, EdgeTAM and SAM2-micro."""
 
 from __future__ import annotations
 
@@ -40,6 +40,12 @@ OFFICIAL = {
 MEDSAM2 = {"medsam2": OFFICIAL["sam2.1_hiera_tiny"]}
 """J. Ma et al., MedSAM2, arXiv:2504.03600: SAM2.1 tiny, trained at `MEDSAM2_SIZE` pixels."""
 MEDSAM2_SIZE = 512
+EDGETAM = {"edgetam": OFFICIAL["sam2_hiera_tiny"]}
+"""C. Zhou et al., EdgeTAM, arXiv:2501.07256: SAM 2.0 with RepViT-M1 as trunk and half the layers
+of memory attention; its configuration is that of github.com/facebookresearch/EdgeTAM."""
+NAMED = OFFICIAL | MEDSAM2 | EDGETAM
+VIDEO_ONLY = "spatial_perceiver."
+"""The part of EdgeTAM that sam2 lacks: it compresses the memory of a video; images have none."""
 STABLE = {  # as in sam2.build_sam for images
     "dynamic_multimask_via_stability": True,
     "dynamic_multimask_stability_delta": 0.05,
@@ -98,18 +104,23 @@ class Sam2ImagePredictor(SAM2ImagePredictor):
 def sam2_config(name: str) -> dict[str, Any]:
     """Return a SAM2 configuration: `model` (hydra's `_target_` tree), `mean`, `std`.
 
-    `name` is "sam2-micro", "medsam2" or an official one such as "sam2.1_hiera_large"; else a
-    ModelError.
+    `name` is "sam2-micro", "medsam2", "edgetam" or an official one such as "sam2.1_hiera_large";
+    else a ModelError.
     """
-    if name in OFFICIAL | MEDSAM2:
-        path = files(sam2) / "configs" / (OFFICIAL | MEDSAM2)[name]
+    if name in NAMED:
+        path = files(sam2) / "configs" / NAMED[name]
         # yaml would read 1e-6 as text
         model = OmegaConf.to_container(OmegaConf.create(path.read_text("utf-8")))["model"]
         model |= {"image_size": MEDSAM2_SIZE} if name in MEDSAM2 else {}
+        if name in EDGETAM:
+            trunk = {"_target_": "pipeline.models.trunk.TimmTrunk", "name": "repvit_m1"}
+            model["image_encoder"]["trunk"] = trunk | {"out_indices": [0, 1, 2, 3]}
+            model["image_encoder"]["neck"]["backbone_channel_list"] = [384, 192, 96, 48]
+            model["memory_attention"]["num_layers"] = 2
         return {"model": {**model, "sam_mask_decoder_extra_args": dict(STABLE)}, **IMAGENET}
     path = files(__package__) / f"configs/{name}.yaml"
     if not path.is_file():
-        names = ", ".join(["sam2-micro", *OFFICIAL, *MEDSAM2])
+        names = ", ".join(["sam2-micro", *NAMED])
         raise ModelError(f"{name!r} is not a SAM2 configuration", remedy=f"choose from {names}")
     config = yaml.safe_load(path.read_text("utf-8"))
     return {key: config[key] for key in ("model", "mean", "std")}
@@ -147,10 +158,11 @@ def load_sam2(
     file, repository = f"{spec.name}.pt", f"facebook/{spec.name.replace('_', '-')}"
     url = URLS.get(spec.name.split("_")[0], "")
     advice = f"download {url}/{file} (or set `checkpoint: hf-hub:{repository}`)"
-    if spec.name in MEDSAM2:
-        file, repository = "MedSAM2_latest.pt", "wanglab/MedSAM2"
+    if spec.name in MEDSAM2 | EDGETAM:
+        file = "MedSAM2_latest.pt" if spec.name in MEDSAM2 else file
+        repository = "wanglab/MedSAM2" if spec.name in MEDSAM2 else "facebook/EdgeTAM"
         advice = f"download {file} from https://huggingface.co/{repository}"
-    package = "" if spec.name in OFFICIAL | MEDSAM2 else f"{spec.name}.safetensors"
+    package = "" if spec.name in NAMED else f"{spec.name}.safetensors"
     checkpoint = find_checkpoint(spec, file, advice, package)
     if "medsam2" in checkpoint.path.name.lower() and not (spec.name in MEDSAM2 or spec.image_size):
         message = (
@@ -161,7 +173,10 @@ def load_sam2(
     digest = sha256_file(checkpoint.path)
     checkpoint.check_sha256(digest, spec.sha256)
     model = instantiate_sam2(config["model"])
-    checkpoint.load_into(model, checkpoint.read(), "num_batches_tracked")
+    state = checkpoint.read()
+    if spec.name in EDGETAM:
+        state = {name: t for name, t in state.items() if not name.startswith(VIDEO_ONLY)}
+    checkpoint.load_into(model, state, "num_batches_tracked")
     model = model.to(device).eval()
     if torch.device(device).type == "cpu":
         model = model.to(memory_format=torch.channels_last)

@@ -17,7 +17,7 @@ from pipeline.config import TIMM, ModelSpec
 from pipeline.errors import ModelError
 from pipeline.io import sha256_file
 from pipeline.models.checkpoint import HUB, find_checkpoint
-from pipeline.models.maps import timm_maps
+from pipeline.models.maps import timm_maps, timm_tokens
 
 CODE_VERSION = 1
 """Increased whenever the features of an encoder change; part of the identity of feature stores."""
@@ -31,7 +31,7 @@ class TimmEncoder:
     """A timm network without its classifier: the features that the classifier would see.
 
     It stands in for `pipeline.models.clip.ClipModel` wherever images are encoded; see there for the
-    attributes. It has no texts and no patch tokens.
+    attributes. It has no texts; its patch tokens are those of `timm_tokens`.
 
     Args:
         model: a timm model whose forward pass returns features (B, d), in evaluation mode.
@@ -45,7 +45,7 @@ class TimmEncoder:
 
     has_text = False
     checkpoint: Path | None = None
-    token_grid, tokens = (0, 0), 0
+    token_grid = (0, 0)
 
     def __init__(
         self,
@@ -65,16 +65,24 @@ class TimmEncoder:
         except (ValueError, RuntimeError, AssertionError) as error:
             message = f"this timm model gives no features of {size} x {size} images ({error})"
             raise ModelError(message, remedy="choose an image classifier of timm") from None
+        with contextlib.suppress(ModelError), torch.inference_mode():
+            probe = torch.zeros(1, 3, size, size, device=self.device)
+            self.token_grid = tuple(timm_tokens(model, probe)[1].shape[1:3])
+        self.tokens = self.token_grid[0] * self.token_grid[1]
 
     @torch.inference_mode()
-    def encode_image(self, images: torch.Tensor, tokens: bool = False) -> torch.Tensor:
+    def encode_image(
+        self, images: torch.Tensor, tokens: bool = False
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Return features, float32 (B, embed_dim), of images, float (B, 3, image_size, image_size),
-        to which mean and std are applied; a ModelError if `tokens` are wanted."""
-        if tokens:
-            message = "an encoder of timm has no patch tokens here"
-            raise ModelError(message, remedy="set encode.tokens: false")
+        to which mean and std are applied; with `tokens`, and these, float32 (B, h * w, embed_dim),
+        as `ClipModel.encode_image`."""
+        images = images.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, self.precision == "bf16"):
-            return self.model(images.to(self.device)).float()
+            if not tokens:
+                return self.model(images).float()
+            features, found = timm_tokens(self.model, images)
+            return features.float(), found.flatten(1, 2).float()
 
     @torch.inference_mode()
     def encode_maps(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -7,6 +7,7 @@ do not have stays as it is, and strict loading refuses it as unexpected.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -87,11 +88,7 @@ def open_clip_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return state
     table, found = (SIGLIP if "logit_bias" in state else CLIP), {}
     state = {n: t for n, t in state.items() if not n.endswith("embeddings.position_ids")}
-    for name in [n for n in state if re.search(r"\.self_attn\.q_proj\.", n)]:
-        parts = [name.replace(".q_proj.", f".{part}_proj.") for part in "qkv"]
-        if all(part in state for part in parts):
-            joined = re.sub(r"\.q_proj\.", ".qkv_", name)
-            state[joined] = torch.cat([state.pop(part) for part in parts])
+    state = joined(state, [f".self_attn.{part}_proj." for part in "qkv"], ".self_attn.qkv_")
     for kind in ("weight", "bias"):
         pooling = "vision_model.head.attention."
         if (joint := state.pop(f"{pooling}in_proj_{kind}", None)) is not None:
@@ -106,4 +103,17 @@ def open_clip_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if own in ("visual.proj", "text_projection"):
             tensor = tensor.T
         found[own] = tensor[None] if own == "visual.trunk.pos_embed" else tensor
+    return found
+
+
+def joined(
+    state: dict[str, torch.Tensor], parts: Sequence[str], whole: str
+) -> dict[str, torch.Tensor]:
+    """Return a state in which tensors whose names differ only in one of `parts` are one, joined in
+    this order; `whole` takes the place of the part in its name."""
+    found = dict(state)
+    for name in [name for name in state if parts[0] in name]:
+        each = [name.replace(parts[0], part) for part in parts]
+        if all(one in state for one in each):
+            found[name.replace(parts[0], whole)] = torch.cat([found.pop(one) for one in each])
     return found

@@ -26,6 +26,7 @@ from pipeline.learners.runs import read_predictions, run_inputs, train_command, 
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import changed, check, read_stamp, schema_stamp
+from pipeline.remote import exists
 from pipeline.report import words
 from pipeline.report.words import LEARNERS
 from pipeline.store import open_features, open_masks
@@ -303,7 +304,7 @@ class Dataset:
             reader: returns the part; raises for a file that must not be shown.
         """
         try:
-            if not path.exists():
+            if not exists(path):
                 raise PipelineError("not there")
             value = reader(path)
             if part:
@@ -344,26 +345,20 @@ def load_dataset(name: str, params: Params, paths: Paths) -> Dataset:
     """
     data = Dataset(name, paths, params)
     evaluate, prompts = command("evaluate", name), command("prompt_quality", name)
-    stamped: dict[str, str] = {}
 
-    def judged(path: Path, again: str, stamped: dict[str, str]) -> pd.DataFrame:
-        stamped.update(read_stamp(path) or {})
+    def judged(path: Path) -> pd.DataFrame:
+        stamped = read_stamp(path) or {}
         learners = [key.partition("/")[2] for key in stamped if key.startswith("predictions/")]
         inputs = {f"predictions/{one}": paths.predictions(name, one) for one in learners}
-        check(stamped, again, path, **inputs, **run_inputs(paths, name))
+        check(stamped, evaluate, path, **inputs, **run_inputs(paths, name))
         return pd.read_parquet(path)
-
-    def metrics(path: Path) -> pd.DataFrame:
-        return judged(path, evaluate, stamped)
-
-    def compare(path: Path) -> pd.DataFrame:
-        return judged(path, command("compare", name), {})
 
     def record(path: Path) -> None:
         data.records[path.stem] = RunRecord.read(path).to_json()
 
     def plot(path: Path) -> pd.DataFrame:
-        if data.metrics is None or changed(stamped, **{path.stem: path}):
+        stamped = {} if data.metrics is None else read_stamp(paths.metrics_table(name))
+        if changed(stamped, **{path.stem: path}):
             raise PipelineError("of another evaluation than metrics.parquet")
         return _csv(path)
 
@@ -386,10 +381,10 @@ def load_dataset(name: str, params: Params, paths: Paths) -> Dataset:
     data.read("masks", paths.masks(name), command("segment", name), open_masks)
     data.read("features", paths.features(name), command("encode", name), open_features)
     _read_runs(data)
-    data.read("metrics", paths.metrics_table(name), evaluate, metrics)
+    data.read("metrics", paths.metrics_table(name), evaluate, judged)
     for part in PLOTS:
         data.read(part, paths.plots(name) / f"{part}.csv", evaluate, plot)
-    data.read("compare", paths.compare(name), command("compare", name), compare)
+    data.read("compare", paths.compare(name), command("compare", name), judged)
     data.read("mask_quality", paths.mask_quality(name), evaluate, mask_quality)
     data.read("prompt_quality", paths.prompt_quality(name), prompts, prompt_quality)
     order = {stage: i for i, stage in enumerate(STAGES)}

@@ -11,7 +11,7 @@ import pandas as pd
 
 from pipeline.config import Params
 from pipeline.errors import PipelineError
-from pipeline.io import atomic_write, atomic_write_text
+from pipeline.io import atomic_write, atomic_write_text, csv_text
 from pipeline.paths import Paths
 from pipeline.report import systems, words
 from pipeline.report.build import git_commit, how_to_read, models_used, render, warnings
@@ -60,7 +60,7 @@ def write_tables(params: Params, paths: Paths, dataset: str) -> list[Path]:
     if data.compare is not None:
         found[f"{dataset}_systems.csv.gz"] = data.compare
     for name, table in found.items():
-        text = table.to_csv(index=False, lineterminator="\n", float_format="%.6g")
+        text = csv_text(table)
         with atomic_write(paths.results / name) as partial:
             partial.write_bytes(gzip.compress(text.encode(), mtime=0))  # no time: the same bytes
     return [paths.results / name for name in found]
@@ -108,8 +108,7 @@ def write_external(params: Params, paths: Paths, dataset: str, name: str) -> Pat
     rows = rows.assign(system=[data.run_name(run) for run in runs])
     columns = ["system", *COLUMNS[:5], "n_labels", "n_images", "value", "lo", "hi", "reweighted"]
     path = paths.results / f"external_{name}.csv"
-    text = rows[columns].to_csv(index=False, lineterminator="\n", float_format="%.6g")
-    atomic_write_text(path, text)
+    atomic_write_text(path, csv_text(rows[columns]))
     return path
 
 

@@ -5,14 +5,14 @@ All figures are those of `pipeline compare`; nothing is computed here but which 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from pipeline.evaluate.comparison import MEAN, over_sets
 from pipeline.report import words
-from pipeline.report.data import PUBLISHED, Dataset, Run, select
+from pipeline.report.data import PUBLISHED, Dataset, select
 from pipeline.report.plots import Bar
 from pipeline.report.tables import Table, difference
 from pipeline.report.words import MISSING, percent, share
@@ -68,7 +68,8 @@ def grid(data: Dataset, limit: int = 10**6) -> Table:
     known = zero | {name: row for _, of in columns for name, row in of.items()} | means
     # Those with fewer shares of the labels have no mean: last.
     order = sorted(known, key=lambda n: (n not in means | zero, -known[n].accuracy))
-    quoted = {data.run_name(run): list(by.values()) for by, run in _quoted(data)}
+    runs = {architecture: data.counterpart(architecture) for architecture in data.quoted}
+    quoted = {data.run_name(run): [*data.quoted[a].values()] for a, run in runs.items() if run}
     first = sorted(order, key=lambda name: known[name].number >= 3 and name not in quoted)
     kept = set(first[:limit])
     rows = []
@@ -98,13 +99,6 @@ def grid(data: Dataset, limit: int = 10**6) -> Table:
         f"All systems on {data.name}: accuracy in percent by share of labels and shots a class",
         [["System", "Sees", *heads][i] for i in keep], rows, note,
     )  # fmt: skip
-
-
-def _quoted(data: Dataset) -> Iterator[tuple[dict[float, float], Run]]:
-    """Yield the figures of each architecture of the paper that a run of ours stands for."""
-    for architecture, by in data.quoted.items():
-        if run := data.counterpart(architecture):
-            yield by, run
 
 
 def series(values: Sequence[float | None]) -> str:
@@ -184,12 +178,13 @@ def mask_part(datasets: Sequence[Dataset]) -> Table | None:
     return _by_dataset("The mask's part: systems minus their random controls", found, datasets)
 
 
+PROTOCOLS, ON_TRUTH = ("grouped", "official"), ("grouped_truth", "ground_truth")
 ABLATIONS = {
-    "The mask alone": ("", ("whole", "masked", "binary")),
-    "What is left outside the mask": ("", ("masked", "grey", "blur", "dim")),
-    "True masks and random regions": ("_truth", ("whole", "masked", "oracle", "random")),
+    "The mask alone": (PROTOCOLS, ("whole", "masked", "binary")),
+    "What is left outside the mask": (PROTOCOLS, ("masked", "grey", "blur", "dim")),
+    "True masks and random regions": (ON_TRUTH, ("whole", "masked", "oracle", "random")),
 }
-"""Tables of the baseline's learner on some views: the end of their protocol, and the views."""
+"""Tables of the baseline's learner on some views, in the first of some protocols that has them."""
 
 
 def ablations(datasets: Sequence[Dataset]) -> list[Table]:
@@ -197,13 +192,12 @@ def ablations(datasets: Sequence[Dataset]) -> list[Table]:
     mean over shares, marked against whole images. Some are rows of the study, the others are made
     by `pipeline ablate`."""
     made = []
-    for title, (end, views) in ABLATIONS.items():
+    for title, (protocols, views) in ABLATIONS.items():
         found = []
         for data in datasets:
             table = data.systems[data.systems["learner"] == data.baseline[0]]
-            for protocol in ("grouped", "official"):  # the first that has these rows
-                rows = select(table, protocol=TRUE_MASKS[protocol] if end else protocol,
-                              fraction=MEAN)  # fmt: skip
+            for protocol in protocols:
+                rows = select(table, protocol=protocol, fraction=MEAN)
                 rows = rows[rows["view"].isin(views)].sort_values("number")
                 if not {*rows["view"]} <= {"whole", "masked"}:
                     found += [(words.view(r.view), data.name, marked(r)) for r in rows.itertuples()]
@@ -219,9 +213,6 @@ def ablations(datasets: Sequence[Dataset]) -> list[Table]:
             ]
             made.append(_by_dataset(title, found, datasets))
     return [table for table in made if table]
-
-
-TRUE_MASKS = {"grouped": "grouped_truth", "official": "ground_truth"}
 
 
 def _by_dataset(

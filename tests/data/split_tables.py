@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import pandas as pd
 
-from pipeline.manifest import COLUMNS
+from tests.project import manifest_of
 
 
 def table(labels, *, groups=None, patients=None, splits=None, folds=None, areas=None):
-    n = len(labels)
-    frame = pd.DataFrame({name: [""] * n for name in COLUMNS}, dtype=str)
-    frame["image_id"] = [f"{i:03d}" for i in range(n)]
-    frame["path"] = [f"{i}.png" for i in range(n)]
-    frame["label"] = list(labels)
-    frame["sha256"] = [f"{i:064x}" for i in range(n)]
     given = {"group": groups, "patient_id": patients, "split": splits, "fold": folds}
     if areas is not None:
         given |= {"mask_area": areas, "mask_path": ["m.png" if area else "" for area in areas]}
-    return frame.assign(**{name: list(v) for name, v in given.items() if v is not None})
+    columns = {name: list(v) for name, v in given.items() if v is not None}
+    return manifest_of([f"{i:03d}" for i in range(len(labels))], label=list(labels), **columns)
 
 
 def audit_of(frame, copies):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ManifestError
-from pipeline.manifest import COLUMNS, read_manifest, write_manifest
+from pipeline.manifest import read_manifest, write_manifest
+from tests.project import manifest_of
 
 AS_WRITTEN = "Ids and labels survive byte for byte (007, NA, 1e5, True)."
 ALL_AT_ONCE = "Every problem of a manifest is listed at once, with its line and its remedy."
@@ -20,16 +20,9 @@ TEXT = st.text(
 
 
 def rows(ids, **columns):
-    n = len(ids)
-    frame = pd.DataFrame({name: [""] * n for name in COLUMNS}, dtype=object)
-    frame["image_id"] = ids
-    frame["path"] = [f"images/{i}.png" for i in range(n)]
-    frame["label"] = "a"
-    frame["sha256"] = [f"{i:064x}" for i in range(n)]
-    frame["frame"] = 0
-    frame["width"], frame["height"] = 20, 10
-    frame["synthetic"] = "0"
-    return frame.assign(**columns)
+    paths = [f"images/{i}.png" for i in range(len(ids))]
+    own = {"path": paths, "width": 20, "height": 10, "synthetic": "0"}
+    return manifest_of(ids, **own | columns)
 
 
 def problems(frame, tmp_path, **options):

@@ -28,32 +28,23 @@ def refuses(site: Site, *arguments: str, words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.promise("A store in one precision is never continued in another.")
-@pytest.mark.promise(
-    "Masks and features do not depend on batch size, cores, workers, order or resuming."
-)
-def test_workers_and_batch_change_nothing_and_bf16_never_continues_a_store_in_fp32(
-    half: Site, fresh: Site
-) -> None:
-    same, rough = fresh, fresh.copy(fresh.root.parent / "rough")
+def test_bf16_is_near_fp32_and_never_continues_its_store(half: Site, fresh: Site) -> None:
+    given = ("--precision", "bf16", "--workers", "3", "--batch-size", "1")
     for stage in STORES:
-        rough.stage(stage, *rough.only(half.ids()[1::-1]), "--precision", "bf16")
-        same.stage(stage, *same.only(half.ids()[:3]), "--workers", "3", "--batch-size", "1")
-        parameters = same.record(stage)["parameters"]
+        fresh.stage(stage, *fresh.only(half.ids()[1::-1]), *given)
+        parameters = fresh.record(stage)["parameters"]
         assert (parameters["workers"], parameters["batch_size"]) == (3, 1)
-        bf16 = (stage, "-d", "breast", "--precision", "bf16")
-        refuses(same, *bf16, words=("model.precision", "fp32"))
-    one, two, three = (open_masks(s.root / STORES["segment"]) for s in (half, same, rough))
-    assert one.identity == two.identity and (len(list(two)), len(list(three))) == (3, 2)
-    assert all(np.array_equal(one[i], two[i]) for i in two)
-    assert np.median([(one[i] & three[i]).sum() / (one[i] | three[i]).sum() for i in three]) > 0.8
-    one, two, three = (open_features(s.root / STORES["encode"]) for s in (half, same, rough))
-    assert three.identity["model"]["precision"] == "bf16" and one.identity == two.identity
+        fp32 = (stage, "-d", "breast", "--precision", "fp32")
+        refuses(fresh, *fp32, words=("model.precision", "bf16"))
+    one, two = (open_masks(site.root / STORES["segment"]) for site in (half, fresh))
+    assert len(list(two)) == 2
+    assert np.median([(one[i] & two[i]).sum() / (one[i] | two[i]).sum() for i in two]) > 0.8
+    one, two = (open_features(site.root / STORES["encode"]) for site in (half, fresh))
+    assert two.identity["model"]["precision"] == "bf16"
     for view in one.views:
         a, b = (store.image_features(view, list(two)) for store in (one, two))
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
-        a, c = (store.image_features(view, list(three)) for store in (one, three))
-        cosine = (a * c).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(c, axis=1)
-        assert not np.array_equal(a, c) and (view != "whole" or (cosine > 0.99).all())
+        cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+        assert not np.array_equal(a, b) and (view != "whole" or (cosine > 0.99).all())
 
 
 def test_a_terminal_gets_one_line_that_is_rewritten_and_a_file_gets_lines(fresh: Site) -> None:

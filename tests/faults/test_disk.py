@@ -48,7 +48,7 @@ def fails(site: Site, stage: str, first: str) -> str:
     "A full disk, a file size limit or a read-only folder stops a stage with the remedy; nothing "
     "is lost."
 )
-@pytest.mark.parametrize("stage", ["segment", "encode", "train", "evaluate", "report"])
+@pytest.mark.parametrize("stage", ["segment", "encode", "train", "evaluate"])
 def test_a_disk_that_takes_no_more_stops_a_stage_and_nothing_is_lost(
     built: Site, half: Site, tmp_path: Path, request: pytest.FixtureRequest, stage: str
 ) -> None:

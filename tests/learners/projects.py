@@ -14,6 +14,7 @@ from pipeline.manifest import write_manifest
 from pipeline.paths import Paths
 from pipeline.store import FeatureRow, FeatureStoreWriter
 from pipeline.store.items import WorkItem
+from tests.project import manifest_of
 from tests.project import small as demo
 
 REPO = Path(__file__).resolve().parents[2]
@@ -45,28 +46,9 @@ def small_params(*learners: str, **overrides) -> Params:
 
 def make_manifest(labels, splits, *, patients=None) -> pd.DataFrame:
     """Return a valid manifest of image i.png in class folders, one row a label."""
-    n = len(labels)
     ids = [f"{label}/{i:04d}.png" for i, label in enumerate(labels)]
-    return pd.DataFrame(
-        {
-            "image_id": ids,
-            "path": ids,
-            "frame": "0",
-            "label": list(labels),
-            "split": list(splits),
-            "patient_id": list(patients) if patients is not None else [""] * n,
-            "group": "",
-            "fold": "",
-            "sha256": [f"{i:064x}" for i in range(n)],
-            "width": "32",
-            "height": "32",
-            "mask_path": "",
-            "mask_area": "",
-            "box": "",
-            "points": "",
-            "synthetic": "1",
-        }
-    )
+    of = {"label": list(labels), "split": list(splits)}
+    return manifest_of(ids, **of, patient_id="" if patients is None else list(patients))
 
 
 def write_features(

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import ConfigError, StoreError
 from pipeline.learners import Samples
-from pipeline.learners.joint import block_scales, fit_joined, predict_joined
+from pipeline.learners.joint import fit_joined, predict_joined
 from pipeline.learners.runs import load_fitted
 from pipeline.learners.train import train_dataset
 from pipeline.learners.zero_shot import ZeroShot
@@ -66,19 +66,6 @@ def test_a_joint_view_is_its_views_at_equal_mean_norm_of_the_training_part(name)
     assert (noise.predict_proba(replace(TEST, view="whole")).argmax(1) == TEST.y).mean() < 0.5
     longer = fit_joined(make(name), samples(90, 1, 64), samples(30, 2, 64))
     np.testing.assert_array_equal(predict_joined(longer, samples(300, 3, 64)), proba)
-
-
-def test_the_scale_of_a_block_depends_on_no_other_image_than_those_of_training():
-    scales = block_scales(TRAIN, 2.0)
-    np.testing.assert_allclose(scales[0] * mean_length(TRAIN.features["whole"]), 1, rtol=1e-6)
-    np.testing.assert_allclose(scales[1] * mean_length(TRAIN.features["masked"]), 2, rtol=1e-6)
-    fitted = fit_joined(make("linear-probe"), TRAIN, VAL)
-    one = fit_joined(make("linear-probe", c_steps=1), TRAIN, VAL)
-    two = fit_joined(make("linear-probe", c_steps=1), TRAIN, samples(30, 9, 5))
-    np.testing.assert_array_equal(one.blocks_, two.blocks_)
-    alone = np.concatenate([predict_joined(fitted, TEST.take(np.array([i]), labelled=False))
-                            for i in range(20)])  # fmt: skip
-    np.testing.assert_allclose(alone, predict_joined(fitted, TEST)[:20], atol=1e-6)
 
 
 def test_zero_shot_on_a_joint_view_takes_the_mean_of_the_cosines():
@@ -163,18 +150,16 @@ def test_other_features_of_any_joined_view_or_other_weights_refit_what_reads_the
 
 
 def test_the_probe_of_a_joint_view_is_the_same_with_and_without_a_fit_to_start_from(tmp_path):
-    views = {"official": ["whole+masked"]}
-    weights = {f"learners.{n}": {"epochs": 5, "attention_dim": 8, "block_weights": [1.0, 2.0]}
-               for n in ("medfocus", "medfocus-probe")}  # fmt: skip
-    for given in ({}, weights):
-        params = small_params("medfocus", "medfocus-probe", train__views=views, **given)
-        found = []
-        for names in (["medfocus", "medfocus-probe"], ["medfocus-probe"]):
-            paths = make_project(tmp_path / f"{len(given)}{len(names)}")
-            for name in names:
-                train(paths, params, learners=[name])
-            found.append(digests(paths)["medfocus-probe/fitted.safetensors"])
-        assert found[0] == found[1]
+    own = {"epochs": 5, "attention_dim": 8, "block_weights": [1.0, 2.0]}
+    more = {f"learners.{name}": own for name in ("medfocus", "medfocus-probe")}
+    views, found = {"official": ["whole+masked"]}, []
+    params = small_params("medfocus", "medfocus-probe", train__views=views, **more)
+    for names in (["medfocus", "medfocus-probe"], ["medfocus-probe"]):
+        paths = make_project(tmp_path / str(len(names)))
+        for name in names:
+            train(paths, params, learners=[name])
+        found.append(digests(paths)["medfocus-probe/fitted.safetensors"])
+    assert found[0] == found[1]
 
 
 @pytest.mark.promise("A mistyped learner or parameter is refused before any work.")

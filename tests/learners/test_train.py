@@ -101,23 +101,6 @@ def test_every_run_has_a_row_with_the_labels_it_used_and_every_test_image(traine
     assert (official["image_id"].astype(str).str.split("/").str[0] == official["y_true"]).all()
 
 
-@pytest.mark.promise("A saved learner, loaded again, predicts the same bits.")
-@pytest.mark.parametrize("name", NAMES)
-def test_a_saved_learner_gives_the_stored_predictions(trained, name):
-    paths, _ = trained
-    fraction = 0.0 if name == "zero-shot" else 0.2
-    fitted = load_fitted(paths, "toy", name, view="masked", fraction=fraction)
-    store = open_features(paths.features("toy"))
-    text = store.class_features(fitted.classes)
-    for seed, learner in zip(fitted.seeds, fitted.learners, strict=True):
-        table = read_tables(paths)[1].query("protocol == 'official' and view == 'masked'")
-        table = table[(table["learner"] == name) & (table["seed"] == seed)]
-        table = table[np.isclose(table["fraction"], fraction)]
-        X = store.image_features("masked", list(table["image_id"]))
-        proba = learner.predict_proba(samples(X, text=text))
-        np.testing.assert_array_equal(proba, table[[f"p:{c}" for c in fitted.classes]])
-
-
 ONCE = "A fit is computed once: again only if its own code, parameters or data have changed."
 
 
@@ -138,21 +121,6 @@ def test_a_second_run_makes_only_what_was_damaged_and_gives_the_same_bits(traine
     inodes = [path.stat().st_ino for path in files]
     assert train(paths, small_params())["skipped"] == counts["total"]
     assert [path.stat().st_ino for path in files] == inodes
-
-
-@pytest.mark.promise("Training gives the same bits for any number of jobs and any row order.")
-def test_two_jobs_another_row_order_and_order_of_learners_give_the_same_bits(trained, tmp_path):
-    manifest = read_manifest(trained[0].manifest("toy"))
-    shuffled = manifest.sample(frac=1, random_state=0).reset_index(drop=True)
-    paths = make_project(tmp_path, manifest=shuffled)
-    train(paths, small_params(), learners=NAMES[::-1], jobs=2)  # the probe fits its own F
-    same, other = digests(paths), digests(trained[0])
-    # The feature stores have their rows in another order; runs and fits are the same.
-    assert {k for k in same if same[k] != other[k]} <= {
-        f"{n}/{t}.parquet" for n in NAMES for t in ("runs", "predictions")
-    }
-    for one, two in zip(read_tables(paths), read_tables(trained[0]), strict=True):
-        pd.testing.assert_frame_equal(one, two)
 
 
 @pytest.mark.promise(ONCE)
@@ -222,21 +190,6 @@ def test_a_saved_learner_is_fitted_on_the_training_rows_of_its_split(trained):
     saved = fitted.learners[fitted.seeds.index(1)]
     for tensor, values in own.tensors.items():
         np.testing.assert_allclose(saved.tensors[tensor], values, rtol=1e-4, atol=1e-6)
-
-
-def test_without_any_test_row_the_same_fits_are_saved_and_evaluate_says_what_is_missing(tmp_path):
-    paths = make_project(tmp_path / "a")
-    train(paths, PROBE)
-    manifest = read_manifest(paths.manifest("toy"))
-    rest = manifest[manifest["split"] != "test"].reset_index(drop=True)
-    cut = make_project(tmp_path / "b", manifest=rest)
-    (record,) = train_dataset("toy", PROBE, cut)
-    for now, then in zip(fitted_arrays(cut), fitted_arrays(paths), strict=True):
-        np.testing.assert_array_equal(now, then)
-    assert any("no image says test" in note for note in record.parameters["notes"])
-    assert not train(cut, PROBE)["done"]
-    with pytest.raises(PipelineError, match="no test image"):
-        evaluate_dataset("toy", PROBE, cut)
 
 
 REFUSED = "Train refuses features that are missing, failed, or of other image bytes or masks."

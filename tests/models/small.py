@@ -8,6 +8,7 @@ import string
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
 from sam2.modeling.sam2_base import SAM2Base
@@ -34,6 +35,29 @@ def small_sam2_config() -> dict[str, Any]:
     memory["mask_downsampler"]["embed_dim"] = 32
     memory["fuser"]["layer"]["dim"] = 32
     return config
+
+
+class TimmBackbone(torch.nn.Module):
+    """The trunk of EdgeTAM with the arguments that its authors' class has."""
+
+    def __init__(self, name: str, features: list[str]):
+        super().__init__()
+        levels = [int(feature.removeprefix("layer")) for feature in features]
+        self.body = timm.create_model(name, features_only=True, out_indices=levels)
+        self.channel_list = self.body.feature_info.channels()[::-1]
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return self.body(x)
+
+
+def edgetam_config() -> dict[str, Any]:
+    """EdgeTAM as its authors state it, for the classes of sam2: without what serves video only."""
+    model = sam2_config("sam2_hiera_tiny")["model"]
+    trunk = {"_target_": "tests.models.small.TimmBackbone", "name": "repvit_m1"}
+    model["image_encoder"]["trunk"] = trunk | {"features": [f"layer{i}" for i in range(4)]}
+    model["image_encoder"]["neck"]["backbone_channel_list"] = [384, 192, 96, 48]
+    model["memory_attention"]["num_layers"] = 2
+    return model
 
 
 def save_official(config: dict[str, Any], path: Path, seed: int = 0) -> SAM2Base:

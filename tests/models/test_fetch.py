@@ -32,6 +32,8 @@ class Hub(BaseHTTPRequestHandler):
         server, start = self.server, int((self.headers.get("Range") or "=0-").split("=")[1][:-1])
         errors = {"absent": (404, "EntryNotFound"), "closed": (403, "GatedRepo")}
         refused = [error for word, error in errors.items() if word in self.path]
+        if start and server.gone:
+            refused = [(410, "")]
         status, code = refused[0] if refused else (206 if start else 200, "")
         body = b"" if refused else BODY[start:]
         self.send_response(status)
@@ -53,7 +55,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.starts, server.etag, server.cut = [], SHA256, None
+    server.starts, server.etag, server.cut, server.gone = [], SHA256, None, False
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -92,6 +94,35 @@ def test_a_file_is_fetched_once_and_continues_where_the_connection_broke(hub, tm
     code, said = in_process(tmp_path, "models", "fetch", "pubmedclip")
     assert code == 0 and "pytorch_model.bin: fetched, its hash is recorded" in said
     assert "clip: {name: ViT-B-32-quickgelu, checkpoint: checkpoints/pubmedclip/" in said
+
+
+@pytest.mark.promise(FETCHED)
+def test_a_later_command_continues_what_a_broken_one_left(hub, tmp_path):
+    hub.cut, hub.gone = 300_000, True
+    assert "run again, which continues" in refusal(model(), tmp_path)
+    hub.gone = False
+    (line,) = fetch(model(), tmp_path)
+    assert line.endswith("fetched, its hash is pinned")
+    assert hub.starts[0] == 0 and 0 < hub.starts[1] == hub.starts[-1] <= 300_000
+
+
+@pytest.mark.promise("Without network, a missing model says what to download and where to put it.")
+def test_what_is_not_on_the_hub_is_downloaded_by_hand_after_the_rest(hub, tmp_path):
+    weights = ModelFile("checkpoints/m/w.pt", "https://example.org/all.zip", None)
+    rest = ModelFile("checkpoints/m/vocab.txt", "org/x", None)
+    published = PublishedModel("m", "clip", "MIT", {"name": "m"}, (weights, rest))
+    found = fetch(published, tmp_path)
+    assert "vocab.txt: fetched" in next(found)
+    place = tmp_path / weights.place
+    with pytest.raises(ModelError) as caught:
+        next(found)
+    said = f"download https://example.org/all.zip, take w.pt out of it and put it at {place}"
+    assert caught.value.remedy == said and not (tmp_path / "checkpoints/.partial/m").exists()
+    place.write_bytes(BODY)
+    assert (
+        "w.pt: there already, ok, its hash is not pinned, recorded now"
+        in [*fetch(published, tmp_path)][1]
+    )
 
 
 @pytest.mark.promise(FETCHED)

@@ -21,10 +21,11 @@ from pipeline.errors import ModelError
 from pipeline.models import ModelSpec, load_clip, load_sam2
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.models.clip import _find, clip_config, known_weights, trained_with
-from pipeline.models.sam2 import sam2_config
+from pipeline.models.sam2 import instantiate_sam2, sam2_config
 from tests.models.small import (
     BIOMED,
     SIGLIP,
+    edgetam_config,
     save_clip,
     save_official,
     save_repository,
@@ -272,3 +273,37 @@ def test_sam2_at_512_pixels_is_sam2s_own_predictor(tmp_path):
         assert said in caught.value.remedy
     with pytest.raises(ModelError, match=r"MedSAM2_latest\.pt from https://huggingface"):
         load_sam2(ModelSpec(name="medsam2", checkpoint=str(tmp_path / "absent.pt")))
+
+
+@pytest.mark.promise(
+    "EdgeTAM's checkpoint gives the masks of its own image path; names are strict."
+)
+def test_edgetam_is_sam2s_own_predictor_with_the_trunk_of_timm(tmp_path):
+    torch.manual_seed(0)
+    theirs = instantiate_sam2(edgetam_config() | {"image_size": 256}).eval()
+    for name, parameter in theirs.image_encoder.trunk.named_parameters():
+        if name.endswith("bn.weight"):  # timm begins with blocks that do nothing
+            torch.nn.init.uniform_(parameter, 0.5, 1)
+    video = {"spatial_perceiver.latents": torch.zeros(256, 64)}
+    state, path = theirs.state_dict() | video, tmp_path / "edgetam.pt"
+    block = "stages_1.downsample.pre_block.channel_mixer.conv1.c.weight"  # as in the published file
+    assert f"image_encoder.trunk.body.{block}" in state
+    torch.save({"model": state}, path)
+    spec = ModelSpec(name="edgetam", checkpoint=str(path), image_size=256)
+    answers, image = [], np.random.default_rng(0).integers(0, 256, (90, 140, 3), dtype=np.uint8)
+    theirs = SAM2ImagePredictor(theirs)
+    theirs._bb_feat_sizes = [(64, 64), (32, 32), (16, 16)]
+    for predictor in (load_sam2(spec), theirs):
+        predictor.set_image(image)
+        answers.append(predictor.predict(box=np.array([20.0, 10, 90, 70]), return_logits=True))
+    for a, b in zip(*answers, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
+    assert np.ptp(answers[0][0]) > 0.1
+    state.pop("no_mem_embed")
+    torch.save({"model": state | {"teacher.weight": torch.zeros(1)}}, path)
+    with pytest.raises(ModelError, match=r"1 missing \(no_mem_embed\); 1 unexpected \(teacher"):
+        load_sam2(spec)
+    with pytest.raises(
+        ModelError, match=r"edgetam\.pt from https://huggingface\.co/facebook/EdgeTAM"
+    ):
+        load_sam2(spec.model_copy(update={"checkpoint": str(tmp_path / "absent.pt")}))

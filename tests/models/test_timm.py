@@ -75,6 +75,10 @@ def test_features_are_those_of_timm_itself(tmp_path, name, arguments, classes):
     if name != SWIN:  # its last norm comes after the maps
         torch.testing.assert_close(maps[-1], last)
     np.testing.assert_allclose(ours[0], theirs, rtol=1e-4, atol=1e-5)
+    features, tokens = encoder.encode_image(seen, tokens=True)
+    assert encoder.token_grid == last.shape[2:] and encoder.tokens == tokens.shape[1]
+    torch.testing.assert_close(tokens, last.flatten(2).mT)
+    torch.testing.assert_close(features, theirs)
 
 
 def test_without_a_configuration_the_preprocessing_is_what_timm_lists_for_the_tag(tmp_path):
@@ -153,6 +157,7 @@ def test_a_swin_in_place_of_clip_runs_through_all_stages(project, tmp_path, caps
             profile="swin",
             segment__prompt="salient",
             encode__views=["whole", "masked", "oracle"],
+            encode__tokens=True,
             learners={"zero-shot": {}, "linear-probe": {"c_steps": 2}, "medfocus": {}}
             | {"k-nn": {}, "nearest-prototype": {}},
             train__views=views,
@@ -168,6 +173,7 @@ def test_a_swin_in_place_of_clip_runs_through_all_stages(project, tmp_path, caps
     assert not store.has_text and verify_store(store.path).ok
     assert store.class_features(["cat", "dog"]).shape == (2, 0)
     assert store.to_pandas("masked").shape == (24, 2 + 32)
+    assert store.read("20.png")["tokens"].shape == (3, 16, 32)
     with pytest.raises(StoreError, match=r"no text features.*no texts"):
         store.text_features  # noqa: B018
     records = train_dataset(DATASET, params(), paths)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from open_clip.model import CLIP
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
@@ -123,3 +124,27 @@ def test_every_tensor_of_the_published_size_has_its_place(name):
         found = {n: t.numel() for n, t in open_clip_names(dict(theirs.state_dict())).items()}
     own = {n: t.numel() for n, t in ours.state_dict().items() if not n.endswith("attn_mask")}
     assert found == own
+
+
+@pytest.mark.promise("PubMedCLIP's own files, in the layout of OpenAI's CLIP, load exactly.")
+@pytest.mark.parametrize("name", ["ViT-B-32-quickgelu", "RN50-quickgelu"])
+def test_files_of_pubmedclips_authors(tmp_path, name):
+    text = {"layers": 1, "width": 64, "heads": 2, "vocab_size": 49408}
+    vision = {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16, "head_width": 32}
+    if name.startswith("RN"):
+        vision = {"image_size": 64, "layers": (1, 1, 1, 1), "width": 16}
+    config = {"embed_dim": 24, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
+    torch.manual_seed(0)
+    theirs = CLIP(**config).eval()
+    half = {n: t.half() if t.is_floating_point() else t for n, t in theirs.state_dict().items()}
+    assert {"visual.conv1.weight", "ln_final.bias", "text_projection", "logit_scale"} < half.keys()
+    path = tmp_path / "PubMedCLIP.pth"
+    more = {"epoch": 50, "optimizer_state_dict": {"state": {}, "param_groups": []}, "loss": 0.5}
+    torch.save({"state_dict": half} | more, path)
+    ours = load_clip(ModelSpec(name=name, checkpoint=str(path)), config=config)
+    theirs.load_state_dict(half)
+    images, texts = torch.randn(2, 3, 64, 64), ["a scan of tumour", "scan"]
+    with torch.inference_mode():
+        torch.testing.assert_close(ours.encode_image(images), theirs.encode_image(images))
+        expected = theirs.encode_text(ours.tokenizer(texts))
+        torch.testing.assert_close(ours.encode_text(texts), expected)

@@ -21,16 +21,8 @@ CUT = """(scrolls) => [...document.querySelectorAll('main *')]
 
 
 @pytest.fixture
-def page(browser, wide):
-    """The page at 1,200 pixels, with what the browser says and asks for kept as `page.heard`."""
-    opened = browser.new_page(viewport={"width": 1200, "height": 900})
-    opened.set_default_timeout(240_000)  # test machines may be busy
-    opened.heard = []
-    opened.on("console", lambda m: opened.heard.append(f"console {m.type}: {m.text}"))
-    opened.on("pageerror", lambda e: opened.heard.append(f"error: {e}"))
-    opened.on("request", lambda r: opened.heard.append(f"request: {r.url[:80]}"))
-    opened.goto(wide.as_uri())
-    return opened
+def page(open_page, wide):
+    return open_page(wide.as_uri())
 
 
 @pytest.mark.promise("The page needs no network and logs no error.")

@@ -18,19 +18,6 @@ from tests.project import DATASET
 expect.set_options(timeout=120_000)  # test machines may be busy
 
 
-def opened(browser, served):
-    """A page at 1,200 pixels, with what the browser says kept as `page.heard`."""
-    page = browser.new_page(viewport={"width": 1200, "height": 900})
-    page.set_default_timeout(120_000)  # test machines may be busy
-    page.heard = []
-    page.on("console", lambda m: page.heard.append(f"console {m.type}: {m.text}"))
-    page.on("pageerror", lambda e: page.heard.append(f"error: {e}"))
-    page.on("request", lambda r: page.heard.append(r.url.partition("?")[0]))
-    page.goto(served.url)
-    ready(page)
-    return page
-
-
 def ready(page) -> str:
     """Wait until an image is shown; return its id."""
     view = page.locator("#view")
@@ -56,9 +43,9 @@ def drag(page, box) -> None:
 @pytest.mark.promise(
     "A mask that was accepted in the browser is on the disk at once: kill -9 loses nothing."
 )
-def test_a_box_is_drawn_accepted_and_survives_a_kill(browser, reviewed):
+def test_a_box_is_drawn_accepted_and_survives_a_kill(open_page, reviewed):
     project, served = reviewed.project, reviewed.serve()
-    page = opened(browser, served)
+    page = open_page(served.url)
     name = ready(page)
     while (row := project.row(name))["label"] != "dog":  # every dog has a region
         page.keyboard.press("j")
@@ -80,13 +67,13 @@ def test_a_box_is_drawn_accepted_and_survives_a_kill(browser, reviewed):
     expect(page.locator("#said")).to_contain_text("the server does not answer")
 
     served = reviewed.serve(again=True)
-    page = opened(browser, served)
+    page = open_page(served.url)
     page.get_by_title(name, exact=True).click()
     page.wait_for_function("(n) => view.dataset.ready === n", arg=name)
     assert area(page) == drawn and "accepted" in page.locator("#caption").inner_text()
 
     # A second page: a stale write is refused with a message, nothing is overwritten.
-    second = opened(browser, served)
+    second = open_page(served.url)
     second.get_by_title(name, exact=True).click()
     second.wait_for_function("(n) => view.dataset.ready === n", arg=name)
     page.keyboard.press("o")
@@ -132,7 +119,7 @@ def test_a_box_is_drawn_accepted_and_survives_a_kill(browser, reviewed):
     page.keyboard.press("s")
     expect(page.locator("#said")).to_contain_text("skipped")
     assert "1 of 8 reviewed" in page.locator("#progress").inner_text()
-    asked = {line for line in page.heard if not line.startswith(served.base)}
+    asked = {line for line in page.heard if not line.startswith(f"request: {served.base}")}
     assert not {line for line in asked if "409" not in line}, asked
     assert page.evaluate("document.documentElement.scrollWidth") == 1200
     assert served.end(signal.SIGTERM) == 0, served.running.output

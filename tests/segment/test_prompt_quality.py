@@ -9,7 +9,12 @@ from torchmetrics.functional.classification import binary_f1_score, binary_jacca
 from pipeline import open_masks
 from pipeline.engine.options import RunOptions
 from pipeline.errors import ConfigError, StageFailed
-from pipeline.segment.prompt_quality import measure_prompts, reference_prompts, truth_sample
+from pipeline.segment.prompt_quality import (
+    best_line,
+    measure_prompts,
+    reference_prompts,
+    truth_sample,
+)
 from pipeline.segment.segment import segment_dataset
 from tests.project import DATASET
 from tests.segment.small_sam2 import scene
@@ -107,7 +112,7 @@ def test_sets_without_ground_truth_and_phantoms(project, run):
         row["mask_path"] = ""
     project.write()
     assert run(predictor=None).total == 0
-    assert table(project).empty
+    assert table(project).empty and best_line(DATASET, project.params(), project.paths) == ""
 
 
 @pytest.mark.parametrize("name", ["boxx", "manifest"])

@@ -65,7 +65,7 @@ def test_a_kill_before_any_step_of_the_file_system_loses_nothing(tmp_path, kind,
     code, steps = child(calm, 0)
     assert code == 0 and steps > 20
     expected = content(kind, calm)
-    for kill_at in range(1, steps + 1, max(1, steps // 4)):
+    for kill_at in range(1, steps + 1, max(1, steps // 3)):
         folder = shutil.copytree(start, tmp_path / f"kill{kill_at}")
         code, _ = child(folder, kill_at)
         assert code == -signal.SIGKILL, kill_at
