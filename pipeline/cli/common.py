@@ -46,6 +46,8 @@ Against = Annotated[str | None, Option(help="Find copies in this dataset as well
 Where = Literal["lesion", "background"]
 Stores = Annotated[list[str], Argument(help="Mask or feature stores.")]
 Jobs = Annotated[int, Option(help="Parallel jobs; -1 for all cores.", callback=_jobs_or_all)]
+Engine = Annotated[str, Option(help="local, or the workers of dask or ray.")]
+Scheduler = Annotated[str | None, Option(help="Address of the Dask or Ray cluster.")]
 Force = Annotated[bool, Option("--force", help="Compute again, replacing another identity.")]
 
 
@@ -132,6 +134,20 @@ class ProfileProject(Project):
 
 
 @dataclass
+class WorkersProject(ProfileProject):
+    """A project of which work without a model of its own may be done by the workers of an engine;
+    `options` name it."""
+
+    engine: Engine = "local"
+    scheduler: Scheduler = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.options = RunOptions(engine=self.engine, scheduler=self.scheduler)
+        self.options.knock()
+
+
+@dataclass
 class ModelProject(ProfileProject):
     """A project whose models are run; `options` are those of the run. ManifestError if the file of
     `--only` cannot be read, or has no column image_id."""
@@ -147,6 +163,7 @@ class ModelProject(ProfileProject):
         if given.get("only") is not None:
             given["only"] = read_text_csv(given["only"]).column("image_id")
         self.options = RunOptions(**given)
+        self.options.knock()  # before the code of models is loaded
 
 
 @dataclass
@@ -167,8 +184,8 @@ class StageProject(ModelProject):
 class EngineProject(StageProject):
     """A project of which a stage may be run by the workers of an engine."""
 
-    engine: Annotated[str, Option(help="local, or the workers of dask or ray.")] = "local"
-    scheduler: Annotated[str | None, Option(help="Address of the Dask or Ray cluster.")] = None
+    engine: Engine = "local"
+    scheduler: Scheduler = None
     devices: Annotated[str | None, Option(help="GPUs, a worker each, such as 0,1.")] = None
 
 
