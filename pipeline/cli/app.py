@@ -25,6 +25,7 @@ from pipeline.cli.common import (
     Jobs,
     ModelProject,
     Output,
+    ProfileProject,
     Project,
     StageProject,
     Stores,
@@ -235,7 +236,7 @@ def report(project: Project, dataset: Datasets = None) -> None:
 @command(app, "pipeline ablate --dataset covid --dataset breast")
 def ablate(
     dataset: Annotated[list[str], Option("--dataset", "-d", help="Repeated: several.")],
-    project: Project,
+    project: ProfileProject,
     encoder: Annotated[
         list[str] | None, Option(help="Profile of params.yaml to encode with as well.")
     ] = None,
