@@ -113,8 +113,9 @@ class ModelSpec(Section):
     """A model to load. Relative paths start at the folder of params.yaml."""
 
     name: str
-    """Of a configuration: sam2-micro, sam2.1_hiera_large, medsam2, clip-micro, one of open_clip, a
-    JSON file, hf-hub:org/name or local-dir:FOLDER with an open_clip_config.json, or timm:name."""
+    """Of a configuration: sam2-micro, sam2.1_hiera_large, medsam2, edgetam; clip-micro,
+    medclip-vit, one of open_clip, a JSON file, hf-hub:org/name or local-dir:FOLDER with an
+    open_clip_config.json, or timm:name."""
     checkpoint: str | None = None
     """A path, package (shipped with the embedded models), hf-hub:org/name[/file], or open_clip's
     tag; default: package, or the repository or folder of `name`."""
