@@ -1,7 +1,7 @@
 """A dataset of so many synthetic rows: seconds, files and peak memory of every stage.
 
-    python benchmarks/million.py --rows 1000000 --folder /tmp/million        # all steps
-    python benchmarks/million.py --rows 1000000 --folder /tmp/million train  # some, of those before
+    python benchmarks/million.py --rows 1000000 --folder ../million        # all steps
+    python benchmarks/million.py --rows 1000000 --folder ../million train  # some, of those before
 
 Each step is a process of its own, whose CPU seconds and peak resident memory (`getrusage`, pages of
 mapped files included) are printed as JSON. What is measured is the driver, the manifest, the index
@@ -295,12 +295,12 @@ def split() -> None:
     FACTS.update({part: len(ids) for part, ids in vars(found).items()})
 
 
-def train() -> None:
-    """`pipeline train` of the learner of params.yaml, in this process."""
+def train(learner: str) -> None:
+    """`pipeline train` of a learner, in this process."""
     from pipeline.learners.train import train_dataset
 
     params, paths, _ = project()
-    (record,) = train_dataset(NAME, params, paths)
+    (record,) = train_dataset(NAME, params, paths, [learner])
     FACTS.update({f"{k}_s": round(v, 1) for k, v in record.seconds.items()})
 
 
@@ -373,6 +373,7 @@ def main() -> None:
         os.chdir(a.folder)
         begin, (step,) = time.perf_counter(), a.steps
         given = {"make": (a.rows, a.dim, a.learner), "encode": (a.dim,), "store": (a.rows,)}
+        given["train"] = (a.learner,)
         STEPS[step](*given.get(step, ()))
         used = resource.getrusage(resource.RUSAGE_SELF)
         print(
