@@ -303,5 +303,6 @@ def test_what_is_wrong_with_a_bucket_is_said_in_one_line(s3, place, items, tmp_p
     for call in (open_masks, read_image):
         assert "the server refuses this (Access Denied)" in said(call, str(place / "x"))
     assert "server refuses" in said(run, tmp_path, items, place)
+    assert "Unsupported filesystem" in said(open_masks, "foo://bucket/masks.zarr")
     monkeypatch.setitem(sys.modules, "upath", None)
     assert "pip install 'medfocusclip[s3]'" in said(open_features, "s3://bucket/features.zarr")
