@@ -52,6 +52,13 @@ def as_path(path: str | PathLike) -> Path:
         raise RemoteError(_short(error), path=path, remedy="use s3://, gs:// or a path") from None
 
 
+def join(folder: Path, name: str) -> Path:
+    """Return the path of a file relative to a folder, which may start with ".." or be absolute."""
+    if not is_url(folder):
+        return folder / name
+    return as_path(name) if is_url(name) or name.startswith("/") else (folder / name).resolve()
+
+
 def ask(path: Path, method: str, *arguments: Any, **options: Any) -> Any:
     """Call a method of the file system of a URL; its first argument is the path there.
 
