@@ -383,6 +383,7 @@ LISTS = "Published lists of the names of a split (`train_val_list.txt`) are read
 )
 @pytest.mark.parametrize("form", ["folder", "table"])
 def test_lists_of_splits_are_read(parts, paths, lists, splits, form):
+    (parts / "test list.txt").mkdir()  # is none
     for name, text in lists.items():
         (parts / f"{name}.txt").write_text(text)
     (parts / "t.csv").write_text("\n".join(["path,label", *(f"{name},a" for name in FILES)]))
