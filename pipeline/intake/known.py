@@ -127,9 +127,8 @@ def join_split_lists(
         return
     images["split"] = ["".join(named[p]) if len(named[p]) == 1 else "" for p in images["path"]]
     none = int((images["split"] == "").sum())
+    said += [f"{none} in none of these lists, or in two"] * bool(none)
     findings.notes.append(f"splits: {', '.join(said)} (move them away if they are not meant)")
-    if none:
-        findings.warnings.append(f"{none} images are in none of these lists of splits, or in two")
 
 
 def fill_in_patients(findings: Findings, pattern: str | None) -> bool:

@@ -380,9 +380,7 @@ def take_units(table: pd.DataFrame, taken: dict[str, str], least: int = MIN_UNIT
         cells = cells[cells != ""]
         numbered = NUMBERED.fullmatch(plain(name))
         few = 2 if numbered else least
-        many, rows = cells.nunique(), codes
-        if len(cells) < len(table):
-            rows = codes.loc[cells.index]
+        many, rows = cells.nunique(), codes.loc[cells.index]
         if name in COLUMNS or NO_UNITS & {*words(name)} or not few <= many <= len(cells) / 2:
             continue
         # What the label decides, or an image has several of, is no patient.
