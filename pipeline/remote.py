@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from errno import EINVAL
+from errno import EEXIST, EINVAL
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,8 @@ def ask(path: Path, method: str, *arguments: Any, **options: Any) -> Any:
                 remedy = "create it, or correct the URL (data_root, store_root)"
                 raise RemoteError("there is no such bucket", path=path, remedy=remedy) from None
             raise
+        except (TypeError, AttributeError, NotImplementedError):  # not of the server
+            raise
         except PermissionError as error:
             message = f"the server refuses this ({_short(error)})"
             remedy = "use credentials that may read, write, list and delete here, or another bucket"
@@ -82,7 +84,9 @@ def ask(path: Path, method: str, *arguments: Any, **options: Any) -> Any:
                 message = f"no credentials for this ({_short(error)})"
                 raise RemoteError(message, path=path, remedy=remedy) from None
             if isinstance(error, OSError) and error.errno == EINVAL:
-                raise
+                if any(word in str(error).lower() for word in ("range", "condition")):
+                    raise
+                wait = None  # the same request would be refused again
             if wait is None:
                 message = f"the server does not answer ({type(error).__name__}: {_short(error)})"
                 remedy = "run the same command again when it does; what was committed is kept"
@@ -121,7 +125,10 @@ def write_file(path: Path, content: bytes) -> None:
 def create(path: Path, content: bytes) -> None:
     """Write an object that is not there; FileExistsError if it is, on servers that know the
     condition If-None-Match."""
-    ask(path, "pipe_file", path.path, content, mode="create")
+    try:
+        ask(path, "pipe_file", path.path, content, mode="create")
+    except OSError as error:  # not all servers say which condition did not hold
+        raise FileExistsError(EEXIST, str(error), str(path)) from None
 
 
 def exists(path: Path) -> bool:

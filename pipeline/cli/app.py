@@ -87,7 +87,7 @@ def show_audit(
 def segment(
     dataset: Dataset,
     project: EngineProject,
-    embeddings: Annotated[bool, Option("--embeddings", help="Keep those of SAM2.")] = False,
+    embeddings: Annotated[bool, Option("--embeddings", help="Keep SAM2's embeddings.")] = False,
 ) -> None:
     """Stage 1: m = SAM2(x) for every image -> cache/DATASET/masks.zarr"""
     if embeddings:
