@@ -171,7 +171,7 @@ class MeasuredMasks:
             "empty": "are empty",
         }
         if len(self.odd.get("empty", ())) == self.total:
-            what["empty"] = "are empty, all of them (JPEG loses regions of 1: save them as PNG)"
+            what["empty"] += ", all of them (JPEG loses regions of 1: save them as PNG)"
         return [
             f"{len(ids)} of {self.total} ground-truth masks {what[kind]}: {shown(ids)}"
             for kind, ids in sorted(self.odd.items())
