@@ -78,8 +78,7 @@ class Truth:
         """Enter a mask; `rest` is what its name has besides that of its image."""
         self.owners[mask] = images
         found = words(rest)
-        numbered = not READERS.isdisjoint(found)  # the second reader's mask is another kind
-        kind = " ".join(word for word in found if numbered or not word.isdigit())
+        kind = " ".join(w for w in found if not w.isdigit() or READERS & {*found})
         self.kinds[mask] = f"{PurePosixPath(mask).parent}/{kind}"
 
     def reasons(self) -> Counter[str]:

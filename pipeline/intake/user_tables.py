@@ -384,8 +384,9 @@ def take_units(table: pd.DataFrame, taken: dict[str, str], least: int = MIN_UNIT
         if name in COLUMNS or NO_UNITS & {*words(name)} or not few <= many <= len(cells) / 2:
             continue
         # What the label decides, or an image has several of, is no patient.
-        decided = "label" in rows and not _more(rows, "label", name)
-        if decided or ("path" in rows and _more(rows, "path", name)):
+        if "label" in rows and _pairs(rows, "label", name) == rows["label"].nunique():
+            continue
+        if "path" in rows and _pairs(rows, "path", name) > rows["path"].nunique():
             continue
         mixed = all(re.search("[A-Za-z]", one) and re.search("[0-9]", one) for one in set(cells))
         ids = mixed or numbered or _are_units(rows, name)
@@ -404,15 +405,17 @@ def _are_units(codes: pd.DataFrame, name: str) -> bool:
     again = codes[codes[name].duplicated(keep=False)]
     units = again[name].nunique()
     return units >= MIN_UNITS and any(
-        1 < again[other].nunique() < units and _more(again, name, other) <= (1 - MOST) * units
+        again[other].max() + 1 < units  # more values than units have is cheap to know
+        and _pairs(again, name, other) <= (2 - MOST) * units
+        and again[other].nunique() > 1
         for other in codes.columns.drop(name)
     )
 
 
-def _more(codes: pd.DataFrame, one: str, other: str) -> int:
-    """Return how many pairs of values two columns have, beyond one for each value of the first."""
-    pairs = codes[one].to_numpy() * (codes[other].max() + 1) + codes[other].to_numpy()
-    return len(pd.unique(pairs)) - codes[one].nunique()
+def _pairs(codes: pd.DataFrame, one: str, other: str) -> int:
+    """Return how many different pairs of values two columns have."""
+    second = codes[other].to_numpy()
+    return len(pd.unique(codes[one].to_numpy() * (second.max(initial=0) + 1) + second))
 
 
 def _take_labels(
