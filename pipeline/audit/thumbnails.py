@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -52,9 +52,14 @@ class Thumbnails:
 
     def forget(self) -> None:
         """Give back the memory of what was read of the thumbnails, which stay in their files."""
-        for array in (self.plain, self.structure):
-            if isinstance(array, np.memmap):
-                array._mmap.madvise(mmap.MADV_DONTNEED)
+        forget(self.plain)
+        forget(self.structure)
+
+
+def forget(array: np.ndarray) -> None:
+    """Give back the memory of an array that is in a file."""
+    if isinstance(array, np.memmap):
+        array._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def make_thumbnails(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -162,7 +167,7 @@ def load_thumbnails(
         if read:
             with atomic_write(cache) as partial, open(partial, "wb") as file:
                 names = np.where(readable, distinct, "").astype("S64")
-                np.savez(file, keys=names, **arrays)
+                _write_cache(file, names, arrays)
     made.forget()
     return replace(made, failures=dict(sorted(failures.items())), read=read)
 
@@ -176,6 +181,20 @@ def _mapped(shape: tuple[int, ...], folder: Path) -> np.ndarray:
         with tempfile.TemporaryFile(dir=folder) as file:
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk would end the process later
             return np.memmap(file, np.uint8, "r+", shape=shape)
+
+
+def _write_cache(file: BinaryIO, names: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
+    """Write what `np.savez` does, of which no more than a part is in memory."""
+    with zipfile.ZipFile(file, "w") as archive:
+        with archive.open("keys.npy", "w") as member:
+            np.lib.format.write_array(member, names)
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                about = {"descr": "|u1", "fortran_order": False, "shape": array.shape}
+                np.lib.format.write_array_header_1_0(member, about)
+                for start in range(0, len(array), CHUNK):
+                    member.write(array[start : start + CHUNK].tobytes())
+                    forget(array)
 
 
 def _read_cache(cache: Path, distinct: np.ndarray, arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -197,6 +216,7 @@ def _read_cache(cache: Path, distinct: np.ndarray, arrays: dict[str, np.ndarray]
                         rows = file.read(len(to) * math.prod(shape[1:]))
                         rows = np.frombuffer(rows, np.uint8).reshape(len(to), *shape[1:])
                         out[to[to >= 0]] = rows[to >= 0]
+                        forget(out)
                     file.read()  # to the end, where the checksum is
             readable[at[at >= 0]] = True
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
