@@ -18,10 +18,12 @@ import yaml
 
 from pipeline.config import Params, load_params, parts_of
 from pipeline.encode.encode import encode_dataset
+from pipeline.errors import ConfigError
 from pipeline.evaluate.comparison import MEAN, compare_dataset
 from pipeline.io import atomic_write_text, csv_text
 from pipeline.learners.train import train_dataset
 from pipeline.paths import Paths
+from pipeline.remote import is_url
 from pipeline.report.words import LEARNERS, slug
 from pipeline.segment.segment import segment_dataset
 
@@ -112,6 +114,9 @@ def place_variant(
 ) -> None:
     """Make the project folder of a variant: manifest, prompts, audit, and links to kept stores."""
     variant = Paths(folder)
+    if is_url(paths.store_root):
+        message = f"ablations link the stores of the project, which are at {paths.store_root}"
+        raise ConfigError(message, remedy="copy them into cache/ and set store_root: cache")
     variant.cache(dataset).mkdir(parents=True, exist_ok=True)
     variant.manifest(dataset).parent.mkdir(exist_ok=True)
     shutil.copy2(paths.manifest(dataset), variant.manifest(dataset))
@@ -124,7 +129,7 @@ def place_variant(
     for name in kept:  # only read: a link, not a copy
         link = variant.cache(dataset) / name
         if not link.is_symlink():
-            link.symlink_to((paths.cache(dataset) / name).resolve())
+            link.symlink_to((paths.stores(dataset) / name).resolve())
 
 
 def variant_rows(

@@ -212,6 +212,8 @@ class SegmentParams(Section):
     """A mask of a smaller share of the image counts as empty."""
     max_area: float = Field(0.95, gt=0, le=1)
     """A mask of a larger share of the image counts as full-frame."""
+    embeddings: bool = False
+    """Whether SAM2's embeddings of the images are kept, for other prompts."""
     precision: Precision = "auto"
     max_failed: MaxFailed = 0.0
 
@@ -380,7 +382,9 @@ class Params(Section):
     datasets: Annotated[tuple[Name, ...], EachOnce]
     """Those that `dvc repro` and commands without --dataset work on."""
     data_root: str = "data"
-    """Folder of the images, relative to the project; data_root/<dataset> may be a link."""
+    """Folder of the images, relative to the project, or a URL; a dataset's folder may be a link."""
+    store_root: str = "cache"
+    """Folder of masks and features, relative to the project, or a URL (s3://bucket/folder)."""
     profile: str
     """Which of `profiles` is used."""
     profiles: dict[str, ProfileParams]

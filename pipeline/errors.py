@@ -74,6 +74,10 @@ class DiskError(PipelineError):
     """A file cannot be written: a full disk, a folder that is read-only, a quota."""
 
 
+class RemoteError(PipelineError):
+    """A server of files does not answer or refuses, which every file there would meet."""
+
+
 class StageFailed(PipelineError):
     """A stage ran to its end, but more images failed than `max_failed` allows."""
 

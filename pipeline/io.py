@@ -13,6 +13,7 @@ import re
 import shutil
 import stat
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Self
 
-from pipeline.errors import DiskError, ManifestError, PipelineError, StoreError
+from pipeline import remote
+from pipeline.errors import DiskError, ManifestError, PipelineError, RemoteError, StoreError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,11 +116,15 @@ def csv_text(table: pd.DataFrame) -> str:
 
 
 def open_bytes(path: str | os.PathLike) -> BinaryIO:
-    """Open a regular file to read its bytes; OSError where it cannot be opened.
+    """Open a regular file, or what is at a URL, to read its bytes; OSError where it cannot be
+    opened.
 
     Raises:
-        PipelineError: it is a pipe, socket or device, on which a read could block forever.
+        PipelineError: it is a pipe, socket or device, on which a read could block forever; or a
+            RemoteError of the URL.
     """
+    if remote.is_url(path):
+        return io.BytesIO(remote.take(remote.as_path(path)))
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder has its own error
         message = "is a pipe, socket or device, not a file"
@@ -129,11 +135,14 @@ def open_bytes(path: str | os.PathLike) -> BinaryIO:
 def sha256_file(path: str | os.PathLike) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes; errors as for `open_bytes`."""
     with open_bytes(path) as file:
+        if remote.is_url(path):
+            remote.keep(path, file.getvalue())
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class FileHashes:
-    """SHA-256 of files, remembered from run to run by inode, size and times.
+    """SHA-256 of files, remembered from run to run by inode, size and times; of URLs by size,
+    time and tag (ETag), for which each folder is listed once.
 
     A file is read again only where one of these has changed: in a copied folder that is once, and
     since the bytes decide, no alarm. What was changed in the two seconds before it was hashed is
@@ -148,6 +157,8 @@ class FileHashes:
         self.path, self._new = path, False
         self._known: dict[str, list] = {}
         self._young: set[str] = set()
+        self._listed: dict[str, dict[str, list]] = {}  # folder of URLs -> versions by name
+        self._listing = threading.Lock()
         if path is not None:
             with suppress(OSError, ValueError, TypeError):
                 self._known = dict(json.loads(path.read_bytes()))
@@ -155,11 +166,22 @@ class FileHashes:
     def __call__(self, file: str | os.PathLike) -> str:
         """Return the hexadecimal SHA-256 of a file's bytes; errors as for `open_bytes`."""
         version = self.version(file)
-        *known, digest = self._known.get(os.path.abspath(file), [""])
+        *known, digest = self._known.get(_full_name(file), [""])
         return digest if known == version[:-1] else self.learn(file, version, sha256_file(file))
+
+    def of_read(self, file: str | os.PathLike) -> str:
+        """Return the SHA-256 of the bytes that are read next, of a URL by reading them now: they
+        are kept for who reads them, and cannot have changed in between."""
+        if not remote.is_url(file):
+            return self(file)
+        if self.path is None:  # no need of its version
+            return sha256_file(file)
+        return self.learn(file, self.version(file), sha256_file(file))
 
     def version(self, file: str | os.PathLike) -> list[int]:
         """Return inode, size and times of a file, and whether it has just been changed."""
+        if remote.is_url(file):
+            return self._listed_version(remote.as_path(file))
         status = os.stat(file)
         times = status.st_mtime_ns, status.st_ctime_ns
         return [status.st_ino, status.st_size, *times, time.time_ns() - max(times) < 2e9]
@@ -168,10 +190,19 @@ class FileHashes:
         """Remember, and return, the SHA-256 of bytes that were read after `version` was asked
         for; `file` may be another path of the same file."""
         *now, young = version
-        name = os.path.abspath(file)
+        name = _full_name(file)
         (self._young.add if young else self._young.discard)(name)
         self._known[name], self._new = [*now, digest], True
         return digest
+
+    def _listed_version(self, file: Path) -> list:
+        folder = str(file.parent)
+        with self._listing:
+            if folder not in self._listed:
+                self._listed[folder] = remote.versions(file.parent)
+        if file.name not in self._listed[folder]:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+        return [*self._listed[folder][file.name], False]  # a tag changes with the bytes
 
     def save(self) -> None:
         """Write what is remembered. Raises DiskError."""
@@ -179,6 +210,10 @@ class FileHashes:
             kept = {name: of for name, of in self._known.items() if name not in self._young}
             atomic_write_text(self.path, json.dumps(kept))
             self._new = False
+
+
+def _full_name(file: str | os.PathLike) -> str:
+    return str(file) if remote.is_url(file) else os.path.abspath(file)
 
 
 def sha256_json(value: Any) -> str:
@@ -218,7 +253,8 @@ def read_text_csv(path: str | os.PathLike) -> TextTable:
         ManifestError: the file is missing, is not UTF-8 text, or has no header, a column twice,
             broken quotes, or rows of another length than the header (ten are listed).
     """
-    path, remedy = Path(path), "save it as CSV in UTF-8, with a header and no broken quotes"
+    path = remote.as_path(path)
+    remedy = "save it as CSV in UTF-8, with a header and no broken quotes"
     try:
         with open_bytes(path) as file:
             raw = file.read()
@@ -241,7 +277,7 @@ def read_text_csv(path: str | os.PathLike) -> TextTable:
                 table.lines.append(start)
             start = reader.line_num + 1 + before
     except OSError as error:
-        missing = error.errno == errno.ENOENT
+        missing = isinstance(error, FileNotFoundError)
         message = "no such file" if missing else f"cannot be read: {error.strerror}"
         raise ManifestError(message, path=path, remedy="check the path and its mode") from None
     except UnicodeDecodeError as error:
@@ -273,13 +309,16 @@ def digest_files(manifest: Path, data: Path, out: Path, hashes: FileHashes) -> N
 
     Where the folder of the images is not there, what was written before is kept.
     """
-    if not data.is_dir() and out.is_file():
+    if not (remote.exists(data) if remote.is_url(data) else data.is_dir()) and out.is_file():
         return
 
     def digest(name: str) -> str:
-        with suppress(OSError, PipelineError):
+        try:
             return hashes(data / name)
-        return "missing"  # or unreadable: the stages say which
+        except RemoteError:
+            raise
+        except (OSError, PipelineError):
+            return "missing"  # or unreadable: the stages say which
 
     table = read_text_csv(manifest)
     masks = [name for cell in table.column("mask_path") if cell for name in cell.split(UNITED)]

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from pipeline import remote
 from pipeline.errors import ManifestError
 from pipeline.io import UNITED, atomic_write, read_text_csv
 
@@ -65,9 +66,9 @@ def read_manifest(
         ManifestError: the file is missing or not a manifest; or rows are wrong: then the message
             lists every problem with its line and remedy.
     """
-    path = Path(path)
+    path = remote.as_path(path)
     remedy = f"run `pipeline data add {path.stem} --from ...`"
-    if not path.exists():
+    if not remote.exists(path):
         known = ", ".join(sorted(file.stem for file in path.parent.glob("[!.]*.csv")))
         remedy = f"the datasets are {known or '(none yet)'}; for another one {remedy}"
         raise ManifestError("no such manifest", path=path, remedy=remedy)
@@ -111,7 +112,7 @@ def _ordered(frame: pd.DataFrame) -> list[str]:
 
 def row_file(row, data: str | Path) -> Path:
     """Return the image file of a row (a Series, dict or named tuple) below the folder `data`."""
-    return Path(data) / (row["path"] if not hasattr(row, "_fields") else row.path)
+    return remote.as_path(data) / (row["path"] if not hasattr(row, "_fields") else row.path)
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def mask_file(row, data: str | Path | Callable[[str], Path]) -> MaskFiles | None
     cells = row if isinstance(row, Mapping | pd.Series) else row._asdict()
     if not cells["mask_path"]:
         return None
-    locate = data if callable(data) else Path(data).joinpath
+    locate = data if callable(data) else remote.as_path(data).joinpath
     files = map(locate, cells["mask_path"].split(UNITED))
     return MaskFiles(tuple(files), cells.get("mask_rule", ""), locate(cells["path"]))
 
@@ -174,8 +175,9 @@ def check_rows(
     kinds.append(_duplicates(frame, ["path", "frame"], "keep one of the rows"))
     kinds += [_patients_in_two_splits(frame), _prompts_outside(frame)]
     if data is not None:
-        kinds.append(_missing_files(frame, Path(data), "path", "run `pipeline data add` again"))
-        kinds.append(_missing_files(frame, Path(data), "mask_path", "empty the cell"))
+        data = remote.as_path(data)
+        kinds.append(_missing_files(frame, data, "path", "run `pipeline data add` again"))
+        kinds.append(_missing_files(frame, data, "mask_path", "empty the cell"))
     found = [sorted(kind, key=_by_line) for kind in kinds]
     listed = sorted((problem for kind in found for problem in kind[:MAX_LISTED]), key=_by_line)
     if not listed:

@@ -7,10 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.remote import as_path, is_url
+
 
 def _cached(name: str) -> Callable[[Paths, str], Path]:
     """Return the method that gives a path in the cache of a dataset."""
     return lambda self, dataset: self.cache(dataset) / name
+
+
+def _below(root: Path, folder: str) -> Path:
+    """Return a folder that params.yaml names, relative to `root`, or a URL."""
+    return as_path(folder) if is_url(folder) else root / folder
 
 
 @dataclass(frozen=True)
@@ -19,16 +26,20 @@ class Paths:
 
     Args:
         root: the project folder (the one with params.yaml).
-        data_root: folder of the images, one folder or link per dataset, relative to `root`.
-            The environment variable PIPELINE_DATA_ROOT overrides it.
+        data_root: folder of the images, one folder or link per dataset, relative to `root`, or a
+            URL such as s3://bucket/images. The environment variable PIPELINE_DATA_ROOT overrides
+            it.
+        store_root: folder of masks and features, one folder per dataset, relative to `root`, or a
+            URL. All else that is computed is in cache/.
     """
 
     root: Path = Path(".")
     data_root: str = "data"
+    store_root: str = "cache"
 
     def data(self, dataset: str) -> Path:
         """The images, read only."""
-        return self.root / (os.environ.get("PIPELINE_DATA_ROOT") or self.data_root) / dataset
+        return _below(self.root, os.environ.get("PIPELINE_DATA_ROOT") or self.data_root) / dataset
 
     def manifest(self, dataset: str) -> Path:
         """The dataset's images, one per row."""
@@ -74,8 +85,6 @@ class Paths:
     """The SHA-256 of each file by its size and times (`FileHashes`), kept from run to run."""
     thumbnails = _cached("thumbnails.npz")
     """What the audit compares, kept from run to run."""
-    candidates = _cached("candidates.zarr")
-    """What SAM2 proposed for each image, kept by some strategies."""
     reviewed = _cached("reviewed")
     """Corrections by hand, one file per image: the one folder that nothing can compute again."""
     pixels = _cached("pixels")
@@ -93,13 +102,27 @@ class Paths:
     plots = _cached("plots")
     """Tables that `dvc plots` draws."""
 
+    def stores(self, dataset: str) -> Path:
+        """The folder, or URL, of the stores of a dataset."""
+        if self.store_root == Paths.store_root:
+            return self.cache(dataset)
+        return _below(self.root, self.store_root) / dataset
+
+    def candidates(self, dataset: str) -> Path:
+        """What SAM2 proposed for each image, kept by some strategies."""
+        return self.stores(dataset) / "candidates.zarr"
+
+    def embeddings(self, dataset: str) -> Path:
+        """SAM2's embedding of each image, kept if `segment.embeddings` says so."""
+        return self.stores(dataset) / "embeddings.zarr"
+
     def masks(self, dataset: str, variant: str = "") -> Path:
         """Stage 1, the mask store; of a variant and part (`lora-16/0`) a store of its own."""
-        return self.cache(dataset) / (f"masks/{variant}.zarr" if variant else "masks.zarr")
+        return self.stores(dataset) / (f"masks/{variant}.zarr" if variant else "masks.zarr")
 
     def features(self, dataset: str, variant: str = "") -> Path:
         """Stage 2, the feature store; of a variant of the masks a store of its own."""
-        return self.cache(dataset) / (f"features/{variant}.zarr" if variant else "features.zarr")
+        return self.stores(dataset) / (f"features/{variant}.zarr" if variant else "features.zarr")
 
     def adapter(self, dataset: str, variant: str) -> Path:
         """Folder of the adapters of a variant of the masks."""

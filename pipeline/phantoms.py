@@ -21,6 +21,7 @@ from pipeline.errors import ManifestError
 from pipeline.intake import add_dataset
 from pipeline.intake.add import holds_phantoms
 from pipeline.paths import Paths
+from pipeline.remote import is_url
 
 Shape, Pair = tuple[int, int], Sequence[float]
 Drawn = tuple[np.ndarray, np.ndarray | None]
@@ -76,6 +77,9 @@ def _write(paths: Paths, dataset: str, task: Task, n: int, seed: int, sides: Sha
     if n < (least := 4 * len(classes)):
         raise ManifestError(f"{n} images are too few", remedy=f"use at least {least}")
     folder, manifest = paths.data(dataset), paths.manifest(dataset)
+    if is_url(folder):
+        remedy = "draw them with data_root: data, copy that to the URL, then set it"
+        raise ManifestError("phantoms are not drawn at a URL", path=folder, remedy=remedy)
     masks = folder.with_name(f"{dataset}_masks")
     if not holds_phantoms(manifest) and any(p.exists() for p in (manifest, folder, masks)):
         remedy = "make the sample in another project: --params OTHER/params.yaml"

@@ -8,6 +8,7 @@ from pipeline.engine.options import RunOptions
 def run(dataset: Dataset) -> None:
     """Encode what is missing; parameters that changed the features' identity rebuild the store."""
     c = Project()
+    c.check_stores()
     c.params.models.clip.check_followed()
     print(encode_dataset(dataset, c.params, c.paths, RunOptions(on_mismatch="rebuild")).summary())
 

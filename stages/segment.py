@@ -9,6 +9,7 @@ from pipeline.segment.strategies import strategy_class
 def run(dataset: Dataset) -> None:
     """Segment what is missing; parameters that changed the masks' identity rebuild the store."""
     c = Project()
+    c.check_stores()
     c.params.models.sam2.check_followed()
     if strategy_class(c.params.segment).uses_clip:
         c.params.models.clip.check_followed()

@@ -29,6 +29,7 @@ PLUMBING = {
     "pipeline/manifest.py": "reads the manifest, which is a dep by itself",
     "pipeline/paths.py": "where things lie",
     "pipeline/provenance.py": "hashes inputs and refuses others",
+    "pipeline/remote.py": "the same bytes from a URL",
     "pipeline/store": "reads stores, which are deps and have a format; a dep where it writes them",
 }
 

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 from pipeline.adapt.examples import Examples, MaskOf, draw, true_mask
-from pipeline.adapt.files import load_adapter, read_about, write_adapter
+from pipeline.adapt.files import KNOWN, LatePredictor, read_about, write_adapter
 from pipeline.adapt.fit import fit
 from pipeline.adapt.methods import insert
 from pipeline.config import DATASET_NAME, AdaptParams, Params
@@ -36,6 +36,7 @@ from pipeline.io import FileHashes, ProcessLock, atomic_write, sha256_json
 from pipeline.manifest import read_manifest
 from pipeline.models import Sam2ImagePredictor
 from pipeline.paths import Paths
+from pipeline.remote import exists
 from pipeline.segment.quality import overlap
 from pipeline.segment.segment import load_predictor, segment_dataset
 from pipeline.splits import load_split_plan
@@ -115,6 +116,9 @@ def adapt_dataset(
         text += "gets an empty mask, that alone tells its class (docs/adapt.md)"
         print(text, file=sys.stderr, flush=True)
     load = load or partial(load_predictor, params, options)
+    base = load()
+    known = {name: getattr(base, name) for name in KNOWN}
+    del base  # a model for each part is loaded where there is something to do
     parts, units = plan.parts(section.protocol), plan.units
     record = RunRecord(f"adapt-{variant}", dataset, total=len(parts))
     record.parameters = {"profile": params.profile, "adapt": section.model_dump(mode="json")}
@@ -131,10 +135,9 @@ def adapt_dataset(
             free = [i for i in teachers if i.image_id in learned and units[i.image_id] not in taboo]
             examples = choose(free, section, units, part, paths.manifest(dataset))
             path = folder / f"{part}.safetensors"
-            base = load()
             about = {
                 **{"dataset": dataset, "variant": variant, "part": part, "code": CODE_VERSION},
-                **{"base": base.fingerprint, "params": section.model_dump(mode="json")},
+                **{"base": known["fingerprint"], "params": section.model_dump(mode="json")},
                 "keys": sorted(item.key for item in examples),
                 "images": [item.image_id for item in examples],
             }
@@ -144,10 +147,9 @@ def adapt_dataset(
                 title = f"adapt {dataset} {variant}/{part}"
                 shown = {"unit": "steps", "show": options.progress}
                 with show_progress(title, section.steps, **shown) as count:
-                    train_adapter(path, base, examples, mask_of, params, canonical(about), count)
+                    train_adapter(path, load(), examples, mask_of, params, canonical(about), count)
                 record.done += 1
-                base = load()
-            adapted = load_adapter(path, base, dataset)
+            adapted = LatePredictor(path, known, dataset, load)
             unprompted = params.segment.model_copy(update={"prompt": "no-prompt"})
             asked = params.model_copy(update={"segment": unprompted})
             how = replace(options, force=False, on_mismatch="rebuild")
@@ -203,7 +205,7 @@ def corrected(
     """Return the images whose mask in a variant a person has corrected, but empty ones, and what
     gives their masks. StoreError if there is no such variant, or it is the work of an adapter."""
     path = paths.masks(dataset, f"{source}/all")
-    masks = open_masks(path) if path.is_dir() else None
+    masks = open_masks(path) if exists(path) else None
     if masks is None or masks.identity.get("stage") != "review":
         remedy = f"run: pipeline review --dataset {dataset}"
         raise StoreError("there are no masks corrected by a person", path=path, remedy=remedy)
@@ -243,10 +245,7 @@ def train_adapter(
         torch.set_num_threads(before)
     tenth = max(1, len(losses) // 10)
     ends = {"first": float(np.mean(losses[:tenth])), "last": float(np.mean(losses[-tenth:]))}
-    # The labels that a comparison of equal budget gives to the probe on whole images as well.
-    write_adapter(
-        path, predictor, base, about | {"loss": ends, "labels_of_adapter": about["images"]}
-    )
+    write_adapter(path, predictor, base, about | {"loss": ends})
     for left in (*path.parent.glob(f"{path.stem}-*.pt"), *path.parent.glob(f".{path.stem}-*.pt")):
         left.unlink(missing_ok=True)  # those of other choices, and those half written, as well
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
+from pipeline.engine.cluster import DIED, Pool, in_workers, ranges
 from pipeline.engine.run import LocalExecutor, changed_files
 from pipeline.errors import reason_of
 from pipeline.images import read_image, reader_rules
@@ -21,6 +23,7 @@ from pipeline.store.items import WorkItem
 
 PLAIN_SIDE, STRUCTURE_SIDE = 32, 64  # pixels
 READ_BATCH = 32  # images read ahead
+PART = 256  # images of which a worker of an engine returns the thumbnails at a time
 FEATURELESS = 2.0  # grey levels; an image of less spread is blank
 
 
@@ -64,11 +67,47 @@ class ThumbnailMapper:
         return loaded
 
 
+@dataclass(frozen=True)
+class ThumbnailTask:
+    """A `Task` of an engine that reads images; returns the thumbnails of each, and why not."""
+
+    window: tuple[float, float] | None
+
+    def begin(self) -> None:
+        pass
+
+    def run(self, kept: None, items: Sequence[WorkItem]) -> list[tuple[Any, str]]:
+        found = LocalExecutor(READ_BATCH, cores=1).imap(lambda: ThumbnailMapper(self.window), items)
+        return [(one.row, reason_of(one.error) if one.error else "") for one in found]
+
+
+def _read(
+    items: Sequence[WorkItem],
+    window: tuple[float, float] | None,
+    hashes: FileHashes,
+    pool: Pool | None,
+) -> Iterator[tuple[WorkItem, Any, str]]:
+    """Yield each item with its thumbnails, or why there are none."""
+    if pool is None:
+        executor = LocalExecutor(READ_BATCH, cores=1, hashes=hashes)
+        for item, row, error in executor.imap(lambda: ThumbnailMapper(window), items):
+            yield item, row, reason_of(error) if error else ""
+        return
+    parts = ranges(items, pool, READ_BATCH, PART)
+    for part, found in in_workers(pool, ThumbnailTask(window), parts):
+        for item, (row, reason) in zip(part, found or [(None, DIED)] * len(part), strict=True):
+            yield item, row, reason
+
+
 def load_thumbnails(
-    manifest: pd.DataFrame, dataset: str, paths: Paths, window: tuple[float, float] | None = None
+    manifest: pd.DataFrame,
+    dataset: str,
+    paths: Paths,
+    window: tuple[float, float] | None = None,
+    pool: Pool | None = None,
 ) -> Thumbnails:
     """Read the thumbnails that the cache lacks, and bring the cache up to date; `window` is that
-    of `read_image`.
+    of `read_image`. Images are read in the workers of `pool`, if there is one.
 
     A damaged cache counts as empty. What was read before an interruption is kept. An image whose
     file cannot be read, or has other bytes than the manifest states, is in `failures`, also where
@@ -96,13 +135,12 @@ def load_thumbnails(
     items = [i for i in items if not readable[i.row["content"]]]
     before = int(readable.sum())
     try:
-        executor = LocalExecutor(READ_BATCH, cores=1, hashes=hashes)
-        for result in executor.imap(lambda: ThumbnailMapper(window), items):
-            at = result.item.row["content"]
-            if result.error is not None:
-                failures[result.item.image_id] = reason_of(result.error)
+        for item, found, reason in _read(items, window, hashes, pool):
+            at = item.row["content"]
+            if reason:
+                failures[item.image_id] = reason
             else:
-                plain[at], structure[at] = result.row
+                plain[at], structure[at] = found
                 readable[at] = True
     finally:
         hashes.save()

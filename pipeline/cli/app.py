@@ -29,11 +29,13 @@ from pipeline.cli.common import (
     StageProject,
     Stores,
     Where,
+    WorkersProject,
     command,
     guarded,
 )
 from pipeline.cli.models import doctor, models_app
 from pipeline.config import REVIEWED
+from pipeline.engine.options import RunOptions
 
 CHAIN = "Images -> SAM2 masks -> CLIP features -> few-shot learners -> report."
 app = typer.Typer(help=CHAIN, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -46,26 +48,30 @@ command(app, "pipeline doctor --dataset brain")(doctor)
 
 
 @command(app, "pipeline audit --dataset brain")
-def audit(dataset: Dataset, project: Project, against: Against = None) -> None:
+def audit(dataset: Dataset, project: WorkersProject, against: Against = None) -> None:
     """Find copies of images in both train and test -> cache/DATASET/audit.parquet
 
     Exits 3 when more images cannot be read than audit.max_failed allows.
     """
-    show_audit(dataset, project, against)
+    show_audit(dataset, project, against, options=project.options)
 
 
 def show_audit(
-    dataset: str, project: Project, against: str | None, masks: Sequence[str] = ()
+    dataset: str,
+    project: Project,
+    against: str | None,
+    masks: Sequence[str] = (),
+    options: RunOptions = RunOptions(),
 ) -> None:
     """Run the audit and print it, with what was found about `masks`, if anything."""
     from pipeline.audit import across_text, audit_dataset, audit_text, compare_datasets
     from pipeline.engine.record import RunRecord
 
     params, paths = project.params, project.paths
-    summary = audit_dataset(dataset, params, paths)
+    summary = audit_dataset(dataset, params, paths, options)
     text = audit_text(summary, str(paths.audit_pairs(dataset)))
     if against:
-        pairs = compare_datasets(dataset, against, params, paths)
+        pairs = compare_datasets(dataset, against, params, paths, options)
         copies, unreadable = pairs.to_dict("records"), pairs.attrs["unreadable"][against]
         other = RunRecord("check", against, total=pairs.attrs["images"][against], failed=unreadable)
         if other.failed_share > params.audit.max_failed:
@@ -77,8 +83,15 @@ def show_audit(
 
 
 @command(app, "pipeline segment --dataset brain --set segment.prompt=auto")
-def segment(dataset: Dataset, project: EngineProject) -> None:
+def segment(
+    dataset: Dataset,
+    project: EngineProject,
+    embeddings: Annotated[bool, Option("--embeddings", help="Keep those of SAM2.")] = False,
+) -> None:
     """Stage 1: m = SAM2(x) for every image -> cache/DATASET/masks.zarr"""
+    if embeddings:
+        settings = [*(project.settings or []), "segment.embeddings=true"]
+        project = replace(project, settings=settings)
     from pipeline.segment.segment import segment_dataset
 
     project.run(segment_dataset, dataset)
@@ -170,7 +183,7 @@ def encode(
 @command(app, "pipeline train --dataset brain --learner medfocus --jobs 2")
 def train(
     dataset: Dataset,
-    project: Project,
+    project: WorkersProject,
     learner: Annotated[list[str] | None, Option(help="Default: all of params.yaml.")] = None,
     jobs: Jobs = -1,
     force: Force = False,
@@ -178,7 +191,8 @@ def train(
     """Fit learners: protocol x view x fraction x seed -> cache/DATASET/runs/LEARNER/"""
     from pipeline.learners.train import train_dataset
 
-    records = train_dataset(dataset, project.params, project.paths, learner, jobs=jobs, force=force)
+    given = {"jobs": jobs, "force": force, "options": project.options}
+    records = train_dataset(dataset, project.params, project.paths, learner, **given)
     text = "\n".join(record.summary() for record in records)
     project.show([record.to_json() for record in records], text)
 
@@ -194,7 +208,7 @@ def evaluate(dataset: Dataset, project: Project, jobs: Jobs = -1) -> None:
 
 @command(app, "pipeline compare --dataset breast --quick")
 def compare(
-    project: Project,
+    project: WorkersProject,
     dataset: Datasets = None,
     quick: Annotated[bool, Option("--quick", help="Two seeds, two shares; kept apart.")] = False,
     jobs: Jobs = -1,
@@ -203,7 +217,7 @@ def compare(
     from pipeline.compare import compare_study, comparison_text
 
     names = project.datasets(dataset)
-    given = {"quick": quick, "jobs": jobs}
+    given = {"quick": quick, "jobs": jobs, "options": project.options}
     tables, sets = compare_study(names, project.params, project.paths, **given)
     values = {name: json.loads(one.to_json(orient="records")) for name, one in tables.items()}
     project.show(values, comparison_text(tables, sets))
@@ -287,7 +301,7 @@ def verify(stores: Stores, output: Output) -> None:
     """Check every row of stores against its checksum and list what is lost."""
     from pipeline.store import verify_store
 
-    found = {str(path): verify_store(path) for path in stores}
+    found = {path: verify_store(path) for path in stores}
     values = {path: {"ok": one.ok, **asdict(one)} for path, one in found.items()}
     text = "\n".join(f"{path}: {one.summary()}" for path, one in found.items())
     output.show(values, text, failed=not all(one.ok for one in found.values()))

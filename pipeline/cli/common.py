@@ -44,8 +44,10 @@ Datasets = Annotated[list[str] | None, Option("--dataset", "-d", help="Default: 
 DatasetName = Annotated[str, Argument(help="Name of the dataset.")]
 Against = Annotated[str | None, Option(help="Find copies in this dataset as well.")]
 Where = Literal["lesion", "background"]
-Stores = Annotated[list[Path], Argument(help="Mask or feature stores.")]
+Stores = Annotated[list[str], Argument(help="Mask or feature stores.")]
 Jobs = Annotated[int, Option(help="Parallel jobs; -1 for all cores.", callback=_jobs_or_all)]
+Engine = Annotated[str, Option(help="local, or the workers of dask or ray.")]
+Scheduler = Annotated[str | None, Option(help="Address of the Dask or Ray cluster.")]
 Force = Annotated[bool, Option("--force", help="Compute again, replacing another identity.")]
 
 
@@ -104,7 +106,14 @@ class Project(Output):
         if self.precision:
             given |= {f"{stage}.precision": self.precision for stage in ("segment", "encode")}
         self.params = load_params(self.params_file, given)
-        self.paths = Paths(self.params_file.parent, self.params.data_root)
+        self.paths = Paths(self.params_file.parent, self.params.data_root, self.params.store_root)
+
+    def check_stores(self) -> None:
+        """Raise ConfigError if the stores are not where dvc.yaml has them, in cache/."""
+        if self.paths.store_root != Paths.store_root:
+            remedy = "run `pipeline segment` and `pipeline encode`, or set store_root: cache"
+            message = f"DVC keeps stores in cache/, not in store_root: {self.paths.store_root}"
+            raise ConfigError(message, path=self.params_file, remedy=remedy)
 
     def datasets(self, named: list[str] | None) -> list[str]:
         """Return the datasets of `--dataset`, or those of params.yaml if there are none;
@@ -115,6 +124,20 @@ class Project(Output):
                 remedy = f"use one of {', '.join(known)}, or create it with `pipeline data add`"
                 raise ManifestError(f"there is no dataset {name!r}", path=path, remedy=remedy)
         return list(dict.fromkeys(named or self.params.datasets))
+
+
+@dataclass
+class WorkersProject(Project):
+    """A project of which work without a model of its own may be done by the workers of an engine;
+    `options` name it."""
+
+    engine: Engine = "local"
+    scheduler: Scheduler = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.options = RunOptions(engine=self.engine, scheduler=self.scheduler)
+        self.options.knock()
 
 
 @dataclass
@@ -134,6 +157,7 @@ class ModelProject(Project):
         if given.get("only") is not None:
             given["only"] = read_text_csv(given["only"]).column("image_id")
         self.options = RunOptions(**given)
+        self.options.knock()  # before the code of models is loaded
 
 
 @dataclass
@@ -154,8 +178,8 @@ class StageProject(ModelProject):
 class EngineProject(StageProject):
     """A project of which a stage may be run by the workers of an engine."""
 
-    engine: Annotated[str, Option(help="local, or the workers of dask or ray.")] = "local"
-    scheduler: Annotated[str | None, Option(help="Address of the Dask or Ray cluster.")] = None
+    engine: Engine = "local"
+    scheduler: Scheduler = None
     devices: Annotated[str | None, Option(help="GPUs, a worker each, such as 0,1.")] = None
 
 

@@ -21,11 +21,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import pandas as pd
 from joblib import cpu_count
 
+from pipeline import remote
 from pipeline.engine import process
 from pipeline.engine.options import RunOptions
 from pipeline.engine.progress import show_progress, timed
 from pipeline.engine.record import RunRecord, library_versions, recorded
-from pipeline.errors import ConfigError, ModelError, PipelineError, StoreError, reason_of
+from pipeline.errors import (
+    ConfigError,
+    ModelError,
+    PipelineError,
+    RemoteError,
+    StoreError,
+    reason_of,
+)
 from pipeline.images.read import bytes_changed, unreadable
 from pipeline.io import FileHashes, sha256_file, sha256_json
 from pipeline.manifest import mask_file, row_file
@@ -33,6 +41,7 @@ from pipeline.store.items import WorkItem
 
 if TYPE_CHECKING:
     from pipeline.config import Params
+    from pipeline.engine.cluster import Pool
     from pipeline.paths import Paths
     from pipeline.store.writer import StoreWriter
 
@@ -196,8 +205,10 @@ class LocalExecutor:
 def load_item(mapper: Mapper, item: WorkItem, hashes: FileHashes) -> Result:
     """Return an item with what the mapper loaded for it as its row, or with its error."""
     try:
-        error = bytes_error(item, hashes)
+        error = bytes_error(item, hashes.of_read)
         return Result(item, error=error) if error else Result(item, mapper.load(item))
+    except RemoteError:  # would meet every item
+        raise
     except Exception as error:
         return Result(item, error=error)
 
@@ -211,7 +222,7 @@ def map_slice(mapper: Mapper, part: list[Result], stopped: Callable[[], bool]) -
         rows = mapper.map([one.item for one in ready], [one.row for one in ready]) if ready else []
         if len(rows) != len(ready):
             raise ValueError(f"the mapper returned {len(rows)} rows for {len(ready)} items")
-    except (ModelError, ConfigError, StoreError):  # would meet every item
+    except (ModelError, ConfigError, StoreError, RemoteError):  # would meet every item
         raise
     except Exception as error:
         if len(part) == 1:
@@ -232,15 +243,17 @@ def prepared(writer: StoreWriter, result: Result) -> tuple[Any, str]:
     return None, reason_of(error)
 
 
-def bytes_error(item: WorkItem, hashes: FileHashes) -> Exception | None:
+def bytes_error(item: WorkItem, hashes: Callable[[Path], str]) -> Exception | None:
     """Return why a file cannot be used: it is unreadable, or its bytes are not those of the
-    manifest, so that the key of its row would be wrong."""
+    manifest, so that the key of its row would be wrong. RemoteError where that cannot be seen."""
     if "sha256" not in item.row:
         return None
     try:
         digest = hashes(item.path)
     except OSError as error:
         return unreadable(item.path, error)
+    except RemoteError:
+        raise
     except PipelineError as error:  # a pipe, socket or device
         return error
     return bytes_changed(item.path) if digest != item.row["sha256"] else None
@@ -254,7 +267,7 @@ def changed_files(
 
     def look(part: Sequence[WorkItem]) -> list[tuple[str, str]]:
         found = [] if stopped() else [(item, bytes_error(item, hashes)) for item in part]
-        return [(i.image_id, reason_of(e)) for i, e in found if e and i.path.exists()]
+        return [(i.image_id, reason_of(e)) for i, e in found if e and remote.exists(i.path)]
 
     parts = [items[at : at + 100] for at in range(0, len(items), 100)]
     with ThreadPoolExecutor(min(8, cpu_count())) as pool:
@@ -305,6 +318,8 @@ def image_items(
             try:
                 digests = [*map(hashes, found.files), *found.rule.split()] if found else [""]
                 parts["truth"] = digests[0] if len(digests) == 1 else digests
+            except RemoteError:
+                raise
             except (PipelineError, OSError):  # the row fails when it is loaded
                 parts["truth"] = f"unreadable: {row['mask_path']}"
         items.append(WorkItem(row["image_id"], sha256_json(parts), row_file(row, data), frame, row))
@@ -323,23 +338,23 @@ def run_stage(
     hashes: FileHashes,
     variant: str = "",
     recipe: Callable[[], Mapper] | None = None,
+    pool: Pool | None = None,
 ) -> RunRecord:
     """Run `run_items` on a dataset; `max_failed` is that of the stage's section of params.yaml.
     `variant` of the masks is added to the name of the record. `recipe` is pickled and builds the
-    same mapper in the workers of an engine; None: the stage has none."""
+    same mapper in the workers of `pool`; None: rows are computed in this process."""
     section = getattr(params, stage).model_dump(mode="json")
     name = "-".join([stage, *variant.split("/")]) if variant else stage
     record = RunRecord(name, dataset, parameters={"profile": params.profile, stage: section})
     batch_size, how = options.batch_size or BATCH_SIZE, {"max_failed": section["max_failed"]}
     arguments = record, paths.record(dataset, name), items
-    if recipe is None or options.in_this_process:
+    if pool is None:
         how["executor"] = LocalExecutor(batch_size, options.workers, hashes=hashes)
         return run_items(*arguments, lambda: mapper, writer, options, **how)
-    from pipeline.engine.cluster import ClusterExecutor, open_pool
+    from pipeline.engine.cluster import ClusterExecutor
 
-    with closing(open_pool(options)) as pool:
-        how["executor"] = ClusterExecutor(pool, batch_size, options.workers, hashes=hashes)
-        return run_items(*arguments, recipe, writer, options, **how)
+    how["executor"] = ClusterExecutor(pool, batch_size, options.workers, hashes=hashes)
+    return run_items(*arguments, recipe, writer, options, **how)
 
 
 def run_items(

@@ -10,6 +10,7 @@ import pandas as pd
 from pipeline.engine.record import ADD, RunRecord
 from pipeline.errors import PipelineError
 from pipeline.paths import Paths
+from pipeline.remote import exists
 
 STAGES = ("segment", "encode")
 COUNTS = ("total", "done", "skipped")
@@ -61,7 +62,7 @@ def _lacking(paths: Paths, dataset: str, stage: str) -> tuple[int, int] | None:
     segment = stage == "segment"
     path = paths.masks(dataset) if segment else paths.features(dataset)
     wanted = read_manifest(paths.manifest(dataset)).set_index("image_id")["sha256"]
-    if not path.exists():
+    if not exists(path):
         return len(wanted), len(wanted)
     stored = (open_masks if segment else open_features)(path).table()["sha256"]
     return int((stored.reindex(wanted.index) != wanted).sum()), len(wanted)

@@ -22,6 +22,7 @@ from pipeline.learners.runs import run_inputs, usable_learners, write_table
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import stamp
+from pipeline.remote import exists
 from pipeline.store import open_features
 
 TABLES = {
@@ -65,7 +66,7 @@ def evaluate_dataset(
     with recorded(record, paths.record(dataset, "evaluate")):
         audit = read_audit(paths.audit(dataset), manifest)
         features = paths.features(dataset)
-        store = open_features(features) if features.is_dir() else None
+        store = open_features(features) if exists(features) else None
         learners = usable_learners(params, paths, store)
         runs, classes = read_runs(dataset, learners, paths)
         units = image_units(manifest, audit)

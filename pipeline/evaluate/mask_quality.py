@@ -16,6 +16,7 @@ from pipeline.evaluate.intervals import mean_interval
 from pipeline.images import read_mask
 from pipeline.manifest import mask_file
 from pipeline.paths import Paths
+from pipeline.remote import exists
 from pipeline.segment.quality import center_ellipse, hd95, overlap
 from pipeline.store import open_masks
 
@@ -49,7 +50,7 @@ def mask_quality(
     """
     having = manifest[manifest["mask_path"] != ""]
     rows: list[list[dict]] = []
-    if len(having) and paths.masks(dataset).exists():
+    if len(having) and exists(paths.masks(dataset)):
         store = open_masks(paths.masks(dataset))
         table = store.table().reindex(having["image_id"])
         lacking = dict.fromkeys(table.index[table["status"].isna()], "not segmented")
@@ -97,7 +98,7 @@ def _measures(mask: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
 def masks_inputs(paths: Paths, dataset: str) -> dict[str, Any]:
     """Return what `mask_quality` is made from, as it is now, for `pipeline.provenance.stamp`."""
     path = paths.masks(dataset)
-    masks = open_masks(path) if path.exists() else None
+    masks = open_masks(path) if exists(path) else None
     return {"manifest": paths.manifest(dataset), "masks": masks}
 
 

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import ImageError
+from pipeline import remote
+from pipeline.errors import ImageError, RemoteError
 from pipeline.images import formats, normalise
 from pipeline.images.formats import AGAIN, MAX_BYTES, FrameInfo, Pixels, SkippedFile
 from pipeline.images.grid import (
@@ -34,6 +35,7 @@ from pipeline.images.grid import (
     same_grid,
 )
 from pipeline.images.region import MaskRule, Region, find_region
+from pipeline.io import open_bytes
 from pipeline.manifest import MaskFiles
 
 READER_VERSION = "7"
@@ -67,7 +69,7 @@ def read_image(
     """Read one frame as a viewer shows it. Thread-safe.
 
     Args:
-        path: the file (also named in errors).
+        path: the file, or its URL (also named in errors).
         frame: 0-based page, frame or slice; 0 for files of one image.
         data: content of the file, if it has been read already.
         window: (center, width) of what becomes black to white in CT slices that state no window,
@@ -79,6 +81,7 @@ def read_image(
     Raises:
         ImageError: cannot be read, damaged, too large, or no such frame.
         SkippedFile: not an image (DICOMDIR, DICOM object without pixels).
+        RemoteError: the server of a URL does not answer, or refuses.
     """
     with _naming(path):
         kind, data = _load(path, data)
@@ -165,6 +168,8 @@ def _volume_region(
 def _version(path: Path) -> tuple[int, int] | None:
     """Return what tells the versions of a file apart, for caches; None for what is no file."""
     with _naming(path):
+        if remote.is_url(path):
+            return tuple(remote.version(path))
         status = path.stat()
     return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
@@ -179,7 +184,7 @@ def _grid(path: Path) -> Grid | None:
 def _read_grid(path: Path, version: tuple[int, int] | None) -> Grid | None:
     if version is None:
         return None
-    with open(path, "rb") as file:
+    with open_bytes(path) as file:
         kind = formats.sniff(file.read(formats.HEAD_BYTES))
     return _backend(kind).grid(_load(path, None)[1], kind) if kind in VOLUMES else None
 
@@ -299,7 +304,8 @@ def bytes_changed(path: str | os.PathLike) -> ImageError:
 def unreadable(path: str | os.PathLike, error: OSError) -> ImageError:
     """Return an error of the operating system as an ImageError with a remedy."""
     if isinstance(error, FileNotFoundError):
-        what = "is a broken link" if Path(path).is_symlink() else "does not exist"
+        link = not remote.is_url(path) and Path(path).is_symlink()
+        what = "is a broken link" if link else "does not exist"
         remedy = "check its name; if it is gone, restore it or run `pipeline data add` again"
     elif isinstance(error, PermissionError):
         what, remedy = "may not be read (permission denied)", "run chmod u+r on it"
@@ -359,6 +365,8 @@ def _backend(kind: str) -> ModuleType:
 
 def _load(path: str | os.PathLike, data: bytes | None) -> tuple[str, bytes]:
     """Return the format and the content of a file."""
+    if data is None and remote.is_url(path):
+        data = open_bytes(path).read()
     if data is None:
         status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):  # a pipe or device may block for ever
@@ -378,11 +386,11 @@ def _naming(path: str | os.PathLike) -> Iterator[None]:
     """
     try:
         yield
-    except ImageError as error:
+    except (ImageError, RemoteError) as error:
         error.path = error.path or path
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and (error.errno is not None or remote.is_url(path)):
             found = unreadable(path, error)
         elif isinstance(error, MemoryError):
             found = ImageError("does not fit into memory", remedy="make it smaller", path=path)

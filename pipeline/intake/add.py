@@ -25,6 +25,7 @@ from pipeline.intake.user_tables import TableRules, read_image_tables
 from pipeline.io import FileHashes, manifest_lock, remove_leftovers, writing
 from pipeline.manifest import COLUMNS, check_rows, read_manifest, write_manifest
 from pipeline.paths import Paths
+from pipeline.remote import is_url
 
 ARCHIVES = (".gz", ".tgz", ".tar", ".7z", ".rar", ".bz2", ".xz")
 LISTED = 20  # failed files in the text
@@ -143,6 +144,9 @@ def add_dataset(
     paths = paths or Paths()
     sources = [Path(one) for one in ([source] if isinstance(source, str | Path) else source)]
     source, manifest, place = sources[0], paths.manifest(dataset), paths.data(dataset)
+    if is_url(place):
+        remedy = "add them from a folder with data_root: data, copy that to the URL, then set it"
+        raise ManifestError("images are not added at a URL", path=place, remedy=remedy)
     if len(sources) > 1 and (no_table := [s for s in sources if s.is_dir() or s.suffix == ".zip"]):
         what, remedy = "is no table; only these can be several", "pass the folder above them all"
         raise ManifestError(what, path=no_table[0], remedy=remedy)

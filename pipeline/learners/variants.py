@@ -17,6 +17,7 @@ import numpy as np
 from pipeline.config import labels_of, variant_of
 from pipeline.errors import StoreError
 from pipeline.paths import Paths
+from pipeline.remote import exists
 from pipeline.store import FeatureStore, open_features
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Variants:
         return name and f"{name}/{self._part(name, key)}"
 
     def _part(self, variant: str, key: RunKey) -> str:
-        every = self.paths.features(self.dataset, f"{variant}/all").is_dir()
+        every = exists(self.paths.features(self.dataset, f"{variant}/all"))
         return "all" if every else self.plan.part(key[0], key[3])
 
     def add_labels(
@@ -70,7 +71,7 @@ class Variants:
         stores = {"": open_features(self.paths.features(self.dataset))}
         for variant in sorted({*names} - {""}):
             path, name = self.paths.features(self.dataset, variant), variant.partition("/")[0]
-            if not path.is_dir():
+            if not exists(path):
                 remedy = f"run pipeline adapt --dataset {self.dataset} --name {name} with its "
                 remedy += "method and shots, then "
                 remedy += f"pipeline encode --dataset {self.dataset} --masks {name}"

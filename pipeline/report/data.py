@@ -26,6 +26,7 @@ from pipeline.learners.runs import read_predictions, run_inputs, train_command, 
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import changed, check, read_stamp, schema_stamp
+from pipeline.remote import exists
 from pipeline.report import words
 from pipeline.report.words import LEARNERS
 from pipeline.store import open_features, open_masks
@@ -303,7 +304,7 @@ class Dataset:
             reader: returns the part; raises for a file that must not be shown.
         """
         try:
-            if not path.exists():
+            if not exists(path):
                 raise PipelineError("not there")
             value = reader(path)
             if part:

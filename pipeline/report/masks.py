@@ -7,9 +7,12 @@ the stages have left. What was not made has no row; nothing is computed but mean
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,7 @@ import pandas as pd
 
 from pipeline.audit.table import read_audit
 from pipeline.config import Params, parts_of, variant_of
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, StoreError
 from pipeline.evaluate.comparison import MEAN
 from pipeline.evaluate.intervals import mean_interval
 from pipeline.evaluate.predictions import Run, image_units, read_runs
@@ -27,14 +30,15 @@ from pipeline.learners.variants import Variants
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.report import words
-from pipeline.report.build import render
+from pipeline.report.build import render, seen
 from pipeline.report.plots import dice_file
 from pipeline.splits import load_split_plan
 from pipeline.store import open_masks
 
 STORED, TRUTH, RANDOM = "stored", "truth", "random"
 """The masks of `segment`; the ground truth; a region of the stored mask's shape, elsewhere."""
-SHOWN = "name learner view accuracy accuracy_lo accuracy_hi"
+DICE = ["dice", "dice_lo", "dice_hi"]
+SHOWN = "name learner view accuracy accuracy_lo accuracy_hi n_images"
 
 
 def write_masks(params: Params, paths: Paths, datasets: Sequence[str]) -> list[Path]:
@@ -46,8 +50,11 @@ def write_masks(params: Params, paths: Paths, datasets: Sequence[str]) -> list[P
         remedy = f"run: pipeline evaluate --dataset {datasets[0]}, or pipeline adapt"
         raise PipelineError("no masks were compared with ground truth", remedy=remedy)
     table = dice if rows.empty else dice.merge(rows, on=["dataset", "masks"], how="outer")
-    drawn = table.iloc[:0] if rows.empty else table.dropna(subset=["dice", "difference"])
+    # A control of a variant is drawn at the Dice of the masks whose region it has elsewhere.
+    there = dice.rename(columns={"masks": "place"})[["dataset", "place", *DICE]]
+    drawn = rows if rows.empty else rows.merge(there).dropna(subset=["dice", "difference"])
     found = {"dice": dice.to_dict("records"), "rows": rows.to_dict("records"), "drawn": len(drawn)}
+    found |= {"seen": {name: text for name in datasets if (text := seen_by_base(name, paths))}}
     by = " ".join(["pipeline results --masks", *(f"--dataset {name}" for name in datasets)])
     files = {
         "masks.md": render("masks.md.j2", words=words, made_by=by, **found),
@@ -58,35 +65,50 @@ def write_masks(params: Params, paths: Paths, datasets: Sequence[str]) -> list[P
     return [paths.results / name for name in files]
 
 
+def seen_by_base(dataset: str, paths: Paths) -> str:
+    """Say how many images the weights of `segment` were trained on; "" where none is known."""
+    masks = None
+    with suppress(StoreError):
+        masks = open_masks(paths.masks(dataset))
+    return seen(SimpleNamespace(masks=masks, manifest=read_manifest(paths.manifest(dataset))))
+
+
 def dice_rows(dataset: str, params: Params, paths: Paths) -> Iterator[dict[str, Any]]:
     """Yield the mean Dice of each strategy and variant of a dataset, with its interval over units;
-    of a variant on images that the adapter of their part has not seen."""
-    manifest = read_manifest(paths.manifest(dataset))
+    of a variant on images that the adapter of their part has not seen; and the mean of the stored
+    masks on the same images."""
+    manifest, stored = read_manifest(paths.manifest(dataset)), pd.Series(dtype=float)
     units = image_units(manifest, read_audit(paths.audit(dataset), manifest))
 
     def row(masks: str, method: str, table: pd.DataFrame, **about: Any) -> dict[str, Any]:
         of = [units.get(i, i) for i in table["image_id"]]
         mean = mean_interval(table["dice"].to_numpy(), of, params.evaluate)
-        about |= dict(zip(("dice", "dice_lo", "dice_hi"), mean, strict=True))
+        about |= dict(zip(DICE, mean, strict=True))
+        about |= {"stored_dice": stored.reindex(table["image_id"]).mean()}
         n = int(table["dice"].notna().sum())
         return {"dataset": dataset, "masks": masks, "method": method, "n_dice": n} | about
 
+    if (file := paths.mask_quality(dataset)).is_file():
+        quality = pd.read_parquet(file)
+        stored = quality[~quality["strategy"].isin([*words.FLOORS])].set_index("image_id")["dice"]
+        for name, of in quality.groupby("strategy", sort=False):
+            yield row(name if name in words.FLOORS else STORED, words.FLOORS.get(name, name), of)
+            if name == RANDOM:
+                yield row(TRUTH, "ground truth", of.assign(dice=1.0))
     if (file := paths.prompt_quality(dataset)).is_file():
         for (name, given), of in pd.read_parquet(file).groupby(["strategy", "from_truth"]):
             method = "prompt from the ground truth" if given else "prompt strategy"
             yield row(f"{name}, sample", method, of)
-    if (file := paths.mask_quality(dataset)).is_file():
-        for name, of in pd.read_parquet(file).groupby("strategy", sort=False):
-            yield row(name if name in words.FLOORS else STORED, name, of)
-            if name == RANDOM:
-                yield row(TRUTH, "ground truth", of.assign(dice=1.0))
+    plan = load_split_plan(dataset, params, paths)
     for folder in sorted(paths.adapter(dataset, "x").parent.glob("[!.]*/")):
         if parts := sorted(folder.glob("[!.]*.parquet")):
             about = json.loads(parts[0].with_suffix(".json").read_text("utf-8"))["params"]
             told = {name: about[name] for name in ("shots", "seed", "steps")}
+            told |= {"n_parts": len(parts), "of_parts": len(plan.parts(about["protocol"]))}
             table = pd.concat(map(pd.read_parquet, parts))
             told["n_empty"] = int((table["status"] == "empty").sum())
-            yield row(folder.name, about["method"], table, **told)
+            source = f", from {about['source']}" * bool(about.get("source"))
+            yield row(folder.name, f"adapted: {about['method']}{source}", table, **told)
 
 
 def accuracy_rows(dataset: str, params: Params, paths: Paths) -> Iterator[dict[str, Any]]:
@@ -96,7 +118,8 @@ def accuracy_rows(dataset: str, params: Params, paths: Paths) -> Iterator[dict[s
         return
     table = pd.read_parquet(paths.compare(dataset)).query("subset == 'full' and shots == 0")
     runs = read_runs(dataset, sorted(set(table["learner"])), paths)[0]
-    variants = Variants(dataset, load_split_plan(dataset, params, paths), paths)
+    plan = load_split_plan(dataset, params, paths)
+    variants = Variants(dataset, plan, paths)
 
     @cache
     def good(name: str) -> frozenset[str]:
@@ -121,11 +144,17 @@ def accuracy_rows(dataset: str, params: Params, paths: Paths) -> Iterator[dict[s
             row = {"dataset": dataset, "masks": masks_of(one.view), "protocol": protocol}
             row |= {name: getattr(one, name) for name in SHOWN.split()}
             row |= {"difference": one.baseline_difference, "p_holm": one.baseline_p_holm}
+            row |= {"difference_lo": one.baseline_lo, "difference_hi": one.baseline_hi}
+            row |= {"verdict": one.baseline_verdict}
+            row["place"] = re.sub(rf"^{RANDOM} \((.+)\)$", r"\1", row["masks"])
             mine = by_key.get((one.learner, one.view))
             if not mine:  # the table is of an older study
                 continue
             labels = [n for run in mine for n in run.labels.values()]
             row["n_labels"] = round(float(np.mean(labels)))  # over shares and seeds
+            row["n_seeds"] = len(mine[0].seeds)
+            row["n_folds"] = len({plan.part(protocol, seed) for seed in mine[0].seeds})
+            row["of_folds"] = len(plan.parts(protocol))
             if kind_of(one.view) == "mask":
                 tested = {seed: of.ids for seed, of in mine[0].seeds.items()}
                 masked = {s: has_mask(ids, protocol, one.view, s) for s, ids in tested.items()}

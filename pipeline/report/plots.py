@@ -185,8 +185,16 @@ def forest_inline(name: str, dataset: str, bars: Mapping[str, Bar]) -> Markup:
 
 
 def dice_file(table: pd.DataFrame) -> str:
-    """Draw what rows gain over the whole image against the Dice of their masks, a panel for each
-    dataset, as an SVG file; columns dataset, masks, view, dice (0 to 1), difference (-1 to 1)."""
+    """Draw what rows gain over the whole image against the Dice of their masks, both with their
+    intervals, a panel for each dataset, as an SVG file.
+
+    A filled mark is beyond chance after Holm's correction, a hollow one is not; a control, whose
+    `place` is not its masks, is a cross.
+
+    Args:
+        table: columns dataset, masks, place, view, verdict; dice (0 to 1) and difference (-1 to 1),
+            each with the ends _lo and _hi.
+    """
     plain = {control: view for view, control in CONTROLS.items()} | {"oracle": "masked"}
     named = [[part.partition("@")[0] for part in parts_of(view)] for view in table["view"]]
     table = table.assign(shown=["+".join(plain.get(n, n) for n in names) for names in named])
@@ -196,16 +204,28 @@ def dice_file(table: pd.DataFrame) -> str:
         figure = Figure(figsize=(1.2 + 3.4 * n, 4), layout="constrained")
         grid = figure.subplots(1, n, squeeze=False).ravel()
         for axes, (name, mine) in zip(grid, table.groupby("dataset"), strict=True):
-            for shown, of in mine.groupby("shown"):
-                look = {"color": colours[shown], "label": shown, "ms": 5}
-                axes.plot(of["dice"], 100 * of["difference"], "o", **look)
-            for masks, dice in mine.groupby("masks")["dice"].first().items():
+            for k, (shown, of) in enumerate(mine.groupby("shown")):
+                for row in of.itertuples():
+                    control = row.place != row.masks
+                    x = row.dice + 0.016 * k + 0.008 * control  # beside each other
+                    y = 100 * row.difference
+                    ends = [100 * row.difference_lo], [100 * row.difference_hi]
+                    axes.vlines([x], *ends, color=colours[shown], lw=1)
+                    axes.hlines([y], [row.dice_lo], [row.dice_hi], color=colours[shown], lw=0.5)
+                    face = colours[shown] if row.verdict in ("better", "worse") else "white"
+                    axes.plot(x, y, "x" if control else "o", color=colours[shown], mfc=face, ms=5)
+                axes.plot([], [], "o", color=colours[shown], label=shown)
+            if (mine["place"] != mine["masks"]).any():
+                axes.plot([], [], "x", color="#6b6b6b", label="control of these masks")
+            for place, dice in mine.groupby("place")["dice"].first().items():
+                axes.axvline(dice, color="#e8e8e8", lw=1, zorder=0)
                 at = {"xycoords": ("data", "axes fraction"), "rotation": 90, "fontsize": 7}
-                axes.annotate(masks, (dice, 0.02), ha="right", **at)
+                axes.annotate(place, (dice, 0.02), ha="right", **at)
             axes.axhline(0, color="#8a8a8a", lw=1)
             axes.set(xlabel="mean Dice of the masks", ylabel="accuracy minus whole image, points")
+            axes.set_xlim(0, 1.05)
             axes.set_title(name, loc="left", fontweight="bold", fontsize=9)
-            axes.legend(fontsize=7)
+            axes.legend(fontsize=7, loc="upper left")
         return render(figure)
 
 

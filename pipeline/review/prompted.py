@@ -6,9 +6,13 @@ import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from torch import Tensor
 
 from pipeline.models import Sam2ImagePredictor, draw_box_prompt
 from pipeline.segment.predictor import BatchPredictor, Prompt
+
+Read = Callable[[], tuple[np.ndarray, list[Tensor] | None]]
+"""Reads an image, uint8 (h, w, 3), and its embedding if that is stored."""
 
 
 class Prompted:
@@ -24,9 +28,9 @@ class Prompted:
         self._lock = threading.Lock()
         self._key, self._shown, self._size, self._maps = "", "", (0, 0), []
 
-    def show(self, key: str, read: Callable[[], np.ndarray]) -> None:
-        """Embed the image, uint8 (h, w, 3), that `read` returns, unless that was done, or another
-        one is shown by the time it is its turn."""
+    def show(self, key: str, read: Read) -> None:
+        """Embed the image that `read` returns, unless that was done, or another one is shown by the
+        time it is its turn."""
         self._shown = key
         with self._lock:
             if key == self._shown:
@@ -35,7 +39,7 @@ class Prompted:
     def ask(
         self,
         key: str,
-        read: Callable[[], np.ndarray],
+        read: Read,
         box: Sequence[float],
         points: Sequence[tuple[float, float, int]],
     ) -> tuple[np.ndarray, float]:
@@ -58,8 +62,8 @@ class Prompted:
             mask = self.sam2.upsample(logits[0, best : best + 1], height, width)[0]
             return mask, float(ious[0, best])
 
-    def _embed(self, key: str, read: Callable[[], np.ndarray]) -> None:
+    def _embed(self, key: str, read: Read) -> None:
         if key != self._key:
-            image, self._key = read(), ""
-            self._maps = self.sam2.embed([self.sam2.preprocess(image)])
+            (image, maps), self._key = read(), ""
+            self._maps = self.sam2.embed([maps or self.sam2.preprocess(image)])
             self._key, self._size = key, image.shape[:2]

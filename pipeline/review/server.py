@@ -44,9 +44,10 @@ from pipeline.manifest import row_file
 from pipeline.models import Sam2ImagePredictor
 from pipeline.paths import Paths
 from pipeline.review.edits import STATES, Edit, Edits, Stale
-from pipeline.review.prompted import Prompted
+from pipeline.review.prompted import Prompted, Read
 from pipeline.review.variant import write_variant
 from pipeline.review.worklist import ORDERS, Worklist
+from pipeline.segment.embeddings import same_embeddings, stored_embedding
 from pipeline.segment.segment import load_predictor
 
 MAX_BODY = 8 << 20  # bytes; the mask of a photograph of 100 megapixels is smaller
@@ -112,6 +113,7 @@ class Review:
         self.edits = Edits(paths.reviewed(dataset))
         self._work = Worklist(dataset, params, paths, self.edits)
         self.sam2 = Prompted(predictor, params.segment.box_as_mask)
+        self.embeddings = same_embeddings(dataset, paths, predictor, params.images.shown)
         self._lock, self._read = threading.RLock(), ("", np.empty(0))
 
     @property
@@ -151,9 +153,10 @@ class Review:
             self._read = key, image
         return image
 
-    def reading(self, row: dict) -> tuple[str, Callable[[], np.ndarray]]:
+    def reading(self, row: dict) -> tuple[str, Read]:
         """Return what `Prompted` needs of an image: a key and how it is read."""
-        return row["sha256"] + str(row["frame"]), lambda: self.image(row)
+        read = lambda: (self.image(row), stored_embedding(self.embeddings, row))  # noqa: E731
+        return row["sha256"] + str(row["frame"]), read
 
     def item(self, image_id: str) -> dict:
         """Return all that the page shows of an image but its pixels."""
@@ -246,7 +249,7 @@ class Review:
             Route("/api/save", posted(Save, self.save), methods=["POST"]),
         ]
 
-    def _embed(self, key: str, read: Callable[[], np.ndarray]) -> None:
+    def _embed(self, key: str, read: Read) -> None:
         with suppress(PipelineError):  # shown by the request of the picture
             self.sam2.show(key, read)
 

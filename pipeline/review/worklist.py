@@ -13,6 +13,7 @@ from pipeline.errors import ConfigError, StoreError
 from pipeline.evaluate.intervals import mean_interval
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
+from pipeline.remote import exists
 from pipeline.review.edits import JUDGED, VARIANT, Edits
 from pipeline.segment.quality import overlap
 from pipeline.store import MaskStore, open_masks
@@ -48,7 +49,7 @@ class Worklist:
         self.version = self._version()
         frame = read_manifest(paths.manifest(dataset)).set_index("image_id", drop=False)
         self.store: MaskStore | None = None
-        if paths.masks(dataset).exists():
+        if exists(paths.masks(dataset)):
             self.store = open_masks(paths.masks(dataset))
             table = self.store.table().reindex(frame.index)
             usable = (table["sha256"] == frame["sha256"]).to_numpy()

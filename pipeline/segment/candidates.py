@@ -6,8 +6,10 @@ neither SAM2 nor the images again; the masks are those that the strategy finds w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from pipeline.io import FileHashes
 from pipeline.paths import Paths
 from pipeline.segment.strategies import Candidates
 from pipeline.store import CandidateRow, CandidateStore, CandidateStoreWriter, WorkItem
+from pipeline.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     from pipeline.segment.segment import SegmentMapper
@@ -65,23 +68,41 @@ def keep_candidates(
     mapper: SegmentMapper,
     hashes: FileHashes,
 ) -> CandidateStore:
-    """Compute the candidates of `items` that the store lacks; return it.
-
-    A store of other choices is refused or replaced as `options` says; one of the same choices is
-    used again even with `force`. An image that fails here fails again, with its reason, where
-    masks are made of the candidates.
-    """
+    """Compute the candidates of `items` that the store lacks; return it. See `keep`."""
     path, own = paths.candidates(dataset), CandidateMapper(mapper)
+    kind = partial(CandidateStoreWriter, most=mapper.strategy.most)
+    keep(kind, path, own, dataset, manifest, paths, options, items, hashes)
+    return CandidateStore(path)
+
+
+def keep(
+    kind: Callable[..., StoreWriter],
+    path: Path,
+    own: Any,
+    dataset: str,
+    manifest: pd.DataFrame,
+    paths: Paths,
+    options: RunOptions,
+    items: Sequence[WorkItem],
+    hashes: FileHashes,
+) -> None:
+    """Compute what of `items` a store beside the masks lacks, with the mapper `own`.
+
+    A store of another identity is refused or replaced as `options` says; one of the same identity
+    is used again even with `force`, which is how another prompt is asked for: rows that are lost or
+    damaged are computed again, and who distrusts the rest deletes the store. An image that fails
+    here fails again, with its reason, where masks are made.
+    """
     mismatch = "refuse" if options.on_store_mismatch == "refuse" else "rebuild"
     choices = {"on_mismatch": mismatch, "attrs": {"dataset": dataset}}
-    with CandidateStoreWriter(path, own.identity, most=mapper.strategy.most, **choices) as writer:
+    stage = own.identity["stage"]
+    with kind(path, own.identity, **choices) as writer:
         writer.sync_manifest(manifest)
         executor = LocalExecutor(options.batch_size or BATCH_SIZE, options.workers, hashes=hashes)
-        record, place = RunRecord("candidates", dataset), paths.record(dataset, "candidates")
+        record, place = RunRecord(stage, dataset), paths.record(dataset, stage)
         given = replace(options, force=False)
         how = {"max_failed": 1.0, "executor": executor}
         run_items(record, place, items, lambda: own, writer, given, **how)
-    return CandidateStore(path)
 
 
 def stored_candidates(store: CandidateStore, item: WorkItem) -> tuple[Candidates, bool] | None:

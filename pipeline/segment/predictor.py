@@ -6,7 +6,7 @@ modules, their order and their arithmetic are those of the predictor, which a te
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,10 @@ from pipeline.models.sam2 import Sam2ImagePredictor
 PASS_PIXELS = 32 * 1024**2
 """Pixels of the frames of all prompts in one pass of the decoder, to bound its memory (1.5 GB): 32
 prompts at 1,024 px (SAM2's own mask generator decodes 64), 128 at 512 px."""
+
+
+Frame = Tensor | list[Tensor]
+"""What SAM2 sees, float32 (3, size, size); or its embedding, maps (c, h, w) as of `embed`."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,14 @@ class BatchPredictor:
         return self.predictor._transforms(image)
 
     @torch.inference_mode()
-    def embed(self, frames: Sequence[Tensor]) -> list[Tensor]:
-        """Encode n preprocessed frames; returns maps (n, c, h, w), the coarse one last."""
-        model = self.predictor.model
+    def embed(self, frames: Sequence[Frame]) -> list[Tensor]:
+        """Encode n frames, but those that are embeddings already; returns maps (n, c, h, w), the
+        coarse one last."""
+        model, pixels = self.predictor.model, [one for one in frames if isinstance(one, Tensor)]
+        if len(pixels) < len(frames):
+            new = zip(*self.embed(pixels), strict=True) if pixels else iter(())
+            rows = [next(new) if isinstance(one, Tensor) else one for one in frames]
+            return [stacked(level) for level in zip(*rows, strict=True)]
         with self.predictor._autocast():
             pixels = torch.stack(list(frames)).to(self.predictor.device)
             _, features, _, sizes = model._prepare_backbone_features(model.forward_image(pixels))
@@ -142,3 +151,35 @@ class BatchPredictor:
         """
         full = F.interpolate(logits[None], (height, width), mode="bilinear", align_corners=False)[0]
         return (full > self.predictor.mask_threshold).cpu().numpy()
+
+
+def stacked(maps: Sequence[Tensor]) -> Tensor:
+    """Stack maps (c, h, w) to (n, c, h, w) with the memory order of the first, on which the last
+    bits of a decoder in bf16 depend."""
+    order = sorted(range(3), key=lambda k: -maps[0].stride(k))
+    found = torch.stack([one.permute(order) for one in maps])
+    return found.permute(0, *(1 + order.index(k) for k in range(3)))
+
+
+class CachedPredictor(BatchPredictor):
+    """A predictor for one batch that encodes equal frames once, whatever the strategies; `known`
+    are images, uint8 (h, w, 3), with their embeddings."""
+
+    def __init__(
+        self, predictor: Sam2ImagePredictor, known: Iterable[tuple[np.ndarray, list[Tensor]]] = ()
+    ):
+        super().__init__(predictor)
+        self._frames: dict[tuple, Frame] = {(i.shape, i.tobytes()): maps for i, maps in known}
+        self._maps: dict[tuple, list[Tensor]] = {}
+
+    def preprocess(self, image: np.ndarray) -> Frame:
+        key = (image.shape, image.tobytes())
+        if key not in self._frames:
+            self._frames[key] = super().preprocess(image)
+        return self._frames[key]
+
+    def embed(self, frames: Sequence[Frame]) -> list[Tensor]:
+        key = tuple(map(id, frames))  # frames stay alive in `_frames`, so ids are unique
+        if key not in self._maps:
+            self._maps[key] = super().embed(frames)
+        return self._maps[key]

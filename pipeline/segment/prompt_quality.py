@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 import yaml
 from scipy import ndimage
+from torch import Tensor
 
 from pipeline.config import Params
 from pipeline.engine.options import RunOptions
@@ -31,12 +31,13 @@ from pipeline.io import FileHashes, atomic_write, sha256_json
 from pipeline.manifest import class_names, read_manifest
 from pipeline.models import ClipModel, Sam2ImagePredictor
 from pipeline.paths import Paths
+from pipeline.segment.embeddings import same_embeddings, stored_embedding
 from pipeline.segment.guide import Guide
-from pipeline.segment.predictor import BatchPredictor
+from pipeline.segment.predictor import CachedPredictor
 from pipeline.segment.quality import bounding_box, hd95, overlap
 from pipeline.segment.segment import SegmentMapper, find_guide, load_predictor
 from pipeline.segment.strategies import STRATEGIES, Strategy, strategy_class
-from pipeline.store import WorkItem
+from pipeline.store import EmbeddingStore, WorkItem
 from pipeline.store.items import Plan
 
 ELLIPSE = "box-ellipse"
@@ -82,6 +83,7 @@ def measure_prompts(
             guide = find_guide(kind, dataset, params, paths, options, class_names(manifest), clip)
             clip, guides[name] = guide.clip if guide and guide.clip else clip, guide
         mapper = PromptMapper(params, predictor or load_predictor(params, options), guides)
+        mapper.embeddings = same_embeddings(dataset, paths, mapper.predictor, mapper.window)
         identity = mapper.identity
     content, hashes = {"mapper": sha256_json(identity)}, FileHashes(paths.hashes(dataset))
     data = paths.data(dataset)
@@ -110,35 +112,40 @@ class PromptMapper:
             name: params.segment.model_copy(update={"prompt": name}) for name in judged(params)
         }
         self.guides = guides
+        self.embeddings: EmbeddingStore | None = None
         self.identity: Row = {"jitter": self.params.box_jitter, "seed": self.params.seed}
         for name, section in self.sections.items():
             mapper = SegmentMapper(section, predictor, self.window, guides.get(name))
             self.identity[name] = mapper.identity
 
-    def load(self, item: WorkItem) -> tuple[np.ndarray, np.ndarray]:
-        """Read an image, uint8 (h, w, 3), and its ground truth, bool (h, w), with some pixels."""
+    def load(self, item: WorkItem) -> tuple[np.ndarray, np.ndarray, list[Tensor] | None]:
+        """Read an image, uint8 (h, w, 3), its ground truth, bool (h, w), with some pixels, and its
+        embedding if it is stored."""
         image = read_image(item.path, item.frame, window=self.window)
         file = item.row["truth_file"]
         truth = read_mask(file, item.frame, shape=image.shape[:2])
         if not truth.any():
             remedy = "run: pipeline data refresh"
             raise ImageError("the ground truth is empty", path=file, remedy=remedy)
-        return image, truth
+        return image, truth, stored_embedding(self.embeddings, item.row)
 
     def map(
-        self, items: Sequence[WorkItem], loaded: Sequence[tuple[np.ndarray, np.ndarray]]
+        self,
+        items: Sequence[WorkItem],
+        loaded: Sequence[tuple[np.ndarray, np.ndarray, list[Tensor] | None]],
     ) -> list[list[Row]]:
         """Return for each image its rows: one per strategy, and `box-ellipse` next to `box`."""
         seeds = [f"{self.params.seed}\n{item.row['sha256']}#{item.frame}" for item in items]
-        truths = [truth for _, truth in loaded]
+        truths = [truth for _, truth, _ in loaded]
         jitter = repeat(self.params.box_jitter)
         references = list(map(reference_prompts, truths, jitter, seeds))
         found: dict[tuple[str, bool], list[np.ndarray]] = {}  # masks by name and from_truth
-        sam2 = CachedPredictor(self.predictor)
+        known = [(image, maps) for image, _, maps in loaded if maps]
+        sam2 = CachedPredictor(self.predictor, known)
         for name, section in self.sections.items():
             strategy = strategy_class(section)(section, sam2, self.guides.get(name))
             pairs = zip(loaded, references, strict=True)
-            prepared = [strategy.prepare(image, given) for (image, _), (_, given) in pairs]
+            prepared = [strategy.prepare(image, given) for (image, *_), (_, given) in pairs]
             masks = [row.mask for row in strategy.segment(prepared)]
             found[name, bool(strategy.columns)] = masks
         if "box" in self.sections:
@@ -184,27 +191,6 @@ def best_line(dataset: str, params: Params, paths: Paths) -> str:
     line = yaml.safe_dump({"segment": values}, default_flow_style=True, width=999, sort_keys=False)
     figures = ", ".join(f"{name} {value:.3f}" for name, value in dice.items())
     return f"Dice without ground truth: {figures}\nbest here, for params.yaml: {line.strip()[1:-1]}"
-
-
-class CachedPredictor(BatchPredictor):
-    """A predictor for one batch that encodes equal frames once, whatever the strategies."""
-
-    def __init__(self, predictor: Sam2ImagePredictor):
-        super().__init__(predictor)
-        self._frames: dict[tuple, torch.Tensor] = {}
-        self._maps: dict[tuple, list[torch.Tensor]] = {}
-
-    def preprocess(self, image: np.ndarray) -> torch.Tensor:
-        key = (image.shape, image.tobytes())
-        if key not in self._frames:
-            self._frames[key] = super().preprocess(image)
-        return self._frames[key]
-
-    def embed(self, frames: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        key = tuple(map(id, frames))  # frames stay alive in `_frames`, so ids are unique
-        if key not in self._maps:
-            self._maps[key] = super().embed(frames)
-        return self._maps[key]
 
 
 class PromptTable:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from pipeline.config import TIMM, Params, SegmentParams
+from pipeline.engine.cluster import connected
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
 from pipeline.engine.run import image_items, run_stage, select
@@ -20,11 +23,19 @@ from pipeline.manifest import class_names, read_manifest
 from pipeline.models import ClipModel, Sam2ImagePredictor, load_clip, load_sam2
 from pipeline.paths import Paths
 from pipeline.segment.candidates import keep_candidates, stored_candidates
+from pipeline.segment.embeddings import keep_embeddings, same_embeddings, stored_embedding
 from pipeline.segment.guide import Guide, read_words
-from pipeline.segment.predictor import BatchPredictor
+from pipeline.segment.predictor import BatchPredictor, CachedPredictor
 from pipeline.segment.quality import component_count, is_blank, mask_status
 from pipeline.segment.strategies import Strategy, strategy_class
-from pipeline.store import CandidateStore, MaskRow, MaskStoreWriter, WorkItem, open_masks
+from pipeline.store import (
+    CandidateStore,
+    EmbeddingStore,
+    MaskRow,
+    MaskStoreWriter,
+    WorkItem,
+    open_masks,
+)
 
 MAPPER_VERSION = 2
 """Incremented when the same model and parameters give other masks than before."""
@@ -61,21 +72,29 @@ def segment_dataset(
     """
     manifest = read_manifest(paths.manifest(dataset))
     chosen, data = select(manifest, options.only), paths.data(dataset)
-    models = class_names(manifest), predictor, clip
+    models, hashes = (class_names(manifest), predictor, clip), FileHashes(paths.hashes(dataset))
     recipe = partial(build_mapper, dataset, params, paths, replace(options, only=None), *models)
-    mapper = recipe()
-    columns, truth = mapper.strategy.columns, mapper.strategy.uses_truth
-    content, hashes = lambda row: {n: row[n] for n in columns}, FileHashes(paths.hashes(dataset))
-    items = image_items(chosen, data, content, truth=truth, hashes=hashes)
-    choices = {"on_mismatch": options.on_store_mismatch, "attrs": {"dataset": dataset}}
-    with MaskStoreWriter(paths.masks(dataset, variant), mapper.identity, **choices) as writer:
-        writer.sync_manifest(manifest)
-        if mapper.strategy.keeps_candidates and not variant and options.in_this_process:
-            todo = [item for item, _ in writer.plan(items, force=options.force).todo]
-            asked = dataset, manifest, paths, options, todo[: options.limit], mapper, hashes
-            mapper.stored = keep_candidates(*asked) if todo else None
-        given = items, mapper, writer, hashes, variant, recipe
-        record = run_stage("segment", dataset, params, paths, options, *given)
+    with connected(options) as pool:
+        mapper = recipe()
+        columns, truth = mapper.strategy.columns, mapper.strategy.uses_truth
+        read = {"truth": truth, "hashes": hashes}
+        items = image_items(chosen, data, lambda row: {n: row[n] for n in columns}, **read)
+        choices = {"on_mismatch": options.on_store_mismatch, "attrs": {"dataset": dataset}}
+        with MaskStoreWriter(paths.masks(dataset, variant), mapper.identity, **choices) as writer:
+            writer.sync_manifest(manifest)
+            own = not variant and options.in_this_process and mapper.strategy.sam2
+            if own and (mapper.strategy.keeps_candidates or params.segment.embeddings):
+                todo = [item for item, _ in writer.plan(items, force=options.force).todo]
+                asked = dataset, manifest, paths, options, todo[: options.limit], mapper, hashes
+                if todo and params.segment.embeddings:
+                    keep_embeddings(*asked)
+            if own:
+                sam2 = mapper.strategy.sam2.predictor
+                mapper.embeddings = same_embeddings(dataset, paths, sam2, mapper.window)
+                if mapper.strategy.keeps_candidates and todo:
+                    mapper.stored = keep_candidates(*asked)
+            given = items, mapper, writer, hashes, variant, recipe, pool
+            record = run_stage("segment", dataset, params, paths, options, *given)
     table = open_masks(paths.masks(dataset, variant)).table()
     record.masks = table.loc[table["in_manifest"], "status"].value_counts().to_dict()
     useless = set(record.masks) - {"failed"} == {"empty"} and params.segment.max_failed < 1
@@ -159,6 +178,7 @@ class SegmentMapper:
         self.strategy = kind(params, sam2 and BatchPredictor(sam2), guide)
         self.device = sam2.device.type if sam2 else ""
         self.stored: CandidateStore | None = None
+        self.embeddings: EmbeddingStore | None = None
         self.identity: dict[str, Any] = {
             "stage": "segment",
             "mapper_version": MAPPER_VERSION,
@@ -174,17 +194,23 @@ class SegmentMapper:
         if self.stored and (found := stored_candidates(self.stored, item)):
             return found
         image = read_image(item.path, item.frame, window=self.window)
-        return self.prepare(image, item.row)
+        return self.prepare(image, item.row, stored_embedding(self.embeddings, item.row))
 
-    def prepare(self, image: np.ndarray, row: Mapping[str, Any]) -> tuple[Any, bool]:
+    def prepare(
+        self, image: np.ndarray, row: Mapping[str, Any], maps: list[Tensor] | None = None
+    ) -> tuple[Any, bool]:
         """Preprocess an image and what its strategy uses of a row of the manifest; return what the
-        strategy made of it, and whether it is blank."""
+        strategy made of it, and whether it is blank. `maps` are its embedding, if that is known."""
         # No label, split, path or id: a mask must not depend on the class, which folders name too.
         columns = {name: row[name] for name in self.strategy.columns}
         truth = None
         if self.strategy.uses_truth and row["truth_file"]:
             truth = read_mask(row["truth_file"], int(row["frame"]), shape=image.shape[:2])
-        return self.strategy.prepare(image, columns, truth), is_blank(image)
+        strategy = self.strategy
+        if maps:  # in the place of the whole image, wherever the strategy asks for that
+            strategy = copy(strategy)
+            strategy.sam2 = CachedPredictor(strategy.sam2.predictor, [(image, maps)])
+        return strategy.prepare(image, columns, truth), is_blank(image)
 
     def map(self, items: Sequence[WorkItem], loaded: Sequence[tuple[Any, bool]]) -> list[MaskRow]:
         """Find the masks of a batch, with their quality columns and their status."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from pipeline.config import SegmentParams
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.models import draw_box_prompt
 from pipeline.segment.guide import Guide
-from pipeline.segment.predictor import BatchPredictor, Prompt
+from pipeline.segment.predictor import BatchPredictor, Frame, Prompt
 from pipeline.segment.quality import border_share, bounding_box, stability_score
 from pipeline.store import MaskRow
 
@@ -34,11 +34,11 @@ HELD_PROMPTS = 256  # prompts whose masks are held at once, to bound memory
 @dataclass
 class PreparedImage:
     """An image, uint8 (h, w, 3), and its region that SAM2 sees: `frame` is that region,
-    preprocessed, and `prompt` is in pixels of it; `prompt_text` is for the mask store."""
+    preprocessed or embedded, and `prompt` is in pixels of it; `prompt_text` is for the store."""
 
     image: np.ndarray
     region: Region
-    frame: Tensor
+    frame: Frame
     prompt: Prompt
     prompt_text: str
 
@@ -192,7 +192,10 @@ class SalientRefine(Strategy):
             if (box := bounding_box(first.mask)) is not None:
                 region, prompt, text = self.ask_box(box, *one.size)
                 text = f"salient, then {text}"
-                second[i] = self.prepare_region(one.image, region, prompt, text)
+                if region == one.region:
+                    second[i] = replace(one, prompt=prompt, prompt_text=text)
+                else:
+                    second[i] = self.prepare_region(one.image, region, prompt, text)
         for i, refined in zip(second, super().segment([*second.values()]), strict=True):
             results[i] = refined
         return results

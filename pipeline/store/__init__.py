@@ -1,9 +1,11 @@
-"""The stores of masks, candidates and features: read by image_id, written by one process."""
+"""The stores of masks, of what they are made of, and of features: read by image_id, written by one
+process."""
 
 # ruff: noqa: F401
-from pipeline.store.items import CandidateRow, FeatureRow, MaskRow, WorkItem
+from pipeline.store.items import CandidateRow, EmbeddingRow, FeatureRow, MaskRow, WorkItem
 from pipeline.store.reader import (
     CandidateStore,
+    EmbeddingStore,
     FeatureStore,
     MaskStore,
     open_candidates,
@@ -13,6 +15,7 @@ from pipeline.store.reader import (
 )
 from pipeline.store.writer import (
     CandidateStoreWriter,
+    EmbeddingStoreWriter,
     FeatureStoreWriter,
     MaskStoreWriter,
     convert_store,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,17 @@ class CandidateRow:
     packed: np.ndarray
     width: int
     figures: np.ndarray
+    status: str = "ok"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class EmbeddingRow:
+    """SAM2's embedding of one whole image: maps (c, h, w), the coarse one last, float32 or the bits
+    of bfloat16 as int16."""
+
+    image_id: str
+    maps: Sequence[np.ndarray]
     status: str = "ok"
     reason: str = ""
 

@@ -55,6 +55,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import remote
 from pipeline.errors import StoreError
 from pipeline.io import fsync_path
 
@@ -69,6 +70,7 @@ ENTRY, EMPTY = struct.Struct("<QQ"), 2**64 - 1  # of a shard's table
 
 Row = dict[str, Any]  # index values of one row, by column
 Data = dict[str, np.ndarray]  # data of one row, by array name
+Folder = int | Path  # an open one: a file descriptor, or the path of a URL
 Cell = tuple[int, ...]  # which tile of a large mask; zeros where a row is one chunk
 
 COMMON: Mapping[str, tuple[str, Any]] = {
@@ -132,6 +134,14 @@ CANDIDATES = Kind(
     sides=("count", "height", "width"),
 )
 
+EMBEDDINGS = Kind(
+    name="embeddings",
+    stage="segment",
+    columns=COMMON,
+    shown=("image_id", "label", "split", "in_manifest", "status"),
+    sums={"embedding": "crc"},
+)
+
 FEATURES = Kind(
     name="features",
     stage="encode",
@@ -152,7 +162,7 @@ POOLED_FEATURES = replace(
 )
 """Of the feature stores that have pooled views, whose features are of another length."""
 
-KINDS = {kind.name: kind for kind in (MASKS, CANDIDATES, FEATURES)}
+KINDS = {kind.name: kind for kind in (MASKS, CANDIDATES, EMBEDDINGS, FEATURES)}
 
 
 def kind_of(root: Mapping[str, Any]) -> Kind:
@@ -163,14 +173,17 @@ def kind_of(root: Mapping[str, Any]) -> Kind:
 
 
 def checksum(values: np.ndarray) -> int:
-    """Return the CRC-32 of a mask's bits, eight to a byte, or of little-endian float32 values."""
+    """Return the CRC-32 of a mask's bits, eight to a byte, of bytes, or of little-endian float32
+    values."""
     if values.dtype == bool:
         return zlib.crc32(np.packbits(values))
+    if values.dtype == np.uint8:
+        return zlib.crc32(values)
     return zlib.crc32(np.ascontiguousarray(values, dtype="<f4"))
 
 
-def read_root(path: Path, dir_fd: int | None = None, layout: int = LAYOUT) -> dict[str, Any]:
-    """Return the content of a store's zarr.json, in the open folder `dir_fd` if there is one.
+def read_root(path: Path, folder: Folder | None = None, layout: int = LAYOUT) -> dict[str, Any]:
+    """Return the content of a store's zarr.json, in the open `folder` if there is one.
 
     Raises:
         StoreError: no store, not one of this pipeline's stores, or another layout version.
@@ -178,7 +191,7 @@ def read_root(path: Path, dir_fd: int | None = None, layout: int = LAYOUT) -> di
     stage = KINDS.get(path.name.split(".")[0], MASKS).stage
     remedy = f"run: pipeline {stage} --dataset {path.absolute().parent.name}"
     try:
-        root = json.loads(read_bytes("zarr.json" if dir_fd else path / "zarr.json", dir_fd))
+        root = json.loads(read_bytes("zarr.json" if folder else path / "zarr.json", folder))
         attrs, arrays = root["attributes"], root["consolidated_metadata"]["metadata"]
         _ = attrs["identity"], arrays[next(iter(KINDS[attrs["store"]].sums))]
         if attrs["layout"] == layout:
@@ -199,9 +212,13 @@ def rebuild_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.rebuild")
 
 
-def read_bytes(name: str | os.PathLike, dir_fd: int | None = None) -> bytes:
+def read_bytes(name: str | os.PathLike, folder: Folder | None = None) -> bytes:
     """Return the bytes of a file, by its path or by its name within an open folder."""
-    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
+    if not isinstance(folder, int | None):
+        return remote.read(folder / name)
+    if remote.is_url(name):
+        return remote.read(name)
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
     with open(fd, "rb") as file:
         return file.read()
 
@@ -209,8 +226,11 @@ def read_bytes(name: str | os.PathLike, dir_fd: int | None = None) -> bytes:
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files of a store (name -> content), each of which is old or new after a power cut.
 
-    All are flushed to the disk before the first is renamed into place.
+    All are flushed to the disk before the first is renamed into place. At a URL each is replaced by
+    itself: what a reader of the commit before does not need, so that the order does not matter.
     """
+    if remote.is_url(folder):
+        return remote.write({folder / name: content for name, content in files.items()})
     folder.mkdir(parents=True, exist_ok=True)
     # A folder of its own for each call: several processes write shards of one store.
     partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))
@@ -224,6 +244,13 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
             os.replace(path, final)
         list(pool.map(fsync_path, {final.parent for final in staged.values()}))
     shutil.rmtree(partial, ignore_errors=True)
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return all files below a folder."""
+    if remote.is_url(folder):
+        return remote.files_in(folder)
+    return [file for file in folder.rglob("*") if file.is_file()]
 
 
 def to_json(value: Any) -> bytes:
@@ -357,8 +384,8 @@ def _chunk(values: np.ndarray, dtype: str, shape: tuple[int, ...]) -> bytes:
 
 @dataclass(frozen=True)
 class DataArray:
-    """An array in shards, with one row per image: bool rows in compressed tiles, float32 rows in
-    one chunk, which compression would hardly make smaller."""
+    """An array in shards, with one row per image: bool rows in compressed tiles, other rows in one
+    chunk, which compression would hardly make smaller."""
 
     name: str
     dims: tuple[str, ...]  # the first is "image"
@@ -407,7 +434,9 @@ class DataArray:
         """Return the data of one row; OSError, ValueError or ArrowException: damaged chunks."""
         if self.dtype != "bool":
             (raw,) = chunks.values()
-            return np.frombuffer(bytearray(raw), "<f4").reshape(shape)
+            return np.frombuffer(bytearray(raw), np.dtype(self.dtype).newbyteorder("<")).reshape(
+                shape
+            )
         out = np.empty(shape, bool)
         for cell, raw in chunks.items():
             raw = pa.decompress(raw, math.prod(self.chunk), codec="zstd", asbytes=True)

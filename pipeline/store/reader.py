@@ -20,11 +20,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from pipeline import remote
 from pipeline.errors import StoreError
 from pipeline.io import sha256_json
 from pipeline.store import layout
 from pipeline.store.layout import (
     CANDIDATES,
+    EMBEDDINGS,
     FEATURES,
     GOOD,
     MASKS,
@@ -56,15 +58,40 @@ class Shard:
         start, size = layout.ENTRY.unpack_from(self.table, position * layout.ENTRY.size)
         if start + size > self.end:
             raise ValueError("no chunk of this row")
+        return self._read(start, size)
+
+    def _read(self, start: int, size: int) -> bytes:
         return os.pread(self.fd, size, start)
 
 
-def open_folder(path: Path, *, lock: bool) -> int | None:
-    """Return a file descriptor of a store's folder; None where there is no folder.
+class RemoteShard(Shard):
+    """A shard at a URL: one request for its table, one for each `BLOCK` bytes that are read in
+    order. It may be replaced by a longer one meanwhile, whose rows lie where they did."""
+
+    BLOCK = 1 << 20
+
+    def __init__(self, number: int, path: Path, rows: int):
+        self.number, self.path, self.end = number, path, 1 << 40
+        self.table = remote.read(path, -rows * layout.ENTRY.size)
+        if len(self.table) < rows * layout.ENTRY.size:
+            raise ValueError("the file is too short")
+        self._at, self._block = 0, b""
+
+    def _read(self, start: int, size: int) -> bytes:
+        if start < self._at or start + size > self._at + len(self._block):
+            self._at = start
+            self._block = remote.read(self.path, start, start + max(size, self.BLOCK))
+        return self._block[start - self._at :][:size]
+
+
+def open_folder(path: Path, *, lock: bool) -> layout.Folder | None:
+    """Return a file descriptor of a store's folder, of a URL its path; None if there is no folder.
 
     With `lock` a store that is replaced meanwhile is not deleted before the descriptor is closed
     (see `writer.in_use`).
     """
+    if remote.is_url(path):
+        return path
     for _ in range(100):
         try:
             dir_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
@@ -93,7 +120,7 @@ def _open_again(kind: type[StoreReader], path: Path, identity_hash: str) -> Stor
 class StoreReader:
     """One commit of a store: its attributes, its index and the data of its rows.
 
-    The base of `MaskStore`, `CandidateStore` and `FeatureStore` is a mapping-like object: `len`,
+    The base of `MaskStore`, `FeatureStore` and the others is a mapping-like object: `len`,
     iteration over ids, `in`. Ids come sorted, wherever none are given: in which order, and in how
     many runs, the rows were written makes no difference. What a writer commits later is seen by
     opening the store again. A store that is replaced stays readable to the end for those who have
@@ -101,25 +128,27 @@ class StoreReader:
     there only if it is not replaced by one of another identity.
 
     Args:
-        path: the store's folder.
+        path: the store's folder, or its URL, such as s3://bucket/stores/brain/masks.zarr.
         folder: where it lies, if that is another place (for its writer).
 
     Raises:
         StoreError: no store there, one of the other kind, or its index is lost or damaged.
+        RemoteError: a URL cannot be read; so do all methods that read data.
     """
 
     wanted: Kind | None = None
     """The kind of a subclass."""
 
     def __init__(self, path: str | PathLike, folder: Path | None = None):
-        self.path = Path(path)
+        self.path = remote.as_path(path)
         if (found := open_folder(folder or self.path, lock=folder is None)) is None:
             layout.read_root(folder or self.path)  # raises the error that fits
-        self._dir_fd = found
-        weakref.finalize(self, os.close, self._dir_fd)
+        self._folder = found
+        if isinstance(found, int):
+            weakref.finalize(self, os.close, found)
         root: dict[str, Any] = {}
         # A second time where a writer committed twice in between, which removes an index.
-        while root != (root := layout.read_root(self.path, self._dir_fd)):
+        while root != (root := layout.read_root(self.path, self._folder)):
             self.attrs = root["attributes"]
             self.metadata = root["consolidated_metadata"]["metadata"]
             self.kind = layout.kind_of(root)
@@ -128,7 +157,7 @@ class StoreReader:
                 raise self._error(message, f"open it with open_{self.kind.name}")
             self.arrays = layout.data_arrays(self.kind, self.metadata)
             with suppress(OSError, KeyError, pa.ArrowException):
-                data = layout.read_bytes(self.attrs["index"], self._dir_fd)
+                data = layout.read_bytes(self.attrs["index"], self._folder)
                 if zlib.crc32(data) == self.attrs["index_crc"]:
                     self.frame = layout.table_from_bytes(self.kind, data)
                     return
@@ -173,7 +202,11 @@ class StoreReader:
         for cell in array.cells(shape):
             shard = shards.get((array.name, cell))
             if shard is None or shard.number != number:
-                shard = Shard(number, array.file(number, cell), self._dir_fd, array.rows)
+                name, folder = array.file(number, cell), self._folder
+                if isinstance(folder, int):
+                    shard = Shard(number, name, folder, array.rows)
+                else:
+                    shard = RemoteShard(number, folder / name, array.rows)
                 shards[array.name, cell] = shard
             chunks[cell] = shard.chunk(position)
         values = array.decode(chunks, shape)
@@ -201,7 +234,7 @@ class StoreReader:
             with suppress(OSError, KeyError, ValueError, pa.ArrowException):
                 metadata = self.metadata["text_features"]
                 name = "text_features/" + layout.separator_of(metadata).join("c000")
-                data = layout.read_bytes(name, self._dir_fd)
+                data = layout.read_bytes(name, self._folder)
                 size = 4 * int(np.prod(metadata["shape"]))
                 raw = pa.decompress(data, size, codec="zstd", asbytes=True)
                 text = np.frombuffer(raw, "<f4").astype(np.float32).reshape(metadata["shape"])
@@ -351,6 +384,22 @@ class CandidateStore(StoreReader):
         return (
             pd.concat(parts, names=["image_id", "rank"]).sort_index() if parts else pd.DataFrame()
         )
+
+
+class EmbeddingStore(StoreReader):
+    """SAM2's embeddings of whole images, in the memory order that the encoder left them in: what a
+    decoder makes of them is then the same to the bit."""
+
+    wanted = EMBEDDINGS
+
+    def __getitem__(self, image_id: str) -> list[np.ndarray]:
+        """Return the maps of an image as in `EmbeddingRow`; errors as of `MaskStore`."""
+        data, maps = self.read(image_id)["embedding"], []
+        for level in self.attrs["levels"]:
+            n = int(np.prod(level["shape"])) * np.dtype(level["dtype"]).itemsize
+            maps.append(data[:n].view(level["dtype"]).reshape(level["shape"]))
+            maps[-1], data = maps[-1].transpose(level["axes"]), data[n:]
+        return maps
 
 
 class FeatureStore(StoreReader):
@@ -565,7 +614,7 @@ def verify_store(path: str | PathLike) -> VerifyReport:
             report.problems.append(error.message)
     shown = layout.shown_columns(store.kind, store.frame, store.attrs["rows"])
     try:
-        group = zarr.open_group(store.path, mode="r", use_consolidated=True)
+        group = zarr.open_group(str(store.path), mode="r", use_consolidated=True)
         same = all(np.array_equal(group[name][...], shown[name]) for name in shown)
     except Exception:  # whatever a codec makes of damaged bytes
         same = False

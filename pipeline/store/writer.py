@@ -4,6 +4,9 @@ A commit writes shards first, then the index, then the root; see `layout`. A sto
 computed again as a whole, in the hidden folder `.<name>.rebuild`, which is renamed when it is
 complete and continued after an interruption. A replaced store is deleted at once, or, while a
 reader has it open, by a later writer.
+
+At a URL there are no folders to rename: a store is created in its place, root last, and one of
+another identity is refused.
 """
 
 from __future__ import annotations
@@ -26,11 +29,13 @@ import numpy as np
 import pandas as pd
 from skimage.measure import label
 
+from pipeline import remote
 from pipeline.errors import StageFailed, StoreError
 from pipeline.io import ProcessLock, fsync_path, sha256_json, writing
 from pipeline.store import layout
 from pipeline.store.items import (
     CandidateRow,
+    EmbeddingRow,
     FeatureRow,
     MaskRow,
     Plan,
@@ -40,6 +45,7 @@ from pipeline.store.items import (
 )
 from pipeline.store.layout import (
     CANDIDATES,
+    EMBEDDINGS,
     FEATURES,
     KINDS,
     MASKS,
@@ -50,9 +56,11 @@ from pipeline.store.layout import (
     Row,
     checksum,
 )
+from pipeline.store.lock import RemoteLock
 from pipeline.store.reader import StoreReader, text_crc
 
 COMMIT_SECONDS = 5.0
+REMOTE_COMMIT_SECONDS = 30.0  # at a URL each writes about 20 objects
 COMMIT_BYTES = 256 << 20
 FAILED = "failed before"
 
@@ -78,13 +86,13 @@ class StoreWriter:
     a worker that was thought dead still writes, nobody reads.
 
     Args:
-        path: the store.
+        path: the store, or its URL.
         identity: everything that decides its content, JSON values.
         on_mismatch: "refuse" a store of another identity (StoreError with the difference);
             "rebuild" it: a new store is built next to it and replaces it when the run has ended
             well; or "force", which rebuilds a store of the same identity too.
         attrs: more attributes for people who open the store (dataset, model, versions).
-        commit_seconds: time between two commits.
+        commit_seconds: time between two commits; default 5, at a URL 30.
     """
 
     kind: Kind
@@ -98,21 +106,26 @@ class StoreWriter:
         *,
         on_mismatch: str = "refuse",
         attrs: Mapping[str, Any] | None = None,
-        commit_seconds: float = COMMIT_SECONDS,
+        commit_seconds: float | None = None,
     ):
-        self.path = self.root = Path(path)
+        self.path = self.root = remote.as_path(path)
+        self.is_remote = remote.is_url(path)
         self.identity = canonical(identity)
         self.identity_hash = sha256_json(self.identity)
         self.on_mismatch = on_mismatch
         self.extra_attrs = dict(attrs or {})
+        if commit_seconds is None:
+            commit_seconds = REMOTE_COMMIT_SECONDS if self.is_remote else COMMIT_SECONDS
         self.commit_seconds = commit_seconds
         self._rebuild = layout.rebuild_of(self.path)
-        self._lock = ProcessLock(self.path.with_name(self.path.name + ".lock"))
+        lock = RemoteLock if self.is_remote else ProcessLock
+        self._lock = lock(self.path.with_name(self.path.name + ".lock"))
         self._last: StoreReader | None = None  # the last commit
         self._pending: list[Prepared] = []  # rows from `_next` on
         self._adopted: list[Row] = []  # rows before `_next`, whose shards are in their places
         self._next = self._bytes = 0
         self._manifest: pd.DataFrame | None = None
+        self._before = ""  # at a URL: the index before the last commit's
         self._replaced = ""  # why the store is rebuilt
         self._sources: dict[str, str] = {}  # key -> image_id of the row that copies are made of
         self._last_commit, self._commit_took = time.monotonic(), 0.0
@@ -153,6 +166,8 @@ class StoreWriter:
                 shutil.rmtree(old, ignore_errors=True)
 
     def _open(self) -> None:
+        if self.is_remote:
+            return self._open_remote()
         self._clean()
         names = sorted(os.listdir(self.path)) if self.path.exists() else []
         if names and "zarr.json" not in names:
@@ -172,9 +187,30 @@ class StoreWriter:
         with suppress(StoreError):  # an unfinished rebuild that cannot be used
             self._load(self.root)
 
+    def _open_remote(self) -> None:
+        files = remote.files_in(self.root)
+        if self.root / "zarr.json" not in files:
+            return  # there is none, or it was being created
+        try:
+            self._load(self.root)
+        except StoreError as error:
+            error.remedy = f"set them back, or delete the store ({self._delete}) and run again"
+            raise
+        if self.on_mismatch == "force":
+            message = "a store at a URL is not computed again beside the one that is read"
+            raise StoreError(message, path=self.path, remedy=f"delete it first: {self._delete}")
+        for file in files:  # left by a kill
+            old = file.name.startswith("index-") and file.name != self._last.attrs["index"]
+            if old or layout.PARTIAL in str(file):
+                remote.remove(file)
+
+    @property
+    def _delete(self) -> str:
+        return f"aws s3 rm --recursive {self.path}"
+
     def _load(self, folder: Path) -> None:
         """Continue with the store in a folder, if there is one; StoreError where that cannot be."""
-        if not folder.exists() or not os.listdir(folder):
+        if not self.is_remote and (not folder.exists() or not os.listdir(folder)):
             return
         last = StoreReader(self.path, folder)
         if last.attrs["identity"] != self.identity:
@@ -187,6 +223,8 @@ class StoreWriter:
     def finish(self) -> None:
         """Commit, and put a rebuilt store in its place."""
         self.commit()
+        if self.is_remote:
+            return
         with writing(self.path):
             if self.root == self.path or self._last is None:
                 shutil.rmtree(self._rebuild, ignore_errors=True)
@@ -242,12 +280,14 @@ class StoreWriter:
 
     def _create(self, items: Sequence[WorkItem]) -> None:
         """Make an empty store, elsewhere, so that there is none without its root."""
-        place, self.root = self.root, self._rebuild
-        shutil.rmtree(self.root, ignore_errors=True)
+        place = self.root
+        if not self.is_remote:
+            self.root = self._rebuild
+            shutil.rmtree(self.root, ignore_errors=True)
         files: dict[str, bytes] = {}
         arrays = self.new_arrays(items, files)
         self._commit(layout.make_table(self.kind, {"image_id": []}), 0, files, arrays)
-        if place == self.path:
+        if place == self.path and not self.is_remote:
             self._move()
 
     def write(self, items: Sequence[WorkItem], rows: Sequence[Any]) -> None:
@@ -313,6 +353,8 @@ class StoreWriter:
 
     def staging(self) -> Path:
         """Return a new folder for `write_shard`; what is left in it, the next writer removes."""
+        if self.is_remote:
+            return remote.new_folder(self.root, layout.PARTIAL)
         with writing(self.path):
             return Path(tempfile.mkdtemp(prefix=layout.PARTIAL, dir=self.root))
 
@@ -331,7 +373,10 @@ class StoreWriter:
                 yield arrays_of_row
 
         with writing(self.path):
-            folder = Path(tempfile.mkdtemp(dir=staging))
+            if self.is_remote:
+                folder = remote.new_folder(staging)
+            else:
+                folder = Path(tempfile.mkdtemp(dir=staging))
             layout.write_rows(folder, arrays, 0, data())
         return WrittenShard(folder, listed)
 
@@ -347,10 +392,13 @@ class StoreWriter:
         step, arrays, folders = self.shard_rows, self._last.arrays, set()
         first = -(-self._next // step) * step
         with writing(self.path):
-            for file in [f for f in shard.folder.rglob("*") if f.is_file()]:
+            for file in layout.files_in(shard.folder):
                 name, _, number, *cell = file.relative_to(shard.folder).parts
                 place = int(number) + first // arrays[name].rows
                 final = self.root / arrays[name].file(place, tuple(cell))
+                if self.is_remote:
+                    remote.move(file, final)
+                    continue
                 final.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(file, final)
                 folders.add(final.parent)
@@ -433,9 +481,16 @@ class StoreWriter:
         consolidated = {"kind": "inline", "must_understand": False, "metadata": metadata}
         root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
         root = layout.to_json({**root, "consolidated_metadata": consolidated})
+        if self.is_remote:
+            self._lock.check()
         layout.write_files(self.root, {"zarr.json": root})
         self._last = StoreReader(self.path, self.root)
         kept = {name, *([] if last is None else [last.attrs["index"]])}
+        if self.is_remote:
+            if self._before not in ("", *kept):
+                remote.remove(self.root / self._before)
+            self._before = "" if last is None else last.attrs["index"]
+            return
         for old in self.root.glob("index-*.parquet"):  # readers may just be at the one before
             if old.name not in kept:
                 old.unlink()
@@ -525,6 +580,44 @@ class CandidateStoreWriter(MaskStoreWriter):
         ranking = json.dumps(np.asarray(row.figures, np.float32).tolist())
         sides = {"count": count, "height": height, "width": width}
         return {**sides, "ranking": ranking}, {"candidate": masks}
+
+
+class EmbeddingStoreWriter(StoreWriter):
+    """The writer of a store of embeddings; `example` returns the maps of any image as in
+    `EmbeddingRow`, and is called for a new store: shapes, types and memory order are those of all.
+    Else as `StoreWriter`."""
+
+    kind = EMBEDDINGS
+
+    def __init__(self, *args: Any, example: Callable[[], list[np.ndarray]], **options: Any):
+        super().__init__(*args, **options)
+        self.example = example
+
+    def new_arrays(self, items: Sequence[WorkItem], files: dict[str, bytes]) -> dict[str, dict]:
+        """One chunk per image: the bytes of its maps, one after another, as `levels` says."""
+        maps = self.example()
+        orders = [np.argsort([-step for step in one.strides], kind="stable") for one in maps]
+        self.extra_attrs["levels"] = [
+            {
+                "shape": [one.shape[k] for k in order],  # in the order of memory
+                "axes": np.argsort(order).tolist(),  # c, h and w among these
+                "dtype": str(one.dtype),
+            }
+            for one, order in zip(maps, orders, strict=True)
+        ]
+        size = sum(one.nbytes for one in maps)
+        array = DataArray.new("embedding", ("image", "byte"), (size,), "uint8")
+        return {"embedding": array.metadata(0)}
+
+    def encode_row(self, row: EmbeddingRow) -> tuple[Row, Data]:
+        """Return the data of the maps of an image."""
+        levels, parts = self._last.attrs["levels"], []
+        for one, level in zip(row.maps, levels, strict=True):
+            part = np.ascontiguousarray(one.transpose(np.argsort(level["axes"])))
+            if [*part.shape, part.dtype] != [*level["shape"], level["dtype"]]:
+                raise ValueError(f"a map {one.dtype} {one.shape}, not {level}")
+            parts.append(part.reshape(-1).view(np.uint8))
+        return {}, {"embedding": np.concatenate(parts)}
 
 
 class FeatureStoreWriter(StoreWriter):

@@ -17,6 +17,7 @@ from pipeline.engine.options import RunOptions
 from pipeline.engine.run import image_items
 from pipeline.errors import ConfigError, ImageError, ManifestError, PipelineError, StoreError
 from pipeline.evaluate.comparison import compare_dataset
+from pipeline.evaluate.mask_quality import mask_quality
 from pipeline.evaluate.predictions import read_runs
 from pipeline.io import sha256_file
 from pipeline.learners.choose import choose_run
@@ -57,9 +58,9 @@ def make(root, n: int = 24) -> Project:
 
 
 def adapt(project: Project, **changed):
-    variant = changed.pop("variant", "")
+    variant, load = changed.pop("variant", ""), changed.pop("load", untrained)
     params = project.params(**SMALL | changed)
-    return adapt_dataset(DATASET, params, project.paths, QUIET, variant=variant, load=untrained)
+    return adapt_dataset(DATASET, params, project.paths, QUIET, variant=variant, load=load)
 
 
 def correct(project: Project, corrected: set[str]) -> None:
@@ -106,7 +107,6 @@ def test_each_fold_has_an_adapter_of_other_patients_and_masks_of_all_images(proj
         path = project.paths.adapter(DATASET, "decoder-4") / f"{part}.safetensors"
         about = read_about(path)
         assert len(about["images"]) == 4 == len({patient[i] for i in about["images"]})
-        assert about["labels_of_adapter"] == about["images"]
         masks = open_masks(project.paths.masks(DATASET, f"decoder-4/{part}"))
         assert len(masks) == 24 and (masks.table()["prompt"] == "no-prompt").all()
         assert masks.identity["model"]["fingerprint"]["adapter"]["images"] == about["images"]
@@ -114,7 +114,9 @@ def test_each_fold_has_an_adapter_of_other_patients_and_masks_of_all_images(proj
         assert list(features.identity["views"]) == ["masked"]  # not what no mask decides
         assert features.identity["masks"]["images"] == about["images"]
         assert project.paths.masks(DATASET, f"decoder-4/{other}").is_dir()
-    again = adapt(project)
+    loads = []
+    again = adapt(project, load=lambda: loads.append(1) or untrained())
+    assert len(loads) == 1  # for its identity: nothing is computed
     assert (again.record.skipped, again.record.done) == (2, 0) and again.dice == project.first.dice
 
 
@@ -136,7 +138,7 @@ def test_runs_on_a_variant_are_of_the_adapter_that_saw_nothing_and_a_leak_is_ref
     for seed in (0, 1):  # the row of equal budget
         split, folder = plan.get("grouped", seed, 0.5), project.paths.adapter(DATASET, "decoder-4")
         labelled = {*split.train, *split.val}
-        more = set(read_about(folder / f"{seed}.safetensors")["labels_of_adapter"])
+        more = set(read_about(folder / f"{seed}.safetensors")["images"])
         assert by_view["whole"].labels[seed] == len(labelled)
         assert by_view["whole+labels@decoder-4"].labels[seed] == len(labelled | more)
         added |= more - labelled
@@ -184,6 +186,8 @@ def test_the_page_of_masks_has_the_dice_of_each_and_the_accuracy_that_follows(pr
     params = project.params(**SMALL | {"study__runs": runs, "evaluate__bootstrap": 20})
     train_dataset(DATASET, params, project.paths, jobs=1)
     compare_dataset(DATASET, params, project.paths)
+    manifest, file = read_manifest(project.paths.manifest(DATASET)), project.paths.mask_quality
+    mask_quality(DATASET, manifest, project.paths).to_parquet(file(DATASET))
     write_masks(params, project.paths, [DATASET])
     table = pd.read_csv(project.paths.results / "masks.csv").set_index("view")
     row, whole = table.loc[views[1]], table.loc[views[0]]
@@ -203,7 +207,26 @@ def test_the_page_of_masks_has_the_dice_of_each_and_the_accuracy_that_follows(pr
     assert row["n_unmasked"] == unmasked
     for view, name in zip(right, ("baseline_masked", "accuracy_masked"), strict=True):
         assert row[name] == pytest.approx(np.mean(right[view]), abs=1e-5)
-    assert "decoder-4" in (project.paths.results / "masks.md").read_text("utf-8")
+    page = (project.paths.results / "masks.md").read_text("utf-8")
+    (line,) = [line for line in page.splitlines() if line.startswith("| toy | decoder-4 |")]
+    stored = pd.read_parquet(file(DATASET)).query("strategy == 'salient-refine'")
+    cells = "adapted: decoder", "4", "0", "2 of 2", "24"  # method, masks, seed, folds, images
+    assert line.startswith(f"| toy | decoder-4 | {' | '.join(cells)} |")
+    assert line.endswith(f" | {stored['dice'].mean():.3f} |")
+    assert f"| 24 | {views[1]} | decoder-4 | 2 of 2 | 2 |" in page  # of two draws
+    assert " of 2, incomplete" not in page
+    drawn = (project.paths.results / "masks.svg").read_text("utf-8")
+    assert all(name in drawn for name in (">decoder-4<", ">whole+masked<", f">{DATASET}<"))
+    (adapters := project.paths.adapter(DATASET, "decoder-4") / "1.parquet").rename(
+        aside := adapters.with_suffix(".aside")
+    )
+    try:  # a fold that is not made yet
+        write_masks(params, project.paths, [DATASET])
+        page = (project.paths.results / "masks.md").read_text("utf-8")
+        dice = project.first.dice["0"][1]
+        assert f"| adapted: decoder | 4 | 0 | 1 of 2, incomplete | 12 | {dice:.3f} " in page
+    finally:
+        aside.rename(adapters)
 
 
 def test_what_a_person_corrected_is_learned_from_and_nothing_else(project):

@@ -37,7 +37,7 @@ def commands(group: typer.Typer, *above: str) -> Iterator[str]:
 def test_help_and_mistyped_options_answer_without_importing_torch(
     repo: Path, arguments: list[str], code: int
 ) -> None:
-    heavy = "print({'torch', 'zarr', 'sklearn'} & sys.modules.keys())"
+    heavy = "print({'torch', 'zarr', 'sklearn', 'fsspec'} & sys.modules.keys())"
     program = f"import sys; from pipeline.cli import main\ntry: main()\nfinally: {heavy}"
     command = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(command, cwd=repo, capture_output=True, text=True)
