@@ -1,4 +1,4 @@
-"""Segment and encode datasets with GPU workers that Slurm starts.
+"""Audit, segment, encode and train datasets with GPU workers that Slurm starts.
 
     pip install 'medfocusclip[dask]' dask-jobqueue
     python examples/slurm.py brain lung
@@ -14,7 +14,7 @@ from dask_jobqueue import SLURMCluster
 if __name__ == "__main__":
     with SLURMCluster(
         queue="gpu",
-        cores=1,  # one thread: a worker computes one range at a time
+        cores=1,  # one thread: a worker does one part at a time
         processes=1,
         memory="16GB",
         walltime="04:00:00",
@@ -24,6 +24,6 @@ if __name__ == "__main__":
     ) as cluster:
         cluster.adapt(minimum_jobs=1, maximum_jobs=32)
         for dataset in sys.argv[1:]:
-            for stage in ("segment", "encode"):
+            for stage in ("audit", "segment", "encode", "train"):
                 engine = ["--engine", "dask", "--scheduler", cluster.scheduler_address]
                 subprocess.run(["pipeline", stage, "--dataset", dataset, *engine], check=True)

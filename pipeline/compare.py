@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.table import Table
 
 from pipeline.config import Params
+from pipeline.engine.options import RunOptions
 from pipeline.errors import ConfigError, StageFailed
 from pipeline.evaluate.comparison import compare_dataset, over_sets
 from pipeline.io import atomic_write
@@ -29,7 +30,13 @@ from pipeline.splits import load_split_plan
 
 
 def compare_study(
-    datasets: Sequence[str], params: Params, paths: Paths, *, quick: bool = False, jobs: int = -1
+    datasets: Sequence[str],
+    params: Params,
+    paths: Paths,
+    *,
+    quick: bool = False,
+    jobs: int = -1,
+    options: RunOptions = RunOptions(),
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     """Train and compare the rows of `study.runs` on some datasets.
 
@@ -39,6 +46,7 @@ def compare_study(
         quick: two seeds, the smallest and the largest share and one number of shots, in a folder of
             their own: they replace no full result, and use the fits of full ones.
         jobs: parallel processes, -1 for one per core.
+        options: the engine whose workers fit, instead of `jobs`.
 
     Returns:
         The table of each dataset (docs/tables.md, compare.parquet), and `over_sets` of them.
@@ -63,7 +71,8 @@ def compare_study(
             keep_full_fits(dataset, learners, full, paths)
         try:
             with shown(dataset, params, planned) as watch:
-                train_dataset(dataset, params, paths, learners, jobs=jobs, watch=watch)
+                given = {"jobs": jobs, "watch": watch, "options": options}
+                train_dataset(dataset, params, paths, learners, **given)
         except StageFailed as error:
             failed = error
         tables[dataset] = compare_dataset(dataset, params, paths)

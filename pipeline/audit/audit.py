@@ -12,6 +12,8 @@ from pipeline.audit.search import find_copies
 from pipeline.audit.table import KINDS, connect, image_pairs, joined_to, name_groups
 from pipeline.audit.thumbnails import Thumbnails, load_thumbnails
 from pipeline.config import Params
+from pipeline.engine.cluster import connected
+from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord, library_versions, recorded
 from pipeline.errors import printable
 from pipeline.io import atomic_write, atomic_write_json
@@ -30,11 +32,14 @@ LEAK_COUNTS = {
 }
 
 
-def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
+def audit_dataset(
+    dataset: str, params: Params, paths: Paths, options: RunOptions = RunOptions()
+) -> dict[str, Any]:
     """Find the copies in a dataset; writes audit.parquet, audit_pairs.parquet and audit.json.
 
     Their columns: docs/tables.md. Where there are more near-equal images than are paired, a test
-    image counts as having a copy in train when a chain of copies joins it to one.
+    image counts as having a copy in train when a chain of copies joins it to one. Of the options
+    the engine is used: its workers read the images and compare them.
 
     Returns:
         The content of audit.json (counts, `params.audit`, `unreadable` images with reasons), and
@@ -50,9 +55,11 @@ def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
     total = len(manifest)
     record = RunRecord("audit", dataset, total=total, parameters=parameters)
     record.versions = library_versions()
-    with recorded(record, paths.record(dataset, "audit"), max_failed=params.audit.max_failed):
-        thumbnails = load_thumbnails(manifest, dataset, paths, params.images.shown)
-        copies, cut = find_copies(thumbnails, None, params.audit)
+    limit, path = params.audit.max_failed, paths.record(dataset, "audit")
+    with connected(options) as pool, recorded(record, path, max_failed=limit):
+        thumbnails = load_thumbnails(manifest, dataset, paths, params.images.shown, pool)
+        given = pool, paths.thumbnails(dataset)
+        copies, cut = find_copies(thumbnails, None, params.audit, *given)
         table, leaks = _image_table(manifest, thumbnails.content, copies, cut)
         rows = manifest.assign(content=thumbnails.content)
         pairs = image_pairs(rows, rows, copies, within=True)
@@ -71,8 +78,11 @@ def audit_dataset(dataset: str, params: Params, paths: Paths) -> dict[str, Any]:
     return summary | {"thumbnails_read": thumbnails.read}
 
 
-def compare_datasets(a: str, b: str, params: Params, paths: Paths) -> pd.DataFrame:
-    """Find images of dataset `a` that are copies of images of dataset `b`.
+def compare_datasets(
+    a: str, b: str, params: Params, paths: Paths, options: RunOptions = RunOptions()
+) -> pd.DataFrame:
+    """Find images of dataset `a` that are copies of images of dataset `b`; options as of
+    `audit_dataset`.
 
     Returns:
         The columns of audit_pairs.parquet, image_id_a of dataset a and image_id_b of dataset b,
@@ -80,12 +90,13 @@ def compare_datasets(a: str, b: str, params: Params, paths: Paths) -> pd.DataFra
         is dataset -> number of images.
     """
     sets, rows, unreadable, images = [], [], {}, {}
-    for name in (a, b):
-        manifest = read_manifest(paths.manifest(name))
-        sets.append(load_thumbnails(manifest, name, paths, params.images.shown))
-        rows.append(manifest.assign(content=sets[-1].content))
-        unreadable[name], images[name] = sets[-1].failures, len(manifest)
-    copies, _ = find_copies(*sets, params.audit)
+    with connected(options) as pool:
+        for name in (a, b):
+            manifest = read_manifest(paths.manifest(name))
+            sets.append(load_thumbnails(manifest, name, paths, params.images.shown, pool))
+            rows.append(manifest.assign(content=sets[-1].content))
+            unreadable[name], images[name] = sets[-1].failures, len(manifest)
+        copies, _ = find_copies(*sets, params.audit, pool, paths.thumbnails(a))
     pairs = image_pairs(*rows, copies, within=False)
     pairs.attrs.update(unreadable=unreadable, images=images)
     return pairs

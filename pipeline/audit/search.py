@@ -22,7 +22,9 @@ every pair: work grows with n^2, memory with n.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -31,6 +33,8 @@ from scipy.ndimage import gaussian_filter
 
 from pipeline.audit.thumbnails import STRUCTURE_SIDE, Thumbnails
 from pipeline.config import AuditParams
+from pipeline.engine.cluster import DIED, Pool, in_workers, load_shared, ranges, shared
+from pipeline.errors import PipelineError
 
 CANDIDATE = 0.78  # correlation of low-frequency structure from which a pair is looked at closely
 PLAUSIBLE = 0.5  # structure below which equal thumbnails are a coincidence of smooth images
@@ -43,10 +47,12 @@ SHIFT = 2  # pixels of the 64 x 64 thumbnail that a copy may be moved on either 
 STEPS = 4  # shifts compared per thumbnail pixel, on either axis
 SHIFTS = np.arange(-SHIFT * STEPS, SHIFT * STEPS + 1) / STEPS  # thumbnail pixels
 MOVES = (0, -4 / 3, 4 / 3)  # of the windows searched for candidates, in the same unit
+PLAIN_LOW, DETAIL_LOW = 8, 14  # low frequencies compared, on either axis
 # Candidates kept of one content in one block: thousands of nearly equal frames must not become
 # millions of pairs.
 THUMBNAIL_PARTNERS, STRUCTURE_PARTNERS = 128, 32
 ROWS, COLUMNS = 1024, 8192  # of a block: 32 MB of scores
+FEWEST = 64  # rows of a block that a worker of an engine is given
 CLOSE_BATCH = 256  # pairs looked at closely at a time
 # (transpose, flip rows, flip columns), applied in that order, and the kinds of such copies. The
 # first is the image as it is, the second is mirrored left-right.
@@ -55,9 +61,14 @@ KINDS = np.array(["near", "mirror", *["turn"] * 6], dtype=object)
 
 
 def find_copies(
-    a: Thumbnails, b: Thumbnails | None, params: AuditParams
+    a: Thumbnails,
+    b: Thumbnails | None,
+    params: AuditParams,
+    pool: Pool | None = None,
+    path: Path | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Find the copies within one set of thumbnails (b None), or across two.
+    """Find the copies within one set of thumbnails (b None), or across two; in the workers of
+    `pool`, if there is one, which read the thumbnails from a file beside `path`.
 
     Returns:
         One row per pair of contents, sorted: left, right (of the other set when two are compared),
@@ -67,42 +78,85 @@ def find_copies(
         missing.
     """
     judged, cuts = [_judge(a, a, np.zeros((0, 3), np.int64), params)], []
-    # The candidates of each block are judged at once, so that no more than those are in memory.
-    for pairs, cut in _candidates(a, b, params):
-        judged.append(_judge(a, b or a, pairs, params))
-        cuts += cut
+    left, right = (np.flatnonzero(x.readable & ~x.blank()) for x in (a, b or a))
+    if len(left) and len(right):  # else nothing was read, or all is blank
+        for found, cut in _search((a, b, right, params), left, pool, path):
+            judged.append(found)
+            cuts += cut
     cut = pd.DataFrame(cuts, columns=["content", "kind"]).astype({"content": "int64"})
     return _best_of_each(pd.concat(judged)), cut
 
 
-def _candidates(
-    a: Thumbnails, b: Thumbnails | None, params: AuditParams
-) -> Iterator[tuple[np.ndarray, list]]:
-    """Yield pairs that may be copies, (n, 3) int64 orientation, left, right, sorted; and the cuts;
-    of `ROWS` contents of the left set against all of the right set."""
-    left, right = (np.flatnonzero(x.readable & ~x.blank()) for x in (a, b or a))
-    if not len(left) or not len(right):  # nothing was read, or all is blank
+def _search(
+    given: tuple, left: np.ndarray, pool: Pool | None, path: Path | None
+) -> Iterator[tuple[pd.DataFrame, list]]:
+    """Yield what `Search.copies` returns for each block, in any order; `given` are the arguments of
+    `Search`."""
+    if pool is None:
+        search = Search(*given)
+        yield from (search.copies(left[s : s + ROWS]) for s in range(0, len(left), ROWS))
         return
-    blocks = [_low_frequencies(b or a, right[s : s + ROWS]) for s in range(0, len(right), ROWS)]
-    low, detail = (np.concatenate([x[0] for x in kind]) for kind in zip(*blocks, strict=True))
-    # Leaving frequencies out shrinks distances, so that no pair is lost; plus rounding.
-    low, detail = bases(low, 1 - params.min_correlation + 1e-5), bases(detail, 1 - CANDIDATE)
-    for start in range(0, len(left), ROWS):
-        part = left[start : start + ROWS]
-        plains, details = _low_frequencies(a, part, MOVES)
+    with shared(given, path) as file:
+        blocks = ranges(left, pool, FEWEST, ROWS)
+        for _, found in in_workers(pool, SearchTask(file), blocks):
+            if found is None:
+                raise PipelineError(DIED, remedy="give workers more memory, and run again")
+            yield found
+
+
+@dataclass(frozen=True)
+class SearchTask:
+    """A `Task` of an engine: the copies of blocks; `file` has the arguments of `Search`."""
+
+    file: Path
+
+    def begin(self) -> Search:
+        return Search(*load_shared(self.file))
+
+    def run(self, search: Search, block: np.ndarray) -> tuple[pd.DataFrame, list]:
+        return search.copies(block)
+
+
+class Search:
+    """The copies of blocks of contents among the contents `right` of the same set of thumbnails (b
+    None), then the later ones only, or of another set."""
+
+    def __init__(self, a: Thumbnails, b: Thumbnails | None, right: np.ndarray, params: AuditParams):
+        self.a, self.b, self.right, self.params = a, b, right, params
+        sides = PLAIN_LOW, DETAIL_LOW
+        self.low, self.detail = (np.empty((len(right), n * n + 2), np.float32) for n in sides)
+        # Leaving frequencies out shrinks distances, so that no pair is lost; plus rounding.
+        reaches = 1 - params.min_correlation + 1e-5, 1 - CANDIDATE
+        for start in range(0, len(right), ROWS):
+            kinds = _low_frequencies(b or a, right[start : start + ROWS])
+            for base, (vectors, *_), reach in zip(
+                (self.low, self.detail), kinds, reaches, strict=True
+            ):
+                base[start : start + ROWS] = bases(vectors, reach)
+
+    def copies(self, block: np.ndarray) -> tuple[pd.DataFrame, list]:
+        """Return the copies (of `_judge`) of a block, and the cuts. Candidates are judged at once,
+        so that no more than those of a block are in memory."""
+        pairs, cut = self.candidates(block)
+        return _judge(self.a, self.b or self.a, pairs, self.params), cut
+
+    def candidates(self, block: np.ndarray) -> tuple[np.ndarray, list]:
+        """Return pairs that may be copies, (n, 3) int64 orientation, left, right, sorted; and the
+        cuts."""
+        plains, details = _low_frequencies(self.a, block, MOVES)
+        after = np.searchsorted(self.right, block[0]) if self.b is None else None
         found, cut = [np.zeros((0, 3), np.int64)], []
         for base, partners, variants in (
-            (low, THUMBNAIL_PARTNERS, plains),
-            (detail, STRUCTURE_PARTNERS, details),
+            (self.low, THUMBNAIL_PARTNERS, plains),
+            (self.detail, STRUCTURE_PARTNERS, details),
         ):
-            for orientation in range(len(ORIENTATIONS)) if params.mirrored else [0]:
+            for orientation in range(len(ORIENTATIONS)) if self.params.mirrored else [0]:
                 queries = [orient_frequencies(x, orientation) for x in variants]
-                after = start if b is None else None
                 rows, columns, more = nearest(queries, base, partners, after=after)
                 turned = np.full(len(rows), orientation)
-                found.append(np.stack([turned, part[rows], right[columns]], axis=1))
-                cut += [(content, KINDS[orientation]) for content in part[more]]
-        yield np.unique(np.concatenate(found), axis=0), cut
+                found.append(np.stack([turned, block[rows], self.right[columns]], axis=1))
+                cut += [(content, KINDS[orientation]) for content in block[more]]
+        return np.unique(np.concatenate(found), axis=0), cut
 
 
 def _low_frequencies(
@@ -112,10 +166,12 @@ def _low_frequencies(
     move, scaled to length 1."""
     windows, detail = [], structure(thumbnails.structure[contents])
     for down, right in product(moves, repeat=2):
-        low = frequencies(moved_window(detail, down, right), 14)
+        low = frequencies(moved_window(detail, down, right), DETAIL_LOW)
         length = np.linalg.norm(low, axis=(1, 2), keepdims=True)
         windows.append(low / np.maximum(length, 1e-6))
-    return [frequencies(thumbnails.plain[contents], 8)], windows
+    plain = frequencies(thumbnails.plain[contents], PLAIN_LOW)
+    thumbnails.forget()
+    return [plain], windows
 
 
 def bases(vectors: np.ndarray, reach: float) -> np.ndarray:

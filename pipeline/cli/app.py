@@ -25,15 +25,18 @@ from pipeline.cli.common import (
     Jobs,
     ModelProject,
     Output,
+    ProfileProject,
     Project,
     StageProject,
     Stores,
     Where,
+    WorkersProject,
     command,
     guarded,
 )
 from pipeline.cli.models import doctor, models_app
 from pipeline.config import REVIEWED
+from pipeline.engine.options import RunOptions
 
 CHAIN = "Images -> SAM2 masks -> CLIP features -> few-shot learners -> report."
 app = typer.Typer(help=CHAIN, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -46,26 +49,30 @@ command(app, "pipeline doctor --dataset brain")(doctor)
 
 
 @command(app, "pipeline audit --dataset brain")
-def audit(dataset: Dataset, project: Project, against: Against = None) -> None:
+def audit(dataset: Dataset, project: WorkersProject, against: Against = None) -> None:
     """Find copies of images in both train and test -> cache/DATASET/audit.parquet
 
     Exits 3 when more images cannot be read than audit.max_failed allows.
     """
-    show_audit(dataset, project, against)
+    show_audit(dataset, project, against, options=project.options)
 
 
 def show_audit(
-    dataset: str, project: Project, against: str | None, masks: Sequence[str] = ()
+    dataset: str,
+    project: Project,
+    against: str | None,
+    masks: Sequence[str] = (),
+    options: RunOptions = RunOptions(),
 ) -> None:
     """Run the audit and print it, with what was found about `masks`, if anything."""
     from pipeline.audit import across_text, audit_dataset, audit_text, compare_datasets
     from pipeline.engine.record import RunRecord
 
     params, paths = project.params, project.paths
-    summary = audit_dataset(dataset, params, paths)
+    summary = audit_dataset(dataset, params, paths, options)
     text = audit_text(summary, str(paths.audit_pairs(dataset)))
     if against:
-        pairs = compare_datasets(dataset, against, params, paths)
+        pairs = compare_datasets(dataset, against, params, paths, options)
         copies, unreadable = pairs.to_dict("records"), pairs.attrs["unreadable"][against]
         other = RunRecord("check", against, total=pairs.attrs["images"][against], failed=unreadable)
         if other.failed_share > params.audit.max_failed:
@@ -177,7 +184,7 @@ def encode(
 @command(app, "pipeline train --dataset brain --learner medfocus --jobs 2")
 def train(
     dataset: Dataset,
-    project: Project,
+    project: WorkersProject,
     learner: Annotated[list[str] | None, Option(help="Default: all of params.yaml.")] = None,
     jobs: Jobs = -1,
     force: Force = False,
@@ -185,7 +192,8 @@ def train(
     """Fit learners: protocol x view x fraction x seed -> cache/DATASET/runs/LEARNER/"""
     from pipeline.learners.train import train_dataset
 
-    records = train_dataset(dataset, project.params, project.paths, learner, jobs=jobs, force=force)
+    given = {"jobs": jobs, "force": force, "options": project.options}
+    records = train_dataset(dataset, project.params, project.paths, learner, **given)
     text = "\n".join(record.summary() for record in records)
     project.show([record.to_json() for record in records], text)
 
@@ -201,7 +209,7 @@ def evaluate(dataset: Dataset, project: Project, jobs: Jobs = -1) -> None:
 
 @command(app, "pipeline compare --dataset breast --quick")
 def compare(
-    project: Project,
+    project: WorkersProject,
     dataset: Datasets = None,
     quick: Annotated[bool, Option("--quick", help="Two seeds, two shares; kept apart.")] = False,
     jobs: Jobs = -1,
@@ -210,7 +218,7 @@ def compare(
     from pipeline.compare import compare_study, comparison_text
 
     names = project.datasets(dataset)
-    given = {"quick": quick, "jobs": jobs}
+    given = {"quick": quick, "jobs": jobs, "options": project.options}
     tables, sets = compare_study(names, project.params, project.paths, **given)
     values = {name: json.loads(one.to_json(orient="records")) for name, one in tables.items()}
     project.show(values, comparison_text(tables, sets))
@@ -228,7 +236,7 @@ def report(project: Project, dataset: Datasets = None) -> None:
 @command(app, "pipeline ablate --dataset covid --dataset breast")
 def ablate(
     dataset: Annotated[list[str], Option("--dataset", "-d", help="Repeated: several.")],
-    project: Project,
+    project: ProfileProject,
     encoder: Annotated[
         list[str] | None, Option(help="Profile of params.yaml to encode with as well.")
     ] = None,
@@ -440,7 +448,7 @@ def check(dataset: Dataset, project: Project, against: Against = None) -> None:
         tables[name] = read_manifest(paths.manifest(name), data=paths.data(name), classes=classes)
         if unused := ", ".join(sorted(set(classes or ()) - set(tables[name]["label"]))):
             typer.echo(f"warning: prompts for classes that {name} lacks: {unused}", err=True)
-    masks = measure_masks(tables[dataset], paths.data(dataset).joinpath)
+    masks = measure_masks(tables[dataset], paths.data(dataset))
     bad = masks.unusable(tables[dataset]).items()
     unusable = [f"the mask of {name} cannot be used: {why}" for name, why in bad]
     show_audit(dataset, project, against, masks.lines() + unusable)

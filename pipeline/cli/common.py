@@ -46,6 +46,8 @@ Against = Annotated[str | None, Option(help="Find copies in this dataset as well
 Where = Literal["lesion", "background"]
 Stores = Annotated[list[str], Argument(help="Mask or feature stores.")]
 Jobs = Annotated[int, Option(help="Parallel jobs; -1 for all cores.", callback=_jobs_or_all)]
+Engine = Annotated[str, Option(help="local, or the workers of dask or ray.")]
+Scheduler = Annotated[str | None, Option(help="Address of the Dask or Ray cluster.")]
 Force = Annotated[bool, Option("--force", help="Compute again, replacing another identity.")]
 
 
@@ -125,11 +127,31 @@ class Project(Output):
 
 
 @dataclass
-class ModelProject(Project):
+class ProfileProject(Project):
+    """A project of which a command may load a model, as learners of prompts do."""
+
+    profile: Annotated[str | None, Option(help="Models: a profile of params.yaml.")] = None
+
+
+@dataclass
+class WorkersProject(ProfileProject):
+    """A project of which work without a model of its own may be done by the workers of an engine;
+    `options` name it."""
+
+    engine: Engine = "local"
+    scheduler: Scheduler = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.options = RunOptions(engine=self.engine, scheduler=self.scheduler)
+        self.options.knock()
+
+
+@dataclass
+class ModelProject(ProfileProject):
     """A project whose models are run; `options` are those of the run. ManifestError if the file of
     `--only` cannot be read, or has no column image_id."""
 
-    profile: Annotated[str | None, Option(help="Models: a profile of params.yaml.")] = None
     precision: Annotated[str | None, Option(help="auto, fp32 or bf16.")] = None
     device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto"
     batch_size: Annotated[int | None, Option(min=1, help="Images mapped together.")] = None
@@ -141,6 +163,7 @@ class ModelProject(Project):
         if given.get("only") is not None:
             given["only"] = read_text_csv(given["only"]).column("image_id")
         self.options = RunOptions(**given)
+        self.options.knock()  # before the code of models is loaded
 
 
 @dataclass
@@ -161,8 +184,8 @@ class StageProject(ModelProject):
 class EngineProject(StageProject):
     """A project of which a stage may be run by the workers of an engine."""
 
-    engine: Annotated[str, Option(help="local, or the workers of dask or ray.")] = "local"
-    scheduler: Annotated[str | None, Option(help="Address of the Dask or Ray cluster.")] = None
+    engine: Engine = "local"
+    scheduler: Scheduler = None
     devices: Annotated[str | None, Option(help="GPUs, a worker each, such as 0,1.")] = None
 
 
@@ -208,6 +231,8 @@ def guarded(run: Callable[..., Any]) -> None:
     Ctrl-C or SIGTERM.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for library in ("botocore", "aiobotocore"):  # which tell where they found credentials
+        logging.getLogger(library).setLevel(logging.WARNING)
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         result = run(standalone_mode=False)

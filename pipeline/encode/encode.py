@@ -15,6 +15,7 @@ import pandas as pd
 from pipeline.config import TIMM, EncodeParams, Params
 from pipeline.encode.mapper import EncodeMapper
 from pipeline.encode.text import check_length, load_prompts, text_identity
+from pipeline.engine.cluster import connected
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
 from pipeline.engine.run import BATCH_SIZE, image_items, run_stage, select
@@ -89,36 +90,37 @@ def encode_dataset(
             text = f"encode {dataset}: prompts for classes that it does not have: "
             print(text + ", ".join(prompts.unused), file=sys.stderr, flush=True)
     recipe = partial(make_mapper, params, section, replace(options, only=None), masks, clip)
-    clip = clip or load_encoder(params, options)
-    if prompts:
-        check_length(prompts, clip.count_tokens, clip.context_length)
-    mapper = make_mapper(params, section, options, masks, clip)
-    with FeatureStoreWriter(
-        paths.features(dataset, variant),
-        mapper.identity | made_with,
-        views=section.views,
-        dim=clip.embed_dim,
-        pooled=mapper.pooled,
-        pooled_dim=mapper.pooled_dim,
-        tokens=clip.tokens if section.tokens else 0,
-        on_mismatch=options.on_store_mismatch,
-        attrs={"dataset": dataset},
-    ) as writer:
-        writer.sync_manifest(manifest)
-        identity = prompts and text_identity(prompts, clip.fingerprint, clip.precision)
-        if writer.text_identity != identity:
-            features = clip.encode_text(prompts.flat()).cpu().numpy()
-            writer.set_text(
-                features.reshape(len(prompts.texts), len(prompts.templates), -1),
-                classes=list(prompts.texts),
-                templates=prompts.templates,
-                identity=identity,
-                prompts=prompts.texts,
-            )
-        if masks.identity.get("stage") == "review" and not options.force:
-            copy_features(paths.features(dataset), writer, items, mapper)
-        given = items, mapper, writer, hashes, variant, recipe
-        return run_stage("encode", dataset, params, paths, options, *given)
+    with connected(options) as pool:
+        clip = clip or load_encoder(params, options)
+        if prompts:
+            check_length(prompts, clip.count_tokens, clip.context_length)
+        mapper = make_mapper(params, section, options, masks, clip)
+        with FeatureStoreWriter(
+            paths.features(dataset, variant),
+            mapper.identity | made_with,
+            views=section.views,
+            dim=clip.embed_dim,
+            pooled=mapper.pooled,
+            pooled_dim=mapper.pooled_dim,
+            tokens=clip.tokens if section.tokens else 0,
+            on_mismatch=options.on_store_mismatch,
+            attrs={"dataset": dataset},
+        ) as writer:
+            writer.sync_manifest(manifest)
+            identity = prompts and text_identity(prompts, clip.fingerprint, clip.precision)
+            if writer.text_identity != identity:
+                features = clip.encode_text(prompts.flat()).cpu().numpy()
+                writer.set_text(
+                    features.reshape(len(prompts.texts), len(prompts.templates), -1),
+                    classes=list(prompts.texts),
+                    templates=prompts.templates,
+                    identity=identity,
+                    prompts=prompts.texts,
+                )
+            if masks.identity.get("stage") == "review" and not options.force:
+                copy_features(paths.features(dataset), writer, items, mapper)
+            given = items, mapper, writer, hashes, variant, recipe, pool
+            return run_stage("encode", dataset, params, paths, options, *given)
 
 
 def make_mapper(

@@ -1,9 +1,10 @@
-"""Rows computed by other processes: workers of a Dask or Ray cluster, or one for each GPU here.
+"""Work done by other processes: workers of a Dask or Ray cluster, or one for each GPU here.
 
-The driver cuts the items into ranges of at most a shard of rows, hands out a few more than there
-are workers, and commits the index. A worker computes a range with a `LocalExecutor` of its own,
-writes a shard into the staging folder of the store, and returns what the index lists of it. The
-engine gives the range of a worker that died to another one.
+The driver cuts the work into parts (images, fits, comparisons), hands out a few more than there are
+workers, and writes what comes back. The engine gives the part of a worker that died to another one.
+Of a store a part is a range of at most a shard of rows: a worker computes it with a `LocalExecutor`
+of its own, writes a shard into the staging folder of the store, and returns what the index lists of
+it; the driver commits the index.
 
 Workers need the driver's environment and see the project folder at the driver's path; the images
 may be read where they are. Images and stores at a URL need no shared file system.
@@ -18,7 +19,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -28,13 +29,22 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import joblib
+
 from pipeline import remote
 from pipeline.engine import process
 from pipeline.engine.options import RunOptions
-from pipeline.engine.record import library_versions
+from pipeline.engine.record import LIBRARIES, library_versions
 from pipeline.engine.run import LocalExecutor, Mapper, prepared
 from pipeline.errors import ConfigError, PipelineError, RemoteError, reason_of
-from pipeline.io import FileHashes, sha256_file, sha256_json
+from pipeline.io import (
+    FileHashes,
+    partial_path,
+    remove_leftovers,
+    sha256_file,
+    sha256_json,
+    writing,
+)
 from pipeline.store.items import WorkItem, identity_diff
 
 if TYPE_CHECKING:
@@ -43,6 +53,7 @@ if TYPE_CHECKING:
 RUNNING = "running"
 """File of the staging folder without which workers end with the batches that they have begun."""
 POLL_SECONDS = 5.0  # at a URL a worker asks for it this often
+DIED = "the workers that computed it, and what was queued with it, died (memory?)"
 
 
 class Pool(Protocol):
@@ -56,7 +67,7 @@ class Pool(Protocol):
 
     def size(self) -> int: ...
 
-    def submit(self, *arguments: bytes) -> Future: ...  # runs `run_range`
+    def submit(self, *arguments: bytes) -> Future: ...  # runs `run_part`
 
     def close(self) -> None: ...
 
@@ -64,7 +75,8 @@ class Pool(Protocol):
 class DaskPool:
     """The workers of a running Dask scheduler, such as tcp://host:8786.
 
-    Raises ConfigError if `distributed` is not installed or nobody answers at the address.
+    Raises ConfigError if `distributed` is not installed, nobody answers at the address, or a
+    worker has other code.
     """
 
     def __init__(self, address: str, timeout: float = 30.0):
@@ -72,16 +84,17 @@ class DaskPool:
             from distributed import Client, KilledWorker
         except ImportError:
             raise _absent("distributed", "dask") from None
+        options = RunOptions(engine="dask", scheduler=address)
+        options.knock()
         try:
             self.client = Client(address, timeout=timeout, set_as_default=False)
         except (OSError, ValueError) as error:
-            remedy = "start `dask scheduler` there, and `dask worker` on the machines"
-            raise ConfigError(
-                f"no Dask scheduler at {address} ({type(error).__name__})", remedy=remedy
-            ) from None
+            raise options.nobody(error) from None
         self.died = (KilledWorker,)
         tasks = self.client.get_executor(pure=False)  # else two equal tasks would be one
-        self.submit = partial(tasks.submit, run_range)
+        self.submit = partial(tasks.submit, run_part)
+        with _closed_on_error(self):
+            _check_all(self.client.run(version_error, code_version(), on_error="return"))
 
     def size(self) -> int:
         try:
@@ -98,7 +111,7 @@ class RayPool:
     """The processes of a running Ray cluster, such as auto, host:6379 or ray://host:10001.
 
     Each takes a core, or where the cluster has GPUs one of these. Raises ConfigError if `ray` is
-    not installed or nobody answers at the address.
+    not installed, nobody answers at the address, or a machine has other code.
     """
 
     def __init__(self, address: str):
@@ -106,18 +119,35 @@ class RayPool:
             import ray
         except ImportError:
             raise _absent("ray", "ray") from None
+        options = RunOptions(engine="ray", scheduler=address)
+        options.knock()
         try:
             ray.init(address, log_to_driver=False, logging_level="ERROR")
         except Exception as error:  # some are of no kind of their own
-            remedy = "start `ray start --head` there, and `ray start --address` on the machines"
-            raise ConfigError(
-                f"no Ray cluster at {address} ({type(error).__name__})", remedy=remedy
-            ) from None
+            raise options.nobody(error) from None
         gone = ("WorkerCrashedError", "NodeDiedError", "OutOfMemoryError")
         self.died = tuple(getattr(ray.exceptions, name) for name in gone)
         self.ray, self.unit = ray, "GPU" if ray.cluster_resources().get("GPU") else "CPU"
         needs = {"num_cpus": 1, "num_gpus": int(self.unit == "GPU"), "max_retries": 3}
-        self.task = ray.remote(**needs)(run_range)
+        self.task = ray.remote(**needs)(run_part)
+        with _closed_on_error(self):
+            self._check()
+
+    def _check(self) -> None:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        probe, found = self.ray.remote(num_cpus=0)(version_error), {}
+        for node in self.ray.nodes():
+            if node["Alive"] and node["Resources"].get(self.unit):
+                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                asked = probe.options(scheduling_strategy=there).remote(code_version())
+                found[node["NodeManagerHostname"]] = asked
+        for name, asked in found.items():
+            try:
+                found[name] = self.ray.get(asked)
+            except Exception as error:
+                found[name] = error
+        _check_all(found)
 
     def size(self) -> int:
         return int(self.ray.cluster_resources().get(self.unit, 0))
@@ -142,7 +172,7 @@ class DevicePool:
             free.put(device)
         start = {"initializer": _start_on_device, "initargs": (free,)}
         self.processes = ProcessPoolExecutor(self.count, context, **start)
-        self.submit = partial(self.processes.submit, run_range)
+        self.submit = partial(self.processes.submit, run_part)
 
     def size(self) -> int:
         return self.count
@@ -162,11 +192,127 @@ def _absent(package: str, extra: str) -> ConfigError:
     return ConfigError(f"--engine {extra} needs the package {package}", remedy=remedy)
 
 
+@contextlib.contextmanager
+def _closed_on_error(pool: Pool) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        pool.close()
+        raise
+
+
+def _check_all(found: dict[str, Any]) -> None:
+    """Raise ConfigError for the first worker with a `version_error`, or without that function."""
+    for name, error in found.items():
+        if isinstance(error, OSError):  # it is gone: the engine will notice
+            continue
+        if isinstance(error, Exception):
+            error = f"cannot load this package ({reason_of(error)[:200]})"
+        if error:
+            raise _other_code(name, error)
+
+
+def _other_code(worker: str, error: str) -> ConfigError:
+    remedy = "install the driver's version there and start it again"
+    return ConfigError(f"worker {worker} {error}", remedy=remedy)
+
+
+@contextlib.contextmanager
+def connected(options: RunOptions) -> Iterator[Pool | None]:
+    """Yield the workers that the options name; None: the work is done in this process. Enter it
+    before a model is loaded, so that a wrong address ends a run at once."""
+    if options.in_this_process:
+        yield None
+        return
+    with contextlib.closing(open_pool(options)) as pool:
+        yield pool
+
+
 def open_pool(options: RunOptions) -> Pool:
     """Return the workers that the options name; ConfigError if they cannot be reached."""
     if options.devices is not None:
         return DevicePool([name.strip() for name in options.devices.split(",")])
     return (DaskPool if options.engine == "dask" else RayPool)(options.scheduler)
+
+
+class Task(Protocol):
+    """What all parts of some work have in common; it is pickled.
+
+    `begin` returns what a worker keeps for all parts, such as a model. `run` does one part with it.
+    """
+
+    def begin(self) -> Any: ...
+
+    def run(self, kept: Any, part: Any) -> Any: ...
+
+
+def in_workers(
+    pool: Pool, task: Task, parts: Iterable[Any], stopped: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[Any, Any]]:
+    """Yield each part of some work with its result, in any order; None if its workers died of it.
+
+    Once `stopped` returns True no further part is handed out.
+
+    Raises:
+        PipelineError: what a worker raised (another version of the code, a model that cannot be
+            loaded, a full disk); or the connection to the workers is lost.
+    """
+    about, common = pickle.dumps((code_version(), Path.cwd())), pickle.dumps(task)
+    parts, running = iter(parts), {}
+    while True:
+        stop = stopped()
+        room = 0 if stop else 2 * max(1, pool.size()) - len(running)
+        for _, part in zip(range(room), parts, strict=False):
+            # Bytes both ways: Dask tries what it cannot unpickle again for ever
+            # (dask/distributed#3558), and no other version of the code is unpickled.
+            running[pool.submit(about, common, pickle.dumps(part))] = part
+        if not running or (stop and not pool.size()):
+            return
+        for future in wait(running, 0.5, FIRST_COMPLETED).done:
+            yield running.pop(future), _result(future, pool)
+
+
+def _result(future: Future, pool: Pool) -> Any:
+    try:
+        found = pickle.loads(future.result())
+    except pool.died:
+        return None
+    except (Exception, CancelledError) as error:
+        remedy = "see the log of scheduler and workers, and run again; what is finished is kept"
+        lost = isinstance(error, (CancelledError, BrokenProcessPool))
+        what = "the workers are lost" if lost else "a worker cannot run this"
+        raise PipelineError(f"{what} ({reason_of(error)})", remedy=remedy) from error
+    if isinstance(found, PipelineError):
+        raise found
+    return found
+
+
+def ranges(items: Sequence[Any], pool: Pool, batch_size: int, most: int) -> Iterator[Sequence[Any]]:
+    """Cut items into parts of whole batches, of at most `most` items, so that all workers have some
+    to do."""
+    batches = -(-len(items) // (2 * batch_size * max(1, pool.size())))
+    rows = min(most, min(batches, most // batch_size or 1) * batch_size)
+    return (items[at : at + rows] for at in range(0, len(items), rows))
+
+
+@contextlib.contextmanager
+def shared(value: Any, path: Path) -> Iterator[Path]:
+    """Write a value beside `path`, where workers read it by `load_shared`, and remove it after the
+    block. Raises DiskError where it cannot be written."""
+    file = partial_path(path)
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(path)
+            joblib.dump(value, file)
+        yield file
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def load_shared(path: Path) -> Any:
+    """Read a value of `shared`. Its arrays are mapped: processes of a machine share their pages."""
+    return joblib.load(path, mmap_mode="r")
 
 
 class ClusterExecutor:
@@ -196,58 +342,35 @@ class ClusterExecutor:
         stopped: Callable[[], bool],
     ) -> Iterator[tuple[WorkItem, str]]:
         """Compute rows in ranges; see `Executor`. Yields the items of a range when its shard is in
-        its place. An item whose range killed its workers has failed.
+        its place. An item whose range killed its workers has failed. Raises as `in_workers`."""
+        staging = writer.staging()
+        task = RangeTask(factory, writer, staging, self.batch_size, self.workers)
 
-        Raises:
-            PipelineError: what a worker raised (another version of the code, a model that cannot
-                be loaded, a full disk); or the connection to the workers is lost.
-        """
-        staging, about = writer.staging(), pickle.dumps((code_version(), Path.cwd()))
-        running_file = staging / RUNNING
-        remote.write_file(running_file, b"")
-        task = pickle.dumps(RangeTask(factory, writer, staging, self.batch_size, self.workers))
-        # So that all workers have some to do, in the batches of one process.
-        batches = -(-len(items) // (2 * self.batch_size * max(1, self.pool.size())))
-        most = writer.shard_rows // self.batch_size or 1
-        rows = min(writer.shard_rows, min(batches, most) * self.batch_size)
-        ranges = iter([items[at : at + rows] for at in range(0, len(items), rows)])
-        running: dict[Future, Sequence[WorkItem]] = {}
+        def stop() -> bool:
+            if stopped():
+                remote.remove(staging / RUNNING)  # ranges handed out end with what they have
+            return stopped()
+
         try:
-            while True:
-                if stopped():
-                    remote.remove(running_file)
-                    ranges = iter(())  # those handed out end at once, or with what they have
-                room = 2 * max(1, self.pool.size()) - len(running)
-                for _, part in zip(range(room), ranges, strict=False):
-                    # Bytes both ways: Dask tries what it cannot unpickle again for ever
-                    # (dask/distributed#3558), and no other version of the code is unpickled.
-                    running[self.pool.submit(about, task, pickle.dumps(part))] = part
-                if not running or (stopped() and not self.pool.size()):
-                    return
-                for future in wait(running, 0.5, FIRST_COMPLETED).done:
-                    yield from self._finish(future, running.pop(future), writer)
+            remote.write_file(staging / RUNNING, b"")
+            parts = ranges(items, self.pool, self.batch_size, writer.shard_rows)
+            for part, found in in_workers(self.pool, task, parts, stop):
+                yield from self._finish(part, found, writer)
         finally:
             with contextlib.suppress(RemoteError):  # the next writer does it
                 remote.remove_folder(staging)
 
     def _finish(
-        self, future: Future, part: Sequence[WorkItem], writer: StoreWriter
+        self,
+        part: Sequence[WorkItem],
+        found: tuple[WrittenShard, dict[str, float]] | None,
+        writer: StoreWriter,
     ) -> Iterator[tuple[WorkItem, str]]:
-        try:
-            found = pickle.loads(future.result())
-        except self.pool.died:
-            reason = "the workers that computed it and the images next to it died (memory?)"
+        if found is None:
             for item in part:
-                writer.write_failed(item, reason)
-                yield item, reason
+                writer.write_failed(item, DIED)
+                yield item, DIED
             return
-        except (Exception, CancelledError) as error:
-            remedy = "see the log of scheduler and workers, and run again; finished rows are kept"
-            lost = isinstance(error, (CancelledError, BrokenProcessPool))
-            what = "the workers are lost" if lost else "a worker cannot run this"
-            raise PipelineError(f"{what} ({reason_of(error)})", remedy=remedy) from error
-        if isinstance(found, PipelineError):
-            raise found
         shard, seconds = found
         writer.adopt(shard)
         self.parameters["ranges"] += 1
@@ -258,18 +381,9 @@ class ClusterExecutor:
             yield by_id[row["image_id"]], row["reason"] if row["status"] == "failed" else ""
 
 
-@cache
-def code_version() -> dict[str, str]:
-    """Return what workers have in common with the driver: versions of Python and the libraries, and
-    a digest of the source of this package."""
-    package = Path(__file__).parents[1]
-    files = {str(f.relative_to(package)): sha256_file(f) for f in sorted(package.rglob("*.py"))}
-    return {**library_versions(), "source": sha256_json(files)[:12]}
-
-
 @dataclass(frozen=True)
 class RangeTask:
-    """What all ranges of a run have in common."""
+    """A `Task` that computes items and writes their shard."""
 
     factory: Callable[[], Mapper]
     writer: StoreWriter
@@ -281,13 +395,20 @@ class RangeTask:
         """Whether to stop; also where the driver is gone and the next one has cleaned up."""
         return not _exists(self.staging / RUNNING)
 
-    def check(self, identity: dict[str, Any]) -> None:
-        """Raise ConfigError unless a mapper of this identity computes the rows of the store."""
-        own = {name: self.writer.identity.get(name) for name in identity}
-        if differences := identity_diff(own, identity):
+    def begin(self) -> Mapper | None:
+        """Return the mapper, None if there is nothing to do any more; ConfigError unless it
+        computes the rows of the store."""
+        if not remote.is_url(self.staging):
+            os.stat(self.staging)  # this folder is the driver's
+        if self.stopped():
+            return None
+        mapper = self.factory()
+        own = {name: self.writer.identity.get(name) for name in mapper.identity}
+        if differences := identity_diff(own, mapper.identity):
             message = f"a worker would compute other rows: {'; '.join(differences)}"
             remedy = "give driver and workers the same weights and kind of device, or set precision"
             raise ConfigError(message, remedy=remedy)
+        return mapper
 
     def run(self, mapper: Mapper | None, items: Sequence[WorkItem]) -> tuple[WrittenShard, dict]:
         """Compute items (none without a mapper) and write their shard; return it with the seconds
@@ -317,37 +438,49 @@ def _exists(file: Path) -> bool:
 
 
 _one_at_a_time = threading.Lock()  # a Dask worker may have several threads
-_mapper: dict[str, Mapper] = {}  # of the last run that this worker took part in
+_last: dict[str, tuple[Task, Any]] = {}  # the work that this worker took part in last
 
 
-def run_range(about: bytes, task: bytes, items: bytes) -> bytes:
-    """Run a range in a worker; everything is pickled. Returns what `RangeTask.run` does, or the
-    `PipelineError` that it ended with."""
+def run_part(about: bytes, task: bytes, part: bytes) -> bytes:
+    """Do a part of some work in a worker; everything is pickled. Returns the result of `Task.run`,
+    or the `PipelineError` that it ended with, which names this machine."""
     with _one_at_a_time:
+        version, folder = pickle.loads(about)
+        if error := version_error(version):  # it has joined since the driver asked all
+            return pickle.dumps(_other_code(socket.gethostname(), error))
         try:
-            version, folder = pickle.loads(about)
-            check_version(version)
-            if not folder.is_dir():
-                message = f"the project folder is not there on worker {socket.gethostname()}"
-                remedy = "mount it at the same path on all machines"
-                raise ConfigError(message, path=folder, remedy=remedy)
             with contextlib.chdir(folder):  # paths may be relative
-                work, key = pickle.loads(task), sha256(task).hexdigest()
-                if key not in _mapper and not work.stopped():
-                    _mapper.clear()
-                    mapper = work.factory()
-                    work.check(mapper.identity)
-                    _mapper[key] = mapper
-                return pickle.dumps(work.run(_mapper.get(key), pickle.loads(items)))
+                key = sha256(task).hexdigest()
+                if key not in _last:
+                    _last.clear()
+                    work = pickle.loads(task)
+                    _last[key] = work, work.begin()
+                work, kept = _last[key]
+                return pickle.dumps(work.run(kept, pickle.loads(part)))
+        except OSError as error:
+            message, path = error.strerror or str(error), error.filename
+            remedy = "workers read and write the project folder at the driver's path: mount it "
+            remedy += "there, on all machines and with the right to write"
+            found = PipelineError(f"cannot be used: {message}", path=path, remedy=remedy)
         except PipelineError as error:
-            return pickle.dumps(error)
+            found = error
+        found.message += f" (on worker {socket.gethostname()})"
+        return pickle.dumps(found)
 
 
-def check_version(wanted: dict[str, str]) -> None:
-    """Raise ConfigError if this process has other code than the driver."""
+@cache
+def code_version() -> dict[str, str]:
+    """Return what workers have in common with the driver: versions of Python and the libraries, and
+    a digest of the source of this package."""
+    package = Path(__file__).parents[1]
+    files = {str(f.relative_to(package)): sha256_file(f) for f in sorted(package.rglob("*.py"))}
+    libraries = library_versions([*LIBRARIES, "scikit-learn", "scipy"])
+    return {**libraries, "source": sha256_json(files)[:12]}
+
+
+def version_error(wanted: dict[str, str]) -> str:
+    """Return in what this process has other code than the driver, "" if in nothing."""
     own = code_version()
     other = sorted(name for name in wanted | own if wanted.get(name) != own.get(name))
-    if other:
-        said = ", ".join(f"{name} {own.get(name)} instead of {wanted.get(name)}" for name in other)
-        message = f"worker {socket.gethostname()} has another version of the code: {said}"
-        raise ConfigError(message, remedy="install the driver's version there and start it again")
+    said = ", ".join(f"{name} {own.get(name)} instead of {wanted.get(name)}" for name in other)
+    return f"has another version of the code: {said}" if other else ""

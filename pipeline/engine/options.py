@@ -8,6 +8,13 @@ from dataclasses import dataclass
 from pipeline.errors import ConfigError
 
 ENGINES = ("local", "dask", "ray")
+CLUSTERS = {
+    "dask": ("Dask scheduler", "start `dask scheduler` there, and `dask worker` on the machines"),
+    "ray": (
+        "Ray cluster",
+        "start `ray start --head` there, and `ray start --address` on the machines",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,24 @@ class RunOptions:
         if self.devices is not None and self.engine != "local":
             remedy = "start one worker of the cluster for each GPU instead (docs/scale.md)"
             raise ConfigError("--devices is for the GPUs of this machine", remedy=remedy)
+
+    def knock(self) -> None:
+        """Raise ConfigError where nobody listens at the scheduler's host:port. The engines' clients
+        would try for half a minute."""
+        host, _, port = (self.scheduler or "").rpartition("://")[2].rpartition(":")
+        if host and port.isdigit():
+            import socket
+
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            except OSError as error:
+                raise self.nobody(error) from None
+
+    def nobody(self, error: Exception) -> ConfigError:
+        """Return the error of a cluster that cannot be connected to."""
+        what, remedy = CLUSTERS[self.engine]
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        return ConfigError(f"no {what} at {self.scheduler} ({said})", remedy=remedy)
 
     @property
     def in_this_process(self) -> bool:

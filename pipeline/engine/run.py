@@ -41,6 +41,7 @@ from pipeline.store.items import WorkItem
 
 if TYPE_CHECKING:
     from pipeline.config import Params
+    from pipeline.engine.cluster import Pool
     from pipeline.paths import Paths
     from pipeline.store.writer import StoreWriter
 
@@ -337,23 +338,23 @@ def run_stage(
     hashes: FileHashes,
     variant: str = "",
     recipe: Callable[[], Mapper] | None = None,
+    pool: Pool | None = None,
 ) -> RunRecord:
     """Run `run_items` on a dataset; `max_failed` is that of the stage's section of params.yaml.
     `variant` of the masks is added to the name of the record. `recipe` is pickled and builds the
-    same mapper in the workers of an engine; None: the stage has none."""
+    same mapper in the workers of `pool`; None: rows are computed in this process."""
     section = getattr(params, stage).model_dump(mode="json")
     name = "-".join([stage, *variant.split("/")]) if variant else stage
     record = RunRecord(name, dataset, parameters={"profile": params.profile, stage: section})
     batch_size, how = options.batch_size or BATCH_SIZE, {"max_failed": section["max_failed"]}
     arguments = record, paths.record(dataset, name), items
-    if recipe is None or options.in_this_process:
+    if pool is None:
         how["executor"] = LocalExecutor(batch_size, options.workers, hashes=hashes)
         return run_items(*arguments, lambda: mapper, writer, options, **how)
-    from pipeline.engine.cluster import ClusterExecutor, open_pool
+    from pipeline.engine.cluster import ClusterExecutor
 
-    with closing(open_pool(options)) as pool:
-        how["executor"] = ClusterExecutor(pool, batch_size, options.workers, hashes=hashes)
-        return run_items(*arguments, recipe, writer, options, **how)
+    how["executor"] = ClusterExecutor(pool, batch_size, options.workers, hashes=hashes)
+    return run_items(*arguments, recipe, writer, options, **how)
 
 
 def run_items(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -22,12 +24,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import CROSS_VALIDATED, Params, parts_of, variant_of
+from pipeline.engine.cluster import Pool, connected
+from pipeline.engine.options import RunOptions
 from pipeline.engine.progress import show_progress
 from pipeline.engine.record import RunRecord, recorded
 from pipeline.errors import ConfigError, PipelineError, StageFailed, StoreError
 from pipeline.io import ProcessLock, atomic_write_json, sha256_json, writing
 from pipeline.learners import runs
 from pipeline.learners.base import Learner, LearnerParams, Samples, code_digest, find_learner
+from pipeline.learners.fitting import FitCall, fit_in_processes, fit_in_workers
+from pipeline.learners.on_disk import OnDisk
 from pipeline.learners.variants import RunKey, Variants, variant_inputs
 from pipeline.manifest import class_names, read_manifest
 from pipeline.paths import Paths
@@ -50,6 +56,7 @@ def train_dataset(
     jobs: int = 1,
     force: bool = False,
     watch: Watch | None = None,
+    options: RunOptions = RunOptions(),
 ) -> list[RunRecord]:
     """Fit learners on the features of a dataset and predict its test images.
 
@@ -67,6 +74,7 @@ def train_dataset(
         jobs: parallel processes, -1 for one per core; results are the same bits for any number.
         force: fit again even what is up to date.
         watch: shows the progress instead of a line for each learner.
+        options: the engine whose workers fit, instead of `jobs`; the same bits on like machines.
 
     Returns:
         One record for each learner, also written to cache/<dataset>/records/train-<learner>.json,
@@ -93,30 +101,45 @@ def train_dataset(
             raise ConfigError(note, path=paths.features(dataset), remedy=remedy)
         print(f"train {dataset}: left out: {note}", file=sys.stderr, flush=True)
         found = {name: of for name, of in found.items() if name not in without}
-    for name, (cls, own) in found.items():
-        about = {"params": own.model_dump(mode="json", exclude_none=True)}
-        about |= {"train": params.train.model_dump(mode="json"), "learner": name, "jobs": jobs}
-        versions = {name: version(name) for name in ("numpy", "scikit-learn", "torch")}
-        record = RunRecord("train", dataset, versions=versions, parameters=about)
-        path = paths.record(dataset, f"train-{name}")
-        # Beside the run folder, since DVC takes everything in the folder for an output.
-        lock = ProcessLock(paths.run(dataset, name).with_name(f"{name}.lock"), "run folder")
-        try:
-            with lock, recorded(record, path):
-                done = {"jobs": jobs, "force": force, "watch": watch}
-                train_learner(record, cls, own, manifest, params, paths, **done)
-                record.parameters["notes"] += [note] if note else []
-                if len(record.failed) == record.total:
-                    why = next(iter(record.failed.values()))
-                    message = f"{dataset}: all {record.total} fits of {name} failed: {why}"
-                    remedy = "correct the learner or its parameters, or remove it from params.yaml"
-                    raise StageFailed(message, path=path, remedy=remedy)
-            records.append(record)
-        except StageFailed as error:
-            lost.append(error)
+    with connected(options) as pool:
+        for name, (cls, own) in found.items():
+            about = {"params": own.model_dump(mode="json", exclude_none=True)}
+            about |= {"train": params.train.model_dump(mode="json"), "learner": name, "jobs": jobs}
+            versions = {name: version(name) for name in ("numpy", "scikit-learn", "torch")}
+            record = RunRecord("train", dataset, versions=versions, parameters=about)
+            path = paths.record(dataset, f"train-{name}")
+            # Beside the run folder, since DVC takes everything in the folder for an output.
+            lock = ProcessLock(paths.run(dataset, name).with_name(f"{name}.lock"), "run folder")
+            try:
+                with lock, recorded(record, path), scratch(cls, name, dataset, paths) as folder:
+                    done = {"jobs": jobs, "force": force, "watch": watch, "pool": pool}
+                    done["scratch"] = folder
+                    train_learner(record, cls, own, manifest, params, paths, **done)
+                    record.parameters["notes"] += [note] if note else []
+                    if len(record.failed) == record.total:
+                        why = next(iter(record.failed.values()))
+                        message = f"{dataset}: all {record.total} fits of {name} failed: {why}"
+                        remedy = "correct the learner or its section of params.yaml"
+                        raise StageFailed(message, path=path, remedy=remedy)
+                records.append(record)
+            except StageFailed as error:
+                lost.append(error)
     if lost:
         raise lost[0]
     return records
+
+
+@contextmanager
+def scratch(cls: type[Learner], name: str, dataset: str, paths: Paths) -> Iterator[Path | None]:
+    """Yield a folder for the features of a learner that reads them from the disk; else None."""
+    if not getattr(cls, "out_of_core", False):
+        yield None
+        return
+    where, prefix = paths.cache(dataset), f".rows-{name}-"
+    for left in where.glob(f"{prefix}*"):  # of a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with writing(where), tempfile.TemporaryDirectory(prefix=prefix, dir=where) as folder:
+        yield Path(folder)
 
 
 def has_text(dataset: str, paths: Paths) -> bool:
@@ -138,6 +161,8 @@ def train_learner(
     jobs: int,
     force: bool,
     watch: Watch | None = None,
+    pool: Pool | None = None,
+    scratch: Path | None = None,
 ) -> None:
     """Fit one learner, write its run folder and fill in the record; see `train_dataset`."""
     dataset, name, clock = record.dataset, record.parameters["learner"], time.monotonic()
@@ -162,7 +187,7 @@ def train_learner(
     store, adapted = stores[""], sorted({*stores} - {""})
     inputs = runs.run_inputs(paths, dataset) | {"features": store}
     inputs = stamp(**inputs | variant_inputs(paths, dataset, adapted))
-    features = read_features(paths, dataset, stores, manifest, needed)
+    features = read_features(paths, dataset, stores, manifest, needed, scratch)
     samples = {
         (key[1], of): features.seen(
             "+".join(parts_of(key[1])), dict(zip(parts_of_views[key[1]], of, strict=True))
@@ -222,21 +247,24 @@ def train_learner(
         of_base = digests_of(base, base.Parameters(**shared))
         starts = {key: known.get(digest) for key, digest in of_base.items()}
 
-    def arguments(digest: str) -> tuple:
-        """Return the arguments of `run_fit`."""
+    def call(digest: str) -> FitCall:
         key, learner = todo[digest], cls(own, seed=todo[digest][3])
         if starts.get(key):
             starts[key].restore(learner)
         parts = (features.rows(ids) for ids in (splits[key].train, splits[key].val))
-        return learner, digest, folder, samples[key[1], views[key]], *parts
+        return FitCall(learner, digest, folder, (key[1], views[key]), *parts)
 
     failures: dict[str, runs.Failure] = {}
     file = None if own.file is None else (paths.root / own.file).absolute()
-    results = _in_parallel(map(arguments, todo), jobs if todo else 1, file)
+    calls = map(call, todo), samples
+    if pool is None or not todo:
+        results = fit_in_processes(*calls, jobs if todo else 1, file)
+    else:
+        results = fit_in_workers(*calls, pool, file, cls, paths.seconds(dataset, name))
     reused = len(set(digests.values())) - len(todo)
     title, show = f"train {dataset} {name}", watch is None
     with show_progress(title, len(todo), reused=reused, unit="fits", show=show) as count:
-        for digest, result in zip(todo, results, strict=True):
+        for digest, result in results:
             good = isinstance(result, runs.Fit)
             (fits if good else failures)[digest] = result
             count(int(good), int(not good))
@@ -382,11 +410,13 @@ def read_features(
     stores: Mapping[str, FeatureStore],
     manifest: pd.DataFrame,
     needed: Mapping[str, set[str]],
+    scratch: Path | None = None,
 ) -> Features:
     """Read features, and refuse those that are not of today's images and masks.
 
     `stores` are those of `Variants.open`; `manifest` has the labels, and the SHA-256 of each image
-    file as it is now; `needed` the ids of the images that need each view.
+    file as it is now; `needed` the ids of the images that need each view. With a folder `scratch`
+    the features are `OnDisk` there.
     """
     ids = np.array(sorted(set().union(*needed.values())), dtype=object)
     of = manifest.set_index("image_id").loc[ids]
@@ -403,11 +433,14 @@ def read_features(
         }
         why = np.select(list(reasons.values()), list(reasons), "")
         gaps |= {ids[k]: why[k] for k in np.flatnonzero(why != "")}
-    X = {}
+    X, files = {}, {}
     for view in () if gaps else needed:
-        X[view] = stores[variant_of(view)].image_features(view.partition("@")[0], ids)
-    for view, x in X.items():
-        lacking = needed[view].intersection(ids[np.isnan(x).any(axis=1)])
+        files[view] = scratch and scratch / str(len(X))
+        empty = partial(_mapped, files[view]) if scratch else np.empty
+        name = view.partition("@")[0]
+        X[view] = stores[variant_of(view)].image_features(name, ids, empty=empty)
+    for view, x in X.items():  # all of a row is NaN, or nothing
+        lacking = needed[view].intersection(ids[np.isnan(x[:, 0])])
         gaps |= dict.fromkeys(lacking, f"without view {view}")
     if gaps:
         shown = "; ".join(f"{image_id!r} is {gaps[image_id]}" for image_id in sorted(gaps)[:3])
@@ -421,29 +454,14 @@ def read_features(
     y = np.array([classes.index(label) for label in of["label"]], dtype=np.int64)
     text = np.ascontiguousarray(store.class_features(classes), dtype=np.float32)
     sums = {v: np.array([hashlib.sha256(r).digest() for r in x], "V32") for v, x in X.items()}
+    if scratch:
+        every = np.arange(len(ids))
+        X = {view: OnDisk(files[view], x.shape[1], every) for view, x in X.items()}
     return Features(ids, Samples("", X, y, text, classes), sums)
 
 
-def _in_parallel(calls: Iterable[tuple], jobs: int, file: Path | None) -> Iterator:
-    """Yield what `run_fit` returns for each tuple of arguments, in their order."""
-    from joblib import Parallel, delayed
-
-    # loky starts fresh processes (never fork after a store was read) and maps X into each.
-    start = {"initializer": runs.start_worker, "initargs": (os.getpid(), file)}
-    parallel = Parallel(jobs, return_as="generator", max_nbytes="1M", mmap_mode="r", **start)
-    try:
-        with writing(tempfile.gettempdir()):  # where joblib puts the arrays that workers share
-            yield from parallel(delayed(runs.run_fit)(*one) for one in calls)
-    except BrokenProcessPool as error:
-        raise PipelineError(
-            "a worker process died: it was killed, or memory was full",
-            remedy="run again with fewer --jobs; finished fits are kept",
-        ) from error
-    except Exception as error:
-        # Interrupted while it starts its workers, joblib raises an error of its own.
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, KeyboardInterrupt):
-            cause = cause.__context__
-        if cause is not None:
-            raise KeyboardInterrupt from error
-        raise
+def _mapped(file: Path, shape: tuple[int, int], dtype: Any) -> np.ndarray:
+    """Return an array in a new file, memory-mapped."""
+    with open(file, "wb") as new:
+        os.posix_fallocate(new.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)
+    return np.memmap(file, dtype, "r+", shape=shape)

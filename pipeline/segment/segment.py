@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.config import TIMM, Params, SegmentParams
+from pipeline.engine.cluster import connected
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
 from pipeline.engine.run import image_items, run_stage, select
@@ -71,28 +72,29 @@ def segment_dataset(
     """
     manifest = read_manifest(paths.manifest(dataset))
     chosen, data = select(manifest, options.only), paths.data(dataset)
-    models = class_names(manifest), predictor, clip
+    models, hashes = (class_names(manifest), predictor, clip), FileHashes(paths.hashes(dataset))
     recipe = partial(build_mapper, dataset, params, paths, replace(options, only=None), *models)
-    mapper = recipe()
-    columns, truth = mapper.strategy.columns, mapper.strategy.uses_truth
-    content, hashes = lambda row: {n: row[n] for n in columns}, FileHashes(paths.hashes(dataset))
-    items = image_items(chosen, data, content, truth=truth, hashes=hashes)
-    choices = {"on_mismatch": options.on_store_mismatch, "attrs": {"dataset": dataset}}
-    with MaskStoreWriter(paths.masks(dataset, variant), mapper.identity, **choices) as writer:
-        writer.sync_manifest(manifest)
-        own = not variant and options.in_this_process and mapper.strategy.sam2
-        if own and (mapper.strategy.keeps_candidates or params.segment.embeddings):
-            todo = [item for item, _ in writer.plan(items, force=options.force).todo]
-            asked = dataset, manifest, paths, options, todo[: options.limit], mapper, hashes
-            if todo and params.segment.embeddings:
-                keep_embeddings(*asked)
-        if own:
-            sam2 = mapper.strategy.sam2.predictor
-            mapper.embeddings = same_embeddings(dataset, paths, sam2, mapper.window)
-            if mapper.strategy.keeps_candidates and todo:
-                mapper.stored = keep_candidates(*asked)
-        given = items, mapper, writer, hashes, variant, recipe
-        record = run_stage("segment", dataset, params, paths, options, *given)
+    with connected(options) as pool:
+        mapper = recipe()
+        columns, truth = mapper.strategy.columns, mapper.strategy.uses_truth
+        read = {"truth": truth, "hashes": hashes}
+        items = image_items(chosen, data, lambda row: {n: row[n] for n in columns}, **read)
+        choices = {"on_mismatch": options.on_store_mismatch, "attrs": {"dataset": dataset}}
+        with MaskStoreWriter(paths.masks(dataset, variant), mapper.identity, **choices) as writer:
+            writer.sync_manifest(manifest)
+            own = not variant and options.in_this_process and mapper.strategy.sam2
+            if own and (mapper.strategy.keeps_candidates or params.segment.embeddings):
+                todo = [item for item, _ in writer.plan(items, force=options.force).todo]
+                asked = dataset, manifest, paths, options, todo[: options.limit], mapper, hashes
+                if todo and params.segment.embeddings:
+                    keep_embeddings(*asked)
+            if own:
+                sam2 = mapper.strategy.sam2.predictor
+                mapper.embeddings = same_embeddings(dataset, paths, sam2, mapper.window)
+                if mapper.strategy.keeps_candidates and todo:
+                    mapper.stored = keep_candidates(*asked)
+            given = items, mapper, writer, hashes, variant, recipe, pool
+            record = run_stage("segment", dataset, params, paths, options, *given)
     table = open_masks(paths.masks(dataset, variant)).table()
     record.masks = table.loc[table["in_manifest"], "status"].value_counts().to_dict()
     useless = set(record.masks) - {"failed"} == {"empty"} and params.segment.max_failed < 1

@@ -5,11 +5,19 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import pickle
+import re
+import resource
+import shutil
+import socket
+import subprocess
 import sys
+import tempfile
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,14 +26,23 @@ import pytest
 
 from benchmarks.cheap_stage import CheapMapper, make_items, make_writer, manifest_of, run_cheap
 from benchmarks.store_stage import content
+from pipeline.audit import audit_dataset
+from pipeline.audit.search import find_copies
+from pipeline.audit.thumbnails import Thumbnails
 from pipeline.engine import cluster
+from pipeline.engine.cluster import connected
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
 from pipeline.engine.run import run_items
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, DiskError, PipelineError
 from pipeline.io import FileHashes
+from pipeline.learners.fitting import FitTask
+from pipeline.paths import Paths
 from pipeline.store import open_features, open_masks, verify_store
-from tests.project import DATASET, Project
+from tests.audit.folder import REPO, Folder, mirror, params, texture
+from tests.learners.projects import small_params
+from tests.learners.test_train import digests, make_project, train
+from tests.project import DATASET, Project, in_process
 from tests.segment.small_sam2 import scene
 
 distributed = pytest.importorskip("distributed")
@@ -40,8 +57,10 @@ REFUSED = (
 )
 
 
-def work(address, folder):
-    """A Dask worker in a process of its own."""
+def work(address, folder, ahead):
+    """A Dask worker in a process of its own, whose clock is some seconds ahead."""
+    now, now_ns = time.time, time.time_ns
+    time.time, time.time_ns = lambda: now() + ahead, lambda: now_ns() + int(1e9 * ahead)
 
     async def run():
         options = {"nthreads": 1, "dashboard": False, "local_directory": folder}
@@ -54,24 +73,32 @@ def work(address, folder):
 def dask(tmp_path_factory):
     """A scheduler in this process and two workers, processes of a server that has loaded torch."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["distributed", "pipeline.encode.encode"])
+    used = ["pipeline.audit", "pipeline.encode.encode", "pipeline.learners.train"]
+    context.set_forkserver_preload(["distributed", *used])
     local = {"n_workers": 0, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     with distributed.LocalCluster(**local) as here:
         address, folder = here.scheduler_address, str(tmp_path_factory.mktemp("dask"))
-        workers = [
-            context.Process(target=work, args=(address, folder), daemon=True) for _ in range(2)
-        ]
-        for worker in workers:
-            worker.start()
-        here.processes = workers
-        with distributed.Client(address, set_as_default=False) as client:
-            client.wait_for_workers(2, timeout=600)
-            pids = client.run(os.getpid)
-        here.pids = {pid: name for name, pid in pids.items()}
-        yield here
-        for worker in workers:
+        here.make = lambda ahead: context.Process(target=work, args=(address, folder, ahead))
+        here.processes = {}  # by address
+        with distributed.Client(address, set_as_default=False) as here.client:
+            yield two_workers(here)
+        for worker in here.processes.values():
             worker.kill()
             worker.join()
+
+
+def two_workers(dask):
+    """Start what two workers lack; the clock of the second is an hour ahead."""
+    alive = [process for process in dask.processes.values() if process.is_alive()]
+    new = [dask.make(3600.0 * (k % 2)) for k in range(len(alive), 2)]
+    for process in new:
+        process.start()
+    while len(dask.scheduler.workers) < 2:
+        time.sleep(0.01)
+    by_pid = {process.pid: process for process in [*alive, *new]}
+    pids = dask.client.run(os.getpid)
+    dask.processes = {name: by_pid[pid] for name, pid in pids.items()}
+    return dask
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +113,20 @@ def project(tmp_path_factory):
 
 def kill_one(dask):
     """Kill the worker that first has something to do, while it does it."""
-    workers = {dask.pids[process.pid]: process for process in dask.processes}
-    while not (busy := [n for n in workers if dask.scheduler.workers[n].processing]):
+    workers = dask.scheduler.workers
+    while not (busy := [n for n in dask.processes if workers[n].processing]):
         time.sleep(0.001)
-    workers[busy[0]].kill()
+    dask.processes[busy[0]].kill()
+
+
+@contextmanager
+def one_killed(dask):
+    """While the block works on two workers, kill one of them."""
+    killer = threading.Thread(target=kill_one, args=(two_workers(dask),), daemon=True)
+    killer.start()
+    yield
+    killer.join(timeout=1)
+    assert not killer.is_alive() and len(dask.scheduler.workers) == 1
 
 
 @pytest.mark.promise(EQUAL)
@@ -106,11 +143,8 @@ def test_rows_of_two_workers_one_of_them_killed_are_those_of_one_process(dask, p
     own = {"batch_size": 2, "workers": 1, "progress": False}
     alone = RunOptions(force=True, **own)
     there = RunOptions(engine="dask", scheduler=dask.scheduler_address, **own)
-    killer = threading.Thread(target=kill_one, args=(dask,), daemon=True)
-    killer.start()
-    record = segment_dataset(DATASET, params, paths, there, **sam2)
-    killer.join(timeout=1)
-    assert not killer.is_alive() and len(dask.scheduler.workers) == 1
+    with one_killed(dask):
+        record = segment_dataset(DATASET, params, paths, there, **sam2)
     assert record.status == "ok" and record.done == 13 and record.copied == 1
     assert record.parameters["ranges"] == 3 and not list(store.glob(".partial-*"))
     assert encode_dataset(DATASET, params, paths, there, **clip).done == 13
@@ -142,12 +176,159 @@ def cheap(executor, folder, items, mapper):
         )
 
 
+def engine(dask):
+    """Options that name the cluster."""
+    return RunOptions(engine="dask", scheduler=dask.scheduler_address)
+
+
+@pytest.mark.promise(
+    "With `--engine dask` the audit finds what one process finds, and fits are the same bits, also "
+    "when a worker is killed in the middle."
+)
+def test_an_audit_by_two_workers_one_of_them_killed_is_that_of_one_process(dask, tmp_path):
+    there, here = (Folder(tmp_path / name) for name in ("there", "here"))
+    for one in (there, here):
+        for i in range(75):  # in three parts
+            image = texture(i if i < 70 else i - 70, side=48)
+            one.save(f"{i}.png", image if i < 70 else mirror(image), split="train")
+        one.save("no.png", b"no image")
+        one.write()
+    limit = params(max_failed=1)
+    with one_killed(dask):
+        summary = audit_dataset("toy", limit, there.paths, engine(dask))
+    assert summary["thumbnails_read"] == 75 and list(summary["unreadable"]) == ["no.png"]
+    assert summary["pairs"]["mirror"] == 5
+    alone = audit_dataset("toy", limit, here.paths)
+    assert alone | {"unreadable": summary["unreadable"]} == summary  # which names its folder
+    for path in (Paths.audit, Paths.audit_pairs, Paths.thumbnails):
+        assert path(there.paths, "toy").read_bytes() == path(here.paths, "toy").read_bytes()
+    again = audit_dataset("toy", limit, there.paths, engine(dask))
+    assert again == summary | {"thumbnails_read": 0}
+    assert not list(there.paths.cache("toy").glob(".*"))
+
+
+def test_copies_in_blocks_that_workers_compare_are_those_of_one_process(dask, tmp_path):
+    random = np.random.default_rng(0)
+    plain, detail = (random.integers(0, 256, (200, s, s), np.uint8) for s in (32, 64))
+    plain[170:], detail[170:] = plain[:30], detail[:30]
+    made = Thumbnails(plain, detail, np.ones(200, bool), np.arange(200), {})
+    chosen = params(mirrored=False).audit
+    two_workers(dask)
+    with connected(engine(dask)) as pool:
+        found, _ = find_copies(made, None, chosen, pool, tmp_path / "thumbnails.npz")
+    assert found["left"].tolist() == list(range(30))
+    assert found["right"].tolist() == list(range(170, 200))
+    pd.testing.assert_frame_equal(found, find_copies(made, None, chosen)[0], rtol=0, atol=1e-5)
+
+
+@pytest.fixture
+def study():
+    """Parameters of learners in NumPy, torch, scikit-learn and a file, two with a joint view."""
+    file = str(Path(__file__).parents[2] / "examples" / "prototype_learner.py")
+    views = {"official": ["masked", "whole+masked"]}
+    chosen = small_params(
+        *("linear-probe", "medfocus", "medfocus-probe"),
+        train__views=views,
+        splits__fractions=[1.0],
+        learners__prototype={"file": file, "views": {"official": ["masked"]}},
+    )
+    return chosen
+
+
+def test_fits_of_two_workers_one_of_them_killed_are_the_bits_of_one_process(dask, tmp_path, study):
+    there, here = make_project(tmp_path / "there"), make_project(tmp_path / "here")
+    with one_killed(dask):
+        counts = train(there, study, options=engine(dask))
+    assert counts == {"done": 14, "skipped": 0, "failed": 0, "total": 14}
+    assert train(here, study) == counts
+    assert digests(there) == digests(here)
+    assert train(there, study, options=engine(dask)) == counts | {"done": 0, "skipped": 14}
+    seconds = there.seconds("toy", "x").parent
+    assert {path.stem for path in seconds.iterdir()} == set(study.learners)
+
+
+def limit_files(size):
+    """In a worker: limit the bytes of a file it writes, as a full disk does; None: no more."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most if size is None else size, most))
+
+
+@pytest.mark.promise(
+    "A full disk of one worker ends a run in one line that names it; what others did is kept."
+)
+def test_a_full_disk_on_one_worker_is_named_and_what_was_finished_is_kept(dask, tmp_path, study):
+    full = list(two_workers(dask).processes)[1:]
+    items, paths = make_items(tmp_path, 12), make_project(tmp_path / "project")
+
+    def run(items):
+        with closing(pool_of(dask)) as pool:
+            executor = cluster.ClusterExecutor(pool, 1, 1, FileHashes())
+            return cheap(executor, tmp_path, items, partial(CheapMapper, "masks"))
+
+    assert run(items[:4]).done == 4
+    dask.client.run(limit_files, 10, workers=full)
+    said = r"cannot write: File too large \(on worker .*\) - free some space"
+    try:
+        with pytest.raises(DiskError, match=said):
+            run(items)
+        with pytest.raises(DiskError, match=said):
+            train(paths, study, learners=["linear-probe"], options=engine(dask))
+    finally:
+        dask.client.run(limit_files, None, workers=full)
+    kept, record = len(open_masks(tmp_path / "masks.zarr")), run(items)
+    assert 4 <= kept < 12 and (record.done, record.skipped) == (12 - kept, kept)
+    assert not list(tmp_path.rglob(".partial-*"))
+    finished = len(list(paths.run("toy", "linear-probe").glob("partial-*")))
+    counts = train(paths, study, learners=["linear-probe"], options=engine(dask))
+    assert finished <= counts["skipped"] < 4 == counts["total"] and not counts["failed"]
+
+
+def pool_of(dask):
+    return cluster.DaskPool(dask.scheduler_address)
+
+
+@pytest.mark.promise(REFUSED)
+def test_a_worker_that_does_not_see_the_project_or_has_joined_with_other_code_says_so(tmp_path):
+    def answer(about, task=None):
+        found = pickle.loads(cluster.run_part(pickle.dumps(about), pickle.dumps(task), b""))
+        assert isinstance(found, PipelineError) and socket.gethostname() in str(found)
+        return str(found)
+
+    ours, gone = cluster.code_version(), tmp_path / "gone"
+    assert re.search(r"torch \S+ instead of 1\.0", answer(({"torch": "1.0"}, tmp_path)))
+    assert f"{gone}: cannot be used: No such file" in answer((ours, gone))
+    # The folder is there, but not the one of the driver.
+    for task in (FitTask(gone, None, ""), cluster.RangeTask(None, None, gone, 1, 1)):
+        assert "mount it there" in answer((ours, tmp_path), task)
+    with pytest.raises(ConfigError, match=r"worker b cannot load this package \(AttributeError"):
+        cluster._check_all({"a": OSError("just died"), "b": AttributeError("no version_error")})
+
+
+@pytest.mark.promise(REFUSED)
+def test_an_address_where_nobody_answers_ends_a_command_before_it_loads_a_model(project):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    shutil.copy(REPO / "params.yaml", project.paths.root)
+    lost = "profiles.embedded.sam2.checkpoint=gone.pt"
+    for command in ("segment", "audit", "train"):
+        for name in ("dask", "ray"):
+            where = "--engine", name, "--scheduler", address
+            start = time.monotonic()
+            code, said = in_process(
+                project.paths.root, command, "--dataset", DATASET, *where, "--set", lost
+            )
+            said = said.splitlines()[-1]  # Dask says how busy this machine is
+            assert code == 2 and time.monotonic() - start < 20
+            assert f"no {name.capitalize()} " in said and f"at {address}" in said
+
+
 @pytest.mark.promise(REFUSED)
 def test_a_worker_with_other_code_or_weights_is_refused(dask, tmp_path, monkeypatch):
     items = make_items(tmp_path, 6)
 
     def run(mapper):
-        with closing(cluster.DaskPool(dask.scheduler_address)) as pool:
+        with closing(pool_of(dask)) as pool:
             executor = cluster.ClusterExecutor(pool, 2, 1, FileHashes())
             return cheap(executor, tmp_path, items, mapper)
 
@@ -169,7 +350,7 @@ def test_workers_that_are_stopped_write_what_they_have(dask, tmp_path):
     items, marker = make_items(tmp_path, 40), tmp_path / "images" / "mapped"
     with (
         make_writer("masks", tmp_path, CheapMapper("masks").identity) as writer,
-        closing(cluster.DaskPool(dask.scheduler_address)) as pool,
+        closing(pool_of(dask)) as pool,
     ):
         writer.plan(items)
         executor = cluster.ClusterExecutor(pool, 1, 1, FileHashes())
@@ -240,23 +421,49 @@ def test_processes_with_a_device_each_write_the_rows_and_a_dead_one_ends_the_run
     assert run_cheap("masks", tmp_path, items).done + 16 <= 24
 
 
-@pytest.mark.skipif("RAY_ADDRESS" not in os.environ, reason="no Ray here; see docs/scale.md")
-def test_rows_of_a_ray_cluster_one_of_whose_workers_is_killed_are_those_of_one_process(tmp_path):
+@pytest.fixture
+def ray_head():
+    """A Ray cluster of this machine with two workers: its process and its address."""
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tempfile.mkdtemp(prefix="ray-")  # short, since paths of sockets are
+    options = ["--head", "--block", "--num-cpus=2", f"--port={port}", f"--temp-dir={folder}"]
+    options += ["--include-dashboard=false", "--disable-usage-stats"]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options]
+    head = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert any("runtime started" in line for line in head.stdout)
+    yield psutil.Process(head.pid), f"127.0.0.1:{port}"
+    head.terminate()
+    head.wait()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.promise(
+    "With `--engine ray` rows and fits are those of one process, also when a worker is killed."
+)
+def test_rows_and_fits_of_ray_workers_one_of_them_killed_are_those_of_one_process(
+    ray_head, tmp_path
+):
+    head, address = ray_head
+
     def kill():
         while not list(tmp_path.glob("*.zarr/.partial-*/*")):
             time.sleep(0.01)
-        names = {process: process.name() for process in psutil.process_iter()}
-        next(process for process, name in names.items() if name == "ray::run_range").kill()
+        next(one for one in head.children(recursive=True) if one.name() == "ray::run_part").kill()
 
     items, killer = make_items(tmp_path, 24), threading.Thread(target=kill, daemon=True)
-    with closing(cluster.RayPool(os.environ["RAY_ADDRESS"])) as pool:
+    with closing(cluster.RayPool(address)) as pool:
         executor = cluster.ClusterExecutor(pool, 3, 1, FileHashes())
         killer.start()
-        assert (
-            cheap(executor, tmp_path, items, partial(CheapMapper, "masks", seconds=0.2)).done == 24
-        )
+        slow = partial(CheapMapper, "masks", seconds=0.2)
+        assert cheap(executor, tmp_path, items, slow).done == 24
     killer.join(timeout=1)
     run_cheap("masks", tmp_path / "one", items)
-    assert not killer.is_alive() and content("masks", tmp_path) == content(
-        "masks", tmp_path / "one"
-    )
+    rows, alone = content("masks", tmp_path), content("masks", tmp_path / "one")
+    assert not killer.is_alive() and rows == alone
+    there, here = make_project(tmp_path / "there"), make_project(tmp_path / "here")
+    fits = small_params("linear-probe", train__views={"official": ["masked"]})
+    counts = train(there, fits, options=RunOptions(engine="ray", scheduler=address))
+    assert counts == train(here, fits) and digests(there) == digests(here)
