@@ -46,7 +46,17 @@ def as_path(path: str | PathLike) -> Path:
     except ImportError as error:
         raise _not_installed(path, error) from None
     protocol = path.partition("://")[0]
-    return UPath(path, **OPTIONS, **PROTOCOL_OPTIONS.get(protocol, {}))
+    try:
+        return UPath(path, **OPTIONS, **PROTOCOL_OPTIONS.get(protocol, {}))
+    except ValueError as error:
+        raise RemoteError(_short(error), path=path, remedy="use s3://, gs:// or a path") from None
+
+
+def join(folder: Path, name: str) -> Path:
+    """Return the path of a file relative to a folder, which may start with ".." or be absolute."""
+    if not is_url(folder):
+        return folder / name
+    return as_path(name) if is_url(name) or name.startswith("/") else (folder / name).resolve()
 
 
 def ask(path: Path, method: str, *arguments: Any, **options: Any) -> Any:
@@ -86,7 +96,9 @@ def ask(path: Path, method: str, *arguments: Any, **options: Any) -> Any:
             if isinstance(error, OSError) and error.errno == EINVAL:
                 if any(word in str(error).lower() for word in ("range", "condition")):
                     raise
-                wait = None  # the same request would be refused again
+                message = f"the server refuses this ({_short(error)})"
+                remedy = "correct the URL, or the region (AWS_DEFAULT_REGION)"
+                raise RemoteError(message, path=path, remedy=remedy) from None
             if wait is None:
                 message = f"the server does not answer ({type(error).__name__}: {_short(error)})"
                 remedy = "run the same command again when it does; what was committed is kept"

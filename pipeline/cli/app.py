@@ -448,7 +448,7 @@ def check(dataset: Dataset, project: Project, against: Against = None) -> None:
         tables[name] = read_manifest(paths.manifest(name), data=paths.data(name), classes=classes)
         if unused := ", ".join(sorted(set(classes or ()) - set(tables[name]["label"]))):
             typer.echo(f"warning: prompts for classes that {name} lacks: {unused}", err=True)
-    masks = measure_masks(tables[dataset], paths.data(dataset).joinpath)
+    masks = measure_masks(tables[dataset], paths.data(dataset))
     bad = masks.unusable(tables[dataset]).items()
     unusable = [f"the mask of {name} cannot be used: {why}" for name, why in bad]
     show_audit(dataset, project, against, masks.lines() + unusable)

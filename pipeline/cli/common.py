@@ -231,6 +231,8 @@ def guarded(run: Callable[..., Any]) -> None:
     Ctrl-C or SIGTERM.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for library in ("botocore", "aiobotocore"):  # which tell where they found credentials
+        logging.getLogger(library).setLevel(logging.WARNING)
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         result = run(standalone_mode=False)

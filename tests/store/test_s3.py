@@ -219,10 +219,15 @@ def project(s3, tmp_path_factory):
     for i in range(4):
         image, region = scene(i, 40 + 3 * i, 56)
         made.add(f"{i}.png", image, region, label="cat" if i % 2 else "dog")
-    folder, url = made.paths.data(DATASET), remote.as_path(f"s3://bucket/images/{DATASET}")
-    files = [file for file in folder.rglob("*.png")]
-    remote.write({url / file.relative_to(folder).as_posix(): file.read_bytes() for file in files})
-    made.local = folder.rename(folder.with_name("before"))
+    folder = made.paths.data(DATASET)
+    (folder / "masks").rename(folder.with_name("truth"))  # beside the images
+    for row in made.rows:
+        row["mask_path"] = f"../truth/{row['path']}"
+    made.write()
+    made.local, url = folder.parent.rename(made.paths.root / "before"), "s3://bucket/images"
+    files = [file for file in made.local.rglob("*.png")]
+    places = [remote.as_path(url) / file.relative_to(made.local).as_posix() for file in files]
+    remote.write({place: file.read_bytes() for place, file in zip(places, files, strict=True)})
     made.paths = Paths(made.paths.root, "s3://bucket/images", "s3://bucket/stores")
     return made
 
@@ -245,7 +250,7 @@ def test_segment_and_encode_with_images_and_stores_at_a_url(
     s3.images.clear()
     assert encode_dataset(DATASET, params, paths, options, **clip).skipped == 4
     assert not s3.images
-    shutil.copytree(project.local, here.data(DATASET))
+    shutil.copytree(project.local, here.data(DATASET).parent)
     segment_dataset(DATASET, params, here, options)
     encode_dataset(DATASET, params, here, options, **clip)
     for name, opened in (("masks", open_masks), ("features", open_features)):
@@ -263,11 +268,11 @@ def test_segment_and_encode_with_images_and_stores_at_a_url(
         digest_files(of.manifest(DATASET), of.data(DATASET), out, FileHashes(of.hashes(DATASET)))
     assert digests[0].read_bytes() == digests[1].read_bytes()
     changed = paths.data(DATASET) / "2.png"
-    remote.write({changed: (project.local / "1.png").read_bytes()})
+    remote.write({changed: (project.local / DATASET / "1.png").read_bytes()})
     with pytest.raises(StageFailed, match=r"2\.png.*its bytes changed since the manifest was made"):
         segment_dataset(DATASET, params, paths, options)
     image = read_image(str(changed))
-    assert np.array_equal(image, read_image(project.local / "1.png"))
+    assert np.array_equal(image, read_image(project.local / DATASET / "1.png"))
     refreshed = refresh_dataset(DATASET, paths=paths)
     assert (
         refreshed.changed["changed"] == 1 and "2.png" in refreshed.failed
@@ -303,5 +308,6 @@ def test_what_is_wrong_with_a_bucket_is_said_in_one_line(s3, place, items, tmp_p
     for call in (open_masks, read_image):
         assert "the server refuses this (Access Denied)" in said(call, str(place / "x"))
     assert "server refuses" in said(run, tmp_path, items, place)
+    assert "Unsupported filesystem" in said(open_masks, "foo://bucket/masks.zarr")
     monkeypatch.setitem(sys.modules, "upath", None)
     assert "pip install 'medfocusclip[s3]'" in said(open_features, "s3://bucket/features.zarr")
