@@ -24,7 +24,7 @@ LEARNERS = (  # the built-in ones; docs/learners.md
     *DEFAULT_LEARNERS,
     *("nearest-prototype", "k-nn", "tip-adapter", "tip-adapter-f", "clip-adapter"),
     *("lp-plus-plus", "ss-text"),
-    *("coop", "cocoop", "visual-prompt", "fine-tuned"),
+    *("coop", "cocoop", "visual-prompt", "fine-tuned", "out-of-core-probe"),
 )
 VIEWS = ("whole", "masked", "crop", "binary", "oracle", "random")  # encoded by default
 MORE_VIEWS = ("dim", "blur", "grey", "random-crop")  # built in too, encoded on request
@@ -113,8 +113,9 @@ class ModelSpec(Section):
     """A model to load. Relative paths start at the folder of params.yaml."""
 
     name: str
-    """Of a configuration: sam2-micro, sam2.1_hiera_large, medsam2, clip-micro, one of open_clip, a
-    JSON file, hf-hub:org/name or local-dir:FOLDER with an open_clip_config.json, or timm:name."""
+    """Of a configuration: sam2-micro, sam2.1_hiera_large, medsam2, edgetam; clip-micro,
+    medclip-vit, one of open_clip, a JSON file, hf-hub:org/name or local-dir:FOLDER with an
+    open_clip_config.json, or timm:name."""
     checkpoint: str | None = None
     """A path, package (shipped with the embedded models), hf-hub:org/name[/file], or open_clip's
     tag; default: package, or the repository or folder of `name`."""

@@ -314,7 +314,7 @@ def digest_files(manifest: Path, data: Path, out: Path, hashes: FileHashes) -> N
 
     def digest(name: str) -> str:
         try:
-            return hashes(data / name)
+            return hashes(remote.join(data, name))
         except RemoteError:
             raise
         except (OSError, PipelineError):

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -133,7 +134,7 @@ def mask_file(row, data: str | Path | Callable[[str], Path]) -> MaskFiles | None
     cells = row if isinstance(row, Mapping | pd.Series) else row._asdict()
     if not cells["mask_path"]:
         return None
-    locate = data if callable(data) else remote.as_path(data).joinpath
+    locate = data if callable(data) else partial(remote.join, remote.as_path(data))
     files = map(locate, cells["mask_path"].split(UNITED))
     return MaskFiles(tuple(files), cells.get("mask_rule", ""), locate(cells["path"]))
 
@@ -272,6 +273,6 @@ def _missing_files(
     cells = frame.set_index("line")[column]
     names = cells.str.split(UNITED).explode() if column == "mask_path" else cells
     for line, name in names.items():
-        if name and not (file := data / name).is_file():
+        if name and not (file := remote.join(data, name)).is_file():
             what = "a broken link" if file.is_symlink() else "no such file"
             yield line, column, f"{what}: {file}", f"put it back, or {otherwise}"

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from errno import EINVAL
+from errno import EEXIST, EINVAL
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,17 @@ def as_path(path: str | PathLike) -> Path:
     except ImportError as error:
         raise _not_installed(path, error) from None
     protocol = path.partition("://")[0]
-    return UPath(path, **OPTIONS, **PROTOCOL_OPTIONS.get(protocol, {}))
+    try:
+        return UPath(path, **OPTIONS, **PROTOCOL_OPTIONS.get(protocol, {}))
+    except ValueError as error:
+        raise RemoteError(_short(error), path=path, remedy="use s3://, gs:// or a path") from None
+
+
+def join(folder: Path, name: str) -> Path:
+    """Return the path of a file relative to a folder, which may start with ".." or be absolute."""
+    if not is_url(folder):
+        return folder / name
+    return as_path(name) if is_url(name) or name.startswith("/") else (folder / name).resolve()
 
 
 def ask(path: Path, method: str, *arguments: Any, **options: Any) -> Any:
@@ -70,6 +80,8 @@ def ask(path: Path, method: str, *arguments: Any, **options: Any) -> Any:
                 remedy = "create it, or correct the URL (data_root, store_root)"
                 raise RemoteError("there is no such bucket", path=path, remedy=remedy) from None
             raise
+        except (TypeError, AttributeError, NotImplementedError):  # not of the server
+            raise
         except PermissionError as error:
             message = f"the server refuses this ({_short(error)})"
             remedy = "use credentials that may read, write, list and delete here, or another bucket"
@@ -82,7 +94,11 @@ def ask(path: Path, method: str, *arguments: Any, **options: Any) -> Any:
                 message = f"no credentials for this ({_short(error)})"
                 raise RemoteError(message, path=path, remedy=remedy) from None
             if isinstance(error, OSError) and error.errno == EINVAL:
-                raise
+                if any(word in str(error).lower() for word in ("range", "condition")):
+                    raise
+                message = f"the server refuses this ({_short(error)})"
+                remedy = "correct the URL, or the region (AWS_DEFAULT_REGION)"
+                raise RemoteError(message, path=path, remedy=remedy) from None
             if wait is None:
                 message = f"the server does not answer ({type(error).__name__}: {_short(error)})"
                 remedy = "run the same command again when it does; what was committed is kept"
@@ -121,7 +137,10 @@ def write_file(path: Path, content: bytes) -> None:
 def create(path: Path, content: bytes) -> None:
     """Write an object that is not there; FileExistsError if it is, on servers that know the
     condition If-None-Match."""
-    ask(path, "pipe_file", path.path, content, mode="create")
+    try:
+        ask(path, "pipe_file", path.path, content, mode="create")
+    except OSError as error:  # not all servers say which condition did not hold
+        raise FileExistsError(EEXIST, str(error), str(path)) from None
 
 
 def exists(path: Path) -> bool:

@@ -91,8 +91,8 @@ class S3:
         """Where the libraries look for an address and credentials."""
         return {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
-            "AWS_ACCESS_KEY_ID": "key",
-            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_ACCESS_KEY_ID": "AKIA-OF-NOBODY",
+            "AWS_SECRET_ACCESS_KEY": "secret-of-nobody",
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_MAX_ATTEMPTS": "1",
             "AWS_CONFIG_FILE": "/dev/null",

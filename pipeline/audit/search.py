@@ -47,6 +47,7 @@ SHIFT = 2  # pixels of the 64 x 64 thumbnail that a copy may be moved on either 
 STEPS = 4  # shifts compared per thumbnail pixel, on either axis
 SHIFTS = np.arange(-SHIFT * STEPS, SHIFT * STEPS + 1) / STEPS  # thumbnail pixels
 MOVES = (0, -4 / 3, 4 / 3)  # of the windows searched for candidates, in the same unit
+PLAIN_LOW, DETAIL_LOW = 8, 14  # low frequencies compared, on either axis
 # Candidates kept of one content in one block: thousands of nearly equal frames must not become
 # millions of pairs.
 THUMBNAIL_PARTNERS, STRUCTURE_PARTNERS = 128, 32
@@ -122,11 +123,16 @@ class Search:
 
     def __init__(self, a: Thumbnails, b: Thumbnails | None, right: np.ndarray, params: AuditParams):
         self.a, self.b, self.right, self.params = a, b, right, params
-        blocks = [_low_frequencies(b or a, right[s : s + ROWS]) for s in range(0, len(right), ROWS)]
-        low, detail = (np.concatenate([x[0] for x in kind]) for kind in zip(*blocks, strict=True))
+        sides = PLAIN_LOW, DETAIL_LOW
+        self.low, self.detail = (np.empty((len(right), n * n + 2), np.float32) for n in sides)
         # Leaving frequencies out shrinks distances, so that no pair is lost; plus rounding.
-        self.low = bases(low, 1 - params.min_correlation + 1e-5)
-        self.detail = bases(detail, 1 - CANDIDATE)
+        reaches = 1 - params.min_correlation + 1e-5, 1 - CANDIDATE
+        for start in range(0, len(right), ROWS):
+            kinds = _low_frequencies(b or a, right[start : start + ROWS])
+            for base, (vectors, *_), reach in zip(
+                (self.low, self.detail), kinds, reaches, strict=True
+            ):
+                base[start : start + ROWS] = bases(vectors, reach)
 
     def copies(self, block: np.ndarray) -> tuple[pd.DataFrame, list]:
         """Return the copies (of `_judge`) of a block, and the cuts. Candidates are judged at once,
@@ -160,10 +166,12 @@ def _low_frequencies(
     move, scaled to length 1."""
     windows, detail = [], structure(thumbnails.structure[contents])
     for down, right in product(moves, repeat=2):
-        low = frequencies(moved_window(detail, down, right), 14)
+        low = frequencies(moved_window(detail, down, right), DETAIL_LOW)
         length = np.linalg.norm(low, axis=(1, 2), keepdims=True)
         windows.append(low / np.maximum(length, 1e-6))
-    return [frequencies(thumbnails.plain[contents], 8)], windows
+    plain = frequencies(thumbnails.plain[contents], PLAIN_LOW)
+    thumbnails.forget()
+    return [plain], windows
 
 
 def bases(vectors: np.ndarray, reach: float) -> np.ndarray:

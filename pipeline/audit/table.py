@@ -38,6 +38,8 @@ def read_audit(path: Path, manifest: pd.DataFrame) -> pd.DataFrame | None:
         return None
     audit = pd.read_parquet(path)
     columns = ["image_id", "sha256", "split"]
+    if audit.reindex(columns=columns).equals(manifest[columns].reset_index(drop=True)):
+        return audit  # as a rule; no sets of a million rows
     then, now = (set(t.reindex(columns=columns).itertuples(index=False)) for t in (audit, manifest))
     if then == now:
         return audit
@@ -61,8 +63,11 @@ def image_pairs(
         score first, then by name. `within` one dataset the smaller image_id comes first, and of the
         images of one content the first of each split stands for the others.
     """
+    columns = ["image_id", "split", "label", "sha256", "frame", "content"]
+    a, b = a[columns], b[columns]
     first = b.sort_values("image_id").drop_duplicates(["content", "split"]) if within else b
-    same = a.merge(first, on=["sha256", "frame"], suffixes=("_a", "_b"))
+    several = a[a.duplicated(["sha256", "frame"], keep=False)] if within else a
+    same = several.merge(first, on=["sha256", "frame"], suffixes=("_a", "_b"))
     left = first if within else a
     found = copies.merge(left.add_suffix("_a"), left_on="left", right_on="content_a")
     found = found.merge(first.add_suffix("_b"), left_on="right", right_on="content_b")

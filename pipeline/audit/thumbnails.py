@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import mmap
+import os
+import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,12 +21,14 @@ from pipeline.engine.cluster import DIED, Pool, in_workers, ranges
 from pipeline.engine.run import LocalExecutor, changed_files
 from pipeline.errors import reason_of
 from pipeline.images import read_image, reader_rules
-from pipeline.io import FileHashes, atomic_write, sha256_json
+from pipeline.io import FileHashes, atomic_write, sha256_json, writing
 from pipeline.paths import Paths
 from pipeline.store.items import WorkItem
 
 PLAIN_SIDE, STRUCTURE_SIDE = 32, 64  # pixels
 READ_BATCH = 32  # images read ahead
+CHUNK = 10_000  # rows of a manifest or of the cache at a time
+IN_MEMORY = 64 << 20  # bytes of thumbnails
 PART = 256  # images of which a worker of an engine returns the thumbnails at a time
 FEATURELESS = 2.0  # grey levels; an image of less spread is blank
 
@@ -31,8 +37,8 @@ FEATURELESS = 2.0  # grey levels; an image of less spread is blank
 class Thumbnails:
     """The thumbnails of a manifest's distinct contents (bytes and frame)."""
 
-    plain: np.ndarray  # (contents, 32, 32) uint8
-    structure: np.ndarray  # (contents, 64, 64) uint8
+    plain: np.ndarray  # (contents, 32, 32) uint8; memory-mapped where there are many
+    structure: np.ndarray  # (contents, 64, 64) uint8, likewise
     readable: np.ndarray  # (contents,) bool; the thumbnails of the others hold nothing
     content: np.ndarray  # (rows,) int64, the content of each manifest row
     failures: dict[str, str]  # image_id -> why its file could not be read
@@ -40,7 +46,15 @@ class Thumbnails:
 
     def blank(self) -> np.ndarray:
         """Return (contents,) bool: whether all is of one grey, so that nothing can be compared."""
-        return np.array([pixels.std() < FEATURELESS for pixels in self.plain], bool)
+        found = np.array([pixels.std() < FEATURELESS for pixels in self.plain], bool)
+        self.forget()
+        return found
+
+    def forget(self) -> None:
+        """Give back the memory of what was read of the thumbnails, which stay in their files."""
+        for array in (self.plain, self.structure):
+            if isinstance(array, np.memmap):
+                array._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def make_thumbnails(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -122,17 +136,17 @@ def load_thumbnails(
     ]
     # Sorted, so that contents, and all that follows, do not depend on the manifest's order.
     content, distinct = pd.factorize(np.array(keys, dtype=object), sort=True)
-    plain = np.zeros((len(distinct), PLAIN_SIDE, PLAIN_SIDE), np.uint8)
-    structure = np.zeros((len(distinct), STRUCTURE_SIDE, STRUCTURE_SIDE), np.uint8)
-    known, *cached = _read_cache(cache)
-    at = pd.Index(known).get_indexer(distinct)
-    readable = at >= 0
-    if readable.any():
-        plain[readable], structure[readable] = (pixels[at[readable]] for pixels in cached)
-    rows = manifest.assign(key=keys, content=content).to_dict("records")
-    items = [WorkItem(r["image_id"], r["key"], data / r["path"], r["frame"], r) for r in rows]
-    failures = changed_files([i for i in items if readable[i.row["content"]]], hashes)
-    items = [i for i in items if not readable[i.row["content"]]]
+    sides = {"plain": PLAIN_SIDE, "structure": STRUCTURE_SIDE}
+    arrays = {n: _mapped((len(distinct), k, k), cache.parent) for n, k in sides.items()}
+    readable = _read_cache(cache, distinct, arrays)
+    made = Thumbnails(**arrays, readable=readable, content=content, failures={})
+    made.forget()
+    table, failures, items = manifest.assign(key=keys, content=content), {}, []
+    for start in range(0, len(table), CHUNK):  # so that few are in memory if all was read before
+        rows = table[start : start + CHUNK].to_dict("records")
+        part = [WorkItem(r["image_id"], r["key"], data / r["path"], r["frame"], r) for r in rows]
+        failures |= changed_files([i for i in part if readable[i.row["content"]]], hashes)
+        items += [i for i in part if not readable[i.row["content"]]]
     before = int(readable.sum())
     try:
         for item, found, reason in _read(items, window, hashes, pool):
@@ -140,21 +154,51 @@ def load_thumbnails(
             if reason:
                 failures[item.image_id] = reason
             else:
-                plain[at], structure[at] = found
+                made.plain[at], made.structure[at] = found
                 readable[at] = True
     finally:
         hashes.save()
         read = int(readable.sum()) - before
         if read:
             with atomic_write(cache) as partial, open(partial, "wb") as file:
-                names = distinct[readable].astype("S64")
-                np.savez(file, keys=names, plain=plain[readable], structure=structure[readable])
-    return Thumbnails(plain, structure, readable, content, dict(sorted(failures.items())), read)
+                names = np.where(readable, distinct, "").astype("S64")
+                np.savez(file, keys=names, **arrays)
+    made.forget()
+    return replace(made, failures=dict(sorted(failures.items())), read=read)
 
 
-def _read_cache(cache: Path) -> tuple[np.ndarray, ...]:
+def _mapped(shape: tuple[int, ...], folder: Path) -> np.ndarray:
+    """Return zeros, uint8; many are in a file without a name, which goes with the array."""
+    if (size := math.prod(shape)) <= IN_MEMORY:
+        return np.zeros(shape, np.uint8)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk would end the process later
+            return np.memmap(file, np.uint8, "r+", shape=shape)
+
+
+def _read_cache(cache: Path, distinct: np.ndarray, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Copy the thumbnails of the contents that the cache has; return which these are, bool."""
+    readable = np.zeros(len(distinct), bool)
     try:
-        with np.load(cache) as stored:  # a zip, whose checksums are compared
-            return stored["keys"].astype(str), stored["plain"], stored["structure"]
+        with zipfile.ZipFile(cache) as archive:  # whose checksums are compared
+            with archive.open("keys.npy") as file:
+                keys = np.lib.format.read_array(file).astype(str)
+            at = pd.Index(distinct).get_indexer(keys)
+            for name, out in arrays.items():
+                with archive.open(f"{name}.npy") as file:
+                    np.lib.format.read_magic(file)
+                    shape = np.lib.format.read_array_header_1_0(file)[0]
+                    if shape != (len(keys), *out.shape[1:]):
+                        raise ValueError("of another shape")
+                    for start in range(0, len(keys), CHUNK):
+                        to = at[start : start + CHUNK]
+                        rows = file.read(len(to) * math.prod(shape[1:]))
+                        rows = np.frombuffer(rows, np.uint8).reshape(len(to), *shape[1:])
+                        out[to[to >= 0]] = rows[to >= 0]
+                    file.read()  # to the end, where the checksum is
+            readable[at[at >= 0]] = True
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return (np.zeros(0, str),)
+        pass  # it counts as empty
+    return readable

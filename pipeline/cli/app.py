@@ -25,6 +25,7 @@ from pipeline.cli.common import (
     Jobs,
     ModelProject,
     Output,
+    ProfileProject,
     Project,
     StageProject,
     Stores,
@@ -86,7 +87,7 @@ def show_audit(
 def segment(
     dataset: Dataset,
     project: EngineProject,
-    embeddings: Annotated[bool, Option("--embeddings", help="Keep those of SAM2.")] = False,
+    embeddings: Annotated[bool, Option("--embeddings", help="Keep SAM2's embeddings.")] = False,
 ) -> None:
     """Stage 1: m = SAM2(x) for every image -> cache/DATASET/masks.zarr"""
     if embeddings:
@@ -235,7 +236,7 @@ def report(project: Project, dataset: Datasets = None) -> None:
 @command(app, "pipeline ablate --dataset covid --dataset breast")
 def ablate(
     dataset: Annotated[list[str], Option("--dataset", "-d", help="Repeated: several.")],
-    project: Project,
+    project: ProfileProject,
     encoder: Annotated[
         list[str] | None, Option(help="Profile of params.yaml to encode with as well.")
     ] = None,
@@ -447,7 +448,7 @@ def check(dataset: Dataset, project: Project, against: Against = None) -> None:
         tables[name] = read_manifest(paths.manifest(name), data=paths.data(name), classes=classes)
         if unused := ", ".join(sorted(set(classes or ()) - set(tables[name]["label"]))):
             typer.echo(f"warning: prompts for classes that {name} lacks: {unused}", err=True)
-    masks = measure_masks(tables[dataset], paths.data(dataset).joinpath)
+    masks = measure_masks(tables[dataset], paths.data(dataset))
     bad = masks.unusable(tables[dataset]).items()
     unusable = [f"the mask of {name} cannot be used: {why}" for name, why in bad]
     show_audit(dataset, project, against, masks.lines() + unusable)

@@ -127,7 +127,14 @@ class Project(Output):
 
 
 @dataclass
-class WorkersProject(Project):
+class ProfileProject(Project):
+    """A project of which a command may load a model, as learners of prompts do."""
+
+    profile: Annotated[str | None, Option(help="Models: a profile of params.yaml.")] = None
+
+
+@dataclass
+class WorkersProject(ProfileProject):
     """A project of which work without a model of its own may be done by the workers of an engine;
     `options` name it."""
 
@@ -141,11 +148,10 @@ class WorkersProject(Project):
 
 
 @dataclass
-class ModelProject(Project):
+class ModelProject(ProfileProject):
     """A project whose models are run; `options` are those of the run. ManifestError if the file of
     `--only` cannot be read, or has no column image_id."""
 
-    profile: Annotated[str | None, Option(help="Models: a profile of params.yaml.")] = None
     precision: Annotated[str | None, Option(help="auto, fp32 or bf16.")] = None
     device: Annotated[str, Option(help="auto, cpu, cuda or mps.")] = "auto"
     batch_size: Annotated[int | None, Option(min=1, help="Images mapped together.")] = None
@@ -225,6 +231,8 @@ def guarded(run: Callable[..., Any]) -> None:
     Ctrl-C or SIGTERM.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for library in ("botocore", "aiobotocore"):  # which tell where they found credentials
+        logging.getLogger(library).setLevel(logging.WARNING)
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         result = run(standalone_mode=False)

@@ -68,7 +68,10 @@ class Resamples:
 
     def _draw(self, rng: np.random.Generator, times: int) -> np.ndarray:
         G = len(self.names)
-        return rng.multinomial(G, np.full(G, 1 / G), size=times).astype(np.float32)
+        drawn, shares = np.empty((times, G), np.float32), np.full(G, 1 / G)
+        for row in drawn:  # one by one: all at once are int64
+            row[:] = rng.multinomial(G, shares)
+        return drawn
 
     def units_with(self, classes: np.ndarray, n_classes: int) -> np.ndarray:
         """Return which units hold an image of each class, bool (G, C), for classes (n,)."""

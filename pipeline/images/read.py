@@ -186,6 +186,8 @@ def _read_grid(path: Path, version: tuple[int, int] | None) -> Grid | None:
         return None
     with open_bytes(path) as file:
         kind = formats.sniff(file.read(formats.HEAD_BYTES))
+        if remote.is_url(path):
+            remote.keep(path, file.getvalue())  # read next
     return _backend(kind).grid(_load(path, None)[1], kind) if kind in VOLUMES else None
 
 

@@ -8,7 +8,6 @@ two ways is refused with both, until a user says which one is meant (`MaskRule`)
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -279,18 +278,17 @@ def _rim(frames: Frames, colours: set[int]) -> int:
     """Return the one of several colours that is nowhere wide and, where it is, next to both black
     and a colour that is wide somewhere; 0 = none. Such a rim may be drawn around regions for what
     is to be ignored."""
-    thin, beside = set(colours) - {0}, Counter()
+    thin, counts = set(colours) - {0}, np.zeros(3)
     for pixels in frames() if len(colours) > 2 else ():
         codes = _packed(pixels.values)
         even = maximum_filter(codes, RIM_WIDTH) == minimum_filter(codes, RIM_WIDTH)
         thin -= {*np.unique(codes[even]).tolist()}
     for pixels in frames() if len(thin) == 1 and len(colours) > 2 else ():
         codes = _packed(pixels.values)
-        black, rim = codes == 0, np.isin(codes, [*thin])
-        for other, near in ((black, "black"), (~black & ~rim, "colour")):
-            beside[near] += int((maximum_filter(other, RIM_WIDTH) & rim).sum())
-        beside["all"] += int(rim.sum())
-    return thin.pop() if beside and min(beside.values()) >= RIM_SHARE * beside["all"] else 0
+        rim, black = np.isin(codes, [*thin]), codes == 0
+        near = [maximum_filter(other, RIM_WIDTH) & rim for other in (black, ~black & ~rim)]
+        counts += [part.sum() for part in (rim, *near)]
+    return thin.pop() if counts[0] and counts.min() >= RIM_SHARE * counts[0] else 0
 
 
 def _label_threshold(levels: np.ndarray) -> float | tuple[str, str]:

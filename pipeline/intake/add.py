@@ -284,7 +284,7 @@ def refresh_dataset(dataset: str, *, paths: Paths | None = None) -> AddSummary:
                 frame.loc[row.Index, ["sha256", "width", "height"]] = now
                 changed += result.sha256 != row.sha256
         frame.loc[frame["mask_path"] == "", "mask_area"] = ""
-        for i, reason in rows.measure_masks(frame, data.joinpath).bad.items():
+        for i, reason in rows.measure_masks(frame, data).bad.items():
             remedy = "put it back or correct it; or empty its mask_path"
             why = f"its mask {frame.at[i, 'mask_path']} {reason} - {remedy}"
             failed.setdefault(frame.at[i, "image_id"], why)

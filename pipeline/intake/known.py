@@ -14,6 +14,7 @@ import pandas as pd
 
 from pipeline.errors import ManifestError, shown
 from pipeline.images import has_image_suffix
+from pipeline.images.read import unreadable
 from pipeline.intake.find import Findings, look_through, use_masks
 from pipeline.intake.folders import NO_NAMES, SPLIT_NAMES, split_named
 from pipeline.intake.truth import Images, Truth, stem, words
@@ -106,13 +107,17 @@ def join_split_lists(
     Raises ManifestError where a line fits several images.
     """
     images, named, said = findings.images, defaultdict(set), []
-    lists = {file.resolve() for place in places for file in place.glob("*.txt")}
+    lists = {f.resolve() for place in places for f in place.glob("*.txt") if f.is_file()}
     for file in sorted(lists) if not (images["split"] != "").any() else ():
         splits = {split_named(word, given) for word in words(file.stem)} - {""}
         split = "train" if splits == {"train", "val"} else " ".join(splits)
         if split not in SPLIT_NAMES:
             continue
-        lines = filter(None, map(str.strip, file.read_text("utf-8", "replace").splitlines()))
+        try:
+            text = file.read_text("utf-8", "replace")
+        except OSError as error:
+            raise unreadable(file, error) from None
+        lines = filter(None, map(str.strip, text.splitlines()))
         lines = [next(filter(has_image_suffix, [line, *line.split()]), line) for line in lines]
         found = set(one_of_each(lines, images["path"], file)[0]) - {""}
         said += [f"{len(found)} {split} from {file.name}"] * bool(found)
@@ -122,9 +127,8 @@ def join_split_lists(
         return
     images["split"] = ["".join(named[p]) if len(named[p]) == 1 else "" for p in images["path"]]
     none = int((images["split"] == "").sum())
+    said += [f"{none} in none of these lists, or in two"] * bool(none)
     findings.notes.append(f"splits: {', '.join(said)} (move them away if they are not meant)")
-    if none:
-        findings.warnings.append(f"{none} images are in none of these lists of splits, or in two")
 
 
 def fill_in_patients(findings: Findings, pattern: str | None) -> bool:

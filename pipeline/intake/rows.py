@@ -171,7 +171,7 @@ class MeasuredMasks:
             "empty": "are empty",
         }
         if len(self.odd.get("empty", ())) == self.total:
-            what["empty"] = "are empty, all of them (JPEG loses regions of 1: save them as PNG)"
+            what["empty"] += ", all of them (JPEG loses regions of 1: save them as PNG)"
         return [
             f"{len(ids)} of {self.total} ground-truth masks {what[kind]}: {shown(ids)}"
             for kind, ids in sorted(self.odd.items())
@@ -205,9 +205,10 @@ def is_told(frame: pd.DataFrame) -> bool:
     return bool(said.str.contains("values=|invert").any())
 
 
-def measure_masks(frame: pd.DataFrame, locate: Callable[[str], Path]) -> MeasuredMasks:
-    """Fill in mask_area (pixels) in place, of masks at `locate(mask_path)`; that of a frame is the
-    same frame of the mask's file. Rows whose mask cannot be used are unchanged."""
+def measure_masks(frame: pd.DataFrame, locate: Path | Callable[[str], Path]) -> MeasuredMasks:
+    """Fill in mask_area (pixels) in place, of masks below a folder or at `locate(mask_path)`; that
+    of a frame is the same frame of the mask's file. Rows whose mask cannot be used are
+    unchanged."""
 
     def measure(row: Any) -> tuple[int, list[str]] | ImageError:
         try:

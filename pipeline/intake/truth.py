@@ -25,6 +25,7 @@ _SINGULAR |= {"groundtruth", "labelmap"}
 _OTHERS = {"msk", "seg", "segm", "annot", "manual"}
 WORDS = {*_SINGULAR, *(f"{word}s" for word in _SINGULAR), *_OTHERS}
 CLASS_WORDS = {"lesion", "lesions"}  # alone or as the name of a folder, not ground truth
+READERS = {"reader", "rater", "observer", "annotator", "grader", "expert", "radiologist"}
 IMAGE_WORDS = {"image", "images", "img", "imgs", "original", "originals", "picture", "pictures"}
 _ANY = f"(?i:{'|'.join(sorted(WORDS - CLASS_WORDS, key=len, reverse=True))})"
 # The image of a mask in another folder: `x` of `x_mask`, `x_mask_left`, `mask_x`, `x_1`, `x_left`.
@@ -76,7 +77,8 @@ class Truth:
     def add(self, mask: str, images: list[str], rest: str) -> None:
         """Enter a mask; `rest` is what its name has besides that of its image."""
         self.owners[mask] = images
-        kind = " ".join(word for word in words(rest) if not word.isdigit())
+        found = words(rest)
+        kind = " ".join(w for w in found if not w.isdigit() or READERS & {*found})
         self.kinds[mask] = f"{PurePosixPath(mask).parent}/{kind}"
 
     def reasons(self) -> Counter[str]:

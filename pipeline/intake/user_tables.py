@@ -372,41 +372,50 @@ def take_units(table: pd.DataFrame, taken: dict[str, str], least: int = MIN_UNIT
                 f"column {name!r} is named like {kind}, but is not used ({why}): to keep images of "
                 f"one value in one part of a split pass --patient-column {name!r}"
             )
-    for name in table if not {"patient_id", "group"} & {*table} and not warnings else ():
+    if warnings or {"patient_id", "group"} & {*table}:
+        return warnings
+    codes = table.apply(lambda column: pd.factorize(column)[0])
+    for name in table:
         cells = table[name].str.strip()
         cells = cells[cells != ""]
         numbered = NUMBERED.fullmatch(plain(name))
         few = 2 if numbered else least
-        if name in COLUMNS or not few <= cells.nunique() <= len(cells) / 2:
+        many, rows = cells.nunique(), codes.loc[cells.index]
+        if name in COLUMNS or NO_UNITS & {*words(name)} or not few <= many <= len(cells) / 2:
             continue
-        if NO_UNITS & {*words(name)}:
+        # What the label decides, or an image has several of, is no patient.
+        if "label" in rows and _pairs(rows, "label", name) == rows["label"].nunique():
             continue
-        # What an image has several of, or what the label decides, is no patient.
-        of_image, of_label = (
-            cells.groupby(table[key]).nunique().max() if key in table else 2
-            for key in ("path", "label")
-        )
-        if of_label == 1 or ("path" in table and of_image > 1):
+        if "path" in rows and _pairs(rows, "path", name) > rows["path"].nunique():
             continue
-        mixed = cells.str.contains("[A-Za-z]") & cells.str.contains("[0-9]")  # P17
-        ids = mixed.all() or numbered or _are_units(cells, table.drop(columns=name))
+        mixed = all(re.search("[A-Za-z]", one) and re.search("[0-9]", one) for one in set(cells))
+        ids = mixed or numbered or _are_units(rows, name)
         if ids and not any(map(has_image_suffix, set(cells))):
-            what = f"column {name!r} ({cells.nunique()} values such as {cells.iloc[0]!r}) may name"
+            what = f"column {name!r} ({many} values such as {cells.iloc[0]!r}) may name"
             warnings.append(f"{what} patients: if so, pass --patient-column {name!r}")
     return warnings
 
 
-def _are_units(cells: pd.Series, others: pd.DataFrame) -> bool:
-    """Return whether the rows of one value stand together in the table, or nearly all agree in
-    another column, as those of a patient do whatever the column is called."""
-    if (cells != cells.shift()).sum() <= MOST_RUNS * cells.nunique():
+def _are_units(codes: pd.DataFrame, name: str) -> bool:
+    """Return whether the rows of one value of a column stand together in the table, or nearly all
+    agree in another column, as those of a patient do whatever the column is called. Columns are
+    given by the numbers of their values."""
+    if (codes[name] != codes[name].shift()).sum() <= MOST_RUNS * codes[name].nunique():
         return True
-    again = cells[cells.duplicated(keep=False)]
-    for name in others if again.nunique() >= MIN_UNITS else ():
-        differ = others.loc[again.index, name].groupby(again).nunique()
-        if 1 < others[name].nunique() < cells.nunique() and (differ == 1).mean() >= MOST:
-            return True
-    return False
+    again = codes[codes[name].duplicated(keep=False)]
+    units = again[name].nunique()
+    return units >= MIN_UNITS and any(
+        again[other].max() + 1 < units  # more values than units have is cheap to know
+        and _pairs(again, name, other) <= (2 - MOST) * units
+        and again[other].nunique() > 1
+        for other in codes.columns.drop(name)
+    )
+
+
+def _pairs(codes: pd.DataFrame, one: str, other: str) -> int:
+    """Return how many different pairs of values two columns have."""
+    second = codes[other].to_numpy()
+    return len(pd.unique(codes[one].to_numpy() * (second.max(initial=0) + 1) + second))
 
 
 def _take_labels(

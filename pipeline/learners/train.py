@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
+import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -24,10 +29,11 @@ from pipeline.engine.options import RunOptions
 from pipeline.engine.progress import show_progress
 from pipeline.engine.record import RunRecord, recorded
 from pipeline.errors import ConfigError, PipelineError, StageFailed, StoreError
-from pipeline.io import ProcessLock, atomic_write_json, sha256_json
+from pipeline.io import ProcessLock, atomic_write_json, sha256_json, writing
 from pipeline.learners import runs
 from pipeline.learners.base import Learner, LearnerParams, Samples, code_digest, find_learner
 from pipeline.learners.fitting import FitCall, fit_in_processes, fit_in_workers
+from pipeline.learners.on_disk import OnDisk
 from pipeline.learners.variants import RunKey, Variants, variant_inputs
 from pipeline.manifest import class_names, read_manifest
 from pipeline.paths import Paths
@@ -105,8 +111,9 @@ def train_dataset(
             # Beside the run folder, since DVC takes everything in the folder for an output.
             lock = ProcessLock(paths.run(dataset, name).with_name(f"{name}.lock"), "run folder")
             try:
-                with lock, recorded(record, path):
+                with lock, recorded(record, path), scratch(cls, name, dataset, paths) as folder:
                     done = {"jobs": jobs, "force": force, "watch": watch, "pool": pool}
+                    done["scratch"] = folder
                     train_learner(record, cls, own, manifest, params, paths, **done)
                     record.parameters["notes"] += [note] if note else []
                     if len(record.failed) == record.total:
@@ -120,6 +127,19 @@ def train_dataset(
     if lost:
         raise lost[0]
     return records
+
+
+@contextmanager
+def scratch(cls: type[Learner], name: str, dataset: str, paths: Paths) -> Iterator[Path | None]:
+    """Yield a folder for the features of a learner that reads them from the disk; else None."""
+    if not getattr(cls, "out_of_core", False):
+        yield None
+        return
+    where, prefix = paths.cache(dataset), f".rows-{name}-"
+    for left in where.glob(f"{prefix}*"):  # of a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with writing(where), tempfile.TemporaryDirectory(prefix=prefix, dir=where) as folder:
+        yield Path(folder)
 
 
 def has_text(dataset: str, paths: Paths) -> bool:
@@ -142,6 +162,7 @@ def train_learner(
     force: bool,
     watch: Watch | None = None,
     pool: Pool | None = None,
+    scratch: Path | None = None,
 ) -> None:
     """Fit one learner, write its run folder and fill in the record; see `train_dataset`."""
     dataset, name, clock = record.dataset, record.parameters["learner"], time.monotonic()
@@ -166,7 +187,7 @@ def train_learner(
     store, adapted = stores[""], sorted({*stores} - {""})
     inputs = runs.run_inputs(paths, dataset) | {"features": store}
     inputs = stamp(**inputs | variant_inputs(paths, dataset, adapted))
-    features = read_features(paths, dataset, stores, manifest, needed)
+    features = read_features(paths, dataset, stores, manifest, needed, scratch)
     samples = {
         (key[1], of): features.seen(
             "+".join(parts_of(key[1])), dict(zip(parts_of_views[key[1]], of, strict=True))
@@ -389,11 +410,13 @@ def read_features(
     stores: Mapping[str, FeatureStore],
     manifest: pd.DataFrame,
     needed: Mapping[str, set[str]],
+    scratch: Path | None = None,
 ) -> Features:
     """Read features, and refuse those that are not of today's images and masks.
 
     `stores` are those of `Variants.open`; `manifest` has the labels, and the SHA-256 of each image
-    file as it is now; `needed` the ids of the images that need each view.
+    file as it is now; `needed` the ids of the images that need each view. With a folder `scratch`
+    the features are `OnDisk` there.
     """
     ids = np.array(sorted(set().union(*needed.values())), dtype=object)
     of = manifest.set_index("image_id").loc[ids]
@@ -410,11 +433,14 @@ def read_features(
         }
         why = np.select(list(reasons.values()), list(reasons), "")
         gaps |= {ids[k]: why[k] for k in np.flatnonzero(why != "")}
-    X = {}
+    X, files = {}, {}
     for view in () if gaps else needed:
-        X[view] = stores[variant_of(view)].image_features(view.partition("@")[0], ids)
-    for view, x in X.items():
-        lacking = needed[view].intersection(ids[np.isnan(x).any(axis=1)])
+        files[view] = scratch and scratch / str(len(X))
+        empty = partial(_mapped, files[view]) if scratch else np.empty
+        name = view.partition("@")[0]
+        X[view] = stores[variant_of(view)].image_features(name, ids, empty=empty)
+    for view, x in X.items():  # all of a row is NaN, or nothing
+        lacking = needed[view].intersection(ids[np.isnan(x[:, 0])])
         gaps |= dict.fromkeys(lacking, f"without view {view}")
     if gaps:
         shown = "; ".join(f"{image_id!r} is {gaps[image_id]}" for image_id in sorted(gaps)[:3])
@@ -428,4 +454,14 @@ def read_features(
     y = np.array([classes.index(label) for label in of["label"]], dtype=np.int64)
     text = np.ascontiguousarray(store.class_features(classes), dtype=np.float32)
     sums = {v: np.array([hashlib.sha256(r).digest() for r in x], "V32") for v, x in X.items()}
+    if scratch:
+        every = np.arange(len(ids))
+        X = {view: OnDisk(files[view], x.shape[1], every) for view, x in X.items()}
     return Features(ids, Samples("", X, y, text, classes), sums)
+
+
+def _mapped(file: Path, shape: tuple[int, int], dtype: Any) -> np.ndarray:
+    """Return an array in a new file, memory-mapped."""
+    with open(file, "wb") as new:
+        os.posix_fallocate(new.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)
+    return np.memmap(file, dtype, "r+", shape=shape)

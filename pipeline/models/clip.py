@@ -315,11 +315,13 @@ def clip_config(name: str) -> dict[str, Any]:
     if listed := name in open_clip.list_models():
         config = open_clip.get_model_config(name)
     if config is None or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
+        configs = (files(__package__) / "configs").iterdir()
+        own_names = sorted(file.name[:-5] for file in configs if file.name.endswith(".json"))
         raise ModelError(
             f"{name!r} is not a CLIP configuration",
-            remedy="choose clip-micro, a name of open_clip.list_models(), such as ViT-B-16, a JSON "
-            "file with embed_dim, vision_cfg and text_cfg (see open_clip), or local-dir:FOLDER "
-            f"with the {CONFIG} of a repository",
+            remedy=f"choose {', '.join(own_names)}, a name of open_clip.list_models(), such as "
+            "ViT-B-16, a JSON file with embed_dim, vision_cfg and text_cfg (see open_clip), or "
+            f"local-dir:FOLDER with the {CONFIG} of a repository",
         )
     if not listed:  # a name of open_clip stands for weights with either activation
         config.setdefault("quick_gelu", False)

@@ -4,9 +4,10 @@ badly masked, copied."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.encode.views import outside_of
@@ -63,7 +64,7 @@ class Album:
         self.lost: dict[str, str] = {}
         """Masks that the store lists but cannot give, by image_id, with the reason."""
         table = data.manifest
-        self.rows = {} if table is None else table.set_index("image_id").to_dict("index")
+        self.table = pd.DataFrame() if table is None else table.set_index("image_id")
         self._made: dict[tuple[str, bool], Picture] = {}
 
     def picture(self, image_id: str, caption: str = "", *, outlines: bool = True) -> Picture:
@@ -73,9 +74,13 @@ class Album:
             self._made[key] = self._make(image_id, outlines)
         return self._made[key]._replace(caption=caption)
 
+    def row(self, image_id: str) -> dict[str, Any]:
+        """Return an image's row of the manifest."""
+        return self.table.loc[image_id].to_dict()
+
     def image(self, image_id: str) -> NDArray[np.uint8]:
         """Read an image: (h, w, 3) uint8, upright; ImageError for other bytes than were masked."""
-        row = self.rows[image_id]
+        row = self.row(image_id)
         file = row_file(row, self.data.paths.data(self.data.name))
         if file.is_file() and self.hashes(file) != row["sha256"]:
             raise bytes_changed(file)
@@ -83,7 +88,7 @@ class Album:
 
     def truth(self, image_id: str) -> NDArray[np.bool_] | None:
         """Read the ground-truth mask of an image, (h, w) bool; None where there is none."""
-        row = self.rows[image_id]
+        row = self.row(image_id)
         if (files := mask_file(row, self.data.paths.data(self.data.name))) is None:
             return None
         return read_mask(
@@ -128,7 +133,7 @@ class Album:
         return [*pictures, Picture(image_id, uri, caption, alt=f"{whole.alt}, {caption}")]
 
     def _make(self, image_id: str, outlines: bool) -> Picture:
-        if image_id not in self.rows:
+        if image_id not in self.table.index:
             return Picture(image_id, note="not in the manifest")
         mask = truth = None
         note = ""
@@ -148,7 +153,7 @@ class Album:
                 notes.append(f"the {name} has another size than the image")
                 shapes[name] = None
         uri = data_uri(draw_outlines(image, *shapes.values(), size=self.size))
-        alt = f"{image_id}, {self.rows[image_id]['label']}"
+        alt = f"{image_id}, {self.table.at[image_id, 'label']}"
         return Picture(image_id, uri, note="; ".join(notes), alt=alt)
 
 
@@ -174,7 +179,8 @@ def images(data: Dataset, album: Album) -> list[Gallery]:
     made = []
     ranked = [(name, data.cases(run)) for run, name in reversed(data.study.items())]
     for name, cases in [one for one in ranked if one[1] is not None][:1]:
-        cases = cases[cases.index.isin(album.rows)].sort_values(["p_true", "right"], kind="stable")
+        cases = cases[cases.index.isin(album.table.index)]
+        cases = cases.sort_values(["p_true", "right"], kind="stable")
         pictures = []
         for i in spread(list(cases.index), data.params.report.gallery):
             r = cases.loc[i]

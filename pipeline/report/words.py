@@ -23,7 +23,8 @@ LEARNERS = {"zero-shot": "Zero-shot", "linear-probe": "Linear probe", "medfocus"
             "k-nn": "k-NN", "tip-adapter": "Tip-Adapter", "tip-adapter-f": "Tip-Adapter-F",
             "clip-adapter": "CLIP-Adapter", "lp-plus-plus": "LP++",
             "ss-text": "SS-Text", "coop": "CoOp", "cocoop": "CoCoOp",
-            "visual-prompt": "Visual prompt", "fine-tuned": "Fine-tuned"}  # fmt: skip
+            "visual-prompt": "Visual prompt", "fine-tuned": "Fine-tuned",
+            "out-of-core-probe": "Linear probe, out of core"}  # fmt: skip
 VIEWS = {"whole": "whole image", "masked": "masked image", "crop": "crop to the mask",
          "binary": "mask alone", "oracle": "ground-truth mask", "random": "random region",
          "dim": "dimmed outside the mask", "blur": "blurred outside the mask",

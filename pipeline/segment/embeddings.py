@@ -40,11 +40,8 @@ class EmbeddingMapper:
     """Images to their embeddings, as a mapper of the engine; `window` is that of `read_image`."""
 
     def __init__(self, predictor: Sam2ImagePredictor, window: tuple[float, float] | None):
-        self.sam2, self.window, self.device = (
-            BatchPredictor(predictor),
-            window,
-            predictor.device.type,
-        )
+        self.sam2, self.window = BatchPredictor(predictor), window
+        self.device = predictor.device.type
         self.identity: dict[str, Any] = {
             "stage": "embeddings",
             "mapper_version": MAPPER_VERSION,

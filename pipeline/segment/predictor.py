@@ -66,7 +66,9 @@ class BatchPredictor:
         if len(pixels) < len(frames):
             new = zip(*self.embed(pixels), strict=True) if pixels else iter(())
             rows = [next(new) if isinstance(one, Tensor) else one for one in frames]
-            return [stacked(level) for level in zip(*rows, strict=True)]
+            device = self.predictor.device  # stored ones come from the disk
+            levels = zip(*([one.to(device) for one in row] for row in rows), strict=True)
+            return [stacked(level) for level in levels]
         with self.predictor._autocast():
             pixels = torch.stack(list(frames)).to(self.predictor.device)
             _, features, _, sizes = model._prepare_backbone_features(model.forward_image(pixels))

@@ -61,8 +61,8 @@ def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
 
 def is_blank(image: np.ndarray) -> bool:
     """Return whether an image, uint8 (h, w, 3), is of one colour, to within `BLANK` levels."""
-    spread = image.max(axis=(0, 1)).astype(int) - image.min(axis=(0, 1))
-    return bool((spread <= BLANK).all())
+    channels = [image[..., c] for c in range(image.shape[2])]  # one by one: far faster in numpy
+    return all(int(one.max()) - int(one.min()) <= BLANK for one in channels)
 
 
 def mask_status(area_fraction: float, min_area: float, max_area: float) -> str:

@@ -244,7 +244,8 @@ def official_parts(table: pd.DataFrame, params: SplitsParams) -> tuple[np.ndarra
     def leave_out(part: str, other: Sequence[str], done: str = "are left out") -> None:
         """Note images of a part whose unit is in another part, and take them out of both."""
         mine = np.isin(parts, LABELLED) if part == "train" else parts == part
-        shared = mine & np.isin(groups, groups[np.isin(parts, other)])
+        # Not `np.isin`, which compares each object with each.
+        shared = mine & pd.Index(groups).isin(groups[np.isin(parts, other)])
         if done == "are left out":
             parts[shared] = ""
         if shared.any():

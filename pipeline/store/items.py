@@ -14,7 +14,7 @@ import pandas as pd
 from pipeline.errors import StoreError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be millions
 class WorkItem:
     """One image, or one frame of a file, that a store should hold.
 

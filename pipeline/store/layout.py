@@ -6,7 +6,7 @@ A store is a Zarr v3 group. One row per image; rows are numbered in the order th
       zarr.json                  group attributes, consolidated metadata of all arrays, and the name
                                  of the index: REPLACED LAST, in one rename. This is the commit.
       index-1f2e3d4c.parquet     the index: one line per image_id -> row number, status, checksum
-      mask/c/0/0/0               a shard: 256 rows, one inner chunk per row
+      mask/c/0/0/0               a shard: 256 rows or more, one inner chunk per row
       mask/c/1/0/0               the last shard, not yet full
       label/c/0                  columns for plain Zarr and xarray readers, derived from the index
       .partial-h2k7/             files being written; left by a kill, removed by the next writer
@@ -42,7 +42,7 @@ import shutil
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -51,8 +51,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import remote
@@ -64,8 +64,9 @@ PARTIAL = ".partial-"
 GOOD = ("ok", "empty", "full")
 """Statuses of rows that have data. A row with status "failed" has a reason instead."""
 SHARD_ROWS, SHARD_BYTES = 256, 64 << 20
+SHARDS = 512  # of an array, as far as `SHARD_BYTES` allows: a large store has longer ones
 TILE = 1024
-COLUMN_ROWS = 16384  # per chunk of a column for plain readers: mostly one file per column
+COLUMN_ROWS, COLUMN_CHUNKS = 16384, 16  # of a column for plain readers: mostly one file
 ENTRY, EMPTY = struct.Struct("<QQ"), 2**64 - 1  # of a shard's table
 
 Row = dict[str, Any]  # index values of one row, by column
@@ -223,6 +224,13 @@ def read_bytes(name: str | os.PathLike, folder: Folder | None = None) -> bytes:
         return file.read()
 
 
+def read_if_there(path: Path) -> bytes:
+    """Return the bytes of a file; none where it is absent."""
+    with suppress(FileNotFoundError):
+        return read_bytes(path)
+    return b""
+
+
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files of a store (name -> content), each of which is old or new after a power cut.
 
@@ -258,53 +266,61 @@ def to_json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()
 
 
-def make_table(kind: Kind, columns: Mapping[str, Any]) -> pd.DataFrame:
-    """Return an index as a table by image_id, sorted, so that the order does not tell how a store
-    came about; columns that are not given have their default."""
+def make_index(kind: Kind, columns: Mapping[str, Any]) -> pa.Table:
+    """Return an index as an Arrow table, sorted by image_id, so that the order does not tell how a
+    store came about; columns that are not given have their default."""
     n = len(columns["image_id"])
-    frame = pd.DataFrame(
-        {  # object, since pandas finds single rows of its text columns slowly
-            name: pd.Series(
-                columns.get(name, [default] * n), dtype=dtype.replace("string", "object")
-            )
-            for name, (dtype, default) in kind.columns.items()
-        }
-    )
-    return frame.set_index(frame.pop("image_id").astype(object)).sort_index()
-
-
-def table_to_bytes(kind: Kind, table: pd.DataFrame) -> bytes:
-    """Return the index as a Parquet file."""
-    columns, file = table.reset_index(), io.BytesIO()
     arrays = {
-        name: pa.array(columns[name].tolist(), pa.type_for_alias(dtype))
-        for name, (dtype, _) in kind.columns.items()
+        name: pa.array(columns.get(name, [default] * n), pa.type_for_alias(dtype))
+        for name, (dtype, default) in kind.columns.items()
     }
-    pq.write_table(pa.table(arrays), file, compression="zstd")
+    return in_order(pa.table(arrays))
+
+
+def in_order(index: pa.Table) -> pa.Table:
+    """Return an index sorted by image_id, each column in one piece."""
+    order = pc.sort_indices(index["image_id"])
+    return index.take(order).combine_chunks()
+
+
+def index_to_bytes(index: pa.Table) -> bytes:
+    """Return the index as a Parquet file."""
+    file = io.BytesIO()
+    pq.write_table(index, file, compression="zstd")
     return file.getvalue()
 
 
-def table_from_bytes(kind: Kind, data: bytes) -> pd.DataFrame:
-    """Read a Parquet file of `table_to_bytes`, possibly by a version with fewer columns."""
+def read_columns(kind: Kind, data: bytes, names: Sequence[str]) -> pa.Table:
+    """Read columns of a Parquet file of `index_to_bytes`, possibly by a version with fewer."""
     # pyarrow starts no thread here: a short script that ends just then would be aborted
     # (apache/arrow#34314). `read_table`, and any reader of a Python file, start some.
-    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
-    names = table.column_names
-    return make_table(kind, {name: table[name].to_numpy(zero_copy_only=False) for name in names})
+    file = pq.ParquetFile(pa.BufferReader(data))
+    table = file.read(names, use_threads=False).combine_chunks()  # those that are there
+    columns = {name: table[name] for name in table.column_names}
+    for name in (name for name in names if name not in columns):
+        dtype, default = kind.columns[name]
+        scalar = pa.scalar(default, pa.type_for_alias(dtype))
+        columns[name] = pa.chunked_array([pa.repeat(scalar, file.metadata.num_rows)])
+    return pa.table({name: columns[name] for name in names})
 
 
-def shown_columns(kind: Kind, table: pd.DataFrame, rows: int) -> dict[str, np.ndarray]:
-    """Return the columns that plain readers see, one value per row of the data arrays.
+def numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """Return a column as a NumPy array; text as an object array of str."""
+    return column.to_numpy(zero_copy_only=False)
+
+
+def shown_columns(kind: Kind, index: pa.Table, rows: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the columns that plain readers see, one value per row of the data arrays.
 
     Rows that the index does not list have status "superseded", image_id "" and in_manifest False.
     """
-    columns = {}
+    at = numbers(index["row"])
     for name in kind.shown:
         dtype, default = kind.columns[name]
         fill = {"status": "superseded", "in_manifest": False}.get(name, default)
-        columns[name] = np.full(rows, fill, object if dtype == "string" else dtype)
-        columns[name][table["row"]] = table.index if name == "image_id" else table[name]
-    return columns
+        values = np.full(rows, fill, object if dtype == "string" else dtype)
+        values[at] = numbers(index[name])
+        yield name, values
 
 
 LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -347,11 +363,12 @@ def write_array(
     """Add a small array's chunks and metadata to the files of a commit (name within the store ->
     content); return the metadata.
 
-    Columns ("image",) are cut in chunks of `COLUMN_ROWS`. Where the array is on disk with the
-    metadata `old`, the new chunks get the other of two names, so that a reader of the present
-    commit is not disturbed.
+    Columns ("image",) are cut in chunks of `COLUMN_ROWS`, long ones in `COLUMN_CHUNKS`. Where the
+    array is on disk with the metadata `old`, the new chunks get the other of two names, so that a
+    reader of the present commit is not disturbed.
     """
-    chunks = (COLUMN_ROWS,) if dims == ("image",) else values.shape
+    column = max(COLUMN_ROWS, _power_of_two(-(-len(values) // COLUMN_CHUNKS)))
+    chunks = (column,) if dims == ("image",) else values.shape
     separator = "." if old and separator_of(old) == "/" else "/"
     for k in range(-(-len(values) // chunks[0])):
         part = values[k * chunks[0] : (k + 1) * chunks[0]]
@@ -366,6 +383,11 @@ def write_array(
 def separator_of(metadata: Mapping[str, Any]) -> str:
     """Return what stands between the numbers of an array's chunk keys."""
     return metadata["chunk_key_encoding"]["configuration"]["separator"]
+
+
+def _power_of_two(n: int) -> int:
+    """Return the smallest power of two that is not below n."""
+    return 1 << max(0, n - 1).bit_length()
 
 
 def _compress(data: bytes) -> bytes:
@@ -395,10 +417,14 @@ class DataArray:
     rows: int  # per shard
 
     @classmethod
-    def new(cls, name: str, dims: Sequence[str], chunk: Sequence[int], dtype: str) -> DataArray:
-        """Return an array whose rows are single chunks, with shards of a suitable size."""
+    def new(
+        cls, name: str, dims: Sequence[str], chunk: Sequence[int], dtype: str, count: int = 0
+    ) -> DataArray:
+        """Return an array whose rows are single chunks, with shards of a suitable size for about
+        `count` rows."""
         size = math.prod(chunk) * np.dtype(dtype).itemsize
-        rows = SHARD_ROWS if dtype == "bool" else max(1, min(SHARD_ROWS, SHARD_BYTES // size))
+        rows = max(SHARD_ROWS, _power_of_two(-(-count // SHARDS)))
+        rows = rows if dtype == "bool" else max(1, min(rows, SHARD_BYTES // size))
         rows = 1 << (rows.bit_length() - 1)  # a power of two: shards of two arrays nest
         return cls(name, tuple(dims), tuple(chunk), dtype, tuple(chunk), rows)
 
@@ -480,13 +506,17 @@ def write_rows(
                 shards.setdefault(key, {})[number % array.rows] = chunk
     files = {}
     for (array, shard, cell), chunks in shards.items():
-        file, kept, old = array.file(shard, cell), max(0, first - shard * array.rows), b""
-        if kept:
-            # Absent where no row before these reaches this tile, or where they are lost.
-            with suppress(FileNotFoundError):
-                old = read_bytes(folder / file)
+        file, kept = array.file(shard, cell), max(0, first - shard * array.rows)
+        # Absent where no row before these reaches this tile, or where they are lost.
+        old = read_if_there(folder / file) if kept else b""
         files[file] = extended(old, array.rows, kept, chunks)
     write_files(folder, files)
+
+
+def chunks_of(shard: bytes, rows: int) -> dict[int, bytes]:
+    """Return the chunks of a whole shard file of `rows` rows by position."""
+    table = np.frombuffer(shard[-rows * ENTRY.size :], "<u8").reshape(rows, 2).tolist()
+    return {k: shard[at : at + size] for k, (at, size) in enumerate(table) if at != EMPTY}
 
 
 def extended(old: bytes, rows: int, kept: int, chunks: Mapping[int, bytes]) -> bytes:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import time
 import weakref
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import remote
 from pipeline.errors import StoreError
-from pipeline.io import sha256_json
 from pipeline.store import layout
 from pipeline.store.layout import (
     CANDIDATES,
@@ -33,7 +35,6 @@ from pipeline.store.layout import (
     Data,
     DataArray,
     Kind,
-    Row,
     checksum,
 )
 
@@ -157,9 +158,11 @@ class StoreReader:
                 raise self._error(message, f"open it with open_{self.kind.name}")
             self.arrays = layout.data_arrays(self.kind, self.metadata)
             with suppress(OSError, KeyError, pa.ArrowException):
-                data = layout.read_bytes(self.attrs["index"], self._folder)
-                if zlib.crc32(data) == self.attrs["index_crc"]:
-                    self.frame = layout.table_from_bytes(self.kind, data)
+                self._index = layout.read_bytes(self.attrs["index"], self._folder)
+                if zlib.crc32(self._index) == self.attrs["index_crc"]:
+                    self._order, self._columns, self._values = None, {}, {}
+                    if not _rises(self.column("image_id")):  # of an early version
+                        self._order = pc.sort_indices(self._columns.pop("image_id"))
                     return
         remedy = "restore it (dvc checkout), or run the stage again with --force"
         raise self._error("the row index is lost or damaged", remedy)
@@ -170,34 +173,69 @@ class StoreReader:
     def __reduce__(self):
         return _open_again, (type(self), self.path, self.attrs["identity_hash"])
 
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Return a column of the index, sorted by image_id. It is decoded when it is first asked
+        for: most of the index is text that reading a row does not need."""
+        if name not in self._columns:
+            values = layout.read_columns(self.kind, self._index, [name])[name]
+            self._columns[name] = values if self._order is None else values.take(self._order)
+        return self._columns[name]
+
+    def values(self, name: str) -> np.ndarray:
+        """Return a column of the index that is no text as a NumPy array."""
+        if name not in self._values:
+            self._values[name] = layout.numbers(self.column(name))
+        return self._values[name]
+
+    @property
+    def index(self) -> pa.Table:
+        """The index, a line per image, sorted by image_id."""
+        return pa.table({name: self.column(name) for name in self.kind.columns})
+
     @cached_property
-    def rows(self) -> dict[str, Row]:
-        """What reading needs of each row, by image_id: row, status, reason, shape, checksums."""
-        names = ["row", "status", "reason", *self.kind.sides, *self.kind.sums.values()]
-        columns = (self.frame[name].tolist() for name in names)  # `to_dict` is five times as slow
-        rows = (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
-        return dict(zip(self.frame.index, rows, strict=True))
+    def frame(self) -> pd.DataFrame:
+        """The index by image_id, text as objects."""
+        frame = self.index.to_pandas(use_threads=False).astype(
+            {name: object for name, (dtype, _) in self.kind.columns.items() if dtype == "string"}
+        )
+        return frame.set_index(frame.pop("image_id"))
+
+    @cached_property
+    def good(self) -> np.ndarray:
+        """Whether each line of the index is of a row that has data, bool."""
+        return layout.numbers(pc.is_in(self.column("status"), value_set=pa.array(GOOD)))
+
+    def positions(self, ids: Sequence[str]) -> np.ndarray:
+        """Return the lines of some ids in the index, int64; -1 where there is none."""
+        column, n = self.column("image_id"), len(self)
+        if len(ids) > 100:  # with a hash table of all
+            found = pc.index_in(pa.array(ids, pa.string()), value_set=column)
+            return found.fill_null(-1).to_numpy().astype(np.int64)
+        at = [bisect_left(range(n), name, key=lambda k: column[k].as_py()) for name in ids]
+        there = (k < n and column[k].as_py() == name for k, name in zip(at, ids, strict=True))
+        return np.where(np.fromiter(there, bool, len(at)), np.array(at, np.int64), -1)
 
     def read_rows(
-        self, rows: Sequence[Row], names: Iterable[str] = ()
+        self, lines: np.ndarray, names: Iterable[str] = ()
     ) -> Iterator[tuple[int, Data | str]]:
-        """Yield (position in `rows`, data by array name, or "lost" or "damaged") in the order of
-        the shards, each of which is opened once; `names`: of the arrays, default all."""
+        """Yield (position in `lines`, data by array name, or "lost" or "damaged") of some lines of
+        the index, in the order of the shards, each of which is opened once; `names`: of the arrays,
+        default all."""
         arrays = [self.arrays[name] for name in names] or list(self.arrays.values())
         shards: dict[tuple[str, layout.Cell], Shard] = {}
-        for k in np.argsort([row["row"] for row in rows], kind="stable").tolist():
+        for k in np.argsort(self.values("row")[lines], kind="stable").tolist():
             result: Data | str
             try:
-                result = {array.name: self._read(array, rows[k], shards) for array in arrays}
+                result = {array.name: self._read(array, lines[k], shards) for array in arrays}
             except (FileNotFoundError, NotADirectoryError):
                 result = "lost"
             except (OSError, ValueError, pa.ArrowException):
                 result = "damaged"
             yield k, result
 
-    def _read(self, array: DataArray, row: Row, shards: dict) -> np.ndarray:
-        shape = tuple(map(row.__getitem__, self.kind.sides)) or array.shape
-        number, position = divmod(row["row"], array.rows)
+    def _read(self, array: DataArray, line: int, shards: dict) -> np.ndarray:
+        shape = tuple(int(self.values(side)[line]) for side in self.kind.sides) or array.shape
+        number, position = divmod(int(self.values("row")[line]), array.rows)
         chunks = {}
         for cell in array.cells(shape):
             shard = shards.get((array.name, cell))
@@ -210,15 +248,15 @@ class StoreReader:
                 shards[array.name, cell] = shard
             chunks[cell] = shard.chunk(position)
         values = array.decode(chunks, shape)
-        if checksum(values) != row[self.kind.sums[array.name]]:
+        if checksum(values) != self.values(self.kind.sums[array.name])[line]:
             raise ValueError("other data than were written")
         return values
 
     def check(self) -> dict[str, str]:
         """Read all rows; return image_id -> "lost" or "damaged" of those that are not right."""
-        ids = [image_id for image_id, row in self.rows.items() if row["status"] in GOOD]
-        found = self.read_rows([self.rows[image_id] for image_id in ids])
-        return {ids[k]: fault for k, fault in found if isinstance(fault, str)}
+        lines, ids = np.flatnonzero(self.good), self.column("image_id")
+        found = self.read_rows(lines)
+        return {ids[lines[k]].as_py(): fault for k, fault in found if isinstance(fault, str)}
 
     def text(self) -> np.ndarray:
         """Return the text features, float32 (class, template, feature).
@@ -255,36 +293,42 @@ class StoreReader:
         Two stores with the same digest hold the same data, whatever the order of their rows.
         """
         names = ("image_id", "key", "status", *self.kind.sums.values())
-        table = self.frame.reset_index()
-        rows = sorted(zip(*(table[name].tolist() for name in names), strict=True))
-        return sha256_json([self.attrs["identity_hash"], self.attrs.get("text_crc"), rows])
+        how = {"separators": (",", ":"), "ensure_ascii": False}
+        of = [self.attrs["identity_hash"], self.attrs.get("text_crc")]
+        digest = hashlib.sha256(f"{json.dumps(of, **how)[:-1]},[".encode())
+        for at in range(0, len(self), 10_000):  # sha256_json([*of, rows]), of all rows at once
+            lists = [self.column(name)[at : at + 10_000].to_pylist() for name in names]
+            rows = json.dumps(list(zip(*lists, strict=True)), **how)[1:-1]
+            digest.update(f"{',' if at else ''}{rows}".encode())
+        digest.update(b"]]")
+        return digest.hexdigest()
 
     def __len__(self) -> int:
-        return len(self.frame)
+        return len(self.column("image_id"))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.frame.index)
+        return iter(self.column("image_id").to_pylist())
 
     def __contains__(self, image_id: object) -> bool:
-        return image_id in self.frame.index
+        return isinstance(image_id, str) and self.positions([image_id])[0] >= 0
 
     def table(self) -> pd.DataFrame:
         """Return the index, one line per image, by image_id, sorted: label, split, in_manifest,
         status, reason, sha256, key, crc and the columns of this kind of store."""
-        columns = self.frame.drop(columns="row").reset_index()
-        return pd.DataFrame({n: columns[n].to_numpy() for n in columns}).set_index("image_id")
+        return self.index.drop_columns("row").to_pandas(use_threads=False).set_index("image_id")
 
     def ids(self, split: str | None = None) -> np.ndarray:
         """Return the ids (object array of str) that the manifest lists, failed ones included,
         sorted; with `split` only those of this split."""
-        chosen = self.frame["in_manifest"]
+        chosen = self.values("in_manifest")
         if split is not None:
-            chosen = chosen & (self.frame["split"] == split)
-        return self.frame.index[chosen].to_numpy(object)
+            chosen = chosen & layout.numbers(pc.equal(self.column("split"), split))
+        return layout.numbers(self.column("image_id"))[chosen]
 
     def _good_ids(self) -> list[str]:
-        good = self.frame["in_manifest"] & self.frame["status"].isin(GOOD)
-        return self.frame.index[good].tolist()
+        return layout.numbers(self.column("image_id"))[
+            self.values("in_manifest") & self.good
+        ].tolist()
 
     def read(self, image_id: str) -> Data:
         """Return the data of one image by array name.
@@ -300,17 +344,15 @@ class StoreReader:
         The error of lost or damaged rows comes after the last row and names all of them.
         """
         command = f"pipeline {self.kind.stage} --dataset {self.path.absolute().parent.name}"
-        rows = []
-        for image_id in ids:
-            row = self.rows.get(image_id)
-            if row is None:
-                raise self._error(f"no row for {image_id!r}", f"run: {command}")
-            if row["status"] not in GOOD:
-                message = f"{image_id!r} has no data ({row['status']}: {row['reason']})"
-                raise self._error(message, f"repair the image, then run: {command}")
-            rows.append(row)
+        lines = self.positions(ids)
+        for k in np.flatnonzero((lines < 0) | ~self.good[lines])[:1] if len(lines) else ():
+            if lines[k] < 0:
+                raise self._error(f"no row for {ids[k]!r}", f"run: {command}")
+            status, reason = (self.column(n)[lines[k]].as_py() for n in ("status", "reason"))
+            message = f"{ids[k]!r} has no data ({status}: {reason})"
+            raise self._error(message, f"repair the image, then run: {command}")
         faults: dict[str, list[int]] = {"lost": [], "damaged": []}
-        for k, data in self.read_rows(rows, names):
+        for k, data in self.read_rows(lines, names):
             if isinstance(data, str):
                 faults[data].append(k)
             else:
@@ -319,6 +361,10 @@ class StoreReader:
             if found:
                 remedy = f"{command} computes these rows again; pipeline verify lists all"
                 raise self._error(f"{how} data of {_named(ids[k] for k in sorted(found))}", remedy)
+
+
+def _rises(ids: pa.ChunkedArray) -> bool:
+    return pc.all(pc.less(ids[:-1], ids[1:])).as_py() is not False
 
 
 def text_crc(features: np.ndarray, classes: Sequence[str], templates: Sequence[str]) -> int:
@@ -429,9 +475,16 @@ class FeatureStore(StoreReader):
         """Names of the classes that have text features."""
         return tuple(self.attrs.get("classes", ()))
 
-    def image_features(self, view: str, ids: Iterable[str] | None = None) -> np.ndarray:
+    def image_features(
+        self,
+        view: str,
+        ids: Iterable[str] | None = None,
+        *,
+        empty: Callable[..., np.ndarray] = np.empty,
+    ) -> np.ndarray:
         """Return float32 (n, d), not normalised, in the order of `ids` (default: all images of the
-        manifest that have data, sorted). Features of pooled views are of another length.
+        manifest that have data, sorted). Features of pooled views are of another length. `empty`
+        makes the array of a shape and type, in a file say.
 
         A view that does not exist for an image (oracle without ground truth) is a row of NaN.
 
@@ -445,7 +498,7 @@ class FeatureStore(StoreReader):
         pooled = self.attrs.get("pooled_views", ())
         name = "pooled_features" if view in pooled else "image_features"
         of = [one for one in self.views if (one in pooled) == (view in pooled)]
-        out = np.empty((len(wanted), self.arrays[name].shape[1]), np.float32)
+        out = empty((len(wanted), self.arrays[name].shape[1]), np.float32)
         for k, data in self._each(wanted, [name]):
             out[k] = data[name][of.index(view)]
         return out
@@ -480,7 +533,8 @@ class FeatureStore(StoreReader):
             raise ValueError(f"missing: {missing!r} is not raise or drop")
         wanted = list(self.ids(split) if ids is None else ids)
         if ids is None and split is not None and not wanted:
-            known = ", ".join(sorted(set(self.frame["split"]) - {""})) or "no published split"
+            known = {*self.column("split").unique().to_pylist()} - {""}
+            known = ", ".join(sorted(known)) or "no published split"
             remedy = f"the store has {known}; pass ids=, as `pipeline splits export` lists them"
             raise self._error(f"no images of split {split!r}", remedy)
         if missing == "drop":
@@ -494,12 +548,13 @@ class FeatureStore(StoreReader):
             lacking = _named(wanted[k] for k in np.flatnonzero(gone))
             remedy = 'choose images with a ground-truth mask, or pass missing="drop"'
             raise self._error(f"no view {view!r} of {lacking}", remedy)
-        labels = self.frame["label"]
+        labels = layout.numbers(self.column("label"))
         if classes is None:
-            classes = sorted(set(labels[self.frame["in_manifest"]]))
-        y = pd.Index(list(classes)).get_indexer(labels[wanted])
+            classes = sorted(set(labels[self.values("in_manifest")]))
+        labels = labels[self.positions(wanted)]
+        y = pd.Index(list(classes)).get_indexer(labels)
         if (y < 0).any():
-            unknown = sorted(set(labels[wanted]) - set(classes))
+            unknown = sorted(set(labels) - set(classes))
             raise self._error(f"labels that are not in classes: {unknown}", "name all classes")
         return X, y.astype(np.int64)
 
@@ -602,7 +657,7 @@ def verify_store(path: str | PathLike) -> VerifyReport:
         store = StoreReader(path)
     except StoreError as error:
         return VerifyReport(str(path), problems=[error.with_remedy])
-    report = VerifyReport(str(path), len(store.frame))
+    report = VerifyReport(str(path), len(store))
     for image_id, how in store.check().items():
         getattr(report, how).append(image_id)
     failed = store.frame[~store.frame["status"].isin(GOOD)]
@@ -612,7 +667,7 @@ def verify_store(path: str | PathLike) -> VerifyReport:
             store.text()
         except StoreError as error:
             report.problems.append(error.message)
-    shown = layout.shown_columns(store.kind, store.frame, store.attrs["rows"])
+    shown = dict(layout.shown_columns(store.kind, store.index, store.attrs["rows"]))
     try:
         group = zarr.open_group(str(store.path), mode="r", use_consolidated=True)
         same = all(np.array_equal(group[name][...], shown[name]) for name in shown)

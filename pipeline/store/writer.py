@@ -27,6 +27,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from skimage.measure import label
 
 from pipeline import remote
@@ -124,7 +126,7 @@ class StoreWriter:
         self._pending: list[Prepared] = []  # rows from `_next` on
         self._adopted: list[Row] = []  # rows before `_next`, whose shards are in their places
         self._next = self._bytes = 0
-        self._manifest: pd.DataFrame | None = None
+        self._manifest: pa.Table | None = None
         self._before = ""  # at a URL: the index before the last commit's
         self._replaced = ""  # why the store is rebuilt
         self._sources: dict[str, str] = {}  # key -> image_id of the row that copies are made of
@@ -252,18 +254,18 @@ class StoreWriter:
                 self._create(items)
         force = force and self.root == self.path
         faults = {} if force else self._last.check()
-        stored = self._last.frame[["key", "sha256", "status"]].to_dict("index")
+        keys, sums, states = map(self._last.column, ("key", "sha256", "status"))
+        lines = self._last.positions([item.image_id for item in items]).tolist()
         plan, needed, self._sources = Plan(), [], {}
-        for item in items:
-            row = stored.get(item.image_id)
-            if row is None:
+        for item, line in zip(items, lines, strict=True):
+            if line < 0:
                 reason = self._replaced
             elif force:
                 reason = "forced"
-            elif row["key"] != item.key:
-                changed = row["sha256"] != str(item.row.get("sha256", ""))
+            elif keys[line].as_py() != item.key:
+                changed = sums[line].as_py() != str(item.row.get("sha256", ""))
                 reason = "image bytes changed" if changed else "prompt, mask or frame changed"
-            elif row["status"] == "failed":
+            elif states[line].as_py() == "failed":
                 reason = FAILED
             elif item.image_id in faults:
                 reason = f"{faults[item.image_id]} in the store"
@@ -286,7 +288,7 @@ class StoreWriter:
             shutil.rmtree(self.root, ignore_errors=True)
         files: dict[str, bytes] = {}
         arrays = self.new_arrays(items, files)
-        self._commit(layout.make_table(self.kind, {"image_id": []}), 0, files, arrays)
+        self._commit(layout.make_index(self.kind, {"image_id": []}), 0, files, arrays)
         if place == self.path and not self.is_remote:
             self._move()
 
@@ -335,7 +337,7 @@ class StoreWriter:
             data = self._last.read(source)
         except StoreError:  # not computed, failed, lost or damaged
             return False
-        values = self._last.frame.loc[[source]].to_dict("records")[0]
+        (values,) = self._last.index.take(self._last.positions([source])).to_pylist()
         self.put([(values | _item_values(item), data)])
         return True
 
@@ -344,12 +346,19 @@ class StoreWriter:
 
         Rows that the manifest does not list any more stay, with in_manifest False.
         """
-        self._manifest = manifest.set_index("image_id")[["label", "split"]].astype(str)
+        columns = manifest[["image_id", "label", "split"]].astype(str)
+        schema = pa.schema(dict.fromkeys(columns, pa.string()))
+        self._manifest = pa.Table.from_pandas(columns, schema, preserve_index=False)
+
+    def expected(self, items: Sequence[WorkItem]) -> int:
+        """Return how many rows the store may get: of all images of the manifest, if it is known."""
+        return max(len(items), len(self._manifest or ()))
 
     @property
     def shard_rows(self) -> int:
-        """Number of rows of a shard that `adopt` takes: the largest of those of its arrays."""
-        return max(array.rows for array in self._last.arrays.values())
+        """Largest number of rows that `adopt` takes: of the longest shards of the arrays, but few
+        enough that a lost worker has not computed for hours."""
+        return min(layout.SHARD_ROWS, max(array.rows for array in self._last.arrays.values()))
 
     def staging(self) -> Path:
         """Return a new folder for `write_shard`; what is left in it, the next writer removes."""
@@ -381,29 +390,38 @@ class StoreWriter:
         return WrittenShard(folder, listed)
 
     def adopt(self, shard: WrittenShard) -> None:
-        """Put a shard of `write_shard` in its place, the next that is free; its rows are committed
-        after some seconds.
+        """Put a shard of `write_shard` in its place, the next that is free, or at the end of a
+        longer one; its rows are committed after some seconds.
 
         Raises:
             DiskError: its files cannot be moved.
         """
         if self._pending:
             self.commit()
-        step, arrays, folders = self.shard_rows, self._last.arrays, set()
+        step, arrays, folders, joined = self.shard_rows, self._last.arrays, set(), {}
         first = -(-self._next // step) * step
         with writing(self.path):
             for file in layout.files_in(shard.folder):
                 name, _, number, *cell = file.relative_to(shard.folder).parts
-                place = int(number) + first // arrays[name].rows
-                final = self.root / arrays[name].file(place, tuple(cell))
-                if self.is_remote:
+                array = arrays[name]
+                place, kept = divmod(first, array.rows)
+                name = array.file(place + int(number), tuple(cell))
+                final = self.root / name
+                if array.rows > step:  # which holds several
+                    chunks = layout.chunks_of(layout.read_bytes(file), array.rows)
+                    chunks = {kept + k: chunk for k, chunk in chunks.items()}
+                    old = layout.read_if_there(final) if kept else b""
+                    joined[name] = layout.extended(old, array.rows, kept, chunks)
+                elif self.is_remote:
                     remote.move(file, final)
-                    continue
-                final.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(file, final)
-                folders.add(final.parent)
+                else:
+                    final.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(file, final)
+                    folders.add(final.parent)
             for folder in folders:
                 fsync_path(folder)
+            if joined:
+                layout.write_files(self.root, joined)
         self._adopted += [{**row, "row": first + row["row"]} for row in shard.rows]
         self._next = first + len(shard.rows)
         self._commit_in_time()
@@ -416,34 +434,48 @@ class StoreWriter:
         """
         if self._last is None:
             return
-        begin, frame = time.monotonic(), self._last.frame
+        begin, index = time.monotonic(), self._last.index.select(list(self.kind.columns))
         pending = [{**row, "row": self._next + k} for k, (row, _) in enumerate(self._pending)]
-        rows = self._adopted + pending
+        rows = {row["image_id"]: row for row in self._adopted + pending}  # the last of each image
         if rows:
-            defaults = {name: default for name, (_, default) in self.kind.columns.items()}
-            new = pd.DataFrame([defaults | row for row in rows]).set_index("image_id")
-            both = pd.concat([frame, new])
-            frame = both[~both.index.duplicated(keep="last")]
-        if (manifest := self._manifest) is not None:
-            listed, now = frame.index.isin(manifest.index), manifest.reindex(frame.index)
-            known = {name: now[name].where(listed, frame[name]) for name in manifest}
-            frame = frame.assign(**known, in_manifest=listed)
-        frame = layout.make_table(self.kind, frame.reset_index())
-        if frame.equals(self._last.frame):
+            index = self._with_rows(index, list(rows.values()))
+        synced = self._synced(index)
+        if not rows and synced.equals(index):
             return
+        index = synced
         with writing(self.path):
             data = [data for _, data in self._pending]
             layout.write_rows(self.root, self._last.arrays, self._next, data)
-            self._commit(frame, self._next + len(data))
+            self._commit(index, self._next + len(data))
         self._next += len(data)
         # Only now, so that a commit that failed can be tried again.
         self._pending, self._adopted, self._bytes = [], [], 0
         self._last_commit = time.monotonic()
         self._commit_took = self._last_commit - begin
 
+    def _with_rows(self, index: pa.Table, rows: Sequence[Row]) -> pa.Table:
+        """Return an index with rows in the place of those of the same images."""
+        columns = {
+            name: [row.get(name, default) for row in rows]
+            for name, (_, default) in self.kind.columns.items()
+        }
+        new = layout.make_index(self.kind, columns)
+        old = pc.is_in(index["image_id"], value_set=new["image_id"])
+        return layout.in_order(pa.concat_tables([index.filter(pc.invert(old)), new]))
+
+    def _synced(self, index: pa.Table) -> pa.Table:
+        """Return an index with label, split and in_manifest of the manifest, if it is known."""
+        if (manifest := self._manifest) is None:
+            return index
+        at = pc.index_in(index["image_id"], value_set=manifest["image_id"])
+        known = {n: pc.coalesce(manifest[n].take(at), index[n]) for n in ("label", "split")}
+        for name, values in {**known, "in_manifest": at.is_valid()}.items():
+            index = index.set_column(index.column_names.index(name), name, values)
+        return index.combine_chunks()
+
     def _commit(
         self,
-        frame: pd.DataFrame,
+        index: pa.Table,
         rows: int,
         files: dict[str, bytes] | None = None,
         arrays: Mapping[str, dict] | None = None,
@@ -454,17 +486,17 @@ class StoreWriter:
         files, last, kind = dict(files or {}), self._last, self.kind
         metadata = {**(last.metadata if last is not None else {}), **(arrays or {})}
         for name, array in layout.data_arrays(kind, metadata).items():
-            largest = [int(frame[side].max()) for side in kind.sides] if len(frame) else ()
+            largest = [pc.max(index[side]).as_py() for side in kind.sides] if len(index) else ()
             shape = np.max([array.shape, largest or array.shape], axis=0).tolist()
             metadata[name] = {**metadata[name], "shape": [rows, *shape]}
             files[f"{name}/zarr.json"] = layout.to_json(metadata[name])
-        for name, values in layout.shown_columns(kind, frame, rows).items():
+        for name, values in layout.shown_columns(kind, index, rows):
             dtype, old = kind.columns[name][0], metadata.get(name)
             metadata[name] = layout.write_array(files, name, dtype, ("image",), values, old)
-        index = layout.table_to_bytes(kind, frame)
-        crc = zlib.crc32(index)
+        data = layout.index_to_bytes(index)
+        crc = zlib.crc32(data)
         name = f"index-{crc:08x}.parquet"
-        layout.write_files(self.root, {**files, name: index})
+        layout.write_files(self.root, {**files, name: data})
         attributes = {
             **(last.attrs if last is not None else {}),
             **self.extra_attrs,
@@ -529,11 +561,12 @@ class MaskStoreWriter(StoreWriter):
             max([int(item.row.get(name) or 0) for item in items], default=0) or layout.TILE
             for name in ("height", "width")
         ]
-        return self.array_of([min(layout.TILE, -(-n // 256) * 256) for n in sides])
+        tile = [min(layout.TILE, -(-n // 256) * 256) for n in sides]
+        return self.array_of(tile, self.expected(items))
 
-    def array_of(self, tile: list[int]) -> dict[str, dict]:
+    def array_of(self, tile: list[int], count: int) -> dict[str, dict]:
         """Return the metadata of an empty array with tiles of a height and width."""
-        array = DataArray.new("mask", ("image", "y", "x"), tile, "bool")
+        array = DataArray.new("mask", ("image", "y", "x"), tile, "bool", count)
         return {"mask": replace(array, shape=(1, 1)).metadata(0)}
 
     def encode_row(self, row: MaskRow) -> tuple[Row, Data]:
@@ -565,10 +598,10 @@ class CandidateStoreWriter(MaskStoreWriter):
         super().__init__(*args, **options)
         self.most = most
 
-    def array_of(self, tile: list[int]) -> dict[str, dict]:
+    def array_of(self, tile: list[int], count: int) -> dict[str, dict]:
         """One chunk, or tile, for all candidates of an image."""
         dims = ("image", "rank", "y", "x")
-        array = DataArray.new("candidate", dims, [self.most, *tile], "bool")
+        array = DataArray.new("candidate", dims, [self.most, *tile], "bool", count)
         return {"candidate": replace(array, shape=(1, 1, 1)).metadata(0)}
 
     def encode_row(self, row: CandidateRow) -> tuple[Row, Data]:
@@ -606,7 +639,9 @@ class EmbeddingStoreWriter(StoreWriter):
             for one, order in zip(maps, orders, strict=True)
         ]
         size = sum(one.nbytes for one in maps)
-        array = DataArray.new("embedding", ("image", "byte"), (size,), "uint8")
+        array = DataArray.new(
+            "embedding", ("image", "byte"), (size,), "uint8", self.expected(items)
+        )
         return {"embedding": array.metadata(0)}
 
     def encode_row(self, row: EmbeddingRow) -> tuple[Row, Data]:
@@ -671,7 +706,8 @@ class FeatureStoreWriter(StoreWriter):
             dims = ("image", "view", *(("token",) if name == "tokens" else ()), "feature")
             if name == "pooled_features":
                 dims = ("image", "pooled_view", "pooled_feature")
-            found[name] = DataArray.new(name, dims, shape, "float32").metadata(0)
+            array = DataArray.new(name, dims, shape, "float32", self.expected(items))
+            found[name] = array.metadata(0)
         return found
 
     def encode_row(self, row: FeatureRow) -> tuple[Row, Data]:
@@ -740,7 +776,8 @@ class FeatureStoreWriter(StoreWriter):
                 "templates": list(templates),
                 "prompts": {k: list(v) for k, v in (prompts or {}).items()},
             }
-            self._commit(self._last.frame, self._next, files, metadata, attrs)
+            index = self._last.index.select(list(self.kind.columns))
+            self._commit(index, self._next, files, metadata, attrs)
 
 
 def convert_store(path: str | os.PathLike) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import nullcontext
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from pipeline.audit import audit_dataset, audit_text, compare_datasets, search
 from pipeline.audit.table import COLUMNS, connect, joined_to, name_groups
 from pipeline.errors import StageFailed
+from pipeline.paths import Paths
 from tests.audit.folder import Folder, gamma, mirror, params, texture
 
 
@@ -240,3 +242,20 @@ def test_frames_of_one_file_are_images_of_their_own(six):
     assert table.loc["pages.tif", "copy_in_train"]
     assert not table.loc["pages.tif#1", "copy_in_train_any"]
     assert table.loc["pages.tif#1", "exact_group"] == "pages.tif#1"
+
+
+def test_thumbnails_in_a_file_and_read_in_parts_give_the_same_tables(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder.paths.root, tmp_path, dirs_exist_ok=True)
+    paths = Paths(tmp_path)
+    files = (paths.audit, paths.audit_pairs, paths.audit_summary, paths.thumbnails)
+    before = [file("toy").read_bytes() for file in files]
+    for name, value in {"IN_MEMORY": 0, "CHUNK": 3}.items():
+        monkeypatch.setattr(f"pipeline.audit.thumbnails.{name}", value)
+    for lost in (True, False):  # all are read again, or none
+        if lost:
+            paths.thumbnails("toy").write_bytes(before[3][:-50])
+        found = audit_dataset("toy", params(), paths)
+        assert found["thumbnails_read"] == 9 * lost  # three of the 11 have the same bytes
+        assert [file("toy").read_bytes() for file in files[:3]] == before[:3]
+    with np.load(paths.thumbnails("toy")) as now, np.load(folder.paths.thumbnails("toy")) as then:
+        assert all(np.array_equal(now[name], then[name]) for name in then)

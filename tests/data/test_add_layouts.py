@@ -84,6 +84,7 @@ def test_masks_by_name_and_folder_are_paired_and_are_no_images(tmp_path, paths, 
 
 SIDES = ["{c}/one/{i}.png", "m:{c}/two/{i}.png"]
 KINDS = ["{c}/{i}.png", "m:{c}/{i}_mask_left.png", "m:{c}/{i}_mask_right.png"]
+READERS = ["{c}/{i}.png", "m:{c}/{i}_gt_reader1.png", "m:{c}/{i}_gt_reader2.png"]
 HELD_OUT = ["train/{c}/{i}.png", "holdout/{c}/{i}.png"]
 FOLDS = ["fold1/train/{c}/{i}.png", "fold2/test/{c}/{i}.png"]
 PATIENTS_ONLY = ["BraTS_00{i}/{c}{i}.png"]
@@ -108,6 +109,7 @@ INNER = ["{c}/x/{c}{i}.png", "{c}/y/{c}{i}y.png"]
         (["{c}/{i}.png", "m:{c}/z{i}_mask.png"], "named like masks", {"masks": "none"}, 16, 0),
         (KINDS, "several kinds.*--mask-name", {"mask_name": "*left*"}, 8, 8),
         (KINDS, "several kinds", {"mask_name": "*"}, 8, 8),
+        (READERS, "several kinds", {"mask_name": "*reader1*"}, 8, 8),
         (["images/{i}.png", "m:masks/{i}.png"], "ground truth is in 'masks' .4", None, 0, 0),
         (INNER, "folders of the same names", {"layout": "class/*"}, 16, 0),
         (PATIENTS_ONLY, "for patients or other numbered things", {"layout": "class/*"}, 8, 0),

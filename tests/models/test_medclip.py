@@ -5,17 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from timm.models import register_model
 from timm.models.resnet import Bottleneck as TimmBottleneck
 from timm.models.resnet import ResNet as TimmResNet
 from timm.models.swin_transformer import SwinTransformer
 from torch import nn
+from torchvision import transforms
 from torchvision.models.resnet import Bottleneck, ResNet, resnet50
 from transformers import AutoTokenizer, BertConfig, BertModel, SwinConfig, SwinModel
 
+from pipeline.config import EncodeParams
+from pipeline.encode.mapper import EncodeMapper
 from pipeline.errors import ModelError
 from pipeline.models import ModelSpec, load_clip
 from pipeline.models.clip import build_clip, clip_config
@@ -198,6 +203,16 @@ def test_features_are_those_of_the_authors(tmp_path, name):
             torch.testing.assert_close(got[None], expected, rtol=1e-4, atol=1e-4)
     cxr = name.startswith("cxr")
     assert ours.logit_scale == pytest.approx(20.0855 if cxr else 100, rel=1e-4)
+    if cxr:  # which sees cropped images
+        image = np.random.default_rng(0).integers(0, 256, (90, 140, 3), dtype=np.uint8)
+        mapper = EncodeMapper(EncodeParams(views=("whole",), geometry="crop"), ours, {})
+        seen = mapper.prepare(image, np.ones(image.shape[:2], bool)).pixels[0]
+        values = [0.5] * 3, [0.5] * 3
+        if name.endswith("resnet50"):
+            values = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+        square = [transforms.Resize(64), transforms.CenterCrop(64)]
+        whole = [*square, transforms.ToTensor(), transforms.Normalize(*values)]
+        torch.testing.assert_close(seen, transforms.Compose(whole)(Image.fromarray(image)))
     if name.endswith("resnet50"):
         return
     kept = {n: t for n, t in state.items() if not n.endswith("1.attention.self.key.bias")}

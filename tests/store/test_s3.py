@@ -9,6 +9,8 @@ import shutil
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import fsspec
 import numpy as np
@@ -19,12 +21,15 @@ import xarray as xr
 from benchmarks.cheap_stage import CheapMapper, make_items, manifest_of, store_path
 from benchmarks.store_stage import store_content
 from pipeline import open_features, open_masks, remote
+from pipeline.engine import cluster
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
 from pipeline.engine.run import run_items
 from pipeline.errors import PipelineError, RemoteError, StageFailed, StoreError
 from pipeline.images import read_image
-from pipeline.io import read_text_csv
+from pipeline.intake.add import refresh_dataset
+from pipeline.io import FileHashes, digest_files, read_text_csv
+from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.store import MaskStoreWriter, verify_store
 from pipeline.store.lock import RemoteLock
@@ -167,18 +172,34 @@ def test_a_second_writer_is_refused_and_the_lock_of_a_dead_one_taken(s3, place):
 )
 def test_shards_of_workers_are_adopted_at_a_url(s3, place, tmp_path, items, expected):
     mapper, path = CheapMapper("masks"), store_path(place, "masks")
-    with MaskStoreWriter(path, mapper.identity) as writer:
+    with MaskStoreWriter(path, mapper.identity) as writer, ThreadPoolExecutor(1) as threads:
         writer.sync_manifest(manifest_of(items))
         writer.plan(items)
-        staging, there = writer.staging(), pickle.loads(pickle.dumps(writer))
-        for part in (items[:4], items[4:]):
-            rows = mapper.map(part, [mapper.load(item) for item in part])
-            prepared = [there.prepare(*pair) for pair in zip(part, rows, strict=True)]
-            writer.adopt(there.write_shard(prepared, staging))
-        there.write_shard(prepared, staging)  # of a worker that was thought dead
+        executor = cluster.ClusterExecutor(Here(threads), 4, 1, FileHashes())
+        arguments = partial(CheapMapper, "masks"), items, writer
+        assert len(list(executor.compute(*arguments, lambda: False))) == 12
+        assert executor.parameters["ranges"] == 2
+        late = pickle.loads(pickle.dumps(writer))  # of a worker that was thought dead
+        late.write_shard([late.prepare(items[0], late_row(mapper, items[0]))], writer.staging())
     assert store_content(path) == expected
     with MaskStoreWriter(path, mapper.identity):
         assert not [file for file in remote.files_in(path) if ".partial" in str(file)]
+
+
+class Here:
+    """A pool of one worker, a thread."""
+
+    died = ()
+
+    def __init__(self, threads):
+        self.submit = partial(threads.submit, cluster.run_part)
+
+    def size(self):
+        return 1
+
+
+def late_row(mapper, item):
+    return mapper.map([item], [mapper.load(item)])[0]
 
 
 def test_another_identity_and_force_are_refused_with_the_command_that_deletes(s3, place):
@@ -198,16 +219,23 @@ def project(s3, tmp_path_factory):
     for i in range(4):
         image, region = scene(i, 40 + 3 * i, 56)
         made.add(f"{i}.png", image, region, label="cat" if i % 2 else "dog")
-    folder, url = made.paths.data(DATASET), remote.as_path(f"s3://bucket/images/{DATASET}")
-    files = [file for file in folder.rglob("*.png")]
-    remote.write({url / file.relative_to(folder).as_posix(): file.read_bytes() for file in files})
-    made.local = folder.rename(folder.with_name("before"))
+    folder = made.paths.data(DATASET)
+    (folder / "masks").rename(folder.with_name("truth"))  # beside the images
+    for row in made.rows:
+        row["mask_path"] = f"../truth/{row['path']}"
+    made.write()
+    made.local, url = folder.parent.rename(made.paths.root / "before"), "s3://bucket/images"
+    files = [file for file in made.local.rglob("*.png")]
+    places = [remote.as_path(url) / file.relative_to(made.local).as_posix() for file in files]
+    remote.write({place: file.read_bytes() for place, file in zip(places, files, strict=True)})
     made.paths = Paths(made.paths.root, "s3://bucket/images", "s3://bucket/stores")
     return made
 
 
 @pytest.mark.promise("`segment` and `encode` read images from S3 and keep their stores there.")
-def test_segment_and_encode_with_images_and_stores_at_a_url(s3, place, project):
+def test_segment_and_encode_with_images_and_stores_at_a_url(
+    s3, place, project, tmp_path, monkeypatch
+):
     from pipeline.encode.encode import encode_dataset
     from pipeline.segment.segment import segment_dataset
     from tests.encode.conftest import small_clip
@@ -222,7 +250,7 @@ def test_segment_and_encode_with_images_and_stores_at_a_url(s3, place, project):
     s3.images.clear()
     assert encode_dataset(DATASET, params, paths, options, **clip).skipped == 4
     assert not s3.images
-    shutil.copytree(project.local, here.data(DATASET))
+    shutil.copytree(project.local, here.data(DATASET).parent)
     segment_dataset(DATASET, params, here, options)
     encode_dataset(DATASET, params, here, options, **clip)
     for name, opened in (("masks", open_masks), ("features", open_features)):
@@ -230,14 +258,33 @@ def test_segment_and_encode_with_images_and_stores_at_a_url(s3, place, project):
         there, store = opened(str(url)), opened(folder)
         pd.testing.assert_frame_equal(there.table(), store.table())
         assert there.digest == store.digest and len(there) == 4 and not there.check()
-    assert paths.hashes(DATASET).exists()
-    # An image that was replaced in the bucket is seen by its tag; the others are not read again.
+    # No key is in a file of the project or in an object.
+    texts = [file.read_bytes() for file in paths.root.rglob("*") if file.is_file()]
+    texts += map(remote.read, remote.files_in(remote.as_path("s3://bucket/stores")))
+    assert len(texts) > 80 and not [text for text in texts if b"of-nobody" in text.lower()]
+    # DVC sees that the images are those of the folder. One that is replaced is seen by its tag.
+    digests = [tmp_path / "url.json", tmp_path / "folder.json"]
+    for of, out in zip((paths, here), digests, strict=True):
+        digest_files(of.manifest(DATASET), of.data(DATASET), out, FileHashes(of.hashes(DATASET)))
+    assert digests[0].read_bytes() == digests[1].read_bytes()
     changed = paths.data(DATASET) / "2.png"
-    remote.write({changed: (project.local / "1.png").read_bytes()})
+    remote.write({changed: (project.local / DATASET / "1.png").read_bytes()})
     with pytest.raises(StageFailed, match=r"2\.png.*its bytes changed since the manifest was made"):
         segment_dataset(DATASET, params, paths, options)
     image = read_image(str(changed))
-    assert np.array_equal(image, read_image(project.local / "1.png"))
+    assert np.array_equal(image, read_image(project.local / DATASET / "1.png"))
+    refreshed = refresh_dataset(DATASET, paths=paths)
+    assert (
+        refreshed.changed["changed"] == 1 and "2.png" in refreshed.failed
+    )  # its mask is another's
+    # A server that is away fails no image: it ends the run.
+    monkeypatch.setattr(remote, "WAITS", ())
+    s3.stop()
+    full, lost = project.params(segment__prompt="full"), Paths(paths.root, paths.data_root, "lost")
+    with pytest.raises(RemoteError, match="the server does not answer"):
+        segment_dataset(DATASET, full, lost, options)
+    record = RunRecord.read(paths.record(DATASET, "segment"))
+    assert record.status == "error" and not record.failed and "run the same" in record.error
 
 
 @pytest.mark.promise("What is wrong with a bucket is said in one line with a remedy.")
@@ -256,10 +303,11 @@ def test_what_is_wrong_with_a_bucket_is_said_in_one_line(s3, place, items, tmp_p
     assert "no such file" in said(read_text_csv, str(place / "x.csv"))
     remote.write({place / "x.png": b"", place / "x.csv": b"a,b\n1,2\n"})
     assert "is empty" in said(read_image, str(place / "x.png"))
-    assert read_text_csv(str(place / "x.csv")).rows == [["1", "2"]]
+    assert "no column image_id" in said(read_manifest, str(place / "x.csv"))
     s3.denied = True
     for call in (open_masks, read_image):
         assert "the server refuses this (Access Denied)" in said(call, str(place / "x"))
     assert "server refuses" in said(run, tmp_path, items, place)
+    assert "Unsupported filesystem" in said(open_masks, "foo://bucket/masks.zarr")
     monkeypatch.setitem(sys.modules, "upath", None)
     assert "pip install 'medfocusclip[s3]'" in said(open_features, "s3://bucket/features.zarr")

@@ -1,8 +1,11 @@
 """The shard format: what Zarr reads is what was written, and rows do not depend on each other."""
 
+import json
 import multiprocessing
+import zlib
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 import zarr
@@ -11,7 +14,7 @@ from benchmarks.cheap_stage import CheapMapper, make_items, run_cheap, store_pat
 from benchmarks.store_stage import content
 from pipeline.errors import StoreError
 from pipeline.store import FeatureRow, FeatureStoreWriter, WorkItem, verify_store
-from pipeline.store.layout import ENTRY, SHARD_ROWS, extended
+from pipeline.store.layout import ENTRY, SHARD_ROWS, extended, index_to_bytes
 from tests.store.conftest import DATA, ROWS, flip, opened, reads, shards
 
 
@@ -139,3 +142,52 @@ def test_an_adopted_shard_of_large_tokens_is_several_files(tmp_path, small_shard
     for name, values in (known | {"10": tokens[10]}).items():
         np.testing.assert_array_equal(store.read(name)["tokens"], values)
     assert len(list((path / "tokens/c").iterdir())) == 6
+
+
+def test_a_large_store_has_longer_shards_which_take_several_ranges(
+    tmp_path, small_shards, monkeypatch
+):
+    for name, value in {"SHARDS": 2, "COLUMN_ROWS": 4, "COLUMN_CHUNKS": 2}.items():
+        monkeypatch.setattr(f"pipeline.store.layout.{name}", value)
+    path, names = tmp_path / "features.zarr", [str(k) for k in range(30)]
+    manifest = pd.DataFrame({"image_id": names, "label": "a", "split": "train"})
+    items = {name: WorkItem(name, name, path) for name in names}
+    for part, read in ((names[:9], 0), (names[9:], 9)):  # the second run goes on in the same shard
+        with FeatureStoreWriter(path, IDENTITY, views=VIEWS, dim=DIM) as writer:
+            writer.sync_manifest(manifest)
+            assert len(writer.plan(list(items.values())).reused) == read
+            assert writer.shard_rows == 4  # of a range; a shard has 16
+            first, *rest = (part[at : at + 4] for at in range(0, len(part), 4))
+            writer.write([items[n] for n in first], [FeatureRow(n, _features(n)) for n in first])
+            for few in rest:  # whole ranges, and one of fewer rows
+                rows = (writer.prepare(items[n], FeatureRow(n, _features(n))) for n in few)
+                writer.adopt(writer.write_shard(rows, writer.staging()))
+        assert verify_store(path).ok
+    store = opened(path)
+    assert len(shards(path)) == 3 and store.arrays["image_features"].rows == 16
+    for name in names:
+        np.testing.assert_array_equal(store.read(name)["image_features"], _features(name))
+    assert {f.name for f in (path / "label").rglob("*") if "zarr" not in f.name} <= {
+        *("c", "0", "1", "c.0", "c.1")  # of either name
+    }
+
+
+@pytest.mark.promise("The order in which an index lists its rows makes no difference.")
+def test_an_index_of_an_early_version_that_is_not_sorted_reads_as_a_sorted_one(store):
+    kind, folder, _, path = store
+    before, digest = content(kind, folder), opened(path).digest
+    root = json.loads((path / "zarr.json").read_bytes())
+    index = opened(path).index
+    data = index_to_bytes(index.take(np.random.default_rng(0).permutation(len(index))))
+    root["attributes"]["index_crc"] = zlib.crc32(data)
+    (path / root["attributes"]["index"]).write_bytes(data)
+    (path / "zarr.json").write_text(json.dumps(root))
+    assert content(kind, folder) == before and opened(path).digest == digest
+
+
+def test_ids_are_found_one_by_one_as_in_a_table_of_many(store):
+    _, _, items, path = store
+    found, wanted = opened(path), [*(item.image_id for item in items), "", "zz", "test/"]
+    few, many = found.positions(wanted), found.positions(wanted * 20)
+    assert many.tolist() == few.tolist() * 20 and few[-3:].tolist() == [-1] * 3
+    assert few[:-3].tolist() == [list(found).index(name) for name in wanted[:-3]]
