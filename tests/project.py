@@ -18,6 +18,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from examples.demo import small_params
 from pipeline.cli.app import app
 from pipeline.cli.common import guarded
 from pipeline.config import Params, load_params
@@ -50,6 +51,14 @@ def small() -> dict[str, Any]:
     """Return the values, by dotted key, with which params.yaml has the small study of the tests."""
     values = yaml.safe_load((REPO / "tests/small.yaml").read_text(encoding="utf-8"))
     return {key: value for key, value in values.items() if key != "train.seeds"}
+
+
+def write_params(root: Path, **changed: object) -> None:
+    """Write params.yaml of a project: the small study of the tests, with some values changed, as
+    in `write_params(root, segment__prompt="full")`."""
+    given = {name.replace("__", "."): value for name, value in changed.items()}
+    raw = small_params(REPO / "tests/small.yaml", **given)
+    (root / "params.yaml").write_text(yaml.safe_dump(raw))
 
 
 def manifest_of(ids: Sequence[str], **columns: object) -> pd.DataFrame:

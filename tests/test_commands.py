@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from pipeline.engine.record import RunRecord
 from pipeline.paths import Paths
-from tests.project import REPO, Project, in_process
+from tests.project import REPO, Project, in_process, write_params
 
 REFUSED = (
     "A mistyped dataset, view, learner or number of jobs is refused before any work, and `report` "
@@ -24,8 +23,7 @@ REFUSED = (
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
     """A project folder with parameters that name no dataset of its own, and the dataset "toy"."""
-    raw = yaml.safe_load((REPO / "params.yaml").read_text()) | {"datasets": ["brain"]}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    write_params(tmp_path, datasets=["brain"])
     project = Project(tmp_path)
     for at in range(8):
         image = np.random.default_rng(at).integers(0, 255, (24, 32, 3), dtype=np.uint8)

@@ -10,9 +10,7 @@ import signal
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
-from examples.demo import small_params
 from pipeline.compare import cells_table, planned_runs
 from pipeline.config import load_params
 from pipeline.errors import PipelineError
@@ -21,7 +19,7 @@ from pipeline.evaluate.comparison import over_sets
 from pipeline.learners.choose import choose_run, control_of, kind_of
 from pipeline.paths import QuickPaths
 from tests.learners.test_train import digests, make_project
-from tests.project import REPO, in_process
+from tests.project import REPO, in_process, write_params
 from tests.site import Site
 
 VIEWS = ["whole", "masked"]
@@ -38,19 +36,17 @@ LEARNERS = {
 }
 VALUES = {
     "learners": LEARNERS,
-    "train.seeds": [0, 1, 2],
-    "splits.fractions": [0.2, 0.5, 1.0],
-    "train.views": {"official": VIEWS},
-    "study.runs": ROWS,
-    "evaluate.bootstrap": 100,
+    "train__seeds": [0, 1, 2],
+    "splits__fractions": [0.2, 0.5, 1.0],
+    "train__views": {"official": VIEWS},
+    "study__runs": ROWS,
+    "evaluate__bootstrap": 100,
 }
 
 
 def set_params(root, **changed) -> None:
     """Write params.yaml of a project, with the values above."""
-    given = VALUES | {key.replace("__", "."): value for key, value in changed.items()}
-    raw = small_params(REPO / "tests/small.yaml", datasets=["toy"], **given)
-    (root / "params.yaml").write_text(yaml.safe_dump(raw))
+    write_params(root, datasets=["toy"], **VALUES | changed)
 
 
 def compare(root, *options: str) -> str:

@@ -14,7 +14,7 @@ from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
 from pipeline.io import partial_path
 from tests.models.small import save_clip, small_clip_config
-from tests.project import DATASET, REPO, Project, in_process
+from tests.project import DATASET, REPO, Project, in_process, write_params
 from tests.segment.small_sam2 import scene
 
 DOCTOR = (
@@ -23,7 +23,7 @@ DOCTOR = (
 )
 
 
-def project_of(root, images: int, **changed) -> Project:
+def project_of(root, images: int) -> Project:
     """A project of phantoms with a small CLIP; masks are the whole image."""
     project = Project(root)
     for i in range(images):
@@ -34,11 +34,9 @@ def project_of(root, images: int, **changed) -> Project:
     project.write()
     (root / "small.json").write_text(json.dumps(small_clip_config()))
     save_clip(root / "small.pt")
-    raw = yaml.safe_load((REPO / "params.yaml").read_text()) | {"datasets": [DATASET]}
-    raw["profiles"]["embedded"]["clip"] = {"name": "small.json", "checkpoint": "small.pt"}
-    raw["segment"] |= {"prompt": "full"} | changed
-    raw["encode"]["views"] = ["whole", "masked"]
-    (root / "params.yaml").write_text(yaml.safe_dump(raw))
+    clip = {"name": "small.json", "checkpoint": "small.pt"}
+    models = {"profiles__embedded__clip": clip, "encode__views": ["whole", "masked"]}
+    write_params(root, datasets=[DATASET], segment__prompt="full", **models)
     return project
 
 

@@ -53,6 +53,7 @@ def write_masks(params: Params, paths: Paths, datasets: Sequence[str]) -> list[P
     # A control of a variant is drawn at the Dice of the masks whose region it has elsewhere.
     there = dice.rename(columns={"masks": "place"})[["dataset", "place", *DICE]]
     drawn = rows if rows.empty else rows.merge(there).dropna(subset=["dice", "difference"])
+    drawn = drawn[drawn["learner"] == params.study.baseline.learner] if len(drawn) else drawn
     found = {"dice": dice.to_dict("records"), "rows": rows.to_dict("records"), "drawn": len(drawn)}
     found |= {"seen": {name: text for name in datasets if (text := seen_by_base(name, paths))}}
     by = " ".join(["pipeline results --masks", *(f"--dataset {name}" for name in datasets)])

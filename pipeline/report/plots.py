@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -186,7 +185,8 @@ def forest_inline(name: str, dataset: str, bars: Mapping[str, Bar]) -> Markup:
 
 def dice_file(table: pd.DataFrame) -> str:
     """Draw what rows gain over the whole image against the Dice of their masks, both with their
-    intervals, a panel for each dataset, as an SVG file.
+    intervals (bands of the Dice, bars of the difference), a panel for each dataset, as an SVG
+    file.
 
     A filled mark is beyond chance after Holm's correction, a hollow one is not; a control, whose
     `place` is not its masks, is a cross.
@@ -198,34 +198,40 @@ def dice_file(table: pd.DataFrame) -> str:
     plain = {control: view for view, control in CONTROLS.items()} | {"oracle": "masked"}
     named = [[part.partition("@")[0] for part in parts_of(view)] for view in table["view"]]
     table = table.assign(shown=["+".join(plain.get(n, n) for n in names) for names in named])
-    colours = dict(zip(sorted(set(table["shown"])), cycle(COLOURS), strict=False))
+    names = sorted(set(table["shown"]))
+    n, k = table["dataset"].nunique(), max(1, len(names) - 1)
+    looks = {  # more markers where the colours are used up
+        name: (COLOURS[at % len(COLOURS)], MARKERS[at // len(COLOURS) % len(MARKERS)])
+        for at, name in enumerate(names)
+    }
     with matplotlib.rc_context({"figure.facecolor": "white"}, STYLE):
-        n = table["dataset"].nunique()
-        figure = Figure(figsize=(1.2 + 3.4 * n, 4), layout="constrained")
+        figure = Figure(figsize=(1.2 + 3.4 * n, 4.4), layout="constrained")
         grid = figure.subplots(1, n, squeeze=False).ravel()
-        for axes, (name, mine) in zip(grid, table.groupby("dataset"), strict=True):
-            for k, (shown, of) in enumerate(mine.groupby("shown")):
-                for row in of.itertuples():
-                    control = row.place != row.masks
-                    x = row.dice + 0.016 * k + 0.008 * control  # beside each other
-                    y = 100 * row.difference
-                    ends = [100 * row.difference_lo], [100 * row.difference_hi]
-                    axes.vlines([x], *ends, color=colours[shown], lw=1)
-                    axes.hlines([y], [row.dice_lo], [row.dice_hi], color=colours[shown], lw=0.5)
-                    face = colours[shown] if row.verdict in ("better", "worse") else "white"
-                    axes.plot(x, y, "x" if control else "o", color=colours[shown], mfc=face, ms=5)
-                axes.plot([], [], "o", color=colours[shown], label=shown)
-            if (mine["place"] != mine["masks"]).any():
-                axes.plot([], [], "x", color="#6b6b6b", label="control of these masks")
-            for place, dice in mine.groupby("place")["dice"].first().items():
-                axes.axvline(dice, color="#e8e8e8", lw=1, zorder=0)
+        for axes, (dataset, mine) in zip(grid, table.groupby("dataset"), strict=True):
+            for row in mine.itertuples():
+                (colour, marker), control = looks[row.shown], row.place != row.masks
+                beside = 0.04 * (names.index(row.shown) / k - 0.5) + 0.008 * control
+                x = row.dice + beside
+                ends = 100 * row.difference_lo, 100 * row.difference_hi
+                axes.vlines(x, *ends, color=colour, lw=1)
+                face = colour if row.verdict in ("better", "worse") else "white"
+                marker = "x" if control else marker
+                axes.plot(x, 100 * row.difference, marker, color=colour, mfc=face, ms=5)
+            for place, of in mine.groupby("place"):
+                dice, lo, hi = of.iloc[0][["dice", "dice_lo", "dice_hi"]]
+                axes.axvspan(lo, hi, color="#f0f0f0", lw=0, zorder=0)
+                axes.axvline(dice, color="#d8d8d8", lw=1, zorder=0)
                 at = {"xycoords": ("data", "axes fraction"), "rotation": 90, "fontsize": 7}
                 axes.annotate(place, (dice, 0.02), ha="right", **at)
             axes.axhline(0, color="#8a8a8a", lw=1)
             axes.set(xlabel="mean Dice of the masks", ylabel="accuracy minus whole image, points")
-            axes.set_xlim(0, 1.05)
-            axes.set_title(name, loc="left", fontweight="bold", fontsize=9)
-            axes.legend(fontsize=7, loc="upper left")
+            axes.set_xlim(-0.03, 1.06)
+            axes.set_title(dataset, loc="left", fontweight="bold", fontsize=9)
+        for name, (colour, marker) in looks.items():
+            grid[0].plot([], [], marker, color=colour, label=name)
+        if (table["place"] != table["masks"]).any():
+            grid[0].plot([], [], "x", color="#6b6b6b", label="control of these masks")
+        figure.legend(loc="outside lower left", ncols=2 * n, fontsize=7)
         return render(figure)
 
 

@@ -1,21 +1,11 @@
-"""The flags of the commands: precision, workers and progress; inputs that were made again."""
+"""The flags of the commands: precision, workers, batch size; inputs that were made again."""
 
 from __future__ import annotations
-
-import contextlib
-import fcntl
-import os
-import pty
-import re
-import struct
-import termios
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline import open_features, open_masks
-from tests import warm
 from tests.project import in_process
 from tests.site import STORES, Site
 
@@ -45,28 +35,6 @@ def test_bf16_is_near_fp32_and_never_continues_its_store(half: Site, fresh: Site
         a, b = (store.image_features(view, list(two)) for store in (one, two))
         cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
         assert not np.array_equal(a, b) and (view != "whole" or (cosine > 0.99).all())
-
-
-def test_a_terminal_gets_one_line_that_is_rewritten_and_a_file_gets_lines(fresh: Site) -> None:
-    segment = ("segment", "--dataset", "breast", "--limit", "4", "--batch-size", "2")
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 50, 120, 0, 0))
-    screen = Path(os.ttyname(theirs))
-    variables = fresh.environment() | {"TERM": "xterm-256color", "COLUMNS": "120"}
-    running = warm.start("pipeline", segment, fresh.root, variables, screen)
-    running.process.join(600)
-    os.close(theirs)
-    drawn = b""
-    with os.fdopen(ours, "rb", buffering=0) as file, contextlib.suppress(OSError):
-        while part := file.read(65536):  # OSError: the other end was closed
-            drawn += part
-    assert running.wait() == 0 and b"\rsegment breast: 4/4" in drawn
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.decode())
-    assert "segment breast" in plain and re.search(r"\b4/4\b", plain)
-    assert re.search(r"\d\.\d images/s", plain)
-    out = fresh.run("pipeline", *segment)
-    assert "\x1b" not in out and "\r" not in out
-    assert re.search(r"^segment breast: 4/4, \d+\.\d images/s", out, re.MULTILINE)
 
 
 @pytest.mark.promise(

@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from pipeline import open_features, open_masks
 from tests.images.makers import BIRTH, PATIENT, dicom, grey, save_dicom
-from tests.project import small
+from tests.project import small, write_params
 from tests.site import Site
 
 # Long enough that no code or picture holds it by chance.
@@ -49,13 +49,15 @@ COMMANDS = (
     "results -d scans",
 )
 PREDICT = ("predict", "-d", "scans", "--learner", "linear-probe", "--view", "whole")
+LEARNERS = ("linear-probe", "zero-shot")
 PARAMS = {
-    "segment": {"prompt": "full", "max_failed": 1.0},
-    "encode": {"views": ["whole"], "max_failed": 1.0},
-    "splits": {"fractions": [1.0], "folds": 2},
-    "train": {"seeds": [0], "views": {"official": ["whole"]}},
-    "study": {"runs": [{"name": "Whole image", "learner": "linear-probe", "view": "whole"}]},
-    "evaluate": {"bootstrap": 20},
+    **{"segment__prompt": "full", "segment__max_failed": 1.0},
+    **{"encode__views": ["whole"], "encode__max_failed": 1.0},
+    **{"splits__fractions": [1.0], "splits__folds": 2},
+    **{"train__seeds": [0], "train__views": {"official": ["whole"]}},
+    "learners": {name: small()["learners"][name] for name in LEARNERS},
+    "study__runs": [{"name": name, "learner": name, "view": "whole"} for name in LEARNERS],
+    "evaluate__bootstrap": 20,
 }
 
 
@@ -77,18 +79,11 @@ def draw_others(folder: Path) -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path, repo: Path) -> Site:
+def project(tmp_path: Path) -> Site:
     """Eight DICOM scans of four patients, and a picture of each further format."""
     root = tmp_path / "project"
-    params = yaml.safe_load((repo / "params.yaml").read_text()) | {"datasets": ["scans"]}
-    for section, values in PARAMS.items():
-        params[section] |= values
-    learners = small()["learners"]
-    params["learners"] = {name: learners[name] for name in ("zero-shot", "linear-probe")}
-    runs = [{"name": name, "learner": name, "view": "whole"} for name in params["learners"]]
-    params["study"] |= {"runs": runs[::-1]}
     (root / "data_manifests").mkdir(parents=True)
-    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    write_params(root, datasets=["scans"], **PARAMS)
     prompts = {"templates": {"default": ["{}"]}, "classes": {"scans": {"a": "one", "b": "two"}}}
     (root / "data_manifests/prompts.yaml").write_text(yaml.safe_dump(prompts))
     for k in range(8):

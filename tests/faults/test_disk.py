@@ -53,7 +53,7 @@ def test_a_disk_that_takes_no_more_stops_a_stage_and_nothing_is_lost(
     built: Site, half: Site, tmp_path: Path, request: pytest.FixtureRequest, stage: str
 ) -> None:
     site = built.before(stage, half, tmp_path / "site")
-    if stage in ("segment", "train", "evaluate"):
+    if stage in ("segment", "train"):
         said = fails(site, stage, request.getfixturevalue("own_mounts") + SMALL_DISK)
         assert "No space left on device" in said and "free some space" in said
     else:

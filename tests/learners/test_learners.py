@@ -146,6 +146,7 @@ def test_a_nan_feature_is_a_divergence_and_not_a_prediction(name):
 
 ONE = {
     "linear-probe": {"c_steps": 1},
+    "out-of-core-probe": {"c_steps": 1},
     "medfocus": {"epochs": 1},
     "medfocus-probe": {"epochs": 1, "c_steps": 1},
     "nearest-prototype": {"scale": [1.0]},
