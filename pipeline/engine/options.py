@@ -12,7 +12,8 @@ CLUSTERS = {
     "dask": ("Dask scheduler", "start `dask scheduler` there, and `dask worker` on the machines"),
     "ray": (
         "Ray cluster",
-        "start `ray start --head` there, and `ray start --address` on the machines",
+        "start `ray start --head` there, and `ray start --address` on the machines; if it asks for "
+        "a token, set RAY_AUTH_MODE=token here",
     ),
 }
 

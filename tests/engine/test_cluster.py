@@ -430,9 +430,12 @@ def ray_head():
         port = free.getsockname()[1]
     folder = tempfile.mkdtemp(prefix="ray-")  # short, since paths of sockets are
     options = ["--head", "--block", "--num-cpus=2", f"--port={port}", f"--temp-dir={folder}"]
-    options += ["--include-dashboard=false", "--disable-usage-stats"]
+    options += ["--node-ip-address=127.0.0.1", "--include-dashboard=false", "--disable-usage-stats"]
+    options += ["--no-monitor", "--include-log-monitor=false"]
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options]
-    head = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    # No token, since only this machine can connect; and time to start beside other tests.
+    own = {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "300"}
+    head = subprocess.Popen(command, env=os.environ | own, stdout=subprocess.PIPE, text=True)
     assert any("runtime started" in line for line in head.stdout)
     yield psutil.Process(head.pid), f"127.0.0.1:{port}"
     head.terminate()
@@ -448,10 +451,15 @@ def test_rows_and_fits_of_ray_workers_one_of_them_killed_are_those_of_one_proces
 ):
     head, address = ray_head
 
+    def busy():
+        mine = {one.pid for one in head.children(recursive=True)}
+        named = [one for one in psutil.process_iter(["name"]) if one.pid in mine]
+        return [one for one in named if one.info["name"] == "ray::run_part"]
+
     def kill():
-        while not list(tmp_path.glob("*.zarr/.partial-*/*")):
-            time.sleep(0.01)
-        next(one for one in head.children(recursive=True) if one.name() == "ray::run_part").kill()
+        while not (found := busy()):
+            time.sleep(0.05)
+        found[0].kill()
 
     items, killer = make_items(tmp_path, 24), threading.Thread(target=kill, daemon=True)
     with closing(cluster.RayPool(address)) as pool:
