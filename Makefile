@@ -10,8 +10,8 @@ VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 export SAM2_BUILD_CUDA := 0
 ARGS := --quiet --constraint constraints.txt
-# uv takes a quarter of pip's time. Where it fails, for example since only pip.conf names the index,
-# pip installs the same versions.
+# uv takes a third of pip's time. Where it fails, for example since only pip.conf names the index,
+# pip installs the same versions. All is compiled once, since some environments keep no bytecode.
 install = $(BIN)/uv pip install --python $(BIN)/python $(ARGS) $(1) || $(BIN)/python -m pip install $(ARGS) $(1)
 
 setup: $(VENV)/ready
@@ -24,7 +24,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install $(ARGS) uv || true
 	$(call install,setuptools wheel torch torchvision)
 	$(call install,--no-build-isolation sam2)
-	$(call install,--no-build-isolation --editable '.[test]')
+	UV_COMPILE_BYTECODE=1 $(call install,--no-build-isolation --editable '.[test]')
 	touch $@
 
 demo: setup
