@@ -9,6 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 export SAM2_BUILD_CUDA := 0
+export UV_COMPILE_BYTECODE := 1
 ARGS := --quiet --constraint constraints.txt
 # uv takes a third of pip's time. Where it fails, for example since only pip.conf names the index,
 # pip installs the same versions. All is compiled once, since some environments keep no bytecode.
@@ -24,7 +25,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install $(ARGS) uv || true
 	$(call install,setuptools wheel torch torchvision)
 	$(call install,--no-build-isolation sam2)
-	UV_COMPILE_BYTECODE=1 $(call install,--no-build-isolation --editable '.[test]')
+	$(call install,--no-build-isolation --editable '.[test]')
 	touch $@
 
 demo: setup
