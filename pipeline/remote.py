@@ -11,6 +11,7 @@ that is not answered is repeated after `WAITS` seconds, besides what the library
 from __future__ import annotations
 
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -153,7 +154,9 @@ def exists(path: Path) -> bool:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Return all objects below a folder, sorted."""
+    """Return all files below a folder, at a URL or here, sorted."""
+    if not is_url(folder):
+        return sorted(file for file in folder.rglob("*") if file.is_file())
     found, root = ask(folder, "find", folder.path), folder.path.rstrip("/")
     return [folder / name[len(root) + 1 :] for name in found if name != root]
 
@@ -179,7 +182,9 @@ def remove_folder(folder: Path) -> None:
 
 
 def new_folder(parent: Path, prefix: str = "") -> Path:
-    """Return a name below a folder that nobody else has."""
+    """Return a new folder below another one, at a URL or here, whose name nobody else has."""
+    if not is_url(parent):
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     return parent / f"{prefix}{uuid4().hex}"
 
 

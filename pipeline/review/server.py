@@ -33,6 +33,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from torch import Tensor
 
 from pipeline.config import Params
 from pipeline.engine.options import RunOptions
@@ -155,7 +156,10 @@ class Review:
 
     def reading(self, row: dict) -> tuple[str, Read]:
         """Return what `Prompted` needs of an image: a key and how it is read."""
-        read = lambda: (self.image(row), stored_embedding(self.embeddings, row))  # noqa: E731
+
+        def read() -> tuple[np.ndarray, list[Tensor] | None]:
+            return self.image(row), stored_embedding(self.embeddings, row)
+
         return row["sha256"] + str(row["frame"]), read
 
     def item(self, image_id: str) -> dict:

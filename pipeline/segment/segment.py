@@ -82,16 +82,17 @@ def segment_dataset(
         choices = {"on_mismatch": options.on_store_mismatch, "attrs": {"dataset": dataset}}
         with MaskStoreWriter(paths.masks(dataset, variant), mapper.identity, **choices) as writer:
             writer.sync_manifest(manifest)
-            own = not variant and options.in_this_process and mapper.strategy.sam2
-            if own and (mapper.strategy.keeps_candidates or params.segment.embeddings):
-                todo = [item for item, _ in writer.plan(items, force=options.force).todo]
+            if not variant and options.in_this_process and mapper.strategy.sam2:
+                candidates, embeddings = mapper.strategy.keeps_candidates, params.segment.embeddings
+                todo = []
+                if candidates or embeddings:
+                    todo = [item for item, _ in writer.plan(items, force=options.force).todo]
                 asked = dataset, manifest, paths, options, todo[: options.limit], mapper, hashes
-                if todo and params.segment.embeddings:
+                if todo and embeddings:
                     keep_embeddings(*asked)
-            if own:
                 sam2 = mapper.strategy.sam2.predictor
                 mapper.embeddings = same_embeddings(dataset, paths, sam2, mapper.window)
-                if mapper.strategy.keeps_candidates and todo:
+                if todo and candidates:
                     mapper.stored = keep_candidates(*asked)
             given = items, mapper, writer, hashes, variant, recipe, pool
             record = run_stage("segment", dataset, params, paths, options, *given)

@@ -254,13 +254,6 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def files_in(folder: Path) -> list[Path]:
-    """Return all files below a folder."""
-    if remote.is_url(folder):
-        return remote.files_in(folder)
-    return [file for file in folder.rglob("*") if file.is_file()]
-
-
 def to_json(value: Any) -> bytes:
     """Return compact JSON in UTF-8."""
     return json.dumps(value, ensure_ascii=False).encode()

@@ -362,10 +362,8 @@ class StoreWriter:
 
     def staging(self) -> Path:
         """Return a new folder for `write_shard`; what is left in it, the next writer removes."""
-        if self.is_remote:
-            return remote.new_folder(self.root, layout.PARTIAL)
         with writing(self.path):
-            return Path(tempfile.mkdtemp(prefix=layout.PARTIAL, dir=self.root))
+            return remote.new_folder(self.root, layout.PARTIAL)
 
     def write_shard(self, rows: Iterable[Prepared], staging: Path) -> WrittenShard:
         """Write at most `shard_rows` prepared rows into a folder of their own below `staging`.
@@ -382,10 +380,7 @@ class StoreWriter:
                 yield arrays_of_row
 
         with writing(self.path):
-            if self.is_remote:
-                folder = remote.new_folder(staging)
-            else:
-                folder = Path(tempfile.mkdtemp(dir=staging))
+            folder = remote.new_folder(staging)
             layout.write_rows(folder, arrays, 0, data())
         return WrittenShard(folder, listed)
 
@@ -401,7 +396,7 @@ class StoreWriter:
         step, arrays, folders, joined = self.shard_rows, self._last.arrays, set(), {}
         first = -(-self._next // step) * step
         with writing(self.path):
-            for file in layout.files_in(shard.folder):
+            for file in remote.files_in(shard.folder):
                 name, _, number, *cell = file.relative_to(shard.folder).parts
                 array = arrays[name]
                 place, kept = divmod(first, array.rows)
