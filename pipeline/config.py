@@ -240,18 +240,6 @@ class AdaptParams(Section):
     """At its highest; null = the one of the method."""
     rank: int = Field(8, ge=1)
     """lora: rank of the updates; adapter: width of the modules."""
-    start: str = Field("", pattern=f"^({DATASET_NAME})?$")
-    """Variant whose adapters are trained further, augmented more; empty = the base model."""
-    own_masks: float = Field(0.8, ge=0)
-    """With `start`, half of a batch are other training images with their masks in it, if it
-    estimates their IoU at this or more; above 1 = none."""
-    frozen: float = Field(0.3, ge=0, lt=1)
-    """With `start`, the share of the trunk's tensors, from the image on, that stay as they are."""
-
-    def identity(self) -> dict[str, Any]:
-        """Return what decides an adapter: without `start` what did so before there was one."""
-        later = set() if self.start else {"start", "own_masks", "frozen"}
-        return self.model_dump(mode="json", exclude=later)
 
 
 class PromptQualityParams(Section):

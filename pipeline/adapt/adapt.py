@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 from pipeline.adapt.examples import Examples, MaskOf, draw, true_mask
-from pipeline.adapt.files import KNOWN, LatePredictor, read_about, read_tensors, write_adapter
+from pipeline.adapt.files import KNOWN, LatePredictor, read_about, write_adapter
 from pipeline.adapt.fit import fit
 from pipeline.adapt.methods import insert
 from pipeline.config import DATASET_NAME, AdaptParams, Params
@@ -94,8 +94,7 @@ def adapt_dataset(
         load: returns a fresh SAM2, instead of the one of the profile.
 
     Raises:
-        ConfigError: fewer masks than shots; the variant exists with other choices; or there is no
-            adapter to start from.
+        ConfigError: fewer masks than shots; or the variant exists with other choices.
         ManifestError: no image of a training part has a mask to learn from.
         ImageError: a mask that is learned from is empty or cannot be read.
         ModelError, StageFailed, StoreError: as `segment_dataset`.
@@ -133,28 +132,22 @@ def adapt_dataset(
             split = plan.get(section.protocol, seed)
             test, learned = set(split.test), {*split.train, *split.val}
             taboo = {units[image_id] for image_id in test}
-            outside = {i for i in learned if units[i] not in taboo}.__contains__
-            free = [item for item in teachers if outside(item.image_id)]
+            free = [i for i in teachers if i.image_id in learned and units[i.image_id] not in taboo]
             examples = choose(free, section, units, part, paths.manifest(dataset))
             path = folder / f"{part}.safetensors"
             about = {
                 **{"dataset": dataset, "variant": variant, "part": part, "code": CODE_VERSION},
-                **{"base": known["fingerprint"], "params": section.identity()},
+                **{"base": known["fingerprint"], "params": section.model_dump(mode="json")},
                 "keys": sorted(item.key for item in examples),
                 "images": [item.image_id for item in examples],
             }
-            own: tuple[list[WorkItem], MaskOf] = [], true_mask
-            if section.start:
-                rows = manifest[manifest["image_id"].isin(learned)]
-                own = further(section, about, rows, outside, paths)
             if is_there(path, about, force=options.force):
                 record.skipped += 1
             else:
                 title = f"adapt {dataset} {variant}/{part}"
                 shown = {"unit": "steps", "show": options.progress}
                 with show_progress(title, section.steps, **shown) as count:
-                    what = (path, load(), (examples, mask_of), own, params, canonical(about))
-                    train_adapter(*what, count)
+                    train_adapter(path, load(), examples, mask_of, params, canonical(about), count)
                 record.done += 1
             adapted = LatePredictor(path, known, dataset, load)
             unprompted = params.segment.model_copy(update={"prompt": "no-prompt"})
@@ -225,49 +218,11 @@ def corrected(
     return items, lambda item, shape: masks[item.image_id]
 
 
-def further(
-    section: AdaptParams,
-    about: dict[str, Any],
-    rows: pd.DataFrame,
-    outside: Callable[[str], bool],
-    paths: Paths,
-) -> tuple[list[WorkItem], MaskOf]:
-    """Return the images whose masks of the variant `section.start` are learned from as well, and
-    what gives these; put into `about`, that of the new adapter, what decides it.
-
-    The masks of which the model is sure, augmented more than when it learned to make them: Q. Xie
-    et al., Noisy student, arXiv:1911.04252. `rows` are those of the training images in the
-    manifest, `outside` tells whether an image shares nothing with the part that is tested.
-    """
-    dataset, part = about["dataset"], about["part"]
-    path = paths.adapter(dataset, section.start) / f"{part}.safetensors"
-    stored, store = read_about(path), paths.masks(dataset, f"{section.start}/{part}")
-    remedy = f"run: pipeline adapt --dataset {dataset} --name {section.start}"
-    if stored is None or not exists(store):
-        raise ConfigError("there is no adapter to start from", path=path, remedy=remedy)
-    for name in ("method", "rank", "protocol"):
-        if stored["params"][name] != getattr(section, name):
-            message = f"{name} of the adapter to start from is {stored['params'][name]}"
-            raise ConfigError(message, path=path, remedy=f"set adapt.{name} to that")
-    seen = sorted({*stored["images"], *about["images"]})
-    if not all(map(outside, seen)):
-        message = f"the adapter to start from has seen images that belong to part {part}"
-        raise ConfigError(message, path=path, remedy=f"{remedy} --force")
-    masks = open_masks(store)
-    table = masks.table().reindex(rows["image_id"])
-    sure = (table["status"] == "ok") & (table["predicted_iou"] >= section.own_masks)
-    sure &= table["sha256"] == rows["sha256"].to_numpy()
-    sure &= np.array([image_id not in seen and outside(image_id) for image_id in rows["image_id"]])
-    items = image_items(rows[sure.to_numpy()], paths.data(dataset))
-    about |= {"images": seen, "start": stored["sha256"], "own": [item.image_id for item in items]}
-    return items, lambda item, shape: masks[item.image_id]
-
-
 def train_adapter(
     path: Path,
     predictor: Sam2ImagePredictor,
-    true: tuple[list[WorkItem], MaskOf],
-    own: tuple[list[WorkItem], MaskOf],
+    items: list[WorkItem],
+    mask_of: MaskOf,
     params: Params,
     about: dict[str, Any],
     count: Callable[[int, int], None],
@@ -278,28 +233,14 @@ def train_adapter(
     base = {
         name: value.detach().cpu().clone() for name, value in predictor.model.named_parameters()
     }
-    examples = [
-        Examples.read(items, predictor, params.images.shown, mask_of)
-        for items, mask_of in (true, own)
-        if items
-    ]
+    examples = Examples.read(items, predictor, params.images.shown, mask_of)
     state = path.with_name(f"{path.stem}-{sha256_json(about)[:16]}.pt")
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(section.seed)
             insert(predictor.model, section.method, section.rank)
-            if section.start:
-                start = path.parents[1] / section.start / path.name
-                read_tensors(start, predictor, section.method, "make it again")
-            trunk = predictor.model.image_encoder.trunk.parameters()
-            still = [weight for weight in trunk if weight.requires_grad and section.start]
-            still = still[: round(section.frozen * len(still))]
-            for weight in still:
-                weight.requires_grad_(False)
-            losses = fit(predictor, *examples, params=section, state=state, count=count)
-            for weight in still:  # which is written, as it is no longer that of the base
-                weight.requires_grad_(True)
+            losses = fit(predictor, examples, section, state, count)
     finally:
         torch.set_num_threads(before)
     tenth = max(1, len(losses) // 10)

@@ -23,9 +23,6 @@ TURN, SCALE, SHIFT = 20.0, 0.25, 0.1
 """Largest rotation (degrees), change of scale (share) and shift (share of a side)."""
 CONTRAST, BRIGHTNESS = 0.25, 0.25
 """Largest change of contrast (share) and brightness (standard deviations of the model's input)."""
-ZOOM, GAMMA, SPECKLE = 0.5, 0.4, 0.15
-"""Where more is augmented: change of scale in place of `SCALE`, logarithm of the power of the grey
-values, and standard deviation of what they are multiplied with."""
 
 
 def draw(candidates: Sequence[str], units: dict[str, str], shots: int, *salt: object) -> list[str]:
@@ -84,13 +81,12 @@ class Examples:
         return cls(torch.stack(images), torch.stack(masks))
 
     def batch(
-        self, predictor: Sam2ImagePredictor, seed: int, step: int, size: int, more: bool = False
+        self, predictor: Sam2ImagePredictor, seed: int, step: int, size: int
     ) -> tuple[Tensor, Tensor]:
         """Return an augmented batch: float32 images (size, 3, s, s), masks (size, 1, s, s).
 
         Each pass over the images has its own order. Masks are 0 or 1. Seed and step alone
-        decide the batch, so that training continues where it was stopped. `more`: by `ZOOM`,
-        `GAMMA` and `SPECKLE`.
+        decide the batch, so that training continues where it was stopped.
         """
         n = len(self.images)
         places = range(step * size, (step + 1) * size)
@@ -101,23 +97,14 @@ class Examples:
         mean, std = _channels(predictor)
         images = (self.images[rows].float() / 255 - mean) / std
         rng = np.random.default_rng([seed, 1, step])
-        grid = F.affine_grid(
-            _motions(rng, size, ZOOM if more else SCALE), list(images.shape), align_corners=False
-        )
+        grid = F.affine_grid(_motions(rng, size), list(images.shape), align_corners=False)
         images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
         masks = F.grid_sample(self.masks[rows, None].float(), grid, align_corners=False)
         gain, shift = (
             torch.from_numpy(rng.uniform(-most, most, (size, 1, 1, 1))).float()
             for most in (CONTRAST, BRIGHTNESS)
         )
-        images = images * (1 + gain) + shift
-        if more:
-            power, sigma = rng.uniform((-GAMMA, 0), (GAMMA, SPECKLE), (size, 2)).T
-            noise = rng.standard_normal((size, 1, *images.shape[-2:]), np.float32)
-            power, sigma = (torch.from_numpy(v).float().view(-1, 1, 1, 1) for v in (power, sigma))
-            grey = (images * std + mean).clamp(0, 1) ** power.exp()
-            images = (grey * (1 + sigma * torch.from_numpy(noise)) - mean) / std
-        return images, masks.round()
+        return images * (1 + gain) + shift, masks.round()
 
 
 def _channels(predictor: Sam2ImagePredictor) -> tuple[Tensor, Tensor]:
@@ -126,10 +113,10 @@ def _channels(predictor: Sam2ImagePredictor) -> tuple[Tensor, Tensor]:
     return torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
 
 
-def _motions(rng: np.random.Generator, n: int, scale: float) -> Tensor:
+def _motions(rng: np.random.Generator, n: int) -> Tensor:
     """Return n random flips, rotations, scales and shifts as matrices, float32 (n, 2, 3)."""
     turn = np.deg2rad(rng.uniform(-TURN, TURN, n))
-    size = np.exp(rng.uniform(-1, 1, n) * np.log1p(scale))
+    size = np.exp(rng.uniform(-1, 1, n) * np.log1p(SCALE))
     flip = rng.choice([-1.0, 1.0], n)
     cos, sin = size * np.cos(turn), size * np.sin(turn)
     x, y = rng.uniform(-2 * SHIFT, 2 * SHIFT, (2, n))

@@ -67,18 +67,9 @@ def load_adapter(path: Path, predictor: Sam2ImagePredictor, dataset: str) -> Sam
     if other := identity_diff(about["base"], canonical(predictor.fingerprint)):
         message = f"the adapter is of another base model: {'; '.join(other)[:300]}"
         raise ModelError(message, path=path, remedy="set the profile back, or " + again)
-    finish = insert(predictor.model, about["params"]["method"], about["params"]["rank"])
-    read_tensors(path, predictor, about["params"]["method"], again)
-    finish()
-    predictor.model.requires_grad_(False)
-    predictor.fingerprint = adapted_fingerprint(predictor.fingerprint, about)
-    return predictor
-
-
-def read_tensors(path: Path, predictor: Sam2ImagePredictor, method: str, again: str) -> None:
-    """Copy the tensors of an adapter to a SAM2 that `insert` has prepared for its method. Raises
-    ModelError with the remedy `again` if they do not fit."""
-    wanted, advice = trained(predictor.model), f"the adapter fits no SAM2; {again}"
+    model, method = predictor.model, about["params"]["method"]
+    finish = insert(model, method, about["params"]["rank"])
+    wanted, advice = trained(model), f"the adapter fits no SAM2; {again}"
     state = Checkpoint(path, advice).read()
     lacking = set() if method == "full" else set(wanted) - set(state)
     odd = [n for n, t in state.items() if n not in wanted or wanted[n].shape != t.shape]
@@ -88,6 +79,10 @@ def read_tensors(path: Path, predictor: Sam2ImagePredictor, method: str, again: 
     with torch.no_grad():
         for name, value in state.items():
             wanted[name].copy_(value)
+    finish()
+    model.requires_grad_(False)
+    predictor.fingerprint = adapted_fingerprint(predictor.fingerprint, about)
+    return predictor
 
 
 def adapted_fingerprint(base: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:

@@ -74,13 +74,12 @@ def loss_of(logits: Tensor, iou: Tensor, masks: Tensor) -> Tensor:
 
 def fit(
     predictor: Sam2ImagePredictor,
-    *examples: Examples,
+    examples: Examples,
     params: AdaptParams,
     state: Path,
     count: Callable[[int, int], None] = lambda done, failed: None,
 ) -> list[float]:
-    """Train what `methods.insert` marked, in place; return the loss of each step. A batch has the
-    same number of each of the `examples`.
+    """Train what `methods.insert` marked, in place; return the loss of each step.
 
     AdamW (I. Loshchilov and F. Hutter, arXiv:1711.05101) with a linear rise and a cosine fall of
     the learning rate; gradients are clipped at norm 1. Batch normalisation keeps its statistics.
@@ -105,9 +104,7 @@ def fit(
         rise = max(1, round(WARM_UP * params.steps))
         fall = 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, params.steps - rise)))
         adam.param_groups[0]["lr"] = top * ((step + 1) / rise if step < rise else fall)
-        size, more = max(1, params.batch_size // len(examples)), bool(params.start)
-        batches = (of.batch(predictor, params.seed, step, size, more) for of in examples)
-        images, masks = map(torch.cat, zip(*batches, strict=True))
+        images, masks = examples.batch(predictor, params.seed, step, params.batch_size)
         loss = loss_of(*answer(predictor, images.to(device)), masks.to(device))
         adam.zero_grad(set_to_none=True)
         loss.backward()

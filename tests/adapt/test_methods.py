@@ -39,7 +39,7 @@ def adapted(method: str, state, steps: int = 12, rank: int = 4):
     params = AdaptParams(method=method, steps=steps, batch_size=4, rank=rank, learning_rate=3e-3)
     torch.manual_seed(1)
     finish = insert(predictor.model, method, rank)
-    return predictor, fit(predictor, examples(), params=params, state=state), finish
+    return predictor, fit(predictor, examples(), params, state), finish
 
 
 @pytest.mark.promise(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 
@@ -241,44 +240,6 @@ def test_what_a_person_corrected_is_learned_from_and_nothing_else(project):
         choose([], source, {}, "0", project.paths.manifest(DATASET))
     with pytest.raises(StoreError, match=r"no masks corrected .*run: pipeline review"):
         adapt(project, adapt__source="decoder-4")
-
-
-@pytest.mark.promise(
-    "An adapter that is trained further learns from its own masks of training images alone, and "
-    "refuses one that has seen its part."
-)
-def test_an_adapter_goes_on_with_its_own_masks_of_training_images(project):
-    more = {"adapt__start": "decoder-4", "adapt__own_masks": 0.0}
-    made = adapt(project, variant="further", **more)
-    assert (made.record.done, made.record.status) == (2, "ok")
-    patient = {row["image_id"]: row["patient_id"] for row in project.rows}
-    for part in "01":
-        folders = (project.paths.adapter(DATASET, name) for name in ("decoder-4", "further"))
-        path, later = (folder / f"{part}.safetensors" for folder in folders)
-        first, about = read_about(path), read_about(later)
-        assert about["start"] == first["sha256"] != about["sha256"]
-        assert about["images"] == first["images"] and not {*about["own"]} & {*first["images"]}
-        tested = pd.read_parquet(path.with_suffix(".parquet"))["image_id"].map(patient)
-        assert about["own"] and not {*tested} & {patient[i] for i in about["own"]}
-        assert not {"start", "own_masks"} & {*first["params"]}  # as it was before there were any
-    loads = []
-    again = adapt(project, variant="further", load=lambda: loads.append(1) or untrained(), **more)
-    assert len(loads) == 1 and again.record.skipped == 2
-    with pytest.raises(ConfigError, match=r"made with other choices: .*own"):
-        adapt(project, variant="further", adapt__start="decoder-4", adapt__own_masks=1.1)
-    with pytest.raises(ConfigError, match=r"no adapter to start from - run: pipeline adapt"):
-        adapt(project, variant="v", adapt__start="nothing")
-    with pytest.raises(ConfigError, match="method of the adapter to start from is decoder"):
-        adapt(project, variant="v", adapt__start="decoder-4", adapt__method="full")
-    file = project.paths.adapter(DATASET, "decoder-4") / "0.json"
-    kept = file.read_bytes()
-    try:  # a leak is put in
-        seen = pd.read_parquet(file.with_suffix(".parquet"))["image_id"][0]
-        file.write_text(json.dumps(json.loads(kept) | {"images": [seen]}), "utf-8")
-        with pytest.raises(ConfigError, match="seen images that belong to part 0"):
-            adapt(project, variant="v", **more)
-    finally:
-        file.write_bytes(kept)
 
 
 def test_what_cannot_be_adapted_or_is_not_there_is_said_in_one_line(project, tmp_path):
