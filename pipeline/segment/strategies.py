@@ -245,7 +245,7 @@ class Averaged(NoPrompt):
 def stretched(maps: Tensor, x: float, y: float) -> Tensor:
     """Resample maps, float32 (n, c, h, w), about their middle: what is at (x u, y v) comes to
     (u, v), for u and v from -1 to 1; outside, the border goes on. A negative x mirrors."""
-    turn = torch.tensor([[x, 0, 0], [0, y, 0]], device=maps.device).expand(len(maps), 2, 3)
+    turn = torch.tensor([[x, 0.0, 0.0], [0.0, y, 0.0]], device=maps.device).expand(len(maps), 2, 3)
     grid = F.affine_grid(turn, list(maps.shape), align_corners=False)
     return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
 
