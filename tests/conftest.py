@@ -64,6 +64,35 @@ def open_page():
         running.close()
 
 
+@pytest.fixture(scope="module")
+def s3():
+    """An S3 server with an empty bucket, to which the environment leads."""
+    import fsspec
+
+    from tests.s3 import S3
+
+    server = S3()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        patch.delenv("AWS_PROFILE", raising=False)
+        fsspec.filesystem("s3").mkdir("bucket")
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def place(s3, request):
+    """A folder of the bucket for one test, and a server that runs, whatever the test before did."""
+    from pipeline.remote import as_path
+
+    s3.start()
+    s3.denied = False
+    s3.asked.clear()
+    s3.images.clear()
+    return as_path(f"s3://bucket/{request.node.name.split('[')[0]}")
+
+
 @pytest.fixture(scope="session")
 def _sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with `drawn`, `half` and `built`, made once for all workers of pytest-xdist."""

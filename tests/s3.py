@@ -49,21 +49,22 @@ class Server(ThreadedWSGIServer):
 
 class S3:
     """The server and what it was asked: `asked` counts requests by method, `images` those
-    for images by name. It stops by itself after
-    `until` further PUTs, and answers as if no key had any right while `denied`."""
+    for images by name. It stops by itself after `until` further requests of the method `counted`,
+    and answers as if no key had any right while `denied`."""
 
     def __init__(self) -> None:
         self.app = DomainDispatcherApplication(create_backend_app)
         self.asked: Counter[str] = Counter()
         self.images: Counter[str] = Counter()
         self.until: int | None = None
+        self.counted = "PUT"
         self.denied = False
         self.server: Server | None = Server(0, self._answer)
         self.port = self.server.port
 
     def _answer(self, environ: dict, start: Any) -> Any:
         method = environ["REQUEST_METHOD"]
-        if self.until is not None and method == "PUT":
+        if self.until is not None and method == self.counted:
             self.until -= 1
             if self.until < 0:
                 threading.Thread(target=self.stop).start()
@@ -82,7 +83,7 @@ class S3:
             server.close()
 
     def start(self) -> None:
-        self.until = None
+        self.until, self.counted = None, "PUT"
         if self.server is None:
             self.server = Server(self.port, self._answer)
 

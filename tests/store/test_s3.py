@@ -12,7 +12,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-import fsspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -34,34 +33,12 @@ from pipeline.paths import Paths
 from pipeline.store import MaskStoreWriter, verify_store
 from pipeline.store.lock import RemoteLock
 from tests.project import DATASET, Project, in_process
-from tests.s3 import S3
 from tests.segment.small_sam2 import scene
 
 AWAY = (
     "A store on S3 whose server stops in the middle of a run loses no committed row; the run waits "
     "for it a while, and a rerun computes only what is missing."
 )
-
-
-@pytest.fixture(scope="module")
-def s3():
-    server = S3()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        patch.delenv("AWS_PROFILE", raising=False)
-        fsspec.filesystem("s3").mkdir("bucket")
-        yield server
-        server.stop()
-
-
-@pytest.fixture
-def place(s3, request):
-    """A folder of the bucket for one test, and a server that runs, whatever the test before did."""
-    s3.start()
-    s3.denied = False
-    s3.asked.clear()
-    return remote.as_path(f"s3://bucket/{request.node.name.split('[')[0]}")
 
 
 def run(folder, items, root, *, commit_seconds=60.0, **options):
