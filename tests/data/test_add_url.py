@@ -86,10 +86,10 @@ def test_a_fetch_goes_on_and_follows_what_changes(s3, there, tmp_path, monkeypat
     s3.images.clear()
     with monkeypatch.context() as patch:
         patch.setattr(remote, "WAITS", ())
-        s3.until, s3.counted = 9, "GET"
+        s3.until, s3.counted = 12, "GET"
         with pytest.raises(PipelineError, match="the server does not answer"):
             add(paths, url, "images")
-    assert not paths.manifest("images").exists() and len(list((paths.root).rglob("*.png"))) > 3
+    assert not paths.manifest("images").exists() and list(paths.root.rglob("*.png"))
     s3.start()
     for left in (b'\n["s3://bucket/x", [1', b""):  # cut by a kill
         with open(paths.fetched() / "objects.jsonl", "ab") as file:
