@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import filelock
 import pytest
@@ -67,16 +68,10 @@ def open_page():
 @pytest.fixture(scope="module")
 def s3():
     """An S3 server with an empty bucket, to which the environment leads."""
-    import fsspec
-
     from tests.s3 import S3
 
-    server = S3()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        patch.delenv("AWS_PROFILE", raising=False)
-        fsspec.filesystem("s3").mkdir("bucket")
+    with mock.patch.dict(os.environ):
+        server = S3.with_bucket()
         yield server
         server.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections import Counter
@@ -87,6 +88,18 @@ class S3:
         self.until, self.counted, self.then = None, "PUT", self.stop
         if self.server is None:
             self.server = Server(self.port, self._answer)
+
+    @classmethod
+    def with_bucket(cls) -> S3:
+        """Return a server with an empty bucket called "bucket", to which this process's
+        environment leads."""
+        import fsspec
+
+        server = cls()
+        os.environ.update(server.environment)
+        os.environ.pop("AWS_PROFILE", None)
+        fsspec.filesystem("s3").mkdir("bucket")
+        return server
 
     @property
     def environment(self) -> dict[str, str]:

@@ -278,9 +278,9 @@ OFTEN = "import pipeline.store.writer as w; w.REMOTE_COMMIT_SECONDS = w.COMMIT_S
 def test_kill_9_at_random_moments_loses_nothing(s3, place, tmp_path):
     made, moments = Project(tmp_path / "toy"), random.Random(1)
     root = made.paths.root
-    for i in range(12):
+    for i in range(10):
         made.add(f"{i}.png", scene(i, 40 + 3 * i, 56)[0], label="cat" if i % 2 else "dog")
-    write_params(root, datasets=[DATASET], encode__views=["whole", "masked"])
+    write_params(root, segment__prompt="salient", encode__views=["whole", "masked"])
 
     def begin(stage, url=None):
         where = ["--set", f"store_root={url}"] if url else []
@@ -296,7 +296,7 @@ def test_kill_9_at_random_moments_loses_nothing(s3, place, tmp_path):
         while True:
             running = begin(stage, place)
             s3.then = running.process.kill
-            s3.until = moments.randrange(2, 50) if kills < 3 else None
+            s3.until = moments.randrange(2, 50) if kills < 2 else None
             code = running.wait()
             s3.start()
             if code == 0:
@@ -306,12 +306,12 @@ def test_kill_9_at_random_moments_loses_nothing(s3, place, tmp_path):
             if remote.exists(path / "zarr.json"):
                 assert kept <= set(opened(path)) and verify_store(path).ok
                 kept = set(opened(path))
-        assert kills == 3 and 0 < len(kept) < 12 and not remote.exists(lock)
-        assert RunRecord.read(made.paths.record(DATASET, stage)).done == 12 - len(kept)
+        assert kills == 2 and 0 < len(kept) < 10 and not remote.exists(lock)
+        assert RunRecord.read(made.paths.record(DATASET, stage)).done == 10 - len(kept)
         assert not [file for file in remote.files_in(path) if ".partial" in str(file)]
         assert begin(stage).wait() == 0
         there, here = opened(path), opened(root / f"cache/{DATASET}/{path.name}")
-        assert len(there) == 12 and not there.check()
+        assert len(there) == 10 and not there.check()
         for name in here:
             for a, b in zip(*(store.read(name).values() for store in (there, here)), strict=True):
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 if stage == "encode" else 0)
