@@ -11,7 +11,6 @@ from scipy.fft import dctn
 from scipy.ndimage import shift
 
 from pipeline.audit import nearest, search
-from pipeline.audit.nearest import Vectors
 from pipeline.audit.search import ORIENTATIONS, find_copies, orient, structure, unit
 from tests.audit.folder import as_thumbnails, film, params, texture
 
@@ -25,12 +24,16 @@ SPECTRA = {  # of the 14 x 14 coefficients
 }
 
 
-def turned(coefficients: np.ndarray, orientation: int) -> np.ndarray:
-    """The coefficients of a turned image, by transposing and signs."""
+def turned(x: np.ndarray, orientation: int) -> np.ndarray:
+    """The coefficients of turned images, by transposing and signs."""
     transpose, rows, columns = ORIENTATIONS[orientation]
-    odd = (-1.0) ** np.arange(coefficients.shape[-1])
-    x = coefficients.swapaxes(-1, -2) if transpose else coefficients
+    odd = (-1.0) ** np.arange(x.shape[-1])
+    x = x.swapaxes(-1, -2) if transpose else x
     return x * (odd[:, None] if rows else 1) * (odd if columns else 1)
+
+
+def unit_length(x: np.ndarray) -> np.ndarray:
+    return x / np.maximum(np.linalg.norm(x, axis=(-2, -1), keepdims=True), 1e-9)
 
 
 @pytest.mark.promise(PROMISE)
@@ -43,23 +46,23 @@ def test_near_vectors_are_those_of_all_comparisons(spectrum, mirrored, monkeypat
     rng = np.random.default_rng(0)
     x = rng.standard_normal((200, 14, 14)) * SPECTRA[spectrum](*np.mgrid[:14, :14])
     x[30:80] = x[0] + 0.3 * x[30:80]  # alike
-    x[199] = 0
     x = unit_length(x)
     for k in range(100, 190):  # planted, in all orientations
-        other = x[k] - (x[k] * x[k - 100]).sum() * x[k - 100]
+        other = unit_length(x[k] - (x[k] * x[k - 100]).sum() * x[k - 100])
         cosine = 1 - REACH + rng.choice([-1, 1]) * 10.0 ** rng.integers(-4, -1)
-        x[k] = cosine * x[k - 100] + np.sqrt(1 - cosine**2) * unit_length(other[None])[0]
-        x[k] = turned(x[k], k % 8)
+        x[k] = turned(cosine * x[k - 100] + np.sqrt(1 - cosine**2) * other, k % 8)
+    x[199] = 0
     x = x.astype(np.float32)
     variants = [x, unit_length(x + 0.1 * rng.standard_normal(x.shape)).astype(np.float32)]
-    orientations = range(8 if mirrored else 1)
-    y, half = x.reshape(200, -1).astype(float), (x.astype(float) ** 2).sum(axis=(1, 2)) / 2
-    scores = [
-        [turned(v, o).reshape(200, -1).astype(float) @ y.T for v in variants] for o in orientations
-    ]
-    lengths = [(v.astype(float) ** 2).sum(axis=(1, 2))[:, None] / 2 for v in variants]
-    scores = (np.array(scores) - lengths).max(axis=1) - half + REACH
-    vectors = Vectors(200, x[:60], REACH)
+    orientations, flat = range(8 if mirrored else 1), x.reshape(200, -1).astype(float)
+    scores = np.array(
+        [
+            -((turned(v, o).reshape(200, 1, -1) - flat) ** 2).sum(axis=2) / 2 + REACH
+            for o, v in product(orientations, variants)
+        ]
+    ).reshape(-1, 2, 200, 200)
+    scores = scores.max(axis=1)
+    vectors = nearest.Vectors(200, x[:60], REACH)
     for start in (0, 120):
         vectors.put(start, x[start : start + 120])
     pairs, cut = vectors.near(variants, 1000, mirrored=mirrored)
@@ -69,28 +72,21 @@ def test_near_vectors_are_those_of_all_comparisons(spectrum, mirrored, monkeypat
     pairs, cut = vectors.near(block, 3, after=20, mirrored=mirrored)
     expected, more = set(), set()
     for o, row, start in product(orientations, range(20, 90), range(20, 200, 50)):
-        part = np.arange(max(start, row + 1), max(start + 50, row + 1))
-        part = part[(part < min(200, start + 50))]
-        part = part[scores[o, row, part] > 0]
-        expected |= {(o, row - 20, k) for k in part[np.argsort(-scores[o, row, part])][:3]}
-        more |= {(o, row - 20)} if len(part) > 3 else set()
+        near = np.array([k for k in range(start, min(start + 50, 200)) if k > row], int)
+        near = near[scores[o, row, near] > 0]
+        expected |= {(o, row - 20, k) for k in near[np.argsort(-scores[o, row, near])][:3]}
+        more |= {(o, row - 20)} if len(near) > 3 else set()
     assert set(map(tuple, pairs)) == expected and set(map(tuple, cut)) == more and more
 
 
-def unit_length(x: np.ndarray) -> np.ndarray:
-    return x / np.maximum(np.linalg.norm(x, axis=(1, 2), keepdims=True), 1e-9)
-
-
 def low(image: np.ndarray, count: int) -> np.ndarray:
-    coefficients = dctn(unit(image[None]).reshape(image.shape), norm="ortho")[:count, :count]
-    return coefficients.ravel()
+    return dctn(unit(image[None]).reshape(image.shape), norm="ortho")[:count, :count]
 
 
 def windows(image: np.ndarray, moves: tuple[float, ...]) -> np.ndarray:
     """The low frequencies of moved windows of a structure, of length 1."""
     moved = [shift(image, (-d, -r), order=1)[2:-2, 2:-2] for d, r in product(moves, repeat=2)]
-    made = np.array([low(x, search.DETAIL_LOW) for x in moved])
-    return made / np.linalg.norm(made, axis=1, keepdims=True)
+    return unit_length(np.array([low(x, search.DETAIL_LOW) for x in moved])).reshape(len(moved), -1)
 
 
 @pytest.mark.promise(PROMISE)
@@ -104,16 +100,11 @@ def test_copies_are_those_of_looking_closely_at_all_candidates(monkeypatch):
     made, chosen = as_thumbnails(images), params().audit
     found, _ = find_copies(made, None, chosen)
     details, pairs = structure(made.structure), []
-    plains, stored = (
-        np.array([of(x) for x in images])
-        for of, images in (
-            (lambda x: low(x, search.PLAIN_LOW), made.plain),
-            (lambda x: windows(x, (0,))[0], details),
-        )
-    )
+    plains = np.array([low(x, search.PLAIN_LOW) for x in made.plain])
+    stored = np.array([windows(x, (0,))[0] for x in details])
     for o, i in product(range(len(ORIENTATIONS)), range(len(images))):
         plain = low(orient(made.plain[i : i + 1], o)[0], search.PLAIN_LOW)
-        near = ((plain - plains) ** 2).sum(axis=1) / 2 < 1 - chosen.min_correlation
+        near = ((plain - plains) ** 2).sum(axis=(1, 2)) / 2 < 1 - chosen.min_correlation
         of = windows(orient(details[i : i + 1], o)[0], search.MOVES)
         near |= (of @ stored.T).max(axis=0) > search.CANDIDATE
         pairs += [(o, i, j) for j in np.flatnonzero(near) if j > i]
