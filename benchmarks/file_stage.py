@@ -30,6 +30,8 @@ class FileStage:
         folder: an empty folder for the project.
     """
 
+    url = ""
+
     def __init__(self, name: str, folder: Path):
         self.name, self.site = name, undisturbed(folder)
         self.rows = len(self.content())

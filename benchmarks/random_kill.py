@@ -3,12 +3,13 @@
     python benchmarks/random_kill.py --kills 100
     python benchmarks/random_kill.py --kills 100 --stages segment encode audit prompt_quality \
         train evaluate report
+    python benchmarks/random_kill.py --kills 15 --stages segment encode --s3
 
 After every kill a store must open (or not exist yet), hold no damaged row, and show columns of one
 moment to a plain xarray reader, and each file must be a whole one; the next run goes on from there.
 Every other round redoes what is finished. In the first form the model is a cheap function, so that
 most of the time is spent where a kill could hurt: in the writes. The second kills the real commands
-at their work.
+at their work, the third with stores on an S3 server of this process.
 """
 
 from __future__ import annotations
@@ -88,14 +89,16 @@ def _work(kind: str, folder: str, rows: int, redo: bool) -> None:
     run_cheap(kind, path, make_items(path, rows), force=redo, **options)
 
 
-def make_stage(kind: str, folder: Path, rows: int) -> CheapStage | RealStage | FileStage:
+def make_stage(kind: str, folder: Path, rows: int, url: str) -> CheapStage | RealStage | FileStage:
     """Return a stage with nothing done; see `random_kills`."""
     if kind in FILES:
         return FileStage(kind, folder)
-    return (RealStage if kind in STORES else CheapStage)(kind, folder, rows)
+    return RealStage(kind, folder, rows, url) if kind in STORES else CheapStage(kind, folder, rows)
 
 
-def random_kills(kind: str, folder: Path, *, kills: int, rows: int = 40, seed: int = 0) -> Outcome:
+def random_kills(
+    kind: str, folder: Path, *, kills: int, rows: int = 40, seed: int = 0, url: str = ""
+) -> Outcome:
     """Kill a stage `kills` times and compare what it leaves.
 
     Args:
@@ -104,8 +107,9 @@ def random_kills(kind: str, folder: Path, *, kills: int, rows: int = 40, seed: i
         kills: how many.
         rows: images a store; stages of `FILES` have a project of 32 images.
         seed: of the moments.
+        url: where "segment" and "encode" keep their stores; default: in the folder.
     """
-    stage = make_stage(kind, folder / "stage", rows)
+    stage = make_stage(kind, folder / "stage", rows, url)
     moments = random.Random(seed)
     worker = stage.start()
     begin = time.monotonic()
@@ -114,7 +118,7 @@ def random_kills(kind: str, folder: Path, *, kills: int, rows: int = 40, seed: i
     stage.clear()
     outcome = Outcome(kind, rows=stage.rows, faults=[])
     while outcome.kills < kills:
-        redo = outcome.rounds % 2 == 1
+        redo = outcome.rounds % 2 == 1 and not stage.url  # there --force is refused
         begin = time.monotonic()
         worker = stage.start(redo=redo)
         worker.join(moments.uniform(0.0, length))
@@ -134,10 +138,10 @@ def random_kills(kind: str, folder: Path, *, kills: int, rows: int = 40, seed: i
         elif stage.content() != expected:
             outcome.faults.append(f"round {outcome.rounds}: differs from the undisturbed work")
         outcome.rounds += 1
-        if redo:
-            stage.clear()
-        else:
+        if not redo:
             outcome.rows_computed += stage.computed()
+        if redo or stage.url:
+            stage.clear()
     return outcome
 
 
@@ -148,12 +152,18 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     kinds = ["masks", "features", *STORES, *FILES]
     parser.add_argument("--stages", nargs="+", choices=kinds, default=kinds[:2])
+    parser.add_argument("--s3", action="store_true", help="stores of segment and encode on S3")
     a = parser.parse_args()
-    good = True
+    good, options = True, {"kills": a.kills, "rows": a.rows, "seed": a.seed}
+    if a.s3:
+        from tests.s3 import S3
+
+        S3.with_bucket()
     for kind in a.stages:
         with tempfile.TemporaryDirectory() as folder:
             begin = time.monotonic()
-            outcome = random_kills(kind, Path(folder), kills=a.kills, rows=a.rows, seed=a.seed)
+            url = f"s3://bucket/{kind}" if a.s3 else ""
+            outcome = random_kills(kind, Path(folder), url=url, **options)
             print(json.dumps({**asdict(outcome), "seconds": round(time.monotonic() - begin, 1)}))
             good = good and not outcome.faults
     return 0 if good else 1

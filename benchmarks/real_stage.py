@@ -6,10 +6,12 @@ from multiprocessing import Process
 from pathlib import Path
 
 from benchmarks.store_stage import StoreStage
+from pipeline.paths import Paths
 from tests.site import Site, stage_command
 
 DATASET = "breast"
-STORES = {"segment": "masks.zarr", "encode": "features.zarr"}
+STORES = {"segment": Paths.masks, "encode": Paths.features}
+OFTEN = "import pipeline.store.writer as writer; writer.REMOTE_COMMIT_SECONDS = 0.0"
 
 
 def draw(folder: Path, images: int) -> Site:
@@ -21,7 +23,7 @@ def draw(folder: Path, images: int) -> Site:
 
 def start(site: Site, stage: str, *options: str) -> Process:
     """Start a stage; return its process when its models are loaded and it begins its work."""
-    running = site.begin(*stage_command(stage), *options)
+    running = site.begin(*stage_command(stage), *options, first=OFTEN)
     if stage in (*STORES, "prompt_quality", "train"):  # these print what they are going to do
         running.until(lambda: "to do" in running.output)
     return running.process
@@ -34,17 +36,20 @@ class RealStage(StoreStage):
         name: "segment" or "encode".
         folder: an empty folder for the project.
         images: how many.
+        url: where its stores are; default: in the project.
     """
 
-    def __init__(self, name: str, folder: Path, images: int):
+    def __init__(self, name: str, folder: Path, images: int, url: str = ""):
         self.name, self.site, self.rows = name, draw(folder, images), images
+        self.url, root = url, url or Paths.store_root
+        self.options = ["--batch-size", "4", "--set", f"store_root={root}"]
         if name == "encode":
-            self.site.stage("segment")
-        self.store = folder / "cache" / DATASET / STORES[name]
+            self.site.stage("segment", *self.options)
+        self.store = STORES[name](Paths(folder, store_root=root), DATASET)
 
     def start(self, *, redo: bool = False) -> Process:
         """Start the stage; `redo` computes again what is stored."""
-        return start(self.site, self.name, "--batch-size", "4", *(["--force"] if redo else []))
+        return start(self.site, self.name, *self.options, *(["--force"] if redo else []))
 
     def computed(self) -> int:
         """Return how many rows the last run computed."""

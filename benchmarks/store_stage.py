@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import xarray as xr
 
 from benchmarks.cheap_stage import store_path
+from pipeline import remote
 from pipeline.store import FeatureStore, MaskStore, open_features, open_masks, verify_store
 
 
@@ -15,6 +15,7 @@ class StoreStage:
     """A stage whose result is the store `self.store`."""
 
     store: Path
+    url = ""
 
     def content(self) -> dict[str, tuple]:
         """Return everything a reader gets."""
@@ -22,10 +23,10 @@ class StoreStage:
 
     def faults(self) -> list[str]:
         """Return what is wrong with a store that was left in the middle of its work."""
-        return faults_of(self.store) if (self.store / "zarr.json").exists() else []
+        return faults_of(self.store) if remote.exists(self.store / "zarr.json") else []
 
     def clear(self) -> None:
-        shutil.rmtree(self.store)
+        remote.remove_folder(self.store)
 
 
 def content(kind: str, folder: Path) -> dict[str, tuple]:
@@ -51,7 +52,7 @@ def store_content(path: Path) -> dict[str, tuple]:
 def faults_of(path: Path) -> list[str]:
     """Return what is wrong with a store that was left in the middle of its work."""
     report = verify_store(path)  # compares the columns that xarray sees with the index, too
-    seen = xr.open_zarr(path).load()
+    seen = xr.open_zarr(str(path)).load()
     if (seen.status == "superseded").sum() != seen.sizes["image"] - len(opened(path)):
         return [report.summary(), "a plain reader sees other rows than the index lists"]
     return [] if report.ok else [report.summary()]

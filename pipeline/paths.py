@@ -41,6 +41,12 @@ class Paths:
         """The images, read only."""
         return _below(self.root, os.environ.get("PIPELINE_DATA_ROOT") or self.data_root) / dataset
 
+    def fetched(self, url: Path | None = None) -> Path:
+        """The copy of what is at a URL, which `data add` reads; None: the folder of all copies."""
+        images = self.data("x").parent
+        top = (self.root / Paths.data_root if is_url(images) else images) / ".fetched"
+        return top if url is None else top / url.protocol / url.path.strip("/")
+
     def manifest(self, dataset: str) -> Path:
         """The dataset's images, one per row."""
         return self.root / "data_manifests" / f"{dataset}.csv"

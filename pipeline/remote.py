@@ -10,6 +10,7 @@ that is not answered is repeated after `WAITS` seconds, besides what the library
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import threading
@@ -42,6 +43,9 @@ def as_path(path: str | PathLike) -> Path:
         return Path(path)
     if not isinstance(path, str):
         return path
+    if re.match(r"[^/]+://[^/]*:[^/]*@", path):
+        remedy = "take them out of it, and give them where its library looks (docs/scale.md)"
+        raise RemoteError("a URL holds a user and a password", remedy=remedy)
     try:
         from upath import UPath
     except ImportError as error:
@@ -186,6 +190,15 @@ def new_folder(parent: Path, prefix: str = "") -> Path:
     if not is_url(parent):
         return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     return parent / f"{prefix}{uuid4().hex}"
+
+
+def tree(folder: Path) -> dict[str, list]:
+    """Return name -> version (as of `versions`) of all objects below a folder; of an object, that
+    of itself by the name "". None: there is nothing."""
+    root = folder.path.rstrip("/")
+    found = ask(folder, "find", folder.path, detail=True)
+    # A key that ends in "/" only marks a folder.
+    return {name[len(root) + 1 :]: _version(of) for name, of in found.items() if name[-1] != "/"}
 
 
 def versions(folder: Path) -> dict[str, list]:

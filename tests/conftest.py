@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import filelock
 import pytest
@@ -62,6 +63,29 @@ def open_page():
 
         yield opened
         running.close()
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """An S3 server with an empty bucket, to which the environment leads."""
+    from tests.s3 import S3
+
+    with mock.patch.dict(os.environ):
+        server = S3.with_bucket()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def place(s3, request):
+    """A folder of the bucket for one test, and a server that runs, whatever the test before did."""
+    from pipeline.remote import as_path
+
+    s3.start()
+    s3.denied = False
+    s3.asked.clear()
+    s3.images.clear()
+    return as_path(f"s3://bucket/{request.node.name.split('[')[0]}")
 
 
 @pytest.fixture(scope="session")

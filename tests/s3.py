@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections import Counter
@@ -49,24 +50,26 @@ class Server(ThreadedWSGIServer):
 
 class S3:
     """The server and what it was asked: `asked` counts requests by method, `images` those
-    for images by name. It stops by itself after
-    `until` further PUTs, and answers as if no key had any right while `denied`."""
+    for images by name. It does `then` (by default it stops) after `until` further requests of
+    the method `counted`, and answers as if no key had any right while `denied`."""
 
     def __init__(self) -> None:
         self.app = DomainDispatcherApplication(create_backend_app)
         self.asked: Counter[str] = Counter()
         self.images: Counter[str] = Counter()
         self.until: int | None = None
+        self.counted, self.then = "PUT", self.stop
         self.denied = False
         self.server: Server | None = Server(0, self._answer)
         self.port = self.server.port
 
     def _answer(self, environ: dict, start: Any) -> Any:
         method = environ["REQUEST_METHOD"]
-        if self.until is not None and method == "PUT":
-            self.until -= 1
-            if self.until < 0:
-                threading.Thread(target=self.stop).start()
+        if self.until is not None and method == self.counted:
+            left = self.until = self.until - 1
+            if left == -1:
+                threading.Thread(target=self.then).start()
+            if left < 0:
                 raise ConnectionError
         self.asked[method] += 1
         if environ["PATH_INFO"].endswith(".png"):
@@ -82,9 +85,21 @@ class S3:
             server.close()
 
     def start(self) -> None:
-        self.until = None
+        self.until, self.counted, self.then = None, "PUT", self.stop
         if self.server is None:
             self.server = Server(self.port, self._answer)
+
+    @classmethod
+    def with_bucket(cls) -> S3:
+        """Return a server with an empty bucket called "bucket", to which this process's
+        environment leads."""
+        import fsspec
+
+        server = cls()
+        os.environ.update(server.environment)
+        os.environ.pop("AWS_PROFILE", None)
+        fsspec.filesystem("s3").mkdir("bucket")
+        return server
 
     @property
     def environment(self) -> dict[str, str]:

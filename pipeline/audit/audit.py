@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from pipeline.engine.cluster import connected
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord, library_versions, recorded
 from pipeline.errors import printable
-from pipeline.io import atomic_write, atomic_write_json
+from pipeline.io import ProcessLock, atomic_write, atomic_write_json
 from pipeline.manifest import LABELLED, read_manifest
 from pipeline.paths import Paths
 
@@ -47,6 +48,7 @@ def audit_dataset(
 
     Raises:
         ManifestError: the manifest is missing or invalid.
+        StoreError: another process, perhaps on another host, audits this dataset.
         StageFailed: more images cannot be read than `params.audit.max_failed` allows; the others
             are compared and all files written.
     """
@@ -56,7 +58,8 @@ def audit_dataset(
     record = RunRecord("audit", dataset, total=total, parameters=parameters)
     record.versions = library_versions()
     limit, path = params.audit.max_failed, paths.record(dataset, "audit")
-    with connected(options) as pool, recorded(record, path, max_failed=limit):
+    lock = audit_lock(dataset, paths)
+    with connected(options) as pool, lock, recorded(record, path, max_failed=limit):
         thumbnails = load_thumbnails(manifest, dataset, paths, params.images.shown, pool)
         given = pool, paths.thumbnails(dataset)
         copies, cut = find_copies(thumbnails, None, params.audit, *given)
@@ -90,7 +93,9 @@ def compare_datasets(
         is dataset -> number of images.
     """
     sets, rows, unreadable, images = [], [], {}, {}
-    with connected(options) as pool:
+    with connected(options) as pool, ExitStack() as locks:
+        for name in {a, b}:
+            locks.enter_context(audit_lock(name, paths))
         for name in (a, b):
             manifest = read_manifest(paths.manifest(name))
             sets.append(load_thumbnails(manifest, name, paths, params.images.shown, pool))
@@ -100,6 +105,12 @@ def compare_datasets(
     pairs = image_pairs(*rows, copies, within=False)
     pairs.attrs.update(unreadable=unreadable, images=images)
     return pairs
+
+
+def audit_lock(dataset: str, paths: Paths) -> ProcessLock:
+    """Return the lock to hold while the thumbnails or tables of an audit are written: by the pid
+    alone, half-written files of processes on several hosts cannot be told apart."""
+    return ProcessLock(paths.audit(dataset).with_suffix(".lock"), guards="list of copies")
 
 
 def _image_table(

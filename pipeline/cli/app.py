@@ -322,7 +322,7 @@ class AddOptions:
     """Options of `add_dataset` that are passed on."""
 
     masks: Annotated[
-        Path | None, Option(help="Folder, CSV or none; default: named for images next to them.")
+        str | None, Option(help="Folder, CSV or none; default: named for images next to them.")
     ] = None
     mask_name: Annotated[str, Option(help="Glob of the paths of masks, e.g. '*_left*'.")] = ""
     layout: Annotated[
@@ -331,7 +331,7 @@ class AddOptions:
     split_name: Annotated[
         list[str] | None, Option(help="Another name of a split, e.g. 'holdout=test'.")
     ] = None
-    groups: Annotated[Path | None, Option(help="CSV of known groups (path, series, ...).")] = None
+    groups: Annotated[str | None, Option(help="CSV of known groups (path, series, ...).")] = None
     patient_regex: Annotated[
         str | None, Option(help="In paths; its first group is the patient.")
     ] = None
@@ -358,7 +358,7 @@ class TableOptions:
     ] = None
     box_format: Annotated[str | None, Option(help="CSV: corners, xywh, centre or none.")] = None
     box_rule: Annotated[str | None, Option(help="CSV: of several boxes union or largest.")] = None
-    images: Annotated[Path | None, Option(help="CSV: folder of its images.")] = None
+    images: Annotated[str | None, Option(help="CSV: folder of its images.")] = None
 
 
 @dataclass
@@ -387,8 +387,8 @@ class MaskOptions:
 def add(
     dataset: DatasetName,
     source: Annotated[
-        list[Path],
-        Option("--from", help="Folder split/class/image, zip, or CSV (repeated: several)."),
+        list[str],
+        Option("--from", help="Folder split/class/image, zip or CSV, or its URL (repeated: CSVs)."),
     ],
     project: Project,
     given: AddOptions,

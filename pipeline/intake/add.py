@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.engine.record import ADD, RunRecord, library_versions
 from pipeline.errors import ManifestError, printable, shown
 from pipeline.images import MaskRule, has_image_suffix
 from pipeline.intake import known, rows
+from pipeline.intake.fetch import fetch
 from pipeline.intake.find import Findings, extracted, how_to_convert, read_folder
 from pipeline.intake.folders import split_names
 from pipeline.intake.user_tables import TableRules, read_image_tables
@@ -98,17 +100,19 @@ def add_dataset(
     synthetic: bool = False,
     force: bool = False,
 ) -> AddSummary:
-    """Write data_manifests/<dataset>.csv from a folder, CSV or zip of images.
+    """Write data_manifests/<dataset>.csv from a folder, CSV or zip of images, here or at a URL.
 
     The images stay where they are: data/<dataset> becomes a link to their folder (a zip is
-    extracted there). Either everything is written or nothing. Adding the same source again brings
-    the manifest up to date; the images of another version of a zip must be put into the folder by
-    the user. What is left out is also recorded in cache/<dataset>/records/add.json.
+    extracted there). What is at a URL is copied first, and the link leads to the copy; if data_root
+    is a URL only images that are there can be added, and no link is made. Either everything is
+    written or nothing. Adding the same source again brings the manifest up to date; the images of
+    another version of a zip must be put into the folder by the user. What is left out is also
+    recorded in cache/<dataset>/records/add.json.
 
     Args:
         dataset: letters, digits, "_" and "-".
         source: folder `[split/]class/[patient/]image`; CSV with columns path and label, or several
-            of them; or zip of a folder.
+            of them; or zip of a folder. This and `masks`, `groups`, `table.images` may be URLs.
         table: how a CSV is read where its names do not decide.
         replace: take rows out of the manifest that a CSV does not list; else they stay.
         paths: the project folder; default: the current one.
@@ -142,16 +146,19 @@ def add_dataset(
         what = f"--on-shared-patient {on_shared_patient!r} is not known"
         raise ManifestError(what, remedy=f"use error, {' or '.join(rows.SPLIT_PRIORITY)}")
     paths = paths or Paths()
-    sources = [Path(one) for one in ([source] if isinstance(source, str | Path) else source)]
+    given = [source] if isinstance(source, str | Path) else list(source)
+    urls = [str(one) for one in (*given, masks, groups, table.images) if one and is_url(one)]
+    here = partial(fetch, paths=paths)
+    sources = [here(one, beside=table.images is None) for one in given]
+    table = TableRules(**vars(table) | {"images": table.images and here(table.images)})
+    masks, groups = masks and here(masks, beside=True), groups and here(groups)
     source, manifest, place = sources[0], paths.manifest(dataset), paths.data(dataset)
-    if is_url(place):
-        remedy = "add them from a folder with data_root: data, copy that to the URL, then set it"
-        raise ManifestError("images are not added at a URL", path=place, remedy=remedy)
+    url, place = (place, paths.fetched(place)) if is_url(place) else (None, place)
     if len(sources) > 1 and (no_table := [s for s in sources if s.is_dir() or s.suffix == ".zip"]):
         what, remedy = "is no table; only these can be several", "pass the folder above them all"
         raise ManifestError(what, path=no_table[0], remedy=remedy)
     names = split_names(split_name or ())
-    mask_source = None if masks is None or str(masks) == "none" else Path(masks)
+    mask_source = None if masks is None or str(masks) == "none" else masks
     looking = "none" if str(masks) == "none" else "elsewhere" if mask_source else "find"
     if mask_source is not None and same_folder(source, mask_source):
         mask_source, looking = None, "find"  # the masks are next to the images
@@ -187,11 +194,15 @@ def add_dataset(
         places = [one if one.is_dir() else one.parent for one in (folder, *sources[1:])]
         known.join_split_lists(findings, [*places, findings.root], names)
         hashes = FileHashes(paths.hashes(dataset))
+        if url is not None and not same_folder(place, findings.root):
+            what = f"data_root is a URL, and the images are not there, but in {findings.root}"
+            remedy = "pass this URL as --from, or set data_root: data"
+            raise ManifestError(what, path=url, remedy=remedy)
         in_place = is_in_place(place, findings, manifest=manifest, force=force)
         if mask_source is not None:
             known.join_masks(findings, mask_source, max_rank=max_rank, mask_name=mask_name)
         if groups is not None:
-            known.join_groups(findings, Path(groups))
+            known.join_groups(findings, groups)
         stated = known.fill_in_patients(findings, patient_regex)
         if layout:
             known.patients_from_folders(findings.images, findings)
@@ -252,7 +263,7 @@ def add_dataset(
             done=len(frame),
             failed=findings.failed,
             versions=library_versions(("medfocusclip", "numpy", "pillow")),
-            parameters={"skipped": skipped, "masks_left_out": unusable},
+            parameters={"skipped": skipped, "masks_left_out": unusable, "fetched": urls},
         ).write(paths.record(dataset, ADD))
     warnings = findings.warnings + rows.row_warnings(frame)
     left_out = (skipped, findings.failed, unusable)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -70,41 +71,59 @@ class LinearProbe(Learner):
         check_finite("a feature of the training or validation part", X, X_val)
         mean, scale = standardisation(X, train.weights)
         Z = (X - mean) / scale
-        # The optimum lies in the span of the rows of Z. Rotating onto that span is exact, and
-        # makes few-shot problems as small as their number of images.
-        basis = np.linalg.qr(Z.T)[0] if Z.shape[0] < Z.shape[1] else None
+        # The optimum lies in the span of the rows of Z. Rotating onto that span is exact and makes
+        # few-shot problems as small as their number of images; with more images it costs more time
+        # than it saves.
+        basis = np.linalg.qr(Z.T)[0] if 6 * Z.shape[0] < Z.shape[1] else None
         Z = np.ascontiguousarray(Z if basis is None else Z @ basis, dtype=np.float32)
-
-        ends = sorted((self.params.c_min, self.params.c_max))
-        candidates = np.geomspace(*ends, self.params.c_steps)
-        if len(val) == 0:
-            candidates = candidates[[(len(candidates) - 1) // 2]]
         model = LogisticRegression(tol=self.tol, max_iter=self.params.max_iter, warm_start=True)
-        best, last_loss, rises = (-np.inf, -np.inf), np.inf, 0
-        for c in candidates:
-            model.C = float(c)
+
+        def solve(c: float) -> tuple[np.ndarray, np.ndarray, bool]:
+            model.C = c
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", ConvergenceWarning)
                 model.fit(Z, train.y)
-            coef, intercept = _on_raw_features(model, len(order), mean, scale, basis)
+            converged = not any(issubclass(one.category, ConvergenceWarning) for one in caught)
+            return *_on_raw_features(model, len(order), mean, scale, basis), converged
+
+        self.choose_c(solve, lambda coef, intercept: softmax(X_val @ coef + intercept), val.y)
+        now = np.argsort(order)
+        self.coef_, self.intercept_ = self.coef_[:, now], self.intercept_[now]
+        return self
+
+    def choose_c(self, solve: Callable, proba_of: Callable, y_val: np.ndarray) -> None:
+        """Set coefficients, `chosen` and `val_score` to those of the best C.
+
+        Args:
+            solve: returns weights (d, C), intercept (C,) and whether it converged, for a C.
+            proba_of: returns the probabilities of the validation images, for weights and intercept.
+            y_val: the classes of the validation images.
+
+        Raises:
+            DivergedError: a coefficient is not finite.
+        """
+        ends = sorted((self.params.c_min, self.params.c_max))
+        candidates = np.geomspace(*ends, self.params.c_steps)
+        if len(y_val) == 0:
+            candidates = candidates[[(len(candidates) - 1) // 2]]
+        best, last_loss, rises = (-np.inf, -np.inf), np.inf, 0
+        for c in map(float, candidates):
+            coef, intercept, converged = solve(c)
             check_finite(f"logistic regression at C = {c:g}", coef, intercept)
             score, loss = 0.0, 0.0
-            if len(val):
-                proba = softmax(X_val @ coef + intercept)
-                score, loss = accuracy(proba, val.y), log_loss(proba, val.y)
+            if len(y_val):
+                proba = proba_of(coef, intercept)
+                score, loss = accuracy(proba, y_val), log_loss(proba, y_val)
             gained = score > best[0]
             if (score, -loss) > best:
                 best = score, -loss
-                now = np.argsort(order)
-                self.coef_, self.intercept_ = coef[:, now], intercept[now]
-                converged = not any(issubclass(w.category, ConvergenceWarning) for w in caught)
-                self.chosen = {"C": float(c), "converged": converged}
-                self.val_score = score if len(val) else None
+                self.coef_, self.intercept_ = coef, intercept
+                self.chosen = {"C": c, "converged": converged}
+                self.val_score = score if len(y_val) else None
             rises = rises + 1 if loss > last_loss and not gained else 0
             last_loss = loss
             if rises == 2:
                 break
-        return self
 
     def predict_proba(self, samples: Samples) -> np.ndarray:
         """Return class probabilities, float32 (n, C)."""

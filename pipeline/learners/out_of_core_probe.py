@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import numpy as np
 from scipy.optimize import minimize
 
-from pipeline.learners.base import Samples, accuracy, check_finite, log_loss, register, softmax
+from pipeline.learners.base import Samples, check_finite, register, softmax
 from pipeline.learners.linear_probe import LinearProbe, _on_raw_features
 from pipeline.learners.on_disk import OnDisk, blocks
 
@@ -67,33 +67,19 @@ class OutOfCoreProbe(LinearProbe):
             slope[:d] += decay * W
             return loss / n + decay / 2 * (W * W).sum(), slope.ravel()
 
-        low, high = sorted((self.params.c_min, self.params.c_max))
-        candidates = np.geomspace(low, high, self.params.c_steps)
-        if len(val) == 0:
-            candidates = candidates[[(len(candidates) - 1) // 2]]
         how = {"maxiter": self.params.max_iter, "gtol": self.tol, "maxls": 50}
         how["ftol"] = 64 * np.finfo(float).eps
-        w, best, last_loss, rises = np.zeros((d + 1) * len(present)), (-np.inf, -np.inf), np.inf, 0
-        for c in candidates:
-            found = minimize(objective, w, (float(c),), "L-BFGS-B", jac=True, options=how)
+        w = np.zeros((d + 1) * len(present))
+
+        def solve(c: float) -> tuple[np.ndarray, np.ndarray, bool]:
+            nonlocal w
+            found = minimize(objective, w, (c,), "L-BFGS-B", jac=True, options=how)
             w, W = found.x, found.x.reshape(d + 1, -1)
             model = SimpleNamespace(coef_=W[:d].T, intercept_=W[d], classes_=present)
-            coef, intercept = _on_raw_features(model, len(order), mean, scale, None)
-            check_finite(f"logistic regression at C = {c:g}", coef, intercept)
-            score, loss = 0.0, 0.0
-            if len(val):
-                proba = _predict(val.X, coef, intercept)
-                score, loss = accuracy(proba, y_val), log_loss(proba, y_val)
-            gained = score > best[0]
-            if (score, -loss) > best:
-                best = score, -loss
-                self.coef_, self.intercept_ = coef[:, back], intercept[back]
-                self.chosen = {"C": float(c), "converged": bool(found.success)}
-                self.val_score = score if len(val) else None
-            rises = rises + 1 if loss > last_loss and not gained else 0
-            last_loss = loss
-            if rises == 2:
-                break
+            return *_on_raw_features(model, len(order), mean, scale, None), bool(found.success)
+
+        self.choose_c(solve, lambda coef, intercept: _predict(val.X, coef, intercept), y_val)
+        self.coef_, self.intercept_ = self.coef_[:, back], self.intercept_[back]
         return self
 
     def predict_proba(self, samples: Samples) -> np.ndarray:

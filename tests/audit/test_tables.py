@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline.audit import audit_dataset, audit_text, compare_datasets, search
 from pipeline.audit.table import COLUMNS, connect, joined_to, name_groups
-from pipeline.errors import StageFailed
+from pipeline.errors import StageFailed, StoreError
 from pipeline.paths import Paths
 from tests.audit.folder import Folder, gamma, mirror, params, texture
 
@@ -176,6 +176,19 @@ def test_a_damaged_cache_is_made_again_and_changes_no_result(six, damage):
     cache.write_bytes(damage(cache.read_bytes()))
     assert [run(six)["thumbnails_read"] for _ in range(2)] == [6, 0]
     assert outputs() == first
+
+
+@pytest.mark.promise("A second audit of a dataset, here or on another host, is refused.")
+def test_a_second_audit_at_the_same_time_is_refused_and_writes_nothing(six):
+    lock = six.paths.audit("toy").with_name("audit.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.write_text(json.dumps({"host": "node-17", "pid": 4, "command": "pipeline audit"}))
+    for audit in (run, lambda six: compare_datasets("toy", "toy", params(), six.paths)):
+        with pytest.raises(StoreError, match=r"list of copies is being written by .* on node-17"):
+            audit(six)
+    assert list(lock.parent.iterdir()) == [lock]
+    lock.unlink()
+    assert run(six)["thumbnails_read"] == 6 and not lock.exists()
 
 
 def test_unreadable_images_are_named_with_the_reason_and_tried_again(six):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 import shutil
+import signal
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-import fsspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -33,35 +34,15 @@ from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.store import MaskStoreWriter, verify_store
 from pipeline.store.lock import RemoteLock
-from tests.project import DATASET, Project, in_process
-from tests.s3 import S3
+from tests import warm
+from tests.project import DATASET, Project, in_process, write_params
 from tests.segment.small_sam2 import scene
+from tests.site import Site
 
 AWAY = (
     "A store on S3 whose server stops in the middle of a run loses no committed row; the run waits "
     "for it a while, and a rerun computes only what is missing."
 )
-
-
-@pytest.fixture(scope="module")
-def s3():
-    server = S3()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        patch.delenv("AWS_PROFILE", raising=False)
-        fsspec.filesystem("s3").mkdir("bucket")
-        yield server
-        server.stop()
-
-
-@pytest.fixture
-def place(s3, request):
-    """A folder of the bucket for one test, and a server that runs, whatever the test before did."""
-    s3.start()
-    s3.denied = False
-    s3.asked.clear()
-    return remote.as_path(f"s3://bucket/{request.node.name.split('[')[0]}")
 
 
 def run(folder, items, root, *, commit_seconds=60.0, **options):
@@ -285,6 +266,55 @@ def test_segment_and_encode_with_images_and_stores_at_a_url(
         segment_dataset(DATASET, full, lost, options)
     record = RunRecord.read(paths.record(DATASET, "segment"))
     assert record.status == "error" and not record.failed and "run the same" in record.error
+
+
+OFTEN = "import pipeline.store.writer as w; w.REMOTE_COMMIT_SECONDS = w.COMMIT_SECONDS = 0.0"
+
+
+@pytest.mark.promise(
+    "`kill -9` of `segment` and `encode` with stores on S3 loses no committed row: the next run "
+    "takes the lock, computes what is missing, and ends with the rows of a folder."
+)
+def test_kill_9_at_random_moments_loses_nothing(s3, place, tmp_path):
+    made, moments = Project(tmp_path / "toy"), random.Random(1)
+    root = made.paths.root
+    for i in range(10):
+        made.add(f"{i}.png", scene(i, 40 + 3 * i, 56)[0], label="cat" if i % 2 else "dog")
+    write_params(root, segment__prompt="salient", encode__views=["whole", "masked"])
+
+    def begin(stage, url=None):
+        where = ["--set", f"store_root={url}"] if url else []
+        options = [stage, "--dataset", DATASET, "--batch-size", "2", *where]
+        return warm.start("pipeline", options, root, Site.environment(), tmp_path / "log", OFTEN)
+
+    for stage, opened, place_of in (
+        ("segment", open_masks, Paths.masks),
+        ("encode", open_features, Paths.features),
+    ):
+        kept, kills, path = set(), 0, place_of(Paths(root, store_root=str(place)), DATASET)
+        lock = path.with_name(f"{path.name}.lock")
+        while True:
+            running = begin(stage, place)
+            s3.then = running.process.kill
+            s3.until = moments.randrange(2, 50) if kills < 2 else None
+            code = running.wait()
+            s3.start()
+            if code == 0:
+                break
+            kills += 1
+            assert code == -signal.SIGKILL and remote.exists(lock), running.output
+            if remote.exists(path / "zarr.json"):
+                assert kept <= set(opened(path)) and verify_store(path).ok
+                kept = set(opened(path))
+        assert kills == 2 and 0 < len(kept) < 10 and not remote.exists(lock)
+        assert RunRecord.read(made.paths.record(DATASET, stage)).done == 10 - len(kept)
+        assert not [file for file in remote.files_in(path) if ".partial" in str(file)]
+        assert begin(stage).wait() == 0
+        there, here = opened(path), opened(root / f"cache/{DATASET}/{path.name}")
+        assert len(there) == 10 and not there.check()
+        for name in here:
+            for a, b in zip(*(store.read(name).values() for store in (there, here)), strict=True):
+                np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 if stage == "encode" else 0)
 
 
 @pytest.mark.promise("What is wrong with a bucket is said in one line with a remedy.")
