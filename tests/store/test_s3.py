@@ -289,14 +289,13 @@ def test_kill_9_at_random_moments_loses_nothing(s3, place, tmp_path):
 
     stages = ("segment", open_masks, Paths.masks), ("encode", open_features, Paths.features)
     for stage, opened, place_of in stages:
-        path, local = (
-            place_of(Paths(root, store_root=str(of)), DATASET) for of in (place, "cache")
-        )
+        path = place_of(Paths(root, store_root=str(place)), DATASET)
         kept, kills, lock = set(), 0, path.with_name(f"{path.name}.lock")
+        until = moments.randrange(55, 80), moments.randrange(2, 20), None
         while True:
             running = begin(stage, place)
             s3.then = running.process.kill
-            s3.until = moments.randrange(2, 50) if kills < 2 else None
+            s3.until = until[kills]  # PUTs: creation takes some 20, each of five commits 18
             code = running.wait()
             s3.start()
             if code == 0:
@@ -310,7 +309,7 @@ def test_kill_9_at_random_moments_loses_nothing(s3, place, tmp_path):
         assert RunRecord.read(made.paths.record(DATASET, stage)).done == 10 - len(kept)
         assert not [file for file in remote.files_in(path) if ".partial" in str(file)]
         assert begin(stage).wait() == 0
-        there, here = opened(path), opened(local)
+        there, here = opened(path), opened(place_of(made.paths, DATASET))
         assert len(there) == 10 and not there.check()
         for name in here:
             for a, b in zip(*(store.read(name).values() for store in (there, here)), strict=True):
