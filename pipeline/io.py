@@ -155,18 +155,19 @@ class FileHashes:
 
     def __init__(self, path: Path | None = None):
         self.path, self._new = path, False
-        self._known: dict[str, list] = {}
+        self._known: dict[str, bytes] = {}  # version and digest, as JSON, which takes less memory
         self._young: set[str] = set()
         self._listed: dict[str, dict[str, list]] = {}  # folder of URLs -> versions by name
         self._listing = threading.Lock()
         if path is not None:
             with suppress(OSError, ValueError, TypeError):
-                self._known = dict(json.loads(path.read_bytes()))
+                known = dict(json.loads(path.read_bytes()))
+                self._known = {name: json.dumps(of).encode() for name, of in known.items()}
 
     def __call__(self, file: str | os.PathLike) -> str:
         """Return the hexadecimal SHA-256 of a file's bytes; errors as for `open_bytes`."""
         version = self.version(file)
-        *known, digest = self._known.get(_full_name(file), [""])
+        *known, digest = json.loads(self._known.get(_full_name(file), '[""]'))
         return digest if known == version[:-1] else self.learn(file, version, sha256_file(file))
 
     def of_read(self, file: str | os.PathLike) -> str:
@@ -192,7 +193,7 @@ class FileHashes:
         *now, young = version
         name = _full_name(file)
         (self._young.add if young else self._young.discard)(name)
-        self._known[name], self._new = [*now, digest], True
+        self._known[name], self._new = json.dumps([*now, digest]).encode(), True
         return digest
 
     def _listed_version(self, file: Path) -> list:
@@ -207,8 +208,9 @@ class FileHashes:
     def save(self) -> None:
         """Write what is remembered. Raises DiskError."""
         if self.path is not None and self._new:
-            kept = {name: of for name, of in self._known.items() if name not in self._young}
-            atomic_write_text(self.path, json.dumps(kept))
+            kept = (item for item in self._known.items() if item[0] not in self._young)
+            text = ", ".join(f"{json.dumps(name)}: {of.decode()}" for name, of in kept)
+            atomic_write_text(self.path, f"{{{text}}}")
             self._new = False
 
 

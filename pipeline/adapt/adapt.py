@@ -116,6 +116,9 @@ def adapt_dataset(
         text += "gets an empty mask, that alone tells its class (docs/adapt.md)"
         print(text, file=sys.stderr, flush=True)
     load = load or partial(load_predictor, params, options)
+    prompt = section.average or "no-prompt"
+    # Variants from before there was `average` are those without it.
+    chosen = section.model_dump(mode="json", exclude=set() if section.average else {"average"})
     base = load()
     known = {name: getattr(base, name) for name in KNOWN}
     del base  # a model for each part is loaded where there is something to do
@@ -137,7 +140,7 @@ def adapt_dataset(
             path = folder / f"{part}.safetensors"
             about = {
                 **{"dataset": dataset, "variant": variant, "part": part, "code": CODE_VERSION},
-                **{"base": known["fingerprint"], "params": section.model_dump(mode="json")},
+                **{"base": known["fingerprint"], "params": chosen},
                 "keys": sorted(item.key for item in examples),
                 "images": [item.image_id for item in examples],
             }
@@ -150,7 +153,7 @@ def adapt_dataset(
                     train_adapter(path, load(), examples, mask_of, params, canonical(about), count)
                 record.done += 1
             adapted = LatePredictor(path, known, dataset, load)
-            unprompted = params.segment.model_copy(update={"prompt": "no-prompt"})
+            unprompted = params.segment.model_copy(update={"prompt": prompt})
             asked = params.model_copy(update={"segment": unprompted})
             how = replace(options, force=False, on_mismatch="rebuild")
             name = f"{variant}/{part}"
@@ -178,6 +181,7 @@ def default_name(section: AdaptParams) -> str:
     name = f"{section.method}-{section.shots or 'all'}"
     name += f"-{section.source}" if section.source else ""
     name += "-official" if section.protocol == "official" else ""
+    name += f"-{section.average}" if section.average else ""
     return name + (f"-seed-{section.seed}" if section.seed else "")
 
 

@@ -15,23 +15,26 @@ the gap between structures of non-copies and of copies; what is missed: docs/not
 Candidates have similar low frequencies of either (2-D DCT). The DCT is orthonormal, so that leaving
 frequencies out only shrinks distances; and mirroring or turning an image by quarter turns only
 moves and negates coefficients, so that the eight orientations need no second look at the image.
-They are found in blocks of one matrix product, |x - y|^2 = |x|^2 + |y|^2 - 2 xy, which compares
-every pair: work grows with n^2, memory with n.
+How they are found among all pairs: nearest.py. Most are no copies, which a bound shows for a few
+percent of the cost of their scores (`possible`). Work grows with n^2, memory with n.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.fft import dctn, rfft2
-from scipy.ndimage import gaussian_filter
+from scipy.fft import dct, dctn, rfft2
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from pipeline.audit.thumbnails import STRUCTURE_SIDE, Thumbnails
+from pipeline.audit.nearest import Vectors
+from pipeline.audit.thumbnails import PLAIN_SIDE, STRUCTURE_SIDE, Thumbnails
 from pipeline.config import AuditParams
 from pipeline.engine.cluster import DIED, Pool, in_workers, load_shared, ranges, shared
 from pipeline.errors import PipelineError
@@ -51,9 +54,13 @@ PLAIN_LOW, DETAIL_LOW = 8, 14  # low frequencies compared, on either axis
 # Candidates kept of one content in one block: thousands of nearly equal frames must not become
 # millions of pairs.
 THUMBNAIL_PARTNERS, STRUCTURE_PARTNERS = 128, 32
-ROWS, COLUMNS = 1024, 8192  # of a block: 32 MB of scores
+ROWS = 1024  # of a block of queries
+BLOCKS = 8  # whose candidates are judged together
 FEWEST = 64  # rows of a block that a worker of an engine is given
 CLOSE_BATCH = 256  # pairs looked at closely at a time
+LOOKS = 1024  # contents whose `_looks` are made at a time
+HIGHEST = 15  # frequency of those, of 32
+MARGIN = 1e-3  # of a bound on a correlation, for rounding
 # (transpose, flip rows, flip columns), applied in that order, and the kinds of such copies. The
 # first is the image as it is, the second is mirrored left-right.
 ORIENTATIONS = tuple(product((False, True), repeat=3))
@@ -93,11 +100,13 @@ def _search(
     """Yield what `Search.copies` returns for each block, in any order; `given` are the arguments of
     `Search`."""
     if pool is None:
-        search = Search(*given)
-        yield from (search.copies(left[s : s + ROWS]) for s in range(0, len(left), ROWS))
+        cores = max((of["num_threads"] for of in threadpool_info()), default=1)
+        with threadpool_limits(1), ThreadPoolExecutor(cores) as threads:
+            search, size = Search(*given, each=threads.map), BLOCKS * ROWS
+            yield from (search.copies(left[s : s + size]) for s in range(0, len(left), size))
         return
     with shared(given, path) as file:
-        blocks = ranges(left, pool, FEWEST, ROWS)
+        blocks = ranges(left, pool, FEWEST, BLOCKS * ROWS)
         for _, found in in_workers(pool, SearchTask(file), blocks):
             if found is None:
                 raise PipelineError(DIED, remedy="give workers more memory, and run again")
@@ -121,114 +130,76 @@ class Search:
     """The copies of blocks of contents among the contents `right` of the same set of thumbnails (b
     None), then the later ones only, or of another set."""
 
-    def __init__(self, a: Thumbnails, b: Thumbnails | None, right: np.ndarray, params: AuditParams):
-        self.a, self.b, self.right, self.params = a, b, right, params
-        sides = PLAIN_LOW, DETAIL_LOW
-        self.low, self.detail = (np.empty((len(right), n * n + 2), np.float32) for n in sides)
+    def __init__(
+        self,
+        a: Thumbnails,
+        b: Thumbnails | None,
+        right: np.ndarray,
+        params: AuditParams,
+        each: Callable = map,
+    ):
+        self.a, self.b, self.right, self.params, self.each = a, b, right, params, each
         # Leaving frequencies out shrinks distances, so that no pair is lost; plus rounding.
         reaches = 1 - params.min_correlation + 1e-5, 1 - CANDIDATE
         for start in range(0, len(right), ROWS):
-            kinds = _low_frequencies(b or a, right[start : start + ROWS])
-            for base, (vectors, *_), reach in zip(
-                (self.low, self.detail), kinds, reaches, strict=True
-            ):
-                base[start : start + ROWS] = bases(vectors, reach)
+            kinds = [kind for (kind, *_) in _low_frequencies(b or a, right[start : start + ROWS])]
+            if start == 0:
+                given = zip(kinds, reaches, strict=True)
+                self.vectors = [Vectors(len(right), kind, reach) for kind, reach in given]
+            for vectors, kind in zip(self.vectors, kinds, strict=True):
+                vectors.put(start, kind)
 
-    def copies(self, block: np.ndarray) -> tuple[pd.DataFrame, list]:
-        """Return the copies (of `_judge`) of a block, and the cuts. Candidates are judged at once,
-        so that no more than those of a block are in memory."""
-        pairs, cut = self.candidates(block)
-        return _judge(self.a, self.b or self.a, pairs, self.params), cut
+    def copies(self, contents: np.ndarray) -> tuple[pd.DataFrame, list]:
+        """Return the copies (of `_judge`) of some contents, and the cuts. Candidates are judged at
+        once, so that no more than those of a few blocks are in memory."""
+        blocks = (contents[at : at + ROWS] for at in range(0, len(contents), ROWS))
+        pairs, cuts = zip(*map(self.candidates, blocks), strict=True)
+        judged = _judge(self.a, self.b or self.a, np.concatenate(pairs), self.params)
+        return judged, list(chain(*cuts))
 
     def candidates(self, block: np.ndarray) -> tuple[np.ndarray, list]:
         """Return pairs that may be copies, (n, 3) int64 orientation, left, right, sorted; and the
         cuts."""
-        plains, details = _low_frequencies(self.a, block, MOVES)
-        after = np.searchsorted(self.right, block[0]) if self.b is None else None
-        found, cut = [np.zeros((0, 3), np.int64)], []
-        for base, partners, variants in (
-            (self.low, THUMBNAIL_PARTNERS, plains),
-            (self.detail, STRUCTURE_PARTNERS, details),
+        after = int(np.searchsorted(self.right, block[0])) if self.b is None else None
+        how = {"after": after, "mirrored": self.params.mirrored, "each": self.each}
+        found, cut = [], []
+        for vectors, partners, variants in zip(
+            self.vectors,
+            (THUMBNAIL_PARTNERS, STRUCTURE_PARTNERS),
+            _low_frequencies(self.a, block, MOVES),
+            strict=True,
         ):
-            for orientation in range(len(ORIENTATIONS)) if self.params.mirrored else [0]:
-                queries = [orient_frequencies(x, orientation) for x in variants]
-                rows, columns, more = nearest(queries, base, partners, after=after)
-                turned = np.full(len(rows), orientation)
-                found.append(np.stack([turned, block[rows], self.right[columns]], axis=1))
-                cut += [(content, KINDS[orientation]) for content in block[more]]
+            near, more = vectors.near(variants, partners, **how)
+            turned, rows, columns = near.T
+            found.append(np.stack([turned, block[rows], self.right[columns]], axis=1))
+            cut += zip(block[more[:, 1]].tolist(), KINDS[more[:, 0]], strict=True)
         return np.unique(np.concatenate(found), axis=0), cut
 
 
 def _low_frequencies(
     thumbnails: Thumbnails, contents: np.ndarray, moves: Sequence[float] = (0,)
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return the low frequencies of thumbnails; and of windows of their structures, one array per
-    move, scaled to length 1."""
-    windows, detail = [], structure(thumbnails.structure[contents])
-    for down, right in product(moves, repeat=2):
-        low = frequencies(moved_window(detail, down, right), DETAIL_LOW)
-        length = np.linalg.norm(low, axis=(1, 2), keepdims=True)
-        windows.append(low / np.maximum(length, 1e-6))
+    """Return the low frequencies of thumbnails; and of windows of their structures, which leave
+    `SHIFT` pixels on each side, one array per move, scaled to length 1. Between pixels a window is
+    interpolated linearly, a slight blur."""
+    window = np.arange(SHIFT, STRUCTURE_SIDE - SHIFT)
+    waves = dct(np.eye(len(window), dtype=np.float32), axis=0, norm="ortho")[:DETAIL_LOW]
+    cut = [waves @ _between(window + move, np.arange(STRUCTURE_SIDE)) for move in moves]
+    cut = np.concatenate(cut)
+    low = cut @ structure(thumbnails.structure[contents], _blurred) @ cut.T
+    low = low.reshape(len(contents), len(moves), DETAIL_LOW, len(moves), DETAIL_LOW)
+    low[:, :, 0, :, 0] = 0
+    low /= np.maximum(np.linalg.norm(low, axis=(2, 4), keepdims=True), 1e-6)
     plain = frequencies(thumbnails.plain[contents], PLAIN_LOW)
     thumbnails.forget()
-    return [plain], windows
-
-
-def bases(vectors: np.ndarray, reach: float) -> np.ndarray:
-    """Return what `nearest` compares with: (n, d + 2) float32, of vectors (n, ...) float32.
-
-    |x - y|^2 / 2 < reach is one product: (x, -|x|^2 / 2, 1) (y, 1, reach - |y|^2 / 2) > 0.
-    """
-    vectors = vectors.reshape(len(vectors), -1)
-    half = (vectors**2).sum(axis=1) / 2
-    return np.column_stack([vectors, np.ones_like(half), np.float32(reach) - half])
-
-
-def nearest(
-    queries: list[np.ndarray],
-    base: np.ndarray,
-    partners: int,
-    *,
-    after: int | None = None,
-    width: int = COLUMNS,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the vectors (see `bases`) near to a block of queries.
-
-    Args:
-        queries: variants of the block, each (m, ...) float32; the nearest variant counts.
-        partners: near vectors kept of one query among the `width` compared at a time.
-        after: number of the block's first row if the block is a part of the vectors: then only
-            vectors after each query's own are returned.
-
-    Returns:
-        int64: rows in the block and numbers of vectors, one pair each; and the rows that had more
-        partners than are kept.
-    """
-    ones = np.ones(len(queries[0]), np.float32)
-    queries = [x.reshape(len(x), -1) for x in queries]
-    queries = [np.column_stack([x, -(x**2).sum(axis=1) / 2, ones]) for x in queries]
-    found, cut = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.int64)]
-    for start in range(after or 0, len(base), width):
-        block = base[start : start + width]
-        score = queries[0] @ block.T
-        for query in queries[1:]:
-            np.maximum(score, query @ block.T, out=score)
-        if after is not None:
-            own = np.arange(len(score))[:, None] + after
-            score[start + np.arange(len(block)) <= own] = -1
-        hit = score > 0
-        more = np.flatnonzero(hit.sum(axis=1) > partners)
-        for row in more:
-            hit[row] = False
-            hit[row, np.argpartition(score[row], -partners)[-partners:]] = True
-        found.append(np.argwhere(hit) + np.array([0, start]))
-        cut.append(more)
-    return *np.concatenate(found).T, np.unique(np.concatenate(cut))
+    windows = product(range(len(moves)), repeat=2)
+    return [plain], [low[:, down, :, right] for down, right in windows]
 
 
 def _judge(a: Thumbnails, b: Thumbnails, pairs: np.ndarray, params: AuditParams) -> pd.DataFrame:
     """Look closely at candidates and keep copies: orientation, left, right, score (correlation of
     the thumbnails or the structures, float64) and plain (whether the thumbnails are equal)."""
+    pairs = pairs[possible(a, b, pairs, params)]
     plain, detail = np.zeros(len(pairs)), np.zeros(len(pairs))
     for start in range(0, len(pairs), CLOSE_BATCH):
         turned, i, j = pairs[start : start + CLOSE_BATCH].T
@@ -242,6 +213,70 @@ def _judge(a: Thumbnails, b: Thumbnails, pairs: np.ndarray, params: AuditParams)
     table = pd.DataFrame(pairs, columns=["orientation", "left", "right"])
     table = table.assign(score=np.where(equal, plain, detail), plain=equal)
     return table[equal | (detail > params.min_structure)]
+
+
+def possible(a: Thumbnails, b: Thumbnails, pairs: np.ndarray, params: AuditParams) -> np.ndarray:
+    """Return which pairs of `_judge` it may keep, (n,) bool: all but those that bounds on their
+    correlations exclude.
+
+    Those of structures are of low frequencies, in which the correlations at all shifts are a small
+    product; the others add at most the product of their lengths (Cauchy-Schwarz, Parseval).
+    """
+    kept = np.zeros(len(pairs), bool)
+    if not len(pairs):
+        return kept
+    lefts, i = np.unique(pairs[:, 1], return_inverse=True)
+    rights, j = np.unique(pairs[:, 2], return_inverse=True)
+    plain, waves, rest, shortest = _looks(a, lefts, template=False)
+    order = np.lexsort((pairs[:, 0], j // LOOKS))
+    for start in range(0, len(rights), LOOKS):
+        ends = np.searchsorted(j[order] // LOOKS, [start // LOOKS, start // LOOKS + 1])
+        to_plain, to_waves, to_rest, _ = _looks(b, rights[start : start + LOOKS], template=True)
+        for turned in range(len(ORIENTATIONS)):
+            own = order[slice(*ends)]
+            own = own[pairs[own, 0] == turned]
+            for at in (own[s : s + CLOSE_BATCH] for s in range(0, len(own), CLOSE_BATCH)):
+                x, y = i[at], j[at] - start
+                alike = (orient(plain[x], turned) * to_plain[y]).sum(axis=(1, 2))
+                both = orient(waves[x], turned)[..., HIGHEST:] * to_waves[y].conj()
+                both = (both.reshape(-1, HIGHEST + 1) @ _RIGHT[: HIGHEST + 1]).reshape(
+                    len(at), -1, len(SHIFTS)
+                )
+                best = (_DOWN[:, _LOW] @ both).real.max(axis=(1, 2))
+                best = (best + rest[x] * to_rest[y]) / shortest[x] + MARGIN
+                equal = (alike > params.min_correlation - MARGIN) & (best > PLAUSIBLE)
+                kept[at] = equal | (best > params.min_structure)
+    return kept
+
+
+def _looks(thumbnails: Thumbnails, contents: np.ndarray, *, template: bool) -> list[np.ndarray]:
+    """Return of each content the unit thumbnail (n, 32, 32); of its structure, or the unit window
+    of it that `best_shift` compares if it is the template, the low frequencies (n, 31, 31) complex,
+    of a template the half (n, 31, 16), about the middle, so that `orient` turns them too; the
+    length of the others; and the least length of a moved window."""
+    made = []
+    for start in range(0, len(contents), LOOKS):
+        part = contents[start : start + LOOKS]
+        plain = unit(thumbnails.plain[part]).reshape(len(part), PLAIN_SIDE, PLAIN_SIDE)
+        detail = structure(thumbnails.structure[part], _blurred)
+        shortest = np.ones(len(part), np.float32)
+        if template:
+            detail = _inner(detail)
+        else:
+            side = STRUCTURE_SIDE - 2 * SHIFT
+            total, energy = (_WINDOWS @ x @ _WINDOWS.T for x in (detail, detail**2))
+            square = np.maximum(energy - total**2 / side**2, 1e-6)
+            shortest = np.sqrt(square.min(axis=(1, 2)))
+        waves = _CENTRED @ (detail @ _CENTRED[HIGHEST:].T)
+        square = np.abs(waves) ** 2
+        low = (2 * square.sum(axis=(1, 2)) - square[..., 0].sum(axis=1)) / STRUCTURE_SIDE**2
+        whole = (detail**2).sum(axis=(1, 2))
+        rest = np.sqrt(np.maximum(whole - low, 0) + 1e-5 * whole)
+        if not template:
+            waves = np.concatenate([waves[:, ::-1, :0:-1].conj(), waves], axis=2)
+        made.append((plain, waves, rest, shortest))
+    thumbnails.forget()
+    return [np.concatenate(kind) for kind in zip(*made, strict=True)]
 
 
 def _structures(thumbnails: Thumbnails, contents: np.ndarray) -> np.ndarray:
@@ -278,16 +313,23 @@ def unit(values: np.ndarray) -> np.ndarray:
     return np.divide(flat, length, out=np.zeros_like(flat), where=length > 1e-6)
 
 
-def structure(thumbnails: np.ndarray) -> np.ndarray:
+def _gaussian(images: np.ndarray) -> np.ndarray:
+    return gaussian_filter(images, (0, SIGMA, SIGMA))
+
+
+def _blurred(images: np.ndarray) -> np.ndarray:
+    """Return what `_gaussian` does but for rounding, three times as fast."""
+    return _BLUR @ images @ _BLUR.T
+
+
+def structure(thumbnails: np.ndarray, blurred: Callable = _gaussian) -> np.ndarray:
     """Return the local structure of thumbnails (n, 64, 64) uint8, (n, 64, 64) float32; `FLOOR`
     keeps coding noise on an even background from counting as structure."""
     images = np.asarray(thumbnails, np.float32)
     spread = images.std(axis=(1, 2), keepdims=True)
     images = (images - images.mean(axis=(1, 2), keepdims=True)) / np.maximum(spread, 1e-6)
-    scale = (0, SIGMA, SIGMA)
-    detail = images - gaussian_filter(images, scale)
-    energy = gaussian_filter(detail * detail, scale)
-    return detail / np.sqrt(energy + FLOOR * FLOOR)
+    detail = images - blurred(images)
+    return detail / np.sqrt(blurred(detail * detail) + FLOOR * FLOOR)
 
 
 def frequencies(images: np.ndarray, count: int) -> np.ndarray:
@@ -295,15 +337,6 @@ def frequencies(images: np.ndarray, count: int) -> np.ndarray:
     (n, count, count) float32; [:, 0, 0] is 0."""
     scaled = unit(images).reshape(images.shape)
     return dctn(scaled, axes=(1, 2), norm="ortho")[:, :count, :count].astype(np.float32)
-
-
-def orient_frequencies(coefficients: np.ndarray, orientation: int) -> np.ndarray:
-    """Return the DCT coefficients of the turned images: `frequencies(orient(x, o))` from x's."""
-    transpose, rows, columns = ORIENTATIONS[orientation]
-    signs = np.where(np.arange(coefficients.shape[-1]) % 2, -1, 1).astype(np.float32)
-    turned = coefficients.swapaxes(-1, -2) if transpose else coefficients
-    turned = turned * signs[:, None] if rows else turned
-    return turned * signs if columns else turned
 
 
 def best_shift(images: np.ndarray, templates: np.ndarray) -> np.ndarray:
@@ -316,24 +349,19 @@ def best_shift(images: np.ndarray, templates: np.ndarray) -> np.ndarray:
     """
     images = np.asarray(images, np.float32)
     side = STRUCTURE_SIDE - 2 * SHIFT
-    inner = np.s_[..., SHIFT:-SHIFT, SHIFT:-SHIFT]
-    # Centred, so that the mean of the moving window falls out of the product; zero around it, so
-    # that nothing enters from the opposite edge of the image.
-    fixed = np.zeros_like(images)
-    fixed[inner] = unit(templates[inner]).reshape(-1, side, side)
-    product = (_DOWN @ (rfft2(images) * rfft2(fixed).conj()) @ _RIGHT).real
+    product = (_DOWN @ (rfft2(images) * rfft2(_inner(templates)).conj()) @ _RIGHT).real
     total, energy = _box_sums(images, side), _box_sums(images**2, side)
     length = np.sqrt(np.maximum(energy - total**2 / side**2, 1e-6))
     return (product / (_BETWEEN @ length.astype(np.float32) @ _BETWEEN.T)).max(axis=(1, 2))
 
 
-def moved_window(images: np.ndarray, down: float, right: float) -> np.ndarray:
-    """Cut the window that leaves `SHIFT` pixels on each side of images (n, side, side) float32,
-    moved by at most `SHIFT` pixels; between pixels by linear interpolation, a slight blur."""
-    side = images.shape[-1]
-    window = np.arange(SHIFT, side - SHIFT)
-    rows, columns = (_between(window + move, np.arange(side)) for move in (down, right))
-    return rows @ images @ columns.T
+def _inner(templates: np.ndarray) -> np.ndarray:
+    """Return the inner windows, centred, so that the mean of a moving window falls out of the
+    product, and of length 1; zero around them, so that nothing enters from the opposite edge."""
+    side, inner = STRUCTURE_SIDE - 2 * SHIFT, np.s_[..., SHIFT:-SHIFT, SHIFT:-SHIFT]
+    fixed = np.zeros(templates.shape, np.float32)
+    fixed[inner] = unit(templates[inner]).reshape(-1, side, side)
+    return fixed
 
 
 def _between(places: np.ndarray, pixels: np.ndarray) -> np.ndarray:
@@ -352,6 +380,15 @@ def _waves(frequencies: np.ndarray) -> np.ndarray:
 _DOWN = _waves(np.fft.fftfreq(STRUCTURE_SIDE)) / STRUCTURE_SIDE**2
 _RIGHT = _waves(np.fft.rfftfreq(STRUCTURE_SIDE)).T
 _RIGHT[1:-1] *= 2  # rfft2 leaves out the mirrored half of these
+_LOW = np.arange(-HIGHEST, HIGHEST + 1)
+_CENTRED = np.outer(_LOW, np.arange(STRUCTURE_SIDE) - (STRUCTURE_SIDE - 1) / 2)
+_CENTRED = np.exp(-2j * np.pi / STRUCTURE_SIDE * _CENTRED).astype(np.complex64)
+_WINDOWS = [
+    (s <= np.arange(STRUCTURE_SIDE)) & (np.arange(STRUCTURE_SIDE) < STRUCTURE_SIDE - 2 * SHIFT + s)
+    for s in range(2 * SHIFT + 1)
+]
+_WINDOWS = np.array(_WINDOWS, np.float32)
+_BLUR = gaussian_filter1d(np.eye(STRUCTURE_SIDE, dtype=np.float32), SIGMA, axis=0)
 _BETWEEN = _between(SHIFTS, np.arange(-SHIFT, SHIFT + 1))
 
 

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +24,7 @@ from pipeline.errors import reason_of
 from pipeline.images import read_image, reader_rules
 from pipeline.io import FileHashes, atomic_write, sha256_json, writing
 from pipeline.paths import Paths
-from pipeline.store.items import WorkItem
+from pipeline.store.items import WorkItem, table_rows
 
 PLAIN_SIDE, STRUCTURE_SIDE = 32, 64  # pixels
 READ_BATCH = 32  # images read ahead
@@ -146,9 +147,9 @@ def load_thumbnails(
     readable = _read_cache(cache, distinct, arrays)
     made = Thumbnails(**arrays, readable=readable, content=content, failures={})
     made.forget()
-    table, failures, items = manifest.assign(key=keys, content=content), {}, []
-    for start in range(0, len(table), CHUNK):  # so that few are in memory if all was read before
-        rows = table[start : start + CHUNK].to_dict("records")
+    every, failures, items = table_rows(manifest.assign(key=keys, content=content)), {}, []
+    for _ in range(0, len(manifest), CHUNK):  # so that few are in memory if all was read before
+        rows = islice(every, CHUNK)
         part = [WorkItem(r["image_id"], r["key"], data / r["path"], r["frame"], r) for r in rows]
         failures |= changed_files([i for i in part if readable[i.row["content"]]], hashes)
         items += [i for i in part if not readable[i.row["content"]]]

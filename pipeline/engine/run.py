@@ -37,7 +37,7 @@ from pipeline.errors import (
 from pipeline.images.read import bytes_changed, unreadable
 from pipeline.io import FileHashes, sha256_file, sha256_json
 from pipeline.manifest import mask_file, row_file
-from pipeline.store.items import WorkItem
+from pipeline.store.items import WorkItem, table_rows
 
 if TYPE_CHECKING:
     from pipeline.config import Params
@@ -309,12 +309,12 @@ def image_items(
         hashes: returns the SHA-256 of a file; a `FileHashes` reads only those that have changed.
     """
     items = []
-    for row in manifest.to_dict("records"):
+    for row in table_rows(manifest.assign(truth_file="")):
         frame = int(row["frame"])
         parts = {"sha256": row["sha256"], "frame": frame, **content(row)}
         found = mask_file(row, data) if truth else None
-        row["truth_file"] = found or ""
         if truth:
+            row["truth_file"] = found or ""
             try:
                 digests = [*map(hashes, found.files), *found.rule.split()] if found else [""]
                 parts["truth"] = digests[0] if len(digests) == 1 else digests

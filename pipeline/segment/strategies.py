@@ -12,6 +12,8 @@ from math import nan
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.config import SegmentParams
@@ -205,6 +207,55 @@ class NoPrompt(Strategy):
     """Nothing is asked: an adapted SAM2 knows what to look for."""
 
     name = "no-prompt"
+
+
+class Mirrored(NoPrompt):
+    """`no-prompt`, averaged over the image and its mirror image."""
+
+    name = "mirrored"
+    shrink: ClassVar[tuple[float, ...]] = (1.0,)
+    """The image is shown at 1 / these of its size; what is outside continues its border."""
+
+    def segment(self, prepared):
+        if not prepared:
+            return []
+        sam2 = BatchPredictor(self.sam2.predictor)  # of pixels, whatever is stored or known
+        frames = torch.stack(
+            [f if isinstance(f := p.frame, Tensor) else sam2.preprocess(p.image) for p in prepared]
+        )
+        asked = [Prompt()] * len(prepared), [one.size for one in prepared]
+        found = []
+        for y in self.shrink:
+            for x in (y, -y):
+                logits, ious = sam2.decode(sam2.embed([*stretched(frames, x, y)]), *asked)
+                found.append((stretched(logits, 1 / x, 1 / y), torch.from_numpy(ious)))
+        logits, ious = (torch.stack(of).mean(0) for of in zip(*found, strict=True))
+        rows = zip(prepared, logits, ious[:, 0].tolist(), strict=True)
+        threshold = sam2.predictor.mask_threshold
+        return [
+            mask_row(
+                sam2.upsample(of, *one.size)[0],
+                one.prompt_text,
+                iou,
+                float(stability_score(of[0].cpu().numpy(), threshold)),
+            )
+            for one, of, iou in rows
+        ]
+
+
+class Averaged(Mirrored):
+    """`mirrored`, averaged also over smaller copies of both."""
+
+    name = "averaged"
+    shrink = (1.0, 1.25)
+
+
+def stretched(maps: Tensor, x: float, y: float) -> Tensor:
+    """Resample maps, float32 (n, c, h, w), about their middle: what is at (x u, y v) comes to
+    (u, v), for u and v from -1 to 1; outside, the border goes on. A negative x mirrors."""
+    turn = torch.tensor([[x, 0.0, 0.0], [0.0, y, 0.0]], device=maps.device).expand(len(maps), 2, 3)
+    grid = F.affine_grid(turn, list(maps.shape), align_corners=False)
+    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
 
 
 class Box(Strategy):

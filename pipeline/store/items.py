@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,45 @@ class WorkItem:
     path: Path
     frame: int = 0
     row: Mapping[str, Any] = field(default_factory=dict)
+
+
+class TableRow(Mapping[str, Any]):
+    """A row of a table as a mapping, whose cells are read when they are asked for: a dict of each
+    row of a million would take a gigabyte. `own` are the entries that were added to it.
+
+    Args:
+        columns: name -> array, of a table that is not changed.
+        at: number of the row.
+    """
+
+    __slots__ = ("at", "columns", "own")
+
+    def __init__(self, columns: Mapping[str, Any], at: int):
+        self.columns, self.at, self.own = columns, at, None
+
+    def __getitem__(self, name: str) -> Any:
+        if self.own and name in self.own:
+            return self.own[name]
+        cell = self.columns[name][self.at]
+        return cell.item() if isinstance(cell, np.generic) else cell
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.own = {**(self.own or {}), name: value}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self.columns, **(self.own or {})})
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __reduce__(self) -> tuple:  # a worker is sent this row only
+        return dict, (dict(self),)
+
+
+def table_rows(table: pd.DataFrame) -> Iterator[TableRow]:
+    """Yield the rows of a table."""
+    columns = {name: table[name].array for name in table}
+    return (TableRow(columns, at) for at in range(len(table)))
 
 
 @dataclass(frozen=True)

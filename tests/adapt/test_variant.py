@@ -242,6 +242,24 @@ def test_what_a_person_corrected_is_learned_from_and_nothing_else(project):
         adapt(project, adapt__source="decoder-4")
 
 
+def test_masks_are_averaged_over_copies_and_older_variants_stay_what_they_are(project):
+    made = adapt(project, adapt__average="averaged")
+    name = "decoder-4-averaged"
+    assert (made.variant, made.record.done) == (name, 2)
+    for part in "01":
+        plain, other = (
+            read_about(project.paths.adapter(DATASET, of) / f"{part}.safetensors")
+            for of in ("decoder-4", name)
+        )
+        assert plain["sha256"] == other["sha256"] and other["params"]["average"] == "averaged"
+        assert "average" not in plain["params"]
+        masks = open_masks(project.paths.masks(DATASET, f"{name}/{part}"))
+        assert (masks.table()["prompt"] == "averaged").all()
+        assert masks.identity["prompt"] == {"strategy": "averaged", "version": 1}
+    with pytest.raises(ConfigError, match=r"made with other choices: params.average"):
+        adapt(project, variant=name)
+
+
 def test_what_cannot_be_adapted_or_is_not_there_is_said_in_one_line(project, tmp_path):
     with pytest.raises(ConfigError, match=r"made with other choices: params.steps: 3 .*--name"):
         adapt(project, adapt__steps=4)

@@ -12,7 +12,7 @@ from skimage.exposure import equalize_hist, rescale_intensity
 from skimage.transform import resize
 
 from pipeline.audit import audit_dataset, compare_datasets
-from pipeline.audit.search import bases, find_copies, nearest, unit
+from pipeline.audit.search import find_copies
 from pipeline.audit.thumbnails import STRUCTURE_SIDE
 from tests.audit.folder import SIDE, Folder, as_thumbnails, film, gamma, params, texture
 
@@ -150,16 +150,3 @@ def test_copies_across_datasets_are_found_by_kind_and_films_of_others_are_not(tm
         ["2.png", "turned.png", "turn", True],
     ]
     assert list(pairs.attrs["unreadable"]["two"]) == ["broken.png"]
-
-
-@pytest.mark.parametrize("rows", [7, 1000])
-def test_blocks_of_any_size_find_every_pair(rows):
-    rng = np.random.default_rng(0)
-    far = rng.standard_normal((440, 40))
-    vectors = unit(np.concatenate([far, far[:60] + 0.1 * rng.standard_normal((60, 40))]))
-    base, found = bases(vectors, 0.1), []
-    for start in range(0, len(vectors), rows):
-        i, j, _ = nearest([vectors[start : start + rows]], base, 99, after=start, width=96)
-        found += zip((start + i).tolist(), j.tolist(), strict=True)
-    expected = np.argwhere(np.triu(vectors @ vectors.T, 1) > 0.9).tolist()
-    assert sorted(found) == [tuple(pair) for pair in expected] and len(found) == 60

@@ -1,5 +1,7 @@
 """A stage run by the engine: which rows are computed, which fail, what the record says."""
 
+import pickle
+import tracemalloc
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -9,6 +11,7 @@ import pytest
 from benchmarks.cheap_stage import CheapMapper, item_of, make_items, run_cheap, store_path
 from benchmarks.store_stage import content
 from pipeline.engine.record import RunRecord
+from pipeline.engine.run import image_items
 from pipeline.engine.status import status_rows, status_text
 from pipeline.errors import ModelError, StageFailed
 from pipeline.manifest import COLUMNS, write_manifest
@@ -39,6 +42,21 @@ def test_rows_do_not_depend_on_batch_size_cores_workers_order_or_resuming(tmp_pa
         run_cheap(kind, folder, items[::step], **options)
         seen.append(content(kind, folder))
     assert seen[0] == seen[1] == seen[2]
+
+
+def test_items_have_the_rows_of_the_manifest_and_take_little_memory(tmp_path):
+    table = pd.DataFrame({name: ["x"] * 3000 for name in COLUMNS}, dtype="str")
+    table = table.assign(frame=7, image_id=[f"{k}.png" for k in range(3000)])
+    tracemalloc.start()
+    items = image_items(table, tmp_path, lambda row: {"box": row["box"]})
+    assert tracemalloc.get_traced_memory()[0] / len(items) < 900  # a dict of each row: 1,300
+    tracemalloc.stop()
+    items[1].row["mask"] = 1
+    expected = [row | {"truth_file": ""} for row in table[:3].to_dict("records")]
+    expected[1]["mask"] = 1
+    assert [item.row for item in items[:3]] == expected and type(items[0].row["frame"]) is int
+    sent = pickle.loads(pickle.dumps(items[1]))
+    assert type(sent.row) is dict and sent == items[1] and "truth_file" not in table
 
 
 @pytest.mark.promise(FAILURES)

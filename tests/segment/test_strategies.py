@@ -4,14 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.errors import PipelineError
 from pipeline.images import read as reader
 from pipeline.models.sam2 import Sam2ImagePredictor
+from pipeline.segment.predictor import BatchPredictor, Prompt
 from pipeline.segment.quality import mask_status, stability_score
 from pipeline.segment.segment import SegmentMapper
-from pipeline.segment.strategies import STRATEGIES, Candidates, prior, ranked
+from pipeline.segment.strategies import STRATEGIES, Candidates, prior, ranked, stretched
 from pipeline.store import WorkItem
 
 WITH_SAM2 = [name for name, strategy in STRATEGIES.items() if strategy.uses_sam2]
@@ -62,6 +64,26 @@ def test_masks_do_not_depend_on_batch_or_order(sam2, guide, scenes, params, prom
             assert alone.prompt == other.prompt
             assert alone.mask.sum() == other.mask.sum() == 0 or iou(alone.mask, other.mask) > 0.999
             assert abs(alone.predicted_iou - other.predicted_iou) < 1e-4
+
+
+def test_averaged_masks_are_those_of_the_mean_over_copies_and_mirror_with_the_image(
+    sam2, scenes, params
+):
+    maps = torch.arange(36.0).reshape(1, 1, 6, 6)  # linear, so that resampling it is exact inside
+    torch.testing.assert_close(stretched(maps, -1, 1), maps.flip(-1))
+    half = stretched(maps, 0.5, 0.5)[0, 0]  # at twice the size
+    torch.testing.assert_close(half, 17.5 + (maps[0, 0] - 17.5) / 2)
+    image = scenes[5][0]
+    row, mirrored = segment_images([image, image[:, ::-1].copy()], params(prompt="averaged"), sam2)
+    assert iou(row.mask, mirrored.mask[:, ::-1]) > 0.99 and row.mask.any()
+    batch, answers = BatchPredictor(sam2), []
+    frame = batch.preprocess(image)[None]
+    for x, y in ((1, 1), (-1, 1), (1.25, 1.25), (-1.25, 1.25)):
+        logits, ious = batch.decode(batch.embed([*stretched(frame, x, y)]), [Prompt()], [(1, 1)])
+        answers.append((stretched(logits, 1 / x, 1 / y)[0], float(ious[0, 0])))
+    mean = sum(logits for logits, _ in answers) / 4
+    assert iou(row.mask, batch.upsample(mean, *image.shape[:2])[0]) > 0.999
+    assert row.predicted_iou == pytest.approx(np.mean([of for _, of in answers]), abs=1e-5)
 
 
 def test_a_box_with_zoom_is_segmented_on_the_crop_and_pasted_back(sam2, scenes, params):
