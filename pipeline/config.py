@@ -240,8 +240,8 @@ class AdaptParams(Section):
     """At its highest; null = the one of the method."""
     rank: int = Field(8, ge=1)
     """lora: rank of the updates; adapter: width of the modules."""
-    average: bool = False
-    """Whether masks are averaged over copies of an image: the prompt strategy `averaged`."""
+    average: Literal["", "mirrored", "averaged"] = ""
+    """The prompt strategy whose masks are those of the variant; empty = no-prompt."""
 
 
 class PromptQualityParams(Section):

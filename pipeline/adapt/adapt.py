@@ -116,7 +116,7 @@ def adapt_dataset(
         text += "gets an empty mask, that alone tells its class (docs/adapt.md)"
         print(text, file=sys.stderr, flush=True)
     load = load or partial(load_predictor, params, options)
-    prompt = "averaged" if section.average else "no-prompt"
+    prompt = section.average or "no-prompt"
     # Variants from before there was `average` are those without it.
     chosen = section.model_dump(mode="json", exclude=set() if section.average else {"average"})
     base = load()
@@ -181,7 +181,7 @@ def default_name(section: AdaptParams) -> str:
     name = f"{section.method}-{section.shots or 'all'}"
     name += f"-{section.source}" if section.source else ""
     name += "-official" if section.protocol == "official" else ""
-    name += "-averaged" if section.average else ""
+    name += f"-{section.average}" if section.average else ""
     return name + (f"-seed-{section.seed}" if section.seed else "")
 
 

@@ -30,7 +30,6 @@ NMS_IOU = 0.7  # masks with a larger IoU are the same object (as in SAM's mask g
 KEEP_SHARE = 0.9  # masks of this share of the best score are merged with it (e.g. two lungs)
 MAX_MERGED = 4
 KEPT = 8  # candidates of an image that are ranked and kept
-SHRINK = (1.0, 1.25)  # `averaged`: the image is shown at 1 / these, what is outside as its border
 HELD_PROMPTS = 256  # prompts whose masks are held at once, to bound memory
 
 
@@ -210,10 +209,12 @@ class NoPrompt(Strategy):
     name = "no-prompt"
 
 
-class Averaged(NoPrompt):
-    """`no-prompt`, averaged over the image, a smaller copy, and the mirror images of both."""
+class Mirrored(NoPrompt):
+    """`no-prompt`, averaged over the image and its mirror image."""
 
-    name = "averaged"
+    name = "mirrored"
+    shrink: ClassVar[tuple[float, ...]] = (1.0,)
+    """The image is shown at 1 / these of its size; what is outside continues its border."""
 
     def segment(self, prepared):
         if not prepared:
@@ -224,7 +225,7 @@ class Averaged(NoPrompt):
         )
         asked = [Prompt()] * len(prepared), [one.size for one in prepared]
         found = []
-        for y in SHRINK:
+        for y in self.shrink:
             for x in (y, -y):
                 logits, ious = sam2.decode(sam2.embed([*stretched(frames, x, y)]), *asked)
                 found.append((stretched(logits, 1 / x, 1 / y), torch.from_numpy(ious)))
@@ -240,6 +241,13 @@ class Averaged(NoPrompt):
             )
             for one, of, iou in rows
         ]
+
+
+class Averaged(Mirrored):
+    """`mirrored`, averaged also over smaller copies of both."""
+
+    name = "averaged"
+    shrink = (1.0, 1.25)
 
 
 def stretched(maps: Tensor, x: float, y: float) -> Tensor:

@@ -243,7 +243,7 @@ def test_what_a_person_corrected_is_learned_from_and_nothing_else(project):
 
 
 def test_masks_are_averaged_over_copies_and_older_variants_stay_what_they_are(project):
-    made = adapt(project, adapt__average=True)
+    made = adapt(project, adapt__average="averaged")
     name = "decoder-4-averaged"
     assert (made.variant, made.record.done) == (name, 2)
     for part in "01":
@@ -251,7 +251,7 @@ def test_masks_are_averaged_over_copies_and_older_variants_stay_what_they_are(pr
             read_about(project.paths.adapter(DATASET, of) / f"{part}.safetensors")
             for of in ("decoder-4", name)
         )
-        assert plain["sha256"] == other["sha256"] and other["params"]["average"]
+        assert plain["sha256"] == other["sha256"] and other["params"]["average"] == "averaged"
         assert "average" not in plain["params"]
         masks = open_masks(project.paths.masks(DATASET, f"{name}/{part}"))
         assert (masks.table()["prompt"] == "averaged").all()
