@@ -21,7 +21,8 @@ def use_onnxruntime(predictor: Sam2ImagePredictor) -> None:
     calling thread, since the stage maps as many slices of a batch at once as there are cores.
 
     Raises:
-        ConfigError: the packages are missing, or the model is not in fp32 on the CPU.
+        ConfigError: the packages are missing, the model is not in fp32 on the CPU, or it cannot be
+            exported.
     """
     try:
         import onnx  # noqa: F401  torch needs it to export
@@ -45,8 +46,12 @@ def use_onnxruntime(predictor: Sam2ImagePredictor) -> None:
     black = torch.zeros(1, 3, predictor.image_size, predictor.image_size)
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
         warnings.simplefilter("ignore")  # of sizes that are constants here
-        levels = Levels().eval()
-        torch.onnx.export(levels, (black,), file, input_names=["pixels"], dynamo=False)
+        levels, names = Levels().eval(), ["pixels"]
+        try:
+            torch.onnx.export(levels, (black,), file, input_names=names, dynamo=False)
+        except Exception as error:  # an operation that ONNX has not
+            message = f"segment.runtime: onnxruntime is not for this SAM2 ({type(error).__name__})"
+            raise ConfigError(message, remedy="set segment.runtime: torch") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(file.getvalue(), options, ["CPUExecutionProvider"])
