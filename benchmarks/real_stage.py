@@ -5,7 +5,10 @@ from __future__ import annotations
 from multiprocessing import Process
 from pathlib import Path
 
-from benchmarks.store_stage import StoreStage
+import numpy as np
+import pandas as pd
+
+from benchmarks.store_stage import StoreStage, opened
 from pipeline.paths import Paths
 from tests.site import Site, stage_command
 
@@ -50,6 +53,23 @@ class RealStage(StoreStage):
     def start(self, *, redo: bool = False) -> Process:
         """Start the stage; `redo` computes again what is stored."""
         return start(self.site, self.name, *self.options, *(["--force"] if redo else []))
+
+    def content(self) -> tuple[pd.DataFrame, dict[str, dict]]:
+        store = opened(self.store)
+        return store.table().drop(columns="crc"), {name: store.read(name) for name in store}
+
+    def same(self, expected: tuple, found: tuple) -> bool:
+        """Return whether masks are equal to the bit, and scores and features to 1e-5: a run that
+        goes on has other batches."""
+        tolerance = {"rtol": 0, "atol": 0 if self.name == "segment" else 1e-5}
+        try:
+            pd.testing.assert_frame_equal(expected[0], found[0], rtol=0, atol=1e-5)
+            for name, data in expected[1].items():
+                for key, values in data.items():
+                    np.testing.assert_allclose(found[1][name][key], values, **tolerance)
+        except (AssertionError, KeyError):
+            return False
+        return len(found[1]) == len(expected[1])
 
     def computed(self) -> int:
         """Return how many rows the last run computed."""

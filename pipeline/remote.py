@@ -44,7 +44,7 @@ def as_path(path: str | PathLike) -> Path:
     if not isinstance(path, str):
         return path
     if re.match(r"[^/]+://[^/]*:[^/]*@", path):
-        remedy = "take them out of it, and give them where its library looks (docs/scale.md)"
+        remedy = "give them where its library looks, such as the environment"
         raise RemoteError("a URL holds a user and a password", remedy=remedy)
     try:
         from upath import UPath
@@ -193,8 +193,8 @@ def new_folder(parent: Path, prefix: str = "") -> Path:
 
 
 def tree(folder: Path) -> dict[str, list]:
-    """Return name -> version (as of `versions`) of all objects below a folder; of an object, that
-    of itself by the name "". None: there is nothing."""
+    """Return name -> version (as of `versions`) of all objects below a folder; of an object,
+    that of itself by the name "". {}: there is nothing."""
     root = folder.path.rstrip("/")
     found = ask(folder, "find", folder.path, detail=True)
     # A key that ends in "/" only marks a folder.

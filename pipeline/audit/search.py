@@ -207,8 +207,10 @@ def _judge(a: Thumbnails, b: Thumbnails, pairs: np.ndarray, params: AuditParams)
             at = np.flatnonzero(turned == orientation)
             small = unit(orient(a.plain[i[at]], orientation))
             plain[start + at] = (small.astype(float) * unit(b.plain[j[at]])).sum(axis=1)
-            large = orient(_structures(a, i[at]), orientation)
-            detail[start + at] = best_shift(large, _structures(b, j[at]))
+            lefts, of = np.unique(i[at], return_inverse=True)  # often one, with many others
+            large = orient(structure(a.structure[lefts]), orientation)
+            rights, to = np.unique(j[at], return_inverse=True)
+            detail[start + at] = best_shift(large, of, structure(b.structure[rights])[to])
     equal = (plain > params.min_correlation) & (detail > PLAUSIBLE)
     table = pd.DataFrame(pairs, columns=["orientation", "left", "right"])
     table = table.assign(score=np.where(equal, plain, detail), plain=equal)
@@ -279,11 +281,6 @@ def _looks(thumbnails: Thumbnails, contents: np.ndarray, *, template: bool) -> l
     return [np.concatenate(kind) for kind in zip(*made, strict=True)]
 
 
-def _structures(thumbnails: Thumbnails, contents: np.ndarray) -> np.ndarray:
-    distinct, at = np.unique(contents, return_inverse=True)
-    return structure(thumbnails.structure[distinct])[at]
-
-
 def _best_of_each(judged: pd.DataFrame) -> pd.DataFrame:
     """Keep one row per pair: equal thumbnails say more than similar structure (a mirrored slice of
     a head, nearly symmetric, has that unmirrored too), then the plainest kind."""
@@ -339,20 +336,23 @@ def frequencies(images: np.ndarray, count: int) -> np.ndarray:
     return dctn(scaled, axes=(1, 2), norm="ortho")[:, :count, :count].astype(np.float32)
 
 
-def best_shift(images: np.ndarray, templates: np.ndarray) -> np.ndarray:
-    """Return the highest correlation of each template's window over shifts of up to `SHIFT` pixels.
+def best_shift(images: np.ndarray, of: np.ndarray, templates: np.ndarray) -> np.ndarray:
+    """Return the highest correlation of each template's window over shifts of up to `SHIFT` pixels
+    of its image.
 
-    images, templates: (n, 64, 64) float32. Returns (n,) float32; may exceed 1 slightly.
+    images (m, 64, 64), templates (n, 64, 64): float32; of (n,): number of the image of a template.
+    Returns (n,) float32; may exceed 1 slightly.
     Normalised cross-correlation, equal to skimage.feature.match_template at whole pixels. Between
     pixels the image is interpolated by its Fourier series, without blur; the length of its window
     there is interpolated from the whole pixels around.
     """
     images = np.asarray(images, np.float32)
     side = STRUCTURE_SIDE - 2 * SHIFT
-    product = (_DOWN @ (rfft2(images) * rfft2(_inner(templates)).conj()) @ _RIGHT).real
+    product = (_DOWN @ (rfft2(images)[of] * rfft2(_inner(templates)).conj()) @ _RIGHT).real
     total, energy = _box_sums(images, side), _box_sums(images**2, side)
     length = np.sqrt(np.maximum(energy - total**2 / side**2, 1e-6))
-    return (product / (_BETWEEN @ length.astype(np.float32) @ _BETWEEN.T)).max(axis=(1, 2))
+    length = (_BETWEEN @ length.astype(np.float32) @ _BETWEEN.T)[of]
+    return (product / length).max(axis=(1, 2))
 
 
 def _inner(templates: np.ndarray) -> np.ndarray:

@@ -103,11 +103,10 @@ def add_dataset(
     """Write data_manifests/<dataset>.csv from a folder, CSV or zip of images, here or at a URL.
 
     The images stay where they are: data/<dataset> becomes a link to their folder (a zip is
-    extracted there). What is at a URL is copied first, and the link leads to the copy; if data_root
-    is a URL only images that are there can be added, and no link is made. Either everything is
-    written or nothing. Adding the same source again brings the manifest up to date; the images of
-    another version of a zip must be put into the folder by the user. What is left out is also
-    recorded in cache/<dataset>/records/add.json.
+    extracted there); what is at a URL is copied first, see `fetch`. If data_root is a URL, they
+    must be there. Either everything is written or nothing. Adding the same source again brings the
+    manifest up to date; the images of another version of a zip must be put into the folder by the
+    user. What is left out is also recorded in cache/<dataset>/records/add.json.
 
     Args:
         dataset: letters, digits, "_" and "-".

@@ -1,8 +1,7 @@
-"""Copies of images that are at a URL: `pipeline data add` reads a copy as it reads any folder.
+"""Copies of what is at a URL: `pipeline data add` reads a copy as it reads any folder.
 
 They lie in data/.fetched, each at the place of its URL (s3/bucket/images/brain), so that names
-relative to a folder or to the one above mean the same as there. An object is fetched again only
-where the size, tag or time that the server states has changed, or the copy.
+relative to a folder or to the one above mean the same as there.
 """
 
 from __future__ import annotations
@@ -27,15 +26,12 @@ CHUNK = 64 << 20  # bytes of an object that are in memory at a time
 
 
 def fetch(url: str | os.PathLike, paths: Paths, *, beside: bool = False) -> Path:
-    """Bring the copy of a folder or file at a URL up to date, and return its place; that of a
-    file or folder here is returned as it is.
+    """Bring the copy of a folder or file at a URL up to date, and return its place; a path is
+    returned as it is.
 
-    What is gone at the URL is removed from the copy of a folder. A file is written whole; after a
-    kill all that was fetched is kept.
-
-    Args:
-        url: of a folder, or of a file; or a path.
-        beside: of a table, fetch all that is in its folder, since it names files there.
+    An object is fetched again only where the size, tag or time that the server states has changed,
+    or the copy; also after a kill. What is gone at the URL is removed from the copy of a folder.
+    With `beside` all that is in the folder of a table is fetched, since it names files there.
 
     Raises:
         ManifestError: there is nothing, a name cannot be that of a file here, or no room.
@@ -51,34 +47,34 @@ def fetch(url: str | os.PathLike, paths: Paths, *, beside: bool = False) -> Path
         return fetch(source.parent, paths) / source.name
     if not found:
         raise ManifestError("nothing is there", path=url, remedy="check the URL")
-    copy, top = paths.fetched(source), paths.fetched()
     _check_names(found, source)
+    copy, top = paths.fetched(source), paths.fetched()
     with ProcessLock(top / "fetch.lock", "fetched copy"), writing(copy):
         for left in top.glob("*.partial"):
             left.unlink()
         if "" not in found:
             _remove_others(copy, found)
-        known, states = _known(top / "objects.jsonl"), {n: _state(copy / n) for n in found}
-        todo = [n for n in found if known.get(str(source / n)) != [found[n], states[n]]]
+        known = _known(top / "objects.jsonl")
+        todo = [n for n in found if known.get(str(source / n)) != [found[n], _state(copy / n)]]
         size, free = sum(found[n][0] for n in todo), shutil.disk_usage(top).free
         if size > free:
             what = f"needs {size:,} bytes, {free:,} are free"
             raise ManifestError(what, path=url, remedy=f"make room at {top}")
+
+        def get(name: str) -> None:
+            file, partial = copy / name, top / f"{threading.get_ident()}.partial"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            _download(source / name, found[name], partial)
+            os.replace(partial, file)
+            entry = [str(source / name), found[name], _state(file)]
+            journal.write(f"\n{json.dumps(entry)}".encode())  # whole, or cut by a kill
+
         shown_as, rest = f"fetch {url}", len(found) - len(todo)
         with (
             open(top / "objects.jsonl", "ab", buffering=0) as journal,
             ThreadPoolExecutor(THREADS) as pool,
             show_progress(shown_as, len(todo), reused=rest, unit="files") as progress,
         ):
-
-            def get(name: str) -> None:
-                file, partial = copy / name, top / f"{threading.get_ident()}.partial"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                _download(source / name, found[name], partial)
-                os.replace(partial, file)
-                entry = [str(source / name), found[name], _state(file)]
-                journal.write(f"\n{json.dumps(entry)}".encode())  # whole, or cut by a kill
-
             for _ in pool.map(get, todo):
                 progress(1, 0)
     return copy
@@ -86,25 +82,21 @@ def fetch(url: str | os.PathLike, paths: Paths, *, beside: bool = False) -> Path
 
 def _download(source: Path, version: list, file: Path) -> None:
     size = version[0]
-    try:
-        with open(file, "wb") as out:
-            for start in range(0, size, CHUNK):
-                part = (start, min(start + CHUNK, size)) if size > CHUNK else ()
-                out.write(remote.read(source, *part))
+    with suppress(FileNotFoundError), open(file, "wb") as out:
+        for start in range(0, size, CHUNK):
+            part = (start, min(start + CHUNK, size)) if size > CHUNK else ()
+            out.write(remote.read(source, *part))
         same = size <= CHUNK or remote.version(source)[:2] == version[:2]  # size and tag
-        if same and file.stat().st_size == size:
+        if same and out.tell() == size:
             return
-    except FileNotFoundError:
-        pass
     remedy = "run the same command again when nobody writes there"
     raise RemoteError("was changed while it was fetched", path=source, remedy=remedy)
 
 
 def _state(file: Path) -> list[int]:
-    """Return what tells whether a copy was changed; [] = there is none."""
+    """Return size and time of a copy; [] = there is none."""
     with suppress(OSError):
-        status = file.stat()
-        return [status.st_size, status.st_mtime_ns]
+        return [file.stat().st_size, file.stat().st_mtime_ns]
     return []
 
 
@@ -119,7 +111,6 @@ def _known(journal: Path) -> dict[str, list]:
 
 
 def _check_names(found: dict[str, list], source: Path) -> None:
-    """Raise ManifestError for keys that are no names of files, or would lead elsewhere."""
     top = source.path.strip("/")
     wrong = [n for n in found if {"", ".", ".."} & {*f"{top}/{n}".rstrip("/").split("/")}]
     folders = {str(folder) for name in found for folder in PurePosixPath(name).parents}
@@ -130,10 +121,9 @@ def _check_names(found: dict[str, list], source: Path) -> None:
 
 
 def _remove_others(copy: Path, found: dict[str, list]) -> None:
-    """Remove the files of a copy that are not in `found`, and folders without any."""
-    for file in [f for f in copy.rglob("*") if not f.is_dir()]:
-        if file.relative_to(copy).as_posix() not in found:
-            file.unlink()
-    for folder in sorted((f for f in copy.rglob("*") if f.is_dir()), reverse=True):
-        with suppress(OSError):  # it holds files
-            folder.rmdir()
+    for path in sorted(copy.rglob("*"), reverse=True):  # what is in a folder, then the folder
+        if path.is_dir():
+            with suppress(OSError):  # it holds files
+                path.rmdir()
+        elif path.relative_to(copy).as_posix() not in found:
+            path.unlink()

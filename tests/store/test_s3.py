@@ -282,21 +282,20 @@ def test_kill_9_at_random_moments_loses_nothing(s3, place, tmp_path):
         made.add(f"{i}.png", scene(i, 40 + 3 * i, 56)[0], label="cat" if i % 2 else "dog")
     write_params(root, segment__prompt="salient", encode__views=["whole", "masked"])
 
-    def begin(stage, url=None):
-        where = ["--set", f"store_root={url}"] if url else []
-        options = [stage, "--dataset", DATASET, "--batch-size", "2", *where]
-        return warm.start("pipeline", options, root, Site.environment(), tmp_path / "log", OFTEN)
+    def begin(stage, url="cache"):
+        options = ["--dataset", DATASET, "--batch-size", "2", "--set", f"store_root={url}"]
+        environment, log = Site.environment(), tmp_path / "log"
+        return warm.start("pipeline", [stage, *options], root, environment, log, OFTEN)
 
-    for stage, opened, place_of in (
-        ("segment", open_masks, Paths.masks),
-        ("encode", open_features, Paths.features),
-    ):
-        kept, kills, path = set(), 0, place_of(Paths(root, store_root=str(place)), DATASET)
-        lock = path.with_name(f"{path.name}.lock")
+    stages = ("segment", open_masks, Paths.masks), ("encode", open_features, Paths.features)
+    for stage, opened, place_of in stages:
+        path = place_of(Paths(root, store_root=str(place)), DATASET)
+        kept, kills, lock = set(), 0, path.with_name(f"{path.name}.lock")
+        until = moments.randrange(55, 80), moments.randrange(2, 20), None
         while True:
             running = begin(stage, place)
             s3.then = running.process.kill
-            s3.until = moments.randrange(2, 50) if kills < 2 else None
+            s3.until = until[kills]  # PUTs: creation takes some 20, each of five commits 18
             code = running.wait()
             s3.start()
             if code == 0:
@@ -310,7 +309,7 @@ def test_kill_9_at_random_moments_loses_nothing(s3, place, tmp_path):
         assert RunRecord.read(made.paths.record(DATASET, stage)).done == 10 - len(kept)
         assert not [file for file in remote.files_in(path) if ".partial" in str(file)]
         assert begin(stage).wait() == 0
-        there, here = opened(path), opened(root / f"cache/{DATASET}/{path.name}")
+        there, here = opened(path), opened(place_of(made.paths, DATASET))
         assert len(there) == 10 and not there.check()
         for name in here:
             for a, b in zip(*(store.read(name).values() for store in (there, here)), strict=True):
