@@ -39,6 +39,7 @@ from pipeline.learners import Samples, get_learner
 from pipeline.learners.prompts import ClassPrompts
 from pipeline.manifest import read_manifest, row_file
 from pipeline.models import ClipModel, Sam2ImagePredictor, load_clip, load_sam2
+from pipeline.models.onnx_encoder import use_onnxruntime
 from pipeline.models.sam2 import instantiate_sam2, sam2_config
 from pipeline.segment.embeddings import keep_embeddings
 from pipeline.segment.segment import SegmentMapper, segment_dataset
@@ -156,9 +157,11 @@ def plain_clip(folder: Path) -> tuple[ClipModel, Callable[[Image.Image], torch.T
 # Stage 1
 
 
-def our_segment(folder: Path, prompt: str) -> Callable[[], np.ndarray]:
+def our_segment(folder: Path, prompt: str, onnx: bool = False) -> Callable[[], np.ndarray]:
     project, files = Project(folder), files_of(folder)
     sam2 = load_sam2(ModelSpec(**json.loads((folder / "sam2.json").read_text())))
+    if onnx:
+        use_onnxruntime(sam2)
     params = project.params(segment__prompt=prompt, segment__box_as_mask=False, segment__zoom=0)
 
     def run() -> np.ndarray:
@@ -506,6 +509,9 @@ LOADED = "open_clip and a DataLoader"
 TASKS = {
     "box": Task("segment, prompt center-box", "SAM2ImagePredictor in a loop",
                 partial(our_segment, prompt="center-box"), predictor_loop, equal),
+    "onnx": Task("segment, center-box, runtime: onnxruntime", "SAM2ImagePredictor in a loop",
+                 partial(our_segment, prompt="center-box", onnx=True), predictor_loop, equal,
+                 needs="onnxruntime"),
     "auto": Task("segment, prompt auto", "SAM2AutomaticMaskGenerator, 8 x 8 points",
                  partial(our_segment, prompt="auto"), generator_loop, equal),
     "embeddings": Task("segment, embeddings alone", "micro-sam", our_embeddings, micro_sam, cosine,

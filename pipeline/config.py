@@ -215,6 +215,8 @@ class SegmentParams(Section):
     """A mask of a larger share of the image counts as full-frame."""
     embeddings: bool = False
     """Whether SAM2's embeddings of the images are kept, for other prompts."""
+    runtime: Literal["torch", "onnxruntime"] = "torch"
+    """What runs SAM2's image encoder in `segment` and `predict`; see docs/peers.md."""
     precision: Precision = "auto"
     max_failed: MaxFailed = 0.0
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -51,12 +51,10 @@ class Vectors:
         self.leading = min(LEADING, size)
         # Columns of each class: leading axes, then (in the first) two constants and the length of
         # the other axes, which only the bound has, then these.
-        ends = 3 + size * np.arange(1, 5)
-        self.classes = [slice(end - size, end) for end in ends]
-        self.classes[0] = slice(0, ends[0])
-        self.bounds = [slice(of.start, of.start + self.leading) for of in self.classes]
-        self.bounds[0] = slice(0, self.leading + 3)
-        self.rows = np.empty((count, ends[-1]), np.float32)
+        starts = [0, *(3 + size * np.arange(1, 5))]
+        self.classes = [slice(a, b) for a, b in pairwise(starts)]
+        self.bounds = [slice(a, a + self.leading + 3 * (a == 0)) for a in starts[:4]]
+        self.rows = np.empty((count, starts[-1]), np.float32)
 
     def put(self, start: int, vectors: np.ndarray) -> None:
         """Put vectors (n, s, s) float32 at the places from `start` on."""
@@ -114,8 +112,9 @@ class Vectors:
                 products = [exact[:, row, of] @ vectors[:, of].T for of in self.classes]
                 scores = np.tensordot(signs, np.stack(products), 1)  # mirroring, variant, vector
                 scores = scores.reshape(len(signs), turns, -1, len(near)).max(axis=2)
-                turn, at = np.nonzero(scores.swapaxes(0, 1).reshape(-1, len(near)) > 0)
-                score, near = scores.swapaxes(0, 1).reshape(-1, len(near))[turn, at], near[at]
+                scores = scores.swapaxes(0, 1).reshape(-1, len(near))
+                turn, at = np.nonzero(scores > 0)
+                score, near = scores[turn, at], near[at]
                 if len(near) > partners:
                     group = turn * len(self.rows) + (near - (after or 0)) // PART
                     order = np.lexsort((-score, group))
@@ -128,8 +127,7 @@ class Vectors:
             return np.concatenate(found), np.concatenate(cut)
 
         found = zip(*each(compare, range(0, len(queries[0]), size)), strict=True)
-        pairs, cut = map(np.concatenate, found)
-        return pairs, cut
+        return tuple(map(np.concatenate, found))
 
     def _passing(
         self, queries: np.ndarray, start: int, after: int | None, mirrored: bool

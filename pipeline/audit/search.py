@@ -207,8 +207,10 @@ def _judge(a: Thumbnails, b: Thumbnails, pairs: np.ndarray, params: AuditParams)
             at = np.flatnonzero(turned == orientation)
             small = unit(orient(a.plain[i[at]], orientation))
             plain[start + at] = (small.astype(float) * unit(b.plain[j[at]])).sum(axis=1)
-            large = orient(_structures(a, i[at]), orientation)
-            detail[start + at] = best_shift(large, _structures(b, j[at]))
+            lefts, of = np.unique(i[at], return_inverse=True)  # often one, with many others
+            large = orient(structure(a.structure[lefts]), orientation)
+            rights, to = np.unique(j[at], return_inverse=True)
+            detail[start + at] = best_shift(large, of, structure(b.structure[rights])[to])
     equal = (plain > params.min_correlation) & (detail > PLAUSIBLE)
     table = pd.DataFrame(pairs, columns=["orientation", "left", "right"])
     table = table.assign(score=np.where(equal, plain, detail), plain=equal)
@@ -228,20 +230,20 @@ def possible(a: Thumbnails, b: Thumbnails, pairs: np.ndarray, params: AuditParam
     lefts, i = np.unique(pairs[:, 1], return_inverse=True)
     rights, j = np.unique(pairs[:, 2], return_inverse=True)
     plain, waves, rest, shortest = _looks(a, lefts, template=False)
-    order = np.lexsort((pairs[:, 0], j // LOOKS))
+    group = j // LOOKS * len(ORIENTATIONS) + pairs[:, 0]
+    order = np.argsort(group, kind="stable")
+    ends = np.searchsorted(group[order], np.arange(group.max() + len(ORIENTATIONS) + 1))
     for start in range(0, len(rights), LOOKS):
-        ends = np.searchsorted(j[order] // LOOKS, [start // LOOKS, start // LOOKS + 1])
         to_plain, to_waves, to_rest, _ = _looks(b, rights[start : start + LOOKS], template=True)
         for turned in range(len(ORIENTATIONS)):
-            own = order[slice(*ends)]
-            own = own[pairs[own, 0] == turned]
+            k = start // LOOKS * len(ORIENTATIONS) + turned
+            own = order[ends[k] : ends[k + 1]]
             for at in (own[s : s + CLOSE_BATCH] for s in range(0, len(own), CLOSE_BATCH)):
                 x, y = i[at], j[at] - start
                 alike = (orient(plain[x], turned) * to_plain[y]).sum(axis=(1, 2))
                 both = orient(waves[x], turned)[..., HIGHEST:] * to_waves[y].conj()
-                both = (both.reshape(-1, HIGHEST + 1) @ _RIGHT[: HIGHEST + 1]).reshape(
-                    len(at), -1, len(SHIFTS)
-                )
+                both = both.reshape(-1, HIGHEST + 1) @ _RIGHT[: HIGHEST + 1]
+                both = both.reshape(len(at), -1, len(SHIFTS))
                 best = (_DOWN[:, _LOW] @ both).real.max(axis=(1, 2))
                 best = (best + rest[x] * to_rest[y]) / shortest[x] + MARGIN
                 equal = (alike > params.min_correlation - MARGIN) & (best > PLAUSIBLE)
@@ -265,7 +267,7 @@ def _looks(thumbnails: Thumbnails, contents: np.ndarray, *, template: bool) -> l
         else:
             side = STRUCTURE_SIDE - 2 * SHIFT
             total, energy = (_WINDOWS @ x @ _WINDOWS.T for x in (detail, detail**2))
-            square = np.maximum(energy - total**2 / side**2, 1e-6)
+            square = np.maximum((1 - 1e-5) * energy - total**2 / side**2, 1e-6)
             shortest = np.sqrt(square.min(axis=(1, 2)))
         waves = _CENTRED @ (detail @ _CENTRED[HIGHEST:].T)
         square = np.abs(waves) ** 2
@@ -277,11 +279,6 @@ def _looks(thumbnails: Thumbnails, contents: np.ndarray, *, template: bool) -> l
         made.append((plain, waves, rest, shortest))
     thumbnails.forget()
     return [np.concatenate(kind) for kind in zip(*made, strict=True)]
-
-
-def _structures(thumbnails: Thumbnails, contents: np.ndarray) -> np.ndarray:
-    distinct, at = np.unique(contents, return_inverse=True)
-    return structure(thumbnails.structure[distinct])[at]
 
 
 def _best_of_each(judged: pd.DataFrame) -> pd.DataFrame:
@@ -339,20 +336,23 @@ def frequencies(images: np.ndarray, count: int) -> np.ndarray:
     return dctn(scaled, axes=(1, 2), norm="ortho")[:, :count, :count].astype(np.float32)
 
 
-def best_shift(images: np.ndarray, templates: np.ndarray) -> np.ndarray:
-    """Return the highest correlation of each template's window over shifts of up to `SHIFT` pixels.
+def best_shift(images: np.ndarray, of: np.ndarray, templates: np.ndarray) -> np.ndarray:
+    """Return the highest correlation of each template's window over shifts of up to `SHIFT` pixels
+    of its image.
 
-    images, templates: (n, 64, 64) float32. Returns (n,) float32; may exceed 1 slightly.
+    images (m, 64, 64), templates (n, 64, 64): float32; of (n,): number of the image of a template.
+    Returns (n,) float32; may exceed 1 slightly.
     Normalised cross-correlation, equal to skimage.feature.match_template at whole pixels. Between
     pixels the image is interpolated by its Fourier series, without blur; the length of its window
     there is interpolated from the whole pixels around.
     """
     images = np.asarray(images, np.float32)
     side = STRUCTURE_SIDE - 2 * SHIFT
-    product = (_DOWN @ (rfft2(images) * rfft2(_inner(templates)).conj()) @ _RIGHT).real
+    product = (_DOWN @ (rfft2(images)[of] * rfft2(_inner(templates)).conj()) @ _RIGHT).real
     total, energy = _box_sums(images, side), _box_sums(images**2, side)
     length = np.sqrt(np.maximum(energy - total**2 / side**2, 1e-6))
-    return (product / (_BETWEEN @ length.astype(np.float32) @ _BETWEEN.T)).max(axis=(1, 2))
+    length = (_BETWEEN @ length.astype(np.float32) @ _BETWEEN.T)[of]
+    return (product / length).max(axis=(1, 2))
 
 
 def _inner(templates: np.ndarray) -> np.ndarray:

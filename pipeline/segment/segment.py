@@ -132,6 +132,10 @@ def make_mapper(
     """Return the mapper of `params.segment`; loads the profile's SAM2 if the strategy needs it."""
     if predictor is None and strategy_class(params.segment).uses_sam2:
         predictor = load_predictor(params, options)
+        if params.segment.runtime == "onnxruntime":
+            from pipeline.models.onnx_encoder import use_onnxruntime
+
+            use_onnxruntime(predictor)
     return SegmentMapper(params.segment, predictor, params.images.shown, guide)
 
 

@@ -37,13 +37,8 @@ class WorkItem:
 
 
 class TableRow(Mapping[str, Any]):
-    """A row of a table as a mapping, whose cells are read when they are asked for: a dict of each
-    row of a million would take a gigabyte. `own` are the entries that were added to it.
-
-    Args:
-        columns: name -> array, of a table that is not changed.
-        at: number of the row.
-    """
+    """Row `at` of a table as a mapping, whose cells are read when they are asked for: dicts of a
+    million rows take a gigabyte. `columns` is name -> array, `own` what was added to the row."""
 
     __slots__ = ("at", "columns", "own")
 
@@ -63,7 +58,7 @@ class TableRow(Mapping[str, Any]):
         return iter({**self.columns, **(self.own or {})})
 
     def __len__(self) -> int:
-        return len(list(iter(self)))
+        return len({**self.columns, **(self.own or {})})
 
     def __reduce__(self) -> tuple:  # a worker is sent this row only
         return dict, (dict(self),)
