@@ -230,20 +230,20 @@ def possible(a: Thumbnails, b: Thumbnails, pairs: np.ndarray, params: AuditParam
     lefts, i = np.unique(pairs[:, 1], return_inverse=True)
     rights, j = np.unique(pairs[:, 2], return_inverse=True)
     plain, waves, rest, shortest = _looks(a, lefts, template=False)
-    order = np.lexsort((pairs[:, 0], j // LOOKS))
+    group = j // LOOKS * len(ORIENTATIONS) + pairs[:, 0]
+    order = np.argsort(group, kind="stable")
+    ends = np.searchsorted(group[order], np.arange(group.max() + len(ORIENTATIONS) + 1))
     for start in range(0, len(rights), LOOKS):
-        ends = np.searchsorted(j[order] // LOOKS, [start // LOOKS, start // LOOKS + 1])
         to_plain, to_waves, to_rest, _ = _looks(b, rights[start : start + LOOKS], template=True)
         for turned in range(len(ORIENTATIONS)):
-            own = order[slice(*ends)]
-            own = own[pairs[own, 0] == turned]
+            k = start // LOOKS * len(ORIENTATIONS) + turned
+            own = order[ends[k] : ends[k + 1]]
             for at in (own[s : s + CLOSE_BATCH] for s in range(0, len(own), CLOSE_BATCH)):
                 x, y = i[at], j[at] - start
                 alike = (orient(plain[x], turned) * to_plain[y]).sum(axis=(1, 2))
                 both = orient(waves[x], turned)[..., HIGHEST:] * to_waves[y].conj()
-                both = (both.reshape(-1, HIGHEST + 1) @ _RIGHT[: HIGHEST + 1]).reshape(
-                    len(at), -1, len(SHIFTS)
-                )
+                both = both.reshape(-1, HIGHEST + 1) @ _RIGHT[: HIGHEST + 1]
+                both = both.reshape(len(at), -1, len(SHIFTS))
                 best = (_DOWN[:, _LOW] @ both).real.max(axis=(1, 2))
                 best = (best + rest[x] * to_rest[y]) / shortest[x] + MARGIN
                 equal = (alike > params.min_correlation - MARGIN) & (best > PLAUSIBLE)
@@ -267,7 +267,7 @@ def _looks(thumbnails: Thumbnails, contents: np.ndarray, *, template: bool) -> l
         else:
             side = STRUCTURE_SIDE - 2 * SHIFT
             total, energy = (_WINDOWS @ x @ _WINDOWS.T for x in (detail, detail**2))
-            square = np.maximum(energy - total**2 / side**2, 1e-6)
+            square = np.maximum((1 - 1e-5) * energy - total**2 / side**2, 1e-6)
             shortest = np.sqrt(square.min(axis=(1, 2)))
         waves = _CENTRED @ (detail @ _CENTRED[HIGHEST:].T)
         square = np.abs(waves) ** 2
