@@ -96,12 +96,15 @@ def make_rows(folder: Path) -> None:
     ids = [f"{i:05d}.png" for i in range(ROWS)]
     identity = {"stage": "encode", "model": None, "texts": False}
     with FeatureStoreWriter(folder / "rows.zarr", identity, views=("whole",), dim=1280) as writer:
-        writer.sync_manifest(pd.DataFrame({"image_id": ids, "label": "a", "split": "train"}))
+        row = {"sha256": "0" * 64, "label": "a", "split": "train"}
+        items = [WorkItem(image_id, image_id, Path(image_id), 0, row) for image_id in ids]
+        writer.plan(items)
         for start in range(0, ROWS, BATCH):
-            row = {"sha256": "0" * 64, "label": "a", "split": "train"}
-            part = range(start, min(start + BATCH, ROWS))
-            items = [WorkItem(ids[i], ids[i], Path(ids[i]), 0, row) for i in part]
-            writer.write(items, [FeatureRow(ids[i], X[i : i + 1], mask_status="ok") for i in part])
+            part = items[start : start + BATCH]
+            whole = X[start : start + BATCH, None]
+            rows = zip(part, whole, strict=True)
+            writer.write(part, [FeatureRow(i.image_id, x, mask_status="ok") for i, x in rows])
+        writer.sync_manifest(pd.DataFrame({"image_id": ids, "label": "a", "split": "train"}))
         writer.finish()
     for start in range(0, ROWS, PER_SHARD):  # as clip-retrieval leaves them
         part = slice(start, start + PER_SHARD)

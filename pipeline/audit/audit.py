@@ -94,7 +94,7 @@ def compare_datasets(
     """
     sets, rows, unreadable, images = [], [], {}, {}
     with connected(options) as pool, ExitStack() as locks:
-        for name in {a, b}:
+        for name in sorted({a, b}):
             locks.enter_context(audit_lock(name, paths))
         for name in (a, b):
             manifest = read_manifest(paths.manifest(name))
