@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 
 import pandas as pd
 from rich.console import Console
@@ -120,13 +121,15 @@ def keep_full_fits(dataset: str, learners: Sequence[str], full: Paths, quick: Pa
 
 
 def planned_runs(dataset: str, params: Params, paths: Paths) -> dict[str, list[RunKey]]:
-    """Return all runs of each learner of the study; ConfigError where a row has none."""
-    plan, planned = load_split_plan(dataset, params, paths), {}
+    """Return all runs of each learner of the study. Rows on true masks have none where a dataset
+    has no masks; ConfigError where a row has none on any."""
+    plan, planned, views = load_split_plan(dataset, params, paths), {}, {}
     for run in params.study.runs:
         if run.learner not in planned:
-            found = find_learner(run.learner, params.learners.get(run.learner, {}), paths.root)
-            planned[run.learner] = list(plan_runs(*found, plan, params)[0])
-        if run.view not in {key[1] for key in planned[run.learner]}:
+            cls, own = find_learner(run.learner, params.learners.get(run.learner, {}), paths.root)
+            planned[run.learner] = list(plan_runs(cls, own, plan, params)[0])
+            views[run.learner] = {*chain(*(own.views or params.train.views).values())}
+        if run.view not in views[run.learner]:
             raise ConfigError(
                 f"study: row {run.name!r}: {run.learner} is not trained on view {run.view}",
                 remedy=f"add the view to learners.{run.learner}.views or train.views",
