@@ -67,7 +67,7 @@ def open_page():
 
 @pytest.fixture(scope="module")
 def s3():
-    """An S3 server with an empty bucket, to which the environment leads."""
+    """An S3 server with a bucket, to which the environment leads."""
     from tests.s3 import S3
 
     with mock.patch.dict(os.environ):

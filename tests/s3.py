@@ -91,14 +91,15 @@ class S3:
 
     @classmethod
     def with_bucket(cls) -> S3:
-        """Return a server with an empty bucket called "bucket", to which this process's
+        """Return a server with a bucket called "bucket", to which this process's
         environment leads."""
-        import fsspec
+        from s3fs import S3FileSystem
 
         server = cls()
         os.environ.update(server.environment)
         os.environ.pop("AWS_PROFILE", None)
-        fsspec.filesystem("s3").mkdir("bucket")
+        S3FileSystem.clear_instance_cache()  # those made so far lead to another server
+        S3FileSystem().makedirs("bucket", exist_ok=True)  # moto keeps it for the whole process
         return server
 
     @property
