@@ -121,8 +121,12 @@ def keep_full_fits(dataset: str, learners: Sequence[str], full: Paths, quick: Pa
 
 
 def planned_runs(dataset: str, params: Params, paths: Paths) -> dict[str, list[RunKey]]:
-    """Return all runs of each learner of the study. Rows on true masks have none where a dataset
-    has no masks; ConfigError where a row has none on any."""
+    """Return all runs of each learner of the study. A row on true masks has no run on a dataset
+    without masks.
+
+    Raises:
+        ConfigError: the view of a row is among no views of its learner.
+    """
     plan, planned, views = load_split_plan(dataset, params, paths), {}, {}
     for run in params.study.runs:
         if run.learner not in planned:

@@ -20,7 +20,7 @@ from pipeline.engine.record import ADD, RunRecord, library_versions
 from pipeline.errors import ManifestError, printable, shown
 from pipeline.images import MaskRule, has_image_suffix
 from pipeline.intake import known, rows
-from pipeline.intake.fetch import fetch
+from pipeline.intake.at_url import fetch
 from pipeline.intake.find import Findings, extracted, how_to_convert, read_folder
 from pipeline.intake.folders import split_names
 from pipeline.intake.user_tables import TableRules, read_image_tables
