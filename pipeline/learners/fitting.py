@@ -1,10 +1,10 @@
-"""Where the fits of a learner run: processes of this machine, or the workers of an engine."""
+"""Where a learner fits and predicts: processes of this machine, or the workers of an engine."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,9 +40,6 @@ def fit_in_processes(
 ) -> Fitted:
     """Fit in `jobs` processes of this machine, which load the learner's file. PipelineError: one of
     them died."""
-    # loky starts fresh processes (never fork after a store was read) and maps X into each.
-    start = {"initializer": runs.start_worker, "initargs": (os.getpid(), file)}
-    parallel = Parallel(jobs, return_as="generator", max_nbytes="1M", mmap_mode="r", **start)
     order = []
 
     def arguments() -> Iterator[tuple]:
@@ -50,11 +47,36 @@ def fit_in_processes(
             order.append(call.digest)
             yield call._replace(samples=samples[call.samples])
 
+    for number, result in enumerate(in_processes(runs.run_fit, arguments(), jobs, file)):
+        yield order[number], result
+
+
+def predict_in_processes(
+    calls: Iterable[tuple[Learner, Samples, np.ndarray]], jobs: int, file: Path | None
+) -> Iterator[np.ndarray | runs.Failure]:
+    """Predict in `jobs` processes, as `fit_in_processes`: for learners with an encoder in the loop,
+    which take long to predict. `calls` are the arguments of `runs.run_predict`."""
+    return in_processes(predict_in_one_thread, calls, jobs, file)
+
+
+def predict_in_one_thread(
+    learner: Learner, samples: Samples, rows: np.ndarray
+) -> np.ndarray | runs.Failure:
+    """Return what `runs.run_predict` does, the same bits for any number of processes."""
+    with runs.single_thread():
+        return runs.run_predict(learner, samples, rows)
+
+
+def in_processes(
+    function: Callable[..., Any], calls: Iterable[tuple], jobs: int, file: Path | None
+) -> Iterator[Any]:
+    """Yield what a function returns for the arguments of each call, in this order."""
+    # loky starts fresh processes (never fork after a store was read) and maps X into each.
+    start = {"initializer": runs.start_worker, "initargs": (os.getpid(), file)}
+    parallel = Parallel(jobs, return_as="generator", max_nbytes="1M", mmap_mode="r", **start)
     try:
         with writing(tempfile.gettempdir()):  # where joblib puts the arrays that workers share
-            results = parallel(delayed(runs.run_fit)(*one) for one in arguments())
-            for number, result in enumerate(results):
-                yield order[number], result
+            yield from parallel(delayed(function)(*one) for one in calls)
     except BrokenProcessPool as error:
         raise PipelineError(
             "a worker process died: it was killed, or memory was full",

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from itertools import product
+from itertools import product, starmap
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,12 @@ from pipeline.errors import ConfigError, PipelineError, StageFailed, StoreError
 from pipeline.io import ProcessLock, atomic_write_json, sha256_json, writing
 from pipeline.learners import runs
 from pipeline.learners.base import Learner, LearnerParams, Samples, code_digest, find_learner
-from pipeline.learners.fitting import FitCall, fit_in_processes, fit_in_workers
+from pipeline.learners.fitting import (
+    FitCall,
+    fit_in_processes,
+    fit_in_workers,
+    predict_in_processes,
+)
 from pipeline.learners.on_disk import OnDisk
 from pipeline.learners.variants import RunKey, Variants, variant_inputs
 from pipeline.manifest import class_names, read_manifest
@@ -289,35 +294,46 @@ def train_learner(
     for path in folder.glob("*partial-*.safetensors"):  # those a kill left half written as well
         path.unlink(missing_ok=True)
 
-    def predict(key: RunKey) -> tuple[dict[str, Any], tuple]:
-        """Return the row of a run in runs.parquet; and its test images, classes and probabilities
-        (None if it failed). Counts it in the record."""
-        (protocol, view, fraction, seed), split, digest = key, splits[key], digests[key]
-        test, result = features.rows(split.test), failures.get(digest)
-        if result is None:
-            learner = fits[digest].restore(cls(own, seed=seed))
-            result = runs.run_predict(learner, samples[view, views[key]], test)
+    if not (todo or force) and tables_hold(folder, digests, splits, inputs):
+        record.skipped = len(splits)
+        return
+    ready = [key for key in sorted(splits) if digests[key] in fits]
+    calls = (
+        (
+            fits[digests[key]].restore(cls(own, seed=key[3])),
+            samples[key[1], views[key]],
+            features.rows(splits[key].test),
+        )
+        for key in ready
+    )
+    if cls.needs:
+        predicted = dict(zip(ready, predict_in_processes(calls, jobs, file), strict=True))
+    else:
+        with runs.single_thread():
+            predicted = dict(zip(ready, starmap(runs.run_predict, calls), strict=True))
+    rows, tested = [], []
+    for key, split in sorted(splits.items()):
+        (protocol, view, fraction, seed), digest = key, digests[key]
+        result = failures.get(digest, predicted.get(key))
         run = dict(zip(runs.RUN, (protocol, name, view, fraction, seed), strict=True))
-        status, error = result if isinstance(result, runs.Failure) else ("ok", "")
-        if status == "ok":
+        good = not isinstance(result, runs.Failure)
+        status, error = ("ok", "") if good else result
+        if good:
             record.skipped += digest not in todo
             record.done += digest in todo
         else:
             record.failed["/".join(map(str, run.values()))] = f"{status}: {error}"
-        fit = fits[digest] if status == "ok" else runs.Fit(digest, {}, "{}", None)
+        fit = fits[digest] if good else runs.Fit(digest, {}, "{}", None)
         run |= {f"n_{part}": len(ids) for part, ids in vars(split).items()}
         run |= {"chosen": fit.chosen, "val_score": fit.val_score}
         run |= {"n_parameters": cls.n_parameters(fit.tensors), "status": status}
         run |= {"error": error, "digest": digest}
-        if names := sorted(named[key] - {""}):
-            run["masks"] = ",".join(names)
-        return run, (split.test, features.samples.y[test], result if status == "ok" else None)
-
-    if not (todo or force) and tables_hold(folder, digests, splits, inputs):
-        record.skipped = len(splits)
-        return
-    with runs.single_thread():
-        rows, tested = zip(*map(predict, sorted(splits)), strict=True)
+        if masks := sorted(named[key] - {""}):
+            run["masks"] = ",".join(masks)
+        rows.append(run)
+        tested.append(
+            (split.test, features.samples.y[features.rows(split.test)], result if good else None)
+        )
     runs.write_tables(folder, rows, tested, classes, inputs)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,9 @@ from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from pipeline.errors import ConfigError
-from pipeline.models import ClipModel
+
+if TYPE_CHECKING:
+    from pipeline.models import ClipModel  # slow to import
 
 Texts = Annotated[tuple[str, ...], Field(min_length=1)]
 

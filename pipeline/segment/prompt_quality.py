@@ -13,7 +13,7 @@ from contextlib import suppress
 from itertools import repeat
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ from pipeline.errors import ConfigError, ImageError
 from pipeline.images import read_image, read_mask
 from pipeline.io import FileHashes, atomic_write, sha256_json
 from pipeline.manifest import class_names, read_manifest
-from pipeline.models import ClipModel, Sam2ImagePredictor
+from pipeline.models import Sam2ImagePredictor
 from pipeline.paths import Paths
 from pipeline.segment.embeddings import same_embeddings, stored_embedding
 from pipeline.segment.guide import Guide
@@ -39,6 +39,9 @@ from pipeline.segment.segment import SegmentMapper, find_guide, load_predictor
 from pipeline.segment.strategies import STRATEGIES, Strategy, strategy_class
 from pipeline.store import EmbeddingStore, WorkItem
 from pipeline.store.items import Plan
+
+if TYPE_CHECKING:
+    from pipeline.models import ClipModel  # slow to import
 
 ELLIPSE = "box-ellipse"
 """The floor of a box prompt: the ellipse inside the same box, without a model."""

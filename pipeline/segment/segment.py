@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -20,7 +20,7 @@ from pipeline.errors import ConfigError, StageFailed
 from pipeline.images import read_image, read_mask, reader_rules
 from pipeline.io import FileHashes
 from pipeline.manifest import class_names, read_manifest
-from pipeline.models import ClipModel, Sam2ImagePredictor, load_clip, load_sam2
+from pipeline.models import Sam2ImagePredictor, load_sam2
 from pipeline.paths import Paths
 from pipeline.segment.candidates import keep_candidates, stored_candidates
 from pipeline.segment.embeddings import keep_embeddings, same_embeddings, stored_embedding
@@ -36,6 +36,9 @@ from pipeline.store import (
     WorkItem,
     open_masks,
 )
+
+if TYPE_CHECKING:
+    from pipeline.models import ClipModel  # slow to import
 
 MAPPER_VERSION = 2
 """Incremented when the same model and parameters give other masks than before."""
@@ -157,6 +160,8 @@ def find_guide(
         if params.models.clip.name.startswith(TIMM):
             remedy = "choose a CLIP as `clip` of the profile, or another segment.prompt"
             raise ConfigError(f"{kind.name} needs a CLIP, and timm has no texts", remedy=remedy)
+        from pipeline.models import load_clip  # slow to import
+
         clip = load_clip(params.models.clip, **options.model_options(params.segment.precision))
     return Guide(words, clip if kind.uses_clip else None)
 
