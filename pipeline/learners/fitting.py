@@ -14,6 +14,7 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from pipeline.engine.cluster import DIED, Pool, in_workers, load_shared, shared
+from pipeline.engine.process import keep_freed_memory
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.io import writing
 from pipeline.learners import runs
@@ -72,7 +73,7 @@ def in_processes(
 ) -> Iterator[Any]:
     """Yield what a function returns for the arguments of each call, in this order."""
     # loky starts fresh processes (never fork after a store was read) and maps X into each.
-    start = {"initializer": runs.start_worker, "initargs": (os.getpid(), file)}
+    start = {"initializer": start_worker, "initargs": (os.getpid(), file)}
     parallel = Parallel(jobs, return_as="generator", max_nbytes="1M", mmap_mode="r", **start)
     try:
         with writing(tempfile.gettempdir()):  # where joblib puts the arrays that workers share
@@ -90,6 +91,12 @@ def in_processes(
         if cause is not None:
             raise KeyboardInterrupt from error
         raise
+
+
+def start_worker(parent: int, file: Path | None) -> None:
+    """Initialise a worker process as the process that started it."""
+    keep_freed_memory()
+    runs.start_worker(parent, file)
 
 
 @dataclass(frozen=True)
