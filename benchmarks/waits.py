@@ -66,8 +66,8 @@ def first_image(folder: Path) -> Iterator[tuple[str, tuple[float, float]]]:
 
 
 def copy(project: Path, dataset: str, folder: Path) -> Paths:
-    """Return a project with the stores of a dataset (hard links where they can be) and a manifest
-    of its images, whose files stay where they are."""
+    """Return a project with the images, stores and manifest of a dataset; images and stores are
+    hard links where they can be."""
     old, new = Paths(project), Paths(folder)
     new.data(dataset).parent.mkdir(parents=True)
     new.cache(dataset).mkdir(parents=True)
