@@ -45,6 +45,12 @@ def test_help_and_mistyped_options_answer_without_importing_torch(
     assert done.stdout.strip().endswith("set()")
 
 
+def test_segment_does_not_import_open_clip_before_a_prompt_asks_it(repo: Path) -> None:
+    program = "import sys, pipeline.segment.segment; print('open_clip' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=repo, capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
+
+
 @pytest.mark.parametrize("command", [*commands(app)])
 def test_every_command_has_help_with_an_example(
     command: str, capsys: pytest.CaptureFixture
