@@ -25,12 +25,12 @@ import pandas as pd
 from PIL import Image
 
 from pipeline.io import sha256_file
-from pipeline.manifest import class_names, read_manifest
+from pipeline.manifest import class_names, read_manifest, write_manifest
 from pipeline.paths import Paths
+from tests.project import REPO, manifest_of
 
-REPO = Path(__file__).parents[1]
 NEW, STAGES = 10, ("audit", "segment", "encode")
-KEPT = ("masks.zarr", "features.zarr", "audit.parquet", "hashes.json", "thumbnails.npz")
+STORES, TABLES = ("masks.zarr", "features.zarr"), ("audit.parquet", "thumbnails.npz")
 
 
 def run(folder: Path, *arguments: str) -> tuple[float, float]:
@@ -66,48 +66,35 @@ def first_image(folder: Path) -> Iterator[tuple[str, tuple[float, float]]]:
 
 
 def copy(project: Path, dataset: str, folder: Path) -> Paths:
-    """Return a project with the images, stores and manifest of a dataset; images and stores are
-    hard links where they can be."""
+    """Return a project beside another with its images, stores and manifest of a dataset. Files of
+    stores are hard links: none is ever rewritten."""
     old, new = Paths(project), Paths(folder)
-    new.data(dataset).parent.mkdir(parents=True)
-    new.cache(dataset).mkdir(parents=True)
-    shutil.copytree(old.data(dataset), new.data(dataset), copy_function=link)
+    shutil.copytree(old.data(dataset), new.data(dataset))
     truth = old.data(dataset).resolve().with_name(f"{dataset}_masks")
     if truth.is_dir():
-        shutil.copytree(truth, new.data(dataset).with_name(truth.name), copy_function=link)
-    for name in KEPT:
+        shutil.copytree(truth, new.data(dataset).with_name(truth.name))
+    for name in STORES:
         source, target = old.cache(dataset) / name, new.cache(dataset) / name
-        if source.is_dir():
-            shutil.copytree(source, target, copy_function=link)
-        elif source.is_file():
-            shutil.copy2(source, target)
-    new.manifest(dataset).parent.mkdir()
+        shutil.copytree(source, target, copy_function=os.link)
+    for name in TABLES:
+        shutil.copy2(old.cache(dataset) / name, new.cache(dataset))
+    new.prompts.parent.mkdir()
     shutil.copy2(old.manifest(dataset), new.manifest(dataset))
     shutil.copy2(old.prompts, new.prompts)
     shutil.copy2(project / "params.yaml", folder)
     return new
 
 
-def link(source: str, target: str) -> None:
-    """Link a file, or copy it to another file system."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
 def add_rows(paths: Paths, dataset: str, n: int) -> None:
     """Draw new images and append their rows to the manifest."""
     path, rng = paths.manifest(dataset), np.random.default_rng(1)
-    table, label = pd.read_csv(path, dtype=str), class_names(read_manifest(path))[0]
-    rows = []
-    for number in range(n):
-        name = f"added/{number}.png"
-        draw(rng, paths.data(dataset) / name)
-        row = {"image_id": name, "path": name, "frame": "0", "label": label, "split": "train"}
-        row |= {"sha256": sha256_file(paths.data(dataset) / name), "width": "224", "height": "224"}
-        rows.append(row | {"synthetic": "0"})
-    pd.concat([table, pd.DataFrame(rows)]).to_csv(path, index=False)
+    table, names = read_manifest(path), [f"added/{number}.png" for number in range(n)]
+    files = [paths.data(dataset) / name for name in names]
+    for file in files:
+        draw(rng, file)
+    columns = {"label": class_names(table)[0], "split": "train", "synthetic": "0"}
+    columns |= {"sha256": [sha256_file(file) for file in files], "width": "224", "height": "224"}
+    write_manifest(pd.concat([table, manifest_of(names, **columns)]), path)
 
 
 def main() -> None:
@@ -131,13 +118,12 @@ def main() -> None:
         if args.project is None:
             return
         paths = copy(args.project, args.dataset, folder / "more")
-        rows = len(pd.read_csv(paths.manifest(args.dataset)))
-        for what in ("nothing new", f"{NEW} images more"):
-            if what != "nothing new":
-                add_rows(paths, args.dataset, NEW)
+        rows = len(read_manifest(paths.manifest(args.dataset)))
+        for new in (0, NEW):
+            add_rows(paths, args.dataset, new)
             for stage in STAGES:
                 command = stage, "--dataset", args.dataset
-                show(f"{stage}, {rows:,} rows, {what}", run(paths.root, *command))
+                show(f"{stage}, {rows:,} rows, {new} more", run(paths.root, *command))
 
 
 if __name__ == "__main__":

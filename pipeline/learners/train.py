@@ -297,12 +297,13 @@ def train_learner(
     if not (todo or force) and tables_hold(folder, digests, splits, inputs):
         record.skipped = len(splits)
         return
+    test_rows = {key: features.rows(split.test) for key, split in splits.items()}
     ready = [key for key in sorted(splits) if digests[key] in fits]
     calls = (
         (
             fits[digests[key]].restore(cls(own, seed=key[3])),
             samples[key[1], views[key]],
-            features.rows(splits[key].test),
+            test_rows[key],
         )
         for key in ready
     )
@@ -331,9 +332,8 @@ def train_learner(
         if masks := sorted(named[key] - {""}):
             run["masks"] = ",".join(masks)
         rows.append(run)
-        tested.append(
-            (split.test, features.samples.y[features.rows(split.test)], result if good else None)
-        )
+        y = features.samples.y[test_rows[key]]
+        tested.append((split.test, y, result if good else None))
     runs.write_tables(folder, rows, tested, classes, inputs)
 
 
