@@ -19,7 +19,6 @@ seeds, and up to 99 with two.
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -177,12 +176,11 @@ def _variance(values: np.ndarray) -> np.ndarray:
 def percentile_interval(replicates: np.ndarray, confidence: float) -> np.ndarray:
     """Return the percentiles (2, ...) of replicates (B, ...) without NaN; NaN if all are."""
     ends = (1 - confidence) / 2, (1 + confidence) / 2
-    gaps = np.isnan(replicates).any(axis=0)
-    found = np.full((2, *gaps.shape), np.nan)
-    found[:, ~gaps] = np.quantile(replicates[:, ~gaps], ends, axis=0)  # all at once: much faster
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN slice")
-        found[:, gaps] = np.nanquantile(replicates[:, gaps], ends, axis=0)
+    gaps = np.isnan(replicates)
+    whole, partly = ~gaps.any(axis=0), gaps.any(axis=0) & ~gaps.all(axis=0)
+    found = np.full((2, *whole.shape), np.nan)
+    found[:, whole] = np.quantile(replicates[:, whole], ends, axis=0)  # all at once: much faster
+    found[:, partly] = np.nanquantile(replicates[:, partly], ends, axis=0)
     return found
 
 

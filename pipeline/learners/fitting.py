@@ -52,11 +52,25 @@ def fit_in_processes(
         yield order[number], result
 
 
+PredictCall = tuple[Learner, Samples, np.ndarray]
+"""The arguments of `runs.run_predict`."""
+
+
+def predict_in_threads(
+    calls: Iterable[PredictCall], jobs: int, _file: Path | None = None
+) -> Iterator[np.ndarray | runs.Failure]:
+    """Yield the predictions of each call in order, made in `jobs` threads: the time goes into
+    products of matrices, for which starting processes would not pay."""
+    with runs.single_thread():
+        parallel = Parallel(jobs, backend="threading", return_as="generator")
+        yield from parallel(delayed(runs.run_predict)(*one) for one in calls)
+
+
 def predict_in_processes(
-    calls: Iterable[tuple[Learner, Samples, np.ndarray]], jobs: int, file: Path | None
+    calls: Iterable[PredictCall], jobs: int, file: Path | None
 ) -> Iterator[np.ndarray | runs.Failure]:
     """Predict in `jobs` processes, as `fit_in_processes`: for learners with an encoder in the loop,
-    which take long to predict. `calls` are the arguments of `runs.run_predict`."""
+    which take long to predict."""
     return in_processes(predict_in_one_thread, calls, jobs, file)
 
 

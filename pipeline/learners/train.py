@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from itertools import product, starmap
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from pipeline.learners.fitting import (
     fit_in_processes,
     fit_in_workers,
     predict_in_processes,
+    predict_in_threads,
 )
 from pipeline.learners.on_disk import OnDisk
 from pipeline.learners.variants import RunKey, Variants, variant_inputs
@@ -275,6 +276,7 @@ def train_learner(
             count(int(good), int(not good))
             if watch is not None:
                 watch(name, dict.fromkeys(sharing[digest], "done" if good else "failed"))
+    record.seconds["fit"] = time.monotonic() - clock - record.seconds["read"]
     about = {"params": record.parameters["params"], "classes": classes}
     used = [fits[digest] for digest in dict.fromkeys(digests.values()) if digest in fits]
     # Apart from what is the same bits whenever it is made again, and before partial fits go.
@@ -307,11 +309,8 @@ def train_learner(
         )
         for key in ready
     )
-    if cls.needs:
-        predicted = dict(zip(ready, predict_in_processes(calls, jobs, file), strict=True))
-    else:
-        with runs.single_thread():
-            predicted = dict(zip(ready, starmap(runs.run_predict, calls), strict=True))
+    predict = predict_in_processes if cls.needs else predict_in_threads
+    predicted = dict(zip(ready, predict(calls, jobs, file), strict=True))
     rows, tested = [], []
     for key, split in sorted(splits.items()):
         (protocol, view, fraction, seed), digest = key, digests[key]
@@ -335,6 +334,7 @@ def train_learner(
         y = features.samples.y[test_rows[key]]
         tested.append((split.test, y, result if good else None))
     runs.write_tables(folder, rows, tested, classes, inputs)
+    record.seconds["predict"] = time.monotonic() - clock - sum(record.seconds.values())
 
 
 def tables_hold(
