@@ -93,9 +93,8 @@ def open_clip_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         pooling = "vision_model.head.attention."
         if (joint := state.pop(f"{pooling}in_proj_{kind}", None)) is not None:
             width = len(joint) // 3
-            state[f"{pooling}q_{kind}"], state[f"{pooling}kv_{kind}"] = joint.split(
-                [width, 2 * width]
-            )
+            parts = joint.split([width, 2 * width])
+            state[f"{pooling}q_{kind}"], state[f"{pooling}kv_{kind}"] = parts
     for name, tensor in state.items():
         own = renamed(name, table)
         if own in ("visual.proj", "text_projection"):

@@ -47,9 +47,8 @@ class CandidateMapper:
         found = self.strategy.candidates([prepared for prepared, _ in loaded])
         for item, (_, blank), one in zip(items, loaded, found, strict=True):
             height, width = one.size
-            figures = np.stack([one.scores, one.ious, one.stability], axis=1)[
-                : 0 if blank else None
-            ]
+            figures = np.stack([one.scores, one.ious, one.stability], axis=1)
+            figures = figures[: 0 if blank else None]
             packed = np.zeros((len(figures), height, -(-width // 8)), np.uint8)
             for k in range(len(figures)):  # one at a time, since images may be large
                 packed[k] = np.packbits(one.masks([k])[0], axis=1)
