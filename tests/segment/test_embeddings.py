@@ -47,9 +47,8 @@ def run(project):
         given |= {n: options.pop(n) for n in list(options) if "__" in n}
         params = project.params(**given, segment__max_failed=0.5)
         chosen = RunOptions(**QUIET | {"on_mismatch": "rebuild"} | options)
-        segment_dataset(
-            DATASET, params, project.paths, chosen, predictor=predictor, variant=variant
-        )
+        given = {"predictor": predictor, "variant": variant}
+        segment_dataset(DATASET, params, project.paths, chosen, **given)
         masks = open_masks(project.paths.masks(DATASET, variant))
         columns = ["status", "prompt", "predicted_iou", "stability", "crc"]
         return masks.table()[columns], {name: masks[name] for name in masks}
