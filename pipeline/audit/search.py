@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.fft import dct, dctn, rfft2
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from pipeline.audit.nearest import Vectors
@@ -186,7 +186,7 @@ def _low_frequencies(
     waves = dct(np.eye(len(window), dtype=np.float32), axis=0, norm="ortho")[:DETAIL_LOW]
     cut = [waves @ _between(window + move, np.arange(STRUCTURE_SIDE)) for move in moves]
     cut = np.concatenate(cut)
-    low = cut @ structure(thumbnails.structure[contents]) @ cut.T
+    low = cut @ structure(thumbnails.structure[contents], _blurred) @ cut.T
     low = low.reshape(len(contents), len(moves), DETAIL_LOW, len(moves), DETAIL_LOW)
     low[:, :, 0, :, 0] = 0
     low /= np.maximum(np.linalg.norm(low, axis=(2, 4), keepdims=True), 1e-6)
@@ -260,7 +260,7 @@ def _looks(thumbnails: Thumbnails, contents: np.ndarray, *, template: bool) -> l
     for start in range(0, len(contents), LOOKS):
         part = contents[start : start + LOOKS]
         plain = unit(thumbnails.plain[part]).reshape(len(part), PLAIN_SIDE, PLAIN_SIDE)
-        detail = structure(thumbnails.structure[part])
+        detail = structure(thumbnails.structure[part], _blurred)
         shortest = np.ones(len(part), np.float32)
         if template:
             detail = _inner(detail)
@@ -310,15 +310,23 @@ def unit(values: np.ndarray) -> np.ndarray:
     return np.divide(flat, length, out=np.zeros_like(flat), where=length > 1e-6)
 
 
-def structure(thumbnails: np.ndarray) -> np.ndarray:
+def _gaussian(images: np.ndarray) -> np.ndarray:
+    return gaussian_filter(images, (0, SIGMA, SIGMA))
+
+
+def _blurred(images: np.ndarray) -> np.ndarray:
+    """Return what `_gaussian` does but for rounding, three times as fast."""
+    return _BLUR @ images @ _BLUR.T
+
+
+def structure(thumbnails: np.ndarray, blurred: Callable = _gaussian) -> np.ndarray:
     """Return the local structure of thumbnails (n, 64, 64) uint8, (n, 64, 64) float32; `FLOOR`
     keeps coding noise on an even background from counting as structure."""
     images = np.asarray(thumbnails, np.float32)
     spread = images.std(axis=(1, 2), keepdims=True)
     images = (images - images.mean(axis=(1, 2), keepdims=True)) / np.maximum(spread, 1e-6)
-    reach = (0, SIGMA, SIGMA)
-    detail = images - gaussian_filter(images, reach)
-    return detail / np.sqrt(gaussian_filter(detail * detail, reach) + FLOOR * FLOOR)
+    detail = images - blurred(images)
+    return detail / np.sqrt(blurred(detail * detail) + FLOOR * FLOOR)
 
 
 def frequencies(images: np.ndarray, count: int) -> np.ndarray:
@@ -375,6 +383,7 @@ _RIGHT[1:-1] *= 2  # rfft2 leaves out the mirrored half of these
 _LOW = np.arange(-HIGHEST, HIGHEST + 1)
 _CENTRED = np.outer(_LOW, np.arange(STRUCTURE_SIDE) - (STRUCTURE_SIDE - 1) / 2)
 _CENTRED = np.exp(-2j * np.pi / STRUCTURE_SIDE * _CENTRED).astype(np.complex64)
+_BLUR = gaussian_filter1d(np.eye(STRUCTURE_SIDE, dtype=np.float32), SIGMA, axis=0)
 _BETWEEN = _between(SHIFTS, np.arange(-SHIFT, SHIFT + 1))
 
 
