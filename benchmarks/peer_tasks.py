@@ -41,8 +41,9 @@ from pipeline.manifest import read_manifest, row_file
 from pipeline.models import ClipModel, Sam2ImagePredictor, load_clip, load_sam2
 from pipeline.models.onnx_encoder import use_onnxruntime
 from pipeline.models.sam2 import instantiate_sam2, sam2_config
-from pipeline.segment.embeddings import keep_embeddings
-from pipeline.segment.segment import SegmentMapper, segment_dataset
+from pipeline.segment.candidates import keep
+from pipeline.segment.embeddings import EmbeddingMapper
+from pipeline.segment.segment import segment_dataset
 from pipeline.store import (
     EmbeddingStore,
     FeatureRow,
@@ -215,14 +216,14 @@ def generator_loop(folder: Path) -> Callable[[], np.ndarray]:
 
 
 def our_embeddings(folder: Path) -> Callable[[], np.ndarray]:
-    paths, params = Project(folder).paths, Project(folder).params()
+    paths = Project(folder).paths
     sam2 = load_sam2(ModelSpec(**json.loads((folder / "sam2.json").read_text())))
-    mapper, manifest = SegmentMapper(params.segment, sam2), read_manifest(paths.manifest(DATASET))
+    manifest = read_manifest(paths.manifest(DATASET))
 
     def run() -> np.ndarray:
         shutil.rmtree(paths.embeddings(DATASET), ignore_errors=True)
-        items, hashes = image_items(manifest, paths.data(DATASET)), FileHashes()
-        keep_embeddings(DATASET, manifest, paths, OPTIONS, items, mapper, hashes)
+        items, own = image_items(manifest, paths.data(DATASET)), EmbeddingMapper(sam2, None)
+        keep(own, items, DATASET, manifest, paths, OPTIONS, FileHashes())
         store = EmbeddingStore(paths.embeddings(DATASET))
         return np.stack([store[item.image_id][-1].ravel() for item in items[:BATCH]])
 

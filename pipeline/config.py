@@ -415,20 +415,17 @@ class Params(Section):
         runs = (self.study.baseline, *self.study.runs)
         named = [(f"train.views.{p}", view) for p, of in self.train.views.items() for view in of]
         named += [("study: view", run.view) for run in runs]
-        parts = [(where, part) for where, view in named for part in view.split("+")]
-        for where, part in parts:
-            if "@" in part and not re.fullmatch(DATASET_NAME, variant_of(part)):
-                raise ValueError(f"{where}: {part!r} names no variant of the masks after the @")
+        names = [("profile", self.profile, self.profiles)]
+        names += [("study: learner", run.learner, {*self.learners, *LEARNERS}) for run in runs]
         for where, view in named:
+            for part in view.split("+"):
+                if "@" in part and not re.fullmatch(DATASET_NAME, variant_of(part)):
+                    problem = f"{where}: {part!r} names no variant of the masks after the @"
+                    raise ValueError(problem)
             if not parts_of(view) or "+" in labels_of(view):
                 raise ValueError(f"{where}: {view!r} is not one view with labels@ of one variant")
-        parts = [(where, part) for where, view in named for part in parts_of(view)]
-        parts = [(where, part.partition("@")[0]) for where, part in parts]
-        for where, name, known in (
-            ("profile", self.profile, self.profiles),
-            *(("study: learner", run.learner, {*self.learners, *LEARNERS}) for run in runs),
-            *((where, part, views) for where, part in parts),
-        ):
+            names += [(where, part.partition("@")[0], views) for part in parts_of(view)]
+        for where, name, known in names:
             if name not in known:
                 raise ValueError(f"{where}: {name!r} is not one of {', '.join(sorted(known))}")
         return self

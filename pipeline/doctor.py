@@ -91,8 +91,11 @@ def examine(
     cores = f"{cpu_count()} cores, {human(free)} of {human(total)} memory free"
     yield Finding("device", f"{device}, {cores}")
     models: dict[str, Any] = {}
-    wanted = {"segment": (params.models.sam2, load_predictor)} if _uses_sam2(params) else {}
-    for stage, (spec, load) in (wanted | {"encode": (params.models.clip, load_encoder)}).items():
+    sam2, clip = (params.models.sam2, load_predictor), (params.models.clip, load_encoder)
+    wanted = {"segment": sam2, "encode": clip}
+    if not strategy_class(params.segment).uses_sam2:
+        del wanted["segment"]
+    for stage, (spec, load) in wanted.items():
         try:
             models[stage] = model = load(params, options)
         except PipelineError as error:
@@ -111,19 +114,15 @@ def examine(
         yield Finding("cache", f"{folder.parent} can be written")
         if dataset is None:
             yield Finding("trial", "no images were tried", "name a set: doctor --dataset NAME")
-        elif len(models) == len(wanted) + 1:
+        elif len(models) == len(wanted):
             yield from _trial(dataset, params, paths, options, models, folder)
-        if len(models) == len(wanted) + 1:
+        if len(models) == len(wanted):
             most = "one image" if dataset is None else f"batches of up to {IMAGES} images"
             yield _memory(device, most)
     except PipelineError as error:
         yield Finding("trial", str(error), status="problem")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _uses_sam2(params: Params) -> bool:
-    return strategy_class(params.segment).uses_sam2
 
 
 def _fetching(spec: ModelSpec) -> str:
@@ -166,9 +165,8 @@ def _precision(stage: str, model: Any, asked: str) -> Finding:
         with torch.inference_mode(), model._autocast():
             model.model.forward_image(image)
 
-    seconds = probe_precision(
-        model, segment if stage == "segment" else lambda: model.encode_image(image)
-    )
+    encode = segment if stage == "segment" else lambda: model.encode_image(image)
+    seconds = probe_precision(model, encode)
     text = f"{asked} is {model.precision} on this device; bf16 "
     if "bf16" not in seconds:
         return Finding(f"{stage} precision", text + "does not run on it")
@@ -209,7 +207,7 @@ def _strategy(params: Params, paths: Paths, dataset: str | None) -> Finding:
     """Say for which model the prompt strategy was chosen, and what was measured on this one."""
     section, name = params.segment, params.models.sam2.name
     text = f"segment.prompt is {section.prompt}"
-    if not _uses_sam2(params) or name == CHOSEN_FOR:
+    if not strategy_class(section).uses_sam2 or name == CHOSEN_FOR:
         return Finding("strategy", f"{text}; the defaults were chosen for {CHOSEN_FOR}")
     text += f", zoom {section.zoom:g}, box_as_mask {str(section.box_as_mask).lower()}: the defaults"
     text += f" were chosen for {CHOSEN_FOR}, not for {name}"
@@ -219,10 +217,9 @@ def _strategy(params: Params, paths: Paths, dataset: str | None) -> Finding:
         dice = compared(table)
         if record.parameters.get("profile") == params.profile and len(dice):
             text += "; Dice here: " + ", ".join(f"{n} {value:.3f}" for n, value in dice.items())
-            other = dice.index[0] != section.prompt
-            return Finding(
-                "strategy", text, f"set segment.prompt: {dice.index[0]}" if other else ""
-            )
+            best = dice.index[0]
+            remedy = "" if best == section.prompt else f"set segment.prompt: {best}"
+            return Finding("strategy", text, remedy)
     remedy = "measure on some of your own masks: pipeline prompt-quality --dataset "
     remedy += f"{dataset or 'NAME'} --profile {params.profile} --images 50, then ask doctor again"
     return Finding("strategy", text, remedy)

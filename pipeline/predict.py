@@ -28,8 +28,7 @@ from pipeline.learners.joint import predict_joined
 from pipeline.learners.prompts import ClassPrompts
 from pipeline.learners.runs import encoded_with_other_masks, load_fitted
 from pipeline.paths import Paths
-from pipeline.segment.segment import find_guide, make_mapper
-from pipeline.segment.strategies import strategy_class
+from pipeline.segment.segment import build_mapper
 from pipeline.store import WorkItem, open_features, open_masks
 from pipeline.store.items import canonical, identity_diff
 
@@ -174,9 +173,8 @@ class PredictMapper:
                 path=paths.features(dataset),
                 remedy=f"run pipeline encode, then train, with --dataset {dataset}",
             )
-        clip, kind = load_encoder(params, run), strategy_class(params.segment)
-        guide = find_guide(kind, dataset, params, paths, run)
-        self.segmenter = make_mapper(params, run, guide=guide)
+        clip = load_encoder(params, run)
+        self.segmenter = build_mapper(dataset, params, paths, run)
         _check_same(paths.masks(dataset), masks.identity, self.segmenter.identity)
         self.window = params.images.shown
         encoder = EncodeMapper(params.encode, clip, {}, window=self.window)

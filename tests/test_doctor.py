@@ -28,10 +28,7 @@ def project_of(root, images: int) -> Project:
     project = Project(root)
     for i in range(images):
         image, region = scene(i, 40 + i, 60)
-        project.rows.append(
-            project.make_row(f"{i}.png", image, region, label=("cat", "dog")[i % 2])
-        )
-    project.write()
+        project.add(f"{i}.png", image, region, label=("cat", "dog")[i % 2])
     (root / "small.json").write_text(json.dumps(small_clip_config()))
     save_clip(root / "small.pt")
     clip = {"name": "small.json", "checkpoint": "small.pt"}

@@ -74,9 +74,8 @@ class Examples:
                 raise ImageError("the ground truth is empty", path=file, remedy=remedy)
             pixels = predictor._transforms(np.array(image)) * std + mean
             images.append((pixels * 255).round().clamp(0, 255).to(torch.uint8))
-            area = F.interpolate(
-                torch.from_numpy(mask)[None, None].float(), (side, side), mode="area"
-            )
+            area = torch.from_numpy(mask)[None, None].float()
+            area = F.interpolate(area, (side, side), mode="area")
             masks.append(area[0, 0] >= 0.5)
         return cls(torch.stack(images), torch.stack(masks))
 
@@ -120,8 +119,5 @@ def _motions(rng: np.random.Generator, n: int) -> Tensor:
     flip = rng.choice([-1.0, 1.0], n)
     cos, sin = size * np.cos(turn), size * np.sin(turn)
     x, y = rng.uniform(-2 * SHIFT, 2 * SHIFT, (2, n))
-    return (
-        torch.from_numpy(np.stack([cos * flip, -sin, x, sin * flip, cos, y], 1))
-        .float()
-        .view(n, 2, 3)
-    )
+    rows = np.stack([cos * flip, -sin, x, sin * flip, cos, y], 1)
+    return torch.from_numpy(rows).float().view(n, 2, 3)

@@ -266,7 +266,7 @@ def _looks(thumbnails: Thumbnails, contents: np.ndarray, *, template: bool) -> l
             detail = _inner(detail)
         else:
             side = STRUCTURE_SIDE - 2 * SHIFT
-            total, energy = (_WINDOWS @ x @ _WINDOWS.T for x in (detail, detail**2))
+            total, energy = _box_sums(detail, side), _box_sums(detail**2, side)
             square = np.maximum((1 - 1e-5) * energy - total**2 / side**2, 1e-6)
             shortest = np.sqrt(square.min(axis=(1, 2)))
         waves = _CENTRED @ (detail @ _CENTRED[HIGHEST:].T)
@@ -383,11 +383,6 @@ _RIGHT[1:-1] *= 2  # rfft2 leaves out the mirrored half of these
 _LOW = np.arange(-HIGHEST, HIGHEST + 1)
 _CENTRED = np.outer(_LOW, np.arange(STRUCTURE_SIDE) - (STRUCTURE_SIDE - 1) / 2)
 _CENTRED = np.exp(-2j * np.pi / STRUCTURE_SIDE * _CENTRED).astype(np.complex64)
-_WINDOWS = [
-    (s <= np.arange(STRUCTURE_SIDE)) & (np.arange(STRUCTURE_SIDE) < STRUCTURE_SIDE - 2 * SHIFT + s)
-    for s in range(2 * SHIFT + 1)
-]
-_WINDOWS = np.array(_WINDOWS, np.float32)
 _BLUR = gaussian_filter1d(np.eye(STRUCTURE_SIDE, dtype=np.float32), SIGMA, axis=0)
 _BETWEEN = _between(SHIFTS, np.arange(-SHIFT, SHIFT + 1))
 

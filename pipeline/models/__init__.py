@@ -36,9 +36,8 @@ def trained_on(checkpoint_sha256: str) -> frozenset[str]:
     card = json.loads((CARDS / "sam2-micro.json").read_text(encoding="utf-8"))
     if card["sha256"] != checkpoint_sha256:
         return frozenset()
-    return frozenset(
-        gzip.decompress((CARDS / "training-hashes.txt.gz").read_bytes()).decode().split()
-    )
+    packed = (CARDS / "training-hashes.txt.gz").read_bytes()
+    return frozenset(gzip.decompress(packed).decode().split())
 
 
 def draw_box_prompt(

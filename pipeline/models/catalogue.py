@@ -63,11 +63,9 @@ class ModelFile:
         beside = root / f"{self.place}.sha256"
         if self.sha256:
             return self.sha256, "pinned"
-        return (
-            (beside.read_text("utf-8")[:64], "recorded")
-            if beside.is_file()
-            else (None, "not pinned")
-        )
+        if beside.is_file():
+            return beside.read_text("utf-8")[:64], "recorded"
+        return None, "not pinned"
 
     def state(self, root: Path) -> str:
         """Return "missing", "here", or by its size "half fetched" or "too long"."""
@@ -136,9 +134,8 @@ class PublishedModel:
 def catalogue() -> dict[str, PublishedModel]:
     """Return the published models by name."""
     found = {}
-    for name, of in yaml.safe_load(
-        (files(__package__) / "catalogue.yaml").read_text("utf-8")
-    ).items():
+    text = (files(__package__) / "catalogue.yaml").read_text("utf-8")
+    for name, of in yaml.safe_load(text).items():
         parts = []
         for place, known in of["files"].items():
             sha256, size, hub = (known + [None] * 3)[:3]

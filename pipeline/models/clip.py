@@ -391,9 +391,8 @@ def trained_with(
     if spec.trained_as is not None:
         if (told := tags.get(spec.trained_as)) is None:
             message = f"trained_as: open_clip has no weights {spec.trained_as!r} of {spec.name}"
-            raise ModelError(
-                message, remedy=f"choose one of: {', '.join(tags) or 'none; remove it'}"
-            )
+            remedy = f"choose one of: {', '.join(tags) or 'none; remove it'}"
+            raise ModelError(message, remedy=remedy)
         if not stated.items() <= told.items():
             message = f"was trained with {_words(TRAINED | stated)} by its configuration, tag or "
             message += f"hash, and {spec.trained_as} with {_words(told)}"

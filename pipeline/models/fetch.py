@@ -97,7 +97,6 @@ def _download(file: ModelFile, root: Path, partial: Path) -> Path:
         raise ModelError(message, path=file.url, remedy=remedy) from None
     if wanted is None and len(stated.etag or "") == HASH and sha256_file(path) != stated.etag:
         path.unlink()
-        raise ModelError(
-            "arrived with other bytes than the hub has", path=file.url, remedy="run again"
-        )
+        message = "arrived with other bytes than the hub has"
+        raise ModelError(message, path=file.url, remedy="run again")
     return path

@@ -25,7 +25,7 @@ from timm.models import register_model
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
-from pipeline.models.transformers_names import joined
+from pipeline.models.transformers_names import joined, renamed
 
 MEDCLIP = (
     (r"^vision_model\.(projection_head|model\.fc)\.", "visual.head.proj."),
@@ -72,20 +72,14 @@ def medclip_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
         table = CXR_CLIP
     else:
         return state
-    found = {_renamed(name, table): tensor for name, tensor in state.items()}
+    found = {renamed(name, table): tensor for name, tensor in state.items()}
     tower = {n: found.pop(n) for n in list(found) if n.startswith("visual.trunk.")}
     parts = [f".attention.self.{kind}." for kind in ("query", "key", "value")]
     tower = joined(tower, parts, ".attn.qkv.")
-    found |= {_renamed(name, SWIN): tensor for name, tensor in tower.items()}
+    found |= {renamed(name, SWIN): tensor for name, tensor in tower.items()}
     if table is MEDCLIP and "logit_scale" in found:
         found["logit_scale"] = found["logit_scale"].clamp(0, MOST)
     return {name: tensor for name, tensor in found.items() if not UNUSED.search(name)}
-
-
-def _renamed(name: str, table: tuple[tuple[str, Any], ...]) -> str:
-    for pattern, replacement in table:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 class FirstCellSwin(SwinTransformer):

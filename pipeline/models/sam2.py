@@ -165,9 +165,8 @@ def load_sam2(
     package = "" if spec.name in NAMED else f"{spec.name}.safetensors"
     checkpoint = find_checkpoint(spec, file, advice, package)
     if "medsam2" in checkpoint.path.name.lower() and not (spec.name in MEDSAM2 or spec.image_size):
-        message = (
-            f"is MedSAM2's by its name, and {spec.name} has {config['model']['image_size']} px"
-        )
+        size = config["model"]["image_size"]
+        message = f"is MedSAM2's by its name, and {spec.name} has {size} px"
         remedy = f"set the model's name to medsam2 ({MEDSAM2_SIZE} px), or state its image_size"
         raise ModelError(message, path=checkpoint.path, remedy=remedy)
     digest = sha256_file(checkpoint.path)

@@ -148,9 +148,8 @@ def load_timm(spec: ModelSpec, device: str = "cpu", precision: str = "fp32") -> 
     checkpoint.load_into(model, state, "num_batches_tracked")
     if sizes:
         model.reset_classifier(0)
-    seen = resolve_model_data_config(
-        model, pretrained_cfg=model.pretrained_cfg | stated.get("pretrained_cfg", {})
-    )
+    trained = model.pretrained_cfg | stated.get("pretrained_cfg", {})
+    seen = resolve_model_data_config(model, pretrained_cfg=trained)
     channels, height, width = seen["input_size"]
     if channels != 3 or height != width:
         message = f"sees {channels} x {height} x {width} images, not square ones of three colours"

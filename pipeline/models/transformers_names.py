@@ -7,7 +7,7 @@ do not have stays as it is, and strict loading refuses it as unexpected.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -93,17 +93,21 @@ def open_clip_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         pooling = "vision_model.head.attention."
         if (joint := state.pop(f"{pooling}in_proj_{kind}", None)) is not None:
             width = len(joint) // 3
-            state[f"{pooling}q_{kind}"], state[f"{pooling}kv_{kind}"] = joint.split(
-                [width, 2 * width]
-            )
+            parts = joint.split([width, 2 * width])
+            state[f"{pooling}q_{kind}"], state[f"{pooling}kv_{kind}"] = parts
     for name, tensor in state.items():
-        own = name
-        for pattern, replacement in table:
-            own = re.sub(pattern, replacement, own)
+        own = renamed(name, table)
         if own in ("visual.proj", "text_projection"):
             tensor = tensor.T
         found[own] = tensor[None] if own == "visual.trunk.pos_embed" else tensor
     return found
+
+
+def renamed(name: str, table: Iterable[tuple[str, Any]]) -> str:
+    """Return a name after all replacements of a table, as of `re.sub`."""
+    for pattern, replacement in table:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def joined(

@@ -7,7 +7,6 @@ file, so that they are replaced together. Who reviewed, and when, is not kept.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import threading
 import zlib
@@ -114,12 +113,9 @@ class Edits:
             edit = replace(edit, crc=zlib.crc32(np.packbits(mask)))
             text = PngImagePlugin.PngInfo()
             text.add_text("review", json.dumps(asdict(edit)))
-            data = io.BytesIO()
-            Image.fromarray(mask.astype(np.uint8) * 255).convert("1").save(
-                data, "PNG", pnginfo=text
-            )
+            image = Image.fromarray(mask.astype(np.uint8) * 255).convert("1")
             with atomic_write(self.file(edit.image_id)) as partial:
-                partial.write_bytes(data.getvalue())
+                image.save(partial, "PNG", pnginfo=text)
             self.known[edit.image_id] = edit
 
 

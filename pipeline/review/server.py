@@ -44,8 +44,8 @@ from pipeline.io import ProcessLock
 from pipeline.manifest import row_file
 from pipeline.models import Sam2ImagePredictor
 from pipeline.paths import Paths
-from pipeline.review.edits import STATES, Edit, Edits, Stale
-from pipeline.review.prompted import Prompted, Read
+from pipeline.review.edits import JUDGED, STATES, Edit, Edits, Stale
+from pipeline.review.prompted import Prompted
 from pipeline.review.variant import write_variant
 from pipeline.review.worklist import ORDERS, Worklist
 from pipeline.segment.embeddings import same_embeddings, stored_embedding
@@ -113,9 +113,9 @@ class Review:
         self.dataset, self.params, self.paths, self.order = dataset, params, paths, order
         self.edits = Edits(paths.reviewed(dataset))
         self._work = Worklist(dataset, params, paths, self.edits)
-        self.sam2 = Prompted(predictor, params.segment.box_as_mask)
+        self.sam2 = Prompted(predictor, params.segment.box_as_mask, self.read)
         self.embeddings = same_embeddings(dataset, paths, predictor, params.images.shown)
-        self._lock, self._read = threading.RLock(), ("", np.empty(0))
+        self._lock, self._read = threading.RLock(), (None, np.empty(0))
 
     @property
     def work(self) -> Worklist:
@@ -140,7 +140,7 @@ class Review:
     def image(self, row: dict) -> np.ndarray:
         """Return an image, uint8 (h, w, 3); ImageError if it cannot be read, or is not the one of
         the manifest."""
-        key, (last, image) = row["sha256"] + str(row["frame"]), self._read
+        key, (last, image) = (row["sha256"], row["frame"]), self._read
         if key != last:
             path = row_file(row, self.paths.data(self.dataset))
             try:
@@ -154,19 +154,15 @@ class Review:
             self._read = key, image
         return image
 
-    def reading(self, row: dict) -> tuple[str, Read]:
-        """Return what `Prompted` needs of an image: a key and how it is read."""
-
-        def read() -> tuple[np.ndarray, list[Tensor] | None]:
-            return self.image(row), stored_embedding(self.embeddings, row)
-
-        return row["sha256"] + str(row["frame"]), read
+    def read(self, row: dict) -> tuple[np.ndarray, list[Tensor] | None]:
+        """Return an image, as `image` does, and its embedding if that is stored."""
+        return self.image(row), stored_embedding(self.embeddings, row)
 
     def item(self, image_id: str) -> dict:
         """Return all that the page shows of an image but its pixels."""
         row, work = self.row(image_id), self.work
         edit = self.edits.of(image_id, row["sha256"])
-        done = edit is not None and edit.state in ("accepted", "nothing")
+        done = edit is not None and edit.state in JUDGED
         mask = self.edits.mask(image_id) if done else work.auto_mask(image_id)
         names = ("label", "split", "width", "height", "sha256", "auto")
         return {name: row[name] for name in names} | {
@@ -184,7 +180,7 @@ class Review:
         given.check(row["width"], row["height"])
         if not (given.box or given.points):
             raise Refused("neither a box nor a click", "draw a box or click")
-        mask, iou = self.sam2.ask(*self.reading(row), given.box, given.points)
+        mask, iou = self.sam2.ask(row, given.box, given.points)
         return {"mask": to_png(mask), "iou": round(iou, 3)}
 
     def save(self, given: Save) -> dict:
@@ -227,8 +223,8 @@ class Review:
 
         def item(request: Request) -> Response:
             found = self.item(request.query_params.get("id", ""))
-            reading = self.reading(self.row(found["id"]))
-            return JSONResponse(found, background=BackgroundTask(self._embed, *reading))
+            show = BackgroundTask(self._show, self.row(found["id"]))
+            return JSONResponse(found, background=show)
 
         def picture(request: Request) -> Response:
             data = io.BytesIO()
@@ -253,9 +249,9 @@ class Review:
             Route("/api/save", posted(Save, self.save), methods=["POST"]),
         ]
 
-    def _embed(self, key: str, read: Read) -> None:
+    def _show(self, row: dict) -> None:
         with suppress(PipelineError):  # shown by the request of the picture
-            self.sam2.show(key, read)
+            self.sam2.show(row)
 
 
 def to_png(mask: np.ndarray) -> str:

@@ -3,6 +3,7 @@ and what has been done, with the Dice of the automatic masks on a random sample.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -75,11 +76,9 @@ class Worklist:
         found = []
         masks = self.paths.masks(self.dataset) / "zarr.json"
         for file in (self.paths.manifest(self.dataset), masks):
-            try:
+            with suppress(OSError):  # there may be no masks
                 one = file.stat()
                 found.append((one.st_ino, one.st_size, one.st_mtime_ns))
-            except OSError:
-                found.append((0, 0, 0))
         return found
 
     @property

@@ -6,10 +6,9 @@ neither SAM2 nor the images again; the masks are those that the strategy finds w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,9 +21,9 @@ from pipeline.io import FileHashes
 from pipeline.paths import Paths
 from pipeline.segment.strategies import Candidates
 from pipeline.store import CandidateRow, CandidateStore, CandidateStoreWriter, WorkItem
-from pipeline.store.writer import StoreWriter
 
 if TYPE_CHECKING:
+    from pipeline.segment.embeddings import EmbeddingMapper
     from pipeline.segment.segment import SegmentMapper
 
 MAPPER_VERSION = 1
@@ -33,10 +32,11 @@ MAPPER_VERSION = 1
 
 class CandidateMapper:
     """Images to their candidates, as a mapper of the engine, with the model of a `SegmentMapper`
-    whose strategy keeps candidates."""
+    whose strategy keeps candidates; `writer` is that of their store."""
 
     def __init__(self, mapper: SegmentMapper):
         self.load, self.device, self.strategy = mapper.load, mapper.device, mapper.strategy
+        self.writer = partial(CandidateStoreWriter, most=mapper.strategy.most)
         own = {"stage": "candidates", "mapper_version": MAPPER_VERSION}
         own |= {"prompt": mapper.strategy.proposal()}
         self.identity = {n: v for n, v in (mapper.identity | own).items() if n != "status"}
@@ -47,9 +47,8 @@ class CandidateMapper:
         found = self.strategy.candidates([prepared for prepared, _ in loaded])
         for item, (_, blank), one in zip(items, loaded, found, strict=True):
             height, width = one.size
-            figures = np.stack([one.scores, one.ious, one.stability], axis=1)[
-                : 0 if blank else None
-            ]
+            figures = np.stack([one.scores, one.ious, one.stability], axis=1)
+            figures = figures[: 0 if blank else None]
             packed = np.zeros((len(figures), height, -(-width // 8)), np.uint8)
             for k in range(len(figures)):  # one at a time, since images may be large
                 packed[k] = np.packbits(one.masks([k])[0], axis=1)
@@ -59,31 +58,13 @@ class CandidateMapper:
         return rows
 
 
-def keep_candidates(
-    dataset: str,
-    manifest: pd.DataFrame,
-    paths: Paths,
-    options: RunOptions,
-    items: Sequence[WorkItem],
-    mapper: SegmentMapper,
-    hashes: FileHashes,
-) -> CandidateStore:
-    """Compute the candidates of `items` that the store lacks; return it. See `keep`."""
-    path, own = paths.candidates(dataset), CandidateMapper(mapper)
-    kind = partial(CandidateStoreWriter, most=mapper.strategy.most)
-    keep(kind, path, own, dataset, manifest, paths, options, items, hashes)
-    return CandidateStore(path)
-
-
 def keep(
-    kind: Callable[..., StoreWriter],
-    path: Path,
-    own: Any,
+    own: CandidateMapper | EmbeddingMapper,
+    items: Sequence[WorkItem],
     dataset: str,
     manifest: pd.DataFrame,
     paths: Paths,
     options: RunOptions,
-    items: Sequence[WorkItem],
     hashes: FileHashes,
 ) -> None:
     """Compute what of `items` a store beside the masks lacks, with the mapper `own`.
@@ -96,7 +77,7 @@ def keep(
     mismatch = "refuse" if options.on_store_mismatch == "refuse" else "rebuild"
     choices = {"on_mismatch": mismatch, "attrs": {"dataset": dataset}}
     stage = own.identity["stage"]
-    with kind(path, own.identity, **choices) as writer:
+    with own.writer(getattr(paths, stage)(dataset), own.identity, **choices) as writer:
         writer.sync_manifest(manifest)
         executor = LocalExecutor(options.batch_size or BATCH_SIZE, options.workers, hashes=hashes)
         record, place = RunRecord(stage, dataset), paths.record(dataset, stage)

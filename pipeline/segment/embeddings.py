@@ -9,39 +9,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.engine.options import RunOptions
 from pipeline.errors import StoreError
 from pipeline.images import read_image, reader_rules
-from pipeline.io import FileHashes, sha256_json
+from pipeline.io import sha256_json
 from pipeline.models import Sam2ImagePredictor
 from pipeline.paths import Paths
-from pipeline.segment.candidates import keep
 from pipeline.segment.predictor import BatchPredictor
 from pipeline.store import EmbeddingRow, EmbeddingStore, EmbeddingStoreWriter, WorkItem
 from pipeline.store.items import canonical
-
-if TYPE_CHECKING:
-    from pipeline.segment.segment import SegmentMapper
 
 MAPPER_VERSION = 1
 """Incremented when the same model and image give another embedding than before."""
 
 
 class EmbeddingMapper:
-    """Images to their embeddings, as a mapper of the engine; `window` is that of `read_image`."""
+    """Images to their embeddings, as a mapper of the engine; `window` is that of `read_image`,
+    `writer` that of their store."""
 
     def __init__(self, predictor: Sam2ImagePredictor, window: tuple[float, float] | None):
         self.sam2, self.window = BatchPredictor(predictor), window
         self.device = predictor.device.type
+        self.writer = partial(EmbeddingStoreWriter, example=self.example)
         self.identity: dict[str, Any] = {
             "stage": "embeddings",
             "mapper_version": MAPPER_VERSION,
@@ -69,22 +64,6 @@ def as_arrays(level: Tensor) -> np.ndarray:
     """Return maps (n, c, h, w) with their strides; of bfloat16 the bits, as int16."""
     level = level.cpu()
     return (level.view(torch.int16) if level.dtype == torch.bfloat16 else level).numpy()
-
-
-def keep_embeddings(
-    dataset: str,
-    manifest: pd.DataFrame,
-    paths: Paths,
-    options: RunOptions,
-    items: Sequence[WorkItem],
-    mapper: SegmentMapper,
-    hashes: FileHashes,
-) -> None:
-    """Compute the embeddings of `items` that the store lacks; see `keep`."""
-    own = EmbeddingMapper(mapper.strategy.sam2.predictor, mapper.window)
-    path, kind = paths.embeddings(dataset), partial(EmbeddingStoreWriter, example=own.example)
-    items = [replace(item, key=key_of(item.row)) for item in items]
-    keep(kind, path, own, dataset, manifest, paths, options, items, hashes)
 
 
 def key_of(row: Mapping[str, Any]) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import repeat
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,9 +92,8 @@ def measure_prompts(
     items = image_items(sample, data, lambda row: content, truth=True, hashes=hashes)
     table = PromptTable(paths.prompt_quality(dataset), items, identity)
     items = [item for item in items if item.image_id in asked]
-    return run_stage(
-        "prompt_quality", dataset, params, paths, options, items, mapper, table, hashes
-    )
+    given = items, mapper, table, hashes
+    return run_stage("prompt_quality", dataset, params, paths, options, *given)
 
 
 class PromptMapper:
@@ -106,14 +104,13 @@ class PromptMapper:
         self,
         params: Params,
         predictor: Sam2ImagePredictor,
-        guides: Mapping[str, Guide | None] = MappingProxyType({}),
+        guides: Mapping[str, Guide | None],
     ):
         self.params, self.window = params.prompt_quality, params.images.shown
         self.predictor = predictor
         self.device = predictor.device.type
-        self.sections = {
-            name: params.segment.model_copy(update={"prompt": name}) for name in judged(params)
-        }
+        asked = {name: {"prompt": name} for name in judged(params)}
+        self.sections = {name: params.segment.model_copy(update=of) for name, of in asked.items()}
         self.guides = guides
         self.embeddings: EmbeddingStore | None = None
         self.identity: Row = {"jitter": self.params.box_jitter, "seed": self.params.seed}

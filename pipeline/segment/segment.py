@@ -22,8 +22,13 @@ from pipeline.io import FileHashes
 from pipeline.manifest import class_names, read_manifest
 from pipeline.models import Sam2ImagePredictor, load_sam2
 from pipeline.paths import Paths
-from pipeline.segment.candidates import keep_candidates, stored_candidates
-from pipeline.segment.embeddings import keep_embeddings, same_embeddings, stored_embedding
+from pipeline.segment.candidates import CandidateMapper, keep, stored_candidates
+from pipeline.segment.embeddings import (
+    EmbeddingMapper,
+    key_of,
+    same_embeddings,
+    stored_embedding,
+)
 from pipeline.segment.guide import Guide, read_words
 from pipeline.segment.predictor import BatchPredictor, CachedPredictor
 from pipeline.segment.quality import component_count, is_blank, mask_status
@@ -90,13 +95,15 @@ def segment_dataset(
                 todo = []
                 if candidates or embeddings:
                     todo = [item for item, _ in writer.plan(items, force=options.force).todo]
-                asked = dataset, manifest, paths, options, todo[: options.limit], mapper, hashes
-                if todo and embeddings:
-                    keep_embeddings(*asked)
+                todo, asked = todo[: options.limit], (dataset, manifest, paths, options, hashes)
                 sam2 = mapper.strategy.sam2.predictor
+                if todo and embeddings:
+                    by_bytes = [replace(item, key=key_of(item.row)) for item in todo]
+                    keep(EmbeddingMapper(sam2, mapper.window), by_bytes, *asked)
                 mapper.embeddings = same_embeddings(dataset, paths, sam2, mapper.window)
                 if todo and candidates:
-                    mapper.stored = keep_candidates(*asked)
+                    keep(CandidateMapper(mapper), todo, *asked)
+                    mapper.stored = CandidateStore(paths.candidates(dataset))
             given = items, mapper, writer, hashes, variant, recipe, pool
             record = run_stage("segment", dataset, params, paths, options, *given)
     table = open_masks(paths.masks(dataset, variant)).table()
@@ -116,24 +123,15 @@ def build_mapper(
     params: Params,
     paths: Paths,
     options: RunOptions,
-    classes: Collection[str],
+    classes: Collection[str] = (),
     predictor: Sam2ImagePredictor | None = None,
     clip: ClipModel | None = None,
 ) -> SegmentMapper:
-    """Return the mapper of a dataset, with the models that are not given loaded."""
+    """Return the mapper of `params.segment` for a dataset; models that its strategy needs and that
+    are not given are those of the profile."""
     kind = strategy_class(params.segment)
     guide = find_guide(kind, dataset, params, paths, options, classes, clip)
-    return make_mapper(params, options, predictor, guide)
-
-
-def make_mapper(
-    params: Params,
-    options: RunOptions,
-    predictor: Sam2ImagePredictor | None = None,
-    guide: Guide | None = None,
-) -> SegmentMapper:
-    """Return the mapper of `params.segment`; loads the profile's SAM2 if the strategy needs it."""
-    if predictor is None and strategy_class(params.segment).uses_sam2:
+    if predictor is None and kind.uses_sam2:
         predictor = load_predictor(params, options)
         if params.segment.runtime == "onnxruntime":
             from pipeline.models.onnx_encoder import use_onnxruntime

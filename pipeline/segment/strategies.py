@@ -135,6 +135,11 @@ class Strategy:
             [one.prompt for one in prepared],
             [one.frame_size for one in prepared],
         )
+        return self.rows(prepared, logits, ious)
+
+    def rows(self, prepared: list[PreparedImage], logits: Tensor, ious: Any) -> list[MaskRow]:
+        """Return the first mask of each image, at the place of its region: logits (n, m, s, s),
+        predicted IoU (n, m)."""
         threshold, rows = self.sam2.predictor.mask_threshold, []
         for one, low_res, iou in zip(prepared, logits[:, 0], ious[:, 0], strict=True):
             x0, y0, x1, y1 = one.region
@@ -230,17 +235,7 @@ class Mirrored(NoPrompt):
                 logits, ious = sam2.decode(sam2.embed([*stretched(frames, x, y)]), *asked)
                 found.append((stretched(logits, 1 / x, 1 / y), torch.from_numpy(ious)))
         logits, ious = (torch.stack(of).mean(0) for of in zip(*found, strict=True))
-        rows = zip(prepared, logits, ious[:, 0].tolist(), strict=True)
-        threshold = sam2.predictor.mask_threshold
-        return [
-            mask_row(
-                sam2.upsample(of, *one.size)[0],
-                one.prompt_text,
-                iou,
-                float(stability_score(of[0].cpu().numpy(), threshold)),
-            )
-            for one, of, iou in rows
-        ]
+        return self.rows(prepared, logits, ious)
 
 
 class Averaged(Mirrored):

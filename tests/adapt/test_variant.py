@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -51,16 +52,13 @@ def make(root, n: int = 24) -> Project:
     for i in range(n):
         image, region = scene(i, 40, 48)
         label = "cat" if i % 4 < 2 else "dog"
-        given = {"label": label, "split": "", "patient_id": f"p{i // 2}"}
-        made.rows.append(made.make_row(f"{i:02}.png", image, region, **given))
-    made.write()
+        made.add(f"{i:02}.png", image, region, label=label, split="", patient_id=f"p{i // 2}")
     return made
 
 
 def adapt(project: Project, **changed):
-    variant, load = changed.pop("variant", ""), changed.pop("load", untrained)
-    params = project.params(**SMALL | changed)
-    return adapt_dataset(DATASET, params, project.paths, QUIET, variant=variant, load=load)
+    variant, params = changed.pop("variant", ""), project.params(**SMALL | changed)
+    return adapt_dataset(DATASET, params, project.paths, QUIET, variant=variant, load=untrained)
 
 
 def correct(project: Project, corrected: set[str]) -> None:
@@ -87,10 +85,8 @@ def project(tmp_path_factory):
     segment_dataset(DATASET, params, made.paths, QUIET, predictor=untrained())
     made.first = adapt(made)
     correct(made, {row["image_id"] for row in made.rows[:12]})
-    parts = [
-        of for v in ("decoder-4", "reviewed") for of in parts_of_variant(DATASET, v, made.paths)
-    ]
-    for variant in ("", *parts):
+    parts = (parts_of_variant(DATASET, v, made.paths) for v in ("decoder-4", "reviewed"))
+    for variant in ("", *chain(*parts)):
         encode_dataset(DATASET, params, made.paths, QUIET, clip=small_clip(), variant=variant)
     return made
 
@@ -114,9 +110,7 @@ def test_each_fold_has_an_adapter_of_other_patients_and_masks_of_all_images(proj
         assert list(features.identity["views"]) == ["masked"]  # not what no mask decides
         assert features.identity["masks"]["images"] == about["images"]
         assert project.paths.masks(DATASET, f"decoder-4/{other}").is_dir()
-    loads = []
-    again = adapt(project, load=lambda: loads.append(1) or untrained())
-    assert len(loads) == 1  # for its identity: nothing is computed
+    again = adapt(project)
     assert (again.record.skipped, again.record.done) == (2, 0) and again.dice == project.first.dice
 
 
@@ -169,9 +163,8 @@ def test_runs_on_a_variant_are_of_the_adapter_that_saw_nothing_and_a_leak_is_ref
         project.row(tested)["group"] = project.row(seen)["group"] = "same scanner visit"
         project.write()
         with pytest.raises(PipelineError, match="made from other manifest"):
-            read_runs(
-                DATASET, ["linear-probe"], project.paths
-            )  # and were the labels drawn again as before:
+            read_runs(DATASET, ["linear-probe"], project.paths)
+        # And were the labels drawn again as before:
         monkeypatch.setattr("pipeline.evaluate.predictions.check", lambda *of, **now: None)
         with pytest.raises(PipelineError, match=f"patient, group, file or copy.*{tested}"):
             read_runs(DATASET, ["linear-probe"], project.paths)
@@ -217,16 +210,15 @@ def test_the_page_of_masks_has_the_dice_of_each_and_the_accuracy_that_follows(pr
     assert " of 2, incomplete" not in page
     drawn = (project.paths.results / "masks.svg").read_text("utf-8")
     assert all(name in drawn for name in (">decoder-4<", ">whole+masked<", f">{DATASET}<"))
-    (adapters := project.paths.adapter(DATASET, "decoder-4") / "1.parquet").rename(
-        aside := adapters.with_suffix(".aside")
-    )
+    made = project.paths.adapter(DATASET, "decoder-4") / "1.parquet"
+    aside = made.rename(made.with_suffix(".aside"))
     try:  # a fold that is not made yet
         write_masks(params, project.paths, [DATASET])
         page = (project.paths.results / "masks.md").read_text("utf-8")
         dice = project.first.dice["0"][1]
         assert f"| adapted: decoder | 4 | 0 | 1 of 2, incomplete | 12 | {dice:.3f} " in page
     finally:
-        aside.rename(adapters)
+        aside.rename(made)
 
 
 def test_what_a_person_corrected_is_learned_from_and_nothing_else(project):

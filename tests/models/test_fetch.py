@@ -119,19 +119,17 @@ def test_what_is_not_on_the_hub_is_downloaded_by_hand_after_the_rest(hub, tmp_pa
     said = f"download https://example.org/all.zip, take w.pt out of it and put it at {place}"
     assert caught.value.remedy == said and not (tmp_path / "checkpoints/.partial/m").exists()
     place.write_bytes(BODY)
-    assert (
-        "w.pt: there already, ok, its hash is not pinned, recorded now"
-        in [*fetch(published, tmp_path)][1]
-    )
+    _, said = fetch(published, tmp_path)
+    assert "w.pt: there already, ok, its hash is not pinned, recorded now" in said
 
 
 @pytest.mark.promise(FETCHED)
 def test_other_bytes_than_pinned_or_stated_never_reach_their_place(hub, tmp_path):
-    assert f"the hub has SHA-256 {SHA256}, but {'0' * 64} is pinned" in refusal(
-        model(sha256="0" * 64), tmp_path
-    )
+    other = model(sha256="0" * 64)
+    said = f"the hub has SHA-256 {SHA256}, but {'0' * 64} is pinned"
+    assert said in refusal(other, tmp_path)
     hub.etag = "a" * 40  # of a small file
-    assert f"has SHA-256 {SHA256}, but" in refusal(model(sha256="0" * 64), tmp_path)
+    assert f"has SHA-256 {SHA256}, but" in refusal(other, tmp_path)
     hub.etag = "b" * 64
     assert "other bytes than the hub has" in refusal(model(sha256=None), tmp_path)
     hub.etag = SHA256
@@ -143,8 +141,7 @@ def test_what_cannot_be_reached_says_what_to_do_in_one_line(hub, tmp_path, monke
     said = refusal(model("absent.pt"), tmp_path)
     place = tmp_path / "checkpoints/m/absent.pt"
     assert f"huggingface.co/org/x/resolve/main/absent.pt and put it at {place}" in said
-    assert "accept it at https://huggingface.co/org/closed" in refusal(
-        model(hub="org/closed"), tmp_path
-    )
+    said = refusal(model(hub="org/closed"), tmp_path)
+    assert "accept it at https://huggingface.co/org/closed" in said
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "cannot be fetched (Offline" in refusal(model(), tmp_path)

@@ -29,46 +29,34 @@ from tests.models.small import WORDS, save_text_model
 
 SAME = "MedCLIP's and CXR-CLIP's checkpoints give the features of their own code; names are strict."
 NAMES = ("medclip-vit", "medclip-resnet50", "cxr-clip-swin-tiny", "cxr-clip-resnet50")
-SWIN = {
-    "patch_size": 4,
-    "embed_dim": 8,
-    "depths": (2, 1, 1),
-    "num_heads": (1, 2, 4),
-    "window_size": 4,
-}
+SWIN = {"patch_size": 4, "embed_dim": 8, "window_size": 4}
+SWIN |= {"depths": (2, 1, 1), "num_heads": (1, 2, 4)}
 BERT = {"vocab_size": len(WORDS), "hidden_size": 32, "num_hidden_layers": 4,
         "num_attention_heads": 2, "intermediate_size": 32,
         "max_position_embeddings": 300}  # fmt: skip
 
 
 @register_model
-def small_swin(pretrained: bool = False, pretrained_cfg: Any = None,
-               pretrained_cfg_overlay: Any = None, cache_dir: Any = None,
-               **changed: Any) -> SwinTransformer:  # fmt: skip
+def small_swin(**of_timm: Any) -> SwinTransformer:
     model = SwinTransformer(img_size=64, **SWIN)
     model.default_cfg = {}
     return model
 
 
 @register_model
-def small_first_cell(pretrained: bool = False, pretrained_cfg: Any = None,
-                     pretrained_cfg_overlay: Any = None, cache_dir: Any = None,
-                     **changed: Any) -> FirstCellSwin:  # fmt: skip
+def small_first_cell(**of_timm: Any) -> FirstCellSwin:
     return FirstCellSwin(img_size=64, **SWIN)
 
 
 @register_model
-def small_resnet(pretrained: bool = False, pretrained_cfg: Any = None,
-                 pretrained_cfg_overlay: Any = None, cache_dir: Any = None,
-                 **changed: Any) -> TimmResNet:  # fmt: skip
+def small_resnet(**of_timm: Any) -> TimmResNet:
     model = TimmResNet(TimmBottleneck, (1, 1, 1, 1))
     model.default_cfg = {"pool_size": (1, 1)}
     return model
 
 
-SMALL = dict(
-    zip(NAMES, ("small_swin", "small_resnet", "small_first_cell", "small_resnet"), strict=True)
-)
+SMALL = ("small_swin", "small_resnet", "small_first_cell", "small_resnet")
+SMALL = dict(zip(NAMES, SMALL, strict=True))
 
 
 class Tower(nn.Module):
@@ -138,19 +126,9 @@ def image_features(model: nn.Module, name: str, images: torch.Tensor) -> torch.T
     if name == "cxr-clip-swin-tiny":
         cells = model.image_encoder.image_encoder(pixel_values=images)["last_hidden_state"]
         return model.image_projection.projection(cells[:, 0])
-    x, net = images, model.image_encoder.resnet
-    for part in (
-        "conv1",
-        "bn1",
-        "relu",
-        "maxpool",
-        "layer1",
-        "layer2",
-        "layer3",
-        "layer4",
-        "avgpool",
-    ):
-        x = getattr(net, part)(x)
+    x = images
+    for part in model.image_encoder.resnet.children():
+        x = part(x)
     return model.image_projection.projection(torch.flatten(x, 1))
 
 
@@ -194,9 +172,8 @@ def test_features_are_those_of_the_authors(tmp_path, name):
         assert torch.equal(ours.encode_image(images), features)
         one = tokens[:, 0] if name == "cxr-clip-swin-tiny" else tokens.mean(dim=1)
         torch.testing.assert_close(one, features, rtol=1e-4, atol=1e-4)
-        assert [m.shape[1] for m in ours.encode_maps(images)[1]][
-            -1
-        ] == ours.model.visual.trunk.num_features
+        channels = ours.encode_maps(images)[1][-1].shape[1]
+        assert channels == ours.model.visual.trunk.num_features
         texts = ["scan of tumour", "a scan"]
         for got, words in zip(ours.encode_text(texts), texts, strict=True):
             expected = text_features(model, name, dict(tokenizer([words], return_tensors="pt")))

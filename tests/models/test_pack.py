@@ -40,14 +40,11 @@ def test_a_packed_profile_is_the_same_models_in_another_project(tmp_path, monkey
     text, folder = here / "checkpoints/text", here / "checkpoints/biomed"
     if where == "hub":  # as a download leaves it
         clip = {"name": "hf-hub:org/biomed"}
-        stored = [
-            tmp_path / "hub" / f"models--{name}"
-            for name in ("nobody--has-this-text-model", "org--biomed")
-        ]
-        for repository in stored:
-            (repository / "refs").mkdir(parents=True)
-            (repository / "refs/main").write_text("0" * 40)
-        text, folder = (repository / "snapshots" / ("0" * 40) for repository in stored)
+        names = ("nobody--has-this-text-model", "org--biomed")
+        text, folder = (tmp_path / f"hub/models--{name}/snapshots" / ("0" * 40) for name in names)
+        for snapshot in (text, folder):
+            (snapshot.parents[1] / "refs").mkdir(parents=True)
+            (snapshot.parents[1] / "refs/main").write_text("0" * 40)
     save_repository(folder, BIOMED, save_text_model(text), mean=[0.4, 0.5, 0.6])
     params = project(here, clip=clip)
     wanted = load_clip(params.models.clip).fingerprint

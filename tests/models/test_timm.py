@@ -130,11 +130,8 @@ def project(tmp_path):
         mask = np.zeros((48, 56), bool)
         mask[10 : 30 + i % 5, 12:40] = True
         image[mask] += np.uint8(60 if i % 2 else 180)
-        split = "train" if i < 16 else "test"
-        made.rows.append(
-            made.make_row(f"{i}.png", image, mask, label="cat" if i % 2 else "dog", split=split)
-        )
-    made.write()
+        given = {"label": "cat" if i % 2 else "dog", "split": "train" if i < 16 else "test"}
+        made.add(f"{i}.png", image, mask, **given)
     return made
 
 
@@ -147,22 +144,14 @@ def test_a_swin_in_place_of_clip_runs_through_all_stages(project, tmp_path, caps
     views = {"official": ["whole", "masked", "whole+masked"]}
 
     def params(name: str = f"timm:{SWIN}") -> Params:
-        weights = str(tmp_path / "checkpoints/model.safetensors")
+        clip = {"name": name, "checkpoint": str(tmp_path / "checkpoints/model.safetensors")}
+        learners = dict.fromkeys(("zero-shot", "medfocus", "k-nn", "nearest-prototype"))
         return project.params(
-            datasets=[DATASET],
-            profiles__swin={
-                "sam2": {"name": "sam2-micro"},
-                "clip": {"name": name, "checkpoint": weights},
-            },
-            profile="swin",
-            segment__prompt="salient",
-            encode__views=["whole", "masked", "oracle"],
-            encode__tokens=True,
-            learners={"zero-shot": {}, "linear-probe": {"c_steps": 2}, "medfocus": {}}
-            | {"k-nn": {}, "nearest-prototype": {}},
-            train__views=views,
-            train__seeds=[0],
-            splits__fractions=[1.0],
+            **{"datasets": [DATASET], "profile": "swin", "segment__prompt": "salient"},
+            profiles__swin={"sam2": {"name": "sam2-micro"}, "clip": clip},
+            **{"encode__views": ["whole", "masked", "oracle"], "encode__tokens": True},
+            learners={"linear-probe": {"c_steps": 2}} | learners,
+            **{"train__views": views, "train__seeds": [0], "splits__fractions": [1.0]},
             evaluate__bootstrap=20,
         )
 

@@ -48,12 +48,8 @@ def small_clip() -> tuple[CLIPModel, dict[str, Any]]:
 def small_siglip() -> tuple[SiglipModel, dict[str, Any]]:
     layers = LAYERS | {"intermediate_size": 128}
     vision = {**layers, "image_size": 32, "patch_size": 8}
-    text = {
-        **layers,
-        "vocab_size": len(WORDS),
-        "max_position_embeddings": 16,
-        "projection_size": 64,
-    }
+    text = {**layers, "vocab_size": len(WORDS), "projection_size": 64}
+    text |= {"max_position_embeddings": 16}
     model = SiglipModel(SiglipConfig(vision_config=vision, text_config=text))
     tower = {"timm_model_name": "small_siglip_tower", "image_size": 32}
     more = {"layers": 2, "mlp_ratio": 2, "norm_kwargs": {"eps": 1e-6}}
@@ -78,9 +74,8 @@ def test_features_are_those_of_transformers(tmp_path, make):
     torch.save(state, path)
     siglip = make is small_siglip
     text = str(save_text_model(tmp_path / "text")) if siglip else None
-    spec = ModelSpec(
-        name="medsiglip" if siglip else "ViT-B-32-quickgelu", checkpoint=str(path), text=text
-    )
+    name = "medsiglip" if siglip else "ViT-B-32-quickgelu"
+    spec = ModelSpec(name=name, checkpoint=str(path), text=text)
     ours = load_clip(spec, config=config)
     images, texts = torch.randn(2, 3, 32, 32), ["a scan of tumour", "scan"]
 
@@ -113,10 +108,8 @@ def test_every_tensor_of_the_published_size_has_its_place(name):
         if name == "medsiglip":
             wide = {"hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16,
                     "num_hidden_layers": 27}  # fmt: skip
-            vision, text = (
-                wide | {"image_size": 448, "patch_size": 14},
-                wide | {"vocab_size": 32000},
-            )
+            vision = wide | {"image_size": 448, "patch_size": 14}
+            text = wide | {"vocab_size": 32000}
             theirs = SiglipModel(SiglipConfig(vision_config=vision, text_config=text))
         else:
             theirs = CLIPModel(CLIPConfig())

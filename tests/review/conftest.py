@@ -88,9 +88,7 @@ def reviewed(tmp_path_factory) -> SimpleNamespace:
     made, sam2 = Project(tmp_path_factory.mktemp("review")), trained(steps=40)
     for i in range(8):
         image, region = scene(i, 64, 80, ellipse=i > 0)
-        label = ("cat", "dog")[i % 2]
-        made.rows.append(made.make_row(f"<b>{i}'é.png", image, region, label=label))
-    made.write()
+        made.add(f"<b>{i}'é.png", image, region, label=("cat", "dog")[i % 2])
     torch.save(sam2.model.state_dict(), made.paths.root / "weights.pt")
     params = made.params(segment__prompt="salient", segment__max_failed=1.0)
     segment_dataset(DATASET, params, made.paths, QUIET, predictor=sam2)

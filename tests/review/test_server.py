@@ -160,9 +160,8 @@ def test_the_variant_has_what_was_drawn_and_rewrites_only_what_changed(reviewed,
     rows = reviewed.project.rows
     edits = Edits(paths.reviewed(DATASET))
     work = Worklist(DATASET, params, paths, edits)
-    assert (
-        update_variant(DATASET, params, paths) == 0 and not paths.masks(DATASET, VARIANT).exists()
-    )
+    made = paths.masks(DATASET, VARIANT)
+    assert update_variant(DATASET, params, paths) == 0 and not made.exists()
     with pytest.raises(ConfigError, match=r"no image has two masks .*pipeline adapt"):
         work.page("differ", {})
     assert write_variant(work, params, paths) == 8 and write_variant(work, params, paths) == 0
@@ -202,9 +201,8 @@ def test_the_variant_has_what_was_drawn_and_rewrites_only_what_changed(reviewed,
     work, other = Worklist(DATASET, params, paths, again), open_masks(other)
     ids = [row["image_id"] for row in rows]
     differ = dict(zip(work.frame.index, work.disagreement(), strict=True))
-    assert differ == {
-        i: 1 - overlap(auto[i], other[i])[0] if (auto[i] != other[i]).any() else 0 for i in ids
-    }
+    dice = {i: overlap(auto[i], other[i])[0] if (auto[i] != other[i]).any() else 1 for i in ids}
+    assert differ == {i: 1 - value for i, value in dice.items()}
     assert differ[ids[3]] > 0 and sum(value > 0 for value in differ.values()) <= 2
     first = [row["image_id"] for row in work.page("differ", {})["rows"]]
     assert [differ[i] for i in first] == sorted(differ.values(), reverse=True)

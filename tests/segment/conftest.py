@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from pipeline.config import SegmentParams
+from pipeline.engine.options import RunOptions
 from pipeline.segment.guide import Guide, Words
+from pipeline.segment.segment import segment_dataset
 from tests.encode.conftest import small_clip
-from tests.project import Project
+from tests.project import DATASET, Project
 from tests.segment.small_sam2 import scene, trained
 
 
@@ -68,6 +70,23 @@ def ellipses(tmp_path):
         return made
 
     return make
+
+
+@pytest.fixture
+def run(project, sam2, guide, request):
+    """`run("auto", segment__grid=2, force=True)`: segment the project of a test; names with __ are
+    parameters, others options of the run."""
+
+    def segment(prompt="salient", *, predictor=sam2, variant="", **given):
+        if prompt == "clipseg":
+            given["segment__clipseg"] = str(request.getfixturevalue("clipseg"))
+        changed = {"segment__grid": 3} | {n: given.pop(n) for n in list(given) if "__" in n}
+        params = project.params(segment__prompt=prompt, **changed)
+        options = RunOptions(**{"workers": 1, "batch_size": 2, "progress": False} | given)
+        models = {"predictor": predictor, "clip": guide.clip}
+        return segment_dataset(DATASET, params, project.paths, options, variant=variant, **models)
+
+    return segment
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from pipeline import open_candidates, open_masks
-from pipeline.engine.options import RunOptions
 from pipeline.errors import StoreError
 from pipeline.images import read_image
-from pipeline.segment.segment import SegmentMapper, segment_dataset
+from pipeline.segment.segment import SegmentMapper
 from pipeline.store import verify_store
 from tests.project import DATASET
 
@@ -25,13 +24,9 @@ def project(ellipses):
 
 
 @pytest.fixture
-def run(project, sam2):
-    def segment(**changed):
-        options = {n: changed.pop(n) for n in ("force", "limit", "on_mismatch") if n in changed}
-        given = {"segment__prompt": "auto", "segment__grid": 3, **changed}
-        params = project.params(**given, segment__max_failed=0.5)
-        chosen = RunOptions(**{"workers": 1, "batch_size": 2, **options})
-        segment_dataset(DATASET, params, project.paths, chosen, predictor=sam2)
+def run(project, run):
+    def segment(prompt="auto", **given):
+        run(prompt, segment__max_failed=0.5, **given)
         return open_masks(project.paths.masks(DATASET))
 
     return segment
@@ -65,13 +60,13 @@ def alone(project, sam2, prompt, name, **values):
 def test_another_choice_needs_no_model_and_gives_the_masks_that_it_gives_alone(
     project, run, sam2, decoded
 ):
-    run(segment__prompt="auto")
+    run()
     assert sum(decoded) == 5 * 9
     auto, store = run(), open_candidates(project.paths.candidates(DATASET))
     decoded.clear()
     chosen = {"auto": auto, 1: None, 8: None}
     for k in (1, 8):
-        masks = run(segment__prompt="union", segment__union=k, on_mismatch="rebuild")
+        masks = run("union", segment__union=k, on_mismatch="rebuild")
         chosen[k] = {name: masks[name] for name in masks}, masks.table()
     again = run(on_mismatch="rebuild", force=True)
     assert decoded == []
@@ -95,8 +90,8 @@ def test_another_choice_needs_no_model_and_gives_the_masks_that_it_gives_alone(
     assert again.table().loc["blank.png", "reason"] == "blank"
     decoded.clear()
     with pytest.raises(StoreError, match="grid"):
-        run(segment__prompt="auto", segment__grid=2)
-    run(segment__prompt="auto", segment__grid=2, on_mismatch="rebuild")
+        run(segment__grid=2)
+    run(segment__grid=2, on_mismatch="rebuild")
     assert sum(decoded) == 5 * 4
 
 
@@ -129,10 +124,10 @@ def test_lost_changed_and_limited_images_are_computed_again_alone(project, run, 
     for shard in project.paths.candidates(DATASET).glob("candidate/c/0/*/*/*"):
         shard.write_bytes(shard.read_bytes()[:-9])
     assert not verify_store(project.paths.candidates(DATASET)).ok
-    run(segment__prompt="union", on_mismatch="rebuild")
+    run("union", on_mismatch="rebuild")
     assert sum(decoded) == 3 * 9  # blank.png had nothing to lose
     assert verify_store(project.paths.candidates(DATASET)).damaged == ["2.png"]  # a copy now
     project.file("3.png").write_bytes(b"no image")
-    masks = run(segment__prompt="auto", on_mismatch="rebuild", force=True)
+    masks = run(on_mismatch="rebuild", force=True)
     assert masks.table().loc["3.png", "status"] == "failed"
     assert "data refresh" in masks.table().loc["3.png", "reason"]

@@ -19,7 +19,6 @@ from pipeline.review.server import Ask, Review
 from pipeline.segment.embeddings import same_embeddings, stored_embedding
 from pipeline.segment.predictor import BatchPredictor
 from pipeline.segment.prompt_quality import measure_prompts
-from pipeline.segment.segment import segment_dataset
 from pipeline.store import EmbeddingStore, open_masks, verify_store
 from tests.project import DATASET
 from tests.segment.small_sam2 import untrained
@@ -39,17 +38,12 @@ def project(ellipses):
 
 
 @pytest.fixture
-def run(project):
+def run(project, run):
     """`run("points", keep=True)`: segment; returns mask, prompt and scores of each image."""
 
-    def segment(prompt, keep=False, predictor=None, variant="", **options):
-        given = {"segment__prompt": prompt, "segment__grid": 2, "segment__embeddings": keep}
-        given |= {n: options.pop(n) for n in list(options) if "__" in n}
-        params = project.params(**given, segment__max_failed=0.5)
-        chosen = RunOptions(**QUIET | {"on_mismatch": "rebuild"} | options)
-        segment_dataset(
-            DATASET, params, project.paths, chosen, predictor=predictor, variant=variant
-        )
+    def segment(prompt, keep=False, variant="", **given):
+        changed = {"segment__grid": 2, "segment__max_failed": 0.5, "on_mismatch": "rebuild"} | given
+        run(prompt, segment__embeddings=keep, variant=variant, **changed)
         masks = open_masks(project.paths.masks(DATASET, variant))
         columns = ["status", "prompt", "predicted_iou", "stability", "crc"]
         return masks.table()[columns], {name: masks[name] for name in masks}

@@ -16,6 +16,7 @@ def sam(sam2):
     return BatchPredictor(sam2)
 
 
+@pytest.mark.promise("SAM2 gives the results of sam2's own predictor, in batches and one by one.")
 @pytest.mark.parametrize("multimask", [False, True])
 @pytest.mark.parametrize("kind", ["none", "points", "box", "box+mask", "mixed"])
 def test_batch_equals_the_predictor_image_by_image(sam, sam2, scenes, kind, multimask):

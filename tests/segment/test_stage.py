@@ -5,10 +5,8 @@ import pytest
 from PIL import Image
 
 from pipeline import open_masks
-from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
 from pipeline.errors import StageFailed
-from pipeline.segment.segment import segment_dataset
 from pipeline.segment.strategies import STRATEGIES
 from tests.project import DATASET
 from tests.segment.small_sam2 import scene
@@ -22,25 +20,6 @@ NO_LABELS = (
 @pytest.fixture
 def project(ellipses):
     return ellipses(5)
-
-
-@pytest.fixture
-def run(project, sam2, guide, request):
-    def segment(predictor=sam2, prompt="salient", **options):
-        names = ("segment__max_failed", "segment__min_area", "segment__clipseg")
-        if prompt == "clipseg":
-            options["segment__clipseg"] = str(request.getfixturevalue("clipseg"))
-        changed = {name: options.pop(name) for name in names if name in options}
-        return segment_dataset(
-            DATASET,
-            project.params(segment__prompt=prompt, **changed),
-            project.paths,
-            RunOptions(**{"workers": 1, **options}),
-            predictor=predictor,
-            clip=guide.clip,
-        )
-
-    return segment
 
 
 def masks(project):
@@ -68,12 +47,12 @@ def test_a_changed_box_recomputes_that_image_alone_and_a_missing_one_fails(proje
     for row in project.rows[1:]:
         row["box"] = "5,5,30,30"
     project.write()
-    record = run(prompt="box", segment__max_failed=0.5)
+    record = run("box", segment__max_failed=0.5)
     assert record.done == 4 and set(record.failed) == {"0.png"}
     assert "column box" in record.failed["0.png"]
     project.row("3.png")["box"] = "6,6,30,30"
     project.write()
-    record = run(prompt="box", segment__max_failed=0.5)
+    record = run("box", segment__max_failed=0.5)
     assert record.done == 1 and record.redone_rows == {"3.png": "prompt, mask or frame changed"}
     assert masks(project).table().loc["3.png", "prompt"].startswith("box 6,6,30,30")
 
@@ -82,29 +61,29 @@ def test_a_changed_box_recomputes_that_image_alone_and_a_missing_one_fails(proje
     "`segment` says how many masks are ok, empty and full, and ends with exit 3 when all are empty."
 )
 def test_masks_are_counted_by_status_and_a_set_of_empty_ones_fails(project, run):
-    record = run(predictor=None, prompt="manifest")
+    record = run("manifest", predictor=None)
     assert record.masks == {"ok": 5} and "masks: 5 ok" in record.summary()
     for row in project.rows:
         Image.new("L", (row["width"], row["height"])).save(project.file(row["mask_path"]))
     with pytest.raises(StageFailed, match="all 5 masks are empty") as caught:
-        run(predictor=None, prompt="manifest")
+        run("manifest", predictor=None)
     assert caught.value.exit_code == 3
     kept = RunRecord.read(project.paths.record(DATASET, "segment"))
     assert (kept.status, kept.masks, kept.done) == ("failed", {"empty": 5}, 5)
-    assert run(predictor=None, prompt="manifest", segment__max_failed=1.0).status == "ok"
+    assert run("manifest", predictor=None, segment__max_failed=1.0).status == "ok"
 
 
 @pytest.mark.promise("An image without a ground-truth mask is never one with an empty mask.")
 def test_ground_truth_masks_follow_their_file_and_a_missing_one_fails(project, run):
-    assert run(predictor=None, prompt="manifest").done == 5
+    assert run("manifest", predictor=None).done == 5
     region = scene(1, 45, 64)[1]
     assert np.array_equal(masks(project)["1.png"], region)
     Image.fromarray(region[::-1].astype(np.uint8) * 255).save(project.file("masks/1.png"))
-    assert run(predictor=None, prompt="manifest").done == 1
+    assert run("manifest", predictor=None).done == 1
     assert np.array_equal(masks(project)["1.png"], region[::-1])
     project.add("bare.png", scene(9, 30, 30)[0])
     project.file("masks/0.png").unlink()
-    record = run(predictor=None, prompt="manifest", segment__max_failed=0.5)
+    record = run("manifest", predictor=None, segment__max_failed=0.5)
     assert set(record.failed) == {"bare.png", "0.png"}
     assert "mask_path" in record.failed["bare.png"]
 
@@ -124,7 +103,7 @@ def test_a_strategy_sees_neither_label_nor_split_nor_names(project, run, monkeyp
         return prepare(self, image, columns, truth)
 
     monkeypatch.setattr(STRATEGIES[prompt], "prepare", spy)
-    run(prompt=prompt)
+    run(prompt)
     assert seen.keys() <= {"box", "points"}
 
 

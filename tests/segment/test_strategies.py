@@ -128,10 +128,8 @@ def test_auto_drops_specks_full_frames_and_background_and_merges_equals(params):
     assert ranked(masks, scores, 8) == [1, 2, 3]
     assert ranked(masks, scores, 2) == [1, 2] and ranked(masks, np.zeros(4), 8) == []
     one = Candidates((20, 20), scores[[1, 2, 3]], scores[:3], scores[:3], masks[1:].take)
-    asked = {
-        name: STRATEGIES[name](params(prompt=name, union=3), None) for name in ("auto", "union")
-    }
-    assert asked["auto"].pick(one) == [0, 1] and asked["union"].pick(one) == [0, 1, 2]
+    for name, picked in {"auto": [0, 1], "union": [0, 1, 2]}.items():
+        assert STRATEGIES[name](params(prompt=name, union=3), None).pick(one) == picked
 
 
 @pytest.mark.promise(
@@ -174,9 +172,8 @@ def test_a_blank_image_has_no_mask(sam2, scenes, params, prompt, colour):
     image, _ = scenes[0]
     noisy = np.full_like(image, 90)
     noisy[::2] += 1
-    flat, nearly, real = segment_images(
-        [np.full_like(image, colour), noisy, image], params(prompt=prompt), sam2
-    )
+    images = [np.full_like(image, colour), noisy, image]
+    flat, nearly, real = segment_images(images, params(prompt=prompt), sam2)
     for row in (flat, nearly):
         assert (row.status, row.reason) == ("empty", "blank") and not row.mask.any()
     assert real.reason != "blank" and real.mask.any()

@@ -67,10 +67,9 @@ def test_the_readmes_lines_turn_a_stored_mask_back_to_voxels(repo, tmp_path, sam
     slices = [scene(i, 48, 64)[0][..., 0] for i in range(3)]
     # The file's axes are slices (downward), columns (rightward) and rows (frontward).
     affine = np.array([[0, -1, 0, 0], [0, 0, 1, 0], [-1, 0, 0, 0], [0, 0, 0, 1]], float)
-    (tmp_path / "scans/train/benign").mkdir(parents=True)
-    path = save_nifti(
-        np.stack([s.T for s in slices]), tmp_path / "scans/train/benign/scan.nii.gz", affine
-    )
+    path = tmp_path / "scans/train/benign/scan.nii.gz"
+    path.parent.mkdir(parents=True)
+    save_nifti(np.stack([s.T for s in slices]), path, affine)
     monkeypatch.chdir(tmp_path)
     project = Project(Path())
     add_dataset("breast", tmp_path / "scans", paths=project.paths)
