@@ -203,13 +203,13 @@ def test_notes_of_the_plan_and_missing_classes_are_said(data, html):
 
 @pytest.mark.promise("Images that SAM2 was trained on are counted next to its masks.")
 def test_images_that_sam2_was_trained_on_are_counted(data, monkeypatch):
-    assert build.seen(data) == ""
+    assert build.seen(data.masks, data.manifest) == ""
     table = data.manifest
     train, test = (table.index[table["split"] == part] for part in ("train", "test"))
     table.loc[[*train[:2], test[0]], "patient_id"] = "p1"
     known = frozenset(table.loc[train[:2], "sha256"].str[:DIGITS])
     monkeypatch.setattr("pipeline.report.build.trained_on", lambda checkpoint: known)
-    said = build.seen(data)
+    said = build.seen(data.masks, data.manifest)
     assert "2 images" in said and "1 of 12 test images" in said
 
 
