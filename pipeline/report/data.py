@@ -21,11 +21,10 @@ from pipeline.engine.record import RunRecord
 from pipeline.errors import PipelineError
 from pipeline.evaluate.mask_quality import masks_inputs
 from pipeline.evaluate.predictions import by_image
-from pipeline.io import sha256_file
 from pipeline.learners.runs import read_predictions, run_inputs, train_command, usable_learners
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
-from pipeline.provenance import changed, check, read_stamp, schema_stamp
+from pipeline.provenance import changed, check, digest_of, read_stamp, schema_stamp
 from pipeline.remote import exists
 from pipeline.report import words
 from pipeline.report.words import LEARNERS
@@ -153,8 +152,7 @@ class Dataset:
     @cached_property
     def manifest_sha256(self) -> str:
         """SHA-256 of the manifest's bytes; "" where there is none."""
-        path = self.paths.manifest(self.name)
-        return sha256_file(path) if path.is_file() else ""
+        return digest_of(self.paths.manifest(self.name))
 
     @property
     def baseline(self) -> Run:
