@@ -179,16 +179,15 @@ class Dataset:
     @cached_property
     def systems(self) -> pd.DataFrame:
         """The rows of compare.parquet on all test images; none before `compare`."""
-        return pd.DataFrame() if self.compare is None else select(self.compare, subset="full")
+        return select(self.compare, subset="full")
 
     @cached_property
     def estimates(self) -> dict[tuple[Block, str], dict[Run, dict[float, Any]]]:
         """{(block, metric): {run: {fraction: row of metrics.parquet}}}, over all seeds."""
         found: dict = {}
-        if self.metrics is not None:
-            for r in self.metrics[self.metrics["seed"] == -1].itertuples(index=False):
-                runs = found.setdefault(((r.protocol, r.subset), r.metric), {})
-                runs.setdefault((r.learner, r.view), {})[round(float(r.fraction), 4)] = r
+        for r in select(self.metrics, seed=-1).itertuples(index=False):
+            runs = found.setdefault(((r.protocol, r.subset), r.metric), {})
+            runs.setdefault((r.learner, r.view), {})[round(float(r.fraction), 4)] = r
         return found
 
     def accuracy(self, block: Block) -> dict[Run, dict[float, Any]]:
@@ -200,19 +199,17 @@ class Dataset:
         """{(block, run a, run b): {fraction: row of comparisons.csv}} of accuracy, a - b; the
         baseline is always b."""
         found: dict = {}
-        if self.comparisons is not None:
-            for r in select(self.comparisons, metric="accuracy").itertuples(index=False):
-                runs = (r.learner_a, r.view_a), (r.learner_b, r.view_b)
-                by = found.setdefault(((r.protocol, r.subset), *runs), {})
-                by[round(float(r.fraction), 4)] = r
+        for r in select(self.comparisons, metric="accuracy").itertuples(index=False):
+            runs = (r.learner_a, r.view_a), (r.learner_b, r.view_b)
+            by = found.setdefault(((r.protocol, r.subset), *runs), {})
+            by[round(float(r.fraction), 4)] = r
         return found
 
     @cached_property
     def tested(self) -> dict[Block, Any]:
         """The row of each block in plots/test_sets.csv: sizes, classes, the largest class."""
-        if self.test_sets is None:
-            return {}
-        return {(r.protocol, r.subset): r for r in self.test_sets.itertuples(index=False)}
+        rows = select(self.test_sets).itertuples(index=False)
+        return {(r.protocol, r.subset): r for r in rows}
 
     @cached_property
     def blocks(self) -> list[Block]:
@@ -255,9 +252,8 @@ class Dataset:
     def cases(self, run: Run) -> pd.DataFrame | None:
         """Summarise the predictions of a run by image (`by_image`), in the headline's protocol
         with the most labels; None without predictions."""
-        if self.predictions is None or self.headline is None:
+        if (block := self.headline) is None:
             return None
-        block = self.headline
         key = {"protocol": block[0], "learner": run[0], "view": run[1]}
         rows = select(self.predictions, **key, fraction=self.fractions(block)[-1])
         return None if rows.empty else by_image(rows)
@@ -272,10 +268,8 @@ class Dataset:
 
     def mask_figures(self, strategy: str, split: str = "all", label: str = "") -> Any | None:
         """Return a row of plots/mask_summary.csv: Dice, IoU and HD95 with intervals."""
-        if self.mask_summary is None:
-            return None
         rows = select(self.mask_summary, strategy=strategy, split=split, label=label)
-        return next(rows[rows["n_images"] > 0].itertuples(index=False), None)
+        return next((r for r in rows.itertuples(index=False) if r.n_images > 0), None)
 
     @cached_property
     def test_copies(self) -> tuple[int, int, int] | None:
@@ -321,13 +315,15 @@ def command(stage: str, dataset: str) -> str:
     return f"pipeline {stage.replace('_', '-')} --dataset {dataset}"
 
 
-def select(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
-    """Return the rows that have these values in these columns; fractions to four decimals."""
-    chosen = pd.Series(True, table.index)
+def select(table: pd.DataFrame | None, **values: Any) -> pd.DataFrame:
+    """Return the rows that have these values in these columns, fractions to four decimals; none of
+    a table that is not there."""
+    if table is None:
+        return pd.DataFrame()
     for column, value in values.items():
         close = column == "fraction"
-        chosen &= abs(table[column] - value) < 1e-4 if close else table[column] == value
-    return table[chosen]
+        table = table[abs(table[column] - value) < 1e-4 if close else table[column] == value]
+    return table
 
 
 def in_manifest(store: Any) -> pd.DataFrame:
