@@ -286,26 +286,24 @@ class Dataset:
         """The status of each mask by image_id: ok, empty, full or failed."""
         return {} if self.masks is None else in_manifest(self.masks)["status"].to_dict()
 
-    def read(self, part: str, path: Path, again: str, reader: Callable[[Path], Any]) -> None:
-        """Set a part to what a reader returns, or list it as missing when the reader raises.
+    def read(self, path: Path, again: str, reader: Callable[[Path], Any]) -> Any | None:
+        """Return what a reader returns; None, and listed as missing, when the reader raises.
 
         Args:
-            part: the attribute; "" where the reader keeps what it reads.
             path: the file or folder, which must exist.
             again: the command that makes it.
-            reader: returns the part; raises for a file that must not be shown.
+            reader: raises for a file that must not be shown.
         """
         try:
             if not exists(path):
                 raise PipelineError("not there")
-            value = reader(path)
-            if part:
-                setattr(self, part, value)
+            return reader(path)
         except (PipelineError, OSError, ValueError, KeyError) as error:
             root = Path(self.paths.root)
             shown = path.relative_to(root) if path.is_relative_to(root) else path
             reason = reason_of(error).replace(f"{root.resolve()}/", "").replace(f"{root}/", "")
             self.missing.append(Missing(shown.as_posix(), reason, again))
+            return None
 
 
 def command(stage: str, dataset: str) -> str:
@@ -347,9 +345,6 @@ def load_dataset(name: str, params: Params, paths: Paths) -> Dataset:
         check(stamped, evaluate, path, **inputs, **run_inputs(paths, name))
         return pd.read_parquet(path)
 
-    def record(path: Path) -> None:
-        data.records[path.stem] = RunRecord.read(path).to_json()
-
     def plot(path: Path) -> pd.DataFrame:
         stamped = {} if data.metrics is None else read_stamp(paths.metrics_table(name))
         if changed(stamped, **{path.stem: path}):
@@ -369,46 +364,44 @@ def load_dataset(name: str, params: Params, paths: Paths) -> Dataset:
                 raise PipelineError("of other labels than those of the manifest")
         return table
 
-    data.read("manifest", paths.manifest(name), command("add", name), read_manifest)
-    data.read("copies", paths.audit(name), command("audit", name), pd.read_parquet)
-    data.read("pairs", paths.audit_pairs(name), command("audit", name), pd.read_parquet)
-    data.read("masks", paths.masks(name), command("segment", name), open_masks)
-    data.read("features", paths.features(name), command("encode", name), open_features)
+    data.manifest = data.read(paths.manifest(name), command("add", name), read_manifest)
+    data.copies = data.read(paths.audit(name), command("audit", name), pd.read_parquet)
+    data.pairs = data.read(paths.audit_pairs(name), command("audit", name), pd.read_parquet)
+    data.masks = data.read(paths.masks(name), command("segment", name), open_masks)
+    data.features = data.read(paths.features(name), command("encode", name), open_features)
     _read_runs(data)
-    data.read("metrics", paths.metrics_table(name), evaluate, judged)
+    data.metrics = data.read(paths.metrics_table(name), evaluate, judged)
     for part in PLOTS:
-        data.read(part, paths.plots(name) / f"{part}.csv", evaluate, plot)
-    data.read("compare", paths.compare(name), command("compare", name), judged)
-    data.read("mask_quality", paths.mask_quality(name), evaluate, mask_quality)
-    data.read("prompt_quality", paths.prompt_quality(name), prompts, prompt_quality)
+        setattr(data, part, data.read(paths.plots(name) / f"{part}.csv", evaluate, plot))
+    data.compare = data.read(paths.compare(name), command("compare", name), judged)
+    data.mask_quality = data.read(paths.mask_quality(name), evaluate, mask_quality)
+    data.prompt_quality = data.read(paths.prompt_quality(name), prompts, prompt_quality)
     order = {stage: i for i, stage in enumerate(STAGES)}
     found = paths.record(name, "add").parent.glob("*.json")
     for path in sorted(found, key=lambda p: (order.get(p.stem.split("-")[0], 9), p)):
         again = command(path.stem.split("-")[0], name)  # train writes a record for each learner
-        data.read("", path, again, record)
+        if record := data.read(path, again, RunRecord.read):
+            data.records[path.stem] = record.to_json()
     return data
 
 
 def _read_runs(data: Dataset) -> None:
     """Read the run folders of the learners of params.yaml, each made from today's inputs."""
-    runs, tables = [], []
 
-    def reader(path: Path) -> None:
+    def reader(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         learner = path.parent.name
         table, predictions = read_predictions(data.paths, data.name, [learner])
         stamped = (schema_stamp(predictions.schema) or {}).get(learner)
         again = train_command(data.name, learner)
         check(stamped, again, path, **run_inputs(data.paths, data.name))
-        runs.append(table)
         names = ("protocol", "learner", "view", "image_id", "y_true", "y_pred")
-        tables.append(predictions.to_pandas().astype(dict.fromkeys(names, str)))
+        return table, predictions.to_pandas().astype(dict.fromkeys(names, str))
 
-    for learner in usable_learners(data.params, data.paths, data.features):
-        path = data.paths.predictions(data.name, learner)
-        data.read("", path, train_command(data.name, learner), reader)
-    if tables:
-        data.runs = pd.concat(runs, ignore_index=True)
-        data.predictions = pd.concat(tables, ignore_index=True)
+    learners = usable_learners(data.params, data.paths, data.features)
+    files = {data.paths.predictions(data.name, n): train_command(data.name, n) for n in learners}
+    if found := [*filter(None, (data.read(*of, reader) for of in files.items()))]:
+        tables = (pd.concat(of, ignore_index=True) for of in zip(*found, strict=True))
+        data.runs, data.predictions = tables
 
 
 def reason_of(error: Exception) -> str:
