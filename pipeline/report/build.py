@@ -222,11 +222,9 @@ def facts(data: Dataset) -> list[str]:
     if data.test_copies is not None:
         test, _, copies = data.test_copies
         said.append(f"{percent(copies / max(test, 1))} % of test images have a copy in training")
-    if data.stored_quality is not None:
-        r = data.mask_figures(data.stored_quality["strategy"].iloc[0])
-        if r is not None:
-            text = words.inline(interval(r.dice, r.dice_lo, r.dice_hi, 1, 2))
-            said.append(f"Dice of the masks {text}")
+    for r in data.mask_figures[:1]:
+        text = words.inline(interval(r.dice, r.dice_lo, r.dice_hi, 1, 2))
+        said.append(f"Dice of the masks {text}")
     tested = data.tested.get(data.headline)
     if tested is not None:
         said.append(f"largest class ({tested.largest_class}) {percent(tested.largest_share)} %")
@@ -320,8 +318,8 @@ def git_commit(root: Path) -> str:
     """Return the commit of the project folder, marked when files that decide figures differ."""
 
     def git(*arguments: str) -> str:
-        done = ["git", "-C", str(root), *arguments]
-        return subprocess.run(done, capture_output=True, text=True, check=True).stdout.strip()
+        asked = ["git", "-C", str(root), *arguments]
+        return subprocess.check_output(asked, text=True, stderr=subprocess.DEVNULL).strip()
 
     try:
         commit = git("rev-parse", "HEAD")

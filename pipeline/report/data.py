@@ -266,10 +266,12 @@ class Dataset:
             return None
         return table[~table["strategy"].isin(FLOORS)]
 
-    def mask_figures(self, strategy: str, split: str = "all", label: str = "") -> Any | None:
-        """Return a row of plots/mask_summary.csv: Dice, IoU and HD95 with intervals."""
-        rows = select(self.mask_summary, strategy=strategy, split=split, label=label)
-        return next((r for r in rows.itertuples(index=False) if r.n_images > 0), None)
+    @cached_property
+    def mask_figures(self) -> list[Any]:
+        """The rows of plots/mask_summary.csv that have images: Dice, IoU and HD95 with intervals,
+        of the stored masks first. Empty without stored masks."""
+        rows = select(self.mask_summary) if self.stored_quality is not None else pd.DataFrame()
+        return [row for row in rows.itertuples(index=False) if row.n_images > 0]
 
     @cached_property
     def test_copies(self) -> tuple[int, int, int] | None:

@@ -131,23 +131,21 @@ def advice(data: Dataset) -> list[str]:
     """
     said = []
     for few in (True, False):
-        mine = [step for step in steps(data) if few == ("shot" in step.head)]
         found: dict[str, list[tuple[Step, Any]]] = {}
-        for step in mine:
+        for step in (step for step in steps(data) if few == ("shot" in step.head)):
             at = rows_at(data, *step[:2])
             seeds = max(row.n_seeds for row in at.values())  # fewer are best by chance more often
             for name, row in at.items():
                 judged = row.val_accuracy >= 0 and row.n_seeds == seeds
                 if row.kind in ("whole", "mask") and judged:
                     found.setdefault(name, []).append((step, row))
-        most = max(map(len, found.values()), default=0)
-        means = {
-            name: sum(row.val_accuracy for _, row in of) / most
+        # At most steps, the highest mean; the first of the study on ties.
+        rank = {
+            name: (len(of), sum(row.val_accuracy for _, row in of) / len(of))
             for name, of in found.items()
-            if len(of) == most
         }
-        if means:
-            best = max(means, key=means.get)  # the first of the study on ties
+        if rank:
+            best = max(rank, key=rank.get)
             said.append(words.advice(best, found[best]))
     return said
 
