@@ -29,11 +29,7 @@ ROWS = [
     {"name": "Prototype", "learner": "nearest-prototype", "view": "whole"},
     {"name": "Zero-shot", "learner": "zero-shot", "view": "masked"},
 ]
-LEARNERS = {
-    "zero-shot": {},
-    "linear-probe": {"c_steps": 2},
-    "nearest-prototype": {},
-}
+LEARNERS = {"zero-shot": {}, "linear-probe": {"c_steps": 2}, "nearest-prototype": {}}
 VALUES = {
     "learners": LEARNERS,
     "train__seeds": [0, 1, 2],

@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from pipeline.config import Params, load_params
+from pipeline.engine.run import image_items
 from pipeline.evaluate import evaluate_dataset
 from pipeline.evaluate.comparison import compare_dataset
 from pipeline.io import sha256_file
@@ -19,7 +20,7 @@ from pipeline.learners.runs import run_inputs, write_tables
 from pipeline.manifest import COLUMNS, write_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import stamp
-from pipeline.store import MaskRow, MaskStoreWriter, WorkItem
+from pipeline.store import MaskRow, MaskStoreWriter
 from tests.project import small
 
 REPO = Path(__file__).resolve().parents[2]
@@ -93,12 +94,7 @@ def write_masks(paths, name, manifest) -> None:
     identity = {"model": {"fingerprint": {"name": "drawn"}}, "prompt": {"strategy": "salient"}}
     with MaskStoreWriter(paths.masks(name), identity) as writer:
         writer.sync_manifest(manifest.astype(str))
-        items = [
-            WorkItem(r.image_id, r.sha256, paths.data(name) / r.path, 0, r._asdict())
-            for r in manifest.itertuples(index=False)
-        ]
-        writer.plan(items)
-        for item in items:
+        for item, _ in writer.plan(image_items(manifest.astype(str), paths.data(name))).todo:
             if item.image_id == FAILED:
                 writer.write_failed(item, "truncated file")
                 continue
