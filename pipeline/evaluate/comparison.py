@@ -34,6 +34,8 @@ SHOWN = ("accuracy", "macro_f1", "macro_auroc")
 OTHERS = ("baseline", "best", "control")
 """What a row is compared with."""
 NUMBERS = ("difference", "lo", "hi", "p", "p_holm")
+NO_FIT = {"n_fractions": 1, "val_accuracy": np.nan, "n_parameters": 0, "seconds": np.nan}
+"""What `fit_facts` returns of each fit, where it has none."""
 INTS = "number shots n_fractions n_labels n_images n_seeds n_parameters"
 
 
@@ -189,13 +191,9 @@ def one_row(
         for end, of in {"": "value", "_lo": "lo", "_hi": "hi"}.items():
             row[f"{metric}{end}"] = mean[of][METRICS.index(metric)] if mean else np.nan
     key = (run.protocol, run.learner, run.view, run.fraction)
-    of_fit = facts.loc[key] if key in facts.index else {}
-    row |= {"n_fractions": int(of_fit.get("n_fractions", 1))}
-    row |= {"val_accuracy": of_fit.get("val_accuracy", np.nan)}
-    row |= {"n_parameters": int(of_fit.get("n_parameters", 0))}
-    row |= {"seconds": of_fit.get("seconds", np.nan), "picked": False}
+    row |= NO_FIT | (facts.loc[key].to_dict() if key in facts.index else {})
     failed = [f"seed {seed} {error}" for seed, error in sorted(run.failed.items())]
-    row["note"] = "; ".join(failed)
+    row |= {"picked": False, "note": "; ".join(failed)}
     for group in OTHERS:
         row |= {f"{group}_name": "", **{f"{group}_{column}": np.nan for column in NUMBERS}}
         row[f"{group}_verdict"] = ""
