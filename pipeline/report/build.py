@@ -125,7 +125,6 @@ def part(data: Dataset) -> dict[str, Any]:
         "broken": tables.broken(data),
         "images": pictures.images(data, album),
         "unusable": sum(status != "ok" for status in data.mask_status.values()),
-        "masks": len(data.mask_status),
         "outcomes": tables.outcomes(data) if data.masks is not None else None,
         "dice": tables.dice(data) if data.stored_quality is not None else None,
         "seen": seen(data.masks, data.manifest),

@@ -129,7 +129,6 @@ def write_readme(params: Params, paths: Paths, datasets: Sequence[str]) -> list[
         for data in found
         if data not in done
     ]
-    small = systems.ablations(done)
     values = {
         "models": models_used(done),
         "made_by": made_by,
@@ -152,8 +151,8 @@ def write_readme(params: Params, paths: Paths, datasets: Sequence[str]) -> list[
     written = {
         "README.md": text,
         "systems.svg": forest_file({d.name: systems.bars(d) for d in done}),
+        "ablations.md": render("ablations.md.j2", tables=systems.ablations(done), made_by=made_by),
     }
-    written["ablations.md"] = render("ablations.md.j2", tables=small, made_by=made_by)
     if paths.ablations.is_file():
         written["ablations.csv"] = paths.ablations.read_text("utf-8")
     for name, text in written.items():
