@@ -27,7 +27,6 @@ from pipeline.paths import Paths
 from pipeline.provenance import changed, check, digest_of, read_stamp, schema_stamp
 from pipeline.remote import exists
 from pipeline.report import words
-from pipeline.report.words import LEARNERS
 from pipeline.store import open_features, open_masks
 
 Run = tuple[str, str]
@@ -166,7 +165,7 @@ class Dataset:
 
     def run_name(self, run: Run) -> str:
         """Return the study's name of a run, or its learner and view in words."""
-        return self.study.get(run) or f"{LEARNERS.get(run[0], run[0])}, {words.view(run[1])}"
+        return self.study.get(run) or f"{words.LEARNERS.get(run[0], run[0])}, {words.view(run[1])}"
 
     def counterpart(self, architecture: str) -> Run | None:
         """Return our run for an architecture of the paper: the first of that name, of a size of it
