@@ -33,11 +33,11 @@ PROBED = [(PROBE, "masked"), (PROBE, "whole+masked"), (PROBE, "whole+crop")]
 
 class Ablation(NamedTuple):
     """A part of the method: its variants (changed values of params.yaml by dotted key), the runs
-    they are seen in, and which stores of the project stay as they are."""
+    they are seen in, and whether the features of the project stay as they are."""
 
     variants: dict[str, dict[str, Any]]
     runs: list[tuple[str, str]]
-    kept: tuple[str, ...]
+    same_features: bool = False
 
 
 TEMPLATES = "templates"
@@ -47,27 +47,24 @@ ABLATIONS = {
     "Prompt of SAM2": Ablation(
         {x: {"segment.prompt": x} for x in ("salient-refine", "salient", "auto", "center-box")},
         PROBED,
-        (),
     ),
     "What lies outside the masked image": Ablation(
         {x: {"encode.fill": x} for x in ("black", "mean", "blur")},
         [(PROBE, "masked"), (PROBE, "whole+masked")],
-        ("masks.zarr",),
     ),
     "Text templates": Ablation(
         {"those of prompts.yaml": {}, "“{}.” alone": {TEMPLATES: {"default": ["{}."]}}},
         [("zero-shot", "whole"), (METHOD, "masked")],
-        ("masks.zarr",),
     ),
     "Lambda of the loss": Ablation(
         {f"{x:g}": {f"learners.{METHOD}.lambda": x} for x in (0.0, 0.25, 0.5, 0.75, 1.0)},
         [(METHOD, "masked")],
-        ("masks.zarr", "features.zarr"),
+        same_features=True,
     ),
     "Fusion F": Ablation(
         {x: {f"learners.{METHOD}.fusion": x} for x in FORMS},
         [(METHOD, "whole+crop")],
-        ("masks.zarr", "features.zarr"),
+        same_features=True,
     ),
 }
 FILES = ("audit.parquet", "hashes.json", "thumbnails.npz")
@@ -93,16 +90,15 @@ def run_ablations(
         PipelineError: a dataset has not been segmented, encoded or audited.
     """
     profiles = {name: {"profile": name} for name in (params.profile, *encoders)}
-    asked = ABLATIONS | {"Image encoder": Ablation(profiles, PROBED, ("masks.zarr",))}
+    asked = ABLATIONS | {"Image encoder": Ablation(profiles, PROBED)}
     for title, ablation in asked.items():
         if len(ablation.variants) > 1:
             for variant, changes in ablation.variants.items():
                 changed = variant_params(params, params_file, changes, ablation.runs)
                 folder = paths.root / "ablations" / slug(title, variant)
+                kept = {"masks.zarr"} if changed.segment == params.segment else set()
+                kept |= {"features.zarr"} if ablation.same_features else set()
                 for name in datasets:
-                    kept = set(ablation.kept)
-                    if changed.segment == params.segment:
-                        kept.add("masks.zarr")
                     place_variant(folder, name, paths, kept, changes.get(TEMPLATES))
                     found = variant_rows(folder, name, changed, paths, kept, jobs)
                     keep(paths.ablations, found.assign(ablation=title, variant=variant))

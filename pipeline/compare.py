@@ -62,10 +62,7 @@ def compare_study(
     learners = [*(name for name in params.learners if name in names), *names]
     full, failed, tables = paths, None, {}
     if quick:
-        params, paths = (
-            quick_params(params),
-            QuickPaths(paths.root, paths.data_root, paths.store_root),
-        )
+        params, paths = quick_params(params), QuickPaths(**vars(paths))
     for dataset in datasets:
         planned = planned_runs(dataset, params, paths)
         if quick:
@@ -91,9 +88,9 @@ def quick_params(params: Params) -> Params:
 
     learners = {}
     for name, section in params.learners.items():
-        own = dict(section)
-        own |= {"seeds": [*own["seeds"]][:2]} if own.get("seeds") else {}
-        learners[name] = own | ({"fractions": ends(own["fractions"])} if "fractions" in own else {})
+        seeds = {"seeds": [*section["seeds"]][:2]} if section.get("seeds") else {}
+        shares = {"fractions": ends(section["fractions"])} if "fractions" in section else {}
+        learners[name] = dict(section) | seeds | shares
     shots = {kind: of[(len(of) - 1) // 2 :][:1] for kind, of in params.splits.shots.items()}
     fewer = {"fractions": tuple(ends(params.splits.fractions)), "shots": shots}
     splits = params.splits.model_copy(update=fewer)

@@ -29,11 +29,7 @@ ROWS = [
     {"name": "Prototype", "learner": "nearest-prototype", "view": "whole"},
     {"name": "Zero-shot", "learner": "zero-shot", "view": "masked"},
 ]
-LEARNERS = {
-    "zero-shot": {},
-    "linear-probe": {"c_steps": 2},
-    "nearest-prototype": {},
-}
+LEARNERS = {"zero-shot": {}, "linear-probe": {"c_steps": 2}, "nearest-prototype": {}}
 VALUES = {
     "learners": LEARNERS,
     "train__seeds": [0, 1, 2],
@@ -120,9 +116,9 @@ def test_differences_are_those_of_evaluate_and_the_mean_is_that_of_the_shares(co
     params = load_params(paths.root / "params.yaml")
     evaluate_dataset("toy", params, paths)
     table = pd.read_parquet(paths.compare("toy"))
-    pairs = pd.read_csv(paths.plots("toy") / "comparisons.csv").query("metric == 'accuracy'")
-    pairs = pairs[(pairs["view_a"] == "masked") & (pairs["view_b"] == "whole")]
-    pairs = pairs[(pairs["learner_a"] == "linear-probe") & (pairs["learner_b"] == "linear-probe")]
+    pairs = pd.read_csv(paths.plots("toy") / "comparisons.csv").query(
+        "metric == 'accuracy' and learner_a == learner_b == 'linear-probe' and view_a == 'masked'"
+    )
     mine = table[(table["number"] == 1) & (table["fraction"] > 0)]
     both = mine.merge(pairs, on=["protocol", "subset", "fraction"])
     assert len(both) == 3

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from pipeline import preview
 from pipeline.paths import Paths
-from pipeline.preview import BOX, LINE, MARGIN, SIZE, choose_rows, image_warnings, preview_dataset
+from pipeline.preview import LINE, MARGIN, SIZE, choose_rows, image_warnings
 from tests.images.makers import NAME, PATIENT, dicom, grey, rgb, save_dicom
 from tests.project import REPO, in_process
 
@@ -27,6 +28,16 @@ def listed(paths: Paths, names: list[str], **more: object) -> None:
     rows = {"image_id": names, "path": names, "frame": 0, "label": "a", "split": "", "width": 56}
     rows |= {"height": 40, "mask_path": "", "mask_area": "", "synthetic": "0", "sha256": "0" * 64}
     pd.DataFrame(rows | more).to_csv(paths.manifest("set"), index=False)
+
+
+def edges(paths: Paths, colour: tuple[int, int, int]) -> np.ndarray:
+    """Draw the only image; the top, left, bottom and right of a colour, from 0 to 1."""
+    preview.preview_dataset("set", paths, paths.root / "x.png")
+    with Image.open(paths.root / "x.png") as sheet:
+        assert not sheet.info and sheet.height == 2 * MARGIN + SIZE + 3 * LINE
+        tile = np.asarray(sheet)[MARGIN : MARGIN + SIZE, MARGIN : MARGIN + SIZE]
+    drawn = np.argwhere((tile == colour).all(axis=-1))
+    return np.array([*drawn.min(axis=0), *(drawn.max(axis=0) + 1)]) / SIZE
 
 
 @pytest.mark.parametrize(
@@ -55,26 +66,15 @@ def test_a_mask_is_outlined_in_the_geometry_of_its_image(paths):
     Image.fromarray(np.zeros((40, 56), np.uint8)).save(paths.data("set") / "i.png", exif=exif)
     Image.fromarray(mask).save(paths.data("set") / "m.png", exif=exif)
     listed(paths, ["i.png"], width=40, height=56, mask_path="m.png")
-    preview_dataset("set", paths, paths.root / "x.png")
-    with Image.open(paths.root / "x.png") as sheet:
-        assert not sheet.info and sheet.height == 2 * MARGIN + SIZE + 3 * LINE
-        tile = np.asarray(sheet)[MARGIN : MARGIN + SIZE, MARGIN : MARGIN + SIZE]
-    yellow = np.argwhere((tile[..., 0] > 200) & (tile[..., 2] < 60))
     # 40 x 56 upright, padded by 8 on the left: the region is rows 5..24, columns 18..37 of 56
-    edges = np.array([5, 18, 25, 38]) * SIZE / 56
-    assert np.abs([*yellow.min(axis=0), *(yellow.max(axis=0) + 1)] - edges).max() < 1.5
+    assert np.abs(edges(paths, preview.OUTLINE) - np.array([5, 18, 25, 38]) / 56).max() < 1.5 / SIZE
 
 
 @pytest.mark.promise("The preview draws the box of an image, as it is read from a table.")
 def test_a_box_is_drawn_where_its_image_has_it(paths):
     Image.fromarray(np.zeros((40, 40), np.uint8)).save(paths.data("set") / "i.png")
     listed(paths, ["i.png"], width=40, box="5,10,25,30")
-    preview_dataset("set", paths, paths.root / "x.png")
-    with Image.open(paths.root / "x.png") as sheet:
-        tile = np.asarray(sheet)[MARGIN : MARGIN + SIZE, MARGIN : MARGIN + SIZE]
-    drawn = np.argwhere((tile == BOX).all(axis=-1))
-    edges = np.array([10, 5, 30, 25]) * SIZE / 40
-    assert np.abs([*drawn.min(axis=0), *(drawn.max(axis=0) + 1)] - edges).max() < 1.5
+    assert np.abs(edges(paths, preview.BOX) - np.array([10, 5, 30, 25]) / 40).max() < 1.5 / SIZE
 
 
 def test_rows_are_balanced_over_classes_whatever_their_order():

@@ -20,7 +20,7 @@ import pandas as pd
 from pipeline.audit.table import read_audit
 from pipeline.config import EvaluateParams, Params
 from pipeline.evaluate.predictions import Run, blocks, image_units, in_threads, read_runs
-from pipeline.evaluate.scores import METRICS, Scored, differences, holm, score_block, verdict
+from pipeline.evaluate.scores import METRICS, Scored, compare_pairs, holm, score_block, verdict
 from pipeline.io import atomic_write_text, csv_text
 from pipeline.learners.choose import control_of, kind_of
 from pipeline.learners.runs import fit_seconds, read_runs_table, run_inputs, write_table
@@ -33,8 +33,9 @@ MEAN = -1.0
 SHOWN = ("accuracy", "macro_f1", "macro_auroc")
 OTHERS = ("baseline", "best", "control")
 """What a row is compared with."""
-TEXT = ("name", "verdict")
 NUMBERS = ("difference", "lo", "hi", "p", "p_holm")
+NO_FIT = {"n_fractions": 1, "val_accuracy": np.nan, "n_parameters": 0, "seconds": np.nan}
+"""What `fit_facts` returns of each fit, where it has none."""
 INTS = "number shots n_fractions n_labels n_images n_seeds n_parameters"
 
 
@@ -160,8 +161,12 @@ def block_rows(scored: list[Scored], facts: pd.DataFrame, params: Params) -> lis
                     continue
                 # A mean over fewer shares is of harder tasks.
                 if row["n_fractions"] == other[0]["n_fractions"]:
-                    pairs.append((row, one, *other))
-            compare(group, pairs, params.evaluate)
+                    pairs.append((one, other[1]))
+            for gap in compare_pairs(pairs, params.evaluate):
+                if gap["metric"] == "accuracy":
+                    row, _ = by_key[gap["learner_a"], gap["view_a"]]
+                    row |= {f"{group}_{name}": gap[name] for name in (*NUMBERS, "verdict")}
+                    row[f"{group}_name"] = names[gap["learner_b"], gap["view_b"]][1]
         found += rows
     return found
 
@@ -190,63 +195,32 @@ def one_row(
         for end, of in {"": "value", "_lo": "lo", "_hi": "hi"}.items():
             row[f"{metric}{end}"] = mean[of][METRICS.index(metric)] if mean else np.nan
     key = (run.protocol, run.learner, run.view, run.fraction)
-    of_fit = facts.loc[key] if key in facts.index else {}
-    row |= {"n_fractions": int(of_fit.get("n_fractions", 1))}
-    row |= {"val_accuracy": of_fit.get("val_accuracy", np.nan)}
-    row |= {"n_parameters": int(of_fit.get("n_parameters", 0))}
-    row |= {"seconds": of_fit.get("seconds", np.nan), "picked": False}
+    row |= NO_FIT | (facts.loc[key].to_dict() if key in facts.index else {})
     failed = [f"seed {seed} {error}" for seed, error in sorted(run.failed.items())]
-    row["note"] = "; ".join(failed)
+    row |= {"picked": False, "note": "; ".join(failed)}
     for group in OTHERS:
         row |= {f"{group}_name": "", **{f"{group}_{column}": np.nan for column in NUMBERS}}
         row[f"{group}_verdict"] = ""
     return row
 
 
-def compare(group: str, pairs: list[tuple], params: EvaluateParams) -> None:
-    """Fill the columns of one group in the rows of pairs (row, its scores, other row, its scores);
-    their p-values are one family."""
-    by_seeds: dict[tuple, list[tuple]] = {}
-    for row, one, other, its in pairs:
-        if shared := tuple(seed for seed in one.run.seeds if seed in its.run.seeds):
-            by_seeds.setdefault(shared, []).append((row, one, other, its))
-    compared = []
-    for seeds, of in by_seeds.items():
-        found = differences([(one, its) for _, one, _, its in of], seeds, params)
-        accuracy = [gap for gap in found if gap["metric"] == "accuracy"]
-        compared += zip(of, accuracy, strict=True)
-    for ((row, _, other, _), gap), p_holm in zip(
-        compared, holm([gap["p"] for _, gap in compared]), strict=True
-    ):
-        said = {name: gap[name] for name in ("difference", "lo", "hi", "p")}
-        said |= {"name": other["name"], "p_holm": p_holm}
-        said["verdict"] = verdict(gap["lo"], gap["hi"], p_holm)
-        row |= {f"{group}_{name}": value for name, value in said.items()}
-
-
 def over_sets(paths: Paths, datasets: Iterable[str]) -> pd.DataFrame:
     """Return what the row picked on validation gains over the baseline in the mean over shares, one
     row per protocol (grouped, official) and dataset that was compared; p_holm is Holm's correction
     over the datasets of a protocol."""
-    found = []
-    for dataset in datasets:
-        if not paths.compare(dataset).is_file():
-            continue
-        table = pd.read_parquet(paths.compare(dataset)).query("subset == 'full' and fraction == -1")
-        for protocol in ("grouped", "official"):
-            rows = table[table["protocol"] == protocol]
-            base = rows[rows["number"] == 0]
-            for row in rows[rows["picked"]].itertuples():
-                gap = {name: getattr(row, f"baseline_{name}") for name in NUMBERS[:4]}
-                about = {"dataset": dataset, "protocol": protocol, "name": row.name}
-                about |= {"accuracy": row.accuracy, "baseline_accuracy": base["accuracy"].iloc[0]}
-                part = {
-                    f"control_{n}": getattr(row, f"control_{n}") for n in ("difference", "verdict")
-                }
-                found.append(about | gap | part)
+    means = "subset == 'full' and fraction == -1 and protocol in ['grouped', 'official']"
+    files, found = map(paths.compare, datasets), []
+    for table in (pd.read_parquet(file).query(means) for file in files if file.is_file()):
+        if table["picked"].any():
+            picked, base = table[table["picked"]], table[table["number"] == 0]
+            base = picked["protocol"].map(base.set_index("protocol")["accuracy"])
+            found.append(picked.assign(baseline_accuracy=base))
     if not found:
         return pd.DataFrame()
-    table = pd.DataFrame(found).sort_values("protocol", kind="stable", ignore_index=True)
+    about = ["dataset", "protocol", "name", "accuracy", "baseline_accuracy", "control_difference"]
+    gaps = {f"baseline_{name}": name for name in NUMBERS[:4]}
+    table = pd.concat(found)[[*about, "control_verdict", *gaps]].rename(columns=gaps)
+    table = table.sort_values("protocol", kind="stable", ignore_index=True)
     table["p_holm"] = table.groupby("protocol")["p"].transform(lambda p: holm(p.to_numpy()))
     said = zip(table["lo"], table["hi"], table["p_holm"], strict=True)
     return table.assign(verdict=[verdict(*one) for one in said])

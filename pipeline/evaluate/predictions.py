@@ -107,16 +107,13 @@ def read_runs(dataset: str, learners: Sequence[str], paths: Paths) -> tuple[list
     y = pd.Index(classes).get_indexer(rows["y_true"].astype(str))
     every = Predicted(rows["image_id"].astype(str).to_numpy(object), y, np.ascontiguousarray(proba))
     if "masks" in table:
-        ok = table[(table["status"] == "ok") & table["masks"].notna()]
-        tested: dict[str, list[np.ndarray]] = {}
-        for row in ok.itertuples():
+        tested: dict[str, set[str]] = {}
+        for row in table[(table["status"] == "ok") & table["masks"].notna()].itertuples():
             for part in row.masks.split(","):
-                ids = every.take(slice(row.stop - row.n_test, row.stop)).ids
-                tested.setdefault(part, []).append(ids)
-        joined = {part: np.concatenate(ids) for part, ids in tested.items()}
+                tested.setdefault(part, set()).update(every.ids[row.stop - row.n_test : row.stop])
         manifest = read_manifest(paths.manifest(dataset))
         units = image_units(manifest, read_audit(paths.audit(dataset), manifest))
-        check_unseen(joined, units, dataset, paths)
+        check_unseen(tested, units, dataset, paths)
     found = []
     for key, fits in table.groupby(["protocol", "learner", "view", "fraction"], sort=True):
         ok = fits[fits["status"] == "ok"]
@@ -128,7 +125,7 @@ def read_runs(dataset: str, learners: Sequence[str], paths: Paths) -> tuple[list
 
 
 def check_unseen(
-    tested: Mapping[str, np.ndarray], units: Mapping[str, str], dataset: str, paths: Paths
+    tested: Mapping[str, set[str]], units: Mapping[str, str], dataset: str, paths: Paths
 ) -> None:
     """Raise PipelineError where a test image belongs with one that an adapter has learned from.
 
@@ -141,7 +138,7 @@ def check_unseen(
     for part, ids in tested.items():
         path = paths.features(dataset, part)
         learned = {units.get(image_id, image_id) for image_id in seen_by(open_features(path))}
-        if leaked := sorted(i for i in set(ids) if units.get(i, i) in learned):
+        if leaked := sorted(i for i in ids if units.get(i, i) in learned):
             raise PipelineError(
                 f"{len(leaked)} test images belong with images whose masks the adapter of {part} "
                 f"has learned from (same image, patient, group, file or copy): {shown(leaked)}",

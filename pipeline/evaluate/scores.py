@@ -9,7 +9,7 @@ same resamples, so the replicates of their difference are the differences of the
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -322,18 +322,28 @@ def compare_block(
     """Return the rows of plots/comparisons.csv of one block, by fraction and metric.
 
     Compared are the runs of one learner on two views, of two learners on one view, and every run
-    with the baseline (learner, view), which is then the second; at each fraction. The p-values of
-    one metric and fraction are corrected as one family.
+    with the baseline (learner, view), which is then the second; at each fraction.
     """
-    pairs: dict[tuple, list[tuple[Scored, Scored]]] = {}  # by fraction and shared seeds
+    pairs = []
     for b, a in itertools.combinations(scored, 2):
         same = a.run.learner == b.run.learner or a.run.view == b.run.view
         if a.run.fraction == b.run.fraction and (same or baseline in (a.run.key, b.run.key)):
-            a, b = (b, a) if a.run.key == baseline else (a, b)
-            shared = tuple(seed for seed in a.run.seeds if seed in b.run.seeds)
-            if shared and not (a.run.pooled and a.run.image_ids != b.run.image_ids):
-                pairs.setdefault((a.run.fraction, shared), []).append((a, b))
-    rows = [row for (_, seeds), of in pairs.items() for row in differences(of, seeds, params)]
+            pairs.append((b, a) if a.run.key == baseline else (a, b))
+    return compare_pairs(pairs, params)
+
+
+def compare_pairs(pairs: Iterable[tuple[Scored, Scored]], params: EvaluateParams) -> list[Columns]:
+    """Return the differences of pairs (a, b) of runs with verdicts, by fraction and metric.
+
+    The p-values of one metric and fraction are corrected as one family. Pairs without a common
+    seed, and pooled runs of different images, have no row.
+    """
+    by_seeds: dict[tuple, list[tuple[Scored, Scored]]] = {}  # by fraction and shared seeds
+    for a, b in pairs:
+        shared = tuple(seed for seed in a.run.seeds if seed in b.run.seeds)
+        if shared and not (a.run.pooled and a.run.image_ids != b.run.image_ids):
+            by_seeds.setdefault((a.run.fraction, shared), []).append((a, b))
+    rows = [row for (_, seeds), of in by_seeds.items() for row in differences(of, seeds, params)]
     rows.sort(key=lambda row: (row["fraction"], COMPARED.index(row["metric"])))
     for _, family in itertools.groupby(rows, key=lambda row: (row["fraction"], row["metric"])):
         family = list(family)

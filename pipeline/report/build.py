@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 import yaml
 
 from pipeline.config import Params
@@ -33,6 +34,7 @@ from pipeline.report.data import (
 from pipeline.report.pictures import Album
 from pipeline.report.plots import DRAWN, curve, forest_inline, styles
 from pipeline.report.words import interval, percent, plural, slug
+from pipeline.store import MaskStore
 
 DECIDING = ("pipeline", "stages", "params.yaml", "dvc.yaml", "data_manifests/prompts.yaml")
 """Files whose local changes are named next to the commit: they decide figures."""
@@ -108,9 +110,8 @@ def part(data: Dataset) -> dict[str, Any]:
     shown = pictures.example(data)
     block = data.headline
     made = {
-        "name": data.name,
+        "data": data,
         "id": slug("set", data.name),
-        "synthetic": data.synthetic,
         "where": words.block(data, block) if block else "not evaluated",
         "verdicts": verdicts(data),
         "facts": facts(data),
@@ -124,25 +125,20 @@ def part(data: Dataset) -> dict[str, Any]:
         "broken": tables.broken(data),
         "images": pictures.images(data, album),
         "unusable": sum(status != "ok" for status in data.mask_status.values()),
-        "masks": len(data.mask_status),
         "outcomes": tables.outcomes(data) if data.masks is not None else None,
         "dice": tables.dice(data) if data.stored_quality is not None else None,
-        "seen": seen(data),
+        "seen": seen(data.masks, data.manifest),
         "prompts": tables.prompts(data),
         "worst_masks": pictures.worst_masks(data, album),
         "errors": [],
         "copies": tables.copies(data),
         "pairs": pictures.pairs(data, album),
-        "audited": data.copies is not None,
-        "test_copies": data.test_copies,
-        "drawn_split": data.drawn_split,
         "paper": tables.paper(data) if data.quoted else None,
         "quoted_in": list(select(paper_tables(), dataset=data.name)["table"].unique()),
         "other_set": OTHER_SET.get(data.name),
         "failures": tables.failures(data),
         "left_out": left_out(data),
         "identities": as_yaml(identities(data)),
-        "missing": data.missing,
         "warnings": warnings(data),
         "segment": command("segment", data.name),
     }
@@ -225,24 +221,22 @@ def facts(data: Dataset) -> list[str]:
     if data.test_copies is not None:
         test, _, copies = data.test_copies
         said.append(f"{percent(copies / max(test, 1))} % of test images have a copy in training")
-    if data.stored_quality is not None:
-        r = data.mask_figures(data.stored_quality["strategy"].iloc[0])
-        if r is not None:
-            text = words.inline(interval(r.dice, r.dice_lo, r.dice_hi, 1, 2))
-            said.append(f"Dice of the masks {text}")
+    for r in data.mask_figures[:1]:
+        text = words.inline(interval(r.dice, r.dice_lo, r.dice_hi, 1, 2))
+        said.append(f"Dice of the masks {text}")
     tested = data.tested.get(data.headline)
     if tested is not None:
         said.append(f"largest class ({tested.largest_class}) {percent(tested.largest_share)} %")
     return said
 
 
-def seen(data: Dataset) -> str:
-    """Say how many images SAM2's weights were trained on; "" where none is known."""
-    if data.masks is None or data.manifest is None:
+def seen(masks: MaskStore | None, table: pd.DataFrame | None) -> str:
+    """Say how many images of a manifest the weights behind a store of masks were trained on; ""
+    where none is known."""
+    if masks is None or table is None:
         return ""
-    model = data.masks.identity.get("model")
+    model = masks.identity.get("model")
     fingerprint = model["fingerprint"] if isinstance(model, dict) else {}
-    table = data.manifest
     known = table["sha256"].str[:DIGITS].isin(trained_on(fingerprint.get("checkpoint_sha256", "")))
     if not known.any():
         return ""
@@ -323,8 +317,8 @@ def git_commit(root: Path) -> str:
     """Return the commit of the project folder, marked when files that decide figures differ."""
 
     def git(*arguments: str) -> str:
-        done = ["git", "-C", str(root), *arguments]
-        return subprocess.run(done, capture_output=True, text=True, check=True).stdout.strip()
+        asked = ["git", "-C", str(root), *arguments]
+        return subprocess.check_output(asked, text=True, stderr=subprocess.DEVNULL).strip()
 
     try:
         commit = git("rev-parse", "HEAD")

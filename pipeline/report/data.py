@@ -21,14 +21,12 @@ from pipeline.engine.record import RunRecord
 from pipeline.errors import PipelineError
 from pipeline.evaluate.mask_quality import masks_inputs
 from pipeline.evaluate.predictions import by_image
-from pipeline.io import sha256_file
 from pipeline.learners.runs import read_predictions, run_inputs, train_command, usable_learners
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
-from pipeline.provenance import changed, check, read_stamp, schema_stamp
+from pipeline.provenance import changed, check, digest_of, read_stamp, schema_stamp
 from pipeline.remote import exists
 from pipeline.report import words
-from pipeline.report.words import LEARNERS
 from pipeline.store import open_features, open_masks
 
 Run = tuple[str, str]
@@ -153,8 +151,7 @@ class Dataset:
     @cached_property
     def manifest_sha256(self) -> str:
         """SHA-256 of the manifest's bytes; "" where there is none."""
-        path = self.paths.manifest(self.name)
-        return sha256_file(path) if path.is_file() else ""
+        return digest_of(self.paths.manifest(self.name))
 
     @property
     def baseline(self) -> Run:
@@ -168,7 +165,7 @@ class Dataset:
 
     def run_name(self, run: Run) -> str:
         """Return the study's name of a run, or its learner and view in words."""
-        return self.study.get(run) or f"{LEARNERS.get(run[0], run[0])}, {words.view(run[1])}"
+        return self.study.get(run) or f"{words.LEARNERS.get(run[0], run[0])}, {words.view(run[1])}"
 
     def counterpart(self, architecture: str) -> Run | None:
         """Return our run for an architecture of the paper: the first of that name, of a size of it
@@ -181,16 +178,15 @@ class Dataset:
     @cached_property
     def systems(self) -> pd.DataFrame:
         """The rows of compare.parquet on all test images; none before `compare`."""
-        return pd.DataFrame() if self.compare is None else select(self.compare, subset="full")
+        return select(self.compare, subset="full")
 
     @cached_property
     def estimates(self) -> dict[tuple[Block, str], dict[Run, dict[float, Any]]]:
         """{(block, metric): {run: {fraction: row of metrics.parquet}}}, over all seeds."""
         found: dict = {}
-        if self.metrics is not None:
-            for r in self.metrics[self.metrics["seed"] == -1].itertuples(index=False):
-                runs = found.setdefault(((r.protocol, r.subset), r.metric), {})
-                runs.setdefault((r.learner, r.view), {})[round(float(r.fraction), 4)] = r
+        for r in select(self.metrics, seed=-1).itertuples(index=False):
+            runs = found.setdefault(((r.protocol, r.subset), r.metric), {})
+            runs.setdefault((r.learner, r.view), {})[round(float(r.fraction), 4)] = r
         return found
 
     def accuracy(self, block: Block) -> dict[Run, dict[float, Any]]:
@@ -202,19 +198,17 @@ class Dataset:
         """{(block, run a, run b): {fraction: row of comparisons.csv}} of accuracy, a - b; the
         baseline is always b."""
         found: dict = {}
-        if self.comparisons is not None:
-            for r in select(self.comparisons, metric="accuracy").itertuples(index=False):
-                runs = (r.learner_a, r.view_a), (r.learner_b, r.view_b)
-                by = found.setdefault(((r.protocol, r.subset), *runs), {})
-                by[round(float(r.fraction), 4)] = r
+        for r in select(self.comparisons, metric="accuracy").itertuples(index=False):
+            runs = (r.learner_a, r.view_a), (r.learner_b, r.view_b)
+            by = found.setdefault(((r.protocol, r.subset), *runs), {})
+            by[round(float(r.fraction), 4)] = r
         return found
 
     @cached_property
     def tested(self) -> dict[Block, Any]:
         """The row of each block in plots/test_sets.csv: sizes, classes, the largest class."""
-        if self.test_sets is None:
-            return {}
-        return {(r.protocol, r.subset): r for r in self.test_sets.itertuples(index=False)}
+        rows = select(self.test_sets).itertuples(index=False)
+        return {(r.protocol, r.subset): r for r in rows}
 
     @cached_property
     def blocks(self) -> list[Block]:
@@ -257,9 +251,8 @@ class Dataset:
     def cases(self, run: Run) -> pd.DataFrame | None:
         """Summarise the predictions of a run by image (`by_image`), in the headline's protocol
         with the most labels; None without predictions."""
-        if self.predictions is None or self.headline is None:
+        if (block := self.headline) is None:
             return None
-        block = self.headline
         key = {"protocol": block[0], "learner": run[0], "view": run[1]}
         rows = select(self.predictions, **key, fraction=self.fractions(block)[-1])
         return None if rows.empty else by_image(rows)
@@ -272,12 +265,12 @@ class Dataset:
             return None
         return table[~table["strategy"].isin(FLOORS)]
 
-    def mask_figures(self, strategy: str, split: str = "all", label: str = "") -> Any | None:
-        """Return a row of plots/mask_summary.csv: Dice, IoU and HD95 with intervals."""
-        if self.mask_summary is None:
-            return None
-        rows = select(self.mask_summary, strategy=strategy, split=split, label=label)
-        return next(rows[rows["n_images"] > 0].itertuples(index=False), None)
+    @cached_property
+    def mask_figures(self) -> list[Any]:
+        """The rows of plots/mask_summary.csv that have images: Dice, IoU and HD95 with intervals,
+        of the stored masks first. Empty without stored masks."""
+        rows = select(self.mask_summary) if self.stored_quality is not None else pd.DataFrame()
+        return [row for row in rows.itertuples(index=False) if row.n_images > 0]
 
     @cached_property
     def test_copies(self) -> tuple[int, int, int] | None:
@@ -294,26 +287,24 @@ class Dataset:
         """The status of each mask by image_id: ok, empty, full or failed."""
         return {} if self.masks is None else in_manifest(self.masks)["status"].to_dict()
 
-    def read(self, part: str, path: Path, again: str, reader: Callable[[Path], Any]) -> None:
-        """Set a part to what a reader returns, or list it as missing when the reader raises.
+    def read(self, path: Path, again: str, reader: Callable[[Path], Any]) -> Any | None:
+        """Return what a reader returns; None, and listed as missing, when the reader raises.
 
         Args:
-            part: the attribute; "" where the reader keeps what it reads.
             path: the file or folder, which must exist.
             again: the command that makes it.
-            reader: returns the part; raises for a file that must not be shown.
+            reader: raises for a file that must not be shown.
         """
         try:
             if not exists(path):
                 raise PipelineError("not there")
-            value = reader(path)
-            if part:
-                setattr(self, part, value)
+            return reader(path)
         except (PipelineError, OSError, ValueError, KeyError) as error:
             root = Path(self.paths.root)
             shown = path.relative_to(root) if path.is_relative_to(root) else path
             reason = reason_of(error).replace(f"{root.resolve()}/", "").replace(f"{root}/", "")
             self.missing.append(Missing(shown.as_posix(), reason, again))
+            return None
 
 
 def command(stage: str, dataset: str) -> str:
@@ -323,13 +314,15 @@ def command(stage: str, dataset: str) -> str:
     return f"pipeline {stage.replace('_', '-')} --dataset {dataset}"
 
 
-def select(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
-    """Return the rows that have these values in these columns; fractions to four decimals."""
-    chosen = pd.Series(True, table.index)
+def select(table: pd.DataFrame | None, **values: Any) -> pd.DataFrame:
+    """Return the rows that have these values in these columns, fractions to four decimals; none of
+    a table that is not there."""
+    if table is None:
+        return pd.DataFrame()
     for column, value in values.items():
         close = column == "fraction"
-        chosen &= abs(table[column] - value) < 1e-4 if close else table[column] == value
-    return table[chosen]
+        table = table[abs(table[column] - value) < 1e-4 if close else table[column] == value]
+    return table
 
 
 def in_manifest(store: Any) -> pd.DataFrame:
@@ -353,9 +346,6 @@ def load_dataset(name: str, params: Params, paths: Paths) -> Dataset:
         check(stamped, evaluate, path, **inputs, **run_inputs(paths, name))
         return pd.read_parquet(path)
 
-    def record(path: Path) -> None:
-        data.records[path.stem] = RunRecord.read(path).to_json()
-
     def plot(path: Path) -> pd.DataFrame:
         stamped = {} if data.metrics is None else read_stamp(paths.metrics_table(name))
         if changed(stamped, **{path.stem: path}):
@@ -375,46 +365,44 @@ def load_dataset(name: str, params: Params, paths: Paths) -> Dataset:
                 raise PipelineError("of other labels than those of the manifest")
         return table
 
-    data.read("manifest", paths.manifest(name), command("add", name), read_manifest)
-    data.read("copies", paths.audit(name), command("audit", name), pd.read_parquet)
-    data.read("pairs", paths.audit_pairs(name), command("audit", name), pd.read_parquet)
-    data.read("masks", paths.masks(name), command("segment", name), open_masks)
-    data.read("features", paths.features(name), command("encode", name), open_features)
+    data.manifest = data.read(paths.manifest(name), command("add", name), read_manifest)
+    data.copies = data.read(paths.audit(name), command("audit", name), pd.read_parquet)
+    data.pairs = data.read(paths.audit_pairs(name), command("audit", name), pd.read_parquet)
+    data.masks = data.read(paths.masks(name), command("segment", name), open_masks)
+    data.features = data.read(paths.features(name), command("encode", name), open_features)
     _read_runs(data)
-    data.read("metrics", paths.metrics_table(name), evaluate, judged)
+    data.metrics = data.read(paths.metrics_table(name), evaluate, judged)
     for part in PLOTS:
-        data.read(part, paths.plots(name) / f"{part}.csv", evaluate, plot)
-    data.read("compare", paths.compare(name), command("compare", name), judged)
-    data.read("mask_quality", paths.mask_quality(name), evaluate, mask_quality)
-    data.read("prompt_quality", paths.prompt_quality(name), prompts, prompt_quality)
+        setattr(data, part, data.read(paths.plots(name) / f"{part}.csv", evaluate, plot))
+    data.compare = data.read(paths.compare(name), command("compare", name), judged)
+    data.mask_quality = data.read(paths.mask_quality(name), evaluate, mask_quality)
+    data.prompt_quality = data.read(paths.prompt_quality(name), prompts, prompt_quality)
     order = {stage: i for i, stage in enumerate(STAGES)}
     found = paths.record(name, "add").parent.glob("*.json")
     for path in sorted(found, key=lambda p: (order.get(p.stem.split("-")[0], 9), p)):
         again = command(path.stem.split("-")[0], name)  # train writes a record for each learner
-        data.read("", path, again, record)
+        if record := data.read(path, again, RunRecord.read):
+            data.records[path.stem] = record.to_json()
     return data
 
 
 def _read_runs(data: Dataset) -> None:
     """Read the run folders of the learners of params.yaml, each made from today's inputs."""
-    runs, tables = [], []
 
-    def reader(path: Path) -> None:
+    def reader(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         learner = path.parent.name
         table, predictions = read_predictions(data.paths, data.name, [learner])
         stamped = (schema_stamp(predictions.schema) or {}).get(learner)
         again = train_command(data.name, learner)
         check(stamped, again, path, **run_inputs(data.paths, data.name))
-        runs.append(table)
         names = ("protocol", "learner", "view", "image_id", "y_true", "y_pred")
-        tables.append(predictions.to_pandas().astype(dict.fromkeys(names, str)))
+        return table, predictions.to_pandas().astype(dict.fromkeys(names, str))
 
-    for learner in usable_learners(data.params, data.paths, data.features):
-        path = data.paths.predictions(data.name, learner)
-        data.read("", path, train_command(data.name, learner), reader)
-    if tables:
-        data.runs = pd.concat(runs, ignore_index=True)
-        data.predictions = pd.concat(tables, ignore_index=True)
+    learners = usable_learners(data.params, data.paths, data.features)
+    files = {data.paths.predictions(data.name, n): train_command(data.name, n) for n in learners}
+    if found := [*filter(None, (data.read(*of, reader) for of in files.items()))]:
+        tables = (pd.concat(of, ignore_index=True) for of in zip(*found, strict=True))
+        data.runs, data.predictions = tables
 
 
 def reason_of(error: Exception) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -68,10 +67,9 @@ def write_masks(params: Params, paths: Paths, datasets: Sequence[str]) -> list[P
 
 def seen_by_base(dataset: str, paths: Paths) -> str:
     """Say how many images the weights of `segment` were trained on; "" where none is known."""
-    masks = None
     with suppress(StoreError):
-        masks = open_masks(paths.masks(dataset))
-    return seen(SimpleNamespace(masks=masks, manifest=read_manifest(paths.manifest(dataset))))
+        return seen(open_masks(paths.masks(dataset)), read_manifest(paths.manifest(dataset)))
+    return ""
 
 
 def dice_rows(dataset: str, params: Params, paths: Paths) -> Iterator[dict[str, Any]]:

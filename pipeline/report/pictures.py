@@ -4,6 +4,7 @@ badly masked, copied."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,14 +66,11 @@ class Album:
         """Masks that the store lists but cannot give, by image_id, with the reason."""
         table = data.manifest
         self.table = pd.DataFrame() if table is None else table.set_index("image_id")
-        self._made: dict[tuple[str, bool], Picture] = {}
+        self._made = cache(self._make)
 
     def picture(self, image_id: str, caption: str = "", *, outlines: bool = True) -> Picture:
         """Return a thumbnail; what cannot be read is said in its `note`."""
-        key = (image_id, outlines)
-        if key not in self._made:
-            self._made[key] = self._make(image_id, outlines)
-        return self._made[key]._replace(caption=caption)
+        return self._made(image_id, outlines)._replace(caption=caption)
 
     def row(self, image_id: str) -> dict[str, Any]:
         """Return an image's row of the manifest."""

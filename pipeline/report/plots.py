@@ -16,7 +16,6 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.config import Params, parts_of
@@ -54,29 +53,6 @@ def styles(params: Params) -> dict[Run, dict]:
     }
 
 
-def draw(axes: Axes, data: Dataset, block: Block, runs: Sequence[Run]) -> None:
-    """Draw the accuracy of some runs on a block with bands of intervals, and a dotted line at what
-    always answering the largest class gets (the paper's Fig. 2)."""
-    looks = styles(data.params)
-    fractions = data.fractions(block)
-    for run in runs:
-        by = data.accuracy(block)[run]
-        look = looks[run]
-        if not any(by.get(f) for f in fractions):  # uses no labels: a level line
-            level = {k: look[k] for k in ("color", "ls")}
-            axes.axhline(100 * by[0.0].value, lw=1.4, label=data.run_name(run), **level)
-            continue
-        known = [(i, by[f].value, by[f].lo, by[f].hi) for i, f in enumerate(fractions) if f in by]
-        x, value, lo, hi = np.array(known).T
-        axes.fill_between(x, 100 * lo, 100 * hi, color=look["color"], alpha=0.13, lw=0)
-        axes.plot(x, 100 * value, label=data.run_name(run), **look)
-    if block in data.tested:
-        axes.axhline(100 * data.tested[block].largest_share, color="#9a9a9a", lw=1, ls=":")
-    axes.set_xticks(range(len(fractions)), [words.share(f) for f in fractions])
-    axes.set_xlim(-0.2, len(fractions) - 0.8)
-    axes.set_ylabel("accuracy, %")
-
-
 def curve(
     name: str,
     data: Dataset,
@@ -86,7 +62,8 @@ def curve(
     quoted: Mapping[str, Mapping[float, float]] | None = None,
     small: bool = False,
 ) -> Markup:
-    """Draw the accuracy of some runs on a block, for the page.
+    """Draw the accuracy of some runs on a block for the page, with bands of intervals, and a dotted
+    line at what always answering the largest class gets (the paper's Fig. 2).
 
     Args:
         name: prefix of the SVG's ids, unique in the page.
@@ -96,31 +73,41 @@ def curve(
         quoted: {architecture: {fraction: accuracy}} of the paper: grey, hollow, labelled "quoted".
         small: for the overview: no legend, no numbers of labels.
     """
+    looks, labels = styles(data.params), data.labels_used(block)
     with matplotlib.rc_context(fname=STYLE):
         figure = Figure(figsize=(3.4, 2.1) if small else (5.6, 3.4), layout="constrained")
         axes = figure.subplots()
-        draw(axes, data, block, runs)
+        for run in runs:
+            by, look = data.accuracy(block)[run], looks[run]
+            known = [(i, by[f].value, by[f].lo, by[f].hi) for i, f in enumerate(labels) if f in by]
+            if not known:  # uses no labels: a level line
+                level = {k: look[k] for k in ("color", "ls")}
+                axes.axhline(100 * by[0.0].value, lw=1.4, label=data.run_name(run), **level)
+                continue
+            x, value, lo, hi = np.array(known).T
+            axes.fill_between(x, 100 * lo, 100 * hi, color=look["color"], alpha=0.13, lw=0)
+            axes.plot(x, 100 * value, label=data.run_name(run), **look)
         row = data.tested.get(block)
         if row is not None:
+            axes.axhline(100 * row.largest_share, color="#9a9a9a", lw=1, ls=":")
             text = f"largest class {words.percent(row.largest_share)}\N{NO-BREAK SPACE}%"
             axes.annotate(
                 text, (1, 100 * row.largest_share), xycoords=("axes fraction", "data"),
                 color="#6b6b6b", ha="right", va="bottom", fontsize=8.5, xytext=(0, 1),
                 textcoords="offset points",
             )  # fmt: skip
-        labels = data.labels_used(block)
         for (architecture, points), marker in zip((quoted or {}).items(), "od^vs", strict=False):
             known = [(i, 100 * points[f]) for i, f in enumerate(labels) if f in points]
             look = {"color": "#6b6b6b", "marker": marker, "mfc": "white", "ls": (0, (2, 2))}
             if known:
                 axes.plot(*np.array(known).T, lw=1, label=f"{architecture} (quoted)", **look)
+        axes.set_xlim(-0.2, len(labels) - 0.8)
+        axes.set_ylabel("accuracy, %")
+        heads = [words.share(f) + f"\n({n})" * (not small) for f, n in labels.items()]
+        axes.set_xticks(range(len(labels)), heads)
         if not small:
-            axes.set_xticks(
-                range(len(labels)), [f"{words.share(f)}\n({n})" for f, n in labels.items()]
-            )
             axes.set_xlabel("share of the training labels (number of labels)")
-            handles, names = axes.get_legend_handles_labels()
-            figure.legend(handles, names, loc="outside lower left", ncols=3)
+            figure.legend(loc="outside lower left", ncols=3)
         title = f"Accuracy by share of labels, {data.name}: {words.block(data, block)}"
         return inline_svg(figure, name, title)
 
@@ -165,8 +152,7 @@ def forest(panels: Mapping[str, Mapping[str, Bar]]) -> Figure:
     grid[0].set_yticks(range(len(names)), names)
     grid[0].set_ylim(len(names) - 0.4, -0.6)
     figure.supxlabel("difference in accuracy, percentage points", fontsize=9, color="#444444")
-    handles, texts = grid[0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside upper left", ncols=3)
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
     return figure
 
 

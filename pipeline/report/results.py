@@ -54,16 +54,13 @@ def write_tables(params: Params, paths: Paths, dataset: str) -> list[Path]:
     data = load_dataset(dataset, params, paths)
     if data.metrics is None:
         return []
-    found = {f"{dataset}.csv.gz": metrics_table(data)}
-    if data.comparisons is not None:
-        found[f"{dataset}_comparisons.csv.gz"] = data.comparisons
-    if data.compare is not None:
-        found[f"{dataset}_systems.csv.gz"] = data.compare
-    for name, table in found.items():
-        text = csv_text(table)
-        with atomic_write(paths.results / name) as partial:
-            partial.write_bytes(gzip.compress(text.encode(), mtime=0))  # no time: the same bytes
-    return [paths.results / name for name in found]
+    found = {"": metrics_table(data), "_comparisons": data.comparisons, "_systems": data.compare}
+    found = {paths.results / f"{dataset}{end}.csv.gz": table for end, table in found.items()}
+    written = {path: table for path, table in found.items() if table is not None}
+    for path, table in written.items():
+        with atomic_write(path) as partial:  # no time: the same bytes
+            partial.write_bytes(gzip.compress(csv_text(table).encode(), mtime=0))
+    return [*written]
 
 
 def metrics_table(data: Dataset) -> pd.DataFrame:
@@ -132,7 +129,6 @@ def write_readme(params: Params, paths: Paths, datasets: Sequence[str]) -> list[
         for data in found
         if data not in done
     ]
-    small = systems.ablations(done)
     values = {
         "models": models_used(done),
         "made_by": made_by,
@@ -155,8 +151,8 @@ def write_readme(params: Params, paths: Paths, datasets: Sequence[str]) -> list[
     written = {
         "README.md": text,
         "systems.svg": forest_file({d.name: systems.bars(d) for d in done}),
+        "ablations.md": render("ablations.md.j2", tables=systems.ablations(done), made_by=made_by),
     }
-    written["ablations.md"] = render("ablations.md.j2", tables=small, made_by=made_by)
     if paths.ablations.is_file():
         written["ablations.csv"] = paths.ablations.read_text("utf-8")
     for name, text in written.items():

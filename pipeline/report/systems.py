@@ -64,41 +64,34 @@ def grid(data: Dataset, limit: int = 10**6) -> Table:
     protocol = data.headline[0]
     zero, means = (rows_at(data, protocol, fraction) for fraction in (0.0, MEAN))
     columns = [(step, rows_at(data, *step[:2])) for step in steps(data)]
-    published = [rows_at(data, PUBLISHED[0], f) for f in data.fractions(PUBLISHED)]
+    fractions = data.fractions(PUBLISHED) if protocol != PUBLISHED[0] else []
+    published = [rows_at(data, PUBLISHED[0], f) for f in fractions]
     known = zero | {name: row for _, of in columns for name, row in of.items()} | means
     # Those with fewer shares of the labels have no mean: last.
     order = sorted(known, key=lambda n: (n not in means | zero, -known[n].accuracy))
     runs = {architecture: data.counterpart(architecture) for architecture in data.quoted}
     quoted = {data.run_name(run): [*data.quoted[a].values()] for a, run in runs.items() if run}
     first = sorted(order, key=lambda name: known[name].number >= 3 and name not in quoted)
-    kept = set(first[:limit])
-    rows = []
-    for name in (name for name in order if name in kept):
-        row, level = known[name], zero.get(name)
-        cells = [marked(of.get(name, level)) for _, of in columns]
-        mean = [marked(means.get(name, level)), gap(means.get(name), "baseline")]
-        ours = [of.get(name, level) for of in published] if protocol != PUBLISHED[0] else []
-        fits = [known[name].n_parameters, known[name].seconds]
-        rows.append([
-            name, KINDS[row.kind], *cells, *mean, series([r and r.accuracy for r in ours]),
-            series(quoted.get(name, [])), words.count(fits[0]), words.number(fits[1], 1),
-        ])  # fmt: skip
-    heads = [f"{step.head} ({step.n_labels:,})" for step, _ in columns]
-    heads += ["Mean over shares", f"Mean minus {data.run_name(data.baseline)}"]
-    heads += [
-        f"{words.block(data, PUBLISHED)}, by share",
-        QUOTED,
-        "Parameters trained",
-        "Seconds a fit",
-    ]
-    keep = [i for i in range(len(heads) + 2) if any(row[i] not in ("", MISSING) for row in rows)]
-    rows = [[row[i] for i in keep] for row in rows]
-    left = len(order) - len(rows)
+    kept = {name: known[name] for name in order if name in set(first[:limit])}
+    made = {"System": [*kept], "Sees": [KINDS[row.kind] for row in kept.values()]}
+    for step, of in [*columns, (None, means)]:
+        head = f"{step.head} ({step.n_labels:,})" if step else "Mean over shares"
+        made[head] = [marked(of.get(name, zero.get(name))) for name in kept]
+    minus = f"Mean minus {data.run_name(data.baseline)}"
+    made[minus] = [gap(means.get(name), "baseline") for name in kept]
+    ours = [[of.get(name, zero.get(name)) for of in published] for name in kept]
+    shares = f"{words.block(data, PUBLISHED)}, by share"
+    made[shares] = [series([row and row.accuracy for row in of]) for of in ours]
+    made[QUOTED] = [series(quoted.get(name, [])) for name in kept]
+    made["Parameters trained"] = [words.count(row.n_parameters) for row in kept.values()]
+    made["Seconds a fit"] = [words.number(row.seconds, 1) for row in kept.values()]
+    made = {head: of for head, of in made.items() if not {*of} <= {"", MISSING}}
+    left = len(order) - len(kept)
     note = f"{words.plural(left, 'more system')} in {data.name}_systems.csv.gz." if left else ""
-    return Table(
-        f"All systems on {data.name}: accuracy in percent by share of labels and shots a class",
-        [["System", "Sees", *heads][i] for i in keep], rows, note,
-    )  # fmt: skip
+    caption = (
+        f"All systems on {data.name}: accuracy in percent by share of labels and shots a class"
+    )
+    return Table(caption, [*made], [*zip(*made.values(), strict=True)], note)
 
 
 def series(values: Sequence[float | None]) -> str:
@@ -138,23 +131,21 @@ def advice(data: Dataset) -> list[str]:
     """
     said = []
     for few in (True, False):
-        mine = [step for step in steps(data) if few == ("shot" in step.head)]
         found: dict[str, list[tuple[Step, Any]]] = {}
-        for step in mine:
+        for step in (step for step in steps(data) if few == ("shot" in step.head)):
             at = rows_at(data, *step[:2])
             seeds = max(row.n_seeds for row in at.values())  # fewer are best by chance more often
             for name, row in at.items():
                 judged = row.val_accuracy >= 0 and row.n_seeds == seeds
                 if row.kind in ("whole", "mask") and judged:
                     found.setdefault(name, []).append((step, row))
-        most = max(map(len, found.values()), default=0)
-        means = {
-            name: sum(row.val_accuracy for _, row in of) / most
+        # At most steps, the highest mean; the first of the study on ties.
+        rank = {
+            name: (len(of), sum(row.val_accuracy for _, row in of) / len(of))
             for name, of in found.items()
-            if len(of) == most
         }
-        if means:
-            best = max(means, key=means.get)  # the first of the study on ties
+        if rank:
+            best = max(rank, key=rank.get)
             said.append(words.advice(best, found[best]))
     return said
 

@@ -205,17 +205,13 @@ def judged(row) -> list[str]:
 
 def dice(data: Dataset) -> Table:
     """Return Dice, IoU and HD95 of the stored masks by class, then of the floors."""
-    stored, rows = data.stored_quality["strategy"].iloc[0], []
-    for strategy in (stored, *FLOORS):
-        parts = [("all", "", "all classes"), ("test", "", "all classes, test part")]
-        if strategy == stored:
-            parts += [("all", label, label) for label in data.classes]
-        for split, label, name in parts:
-            r = data.mask_figures(strategy, split, label)
-            if r is not None:
-                title = words.FLOORS.get(strategy, f"stored masks ({strategy})")
-                last = [number(r.median_dice, 3), percent(r.missed)]
-                rows.append([title, name, f"{r.n_images:,}", *judged(r), *last])
+    rows = []
+    for r in data.mask_figures:
+        if r.strategy not in FLOORS or not r.label:
+            title = words.FLOORS.get(r.strategy, f"stored masks ({r.strategy})")
+            name = r.label or "all classes" + ", test part" * (r.split == "test")
+            last = [number(r.median_dice, 3), percent(r.missed)]
+            rows.append([title, name, f"{r.n_images:,}", *judged(r), *last])
     table = data.stored_quality
     reasons = table.loc[table["dice"].isna(), "note"].str.split(":").str[0].value_counts()
     note = "HD95: 95th percentile of the distance between the outlines, over non-empty masks."

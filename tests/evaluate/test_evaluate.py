@@ -21,7 +21,7 @@ from pipeline.manifest import read_manifest, write_manifest
 from pipeline.paths import Paths
 from pipeline.provenance import changed, read_stamp
 from pipeline.report import tables
-from pipeline.report.data import load_dataset
+from pipeline.report.data import load_dataset, select
 from tests.learners.faulty import Diverges
 from tests.learners.projects import make_manifest, read_tables, small_params
 from tests.learners.test_train import CLASSES, make_project
@@ -57,22 +57,15 @@ def evaluated(tmp_path_factory) -> tuple[Paths, dict]:
     return paths, evaluate_dataset("toy", PARAMS, paths)
 
 
-def matching(table: pd.DataFrame, where: dict) -> pd.DataFrame:
-    for column, value in where.items():
-        close = np.isclose if column == "fraction" else np.equal
-        table = table[close(table[column].to_numpy(), value)]
-    return table
-
-
 def rows(paths: Paths, **where) -> pd.DataFrame:
-    return matching(pd.read_parquet(paths.metrics_table("toy")), where)
+    return select(pd.read_parquet(paths.metrics_table("toy")), **where)
 
 
 def predictions(paths: Paths, **where) -> pd.DataFrame:
     table = read_tables(paths)[1]
     text = [c for c in table if isinstance(table[c].dtype, pd.CategoricalDtype)]
     table = table.astype(dict.fromkeys(text, str))
-    return matching(table.assign(hit=table["y_true"] == table["y_pred"]), where)
+    return select(table.assign(hit=table["y_true"] == table["y_pred"]), **where)
 
 
 def test_every_seed_is_listed_with_its_value_and_the_mean_is_theirs(evaluated):
@@ -86,7 +79,7 @@ def test_every_seed_is_listed_with_its_value_and_the_mean_is_theirs(evaluated):
     assert mean.lo <= mean.value <= mean.hi and mean.t_lo <= mean.value <= mean.t_hi
     assert mean.n_seeds == 3 and mean.n_images == 30
     assert set(rows(paths)["metric"]) == set(METRICS)
-    runs = matching(read_tables(paths)[0], PROBE | {"fraction": 0.2})
+    runs = select(read_tables(paths)[0], **PROBE, fraction=0.2)
     assert mean.n_labels == int(np.median(runs["n_train"] + runs["n_val"]))
     diverged = ACCURACY | {"learner": Diverges.name, "subset": "full", "fraction": 1.0}
     bad, mean = (rows(paths, **diverged, seed=seed).iloc[0] for seed in (1, -1))
@@ -179,7 +172,7 @@ def test_every_run_is_compared_with_the_baseline_and_corrected_in_its_family(eva
     codes = [verdict(*row) for row in table[["lo", "hi", "p_holm"]].to_numpy()]
     assert list(table["verdict"]) == codes and (table["p_holm"] > table["p"]).any()
     block = {"protocol": "official", "subset": "full", "metric": "accuracy", "fraction": 1.0}
-    against = matching(table, block | {"learner_b": "linear-probe", "view_b": "whole"})
+    against = select(table, **block, learner_b="linear-probe", view_b="whole")
     expected = [("linear-probe", "masked"), (Diverges.name, "masked"), (Diverges.name, "whole")]
     assert sorted(zip(against["learner_a"], against["view_a"], strict=True)) == sorted(expected)
     (row,) = against[against["learner_a"] == "linear-probe"].itertuples()
@@ -197,7 +190,7 @@ def test_the_tables_of_the_plots_add_up(evaluated):
     mean = rows(paths, **ACCURACY, subset="full", fraction=1.0, seed=-1)["value"].item()
     assert value == pytest.approx(mean, abs=1e-4)
     mine = predictions(paths, **PROBE | {"protocol": "grouped"}, fraction=1.0)
-    (row,) = matching(plots["test_sets"], {"protocol": "grouped", "subset": "full"}).itertuples()
+    (row,) = select(plots["test_sets"], protocol="grouped", subset="full").itertuples()
     always = (mine["y_true"] == row.largest_class).groupby(mine["seed"]).mean().mean()
     assert row.n_images == mine["image_id"].nunique()
     assert float(row.largest_share) == pytest.approx(always, abs=1e-6)
@@ -213,7 +206,7 @@ def test_a_second_evaluation_writes_the_same_bits_and_another_baseline_compares_
     )
     evaluate_dataset("toy", other, paths)
     table = pd.read_csv(paths.plots("toy") / "comparisons.csv")
-    assert len(matching(table, {"learner_a": "zero-shot", "view_a": "whole", "view_b": "masked"}))
+    assert len(select(table, learner_a="zero-shot", view_a="whole", view_b="masked"))
     evaluate_dataset("toy", PARAMS, paths)
     assert [file.read_bytes() for file in files] == before
 

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
+from scipy.special import softmax
 
 from pipeline.config import Params, load_params
+from pipeline.engine.run import image_items
 from pipeline.evaluate import evaluate_dataset
 from pipeline.evaluate.comparison import compare_dataset
 from pipeline.io import sha256_file
-from pipeline.learners.runs import run_inputs
+from pipeline.learners.runs import run_inputs, write_tables
 from pipeline.manifest import COLUMNS, write_manifest
 from pipeline.paths import Paths
-from pipeline.provenance import stamp, with_stamp
-from pipeline.store import MaskRow, MaskStoreWriter, WorkItem
+from pipeline.provenance import stamp
+from pipeline.store import MaskRow, MaskStoreWriter
 from tests.project import small
 
 REPO = Path(__file__).resolve().parents[2]
@@ -94,12 +94,7 @@ def write_masks(paths, name, manifest) -> None:
     identity = {"model": {"fingerprint": {"name": "drawn"}}, "prompt": {"strategy": "salient"}}
     with MaskStoreWriter(paths.masks(name), identity) as writer:
         writer.sync_manifest(manifest.astype(str))
-        items = [
-            WorkItem(r.image_id, r.sha256, paths.data(name) / r.path, 0, r._asdict())
-            for r in manifest.itertuples(index=False)
-        ]
-        writer.plan(items)
-        for item in items:
+        for item, _ in writer.plan(image_items(manifest.astype(str), paths.data(name))).todo:
             if item.image_id == FAILED:
                 writer.write_failed(item, "truncated file")
                 continue
@@ -129,7 +124,7 @@ def write_audit(paths, name, manifest, tested) -> None:
 
 def write_runs(paths, name, manifest, classes, fractions, rng) -> None:
     """Write what `train` writes of RUNS; grouped protocols test every image once."""
-    tables, runs = [], []
+    made: dict[str, list[tuple]] = {}
     for protocol, (learner, view) in ((p, run) for p, pairs in RUNS.items() for run in pairs):
         shares = (0.0,) if learner == "zero-shot" else fractions
         for fraction, seed in itertools.product(shares, range(2)):
@@ -139,33 +134,17 @@ def write_runs(paths, name, manifest, classes, fractions, rng) -> None:
             fit = {"protocol": protocol, "learner": learner, "view": view}
             fit |= {"fraction": fraction, "seed": seed}
             ok = tuple(fit.values()) != DIVERGED
-            runs.append(fit | {"n_train": n - n // 5, "n_val": n // 5, "n_test": len(test)})
-            runs[-1] |= {
-                "n_parameters": 10,
-                "chosen": "{}",
-                "val_score": 0.8,
-                "status": "ok" if ok else "diverged",
-            }
-            runs[-1] |= {"error": "" if ok else "loss is not finite", "digest": str(fit)}
-            scores = rng.normal(0, 1, (len(test), len(classes)))
-            scores += SKILL[view] * (test[["label"]].to_numpy() == np.array(classes))
-            p = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-            table = pd.DataFrame({"image_id": test["image_id"], "y_true": test["label"]})
-            table["y_pred"] = np.array(classes)[p.argmax(axis=1)]
-            table = table.assign(**{f"p:{c}": p[:, i] for i, c in enumerate(classes)}, **fit)
-            tables += [table.astype({"fraction": "f4", "seed": "i2"})] if ok else []
-    rows, runs = pd.concat(tables, ignore_index=True), pd.DataFrame(runs)
-    for learner, mine in runs.groupby("learner", sort=False):
-        paths.run(name, learner).mkdir(parents=True, exist_ok=True)
-        inputs = run_inputs(paths, name)
-        write_stamped(mine, paths.run_table(name, learner), inputs)
-        inputs["runs"] = paths.run_table(name, learner)
-        write_stamped(rows[rows["learner"] == learner], paths.predictions(name, learner), inputs)
-
-
-def write_stamped(table, path, inputs) -> None:
-    made = pa.Table.from_pandas(table, preserve_index=False)
-    pq.write_table(with_stamp(made, stamp(**inputs)), path)
+            row = fit | {"n_train": n - n // 5, "n_val": n // 5, "n_test": len(test)}
+            row |= {"n_parameters": 10, "chosen": "{}", "val_score": 0.8, "digest": str(fit)}
+            row |= {"status": "ok" if ok else "diverged", "error": "loss is not finite" * (not ok)}
+            true = test[["label"]].to_numpy() == np.array(classes)
+            p = softmax(rng.normal(0, 1, true.shape) + SKILL[view] * true, axis=1)
+            tested = test["image_id"].to_numpy(), true.argmax(axis=1), p if ok else None
+            made.setdefault(learner, []).append((row, tested))
+    for learner, fits in made.items():
+        rows, tested = map(list, zip(*fits, strict=True))
+        inputs = stamp(**run_inputs(paths, name))
+        write_tables(paths.run(name, learner), rows, tested, classes, inputs)
 
 
 def write_prompts(paths, name, manifest) -> None:

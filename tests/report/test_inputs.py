@@ -8,12 +8,13 @@ import shutil
 import pandas as pd
 import pytest
 
-from pipeline.learners.runs import run_inputs
+from pipeline.learners.runs import run_inputs, write_table
+from pipeline.provenance import stamp
 from pipeline.report import words
 from pipeline.report.build import build_report, warnings
 from pipeline.report.data import command, load_dataset
 from pipeline.report.pictures import Album
-from tests.report.fabricated import FAILED, write_stamped
+from tests.report.fabricated import FAILED
 
 FILES = {
     "audit.parquet": "pipeline audit --dataset one",
@@ -64,9 +65,10 @@ def test_files_of_different_runs_are_not_shown_together(fresh, what):
     run, predictions = (f("one", "linear-probe") for f in (paths.run_table, paths.predictions))
     if what in ("runs", "training"):  # a whole training, or its first table only
         inputs = run_inputs(paths, "one")
-        write_stamped(pd.read_parquet(run).assign(val_score=0.1), run, inputs)
+        write_table(run, pd.read_parquet(run).assign(val_score=0.1), stamp(**inputs), "zstd")
         if what == "training":
-            write_stamped(pd.read_parquet(predictions), predictions, inputs | {"runs": run})
+            inputs = stamp(**inputs, runs=run)
+            write_table(predictions, pd.read_parquet(predictions), inputs, "zstd")
     elif what in ("audit", "metrics"):  # another audit, metrics of no known inputs
         path = {"audit": paths.audit, "metrics": paths.metrics_table}[what]("one")
         pd.read_parquet(path).assign(other=1).to_parquet(path)

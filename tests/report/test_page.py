@@ -30,10 +30,9 @@ def test_accuracies_of_the_tables_are_those_of_the_predictions(data):
     assert views[0] == WHOLE and len(views) == 4
     assert len(tables.differences(data, TRUTH[0]).rows) == 6
     table = tables.accuracy(data, PUBLISHED, data.shown(PUBLISHED), "")
-    rows = data.predictions
-    rows = rows[(rows["protocol"] == "official") & (abs(rows["fraction"] - 1) < 1e-4)]
+    rows = tables.select(data.predictions, protocol="official", fraction=1)
     for row, run in zip(table.rows, (WHOLE, MASKED, METHOD), strict=True):
-        mine = rows[(rows["learner"] == run[0]) & (rows["view"] == run[1])]
+        mine = tables.select(rows, learner=run[0], view=run[1])
         right = (mine["y_true"] == mine["y_pred"]).groupby(mine["seed"]).mean().mean()
         value, lo, hi = numbers(row[-1])
         assert value == pytest.approx(100 * right, abs=0.05) and lo <= value <= hi
@@ -160,9 +159,8 @@ def test_confusion_and_per_class_are_those_of_the_predictions(data):
     data.metrics = data.metrics[data.metrics["protocol"] == "official"]
     assert data.headline == CLEAN_ANY
     matrix, by_class = tables.errors(data, WHOLE)
-    rows = data.predictions
-    rows = rows[(rows["protocol"] == "official") & (rows["view"] == "whole")]
-    rows = rows[(rows["learner"] == "linear-probe") & (abs(rows["fraction"] - 1) < 1e-4)]
+    run = {"learner": WHOLE[0], "view": WHOLE[1], "fraction": 1}
+    rows = tables.select(data.predictions, protocol="official", **run)
     for actual, (name, *cells), figures in zip(CLASSES, matrix.rows, by_class.rows, strict=True):
         mine = rows[rows["y_true"] == actual]
         inside = [(mine["y_pred"] == c).sum() / rows["seed"].nunique() for c in CLASSES]
@@ -203,13 +201,13 @@ def test_notes_of_the_plan_and_missing_classes_are_said(data, html):
 
 @pytest.mark.promise("Images that SAM2 was trained on are counted next to its masks.")
 def test_images_that_sam2_was_trained_on_are_counted(data, monkeypatch):
-    assert build.seen(data) == ""
+    assert build.seen(data.masks, data.manifest) == ""
     table = data.manifest
     train, test = (table.index[table["split"] == part] for part in ("train", "test"))
     table.loc[[*train[:2], test[0]], "patient_id"] = "p1"
     known = frozenset(table.loc[train[:2], "sha256"].str[:DIGITS])
     monkeypatch.setattr("pipeline.report.build.trained_on", lambda checkpoint: known)
-    said = build.seen(data)
+    said = build.seen(data.masks, data.manifest)
     assert "2 images" in said and "1 of 12 test images" in said
 
 

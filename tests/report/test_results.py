@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import shutil
 
 import pandas as pd
@@ -22,10 +20,6 @@ def written(real, tmp_path_factory) -> tuple:
     root = tmp_path_factory.mktemp("results") / "project"
     shutil.copytree(paths.root, root)
     return params, Paths(root), results.write_results(params, Paths(root))
-
-
-def csv(path) -> pd.DataFrame:
-    return pd.read_csv(io.BytesIO(gzip.decompress(path.read_bytes())), keep_default_na=True)
 
 
 @pytest.mark.promise(
@@ -85,10 +79,10 @@ def test_the_rows_of_the_readme_are_those_of_the_tables(written):
 def test_the_csv_files_hold_every_row(written):
     params, paths, _ = written
     data = load_dataset("lung", params, paths)
-    table = csv(paths.results / "lung.csv.gz")
+    table = pd.read_csv(paths.results / "lung.csv.gz")
     assert len(table) == len(data.metrics)
     assert (table["seed"] == "all").sum() == (data.metrics["seed"] == -1).sum()
-    assert len(csv(paths.results / "lung_comparisons.csv.gz")) == len(data.comparisons)
+    assert len(pd.read_csv(paths.results / "lung_comparisons.csv.gz")) == len(data.comparisons)
     mine = table[table["quoted_MedFocusCLIP"].notna()]
     assert set(mine["protocol"]) == {"official"} and set(mine["subset"]) == {"full"}
     assert set(mine["learner"]) == {"medfocus-probe"} and set(mine["seed"]) == {"all"}
@@ -104,6 +98,6 @@ def test_phantoms_are_labelled_and_a_dataset_that_was_not_evaluated_is_named(fre
     results.write_results(params, paths, ["one", "later"])
     page = (paths.results / "README.md").read_text("utf-8")
     assert "Synthetic data: one." in page and systems.QUOTED not in page
-    assert csv(paths.results / "one.csv.gz")["quoted_MedFocusCLIP"].isna().all()
+    assert pd.read_csv(paths.results / "one.csv.gz")["quoted_MedFocusCLIP"].isna().all()
     assert "later has not been compared: `pipeline compare --dataset later`" in page
     assert "`pipeline results --dataset one --dataset later`" in page

@@ -23,11 +23,10 @@ def compared(real, tmp_path_factory):
     control = NamedRun(name="Random region", learner="linear-probe", view="random")
     study = params.study.model_copy(update={"runs": (*params.study.runs, control)})
     params = params.model_copy(update={"study": study})
-    before = {path: path.read_bytes() for path in (paths.compare("lung"),)}
+    before = paths.compare("lung").read_bytes()
     compare_dataset("lung", params, paths)
     data = load_dataset("lung", params, paths)
-    for path, content in before.items():
-        path.write_bytes(content)
+    paths.compare("lung").write_bytes(before)
     return data
 
 
