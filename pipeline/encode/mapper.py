@@ -17,12 +17,10 @@ from pipeline.images import read_image, read_mask, reader_rules
 from pipeline.models import ClipModel, TimmEncoder
 from pipeline.segment.quality import effective_mask
 from pipeline.store import FeatureRow, WorkItem
-from pipeline.store.layout import checksum
+from pipeline.store.layout import GOOD, checksum
 
 MAPPER_VERSION = 1
 """Incremented when the same model and parameters give other features than before."""
-USABLE = ("ok", "empty", "full")
-"""Statuses of masks that views can be made of."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ class EncodeMapper:
         row, stored = item.row, item.row["mask"]
         if stored is None:
             raise no_mask("it has no mask yet")
-        if stored["status"] not in USABLE:
+        if stored["status"] not in GOOD:
             raise no_mask(f"its mask failed ({stored['reason'] or stored['status']})")
         if stored["sha256"] != row["sha256"]:
             raise no_mask("its mask was made of other image bytes")
