@@ -413,13 +413,14 @@ class DataArray:
     def new(
         cls, name: str, dims: Sequence[str], chunk: Sequence[int], dtype: str, count: int = 0
     ) -> DataArray:
-        """Return an array whose rows are single chunks, with shards of a suitable size for about
-        `count` rows."""
+        """Return an array whose rows are single chunks (masks grow to their largest row), with
+        shards of a suitable size for about `count` rows."""
         size = math.prod(chunk) * np.dtype(dtype).itemsize
         rows = max(SHARD_ROWS, _power_of_two(-(-count // SHARDS)))
         rows = rows if dtype == "bool" else max(1, min(rows, SHARD_BYTES // size))
         rows = 1 << (rows.bit_length() - 1)  # a power of two: shards of two arrays nest
-        return cls(name, tuple(dims), tuple(chunk), dtype, tuple(chunk), rows)
+        shape = (1,) * len(chunk) if dtype == "bool" else tuple(chunk)
+        return cls(name, tuple(dims), shape, dtype, tuple(chunk), rows)
 
     def metadata(self, rows: int) -> dict[str, Any]:
         sharding = {

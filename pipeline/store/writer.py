@@ -21,7 +21,6 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -562,7 +561,7 @@ class MaskStoreWriter(StoreWriter):
     def array_of(self, tile: list[int], count: int) -> dict[str, dict]:
         """Return the metadata of an empty array with tiles of a height and width."""
         array = DataArray.new("mask", ("image", "y", "x"), tile, "bool", count)
-        return {"mask": replace(array, shape=(1, 1)).metadata(0)}
+        return {"mask": array.metadata(0)}
 
     def encode_row(self, row: MaskRow) -> tuple[Row, Data]:
         """Return index values and data of a mask row."""
@@ -597,7 +596,7 @@ class CandidateStoreWriter(MaskStoreWriter):
         """One chunk, or tile, for all candidates of an image."""
         dims = ("image", "rank", "y", "x")
         array = DataArray.new("candidate", dims, [self.most, *tile], "bool", count)
-        return {"candidate": replace(array, shape=(1, 1, 1)).metadata(0)}
+        return {"candidate": array.metadata(0)}
 
     def encode_row(self, row: CandidateRow) -> tuple[Row, Data]:
         """Return index values and data of a row of candidates."""
