@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from pipeline.config import Params
     from pipeline.engine.cluster import Pool
     from pipeline.paths import Paths
-    from pipeline.store.writer import StoreWriter
+    from pipeline.store.writer import Prepared, StoreWriter
 
 BATCH_SIZE = 16
 
@@ -139,10 +139,7 @@ class LocalExecutor:
             for result in results:
                 with timed(self.seconds, "write"):
                     row, reason = prepared(writer, result)
-                    if reason:
-                        writer.write_failed(result.item, reason)
-                    else:
-                        writer.put([row])
+                    writer.put([row])
                 yield result.item, reason
 
     def imap(
@@ -232,15 +229,15 @@ def map_slice(mapper: Mapper, part: list[Result], stopped: Callable[[], bool]) -
     return [one if one.error is not None else Result(one.item, next(row)) for one in part]
 
 
-def prepared(writer: StoreWriter, result: Result) -> tuple[Any, str]:
-    """Return a result as the writer takes it, and "" or why the item failed."""
+def prepared(writer: StoreWriter, result: Result) -> tuple[Prepared, str]:
+    """Return the row of a result as the writer takes it, and "" or why the item failed."""
     error = result.error
     if error is None:
         try:
             return writer.prepare(result.item, result.row), ""
         except ValueError as unusable:
             error = unusable
-    return None, reason_of(error)
+    return writer.failed(result.item, reason_of(error)), reason_of(error)
 
 
 def bytes_error(item: WorkItem, hashes: Callable[[Path], str]) -> Exception | None:
