@@ -105,8 +105,7 @@ def two_workers(dask):
 def project(tmp_path_factory):
     made = Project(tmp_path_factory.mktemp("toy"))
     for i in range(12):
-        image, region = scene(i, 40 + 3 * i, 70 - 2 * i)
-        made.add(f"{i}.png", image, region, label="cat" if i % 2 else "dog")
+        made.add(f"{i}.png", *scene(i, 40 + 3 * i, 70 - 2 * i), label="cat" if i % 2 else "dog")
     made.add("copy.png", scene(3, 49, 64)[0])
     return made
 

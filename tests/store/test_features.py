@@ -5,14 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from benchmarks.cheap_stage import (
-    CheapMapper,
-    make_items,
-    make_writer,
-    manifest_of,
-    run_cheap,
-    store_path,
-)
+from benchmarks.cheap_stage import make_items, run_cheap, store_path
 from pipeline.errors import StoreError
 from pipeline.store import FeatureRow, FeatureStoreWriter, open_features, verify_store
 from pipeline.store.items import WorkItem
@@ -132,23 +125,6 @@ def test_class_features_average_normalised_templates_in_the_order_asked_for(path
     np.testing.assert_allclose(np.linalg.norm(store.class_features(), axis=1), 1, rtol=1e-6)
     with pytest.raises(StoreError, match="cow"):
         store.class_features(["cow"])
-
-
-@pytest.mark.promise("New prompts replace the text features and encode no image.")
-def test_new_templates_replace_the_text_and_encode_no_image(tmp_path):
-    items = make_items(tmp_path, 4)
-    run_cheap("features", tmp_path, items)
-    path = store_path(tmp_path, "features")
-    before = {f: f.stat().st_mtime_ns for f in (path / "image_features" / "c").rglob("*")}
-    mapper = CheapMapper("features")
-    with make_writer("features", tmp_path, mapper.identity) as writer:
-        writer.sync_manifest(manifest_of(items))
-        T = np.ones((3, 1, 24), np.float32)
-        writer.set_text(T, classes=["x", "y", "z"], templates=["new {}"], identity={"v": 2})
-        assert writer.text_identity == {"v": 2}
-        assert not writer.plan(items).todo
-    assert open_features(path).classes == ("x", "y", "z")
-    assert {f: f.stat().st_mtime_ns for f in (path / "image_features" / "c").rglob("*")} == before
 
 
 def test_damaged_text_is_an_error_and_is_written_again_by_the_next_run(tmp_path):

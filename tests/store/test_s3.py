@@ -200,8 +200,7 @@ def project(s3, tmp_path_factory):
     """A project whose images are in the bucket; those on the disk are gone."""
     made = Project(tmp_path_factory.mktemp("toy"))
     for i in range(4):
-        image, region = scene(i, 40 + 3 * i, 56)
-        made.add(f"{i}.png", image, region, label="cat" if i % 2 else "dog")
+        made.add(f"{i}.png", *scene(i, 40 + 3 * i, 56), label="cat" if i % 2 else "dog")
     folder = made.paths.data(DATASET)
     (folder / "masks").rename(folder.with_name("truth"))  # beside the images
     for row in made.rows:
