@@ -405,7 +405,8 @@ class RangeTask:
         def rows() -> Iterator[Prepared]:
             results = executor.imap(lambda: mapper, items, stopped=self.stopped)
             for result in results if mapper is not None else ():
-                yield prepared(self.writer, result)[0]
+                row, reason = prepared(self.writer, result)
+                yield self.writer.failed(result.item, reason) if reason else row
 
         return self.writer.write_shard(rows(), self.staging), executor.seconds
 

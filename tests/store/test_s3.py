@@ -25,7 +25,7 @@ from pipeline import open_features, open_masks, remote
 from pipeline.engine import cluster
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
-from pipeline.engine.run import run_items
+from pipeline.engine.run import LocalExecutor, run_items
 from pipeline.errors import PipelineError, RemoteError, StageFailed, StoreError
 from pipeline.images import read_image
 from pipeline.intake.add import refresh_dataset
@@ -52,8 +52,9 @@ def run(folder, items, root, *, commit_seconds=60.0, **options):
     with MaskStoreWriter(path, mapper.identity, commit_seconds=commit_seconds) as writer:
         writer.sync_manifest(manifest_of(items))
         record = RunRecord("masks"), folder / "masks.json"
-        how = RunOptions(progress=False, workers=1, batch_size=4, **options)
-        run_items(*record, items, lambda: mapper, writer, how, max_failed=0)
+        how = {"max_failed": 0, "executor": LocalExecutor(4, 1)}
+        options = RunOptions(progress=False, **options)
+        run_items(*record, items, lambda: mapper, writer, options, **how)
     return mapper
 
 
