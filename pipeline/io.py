@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Self
 
@@ -157,8 +158,7 @@ class FileHashes:
         self.path, self._new = path, False
         self._known: dict[str, bytes] = {}  # version and digest, as JSON, which takes less memory
         self._young: set[str] = set()
-        self._listed: dict[str, dict[str, list]] = {}  # folder of URLs -> versions by name
-        self._listing = threading.Lock()
+        self._listed, self._listing = cache(remote.versions), threading.Lock()
         if path is not None:
             with suppress(OSError, ValueError, TypeError):
                 known = dict(json.loads(path.read_bytes()))
@@ -197,13 +197,11 @@ class FileHashes:
         return digest
 
     def _listed_version(self, file: Path) -> list:
-        folder = str(file.parent)
-        with self._listing:
-            if folder not in self._listed:
-                self._listed[folder] = remote.versions(file.parent)
-        if file.name not in self._listed[folder]:
+        with self._listing:  # of threads that ask for the same folder one lists it
+            versions = self._listed(file.parent)
+        if file.name not in versions:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
-        return [*self._listed[folder][file.name], False]  # a tag changes with the bytes
+        return [*versions[file.name], False]  # a tag changes with the bytes
 
     def save(self) -> None:
         """Write what is remembered. Raises DiskError."""

@@ -10,9 +10,15 @@ from pathlib import Path
 from pipeline.remote import as_path, is_url
 
 
-def _cached(name: str) -> Callable[[Paths, str], Path]:
-    """Return the method that gives a path in the cache of a dataset."""
-    return lambda self, dataset: self.cache(dataset) / name
+def _cached(name: str) -> Callable[..., Path]:
+    """Return the method that gives a path in the cache of a dataset; what it is called with besides
+    the dataset takes the place of each {}."""
+    return lambda self, dataset, *names: self.cache(dataset) / name.format(*names)
+
+
+def _of_project(name: str) -> property:
+    """Return the property that gives a path in the project folder."""
+    return property(lambda self: self.root / name)
 
 
 def _below(root: Path, folder: str) -> Path:
@@ -55,25 +61,14 @@ class Paths:
         """Names of the datasets that have a manifest, sorted."""
         return sorted(file.stem for file in self.manifest("x").parent.glob("[!.]*.csv"))
 
-    @property
-    def prompts(self) -> Path:
-        """The words of every class."""
-        return self.root / "data_manifests" / "prompts.yaml"
-
-    @property
-    def report(self) -> Path:
-        """The page that `pipeline report` writes."""
-        return self.root / "report" / "index.html"
-
-    @property
-    def ablations(self) -> Path:
-        """What `pipeline ablate` writes; it belongs to no dataset."""
-        return self.root / "cache" / "ablations.csv"
-
-    @property
-    def results(self) -> Path:
-        """What `pipeline results` writes."""
-        return self.root / "results"
+    prompts = _of_project("data_manifests/prompts.yaml")
+    """The words of every class."""
+    report = _of_project("report/index.html")
+    """The page that `pipeline report` writes."""
+    ablations = _of_project("cache/ablations.csv")
+    """What `pipeline ablate` writes; it belongs to no dataset."""
+    results = _of_project("results")
+    """What `pipeline results` writes."""
 
     def cache(self, dataset: str) -> Path:
         """Everything computed of a dataset; may be deleted."""
@@ -107,6 +102,14 @@ class Paths:
     """Every row of the study with its differences."""
     plots = _cached("plots")
     """Tables that `dvc plots` draws."""
+    adapter = _cached("adapters/{}")
+    """Folder of the adapters of a variant of the masks."""
+    run = _cached("runs/{}")
+    """Folder of a learner's runs: fitted learners, runs and predictions."""
+    seconds = _cached("seconds/{}.json")
+    """The seconds of each fit of a learner by its digest."""
+    record = _cached("records/{}.json")
+    """The record of a stage's last run."""
 
     def stores(self, dataset: str) -> Path:
         """The folder, or URL, of the stores of a dataset."""
@@ -130,14 +133,6 @@ class Paths:
         """Stage 2, the feature store; of a variant of the masks a store of its own."""
         return self.stores(dataset) / (f"features/{variant}.zarr" if variant else "features.zarr")
 
-    def adapter(self, dataset: str, variant: str) -> Path:
-        """Folder of the adapters of a variant of the masks."""
-        return self.cache(dataset) / "adapters" / variant
-
-    def run(self, dataset: str, learner: str) -> Path:
-        """Folder of a learner's runs: fitted learners, runs and predictions."""
-        return self.cache(dataset) / "runs" / learner
-
     def run_table(self, dataset: str, learner: str) -> Path:
         """One row per run of a learner: its seed, labels, status, and what it chose."""
         return self.run(dataset, learner) / "runs.parquet"
@@ -146,26 +141,12 @@ class Paths:
         """One row for each fit of a learner and test image."""
         return self.run(dataset, learner) / "predictions.parquet"
 
-    def seconds(self, dataset: str, learner: str) -> Path:
-        """The seconds of each fit of a learner by its digest."""
-        return self.cache(dataset) / "seconds" / f"{learner}.json"
-
-    def record(self, dataset: str, stage: str) -> Path:
-        """The record of a stage's last run."""
-        return self.cache(dataset) / "records" / f"{stage}.json"
-
 
 class QuickPaths(Paths):
     """A project whose runs and comparison are those of `compare --quick`, beside the full ones."""
 
     compare = _cached("quick/compare.parquet")
     plots = _cached("quick")
-
-    def run(self, dataset: str, learner: str) -> Path:
-        return self.cache(dataset) / "quick" / "runs" / learner
-
-    def seconds(self, dataset: str, learner: str) -> Path:
-        return self.cache(dataset) / "quick" / "seconds" / f"{learner}.json"
-
-    def record(self, dataset: str, stage: str) -> Path:
-        return self.cache(dataset) / "quick" / "records" / f"{stage}.json"
+    run = _cached("quick/runs/{}")
+    seconds = _cached("quick/seconds/{}.json")
+    record = _cached("quick/records/{}.json")

@@ -131,14 +131,6 @@ def write(files: Mapping[Path, bytes]) -> None:
         ask(path, "pipe", {file.path: content for file, content in files.items()})
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file, at a URL or here."""
-    if is_url(path):
-        write({path: content})
-    else:
-        path.write_bytes(content)
-
-
 def create(path: Path, content: bytes) -> None:
     """Write an object that is not there; FileExistsError if it is, on servers that know the
     condition If-None-Match."""
@@ -161,8 +153,7 @@ def files_in(folder: Path) -> list[Path]:
     """Return all files below a folder, at a URL or here, sorted."""
     if not is_url(folder):
         return sorted(file for file in folder.rglob("*") if file.is_file())
-    found, root = ask(folder, "find", folder.path), folder.path.rstrip("/")
-    return [folder / name[len(root) + 1 :] for name in found if name != root]
+    return [folder / name for name in tree(folder) if name]
 
 
 def move(file: Path, final: Path) -> None:

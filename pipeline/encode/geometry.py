@@ -44,17 +44,15 @@ class Geometry:
         `fill` is the colour of the padding; `interpolation` is "bicubic" or "bilinear",
         antialiased (Pillow's, as open_clip uses it).
         """
-        height, width = self.resized
+        picture = Image.fromarray(np.ascontiguousarray(image))
         if image.shape[:2] != self.resized:
-            pil = Image.fromarray(np.ascontiguousarray(image))
-            image = np.asarray(pil.resize((width, height), RESAMPLE[interpolation]))
-        if (height, width, self.top, self.left) == (self.size, self.size, 0, 0):
-            return image
-        # Pillow fills an image with a colour several times faster than numpy.
-        frame = np.array(Image.new("RGB", (self.size, self.size), fill))
-        y0, x0 = max(0, self.top), max(0, self.left)
-        y1, x1 = min(self.size, self.top + height), min(self.size, self.left + width)
-        frame[y0:y1, x0:x1] = image[y0 - self.top : y1 - self.top, x0 - self.left : x1 - self.left]
+            picture = picture.resize(self.resized[::-1], RESAMPLE[interpolation])
+        return np.array(self._framed(picture, fill))
+
+    def _framed(self, resized: Image.Image, fill: float | tuple[int, int, int]) -> Image.Image:
+        """Return the frame with a resized image at its place, as far as it is inside."""
+        frame = Image.new(resized.mode, (self.size, self.size), fill)
+        frame.paste(resized, (self.left, self.top))
         return frame
 
     def apply_mask(self, mask: np.ndarray) -> np.ndarray:
@@ -69,14 +67,9 @@ class Geometry:
         Areas are averaged, so that a mask smaller than a cell still has a share; the padding of
         the frame counts as not covered.
         """
-        (height, width), box = self.resized, Image.Resampling.BOX
-        area = np.asarray(Image.fromarray(mask.astype(np.float32)).resize((width, height), box))
-        y0, x0 = max(0, -self.top), max(0, -self.left)
-        seen = area[y0 : y0 + self.size, x0 : x0 + self.size]
-        frame = np.zeros((self.size, self.size), np.float32)
-        top, left = max(0, self.top), max(0, self.left)
-        frame[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
-        covered = Image.fromarray(frame)
+        box = Image.Resampling.BOX
+        area = Image.fromarray(mask.astype(np.float32)).resize(self.resized[::-1], box)
+        covered = self._framed(area, 0)
         return [np.asarray(covered.resize(grid[::-1], box)) for grid in grids]
 
 

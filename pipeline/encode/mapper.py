@@ -17,12 +17,10 @@ from pipeline.images import read_image, read_mask, reader_rules
 from pipeline.models import ClipModel, TimmEncoder
 from pipeline.segment.quality import effective_mask
 from pipeline.store import FeatureRow, WorkItem
-from pipeline.store.layout import checksum
+from pipeline.store.layout import GOOD, checksum
 
 MAPPER_VERSION = 1
 """Incremented when the same model and parameters give other features than before."""
-USABLE = ("ok", "empty", "full")
-"""Statuses of masks that views can be made of."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ class EncodeMapper:
         row, stored = item.row, item.row["mask"]
         if stored is None:
             raise no_mask("it has no mask yet")
-        if stored["status"] not in USABLE:
+        if stored["status"] not in GOOD:
             raise no_mask(f"its mask failed ({stored['reason'] or stored['status']})")
         if stored["sha256"] != row["sha256"]:
             raise no_mask("its mask was made of other image bytes")
@@ -226,25 +224,23 @@ class EncodeMapper:
         pooled ones, is of one forward pass of it."""
         pixels = torch.cat([one.pixels for one in prepared])
         keep, d = self.params.tokens, self.clip.embed_dim
-        parts = pixels.split(self.forward_batch) if len(pixels) else ()
-        rows, wholes, start = [], {}, 0
-        for number, one in enumerate(prepared):
-            rows.append([start + i if i >= 0 else -1 for i in one.index])
-            wholes[start + one.whole] = number
-            start += len(one.pixels)
-        encoded, start = [], 0
+        starts = np.cumsum([0, *(len(one.pixels) for one in prepared)]).tolist()
+        each = list(zip(starts, prepared, strict=False))  # of each image the first frame
+        rows = [[start + i if i >= 0 else -1 for i in one.index] for start, one in each]
+        wholes = {start + one.whole: k for k, (start, one) in enumerate(each)}
+        encoded = []
         pooled = np.zeros((len(prepared), len(self.pooled), self.pooled_dim), np.float32)
-        for part in parts:
+        for start in range(0, len(pixels), self.forward_batch):
+            part = pixels[start : start + self.forward_batch]
             if keep or not self.pooled:
                 encoded.append(self.clip.encode_image(part, tokens=keep))
             if self.pooled:
                 vectors, maps = self.clip.encode_maps(part)
                 encoded += [] if keep else [vectors]
-                for row in set(range(start, start + len(part))).intersection(wholes):
+                for row in wholes.keys() & range(start, start + len(part)):
                     of = wholes[row]
-                    each = [one[row - start].cpu().numpy() for one in maps]
-                    pooled[of] = pool(each, prepared[of].shares)
-            start += len(part)
+                    found = [one[row - start].cpu().numpy() for one in maps]
+                    pooled[of] = pool(found, prepared[of].shares)
 
         def by_view(values: Sequence[torch.Tensor], *shape: int) -> np.ndarray:
             nothing = np.full((1, *shape), np.nan, np.float32)  # the last row, -1

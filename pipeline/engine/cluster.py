@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
@@ -45,6 +45,7 @@ from pipeline.io import (
     sha256_json,
     writing,
 )
+from pipeline.store import layout
 from pipeline.store.items import WorkItem, identity_diff
 
 if TYPE_CHECKING:
@@ -73,28 +74,18 @@ class Pool(Protocol):
 
 
 class DaskPool:
-    """The workers of a running Dask scheduler, such as tcp://host:8786.
+    """The workers of a running Dask scheduler, such as tcp://host:8786."""
 
-    Raises ConfigError if `distributed` is not installed, nobody answers at the address, or a
-    worker has other code.
-    """
+    def __init__(self, address: str):
+        from distributed import Client, KilledWorker
 
-    def __init__(self, address: str, timeout: float = 30.0):
-        try:
-            from distributed import Client, KilledWorker
-        except ImportError:
-            raise _absent("distributed", "dask") from None
-        options = RunOptions(engine="dask", scheduler=address)
-        options.knock()
-        try:
-            self.client = Client(address, timeout=timeout, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise options.nobody(error) from None
+        self.client = Client(address, timeout=30, set_as_default=False)
         self.died = (KilledWorker,)
         tasks = self.client.get_executor(pure=False)  # else two equal tasks would be one
         self.submit = partial(tasks.submit, run_part)
-        with _closed_on_error(self):
-            _check_all(self.client.run(version_error, code_version(), on_error="return"))
+
+    def ask_all(self) -> dict[str, Any]:
+        return self.client.run(version_error, code_version(), on_error="return")
 
     def size(self) -> int:
         try:
@@ -110,30 +101,20 @@ class DaskPool:
 class RayPool:
     """The processes of a running Ray cluster, such as auto, host:6379 or ray://host:10001.
 
-    Each takes a core, or where the cluster has GPUs one of these. Raises ConfigError if `ray` is
-    not installed, nobody answers at the address, or a machine has other code.
+    Each takes a core, or where the cluster has GPUs one of these.
     """
 
     def __init__(self, address: str):
-        try:
-            import ray
-        except ImportError:
-            raise _absent("ray", "ray") from None
-        options = RunOptions(engine="ray", scheduler=address)
-        options.knock()
-        try:
-            ray.init(address, log_to_driver=False, logging_level="ERROR")
-        except Exception as error:  # some are of no kind of their own
-            raise options.nobody(error) from None
+        import ray
+
+        ray.init(address, log_to_driver=False, logging_level="ERROR")
         gone = ("WorkerCrashedError", "NodeDiedError", "OutOfMemoryError")
         self.died = tuple(getattr(ray.exceptions, name) for name in gone)
         self.ray, self.unit = ray, "GPU" if ray.cluster_resources().get("GPU") else "CPU"
         needs = {"num_cpus": 1, "num_gpus": int(self.unit == "GPU"), "max_retries": 3}
         self.task = ray.remote(**needs)(run_part)
-        with _closed_on_error(self):
-            self._check()
 
-    def _check(self) -> None:
+    def ask_all(self) -> dict[str, Any]:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         probe, found = self.ray.remote(num_cpus=0)(version_error), {}
@@ -147,7 +128,7 @@ class RayPool:
                 found[name] = self.ray.get(asked)
             except Exception as error:
                 found[name] = error
-        _check_all(found)
+        return found
 
     def size(self) -> int:
         return int(self.ray.cluster_resources().get(self.unit, 0))
@@ -187,20 +168,6 @@ def _start_on_device(free: Any) -> None:
     process.end_with_parent()
 
 
-def _absent(package: str, extra: str) -> ConfigError:
-    remedy = f"pip install 'medfocusclip[{extra}]', here and where the workers run"
-    return ConfigError(f"--engine {extra} needs the package {package}", remedy=remedy)
-
-
-@contextlib.contextmanager
-def _closed_on_error(pool: Pool) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        pool.close()
-        raise
-
-
 def _check_all(found: dict[str, Any]) -> None:
     """Raise ConfigError for the first worker with a `version_error`, or without that function."""
     for name, error in found.items():
@@ -229,10 +196,28 @@ def connected(options: RunOptions) -> Iterator[Pool | None]:
 
 
 def open_pool(options: RunOptions) -> Pool:
-    """Return the workers that the options name; ConfigError if they cannot be reached."""
+    """Return the workers that the options name.
+
+    Raises:
+        ConfigError: nobody answers at the address, a worker has other code, or the package of the
+            engine is not installed.
+    """
     if options.devices is not None:
         return DevicePool([name.strip() for name in options.devices.split(",")])
-    return (DaskPool if options.engine == "dask" else RayPool)(options.scheduler)
+    options.knock()
+    try:
+        pool = (DaskPool if options.engine == "dask" else RayPool)(options.scheduler)
+    except ImportError as error:
+        remedy = f"pip install 'medfocusclip[{options.engine}]', here and where the workers run"
+        message = f"--engine {options.engine} needs the package {error.name}"
+        raise ConfigError(message, remedy=remedy) from None
+    except Exception as error:  # Ray's are of no kind of their own
+        raise options.nobody(error) from None
+    with contextlib.ExitStack() as on_error:
+        on_error.callback(pool.close)
+        _check_all(pool.ask_all())
+        on_error.pop_all()
+    return pool
 
 
 class Task(Protocol):
@@ -352,7 +337,7 @@ class ClusterExecutor:
             return stopped()
 
         try:
-            remote.write_file(staging / RUNNING, b"")
+            layout.write_files(staging, {RUNNING: b""})
             parts = ranges(items, self.pool, self.batch_size, writer.shard_rows)
             for part, found in in_workers(self.pool, task, parts, stop):
                 yield from self._finish(part, found, writer)
@@ -393,7 +378,9 @@ class RangeTask:
 
     def stopped(self) -> bool:
         """Whether to stop; also where the driver is gone and the next one has cleaned up."""
-        return not _exists(self.staging / RUNNING)
+        now = time.monotonic()
+        period = now // POLL_SECONDS if remote.is_url(self.staging) else now
+        return not _exists(self.staging / RUNNING, period)
 
     def begin(self) -> Mapper | None:
         """Return the mapper, None if there is nothing to do any more; ConfigError unless it
@@ -424,17 +411,10 @@ class RangeTask:
         return self.writer.write_shard(rows(), self.staging), executor.seconds
 
 
-_asked: dict[str, tuple[float, bool]] = {}  # file at a URL -> when it was asked for, the answer
-
-
-def _exists(file: Path) -> bool:
-    if not remote.is_url(file):
-        return file.exists()
-    when, answer = _asked.get(str(file), (-POLL_SECONDS, True))
-    if time.monotonic() - when > POLL_SECONDS:
-        answer = remote.exists(file)
-        _asked[str(file)] = time.monotonic(), answer
-    return answer
+@lru_cache(maxsize=1)
+def _exists(file: Path, period: float) -> bool:
+    """Return whether there is a file; it is looked for once in a period."""
+    return remote.exists(file)
 
 
 _one_at_a_time = threading.Lock()  # a Dask worker may have several threads

@@ -6,11 +6,11 @@ Imports no array library: `keep_freed_memory` has to be called before one starts
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import platform
 import sys
 import threading
-import time
 
 _shared_arena = threading.Event()  # set if all threads of this process use one memory arena
 
@@ -52,11 +52,9 @@ def keep_freed_memory() -> None:
 
 def end_with_parent() -> None:
     """Exit when the parent process dies: a worker that waits for work would wait for ever."""
-    parent = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
+        multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -346,15 +346,15 @@ def run_stage(
     section = getattr(params, stage).model_dump(mode="json")
     name = "-".join([stage, *variant.split("/")]) if variant else stage
     record = RunRecord(name, dataset, parameters={"profile": params.profile, stage: section})
-    batch_size, how = options.batch_size or BATCH_SIZE, {"max_failed": section["max_failed"]}
-    arguments = record, paths.record(dataset, name), items
+    batch_size, factory = options.batch_size or BATCH_SIZE, lambda: mapper
     if pool is None:
-        how["executor"] = LocalExecutor(batch_size, options.workers, hashes=hashes)
-        return run_items(*arguments, lambda: mapper, writer, options, **how)
-    from pipeline.engine.cluster import ClusterExecutor
+        executor = LocalExecutor(batch_size, options.workers, hashes=hashes)
+    else:
+        from pipeline.engine.cluster import ClusterExecutor
 
-    how["executor"] = ClusterExecutor(pool, batch_size, options.workers, hashes=hashes)
-    return run_items(*arguments, recipe, writer, options, **how)
+        executor, factory = ClusterExecutor(pool, batch_size, options.workers, hashes), recipe
+    how = {"max_failed": section["max_failed"], "executor": executor}
+    return run_items(record, paths.record(dataset, name), items, factory, writer, options, **how)
 
 
 def run_items(
@@ -366,7 +366,7 @@ def run_items(
     options: RunOptions,
     *,
     max_failed: float,
-    executor: Executor | None = None,
+    executor: Executor,
 ) -> RunRecord:
     """Compute the rows of `items` that a store lacks, and return the record.
 
@@ -378,9 +378,9 @@ def run_items(
         items: in the order wanted; each image_id once.
         factory: builds the mapper that turns items into rows.
         writer: an ENTERED writer (`with MaskStoreWriter(...) as writer`).
-        options: batch size, workers, limit, force and progress are used here.
+        options: limit, force and progress are used here.
         max_failed: largest allowed share of failed items.
-        executor: where the mapper runs; default a `LocalExecutor`.
+        executor: where the mapper runs.
 
     Raises:
         StageFailed: exit code 3; more than `max_failed` of the items failed. What was computed is
@@ -388,7 +388,6 @@ def run_items(
         DiskError: the store or the record cannot be written (full disk, read-only folder).
         KeyboardInterrupt: SIGINT or SIGTERM was received; rows already computed were committed.
     """
-    executor = executor or LocalExecutor(options.batch_size or BATCH_SIZE, options.workers)
     record.identity, record.versions = writer.identity_hash, library_versions()
     record.parameters |= {"limit": options.limit, "force": options.force, "max_failed": max_failed}
     with interrupts() as stopped, recorded(record, record_path, max_failed=max_failed):

@@ -283,18 +283,16 @@ def index_to_bytes(index: pa.Table) -> bytes:
     return file.getvalue()
 
 
-def read_columns(kind: Kind, data: bytes, names: Sequence[str]) -> pa.Table:
-    """Read columns of a Parquet file of `index_to_bytes`, possibly by a version with fewer."""
+def read_column(kind: Kind, data: bytes, name: str) -> pa.ChunkedArray:
+    """Read a column of a Parquet file of `index_to_bytes`, possibly by a version without it."""
     # pyarrow starts no thread here: a short script that ends just then would be aborted
     # (apache/arrow#34314). `read_table`, and any reader of a Python file, start some.
     file = pq.ParquetFile(pa.BufferReader(data))
-    table = file.read(names, use_threads=False).combine_chunks()  # those that are there
-    columns = {name: table[name] for name in table.column_names}
-    for name in (name for name in names if name not in columns):
-        dtype, default = kind.columns[name]
-        scalar = pa.scalar(default, pa.type_for_alias(dtype))
-        columns[name] = pa.chunked_array([pa.repeat(scalar, file.metadata.num_rows)])
-    return pa.table({name: columns[name] for name in names})
+    if name in file.schema_arrow.names:
+        return file.read([name], use_threads=False).combine_chunks()[name]
+    dtype, default = kind.columns[name]
+    scalar = pa.scalar(default, pa.type_for_alias(dtype))
+    return pa.chunked_array([pa.repeat(scalar, file.metadata.num_rows)])
 
 
 def numbers(column: pa.ChunkedArray) -> np.ndarray:
@@ -413,13 +411,14 @@ class DataArray:
     def new(
         cls, name: str, dims: Sequence[str], chunk: Sequence[int], dtype: str, count: int = 0
     ) -> DataArray:
-        """Return an array whose rows are single chunks, with shards of a suitable size for about
-        `count` rows."""
+        """Return an array whose rows are single chunks (masks grow to their largest row), with
+        shards of a suitable size for about `count` rows."""
         size = math.prod(chunk) * np.dtype(dtype).itemsize
         rows = max(SHARD_ROWS, _power_of_two(-(-count // SHARDS)))
         rows = rows if dtype == "bool" else max(1, min(rows, SHARD_BYTES // size))
         rows = 1 << (rows.bit_length() - 1)  # a power of two: shards of two arrays nest
-        return cls(name, tuple(dims), tuple(chunk), dtype, tuple(chunk), rows)
+        shape = (1,) * len(chunk) if dtype == "bool" else tuple(chunk)
+        return cls(name, tuple(dims), shape, dtype, tuple(chunk), rows)
 
     def metadata(self, rows: int) -> dict[str, Any]:
         sharding = {

@@ -7,7 +7,7 @@ import os
 import socket
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from uuid import uuid4
 
 from pipeline import remote
@@ -53,7 +53,9 @@ class RemoteLock:
             except FileExistsError:
                 holder = self._holder()
         if holder and holder != me:  # its own, where an answer was lost and the request repeated
-            raise self._held(holder)
+            who = f"process {holder.get('pid')} on {holder.get('host')}"
+            remedy = f"wait for it to end; if no run is alive there, delete {self.path}"
+            raise StoreError(f"the store is being written by {who}", path=self.path, remedy=remedy)
         self._content = me
         _held.add(me["token"])
 
@@ -73,18 +75,6 @@ class RemoteLock:
         with suppress(RemoteError):  # the error that ends the run is the one to report
             if content and self._holder() == content:
                 remote.remove(self.path)
-
-    def __enter__(self) -> Self:
-        self.acquire()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def _held(self, holder: dict[str, Any]) -> StoreError:
-        who = f"process {holder.get('pid')} on {holder.get('host')}"
-        remedy = f"wait for it to end; if no run is alive there, delete {self.path}"
-        return StoreError(f"the store is being written by {who}", path=self.path, remedy=remedy)
 
     def _holder(self) -> dict[str, Any]:
         try:

@@ -177,7 +177,7 @@ class StoreReader:
         """Return a column of the index, sorted by image_id. It is decoded when it is first asked
         for: most of the index is text that reading a row does not need."""
         if name not in self._columns:
-            values = layout.read_columns(self.kind, self._index, [name])[name]
+            values = layout.read_column(self.kind, self._index, name)
             self._columns[name] = values if self._order is None else values.take(self._order)
         return self._columns[name]
 

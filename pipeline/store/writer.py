@@ -21,7 +21,6 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -545,6 +544,8 @@ class MaskStoreWriter(StoreWriter):
     """The writer of a mask store; parameters as for `StoreWriter`."""
 
     kind = MASKS
+    dims: tuple[str, ...] = ("image", "y", "x")
+    most: int | None = None
 
     def new_arrays(self, items: Sequence[WorkItem], files: dict[str, bytes]) -> dict[str, dict]:
         """One chunk per mask up to 1024 px a side, tiles above.
@@ -557,12 +558,10 @@ class MaskStoreWriter(StoreWriter):
             for name in ("height", "width")
         ]
         tile = [min(layout.TILE, -(-n // 256) * 256) for n in sides]
-        return self.array_of(tile, self.expected(items))
-
-    def array_of(self, tile: list[int], count: int) -> dict[str, dict]:
-        """Return the metadata of an empty array with tiles of a height and width."""
-        array = DataArray.new("mask", ("image", "y", "x"), tile, "bool", count)
-        return {"mask": replace(array, shape=(1, 1)).metadata(0)}
+        (name,) = self.kind.sums
+        chunk = tile if self.most is None else [self.most, *tile]
+        array = DataArray.new(name, self.dims, chunk, "bool", self.expected(items))
+        return {name: array.metadata(0)}
 
     def encode_row(self, row: MaskRow) -> tuple[Row, Data]:
         """Return index values and data of a mask row."""
@@ -585,19 +584,15 @@ class MaskStoreWriter(StoreWriter):
 
 
 class CandidateStoreWriter(MaskStoreWriter):
-    """The writer of a store of candidate masks; `most`: of an image. Else as `StoreWriter`."""
+    """The writer of a store of candidate masks; `most`: of an image, which lie in one chunk, or
+    tile. Else as `StoreWriter`."""
 
     kind = CANDIDATES
+    dims = ("image", "rank", "y", "x")
 
     def __init__(self, *args: Any, most: int, **options: Any):
         super().__init__(*args, **options)
         self.most = most
-
-    def array_of(self, tile: list[int], count: int) -> dict[str, dict]:
-        """One chunk, or tile, for all candidates of an image."""
-        dims = ("image", "rank", "y", "x")
-        array = DataArray.new("candidate", dims, [self.most, *tile], "bool", count)
-        return {"candidate": replace(array, shape=(1, 1, 1)).metadata(0)}
 
     def encode_row(self, row: CandidateRow) -> tuple[Row, Data]:
         """Return index values and data of a row of candidates."""

@@ -7,7 +7,6 @@ import torch
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 
-from pipeline.encode.mapper import EncodeMapper
 from pipeline.models import ClipModel
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -28,16 +27,6 @@ def small_clip(seed: int = 0, precision: str = "fp32") -> ClipModel:
     preprocess = {"mean": MEAN, "std": STD, "interpolation": "bicubic"}
     fingerprint = {"name": "small", "seed": seed}
     return ClipModel(model, SimpleTokenizer(context_length=32), preprocess, precision, fingerprint)
-
-
-def encode_images(images, masks, params, clip, views=None, statuses="", seeds="", truths=()):
-    """The features of images in memory, float32 (n, view, d), in one batch."""
-    if views:
-        params = params.model_copy(update={"views": tuple(views)})
-    mapper, n = EncodeMapper(params, clip, {}), len(images)
-    given = statuses or ["ok"] * n, seeds or [""] * n, truths or [None] * n
-    prepared = [mapper.prepare(*one) for one in zip(images, masks, *given, strict=True)]
-    return mapper.encode(prepared)[0]
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pipeline.config import EncodeParams
 from pipeline.encode.mapper import EncodeMapper
 from pipeline.images import read as reader
 from pipeline.models import ModelSpec, load_clip
-from tests.encode.conftest import encode_images, small_clip
+from tests.encode.conftest import small_clip
 from tests.models.small import save_clip, small_clip_config
 
 ALL = ("whole", "masked", "crop", "binary", "oracle", "random")
@@ -24,6 +24,11 @@ def images_and_masks(n=5):
     return images, masks
 
 
+def encode(mapper, images):
+    """What images, as arguments of `prepare`, become in one batch."""
+    return mapper.encode([mapper.prepare(*one) for one in images])
+
+
 def params(**values):
     return EncodeParams(**{"views": ALL, **values})
 
@@ -33,28 +38,23 @@ def params(**values):
 )
 def test_features_do_not_depend_on_batch_order_or_views_per_forward_pass(clip):
     images, masks = images_and_masks()
-    seeds = list("abcde")
-    together = encode_images(images, masks, params(), clip, seeds=seeds, truths=masks)
-    assert together.shape == (5, 6, 24) and together.dtype == np.float32
-    backwards = encode_images(
-        images[::-1], masks[::-1], params(), clip, seeds=seeds[::-1], truths=masks[::-1]
-    )[::-1]
-    every = list(zip(images, masks, ["ok"] * 5, seeds, masks, strict=True))
+    every = list(zip(images, masks, ["ok"] * 5, "abcde", masks, strict=True))
     mapper, small = (EncodeMapper(params(), clip, {}, forward_batch=n) for n in (32, 4))
-    alone = np.concatenate([mapper.encode([mapper.prepare(*one)])[0] for one in every])
-    split = small.encode([small.prepare(*one) for one in every]).features
-    for other in (backwards, alone, split):
+    together = encode(mapper, every).features
+    assert together.shape == (5, 6, 24) and together.dtype == np.float32
+    backwards = encode(mapper, every[::-1]).features[::-1]
+    alone = np.concatenate([encode(mapper, [one]).features for one in every])
+    for other in (backwards, alone, encode(small, every).features):
         assert np.abs(together - other).max() < 1e-5
 
 
 def test_patch_tokens_are_kept_on_request(clip):
-    images, masks = images_and_masks(3)
+    every = list(zip(*images_and_masks(3), strict=True))
     mapper = EncodeMapper(params(views=("whole", "oracle"), tokens=True), clip, {})
-    prepared = [mapper.prepare(i, m) for i, m in zip(images, masks, strict=True)]
-    features, tokens, _ = mapper.encode(prepared)
+    features, tokens, _ = encode(mapper, every)
     assert tokens.shape == (3, 2, 16, 24)
     assert np.isfinite(tokens[:, 0]).all() and np.isnan(tokens[:, 1]).all()
-    plain = encode_images(images, masks, params(), clip, views=["whole"])
+    plain = encode(EncodeMapper(params(views=("whole",)), clip, {}), every).features
     assert np.allclose(features[:, 0], plain[:, 0], atol=1e-5)
 
 

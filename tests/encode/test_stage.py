@@ -149,13 +149,15 @@ def test_an_empty_mask_means_the_whole_image_and_is_recorded(project, run, segme
     assert np.isnan(stored["oracle"]).all()
 
 
-@pytest.mark.promise("Another template encodes the texts again and no image.")
+@pytest.mark.promise("New prompts replace the text features and encode no image.")
 def test_a_changed_template_encodes_the_texts_again_and_no_image(project, run, clip):
     run()
-    before = features(project).text_features
+    before, images = features(project).text_features, all_views(project)
     project.prompts("a photo of {}.", "a scan of {}.")
     assert run().done == 0
     after = features(project).text_features
+    for image_id, views in all_views(project).items():
+        np.testing.assert_array_equal(views, images[image_id])
     assert before.shape == (2, 1, 24) and after.shape == (2, 2, 24)
     texts = ["a photo of a cat.", "a scan of a cat.", "a photo of a dog.", "a scan of a dog."]
     expected = clip.encode_text(texts).numpy().reshape(2, 2, 24)

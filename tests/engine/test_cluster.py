@@ -105,8 +105,7 @@ def two_workers(dask):
 def project(tmp_path_factory):
     made = Project(tmp_path_factory.mktemp("toy"))
     for i in range(12):
-        image, region = scene(i, 40 + 3 * i, 70 - 2 * i)
-        made.add(f"{i}.png", image, region, label="cat" if i % 2 else "dog")
+        made.add(f"{i}.png", *scene(i, 40 + 3 * i, 70 - 2 * i), label="cat" if i % 2 else "dog")
     made.add("copy.png", scene(3, 49, 64)[0])
     return made
 
@@ -142,7 +141,7 @@ def test_rows_of_two_workers_one_of_them_killed_are_those_of_one_process(dask, p
     store, features = paths.masks(DATASET), paths.features(DATASET)
     own = {"batch_size": 2, "workers": 1, "progress": False}
     alone = RunOptions(force=True, **own)
-    there = RunOptions(engine="dask", scheduler=dask.scheduler_address, **own)
+    there = engine(dask, **own)
     with one_killed(dask):
         record = segment_dataset(DATASET, params, paths, there, **sam2)
     assert record.status == "ok" and record.done == 13 and record.copied == 1
@@ -165,20 +164,22 @@ def read(store):
     return data, store.table().drop(columns="row", errors="ignore")
 
 
-def cheap(executor, folder, items, mapper):
-    """Run the stage without a model by an executor."""
-    with make_writer("masks", folder, mapper().identity) as writer:
+def cheap(options, folder, items, mapper, batch_size=1):
+    """Run the stage without a model by the workers that options name."""
+    with (
+        make_writer("masks", folder, mapper().identity) as writer,
+        closing(cluster.open_pool(options)) as pool,
+    ):
         writer.sync_manifest(manifest_of(items))
+        executor = cluster.ClusterExecutor(pool, batch_size, 1, FileHashes())
+        how = {"max_failed": 0, "executor": executor}
         record, path = RunRecord("masks"), folder / "masks.json"
-        options = RunOptions(progress=False)
-        return run_items(
-            record, path, items, mapper, writer, options, max_failed=0, executor=executor
-        )
+        return run_items(record, path, items, mapper, writer, RunOptions(progress=False), **how)
 
 
-def engine(dask):
+def engine(dask, **own):
     """Options that name the cluster."""
-    return RunOptions(engine="dask", scheduler=dask.scheduler_address)
+    return RunOptions(engine="dask", scheduler=dask.scheduler_address, **own)
 
 
 @pytest.mark.promise(
@@ -260,11 +261,7 @@ def test_a_full_disk_on_one_worker_is_named_and_what_was_finished_is_kept(dask, 
     full = list(two_workers(dask).processes)[1:]
     items, paths = make_items(tmp_path, 12), make_project(tmp_path / "project")
 
-    def run(items):
-        with closing(pool_of(dask)) as pool:
-            executor = cluster.ClusterExecutor(pool, 1, 1, FileHashes())
-            return cheap(executor, tmp_path, items, partial(CheapMapper, "masks"))
-
+    run = partial(cheap, engine(dask), tmp_path, mapper=partial(CheapMapper, "masks"))
     assert run(items[:4]).done == 4
     dask.client.run(limit_files, 10, workers=full)
     said = r"cannot write: File too large \(on worker .*\) - free some space"
@@ -281,10 +278,6 @@ def test_a_full_disk_on_one_worker_is_named_and_what_was_finished_is_kept(dask, 
     finished = len(list(paths.run("toy", "linear-probe").glob("partial-*")))
     counts = train(paths, study, learners=["linear-probe"], options=engine(dask))
     assert finished <= counts["skipped"] < 4 == counts["total"] and not counts["failed"]
-
-
-def pool_of(dask):
-    return cluster.DaskPool(dask.scheduler_address)
 
 
 @pytest.mark.promise(REFUSED)
@@ -325,13 +318,7 @@ def test_an_address_where_nobody_answers_ends_a_command_before_it_loads_a_model(
 
 @pytest.mark.promise(REFUSED)
 def test_a_worker_with_other_code_or_weights_is_refused(dask, tmp_path, monkeypatch):
-    items = make_items(tmp_path, 6)
-
-    def run(mapper):
-        with closing(pool_of(dask)) as pool:
-            executor = cluster.ClusterExecutor(pool, 2, 1, FileHashes())
-            return cheap(executor, tmp_path, items, mapper)
-
+    run = partial(cheap, engine(dask), tmp_path, make_items(tmp_path, 6))
     monkeypatch.setattr(cluster, "code_version", lambda: {"source": "abc", "torch": "1.0"})
     with pytest.raises(ConfigError, match=r"another version of the code.* instead of abc"):
         run(partial(CheapMapper, "masks"))
@@ -350,7 +337,7 @@ def test_workers_that_are_stopped_write_what_they_have(dask, tmp_path):
     items, marker = make_items(tmp_path, 40), tmp_path / "images" / "mapped"
     with (
         make_writer("masks", tmp_path, CheapMapper("masks").identity) as writer,
-        closing(pool_of(dask)) as pool,
+        closing(cluster.open_pool(engine(dask))) as pool,
     ):
         writer.plan(items)
         executor = cluster.ClusterExecutor(pool, 1, 1, FileHashes())
@@ -383,11 +370,8 @@ class OtherThere:
 
 @pytest.mark.promise(REFUSED)
 def test_what_is_not_there_is_said_in_one_line(monkeypatch):
-    with pytest.raises(ConfigError, match="no Dask scheduler at tcp"):
-        cluster.DaskPool("tcp://127.0.0.1:9", timeout=1)
-    for name in ("distributed", "ray"):
-        monkeypatch.setitem(sys.modules, name, None)
-    for engine in ("dask", "ray"):
+    for engine, package in (("dask", "distributed"), ("ray", "ray")):
+        monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(ConfigError, match=rf"pip install 'medfocusclip\[{engine}\]'"):
             cluster.open_pool(RunOptions(engine=engine, scheduler="x"))
     wrong = ({"engine": "spark"}, {"engine": "dask"}, {"scheduler": "x"})
@@ -407,16 +391,14 @@ class Deadly(CheapMapper):
 
 @pytest.mark.promise("`--devices` gives each GPU a worker process of its own.")
 def test_processes_with_a_device_each_write_the_rows_and_a_dead_one_ends_the_run(tmp_path):
-    items = make_items(tmp_path, 24)
-    with closing(cluster.open_pool(RunOptions(devices="0, 1"))) as pool:
-        executor = cluster.ClusterExecutor(pool, 4, 1, FileHashes())
-        assert cheap(executor, tmp_path, items[:16], partial(CheapMapper, "masks")).done == 16
-        assert executor.parameters["ranges"] == 4
-        run_cheap("masks", tmp_path / "one", items[:16])
-        assert content("masks", tmp_path) == content("masks", tmp_path / "one")
-        with pytest.raises(PipelineError, match="the workers are lost") as caught:
-            cheap(executor, tmp_path, items, partial(Deadly, "masks"))
-        assert "run again" in caught.value.remedy
+    items, run = make_items(tmp_path, 24), partial(cheap, RunOptions(devices="0, 1"), tmp_path)
+    record = run(items[:16], partial(CheapMapper, "masks"), 4)
+    assert record.done == 16 and record.parameters["ranges"] == 4
+    run_cheap("masks", tmp_path / "one", items[:16])
+    assert content("masks", tmp_path) == content("masks", tmp_path / "one")
+    with pytest.raises(PipelineError, match="the workers are lost") as caught:
+        run(items, partial(Deadly, "masks"), 4)
+    assert "run again" in caught.value.remedy
     assert len(open_masks(tmp_path / "masks.zarr")) >= 16
     assert run_cheap("masks", tmp_path, items).done + 16 <= 24
 
@@ -462,16 +444,14 @@ def test_rows_and_fits_of_ray_workers_one_of_them_killed_are_those_of_one_proces
         found[0].kill()
 
     items, killer = make_items(tmp_path, 24), threading.Thread(target=kill, daemon=True)
-    with closing(cluster.RayPool(address)) as pool:
-        executor = cluster.ClusterExecutor(pool, 3, 1, FileHashes())
-        killer.start()
-        slow = partial(CheapMapper, "masks", seconds=0.2)
-        assert cheap(executor, tmp_path, items, slow).done == 24
+    options, slow = RunOptions(engine="ray", scheduler=address), partial(CheapMapper, seconds=0.2)
+    killer.start()
+    assert cheap(options, tmp_path, items, partial(slow, "masks"), 3).done == 24
     killer.join(timeout=1)
     run_cheap("masks", tmp_path / "one", items)
     rows, alone = content("masks", tmp_path), content("masks", tmp_path / "one")
     assert not killer.is_alive() and rows == alone
     there, here = make_project(tmp_path / "there"), make_project(tmp_path / "here")
     fits = small_params("linear-probe", train__views={"official": ["masked"]})
-    counts = train(there, fits, options=RunOptions(engine="ray", scheduler=address))
+    counts = train(there, fits, options=options)
     assert counts == train(here, fits) and digests(there) == digests(here)

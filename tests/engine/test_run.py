@@ -17,6 +17,7 @@ from pipeline.errors import ModelError, StageFailed
 from pipeline.manifest import COLUMNS, write_manifest
 from pipeline.paths import Paths
 from pipeline.store import open_masks
+from tests.project import manifest_of
 
 SAME_ROWS = "Masks and features do not depend on batch size, cores, workers, order or resuming."
 FAILURES = (
@@ -189,14 +190,10 @@ def test_status_counts_what_each_store_lacks_of_the_manifest(tmp_path, kind, sta
     paths = Paths(tmp_path)
     items = make_items(paths.cache("d"), 5)
     run_cheap(kind, paths.cache("d"), items[:3])
-    failed = {"x.png": "truncated"}
-    RunRecord(stage, "d", status="ok", total=4, done=3, failed=failed).write(
-        paths.record("d", stage)
-    )
-    table = pd.DataFrame([{**dict.fromkeys(COLUMNS, ""), **item.row} for item in items])
-    table["image_id"] = table["path"] = [item.image_id for item in items]
-    table["frame"], table["synthetic"] = 0, "0"
-    table.loc[0, "sha256"] = "0" * 64
+    record = RunRecord(stage, "d", status="ok", total=4, done=3, failed={"x.png": "truncated"})
+    record.write(paths.record("d", stage))
+    digests = ["0" * 64, *(item.row["sha256"] for item in items[1:])]
+    table = manifest_of([item.image_id for item in items], sha256=digests)
     paths.manifest("d").parent.mkdir()
     write_manifest(table, paths.manifest("d"))
     paths.record("d", "train-x").write_text("{cut")

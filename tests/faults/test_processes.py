@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -19,17 +20,10 @@ from .conftest import assert_same, at_rename
 
 def workers(running: Running) -> list[psutil.Process]:
     """Return the living worker processes of a command."""
-    with_workers = (p for p in psutil.process_iter() if p.pid != running.pid)
-    found = []
-    for process in with_workers:
-        try:
-            if os.getsid(process.pid) == running.pid and "popen_loky" in " ".join(
-                process.cmdline()
-            ):
-                found.append(process)
-        except (ProcessLookupError, psutil.Error):
-            continue
-    return found
+    with suppress(psutil.Error):  # one has just ended
+        children = psutil.Process(running.pid).children(recursive=True)
+        return [one for one in children if "popen_loky" in " ".join(one.cmdline())]
+    return []
 
 
 @pytest.mark.promise("A second writer is refused in one line, and the first goes on.")

@@ -4,16 +4,8 @@ import shutil
 
 import numpy as np
 import pytest
-import xarray as xr
 
-from benchmarks.cheap_stage import (
-    CheapMapper,
-    make_items,
-    make_writer,
-    manifest_of,
-    run_cheap,
-    store_path,
-)
+from benchmarks.cheap_stage import make_items, run_cheap, store_path
 from pipeline.errors import StoreError
 from pipeline.store import FeatureRow, FeatureStoreWriter, open_features, verify_store
 from pipeline.store.items import WorkItem
@@ -38,19 +30,23 @@ def items_of(names):
     ]
 
 
-@pytest.fixture
-def path(tmp_path):
-    """A store of a, b, c, d written in another order, with text features."""
-    path = tmp_path / "features.zarr"
+def write(path, names, rows=None):
+    """Write the features of some images in one run."""
+    items, rows = items_of(names), rows or [features_of(name) for name in names]
     with FeatureStoreWriter(path, {}, views=("whole", "masked"), dim=DIM) as writer:
-        items = items_of("dacb")
         writer.plan(items)
-        writer.write(items, [FeatureRow(i.image_id, features_of(i.image_id)) for i in items])
+        writer.write(items, [FeatureRow(*one) for one in zip(names, rows, strict=True)])
         writer.set_text(
             text_features(), classes=["dog", "cat", "ant"], templates=["a {}", "the {}"],
             identity={"t": 1}, prompts={"dog": ["a dog", "the dog"]},
         )  # fmt: skip
     return path
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A store of a, b, c, d written in another order, with text features."""
+    return write(tmp_path / "features.zarr", "dacb")
 
 
 def text_features():
@@ -60,19 +56,12 @@ def text_features():
 @pytest.mark.promise("`xy` has one order of rows, however the store was filled.")
 @pytest.mark.parametrize("runs", [["dacb"], ["c", "bd", "a"], ["abcd", "b"]])
 def test_rows_come_sorted_by_id_in_whatever_order_they_were_written(tmp_path, runs):
-    path = tmp_path / "features.zarr"
     for names in runs:
-        with FeatureStoreWriter(path, {}, views=("whole", "masked"), dim=DIM) as writer:
-            items = items_of(names)
-            writer.plan(items)
-            writer.write(items, [FeatureRow(n, features_of(n)) for n in names])
+        path = write(tmp_path / "features.zarr", names)
     store = open_features(path)
     assert [*store] == [*store.table().index] == [*store.ids()] == ["a", "b", "c", "d"]
-    assert (
-        [*store.ids("train")]
-        == [*"abd"]
-        == [*store.to_pandas("whole").query("split == 'train'").index]
-    )
+    named = store.to_pandas("whole").query("split == 'train'")
+    assert [*store.ids("train")] == [*"abd"] == [*named.index]
     X, y = store.xy("whole", "train")
     np.testing.assert_array_equal(X, [features_of(n)[0] for n in "abd"])
     assert y.tolist() == [1, 2, 0]
@@ -138,23 +127,6 @@ def test_class_features_average_normalised_templates_in_the_order_asked_for(path
         store.class_features(["cow"])
 
 
-@pytest.mark.promise("New prompts replace the text features and encode no image.")
-def test_new_templates_replace_the_text_and_encode_no_image(tmp_path):
-    items = make_items(tmp_path, 4)
-    run_cheap("features", tmp_path, items)
-    path = store_path(tmp_path, "features")
-    before = {f: f.stat().st_mtime_ns for f in (path / "image_features" / "c").rglob("*")}
-    mapper = CheapMapper("features")
-    with make_writer("features", tmp_path, mapper.identity) as writer:
-        writer.sync_manifest(manifest_of(items))
-        T = np.ones((3, 1, 24), np.float32)
-        writer.set_text(T, classes=["x", "y", "z"], templates=["new {}"], identity={"v": 2})
-        assert writer.text_identity == {"v": 2}
-        assert not writer.plan(items).todo
-    assert open_features(path).classes == ("x", "y", "z")
-    assert {f: f.stat().st_mtime_ns for f in (path / "image_features" / "c").rglob("*")} == before
-
-
 def test_damaged_text_is_an_error_and_is_written_again_by_the_next_run(tmp_path):
     items = make_items(tmp_path, 3)
     run_cheap("features", tmp_path, items)
@@ -171,20 +143,5 @@ def test_damaged_text_is_an_error_and_is_written_again_by_the_next_run(tmp_path)
     "row", [np.zeros((1, DIM)), np.zeros((2, DIM + 1)), np.full((2, DIM), np.inf)]
 )
 def test_features_of_another_shape_or_not_finite_are_refused(tmp_path, row):
-    with FeatureStoreWriter(tmp_path / "f.zarr", {}, views=("x", "y"), dim=DIM) as writer:
-        items = items_of("a")
-        writer.plan(items)
-        with pytest.raises(ValueError):
-            writer.write(items, [FeatureRow("a", row)])
-
-
-def test_patch_tokens_are_kept_when_asked_for(tmp_path):
-    path = tmp_path / "f.zarr"
-    tokens = np.random.default_rng(0).normal(size=(2, 3, DIM)).astype(np.float32)
-    with FeatureStoreWriter(path, {}, views=("whole", "masked"), dim=DIM, tokens=3) as writer:
-        items = items_of("ab")
-        writer.plan(items)
-        writer.write(items, [FeatureRow(n, features_of(n), tokens=tokens) for n in "ab"])
-    np.testing.assert_array_equal(open_features(path).read("b")["tokens"], tokens)
-    assert xr.open_zarr(path)["tokens"].dims == ("image", "view", "token", "feature")
-    assert verify_store(path).ok
+    with pytest.raises(ValueError):
+        write(tmp_path / "f.zarr", "a", [row])

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from benchmarks.cheap_stage import CheapMapper, item_of, make_items, run_cheap, store_path
+from benchmarks.cheap_stage import make_items, run_cheap, store_path
 from benchmarks.store_stage import content
 from pipeline.errors import StoreError
 from pipeline.store import open_features, open_masks, verify_store
@@ -55,47 +55,6 @@ def _bytes_of(store, kind, image_id):
     """What each way of reading gives, by its name."""
     found = {name: read(store) for name, read in reads(kind, image_id).items()}
     return {name: pickle.dumps(values) for name, values in found.items()}
-
-
-READER = """
-import sys
-from pathlib import Path
-from benchmarks.store_stage import opened
-store = opened(Path(sys.argv[1]))
-print("open", flush=True)
-input()
-for image_id in store:
-    print(image_id, *[a.tobytes().hex() for _, a in sorted(store.read(image_id).items())])
-"""
-
-
-@pytest.mark.promise("Who has a store open reads it to the end, whatever a writer does meanwhile.")
-def test_another_process_reads_a_store_to_the_end_that_is_replaced_meanwhile(
-    tmp_path, repo, small_shards
-):
-    items, kind = make_items(tmp_path, ROWS), "masks"
-    run_cheap(kind, tmp_path, items)
-    path, before = store_path(tmp_path, kind), opened(store_path(tmp_path, kind))
-    expected = [f"{i} {before.read(i)['mask'].tobytes().hex()}" for i in before]
-    carried = pickle.dumps(before)
-    del before
-    command = [sys.executable, "-c", READER, str(path)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=repo, **pipes) as reader:
-        assert reader.stdout.readline() == "open\n"  # it has read the index, and no shard
-        for tag in ("a", "b"):  # forced, then with another model; the rows are others, too
-            mapper = CheapMapper(kind, tag=tag)
-            for item in items:
-                item.path.write_bytes(f"image {tag}".encode() + item.path.read_bytes())
-            items = [item_of(i.path, k, i.path.read_bytes()) for k, i in enumerate(items)]
-            run_cheap(kind, tmp_path, items, mapper=mapper, force=True, on_mismatch="force")
-        said, _ = reader.communicate("go\n")
-    assert reader.returncode == 0 and said.splitlines() == expected
-    now = opened(path)
-    assert now.identity["model"]["tag"] == "b"
-    assert not set(expected) & {f"{i} {now.read(i)['mask'].tobytes().hex()}" for i in now}
-    with pytest.raises(StoreError, match="was replaced"):
-        pickle.loads(carried)
 
 
 def _read_in_child(store, kind, image_id, queue):

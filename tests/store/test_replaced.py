@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 
 import pytest
@@ -30,6 +31,7 @@ def test_a_reader_keeps_its_rows_whatever_a_writer_does(tmp_path, kind, how):
     path = store_path(tmp_path, kind)
     before = content(kind, tmp_path)
     early = opened(path)
+    carried = pickle.dumps(early)
     if how == "append":
         run_cheap(kind, tmp_path, items, batch_size=1, commit_seconds=0.0)
     elif how == "redo":
@@ -50,6 +52,9 @@ def test_a_reader_keeps_its_rows_whatever_a_writer_does(tmp_path, kind, how):
     now = opened(path)
     assert now.identity["model"]["tag"] == ("b" if how == "rebuild" else "a")
     assert verify_store(path).ok
+    if how == "rebuild":
+        with pytest.raises(StoreError, match="was replaced"):
+            pickle.loads(carried)
     # The replaced store goes with its last reader, at the latest when the next writer opens.
     del early, now
     run_cheap(kind, tmp_path, items, mapper=CheapMapper(kind, tag="b" if how == "rebuild" else "a"))

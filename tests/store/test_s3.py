@@ -25,7 +25,7 @@ from pipeline import open_features, open_masks, remote
 from pipeline.engine import cluster
 from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
-from pipeline.engine.run import run_items
+from pipeline.engine.run import LocalExecutor, run_items
 from pipeline.errors import PipelineError, RemoteError, StageFailed, StoreError
 from pipeline.images import read_image
 from pipeline.intake.add import refresh_dataset
@@ -52,8 +52,9 @@ def run(folder, items, root, *, commit_seconds=60.0, **options):
     with MaskStoreWriter(path, mapper.identity, commit_seconds=commit_seconds) as writer:
         writer.sync_manifest(manifest_of(items))
         record = RunRecord("masks"), folder / "masks.json"
-        how = RunOptions(progress=False, workers=1, batch_size=4, **options)
-        run_items(*record, items, lambda: mapper, writer, how, max_failed=0)
+        how = {"max_failed": 0, "executor": LocalExecutor(4, 1)}
+        options = RunOptions(progress=False, **options)
+        run_items(*record, items, lambda: mapper, writer, options, **how)
     return mapper
 
 
@@ -129,20 +130,22 @@ def test_a_server_that_stays_away_ends_the_run_and_the_next_one_goes_on(
 def test_a_second_writer_is_refused_and_the_lock_of_a_dead_one_taken(s3, place):
     path = place / "x.lock"
     first, second = RemoteLock(path), RemoteLock(path)
-    with first:
-        with pytest.raises(StoreError, match=f"written by process {os.getpid()} on .*delete s3:"):
-            second.acquire()
-        holder = json.loads(remote.read(path))
+    first.acquire()
+    with pytest.raises(StoreError, match=f"written by process {os.getpid()} on .*delete s3:"):
+        second.acquire()
+    holder = json.loads(remote.read(path))
+    first.release()
     assert not remote.exists(path)
     remote.create(path, json.dumps(holder | {"began": 0.0, "pid": os.getppid()}).encode())
     with pytest.raises(FileExistsError):
         remote.create(path, b"")
-    with first:  # the number is that of another process now
-        remote.remove(path)
-        with pytest.raises(StoreError, match="the lock was deleted or taken"):
-            first.check()
-        with second, pytest.raises(StoreError, match="by process"):
-            first.check()
+    first.acquire()  # the number is that of another process now
+    remote.remove(path)
+    with pytest.raises(StoreError, match="the lock was deleted or taken"):
+        first.check()
+    second.acquire()
+    with pytest.raises(StoreError, match="by process"):
+        first.check()
     remote.write({path: json.dumps(holder | {"host": "elsewhere"}).encode()})
     with pytest.raises(StoreError, match=r"on elsewhere - .*if no run is alive there"):
         first.acquire()
@@ -198,8 +201,7 @@ def project(s3, tmp_path_factory):
     """A project whose images are in the bucket; those on the disk are gone."""
     made = Project(tmp_path_factory.mktemp("toy"))
     for i in range(4):
-        image, region = scene(i, 40 + 3 * i, 56)
-        made.add(f"{i}.png", image, region, label="cat" if i % 2 else "dog")
+        made.add(f"{i}.png", *scene(i, 40 + 3 * i, 56), label="cat" if i % 2 else "dog")
     folder = made.paths.data(DATASET)
     (folder / "masks").rename(folder.with_name("truth"))  # beside the images
     for row in made.rows:

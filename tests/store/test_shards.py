@@ -142,6 +142,7 @@ def test_an_adopted_shard_of_large_tokens_is_several_files(tmp_path, small_shard
     for name, values in (known | {"10": tokens[10]}).items():
         np.testing.assert_array_equal(store.read(name)["tokens"], values)
     assert len(list((path / "tokens/c").iterdir())) == 6
+    assert xr.open_zarr(path)["tokens"].dims == ("image", "view", "token", "feature")
 
 
 def test_a_large_store_has_longer_shards_which_take_several_ranges(
