@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from scipy.special import softmax
 
 from pipeline.config import LOCAL, load_params
 from pipeline.encode.text import Prompts, text_identity
@@ -24,11 +25,11 @@ from pipeline.learners import prompts as towers
 from pipeline.learners.base import in_content_order
 from pipeline.learners.joint import fit_joined, predict_joined
 from pipeline.learners.prompts import ClassPrompts, TextTower
-from pipeline.learners.runs import load_fitted
 from pipeline.models import ModelSpec, load_clip
+from pipeline.paths import Paths
 from pipeline.store import open_features
-from tests.learners.projects import REPO, make_manifest, read_tables, small_params, write_features
-from tests.learners.test_definitions import adamw, mean_loss, shares
+from tests.learners.projects import REPO, make_manifest, small_params, write_features
+from tests.learners.test_definitions import adamw, mean_loss
 from tests.models.small import (
     BIOMED,
     SIGLIP,
@@ -38,11 +39,8 @@ from tests.models.small import (
     small_clip_config,
 )
 
-from .test_train import MASKED, digests, fitted_arrays, train
+from .test_train import MASKED, check_saved, digests, fitted_arrays, train
 
-DEFINED = "Each learner on cached features is the definition that its docstring cites."
-ALIKE = "A learnt context enters the text tower as the model's own token embeddings would."
-NAMED = "What images and classes are called, and their order, changes no prediction."
 WORDS = ("tumour", "scan of scan", "a b")
 
 
@@ -107,11 +105,8 @@ def learnt(clip, words: str, before: list, after: list) -> tuple[list[int], torc
     ids = start + [7] * len(before) + body + [7] * len(after) + stop + end
     ids += [pad] * (clip.context_length - len(ids))
     text = getattr(model, "text", model)
-    table = (
-        text.transformer.get_input_embeddings()
-        if hasattr(text, "pooler")
-        else (text.token_embedding)
-    )
+    own = hasattr(text, "token_embedding")
+    table = text.token_embedding if own else text.transformer.get_input_embeddings()
     rows = [table.weight[i].detach() for i in ids]
     first, second = len(start), len(start) + len(before) + len(body)
     rows[first : first + len(before)] = before
@@ -119,7 +114,9 @@ def learnt(clip, words: str, before: list, after: list) -> tuple[list[int], torc
     return ids, torch.stack(rows)
 
 
-@pytest.mark.promise(ALIKE)
+@pytest.mark.promise(
+    "A learnt context enters the text tower as the model's own token embeddings would."
+)
 @pytest.mark.parametrize("name", ["clip", "hf", "siglip", "micro"])
 def test_the_context_enters_as_token_embeddings_do_in_every_text_tower(models, name):
     clip, rng = models[name], torch.Generator().manual_seed(1)
@@ -160,13 +157,13 @@ def make(name: str, seed: int = 0, **params):
     return cls(cls.Parameters.model_validate(small[name] | params), seed=seed)
 
 
-@pytest.mark.promise(DEFINED)
+@pytest.mark.promise("Each learner on cached features is the definition that its docstring cites.")
 @pytest.mark.parametrize("name", ["coop", "cocoop"])
 def test_coop_and_cocoop_are_their_equations_encoded_prompt_by_prompt(models, prompts, name):
     train_part, val, test = (draw(prompts, n, n) for n in (6, 3, 9))
     own = {"tokens": 2, "epochs": 2, "class_position": "middle", "scale": 10.0, "seed": 4}
     own |= {"learning_rate": 0.01} | ({"class_specific": False} if name == "coop" else {})
-    learner = make(name, **own, batch_size=6).fit(train_part, replace(val, **empty(val)))
+    learner = make(name, **own, batch_size=6).fit(train_part, val.take(slice(0), labelled=True))
     clip, rng = copy.copy(models["clip"]), torch.Generator().manual_seed(4)
     clip.model = copy.deepcopy(clip.model).double()
     std = models["clip"].model.token_embedding.weight.std().item()
@@ -202,12 +199,8 @@ def test_coop_and_cocoop_are_their_equations_encoded_prompt_by_prompt(models, pr
         arrays[:] = [learner.context_[0], *(getattr(learner, key) for key in names)]
     np.testing.assert_allclose(learner.context_[0], arrays[0], atol=2e-4)
     assert loss() < before
-    expected = [shares(logits(x)) for x in test.X]
+    expected = [softmax(logits(x)) for x in test.X]
     np.testing.assert_allclose(learner.predict_proba(test), expected, atol=1e-4)
-
-
-def empty(part: Samples) -> dict:
-    return {"features": {"whole": part.X[:0]}, "y": part.y[:0]}
 
 
 @pytest.mark.promise("A learner finds classes that are there; on noise it is at chance.")
@@ -227,7 +220,7 @@ def test_classes_are_found_and_shuffled_labels_give_chance(prompts, name):
     assert low <= hits <= high
 
 
-@pytest.mark.promise(NAMED)
+@pytest.mark.promise("What images and classes are called, and their order, changes no prediction.")
 @pytest.mark.parametrize(("name", "params"), [("coop", {}), ("coop", {"class_specific": False}),
                                               ("cocoop", {"epochs": 1})])  # fmt: skip
 def test_the_order_of_images_and_classes_changes_no_bit_of_the_fit(prompts, name, params):
@@ -249,20 +242,17 @@ def test_the_order_of_images_and_classes_changes_no_bit_of_the_fit(prompts, name
 def test_a_joint_view_is_compared_with_the_prompt_repeated(prompts):
     part, other = draw(prompts, 12, 1), draw(prompts, 12, 2)
     both = replace(part, view="a+b", features={"a": part.X, "b": other.X})
-    learner = fit_joined(make("coop", epochs=2), both, replace(both, **{
-        "features": {k: x[:0] for k, x in both.features.items()}, "y": both.y[:0]}))  # fmt: skip
+    learner = fit_joined(make("coop", epochs=2), both, both.take(slice(0), labelled=True))
     joined = np.concatenate([learner.blocks_[0] * part.X, learner.blocks_[1] * other.X], axis=1)
     joined /= np.linalg.norm(joined, axis=1, keepdims=True)
     text = np.tile(learner.text_, 2) / math.sqrt(2)
-    expected = [shares(100 * (x @ text.T).astype(np.float64)) for x in joined]
+    expected = softmax(100 * (joined @ text.T).astype(np.float64), axis=1)
     np.testing.assert_allclose(predict_joined(learner, both), expected, atol=1e-3)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, specs, models):
     """A project whose store knows its text model, and its parameters."""
-    from pipeline.paths import Paths
-
     clip, root = models["clip"], tmp_path_factory.mktemp("coop")
     labels, paths = [("a", "b", "c")[i % 3] for i in range(24)], Paths(root)
     manifest = make_manifest(labels, ["test" if i % 4 == 3 else "train" for i in range(24)])
@@ -289,15 +279,10 @@ def test_through_train_they_are_fits_like_any_other(trained, tmp_path, monkeypat
     train(again, params, jobs=2, force=True)
     assert digests(again) == digests(paths)
     assert [a.shape for a in fitted_arrays(paths, "coop")] == [(1, 4, 32), (3, 24)]
-    store = open_features(paths.features("toy"))
+    prompts = ClassPrompts.of(open_features(paths.features("toy")), "abc", params.models.clip)
+    assert prompts.words == WORDS
     for name in ("coop", "cocoop"):
-        table = read_tables(paths)[1].query(f"learner == '{name}'")
-        X = store.image_features("masked", list(table["image_id"]))
-        prompts = ClassPrompts.of(store, "abc", params.models.clip)
-        assert prompts.words == WORDS
-        given = Samples("masked", {"masked": X}, np.zeros(0, int), X[:3], prompts=prompts)
-        proba = load_fitted(paths, "toy", name, view="masked").learners[0].predict_proba(given)
-        np.testing.assert_array_equal(proba, table[["p:a", "p:b", "p:c"]])
+        check_saved(paths, name, prompts=prompts)
 
 
 @pytest.mark.promise("Prompts are learnt with the CLIP that made the features, or not at all.")
@@ -316,7 +301,6 @@ def test_another_text_model_than_that_of_the_features_is_refused(
         return
     weights = save_clip(tmp_path / "other.pt", seed=1) if what == "other" else tmp_path / "none.pt"
     spec = spec.model_copy(update={"checkpoint": str(weights)})
-    with pytest.raises(
-        ModelError, match={"other": "checkpoint_sha256", "missing": "none.pt"}[what]
-    ):
+    named = {"other": "checkpoint_sha256", "missing": "none.pt"}[what]
+    with pytest.raises(ModelError, match=named):
         ClassPrompts.of(store, "abc", spec).tower()
