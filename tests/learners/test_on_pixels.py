@@ -151,10 +151,7 @@ def test_a_frame_is_added_to_the_border_and_without_it_prediction_is_zero_shot(s
     torch.testing.assert_close(network.features(images_of(part)), expected, atol=1e-5, rtol=1e-4)
 
 
-LEARNS = "A learner finds classes that are there; on noise it is at chance."
-
-
-@pytest.mark.promise(LEARNS)
+@pytest.mark.promise("A learner finds classes that are there; on noise it is at chance.")
 @pytest.mark.promise("A frozen tower is the same after training.")
 @pytest.mark.parametrize("name", ("vit", "conv", "network"))
 def test_it_learns_what_is_there_and_no_more_and_whatever_things_are_called(specs, name):
@@ -192,7 +189,7 @@ def test_a_loss_that_is_not_finite_is_no_fit(specs, kind):
     params |= NETWORK | {"epochs": 3} if kind == "fine-tuned" else {"depth": "shallow"}
     part = samples(specs["vit"], 12)
     with pytest.raises(DivergedError, match="after epoch"):
-        make(kind, **params).fit(part, part.take(np.arange(0), labelled=True))
+        make(kind, **params).fit(part, part.take(slice(0), labelled=True))
 
 
 def test_weights_come_from_a_stated_file_or_the_package_or_the_row_says_from_scratch(
