@@ -20,7 +20,7 @@ from scipy.special import softmax
 from pipeline.config import LOCAL, load_params
 from pipeline.encode.text import Prompts, text_identity
 from pipeline.errors import ModelError
-from pipeline.learners import Samples, get_learner
+from pipeline.learners import Samples
 from pipeline.learners import prompts as towers
 from pipeline.learners.base import in_content_order
 from pipeline.learners.joint import fit_joined, predict_joined
@@ -30,6 +30,7 @@ from pipeline.paths import Paths
 from pipeline.store import open_features
 from tests.learners.projects import REPO, make_manifest, small_params, write_features
 from tests.learners.test_definitions import adamw, mean_loss
+from tests.learners.test_learners import draw, make
 from tests.models.small import (
     BIOMED,
     SIGLIP,
@@ -44,17 +45,12 @@ from .test_train import MASKED, check_saved, digests, fitted_arrays, train
 WORDS = ("tumour", "scan of scan", "a b")
 
 
-def spec_in(folder) -> ModelSpec:
-    """A small CLIP of open_clip's first class, its configuration and weights in a folder."""
-    (folder / "small.json").write_text(json.dumps(small_clip_config()))
-    weights = save_clip(folder / "small.pt")
-    return ModelSpec(name=str(folder / "small.json"), checkpoint=str(weights))
-
-
 @pytest.fixture(scope="module")
 def specs(tmp_path_factory) -> dict[str, ModelSpec]:
     folder = tmp_path_factory.mktemp("towers")
-    text, found = save_text_model(folder / "text"), {"clip": spec_in(folder)}
+    (folder / "small.json").write_text(json.dumps(small_clip_config()))
+    weights, text = save_clip(folder / "small.pt"), save_text_model(folder / "text")
+    found = {"clip": ModelSpec(name=str(folder / "small.json"), checkpoint=str(weights))}
     for name, config in {"hf": BIOMED, "siglip": SIGLIP}.items():
         save_repository(folder / name, config, text)
         found[name] = ModelSpec(name=f"{LOCAL}{folder / name}", text=str(text))
@@ -141,26 +137,17 @@ def test_the_context_enters_as_token_embeddings_do_in_every_text_tower(models, n
         tower.prompts(WORDS, 200)
 
 
-def draw(prompts: ClassPrompts, n: int, seed: int, spread: float = 1.0) -> Samples:
+def samples(prompts: ClassPrompts, n: int, seed: int) -> Samples:
     """Images around one centre a class, which no prompt tells."""
-    centres, rng = np.random.default_rng(3).standard_normal((3, 24)), np.random.default_rng(seed)
-    y = np.arange(n) % 3
-    X = (centres[y] + spread * rng.standard_normal((n, 24))).astype(np.float32)
+    X, y, _ = draw(n, seed)
     text = prompts.tower().encode(*prompts.tower().prompts(prompts.words, 0), torch.zeros(3, 0, 32))
     return Samples("whole", {"whole": X}, y, text.numpy(), ("a", "b", "c"), prompts=prompts)
-
-
-def make(name: str, seed: int = 0, **params):
-    small = {"coop": {"epochs": 60, "learning_rate": 0.05, "class_specific": True}}
-    small["cocoop"] = {"epochs": 6, "learning_rate": 0.05}
-    cls = get_learner(name)
-    return cls(cls.Parameters.model_validate(small[name] | params), seed=seed)
 
 
 @pytest.mark.promise("Each learner on cached features is the definition that its docstring cites.")
 @pytest.mark.parametrize("name", ["coop", "cocoop"])
 def test_coop_and_cocoop_are_their_equations_encoded_prompt_by_prompt(models, prompts, name):
-    train_part, val, test = (draw(prompts, n, n) for n in (6, 3, 9))
+    train_part, val, test = (samples(prompts, n, n) for n in (6, 3, 9))
     own = {"tokens": 2, "epochs": 2, "class_position": "middle", "scale": 10.0, "seed": 4}
     own |= {"learning_rate": 0.01} | ({"class_specific": False} if name == "coop" else {})
     learner = make(name, **own, batch_size=6).fit(train_part, val.take(slice(0), labelled=True))
@@ -207,7 +194,7 @@ def test_coop_and_cocoop_are_their_equations_encoded_prompt_by_prompt(models, pr
 @pytest.mark.promise("Every learner is at chance on shuffled labels.")
 @pytest.mark.parametrize("name", ["coop", "cocoop"])
 def test_classes_are_found_and_shuffled_labels_give_chance(prompts, name):
-    parts = [draw(prompts, n, seed) for n, seed in ((60, 1), (30, 2), (300, 3))]
+    parts = [samples(prompts, n, seed) for n, seed in ((60, 1), (30, 2), (300, 3))]
     learner = make(name).fit(*parts[:2])
     proba = learner.predict_proba(parts[2])
     np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-5)
@@ -224,7 +211,7 @@ def test_classes_are_found_and_shuffled_labels_give_chance(prompts, name):
 @pytest.mark.parametrize(("name", "params"), [("coop", {}), ("coop", {"class_specific": False}),
                                               ("cocoop", {"epochs": 1})])  # fmt: skip
 def test_the_order_of_images_and_classes_changes_no_bit_of_the_fit(prompts, name, params):
-    parts, order = [draw(prompts, 24, 1), draw(prompts, 9, 2)], np.array([2, 0, 1])
+    parts, order = [samples(prompts, 24, 1), samples(prompts, 9, 2)], np.array([2, 0, 1])
     found = [make(name, **{"epochs": 3, "batch_size": 8} | params).fit(*parts)]
     moved = []
     for part in parts:
@@ -240,7 +227,7 @@ def test_the_order_of_images_and_classes_changes_no_bit_of_the_fit(prompts, name
 
 
 def test_a_joint_view_is_compared_with_the_prompt_repeated(prompts):
-    part, other = draw(prompts, 12, 1), draw(prompts, 12, 2)
+    part, other = samples(prompts, 12, 1), samples(prompts, 12, 2)
     both = replace(part, view="a+b", features={"a": part.X, "b": other.X})
     learner = fit_joined(make("coop", epochs=2), both, both.take(slice(0), labelled=True))
     joined = np.concatenate([learner.blocks_[0] * part.X, learner.blocks_[1] * other.X], axis=1)

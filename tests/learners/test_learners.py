@@ -24,6 +24,8 @@ SMALL = {
 SMALL["medfocus-probe"] = SMALL["medfocus"] | SMALL["linear-probe"]
 SMALL["tip-adapter-f"] = {"epochs": 5}
 SMALL["clip-adapter"] = {"epochs": 10, "learning_rate": 1e-2, "ratio": [0.2, 0.4]}
+SMALL["coop"] = {"epochs": 60, "learning_rate": 0.05, "class_specific": True}
+SMALL["cocoop"] = {"epochs": 6, "learning_rate": 0.05}
 
 
 def make(name: str, **changed):

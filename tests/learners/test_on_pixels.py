@@ -21,13 +21,14 @@ from pipeline.encode.pixels import Pixels
 from pipeline.engine.options import RunOptions
 from pipeline.errors import ConfigError, ModelError
 from pipeline.io import sha256_file
-from pipeline.learners import DivergedError, Samples, get_learner
+from pipeline.learners import DivergedError, Samples
 from pipeline.learners.base import find_learner
 from pipeline.learners.train import train_dataset
 from pipeline.models.clip import build_clip, load_clip
 from pipeline.predict import predict_images
 from pipeline.segment.segment import segment_dataset
 from tests.learners.projects import read_tables
+from tests.learners.test_learners import make
 from tests.models.small import small_clip_config
 from tests.project import DATASET, Project
 
@@ -76,11 +77,6 @@ def samples(spec, n: int = 48, seed: int = 1, y=None) -> Samples:
     pixels = Pixels(frames, SIZE, np.arange(n), keys, spec, clip.fingerprint)
     y = np.asarray(labels if y is None else y, np.int64)
     return Samples("whole", {"whole": features}, y, text, ("dark", "bright"), pixels=pixels)
-
-
-def make(name: str, **params):
-    cls = get_learner(name)
-    return cls(cls.Parameters(**params), seed=3)
 
 
 def clip_of(part: Samples):
