@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -40,7 +39,7 @@ from tests.models.small import (
     small_clip_config,
 )
 
-from .test_train import MASKED, check_saved, digests, fitted_arrays, train
+from .test_train import MASKED, check_saved, copy_of, digests, fitted_arrays, train
 
 WORDS = ("tumour", "scan of scan", "a b")
 
@@ -101,8 +100,8 @@ def learnt(clip, words: str, before: list, after: list) -> tuple[list[int], torc
     ids = start + [7] * len(before) + body + [7] * len(after) + stop + end
     ids += [pad] * (clip.context_length - len(ids))
     text = getattr(model, "text", model)
-    own = hasattr(text, "token_embedding")
-    table = text.token_embedding if own else text.transformer.get_input_embeddings()
+    plain = hasattr(text, "token_embedding")
+    table = text.token_embedding if plain else text.transformer.get_input_embeddings()
     rows = [table.weight[i].detach() for i in ids]
     first, second = len(start), len(start) + len(before) + len(body)
     rows[first : first + len(before)] = before
@@ -198,7 +197,7 @@ def test_classes_are_found_and_shuffled_labels_give_chance(prompts, name):
     learner = make(name).fit(*parts[:2])
     proba = learner.predict_proba(parts[2])
     np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-5)
-    assert (proba.argmax(axis=1) == parts[2].y).mean() > {"coop": 0.85, "cocoop": 0.45}[name]
+    assert (proba.argmax(axis=1) == parts[2].y).mean() > {"coop": 0.8, "cocoop": 0.45}[name]
     assert learner.val_score > 0.4 and 1 <= learner.chosen["epoch"] <= 60
     rng = np.random.default_rng(5)
     mixed = [replace(part, y=rng.permutation(part.y)) for part in parts]
@@ -260,7 +259,7 @@ def trained(tmp_path_factory, specs, models):
 def test_through_train_they_are_fits_like_any_other(trained, tmp_path, monkeypatch):
     paths, params, counts = trained
     assert counts == {"done": 2, "skipped": 0, "failed": 0, "total": 2}
-    again = type(paths)(shutil.copytree(paths.root, tmp_path / "again"))
+    again = copy_of(trained, tmp_path / "again")
     monkeypatch.setattr(towers, "_towers", {})
     assert train(again, params)["skipped"] == 2
     train(again, params, jobs=2, force=True)
