@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -26,17 +27,20 @@ import numpy as np
 import pandas as pd
 from scipy.fft import idctn
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from pipeline.audit import audit_dataset, compare_datasets
 from pipeline.audit.search import ORIENTATIONS, find_copies, orient
 from pipeline.audit.thumbnails import PLAIN_SIDE, STRUCTURE_SIDE, Thumbnails
 from pipeline.config import AuditParams, load_params
 from pipeline.intake import add_dataset
 from pipeline.io import sha256_file
-from pipeline.manifest import COLUMNS, read_manifest, write_manifest
+from pipeline.manifest import read_manifest, write_manifest
 from pipeline.paths import Paths
+from tests.project import REPO, manifest_of
 
 BLOCK = 2048
-PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
+PARAMS = REPO / "params.yaml"
 
 
 class Clock:
@@ -94,25 +98,15 @@ def list_images(files: Iterable[Path], data: Path, dataset: str, paths: Paths) -
 
     They are hashed and not measured: the audit asks for no sizes.
     """
-    rows = []
-    for file in files:
-        name = file.relative_to(data).as_posix()
-        split = file.parent.parent.name
-        rows.append(
-            dict.fromkeys(COLUMNS, "")
-            | {
-                "image_id": name,
-                "path": name,
-                "frame": 0,
-                "label": file.parent.name,
-                "split": split if split in ("train", "test") else "",
-                "sha256": sha256_file(file),
-                "width": 1,
-                "height": 1,
-                "synthetic": "0",
-            }
-        )
-    write_manifest(pd.DataFrame(rows), paths.manifest(dataset))
+    files = list(files)
+    parts = [file.parent.parent.name for file in files]
+    columns = {
+        "label": [file.parent.name for file in files],
+        "split": [part if part in ("train", "test") else "" for part in parts],
+        "sha256": [sha256_file(file) for file in files],
+    }
+    ids = [file.relative_to(data).as_posix() for file in files]
+    write_manifest(manifest_of(ids, synthetic="0", **columns), paths.manifest(dataset))
     paths.data(dataset).parent.mkdir(exist_ok=True)
     paths.data(dataset).symlink_to(data.resolve())
 

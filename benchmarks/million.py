@@ -46,14 +46,14 @@ def timed(name: str) -> Iterator[None]:
     FACTS[name] = round(time.perf_counter() - begin, 3)
 
 
-def make(rows: int, dim: int, learner: str) -> None:
+def make(rows: int, learner: str) -> None:
     """Write the project, the names of the images, the manifest and the cache of hashes."""
     import numpy as np
-    import pandas as pd
     import yaml
 
-    from pipeline.manifest import COLUMNS, write_manifest
+    from pipeline.manifest import write_manifest
     from pipeline.paths import Paths
+    from tests.project import manifest_of
     from tests.site import Site
 
     Site.create(Path())
@@ -69,12 +69,11 @@ def make(rows: int, dim: int, learner: str) -> None:
     paths, k = Paths(), np.arange(rows)
     ids = [f"{n % 1000:03d}/{n:07d}.png" for n in k.tolist()]
     digests = [sha256(image_id.encode()).hexdigest() for image_id in ids]
-    columns = {name: [""] * rows for name in COLUMNS}
-    columns |= {"image_id": ids, "path": ids, "frame": [0] * rows, "sha256": digests}
-    columns |= {"label": [CLASSES[n % 4] for n in k], "width": [SIDE] * rows}
+    columns = {"sha256": digests, "width": SIDE, "height": SIDE}
+    columns |= {"label": [CLASSES[n % 4] for n in k]}
     columns |= {"split": ["test" if n % 5 == 0 else "train" for n in k // 20]}
-    columns |= {"patient_id": [f"p{n}" for n in k // 20], "height": [SIDE] * rows}
-    write_manifest(pd.DataFrame(columns).assign(synthetic="1"), paths.manifest(NAME))
+    columns |= {"patient_id": [f"p{n}" for n in k // 20]}
+    write_manifest(manifest_of(ids, **columns), paths.manifest(NAME))
 
     data, known = paths.data(NAME).resolve(), {}
     for n in range(min(rows, 1000)):
@@ -130,11 +129,8 @@ def project() -> tuple:
     from pipeline.engine.options import RunOptions
     from pipeline.paths import Paths
 
-    return (
-        load_params("params.yaml"),
-        Paths(),
-        RunOptions(progress=False, workers=1, batch_size=256),
-    )
+    options = RunOptions(progress=False, workers=1, batch_size=256)
+    return load_params("params.yaml"), Paths(), options
 
 
 class Made:
@@ -376,23 +372,18 @@ def main() -> None:
     if a.child:
         os.chdir(a.folder)
         begin, (step,) = time.perf_counter(), a.steps
-        given = {"make": (a.rows, a.dim, a.learner), "encode": (a.dim,), "store": (a.rows,)}
+        given = {"make": (a.rows, a.learner), "encode": (a.dim,), "store": (a.rows,)}
         given |= {"train": (a.learner,), "audit": (a.rows,)}
         STEPS[step](*given.get(step, ()))
         used = resource.getrusage(resource.RUSAGE_SELF)
-        print(
-            json.dumps(
-                {
-                    "step": step,
-                    "rows": a.rows,
-                    "seconds": round(time.perf_counter() - begin, 1),
-                    "cpu_s": round(used.ru_utime + used.ru_stime, 1),
-                    "peak_mib": round(used.ru_maxrss / 1024),
-                    **FACTS,
-                }
-            ),
-            flush=True,
-        )
+        measured = {
+            "step": step,
+            "rows": a.rows,
+            "seconds": round(time.perf_counter() - begin, 1),
+            "cpu_s": round(used.ru_utime + used.ru_stime, 1),
+            "peak_mib": round(used.ru_maxrss / 1024),
+        }
+        print(json.dumps(measured | FACTS), flush=True)
     # Little is loaded here: the peak of a process that starts another one counts as the other's.
     for step in [] if a.child else a.steps or STEPS:
         own = ["--rows", a.rows, "--dim", a.dim, "--learner", a.learner, "--folder", a.folder]

@@ -28,8 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.cheap_stage import make_items, run_cheap, store_path
-from benchmarks.file_stage import FILES, FileStage
-from benchmarks.real_stage import STORES, RealStage
+from benchmarks.real_stage import FILES, STORES, FileStage, RealStage
 from benchmarks.store_stage import StoreStage
 from tests.warm import LIBRARIES
 

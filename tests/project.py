@@ -58,7 +58,7 @@ def write_params(root: Path, **changed: object) -> None:
     in `write_params(root, segment__prompt="full")`."""
     given = {name.replace("__", "."): value for name, value in changed.items()}
     raw = small_params(REPO / "tests/small.yaml", **given)
-    (root / "params.yaml").write_text(yaml.safe_dump(raw))
+    (root / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
 
 
 def manifest_of(ids: Sequence[str], **columns: object) -> pd.DataFrame:

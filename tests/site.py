@@ -19,6 +19,7 @@ import yaml
 
 from examples.demo import small_params
 from tests import warm
+from tests.project import write_params
 
 REPO = warm.REPO
 DATASETS = ("breast", "covid")
@@ -29,21 +30,21 @@ HALF = 6
 
 SETTINGS: dict[str, Any] = {
     "datasets": list(DATASETS),
-    "prompt_quality": {"phantoms": 4, "strategies": ["salient", "center-box", "box"]},
-    "encode": {"views": ["whole", "masked", "oracle", "random"]},
-    "splits": {"fractions": [0.5, 1.0], "folds": 2},
-    "train": {
-        "seeds": [0, 1],
-        "views": {"official": ["whole", "masked"], "ground_truth": ["masked", "oracle"]},
-    },
-    "evaluate": {"bootstrap": 50},
-    "report": {"gallery": 4},
+    "prompt_quality.phantoms": 4,
+    "prompt_quality.strategies": ["salient", "center-box", "box"],
+    "encode.views": ["whole", "masked", "oracle", "random"],
+    "splits.fractions": [0.5, 1.0],
+    "splits.folds": 2,
+    "train.seeds": [0, 1],
+    "train.views": {"official": ["whole", "masked"], "ground_truth": ["masked", "oracle"]},
+    "learners.linear-probe.c_steps": 3,
+    "learners.medfocus.epochs": 5,
+    "learners.medfocus-probe.epochs": 5,
+    "learners.medfocus-probe.c_steps": 3,
+    "evaluate.bootstrap": 50,
+    "report.gallery": 4,
 }
-LEARNERS = {
-    "linear-probe": {"c_steps": 3},
-    "medfocus": {"epochs": 5},
-    "medfocus-probe": {"epochs": 5, "c_steps": 3},
-}
+"""What differs from the small study of the tests."""
 
 STAGES = ("audit", "segment", "prompt_quality", "encode", "train", "evaluate", "report")
 STORES = {"segment": "cache/breast/masks.zarr", "encode": "cache/breast/features.zarr"}
@@ -94,12 +95,7 @@ class Site:
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(REPO / name, root / name)
         site = cls(root)
-        params = small_study()
-        for key, value in SETTINGS.items():
-            params[key] = params[key] | value if isinstance(value, dict) else value
-        for learner, values in LEARNERS.items():
-            params["learners"][learner] |= values
-        (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+        write_params(root, **SETTINGS)
         for command in (["init", "-q"], ["add", "-A"]):
             subprocess.run(["git", *command], cwd=root, check=True)
         return site

@@ -31,24 +31,27 @@ def commands(group: typer.Typer, *above: str) -> Iterator[str]:
         yield from commands(inner.typer_instance, *above, inner.name)
 
 
+COMMAND = "from pipeline.cli import main; main()"
+HEAVY = "torch", "zarr", "sklearn", "fsspec"
+
+
 @pytest.mark.parametrize(
-    ("arguments", "code"), [(["--help"], 0), (["encode", "-d", "x", "--only", "no.csv"], 2)]
+    ("program", "arguments", "code", "heavy"),
+    [
+        (COMMAND, ["--help"], 0, HEAVY),
+        (COMMAND, ["encode", "-d", "x", "--only", "no.csv"], 2, HEAVY),
+        ("import pipeline.segment.segment", [], 0, ("open_clip",)),  # before a prompt asks it
+    ],
+    ids=["help", "mistyped", "segment"],
 )
-def test_help_and_mistyped_options_answer_without_importing_torch(
-    repo: Path, arguments: list[str], code: int
+def test_help_mistyped_options_and_segment_import_no_large_library(
+    repo: Path, program: str, arguments: list[str], code: int, heavy: tuple[str, ...]
 ) -> None:
-    heavy = "print({'torch', 'zarr', 'sklearn', 'fsspec'} & sys.modules.keys())"
-    program = f"import sys; from pipeline.cli import main\ntry: main()\nfinally: {heavy}"
+    program = f"import sys\ntry: {program}\nfinally: print({set(heavy)} & sys.modules.keys())"
     command = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(command, cwd=repo, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     assert done.stdout.strip().endswith("set()")
-
-
-def test_segment_does_not_import_open_clip_before_a_prompt_asks_it(repo: Path) -> None:
-    program = "import sys, pipeline.segment.segment; print('open_clip' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], cwd=repo, capture_output=True, text=True)
-    assert done.stdout == "False\n", done.stderr
 
 
 @pytest.mark.parametrize("command", [*commands(app)])

@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from pipeline.config import load_params
 from pipeline.paths import Paths
@@ -23,8 +22,9 @@ from pipeline.report.data import PUBLISHED, load_dataset
 from pipeline.report.results import metrics_table
 from pipeline.splits import load_split_plan
 from tests import warm
+from tests.project import small, write_params
 from tests.report.fabricated import make_project
-from tests.site import REPO, Site, small_study, stages_run
+from tests.site import REPO, Site, stages_run
 from tests.tables import differences, table, written
 
 GUIDES = [g for g in sorted((REPO / "docs/guides").glob("*.md")) if g.stem != "add_an_encoder"]
@@ -51,9 +51,8 @@ def test_the_blocks_of_a_guide_run(site: Site, guide: Path) -> None:
 
 def test_figure_2_draws_the_runs_of_the_study_and_its_shares(tmp_path, repo, monkeypatch):
     params, paths = make_project(tmp_path, "set")
-    settings = small_study() | {"datasets": ["set"]}
-    settings["learners"] = {name: settings["learners"][name] for name in params.learners}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
+    learners = {name: small()["learners"][name] for name in params.learners}
+    write_params(tmp_path, datasets=["set"], learners=learners)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["figure2.py", "set", "out.png"])
     script = repo / "examples/figure2.py"

@@ -26,33 +26,31 @@ os.environ["OMP_NUM_THREADS"] = "1"  # sums of floats depend on the number of th
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 
 from pipeline import open_features, open_masks
 from pipeline.images import read_image, read_mask
-from tests.site import REPO, Site, small_study
+from tests.project import REPO, write_params
+from tests.site import Site
 
 DATASETS = ("brain", "breast", "known-lesion")
 PARAMS = {
     "datasets": list(DATASETS),
-    "prompt_quality": {"images": 6, "phantoms": 4},
-    "splits": {"fractions": [0.5, 1.0], "folds": 2},
-    "train": {
-        "seeds": [0, 1],
-        "views": {
-            "official": ["whole", "masked"],
-            "grouped": ["whole", "masked"],
-            "ground_truth": ["masked", "oracle"],
-            "grouped_truth": ["masked"],
-        },
+    "prompt_quality.images": 6,
+    "prompt_quality.phantoms": 4,
+    "splits.fractions": [0.5, 1.0],
+    "splits.folds": 2,
+    "train.seeds": [0, 1],
+    "train.views": {
+        "official": ["whole", "masked"],
+        "grouped": ["whole", "masked"],
+        "ground_truth": ["masked", "oracle"],
+        "grouped_truth": ["masked"],
     },
-    "evaluate": {"bootstrap": 200},
-}
-LEARNERS = {
-    "zero-shot": {},
-    "linear-probe": {"c_steps": 3},
-    "medfocus": {"epochs": 6},
-    "medfocus-probe": {"epochs": 6, "c_steps": 3},
+    "learners.linear-probe.c_steps": 3,
+    "learners.medfocus.epochs": 6,
+    "learners.medfocus-probe.epochs": 6,
+    "learners.medfocus-probe.c_steps": 3,
+    "evaluate.bootstrap": 200,
 }
 
 
@@ -164,11 +162,7 @@ def build(site: Site, shared: Path) -> None:
     """Make the project: params.yaml with the values above, and all commands."""
     (site.root / "data_manifests").mkdir(parents=True)
     shutil.copy(REPO / "data_manifests/prompts.yaml", site.root / "data_manifests")
-    params = small_study()
-    for key, value in PARAMS.items():
-        params[key] = params[key] | value if isinstance(value, dict) else value
-    params["learners"] = {name: params["learners"][name] | new for name, new in LEARNERS.items()}
-    (site.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    write_params(site.root, **PARAMS)
     add_brain(site, shared)
     add_breast(site, shared)
     site.run("pipeline", "data", "sample", "--known-answer", "lesion", "--images", "40")

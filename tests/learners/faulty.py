@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
+
 import numpy as np
 
 from pipeline.learners import DivergedError, register
@@ -53,3 +57,14 @@ class Six(Faulty):
         if len(samples) == 6:
             raise ValueError("no six")
         return super().predict_proba(samples)
+
+
+@register("faulty-waits")
+class Waits(Faulty):
+    """Waits at seed 1, and says so by a file, where the environment names one."""
+
+    def fit(self, train, val):
+        if self.seed == 1 and os.environ.get("WAIT_TRAINING"):
+            Path(os.environ["WAIT_TRAINING"]).touch()
+            time.sleep(600)
+        return super().fit(train, val)

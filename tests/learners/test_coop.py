@@ -8,27 +8,28 @@ from __future__ import annotations
 import copy
 import json
 import math
-import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from scipy.special import softmax
 
 from pipeline.config import LOCAL, load_params
 from pipeline.encode.text import Prompts, text_identity
 from pipeline.errors import ModelError
-from pipeline.learners import Samples, get_learner
+from pipeline.learners import Samples
 from pipeline.learners import prompts as towers
 from pipeline.learners.base import in_content_order
 from pipeline.learners.joint import fit_joined, predict_joined
 from pipeline.learners.prompts import ClassPrompts, TextTower
-from pipeline.learners.runs import load_fitted
 from pipeline.models import ModelSpec, load_clip
+from pipeline.paths import Paths
 from pipeline.store import open_features
-from tests.learners.projects import REPO, make_manifest, read_tables, small_params, write_features
-from tests.learners.test_definitions import adamw, mean_loss, shares
+from tests.learners.projects import REPO, make_manifest, small_params, write_features
+from tests.learners.test_definitions import adamw, mean_loss
+from tests.learners.test_learners import draw, make
 from tests.models.small import (
     BIOMED,
     SIGLIP,
@@ -38,25 +39,17 @@ from tests.models.small import (
     small_clip_config,
 )
 
-from .test_train import MASKED, digests, fitted_arrays, train
+from .test_train import MASKED, check_saved, copy_of, digests, fitted_arrays, train
 
-DEFINED = "Each learner on cached features is the definition that its docstring cites."
-ALIKE = "A learnt context enters the text tower as the model's own token embeddings would."
-NAMED = "What images and classes are called, and their order, changes no prediction."
 WORDS = ("tumour", "scan of scan", "a b")
-
-
-def spec_in(folder) -> ModelSpec:
-    """A small CLIP of open_clip's first class, its configuration and weights in a folder."""
-    (folder / "small.json").write_text(json.dumps(small_clip_config()))
-    weights = save_clip(folder / "small.pt")
-    return ModelSpec(name=str(folder / "small.json"), checkpoint=str(weights))
 
 
 @pytest.fixture(scope="module")
 def specs(tmp_path_factory) -> dict[str, ModelSpec]:
     folder = tmp_path_factory.mktemp("towers")
-    text, found = save_text_model(folder / "text"), {"clip": spec_in(folder)}
+    (folder / "small.json").write_text(json.dumps(small_clip_config()))
+    weights, text = save_clip(folder / "small.pt"), save_text_model(folder / "text")
+    found = {"clip": ModelSpec(name=str(folder / "small.json"), checkpoint=str(weights))}
     for name, config in {"hf": BIOMED, "siglip": SIGLIP}.items():
         save_repository(folder / name, config, text)
         found[name] = ModelSpec(name=f"{LOCAL}{folder / name}", text=str(text))
@@ -107,11 +100,8 @@ def learnt(clip, words: str, before: list, after: list) -> tuple[list[int], torc
     ids = start + [7] * len(before) + body + [7] * len(after) + stop + end
     ids += [pad] * (clip.context_length - len(ids))
     text = getattr(model, "text", model)
-    table = (
-        text.transformer.get_input_embeddings()
-        if hasattr(text, "pooler")
-        else (text.token_embedding)
-    )
+    plain = hasattr(text, "token_embedding")
+    table = text.token_embedding if plain else text.transformer.get_input_embeddings()
     rows = [table.weight[i].detach() for i in ids]
     first, second = len(start), len(start) + len(before) + len(body)
     rows[first : first + len(before)] = before
@@ -119,7 +109,9 @@ def learnt(clip, words: str, before: list, after: list) -> tuple[list[int], torc
     return ids, torch.stack(rows)
 
 
-@pytest.mark.promise(ALIKE)
+@pytest.mark.promise(
+    "A learnt context enters the text tower as the model's own token embeddings would."
+)
 @pytest.mark.parametrize("name", ["clip", "hf", "siglip", "micro"])
 def test_the_context_enters_as_token_embeddings_do_in_every_text_tower(models, name):
     clip, rng = models[name], torch.Generator().manual_seed(1)
@@ -144,29 +136,20 @@ def test_the_context_enters_as_token_embeddings_do_in_every_text_tower(models, n
         tower.prompts(WORDS, 200)
 
 
-def draw(prompts: ClassPrompts, n: int, seed: int, spread: float = 1.0) -> Samples:
+def samples(prompts: ClassPrompts, n: int, seed: int) -> Samples:
     """Images around one centre a class, which no prompt tells."""
-    centres, rng = np.random.default_rng(3).standard_normal((3, 24)), np.random.default_rng(seed)
-    y = np.arange(n) % 3
-    X = (centres[y] + spread * rng.standard_normal((n, 24))).astype(np.float32)
+    X, y, _ = draw(n, seed)
     text = prompts.tower().encode(*prompts.tower().prompts(prompts.words, 0), torch.zeros(3, 0, 32))
     return Samples("whole", {"whole": X}, y, text.numpy(), ("a", "b", "c"), prompts=prompts)
 
 
-def make(name: str, seed: int = 0, **params):
-    small = {"coop": {"epochs": 60, "learning_rate": 0.05, "class_specific": True}}
-    small["cocoop"] = {"epochs": 6, "learning_rate": 0.05}
-    cls = get_learner(name)
-    return cls(cls.Parameters.model_validate(small[name] | params), seed=seed)
-
-
-@pytest.mark.promise(DEFINED)
+@pytest.mark.promise("Each learner on cached features is the definition that its docstring cites.")
 @pytest.mark.parametrize("name", ["coop", "cocoop"])
 def test_coop_and_cocoop_are_their_equations_encoded_prompt_by_prompt(models, prompts, name):
-    train_part, val, test = (draw(prompts, n, n) for n in (6, 3, 9))
+    train_part, val, test = (samples(prompts, n, n) for n in (6, 3, 9))
     own = {"tokens": 2, "epochs": 2, "class_position": "middle", "scale": 10.0, "seed": 4}
     own |= {"learning_rate": 0.01} | ({"class_specific": False} if name == "coop" else {})
-    learner = make(name, **own, batch_size=6).fit(train_part, replace(val, **empty(val)))
+    learner = make(name, **own, batch_size=6).fit(train_part, val.take(slice(0), labelled=True))
     clip, rng = copy.copy(models["clip"]), torch.Generator().manual_seed(4)
     clip.model = copy.deepcopy(clip.model).double()
     std = models["clip"].model.token_embedding.weight.std().item()
@@ -202,23 +185,19 @@ def test_coop_and_cocoop_are_their_equations_encoded_prompt_by_prompt(models, pr
         arrays[:] = [learner.context_[0], *(getattr(learner, key) for key in names)]
     np.testing.assert_allclose(learner.context_[0], arrays[0], atol=2e-4)
     assert loss() < before
-    expected = [shares(logits(x)) for x in test.X]
+    expected = [softmax(logits(x)) for x in test.X]
     np.testing.assert_allclose(learner.predict_proba(test), expected, atol=1e-4)
-
-
-def empty(part: Samples) -> dict:
-    return {"features": {"whole": part.X[:0]}, "y": part.y[:0]}
 
 
 @pytest.mark.promise("A learner finds classes that are there; on noise it is at chance.")
 @pytest.mark.promise("Every learner is at chance on shuffled labels.")
 @pytest.mark.parametrize("name", ["coop", "cocoop"])
 def test_classes_are_found_and_shuffled_labels_give_chance(prompts, name):
-    parts = [draw(prompts, n, seed) for n, seed in ((60, 1), (30, 2), (300, 3))]
+    parts = [samples(prompts, n, seed) for n, seed in ((60, 1), (30, 2), (300, 3))]
     learner = make(name).fit(*parts[:2])
     proba = learner.predict_proba(parts[2])
     np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-5)
-    assert (proba.argmax(axis=1) == parts[2].y).mean() > {"coop": 0.85, "cocoop": 0.45}[name]
+    assert (proba.argmax(axis=1) == parts[2].y).mean() > {"coop": 0.8, "cocoop": 0.45}[name]
     assert learner.val_score > 0.4 and 1 <= learner.chosen["epoch"] <= 60
     rng = np.random.default_rng(5)
     mixed = [replace(part, y=rng.permutation(part.y)) for part in parts]
@@ -227,11 +206,11 @@ def test_classes_are_found_and_shuffled_labels_give_chance(prompts, name):
     assert low <= hits <= high
 
 
-@pytest.mark.promise(NAMED)
+@pytest.mark.promise("What images and classes are called, and their order, changes no prediction.")
 @pytest.mark.parametrize(("name", "params"), [("coop", {}), ("coop", {"class_specific": False}),
                                               ("cocoop", {"epochs": 1})])  # fmt: skip
 def test_the_order_of_images_and_classes_changes_no_bit_of_the_fit(prompts, name, params):
-    parts, order = [draw(prompts, 24, 1), draw(prompts, 9, 2)], np.array([2, 0, 1])
+    parts, order = [samples(prompts, 24, 1), samples(prompts, 9, 2)], np.array([2, 0, 1])
     found = [make(name, **{"epochs": 3, "batch_size": 8} | params).fit(*parts)]
     moved = []
     for part in parts:
@@ -247,22 +226,19 @@ def test_the_order_of_images_and_classes_changes_no_bit_of_the_fit(prompts, name
 
 
 def test_a_joint_view_is_compared_with_the_prompt_repeated(prompts):
-    part, other = draw(prompts, 12, 1), draw(prompts, 12, 2)
+    part, other = samples(prompts, 12, 1), samples(prompts, 12, 2)
     both = replace(part, view="a+b", features={"a": part.X, "b": other.X})
-    learner = fit_joined(make("coop", epochs=2), both, replace(both, **{
-        "features": {k: x[:0] for k, x in both.features.items()}, "y": both.y[:0]}))  # fmt: skip
+    learner = fit_joined(make("coop", epochs=2), both, both.take(slice(0), labelled=True))
     joined = np.concatenate([learner.blocks_[0] * part.X, learner.blocks_[1] * other.X], axis=1)
     joined /= np.linalg.norm(joined, axis=1, keepdims=True)
     text = np.tile(learner.text_, 2) / math.sqrt(2)
-    expected = [shares(100 * (x @ text.T).astype(np.float64)) for x in joined]
+    expected = softmax(100 * (joined @ text.T).astype(np.float64), axis=1)
     np.testing.assert_allclose(predict_joined(learner, both), expected, atol=1e-3)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, specs, models):
     """A project whose store knows its text model, and its parameters."""
-    from pipeline.paths import Paths
-
     clip, root = models["clip"], tmp_path_factory.mktemp("coop")
     labels, paths = [("a", "b", "c")[i % 3] for i in range(24)], Paths(root)
     manifest = make_manifest(labels, ["test" if i % 4 == 3 else "train" for i in range(24)])
@@ -283,21 +259,16 @@ def trained(tmp_path_factory, specs, models):
 def test_through_train_they_are_fits_like_any_other(trained, tmp_path, monkeypatch):
     paths, params, counts = trained
     assert counts == {"done": 2, "skipped": 0, "failed": 0, "total": 2}
-    again = type(paths)(shutil.copytree(paths.root, tmp_path / "again"))
+    again = copy_of(trained, tmp_path / "again")
     monkeypatch.setattr(towers, "_towers", {})
     assert train(again, params)["skipped"] == 2
     train(again, params, jobs=2, force=True)
     assert digests(again) == digests(paths)
     assert [a.shape for a in fitted_arrays(paths, "coop")] == [(1, 4, 32), (3, 24)]
-    store = open_features(paths.features("toy"))
+    prompts = ClassPrompts.of(open_features(paths.features("toy")), "abc", params.models.clip)
+    assert prompts.words == WORDS
     for name in ("coop", "cocoop"):
-        table = read_tables(paths)[1].query(f"learner == '{name}'")
-        X = store.image_features("masked", list(table["image_id"]))
-        prompts = ClassPrompts.of(store, "abc", params.models.clip)
-        assert prompts.words == WORDS
-        given = Samples("masked", {"masked": X}, np.zeros(0, int), X[:3], prompts=prompts)
-        proba = load_fitted(paths, "toy", name, view="masked").learners[0].predict_proba(given)
-        np.testing.assert_array_equal(proba, table[["p:a", "p:b", "p:c"]])
+        check_saved(paths, name, prompts=prompts)
 
 
 @pytest.mark.promise("Prompts are learnt with the CLIP that made the features, or not at all.")
@@ -316,7 +287,6 @@ def test_another_text_model_than_that_of_the_features_is_refused(
         return
     weights = save_clip(tmp_path / "other.pt", seed=1) if what == "other" else tmp_path / "none.pt"
     spec = spec.model_copy(update={"checkpoint": str(weights)})
-    with pytest.raises(
-        ModelError, match={"other": "checkpoint_sha256", "missing": "none.pt"}[what]
-    ):
+    named = {"other": "checkpoint_sha256", "missing": "none.pt"}[what]
+    with pytest.raises(ModelError, match=named):
         ClassPrompts.of(store, "abc", spec).tower()

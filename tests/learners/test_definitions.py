@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
+from scipy.special import softmax
 
 from pipeline.errors import ConfigError
 from pipeline.learners import get_learner
@@ -40,14 +41,8 @@ def lengths_one(part) -> list[np.ndarray]:
     return [x / math.sqrt(sum(v * v for v in x)) for x in part.X.astype(np.float64)]
 
 
-def shares(logits) -> np.ndarray:
-    """The softmax of one image's logits."""
-    powers = [math.exp(z - max(logits)) for z in logits]
-    return np.array([p / sum(powers) for p in powers])
-
-
 def mean_loss(rows, y) -> float:
-    return -sum(math.log(shares(row)[c]) for row, c in zip(rows, y, strict=True)) / len(y)
+    return -sum(math.log(softmax(row)[c]) for row, c in zip(rows, y, strict=True)) / len(y)
 
 
 def slopes(loss, arrays) -> list[np.ndarray]:
@@ -116,7 +111,7 @@ def test_nearest_prototype_is_the_nearest_mean_of_centred_images_of_length_one()
         for c in range(C):
             mine = [embed(x) for x, label in zip(TRAIN.X, TRAIN.y, strict=True) if label == c]
             means.append(sum(mine) / len(mine))
-        return [shares([-scale * sum((embed(x) - m) ** 2) for m in means]) for x in part.X]
+        return [softmax([-scale * sum((embed(x) - m) ** 2) for m in means]) for x in part.X]
 
     check(fit("nearest-prototype"), predict, scale=(1, 2, 4, 8, 16, 32, 64))
 
@@ -136,19 +131,20 @@ def test_k_nn_is_the_weighted_vote_of_the_most_similar_images():
     check(fit("k-nn", k=grid, temperature=0.1), predict, rtol=5e-3, k=grid)
 
 
-def cache_logits(f, keys, alpha, beta, scale):
-    """Tip-Adapter's logits of one image."""
-    logits = [scale * (f @ t) for t in TEXT]
-    for key, c in zip(keys, TRAIN.y, strict=True):
-        logits[c] += alpha * math.exp(-beta * (1 - f @ key))
-    return logits
+def cache_logits(part, beta, alpha, keys):
+    """Tip-Adapter's logits of each image, with a scale of 5."""
+    rows = []
+    for f in lengths_one(part):
+        rows.append([5.0 * (f @ t) for t in TEXT])
+        for key, c in zip(keys, TRAIN.y, strict=True):
+            rows[-1][c] += alpha * math.exp(-beta * (1 - f @ key))
+    return rows
 
 
 @pytest.mark.promise(DEFINED)
 def test_tip_adapter_adds_the_affinities_of_the_cache_to_the_zero_shot_logits():
     def predict(part, beta, alpha):
-        keys = lengths_one(TRAIN)
-        return [shares(cache_logits(f, keys, alpha, beta, 5.0)) for f in lengths_one(part)]
+        return softmax(cache_logits(part, beta, alpha, lengths_one(TRAIN)), axis=1)
 
     grids = {"beta": (0.5, 2.0, 5.5, 12.0), "alpha": (0.1, 1.0, 4.0)}
     check(fit("tip-adapter", scale=5.0, **grids), predict, rtol=5e-3, **grids)
@@ -159,11 +155,7 @@ def test_tip_adapter_f_trains_the_keys_at_the_middle_of_the_grids():
     keys = np.array(lengths_one(TRAIN))
 
     def loss():
-        images = lengths_one(TRAIN)
-        return mean_loss([cache_logits(f, keys, 1.0, 5.5, 5.0) for f in images], TRAIN.y)
-
-    def predict(part, beta, alpha):
-        return [shares(cache_logits(f, keys, alpha, beta, 5.0)) for f in lengths_one(part)]
+        return mean_loss(cache_logits(TRAIN, 5.5, 1.0, keys), TRAIN.y)
 
     before = loss()
     adamw(loss, [keys], lr=0.05, decay=0.1, epochs=6, eps=1e-4)
@@ -173,9 +165,8 @@ def test_tip_adapter_f_trains_the_keys_at_the_middle_of_the_grids():
     learner = fit("tip-adapter-f", val=tiny(0, 2), **own)
     assert learner.chosen == {"epoch": 6, "beta": 5.5, "alpha": 1.0} and learner.val_score is None
     np.testing.assert_allclose(learner.keys_, keys, atol=2e-3)
-    np.testing.assert_allclose(
-        learner.predict_proba(TEST), predict(TEST, 5.5, 1.0), rtol=1e-2, atol=1e-2
-    )
+    expected = softmax(cache_logits(TEST, 5.5, 1.0, keys), axis=1)
+    np.testing.assert_allclose(learner.predict_proba(TEST), expected, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.promise(DEFINED)
@@ -202,7 +193,7 @@ def test_clip_adapter_mixes_a_bottleneck_into_the_image_feature():
     learner = fit("clip-adapter", val=tiny(0, 2), ratio=[0.6], **own)
     assert learner.chosen == {"ratio": 0.6, "epoch": 6}
     np.testing.assert_allclose(learner.down_, down, atol=1e-4)
-    expected = [shares(logits(x, 0.6)) for x in TEST.X.astype(np.float64)]
+    expected = [softmax(logits(x, 0.6)) for x in TEST.X.astype(np.float64)]
     np.testing.assert_allclose(learner.predict_proba(TEST), expected, rtol=1e-3, atol=1e-4)
 
 
@@ -219,7 +210,7 @@ def test_training_keeps_the_epoch_that_is_best_on_validation(name):
             def seen(image):
                 out = logits(image)
                 if not torch.is_grad_enabled():
-                    self.rows += ([shares(row) for row in out.double().tolist()],)
+                    self.rows += ([softmax(row) for row in out.double().tolist()],)
                 return out
 
             return super().minimise(weights, seen, train, val, rng)
@@ -253,7 +244,7 @@ def test_lp_plus_plus_descends_in_w_and_alpha_with_the_steps_of_their_curvatures
         w -= rate_w * velocity
         if iteration % 10 == 0:
             alpha -= rate_alpha * by_alpha
-            after[iteration] = [shares(logits(f)) for f in lengths_one(VAL)]
+            after[iteration] = [softmax(logits(f)) for f in lengths_one(VAL)]
             losses.append(loss())
     assert losses[-1] < 0.5 * losses[0]
     learner = fit("lp-plus-plus", val=tiny(0, 2), iterations=60)
@@ -285,7 +276,7 @@ def test_ss_text_is_the_minimum_of_its_objective(plus):
 
     def predict(part):
         cosines = [[f @ w / math.sqrt(w @ w) for w in weights] for f in lengths_one(part)]
-        return [shares([scale * s for s in row]) for row in cosines]
+        return [softmax([scale * s for s in row]) for row in cosines]
 
     check(fit("ss-text", scale=scale, plus=plus), predict)
 

@@ -10,25 +10,29 @@ import yaml
 from pipeline.config import DEFAULT_LEARNERS, LEARNERS, load_params
 from pipeline.errors import PipelineError
 from pipeline.evaluate import evaluate_dataset
-from pipeline.learners.base import find_learner
-from pipeline.learners.runs import load_fitted
+from pipeline.learners.base import find_learner, get_learner
 from pipeline.learners.train import train_dataset
 from pipeline.manifest import read_manifest
-from pipeline.store import open_features
 from tests.learners.projects import FROM_FEATURES, read_tables, small_params
-from tests.learners.test_learners import TRAIN, VAL, make, samples
+from tests.learners.test_learners import TRAIN, VAL, make
 from tests.project import small
 
-from .test_train import CLASSES, MASKED, PROBE, digests, fitted_arrays, make_project, train
+from .test_train import MASKED, PROBE, check_saved, digests, fitted_arrays, make_project, train
 
-PARAMS = small_params(*FROM_FEATURES, train__views=MASKED, train__seeds=[1])
+VIEWS = ("masked", "whole+masked")
+PARAMS = small_params(
+    *FROM_FEATURES,
+    train__views={"official": VIEWS},
+    train__seeds=[1],
+    **{"learners.out-of-core-probe.views": MASKED},  # it does not join
+)
 MORE = FROM_FEATURES[len(DEFAULT_LEARNERS) :]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     paths = make_project(tmp_path_factory.mktemp("every"))
-    assert train(paths, PARAMS)["failed"] == 0
+    train(paths, PARAMS)
     return paths
 
 
@@ -43,6 +47,7 @@ def test_two_jobs_another_row_order_and_order_of_learners_give_the_same_bits(tra
     assert {k for k in same if same[k] != other[k]} <= {
         f"{n}/{t}.parquet" for n in FROM_FEATURES for t in ("runs", "predictions")
     }
+    assert set(read_tables(paths)[0]["status"]) == {"ok"}
     for one, two in zip(read_tables(paths), read_tables(trained), strict=True):
         pd.testing.assert_frame_equal(one, two)
 
@@ -69,16 +74,8 @@ def test_without_any_test_row_the_same_fits_are_saved_and_evaluate_says_what_is_
 @pytest.mark.promise("A saved learner, loaded again, predicts the same bits.")
 @pytest.mark.parametrize("name", FROM_FEATURES)
 def test_a_saved_learner_gives_the_stored_predictions(trained, name):
-    fraction = 0.0 if name == "zero-shot" else 0.2
-    fitted = load_fitted(trained, "toy", name, view="masked", fraction=fraction)
-    store, table = open_features(trained.features("toy")), read_tables(trained)[1]
-    text = store.class_features(CLASSES)
-    for seed, learner in zip(fitted.seeds, fitted.learners, strict=True):
-        mine = table[(table["learner"] == name) & (table["seed"] == seed)]
-        mine = mine[mine["fraction"] < 0.5]
-        X = store.image_features("masked", list(mine["image_id"]))
-        proba = learner.predict_proba(samples(X, text=text))
-        np.testing.assert_array_equal(proba, mine[[f"p:{c}" for c in CLASSES]])
+    for view in VIEWS if get_learner(name).joins else VIEWS[:1]:
+        check_saved(trained, name, view)
 
 
 @pytest.mark.parametrize("name", FROM_FEATURES[1:])

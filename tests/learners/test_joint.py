@@ -6,44 +6,41 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import softmax
+from sklearn.preprocessing import normalize
 
 from pipeline.errors import ConfigError, StoreError
 from pipeline.learners import Samples
 from pipeline.learners.joint import fit_joined, predict_joined
-from pipeline.learners.runs import load_fitted
 from pipeline.learners.train import train_dataset
 from pipeline.learners.zero_shot import ZeroShot
 from pipeline.manifest import read_manifest
 from pipeline.store import open_features
-from tests.learners.projects import read_tables, small_params, write_features
-from tests.learners.test_learners import NAMES, TRAINED, draw, make
+from tests.learners.projects import small_params, write_features
+from tests.learners.test_learners import TRAINED, draw, make
 
-from .test_train import CLASSES, ONCE, digests, make_project, train
+from .test_train import CLASSES, MISTYPED, ONCE, digests, make_project, train
 
-JOINT = {"official": ["whole", "masked", "whole+masked"]}
+VIEWS = ("whole", "masked")
+JOINT = {"official": [*VIEWS, "whole+masked"]}
 ANSWER = (
     "A joint view holds what any of its views shows: it beats the view that shows nothing, and its "
     "weights are those of the training part."
 )
 
 
-def samples(n: int, seed: int, longer: float = 1.0, view: str = "whole+masked") -> Samples:
-    """The masked view shows the class; the whole view is noise, and `longer` times as long."""
+def samples(n: int, seed: int, longer: float = 1.0) -> Samples:
+    """The views masked and inside show the class, the second in features of another length than
+    those of the texts; the whole view is noise, and `longer` times as long."""
     X, y, T = draw(n, seed)
     noise = np.random.default_rng(seed + 50).standard_normal(X.shape).astype(np.float32)
-    return Samples(view, {"whole": np.float32(longer) * noise, "masked": X}, y, T)
+    shown = {"masked": X, "inside": np.tile(X, 2)[:, :-3]}
+    return Samples("whole+masked", {"whole": np.float32(longer) * noise, **shown}, y, T)
 
 
 TRAIN, VAL, TEST = samples(90, 1), samples(30, 2), samples(300, 3)
 NONE = samples(0, 2)
-
-
-def mean_length(X: np.ndarray) -> float:
-    return float(np.mean([np.sqrt(np.sum(row.astype(np.float64) ** 2)) for row in X]))
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
+INSIDE = [replace(part, view="whole+inside") for part in (TRAIN, VAL, TEST)]
 
 
 @pytest.mark.promise(ANSWER)
@@ -51,7 +48,8 @@ def unit(x: np.ndarray) -> np.ndarray:
 def test_a_joint_view_is_its_views_at_equal_mean_norm_of_the_training_part(name):
     """By hand: scaled, side by side, prompts repeated; then the learner as for any other view."""
     ours = fit_joined(make(name), TRAIN, VAL)
-    scale = {v: 1 / mean_length(TRAIN.features[v]) for v in ("whole", "masked")}
+    lengths = {v: np.linalg.norm(TRAIN.features[v].astype(float), axis=1) for v in VIEWS}
+    scale = {v: 1 / length.mean() for v, length in lengths.items()}
 
     def by_hand(part: Samples) -> Samples:
         X = np.concatenate([part.features[v] * scale[v] for v in scale], axis=1)
@@ -70,10 +68,8 @@ def test_a_joint_view_is_its_views_at_equal_mean_norm_of_the_training_part(name)
 
 def test_zero_shot_on_a_joint_view_takes_the_mean_of_the_cosines():
     fitted = fit_joined(ZeroShot(), NONE, NONE)
-    cosines = [unit(TEST.features[v]) @ unit(TEST.text).T for v in ("whole", "masked")]
-    z = 100 * (cosines[0] + cosines[1]) / 2
-    z = np.exp(z - z.max(axis=1, keepdims=True))
-    expected = z / z.sum(axis=1, keepdims=True)
+    cosines = [normalize(TEST.features[v]) @ normalize(TEST.text).T for v in VIEWS]
+    expected = softmax(100 * np.mean(cosines, axis=0), axis=1)
     np.testing.assert_allclose(predict_joined(fitted, TEST), expected, atol=1e-4)
 
 
@@ -92,44 +88,6 @@ def test_validation_chooses_among_weights_and_without_it_the_first_is_taken(name
     np.testing.assert_array_equal(predict_joined(first, TEST), predict_joined(fixed, TEST))
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    paths = make_project(tmp_path_factory.mktemp("joint"))
-    train(paths, small_params(train__views=JOINT))
-    return paths
-
-
-@pytest.mark.promise(ANSWER)
-def test_runs_on_a_joint_view_are_rows_like_others_and_keep_what_either_view_shows(trained):
-    runs, table = read_tables(trained)
-    assert set(runs["status"]) == {"ok"}
-    right = (table["y_true"].astype(str) == table["y_pred"].astype(str)).groupby(
-        [table["learner"], table["view"], table["fraction"]], observed=True
-    )
-    full = right.mean().xs(1.0, level="fraction")
-    for name in TRAINED:
-        assert full[name, "whole+masked"] > full[name, "whole"] + 0.3
-
-
-@pytest.mark.promise("A saved learner, loaded again, predicts the same bits.")
-@pytest.mark.parametrize("name", NAMES)
-def test_a_saved_learner_of_a_joint_view_has_its_scales_and_gives_the_stored_predictions(
-    trained, name
-):
-    fitted = load_fitted(trained, "toy", name, view="whole+masked")
-    store = open_features(trained.features("toy"))
-    text = store.class_features(fitted.classes)
-    table = read_tables(trained)[1].query("view == 'whole+masked' and learner == @name")
-    table = table[table["fraction"] == table["fraction"].max()]
-    for seed, learner in zip(fitted.seeds, fitted.learners, strict=True):
-        mine = table[table["seed"] == seed]
-        ids = list(mine["image_id"])
-        X = {view: store.image_features(view, ids) for view in learner.views("whole+masked")}
-        given = Samples("whole+masked", X, np.zeros(0, np.int64), text)
-        proba = predict_joined(learner, given)
-        np.testing.assert_array_equal(proba, mine[[f"p:{c}" for c in fitted.classes]])
-
-
 @pytest.mark.promise(ONCE)
 def test_other_features_of_any_joined_view_or_other_weights_refit_what_reads_them(tmp_path):
     params = small_params("linear-probe", train__views=JOINT)
@@ -141,7 +99,7 @@ def test_other_features_of_any_joined_view_or_other_weights_refit_what_reads_the
     assert (counts["done"], counts["skipped"]) == (4, 8)
     store, manifest = open_features(paths.features("toy")), read_manifest(paths.manifest("toy"))
     ids = list(manifest["image_id"])
-    views = {v: store.image_features(v, ids) for v in ("whole", "masked")}
+    views = {v: store.image_features(v, ids) for v in VIEWS}
     text = store.class_features(CLASSES)
     write_features(paths, "toy", manifest, views | {"whole": 2 * views["whole"]}, text, CLASSES)
     counts = train(paths, params)
@@ -162,7 +120,30 @@ def test_the_probe_of_a_joint_view_is_the_same_with_and_without_a_fit_to_start_f
     assert found[0] == found[1]
 
 
-@pytest.mark.promise("A mistyped learner or parameter is refused before any work.")
+@pytest.mark.parametrize("name", ("linear-probe", "nearest-prototype", "k-nn"))
+def test_a_learner_without_texts_joins_features_of_several_lengths(name):
+    learner = fit_joined(make(name), *INSIDE[:2])
+    assert (predict_joined(learner, INSIDE[2]).argmax(axis=1) == TEST.y).mean() > 0.7
+
+
+@pytest.mark.parametrize("lambda_", (0.0, 0.5))
+def test_token_attention_takes_a_view_of_another_length_and_finds_its_classes(lambda_):
+    learner = make("medfocus", fusion="token-attention", epochs=40, **{"lambda": lambda_})
+    learner.check_lengths(INSIDE[0])
+    with pytest.raises(ConfigError, match=r"medfocus compares"):  # the first is compared with T
+        learner.check_lengths(replace(TRAIN, view="inside+whole"))
+    learner = fit_joined(learner, *INSIDE[:2])
+    assert (predict_joined(learner, INSIDE[2]).argmax(axis=1) == TEST.y).mean() > 0.6
+
+
+@pytest.mark.promise(MISTYPED)
+@pytest.mark.parametrize("name", ("zero-shot", "tip-adapter"))
+def test_a_learner_that_compares_with_texts_refuses_other_lengths_by_name(name):
+    with pytest.raises(ConfigError, match=rf"{name} compares .*inside.*learners\.{name}\.views"):
+        make(name).check_lengths(INSIDE[0])
+
+
+@pytest.mark.promise(MISTYPED)
 def test_a_learner_that_cannot_join_and_a_view_that_is_not_stored_are_named(tmp_path, monkeypatch):
     paths = make_project(tmp_path, n=12)
     views = {"official": ["whole+crop"]}

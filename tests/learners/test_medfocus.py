@@ -14,13 +14,12 @@ from tests.learners.test_learners import NONE, TRAIN, VAL, draw, make, samples
 EQUATIONS = "Fusion, losses and prediction of MedFocusCLIP are the equations of its docstrings."
 
 
-def network(gate: float = 0.0, n: int = 12, d: int = 16, classes: int = 3):
-    """Return a network with random parameters, and images I (n, d)."""
+def network(gate: float, fusion: str = "attention", widths: tuple[int, ...] = (16,)):
+    """Return a network of three classes with random parameters, and images I (12, 16)."""
     generator = torch.Generator().manual_seed(0)
-    image = nnf.normalize(torch.randn(n, d, generator=generator), dim=1)
-    text = nnf.normalize(torch.randn(classes, d, generator=generator), dim=1)
-    params = MedFocusParams(attention_dim=4)
-    made = Network(text, image.mean(dim=0), image.std(dim=0), params, generator)
+    image, text = (nnf.normalize(torch.randn(n, 16, generator=generator), dim=1) for n in (12, 3))
+    params = MedFocusParams(attention_dim=4, fusion=fusion)
+    made = Network(text, image.mean(dim=0), image.std(dim=0), params, generator, widths)
     made.fusion.gate.data.fill_(gate)
     made.weight.data.normal_(generator=generator)
     made.bias.data.normal_(generator=generator)
@@ -40,6 +39,38 @@ def test_M_is_the_image_plus_gated_attention_over_all_prompts():
     torch.testing.assert_close(fused.classify(M), Z @ made.weight + made.bias)
     cosine = nnf.normalize(M, dim=1) @ made.text.T
     torch.testing.assert_close(fused.similarity(M), cosine / 0.07)
+
+
+@pytest.mark.promise(EQUATIONS)
+@pytest.mark.parametrize("name", ("gated-sum", "concat-mlp", "bilinear", "token-attention"))
+def test_each_form_of_F_is_its_definition_image_by_image(name):
+    made, image = network(0.0, name, (12, 4) if name == "token-attention" else (16,))
+    torch.testing.assert_close(made.fused().fuse(image), image)  # before training M = I
+    made.fusion.gate.fill_(0.8)
+    F, M, text = made.fusion, [], made.text
+    for I in image:  # noqa: E741
+        Z, p = (I - made.mean) / made.scale, torch.exp(torch.stack([I @ T for T in text]) / 0.07)
+        t = sum(share * T for share, T in zip(p / p.sum(), text, strict=True))
+        if name == "gated-sum":
+            f = (t - I) / (1 + torch.exp(-(Z @ F.gate_in @ F.gate_out)))
+        elif name == "concat-mlp":
+            f = torch.cat([Z / 16**0.5, t]) @ F.hidden
+            f = f.clamp(min=0) @ F.output
+        elif name == "bilinear":
+            f = ((Z @ F.image) * (t @ F.prompt)) @ F.output
+        else:
+            pairs = []
+            for rows, values in ((slice(0, 12), slice(0, 12)), (slice(12, 16), slice(12, 24))):
+                for T in text:
+                    T = T[:12] / T[:12].norm()
+                    score = (Z[rows] @ F.query[rows]) @ (T @ F.key) / 4**0.5
+                    pairs.append((torch.exp(score), T @ F.value_in[values] @ F.value_out))
+            f = sum(e * v for e, v in pairs) / sum(e for e, _ in pairs)
+        M.append(I + np.tanh(0.8) * f)
+    fused = made.fused()
+    torch.testing.assert_close(fused.fuse(image), torch.stack(M))
+    order = np.array([2, 0, 1])
+    torch.testing.assert_close(fused.of_classes(order).fuse(image), torch.stack(M))
 
 
 @pytest.mark.promise(EQUATIONS)

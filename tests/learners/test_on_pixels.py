@@ -21,13 +21,14 @@ from pipeline.encode.pixels import Pixels
 from pipeline.engine.options import RunOptions
 from pipeline.errors import ConfigError, ModelError
 from pipeline.io import sha256_file
-from pipeline.learners import DivergedError, Samples, get_learner
+from pipeline.learners import DivergedError, Samples
 from pipeline.learners.base import find_learner
 from pipeline.learners.train import train_dataset
 from pipeline.models.clip import build_clip, load_clip
 from pipeline.predict import predict_images
 from pipeline.segment.segment import segment_dataset
 from tests.learners.projects import read_tables
+from tests.learners.test_learners import make
 from tests.models.small import small_clip_config
 from tests.project import DATASET, Project
 
@@ -76,11 +77,6 @@ def samples(spec, n: int = 48, seed: int = 1, y=None) -> Samples:
     pixels = Pixels(frames, SIZE, np.arange(n), keys, spec, clip.fingerprint)
     y = np.asarray(labels if y is None else y, np.int64)
     return Samples("whole", {"whole": features}, y, text, ("dark", "bright"), pixels=pixels)
-
-
-def make(name: str, **params):
-    cls = get_learner(name)
-    return cls(cls.Parameters(**params), seed=3)
 
 
 def clip_of(part: Samples):
@@ -151,10 +147,7 @@ def test_a_frame_is_added_to_the_border_and_without_it_prediction_is_zero_shot(s
     torch.testing.assert_close(network.features(images_of(part)), expected, atol=1e-5, rtol=1e-4)
 
 
-LEARNS = "A learner finds classes that are there; on noise it is at chance."
-
-
-@pytest.mark.promise(LEARNS)
+@pytest.mark.promise("A learner finds classes that are there; on noise it is at chance.")
 @pytest.mark.promise("A frozen tower is the same after training.")
 @pytest.mark.parametrize("name", ("vit", "conv", "network"))
 def test_it_learns_what_is_there_and_no_more_and_whatever_things_are_called(specs, name):
@@ -192,7 +185,7 @@ def test_a_loss_that_is_not_finite_is_no_fit(specs, kind):
     params |= NETWORK | {"epochs": 3} if kind == "fine-tuned" else {"depth": "shallow"}
     part = samples(specs["vit"], 12)
     with pytest.raises(DivergedError, match="after epoch"):
-        make(kind, **params).fit(part, part.take(np.arange(0), labelled=True))
+        make(kind, **params).fit(part, part.take(slice(0), labelled=True))
 
 
 def test_weights_come_from_a_stated_file_or_the_package_or_the_row_says_from_scratch(

@@ -13,6 +13,8 @@ import pytest
 from pipeline.engine.status import status_rows
 from pipeline.errors import ConfigError, PipelineError, StoreError
 from pipeline.evaluate import evaluate_dataset
+from pipeline.learners import Samples
+from pipeline.learners.joint import predict_joined
 from pipeline.learners.runs import load_fitted
 from pipeline.learners.train import train_dataset
 from pipeline.manifest import read_manifest
@@ -66,6 +68,23 @@ def digests(paths: Paths) -> dict[str, str]:
 def fitted_arrays(paths: Paths, learner: str = "linear-probe", view: str = "masked") -> list:
     fitted = load_fitted(paths, "toy", learner, view=view)
     return [array for one in fitted.learners for array in one.tensors.values()]
+
+
+def check_saved(paths: Paths, learner: str, view: str = "masked", **given) -> None:
+    """The learners of a run, loaded again, give the stored predictions, to the bit; `given` are
+    further fields of their samples."""
+    fitted, store = (
+        load_fitted(paths, "toy", learner, view=view),
+        open_features(paths.features("toy")),
+    )
+    table = read_tables(paths)[1].query("learner == @learner and view == @view")
+    table = table[table["fraction"] == table["fraction"].max()]
+    for seed, one in zip(fitted.seeds, fitted.learners, strict=True):
+        mine = table[table["seed"] == seed]
+        X = {part: store.image_features(part, list(mine["image_id"])) for part in one.views(view)}
+        text = store.class_features(fitted.classes)
+        proba = predict_joined(one, Samples(view, X, np.zeros(0, np.int64), text, **given))
+        np.testing.assert_array_equal(proba, mine[[f"p:{name}" for name in fitted.classes]])
 
 
 def last_record(paths: Paths, learner: str) -> dict:
@@ -242,7 +261,10 @@ def test_features_of_other_masks_than_the_mask_store_has_are_not_trained_on(tmp_
     train(paths, PROBE)
 
 
-@pytest.mark.promise("A mistyped learner or parameter is refused before any work.")
+MISTYPED = "A mistyped learner or parameter is refused before any work."
+
+
+@pytest.mark.promise(MISTYPED)
 @pytest.mark.parametrize(
     ("learner", "section", "named"),
     [

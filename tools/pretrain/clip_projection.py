@@ -46,32 +46,30 @@ def text_embeddings(texts: list[str]) -> torch.Tensor:
     return torch.cat(parts).double()
 
 
-def ridge(x: torch.Tensor, y: torch.Tensor, strength: float = RIDGE) -> torch.Tensor:
-    """Return W of shape (d_y, d_x) that minimises |x W' - y|^2 + strength * scale * |W|^2.
+def ridge(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Return W of shape (d_y, d_x) that minimises |x W' - y|^2 + RIDGE * scale * |W|^2.
 
     The scale is the mean squared length of x per dimension times n, so that the strength does
     not depend on how many samples there are or in which unit they come.
     """
     scale = x.shape[0] * x.pow(2).sum(1).mean() / x.shape[1]
-    gram = x.T @ x + strength * scale * torch.eye(x.shape[1], dtype=x.dtype)
+    gram = x.T @ x + RIDGE * scale * torch.eye(x.shape[1], dtype=x.dtype)
     return torch.linalg.solve(gram, x.T @ y).T
 
 
-def retrieval(
-    embeddings: list[torch.Tensor], rows: torch.Tensor, seeds: int = 5
-) -> dict[str, float]:
-    """Measure retrieval on unseen classes: fit 800, rank the rows for the text of each other class.
+def retrieval(embeddings: list[torch.Tensor], rows: torch.Tensor) -> dict[str, float]:
+    """Measure retrieval on unseen classes: fit 800, rank the rows for the text of each other class;
+    five times, with other classes.
 
     Args:
         embeddings: (1000, 384) per template; the first one is the query.
         rows: (1000, 1280).
-        seeds: number of random splits to average.
 
     Returns:
         top1 and top5 (shares of 200 texts), chance is 1/200 and 5/200.
     """
     ranks = []
-    for seed in range(seeds):
+    for seed in range(5):
         order = np.random.default_rng(seed).permutation(len(rows))
         fit, test = order[HELD_OUT:], order[:HELD_OUT]
         x = torch.cat([e[fit] for e in embeddings])

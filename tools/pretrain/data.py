@@ -18,6 +18,8 @@ SETS = ("nuclei", "polyp_kvasir", "polyp_cvc", "blood_cells", "brain_br35h")
 LONGEST = 320
 PHANTOMS = {"ultrasound": 500, "brain": 250, "chest": 80, "shapes": 300}
 CVC_BLOCK = 20
+HELD_OUT = 0.1
+"""Fraction of each dataset that is held out, in whole groups."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def _share(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
 
 
-def near_copy_groups(images: list[torch.Tensor], limit: float = 0.9) -> list[int]:
+def near_copy_groups(images: list[torch.Tensor], limit: float) -> list[int]:
     """Group near-copies by the correlation of 32 x 32 grey thumbnails, mirrored ones too.
 
     Args:
@@ -86,12 +88,8 @@ def near_copy_groups(images: list[torch.Tensor], limit: float = 0.9) -> list[int
     Returns:
         A group number for each image; groups are the connected components.
     """
-    thumbs = torch.stack(
-        [
-            torch.nn.functional.adaptive_avg_pool2d(i.float().mean(0, keepdim=True), 32)[0]
-            for i in images
-        ]
-    )
+    grey = (image.float().mean(0, keepdim=True) for image in images)
+    thumbs = torch.stack([torch.nn.functional.adaptive_avg_pool2d(i, 32)[0] for i in grey])
 
     def unit(t: torch.Tensor) -> torch.Tensor:
         t = t.flatten(1)
@@ -117,25 +115,23 @@ def _group_keys(name: str, ids: list[str], images: list[torch.Tensor]) -> list[s
     return ids
 
 
-def load_sets(root: Path, held_out: float = 0.1, limit: int | None = None) -> list[Item]:
+def load_sets(root: Path) -> list[Item]:
     """Load the mask sets of `root`/segmentation and the lung images of lung_train.csv.
 
     Args:
         root: folder with segmentation/ and data/.
-        held_out: fraction of each dataset that is held out, in whole groups.
-        limit: maximum number of images per dataset, for tests.
 
     Raises:
         ConfigError: a set is missing.
     """
     items: list[Item] = []
     for name in (*SETS, "lung"):
-        pairs = _pairs(Path(root), name)[:limit]
+        pairs = _pairs(root, name)
         read = [read_pair(image, mask) for _, image, mask in pairs]
         keys = _group_keys(name, [p[0] for p in pairs], [r[0] for r in read])
         for (id_, _, _), (image, mask, digest), key in zip(pairs, read, keys, strict=True):
             if mask.any():
-                out = _share(f"{name}/{key}") < held_out
+                out = _share(f"{name}/{key}") < HELD_OUT
                 items.append(Item(name, id_, image, mask, digest, out))
     return items
 
@@ -159,15 +155,10 @@ def _pairs(root: Path, name: str) -> list[tuple[str, Path, Path]]:
     ]
 
 
-def load_phantoms(seed: int, counts: dict[str, int] | None = None) -> list[Item]:
-    """Draw the phantoms; none is held out.
-
-    Args:
-        seed: of all random choices.
-        counts: number of each kind of `phantoms.KINDS`.
-    """
+def load_phantoms(seed: int) -> list[Item]:
+    """Draw the phantoms; none is held out. `seed` is that of all random choices."""
     items = []
-    for kind, count in (PHANTOMS if counts is None else counts).items():
+    for kind, count in PHANTOMS.items():
         for n, (image, mask) in enumerate(phantoms.draw(kind, count, seed)):
             pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()
             items.append(Item(f"phantom_{kind}", str(n), pixels, torch.from_numpy(mask)))

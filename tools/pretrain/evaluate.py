@@ -22,7 +22,7 @@ from tools.pretrain.prompts import box_of
 
 log = logging.getLogger(__name__)
 
-JITTER = 0.1
+JITTER, BATCH = 0.1, 8
 PROMPTS: dict[str, SegmentParams] = {
     "salient": SegmentParams(prompt="salient"),
     "salient-refine": SegmentParams(prompt="salient-refine"),
@@ -60,10 +60,9 @@ def dice(mask: np.ndarray, truth: np.ndarray) -> float:
     return 2 * int((mask & truth).sum()) / total if total else 1.0
 
 
-def interval(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> tuple[float, float]:
+def interval(values: np.ndarray) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of a mean (percentiles, images resampled)."""
-    rng = np.random.default_rng(seed)
-    picks = rng.integers(0, len(values), (resamples, len(values)))
+    picks = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))
     low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
     return float(low), float(high)
 
@@ -72,8 +71,6 @@ def measure(
     predictor: Sam2ImagePredictor,
     cases: Iterable[Case],
     prompts: Iterable[str] = tuple(PROMPTS),
-    seed: int = 0,
-    batch: int = 8,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Return the Dice of every case by dataset and prompt, including the ellipse baseline.
 
@@ -84,16 +81,13 @@ def measure(
         predictor: the loaded model.
         cases: images with masks that are not empty.
         prompts: keys of `PROMPTS`.
-        seed: of the random edges.
-        batch: images per batch.
 
     Returns:
         {set: {prompt: float (n,)}}, in the order of the cases.
     """
     found: dict[str, dict[str, list[float]]] = {}
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     waiting: list[tuple[Case, dict[str, str]]] = []
-    done = [0]
 
     def flush() -> None:
         sam2 = CachedPredictor(predictor)
@@ -102,23 +96,22 @@ def measure(
             prepared = [strategy.prepare(case.image, row) for case, row in waiting]
             for (case, _), result in zip(waiting, strategy.segment(prepared), strict=True):
                 add(case.set, name, dice(result.mask, case.mask))
-        done[0] += len(waiting)
-        if done[0] % (10 * batch) == 0:
-            log.info("%d images evaluated", done[0])
         waiting.clear()
 
     def add(group: str, name: str, value: float) -> None:
         found.setdefault(group, {}).setdefault(name, []).append(value)
 
-    for case in cases:
+    for done, case in enumerate(cases, 1):
         height, width = case.mask.shape
         box = jitter_box(box_of(torch.from_numpy(case.mask)), JITTER, rng, height, width)
         x, y = deepest_point(case.mask)
         add(case.set, ELLIPSE, dice(ellipse(box, height, width), case.mask))
         row = {"box": ",".join(f"{v:.3f}" for v in box), "points": f"{x + 0.5},{y + 0.5},1"}
         waiting.append((case, row))
-        if len(waiting) == batch:
+        if len(waiting) == BATCH:
             flush()
+        if done % (10 * BATCH) == 0:
+            log.info("%d images evaluated", done)
     if waiting:
         flush()
     return {g: {n: np.array(v) for n, v in by.items()} for g, by in found.items()}

@@ -20,13 +20,12 @@ from tools.pretrain.evaluate import interval
 SETS = ("brain", "covid", "lung")
 
 
-def embed_folder(clip: ClipModel, folder: Path, batch: int = 32) -> tuple[np.ndarray, np.ndarray]:
+def embed_folder(clip: ClipModel, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Embed every image below a folder of class folders, squashed to the model's square.
 
     Args:
         clip: the loaded model.
         folder: the class of an image is the name of its folder.
-        batch: images per batch.
 
     Returns:
         Unit vectors, float32 (n, d), and the n class names.
@@ -34,10 +33,10 @@ def embed_folder(clip: ClipModel, folder: Path, batch: int = 32) -> tuple[np.nda
     paths = sorted(p for p in folder.rglob("*.*") if p.is_file())
     mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (clip.mean, clip.std))
     side, parts = (clip.image_size,) * 2, []
-    for start in range(0, len(paths), batch):
+    for start in range(0, len(paths), 32):
         pixels = [
             np.array(Image.open(p).convert("RGB").resize(side, Image.Resampling.BICUBIC))
-            for p in paths[start : start + batch]
+            for p in paths[start : start + 32]
         ]
         images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
         parts.append(F.normalize(clip.encode_image((images - mean) / std), dim=1))

@@ -96,15 +96,11 @@ def _shrink(masks: list[torch.Tensor]) -> torch.Tensor:
 
 
 def step_loss(
-    model: SAM2Base,
-    batch: list[scenes.Scene],
-    mean: torch.Tensor,
-    std: torch.Tensor,
-    rng: np.random.Generator,
+    model: SAM2Base, batch: list[scenes.Scene], rng: np.random.Generator
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Return the loss of one batch over all its prompts, and the Dice of each kind of prompt."""
     images = scenes.photometric(torch.stack([s.image for s in batch]), rng)
-    images = ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+    images = ((images - 0.5) / 0.5).contiguous(memory_format=torch.channels_last)
     features = encode(model, images)
     owners, objects = [], []
     for n, scene in enumerate(batch):
@@ -179,22 +175,16 @@ def train(
     model: SAM2Base,
     items: list[Item],
     config: TrainConfig,
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5),
-    std: tuple[float, ...] = (0.5, 0.5, 0.5),
-    on_step: Callable[[int, float, dict[str, float], SAM2Base], None] | None = None,
-    autocast: bool = True,
+    on_step: Callable[[int, float, dict[str, float], SAM2Base], None],
 ) -> SAM2Base:
-    """Train on the items that are not held out.
+    """Train in bfloat16 on the items that are not held out.
 
     Args:
         model: changed in place; its trunk should hold ImageNet weights.
         items: of `data.load_sets` and `data.load_phantoms`.
         config: hyperparameters.
-        mean: subtracted from images in [0, 1].
-        std: divided by.
         on_step: called after every step with step, elapsed seconds, Dice of each kind of prompt,
             and the averaged model.
-        autocast: use bfloat16.
 
     Returns:
         The model with averaged weights.
@@ -208,11 +198,9 @@ def train(
     freeze(model, config.frozen)
     model.to(memory_format=torch.channels_last)
     averaged = copy.deepcopy(model).eval()
-    if autocast:
-        exact_depthwise(model)
+    exact_depthwise(model)
     groups = parameter_groups(model, config)
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.99))
-    shift, scale = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (mean, std))
     learned = [p for g in groups for p in g["params"]]
     followers = [
         q
@@ -228,15 +216,14 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rise * max(fall, 0.01)
         batch = draw_batch(items, chances, config, rng)
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            loss, dice = step_loss(model, batch, shift, scale, rng)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, dice = step_loss(model, batch, rng)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
         optimizer.step()
         decay = min(config.average, (step + 1) / (step + 10))
         torch._foreach_lerp_([q.data for q in followers], [p.data for p in leaders], 1 - decay)
-        if on_step is not None:
-            seconds = time.monotonic() - start
-            on_step(step, seconds, {**dice, "loss": float(loss.detach())}, averaged)
+        seconds = time.monotonic() - start
+        on_step(step, seconds, {**dice, "loss": float(loss.detach())}, averaged)
     return averaged

@@ -53,15 +53,14 @@ def save_weights(model: SAM2Base, path: Path, about: dict[str, str]) -> None:
         save_file(state, partial, metadata=about)
 
 
-def make_sam2(items: list[Item], config: loop.TrainConfig, out: Path, every: int = 200) -> SAM2Base:
+def make_sam2(items: list[Item], config: loop.TrainConfig, out: Path) -> SAM2Base:
     """Train SAM2-micro and write its weights.
 
     Args:
         items: of `data.load_sets` and `data.load_phantoms`.
         config: of the training.
-        out: file of the weights, replaced every `every` steps, so that an interruption leaves
-            a usable model (its metadata has the number of steps).
-        every: steps.
+        out: file of the weights, replaced every 200 steps, so that an interruption leaves a
+            usable model (its metadata has the number of steps).
     """
     recent: dict[str, list[float]] = {}
 
@@ -73,7 +72,7 @@ def make_sam2(items: list[Item], config: loop.TrainConfig, out: Path, every: int
             means = ", ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in sorted(recent.items()))
             log.info("step %d of %d, %.0f s: %s", done, config.steps, seconds, means)
             recent.clear()
-        if done % every == 0 or done == config.steps:
+        if done % 200 == 0 or done == config.steps:
             about = {"steps": str(done), "seconds": f"{seconds:.0f}",
                      "config": json.dumps(asdict(config)), "deterministic": "true"}  # fmt: skip
             save_weights(averaged, out, about)
