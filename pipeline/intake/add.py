@@ -222,7 +222,7 @@ def add_dataset(
         old = read_existing(manifest, force=force)
         set_mask_rule(frame, str(mask_rule), old)
         masks_found = rows.measure_masks(frame, findings.file)
-        masks_found.refuse_if_unclear(told=rows.is_told(frame))
+        masks_found.refuse_if_unclear(frame)
         frame.loc[list(masks_found.bad), "mask_path"] = ""
         unusable = masks_found.unusable(frame)
         for why, count in Counter(unusable.values()).most_common(LISTED):
@@ -296,7 +296,7 @@ def refresh_dataset(dataset: str, *, paths: Paths | None = None) -> AddSummary:
         frame.loc[frame["mask_path"] == "", "mask_area"] = ""
         for i, reason in rows.measure_masks(frame, data).bad.items():
             remedy = "put it back or correct it; or empty its mask_path"
-            why = f"its mask {frame.at[i, 'mask_path']} {reason} - {remedy}"
+            why = f"its mask {frame.at[i, 'mask_path']} {reason.with_remedy} - {remedy}"
             failed.setdefault(frame.at[i, "image_id"], why)
         write_manifest(frame, manifest)
         hashes.save()

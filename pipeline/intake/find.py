@@ -324,21 +324,14 @@ def _extract(archive: Path, folder: Path) -> None:
             folder.parent.mkdir(parents=True, exist_ok=True)
             entries = _checked_entries(archive, opened, folder.parent)
             folder.mkdir()
-            for entry in entries:
-                _extract_entry(opened, entry, folder / entry.filename)
+            for entry in entries:  # never yields more bytes than the size that was checked
+                opened.extract(entry, folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
         raise ManifestError(
             f"is not a zip, or is cut short, damaged or cannot be read ({error})",
             path=archive,
             remedy="download it again, or unpack it yourself and pass the folder",
         ) from None
-
-
-def _extract_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # zipfile never yields more bytes than the entry's stated size, which is checked before.
-    with opened.open(entry) as packed, open(file, "xb") as unpacked:
-        shutil.copyfileobj(packed, unpacked)
 
 
 def _checked_entries(archive: Path, opened: zipfile.ZipFile, place: Path) -> list[zipfile.ZipInfo]:

@@ -70,10 +70,9 @@ def join_groups(findings: Findings, source: Path) -> None:
             path=source,
             remedy="name a column path or image_id, and group, series, slice, fold or patient_id",
         )
-    named: dict[str, list[int]] = {}  # path or id -> positions of its images
-    for at, path in enumerate(images["path"]):
-        named.setdefault(path, []).append(at)
-    named = {name: [at] for at, name in enumerate(images["image_id"]) if name} | named
+    # path or id -> positions of its images
+    named = images.groupby("image_id").indices | images.groupby("path").indices
+    named.pop("", None)
     names = pd.Series(known_names(findings, table[key], named, source), table.index)
     table["at"] = names.map(named)  # a list; NaN = not here
     here = table[table["at"].notna()].explode("at").drop_duplicates(["at", *columns.values()])
