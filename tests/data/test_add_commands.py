@@ -13,7 +13,6 @@ import pytest
 
 from pipeline.io import manifest_lock, sha256_file
 from tests.data.conftest import picture, zip_of
-from tests.images.makers import dicom, grey, save_dicom
 from tests.project import REPO, in_process
 
 KILL = """
@@ -105,30 +104,6 @@ def test_what_cannot_be_written_is_said_in_one_line_and_a_retry_works(scans, tmp
     assert tree(project.parent) == before
     code, said = in_process(project, *command)
     assert code == 0 and "25 images" in said, said
-
-
-@pytest.mark.promise(
-    "`data add` counts a DICOMDIR and DICOM objects without pixels by reason and takes the images."
-)
-def test_a_dicomdir_and_objects_without_pixels_are_counted_and_the_image_is_taken(
-    tmp_path, project
-):
-    for label in ("a", "b"):
-        (tmp_path / "disc" / label).mkdir(parents=True)
-        save_dicom(dicom(grey(seed=ord(label))), tmp_path / "disc" / label / "IM0001")
-    report = dicom(grey())
-    for name in ("PixelData", "Rows", "Columns", "BitsAllocated"):
-        delattr(report, name)
-    kinds = {"DICOMDIR": "1.3.10", "a/DICOMDIR": "1.3.10", "b/SR": "5.1.4.1.1.88.11"}
-    for name, kind in kinds.items():
-        report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = f"1.2.840.10008.{kind}"
-        save_dicom(report, tmp_path / "disc" / name)
-    code, said = in_process(project, "data", "add", "d", "--from", str(tmp_path / "disc"))
-    assert code == 0 and "FAILED" not in said and "no class folder" not in said, said
-    counts = re.findall(r"skipped (\d): (?:a )?DICOM(DIR| structured)", said)
-    assert counts == [("1", " structured"), ("2", "DIR")]
-    table = (project / "data_manifests" / "d.csv").read_text(encoding="utf-8")
-    assert re.findall(r"^(\w/\w+),", table, re.M) == ["a/IM0001", "b/IM0001"]
 
 
 @pytest.mark.promise(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.config import SplitsParams
 from pipeline.errors import ManifestError
 from pipeline.splits import SplitPlan
-from tests.data.split_tables import audit_of, table, units_of
+from tests.data.split_tables import audit_of, table
 
 QUICK = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 STABLE = "Draws are nested over fractions; splits depend on ids, labels, groups and seed only."
@@ -51,8 +51,7 @@ def test_parts_are_disjoint_nested_whole_and_as_near_to_their_share_as_units_all
     plan = plan_or_none(frame)
     if plan is None:
         return
-    label = dict(zip(frame["image_id"], frame["label"], strict=True))
-    unit = dict(zip(frame["image_id"], units_of(plan, frame["image_id"]), strict=True))
+    unit, label = plan.units, dict(zip(frame["image_id"], frame["label"], strict=True))
     for protocol in plan.protocols:
         whole = plan.get(protocol, seed, 1.0)
         pool, smaller = [*whole.train, *whole.val], None
@@ -96,8 +95,7 @@ def test_shots_are_nested_apart_of_distinct_units_and_as_many_as_asked(frame, se
     if plan_or_none(frame) is None:
         return
     plan = SplitPlan(frame, SplitsParams(shots=SHOTS))
-    label = dict(zip(frame["image_id"], frame["label"], strict=True))
-    unit = dict(zip(frame["image_id"], units_of(plan, frame["image_id"]), strict=True))
+    unit, label = plan.units, dict(zip(frame["image_id"], frame["label"], strict=True))
 
     def of_class(ids, name):
         return [i for i in ids if label[i] == name]
@@ -134,11 +132,11 @@ def test_large_patients_are_drawn_no_sooner_than_small_ones():
     frame = table(["a"] * 120 + ["b"] * 2, patients=[*patients, "x", "y"])
     frame["split"] = ["train"] * 121 + ["test"]
     plan = SplitPlan(frame, SplitsParams())
-    first = 0
+    first, units = 0, plan.units
     for seed in range(100):
         split = plan.get("official", seed, 0.2)
         drawn = {*split.train, *split.val} & set(frame["image_id"][:120])
-        first += len({u for u in units_of(plan, sorted(drawn)) if u >= "040"})
+        first += len({units[i] for i in drawn if units[i] >= "040"})
     # 24 images of 120 in units of 2.4 on average: 10 units, of which a fifth are large.
     assert 1.0 < first / 100 < 3.0
 

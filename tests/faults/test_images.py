@@ -45,14 +45,8 @@ def locked(path: Path) -> None:
     path.chmod(0)
 
 
-BAD = {
-    "zero.png": (lambda path: path.write_bytes(b""), "empty"),
-    "page.jpg": (lambda path: path.write_bytes(PAGE), "web page"),
-    "dangling.png": (lambda path: path.symlink_to("nowhere.png"), "broken link"),
-    "locked.png": (locked, "permission denied"),
-    "pipe.png": (os.mkfifo, "is a pipe"),
-}
-"""Files that `data add` cannot take: how they are made and what is said; tests/images has more."""
+BAD = {"locked.png": (locked, "permission denied"), "pipe.png": (os.mkfifo, "is a pipe")}
+"""Files that `data add` cannot take: how they are made and what is said; tests/data has more."""
 DAMAGED = {f"cut.{suffix}": picture(71, suffix=suffix)[:900] for suffix in ("png", "jpeg")}
 """Files with a sound header, whose damage shows when the pixels are read."""
 HOSTILE = ("quo'te\".png", "new\nline.png", "[0-9]*.png", "影像.png", "-rf.png", "%s{}.png")

@@ -322,23 +322,6 @@ def test_files_without_preamble_or_suffix_are_read(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "IM0001"), rgb(grey()))
 
 
-@pytest.mark.promise("A DICOMDIR and DICOM objects without pixels are skipped with the reason.")
-def test_dicomdir_and_objects_without_pixels_are_skipped(tmp_path):
-    report = dicom(grey())
-    for name in ("PixelData", "Rows", "Columns", "BitsAllocated"):
-        delattr(report, name)
-    for uid, words in (
-        (report.SOPClassUID, "without pixels"),
-        ("1.2.840.10008.1.3.10", "DICOMDIR"),
-    ):
-        report.SOPClassUID = uid
-        path = save_dicom(report, tmp_path / "x")
-        for read in (probe, read_image, read_mask):
-            with pytest.raises(SkippedFile, match=words) as caught:
-                read(path)
-            assert words in caught.value.message
-
-
 @pytest.mark.promise(IDENTITY)
 def test_no_identity_appears_in_errors_warnings_or_logs(tmp_path, caplog, recwarn):
     path = save_dicom(dicom(grey()), tmp_path / "x.dcm")
