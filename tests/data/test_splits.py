@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from pipeline.config import SplitsParams
@@ -34,12 +34,12 @@ def manifests(draw):
     return table(labels, groups=groups, patients=patients, splits=splits)
 
 
-def plan_or_none(frame):
+def plan_of(frame, **params):
     try:
-        return SplitPlan(frame, SplitsParams())
+        return SplitPlan(frame, SplitsParams(**params))
     except ManifestError as error:
         assert "no training image of class" in str(error)
-        return None
+        reject()
 
 
 @pytest.mark.promise(STABLE)
@@ -48,9 +48,7 @@ def plan_or_none(frame):
 @QUICK
 @given(manifests(), st.integers(0, 3))
 def test_parts_are_disjoint_nested_whole_and_as_near_to_their_share_as_units_allow(frame, seed):
-    plan = plan_or_none(frame)
-    if plan is None:
-        return
+    plan = plan_of(frame)
     unit, label = plan.units, dict(zip(frame["image_id"], frame["label"], strict=True))
     for protocol in plan.protocols:
         whole = plan.get(protocol, seed, 1.0)
@@ -92,9 +90,7 @@ SHOTS = {"balanced": (1, 2, 6), "realistic": (1, 2, 6)}
 @QUICK
 @given(manifests(), st.integers(0, 3))
 def test_shots_are_nested_apart_of_distinct_units_and_as_many_as_asked(frame, seed):
-    if plan_or_none(frame) is None:
-        return
-    plan = SplitPlan(frame, SplitsParams(shots=SHOTS))
+    plan = plan_of(frame, shots=SHOTS)
     unit, label = plan.units, dict(zip(frame["image_id"], frame["label"], strict=True))
 
     def of_class(ids, name):
@@ -145,9 +141,7 @@ def test_large_patients_are_drawn_no_sooner_than_small_ones():
 @QUICK
 @given(manifests(), st.randoms(use_true_random=False))
 def test_splits_do_not_depend_on_row_order_or_on_what_groups_are_called(frame, random):
-    plan = plan_or_none(frame)
-    if plan is None:
-        return
+    plan = plan_of(frame)
     order = list(range(len(frame)))
     random.shuffle(order)
     other = frame.iloc[order].reset_index(drop=True)

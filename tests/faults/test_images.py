@@ -3,17 +3,16 @@ vanish or change after they were added."""
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from pipeline import open_features, open_masks
 from pipeline.errors import PipelineError
+from tests.images.makers import encoded
 from tests.project import in_process
 from tests.site import IMAGES, STORES, Site, stage_command
 
@@ -35,9 +34,7 @@ def picture(
     cy, cx = rng.uniform(0.4, 0.6, 2) * (height, width)
     inside = ((y - cy) / (height / 4)) ** 2 + ((x - cx) / (width / 5)) ** 2 < 1
     pixels = rng.integers(0, 90, (height, width)) + (150 if bright else 60) * inside
-    file = io.BytesIO()
-    Image.fromarray(pixels.astype("u1")).save(file, format=suffix)
-    return file.getvalue()
+    return encoded(pixels.astype("u1"), suffix)
 
 
 def locked(path: Path) -> None:
