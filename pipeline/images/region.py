@@ -414,12 +414,10 @@ def _named(pixels: Pixels, words: Sequence[str], rule: MaskRule) -> np.ndarray:
         samples, every = samples.astype(np.int16), every.clip(-255, 510).astype(np.int16)
         far = [np.abs(samples - one).sum(axis=2, dtype=np.int16) for one in every]
         return wanted[np.argmin(far, axis=0)]
-    if pixels.index is not None:
-        inside = np.isin(pixels.index, wanted)
-    elif values.ndim == 3:
-        inside = np.isin(values[..., 0], wanted) & (values == values[..., :1]).all(axis=2)
-    else:
-        inside = np.isin(values, wanted)
+    numbers = values if pixels.index is None else pixels.index
+    inside = np.isin(numbers, wanted)
+    if numbers.ndim == 3:
+        inside = inside.all(axis=2) & (numbers == numbers[..., :1]).all(axis=2)
     if codes := [int(word[1:], 16) for word in words if word[0] == "#"]:
         inside = inside | np.isin(_packed(values), codes)
     return inside

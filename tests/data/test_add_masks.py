@@ -83,23 +83,6 @@ def test_masks_inside_the_image_folder_are_no_class(scans, paths):
     assert add_dataset("d", scans, paths=paths, masks=scans / "masks").images == 24
 
 
-def test_a_table_of_masks_is_read_up_to_its_rank(scans, paths, tmp_path):
-    mask(tmp_path / "m" / "good.png", 7)
-    mask(tmp_path / "m" / "bad.png", 7)
-    table = tmp_path / "masks.csv"
-    table.write_text(
-        "path,mask,rank\nscans/train/cat/0.png,m/good.png,5\nscans/train/cat/1.png,m/bad.png,6\n"
-    )
-    summary = add_dataset("d", scans, paths=paths, masks=table)
-    rows = rows_of(paths)
-    assert rows.loc["train/cat/0.png", "mask_area"] == "7"
-    assert rows.loc["train/cat/1.png", "mask_path"] == ""
-    assert any("1 masks of masks.csv with a rank above 5" in w for w in summary.warnings)
-    table.write_text("path,mask,rank\nscans/train/cat/0.png,m/good.png,best\n")
-    with pytest.raises(ManifestError, match="line 2: rank 'best'"):
-        add_dataset("d", scans, paths=paths, masks=table)
-
-
 @pytest.mark.promise(
     "Of several masks of an image in a table that of the best rank or score is taken, else they "
     "are united; rows that fit nothing, lost masks and masks of several kinds are named."
@@ -113,6 +96,8 @@ def test_a_table_of_masks_is_read_up_to_its_rank(scans, paths, tmp_path):
             "1 images have masks of several files, which are",
         ),
         (["{0}.png,m/5.png,2", "{0}.png,m/2.png,1"], {"0": 2}, "1 masks are left out.*lowest rank"),
+        (["{0}.png,m/2.png,5", "{1}.png,m/5.png,6"], {"0": 2}, "1 masks .* with a rank above 5"),
+        (["{0}.png,m/2.png,best"], {}, "line 2: rank 'best' is not a number"),
         (["{0}.png,m/5.png,.9", "{0}.png,m/2.png,.7"], {"0": 5}, "left out for one of the highest"),
         (
             ["{0}.png,m/5.png,liver", "{0}.png,m/2.png,spleen"],
