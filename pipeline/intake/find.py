@@ -180,9 +180,9 @@ def remedy_for(skipped: Iterable[str], other: str = ARRANGE) -> str:
 
 def read_folder(
     source: Path,
-    exclude: Path | None = None,
     *,
-    masks: str = "find",
+    masks: Path | None = None,
+    no_masks: bool = False,
     mask_name: str = "",
     layout: str = "",
     split_names: Mapping[str, str] = NO_NAMES,
@@ -194,9 +194,9 @@ def read_folder(
 
     Args:
         source: the folder.
-        exclude: a folder in it that is not looked into.
-        masks: "find" pairs masks with images; "elsewhere" only takes them out of the images;
-            "none": every file is an image.
+        masks: where the masks of the images are (a folder that is not looked into, or a table);
+            those in the folder are only taken out of the images then. Default: they are paired.
+        no_masks: every file is an image.
         mask_name: a glob of the paths of masks: they are masks, and of several kinds the ones used.
         layout, split_names: what the folders below `Findings.root` are, see `read_layout`.
 
@@ -204,7 +204,7 @@ def read_folder(
         ManifestError: a folder cannot be listed, no images, no class folders, or two readings of
             the names are possible.
     """
-    images, folders, skipped = look_through(source, exclude)
+    images, folders, skipped = look_through(source, masks)
     files = len(images)
     images = _without_objects(images, source, skipped)
     if not images:
@@ -218,9 +218,8 @@ def read_folder(
         stray += [path for path in images if "/" not in path]
         images, folders = _below(images, inner), _below(folders, inner)
         root = root / inner
-    if masks != "none":
-        told = masks == "elsewhere"
-        truth = find_truth(images, root.joinpath, chosen=mask_name, told=told)
+    if not no_masks:
+        truth = find_truth(images, root.joinpath, chosen=mask_name, told=masks is not None)
     images = sorted({*images}.difference(truth.owners, truth.spare))
     read = read_layout(images, root, layout, split_names, truth.sides)
     if not read.rows:
@@ -242,7 +241,7 @@ def read_folder(
         findings.warnings.append(what)
     skipped.update(truth.reasons())
     findings.warnings += truth.warnings()
-    if masks == "find":
+    if masks is None:
         use_masks(findings, *truth.pairs(mask_name))
     return findings
 
