@@ -12,7 +12,7 @@ import stat
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -69,17 +69,6 @@ class Findings:
     def file(self, name: str) -> Path:
         """Return the present location of a path of the manifest."""
         return self.above / name[3:] if name.startswith("../") else self.root / name
-
-    def local_name(self, name: str, known: Collection[str]) -> str:
-        """Return the path in `known` that a table means by `name`, relative to the images' folder
-        or to the folder above it, with slashes or backslashes; else the name with slashes."""
-        if name in known:
-            return name
-        name = name.replace("\\", "/").removeprefix("./")
-        for top in (self.root.resolve().name, (self.home or self.root).name):
-            if name not in known and name.startswith(f"{top}/"):
-                return name.removeprefix(f"{top}/")
-        return name
 
 
 def look_through(

@@ -27,21 +27,25 @@ def call_and_die(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
 
 {module}.{name} = call_and_die
-from pipeline.cli import main
-main()
 """
 KILLED_ADD = "`data add` that was killed at any moment is completed by the same command."
+
+
+def after(code: str, project: Path, *command: str) -> subprocess.CompletedProcess:
+    """Run a command in a process of its own, after some code."""
+    return subprocess.run(
+        [sys.executable, "-c", f"{code}\nfrom pipeline.cli import main; main()", *command],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPO), "COLUMNS": "200"},
+    )
 
 
 def killed(project: Path, module: str, name: str, times: int, *command: str) -> None:
     """Run a command that is killed after a function was called `times` times."""
     code = KILL.format(module=module, name=name, times=times)
-    done = subprocess.run(
-        [sys.executable, "-c", code, *command],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(REPO)},
-    )
-    assert done.returncode == -signal.SIGKILL
+    assert after(code, project, *command).returncode == -signal.SIGKILL
 
 
 def tree(root: Path) -> dict[str, str]:
@@ -89,15 +93,9 @@ def test_what_cannot_be_written_is_said_in_one_line_and_a_retry_works(scans, tmp
     source = zip_of(tmp_path / "s.zip", scans)
     for folder in ("data", "data_manifests"):
         (project / folder).mkdir()
-    limit = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (20_000, 20_000)); "
+    limit = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (20_000, 20_000))"
     command, before = ["data", "add", "new", "--from", str(source)], tree(project.parent)
-    done = subprocess.run(
-        [sys.executable, "-c", limit + "from pipeline.cli import main; main()", *command],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(REPO), "COLUMNS": "200"},
-    )
+    done = after(limit, project, *command)
     said = done.stdout + done.stderr
     assert done.returncode == 2
     assert re.fullmatch(r"error: .+cannot write: File too large .*- .*ulimit.*\n", said), said
