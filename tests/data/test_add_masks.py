@@ -194,11 +194,8 @@ ALOUD = (
     "`data add`, `data check` and the preview; where most can be read in two ways they are refused."
 )
 
-
-REGION = np.zeros((9, 12), bool)
-REGION[2:6, 3:9] = True
-LARGE = np.zeros((9, 12), bool)
-LARGE[1:8, 1:11] = True
+REGION = np.pad(np.ones((4, 6), bool), ((2, 3), (3, 3)))
+LARGE = np.pad(np.ones((7, 10), bool), 1)
 
 
 @pytest.mark.promise(ALOUD)
