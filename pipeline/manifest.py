@@ -81,9 +81,7 @@ def read_manifest(
     for name in set(COLUMNS) - set(frame):
         frame[name] = "0" if name == "synthetic" else ""
     check_rows(frame, table.lines, path, classes=classes, data=data)
-    for name in INTEGERS:
-        frame[name] = frame[name].astype("int64")
-    return frame[_ordered(frame)]
+    return frame[_ordered(frame)].astype(dict.fromkeys(INTEGERS, "int64"))
 
 
 def write_manifest(

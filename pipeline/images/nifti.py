@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
-from nibabel.orientations import apply_orientation, io_orientation
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from pipeline.errors import ImageError
 from pipeline.images.formats import AGAIN, MAX_BYTES, Pixels, check_frame, check_size
@@ -63,13 +63,8 @@ def read(data: bytes, kind: str, frame: int) -> Pixels:
 def grid(data: bytes, kind: str) -> Grid:
     """Return where the displayed slices lie."""
     image, display, sizes = _open(data, kind)
-    # Of each display axis, the file's axis and the step along it (-1: from its other end).
-    steps = np.zeros((4, 4))
-    steps[3, 3] = 1
-    for axis, (shown, sign) in enumerate(display):
-        steps[axis, int(shown)] = sign
-        steps[axis, 3] = 0 if sign > 0 else sizes[int(shown)] - 1
-    return Grid(sizes, image.affine @ steps)
+    shape = (*image.voxels.shape, 1, 1, 1)[:3]
+    return Grid(sizes, image.affine @ inv_ornt_aff(display, shape))
 
 
 def mask_to_voxels(

@@ -18,22 +18,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from pipeline import remote
 from pipeline.errors import ImageError, RemoteError
-from pipeline.images import formats, normalise
+from pipeline.images import formats, grid, normalise
 from pipeline.images.formats import AGAIN, MAX_BYTES, FrameInfo, Pixels, SkippedFile
-from pipeline.images.grid import (
-    Grid,
-    another_grid,
-    lies_outside,
-    region_box,
-    resample,
-    same_grid,
-)
 from pipeline.images.region import MaskRule, Region, find_region
 from pipeline.io import open_bytes
 from pipeline.manifest import MaskFiles
@@ -99,7 +91,6 @@ def read_mask(
     frame: int = 0,
     *,
     shape: tuple[int, int] | None = None,
-    data: bytes | None = None,
 ) -> np.ndarray:
     """Read one frame as a region, turned upright by the same rules as an image.
 
@@ -107,8 +98,8 @@ def read_mask(
     rule of the files says otherwise: see `pipeline.images.region.find_region`.
 
     Args:
-        path, frame, data: as for `read_image`; or the files of `mask_file`, whose regions are
-            united. A volume must lie on the grid of the volume that is its image.
+        path, frame: as for `read_image`; or the files of `mask_file`, whose regions are united. A
+            volume must lie on the grid of the volume that is its image.
         shape: (height, width) of the image of the mask; another size is an error, unless the rule
             of the files says "resize" and the shape agrees: then the nearest pixels are taken. A
             volume on another grid is resampled by the affines then.
@@ -121,31 +112,28 @@ def read_mask(
         Ambiguous: an ImageError: the values can be read in two ways.
         ConfigError: the rule of the files is not one.
     """
-    if not isinstance(path, MaskFiles):
-        return _sized(path, _region_of(path, frame, data, MaskRule()), shape)
-    united, rule = np.zeros(shape or (), bool), MaskRule.parse(path.rule)
-    for file in path.files:
-        grid = _grid(file)
-        other = path.image and grid and _grid(path.image)
-        if other and not same_grid(grid, other):
+    truth = path if isinstance(path, MaskFiles) else MaskFiles((path,))
+    united, rule = np.zeros(shape or (), bool), MaskRule.parse(truth.rule)
+    for file in truth.files:
+        own = truth.image and _grid(file)
+        other = own and _grid(truth.image)
+        if other and not grid.same_grid(own, other):
             if not rule.resize:
-                raise another_grid(grid, other, file)
+                raise grid.another_grid(own, other, file)
             volume, box = _volume_region(file, _version(file), rule)
-            if box is not None and lies_outside(box, grid, other):
+            if box is not None and grid.lies_outside(box, own, other):
                 what = "the region of the mask lies outside its image, by their affines"
                 raise ImageError(what, path=file, remedy="correct the affine of the mask")
-            mask = resample(volume, grid, other, frame)
+            mask = grid.resample(volume, own, other, frame)
         else:
-            mask = _region_of(file, frame, None, rule)
+            mask = _region_of(file, frame, rule)
         united = united | _sized(file, mask, shape or united.shape or None, rule.resize)
     return united
 
 
-def _region_of(
-    path: str | os.PathLike, frame: int, data: bytes | None, rule: MaskRule
-) -> np.ndarray:
+def _region_of(path: str | os.PathLike, frame: int, rule: MaskRule) -> np.ndarray:
     with _naming(path):
-        kind, data = _load(path, data)
+        kind, data = _load(path, None)
         backend = _backend(kind)
         pixels = backend.read(data, kind, frame)
         if len(backend.probe(data, kind)) > 1:
@@ -162,7 +150,7 @@ def _volume_region(
         region = _file_region(kind, _Content(data), rule)
         frames = range(len(_backend(kind).probe(data, kind)))
         volume = np.stack([region.of(_backend(kind).read(data, kind, k)) for k in frames])
-    return volume, region_box(volume)
+    return volume, grid.region_box(volume)
 
 
 def _version(path: Path) -> tuple[int, int] | None:
@@ -174,14 +162,14 @@ def _version(path: Path) -> tuple[int, int] | None:
     return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
-def _grid(path: Path) -> Grid | None:
+def _grid(path: Path) -> grid.Grid | None:
     """Return the grid of a volume; None for files of other formats, and for what is no file."""
     with _naming(path):
         return _read_grid(path, _version(path))
 
 
 @functools.lru_cache(maxsize=256)
-def _read_grid(path: Path, version: tuple[int, int] | None) -> Grid | None:
+def _read_grid(path: Path, version: tuple[int, int] | None) -> grid.Grid | None:
     if version is None:
         return None
     with open_bytes(path) as file:
@@ -316,18 +304,14 @@ def unreadable(path: str | os.PathLike, error: OSError) -> ImageError:
     return ImageError(what, remedy=remedy, path=path)
 
 
-class _Content:
-    """The bytes of a file as an argument of a cached function, which takes them away: the cache
-    holds a hash, not volumes of gigabytes."""
+class _Content(tuple):
+    """The length and hash of a file's bytes, and the bytes until the cached function that has this
+    as an argument takes them away: the cache holds no volumes of gigabytes."""
 
-    def __init__(self, data: bytes):
-        self.data, self.key = data, (len(data), hash(data))
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Content) and self.key == other.key
+    def __new__(cls, data: bytes) -> Self:
+        self = super().__new__(cls, (len(data), hash(data)))
+        self.data = data
+        return self
 
     def take(self) -> bytes:
         data, self.data = self.data, b""

@@ -73,7 +73,7 @@ PALETTE = (
 )
 
 Frames = Callable[[], Iterable[Pixels]]
-Samples = Callable[[], Iterator[tuple[np.ndarray, np.ndarray | None]]]
+Samples = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]  # and which of them count
 
 
 class Ambiguous(ImageError):
@@ -140,8 +140,7 @@ class Region:
             inside = _named(pixels, self.rule.values, self.rule)
         else:
             inside = self.samples(pixels) > self.threshold
-        counted = self.counted(pixels)
-        return inside if counted is None else inside & counted
+        return inside & self.counted(pixels)
 
     def samples(self, pixels: Pixels) -> np.ndarray:
         """Return the (h, w) samples of a frame that are compared with the threshold."""
@@ -159,13 +158,11 @@ class Region:
         values = on_black(values, pixels.alpha)
         return self.top - values if white else values
 
-    def counted(self, pixels: Pixels) -> np.ndarray | None:
-        """Return which pixels are valid and not ignored, bool (h, w); None for all."""
+    def counted(self, pixels: Pixels) -> np.ndarray:
+        """Return which pixels are valid and not ignored, bool (h, w)."""
         valid = None if self.look == "alpha" else finite(pixels)
-        if not self.rule.ignore:
-            return valid
-        kept = ~_named(pixels, self.rule.ignore, self.rule)
-        return kept if valid is None else kept & valid
+        kept = np.ones(pixels.values.shape[:2], bool) if valid is None else valid
+        return kept & ~_named(pixels, self.rule.ignore, self.rule) if self.rule.ignore else kept
 
 
 def find_region(frames: Frames, rule: MaskRule = MaskRule()) -> Region:
@@ -206,7 +203,7 @@ def find_region(frames: Frames, rule: MaskRule = MaskRule()) -> Region:
     elif not (rule.ignore or first.threshold == "half") and (rim := _rim(frames, colours)):
         return replace(plain, doubt=tuple(part.format(f"#{rim:06x}") for part in RIM))
 
-    def samples() -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    def samples() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return ((plain.samples(pixels), plain.counted(pixels)) for pixels in frames())
 
     lossy = first.threshold == "half" and plain.look != "alpha"
@@ -315,12 +312,10 @@ def _shares(samples: Samples, levels: np.ndarray) -> tuple[float, float, float, 
     found, flat = set(), set()
     for values, counted in samples():
         values = values.astype(np.float64)
-        between = (values > MIDDLE * high) & (values < (1 - MIDDLE) * high)
-        if counted is not None:
-            between &= counted
-        every += values.size if counted is None else int(counted.sum())
+        between = (values > MIDDLE * high) & (values < (1 - MIDDLE) * high) & counted
+        every += int(counted.sum())
         middle += int(between.sum())
-        lit += int((values > 0).sum() if counted is None else ((values > 0) & counted).sum())
+        lit += int(((values > 0) & counted).sum())
         bright, dark = maximum_filter(values, 3), minimum_filter(values, 3)
         found.update(np.unique(values[between]).tolist())
         same = between & (bright == dark)
@@ -335,8 +330,7 @@ def _lossy_threshold(samples: Samples) -> float | tuple[str, str]:
     if 0 < high <= HALF:
         return LOW[0].format(high), LOW[1]
     for values, counted in samples():
-        between = (values > MIDDLE * 255) & (values < (1 - MIDDLE) * 255)
-        between = between if counted is None else between & counted
+        between = (values > MIDDLE * 255) & (values < (1 - MIDDLE) * 255) & counted
         far = maximum_filter(values, NEAR) <= HALF  # from all that is bright
         if ((values > NOISE / 2) & far).mean() > EVEN_SHARE * 10:
             return PICTURE
@@ -420,12 +414,10 @@ def _named(pixels: Pixels, words: Sequence[str], rule: MaskRule) -> np.ndarray:
         samples, every = samples.astype(np.int16), every.clip(-255, 510).astype(np.int16)
         far = [np.abs(samples - one).sum(axis=2, dtype=np.int16) for one in every]
         return wanted[np.argmin(far, axis=0)]
-    if pixels.index is not None:
-        inside = np.isin(pixels.index, wanted)
-    elif values.ndim == 3:
-        inside = np.isin(values[..., 0], wanted) & (values == values[..., :1]).all(axis=2)
-    else:
-        inside = np.isin(values, wanted)
+    numbers = values if pixels.index is None else pixels.index
+    inside = np.isin(numbers, wanted)
+    if numbers.ndim == 3:
+        inside = inside.all(axis=2) & (numbers == numbers[..., :1]).all(axis=2)
     if codes := [int(word[1:], 16) for word in words if word[0] == "#"]:
         inside = inside | np.isin(_packed(values), codes)
     return inside

@@ -157,10 +157,9 @@ def add_dataset(
         what, remedy = "is no table; only these can be several", "pass the folder above them all"
         raise ManifestError(what, path=no_table[0], remedy=remedy)
     names = split_names(split_name or ())
-    mask_source = None if masks is None or str(masks) == "none" else masks
-    looking = "none" if str(masks) == "none" else "elsewhere" if mask_source else "find"
-    if mask_source is not None and same_folder(source, mask_source):
-        mask_source, looking = None, "find"  # the masks are next to the images
+    no_masks = str(masks) == "none"
+    if masks is not None and (no_masks or same_folder(source, masks)):
+        masks = None  # or they are next to the images
     remove_leftovers(place)
     with manifest_lock(manifest), extracted(source, place) as folder:
         if not folder.exists():
@@ -177,8 +176,8 @@ def add_dataset(
                 raise ManifestError(what, path=source, remedy="pass a CSV, or omit them")
             findings = read_folder(
                 folder,
-                exclude=mask_source,
-                masks=looking,
+                masks=masks,
+                no_masks=no_masks,
                 mask_name=mask_name,
                 layout=layout,
                 split_names=names,
@@ -198,8 +197,8 @@ def add_dataset(
             remedy = "pass this URL as --from, or set data_root: data"
             raise ManifestError(what, path=url, remedy=remedy)
         in_place = is_in_place(place, findings, manifest=manifest, force=force)
-        if mask_source is not None:
-            known.join_masks(findings, mask_source, max_rank=max_rank, mask_name=mask_name)
+        if masks is not None:
+            known.join_masks(findings, masks, max_rank=max_rank, mask_name=mask_name)
         if groups is not None:
             known.join_groups(findings, groups)
         stated = known.fill_in_patients(findings, patient_regex)
@@ -211,7 +210,7 @@ def add_dataset(
             first = next((f"; {name}: {why}" for name, why in findings.failed.items()), "")
             what = f"none of {len(findings.images)} images can be read{first}"
             raise ManifestError(what, path=source, remedy="check the files")
-        if looking != "none":
+        if not no_masks:
             rows.refuse_pages_of_masks(frame, findings.file)
         findings.warnings += known.without_lone_patient(frame)
         if not (frame["patient_id"] != "").any() and not layout:
@@ -222,7 +221,7 @@ def add_dataset(
         old = read_existing(manifest, force=force)
         set_mask_rule(frame, str(mask_rule), old)
         masks_found = rows.measure_masks(frame, findings.file)
-        masks_found.refuse_if_unclear(told=rows.is_told(frame))
+        masks_found.refuse_if_unclear(frame)
         frame.loc[list(masks_found.bad), "mask_path"] = ""
         unusable = masks_found.unusable(frame)
         for why, count in Counter(unusable.values()).most_common(LISTED):
@@ -296,7 +295,7 @@ def refresh_dataset(dataset: str, *, paths: Paths | None = None) -> AddSummary:
         frame.loc[frame["mask_path"] == "", "mask_area"] = ""
         for i, reason in rows.measure_masks(frame, data).bad.items():
             remedy = "put it back or correct it; or empty its mask_path"
-            why = f"its mask {frame.at[i, 'mask_path']} {reason} - {remedy}"
+            why = f"its mask {frame.at[i, 'mask_path']} {reason.with_remedy} - {remedy}"
             failed.setdefault(frame.at[i, "image_id"], why)
         write_manifest(frame, manifest)
         hashes.save()

@@ -12,7 +12,7 @@ import stat
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -69,17 +69,6 @@ class Findings:
     def file(self, name: str) -> Path:
         """Return the present location of a path of the manifest."""
         return self.above / name[3:] if name.startswith("../") else self.root / name
-
-    def local_name(self, name: str, known: Collection[str]) -> str:
-        """Return the path in `known` that a table means by `name`, relative to the images' folder
-        or to the folder above it, with slashes or backslashes; else the name with slashes."""
-        if name in known:
-            return name
-        name = name.replace("\\", "/").removeprefix("./")
-        for top in (self.root.resolve().name, (self.home or self.root).name):
-            if name not in known and name.startswith(f"{top}/"):
-                return name.removeprefix(f"{top}/")
-        return name
 
 
 def look_through(
@@ -180,9 +169,9 @@ def remedy_for(skipped: Iterable[str], other: str = ARRANGE) -> str:
 
 def read_folder(
     source: Path,
-    exclude: Path | None = None,
     *,
-    masks: str = "find",
+    masks: Path | None = None,
+    no_masks: bool = False,
     mask_name: str = "",
     layout: str = "",
     split_names: Mapping[str, str] = NO_NAMES,
@@ -194,9 +183,9 @@ def read_folder(
 
     Args:
         source: the folder.
-        exclude: a folder in it that is not looked into.
-        masks: "find" pairs masks with images; "elsewhere" only takes them out of the images;
-            "none": every file is an image.
+        masks: where the masks of the images are (a folder that is not looked into, or a table);
+            those in the folder are only taken out of the images then. Default: they are paired.
+        no_masks: every file is an image.
         mask_name: a glob of the paths of masks: they are masks, and of several kinds the ones used.
         layout, split_names: what the folders below `Findings.root` are, see `read_layout`.
 
@@ -204,7 +193,7 @@ def read_folder(
         ManifestError: a folder cannot be listed, no images, no class folders, or two readings of
             the names are possible.
     """
-    images, folders, skipped = look_through(source, exclude)
+    images, folders, skipped = look_through(source, masks)
     files = len(images)
     images = _without_objects(images, source, skipped)
     if not images:
@@ -218,9 +207,8 @@ def read_folder(
         stray += [path for path in images if "/" not in path]
         images, folders = _below(images, inner), _below(folders, inner)
         root = root / inner
-    if masks != "none":
-        told = masks == "elsewhere"
-        truth = find_truth(images, root.joinpath, chosen=mask_name, told=told)
+    if not no_masks:
+        truth = find_truth(images, root.joinpath, chosen=mask_name, told=masks is not None)
     images = sorted({*images}.difference(truth.owners, truth.spare))
     read = read_layout(images, root, layout, split_names, truth.sides)
     if not read.rows:
@@ -242,7 +230,7 @@ def read_folder(
         findings.warnings.append(what)
     skipped.update(truth.reasons())
     findings.warnings += truth.warnings()
-    if masks == "find":
+    if masks is None:
         use_masks(findings, *truth.pairs(mask_name))
     return findings
 
@@ -324,21 +312,14 @@ def _extract(archive: Path, folder: Path) -> None:
             folder.parent.mkdir(parents=True, exist_ok=True)
             entries = _checked_entries(archive, opened, folder.parent)
             folder.mkdir()
-            for entry in entries:
-                _extract_entry(opened, entry, folder / entry.filename)
+            for entry in entries:  # never yields more bytes than the size that was checked
+                opened.extract(entry, folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
         raise ManifestError(
             f"is not a zip, or is cut short, damaged or cannot be read ({error})",
             path=archive,
             remedy="download it again, or unpack it yourself and pass the folder",
         ) from None
-
-
-def _extract_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # zipfile never yields more bytes than the entry's stated size, which is checked before.
-    with opened.open(entry) as packed, open(file, "xb") as unpacked:
-        shutil.copyfileobj(packed, unpacked)
 
 
 def _checked_entries(archive: Path, opened: zipfile.ZipFile, place: Path) -> list[zipfile.ZipInfo]:

@@ -62,21 +62,19 @@ def join_groups(findings: Findings, source: Path) -> None:
     if group:
         table["group"] = table[group]
     take_units(table, taken, least=1)
-    columns = {"group": "group", "fold": "fold", "patient_id": "patient_id"}
-    columns = {target: column for target, column in columns.items() if column in table}
+    columns = [name for name in ("group", "fold", "patient_id") if name in table]
     if key not in table or not columns:
         raise ManifestError(
             f"no column that names images, or none that groups: {', '.join(table.columns)}",
             path=source,
             remedy="name a column path or image_id, and group, series, slice, fold or patient_id",
         )
-    named: dict[str, list[int]] = {}  # path or id -> positions of its images
-    for at, path in enumerate(images["path"]):
-        named.setdefault(path, []).append(at)
-    named = {name: [at] for at, name in enumerate(images["image_id"]) if name} | named
+    # path or id -> positions of its images
+    named = images.groupby("image_id").indices | images.groupby("path").indices
+    named.pop("", None)
     names = pd.Series(known_names(findings, table[key], named, source), table.index)
     table["at"] = names.map(named)  # a list; NaN = not here
-    here = table[table["at"].notna()].explode("at").drop_duplicates(["at", *columns.values()])
+    here = table[table["at"].notna()].explode("at").drop_duplicates(["at", *columns])
     if here.empty:
         raise ManifestError(
             f"knows none of the images (its first: {table[key].iloc[0]!r}; "
@@ -87,10 +85,10 @@ def join_groups(findings: Findings, source: Path) -> None:
     for line, name in here.loc[here["at"].duplicated(), key].items():
         what = f"line {line}: {name!r} for the second time, with other values"
         raise ManifestError(what, path=source, remedy="keep one of the rows")
-    for name, column in columns.items():
-        new = dict(zip(here["at"], here[column], strict=True))
+    for name in columns:
+        new = dict(zip(here["at"], here[name], strict=True))
         images[name] = [new.get(at) or old for at, old in enumerate(images[name])]
-    counts = {column: here[column].replace("", None).nunique() for column in columns.values()}
+    counts = {name: here[name].replace("", None).nunique() for name in columns}
     said = ", ".join(f"{n} of column {taken.get(name, name)!r}" for name, n in counts.items())
     findings.notes.append(f"{source.name}: units that stay together: {said}")
     if elsewhere := int(table["at"].isna().sum()):

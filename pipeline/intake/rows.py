@@ -147,20 +147,19 @@ class MeasuredMasks:
     """What was found of the masks of a manifest; ids are those of the images.
 
     Attributes:
-        bad: index of the row -> why its mask cannot be used.
-        unclear: those of `bad` that can be read in two ways, and how to choose.
+        bad: index of the row -> why its mask cannot be used; `Ambiguous` if it can be read in two
+            ways.
         odd: what is unusual (`odd_truth`, or "resized") -> ids.
         total: masks that were read, or tried.
     """
 
-    bad: dict[int, str] = field(default_factory=dict)
-    unclear: dict[int, str] = field(default_factory=dict)
+    bad: dict[int, ImageError] = field(default_factory=dict)
     odd: dict[str, list[str]] = field(default_factory=dict)
     total: int = 0
 
     def unusable(self, frame: pd.DataFrame) -> dict[str, str]:
         """Return image id -> why its mask cannot be used."""
-        return {frame.at[index, "image_id"]: why for index, why in self.bad.items()}
+        return {frame.at[index, "image_id"]: why.with_remedy for index, why in self.bad.items()}
 
     def lines(self) -> list[str]:
         """Return a line for each kind of unusual mask, with its count."""
@@ -177,19 +176,17 @@ class MeasuredMasks:
             for kind, ids in sorted(self.odd.items())
         ]
 
-    def refuse_if_unclear(self, told: bool) -> None:
-        """Raise ManifestError if more than half can be read in two ways, unless the user has
-        `told` which values are the region."""
-        counts = Counter(self.unclear.values())
+    def refuse_if_unclear(self, frame: pd.DataFrame) -> None:
+        """Raise ManifestError if more than half can be read in two ways, unless the rules in
+        `frame` say which values are the region, or that the ground is white."""
+        told = frame.get("mask_rule", pd.Series(dtype=str)).str.contains("values=|invert").any()
+        unclear = [why for why in self.bad.values() if isinstance(why, Ambiguous)]
         covering = self.odd.get("covers the border", [])
-        if len(self.unclear) > self.total / 2:
-            why, number = counts.most_common(1)[0]
-            what, _, remedy = why.partition(" - ")
-            raise ManifestError(
-                f"{len(self.unclear)} of {self.total} masks can be read in two ways; {number}: "
-                f"each {what}",
-                remedy=remedy,
-            )
+        if len(unclear) > self.total / 2:
+            counts = Counter((why.message, why.remedy) for why in unclear)
+            (what, remedy), number = counts.most_common(1)[0]
+            said = f"{len(unclear)} of {self.total} masks can be read in two ways; {number}: each"
+            raise ManifestError(f"{said} {what}", remedy=remedy)
         if len(covering) > self.total / 2 and not told:
             raise ManifestError(
                 f"{len(covering)} of {self.total} masks cover the border of their image "
@@ -197,12 +194,6 @@ class MeasuredMasks:
                 remedy="say --mask-invert if the region is dark on a white ground, or name the "
                 "values of the region as they are with --mask-values, such as 255",
             )
-
-
-def is_told(frame: pd.DataFrame) -> bool:
-    """Return whether the rules of masks say which values, or that the ground is white."""
-    said = frame.get("mask_rule", pd.Series(dtype=str))
-    return bool(said.str.contains("values=|invert").any())
 
 
 def measure_masks(frame: pd.DataFrame, locate: Path | Callable[[str], Path]) -> MeasuredMasks:
@@ -224,9 +215,7 @@ def measure_masks(frame: pd.DataFrame, locate: Path | Callable[[str], Path]) -> 
     found.total = len(rows)
     for row, result in zip(rows, _in_threads(measure, rows), strict=True):
         if isinstance(result, ImageError):
-            found.bad[row.Index] = result.with_remedy
-            if isinstance(result, Ambiguous):
-                found.unclear[row.Index] = result.with_remedy
+            found.bad[row.Index] = result
             continue
         frame.at[row.Index, "mask_area"] = str(result[0])
         for odd in result[1]:

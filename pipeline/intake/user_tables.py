@@ -742,11 +742,18 @@ def _refuse_lost(
 def known_names(
     findings: Findings, names: Sequence[str], known: Collection[str], source: Path
 ) -> list[str]:
-    """Return the path (or id) in `known` that each name of a table means, "" = none: as
-    `Findings.local_name` or, when that finds none at all, as `one_of_each`."""
-    found = [findings.local_name(name, known) for name in names]
-    if any(name in known for name in found):
-        return [name if name in known else "" for name in found]
+    """Return the path (or id) in `known` that each name of a table means, "" = none.
+
+    Names are relative to the images' folder or to the folder above it, with slashes or backslashes;
+    when that finds none at all, they are taken as `one_of_each` says.
+    """
+    tops, found = (findings.root.resolve().name, (findings.home or findings.root).name), []
+    for name in names:
+        text = name.replace("\\", "/").removeprefix("./")
+        tried = (name, text, *(text.removeprefix(f"{top}/") for top in tops))
+        found.append(next((one for one in tried if one in known), None))
+    if any(one is not None for one in found):
+        return [one or "" for one in found]
     return one_of_each([slashes(name, findings.root) for name in names], known, source)[0]
 
 

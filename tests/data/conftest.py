@@ -16,20 +16,21 @@ from pipeline.paths import Paths
 CLASSES = {"cat": 6, "dog": 6}
 
 
-def picture(path: Path, seed: int = 0, size: tuple[int, int] = (12, 9)) -> Path:
-    """Write a small random picture (its suffix decides the format); `size` is (w, h)."""
+def saved(path: Path, values: np.ndarray, **options: object) -> Path:
+    """Write levels of grey (h, w); the suffix decides the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 255, size[::-1], dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
+    Image.fromarray(values.astype(np.uint8)).save(path, **options)
     return path
+
+
+def picture(path: Path, seed: int = 0, size: tuple[int, int] = (12, 9)) -> Path:
+    """Write a small random picture; `size` is (w, h)."""
+    return saved(path, np.random.default_rng(seed).integers(0, 255, size[::-1], dtype=np.uint8))
 
 
 def mask(path: Path, area: int, size: tuple[int, int] = (12, 9)) -> None:
     """Write a mask of `area` pixels; `size` is (w, h)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.zeros(size[::-1], np.uint8)
-    pixels.flat[:area] = 255
-    Image.fromarray(pixels).save(path)
+    saved(path, 255 * (np.arange(size[0] * size[1]) < area).reshape(size[::-1]))
 
 
 def pages(path: Path, count: int) -> None:

@@ -19,9 +19,3 @@ def audit_of(frame, copies):
     return pd.DataFrame(
         {"image_id": frame["image_id"], "sha256": frame["sha256"], "copy_group": copies}
     )
-
-
-def units_of(plan, ids):
-    """Return the name of the unit that a plan takes each image for."""
-    names = dict(zip(plan._table["image_id"], plan._table["unit"], strict=True))
-    return [names[image_id] for image_id in ids]

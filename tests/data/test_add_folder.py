@@ -6,15 +6,18 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.engine.status import status_rows
 from pipeline.errors import ManifestError
-from pipeline.images import read_image
+from pipeline.images import SkippedFile, patient_code, probe, read_image, read_mask
 from pipeline.intake import add_dataset
 from pipeline.io import sha256_file
 from pipeline.manifest import read_manifest, row_file, write_manifest
 from tests.data.conftest import CLASSES, mask, pages, picture, rows_of
+from tests.images.makers import dicom, grey, save_dicom, save_nifti, turned
 
 WRAPPED = (
     "A folder that wraps a set is looked through, whatever stray image is in it or next to it: "
@@ -25,21 +28,33 @@ WRAPPED = (
 @pytest.mark.promise(
     "A folder of splits and classes becomes one row per image, which opens at the size stated."
 )
+@pytest.mark.promise("Pages, frames and slices are rows with a frame index.")
 def test_folders_are_splits_and_classes_and_every_row_opens_at_its_size(scans, paths):
-    pages(scans / "train" / "cat" / "pages.tif", 3)
-    shutil.move(scans / "train" / "cat" / "0.png", scans / "train" / "cat" / "0.jpg")
-    summary = add_dataset("d", scans, paths=paths)
+    cat, counts = scans / "train" / "cat", {"0.jpg": 1, "p.tif": 3, "f.dcm": 3, "s.nii.gz": 4}
+    shutil.move(cat / "0.png", cat / "0.jpg")  # content decides
+    pages(cat / "p.tif", 3)
+    frames = np.stack([grey(seed=s).astype(np.uint16) * 9 for s in range(3)])
+    save_dicom(dicom(frames, frames=3), cat / "f.dcm")
+    volume = np.stack([grey(14, 11, seed=s).T.astype(np.int16) * 9 for s in range(4)], axis=2)
+    save_nifti(volume, cat / "s.nii.gz")
+    Image.fromarray(grey()).save(cat / "1.png", exif=turned(6))
+    summary = add_dataset("d", scans, paths=paths, masks="none")
     frame = rows_of(paths)
-    assert summary.counts == {"test": CLASSES, "train": {"cat": 9, "dog": 6}}
-    assert len(frame) == summary.images == 27
+    assert summary.counts == {"test": CLASSES, "train": {"cat": 16, "dog": 6}}
+    assert len(frame) == summary.images == 34
+    said = "27 image files became 34 rows: 3 hold 10 pages, frames or slices"
+    assert said in summary.notes
+    found = frame["path"].value_counts()
+    assert {name: found[f"train/cat/{name}"] for name in counts} == counts
     for row in frame.itertuples():
         file = row_file(row, paths.data("d"))
         assert read_image(file, row.frame).shape == (row.height, row.width, 3)
         assert row.sha256 == sha256_file(file)
         assert row.synthetic == "0"
-        assert row.image_id == row.path + f"#{row.frame}" * row.path.endswith("tif")
+        assert row.image_id == row.path + f"#{row.frame}" * bool(found[row.path] > 1)
+        assert row.patient_id == (patient_code(file) if row.path.endswith("dcm") else "")
     assert paths.data("d").is_symlink() and paths.data("d").resolve() == scans.resolve()
-    add_dataset("e", scans / "train", paths=paths)
+    add_dataset("e", scans / "train", paths=paths, masks="none")
     assert set(rows_of(paths, "e")["split"]) == {""}
 
 
@@ -97,6 +112,35 @@ def test_bad_files_are_named_with_the_reason_and_the_rest_is_added(scans, paths)
     assert made["parameters"]["skipped"] == {"ground-truth mask next to its image": 1}
     first = status_rows(paths, ["d"])[0]
     assert (first["stage"], first["status"], first["failed"]) == ("add", "failed", 4)
+
+
+@pytest.mark.promise(
+    "`data add` counts a DICOMDIR and DICOM objects without pixels by reason and takes the images."
+)
+@pytest.mark.promise("A DICOMDIR and DICOM objects without pixels are skipped with the reason.")
+def test_a_dicomdir_and_objects_without_pixels_are_counted_and_the_image_is_taken(scans, paths):
+    report, cat = dicom(grey()), scans / "train" / "cat"
+    for name in ("PixelData", "Rows", "Columns", "BitsAllocated"):
+        delattr(report, name)
+    index, kind = "a DICOMDIR, an index of other files", report.SOPClassUID
+    empty = "a DICOM object without pixels (report, plan or presentation state)"
+    named = "DICOM structured or dose report, not an image"
+    save_dicom(dicom(grey()), cat / "IM0001")
+    for file, uid, whys in (
+        (scans / "DICOMDIR", "1.2.840.10008.1.3.10", {index}),
+        (cat / "DICOMDIR", "1.2.840.10008.1.3.10", {index}),
+        (cat / "SR", "1.2.840.10008.5.1.4.1.1.88.11", {named, empty}),
+        (cat / "plan", kind, {empty}),
+    ):
+        report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = uid
+        save_dicom(report, file)
+        for read in (probe, read_image, read_mask):
+            with pytest.raises(SkippedFile) as caught:
+                read(file)
+            assert caught.value.message in whys
+    summary = add_dataset("d", scans, paths=paths)
+    assert not summary.failed and "train/cat/IM0001" in rows_of(paths).index
+    assert summary.images == 25 and summary.skipped == {index: 2, named: 1, empty: 1}
 
 
 @pytest.mark.parametrize(

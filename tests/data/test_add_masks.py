@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from pipeline.errors import ManifestError
 from pipeline.images import read_mask
 from pipeline.intake import add_dataset, refresh_dataset
 from pipeline.intake.rows import measure_masks
 from pipeline.manifest import mask_file, read_manifest, write_manifest
-from tests.data.conftest import mask, picture, rows_of, zip_of
+from tests.data.conftest import mask, picture, rows_of, saved, zip_of
 
 SIBLINGS = (
     "A mask next to its image (`x_mask.png`) is its ground truth, never an image of the class; "
@@ -85,23 +83,6 @@ def test_masks_inside_the_image_folder_are_no_class(scans, paths):
     assert add_dataset("d", scans, paths=paths, masks=scans / "masks").images == 24
 
 
-def test_a_table_of_masks_is_read_up_to_its_rank(scans, paths, tmp_path):
-    mask(tmp_path / "m" / "good.png", 7)
-    mask(tmp_path / "m" / "bad.png", 7)
-    table = tmp_path / "masks.csv"
-    table.write_text(
-        "path,mask,rank\nscans/train/cat/0.png,m/good.png,5\nscans/train/cat/1.png,m/bad.png,6\n"
-    )
-    summary = add_dataset("d", scans, paths=paths, masks=table)
-    rows = rows_of(paths)
-    assert rows.loc["train/cat/0.png", "mask_area"] == "7"
-    assert rows.loc["train/cat/1.png", "mask_path"] == ""
-    assert any("1 masks of masks.csv with a rank above 5" in w for w in summary.warnings)
-    table.write_text("path,mask,rank\nscans/train/cat/0.png,m/good.png,best\n")
-    with pytest.raises(ManifestError, match="line 2: rank 'best'"):
-        add_dataset("d", scans, paths=paths, masks=table)
-
-
 @pytest.mark.promise(
     "Of several masks of an image in a table that of the best rank or score is taken, else they "
     "are united; rows that fit nothing, lost masks and masks of several kinds are named."
@@ -115,6 +96,8 @@ def test_a_table_of_masks_is_read_up_to_its_rank(scans, paths, tmp_path):
             "1 images have masks of several files, which are",
         ),
         (["{0}.png,m/5.png,2", "{0}.png,m/2.png,1"], {"0": 2}, "1 masks are left out.*lowest rank"),
+        (["{0}.png,m/2.png,5", "{1}.png,m/5.png,6"], {"0": 2}, "1 masks .* with a rank above 5"),
+        (["{0}.png,m/2.png,best"], {}, "line 2: rank 'best' is not a number"),
         (["{0}.png,m/5.png,.9", "{0}.png,m/2.png,.7"], {"0": 5}, "left out for one of the highest"),
         (
             ["{0}.png,m/5.png,liver", "{0}.png,m/2.png,spleen"],
@@ -135,9 +118,7 @@ def test_rows_of_a_table_of_masks_are_joined_by_a_stated_rule(
     scans, paths, tmp_path, lines, areas, said
 ):
     mask(tmp_path / "m" / "2.png", 2)
-    pixels = Image.new("L", (12, 9))
-    pixels.paste(255, (7, 5, 12, 6))
-    pixels.save(tmp_path / "m" / "5.png")
+    saved(tmp_path / "m" / "5.png", np.pad(np.full((1, 5), 255), ((5, 3), (7, 0))))
     third = {"liver": "organ", ".9": "Dice", "R1": "read by", "90": "confidence score"}.get(
         lines[0].split(",")[-1], "rank"
     )
@@ -213,16 +194,8 @@ ALOUD = (
     "`data add`, `data check` and the preview; where most can be read in two ways they are refused."
 )
 
-
-def drawn(path: Path, region: np.ndarray, inside: int = 255, outside: int = 0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.where(region, inside, outside).astype(np.uint8)).save(path)
-
-
-REGION = np.zeros((9, 12), bool)
-REGION[2:6, 3:9] = True
-LARGE = np.zeros((9, 12), bool)
-LARGE[1:8, 1:11] = True
+REGION = np.pad(np.ones((4, 6), bool), ((2, 3), (3, 3)))
+LARGE = np.pad(np.ones((7, 10), bool), 1)
 
 
 @pytest.mark.promise(ALOUD)
@@ -231,7 +204,7 @@ def test_odd_masks_are_counted_and_the_rule_is_kept(scans, paths, tmp_path):
     for k, (region, inside, outside) in enumerate(
         [(REGION, 255, 0), (REGION, 0, 0), (REGION, 0, 255), (LARGE, 255, 0)]
     ):
-        drawn(masks / f"{k}.png", region, inside, outside)
+        saved(masks / f"{k}.png", np.where(region, inside, outside))
     summary = add_dataset("d", scans, masks=tmp_path / "truth", paths=paths)
     told = [line for line in summary.warnings if "of 4 ground-truth masks" in line]
     assert len(told) == 3 and all(line.startswith("1 of 4") for line in told)
@@ -250,9 +223,7 @@ def test_odd_masks_are_counted_and_the_rule_is_kept(scans, paths, tmp_path):
 def test_masks_that_are_all_empty_are_said_to_be(scans, paths, tmp_path):
     """A JPEG of 0 and 1 at a low quality holds zeros."""
     for k in range(3):
-        path = tmp_path / "truth" / "train" / "cat" / f"{k}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(REGION.astype(np.uint8)).save(path, quality=10)
+        saved(tmp_path / "truth" / "train" / "cat" / f"{k}.jpg", REGION, quality=10)
     said = "\n".join(add_dataset("d", scans, masks=tmp_path / "truth", paths=paths).warnings)
     assert "3 of 3 ground-truth masks are empty, all of them (JPEG loses" in said
 
@@ -281,14 +252,12 @@ def test_a_set_that_can_be_read_in_two_ways_is_refused_with_the_option_that_choo
     scans, paths, tmp_path, inside, outside, option, rule, area
 ):
     for k in range(3):
-        path = tmp_path / "truth" / "train" / "cat" / f"{k}.png"
-        values = np.where(REGION, inside, outside).astype(np.uint8)
+        values = np.where(REGION, inside, outside)
         if outside == 1:
             values[0, 0] = 3
         if rule.startswith("ignore"):
             values[2, 3:7] = 255
-        Image.fromarray(values).save(path) if path.parent.exists() else drawn(path, REGION)
-        Image.fromarray(values).save(path)
+        saved(tmp_path / "truth" / "train" / "cat" / f"{k}.png", values)
     with pytest.raises(ManifestError) as error:
         add_dataset("d", scans, masks=tmp_path / "truth", paths=paths)
     assert option in error.value.remedy and not paths.manifest("d").exists()

@@ -41,24 +41,19 @@ def test_the_same_zip_can_be_added_again_and_a_changed_one_is_refused_with_a_way
     assert add_dataset("d", paths.data("d"), paths=paths).changed["added"] == 1
 
 
-def _with(name: str):
+def _with(entry: str | zipfile.ZipInfo, size: int = 1):
+    """A function that appends an entry of zeros to a zip."""
+
     def spoil(path: Path) -> None:
-        with zipfile.ZipFile(path, "a") as archive:
-            archive.writestr(name, b"x")
+        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(entry, bytes(size))
 
     return spoil
 
 
-def _linking(path: Path) -> None:
-    entry = zipfile.ZipInfo("train/cat/link.png")
-    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(entry, "/etc/passwd")
-
-
-def _bomb(path: Path) -> None:
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("train/cat/bomb.png", bytes(2**27))
+LINK = zipfile.ZipInfo("train/cat/link.png")
+LINK.external_attr = (stat.S_IFLNK | 0o777) << 16
+_bomb = _with("train/cat/bomb.png", 2**27)
 
 
 def _lying(path: Path) -> None:
@@ -83,7 +78,7 @@ SPOILED_ZIPS = {
     "absolute": (_with("/out.png"), "leads out of its folder"),
     "drive": (_with("C:/out.png"), "leads out of its folder"),
     "backslashes": (_with("a\\b.png"), "backslashes"),
-    "link": (_linking, "link or device"),
+    "link": (_with(LINK), "link or device"),
     "bomb": (_bomb, "zip bomb"),
     "lying bomb": (_lying, "damaged"),
     "cut": (lambda path: path.write_bytes(path.read_bytes()[:-40]), "cut short"),

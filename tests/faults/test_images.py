@@ -3,17 +3,16 @@ vanish or change after they were added."""
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from pipeline import open_features, open_masks
 from pipeline.errors import PipelineError
+from tests.images.makers import encoded
 from tests.project import in_process
 from tests.site import IMAGES, STORES, Site, stage_command
 
@@ -35,9 +34,7 @@ def picture(
     cy, cx = rng.uniform(0.4, 0.6, 2) * (height, width)
     inside = ((y - cy) / (height / 4)) ** 2 + ((x - cx) / (width / 5)) ** 2 < 1
     pixels = rng.integers(0, 90, (height, width)) + (150 if bright else 60) * inside
-    file = io.BytesIO()
-    Image.fromarray(pixels.astype("u1")).save(file, format=suffix)
-    return file.getvalue()
+    return encoded(pixels.astype("u1"), suffix)
 
 
 def locked(path: Path) -> None:
@@ -45,14 +42,8 @@ def locked(path: Path) -> None:
     path.chmod(0)
 
 
-BAD = {
-    "zero.png": (lambda path: path.write_bytes(b""), "empty"),
-    "page.jpg": (lambda path: path.write_bytes(PAGE), "web page"),
-    "dangling.png": (lambda path: path.symlink_to("nowhere.png"), "broken link"),
-    "locked.png": (locked, "permission denied"),
-    "pipe.png": (os.mkfifo, "is a pipe"),
-}
-"""Files that `data add` cannot take: how they are made and what is said; tests/images has more."""
+BAD = {"locked.png": (locked, "permission denied"), "pipe.png": (os.mkfifo, "is a pipe")}
+"""Files that `data add` cannot take: how they are made and what is said; tests/data has more."""
 DAMAGED = {f"cut.{suffix}": picture(71, suffix=suffix)[:900] for suffix in ("png", "jpeg")}
 """Files with a sound header, whose damage shows when the pixels are read."""
 HOSTILE = ("quo'te\".png", "new\nline.png", "[0-9]*.png", "影像.png", "-rf.png", "%s{}.png")

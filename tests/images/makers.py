@@ -52,9 +52,10 @@ def turned(orientation: int) -> Image.Exif:
     return exif
 
 
-def encode_png(values: np.ndarray) -> bytes:
+def encoded(values: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    """A file of a format of Pillow."""
     buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, "PNG")
+    Image.fromarray(values).save(buffer, kind, **options)
     return buffer.getvalue()
 
 

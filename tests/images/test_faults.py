@@ -22,7 +22,7 @@ from pipeline.errors import ImageError
 from pipeline.images import probe, read_image, read_mask
 from pipeline.images.dicom import MAX_DEFLATED
 from pipeline.images.formats import MAX_PIXELS
-from tests.images.makers import chunk, colour, dicom, encode_png, grey, rgb, save_dicom
+from tests.images.makers import chunk, colour, dicom, encoded, grey, rgb, save_dicom
 
 DAMAGE = "A truncated or damaged file is refused by name; it is never shown black."
 HUGE_FILES = "A file that claims to be huge is refused before memory is allocated for it."
@@ -120,7 +120,7 @@ def test_bombs_in_deflated_dicom_and_metadata_are_refused_within_little_memory(t
     bomb = data[:start] + block + again * (MAX_DEFLATED // 2**24) + packer.flush()
     (tmp_path / "x.dcm").write_bytes(bomb)
     text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"\0" * 300_000_000))
-    data = encode_png(grey())
+    data = encoded(grey())
     (tmp_path / "x.png").write_bytes(data[:33] + text + data[33:])
     tracemalloc.start()
     for name, words in (("x.dcm", "1 GiB"), ("x.png", "damaged")):
@@ -140,9 +140,7 @@ ASKED = 2**27  # bytes that reading may allocate; the smallest claimed frame has
 
 def patched(kind: str, code: str, at: int, side: int) -> bytes:
     """A picture whose header has another width and height."""
-    buffer = io.BytesIO()
-    Image.fromarray(colour(OWN, OWN)).save(buffer, kind)
-    data = bytearray(buffer.getvalue())
+    data = bytearray(encoded(colour(OWN, OWN), kind))
     at = data.index(b"\xff\xc0") + 5 if kind == "JPEG" else at
     struct.pack_into(code, data, at, side, side)
     if kind == "PNG":
@@ -151,10 +149,9 @@ def patched(kind: str, code: str, at: int, side: int) -> bytes:
 
 
 def webp(side: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(colour(OWN, OWN)).save(buffer, "WEBP", lossless=True)
     size = (side - 1).to_bytes(3, "little")
-    body = b"WEBPVP8X" + struct.pack("<II", 10, 0) + size + size + buffer.getvalue()[12:]
+    body = b"WEBPVP8X" + struct.pack("<II", 10, 0) + 2 * size
+    body += encoded(colour(OWN, OWN), "WEBP", lossless=True)[12:]
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 

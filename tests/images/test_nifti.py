@@ -116,46 +116,34 @@ LESION = np.zeros((12, 10, 8), np.uint8)
 LESION[6:10, 2:6, 2:6] = 1
 
 
-def on_grid(kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """The lesion on another grid: voxels and their affine."""
-    affine = GRID.copy()
-    if kind == "flipped":
-        return LESION[::-1, :, ::-1], GRID @ [
-            [-1, 0, 0, 11],
-            [0, 1, 0, 0],
-            [0, 0, -1, 7],
-            [0, 0, 0, 1],
-        ]
-    if kind == "turned":
-        return LESION.transpose(2, 0, 1), GRID[:, [2, 0, 1, 3]]
-    if kind == "rounded":
-        affine[:3, 3] = 1e-4
-        return LESION, affine
-    if kind == "cropped":
-        affine[:3, 3] = GRID[:3, :3] @ [4, 1, 2]
-        return LESION[4:, 1:, 2:], affine
-    if kind == "moved":
-        affine[0, 3] = 2 * 3
-        return np.roll(LESION, -3, axis=0), affine
-    if kind == "finer":
-        affine[:3, :3] /= 2
-        affine[:3, 3] = -GRID.diagonal()[:3] / 4
-        return LESION.repeat(2, 0).repeat(2, 1).repeat(2, 2), affine
-    affine[2] *= 2  # thicker slices
-    affine[2, 3] = 2
-    return LESION[:, :, ::2], affine
+def affine(scale: object = 1, origin: object = 0) -> np.ndarray:
+    """The affine of `GRID` with other voxel sizes and another first voxel (mm)."""
+    made = GRID.copy()
+    made[:3, :3] *= scale
+    made[:3, 3] = origin
+    return made
+
+
+FLIP = [[-1, 0, 0, 11], [0, 1, 0, 0], [0, 0, -1, 7], [0, 0, 0, 1]]
+HALVED = LESION.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+ON_GRIDS = {
+    "flipped": (LESION[::-1, :, ::-1], GRID @ FLIP),
+    "turned": (LESION.transpose(2, 0, 1), GRID[:, [2, 0, 1, 3]]),
+    "rounded": (LESION, affine(origin=1e-4)),
+    "cropped": (LESION[4:, 1:, 2:], affine(origin=[8, 1.5, 8])),
+    "moved": (np.roll(LESION, -3, axis=0), affine(origin=[6, 0, 0])),
+    "finer": (HALVED, affine(0.5, GRID.diagonal()[:3] / -4)),
+    "thick": (LESION[:, :, ::2], affine([1, 1, 2], [0, 0, 2])),
+}
 
 
 @pytest.mark.promise(PLACE)
-@pytest.mark.parametrize(
-    "kind", ["flipped", "turned", "rounded", "cropped", "moved", "finer", "thick"]
-)
+@pytest.mark.parametrize("kind", ON_GRIDS)
 def test_a_mask_lies_where_its_affine_says(tmp_path, kind):
     values = np.where(LESION, 900, 100).astype(np.int16)
     image = save_nifti(values, tmp_path / "x.nii.gz", GRID)
-    mask = save_nifti(
-        *(lambda v, a: (np.ascontiguousarray(v), tmp_path / "m.nii.gz", a))(*on_grid(kind))
-    )
+    voxels, place = ON_GRIDS[kind]
+    mask = save_nifti(np.ascontiguousarray(voxels), tmp_path / "m.nii.gz", place)
     files = {rule: MaskFiles((mask,), rule, image) for rule in ("", "resize")}
     for k in range(8):
         bright = read_image(image, k)[..., 0] > 128
@@ -171,14 +159,13 @@ def test_a_mask_lies_where_its_affine_says(tmp_path, kind):
 @pytest.mark.promise(PLACE)
 def test_a_region_beside_its_image_is_refused_and_a_mask_is_read_once(tmp_path, monkeypatch):
     image = save_nifti(LESION.astype(np.int16), tmp_path / "x.nii.gz", GRID)
-    away, near = GRID.copy(), GRID.copy()
-    away[0, 3], near[0, 3] = 60, 2
-    masks = {a[0, 3]: save_nifti(LESION, tmp_path / f"{a[0, 3]}.nii", a) for a in (away, near)}
+    away = save_nifti(LESION, tmp_path / "away.nii", affine(origin=[60, 0, 0]))
+    near = save_nifti(LESION, tmp_path / "near.nii", affine(origin=[2, 0, 0]))
     with pytest.raises(ImageError, match="outside its image"):
-        read_mask(MaskFiles((masks[60],), "resize", image), 3)
+        read_mask(MaskFiles((away,), "resize", image), 3)
     reads = []
     monkeypatch.setattr(nifti, "read", lambda *a, read=nifti.read: reads.append(a[2]) or read(*a))
-    found = [read_mask(MaskFiles((masks[2],), "resize", image), k).sum() for k in range(8)]
+    found = [read_mask(MaskFiles((near,), "resize", image), k).sum() for k in range(8)]
     assert found == [0, 0, 16, 16, 16, 16, 0, 0] and max(map(reads.count, reads)) < 8
 
 

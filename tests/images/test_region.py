@@ -177,6 +177,7 @@ def with_palette(values: np.ndarray, *colours: tuple[int, int, int]) -> Image.Im
     return picture
 
 
+VOC = painted((disc(12), 255), (disc(9), 1))
 WHITE, RED, BLACK = (255, 255, 255), (255, 0, 0), (0, 0, 0)
 # The file's content; the region, None if it is refused; and regions under rules.
 VALUES = {
@@ -195,6 +196,11 @@ VALUES = {
         with_palette(painted((BOTH, 1)), WHITE, BLACK),
         None, {"values=1": BOTH, "values=0": OUTSIDE, "invert": BOTH},
     ),
+    "palette with labels and 255": (
+        with_palette(VOC, BLACK, (128, 0, 0), *[BLACK] * 253, (224, 224, 192)),
+        None, {"ignore=255": disc(9)},
+    ),
+    "palette never set": (with_palette(VOC, *[BLACK] * 256), None, {"ignore=255": disc(9)}),
     "colours on white": (
         painted((LEFT, RED), (RIGHT, (0, 0, 255)), ground=WHITE),
         None, {"invert": BOTH, "values=#0000ff": RIGHT, "ignore=255 invert": BOTH},
@@ -207,6 +213,9 @@ VALUES = {
     "inverted labels": (
         painted((LEFT, 0), (RIGHT, 128), ground=255),
         ~LEFT, {"invert": BOTH, "values=0,128": BOTH, "values=0": LEFT},
+    ),
+    "inverted labels on 2": (
+        painted((disc(12), 1), (disc(6), 0), ground=2), ~disc(6), {"invert": disc(12)}
     ),
     "label and rim of 255": (
         painted((LEFT, 1), (RIM, 255)),
@@ -325,22 +334,6 @@ def test_a_rule_that_cannot_be_read_is_refused(tmp_path, rule):
 
 
 @pytest.mark.promise(ONE)
-def test_a_palette_with_255_beside_labels_is_asked_about(tmp_path):
-    labels = disc(9) * np.uint8(1)
-    labels[disc(12) & ~disc(9)] = 255
-    voc = [0, 0, 0, 128, 0, 0] + [0] * (3 * 253) + [224, 224, 192]
-    for name, colours in {"voc": voc, "never_set": [0] * 768}.items():
-        palette = Image.fromarray(labels, mode="P")
-        palette.putpalette(colours)
-        palette.save(path := tmp_path / f"{name}.png")
-        with pytest.raises(Ambiguous, match="255 next to the labels 1") as error:
-            read_mask(path)
-        assert "--mask-ignore 255" in error.value.remedy
-        found = read_mask(MaskFiles((path,), "ignore=255"))
-        np.testing.assert_array_equal(found, disc(9), err_msg=name)
-
-
-@pytest.mark.promise(ONE)
 @pytest.mark.parametrize("high", [0.5, 0.3, 1 / 255])
 def test_of_two_fractions_with_0_the_higher_one_is_the_region(tmp_path, high):
     check(disc(9)[None] * np.float32(high), tmp_path / "x.tif", disc(9)[None])
@@ -348,11 +341,3 @@ def test_of_two_fractions_with_0_the_higher_one_is_the_region(tmp_path, high):
     tifffile.imwrite(tmp_path / "labels.tif", labels * np.float32(high / 2))
     with pytest.raises(Ambiguous):  # probabilities below 0.5, all of them, or scaled labels
         read_mask(tmp_path / "labels.tif")
-
-
-@pytest.mark.promise(ONE)
-def test_an_inverted_ground_may_be_a_label_number(tmp_path):
-    values = np.full((48, 64), 2, np.uint8) - disc(12) - disc(6)
-    Image.fromarray(values).save(tmp_path / "x.png")
-    found = read_mask(MaskFiles((tmp_path / "x.png",), "invert"))
-    np.testing.assert_array_equal(found, disc(12))
