@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 from pipeline.adapt.examples import Examples, MaskOf, draw, true_mask
-from pipeline.adapt.files import load_adapter, read_about, write_adapter
+from pipeline.adapt.files import KNOWN, LatePredictor, read_about, write_adapter
 from pipeline.adapt.fit import fit
 from pipeline.adapt.methods import insert
 from pipeline.config import DATASET_NAME, AdaptParams, Params
@@ -119,6 +119,9 @@ def adapt_dataset(
     prompt = section.average or "no-prompt"
     # Variants from before there was `average` are those without it.
     chosen = section.model_dump(mode="json", exclude=set() if section.average else {"average"})
+    base = load()
+    known = {name: getattr(base, name) for name in KNOWN}
+    del base  # a model for each part is loaded where there is something to do
     parts, units = plan.parts(section.protocol), plan.units
     record = RunRecord(f"adapt-{variant}", dataset, total=len(parts))
     record.parameters = {"profile": params.profile, "adapt": section.model_dump(mode="json")}
@@ -134,10 +137,10 @@ def adapt_dataset(
             taboo = {units[image_id] for image_id in test}
             free = [i for i in teachers if i.image_id in learned and units[i.image_id] not in taboo]
             examples = choose(free, section, units, part, paths.manifest(dataset))
-            path, sam2 = folder / f"{part}.safetensors", load()
+            path = folder / f"{part}.safetensors"
             about = {
                 **{"dataset": dataset, "variant": variant, "part": part, "code": CODE_VERSION},
-                **{"base": sam2.fingerprint, "params": chosen},
+                **{"base": known["fingerprint"], "params": chosen},
                 "keys": sorted(item.key for item in examples),
                 "images": [item.image_id for item in examples],
             }
@@ -147,10 +150,9 @@ def adapt_dataset(
                 title = f"adapt {dataset} {variant}/{part}"
                 shown = {"unit": "steps", "show": options.progress}
                 with show_progress(title, section.steps, **shown) as count:
-                    train_adapter(path, sam2, examples, mask_of, params, canonical(about), count)
-                sam2 = load()
+                    train_adapter(path, load(), examples, mask_of, params, canonical(about), count)
                 record.done += 1
-            adapted = load_adapter(path, sam2, dataset)
+            adapted = LatePredictor(path, known, dataset, load)
             unprompted = params.segment.model_copy(update={"prompt": prompt})
             asked = params.model_copy(update={"segment": unprompted})
             how = replace(options, force=False, on_mismatch="rebuild")

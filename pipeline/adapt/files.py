@@ -6,6 +6,8 @@ The JSON is written last and states the SHA-256 of the tensors, so an adapter is
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,37 @@ def load_adapter(path: Path, predictor: Sam2ImagePredictor, dataset: str) -> Sam
             wanted[name].copy_(value)
     finish()
     model.requires_grad_(False)
-    seen = {name: about[name] for name in ("sha256", "dataset", "variant", "part", "images")}
-    predictor.fingerprint = predictor.fingerprint | {"adapter": seen}
+    predictor.fingerprint = adapted_fingerprint(predictor.fingerprint, about)
     return predictor
+
+
+def adapted_fingerprint(base: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    """Return the fingerprint of a SAM2 with an adapter, from that of its base and the JSON."""
+    names = ("sha256", "dataset", "variant", "part", "images")
+    return base | {"adapter": {name: about[name] for name in names}}
+
+
+KNOWN = ("fingerprint", "precision", "device", "mask_threshold")
+"""What the identity of a store of masks needs of a predictor."""
+
+
+class LatePredictor:
+    """A SAM2 with an adapter that is loaded once more than `KNOWN` is asked of it: where all masks
+    are stored, never.
+
+    Args:
+        path, dataset: of the adapter, as of `load_adapter`.
+        known: the values of `KNOWN` of its base.
+        load: returns a fresh base.
+    """
+
+    def __init__(self, path: Path, known: dict[str, Any], dataset: str, load: Callable[[], Any]):
+        own = {"fingerprint": adapted_fingerprint(known["fingerprint"], read_about(path))}
+        vars(self).update(known | own)
+        self._load, self._lock = lambda: load_adapter(path, load(), dataset), threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        with self._lock:  # many threads ask at the same time
+            if "_loaded" not in vars(self):
+                self._loaded = self._load()
+        return getattr(self._loaded, name)
