@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -31,6 +32,9 @@ class FitCall(NamedTuple):
     train: np.ndarray
     val: np.ndarray
 
+
+# A worker that has grown ends itself and another one takes its place: no call is lost.
+warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
 
 Fitted = Iterator[tuple[str, runs.Fit | runs.Failure]]
 """What `runs.run_fit` returns, by the digest of the fit."""
