@@ -73,7 +73,7 @@ def compare_study(
                 train_dataset(dataset, params, paths, learners, **given)
         except StageFailed as error:
             failed = error
-        tables[dataset] = compare_dataset(dataset, params, paths, jobs=jobs)
+        tables[dataset] = compare_dataset(dataset, params, paths)
     if failed is not None:
         raise failed
     return tables, over_sets(paths, datasets)

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from pipeline.audit.table import read_audit
 from pipeline.config import EvaluateParams, Params
-from pipeline.evaluate.predictions import Run, blocks, image_units, in_threads, read_runs
+from pipeline.evaluate.predictions import blocks, image_units, read_runs
 from pipeline.evaluate.scores import METRICS, Scored, compare_pairs, holm, score_block, verdict
 from pipeline.io import atomic_write_text, csv_text
 from pipeline.learners.choose import control_of, kind_of
@@ -39,11 +39,11 @@ NO_FIT = {"n_fractions": 1, "val_accuracy": np.nan, "n_parameters": 0, "seconds"
 INTS = "number shots n_fractions n_labels n_images n_seeds n_parameters"
 
 
-def compare_dataset(dataset: str, params: Params, paths: Paths, *, jobs: int = 1) -> pd.DataFrame:
+def compare_dataset(dataset: str, params: Params, paths: Paths) -> pd.DataFrame:
     """Write compare.parquet and compare.csv of a dataset, and return the table.
 
     Its columns are in docs/tables.md. Read are the predictions of the learners of `study.runs`, the
-    manifest, and audit.parquet, if any. The table is the same for any number of threads `jobs`.
+    manifest, and audit.parquet, if any.
 
     Raises:
         PipelineError: a learner of the study was not trained, or its predictions were made from
@@ -55,21 +55,16 @@ def compare_dataset(dataset: str, params: Params, paths: Paths, *, jobs: int = 1
     runs, classes = read_runs(dataset, learners, paths)
     units, facts = image_units(manifest, audit), fit_facts(dataset, learners, paths)
     wanted = {run.key for run in params.study.runs}
-
-    def rows_of(protocol: str, subset: str, block: list[Run]) -> list[dict[str, Any]]:
-        scored = score_block(block, units, classes, params.evaluate)
-        if "-" not in protocol:  # shots are no shares
-            scored += means_over_shares(scored)
-        found = block_rows(scored, facts, params)
-        return [{"dataset": dataset, **row, "subset": subset} for row in found]
-
-    mine = [run for run in runs if run.key in wanted]
-    kept = (
-        block
-        for block in blocks(mine, manifest, audit)
-        if not block[0].endswith("-pooled") and block[1] in ("full", "clean")
-    )
-    rows = list(chain.from_iterable(in_threads(rows_of, kept, jobs)))
+    mine, rows = [run for run in runs if run.key in wanted], []
+    for protocol, subset, block in blocks(mine, manifest, audit):
+        if protocol.endswith("-pooled") or subset not in ("full", "clean"):
+            continue
+        with threadpool_limits(limits=1):  # sums in one order: the same bits on any machine
+            scored = score_block(block, units, classes, params.evaluate)
+            if "-" not in protocol:  # shots are no shares
+                scored += means_over_shares(scored)
+            found = block_rows(scored, facts, params)
+        rows += [{"dataset": dataset, **row, "subset": subset} for row in found]
     order = ["protocol", "subset", "number", "fraction"]
     table = pd.DataFrame(rows).sort_values(order, kind="stable", ignore_index=True)
     table = table.astype(dict.fromkeys(INTS.split(), "int64"))

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from pipeline.audit.table import read_audit
 from pipeline.config import Params
 from pipeline.engine.record import RunRecord, recorded
 from pipeline.evaluate.mask_quality import mask_quality, masks_inputs, summarise_masks
-from pipeline.evaluate.predictions import (
-    Run,
-    blocks,
-    image_units,
-    in_threads,
-    read_runs,
-    test_set,
-)
+from pipeline.evaluate.predictions import blocks, image_units, read_runs, test_set
 from pipeline.evaluate.scores import Columns, compare_block, run_tables, score_block
 from pipeline.io import atomic_write_json, atomic_write_text, csv_text
 from pipeline.learners.runs import run_inputs, usable_learners, write_table
@@ -58,7 +51,7 @@ def evaluate_dataset(
 
     Args:
         dataset, params, paths: the sections `evaluate` and `study` are read.
-        jobs: number of threads, -1 for one per core; the tables are the same for any number.
+        jobs: number of threads for the masks.
 
     Returns:
         What metrics.json holds.
@@ -83,22 +76,18 @@ def evaluate_dataset(
         quality = mask_quality(dataset, manifest, paths, jobs=jobs)
         clock = time.monotonic()
         made: dict[str, list[Columns]] = {name: [] for name in TABLES}
-
-        def parts_of_block(protocol: str, subset: str, block: list[Run]) -> list[tuple]:
+        for protocol, subset, block in blocks(runs, manifest, audit):
             text = f"evaluate {dataset}: {protocol}, {subset}: {len(block)} runs"
             print(text, file=sys.stderr, flush=True)
-            scored = score_block(block, units, classes, params.evaluate)
-            parts = [part for one in scored for part in run_tables(one, params.evaluate)]
-            compared = compare_block(scored, params.study.baseline.key, params.evaluate)
+            with threadpool_limits(limits=1):  # sums in one order: the same bits on any machine
+                scored = score_block(block, units, classes, params.evaluate)
+                parts = [part for one in scored for part in run_tables(one, params.evaluate)]
+                compared = compare_block(scored, params.study.baseline.key, params.evaluate)
             parts += [("comparisons", row) for row in compared]
             parts += [("test_sets", row) for row in test_set(block, classes)]
-            about = {"protocol": protocol, "subset": subset}
-            return [(name, about | columns) for name, columns in parts]
-
-        every = in_threads(parts_of_block, blocks(runs, manifest, audit), jobs)
-        for name, columns in chain.from_iterable(every):
-            if columns["subset"] == "full" or name not in ("confusion", "reliability"):
-                made[name].append(columns)
+            for name, columns in parts:
+                if subset == "full" or name not in ("confusion", "reliability"):
+                    made[name].append({"protocol": protocol, "subset": subset, **columns})
         tables = {name: join(made[name], columns.split()) for name, columns in TABLES.items()}
         metrics = tables.pop("metrics")
         metrics["reweighted"] = reweighted(metrics, tables["per_class"])

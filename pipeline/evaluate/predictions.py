@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
-from threadpoolctl import threadpool_limits
 
 from pipeline.audit.table import read_audit
 from pipeline.config import CROSS_VALIDATED
@@ -21,11 +19,6 @@ from pipeline.paths import Paths
 from pipeline.provenance import check, schema_stamp
 from pipeline.splits.grouping import TIES, units, with_copies
 from pipeline.store import open_features
-
-T = TypeVar("T")
-
-Block = tuple[str, str, list["Run"]]
-"""Protocol, subset of the test images, and the runs restricted to it."""
 
 COPIES = {"clean": "copy_in_train", "clean_any": "copy_in_train_any"}
 """Subset -> column of the leak audit that marks the images it leaves out."""
@@ -148,8 +141,10 @@ def check_unseen(
             )
 
 
-def blocks(runs: list[Run], manifest: pd.DataFrame, audit: pd.DataFrame | None) -> Iterator[Block]:
-    """Yield one block after the other.
+def blocks(
+    runs: list[Run], manifest: pd.DataFrame, audit: pd.DataFrame | None
+) -> Iterator[tuple[str, str, list[Run]]]:
+    """Yield (protocol, subset, runs restricted to the subset), one block after the other.
 
     `clean` leaves out test images with an exact copy or near-copy in train, `clean_any` also those
     with a mirrored or turned copy. Cross-validation keeps copies in one fold, so it has only
@@ -169,14 +164,6 @@ def blocks(runs: list[Run], manifest: pd.DataFrame, audit: pd.DataFrame | None) 
                 kept = [(run, run.without(copies)) for run in mine]
                 # A run all of whose seeds failed stays, with its errors.
                 yield protocol, subset, [part for run, part in kept if part.seeds or not run.seeds]
-
-
-def in_threads(work: Callable[..., T], of_blocks: Iterable[Block], jobs: int) -> Iterator[T]:
-    """Yield what a function returns for the parts of each block, in their order; the same bits for
-    any number of threads `jobs` (-1: one per core), since each adds up in one order."""
-    with threadpool_limits(limits=1):
-        parallel = Parallel(jobs, backend="threading", return_as="generator")
-        yield from parallel(delayed(work)(*block) for block in of_blocks)
 
 
 def image_units(manifest: pd.DataFrame, audit: pd.DataFrame | None) -> dict[str, str]:

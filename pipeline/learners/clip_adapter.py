@@ -10,7 +10,7 @@ import torch.nn.functional as nnf
 from pydantic import Field
 from torch import Generator, Tensor
 
-from pipeline.learners.base import Samples, in_content_order, l2_normalise, register, softmax
+from pipeline.learners.base import Samples, l2_normalise, register, softmax
 from pipeline.learners.fine_tuned import FineTuned, FineTunedParams
 from pipeline.learners.tuned import Grid, unit
 
@@ -46,12 +46,9 @@ class ClipAdapter(FineTuned):
     def fit(self, train: Samples, val: Samples) -> Self:
         """Train an adapter at each ratio; keep that of the ratio that validation chooses.
 
-        The batches follow no order of the images but that of `in_content_order`.
-
         Raises:
             DivergedError: a feature or the loss is not finite.
         """
-        train, val, order = in_content_order(train, val)
         images, images_val, self.text_ = unit(train, val)
         parts, trained = ((images, train.y), (images_val, val.y)), {}
 
@@ -71,7 +68,6 @@ class ClipAdapter(FineTuned):
             train_at(ratio)
         self.chosen["epoch"], (down, up) = trained[ratio]
         self.down_, self.up_ = down.numpy(), up.numpy()
-        self.text_ = self.text_[np.argsort(order)]
         return self
 
     def predict_proba(self, samples: Samples) -> np.ndarray:

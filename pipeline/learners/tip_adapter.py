@@ -7,14 +7,7 @@ from typing import Self
 import numpy as np
 from pydantic import Field
 
-from pipeline.learners.base import (
-    LearnerParams,
-    Samples,
-    in_content_order,
-    l2_normalise,
-    register,
-    softmax,
-)
+from pipeline.learners.base import LearnerParams, Samples, l2_normalise, register, softmax
 from pipeline.learners.tuned import Grid, Tuned, one_hot, unit
 
 
@@ -46,12 +39,9 @@ class TipAdapter(Tuned):
     def fit(self, train: Samples, val: Samples) -> Self:
         """Keep the training images and choose alpha and beta on the validation part.
 
-        The images are kept, and the keys of Tip-Adapter-F trained, by `in_content_order`.
-
         Raises:
             DivergedError: a feature or a key is not finite.
         """
-        train, val, order = in_content_order(train, val)
         images, _, self.text_ = unit(train, val)
         self.labels_ = train.y.copy()
         self.keys_ = self.make_keys(images, val).astype(np.float16)
@@ -62,7 +52,6 @@ class TipAdapter(Tuned):
             return softmax(zero_shot + alpha * cache[beta])
 
         self.choose(val, predict, beta=self.params.beta, alpha=self.params.alpha)
-        self.text_, self.labels_ = self.text_[np.argsort(order)], order[self.labels_]
         return self
 
     def make_keys(self, images: np.ndarray, val: Samples) -> np.ndarray:
