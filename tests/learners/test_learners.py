@@ -97,8 +97,8 @@ BATCHES = {"medfocus": 64, "medfocus-probe": 64, "clip-adapter": 200}
 
 
 @pytest.mark.promise(
-    "What images and classes are called, and their order, changes no prediction, except that batches "
-    "of clip-adapter and tip-adapter-f follow the order of the images."
+    "What images and classes are called, and their order, changes no prediction, except that "
+    "batches of clip-adapter and tip-adapter-f follow the order of the images."
 )
 @pytest.mark.parametrize("what", ["classes", "rows"])
 @pytest.mark.parametrize("n", [24, 200], ids=["few", "several batches"])
