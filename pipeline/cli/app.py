@@ -38,7 +38,6 @@ from pipeline.cli.models import doctor, models_app
 from pipeline.config import REVIEWED
 from pipeline.engine.options import RunOptions
 
-Text, Texts = str | None, list[str] | None
 CHAIN = "Images -> SAM2 masks -> CLIP features -> few-shot learners -> report."
 app = typer.Typer(help=CHAIN, no_args_is_help=True, pretty_exceptions_enable=False)
 data_app = typer.Typer(help="Add, check and preview datasets.", no_args_is_help=True)
@@ -145,12 +144,12 @@ def take_corrections(dataset: str, project: ModelProject, variant: str) -> None:
 def adapt(
     dataset: Dataset,
     project: StageProject,
-    method: Annotated[Text, Option(help="decoder, lora, adapter or full.")] = None,
+    method: Annotated[str | None, Option(help="decoder, lora, adapter or full.")] = None,
     shots: Annotated[int | None, Option(min=0, help="Masks to learn from; 0: all.")] = None,
     seed: Annotated[int | None, Option(min=0, help="Seed of draw and training.")] = None,
     steps: Annotated[int | None, Option(min=1, help="Batches to learn from.")] = None,
     source: Annotated[
-        Text, Option("--from", help="Learn from a variant, such as reviewed; default: truth.")
+        str | None, Option("--from", help="Learn from a variant, such as reviewed; default: truth.")
     ] = None,
     name: Annotated[str, Option(help="Of the variant; default: method-shots.")] = "",
 ) -> None:
@@ -169,7 +168,7 @@ def adapt(
 def encode(
     dataset: Dataset,
     project: EngineProject,
-    masks: Annotated[Text, Option(help="A variant, of adapt or review.")] = None,
+    masks: Annotated[str | None, Option(help="A variant, of adapt or review.")] = None,
 ) -> None:
     """Stage 2: I = E_v(x * m) and T = E_t(t) -> cache/DATASET/features.zarr"""
     from pipeline.encode.encode import encode_dataset, parts_of_variant
@@ -186,7 +185,7 @@ def encode(
 def train(
     dataset: Dataset,
     project: WorkersProject,
-    learner: Annotated[Texts, Option(help="Default: all of params.yaml.")] = None,
+    learner: Annotated[list[str] | None, Option(help="Default: all of params.yaml.")] = None,
     jobs: Jobs = -1,
     force: Force = False,
 ) -> None:
@@ -238,7 +237,9 @@ def report(project: Project, dataset: Datasets = None) -> None:
 def ablate(
     dataset: Annotated[list[str], Option("--dataset", "-d", help="Repeated: several.")],
     project: ProfileProject,
-    encoder: Annotated[Texts, Option(help="Profile of params.yaml to encode with as well.")] = None,
+    encoder: Annotated[
+        list[str] | None, Option(help="Profile of params.yaml to encode with as well.")
+    ] = None,
     jobs: Jobs = -1,
 ) -> None:
     """Change one part of the method at a time and compare -> cache/ablations.csv"""
@@ -268,8 +269,8 @@ def predict(
     dataset: Dataset,
     images: Annotated[list[Path], Argument(help="New images.")],
     project: ModelProject,
-    learner: Annotated[Text, Option(help="Default: the best one on validation.")] = None,
-    view: Annotated[Text, Option(help="Default: the best one on validation.")] = None,
+    learner: Annotated[str | None, Option(help="Default: the best one on validation.")] = None,
+    view: Annotated[str | None, Option(help="Default: the best one on validation.")] = None,
     out: Annotated[Path, Option(help="Folder of the overlays.")] = Path("predictions"),
 ) -> None:
     """Class probabilities and a mask overlay for new images."""
@@ -321,19 +322,21 @@ class AddOptions:
     """Options of `add_dataset` that are passed on."""
 
     masks: Annotated[
-        Text, Option(help="Folder, CSV or none; default: named for images next to them.")
+        str | None, Option(help="Folder, CSV or none; default: named for images next to them.")
     ] = None
     mask_name: Annotated[str, Option(help="Glob of the paths of masks, e.g. '*_left*'.")] = ""
     layout: Annotated[
         str, Option(help="What folders are, e.g. 'split/class/patient/*'; default: a guess.")
     ] = ""
-    split_name: Annotated[Texts, Option(help="Another name of a split, e.g. 'holdout=test'.")] = (
-        None
-    )
-    groups: Annotated[Text, Option(help="CSV of known groups (path, series, ...).")] = None
-    patient_regex: Annotated[Text, Option(help="In paths; its first group is the patient.")] = None
+    split_name: Annotated[
+        list[str] | None, Option(help="Another name of a split, e.g. 'holdout=test'.")
+    ] = None
+    groups: Annotated[str | None, Option(help="CSV of known groups (path, series, ...).")] = None
+    patient_regex: Annotated[
+        str | None, Option(help="In paths; its first group is the patient.")
+    ] = None
     max_rank: Annotated[int, Option(min=0, help="Highest rank used of a CSV of masks.")] = 5
-    on_shared_patient: Annotated[Text, Option(help="error, drop-train or drop-test.")] = None
+    on_shared_patient: Annotated[str | None, Option(help="error, drop-train or drop-test.")] = None
     replace: Annotated[bool, Option("--replace", help="Remove rows that no CSV lists.")] = False
     force: Annotated[bool, Option("--force", help="Replace another manifest.")] = False
 
@@ -342,26 +345,30 @@ class AddOptions:
 class TableOptions:
     """The fields of `TableRules`."""
 
-    path_column: Annotated[Text, Option(help="CSV: column of the image files.")] = None
+    path_column: Annotated[str | None, Option(help="CSV: column of the image files.")] = None
     label_column: Annotated[
-        Texts, Option(help="CSV: column of the class; repeated: columns of 0 and 1.")
+        list[str] | None, Option(help="CSV: column of the class; repeated: columns of 0 and 1.")
     ] = None
-    patient_column: Annotated[Text, Option(help="CSV: column of the patient.")] = None
-    label_sep: Annotated[Text, Option(help="CSV: what separates the labels of a cell.")] = None
+    patient_column: Annotated[str | None, Option(help="CSV: column of the patient.")] = None
+    label_sep: Annotated[str | None, Option(help="CSV: what separates the labels of a cell.")] = (
+        None
+    )
     label_rule: Annotated[
-        Text, Option(help="CSV: of several labels first, single (no others) or whole.")
+        str | None, Option(help="CSV: of several labels first, single (no others) or whole.")
     ] = None
-    box_format: Annotated[Text, Option(help="CSV: corners, xywh, centre or none.")] = None
-    box_rule: Annotated[Text, Option(help="CSV: of several boxes union or largest.")] = None
-    images: Annotated[Text, Option(help="CSV: folder of its images.")] = None
+    box_format: Annotated[str | None, Option(help="CSV: corners, xywh, centre or none.")] = None
+    box_rule: Annotated[str | None, Option(help="CSV: of several boxes union or largest.")] = None
+    images: Annotated[str | None, Option(help="CSV: folder of its images.")] = None
 
 
 @dataclass
 class MaskOptions:
     """How ground truth is read, where its values can be read in two ways."""
 
-    mask_values: Annotated[Text, Option(help="Values of the region: 1,2 or '#ff0000'.")] = None
-    mask_ignore: Annotated[Text, Option(help="Values that are outside, such as 255.")] = None
+    mask_values: Annotated[str | None, Option(help="Values of the region: 1,2 or '#ff0000'.")] = (
+        None
+    )
+    mask_ignore: Annotated[str | None, Option(help="Values that are outside, such as 255.")] = None
     mask_invert: Annotated[bool, Option("--mask-invert", help="The ground is white.")] = False
     resize_masks: Annotated[
         bool, Option("--resize-masks", help="Take masks of another size or grid.")

@@ -136,9 +136,9 @@ def test_the_context_enters_as_token_embeddings_do_in_every_text_tower(models, n
         tower.prompts(WORDS, 200)
 
 
-def samples(prompts: ClassPrompts, n: int, seed: int) -> Samples:
+def samples(prompts: ClassPrompts, n: int, seed: int, spread: float = 1.0) -> Samples:
     """Images around one centre a class, which no prompt tells."""
-    X, y, _ = draw(n, seed)
+    X, y, _ = draw(n, seed, spread=spread)
     text = prompts.tower().encode(*prompts.tower().prompts(prompts.words, 0), torch.zeros(3, 0, 32))
     return Samples("whole", {"whole": X}, y, text.numpy(), ("a", "b", "c"), prompts=prompts)
 
@@ -193,11 +193,11 @@ def test_coop_and_cocoop_are_their_equations_encoded_prompt_by_prompt(models, pr
 @pytest.mark.promise("Every learner is at chance on shuffled labels.")
 @pytest.mark.parametrize("name", ["coop", "cocoop"])
 def test_classes_are_found_and_shuffled_labels_give_chance(prompts, name):
-    parts = [samples(prompts, n, seed) for n, seed in ((60, 1), (30, 2), (300, 3))]
+    parts = [samples(prompts, n, seed, 0.9) for n, seed in ((60, 1), (30, 2), (300, 3))]
     learner = make(name).fit(*parts[:2])
     proba = learner.predict_proba(parts[2])
     np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-5)
-    assert (proba.argmax(axis=1) == parts[2].y).mean() > {"coop": 0.8, "cocoop": 0.45}[name]
+    assert (proba.argmax(axis=1) == parts[2].y).mean() > {"coop": 0.85, "cocoop": 0.45}[name]
     assert learner.val_score > 0.4 and 1 <= learner.chosen["epoch"] <= 60
     rng = np.random.default_rng(5)
     mixed = [replace(part, y=rng.permutation(part.y)) for part in parts]

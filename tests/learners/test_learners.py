@@ -120,7 +120,8 @@ def test_the_order_of_classes_and_of_images_changes_no_prediction(name, paramete
             ours.append(samples(x[rows], new[y[rows]], text[names]))
         learner = make(name, **parameters).fit(*ours)
         found.append(learner.predict_proba(samples(X, text=ours[0].text)))
-    np.testing.assert_allclose(found[1][:, now], found[0], atol=5e-6, rtol=0)
+    sums = name == "lp-plus-plus" and what == "rows"  # float32, in the order of the images
+    np.testing.assert_allclose(found[1][:, now], found[0], atol=5e-6 if sums else 1e-6, rtol=0)
 
 
 @pytest.mark.promise("A fit that becomes infinite or NaN is reported as diverged.")
