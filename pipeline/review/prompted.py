@@ -55,8 +55,9 @@ class Prompted:
             if box and self.box_as_mask:
                 drawn = draw_box_prompt(box, height, width, self.sam2.predictor.mask_prompt_size)
             prompt = Prompt(np.ascontiguousarray(given[:, :2]), given[:, 2].astype(np.int32), drawn)
-            asked = self._maps, [prompt], [self._size]
-            logits, ious = self.sam2.decode(*asked, multimask=len(given) == 1)
+            logits, ious = self.sam2.decode(
+                self._maps, [prompt], [self._size], multimask=len(given) == 1
+            )
             best = int(ious[0].argmax())
             mask = self.sam2.upsample(logits[0, best : best + 1], height, width)[0]
             return mask, float(ious[0, best])

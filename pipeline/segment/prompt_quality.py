@@ -92,8 +92,9 @@ def measure_prompts(
     items = image_items(sample, data, lambda row: content, truth=True, hashes=hashes)
     table = PromptTable(paths.prompt_quality(dataset), items, identity)
     items = [item for item in items if item.image_id in asked]
-    given = items, mapper, table, hashes
-    return run_stage("prompt_quality", dataset, params, paths, options, *given)
+    return run_stage(
+        "prompt_quality", dataset, params, paths, options, items, mapper, table, hashes
+    )
 
 
 class PromptMapper:
@@ -109,8 +110,9 @@ class PromptMapper:
         self.params, self.window = params.prompt_quality, params.images.shown
         self.predictor = predictor
         self.device = predictor.device.type
-        asked = {name: {"prompt": name} for name in judged(params)}
-        self.sections = {name: params.segment.model_copy(update=of) for name, of in asked.items()}
+        self.sections = {
+            name: params.segment.model_copy(update={"prompt": name}) for name in judged(params)
+        }
         self.guides = guides
         self.embeddings: EmbeddingStore | None = None
         self.identity: Row = {"jitter": self.params.box_jitter, "seed": self.params.seed}
