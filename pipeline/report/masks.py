@@ -1,7 +1,9 @@
 """What a better mask is worth: results/masks.md, masks.csv and masks.svg.
 
 The Dice of every mask there is, and the accuracy of the rows of the study that see it, from what
-the stages have left. What was not made has no row; nothing is computed but means.
+the stages have left. What was not made has no row; nothing is computed but means. Variants are
+measured on many days, and their masks need not be kept: rows of the masks.csv that is there stand
+until they are measured again, or their data set has other images.
 """
 
 from __future__ import annotations
@@ -23,13 +25,13 @@ from pipeline.errors import PipelineError, StoreError
 from pipeline.evaluate.comparison import MEAN
 from pipeline.evaluate.intervals import mean_interval
 from pipeline.evaluate.predictions import Run, image_units, read_runs
-from pipeline.io import atomic_write_text, csv_text
+from pipeline.io import atomic_write_text, csv_text, sha256_file
 from pipeline.learners.choose import kind_of
 from pipeline.learners.variants import Variants
 from pipeline.manifest import read_manifest
 from pipeline.paths import Paths
 from pipeline.report import words
-from pipeline.report.build import render, seen
+from pipeline.report.build import git_commit, render, seen
 from pipeline.report.plots import dice_file
 from pipeline.splits import load_split_plan
 from pipeline.store import open_masks
@@ -37,18 +39,29 @@ from pipeline.store import open_masks
 STORED, TRUTH, RANDOM = "stored", "truth", "random"
 """The masks of `segment`; the ground truth; a region of the stored mask's shape, elsewhere."""
 DICE = ["dice", "dice_lo", "dice_hi"]
+DICE_KEY = ["dataset", "masks"]
+ROWS_KEY = ["dataset", "protocol", "learner", "view"]
+TEXT = [*DICE_KEY, *ROWS_KEY[1:], "method", "name", "verdict", "place", "data", "commit"]
+"""Columns that are text, of either table."""
 SHOWN = "name learner view accuracy accuracy_lo accuracy_hi n_images"
 
 
 def write_masks(params: Params, paths: Paths, datasets: Sequence[str]) -> list[Path]:
-    """Write masks.md, .csv and .svg of some datasets to results/; PipelineError where no mask was
-    compared with ground truth."""
+    """Write masks.md, masks.csv (Dice), masks_accuracy.csv and masks.svg of some datasets to
+    results/. PipelineError: no mask was compared with ground truth, or a CSV there is another
+    table."""
     dice = pd.DataFrame([row for name in datasets for row in dice_rows(name, params, paths)])
     rows = pd.DataFrame([row for name in datasets for row in accuracy_rows(name, params, paths)])
     if dice.empty:
         remedy = f"run: pipeline evaluate --dataset {datasets[0]}, or pipeline adapt"
         raise PipelineError("no masks were compared with ground truth", remedy=remedy)
-    table = dice if rows.empty else dice.merge(rows, on=["dataset", "masks"], how="outer")
+    data = {name: sha256_file(paths.manifest(name))[:8] for name in datasets}
+    commit = re.sub(r"(?<=^[0-9a-f]{7})[0-9a-f]{33}", "", git_commit(Path(paths.root)))
+    tables = {"masks.csv": (dice, DICE_KEY), "masks_accuracy.csv": (rows, ROWS_KEY)}
+    dice, rows = (
+        with_earlier(table, key, paths.results / name, data, commit)
+        for name, (table, key) in tables.items()
+    )
     # A control of a variant is drawn at the Dice of the masks whose region it has elsewhere.
     there = dice.rename(columns={"masks": "place"})[["dataset", "place", *DICE]]
     drawn = rows if rows.empty else rows.merge(there).dropna(subset=["dice", "difference"])
@@ -56,13 +69,33 @@ def write_masks(params: Params, paths: Paths, datasets: Sequence[str]) -> list[P
     found = {"dice": dice.to_dict("records"), "rows": rows.to_dict("records"), "drawn": len(drawn)}
     found |= {"seen": {name: text for name in datasets if (text := seen_by_base(name, paths))}}
     by = " ".join(["pipeline results --masks", *(f"--dataset {name}" for name in datasets)])
-    files = {
-        "masks.md": render("masks.md.j2", words=words, made_by=by, **found),
-        "masks.csv": csv_text(table),
-    } | ({"masks.svg": dice_file(drawn)} if len(drawn) else {})
+    files = {"masks.md": render("masks.md.j2", words=words, made_by=by, **found)}
+    files |= {"masks.csv": csv_text(dice)}
+    files |= {"masks_accuracy.csv": csv_text(rows)} if len(rows) else {}
+    files |= {"masks.svg": dice_file(drawn)} if len(drawn) else {}
     for name, text in files.items():
         atomic_write_text(paths.results / name, text)
     return [paths.results / name for name in files]
+
+
+def with_earlier(
+    table: pd.DataFrame, key: list[str], file: Path, data: dict[str, str], commit: str
+) -> pd.DataFrame:
+    """Return the rows of a table with `data` (of their dataset) and `commit`, and those of a CSV
+    that have another key, unless `data` now says something else of their dataset."""
+    if len(table):
+        table = table.assign(data=table["dataset"].map(data), commit=commit)
+    if not file.is_file():
+        return table
+    earlier = pd.read_csv(file, dtype=dict.fromkeys(TEXT, str))
+    if missing := {*key, "data", "commit"} - {*earlier}:
+        remedy = "move it away; what is measured now is then written without earlier rows"
+        message = f"no column {min(missing)}: not a table of `pipeline results --masks`"
+        raise PipelineError(message, path=file, remedy=remedy)
+    earlier = earlier.fillna({name: "" for name in TEXT if name in earlier})
+    same = earlier["dataset"].map(data).fillna(earlier["data"]) == earlier["data"]
+    table = pd.concat([table, earlier[same]]).drop_duplicates(key)
+    return table.sort_values(key[: len(key) // 2], kind="stable", ignore_index=True)
 
 
 def seen_by_base(dataset: str, paths: Paths) -> str:
@@ -139,12 +172,14 @@ def accuracy_rows(dataset: str, params: Params, paths: Paths) -> Iterator[dict[s
             if run.protocol == protocol and share in (MEAN, run.fraction):
                 by_key.setdefault(run.key, []).append(run)
         base = by_key.get(params.study.baseline.key, [])
-        for one in rows[rows["fraction"] == share].itertuples():
+        rows = rows[rows["fraction"] == share]
+        for one in rows.itertuples():
             row = {"dataset": dataset, "masks": masks_of(one.view), "protocol": protocol}
             row |= {name: getattr(one, name) for name in SHOWN.split()}
             row |= {"difference": one.baseline_difference, "p_holm": one.baseline_p_holm}
             row |= {"difference_lo": one.baseline_lo, "difference_hi": one.baseline_hi}
             row |= {"verdict": one.baseline_verdict}
+            row["n_compared"] = int(rows["baseline_p"].notna().sum())
             row["place"] = re.sub(rf"^{RANDOM} \((.+)\)$", r"\1", row["masks"])
             mine = by_key.get((one.learner, one.view))
             if not mine:  # the table is of an older study

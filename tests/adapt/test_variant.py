@@ -20,12 +20,12 @@ from pipeline.errors import ConfigError, ImageError, ManifestError, PipelineErro
 from pipeline.evaluate.comparison import compare_dataset
 from pipeline.evaluate.mask_quality import mask_quality
 from pipeline.evaluate.predictions import read_runs
-from pipeline.io import sha256_file
+from pipeline.io import csv_text, sha256_file
 from pipeline.learners.choose import choose_run
 from pipeline.learners.train import train_dataset
 from pipeline.manifest import read_manifest
 from pipeline.predict import predict_images
-from pipeline.report.masks import RANDOM, STORED, TRUTH, masks_of, write_masks
+from pipeline.report.masks import RANDOM, STORED, TRUTH, masks_of, with_earlier, write_masks
 from pipeline.segment.segment import segment_dataset
 from pipeline.splits import SplitPlan, load_split_plan
 from pipeline.store import MaskRow, MaskStoreWriter, open_features, open_masks
@@ -185,11 +185,14 @@ def test_the_page_of_masks_has_the_dice_of_each_and_the_accuracy_that_follows(pr
     manifest, file = read_manifest(project.paths.manifest(DATASET)), project.paths.mask_quality
     mask_quality(DATASET, manifest, project.paths).to_parquet(file(DATASET))
     write_masks(params, project.paths, [DATASET])
-    table = pd.read_csv(project.paths.results / "masks.csv").set_index("view")
-    row, whole = table.loc[views[1]], table.loc[views[0]]
+    results = project.paths.results
+    dice = pd.read_csv(results / "masks.csv").set_index("masks").loc["decoder-4"]
     of_parts = [mean for _, mean in project.first.dice.values()]
-    assert (row["masks"], row["shots"], row["n_dice"]) == ("decoder-4", 4, 24)
-    assert row["dice"] == pytest.approx(np.mean(of_parts), abs=1e-5)  # parts of one size
+    assert (dice["shots"], dice["n_dice"]) == (4, 24)
+    assert dice["dice"] == pytest.approx(np.mean(of_parts), abs=1e-5)  # parts of one size
+    table = pd.read_csv(results / "masks_accuracy.csv").set_index("view")
+    row, whole = table.loc[views[1]], table.loc[views[0]]
+    assert (row["masks"], row["n_compared"]) == ("decoder-4", 2)
     assert table.loc[views[2], "n_labels"] > whole["n_labels"] == row["n_labels"]
 
     unmasked, right = 0, {view: [] for view in views[:2]}
@@ -208,7 +211,7 @@ def test_the_page_of_masks_has_the_dice_of_each_and_the_accuracy_that_follows(pr
     stored = pd.read_parquet(file(DATASET)).query("strategy == 'salient-refine'")
     cells = "adapted: decoder", "4", "0", "2 of 2", "24"  # method, masks, seed, folds, images
     assert line.startswith(f"| toy | decoder-4 | {' | '.join(cells)} |")
-    assert line.endswith(f" | {stored['dice'].mean():.3f} |")
+    assert line.endswith(f" | {stored['dice'].mean():.3f} | not in a git checkout |")
     assert f"| 24 | {views[1]} | decoder-4 | 2 of 2 | 2 |" in page  # of two draws
     assert " of 2, incomplete" not in page
     drawn = (project.paths.results / "masks.svg").read_text("utf-8")
@@ -222,6 +225,28 @@ def test_the_page_of_masks_has_the_dice_of_each_and_the_accuracy_that_follows(pr
         assert f"| adapted: decoder | 4 | 0 | 1 of 2, incomplete | 12 | {dice:.3f} " in page
     finally:
         aside.rename(made)
+
+
+def test_rows_that_were_measured_before_stand_while_their_data_set_is_the_same(tmp_path):
+    def rows(*given: tuple[str, str, float]) -> pd.DataFrame:
+        return pd.DataFrame(given, columns=["dataset", "masks", "dice"])
+
+    def written(table: pd.DataFrame, commit: str, **data: str) -> list[tuple]:
+        kept = with_earlier(table, ["dataset", "masks"], file, data, commit)
+        file.write_text(csv_text(kept), "utf-8")
+        return [*kept[["dataset", "masks", "dice", "commit"]].itertuples(index=False, name=None)]
+
+    file = tmp_path / "masks.csv"
+    first = rows(("b", "", 0.1), ("b", "full-4", 0.2), ("c", "full-4", 0.3))
+    before = [("b", "", 0.1, "one"), ("b", "full-4", 0.2, "one"), ("c", "full-4", 0.3, "one")]
+    assert written(first, "one", b="11", c="22") == before
+    second = rows(("b", "", 0.4), ("a", "", 0.5))
+    after = [("a", "", 0.5, "two"), ("b", "", 0.4, "two"), *before[1:]]
+    assert written(second, "two", a="33", b="11") == after
+    assert written(rows(("c", "", 0.6)), "three", c="44") == [*after[:-1], ("c", "", 0.6, "three")]
+    file.write_text("dataset,masks,dice\nb,full-4,0.2\n", "utf-8")
+    with pytest.raises(PipelineError, match=r"masks.csv: no column commit: .* - move it away"):
+        with_earlier(second, ["dataset", "masks"], file, {}, "four")
 
 
 def test_what_a_person_corrected_is_learned_from_and_nothing_else(project):
