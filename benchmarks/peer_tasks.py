@@ -39,7 +39,7 @@ from pipeline.learners import Samples, get_learner
 from pipeline.learners.prompts import ClassPrompts
 from pipeline.manifest import read_manifest, row_file
 from pipeline.models import ClipModel, Sam2ImagePredictor, load_clip, load_sam2
-from pipeline.models.onnx_encoder import use_onnxruntime
+from pipeline.models.onnx_encoder import onnxruntime_for_clip, onnxruntime_for_sam2
 from pipeline.models.sam2 import instantiate_sam2, sam2_config
 from pipeline.segment.candidates import keep
 from pipeline.segment.embeddings import EmbeddingMapper
@@ -165,7 +165,7 @@ def our_segment(folder: Path, prompt: str, onnx: bool = False) -> Callable[[], n
     project, files = Project(folder), files_of(folder)
     sam2 = load_sam2(ModelSpec(**json.loads((folder / "sam2.json").read_text())))
     if onnx:
-        use_onnxruntime(sam2)
+        onnxruntime_for_sam2(sam2)
     params = project.params(segment__prompt=prompt, segment__box_as_mask=False, segment__zoom=0)
 
     def run() -> np.ndarray:
@@ -260,11 +260,13 @@ def micro_sam(folder: Path) -> Callable[[], np.ndarray]:
 # Stage 2
 
 
-def our_encode(folder: Path) -> Callable[[], np.ndarray]:
+def our_encode(folder: Path, onnx: bool = False) -> Callable[[], np.ndarray]:
     project = Project(folder)
     params = project.params(encode__views=["whole"], encode__geometry="pad")
     segment_dataset(DATASET, project.params(segment__prompt="full"), project.paths, OPTIONS)
     clip = load_clip(params.models.clip)
+    if onnx:
+        onnxruntime_for_clip(clip)
 
     def run() -> np.ndarray:
         encode_dataset(DATASET, params, project.paths, OPTIONS, clip=clip)
@@ -521,6 +523,9 @@ TASKS = {
     "embeddings": Task("segment, embeddings alone", "micro-sam", our_embeddings, micro_sam, cosine,
                        needs="micro_sam"),
     "encode": Task("encode, view whole", LOADED, our_encode, open_clip_loop, cosine),
+    "encode-onnx": Task("encode, view whole, runtime: onnxruntime", LOADED,
+                        partial(our_encode, onnx=True), open_clip_loop, cosine,
+                        needs="onnxruntime"),
     "retrieval": Task("encode, view whole", "clip-retrieval", our_encode, clip_retrieval, cosine,
                       needs="clip_retrieval"),
     "things": Task("encode, view whole", "thingsvision", our_encode, thingsvision, cosine,

@@ -53,6 +53,7 @@ def serve(side: str, folder: Path) -> None:
             call()
             figures = time.perf_counter() - start, cpu_seconds() - cpu, peak_mib()
             answers.write(json.dumps(figures) + "\n")
+        answers.write("ended\n")
         os._exit(0)
 
 
@@ -89,9 +90,11 @@ class Server:
         return answer
 
     def end(self) -> None:
-        """End the task; without one, the process."""
+        """End the task; without one, the process. What follows at once, the child could read."""
         self.process.stdin.write("\n")
         self.process.stdin.flush()
+        if self.busy:
+            self.process.stdout.readline()
         self.busy = False
 
 

@@ -280,11 +280,15 @@ class EncodeParams(Section):
     """dim view: brightness of what lies outside the mask, as a share of its own."""
     tokens: bool = False
     """Whether patch-token features are kept as well."""
+    runtime: Literal["torch", "onnxruntime"] = "torch"
+    """What runs the image encoder in `encode` and `predict`; see docs/peers.md."""
     precision: Precision = "auto"
     max_failed: MaxFailed = 0.0
 
     @model_validator(mode="after")
-    def _pooled_views_have_the_whole(self) -> Self:
+    def _what_is_kept_can_be_made(self) -> Self:
+        if self.tokens and self.runtime != "torch":
+            raise ValueError("runtime: patch tokens need torch")
         pooled = set(self.views).intersection(POOLED_VIEWS)
         if pooled and "whole" not in self.views:
             raise ValueError(f"views: {', '.join(sorted(pooled))} need the view whole as well")

@@ -11,6 +11,7 @@ import torch
 from pipeline.config import ModelSpec
 from pipeline.errors import ModelError
 from pipeline.models import ClipModel, load_clip
+from pipeline.models.onnx_encoder import RUNTIME
 from pipeline.store.items import identity_diff
 
 REMEDY = "run pipeline encode, then train again, or set the profile's `clip` back"
@@ -28,7 +29,8 @@ def load_clip_again(spec: ModelSpec, fingerprint: Mapping[str, Any]) -> ClipMode
     """
     with torch.random.fork_rng(devices=[]):  # building it draws random numbers
         clip = _load(spec)
-    if differences := identity_diff(fingerprint, clip.fingerprint):
+    made_by = {key: value for key, value in fingerprint.items() if key != RUNTIME}
+    if differences := identity_diff(made_by, clip.fingerprint):
         message = f"is not the CLIP that made the features: {'; '.join(differences)}"
         raise ModelError(message, path=spec.name, remedy=REMEDY)
     return clip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -33,7 +33,7 @@ from pipeline.store import (
     open_features,
     open_masks,
 )
-from pipeline.store.items import canonical
+from pipeline.store.items import canonical, table_rows
 
 UNMASKED = ("whole", "oracle", "trunk")
 """Views that do not depend on the mask that was found."""
@@ -206,11 +206,14 @@ def encode_items(
 ) -> list[WorkItem]:
     """Return an item for `EncodeMapper` of each row of a manifest; `data` is the folder of the
     images. The mask, and of the oracle view the ground truth, are in the key."""
-    stored = masks.table()[["status", "reason", "sha256", "crc", "area"]].to_dict("index")
+    table = masks.table()[["status", "reason", "sha256", "crc", "area"]]
+    stored = dict(zip(table.index, table_rows(table), strict=True))
+    manifest = manifest.assign(mask=manifest["image_id"].map(stored.get).astype(object))
 
-    def mask_of(row: dict[str, Any]) -> dict[str, Any]:
-        row["mask"] = mask = stored.get(row["image_id"])
-        return {"mask": mask and [int(mask["crc"]), int(mask["area"]), mask["status"]]}
+    def mask_of(row: Mapping[str, Any]) -> dict[str, Any]:
+        mask = row["mask"]
+        known = mask is not None
+        return {"mask": [int(mask["crc"]), int(mask["area"]), mask["status"]] if known else None}
 
     return image_items(manifest, data, mask_of, truth="oracle" in views, hashes=hashes)
 
@@ -219,4 +222,9 @@ def load_encoder(params: Params, options: RunOptions) -> ClipModel | TimmEncoder
     """Load the profile's CLIP, or the timm model in its place, on the device of the run."""
     spec = params.models.clip
     load = load_timm if spec.name.startswith(TIMM) else load_clip
-    return load(spec, **options.model_options(params.encode.precision))
+    clip = load(spec, **options.model_options(params.encode.precision))
+    if params.encode.runtime == "onnxruntime":
+        from pipeline.models.onnx_encoder import onnxruntime_for_clip
+
+        onnxruntime_for_clip(clip)
+    return clip

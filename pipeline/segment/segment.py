@@ -134,9 +134,9 @@ def build_mapper(
     if predictor is None and kind.uses_sam2:
         predictor = load_predictor(params, options)
         if params.segment.runtime == "onnxruntime":
-            from pipeline.models.onnx_encoder import use_onnxruntime
+            from pipeline.models.onnx_encoder import onnxruntime_for_sam2
 
-            use_onnxruntime(predictor)
+            onnxruntime_for_sam2(predictor)
     return SegmentMapper(params.segment, predictor, params.images.shown, guide)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.config import SegmentParams
 from pipeline.errors import ConfigError
-from pipeline.models.onnx_encoder import use_onnxruntime
+from pipeline.models.onnx_encoder import onnxruntime_for_sam2
 from pipeline.segment.predictor import BatchPredictor, Prompt
 from pipeline.segment.segment import SegmentMapper
 
@@ -17,7 +17,7 @@ from pipeline.segment.segment import SegmentMapper
 @pytest.mark.promise("ONNX Runtime in the place of torch gives the same masks, in another store.")
 def test_masks_are_those_of_torch_for_any_batch(sam2, scenes):
     other = copy.deepcopy(sam2)
-    use_onnxruntime(other)
+    onnxruntime_for_sam2(other)
     images, found = [image for image, _ in scenes], []
     sizes = [image.shape[:2] for image in images]
     for predictor in (BatchPredictor(sam2), BatchPredictor(other)):
@@ -43,5 +43,5 @@ def test_what_it_cannot_run_is_told_in_one_line(sam2, monkeypatch, wrong):
     else:
         predictor.precision = "bf16"
     with pytest.raises(ConfigError, match=r"segment\.runtime: onnxruntime is") as error:
-        use_onnxruntime(predictor)
+        onnxruntime_for_sam2(predictor)
     assert "segment.runtime: torch" in error.value.remedy
