@@ -90,7 +90,8 @@ class Server:
         return answer
 
     def end(self) -> None:
-        """End the task; without one, the process. What follows at once, the child could read."""
+        """End the task; without one, the process. Waits for its end: the child could read a line
+        that is sent at once."""
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         if self.busy:

@@ -1,9 +1,9 @@
-"""What a better mask is worth: results/masks.md, masks.csv and masks.svg.
+"""What a better mask is worth: results/masks.md, masks.csv, masks_accuracy.csv and masks.svg.
 
 The Dice of every mask there is, and the accuracy of the rows of the study that see it, from what
 the stages have left. What was not made has no row; nothing is computed but means. Variants are
-measured on many days, and their masks need not be kept: rows of the masks.csv that is there stand
-until they are measured again, or their data set has other images.
+measured on many days, and their masks need not be kept: rows of the CSV files that are there stand
+until they are measured again, or the manifest of their data set changes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pandas as pd
 
 from pipeline.audit.table import read_audit
 from pipeline.config import Params, parts_of, variant_of
-from pipeline.errors import PipelineError, StoreError
+from pipeline.errors import ManifestError, PipelineError, StoreError
 from pipeline.evaluate.comparison import MEAN
 from pipeline.evaluate.intervals import mean_interval
 from pipeline.evaluate.predictions import Run, image_units, read_runs
@@ -41,7 +41,7 @@ STORED, TRUTH, RANDOM = "stored", "truth", "random"
 DICE = ["dice", "dice_lo", "dice_hi"]
 DICE_KEY = ["dataset", "masks"]
 ROWS_KEY = ["dataset", "protocol", "learner", "view"]
-TEXT = [*DICE_KEY, *ROWS_KEY[1:], "method", "name", "verdict", "place", "data", "commit"]
+TEXT = [*DICE_KEY, *ROWS_KEY[1:], "method", "seed", "name", "verdict", "place", "data", "commit"]
 """Columns that are text, of either table."""
 SHOWN = "name learner view accuracy accuracy_lo accuracy_hi n_images"
 
@@ -55,7 +55,8 @@ def write_masks(params: Params, paths: Paths, datasets: Sequence[str]) -> list[P
     if dice.empty:
         remedy = f"run: pipeline evaluate --dataset {datasets[0]}, or pipeline adapt"
         raise PipelineError("no masks were compared with ground truth", remedy=remedy)
-    data = {name: sha256_file(paths.manifest(name))[:8] for name in datasets}
+    manifests = paths.manifest("x").parent.glob("*.csv")
+    data = {file.stem: sha256_file(file)[:8] for file in manifests}
     commit = re.sub(r"(?<=^[0-9a-f]{7})[0-9a-f]{33}", "", git_commit(Path(paths.root)))
     tables = {"masks.csv": (dice, DICE_KEY), "masks_accuracy.csv": (rows, ROWS_KEY)}
     dice, rows = (
@@ -67,7 +68,8 @@ def write_masks(params: Params, paths: Paths, datasets: Sequence[str]) -> list[P
     drawn = rows if rows.empty else rows.merge(there).dropna(subset=["dice", "difference"])
     drawn = drawn[drawn["learner"] == params.study.baseline.learner] if len(drawn) else drawn
     found = {"dice": dice.to_dict("records"), "rows": rows.to_dict("records"), "drawn": len(drawn)}
-    found |= {"seen": {name: text for name in datasets if (text := seen_by_base(name, paths))}}
+    named = [*dict.fromkeys(dice["dataset"])]
+    found |= {"seen": {name: text for name in named if (text := seen_by_base(name, paths))}}
     by = " ".join(["pipeline results --masks", *(f"--dataset {name}" for name in datasets)])
     files = {"masks.md": render("masks.md.j2", words=words, made_by=by, **found)}
     files |= {"masks.csv": csv_text(dice)}
@@ -75,6 +77,8 @@ def write_masks(params: Params, paths: Paths, datasets: Sequence[str]) -> list[P
     files |= {"masks.svg": dice_file(drawn)} if len(drawn) else {}
     for name, text in files.items():
         atomic_write_text(paths.results / name, text)
+    if rows.empty:  # so that what was dropped does not come back
+        (paths.results / "masks_accuracy.csv").unlink(missing_ok=True)
     return [paths.results / name for name in files]
 
 
@@ -87,7 +91,11 @@ def with_earlier(
         table = table.assign(data=table["dataset"].map(data), commit=commit)
     if not file.is_file():
         return table
-    earlier = pd.read_csv(file, dtype=dict.fromkeys(TEXT, str))
+    try:  # "NA" may be a name
+        how = {"keep_default_na": False, "na_values": [""]}
+        earlier = pd.read_csv(file, dtype=dict.fromkeys(TEXT, str), **how)
+    except ValueError:  # not a table
+        earlier = pd.DataFrame()
     if missing := {*key, "data", "commit"} - {*earlier}:
         remedy = "move it away; what is measured now is then written without earlier rows"
         message = f"no column {min(missing)}: not a table of `pipeline results --masks`"
@@ -100,7 +108,7 @@ def with_earlier(
 
 def seen_by_base(dataset: str, paths: Paths) -> str:
     """Say how many images the weights of `segment` were trained on; "" where none is known."""
-    with suppress(StoreError):
+    with suppress(StoreError, ManifestError):
         return seen(open_masks(paths.masks(dataset)), read_manifest(paths.manifest(dataset)))
     return ""
 
@@ -136,6 +144,7 @@ def dice_rows(dataset: str, params: Params, paths: Paths) -> Iterator[dict[str, 
         if parts := sorted(folder.glob("[!.]*.parquet")):
             about = json.loads(parts[0].with_suffix(".json").read_text("utf-8"))["params"]
             told = {name: about[name] for name in ("shots", "seed", "steps")}
+            told["seed"] = str(told["seed"])  # a number of any length
             told |= {"n_parts": len(parts), "of_parts": len(plan.parts(about["protocol"]))}
             table = pd.concat(map(pd.read_parquet, parts))
             told["n_empty"] = int((table["status"] == "empty").sum())

@@ -77,7 +77,7 @@ def test_what_it_cannot_run_is_told_in_one_line(monkeypatch, capfd):
     clip.precision = "bf16"
     with pytest.raises(ConfigError, match=r"encode\.runtime: onnxruntime is for fp32") as error:
         onnxruntime_for_clip(clip)
-    assert "encode.runtime: torch, or encode.precision: fp32" in error.value.remedy
+    assert "encode.runtime: torch, or use --device cpu --precision fp32" in error.value.remedy
     clip.precision = "fp32"
     monkeypatch.setattr(clip, "encode_maps", lambda images: (torch.linalg.svdvals(images), []))
     with pytest.raises(ConfigError, match=r"encode\.runtime: onnxruntime is not for this model"):
