@@ -203,13 +203,14 @@ def dice_file(table: pd.DataFrame) -> str:
                 face = colour if row.verdict in ("better", "worse") else "white"
                 marker = "x" if control else marker
                 axes.plot(x, 100 * row.difference, marker, color=colour, mfc=face, ms=5)
-            places = mine.drop_duplicates("place").sort_values(["dice", "place"])
+            places, near = mine.drop_duplicates("place").sort_values(["dice", "place"]), 0
             for row in places.assign(gap=places["dice"].diff().fillna(1)).itertuples():
                 axes.axvspan(row.dice_lo, row.dice_hi, color="#f0f0f0", lw=0, zorder=0)
                 axes.axvline(row.dice, color="#d8d8d8", lw=1, zorder=0)
-                side = "right" if row.gap > 0.03 else "left"
+                near = near + 1 if row.gap < 0.06 else 0  # labels side by side, then above these
+                side = "left" if near % 2 else "right"
                 at = {"xycoords": ("data", "axes fraction"), "rotation": 90, "fontsize": 7}
-                axes.annotate(row.place, (row.dice, 0.02), ha=side, **at)
+                axes.annotate(row.place, (row.dice, 0.02 + 0.24 * (near // 2)), ha=side, **at)
             axes.axhline(0, color="#8a8a8a", lw=1)
             axes.set(xlabel="mean Dice of the masks", ylabel="accuracy minus whole image, points")
             axes.set_xlim(-0.03, 1.06)
