@@ -207,10 +207,11 @@ def dice_file(table: pd.DataFrame) -> str:
             for row in places.assign(gap=places["dice"].diff().fillna(1)).itertuples():
                 axes.axvspan(row.dice_lo, row.dice_hi, color="#f0f0f0", lw=0, zorder=0)
                 axes.axvline(row.dice, color="#d8d8d8", lw=1, zorder=0)
-                near = near + 1 if row.gap < 0.06 else 0  # labels side by side, then above these
-                side = "left" if near % 2 else "right"
+                near = near + 1 if row.gap < 0.06 else 0  # labels side by side, then at the top
+                side, high = "left" if near % 2 else "right", near // 2 % 2
                 at = {"xycoords": ("data", "axes fraction"), "rotation": 90, "fontsize": 7}
-                axes.annotate(row.place, (row.dice, 0.02 + 0.24 * (near // 2)), ha=side, **at)
+                at |= {"ha": side, "va": "top" if high else "bottom"}
+                axes.annotate(row.place, (row.dice, 0.98 if high else 0.02), **at)
             axes.axhline(0, color="#8a8a8a", lw=1)
             axes.set(xlabel="mean Dice of the masks", ylabel="accuracy minus whole image, points")
             axes.set_xlim(-0.03, 1.06)
