@@ -95,7 +95,8 @@ class RunOptions:
 
     def model_options(self, precision: str) -> dict[str, str]:
         """Return `device` and `precision` to load a model with; ConfigError if there is no such
-        device. A precision of "auto" becomes bf16 on cuda and fp32 elsewhere."""
+        device. A precision of "auto" becomes bf16 on cuda and fp32 elsewhere; fp32 on cuda is not
+        TF32, which torch takes for convolutions by itself."""
         import torch
 
         cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
@@ -105,4 +106,6 @@ class RunOptions:
             raise ConfigError(f"no device {device!r} here", remedy="use --device auto or cpu")
         if precision == "auto":
             precision = "bf16" if device.startswith("cuda") else "fp32"
+        if device.startswith("cuda"):
+            torch.backends.cudnn.allow_tf32 = False
         return {"device": device, "precision": precision}

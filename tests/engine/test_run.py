@@ -7,13 +7,15 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+import torch
 
 from benchmarks.cheap_stage import CheapMapper, item_of, make_items, run_cheap, store_path
 from benchmarks.store_stage import content
+from pipeline.engine.options import RunOptions
 from pipeline.engine.record import RunRecord
 from pipeline.engine.run import image_items
 from pipeline.engine.status import status_rows, status_text
-from pipeline.errors import ModelError, StageFailed
+from pipeline.errors import ConfigError, ModelError, StageFailed
 from pipeline.manifest import COLUMNS, write_manifest
 from pipeline.paths import Paths
 from pipeline.store import open_masks
@@ -203,3 +205,14 @@ def test_status_counts_what_each_store_lacks_of_the_manifest(tmp_path, kind, sta
     assert rows == {stage: ("ok", (3, 5)), other: ("-", None), "train-x": ("damaged", None)}
     text = status_text(found)
     assert f"pipeline {stage} --dataset d" in text and "failed 'x.png': truncated" in text
+
+
+@pytest.mark.parametrize("precision, used", [("auto", "bf16"), ("fp32", "fp32")])
+def test_fp32_on_a_gpu_is_not_tf32(monkeypatch, precision, used):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # there need not be one
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    found = RunOptions(device="cuda:0").model_options(precision)
+    assert found == {"device": "cuda:0", "precision": used}
+    assert not torch.backends.cudnn.allow_tf32
+    with pytest.raises(ConfigError, match="no device 'xpu' here"):
+        RunOptions(device="xpu").model_options(precision)
