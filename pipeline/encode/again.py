@@ -11,7 +11,7 @@ import torch
 from pipeline.config import ModelSpec
 from pipeline.errors import ModelError
 from pipeline.models import ClipModel, load_clip
-from pipeline.models.onnx_encoder import RUNTIME
+from pipeline.models.clip import RUNTIME
 from pipeline.store.items import identity_diff
 
 REMEDY = "run pipeline encode, then train again, or set the profile's `clip` back"

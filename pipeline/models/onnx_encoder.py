@@ -17,12 +17,9 @@ import numpy as np
 import torch
 
 from pipeline.errors import ConfigError, ModelError
-from pipeline.models.clip import ClipModel
+from pipeline.models.clip import RUNTIME, ClipModel
 from pipeline.models.sam2 import Sam2ImagePredictor
 from pipeline.models.timm_encoder import TimmEncoder
-
-RUNTIME = "onnxruntime"
-"""Where a fingerprint has the version of what runs the encoder; torch is not in it."""
 
 
 def onnxruntime_for_sam2(predictor: Sam2ImagePredictor) -> None:
